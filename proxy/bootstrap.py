@@ -1,0 +1,122 @@
+"""The bootstrap configuration of a front Envoy: who it is, and where it gets everything else from.
+
+Pure. Everything but the control servers' addresses comes over ADS, so a bootstrap never has to change with
+the pool. What the control server must know of this Envoy travels in the node: the pool as its cluster, and
+as metadata ``understudy.listen`` the address on which it is to accept clients. Running Envoy is left to
+:mod:`proxy.envoy`.
+"""
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+XDS_CLUSTER = "understudy-xds"
+
+
+def bootstrap(
+    *,
+    node_id: str,
+    pool: str,
+    listen: str,
+    xds_addresses: Sequence[str],
+    admin: str = "127.0.0.1:0",
+    delta: bool = True,
+    locality: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """The bootstrap of one Envoy, to be written as JSON.
+
+    Args:
+        node_id: the Envoy's name towards the control servers; unique in the pool.
+        pool: the pool that it serves.
+        listen: IP address and port on which it is to accept clients.
+        xds_addresses: ``host:port`` of each control server's gRPC port; any of them will do, all are tried.
+        admin: IP address and port of Envoy's admin interface, which has no access control and so belongs on
+            loopback; port 0 picks a free one.
+        delta: incremental xDS; state of the world otherwise.
+        locality: ``region``, ``zone`` and ``sub_zone`` as far as they are known.
+
+    Raises:
+        ValueError: if an address is not ``host:port``, or there is no control server.
+    """
+    if not xds_addresses:
+        raise ValueError("an Envoy needs the address of at least one control server")
+    for purpose, address in (("listen", listen), ("admin", admin)):
+        if not _is_ip(split_address(address)[0]):
+            raise ValueError(f"{purpose} address {address!r}: Envoy listens on IP addresses, not on names")
+    if split_address(listen)[1] == 0:
+        raise ValueError(f"listen address {listen!r}: clients need a port that they know, not 0")
+    source = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
+    node: dict[str, Any] = {"id": node_id, "cluster": pool, "metadata": {"understudy": {"listen": listen}}}
+    if locality:
+        node["locality"] = dict(locality)
+    return {
+        "node": node,
+        "admin": {"address": _socket_address(admin)},
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": "DELTA_GRPC" if delta else "GRPC",
+                "transport_api_version": "V3",
+                "set_node_on_first_message_only": True,
+                "grpc_services": [{"envoy_grpc": {"cluster_name": XDS_CLUSTER, "retry_policy": _reconnect()}}],
+            },
+            # Without a time limit Envoy is ready when it has its configuration, not before.
+            "cds_config": source,
+            "lds_config": source,
+        },
+        "static_resources": {"clusters": [_xds_cluster(xds_addresses)]},
+    }
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of ``host:port`` or ``[v6]:port``; raises ``ValueError`` with the text that is wrong."""
+    host, colon, port = address.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    if not colon or not bare or not port.isascii() or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"{address!r} is not host:port")
+    if ":" in bare and not host.startswith("["):
+        raise ValueError(f"{address!r} is not host:port; an IPv6 address needs brackets, as in [::1]:8080")
+    return bare, int(port)
+
+
+def _reconnect() -> dict[str, Any]:
+    """How soon a broken ADS stream is opened again; Envoy's default grows from 0.5 s to 30 s."""
+    return {"retry_back_off": {"base_interval": "0.05s", "max_interval": "1s"}}
+
+
+def _xds_cluster(addresses: Sequence[str]) -> dict[str, Any]:
+    endpoints = [{"endpoint": {"address": _socket_address(address)}} for address in addresses]
+    numeric = all(_is_ip(split_address(address)[0]) for address in addresses)
+    return {
+        "name": XDS_CLUSTER,
+        "type": "STATIC" if numeric else "STRICT_DNS",
+        "connect_timeout": "0.25s",
+        "lb_policy": "ROUND_ROBIN",
+        "load_assignment": {"cluster_name": XDS_CLUSTER, "endpoints": [{"lb_endpoints": endpoints}]},
+        # One that died closes its connections itself. A vanished host is noticed by TCP, a hanging process
+        # by HTTP/2; a gRPC server counts pings without data as abuse unless it is told not to
+        # (grpc.http2.max_ping_strikes=0).
+        "upstream_connection_options": {
+            "tcp_keepalive": {"keepalive_time": 5, "keepalive_interval": 1, "keepalive_probes": 3}
+        },
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {
+                    "http2_protocol_options": {"connection_keepalive": {"interval": "10s", "timeout": "3s"}}
+                },
+            }
+        },
+    }
+
+
+def _socket_address(address: str) -> dict[str, Any]:
+    host, port = split_address(address)
+    return {"socket_address": {"address": host, "port_value": port}}
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,182 @@
+"""Claiming slots: the transaction, sent until its outcome is definite, and catching up before the first answer.
+
+After a claim no older owner can write (its compare fails), so what the replica lacks is finite and its end
+is known: the revision of the replaced owner's commit marker, read inside the claim. The replica waits for
+that revision; if the watch does not bring it soon, the slots are read from etcd instead.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from proxy.context import MemberContext
+from proxy.holdings import OwnedSlot
+from statesync.definite import definite_txn
+from statesync.etcd import EtcdError, Put, TxnResult
+from statesync.ownership import CLAIM_MOST, Claimed, View, claim, claim_transaction, replaced_members
+from statesync.pool import Failover, Owner
+from statesync.state import At
+from telemetry import names
+from telemetry.ids import TraceIds
+from telemetry.setup import Attributes
+
+logger = logging.getLogger(__name__)
+
+WATCH_PATIENCE = 0.25
+OUTCOME_PATIENCE = 10.0
+COPIES_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why slots change their active: words for people, the trace, and who loses them ('' for nobody)."""
+
+    text: str
+    trace: TraceIds | None = None
+    source: str = ""
+    planned: bool = False
+
+
+class Claimer:
+    """Claims slots for this process and makes them ready to serve."""
+
+    def __init__(self, context: MemberContext) -> None:
+        self._context = context
+        self._failovers: dict[str, Failover] = {}
+
+    async def claim(self, view: View, slots: Sequence[int], cause: Cause) -> list[int]:
+        """Try to claim ``slots``; return those that were won (already caught up and serving).
+
+        Losing the race for one slot of a transaction loses the whole transaction; the caller looks again
+        and retries with what is left. Raises ``EtcdError`` when etcd gives no definite answer.
+        """
+        won: list[int] = []
+        for start in range(0, len(slots), CLAIM_MOST):
+            won.extend(await self._claim_some(view, slots[start : start + CLAIM_MOST], cause))
+        return won
+
+    async def _claim_some(self, view: View, slots: Sequence[int], cause: Cause) -> list[int]:
+        context = self._context
+        started_ns = context.telemetry.now_ns()
+        now = time.time()
+        claims = claim(
+            view, slots, cause=cause.text, traceparent=cause.trace.traceparent if cause.trace else "", now=now
+        )
+        record = self._failover(claims, cause, now)
+        extra = [] if record is None else [Put(context.keys.failover(record.trace, context.me), record.encode())]
+        revision, markers = await self._win(claims, extra)
+        if not revision:
+            return []
+        if record is not None:
+            self._failovers[record.trace] = record
+        won = [self._gain(c, revision) for c in claims]
+        claimed_ns = context.telemetry.now_ns()
+        await self.catch_up(won, max([markers, *(c.replaces for c in claims)]))
+        if cause.trace is not None:
+            trace = context.telemetry.failover(cause.trace.traceparent)
+            attributes: Attributes = {
+                names.POOL: context.keys.pool,
+                names.MEMBER: context.me,
+                names.FROM: cause.source,
+                names.SLOTS: len(claims),
+                names.EPOCH: max(c.owner.epoch for c in claims),
+                names.ETCD_REVISION: revision,
+                names.CAUSE: cause.text,
+            }
+            trace.phase(names.CLAIM, started_ns, claimed_ns, attributes)
+            trace.phase(names.CATCH_UP, claimed_ns, context.telemetry.now_ns(), attributes)
+            context.first_answers.expect(cause.trace, [c.slot for c in claims], claimed_ns)
+        logger.info("claimed %d slots at revision %d: %s", len(won), revision, cause.text)
+        return [owned.slot for owned in won]
+
+    def _gain(self, claimed: Claimed, revision: int) -> OwnedSlot:
+        self._context.state.owners[claimed.slot] = At(claimed.owner, revision)
+        return self._context.holdings.gain(claimed.slot, claimed.owner, revision)
+
+    def _failover(self, claims: Sequence[Claimed], cause: Cause, now: float) -> Failover | None:
+        if cause.trace is None:
+            return None
+        slots = tuple(c.slot for c in claims)
+        epochs = tuple(c.owner.epoch for c in claims)
+        known = self._failovers.get(cause.trace.hex)
+        if known is not None:
+            return replace(known, slots=known.slots + slots, epochs=known.epochs + epochs)
+        return Failover(
+            trace=cause.trace.hex,
+            to=self._context.me,
+            source=cause.source,
+            cause=cause.text,
+            planned=cause.planned,
+            slots=slots,
+            epochs=epochs,
+            started=now,
+        )
+
+    async def _win(self, claims: Sequence[Claimed], extra: Sequence[Put]) -> tuple[int, int]:
+        """Send the claim until its outcome is definite: (revision, newest marker revision), or (0, 0) if lost."""
+        compares, success, failure = claim_transaction(self._context.keys, claims, extra)
+        result, _ = await definite_txn(self._context.etcd, compares, success, failure, patience=OUTCOME_PATIENCE)
+        if result.succeeded:
+            marker_answers = result.answers[len(claims) + len(extra) :]
+            return result.revision, max((kv.mod_revision for found in marker_answers for kv in found), default=0)
+        revision = self._won_before(claims, result)
+        return (revision, await self._markers(claims)) if revision else (0, 0)
+
+    def _won_before(self, claims: Sequence[Claimed], result: TxnResult) -> int:
+        """The revision of an earlier try of the same claim whose answer was lost; 0 if another one won.
+
+        Also teaches the pool state the records that were found, so that the next look is not at the same
+        old ones.
+        """
+        found = [(c, answer[0]) for c, answer in zip(claims, result.answers, strict=True) if answer]
+        ours = [kv for c, kv in found if kv.value == c.owner.encode()]
+        if len(ours) == len(claims):
+            return ours[0].mod_revision
+        for c, kv in found:
+            known = self._context.state.owners.get(c.slot)
+            if known is None or known.revision < kv.mod_revision:
+                self._context.state.owners[c.slot] = At(Owner.decode(kv.value), kv.mod_revision)
+        return 0
+
+    async def _markers(self, claims: Sequence[Claimed]) -> int:
+        revisions = [0]
+        for member in replaced_members(claims):
+            kv = await self._context.etcd.get(self._context.keys.commit(member))
+            revisions.append(kv.mod_revision if kv else 0)
+        return max(revisions)
+
+    async def catch_up(self, won: Sequence[OwnedSlot], revision: int) -> None:
+        """Make slots ready that are fenced for us: in memory up to ``revision`` at least; then open their gates."""
+        context = self._context
+        late = False
+        try:
+            async with asyncio.timeout(WATCH_PATIENCE):
+                await context.mirror.caught_up(revision)
+        except TimeoutError:
+            late = True
+            logger.warning("the watch lags behind revision %d: reading %d slots from etcd", revision, len(won))
+        gate = asyncio.Semaphore(COPIES_AT_ONCE)
+
+        async def make_ready(owned: OwnedSlot) -> None:
+            if late or owned.slot not in context.replica.synced:
+                async with gate:
+                    await self._copy(owned)
+            context.holdings.reopen(owned)
+
+        async with asyncio.TaskGroup() as group:
+            for owned in won:
+                group.create_task(make_ready(owned))
+
+    async def _copy(self, owned: OwnedSlot) -> None:
+        pause = 0.02
+        while self._context.holdings.get(owned.slot) is owned:
+            try:
+                await self._context.replica.refresh(owned.slot)
+            except EtcdError as error:
+                logger.warning("slot %d cannot be read from etcd yet: %s", owned.slot, error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 0.5)
+            else:
+                return

@@ -1,0 +1,49 @@
+"""What the parts of one sidecar share: identity, clients, the pool as seen from here, and what is held and owned."""
+
+from dataclasses import dataclass, field
+
+from proxy.first_answer import FirstAnswers
+from proxy.holdings import Holdings
+from proxy.peers import Peer, PeerClient
+from statesync.commit import Committer
+from statesync.etcd import EtcdClient
+from statesync.keys import PoolKeys
+from statesync.mirror import Mirror
+from statesync.ownership import View
+from statesync.pool import Table
+from statesync.replica import Replica
+from statesync.state import PoolState
+from telemetry.setup import Telemetry
+
+
+@dataclass(slots=True)
+class MemberContext:
+    """One running member; made once at start, and every field stays the same object."""
+
+    me: str
+    boot: str
+    keys: PoolKeys
+    etcd: EtcdClient
+    state: PoolState
+    mirror: Mirror
+    replica: Replica
+    holdings: Holdings
+    committer: Committer
+    peers: PeerClient
+    telemetry: Telemetry
+    first_answers: FirstAnswers
+    addresses: dict[str, str] = field(default_factory=dict)
+
+    def view(self) -> View:
+        """What ownership decisions are made from, as of now."""
+        at = self.state.table
+        table, revision = (at.record, at.revision) if at else (Table(), 0)
+        return View(self.me, self.boot, table, revision, self.state.owners, self.state.members)
+
+    def peer(self, member: str) -> Peer | None:
+        """Where a member's peer API is, or last was if its record is gone; None if it never was seen."""
+        record = self.state.members.get(member)
+        if record is not None:
+            self.addresses[member] = record.record.peer
+        address = self.addresses.get(member)
+        return Peer(member, address) if address else None

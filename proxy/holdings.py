@@ -1,0 +1,115 @@
+"""The slots that this process owns right now, and the calls going on in each.
+
+A gate per owned slot. A call enters when the slot is caught up and not being handed over, and leaves when
+its write is resolved, so whoever closes the gate (a handover) can wait until nothing is under way. Losing
+the slot opens the gate for good: everyone who waited is told :class:`NotMine` and goes to the new owner.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from statesync.pool import Owner, Phase
+
+
+class NotMine(Exception):
+    """This process does not own the slot."""
+
+    def __init__(self, slot: int) -> None:
+        super().__init__(f"slot {slot}")
+        self.slot = slot
+
+
+@dataclass(eq=False, slots=True)
+class OwnedSlot:
+    """One owned slot. ``fence`` is the ``mod_revision`` of the owner record that makes it ours."""
+
+    slot: int
+    owner: Owner
+    fence: int
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    calls: int = 0
+    answered: bool = False
+
+    def leave(self) -> None:
+        """One call less."""
+        self.calls -= 1
+        if self.calls == 0:
+            self.idle.set()
+
+
+class Holdings:
+    """All owned slots of this process."""
+
+    def __init__(self) -> None:
+        self._owned: dict[int, OwnedSlot] = {}
+
+    def __contains__(self, slot: int) -> bool:
+        return slot in self._owned
+
+    def __len__(self) -> int:
+        return len(self._owned)
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """The owned slots, in no particular order."""
+        return tuple(self._owned)
+
+    def get(self, slot: int) -> OwnedSlot | None:
+        """The owned slot, open or not."""
+        return self._owned.get(slot)
+
+    def open_slots(self) -> list[int]:
+        """The owned slots that take calls now."""
+        return [slot for slot, owned in self._owned.items() if owned.open.is_set()]
+
+    def gain(self, slot: int, owner: Owner, fence: int) -> OwnedSlot:
+        """Note a slot as ours, its gate still closed. An older holding of the same slot ends."""
+        self.lose(slot)
+        owned = OwnedSlot(slot, owner, fence)
+        owned.idle.set()
+        self._owned[slot] = owned
+        return owned
+
+    def lose(self, slot: int) -> None:
+        """Note that a slot is not ours; calls that wait at its gate are told so."""
+        owned = self._owned.pop(slot, None)
+        if owned is not None:
+            owned.open.set()
+
+    def learn(self, slot: int, owner: Owner, revision: int, *, me: str, boot: str) -> None:
+        """Compare a holding with the owner record as etcd has it, and drop it if the record is somebody else's."""
+        owned = self._owned.get(slot)
+        if owned is None or revision <= owned.fence:
+            return
+        if owner.active != me or owner.boot != boot:
+            self.lose(slot)
+
+    def close(self, slots: Iterable[int]) -> list[OwnedSlot]:
+        """Close the gates of ``slots`` for new calls."""
+        closed = [self._owned[slot] for slot in slots if slot in self._owned]
+        for owned in closed:
+            owned.open.clear()
+        return closed
+
+    def reopen(self, owned: OwnedSlot, owner: Owner | None = None, fence: int = 0) -> None:
+        """Open a gate again, under a new owner record if one is given. Does nothing if the slot is lost by now."""
+        if self._owned.get(owned.slot) is not owned:
+            return
+        if owner is not None:
+            owned.owner, owned.fence = owner, fence
+        if owned.owner.phase is Phase.STABLE:
+            owned.open.set()
+
+    async def enter(self, slot: int) -> OwnedSlot:
+        """Begin a call in ``slot``; it must end with :meth:`OwnedSlot.leave`. Raises :class:`NotMine`."""
+        while True:
+            owned = self._owned.get(slot)
+            if owned is None:
+                raise NotMine(slot)
+            if owned.open.is_set():
+                owned.calls += 1
+                owned.idle.clear()
+                return owned
+            await owned.open.wait()

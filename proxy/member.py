@@ -1,0 +1,142 @@
+"""This member's presence in the pool: its record in etcd on its one lease, and its heartbeats.
+
+The record says what the member is and how it is; it is written anew at each change and after a lost lease. The beats
+tell every control server the same at once, and their closed socket tells of a killed process.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import grpc
+import grpc.aio
+
+from proxy.context import MemberContext
+from statesync.beat import BEAT_INTERVAL, METHOD, Beat
+from statesync.etcd import EtcdError
+from statesync.pool import Member, MemberState
+
+logger = logging.getLogger(__name__)
+
+LEASE_SECONDS = 10
+RETRY = 0.3
+RECONNECT = 0.1
+
+
+def state_of(*, draining: bool, app_fault: str, synced: bool, has_roles: bool) -> tuple[MemberState, str]:
+    """The member's state and, unless it is well, the reason."""
+    if draining:
+        return MemberState.DRAINING, "going down: handing its slots over"
+    if not synced:
+        return MemberState.INIT, "reading the pool from etcd"
+    if app_fault:
+        return (MemberState.DOWN if has_roles else MemberState.INIT), app_fault
+    return (MemberState.UP if has_roles else MemberState.READY), ""
+
+
+class Presence:
+    """Keeps the member's record and its heartbeats going."""
+
+    def __init__(self, context: MemberContext, record: Member, state: Callable[[], tuple[MemberState, str]]) -> None:
+        """``record`` is the member as it does not change; ``state`` tells how it is now."""
+        self._context = context
+        self._state = state
+        self.record = record
+        self._stirred = asyncio.Event()
+        self._beat_now: dict[str, asyncio.Event] = {}
+        self._streams: dict[str, asyncio.Task[None]] = {}
+
+    def stir(self) -> None:
+        """Something may have changed: write the record and send a beat if it has."""
+        state, reason = self._state()
+        if (state, reason) == (self.record.state, self.record.reason):
+            return
+        logger.info("%s: %s%s", self.record.member, state, f" ({reason})" if reason else "")
+        self.record = replace(self.record, state=state, reason=reason, since=time.time())
+        self._stirred.set()
+        for event in self._beat_now.values():
+            event.set()
+
+    async def run(self) -> None:
+        """Be present until cancelled; the record goes when this ends."""
+        while True:
+            try:
+                async with self._context.etcd.lease(LEASE_SECONDS) as lease:
+                    await self._stay(lease.id, lease.lost)
+                logger.warning("the member's lease was lost: registering again")
+            except EtcdError as error:
+                logger.warning("the member's record cannot be written: %s", error)
+            await asyncio.sleep(RETRY)
+
+    async def _stay(self, lease_id: int, lost: asyncio.Event) -> None:
+        ended = asyncio.create_task(lost.wait())
+        try:
+            while not lost.is_set():
+                self._stirred.clear()
+                key = self._context.keys.member(self.record.member)
+                await self._context.etcd.put(key, self.record.encode(), lease=lease_id)
+                stirred = asyncio.create_task(self._stirred.wait())
+                try:
+                    await asyncio.wait((stirred, ended), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    stirred.cancel()
+        finally:
+            ended.cancel()
+
+    # -- heartbeats -----------------------------------------------------------------------------------------------
+
+    async def beat(self) -> None:
+        """Hold a heartbeat stream to every control server there is, until cancelled."""
+        try:
+            while True:
+                wanted = {at.record.grpc for at in self._context.state.controls.values()}
+                for address in wanted - self._streams.keys():
+                    self._streams[address] = asyncio.create_task(self._beat_to(address), name=f"beat/{address}")
+                for address in self._streams.keys() - wanted:
+                    self._streams.pop(address).cancel()
+                await asyncio.sleep(BEAT_INTERVAL)
+        finally:
+            for task in self._streams.values():
+                task.cancel()
+            await asyncio.gather(*self._streams.values(), return_exceptions=True)
+
+    async def _beat_to(self, address: str) -> None:
+        options = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)]
+        event = self._beat_now.setdefault(address, asyncio.Event())
+        try:
+            async with grpc.aio.insecure_channel(address, options=options) as channel:
+                open_stream = channel.stream_stream(METHOD, request_serializer=None, response_deserializer=None)
+                while True:
+                    try:
+                        await self._send_beats(open_stream(None, wait_for_ready=True), event)
+                    except grpc.aio.AioRpcError as error:
+                        logger.debug("heartbeats to %s: %s", address, error.details())
+                    await asyncio.sleep(RECONNECT)
+        finally:
+            self._beat_now.pop(address, None)
+
+    async def _send_beats(self, stream: "grpc.aio.StreamStreamCall[bytes, bytes]", event: asyncio.Event) -> None:
+        try:
+            while True:
+                event.clear()
+                await stream.write(self._beat().encode())
+                try:
+                    async with asyncio.timeout(BEAT_INTERVAL):
+                        await event.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            stream.cancel()
+
+    def _beat(self) -> Beat:
+        record = self.record
+        return Beat(
+            pool=self._context.keys.pool,
+            member=record.member,
+            boot=record.boot,
+            state=record.state,
+            applied=self._context.mirror.revision,
+            reason=record.reason,
+        )

@@ -1,0 +1,272 @@
+"""Session calls at the owner of their slot: reads from memory, writes by group commit.
+
+Writes to one session run one after the other: each is decided on the committed state, and the next begins only when
+the outcome of the one before is known, even if its client has gone. So nothing is ever decided on a guess, and the
+slot counts as busy (for a handover) until every write in it is resolved.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from proxy.context import MemberContext
+from proxy.holdings import OwnedSlot
+from proxy.problems import Reply, problem
+from proxy.read_deadline import ReadDeadline
+from statesync.commit import CommitUnknown, NotCommitted, NotOwner, Submission
+from statesync.etcd import EtcdError, Get, Kv, ModRevision
+from statesync.pool import Owner
+from statesync.sessions import (
+    Method,
+    Outcome,
+    Refused,
+    Repeated,
+    Session,
+    Stored,
+    Terms,
+    Write,
+    decide_write,
+    etag_of,
+    matches_none,
+)
+from statesync.spec import PoolSpec
+from statesync.state import At
+
+REQUEST_ID = "understudy-request-id"
+RETRY_AFTER = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One session call. ``headers`` are those that matter, by lower-case name; ``hop`` marks a forwarded call."""
+
+    method: str
+    key: str
+    headers: Mapping[str, str]
+    body: bytes = b""
+    hop: bool = False
+
+
+class SessionTurns:
+    """Who may write a session now: one at a time per session, in order of asking. Idle sessions cost nothing."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[tuple[int, str], deque[asyncio.Future[None]]] = {}
+
+    def taken(self, slot: int, key: str) -> bool:
+        """Whether somebody has the turn."""
+        return (slot, key) in self._waiting
+
+    async def take(self, slot: int, key: str) -> None:
+        """Wait for the turn; it must be given back."""
+        queue = self._waiting.get((slot, key))
+        if queue is None:
+            self._waiting[slot, key] = deque()
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        queue.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give_back(slot, key)
+            raise
+
+    def give_back(self, slot: int, key: str) -> None:
+        """Pass the turn on to whoever has waited longest."""
+        queue = self._waiting[slot, key]
+        while queue:
+            turn = queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        del self._waiting[slot, key]
+
+
+class OwnerCalls:
+    """Answers calls in owned slots. Both methods return None when the slot turned out not to be ours after all."""
+
+    def __init__(self, context: MemberContext, reads: ReadDeadline) -> None:
+        self._context = context
+        self._reads = reads
+        self._turns = SessionTurns()
+
+    async def read(self, call: Call, owned: OwnedSlot) -> Reply | None:
+        """Answer a ``GET``; the caller has entered the slot and this leaves it."""
+        try:
+            return await self._read(call, owned)
+        finally:
+            owned.leave()
+
+    async def _read(self, call: Call, owned: OwnedSlot) -> Reply | None:
+        session = self._context.replica.session(owned.slot, call.key)
+        if call.headers.get("understudy-consistency") == "linearizable" or not self._reads.holds():
+            try:
+                seen = await self._read_etcd(call.key, owned)
+            except EtcdError as error:
+                detail = f"etcd is needed to answer this read and cannot be reached: {error}"
+                return problem(503, "no-owner", detail, retry_after=RETRY_AFTER)
+            if not seen:
+                return None
+            session = seen[0]
+        if session is None or not session.alive(_now_ms()):
+            return self._placed(problem(404, "no-such-session", "there is no session of this key"), owned)
+        if_none_match = call.headers.get("if-none-match")
+        if if_none_match is not None and matches_none(if_none_match, session):
+            return self._placed(Reply(304, {"ETag": session.etag}), owned)
+        headers = {"ETag": session.etag, "Content-Type": session.content_type}
+        return self._placed(Reply(200, headers, session.body), owned)
+
+    async def _read_etcd(self, key: str, owned: OwnedSlot) -> tuple[Session | None, ...]:
+        """The session as etcd has it, in a tuple of one, while we own its slot; an empty tuple if we do not."""
+        keys = self._context.keys
+        owner_key = keys.owner(owned.slot)
+        result = await self._context.etcd.txn(
+            [ModRevision(owner_key, owned.fence)], [Get(keys.session(owned.slot, key))], [Get(owner_key)]
+        )
+        if not result.succeeded:
+            self._learn(owned.slot, result.answers[0][0] if result.answers[0] else None)
+            return ()
+        found = result.answers[0]
+        return (Session.decode(found[0].value, found[0].mod_revision) if found else None,)
+
+    async def write(self, call: Call, owned: OwnedSlot, spec: PoolSpec, give_up: float) -> Reply | None:
+        """Answer a write by ``give_up`` (monotonic); the caller has entered the slot, and this leaves it."""
+        write = write_of(call)
+        if isinstance(write, Reply):
+            owned.leave()
+            return write
+        try:
+            async with asyncio.timeout(max(give_up - time.monotonic(), 0.0)):
+                await self._turns.take(owned.slot, call.key)
+        except TimeoutError:
+            owned.leave()
+            detail = "an earlier write to this session is not resolved yet; this one was not carried out"
+            return problem(503, "not-committed", detail, retry_after=RETRY_AFTER)
+        except asyncio.CancelledError:
+            owned.leave()
+            raise
+        release = partial(self._release, owned, call.key)
+        outcome = self._decide(call, write, owned, spec)
+        if not isinstance(outcome, Stored):
+            release()
+            return self._placed(self._unchanged(outcome), owned)
+        submission = self._submit(call.key, outcome.session, owned, release)
+        return await self._resolve(submission, outcome, owned, give_up)
+
+    def _decide(self, call: Call, write: Write, owned: OwnedSlot, spec: PoolSpec) -> Outcome:
+        current = self._context.replica.session(owned.slot, call.key)
+        terms = Terms(owned.owner.epoch, _now_ms(), spec.limits.session_bytes, spec.session_ttl)
+        outcome = decide_write(current, write, terms)
+        if isinstance(outcome, Stored) and outcome.status == 201 and current is None and self._full(spec):
+            share = f"{spec.limits.sessions} sessions for {spec.slots} slots"
+            return Refused(507, "too-many-sessions", f"this member's share of the pool's limit ({share}) is used up")
+        return outcome
+
+    def _full(self, spec: PoolSpec) -> bool:
+        """Whether this member's slots hold their proportional share of the pool's session limit."""
+        slots = self._context.holdings.slots
+        return self._context.replica.count(slots) * spec.slots >= spec.limits.sessions * max(len(slots), 1)
+
+    def _submit(self, key: str, session: Session | None, owned: OwnedSlot, release: "partial[None]") -> Submission:
+        context = self._context
+        value = session.encode() if session is not None else None
+        submission = context.committer.submit(owned.slot, owned.fence, context.keys.session(owned.slot, key), value)
+
+        def settled(done: "asyncio.Future[int]") -> None:
+            if not done.cancelled() and done.exception() is None:
+                revision = done.result()
+                kept = replace(session, revision=revision) if session is not None else None
+                context.replica.committed(owned.slot, key, kept, revision)
+            release()
+
+        submission.done.add_done_callback(settled)
+        return submission
+
+    async def _resolve(self, submission: Submission, stored: Stored, owned: OwnedSlot, give_up: float) -> Reply | None:
+        try:
+            revision = await self._context.committer.outcome(submission, max(give_up - time.monotonic(), 0.0))
+        except NotOwner as error:
+            self._learn(owned.slot, error.found)
+            return None
+        except NotCommitted as error:
+            return problem(503, "not-committed", error.detail, retry_after=RETRY_AFTER)
+        except CommitUnknown as error:
+            detail = f"{error.detail}; read the session, or repeat the request with its Idempotency-Key"
+            return problem(503, "outcome-unknown", detail, retry_after=RETRY_AFTER)
+        headers = {"ETag": etag_of(revision), "Understudy-Durability": "sync"}
+        return self._placed(Reply(stored.status, headers), owned)
+
+    async def remove_dead(self, key: str, owned: OwnedSlot) -> bool:
+        """Remove an expired session or tombstone from etcd; the caller has entered the slot, and this leaves it."""
+        current = self._context.replica.session(owned.slot, key)
+        if self._turns.taken(owned.slot, key) or current is None or _now_ms() < current.expires:
+            owned.leave()
+            return False
+        await self._turns.take(owned.slot, key)
+        submission = self._submit(key, None, owned, partial(self._release, owned, key))
+        await asyncio.wait((submission.done,))
+        return submission.done.exception() is None
+
+    def _release(self, owned: OwnedSlot, key: str) -> None:
+        self._turns.give_back(owned.slot, key)
+        owned.leave()
+
+    @staticmethod
+    def _unchanged(outcome: Repeated | Refused) -> Reply:
+        if isinstance(outcome, Refused):
+            return problem(outcome.status, outcome.problem, outcome.detail)
+        headers = {"ETag": etag_of(outcome.revision), "Understudy-Durability": "sync", "Understudy-Repeated": "true"}
+        return Reply(outcome.status, headers)
+
+    def _learn(self, slot: int, found: Kv | None) -> None:
+        """Take in an owner record that etcd showed us while it refused something."""
+        if found is None:
+            return
+        context = self._context
+        owner = Owner.decode(found.value)
+        known = context.state.owners.get(slot)
+        if known is None or known.revision < found.mod_revision:
+            context.state.owners[slot] = At(owner, found.mod_revision)
+        context.holdings.learn(slot, owner, found.mod_revision, me=context.me, boot=context.boot)
+
+    def _placed(self, reply: Reply, owned: OwnedSlot) -> Reply:
+        """The reply with the headers that say who answered for which slot, at which epoch."""
+        place = {
+            "Understudy-Slot": str(owned.slot),
+            "Understudy-Epoch": str(owned.owner.epoch),
+            "Understudy-Served-By": self._context.me,
+        }
+        return Reply(reply.status, {**reply.headers, **place}, reply.body)
+
+
+def write_of(call: Call) -> Write | Reply:
+    """The write that a call asks for, or the problem with it."""
+    headers = call.headers
+    ttl: int | None = None
+    if "understudy-ttl" in headers:
+        text = headers["understudy-ttl"]
+        if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 31_536_000:
+            return problem(400, "bad-request", "Understudy-TTL takes whole seconds from 1 to 31536000")
+        ttl = int(text)
+    idempotency_key = headers.get("idempotency-key")
+    if idempotency_key is not None and not 1 <= len(idempotency_key) <= 255:
+        return problem(400, "bad-request", "Idempotency-Key takes 1 to 255 characters")
+    if idempotency_key is None and REQUEST_ID in headers:
+        idempotency_key = f"request:{headers[REQUEST_ID]}"
+    return Write(
+        Method(call.method),
+        call.body,
+        headers.get("content-type", "application/octet-stream"),
+        headers.get("if-match"),
+        headers.get("if-none-match"),
+        ttl,
+        idempotency_key,
+    )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,139 @@
+"""The client side of the peer API: what a sidecar asks of the other members.
+
+Sorts what can happen into what a takeover needs to know: the peer *refused* the connection (nobody listens
+there, so the process is gone), the exchange *broke* (it may have been carried out), the peer was *silent*,
+or it answered.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from enum import StrEnum
+
+import aiohttp
+
+from proxy.problems import Reply
+
+PROBE_PATH = "/peer/v1/probe"
+SESSIONS_PATH = "/peer/v1/sessions/"
+PROBE_TIMEOUT = 0.1
+PROBES = 3
+CALL_TIMEOUT = 1.0
+HOP_HEADER = "Understudy-Hop"
+_HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"})
+
+
+class PeerError(Exception):
+    """A peer could not do what it was asked; ``member`` names it."""
+
+    def __init__(self, member: str, detail: str) -> None:
+        super().__init__(f"{member}: {detail}")
+        self.member = member
+        self.detail = detail
+
+
+class PeerRefused(PeerError):
+    """Nobody listens at the peer's address: surely nothing was done, and the process is gone."""
+
+
+class PeerBroken(PeerError):
+    """The connection broke or stayed silent after the request was sent; it may have been carried out."""
+
+
+class PeerDeclined(PeerError):
+    """The peer answered and said no."""
+
+
+class Life(StrEnum):
+    """What a probe says of a peer."""
+
+    ALIVE = "alive"
+    GONE = "connection refused"
+    SILENT = "silent"
+    REPLACED = "another process answers"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A member's peer API: ``address`` is ``host:port``."""
+
+    member: str
+    address: str
+
+
+class PeerClient:
+    """Calls to other sidecars; one per process."""
+
+    def __init__(self) -> None:
+        self._http = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=CALL_TIMEOUT),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._http.close()
+
+    async def probe(self, peer: Peer, boot: str | None = None) -> Life:
+        """Whether ``peer`` lives, as the process ``boot`` if given: refusal counts at once, silence after three tries."""
+        for _ in range(PROBES):
+            try:
+                async with self._http.get(
+                    f"http://{peer.address}{PROBE_PATH}", timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT)
+                ) as answer:
+                    seen = (await answer.json()).get("boot")
+                    return Life.ALIVE if boot in (None, seen) else Life.REPLACED
+            except aiohttp.ClientConnectorError:
+                return Life.GONE
+            except (aiohttp.ClientError, TimeoutError, ValueError):
+                await asyncio.sleep(0)
+        return Life.SILENT
+
+    async def forward(
+        self, peer: Peer, method: str, key: str, *, headers: dict[str, str], body: bytes, timeout: float
+    ) -> Reply:
+        """Send a session call to ``peer`` and bring its answer back.
+
+        Raises:
+            PeerRefused: nobody listens there.
+            PeerBroken: no complete answer came.
+        """
+        try:
+            async with self._http.request(
+                method,
+                f"http://{peer.address}{SESSIONS_PATH}{key}",
+                headers={**headers, HOP_HEADER: "1"},
+                data=body,
+                skip_auto_headers=("Content-Type",),
+                timeout=aiohttp.ClientTimeout(total=timeout),
+            ) as answer:
+                content = await answer.read()
+                kept = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP_BY_HOP}
+                return Reply(answer.status, kept, content)
+        except aiohttp.ClientConnectorError as error:
+            raise PeerRefused(peer.member, str(error)) from None
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise PeerBroken(peer.member, str(error) or type(error).__name__) from None
+
+    async def prepare(self, peer: Peer, slot: int) -> None:
+        """Ask ``peer`` to have a slot's sessions in memory, so that a handover is quick. Raises ``PeerError``."""
+        await self._slot_call(peer, slot, "prepare", {})
+
+    async def activate(self, peer: Peer, slot: int, revision: int) -> dict[str, object]:
+        """Ask ``peer`` to become active for a slot whose handover record was written at ``revision``.
+
+        Returns its new owner record and revision (``{"owner": {...}, "revision": n}``). Raises ``PeerError``.
+        """
+        return await self._slot_call(peer, slot, "activate", {"revision": revision})
+
+    async def _slot_call(self, peer: Peer, slot: int, verb: str, body: dict[str, object]) -> dict[str, object]:
+        url = f"http://{peer.address}/peer/v1/slots/{slot}/{verb}"
+        try:
+            async with self._http.post(url, json=body) as answer:
+                content: dict[str, object] = await answer.json(content_type=None)
+                if answer.status != 200:
+                    raise PeerDeclined(peer.member, f"{verb} of slot {slot}: {content.get('detail', answer.status)}")
+                return content
+        except aiohttp.ClientConnectorError as error:
+            raise PeerRefused(peer.member, str(error)) from None
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise PeerBroken(peer.member, str(error) or type(error).__name__) from None

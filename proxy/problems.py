@@ -1,0 +1,65 @@
+"""Errors as clients see them: ``application/problem+json`` (RFC 9457) with stable types.
+
+The one place that turns the member's errors into HTTP answers. A problem tells what happened and what to
+do; it never carries a stack trace or a session's content.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+PROBLEM_TYPE = "application/problem+json"
+TYPE_PREFIX = "https://understudy.dev/problems/"
+
+TITLES = {
+    "bad-key": "The session key cannot be used",
+    "bad-request": "The request cannot be understood",
+    "no-such-session": "There is no such session",
+    "precondition-failed": "A precondition does not hold",
+    "session-too-large": "The session would be too large",
+    "too-many-sessions": "The pool is full",
+    "unsupported-patch": "This kind of patch is not supported",
+    "not-json": "The content is not JSON",
+    "session-not-json": "The session's content is not JSON",
+    "idempotency-key-reused": "The idempotency key belongs to another request",
+    "not-owner": "This member does not own the slot",
+    "no-owner": "No owner of the slot can be reached",
+    "not-committed": "The write was not carried out",
+    "outcome-unknown": "Nobody knows yet whether the write was carried out",
+    "not-ready": "This member is not ready",
+    "not-found": "There is nothing here",
+    "method-not-allowed": "The method is not allowed here",
+    "internal": "The sidecar failed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An HTTP answer of the session API, whoever gave it."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+def problem(status: int, kind: str, detail: str, *, retry_after: int | None = None, **members: object) -> Reply:
+    """A problem answer.
+
+    Args:
+        status: HTTP status.
+        kind: a key of :data:`TITLES`; the last part of the problem's ``type``.
+        detail: what happened here, and what to do.
+        retry_after: seconds for the ``Retry-After`` header.
+        members: extension members (RFC 9457, section 3.2).
+    """
+    document = {
+        "type": TYPE_PREFIX + kind,
+        "title": TITLES[kind],
+        "status": status,
+        "detail": detail,
+        **members,
+    }
+    headers = {"Content-Type": PROBLEM_TYPE}
+    if retry_after is not None:
+        headers["Retry-After"] = str(retry_after)
+    return Reply(status, headers, json.dumps(document, separators=(",", ":")).encode())

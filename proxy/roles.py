@@ -1,0 +1,327 @@
+"""The member's part in the pool: carries out what ``statesync.ownership`` decides, and takes over when asked to.
+
+Wakes at every change of the pool and once per :data:`TICK`. Three kinds of work, each in its own task so
+that none waits for another: claims (one at a time), handovers (:data:`HANDOVERS_AT_ONCE`), and copying the
+slots that the table wants held here. A takeover needs two witnesses: the control servers' word or a caller
+who was sent here, and this member's own probe of the owner.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+
+from proxy.claims import Cause, Claimer
+from proxy.context import MemberContext
+from proxy.handover import Handover, HandoverFailed
+from proxy.peers import Life
+from statesync.etcd import EtcdError
+from statesync.mirror import MirrorBatch
+from statesync.ownership import ClaimFree, HandOver, TakeOver, Undo, View, heirs_of, next_steps
+from statesync.pool import Owner
+from statesync.state import Changed
+from telemetry import names
+from telemetry.ids import TraceIds, trace_seed
+
+logger = logging.getLogger(__name__)
+
+TICK = 0.5
+HANDOVERS_AT_ONCE = 4
+COPIES_AT_ONCE = 8
+HANDOVER_PAUSE = 1.0
+ALIVE_PAUSE = 0.5
+
+
+class Roles:
+    """Keeps what this member owns in line with the slot table and with who is alive."""
+
+    def __init__(self, context: MemberContext) -> None:
+        self._context = context
+        self._claimer = Claimer(context)
+        self.handover = Handover(context)
+        self._wake = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._claim_lock = asyncio.Lock()
+        self._handing: set[int] = set()
+        self._handover_gate = asyncio.Semaphore(HANDOVERS_AT_ONCE)
+        self._handover_pause: dict[str, float] = {}
+        self._probed_alive: dict[str, float] = {}
+        self._takeovers: dict[tuple[str, str], asyncio.Task[bool]] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.draining = False
+        self.trouble = ""
+
+    # -- what the mirror tells
+    # ------------------------------------------------------------------------------------
+
+    def on_batch(self, batch: MirrorBatch) -> None:
+        """Receiver of the member's mirror: pool records first, then sessions."""
+        context = self._context
+        if batch.reset:
+            context.replica.drop_all()
+            context.holdings.close(context.holdings.slots)
+        changed = context.state.apply(batch)
+        context.replica.apply(batch.events)
+        if changed & Changed.OWNERS:
+            for slot in context.holdings.slots:
+                at = context.state.owners.get(slot)
+                if at is not None:
+                    context.holdings.learn(slot, at.record, at.revision, me=context.me, boot=context.boot)
+        if changed & Changed.MEMBERS:
+            for member in context.state.members:
+                context.peer(member)
+        if changed:
+            self.wake()
+
+    def wake(self) -> None:
+        """Look again soon."""
+        self._wake.set()
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    @property
+    def changed(self) -> asyncio.Event:
+        """An event that the next change of the pool will set: look at it first, then at the pool, then wait."""
+        return self._changed
+
+    async def change(self, seen: asyncio.Event, timeout: float) -> None:
+        """Wait until the pool has changed since ``seen`` was looked at, ``timeout`` seconds at the most."""
+        try:
+            async with asyncio.timeout(timeout):
+                await seen.wait()
+        except TimeoutError:
+            return
+
+    # -- the loop
+    # -------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Do what is to be done until cancelled."""
+        try:
+            while True:
+                self._look()
+                try:
+                    async with asyncio.timeout(TICK):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+                self._wake.clear()
+        finally:
+            tasks = [*self._tasks.values(), *self._takeovers.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _look(self) -> None:
+        if not self._context.mirror.synced.is_set():
+            return
+        self._start("hold", self._hold)
+        view = self._context.view()
+        for step in next_steps(view, handing_over=frozenset(self._handing)):
+            match step:
+                case TakeOver(member, boot, slots):
+                    self._start(f"takeover/{member}", partial(self._take_over_lost, member, boot, slots))
+                case ClaimFree():
+                    self._start("claim", self._claim_free)
+                case HandOver(slot, to):
+                    self._hand_over(view, slot, to)
+                case Undo(slot):
+                    self._start(f"undo/{slot}", partial(self.handover.undo_stale, slot))
+        if self.draining:
+            self._hand_over_to_heirs(view)
+
+    def _start(self, name: str, work: Callable[[], Coroutine[object, object, None]]) -> None:
+        """Run ``work`` in a task of its own unless one of that name is under way."""
+        if name in self._tasks:
+            return
+
+        async def carry_out() -> None:
+            try:
+                await work()
+                self.trouble = ""
+            except EtcdError as error:
+                self.trouble = f"{name}: {error}"
+                logger.warning("%s", self.trouble)
+            except Exception:
+                logger.exception("%s failed", name)
+            finally:
+                self._tasks.pop(name, None)
+
+        self._tasks[name] = asyncio.create_task(carry_out(), name=name)
+
+    # -- holding
+    # --------------------------------------------------------------------------------------------------
+
+    async def _hold(self) -> None:
+        """Hold the sessions of the slots that the table names us for, and of those we own; drop the others."""
+        context = self._context
+        wanted = context.view().table.slots_held_by(context.me) | frozenset(context.holdings.slots)
+        for slot in context.replica.held - wanted:
+            context.replica.drop(slot)
+        missing = wanted - context.replica.synced
+        gate = asyncio.Semaphore(COPIES_AT_ONCE)
+
+        async def copy(slot: int) -> None:
+            async with gate:
+                await context.replica.full_sync(slot)
+
+        await asyncio.gather(*(copy(slot) for slot in missing))
+        closed = [owned for slot in context.holdings.slots if (owned := context.holdings.get(slot))]
+        for owned in closed:
+            if not owned.open.is_set() and owned.slot not in self._handing and not self._claim_lock.locked():
+                context.holdings.reopen(owned)
+
+    # -- claims
+    # ---------------------------------------------------------------------------------------------------
+
+    async def _claim_free(self) -> None:
+        """Claim what is free for us; the table's word is enough for slots that nobody can be writing."""
+        async with self._claim_lock:
+            view = self._context.view()
+            free = [step.slots for step in next_steps(view) if isinstance(step, ClaimFree)]
+            fresh: list[int] = []
+            replaced: dict[tuple[str, str], list[int]] = {}
+            for slot in (slot for slots in free for slot in slots):
+                owner = view.owner(slot)
+                if owner is None:
+                    fresh.append(slot)
+                else:
+                    replaced.setdefault((owner.active, owner.boot), []).append(slot)
+            if fresh:
+                await self._claimer.claim(view, fresh, Cause("first owner"))
+            for (member, boot), slots in replaced.items():
+                await self._claimer.claim(view, slots, self._cause(member, boot, f"{member} was restarted"))
+        self.wake()
+
+    async def _take_over_lost(self, member: str, boot: str, slots: Sequence[int]) -> None:
+        """The control servers say that ``member`` is dead: claim its slots if our own probe agrees."""
+        now = time.monotonic()
+        if now - self._probed_alive.get(member, 0.0) < ALIVE_PAUSE:
+            return
+        witness = await self._second_witness(member, boot)
+        if witness is None:
+            self._probed_alive[member] = now
+            logger.warning("the control servers say %s is lost, but it answers: not taking over", member)
+            return
+        await self._take_over(member, boot, f"{member} lost: {self._said_of(member)}; {witness}", slots)
+
+    async def take_over_for(self, slot: int, owner: Owner, why: str) -> bool:
+        """A caller was sent here for ``slot`` because its owner does not answer (``why``).
+
+        Probes the owner itself, and claims every slot of it that we are next in line for. Returns whether
+        the owner is dead, so that looking again makes sense.
+        """
+        key = (owner.active, owner.boot)
+        if key not in self._takeovers:
+            started_ns = self._context.telemetry.now_ns()
+            self._takeovers[key] = asyncio.create_task(self._witnessed_takeover(slot, owner, why, started_ns))
+            self._takeovers[key].add_done_callback(partial(self._forget_takeover, key))
+        return await asyncio.shield(self._takeovers[key])
+
+    def _forget_takeover(self, key: tuple[str, str], _: asyncio.Task[bool]) -> None:
+        self._takeovers.pop(key, None)
+
+    async def _witnessed_takeover(self, slot: int, owner: Owner, why: str, started_ns: int) -> bool:
+        witness = await self._second_witness(owner.active, owner.boot)
+        if witness is None:
+            return False
+        context = self._context
+        view = context.view()
+        cause = f"{owner.active} lost: {why}; {witness}"
+        self._detected(owner, cause, started_ns)
+        slots = [slot]
+        for other in range(view.table.slots):
+            held = view.owner(other)
+            if other == slot or held is None or (held.active, held.boot) != (owner.active, owner.boot):
+                continue
+            if heirs_of(view, other)[:1] == (context.me,):
+                slots.append(other)
+        try:
+            await self._take_over(owner.active, owner.boot, cause, slots)
+        except EtcdError as error:
+            logger.warning("takeover of slot %d: %s", slot, error)
+        return True
+
+    def _detected(self, owner: Owner, cause: str, started_ns: int) -> None:
+        context = self._context
+        trace = trace_seed(context.keys.pool, names.KIND_TAKEOVER, f"{owner.active}/{owner.boot}")
+        context.telemetry.failover(trace.traceparent).phase(
+            names.DETECT,
+            started_ns,
+            context.telemetry.now_ns(),
+            {
+                names.POOL: context.keys.pool,
+                names.MEMBER: context.me,
+                names.FROM: owner.active,
+                names.CAUSE: cause,
+                names.WITNESS: "request",
+            },
+        )
+
+    async def _take_over(self, member: str, boot: str, cause: str, slots: Sequence[int]) -> None:
+        """Claim those of ``slots`` that still belong to ``boot`` of ``member``; a lost race is looked at once more."""
+        for _ in range(2):
+            async with self._claim_lock:
+                view = self._context.view()
+                left = [slot for slot in slots if _belongs(view, slot, member, boot)]
+                if not left:
+                    return
+                await self._claimer.claim(view, left, self._cause(member, boot, cause))
+            self.wake()
+
+    async def _second_witness(self, member: str, boot: str) -> str | None:
+        """What speaks for the death of ``boot`` of ``member``, or None if it lives."""
+        at = self._context.state.members.get(member)
+        if at is not None and at.record.boot != boot:
+            return "another process has its name now"
+        peer = self._context.peer(member)
+        if peer is None:
+            return "its record is gone and its address was never seen"
+        life = await self._context.peers.probe(peer, boot)
+        return None if life is Life.ALIVE else str(life)
+
+    def _said_of(self, member: str) -> str:
+        lost = self._context.view().table.lost.get(member)
+        return lost.cause if lost else "its record is gone from etcd"
+
+    def _cause(self, member: str, boot: str, text: str) -> Cause:
+        trace = trace_seed(self._context.keys.pool, names.KIND_TAKEOVER, f"{member}/{boot}")
+        return Cause(text, trace, source=member)
+
+    # -- handovers
+    # ------------------------------------------------------------------------------------------------
+
+    def _hand_over(self, view: View, slot: int, to: str) -> None:
+        if slot in self._handing or time.monotonic() < self._handover_pause.get(to, 0.0):
+            return
+        planned = view.table.traceparent
+        trace = TraceIds.from_traceparent(planned) if planned else None
+        self._handing.add(slot)
+        self._start(f"handover/{slot}", partial(self._give, slot, to, trace))
+
+    def _hand_over_to_heirs(self, view: View) -> None:
+        """While draining, do not wait for a table that may never come: the next in line gets the slot."""
+        for slot in self._context.holdings.slots:
+            heirs = [
+                m for m in heirs_of(view, slot) if m in view.members and view.members[m].record.state.may_hold_slots
+            ]
+            if heirs and slot not in self._handing:
+                self._hand_over(view, slot, heirs[0])
+
+    async def _give(self, slot: int, to: str, trace: TraceIds | None) -> None:
+        try:
+            async with self._handover_gate:
+                cause = "drain" if self.draining else "rebalance"
+                await self.handover.give(slot, to, cause=cause, trace=trace)
+        except HandoverFailed as error:
+            self._handover_pause[to] = time.monotonic() + HANDOVER_PAUSE
+            logger.warning("handover of %s; trying again in %.0f s", error, HANDOVER_PAUSE)
+        finally:
+            self._handing.discard(slot)
+            self.wake()
+
+
+def _belongs(view: View, slot: int, member: str, boot: str) -> bool:
+    owner = view.owner(slot)
+    return owner is not None and owner.active == member and owner.boot == boot

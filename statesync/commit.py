@@ -1,0 +1,279 @@
+"""Group commit: the one way by which a member's session writes reach etcd.
+
+Writes that arrive while a transaction is in flight go into the next one together, at most :data:`BATCH_MOST` of them.
+Each transaction compares the ``mod_revision`` of the owner record of every slot it touches, so it succeeds only while
+this process is the owner of all of them. It also compares and rewrites the member's *commit marker*
+(``commits/<member>``). The marker does two things:
+
+* a transaction whose outcome is unknown is sent again unchanged, until the answer is definite: if the first one did
+  arrive, the marker no longer compares and holds this batch's id, which proves that it was applied. So a batch is
+  applied once or not at all, and no answer is ever a guess;
+* its revision tells whoever takes this member's slots over how far the member's writes go (see ``ownership``).
+
+A definite compare failure of an owner record fails only the writes of that slot; the others go into the next batch.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from dataclasses import dataclass, field
+
+from statesync.definite import definite_txn
+from statesync.etcd import (
+    Delete,
+    EtcdClient,
+    Get,
+    Kv,
+    ModRevision,
+    NoSpace,
+    OutcomeUnknown,
+    Put,
+    TxnResult,
+    Unavailable,
+)
+from statesync.keys import PoolKeys
+from statesync.pool import Owner
+
+logger = logging.getLogger(__name__)
+
+BATCH_MOST = 100
+RETRY_FIRST = 0.02
+RETRY_MOST = 0.5
+
+
+class CommitError(Exception):
+    """A write that was not acknowledged; ``applied`` is False when it surely had no effect, None when nobody knows."""
+
+    applied: bool | None = False
+
+    def __init__(self, slot: int, detail: str) -> None:
+        super().__init__(f"slot {slot}: {detail}")
+        self.slot = slot
+        self.detail = detail
+
+
+class NotOwner(CommitError):
+    """The slot's owner record is not the one this write was made under; the write had no effect.
+
+    ``found`` is the owner record as etcd has it, None if there is none.
+    """
+
+    def __init__(self, slot: int, found: Kv | None) -> None:
+        super().__init__(slot, f"the owner record now names {_owner_in(found.value) if found else 'nobody'}")
+        self.found = found
+
+
+class NotCommitted(CommitError):
+    """etcd could not be reached in time; the write had no effect."""
+
+
+class CommitUnknown(CommitError):
+    """The deadline passed while the outcome was open; the write may still take effect."""
+
+    applied = None
+
+
+@dataclass(slots=True, eq=False)
+class Submission:
+    """One write on its way. ``sent`` is True while a transaction that holds it is under way."""
+
+    slot: int
+    fence: int
+    key: str
+    value: bytes | None
+    done: asyncio.Future[int]
+    sent: bool = False
+
+
+@dataclass(slots=True)
+class CommitStats:
+    """Counters since start: writes committed, transactions, and repeats after an unknown outcome."""
+
+    writes: int = 0
+    transactions: int = 0
+    resent: int = 0
+
+
+@dataclass(slots=True)
+class _Batch:
+    id: bytes
+    pending: list[Submission] = field(default_factory=list)
+
+    def fences(self) -> dict[int, int]:
+        return {write.slot: write.fence for write in self.pending}
+
+
+class Committer:
+    """Commits session writes of one member; one instance per process, run by :meth:`run`.
+
+    At most one write per session may be under way at a time: the caller keeps the order per session.
+    """
+
+    def __init__(self, client: EtcdClient, keys: PoolKeys, member: str, boot: str) -> None:
+        self._client = client
+        self._keys = keys
+        self._boot = boot
+        self._marker_key = keys.commit(member)
+        self._marker_revision = 0
+        self._batches = 0
+        self._pause = RETRY_FIRST
+        self._queue: deque[Submission] = deque()
+        self._wake = asyncio.Event()
+        self.stats = CommitStats()
+
+    @property
+    def queued(self) -> int:
+        """How many writes wait for a transaction."""
+        return len(self._queue)
+
+    def submit(self, slot: int, fence: int, key: str, value: bytes | None) -> "Submission":
+        """Queue a put of ``value`` at the full etcd key ``key`` (or its removal, for None).
+
+        Args:
+            slot: the slot of the session.
+            fence: ``mod_revision`` of the slot's owner record under which the write was decided.
+            key: full etcd key.
+            value: encoded session, or None to remove a dead one.
+
+        Returns:
+            The submission; its ``done`` future gets the revision, or :class:`NotOwner`, or :class:`NotCommitted`.
+        """
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        done.add_done_callback(_consume)
+        write = Submission(slot, fence, key, value, done)
+        self._queue.append(write)
+        self._wake.set()
+        return write
+
+    async def outcome(self, write: "Submission", timeout: float) -> int:
+        """Wait up to ``timeout`` seconds for the write's revision.
+
+        Raises:
+            NotOwner: the owner record has changed; no effect.
+            NotCommitted: not taken in time and withdrawn; no effect.
+            CommitUnknown: sent, and no definite answer yet; ``write.done`` still gets one later.
+        """
+        await asyncio.wait((write.done,), timeout=timeout)
+        if write.done.done():
+            return write.done.result()
+        if write.sent:
+            raise CommitUnknown(write.slot, f"etcd gave no definite answer within {timeout:g} s")
+        self._queue.remove(write)
+        error = NotCommitted(write.slot, f"etcd did not take the write within {timeout:g} s")
+        write.done.set_exception(error)
+        raise error
+
+    async def run(self) -> None:
+        """Commit what is queued until cancelled."""
+        await self._read_marker()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._queue:
+                await self._commit_next()
+
+    async def _read_marker(self) -> None:
+        pause = RETRY_FIRST
+        while True:
+            try:
+                kv = await self._client.get(self._marker_key)
+            except (Unavailable, OutcomeUnknown):
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, RETRY_MOST)
+            else:
+                self._marker_revision = kv.mod_revision if kv else 0
+                return
+
+    def _next_batch(self) -> _Batch:
+        self._batches += 1
+        batch = _Batch(f"{self._boot}:{self._batches}".encode())
+        fences: dict[int, int] = {}
+        while self._queue and len(batch.pending) < BATCH_MOST:
+            write = self._queue[0]
+            if fences.setdefault(write.slot, write.fence) != write.fence:
+                break  # the slot was lost and won again in between: the two fences cannot share a transaction
+            write.sent = True
+            batch.pending.append(self._queue.popleft())
+        return batch
+
+    async def _commit_next(self) -> None:
+        batch = self._next_batch()
+        try:
+            result = await self._send_until_definite(batch)
+        except NoSpace as error:
+            for write in batch.pending:
+                _fail(write, NotCommitted(write.slot, str(error)))
+            return
+        except Unavailable as error:
+            logger.info("etcd did not take a batch of %d writes: %s", len(batch.pending), error)
+            self._put_back(batch.pending)
+            await asyncio.sleep(self._pause)
+            self._pause = min(self._pause * 2, RETRY_MOST)
+            return
+        self._pause = RETRY_FIRST
+        marker = result.answers[-1][0] if not result.succeeded and result.answers[-1] else None
+        if result.succeeded:
+            self._marker_revision = result.revision
+            self._succeed(batch, result.revision)
+        elif marker is not None and marker.value == batch.id:
+            self._marker_revision = marker.mod_revision
+            self._succeed(batch, marker.mod_revision)
+        else:
+            self._marker_revision = marker.mod_revision if marker else 0
+            self._sort_out(batch, result)
+
+    def _succeed(self, batch: _Batch, revision: int) -> None:
+        self.stats.writes += len(batch.pending)
+        for write in batch.pending:
+            if not write.done.done():
+                write.done.set_result(revision)
+
+    def _sort_out(self, batch: _Batch, result: TxnResult) -> None:
+        """Fail the writes whose slot is lost; the rest lost nothing and goes to the front of the queue."""
+        lost: dict[int, Kv | None] = {}
+        for (slot, fence), answer in zip(batch.fences().items(), result.answers[:-1], strict=True):
+            if not answer or answer[0].mod_revision != fence:
+                lost[slot] = answer[0] if answer else None
+        for write in batch.pending:
+            if write.slot in lost:
+                _fail(write, NotOwner(write.slot, lost[write.slot]))
+        self._put_back([write for write in batch.pending if write.slot not in lost])
+
+    def _put_back(self, writes: list[Submission]) -> None:
+        for write in reversed(writes):
+            write.sent = False
+            self._queue.appendleft(write)
+
+    async def _send_until_definite(self, batch: _Batch) -> TxnResult:
+        """The transaction's definite answer. Raises ``Unavailable`` only if no try can have been applied."""
+        compares = [ModRevision(self._keys.owner(slot), fence) for slot, fence in batch.fences().items()]
+        compares.append(ModRevision(self._marker_key, self._marker_revision))
+        success: list[Put | Delete] = [
+            Delete(write.key) if write.value is None else Put(write.key, write.value) for write in batch.pending
+        ]
+        success.append(Put(self._marker_key, batch.id))
+        failure = [Get(self._keys.owner(slot)) for slot in batch.fences()]
+        failure.append(Get(self._marker_key))
+        self.stats.transactions += 1
+        result, resent = await definite_txn(self._client, compares, success, failure)
+        self.stats.resent += resent
+        return result
+
+
+def _owner_in(value: bytes) -> str:
+    try:
+        owner = Owner.decode(value)
+    except (ValueError, TypeError):
+        return "somebody unreadable"
+    return f"{owner.active} at epoch {owner.epoch}"
+
+
+def _fail(write: Submission, error: CommitError) -> None:
+    if not write.done.done():
+        write.done.set_exception(error)
+
+
+def _consume(done: asyncio.Future[int]) -> None:
+    """Mark an outcome as seen, for the writes whose caller has gone."""
+    if not done.cancelled():
+        done.exception()

@@ -1,0 +1,129 @@
+"""Where everything of a pool stands in etcd.
+
+One prefix per pool, ``/understudy/v1/<pool>/``. A sidecar watches the whole prefix with a single watch, so it sees
+all changes of its pool in one order: etcd's revisions. A control server leaves the sessions out and watches the two
+ranges before and after them.
+"""
+
+from dataclasses import dataclass
+
+ROOT = "/understudy/v1/"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRange:
+    """A half-open range of keys, ``[start, end)``, in etcd's byte order."""
+
+    start: str
+    end: str
+
+
+def prefix_range(prefix: str) -> KeyRange:
+    """The range of all keys that begin with ``prefix`` (which must end in a character below U+007F)."""
+    return KeyRange(prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class PoolKeys:
+    """Key names of one pool."""
+
+    pool: str
+
+    @property
+    def prefix(self) -> str:
+        """Everything of the pool starts with this."""
+        return f"{ROOT}{self.pool}/"
+
+    @property
+    def spec(self) -> str:
+        """The pool spec; written by the operator."""
+        return f"{self.prefix}spec"
+
+    @property
+    def table(self) -> str:
+        """The slot table; written by the leading control server."""
+        return f"{self.prefix}table"
+
+    @property
+    def leader(self) -> str:
+        """The leading control server's name; lives on its lease."""
+        return f"{self.prefix}leader"
+
+    @property
+    def members(self) -> str:
+        """Prefix of the member records."""
+        return f"{self.prefix}members/"
+
+    @property
+    def controls(self) -> str:
+        """Prefix of the control servers' addresses."""
+        return f"{self.prefix}controls/"
+
+    @property
+    def owners(self) -> str:
+        """Prefix of the owner records."""
+        return f"{self.prefix}owners/"
+
+    @property
+    def commits(self) -> str:
+        """Prefix of the members' commit markers."""
+        return f"{self.prefix}commits/"
+
+    @property
+    def sessions(self) -> str:
+        """Prefix of the sessions of all slots."""
+        return f"{self.prefix}sessions/"
+
+    @property
+    def failovers(self) -> str:
+        """Prefix of the records of changes of active."""
+        return f"{self.prefix}failovers/"
+
+    @property
+    def secret(self) -> str:
+        """A random secret of the pool, from which the session keys of idempotent creations are derived."""
+        return f"{self.prefix}secret"
+
+    def member(self, member: str) -> str:
+        """A member's record; lives on the member's lease."""
+        return self.members + member
+
+    def control(self, control: str) -> str:
+        """A control server's addresses; lives on its lease."""
+        return self.controls + control
+
+    def owner(self, slot: int) -> str:
+        """Owner record of a slot; never on a lease."""
+        return f"{self.owners}{slot:05d}"
+
+    def commit(self, member: str) -> str:
+        """Commit marker of a member: its last committed batch, in whichever slots."""
+        return self.commits + member
+
+    def slot_sessions(self, slot: int) -> str:
+        """Prefix of the sessions of one slot."""
+        return f"{self.sessions}{slot:05d}/"
+
+    def session(self, slot: int, key: str) -> str:
+        """One session."""
+        return self.slot_sessions(slot) + key
+
+    def failover(self, failover: str, member: str) -> str:
+        """What ``member`` took over in the failover named ``failover`` (its trace id in hex)."""
+        return f"{self.failovers}{failover}/{member}"
+
+    @property
+    def everything(self) -> KeyRange:
+        """The range of all the pool's keys."""
+        return prefix_range(self.prefix)
+
+    @property
+    def without_sessions(self) -> tuple[KeyRange, KeyRange]:
+        """The pool's keys before and after its sessions."""
+        whole, sessions = self.everything, prefix_range(self.sessions)
+        return KeyRange(whole.start, sessions.start), KeyRange(sessions.end, whole.end)
+
+
+def slot_in(key: str, prefix: str) -> int:
+    """The slot number that follows ``prefix`` in a key of owners or sessions."""
+    return int(key[len(prefix) : len(prefix) + 5])

@@ -1,0 +1,197 @@
+"""The records of a pool as they stand in etcd: members, slot table, owner records, failover records.
+
+Frozen data with JSON in and out, and no behaviour beyond look-ups. Unknown fields are ignored when reading, so that
+a newer writer does not break an older reader.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Self
+
+
+class MemberState(StrEnum):
+    """What a member says of itself, or (LOST) what others say of it."""
+
+    INIT = "INIT"
+    READY = "READY"
+    UP = "UP"
+    DRAINING = "DRAINING"
+    DOWN = "DOWN"
+    LOST = "LOST"
+    ATTENTION = "ATTENTION"
+
+    @property
+    def may_hold_slots(self) -> bool:
+        """Whether the slot table may give this member any role."""
+        return self in (MemberState.READY, MemberState.UP)
+
+
+class Phase(StrEnum):
+    """The phase of an owner record."""
+
+    STABLE = "stable"
+    HANDOVER = "handover"
+
+
+class Record:
+    """JSON in and out for the frozen dataclasses below."""
+
+    __slots__ = ()
+
+    def encode(self) -> bytes:
+        """The record as compact JSON."""
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":")).encode()  # type: ignore[call-overload]
+
+    @classmethod
+    def decode(cls, value: bytes) -> Self:
+        """Read a record; raises ``ValueError`` on anything that is not one."""
+        raw = json.loads(value)
+        if not isinstance(raw, dict):
+            raise TypeError(f"{cls.__name__}: expected a JSON object, got {type(raw).__name__}")
+        known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        return cls(**{name: item for name, item in raw.items() if name in known})
+
+
+@dataclass(frozen=True, slots=True)
+class Member(Record):
+    """One application instance with its sidecar; lives on the sidecar's lease.
+
+    ``boot`` is drawn anew at each start of the sidecar, so a restarted member is told from its former self.
+    ``app`` and ``peer`` are ``host:port``. ``reason`` says in words why the state is not UP.
+    """
+
+    member: str
+    boot: str
+    app: str
+    peer: str
+    state: MemberState = MemberState.INIT
+    site: str = ""
+    weight: int = 10
+    priority: int = 1
+    reason: str = ""
+    since: float = 0.0
+    version: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "state", MemberState(self.state))
+
+
+@dataclass(frozen=True, slots=True)
+class Owner(Record):
+    """Owner record of one slot: who may write its sessions.
+
+    ``epoch`` rises at each change of ``active`` or of its boot. In phase ``handover`` nobody may write; ``to`` names
+    who is to become active. ``traceparent`` (W3C Trace Context) ties the change to its failover trace.
+    """
+
+    active: str
+    boot: str
+    epoch: int
+    phase: Phase = Phase.STABLE
+    to: str = ""
+    cause: str = ""
+    traceparent: str = ""
+    since: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "phase", Phase(self.phase))
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A member that the control servers found dead: which boot of it, why, and the trace of its failover."""
+
+    boot: str
+    cause: str
+    traceparent: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The slot table: for each slot the members in order (active, standby, backups), as the leader wants them.
+
+    ``lost`` names members that are dead although their record may still stand: the first witness for a takeover.
+    ``traceparent`` is the trace of the planned moves that this generation asks for.
+    """
+
+    generation: int = 0
+    orders: tuple[tuple[str, ...], ...] = ()
+    lost: Mapping[str, Lost] = field(default_factory=dict)
+    traceparent: str = ""
+
+    @property
+    def slots(self) -> int:
+        """How many slots the table has."""
+        return len(self.orders)
+
+    def active_of(self, slot: int) -> str | None:
+        """Who should be active for ``slot``; None when nobody could be."""
+        order = self.orders[slot] if slot < len(self.orders) else ()
+        return order[0] if order else None
+
+    def slots_held_by(self, member: str) -> frozenset[int]:
+        """The slots in whose order ``member`` stands, in whichever role."""
+        return frozenset(slot for slot, order in enumerate(self.orders) if member in order)
+
+    def encode(self) -> bytes:
+        """Compact JSON: each distinct order once, and an index into them per slot."""
+        distinct = list(dict.fromkeys(self.orders))
+        index = {order: position for position, order in enumerate(distinct)}
+        return json.dumps(
+            {
+                "generation": self.generation,
+                "orders": distinct,
+                "slots": [index[order] for order in self.orders],
+                "lost": {member: dataclasses.asdict(lost) for member, lost in self.lost.items()},
+                "traceparent": self.traceparent,
+            },
+            separators=(",", ":"),
+        ).encode()
+
+    @classmethod
+    def decode(cls, value: bytes) -> "Table":
+        """Read a table; raises ``ValueError`` or ``KeyError`` on anything that is not one."""
+        raw: dict[str, Any] = json.loads(value)
+        distinct = [tuple(order) for order in raw["orders"]]
+        return cls(
+            generation=raw["generation"],
+            orders=tuple(distinct[position] for position in raw["slots"]),
+            lost={member: Lost(**lost) for member, lost in raw.get("lost", {}).items()},
+            traceparent=raw.get("traceparent", ""),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ControlServer(Record):
+    """Where a control server listens; lives on its lease. ``grpc`` and ``http`` are ``host:port``."""
+
+    name: str
+    grpc: str
+    http: str
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failover(Record):
+    """What one member took over in one change of active; several records with one ``trace`` make one failover.
+
+    ``slots`` and ``epochs`` run in parallel. ``started`` is wall time in seconds; durations are in the trace.
+    """
+
+    trace: str
+    to: str
+    source: str
+    cause: str
+    planned: bool
+    slots: tuple[int, ...]
+    epochs: tuple[int, ...]
+    started: float
+    revision: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "slots", tuple(self.slots))
+        object.__setattr__(self, "epochs", tuple(self.epochs))

@@ -1,0 +1,47 @@
+"""How to reach etcd: the settings that every process of a pool takes."""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+
+from statesync.etcd import EtcdClient, EtcdError, TlsFiles
+
+logger = logging.getLogger(__name__)
+
+START_PATIENCE = 10.0
+
+
+class EtcdMissing(Exception):
+    """No etcd answered while a process started; the text says where it looked and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdSettings:
+    """``endpoints`` are ``host:port``; ``tls`` and the account are optional."""
+
+    endpoints: tuple[str, ...] = ("127.0.0.1:2379",)
+    tls: TlsFiles | None = None
+    username: str | None = None
+    password: str | None = None
+
+    def client(self) -> EtcdClient:
+        """A new client; close it."""
+        return EtcdClient(self.endpoints, tls=self.tls, username=self.username, password=self.password)
+
+
+async def await_etcd(client: EtcdClient, settings: EtcdSettings, *, patience: float = START_PATIENCE) -> None:
+    """Return once etcd answers a linearizable read. Raises :class:`EtcdMissing` after ``patience`` seconds."""
+    give_up = time.monotonic() + patience
+    while True:
+        try:
+            await client.get("/understudy/v1/")
+        except EtcdError as error:
+            if time.monotonic() > give_up:
+                raise EtcdMissing(
+                    f"etcd does not answer at {', '.join(settings.endpoints)} ({error}); "
+                    "start it, or name another one with --etcd or UNDERSTUDY_ETCD"
+                ) from None
+            await asyncio.sleep(0.2)
+        else:
+            return

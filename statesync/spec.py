@@ -1,0 +1,162 @@
+"""The pool spec: what an operator writes in YAML, checked key by key.
+
+A wrong spec is refused as a whole with every fault named, the nearest valid key beside an unknown one; the running
+pool keeps the spec it has. Only what this version carries out is accepted.
+"""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from statesync.slots import DEFAULT_SLOTS, MAX_SLOTS
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
+"""Names of pools, members and sites: DNS-like, since they become parts of resource names and keys."""
+
+
+class SpecError(ValueError):
+    """A pool spec that cannot be used; the text has one line per fault."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SessionKey(_Strict):
+    """Where a request carries its session key: one header or one cookie."""
+
+    header: Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")] | None = None
+    cookie: Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")] | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "SessionKey":
+        if (self.header is None) == (self.cookie is None):
+            raise ValueError("name either a header or a cookie")
+        return self
+
+
+class MemberSpec(_Strict):
+    """An operator's word on a member; it overrides what the member says of itself."""
+
+    weight: Annotated[int, Field(ge=1, le=1000)] | None = None
+    priority: Annotated[int, Field(ge=1, le=1000)] | None = None
+
+
+class Limits(_Strict):
+    """What a pool may hold. ``session_bytes`` is the largest session body in bytes."""
+
+    session_bytes: Annotated[int, Field(ge=1, le=1_000_000)] = 65536
+    sessions: Annotated[int, Field(ge=1)] = 100_000
+
+
+class PoolSpec(_Strict):
+    """One pool. ``slots`` is fixed for the life of the pool; the rest may be applied anew at any time."""
+
+    pool: Name
+    mode: Literal["load_sharing", "active_standby"] = "load_sharing"
+    slots: Annotated[int, Field(ge=1, le=MAX_SLOTS)] = DEFAULT_SLOTS
+    copies: Annotated[int, Field(ge=2, le=8)] = 3
+    session_key: Annotated[tuple[SessionKey, ...], Field(min_length=1, max_length=8)] = (
+        SessionKey(header="x-session-id"),
+        SessionKey(cookie="sid"),
+    )
+    recovery: Literal["keep_current"] = "keep_current"
+    takeover: Literal["fast"] = "fast"
+    durability: Literal["sync"] = "sync"
+    members: dict[Name, MemberSpec] = Field(default_factory=dict)
+    limits: Limits = Limits()
+    session_ttl: Annotated[int, Field(ge=1, le=31_536_000)] = 3600
+
+    def encode(self) -> bytes:
+        """The spec as it stands in etcd: JSON with every default written out."""
+        return json.dumps(self.model_dump(mode="json", exclude_none=True), separators=(",", ":")).encode()
+
+    @classmethod
+    def decode(cls, value: bytes) -> "PoolSpec":
+        """Read a spec from etcd. Raises :class:`SpecError` if it is not one that this version understands."""
+        try:
+            return cls.model_validate_json(value)
+        except ValidationError as error:
+            raise SpecError(_explain("spec in etcd", error)) from None
+
+
+def parse_spec(text: str, *, where: str) -> PoolSpec:
+    """Read a pool spec from YAML text.
+
+    Args:
+        text: the YAML.
+        where: the file's name, for messages.
+
+    Raises:
+        SpecError: with one line per fault: where, what, and what would be right.
+    """
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise SpecError(f"{where}: a pool spec is a mapping that starts with 'pool: NAME'")
+    try:
+        return PoolSpec.model_validate(raw)
+    except ValidationError as error:
+        raise SpecError(_explain(where, error)) from None
+
+
+def load_spec(path: Path) -> PoolSpec:
+    """Read a pool spec from a YAML file; see :func:`parse_spec`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read: {error}") from None
+    return parse_spec(text, where=str(path))
+
+
+def refuse_contradiction(running: PoolSpec, wanted: PoolSpec) -> None:
+    """Raise :class:`SpecError` if ``wanted`` cannot follow ``running`` in a live pool."""
+    if running.slots != wanted.slots:
+        raise SpecError(
+            f"slots: the running pool {running.pool!r} has {running.slots} slots and the new spec says {wanted.slots}; "
+            "the number is fixed for the life of a pool (keep it, or make a new pool)"
+        )
+
+
+def _explain(where: str, error: ValidationError) -> str:
+    lines = []
+    for fault in error.errors():
+        location = tuple(str(part) for part in fault["loc"])
+        path = ".".join(location)
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"{where}: unknown key '{path}'{_nearest(fault['loc'])}")
+        else:
+            said = fault.get("input")
+            got = "" if fault["type"] == "missing" or isinstance(said, dict) else f" (got {said!r})"
+            message = fault["msg"].removeprefix("Value error, ")
+            lines.append(f"{where}: {path or 'spec'}: {message}{got}")
+    return "\n".join(lines)
+
+
+def _nearest(location: tuple[int | str, ...]) -> str:
+    model: Any = PoolSpec
+    for part in location[:-1]:
+        model = _model_within(model, part)
+        if model is None:
+            return ""
+    valid = list(model.model_fields)
+    near = difflib.get_close_matches(str(location[-1]), valid, n=1)
+    return f"; did you mean '{near[0]}'?" if near else f"; valid keys are {', '.join(sorted(valid))}"
+
+
+def _model_within(model: Any, part: int | str) -> Any:  # noqa: ANN401 - walks pydantic's annotations
+    if isinstance(part, int) or part not in model.model_fields:
+        return model
+    pending = [model.model_fields[part].annotation]
+    while pending:
+        candidate = pending.pop()
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+        pending.extend(get_args(candidate))
+    return None

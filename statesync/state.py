@@ -1,0 +1,126 @@
+"""The pool as one process sees it: the decoded records, kept current by a mirror.
+
+Used by control servers and sidecars alike. Holds the last readable version of every record and the revision it was
+written at; a record that cannot be read is logged once, named in ``faults`` and otherwise left as it was, since a bad
+write must not take a running pool down. Sessions and commit markers are not its business.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from enum import Flag, auto
+from typing import Generic, TypeVar
+
+from statesync.etcd import Event
+from statesync.keys import PoolKeys, slot_in
+from statesync.mirror import MirrorBatch
+from statesync.pool import ControlServer, Failover, Member, Owner, Record, Table
+from statesync.spec import PoolSpec
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Record)
+
+
+class Changed(Flag):
+    """Which kinds of record a batch changed."""
+
+    NOTHING = 0
+    SPEC = auto()
+    MEMBERS = auto()
+    TABLE = auto()
+    OWNERS = auto()
+    CONTROLS = auto()
+    LEADER = auto()
+    FAILOVERS = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class At(Generic[T]):
+    """A record and the etcd revision at which it was last written (its ``mod_revision``)."""
+
+    record: T
+    revision: int
+
+
+@dataclass(slots=True)
+class PoolState:
+    """The records of one pool. Mutable, but every record in it is frozen."""
+
+    keys: PoolKeys
+    spec: At[PoolSpec] | None = None
+    table: At[Table] | None = None
+    leader: At[str] | None = None
+    members: dict[str, At[Member]] = field(default_factory=dict)
+    owners: dict[int, At[Owner]] = field(default_factory=dict)
+    controls: dict[str, At[ControlServer]] = field(default_factory=dict)
+    failovers: dict[str, At[Failover]] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
+
+    def apply(self, batch: MirrorBatch) -> Changed:
+        """Take in a batch and say what kinds of record it touched."""
+        changed = Changed.NOTHING
+        if batch.reset:
+            self._forget_all()
+            changed = ~Changed.NOTHING
+        for event in batch.events:
+            changed |= self._apply_event(event)
+        return changed
+
+    def _forget_all(self) -> None:
+        self.spec = self.table = self.leader = None
+        for records in (self.members, self.owners, self.controls, self.failovers, self.faults):
+            records.clear()
+
+    def _apply_event(self, event: Event) -> Changed:
+        key = event.kv.key
+        if key.startswith((self.keys.sessions, self.keys.commits)):
+            return Changed.NOTHING
+        try:
+            changed = self._decode(key, event)
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            logger.warning("unreadable record at %s: %s", key, error)
+            self.faults[key] = str(error)
+            return Changed.NOTHING
+        self.faults.pop(key, None)
+        return changed
+
+    def _decode(self, key: str, event: Event) -> Changed:
+        keys = self.keys
+        kv = event.kv if event.kind == "put" else None
+        if key == keys.spec:
+            self.spec = At(PoolSpec.decode(kv.value), kv.mod_revision) if kv else None
+            return Changed.SPEC
+        if key == keys.table:
+            self.table = At(Table.decode(kv.value), kv.mod_revision) if kv else None
+            return Changed.TABLE
+        if key == keys.leader:
+            self.leader = At(kv.value.decode(), kv.mod_revision) if kv else None
+            return Changed.LEADER
+        if key.startswith(keys.owners):
+            _keep(self.owners, slot_in(key, keys.owners), Owner, event)
+            return Changed.OWNERS
+        if key.startswith(keys.members):
+            _keep(self.members, key.removeprefix(keys.members), Member, event)
+            return Changed.MEMBERS
+        if key.startswith(keys.controls):
+            _keep(self.controls, key.removeprefix(keys.controls), ControlServer, event)
+            return Changed.CONTROLS
+        if key.startswith(keys.failovers):
+            _keep(self.failovers, key.removeprefix(keys.failovers), Failover, event)
+            return Changed.FAILOVERS
+        return Changed.NOTHING
+
+
+K = TypeVar("K")
+
+
+def _keep(records: dict[K, At[R]], name: K, kind: type[R], event: Event) -> None:
+    """Take the change in unless a newer one is known already (this process's own writes are noted at once)."""
+    known = records.get(name)
+    if known is not None and known.revision >= event.kv.mod_revision:
+        return
+    if event.kind == "delete":
+        records.pop(name, None)
+    else:
+        records[name] = At(kind.decode(event.kv.value), event.kv.mod_revision)

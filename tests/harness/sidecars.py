@@ -1,0 +1,188 @@
+"""Real sidecars on a real etcd, with the slot table written by the test instead of a control server.
+
+Each member is two processes, as in life: a sidecar, and an application that does nothing but answer its health path.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+
+from statesync.etcd import EtcdClient
+from statesync.keys import PoolKeys, prefix_range
+from statesync.pool import Lost, Member, Owner, Table
+from statesync.slots import slot_of
+from statesync.spec import PoolSpec, parse_spec
+from tests.harness.etcd import EtcdServer
+from tests.harness.processes import bound_to
+from tests.harness.waiting import free_port, until
+
+ROOT = Path(__file__).parents[2]
+
+SIDECAR = """
+import asyncio, logging, sys
+from proxy.sidecar import SidecarSettings, run_sidecar
+from statesync.settings import EtcdSettings
+logging.basicConfig(level="INFO", stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
+member, pool, app, api, peer, etcd = sys.argv[1:]
+settings = SidecarSettings(member, pool, app, api, peer, etcd=EtcdSettings(tuple(etcd.split(","))))
+sys.exit(asyncio.run(run_sidecar(settings)))
+"""
+
+APPLICATION = """
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class Health(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+    def log_message(self, *_):
+        pass
+HTTPServer(("127.0.0.1", int(sys.argv[1])), Health).serve_forever()
+"""
+
+
+@dataclass
+class MemberProcesses:
+    """One member: where it listens, and its two processes."""
+
+    member: str
+    app: str
+    api: str
+    peer: str
+    sidecar: subprocess.Popen[bytes] | None = None
+    application: subprocess.Popen[bytes] | None = None
+
+
+@dataclass
+class SidecarPool:
+    """The sidecars of one pool, and the test's hand on the pool's records."""
+
+    etcd: EtcdServer
+    client: EtcdClient
+    http: aiohttp.ClientSession
+    keys: PoolKeys
+    spec: PoolSpec
+    members: dict[str, MemberProcesses] = field(default_factory=dict)
+    generation: int = 0
+
+    async def start(self, *names: str) -> None:
+        """Start members (again), and wait until each is registered and ready."""
+        for name in names:
+            if name not in self.members:
+                ports = [f"127.0.0.1:{free_port()}" for _ in range(3)]
+                self.members[name] = MemberProcesses(name, *ports)
+            member = self.members[name]
+            if member.application is None or member.application.poll() is not None:
+                member.application = _start(APPLICATION, member.app.rpartition(":")[2])
+            member.sidecar = _start(
+                SIDECAR, name, self.keys.pool, member.app, member.api, member.peer, self.etcd.endpoint
+            )
+        await asyncio.gather(*(self.await_ready(name) for name in names))
+
+    async def await_ready(self, name: str) -> None:
+        """Wait until a member says that it is ready."""
+
+        async def ready() -> bool:
+            try:
+                async with self.http.get(f"http://{self.members[name].api}/readyz") as answer:
+                    return answer.status == 200
+            except aiohttp.ClientError:
+                return False
+
+        await until(ready, timeout=20, what=f"{name} is ready")
+
+    async def write_table(self, orders: Sequence[Sequence[str]], lost: Mapping[str, str] | None = None) -> None:
+        """Write a slot table; ``orders`` is repeated over all slots, ``lost`` maps dead members to their boot."""
+        self.generation += 1
+        slots = tuple(tuple(orders[slot % len(orders)]) for slot in range(self.spec.slots))
+        dead = {name: Lost(boot, "said by the test", "", 0.0) for name, boot in (lost or {}).items()}
+        await self.client.put(self.keys.table, Table(self.generation, slots, dead).encode())
+
+    async def owners(self) -> dict[int, Owner]:
+        """All owner records."""
+        page = await self.client.range(prefix_range(self.keys.owners))
+        return {int(kv.key[-5:]): Owner.decode(kv.value) for kv in page.kvs}
+
+    async def record(self, name: str) -> Member | None:
+        """A member's record."""
+        kv = await self.client.get(self.keys.member(name))
+        return Member.decode(kv.value) if kv else None
+
+    async def await_owners(self, orders: Sequence[Sequence[str]]) -> None:
+        """Wait until every slot is owned, stably, by the first of its order."""
+
+        async def settled() -> bool:
+            owners = await self.owners()
+            return len(owners) == self.spec.slots and all(
+                owner.active == orders[slot % len(orders)][0] and owner.phase == "stable"
+                for slot, owner in owners.items()
+            )
+
+        await until(settled, timeout=20, what=f"slots are owned as in {orders}")
+
+    async def settle(self, *orders: Sequence[str]) -> None:
+        """Write a table of these orders and wait until it is so."""
+        await self.write_table(orders)
+        await self.await_owners(orders)
+
+    def kill(self, name: str, *, application: bool = True) -> None:
+        """Kill -9 a member's sidecar, and its application too unless told otherwise."""
+        member = self.members[name]
+        doomed = [member.sidecar, member.application] if application else [member.sidecar]
+        for process in doomed:
+            assert process is not None
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+
+    def key_in(self, orders: Sequence[Sequence[str]], active: str, number: int = 0) -> str:
+        """A session key whose slot ``active`` is active for in a table of ``orders``."""
+        fitting = (
+            key
+            for key in (f"key-{number}-{i}" for i in range(10_000))
+            if orders[slot_of(key, self.spec.slots) % len(orders)][0] == active
+        )
+        return next(fitting)
+
+    async def call(
+        self, name: str, method: str, path: str, body: bytes | str | None = None, **headers: str
+    ) -> tuple[int, dict[str, str], bytes]:
+        """A session API call at a member: status, headers by lower-case name, body. ``If_Match=`` is ``If-Match``."""
+        sent = {header.replace("_", "-"): value for header, value in headers.items()}
+        url = f"http://{self.members[name].api}/v1/sessions{path}"
+        async with self.http.request(method, url, data=body, headers=sent) as answer:
+            content = await answer.read()
+            return answer.status, {k.lower(): v for k, v in answer.headers.items()}, content
+
+    def stop_all(self) -> None:
+        """Kill whatever still runs."""
+        for member in self.members.values():
+            for process in (member.sidecar, member.application):
+                if process is not None and process.poll() is None:
+                    process.kill()
+                    process.wait()
+
+
+def _start(program: str, *arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(bound_to(os.getpid(), [sys.executable, "-c", program, *arguments]), cwd=ROOT)
+
+
+@asynccontextmanager
+async def sidecar_pool(etcd: EtcdServer, pool: str, spec: str = "slots: 16") -> AsyncIterator[SidecarPool]:
+    """A pool without members yet, its spec applied."""
+    async with etcd.client() as client, aiohttp.ClientSession() as http:
+        parsed = parse_spec(f"pool: {pool}\n{spec}", where="test")
+        keys = PoolKeys(pool)
+        await client.put(keys.spec, parsed.encode())
+        sidecars = SidecarPool(etcd, client, http, keys, parsed)
+        try:
+            yield sidecars
+        finally:
+            sidecars.stop_all()

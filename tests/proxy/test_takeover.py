@@ -1,0 +1,195 @@
+"""Who serves a slot when its owner dies, freezes, drains or comes back: real sidecars, real signals, real etcd."""
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator
+from itertools import count
+
+import pytest_asyncio
+
+from tests.harness.etcd import EtcdServer
+from tests.harness.sidecars import SidecarPool, sidecar_pool
+from tests.harness.waiting import until
+
+A_FIRST = (("a", "b"),)
+B_FIRST = (("b", "a"),)
+MERGE = "application/merge-patch+json"
+
+
+@pytest_asyncio.fixture
+async def pool(etcd: EtcdServer, pool_name: str) -> AsyncIterator[SidecarPool]:
+    async with sidecar_pool(etcd, pool_name) as pool:
+        yield pool
+
+
+class Writers:
+    """Clients that keep adding numbered fields to sessions through one member; remembers what was acknowledged."""
+
+    def __init__(self, pool: SidecarPool, at: str, sessions: int = 8) -> None:
+        self.pool, self.at = pool, at
+        self.acknowledged: dict[str, set[str]] = {f"s{i}": set() for i in range(sessions)}
+        self.refused: list[tuple[int, bytes]] = []
+        self._stopping = False
+
+    async def __aenter__(self) -> "Writers":
+        for key in self.acknowledged:
+            status, _, body = await self.pool.call(self.at, "PUT", f"/{key}", "{}", Content_Type="application/json")
+            assert status in (200, 201), body
+        self._tasks = [asyncio.create_task(self._write(key)) for key in self.acknowledged]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stopping = True
+        await asyncio.gather(*self._tasks)
+
+    async def _write(self, key: str) -> None:
+        for number in count():
+            if self._stopping:
+                return
+            field, headers = f"{key}-{number}", {"Content_Type": MERGE, "Idempotency_Key": f"{key}-{number}"}
+            status, _, body = await self.pool.call(self.at, "PATCH", f"/{key}", json.dumps({field: 1}), **headers)
+            if status == 200:
+                self.acknowledged[key].add(field)
+            else:
+                self.refused.append((status, body))
+
+    async def progress(self, more: int = 5) -> None:
+        """Wait until every session has ``more`` further acknowledged writes."""
+        goal = {key: len(fields) + more for key, fields in self.acknowledged.items()}
+        await until(lambda: all(len(self.acknowledged[k]) >= n for k, n in goal.items()), 20, "writers make progress")
+
+    async def lost(self, at: str) -> set[str]:
+        """Acknowledged writes that a reader at ``at`` does not find."""
+        missing: set[str] = set()
+        for key, fields in self.acknowledged.items():
+            missing |= fields - set(json.loads((await self.pool.call(at, "GET", f"/{key}"))[2]))
+        return missing
+
+
+async def test_a_request_at_the_standby_takes_a_killed_owners_slots_over(pool: SidecarPool) -> None:
+    await pool.start("a", "b")
+    await pool.settle(*A_FIRST)
+    await pool.call("a", "PUT", "/k", "kept")
+
+    pool.kill("a")
+
+    status, headers, body = await pool.call("b", "GET", "/k")
+    assert (status, body, headers["understudy-served-by"], headers["understudy-epoch"]) == (200, b"kept", "b", "2")
+    owners = await pool.owners()
+    assert {owner.active for owner in owners.values()} == {"b"}
+    assert "a lost: connection refused" in owners[0].cause
+
+
+async def test_a_standby_claims_all_slots_of_a_lost_member_without_any_request(pool: SidecarPool) -> None:
+    await pool.start("a", "b")
+    await pool.settle(*A_FIRST)
+    boot = (await pool.owners())[0].boot
+    pool.kill("a")
+
+    await pool.write_table(B_FIRST, lost={"a": boot})
+
+    await pool.await_owners(B_FIRST)
+    assert {owner.epoch for owner in (await pool.owners()).values()} == {2}
+
+
+async def test_one_witness_is_not_enough(pool: SidecarPool) -> None:
+    await pool.start("a", "b")
+    await pool.settle(*A_FIRST)
+    boot = (await pool.owners())[0].boot
+
+    await pool.write_table(B_FIRST, lost={"a": boot})
+    await pool.await_owners(B_FIRST)
+
+    assert {owner.cause for owner in (await pool.owners()).values()} == {"rebalance"}
+
+
+async def test_nothing_acknowledged_is_lost_when_the_owner_is_killed_under_writes(pool: SidecarPool) -> None:
+    await pool.start("a", "b")
+    await pool.settle(*A_FIRST)
+
+    async with Writers(pool, at="b") as writers:
+        await writers.progress()
+        pool.kill("a")
+        await writers.progress()
+
+    assert writers.refused == []
+    assert await writers.lost(at="b") == set()
+
+
+async def test_a_handover_loses_nothing_and_refuses_nobody(pool: SidecarPool) -> None:
+    await pool.start("a", "b")
+    await pool.settle(*A_FIRST)
+
+    async with Writers(pool, at="a") as at_a, Writers(pool, at="b") as at_b:
+        for orders in (B_FIRST, A_FIRST, B_FIRST):
+            await at_a.progress()
+            await pool.write_table(orders)
+            await pool.await_owners(orders)
+            await at_b.progress()
+
+    assert at_a.refused + at_b.refused == []
+    assert await at_a.lost(at="b") | await at_b.lost(at="a") == set()
+
+
+async def test_a_frozen_owner_is_taken_over_and_learns_of_it_when_it_wakes(pool: SidecarPool) -> None:
+    await pool.start("a", "b")
+    await pool.settle(*A_FIRST)
+    await pool.call("a", "PUT", "/k", "old")
+    frozen = pool.members["a"].sidecar
+    assert frozen is not None
+
+    frozen.send_signal(signal.SIGSTOP)
+    status, headers, _ = await pool.call("b", "PUT", "/k", "new")
+    frozen.send_signal(signal.SIGCONT)
+
+    assert (status, headers["understudy-served-by"]) == (200, "b")
+    status, headers, body = await pool.call("a", "GET", "/k", Understudy_Consistency="linearizable")
+    assert (status, body, headers["understudy-served-by"]) == (200, b"new", "b")
+    status, headers, _ = await pool.call("a", "PUT", "/k", "newer")
+    assert (status, headers["understudy-served-by"]) == (200, "b")
+
+
+async def test_a_restarted_member_serves_its_slots_again_under_a_new_epoch(pool: SidecarPool) -> None:
+    await pool.start("a")
+    await pool.settle(("a",))
+    await pool.call("a", "PUT", "/k", "kept")
+
+    pool.kill("a", application=False)
+    await pool.start("a")
+
+    status, headers, body = await pool.call("a", "GET", "/k")
+    assert (status, body, headers["understudy-epoch"]) == (200, b"kept", "2")
+
+
+async def test_a_drained_sidecar_hands_its_slots_over_and_ends_well(pool: SidecarPool) -> None:
+    await pool.start("a", "b")
+    await pool.settle(*A_FIRST)
+    draining = pool.members["a"].sidecar
+    assert draining is not None
+
+    async with Writers(pool, at="b") as writers:
+        await writers.progress()
+        draining.terminate()
+        await pool.await_owners(B_FIRST)
+        await writers.progress()
+
+    assert await asyncio.to_thread(draining.wait, 20) == 0
+    assert writers.refused == []
+    assert await writers.lost(at="b") == set()
+    assert await pool.record("a") is None
+
+
+async def test_writes_survive_a_restart_of_etcd(etcd_server: EtcdServer, pool_name: str) -> None:
+    async with sidecar_pool(etcd_server, pool_name) as pool:
+        await pool.start("a", "b")
+        await pool.settle(*A_FIRST)
+
+        async with Writers(pool, at="b") as writers:
+            await writers.progress()
+            etcd_server.kill()
+            await etcd_server.start()
+            await writers.progress()
+
+        assert await writers.lost(at="a") == set()
+        assert {owner.active for owner in (await pool.owners()).values()} == {"a"}
