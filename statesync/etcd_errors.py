@@ -46,7 +46,10 @@ class NoSpace(OutcomeUnknown):
 
 
 class Compacted(EtcdError):
-    """The revision asked for is gone. ``revision`` is the oldest still there, or 0 when etcd did not say."""
+    """The revision asked for is gone. ``revision`` is the oldest still there, or 0 when etcd did not say.
+
+    Also raised, with 0, by a watch that finds etcd at a lower revision than it has seen: restored or replaced.
+    """
 
     def __init__(self, call: str, endpoint: str, revision: int) -> None:
         oldest = f", the oldest is {revision}" if revision else ""
@@ -66,6 +69,7 @@ class Verdict(Enum):
     NO_LEASE = "surely not carried out; its lease is gone"
     LOG_IN = "surely not carried out; a new token is needed"
     NO_SPACE = "out of space; perhaps carried out"
+    TOO_LARGE = "perhaps carried out; its answer is too large for us"
     COMPACTED = "a read of a revision that is gone"
     UNKNOWN = "perhaps carried out, or still on its way"
 
@@ -86,12 +90,13 @@ _BY_TEXT = {
     "auth: revision in header is old": Verdict.LOG_IN,
 }
 
-# Texts of gRPC itself. The first two come from the client before anything was sent, the third from etcd's
-# gRPC server when it refuses to read the request.
+# Texts of gRPC itself. The first two come from the client before anything was sent, the third from etcd's gRPC server
+# when it refuses to read a request, the last from the client when it refuses to read an answer.
 _BY_START = (
     ("failed to connect to all addresses", Verdict.NOT_DONE),
     ("DNS resolution failed", Verdict.NOT_DONE),
     ("grpc: received message larger than max", Verdict.REFUSED),
+    ("CLIENT: Received message larger than max", Verdict.TOO_LARGE),
 )
 
 # With these codes and a text of its own etcd reports what it checks before it changes anything.
@@ -133,7 +138,9 @@ def error_of(verdict: Verdict, call: str, endpoint: str, detail: str, *, repeata
             return Rejected(call, endpoint, detail)
         case Verdict.NO_SPACE:
             return NoSpace(call, endpoint, detail)
-        case Verdict.UNKNOWN if not repeatable:
+        case Verdict.UNKNOWN | Verdict.TOO_LARGE if not repeatable:
             return OutcomeUnknown(call, endpoint, detail)
+        case Verdict.TOO_LARGE:
+            return Rejected(call, endpoint, detail)
         case _:
             return Unavailable(call, endpoint, detail)

@@ -62,6 +62,7 @@ class Lease:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
+        self.lost.set()
         try:
             await self._transport.call("lease revoke", rpc.LeaseRevokeRequest(ID=self.id), repeatable=True)
         except EtcdError as failure:

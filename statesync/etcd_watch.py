@@ -187,12 +187,26 @@ class Watch:
         if response.canceled:
             await self._cancelled(response, endpoint)
         if response.created:
+            await self._check_history(response, endpoint)
             return None
         if not response.events:
             return WatchBatch(response.header.revision, ())
         cursor = self._cursors[response.watch_id - 1]
         events = cursor.feed([event_of(event) for event in response.events], fragment=response.fragment)
         return WatchBatch(events[-1].kv.mod_revision, events) if events else None
+
+    async def _check_history(self, response: Message, endpoint: Endpoint) -> None:
+        """Raise :class:`Compacted` if etcd, and not just this member, is behind what was seen: it was replaced."""
+        seen = max(cursor.next_revision for cursor in self._cursors) - 1
+        if response.header.revision >= seen:
+            return
+        try:
+            request = rpc.RangeRequest(key=b"\x00", count_only=True)
+            now = (await self._transport.call("range", request, repeatable=True)).header.revision
+        except EtcdError as error:
+            raise _StreamEndedError(error.detail) from None
+        if now < seen:
+            raise Compacted("watch", endpoint.address, 0)
 
     async def _cancelled(self, response: Message, endpoint: Endpoint) -> None:
         """Etcd ended one of the watches: always raises, what depends on the reason."""

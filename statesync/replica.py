@@ -67,6 +67,10 @@ class Replica:
         """How many sessions the given slots hold here, dead ones included."""
         return sum(len(self._slots[slot].sessions) for slot in slots if slot in self._slots)
 
+    def hold(self, slot: int) -> None:
+        """Keep the changes of a slot from now on; it is not synced before a full copy."""
+        self._slots.setdefault(slot, _Slot())
+
     def drop(self, slot: int) -> None:
         """Forget a slot that this member no longer holds."""
         self._slots.pop(slot, None)

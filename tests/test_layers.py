@@ -1,0 +1,44 @@
+"""Imports go downwards only: deploy -> xds | proxy -> statesync -> telemetry (DESIGN, section 3)."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAY_IMPORT = {
+    "telemetry": set(),
+    "statesync": {"telemetry"},
+    "xds": {"statesync", "telemetry"},
+    "proxy": {"statesync", "telemetry"},
+    "deploy": {"xds", "proxy", "statesync", "telemetry"},
+}
+OUTSIDE = {"tests", "bench"}
+
+
+def rooms_imported_by(source: str) -> set[str]:
+    """The rooms named by any import statement, wherever it stands."""
+    imported: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            imported.add((node.module or "").partition(".")[0])
+    return imported & (MAY_IMPORT.keys() | OUTSIDE)
+
+
+@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
+def test_a_room_imports_only_from_the_rooms_below_it(room: str) -> None:
+    upwards = {
+        f"{path.relative_to(ROOT)} imports {other}"
+        for path in sorted((ROOT / room).rglob("*.py"))
+        for other in rooms_imported_by(path.read_text()) - {room} - MAY_IMPORT[room]
+    }
+    assert upwards == set()
+
+
+def test_an_import_inside_a_function_counts() -> None:
+    assert rooms_imported_by("def f():\n    from xds.cache import ResourceCache\n    import proxy.sidecar") == {
+        "xds",
+        "proxy",
+    }
