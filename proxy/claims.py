@@ -160,7 +160,7 @@ class Claimer:
         gate = asyncio.Semaphore(COPIES_AT_ONCE)
 
         async def make_ready(owned: OwnedSlot) -> None:
-            if late or owned.slot not in context.replica.synced:
+            if late or not context.replica.is_synced(owned.slot):
                 async with gate:
                     await self._copy(owned)
             context.holdings.reopen(owned)

@@ -102,6 +102,8 @@ class OwnerCalls:
             owned.leave()
 
     async def _read(self, call: Call, owned: OwnedSlot) -> Reply | None:
+        if not self._context.replica.is_synced(owned.slot):
+            return None
         session = self._context.replica.session(owned.slot, call.key)
         if call.headers.get("understudy-consistency") == "linearizable" or not self._reads.holds():
             try:
@@ -150,6 +152,9 @@ class OwnerCalls:
             owned.leave()
             raise
         release = partial(self._release, owned, call.key)
+        if not self._context.replica.is_synced(owned.slot):
+            release()
+            return None  # the watch had a gap while this call waited: what memory holds is being read again
         outcome = self._decide(call, write, owned, spec)
         if not isinstance(outcome, Stored):
             release()

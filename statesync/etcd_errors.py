@@ -90,14 +90,14 @@ _BY_TEXT = {
     "auth: revision in header is old": Verdict.LOG_IN,
 }
 
-# Texts of gRPC itself. The first two come from the client before anything was sent, the third from etcd's gRPC server
-# when it refuses to read a request, the last from the client when it refuses to read an answer.
+# Texts of gRPC itself: the first two come from the client before anything was sent, the third from etcd's gRPC server
+# when it refuses to read a request.
 _BY_START = (
     ("failed to connect to all addresses", Verdict.NOT_DONE),
     ("DNS resolution failed", Verdict.NOT_DONE),
     ("grpc: received message larger than max", Verdict.REFUSED),
-    ("CLIENT: Received message larger than max", Verdict.TOO_LARGE),
 )
+_ANSWER_TOO_LARGE = "CLIENT: Received message larger than max"
 
 # With these codes and a text of its own etcd reports what it checks before it changes anything.
 _CHECKED_BEFORE = frozenset(
@@ -120,6 +120,8 @@ def judge(code: grpc.StatusCode, detail: str) -> Verdict:
     for start, verdict in _BY_START:
         if detail.startswith(start):
             return verdict
+    if _ANSWER_TOO_LARGE in detail:
+        return Verdict.TOO_LARGE
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return Verdict.REFUSED
     if code in _CHECKED_BEFORE and detail.startswith("etcdserver: ") and detail != "etcdserver: not leader":

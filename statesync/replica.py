@@ -53,6 +53,11 @@ class Replica:
         """The slots whose full sync is complete."""
         return frozenset(slot for slot, kept in self._slots.items() if kept.synced)
 
+    def is_synced(self, slot: int) -> bool:
+        """Whether the full sync of ``slot`` is complete."""
+        kept = self._slots.get(slot)
+        return kept is not None and kept.synced
+
     def session(self, slot: int, key: str) -> Session | None:
         """The session as last seen here; possibly expired or a tombstone. None if unknown."""
         kept = self._slots.get(slot)

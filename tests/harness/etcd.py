@@ -97,11 +97,13 @@ class EtcdServer:
 
     async def ready(self) -> None:
         """Wait until this member answers linearizable reads."""
-        await until(self._healthy, 30, f"etcd {self.name} is ready (log: {self.log})")
+        await until(lambda: self._ended() or self._healthy(), 30, f"etcd {self.name} is ready (log: {self.log})")
+        assert not self._ended(), f"etcd {self.name} has ended: {self.log.read_text()[-2000:]}"
+
+    def _ended(self) -> bool:
+        return self.process is None or self.process.poll() is not None
 
     async def _healthy(self) -> bool:
-        if self.process is not None and self.process.poll() is not None:
-            raise AssertionError(f"etcd ended with {self.process.returncode}: {self.log.read_text()[-1000:]}")
         reader, writer = await asyncio.open_connection("127.0.0.1", self.metrics_port)
         try:
             writer.write(b"GET /health HTTP/1.0\r\n\r\n")
@@ -122,11 +124,16 @@ class EtcdServer:
         """SIGSTOP: connections stay open, nothing is answered."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
 
     def resume(self) -> None:
         """SIGCONT."""
         assert self.process is not None
         self.process.send_signal(signal.SIGCONT)
+
+    def wipe(self) -> None:
+        """Delete the data, while the server is down."""
+        shutil.rmtree(self.home / "data")
 
     def close(self) -> None:
         """End the process and delete its data."""
