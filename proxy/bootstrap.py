@@ -92,9 +92,8 @@ def _xds_cluster(addresses: Sequence[str]) -> dict[str, Any]:
         "connect_timeout": "0.25s",
         "lb_policy": "ROUND_ROBIN",
         "load_assignment": {"cluster_name": XDS_CLUSTER, "endpoints": [{"lb_endpoints": endpoints}]},
-        # One that died closes its connections itself. A vanished host is noticed by TCP, a hanging process
-        # by HTTP/2; a gRPC server counts pings without data as abuse unless it is told not to
-        # (grpc.http2.max_ping_strikes=0).
+        # One that died closes its connections itself. A vanished host is noticed by TCP, a hanging process by HTTP/2;
+        # a gRPC server must be told that such pings are fine (grpc.http2.min_ping_interval_without_data_ms).
         "upstream_connection_options": {
             "tcp_keepalive": {"keepalive_time": 5, "keepalive_interval": 1, "keepalive_probes": 3}
         },

@@ -183,6 +183,11 @@ class EnvoyProcess:
         return child.pid if child is not None and child.returncode is None else None
 
     @property
+    def supervised(self) -> bool:
+        """Whether Envoy would be started again if it died now."""
+        return self._supervision is not None
+
+    @property
     def admin(self) -> str | None:
         """``host:port`` of the admin interface; None until the running Envoy has opened it."""
         try:

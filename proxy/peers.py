@@ -74,7 +74,7 @@ class PeerClient:
         await self._http.close()
 
     async def probe(self, peer: Peer, boot: str | None = None) -> Life:
-        """Whether ``peer`` lives (as the process ``boot``, if given): a refusal counts at once, silence after 3 tries."""
+        """Whether ``peer`` lives (as the process ``boot``, if given): refusal counts at once, silence after three."""
         for _ in range(PROBES):
             try:
                 async with self._http.get(
