@@ -85,7 +85,7 @@ class Presence:
         finally:
             ended.cancel()
 
-    # -- heartbeats -----------------------------------------------------------------------------------------------
+    # -- heartbeats --
 
     async def beat(self) -> None:
         """Hold a heartbeat stream to every control server there is, until cancelled."""

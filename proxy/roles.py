@@ -52,8 +52,7 @@ class Roles:
         self.draining = False
         self.trouble = ""
 
-    # -- what the mirror tells
-    # ------------------------------------------------------------------------------------
+    # -- what the mirror tells --
 
     def on_batch(self, batch: MirrorBatch) -> None:
         """Receiver of the member's mirror: pool records first, then sessions."""
@@ -93,8 +92,7 @@ class Roles:
         except TimeoutError:
             return
 
-    # -- the loop
-    # -------------------------------------------------------------------------------------------------
+    # -- the loop --
 
     async def run(self) -> None:
         """Do what is to be done until cancelled."""
@@ -150,8 +148,7 @@ class Roles:
 
         self._tasks[name] = asyncio.create_task(carry_out(), name=name)
 
-    # -- holding
-    # --------------------------------------------------------------------------------------------------
+    # -- holding --
 
     async def _hold(self) -> None:
         """Hold the sessions of the slots that the table names us for, and of those we own; drop the others."""
@@ -172,8 +169,7 @@ class Roles:
             if not owned.open.is_set() and owned.slot not in self._handing and not self._claim_lock.locked():
                 context.holdings.reopen(owned)
 
-    # -- claims
-    # ---------------------------------------------------------------------------------------------------
+    # -- claims --
 
     async def _claim_free(self) -> None:
         """Claim what is free for us; the table's word is enough for slots that nobody can be writing."""
@@ -289,8 +285,7 @@ class Roles:
         trace = trace_seed(self._context.keys.pool, names.KIND_TAKEOVER, f"{member}/{boot}")
         return Cause(text, trace, source=member)
 
-    # -- handovers
-    # ------------------------------------------------------------------------------------------------
+    # -- handovers --
 
     def _hand_over(self, view: View, slot: int, to: str) -> None:
         if slot in self._handing or time.monotonic() < self._handover_pause.get(to, 0.0):

@@ -130,7 +130,7 @@ class SessionService:
             self._context.first_answers.answered(slot)
         return reply
 
-    # -- slots of others ------------------------------------------------------------------------------------------
+    # -- slots of others --
 
     async def _elsewhere(self, call: Call, slot: int, give_up: float) -> Reply | None:
         view = self._context.view()
@@ -215,7 +215,7 @@ class SessionService:
         finally:
             answer.cancel()
 
-    # -- sweeping -------------------------------------------------------------------------------------------------
+    # -- sweeping --
 
     async def sweep(self) -> None:
         """Remove expired sessions of owned slots from etcd, at most :data:`SWEEP_MOST` per round, until cancelled."""

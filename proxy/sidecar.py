@@ -38,6 +38,7 @@ from statesync.pool import Member, MemberState
 from statesync.replica import Replica
 from statesync.settings import EtcdMissing, EtcdSettings, await_etcd
 from statesync.state import PoolState
+from telemetry.names import SERVICE_SIDECAR
 from telemetry.setup import Telemetry, service_version, start_telemetry
 
 logger = logging.getLogger(__name__)
@@ -154,7 +155,7 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
         stack.push_async_callback(etcd.close)
         peers = PeerClient()
         stack.push_async_callback(peers.close)
-        telemetry = start_telemetry("understudy-sidecar", settings.member, endpoint=None)
+        telemetry = start_telemetry(SERVICE_SIDECAR, settings.member, endpoint=None)
         stack.push_async_callback(telemetry.aclose)
         parts = _Assembly(settings, etcd, peers, telemetry)
         sidecar = parts.sidecar

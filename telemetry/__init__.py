@@ -1,0 +1,1 @@
+"""The ground: OpenTelemetry set-up, names of spans and attributes, the trace store, reports."""

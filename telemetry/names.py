@@ -1,0 +1,100 @@
+"""Names of spans, attributes and services: the words that traces are written in.
+
+Our own attributes stand under ``understudy.``; whatever OpenTelemetry's semantic conventions already name
+keeps that name (``service.*``, ``error.type``). ``docs/telemetry.md`` explains each of them, and a test
+keeps page and module equal. A name that was released is never given another meaning.
+"""
+
+from typing import Final
+
+SCOPE: Final = "understudy"
+"""The instrumentation scope of all spans that this project records itself."""
+
+# Kinds of change of active, as `telemetry.ids.trace_seed` takes them.
+KIND_TAKEOVER: Final = "takeover"
+KIND_HANDOVER: Final = "handover"
+
+# Root spans.
+FAILOVER: Final = "failover"
+HANDOVER: Final = "handover"
+
+# Phases of a failover.
+DETECT: Final = "detect"
+DECIDE: Final = "decide"
+CLAIM: Final = "claim"
+CATCH_UP: Final = "catch_up"
+PUSH: Final = "push"
+ACK: Final = "ack"
+FIRST_OK: Final = "first_ok"
+
+# Phases that only a handover has.
+FENCE: Final = "fence"
+FLUSH: Final = "flush"
+CONFIRM: Final = "confirm"
+
+ROOTS: Final = (FAILOVER, HANDOVER)
+PHASES: Final = (DETECT, DECIDE, FENCE, FLUSH, CONFIRM, CLAIM, CATCH_UP, PUSH, ACK, FIRST_OK)
+
+# Attributes of spans. In what units and on which spans: docs/telemetry.md.
+POOL: Final = "understudy.pool"
+MEMBER: Final = "understudy.member"
+KIND: Final = "understudy.kind"
+CAUSE: Final = "understudy.cause"
+PLANNED: Final = "understudy.planned"
+FROM: Final = "understudy.from"
+TO: Final = "understudy.to"
+SLOT: Final = "understudy.slot"
+SLOTS: Final = "understudy.slots"
+EPOCH: Final = "understudy.epoch"
+ETCD_REVISION: Final = "understudy.etcd.revision"
+TABLE_GENERATION: Final = "understudy.table.generation"
+SESSION_COUNT: Final = "understudy.session.count"
+WITNESS: Final = "understudy.witness"
+NODE: Final = "understudy.node"
+NODE_COUNT: Final = "understudy.node.count"
+NODE_FIRST_MS: Final = "understudy.node.first_ms"
+NODE_LAST_MS: Final = "understudy.node.last_ms"
+XDS_TYPE: Final = "understudy.xds.type"
+XDS_VERSION: Final = "understudy.xds.version"
+UNMEASURED: Final = "understudy.unmeasured"
+BOOT: Final = "understudy.boot"
+SITE: Final = "understudy.site"
+
+ATTRIBUTES: Final = (
+    POOL,
+    MEMBER,
+    KIND,
+    CAUSE,
+    PLANNED,
+    FROM,
+    TO,
+    SLOT,
+    SLOTS,
+    EPOCH,
+    ETCD_REVISION,
+    TABLE_GENERATION,
+    SESSION_COUNT,
+    WITNESS,
+    NODE,
+    NODE_COUNT,
+    NODE_FIRST_MS,
+    NODE_LAST_MS,
+    XDS_TYPE,
+    XDS_VERSION,
+    UNMEASURED,
+    BOOT,
+    SITE,
+)
+
+# OpenTelemetry semantic conventions that we fill in.
+SERVICE_NAME: Final = "service.name"
+SERVICE_INSTANCE_ID: Final = "service.instance.id"
+SERVICE_VERSION: Final = "service.version"
+ERROR_TYPE: Final = "error.type"
+CONVENTIONS: Final = (SERVICE_NAME, SERVICE_INSTANCE_ID, SERVICE_VERSION, ERROR_TYPE)
+
+# Values of service.name.
+SERVICE_CONTROL: Final = "understudy-control"
+SERVICE_SIDECAR: Final = "understudy-sidecar"
+SERVICE_CLIENT: Final = "understudy-client"
+SERVICES: Final = (SERVICE_CONTROL, SERVICE_SIDECAR, SERVICE_CLIENT)

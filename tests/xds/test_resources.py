@@ -1,0 +1,172 @@
+"""The resources of a pool as data: names, order of slots, health, and what stays the same when something changes."""
+
+from typing import Any
+
+import pytest
+from envoy_data_plane.envoy.config.cluster.v3 import Cluster
+from envoy_data_plane.envoy.config.core.v3 import HealthStatus
+from envoy_data_plane.envoy.config.endpoint.v3 import ClusterLoadAssignment
+from envoy_data_plane.envoy.config.listener.v3 import Listener
+from envoy_data_plane.envoy.config.route.v3 import Route, RouteConfiguration
+from envoy_data_plane.envoy.extensions.clusters.aggregate.v3 import ClusterConfig
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManager
+from hypothesis import given
+from hypothesis import strategies as st
+
+from statesync.spec import PoolSpec, SessionKey
+from xds.resources import CLUSTER, ENDPOINTS, ROUTES, Endpoint, PoolView, build, listener
+
+MEMBERS = {f"cart-{number}": Endpoint("127.0.0.1", 9000 + number) for number in (1, 2, 3)}
+ORDERS = (("cart-1", "cart-2", "cart-3"), ("cart-2", "cart-1", "cart-3"), ("cart-3", "cart-1", "cart-2"))
+
+
+def view(orders: Any = ORDERS, members: Any = MEMBERS, **spec: Any) -> PoolView:
+    return PoolView(PoolSpec(pool="cart", **{"slots": 3, **spec}), members, orders)
+
+
+def routes(of: PoolView) -> dict[str, Route]:
+    configuration = RouteConfiguration.parse(build(of)[ROUTES]["cart/routes"])
+    return {route.name: route for route in configuration.virtual_hosts[0].routes}
+
+
+def slot_clusters(route: Route) -> list[str]:
+    return [entry.name for entry in route.route.weighted_clusters.clusters]
+
+
+def health(of: PoolView, name: str) -> dict[int, HealthStatus]:
+    assignment = ClusterLoadAssignment.parse(build(of)[ENDPOINTS][name])
+    hosts = [host for locality in assignment.endpoints for host in locality.lb_endpoints]
+    return {host.endpoint.address.socket_address.port_value: host.health_status for host in hosts}
+
+
+def test_every_member_and_every_distinct_order_has_a_cluster():
+    assert set(build(view((*ORDERS, *ORDERS), slots=6))[CLUSTER]) == {
+        "cart/member/cart-1",
+        "cart/member/cart-2",
+        "cart/member/cart-3",
+        "cart/order/cart-1+cart-2+cart-3",
+        "cart/order/cart-2+cart-1+cart-3",
+        "cart/order/cart-3+cart-1+cart-2",
+        "cart/any",
+    }
+
+
+def test_members_whose_names_hold_dashes_make_different_orders():
+    members = {name: Endpoint("127.0.0.1", 9000) for name in ("a", "a-b", "b-c", "c")}
+    clusters = build(view((("a-b", "c"), ("a", "b-c"), ())[:3], members))[CLUSTER]
+    assert {"cart/order/a-b+c", "cart/order/a+b-c"} <= set(clusters)
+
+
+def test_an_order_cluster_holds_its_members_clusters_in_order():
+    cluster = Cluster.parse(build(view())[CLUSTER]["cart/order/cart-3+cart-1+cart-2"])
+    inner = ClusterConfig.parse(cluster.cluster_type.typed_config.value)
+    assert inner.clusters == ["cart/member/cart-3", "cart/member/cart-1", "cart/member/cart-2"]
+
+
+@pytest.mark.parametrize("name", ["cart/any", "cart/member/cart-1", "cart/order/cart-1+cart-2+cart-3"])
+def test_no_cluster_panics_or_runs_out_of_retries(name: str):
+    cluster = Cluster.parse(build(view())[CLUSTER][name])
+    assert cluster.common_lb_config.healthy_panic_threshold.value == 0
+    assert cluster.common_lb_config.update_merge_window.total_seconds() == 0
+    assert cluster.circuit_breakers.thresholds[0].max_retries > 100_000
+
+
+def test_slots_are_entries_of_weight_one_in_slot_order():
+    for name in ("keyed", "keyed-once"):
+        route = routes(view())[name]
+        assert slot_clusters(route) == [f"cart/order/{'+'.join(order)}" for order in ORDERS]
+        assert {entry.weight for entry in route.route.weighted_clusters.clusters} == {1}
+        assert route.route.weighted_clusters.use_hash_policy
+
+
+def test_requests_without_a_key_are_matched_first():
+    assert list(routes(view())) == ["keyless-once", "keyless", "keyed-once", "keyed"]
+    assert routes(view())["keyless"].route.cluster == "cart/any"
+
+
+def test_only_what_is_repeatable_is_repeated_after_a_reset():
+    policies = {name: route.route.retry_policy.retry_on.split(",") for name, route in routes(view()).items()}
+    assert [name for name, conditions in policies.items() if "reset" in conditions] == ["keyless", "keyed"]
+    assert all("connect-failure" in conditions for conditions in policies.values())
+
+
+def test_the_first_session_key_that_is_present_decides_alone():
+    sources = (SessionKey(cookie="sid"), SessionKey(header="X-Session-ID"), SessionKey(cookie="old"))
+    hashing = routes(view(session_key=sources))["keyed"].route.hash_policy
+    found = [policy.cookie.name if policy.cookie else policy.header.header_name for policy in hashing]
+    assert found == ["sid", "x-session-id", "old"]
+    assert all(policy.terminal for policy in hashing)
+
+
+def test_an_unhealthy_member_is_marked_in_its_own_cluster_and_among_all():
+    seen = view(members={**MEMBERS, "cart-2": Endpoint("127.0.0.1", 9002, healthy=False)})
+    assert health(seen, "cart/member/cart-2") == {9002: HealthStatus.UNHEALTHY}
+    assert health(seen, "cart/any") == {
+        9001: HealthStatus.HEALTHY,
+        9002: HealthStatus.UNHEALTHY,
+        9003: HealthStatus.HEALTHY,
+    }
+
+
+def test_a_change_of_health_changes_nothing_but_endpoints():
+    before = build(view())
+    after = build(view(members={**MEMBERS, "cart-2": Endpoint("127.0.0.1", 9002, healthy=False)}))
+    assert after[CLUSTER] == before[CLUSTER]
+    assert after[ROUTES] == before[ROUTES]
+    changed = {name for name in before[ENDPOINTS] if before[ENDPOINTS][name] != after[ENDPOINTS][name]}
+    assert changed == {"cart/member/cart-2", "cart/any"}
+
+
+def test_a_member_that_is_not_known_is_left_out_of_the_orders():
+    route = routes(view((("gone", "cart-1"), ("gone",), ORDERS[2])))["keyed"]
+    assert slot_clusters(route) == ["cart/order/cart-1", "cart/any", "cart/order/cart-3+cart-1+cart-2"]
+
+
+def test_without_a_table_every_slot_goes_to_any_member():
+    assert slot_clusters(routes(view(()))["keyed"]) == ["cart/any"] * 3
+
+
+def test_a_pool_without_members_is_complete_too():
+    built = build(view((), {}))
+    assert set(built[CLUSTER]) == set(built[ENDPOINTS]) == {"cart/any"}
+
+
+def test_orders_for_another_number_of_slots_are_refused():
+    with pytest.raises(ValueError, match="3 slots"):
+        build(view(ORDERS[:2]))
+
+
+@pytest.mark.parametrize(("address", "port"), [("localhost", 80), ("", 80), ("127.0.0.1", 0), ("::1", 65536)])
+def test_an_address_that_envoy_would_refuse_is_refused_here(address: str, port: int):
+    with pytest.raises(ValueError):  # noqa: PT011 - the text is ipaddress's own
+        Endpoint(address, port)
+
+
+@given(st.lists(st.lists(st.sampled_from([*MEMBERS, "gone"]), unique=True).map(tuple), min_size=9, max_size=9))
+def test_every_cluster_that_is_named_exists_and_equal_views_give_equal_bytes(orders: list[tuple[str, ...]]):
+    seen = view(orders, slots=9)
+    built = build(seen)
+    for route in routes(seen).values():
+        assert set(slot_clusters(route)) <= set(built[CLUSTER]) if route.route.weighted_clusters else True
+    for name, encoded in built[CLUSTER].items():
+        if "/order/" in name:
+            inner = ClusterConfig.parse(Cluster.parse(encoded).cluster_type.typed_config.value)
+            assert set(inner.clusters) <= set(built[CLUSTER])
+    assert build(view(tuple(orders), dict(reversed(MEMBERS.items())), slots=9)) == built
+
+
+def test_what_is_put_together_from_bytes_is_what_the_library_encodes():
+    encoded = build(view((*ORDERS, ()) * 64, slots=256))[ROUTES]["cart/routes"]
+    configuration = RouteConfiguration.parse(encoded)
+    again = RouteConfiguration.parse(bytes(configuration))
+    assert again == configuration
+    assert len(slot_clusters(configuration.virtual_hosts[0].routes[3])) == 256
+
+
+def test_the_listener_asks_for_the_pools_routes_and_trusts_nobody():
+    found = Listener.parse(listener("cart", "127.0.0.1", 10000))
+    manager = HttpConnectionManager.parse(found.filter_chains[0].filters[0].typed_config.value)
+    assert (found.name, found.address.socket_address.port_value) == ("cart/listener", 10000)
+    assert (manager.rds.route_config_name, manager.stat_prefix) == ("cart/routes", "cart")
+    assert manager.rds.config_source.ads is not None
+    assert [nobody.address_prefix for nobody in manager.internal_address_config.cidr_ranges] == ["192.0.2.0"]

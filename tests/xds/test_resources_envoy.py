@@ -1,0 +1,162 @@
+"""What a real Envoy makes of the resources: who gets a request, and what happens to it when that member dies."""
+
+import asyncio
+import secrets
+import subprocess
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from proxy.envoy import find_envoy
+from tests.harness.waiting import until
+from tests.xds.front import EVERY_ORDER, Front, evenly, running_front
+
+
+@pytest_asyncio.fixture
+async def front(tmp_path: Path) -> AsyncIterator[Front]:
+    async with running_front(tmp_path, find_envoy()) as running:
+        yield running
+
+
+def test_envoy_accepts_the_configuration(tmp_path: Path):
+    path = Front(tmp_path, evenly()).bootstrap()
+    checked = subprocess.run(
+        [find_envoy(), "--mode", "validate", "--config-path", path], capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stderr
+
+
+async def test_header_and_cookie_lead_to_the_member_that_the_slot_rule_predicts(front: Front):
+    for _ in range(300):
+        key = secrets.token_hex(8)
+        active = front.order_of(key)[0]
+        assert (await front.request(x_session_id=key)).text == active
+        assert (await front.request(cookie=f"a=b; sid={key}")).text == active
+        assert (await front.request(cookie=f'sid="{key}"; z=1')).text == active
+        assert (await front.request(x_session_id=key, cookie="sid=another")).text == active
+
+
+@pytest.mark.parametrize("headers", [{}, {"cookie": "sid="}, {"cookie": "xsid=5; a=sid=5"}])
+async def test_a_request_without_a_key_goes_to_any_healthy_member(front: Front, headers: dict[str, str]):
+    assert {(await front.request(**headers)).text for _ in range(60)} == {"cart-1", "cart-2", "cart-3"}
+    front.say("cart-2", healthy=False)
+
+    async def only_two_answer() -> bool:
+        return {(await front.request(**headers)).text for _ in range(60)} == {"cart-1", "cart-3"}
+
+    await until(only_two_answer, what="the unhealthy member left out")
+
+
+async def test_after_a_death_every_key_is_answered_by_the_next_in_its_order(front: Front):
+    await front.kill("cart-1")
+    keys = [secrets.token_hex(8) for _ in range(300)]
+    answers = await asyncio.gather(*(front.request("POST", x_session_id=key) for key in keys))
+    for key, answer in zip(keys, answers, strict=True):
+        first, second, _ = front.order_of(key)
+        assert (answer.status, answer.text) == (200, second if first == "cart-1" else first)
+    keyless = await asyncio.gather(*(front.request("POST") for _ in range(100)))
+    assert {answer.status for answer in keyless} == {200}
+
+
+async def test_two_deaths_lead_to_the_third_and_three_to_a_plain_503(front: Front):
+    key = front.key_of("cart-1")
+    for _, successor in zip(range(2), front.order_of(key)[1:], strict=True):
+        await front.kill(front.order_of(key)[front.order_of(key).index(successor) - 1])
+        assert (await front.request("POST", x_session_id=key)).text == successor
+    await front.kill(front.order_of(key)[-1])
+    assert (await front.request("POST", x_session_id=key)).status == 503
+
+
+@pytest.mark.parametrize(("method", "headers"), [("GET", {}), ("POST", {"idempotency_key": "1"})])
+async def test_what_may_be_repeated_survives_the_death_of_the_member_that_had_it(
+    front: Front, method: str, headers: dict[str, str]
+):
+    key = front.key_of("cart-2")
+    tasks = front.requests_under_way(40, method, "mine", x_session_id=key, **headers)
+    await until(lambda: front.who_saw("mine") == ["cart-2"] * 40, what="all requests on the wire")
+    await front.kill("cart-2")
+    await until(lambda: len(front.who_saw("mine")) == 80, what="all requests repeated")
+    front.answer_now()
+    successor = front.order_of(key)[1]
+    assert {(answer.status, answer.text) for answer in await asyncio.gather(*tasks)} == {(200, successor)}
+    assert Counter(front.who_saw("mine")) == {"cart-2": 40, successor: 40}
+
+
+@pytest.mark.parametrize("wish", [{}, {"x_envoy_retry_on": "reset,5xx", "x_envoy_max_retries": "3"}])
+async def test_a_plain_post_that_was_on_the_wire_is_not_repeated_whatever_the_client_wishes(
+    front: Front, wish: dict[str, str]
+):
+    key = front.key_of("cart-2")
+    tasks = front.requests_under_way(10, "POST", "once", x_session_id=key, **wish)
+    await until(lambda: len(front.who_saw("once")) == 10, what="all requests on the wire")
+    await front.kill("cart-2")
+    answers = await asyncio.gather(*tasks)
+    assert {answer.status for answer in answers} == {503}
+    assert Counter(front.who_saw("once")) == {"cart-2": 10}
+    assert (await front.request("POST", x_session_id=key)).text == front.order_of(key)[1]
+
+
+async def test_only_an_answer_marked_safe_is_tried_at_the_next_member(front: Front):
+    key = front.key_of("cart-3")
+    second = front.order_of(key)[1]
+    marked = await front.request("POST", f"/safe-unless?member={second}", x_session_id=key, x_request="marked")
+    assert (marked.status, marked.text) == (200, second)
+    assert front.who_saw("marked") == ["cart-3", second]
+    plain = await front.request("GET", f"/fail-unless?member={second}", x_session_id=key, x_request="plain")
+    assert plain.status == 503
+    assert front.who_saw("plain") == ["cart-3"]
+    keyless = [await front.request("POST", "/safe-unless?member=cart-1") for _ in range(20)]
+    assert {answer.status for answer in keyless} == {200}
+
+
+async def test_a_large_body_reaches_the_next_member_whole(front: Front):
+    key = front.key_of("cart-1")
+    await front.kill("cart-1")
+    answer = await front.request("POST", body=b"x" * 1_000_000, x_session_id=key)
+    assert (answer.status, answer.headers["x-body-bytes"]) == (200, "1000000")
+
+
+async def test_a_change_of_health_moves_a_slot_and_back(front: Front):
+    key = front.key_of("cart-1")
+    for healthy, served_by in ((False, front.order_of(key)[1]), (True, "cart-1")):
+        front.say("cart-1", healthy=healthy)
+
+        async def is_served(by: str = served_by) -> bool:
+            return (await front.request(x_session_id=key)).text == by
+
+        await until(is_served, what=f"{served_by} serves")
+    assert await front.stat("cluster.cart/order/" + "+".join(front.order_of(key)) + ".upstream_rq_retry") == 0
+
+
+async def test_a_slot_that_nobody_serves_goes_to_a_live_member_or_gets_503(tmp_path: Path):
+    orphans = evenly((*EVERY_ORDER, ()))
+    async with running_front(tmp_path, find_envoy(), orders=orphans) as front:
+        key = next(key for key in iter(lambda: secrets.token_hex(8), "") if not front.order_of(key))
+        assert (await front.request("POST", x_session_id=key)).status == 200
+        for member in front.view.members:
+            front.say(member, healthy=False)
+
+        async def refused() -> bool:
+            return (await front.request("POST", x_session_id=key)).status == 503
+
+        await until(refused, what="503 for a slot without members")
+
+
+async def test_retries_are_counted_against_the_order_cluster(tmp_path: Path):
+    def three_retries(cluster: dict[str, Any]) -> None:
+        if "/order/" in cluster["name"]:
+            cluster["circuitBreakers"] = {"thresholds": [{"maxRetries": 3}]}
+
+    async with running_front(tmp_path, find_envoy(), adapt=three_retries) as front:
+        key = front.key_of("cart-2")
+        tasks = front.requests_under_way(30, "GET", "mine", x_session_id=key)
+        await until(lambda: len(front.who_saw("mine")) == 30, what="all requests on the wire")
+        await front.kill("cart-2")
+        await until(lambda: len(front.who_saw("mine")) > 30, what="the retries that the limit allows")
+        front.answer_now()
+        statuses = Counter(answer.status for answer in await asyncio.gather(*tasks))
+        assert statuses == {200: 3, 503: 27}

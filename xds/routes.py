@@ -1,0 +1,209 @@
+"""The routes of a pool: which slot a request belongs to, and what may be repeated when a member dies.
+
+Promises: a session key in the pool's header or cookie picks the entry ``statesync.slots.slot_of(key,
+slots)`` of the weighted clusters, and a request that may already have had an effect is repeated only if
+that is harmless. Leaves the clusters themselves to :mod:`xds.resources`.
+
+A change of one slot's order changes only one entry among hundreds, and encoding an entry in Python takes
+some 40 us. So each distinct entry is encoded once and the list is put together from bytes; the encodings of
+parts of a protobuf message, put one after another, are the encoding of the whole
+(https://protobuf.dev/programming-guides/encoding/#last-one-wins).
+"""
+
+import functools
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+
+from envoy_data_plane.envoy.config.route.v3 import (
+    CookieMatcher,
+    HeaderMatcher,
+    RetryPolicy,
+    RetryPolicyRetryBackOff,
+    RetryPolicyRetryHostPredicate,
+    RetryPolicyRetryPriority,
+    Route,
+    RouteAction,
+    RouteActionHashPolicy,
+    RouteActionHashPolicyCookie,
+    RouteActionHashPolicyHeader,
+    RouteConfiguration,
+    RouteMatch,
+    VirtualHost,
+    WeightedCluster,
+    WeightedClusterClusterWeight,
+)
+from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
+from envoy_data_plane.envoy.extensions.retry.priority.previous_priorities.v3 import PreviousPrioritiesConfig
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
+from envoy_data_plane.google.protobuf import Any
+
+from statesync.spec import SessionKey
+
+ROUTE_TIMEOUT = timedelta(seconds=15)
+"""How long a request may take in all, retries included."""
+
+RETRIES = 3
+RETRY_HEADER = "understudy-retry"
+RETRY_SAFE = "safe"
+"""An application answers ``understudy-retry: safe`` when it did nothing and another member may succeed."""
+
+_NOTHING_DONE = "connect-failure,refused-stream,reset-before-request,retriable-headers"
+_PERHAPS_DONE = f"{_NOTHING_DONE},reset"
+_REPEATABLE_METHODS = "GET|HEAD|OPTIONS|TRACE"
+_IDEMPOTENCY_KEY = "idempotency-key"
+
+# Field numbers in route.proto and route_components.proto, for what is put together from bytes.
+_CONFIGURATION_VIRTUAL_HOSTS = 2
+_VIRTUAL_HOST_ROUTES = 3
+_ROUTE_ACTION = 2
+_ACTION_WEIGHTED_CLUSTERS = 3
+_WEIGHTED_CLUSTERS = 1
+
+
+def route_configuration(
+    *, name: str, session_key: Sequence[SessionKey], slot_clusters: Sequence[str], any_cluster: str
+) -> bytes:
+    """The encoded ``RouteConfiguration`` of a pool.
+
+    Four routes, tried in order: without and with a session key, and in each case first what must not be
+    repeated once it is on the wire, then the rest. "Without a key" and "not repeatable" are conjunctions of
+    absent things, which a route can match; their opposites are what is left over.
+
+    Args:
+        name: of the route configuration.
+        session_key: where requests carry the session key; the first that is present counts.
+        slot_clusters: for each slot the cluster that serves it.
+        any_cluster: where requests without a session key go.
+    """
+    slots = _field(_ACTION_WEIGHTED_CLUSTERS, _weighted_clusters(slot_clusters))
+    to_any, to_slot = _frames(tuple(session_key), any_cluster)
+    routes = [
+        *to_any,
+        *(head + _field(_ROUTE_ACTION, action + slots) for head, action in to_slot),
+    ]
+    host = bytes(VirtualHost(name=name, domains=["*"], include_request_attempt_count=True)) + b"".join(
+        _field(_VIRTUAL_HOST_ROUTES, route) for route in routes
+    )
+    return bytes(RouteConfiguration(name=name)) + _field(_CONFIGURATION_VIRTUAL_HOSTS, host)
+
+
+@functools.lru_cache(maxsize=256)
+def _frames(
+    session_key: tuple[SessionKey, ...], any_cluster: str
+) -> tuple[tuple[bytes, ...], tuple[tuple[bytes, bytes], ...]]:
+    """What of the routes does not depend on the slots, encoded.
+
+    The routes without a key as a whole; of those with one the route and its action, which still lacks its
+    clusters.
+    """
+    headers, cookies = _keyless(session_key)
+    once = _not_repeatable()
+    hashing = _hash_policy(session_key)
+
+    def to_any(name: str, match: RouteMatch, retry_on: str) -> bytes:
+        retry = _retry_policy(retry_on, by_priority=False)
+        action = RouteAction(cluster=any_cluster, timeout=ROUTE_TIMEOUT, retry_policy=retry)
+        return bytes(Route(name=name, match=match, route=action))
+
+    def to_slot(name: str, match: RouteMatch, retry_on: str) -> tuple[bytes, bytes]:
+        retry = _retry_policy(retry_on, by_priority=True)
+        action = RouteAction(hash_policy=hashing, timeout=ROUTE_TIMEOUT, retry_policy=retry)
+        return bytes(Route(name=name, match=match)), bytes(action)
+
+    return (
+        to_any("keyless-once", RouteMatch(prefix="/", headers=[*headers, *once], cookies=cookies), _NOTHING_DONE),
+        to_any("keyless", RouteMatch(prefix="/", headers=headers, cookies=cookies), _PERHAPS_DONE),
+    ), (
+        to_slot("keyed-once", RouteMatch(prefix="/", headers=once), _NOTHING_DONE),
+        to_slot("keyed", RouteMatch(prefix="/"), _PERHAPS_DONE),
+    )
+
+
+def _keyless(session_key: tuple[SessionKey, ...]) -> tuple[list[HeaderMatcher], list[CookieMatcher]]:
+    """What a request without any session key matches.
+
+    A header counts as present even if empty, a cookie only with a value: that is when Envoy's hash policy
+    finds one.
+    """
+    headers = [
+        HeaderMatcher(name=source.header.lower(), present_match=True, invert_match=True)
+        for source in session_key
+        if source.header
+    ]
+    some_value = StringMatcher(safe_regex=RegexMatcher(regex=".+"))
+    cookies = [
+        CookieMatcher(name=source.cookie, string_match=some_value, invert_match=True)
+        for source in session_key
+        if source.cookie
+    ]
+    return headers, cookies
+
+
+def _not_repeatable() -> list[HeaderMatcher]:
+    """What a request matches that must not be sent again once a member may have seen it (RFC 9110, 9.2.2)."""
+    methods = StringMatcher(safe_regex=RegexMatcher(regex=_REPEATABLE_METHODS))
+    return [
+        HeaderMatcher(name=":method", string_match=methods, invert_match=True),
+        HeaderMatcher(name=_IDEMPOTENCY_KEY, present_match=True, invert_match=True),
+    ]
+
+
+def _hash_policy(session_key: tuple[SessionKey, ...]) -> list[RouteActionHashPolicy]:
+    """One terminal policy per source, so that the first one present decides alone."""
+    return [
+        RouteActionHashPolicy(
+            header=RouteActionHashPolicyHeader(header_name=source.header.lower()) if source.header else None,
+            cookie=RouteActionHashPolicyCookie(name=source.cookie) if source.cookie else None,
+            terminal=True,
+        )
+        for source in session_key
+    ]
+
+
+def _retry_policy(retry_on: str, *, by_priority: bool) -> RetryPolicy:
+    """Retries at the next member of a slot's order, or else at another host of one cluster.
+
+    The default back-off of 25 ms is for servers that are overloaded; here the next try goes to another one.
+    """
+    priority = RetryPolicyRetryPriority(
+        name="envoy.retry_priorities.previous_priorities",
+        typed_config=Any.pack(PreviousPrioritiesConfig(update_frequency=1)),
+    )
+    other_host = RetryPolicyRetryHostPredicate(
+        name="envoy.retry_host_predicates.previous_hosts", typed_config=Any.pack(PreviousHostsPredicate())
+    )
+    return RetryPolicy(
+        retry_on=retry_on,
+        num_retries=RETRIES,
+        retry_priority=priority if by_priority else None,
+        retry_host_predicate=[] if by_priority else [other_host],
+        host_selection_retry_max_attempts=0 if by_priority else 5,
+        retriable_headers=[HeaderMatcher(name=RETRY_HEADER, string_match=StringMatcher(exact=RETRY_SAFE))],
+        retry_back_off=RetryPolicyRetryBackOff(
+            base_interval=timedelta(milliseconds=1), max_interval=timedelta(milliseconds=10)
+        ),
+    )
+
+
+def _weighted_clusters(slot_clusters: Iterable[str]) -> bytes:
+    """The encoded ``WeightedCluster``, one entry of weight 1 per slot: ``hash % slots`` is the entry."""
+    return bytes(WeightedCluster(use_hash_policy=True)) + b"".join(map(_slot_entry, slot_clusters))
+
+
+@functools.lru_cache(maxsize=4096)
+def _slot_entry(cluster: str) -> bytes:
+    return _field(_WEIGHTED_CLUSTERS, bytes(WeightedClusterClusterWeight(name=cluster, weight=1)))
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    """A length-delimited protobuf field."""
+    return _varint(number << 3 | 2) + _varint(len(payload)) + payload
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
