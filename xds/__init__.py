@@ -1,0 +1,1 @@
+"""The control server: decides who serves which slot and tells every Envoy over xDS."""
