@@ -25,14 +25,14 @@ RETRY = 0.3
 RECONNECT = 0.1
 
 
-def state_of(*, draining: bool, app_fault: str, synced: bool, has_roles: bool) -> tuple[MemberState, str]:
-    """The member's state and, unless it is well, the reason."""
+def state_of(*, draining: bool, fault: str, synced: bool, has_roles: bool) -> tuple[MemberState, str]:
+    """The member's state and, unless it is well, the reason; ``fault`` is what keeps it from serving, if anything."""
     if draining:
         return MemberState.DRAINING, "going down: handing its slots over"
     if not synced:
         return MemberState.INIT, "reading the pool from etcd"
-    if app_fault:
-        return (MemberState.DOWN if has_roles else MemberState.INIT), app_fault
+    if fault:
+        return (MemberState.DOWN if has_roles else MemberState.INIT), fault
     return (MemberState.UP if has_roles else MemberState.READY), ""
 
 

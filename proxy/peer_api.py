@@ -9,17 +9,20 @@ from proxy.context import MemberContext
 from proxy.handover import Handover, HandoverFailed
 from proxy.peers import PROBE_PATH, SESSIONS_PATH
 from proxy.problems import problem
+from proxy.read_deadline import ReadDeadline
 from proxy.service import SessionService
 from proxy.session_api import BODY_MOST, add_session_routes, as_json, call_of, problems, respond
 from statesync.etcd import EtcdError
 
 
-def peer_app(context: MemberContext, service: SessionService, handover: Handover) -> web.Application:
+def peer_app(
+    context: MemberContext, service: SessionService, handover: Handover, reads: ReadDeadline
+) -> web.Application:
     """The peers' side of the sidecar."""
     app = web.Application(client_max_size=BODY_MOST, middlewares=[problems])
 
     async def probe(_: web.Request) -> web.Response:
-        return web.json_response({"member": context.me, "boot": context.boot})
+        return web.json_response({"member": context.me, "boot": context.boot, "serving": not reads.cut_off})
 
     async def one(request: web.Request) -> web.Response:
         return respond(await service.handle(await call_of(request, key=request.match_info["key"], hop=True)))

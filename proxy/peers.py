@@ -50,6 +50,7 @@ class Life(StrEnum):
     GONE = "connection refused"
     SILENT = "silent"
     REPLACED = "another process answers"
+    CUT_OFF = "it cannot reach etcd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +81,10 @@ class PeerClient:
                 async with self._http.get(
                     f"http://{peer.address}{PROBE_PATH}", timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT)
                 ) as answer:
-                    seen = (await answer.json()).get("boot")
-                    return Life.ALIVE if boot in (None, seen) else Life.REPLACED
+                    said = await answer.json()
+                    if boot not in (None, said.get("boot")):
+                        return Life.REPLACED
+                    return Life.ALIVE if said.get("serving", True) else Life.CUT_OFF
             except aiohttp.ClientConnectorError:
                 return Life.GONE
             except (aiohttp.ClientError, TimeoutError, ValueError):

@@ -54,8 +54,8 @@ class Roles:
 
     # -- what the mirror tells --
 
-    def on_batch(self, batch: MirrorBatch) -> None:
-        """Receiver of the member's mirror: pool records first, then sessions."""
+    def on_batch(self, batch: MirrorBatch) -> Changed:
+        """Receiver of the member's mirror: pool records first, then sessions. Returns what kinds of record changed."""
         context = self._context
         if batch.reset:
             context.replica.drop_all()
@@ -72,6 +72,7 @@ class Roles:
                 context.peer(member)
         if changed:
             self.wake()
+        return changed
 
     def wake(self) -> None:
         """Look again soon."""

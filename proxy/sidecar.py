@@ -37,7 +37,7 @@ from statesync.mirror import Mirror, MirrorBatch
 from statesync.pool import Member, MemberState
 from statesync.replica import Replica
 from statesync.settings import EtcdMissing, EtcdSettings, await_etcd
-from statesync.state import PoolState
+from statesync.state import Changed, PoolState
 from telemetry.names import SERVICE_SIDECAR
 from telemetry.setup import Telemetry, service_version, start_telemetry
 
@@ -96,6 +96,7 @@ class Sidecar:
     roles: Roles
     presence: Presence
     check: ApplicationCheck
+    reads: ReadDeadline
     service: SessionService
 
     def state(self) -> tuple[MemberState, str]:
@@ -104,7 +105,7 @@ class Sidecar:
         roles = bool(len(context.holdings)) or bool(context.view().table.slots_held_by(context.me))
         return state_of(
             draining=self.roles.draining,
-            app_fault=self.check.reason,
+            fault=self.check.reason or self.reads.fault,
             synced=context.mirror.synced.is_set() and context.state.spec is not None,
             has_roles=roles,
         )
@@ -160,7 +161,7 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
         parts = _Assembly(settings, etcd, peers, telemetry)
         sidecar = parts.sidecar
         session_runner = await _serve(stack, session_app(parts.service, sidecar.status))
-        peer_runner = await _serve(stack, peer_app(parts.context, parts.service, parts.roles.handover))
+        peer_runner = await _serve(stack, peer_app(parts.context, parts.service, parts.roles.handover, parts.reads))
         await _listen(peer_runner, settings.peer, "the peer API")
         await _listen(session_runner, settings.session_api, "the session API")
         await await_etcd(etcd, settings.etcd)
@@ -200,16 +201,18 @@ class _Assembly:
             first_answers=FirstAnswers(telemetry, settings.pool, settings.member),
         )
         self.roles = Roles(self.context)
-        self.reads = ReadDeadline(self.context, self.roles.on_batch)
+        self.reads = ReadDeadline(self.context, self.roles.on_batch, self._on_check)
         self.check = ApplicationCheck(settings.app, settings.app_health, self._on_check)
         self.presence = Presence(self.context, _record(settings, boot), self._state)
         self.service = SessionService(self.context, self.roles, OwnerCalls(self.context, self.reads))
-        self.sidecar = Sidecar(settings, self.context, self.roles, self.presence, self.check, self.service)
+        self.sidecar = Sidecar(settings, self.context, self.roles, self.presence, self.check, self.reads, self.service)
 
     def _on_batch(self, batch: MirrorBatch) -> None:
-        self.roles.on_batch(batch)
-        self.telemetry.set_endpoints([at.record.grpc for at in self.context.state.controls.values()])
-        self.presence.stir()
+        changed = self.roles.on_batch(batch)
+        if changed & Changed.CONTROLS:
+            self.telemetry.set_endpoints([at.record.grpc for at in self.context.state.controls.values()])
+        if changed:
+            self.presence.stir()
 
     def _on_check(self) -> None:
         self.presence.stir()

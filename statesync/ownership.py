@@ -47,12 +47,18 @@ class View:
         member = self.members.get(owner.active)
         return member is not None and member.record.boot != owner.boot
 
-    def suspected(self, owner: Owner) -> bool:
-        """Whether there is a first witness against the owner: named lost in the table, or gone from etcd."""
+    def suspected(self, slot: int, owner: Owner) -> bool:
+        """Whether there is a first witness against the owner.
+
+        That is: the table names it lost, its record is gone from etcd, or a table newer than the owner record has no
+        part for it in the slot any more (it is down and may be unable to hand over; if it lives it will).
+        """
         lost = self.table.lost.get(owner.active)
         if lost is not None and lost.boot == owner.boot:
             return True
-        return owner.active not in self.members
+        if owner.active not in self.members:
+            return True
+        return self.table_revision > self.owners[slot].revision and owner.active not in self.table.orders[slot]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +108,7 @@ def next_steps(view: View, *, handing_over: frozenset[int] = frozenset()) -> lis
                 free.append(slot)
         elif view.mine(slot):
             handovers.extend(_own_slot(view, slot, owner, wanted, handing_over))
-        elif wanted == view.me and view.suspected(owner):
+        elif wanted == view.me and view.suspected(slot, owner):
             suspects.setdefault((owner.active, owner.boot), []).append(slot)
     steps: list[Step] = [TakeOver(member, boot, tuple(slots)) for (member, boot), slots in suspects.items()]
     if free:

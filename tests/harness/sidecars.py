@@ -73,8 +73,8 @@ class SidecarPool:
     members: dict[str, MemberProcesses] = field(default_factory=dict)
     generation: int = 0
 
-    async def start(self, *names: str) -> None:
-        """Start members (again), and wait until each is registered and ready."""
+    async def start(self, *names: str, etcd: str = "") -> None:
+        """Start members (again), and wait until each is ready. ``etcd`` is another way to etcd than the direct one."""
         for name in names:
             if name not in self.members:
                 ports = [f"127.0.0.1:{free_port()}" for _ in range(3)]
@@ -83,7 +83,7 @@ class SidecarPool:
             if member.application is None or member.application.poll() is not None:
                 member.application = _start(APPLICATION, member.app.rpartition(":")[2])
             member.sidecar = _start(
-                SIDECAR, name, self.keys.pool, member.app, member.api, member.peer, self.etcd.endpoint
+                SIDECAR, name, self.keys.pool, member.app, member.api, member.peer, etcd or self.etcd.endpoint
             )
         await asyncio.gather(*(self.await_ready(name) for name in names))
 

@@ -5,9 +5,11 @@ import json
 import signal
 from collections.abc import AsyncIterator
 from itertools import count
+from typing import Self
 
 import pytest_asyncio
 
+from tests.harness.cuttable import cable_to
 from tests.harness.etcd import EtcdServer
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import until
@@ -32,7 +34,7 @@ class Writers:
         self.refused: list[tuple[int, bytes]] = []
         self._stopping = False
 
-    async def __aenter__(self) -> "Writers":
+    async def __aenter__(self) -> Self:
         for key in self.acknowledged:
             status, _, body = await self.pool.call(self.at, "PUT", f"/{key}", "{}", Content_Type="application/json")
             assert status in (200, 201), body
@@ -193,3 +195,28 @@ async def test_writes_survive_a_restart_of_etcd(etcd_server: EtcdServer, pool_na
 
         assert await writers.lost(at="a") == set()
         assert {owner.active for owner in (await pool.owners()).values()} == {"a"}
+
+
+async def test_an_owner_that_is_cut_off_from_etcd_gives_way_and_acknowledges_nothing(pool: SidecarPool) -> None:
+    async with cable_to(pool.etcd.endpoint) as cable:
+        await pool.start("a", etcd=cable.address)
+        await pool.start("b")
+        await pool.settle(*A_FIRST)
+        await pool.call("a", "PUT", "/k", "before")
+
+        cable.cut()
+        cut_off = asyncio.create_task(pool.call("a", "PUT", "/k", "by the one that is cut off"))
+        await pool.write_table((("b",),))
+        await pool.await_owners((("b",),))
+        status, _, _ = await pool.call("b", "PUT", "/k", "after")
+        refused, _, _ = await cut_off
+        cable.mend()
+
+        assert (status, refused) == (200, 503)
+        assert "it cannot reach etcd" in (await pool.owners())[0].cause
+
+        async def a_knows() -> bool:
+            status, headers, body = await pool.call("a", "GET", "/k")
+            return (status, headers["understudy-served-by"], body) == (200, "b", b"after")
+
+        await until(a_knows, 20, "the member that was cut off sends its callers to the new owner")
