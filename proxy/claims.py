@@ -9,14 +9,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from proxy.context import MemberContext
 from proxy.holdings import OwnedSlot
+from proxy.read_deadline import BOUND
 from statesync.definite import definite_txn
 from statesync.etcd import EtcdError, Put, TxnResult
 from statesync.ownership import CLAIM_MOST, Claimed, View, claim, claim_transaction, replaced_members
-from statesync.pool import Failover, Owner
+from statesync.pool import Owner
 from statesync.state import At
 from telemetry import names
 from telemetry.ids import TraceIds
@@ -36,7 +37,6 @@ class Cause:
     text: str
     trace: TraceIds | None = None
     source: str = ""
-    planned: bool = False
 
 
 class Claimer:
@@ -44,7 +44,6 @@ class Claimer:
 
     def __init__(self, context: MemberContext) -> None:
         self._context = context
-        self._failovers: dict[str, Failover] = {}
 
     async def claim(self, view: View, slots: Sequence[int], cause: Cause) -> list[int]:
         """Try to claim ``slots``; return those that were won (already caught up and serving).
@@ -64,15 +63,12 @@ class Claimer:
         claims = claim(
             view, slots, cause=cause.text, traceparent=cause.trace.traceparent if cause.trace else "", now=now
         )
-        record = self._failover(claims, cause, now)
-        extra = [] if record is None else [Put(context.keys.failover(record.trace, context.me), record.encode())]
-        revision, markers = await self._win(claims, extra)
+        revision, markers = await self._win(claims, self._note(claims, cause, now))
         if not revision:
             return []
-        if record is not None:
-            self._failovers[record.trace] = record
         won = [self._gain(c, revision) for c in claims]
         claimed_ns = context.telemetry.now_ns()
+        await self._outwait_readers(claims)
         await self.catch_up(won, max([markers, *(c.replaces for c in claims)]))
         if cause.trace is not None:
             trace = context.telemetry.failover(cause.trace.traceparent)
@@ -91,28 +87,26 @@ class Claimer:
         logger.info("claimed %d slots at revision %d: %s", len(won), revision, cause.text)
         return [owned.slot for owned in won]
 
+    async def _outwait_readers(self, claims: Sequence[Claimed]) -> None:
+        """With ``takeover: lease``, wait until no replaced owner can still answer reads from memory.
+
+        Its last look at etcd that can have missed this claim was sent before now, so its read deadline ends a
+        ``BOUND`` from now at the latest; a tenth more covers clocks that run at different rates.
+        """
+        spec = self._context.state.spec
+        if spec is not None and spec.record.takeover == "lease" and replaced_members(claims):
+            await asyncio.sleep(BOUND * 1.1)
+
     def _gain(self, claimed: Claimed, revision: int) -> OwnedSlot:
         self._context.state.owners[claimed.slot] = At(claimed.owner, revision)
         return self._context.holdings.gain(claimed.slot, claimed.owner, revision)
 
-    def _failover(self, claims: Sequence[Claimed], cause: Cause, now: float) -> Failover | None:
+    def _note(self, claims: Sequence[Claimed], cause: Cause, now: float) -> list[Put]:
         if cause.trace is None:
-            return None
-        slots = tuple(c.slot for c in claims)
-        epochs = tuple(c.owner.epoch for c in claims)
-        known = self._failovers.get(cause.trace.hex)
-        if known is not None:
-            return replace(known, slots=known.slots + slots, epochs=known.epochs + epochs)
-        return Failover(
-            trace=cause.trace.hex,
-            to=self._context.me,
-            source=cause.source,
-            cause=cause.text,
-            planned=cause.planned,
-            slots=slots,
-            epochs=epochs,
-            started=now,
-        )
+            return []
+        taken = {c.slot: c.owner.epoch for c in claims}
+        log = self._context.failovers
+        return [log.add(cause.trace.hex, cause.source, taken, cause=cause.text, planned=False, now=now)]
 
     async def _win(self, claims: Sequence[Claimed], extra: Sequence[Put]) -> tuple[int, int]:
         """Send the claim until its outcome is definite: (revision, newest marker revision), or (0, 0) if lost."""

@@ -9,7 +9,7 @@ from statesync.commit import Committer
 from statesync.etcd import EtcdClient
 from statesync.keys import PoolKeys
 from statesync.mirror import Mirror
-from statesync.ownership import View
+from statesync.ownership import FailoverLog, View
 from statesync.pool import Table
 from statesync.replica import Replica
 from statesync.state import PoolState
@@ -32,6 +32,7 @@ class MemberContext:
     peers: PeerClient
     telemetry: Telemetry
     first_answers: FirstAnswers
+    failovers: FailoverLog
     addresses: dict[str, str] = field(default_factory=dict)
 
     def view(self) -> View:

@@ -11,7 +11,6 @@ import asyncio
 import json
 import logging
 import time
-from dataclasses import replace
 
 from proxy.context import MemberContext
 from proxy.holdings import OwnedSlot
@@ -19,7 +18,7 @@ from proxy.peers import Peer, PeerError
 from statesync.definite import definite_txn
 from statesync.etcd import Get, ModRevision, Put
 from statesync.ownership import finish_handover, start_handover, undo_handover
-from statesync.pool import Failover, Owner, Phase
+from statesync.pool import Owner, Phase
 from statesync.state import At
 from telemetry import names
 from telemetry.ids import TraceIds
@@ -144,8 +143,13 @@ class Handover:
         leaving = at.record
         mine = finish_handover(leaving, context.boot, now=time.time())
         trace = TraceIds.from_traceparent(mine.traceparent) if mine.traceparent else None
-        record = self._record(slot, leaving, mine, trace)
-        won = await self._replace_record(slot, revision, mine, record)
+        note = []
+        if trace is not None:
+            taken = {slot: mine.epoch}
+            note = [
+                context.failovers.add(trace.hex, leaving.active, taken, cause=mine.cause, planned=True, now=time.time())
+            ]
+        won = await self._replace_record(slot, revision, mine, note)
         if not won:
             raise HandoverFailed(slot, context.me, "its owner took the slot back")
         at = At(mine, won)
@@ -171,26 +175,6 @@ class Handover:
             if kv is not None:
                 context.state.owners[slot] = At(Owner.decode(kv.value), kv.mod_revision)
         await context.replica.full_sync(slot)
-
-    def _record(self, slot: int, leaving: Owner, mine: Owner, trace: TraceIds | None) -> list[Put]:
-        if trace is None:
-            return []
-        context = self._context
-        key = context.keys.failover(trace.hex, context.me)
-        known = context.state.failovers.get(key.removeprefix(context.keys.failovers))
-        failover = Failover(
-            trace.hex, context.me, leaving.active, mine.cause, True, (slot,), (mine.epoch,), time.time()
-        )
-        if known is not None:
-            before = known.record
-            failover = replace(
-                before,
-                slots=(*before.slots, slot),
-                epochs=(*before.epochs, mine.epoch),
-                started=before.started,
-            )
-        context.state.failovers[key.removeprefix(context.keys.failovers)] = At(failover, known.revision if known else 0)
-        return [Put(key, failover.encode())]
 
     async def _replace_record(self, slot: int, fence: int, record: Owner, extra: list[Put] | None = None) -> int:
         """Replace the owner record written at ``fence``; 0 if it is another one by now, else the new revision."""

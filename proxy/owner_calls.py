@@ -6,6 +6,7 @@ slot counts as busy (for a handover) until every write in it is resolved.
 """
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -37,6 +38,10 @@ from statesync.state import At
 
 REQUEST_ID = "understudy-request-id"
 RETRY_AFTER = 1
+ASYNC_PATIENCE = 1.0
+DURABILITIES = ("sync", "async")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,8 @@ class OwnerCalls:
         self._context = context
         self._reads = reads
         self._turns = SessionTurns()
+        self._unanswered: dict[tuple[int, str], asyncio.Future[int]] = {}
+        self.async_lost = 0
 
     async def read(self, call: Call, owned: OwnedSlot) -> Reply | None:
         """Answer a ``GET``; the caller has entered the slot and this leaves it."""
@@ -102,6 +109,9 @@ class OwnerCalls:
             owned.leave()
 
     async def _read(self, call: Call, owned: OwnedSlot) -> Reply | None:
+        pending = self._unanswered.get((owned.slot, call.key))
+        if pending is not None:
+            await asyncio.wait((pending,), timeout=ASYNC_PATIENCE)
         if not self._context.replica.is_synced(owned.slot):
             return None
         session = self._context.replica.session(owned.slot, call.key)
@@ -160,7 +170,22 @@ class OwnerCalls:
             release()
             return self._placed(self._unchanged(outcome), owned)
         submission = self._submit(call.key, outcome.session, owned, release)
+        if call.headers.get("understudy-durability", spec.durability) == "async":
+            self._follow(owned.slot, call.key, submission)
+            return self._placed(Reply(outcome.status, {"Understudy-Durability": "async"}), owned)
         return await self._resolve(submission, outcome, owned, give_up)
+
+    def _follow(self, slot: int, key: str, submission: Submission) -> None:
+        """An ``async`` write is answered before it is committed: reads here wait for it, and its loss is counted."""
+        self._unanswered[slot, key] = submission.done
+
+        def settled(done: "asyncio.Future[int]") -> None:
+            self._unanswered.pop((slot, key), None)
+            if done.cancelled() or done.exception() is not None:
+                self.async_lost += 1
+                logger.warning("an async write in slot %d was lost: %s", slot, done.exception())
+
+        submission.done.add_done_callback(settled)
 
     def _decide(self, call: Call, write: Write, owned: OwnedSlot, spec: PoolSpec) -> Outcome:
         current = self._context.replica.session(owned.slot, call.key)
@@ -227,6 +252,23 @@ class OwnerCalls:
         headers = {"ETag": etag_of(outcome.revision), "Understudy-Durability": "sync", "Understudy-Repeated": "true"}
         return Reply(outcome.status, headers)
 
+    def stale(self, call: Call, slot: int) -> Reply | None:
+        """What this member's copy says, whoever owns the slot, with its age; None if it holds no copy."""
+        context = self._context
+        if not context.replica.is_synced(slot):
+            return None
+        lag_ms = (time.monotonic() - context.mirror.heard_at) * 1000
+        headers = {
+            "Understudy-Slot": str(slot),
+            "Understudy-Served-By": context.me,
+            "Understudy-Lag-Ms": f"{lag_ms:.0f}",
+        }
+        session = context.replica.session(slot, call.key)
+        if session is None or not session.alive(_now_ms()):
+            reply = problem(404, "no-such-session", "this copy has no session of this key")
+            return Reply(404, {**reply.headers, **headers}, reply.body)
+        return Reply(200, {**headers, "ETag": session.etag, "Content-Type": session.content_type}, session.body)
+
     def _learn(self, slot: int, found: Kv | None) -> None:
         """Take in an owner record that etcd showed us while it refused something."""
         if found is None:
@@ -260,6 +302,8 @@ def write_of(call: Call) -> Write | Reply:
     idempotency_key = headers.get("idempotency-key")
     if idempotency_key is not None and not 1 <= len(idempotency_key) <= 255:
         return problem(400, "bad-request", "Idempotency-Key takes 1 to 255 characters")
+    if headers.get("understudy-durability", "sync") not in DURABILITIES:
+        return problem(400, "bad-request", "Understudy-Durability takes sync or async")
     if idempotency_key is None and REQUEST_ID in headers:
         idempotency_key = f"request:{headers[REQUEST_ID]}"
     return Write(

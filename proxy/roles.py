@@ -305,9 +305,18 @@ class Roles:
             if heirs and slot not in self._handing:
                 self._hand_over(view, slot, heirs[0])
 
+    def _still_wanted(self, slot: int, to: str) -> bool:
+        """Whether a handover that waited for its turn is what the newest table asks for."""
+        view = self._context.view()
+        if self.draining and to in heirs_of(view, slot):
+            return True
+        return HandOver(slot, to) in next_steps(view, handing_over=frozenset(self._handing - {slot}))
+
     async def _give(self, slot: int, to: str, trace: TraceIds | None) -> None:
         try:
             async with self._handover_gate:
+                if not self._still_wanted(slot, to):
+                    return
                 cause = "drain" if self.draining else "rebalance"
                 await self.handover.give(slot, to, cause=cause, trace=trace)
         except HandoverFailed as error:

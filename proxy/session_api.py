@@ -22,6 +22,7 @@ CARRIED = (
     "idempotency-key",
     "understudy-ttl",
     "understudy-consistency",
+    "understudy-durability",
     REQUEST_ID,
 )
 """The request headers that mean something to a session call; all others stay behind."""

@@ -34,6 +34,7 @@ from statesync.commit import Committer
 from statesync.etcd import EtcdClient
 from statesync.keys import PoolKeys
 from statesync.mirror import Mirror, MirrorBatch
+from statesync.ownership import FailoverLog
 from statesync.pool import Member, MemberState
 from statesync.replica import Replica
 from statesync.settings import EtcdMissing, EtcdSettings, await_etcd
@@ -142,7 +143,8 @@ class Sidecar:
         give_up = time.monotonic() + self.settings.drain_seconds
         while len(self.context.holdings) and time.monotonic() < give_up:
             self.roles.wake()
-            if not any(member != self.context.me for member in self.context.state.members):
+            others = (at.record for member, at in self.context.state.members.items() if member != self.context.me)
+            if not any(other.state.may_hold_slots for other in others):
                 logger.warning("nobody is left to take %d slots over", len(self.context.holdings))
                 return
             await asyncio.sleep(0.05)
@@ -199,6 +201,7 @@ class _Assembly:
             peers=peers,
             telemetry=telemetry,
             first_answers=FirstAnswers(telemetry, settings.pool, settings.member),
+            failovers=FailoverLog(keys, settings.member),
         )
         self.roles = Roles(self.context)
         self.reads = ReadDeadline(self.context, self.roles.on_batch, self._on_check)

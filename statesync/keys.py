@@ -108,9 +108,9 @@ class PoolKeys:
         """One session."""
         return self.slot_sessions(slot) + key
 
-    def failover(self, failover: str, member: str) -> str:
-        """What ``member`` took over in the failover named ``failover`` (its trace id in hex)."""
-        return f"{self.failovers}{failover}/{member}"
+    def failover(self, failover: str, to: str, source: str) -> str:
+        """What ``to`` got from ``source`` in the failover named ``failover`` (its trace id in hex)."""
+        return f"{self.failovers}{failover}/{to}/{source}"
 
     @property
     def everything(self) -> KeyRange:

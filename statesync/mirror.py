@@ -8,6 +8,7 @@ here decides who may write (DESIGN: "never for safety").
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ class MirrorBatch:
 
 
 class Mirror:
-    """Keeps a receiver in step with etcd.
+    """Keeps a receiver in step with etcd. ``heard_at`` is when etcd last told something (monotonic).
 
     Args:
         client: the etcd client.
@@ -55,6 +56,7 @@ class Mirror:
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self.synced = asyncio.Event()
         self.revision = 0
+        self.heard_at = time.monotonic()
         self.resets = 0
         self.trouble = ""
 
@@ -98,11 +100,13 @@ class Mirror:
         self.resets += 1
         self._hand_over(MirrorBatch(revision, tuple(Event("put", kv) for kv in kvs), reset=True))
         self.synced.set()
+        self.heard_at = time.monotonic()
         self.trouble = ""
 
     async def _follow(self) -> None:
         async for batch in self._client.watch(self._watched, self.revision + 1):
             self.trouble = ""
+            self.heard_at = time.monotonic()
             if batch.events:
                 last = max(event.kv.mod_revision for event in batch.events)
                 self._hand_over(MirrorBatch(last, tuple(batch.events)))

@@ -1,4 +1,4 @@
-"""Ownership of slots: which steps a member should take, and the transactions that carry them out. Pure.
+"""Ownership of slots: which steps a member should take, and the transactions that carry them out. No I/O.
 
 The fence is one rule: an owner record is only ever replaced by a transaction that compares the ``mod_revision`` it was
 last seen at. So of two claimants one wins, a claimant always raises the epoch above what it replaces, and every
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from statesync.etcd import Compare, CreateRevision, Get, ModRevision, Operation, Put
 from statesync.keys import PoolKeys
-from statesync.pool import Member, Owner, Phase, Table
+from statesync.pool import Failover, Member, Owner, Phase, Table
 from statesync.state import At
 
 CLAIM_MOST = 100
@@ -178,6 +178,24 @@ def claim_transaction(
 def replaced_members(claims: Sequence[Claimed]) -> list[str]:
     """The members that the claims replace, each once, in order of appearance."""
     return list(dict.fromkeys(c.replaced_active for c in claims if c.replaced_active))
+
+
+class FailoverLog:
+    """The failover records that this member has written: one per failover and source, growing slot by slot."""
+
+    def __init__(self, keys: PoolKeys, me: str) -> None:
+        self._keys = keys
+        self._me = me
+        self._records: dict[str, Failover] = {}
+
+    def add(self, trace: str, source: str, taken: Mapping[int, int], *, cause: str, planned: bool, now: float) -> Put:
+        """The put that notes slots (mapped to their new epochs) as taken, with all noted before in this failover."""
+        key = self._keys.failover(trace, self._me, source)
+        before = self._records.get(key) or Failover(trace, self._me, source, cause, planned, (), (), now)
+        epochs = {**dict(zip(before.slots, before.epochs, strict=True)), **taken}
+        record = replace(before, slots=tuple(epochs), epochs=tuple(epochs.values()))
+        self._records[key] = record
+        return Put(key, record.encode())
 
 
 def start_handover(owner: Owner, to: str, *, cause: str, traceparent: str, now: float) -> Owner:

@@ -65,8 +65,8 @@ class PoolSpec(_Strict):
         SessionKey(cookie="sid"),
     )
     recovery: Literal["keep_current"] = "keep_current"
-    takeover: Literal["fast"] = "fast"
-    durability: Literal["sync"] = "sync"
+    takeover: Literal["fast", "lease"] = "fast"
+    durability: Literal["sync", "async"] = "sync"
     members: dict[Name, MemberSpec] = Field(default_factory=dict)
     limits: Limits = Limits()
     session_ttl: Annotated[int, Field(ge=1, le=31_536_000)] = 3600

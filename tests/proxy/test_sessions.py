@@ -7,6 +7,7 @@ import pytest_asyncio
 
 from tests.harness.etcd import EtcdServer
 from tests.harness.sidecars import SidecarPool, sidecar_pool
+from tests.harness.waiting import until
 
 A_FIRST = (("a", "b"),)
 SHARED = (("a", "b"), ("b", "a"))
@@ -124,7 +125,30 @@ async def test_a_session_is_gone_after_its_ttl(pool: SidecarPool) -> None:
     async def gone() -> bool:
         return (await pool.call("a", "GET", "/k"))[0] == 404
 
-    from tests.harness.waiting import until
-
     await until(gone, what="the session has expired")
     assert (await pool.call("a", "PUT", "/k", "y"))[0] == 201
+
+
+async def test_an_async_write_is_answered_before_its_commit_and_read_after_it(pool: SidecarPool) -> None:
+    await pool.start("a", "b")
+    await pool.settle(*A_FIRST)
+
+    for n in range(20):
+        status, headers, _ = await pool.call("a", "PUT", "/k", str(n), Understudy_Durability="async")
+        assert (status, headers["understudy-durability"]) == (201 if n == 0 else 200, "async")
+        assert "etag" not in headers
+        assert (await pool.call("b", "GET", "/k"))[2] == str(n).encode()
+
+
+async def test_a_stale_read_is_answered_by_the_standbys_copy_with_its_age(pool: SidecarPool) -> None:
+    await pool.start("a", "b")
+    await pool.settle(*A_FIRST)
+    await pool.call("a", "PUT", "/k", "hello")
+
+    async def copied() -> bool:
+        status, headers, body = await pool.call("b", "GET", "/k", Understudy_Consistency="stale")
+        return (status, body, headers["understudy-served-by"]) == (200, b"hello", "b") and int(
+            headers["understudy-lag-ms"]
+        ) >= 0
+
+    await until(copied, what="the standby's copy has the session")

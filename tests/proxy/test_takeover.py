@@ -220,3 +220,20 @@ async def test_an_owner_that_is_cut_off_from_etcd_gives_way_and_acknowledges_not
             return (status, headers["understudy-served-by"], body) == (200, "b", b"after")
 
         await until(a_knows, 20, "the member that was cut off sends its callers to the new owner")
+
+
+async def test_with_takeover_lease_a_replaced_owner_never_answers_an_old_read(etcd: EtcdServer, pool_name: str) -> None:
+    async with sidecar_pool(etcd, pool_name, "slots: 16\ntakeover: lease") as pool:
+        await pool.start("a", "b")
+        await pool.settle(*A_FIRST)
+        await pool.call("a", "PUT", "/k", "old")
+        frozen = pool.members["a"].sidecar
+        assert frozen is not None
+
+        frozen.send_signal(signal.SIGSTOP)
+        status, headers, _ = await pool.call("b", "PUT", "/k", "new")
+        frozen.send_signal(signal.SIGCONT)
+
+        assert (status, headers["understudy-served-by"]) == (200, "b")
+        for _ in range(20):
+            assert (await pool.call("a", "GET", "/k"))[2] == b"new"

@@ -11,7 +11,6 @@ from statesync.sessions import (
     ANSWERS_KEPT,
     MERGE_PATCH_TYPE,
     Method,
-    Refused,
     Repeated,
     Session,
     Stored,
@@ -84,7 +83,15 @@ def test_a_repeat_gets_its_first_answer_even_when_the_precondition_no_longer_hol
     committed = replace(first.session, revision=50)
 
     assert decide_write(committed, keyed, TERMS) == Repeated(200, 50)
-    assert isinstance(decide_write(committed, replace(keyed, body=b"other"), TERMS), Refused)
+    assert decide_write(committed, replace(keyed, body=b"decided anew"), TERMS) == Repeated(200, 50)
+
+
+def test_an_idempotency_key_does_not_fit_another_request() -> None:
+    first = decide_write(HERE, replace(PUT, idempotency_key="w1"), TERMS)
+    assert isinstance(first, Stored)
+    other = replace(PUT, idempotency_key="w1", body=b"other")
+
+    assert decide_write(replace(first.session, revision=50), other, TERMS).status == 422
 
 
 def test_a_repeated_delete_gets_its_first_answer() -> None:

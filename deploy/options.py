@@ -1,0 +1,175 @@
+"""What the commands share: kinds of values, the options that say where etcd and the pool are, and ``-o``.
+
+Addresses come from the option, else the environment, else the note that a local pool left in its state directory.
+"""
+
+import functools
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from deploy.errors import DeployError
+from deploy.layout import Layout, read_layout, state_directory
+from deploy.ports import split_address
+
+if TYPE_CHECKING:  # loading it brings gRPC along, which no --help should wait for
+    from statesync.settings import EtcdSettings
+
+DEFAULT_ETCD = "127.0.0.1:2379"
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def address(_: click.Context, parameter: click.Parameter, value: Any) -> Any:  # noqa: ANN401 - one text or several
+    """Option callback: every value must be ``HOST:PORT``."""
+    for text in (value,) if isinstance(value, str) else value or ():
+        try:
+            split_address(text)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param=parameter) from None
+    return value
+
+
+def address_or_socket(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Option callback: ``HOST:PORT`` or ``unix:/path``."""
+    if not value.startswith("unix:/"):
+        address(context, parameter, value)
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdOptions:
+    """The etcd options as they were given; :meth:`settings` fills in what was not."""
+
+    endpoints: str | None
+    ca: Path | None
+    cert: Path | None
+    key: Path | None
+    user: str | None
+
+    def settings(self, layout: Layout | None) -> "EtcdSettings":
+        """Where etcd is and how to get in; ``layout`` is the local pool's, if there is one."""
+        from statesync.etcd import TlsFiles
+        from statesync.settings import EtcdSettings
+
+        if (self.cert or self.key) and not self.ca:
+            raise DeployError("--etcd-cert and --etcd-key need --etcd-ca as well")
+        given = tuple(part.strip() for part in (self.endpoints or "").split(",") if part.strip())
+        return EtcdSettings(
+            given or (layout.etcd if layout else (DEFAULT_ETCD,)),
+            tls=TlsFiles(self.ca, self.cert, self.key) if self.ca else None,
+            username=self.user,
+            password=os.environ.get("UNDERSTUDY_ETCD_PASSWORD"),
+        )
+
+
+def etcd_options(command: F) -> F:
+    """Add the etcd options; the command gets one argument, ``etcd: EtcdOptions``."""
+
+    @functools.wraps(command)
+    def collect(**given: Any) -> Any:  # noqa: ANN401 - whatever the command returns
+        etcd = EtcdOptions(
+            given.pop("etcd_endpoints"),
+            given.pop("etcd_ca"),
+            given.pop("etcd_cert"),
+            given.pop("etcd_key"),
+            given.pop("etcd_user"),
+        )
+        return command(etcd=etcd, **given)
+
+    wrapped: Any = collect
+    for option in _ETCD_OPTIONS:
+        wrapped = option(wrapped)
+    return wrapped  # type: ignore[no-any-return]
+
+
+_PEM = click.Path(path_type=Path, exists=True, dir_okay=False)
+_ETCD_OPTIONS = (
+    click.option(
+        "--etcd-user",
+        envvar="UNDERSTUDY_ETCD_USER",
+        help="User name; the password is taken from UNDERSTUDY_ETCD_PASSWORD.",
+    ),
+    click.option("--etcd-key", type=_PEM, envvar="UNDERSTUDY_ETCD_KEY", help="Our own key (PEM)."),
+    click.option("--etcd-cert", type=_PEM, envvar="UNDERSTUDY_ETCD_CERT", help="Our own certificate (PEM)."),
+    click.option(
+        "--etcd-ca", type=_PEM, envvar="UNDERSTUDY_ETCD_CA", help="Use TLS; the CA of etcd's certificates (PEM)."
+    ),
+    click.option(
+        "--etcd",
+        "etcd_endpoints",
+        envvar="UNDERSTUDY_ETCD",
+        metavar="HOST:PORT,...",
+        help="Where etcd is. Default: the local pool's, else 127.0.0.1:2379.",
+    ),
+)
+
+
+def examples(*lines: str) -> str:
+    """The examples below a command's help; they keep their lines."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def pool_option(*, required: bool) -> Callable[[F], F]:
+    """The option ``--pool``."""
+    note = "" if required else " Default: the local pool."
+    return click.option("--pool", envvar="UNDERSTUDY_POOL", required=required, help=f"Name of the pool.{note}")
+
+
+def output_option(command: F) -> F:
+    """The option ``-o``."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["table", "json"]),
+        default="table",
+        show_default=True,
+        help="For people or for programs.",
+    )(command)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which pool a reading command looks into, and how it gets there."""
+
+    etcd: "EtcdSettings"
+    pool: str
+    directory: Path
+    layout: Layout | None
+
+
+def find_place(etcd: EtcdOptions, pool: str | None) -> Place:
+    """Put together options, environment and the local pool's note; raises :class:`DeployError`."""
+    directory = state_directory(os.environ)
+    layout = read_layout(directory)
+    if pool is None and layout is None:
+        raise DeployError(
+            f"no local pool runs from this directory (there is no {directory}/local.json): "
+            "start one with 'understudy up', or name yours with --etcd and --pool"
+        )
+    name = pool or (layout.pool if layout else "")
+    own = layout if layout is not None and etcd.endpoints is None and layout.pool == name else None
+    return Place(etcd.settings(own), name, directory, own)
+
+
+def show(output: str, view: Mapping[str, Any], draw: Callable[[Any], Any]) -> None:
+    """Print a view: as JSON, or drawn."""
+    if output == "json":
+        click.echo(json.dumps(view, indent=2))
+        return
+    from rich.console import Console
+
+    Console(highlight=False, soft_wrap=False).print(draw(view))
+
+
+def start_logging(level: str) -> None:
+    """Log to stderr; called by the commands that keep running."""
+    logging.basicConfig(
+        level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr
+    )

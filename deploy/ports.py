@@ -1,0 +1,83 @@
+"""Addresses of a local pool: checks them before anything is started, and picks free ports with care.
+
+Picked ports lie below the range from which the kernel takes ports for outgoing connections, so that no
+connection can take a port while its owner is being restarted. A port is free when it can be bound now.
+"""
+
+import errno
+import random
+import re
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from deploy.errors import DeployError, PortInUseError
+
+LOOPBACK = "127.0.0.1"
+_LOWEST = 15000
+_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_ADDRESS = re.compile(r"^(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):(?P<port>[0-9]{1,5})$")
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """``host:port`` (or ``[v6]:port``) as host without brackets and port 1..65535; raises ``ValueError``."""
+    match = _ADDRESS.match(address)
+    if match is None:
+        raise ValueError(f"{address!r} is not HOST:PORT, like 127.0.0.1:7600")
+    port = int(match["port"])
+    if not 1 <= port <= 65535:
+        raise ValueError(f"{address!r}: a port is a number from 1 to 65535")
+    return match["host"].strip("[]"), port
+
+
+def require_free(address: str, remedy: str) -> None:
+    """Raise :class:`PortInUseError` unless ``address`` can be bound now; ``remedy``: what to do then."""
+    host, port = split_address(address)
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise DeployError(f"{address}: {host} cannot be resolved ({error.strerror}): {remedy}") from None
+    with socket.socket(family, kind, protocol) as probe:
+        # As the servers do, so that connections still in TIME_WAIT don't count as use.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(where)
+            probe.listen(1)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise PortInUseError(address, remedy) from None
+            raise PortInUseError(address, remedy, f"not usable ({error.strerror})") from None
+
+
+class PortPicker:
+    """Draws free loopback ports, never the same twice."""
+
+    def __init__(self, draw: Callable[[int, int], int] = random.randint) -> None:
+        self._draw = draw
+        self._given: set[int] = set()
+        self._highest = max(_LOWEST + 2000, _first_ephemeral() - 1)
+
+    def pick(self) -> str:
+        """A free ``127.0.0.1:port``; raises :class:`PortInUseError` if there seems to be none."""
+        for _ in range(1000):
+            port = self._draw(_LOWEST, self._highest)
+            address = f"{LOOPBACK}:{port}"
+            if port not in self._given and _is_free(address):
+                self._given.add(port)
+                return address
+        raise PortInUseError(f"{LOOPBACK}:{_LOWEST}-{self._highest}", "end some other programs", "full")
+
+
+def _is_free(address: str) -> bool:
+    try:
+        require_free(address, "")
+    except PortInUseError:
+        return False
+    return True
+
+
+def _first_ephemeral() -> int:
+    try:
+        return int(_EPHEMERAL.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 32768

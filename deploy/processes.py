@@ -1,0 +1,278 @@
+"""Runs the operating system processes of a local pool and keeps them running.
+
+Each program gets a session of its own (a Ctrl-C at the terminal reaches only the parent, which stops the
+rest in order), a log file, and the kernel's promise to end with its parent (``tether``). What dies is
+started again after a growing delay, and the reason of its death is kept for whoever asks; what was killed
+on purpose stays down until it is started again. Which programs make a pool is told by ``local``.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import groupby
+from pathlib import Path
+from typing import Self
+
+import aiohttp
+
+from deploy.errors import StartError
+from proxy.tether import tethered
+
+FIRST_DELAY = 0.2
+LONGEST_DELAY = 5.0
+STEADY_AFTER = 10.0
+"""Seconds of life after which an earlier death no longer lengthens the delay."""
+_POLL = 0.05
+
+
+class State(StrEnum):
+    """What a process is doing."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    WAITING = "restarting"
+    KILLED = "killed"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What to run, by absolute path. Higher stages stop earlier; ``health``: URL that answers 200 when ready."""
+
+    name: str
+    command: tuple[str, ...]
+    log: Path
+    stage: int
+    env: Mapping[str, str] = field(default_factory=dict)
+    health: str = ""
+    grace: float = 6.0
+
+
+@dataclass(slots=True)
+class Process:
+    """A program's present state. ``reason``: why it last ended; ``since``: wall time of the last change."""
+
+    program: Program
+    state: State = State.STOPPED
+    pid: int = 0
+    restarts: int = 0
+    reason: str = ""
+    since: float = 0.0
+    task: asyncio.Task[None] | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def name(self) -> str:
+        """The program's name."""
+        return self.program.name
+
+
+def restart_delay(deaths: int) -> float:
+    """Seconds to wait before starting again what died ``deaths`` times in quick succession (at least 1)."""
+    return min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(deaths - 1, 10))
+
+
+def describe_exit(code: int, last_words: str) -> str:
+    """Why a process ended, from its exit code (negative: a signal) and the last line of its log."""
+    if code < 0:
+        try:
+            return f"ended by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"ended by signal {-code}"
+    return f"exit code {code}" + (f": {last_words}" if last_words and code else "")
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that says something; empty if there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+            lines = file.read().decode(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+class Processes:
+    """A set of supervised programs. Use as an async context manager: leaving it stops everything."""
+
+    def __init__(self, on_change: Callable[[], None] = lambda: None) -> None:
+        self._all: dict[str, Process] = {}
+        self._on_change = on_change
+        self._http: aiohttp.ClientSession | None = None
+        self._stopping = False
+
+    async def __aenter__(self) -> Self:
+        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=1.0))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            await self.stop()
+        finally:
+            if self._http is not None:
+                await self._http.close()
+
+    @property
+    def all(self) -> tuple[Process, ...]:
+        """All processes, in the order in which they were started."""
+        return tuple(self._all.values())
+
+    def __getitem__(self, name: str) -> Process:
+        return self._all[name]
+
+    async def start(self, *programs: Program, timeout: float = 20.0) -> None:
+        """Start programs together and wait until all are ready.
+
+        Raises:
+            StartError: one ended, or was not ready in time. The others keep running until :meth:`stop`.
+        """
+        for program in programs:
+            process = self._all.setdefault(program.name, Process(program))
+            process.program = program
+            self._launch(process)
+        await asyncio.gather(*(self._until_ready(self._all[p.name], timeout) for p in programs))
+
+    async def start_again(self, *names: str, timeout: float = 20.0) -> None:
+        """Start programs that were killed on purpose; see :meth:`start`."""
+        await self.start(*(self._all[name].program for name in names), timeout=timeout)
+
+    def kill(self, *names: str) -> None:
+        """``kill -9`` the named processes, one right after the other, and leave them down."""
+        victims = [self._all[name] for name in names]
+        for process in victims:
+            self._set(process, State.KILLED, "killed on purpose")
+        for process in victims:
+            _signal(process.pid, signal.SIGKILL)
+
+    async def stop(self) -> None:
+        """Stop everything, the last stage first; what does not end within its grace is killed."""
+        self._stopping = True
+        by_stage = sorted(self._all.values(), key=lambda process: -process.program.stage)
+        for _, stage in groupby(by_stage, key=lambda process: process.program.stage):
+            await asyncio.gather(*(self._stop_one(process) for process in stage))
+
+    def _launch(self, process: Process) -> None:
+        self._set(process, State.STARTING, process.reason)
+        process.task = asyncio.create_task(self._supervise(process), name=f"supervise {process.name}")
+
+    async def _supervise(self, process: Process) -> None:
+        deaths = 0
+        while True:
+            born = time.monotonic()
+            code = await self._live_once(process)
+            process.pid = 0
+            if process.state is State.KILLED or self._stopping:
+                self._set(process, process.state if process.state is State.KILLED else State.STOPPED, "")
+                return
+            deaths = 1 if time.monotonic() - born > STEADY_AFTER else deaths + 1
+            reason = describe_exit(code, last_line(process.program.log))
+            self._set(process, State.WAITING, reason)
+            await asyncio.sleep(restart_delay(deaths))
+            process.restarts += 1
+            self._set(process, State.STARTING, reason)
+
+    async def _live_once(self, process: Process) -> int:
+        program = process.program
+        program.log.parent.mkdir(parents=True, exist_ok=True)
+        with program.log.open("ab") as log:
+            child = await asyncio.create_subprocess_exec(
+                *tethered(Path(program.command[0]), *program.command[1:]),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **program.env},
+                start_new_session=True,
+            )
+        process.pid = child.pid
+        readiness = asyncio.create_task(self._watch_readiness(process))
+        try:
+            return await child.wait()
+        finally:
+            readiness.cancel()
+            if child.returncode is None:  # the supervision itself was cancelled
+                _signal(child.pid, signal.SIGKILL)
+                await child.wait()
+            _kill_group(child.pid)
+
+    async def _watch_readiness(self, process: Process) -> None:
+        while True:
+            if await self._is_ready(process.program.health):
+                break
+            await asyncio.sleep(_POLL)
+        if process.state is State.STARTING:
+            self._set(process, State.RUNNING, process.reason)
+
+    async def _is_ready(self, url: str) -> bool:
+        if not url or self._http is None:
+            return True
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+            async with self._http.get(url) as response:
+                return response.status == 200
+        return False
+
+    async def _until_ready(self, process: Process, timeout: float) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                while process.state is not State.RUNNING:
+                    if process.state in (State.WAITING, State.STOPPED, State.KILLED):
+                        log = str(process.program.log)
+                        raise StartError(process.name, process.reason or "was stopped", log)
+                    await process.changed.wait()
+        except TimeoutError:
+            detail = f"was not ready within {timeout:.0f} s"
+            raise StartError(process.name, detail, str(process.program.log)) from None
+
+    async def _stop_one(self, process: Process) -> None:
+        task = process.task
+        if task is None or task.done():
+            return
+        if process.pid:
+            _signal(process.pid, signal.SIGTERM)
+        else:
+            task.cancel()
+        done, _ = await asyncio.wait({task}, timeout=process.program.grace)
+        if not done:
+            _signal(process.pid, signal.SIGKILL)
+            _kill_group(process.pid)
+            await asyncio.wait({task}, timeout=2.0)
+        self._set(process, State.STOPPED, process.reason)
+
+    def _set(self, process: Process, state: State, reason: str) -> None:
+        process.state, process.reason, process.since = state, reason, time.time()
+        process.changed.set()
+        process.changed = asyncio.Event()
+        self._on_change()
+
+
+def as_json(processes: Iterable[Process]) -> list[dict[str, object]]:
+    """The processes' state for status files and ``-o json``."""
+    return [
+        {
+            "name": process.name,
+            "state": str(process.state),
+            "pid": process.pid,
+            "restarts": process.restarts,
+            "since": round(process.since, 3),
+            "reason": process.reason,
+            "log": str(process.program.log),
+        }
+        for process in processes
+    ]
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    if pid:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _kill_group(pid: int) -> None:
+    """End what a dead leader left behind in its group (children that it started)."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)

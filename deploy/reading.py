@@ -1,0 +1,150 @@
+"""Looks into a pool from outside: its records from etcd at one revision, its traces from the control servers.
+
+Used by the reading commands, ``up`` and the demo. Nothing here changes anything. What the records mean for a reader
+is put together by ``views``.
+"""
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from deploy.errors import DeployError
+from statesync.etcd import EtcdClient, Event
+from statesync.keys import PoolKeys, prefix_range
+from statesync.mirror import MirrorBatch
+from statesync.sessions import Session
+from statesync.settings import EtcdSettings
+from statesync.slots import slot_of
+from statesync.state import PoolState
+from telemetry.spans import StoredSpan
+
+HTTP_PATIENCE = 3.0
+
+
+def connect(etcd: EtcdSettings) -> EtcdClient:
+    """A client of etcd; raises :class:`DeployError` when endpoints or TLS files cannot be used."""
+    try:
+        return etcd.client()
+    except OSError as error:
+        raise DeployError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise DeployError(f"--etcd {','.join(etcd.endpoints)}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundSession:
+    """A session as it stands in etcd."""
+
+    key: str
+    slot: int
+    session: Session
+
+
+async def read_pool(client: EtcdClient, pool: str) -> tuple[PoolState, int]:
+    """All records of a pool but its sessions, and the one etcd revision at which they stood."""
+    state = PoolState(PoolKeys(pool))
+    revision = 0
+    events: list[Event] = []
+    for part in state.keys.without_sessions:
+        async for page in client.pages(part, revision=revision):
+            revision = page.revision
+            events += [Event("put", kv) for kv in page.kvs]
+    state.apply(MirrorBatch(revision, tuple(events), reset=True))
+    return state, revision
+
+
+def require_pool(state: PoolState, etcd: EtcdSettings) -> None:
+    """Raise :class:`DeployError` unless a spec of the pool was applied."""
+    if state.spec is None:
+        raise DeployError(
+            f"there is no pool {state.keys.pool!r} in etcd at {', '.join(etcd.endpoints)}: "
+            "check --pool, or make it with 'understudy apply -f pool.yaml'"
+        )
+
+
+async def read_session(client: EtcdClient, state: PoolState, key: str, slots: int) -> FoundSession | None:
+    """One session, tombstones included; None when nothing stands there."""
+    slot = slot_of(key, slots)
+    kv = await client.get(state.keys.session(slot, key))
+    return FoundSession(key, slot, Session.decode(kv.value, kv.mod_revision)) if kv else None
+
+
+async def read_sessions(
+    client: EtcdClient, keys: PoolKeys, *, limit: int, slot: int | None = None
+) -> tuple[list[FoundSession], int]:
+    """The first ``limit`` sessions in order of slot and key, and how many records there are."""
+    within = prefix_range(keys.sessions if slot is None else keys.slot_sessions(slot))
+    page = await client.range(within, limit=limit)
+    found = []
+    for kv in page.kvs:
+        number, _, key = kv.key.removeprefix(keys.sessions).partition("/")
+        with contextlib.suppress(ValueError, KeyError):
+            found.append(FoundSession(key, int(number), Session.decode(kv.value, kv.mod_revision)))
+    return found, page.count
+
+
+class AdminError(Exception):
+    """A control server's admin interface gave no useful answer; ``address`` and ``detail`` say which and why."""
+
+    def __init__(self, address: str, detail: str) -> None:
+        super().__init__(f"{address}: {detail}")
+        self.address = address
+        self.detail = detail
+
+
+async def ask_control(address: str, path: str) -> Any:  # noqa: ANN401 - JSON
+    """GET ``path`` from a control server's admin interface; raises :class:`AdminError`."""
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=HTTP_PATIENCE)) as http,
+            http.get(f"http://{address}{path}") as response,
+        ):
+            if response.status != 200:
+                raise AdminError(address, f"{path} answered {response.status}")
+            return await response.json()
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        raise AdminError(address, str(error) or "no answer in time") from None
+
+
+async def read_trace(addresses: Sequence[str], trace_id: str) -> list[StoredSpan]:
+    """The spans of a trace, put together from what all control servers have stored.
+
+    Raises:
+        DeployError: no control server could be asked.
+    """
+    spans: dict[str, StoredSpan] = {}
+    faults = []
+    for address in addresses:
+        try:
+            answer = await ask_control(address, f"/v1/traces/{trace_id}")
+        except AdminError as fault:
+            if "404" not in fault.detail:
+                faults.append(str(fault))
+            continue
+        for span in spans_of(answer):
+            spans.setdefault(span.span_id, span)
+    if not spans and (faults or not addresses):
+        reason = "; ".join(faults) or "none is registered in etcd"
+        raise DeployError(f"no control server could be asked for the trace: {reason}")
+    return sorted(spans.values(), key=lambda span: span.start_ns)
+
+
+def spans_of(answer: Any) -> Iterable[StoredSpan]:  # noqa: ANN401 - JSON
+    """Read the admin interface's list of spans; what is not one is left out."""
+    listed = answer.get("spans", ()) if isinstance(answer, dict) else answer
+    for raw in listed if isinstance(listed, list) else ():
+        with contextlib.suppress(TypeError, KeyError):
+            yield StoredSpan(
+                trace_id=raw["trace_id"],
+                span_id=raw["span_id"],
+                parent_id=raw["parent_id"],
+                name=raw["name"],
+                start_ns=raw["start_ns"],
+                end_ns=raw["end_ns"],
+                attributes=raw.get("attributes", {}),
+                resource=raw.get("resource", {}),
+                error=raw.get("error", ""),
+            )

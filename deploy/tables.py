@@ -1,0 +1,236 @@
+"""Draws the answers of the reading commands for a terminal. Pure: views in, things that ``rich`` can print out."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from deploy.views import View, summarise_table
+
+_COLOURS = {
+    "UP": "green",
+    "READY": "green",
+    "running": "green",
+    "INIT": "yellow",
+    "DRAINING": "yellow",
+    "starting": "yellow",
+    "restarting": "yellow",
+    "DOWN": "red",
+    "LOST": "red",
+    "ATTENTION": "red",
+    "killed": "red",
+    "SYNCED": "green",
+    "STALE": "yellow",
+    "ERROR": "red",
+}
+
+
+def status_table(view: View) -> RenderableType:
+    """The answer of ``status``."""
+    parts: list[RenderableType] = [_headline(view), members_table(view["members"])]
+    controls = _table("control server", "role", "xDS", "admin", "version")
+    for control in view["controls"]:
+        role = "leader" if control["leader"] else "standby"
+        controls.add_row(control["name"], role, control["grpc"], control["http"], control["version"])
+    if view["controls"]:
+        parts.append(controls)
+    etcd = _table("etcd", "version", "role", "size")
+    for endpoint in view["etcd"]:
+        role = "leader" if endpoint["leader"] else ("follower" if endpoint["version"] else "silent")
+        etcd.add_row(endpoint["endpoint"], endpoint["version"], role, _size(endpoint["db_size"]))
+    if view["etcd"]:
+        parts.append(etcd)
+    envoys = _envoys_table(view["envoys"])
+    if envoys is not None:
+        parts.append(envoys)
+    if view["processes"]:
+        parts.append(processes_table(view["processes"]))
+    parts += [Text(f"! {warning}", style="yellow") for warning in view["warnings"]]
+    return Group(*parts)
+
+
+def members_table(members: Iterable[Mapping[str, Any]]) -> Table:
+    """Members with their state and roles."""
+    table = _table("member", "state", "active", "standby", "backup", "site", "boot", "application", "reason")
+    for member in members:
+        table.add_row(
+            member["member"],
+            _coloured(member["state"]),
+            *(str(member[role]) for role in ("active", "standby", "backup")),
+            member["site"],
+            member["boot"][:8],
+            member["app"],
+            member["reason"],
+        )
+    return table
+
+
+def processes_table(processes: Iterable[Mapping[str, Any]]) -> Table:
+    """The processes of a local pool."""
+    table = _table("process", "state", "pid", "restarts", "last end")
+    for process in processes:
+        table.add_row(
+            process["name"],
+            _coloured(process["state"]),
+            str(process["pid"] or ""),
+            str(process["restarts"] or ""),
+            process["reason"],
+        )
+    return table
+
+
+def slot_table(view: View, *, every: bool) -> RenderableType:
+    """The answer of ``table``: every slot, or slots of one order together."""
+    heading = Text(f"pool {view['pool']}, table generation {view['generation']}")
+    if every:
+        table = _table("slot", "owner", "epoch", "phase", "order", "wanted active", "cause")
+        for row in view["slots"]:
+            wanted = row["wanted"] or ""
+            table.add_row(
+                str(row["slot"]),
+                row["owner"] or "",
+                str(row["epoch"] or ""),
+                row["phase"] + (f" to {row['to']}" if row["to"] else ""),
+                " > ".join(row["order"]),
+                "" if wanted == row["owner"] else wanted,
+                row["cause"],
+            )
+        return Group(heading, table)
+    table = _table("active > standby > backup", "slots", "phase", "epochs", "which")
+    for group in summarise_table(view):
+        table.add_row(
+            " > ".join(group["order"]) or "nobody",
+            str(group["count"]),
+            group["phase"],
+            _span(group["epochs"]),
+            _shortened(group["slots"]),
+        )
+    return Group(heading, table, Text("every slot: understudy table --all", style="dim"))
+
+
+def explain_table(view: View) -> RenderableType:
+    """The answer of ``explain``."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    order = view["order"]
+    table.add_row("session key", view["key"])
+    table.add_row("slot", str(view["slot"]))
+    table.add_row("owner", _owner_line(view))
+    table.add_row("standby", order[1] if len(order) > 1 else "none")
+    table.add_row("backups", ", ".join(order[2:]) or "none")
+    session = view["session"]
+    if session is None or not session["alive"]:
+        why = "there is none" if session is None else ("deleted" if session["deleted"] else "expired")
+        table.add_row("session", why)
+        return table
+    table.add_row("session", f"{session['size']} bytes of {session['content_type']}")
+    table.add_row("etag", f"{session['etag']} (etcd revision {session['revision']})")
+    table.add_row("expires", f"{_when(session['expires'])}, in {session['expires_in']:.0f} s")
+    if "body" in session:
+        table.add_row("content", Text(str(session["body"])))
+    return table
+
+
+def sessions_table(view: View) -> RenderableType:
+    """The answer of ``sessions``."""
+    table = _table("slot", "key", "bytes", "content type", "etag", "expires in s")
+    for row in view["sessions"]:
+        table.add_row(
+            str(row["slot"]),
+            row["key"],
+            str(row["size"]),
+            row["content_type"],
+            row["etag"],
+            f"{row['expires_in']:.0f}",
+        )
+    note = f"sessions shown: {len(view['sessions'])}; records in etcd: {view['records']}"
+    return Group(table, Text(note, style="dim"))
+
+
+def failovers_table(view: View) -> RenderableType:
+    """The answer of ``failovers``."""
+    if not view["failovers"]:
+        return Text(f"pool {view['pool']} has had no failover")
+    table = _table("when", "kind", "from", "to (slots)", "cause", "trace")
+    for row in view["failovers"]:
+        table.add_row(
+            _when(row["started"]),
+            row["kind"],
+            ", ".join(row["from"]),
+            ", ".join(f"{member} ({count})" for member, count in row["to"].items()),
+            row["cause"],
+            row["trace"],
+        )
+    return table
+
+
+def _headline(view: View) -> Text:
+    slots = view["slots"]
+    text = Text(f"pool {view['pool']}: ", style="bold")
+    served = f"{slots['served']} of {slots['total']} slots served"
+    text.append(served, style="bold green" if slots["served"] == slots["total"] else "bold red")
+    if slots["in_handover"]:
+        text.append(f", {slots['in_handover']} in handover")
+    if slots["to_move"]:
+        text.append(f", {slots['to_move']} to move")
+    text.append(f"; table generation {view['table']['generation']}, etcd revision {view['revision']}")
+    return text
+
+
+def _owner_line(view: View) -> str:
+    if view["owner"] is None:
+        return "nobody yet"
+    line = f"{view['owner']}, epoch {view['epoch']}, since {_when(view['since'])}"
+    if view["phase"] != "stable":
+        line += f", {view['phase']} to {view['to']}"
+    return line + (f" ({view['cause']})" if view["cause"] else "")
+
+
+def _envoys_table(envoys: object) -> RenderableType | None:
+    if isinstance(envoys, Mapping) and "error" in envoys:
+        return Text(f"Envoys: unknown ({envoys['error']})", style="yellow")
+    if not isinstance(envoys, list) or not envoys:
+        return None
+    table = _table("Envoy", "resources", "state", "acknowledged", "refused because")
+    for row in envoys:
+        kind = str(row.get("type_url", "")).rsplit(".", 1)[-1]
+        table.add_row(
+            row.get("node", ""), kind, _coloured(row.get("state", "")), row.get("acked", ""), row.get("error")
+        )
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _coloured(state: str) -> Text:
+    return Text(state, style=_COLOURS.get(state, ""))
+
+
+def _when(seconds: float | None) -> str:
+    if not seconds:
+        return "unknown"
+    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _shortened(slots: str, most: int = 8) -> str:
+    parts = slots.split(", ")
+    return slots if len(parts) <= most else ", ".join([*parts[: most - 2], "...", parts[-1]])
+
+
+def _size(count: int) -> str:
+    return f"{count / 1_000_000:.1f} MB"
+
+
+def _span(numbers: Sequence[int]) -> str:
+    if not numbers:
+        return ""
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"

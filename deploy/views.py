@@ -1,0 +1,324 @@
+"""What a pool's records say to a person: the answers of the reading commands as plain JSON data. Pure.
+
+The same data is printed with ``-o json`` and drawn by ``tables``. Actives are told by owner records (the truth), the
+wish behind them by the slot table.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from deploy.reading import FoundSession
+from statesync.etcd import EndpointStatus
+from statesync.pool import Failover, Member, MemberState, Phase
+from statesync.state import PoolState
+from telemetry.names import SERVICE_INSTANCE_ID
+from telemetry.spans import StoredSpan
+
+View = dict[str, Any]
+_RISKY_ETCD = ("3.5.0", "3.5.1", "3.5.2")
+
+
+def order_of(state: PoolState, slot: int) -> tuple[str, ...]:
+    """The members of a slot in order: the owner, then the others as the table has them."""
+    table = state.table.record if state.table else None
+    wanted = table.orders[slot] if table and slot < table.slots else ()
+    owner = state.owners.get(slot)
+    if owner is None:
+        return wanted
+    return (owner.record.active, *(member for member in wanted if member != owner.record.active))
+
+
+def slots_of(state: PoolState) -> int:
+    """How many slots the pool has, by its spec."""
+    return state.spec.record.slots if state.spec else 0
+
+
+def status_view(
+    state: PoolState,
+    *,
+    revision: int,
+    etcd: Sequence[EndpointStatus] = (),
+    envoys: object = None,
+    processes: Sequence[Mapping[str, Any]] = (),
+) -> View:
+    """The pool at a glance. ``envoys`` is what a control server says of its xDS clients, None when unknown."""
+    table = state.table.record if state.table else None
+    total = slots_of(state)
+    unowned = [slot for slot in range(total) if slot not in state.owners]
+    handover = [slot for slot, at in state.owners.items() if at.record.phase is Phase.HANDOVER]
+    dead = _dead_owned(state)
+    return {
+        "pool": state.keys.pool,
+        "revision": revision,
+        "mode": state.spec.record.mode if state.spec else None,
+        "slots": {
+            "total": total,
+            "served": total - len(unowned) - len(dead),
+            "unowned": len(unowned),
+            "owner_gone": len(dead),
+            "in_handover": len(handover),
+            "to_move": sum(
+                table is not None and table.active_of(slot) != at.record.active for slot, at in state.owners.items()
+            ),
+        },
+        "table": {
+            "generation": table.generation if table else None,
+            "copies": state.spec.record.copies if state.spec else None,
+        },
+        "members": member_views(state),
+        "controls": [
+            {
+                "name": name,
+                "leader": state.leader is not None and state.leader.record == name,
+                "grpc": at.record.grpc,
+                "http": at.record.http,
+                "version": at.record.version,
+            }
+            for name, at in sorted(state.controls.items())
+        ],
+        "etcd": [
+            {
+                "endpoint": status.endpoint,
+                "version": status.version,
+                "leader": status.leader,
+                "db_size": status.db_size,
+                "errors": list(status.errors),
+            }
+            for status in etcd
+        ],
+        "envoys": envoys,
+        "processes": list(processes),
+        "warnings": list(_warnings(state, etcd, unowned, dead)),
+    }
+
+
+def member_views(state: PoolState) -> list[View]:
+    """Every member that is registered, owns a slot, stands in the table or is known to be lost."""
+    roles = _roles(state)
+    lost = state.table.record.lost if state.table else {}
+    names = sorted(set(state.members) | set(roles) | set(lost))
+    views = []
+    for name in names:
+        at = state.members.get(name)
+        member = at.record if at else None
+        gone = name in lost and (member is None or member.boot == lost[name].boot)
+        views.append(
+            {
+                "member": name,
+                "state": str(_state_of(member, gone=gone)),
+                "site": member.site if member else "",
+                "active": roles[name]["active"],
+                "standby": roles[name]["standby"],
+                "backup": roles[name]["backup"],
+                "boot": member.boot if member else (lost[name].boot if gone else ""),
+                "reason": lost[name].cause if gone else (member.reason if member else "not registered"),
+                "since": lost[name].at if gone else (member.since if member else None),
+                "app": member.app if member else "",
+                "peer": member.peer if member else "",
+                "weight": member.weight if member else None,
+                "version": member.version if member else "",
+            }
+        )
+    return views
+
+
+def table_view(state: PoolState, slots: Iterable[int] | None = None) -> View:
+    """The slot table as it is lived: per slot its order, owner, epoch and phase."""
+    table = state.table.record if state.table else None
+    wanted = range(slots_of(state)) if slots is None else slots
+    return {
+        "pool": state.keys.pool,
+        "generation": table.generation if table else None,
+        "slots": [_slot_view(state, slot) for slot in wanted],
+    }
+
+
+def summarise_table(view: View) -> list[View]:
+    """A table view by order and phase: which slots, how many, and their epochs."""
+    groups: dict[tuple[tuple[str, ...], str, str], list[View]] = defaultdict(list)
+    for row in view["slots"]:
+        groups[tuple(row["order"]), row["phase"], row["wanted"] or ""].append(row)
+    return [
+        {
+            "order": list(order),
+            "phase": phase,
+            "wanted": wanted,
+            "count": len(rows),
+            "slots": ranges(row["slot"] for row in rows),
+            "epochs": sorted({row["epoch"] for row in rows if row["epoch"] is not None}),
+        }
+        for (order, phase, wanted), rows in sorted(groups.items())
+    ]
+
+
+def explain_view(
+    state: PoolState, found: FoundSession | None, key: str, slot: int, now_ms: int, *, body: bool = False
+) -> View:
+    """Where a session key belongs, who serves it, and what is stored of it (without its content, unless asked)."""
+    return {
+        "key": key,
+        **_slot_view(state, slot),
+        "session": _session_view(found, now_ms, body=body) if found else None,
+    }
+
+
+def sessions_view(pool: str, found: Sequence[FoundSession], records: int, now_ms: int) -> View:
+    """A list of sessions; ``records`` also counts what is deleted or expired and not yet swept."""
+    return {
+        "pool": pool,
+        "records": records,
+        "sessions": [
+            {"slot": item.slot, "key": item.key, **_session_view(item, now_ms)}
+            for item in found
+            if item.session.alive(now_ms)
+        ],
+    }
+
+
+def failovers_view(state: PoolState) -> View:
+    """Changes of active, latest first: the records of all who took part, put together by trace."""
+    by_trace: dict[str, list[Failover]] = defaultdict(list)
+    for at in state.failovers.values():
+        by_trace[at.record.trace].append(at.record)
+    return {
+        "pool": state.keys.pool,
+        "failovers": sorted(
+            (_failover_view(trace, parts) for trace, parts in by_trace.items()),
+            key=lambda view: -view["started"],
+        ),
+    }
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Numbers as people write them: ``0-3, 7``."""
+    spans: list[list[int]] = []
+    for number in sorted(numbers):
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+
+
+def _state_of(member: Member | None, *, gone: bool) -> MemberState:
+    return MemberState.LOST if gone or member is None else member.state
+
+
+def _roles(state: PoolState) -> Mapping[str, Counter[str]]:
+    roles: dict[str, Counter[str]] = defaultdict(Counter)
+    for slot in range(slots_of(state)):
+        order = order_of(state, slot)
+        for position, member in enumerate(order):
+            if position == 0 and slot not in state.owners:
+                continue  # wanted as active, but not yet
+            roles[member][("active", "standby", "backup")[min(position, 2)]] += 1
+    return roles
+
+
+def _dead_owned(state: PoolState) -> list[int]:
+    """Slots whose owner is not there any more, by what etcd says."""
+    lost = state.table.record.lost if state.table else {}
+    return [
+        slot
+        for slot, at in state.owners.items()
+        if at.record.active not in state.members
+        or (at.record.active in lost and lost[at.record.active].boot == at.record.boot)
+    ]
+
+
+def _warnings(
+    state: PoolState, etcd: Sequence[EndpointStatus], unowned: Sequence[int], dead: Sequence[int]
+) -> Iterable[str]:
+    if unowned:
+        yield f"{len(unowned)} slots have no owner yet"
+    if dead:
+        yield f"{len(dead)} slots belong to a member that is gone"
+    if not state.controls:
+        yield "no control server is registered: no slot moves, and new Envoys get no configuration"
+    elif state.leader is None:
+        yield "no control server leads at the moment"
+    for status in etcd:
+        if status.version in _RISKY_ETCD:
+            yield (
+                f"etcd {status.version} at {status.endpoint} can lose consistency when it is killed under load: "
+                "fine for development; in production use 3.5.3 or newer, or 3.4"
+            )
+        yield from (f"etcd at {status.endpoint}: {fault}" for fault in status.errors)
+    yield from (f"unreadable record {key}: {fault}" for key, fault in sorted(state.faults.items()))
+
+
+def _slot_view(state: PoolState, slot: int) -> View:
+    table = state.table.record if state.table else None
+    at = state.owners.get(slot)
+    owner = at.record if at else None
+    return {
+        "slot": slot,
+        "order": list(order_of(state, slot)),
+        "owner": owner.active if owner else None,
+        "boot": owner.boot if owner else None,
+        "epoch": owner.epoch if owner else None,
+        "phase": str(owner.phase) if owner else "unowned",
+        "to": owner.to if owner else "",
+        "cause": owner.cause if owner else "",
+        "since": owner.since if owner else None,
+        "wanted": table.active_of(slot) if table else None,
+    }
+
+
+def _session_view(found: FoundSession, now_ms: int, *, body: bool = False) -> View:
+    session = found.session
+    view: View = {
+        "alive": session.alive(now_ms),
+        "deleted": session.deleted,
+        "etag": session.etag,
+        "revision": session.revision,
+        "epoch": session.epoch,
+        "size": len(session.body),
+        "content_type": session.content_type,
+        "expires": session.expires / 1000,
+        "expires_in": round((session.expires - now_ms) / 1000, 1),
+    }
+    if body:
+        text = session.body.decode(errors="replace")
+        try:
+            view["body"] = json.loads(text)
+        except ValueError:
+            view["body"] = text
+    return view
+
+
+def _failover_view(trace: str, parts: Sequence[Failover]) -> View:
+    first = min(parts, key=lambda part: part.started)
+    return {
+        "trace": trace,
+        "kind": "handover" if first.planned else "takeover",
+        "started": first.started,
+        "from": sorted({part.source for part in parts if part.source}),
+        "to": {part.to: len(part.slots) for part in sorted(parts, key=lambda part: part.to)},
+        "slots": sum(len(part.slots) for part in parts),
+        "cause": first.cause,
+    }
+
+
+def condense(spans: Sequence[StoredSpan], most: int = 40) -> list[StoredSpan]:
+    """A trace of at most some ``most`` spans as it is; of a longer one each process's spans of one phase as one.
+
+    The merged span reaches from the first start to the last end, and its process is marked with how many it was.
+    """
+    if len(spans) <= most:
+        return list(spans)
+    groups: dict[tuple[str, str], list[StoredSpan]] = defaultdict(list)
+    for span in spans:
+        groups[span.instance, span.name].append(span)
+    return [_merged(group) for group in groups.values()]
+
+
+def _merged(group: Sequence[StoredSpan]) -> StoredSpan:
+    first = min(group, key=lambda span: span.start_ns)
+    if len(group) == 1:
+        return first
+    who = {**first.resource, SERVICE_INSTANCE_ID: f"{first.instance} x{len(group)}"}
+    return replace(first, end_ns=max(span.end_ns for span in group), resource=who)
