@@ -113,8 +113,18 @@ class EtcdServer:
         return b'"health":"true"' in answer
 
     def kill(self) -> None:
-        """As if the machine lost power: SIGKILL."""
+        """SIGKILL.
+
+        A lone etcd before 3.5.5 may acknowledge a write before it is in its log (etcd issue 14370), and the embedded 3.5.1
+        does: killed under load it forgets some. A test that counts on acknowledged writes calls :meth:`settle` before.
+        """
         self._end(signal.SIGKILL)
+
+    async def settle(self) -> None:
+        """Make what was written so far survive a kill: a second write in a row waits for the first to be in the log."""
+        async with self.client() as client:
+            for _ in range(2):
+                await client.put("/settle", b"")
 
     def stop(self) -> None:
         """Ask it to end and wait until it has."""

@@ -1,0 +1,63 @@
+"""A process that looks like a member to a control server: it beats over a real stream and answers probes.
+
+Started by tests as ``python -m tests.xds.simulated_member`` with a JSON object of its settings as the only argument, so
+that it can be killed like a real one. It prints ``ready`` when its peer port listens. Each line on standard input is a
+member state that its beats tell from then on.
+"""
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import AsyncIterator
+
+import grpc
+from aiohttp import web
+
+from statesync.beat import BEAT_INTERVAL, METHOD, Beat
+from statesync.pool import MemberState
+
+
+class SimulatedMember:
+    def __init__(self, *, pool: str, member: str, boot: str, peer: int, controls: list[str], state: str) -> None:
+        self.pool, self.member, self.boot = pool, member, boot
+        self.peer, self.controls = peer, controls
+        self.state = MemberState(state)
+
+    async def run(self) -> None:
+        app = web.Application()
+        app.add_routes([web.get("/peer/v1/probe", self._probe)])
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", self.peer).start()
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listen())
+            for control in self.controls:
+                tasks.create_task(self._beat_at(control))
+
+    async def _probe(self, _request: web.Request) -> web.Response:
+        return web.json_response({"member": self.member, "boot": self.boot})
+
+    async def _beat_at(self, control: str) -> None:
+        while True:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                async with grpc.aio.insecure_channel(control) as channel:
+                    call = channel.stream_stream(METHOD)(self._beats())
+                    async for _ in call:
+                        pass
+            await asyncio.sleep(BEAT_INTERVAL)
+
+    async def _beats(self) -> AsyncIterator[bytes]:
+        while True:
+            yield Beat(self.pool, self.member, self.boot, self.state, applied=1).encode()
+            await asyncio.sleep(BEAT_INTERVAL)
+
+    async def _listen(self) -> None:
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            self.state = MemberState(line.strip())
+
+
+if __name__ == "__main__":
+    asyncio.run(SimulatedMember(**json.loads(sys.argv[1])).run())

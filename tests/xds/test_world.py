@@ -1,0 +1,335 @@
+from dataclasses import replace
+
+import pytest
+
+from statesync.pool import Lost, Member, MemberState, Owner, Table
+from statesync.spec import PoolSpec
+from telemetry import names
+from telemetry.ids import trace_seed
+from xds.measure import Delivery, Phase, delivery_phases, handover_course, leader_phases, takeover_course
+from xds.plan import FirstTable, next_plan
+from xds.world import Death, World, endpoints, lost_entries, orders_for_envoy, split_address
+
+UP, READY, INIT = MemberState.UP, MemberState.READY, MemberState.INIT
+DOWN, DRAINING, LOST = MemberState.DOWN, MemberState.DRAINING, MemberState.LOST
+SECOND = 1_000_000_000
+
+
+def member(name: str, boot: str = "one", state: MemberState = UP) -> Member:
+    return Member(name, boot, app=f"127.0.0.1:{7000 + ord(name[0])}", peer="127.0.0.1:1", state=state)
+
+
+def world(
+    *members: Member,
+    orders: tuple[str, ...] = (),
+    owners: str | None = None,
+    deaths: dict[str, Death] | None = None,
+    lost: dict[str, Lost] | None = None,
+    beating: tuple[str, ...] = (),
+    gone: tuple[str, ...] = (),
+    newer: tuple[int, ...] = (),
+) -> World:
+    """``orders`` are written as "abc": a, b, c; ``owners`` one letter per slot, "-" for none."""
+    known = {one.member: one for one in members}
+    owned = {slot: Owner(name, "one", 1) for slot, name in enumerate(owners or "") if name != "-"}
+    slots = max(len(orders), len(owners or ""), 1)
+    table = Table(1, tuple(tuple(order) for order in orders), lost or {}) if orders else None
+    found = deaths or {}
+    return World(
+        spec=PoolSpec(pool="cart", slots=slots),
+        members=known,
+        states={
+            name: LOST if name in found and found[name].boot == one.boot else one.state for name, one in known.items()
+        },
+        registered={name: one.boot for name, one in known.items() if name not in gone},
+        owners=owned,
+        table=table,
+        deaths=found,
+        beating=frozenset((name, known[name].boot) for name in beating),
+        newer=frozenset(newer),
+    )
+
+
+def death(boot: str = "one") -> Death:
+    return Death(boot, "connection refused", 10 * SECOND, 11 * SECOND)
+
+
+def entry(boot: str = "one") -> Lost:
+    return Lost(boot, "connection refused", "", 1.0)
+
+
+ABC = (member("a"), member("b"), member("c"))
+
+
+def test_envoy_tries_the_owner_first_and_then_the_order_of_the_table():
+    seen = world(*ABC, orders=("abc", "bca", "cab"), owners="bb-")
+
+    assert orders_for_envoy(seen) == (("b", "a", "c"), ("b", "c", "a"), ("c", "a", "b"))
+
+
+def test_a_dead_owner_or_its_former_boot_is_left_to_the_table():
+    dead = world(*ABC, orders=("bca",), owners="a", deaths={"a": death()})
+    restarted = world(member("a", "two"), *ABC[1:], orders=("bca",), owners="a")
+    gone = world(*ABC[1:], orders=("bca",), owners="a")
+
+    assert orders_for_envoy(dead) == orders_for_envoy(restarted) == orders_for_envoy(gone) == (("b", "c", "a"),)
+
+
+def test_without_a_table_there_are_no_orders():
+    assert orders_for_envoy(world(*ABC, owners="a")) == ()
+
+
+@pytest.mark.parametrize(
+    ("state", "orders", "owners", "healthy"),
+    [
+        (UP, ("abc",), "a", True),
+        (READY, ("bac",), "b", True),
+        (READY, ("bc",), "b", False),
+        (INIT, ("abc",), "a", False),
+        (DOWN, ("abc",), "a", False),
+        (DRAINING, ("bc",), "a", True),
+        (DRAINING, ("bc",), "b", False),
+    ],
+)
+def test_who_serves_is_healthy(state, orders, owners, healthy):
+    seen = world(member("a", state=state), *ABC[1:], orders=orders, owners=owners)
+
+    assert endpoints(seen)["a"].healthy is healthy
+
+
+def test_if_nobody_serves_everybody_who_is_not_lost_stays_in():
+    failing = [member(name, state=DOWN) for name in "ab"]
+    seen = world(*failing, member("c"), orders=("abc",), owners="a", deaths={"c": death()})
+
+    assert {name: one.healthy for name, one in endpoints(seen).items()} == {"a": True, "b": True, "c": False}
+
+
+def test_a_member_whose_address_envoy_cannot_use_is_left_out():
+    seen = world(replace(ABC[0], app="app.internal:80"), replace(ABC[1], app="nonsense"), ABC[2], orders=("abc",))
+
+    assert list(endpoints(seen)) == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"), [("10.0.0.1:80", ("10.0.0.1", 80)), ("[::1]:80", ("::1", 80)), ("host:0", ("host", 0))]
+)
+def test_addresses(text, parts):
+    assert split_address(text) == parts
+
+
+@pytest.mark.parametrize("text", ["", "host", "host:", "host:http", ":x"])
+def test_no_addresses(text):
+    with pytest.raises(ValueError, match="host:port"):
+        split_address(text)
+
+
+def test_a_death_becomes_an_entry_with_the_trace_that_everybody_can_derive():
+    entries = lost_entries(world(*ABC, orders=("abc",), deaths={"a": death()}), 5.0)
+
+    assert entries == {"a": Lost("one", "connection refused", trace_seed("cart", "takeover", "a/one").traceparent, 5.0)}
+
+
+def test_an_entry_stays_as_it_was_while_the_member_is_dead():
+    seen = world(*ABC, orders=("abc",), deaths={"a": death()}, lost={"a": entry()})
+
+    assert lost_entries(seen, 99.0) == {"a": entry()}
+
+
+def test_an_entry_of_a_leader_before_stays_until_the_member_is_heard():
+    unheard = world(*ABC, orders=("abc",), lost={"a": entry()})
+    heard = world(*ABC, orders=("abc",), lost={"a": entry()}, beating=("a",))
+
+    assert lost_entries(unheard, 5.0) == {"a": entry()}
+    assert unheard.state("a") is LOST
+    assert lost_entries(heard, 5.0) == {}
+    assert heard.state("a") is UP
+
+
+def test_an_entry_of_a_former_boot_stays_while_owner_records_name_it():
+    reborn = (member("a", "two", INIT), *ABC[1:])
+    claimed = world(*reborn, orders=("abc", "bca"), owners="bb", lost={"a": entry()})
+    owning = world(*reborn, orders=("abc", "bca"), owners="ab", lost={"a": entry()})
+
+    assert lost_entries(owning, 5.0) == {"a": entry()}
+    assert lost_entries(claimed, 5.0) == {}
+    assert owning.state("a") is INIT
+
+
+def test_equal_worlds_make_no_table():
+    seen = world(*ABC, orders=("abc", "abc", "abc"), owners="abc")
+    plan = next_plan(seen, 1.0)
+    assert plan is not None
+    assert [order[0] for order in plan.table.orders] == ["a", "b", "c"]
+    again = replace(seen, table=plan.table)
+
+    assert next_plan(again, 2.0) is None
+
+
+def test_a_takeover_that_the_table_does_not_know_of_is_a_fact_and_stays():
+    seen = world(*ABC, orders=("abc", "bca", "cab"), owners="bbc", newer=(0,))
+
+    plan = next_plan(seen, 5.0)
+
+    assert plan is not None
+    assert [order[0] for order in plan.table.orders] == ["b", "b", "c"]
+
+
+@pytest.mark.parametrize("undone", [0, 1])
+def test_a_move_that_was_undone_is_asked_for_again_by_a_newer_table(undone):
+    seen = world(*ABC[:2], orders=("ab", "ab", "ba", "ba", "ba", "ba"), owners="bbbbbb", newer=(undone,))
+
+    plan = next_plan(seen, 5.0)
+
+    assert plan is not None
+    assert sum(order[0] == "a" for order in plan.table.orders) >= 2
+
+
+def test_a_move_under_way_is_not_asked_for_again():
+    assert next_plan(world(*ABC[:2], orders=("ab", "ba", "ba", "ba"), owners="bbbb"), 5.0) is None
+
+
+def test_nobody_who_could_hold_slots_leaves_the_orders_alone():
+    starting = [member(name, state=INIT) for name in "abc"]
+    seen = world(*starting, orders=("abc", "bca", "cab"), owners="abc")
+
+    assert next_plan(seen, 1.0) is None
+
+
+def test_a_death_among_members_that_fail_their_checks_is_told_and_moves_nothing():
+    failing = [member(name, state=DOWN) for name in "abc"]
+    plan = next_plan(world(*failing, orders=("abc", "bca", "cab"), owners="abc", deaths={"a": death()}), 1.0)
+
+    assert plan is not None
+    assert plan.newly_lost == ("a",)
+    assert plan.table.orders == (("a", "b", "c"), ("b", "c", "a"), ("c", "a", "b"))
+
+
+def test_entries_that_no_longer_matter_go_with_the_next_table_but_make_none():
+    stale = {"z": entry()}
+    seen = world(*ABC, orders=("abc", "bca", "cab"), owners="abc", lost=stale)
+    settled = next_plan(seen, 1.0)
+    calm = replace(seen, table=settled.table if settled else seen.table)
+    calm = replace(calm, table=replace(calm.table, lost=stale))
+    assert next_plan(calm, 1.0) is None
+
+    plan = next_plan(replace(calm, deaths={"a": death()}, states={**calm.states, "a": LOST}), 1.0)
+    assert plan is not None
+    assert plan.table.lost.keys() == {"a"}
+
+
+def test_planned_moves_have_a_trace_and_keep_it_until_others_are_added():
+    alone = world(member("a"), orders=("a", "a", "a", "a"), owners="aaaa")
+    joined = replace(alone, members={"a": member("a"), "b": member("b")}, states={"a": UP, "b": UP})
+    first = next_plan(joined, 1.0)
+    assert first is not None
+    assert first.table.traceparent == trace_seed("cart", "handover", "2").traceparent
+
+    under_way = replace(joined, table=first.table, deaths={}, registered={"a": "one", "b": "one"})
+    again = next_plan(replace(under_way, table=replace(first.table, lost={"b": entry("zero")})), 1.0)
+    assert again is not None
+    assert again.table.generation == 3
+    assert again.table.traceparent == first.table.traceparent
+
+
+def look(first: FirstTable, now: float, *members: Member) -> FirstTable:
+    return first.look(world(*members), int(now * SECOND))
+
+
+def test_the_first_table_waits_for_quiet_among_the_members():
+    first = FirstTable(most=SECOND, quiet=SECOND // 4)
+    assert look(first, 10, member("a", state=INIT)).due() is None
+
+    one = look(first, 10, member("a"))
+    assert one.due() == 10.25 * SECOND
+    two = look(one, 10.2, member("a"), member("b"))
+    assert two.due() == 10.45 * SECOND
+    assert look(two, 10.3, member("a"), member("b")).due() == 10.45 * SECOND
+
+
+def test_the_first_table_waits_no_longer_than_it_must():
+    first = FirstTable(most=SECOND, quiet=SECOND // 4)
+    for step in range(20):
+        first = look(first, 10 + step / 10, member("a"), replace(member("b"), weight=step + 1))
+
+    assert first.due() == 11 * SECOND
+
+
+def test_the_first_table_waits_longer_for_members_that_are_starting():
+    first = FirstTable(most=SECOND, quiet=SECOND // 4)
+
+    assert look(first, 10, member("a"), member("b", state=INIT)).due() == 11 * SECOND
+
+
+def takeover():
+    seen = world(*ABC, orders=("abc", "bca"), owners="ab", deaths={"a": death()})
+    plan = next_plan(seen, 1.0)
+    assert plan is not None
+    course = takeover_course(
+        seen, plan.table, "a", written=12 * SECOND, death=seen.deaths["a"], slots=seen.owned_by("a", "one")
+    )
+    return seen, course
+
+
+def test_a_takeover_is_settled_when_the_dead_own_nothing():
+    seen, course = takeover()
+    assert not course.settled(seen)
+
+    claimed = {0: Owner("c", "one", 2), 1: Owner("b", "one", 1)}
+    assert not course.settled(replace(seen, owners=claimed)), "the table that orders it has not been seen yet"
+    known = replace(seen, table=replace(seen.table, generation=course.generation))
+    assert course.settled(replace(known, owners=claimed))
+    assert course.settled(replace(known, owners={0: Owner("a", "two", 2), 1: Owner("b", "one", 1)}))
+    assert not course.settled(known)
+
+
+def test_a_takeover_begins_with_the_last_sign_of_life():
+    _, course = takeover()
+
+    assert course.ends_by == 22 * SECOND
+    detect, decide = leader_phases(course)
+    assert (detect.name, detect.start, detect.end) == (names.DETECT, 10 * SECOND, 11 * SECOND)
+    assert (decide.name, decide.start, decide.end) == (names.DECIDE, 11 * SECOND, 12 * SECOND)
+
+
+def test_push_and_ack_span_all_nodes_and_leave_out_what_was_sent_before():
+    _, course = takeover()
+    at = 11 * SECOND
+    ms = SECOND // 1000
+    deliveries = [
+        Delivery("early", at - ms, at + 90 * ms),
+        Delivery("one", at + 2 * ms, at + 10 * ms),
+        Delivery("two", at + 4 * ms, at + 30 * ms),
+        Delivery("two", at + 5 * ms, at + 20 * ms),
+    ]
+    push, ack = delivery_phases(course, deliveries)
+
+    assert (push.start, push.end) == (at, at + 5 * ms)
+    assert (ack.start, ack.end) == (at + 2 * ms, at + 30 * ms)
+    assert (push.attributes[names.NODE_FIRST_MS], push.attributes[names.NODE_LAST_MS]) == (2.0, 5.0)
+    assert (ack.attributes[names.NODE_FIRST_MS], ack.attributes[names.NODE_LAST_MS]) == (8.0, 28.0)
+    assert push.attributes[names.NODE_COUNT] == 2
+    assert isinstance(push, Phase)
+
+
+def test_without_nodes_there_is_neither_push_nor_ack():
+    _, course = takeover()
+
+    assert delivery_phases(course, []) == []
+
+
+def test_planned_moves_settle_slot_by_slot_and_let_go_of_what_a_later_table_takes_back():
+    seen = world(*ABC, orders=("ab", "bc", "ca"), owners="aba")
+    table = replace(seen.table, traceparent=trace_seed("cart", "handover", "1").traceparent)
+    course = handover_course(seen, table, written=SECOND)
+    assert course is not None
+    assert course.moving == {2: "c"}
+    assert not course.settled(seen)
+
+    assert course.settled(replace(seen, owners={**seen.owners, 2: Owner("c", "one", 2)}))
+    assert course.settled(replace(seen, table=replace(seen.table, orders=(("a",), ("b",), ("a",)))))
+
+
+def test_a_table_that_moves_nothing_has_no_course():
+    seen = world(*ABC, orders=("ab", "bc", "ca"), owners="abc")
+
+    assert handover_course(seen, seen.table, written=SECOND) is None

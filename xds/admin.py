@@ -1,0 +1,255 @@
+"""The control server's HTTP interface for people and tools: what it knows, as JSON. It changes nothing.
+
+Served on a port of its own, away from xDS. ``/healthz`` says that the process runs, ``/readyz`` that it can
+serve Envoys. Errors are ``application/problem+json`` (RFC 9457). What the values mean is documented at the
+builders below.
+"""
+
+import dataclasses
+import json
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from aiohttp import web
+
+from statesync.pool import Failover, MemberState
+from telemetry.ids import is_trace_id
+from telemetry.store import SpanStore, StoreError
+from xds.cache import ResourceCache
+from xds.controller import Controller
+from xds.election import Leadership
+from xds.liveness import Identity, Pulse
+from xds.world import World, orders_for_envoy
+
+MOST_LISTED = 1000
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Admin:
+    """The handlers; :meth:`app` makes the application that serves them."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        pool: str,
+        controller: Controller,
+        leadership: Leadership,
+        cache: ResourceCache,
+        store: SpanStore,
+        now_ns: Callable[[], int],
+    ) -> None:
+        self._name = name
+        self._pool = pool
+        self._controller = controller
+        self._leadership = leadership
+        self._cache = cache
+        self._store = store
+        self._now = now_ns
+
+    def app(self) -> web.Application:
+        """An aiohttp application with all routes."""
+        app = web.Application(middlewares=[_problems])
+        app.add_routes(
+            [
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/v1/status", self._status),
+                web.get("/v1/xds", self._xds),
+                web.get("/v1/table", self._table),
+                web.get("/v1/failovers", self._failovers),
+                web.get("/v1/traces", self._traces),
+                web.get("/v1/traces/{trace}", self._trace),
+            ]
+        )
+        return app
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        return _json({"status": "ok"})
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        reason = self._unready()
+        if reason:
+            return _problem(503, "not-ready", "not ready", reason)
+        return _json({"status": "ready"})
+
+    def _unready(self) -> str:
+        """Why Envoys cannot be served yet; empty when they can."""
+        controller = self._controller
+        if not controller.mirror.synced.is_set():
+            return f"etcd has not been read yet: {controller.mirror.trouble or 'no answer so far'}"
+        if controller.observer.spec is None:
+            return controller.observer.spec_fault
+        if controller.publisher.publications:
+            return ""
+        return controller.publisher.fault or "the first configuration is being made"
+
+    async def _status(self, _request: web.Request) -> web.Response:
+        controller, leadership = self._controller, self._leadership
+        observer, mirror = controller.observer, controller.mirror
+        world = observer.world()
+        return _json(
+            {
+                "control": self._name,
+                "pool": self._pool,
+                "ready": not self._unready(),
+                "reason": self._unready(),
+                "leader": {
+                    "name": observer.state.leader.record if observer.state.leader else None,
+                    "is_me": leadership.is_leader,
+                    "term": leadership.term,
+                },
+                "etcd": {
+                    "revision": observer.revision,
+                    "synced": mirror.synced.is_set(),
+                    "resets": mirror.resets,
+                    "trouble": mirror.trouble or leadership.trouble or controller.leader.trouble,
+                },
+                "spec": {
+                    "slots": world.spec.slots if world else None,
+                    "mode": world.spec.mode if world else None,
+                    "fault": observer.spec_fault,
+                },
+                "faults": observer.state.faults,
+                "slots": _slots(world) if world else None,
+                "generation": world.table.generation if world and world.table else None,
+                "xds": {"publications": controller.publisher.publications, "fault": controller.publisher.fault},
+                "members": members_view(world, controller.book.pulses, self._now()) if world else [],
+                "controls": {name: dataclasses.asdict(at.record) for name, at in observer.state.controls.items()},
+            }
+        )
+
+    async def _xds(self, _request: web.Request) -> web.Response:
+        return _json(self._cache.status())
+
+    async def _table(self, _request: web.Request) -> web.Response:
+        world = self._controller.observer.world()
+        if world is None or world.table is None:
+            return _problem(404, "no-table", "no slot table", "the pool has no slot table yet")
+        return _json(table_view(world))
+
+    async def _failovers(self, _request: web.Request) -> web.Response:
+        records = [at.record for at in self._controller.observer.state.failovers.values()]
+        return _json({"failovers": failovers_view(records)})
+
+    async def _traces(self, request: web.Request) -> web.Response:
+        text = request.query.get("limit", "50")
+        if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_LISTED):
+            return _problem(400, "bad-limit", "bad limit", f"limit: 1 to {MOST_LISTED}, got {text!r}")
+        traces = await self._store.traces(int(text))
+        return _json({"traces": [dataclasses.asdict(trace) for trace in traces]})
+
+    async def _trace(self, request: web.Request) -> web.Response:
+        trace = request.match_info["trace"].lower()
+        if not is_trace_id(trace):
+            return _problem(400, "bad-trace", "not a trace id", "a trace id is 32 hex digits, not all 0")
+        spans = await self._store.trace(trace)
+        if not spans:
+            return _problem(404, "no-trace", "no such trace", f"nothing is stored of trace {trace}")
+        return _json({"trace": trace, "spans": [dataclasses.asdict(span) for span in spans]})
+
+
+def members_view(world: World, pulses: Mapping[Identity, Pulse], now: int) -> list[dict[str, Any]]:
+    """Every known member: its record, its state as seen here, what it holds, its last sign of life in ms ago."""
+    orders = orders_for_envoy(world)
+    found = []
+    for name, member in sorted(world.members.items()):
+        pulse = pulses.get((name, member.boot))
+        found.append(
+            {
+                **dataclasses.asdict(member),
+                "state": world.state(name),
+                "registered": world.registered.get(name) == member.boot,
+                "owns": len(world.owned_by(name, member.boot)),
+                "active": sum(1 for order in orders if order[:1] == (name,)),
+                "standby": sum(1 for order in orders if order[1:2] == (name,)),
+                "standing": pulse.standing if pulse else None,
+                "heard_ms_ago": round((now - pulse.last_sign) / 1e6, 1) if pulse and pulse.last_sign else None,
+                "applied": pulse.applied if pulse else None,
+                "reason": (pulse.cause or pulse.reason if pulse else "") or member.reason,
+            }
+        )
+    return found
+
+
+def _slots(world: World) -> dict[str, int]:
+    """How many slots there are, have a living owner, and are on their way to another one."""
+    served = sum(1 for slot in range(world.spec.slots) if world.serving_owner(slot) is not None)
+    moving = len(world.pending_moves(world.table.orders)) if world.table else 0
+    return {"total": world.spec.slots, "served": served, "moving": moving}
+
+
+def table_view(world: World) -> dict[str, Any]:
+    """The table in force and, per slot, who owns it and in which order Envoy tries the members."""
+    table = world.table
+    if table is None:
+        return {}
+    effective = orders_for_envoy(world)
+    slots = []
+    for slot, order in enumerate(table.orders):
+        owner = world.owners.get(slot)
+        slots.append(
+            {
+                "slot": slot,
+                "order": order,
+                "envoy": effective[slot],
+                "owner": owner.active if owner else None,
+                "epoch": owner.epoch if owner else 0,
+                "phase": owner.phase if owner else None,
+            }
+        )
+    return {
+        "generation": table.generation,
+        "traceparent": table.traceparent,
+        "lost": {member: dataclasses.asdict(lost) for member, lost in table.lost.items()},
+        "slots": slots,
+    }
+
+
+def failovers_view(records: list[Failover]) -> list[dict[str, Any]]:
+    """Changes of active, newest first; what several members took over in one of them is one entry."""
+    by_trace: dict[str, list[Failover]] = defaultdict(list)
+    for record in records:
+        by_trace[record.trace].append(record)
+    found = [
+        {
+            "trace": trace,
+            "started": min(part.started for part in parts),
+            "cause": parts[0].cause,
+            "planned": parts[0].planned,
+            "from": sorted({part.source for part in parts}),
+            "slots": sum(len(part.slots) for part in parts),
+            "to": {part.to: list(part.slots) for part in sorted(parts, key=lambda part: part.to)},
+        }
+        for trace, parts in by_trace.items()
+    ]
+    return sorted(found, key=lambda entry: entry["started"], reverse=True)
+
+
+@web.middleware
+async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every error as a problem document; none shows a stack trace."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        return _problem(error.status, "http", error.reason, f"{request.method} {request.path}")
+    except StoreError as error:
+        return _problem(503, "trace-store", "the trace store cannot be read", str(error))
+
+
+def _problem(status: int, kind: str, title: str, detail: str) -> web.Response:
+    body = {"type": f"urn:understudy:{kind}", "title": title, "status": status, "detail": detail}
+    return web.Response(status=status, text=json.dumps(body), content_type="application/problem+json")
+
+
+def _json(value: Any) -> web.Response:  # noqa: ANN401 - whatever the builders above make
+    return web.Response(text=json.dumps(value, default=_plain), content_type="application/json")
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - JSON's way to ask for what it does not know
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, MemberState):
+        return str(value)
+    return dict(value) if hasattr(value, "keys") else list(value)

@@ -1,0 +1,355 @@
+"""The xDS server on gRPC: the aggregated service and those per type, both variants, one stream loop for all.
+
+Carries out what ``xds.stream`` decides. At most one response per stream is being written; what changes meanwhile is
+merged into the next one, so that a slow reader costs no memory and gets the newest content. Streams are refused
+until the cache is ready, and end cleanly when the server stops or when they are old. Any bytes from a client end in
+a clean gRPC status at worst.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import random
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from xds import types, wire
+from xds.cache import Client, PushEvent, ResourceCache
+from xds.csds import add_client_status
+from xds.stream import Conversation, Limits, Outgoing, Pace, Refused, Variant
+from xds.wire import Malformed, Node
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+Identify = Callable[[Node, Mapping[str, Any]], str | None]
+
+_READ = {Variant.SOTW: wire.read_request, Variant.DELTA: wire.read_delta_request}
+_MAX_MESSAGE = 16 * 1024 * 1024
+_FRESH_RETRY = 1.0
+_OPTIONS = (
+    ("grpc.max_receive_message_length", _MAX_MESSAGE),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.so_reuseport", 0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSettings:
+    """How streams are kept.
+
+    Attributes:
+        pace: how long a stream waits for its node.
+        limits: what a stream may ask for.
+        max_age: seconds after which a stream is ended cleanly, so that clients spread over the replicas; each
+            stream draws its own between 80 % and 120 %. 0 lets streams live.
+    """
+
+    pace: Pace = field(default_factory=Pace)
+    limits: Limits = field(default_factory=Limits)
+    max_age: float = 0.0
+
+
+class AdsServer:
+    """Serves a :class:`ResourceCache` over xDS.
+
+    Args:
+        cache: what is served.
+        settings: how streams are kept.
+        confirm_fresh: awaited before a client that brings versions from elsewhere is sent other ones; returns when
+            the cache is as new as the truth was when it was called. So a replica that is behind rolls nobody back.
+        identify: given a stream's node and gRPC's auth context, returns why the stream is not allowed, or None.
+    """
+
+    def __init__(
+        self,
+        cache: ResourceCache,
+        settings: StreamSettings | None = None,
+        *,
+        confirm_fresh: Callable[[], Awaitable[None]] | None = None,
+        identify: Identify | None = None,
+    ) -> None:
+        self.cache = cache
+        self.settings = settings or StreamSettings()
+        self.identify = identify
+        self.freshness = Freshness(confirm_fresh) if confirm_fresh is not None else None
+        self._streams: dict[_Stream, None] = {}
+        self._numbers = itertools.count()
+        self._boot = secrets.token_hex(3)
+        self._stopping = False
+        self._server: grpc.aio.Server | None = None
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Add the discovery services and that of client status to a gRPC server that somebody else starts and stops."""
+        methods = {
+            "StreamAggregatedResources": self._handler(Variant.SOTW),
+            "DeltaAggregatedResources": self._handler(Variant.DELTA),
+        }
+        handlers = [grpc.method_handlers_generic_handler(types.AGGREGATED_SERVICE, methods)]
+        for service, (type_url, sotw, delta) in types.TYPE_SERVICES.items():
+            methods = {
+                sotw: self._handler(Variant.SOTW, type_url),
+                delta: self._handler(Variant.DELTA, type_url),
+            }
+            handlers.append(grpc.method_handlers_generic_handler(service, methods))
+        server.add_generic_rpc_handlers(tuple(handlers))
+        add_client_status(server, self.cache)
+
+    async def start(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
+        """Serve on ``address`` (``host:port``, port 0 picks one) and return the port.
+
+        Plain text without ``credentials``. Raises ``RuntimeError`` when the address cannot be had.
+        """
+        server = grpc.aio.server(options=_OPTIONS)
+        self.register(server)
+        if credentials is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
+        await server.start()
+        self._server = server
+        return port
+
+    async def stop(self, grace: float = 1.0) -> None:
+        """End every stream cleanly and, if :meth:`start` made one, the gRPC server; at the latest after ``grace`` s."""
+        self._stopping = True
+        for stream in self._streams:
+            stream.wake()
+        if self._server is not None:
+            await self._server.stop(grace)
+            self._server = None
+        if self.freshness is not None:
+            await self.freshness.close()
+
+    @property
+    def streams(self) -> int:
+        """How many streams are open."""
+        return len(self._streams)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether streams are being ended."""
+        return self._stopping
+
+    def _handler(self, variant: Variant, type_url: str = "") -> Any:  # noqa: ANN401  gRPC's handler type is private
+        async def serve(requests: AsyncIterator[bytes], context: Context) -> None:
+            await self._serve(variant, type_url, requests, context)
+
+        return grpc.stream_stream_rpc_method_handler(serve)
+
+    async def _serve(self, variant: Variant, type_url: str, requests: AsyncIterator[bytes], context: Context) -> None:
+        if not self.cache.is_ready:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "this server has not loaded its state yet")
+        if self._stopping:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "this server is stopping")
+        conversation = Conversation(
+            variant,
+            prefix=f"{self._boot}-{next(self._numbers):x}-",
+            type_url=type_url,
+            pace=self.settings.pace,
+            limits=self.settings.limits,
+            siblings=lambda: self.cache.siblings(conversation),
+        )
+        stream = _Stream(self, conversation, requests, context)
+        self._streams[stream] = None
+        self.cache.counters.streams += 1
+        try:
+            await stream.run()
+        finally:
+            del self._streams[stream]
+
+
+class _Stream:
+    """One open stream: a reader task feeds the conversation, the handler's own task writes what it says."""
+
+    def __init__(
+        self, server: AdsServer, conversation: Conversation, requests: AsyncIterator[bytes], context: Context
+    ) -> None:
+        self._server = server
+        self._cache = server.cache
+        self._conversation = conversation
+        self._requests = requests
+        self._context = context
+        self._awake = asyncio.Event()
+        self._client: Client | None = None
+        self._refusal: tuple[grpc.StatusCode, str] | None = None
+        self._waiting_for_freshness: asyncio.Task[None] | None = None
+        self._finished = False
+        self._ends_at_ns = _end_of_life(server.settings.max_age)
+        conversation.fresh = server.freshness is None
+
+    def wake(self) -> None:
+        """Something may have to be done."""
+        self._awake.set()
+
+    async def run(self) -> None:
+        """Serve until the client or the server ends the stream."""
+        reader = asyncio.create_task(self._read())
+        try:
+            await self._write()
+            if self._refusal is not None:
+                self._cache.counters.refused_requests += 1
+                await self._context.abort(*self._refusal)
+        finally:
+            if self._client is not None:
+                self._cache.leave(self._client)
+            await _cancel(reader, self._waiting_for_freshness)
+
+    # Reading
+
+    async def _read(self) -> None:
+        try:
+            async for data in self._requests:
+                await self._take_in(data)
+        except Malformed as fault:
+            self._refusal = (grpc.StatusCode.INVALID_ARGUMENT, fault.detail)
+        except Refused as fault:
+            code = grpc.StatusCode.RESOURCE_EXHAUSTED if fault.exhausted else grpc.StatusCode.INVALID_ARGUMENT
+            self._refusal = (code, fault.detail)
+        except _NotAllowed as fault:
+            self._refusal = (grpc.StatusCode.PERMISSION_DENIED, str(fault))
+        except Exception:
+            log.exception("a stream of %s ends because of a fault in the server", self._context.peer())
+            self._refusal = (grpc.StatusCode.INTERNAL, "a fault in the server; its log tells more")
+        finally:
+            self._finished = True
+            self.wake()
+
+    async def _take_in(self, data: bytes) -> None:
+        request = _READ[self._conversation.variant](data)
+        client = self._client
+        if client is None:
+            client = await self._introduce(self._conversation.introduce(request))
+        now_ns = time.monotonic_ns()
+        type_url, facts = self._conversation.on_request(request, now_ns)
+        self._cache.heard(client, type_url, facts, now_ns)
+        self.wake()
+
+    async def _introduce(self, node: Node) -> Client:
+        if self._server.identify is not None:
+            reason = self._server.identify(node, self._context.auth_context())
+            if reason is not None:
+                raise _NotAllowed(reason)
+        group = self._cache.node_group(node)
+        self._client = Client(self._conversation, group, self._context.peer(), self.wake)
+        await self._cache.join(self._client)
+        return self._client
+
+    # Writing
+
+    async def _write(self) -> None:
+        while not self._is_over():
+            now_ns = time.monotonic_ns()
+            outgoing = self._conversation.next(now_ns) if self._client is not None else None
+            if outgoing is None:
+                await self._rest(now_ns)
+            else:
+                await self._send(outgoing, now_ns)
+
+    def _is_over(self) -> bool:
+        return self._finished or self._server.stopping or time.monotonic_ns() >= self._ends_at_ns
+
+    async def _send(self, outgoing: Outgoing, now_ns: int) -> None:
+        changed_ns = self._conversation.changed_ns
+        await self._context.write(outgoing.data)
+        self._cache.pushed(
+            PushEvent(
+                node=self._client.node if self._client else "",
+                type_url=outgoing.type_url,
+                version=outgoing.version,
+                resources=outgoing.resources,
+                removed=outgoing.removed,
+                size=len(outgoing.data),
+                changed_at_ns=changed_ns,
+                sent_at_ns=now_ns,
+            )
+        )
+
+    async def _rest(self, now_ns: int) -> None:
+        if self._client is not None:
+            self._cache.rested(self._client)
+        if self._conversation.needs_freshness and self._waiting_for_freshness is None:
+            self._waiting_for_freshness = asyncio.create_task(self._become_fresh())
+        until = min(self._conversation.wake_ns or self._ends_at_ns, self._ends_at_ns)
+        timer = None
+        if until != _NEVER:
+            timer = asyncio.get_running_loop().call_later(max(0, until - now_ns) / 1e9, self.wake)
+        try:
+            await self._awake.wait()
+            self._awake.clear()
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    async def _become_fresh(self) -> None:
+        if self._server.freshness is not None:
+            await self._server.freshness.confirmed()
+        self._conversation.fresh = True
+        self.wake()
+
+
+class _NotAllowed(Exception):
+    """The certificate that a client shows is not that of the node it claims to be."""
+
+
+class Freshness:
+    """Shares one confirmation among all streams that wait for one; a stream never joins one that began before it."""
+
+    def __init__(self, confirm: Callable[[], Awaitable[None]]) -> None:
+        self._confirm = confirm
+        self._waiting: list[asyncio.Future[None]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def confirmed(self) -> None:
+        """Return when a confirmation that began after this call has succeeded, however often it has to be tried."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+        await future
+
+    async def close(self) -> None:
+        """Stop trying."""
+        await _cancel(self._task)
+
+    async def _run(self) -> None:
+        while self._waiting:
+            served, self._waiting = self._waiting, []
+            try:
+                await self._confirm()
+            except Exception as fault:  # noqa: BLE001  whatever keeps the truth away, clients keep what they have
+                log.warning("cannot confirm to be up to date, clients with other versions wait: %s", fault)
+                self._waiting = [*served, *self._waiting]
+                await asyncio.sleep(_FRESH_RETRY)
+                continue
+            for future in served:
+                if not future.done():
+                    future.set_result(None)
+
+
+_NEVER = (1 << 63) - 1
+
+
+def _end_of_life(max_age: float) -> int:
+    if max_age <= 0:
+        return _NEVER
+    return time.monotonic_ns() + round(max_age * random.uniform(0.8, 1.2) * 1e9)  # noqa: S311  spreads load only
+
+
+async def _cancel(*tasks: asyncio.Task[None] | None) -> None:
+    for task in tasks:
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task

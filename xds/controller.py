@@ -1,0 +1,135 @@
+"""One pool's controller: wires what is seen to what is published and decided.
+
+Every replica publishes to Envoy; the one that leads also writes the table. Both look at the same
+:class:`World`, which changes when etcd's mirror brings a batch, when a standing changes in the book of life,
+or when leadership changes. This module only connects: seeing is in :mod:`xds.observer`, publishing in
+:mod:`xds.publisher`, leading in :mod:`xds.leader`, measuring in :mod:`xds.courses`.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from statesync.etcd import EtcdClient
+from statesync.keys import KeyRange, PoolKeys, prefix_range
+from statesync.mirror import Mirror, MirrorBatch
+from telemetry.setup import Telemetry
+from xds.cache import ResourceCache
+from xds.courses import Courses
+from xds.election import Leadership
+from xds.heartbeat import Heartbeat
+from xds.leader import Leader
+from xds.liveness import LivenessBook, Rules
+from xds.measure import Delivery
+from xds.observer import Observer
+from xds.plan import FirstTable
+from xds.publisher import MERGE_SECONDS, Publisher
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Times of the controller, in seconds.
+
+    ``first_table``: the longest wait for further members before a pool's first table; ``first_quiet``: or so long
+    after the last change of any member. ``merge``: between publications of anything but health. ``settle``: how long
+    changes of owner that nothing else explains must rest before the table follows them.
+    """
+
+    first_table: float = 1.0
+    first_quiet: float = 0.3
+    merge: float = MERGE_SECONDS
+    settle: float = 2.0
+    rules: Rules = field(default_factory=Rules)
+
+
+class Controller:
+    """The controller of one pool on one control server.
+
+    Args:
+        client: the etcd client.
+        keys: key names of the pool.
+        leadership: this server's part in the election; tell :meth:`leadership_changed` of its changes.
+        cache: what xDS is served from.
+        telemetry: where failovers are recorded, and the process's clock.
+        timing: how long to wait for what.
+    """
+
+    def __init__(
+        self,
+        client: EtcdClient,
+        keys: PoolKeys,
+        *,
+        leadership: Leadership,
+        cache: ResourceCache,
+        telemetry: Telemetry,
+        timing: Timing,
+    ) -> None:
+        self.book = LivenessBook(timing.rules)
+        self.heartbeat = Heartbeat(keys.pool, self.book, now_ns=telemetry.now_ns, on_change=self._changed)
+        self.observer = Observer(keys, self.book)
+        self._client = client
+        self._ranges = watched_ranges(keys)
+        self.mirror = Mirror(client, self._ranges, self._on_batch)
+        self.publisher = Publisher(cache, self.observer.world, on_publish=self._on_publish, merge=timing.merge)
+        self.courses = Courses(telemetry, cache, self.publisher, self.observer.world)
+        self.leader = Leader(
+            client,
+            keys,
+            leadership=leadership,
+            observer=self.observer,
+            courses=self.courses,
+            now_ns=telemetry.now_ns,
+            first=FirstTable(most=int(timing.first_table * 1e9), quiet=int(timing.first_quiet * 1e9)),
+            settle=timing.settle,
+        )
+        self._cache = cache
+
+    def leadership_changed(self) -> None:
+        """This server began or ceased to lead."""
+        self.leader.wake()
+
+    def delivered(self, delivery: Delivery) -> None:
+        """An Envoy acknowledged an answer."""
+        self.courses.delivered(delivery)
+
+    async def confirm_fresh(self) -> None:
+        """Return when the cache is as new as etcd was at the call; raises ``EtcdError`` when etcd does not answer.
+
+        Asked before an Envoy that comes from another replica gets other versions than it has, so that a replica that
+        is behind rolls nobody back.
+        """
+        newest = 0
+        for key_range in self._ranges:
+            page = await self._client.range(key_range, keys_only=True)
+            newest = max([newest, *(kv.mod_revision for kv in page.kvs)])
+        await self.mirror.caught_up(newest)
+        await self.publisher.settled()
+
+    async def run(self) -> None:
+        """Control the pool until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for part in (self.mirror, self.heartbeat, self.publisher, self.leader, self.courses):
+                tasks.create_task(part.run(), name=type(part).__name__)
+
+    def _on_batch(self, batch: MirrorBatch) -> None:
+        self.observer.apply(batch)
+        self.heartbeat.record(self.observer.members, self.observer.owning)
+        self._changed()
+
+    def _changed(self) -> None:
+        self.publisher.wake()
+        self.leader.wake()
+        self.courses.wake()
+
+    def _on_publish(self) -> None:
+        if self.publisher.publications:
+            self._cache.ready()
+        self.courses.wake()
+
+
+def watched_ranges(keys: PoolKeys) -> tuple[KeyRange, ...]:
+    """What a control server mirrors: neither sessions nor commit markers, which change with every write."""
+    return (
+        prefix_range(keys.controls),
+        KeyRange(keys.failovers, prefix_range(keys.owners).end),
+        KeyRange(keys.spec, keys.table + "\0"),
+    )

@@ -1,0 +1,176 @@
+"""The shell around the book of life: heartbeat streams in, probes out.
+
+Serves the bidirectional gRPC method of :mod:`statesync.beat`, so that a killed member is noticed when its
+kernel closes the socket, and asks a suspect's peer port whether it still lives. Every judgement is left to
+:mod:`xds.liveness`. A stream that says nonsense is ended with the reason; it never disturbs others.
+"""
+
+import asyncio
+import contextlib
+import errno
+import itertools
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from http import HTTPStatus
+from typing import NoReturn
+
+import aiohttp
+import grpc
+
+from statesync.beat import BEAT_INTERVAL, METHOD, SERVICE, Beat
+from statesync.pool import Member
+from xds.liveness import Finding, Identity, LivenessBook, Question
+
+logger = logging.getLogger(__name__)
+
+PROBE_PATH = "/peer/v1/probe"
+PROBE_TIMEOUT = 0.1
+PROBE_TRIES = 3
+_LARGEST_ANSWER = 65536
+
+
+class Heartbeat:
+    """Heartbeat streams and probes of one pool.
+
+    Args:
+        pool: the pool's name; a beat for another pool is refused.
+        book: what is told of every sign of life.
+        now_ns: the process's clock.
+        on_change: called on the event loop when a standing or a reported state changed.
+    """
+
+    def __init__(
+        self, pool: str, book: LivenessBook, *, now_ns: Callable[[], int], on_change: Callable[[], None]
+    ) -> None:
+        self._pool = pool
+        self._book = book
+        self._now = now_ns
+        self._on_change = on_change
+        self._told = book.version
+        self._numbers = itertools.count(1)
+        self._stopping = False
+        self._look_now = asyncio.Event()
+        self._probes: set[asyncio.Task[None]] = set()
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Add the heartbeat service to a server that has not started yet."""
+        handler = grpc.stream_stream_rpc_method_handler(self._stream)
+        name = METHOD.rsplit("/", 1)[1]
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {name: handler}),))
+
+    def record(self, members: Iterable[Member], owning: Iterable[Identity]) -> None:
+        """Tell the book who is registered and who owns slots, as etcd has it now."""
+        self._book.record(members, owning, self._now())
+        self._look_now.set()
+
+    async def run(self) -> None:
+        """Let time pass for the book and carry out its probes, until cancelled."""
+        # A fresh connection for each probe: the question is whether anybody accepts one now.
+        async with aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT),
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+        ) as session:
+            try:
+                while True:
+                    self._look_now.clear()
+                    for question in self._book.due(self._now()):
+                        self._start_probe(session, question)
+                    self._tell()
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._look_now.wait(), BEAT_INTERVAL)
+            finally:
+                for probe in self._probes:
+                    probe.cancel()
+                await asyncio.gather(*self._probes, return_exceptions=True)
+
+    def stop(self) -> None:
+        """This server is about to end its streams itself: from now on, that is no sign of anything."""
+        self._stopping = True
+
+    async def _stream(self, beats: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        stream = next(self._numbers)
+        who: Identity | None = None
+        # The open stream is the answer that the member waits for.
+        await context.send_initial_metadata(())
+        try:
+            async for raw in beats:
+                beat = await self._read(raw, who, context)
+                who = (beat.member, beat.boot)
+                self._book.beat(stream, *who, beat.state, self._now(), reason=beat.reason, applied=beat.applied)
+                self._tell()
+        finally:
+            if who is not None and not self._stopping:
+                self._book.closed(stream, *who, self._now())
+                self._look_now.set()
+
+    async def _read(self, raw: bytes, who: Identity | None, context: grpc.aio.ServicerContext[bytes, bytes]) -> Beat:
+        try:
+            beat = Beat.decode(raw)
+        except (ValueError, TypeError) as error:
+            await _refuse(context, grpc.StatusCode.INVALID_ARGUMENT, f"not a beat: {error}")
+        if beat.pool != self._pool:
+            text = f"this control server serves pool {self._pool!r}, not {beat.pool!r}"
+            await _refuse(context, grpc.StatusCode.FAILED_PRECONDITION, text)
+        if who is not None and who != (beat.member, beat.boot):
+            text = f"one stream is one boot of one member: it began as {who}, now {beat.member, beat.boot}"
+            await _refuse(context, grpc.StatusCode.INVALID_ARGUMENT, text)
+        return beat
+
+    def _tell(self) -> None:
+        if self._told != self._book.version:
+            self._told = self._book.version
+            self._on_change()
+
+    def _start_probe(self, session: aiohttp.ClientSession, question: Question) -> None:
+        probe = asyncio.create_task(self._probe(session, question))
+        self._probes.add(probe)
+        probe.add_done_callback(self._probes.discard)
+
+    async def _probe(self, session: aiohttp.ClientSession, question: Question) -> None:
+        finding, boot = await probe(session, question.peer)
+        logger.info("probe of %s (boot %s) at %s: %s", question.member, question.boot, question.peer, finding)
+        self._book.answered(question, finding, self._now(), boot=boot)
+        self._tell()
+
+
+async def probe(session: aiohttp.ClientSession, peer: str) -> tuple[Finding, str]:
+    """Ask a sidecar's peer port for its boot id: up to three tries of 100 ms against silence.
+
+    A refused connection is an answer at once: the kernel of that host speaks, and it says that nobody
+    listens. A try that took much longer than its time limit says more about this process than about the
+    member, and is void.
+    """
+    silent = False
+    for _ in range(PROBE_TRIES):
+        began = time.monotonic()
+        try:
+            async with session.get(f"http://{peer}{PROBE_PATH}") as answer:
+                body = await answer.content.read(_LARGEST_ANSWER)
+                boot = _boot_in(body) if answer.status == HTTPStatus.OK else ""
+                if boot:
+                    return Finding.ANSWERED, boot
+                silent = True
+        except aiohttp.ClientConnectorError as error:
+            if error.os_error.errno == errno.ECONNREFUSED:
+                return Finding.REFUSED, ""
+            silent = True
+        except (aiohttp.ClientError, OSError, ValueError):
+            silent = silent or time.monotonic() - began < 2 * PROBE_TIMEOUT
+    return (Finding.SILENT if silent else Finding.VOID), ""
+
+
+def _boot_in(body: bytes) -> str:
+    """The boot id in a probe's answer; empty when there is none."""
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return ""
+    boot = answer.get("boot") if isinstance(answer, dict) else None
+    return boot if isinstance(boot, str) else ""
+
+
+async def _refuse(context: grpc.aio.ServicerContext[bytes, bytes], code: grpc.StatusCode, text: str) -> NoReturn:
+    await context.abort(code, text)
+    raise AssertionError("abort raises")

@@ -1,0 +1,65 @@
+"""Who may ask for what over mTLS: the client's certificate must be that of the node it claims to be.
+
+Also makes the server's credentials, which take up renewed certificate files without a restart. How certificates come
+to be, and who signs them, is left to the operator.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from xds.wire import Node
+
+log = logging.getLogger(__name__)
+
+_SAN = "x509_subject_alternative_name"
+_SPIFFE_NODE = "/node/"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """PEM files: the server's certificate chain and key, and the CA that signs the clients' certificates."""
+
+    cert: Path
+    key: Path
+    ca: Path
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Credentials that demand a client certificate and read the files again at each handshake.
+
+        Raises ``OSError`` when a file cannot be read now. Files that cannot be read later leave the last good ones
+        in use.
+        """
+        last_good = self._read()
+
+        def fetch() -> grpc.ServerCertificateConfiguration:
+            nonlocal last_good
+            try:
+                last_good = self._read()
+            except OSError as fault:
+                log.warning("the certificates in use stay, since the files cannot be read: %s", fault)
+            return last_good
+
+        return grpc.dynamic_ssl_server_credentials(last_good, fetch, require_client_authentication=True)
+
+    def _read(self) -> grpc.ServerCertificateConfiguration:
+        pair = (self.key.read_bytes(), self.cert.read_bytes())
+        return grpc.ssl_server_certificate_configuration([pair], self.ca.read_bytes())
+
+
+def refuse_other_nodes(node: Node, auth_context: Mapping[str, Iterable[bytes]]) -> str | None:
+    """Why the owner of a certificate must not speak for ``node``, or None when it may. For ``AdsServer(identify=...)``.
+
+    One of the certificate's subject alternative names must be the node id, or a SPIFFE id that ends in
+    ``/node/<node id>``.
+    """
+    names = [name.decode(errors="replace") for name in auth_context.get(_SAN, ())]
+    if not names:
+        return "the client shows no certificate with a subject alternative name"
+    spiffe = tuple(name for name in names if name.startswith("spiffe://"))
+    if node.id in names or any(name.endswith(_SPIFFE_NODE + node.id) for name in spiffe):
+        return None
+    return f"the certificate is for {', '.join(names)}, not for node {node.id}"

@@ -1,0 +1,141 @@
+"""What this control server sees: joins the mirrored records and the book of life into one :class:`World`.
+
+Holds the little memory that neither of them has: the spec in force (a spec that contradicts the running pool
+is refused and named, the pool keeps what it has), and the records of members whose lease went although they
+still own slots, since a vanished record alone is no death. Nothing can be seen before the mirror is in step
+and a spec exists.
+"""
+
+import logging
+
+from statesync.keys import PoolKeys
+from statesync.mirror import MirrorBatch
+from statesync.pool import Member, Owner, Phase
+from statesync.spec import PoolSpec, SpecError, refuse_contradiction
+from statesync.state import At, PoolState
+from xds.liveness import LivenessBook, Pulse, Standing
+from xds.world import Death, World
+
+logger = logging.getLogger(__name__)
+
+
+class Observer:
+    """Follows one pool; :meth:`world` is cheap to call again while nothing has changed."""
+
+    def __init__(self, keys: PoolKeys, book: LivenessBook) -> None:
+        self.state = PoolState(keys)
+        self.revision = 0
+        self.spec: PoolSpec | None = None
+        self.spec_fault = ""
+        self._pool = keys.pool
+        self._book = book
+        self._remembered: dict[str, Member] = {}
+        self._seen: tuple[int, int, World | None] = (-1, -1, None)
+
+    @property
+    def members(self) -> list[Member]:
+        """The registered members' records."""
+        return [at.record for at in self.state.members.values()]
+
+    @property
+    def owning(self) -> set[tuple[str, str]]:
+        """The members, with their boots, that owner records name."""
+        return {(at.record.active, at.record.boot) for at in self.state.owners.values()}
+
+    @property
+    def table_revision(self) -> int:
+        """The revision at which the table was last written; 0 when there is none."""
+        return self.state.table.revision if self.state.table else 0
+
+    def apply(self, batch: MirrorBatch) -> None:
+        """Take in what the mirror brings."""
+        before = {member.member: member for member in self.members}
+        self.state.apply(batch)
+        self.revision = max(self.revision, batch.revision)
+        self._follow_spec()
+        owning = self.owning
+        for name, member in (self._remembered | before).items():
+            if name not in self.state.members and (name, member.boot) in owning:
+                self._remembered[name] = member
+            else:
+                self._remembered.pop(name, None)
+        self._seen = (-1, -1, None)
+
+    def world(self) -> World | None:
+        """The pool as it is now; None while there is no spec or the mirror has brought nothing yet."""
+        if self.spec is None or not self.revision:
+            return None
+        key = (self.revision, self._book.version)
+        if self._seen[2] is None or self._seen[:2] != key:
+            self._seen = (*key, self._look(self.spec))
+        return self._seen[2]
+
+    def _look(self, spec: PoolSpec) -> World:
+        registered = {member.member: member for member in self.members}
+        vanished = {
+            name: member
+            for name, member in self._remembered.items()
+            if name not in registered and not self._book.lost(name, member.boot)
+        }
+        members = {**vanished, **registered}
+        pulses = self._book.pulses
+        return World(
+            spec=spec,
+            members=members,
+            states={name: self._book.state_of(member) for name, member in members.items()},
+            registered={name: member.boot for name, member in registered.items()},
+            owners={s: at.record for s, at in self.state.owners.items() if s < spec.slots},
+            table=self.state.table.record if self.state.table else None,
+            deaths=self._deaths(registered),
+            newer=frozenset(s for s, at in self.state.owners.items() if self._newer_than_table(at)),
+            beating=frozenset(who for who, p in pulses.items() if p.standing is Standing.ALIVE and p.streams),
+        )
+
+    def _newer_than_table(self, at: At[Owner]) -> bool:
+        return at.revision > self.table_revision and at.record.phase is Phase.STABLE
+
+    def _deaths(self, registered: dict[str, Member]) -> dict[str, Death]:
+        """Each member's death that still matters: of its registered boot, or else of one that owns slots."""
+        owning = self.owning
+        found: dict[str, Pulse] = {}
+        for (name, boot), pulse in self._book.pulses.items():
+            current = name in registered and registered[name].boot == boot
+            if pulse.standing is not Standing.LOST or not (current or (name, boot) in owning):
+                continue
+            if name not in found or current or pulse.lost_at > found[name].lost_at:
+                found[name] = pulse
+        return {name: Death(p.boot, p.cause, p.last_sign, p.lost_at) for name, p in found.items()}
+
+    def _follow_spec(self) -> None:
+        """Take over the spec in etcd unless it contradicts the pool that runs."""
+        if self.state.spec is None:
+            self._note(
+                "the spec is gone from etcd; the old one is kept" if self.spec else "the pool has no spec in etcd"
+            )
+            return
+        wanted = self.state.spec.record
+        slots = self.state.table.record.slots if self.state.table else wanted.slots
+        in_force = self.spec if self.spec is not None and self.spec.slots == slots else None
+        running = in_force or wanted.model_copy(update={"slots": slots})
+        fault = _refusal(running, wanted, self._pool)
+        if not fault:
+            self.spec = wanted
+        elif running.pool == self._pool:
+            self.spec = running
+        self._note(fault)
+
+    def _note(self, fault: str) -> None:
+        if fault and fault != self.spec_fault:
+            logger.warning("pool %s: %s", self._pool, fault)
+        self.spec_fault = fault
+
+
+def _refusal(running: PoolSpec, wanted: PoolSpec, pool: str) -> str:
+    """Why ``wanted`` cannot follow ``running``; empty when it can."""
+    if wanted.pool != pool:
+        return f"pool: the spec in etcd is of pool {wanted.pool!r}, not {pool!r}"
+    try:
+        refuse_contradiction(running, wanted)
+    except SpecError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,301 @@
+"""The control server as a process: settings in, everything started in order, an exit code out.
+
+One gRPC port carries xDS, heartbeats and the OTLP receiver, one HTTP port the admin interface. Wrong
+settings, a taken port or an etcd that does not answer within 10 s of the start cost one clear line and exit
+code 2; an etcd that goes away later costs nothing but fresh tables. On SIGTERM or SIGINT the server resigns
+first, so that a successor leads within milliseconds, then ends its streams, then stops.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+from aiohttp import web
+
+from statesync.etcd import EtcdClient, TlsFiles
+from statesync.keys import PoolKeys
+from statesync.pool import ControlServer
+from statesync.settings import START_PATIENCE, EtcdMissing, EtcdSettings, await_etcd
+from telemetry.names import SERVICE_CONTROL
+from telemetry.receiver import add_otlp_receiver
+from telemetry.setup import Telemetry, service_version, start_telemetry
+from telemetry.store import SpanStore, StoreError
+from xds.admin import Admin
+from xds.ads import AdsServer
+from xds.cache import AckEvent, CacheError, ResourceCache
+from xds.controller import Controller, Timing
+from xds.election import LEASE_SECONDS, Leadership
+from xds.measure import Delivery
+from xds.resources import LISTENER, listener, listener_name
+from xds.wire import Node
+from xds.world import split_address
+
+logger = logging.getLogger(__name__)
+
+WRONG_USE = 2
+STOP_SECONDS = 2.0
+MOST_RECEIVED = 16 * 1024 * 1024
+WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104 - recognised, not listened at
+RISKY_ETCD = ("3.5.0", "3.5.1", "3.5.2")
+
+
+class StartError(Exception):
+    """The control server cannot start; the text is the one line that the user sees: what, where, what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlSettings:
+    """How a control server is started.
+
+    Addresses are ``host:port``; port 0 takes a free one. ``advertise_grpc`` and ``advertise_http`` are what
+    members and tools connect to, where that is not what is listened at. ``traces`` is the SQLite file of the
+    trace store. ``etcd_patience`` is how long, in seconds, etcd may be silent at the start.
+    """
+
+    pool: str
+    name: str
+    etcd: tuple[str, ...]
+    grpc: str = "127.0.0.1:18000"
+    http: str = "127.0.0.1:18001"
+    advertise_grpc: str = ""
+    advertise_http: str = ""
+    traces: str | Path = ":memory:"
+    tls: TlsFiles | None = None
+    username: str | None = None
+    password: str | None = None
+    lease: int = LEASE_SECONDS
+    etcd_patience: float = START_PATIENCE
+    timing: Timing = field(default_factory=Timing)
+
+
+async def run_control(settings: ControlSettings) -> int:
+    """Run a control server until SIGTERM or SIGINT.
+
+    Returns:
+        0 after an orderly end, 2 when it could not start; why is then on stderr, in one line.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    try:
+        await serve_until(settings, stop)
+    except StartError as error:
+        sys.stderr.write(f"understudy control: {error}\n")
+        return WRONG_USE
+    finally:
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(signum)
+    return 0
+
+
+async def serve_until(settings: ControlSettings, stop: asyncio.Event) -> None:
+    """Run a control server until ``stop`` is set. Raises :class:`StartError` when it cannot start."""
+    async with contextlib.AsyncExitStack() as stack:
+        server, grpc_port = _grpc_server(settings.grpc)
+        listener = stack.enter_context(_listening(settings.http))
+        store = await stack.enter_async_context(_store(settings.traces))
+        client = await stack.enter_async_context(_etcd(settings, stop))
+        if stop.is_set():
+            return
+        telemetry = start_telemetry(SERVICE_CONTROL, settings.name, direct=store.exporter())
+        stack.push_async_callback(telemetry.aclose)
+        record = ControlServer(
+            settings.name,
+            settings.advertise_grpc or _reachable(settings.grpc, grpc_port),
+            settings.advertise_http or _reachable(settings.http, listener.getsockname()[1]),
+            service_version(),
+        )
+        await _serve(settings, stop, server, listener, store=store, client=client, telemetry=telemetry, record=record)
+
+
+async def _serve(
+    settings: ControlSettings,
+    stop: asyncio.Event,
+    server: grpc.aio.Server,
+    listener: socket.socket,
+    *,
+    store: SpanStore,
+    client: EtcdClient,
+    telemetry: Telemetry,
+    record: ControlServer,
+) -> None:
+    """Put the parts together, run them until ``stop``, and end them in the order that hurts nobody."""
+    keys = PoolKeys(settings.pool)
+    cache = ResourceCache(listen_of, on_group=lambda listen: _give_listener(cache, keys.pool, listen))
+    leadership = Leadership(client, keys, record, ttl=settings.lease)
+    controller = Controller(
+        client, keys, leadership=leadership, cache=cache, telemetry=telemetry, timing=settings.timing
+    )
+    leadership.on_change = controller.leadership_changed
+    cache.on_ack = lambda event: _deliver(controller, telemetry, event)
+    admin = Admin(
+        name=settings.name,
+        pool=settings.pool,
+        controller=controller,
+        leadership=leadership,
+        cache=cache,
+        store=store,
+        now_ns=telemetry.now_ns,
+    )
+    ads = AdsServer(cache, confirm_fresh=controller.confirm_fresh)
+    ads.register(server)
+    controller.heartbeat.register(server)
+    add_otlp_receiver(server, store)
+    async with _http(admin.app(), listener), asyncio.TaskGroup() as tasks:
+        control = tasks.create_task(controller.run())
+        await server.start()
+        election = tasks.create_task(leadership.run())
+        logger.info("control server %s serves pool %s: %s", settings.name, settings.pool, record)
+        await _first_of(stop.wait(), control, election)
+        leadership.resign()
+        await asyncio.wait([election], timeout=STOP_SECONDS)
+        controller.heartbeat.stop()
+        await ads.stop(STOP_SECONDS)
+        await server.stop(STOP_SECONDS)
+        election.cancel()
+        control.cancel()
+
+
+def listen_of(node: Node) -> str:
+    """The group of a front Envoy: where it says that it listens (``understudy.listen`` in its metadata)."""
+    ours = node.metadata.get("understudy")
+    listen = ours.get("listen") if isinstance(ours, Mapping) else None
+    return listen if isinstance(listen, str) else ""
+
+
+async def _give_listener(cache: ResourceCache, pool: str, listen: str) -> None:
+    """Set the listener of the Envoys that listen at ``listen``, when the first of them connects."""
+    try:
+        host, port = split_address(listen)
+        await cache.set(LISTENER, {listener_name(pool): listener(pool, host, port)}, group=listen)
+    except (ValueError, CacheError) as error:
+        logger.warning("no listener for an Envoy that would listen at %r: %s", listen, error)
+
+
+def _deliver(controller: Controller, telemetry: Telemetry, event: AckEvent) -> None:
+    """Pass an acknowledgement on, with its monotonic times as those of the process's clock."""
+    if event.error is None:
+        at_ns = telemetry.clock.at_ns
+        controller.delivered(Delivery(event.node, at_ns(event.sent_at_ns / 1e9), at_ns(event.acked_at_ns / 1e9)))
+    else:
+        logger.warning("Envoy %s refused %s: %s", event.node, event.type_url, event.error)
+
+
+def _grpc_server(address: str) -> tuple[grpc.aio.Server, int]:
+    """A gRPC server bound to ``address``, not started, and its port."""
+    _parts("--grpc", address)
+    # Without SO_REUSEPORT, since two control servers must never share a port unnoticed.
+    server = grpc.aio.server(
+        options=[
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", MOST_RECEIVED),
+            ("grpc.keepalive_time_ms", 10_000),
+            ("grpc.keepalive_timeout_ms", 5_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+        ]
+    )
+    try:
+        return server, server.add_insecure_port(address)
+    except RuntimeError:
+        raise _taken("--grpc", address) from None
+
+
+@contextlib.contextmanager
+def _listening(address: str) -> Iterator[socket.socket]:
+    host, port = _parts("--http", address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise _taken("--http", address, error.strerror or str(error)) from None
+    with listener:
+        listener.setblocking(False)
+        yield listener
+
+
+@contextlib.asynccontextmanager
+async def _http(app: web.Application, listener: socket.socket) -> AsyncIterator[None]:
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, listener).start()
+        yield
+    finally:
+        await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def _store(path: str | Path) -> AsyncIterator[SpanStore]:
+    try:
+        store = await asyncio.to_thread(SpanStore, path)
+    except StoreError as error:
+        raise StartError(f"{error}; name another file with --traces") from None
+    try:
+        yield store
+    finally:
+        await store.aclose()
+
+
+@contextlib.asynccontextmanager
+async def _etcd(settings: ControlSettings, stop: asyncio.Event) -> AsyncIterator[EtcdClient]:
+    """A client of an etcd that answered once; it may go away after that."""
+    reach = EtcdSettings(settings.etcd, settings.tls, settings.username, settings.password)
+    try:
+        client = reach.client()
+    except (ValueError, OSError) as error:
+        raise StartError(f"--etcd {','.join(settings.etcd)}: {error}") from None
+    async with client:
+        waiting = asyncio.create_task(await_etcd(client, reach, patience=settings.etcd_patience))
+        await _first_of(stop.wait(), waiting)
+        if stop.is_set():
+            waiting.cancel()
+            yield client
+            return
+        try:
+            await waiting
+        except EtcdMissing as error:
+            raise StartError(str(error)) from None
+        for status in await client.status():
+            if status.version in RISKY_ETCD:
+                logger.warning(
+                    "etcd at %s is %s, which may lose consistency when it is killed under load; "
+                    "use 3.5.3 or newer in production",
+                    status.endpoint,
+                    status.version,
+                )
+        yield client
+
+
+async def _first_of(stop: Coroutine[Any, Any, object], *parts: asyncio.Task[None]) -> None:
+    """Return when ``stop`` does, or when one of the parts ends, which none does by itself unless it failed."""
+    stopping = asyncio.ensure_future(stop)
+    try:
+        await asyncio.wait([stopping, *parts], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+
+
+def _parts(option: str, address: str) -> tuple[str, int]:
+    try:
+        return split_address(address)
+    except ValueError as error:
+        raise StartError(f"{option}: {error}; an address is like 127.0.0.1:18000") from None
+
+
+def _taken(option: str, address: str, reason: str = "address already in use, or not of this machine") -> StartError:
+    return StartError(f"{option} {address} cannot be listened at ({reason}); stop what uses it, or choose another")
+
+
+def _reachable(listened: str, port: int) -> str:
+    """The address to register for a listening address: with the port that was given, and no wildcard host."""
+    host, _, _ = listened.rpartition(":")
+    return f"{'127.0.0.1' if host in WILDCARDS else host}:{port}"

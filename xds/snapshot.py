@@ -1,0 +1,179 @@
+"""Immutable snapshots of encoded resources, shared by all streams that see the same content.
+
+A :class:`TypeSnapshot` holds the resources of one type, a :class:`Snapshot` those of all types that one node group
+sees. Versions are hashes of content, so any process computes the same ones. What many streams ask of the same
+snapshot (its difference from the one before, the version of a set of names, the bytes of an answer) is computed
+once and remembered beside it, for as long as somebody holds it.
+"""
+
+import weakref
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import xxhash
+
+from xds import types, wire
+from xds.references import NONE, References, Unreadable, read_references
+
+_SUM_BITS = (1 << 64) - 1
+_SHORTEST_TTL = 0.1
+_PAYLOADS_KEPT = 64
+_VERSIONS_KEPT = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Resource:
+    """One encoded resource. ``packed`` is its Any, ``version`` the hash of its content, ``ttl`` seconds or None.
+
+    ``mark`` is the resource's share in the version of a set of resources.
+    """
+
+    name: str
+    version: str
+    packed: bytes
+    mark: int
+    points_at: References = NONE
+    ttl: float | None = None
+
+    def value_equals(self, value: bytes) -> bool:
+        """Whether ``value`` is the serialised message that this resource was made of."""
+        return self.packed.endswith(value) and _version_of_value(value, self.ttl) == self.version
+
+
+def _version_of_value(value: bytes, ttl: float | None) -> str:
+    hashed = xxhash.xxh64(value)
+    if ttl is not None:
+        hashed.update(f"\0ttl={ttl}".encode())
+    return hashed.hexdigest()
+
+
+def encode(type_url: str, name: str, value: bytes, ttl: float | None = None) -> Resource:
+    """Make a resource of a serialised message.
+
+    Raises ``xds.references.Unreadable`` when the bytes are no such message or when it bears another name, or when
+    ``ttl`` is not at least 0.1 s.
+    """
+    if ttl is not None and ttl < _SHORTEST_TTL:
+        raise Unreadable(f"a time to live of {ttl} s is too short")
+    points_at = read_references(type_url, name, value)
+    version = _version_of_value(value, ttl)
+    mark = xxhash.xxh3_64_intdigest(f"{name}\0{version}".encode())
+    return Resource(name, version, wire.any_of(type_url, value), mark, points_at, ttl)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What a newer snapshot has beyond an older one: names added or changed, and names gone; both sorted."""
+
+    changed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.changed or self.removed)
+
+
+class TypeSnapshot:
+    """The resources of one type at one moment; ``renewed`` are those with a TTL. Never changed; equal if identical."""
+
+    __slots__ = ("__weakref__", "_differences", "_keeping", "_payloads", "_versions", "renewed", "resources", "version")
+
+    def __init__(self, resources: Mapping[str, Resource]) -> None:
+        self.resources = MappingProxyType(dict(resources))
+        self.version = _version(self.resources.values())
+        self.renewed = tuple(resource for resource in self.resources.values() if resource.ttl is not None)
+        self._differences: weakref.WeakKeyDictionary[TypeSnapshot, Difference] = weakref.WeakKeyDictionary()
+        self._keeping: weakref.WeakKeyDictionary[TypeSnapshot, TypeSnapshot] = weakref.WeakKeyDictionary()
+        self._versions: dict[frozenset[str], str] = {}
+        self._payloads: dict[Hashable, bytes] = {}
+
+    def since(self, older: "TypeSnapshot") -> Difference:
+        """What changed from ``older`` to this snapshot."""
+        if older is self:
+            return _SAME
+        known = self._differences.get(older)
+        if known is None:
+            known = self._differences[older] = _difference(older.resources, self.resources)
+        return known
+
+    def keeping(self, older: "TypeSnapshot") -> "TypeSnapshot":
+        """This snapshot and, beside it, what ``older`` has and this one no longer has."""
+        known = self._keeping.get(older)
+        if known is None:
+            gone = {name: older.resources[name] for name in self.since(older).removed}
+            known = TypeSnapshot({**self.resources, **gone}) if gone else self
+            self._keeping[older] = known
+        return known
+
+    def version_of(self, names: frozenset[str]) -> str:
+        """The version of a part of the snapshot; that of the whole when ``names`` covers it."""
+        version = self._versions.get(names)
+        if version is None:
+            if len(self._versions) >= _VERSIONS_KEPT:
+                self._versions.clear()
+            found = (self.resources[name] for name in names if name in self.resources)
+            version = self._versions[names] = _version(found)
+        return version
+
+    def payload(self, key: Hashable, build: Callable[[], bytes]) -> bytes:
+        """The bytes of an answer from this snapshot, built by the first stream that needs them."""
+        payload = self._payloads.get(key)
+        if payload is None:
+            if len(self._payloads) >= _PAYLOADS_KEPT:
+                self._payloads.clear()
+            payload = self._payloads[key] = build()
+        return payload
+
+
+_SAME = Difference()
+
+
+def _version(resources: Iterable[Resource]) -> str:
+    """A hash over a set of resources that does not depend on their order, and so needs no sorting."""
+    return f"{sum(resource.mark for resource in resources) & _SUM_BITS:016x}"
+
+
+def _difference(older: Mapping[str, Resource], newer: Mapping[str, Resource]) -> Difference:
+    changed = []
+    for name, resource in newer.items():
+        before = older.get(name)
+        if before is not resource and (before is None or before.version != resource.version):
+            changed.append(name)
+    removed = [name for name in older if name not in newer]
+    return Difference(tuple(sorted(changed)), tuple(sorted(removed)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """All that the nodes of one group see. ``changed_ns`` is the monotonic time of the change that made it."""
+
+    types: Mapping[str, TypeSnapshot] = field(default_factory=dict)
+    changed_ns: int = 0
+
+    def of(self, type_url: str) -> TypeSnapshot:
+        """The snapshot of one type; an empty one where nothing was ever set."""
+        found = self.types.get(type_url)
+        return EMPTY if found is None else found
+
+
+EMPTY = TypeSnapshot({})
+
+
+def dangling(snapshot: Snapshot, known: frozenset[str]) -> dict[tuple[str, str], str]:
+    """The names in a snapshot that lead nowhere: (type, resource) -> what it points at in vain.
+
+    ``known`` are names that the nodes have from elsewhere, such as static clusters of their bootstrap. A type of
+    which nothing was ever set is not looked into, since its resources may come from elsewhere too.
+    """
+    found = {}
+    for type_url, one in snapshot.types.items():
+        for target in (types.CLUSTER, types.ROUTES, types.ENDPOINTS):
+            held = snapshot.types.get(target)
+            if held is None:
+                continue
+            for name, resource in one.resources.items():
+                missing = resource.points_at.of_type(target) - held.resources.keys() - known
+                if missing:
+                    what = ", ".join(sorted(missing)[:5])
+                    found[type_url, name] = f"points at {types.short_name(target)} resource {what}, which is not there"
+    return found

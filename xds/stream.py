@@ -1,0 +1,378 @@
+"""One stream's conversation as a pure object: its subscriptions, and which answer goes next.
+
+Both variants and all services use it. It promises make before break: endpoints follow their clusters, routes wait
+until the clusters they newly name are warm at this node, removals wait until the node has acknowledged what no
+longer uses them; every wait has a time limit. Endpoint changes wait for nothing. Time comes in as an argument
+(monotonic ns); reading, writing and waking are left to ``xds.ads``.
+"""
+
+import bisect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from xds import types, wire
+from xds.snapshot import Resource, Snapshot, TypeSnapshot
+from xds.subscription import Answer, Facts, Standing, Subscription
+from xds.variants import Delta, StateOfTheWorld
+from xds.wire import Node, Request
+
+_FOREVER = (1 << 63) - 1
+_SECOND = 1_000_000_000
+
+
+class Variant(Enum):
+    """The two ways of speaking xDS."""
+
+    SOTW = "sotw"
+    DELTA = "delta"
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long the stream waits for a node, in seconds.
+
+    Attributes:
+        ack_wait: while an answer of a type is unanswered, the next of that type waits this long at most, so that a
+            burst of changes becomes one. A request is answered, and endpoints are sent, without waiting.
+        warm_limit: routes wait this long at most until the node acknowledges the clusters that they newly name
+            (Envoy delays that until the clusters are warm).
+        removal_limit: removals wait this long at most for the acknowledgement of what stopped using them.
+    """
+
+    ack_wait: float = 0.25
+    warm_limit: float = 5.0
+    removal_limit: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one stream may ask for; past it the stream ends with RESOURCE_EXHAUSTED."""
+
+    names: int = 100_000
+    types: int = 64
+
+
+class Refused(Exception):
+    """A request that ends its stream: ``exhausted`` tells a passed limit from an invalid argument."""
+
+    def __init__(self, detail: str, *, exhausted: bool = False) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.exhausted = exhausted
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One response, ready for the wire."""
+
+    type_url: str
+    version: str
+    nonce: str
+    data: bytes
+    resources: int
+    removed: int
+
+
+class Conversation:
+    """What a stream's client wants, holds and is owed.
+
+    ``siblings`` gives the other streams of the same node, which matter when it uses one stream per type.
+
+    Attributes:
+        node: who the client is; None before the first request.
+        fresh: whether this server is known to be as new as the truth was when the stream began. Until then a client
+            that brings versions from elsewhere is not sent other ones, so that it is never rolled back.
+        needs_freshness: something waits for ``fresh``.
+        wake_ns: when :meth:`next` may have an answer although nothing happened; None when never.
+    """
+
+    def __init__(
+        self,
+        variant: Variant,
+        *,
+        prefix: str,
+        type_url: str = "",
+        pace: Pace | None = None,
+        limits: Limits | None = None,
+        siblings: Callable[[], Iterable["Conversation"]] = tuple,
+    ) -> None:
+        self.variant = variant
+        self.node: Node | None = None
+        self.fresh = True
+        self.needs_freshness = False
+        self.wake_ns: int | None = None
+        self._unsettled = True
+        self._snapshot = Snapshot()
+        self._prefix = prefix
+        self._only_type = type_url
+        self._pace = pace or Pace()
+        self._limits = limits or Limits()
+        self._siblings = siblings
+        self._subscriptions: dict[str, Subscription] = {}
+        self._in_order: list[Subscription] = []
+        self._owed: dict[str, set[str]] = {}
+        self._holding_since: dict[str, int] = {}
+        self._withheld: set[str] = set()
+        self._renews = False
+        self._renewed_ns: dict[str, int] = {}
+        self._count = 0
+
+    @property
+    def subscriptions(self) -> Iterable[Subscription]:
+        """The subscriptions in the order in which they are served."""
+        return self._in_order
+
+    @property
+    def settled(self) -> bool:
+        """Whether the client has answered everything that it can be sent now. Pending removals don't count."""
+        return not (self._unsettled or self._withheld or any(one.unanswered for one in self._in_order))
+
+    @property
+    def changed_ns(self) -> int:
+        """Monotonic time of the change that the client is to see."""
+        return self._snapshot.changed_ns
+
+    def rejections(self) -> Iterable[Subscription]:
+        """The subscriptions whose content, as it is now, the node refuses; none before :meth:`next` has settled."""
+        for one in self._in_order:
+            pending = self._unsettled or one.unanswered or one.type_url in self._withheld
+            if one.error is not None and not pending:
+                yield one
+
+    def offer(self, snapshot: Snapshot) -> None:
+        """From now on the client is to see this snapshot."""
+        self._snapshot = snapshot
+        self._unsettled = True
+
+    def introduce(self, request: Request) -> Node:
+        """The node that a stream's first request names; raises :class:`Refused` when it names none."""
+        if request.node is None or not request.node.id:
+            raise Refused("the first request of a stream must carry the node, with its id")
+        self.node = request.node
+        self._renews = wire.TTL_FEATURE in request.node.features
+        return request.node
+
+    def on_request(self, request: Request, now_ns: int) -> tuple[str, Facts]:
+        """Take in a request; returns its type URL and what it said. Raises :class:`Refused`."""
+        type_url = self._type_of(request)
+        self._unsettled = True
+        subscription = self._subscriptions.get(type_url)
+        if subscription is None:
+            subscription = self._subscribe_to(type_url)
+        facts = subscription.on_request(request, now_ns)
+        if facts.kind == "first" and subscription.resumed:
+            subscription.renew(self._owed.pop(type_url, ()))
+        if len(subscription.names) > self._limits.names:
+            raise Refused(
+                f"{len(subscription.names)} names of {type_url}, more than {self._limits.names}", exhausted=True
+            )
+        return type_url, facts
+
+    def _type_of(self, request: Request) -> str:
+        if not self._only_type:
+            if not request.type_url:
+                raise Refused("a request on an aggregated stream must carry a type_url")
+            return request.type_url
+        if request.type_url not in ("", self._only_type):
+            raise Refused(f"this service carries {self._only_type}, not {request.type_url}")
+        return self._only_type
+
+    def _subscribe_to(self, type_url: str) -> Subscription:
+        if len(self._subscriptions) >= self._limits.types:
+            raise Refused(f"more than {self._limits.types} types on one stream", exhausted=True)
+        kind = StateOfTheWorld if self.variant is Variant.SOTW else Delta
+        subscription = self._subscriptions[type_url] = kind(type_url)
+        bisect.insort(self._in_order, subscription, key=lambda one: types.rank_of(one.type_url))
+        return subscription
+
+    def next(self, now_ns: int) -> Outgoing | None:
+        """The response that goes now, counted as sent; None when there is none, or none before ``wake_ns``."""
+        self.wake_ns = None
+        self._withheld.clear()
+        for subscription in self._in_order:
+            view = self.view_of(subscription, now_ns)
+            answer = subscription.what_to_send(view)
+            if answer is None:
+                continue
+            until = self._held_until(subscription, answer, now_ns)
+            if until <= now_ns:
+                return self._send(subscription, answer, view, now_ns)
+            self._wake_at(until)
+            self._withheld.add(subscription.type_url)
+        self._unsettled = False
+        return self._heartbeat(now_ns) if self._renews else None
+
+    def _send(self, subscription: Subscription, answer: Answer, view: TypeSnapshot, now_ns: int) -> Outgoing:
+        nonce = self._next_nonce()
+        subscription.on_sent(answer, view, nonce, now_ns)
+        self._let_follow(subscription.type_url, answer)
+        return Outgoing(
+            type_url=subscription.type_url,
+            version=answer.version,
+            nonce=nonce,
+            data=wire.with_nonce(self._payload(subscription.type_url, answer, view), nonce),
+            resources=len(answer.resources),
+            removed=len(answer.removed),
+        )
+
+    def _payload(self, type_url: str, answer: Answer, view: TypeSnapshot) -> bytes:
+        names = tuple(resource.name for resource in answer.resources)
+
+        def build() -> bytes:
+            return self._pack(type_url, answer.version, answer.resources, answer.removed)
+
+        return view.payload((type_url, self.variant, self._renews, answer.version, names, answer.removed), build)
+
+    def _pack(
+        self,
+        type_url: str,
+        version: str,
+        resources: Iterable[Resource],
+        removed: Iterable[str] = (),
+        *,
+        renewal: bool = False,
+    ) -> bytes:
+        packed = []
+        for one in resources:
+            ttl = one.ttl if self._renews else None
+            if self.variant is Variant.SOTW and ttl is None:
+                packed.append(one.packed)
+                continue
+            whole = wire.resource_of(one.name, one.version, None if renewal else one.packed, ttl)
+            packed.append(whole if self.variant is Variant.DELTA else wire.any_of(wire.RESOURCE_TYPE, whole))
+        if self.variant is Variant.SOTW:
+            return wire.response(type_url, version, packed)
+        return wire.delta_response(type_url, version, packed, removed)
+
+    def _heartbeat(self, now_ns: int) -> Outgoing | None:
+        """Renew, at half of their time to live, resources that the client holds with a limited one."""
+        for subscription in self._in_order:
+            held = [one for one in subscription.offered.renewed if subscription.wants_any((one.name,))]
+            if not held or subscription.type_url in self._withheld:
+                continue
+            half = round(min(one.ttl or 0 for one in held) / 2 * _SECOND)
+            last = max(self._renewed_ns.setdefault(subscription.type_url, now_ns), subscription.sent_at_ns)
+            if last + half > now_ns:
+                self._wake_at(last + half)
+                continue
+            self._renewed_ns[subscription.type_url] = now_ns
+            nonce = self._next_nonce()
+            subscription.on_heartbeat(nonce, now_ns)
+            data = self._pack(subscription.type_url, subscription.sent_version, held, renewal=True)
+            return Outgoing(
+                type_url=subscription.type_url,
+                version=subscription.sent_version,
+                nonce=nonce,
+                data=wire.with_nonce(data, nonce),
+                resources=0,
+                removed=0,
+            )
+        return None
+
+    def _next_nonce(self) -> str:
+        self._count += 1
+        return f"{self._prefix}{self._count:x}"
+
+    # Order
+
+    def _let_follow(self, type_url: str, answer: Answer) -> None:
+        """A cluster is warm, and a listener takes traffic, only when what it points at came after it."""
+        follower = {types.CLUSTER: types.ENDPOINTS, types.LISTENER: types.ROUTES}.get(type_url)
+        if follower is None:
+            return
+        names: set[str] = set()
+        for resource in answer.resources:
+            if resource.name in answer.changed:
+                names |= resource.points_at.of_type(follower)
+        names &= self._snapshot.of(follower).resources.keys()
+        subscription = self._subscriptions.get(follower)
+        if subscription is None:
+            self._owed.setdefault(follower, set()).update(names)
+        else:
+            subscription.renew(names)
+
+    def _held_until(self, subscription: Subscription, answer: Answer, now_ns: int) -> int:
+        """The time before which an answer must not go; 0 when it may go now."""
+        if subscription.resumed and not subscription.sent_version and not self.fresh:
+            self.needs_freshness = True
+            return _FOREVER
+        if answer.asked or subscription.type_url == types.ENDPOINTS:
+            return 0
+        until = 0
+        if subscription.unanswered:
+            until = subscription.sent_at_ns + round(self._pace.ack_wait * _SECOND)
+        if subscription.type_url in types.POINT_AT_CLUSTERS and until <= now_ns:
+            until = self._clusters_warm_at(answer, now_ns)
+        return until
+
+    def _clusters_warm_at(self, answer: Answer, now_ns: int) -> int:
+        """When the clusters that an answer points at can be relied on."""
+        found = self._find(types.CLUSTER)
+        if found is None:
+            return 0
+        owner, clusters = found
+        named = frozenset[str]().union(*(one.points_at.clusters for one in answer.resources))
+        unsent = clusters.what_to_send(owner.view_of(clusters, now_ns))
+        if unsent is not None and not named.isdisjoint(unsent.added):
+            return _FOREVER
+        replaces = bool(answer.changed - answer.added)
+        if replaces and any(not named.isdisjoint(refusal.missing) for refusal in clusters.refusals):
+            return _FOREVER
+        limit = round(self._pace.warm_limit * _SECOND)
+        return max(
+            (sent.at_ns + limit for sent in clusters.unanswered.values() if not named.isdisjoint(sent.added)),
+            default=0,
+        )
+
+    # Removal
+
+    def view_of(self, subscription: Subscription, now_ns: int) -> TypeSnapshot:
+        """What the client is to see of a type now: the snapshot and what must not be taken away yet."""
+        target = self._snapshot.of(subscription.type_url)
+        if subscription.offered is target or subscription.type_url not in types.REMOVED_AFTER:
+            return target
+        gone = target.since(subscription.offered).removed
+        if not gone or not subscription.wants_any(gone):
+            self._holding_since.pop(subscription.type_url, None)
+            return target
+        if self._may_remove(subscription.type_url, now_ns):
+            return target
+        return target.keeping(subscription.offered)
+
+    def _may_remove(self, type_url: str, now_ns: int) -> bool:
+        found = [self._find(user) for user in types.REMOVED_AFTER[type_url]]
+        present = [one[1] for one in found if one is not None]
+        if any(user.refusals for user in present):
+            # The node keeps its last good routes, and these may use what is to go.
+            return False
+        if all(self._is_current(user) for user in present):
+            return True
+        since = self._holding_since.setdefault(type_url, now_ns)
+        until = since + round(self._pace.removal_limit * _SECOND)
+        if until <= now_ns:
+            return True
+        self._wake_at(until)
+        return False
+
+    def _is_current(self, user: Subscription) -> bool:
+        return not user.unanswered and user.what_to_send(self._snapshot.of(user.type_url)) is None
+
+    def _find(self, type_url: str) -> tuple["Conversation", Subscription] | None:
+        """The node's subscription to a type: on this stream, or on another one that it has beside it."""
+        for conversation in (self, *(() if type_url in self._subscriptions else self._siblings())):
+            for subscription in conversation.subscriptions:
+                if subscription.type_url == type_url:
+                    return conversation, subscription
+        return None
+
+    def _wake_at(self, until: int) -> None:
+        if until != _FOREVER:
+            self.wake_ns = until if self.wake_ns is None else min(self.wake_ns, until)
+
+    def standing(self, subscription: Subscription) -> Standing:
+        """How the node stands with a type; STALE also while newer content for it is held back."""
+        standing = subscription.standing
+        if standing is Standing.SYNCED and subscription.type_url in self._withheld:
+            return Standing.STALE
+        return standing
