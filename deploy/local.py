@@ -37,7 +37,6 @@ from statesync.spec import PoolSpec
 
 ETCD_QUOTA_BYTES = 2 * 1024**3
 COMPACTION = "5m"
-DRAIN_SECONDS = "2"
 _STAGE_ETCD, _STAGE_CONTROL, _STAGE_MEMBERS, _STAGE_FRONT = range(4)
 _HOME = Path(__file__).resolve().parent.parent
 EXAMPLE_APP = (sys.executable, "-m", "deploy.examples.cart")
@@ -183,7 +182,6 @@ def _member_programs(settings: LocalSettings, layout: Layout, place: MemberPlace
             *("sidecar", "--member", place.name, "--pool", layout.pool, "--etcd", ",".join(layout.etcd)),
             *("--session-api", place.session_api, "--peer", place.peer),
             *("--app", place.app, "--app-health", settings.app_health),
-            *("--drain-seconds", DRAIN_SECONDS),
         ),
         log=directory / "logs" / f"{place.name}-sidecar.log",
         stage=_STAGE_MEMBERS,

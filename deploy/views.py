@@ -292,12 +292,15 @@ def _session_view(found: FoundSession, now_ms: int, *, body: bool = False) -> Vi
 
 def _failover_view(trace: str, parts: Sequence[Failover]) -> View:
     first = min(parts, key=lambda part: part.started)
+    taken: Counter[str] = Counter()
+    for part in parts:
+        taken[part.to] += len(part.slots)
     return {
         "trace": trace,
         "kind": "handover" if first.planned else "takeover",
         "started": first.started,
         "from": sorted({part.source for part in parts if part.source}),
-        "to": {part.to: len(part.slots) for part in sorted(parts, key=lambda part: part.to)},
+        "to": dict(sorted(taken.items())),
         "slots": sum(len(part.slots) for part in parts),
         "cause": first.cause,
     }

@@ -84,7 +84,7 @@ async def small_pool(client, pool_name):
     await client.put(keys.session(slot, "tea-for-two"), session.encode())
     await client.put(keys.session(slot, "gone"), Session("", b"", FAR_FUTURE_MS, 2, deleted=True).encode())
     failover = Failover(TRACE, "cart-1", "cart-2", "cart-2 lost", False, (1, 3), (2, 2), 1000.0)
-    await client.put(keys.failover(TRACE, "cart-1"), failover.encode())
+    await client.put(keys.failover(TRACE, "cart-1", "cart-2"), failover.encode())
     return pool_name
 
 
@@ -278,7 +278,7 @@ async def test_sessions_lists_the_living(understudy, etcd, small_pool):
 
 async def test_failovers_are_put_together_by_trace(understudy, etcd, client, small_pool):
     more = Failover(TRACE, "cart-3", "cart-2", "cart-2 lost", False, (0,), (2,), 1000.5)
-    await client.put(PoolKeys(small_pool).failover(TRACE, "cart-3"), more.encode())
+    await client.put(PoolKeys(small_pool).failover(TRACE, "cart-3", "cart-2"), more.encode())
     read = ("failovers", "--etcd", etcd.endpoint, "--pool", small_pool)
     (row,) = json.loads(understudy(*read, "-o", "json").output)["failovers"]
     assert (row["trace"], row["kind"], row["slots"]) == (TRACE, "takeover", 3)

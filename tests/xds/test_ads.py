@@ -154,9 +154,11 @@ async def test_rule_18_and_19_order_holds_between_the_streams_of_a_node_that_has
         content = {CDS: {"b": cluster("b")}, EDS: {"b": endpoints("b", 1)}, RDS: {"r": routes("r", "b")}}
         await world.cache.set_all({**content, LDS: CONTENT[LDS]})
         response = await clusters.receive()
+        await until(lambda: world.cache.counters.pushes > pushes, what="the clusters are counted")
         await stays(lambda: world.cache.counters.pushes == pushes + 1, 0.2, "routes kept back")
         await clusters.acknowledge(response)
         response = await config.receive()
+        await until(lambda: world.cache.counters.pushes > pushes + 1, what="the routes are counted")
         await stays(lambda: world.cache.counters.pushes == pushes + 2, 0.2, "the removal kept back")
         await config.acknowledge(response, "r")
         last = await clusters.receive()
