@@ -1,0 +1,211 @@
+"""A whole pool under load while one of its parts is killed: what do the clients behind Envoy notice?
+
+Everything is real and runs as its own process; what is judged is the clients' own record of their requests.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.demo import unsettled
+from deploy.load import Load
+from deploy.local import LocalPool, LocalSettings
+from deploy.reading import read_pool
+from deploy.verdict import Verdict, judge
+from statesync.etcd import EtcdClient
+from statesync.pool import MemberState
+from statesync.spec import PoolSpec
+from statesync.state import PoolState
+from tests.harness.waiting import free_port, until
+
+MEMBERS = 3
+
+
+@dataclass
+class Scene:
+    """A pool under load, and what a test does to it."""
+
+    pool: LocalPool
+    load: Load
+    etcd: EtcdClient
+    verdict: Verdict | None = None
+
+    async def state(self) -> PoolState:
+        return (await read_pool(self.etcd, self.pool.layout.pool))[0]
+
+    async def settled(self) -> None:
+        """Wait until every slot is owned as the table wants it, in fair shares."""
+        names = [place.name for place in self.pool.layout.members]
+
+        async def at_rest() -> bool:
+            return not unsettled(await self.state(), names)
+
+        await until(at_rest, timeout=60, what="every slot is served, in fair shares")
+
+    async def served_without(self, member: str) -> None:
+        """Wait until ``member`` owns nothing."""
+
+        async def gone() -> bool:
+            owners = (await self.state()).owners
+            return len(owners) == 256 and all(at.record.active != member for at in owners.values())
+
+        await until(gone, timeout=30, what=f"{member} owns nothing")
+
+    async def progress(self, requests: int = 60) -> None:
+        """Wait until the clients have got so many more good answers."""
+        goal = sum(op.succeeded for op in self.load.history) + requests
+        await until(lambda: sum(op.succeeded for op in self.load.history) >= goal, 40, "requests are answered")
+
+    def kill(self, name: str) -> None:
+        """Kill -9 a process that its supervisor will start again."""
+        os.kill(self.pool.processes[name].pid, signal.SIGKILL)
+
+
+@asynccontextmanager
+async def under_load(directory: Path, controls: int = 1) -> AsyncIterator[Scene]:
+    """A pool at rest with 60 clients at 90 requests/s; at the end the load stops and is judged."""
+    settings = LocalSettings(
+        directory=directory,
+        spec=PoolSpec(pool="cart"),
+        members=MEMBERS,
+        listen=f"127.0.0.1:{free_port()}",
+        controls=controls,
+    )
+    async with LocalPool(settings) as pool, EtcdClient(pool.etcd_endpoints) as etcd:
+        load = Load(pool.layout.front_url, sessions=60, rate=90.0)
+        try:
+            scene = Scene(pool, load, etcd)
+            await scene.settled()
+            await load.open_sessions()
+            load.start()
+            await scene.progress()
+            yield scene
+            await scene.progress()
+            await load.stop()
+            scene.verdict = judge(load.history, await load.final_contents())
+        finally:
+            await load.close()
+
+
+def assert_nothing_lost(scene: Scene) -> None:
+    verdict = scene.verdict
+    assert verdict is not None
+    assert (verdict.lost_writes, verdict.duplicated_writes, verdict.stale_reads, verdict.unexplained_items) == (0,) * 4
+
+
+def assert_nobody_noticed(scene: Scene) -> None:
+    assert_nothing_lost(scene)
+    assert scene.verdict is not None
+    assert scene.verdict.failures == ()
+
+
+async def test_nobody_notices_that_the_application_alone_is_killed(tmp_path: Path) -> None:
+    async with under_load(tmp_path) as scene:
+        scene.pool.processes.kill("cart-1/app")
+        await scene.served_without("cart-1")
+        await scene.progress()
+        await scene.pool.processes.start_again("cart-1/app")
+        await scene.settled()
+
+    assert_nobody_noticed(scene)
+
+
+async def test_nobody_notices_that_the_sidecar_alone_is_killed(tmp_path: Path) -> None:
+    async with under_load(tmp_path) as scene:
+        scene.pool.processes.kill("cart-1/sidecar")
+        await scene.served_without("cart-1")
+        await scene.progress()
+        await scene.pool.processes.start_again("cart-1/sidecar")
+        await scene.settled()
+
+    assert_nobody_noticed(scene)
+
+
+async def test_nobody_notices_that_a_member_is_drained(tmp_path: Path) -> None:
+    async with under_load(tmp_path) as scene:
+        os.kill(scene.pool.processes["cart-1/sidecar"].pid, signal.SIGTERM)
+        await scene.progress(150)
+        await scene.settled()
+
+    assert_nobody_noticed(scene)
+
+
+async def test_failover_goes_on_while_the_control_server_is_dead_and_it_catches_up(tmp_path: Path) -> None:
+    async with under_load(tmp_path) as scene:
+        scene.pool.processes.kill("control-1")
+        await scene.progress()
+        scene.pool.processes.kill(*scene.pool.member_processes("cart-1"))
+        await scene.progress(150)
+        await scene.pool.processes.start_again("control-1")
+        await scene.served_without("cart-1")
+        table = (await scene.state()).table
+        assert table is not None
+        await scene.pool.processes.start_again(*scene.pool.member_processes("cart-1"))
+        await scene.settled()
+
+    assert_nobody_noticed(scene)
+
+
+async def test_acknowledged_writes_survive_a_restart_of_etcd_and_service_resumes_by_itself(tmp_path: Path) -> None:
+    async with under_load(tmp_path) as scene:
+        before = {slot: at.record.active for slot, at in (await scene.state()).owners.items()}
+        scene.kill("etcd")
+        await until(lambda: scene.pool.processes["etcd"].state == "running", 30, "etcd is back")
+        await scene.progress()
+        state = await scene.state()
+
+        assert {slot: at.record.active for slot, at in state.owners.items()} == before
+        assert {at.record.state for at in state.members.values()} == {MemberState.UP}
+
+    assert_nothing_lost(scene)
+
+
+async def test_a_killed_envoy_gets_its_configuration_again(tmp_path: Path) -> None:
+    async with under_load(tmp_path) as scene:
+        before = envoy_pid(scene)
+        os.kill(before, signal.SIGKILL)
+        await until(lambda: envoy_pid(scene) not in (0, before), timeout=30, what="another Envoy runs")
+        await scene.progress()
+
+    assert_nothing_lost(scene)
+
+
+def envoy_pid(scene: Scene) -> int:
+    """The process id of the Envoy below the supervisor ``front-1``; 0 while there is none."""
+    below = {scene.pool.processes["front-1"].pid}
+    for entry in sorted(Path("/proc").glob("[0-9]*"), key=lambda entry: int(entry.name)):
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            name = (entry / "comm").read_text().strip()
+        except OSError:
+            continue
+        if parent in below:
+            below.add(int(entry.name))
+            if name == "envoy":
+                return int(entry.name)
+    return 0
+
+
+async def test_a_second_control_server_steps_in_and_no_slot_moves(tmp_path: Path) -> None:
+    async with under_load(tmp_path, controls=2) as scene:
+        state = await scene.state()
+        before = {slot: (at.record.active, at.record.epoch) for slot, at in state.owners.items()}
+        assert state.leader is not None
+        leader = state.leader.record
+        scene.pool.processes.kill(leader)
+
+        async def succeeded() -> bool:
+            at = (await scene.state()).leader
+            return at is not None and at.record != leader
+
+        await until(succeeded, timeout=30, what="the other control server leads")
+        await scene.progress()
+        owners = (await scene.state()).owners
+        assert {slot: (at.record.active, at.record.epoch) for slot, at in owners.items()} == before
+        await asyncio.gather(scene.pool.processes.start_again(leader))
+
+    assert_nobody_noticed(scene)
