@@ -31,6 +31,7 @@ HANDOVERS_AT_ONCE = 4
 COPIES_AT_ONCE = 8
 HANDOVER_PAUSE = 1.0
 ALIVE_PAUSE = 0.5
+STRAY_AFTER = 1.0
 
 
 class Roles:
@@ -49,6 +50,7 @@ class Roles:
         self._probed_alive: dict[str, float] = {}
         self._takeovers: dict[tuple[str, str], asyncio.Task[bool]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._strays: dict[int, tuple[int, float]] = {}
         self.draining = False
         self.trouble = ""
 
@@ -129,6 +131,9 @@ class Roles:
                     self._start(f"undo/{slot}", partial(self.handover.undo_stale, slot))
         if self.draining:
             self._hand_over_to_heirs(view)
+        strays = self._lasting_strays(view)
+        if strays:
+            self._start("adopt", partial(self._adopt, strays))
 
     def _start(self, name: str, work: Callable[[], Coroutine[object, object, None]]) -> None:
         """Run ``work`` in a task of its own unless one of that name is under way."""
@@ -190,6 +195,34 @@ class Roles:
             for (member, boot), slots in replaced.items():
                 await self._claimer.claim(view, slots, self._cause(member, boot, f"{member} was restarted"))
         self.wake()
+
+    def _lasting_strays(self, view: View) -> list[int]:
+        """Slots whose record names this process although it does not hold them so, for :data:`STRAY_AFTER` seconds.
+
+        That is what a claim or an undo leaves behind whose answer never came. A moment of it is normal: the watch may
+        bring the record before the transaction's own answer does.
+        """
+        now = time.monotonic()
+        strays: dict[int, tuple[int, float]] = {}
+        for slot, at in view.owners.items():
+            owned = self._context.holdings.get(slot)
+            if view.mine(slot) and slot not in self._handing and (owned is None or owned.fence < at.revision):
+                seen, since = self._strays.get(slot, (at.revision, now))
+                strays[slot] = (at.revision, since if seen == at.revision else now)
+        self._strays = strays
+        return [slot for slot, (_, since) in strays.items() if now - since >= STRAY_AFTER]
+
+    async def _adopt(self, slots: Sequence[int]) -> None:
+        """Take up slots whose record names this process, with a fresh copy of their sessions."""
+        async with self._claim_lock:
+            view = self._context.view()
+            for slot in slots:
+                if view.mine(slot) and slot not in self._handing:
+                    at = view.owners[slot]
+                    logger.warning("slot %d is ours at revision %d, though nobody told us: adopted", slot, at.revision)
+                    owned = self._context.holdings.gain(slot, at.record, at.revision)
+                    await self._context.replica.refresh(slot)
+                    self._context.holdings.reopen(owned)
 
     async def _take_over_lost(self, member: str, boot: str, slots: Sequence[int]) -> None:
         """The control servers say that ``member`` is dead: claim its slots if our own probe agrees."""

@@ -25,9 +25,9 @@ from statesync.etcd import (
     Get,
     Kv,
     ModRevision,
-    NoSpace,
     OutcomeUnknown,
     Put,
+    Rejected,
     TxnResult,
     Unavailable,
 )
@@ -37,6 +37,8 @@ from statesync.pool import Owner
 logger = logging.getLogger(__name__)
 
 BATCH_MOST = 100
+BATCH_BYTES = 1_000_000
+"""A transaction holds no further write past this; etcd takes 1.5 MiB a request unless it is told otherwise."""
 RETRY_FIRST = 0.02
 RETRY_MOST = 0.5
 
@@ -117,6 +119,7 @@ class Committer:
         self._marker_revision = 0
         self._batches = 0
         self._pause = RETRY_FIRST
+        self._one_by_one = 0
         self._queue: deque[Submission] = deque()
         self._wake = asyncio.Event()
         self.stats = CommitStats()
@@ -188,8 +191,13 @@ class Committer:
         self._batches += 1
         batch = _Batch(f"{self._boot}:{self._batches}".encode())
         fences: dict[int, int] = {}
-        while self._queue and len(batch.pending) < BATCH_MOST:
+        most, size = (1 if self._one_by_one else BATCH_MOST), 0
+        self._one_by_one = max(self._one_by_one - 1, 0)
+        while self._queue and len(batch.pending) < most:
             write = self._queue[0]
+            size += len(write.value or b"")
+            if batch.pending and size > BATCH_BYTES:
+                break
             if fences.setdefault(write.slot, write.fence) != write.fence:
                 break  # the slot was lost and won again in between: the two fences cannot share a transaction
             write.sent = True
@@ -200,9 +208,8 @@ class Committer:
         batch = self._next_batch()
         try:
             result = await self._send_until_definite(batch)
-        except NoSpace as error:
-            for write in batch.pending:
-                _fail(write, NotCommitted(write.slot, str(error)))
+        except Rejected as error:
+            self._rejected(batch, error)
             return
         except Unavailable as error:
             logger.info("etcd did not take a batch of %d writes: %s", len(batch.pending), error)
@@ -221,6 +228,16 @@ class Committer:
         else:
             self._marker_revision = marker.mod_revision if marker else 0
             self._sort_out(batch, result)
+
+    def _rejected(self, batch: _Batch, error: Rejected) -> None:
+        """Etcd will never take this transaction: find out which write it minds, so that the others go on."""
+        if len(batch.pending) > 1:
+            self._one_by_one = len(batch.pending)
+            self._put_back(batch.pending)
+            return
+        write = batch.pending[0]
+        logger.warning("etcd refuses a write in slot %d: %s", write.slot, error)
+        _fail(write, NotCommitted(write.slot, f"etcd refuses it: {error.detail}"))
 
     def _succeed(self, batch: _Batch, revision: int) -> None:
         self.stats.writes += len(batch.pending)

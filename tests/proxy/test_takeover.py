@@ -4,11 +4,13 @@ import asyncio
 import json
 import signal
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from itertools import count
 from typing import Self
 
 import pytest_asyncio
 
+from statesync.slots import slot_of
 from tests.harness.cuttable import cable_to
 from tests.harness.etcd import EtcdServer
 from tests.harness.sidecars import SidecarPool, sidecar_pool
@@ -237,3 +239,19 @@ async def test_with_takeover_lease_a_replaced_owner_never_answers_an_old_read(et
         assert (status, headers["understudy-served-by"]) == (200, "b")
         for _ in range(20):
             assert (await pool.call("a", "GET", "/k"))[2] == b"new"
+
+
+async def test_a_member_takes_up_a_slot_whose_claim_was_never_answered(pool: SidecarPool) -> None:
+    await pool.start("a")
+    await pool.settle(("a",))
+    await pool.call("a", "PUT", "/k", "kept")
+    slot = slot_of("k", pool.spec.slots)
+    owner = (await pool.owners())[slot]
+
+    await pool.client.put(pool.keys.owner(slot), replace(owner, epoch=owner.epoch + 1).encode())
+
+    async def served() -> bool:
+        status, headers, _ = await pool.call("a", "PUT", "/k", "new")
+        return (status, headers.get("understudy-epoch")) == (200, str(owner.epoch + 1))
+
+    await until(served, 20, "the slot is served under the epoch that stands in etcd")

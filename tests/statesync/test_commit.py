@@ -106,3 +106,30 @@ async def test_a_former_life_of_the_member_does_not_block_its_commits(client: Et
             await committer.outcome(committer.submit(0, fence, keys.session(0, key), b"v"), 5)
 
     assert (await client.range(prefix_range(keys.sessions))).count == 4
+
+
+async def test_large_writes_are_spread_over_transactions_that_etcd_takes(client: EtcdClient, pool_name: str) -> None:
+    keys = PoolKeys(pool_name)
+    fence = await own(client, keys, 0)
+    async with committing(client, keys) as committer:
+        writes = [committer.submit(0, fence, keys.session(0, f"k{n}"), bytes(65_536)) for n in range(60)]
+        for write in writes:
+            await committer.outcome(write, 10)
+
+    assert committer.stats.transactions >= 4
+
+
+async def test_a_write_that_etcd_refuses_does_not_hold_up_the_others(client: EtcdClient, pool_name: str) -> None:
+    keys = PoolKeys(pool_name)
+    fence = await own(client, keys, 0)
+    async with committing(client, keys) as committer:
+        before = committer.submit(0, fence, keys.session(0, "before"), b"v")
+        huge = committer.submit(0, fence, keys.session(0, "huge"), bytes(3_000_000))
+        after = committer.submit(0, fence, keys.session(0, "after"), b"v")
+
+        with pytest.raises(NotCommitted, match="etcd refuses it"):
+            await committer.outcome(huge, 10)
+        await committer.outcome(before, 10)
+        await committer.outcome(after, 10)
+
+    assert await client.get(keys.session(0, "huge")) is None
