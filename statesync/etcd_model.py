@@ -114,8 +114,8 @@ class WatchBatch:
 
     With events, ``revision`` is that of the last one, and every earlier event of the same range has been
     delivered: it may be noted as "applied up to". Without events it is only the store's revision as etcd told
-    it, and must not be noted so: etcd before 3.4.25 and 3.5.8 tells it while older events are still on their
-    way.
+    it, and must not be noted so: many versions tell it while older events are still on their way (etcd issue
+    15220).
     """
 
     revision: int

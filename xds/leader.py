@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from statesync.etcd import CreateRevision, EtcdClient, EtcdError, ModRevision, OutcomeUnknown, Put
 from statesync.keys import PoolKeys
 from statesync.pool import Owner
+from xds.calm import Calm
 from xds.courses import Courses
 from xds.election import Leadership
 from xds.observer import Observer
@@ -66,6 +67,7 @@ class Leader:
         self._owners_changed = 0
         self._awake = asyncio.Event()
         self._written = 0
+        self.calm = Calm()
         self.trouble = ""
 
     def wake(self) -> None:
@@ -102,13 +104,13 @@ class Leader:
             self._leadership.doubt()
             return RETRY_SECONDS
         self._causes, self._owners = causes_in(world), world.owners
-        return None
+        return self.calm.look_again(self._now())
 
     async def _decide(self, world: World) -> bool:
         """Bring the table into line with a world; False if it could not be written as things stand now."""
         # The facts are frozen, so a large pool's decision need not hold up heartbeats.
         read_at = self._observer.table_revision
-        plan = await asyncio.to_thread(next_plan, world, time.time())
+        plan = await asyncio.to_thread(self._tempered_plan, world)
         if plan is None:
             return True
         if not self._leadership.is_leader:
@@ -127,6 +129,20 @@ class Leader:
         )
         self._courses.begin(world, plan, self._now())
         return True
+
+    def _tempered_plan(self, world: World) -> Plan | None:
+        """The plan that is left when what would flap is held back."""
+        now, at = self._now(), time.time()
+        calm = self.calm.look(world, now)
+        steadied = calm.steadied(world)
+        plan = next_plan(steadied, at, calm.held(world))
+        if plan is not None and calm.frozen is None:
+            calm = calm.ask(world, plan.table.orders, now)
+            if calm.frozen is not None:
+                logger.error("planned moves are frozen: %s", calm.frozen.why)
+                plan = next_plan(steadied, at, calm.held(world))
+        self.calm = calm
+        return plan
 
     def _first_wait(self, world: World) -> float | None:
         """Seconds until the first table of the pool is due; None while nobody could have a slot."""

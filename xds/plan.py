@@ -30,12 +30,13 @@ class Plan:
     newly_lost: tuple[str, ...]
 
 
-def next_plan(world: World, at: float) -> Plan | None:
+def next_plan(world: World, at: float, held: frozenset[int] = frozenset()) -> Plan | None:
     """The next table, or None when the one in force is right.
 
     Args:
         world: the pool.
         at: wall time in seconds, for new entries of lost members.
+        held: slots that must keep the active they have for now (see :mod:`xds.calm`).
     """
     previous = world.table or NO_TABLE
     entries = lost_entries(world, at)
@@ -45,7 +46,8 @@ def next_plan(world: World, at: float) -> Plan | None:
     if any(candidate.state.may_hold_slots for candidate in field):
         found = replace(previous, orders=world.orders_as_found())
         decision = decide(world.spec, field, found, current=_current(world))
-        orders, moves = decision.orders, decision.moves
+        orders = _holding(decision.orders, found.orders, held)
+        moves = tuple(move for move in decision.moves if move.slot not in held)
     unheard = any(orders[slot][:1] != (world.serving_owner(slot),) for slot in _served_newer(world, orders))
     if orders == previous.orders and _boots(entries) == _boots(previous.lost) and not unheard:
         return None
@@ -55,6 +57,16 @@ def next_plan(world: World, at: float) -> Plan | None:
     newly = tuple(m for m, e in sorted(entries.items()) if _boots(previous.lost).get(m) != e.boot)
     table = Table(generation, orders, entries, _planned_trace(world, previous, orders, generation))
     return Plan(table, moves, newly)
+
+
+def _holding(
+    orders: tuple[tuple[str, ...], ...], found: tuple[tuple[str, ...], ...], held: frozenset[int]
+) -> tuple[tuple[str, ...], ...]:
+    """``orders``, but with the order that was found where a change of active is held back."""
+    return tuple(
+        found[slot] if slot in held and slot < len(found) and order[:1] != found[slot][:1] else order
+        for slot, order in enumerate(orders)
+    )
 
 
 def _served_newer(world: World, orders: tuple[tuple[str, ...], ...]) -> list[int]:

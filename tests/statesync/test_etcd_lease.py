@@ -1,5 +1,7 @@
 """Leases against a real etcd: they live as long as their owner, and the owner knows when they may be gone."""
 
+import logging
+
 import pytest
 
 from statesync import etcd_lease
@@ -37,11 +39,15 @@ async def test_a_revoked_lease_is_lost(etcd: EtcdServer, client: EtcdClient, poo
             await client.put(pool_name, b"again", lease=lease.id)
 
 
-async def test_a_lease_survives_a_restart_of_etcd_that_is_shorter_than_its_ttl(etcd_server: EtcdServer) -> None:
-    ttl = 4
-    async with etcd_server.client() as client, client.lease(ttl) as lease:
+async def test_a_lease_survives_a_restart_of_etcd_that_is_shorter_than_its_ttl(
+    etcd_server: EtcdServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "statesync.etcd_lease")
+    ttl = 6
+    async with etcd_server.client(timeout=0.3) as client, client.lease(ttl) as lease:
         await client.put("member", b"here", lease=lease.id)
         etcd_server.kill()
+        await until(lambda: "not renewed yet" in caplog.text, what="a keepalive has failed")
         await etcd_server.start()
 
         await stays(lambda: client.get("member", timeout=5), ttl * 1.5, "the key on the lease")

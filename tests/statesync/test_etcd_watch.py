@@ -4,13 +4,15 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
+from typing import Self
 
 import pytest
 
 from statesync import etcd_transport, etcd_watch
 from statesync.etcd import Compacted, Delete, EtcdClient, EtcdError, Event, Put, Unavailable, WatchBatch
 from statesync.keys import KeyRange, PoolKeys
-from tests.harness.etcd import EtcdServer, running_cluster
+from tests.harness.etcd import EtcdServer
+from tests.harness.link import linked
 from tests.harness.waiting import until
 
 
@@ -96,39 +98,93 @@ async def test_several_ranges_share_one_watch_and_nothing_else_comes(client: Etc
     assert {event.kv.value for event in watcher.events} == {b"a member", b"a table", b"last"}
 
 
+class Writers:
+    """Four tasks that write one transaction after the other, whatever happens to etcd, while ``going`` is set."""
+
+    def __init__(self, client: EtcdClient, prefix: str) -> None:
+        self.acknowledged: set[tuple[int, bytes]] = set()
+        self.going = asyncio.Event()
+        self._client = client
+        self._prefix = prefix
+        self._under_way = 0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self.going.set()
+        self._tasks = [asyncio.create_task(self._write(writer)) for writer in range(4)]
+        return self
+
+    async def __aexit__(self, *_exc_info: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def pause(self) -> None:
+        self.going.clear()
+        await until(lambda: not self._under_way, what="the last write has ended")
+
+    async def _write(self, writer: int) -> None:
+        n = 0
+        while True:
+            await self.going.wait()
+            n += 1
+            value = b"%d-%d" % (writer, n)
+            puts = [Put(f"{self._prefix}{writer}", value), Put(f"{self._prefix}shared-{n % 7}", value)]
+            self._under_way += 1
+            try:
+                done = await self._client.txn([], puts)
+                self.acknowledged.add((done.revision, value))
+            except EtcdError:
+                await asyncio.sleep(0.01)
+            finally:
+                self._under_way -= 1
+
+
+async def assert_complete(watcher: Watcher, writers: Writers, client: EtcdClient, where: KeyRange, start: int) -> None:
+    await until(lambda: client.put(where.start, b"end"), what="the last write")
+    await until(watcher.seen(b"end"), what="the watch has caught up")
+    assert watcher.events == await history(client, where, start, b"end")
+    assert writers.acknowledged <= {(event.kv.mod_revision, event.kv.value) for event in watcher.events}
+    revisions = [{event.kv.mod_revision for event in batch.events} for batch in watcher.batches]
+    assert sum(map(len, revisions)) == len(set().union(*revisions))
+
+
+async def test_everything_comes_once_and_in_order_over_a_link_that_breaks(
+    etcd: EtcdServer, client: EtcdClient, keys: PoolKeys
+) -> None:
+    begin = await client.put(keys.spec, b"begin")
+    async with (
+        linked(etcd.endpoint) as link,
+        EtcdClient([link.endpoint], timeout=0.3) as remote,
+        watching(remote, keys.everything, begin) as watcher,
+        Writers(client, keys.members) as writers,
+    ):
+        for _ in range(8):
+            enough = len(watcher.events) + 100
+            await until(lambda enough=enough: len(watcher.events) > enough, what="events before the next cut")
+            await link.cut()
+            await link.restore()
+        await writers.pause()
+        await assert_complete(watcher, writers, client, keys.everything, begin)
+
+
 async def test_everything_comes_once_and_in_order_across_kills_of_etcd(etcd_server: EtcdServer) -> None:
     where = KeyRange("k", "l")
-    acknowledged: set[tuple[int, bytes]] = set()
-    stop = asyncio.Event()
-    async with etcd_server.client(timeout=0.3) as client, watching(client, where, 1) as watcher:
-
-        async def write(writer: int) -> None:
-            n = 0
-            while not stop.is_set():
-                n += 1
-                value = b"%d-%d" % (writer, n)
-                try:
-                    done = await client.txn([], [Put(f"k{writer}", value), Put(f"kk{n % 7}", value)])
-                except EtcdError:
-                    await asyncio.sleep(0.01)
-                else:
-                    acknowledged.add((done.revision, value))
-
-        writers = [asyncio.create_task(write(writer)) for writer in range(4)]
+    async with (
+        etcd_server.client(timeout=0.3) as client,
+        watching(client, where, 1) as watcher,
+        Writers(client, "k") as writers,
+    ):
         for _ in range(3):
             enough = len(watcher.events) + 200
             await until(lambda enough=enough: len(watcher.events) > enough, what="events before the next kill")
+            await writers.pause()
+            await etcd_server.settle(client)
             etcd_server.kill()
+            writers.going.set()
             await etcd_server.start()
-        stop.set()
-        await asyncio.gather(*writers)
-        await until(lambda: client.put("k", b"end"), what="the last write")
-        await until(watcher.seen(b"end"), what="the watch has caught up")
-
-        assert watcher.events == await history(client, where, 1, b"end")
-        assert acknowledged <= {(event.kv.mod_revision, event.kv.value) for event in watcher.events}
-        revisions = [{event.kv.mod_revision for event in batch.events} for batch in watcher.batches]
-        assert sum(map(len, revisions)) == len(set().union(*revisions))
+        await writers.pause()
+        await assert_complete(watcher, writers, client, where, 1)
 
 
 async def test_a_long_history_of_large_transactions_is_caught_up_with_unsplit(
@@ -195,6 +251,7 @@ async def test_a_resumed_watch_whose_changes_are_gone_says_so(etcd_server: EtcdS
         watch = client.watch(where, 1)
         assert (await anext(watch)).events
         revisions = [await client.put("a", b"%d" % n) for n in range(1, 10)]
+        await etcd_server.settle(client)
         etcd_server.kill()
         await etcd_server.start()
         async with etcd_server.client() as other:
@@ -215,19 +272,25 @@ async def test_a_quiet_watch_gives_signs_of_life(client: EtcdClient, keys: PoolK
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_watch_leaves_a_silent_member_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_watch_leaves_a_silent_endpoint_for_another(
+    etcd: EtcdServer, client: EtcdClient, keys: PoolKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(etcd_transport, "CHANNEL_OPTIONS", ())
-    async with running_cluster(3) as members, EtcdClient([member.endpoint for member in members]) as client:
-        async with watching(client, KeyRange("k", "l"), 1) as watcher:
-            await client.put("k", b"first")
-            await until(watcher.seen(b"first"), what="the watch runs, at the first member")
-            members[0].pause()
-            async with EtcdClient([member.endpoint for member in members[1:]]) as other:
-                await until(lambda: other.put("k", b"second"), what="a write at the others")
-            await until(watcher.seen(b"second"), what="the watch runs elsewhere")
-            members[0].resume()
+    begin = await client.put(keys.spec, b"first")
+    async with (
+        linked(etcd.endpoint) as one,
+        linked(etcd.endpoint) as other,
+        EtcdClient([one.endpoint, other.endpoint]) as remote,
+    ):
+        await other.cut()
+        async with watching(remote, keys.everything, begin) as watcher:
+            await until(watcher.seen(b"first"), what="the watch runs over the one link")
+            await other.restore()
+            one.silence()
+            await client.put(keys.spec, b"second")
+            await until(watcher.seen(b"second"), what="the watch runs over the other")
 
-        assert [event.kv.value for event in watcher.events].count(b"first") == 1
+        assert [event.kv.value for event in watcher.events] == [b"first", b"second"]
 
 
 @pytest.mark.usefixtures("impatient")

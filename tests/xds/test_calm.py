@@ -1,0 +1,117 @@
+"""The brakes against flapping: what they hold back, what they never hold back, and when they come off."""
+
+import pytest
+
+from statesync.pool import Member, MemberState, Owner, Table
+from statesync.spec import PoolSpec
+from xds.calm import FREEZE, HOLD, LOSS_WINDOW, SECOND, SURGE_WINDOW, Calm
+from xds.plan import next_plan
+from xds.world import World
+
+UP, DOWN, INIT = MemberState.UP, MemberState.DOWN, MemberState.INIT
+START = 1000 * SECOND
+
+
+def world(owners: str, *, orders: str = "", states: str = "UU", epochs: int = 1) -> World:
+    """``owners`` and ``orders`` name the active per slot; ``states`` are those of a, b, c... (U: up, D: down)."""
+    names = "abcdef"[: len(states)]
+    members = {name: Member(name, "one", f"127.0.0.1:{7000 + ord(name)}", "127.0.0.1:1", UP) for name in names}
+    table = Table(1, tuple((name, *(other for other in names if other != name)) for name in orders or owners))
+    return World(
+        spec=PoolSpec(pool="cart", slots=len(owners)),
+        members=members,
+        states={name: UP if letter == "U" else DOWN for name, letter in zip(names, states, strict=True)},
+        registered=dict.fromkeys(names, "one"),
+        owners={slot: Owner(name, "one", epochs) for slot, name in enumerate(owners)},
+        table=table,
+        deaths={},
+        beating=frozenset(),
+    )
+
+
+def test_a_slot_that_has_just_changed_hands_is_held_for_a_while() -> None:
+    calm = Calm().look(world("aabb"), START)
+    taken = world("abbb")
+
+    calm = calm.look(taken, START + SECOND)
+    assert calm.held(taken) == {1}
+    assert calm.look_again(START + SECOND) == HOLD / SECOND
+    assert calm.look(taken, START + SECOND + HOLD).held(taken) == frozenset()
+
+
+def test_what_a_leader_finds_at_its_first_look_is_not_held() -> None:
+    assert Calm().look(world("aabb"), START).held(world("aabb")) == frozenset()
+
+
+def test_a_slot_whose_owner_cannot_serve_is_never_held() -> None:
+    calm = Calm().look(world("aabb"), START).look(world("abbb"), START + SECOND)
+    failing = world("abbb", states="UD")
+
+    assert calm.look(failing, START + 2 * SECOND).held(failing) == frozenset()
+
+
+def flapping(times: int) -> Calm:
+    calm = Calm().look(world("aaaa"), START)
+    for number in range(times):
+        calm = calm.look(world("aaaa", states="UD"), START + (2 * number + 1) * SECOND)
+        calm = calm.look(world("aaaa", states="UU"), START + (2 * number + 2) * SECOND)
+    return calm
+
+
+def test_a_member_that_keeps_failing_gets_nothing_until_it_has_been_well_for_long() -> None:
+    seen = world("aaaa")
+
+    assert flapping(2).steadied(seen).state("b") is UP
+    assert flapping(3).steadied(seen).state("b") is INIT
+    assert "b failed 3 times within 30 s" in [brake.why for brake in flapping(3).brakes()]
+    later = flapping(3).look(seen, START + 5 * SECOND + LOSS_WINDOW + 1)
+    assert later.steadied(seen).state("b") is UP
+
+
+def test_a_member_that_keeps_failing_keeps_what_it_owns() -> None:
+    assert flapping(3).steadied(world("aaab")).state("b") is UP
+
+
+def test_moves_without_a_cause_freeze_and_the_freeze_ends() -> None:
+    seen = world("aabbaabbaa")
+    calm = Calm().look(seen, START)
+    later = START + SURGE_WINDOW + SECOND
+    calm = calm.look(seen, later)
+
+    frozen = calm.ask(seen, world("bbbbbbbbbb").table.orders, later)  # type: ignore[union-attr]
+
+    assert frozen.frozen is not None
+    assert "6 of 10 slots were to move within 10 s" in frozen.frozen.why
+    assert frozen.held(seen) == set(range(10))
+    assert frozen.look(seen, later + FREEZE).held(seen) == frozenset()
+
+
+@pytest.mark.parametrize("cause", ["UUU", "UD"])
+def test_moves_after_a_change_of_members_do_not_freeze(cause: str) -> None:
+    calm = Calm().look(world("aabbaabbaa"), START)
+    changed = world("aabbaabbaa", states=cause)
+    calm = calm.look(changed, START + SURGE_WINDOW + SECOND)
+
+    asked = calm.ask(changed, world("bbbbbbbbbb").table.orders, START + SURGE_WINDOW + SECOND)  # type: ignore[union-attr]
+    assert asked.frozen is None
+
+
+def test_small_moves_add_up_over_the_window() -> None:
+    seen = world("aaaaaaaaaa")
+    calm = Calm().look(seen, START)
+    now = START + SURGE_WINDOW
+    for number in range(4):
+        now += SECOND
+        orders = world("b" * 1 + "a" * 9).table.orders  # type: ignore[union-attr]
+        calm = calm.look(seen, now).ask(seen, orders, now)
+        assert (calm.frozen is not None) == (number == 3)
+
+
+def test_a_held_slot_keeps_its_active_in_the_plan() -> None:
+    seen = world("aaaa", states="UU")
+
+    free, held = next_plan(seen, 1.0), next_plan(seen, 1.0, frozenset(range(4)))
+
+    assert free is not None
+    assert any(order[0] == "b" for order in free.table.orders)
+    assert held is None or all(order[0] == "a" for order in held.table.orders)

@@ -1,0 +1,131 @@
+"""Keeps ownership from flapping: what the leader remembers of the last half minute, and what it therefore holds back.
+
+Three brakes, none of which ever delays a takeover from a dead, failing or draining member:
+
+* a slot stays at least :data:`HOLD` with a new owner before the table asks it to move again;
+* a member that stopped being fit :data:`LOSSES` times within :data:`LOSS_WINDOW` and owns nothing gets nothing until
+  that is so long ago;
+* if more than :data:`SURGE_SHARE` of the slots are to move within :data:`SURGE_WINDOW` although no member and no spec
+  has changed meanwhile, planned moves freeze for :data:`FREEZE`, and the status says why and for how long.
+
+Pure: times are ns of one monotonic clock and come in as arguments.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from statesync.pool import MemberState
+from statesync.spec import PoolSpec
+from xds.world import World
+
+SECOND = 1_000_000_000
+HOLD = 3 * SECOND
+LOSSES = 3
+LOSS_WINDOW = 30 * SECOND
+SURGE_SHARE = 0.3
+SURGE_WINDOW = 10 * SECOND
+FREEZE = 30 * SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class Brake:
+    """One thing that is held back: why, in words for people, and until when (ns)."""
+
+    why: str
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
+class Calm:
+    """What the leader remembers. Start with an empty one; every look returns the next."""
+
+    fit: Mapping[str, bool] = field(default_factory=dict)
+    losses: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    spec: PoolSpec | None = None
+    stirred: int = 0
+    owners: Mapping[int, tuple[str, int]] = field(default_factory=dict)
+    taken: Mapping[int, int] = field(default_factory=dict)
+    asked: tuple[tuple[int, int], ...] = ()
+    frozen: Brake | None = None
+
+    def look(self, world: World, now: int) -> "Calm":
+        """Take in the pool as it is at ``now``."""
+        fit = {member: world.state(member).may_hold_slots for member in world.members}
+        lost = [member for member, was in self.fit.items() if was and not fit.get(member, False)]
+        losses = {
+            member: (*self.losses.get(member, ()), *((now,) if member in lost else ()))
+            for member in {*self.losses, *lost}
+        }
+        owners = {slot: (owner.active, owner.epoch) for slot, owner in world.owners.items()}
+        changed = [slot for slot, owner in owners.items() if slot in self.owners and self.owners[slot] != owner]
+        taken = {slot: at for slot, at in self.taken.items() if now - at < HOLD}
+        return replace(
+            self,
+            fit=fit,
+            losses={m: recent for m, at in losses.items() if (recent := _since(at, now - LOSS_WINDOW))},
+            spec=world.spec,
+            stirred=now if fit != self.fit or world.spec != self.spec else self.stirred,
+            owners=owners,
+            taken={**taken, **dict.fromkeys(changed, now)},
+            asked=tuple((at, slots) for at, slots in self.asked if now - at < SURGE_WINDOW),
+            frozen=self.frozen if self.frozen is not None and now < self.frozen.until else None,
+        )
+
+    def steadied(self, world: World) -> World:
+        """The world with unsteady members that own nothing as members that are still starting."""
+        owning = {owner.active for owner in world.owners.values()}
+        waiting = {brake_of for brake_of in self.unsteady() if brake_of not in owning}
+        if not waiting:
+            return world
+        states = {member: MemberState.INIT if member in waiting else state for member, state in world.states.items()}
+        return replace(world, states=states)
+
+    def unsteady(self) -> dict[str, Brake]:
+        """Members that stopped being fit too often of late."""
+        return {
+            member: Brake(
+                f"{member} failed {len(at)} times within {LOSS_WINDOW // SECOND} s", at[-LOSSES] + LOSS_WINDOW
+            )
+            for member, at in self.losses.items()
+            if len(at) >= LOSSES
+        }
+
+    def held(self, world: World) -> frozenset[int]:
+        """The slots that no table may ask to move from a member that serves them well."""
+        slots = world.owners.keys() if self.frozen is not None else self.taken.keys()
+        return frozenset(slot for slot in slots if _well_served(world, slot))
+
+    def ask(self, world: World, orders: tuple[tuple[str, ...], ...], now: int) -> "Calm":
+        """Take in that a table with ``orders`` is to be written; the result may be frozen, and then it must not be."""
+        before = world.table.orders if world.table else ()
+        moves = sum(
+            slot < len(before) and order[:1] != before[slot][:1] and _well_served(world, slot)
+            for slot, order in enumerate(orders)
+        )
+        if not moves or now - self.stirred < SURGE_WINDOW:
+            return self
+        asked = (*self.asked, (now, moves))
+        total = sum(slots for _, slots in asked)
+        if total <= SURGE_SHARE * len(orders):
+            return replace(self, asked=asked)
+        why = f"{total} of {len(orders)} slots were to move within {SURGE_WINDOW // SECOND} s without a cause"
+        return replace(self, frozen=Brake(why, now + FREEZE))
+
+    def brakes(self) -> list[Brake]:
+        """What holds planned moves back now, except for slots that are simply new to their owner."""
+        frozen = [self.frozen] if self.frozen is not None else []
+        return [*frozen, *self.unsteady().values()]
+
+    def look_again(self, now: int) -> float | None:
+        """Seconds until the first brake comes off; None if there is none."""
+        ends = [brake.until for brake in self.brakes()] + [at + HOLD for at in self.taken.values()]
+        return max(min(ends) - now, 0) / SECOND if ends else None
+
+
+def _well_served(world: World, slot: int) -> bool:
+    owner = world.serving_owner(slot)
+    return owner is not None and world.state(owner).may_hold_slots
+
+
+def _since(times: tuple[int, ...], begin: int) -> tuple[int, ...]:
+    return tuple(at for at in times if at >= begin)
