@@ -27,8 +27,13 @@ COMMANDS = {
     "table": "deploy.commands_read",
     "sessions": "deploy.commands_read",
     "explain": "deploy.commands_read",
+    "drain": "deploy.commands_admin",
+    "undrain": "deploy.commands_admin",
     "failovers": "deploy.commands_read",
     "trace": "deploy.commands_read",
+    "verify": "deploy.commands_data",
+    "backup": "deploy.commands_data",
+    "restore": "deploy.commands_data",
 }
 _INTERRUPTED = 130
 

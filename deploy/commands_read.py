@@ -9,7 +9,18 @@ from typing import Any
 import click
 
 from deploy.errors import DeployError, NotFoundError
-from deploy.options import EtcdOptions, Place, etcd_options, examples, find_place, output_option, pool_option, show
+from deploy.options import (
+    EtcdOptions,
+    Place,
+    TlsOptions,
+    etcd_options,
+    examples,
+    find_place,
+    output_option,
+    pool_option,
+    show,
+    tls_options,
+)
 
 
 @click.command(
@@ -50,41 +61,70 @@ def apply(path: Path, etcd: EtcdOptions) -> None:
 @click.command(
     epilog=examples(
         "understudy status",
+        "understudy status --xds",
+        "understudy status --sync",
         "understudy status --etcd etcd-0:2379 --pool cart -o json",
     )
 )
+@click.option("--xds", is_flag=True, help="Only Envoys: per type what was sent, acknowledged or refused.")
+@click.option("--sync", is_flag=True, help="Only copies: how far each member's sessions are, asked of the members.")
 @pool_option(required=False)
 @etcd_options
+@tls_options
 @output_option
-def status(pool: str | None, etcd: EtcdOptions, output: str) -> None:
+def status(xds: bool, sync: bool, pool: str | None, etcd: EtcdOptions, tls: TlsOptions | None, output: str) -> None:
     """Show members, control servers, etcd and Envoys of a pool.
 
-    Exits with 1 when some slot has nobody to serve it.
+    Exits with 1 when some slot has nobody to serve it; with --xds when some Envoy refuses its configuration; with
+    --sync when some member is not in sync or cannot be asked.
     """
+    from deploy.envoys import has_errors, xds_table
     from deploy.tables import status_table
 
+    if xds and sync:
+        raise DeployError("--xds and --sync are two different views: give one of them")
+    if sync:
+        _show_sync(find_place(etcd, pool), tls, output)
+        return
     view = asyncio.run(_status(find_place(etcd, pool)))
+    if xds:
+        show(output, {"pool": view["pool"], "envoys": view["envoys"]}, xds_table)
+        if has_errors(view["envoys"]):
+            raise SystemExit(1)
+        return
     show(output, view, status_table)
     if view["slots"]["served"] != view["slots"]["total"]:
         raise SystemExit(1)
 
 
+def _show_sync(place: Place, tls: TlsOptions | None, output: str) -> None:
+    from deploy.reading import connect, read_pool, require_pool
+    from deploy.sync import newest_revision, read_sync, sync_table
+
+    async def run() -> dict[str, Any]:
+        async with connect(place.etcd) as client:
+            state, _ = await read_pool(client, place.pool)
+            require_pool(state, place.etcd)
+            revision = await newest_revision(client, state)
+        return await read_sync(state, revision, tls)
+
+    view = asyncio.run(run())
+    show(output, view, sync_table)
+    if not view["in_sync"]:
+        raise SystemExit(1)
+
+
 async def _status(place: Place) -> dict[str, Any]:
+    from deploy.envoys import read_envoys
     from deploy.layout import read_processes
-    from deploy.reading import AdminError, ask_control, connect, read_pool, require_pool
+    from deploy.reading import connect, read_pool, require_pool
     from deploy.views import status_view
 
     async with connect(place.etcd) as client:
         state, revision = await read_pool(client, place.pool)
         require_pool(state, place.etcd)
         endpoints = await client.status()
-    envoys: object = None
-    for at in state.controls.values():
-        try:
-            envoys = await ask_control(at.record.http, "/v1/xds")
-            break
-        except AdminError as fault:
-            envoys = {"error": str(fault)}
+    envoys = await read_envoys({name: at.record.http for name, at in state.controls.items()})
     return status_view(
         state,
         revision=revision,

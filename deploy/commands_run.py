@@ -9,13 +9,26 @@ from pathlib import Path
 import click
 
 from deploy.errors import DeployError
-from deploy.options import EtcdOptions, address, address_or_socket, etcd_options, examples, pool_option, start_logging
+from deploy.options import (
+    PRIVATE_FILE,
+    EtcdOptions,
+    TlsOptions,
+    address,
+    address_or_socket,
+    etcd_options,
+    examples,
+    file_mode,
+    pool_option,
+    start_logging,
+    tls_options,
+)
 
 
 @click.command(
     epilog=examples(
         "understudy control --name control-1 --pool cart",
-        "understudy control --name control-2 --pool cart --grpc 0.0.0.0:18000 --advertise-grpc 10.0.0.7:18000",
+        "understudy control --name control-2 --pool cart --grpc 0.0.0.0:18000 --advertise-grpc 10.0.0.7:18000 \\",
+        "    --tls-cert control-2.pem --tls-key control-2.key --tls-ca ca.pem",
     )
 )
 @click.option("--name", required=True, help="Name of this control server; no other one of the pool may have it.")
@@ -25,6 +38,8 @@ from deploy.options import EtcdOptions, address, address_or_socket, etcd_options
 @click.option("--advertise-grpc", default="", help="What others are told instead of --grpc.")
 @click.option("--advertise-http", default="", help="What others are told instead of --http.")
 @click.option("--traces", default=":memory:", show_default=True, help="SQLite file for failover traces.")
+@click.option("--insecure", is_flag=True, help="Allow plain text on a --grpc that is not loopback.")
+@tls_options
 @etcd_options
 @click.pass_obj
 def control(
@@ -36,12 +51,15 @@ def control(
     advertise_grpc: str,
     advertise_http: str,
     traces: str,
+    insecure: bool,
+    tls: TlsOptions | None,
     etcd: EtcdOptions,
 ) -> None:
     """Run a control server: it keeps the slot table and feeds the Envoys.
 
     Several may run for one pool; one of them leads and all of them serve Envoys.
     """
+    from xds.identity import ServerTls
     from xds.server import ControlSettings, run_control
 
     require_name("--pool", pool)
@@ -60,6 +78,8 @@ def control(
         tls=reach.tls,
         username=reach.username,
         password=reach.password,
+        serve_tls=ServerTls(tls.cert, tls.key, tls.ca) if tls else None,
+        insecure=insecure,
     )
     raise SystemExit(asyncio.run(run_control(settings)))
 
@@ -68,7 +88,8 @@ def control(
     epilog=examples(
         "understudy sidecar --member cart-1 --pool cart --app 127.0.0.1:8000",
         "understudy sidecar --member cart-2 --pool cart --app 127.0.0.1:8000 \\",
-        "    --session-api unix:/run/understudy.sock --peer 10.0.0.5:7601 --site east",
+        "    --session-api unix:/run/understudy.sock --peer 10.0.0.5:7601 --site east \\",
+        "    --tls-cert cart-2.pem --tls-key cart-2.key --tls-ca ca.pem",
     )
 )
 @click.option("--member", envvar="UNDERSTUDY_MEMBER", required=True, help="Name of this member.")
@@ -88,6 +109,21 @@ def control(
 @click.option("--weight", type=click.IntRange(1, 1000), default=10, show_default=True, help="Share of the load.")
 @click.option("--priority", type=click.IntRange(1, 1000), default=1, show_default=True, help="Rank among members.")
 @click.option("--drain-seconds", type=click.FloatRange(0, 600), default=10.0, show_default=True, help="Time to drain.")
+@click.option(
+    "--session-token-file",
+    type=PRIVATE_FILE,
+    envvar="UNDERSTUDY_SESSION_TOKEN_FILE",
+    help="Ask the application for one of these tokens (one a line) on the session API.",
+)
+@click.option(
+    "--session-socket-mode",
+    default="0660",
+    show_default=True,
+    callback=file_mode,
+    help="Permissions of a session API that is a Unix socket, octal.",
+)
+@click.option("--insecure", is_flag=True, help="Allow both APIs unprotected on addresses that are not loopback.")
+@tls_options
 @etcd_options
 @click.pass_obj
 def sidecar(
@@ -103,10 +139,15 @@ def sidecar(
     weight: int,
     priority: int,
     drain_seconds: float,
+    session_token_file: Path | None,
+    session_socket_mode: int,
+    insecure: bool,
+    tls: TlsOptions | None,
     etcd: EtcdOptions,
 ) -> None:
     """Run the sidecar of one application instance: it keeps the sessions."""
     from proxy.sidecar import SidecarSettings, run_sidecar
+    from statesync.etcd import TlsFiles
 
     for option, name in (("--member", member), ("--pool", pool), ("--site", site)):
         if name:
@@ -125,6 +166,10 @@ def sidecar(
         priority=priority,
         drain_seconds=drain_seconds,
         etcd=etcd.settings(None),
+        tls=TlsFiles(tls.ca, tls.cert, tls.key) if tls else None,
+        session_token_file=session_token_file,
+        socket_mode=session_socket_mode,
+        insecure=insecure,
     )
     raise SystemExit(asyncio.run(run_sidecar(settings)))
 
@@ -160,6 +205,7 @@ def sidecar(
     type=click.Path(path_type=Path, file_okay=False),
     help="Where the bootstrap is kept. Default: a temporary directory.",
 )
+@tls_options
 @click.pass_obj
 def envoy(
     log_level: str,
@@ -172,9 +218,11 @@ def envoy(
     concurrency: int,
     drain: float,
     directory: Path | None,
+    tls: TlsOptions | None,
 ) -> None:
     """Run a front Envoy that takes its configuration from the control servers, and keep it running."""
     from proxy.envoy import EnvoySettings, run_envoy
+    from proxy.envoy_tls import EnvoyTls
 
     require_name("--pool", pool)
     start_logging(log_level)
@@ -188,6 +236,7 @@ def envoy(
         concurrency=concurrency,
         drain=drain,
         directory=directory,
+        tls=EnvoyTls(tls.cert, tls.key, tls.ca) if tls else None,
     )
     raise SystemExit(asyncio.run(run_envoy(settings)))
 

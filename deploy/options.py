@@ -43,6 +43,17 @@ def address_or_socket(context: click.Context, parameter: click.Parameter, value:
     return value
 
 
+def file_mode(_: click.Context, parameter: click.Parameter, value: str) -> int:
+    """Option callback: permissions in octal, like ``0660``."""
+    try:
+        mode = int(value, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o777:
+        raise click.BadParameter(f"{value} is not a file mode like 0660", param=parameter)
+    return mode
+
+
 @dataclass(frozen=True, slots=True)
 class EtcdOptions:
     """The etcd options as they were given; :meth:`settings` fills in what was not."""
@@ -89,6 +100,7 @@ def etcd_options(command: F) -> F:
     return wrapped  # type: ignore[no-any-return]
 
 
+PRIVATE_FILE = click.Path(path_type=Path, exists=True, dir_okay=False, readable=True)
 _PEM = click.Path(path_type=Path, exists=True, dir_okay=False)
 _ETCD_OPTIONS = (
     click.option(
@@ -108,6 +120,40 @@ _ETCD_OPTIONS = (
         metavar="HOST:PORT,...",
         help="Where etcd is. Default: the local pool's, else 127.0.0.1:2379.",
     ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TlsOptions:
+    """Who we are to control servers, members and Envoys, over gRPC and the peer API: three PEM files."""
+
+    cert: Path
+    key: Path
+    ca: Path
+
+
+def tls_options(command: F) -> F:
+    """Add ``--tls-cert``, ``--tls-key`` and ``--tls-ca``; the command gets ``tls: TlsOptions | None``."""
+
+    @functools.wraps(command)
+    def collect(**given: Any) -> Any:  # noqa: ANN401 - whatever the command returns
+        files = [given.pop(f"tls_{part}") for part in ("cert", "key", "ca")]
+        if any(files) and not all(files):
+            raise DeployError("--tls-cert, --tls-key and --tls-ca belong together: give all three or none")
+        return command(tls=TlsOptions(*files) if all(files) else None, **given)
+
+    wrapped: Any = collect
+    for option in _TLS_OPTIONS:
+        wrapped = option(wrapped)
+    return wrapped  # type: ignore[no-any-return]
+
+
+_TLS_OPTIONS = (
+    click.option(
+        "--tls-ca", type=_PEM, envvar="UNDERSTUDY_TLS_CA", help="mTLS: the CA of the others' certificates (PEM)."
+    ),
+    click.option("--tls-key", type=_PEM, envvar="UNDERSTUDY_TLS_KEY", help="mTLS: our own key (PEM)."),
+    click.option("--tls-cert", type=_PEM, envvar="UNDERSTUDY_TLS_CERT", help="mTLS: our own certificate (PEM)."),
 )
 
 

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from deploy.envoys import envoys_table
 from deploy.views import View, summarise_table
 
 _COLOURS = {
@@ -22,9 +23,6 @@ _COLOURS = {
     "LOST": "red",
     "ATTENTION": "red",
     "killed": "red",
-    "SYNCED": "green",
-    "STALE": "yellow",
-    "ERROR": "red",
 }
 
 
@@ -43,7 +41,7 @@ def status_table(view: View) -> RenderableType:
         etcd.add_row(endpoint["endpoint"], endpoint["version"], role, _size(endpoint["db_size"]))
     if view["etcd"]:
         parts.append(etcd)
-    envoys = _envoys_table(view["envoys"])
+    envoys = envoys_table(view["envoys"]) if view["envoys"] else None
     if envoys is not None:
         parts.append(envoys)
     if view["processes"]:
@@ -129,7 +127,7 @@ def explain_table(view: View) -> RenderableType:
         return table
     table.add_row("session", f"{session['size']} bytes of {session['content_type']}")
     table.add_row("etag", f"{session['etag']} (etcd revision {session['revision']})")
-    table.add_row("expires", f"{_when(session['expires'])}, in {session['expires_in']:.0f} s")
+    table.add_row("expires", f"{when(session['expires'])}, in {session['expires_in']:.0f} s")
     if "body" in session:
         table.add_row("content", Text(str(session["body"])))
     return table
@@ -158,7 +156,7 @@ def failovers_table(view: View) -> RenderableType:
     table = _table("when", "kind", "from", "to (slots)", "cause", "trace")
     for row in view["failovers"]:
         table.add_row(
-            _when(row["started"]),
+            when(row["started"]),
             row["kind"],
             ", ".join(row["from"]),
             ", ".join(f"{member} ({count})" for member, count in row["to"].items()),
@@ -184,24 +182,10 @@ def _headline(view: View) -> Text:
 def _owner_line(view: View) -> str:
     if view["owner"] is None:
         return "nobody yet"
-    line = f"{view['owner']}, epoch {view['epoch']}, since {_when(view['since'])}"
+    line = f"{view['owner']}, epoch {view['epoch']}, since {when(view['since'])}"
     if view["phase"] != "stable":
         line += f", {view['phase']} to {view['to']}"
     return line + (f" ({view['cause']})" if view["cause"] else "")
-
-
-def _envoys_table(envoys: object) -> RenderableType | None:
-    if isinstance(envoys, Mapping) and "error" in envoys:
-        return Text(f"Envoys: unknown ({envoys['error']})", style="yellow")
-    if not isinstance(envoys, list) or not envoys:
-        return None
-    table = _table("Envoy", "resources", "state", "acknowledged", "refused because")
-    for row in envoys:
-        kind = str(row.get("type_url", "")).rsplit(".", 1)[-1]
-        table.add_row(
-            row.get("node", ""), kind, _coloured(row.get("state", "")), row.get("acked", ""), row.get("error")
-        )
-    return table
 
 
 def _table(*columns: str) -> Table:
@@ -215,7 +199,8 @@ def _coloured(state: str) -> Text:
     return Text(state, style=_COLOURS.get(state, ""))
 
 
-def _when(seconds: float | None) -> str:
+def when(seconds: float | None) -> str:
+    """A wall time in seconds, as people read it."""
     if not seconds:
         return "unknown"
     return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%d %H:%M:%SZ")

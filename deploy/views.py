@@ -41,10 +41,10 @@ def status_view(
     *,
     revision: int,
     etcd: Sequence[EndpointStatus] = (),
-    envoys: object = None,
+    envoys: View | None = None,
     processes: Sequence[Mapping[str, Any]] = (),
 ) -> View:
-    """The pool at a glance. ``envoys`` is what a control server says of its xDS clients, None when unknown."""
+    """The pool at a glance. ``envoys`` is what the control servers say of their xDS clients (``deploy.envoys``)."""
     table = state.table.record if state.table else None
     total = slots_of(state)
     unowned = [slot for slot in range(total) if slot not in state.owners]

@@ -22,6 +22,7 @@ def bootstrap(
     admin: str = "127.0.0.1:0",
     delta: bool = True,
     locality: Mapping[str, str] | None = None,
+    transport_socket: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The bootstrap of one Envoy, to be written as JSON.
 
@@ -34,6 +35,7 @@ def bootstrap(
             loopback; port 0 picks a free one.
         delta: incremental xDS; state of the world otherwise.
         locality: ``region``, ``zone`` and ``sub_zone`` as far as they are known.
+        transport_socket: how to speak TLS to the control servers, from :mod:`proxy.envoy_tls`; plain text without.
 
     Raises:
         ValueError: if an address is not ``host:port``, or there is no control server.
@@ -41,7 +43,7 @@ def bootstrap(
     if not xds_addresses:
         raise ValueError("an Envoy needs the address of at least one control server")
     for purpose, address in (("listen", listen), ("admin", admin)):
-        if not _is_ip(split_address(address)[0]):
+        if not is_ip(split_address(address)[0]):
             raise ValueError(f"{purpose} address {address!r}: Envoy listens on IP addresses, not on names")
     if split_address(listen)[1] == 0:
         raise ValueError(f"listen address {listen!r}: clients need a port that they know, not 0")
@@ -63,7 +65,7 @@ def bootstrap(
             "cds_config": source,
             "lds_config": source,
         },
-        "static_resources": {"clusters": [_xds_cluster(xds_addresses)]},
+        "static_resources": {"clusters": [_xds_cluster(xds_addresses, transport_socket)]},
     }
 
 
@@ -83,10 +85,11 @@ def _reconnect() -> dict[str, Any]:
     return {"retry_back_off": {"base_interval": "0.05s", "max_interval": "1s"}}
 
 
-def _xds_cluster(addresses: Sequence[str]) -> dict[str, Any]:
+def _xds_cluster(addresses: Sequence[str], transport_socket: Mapping[str, Any] | None) -> dict[str, Any]:
     endpoints = [{"endpoint": {"address": _socket_address(address)}} for address in addresses]
-    numeric = all(_is_ip(split_address(address)[0]) for address in addresses)
+    numeric = all(is_ip(split_address(address)[0]) for address in addresses)
     return {
+        **({"transport_socket": dict(transport_socket)} if transport_socket else {}),
         "name": XDS_CLUSTER,
         "type": "STATIC" if numeric else "STRICT_DNS",
         "connect_timeout": "0.25s",
@@ -113,7 +116,8 @@ def _socket_address(address: str) -> dict[str, Any]:
     return {"socket_address": {"address": host, "port_value": port}}
 
 
-def _is_ip(host: str) -> bool:
+def is_ip(host: str) -> bool:
+    """Whether a host is an IP address and not a name."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

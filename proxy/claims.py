@@ -84,6 +84,9 @@ class Claimer:
             trace.phase(names.CLAIM, started_ns, claimed_ns, attributes)
             trace.phase(names.CATCH_UP, claimed_ns, context.telemetry.now_ns(), attributes)
             context.first_answers.expect(cause.trace, [c.slot for c in claims], claimed_ns)
+        if cause.source and cause.source != context.me:
+            context.tally.takeovers += 1
+            context.tally.taken_over += len(won)
         logger.info("claimed %d slots at revision %d: %s", len(won), revision, cause.text)
         return [owned.slot for owned in won]
 

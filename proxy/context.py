@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from proxy.first_answer import FirstAnswers
 from proxy.holdings import Holdings
 from proxy.peers import Peer, PeerClient
+from proxy.tally import Tally
 from statesync.commit import Committer
 from statesync.etcd import EtcdClient
 from statesync.keys import PoolKeys
@@ -34,6 +35,7 @@ class MemberContext:
     first_answers: FirstAnswers
     failovers: FailoverLog
     addresses: dict[str, str] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
 
     def view(self) -> View:
         """What ownership decisions are made from, as of now."""

@@ -22,11 +22,12 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import aiohttp
 
 from proxy.bootstrap import bootstrap, split_address
+from proxy.envoy_tls import EnvoyTls, secret_files, transport_socket
 from proxy.tether import tethered
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class EnvoySettings:
     ``listen``, ``admin`` and ``xds_addresses`` are ``host:port``; admin port 0 picks a free one.
     ``concurrency`` is the number of worker threads (0: one per core). ``drain`` is how many seconds a stop
     may wait for requests under way. ``directory`` holds bootstrap and admin address; without one a private
-    temporary directory is made and removed.
+    temporary directory is made and removed. ``tls`` is for the control servers, spoken to in plain text without it.
     """
 
     node_id: str
@@ -102,6 +103,7 @@ class EnvoySettings:
     drain: float = 3.0
     binary: Path | None = None
     directory: Path | None = None
+    tls: EnvoyTls | None = None
 
 
 def find_envoy(environment: Mapping[str, str] | None = None) -> Path:
@@ -149,14 +151,7 @@ class EnvoyProcess:
         self.restarts = 0
         self.last_end = ""
         self._binary = settings.binary or find_envoy()
-        self._bootstrap = bootstrap(
-            node_id=settings.node_id,
-            pool=settings.pool,
-            listen=settings.listen,
-            xds_addresses=settings.xds_addresses,
-            admin=settings.admin,
-            delta=settings.delta,
-        )
+        self._bootstrap(Path())  # what is wrong with the settings is told at once
         self._child: asyncio.subprocess.Process | None = None
         self._supervision: asyncio.Task[None] | None = None
         self._tail: deque[str] = deque(maxlen=20)
@@ -245,6 +240,18 @@ class EnvoyProcess:
             await _terminate(child)
         await self._cleanup.aclose()
 
+    def _bootstrap(self, directory: Path) -> dict[str, Any]:
+        settings = self.settings
+        return bootstrap(
+            node_id=settings.node_id,
+            pool=settings.pool,
+            listen=settings.listen,
+            xds_addresses=settings.xds_addresses,
+            admin=settings.admin,
+            delta=settings.delta,
+            transport_socket=transport_socket(directory, settings.xds_addresses) if settings.tls else None,
+        )
+
     def _prepare(self) -> None:
         directory = self.settings.directory
         if directory is None:
@@ -252,7 +259,9 @@ class EnvoyProcess:
             directory = Path(self._cleanup.enter_context(made))
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         configuration = directory / "bootstrap.json"
-        configuration.write_text(json.dumps(self._bootstrap, indent=1), encoding="utf-8")
+        configuration.write_text(json.dumps(self._bootstrap(directory), indent=1), encoding="utf-8")
+        for name, secret in (secret_files(self.settings.tls) if self.settings.tls else {}).items():
+            (directory / name).write_text(json.dumps(secret, indent=1), encoding="utf-8")
         self._admin_file = directory / "admin-address"
         self._command = tethered(
             self._binary,

@@ -49,6 +49,13 @@ class Handover:
 
     async def give(self, slot: int, to: str, *, cause: str, trace: TraceIds | None) -> None:
         """Hand ``slot`` over to ``to``. Raises :class:`HandoverFailed`; the slot is then ours as before."""
+        try:
+            await self._give(slot, to, cause, trace)
+        except HandoverFailed:
+            self._context.tally.refused += 1
+            raise
+
+    async def _give(self, slot: int, to: str, cause: str, trace: TraceIds | None) -> None:
         context = self._context
         peer = context.peer(to)
         owned = context.holdings.get(slot)
@@ -95,6 +102,7 @@ class Handover:
             raise HandoverFailed(owned.slot, peer.member, str(error) or "no answer in time") from None
         context.state.owners[owned.slot] = At(successor, revision)
         context.holdings.lose(owned.slot)
+        context.tally.given += 1
         if trace is not None:
             attributes: Attributes = {
                 names.POOL: context.keys.pool,
@@ -156,6 +164,7 @@ class Handover:
         context.state.owners[slot] = at
         owned = context.holdings.gain(slot, mine, won)
         context.holdings.reopen(owned)
+        context.tally.received += 1
         if trace is not None:
             now_ns = context.telemetry.now_ns()
             attributes: Attributes = {names.POOL: context.keys.pool, names.MEMBER: context.me, names.SLOT: slot}

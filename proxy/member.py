@@ -15,7 +15,7 @@ import grpc.aio
 
 from proxy.context import MemberContext
 from statesync.beat import BEAT_INTERVAL, METHOD, Beat
-from statesync.etcd import EtcdError
+from statesync.etcd import EtcdError, LeaseNotFound, TlsFiles
 from statesync.pool import Member, MemberState
 
 logger = logging.getLogger(__name__)
@@ -23,12 +23,15 @@ logger = logging.getLogger(__name__)
 LEASE_SECONDS = 10
 RETRY = 0.3
 RECONNECT = 0.1
+STATE_INTERVAL = 0.5
+CONNECTING = 5.0
+"""Seconds after which a connection that does not come is tried anew, with the certificate as it is then."""
 
 
-def state_of(*, draining: bool, fault: str, synced: bool, has_roles: bool) -> tuple[MemberState, str]:
-    """The member's state and, unless it is well, the reason; ``fault`` is what keeps it from serving, if anything."""
+def state_of(*, draining: str, fault: str, synced: bool, has_roles: bool) -> tuple[MemberState, str]:
+    """The member's state and, unless it is well, the reason; ``draining`` and ``fault`` say why it is not."""
     if draining:
-        return MemberState.DRAINING, "going down: handing its slots over"
+        return MemberState.DRAINING, draining
     if not synced:
         return MemberState.INIT, "reading the pool from etcd"
     if fault:
@@ -39,10 +42,17 @@ def state_of(*, draining: bool, fault: str, synced: bool, has_roles: bool) -> tu
 class Presence:
     """Keeps the member's record and its heartbeats going."""
 
-    def __init__(self, context: MemberContext, record: Member, state: Callable[[], tuple[MemberState, str]]) -> None:
-        """``record`` is the member as it does not change; ``state`` tells how it is now."""
+    def __init__(
+        self,
+        context: MemberContext,
+        record: Member,
+        state: Callable[[], tuple[MemberState, str]],
+        tls: TlsFiles | None = None,
+    ) -> None:
+        """``record`` is the member as it does not change; ``state`` tells how it is now; ``tls`` is for heartbeats."""
         self._context = context
         self._state = state
+        self._tls = tls
         self.record = record
         self._stirred = asyncio.Event()
         self._beat_now: dict[str, asyncio.Event] = {}
@@ -58,6 +68,12 @@ class Presence:
         self._stirred.set()
         for event in self._beat_now.values():
             event.set()
+
+    async def watch_state(self) -> None:
+        """Look every half second whether time alone has changed the state (an operator's intent that ended)."""
+        while True:
+            self.stir()
+            await asyncio.sleep(STATE_INTERVAL)
 
     async def run(self) -> None:
         """Be present until cancelled; the record goes when this ends."""
@@ -75,8 +91,9 @@ class Presence:
         try:
             while not lost.is_set():
                 self._stirred.clear()
-                key = self._context.keys.member(self.record.member)
-                await self._context.etcd.put(key, self.record.encode(), lease=lease_id)
+                if not await self._write_record(lease_id):
+                    await asyncio.sleep(RETRY)
+                    continue
                 stirred = asyncio.create_task(self._stirred.wait())
                 try:
                     await asyncio.wait((stirred, ended), return_when=asyncio.FIRST_COMPLETED)
@@ -84,6 +101,18 @@ class Presence:
                     stirred.cancel()
         finally:
             ended.cancel()
+
+    async def _write_record(self, lease_id: int) -> bool:
+        """Whether the record stands as it is now; trouble with etcd is no reason to give the lease up."""
+        key = self._context.keys.member(self.record.member)
+        try:
+            await self._context.etcd.put(key, self.record.encode(), lease=lease_id)
+        except LeaseNotFound:
+            raise
+        except EtcdError as error:
+            logger.warning("the member's record cannot be written: %s", error)
+            return False
+        return True
 
     # -- heartbeats --
 
@@ -103,19 +132,30 @@ class Presence:
             await asyncio.gather(*self._streams.values(), return_exceptions=True)
 
     async def _beat_to(self, address: str) -> None:
-        options = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)]
         event = self._beat_now.setdefault(address, asyncio.Event())
         try:
-            async with grpc.aio.insecure_channel(address, options=options) as channel:
-                open_stream = channel.stream_stream(METHOD, request_serializer=None, response_deserializer=None)
-                while True:
-                    try:
-                        await self._send_beats(open_stream(None, wait_for_ready=True), event)
-                    except grpc.aio.AioRpcError as error:
-                        logger.debug("heartbeats to %s: %s", address, error.details())
-                    await asyncio.sleep(RECONNECT)
+            while True:
+                try:
+                    await self._beat_once_connected(address, event)
+                except (grpc.aio.AioRpcError, TimeoutError, OSError) as error:
+                    logger.debug("heartbeats to %s: %s", address, error)
+                await asyncio.sleep(RECONNECT)
         finally:
             self._beat_now.pop(address, None)
+
+    async def _beat_once_connected(self, address: str, event: asyncio.Event) -> None:
+        async with self._channel(address) as channel:
+            open_stream = channel.stream_stream(METHOD, request_serializer=None, response_deserializer=None)
+            stream = open_stream(None, wait_for_ready=True)
+            async with asyncio.timeout(CONNECTING):
+                await stream.wait_for_connection()
+            await self._send_beats(stream, event)
+
+    def _channel(self, address: str) -> grpc.aio.Channel:
+        options = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)]
+        if self._tls is None:
+            return grpc.aio.insecure_channel(address, options=options)
+        return grpc.aio.secure_channel(address, self._tls.credentials(), options=options)
 
     async def _send_beats(self, stream: "grpc.aio.StreamStreamCall[bytes, bytes]", event: asyncio.Event) -> None:
         try:

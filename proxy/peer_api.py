@@ -5,6 +5,7 @@ import json
 
 from aiohttp import web
 
+from proxy.admission import certificate_wanted
 from proxy.context import MemberContext
 from proxy.handover import Handover, HandoverFailed
 from proxy.peers import PROBE_PATH, SESSIONS_PATH
@@ -13,13 +14,24 @@ from proxy.read_deadline import ReadDeadline
 from proxy.service import SessionService
 from proxy.session_api import BODY_MOST, add_session_routes, as_json, call_of, problems, respond
 from statesync.etcd import EtcdError
+from statesync.identity import kinds_of
 
 
 def peer_app(
-    context: MemberContext, service: SessionService, handover: Handover, reads: ReadDeadline
+    context: MemberContext,
+    service: SessionService,
+    handover: Handover,
+    reads: ReadDeadline,
+    *,
+    certificates: bool = False,
 ) -> web.Application:
-    """The peers' side of the sidecar."""
-    app = web.Application(client_max_size=BODY_MOST, middlewares=[problems])
+    """The peers' side of the sidecar; with ``certificates`` they must be those of the pool."""
+
+    def kinds(names: tuple[str, ...]) -> frozenset[str]:
+        return kinds_of(names, members=context.addresses, controls=context.state.controls)
+
+    checks = [certificate_wanted(kinds, respond)] if certificates else []
+    app = web.Application(client_max_size=BODY_MOST, middlewares=[problems, *checks])
 
     async def probe(_: web.Request) -> web.Response:
         return web.json_response({"member": context.me, "boot": context.boot, "serving": not reads.cut_off})

@@ -2,16 +2,23 @@
 
 Sorts what can happen into what a takeover needs to know: the peer *refused* the connection (nobody listens
 there, so the process is gone), the exchange *broke* (it may have been carried out), the peer was *silent*,
-or it answered.
+or it answered. Over mTLS a peer may also be *untrusted*: somebody is there, and a certificate is wrong, on either side.
+That speaks neither for its life nor for its death, so no ownership changes for it.
 """
 
 import asyncio
+import logging
+import ssl
 from dataclasses import dataclass
 from enum import StrEnum
+from http import HTTPStatus
 
 import aiohttp
 
 from proxy.problems import Reply
+from statesync.tls import PeerTls, WrongName, trust_fault
+
+logger = logging.getLogger(__name__)
 
 PROBE_PATH = "/peer/v1/probe"
 SESSIONS_PATH = "/peer/v1/sessions/"
@@ -39,6 +46,10 @@ class PeerBroken(PeerError):
     """The connection broke or stayed silent after the request was sent; it may have been carried out."""
 
 
+class PeerUntrusted(PeerBroken):
+    """Certificates are wrong, on this side or on the peer's: nothing was done, and nothing is known of the peer."""
+
+
 class PeerDeclined(PeerError):
     """The peer answered and said no."""
 
@@ -51,6 +62,12 @@ class Life(StrEnum):
     SILENT = "silent"
     REPLACED = "another process answers"
     CUT_OFF = "it cannot reach etcd"
+    UNTRUSTED = "certificates are wrong"
+
+    @property
+    def condemns(self) -> bool:
+        """Whether it is a witness against the peer, so that its slots may be taken over."""
+        return self not in (Life.ALIVE, Life.UNTRUSTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +79,11 @@ class Peer:
 
 
 class PeerClient:
-    """Calls to other sidecars; one per process."""
+    """Calls to other sidecars; one per process. With ``tls`` they are made over mTLS, all of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: PeerTls | None = None) -> None:
+        self._tls = tls
+        self._scheme = "https" if tls else "http"
         self._http = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=CALL_TIMEOUT),
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
@@ -79,17 +98,26 @@ class PeerClient:
         for _ in range(PROBES):
             try:
                 async with self._http.get(
-                    f"http://{peer.address}{PROBE_PATH}", timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT)
+                    f"{self._scheme}://{peer.address}{PROBE_PATH}",
+                    ssl=self._ssl(peer),
+                    timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT),
                 ) as answer:
+                    if answer.status == HTTPStatus.FORBIDDEN:
+                        logger.warning("%s does not take this process for one of the pool", peer.member)
+                        return Life.UNTRUSTED
                     said = await answer.json()
                     if boot not in (None, said.get("boot")):
                         return Life.REPLACED
                     return Life.ALIVE if said.get("serving", True) else Life.CUT_OFF
-            except aiohttp.ClientConnectorError:
-                return Life.GONE
-            except (aiohttp.ClientError, TimeoutError, ValueError):
+            except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+                certain = _certain(peer, error)
+                if certain is not None:
+                    return certain
                 await asyncio.sleep(0)
         return Life.SILENT
+
+    def _ssl(self, peer: Peer) -> ssl.SSLContext | bool:
+        return self._tls.client(peer.member) if self._tls else True
 
     async def forward(
         self, peer: Peer, method: str, key: str, *, headers: dict[str, str], body: bytes, timeout: float
@@ -98,12 +126,13 @@ class PeerClient:
 
         Raises:
             PeerRefused: nobody listens there.
-            PeerBroken: no complete answer came.
+            PeerBroken: no complete answer came, or (``PeerUntrusted``) certificates are wrong.
         """
         try:
             async with self._http.request(
                 method,
-                f"http://{peer.address}{SESSIONS_PATH}{key}",
+                f"{self._scheme}://{peer.address}{SESSIONS_PATH}{key}",
+                ssl=self._ssl(peer),
                 headers={**headers, HOP_HEADER: "1"},
                 data=body,
                 skip_auto_headers=("Content-Type",),
@@ -111,11 +140,11 @@ class PeerClient:
             ) as answer:
                 content = await answer.read()
                 kept = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP_BY_HOP}
+                if answer.status == HTTPStatus.FORBIDDEN:
+                    raise PeerUntrusted(peer.member, "it does not take this process for one of the pool")
                 return Reply(answer.status, kept, content)
-        except aiohttp.ClientConnectorError as error:
-            raise PeerRefused(peer.member, str(error)) from None
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise PeerBroken(peer.member, str(error) or type(error).__name__) from None
+            raise _sorted(peer, error) from None
 
     async def prepare(self, peer: Peer, slot: int) -> None:
         """Ask ``peer`` to have a slot's sessions in memory, so that a handover is quick. Raises ``PeerError``."""
@@ -129,14 +158,37 @@ class PeerClient:
         return await self._slot_call(peer, slot, "activate", {"revision": revision})
 
     async def _slot_call(self, peer: Peer, slot: int, verb: str, body: dict[str, object]) -> dict[str, object]:
-        url = f"http://{peer.address}/peer/v1/slots/{slot}/{verb}"
+        url = f"{self._scheme}://{peer.address}/peer/v1/slots/{slot}/{verb}"
         try:
-            async with self._http.post(url, json=body) as answer:
+            async with self._http.post(url, json=body, ssl=self._ssl(peer)) as answer:
                 content: dict[str, object] = await answer.json(content_type=None)
                 if answer.status != 200:
                     raise PeerDeclined(peer.member, f"{verb} of slot {slot}: {content.get('detail', answer.status)}")
                 return content
-        except aiohttp.ClientConnectorError as error:
-            raise PeerRefused(peer.member, str(error)) from None
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise PeerBroken(peer.member, str(error) or type(error).__name__) from None
+            raise _sorted(peer, error) from None
+
+
+def _certain(peer: Peer, error: Exception) -> Life | None:
+    """What a failed probe proves at once, if anything."""
+    fault = trust_fault(error)
+    if isinstance(fault, WrongName):
+        return Life.REPLACED
+    if fault is not None:
+        logger.warning("%s at %s cannot be trusted: %s", peer.member, peer.address, fault)
+        return Life.UNTRUSTED
+    # Hanging up in the handshake, or speaking no TLS, says no more than silence.
+    connected = isinstance(error, aiohttp.ClientSSLError) or isinstance(
+        getattr(error, "os_error", None), (ConnectionResetError, ConnectionAbortedError)
+    )
+    return Life.GONE if isinstance(error, aiohttp.ClientConnectorError) and not connected else None
+
+
+def _sorted(peer: Peer, error: Exception) -> PeerError:
+    """A failed exchange as one of our errors. Another member at its address counts as nobody there."""
+    fault = trust_fault(error)
+    if fault is not None and not isinstance(fault, WrongName):
+        return PeerUntrusted(peer.member, str(fault))
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return PeerRefused(peer.member, str(error))
+    return PeerBroken(peer.member, str(error) or type(error).__name__)

@@ -10,12 +10,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from datetime import UTC, datetime
 from functools import partial
 
 from proxy.claims import Cause, Claimer
 from proxy.context import MemberContext
 from proxy.handover import Handover, HandoverFailed
-from proxy.peers import Life
 from statesync.etcd import EtcdError
 from statesync.mirror import MirrorBatch
 from statesync.ownership import ClaimFree, HandOver, TakeOver, Undo, View, heirs_of, next_steps
@@ -51,8 +51,19 @@ class Roles:
         self._takeovers: dict[tuple[str, str], asyncio.Task[bool]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._strays: dict[int, tuple[int, float]] = {}
-        self.draining = False
+        self.going_down = False
         self.trouble = ""
+
+    @property
+    def draining(self) -> str:
+        """Why this member hands its slots over and takes none, '' if it does not."""
+        if self.going_down:
+            return "going down: handing its slots over"
+        intent = self._context.state.intents.get(self._context.me)
+        if intent is None or not intent.record.holds(time.time()):
+            return ""
+        until = intent.record.until
+        return "drained by an operator" + (f" until {_wall(until)}" if until else "")
 
     # -- what the mirror tells --
 
@@ -309,7 +320,7 @@ class Roles:
         if peer is None:
             return "its record is gone and its address was never seen"
         life = await self._context.peers.probe(peer, boot)
-        return None if life is Life.ALIVE else str(life)
+        return str(life) if life.condemns else None
 
     def _said_of(self, member: str) -> str:
         lost = self._context.view().table.lost.get(member)
@@ -363,3 +374,7 @@ class Roles:
 def _belongs(view: View, slot: int, member: str, boot: str) -> bool:
     owner = view.owner(slot)
     return owner is not None and owner.active == member and owner.boot == boot
+
+
+def _wall(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -13,6 +13,7 @@ import hmac
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from proxy.context import MemberContext
@@ -41,7 +42,7 @@ SWEEP_MOST = 500
 
 
 class SessionService:
-    """Answers session calls; one per process."""
+    """Answers session calls; one per process. ``on_answer`` hears of every answer, for the metrics."""
 
     def __init__(self, context: MemberContext, roles: Roles, calls: OwnerCalls) -> None:
         self._context = context
@@ -49,6 +50,7 @@ class SessionService:
         self._calls = calls
         self._secret = b""
         self.forwarded = 0
+        self.on_answer: Callable[[Call, Reply], None] | None = None
 
     async def create(self, call: Call) -> Reply:
         """A new session of a key drawn here, in a slot that this member is active for if there is one.
@@ -94,6 +96,12 @@ class SessionService:
 
     async def handle(self, call: Call) -> Reply:
         """Answer a call to one session, wherever its owner is."""
+        reply = await self._handle(call)
+        if self.on_answer is not None:
+            self.on_answer(call, reply)
+        return reply
+
+    async def _handle(self, call: Call) -> Reply:
         spec = self._spec()
         if spec is None:
             return self._not_ready()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from proxy.admission import SessionTokens, token_wanted
 from proxy.owner_calls import REQUEST_ID, Call
 from proxy.problems import Reply, problem
 from proxy.service import SessionService
@@ -34,9 +35,10 @@ Status = Callable[[], tuple[dict[str, object], bool]]
 """The member's view of itself, and whether it is ready."""
 
 
-def session_app(service: SessionService, status: Status) -> web.Application:
-    """The application's side of the sidecar."""
-    app = web.Application(client_max_size=BODY_MOST, middlewares=[problems])
+def session_app(service: SessionService, status: Status, tokens: SessionTokens | None = None) -> web.Application:
+    """The application's side of the sidecar; with ``tokens`` it must show one of them."""
+    checks = [token_wanted(tokens, respond)] if tokens else []
+    app = web.Application(client_max_size=BODY_MOST, middlewares=[problems, *checks])
 
     async def create(request: web.Request) -> web.Response:
         return respond(await service.create(await call_of(request, key="")))
@@ -95,7 +97,8 @@ async def problems(request: web.Request, handler: Callable[[web.Request], object
     except (web.HTTPException, ConnectionError):
         raise
     except Exception:
-        logger.exception("%s %s failed", request.method, request.rel_url.path)
+        resource = request.match_info.route.resource  # not the path: it has the session key in it
+        logger.exception("%s %s failed", request.method, resource.canonical if resource else "a request")
         return respond(problem(500, "internal", "the sidecar failed; its log says why"))
 
 

@@ -10,28 +10,29 @@ import logging
 import os
 import secrets
 import signal
-import socket
 import time
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from aiohttp import web
-
 from proxy.checks import ApplicationCheck
 from proxy.context import MemberContext
 from proxy.first_answer import FirstAnswers
 from proxy.holdings import Holdings
+from proxy.listen import CannotStart, listen, protection, serve
 from proxy.member import Presence, state_of
+from proxy.metrics import SidecarMetrics
 from proxy.owner_calls import OwnerCalls
 from proxy.peer_api import peer_app
 from proxy.peers import PeerClient
 from proxy.read_deadline import ReadDeadline
 from proxy.roles import Roles
+from proxy.scrub import INTERVAL, Scrub
 from proxy.service import SessionService
 from proxy.session_api import session_app
+from proxy.sync_api import SyncApi, sync_view
 from statesync.commit import Committer
-from statesync.etcd import EtcdClient
+from statesync.etcd import EtcdClient, TlsFiles
 from statesync.keys import PoolKeys
 from statesync.mirror import Mirror, MirrorBatch
 from statesync.ownership import FailoverLog
@@ -45,16 +46,16 @@ from telemetry.setup import Telemetry, service_version, start_telemetry
 logger = logging.getLogger(__name__)
 
 
-class CannotStart(Exception):
-    """The sidecar cannot start; the text is one line for the operator."""
-
-
 @dataclass(frozen=True, slots=True)
 class SidecarSettings:
     """What a sidecar is told at start.
 
     ``session_api`` is ``host:port`` or ``unix:/path``; ``peer`` is where it listens for other sidecars, and
     ``advertise`` what they are told (the same, unless given); ``app`` is where the application listens.
+    ``scrub_interval`` is the least time in seconds between two slots that are checked against etcd.
+    ``tls`` is for the peer API, on both sides, and for the control servers' gRPC ports; all are plain text without it.
+    ``session_token_file`` holds the tokens that the session API asks for, ``socket_mode`` its permissions if it is a
+    Unix socket. Without protection, and unless ``insecure``, both APIs must be on loopback.
     """
 
     member: str
@@ -68,7 +69,12 @@ class SidecarSettings:
     weight: int = 10
     priority: int = 1
     drain_seconds: float = 10.0
+    scrub_interval: float = INTERVAL
     etcd: EtcdSettings = field(default_factory=EtcdSettings)
+    tls: TlsFiles | None = None
+    session_token_file: Path | None = None
+    socket_mode: int = 0o660
+    insecure: bool = False
 
 
 async def run_sidecar(settings: SidecarSettings) -> int:
@@ -99,6 +105,8 @@ class Sidecar:
     check: ApplicationCheck
     reads: ReadDeadline
     service: SessionService
+    calls: OwnerCalls
+    scrub: Scrub
 
     def state(self) -> tuple[MemberState, str]:
         """How the member is now."""
@@ -131,14 +139,16 @@ class Sidecar:
             "committed_writes": commits.writes,
             "transactions": commits.transactions,
             "resent_transactions": commits.resent,
+            "async_lost": self.calls.async_lost,
             "forwarded_calls": self.service.forwarded,
+            "sync": sync_view(context),
             "trouble": self.roles.trouble or context.mirror.trouble,
         }
         return view, state in (MemberState.READY, MemberState.UP)
 
     async def drain(self) -> None:
         """Hand every slot over and return when none is left, or when ``drain_seconds`` have passed."""
-        self.roles.draining = True
+        self.roles.going_down = True
         self.presence.stir()
         give_up = time.monotonic() + self.settings.drain_seconds
         while len(self.context.holdings) and time.monotonic() < give_up:
@@ -153,32 +163,53 @@ class Sidecar:
 @contextlib.asynccontextmanager
 async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
     """A sidecar that serves inside the block. Raises :class:`CannotStart` or ``EtcdMissing``."""
+    guard = protection(
+        peer=settings.peer,
+        tls=settings.tls,
+        session_api=settings.session_api,
+        token_file=settings.session_token_file,
+        insecure=settings.insecure,
+    )
     async with contextlib.AsyncExitStack() as stack:
-        etcd = settings.etcd.client()
+        etcd = _etcd(settings.etcd)
         stack.push_async_callback(etcd.close)
-        peers = PeerClient()
+        peers = PeerClient(guard.peers)
         stack.push_async_callback(peers.close)
-        telemetry = start_telemetry(SERVICE_SIDECAR, settings.member, endpoint=None)
+        credentials = settings.tls.credentials if settings.tls else None
+        telemetry = start_telemetry(SERVICE_SIDECAR, settings.member, credentials=credentials)
         stack.push_async_callback(telemetry.aclose)
         parts = _Assembly(settings, etcd, peers, telemetry)
         sidecar = parts.sidecar
-        session_runner = await _serve(stack, session_app(parts.service, sidecar.status))
-        peer_runner = await _serve(stack, peer_app(parts.context, parts.service, parts.roles.handover, parts.reads))
-        await _listen(peer_runner, settings.peer, "the peer API")
-        await _listen(session_runner, settings.session_api, "the session API")
+        session_runner = await serve(stack, session_app(parts.service, sidecar.status, guard.tokens))
+        peer_side = peer_app(
+            parts.context, parts.service, parts.roles.handover, parts.reads, certificates=guard.peers is not None
+        )
+        SyncApi(parts.context, sidecar.status, sidecar.scrub, parts.metrics.exposition).add_to(peer_side)
+        peer_runner = await serve(stack, peer_side)
+        await listen(peer_runner, settings.peer, "the peer API", tls=guard.peers.server() if guard.peers else None)
+        await listen(session_runner, settings.session_api, "the session API", mode=settings.socket_mode)
         await await_etcd(etcd, settings.etcd)
         for name, work in {
             "group commit": parts.context.committer.run(),
             "ownership": parts.roles.run(),
             "read deadline": parts.reads.run(),
             "sweeping": parts.service.sweep(),
+            "scrubbing": sidecar.scrub.run(),
             "application check": parts.check.run(),
+            "state": parts.presence.watch_state(),
             "mirror": parts.context.mirror.run(),
             "member record": parts.presence.run(),
             "heartbeats": parts.presence.beat(),
         }.items():
             await _keep_running(stack, work, name)
         yield sidecar
+
+
+def _etcd(settings: EtcdSettings) -> EtcdClient:
+    try:
+        return settings.client()
+    except (OSError, ValueError) as error:
+        raise CannotStart(f"--etcd {','.join(settings.endpoints)}: {error}") from None
 
 
 class _Assembly:
@@ -206,9 +237,33 @@ class _Assembly:
         self.roles = Roles(self.context)
         self.reads = ReadDeadline(self.context, self.roles.on_batch, self._on_check)
         self.check = ApplicationCheck(settings.app, settings.app_health, self._on_check)
-        self.presence = Presence(self.context, _record(settings, boot), self._state)
-        self.service = SessionService(self.context, self.roles, OwnerCalls(self.context, self.reads))
-        self.sidecar = Sidecar(settings, self.context, self.roles, self.presence, self.check, self.reads, self.service)
+        self.presence = Presence(self.context, _record(settings, boot), self._state, settings.tls)
+        calls = OwnerCalls(self.context, self.reads)
+        self.service = SessionService(self.context, self.roles, calls)
+        self.sidecar = Sidecar(
+            settings,
+            self.context,
+            self.roles,
+            self.presence,
+            self.check,
+            self.reads,
+            self.service,
+            calls,
+            Scrub(self.context, interval=settings.scrub_interval),
+        )
+        self.metrics = self._metered(calls)
+
+    def _metered(self, calls: OwnerCalls) -> SidecarMetrics:
+        metrics = SidecarMetrics(
+            self.context,
+            self.reads,
+            state=lambda: self.sidecar.state()[0],
+            forwarded=lambda: self.service.forwarded,
+            async_lost=lambda: calls.async_lost,
+        )
+        self.service.on_answer = metrics.answered
+        self.context.committer.on_commit = metrics.committed
+        return metrics
 
     def _on_batch(self, batch: MirrorBatch) -> None:
         changed = self.roles.on_batch(batch)
@@ -238,35 +293,6 @@ def _record(settings: SidecarSettings, boot: str) -> Member:
         since=time.time(),
         version=service_version(),
     )
-
-
-async def _serve(stack: contextlib.AsyncExitStack, app: web.Application) -> web.AppRunner:
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    return runner
-
-
-async def _listen(runner: web.AppRunner, address: str, what: str) -> None:
-    """Listen at ``host:port`` or ``unix:/path``. Raises :class:`CannotStart`."""
-    try:
-        if address.startswith("unix:"):
-            await web.UnixSite(runner, _free_socket(address.removeprefix("unix:"))).start()
-        else:
-            host, _, port = address.rpartition(":")
-            await web.TCPSite(runner, host.strip("[]"), int(port)).start()
-    except (OSError, ValueError) as error:
-        raise CannotStart(f"{what} cannot listen on {address}: {error}; free the address or choose another") from None
-
-
-def _free_socket(path: str) -> str:
-    """Remove what a killed sidecar left at a Unix socket's path; a socket that somebody serves stays."""
-    with socket.socket(socket.AF_UNIX) as trial:
-        try:
-            trial.connect(path)
-        except OSError:
-            Path(path).unlink(missing_ok=True)
-    return path
 
 
 async def _keep_running(stack: contextlib.AsyncExitStack, work: Coroutine[object, object, None], name: str) -> None:

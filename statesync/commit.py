@@ -15,7 +15,9 @@ A definite compare failure of an owner record fails only the writes of that slot
 
 import asyncio
 import logging
+import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from statesync.definite import definite_txn
@@ -108,6 +110,8 @@ class _Batch:
 class Committer:
     """Commits session writes of one member; one instance per process, run by :meth:`run`.
 
+    ``on_commit`` hears of every committed batch: how many writes, and in how many seconds.
+
     At most one write per session may be under way at a time: the caller keeps the order per session.
     """
 
@@ -123,6 +127,7 @@ class Committer:
         self._queue: deque[Submission] = deque()
         self._wake = asyncio.Event()
         self.stats = CommitStats()
+        self.on_commit: Callable[[int, float], None] | None = None
 
     @property
     def queued(self) -> int:
@@ -206,6 +211,7 @@ class Committer:
 
     async def _commit_next(self) -> None:
         batch = self._next_batch()
+        began = time.monotonic()
         try:
             result = await self._send_until_definite(batch)
         except Rejected as error:
@@ -221,10 +227,10 @@ class Committer:
         marker = result.answers[-1][0] if not result.succeeded and result.answers[-1] else None
         if result.succeeded:
             self._marker_revision = result.revision
-            self._succeed(batch, result.revision)
+            self._succeed(batch, result.revision, time.monotonic() - began)
         elif marker is not None and marker.value == batch.id:
             self._marker_revision = marker.mod_revision
-            self._succeed(batch, marker.mod_revision)
+            self._succeed(batch, marker.mod_revision, time.monotonic() - began)
         else:
             self._marker_revision = marker.mod_revision if marker else 0
             self._sort_out(batch, result)
@@ -239,8 +245,10 @@ class Committer:
         logger.warning("etcd refuses a write in slot %d: %s", write.slot, error)
         _fail(write, NotCommitted(write.slot, f"etcd refuses it: {error.detail}"))
 
-    def _succeed(self, batch: _Batch, revision: int) -> None:
+    def _succeed(self, batch: _Batch, revision: int, seconds: float) -> None:
         self.stats.writes += len(batch.pending)
+        if self.on_commit is not None:
+            self.on_commit(len(batch.pending), seconds)
         for write in batch.pending:
             if not write.done.done():
                 write.done.set_result(revision)

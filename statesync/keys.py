@@ -55,6 +55,11 @@ class PoolKeys:
         return f"{self.prefix}members/"
 
     @property
+    def admin(self) -> str:
+        """Prefix of the operator's intents for members."""
+        return f"{self.prefix}admin/"
+
+    @property
     def controls(self) -> str:
         """Prefix of the control servers' addresses."""
         return f"{self.prefix}controls/"
@@ -80,6 +85,11 @@ class PoolKeys:
         return f"{self.prefix}failovers/"
 
     @property
+    def probes(self) -> str:
+        """Prefix of the keys that are written only to see when a member has applied their revision."""
+        return f"{self.prefix}probes/"
+
+    @property
     def secret(self) -> str:
         """A random secret of the pool, from which the session keys of idempotent creations are derived."""
         return f"{self.prefix}secret"
@@ -87,6 +97,10 @@ class PoolKeys:
     def member(self, member: str) -> str:
         """A member's record; lives on the member's lease."""
         return self.members + member
+
+    def intent(self, member: str) -> str:
+        """The operator's intent for a member."""
+        return self.admin + member
 
     def control(self, control: str) -> str:
         """A control server's addresses; lives on its lease."""
@@ -99,6 +113,10 @@ class PoolKeys:
     def commit(self, member: str) -> str:
         """Commit marker of a member: its last committed batch, in whichever slots."""
         return self.commits + member
+
+    def probe(self, name: str) -> str:
+        """A key to write and then to wait for; ``name`` is whoever writes it. Short-lived."""
+        return self.probes + name
 
     def slot_sessions(self, slot: int) -> str:
         """Prefix of the sessions of one slot."""

@@ -101,6 +101,19 @@ class Owner(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Intent(Record):
+    """An operator wants a member out of service: ``until`` is wall time in seconds, 0 for until told otherwise."""
+
+    member: str
+    until: float = 0.0
+    since: float = 0.0
+
+    def holds(self, now: float) -> bool:
+        """Whether the member is to stay out of service at ``now`` (wall time in seconds)."""
+        return not self.until or now < self.until
+
+
+@dataclass(frozen=True, slots=True)
 class Lost:
     """A member that the control servers found dead: which boot of it, why, and the trace of its failover."""
 

@@ -9,6 +9,7 @@ watched change after R. How far the watch has come is the mirror's to tell (:met
 """
 
 import logging
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -36,12 +37,18 @@ class _Slot:
 
 
 class Replica:
-    """Sessions of the held slots."""
+    """Sessions of the held slots.
+
+    ``copies`` counts the full copies of slots made so far; ``copied_at`` is when the last one ended (wall time, 0.0:
+    never).
+    """
 
     def __init__(self, client: EtcdClient, keys: PoolKeys) -> None:
         self._client = client
         self._keys = keys
         self._slots: dict[int, _Slot] = {}
+        self.copies = 0
+        self.copied_at = 0.0
 
     @property
     def held(self) -> frozenset[int]:
@@ -93,6 +100,15 @@ class Replica:
         if not kept.synced:
             await self.refresh(slot)
 
+    async def recopy(self, slot: int) -> None:
+        """Forget a held slot and copy it from etcd; until then it is not synced. Raises ``EtcdError`` like the above.
+
+        What a faulty copy holds must not survive, whatever revision it claims to have: that is what :meth:`refresh`
+        does not do. Changes that arrive meanwhile are taken in as in a first copy.
+        """
+        self._slots[slot] = _Slot()
+        await self.refresh(slot)
+
     async def refresh(self, slot: int) -> int:
         """Copy a slot's sessions from etcd as of now, whatever is known here; returns the copy's revision."""
         kept = self._slots.setdefault(slot, _Slot())
@@ -105,6 +121,8 @@ class Replica:
             if key not in present:
                 del kept.sessions[key]
         kept.copied = max(kept.copied, revision)
+        self.copies += 1
+        self.copied_at = time.time()
         if not kept.copying:
             kept.removed.clear()
         return revision

@@ -8,12 +8,13 @@ write must not take a running pool down. Sessions and commit markers are not its
 import logging
 from dataclasses import dataclass, field
 from enum import Flag, auto
+from functools import partial
 from typing import Generic, TypeVar
 
 from statesync.etcd import Event
 from statesync.keys import PoolKeys, slot_in
 from statesync.mirror import MirrorBatch
-from statesync.pool import ControlServer, Failover, Member, Owner, Record, Table
+from statesync.pool import ControlServer, Failover, Intent, Member, Owner, Record, Table
 from statesync.spec import PoolSpec
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Changed(Flag):
     CONTROLS = auto()
     LEADER = auto()
     FAILOVERS = auto()
+    INTENTS = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class PoolState:
     owners: dict[int, At[Owner]] = field(default_factory=dict)
     controls: dict[str, At[ControlServer]] = field(default_factory=dict)
     failovers: dict[str, At[Failover]] = field(default_factory=dict)
+    intents: dict[str, At[Intent]] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
 
     def apply(self, batch: MirrorBatch) -> Changed:
@@ -69,7 +72,7 @@ class PoolState:
 
     def _forget_all(self) -> None:
         self.spec = self.table = self.leader = None
-        for records in (self.members, self.owners, self.controls, self.failovers, self.faults):
+        for records in (self.members, self.owners, self.controls, self.failovers, self.intents, self.faults):
             records.clear()
 
     def _apply_event(self, event: Event) -> Changed:
@@ -100,15 +103,19 @@ class PoolState:
         if key.startswith(keys.owners):
             _keep(self.owners, slot_in(key, keys.owners), Owner, event)
             return Changed.OWNERS
-        if key.startswith(keys.members):
-            _keep(self.members, key.removeprefix(keys.members), Member, event)
-            return Changed.MEMBERS
-        if key.startswith(keys.controls):
-            _keep(self.controls, key.removeprefix(keys.controls), ControlServer, event)
-            return Changed.CONTROLS
-        if key.startswith(keys.failovers):
-            _keep(self.failovers, key.removeprefix(keys.failovers), Failover, event)
-            return Changed.FAILOVERS
+        return self._decode_named(key, event)
+
+    def _decode_named(self, key: str, event: Event) -> Changed:
+        """Records of which there is one per name under a prefix."""
+        for prefix, keep, changed in (
+            (self.keys.members, partial(_keep, self.members, kind=Member), Changed.MEMBERS),
+            (self.keys.controls, partial(_keep, self.controls, kind=ControlServer), Changed.CONTROLS),
+            (self.keys.failovers, partial(_keep, self.failovers, kind=Failover), Changed.FAILOVERS),
+            (self.keys.admin, partial(_keep, self.intents, kind=Intent), Changed.INTENTS),
+        ):
+            if key.startswith(prefix):
+                keep(key.removeprefix(prefix), event=event)
+                return changed
         return Changed.NOTHING
 
 

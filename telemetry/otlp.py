@@ -10,10 +10,10 @@ that was restarted.
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from grpc import StatusCode
+from grpc import ChannelCredentials, StatusCode
 from opentelemetry.exporter.otlp.proto.grpc import exporter as grpc_exporter
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import ReadableSpan
@@ -30,11 +30,17 @@ class NotDeliveredError(ConnectionError):
 
 
 class OtlpExporter(SpanExporter):
-    """Exports to ``endpoint`` (``host:port``, plaintext) or to where ``OTEL_EXPORTER_OTLP_*`` says."""
+    """Exports to ``endpoint`` (``host:port``) or to where ``OTEL_EXPORTER_OTLP_*`` says."""
 
-    def __init__(self, endpoint: str | None = None) -> None:
-        """Nothing is opened or read before the first export."""
+    def __init__(
+        self, endpoint: str | None = None, *, credentials: Callable[[], ChannelCredentials] | None = None
+    ) -> None:
+        """Nothing is opened or read before the first export.
+
+        ``credentials`` is asked for what to show to ``endpoint`` at each new connection; without it, plain text.
+        """
         self._endpoint = endpoint
+        self._credentials = credentials
         self._lock = threading.Lock()
         self._inner: OTLPSpanExporter | None = None
         self._closed = False
@@ -48,7 +54,10 @@ class OtlpExporter(SpanExporter):
         with self._lock:
             if self._closed:
                 raise NotDeliveredError("closed")
-            inner = self._inner = self._inner or self._open()
+            try:
+                inner = self._inner = self._inner or self._open()
+            except OSError as error:
+                raise NotDeliveredError(f"no credentials: {error}") from error
         with _listening() as heard:
             result = inner.export(spans)
         if result is SpanExportResult.SUCCESS:
@@ -71,7 +80,13 @@ class OtlpExporter(SpanExporter):
         timeout = None if any(os.environ.get(name) for name in _TIMEOUT_VARIABLES) else _TIMEOUT
         if self._endpoint is None:
             return OTLPSpanExporter(timeout=timeout, retryable_error_codes=_NEVER)
-        return OTLPSpanExporter(endpoint=self._endpoint, insecure=True, timeout=timeout, retryable_error_codes=_NEVER)
+        return OTLPSpanExporter(
+            endpoint=self._endpoint,
+            insecure=self._credentials is None,
+            credentials=self._credentials() if self._credentials else None,
+            timeout=timeout,
+            retryable_error_codes=_NEVER,
+        )
 
 
 class _Listener(logging.Filter):

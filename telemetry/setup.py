@@ -11,10 +11,12 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import metadata
 
+from grpc import ChannelCredentials
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
@@ -199,13 +201,15 @@ def start_telemetry(
     attributes: Mapping[str, str] | None = None,
     direct: SpanExporter | None = None,
     clock: Clock | None = None,
+    credentials: Callable[[], ChannelCredentials] | None = None,
 ) -> Telemetry:
     """Telemetry for this process, configured by the ``OTEL_*`` variables of its environment.
 
     ``service`` and ``instance`` become ``service.name`` and ``service.instance.id``, ``attributes``
     further resource attributes; ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES`` win over them.
-    ``endpoint`` (``host:port``, plaintext) is the control server that spans go to where no variable names
-    another receiver; it may be given later. ``direct`` is an exporter that gets all spans at once and
+    ``endpoint`` (``host:port``) is the control server that spans go to where no variable names another
+    receiver; it may be given later. ``credentials`` is asked at each connection for what to show to control
+    servers; without it they are spoken to in plain text. ``direct`` is an exporter that gets all spans at once and
     always (a control server's own store), unless export is off.
 
     A wrong variable costs a warning and its effect, never the start: a sidecar has more important work.
@@ -222,7 +226,8 @@ def start_telemetry(
         fixed.append(Pump("OTLP receiver", OtlpExporter(), limits))
         to_controls = False
     # Who has a store of its own has its spans safe already.
-    destinations = Destinations(fixed, OtlpExporter if to_controls else None, limits, hold=direct is None)
+    to_control = partial(OtlpExporter, credentials=credentials) if to_controls else None
+    destinations = Destinations(fixed, to_control, limits, hold=direct is None)
     if endpoint:
         destinations.set_endpoints((endpoint,))
     resource = resource_of(service, instance, attributes or {})

@@ -5,9 +5,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 
 from statesync.etcd import EtcdClient
 from tests.harness.etcd import EtcdServer, running_etcd
+
+# Machines are shared: how long an example takes says nothing about the code.
+settings.register_profile("understudy", deadline=None, print_blob=True)
+settings.load_profile("understudy")
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

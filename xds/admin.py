@@ -20,6 +20,7 @@ from xds.cache import ResourceCache
 from xds.controller import Controller
 from xds.election import Leadership
 from xds.liveness import Identity, Pulse
+from xds.metrics import CONTENT_TYPE
 from xds.world import World, orders_for_envoy
 
 MOST_LISTED = 1000
@@ -39,7 +40,9 @@ class Admin:
         cache: ResourceCache,
         store: SpanStore,
         now_ns: Callable[[], int],
+        exposition: Callable[[], bytes],
     ) -> None:
+        self._exposition = exposition
         self._name = name
         self._pool = pool
         self._controller = controller
@@ -55,6 +58,7 @@ class Admin:
             [
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
+                web.get("/metrics", self._metrics),
                 web.get("/v1/status", self._status),
                 web.get("/v1/xds", self._xds),
                 web.get("/v1/table", self._table),
@@ -114,6 +118,10 @@ class Admin:
                 "faults": observer.state.faults,
                 "slots": _slots(world) if world else None,
                 "generation": world.table.generation if world and world.table else None,
+                "brakes": [
+                    {"why": brake.why, "seconds": round(max(brake.until - self._now(), 0) / 1e9, 1)}
+                    for brake in (controller.leader.calm.brakes() if leadership.is_leader else [])
+                ],
                 "xds": {"publications": controller.publisher.publications, "fault": controller.publisher.fault},
                 "members": members_view(world, controller.book.pulses, self._now()) if world else [],
                 "controls": {name: dataclasses.asdict(at.record) for name, at in observer.state.controls.items()},
@@ -122,6 +130,9 @@ class Admin:
 
     async def _xds(self, _request: web.Request) -> web.Response:
         return _json(self._cache.status())
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        return web.Response(body=self._exposition(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _table(self, _request: web.Request) -> web.Response:
         world = self._controller.observer.world()

@@ -42,6 +42,8 @@ _OPTIONS = (
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.so_reuseport", 0),
+    ("grpc.experimental.tcp_read_chunk_size", 1024),
+    ("grpc.experimental.tcp_min_read_chunk_size", 256),
 )
 
 
@@ -234,7 +236,10 @@ class _Stream:
         now_ns = time.monotonic_ns()
         type_url, facts = self._conversation.on_request(request, now_ns)
         self._cache.heard(client, type_url, facts, now_ns)
-        self.wake()
+        if self._conversation.rests():
+            self._cache.rested(client)
+        else:
+            self.wake()
 
     async def _introduce(self, node: Node) -> Client:
         if self._server.identify is not None:
@@ -273,6 +278,8 @@ class _Stream:
                 size=len(outgoing.data),
                 changed_at_ns=changed_ns,
                 sent_at_ns=now_ns,
+                written_at_ns=time.monotonic_ns(),
+                asked=outgoing.asked,
             )
         )
 

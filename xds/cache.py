@@ -111,6 +111,7 @@ class ResourceCache:
         self._clients: dict[Client, None] = {}
         self._of_node: dict[str, list[Client]] = {}
         self._unsettled: dict[Client, None] = {}
+        self._refusing: dict[Client, None] = {}
         self._waiters: set[asyncio.Future[None]] = set()
 
     # Content
@@ -178,6 +179,14 @@ class ResourceCache:
             self._refresh((group,))
         await asyncio.sleep(0)
 
+    def resource_counts(self) -> dict[str, int]:
+        """How many resources there are by type; those of groups are counted beside those of all."""
+        counts: dict[str, int] = {}
+        for own in self._own.values():
+            for kind, one in own.items():
+                counts[kind] = counts.get(kind, 0) + len(one.resources)
+        return counts
+
     def snapshot(self, group: str = "") -> Snapshot:
         """What the nodes of a group see now."""
         return self._snapshots.get(group, self._snapshots[""])
@@ -210,6 +219,7 @@ class ResourceCache:
             value = content.SerializeToString(deterministic=True) if isinstance(content, Message) else bytes(content)
         if before is not None and before.ttl == ttl and before.value_equals(value):
             return before
+        self.counters.encoded[type_url] = self.counters.encoded.get(type_url, 0) + 1
         return encode(type_url, name, value, ttl)
 
     def _refuse(self, group: str, problems: Mapping[tuple[str, str], str]) -> None:
@@ -268,6 +278,7 @@ class ResourceCache:
             if not beside:
                 del self._of_node[client.node]
         self._unsettled.pop(client, None)
+        self._refusing.pop(client, None)
         self._tell_waiters()
 
     def heard(self, client: Client, type_url: str, facts: Facts, now_ns: int) -> None:
@@ -282,6 +293,7 @@ class ResourceCache:
             self.counters.acks += 1
         else:
             self.counters.nacks += 1
+            self._refusing[client] = None
         if self.on_ack is not None:
             sent = facts.sent
             _tell(self.on_ack, AckEvent(client.node, type_url, sent.version, sent.at_ns, now_ns, facts.error))
@@ -303,7 +315,9 @@ class ResourceCache:
         """A client has nothing to be sent now."""
         if client.conversation.settled:
             self._unsettled.pop(client, None)
-        if not self._unsettled or any(client.conversation.rejections()):
+        if self._waiters and (
+            not self._unsettled or (client in self._refusing and any(client.conversation.rejections()))
+        ):
             self._tell_waiters()
 
     # How far everybody is
@@ -334,7 +348,7 @@ class ResourceCache:
                 self._waiters.discard(waiter)
 
     def _raise_rejection(self) -> None:
-        for client in self._clients:
+        for client in self._refusing:
             for one in client.conversation.rejections():
                 raise ConfigRejected(client.node, one.type_url, one.sent_version, one.error or "")
 

@@ -4,7 +4,8 @@ Plain data. Times are monotonic nanoseconds of the process that serves.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from xds import types
 from xds.subscription import Standing
@@ -44,9 +45,12 @@ class NotAcknowledged(CacheError, TimeoutError):
         self.nodes = nodes
 
 
-@dataclass(frozen=True, slots=True)
-class PushEvent:
-    """One response written to a node. Times are monotonic ns; ``changed_at_ns`` is the change that caused it."""
+class PushEvent(NamedTuple):
+    """One response written to a node. Times are monotonic ns.
+
+    ``changed_at_ns`` is the last change of what the node sees, which caused the response unless the node ``asked`` for
+    it. ``written_at_ns`` is when the transport had taken it over.
+    """
 
     node: str
     type_url: str
@@ -56,10 +60,11 @@ class PushEvent:
     size: int
     changed_at_ns: int
     sent_at_ns: int
+    written_at_ns: int
+    asked: bool
 
 
-@dataclass(frozen=True, slots=True)
-class AckEvent:
+class AckEvent(NamedTuple):
     """A node's answer to a response: an ACK, or a NACK with its ``error``. Times are monotonic ns."""
 
     node: str
@@ -93,9 +98,13 @@ class TypeStatus:
 
 @dataclass(slots=True)
 class Counters:
-    """What the cache and its server did since they were made. ``encodings`` counts messages turned into bytes."""
+    """What the cache and its server did since they were made.
+
+    ``encodings`` counts messages turned into bytes, ``encoded`` by type the resources made of them or of given bytes.
+    """
 
     encodings: int = 0
+    encoded: dict[str, int] = field(default_factory=dict)
     streams: int = 0
     pushes: int = 0
     pushed_resources: int = 0

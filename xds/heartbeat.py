@@ -12,15 +12,16 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from http import HTTPStatus
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import aiohttp
 import grpc
 
 from statesync.beat import BEAT_INTERVAL, METHOD, SERVICE, Beat
 from statesync.pool import Member
+from statesync.tls import PeerTls, WrongName, trust_fault
 from xds.liveness import Finding, Identity, LivenessBook, Question
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,11 @@ class Heartbeat:
         book: what is told of every sign of life.
         now_ns: the process's clock.
         on_change: called on the event loop when a standing or a reported state changed.
+
+    Attributes:
+        identify: given a member's name and gRPC's auth context, why its beats are not believed, or None. Set it before
+            the server starts.
+        tls: for the probes, if the members' peer ports want mTLS. Set it before :meth:`run`.
     """
 
     def __init__(
@@ -48,6 +54,8 @@ class Heartbeat:
         self._book = book
         self._now = now_ns
         self._on_change = on_change
+        self.identify: Callable[[str, Mapping[str, Any]], str | None] = lambda _member, _context: None
+        self.tls: PeerTls | None = None
         self._told = book.version
         self._numbers = itertools.count(1)
         self._stopping = False
@@ -113,6 +121,8 @@ class Heartbeat:
         if beat.pool != self._pool:
             text = f"this control server serves pool {self._pool!r}, not {beat.pool!r}"
             await _refuse(context, grpc.StatusCode.FAILED_PRECONDITION, text)
+        if who is None and (reason := self.identify(beat.member, context.auth_context())):
+            await _refuse(context, grpc.StatusCode.PERMISSION_DENIED, reason)
         if who is not None and who != (beat.member, beat.boot):
             text = f"one stream is one boot of one member: it began as {who}, now {beat.member, beat.boot}"
             await _refuse(context, grpc.StatusCode.INVALID_ARGUMENT, text)
@@ -129,34 +139,45 @@ class Heartbeat:
         probe.add_done_callback(self._probes.discard)
 
     async def _probe(self, session: aiohttp.ClientSession, question: Question) -> None:
-        finding, boot = await probe(session, question.peer)
+        finding, boot = await probe(session, question.member, question.peer, self.tls)
         logger.info("probe of %s (boot %s) at %s: %s", question.member, question.boot, question.peer, finding)
         self._book.answered(question, finding, self._now(), boot=boot)
         self._tell()
 
 
-async def probe(session: aiohttp.ClientSession, peer: str) -> tuple[Finding, str]:
+async def probe(
+    session: aiohttp.ClientSession, member: str, peer: str, tls: PeerTls | None = None
+) -> tuple[Finding, str]:
     """Ask a sidecar's peer port for its boot id: up to three tries of 100 ms against silence.
 
     A refused connection is an answer at once: the kernel of that host speaks, and it says that nobody
     listens. A try that took much longer than its time limit says more about this process than about the
-    member, and is void.
+    member, and is void. So is an exchange that fails over certificates: somebody is there, and who is not
+    known. Only another member's certificate says for sure that this one is gone.
     """
     silent = False
+    scheme = "https" if tls else "http"
     for _ in range(PROBE_TRIES):
         began = time.monotonic()
         try:
-            async with session.get(f"http://{peer}{PROBE_PATH}") as answer:
+            async with session.get(f"{scheme}://{peer}{PROBE_PATH}", ssl=tls.client(member) if tls else True) as answer:
+                if answer.status == HTTPStatus.FORBIDDEN:
+                    return Finding.VOID, ""
                 body = await answer.content.read(_LARGEST_ANSWER)
                 boot = _boot_in(body) if answer.status == HTTPStatus.OK else ""
                 if boot:
                     return Finding.ANSWERED, boot
                 silent = True
-        except aiohttp.ClientConnectorError as error:
-            if error.os_error.errno == errno.ECONNREFUSED:
-                return Finding.REFUSED, ""
-            silent = True
-        except (aiohttp.ClientError, OSError, ValueError):
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            fault = trust_fault(error)
+            if fault is not None:
+                logger.warning("%s at %s: %s", member, peer, fault)
+                other = isinstance(fault, WrongName)
+                return (Finding.ANSWERED, "of another member") if other else (Finding.VOID, "")
+            if isinstance(error, aiohttp.ClientConnectorError):
+                if error.os_error.errno == errno.ECONNREFUSED:
+                    return Finding.REFUSED, ""
+                silent = True
             silent = silent or time.monotonic() - began < 2 * PROBE_TIMEOUT
     return (Finding.SILENT if silent else Finding.VOID), ""
 

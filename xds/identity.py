@@ -1,7 +1,7 @@
-"""Who may ask for what over mTLS: the client's certificate must be that of the node it claims to be.
+"""Who may say what over mTLS: a client's certificate must be that of the node or member it claims to be.
 
 Also makes the server's credentials, which take up renewed certificate files without a restart. How certificates come
-to be, and who signs them, is left to the operator.
+to be, and who signs them, is left to the operator (docs/security.md).
 """
 
 import logging
@@ -11,12 +11,14 @@ from pathlib import Path
 
 import grpc
 
+from statesync.identity import speaks_for
 from xds.wire import Node
 
 log = logging.getLogger(__name__)
 
 _SAN = "x509_subject_alternative_name"
-_SPIFFE_NODE = "/node/"
+
+AuthContext = Mapping[str, Iterable[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +52,24 @@ class ServerTls:
         return grpc.ssl_server_certificate_configuration([pair], self.ca.read_bytes())
 
 
-def refuse_other_nodes(node: Node, auth_context: Mapping[str, Iterable[bytes]]) -> str | None:
+def refuse_other_nodes(node: Node, auth_context: AuthContext) -> str | None:
     """Why the owner of a certificate must not speak for ``node``, or None when it may. For ``AdsServer(identify=...)``.
 
     One of the certificate's subject alternative names must be the node id, or a SPIFFE id that ends in
     ``/node/<node id>``.
     """
-    names = [name.decode(errors="replace") for name in auth_context.get(_SAN, ())]
+    return _refuse("node", node.id, auth_context)
+
+
+def refuse_other_members(member: str, auth_context: AuthContext) -> str | None:
+    """Like :func:`refuse_other_nodes` for the heartbeats of a member; its SPIFFE id ends in ``/member/<member>``."""
+    return _refuse("member", member, auth_context)
+
+
+def _refuse(kind: str, name: str, auth_context: AuthContext) -> str | None:
+    names = [one.decode(errors="replace") for one in auth_context.get(_SAN, ())]
     if not names:
         return "the client shows no certificate with a subject alternative name"
-    spiffe = tuple(name for name in names if name.startswith("spiffe://"))
-    if node.id in names or any(name.endswith(_SPIFFE_NODE + node.id) for name in spiffe):
+    if speaks_for(names, kind, name):
         return None
-    return f"the certificate is for {', '.join(names)}, not for node {node.id}"
+    return f"the certificate is for {', '.join(names)}, not for {kind} {name}"

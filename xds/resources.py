@@ -6,7 +6,7 @@ or one order is encoded once and remembered. Leaves the decision who serves what
 :mod:`xds.ads`, and the matching of requests to :mod:`xds.routes`.
 
 Names: ``<pool>/member/<member>``, ``<pool>/order/<active>+<standby>+...`` (``+`` cannot occur in a member's
-name, ``-`` can), ``<pool>/any``, ``<pool>/routes``, ``<pool>/listener``.
+name, ``-`` can), ``<pool>/any``, ``<pool>/routes``; the listener is in :mod:`xds.listener`.
 """
 
 import functools
@@ -30,11 +30,9 @@ from envoy_data_plane.envoy.config.core.v3 import (
     Address,
     AggregatedConfigSource,
     ApiVersion,
-    CidrRange,
     ConfigSource,
     HealthStatus,
     Http1ProtocolOptions,
-    Http2ProtocolOptions,
     HttpProtocolOptions,
     SocketAddress,
     TcpKeepalive,
@@ -47,16 +45,7 @@ from envoy_data_plane.envoy.config.endpoint.v3 import (
 from envoy_data_plane.envoy.config.endpoint.v3 import (
     Endpoint as EndpointMessage,
 )
-from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
 from envoy_data_plane.envoy.extensions.clusters.aggregate.v3 import ClusterConfig as AggregateCluster
-from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
-from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
-    HttpConnectionManager,
-    HttpConnectionManagerInternalAddressConfig,
-    HttpConnectionManagerUpgradeConfig,
-    HttpFilter,
-    Rds,
-)
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptions as UpstreamHttpOptions,
 )
@@ -71,7 +60,6 @@ from xds.routes import route_configuration
 
 CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 ENDPOINTS = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
-LISTENER = "type.googleapis.com/envoy.config.listener.v3.Listener"
 ROUTES = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 
 CONNECT_TIMEOUT = timedelta(milliseconds=250)
@@ -169,54 +157,6 @@ def routes_name(pool: str) -> str:
     return f"{pool}/routes"
 
 
-def listener_name(pool: str) -> str:
-    """Name of the pool's listener."""
-    return f"{pool}/listener"
-
-
-@functools.lru_cache(maxsize=64)
-def listener(pool: str, address: str, port: int) -> bytes:
-    """The encoded ``Listener`` of a front Envoy that serves a pool on ``address:port``."""
-    manager = HttpConnectionManager(
-        stat_prefix=pool,
-        rds=Rds(config_source=_ads(), route_config_name=routes_name(pool)),
-        http_filters=[HttpFilter(name="envoy.filters.http.router", typed_config=Any.pack(Router()))],
-        common_http_protocol_options=HttpProtocolOptions(idle_timeout=timedelta(hours=1)),
-        http2_protocol_options=Http2ProtocolOptions(
-            max_concurrent_streams=100,
-            initial_stream_window_size=65536,
-            initial_connection_window_size=1 << 20,
-        ),
-        stream_idle_timeout=timedelta(minutes=5),
-        request_headers_timeout=timedelta(seconds=10),
-        use_remote_address=True,
-        internal_address_config=_nobody_is_internal(),
-        generate_request_id=True,
-        normalize_path=True,
-        upgrade_configs=[HttpConnectionManagerUpgradeConfig(upgrade_type="websocket")],
-    )
-    network = Filter(name="envoy.filters.network.http_connection_manager", typed_config=Any.pack(manager))
-    return bytes(
-        Listener(
-            name=listener_name(pool),
-            stat_prefix=pool,
-            address=_address(address, port),
-            filter_chains=[FilterChain(filters=[network])],
-            per_connection_buffer_limit_bytes=RETRY_BUFFER,
-        )
-    )
-
-
-def _nobody_is_internal() -> HttpConnectionManagerInternalAddressConfig:
-    """No caller is trusted for its address alone: ``x-envoy-retry-on`` of its own could repeat a plain POST.
-
-    Left out, this depends on the version of Envoy, and without ranges 1.40 takes loopback and private addresses for
-    internal ones. So the only range is one that is reserved for documentation (RFC 5737).
-    """
-    nobody = CidrRange(address_prefix="192.0.2.0", prefix_len=32)
-    return HttpConnectionManagerInternalAddressConfig(cidr_ranges=[nobody])
-
-
 @functools.lru_cache(maxsize=4096)
 def _member_cluster(pool: str, member: str) -> bytes:
     return bytes(_eds_cluster(member_name(pool, member), ClusterLbPolicy.ROUND_ROBIN))
@@ -231,7 +171,7 @@ def _eds_cluster(name: str, policy: ClusterLbPolicy) -> Cluster:
     return Cluster(
         name=name,
         type=ClusterDiscoveryType.EDS,
-        eds_cluster_config=ClusterEdsClusterConfig(eds_config=_ads()),
+        eds_cluster_config=ClusterEdsClusterConfig(eds_config=ads_source()),
         connect_timeout=CONNECT_TIMEOUT,
         lb_policy=policy,
         common_lb_config=_health_at_once(),
@@ -264,7 +204,7 @@ def _order_cluster(pool: str, order: tuple[str, ...]) -> bytes:
 def _assignment(name: str, endpoints: tuple[Endpoint, ...]) -> bytes:
     hosts = [
         LbEndpoint(
-            endpoint=EndpointMessage(address=_address(endpoint.address, endpoint.port)),
+            endpoint=EndpointMessage(address=socket_address(endpoint.address, endpoint.port)),
             health_status=HealthStatus.HEALTHY if endpoint.healthy else HealthStatus.UNHEALTHY,
         )
         for endpoint in endpoints
@@ -291,9 +231,11 @@ def _upstream_http() -> Any:
     return Any.pack(UpstreamHttpOptions(common_http_protocol_options=idle, explicit_http_config=http1))
 
 
-def _ads() -> ConfigSource:
+def ads_source() -> ConfigSource:
+    """Where every dynamic resource of ours comes from: the ADS stream that Envoy already has."""
     return ConfigSource(ads=AggregatedConfigSource(), resource_api_version=ApiVersion.V3)
 
 
-def _address(address: str, port: int) -> Address:
+def socket_address(address: str, port: int) -> Address:
+    """A TCP address as Envoy takes it; ``address`` is an IP address."""
     return Address(socket_address=SocketAddress(address=address, port_value=port))

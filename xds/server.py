@@ -21,20 +21,28 @@ import grpc
 from aiohttp import web
 
 from statesync.etcd import EtcdClient, TlsFiles
+from statesync.identity import is_loopback
 from statesync.keys import PoolKeys
 from statesync.pool import ControlServer
 from statesync.settings import START_PATIENCE, EtcdMissing, EtcdSettings, await_etcd
+from statesync.tls import BadTlsFiles, Identity, PeerTls
 from telemetry.names import SERVICE_CONTROL
 from telemetry.receiver import add_otlp_receiver
 from telemetry.setup import Telemetry, service_version, start_telemetry
 from telemetry.store import SpanStore, StoreError
 from xds.admin import Admin
-from xds.ads import AdsServer
+from xds.ads import AdsServer, StreamSettings
 from xds.cache import AckEvent, CacheError, ResourceCache
 from xds.controller import Controller, Timing
 from xds.election import LEASE_SECONDS, Leadership
+from xds.identity import ServerTls, refuse_other_members, refuse_other_nodes
+from xds.listener import listener, listener_name
 from xds.measure import Delivery
-from xds.resources import LISTENER, listener, listener_name
+from xds.metrics import XdsMetrics
+from xds.pauses import collecting_when_calm
+from xds.routes import ROUTE_TIMEOUT
+from xds.stream import Pace
+from xds.types import LISTENER
 from xds.wire import Node
 from xds.world import split_address
 
@@ -42,7 +50,10 @@ logger = logging.getLogger(__name__)
 
 WRONG_USE = 2
 STOP_SECONDS = 2.0
+REMOVAL_LINGER = ROUTE_TIMEOUT.total_seconds() + 5.0
+"""Seconds that Envoy keeps a cluster after its last route is gone: requests routed before may still be retried."""
 MOST_RECEIVED = 16 * 1024 * 1024
+MAX_STREAM_AGE = 1800.0
 WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104 - recognised, not listened at
 RISKY_ETCD = ("3.5.0", "3.5.1", "3.5.2")
 
@@ -57,7 +68,10 @@ class ControlSettings:
 
     Addresses are ``host:port``; port 0 takes a free one. ``advertise_grpc`` and ``advertise_http`` are what
     members and tools connect to, where that is not what is listened at. ``traces`` is the SQLite file of the
-    trace store. ``etcd_patience`` is how long, in seconds, etcd may be silent at the start.
+    trace store. ``tls``, ``username`` and ``password`` are for etcd. ``serve_tls`` makes the gRPC port demand
+    certificates; without it, and unless ``insecure``, that port must be on loopback. ``max_stream_age``: seconds
+    (give or take a fifth) after which an xDS stream is ended, so that Envoys spread over the replicas.
+    ``etcd_patience`` is how long, in seconds, etcd may be silent at the start.
     """
 
     pool: str
@@ -71,6 +85,9 @@ class ControlSettings:
     tls: TlsFiles | None = None
     username: str | None = None
     password: str | None = None
+    serve_tls: ServerTls | None = None
+    insecure: bool = False
+    max_stream_age: float = MAX_STREAM_AGE
     lease: int = LEASE_SECONDS
     etcd_patience: float = START_PATIENCE
     timing: Timing = field(default_factory=Timing)
@@ -100,7 +117,7 @@ async def run_control(settings: ControlSettings) -> int:
 async def serve_until(settings: ControlSettings, stop: asyncio.Event) -> None:
     """Run a control server until ``stop`` is set. Raises :class:`StartError` when it cannot start."""
     async with contextlib.AsyncExitStack() as stack:
-        server, grpc_port = _grpc_server(settings.grpc)
+        server, grpc_port = _grpc_server(settings)
         listener = stack.enter_context(_listening(settings.http))
         store = await stack.enter_async_context(_store(settings.traces))
         client = await stack.enter_async_context(_etcd(settings, stop))
@@ -136,7 +153,15 @@ async def _serve(
         client, keys, leadership=leadership, cache=cache, telemetry=telemetry, timing=settings.timing
     )
     leadership.on_change = controller.leadership_changed
-    cache.on_ack = lambda event: _deliver(controller, telemetry, event)
+    ads = AdsServer(
+        cache,
+        StreamSettings(pace=Pace(removal_linger=REMOVAL_LINGER), max_age=settings.max_stream_age),
+        confirm_fresh=controller.confirm_fresh,
+        identify=refuse_other_nodes if settings.serve_tls else None,
+    )
+    metrics = XdsMetrics(cache, lambda: ads.streams)
+    cache.on_push = metrics.pushed
+    cache.on_ack = lambda event: _answered(metrics, controller, telemetry, event)
     admin = Admin(
         name=settings.name,
         pool=settings.pool,
@@ -145,12 +170,16 @@ async def _serve(
         cache=cache,
         store=store,
         now_ns=telemetry.now_ns,
+        exposition=metrics.exposition,
     )
-    ads = AdsServer(cache, confirm_fresh=controller.confirm_fresh)
+    if settings.serve_tls:
+        controller.heartbeat.identify = refuse_other_members
+        controller.heartbeat.tls = _probe_tls(settings.serve_tls)
     ads.register(server)
     controller.heartbeat.register(server)
     add_otlp_receiver(server, store)
-    async with _http(admin.app(), listener), asyncio.TaskGroup() as tasks:
+    calm = collecting_when_calm(lambda: cache.counters.pushes)
+    async with _http(admin.app(), listener), calm, asyncio.TaskGroup() as tasks:
         control = tasks.create_task(controller.run())
         await server.start()
         election = tasks.create_task(leadership.run())
@@ -181,8 +210,9 @@ async def _give_listener(cache: ResourceCache, pool: str, listen: str) -> None:
         logger.warning("no listener for an Envoy that would listen at %r: %s", listen, error)
 
 
-def _deliver(controller: Controller, telemetry: Telemetry, event: AckEvent) -> None:
-    """Pass an acknowledgement on, with its monotonic times as those of the process's clock."""
+def _answered(metrics: XdsMetrics, controller: Controller, telemetry: Telemetry, event: AckEvent) -> None:
+    """Count an Envoy's answer; pass an ACK on, with its monotonic times as those of the process's clock."""
+    metrics.answered(event)
     if event.error is None:
         at_ns = telemetry.clock.at_ns
         controller.delivered(Delivery(event.node, at_ns(event.sent_at_ns / 1e9), at_ns(event.acked_at_ns / 1e9)))
@@ -190,9 +220,11 @@ def _deliver(controller: Controller, telemetry: Telemetry, event: AckEvent) -> N
         logger.warning("Envoy %s refused %s: %s", event.node, event.type_url, event.error)
 
 
-def _grpc_server(address: str) -> tuple[grpc.aio.Server, int]:
-    """A gRPC server bound to ``address``, not started, and its port."""
-    _parts("--grpc", address)
+def _grpc_server(settings: ControlSettings) -> tuple[grpc.aio.Server, int]:
+    """A gRPC server bound to its address, not started, and its port."""
+    address = settings.grpc
+    host, _ = _parts("--grpc", address)
+    credentials = _credentials(settings, host)
     # Without SO_REUSEPORT, since two control servers must never share a port unnoticed.
     server = grpc.aio.server(
         options=[
@@ -204,9 +236,34 @@ def _grpc_server(address: str) -> tuple[grpc.aio.Server, int]:
         ]
     )
     try:
-        return server, server.add_insecure_port(address)
+        if credentials is None:
+            return server, server.add_insecure_port(address)
+        return server, server.add_secure_port(address, credentials)
     except RuntimeError:
         raise _taken("--grpc", address) from None
+
+
+def _credentials(settings: ControlSettings, host: str) -> grpc.ServerCredentials | None:
+    """What the gRPC port asks of its clients; None for plain text."""
+    if settings.serve_tls is not None:
+        try:
+            return settings.serve_tls.credentials()
+        except OSError as error:
+            raise StartError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    if not settings.insecure and not is_loopback(host):
+        raise StartError(
+            f"--grpc {settings.grpc} is not loopback: give --tls-cert, --tls-key and --tls-ca (docs/security.md), "
+            "or --insecure if everybody in that network may be trusted"
+        )
+    return None
+
+
+def _probe_tls(tls: ServerTls) -> PeerTls:
+    """The same identity, as a client of the members' peer ports."""
+    try:
+        return PeerTls(Identity(tls.cert, tls.key, tls.ca))
+    except BadTlsFiles as error:
+        raise StartError(str(error)) from None
 
 
 @contextlib.contextmanager

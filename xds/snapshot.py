@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any, TypeVar
 
 import xxhash
 
@@ -20,6 +21,9 @@ _SUM_BITS = (1 << 64) - 1
 _SHORTEST_TTL = 0.1
 _PAYLOADS_KEPT = 64
 _VERSIONS_KEPT = 64
+_ANSWERS_KEPT = 64
+
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +80,17 @@ class Difference:
 class TypeSnapshot:
     """The resources of one type at one moment; ``renewed`` are those with a TTL. Never changed; equal if identical."""
 
-    __slots__ = ("__weakref__", "_differences", "_keeping", "_payloads", "_versions", "renewed", "resources", "version")
+    __slots__ = (
+        "__weakref__",
+        "_answers",
+        "_differences",
+        "_keeping",
+        "_payloads",
+        "_versions",
+        "renewed",
+        "resources",
+        "version",
+    )
 
     def __init__(self, resources: Mapping[str, Resource]) -> None:
         self.resources = MappingProxyType(dict(resources))
@@ -84,6 +98,7 @@ class TypeSnapshot:
         self.renewed = tuple(resource for resource in self.resources.values() if resource.ttl is not None)
         self._differences: weakref.WeakKeyDictionary[TypeSnapshot, Difference] = weakref.WeakKeyDictionary()
         self._keeping: weakref.WeakKeyDictionary[TypeSnapshot, TypeSnapshot] = weakref.WeakKeyDictionary()
+        self._answers: weakref.WeakKeyDictionary[TypeSnapshot, dict[Hashable, Any]] = weakref.WeakKeyDictionary()
         self._versions: dict[frozenset[str], str] = {}
         self._payloads: dict[Hashable, bytes] = {}
 
@@ -114,6 +129,19 @@ class TypeSnapshot:
             found = (self.resources[name] for name in names if name in self.resources)
             version = self._versions[names] = _version(found)
         return version
+
+    def answer(self, older: "TypeSnapshot", key: Hashable, build: Callable[[], _Answer]) -> _Answer:
+        """What clients of one kind (``key``) that were offered ``older`` are to be sent; built for the first."""
+        answers = self._answers.get(older)
+        if answers is None:
+            answers = self._answers[older] = {}
+        try:
+            found: _Answer = answers[key]
+        except KeyError:
+            if len(answers) >= _ANSWERS_KEPT:
+                answers.clear()
+            found = answers[key] = build()
+        return found
 
     def payload(self, key: Hashable, build: Callable[[], bytes]) -> bytes:
         """The bytes of an answer from this snapshot, built by the first stream that needs them."""

@@ -10,6 +10,7 @@ import bisect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from xds import types, wire
 from xds.snapshot import Resource, Snapshot, TypeSnapshot
@@ -38,11 +39,14 @@ class Pace:
         warm_limit: routes wait this long at most until the node acknowledges the clusters that they newly name
             (Envoy delays that until the clusters are warm).
         removal_limit: removals wait this long at most for the acknowledgement of what stopped using them.
+        removal_linger: and then so long for the requests that were routed before: Envoy looks a request's cluster up
+            again for every retry, and answers 503 (UH) if it is gone. So not less than the longest request.
     """
 
     ack_wait: float = 0.25
     warm_limit: float = 5.0
     removal_limit: float = 10.0
+    removal_linger: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +66,8 @@ class Refused(Exception):
         self.exhausted = exhausted
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """One response, ready for the wire."""
+class Outgoing(NamedTuple):
+    """One response, ready for the wire. ``asked``: something else than a change is its cause."""
 
     type_url: str
     version: str
@@ -72,6 +75,7 @@ class Outgoing:
     data: bytes
     resources: int
     removed: int
+    asked: bool = False
 
 
 class Conversation:
@@ -104,6 +108,7 @@ class Conversation:
         self.wake_ns: int | None = None
         self._unsettled = True
         self._snapshot = Snapshot()
+        self._resting: Snapshot | None = None
         self._prefix = prefix
         self._only_type = type_url
         self._pace = pace or Pace()
@@ -113,6 +118,7 @@ class Conversation:
         self._in_order: list[Subscription] = []
         self._owed: dict[str, set[str]] = {}
         self._holding_since: dict[str, int] = {}
+        self._unused: dict[str, tuple[frozenset[str], int]] = {}
         self._withheld: set[str] = set()
         self._renews = False
         self._renewed_ns: dict[str, int] = {}
@@ -126,7 +132,12 @@ class Conversation:
     @property
     def settled(self) -> bool:
         """Whether the client has answered everything that it can be sent now. Pending removals don't count."""
-        return not (self._unsettled or self._withheld or any(one.unanswered for one in self._in_order))
+        if self._unsettled or self._withheld:
+            return False
+        for one in self._in_order:  # noqa: SIM110  asked at every turn of every stream: any() costs twice as much
+            if one.unanswered:
+                return False
+        return True
 
     @property
     def changed_ns(self) -> int:
@@ -161,6 +172,8 @@ class Conversation:
         if subscription is None:
             subscription = self._subscribe_to(type_url)
         facts = subscription.on_request(request, now_ns)
+        if facts.kind != "ack" or facts.subscription_changed:
+            self._resting = None
         if facts.kind == "first" and subscription.resumed:
             subscription.renew(self._owed.pop(type_url, ()))
         if len(subscription.names) > self._limits.names:
@@ -188,9 +201,11 @@ class Conversation:
 
     def next(self, now_ns: int) -> Outgoing | None:
         """The response that goes now, counted as sent; None when there is none, or none before ``wake_ns``."""
-        self.wake_ns = None
+        self.wake_ns = self._resting = None
         self._withheld.clear()
         for subscription in self._in_order:
+            if subscription.is_quiet(self._snapshot.of(subscription.type_url)):
+                continue
             view = self.view_of(subscription, now_ns)
             answer = subscription.what_to_send(view)
             if answer is None:
@@ -201,10 +216,20 @@ class Conversation:
             self._wake_at(until)
             self._withheld.add(subscription.type_url)
         self._unsettled = False
+        # An acknowledgement can change nothing as long as nothing is held back and the content is the same.
+        self._resting = self._snapshot if not self._withheld and self.wake_ns is None else None
         return self._heartbeat(now_ns) if self._renews else None
+
+    def rests(self) -> bool:
+        """Whether there is surely nothing to send and nothing to wait for, so that :meth:`next` need not be asked."""
+        if self._resting is not self._snapshot or self._renews:
+            return False
+        self._unsettled = False
+        return True
 
     def _send(self, subscription: Subscription, answer: Answer, view: TypeSnapshot, now_ns: int) -> Outgoing:
         nonce = self._next_nonce()
+        asked = answer.asked or (subscription.resumed and not subscription.sent_version)
         subscription.on_sent(answer, view, nonce, now_ns)
         self._let_follow(subscription.type_url, answer)
         return Outgoing(
@@ -214,6 +239,7 @@ class Conversation:
             data=wire.with_nonce(self._payload(subscription.type_url, answer, view), nonce),
             resources=len(answer.resources),
             removed=len(answer.removed),
+            asked=asked,
         )
 
     def _payload(self, type_url: str, answer: Answer, view: TypeSnapshot) -> bytes:
@@ -267,6 +293,7 @@ class Conversation:
                 data=wire.with_nonce(data, nonce),
                 resources=0,
                 removed=0,
+                asked=True,
             )
         return None
 
@@ -335,10 +362,27 @@ class Conversation:
         gone = target.since(subscription.offered).removed
         if not gone or not subscription.wants_any(gone):
             self._holding_since.pop(subscription.type_url, None)
+            self._unused.pop(subscription.type_url, None)
             return target
-        if self._may_remove(subscription.type_url, now_ns):
+        if self._may_remove(subscription.type_url, now_ns) and self._lingered(
+            subscription.type_url, frozenset(gone), now_ns
+        ):
             return target
         return target.keeping(subscription.offered)
+
+    def _lingered(self, type_url: str, gone: frozenset[str], now_ns: int) -> bool:
+        """Whether what is to go has been out of use for long enough; more names to go start the time anew."""
+        if not self._pace.removal_linger:
+            return True
+        known, since = self._unused.get(type_url, (frozenset[str](), now_ns))
+        if not gone <= known:
+            since = now_ns
+        self._unused[type_url] = (gone, since)
+        until = since + round(self._pace.removal_linger * _SECOND)
+        if until <= now_ns:
+            return True
+        self._wake_at(until)
+        return False
 
     def _may_remove(self, type_url: str, now_ns: int) -> bool:
         found = [self._find(user) for user in types.REMOVED_AFTER[type_url]]

@@ -8,7 +8,8 @@ types, is decided in ``xds.stream``. Rules are those of the xDS protocol text ("
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Literal
+from functools import cached_property
+from typing import Literal, NamedTuple
 
 from xds.snapshot import EMPTY, Resource, TypeSnapshot
 from xds.wire import Request
@@ -26,7 +27,7 @@ class Standing(StrEnum):
     ERROR = "ERROR"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Answer:
     """What to send for one type: resources, names that are gone, and the version of the whole.
 
@@ -42,9 +43,13 @@ class Answer:
     added: frozenset[str] = frozenset()
     asked: bool = False
 
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """All names that it speaks of."""
+        return frozenset(resource.name for resource in self.resources).union(self.removed)
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+
+class Sent(NamedTuple):
     """An answer on its way: kept until the client has said what it thinks of it. Times are monotonic ns."""
 
     nonce: str
@@ -54,8 +59,7 @@ class Sent:
     at_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """What one request said: about an answer (``sent`` and, for a NACK, ``error``) and about the subscription."""
 
     kind: Literal["first", "ack", "nack", "stale", "plain"]
@@ -174,10 +178,24 @@ class Subscription:
 
     # What to send
 
+    def is_quiet(self, snapshot: TypeSnapshot) -> bool:
+        """Whether the client surely has nothing to get if it is to see ``snapshot``. Cheap: asked at every turn."""
+        return snapshot is self.offered and not self._due and not self._all_due
+
     def what_to_send(self, snapshot: TypeSnapshot) -> Answer | None:
         """The answer that is due if the client is to see ``snapshot``, or None. Sending is told by :meth:`on_sent`."""
-        if snapshot is self.offered and not self._due and not self._all_due:
+        if self.is_quiet(snapshot):
             return None
+        if self._due or self._all_due or self.refusals or (self.resumed and not self.sent_version):
+            return self._own_answer(snapshot)
+        # Nothing but its interest tells this client from others that were offered the same: they share the answer.
+        key = (type(self), self.wildcard, self.names)
+        answer = snapshot.answer(self.offered, key, lambda: self._own_answer(snapshot))
+        if answer is None:
+            self._advance(snapshot)
+        return answer
+
+    def _own_answer(self, snapshot: TypeSnapshot) -> Answer | None:
         difference = snapshot.since(self.offered)
         touched = self._wanted(difference.changed)
         gone = self._wanted(difference.removed)
@@ -222,9 +240,10 @@ class Subscription:
 
     def on_sent(self, answer: Answer, snapshot: TypeSnapshot, nonce: str, now_ns: int) -> None:
         """The answer, made from ``snapshot``, is being written under ``nonce``."""
-        names = frozenset(resource.name for resource in answer.resources).union(answer.removed)
+        names = answer.names
         self._expect(Sent(nonce, answer.version, names, answer.added, now_ns))
-        self._still_refused(lambda name, _: name not in names)
+        if self.refusals:
+            self._still_refused(lambda name, _: name not in names)
         self.sent_version, self.sent_at_ns = answer.version, now_ns
         self._advance(snapshot)
 

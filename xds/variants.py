@@ -103,6 +103,8 @@ class Delta(Subscription):
             self._ask_all()
 
     def _subscribe(self, request: Request) -> bool:
+        if not request.subscribe and not request.unsubscribe:
+            return False
         before = self.wildcard, self.names
         if WILDCARD in request.unsubscribe:
             self.wildcard = False

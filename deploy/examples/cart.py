@@ -9,7 +9,7 @@ request, and a killed one loses nothing. Three habits make that true, and each i
 - say ``understudy-retry: safe`` when a request may be sent to another member, and Envoy will do so.
 
 Run it with ``python -m deploy.examples.cart --port 8000``; ``UNDERSTUDY_URL`` names the sidecar's session
-API.
+API, and ``UNDERSTUDY_TOKEN`` is shown to it if it wants one.
 """
 
 import argparse
@@ -61,11 +61,12 @@ class SidecarError(Exception):
 class Sessions:
     """The sidecar's session API, as far as a cart needs it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, token: str | None = None) -> None:
         unix = url.removeprefix("unix:") if url.startswith("unix:") else None
         self._base = "http://sidecar" if unix else url.rstrip("/")
         connector = aiohttp.UnixConnector(unix) if unix else aiohttp.TCPConnector(limit=0)
-        self._http = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=8))
+        shown = {"Authorization": f"Bearer {token}"} if token else None
+        self._http = aiohttp.ClientSession(connector=connector, headers=shown, timeout=aiohttp.ClientTimeout(total=8))
 
     async def call(self, method: str, key: str = "", body: object = None, **headers: str | None) -> Answer:
         """Make one call; raises :class:`SidecarError`. ``If_Match="x"`` sends the header ``If-Match: x``."""
@@ -199,13 +200,13 @@ async def health(_: web.Request) -> web.Response:
     return web.Response(text="ok\n")
 
 
-def make_app(url: str, member: str) -> web.Application:
-    """The application of one member, talking to the sidecar at ``url``."""
+def make_app(url: str, member: str, token: str | None = None) -> web.Application:
+    """The application of one member, talking to the sidecar at ``url``, which may want a ``token``."""
     app = web.Application(middlewares=[ask_another_member])
     app.add_routes(routes)
 
     async def sessions(app: web.Application) -> AsyncIterator[None]:
-        app[SESSIONS] = Sessions(url)
+        app[SESSIONS] = Sessions(url, token)
         yield
         await app[SESSIONS].close()
 
@@ -223,7 +224,8 @@ def main() -> None:
     parser.add_argument("--host", default=os.environ.get("HOST", "127.0.0.1"))
     parser.add_argument("--port", type=int, default=int(os.environ.get("PORT", "8000")))
     options = parser.parse_args()
-    app = make_app(os.environ.get("UNDERSTUDY_URL", SIDECAR_URL), os.environ.get("UNDERSTUDY_MEMBER", "unnamed"))
+    told = os.environ.get
+    app = make_app(told("UNDERSTUDY_URL", SIDECAR_URL), told("UNDERSTUDY_MEMBER", "unnamed"), told("UNDERSTUDY_TOKEN"))
     web.run_app(app, host=options.host, port=options.port, print=None, access_log=None)
 
 

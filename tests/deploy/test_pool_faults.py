@@ -6,6 +6,7 @@ Everything is real and runs as its own process; what is judged is the clients' o
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from statesync.state import PoolState
 from tests.harness.waiting import free_port, until
 
 MEMBERS = 3
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass
@@ -132,6 +134,27 @@ async def test_nobody_notices_that_a_member_is_drained(tmp_path: Path) -> None:
         await scene.settled()
 
     assert_nobody_noticed(scene)
+
+
+async def test_an_operator_drains_a_member_and_brings_it_back_and_nobody_notices(tmp_path: Path) -> None:
+    async with under_load(tmp_path) as scene:
+        place = ("--etcd", ",".join(scene.pool.etcd_endpoints), "--pool", "cart")
+        assert await understudy("drain", "cart-2", *place) == 0
+        assert all(at.record.active != "cart-2" for at in (await scene.state()).owners.values())
+        assert (await scene.state()).members["cart-2"].record.reason == "drained by an operator"
+        await scene.progress()
+        assert await understudy("undrain", "cart-2", *place) == 0
+        await scene.settled()
+        assert await understudy("undrain", "cart-2", *place) == 1
+        assert await understudy("drain", "cart-9", *place) == 1
+
+    assert_nobody_noticed(scene)
+
+
+async def understudy(*arguments: str) -> int:
+    """Run a command as a user would, and return its exit code."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "deploy.cli", *arguments, cwd=ROOT)
+    return await process.wait()
 
 
 async def test_failover_goes_on_while_the_control_server_is_dead_and_it_catches_up(tmp_path: Path) -> None:

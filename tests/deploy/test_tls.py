@@ -4,6 +4,7 @@ import contextlib
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ async def world(tmp_path, etcd, client, pool_name):
 
 async def test_envoy_and_sidecar_work_over_mtls_with_certificates_made_by_the_book(world: Secured):
     app = f"127.0.0.1:{free_port()}"
-    await world.running.program("app", "python3", "-m", "http.server", "--bind", *app.split(":"))
+    await world.running.program("app", sys.executable, "-m", "http.server", "--bind", *app.split(":"))
     await world.running.start(
         "cart-1",
         *("sidecar", "--member", "cart-1", "--pool", world.pool, "--etcd", world.etcd, "--app", app),

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +63,10 @@ class MemberProcesses:
 
 @dataclass
 class SidecarPool:
-    """The sidecars of one pool, and the test's hand on the pool's records."""
+    """The sidecars of one pool, and the test's hand on the pool's records.
+
+    With ``flags`` they are started as ``understudy sidecar`` with what ``flags(member)`` says, and log into ``logs``.
+    """
 
     etcd: EtcdServer
     client: EtcdClient
@@ -72,6 +75,8 @@ class SidecarPool:
     spec: PoolSpec
     members: dict[str, MemberProcesses] = field(default_factory=dict)
     generation: int = 0
+    flags: Callable[[str], Sequence[object]] | None = None
+    logs: Path | None = None
 
     async def start(self, *names: str, etcd: str = "") -> None:
         """Start members (again), and wait until each is ready. ``etcd`` is another way to etcd than the direct one."""
@@ -82,10 +87,27 @@ class SidecarPool:
             member = self.members[name]
             if member.application is None or member.application.poll() is not None:
                 member.application = _start(APPLICATION, member.app.rpartition(":")[2])
-            member.sidecar = _start(
-                SIDECAR, name, self.keys.pool, member.app, member.api, member.peer, etcd or self.etcd.endpoint
-            )
+            where = etcd or self.etcd.endpoint
+            if self.flags is not None:
+                member.sidecar = self._command(member, where, self.flags(name))
+            else:
+                member.sidecar = _start(SIDECAR, name, self.keys.pool, member.app, member.api, member.peer, where)
         await asyncio.gather(*(self.await_ready(name) for name in names))
+
+    def _command(self, member: MemberProcesses, etcd: str, flags: Sequence[object]) -> subprocess.Popen[bytes]:
+        assert self.logs is not None
+        command = [
+            *(sys.executable, "-m", "deploy.cli", "--log-level", "debug", "sidecar"),
+            *("--member", member.member, "--pool", self.keys.pool, "--app", member.app, "--etcd", etcd),
+            *("--session-api", member.api, "--peer", member.peer, *map(str, flags)),
+        ]
+        with (self.logs / f"{member.member}.log").open("ab") as log:
+            return subprocess.Popen(bound_to(os.getpid(), command), cwd=ROOT, stdout=log, stderr=log)
+
+    def log(self, name: str) -> str:
+        """What a member that was started with ``flags`` has logged."""
+        assert self.logs is not None
+        return (self.logs / f"{name}.log").read_text()
 
     async def await_ready(self, name: str) -> None:
         """Wait until a member says that it is ready."""

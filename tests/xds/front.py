@@ -26,7 +26,8 @@ from statesync.slots import slot_of
 from statesync.spec import PoolSpec
 from tests.harness.processes import bound_to
 from tests.harness.waiting import free_port, until
-from xds.resources import CLUSTER, ENDPOINTS, ROUTES, Endpoint, PoolView, build, listener, routes_name
+from xds.listener import listener
+from xds.resources import CLUSTER, ENDPOINTS, ROUTES, Endpoint, PoolView, build, routes_name
 
 MEMBERS = ("cart-1", "cart-2", "cart-3")
 EVERY_ORDER = tuple(itertools.permutations(MEMBERS))

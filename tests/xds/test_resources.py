@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from statesync.spec import PoolSpec, SessionKey
-from xds.resources import CLUSTER, ENDPOINTS, ROUTES, Endpoint, PoolView, build, listener
+from xds.listener import listener
+from xds.resources import CLUSTER, ENDPOINTS, ROUTES, Endpoint, PoolView, build
 
 MEMBERS = {f"cart-{number}": Endpoint("127.0.0.1", 9000 + number) for number in (1, 2, 3)}
 ORDERS = (("cart-1", "cart-2", "cart-3"), ("cart-2", "cart-1", "cart-3"), ("cart-3", "cart-1", "cart-2"))

@@ -235,6 +235,19 @@ def test_rule_19_a_removal_waits_no_longer_than_the_limit(variant: Variant):
 
 
 @BOTH
+def test_rule_19_a_removal_outlasts_the_requests_that_were_routed_before_the_acknowledgement(variant: Variant):
+    dialogue = a_settled_client(variant, "a", "b", pace=Pace(removal_limit=60, removal_linger=20))
+    dialogue.content(a_pool("b"))
+    dialogue.said()
+    dialogue.acknowledge(RDS)
+    assert dialogue.said() == []
+    dialogue.later(19.9)
+    assert dialogue.said() == []
+    dialogue.later(0.1)
+    assert dialogue.said()[0] == ("CDS b" if variant is Variant.SOTW else "CDS -a")
+
+
+@BOTH
 def test_rule_19_a_node_that_refuses_the_new_routes_keeps_what_its_old_ones_use(variant: Variant):
     dialogue = a_settled_client(variant, "a", "b", pace=Pace(removal_limit=7))
     dialogue.content(a_pool("b"))

@@ -1,0 +1,120 @@
+"""The commands by which an operator takes a member out of service and brings it back."""
+
+import asyncio
+import re
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from deploy.errors import DeployError, NotFoundError
+from deploy.options import EtcdOptions, Place, etcd_options, examples, find_place, pool_option
+
+if TYPE_CHECKING:
+    from statesync.etcd import EtcdClient
+    from statesync.state import PoolState
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_LOOK = 0.2
+
+
+def duration(_: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """Option callback: ``90s``, ``10m``, ``2h`` or ``1d`` as seconds."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", value)
+    if found is None or not float(found[1]):
+        raise click.BadParameter(f"{value!r} is no duration; write 90s, 10m, 2h or 1d", param=parameter)
+    return float(found[1]) * _UNITS[found[2]]
+
+
+@click.command(
+    epilog=examples(
+        "understudy drain cart-1",
+        "understudy drain cart-1 --for 10m",
+    )
+)
+@click.argument("member")
+@click.option("--for", "seconds", callback=duration, metavar="TIME", help="Come back by itself after 90s, 10m, 2h...")
+@click.option("--wait", default=60.0, show_default=True, help="Seconds to wait until it owns nothing; 0: do not wait.")
+@pool_option(required=False)
+@etcd_options
+def drain(member: str, seconds: float | None, wait: float, pool: str | None, etcd: EtcdOptions) -> None:
+    """Take MEMBER out of service: it hands its slots over, and no request fails.
+
+    Exits with 1 if there is no such member, if nobody could take its slots, or if it still owns some after --wait.
+    The member stays out, also when it is restarted, until 'understudy undrain' or the end of --for.
+    """
+    asyncio.run(_drain(find_place(etcd, pool), member, seconds, wait))
+
+
+async def _drain(place: Place, member: str, seconds: float | None, wait: float) -> None:
+    from deploy.reading import connect, read_pool, require_pool
+    from statesync.pool import Intent
+
+    async with connect(place.etcd) as client:
+        state, _ = await read_pool(client, place.pool)
+        require_pool(state, place.etcd)
+        _require_member(state, member)
+        others = [name for name, at in state.members.items() if name != member and at.record.state.may_hold_slots]
+        if not others:
+            raise NotFoundError(
+                f"{member} is the last member that can serve pool {place.pool}: start another one first"
+            )
+        now = time.time()
+        intent = Intent(member, now + seconds if seconds else 0.0, now)
+        await client.put(state.keys.intent(member), intent.encode())
+        await _follow(client, place.pool, member, wait)
+
+
+@click.command(epilog=examples("understudy undrain cart-1"))
+@click.argument("member")
+@pool_option(required=False)
+@etcd_options
+def undrain(member: str, pool: str | None, etcd: EtcdOptions) -> None:
+    """Bring MEMBER back into service: it takes a fair share of the slots back, slot by slot."""
+    asyncio.run(_undrain(find_place(etcd, pool), member))
+
+
+async def _undrain(place: Place, member: str) -> None:
+    from deploy.reading import connect, read_pool, require_pool
+
+    async with connect(place.etcd) as client:
+        state, _ = await read_pool(client, place.pool)
+        require_pool(state, place.etcd)
+        if not await client.delete(state.keys.intent(member)):
+            _require_member(state, member)
+            raise NotFoundError(f"{member} is not drained")
+        click.echo(f"{member} is in service again")
+
+
+def _require_member(state: "PoolState", member: str) -> None:
+    if member not in state.members:
+        known = ", ".join(sorted(state.members)) or "none"
+        raise NotFoundError(f"pool {state.keys.pool} has no member {member!r}; its members are {known}")
+
+
+async def _follow(client: "EtcdClient", pool: str, member: str, wait: float) -> None:
+    """Show how many slots are left until there are none; raise if that takes longer than ``wait`` seconds."""
+    from deploy.reading import read_pool
+
+    give_up = time.monotonic() + wait
+    shown = -1
+    while True:
+        state, _ = await read_pool(client, pool)
+        left = sum(at.record.active == member for at in state.owners.values())
+        if left != shown:
+            click.echo(f"{member} owns {left} slots")
+            shown = left
+        if not left:
+            click.echo(f"{member} is drained")
+            return
+        if time.monotonic() >= give_up:
+            if wait:
+                raise _NotDrainedError(f"{member} still owns {left} slots after {wait:g} s: see 'understudy status'")
+            return
+        await asyncio.sleep(_LOOK)
+
+
+class _NotDrainedError(DeployError):
+    exit_code = 1

@@ -1,0 +1,117 @@
+"""Who may ask: the names in a certificate at the peer API, a bearer token at the session API.
+
+Two middlewares and what they look up. Checks come before anything of a request is carried out or its body is read.
+Whether certificates and tokens are demanded at all is decided at start (``proxy.listen``).
+"""
+
+import hashlib
+import hmac
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from proxy.peers import SESSIONS_PATH
+from proxy.problems import Reply, problem
+from statesync.identity import MEMBER, names_in
+
+logger = logging.getLogger(__name__)
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+"""What orchestrators ask at the session API: they have no token, and learn nothing of sessions."""
+TOKEN_LEAST = 16
+_MEMBERS_ONLY = (SESSIONS_PATH, "/peer/v1/slots/{slot}/prepare", "/peer/v1/slots/{slot}/activate")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class BadTokenFile(Exception):
+    """A token file that cannot be used; the text names it and the fault, in one line."""
+
+
+class SessionTokens:
+    """The tokens in a file, one a line, all of them valid: so a token is changed by having both there for a while.
+
+    The file is looked at with each request (modification time); one that cannot be used leaves the last good tokens.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises :class:`BadTokenFile`."""
+        self._path = path
+        try:
+            self._stamp = self._stamp_now()
+            self._digests = _digests(path)
+        except OSError as error:
+            raise BadTokenFile(f"{path}: cannot be read: {error.strerror}") from None
+
+    def accepts(self, authorization: str) -> bool:
+        """Whether the value of an ``Authorization`` header is ``Bearer`` and one of the tokens; in constant time."""
+        self._follow()
+        scheme, _, token = authorization.partition(" ")
+        shown = hashlib.sha256(token.strip().encode()).digest()
+        matches = [hmac.compare_digest(shown, digest) for digest in self._digests]
+        return scheme.lower() == "bearer" and any(matches)
+
+    def _follow(self) -> None:
+        try:
+            stamp = self._stamp_now()
+            if stamp != self._stamp:
+                self._stamp = stamp
+                self._digests = _digests(self._path)
+                logger.info("session tokens read anew from %s", self._path)
+        except (OSError, BadTokenFile) as error:
+            logger.warning("the session tokens in use stay: %s", error)
+
+    def _stamp_now(self) -> tuple[int, int, int]:
+        stat = self._path.stat()
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+def _digests(path: Path) -> tuple[bytes, ...]:
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    tokens = [line for line in lines if line and not line.startswith("#")]
+    if not tokens or any(len(token) < TOKEN_LEAST for token in tokens):
+        raise BadTokenFile(f"{path}: holds one token a line, each of {TOKEN_LEAST} characters or more")
+    return tuple(hashlib.sha256(token.encode()).digest() for token in tokens)
+
+
+def token_wanted(tokens: SessionTokens, respond: Callable[[Reply], web.Response]) -> Middleware:
+    """Middleware of the session API: 401 without a valid token (RFC 6750, section 3), but for the health paths."""
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        authorization = request.headers.get("Authorization", "")
+        if request.path in OPEN_PATHS or tokens.accepts(authorization):
+            return await handler(request)
+        challenge = 'Bearer realm="understudy"' + (', error="invalid_token"' if authorization else "")
+        detail = "send 'Authorization: Bearer TOKEN' with a token of the sidecar's --session-token-file"
+        reply = problem(401, "unauthorized", detail)
+        return respond(Reply(401, {**reply.headers, "WWW-Authenticate": challenge}, reply.body))
+
+    return check
+
+
+def certificate_wanted(
+    kinds: Callable[[tuple[str, ...]], frozenset[str]], respond: Callable[[Reply], web.Response]
+) -> Middleware:
+    """Middleware of the peer API over mTLS: 403 unless ``kinds`` of the certificate's names may ask this.
+
+    Sessions and handovers are for members; the rest is for members, control servers and operators.
+    """
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        transport = request.transport
+        names = names_in(transport.get_extra_info("peercert") if transport else None)
+        who = kinds(names)
+        resource = request.match_info.route.resource
+        path = resource.canonical if resource else request.path
+        if MEMBER in who or (who and not path.startswith(_MEMBERS_ONLY)):
+            return await handler(request)
+        whose = ", ".join(names) or "nobody"
+        logger.warning("%s from %s refused: the certificate is for %s", path, request.remote, whose)
+        return respond(problem(403, "not-a-peer", f"the certificate is for {whose}, who may not ask this"))
+
+    return check

@@ -1,0 +1,124 @@
+"""Where a sidecar listens: TCP or a Unix socket, and what must protect it.
+
+Refuses to start an unprotected port that other machines can reach, unless told that this is meant. A Unix socket has
+its permissions before anybody can connect. What clients send wrongly never gets into the log with its content.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+import ssl
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from proxy.admission import BadTokenFile, SessionTokens
+from statesync.etcd import TlsFiles
+from statesync.identity import is_loopback
+from statesync.tls import BadTlsFiles, Identity, PeerTls
+
+UNIX = "unix:"
+
+
+class CannotStart(Exception):
+    """The sidecar cannot start; the text is one line for the operator."""
+
+
+class _Discreet(logging.LoggerAdapter[logging.Logger]):
+    """Logs what aiohttp has to say without the exception: that quotes the bytes that could not be parsed."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:  # noqa: ANN401
+        error = kwargs.pop("exc_info", None)
+        return (f"{msg} ({type(error).__name__})" if isinstance(error, BaseException) else msg), kwargs
+
+
+@dataclass(frozen=True, slots=True)
+class Protection:
+    """What protects a sidecar's two ports: mTLS at the peer API, tokens at the session API; each may be missing."""
+
+    peers: PeerTls | None
+    tokens: SessionTokens | None
+
+
+def protection(
+    *, peer: str, tls: TlsFiles | None, session_api: str, token_file: Path | None, insecure: bool
+) -> Protection:
+    """Read certificates and tokens, and check that they are there where other machines reach a port.
+
+    Raises:
+        CannotStart: a file cannot be used, or a port would be open to the network and ``insecure`` does not ask for it.
+    """
+    remedy = "give --tls-cert, --tls-key and --tls-ca"
+    refuse_open("--peer", peer, protected=tls is not None, insecure=insecure, remedy=remedy)
+    remedy = "use a Unix socket, or give --session-token-file"
+    refuse_open("--session-api", session_api, protected=token_file is not None, insecure=insecure, remedy=remedy)
+    if tls is not None and (tls.cert is None or tls.key is None):
+        raise CannotStart("mTLS needs a certificate and its key: --tls-cert, --tls-key")
+    try:
+        return Protection(
+            PeerTls(Identity(tls.cert, tls.key, tls.ca)) if tls and tls.cert and tls.key else None,
+            SessionTokens(token_file) if token_file else None,
+        )
+    except (BadTlsFiles, BadTokenFile) as error:
+        raise CannotStart(str(error)) from None
+
+
+def refuse_open(option: str, address: str, *, protected: bool, insecure: bool, remedy: str) -> None:
+    """Raise :class:`CannotStart` if other machines reach an address that nothing protects."""
+    if protected or insecure or address.startswith(UNIX) or is_loopback(address.rpartition(":")[0]):
+        return
+    raise CannotStart(
+        f"{option} {address} is not loopback: {remedy} (docs/security.md), "
+        "or --insecure if everybody in that network may be trusted"
+    )
+
+
+async def serve(stack: contextlib.AsyncExitStack, app: web.Application) -> web.AppRunner:
+    """Set an application up; it ends with the stack."""
+    logger: Any = _Discreet(logging.getLogger(__name__), {})
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0, logger=logger)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    return runner
+
+
+async def listen(
+    runner: web.AppRunner, address: str, what: str, *, tls: ssl.SSLContext | None = None, mode: int = 0o660
+) -> None:
+    """Listen at ``host:port`` (over TLS if given) or ``unix:/path`` (with permissions ``mode``).
+
+    Raises:
+        CannotStart: ``what`` cannot listen there.
+    """
+    try:
+        if address.startswith(UNIX):
+            await web.SockSite(runner, _unix_socket(address.removeprefix(UNIX), mode)).start()
+        else:
+            host, _, port = address.rpartition(":")
+            await web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=tls).start()
+    except (OSError, ValueError) as error:
+        raise CannotStart(f"{what} cannot listen on {address}: {error}; free the address or choose another") from None
+
+
+def _unix_socket(path: str, mode: int) -> socket.socket:
+    """A bound socket whose file never had more permissions than ``mode``; a socket that somebody serves stays."""
+    with socket.socket(socket.AF_UNIX) as trial:
+        try:
+            trial.connect(path)
+        except OSError:
+            Path(path).unlink(missing_ok=True)
+    bound = socket.socket(socket.AF_UNIX)
+    try:
+        with contextlib.suppress(OSError):  # Linux makes the file with the socket's own mode, less the umask
+            os.fchmod(bound.fileno(), mode)
+        bound.bind(path)
+        Path(path).chmod(mode)
+    except OSError:
+        bound.close()
+        raise
+    bound.setblocking(False)
+    return bound

@@ -1,0 +1,138 @@
+"""The operator's part of the peer API: how far a member's copies are, their digests, and copying one anew.
+
+``understudy status --sync`` and ``understudy verify`` ask here, and Prometheus reads ``/metrics``. Read only but for
+``resync``, which replaces a copy by what etcd holds. Session keys appear in ``entries`` alone, contents nowhere.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from aiohttp import web
+
+from proxy.context import MemberContext
+from proxy.metrics import CONTENT_TYPE
+from proxy.problems import problem
+from proxy.scrub import NotHeld, Scrub
+from proxy.session_api import Status, as_json, respond
+from statesync.audit import digest_of
+from statesync.etcd import EtcdError
+
+STATUS_PATH = "/peer/v1/status"
+DIGEST_PATH = "/peer/v1/slots/digest"
+METRICS_PATH = "/metrics"
+SLOTS_MOST = 256
+NAMED_MOST = 20
+APPLY_PATIENCE = 1.0
+
+
+def sync_view(context: MemberContext) -> dict[str, object]:
+    """How far this member's copies are. ``lag_ms`` is how long ago etcd last confirmed that they are current."""
+    replica, mirror = context.replica, context.mirror
+    wanted = context.view().table.slots_held_by(context.me) | frozenset(context.holdings.slots)
+    missing = sorted(wanted - replica.synced)
+    return {
+        "wanted": len(wanted),
+        "in_sync": len(wanted) - len(missing),
+        "missing": missing[:NAMED_MOST],
+        "lag_ms": round((time.monotonic() - mirror.heard_at) * 1000),
+        "full_syncs": replica.copies,
+        "last_full_sync": replica.copied_at,
+        "gaps": max(mirror.resets - 1, 0),
+        "checked_slots": context.tally.checked,
+        "resyncs": context.tally.resyncs,
+    }
+
+
+class SyncApi:
+    """The handlers of the operator's routes; ``metrics`` is the text for Prometheus."""
+
+    def __init__(self, context: MemberContext, status: Status, scrub: Scrub, metrics: Callable[[], bytes]) -> None:
+        self._context = context
+        self._status = status
+        self._scrub = scrub
+        self._metrics = metrics
+
+    def add_to(self, app: web.Application) -> None:
+        """Add the routes to the peer API."""
+        app.router.add_get(STATUS_PATH, self._show_status)
+        app.router.add_post(DIGEST_PATH, self._digest)
+        app.router.add_get(r"/peer/v1/slots/{slot:\d{1,5}}/entries", self._entries)
+        app.router.add_post(r"/peer/v1/slots/{slot:\d{1,5}}/resync", self._resync)
+        app.router.add_get(METRICS_PATH, self._show_metrics)
+
+    async def _show_status(self, request: web.Request) -> web.Response:
+        revision = _number(request.query.get("revision", "0"))
+        await _applied(self._context, revision or 0)
+        return web.json_response(self._status()[0])
+
+    async def _digest(self, request: web.Request) -> web.Response:
+        try:
+            asked = as_json(await request.read())
+            slots, revision = _slots_in(asked), int(str(asked["revision"]))
+        except (ValueError, KeyError, TypeError) as error:
+            return respond(problem(400, "bad-request", f"a digest is asked for with slots and a revision: {error}"))
+        if not await _applied(self._context, revision):
+            return _behind(self._context, revision)
+        found: dict[str, object] = {}
+        for slot in slots:
+            try:
+                entries, _ = await self._scrub.entries(slot)
+            except NotHeld:
+                found[str(slot)] = None
+            else:
+                one = digest_of(entries, revision)
+                found[str(slot)] = {"count": one.count, "digest": f"{one.digest:032x}"}
+        return web.json_response({"member": self._context.me, "slots": found})
+
+    async def _entries(self, request: web.Request) -> web.Response:
+        revision = _number(request.query.get("revision", ""))
+        if revision is None:
+            return respond(problem(400, "bad-request", "entries are asked for with ?revision=NUMBER"))
+        if not await _applied(self._context, revision):
+            return _behind(self._context, revision)
+        try:
+            held, applied = await self._scrub.entries(int(request.match_info["slot"]))
+        except NotHeld as error:
+            return respond(problem(409, "not-held", str(error)))
+        listed = [[key, entry.revision, f"{entry.digest:032x}"] for key, entry in held.items()]
+        return web.json_response({"member": self._context.me, "applied": applied, "entries": listed})
+
+    async def _resync(self, request: web.Request) -> web.Response:
+        slot = int(request.match_info["slot"])
+        try:
+            count = await self._scrub.resync(slot)
+        except NotHeld as error:
+            return respond(problem(409, "not-held", str(error)))
+        except EtcdError as error:
+            return respond(problem(503, "not-ready", f"slot {slot} cannot be read: {error}", retry_after=1))
+        return web.json_response({"slot": slot, "sessions": count})
+
+    async def _show_metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._metrics(), headers={"Content-Type": CONTENT_TYPE})
+
+
+async def _applied(context: MemberContext, revision: int) -> bool:
+    """Wait, within bounds, until every change up to ``revision`` is in memory; whether it is."""
+    try:
+        async with asyncio.timeout(APPLY_PATIENCE):
+            await context.mirror.caught_up(revision)
+    except TimeoutError:
+        return False
+    return True
+
+
+def _behind(context: MemberContext, revision: int) -> web.Response:
+    detail = f"this member has applied revision {context.mirror.revision}, and not {revision} yet"
+    return respond(problem(503, "not-ready", detail, retry_after=1))
+
+
+def _slots_in(asked: dict[str, object]) -> list[int]:
+    slots = asked["slots"]
+    if not isinstance(slots, list) or not 0 < len(slots) <= SLOTS_MOST:
+        raise ValueError(f"slots must be a list of 1 to {SLOTS_MOST} numbers")
+    return [int(slot) for slot in slots]
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() else None

@@ -1,0 +1,188 @@
+"""``status --sync`` and ``verify`` as an operator runs them, on real sidecars whose memory the test spoils."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest_asyncio
+
+from statesync.keys import prefix_range
+from statesync.slots import slot_of
+from tests.harness.commands import Commands, commands
+from tests.harness.etcd import EtcdServer
+from tests.harness.sidecars import SidecarPool, sidecar_pool
+from tests.harness.sidecars_here import sidecars_here
+from tests.harness.waiting import until
+
+A_FIRST = (("a", "b"),)
+FOREVER = 2**53
+
+
+@pytest_asyncio.fixture
+async def pool(etcd: EtcdServer, pool_name: str) -> AsyncIterator[SidecarPool]:
+    async with sidecar_pool(etcd, pool_name) as pool:
+        yield pool
+
+
+@pytest_asyncio.fixture
+async def shell(tmp_path: Path) -> AsyncIterator[Commands]:
+    async with commands(tmp_path) as running:
+        yield running
+
+
+class Operator:
+    """Runs commands against a pool."""
+
+    def __init__(self, shell: Commands, pool: SidecarPool) -> None:
+        self._shell = shell
+        self._place = ("--etcd", pool.etcd.endpoint, "--pool", pool.keys.pool)
+
+    async def run(self, *arguments: str) -> tuple[int, str]:
+        return await self._shell.run(*arguments, *self._place)
+
+    async def ask(self, *arguments: str) -> tuple[int, dict[str, Any]]:
+        code, output = await self.run(*arguments, "-o", "json")
+        return code, json.loads(output)
+
+
+@pytest_asyncio.fixture
+async def operator(shell: Commands, pool: SidecarPool) -> Operator:
+    return Operator(shell, pool)
+
+
+async def test_status_sync_names_who_is_in_sync_and_who_is_not(pool: SidecarPool, operator: Operator) -> None:
+    await pool.start("a", "b", "c")
+    await pool.settle(("a", "b", "c"))
+    await pool.call("a", "PUT", "/k", "x")
+
+    code, view = await operator.ask("status", "--sync")
+    assert (code, view["in_sync"]) == (0, True)
+    for row in view["members"]:
+        assert (row["in_sync"], row["synced"], row["wanted"], row["behind_revisions"]) == (True, 16, 16, 0)
+        assert (row["queued_writes"], row["sessions"], row["reason"]) == (0, 1, "")
+        assert row["last_full_sync"] > 1.7e9
+
+    pool.kill("b", application=False)
+    code, view = await operator.ask("status", "--sync")
+    assert (code, view["in_sync"]) == (1, False)
+    assert [row["in_sync"] for row in view["members"]] == [True, False, True]
+    assert "cannot be reached at" in view["members"][1]["reason"]
+    code, shown = await operator.run("status", "--sync")
+    assert code == 1
+    assert "16/16" in shown
+    assert pool.members["b"].peer in shown
+
+
+async def test_status_sync_names_a_member_that_lacks_copies_or_is_behind(pool: SidecarPool, operator: Operator) -> None:
+    async with sidecars_here(pool, "a", "b") as sidecars:
+        await pool.settle(*A_FIRST)
+        b = sidecars["b"].context
+        for slot in (3, 4, 9):
+            b.replica._slots[slot].copied = 0
+        b.mirror.revision -= 1_000_000  # as if the watch had stood still long ago
+
+        code, view = await operator.ask("status", "--sync")
+
+        row = view["members"][1]
+        assert (code, row["in_sync"], row["synced"], row["not_in_sync"]) == (1, False, 13, [3, 4, 9])
+        assert row["behind_revisions"] > 0
+        assert "slots still to be copied: 3 (3-4, 9)" in row["reason"]
+        assert "revisions behind" in row["reason"]
+
+
+async def test_verify_is_content_with_a_pool_under_load(pool: SidecarPool, operator: Operator) -> None:
+    await pool.start("a", "b", "c")
+    await pool.settle(("a", "b", "c"), ("b", "c", "a"))
+    done = asyncio.Event()
+
+    async def load(worker: int) -> None:
+        n = 0
+        while not done.is_set():
+            n += 1
+            key = f"key-{worker}-{n % 3}"
+            await pool.call("abc"[worker % 3], "DELETE" if n % 5 == 0 else "PUT", f"/{key}", str(n))
+            if n % 7 == 0:  # what the sweep does to dead sessions, only oftener
+                await pool.client.delete(pool.keys.session(slot_of(key, 16), key))
+
+    loads = [asyncio.create_task(load(worker)) for worker in range(6)]
+    for _ in range(3):
+        code, view = await operator.ask("verify")
+        assert (code, view["different"], view["not_asked"]) == (0, [], {})
+        assert (view["slots"], view["copies"]) == (16, 48)
+    done.set()
+    await asyncio.gather(*loads)
+    assert (await pool.client.range(prefix_range(pool.keys.probes))).count == 0
+
+
+async def test_verify_names_what_differs_and_repairs_it(pool: SidecarPool, operator: Operator) -> None:
+    async with sidecars_here(pool, "a", "b") as sidecars:
+        await pool.settle(*A_FIRST)
+        for n in range(40):
+            await pool.call("a", "PUT", f"/key-{n}", "x")
+        stand_by, owner = sidecars["b"].context.replica, sidecars["a"].context.replica
+        await until(lambda: stand_by.count(stand_by.held) == 40, what="the standby has all sessions")
+        lost, altered = slot_of("key-1", 16), slot_of("key-2", 16)
+        del stand_by._slots[lost].sessions["key-1"]
+        kept = owner._slots[altered].sessions
+        kept["key-2"] = replace(kept["key-2"], body=b"spoiled")
+        kept["never-written"] = replace(kept["key-2"], revision=kept["key-2"].revision)
+
+        code, view = await operator.ask("verify")
+        assert (code, view["same"], view["sessions"], view["copies"]) == (1, False, 40, 32)
+        found = {(row["slot"], row["member"], row["role"]): row for row in view["different"]}
+        assert set(found) == {(lost, "b", "standby"), (altered, "a", "owner")}
+        at_b, at_a = found[lost, "b", "standby"]["sessions"], found[altered, "a", "owner"]["sessions"]
+        assert [(one["key"], one["fault"]) for one in at_b] == [("key-1", "missing")]
+        assert [(one["key"], one["fault"]) for one in at_a] == [
+            ("key-2", "other content"),
+            ("never-written", "not in etcd"),
+        ]
+
+        code, shown = await operator.run("verify", "--slot", str(altered), "--names", "1")
+        assert code == 1
+        assert "DIFFERENT" in shown
+        assert "other content" in shown
+        assert "never-written" not in shown
+
+        code, view = await operator.ask("verify", "--repair")
+        assert (code, view["same"], view["different"]) == (0, True, [])
+        assert {(row["slot"], row["member"]) for row in view["repaired"]} == {(lost, "b"), (altered, "a")}
+        assert (await pool.call("a", "GET", "/key-2"))[2] == b"x"
+        assert (await pool.call("b", "GET", "/key-1", Understudy_Consistency="stale"))[2] == b"x"
+        assert (await operator.run("verify"))[0] == 0
+
+
+async def test_verify_names_missing_copies_and_members_that_cannot_be_asked(
+    pool: SidecarPool, operator: Operator
+) -> None:
+    async with sidecars_here(pool, "a", "b") as sidecars:
+        await pool.settle(*A_FIRST)
+        await pool.call("a", "PUT", "/k", "x")
+        await until(lambda: sidecars["b"].context.replica.is_synced(5), what="the standby has its copies")
+        sidecars["b"].context.replica._slots[5].copied = 0
+        sidecars["b"].roles._start = lambda *_: None  # type: ignore[method-assign] # so that it is not copied anew
+
+        code, view = await operator.ask("verify")
+        assert (code, view["same"]) == (1, False)
+        assert [(row["slot"], row["member"], row["reason"]) for row in view["different"]] == [
+            (5, "b", "no complete copy of slot 5 is held here")
+        ]
+
+    async with sidecars_here(pool, "a"):
+        await pool.write_table((("a", "gone"),))
+        code, view = await operator.ask("verify")
+        assert (code, view["same"], list(view["not_asked"])) == (1, False, ["gone"])
+        assert (await operator.run("verify", "--slot", "16"))[0] == 2
+
+
+async def test_verify_names_values_in_etcd_that_are_no_sessions(pool: SidecarPool, operator: Operator) -> None:
+    await pool.start("a")
+    await pool.settle(("a",))
+    await pool.client.put(pool.keys.session(7, "broken"), b"no session")
+
+    code, view = await operator.ask("verify")
+
+    assert (code, view["unreadable"], view["different"]) == (1, [{"slot": 7, "values": 1}], [])

@@ -1,0 +1,43 @@
+"""Certificates for tests, made by openssl as docs/security.md tells: authorities, and members of a pool."""
+
+import subprocess
+from pathlib import Path
+
+from statesync.tls import Identity
+
+_CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+
+
+class Authority:
+    """A certificate authority in a directory of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.ca = directory / "ca.pem"
+        self._run(
+            "req", "-x509", *_CURVE, "-days", "30", "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem"
+        )
+
+    def issue(self, name: str, san: str, *, days: int = 30, use: str = "clientAuth,serverAuth") -> Identity:
+        """A certificate in ``<name>.pem`` with its key in ``<name>.key``."""
+        self._run("req", *_CURVE, "-subj", f"/CN={name}", "-keyout", f"{name}.key.new", "-out", f"{name}.csr")
+        (self.directory / f"{name}.ext").write_text(f"subjectAltName={san}\nextendedKeyUsage={use}\n")
+        self._run(
+            *("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"),
+            *("-days", str(days), "-extfile", f"{name}.ext", "-out", f"{name}.pem.new"),
+        )
+        for kind in ("key", "pem"):
+            (self.directory / f"{name}.{kind}.new").replace(self.directory / f"{name}.{kind}")
+        return Identity(self.directory / f"{name}.pem", self.directory / f"{name}.key", self.ca)
+
+    def member(self, name: str) -> Identity:
+        """The certificate of a member of pool ``cart``."""
+        return self.issue(name, f"URI:spiffe://understudy/cart/member/{name}")
+
+    def control(self, name: str) -> Identity:
+        """The certificate of a control server on this machine."""
+        return self.issue(name, f"IP:127.0.0.1,URI:spiffe://understudy/cart/control/{name}")
+
+    def _run(self, *arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=self.directory, check=True, capture_output=True, timeout=30)

@@ -1,0 +1,36 @@
+"""Real sidecars inside the test's own process, so that a test can look into their memory, and spoil it."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from proxy.sidecar import Sidecar, SidecarSettings, running_sidecar
+from statesync.settings import EtcdSettings
+from tests.harness.sidecars import APPLICATION, MemberProcesses, SidecarPool, _start
+from tests.harness.waiting import free_port
+
+NEVER = 3600.0
+
+
+@asynccontextmanager
+async def sidecars_here(
+    pool: SidecarPool, *names: str, scrub_interval: float = NEVER
+) -> AsyncIterator[dict[str, Sidecar]]:
+    """Ready sidecars of ``pool``; they compare themselves with etcd only if ``scrub_interval`` is given."""
+    async with AsyncExitStack() as stack:
+        sidecars = {}
+        for name in names:
+            member = MemberProcesses(name, *(f"127.0.0.1:{free_port()}" for _ in range(3)))
+            member.application = _start(APPLICATION, member.app.rpartition(":")[2])
+            pool.members[name] = member
+            settings = SidecarSettings(
+                name,
+                pool.keys.pool,
+                member.app,
+                member.api,
+                member.peer,
+                scrub_interval=scrub_interval,
+                etcd=EtcdSettings((pool.etcd.endpoint,)),
+            )
+            sidecars[name] = await stack.enter_async_context(running_sidecar(settings))
+            await pool.await_ready(name)
+        yield sidecars

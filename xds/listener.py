@@ -1,0 +1,115 @@
+"""The listener of a front Envoy: HTTP in, routes by RDS, and a line for every request that ended in 5xx.
+
+Pure, like :mod:`xds.resources`, which has everything that stands behind the routes. The listener alone depends on the
+node that asks: on the address that its metadata names.
+"""
+
+import functools
+from datetime import timedelta
+
+from envoy_data_plane.envoy.config.accesslog.v3 import (
+    AccessLog,
+    AccessLogFilter,
+    ComparisonFilter,
+    ComparisonFilterOp,
+    StatusCodeFilter,
+)
+from envoy_data_plane.envoy.config.core.v3 import (
+    CidrRange,
+    Http2ProtocolOptions,
+    HttpProtocolOptions,
+    RuntimeUInt32,
+    SubstitutionFormatString,
+)
+from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
+from envoy_data_plane.envoy.extensions.access_loggers.stream.v3 import StderrAccessLog
+from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
+    HttpConnectionManager,
+    HttpConnectionManagerInternalAddressConfig,
+    HttpConnectionManagerUpgradeConfig,
+    HttpFilter,
+    Rds,
+)
+from envoy_data_plane.google.protobuf import Any, Struct, Value
+
+from xds.resources import RETRY_BUFFER, ads_source, routes_name, socket_address
+
+
+def listener_name(pool: str) -> str:
+    """Name of the pool's listener."""
+    return f"{pool}/listener"
+
+
+@functools.lru_cache(maxsize=64)
+def listener(pool: str, address: str, port: int) -> bytes:
+    """The encoded ``Listener`` of a front Envoy that serves a pool on ``address:port``."""
+    manager = HttpConnectionManager(
+        stat_prefix=pool,
+        rds=Rds(config_source=ads_source(), route_config_name=routes_name(pool)),
+        http_filters=[HttpFilter(name="envoy.filters.http.router", typed_config=Any.pack(Router()))],
+        common_http_protocol_options=HttpProtocolOptions(idle_timeout=timedelta(hours=1)),
+        http2_protocol_options=Http2ProtocolOptions(
+            max_concurrent_streams=100,
+            initial_stream_window_size=65536,
+            initial_connection_window_size=1 << 20,
+        ),
+        stream_idle_timeout=timedelta(minutes=5),
+        request_headers_timeout=timedelta(seconds=10),
+        use_remote_address=True,
+        internal_address_config=_nobody_is_internal(),
+        generate_request_id=True,
+        normalize_path=True,
+        access_log=[_errors_log()],
+        upgrade_configs=[HttpConnectionManagerUpgradeConfig(upgrade_type="websocket")],
+    )
+    network = Filter(name="envoy.filters.network.http_connection_manager", typed_config=Any.pack(manager))
+    return bytes(
+        Listener(
+            name=listener_name(pool),
+            stat_prefix=pool,
+            address=socket_address(address, port),
+            filter_chains=[FilterChain(filters=[network])],
+            per_connection_buffer_limit_bytes=RETRY_BUFFER,
+        )
+    )
+
+
+def _errors_log() -> AccessLog:
+    """Requests that Envoy or a member answered with 5xx, to Envoy's stderr, one JSON object a line: who could not, why.
+
+    Neither keys nor content: the path without its query is all that is told of the request.
+    """
+    server_error = ComparisonFilter(
+        op=ComparisonFilterOp.GE, value=RuntimeUInt32(default_value=500, runtime_key="understudy.errors_from")
+    )
+    line = {
+        "time": "%START_TIME%",
+        "method": "%REQ(:METHOD)%",
+        "path": "%PATH(NQ)%",
+        "status": "%RESPONSE_CODE%",
+        "flags": "%RESPONSE_FLAGS%",
+        "details": "%RESPONSE_CODE_DETAILS%",
+        "cluster": "%UPSTREAM_CLUSTER%",
+        "host": "%UPSTREAM_HOST%",
+        "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+        "ms": "%DURATION%",
+        "failure": "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+        "request_id": "%REQ(X-REQUEST-ID)%",
+    }
+    fields = {name: Value(string_value=text) for name, text in line.items()}
+    return AccessLog(
+        name="envoy.access_loggers.stderr",
+        filter=AccessLogFilter(status_code_filter=StatusCodeFilter(comparison=server_error)),
+        typed_config=Any.pack(StderrAccessLog(log_format=SubstitutionFormatString(json_format=Struct(fields=fields)))),
+    )
+
+
+def _nobody_is_internal() -> HttpConnectionManagerInternalAddressConfig:
+    """No caller is trusted for its address alone: ``x-envoy-retry-on`` of its own could repeat a plain POST.
+
+    Left out, this depends on the version of Envoy, and without ranges 1.40 takes loopback and private addresses for
+    internal ones. So the only range is one that is reserved for documentation (RFC 5737).
+    """
+    nobody = CidrRange(address_prefix="192.0.2.0", prefix_len=32)
+    return HttpConnectionManagerInternalAddressConfig(cidr_ranges=[nobody])
