@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PACKAGES := xds proxy statesync telemetry deploy
 
-.PHONY: help setup demo test lint format unit clean
+.PHONY: help setup demo test lint format unit chaos bench-xds bench-sessions clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -32,9 +32,18 @@ lint: $(STAMP)  ## ruff, formatting, mypy --strict
 unit: $(STAMP)  ## the tests alone, in parallel
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
+chaos: $(STAMP)  ## random faults against the session protocol: MINUTES=30, SEED=... to repeat
+	$(BIN)/python -m tests.faults.chaos --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS)
+
+bench-xds: $(STAMP)  ## how quick and how large the xDS server is; writes bench/results/xds.json (about 4 min)
+	$(BIN)/python -m bench.xds
+
+bench-sessions: $(STAMP)  ## how quick the session path is, beside raw etcd and Redis; writes bench/results/sessions.json (about 6 min)
+	$(BIN)/python -m bench.sessions
+
 format: $(STAMP)  ## put the code into house form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:  ## remove what the above made
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-report.json
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-report.json chaos-report

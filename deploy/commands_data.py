@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +27,9 @@ from deploy.options import (
 )
 
 if TYPE_CHECKING:
+    from deploy.backup_file import Header
     from deploy.verify import Report
+    from statesync.codec import SessionCodec
 
 
 @contextlib.contextmanager
@@ -52,6 +57,11 @@ def _progress(what: str, total: int | None = None) -> Iterator[Callable[[int], N
 @click.option(
     "--names", type=click.IntRange(0, 10_000), default=5, show_default=True, help="Name at most so many per copy."
 )
+@click.option(
+    "--session-keys",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The pool's key file, if its sessions are encrypted.",
+)
 @pool_option(required=False)
 @etcd_options
 @tls_options
@@ -60,6 +70,7 @@ def verify(
     repair: bool,
     slot: tuple[int, ...],
     names: int,
+    session_keys: Path | None,
     pool: str | None,
     etcd: EtcdOptions,
     tls: TlsOptions | None,
@@ -70,29 +81,40 @@ def verify(
     The pool goes on working, and its writes give no false alarm. Exits with 1 when some copy differs or is missing,
     or some member could not be asked; with --repair only when that is still so afterwards.
     """
-    report = asyncio.run(_verify(find_place(etcd, pool), sorted(set(slot)), tls, repair=repair))
+    from statesync.codec import BadKeyFile, load_codec
+
+    try:
+        codec = load_codec(session_keys)
+    except BadKeyFile as error:
+        raise DeployError(str(error)) from None
+    report = asyncio.run(_verify(find_place(etcd, pool), sorted(set(slot)), tls, codec, repair=repair))
     show(output, report.view(names), _verify_table)
     if not report.fine:
         raise SystemExit(1)
 
 
-async def _verify(place: Place, slots: list[int], tls: TlsOptions | None, *, repair: bool) -> "Report":
+async def _verify(
+    place: Place, slots: list[int], tls: TlsOptions | None, codec: "SessionCodec", *, repair: bool
+) -> "Report":
     from deploy.members import asking
     from deploy.reading import connect, read_pool, require_pool
     from deploy.verify import Verifier, addresses_of
     from deploy.views import slots_of
+    from statesync.codec import PLAIN
 
     async with connect(place.etcd) as client:
         state, _ = await read_pool(client, place.pool)
         require_pool(state, place.etcd)
         if state.table is None:
             raise DeployError(f"pool {place.pool!r} has no slot table yet: no member has been ready so far")
+        if codec is PLAIN and await client.get(state.keys.encryption):
+            raise DeployError(f"the sessions of pool {place.pool!r} are encrypted: give --session-keys")
         if slots and slots[-1] >= slots_of(state):
             raise DeployError(f"--slot {slots[-1]}: pool {place.pool!r} has slots 0 to {slots_of(state) - 1}")
         wanted = slots or list(range(slots_of(state)))
         async with asking(addresses_of(state), tls) as members:
             with _progress("comparing slots", len(wanted)) as advance:
-                return await Verifier(client, state, members, advance).run(wanted, repair=repair)
+                return await Verifier(client, state, members, codec=codec, progress=advance).run(wanted, repair=repair)
 
 
 def _verify_table(view: dict[str, Any]) -> Any:  # noqa: ANN401 - something that rich can print
@@ -136,3 +158,94 @@ def _verify_table(view: dict[str, Any]) -> Any:  # noqa: ANN401 - something that
 
 def _revision(number: int) -> str:
     return str(number) if number else "-"
+
+
+@click.command(
+    epilog=examples(
+        "understudy backup cart.jsonl",
+        "understudy backup /backups/cart-monday.jsonl.gz --pool cart --etcd etcd-0:2379",
+    )
+)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+@pool_option(required=False)
+@etcd_options
+@output_option
+def backup(file: Path, force: bool, pool: str | None, etcd: EtcdOptions, output: str) -> None:
+    """Write a pool's spec, sessions and epochs to FILE, as they are at one moment.
+
+    The pool goes on working. A name that ends in .gz is compressed. The file holds what the sessions hold, so it is
+    readable by you alone; keep it as you keep etcd's data.
+    """
+    from deploy.backup import write_backup
+    from deploy.reading import connect
+    from telemetry.setup import service_version
+
+    place = find_place(etcd, pool)
+
+    async def run() -> "Header":
+        async with connect(place.etcd) as client:
+            with _progress("sessions") as advance:
+                return await write_backup(client, place.pool, file, service_version(), force=force, progress=advance)
+
+    header = asyncio.run(run())
+    view = {"file": str(file), "bytes": file.stat().st_size, **asdict(header)}
+    show(
+        output,
+        view,
+        lambda done: (
+            f"pool {done['pool']}: {done['sessions']} sessions at revision {done['revision']} "
+            f"in {done['file']} ({done['bytes']} bytes)"
+        ),
+    )
+
+
+@click.command(
+    epilog=examples(
+        "understudy restore cart.jsonl",
+        "understudy restore /backups/cart-monday.jsonl.gz --replace --etcd etcd-0:2379",
+    )
+)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option("--replace", is_flag=True, help="Delete the sessions that the pool has now.")
+@etcd_options
+@output_option
+def restore(file: Path, replace: bool, etcd: EtcdOptions, output: str) -> None:
+    """Put a pool's spec and sessions back from FILE; stop all its sidecars first.
+
+    FILE is checked from end to end before anything is changed. Sessions that have expired since are left out. Every
+    session gets a new ETag, and every slot an epoch above all that it ever had.
+    """
+    from deploy.backup import Restore
+    from deploy.backup_file import check
+    from deploy.layout import read_layout, state_directory
+    from deploy.reading import connect
+
+    contents = check(file)
+    settings = etcd.settings(read_layout(state_directory(os.environ)))
+
+    async def run() -> dict[str, Any]:
+        async with connect(settings) as client:
+            with _progress("sessions", contents.header.sessions) as advance:
+                boot = f"restored-{secrets.token_hex(8)}"
+                done = await Restore(client, contents, boot=boot, progress=advance).run(replace=replace)
+        return {
+            "pool": contents.header.pool,
+            "restored": done.sessions,
+            "expired": done.expired,
+            "left_out": done.foreign,
+            "revision": contents.header.revision,
+            "time": contents.header.time,
+        }
+
+    show(output, asyncio.run(run()), _restored)
+
+
+def _restored(view: dict[str, Any]) -> str:
+    from deploy.tables import when
+
+    left_out = f", {view['left_out']} that are no sessions left out" if view["left_out"] else ""
+    return (
+        f"pool {view['pool']}: {view['restored']} sessions restored as of {when(view['time'])} "
+        f"(revision {view['revision']}), {view['expired']} had expired{left_out}; now start its sidecars"
+    )

@@ -122,6 +122,12 @@ def control(
     callback=file_mode,
     help="Permissions of a session API that is a Unix socket, octal.",
 )
+@click.option(
+    "--session-keys",
+    type=PRIVATE_FILE,
+    envvar="UNDERSTUDY_SESSION_KEYS",
+    help="Encrypt what sessions hold in etcd with the first key in this file.",
+)
 @click.option("--insecure", is_flag=True, help="Allow both APIs unprotected on addresses that are not loopback.")
 @tls_options
 @etcd_options
@@ -141,6 +147,7 @@ def sidecar(
     drain_seconds: float,
     session_token_file: Path | None,
     session_socket_mode: int,
+    session_keys: Path | None,
     insecure: bool,
     tls: TlsOptions | None,
     etcd: EtcdOptions,
@@ -169,6 +176,7 @@ def sidecar(
         tls=TlsFiles(tls.ca, tls.cert, tls.key) if tls else None,
         session_token_file=session_token_file,
         socket_mode=session_socket_mode,
+        session_keys=session_keys,
         insecure=insecure,
     )
     raise SystemExit(asyncio.run(run_sidecar(settings)))

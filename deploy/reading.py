@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 
 from deploy.errors import DeployError
+from statesync.codec import outline
 from statesync.etcd import EtcdClient, Event
 from statesync.keys import PoolKeys, prefix_range
 from statesync.mirror import MirrorBatch
@@ -69,7 +70,7 @@ async def read_session(client: EtcdClient, state: PoolState, key: str, slots: in
     """One session, tombstones included; None when nothing stands there."""
     slot = slot_of(key, slots)
     kv = await client.get(state.keys.session(slot, key))
-    return FoundSession(key, slot, Session.decode(kv.value, kv.mod_revision)) if kv else None
+    return FoundSession(key, slot, outline(kv.value, kv.mod_revision)) if kv else None
 
 
 async def read_sessions(
@@ -82,7 +83,7 @@ async def read_sessions(
     for kv in page.kvs:
         number, _, key = kv.key.removeprefix(keys.sessions).partition("/")
         with contextlib.suppress(ValueError, KeyError):
-            found.append(FoundSession(key, int(number), Session.decode(kv.value, kv.mod_revision)))
+            found.append(FoundSession(key, int(number), outline(kv.value, kv.mod_revision)))
     return found, page.count
 
 

@@ -18,6 +18,7 @@ from deploy.reading import read_pool
 from deploy.views import View, order_of, slots_of
 from proxy.sync_api import DIGEST_PATH
 from statesync.audit import Difference, Entry, Findings, SlotDigest, compare, digest_of, read_slot
+from statesync.codec import SessionCodec
 from statesync.etcd import EtcdClient
 from statesync.state import PoolState
 
@@ -97,10 +98,19 @@ def _trouble_view(trouble: Trouble, named: int) -> View:
 class Verifier:
     """Compares a pool's copies. ``progress`` hears how many more slots have been compared."""
 
-    def __init__(self, client: EtcdClient, state: PoolState, members: Members, progress: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        client: EtcdClient,
+        state: PoolState,
+        members: Members,
+        *,
+        codec: SessionCodec,
+        progress: Callable[[int], None],
+    ) -> None:
         self._client = client
         self._state = state
         self._members = members
+        self._codec = codec
         self._progress = progress
         self._probe = state.keys.probe(f"verify-{secrets.token_hex(4)}")
         self._lease = 0
@@ -143,7 +153,7 @@ class Verifier:
 
         async def truth(slot: int) -> SlotDigest:
             async with gate:
-                reading = await read_slot(self._client, self._state.keys, slot, revision=revision)
+                reading = await read_slot(self._client, self._state.keys, slot, revision=revision, codec=self._codec)
             if reading.unreadable:
                 self.report.unreadable[slot] = len(reading.unreadable)
             return digest_of(reading.entries, revision)
@@ -218,7 +228,7 @@ class Verifier:
             return error.detail
         except (KeyError, TypeError, ValueError) as error:
             return f"its answer cannot be understood: {error!r}"
-        return compare(held, applied, await read_slot(self._client, self._state.keys, place.slot))
+        return compare(held, applied, await read_slot(self._client, self._state.keys, place.slot, codec=self._codec))
 
     # -- repair --
 

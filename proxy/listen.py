@@ -4,6 +4,7 @@ Refuses to start an unprotected port that other machines can reach, unless told 
 its permissions before anybody can connect. What clients send wrongly never gets into the log with its content.
 """
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -17,11 +18,13 @@ from typing import Any
 from aiohttp import web
 
 from proxy.admission import BadTokenFile, SessionTokens
+from statesync.codec import BadKeyFile, SessionCodec, load_codec
 from statesync.etcd import TlsFiles
 from statesync.identity import is_loopback
 from statesync.tls import BadTlsFiles, Identity, PeerTls
 
 UNIX = "unix:"
+HANDSHAKE_SECONDS = 5.0
 
 
 class CannotStart(Exception):
@@ -38,16 +41,23 @@ class _Discreet(logging.LoggerAdapter[logging.Logger]):
 
 @dataclass(frozen=True, slots=True)
 class Protection:
-    """What protects a sidecar's two ports: mTLS at the peer API, tokens at the session API; each may be missing."""
+    """What protects a sidecar: mTLS at the peer API, tokens at the session API (each may be missing), encryption."""
 
     peers: PeerTls | None
     tokens: SessionTokens | None
+    codec: SessionCodec
 
 
 def protection(
-    *, peer: str, tls: TlsFiles | None, session_api: str, token_file: Path | None, insecure: bool
+    *,
+    peer: str,
+    tls: TlsFiles | None,
+    session_api: str,
+    token_file: Path | None,
+    key_file: Path | None,
+    insecure: bool,
 ) -> Protection:
-    """Read certificates and tokens, and check that they are there where other machines reach a port.
+    """Read certificates, tokens and keys, and check that they are there where other machines reach a port.
 
     Raises:
         CannotStart: a file cannot be used, or a port would be open to the network and ``insecure`` does not ask for it.
@@ -62,9 +72,36 @@ def protection(
         return Protection(
             PeerTls(Identity(tls.cert, tls.key, tls.ca)) if tls and tls.cert and tls.key else None,
             SessionTokens(token_file) if token_file else None,
+            load_codec(key_file),
         )
-    except (BadTlsFiles, BadTokenFile) as error:
+    except (BadTlsFiles, BadTokenFile, BadKeyFile) as error:
         raise CannotStart(str(error)) from None
+
+
+class _TlsSite(web.BaseSite):
+    """Like ``web.TCPSite``, with a time limit on handshakes that is fit for a local network."""
+
+    def __init__(self, runner: web.AppRunner, host: str, port: int, tls: ssl.SSLContext) -> None:
+        super().__init__(runner, ssl_context=tls)
+        self._host, self._port = host, port
+
+    @property
+    def name(self) -> str:
+        return f"https://{self._host}:{self._port}"
+
+    async def start(self) -> None:
+        await super().start()
+        server = self._runner.server
+        if server is None:
+            raise RuntimeError("the runner is not set up")
+        self._server = await asyncio.get_running_loop().create_server(
+            server,
+            self._host,
+            self._port,
+            ssl=self._ssl_context,
+            backlog=self._backlog,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS,
+        )
 
 
 def refuse_open(option: str, address: str, *, protected: bool, insecure: bool, remedy: str) -> None:
@@ -99,7 +136,8 @@ async def listen(
             await web.SockSite(runner, _unix_socket(address.removeprefix(UNIX), mode)).start()
         else:
             host, _, port = address.rpartition(":")
-            await web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=tls).start()
+            site = _TlsSite(runner, host.strip("[]"), int(port), tls) if tls else None
+            await (site or web.TCPSite(runner, host.strip("[]"), int(port))).start()
     except (OSError, ValueError) as error:
         raise CannotStart(f"{what} cannot listen on {address}: {error}; free the address or choose another") from None
 

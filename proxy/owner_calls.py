@@ -17,6 +17,7 @@ from proxy.context import MemberContext
 from proxy.holdings import OwnedSlot
 from proxy.problems import Reply, problem
 from proxy.read_deadline import ReadDeadline
+from statesync.codec import Unreadable
 from statesync.commit import CommitUnknown, NotCommitted, NotOwner, Submission
 from statesync.etcd import EtcdError, Get, Kv, ModRevision
 from statesync.pool import Owner
@@ -121,11 +122,14 @@ class OwnerCalls:
             except EtcdError as error:
                 detail = f"etcd is needed to answer this read and cannot be reached: {error}"
                 return problem(503, "no-owner", detail, retry_after=RETRY_AFTER)
+            except Unreadable as error:
+                return self._placed(problem(503, "session-unreadable", str(error), retry_after=RETRY_AFTER), owned)
             if not seen:
                 return None
             session = seen[0]
         if session is None or not session.alive(_now_ms()):
-            return self._placed(problem(404, "no-such-session", "there is no session of this key"), owned)
+            absent = self._sealed_off(call, owned) or problem(404, "no-such-session", "there is no session of this key")
+            return self._placed(absent, owned)
         if_none_match = call.headers.get("if-none-match")
         if if_none_match is not None and matches_none(if_none_match, session):
             return self._placed(Reply(304, {"ETag": session.etag}), owned)
@@ -133,7 +137,10 @@ class OwnerCalls:
         return self._placed(Reply(200, headers, session.body), owned)
 
     async def _read_etcd(self, key: str, owned: OwnedSlot) -> tuple[Session | None, ...]:
-        """The session as etcd has it, in a tuple of one, while we own its slot; an empty tuple if we do not."""
+        """The session as etcd has it, in a tuple of one, while we own its slot; an empty tuple if we do not.
+
+        Memory takes it in as well: what one reader was shown, the next one must not be behind of.
+        """
         keys = self._context.keys
         owner_key = keys.owner(owned.slot)
         result = await self._context.etcd.txn(
@@ -143,7 +150,13 @@ class OwnerCalls:
             self._learn(owned.slot, result.answers[0][0] if result.answers[0] else None)
             return ()
         found = result.answers[0]
-        return (Session.decode(found[0].value, found[0].mod_revision) if found else None,)
+        replica = self._context.replica
+        if not found:
+            replica.committed(owned.slot, key, None, result.revision)
+            return (None,)
+        session = replica.codec.decode(found[0].key, found[0].value, found[0].mod_revision)
+        replica.committed(owned.slot, key, session, session.revision)
+        return (session,)
 
     async def write(self, call: Call, owned: OwnedSlot, spec: PoolSpec, give_up: float) -> Reply | None:
         """Answer a write by ``give_up`` (monotonic); the caller has entered the slot, and this leaves it."""
@@ -152,7 +165,10 @@ class OwnerCalls:
             owned.leave()
             return write
         try:
-            async with asyncio.timeout(max(give_up - time.monotonic(), 0.0)):
+            if self._turns.taken(owned.slot, call.key):
+                async with asyncio.timeout(max(give_up - time.monotonic(), 0.0)):
+                    await self._turns.take(owned.slot, call.key)
+            else:
                 await self._turns.take(owned.slot, call.key)
         except TimeoutError:
             owned.leave()
@@ -165,15 +181,40 @@ class OwnerCalls:
         if not self._context.replica.is_synced(owned.slot):
             release()
             return None  # the watch had a gap while this call waited: what memory holds is being read again
+        sealed_off = self._sealed_off(call, owned)
+        if sealed_off is not None:
+            release()
+            return self._placed(sealed_off, owned)
         outcome = self._decide(call, write, owned, spec)
         if not isinstance(outcome, Stored):
-            release()
-            return self._placed(self._unchanged(outcome), owned)
+            try:
+                return await self._without_effect(call, outcome, owned, spec)
+            finally:
+                release()
         submission = self._submit(call.key, outcome.session, owned, release)
         if call.headers.get("understudy-durability", spec.durability) == "async":
             self._follow(owned.slot, call.key, submission)
             return self._placed(Reply(outcome.status, {"Understudy-Durability": "async"}), owned)
         return await self._resolve(submission, outcome, owned, give_up)
+
+    async def _without_effect(
+        self, call: Call, outcome: Repeated | Refused, owned: OwnedSlot, spec: PoolSpec
+    ) -> Reply | None:
+        """A refusal or a repeated answer tells what memory holds, as a read does, so it needs as good a ground.
+
+        With ``takeover: lease`` that is the read deadline; with ``fast``, where the deadline allows old reads, etcd is
+        asked each time. While the owner record is ours nobody else has written, so memory is all there is to know.
+        """
+        if spec.takeover != "lease" or not self._reads.holds():
+            try:
+                if not await self._read_etcd(call.key, owned):
+                    return None
+            except Unreadable:
+                pass  # the record is ours; only the session's own bytes are not readable here
+            except EtcdError as error:
+                detail = f"etcd is needed to answer this write and cannot be reached: {error}"
+                return problem(503, "not-committed", detail, retry_after=RETRY_AFTER)
+        return self._placed(self._unchanged(outcome), owned)
 
     def _follow(self, slot: int, key: str, submission: Submission) -> None:
         """An ``async`` write is answered before it is committed: reads here wait for it, and its loss is counted."""
@@ -196,6 +237,11 @@ class OwnerCalls:
             return Refused(507, "too-many-sessions", f"this member's share of the pool's limit ({share}) is used up")
         return outcome
 
+    def _sealed_off(self, call: Call, owned: OwnedSlot) -> Reply | None:
+        """The answer for a session that is there and cannot be decrypted here: it must not pass for absent."""
+        why = self._context.replica.unreadable(owned.slot, call.key)
+        return problem(503, "session-unreadable", why, retry_after=RETRY_AFTER) if why else None
+
     def _full(self, spec: PoolSpec) -> bool:
         """Whether this member's slots hold their proportional share of the pool's session limit."""
         slots = self._context.holdings.slots
@@ -203,8 +249,9 @@ class OwnerCalls:
 
     def _submit(self, key: str, session: Session | None, owned: OwnedSlot, release: "partial[None]") -> Submission:
         context = self._context
-        value = session.encode() if session is not None else None
-        submission = context.committer.submit(owned.slot, owned.fence, context.keys.session(owned.slot, key), value)
+        name = context.keys.session(owned.slot, key)
+        value = context.replica.codec.encode(name, session) if session is not None else None
+        submission = context.committer.submit(owned.slot, owned.fence, name, value)
 
         def settled(done: "asyncio.Future[int]") -> None:
             if not done.cancelled() and done.exception() is None:
@@ -255,7 +302,7 @@ class OwnerCalls:
     def stale(self, call: Call, slot: int) -> Reply | None:
         """What this member's copy says, whoever owns the slot, with its age; None if it holds no copy."""
         context = self._context
-        if not context.replica.is_synced(slot):
+        if not context.replica.is_synced(slot) or context.replica.unreadable(slot, call.key):
             return None
         lag_ms = (time.monotonic() - context.mirror.heard_at) * 1000
         headers = {

@@ -15,6 +15,7 @@ TITLES = {
     "bad-key": "The session key cannot be used",
     "bad-request": "The request cannot be understood",
     "no-such-session": "There is no such session",
+    "session-unreadable": "The session cannot be decrypted here",
     "precondition-failed": "A precondition does not hold",
     "session-too-large": "The session would be too large",
     "too-many-sessions": "The pool is full",

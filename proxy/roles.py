@@ -16,6 +16,7 @@ from functools import partial
 from proxy.claims import Cause, Claimer
 from proxy.context import MemberContext
 from proxy.handover import Handover, HandoverFailed
+from proxy.read_deadline import BOUND
 from statesync.etcd import EtcdError
 from statesync.mirror import MirrorBatch
 from statesync.ownership import ClaimFree, HandOver, TakeOver, Undo, View, heirs_of, next_steps
@@ -31,7 +32,8 @@ HANDOVERS_AT_ONCE = 4
 COPIES_AT_ONCE = 8
 HANDOVER_PAUSE = 1.0
 ALIVE_PAUSE = 0.5
-STRAY_AFTER = 1.0
+STRAY_AFTER = BOUND * 1.1
+"""Also as long as a replaced owner may answer reads from memory; see ``takeover: lease``."""
 
 
 class Roles:
@@ -228,12 +230,14 @@ class Roles:
         async with self._claim_lock:
             view = self._context.view()
             for slot in slots:
-                if view.mine(slot) and slot not in self._handing:
-                    at = view.owners[slot]
+                at = view.owners.get(slot)
+                if at is None or not view.mine(slot) or slot in self._handing:
+                    continue
+                self._context.holdings.close([slot])
+                await self._context.replica.refresh(slot)
+                if self._context.state.owners.get(slot) == at:
                     logger.warning("slot %d is ours at revision %d, though nobody told us: adopted", slot, at.revision)
-                    owned = self._context.holdings.gain(slot, at.record, at.revision)
-                    await self._context.replica.refresh(slot)
-                    self._context.holdings.reopen(owned)
+                    self._context.holdings.reopen(self._context.holdings.gain(slot, at.record, at.revision))
 
     async def _take_over_lost(self, member: str, boot: str, slots: Sequence[int]) -> None:
         """The control servers say that ``member`` is dead: claim its slots if our own probe agrees."""
@@ -247,18 +251,20 @@ class Roles:
             return
         await self._take_over(member, boot, f"{member} lost: {self._said_of(member)}; {witness}", slots)
 
-    async def take_over_for(self, slot: int, owner: Owner, why: str) -> bool:
+    async def take_over_for(self, slot: int, owner: Owner, why: str, give_up: float) -> bool:
         """A caller was sent here for ``slot`` because its owner does not answer (``why``).
 
-        Probes the owner itself, and claims every slot of it that we are next in line for. Returns whether
-        the owner is dead, so that looking again makes sense.
+        Probes the owner itself, and claims every slot of it that we are next in line for. Returns whether the owner is
+        dead, so that looking again makes sense; False as well at ``give_up`` (monotonic), while the work goes on.
         """
         key = (owner.active, owner.boot)
         if key not in self._takeovers:
             started_ns = self._context.telemetry.now_ns()
             self._takeovers[key] = asyncio.create_task(self._witnessed_takeover(slot, owner, why, started_ns))
             self._takeovers[key].add_done_callback(partial(self._forget_takeover, key))
-        return await asyncio.shield(self._takeovers[key])
+        takeover = self._takeovers[key]
+        await asyncio.wait((takeover,), timeout=max(give_up - time.monotonic(), 0.0))
+        return takeover.done() and takeover.result()
 
     def _forget_takeover(self, key: tuple[str, str], _: asyncio.Task[bool]) -> None:
         self._takeovers.pop(key, None)

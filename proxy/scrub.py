@@ -57,7 +57,8 @@ class Scrub:
         Raises :class:`NotHeld` and ``EtcdError``.
         """
         held, applied = await self.entries(slot)
-        etcd = await read_slot(self._context.etcd, self._context.keys, slot)
+        context = self._context
+        etcd = await read_slot(context.etcd, context.keys, slot, codec=context.replica.codec)
         findings = compare(held, applied, etcd)
         self._context.tally.checked += 1
         wrong = [*findings.proved, *await self._confirmed(slot, findings)]

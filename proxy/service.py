@@ -113,25 +113,27 @@ class SessionService:
             if copy is not None:
                 return copy
         give_up = time.monotonic() + CALL_PATIENCE
+        doubts: list[str] = []
         while True:
             seen = self._roles.changed
             if slot not in self._context.holdings:
                 call = _identified(call)
-            reply = await self._try(call, slot, spec, give_up)
+            reply = await self._try(call, slot, spec, give_up, doubts)
             if reply is not None:
-                return reply
+                return _honest(reply, doubts)
             left = give_up - time.monotonic()
             if left <= 0:
-                return problem(503, "no-owner", f"no owner of slot {slot} could be reached", retry_after=1)
+                detail = f"no owner of slot {slot} could be reached"
+                return _honest(problem(503, "no-owner", detail, retry_after=1), doubts)
             await self._roles.change(seen, min(LOOK_AGAIN, left))
 
-    async def _try(self, call: Call, slot: int, spec: PoolSpec, give_up: float) -> Reply | None:
-        """One attempt: the answer, or None to look again."""
+    async def _try(self, call: Call, slot: int, spec: PoolSpec, give_up: float, doubts: list[str]) -> Reply | None:
+        """One attempt: the answer, or None to look again. ``doubts`` gets who may have carried a write out."""
         try:
             async with asyncio.timeout(max(give_up - time.monotonic(), 0.0)):
                 owned = await self._context.holdings.enter(slot)
         except NotMine:
-            return await self._elsewhere(call, slot, give_up)
+            return await self._elsewhere(call, slot, give_up, doubts)
         except TimeoutError:
             return None
         if call.method == "GET":
@@ -144,34 +146,34 @@ class SessionService:
 
     # -- slots of others --
 
-    async def _elsewhere(self, call: Call, slot: int, give_up: float) -> Reply | None:
+    async def _elsewhere(self, call: Call, slot: int, give_up: float, doubts: list[str]) -> Reply | None:
         view = self._context.view()
         owner = view.owner(slot)
         if call.hop:
-            return await self._at_the_hop(slot, owner)
+            return await self._at_the_hop(slot, owner, give_up)
         if owner is None:
-            return await self._ask_wanted(call, view.table.active_of(slot), give_up)
+            return await self._ask_wanted(call, view.table.active_of(slot), give_up, doubts)
         if view.mine(slot):
             return None
         if view.replaced(owner):
-            return await self._ask_heirs(call, slot, owner, "it was restarted", give_up)
+            return await self._ask_heirs(call, slot, owner, "it was restarted", give_up, doubts)
         try:
-            return await self._forward(call, owner.active, give_up)
+            return await self._forward(call, owner.active, give_up, doubts)
         except (PeerRefused, PeerBroken) as error:
             why = "connection refused" if isinstance(error, PeerRefused) else error.detail
-            return await self._ask_heirs(call, slot, owner, why, give_up)
+            return await self._ask_heirs(call, slot, owner, why, give_up, doubts)
 
-    async def _ask_wanted(self, call: Call, wanted: str | None, give_up: float) -> Reply | None:
+    async def _ask_wanted(self, call: Call, wanted: str | None, give_up: float, doubts: list[str]) -> Reply | None:
         """Nobody has ever owned the slot: whoever the table names will soon."""
         if wanted is None or wanted == self._context.me:
             return None
         try:
-            return await self._forward(call, wanted, give_up)
+            return await self._forward(call, wanted, give_up, doubts)
         except PeerError as error:
             logger.info("first owner to be: %s", error)
             return None
 
-    async def _at_the_hop(self, slot: int, owner: Owner | None) -> Reply | None:
+    async def _at_the_hop(self, slot: int, owner: Owner | None, give_up: float) -> Reply | None:
         """A peer sent the call here, so there is no second hop: either the slot becomes ours, or the peer is told."""
         view = self._context.view()
         if owner is not None and view.mine(slot):
@@ -179,20 +181,22 @@ class SessionService:
         if (
             owner is not None
             and self._context.me in heirs_of(view, slot)
-            and await self._roles.take_over_for(slot, owner, "a peer cannot reach it")
+            and await self._roles.take_over_for(slot, owner, "a peer cannot reach it", give_up)
         ):
             return None
         active = owner.active if owner else None
         return problem(421, "not-owner", f"slot {slot} belongs to {active or 'nobody yet'}", owner=active)
 
-    async def _ask_heirs(self, call: Call, slot: int, owner: Owner, why: str, give_up: float) -> Reply | None:
+    async def _ask_heirs(
+        self, call: Call, slot: int, owner: Owner, why: str, give_up: float, doubts: list[str]
+    ) -> Reply | None:
         """The owner does not answer: go down the slot's order until somebody serves it, ourselves included."""
         for heir in heirs_of(self._context.view(), slot):
             if heir == self._context.me:
-                await self._roles.take_over_for(slot, owner, why)
+                await self._roles.take_over_for(slot, owner, why, give_up)
                 return None
             try:
-                reply = await self._forward(call, heir, give_up)
+                reply = await self._forward(call, heir, give_up, doubts)
             except PeerError as error:
                 logger.info("slot %d: %s", slot, error)
                 continue
@@ -200,13 +204,22 @@ class SessionService:
                 return reply
         return None
 
-    async def _forward(self, call: Call, member: str | None, give_up: float) -> Reply | None:
-        """A peer's answer; None if it does not own the slot either. Raises ``PeerError`` if it does not answer."""
+    async def _forward(self, call: Call, member: str | None, give_up: float, doubts: list[str]) -> Reply | None:
+        """A peer's answer; None if it does not own the slot either. Raises ``PeerError`` if it does not answer.
+
+        A write that a peer did not answer is in doubt from then on, even after a refused connection: the HTTP client
+        may have tried once before, on a connection that broke.
+        """
         peer = self._context.peer(member) if member else None
         if peer is None:
             raise PeerRefused(str(member), "its address is unknown")
         self.forwarded += 1
-        reply = await self._send(peer, call, give_up)
+        try:
+            reply = await self._send(peer, call, give_up)
+        except PeerError as error:
+            if call.method != "GET":
+                doubts.append(str(error))
+            raise
         return None if reply.status == 421 else reply
 
     async def _send(self, peer: Peer, call: Call, give_up: float) -> Reply:
@@ -260,3 +273,11 @@ def _identified(call: Call) -> Call:
     if call.method == "GET" or REQUEST_ID in call.headers or "idempotency-key" in call.headers:
         return call
     return replace(call, headers={**call.headers, REQUEST_ID: secrets.token_hex(12)})
+
+
+def _honest(reply: Reply, doubts: list[str]) -> Reply:
+    """The reply, unless it says that nothing was done while a peer that did not answer may have done it."""
+    if reply.status != 503 or not doubts:
+        return reply
+    detail = f"{doubts[0]}; read the session, or repeat the request with its Idempotency-Key"
+    return problem(503, "outcome-unknown", detail, retry_after=1)

@@ -31,8 +31,9 @@ from proxy.scrub import INTERVAL, Scrub
 from proxy.service import SessionService
 from proxy.session_api import session_app
 from proxy.sync_api import SyncApi, sync_view
+from statesync.codec import SessionCodec, agree
 from statesync.commit import Committer
-from statesync.etcd import EtcdClient, TlsFiles
+from statesync.etcd import EtcdClient, EtcdError, TlsFiles
 from statesync.keys import PoolKeys
 from statesync.mirror import Mirror, MirrorBatch
 from statesync.ownership import FailoverLog
@@ -55,7 +56,8 @@ class SidecarSettings:
     ``scrub_interval`` is the least time in seconds between two slots that are checked against etcd.
     ``tls`` is for the peer API, on both sides, and for the control servers' gRPC ports; all are plain text without it.
     ``session_token_file`` holds the tokens that the session API asks for, ``socket_mode`` its permissions if it is a
-    Unix socket. Without protection, and unless ``insecure``, both APIs must be on loopback.
+    Unix socket; ``session_keys`` is the key file that sessions are encrypted with. Without protection, and unless
+    ``insecure``, both APIs must be on loopback.
     """
 
     member: str
@@ -74,6 +76,7 @@ class SidecarSettings:
     tls: TlsFiles | None = None
     session_token_file: Path | None = None
     socket_mode: int = 0o660
+    session_keys: Path | None = None
     insecure: bool = False
 
 
@@ -114,7 +117,7 @@ class Sidecar:
         roles = bool(len(context.holdings)) or bool(context.view().table.slots_held_by(context.me))
         return state_of(
             draining=self.roles.draining,
-            fault=self.check.reason or self.reads.fault,
+            fault=self.check.reason or self.reads.fault or context.replica.fault,
             synced=context.mirror.synced.is_set() and context.state.spec is not None,
             has_roles=roles,
         )
@@ -168,6 +171,7 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
         tls=settings.tls,
         session_api=settings.session_api,
         token_file=settings.session_token_file,
+        key_file=settings.session_keys,
         insecure=settings.insecure,
     )
     async with contextlib.AsyncExitStack() as stack:
@@ -178,7 +182,7 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
         credentials = settings.tls.credentials if settings.tls else None
         telemetry = start_telemetry(SERVICE_SIDECAR, settings.member, credentials=credentials)
         stack.push_async_callback(telemetry.aclose)
-        parts = _Assembly(settings, etcd, peers, telemetry)
+        parts = _Assembly(settings, etcd, peers, telemetry, guard.codec)
         sidecar = parts.sidecar
         session_runner = await serve(stack, session_app(parts.service, sidecar.status, guard.tokens))
         peer_side = peer_app(
@@ -188,7 +192,8 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
         peer_runner = await serve(stack, peer_side)
         await listen(peer_runner, settings.peer, "the peer API", tls=guard.peers.server() if guard.peers else None)
         await listen(session_runner, settings.session_api, "the session API", mode=settings.socket_mode)
-        await await_etcd(etcd, settings.etcd)
+        await await_etcd(etcd, settings.etcd, settings.pool)
+        await _agree(parts.context, guard.codec)
         for name, work in {
             "group commit": parts.context.committer.run(),
             "ownership": parts.roles.run(),
@@ -212,10 +217,27 @@ def _etcd(settings: EtcdSettings) -> EtcdClient:
         raise CannotStart(f"--etcd {','.join(settings.endpoints)}: {error}") from None
 
 
+async def _agree(context: MemberContext, codec: SessionCodec) -> None:
+    """Start with the others' encryption key or not at all."""
+    try:
+        fault = await agree(context.etcd, context.keys, codec)
+    except EtcdError as error:
+        fault = f"the pool's encryption cannot be checked: {error}"
+    if fault:
+        raise CannotStart(fault)
+
+
 class _Assembly:
     """Builds the parts of one sidecar, whose callbacks need one another."""
 
-    def __init__(self, settings: SidecarSettings, etcd: EtcdClient, peers: PeerClient, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        settings: SidecarSettings,
+        etcd: EtcdClient,
+        peers: PeerClient,
+        telemetry: Telemetry,
+        codec: SessionCodec,
+    ) -> None:
         keys = PoolKeys(settings.pool)
         boot = secrets.token_hex(8)
         self.telemetry = telemetry
@@ -226,7 +248,7 @@ class _Assembly:
             etcd=etcd,
             state=PoolState(keys),
             mirror=Mirror(etcd, keys.without_sessions, self._on_batch, watched=(keys.everything,)),
-            replica=Replica(etcd, keys),
+            replica=Replica(etcd, keys, codec),
             holdings=Holdings(),
             committer=Committer(etcd, keys, settings.member, boot),
             peers=peers,

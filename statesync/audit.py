@@ -14,11 +14,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from statesync.codec import PLAIN, SessionCodec
 from statesync.etcd import EtcdClient
 from statesync.keys import PoolKeys, prefix_range
 from statesync.sessions import Session
 
-PAGE = 100
+PAGE = 50
 PAGE_PATIENCE = 5.0
 BREATH_SESSIONS = 200
 BREATH_BYTES = 1_000_000
@@ -147,7 +148,9 @@ def compare(held: Mapping[str, Entry], applied: int, etcd: Reading) -> Findings:
     return Findings(tuple(sorted(proved)), tuple(sorted(open_)))
 
 
-async def read_slot(client: EtcdClient, keys: PoolKeys, slot: int, *, revision: int = 0) -> Reading:
+async def read_slot(
+    client: EtcdClient, keys: PoolKeys, slot: int, *, revision: int = 0, codec: SessionCodec = PLAIN
+) -> Reading:
     """Read a slot's sessions in pages at one revision (0: now).
 
     Raises ``EtcdError``; of which ``Compacted`` when ``revision`` is gone.
@@ -162,7 +165,7 @@ async def read_slot(client: EtcdClient, keys: PoolKeys, slot: int, *, revision: 
             key = kv.key.removeprefix(prefix)
             size += len(kv.key) + len(kv.value)
             try:
-                entries[key] = entry_of(key, Session.decode(kv.value, kv.mod_revision))
+                entries[key] = entry_of(key, codec.decode(kv.key, kv.value, kv.mod_revision))
             except (ValueError, KeyError, TypeError):
                 unreadable.add(key)
         await asyncio.sleep(0)

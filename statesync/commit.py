@@ -161,7 +161,8 @@ class Committer:
             NotCommitted: not taken in time and withdrawn; no effect.
             CommitUnknown: sent, and no definite answer yet; ``write.done`` still gets one later.
         """
-        await asyncio.wait((write.done,), timeout=timeout)
+        if not write.done.done():
+            await _settled(write.done, timeout)
         if write.done.done():
             return write.done.result()
         if write.sent:
@@ -296,6 +297,24 @@ def _owner_in(value: bytes) -> str:
 def _fail(write: Submission, error: CommitError) -> None:
     if not write.done.done():
         write.done.set_exception(error)
+
+
+async def _settled(done: asyncio.Future[int], timeout: float) -> None:
+    """Wait until ``done`` is, or ``timeout`` seconds; a cancelled caller leaves it alone (half of ``asyncio.wait``)."""
+    loop = asyncio.get_running_loop()
+    waiter: asyncio.Future[None] = loop.create_future()
+
+    def wake(_: object = None) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    timer = loop.call_later(timeout, wake)
+    done.add_done_callback(wake)
+    try:
+        await waiter
+    finally:
+        timer.cancel()
+        done.remove_done_callback(wake)
 
 
 def _consume(done: asyncio.Future[int]) -> None:

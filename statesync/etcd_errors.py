@@ -61,6 +61,9 @@ class Conflict(EtcdError):
     """The compares of a transaction failed: a key had changed. Nothing of the success branch was done."""
 
 
+DENIED = "etcdserver: permission denied"
+
+
 class Verdict(Enum):
     """What a failed attempt says about the request."""
 

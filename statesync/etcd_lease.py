@@ -16,7 +16,7 @@ import grpc
 import grpc.aio
 from aetcd import rpc
 
-from statesync.etcd_errors import EtcdError, Rejected, Unavailable
+from statesync.etcd_errors import DENIED, EtcdError, Rejected, Unavailable
 from statesync.etcd_transport import Transport
 
 SHORTEST_TTL = 5
@@ -110,5 +110,11 @@ class Lease:
 
     async def _renewed_after_all(self, expiry: float) -> bool:
         """Ask again after a linearizable read: a member just started may not have applied the grant before."""
-        await self._transport.call("range", rpc.RangeRequest(key=b"\x00", count_only=True), repeatable=True)
+        try:
+            await self._transport.call("range", rpc.RangeRequest(key=b"\x00", count_only=True), repeatable=True)
+        except Rejected as error:
+            # A role that is confined to a prefix may not read this key. etcd says so after it has waited for its
+            # own log, so the answer serves as well.
+            if error.detail != DENIED:
+                raise
         return await self._renewed(expiry)

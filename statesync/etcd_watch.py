@@ -16,14 +16,13 @@ import grpc
 import grpc.aio
 from aetcd import rpc
 
-from statesync.etcd_errors import Compacted, EtcdError, Rejected, Unavailable, Verdict, judge
+from statesync.etcd_errors import DENIED, Compacted, EtcdError, Rejected, Unavailable, Verdict, judge
 from statesync.etcd_model import Event, Message, WatchBatch, bounds, event_of
 from statesync.etcd_transport import Endpoint, Transport
 from statesync.keys import KeyRange
 
 QUIET_FOR = 1.0
 SILENT_FOR = 5.0
-_DENIED = "etcdserver: permission denied"
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -201,7 +200,8 @@ class Watch:
         if response.header.revision >= seen:
             return
         try:
-            request = rpc.RangeRequest(key=b"\x00", count_only=True)
+            # A key that whoever may watch may read, too: roles can be confined to a prefix.
+            request = rpc.RangeRequest(key=bounds(self._cursors[0].where)[0], count_only=True)
             now = (await self._transport.call("range", request, repeatable=True)).header.revision
         except EtcdError as error:
             raise _StreamEndedError(error.detail) from None
@@ -213,7 +213,7 @@ class Watch:
         if response.compact_revision:
             raise Compacted("watch", endpoint.address, response.compact_revision)
         reason = response.cancel_reason.partition("desc = ")[2] or response.cancel_reason
-        if reason == _DENIED or judge(grpc.StatusCode.UNKNOWN, reason) is Verdict.LOG_IN:
+        if reason == DENIED or judge(grpc.StatusCode.UNKNOWN, reason) is Verdict.LOG_IN:
             # etcd 3.5 calls a token that it has forgotten "permission denied", too; so a new one is tried,
             # once.
             if self._denied or not await self._transport.renew_token():

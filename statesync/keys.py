@@ -94,6 +94,11 @@ class PoolKeys:
         """A random secret of the pool, from which the session keys of idempotent creations are derived."""
         return f"{self.prefix}secret"
 
+    @property
+    def encryption(self) -> str:
+        """The id of the key that sessions are encrypted with, if they are."""
+        return f"{self.prefix}encryption"
+
     def member(self, member: str) -> str:
         """A member's record; lives on the member's lease."""
         return self.members + member

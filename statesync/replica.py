@@ -13,7 +13,8 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from statesync.etcd import EtcdClient, Event
+from statesync.codec import PLAIN, KeyMissing, SessionCodec, Unreadable
+from statesync.etcd import EtcdClient, Event, Kv
 from statesync.keys import PoolKeys, prefix_range, slot_in
 from statesync.sessions import Session
 
@@ -24,9 +25,13 @@ PAGE = 500
 
 @dataclass(slots=True)
 class _Slot:
-    """``copied`` is the revision of the last full copy; ``removed`` guards a copy under way against the past."""
+    """``copied`` is the revision of the last full copy; ``removed`` guards a copy under way against the past.
+
+    ``unreadable`` has the revision of each session that is there and cannot be opened, and why.
+    """
 
     sessions: dict[str, Session] = field(default_factory=dict)
+    unreadable: dict[str, tuple[int, str]] = field(default_factory=dict)
     removed: dict[str, int] = field(default_factory=dict)
     copying: int = 0
     copied: int = 0
@@ -40,12 +45,15 @@ class Replica:
     """Sessions of the held slots.
 
     ``copies`` counts the full copies of slots made so far; ``copied_at`` is when the last one ended (wall time, 0.0:
-    never).
+    never). ``fault`` says which key is missing here, once a session turned up that wants it: such a member must not
+    serve, since others may have the key.
     """
 
-    def __init__(self, client: EtcdClient, keys: PoolKeys) -> None:
+    def __init__(self, client: EtcdClient, keys: PoolKeys, codec: SessionCodec = PLAIN) -> None:
         self._client = client
         self._keys = keys
+        self.codec = codec
+        self.fault = ""
         self._slots: dict[int, _Slot] = {}
         self.copies = 0
         self.copied_at = 0.0
@@ -69,6 +77,11 @@ class Replica:
         """The session as last seen here; possibly expired or a tombstone. None if unknown."""
         kept = self._slots.get(slot)
         return kept.sessions.get(key) if kept else None
+
+    def unreadable(self, slot: int, key: str) -> str:
+        """Why the session that etcd has cannot be opened here; '' for all others. It is then not absent."""
+        kept = self._slots.get(slot)
+        return kept.unreadable[key][1] if kept and key in kept.unreadable else ""
 
     def sessions_of(self, slot: int) -> Mapping[str, Session]:
         """All sessions of a held slot, dead ones included; empty for a slot that is not held."""
@@ -120,6 +133,9 @@ class Replica:
         for key in [key for key, session in kept.sessions.items() if session.revision <= revision]:
             if key not in present:
                 del kept.sessions[key]
+        for key in [key for key, (written, _) in kept.unreadable.items() if written <= revision]:
+            if key not in present:
+                del kept.unreadable[key]
         kept.copied = max(kept.copied, revision)
         self.copies += 1
         self.copied_at = time.time()
@@ -136,7 +152,7 @@ class Replica:
             for kv in page.kvs:
                 key = kv.key.removeprefix(prefix)
                 present.add(key)
-                self._put(kept, key, kv.value, kv.mod_revision)
+                self._put(kept, key, kv)
         return revision, present
 
     def apply(self, events: Iterable[Event]) -> None:
@@ -151,7 +167,7 @@ class Replica:
                 continue
             key = full[len(prefix) + 6 :]
             if event.kind == "put":
-                self._put(kept, key, event.kv.value, event.kv.mod_revision)
+                self._put(kept, key, event.kv)
             else:
                 self._remove(kept, key, event.kv.mod_revision)
 
@@ -167,19 +183,32 @@ class Replica:
             if known is None or known.revision < revision:
                 kept.sessions[key] = session
 
-    def _put(self, kept: _Slot, key: str, value: bytes, revision: int) -> None:
+    def _put(self, kept: _Slot, key: str, kv: Kv) -> None:
+        revision = kv.mod_revision
         known = kept.sessions.get(key)
         if (known is not None and known.revision >= revision) or kept.removed.get(key, 0) >= revision:
             return
+        if kept.unreadable and kept.unreadable.get(key, (0, ""))[0] >= revision:
+            return
         try:
-            kept.sessions[key] = Session.decode(value, revision)
+            kept.sessions[key] = self.codec.decode(kv.key, kv.value, revision)
+        except Unreadable as error:
+            kept.sessions.pop(key, None)
+            kept.unreadable[key] = (revision, str(error))
+            logger.warning("session at revision %d cannot be opened: %s", revision, error)
+            if isinstance(error, KeyMissing):
+                self.fault = f"sessions are encrypted with key {error.key_id}, which is not in --session-keys"
         except (ValueError, KeyError, TypeError) as error:
             logger.warning("session at revision %d cannot be read: %s", revision, type(error).__name__)
+        else:
+            kept.unreadable.pop(key, None)
 
     @staticmethod
     def _remove(kept: _Slot, key: str, revision: int) -> None:
         known = kept.sessions.get(key)
         if known is not None and known.revision < revision:
             del kept.sessions[key]
+        if key in kept.unreadable and kept.unreadable[key][0] < revision:
+            del kept.unreadable[key]
         if kept.copying:
             kept.removed[key] = max(revision, kept.removed.get(key, 0))

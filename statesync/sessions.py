@@ -272,14 +272,27 @@ def _content_after(alive: Session | None, write: Write) -> tuple[str, bytes] | R
     if write.content_type.partition(";")[0].strip().lower() != MERGE_PATCH_TYPE:
         return Refused(415, "unsupported-patch", f"PATCH takes {MERGE_PATCH_TYPE} (RFC 7396)")
     try:
+        return _patched(alive, write)
+    except RecursionError:
+        return Refused(422, "not-json", "the merge patch or the session is nested too deeply")
+
+
+def _patched(alive: Session | None, write: Write) -> tuple[str, bytes] | Refused:
+    try:
         patch = json.loads(write.body)
-    except ValueError as error:
-        return Refused(422, "not-json", f"the merge patch is not JSON: {error}")
+    except json.JSONDecodeError as error:
+        where = f"{error.msg}, line {error.lineno}, column {error.colno}"
+        return Refused(422, "not-json", f"the merge patch is not JSON: {where}")
+    except ValueError:  # its text would quote the content
+        return Refused(422, "not-json", "the merge patch is not JSON: not in UTF-8")
     try:
         target = json.loads(alive.body) if alive is not None and alive.body else {}
     except ValueError:
         return Refused(422, "session-not-json", "the session's content is not JSON, so no merge patch applies to it")
-    merged = json.dumps(merge_patch(target, patch), separators=(",", ":"), ensure_ascii=False).encode()
+    try:
+        merged = json.dumps(merge_patch(target, patch), separators=(",", ":"), ensure_ascii=False).encode()
+    except ValueError:  # a lone surrogate, written as an escape
+        return Refused(422, "not-json", "the merge patch has text that is not Unicode")
     return JSON_TYPE, merged
 
 

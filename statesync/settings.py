@@ -5,7 +5,8 @@ import logging
 import time
 from dataclasses import dataclass
 
-from statesync.etcd import EtcdClient, EtcdError, TlsFiles
+from statesync.etcd import EtcdClient, EtcdError, Rejected, TlsFiles
+from statesync.keys import PoolKeys
 
 logger = logging.getLogger(__name__)
 
@@ -13,7 +14,7 @@ START_PATIENCE = 10.0
 
 
 class EtcdMissing(Exception):
-    """No etcd answered while a process started; the text says where it looked and what to do."""
+    """No etcd answered while a process started, or none let it in; the text says where it looked and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +31,26 @@ class EtcdSettings:
         return EtcdClient(self.endpoints, tls=self.tls, username=self.username, password=self.password)
 
 
-async def await_etcd(client: EtcdClient, settings: EtcdSettings, *, patience: float = START_PATIENCE) -> None:
-    """Return once etcd answers a linearizable read. Raises :class:`EtcdMissing` after ``patience`` seconds."""
+async def await_etcd(
+    client: EtcdClient, settings: EtcdSettings, pool: str, *, patience: float = START_PATIENCE
+) -> None:
+    """Return once etcd answers a linearizable read of ``pool``.
+
+    Raises:
+        EtcdMissing: it was silent for ``patience`` seconds, or does not let this account read the pool.
+    """
     give_up = time.monotonic() + patience
+    keys = PoolKeys(pool)
     while True:
         try:
-            await client.get("/understudy/v1/")
+            await client.get(keys.spec)
+        except Rejected as error:
+            raise EtcdMissing(
+                f"etcd at {', '.join(settings.endpoints)} refuses access to pool {pool} to "
+                f"{f'user {settings.username}' if settings.username else 'a client without a user'} ({error.detail}); "
+                f"grant its role readwrite on the prefix {keys.prefix}, or use another account (--etcd-user, "
+                "UNDERSTUDY_ETCD_PASSWORD)"
+            ) from None
         except EtcdError as error:
             if time.monotonic() > give_up:
                 raise EtcdMissing(

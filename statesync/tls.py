@@ -134,10 +134,12 @@ class _Outspoken(ssl.SSLObject):
     """A server's end that tells the client why it is refused.
 
     asyncio closes the connection on a failed handshake and drops the alert that OpenSSL wants to send. So the failure
-    is first reported as "more input needed", which sends the alert, and as what it is at the next call.
+    is first reported as "more input needed", which sends the alert, and as what it is at the next call, or by the time
+    limit on handshakes.
     """
 
     _failure: ssl.SSLError | None = None
+    outgoing: ssl.MemoryBIO
 
     def do_handshake(self) -> None:
         if self._failure is not None:
@@ -147,6 +149,8 @@ class _Outspoken(ssl.SSLObject):
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise
         except ssl.SSLError as error:
+            if not self.outgoing.pending:
+                raise
             self._failure = error
             raise ssl.SSLWantReadError from None
 
@@ -168,7 +172,10 @@ class _Following(ssl.SSLContext):
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
         self._follow()
-        return self._current.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        wrapped = self._current.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        if isinstance(wrapped, _Outspoken):
+            wrapped.outgoing = outgoing
+        return wrapped
 
     def _follow(self) -> None:
         try:

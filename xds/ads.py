@@ -8,6 +8,7 @@ a clean gRPC status at worst.
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import logging
 import random
@@ -34,7 +35,14 @@ Identify = Callable[[Node, Mapping[str, Any]], str | None]
 _READ = {Variant.SOTW: wire.read_request, Variant.DELTA: wire.read_delta_request}
 _MAX_MESSAGE = 16 * 1024 * 1024
 _FRESH_RETRY = 1.0
+# gRPC refuses streams at random when more than 1,000 wait to be taken in, which is just what happens when the Envoys of
+# a replica that died all come at once. Each that waits costs little; 20,000 is far beyond what one process serves.
+TAKE_ALL = (
+    ("grpc.server.max_pending_requests", 20_000),
+    ("grpc.server.max_pending_requests_hard_limit", 20_000),
+)
 _OPTIONS = (
+    *TAKE_ALL,
     ("grpc.max_receive_message_length", _MAX_MESSAGE),
     ("grpc.max_send_message_length", -1),
     ("grpc.keepalive_time_ms", 20_000),
@@ -42,8 +50,6 @@ _OPTIONS = (
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.so_reuseport", 0),
-    ("grpc.experimental.tcp_read_chunk_size", 1024),
-    ("grpc.experimental.tcp_min_read_chunk_size", 256),
 )
 
 
@@ -145,10 +151,7 @@ class AdsServer:
         return self._stopping
 
     def _handler(self, variant: Variant, type_url: str = "") -> Any:  # noqa: ANN401  gRPC's handler type is private
-        async def serve(requests: AsyncIterator[bytes], context: Context) -> None:
-            await self._serve(variant, type_url, requests, context)
-
-        return grpc.stream_stream_rpc_method_handler(serve)
+        return grpc.stream_stream_rpc_method_handler(functools.partial(self._serve, variant, type_url))
 
     async def _serve(self, variant: Variant, type_url: str, requests: AsyncIterator[bytes], context: Context) -> None:
         if not self.cache.is_ready:
@@ -175,6 +178,21 @@ class AdsServer:
 class _Stream:
     """One open stream: a reader task feeds the conversation, the handler's own task writes what it says."""
 
+    __slots__ = (
+        "_cache",
+        "_client",
+        "_context",
+        "_conversation",
+        "_ends_at_ns",
+        "_finished",
+        "_refusal",
+        "_requests",
+        "_server",
+        "_stirred",
+        "_waiter",
+        "_waiting_for_freshness",
+    )
+
     def __init__(
         self, server: AdsServer, conversation: Conversation, requests: AsyncIterator[bytes], context: Context
     ) -> None:
@@ -183,7 +201,8 @@ class _Stream:
         self._conversation = conversation
         self._requests = requests
         self._context = context
-        self._awake = asyncio.Event()
+        self._stirred = False
+        self._waiter: asyncio.Future[None] | None = None
         self._client: Client | None = None
         self._refusal: tuple[grpc.StatusCode, str] | None = None
         self._waiting_for_freshness: asyncio.Task[None] | None = None
@@ -193,17 +212,25 @@ class _Stream:
 
     def wake(self) -> None:
         """Something may have to be done."""
-        self._awake.set()
+        self._stirred = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def run(self) -> None:
         """Serve until the client or the server ends the stream."""
         reader = asyncio.create_task(self._read())
+        end = None
+        if self._ends_at_ns != _NEVER:
+            left = (self._ends_at_ns - time.monotonic_ns()) / 1e9 + 0.001  # never a moment too early
+            end = asyncio.get_running_loop().call_later(left, self.wake)
         try:
             await self._write()
             if self._refusal is not None:
                 self._cache.counters.refused_requests += 1
                 await self._context.abort(*self._refusal)
         finally:
+            if end is not None:
+                end.cancel()
             if self._client is not None:
                 self._cache.leave(self._client)
             await _cancel(reader, self._waiting_for_freshness)
@@ -254,20 +281,31 @@ class _Stream:
     # Writing
 
     async def _write(self) -> None:
+        # One coroutine and one bare future per resting stream: there may be thousands of them.
+        loop = asyncio.get_running_loop()
         while not self._is_over():
             now_ns = time.monotonic_ns()
             outgoing = self._conversation.next(now_ns) if self._client is not None else None
-            if outgoing is None:
-                await self._rest(now_ns)
-            else:
-                await self._send(outgoing, now_ns)
+            if outgoing is not None:
+                changed_ns = self._conversation.changed_ns
+                await self._context.write(outgoing.data)
+                self._tell_pushed(outgoing, changed_ns, now_ns)
+                continue
+            timer = self._settle(now_ns)
+            if not self._stirred:
+                self._waiter = loop.create_future()
+                try:
+                    await self._waiter
+                finally:
+                    self._waiter = None
+            self._stirred = False
+            if timer is not None:
+                timer.cancel()
 
     def _is_over(self) -> bool:
         return self._finished or self._server.stopping or time.monotonic_ns() >= self._ends_at_ns
 
-    async def _send(self, outgoing: Outgoing, now_ns: int) -> None:
-        changed_ns = self._conversation.changed_ns
-        await self._context.write(outgoing.data)
+    def _tell_pushed(self, outgoing: Outgoing, changed_ns: int, now_ns: int) -> None:
         self._cache.pushed(
             PushEvent(
                 node=self._client.node if self._client else "",
@@ -283,21 +321,16 @@ class _Stream:
             )
         )
 
-    async def _rest(self, now_ns: int) -> None:
+    def _settle(self, now_ns: int) -> asyncio.TimerHandle | None:
+        """There is nothing to send now: what else is to be done, and what wakes the stream by itself."""
         if self._client is not None:
             self._cache.rested(self._client)
         if self._conversation.needs_freshness and self._waiting_for_freshness is None:
             self._waiting_for_freshness = asyncio.create_task(self._become_fresh())
-        until = min(self._conversation.wake_ns or self._ends_at_ns, self._ends_at_ns)
-        timer = None
-        if until != _NEVER:
-            timer = asyncio.get_running_loop().call_later(max(0, until - now_ns) / 1e9, self.wake)
-        try:
-            await self._awake.wait()
-            self._awake.clear()
-        finally:
-            if timer is not None:
-                timer.cancel()
+        until = self._conversation.wake_ns
+        if until is None:
+            return None
+        return asyncio.get_running_loop().call_later(max(0, until - now_ns) / 1e9, self.wake)
 
     async def _become_fresh(self) -> None:
         if self._server.freshness is not None:

@@ -31,7 +31,7 @@ from telemetry.receiver import add_otlp_receiver
 from telemetry.setup import Telemetry, service_version, start_telemetry
 from telemetry.store import SpanStore, StoreError
 from xds.admin import Admin
-from xds.ads import AdsServer, StreamSettings
+from xds.ads import TAKE_ALL, AdsServer, StreamSettings
 from xds.cache import AckEvent, CacheError, ResourceCache
 from xds.controller import Controller, Timing
 from xds.election import LEASE_SECONDS, Leadership
@@ -228,6 +228,7 @@ def _grpc_server(settings: ControlSettings) -> tuple[grpc.aio.Server, int]:
     # Without SO_REUSEPORT, since two control servers must never share a port unnoticed.
     server = grpc.aio.server(
         options=[
+            *TAKE_ALL,
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", MOST_RECEIVED),
             ("grpc.keepalive_time_ms", 10_000),
@@ -311,7 +312,7 @@ async def _etcd(settings: ControlSettings, stop: asyncio.Event) -> AsyncIterator
     except (ValueError, OSError) as error:
         raise StartError(f"--etcd {','.join(settings.etcd)}: {error}") from None
     async with client:
-        waiting = asyncio.create_task(await_etcd(client, reach, patience=settings.etcd_patience))
+        waiting = asyncio.create_task(await_etcd(client, reach, settings.pool, patience=settings.etcd_patience))
         await _first_of(stop.wait(), waiting)
         if stop.is_set():
             waiting.cancel()

@@ -91,6 +91,31 @@ class Conversation:
         wake_ns: when :meth:`next` may have an answer although nothing happened; None when never.
     """
 
+    __slots__ = (
+        "_count",
+        "_holding_since",
+        "_in_order",
+        "_limits",
+        "_only_type",
+        "_owed",
+        "_pace",
+        "_prefix",
+        "_renewed_ns",
+        "_renews",
+        "_resting",
+        "_siblings",
+        "_snapshot",
+        "_subscriptions",
+        "_unsettled",
+        "_unused",
+        "_withheld",
+        "fresh",
+        "needs_freshness",
+        "node",
+        "variant",
+        "wake_ns",
+    )
+
     def __init__(
         self,
         variant: Variant,
@@ -119,7 +144,7 @@ class Conversation:
         self._owed: dict[str, set[str]] = {}
         self._holding_since: dict[str, int] = {}
         self._unused: dict[str, tuple[frozenset[str], int]] = {}
-        self._withheld: set[str] = set()
+        self._withheld: frozenset[str] = frozenset()
         self._renews = False
         self._renewed_ns: dict[str, int] = {}
         self._count = 0
@@ -174,8 +199,9 @@ class Conversation:
         facts = subscription.on_request(request, now_ns)
         if facts.kind != "ack" or facts.subscription_changed:
             self._resting = None
+        owed = self._owed.pop(type_url, ()) if self._owed else ()
         if facts.kind == "first" and subscription.resumed:
-            subscription.renew(self._owed.pop(type_url, ()))
+            subscription.renew(owed)
         if len(subscription.names) > self._limits.names:
             raise Refused(
                 f"{len(subscription.names)} names of {type_url}, more than {self._limits.names}", exhausted=True
@@ -202,7 +228,7 @@ class Conversation:
     def next(self, now_ns: int) -> Outgoing | None:
         """The response that goes now, counted as sent; None when there is none, or none before ``wake_ns``."""
         self.wake_ns = self._resting = None
-        self._withheld.clear()
+        self._withheld = frozenset()
         for subscription in self._in_order:
             if subscription.is_quiet(self._snapshot.of(subscription.type_url)):
                 continue
@@ -214,7 +240,7 @@ class Conversation:
             if until <= now_ns:
                 return self._send(subscription, answer, view, now_ns)
             self._wake_at(until)
-            self._withheld.add(subscription.type_url)
+            self._withheld |= {subscription.type_url}
         self._unsettled = False
         # An acknowledgement can change nothing as long as nothing is held back and the content is the same.
         self._resting = self._snapshot if not self._withheld and self.wake_ns is None else None

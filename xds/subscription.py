@@ -93,6 +93,26 @@ class Subscription:
         resumed: the client came with versions from an earlier stream.
     """
 
+    __slots__ = (
+        "_all_due",
+        "_asked",
+        "_begun",
+        "_due",
+        "acked_at_ns",
+        "acked_version",
+        "error",
+        "names",
+        "nonce",
+        "offered",
+        "refusals",
+        "resumed",
+        "sent_at_ns",
+        "sent_version",
+        "type_url",
+        "unanswered",
+        "wildcard",
+    )
+
     def __init__(self, type_url: str) -> None:
         self.type_url = type_url
         self.wildcard = False
@@ -108,7 +128,7 @@ class Subscription:
         self.sent_at_ns = 0
         self.acked_at_ns = 0
         self._begun = False
-        self._due: set[str] = set()
+        self._due: frozenset[str] = frozenset()
         self._all_due = False
         self._asked = False
 
@@ -171,6 +191,9 @@ class Subscription:
         self.error, self.acked_at_ns = error, now_ns
 
     def _settle(self, sent: Sent) -> None:
+        if sent.nonce == self.nonce:
+            self.unanswered = {}  # an emptied dict would keep its table: a KB per stream
+            return
         for nonce in list(self.unanswered):
             del self.unanswered[nonce]
             if nonce == sent.nonce:
@@ -259,7 +282,7 @@ class Subscription:
 
     def renew(self, names: Iterable[str]) -> None:
         """Send these again with the next answer, changed or not, as far as the client wants them."""
-        self._due.update(self._wanted(tuple(names)))
+        self._due |= frozenset(self._wanted(tuple(names)))
 
     @property
     def standing(self) -> Standing:
@@ -290,7 +313,7 @@ class Subscription:
             self._still_refused(lambda name, version: version_in(now, name) == version)
             if not self.refusals and not self.unanswered:
                 self.error = None
-        self._due.clear()
+        self._due = frozenset()
         self._all_due = self._asked = False
 
     def _still_refused(self, holds: Callable[[str, str], bool]) -> None:

@@ -4,12 +4,21 @@ What differs is how a request names resources, what a wildcard is, and how much 
 is in ``xds.subscription``.
 """
 
+import weakref
 from collections.abc import Collection
 
 from xds import types
 from xds.snapshot import Resource, TypeSnapshot
 from xds.subscription import WILDCARD, Answer, Subscription
 from xds.wire import Request
+
+# Thousands of Envoys want the same names: they share one set of them, for as long as one of them wants it.
+_SHARED: weakref.WeakValueDictionary[frozenset[str], frozenset[str]] = weakref.WeakValueDictionary()
+
+
+def shared(names: frozenset[str]) -> frozenset[str]:
+    """An equal set that all clients with these names hold in common."""
+    return _SHARED.setdefault(names, names)
 
 
 def _ghost(name: str, version: str) -> Resource:
@@ -19,6 +28,8 @@ def _ghost(name: str, version: str) -> Resource:
 
 class StateOfTheWorld(Subscription):
     """The variant whose requests carry all wanted names each time."""
+
+    __slots__ = ("_claimed", "_full", "_implicit", "_left_out")
 
     def __init__(self, type_url: str) -> None:
         super().__init__(type_url)
@@ -38,7 +49,7 @@ class StateOfTheWorld(Subscription):
     def _begin(self, request: Request) -> None:
         self._implicit = self._full and not request.names
         self.wildcard = self._implicit or WILDCARD in request.names
-        self.names = frozenset(request.names) - {WILDCARD}
+        self.names = shared(frozenset(request.names) - {WILDCARD})
         self._claimed = request.version
         self.resumed = bool(request.version)
         self._all_due, self._asked = True, not self.resumed
@@ -70,7 +81,7 @@ class StateOfTheWorld(Subscription):
             self._ask_all()
         elif not names <= self.names:
             self._ask(names - self.names)
-        self.names, self.wildcard = names, wildcard
+        self.names, self.wildcard = shared(names), wildcard
         return True
 
     def _answer(
@@ -88,13 +99,15 @@ class StateOfTheWorld(Subscription):
 class Delta(Subscription):
     """The variant whose requests carry changes of interest and whose answers carry changes of content."""
 
+    __slots__ = ()
+
     def ignores_stale(self, request: Request) -> bool:
         """Only if there are none: a change of interest is said only once, so of an old nonce only the ACK is void."""
         return not request.subscribe and not request.unsubscribe
 
     def _begin(self, request: Request) -> None:
         self.wildcard = not request.subscribe or WILDCARD in request.subscribe
-        self.names = frozenset(request.subscribe) - {WILDCARD}
+        self.names = shared(frozenset(request.subscribe) - {WILDCARD})
         held = {name: version for name, version in request.held.items() if self.wildcard or name in self.names}
         self.resumed = bool(held)
         self.offered = TypeSnapshot({name: _ghost(name, version) for name, version in held.items()})
@@ -109,12 +122,14 @@ class Delta(Subscription):
         if WILDCARD in request.unsubscribe:
             self.wildcard = False
         left = self.names.intersection(request.unsubscribe)
-        self.names -= left
+        if left:
+            self.names = shared(self.names - left)
         if self.wildcard:
             # Protocol text: the server says where a name stands now that only the wildcard covers it.
             self._ask(left)
         named = frozenset(request.subscribe) - {WILDCARD}
-        self.names |= named
+        if named:
+            self.names = shared(self.names | named)
         self._ask(named)
         if WILDCARD in request.subscribe:
             self.wildcard = True

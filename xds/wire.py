@@ -6,6 +6,7 @@ that are bytes already; its nonce is appended last, so that streams with the sam
 (protobuf lets fields stand in any order). Field numbers are those of ``envoy.service.discovery.v3``.
 """
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -147,7 +148,7 @@ def read_request(data: bytes) -> Request:
     """Read a ``DiscoveryRequest``; raises :class:`Malformed` on anything else."""
     message = _parse(DiscoveryRequest, data)
     return Request(
-        type_url=message.type_url,
+        type_url=sys.intern(message.type_url),
         node=_node(message),
         nonce=message.response_nonce,
         error=_error(message),
@@ -160,7 +161,7 @@ def read_delta_request(data: bytes) -> Request:
     """Read a ``DeltaDiscoveryRequest``; raises :class:`Malformed` on anything else."""
     message = _parse(DeltaDiscoveryRequest, data)
     return Request(
-        type_url=message.type_url,
+        type_url=sys.intern(message.type_url),
         node=_node(message),
         nonce=message.response_nonce,
         error=_error(message),

@@ -197,9 +197,11 @@ def _start(program: str, *arguments: str) -> subprocess.Popen[bytes]:
 
 
 @asynccontextmanager
-async def sidecar_pool(etcd: EtcdServer, pool: str, spec: str = "slots: 16") -> AsyncIterator[SidecarPool]:
-    """A pool without members yet, its spec applied."""
-    async with etcd.client() as client, aiohttp.ClientSession() as http:
+async def sidecar_pool(
+    etcd: EtcdServer, pool: str, spec: str = "slots: 16", **access: object
+) -> AsyncIterator[SidecarPool]:
+    """A pool without members yet, its spec applied; ``access`` is how the test's own client gets into etcd."""
+    async with etcd.client(**access) as client, aiohttp.ClientSession() as http:
         parsed = parse_spec(f"pool: {pool}\n{spec}", where="test")
         keys = PoolKeys(pool)
         await client.put(keys.spec, parsed.encode())

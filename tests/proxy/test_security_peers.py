@@ -3,18 +3,22 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import aiohttp
+import pytest
 import pytest_asyncio
 
 from proxy.peers import Life, Peer, PeerClient
 from statesync.tls import Identity, PeerTls, trust_fault
 from tests.harness.certificates import Authority
-from tests.harness.commands import commands
+from tests.harness.commands import commands, ready
 from tests.harness.etcd import EtcdServer
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import free_port, stays, until
+from xds.heartbeat import PROBE_TIMEOUT, probe
+from xds.liveness import Finding
 
 A_FIRST = (("a", "b"),)
 B_FIRST = (("b", "a"),)
@@ -94,19 +98,14 @@ async def test_the_peer_port_speaks_to_the_pools_certificates_alone(
 
     stranger = Authority(tmp_path / "other").member("x")
     for context in (PeerTls(Identity(stranger.cert, stranger.key, authority.ca)).client("a"), without_certificate()):
-        try:
+        with pytest.raises(aiohttp.ClientError) as caught:
             async with aiohttp.ClientSession() as http:
                 await http.get(f"{base}/probe", ssl=context)
-            raise AssertionError("a stranger was answered")
-        except aiohttp.ClientError as error:
-            assert trust_fault(error) is not None
+        assert trust_fault(caught.value) is not None
 
-    async with aiohttp.ClientSession() as http:
-        try:
+    with pytest.raises(aiohttp.ClientError):
+        async with aiohttp.ClientSession() as http:
             await http.get(f"http://{pool.members['a'].peer}/peer/v1/probe")
-            raise AssertionError("plain text was answered")
-        except aiohttp.ClientError:
-            pass
 
 
 def without_certificate() -> ssl.SSLContext:
@@ -128,6 +127,56 @@ async def test_what_a_probe_finds_behind_certificates(pool: SidecarPool, authori
     assert await probed(authority.issue("front-1", "DNS:front-1"), pool, "a") is Life.UNTRUSTED
     assert await probed(me, pool, "a", f"127.0.0.1:{free_port()}") is Life.GONE
     assert not Life.UNTRUSTED.condemns
+
+
+async def test_a_control_servers_probe_tells_the_same_over_mtls(
+    pool: SidecarPool, authority: Authority, tmp_path: Path
+) -> None:
+    await pool.start("a")
+    record = await pool.record("a")
+    assert record is not None
+    control, at = PeerTls(authority.control("control-1")), record.peer
+    stranger = PeerTls(Authority(tmp_path / "other").control("control-1"))
+    envoy = PeerTls(authority.issue("front-1", "DNS:front-1"))
+
+    async def found(member: str, peer: str, tls: PeerTls) -> tuple[Finding, str] | None:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT)) as http:
+            finding, boot = await probe(http, member, peer, tls)
+        return None if finding is Finding.SILENT else (finding, boot)
+
+    for member, peer, tls, expected in (
+        ("a", at, control, (Finding.ANSWERED, record.boot)),
+        ("b", at, control, (Finding.ANSWERED, "of another member")),
+        ("a", at, stranger, (Finding.VOID, "")),
+        ("a", at, envoy, (Finding.VOID, "")),
+        ("a", f"127.0.0.1:{free_port()}", control, (Finding.REFUSED, "")),
+    ):
+        assert await until(partial(found, member, peer, tls), 20, "an answer to the probe") == expected
+
+
+async def test_a_pool_with_mtls_everywhere_survives_a_killed_member(
+    pool: SidecarPool, authority: Authority, tmp_path: Path
+) -> None:
+    http, grpc = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    mine = flags(authority.control("control-1"))[:6]
+    async with commands(tmp_path) as running:
+        await running.start(
+            *("control", "control", "--name", "control-1", "--pool", pool.keys.pool, "--etcd", pool.etcd.endpoint),
+            *("--grpc", grpc, "--http", http, *map(str, mine)),
+        )
+        await ready(http)
+        await pool.start("a", "b")
+        await until(lambda: owned_by(pool, {"a", "b"}), 30, "both own slots")
+        assert (await pool.call("a", "PUT", "/k", "kept"))[0] == 201
+        pool.kill("a")
+        await until(lambda: owned_by(pool, {"b"}), 30, "the survivor owns every slot")
+        assert (await pool.call("b", "GET", "/k"))[2] == b"kept"
+        assert "lost: a" in running.log("control")
+
+
+async def owned_by(pool: SidecarPool, members: set[str]) -> bool:
+    owners = await pool.owners()
+    return len(owners) == pool.spec.slots and {owner.active for owner in owners.values()} == members
 
 
 async def test_a_member_whose_certificate_is_not_believed_loses_no_slot(pool: SidecarPool, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import pytest
 import pytest_asyncio
 
 from proxy.sidecar import Sidecar
+from statesync.audit import Difference, Fault, Findings
+from statesync.keys import prefix_range
 from statesync.slots import slot_of
 from tests.harness.etcd import EtcdServer
 from tests.harness.sidecars import SidecarPool, sidecar_pool
@@ -36,6 +38,17 @@ async def digests(pool: SidecarPool, member: str, slots: list[int]) -> dict[str,
     return answer["slots"]
 
 
+async def await_copies(pool: SidecarPool, *members: str) -> None:
+    """Wait until these members hold all they should."""
+
+    async def in_sync(member: str) -> bool:
+        _, status = await peer(pool, member, "GET", "/peer/v1/status")
+        return bool(status["sync"]["in_sync"] == status["sync"]["wanted"] == pool.spec.slots)
+
+    for member in members:
+        await until(lambda member=member: in_sync(member), what=f"{member} is in sync")
+
+
 def spoil(sidecar: Sidecar, slot: int, key: str, how: str) -> None:
     sessions = sidecar.context.replica._slots[slot].sessions
     session = sessions[key]
@@ -55,6 +68,7 @@ def spoil(sidecar: Sidecar, slot: int, key: str, how: str) -> None:
 async def test_a_member_tells_how_far_its_copies_are(pool: SidecarPool) -> None:
     await pool.start("a", "b")
     await pool.settle(*A_FIRST)
+    await await_copies(pool, "a", "b")
     await pool.call("a", "PUT", "/k", "x")
     marker = await pool.client.get(pool.keys.commit("a"))
     assert marker is not None
@@ -73,6 +87,7 @@ async def test_a_member_tells_how_far_its_copies_are(pool: SidecarPool) -> None:
 async def test_owner_and_standby_have_the_same_digests_under_writes(pool: SidecarPool) -> None:
     await pool.start("a", "b")
     await pool.settle(*A_FIRST)
+    await await_copies(pool, "a", "b")
 
     async def write(worker: int) -> None:
         for n in range(40):
@@ -105,6 +120,7 @@ async def test_a_member_finds_and_mends_a_wrong_copy_by_itself(pool: SidecarPool
         for key in ("k", "l", "m"):
             await pool.call("a", "PUT", f"/{key}", key)
         slot, sidecar = slot_of("k", 16), sidecars[member]
+        await await_copies(pool, "a", "b")
         await until(lambda: sidecar.context.replica.session(slot, "k"), what="the session is copied")
 
         spoil(sidecar, slot, "k", how)
@@ -133,6 +149,22 @@ async def test_a_true_copy_is_left_alone_while_it_is_written(pool: SidecarPool) 
         await until(lambda: all(tally.checked >= 32 for tally in checked), what="all slots are checked twice")
 
         assert [tally.resyncs for tally in checked] == [0, 0]
+
+
+async def test_a_session_that_was_deleted_and_made_again_meanwhile_is_no_difference(pool: SidecarPool) -> None:
+    async with sidecars_here(pool, "a") as sidecars:
+        await pool.settle(("a",))
+        await pool.call("a", "PUT", "/k", "x")
+        scrub, slot = sidecars["a"].scrub, slot_of("k", 16)
+        held, _ = await scrub.entries(slot)
+        now = held["k"].revision
+
+        before = Findings(open=(Difference("k", Fault.EXTRA, now - 1, 0),))
+        still = Findings(open=(Difference("k", Fault.EXTRA, now, 0),))
+
+        assert await scrub._confirmed(slot, before) == []
+        assert await scrub._confirmed(slot, still) == [*still.open]
+        assert (await pool.client.range(prefix_range(pool.keys.probes))).count == 0
 
 
 async def test_writes_go_on_while_an_owner_makes_a_copy_anew(pool: SidecarPool) -> None:
@@ -165,6 +197,7 @@ async def test_a_slot_that_is_not_held_cannot_be_copied_anew(pool: SidecarPool) 
 async def test_metrics_tell_calls_commits_and_roles(pool: SidecarPool) -> None:
     await pool.start("a", "b")
     await pool.settle(*A_FIRST)
+    await await_copies(pool, "a", "b")
     await pool.call("a", "PUT", "/k", "x")
     await pool.call("b", "GET", "/k")
     await pool.call("a", "GET", "/absent")

@@ -1,0 +1,226 @@
+"""How sessions stand in etcd: in plain text, or sealed with AES-256-GCM.
+
+A sealed session is a JSON header line (key id, epoch, expiry) and then nonce and ciphertext of everything else: content
+type, body, and the answers to idempotent writes. The header and the session's etcd key are authenticated along with it,
+so a value cannot be moved to another session or get another expiry. Each session has an encryption key of its own,
+derived from the file's key and its etcd key, so random nonces are good for 2**32 writes of one session (NIST SP
+800-38D, section 8.3) rather than of the pool. What cannot be opened is never taken for anything else.
+
+It is no protection against whoever may write to etcd and deletes a session, or puts back an older value of it, or an
+unsealed one: unsealed sessions are read, since that is how encryption begins in a running pool.
+"""
+
+import base64
+import hmac
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from statesync.etcd import EtcdClient, Get, ModRevision, Put
+from statesync.keys import PoolKeys
+from statesync.sessions import Session
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+KEY_BYTES = 32
+NONCE_BYTES = 12
+PLAIN_LINE = "plain"
+_SEALED = b'{"sealed":"'
+_ID_CONTEXT = b"understudy key id"
+_SESSION_CONTEXT = b"understudy session\n"
+
+
+class BadKeyFile(Exception):
+    """A key file that cannot be used; the text names it and the fault, in one line."""
+
+
+class Unreadable(ValueError):
+    """A stored session that cannot be opened here; the text says why and has no content."""
+
+
+class KeyMissing(Unreadable):
+    """It was sealed with a key that this process does not have. ``key_id`` names the key."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"it is encrypted with key {key_id}, which this process does not have")
+        self.key_id = key_id
+
+
+class SessionCodec(Protocol):
+    """Turns sessions into values of etcd and back; ``key`` is the full etcd key."""
+
+    def encode(self, key: str, session: Session) -> bytes:
+        """The value to store."""
+
+    def decode(self, key: str, value: bytes, revision: int) -> Session:
+        """The session in a value as of ``revision``. Raises :class:`Unreadable`, ``ValueError`` or ``KeyError``."""
+
+
+class PlainSessions:
+    """Sessions as they are."""
+
+    def encode(self, key: str, session: Session) -> bytes:  # noqa: ARG002 - the protocol's signature
+        """See :class:`SessionCodec`."""
+        return session.encode()
+
+    def decode(self, key: str, value: bytes, revision: int) -> Session:  # noqa: ARG002 - the protocol's signature
+        """See :class:`SessionCodec`."""
+        if value.startswith(_SEALED):
+            raise KeyMissing(_sealed_header(value)["sealed"])
+        return Session.decode(value, revision)
+
+
+PLAIN = PlainSessions()
+
+
+@dataclass(frozen=True, slots=True)
+class SessionKey:
+    """One key of a key file; ``id`` is derived from it, so that a wrong key never passes for the right one."""
+
+    id: str
+    secret: bytes
+
+    @classmethod
+    def of(cls, secret: bytes) -> "SessionKey":
+        """The key of these 32 bytes."""
+        return cls(hmac.digest(secret, _ID_CONTEXT, "sha256")[:6].hex(), secret)
+
+    def cipher(self, key: str) -> "AESGCM":
+        """The cipher of one session."""
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        return AESGCM(hmac.digest(self.secret, _SESSION_CONTEXT + key.encode(), "sha256"))
+
+    def __repr__(self) -> str:
+        return f"SessionKey({self.id})"
+
+
+class SealedSessions:
+    """Sessions sealed with the first of ``keys``; the others open what was sealed with them before.
+
+    With ``plain`` nothing is sealed, only opened: that is for the time before and after encryption.
+    """
+
+    def __init__(self, keys: tuple[SessionKey, ...], *, plain: bool = False) -> None:
+        self.first = keys[0]
+        self.plain = plain
+        self.keys = {key.id: key for key in keys}
+
+    def encode(self, key: str, session: Session) -> bytes:
+        """See :class:`SessionCodec`."""
+        if self.plain:
+            return session.encode()
+        header: dict[str, Any] = {"sealed": self.first.id, "epoch": session.epoch, "expires": session.expires}
+        if session.deleted:
+            header["deleted"] = True
+        head = json.dumps(header, separators=(",", ":")).encode()
+        nonce = os.urandom(NONCE_BYTES)
+        sealed = self.first.cipher(key).encrypt(nonce, session.encode(), _associated(key, head))
+        return head + b"\n" + nonce + sealed
+
+    def decode(self, key: str, value: bytes, revision: int) -> Session:
+        """See :class:`SessionCodec`. What was stored before encryption was switched on is read as it is."""
+        if not value.startswith(_SEALED):
+            return Session.decode(value, revision)
+        from cryptography.exceptions import InvalidTag
+
+        head, _, rest = value.partition(b"\n")
+        key_id = _sealed_header(value)["sealed"]
+        if key_id not in self.keys:
+            raise KeyMissing(key_id)
+        nonce, sealed = rest[:NONCE_BYTES], rest[NONCE_BYTES:]
+        try:
+            opened = self.keys[key_id].cipher(key).decrypt(nonce, sealed, _associated(key, head))
+        except (InvalidTag, ValueError):
+            raise Unreadable("it was changed in etcd after it was encrypted") from None
+        return Session.decode(opened, revision)
+
+
+def load_codec(path: Path | None) -> SessionCodec:
+    """The codec of a key file; without one sessions are stored as they are. Raises :class:`BadKeyFile`.
+
+    The file has one key a line: 32 random bytes in base64. The first one encrypts, unless the line ``plain`` stands
+    before it; ``#`` starts a comment.
+    """
+    if path is None:
+        return PLAIN
+    try:
+        import cryptography  # noqa: F401 - only whether it is there
+    except ImportError:
+        raise BadKeyFile("encryption needs the package 'cryptography': pip install 'understudy[encryption]'") from None
+    try:
+        lines = [line.partition("#")[0].strip() for line in path.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise BadKeyFile(f"{path}: cannot be read: {reason}") from None
+    given = [(number, line) for number, line in enumerate(lines, start=1) if line]
+    plain = bool(given) and given[0][1] == PLAIN_LINE
+    keys = tuple(_session_key(path, number, line) for number, line in given[plain:])
+    if not keys:
+        raise BadKeyFile(f"{path}: holds no key; make one with 'openssl rand -base64 32'")
+    return SealedSessions(keys, plain=plain)
+
+
+def _session_key(path: Path, number: int, line: str) -> SessionKey:
+    try:
+        secret = base64.b64decode(line, validate=True)
+    except ValueError:
+        secret = b""
+    if len(secret) != KEY_BYTES:
+        raise BadKeyFile(f"{path}, line {number}: a key is 32 bytes in base64, like 'openssl rand -base64 32' makes")
+    return SessionKey.of(secret)
+
+
+async def agree(client: EtcdClient, keys: PoolKeys, codec: SessionCodec) -> str:
+    """Check that this process can open what the pool's others seal; returns what is in the way, '' for nothing.
+
+    The id of the key in use stands in etcd since the first sidecar with a key started. One with another first key
+    that has the old one, too, replaces it: that is a rotation. Raises ``EtcdError``.
+    """
+    mine = codec if isinstance(codec, SealedSessions) else None
+    while True:
+        kv = await client.get(keys.encryption)
+        in_use = kv.value.decode() if kv else ""
+        if in_use and mine is None:
+            return f"the sessions of pool {keys.pool} are encrypted (key {in_use}): give --session-keys"
+        if mine is None:
+            return ""
+        if in_use and in_use not in mine.keys:
+            ids = ", ".join(mine.keys)
+            return f"the sessions of pool {keys.pool} are encrypted with key {in_use}; --session-keys has {ids} only"
+        if mine.plain or in_use == mine.first.id:
+            return ""
+        compare = ModRevision(keys.encryption, kv.mod_revision if kv else 0)
+        result = await client.txn([compare], [Put(keys.encryption, mine.first.id.encode())], [Get(keys.encryption)])
+        if result.succeeded:
+            return ""
+
+
+def outline(value: bytes, revision: int) -> Session:
+    """What can be told of a stored session without a key; a sealed one has its ciphertext for a body.
+
+    Raises ``ValueError`` or ``KeyError`` on what is no session.
+    """
+    if not value.startswith(_SEALED):
+        return Session.decode(value, revision)
+    header = _sealed_header(value)
+    return Session(
+        content_type=f"encrypted (key {header['sealed']})",
+        body=value.partition(b"\n")[2][NONCE_BYTES:],
+        expires=header["expires"],
+        epoch=header["epoch"],
+        revision=revision,
+        deleted=header.get("deleted", False),
+    )
+
+
+def _sealed_header(value: bytes) -> dict[str, Any]:
+    header: dict[str, Any] = json.loads(value.partition(b"\n")[0])
+    return header
+
+
+def _associated(key: str, head: bytes) -> bytes:
+    return key.encode() + b"\n" + head

@@ -1,0 +1,116 @@
+"""The long run: ``python -m tests.faults.chaos --minutes 30 --seed 7`` (``make chaos MINUTES=30``).
+
+Plays rounds with ``takeover: fast`` and ``lease`` in turn, prints a line per round and a summary, ends with 1 if a
+promise was broken, and then keeps that round's history and all logs.
+"""
+
+import argparse
+import asyncio
+import logging
+import random
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests.faults.pool import fault_pool
+from tests.faults.rounds import Result, play
+
+ROUNDS_PER_POOL = 4
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+class Tally:
+    """What all rounds together did and found."""
+
+    def __init__(self) -> None:
+        self.rounds = 0
+        self.violations = 0
+        self.faults: Counter[str] = Counter()
+        self.outcomes: Counter[str] = Counter()
+        self.needless: Counter[str] = Counter()
+
+    def add(self, result: Result) -> None:
+        """Count a round."""
+        self.rounds += 1
+        self.violations += len(result.violations)
+        self.faults += result.faults
+        self.outcomes += result.outcomes
+        self.needless += result.needless
+
+    def summary(self, minutes: float) -> str:
+        """All of it in a few lines."""
+        lines = [
+            f"{minutes:.1f} minutes, {self.rounds} rounds, {self.faults.total()} faults",
+            f"{self.outcomes.total()} operations, {self.violations} violations",
+            "faults: " + ", ".join(f"{name} {count}" for name, count in self.faults.most_common()),
+            "operations: " + ", ".join(f"{name} {count}" for name, count in sorted(self.outcomes.items())),
+        ]
+        if self.needless:
+            lines.append(
+                "takeovers from members without a fault: " + ", ".join(f"{c} x {w}" for w, c in self.needless.items())
+            )
+        return "\n".join(lines)
+
+
+async def run(options: argparse.Namespace) -> int:
+    """Play until the time is over; returns the exit code."""
+    begin, tally = time.monotonic(), Tally()
+    options.dir.mkdir(parents=True, exist_ok=True)
+    number = 0
+    while time.monotonic() - begin < options.minutes * 60:
+        takeover = options.takeover or ("fast", "lease")[(number // ROUNDS_PER_POOL) % 2]
+        async with fault_pool(
+            takeover=takeover, controls=options.controls, etcds=options.etcds, home=options.dir
+        ) as pool:
+            if not number:
+                _say(f"seed {options.seed}; {pool.describe()}; logs in {options.dir}")
+            for _ in range(ROUNDS_PER_POOL):
+                seed = f"{options.seed}/{number}"
+                result = await play(pool, seed, seconds=options.round)
+                number += 1
+                tally.add(result)
+                faults = ", ".join(f"{name} {count}" for name, count in result.faults.items())
+                _say(
+                    f"round {seed} ({takeover}): {len(result.history.ops)} operations, "
+                    f"{len(result.violations)} violations; {faults}"
+                )
+                if result.violations:
+                    dump = options.dir / f"history-{seed.replace('/', '-')}.jsonl"
+                    result.history.dump(dump)
+                    _say(f"history in {dump}")
+                    for violation in result.violations:
+                        _say(str(violation))
+                    if not options.go_on:
+                        _say(tally.summary((time.monotonic() - begin) / 60))
+                        return 1
+                    break
+                if time.monotonic() - begin > options.minutes * 60:
+                    break
+    _say(tally.summary((time.monotonic() - begin) / 60))
+    return 1 if tally.violations else 0
+
+
+def main() -> int:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seed", default="", help="default: a fresh one, which is printed")
+    parser.add_argument("--round", type=float, default=25.0, help="seconds of faults in one round")
+    parser.add_argument("--takeover", choices=["fast", "lease"], default="", help="default: both in turn")
+    parser.add_argument("--etcds", type=int, default=1, help="members of the etcd cluster")
+    parser.add_argument("--controls", type=int, default=1, help="control servers")
+    parser.add_argument("--dir", type=Path, default=Path("chaos-report"), help="for logs and histories")
+    parser.add_argument("--go-on", action="store_true", help="do not stop at the first violation")
+    options = parser.parse_args()
+    options.seed = options.seed or f"{random.SystemRandom().randrange(10**6)}"
+    logging.basicConfig(level="ERROR")
+    return asyncio.run(run(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

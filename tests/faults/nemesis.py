@@ -1,0 +1,285 @@
+"""Does harm to a pool: one fault after the other, sometimes two at once, in an order that a seed decides.
+
+Each fault is an async context: in force inside the block, healed at its end. What happened, to whom and when goes into
+the history. Faults only use signals and cables, so they need no privileges.
+"""
+
+import asyncio
+import contextlib
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+from tests.faults.history import FaultWindow, History
+from tests.faults.pool import FaultMember, FaultPool
+from tests.harness.cuttable import Cable, Way
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A kind of fault. ``shortest`` and ``longest`` are seconds; ``weight`` is how often it is drawn."""
+
+    name: str
+    shortest: float
+    longest: float
+    weight: int
+    inject: Callable[["Harm"], AbstractAsyncContextManager[tuple[str, ...]]]
+
+
+@dataclass
+class Harm:
+    """What a fault works with: the pool, and the draws of the nemesis."""
+
+    pool: FaultPool
+    draw: random.Random
+
+    def member(self) -> FaultMember:
+        """Some member that runs."""
+        running = [member for member in self.pool.members.values() if member.runs]
+        return self.draw.choice(running or list(self.pool.members.values()))
+
+
+@contextlib.asynccontextmanager
+async def killed_member(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
+    """``kill -9`` of a sidecar, and a fresh start."""
+    member = harm.member()
+    member.kill()
+    try:
+        yield (member.name,)
+    finally:
+        if not member.runs:
+            member.start()
+
+
+@contextlib.asynccontextmanager
+async def killed_members(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
+    """``kill -9`` of all sidecars but one at once."""
+    names = harm.draw.sample(harm.pool.names, len(harm.pool.names) - 1)
+    for name in names:
+        harm.pool.members[name].kill()
+    try:
+        yield tuple(names)
+    finally:
+        for name in names:
+            if not harm.pool.members[name].runs:
+                harm.pool.members[name].start()
+
+
+@contextlib.asynccontextmanager
+async def paused_member(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
+    """SIGSTOP of a sidecar, SIGCONT at the end."""
+    member = harm.member()
+    member.signal(signal.SIGSTOP)
+    try:
+        yield (member.name,)
+    finally:
+        member.signal(signal.SIGCONT)
+
+
+@contextlib.asynccontextmanager
+async def drained_member(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
+    """SIGTERM: the sidecar hands its slots over and ends; it is started again."""
+    member = harm.member()
+    member.signal(signal.SIGTERM)
+    try:
+        yield (member.name,)
+    finally:
+        await _ended(member)
+        member.start()
+
+
+async def _ended(member: FaultMember) -> None:
+    if member.process is not None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(member.process.wait, 10)
+    member.kill()
+
+
+@contextlib.asynccontextmanager
+async def _harmed(cables: list[tuple[Cable, str]], how: str) -> AsyncIterator[None]:
+    for cable, source in cables:
+        match how:
+            case "reset":
+                cable.reset(source)
+            case "slow":
+                cable.delay = 0.1
+            case _:
+                cable.cut(Way[how.upper()], source)
+    try:
+        yield
+    finally:
+        for cable, source in cables:
+            cable.delay = 0.0
+            cable.mend(source)
+
+
+def etcd_cut(how: str) -> Callable[[Harm], AbstractAsyncContextManager[tuple[str, ...]]]:
+    """A member's way to etcd is cut (both ways, requests, answers), reset, or slow."""
+
+    @contextlib.asynccontextmanager
+    async def inject(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
+        member = harm.member()
+        async with _harmed([(cable, "") for cable in member.to_etcd], how):
+            yield (member.name,)
+
+    return inject
+
+
+def peer_cut(how: str) -> Callable[[Harm], AbstractAsyncContextManager[tuple[str, ...]]]:
+    """What one member sends to another's peer port is cut (both ways, requests, answers) or reset."""
+
+    @contextlib.asynccontextmanager
+    async def inject(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
+        caller, callee = harm.draw.sample(list(harm.pool.members.values()), 2)
+        assert callee.from_peers is not None
+        async with _harmed([(callee.from_peers, caller.name)], how):
+            yield (caller.name, callee.name)
+
+    return inject
+
+
+@contextlib.asynccontextmanager
+async def isolated_member(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
+    """A member is cut off from etcd and from all peers, but not from its application."""
+    member = harm.member()
+    others = [other for other in harm.pool.members.values() if other is not member]
+    cables = [(cable, "") for cable in member.to_etcd]
+    cables += [(member.from_peers, "")] if member.from_peers else []
+    cables += [(other.from_peers, member.name) for other in others if other.from_peers]
+    async with _harmed(cables, "both"):
+        yield (member.name,)
+
+
+@contextlib.asynccontextmanager
+async def killed_etcd(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
+    """``kill -9`` of an etcd member (the only one, if there is one), and a restart with its data."""
+    etcd = harm.draw.choice(harm.pool.etcds)
+    etcd.kill()
+    try:
+        yield ()
+    finally:
+        etcd.spawn()
+        await etcd.ready()
+
+
+@contextlib.asynccontextmanager
+async def killed_etcd_leader(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
+    """``kill -9`` of the etcd member that leads."""
+    leader = harm.draw.choice(harm.pool.etcds)
+    for etcd in harm.pool.etcds:
+        async with etcd.client() as client:
+            if (await client.status())[0].leader:
+                leader = etcd
+    leader.kill()
+    try:
+        yield ()
+    finally:
+        leader.spawn()
+        await leader.ready()
+
+
+@contextlib.asynccontextmanager
+async def paused_etcd(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
+    """SIGSTOP of an etcd member."""
+    etcd = harm.draw.choice(harm.pool.etcds)
+    if etcd.process is None:
+        yield ()
+        return
+    etcd.pause()
+    try:
+        yield ()
+    finally:
+        etcd.resume()
+
+
+@contextlib.asynccontextmanager
+async def killed_control(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
+    """``kill -9`` of a control server."""
+    control = harm.draw.choice(harm.pool.controls)
+    control.kill()
+    try:
+        yield ()
+    finally:
+        control.start()
+
+
+@contextlib.asynccontextmanager
+async def paused_control(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
+    """SIGSTOP of a control server."""
+    control = harm.draw.choice(harm.pool.controls)
+    control.signal(signal.SIGSTOP)
+    try:
+        yield ()
+    finally:
+        control.signal(signal.SIGCONT)
+
+
+FAULTS = (
+    Fault("pause of a sidecar", 0.3, 4.0, 6, paused_member),
+    Fault("kill -9 of a sidecar", 0.1, 3.0, 4, killed_member),
+    Fault("kill -9 of all sidecars but one", 0.1, 2.0, 1, killed_members),
+    Fault("drain of a sidecar", 0.5, 2.0, 2, drained_member),
+    Fault("sidecar cut from etcd", 0.3, 9.0, 3, etcd_cut("both")),
+    Fault("etcd's answers to a sidecar lost", 0.3, 5.0, 3, etcd_cut("answers")),
+    Fault("a sidecar's requests to etcd lost", 0.3, 3.0, 1, etcd_cut("requests")),
+    Fault("etcd connections of a sidecar reset", 0.2, 3.0, 2, etcd_cut("reset")),
+    Fault("etcd slow for a sidecar", 1.0, 4.0, 1, etcd_cut("slow")),
+    Fault("sidecar cut from a peer", 0.3, 4.0, 2, peer_cut("both")),
+    Fault("a peer's answers lost", 0.3, 4.0, 3, peer_cut("answers")),
+    Fault("connections to a peer reset", 0.2, 3.0, 2, peer_cut("reset")),
+    Fault("sidecar isolated", 0.5, 9.0, 4, isolated_member),
+    Fault("kill -9 of etcd", 0.1, 3.0, 2, killed_etcd),
+    Fault("kill -9 of etcd's leader", 0.1, 3.0, 1, killed_etcd_leader),
+    Fault("pause of etcd", 0.3, 4.0, 2, paused_etcd),
+    Fault("kill -9 of a control server", 0.2, 3.0, 1, killed_control),
+    Fault("pause of a control server", 0.5, 4.0, 1, paused_control),
+)
+
+
+class Nemesis:
+    """Draws faults and carries them out; ``count`` says how many of each there were."""
+
+    def __init__(self, pool: FaultPool, history: History, seed: str, faults: tuple[Fault, ...] = FAULTS) -> None:
+        self._harm = Harm(pool, random.Random(seed))
+        self._history = history
+        self._faults = faults
+        self._busy: set[str] = set()
+        self.count: Counter[str] = Counter()
+
+    async def run(self, seconds: float) -> None:
+        """Do harm for about so long; all is healed at the end."""
+        draw, give_up = self._harm.draw, time.monotonic() + seconds
+        under_way: set[asyncio.Task[None]] = set()
+        while time.monotonic() < give_up:
+            under_way.add(asyncio.create_task(self._one(give_up)))
+            await asyncio.sleep(draw.uniform(0.5, 2.0))
+            at_once = 2 if draw.random() < 0.4 else 1
+            while len(under_way) >= at_once:
+                done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+        for task in under_way:
+            await task
+
+    async def _one(self, give_up: float) -> None:
+        draw = self._harm.draw
+        fault = draw.choices(self._faults, [fault.weight for fault in self._faults])[0]
+        part = next((word for word in ("of etcd", "control server") if word in fault.name), fault.name)
+        if part in self._busy:
+            return
+        self._busy.add(part)
+        self.count[fault.name] += 1
+        length = min(draw.uniform(fault.shortest, fault.longest), max(give_up - time.monotonic(), 0.2))
+        begin = time.monotonic()
+        members: tuple[str, ...] = ()
+        try:
+            async with fault.inject(self._harm) as members:
+                await asyncio.sleep(length)
+        finally:
+            self._busy.discard(part)
+            self._history.faults.append(FaultWindow(fault.name, members, begin, time.monotonic()))

@@ -1,0 +1,291 @@
+"""A pool under test: real etcd, real control servers, real sidecars, and a cable between any two of them to be cut.
+
+Each sidecar reaches etcd through a cable of its own, and its peer port is advertised as a cable that tells its callers
+apart by the process behind the connection, so that any pair can be cut in either direction. One health responder
+stands for all applications: these tests are about what happens below them.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+
+from statesync.etcd import EtcdClient
+from statesync.keys import PoolKeys, prefix_range
+from statesync.pool import Owner
+from statesync.spec import PoolSpec, parse_spec
+from tests.faults.history import OwnerChange
+from tests.harness.cuttable import Cable, cable_to
+from tests.harness.etcd import EtcdServer
+from tests.harness.processes import bound_to
+from tests.harness.sockets import has_socket, inode_of_connection
+from tests.harness.waiting import free_port, until
+
+ROOT = Path(__file__).parents[2]
+DEBIAN_ETCD = Path("/usr/bin/etcd")
+
+SIDECAR = """
+import asyncio, json, logging, sys
+from proxy.sidecar import SidecarSettings, run_sidecar
+from statesync.settings import EtcdSettings
+logging.basicConfig(level="INFO", stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
+raw = json.loads(sys.argv[1])
+sys.exit(asyncio.run(run_sidecar(SidecarSettings(**{**raw, "etcd": EtcdSettings(tuple(raw["etcd"]))}))))
+"""
+
+
+class KilledEtcd(EtcdServer):
+    """An etcd that may be killed under load: Debian's 3.4, since 3.5.0 to 3.5.2 are known to lose data then."""
+
+    def spawn(self) -> None:
+        """Start the process and return at once."""
+        if not DEBIAN_ETCD.exists():
+            super().spawn()
+            return
+        url = f"http://{self.endpoint}"
+        heartbeat, election = self.timing
+        command = [
+            str(DEBIAN_ETCD),
+            *("--name", self.name, "--data-dir", str(self.home / "data")),
+            *("--listen-client-urls", url, "--advertise-client-urls", url),
+            *("--listen-peer-urls", self.peer_url, "--initial-advertise-peer-urls", self.peer_url),
+            *("--initial-cluster", self.cluster, "--listen-metrics-urls", f"http://127.0.0.1:{self.metrics_port}"),
+            *("--heartbeat-interval", heartbeat, "--election-timeout", election, "--snapshot-count", "5000"),
+            *("--logger", "zap", "--log-level", "warn"),
+        ]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                bound_to(os.getpid(), command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.home
+            )
+
+
+@dataclass
+class Program:
+    """A process of the pool that can be killed, frozen and started again. Its log goes on over restarts."""
+
+    name: str
+    command: list[str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return self.process is not None and self.process.poll() is None
+
+    def start(self) -> None:
+        """Start it (again)."""
+        environment = {**os.environ, "OTEL_SDK_DISABLED": "true", "PYTHONPATH": str(ROOT)}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                bound_to(os.getpid(), self.command),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+                env=environment,
+            )
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, if it still runs."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """``kill -9``."""
+        if self.process is not None:
+            self.signal(signal.SIGKILL)
+            self.process.wait()
+
+
+@dataclass
+class FaultMember(Program):
+    """A sidecar: ``api`` for its application, its cables to each etcd, and the one through which peers reach it."""
+
+    api: str = ""
+    to_etcd: list[Cable] = field(default_factory=list)
+    from_peers: Cable | None = None
+
+
+class FaultPool:
+    """Everything that runs, and the test's hands on it."""
+
+    def __init__(self, name: str, spec: PoolSpec, http: aiohttp.ClientSession, home: Path) -> None:
+        self.name = name
+        self.spec = spec
+        self.http = http
+        self.home = home
+        self.keys = PoolKeys(name)
+        self.etcds: list[EtcdServer] = []
+        self.controls: list[Program] = []
+        self.members: dict[str, FaultMember] = {}
+        self.owner_changes: list[OwnerChange] = []
+
+    @property
+    def names(self) -> list[str]:
+        """The members' names."""
+        return list(self.members)
+
+    def source_of(self, port: int, relay_port: int) -> str:
+        """The member whose connection to a relay leaves from local ``port``; '' if it is none of them."""
+        inode = inode_of_connection(port, relay_port)
+        for member in self.members.values():
+            if inode and member.runs and member.process and has_socket(member.process.pid, inode):
+                return member.name
+        return ""
+
+    async def status(self, name: str) -> dict[str, object]:
+        """A member's view of itself; raises ``aiohttp.ClientError`` or ``TimeoutError``."""
+        url = f"http://{self.members[name].api}/v1/status"
+        async with self.http.get(url, timeout=aiohttp.ClientTimeout(total=1)) as answer:
+            content: dict[str, object] = await answer.json()
+            return content
+
+    async def owners(self, client: EtcdClient) -> dict[int, Owner]:
+        """All owner records."""
+        page = await client.range(prefix_range(self.keys.owners))
+        return {int(kv.key[-5:]): Owner.decode(kv.value) for kv in page.kvs}
+
+    async def settled(self, client: EtcdClient) -> bool:
+        """Whether every slot is owned, stably, by a member that runs and knows it, and none waits to be moved."""
+        for member in self.members.values():
+            if not member.runs:
+                member.start()
+        owners = await self.owners(client)
+        table = await client.get(self.keys.table)
+        if table is None or len(owners) != self.spec.slots:
+            return False
+        holding = {name: set(_numbers(await self.status(name))) for name in self.names}
+        return all(owner.phase == "stable" and slot in holding[owner.active] for slot, owner in owners.items())
+
+    async def follow_owners(self) -> None:
+        """Record every version of every owner record, until cancelled."""
+        async with EtcdClient([etcd.endpoint for etcd in self.etcds]) as client:
+            owners = prefix_range(self.keys.owners)
+            async for batch in client.watch(owners, 1):
+                for event in batch.events:
+                    record = Owner.decode(event.kv.value)
+                    self.owner_changes.append(
+                        OwnerChange(
+                            int(event.kv.key[-5:]),
+                            record.active,
+                            record.boot,
+                            record.epoch,
+                            record.phase,
+                            record.cause,
+                            event.kv.mod_revision,
+                            time.monotonic(),
+                        )
+                    )
+
+    def describe(self) -> str:
+        """What etcd it is."""
+        version = "Debian's 3.4" if DEBIAN_ETCD.exists() else "the embedded 3.5.1"
+        return (
+            f"{len(self.members)} members, {len(self.controls)} control server(s), {len(self.etcds)} x etcd {version}"
+        )
+
+
+def _numbers(status: dict[str, object]) -> list[int]:
+    active = status["active"]
+    return [int(slot) for slot in active] if isinstance(active, list) else []
+
+
+async def _start_etcds(stack: contextlib.AsyncExitStack, count: int) -> list[EtcdServer]:
+    etcds: list[EtcdServer] = [KilledEtcd(f"etcd{number}") for number in range(1, count + 1)]
+    cluster = ",".join(etcd.cluster for etcd in etcds)
+    for etcd in etcds:
+        stack.callback(etcd.close)
+        etcd.cluster, etcd.timing = cluster, ("50", "500")
+        etcd.spawn()
+    for etcd in etcds:
+        await etcd.ready()
+    return etcds
+
+
+async def _start_application(stack: contextlib.AsyncExitStack) -> str:
+    """What stands for every application: it answers its health path."""
+    app = web.Application()
+    app.router.add_get("/healthz", lambda _: asyncio.sleep(0, web.Response(text="ok")))
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    port = free_port()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    return f"127.0.0.1:{port}"
+
+
+async def _make_member(pool: FaultPool, stack: contextlib.AsyncExitStack, name: str, app: str) -> FaultMember:
+    api, peer = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    cables = [await stack.enter_async_context(cable_to(etcd.endpoint)) for etcd in pool.etcds]
+    from_peers = await stack.enter_async_context(cable_to(peer, pool.source_of))
+    settings = {
+        "member": name,
+        "pool": pool.name,
+        "app": app,
+        "session_api": api,
+        "peer": peer,
+        "advertise": from_peers.address,
+        "drain_seconds": 5.0,
+        "etcd": [cable.address for cable in cables],
+    }
+    command = [sys.executable, "-c", SIDECAR, json.dumps(settings)]
+    return FaultMember(name, command, pool.home / f"{name}.log", None, api, cables, from_peers)
+
+
+def _make_control(pool: FaultPool, name: str) -> Program:
+    command = [
+        *(sys.executable, "-m", "deploy.cli", "--log-level", "info", "control", "--name", name, "--pool", pool.name),
+        *("--etcd", ",".join(etcd.endpoint for etcd in pool.etcds)),
+        *("--grpc", f"127.0.0.1:{free_port()}", "--http", f"127.0.0.1:{free_port()}"),
+    ]
+    return Program(name, command, pool.home / f"{name}.log")
+
+
+@contextlib.asynccontextmanager
+async def fault_pool(
+    *, takeover: str, members: int = 3, controls: int = 1, etcds: int = 1, slots: int = 24, home: Path | None = None
+) -> AsyncIterator[FaultPool]:
+    """A pool of its own that has settled; gone at the end of the block. ``home`` keeps the logs."""
+    async with contextlib.AsyncExitStack() as stack:
+        if home is None:
+            home = Path(tempfile.mkdtemp(prefix="understudy-faults-"))
+            stack.callback(shutil.rmtree, home, ignore_errors=True)
+        name = f"faults-{random.SystemRandom().randrange(16**8):08x}"
+        spec = parse_spec(f"pool: {name}\nslots: {slots}\ntakeover: {takeover}", where="test")
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        http = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+        http._retry_connection = False  # aiohttp's own silent repeats would be attempts that nobody recorded
+        pool = FaultPool(name, spec, http, home)
+        pool.etcds = await _start_etcds(stack, etcds)
+        client = await stack.enter_async_context(EtcdClient([etcd.endpoint for etcd in pool.etcds]))
+        await client.put(pool.keys.spec, spec.encode())
+        app = await _start_application(stack)
+        for number in range(1, members + 1):
+            member = await _make_member(pool, stack, f"m{number}", app)
+            pool.members[member.name] = member
+        pool.controls = [_make_control(pool, f"control-{number}") for number in range(1, controls + 1)]
+        for program in (*pool.controls, *pool.members.values()):
+            stack.callback(program.kill)
+            program.start()
+        await until(lambda: pool.settled(client), 60, f"the pool is served (logs: {home})", every=0.2)
+        following = asyncio.create_task(pool.follow_owners())
+        try:
+            await until(lambda: len(pool.owner_changes) >= slots, 10, "the owner records are followed")
+            yield pool
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)

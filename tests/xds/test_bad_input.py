@@ -1,0 +1,156 @@
+"""Whatever arrives on the gRPC port ends in a clean status of its own stream, and nobody else notices."""
+
+import asyncio
+import contextlib
+
+import grpc
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.harness.waiting import until
+from tests.xds.client import ADS, served
+from tests.xds.made import cluster, endpoints
+from tests.xds.test_ads import BOTH, delta_requests, sotw_requests
+from xds import types, wire
+from xds.csds import SERVICE as CSDS
+from xds.stream import Limits
+
+CDS, EDS = types.CLUSTER, types.ENDPOINTS
+CONTENT = {CDS: {"a": cluster("a")}, EDS: {"a": endpoints("a", 1)}}
+CLEAN = {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT}
+some_nodes = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": st.text(max_size=8),
+        "cluster": st.text(max_size=8),
+        "metadata": st.dictionaries(st.text(max_size=4), st.text(max_size=4) | st.floats() | st.booleans(), max_size=3),
+        "client_features": st.lists(st.text(max_size=4) | st.just(wire.TTL_FEATURE), max_size=3),
+    },
+)
+
+
+def first_requests(delta: bool) -> st.SearchStrategy[bytes]:
+    kind = wire.DeltaDiscoveryRequest if delta else wire.DiscoveryRequest
+
+    def made(node: dict, type_url: str) -> bytes:
+        metadata = node.pop("metadata", None)
+        request = kind(type_url=type_url, node=node)
+        if metadata:
+            request.node.metadata.update(metadata)
+        return request.SerializeToString()
+
+    return st.builds(made, some_nodes, st.sampled_from([CDS, EDS, "", "odd"]))
+
+
+@BOTH
+async def test_any_first_request_is_answered_or_refused_and_harms_nobody(delta: bool):
+    async with served(CONTENT) as world:
+        bystander = world.stream(delta=delta, node="bystander")
+        await bystander.ask(CDS)
+        await bystander.receive()
+        method = f"/{ADS}/{'DeltaAggregatedResources' if delta else 'StreamAggregatedResources'}"
+        later = delta_requests if delta else sotw_requests
+
+        @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(first_requests(delta) | later | st.binary(max_size=60), st.lists(later, max_size=3))
+        def wild(first: bytes, more: list[bytes]) -> None:
+            call = channel.stream_stream(method)(iter([first, *more]), timeout=30)
+            with contextlib.suppress(grpc.RpcError):
+                list(call)
+            assert call.code() in CLEAN
+
+        with grpc.insecure_channel(f"127.0.0.1:{world.port}") as channel:
+            await asyncio.to_thread(wild)
+        await world.cache.update(CDS, {"a": cluster("a", mark="x")})
+        await bystander.receive()
+        await until(lambda: world.server.streams == 1)
+
+
+async def test_any_bytes_to_the_client_status_service_are_answered_or_refused():
+    async with served(CONTENT) as world:
+
+        @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(st.binary(max_size=40))
+        def wild(data: bytes) -> None:
+            fetch = channel.unary_unary(f"/{CSDS}/FetchClientStatus")
+            try:
+                fetch(data, timeout=30)
+            except grpc.RpcError as error:
+                assert error.code() in CLEAN  # noqa: PT017
+
+        with grpc.insecure_channel(f"127.0.0.1:{world.port}") as channel:
+            await asyncio.to_thread(wild)
+        stream = world.stream(delta=True)
+        await stream.ask(CDS)
+        await stream.receive()
+
+
+@BOTH
+async def test_the_usual_limit_of_names_takes_what_is_allowed_and_tells_of_what_is_not(delta: bool):
+    most = Limits().names
+    names = [f"n{number}" for number in range(most)]
+    async with served(CONTENT) as world:
+        stream = world.stream(delta=delta)
+        await stream.ask(CDS, *names, *names[:10])
+        await until(lambda: len(world.cache.status()) == 1)
+        if delta:
+            await stream.ask(CDS, "one-more")
+        else:
+            await stream.ask(CDS, *names, "one-more")
+        code, text = await stream.status()
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert str(most) in text
+
+
+@BOTH
+async def test_a_stream_that_asks_for_too_many_types_is_told_so(delta: bool):
+    async with served(CONTENT) as world:
+        stream = world.stream(delta=delta)
+        for number in range(Limits().types + 1):
+            await stream.ask(f"type.googleapis.com/made.up.Type{number}")
+        code, text = await stream.status()
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "types" in text
+
+
+@pytest.mark.parametrize("renews", [True, False])
+@BOTH
+async def test_rule_23_only_a_client_that_announces_it_is_given_a_ttl_and_kept_alive(delta: bool, renews: bool):
+    async with served({}) as world:
+        await world.cache.set(CDS, {"a": cluster("a", eds=False)}, ttl=0.4)
+        stream = world.stream(delta=delta)
+        stream._node = {"id": "front", "client_features": [wire.TTL_FEATURE] if renews else []}
+        await stream.ask(CDS)
+        first = await stream.receive()
+        resource = whole(first.resources[0], delta=delta, wrapped=renews or delta)
+        assert (resource is not None and resource.ttl.nanos == 400_000_000) is renews
+        await stream.acknowledge(first)
+        if not renews:
+            await world.cache.acknowledged()
+            await asyncio.wait({asyncio.create_task(asyncio.sleep(0.5))})
+            assert world.cache.counters.pushes == 1
+            return
+        heartbeat = await stream.receive()
+        again = whole(heartbeat.resources[0], delta=delta, wrapped=True)
+        assert (again.name, again.ttl.nanos, again.HasField("resource")) == ("a", 400_000_000, False)
+        assert world.cache.counters.pushed_resources == 1
+
+
+def whole(entry, *, delta: bool, wrapped: bool):
+    """The ``Resource`` of an answer's entry; None where the bare resource stands."""
+    if delta:
+        return entry
+    if not wrapped:
+        assert entry.type_url == CDS
+        return None
+    return wire.SCHEMA.message("envoy.service.discovery.v3.Resource").FromString(entry.value)
+
+
+async def test_two_thousand_streams_that_come_at_once_are_all_taken_in():
+    async with served(CONTENT) as world:
+        streams = [world.stream(delta=True, node=f"front-{number}") for number in range(2000)]
+        for stream in streams:
+            await stream.ask(CDS)
+        for stream in streams:
+            assert len((await stream.receive()).resources) == 1
