@@ -35,6 +35,7 @@ from statesync.etcd import (
     CreateRevision,
     Delete,
     EtcdClient,
+    EtcdError,
     Get,
     Kv,
     ModRevision,
@@ -199,6 +200,14 @@ class Restore:
         state, _ = await read_pool(self._client, keys.pool)
         present = await self._client.range(prefix_range(keys.sessions), limit=1, keys_only=True)
         refuse_unless_idle(state, contents, present.count, replace=replace)
+        try:
+            await self._carry_out(state, clear=present.count > 0)
+        except EtcdError as error:
+            raise RestoreStoppedError(keys.pool, str(error)) from None
+        return self._done
+
+    async def _carry_out(self, state: PoolState, *, clear: bool) -> None:
+        keys, contents = self._keys, self._contents
         spec = await self._client.get(keys.spec)
         if spec is not None:
             await self._guarded([ModRevision(keys.spec, spec.mod_revision)], [Delete(keys.spec)], "its spec changed")
@@ -206,7 +215,7 @@ class Restore:
         records = owners_after(contents.owners, known, contents.spec.slots, boot=self._boot, now=time.time())
         self._fences = {slot: at.revision for slot, at in state.owners.items()}
         await self._put_owners(records)
-        if present.count:
+        if clear:
             await self._clear()
         await self._put_sessions(now_ms=time.time_ns() // 1_000_000)
         if contents.secret:
@@ -217,7 +226,6 @@ class Restore:
         await self._guarded(
             [CreateRevision(keys.spec, 0)], [Put(keys.spec, contents.spec.encode())], "a spec was applied"
         )
-        return self._done
 
     async def _put_owners(self, records: Mapping[int, Owner]) -> None:
         """Write owner records over those that are known, and know the new ones."""

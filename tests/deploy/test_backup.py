@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from deploy.backup import owners_after
+from deploy.backup import Restore, RestoreStoppedError, owners_after, write_backup
 from deploy.backup_file import OwnerLine, check, sessions_in
 from statesync.keys import prefix_range
 from statesync.pool import Owner
@@ -346,6 +346,25 @@ async def test_a_restore_stops_when_a_member_comes_up_too_early(
     assert len(await sessions(pool)) == 3000
     assert (await pool.owners())[15].epoch == 10
     assert PoolSpec.decode((await everything(pool))[pool.keys.spec]) == pool.spec
+
+
+async def test_a_restore_that_etcd_left_in_the_lurch_is_told_so_and_can_be_made_again(
+    etcd_server: EtcdServer, pool_name: str, tmp_path: Path
+) -> None:
+    async with sidecar_pool(etcd_server, pool_name) as pool:
+        for n in range(300):
+            await put_session(pool, f"key-{n}")
+        await write_backup(pool.client, pool_name, tmp_path / "backup", "1", force=False, progress=lambda _: None)
+        contents = check(tmp_path / "backup")
+
+        with pytest.raises(RestoreStoppedError, match="again with --replace"):
+            await Restore(pool.client, contents, boot="one", progress=lambda _: etcd_server.kill()).run(replace=True)
+        await etcd_server.start()
+        assert await pool.client.get(pool.keys.spec) is None
+        done = await Restore(pool.client, contents, boot="two", progress=lambda _: None).run(replace=True)
+
+        assert (done.sessions, len(await sessions(pool))) == (300, 300)
+        assert {owner.epoch for owner in (await pool.owners()).values()} == {2}
 
 
 def test_epochs_rise_above_the_backups_and_the_present_ones() -> None:

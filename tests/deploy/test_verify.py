@@ -1,6 +1,7 @@
 """``status --sync`` and ``verify`` as an operator runs them, on real sidecars whose memory the test spoils."""
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest_asyncio
 
+from deploy.backup_file import sessions_in
 from statesync.keys import prefix_range
 from statesync.slots import slot_of
 from tests.harness.commands import Commands, commands
@@ -41,7 +43,8 @@ class Operator:
         self._place = ("--etcd", pool.etcd.endpoint, "--pool", pool.keys.pool)
 
     async def run(self, *arguments: str) -> tuple[int, str]:
-        return await self._shell.run(*arguments, *self._place)
+        place = self._place[:2] if arguments[0] == "restore" else self._place  # a backup knows its pool
+        return await self._shell.run(*arguments, *place)
 
     async def ask(self, *arguments: str) -> tuple[int, dict[str, Any]]:
         code, output = await self.run(*arguments, "-o", "json")
@@ -194,3 +197,31 @@ async def test_verify_names_values_in_etcd_that_are_no_sessions(pool: SidecarPoo
     code, view = await operator.ask("verify")
 
     assert (code, view["unreadable"], view["different"]) == (1, [{"slot": 7, "values": 1}], [])
+
+
+async def test_encrypted_sessions_are_verified_backed_up_and_restored(
+    pool: SidecarPool, operator: Operator, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(base64.b64encode(bytes(range(32))).decode())
+    file = tmp_path / "backup.jsonl"
+    async with sidecars_here(pool, "a", session_keys=keys, scrub_interval=0.01) as sidecars:
+        await pool.settle(("a",))
+        await pool.call("a", "PUT", "/k", "a secret matter")
+        code, told = await operator.run("verify")
+        assert (code, "give --session-keys" in told) == (2, True)
+        code, view = await operator.ask("verify", "--session-keys", str(keys))
+        assert (code, view["same"], view["sessions"]) == (0, True, 1)
+        kept = sidecars["a"].context.replica._slots[slot_of("k", 16)].sessions
+        kept["k"] = replace(kept["k"], body=b"spoiled")
+        await until(lambda: sidecars["a"].context.tally.resyncs == 1, what="the wrong copy is found")
+        assert (await pool.call("a", "GET", "/k"))[2] == b"a secret matter"
+        assert (await operator.run("backup", str(file)))[0] == 0
+    assert b"secret matter" not in b"".join(line.value for line in sessions_in(file))
+    await pool.client.delete(pool.keys.everything)
+
+    code, told = await operator.run("restore", str(file))
+    assert code == 0, told
+    async with sidecars_here(pool, "b", session_keys=keys):
+        await pool.settle(("b",))
+        assert (await pool.call("b", "GET", "/k"))[2] == b"a secret matter"

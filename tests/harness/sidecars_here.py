@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from proxy.sidecar import Sidecar, SidecarSettings, running_sidecar
 from statesync.settings import EtcdSettings
@@ -13,9 +14,12 @@ NEVER = 3600.0
 
 @asynccontextmanager
 async def sidecars_here(
-    pool: SidecarPool, *names: str, scrub_interval: float = NEVER
+    pool: SidecarPool, *names: str, scrub_interval: float = NEVER, session_keys: Path | None = None
 ) -> AsyncIterator[dict[str, Sidecar]]:
-    """Ready sidecars of ``pool``; they compare themselves with etcd only if ``scrub_interval`` is given."""
+    """Ready sidecars of ``pool``; they compare themselves with etcd only if ``scrub_interval`` is given.
+
+    With ``session_keys`` sessions are encrypted.
+    """
     async with AsyncExitStack() as stack:
         sidecars = {}
         for name in names:
@@ -29,6 +33,7 @@ async def sidecars_here(
                 member.api,
                 member.peer,
                 scrub_interval=scrub_interval,
+                session_keys=session_keys,
                 etcd=EtcdSettings((pool.etcd.endpoint,)),
             )
             sidecars[name] = await stack.enter_async_context(running_sidecar(settings))

@@ -14,7 +14,9 @@ from statesync.spec import PoolSpec
 from tests.harness.waiting import free_port
 from xds.ads import AdsServer
 from xds.cache import ResourceCache
-from xds.resources import LISTENER, Endpoint, PoolView, build, listener, listener_name
+from xds.listener import listener, listener_name
+from xds.resources import Endpoint, PoolView, build
+from xds.types import LISTENER
 
 
 @dataclass

@@ -1,0 +1,65 @@
+"""Visits every state that the model can reach, breadth first, so that the first violation found has a shortest history.
+
+Only the states of the current distance from the start are kept whole; of the others a 64-bit hash tells that they were
+seen, and a parent number and the words of one step lead back. So a trace can be told.
+"""
+
+from dataclasses import dataclass
+
+from tests.model.moves import moves
+from tests.model.world import Bounds, Rules, Violation, World, start
+
+
+@dataclass(frozen=True, slots=True)
+class Explored:
+    """The result: how many states and steps there are, how far the longest way is, and the first violation's history.
+
+    ``kinds`` has every step that led to a new state, in words.
+    """
+
+    states: int
+    steps: int
+    depth: int
+    broken: str = ""
+    trace: tuple[str, ...] = ()
+    kinds: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        if not self.broken:
+            return f"{self.states} states, {self.steps} steps, depth {self.depth}: every invariant holds"
+        lines = [f"{number:3}. {step}" for number, step in enumerate(self.trace, 1)]
+        return "\n".join([f"broken after {self.states} states: {self.broken}", *lines])
+
+
+def explore(rules: Rules, bounds: Bounds) -> Explored:
+    """All states reachable under ``rules`` within ``bounds``, up to the first violation."""
+    first = start(bounds)
+    seen = {hash(first)}
+    origins: list[tuple[int, str]] = [(-1, "")]
+    frontier: list[tuple[int, World]] = [(0, first)]
+    steps = depth = 0
+    while frontier:
+        reached: list[tuple[int, World]] = []
+        for number, world in frontier:
+            for told, step in moves(world, rules, bounds):
+                steps += 1
+                try:
+                    after = step()
+                except Violation as violation:
+                    return Explored(len(seen), steps, depth + 1, str(violation), _trace(origins, number, told))
+                mark = hash(after)
+                if mark not in seen:
+                    seen.add(mark)
+                    origins.append((number, told))
+                    reached.append((len(origins) - 1, after))
+        frontier = reached
+        depth += bool(reached)
+    return Explored(len(seen), steps, depth, kinds=frozenset(told for _, told in origins))
+
+
+def _trace(origins: list[tuple[int, str]], number: int, last: str) -> tuple[str, ...]:
+    told = [last]
+    while number > 0:
+        number, step = origins[number]
+        told.append(step)
+    return tuple(reversed(told))
