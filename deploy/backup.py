@@ -198,15 +198,18 @@ class Restore:
         """Restore. Raises :class:`RestoreRefusedError`, :class:`RestoreStoppedError`, ``SpecError``, ``EtcdError``."""
         keys, contents = self._keys, self._contents
         state, _ = await read_pool(self._client, keys.pool)
-        present = await self._client.range(prefix_range(keys.sessions), limit=1, keys_only=True)
-        refuse_unless_idle(state, contents, present.count, replace=replace)
+        refuse_unless_idle(state, contents, await self._count(), replace=replace)
         try:
-            await self._carry_out(state, clear=present.count > 0)
+            await self._carry_out(state, replace=replace)
         except EtcdError as error:
             raise RestoreStoppedError(keys.pool, str(error)) from None
         return self._done
 
-    async def _carry_out(self, state: PoolState, *, clear: bool) -> None:
+    async def _count(self) -> int:
+        """How many sessions the pool has."""
+        return (await self._client.range(prefix_range(self._keys.sessions), limit=1, keys_only=True)).count
+
+    async def _carry_out(self, state: PoolState, *, replace: bool) -> None:
         keys, contents = self._keys, self._contents
         spec = await self._client.get(keys.spec)
         if spec is not None:
@@ -215,7 +218,9 @@ class Restore:
         records = owners_after(contents.owners, known, contents.spec.slots, boot=self._boot, now=time.time())
         self._fences = {slot: at.revision for slot, at in state.owners.items()}
         await self._put_owners(records)
-        if clear:
+        if await self._count():  # asked anew: only now that it is fenced can no forgotten process add to it
+            if not replace:
+                raise RestoreStoppedError(keys.pool, "a session was written while the restore began")
             await self._clear()
         await self._put_sessions(now_ms=time.time_ns() // 1_000_000)
         if contents.secret:

@@ -18,7 +18,6 @@ from statesync.definite import definite_txn
 from statesync.etcd import EtcdError, Put, TxnResult
 from statesync.ownership import CLAIM_MOST, Claimed, View, claim, claim_transaction, replaced_members
 from statesync.pool import Owner
-from statesync.state import At
 from telemetry import names
 from telemetry.ids import TraceIds
 from telemetry.setup import Attributes
@@ -66,7 +65,7 @@ class Claimer:
         revision, markers = await self._win(claims, self._note(claims, cause, now))
         if not revision:
             return []
-        won = [self._gain(c, revision) for c in claims]
+        won = [owned for c in claims if (owned := self._gain(c, revision)) is not None]
         claimed_ns = context.telemetry.now_ns()
         await self._outwait_readers(claims)
         await self.catch_up(won, max([markers, *(c.replaces for c in claims)]))
@@ -100,8 +99,10 @@ class Claimer:
         if spec is not None and spec.record.takeover == "lease" and replaced_members(claims):
             await asyncio.sleep(BOUND * 1.1)
 
-    def _gain(self, claimed: Claimed, revision: int) -> OwnedSlot:
-        self._context.state.owners[claimed.slot] = At(claimed.owner, revision)
+    def _gain(self, claimed: Claimed, revision: int) -> OwnedSlot | None:
+        """The slot as ours, unless somebody has claimed it after us by the time we hear that we had it."""
+        if not self._context.state.note_owner(claimed.slot, claimed.owner, revision):
+            return None
         return self._context.holdings.gain(claimed.slot, claimed.owner, revision)
 
     def _note(self, claims: Sequence[Claimed], cause: Cause, now: float) -> list[Put]:
@@ -132,9 +133,7 @@ class Claimer:
         if len(ours) == len(claims):
             return ours[0].mod_revision
         for c, kv in found:
-            known = self._context.state.owners.get(c.slot)
-            if known is None or known.revision < kv.mod_revision:
-                self._context.state.owners[c.slot] = At(Owner.decode(kv.value), kv.mod_revision)
+            self._context.state.note_owner(c.slot, Owner.decode(kv.value), kv.mod_revision)
         return 0
 
     async def _markers(self, claims: Sequence[Claimed]) -> int:

@@ -100,7 +100,7 @@ class Handover:
         except (PeerError, TimeoutError, ValueError, KeyError, TypeError) as error:
             await self._take_back(owned)
             raise HandoverFailed(owned.slot, peer.member, str(error) or "no answer in time") from None
-        context.state.owners[owned.slot] = At(successor, revision)
+        context.state.note_owner(owned.slot, successor, revision)
         context.holdings.lose(owned.slot)
         context.tally.given += 1
         if trace is not None:
@@ -119,9 +119,8 @@ class Handover:
         """Undo a fence. If the compare fails, the target became active after all."""
         mine = undo_handover(owned.owner, now=time.time())
         revision = await self._replace_record(owned.slot, owned.fence, mine)
-        if revision:
+        if revision and self._context.state.note_owner(owned.slot, mine, revision):
             owned.owner, owned.fence = mine, revision
-            self._context.state.owners[owned.slot] = At(mine, revision)
         else:
             self._context.holdings.lose(owned.slot)
 
@@ -161,9 +160,8 @@ class Handover:
         if not won:
             raise HandoverFailed(slot, context.me, "its owner took the slot back")
         at = At(mine, won)
-        context.state.owners[slot] = at
-        owned = context.holdings.gain(slot, mine, won)
-        context.holdings.reopen(owned)
+        if context.state.note_owner(slot, mine, won):
+            context.holdings.reopen(context.holdings.gain(slot, mine, won))
         context.tally.received += 1
         if trace is not None:
             now_ns = context.telemetry.now_ns()
@@ -182,7 +180,7 @@ class Handover:
             await context.replica.refresh(slot)
             kv = await context.etcd.get(context.keys.owner(slot))
             if kv is not None:
-                context.state.owners[slot] = At(Owner.decode(kv.value), kv.mod_revision)
+                context.state.note_owner(slot, Owner.decode(kv.value), kv.mod_revision)
         await context.replica.full_sync(slot)
 
     async def _replace_record(self, slot: int, fence: int, record: Owner, extra: list[Put] | None = None) -> int:
@@ -199,4 +197,8 @@ class Handover:
         if result.succeeded:
             return result.revision
         found = result.answers[0]
-        return found[0].mod_revision if found and found[0].value == value else 0
+        if found and found[0].value == value:
+            return found[0].mod_revision
+        if found:
+            self._context.state.note_owner(slot, Owner.decode(found[0].value), found[0].mod_revision)
+        return 0

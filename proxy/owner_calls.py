@@ -35,7 +35,6 @@ from statesync.sessions import (
     matches_none,
 )
 from statesync.spec import PoolSpec
-from statesync.state import At
 
 REQUEST_ID = "understudy-request-id"
 RETRY_AFTER = 1
@@ -322,9 +321,7 @@ class OwnerCalls:
             return
         context = self._context
         owner = Owner.decode(found.value)
-        known = context.state.owners.get(slot)
-        if known is None or known.revision < found.mod_revision:
-            context.state.owners[slot] = At(owner, found.mod_revision)
+        context.state.note_owner(slot, owner, found.mod_revision)
         context.holdings.learn(slot, owner, found.mod_revision, me=context.me, boot=context.boot)
 
     def _placed(self, reply: Reply, owned: OwnedSlot) -> Reply:

@@ -70,6 +70,18 @@ class PoolState:
             changed |= self._apply_event(event)
         return changed
 
+    def note_owner(self, slot: int, owner: Owner, revision: int) -> bool:
+        """Take in an owner record that a transaction wrote or showed, unless a newer one is known by now.
+
+        Returns whether it is the newest known. An answer may arrive after the watch has brought what came later: who
+        won a slot and lost it again before it heard of the first must not bring the past back to life.
+        """
+        known = self.owners.get(slot)
+        if known is not None and known.revision > revision:
+            return False
+        self.owners[slot] = At(owner, revision)
+        return True
+
     def _forget_all(self) -> None:
         self.spec = self.table = self.leader = None
         for records in (self.members, self.owners, self.controls, self.failovers, self.intents, self.faults):

@@ -28,7 +28,7 @@ from statesync.ownership import (
     undo_handover,
 )
 from statesync.pool import Lost, Member, MemberState, Owner, Phase, Table
-from statesync.state import At
+from statesync.state import At, PoolState
 
 KEYS = PoolKeys("p")
 
@@ -206,3 +206,12 @@ class Ownership(RuleBasedStateMachine):
 
 TestOwnership = Ownership.TestCase
 TestOwnership.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def test_an_answer_that_comes_after_newer_news_does_not_bring_the_past_back() -> None:
+    state = PoolState(KEYS)
+
+    assert state.note_owner(0, OURS, 5)
+    assert state.note_owner(0, THEIRS, 7)
+    assert not state.note_owner(0, OURS, 6)
+    assert state.owners[0] == At(THEIRS, 7)
