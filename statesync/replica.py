@@ -20,7 +20,8 @@ from statesync.sessions import Session
 
 logger = logging.getLogger(__name__)
 
-PAGE = 500
+PAGE = 50
+"""Sessions per page of a copy: 50 of the largest that a spec may allow are below the client's 64 MiB per message."""
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-YOUNG = 50_000
+YOUNG = 200_000
 MIDDLE = 20
 NEVER = 1_000_000
 EVERY = 300.0
