@@ -37,6 +37,7 @@ from statesync.sessions import (
 from statesync.spec import PoolSpec
 
 REQUEST_ID = "understudy-request-id"
+UNTIL_EPOCH = "understudy-until-epoch"
 RETRY_AFTER = 1
 ASYNC_PATIENCE = 1.0
 DURABILITIES = ("sync", "async")
@@ -46,13 +47,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One session call. ``headers`` are those that matter, by lower-case name; ``hop`` marks a forwarded call."""
+    """One session call. ``headers`` are those that matter, by lower-case name; ``hop`` marks a forwarded call.
+
+    A forwarded write may be carried out under epochs of its slot up to ``until`` only (None: no limit); see ``errand``.
+    """
 
     method: str
     key: str
     headers: Mapping[str, str]
     body: bytes = b""
     hop: bool = False
+    until: int | None = None
 
 
 class SessionTurns:

@@ -8,6 +8,7 @@ from aiohttp import web
 from proxy.admission import certificate_wanted
 from proxy.context import MemberContext
 from proxy.handover import Handover, HandoverFailed
+from proxy.owner_calls import UNTIL_EPOCH
 from proxy.peers import PROBE_PATH, SESSIONS_PATH
 from proxy.problems import problem
 from proxy.read_deadline import ReadDeadline
@@ -37,7 +38,21 @@ def peer_app(
         return web.json_response({"member": context.me, "boot": context.boot, "serving": not reads.cut_off})
 
     async def one(request: web.Request) -> web.Response:
-        return respond(await service.handle(await call_of(request, key=request.match_info["key"], hop=True)))
+        call = await call_of(request, key=request.match_info["key"])
+        try:
+            until = int(request.headers[UNTIL_EPOCH]) if UNTIL_EPOCH in request.headers else None
+        except ValueError:
+            return respond(problem(400, "bad-request", "Understudy-Until-Epoch takes an epoch"))
+        return respond(await service.handle(dataclasses.replace(call, hop=True, until=until)))
+
+    app.router.add_get(PROBE_PATH, probe)
+    add_session_routes(app, SESSIONS_PATH + "{key}", one)
+    _add_handover_routes(app, context, handover)
+    return app
+
+
+def _add_handover_routes(app: web.Application, context: MemberContext, handover: Handover) -> None:
+    """The target's side of a handover."""
 
     async def prepare(request: web.Request) -> web.Response:
         slot = int(request.match_info["slot"])
@@ -61,8 +76,5 @@ def peer_app(
         owner = json.loads(json.dumps(dataclasses.asdict(at.record)))
         return web.json_response({"owner": owner, "revision": at.revision})
 
-    app.router.add_get(PROBE_PATH, probe)
-    add_session_routes(app, SESSIONS_PATH + "{key}", one)
     app.router.add_post(r"/peer/v1/slots/{slot:\d{1,5}}/prepare", prepare)
     app.router.add_post(r"/peer/v1/slots/{slot:\d{1,5}}/activate", activate)
-    return app

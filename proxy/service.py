@@ -17,8 +17,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from proxy.context import MemberContext
+from proxy.errand import Doubt, Errand
 from proxy.holdings import NotMine
-from proxy.owner_calls import REQUEST_ID, Call, OwnerCalls
+from proxy.owner_calls import REQUEST_ID, UNTIL_EPOCH, Call, OwnerCalls
 from proxy.peers import Life, Peer, PeerBroken, PeerError, PeerRefused
 from proxy.problems import Reply, problem
 from proxy.roles import Roles
@@ -112,91 +113,97 @@ class SessionService:
             copy = self._calls.stale(call, slot)
             if copy is not None:
                 return copy
-        give_up = time.monotonic() + CALL_PATIENCE
-        doubts: list[str] = []
+        errand = Errand(time.monotonic() + CALL_PATIENCE)
         while True:
             seen = self._roles.changed
             if slot not in self._context.holdings:
                 call = _identified(call)
-            reply = await self._try(call, slot, spec, give_up, doubts)
+            reply = await self._try(call, slot, spec, errand)
             if reply is not None:
-                return _honest(reply, doubts)
-            left = give_up - time.monotonic()
-            if left <= 0:
+                return errand.honest(reply)
+            if errand.left <= 0:
                 detail = f"no owner of slot {slot} could be reached"
-                return _honest(problem(503, "no-owner", detail, retry_after=1), doubts)
-            await self._roles.change(seen, min(LOOK_AGAIN, left))
+                return errand.honest(problem(503, "no-owner", detail, retry_after=1))
+            await self._roles.change(seen, min(LOOK_AGAIN, errand.left))
 
-    async def _try(self, call: Call, slot: int, spec: PoolSpec, give_up: float, doubts: list[str]) -> Reply | None:
-        """One attempt: the answer, or None to look again. ``doubts`` gets who may have carried a write out."""
+    async def _try(self, call: Call, slot: int, spec: PoolSpec, errand: Errand) -> Reply | None:
+        """One attempt: the answer, or None to look again."""
         try:
-            async with asyncio.timeout(max(give_up - time.monotonic(), 0.0)):
+            async with asyncio.timeout(errand.left):
                 owned = await self._context.holdings.enter(slot)
         except NotMine:
-            return await self._elsewhere(call, slot, give_up, doubts)
+            return await self._elsewhere(call, slot, errand)
         except TimeoutError:
             return None
         if call.method == "GET":
             reply = await self._calls.read(call, owned)
+        elif call.until is not None and owned.owner.epoch > call.until:
+            owned.leave()
+            return self._not_owner(slot, owned.owner)
         else:
-            reply = await self._calls.write(call, owned, spec, give_up)
+            reply = await self._calls.write(call, owned, spec, errand.give_up)
         if reply is not None and reply.status < 500:
             self._context.first_answers.answered(slot)
         return reply
 
     # -- slots of others --
 
-    async def _elsewhere(self, call: Call, slot: int, give_up: float, doubts: list[str]) -> Reply | None:
+    async def _elsewhere(self, call: Call, slot: int, errand: Errand) -> Reply | None:
         view = self._context.view()
         owner = view.owner(slot)
         if call.hop:
-            return await self._at_the_hop(slot, owner, give_up)
+            return await self._at_the_hop(call, slot, owner, errand)
         if owner is None:
-            return await self._ask_wanted(call, view.table.active_of(slot), give_up, doubts)
+            return await self._ask_wanted(call, view.table.active_of(slot), errand)
         if view.mine(slot):
             return None
         if view.replaced(owner):
-            return await self._ask_heirs(call, slot, owner, "it was restarted", give_up, doubts)
+            return await self._ask_heirs(call, slot, owner, "it was restarted", errand)
         try:
-            return await self._forward(call, owner.active, give_up, doubts)
+            return await self._forward(call, owner.active, owner.epoch, errand)
         except (PeerRefused, PeerBroken) as error:
             why = "connection refused" if isinstance(error, PeerRefused) else error.detail
-            return await self._ask_heirs(call, slot, owner, why, give_up, doubts)
+            return await self._ask_heirs(call, slot, owner, why, errand)
 
-    async def _ask_wanted(self, call: Call, wanted: str | None, give_up: float, doubts: list[str]) -> Reply | None:
+    async def _ask_wanted(self, call: Call, wanted: str | None, errand: Errand) -> Reply | None:
         """Nobody has ever owned the slot: whoever the table names will soon."""
         if wanted is None or wanted == self._context.me:
             return None
         try:
-            return await self._forward(call, wanted, give_up, doubts)
+            return await self._forward(call, wanted, 1, errand)
         except PeerError as error:
             logger.info("first owner to be: %s", error)
             return None
 
-    async def _at_the_hop(self, slot: int, owner: Owner | None, give_up: float) -> Reply | None:
+    async def _at_the_hop(self, call: Call, slot: int, owner: Owner | None, errand: Errand) -> Reply | None:
         """A peer sent the call here, so there is no second hop: either the slot becomes ours, or the peer is told."""
         view = self._context.view()
         if owner is not None and view.mine(slot):
             return None
         if (
             owner is not None
+            and (call.until is None or owner.epoch < call.until)
             and self._context.me in heirs_of(view, slot)
-            and await self._roles.take_over_for(slot, owner, "a peer cannot reach it", give_up)
+            and await self._roles.take_over_for(slot, owner, "a peer cannot reach it", errand.give_up)
         ):
             return None
-        active = owner.active if owner else None
-        return problem(421, "not-owner", f"slot {slot} belongs to {active or 'nobody yet'}", owner=active)
+        return self._not_owner(slot, owner)
 
-    async def _ask_heirs(
-        self, call: Call, slot: int, owner: Owner, why: str, give_up: float, doubts: list[str]
-    ) -> Reply | None:
+    @staticmethod
+    def _not_owner(slot: int, owner: Owner | None) -> Reply:
+        """What a peer is told that sent a call to the wrong member, or for an epoch that is over."""
+        active = owner.active if owner else None
+        reply = problem(421, "not-owner", f"slot {slot} belongs to {active or 'nobody yet'}", owner=active)
+        return Reply(421, {**reply.headers, "Understudy-Epoch": str(owner.epoch if owner else 0)}, reply.body)
+
+    async def _ask_heirs(self, call: Call, slot: int, owner: Owner, why: str, errand: Errand) -> Reply | None:
         """The owner does not answer: go down the slot's order until somebody serves it, ourselves included."""
         for heir in heirs_of(self._context.view(), slot):
             if heir == self._context.me:
-                await self._roles.take_over_for(slot, owner, why, give_up)
+                await self._roles.take_over_for(slot, owner, why, errand.give_up)
                 return None
             try:
-                reply = await self._forward(call, heir, give_up, doubts)
+                reply = await self._forward(call, heir, owner.epoch + 1, errand)
             except PeerError as error:
                 logger.info("slot %d: %s", slot, error)
                 continue
@@ -204,30 +211,39 @@ class SessionService:
                 return reply
         return None
 
-    async def _forward(self, call: Call, member: str | None, give_up: float, doubts: list[str]) -> Reply | None:
+    async def _forward(self, call: Call, member: str | None, epoch: int, errand: Errand) -> Reply | None:
         """A peer's answer; None if it does not own the slot either. Raises ``PeerError`` if it does not answer.
 
-        A write that a peer did not answer is in doubt from then on, even after a refused connection: the HTTP client
-        may have tried once before, on a connection that broke.
+        ``epoch`` is the one that the peer would serve the slot under; a write may not be carried out under a later
+        one, unless some peer has named a later one to us. A write that was not answered is in doubt from then on, even
+        after a refused connection: the HTTP client may have tried once before, on a connection that broke.
         """
         peer = self._context.peer(member) if member else None
         if peer is None:
             raise PeerRefused(str(member), "its address is unknown")
         self.forwarded += 1
+        until = max(epoch, errand.heard)
         try:
-            reply = await self._send(peer, call, give_up)
+            reply = await self._send(peer, call, until, errand)
         except PeerError as error:
             if call.method != "GET":
-                doubts.append(str(error))
+                errand.doubts.append(Doubt(str(error), until))
             raise
-        return None if reply.status == 421 else reply
+        if reply.status != 421:
+            return reply
+        errand.heard = max(errand.heard, int(reply.headers.get("Understudy-Epoch", 0)))
+        return None
 
-    async def _send(self, peer: Peer, call: Call, give_up: float) -> Reply:
+    async def _send(self, peer: Peer, call: Call, until: int, errand: Errand) -> Reply:
         """Forward, and look after a peer that takes its time: a silent one is given up, a busy one is waited for."""
-        left = max(give_up - time.monotonic(), 0.0) + FORWARD_MARGIN
         answer = asyncio.ensure_future(
             self._context.peers.forward(
-                peer, call.method, call.key, headers=dict(call.headers), body=call.body, timeout=left
+                peer,
+                call.method,
+                call.key,
+                headers={**call.headers, UNTIL_EPOCH: str(until)},
+                body=call.body,
+                timeout=errand.left + FORWARD_MARGIN,
             )
         )
         try:
@@ -273,11 +289,3 @@ def _identified(call: Call) -> Call:
     if call.method == "GET" or REQUEST_ID in call.headers or "idempotency-key" in call.headers:
         return call
     return replace(call, headers={**call.headers, REQUEST_ID: secrets.token_hex(12)})
-
-
-def _honest(reply: Reply, doubts: list[str]) -> Reply:
-    """The reply, unless it says that nothing was done while a peer that did not answer may have done it."""
-    if reply.status != 503 or not doubts:
-        return reply
-    detail = f"{doubts[0]}; read the session, or repeat the request with its Idempotency-Key"
-    return problem(503, "outcome-unknown", detail, retry_after=1)

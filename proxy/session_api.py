@@ -70,10 +70,10 @@ def add_session_routes(app: web.Application, path: str, handler: Callable[[web.R
         app.router.add_route(method, path, handler)  # type: ignore[arg-type]
 
 
-async def call_of(request: web.Request, *, key: str, hop: bool = False) -> Call:
+async def call_of(request: web.Request, *, key: str) -> Call:
     """The session call in an HTTP request. A body that is too large ends in 413 by ``problems``."""
     headers = {name: request.headers[name] for name in CARRIED if name in request.headers}
-    return Call(request.method, key, headers, await request.read(), hop)
+    return Call(request.method, key, headers, await request.read())
 
 
 def respond(reply: Reply) -> web.Response:

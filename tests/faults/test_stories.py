@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 
 from statesync.slots import slot_of
 from tests.faults.clients import NO_EFFECT
@@ -82,3 +83,28 @@ async def _revision_rises(pool):
         return found is not None and found.value.endswith(b"new")
 
     await until(applied, what="etcd has the write")
+
+
+async def test_a_write_whose_refusal_was_told_is_not_carried_out_when_a_stopped_member_wakes(etcd, pool_name):
+    async with sidecar_pool(etcd, pool_name) as pool:
+        await pool.start("a", "b")
+        await pool.settle(A_FIRST)
+        pool.members["a"].sidecar.send_signal(signal.SIGSTOP)
+        deleted, _, _ = await pool.call("b", "DELETE", "/k")  # left behind in the stopped owner's socket as well
+        await pool.call("b", "PUT", "/k", "kept")
+        pool.kill("b")
+
+        pool.members["a"].sidecar.send_signal(signal.SIGCONT)
+
+        await until(lambda: _answered(pool, "a", "DELETE"), what="the woken member has dealt with what it was sent")
+        assert deleted == 404
+        assert (await pool.call("a", "GET", "/k"))[2] == b"kept"
+
+
+async def _answered(pool, member, method):
+    """Whether a member has answered a call of ``method`` that a peer sent."""
+    async with pool.http.get(f"http://{pool.members[member].peer}/metrics") as answer:
+        lines = (await answer.text()).splitlines()
+    return any(
+        "session_calls_total" in line and f'method="{method}"' in line and 'via="peer"' in line for line in lines
+    )
