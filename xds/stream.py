@@ -78,10 +78,29 @@ class Outgoing(NamedTuple):
     asked: bool = False
 
 
+class _Waits:
+    """What a stream waits with, by type; made when there is something, since thousands of streams have nothing.
+
+    Attributes:
+        owed: names that were due before their type was subscribed to.
+        holding_since: when a removal was first held back.
+        unused: what is to go, and since when nothing uses it.
+        renewed_ns: when lifetimes were renewed last.
+    """
+
+    __slots__ = ("holding_since", "owed", "renewed_ns", "unused")
+
+    def __init__(self) -> None:
+        self.owed: dict[str, set[str]] = {}
+        self.holding_since: dict[str, int] = {}
+        self.unused: dict[str, tuple[frozenset[str], int]] = {}
+        self.renewed_ns: dict[str, int] = {}
+
+
 class Conversation:
     """What a stream's client wants, holds and is owed.
 
-    ``siblings`` gives the other streams of the same node, which matter when it uses one stream per type.
+    ``siblings`` gives the other streams of a stream's node, which matter when it uses one stream per type.
 
     Attributes:
         node: who the client is; None before the first request.
@@ -93,21 +112,17 @@ class Conversation:
 
     __slots__ = (
         "_count",
-        "_holding_since",
         "_in_order",
         "_limits",
         "_only_type",
-        "_owed",
         "_pace",
         "_prefix",
-        "_renewed_ns",
         "_renews",
         "_resting",
         "_siblings",
         "_snapshot",
-        "_subscriptions",
         "_unsettled",
-        "_unused",
+        "_waits",
         "_withheld",
         "fresh",
         "needs_freshness",
@@ -124,7 +139,7 @@ class Conversation:
         type_url: str = "",
         pace: Pace | None = None,
         limits: Limits | None = None,
-        siblings: Callable[[], Iterable["Conversation"]] = tuple,
+        siblings: "Callable[[Conversation], Iterable[Conversation]]" = lambda _: (),
     ) -> None:
         self.variant = variant
         self.node: Node | None = None
@@ -139,20 +154,23 @@ class Conversation:
         self._pace = pace or Pace()
         self._limits = limits or Limits()
         self._siblings = siblings
-        self._subscriptions: dict[str, Subscription] = {}
         self._in_order: list[Subscription] = []
-        self._owed: dict[str, set[str]] = {}
-        self._holding_since: dict[str, int] = {}
-        self._unused: dict[str, tuple[frozenset[str], int]] = {}
+        self._waits: _Waits | None = None
         self._withheld: frozenset[str] = frozenset()
         self._renews = False
-        self._renewed_ns: dict[str, int] = {}
         self._count = 0
 
     @property
     def subscriptions(self) -> Iterable[Subscription]:
         """The subscriptions in the order in which they are served."""
         return self._in_order
+
+    def subscription(self, type_url: str) -> Subscription | None:
+        """The subscription to a type, if there is one; there are a handful, so looking through them is quick."""
+        for one in self._in_order:
+            if one.type_url == type_url:
+                return one
+        return None
 
     @property
     def settled(self) -> bool:
@@ -193,13 +211,11 @@ class Conversation:
         """Take in a request; returns its type URL and what it said. Raises :class:`Refused`."""
         type_url = self._type_of(request)
         self._unsettled = True
-        subscription = self._subscriptions.get(type_url)
-        if subscription is None:
-            subscription = self._subscribe_to(type_url)
+        subscription = self.subscription(type_url) or self._subscribe_to(type_url)
         facts = subscription.on_request(request, now_ns)
         if facts.kind != "ack" or facts.subscription_changed:
             self._resting = None
-        owed = self._owed.pop(type_url, ()) if self._owed else ()
+        owed = self._waits.owed.pop(type_url, ()) if self._waits is not None else ()
         if facts.kind == "first" and subscription.resumed:
             subscription.renew(owed)
         if len(subscription.names) > self._limits.names:
@@ -218,10 +234,10 @@ class Conversation:
         return self._only_type
 
     def _subscribe_to(self, type_url: str) -> Subscription:
-        if len(self._subscriptions) >= self._limits.types:
+        if len(self._in_order) >= self._limits.types:
             raise Refused(f"more than {self._limits.types} types on one stream", exhausted=True)
         kind = StateOfTheWorld if self.variant is Variant.SOTW else Delta
-        subscription = self._subscriptions[type_url] = kind(type_url)
+        subscription = kind(type_url)
         bisect.insort(self._in_order, subscription, key=lambda one: types.rank_of(one.type_url))
         return subscription
 
@@ -304,11 +320,12 @@ class Conversation:
             if not held or subscription.type_url in self._withheld:
                 continue
             half = round(min(one.ttl or 0 for one in held) / 2 * _SECOND)
-            last = max(self._renewed_ns.setdefault(subscription.type_url, now_ns), subscription.sent_at_ns)
+            renewed_ns = self._waiting.renewed_ns
+            last = max(renewed_ns.setdefault(subscription.type_url, now_ns), subscription.sent_at_ns)
             if last + half > now_ns:
                 self._wake_at(last + half)
                 continue
-            self._renewed_ns[subscription.type_url] = now_ns
+            renewed_ns[subscription.type_url] = now_ns
             nonce = self._next_nonce()
             subscription.on_heartbeat(nonce, now_ns)
             data = self._pack(subscription.type_url, subscription.sent_version, held, renewal=True)
@@ -339,9 +356,9 @@ class Conversation:
             if resource.name in answer.changed:
                 names |= resource.points_at.of_type(follower)
         names &= self._snapshot.of(follower).resources.keys()
-        subscription = self._subscriptions.get(follower)
+        subscription = self.subscription(follower)
         if subscription is None:
-            self._owed.setdefault(follower, set()).update(names)
+            self._waiting.owed.setdefault(follower, set()).update(names)
         else:
             subscription.renew(names)
 
@@ -387,8 +404,9 @@ class Conversation:
             return target
         gone = target.since(subscription.offered).removed
         if not gone or not subscription.wants_any(gone):
-            self._holding_since.pop(subscription.type_url, None)
-            self._unused.pop(subscription.type_url, None)
+            if self._waits is not None:
+                self._waits.holding_since.pop(subscription.type_url, None)
+                self._waits.unused.pop(subscription.type_url, None)
             return target
         if self._may_remove(subscription.type_url, now_ns) and self._lingered(
             subscription.type_url, frozenset(gone), now_ns
@@ -400,10 +418,11 @@ class Conversation:
         """Whether what is to go has been out of use for long enough; more names to go start the time anew."""
         if not self._pace.removal_linger:
             return True
-        known, since = self._unused.get(type_url, (frozenset[str](), now_ns))
+        unused = self._waiting.unused
+        known, since = unused.get(type_url, (frozenset[str](), now_ns))
         if not gone <= known:
             since = now_ns
-        self._unused[type_url] = (gone, since)
+        unused[type_url] = (gone, since)
         until = since + round(self._pace.removal_linger * _SECOND)
         if until <= now_ns:
             return True
@@ -418,7 +437,7 @@ class Conversation:
             return False
         if all(self._is_current(user) for user in present):
             return True
-        since = self._holding_since.setdefault(type_url, now_ns)
+        since = self._waiting.holding_since.setdefault(type_url, now_ns)
         until = since + round(self._pace.removal_limit * _SECOND)
         if until <= now_ns:
             return True
@@ -430,11 +449,20 @@ class Conversation:
 
     def _find(self, type_url: str) -> tuple["Conversation", Subscription] | None:
         """The node's subscription to a type: on this stream, or on another one that it has beside it."""
-        for conversation in (self, *(() if type_url in self._subscriptions else self._siblings())):
-            for subscription in conversation.subscriptions:
-                if subscription.type_url == type_url:
-                    return conversation, subscription
+        own = self.subscription(type_url)
+        if own is not None:
+            return self, own
+        for sibling in self._siblings(self):
+            beside = sibling.subscription(type_url)
+            if beside is not None:
+                return sibling, beside
         return None
+
+    @property
+    def _waiting(self) -> _Waits:
+        if self._waits is None:
+            self._waits = _Waits()
+        return self._waits
 
     def _wake_at(self, until: int) -> None:
         if until != _FOREVER:

@@ -9,12 +9,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from xds.snapshot import EMPTY, Resource, TypeSnapshot
 from xds.wire import Request
 
 WILDCARD = "*"
+_NOTHING_SENT: Mapping[str, "Sent"] = MappingProxyType({})
 _UNANSWERED_KEPT = 64
 
 
@@ -119,7 +121,7 @@ class Subscription:
         self.names: frozenset[str] = frozenset()
         self.offered: TypeSnapshot = EMPTY
         self.resumed = False
-        self.unanswered: dict[str, Sent] = {}
+        self.unanswered: Mapping[str, Sent] = _NOTHING_SENT
         self.refusals: tuple[Refusal, ...] = ()
         self.nonce = ""
         self.sent_version = ""
@@ -192,12 +194,11 @@ class Subscription:
 
     def _settle(self, sent: Sent) -> None:
         if sent.nonce == self.nonce:
-            self.unanswered = {}  # an emptied dict would keep its table: a KB per stream
+            self.unanswered = _NOTHING_SENT  # an emptied dict would keep its table: a KB per stream
             return
-        for nonce in list(self.unanswered):
-            del self.unanswered[nonce]
-            if nonce == sent.nonce:
-                return
+        nonces = list(self.unanswered)
+        later = nonces[nonces.index(sent.nonce) + 1 :]
+        self.unanswered = {nonce: self.unanswered[nonce] for nonce in later}
 
     # What to send
 
@@ -275,9 +276,11 @@ class Subscription:
         self._expect(Sent(nonce, self.sent_version, frozenset(), frozenset(), now_ns))
 
     def _expect(self, sent: Sent) -> None:
-        if len(self.unanswered) >= _UNANSWERED_KEPT:
-            del self.unanswered[next(iter(self.unanswered))]
-        self.unanswered[sent.nonce] = sent
+        kept = dict(self.unanswered)
+        if len(kept) >= _UNANSWERED_KEPT:
+            del kept[next(iter(kept))]
+        kept[sent.nonce] = sent
+        self.unanswered = kept
         self.nonce = sent.nonce
 
     def renew(self, names: Iterable[str]) -> None:
