@@ -29,6 +29,7 @@ COMMANDS = {
     "explain": "deploy.commands_read",
     "drain": "deploy.commands_admin",
     "undrain": "deploy.commands_admin",
+    "drill": "deploy.commands_drill",
     "failovers": "deploy.commands_read",
     "trace": "deploy.commands_read",
     "verify": "deploy.commands_data",

@@ -51,6 +51,7 @@ def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> No
 )
 @click.option("--listen", default="127.0.0.1:8080", show_default=True, callback=address, help="Where clients come in.")
 @click.option("--controls", type=click.IntRange(1, 5), default=1, show_default=True, help="How many control servers.")
+@click.option("--etcds", type=click.Choice(["1", "3", "5"]), default="1", show_default=True, help="Members of etcd.")
 @click.option("--pool", envvar="UNDERSTUDY_POOL", default="cart", show_default=True, help="Name of the pool.")
 @click.option("-f", "--file", "spec", type=click.Path(path_type=Path, dir_okay=False), help="A pool spec (YAML).")
 @click.option(
@@ -70,6 +71,7 @@ def up(
     app_health: str,
     listen: str,
     controls: int,
+    etcds: str,
     pool: str,
     spec: Path | None,
     directory: Path,
@@ -88,6 +90,7 @@ def up(
         spec=wanted,
         members=members,
         controls=controls,
+        etcds=int(etcds),
         app=app,
         app_health=app_health,
         listen=listen,

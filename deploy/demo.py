@@ -5,11 +5,9 @@ is shown and written from ``demo_report``. Whatever happens, Ctrl-C included, ev
 """
 
 import asyncio
-import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from deploy.errors import DeployError
 from deploy.load import Load
 from deploy.local import LocalPool, LocalSettings
 from deploy.reading import read_pool, read_trace
-from deploy.up import stop_signal
+from deploy.up import Interrupted, stop_signal, unless
 from deploy.verdict import Killing, judge
 from deploy.views import member_views, slots_of
 from statesync.etcd import EtcdClient, EtcdError
@@ -54,17 +52,13 @@ class DemoSettings:
     console: Console = field(default_factory=lambda: Console(highlight=False))
 
 
-class _Interrupted(Exception):
-    """The user pressed Ctrl-C."""
-
-
 async def run_demo(settings: DemoSettings) -> int:
     """Run the demo; returns the exit code: 0 if nothing was lost or failed, 1 if it was, 130 when interrupted."""
     directory = Path(tempfile.mkdtemp(prefix="understudy-demo-"))
     try:
         async with stop_signal() as stopping:
-            outcome = await _unless(stopping, _Demo(settings, directory).run())
-    except _Interrupted:
+            outcome = await unless(stopping, _Demo(settings, directory).run())
+    except Interrupted:
         _clear(settings, directory)
         settings.console.print("interrupted; everything is stopped")
         return 130
@@ -80,22 +74,6 @@ def _clear(settings: DemoSettings, directory: Path, *, keep: bool = False) -> No
         settings.console.print(f"logs and data are kept in {directory}")
     else:
         shutil.rmtree(directory, ignore_errors=True)
-
-
-async def _unless(stopping: asyncio.Event, work: Awaitable[DemoOutcome]) -> DemoOutcome:
-    """Do the work; if the event is set first, cancel it, wait until it has cleaned up, and raise."""
-    working = asyncio.ensure_future(work)
-    waiting = asyncio.create_task(stopping.wait())
-    try:
-        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return await working
-        working.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await working
-        raise _Interrupted
-    finally:
-        waiting.cancel()
 
 
 class _Demo:

@@ -47,12 +47,12 @@ class MemberPlace:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A local pool's addresses. ``etcd`` has client URLs; ``etcd_peer`` is the URL of etcd's own traffic."""
+    """A local pool's addresses. ``etcd`` has client URLs; ``etcd_peers`` the URLs of etcd's own traffic."""
 
     pool: str
     pid: int
     etcd: tuple[str, ...]
-    etcd_peer: str
+    etcd_peers: tuple[str, ...]
     controls: tuple[ControlPlace, ...]
     front: FrontPlace
     members: tuple[MemberPlace, ...]
@@ -69,11 +69,17 @@ class Layout:
             pool=raw["pool"],
             pid=raw["pid"],
             etcd=tuple(raw["etcd"]),
-            etcd_peer=raw["etcd_peer"],
+            etcd_peers=tuple(raw["etcd_peers"]),
             controls=tuple(ControlPlace(**place) for place in raw["controls"]),
             front=FrontPlace(**raw["front"]),
             members=tuple(MemberPlace(**place) for place in raw["members"]),
         )
+
+    @property
+    def etcd_names(self) -> tuple[str, ...]:
+        """Names of etcd's processes, in the order of :attr:`etcd`."""
+        count = len(self.etcd)
+        return ("etcd",) if count == 1 else tuple(f"etcd-{number}" for number in range(1, count + 1))
 
     @property
     def front_url(self) -> str:

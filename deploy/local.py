@@ -37,6 +37,7 @@ from statesync.spec import PoolSpec
 
 ETCD_QUOTA_BYTES = 2 * 1024**3
 COMPACTION = "5m"
+ETCD_PEERS_FILE = "etcd-peers.json"
 _STAGE_ETCD, _STAGE_CONTROL, _STAGE_MEMBERS, _STAGE_FRONT = range(4)
 _HOME = Path(__file__).resolve().parent.parent
 EXAMPLE_APP = (sys.executable, "-m", "deploy.examples.cart")
@@ -50,6 +51,7 @@ class LocalSettings:
     spec: PoolSpec
     members: int = 3
     controls: int = 1
+    etcds: int = 1
     app: str = ""
     app_health: str = "/healthz"
     listen: str = ""
@@ -89,8 +91,8 @@ def plan_layout(settings: LocalSettings, ports: PortPicker) -> Layout:
     return Layout(
         pool=pool,
         pid=os.getpid(),
-        etcd=(f"http://{ports.pick()}",),
-        etcd_peer=f"http://{ports.pick()}",
+        etcd=tuple(f"http://{ports.pick()}" for _ in range(settings.etcds)),
+        etcd_peers=_etcd_peers(settings, ports),
         controls=tuple(
             ControlPlace(f"control-{number}", grpc=ports.pick(), http=ports.pick())
             for number in range(1, settings.controls + 1)
@@ -103,10 +105,32 @@ def plan_layout(settings: LocalSettings, ports: PortPicker) -> Layout:
     )
 
 
+def _etcd_peers(settings: LocalSettings, ports: PortPicker) -> tuple[str, ...]:
+    """Where etcd's members talk to each other. They remember it, so a cluster keeps its addresses over a restart."""
+    file = settings.directory / ETCD_PEERS_FILE
+    try:
+        noted = tuple(str(url) for url in json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        alone = (settings.directory / "etcd").exists()
+        noted = ("",) if alone else ()
+    except (OSError, ValueError, TypeError) as error:
+        raise DeployError(f"{file} cannot be read ({error}): use another --dir, or delete the directory") from None
+    if noted and len(noted) != settings.etcds:
+        raise DeployError(
+            f"{settings.directory} holds the data of {len(noted)} etcd member(s): "
+            f"start with --etcds {len(noted)}, or name another directory with --dir"
+        )
+    if settings.etcds == 1 or not noted:
+        return tuple(f"http://{ports.pick()}" for _ in range(settings.etcds))
+    for url in noted:
+        require_free(url.removeprefix("http://"), "this etcd cluster has it in its data: free it, or use another --dir")
+    return noted
+
+
 def programs(settings: LocalSettings, layout: Layout, etcd_binary: str) -> list[Program]:
     """All programs of the pool. Pure: nothing is started or looked up."""
     directory = settings.directory.resolve()
-    found = [_etcd_program(layout, directory, etcd_binary)]
+    found = [_etcd_program(layout, number, directory, etcd_binary) for number in range(len(layout.etcd))]
     found += [_control_program(settings, layout, place, directory) for place in layout.controls]
     for place in layout.members:
         found += _member_programs(settings, layout, place, directory)
@@ -114,20 +138,21 @@ def programs(settings: LocalSettings, layout: Layout, etcd_binary: str) -> list[
     return found
 
 
-def _etcd_program(layout: Layout, directory: Path, binary: str) -> Program:
-    client, peer = layout.etcd[0], layout.etcd_peer
+def _etcd_program(layout: Layout, number: int, directory: Path, binary: str) -> Program:
+    name, client, peer = layout.etcd_names[number], layout.etcd[number], layout.etcd_peers[number]
+    cluster = ",".join(f"{each}={url}" for each, url in zip(layout.etcd_names, layout.etcd_peers, strict=True))
     return Program(
-        name="etcd",
+        name=name,
         command=(
             binary,
-            *("--name", "understudy", "--data-dir", str(directory / "etcd")),
+            *("--name", name, "--data-dir", str(directory / name)),
             *("--listen-client-urls", client, "--advertise-client-urls", client),
             *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
-            *("--initial-cluster", f"understudy={peer}"),
+            *("--initial-cluster", cluster),
             *("--auto-compaction-mode", "periodic", "--auto-compaction-retention", COMPACTION),
             *("--quota-backend-bytes", str(ETCD_QUOTA_BYTES), "--log-level", "warn"),
         ),
-        log=directory / "logs" / "etcd.log",
+        log=directory / "logs" / f"{name}.log",
         stage=_STAGE_ETCD,
         health=f"{client}/health",
     )
@@ -262,9 +287,12 @@ class LocalPool:
         return tuple(process for process in self.processes.all if process.state is State.RUNNING)
 
     async def _start(self) -> None:
-        etcd, *rest = programs(self.settings, self.layout, self._etcd_binary)
+        every = programs(self.settings, self.layout, self._etcd_binary)
+        first, rest = every[: self.settings.etcds], every[self.settings.etcds :]
         self._say("etcd")
-        await self.processes.start(etcd)
+        if len(first) > 1:
+            write_atomically(self.settings.directory / ETCD_PEERS_FILE, json.dumps(self.layout.etcd_peers))
+        await self.processes.start(*first)
         async with EtcdClient(self.layout.etcd) as client:
             await apply_spec(client, self.settings.spec)
         self._say("control server, members and front Envoy")

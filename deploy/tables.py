@@ -157,7 +157,7 @@ def failovers_table(view: View) -> RenderableType:
     for row in view["failovers"]:
         table.add_row(
             when(row["started"]),
-            row["kind"],
+            row["kind"] + (f" (drill: {row['drill']})" if row["drill"] else ""),
             ", ".join(row["from"]),
             ", ".join(f"{member} ({count})" for member, count in row["to"].items()),
             row["cause"],

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
+from typing import TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -18,6 +19,7 @@ from deploy.tables import members_table, processes_table
 from deploy.views import View, status_view
 from statesync.etcd import EtcdClient, EtcdError
 
+T = TypeVar("T")
 _REFRESH = 0.5
 
 
@@ -57,6 +59,26 @@ async def stop_signal() -> AsyncIterator[asyncio.Event]:
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
+
+
+class Interrupted(Exception):
+    """The user pressed Ctrl-C, or sent SIGTERM."""
+
+
+async def unless(stopping: asyncio.Event, work: Awaitable[T]) -> T:
+    """Do the work; if the event is set first, cancel it, let it clean up, and raise :class:`Interrupted`."""
+    working = asyncio.ensure_future(work)
+    waiting = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return await working
+        working.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await working
+        raise Interrupted
+    finally:
+        waiting.cancel()
 
 
 def addresses(layout: Layout) -> RenderableType:

@@ -303,6 +303,7 @@ def _failover_view(trace: str, parts: Sequence[Failover]) -> View:
         "to": dict(sorted(taken.items())),
         "slots": sum(len(part.slots) for part in parts),
         "cause": first.cause,
+        "drill": next((part.drill for part in parts if part.drill), ""),
     }
 
 

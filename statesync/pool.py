@@ -193,6 +193,7 @@ class Failover(Record):
     """What one member took over in one change of active; several records with one ``trace`` make one failover.
 
     ``slots`` and ``epochs`` run in parallel. ``started`` is wall time in seconds; durations are in the trace.
+    ``drill`` is the kind of drill that caused it on purpose, empty for the real thing.
     """
 
     trace: str
@@ -204,6 +205,7 @@ class Failover(Record):
     epochs: tuple[int, ...]
     started: float
     revision: int = 0
+    drill: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "slots", tuple(self.slots))

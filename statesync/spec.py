@@ -6,16 +6,36 @@ pool keeps the spec it has. Only what this version carries out is accepted.
 
 import difflib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from statesync.slots import DEFAULT_SLOTS, MAX_SLOTS
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
 """Names of pools, members and sites: DNS-like, since they become parts of resource names and keys."""
+
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0}
+
+
+def _seconds(value: object) -> object:
+    """``250ms``, ``1s`` or ``2m`` as seconds; anything else is left to the field's own check."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m)", value) if isinstance(value, str) else None
+    return float(found[1]) * _UNITS[found[2]] if found else value
+
+
+def _share(value: object) -> object:
+    """``0.1%`` as a share of 1."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", value) if isinstance(value, str) else None
+    return float(found[1]) / 100 if found else value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=3600)]
+Share = Annotated[float, BeforeValidator(_share), Field(ge=0, le=1)]
 
 
 class SpecError(ValueError):
@@ -53,6 +73,21 @@ class Limits(_Strict):
     sessions: Annotated[int, Field(ge=1)] = 100_000
 
 
+class Rto(_Strict):
+    """How long a client may wait when its session's active changes: the 99th percentile, in seconds."""
+
+    p99: Seconds = 1.0
+
+
+class Objectives(_Strict):
+    """What a failover may cost: acknowledged sync writes lost, share of requests failed, sessions moved needlessly."""
+
+    rto: Rto = Rto()
+    rpo_sync_writes: Annotated[int, Field(ge=0)] = 0
+    failed_requests: Share = 0.001
+    needless_moves: Annotated[int, Field(ge=0)] = 0
+
+
 class PoolSpec(_Strict):
     """One pool. ``slots`` is fixed for the life of the pool; the rest may be applied anew at any time."""
 
@@ -69,6 +104,7 @@ class PoolSpec(_Strict):
     durability: Literal["sync", "async"] = "sync"
     members: dict[Name, MemberSpec] = Field(default_factory=dict)
     limits: Limits = Limits()
+    objectives: Objectives = Objectives()
     session_ttl: Annotated[int, Field(ge=1, le=31_536_000)] = 3600
 
     def encode(self) -> bytes:

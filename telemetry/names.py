@@ -32,8 +32,11 @@ FENCE: Final = "fence"
 FLUSH: Final = "flush"
 CONFIRM: Final = "confirm"
 
+# What the clients of a drill saw of it.
+DRILL_SEEN: Final = "drill"
+
 ROOTS: Final = (FAILOVER, HANDOVER)
-PHASES: Final = (DETECT, DECIDE, FENCE, FLUSH, CONFIRM, CLAIM, CATCH_UP, PUSH, ACK, FIRST_OK)
+PHASES: Final = (DETECT, DECIDE, FENCE, FLUSH, CONFIRM, CLAIM, CATCH_UP, PUSH, ACK, FIRST_OK, DRILL_SEEN)
 
 # Attributes of spans. In what units and on which spans: docs/telemetry.md.
 POOL: Final = "understudy.pool"
@@ -59,6 +62,11 @@ XDS_VERSION: Final = "understudy.xds.version"
 UNMEASURED: Final = "understudy.unmeasured"
 BOOT: Final = "understudy.boot"
 SITE: Final = "understudy.site"
+DRILL: Final = "understudy.drill"
+DRILL_REQUESTS: Final = "understudy.drill.requests"
+DRILL_FAILED: Final = "understudy.drill.failed"
+DRILL_GAP_MS: Final = "understudy.drill.gap_ms"
+DRILL_MISSED: Final = "understudy.drill.missed"
 
 ATTRIBUTES: Final = (
     POOL,
@@ -84,6 +92,11 @@ ATTRIBUTES: Final = (
     UNMEASURED,
     BOOT,
     SITE,
+    DRILL,
+    DRILL_REQUESTS,
+    DRILL_FAILED,
+    DRILL_GAP_MS,
+    DRILL_MISSED,
 )
 
 # OpenTelemetry semantic conventions that we fill in.

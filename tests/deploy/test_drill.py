@@ -1,0 +1,225 @@
+"""Drills against a pool that runs: they refuse without redundancy, measure, undo, and leave a mark."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from deploy.drill_hands import run_template
+from deploy.drill_rules import Facts, Kind, Seen, missed, refusals, unfinished
+from deploy.errors import DeployError
+from deploy.layout import read_layout, read_processes
+from deploy.local import LocalPool, LocalSettings
+from deploy.reading import read_pool, read_trace
+from statesync.etcd import EndpointStatus, EtcdClient
+from statesync.keys import PoolKeys
+from statesync.pool import ControlServer, Intent, Member, MemberState, Owner, Table
+from statesync.spec import Objectives, PoolSpec
+from statesync.state import At, PoolState
+from telemetry.names import DRILL, DRILL_GAP_MS
+from telemetry.report import phases, root_of
+from tests.harness.commands import ROOT
+from tests.harness.waiting import until
+
+IN_SYNC = {"members": [{"member": "cart-1", "in_sync": True}, {"member": "cart-2", "in_sync": True}]}
+
+
+def at_rest() -> PoolState:
+    """Two members with two slots each, one control server."""
+    state = PoolState(PoolKeys("cart"))
+    orders = (("cart-1", "cart-2"), ("cart-2", "cart-1")) * 2
+    state.spec = At(PoolSpec(pool="cart", slots=4, copies=2), 1)
+    state.table = At(Table(1, orders), 1)
+    state.leader = At("control-1", 1)
+    state.controls["control-1"] = At(ControlServer("control-1", "127.0.0.1:9", "127.0.0.1:9"), 1)
+    for name in ("cart-1", "cart-2"):
+        state.members[name] = At(Member(name, f"{name}-a", "", "", MemberState.UP), 1)
+    for slot, order in enumerate(orders):
+        state.owners[slot] = At(Owner(order[0], f"{order[0]}-a", 1), 1)
+    return state
+
+
+def test_a_pool_at_rest_may_be_drilled() -> None:
+    assert refusals(Facts(at_rest(), IN_SYNC), Kind.KILL) == []
+
+
+def test_a_drill_is_refused_for_every_reason_that_there_is() -> None:
+    state = at_rest()
+    state.members["cart-2"] = At(Member("cart-2", "cart-2-a", "", "", MemberState.DOWN, reason="check failed"), 2)
+    state.intents["cart-1"] = At(Intent("cart-1", until=100.0), 2)
+    state.owners[0] = At(Owner("cart-2", "cart-2-a", 2), 2)
+    sync = {"members": [{"member": "cart-1", "in_sync": False, "reason": "3 revisions behind"}]}
+    text = "\n".join(refusals(Facts(state, sync, ["too many moves (for 9 s)"], now=99.0), Kind.KILL))
+    for reason in (
+        "cart-2 is DOWN: check failed",
+        "cart-1 is drained",
+        "4 slots have no living standby",
+        "1 slots are on their way",
+        "too many moves (for 9 s)",
+        "cart-1 is not in sync: 3 revisions behind",
+    ):
+        assert reason in text
+
+
+def test_leaders_are_struck_only_where_others_can_follow() -> None:
+    facts = Facts(at_rest(), IN_SYNC, etcd=[EndpointStatus("127.0.0.1:1", "3.5.9", True, 0, ())])
+    assert "start a second one" in refusals(facts, Kind.CONTROL)[0]
+    assert "needs 3" in refusals(facts, Kind.ETCD_LEADER)[0]
+
+
+def test_a_restarted_member_must_come_back_as_another_boot_and_with_its_share() -> None:
+    state, before = at_rest(), {"cart-1": 2, "cart-2": 2}
+    assert unfinished(state, before, {}) == ""
+    assert unfinished(state, before, {"cart-1": "cart-1-a"}) == "cart-1 is not back"
+    assert "cart-2 without a fair share" in unfinished(state, {"cart-1": 2, "cart-2": 9}, {})
+
+
+def test_objectives_are_judged_by_what_clients_felt() -> None:
+    wanted = Objectives.model_validate({"rto": {"p99": "200ms"}, "failed_requests": "1%"})
+    assert missed(Seen(requests=100, failed=1, gap=(1.0, 200.0, 900.0), lost_writes=0, needless_moves=0), wanted) == []
+    worse = Seen(requests=100, failed=2, gap=(1.0, 201.0, 201.0), lost_writes=1, needless_moves=3)
+    assert [text.partition(":")[0] for text in missed(worse, wanted)] == [
+        "failed_requests",
+        "rto p99",
+        "rpo_sync_writes",
+        "needless_moves",
+    ]
+    assert missed(Seen(requests=0, failed=0, took_ms=201.0), wanted) == ["rto p99: 201 ms (objective 200 ms)"]
+
+
+async def test_a_command_gets_the_name_as_one_argument_and_its_failure_is_told(tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    await run_template(f"sh -c 'printf %s \"$1\" > {note}' - {{name}}", {"name": "cart 1; rm -rf x"})
+    assert note.read_text() == "cart 1; rm -rf x"
+    with pytest.raises(DeployError, match="exit code 1"):
+        await run_template("false {name}", {"name": "cart-1"})
+    with pytest.raises(DeployError, match="only placeholder"):
+        await run_template("kill {pod}", {"name": "cart-1"})
+
+
+class Running:
+    """A pool in ``directory`` that runs as under ``understudy up``, and the command ``drill`` in its directory."""
+
+    def __init__(self, directory: Path, etcd: EtcdClient) -> None:
+        self.directory = directory
+        self.etcd = etcd
+
+    async def state(self) -> PoolState:
+        return (await read_pool(self.etcd, "cart"))[0]
+
+    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "deploy.cli", "drill", *arguments, "-o", "json"),
+            cwd=ROOT,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "UNDERSTUDY_DIR": str(self.directory)},
+        )
+
+    async def drill(self, *arguments: str) -> tuple[int, dict, str]:
+        """Run a drill to its end: exit code, the JSON that it printed, what it said."""
+        process = await self.start(*arguments)
+        output, said = await asyncio.wait_for(process.communicate(), 120)
+        return process.returncode, json.loads(output or b"{}"), said.decode()
+
+    def pids(self, name: str) -> list[int]:
+        return [row["pid"] for row in read_processes(self.directory) if row["name"].startswith(f"{name}/")]
+
+    async def ready(self) -> None:
+        """Wait until a drill would not be refused."""
+        await until(self._table_is_lived, timeout=60, what="the pool is at rest")
+
+    async def _table_is_lived(self) -> bool:
+        state = await self.state()
+        shares = {name: sum(at.record.active == name for at in state.owners.values()) for name in state.members}
+        return unfinished(state, dict.fromkeys(shares, 85), {}) == "" and len(shares) == 3
+
+
+@asynccontextmanager
+async def running(directory: Path) -> AsyncIterator[Running]:
+    """Three members, two control servers. The objectives are such that a slow test machine does not miss them."""
+    spec = PoolSpec(pool="cart", objectives=Objectives.model_validate({"rto": {"p99": "30s"}}))
+    settings = LocalSettings(directory=directory, spec=spec, members=3, controls=2)
+    async with LocalPool(settings) as pool, EtcdClient(pool.etcd_endpoints) as etcd:
+        scene = Running(directory, etcd)
+        await scene.ready()
+        yield scene
+
+
+def stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+async def test_a_member_is_killed_in_a_drill_and_the_failover_is_marked(tmp_path: Path) -> None:
+    async with running(tmp_path) as scene:
+        boot = (await scene.state()).members["cart-2"].record.boot
+        code, view, said = await scene.drill("kill", "--member", "cart-2", "--load", "60", "--for", "1s")
+        assert (code, view["ok"]) == (0, True), said
+        (row,) = view["drills"]
+        assert (row["name"], row["failed_requests"], row["lost_writes"], row["moved_needlessly"]) == ("cart-2", 0, 0, 0)
+        assert row["sessions_touched"] > 0
+        assert row["client_gap_ms"]["max"] < 30_000
+
+        state = await scene.state()
+        assert state.members["cart-2"].record.boot != boot
+        takeovers = [at.record for at in state.failovers.values() if at.record.source == "cart-2"]
+        assert takeovers
+        assert {record.drill for record in takeovers} == {"kill"}
+        controls = [at.record.http for at in state.controls.values()]
+        spans = await read_trace(controls, row["traces"][0])
+        (seen,) = [span for span in spans if span.name == "drill"]
+        root = root_of(spans)
+        assert (seen.attributes[DRILL], seen.attributes[DRILL_GAP_MS]) == (
+            "kill",
+            pytest.approx(row["client_gap_ms"]["p99"], abs=0.06),
+        )
+        assert root is not None
+        assert seen.parent_id == root.span_id
+
+        layout = read_layout(tmp_path)
+        assert layout is not None
+        await scene.etcd.put(state.keys.intent("cart-1"), Intent("cart-1", 0.0, time.time()).encode())
+        code, view, said = await scene.drill("kill")
+        assert (code, view) == (1, {})
+        assert "nothing was touched" in said
+        assert "cart-1 is drained" in said
+        assert (await scene.state()).members["cart-2"].record.boot == state.members["cart-2"].record.boot
+
+
+async def test_a_control_server_is_killed_and_ctrl_c_thaws_a_frozen_member_and_undoes_a_drain(tmp_path: Path) -> None:
+    async with running(tmp_path) as scene:
+        code, view, said = await scene.drill("control", "--for", "1s")
+        assert (code, view["drills"][0]["requests"]) == (0, 0), said
+        state = await scene.state()
+        (mark,) = [at.record for at in state.failovers.values() if at.record.drill == "control"]
+        spans = await read_trace([at.record.http for at in state.controls.values()], mark.trace)
+        root = root_of(spans)
+        assert root is not None
+        assert (root.attributes[DRILL], "drill" in phases(spans)) == ("control", True)
+
+        await scene.ready()
+        freezing = await scene.start("freeze", "--member", "cart-1", "--for", "10m")
+        await until(lambda: all(map(stopped, scene.pids("cart-1"))), 60, "both processes of cart-1 are frozen")
+        freezing.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(freezing.wait(), 30) == 130
+        assert not any(map(stopped, scene.pids("cart-1")))
+        await scene.ready()
+
+        draining = await scene.start("drain", "--member", "cart-3", "--for", "10m")
+
+        async def drained() -> bool:
+            state = await scene.state()
+            return "cart-3" in state.intents and all(at.record.active != "cart-3" for at in state.owners.values())
+
+        await until(drained, 60, "cart-3 owns nothing")
+        draining.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(draining.wait(), 30) == 130
+        assert "cart-3" not in (await scene.state()).intents
+        await scene.ready()
