@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from proxy.context import MemberContext
 from proxy.holdings import OwnedSlot
 from proxy.read_deadline import BOUND
+from statesync.crash_points import CrashPoint, crash_point
 from statesync.definite import definite_txn
 from statesync.etcd import EtcdError, Put, TxnResult
 from statesync.ownership import CLAIM_MOST, Claimed, View, claim, claim_transaction, replaced_members
@@ -62,9 +63,11 @@ class Claimer:
         claims = claim(
             view, slots, cause=cause.text, traceparent=cause.trace.traceparent if cause.trace else "", now=now
         )
+        crash_point(CrashPoint.CLAIM_DECIDED)
         revision, markers = await self._win(claims, self._note(claims, cause, now))
         if not revision:
             return []
+        crash_point(CrashPoint.CLAIM_WON)
         won = [owned for c in claims if (owned := self._gain(c, revision)) is not None]
         claimed_ns = context.telemetry.now_ns()
         await self._outwait_readers(claims)

@@ -15,6 +15,7 @@ import time
 from proxy.context import MemberContext
 from proxy.holdings import OwnedSlot
 from proxy.peers import Peer, PeerError
+from statesync.crash_points import CrashPoint, crash_point
 from statesync.definite import definite_txn
 from statesync.etcd import Get, ModRevision, Put
 from statesync.ownership import finish_handover, start_handover, undo_handover
@@ -86,11 +87,13 @@ class Handover:
             traceparent=trace.traceparent if trace else "",
             now=time.time(),
         )
+        crash_point(CrashPoint.HANDOVER_CLOSED)
         fenced = await self._replace_record(owned.slot, owned.fence, leaving)
         if not fenced:
             context.holdings.lose(owned.slot)
             raise HandoverFailed(owned.slot, peer.member, "somebody else has claimed the slot")
         owned.owner, owned.fence = leaving, fenced
+        crash_point(CrashPoint.HANDOVER_FENCED)
         fenced_ns = context.telemetry.now_ns()
         try:
             async with asyncio.timeout(CONFIRM_PATIENCE):
@@ -100,6 +103,7 @@ class Handover:
         except (PeerError, TimeoutError, ValueError, KeyError, TypeError) as error:
             await self._take_back(owned)
             raise HandoverFailed(owned.slot, peer.member, str(error) or "no answer in time") from None
+        crash_point(CrashPoint.HANDOVER_CONFIRMED)
         context.state.note_owner(owned.slot, successor, revision)
         context.holdings.lose(owned.slot)
         context.tally.given += 1
@@ -117,6 +121,7 @@ class Handover:
 
     async def _take_back(self, owned: OwnedSlot) -> None:
         """Undo a fence. If the compare fails, the target became active after all."""
+        crash_point(CrashPoint.UNDO_DECIDED)
         mine = undo_handover(owned.owner, now=time.time())
         revision = await self._replace_record(owned.slot, owned.fence, mine)
         if revision and self._context.state.note_owner(owned.slot, mine, revision):
@@ -156,9 +161,11 @@ class Handover:
             note = [
                 context.failovers.add(trace.hex, leaving.active, taken, cause=mine.cause, planned=True, now=time.time())
             ]
+        crash_point(CrashPoint.TARGET_ASKED)
         won = await self._replace_record(slot, revision, mine, note)
         if not won:
             raise HandoverFailed(slot, context.me, "its owner took the slot back")
+        crash_point(CrashPoint.TARGET_ACTIVE)
         at = At(mine, won)
         if context.state.note_owner(slot, mine, won):
             context.holdings.reopen(context.holdings.gain(slot, mine, won))

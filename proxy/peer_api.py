@@ -14,6 +14,7 @@ from proxy.problems import problem
 from proxy.read_deadline import ReadDeadline
 from proxy.service import SessionService
 from proxy.session_api import BODY_MOST, add_session_routes, as_json, call_of, problems, respond
+from statesync.crash_points import CrashPoint, crash_point
 from statesync.etcd import EtcdError
 from statesync.identity import kinds_of
 
@@ -60,6 +61,7 @@ def _add_handover_routes(app: web.Application, context: MemberContext, handover:
             await context.replica.full_sync(slot)
         except EtcdError as error:
             return respond(problem(503, "not-ready", f"slot {slot} cannot be read: {error}", retry_after=1))
+        crash_point(CrashPoint.TARGET_PREPARED)
         return web.json_response({"slot": slot})
 
     async def activate(request: web.Request) -> web.Response:

@@ -33,6 +33,7 @@ from proxy.session_api import session_app
 from proxy.sync_api import SyncApi, sync_view
 from statesync.codec import SessionCodec, agree
 from statesync.commit import Committer
+from statesync.crash_points import UnknownCrashPoint, arm_from_environment
 from statesync.etcd import EtcdClient, EtcdError, TlsFiles
 from statesync.keys import PoolKeys
 from statesync.mirror import Mirror, MirrorBatch
@@ -87,11 +88,12 @@ async def run_sidecar(settings: SidecarSettings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     try:
+        arm_from_environment()
         async with running_sidecar(settings) as sidecar:
             logger.info("sidecar of %s: session API on %s", settings.member, settings.session_api)
             await stop.wait()
             await sidecar.drain()
-    except (CannotStart, EtcdMissing) as error:
+    except (CannotStart, EtcdMissing, UnknownCrashPoint) as error:
         logger.error("sidecar of %s cannot start: %s", settings.member, error)  # noqa: TRY400 - one line is the point
         return 2
     return 0

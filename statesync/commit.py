@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from statesync.crash_points import CrashPoint, crash_point
 from statesync.definite import definite_txn
 from statesync.etcd import (
     Delete,
@@ -281,7 +282,9 @@ class Committer:
         failure = [Get(self._keys.owner(slot)) for slot in batch.fences()]
         failure.append(Get(self._marker_key))
         self.stats.transactions += 1
+        crash_point(CrashPoint.WRITE_DECIDED)
         result, resent = await definite_txn(self._client, compares, success, failure)
+        crash_point(CrashPoint.WRITE_COMMITTED)
         self.stats.resent += resent
         return result
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from statesync.codec import PLAIN, KeyMissing, SessionCodec, Unreadable
+from statesync.crash_points import CrashPoint, crash_point
 from statesync.etcd import EtcdClient, Event, Kv
 from statesync.keys import PoolKeys, prefix_range, slot_in
 from statesync.sessions import Session
@@ -154,6 +155,7 @@ class Replica:
                 key = kv.key.removeprefix(prefix)
                 present.add(key)
                 self._put(kept, key, kv)
+            crash_point(CrashPoint.SYNC_PAGE)
         return revision, present
 
     def apply(self, events: Iterable[Event]) -> None:

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
+from statesync.crash_points import VARIABLE, CrashPoint
 from tests.faults.history import FaultWindow, History
 from tests.faults.pool import FaultMember, FaultPool
 from tests.harness.cuttable import Cable, Way
@@ -68,6 +69,20 @@ async def killed_members(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
         for name in names:
             if not harm.pool.members[name].runs:
                 harm.pool.members[name].start()
+
+
+@contextlib.asynccontextmanager
+async def crashing_member(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
+    """A sidecar that ends itself at one of its named points; started afresh, and without that, at the end."""
+    member = harm.member()
+    point = harm.draw.choice(list(CrashPoint))
+    member.kill()
+    member.start(**{VARIABLE: f"{point}:{harm.draw.randint(1, 12)}"})
+    try:
+        yield (member.name,)
+    finally:
+        member.kill()
+        member.start()
 
 
 @contextlib.asynccontextmanager
@@ -223,6 +238,7 @@ FAULTS = (
     Fault("pause of a sidecar", 0.3, 4.0, 6, paused_member),
     Fault("kill -9 of a sidecar", 0.1, 3.0, 4, killed_member),
     Fault("kill -9 of all sidecars but one", 0.1, 2.0, 1, killed_members),
+    Fault("end of a sidecar at a named point", 1.0, 5.0, 3, crashing_member),
     Fault("drain of a sidecar", 0.5, 2.0, 2, drained_member),
     Fault("sidecar cut from etcd", 0.3, 9.0, 3, etcd_cut("both")),
     Fault("etcd's answers to a sidecar lost", 0.3, 5.0, 3, etcd_cut("answers")),

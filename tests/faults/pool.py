@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from aiohttp import web
 
 from statesync.etcd import EtcdClient
 from statesync.keys import PoolKeys, prefix_range
-from statesync.pool import Owner
+from statesync.pool import Lost, Owner, Table
 from statesync.spec import PoolSpec, parse_spec
 from tests.faults.history import OwnerChange
 from tests.harness.cuttable import Cable, cable_to
@@ -86,9 +86,9 @@ class Program:
         """Whether it has not ended."""
         return self.process is not None and self.process.poll() is None
 
-    def start(self) -> None:
-        """Start it (again)."""
-        environment = {**os.environ, "OTEL_SDK_DISABLED": "true", "PYTHONPATH": str(ROOT)}
+    def start(self, **environment: str) -> None:
+        """Start it (again), with these variables besides its usual ones."""
+        usual = {**os.environ, "OTEL_SDK_DISABLED": "true", "PYTHONPATH": str(ROOT)}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 bound_to(os.getpid(), self.command),
@@ -96,7 +96,7 @@ class Program:
                 stdout=log,
                 stderr=log,
                 cwd=ROOT,
-                env=environment,
+                env={**usual, **environment},
             )
 
     def signal(self, number: signal.Signals) -> None:
@@ -133,6 +133,7 @@ class FaultPool:
         self.controls: list[Program] = []
         self.members: dict[str, FaultMember] = {}
         self.owner_changes: list[OwnerChange] = []
+        self._generation = 0
 
     @property
     def names(self) -> list[str]:
@@ -158,6 +159,16 @@ class FaultPool:
         """All owner records."""
         page = await client.range(prefix_range(self.keys.owners))
         return {int(kv.key[-5:]): Owner.decode(kv.value) for kv in page.kvs}
+
+    async def write_table(self, client: EtcdClient, *order: str, lost: Mapping[str, str] | None = None) -> None:
+        """Write a table with this order of members for all slots: for pools without a control server.
+
+        ``lost`` maps members that are to be called dead to their boot.
+        """
+        self._generation += 1
+        dead = {name: Lost(boot, "said by the test", "", 0.0) for name, boot in (lost or {}).items()}
+        table = Table(self._generation, (order,) * self.spec.slots, dead)
+        await client.put(self.keys.table, table.encode())
 
     async def settled(self, client: EtcdClient) -> bool:
         """Whether every slot is owned, stably, by a member that runs and knows it, and none waits to be moved."""
@@ -259,7 +270,10 @@ def _make_control(pool: FaultPool, name: str) -> Program:
 async def fault_pool(
     *, takeover: str, members: int = 3, controls: int = 1, etcds: int = 1, slots: int = 24, home: Path | None = None
 ) -> AsyncIterator[FaultPool]:
-    """A pool of its own that has settled; gone at the end of the block. ``home`` keeps the logs."""
+    """A pool of its own that has settled; gone at the end of the block. ``home`` keeps the logs.
+
+    Without control servers the test writes the slot table; at first all slots have the members in the order of names.
+    """
     async with contextlib.AsyncExitStack() as stack:
         if home is None:
             home = Path(tempfile.mkdtemp(prefix="understudy-faults-"))
@@ -278,6 +292,8 @@ async def fault_pool(
             member = await _make_member(pool, stack, f"m{number}", app)
             pool.members[member.name] = member
         pool.controls = [_make_control(pool, f"control-{number}") for number in range(1, controls + 1)]
+        if not pool.controls:
+            await pool.write_table(client, *pool.names)
         for program in (*pool.controls, *pool.members.values()):
             stack.callback(program.kill)
             program.start()

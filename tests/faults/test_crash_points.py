@@ -1,0 +1,158 @@
+"""A sidecar ends at each of its named crash points while clients are at work, and the checker decides.
+
+The pool has no control server: the test writes the slot table, so that each story leads to its point and nowhere else.
+All slots belong to ``m1`` with ``m2`` as standby at the beginning of each.
+"""
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from statesync.crash_points import VARIABLE, CrashPoint, UnknownCrashPoint, arm_from_environment
+from statesync.etcd import EtcdClient
+from tests.faults.checker import check
+from tests.faults.clients import Clients
+from tests.faults.history import FaultWindow, History
+from tests.faults.pool import FaultPool, fault_pool
+from tests.harness.waiting import until
+
+FIRST, SECOND, THIRD = "m1", "m2", "m3"
+AS_USUAL = (FIRST, SECOND, THIRD)
+THE_OTHER_WAY = (SECOND, FIRST, THIRD)
+PATIENCE = 30.0
+
+
+@dataclass
+class Stage:
+    """A pool with clients at work, and what happened so far."""
+
+    pool: FaultPool
+    etcd: EtcdClient
+    history: History = field(default_factory=History)
+
+    async def played(self, point: CrashPoint) -> None:
+        """Lead the pool to ``point`` once, and have a member end there; then all is as before."""
+        begin, order = time.monotonic(), AS_USUAL
+        match point:
+            case CrashPoint.WRITE_DECIDED | CrashPoint.WRITE_COMMITTED:
+                member = await self._armed(FIRST, f"{point}:5")
+            case CrashPoint.SYNC_PAGE:
+                member = await self._armed(SECOND, f"{point}:3")
+            case CrashPoint.CLAIM_DECIDED | CrashPoint.CLAIM_WON:
+                member = await self._armed(SECOND, point)
+                await self._ready(SECOND)
+                self.pool.members[FIRST].kill()
+            case CrashPoint.HANDOVER_CLOSED | CrashPoint.HANDOVER_FENCED | CrashPoint.HANDOVER_CONFIRMED:
+                member, order = await self._armed(FIRST, f"{point}:3"), THE_OTHER_WAY
+                await self._as_usual()
+            case CrashPoint.TARGET_PREPARED | CrashPoint.TARGET_ASKED | CrashPoint.TARGET_ACTIVE:
+                member, order = await self._armed(SECOND, f"{point}:3"), THE_OTHER_WAY
+                await self._ready(SECOND)
+            case CrashPoint.UNDO_DECIDED:
+                member, order = await self._armed(FIRST, point), THE_OTHER_WAY
+                await self._as_usual()
+                await self._armed(SECOND, f"{CrashPoint.TARGET_ASKED}:2")
+                await self._ready(SECOND)
+
+        async def ended() -> bool:
+            await self.pool.write_table(self.etcd, *order)
+            return not self.pool.members[member].runs
+
+        await until(ended, PATIENCE, f"{member} ends at {point}", every=0.3)
+        process = self.pool.members[member].process
+        assert process is not None
+        assert process.returncode == -signal.SIGKILL
+        await asyncio.sleep(0.3)  # clients meet the pool without it
+        for program in self.pool.members.values():
+            if not program.runs:
+                program.start()
+        await self._as_usual()
+        self.history.faults.append(FaultWindow(f"end at {point}", tuple(AS_USUAL), begin, time.monotonic()))
+
+    async def _armed(self, name: str, crash_at: str) -> str:
+        member = self.pool.members[name]
+        member.kill()
+        member.start(**{VARIABLE: crash_at})
+        return name
+
+    async def _ready(self, name: str) -> None:
+        async def ready() -> bool:
+            status = await self.pool.status(name)
+            return status["state"] in ("READY", "UP") and status["in_sync"] == self.pool.spec.slots
+
+        await until(ready, PATIENCE, f"{name} is in sync")
+
+    async def _as_usual(self) -> None:
+        """Have the first member own everything; a table that is older than a takeover would change nothing."""
+
+        async def owning() -> bool:
+            owners = await self.pool.owners(self.etcd)
+            active = (await self.pool.status(FIRST))["active"]
+            usual = all(owner.active == FIRST and owner.phase == "stable" for owner in owners.values())
+            if usual and isinstance(active, list) and len(active) == self.pool.spec.slots:
+                return True
+            await self.pool.write_table(self.etcd, *AS_USUAL)
+            return False
+
+        await until(owning, PATIENCE, f"{FIRST} owns all slots", every=0.3)
+
+
+@asynccontextmanager
+async def clients_at_work(stage: Stage) -> AsyncIterator[Clients]:
+    """Clients that work during the block; then each session is read and written through every member."""
+    crowd = Clients(stage.pool, stage.history, "crash points", registers=30, fields=8)
+    await crowd.prepare()
+    working = asyncio.create_task(crowd.run(8, 0.03))
+    try:
+        yield crowd
+    finally:
+        crowd.stopping = True
+        await working
+    for name in stage.pool.names:
+        assert await crowd.read_all(name) == []
+    assert await crowd.write_all() == []
+
+
+@pytest.mark.parametrize(
+    ("takeover", "points"),
+    [
+        ("fast", [point for point in CrashPoint if not point.startswith("handover.")]),
+        ("lease", [point for point in CrashPoint if point.startswith("handover.")]),
+    ],
+    ids=["writes, claims and copies", "handovers"],
+)
+async def test_a_sidecar_that_ends_at_any_named_point_breaks_no_promise(takeover, points, tmp_path):
+    async with (
+        fault_pool(takeover=takeover, controls=0, slots=8, home=tmp_path) as pool,
+        pool.etcds[0].client() as etcd,
+    ):
+        stage = Stage(pool, etcd)
+        async with clients_at_work(stage):
+            for point in points:
+                await stage.played(point)
+        stage.history.owners = list(pool.owner_changes)
+    violations = await asyncio.to_thread(check, stage.history, takeover=takeover)
+    if violations:
+        stage.history.dump(tmp_path / "history.jsonl")
+    assert "\n".join(map(str, violations)) == ""
+    assert sum(op.writes and op.outcome == "ok" for op in stage.history.ops) > 50
+
+
+def test_nothing_is_armed_by_default(monkeypatch, caplog):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    with caplog.at_level(logging.WARNING):
+        arm_from_environment()
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("wrong", ["write", "write.decided:0", "write.decided:often"])
+async def test_a_sidecar_that_is_asked_to_crash_nowhere_does_not_start(wrong, monkeypatch):
+    monkeypatch.setenv(VARIABLE, wrong)
+    with pytest.raises(UnknownCrashPoint, match=r"handover\.fenced"):
+        arm_from_environment()
