@@ -18,7 +18,6 @@ from telemetry.names import SERVICE_INSTANCE_ID
 from telemetry.spans import StoredSpan
 
 View = dict[str, Any]
-_RISKY_ETCD = ("3.5.0", "3.5.1", "3.5.2")
 
 
 def order_of(state: PoolState, slot: int) -> tuple[str, ...]:
@@ -241,11 +240,8 @@ def _warnings(
     elif state.leader is None:
         yield "no control server leads at the moment"
     for status in etcd:
-        if status.version in _RISKY_ETCD:
-            yield (
-                f"etcd {status.version} at {status.endpoint} can lose consistency when it is killed under load: "
-                "fine for development; in production use 3.5.3 or newer, or 3.4"
-            )
+        if status.at_risk:
+            yield status.at_risk
         yield from (f"etcd at {status.endpoint}: {fault}" for fault in status.errors)
     yield from (f"unreadable record {key}: {fault}" for key, fault in sorted(state.faults.items()))
 

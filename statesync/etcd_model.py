@@ -132,6 +132,19 @@ class EndpointStatus:
     db_size: int
     errors: tuple[str, ...]
 
+    @property
+    def at_risk(self) -> str:
+        """Why this version must not be trusted in production, '' if it may be.
+
+        etcd 3.5.0 to 3.5.2: the notice of March 2022 to all users, "v3.5.[0-2] ... not recommended for production".
+        """
+        if self.version not in ("3.5.0", "3.5.1", "3.5.2"):
+            return ""
+        return (
+            f"etcd {self.version} at {self.endpoint} can lose consistency when it is killed under load: "
+            "fine for development; in production use 3.5.3 or newer, or 3.4"
+        )
+
 
 def key_bytes(key: str) -> bytes:
     """A key as etcd stores it."""

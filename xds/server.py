@@ -55,7 +55,6 @@ REMOVAL_LINGER = ROUTE_TIMEOUT.total_seconds() + 5.0
 MOST_RECEIVED = 16 * 1024 * 1024
 MAX_STREAM_AGE = 1800.0
 WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104 - recognised, not listened at
-RISKY_ETCD = ("3.5.0", "3.5.1", "3.5.2")
 
 
 class StartError(Exception):
@@ -323,13 +322,8 @@ async def _etcd(settings: ControlSettings, stop: asyncio.Event) -> AsyncIterator
         except EtcdMissing as error:
             raise StartError(str(error)) from None
         for status in await client.status():
-            if status.version in RISKY_ETCD:
-                logger.warning(
-                    "etcd at %s is %s, which may lose consistency when it is killed under load; "
-                    "use 3.5.3 or newer in production",
-                    status.endpoint,
-                    status.version,
-                )
+            if status.at_risk:
+                logger.warning("pool %s: %s", settings.pool, status.at_risk)
         yield client
 
 

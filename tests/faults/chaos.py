@@ -1,7 +1,7 @@
 """The long run: ``python -m tests.faults.chaos --minutes 30 --seed 7`` (``make chaos MINUTES=30``).
 
-Plays rounds with ``takeover: fast`` and ``lease`` in turn, prints a line per round and a summary, ends with 1 if a
-promise was broken, and then keeps that round's history and all logs.
+Plays rounds with ``takeover: fast`` and ``lease``, and with one and three etcd members, in turn; prints a line per
+round and a summary, ends with 1 if a promise was broken, and then keeps that round's history and all logs.
 """
 
 import argparse
@@ -63,10 +63,10 @@ async def run(options: argparse.Namespace) -> int:
     options.dir.mkdir(parents=True, exist_ok=True)
     number = 0
     while time.monotonic() - begin < options.minutes * 60:
-        takeover = options.takeover or ("fast", "lease")[(number // ROUNDS_PER_POOL) % 2]
-        async with fault_pool(
-            takeover=takeover, controls=options.controls, etcds=options.etcds, home=options.dir
-        ) as pool:
+        turn = number // ROUNDS_PER_POOL
+        takeover = options.takeover or ("fast", "lease")[turn % 2]
+        etcds = options.etcds or (1, 3)[(turn // 2) % 2]
+        async with fault_pool(takeover=takeover, controls=options.controls, etcds=etcds, home=options.dir) as pool:
             if not number:
                 _say(f"seed {options.seed}; {pool.describe()}; logs in {options.dir}")
             for _ in range(ROUNDS_PER_POOL):
@@ -76,7 +76,7 @@ async def run(options: argparse.Namespace) -> int:
                 tally.add(result)
                 faults = ", ".join(f"{name} {count}" for name, count in result.faults.items())
                 _say(
-                    f"round {seed} ({takeover}): {len(result.history.ops)} operations, "
+                    f"round {seed} ({takeover}, {etcds} x etcd): {len(result.history.ops)} operations, "
                     f"{len(result.violations)} violations; {faults}"
                 )
                 if result.violations:
@@ -102,7 +102,7 @@ def main() -> int:
     parser.add_argument("--seed", default="", help="default: a fresh one, which is printed")
     parser.add_argument("--round", type=float, default=25.0, help="seconds of faults in one round")
     parser.add_argument("--takeover", choices=["fast", "lease"], default="", help="default: both in turn")
-    parser.add_argument("--etcds", type=int, default=1, help="members of the etcd cluster")
+    parser.add_argument("--etcds", type=int, default=0, help="members of the etcd cluster; default: 1 and 3 in turn")
     parser.add_argument("--controls", type=int, default=1, help="control servers")
     parser.add_argument("--dir", type=Path, default=Path("chaos-report"), help="for logs and histories")
     parser.add_argument("--go-on", action="store_true", help="do not stop at the first violation")

@@ -185,17 +185,31 @@ async def killed_etcd(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
 @contextlib.asynccontextmanager
 async def killed_etcd_leader(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
     """``kill -9`` of the etcd member that leads."""
-    leader = harm.draw.choice(harm.pool.etcds)
-    for etcd in harm.pool.etcds:
-        async with etcd.client() as client:
-            if (await client.status())[0].leader:
-                leader = etcd
+    try:
+        leader = await harm.pool.leader()
+    except LookupError:
+        leader = harm.draw.choice(harm.pool.etcds)
     leader.kill()
     try:
         yield ()
     finally:
         leader.spawn()
         await leader.ready()
+
+
+@contextlib.asynccontextmanager
+async def lost_quorum(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
+    """``kill -9`` of so many etcd members that the rest is no majority, and a restart with their data."""
+    doomed = harm.draw.sample(harm.pool.etcds, len(harm.pool.etcds) // 2 + 1)
+    for etcd in doomed:
+        etcd.kill()
+    try:
+        yield ()
+    finally:
+        for etcd in doomed:
+            etcd.spawn()
+        for etcd in doomed:
+            await etcd.ready()
 
 
 @contextlib.asynccontextmanager
@@ -221,6 +235,18 @@ async def killed_control(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
         yield ()
     finally:
         control.start()
+
+
+def control_cut(how: str) -> Callable[[Harm], AbstractAsyncContextManager[tuple[str, ...]]]:
+    """A control server's way to etcd is cut (both ways, requests, answers) or reset."""
+
+    @contextlib.asynccontextmanager
+    async def inject(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
+        control = harm.draw.choice(harm.pool.controls)
+        async with _harmed([(cable, "") for cable in control.to_etcd], how):
+            yield ()
+
+    return inject
 
 
 @contextlib.asynccontextmanager
@@ -251,9 +277,12 @@ FAULTS = (
     Fault("sidecar isolated", 0.5, 9.0, 4, isolated_member),
     Fault("kill -9 of etcd", 0.1, 3.0, 2, killed_etcd),
     Fault("kill -9 of etcd's leader", 0.1, 3.0, 1, killed_etcd_leader),
+    Fault("loss of etcd's quorum", 0.3, 4.0, 1, lost_quorum),
     Fault("pause of etcd", 0.3, 4.0, 2, paused_etcd),
     Fault("kill -9 of a control server", 0.2, 3.0, 1, killed_control),
     Fault("pause of a control server", 0.5, 4.0, 1, paused_control),
+    Fault("control server cut from etcd", 0.5, 8.0, 1, control_cut("both")),
+    Fault("etcd's answers to a control server lost", 0.5, 5.0, 1, control_cut("answers")),
 )
 
 

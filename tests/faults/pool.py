@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,7 +64,7 @@ class KilledEtcd(EtcdServer):
             *("--listen-peer-urls", self.peer_url, "--initial-advertise-peer-urls", self.peer_url),
             *("--initial-cluster", self.cluster, "--listen-metrics-urls", f"http://127.0.0.1:{self.metrics_port}"),
             *("--heartbeat-interval", heartbeat, "--election-timeout", election, "--snapshot-count", "5000"),
-            *("--logger", "zap", "--log-level", "warn"),
+            *("--logger", "zap", "--log-level", "warn", *self.arguments),
         ]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -74,11 +74,15 @@ class KilledEtcd(EtcdServer):
 
 @dataclass
 class Program:
-    """A process of the pool that can be killed, frozen and started again. Its log goes on over restarts."""
+    """A process of the pool that can be killed, frozen and started again. Its log goes on over restarts.
+
+    ``to_etcd`` are its cables to each etcd.
+    """
 
     name: str
     command: list[str]
     log: Path
+    to_etcd: list[Cable] = field(default_factory=list)
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -113,10 +117,9 @@ class Program:
 
 @dataclass
 class FaultMember(Program):
-    """A sidecar: ``api`` for its application, its cables to each etcd, and the one through which peers reach it."""
+    """A sidecar: ``api`` for its application, and the cable through which peers reach it."""
 
     api: str = ""
-    to_etcd: list[Cable] = field(default_factory=list)
     from_peers: Cable | None = None
 
 
@@ -147,6 +150,20 @@ class FaultPool:
             if inode and member.runs and member.process and has_socket(member.process.pid, inode):
                 return member.name
         return ""
+
+    def takeovers(self, since: int = 0) -> list[OwnerChange]:
+        """The recorded changes of owner, from number ``since`` on, that came from a member being called lost."""
+        return [change for change in self.owner_changes[since:] if " lost: " in change.cause]
+
+    async def leader(self) -> EtcdServer:
+        """The etcd that leads; raises ``LookupError`` while there is none."""
+        for etcd in self.etcds:
+            if etcd.process is None:
+                continue
+            async with etcd.client() as client:
+                if any(status.leader for status in await client.status()):
+                    return etcd
+        raise LookupError("etcd has no leader")
 
     async def status(self, name: str) -> dict[str, object]:
         """A member's view of itself; raises ``aiohttp.ClientError`` or ``TimeoutError``."""
@@ -215,8 +232,8 @@ def _numbers(status: dict[str, object]) -> list[int]:
     return [int(slot) for slot in active] if isinstance(active, list) else []
 
 
-async def _start_etcds(stack: contextlib.AsyncExitStack, count: int) -> list[EtcdServer]:
-    etcds: list[EtcdServer] = [KilledEtcd(f"etcd{number}") for number in range(1, count + 1)]
+async def _start_etcds(stack: contextlib.AsyncExitStack, count: int, arguments: Sequence[str]) -> list[EtcdServer]:
+    etcds: list[EtcdServer] = [KilledEtcd(f"etcd{number}", arguments=arguments) for number in range(1, count + 1)]
     cluster = ",".join(etcd.cluster for etcd in etcds)
     for etcd in etcds:
         stack.callback(etcd.close)
@@ -254,21 +271,29 @@ async def _make_member(pool: FaultPool, stack: contextlib.AsyncExitStack, name: 
         "etcd": [cable.address for cable in cables],
     }
     command = [sys.executable, "-c", SIDECAR, json.dumps(settings)]
-    return FaultMember(name, command, pool.home / f"{name}.log", None, api, cables, from_peers)
+    return FaultMember(name, command, pool.home / f"{name}.log", cables, api=api, from_peers=from_peers)
 
 
-def _make_control(pool: FaultPool, name: str) -> Program:
+async def _make_control(pool: FaultPool, stack: contextlib.AsyncExitStack, name: str) -> Program:
+    cables = [await stack.enter_async_context(cable_to(etcd.endpoint)) for etcd in pool.etcds]
     command = [
         *(sys.executable, "-m", "deploy.cli", "--log-level", "info", "control", "--name", name, "--pool", pool.name),
-        *("--etcd", ",".join(etcd.endpoint for etcd in pool.etcds)),
+        *("--etcd", ",".join(cable.address for cable in cables)),
         *("--grpc", f"127.0.0.1:{free_port()}", "--http", f"127.0.0.1:{free_port()}"),
     ]
-    return Program(name, command, pool.home / f"{name}.log")
+    return Program(name, command, pool.home / f"{name}.log", cables)
 
 
 @contextlib.asynccontextmanager
 async def fault_pool(
-    *, takeover: str, members: int = 3, controls: int = 1, etcds: int = 1, slots: int = 24, home: Path | None = None
+    *,
+    takeover: str,
+    members: int = 3,
+    controls: int = 1,
+    etcds: int = 1,
+    etcd_arguments: Sequence[str] = (),
+    slots: int = 24,
+    home: Path | None = None,
 ) -> AsyncIterator[FaultPool]:
     """A pool of its own that has settled; gone at the end of the block. ``home`` keeps the logs.
 
@@ -284,14 +309,15 @@ async def fault_pool(
         http = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
         http._retry_connection = False  # aiohttp's own silent repeats would be attempts that nobody recorded
         pool = FaultPool(name, spec, http, home)
-        pool.etcds = await _start_etcds(stack, etcds)
+        pool.etcds = await _start_etcds(stack, etcds, etcd_arguments)
         client = await stack.enter_async_context(EtcdClient([etcd.endpoint for etcd in pool.etcds]))
         await client.put(pool.keys.spec, spec.encode())
         app = await _start_application(stack)
         for number in range(1, members + 1):
             member = await _make_member(pool, stack, f"m{number}", app)
             pool.members[member.name] = member
-        pool.controls = [_make_control(pool, f"control-{number}") for number in range(1, controls + 1)]
+        for number in range(1, controls + 1):
+            pool.controls.append(await _make_control(pool, stack, f"control-{number}"))
         if not pool.controls:
             await pool.write_table(client, *pool.names)
         for program in (*pool.controls, *pool.members.values()):

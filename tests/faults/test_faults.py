@@ -16,7 +16,7 @@ from tests.faults.pool import DEBIAN_ETCD, fault_pool
 from tests.faults.rounds import Result, play
 
 SECONDS = 20.0
-ETCD_KILLS = frozenset({"kill -9 of etcd", "kill -9 of etcd's leader"})
+ETCD_KILLS = frozenset({"kill -9 of etcd", "kill -9 of etcd's leader", "loss of etcd's quorum"})
 NO_SAFE_ETCD = f"{DEBIAN_ETCD} is not installed, and the embedded etcd 3.5.1 may lose data when killed under load"
 
 

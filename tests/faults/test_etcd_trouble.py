@@ -1,0 +1,231 @@
+"""What a pool does when etcd is in trouble, and that it recovers without help: section 6 of the design, on real ones.
+
+Forgotten authentication tokens are in ``tests/proxy/test_security_etcd.py``.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from statesync.etcd import NoSpace
+from statesync.keys import PoolKeys
+from statesync.slots import slot_of
+from statesync.spec import parse_spec
+from tests.faults.checker import check
+from tests.faults.clients import Clients
+from tests.faults.history import FaultWindow, History
+from tests.faults.pool import DEBIAN_ETCD, FaultPool, KilledEtcd, fault_pool
+from tests.faults.test_faults import NO_SAFE_ETCD
+from tests.harness.commands import commands, ready
+from tests.harness.etcd import EtcdServer
+from tests.harness.waiting import free_port, until
+
+DEFINITE_NO = ("not-committed", "no-owner")
+QUOTA = 8 << 20
+
+needs_safe_etcd = pytest.mark.skipif(not DEBIAN_ETCD.exists(), reason=NO_SAFE_ETCD)
+
+
+@contextlib.asynccontextmanager
+async def judged_clients(pool: FaultPool) -> AsyncIterator[History]:
+    """Clients at work during the block; at its end every session is read and written, and the checker finds nothing."""
+    history = History()
+    crowd = Clients(pool, history, "etcd trouble", registers=20, fields=6)
+    await crowd.prepare()
+    begin = time.monotonic()
+    working = asyncio.create_task(crowd.run(6, 0.05))
+    try:
+        yield history
+    finally:
+        crowd.stopping = True
+        await working
+    assert await crowd.write_all() == []
+    for name in pool.names:
+        assert await crowd.read_all(name) == []
+    history.faults.append(FaultWindow("trouble with etcd", tuple(pool.names), begin, time.monotonic()))
+    history.owners = list(pool.owner_changes)
+    violations = await asyncio.to_thread(check, history, takeover=pool.spec.takeover)
+    assert "\n".join(map(str, violations)) == ""
+
+
+class Caller:
+    """Single calls beside the clients, for the answers that a test asks about."""
+
+    def __init__(self, pool: FaultPool) -> None:
+        self._pool = pool
+
+    async def put(self, member: str, key: str, value: str, **headers: str) -> tuple[int, str, str]:
+        """Status, the problem's name ('' for none) and ``Retry-After``."""
+        sent = {name.replace("_", "-"): text for name, text in headers.items()}
+        async with self._pool.http.put(self._url(member, key), data=value, headers=sent) as answer:
+            problem = "" if answer.status < 400 else (await answer.json(content_type=None))["type"].rpartition("/")[2]
+            return answer.status, problem, answer.headers.get("Retry-After", "")
+
+    async def get(self, member: str, key: str, **headers: str) -> tuple[int, str]:
+        """Status and body."""
+        sent = {name.replace("_", "-"): text for name, text in headers.items()}
+        async with self._pool.http.get(self._url(member, key), headers=sent) as answer:
+            return answer.status, await answer.text()
+
+    async def accepted(self, value: str) -> bool:
+        """Whether every member takes a write."""
+        answers = [await self.put(name, f"probe-{name}", value) for name in self._pool.names]
+        return all(status in (200, 201) for status, _, _ in answers)
+
+    def _url(self, member: str, key: str) -> str:
+        return f"http://{self._pool.members[member].api}/v1/sessions/{key}"
+
+
+@needs_safe_etcd
+async def test_a_cluster_of_three_etcds_loses_a_member_its_leader_and_its_majority(tmp_path):
+    async with fault_pool(takeover="lease", etcds=3, home=tmp_path) as pool, judged_clients(pool):
+        caller, settled = Caller(pool), len(pool.owner_changes)
+        leader = await pool.leader()
+        follower = next(etcd for etcd in pool.etcds if etcd is not leader)
+
+        follower.kill()
+        await until(lambda: caller.accepted("with one down"), 10, "writes go on with one of three down")
+        follower.spawn()
+        await follower.ready()
+
+        leader = await pool.leader()
+        leader.kill()
+        await until(lambda: caller.accepted("with a new leader"), 20, "writes go on with a new leader")
+        leader.spawn()
+        await leader.ready()
+
+        assert await caller.accepted("kept")
+        for etcd in pool.etcds[:2]:
+            etcd.kill()
+        await until(lambda: _refused(caller), 20, "sync writes are refused without a majority")
+        await until(lambda: _memory_is_over(caller), 20, "owner reads end with the read deadline")
+        for etcd in pool.etcds[:2]:
+            etcd.spawn()
+        for etcd in pool.etcds[:2]:
+            await etcd.ready()
+
+        assert [await caller.get(name, f"probe-{name}", Understudy_Consistency="linearizable") for name in pool.names]
+        await until(lambda: caller.accepted("after all of it"), 20, "writes go on without help")
+        assert pool.takeovers(settled) == []
+
+
+async def _refused(caller: Caller) -> bool:
+    status, problem, retry_after = await caller.put("m1", "refused", "never")
+    return status == 503 and problem in (*DEFINITE_NO, "outcome-unknown") and retry_after != ""
+
+
+async def _memory_is_over(caller: Caller) -> bool:
+    return (await caller.get("m1", "probe-m1"))[0] == 503
+
+
+async def test_a_slow_etcd_makes_writes_slow_and_moves_nothing(tmp_path):
+    async with fault_pool(takeover="lease", home=tmp_path) as pool, judged_clients(pool) as history:
+        settled = len(pool.owner_changes)
+        begin = time.monotonic()
+        for program in (*pool.members.values(), *pool.controls):
+            for cable in program.to_etcd:
+                cable.delay = 0.1  # each way
+
+        await asyncio.sleep(5.0)
+
+        attempts = [attempt for op in history.ops for attempt in op.attempts if attempt.begin > begin]
+        assert [attempt for attempt in attempts if attempt.status == 503] == []
+        assert sum(op.writes and op.outcome == "ok" and op.begin > begin for op in history.ops) > 10
+        assert len(pool.owner_changes) == settled
+        for program in (*pool.members.values(), *pool.controls):
+            for cable in program.to_etcd:
+                cable.delay = 0.0
+
+
+@needs_safe_etcd
+async def test_a_full_store_refuses_writes_and_keeps_what_it_took(tmp_path):
+    arguments = (f"--quota-backend-bytes={QUOTA}",)
+    async with fault_pool(takeover="lease", etcd_arguments=arguments, home=tmp_path) as pool, judged_clients(pool):
+        caller, etcd, settled = Caller(pool), pool.etcds[0], len(pool.owner_changes)
+        assert await caller.accepted("kept")
+
+        await _fill(etcd)
+        status, problem, retry_after = await caller.put("m1", "new", "v")
+        assert (status, problem) in [(503, "not-committed"), (503, "outcome-unknown")]
+        assert retry_after != ""
+        for name in pool.names:
+            assert await caller.get(name, f"probe-{name}") == (200, "kept")
+            assert await caller.get(name, f"probe-{name}", Understudy_Consistency="linearizable") == (200, "kept")
+
+        async with etcd.client() as client:
+            revision = (await client.range(pool.keys.everything)).revision
+        etcd.ctl("compact", str(revision))
+        etcd.ctl("defrag")
+        etcd.ctl("alarm", "disarm")
+
+        await until(lambda: caller.accepted("again"), 20, "writes go on once there is space")
+        assert pool.takeovers(settled) == []
+
+
+async def _fill(etcd: EtcdServer) -> None:
+    """Write one large key over and over until etcd raises its alarm."""
+    async with etcd.client() as client:
+        for _ in range(4 * QUOTA >> 20):
+            try:
+                await client.put("/filler", bytes(1 << 20))
+            except NoSpace:
+                return
+    raise AssertionError("etcd did not run out of space")
+
+
+async def test_watches_whose_history_was_compacted_read_everything_anew(tmp_path):
+    async with fault_pool(takeover="lease", home=tmp_path) as pool, judged_clients(pool):
+        caller, etcd = Caller(pool), pool.etcds[0]
+        deaf = pool.members["m1"]
+        slots = (await pool.status("m2"))["active"]
+        key = next(key for key in map(str, range(1000)) if slot_of(key, pool.spec.slots) in slots)
+        assert (await caller.put("m2", key, "before"))[0] in (200, 201)
+        cables = [*deaf.to_etcd, *pool.controls[0].to_etcd]
+
+        for cable in cables:
+            cable.reset()
+        for value in ("lost on the deaf", "lost as well", "meanwhile"):
+            assert (await caller.put("m2", key, value))[0] == 200
+        async with etcd.client() as client:
+            await client.compact((await client.range(pool.keys.everything)).revision)
+            for cable in cables:
+                cable.mend()
+
+            async def in_sync_again() -> bool:
+                sync = (await pool.status("m1"))["sync"]
+                return sync["gaps"] > 0 and sync["in_sync"] == sync["wanted"] > 0
+
+            await until(in_sync_again, 20, "the deaf member has read everything anew")
+            assert await caller.get("m1", key, Understudy_Consistency="stale") == (200, "meanwhile")
+            pool.members["m3"].kill()
+            await until(lambda: _left_by(pool, client, "m3"), 20, "the control server sees that a member is gone")
+            await until(lambda: pool.settled(client), 30, "the pool is whole again")
+
+
+async def _left_by(pool: FaultPool, client, member: str) -> bool:
+    return all(owner.active != member for owner in (await pool.owners(client)).values())
+
+
+@pytest.mark.parametrize(("make", "warned"), [(EtcdServer, True), (KilledEtcd, False)], ids=["3.5.1", "Debian's"])
+async def test_a_control_server_names_an_etcd_that_is_known_to_lose_data(make, warned, pool_name, tmp_path):
+    if make is KilledEtcd and not DEBIAN_ETCD.exists():
+        pytest.skip(NO_SAFE_ETCD)
+    etcd = make()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(etcd.close)
+        await etcd.start()
+        client = await stack.enter_async_context(etcd.client())
+        await client.put(PoolKeys(pool_name).spec, parse_spec(f"pool: {pool_name}", where="test").encode())
+        running = await stack.enter_async_context(commands(tmp_path))
+        http, grpc = (f"127.0.0.1:{free_port()}" for _ in range(2))
+        await running.start(
+            *("control", "control", "--name", "c", "--pool", pool_name, "--etcd", etcd.endpoint),
+            *("--grpc", grpc, "--http", http),
+        )
+        await ready(http)
+        said = running.log("control")
+    assert ("can lose consistency" in said) is warned
+    assert (f"pool {pool_name}: etcd 3.5.1" in said) is warned
