@@ -1,0 +1,271 @@
+"""The five systems of bench/failover.py: how they are started, struck and mended. All on loopback.
+
+The peers share one class: four applications, perhaps Redis with a replica, and one proxy. Understudy is its own local
+pool. ``whole`` tells when a system is as before an event, by its own word: the proxy's health view, or the slot table.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import aiohttp
+
+from bench.failover_proxies import WORKERS, envoy_config, haproxy_config
+from deploy.demo import unsettled
+from deploy.local import LocalPool, LocalSettings
+from deploy.ports import PortPicker
+from deploy.processes import Processes, Program
+from deploy.reading import read_pool
+from proxy.envoy import find_envoy
+from statesync.etcd import EtcdClient, EtcdError
+from statesync.pool import Intent
+from statesync.spec import PoolSpec
+
+MEMBERS = 4
+TITLES = {
+    "maglev": "(a) Envoy Maglev, state in memory",
+    "maglev-redis": "(b) Envoy Maglev + Redis",
+    "cookie-redis": "(c) Envoy stateful_session + Redis",
+    "haproxy-redis": "(d) HAProxy stick table + Redis",
+    "understudy": "(e) Understudy",
+}
+
+
+class System(Protocol):
+    """One system under test. Use as an async context manager."""
+
+    own_key: bool
+    members: tuple[str, ...]
+    url: str
+
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(self, *_: object) -> None: ...
+    def pids(self, member: str) -> list[int]: ...
+    def kill(self, member: str, part: str = "") -> None: ...
+    async def start_again(self, member: str, part: str = "") -> None: ...
+    async def drain(self, member: str) -> None: ...
+    async def undrain(self, member: str) -> None: ...
+    async def whole(self) -> bool: ...
+
+
+def freeze(system: System, member: str) -> None:
+    for pid in system.pids(member):
+        os.kill(pid, signal.SIGSTOP)
+
+
+def thaw(system: System, member: str) -> None:
+    for pid in system.pids(member):
+        os.kill(pid, signal.SIGCONT)
+
+
+class Peer:
+    """(a) to (d)."""
+
+    own_key = True
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self._proxy = "haproxy" if name.startswith("haproxy") else "envoy"
+        self._sticky = "cookie" if name.startswith("cookie") else "hash"
+        self._with_redis = name.endswith("redis")
+        self._directory = directory
+        ports = PortPicker()
+        self.members = tuple(f"app-{number}" for number in range(1, MEMBERS + 1))
+        self._apps = {name: ports.pick() for name in self.members}
+        self._listen, self._admin, self._peer_listen = ports.pick(), ports.pick(), ports.pick()
+        self._peers = {"one": ports.pick(), "two": ports.pick()}
+        self._redis = (ports.pick(), ports.pick())
+        self.url = f"http://{self._listen}"
+        self.processes = Processes()
+        self._http: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        await self.processes.__aenter__()
+        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=1))
+        try:
+            if self._with_redis:
+                await self.processes.start(*self._redis_programs())
+                await asyncio.sleep(1.5)  # the replica's first copy
+            await self.processes.start(*(self._app(name) for name in self.members))
+            await self.processes.start(*self._proxy_programs())
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.processes.__aexit__()
+        if self._http is not None:
+            await self._http.close()
+
+    def pids(self, member: str) -> list[int]:
+        return [self.processes[member].pid]
+
+    def kill(self, member: str, part: str = "") -> None:  # noqa: ARG002 - it has no parts
+        self.processes.kill(member)
+
+    async def start_again(self, member: str, part: str = "") -> None:  # noqa: ARG002 - as above
+        await self.processes.start_again(member)
+
+    async def drain(self, member: str) -> None:
+        """As the proxy's documentation says: fail the checks, or an order on the admin socket; then wait."""
+        if self._proxy == "haproxy":
+            await self._order(f"set server apps/{member} state maint")
+            await asyncio.sleep(1.0)
+        else:
+            os.kill(self.processes[member].pid, signal.SIGUSR1)
+            await asyncio.sleep(2.5)
+
+    async def undrain(self, member: str) -> None:
+        if self._proxy == "haproxy":
+            await self._order(f"set server apps/{member} state ready")
+        else:
+            os.kill(self.processes[member].pid, signal.SIGUSR2)
+
+    async def whole(self) -> bool:
+        if self._proxy == "haproxy":
+            rows = [line.split(",") for line in (await self._order("show stat")).splitlines()]
+            return (
+                sum(row[0] == "apps" and row[1] in self.members and row[17] == "UP" for row in rows if len(row) > 17)
+                == 4
+            )
+        assert self._http is not None
+        async with self._http.get(f"http://{self._admin}/stats?filter=apps.membership_healthy") as answer:
+            return (await answer.text()).strip().endswith(f": {MEMBERS}")
+
+    async def _order(self, line: str) -> str:
+        reader, writer = await asyncio.open_unix_connection(str(self._directory / "one.sock"))
+        writer.write(f"{line}\n".encode())
+        await writer.drain()
+        answer = (await reader.read()).decode()
+        writer.close()
+        return answer
+
+    def _app(self, name: str) -> Program:
+        port = self._apps[name].rsplit(":", 1)[1]
+        store = f"redis://{self._redis[0]}" if self._with_redis else "memory"
+        return Program(
+            name=name,
+            command=(sys.executable, "-m", "bench.failover_app", "--store", store, "--name", name, "--port", port),
+            log=self._directory / f"{name}.log",
+            stage=2,
+            env={"PYTHONPATH": str(Path(__file__).parents[1])},
+            health=f"http://{self._apps[name]}/healthz",
+        )
+
+    def _redis_programs(self) -> list[Program]:
+        first, second = (address.rsplit(":", 1)[1] for address in self._redis)
+        plain = ("--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0")
+        return [
+            Program("redis", ("/usr/bin/redis-server", "--port", first, *plain), self._directory / "redis.log", 1),
+            Program(
+                "replica",
+                ("/usr/bin/redis-server", "--port", second, "--replicaof", "127.0.0.1", first, *plain),
+                self._directory / "replica.log",
+                1,
+            ),
+        ]
+
+    def _proxy_programs(self) -> list[Program]:
+        if self._proxy == "envoy":
+            config = self._directory / "envoy.json"
+            config.write_text(envoy_config(self._apps, self._listen, self._admin, sticky=self._sticky))
+            command = (
+                str(find_envoy(os.environ)),
+                *("-c", str(config), "--concurrency", str(WORKERS), "--use-dynamic-base-id", "--log-level", "warning"),
+            )
+            return [Program("envoy", command, self._directory / "envoy.log", 3, health=f"http://{self._admin}/ready")]
+        found = []
+        for name, listen in (("one", self._listen), ("two", self._peer_listen)):
+            config = self._directory / f"{name}.cfg"
+            config.write_text(haproxy_config(self._apps, listen, self._peers, str(self._directory / f"{name}.sock")))
+            command = ("/usr/sbin/haproxy", "-db", "-L", name, "-f", str(config))
+            found.append(Program(f"haproxy-{name}", command, self._directory / f"haproxy-{name}.log", 3))
+        return found
+
+
+class Understudy:
+    """(e): the local pool; ``etcds`` 3 where etcd's leader is to be lost."""
+
+    own_key = False
+
+    def __init__(self, directory: Path, etcds: int = 1) -> None:
+        settings = LocalSettings(
+            directory=directory,
+            spec=PoolSpec(pool="cart"),
+            members=MEMBERS,
+            etcds=etcds,
+            log_level="warning",
+            environment={**os.environ, "UNDERSTUDY_ETCD_BINARY": "/usr/bin/etcd"},
+        )
+        self.pool = LocalPool(settings)
+        self.members = tuple(place.name for place in self.pool.layout.members)
+        self.url = self.pool.layout.front_url
+        self._etcd: EtcdClient | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.pool.__aenter__()
+        self._etcd = EtcdClient(self.pool.etcd_endpoints)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._etcd is not None:
+            await self._etcd.close()
+        await self.pool.__aexit__()
+
+    @property
+    def etcd(self) -> EtcdClient:
+        assert self._etcd is not None
+        return self._etcd
+
+    def pids(self, member: str) -> list[int]:
+        return [self.pool.processes[name].pid for name in self._names(member)]
+
+    def kill(self, member: str, part: str = "") -> None:
+        self.pool.processes.kill(*self._names(member, part))
+
+    async def start_again(self, member: str, part: str = "") -> None:
+        await self.pool.processes.start_again(*self._names(member, part))
+
+    async def drain(self, member: str) -> None:
+        intent = Intent(member, 0.0, 0.0)
+        await self.etcd.put(f"/understudy/v1/cart/admin/{member}", intent.encode())
+        for _ in range(600):
+            state, _ = await read_pool(self.etcd, "cart")
+            if all(at.record.active != member for at in state.owners.values()):
+                return
+            await asyncio.sleep(0.05)
+        raise RuntimeError(f"{member} does not drain")
+
+    async def undrain(self, member: str) -> None:
+        await self.etcd.delete(f"/understudy/v1/cart/admin/{member}")
+
+    async def whole(self) -> bool:
+        try:
+            state, _ = await read_pool(self.etcd, "cart")
+        except EtcdError:
+            return False
+        held: dict[str, int] = {}
+        for at in state.owners.values():
+            held[at.record.active] = held.get(at.record.active, 0) + 1
+        # A fair share is one slot to either side of the exact one.
+        fair = all(held.get(name, 0) >= 256 // MEMBERS - 1 for name in self.members)
+        return fair and not unsettled(state, []) and all(name in state.members for name in self.members)
+
+    async def etcd_leader(self) -> str:
+        """The process name of etcd's leader."""
+        leader = next(status.endpoint for status in await self.etcd.status() if status.leader)
+        addresses = [url.partition("://")[2] for url in self.pool.layout.etcd]
+        return self.pool.layout.etcd_names[addresses.index(leader.partition("://")[2] or leader)]
+
+    def _names(self, member: str, part: str = "") -> tuple[str, ...]:
+        return (f"{member}/{part}",) if part else self.pool.member_processes(member)
+
+
+def make(name: str, directory: Path, scenario: str) -> Any:
+    if name == "understudy":
+        return Understudy(directory, etcds=3 if scenario == "etcd-leader" else 1)
+    return Peer(name, directory)
