@@ -5,8 +5,8 @@
     python -m bench.failover --system understudy --system maglev --scenario freeze
     python -m bench.failover --table                             print what was measured so far
 
-An event: wait until the system says that it is whole, rest for as long as it takes every client to make a request (so
-that it is known who serves it), strike, observe, start the victim again. The victim is the member that serves most
+An event: strike, observe, start the victim again, wait until the system says that it is whole, and rest as long as it
+takes every client to make a request, so that it is known who serves it. The victim is the member that serves most
 sessions. Each cell replaces its former figures in bench/results/failover.json, with the machine's load at that time.
 What is measured is told in ``failover_load``.
 """
@@ -58,9 +58,7 @@ class Cell:
         self._turn = 0
 
     async def event(self) -> Event:
-        """Strike once and mend; ``end`` is when the system was whole again."""
-        await self.whole()
-        await asyncio.sleep(1.1 * self.load.sessions / self.load.rate)
+        """Strike once and mend; ``end`` is when every client has made a request of the system that is whole again."""
         system, scenario = self.system, self.scenario
         victim = self.load.busiest(system.members)
         if scenario == "rolling":
@@ -69,7 +67,7 @@ class Cell:
         struck = time.monotonic()
         back = await self._strike(victim)
         await self.whole()
-        await asyncio.sleep(SETTLED)
+        await asyncio.sleep(SETTLED + 1.1 * self.load.sessions / self.load.rate)
         return Event(victim, struck, back or time.monotonic(), time.monotonic())
 
     async def _strike(self, victim: str) -> float:

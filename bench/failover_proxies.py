@@ -138,6 +138,7 @@ def _cluster(apps: Mapping[str, str], sticky: str) -> dict[str, Any]:
             "consecutive_local_origin_failure": 2,
             "interval": "0.5s",
             "base_ejection_time": "2s",
+            "max_ejection_time": "2s",
             "max_ejection_percent": 50,
             "enforcing_success_rate": 0,
         },

@@ -133,8 +133,11 @@ class Peer:
                 == 4
             )
         assert self._http is not None
-        async with self._http.get(f"http://{self._admin}/stats?filter=apps.membership_healthy") as answer:
-            return (await answer.text()).strip().endswith(f": {MEMBERS}")
+        wanted = "cluster.apps.(membership_healthy|outlier_detection.ejections_active)$"
+        async with self._http.get(f"http://{self._admin}/stats", params={"filter": wanted}) as answer:
+            found = dict(line.split(": ") for line in (await answer.text()).splitlines())
+        ejected = found["cluster.apps.outlier_detection.ejections_active"]
+        return (found["cluster.apps.membership_healthy"], ejected) == (str(MEMBERS), "0")
 
     async def _order(self, line: str) -> str:
         reader, writer = await asyncio.open_unix_connection(str(self._directory / "one.sock"))

@@ -1,0 +1,63 @@
+"""The failover benchmark judges rightly: what counts as failed, as a gap, as lost and as a needless move."""
+
+from bench.failover_load import Event, Op, effect_of
+from bench.failover_proxies import haproxy_config
+
+KILLED = Event("app-1", struck=10.0, back=12.0, end=15.0)
+
+
+def op(client: int, due: float, server: str = "", *, took: float = 0.01, **more: bool) -> Op:
+    return Op(client, due, due + took, ok=bool(server), repeatable=more.pop("repeatable", True), server=server, **more)
+
+
+def test_a_gap_lasts_from_the_first_request_after_the_blow_to_the_first_good_answer():
+    history = [
+        op(1, 9.0, "app-1"),
+        op(1, 10.5),
+        op(1, 10.6, again=True),
+        op(1, 10.7, "app-2", again=True, took=0.1),
+        op(2, 9.0, "app-1"),
+        op(2, 9.99, "app-2", took=0.21),
+        op(3, 9.0, "app-2"),
+        op(3, 10.5, "app-2", took=0.5),
+    ]
+    effect = effect_of(history, KILLED)
+    assert sorted(round(gap) for gap in effect.gaps) == [210, 300]
+    assert (effect.requests, effect.failed_repeatable, effect.failed_other) == (3, 1, 0)
+
+
+def test_failed_requests_that_could_not_be_repeated_are_told_apart_and_a_lost_session_counts_once():
+    history = [
+        op(1, 9.0, "app-1"),
+        op(1, 10.5, repeatable=False),
+        op(2, 9.0, "app-1"),
+        op(2, 10.5, lost=True),
+        op(2, 10.6, "app-2", again=True, lost=True),
+    ]
+    effect = effect_of(history, KILLED)
+    assert (effect.failed_repeatable, effect.failed_other, effect.lost) == (1, 1, 1)
+
+
+def test_leaving_the_dead_and_going_to_the_returned_is_needed_and_every_other_move_is_not():
+    history = [
+        op(1, 9.0, "app-1"),
+        op(1, 10.5, "app-2"),
+        op(1, 12.5, "app-1"),
+        op(2, 9.0, "app-3"),
+        op(2, 12.5, "app-1"),
+        op(3, 9.0, "app-2"),
+        op(3, 10.5, "app-3"),
+        op(4, 9.0, "app-3"),
+        op(4, 10.5, "app-3"),
+    ]
+    assert effect_of(history, KILLED).moved == 1
+
+
+def test_a_session_that_was_never_served_again_waits_until_the_event_is_over():
+    assert effect_of([op(1, 9.0, "app-1"), op(1, 11.0)], KILLED).gaps == (4000.0,)
+
+
+def test_haproxy_repeats_only_what_may_be_repeated():
+    text = haproxy_config({"app-1": "127.0.0.1:1"}, "127.0.0.1:2", {"one": "127.0.0.1:3"}, "socket")
+    assert "http-request disable-l7-retry unless repeatable" in text
+    assert "server app-1 127.0.0.1:1 check" in text
