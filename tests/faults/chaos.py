@@ -1,11 +1,13 @@
 """The long run: ``python -m tests.faults.chaos --minutes 30 --seed 7`` (``make chaos MINUTES=30``).
 
-Plays rounds with ``takeover: fast`` and ``lease``, and with one and three etcd members, in turn; prints a line per
-round and a summary, ends with 1 if a promise was broken, and then keeps that round's history and all logs.
+Plays rounds with ``takeover: fast`` and ``lease``, with one and three etcd members, and with cables and network
+namespaces, in turn; prints a line per round and a summary, ends with 1 if a promise was broken, and then keeps that
+round's history and all logs.
 """
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import random
 import sys
@@ -13,8 +15,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from tests.faults.namespaces import namespaces
 from tests.faults.pool import fault_pool
 from tests.faults.rounds import Result, play
+from tests.harness.clock import LIBRARY
+from tests.harness.netns import unable
 
 ROUNDS_PER_POOL = 4
 
@@ -66,7 +71,23 @@ async def run(options: argparse.Namespace) -> int:
         turn = number // ROUNDS_PER_POOL
         takeover = options.takeover or ("fast", "lease")[turn % 2]
         etcds = options.etcds or (1, 3)[(turn // 2) % 2]
-        async with fault_pool(takeover=takeover, controls=options.controls, etcds=etcds, home=options.dir) as pool:
+        networks = options.networks
+        if networks is None:
+            networks = (turn % 4 in (1, 2)) is (turn // 4 % 2 == 0) and not unable()
+        async with contextlib.AsyncExitStack() as stack:
+            ground = None
+            if networks:
+                ground = await stack.enter_async_context(namespaces(controls=options.controls, etcds=etcds))
+            pool = await stack.enter_async_context(
+                fault_pool(
+                    takeover=takeover,
+                    controls=options.controls,
+                    etcds=etcds,
+                    home=options.dir,
+                    ground=ground,
+                    clocks=LIBRARY.exists(),
+                )
+            )
             if not number:
                 _say(f"seed {options.seed}; {pool.describe()}; logs in {options.dir}")
             for _ in range(ROUNDS_PER_POOL):
@@ -76,7 +97,8 @@ async def run(options: argparse.Namespace) -> int:
                 tally.add(result)
                 faults = ", ".join(f"{name} {count}" for name, count in result.faults.items())
                 _say(
-                    f"round {seed} ({takeover}, {etcds} x etcd): {len(result.history.ops)} operations, "
+                    f"round {seed} ({takeover}, {etcds} x etcd, {'networks' if networks else 'cables'}): "
+                    f"{len(result.history.ops)} operations, "
                     f"{len(result.violations)} violations; {faults}"
                 )
                 if result.violations:
@@ -103,6 +125,11 @@ def main() -> int:
     parser.add_argument("--round", type=float, default=25.0, help="seconds of faults in one round")
     parser.add_argument("--takeover", choices=["fast", "lease"], default="", help="default: both in turn")
     parser.add_argument("--etcds", type=int, default=0, help="members of the etcd cluster; default: 1 and 3 in turn")
+    parser.add_argument(
+        "--networks",
+        action=argparse.BooleanOptionalAction,
+        help="every part in a network namespace, so that packets get lost; default: in turn, where that is possible",
+    )
     parser.add_argument("--controls", type=int, default=1, help="control servers")
     parser.add_argument("--dir", type=Path, default=Path("chaos-report"), help="for logs and histories")
     parser.add_argument("--go-on", action="store_true", help="do not stop at the first violation")

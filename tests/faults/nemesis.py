@@ -1,7 +1,7 @@
 """Does harm to a pool: one fault after the other, sometimes two at once, in an order that a seed decides.
 
 Each fault is an async context: in force inside the block, healed at its end. What happened, to whom and when goes into
-the history. Faults only use signals and cables, so they need no privileges.
+the history. Signals and cables need no privileges; packets that are lost need namespaces, clocks need libfaketime.
 """
 
 import asyncio
@@ -23,13 +23,17 @@ from tests.harness.cuttable import Cable, Way
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A kind of fault. ``shortest`` and ``longest`` are seconds; ``weight`` is how often it is drawn."""
+    """A kind of fault. ``shortest`` and ``longest`` are seconds; ``weight`` is how often it is drawn.
+
+    ``needs`` is what a pool must offer for it (``FaultPool.offers``), '' if signals are enough.
+    """
 
     name: str
     shortest: float
     longest: float
     weight: int
     inject: Callable[["Harm"], AbstractAsyncContextManager[tuple[str, ...]]]
+    needs: str = ""
 
 
 @dataclass
@@ -260,29 +264,71 @@ async def paused_control(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
         control.signal(signal.SIGCONT)
 
 
+@contextlib.asynccontextmanager
+async def shifted_clock(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
+    """The wall clock of a sidecar jumps by minutes, and back."""
+    member = harm.member()
+    assert member.clock is not None
+    member.clock.shift(harm.draw.choice((-1, 1)) * harm.draw.uniform(60, 900))
+    try:
+        yield (member.name,)
+    finally:
+        member.clock.shift(0)
+
+
+def network_cut(*, both: bool, reset: bool = False) -> Callable[[Harm], AbstractAsyncContextManager[tuple[str, ...]]]:
+    """What one party sends to another, or both send, is dropped or answered with a reset. Any two parties."""
+
+    @contextlib.asynccontextmanager
+    async def inject(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
+        assert harm.pool.network is not None
+        one, other = harm.draw.sample(sorted(harm.pool.network.addresses), 2)
+        with harm.pool.network.severed([(one, other), (other, one)] if both else [(one, other)], reset=reset):
+            yield tuple(name for name in (one, other) if name in harm.pool.members)
+
+    return inject
+
+
+@contextlib.asynccontextmanager
+async def isolated_party(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
+    """A party neither hears the others nor is heard."""
+    assert harm.pool.network is not None
+    parties = sorted(harm.pool.network.addresses)
+    lonely = harm.draw.choice(parties)
+    others = [party for party in parties if party != lonely]
+    with harm.pool.network.severed([pair for other in others for pair in ((lonely, other), (other, lonely))]):
+        yield tuple(name for name in (lonely,) if name in harm.pool.members)
+
+
 FAULTS = (
     Fault("pause of a sidecar", 0.3, 4.0, 6, paused_member),
     Fault("kill -9 of a sidecar", 0.1, 3.0, 4, killed_member),
     Fault("kill -9 of all sidecars but one", 0.1, 2.0, 1, killed_members),
     Fault("end of a sidecar at a named point", 1.0, 5.0, 3, crashing_member),
     Fault("drain of a sidecar", 0.5, 2.0, 2, drained_member),
-    Fault("sidecar cut from etcd", 0.3, 9.0, 3, etcd_cut("both")),
-    Fault("etcd's answers to a sidecar lost", 0.3, 5.0, 3, etcd_cut("answers")),
-    Fault("a sidecar's requests to etcd lost", 0.3, 3.0, 1, etcd_cut("requests")),
-    Fault("etcd connections of a sidecar reset", 0.2, 3.0, 2, etcd_cut("reset")),
-    Fault("etcd slow for a sidecar", 1.0, 4.0, 1, etcd_cut("slow")),
-    Fault("sidecar cut from a peer", 0.3, 4.0, 2, peer_cut("both")),
-    Fault("a peer's answers lost", 0.3, 4.0, 3, peer_cut("answers")),
-    Fault("connections to a peer reset", 0.2, 3.0, 2, peer_cut("reset")),
-    Fault("sidecar isolated", 0.5, 9.0, 4, isolated_member),
+    Fault("sidecar cut from etcd", 0.3, 9.0, 3, etcd_cut("both"), needs="cables"),
+    Fault("etcd's answers to a sidecar lost", 0.3, 5.0, 3, etcd_cut("answers"), needs="cables"),
+    Fault("a sidecar's requests to etcd lost", 0.3, 3.0, 1, etcd_cut("requests"), needs="cables"),
+    Fault("etcd connections of a sidecar reset", 0.2, 3.0, 2, etcd_cut("reset"), needs="cables"),
+    Fault("etcd slow for a sidecar", 1.0, 4.0, 1, etcd_cut("slow"), needs="cables"),
+    Fault("sidecar cut from a peer", 0.3, 4.0, 2, peer_cut("both"), needs="cables"),
+    Fault("a peer's answers lost", 0.3, 4.0, 3, peer_cut("answers"), needs="cables"),
+    Fault("connections to a peer reset", 0.2, 3.0, 2, peer_cut("reset"), needs="cables"),
+    Fault("sidecar isolated", 0.5, 9.0, 4, isolated_member, needs="cables"),
     Fault("kill -9 of etcd", 0.1, 3.0, 2, killed_etcd),
     Fault("kill -9 of etcd's leader", 0.1, 3.0, 1, killed_etcd_leader),
     Fault("loss of etcd's quorum", 0.3, 4.0, 1, lost_quorum),
     Fault("pause of etcd", 0.3, 4.0, 2, paused_etcd),
     Fault("kill -9 of a control server", 0.2, 3.0, 1, killed_control),
     Fault("pause of a control server", 0.5, 4.0, 1, paused_control),
-    Fault("control server cut from etcd", 0.5, 8.0, 1, control_cut("both")),
-    Fault("etcd's answers to a control server lost", 0.5, 5.0, 1, control_cut("answers")),
+    Fault("control server cut from etcd", 0.5, 8.0, 1, control_cut("both"), needs="cables"),
+    Fault("etcd's answers to a control server lost", 0.5, 5.0, 1, control_cut("answers"), needs="cables"),
+    Fault("clock of a sidecar shifted", 2.0, 6.0, 2, shifted_clock, needs="clocks"),
+    Fault("network cut between two parties", 0.3, 9.0, 5, network_cut(both=True), needs="network"),
+    Fault("one-way network cut", 0.3, 9.0, 6, network_cut(both=False), needs="network"),
+    Fault("network resets between two parties", 0.2, 4.0, 3, network_cut(both=True, reset=True), needs="network"),
+    Fault("one-way network resets", 0.2, 4.0, 3, network_cut(both=False, reset=True), needs="network"),
+    Fault("party isolated in the network", 0.5, 9.0, 4, isolated_party, needs="network"),
 )
 
 
@@ -292,7 +338,7 @@ class Nemesis:
     def __init__(self, pool: FaultPool, history: History, seed: str, faults: tuple[Fault, ...] = FAULTS) -> None:
         self._harm = Harm(pool, random.Random(seed))
         self._history = history
-        self._faults = faults
+        self._faults = [fault for fault in faults if not fault.needs or fault.needs in pool.offers]
         self._busy: set[str] = set()
         self.count: Counter[str] = Counter()
 

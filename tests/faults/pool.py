@@ -1,8 +1,8 @@
 """A pool under test: real etcd, real control servers, real sidecars, and a cable between any two of them to be cut.
 
 Each sidecar reaches etcd through a cable of its own, and its peer port is advertised as a cable that tells its callers
-apart by the process behind the connection, so that any pair can be cut in either direction. One health responder
-stands for all applications: these tests are about what happens below them.
+apart by the process behind the connection, so that any pair can be cut in either direction. A health responder stands
+for each application: these tests are about what happens below them. ``namespaces.py`` has another ground for all this.
 """
 
 import asyncio
@@ -28,8 +28,10 @@ from statesync.keys import PoolKeys, prefix_range
 from statesync.pool import Lost, Owner, Table
 from statesync.spec import PoolSpec, parse_spec
 from tests.faults.history import OwnerChange
+from tests.harness.clock import WallClock
 from tests.harness.cuttable import Cable, cable_to
 from tests.harness.etcd import EtcdServer
+from tests.harness.netns import Network
 from tests.harness.processes import bound_to
 from tests.harness.sockets import has_socket, inode_of_connection
 from tests.harness.waiting import free_port, until
@@ -50,15 +52,23 @@ sys.exit(asyncio.run(run_sidecar(SidecarSettings(**{**raw, "etcd": EtcdSettings(
 class KilledEtcd(EtcdServer):
     """An etcd that may be killed under load: Debian's 3.4, since 3.5.0 to 3.5.2 are known to lose data then."""
 
+    launcher: Sequence[str] = ()
+    """What its command begins with, if that is more than the program."""
+
+    @property
+    def client_url(self) -> str:
+        """Where it listens for clients."""
+        return f"http://{self.endpoint}"
+
     def spawn(self) -> None:
         """Start the process and return at once."""
         if not DEBIAN_ETCD.exists():
             super().spawn()
             return
-        url = f"http://{self.endpoint}"
+        url = self.client_url
         heartbeat, election = self.timing
         command = [
-            str(DEBIAN_ETCD),
+            *(*self.launcher, str(DEBIAN_ETCD)),
             *("--name", self.name, "--data-dir", str(self.home / "data")),
             *("--listen-client-urls", url, "--advertise-client-urls", url),
             *("--listen-peer-urls", self.peer_url, "--initial-advertise-peer-urls", self.peer_url),
@@ -83,6 +93,7 @@ class Program:
     command: list[str]
     log: Path
     to_etcd: list[Cable] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -100,7 +111,7 @@ class Program:
                 stdout=log,
                 stderr=log,
                 cwd=ROOT,
-                env={**usual, **environment},
+                env={**usual, **self.environment, **environment},
             )
 
     def signal(self, number: signal.Signals) -> None:
@@ -117,10 +128,11 @@ class Program:
 
 @dataclass
 class FaultMember(Program):
-    """A sidecar: ``api`` for its application, and the cable through which peers reach it."""
+    """A sidecar: ``api`` for its application, the cable of its peers, and its wall clock if that can be set."""
 
     api: str = ""
     from_peers: Cable | None = None
+    clock: WallClock | None = None
 
 
 class FaultPool:
@@ -135,6 +147,7 @@ class FaultPool:
         self.etcds: list[EtcdServer] = []
         self.controls: list[Program] = []
         self.members: dict[str, FaultMember] = {}
+        self.network: Network | None = None
         self.owner_changes: list[OwnerChange] = []
         self._generation = 0
 
@@ -150,6 +163,12 @@ class FaultPool:
             if inode and member.runs and member.process and has_socket(member.process.pid, inode):
                 return member.name
         return ""
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """What faults can be done with, besides signals: ``cables`` or a ``network``, and ``clocks``."""
+        clocks = {"clocks"} if all(member.clock for member in self.members.values()) else set()
+        return frozenset({"network" if self.network else "cables"} | clocks)
 
     def takeovers(self, since: int = 0) -> list[OwnerChange]:
         """The recorded changes of owner, from number ``since`` on, that came from a member being called lost."""
@@ -232,8 +251,70 @@ def _numbers(status: dict[str, object]) -> list[int]:
     return [int(slot) for slot in active] if isinstance(active, list) else []
 
 
-async def _start_etcds(stack: contextlib.AsyncExitStack, count: int, arguments: Sequence[str]) -> list[EtcdServer]:
-    etcds: list[EtcdServer] = [KilledEtcd(f"etcd{number}", arguments=arguments) for number in range(1, count + 1)]
+class Ground:
+    """Where the processes of a pool run: here all on loopback, with a cable between any two."""
+
+    network: Network | None = None
+
+    async def etcds(
+        self, stack: contextlib.AsyncExitStack, count: int, arguments: Sequence[str]
+    ) -> Sequence[EtcdServer]:
+        """So many etcds, not started yet."""
+        return [KilledEtcd(f"etcd{number}", arguments=arguments) for number in range(1, count + 1)]
+
+    async def member(self, pool: "FaultPool", stack: contextlib.AsyncExitStack, name: str) -> FaultMember:
+        """A sidecar, not started yet, and what stands for its application, which runs."""
+        api, peer = (f"127.0.0.1:{free_port()}" for _ in range(2))
+        cables = [await stack.enter_async_context(cable_to(etcd.endpoint)) for etcd in pool.etcds]
+        from_peers = await stack.enter_async_context(cable_to(peer, pool.source_of))
+        command = sidecar_command(
+            pool,
+            name,
+            app=await self._application(stack),
+            session_api=api,
+            peer=peer,
+            advertise=from_peers.address,
+            etcd=[cable.address for cable in cables],
+        )
+        return FaultMember(name, command, pool.home / f"{name}.log", cables, api=api, from_peers=from_peers)
+
+    async def control(self, pool: "FaultPool", stack: contextlib.AsyncExitStack, name: str) -> Program:
+        """A control server, not started yet."""
+        cables = [await stack.enter_async_context(cable_to(etcd.endpoint)) for etcd in pool.etcds]
+        grpc, http = (f"127.0.0.1:{free_port()}" for _ in range(2))
+        command = control_command(pool, name, "--grpc", grpc, "--http", http, etcds=[c.address for c in cables])
+        return Program(name, command, pool.home / f"{name}.log", cables)
+
+    async def _application(self, stack: contextlib.AsyncExitStack) -> str:
+        """What stands for an application: it answers its health path."""
+        app = web.Application()
+        app.router.add_get("/healthz", lambda _: asyncio.sleep(0, web.Response(text="ok")))
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        port = free_port()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        return f"127.0.0.1:{port}"
+
+
+def sidecar_command(pool: FaultPool, name: str, **settings: object) -> list[str]:
+    """How a sidecar is started; ``settings`` are those of ``SidecarSettings``."""
+    told = {"member": name, "pool": pool.name, "drain_seconds": 5.0, **settings}
+    return [sys.executable, "-c", SIDECAR, json.dumps(told)]
+
+
+def control_command(pool: FaultPool, name: str, *flags: str, etcds: Sequence[str]) -> list[str]:
+    """How a control server is started."""
+    return [
+        *(sys.executable, "-m", "deploy.cli", "--log-level", "info", "control", "--name", name, "--pool", pool.name),
+        *("--etcd", ",".join(etcds), *flags),
+    ]
+
+
+async def _start_etcds(
+    stack: contextlib.AsyncExitStack, ground: Ground, count: int, arguments: Sequence[str]
+) -> list[EtcdServer]:
+    etcds = list(await ground.etcds(stack, count, arguments))
     cluster = ",".join(etcd.cluster for etcd in etcds)
     for etcd in etcds:
         stack.callback(etcd.close)
@@ -242,46 +323,6 @@ async def _start_etcds(stack: contextlib.AsyncExitStack, count: int, arguments: 
     for etcd in etcds:
         await etcd.ready()
     return etcds
-
-
-async def _start_application(stack: contextlib.AsyncExitStack) -> str:
-    """What stands for every application: it answers its health path."""
-    app = web.Application()
-    app.router.add_get("/healthz", lambda _: asyncio.sleep(0, web.Response(text="ok")))
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    port = free_port()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
-    return f"127.0.0.1:{port}"
-
-
-async def _make_member(pool: FaultPool, stack: contextlib.AsyncExitStack, name: str, app: str) -> FaultMember:
-    api, peer = (f"127.0.0.1:{free_port()}" for _ in range(2))
-    cables = [await stack.enter_async_context(cable_to(etcd.endpoint)) for etcd in pool.etcds]
-    from_peers = await stack.enter_async_context(cable_to(peer, pool.source_of))
-    settings = {
-        "member": name,
-        "pool": pool.name,
-        "app": app,
-        "session_api": api,
-        "peer": peer,
-        "advertise": from_peers.address,
-        "drain_seconds": 5.0,
-        "etcd": [cable.address for cable in cables],
-    }
-    command = [sys.executable, "-c", SIDECAR, json.dumps(settings)]
-    return FaultMember(name, command, pool.home / f"{name}.log", cables, api=api, from_peers=from_peers)
-
-
-async def _make_control(pool: FaultPool, stack: contextlib.AsyncExitStack, name: str) -> Program:
-    cables = [await stack.enter_async_context(cable_to(etcd.endpoint)) for etcd in pool.etcds]
-    command = [
-        *(sys.executable, "-m", "deploy.cli", "--log-level", "info", "control", "--name", name, "--pool", pool.name),
-        *("--etcd", ",".join(cable.address for cable in cables)),
-        *("--grpc", f"127.0.0.1:{free_port()}", "--http", f"127.0.0.1:{free_port()}"),
-    ]
-    return Program(name, command, pool.home / f"{name}.log", cables)
 
 
 @contextlib.asynccontextmanager
@@ -294,9 +335,12 @@ async def fault_pool(
     etcd_arguments: Sequence[str] = (),
     slots: int = 24,
     home: Path | None = None,
+    ground: Ground | None = None,
+    clocks: bool = False,
 ) -> AsyncIterator[FaultPool]:
     """A pool of its own that has settled; gone at the end of the block. ``home`` keeps the logs.
 
+    With ``clocks`` the members' wall clocks can be set, which needs :data:`~tests.harness.clock.LIBRARY`.
     Without control servers the test writes the slot table; at first all slots have the members in the order of names.
     """
     async with contextlib.AsyncExitStack() as stack:
@@ -308,16 +352,20 @@ async def fault_pool(
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         http = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
         http._retry_connection = False  # aiohttp's own silent repeats would be attempts that nobody recorded
+        ground = ground or Ground()
         pool = FaultPool(name, spec, http, home)
-        pool.etcds = await _start_etcds(stack, etcds, etcd_arguments)
+        pool.network = ground.network
+        pool.etcds = await _start_etcds(stack, ground, etcds, etcd_arguments)
         client = await stack.enter_async_context(EtcdClient([etcd.endpoint for etcd in pool.etcds]))
         await client.put(pool.keys.spec, spec.encode())
-        app = await _start_application(stack)
         for number in range(1, members + 1):
-            member = await _make_member(pool, stack, f"m{number}", app)
+            member = await ground.member(pool, stack, f"m{number}")
+            if clocks:
+                member.clock = WallClock(home / f"{member.name}.clock")
+                member.environment |= member.clock.environment
             pool.members[member.name] = member
         for number in range(1, controls + 1):
-            pool.controls.append(await _make_control(pool, stack, f"control-{number}"))
+            pool.controls.append(await ground.control(pool, stack, f"control-{number}"))
         if not pool.controls:
             await pool.write_table(client, *pool.names)
         for program in (*pool.controls, *pool.members.values()):

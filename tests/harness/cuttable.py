@@ -43,13 +43,20 @@ class Cable:
 
     While it is cut nothing gets through, and nothing is refused; while it is reset, connections break at once.
     ``who`` names the source of a connection by its port and this relay's, for cuts that are meant for one source only.
+    ``sockets`` makes the sockets that go to the target, if they are to be in another network.
     """
 
-    def __init__(self, target: str, who: Callable[[int, int], str] | None = None) -> None:
+    def __init__(
+        self,
+        target: str,
+        who: Callable[[int, int], str] | None = None,
+        sockets: Callable[[], socket.socket] | None = None,
+    ) -> None:
         self.target = target
         self.address = f"127.0.0.1:{free_port()}"
         self.delay = 0.0
         self._who = who
+        self._sockets = sockets
         self._cuts: dict[str, Way] = {}
         self._resets: set[str] = set()
         self._changed = asyncio.Event()
@@ -94,7 +101,7 @@ class Cable:
         host, _, port = self.target.rpartition(":")
         try:
             await self._passable(source, Way.REQUESTS)
-            far_reader, far_writer = await asyncio.open_connection(host, int(port))
+            far_reader, far_writer = await self._reach(host, int(port))
         except OSError:
             connection.abort()
             return
@@ -104,6 +111,17 @@ class Cable:
             task = asyncio.create_task(self._relay(connection, way, start, end))
             self._relays.add(task)
             task.add_done_callback(self._relays.discard)
+
+    async def _reach(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._sockets is None:
+            return await asyncio.open_connection(host, port)
+        made = self._sockets()
+        try:
+            await asyncio.get_running_loop().sock_connect(made, (host, port))
+            return await asyncio.open_connection(sock=made)
+        except BaseException:
+            made.close()
+            raise
 
     async def _relay(
         self, connection: _Connection, way: Way, start: asyncio.StreamReader, end: asyncio.StreamWriter
@@ -131,9 +149,13 @@ class Cable:
 
 
 @asynccontextmanager
-async def cable_to(target: str, who: Callable[[int, int], str] | None = None) -> AsyncIterator[Cable]:
+async def cable_to(
+    target: str,
+    who: Callable[[int, int], str] | None = None,
+    sockets: Callable[[], socket.socket] | None = None,
+) -> AsyncIterator[Cable]:
     """A cable to ``target`` while the block lasts."""
-    cable = Cable(target, who)
+    cable = Cable(target, who, sockets)
     host, _, port = cable.address.rpartition(":")
     server = await asyncio.start_server(cable._serve, host, int(port))
     try:

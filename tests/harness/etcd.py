@@ -50,6 +50,11 @@ class EtcdServer:
         return f"127.0.0.1:{self.port}"
 
     @property
+    def metrics(self) -> str:
+        """``host:port`` of its metrics and its health."""
+        return f"127.0.0.1:{self.metrics_port}"
+
+    @property
     def endpoints(self) -> list[str]:
         """The one endpoint, as a list."""
         return [self.endpoint]
@@ -114,7 +119,8 @@ class EtcdServer:
         raise AssertionError("etcd does not tell how often its backend was committed")
 
     async def _ask(self, path: str) -> str:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.metrics_port)
+        host, _, port = self.metrics.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
         try:
             writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
             return (await reader.read()).decode()

@@ -1,0 +1,61 @@
+"""For stories with one fault at a time: clients that work beside it and are judged at the end, and single calls."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+from tests.faults.checker import check
+from tests.faults.clients import Clients
+from tests.faults.history import FaultWindow, History
+from tests.faults.pool import FaultPool
+
+
+@contextlib.asynccontextmanager
+async def judged_clients(pool: FaultPool) -> AsyncIterator[History]:
+    """Clients at work during the block; at its end every session is read and written, and the checker finds nothing."""
+    history = History()
+    crowd = Clients(pool, history, "one fault", registers=20, fields=6)
+    await crowd.prepare()
+    begin = time.monotonic()
+    working = asyncio.create_task(crowd.run(6, 0.05))
+    try:
+        yield history
+    finally:
+        crowd.stopping = True
+        await working
+    assert await crowd.write_all() == []
+    for name in pool.names:
+        assert await crowd.read_all(name) == []
+    history.faults.append(FaultWindow("what the story does", tuple(pool.names), begin, time.monotonic()))
+    history.owners = list(pool.owner_changes)
+    violations = await asyncio.to_thread(check, history, takeover=pool.spec.takeover)
+    assert "\n".join(map(str, violations)) == ""
+
+
+class Caller:
+    """Single calls beside the clients, for the answers that a test asks about."""
+
+    def __init__(self, pool: FaultPool) -> None:
+        self._pool = pool
+
+    async def put(self, member: str, key: str, value: str, **headers: str) -> tuple[int, str, str]:
+        """Status, the problem's name ('' for none) and ``Retry-After``."""
+        sent = {name.replace("_", "-"): text for name, text in headers.items()}
+        async with self._pool.http.put(self._url(member, key), data=value, headers=sent) as answer:
+            problem = "" if answer.status < 400 else (await answer.json(content_type=None))["type"].rpartition("/")[2]
+            return answer.status, problem, answer.headers.get("Retry-After", "")
+
+    async def get(self, member: str, key: str, **headers: str) -> tuple[int, str]:
+        """Status and body."""
+        sent = {name.replace("_", "-"): text for name, text in headers.items()}
+        async with self._pool.http.get(self._url(member, key), headers=sent) as answer:
+            return answer.status, await answer.text()
+
+    async def accepted(self, value: str) -> bool:
+        """Whether every member takes a write."""
+        answers = [await self.put(name, f"probe-{name}", value) for name in self._pool.names]
+        return all(status in (200, 201) for status, _, _ in answers)
+
+    def _url(self, member: str, key: str) -> str:
+        return f"http://{self._pool.members[member].api}/v1/sessions/{key}"

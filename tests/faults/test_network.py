@@ -1,0 +1,86 @@
+"""Packets that are really lost, between parts that each have a network of their own; and a wall clock that jumps."""
+
+import asyncio
+import time
+
+import pytest
+
+from tests.faults.judged import Caller, judged_clients
+from tests.faults.namespaces import namespaces
+from tests.faults.pool import DEBIAN_ETCD, fault_pool
+from tests.faults.test_faults import NO_SAFE_ETCD
+from tests.harness.clock import LIBRARY, NO_LIBRARY
+from tests.harness.netns import unable
+from tests.harness.waiting import until
+
+MINUTES = 300.0
+
+
+@pytest.mark.skipif(not DEBIAN_ETCD.exists(), reason=NO_SAFE_ETCD)
+async def test_lost_packets_and_resets_between_any_two_parts_break_no_promise(tmp_path):
+    if reason := unable():
+        pytest.skip(reason)
+    async with (
+        namespaces() as ground,
+        fault_pool(takeover="lease", ground=ground, home=tmp_path) as pool,
+        pool.etcds[0].client() as client,
+        judged_clients(pool),
+    ):
+        caller, net = Caller(pool), ground.net
+
+        async def owners() -> set[str]:
+            return {owner.active for owner in (await pool.owners(client)).values()}
+
+        async def gave_way(member: str) -> bool:
+            return member not in await owners()
+
+        with net.severed([("etcd1", "m1")]):
+            await until(lambda: gave_way("m1"), 30, "an owner that hears nothing from etcd gives way")
+            status, _, _ = await caller.put("m2", "meanwhile", "v")
+            assert status == 201
+        await until(lambda: pool.settled(client), 40, "the member that was deaf is whole again")
+
+        with net.severed([("m2", "m3"), ("m3", "m2"), ("m2", "control-1")], reset=True):
+            await asyncio.sleep(2.0)
+        with net.severed([("m3", "etcd1")], reset=True), net.severed([("m1", "m3")]):
+            await asyncio.sleep(2.0)
+        with net.severed([("control-1", "etcd1")]):
+            await asyncio.sleep(2.0)
+
+        everybody = [party for party in net.addresses if party != "m2"]
+        with net.severed([pair for party in everybody for pair in (("m2", party), (party, "m2"))]):
+            await until(lambda: gave_way("m2"), 30, "a member that is cut off from all gives way")
+            assert (await caller.put("m2", "alone", "v"))[0] == 503
+            assert (await caller.get("m2", "alone"))[0] == 503
+        await until(lambda: pool.settled(client), 40, "the pool is whole again")
+        await until(lambda: caller.accepted("after all of it"), 20, "all members take writes")
+
+
+@pytest.mark.skipif(not LIBRARY.exists(), reason=NO_LIBRARY)
+async def test_a_wall_clock_that_jumps_by_minutes_moves_nothing_and_breaks_nothing(tmp_path):
+    async with (
+        fault_pool(takeover="lease", clocks=True, home=tmp_path) as pool,
+        pool.etcds[0].client() as client,
+        judged_clients(pool),
+    ):
+        caller, settled = Caller(pool), len(pool.owner_changes)
+        clock = pool.members["m1"].clock
+        assert clock is not None
+
+        async def changed_hands(member: str, by: float) -> bool:
+            """Whether ``m1`` has taken a slot of ``member`` over, at a time that is ``by`` seconds wrong."""
+            return any(
+                owner.active == "m1" and f"{member} lost" in owner.cause and abs(owner.since - time.time() - by) < 60
+                for owner in (await pool.owners(client)).values()
+            )
+
+        for member, by in (("m2", MINUTES), ("m3", -MINUTES)):
+            clock.shift(by)
+            await asyncio.sleep(2.5)  # the library looks once a second
+            assert await caller.accepted(f"{by:+.0f} s")
+            pool.members[member].kill()
+            await until(lambda member=member, by=by: changed_hands(member, by), 20, f"a takeover at {by:+.0f} s")
+            pool.members[member].start()
+            await until(lambda: pool.settled(client), 40, "the pool is whole again")
+
+        assert [change for change in pool.takeovers(settled) if "m1 lost" in change.cause] == []
