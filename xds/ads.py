@@ -33,6 +33,7 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 Identify = Callable[[Node, Mapping[str, Any]], str | None]
 
 _READ = {Variant.SOTW: wire.read_request, Variant.DELTA: wire.read_delta_request}
+_END: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # not in the stubs
 _MAX_MESSAGE = 16 * 1024 * 1024
 _FRESH_RETRY = 1.0
 # gRPC refuses streams at random when more than 1,000 wait to be taken in, which is just what happens when the Envoys of
@@ -155,7 +156,7 @@ class AdsServer:
     def _handler(self, variant: Variant, type_url: str = "") -> Any:  # noqa: ANN401  gRPC's handler type is private
         return grpc.stream_stream_rpc_method_handler(functools.partial(self._serve, variant, type_url))
 
-    async def _serve(self, variant: Variant, type_url: str, requests: AsyncIterator[bytes], context: Context) -> None:
+    async def _serve(self, variant: Variant, type_url: str, _: AsyncIterator[bytes], context: Context) -> None:
         if not self.cache.is_ready:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "this server has not loaded its state yet")
         if self._stopping:
@@ -168,7 +169,7 @@ class AdsServer:
             limits=self.settings.limits,
             siblings=self._siblings,
         )
-        stream = _Stream(self, conversation, requests, context)
+        stream = _Stream(self, conversation, context)
         self._streams[stream] = None
         self.cache.counters.streams += 1
         try:
@@ -188,20 +189,16 @@ class _Stream:
         "_ends_at_ns",
         "_finished",
         "_refusal",
-        "_requests",
         "_server",
         "_stirred",
         "_waiter",
         "_waiting_for_freshness",
     )
 
-    def __init__(
-        self, server: AdsServer, conversation: Conversation, requests: AsyncIterator[bytes], context: Context
-    ) -> None:
+    def __init__(self, server: AdsServer, conversation: Conversation, context: Context) -> None:
         self._server = server
         self._cache = server.cache
         self._conversation = conversation
-        self._requests = requests
         self._context = context
         self._stirred = False
         self._waiter: asyncio.Future[None] | None = None
@@ -261,7 +258,8 @@ class _Stream:
 
     async def _read(self) -> None:
         try:
-            async for data in self._requests:
+            # Read from the call itself: going through its iterator costs a generator per stream.
+            while (data := await self._context.read()) is not _END:
                 await self._take_in(data)
         except Malformed as fault:
             self._refusal = (grpc.StatusCode.INVALID_ARGUMENT, fault.detail)

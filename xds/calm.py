@@ -4,7 +4,7 @@ Three brakes, none of which ever delays a takeover from a dead, failing or drain
 
 * a slot stays at least :data:`HOLD` with a new owner before the table asks it to move again;
 * a member that stopped being fit :data:`LOSSES` times within :data:`LOSS_WINDOW` and owns nothing gets nothing until
-  that is so long ago;
+  that is so long ago, while anybody steadier is there;
 * if more than :data:`SURGE_SHARE` of the slots are to move within :data:`SURGE_WINDOW` although no member and no spec
   has changed meanwhile, planned moves freeze for :data:`FREEZE`, and the status says why and for how long.
 
@@ -72,10 +72,14 @@ class Calm:
         )
 
     def steadied(self, world: World) -> World:
-        """The world with unsteady members that own nothing as members that are still starting."""
+        """The world with unsteady members that own nothing as members that are still starting.
+
+        Unless nobody steady is fit: then the last owner is about to go, and an unsteady member is better than none.
+        """
         owning = {owner.active for owner in world.owners.values()}
         waiting = {brake_of for brake_of in self.unsteady() if brake_of not in owning}
-        if not waiting:
+        steady = any(world.state(member).may_hold_slots and member not in waiting for member in world.members)
+        if not waiting or not steady:
             return world
         states = {member: MemberState.INIT if member in waiting else state for member, state in world.states.items()}
         return replace(world, states=states)

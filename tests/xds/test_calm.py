@@ -68,6 +68,10 @@ def test_a_member_that_keeps_failing_gets_nothing_until_it_has_been_well_for_lon
     assert later.steadied(seen).state("b") is UP
 
 
+def test_a_member_that_keeps_failing_is_better_than_none() -> None:
+    assert flapping(3).steadied(world("aaaa", states="DU")).state("b") is UP
+
+
 def test_a_member_that_keeps_failing_keeps_what_it_owns() -> None:
     assert flapping(3).steadied(world("aaab")).state("b") is UP
 
