@@ -30,6 +30,8 @@ async def judged_clients(pool: FaultPool) -> AsyncIterator[History]:
     history.faults.append(FaultWindow("what the story does", tuple(pool.names), begin, time.monotonic()))
     history.owners = list(pool.owner_changes)
     violations = await asyncio.to_thread(check, history, takeover=pool.spec.takeover)
+    if violations:
+        history.dump(pool.home / "history.jsonl")
     assert "\n".join(map(str, violations)) == ""
 
 
@@ -45,6 +47,12 @@ class Caller:
         async with self._pool.http.put(self._url(member, key), data=value, headers=sent) as answer:
             problem = "" if answer.status < 400 else (await answer.json(content_type=None))["type"].rpartition("/")[2]
             return answer.status, problem, answer.headers.get("Retry-After", "")
+
+    async def delete(self, member: str, key: str, **headers: str) -> int:
+        """Status."""
+        sent = {name.replace("_", "-"): text for name, text in headers.items()}
+        async with self._pool.http.delete(self._url(member, key), headers=sent) as answer:
+            return answer.status
 
     async def get(self, member: str, key: str, **headers: str) -> tuple[int, str]:
         """Status and body."""

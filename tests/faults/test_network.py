@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from statesync.slots import slot_of
 from tests.faults.judged import Caller, judged_clients
 from tests.faults.namespaces import namespaces
 from tests.faults.pool import DEBIAN_ETCD, fault_pool
@@ -75,11 +76,16 @@ async def test_a_wall_clock_that_jumps_by_minutes_moves_nothing_and_breaks_nothi
             )
 
         for member, by in (("m2", MINUTES), ("m3", -MINUTES)):
+            slots = (await pool.status(member))["active"]
+            key = next(key for key in map(str, range(1000)) if slot_of(key, pool.spec.slots) in slots)
+            await caller.put(member, key, "v")
+            assert await caller.delete(member, key, Idempotency_Key=f"once-{by}") == 204
             clock.shift(by)
             await asyncio.sleep(2.5)  # the library looks once a second
             assert await caller.accepted(f"{by:+.0f} s")
             pool.members[member].kill()
             await until(lambda member=member, by=by: changed_hands(member, by), 20, f"a takeover at {by:+.0f} s")
+            assert await caller.delete("m1", key, Idempotency_Key=f"once-{by}") == 204
             pool.members[member].start()
             await until(lambda: pool.settled(client), 40, "the pool is whole again")
 
