@@ -105,6 +105,11 @@ def control(
 )
 @click.option("--peer", default="127.0.0.1:7601", show_default=True, callback=address, help="For other sidecars.")
 @click.option("--advertise", default="", help="What other sidecars are told instead of --peer.")
+@click.option(
+    "--health",
+    default="",
+    help="What front Envoys ask many times a second, host:port, or 'off'. Default: a free port of the host of --app.",
+)
 @click.option("--site", default="", help="Name of the site (failure domain).")
 @click.option("--weight", type=click.IntRange(1, 1000), default=10, show_default=True, help="Share of the load.")
 @click.option("--priority", type=click.IntRange(1, 1000), default=1, show_default=True, help="Rank among members.")
@@ -141,6 +146,7 @@ def sidecar(
     session_api: str,
     peer: str,
     advertise: str,
+    health: str,
     site: str,
     weight: int,
     priority: int,
@@ -168,6 +174,7 @@ def sidecar(
         peer=peer,
         advertise=advertise,
         app_health=app_health,
+        health=health,
         site=site,
         weight=weight,
         priority=priority,

@@ -37,12 +37,13 @@ class FrontPlace:
 
 @dataclass(frozen=True, slots=True)
 class MemberPlace:
-    """A member: application, session API and peer API (all ``host:port``)."""
+    """A member: application, session API, peer API and health port (all ``host:port``)."""
 
     name: str
     app: str
     session_api: str
     peer: str
+    health: str
 
 
 @dataclass(frozen=True, slots=True)

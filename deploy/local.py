@@ -99,7 +99,9 @@ def plan_layout(settings: LocalSettings, ports: PortPicker) -> Layout:
         ),
         front=FrontPlace("front-1", listen=settings.listen or ports.pick(), admin=ports.pick()),
         members=tuple(
-            MemberPlace(f"{pool}-{number}", app=ports.pick(), session_api=ports.pick(), peer=ports.pick())
+            MemberPlace(
+                f"{pool}-{number}", app=ports.pick(), session_api=ports.pick(), peer=ports.pick(), health=ports.pick()
+            )
             for number in range(1, settings.members + 1)
         ),
     )
@@ -205,7 +207,7 @@ def _member_programs(settings: LocalSettings, layout: Layout, place: MemberPlace
         command=_understudy(
             settings,
             *("sidecar", "--member", place.name, "--pool", layout.pool, "--etcd", ",".join(layout.etcd)),
-            *("--session-api", place.session_api, "--peer", place.peer),
+            *("--session-api", place.session_api, "--peer", place.peer, "--health", place.health),
             *("--app", place.app, "--app-health", settings.app_health),
         ),
         log=directory / "logs" / f"{place.name}-sidecar.log",

@@ -1,27 +1,46 @@
 """Whether the application beside this sidecar answers.
 
-Asks its health path every :data:`INTERVAL` seconds. A refused connection counts at once, since nobody listens there;
-an error or silence counts after :data:`FAILURES` in a row, since busy is not dead.
+Asks its health path every :data:`INTERVAL` seconds, one question at a time. A refused connection counts at once, since
+nobody listens there; an answer that says no counts after :data:`FAILURES` in a row; silence counts after the patience
+that the pool's spec allows, longer while the application, or this process, was seen to be slow: busy is not dead.
 """
 
 import asyncio
+import time
+from collections import deque
 from collections.abc import Callable
 
 import aiohttp
 
-INTERVAL = 0.2
-TIMEOUT = 1.0
+from statesync.beat import LOAD_WINDOW, patience
+from statesync.spec import Liveness
+
+INTERVAL = 0.1
 FAILURES = 3
 
 
 class ApplicationCheck:
     """The application's health, as last seen. ``reason`` is '' when it is well."""
 
-    def __init__(self, app: str, path: str, on_change: Callable[[], None]) -> None:
-        """``app`` is ``host:port``; ``on_change`` is called when it becomes well or ill."""
+    def __init__(
+        self,
+        app: str,
+        path: str,
+        on_change: Callable[[], None],
+        *,
+        rules: Callable[[], Liveness],
+        stall: Callable[[], float],
+    ) -> None:
+        """``app`` is ``host:port``; ``on_change`` is called when it becomes well or ill.
+
+        ``rules`` are those of the pool as they are now; ``stall`` is how late this process was of late, in seconds.
+        """
         self._url = f"http://{app}{path}"
         self._on_change = on_change
+        self._rules = rules
+        self._stall = stall
         self._failures = FAILURES
+        self._delays: deque[tuple[float, float]] = deque()
         self.reason = "the application has not answered yet"
 
     @property
@@ -29,25 +48,45 @@ class ApplicationCheck:
         """Whether the application answers."""
         return not self.reason
 
+    @property
+    def delay(self) -> float:
+        """The application's slowest answer of late, in seconds."""
+        return max((delay for _, delay in self._delays), default=0.0)
+
+    @property
+    def patience(self) -> float:
+        """How long it may be silent now, in seconds."""
+        rules = self._rules()
+        return patience(rules.application_ms / 1000, max(self.delay, self._stall()), rules.load_cap_ms / 1000)
+
     async def run(self) -> None:
         """Ask until cancelled."""
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT)
-        async with aiohttp.ClientSession(timeout=timeout) as http:
+        async with aiohttp.ClientSession() as http:
             while True:
-                self._note(*await self._ask(http))
+                began = time.monotonic()
+                fault, certain = await self._ask(http)
+                now = time.monotonic()
+                while self._delays and self._delays[0][0] < now - LOAD_WINDOW:
+                    self._delays.popleft()
+                if not fault:
+                    self._delays.append((now, now - began))
+                self._note(fault, certain)
                 await asyncio.sleep(INTERVAL)
 
     async def _ask(self, http: aiohttp.ClientSession) -> tuple[str, bool]:
         """What is wrong ('' for nothing), and whether that is beyond doubt."""
+        allowed = self.patience
         try:
-            async with http.get(self._url) as answer:
+            async with http.get(self._url, timeout=aiohttp.ClientTimeout(total=allowed)) as answer:
                 if answer.status < 400:
                     return "", True
                 return f"the application answers {answer.status} at {self._url}", False
         except aiohttp.ClientConnectorError:
             return f"the application does not listen at {self._url}", True
-        except (aiohttp.ClientError, TimeoutError) as error:
-            return f"the application does not answer at {self._url}: {str(error) or 'timeout'}", False
+        except TimeoutError:
+            return f"the application is silent at {self._url} for {allowed:.1f} s", True
+        except aiohttp.ClientError as error:
+            return f"the application does not answer at {self._url}: {error}", False
 
     def _note(self, fault: str, certain: bool) -> None:
         self._failures = 0 if not fault else FAILURES if certain else self._failures + 1

@@ -28,15 +28,40 @@ CONNECTING = 5.0
 """Seconds after which a connection that does not come is tried anew, with the certificate as it is then."""
 
 
-def state_of(*, draining: str, fault: str, synced: bool, has_roles: bool) -> tuple[MemberState, str]:
-    """The member's state and, unless it is well, the reason; ``draining`` and ``fault`` say why it is not."""
+def state_of(
+    *, draining: str, fault: str, synced: bool, has_roles: bool, others: bool = True
+) -> tuple[MemberState, str]:
+    """The member's state and, unless it is well, the reason; ``draining`` and ``fault`` say why it is not.
+
+    ``others``: whether there is anybody else who could serve. Without them a member with a fault serves on: worse than
+    a well one, better than none.
+    """
     if draining:
         return MemberState.DRAINING, draining
     if not synced:
         return MemberState.INIT, "reading the pool from etcd"
+    if fault and has_roles:
+        return (MemberState.DOWN, fault) if others else (MemberState.ATTENTION, f"nobody else can serve: {fault}")
     if fault:
-        return (MemberState.DOWN if has_roles else MemberState.INIT), fault
+        return MemberState.INIT, fault
     return (MemberState.UP if has_roles else MemberState.READY), ""
+
+
+def refusal_of(state: MemberState, reason: str, *, fault: str, owns: bool) -> str:
+    """Why front Envoys had better not send requests here, '' if they may.
+
+    ``fault`` is what is wrong in this member itself. That etcd cannot be reached is none of that: it is seen by all
+    members at once when etcd is away, and only the control servers can tell that from one member that is cut off.
+    """
+    match state:
+        case MemberState.INIT:
+            return reason
+        case MemberState.DOWN:
+            return fault
+        case MemberState.DRAINING:
+            return fault or ("" if owns else reason)
+        case _:
+            return ""
 
 
 class Presence:
@@ -48,11 +73,17 @@ class Presence:
         record: Member,
         state: Callable[[], tuple[MemberState, str]],
         tls: TlsFiles | None = None,
+        *,
+        stall: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """``record`` is the member as it does not change; ``state`` tells how it is now; ``tls`` is for heartbeats."""
+        """``record`` is the member as it does not change; ``state`` tells how it is now; ``tls`` is for heartbeats.
+
+        ``stall``: how late this process was of late, in seconds.
+        """
         self._context = context
         self._state = state
         self._tls = tls
+        self._stall = stall
         self.record = record
         self._stirred = asyncio.Event()
         self._beat_now: dict[str, asyncio.Event] = {}
@@ -179,4 +210,5 @@ class Presence:
             state=record.state,
             applied=self._context.mirror.revision,
             reason=record.reason,
+            stall=round(self._stall(), 3),
         )

@@ -9,6 +9,7 @@ That speaks neither for its life nor for its death, so no ownership changes for 
 import asyncio
 import logging
 import ssl
+import time
 from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
@@ -22,8 +23,9 @@ logger = logging.getLogger(__name__)
 
 PROBE_PATH = "/peer/v1/probe"
 SESSIONS_PATH = "/peer/v1/sessions/"
-PROBE_TIMEOUT = 0.1
+PROBE_TIMEOUT = 0.06
 PROBES = 3
+VOID_FROM = 1.5
 CALL_TIMEOUT = 1.0
 HOP_HEADER = "Understudy-Hop"
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"})
@@ -46,6 +48,10 @@ class PeerBroken(PeerError):
     """The connection broke or stayed silent after the request was sent; it may have been carried out."""
 
 
+class PeerSilent(PeerBroken):
+    """The peer answered neither the call nor three probes after it."""
+
+
 class PeerUntrusted(PeerBroken):
     """Certificates are wrong, on this side or on the peer's: nothing was done, and nothing is known of the peer."""
 
@@ -63,11 +69,12 @@ class Life(StrEnum):
     REPLACED = "another process answers"
     CUT_OFF = "it cannot reach etcd"
     UNTRUSTED = "certificates are wrong"
+    VOID = "this process stood still itself"
 
     @property
     def condemns(self) -> bool:
         """Whether it is a witness against the peer, so that its slots may be taken over."""
-        return self not in (Life.ALIVE, Life.UNTRUSTED)
+        return self not in (Life.ALIVE, Life.UNTRUSTED, Life.VOID)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +95,32 @@ class PeerClient:
             timeout=aiohttp.ClientTimeout(total=CALL_TIMEOUT),
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
         )
+        self._probes: dict[tuple[Peer, str | None], asyncio.Task[Life]] = {}
 
     async def close(self) -> None:
         """Close all connections."""
+        for probe in list(self._probes.values()):
+            probe.cancel()
         await self._http.close()
 
     async def probe(self, peer: Peer, boot: str | None = None) -> Life:
-        """Whether ``peer`` lives (as the process ``boot``, if given): refusal counts at once, silence after three."""
-        for _ in range(PROBES):
+        """Whether ``peer`` lives (as the process ``boot``, if given): refusal counts at once, silence after three.
+
+        Who asks while a probe is under way gets its finding: a whole slot's callers may wonder at the same moment.
+        """
+        asked = (peer, boot)
+        task = self._probes.get(asked)
+        if task is None:
+            task = self._probes[asked] = asyncio.create_task(self._probe(peer, boot))
+            task.add_done_callback(lambda _: self._probes.pop(asked, None))
+        return await asyncio.shield(task)
+
+    async def _probe(self, peer: Peer, boot: str | None) -> Life:
+        silent = 0
+        for _ in range(2 * PROBES):
+            if silent == PROBES:
+                break
+            began = time.monotonic()
             try:
                 async with self._http.get(
                     f"{self._scheme}://{peer.address}{PROBE_PATH}",
@@ -113,8 +138,10 @@ class PeerClient:
                 certain = _certain(peer, error)
                 if certain is not None:
                     return certain
+                # A try that took much longer than it may says something of this process, and nothing of the peer.
+                silent += time.monotonic() - began < PROBE_TIMEOUT * VOID_FROM
                 await asyncio.sleep(0)
-        return Life.SILENT
+        return Life.SILENT if silent == PROBES else Life.VOID
 
     def _ssl(self, peer: Peer) -> ssl.SSLContext | bool:
         return self._tls.client(peer.member) if self._tls else True

@@ -16,6 +16,7 @@ from functools import partial
 from proxy.claims import Cause, Claimer
 from proxy.context import MemberContext
 from proxy.handover import Handover, HandoverFailed
+from proxy.peers import Life
 from proxy.read_deadline import BOUND
 from statesync.etcd import EtcdError
 from statesync.mirror import MirrorBatch
@@ -251,16 +252,19 @@ class Roles:
             return
         await self._take_over(member, boot, f"{member} lost: {self._said_of(member)}; {witness}", slots)
 
-    async def take_over_for(self, slot: int, owner: Owner, why: str, give_up: float) -> bool:
+    async def take_over_for(
+        self, slot: int, owner: Owner, why: str, give_up: float, witness: Life | None = None
+    ) -> bool:
         """A caller was sent here for ``slot`` because its owner does not answer (``why``).
 
-        Probes the owner itself, and claims every slot of it that we are next in line for. Returns whether the owner is
-        dead, so that looking again makes sense; False as well at ``give_up`` (monotonic), while the work goes on.
+        Unless the caller's own call was the reason for a probe just now (``witness``), probes the owner itself. Claims
+        every slot of it that we are next in line for. Returns whether the owner is dead, so that looking again makes
+        sense; False as well at ``give_up`` (monotonic), while the work goes on.
         """
         key = (owner.active, owner.boot)
         if key not in self._takeovers:
             started_ns = self._context.telemetry.now_ns()
-            self._takeovers[key] = asyncio.create_task(self._witnessed_takeover(slot, owner, why, started_ns))
+            self._takeovers[key] = asyncio.create_task(self._witnessed_takeover(slot, owner, why, started_ns, witness))
             self._takeovers[key].add_done_callback(partial(self._forget_takeover, key))
         takeover = self._takeovers[key]
         await asyncio.wait((takeover,), timeout=max(give_up - time.monotonic(), 0.0))
@@ -269,8 +273,8 @@ class Roles:
     def _forget_takeover(self, key: tuple[str, str], _: asyncio.Task[bool]) -> None:
         self._takeovers.pop(key, None)
 
-    async def _witnessed_takeover(self, slot: int, owner: Owner, why: str, started_ns: int) -> bool:
-        witness = await self._second_witness(owner.active, owner.boot)
+    async def _witnessed_takeover(self, slot: int, owner: Owner, why: str, started_ns: int, seen: Life | None) -> bool:
+        witness = str(seen) if seen and seen.condemns else await self._second_witness(owner.active, owner.boot)
         if witness is None:
             return False
         context = self._context

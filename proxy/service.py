@@ -20,7 +20,7 @@ from proxy.context import MemberContext
 from proxy.errand import Doubt, Errand
 from proxy.holdings import NotMine
 from proxy.owner_calls import REQUEST_ID, UNTIL_EPOCH, Call, OwnerCalls
-from proxy.peers import Life, Peer, PeerBroken, PeerError, PeerRefused
+from proxy.peers import Life, Peer, PeerBroken, PeerError, PeerRefused, PeerSilent
 from proxy.problems import Reply, problem
 from proxy.roles import Roles
 from statesync.etcd import CreateRevision, EtcdError, Get, Put
@@ -34,7 +34,9 @@ logger = logging.getLogger(__name__)
 
 CALL_PATIENCE = 5.0
 LOOK_AGAIN = 0.05
-LOOK_AFTER = 0.3
+LOOK_AFTER = 0.03
+LOOK_AGAIN_AFTER = 0.3
+"""Seconds after which a peer that has a call of ours is probed for the first time, and again if it lives."""
 FORWARD_MARGIN = 0.5
 KEY_BYTES = 18
 OWN_SLOT_TRIES = 4096
@@ -163,7 +165,8 @@ class SessionService:
             return await self._forward(call, owner.active, owner.epoch, errand)
         except (PeerRefused, PeerBroken) as error:
             why = "connection refused" if isinstance(error, PeerRefused) else error.detail
-            return await self._ask_heirs(call, slot, owner, why, errand)
+            witness = Life.SILENT if isinstance(error, PeerSilent) else None
+            return await self._ask_heirs(call, slot, owner, why, errand, witness)
 
     async def _ask_wanted(self, call: Call, wanted: str | None, errand: Errand) -> Reply | None:
         """Nobody has ever owned the slot: whoever the table names will soon."""
@@ -196,11 +199,16 @@ class SessionService:
         reply = problem(421, "not-owner", f"slot {slot} belongs to {active or 'nobody yet'}", owner=active)
         return Reply(421, {**reply.headers, "Understudy-Epoch": str(owner.epoch if owner else 0)}, reply.body)
 
-    async def _ask_heirs(self, call: Call, slot: int, owner: Owner, why: str, errand: Errand) -> Reply | None:
-        """The owner does not answer: go down the slot's order until somebody serves it, ourselves included."""
+    async def _ask_heirs(
+        self, call: Call, slot: int, owner: Owner, why: str, errand: Errand, witness: Life | None = None
+    ) -> Reply | None:
+        """The owner does not answer: go down the slot's order until somebody serves it, ourselves included.
+
+        ``witness`` is what our own probe has just found, if it was asked.
+        """
         for heir in heirs_of(self._context.view(), slot):
             if heir == self._context.me:
-                await self._roles.take_over_for(slot, owner, why, errand.give_up)
+                await self._roles.take_over_for(slot, owner, why, errand.give_up, witness)
                 return None
             try:
                 reply = await self._forward(call, heir, owner.epoch + 1, errand)
@@ -246,13 +254,15 @@ class SessionService:
                 timeout=errand.left + FORWARD_MARGIN,
             )
         )
+        patience = LOOK_AFTER
         try:
             while True:
-                await asyncio.wait((answer,), timeout=LOOK_AFTER)
+                await asyncio.wait((answer,), timeout=patience)
                 if answer.done():
                     return answer.result()
-                if await self._context.peers.probe(peer) is Life.SILENT:
-                    raise PeerBroken(peer.member, "silent")
+                patience = LOOK_AGAIN_AFTER
+                if await self._context.peers.probe(peer) is Life.SILENT and not answer.done():
+                    raise PeerSilent(peer.member, "silent")
         finally:
             answer.cancel()
 

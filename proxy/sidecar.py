@@ -12,15 +12,16 @@ import secrets
 import signal
 import time
 from collections.abc import AsyncIterator, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from proxy.checks import ApplicationCheck
 from proxy.context import MemberContext
 from proxy.first_answer import FirstAnswers
+from proxy.health_port import HealthPort
 from proxy.holdings import Holdings
 from proxy.listen import CannotStart, listen, protection, serve
-from proxy.member import Presence, state_of
+from proxy.member import Presence, refusal_of, state_of
 from proxy.metrics import SidecarMetrics
 from proxy.owner_calls import OwnerCalls
 from proxy.peer_api import peer_app
@@ -30,6 +31,7 @@ from proxy.roles import Roles
 from proxy.scrub import INTERVAL, Scrub
 from proxy.service import SessionService
 from proxy.session_api import session_app
+from proxy.stall import StallWatch
 from proxy.sync_api import SyncApi, sync_view
 from statesync.codec import SessionCodec, agree
 from statesync.commit import Committer
@@ -41,11 +43,14 @@ from statesync.ownership import FailoverLog
 from statesync.pool import Member, MemberState
 from statesync.replica import Replica
 from statesync.settings import EtcdMissing, EtcdSettings, await_etcd
+from statesync.spec import Liveness
 from statesync.state import Changed, PoolState
 from telemetry.names import SERVICE_SIDECAR
 from telemetry.setup import Telemetry, service_version, start_telemetry
 
 logger = logging.getLogger(__name__)
+
+NO_HEALTH_PORT = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,8 @@ class SidecarSettings:
 
     ``session_api`` is ``host:port`` or ``unix:/path``; ``peer`` is where it listens for other sidecars, and
     ``advertise`` what they are told (the same, unless given); ``app`` is where the application listens.
+    ``health`` is the health port (``host:port``) that front Envoys ask: a free port of the application's host unless
+    given, "off" for none.
     ``scrub_interval`` is the least time in seconds between two slots that are checked against etcd.
     ``tls`` is for the peer API, on both sides, and for the control servers' gRPC ports; all are plain text without it.
     ``session_token_file`` holds the tokens that the session API asks for, ``socket_mode`` its permissions if it is a
@@ -68,6 +75,7 @@ class SidecarSettings:
     peer: str = "127.0.0.1:7601"
     advertise: str = ""
     app_health: str = "/healthz"
+    health: str = ""
     site: str = ""
     weight: int = 10
     priority: int = 1
@@ -112,17 +120,28 @@ class Sidecar:
     service: SessionService
     calls: OwnerCalls
     scrub: Scrub
+    stall: StallWatch
+    refusal: str = "starting"
+    """Why front Envoys had better go elsewhere, as of the last look; '' if they may come."""
 
     def state(self) -> tuple[MemberState, str]:
         """How the member is now."""
         context = self.context
         roles = bool(len(context.holdings)) or bool(context.view().table.slots_held_by(context.me))
-        return state_of(
+        state, reason = state_of(
             draining=self.roles.draining,
             fault=self.check.reason or self.reads.fault or context.replica.fault,
             synced=context.mirror.synced.is_set() and context.state.spec is not None,
             has_roles=roles,
+            others=bool(self._fit_others()),
         )
+        self.refusal = refusal_of(state, reason, fault=self.check.reason, owns=bool(len(context.holdings)))
+        return state, reason
+
+    def _fit_others(self) -> list[str]:
+        """Who else could serve, by what their records say."""
+        members = self.context.state.members.items()
+        return [member for member, at in members if member != self.context.me and at.record.state.may_hold_slots]
 
     def status(self) -> tuple[dict[str, object], bool]:
         """The member's view of itself for ``/v1/status``, and whether it is ready."""
@@ -158,8 +177,7 @@ class Sidecar:
         give_up = time.monotonic() + self.settings.drain_seconds
         while len(self.context.holdings) and time.monotonic() < give_up:
             self.roles.wake()
-            others = (at.record for member, at in self.context.state.members.items() if member != self.context.me)
-            if not any(other.state.may_hold_slots for other in others):
+            if not self._fit_others():
                 logger.warning("nobody is left to take %d slots over", len(self.context.holdings))
                 return
             await asyncio.sleep(0.05)
@@ -186,6 +204,7 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
         stack.push_async_callback(telemetry.aclose)
         parts = _Assembly(settings, etcd, peers, telemetry, guard.codec)
         sidecar = parts.sidecar
+        parts.presence.record = replace(parts.presence.record, health=_open_health_port(stack, settings, sidecar))
         session_runner = await serve(stack, session_app(parts.service, sidecar.status, guard.tokens))
         peer_side = peer_app(
             parts.context, parts.service, parts.roles.handover, parts.reads, certificates=guard.peers is not None
@@ -203,6 +222,7 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
             "sweeping": parts.service.sweep(),
             "scrubbing": sidecar.scrub.run(),
             "application check": parts.check.run(),
+            "stall watch": sidecar.stall.run(),
             "state": parts.presence.watch_state(),
             "mirror": parts.context.mirror.run(),
             "member record": parts.presence.run(),
@@ -210,6 +230,22 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
         }.items():
             await _keep_running(stack, work, name)
         yield sidecar
+
+
+def _open_health_port(stack: contextlib.AsyncExitStack, settings: SidecarSettings, sidecar: Sidecar) -> str:
+    """Open the health port; returns where it is, '' if there is none."""
+    if settings.health == NO_HEALTH_PORT:
+        return ""
+    host, _, port = (settings.health or f"{settings.app.rpartition(':')[0]}:0").rpartition(":")
+    try:
+        at = HealthPort((host.strip("[]"), int(port)), lambda: sidecar.refusal, sidecar.stall)
+    except (OSError, ValueError) as error:
+        raise CannotStart(
+            f"the health port cannot listen on {host}:{port}: {error}; give an address of this host with --health, "
+            f"one that the front Envoys reach, or --health {NO_HEALTH_PORT}"
+        ) from None
+    stack.enter_context(at)
+    return f"{host}:{at.address[1]}"
 
 
 def _etcd(settings: EtcdSettings) -> EtcdClient:
@@ -260,8 +296,13 @@ class _Assembly:
         )
         self.roles = Roles(self.context)
         self.reads = ReadDeadline(self.context, self.roles.on_batch, self._on_check)
-        self.check = ApplicationCheck(settings.app, settings.app_health, self._on_check)
-        self.presence = Presence(self.context, _record(settings, boot), self._state, settings.tls)
+        stall = StallWatch()
+        self.check = ApplicationCheck(
+            settings.app, settings.app_health, self._on_check, rules=self._rules, stall=lambda: stall.worst
+        )
+        self.presence = Presence(
+            self.context, _record(settings, boot), self._state, settings.tls, stall=lambda: stall.worst
+        )
         calls = OwnerCalls(self.context, self.reads)
         self.service = SessionService(self.context, self.roles, calls)
         self.sidecar = Sidecar(
@@ -274,6 +315,7 @@ class _Assembly:
             self.service,
             calls,
             Scrub(self.context, interval=settings.scrub_interval),
+            stall,
         )
         self.metrics = self._metered(calls)
 
@@ -301,6 +343,10 @@ class _Assembly:
 
     def _state(self) -> tuple[MemberState, str]:
         return self.sidecar.state()
+
+    def _rules(self) -> Liveness:
+        spec = self.context.state.spec
+        return spec.record.liveness if spec else Liveness()
 
 
 def _record(settings: SidecarSettings, boot: str) -> Member:

@@ -3,6 +3,8 @@
 A sidecar opens one bidirectional gRPC stream to every control server (method :data:`METHOD`) and sends a
 :class:`Beat` every ``BEAT_INTERVAL`` seconds and at once when something changes. The server answers nothing; the open
 stream is the answer. A killed process is seen at once, since its kernel closes the socket.
+
+Silence is judged by :func:`patience`, here and beside the application: busy is not dead.
 """
 
 from dataclasses import dataclass
@@ -12,11 +14,19 @@ from statesync.pool import MemberState, Record
 SERVICE = "understudy.v1.Liveness"
 METHOD = f"/{SERVICE}/Stream"
 BEAT_INTERVAL = 0.1
+LOAD_FACTOR = 3.0
+"""How many times the worst delay of the last seconds is granted on top: a delay seldom triples from one second to the
+next while its cause stays the same."""
+LOAD_WINDOW = 10.0
+"""Seconds for which a delay is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Beat(Record):
-    """A sign of life. ``applied`` is the etcd revision that the member's replica has reached."""
+    """A sign of life. ``applied`` is the etcd revision that the member's replica has reached.
+
+    ``stall``: the longest time in seconds that the sidecar's event loop was late within the last :data:`LOAD_WINDOW`.
+    """
 
     pool: str
     member: str
@@ -24,6 +34,15 @@ class Beat(Record):
     state: MemberState
     applied: int
     reason: str = ""
+    stall: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", MemberState(self.state))
+
+
+def patience(usual: float, delay: float, cap: float) -> float:
+    """How long somebody may be silent who is usually given ``usual``, and was ``delay`` late of late; in seconds.
+
+    At most ``cap`` is granted on top.
+    """
+    return usual + min(cap, LOAD_FACTOR * max(delay, 0.0))

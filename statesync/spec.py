@@ -88,6 +88,52 @@ class Objectives(_Strict):
     needless_moves: Annotated[int, Field(ge=0)] = 0
 
 
+class Timeouts(_Strict):
+    """How long Envoy waits. ``request_seconds`` is for a whole request with its retries; streams have no such end."""
+
+    connect_ms: Annotated[int, Field(ge=10, le=10_000)] = 250
+    request_seconds: Annotated[int, Field(ge=1, le=3600)] = 15
+    idle_seconds: Annotated[int, Field(ge=1, le=86_400)] = 300
+
+
+class Retries(_Strict):
+    """How often Envoy repeats what may be repeated, and how many repeats may be under way per order of members.
+
+    ``hedge_ms``: a request that may be repeated and has no answer for so long is sent to the next member as well, and
+    the first answer counts; 0: never.
+    """
+
+    attempts: Annotated[int, Field(ge=0, le=10)] = 3
+    at_once: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    hedge_ms: Annotated[int, Field(ge=0, le=60_000)] = 300
+
+
+class HealthChecks(_Strict):
+    """How Envoy itself asks the members' health ports; see ``docs/operations.md`` for what the numbers are made of."""
+
+    enabled: bool = True
+    interval_ms: Annotated[int, Field(ge=20, le=60_000)] = 50
+    timeout_ms: Annotated[int, Field(ge=20, le=60_000)] = 75
+    failures: Annotated[int, Field(ge=1, le=10)] = 2
+    successes: Annotated[int, Field(ge=1, le=10)] = 2
+
+
+class Outliers(_Strict):
+    """When Envoy avoids a member for its failures to connect or to keep connections; 0 ``failures``: never."""
+
+    failures: Annotated[int, Field(ge=0, le=1000)] = 5
+    base_ms: Annotated[int, Field(ge=100, le=60_000)] = 1000
+    longest_ms: Annotated[int, Field(ge=100, le=600_000)] = 10_000
+
+
+class Liveness(_Strict):
+    """When silence counts. ``load_cap_ms``: the most that a member under CPU load is given beyond that."""
+
+    missed_beats: Annotated[int, Field(ge=2, le=100)] = 3
+    application_ms: Annotated[int, Field(ge=100, le=60_000)] = 500
+    load_cap_ms: Annotated[int, Field(ge=0, le=60_000)] = 2000
+
+
 class PoolSpec(_Strict):
     """One pool. ``slots`` is fixed for the life of the pool; the rest may be applied anew at any time."""
 
@@ -106,6 +152,12 @@ class PoolSpec(_Strict):
     limits: Limits = Limits()
     objectives: Objectives = Objectives()
     session_ttl: Annotated[int, Field(ge=1, le=31_536_000)] = 3600
+    protocol: Literal["http1", "http2", "as_client"] = "http1"
+    timeouts: Timeouts = Timeouts()
+    retries: Retries = Retries()
+    health_checks: HealthChecks = HealthChecks()
+    outliers: Outliers = Outliers()
+    liveness: Liveness = Liveness()
 
     def encode(self) -> bytes:
         """The spec as it stands in etcd: JSON with every default written out."""

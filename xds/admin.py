@@ -8,22 +8,24 @@ builders below.
 import dataclasses
 import json
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
 
+from statesync.beat import LOAD_WINDOW
 from statesync.pool import Failover, MemberState
 from telemetry.ids import is_trace_id
 from telemetry.store import SpanStore, StoreError
 from xds.cache import ResourceCache
 from xds.controller import Controller
 from xds.election import Leadership
-from xds.liveness import Identity, Pulse
+from xds.liveness import LivenessBook, Pulse
 from xds.metrics import CONTENT_TYPE
 from xds.world import World, orders_for_envoy
 
 MOST_LISTED = 1000
+LOAD_NOTICED_MS = 20
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -123,7 +125,7 @@ class Admin:
                     for brake in (controller.leader.calm.brakes() if leadership.is_leader else [])
                 ],
                 "xds": {"publications": controller.publisher.publications, "fault": controller.publisher.fault},
-                "members": members_view(world, controller.book.pulses, self._now()) if world else [],
+                "members": members_view(world, controller.book, self._now()) if world else [],
                 "controls": {name: dataclasses.asdict(at.record) for name, at in observer.state.controls.items()},
             }
         )
@@ -161,12 +163,15 @@ class Admin:
         return _json({"trace": trace, "spans": [dataclasses.asdict(span) for span in spans]})
 
 
-def members_view(world: World, pulses: Mapping[Identity, Pulse], now: int) -> list[dict[str, Any]]:
-    """Every known member: its record, its state as seen here, what it holds, its last sign of life in ms ago."""
+def members_view(world: World, book: LivenessBook, now: int) -> list[dict[str, Any]]:
+    """Every known member: its record, its state as seen here, what it holds, its last sign of life in ms ago.
+
+    ``patience_ms`` is how long it may be silent; ``under_load`` says why that is more than usual, if it is.
+    """
     orders = orders_for_envoy(world)
     found = []
     for name, member in sorted(world.members.items()):
-        pulse = pulses.get((name, member.boot))
+        pulse = book.pulses.get((name, member.boot))
         found.append(
             {
                 **dataclasses.asdict(member),
@@ -178,10 +183,18 @@ def members_view(world: World, pulses: Mapping[Identity, Pulse], now: int) -> li
                 "standing": pulse.standing if pulse else None,
                 "heard_ms_ago": round((now - pulse.last_sign) / 1e6, 1) if pulse and pulse.last_sign else None,
                 "applied": pulse.applied if pulse else None,
+                "patience_ms": round(book.patience(pulse) / 1e6) if pulse else None,
+                "under_load": _load(pulse),
                 "reason": (pulse.cause or pulse.reason if pulse else "") or member.reason,
             }
         )
     return found
+
+
+def _load(pulse: Pulse | None) -> str:
+    """Why a member is given more time than usual; '' if it is not, or not noticeably."""
+    late = round(pulse.stall / 1e6) if pulse else 0
+    return f"its event loop was {late} ms late within the last {LOAD_WINDOW:g} s" if late >= LOAD_NOTICED_MS else ""
 
 
 def _slots(world: World) -> dict[str, int]:

@@ -7,8 +7,9 @@ or when leadership changes. This module only connects: seeing is in :mod:`xds.ob
 """
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from statesync.beat import BEAT_INTERVAL
 from statesync.etcd import EtcdClient
 from statesync.keys import KeyRange, PoolKeys, prefix_range
 from statesync.mirror import Mirror, MirrorBatch
@@ -18,7 +19,7 @@ from xds.courses import Courses
 from xds.election import Leadership
 from xds.heartbeat import Heartbeat
 from xds.leader import Leader
-from xds.liveness import LivenessBook, Rules
+from xds.liveness import SECOND, LivenessBook, Rules
 from xds.measure import Delivery
 from xds.observer import Observer
 from xds.plan import FirstTable
@@ -112,8 +113,17 @@ class Controller:
 
     def _on_batch(self, batch: MirrorBatch) -> None:
         self.observer.apply(batch)
+        self.book.rules = self._rules()
         self.heartbeat.record(self.observer.members, self.observer.owning)
         self._changed()
+
+    def _rules(self) -> Rules:
+        """How long members may be silent, by the spec in force."""
+        if self.observer.spec is None:
+            return self.book.rules
+        said = self.observer.spec.liveness
+        silence = round(said.missed_beats * BEAT_INTERVAL * SECOND)
+        return replace(self.book.rules, silence=silence, load_cap=said.load_cap_ms * SECOND // 1000)
 
     def _changed(self) -> None:
         self.publisher.wake()

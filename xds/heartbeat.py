@@ -106,7 +106,15 @@ class Heartbeat:
             async for raw in beats:
                 beat = await self._read(raw, who, context)
                 who = (beat.member, beat.boot)
-                self._book.beat(stream, *who, beat.state, self._now(), reason=beat.reason, applied=beat.applied)
+                self._book.beat(
+                    stream,
+                    *who,
+                    beat.state,
+                    self._now(),
+                    reason=beat.reason,
+                    applied=beat.applied,
+                    stall=round(beat.stall * 1e9),
+                )
                 self._tell()
         finally:
             if who is not None and not self._stopping:

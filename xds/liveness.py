@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from statesync.beat import BEAT_INTERVAL
+from statesync.beat import BEAT_INTERVAL, patience
 from statesync.pool import Member, MemberState
 
 SECOND = 1_000_000_000
@@ -41,7 +41,8 @@ class Standing(StrEnum):
 class Rules:
     """Times in nanoseconds.
 
-    ``silence``: a stream without a beat for so long is suspect. ``again``: between probes of one suspect.
+    ``silence``: a stream without a beat for so long is suspect; ``load_cap``: at most so much longer while the member
+    is under load. ``again``: between probes of one suspect.
     ``unheard``: a registered member that opens no stream for so long is probed. ``vanished``: how long a
     member whose record is gone, and whose address was never known, is given to come back. ``revival``: how
     long a boot that was declared lost must beat without a gap to count again. ``pause``: a tick this late
@@ -49,12 +50,13 @@ class Rules:
     later.
     """
 
-    silence: int = int(10 * BEAT_INTERVAL * SECOND)
+    silence: int = int(3 * BEAT_INTERVAL * SECOND)
+    load_cap: int = 2 * SECOND
     again: int = 1 * SECOND
     unheard: int = 2 * SECOND
     vanished: int = 5 * SECOND
     revival: int = 1 * SECOND
-    pause: int = SECOND // 2
+    pause: int = SECOND // 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class Finding(StrEnum):
 class Pulse:
     """What is known of one boot of a member. Times in ns; 0 means never.
 
-    ``streams`` are the heartbeat streams it holds open. ``state`` is what its newest beat said.
+    ``streams`` are the heartbeat streams it holds open. ``state`` and ``stall`` are what its newest beat said.
     ``last_sign`` is the newest proof of life: a beat, an answered probe, or the moment its record was first
     seen.
     """
@@ -94,6 +96,7 @@ class Pulse:
     state: MemberState | None = None
     reason: str = ""
     applied: int = 0
+    stall: int = 0
     last_sign: int = 0
     first_seen: int = 0
     vanished_at: int = 0
@@ -131,6 +134,11 @@ class LivenessBook:
     def pulses(self) -> Mapping[Identity, Pulse]:
         """All pulses, by member and boot."""
         return self._pulses
+
+    def patience(self, pulse: Pulse) -> int:
+        """How long this member may be silent now, in ns: longer while its own beats tell of load."""
+        rules = self.rules
+        return int(patience(rules.silence, pulse.stall, rules.load_cap))
 
     def lost(self, member: str, boot: str) -> Pulse | None:
         """The pulse of this boot if it is lost, else None."""
@@ -173,10 +181,11 @@ class LivenessBook:
         *,
         reason: str = "",
         applied: int = 0,
+        stall: int = 0,
     ) -> None:
-        """A beat arrived on a heartbeat stream; ``stream`` is any number that tells it from others."""
+        """A beat arrived on a heartbeat stream; ``stream`` is any number that tells it from others. ``stall`` in ns."""
         pulse = self._pulses.get((member, boot)) or Pulse(member, boot, first_seen=now)
-        gap = now - pulse.last_sign >= self.rules.silence or not pulse.streams
+        gap = now - pulse.last_sign >= self.patience(pulse) or not pulse.streams
         since = now if gap or not pulse.beating_since else pulse.beating_since
         standing, lost_at, cause = pulse.standing, pulse.lost_at, pulse.cause
         if standing is not Standing.LOST or now - since >= self.rules.revival:
@@ -191,6 +200,7 @@ class LivenessBook:
                 state=state,
                 reason=reason,
                 applied=applied,
+                stall=stall,
                 last_sign=now,
                 beating_since=since,
             )
@@ -254,7 +264,8 @@ class LivenessBook:
 
     def _aged(self, pulse: Pulse, now: int) -> Pulse:
         rules = self.rules
-        if pulse.standing is Standing.ALIVE and now - max(pulse.last_sign, self._silence_counts_from) >= rules.silence:
+        quiet = now - max(pulse.last_sign, self._silence_counts_from)
+        if pulse.standing is Standing.ALIVE and quiet >= self.patience(pulse):
             return replace(pulse, standing=Standing.SUSPECT, next_probe=now)
         nowhere = not pulse.recorded and not pulse.peer and not pulse.streams
         if nowhere and pulse.standing is not Standing.LOST and now - pulse.quiet_since >= rules.vanished:
@@ -280,7 +291,7 @@ class LivenessBook:
         others = [
             p for p in self._pulses.values() if p.member != pulse.member and p.heard and p.standing is not Standing.LOST
         ]
-        return not others or any(now - p.last_sign < self.rules.silence for p in others)
+        return not others or any(now - p.last_sign < self.patience(p) for p in others)
 
     def _keep(self, pulse: Pulse) -> None:
         identity = (pulse.member, pulse.boot)

@@ -27,13 +27,13 @@ class Shape:
     """The part of a view that makes clusters and routes: everything but health."""
 
     spec: PoolSpec
-    addresses: Mapping[str, tuple[str, int]]
+    addresses: Mapping[str, Endpoint]
     orders: Sequence[tuple[str, ...]]
 
 
 def shape_of(view: PoolView) -> Shape:
     """The shape of a view."""
-    return Shape(view.spec, {name: (one.address, one.port) for name, one in view.members.items()}, view.orders)
+    return Shape(view.spec, {name: replace(one, healthy=True) for name, one in view.members.items()}, view.orders)
 
 
 class Publisher:

@@ -24,6 +24,7 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
     ClusterDiscoveryType,
     ClusterEdsClusterConfig,
     ClusterLbPolicy,
+    OutlierDetection,
     UpstreamConnectionOptions,
 )
 from envoy_data_plane.envoy.config.core.v3 import (
@@ -31,14 +32,19 @@ from envoy_data_plane.envoy.config.core.v3 import (
     AggregatedConfigSource,
     ApiVersion,
     ConfigSource,
+    HealthCheck,
+    HealthCheckHttpHealthCheck,
     HealthStatus,
     Http1ProtocolOptions,
+    Http2ProtocolOptions,
     HttpProtocolOptions,
+    KeepaliveSettings,
     SocketAddress,
     TcpKeepalive,
 )
 from envoy_data_plane.envoy.config.endpoint.v3 import (
     ClusterLoadAssignment,
+    EndpointHealthCheckConfig,
     LbEndpoint,
     LocalityLbEndpoints,
 )
@@ -51,25 +57,32 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 )
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptionsExplicitHttpConfig,
+    HttpProtocolOptionsUseDownstreamHttpConfig,
 )
 from envoy_data_plane.envoy.type.v3 import Percent
 from envoy_data_plane.google.protobuf import Any
 
-from statesync.spec import PoolSpec
-from xds.routes import route_configuration
+from statesync.spec import HealthChecks, Outliers, PoolSpec, Retries, Timeouts
+from xds.routes import Terms, route_configuration
 
 CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 ENDPOINTS = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
 ROUTES = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 
-CONNECT_TIMEOUT = timedelta(milliseconds=250)
+HEALTH_PATH = "/health"
+"""What Envoy asks at a member's health port; answered by ``proxy.health_port``."""
+
 UPSTREAM_IDLE = timedelta(seconds=4)
 """Below the 5 s after
 which common application servers close an idle connection. A request that Envoy sends just as the other side
 closes is lost, and may not be repeated if it is a plain POST."""
 
 PLENTY = 1 << 20
-"""Circuit breakers count per cluster and by default allow 3 parallel retries; a death under load has more."""
+"""Circuit breakers count per cluster; those that the spec does not set must never be met."""
+
+NOBODY_LEFT = 1.0
+"""Panic threshold in percent: health is disregarded only when no member of an order, or less than one in a hundred of
+all members, is healthy. A check that fails everywhere at once says more about the check than about the members."""
 
 RETRY_BUFFER = 2 << 20
 """Bytes of a request body that Envoy keeps so that it can send it again; twice the largest session."""
@@ -77,20 +90,33 @@ RETRY_BUFFER = 2 << 20
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a member's application listens.
+    """Where a member's application listens, and its sidecar's health port (``check``), if Envoy is to ask that.
 
-    ``address`` is an IP address: Envoy resolves no names in EDS and would refuse the whole assignment.
+    Addresses are IP addresses: Envoy resolves no names in EDS and would refuse the whole assignment.
     Raises ``ValueError`` otherwise.
     """
 
     address: str
     port: int
     healthy: bool = True
+    check: tuple[str, int] | None = None
 
     def __post_init__(self) -> None:
-        ipaddress.ip_address(self.address)
-        if not 0 < self.port < 65536:
-            raise ValueError(f"{self.port} is not a port number")
+        for address, port in ((self.address, self.port), *((self.check,) if self.check else ())):
+            ipaddress.ip_address(address)
+            if not 0 < port < 65536:
+                raise ValueError(f"{port} is not a port number")
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """What of a spec goes into clusters. Hashable, so that a cluster is encoded once per spec."""
+
+    protocol: str
+    timeouts: Timeouts
+    retries: Retries
+    health_checks: HealthChecks
+    outliers: Outliers
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +146,13 @@ def build(view: PoolView) -> dict[str, dict[str, bytes]]:
         raise ValueError(f"pool {pool!r} has {slots} slots, the view has orders for {len(view.orders)}")
     orders = [tuple(member for member in order if member in view.members) for order in view.orders or [()] * slots]
     everybody = any_name(pool)
-    clusters = {member_name(pool, member): _member_cluster(pool, member) for member in sorted(view.members)}
-    clusters |= {order_name(pool, order): _order_cluster(pool, order) for order in sorted(set(orders)) if order}
-    clusters[everybody] = _any_cluster(pool)
+    spec = view.spec
+    upstream = Upstream(spec.protocol, spec.timeouts, spec.retries, spec.health_checks, spec.outliers)
+    clusters = {member_name(pool, member): _member_cluster(pool, member, upstream) for member in sorted(view.members)}
+    clusters |= {
+        order_name(pool, order): _order_cluster(pool, order, upstream) for order in sorted(set(orders)) if order
+    }
+    clusters[everybody] = _any_cluster(pool, upstream)
     endpoints = {
         member_name(pool, member): _assignment(member_name(pool, member), (endpoint,))
         for member, endpoint in sorted(view.members.items())
@@ -130,7 +160,7 @@ def build(view: PoolView) -> dict[str, dict[str, bytes]]:
     endpoints[everybody] = _assignment(everybody, tuple(endpoint for _, endpoint in sorted(view.members.items())))
     routes = route_configuration(
         name=routes_name(pool),
-        session_key=view.spec.session_key,
+        terms=Terms(spec.session_key, spec.timeouts, spec.retries, grpc=spec.protocol != "http1"),
         slot_clusters=[order_name(pool, order) if order else everybody for order in orders],
         any_cluster=everybody,
     )
@@ -158,26 +188,30 @@ def routes_name(pool: str) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def _member_cluster(pool: str, member: str) -> bytes:
-    return bytes(_eds_cluster(member_name(pool, member), ClusterLbPolicy.ROUND_ROBIN))
+def _member_cluster(pool: str, member: str, upstream: Upstream) -> bytes:
+    return bytes(_eds_cluster(member_name(pool, member), ClusterLbPolicy.ROUND_ROBIN, upstream))
 
 
 @functools.lru_cache(maxsize=64)
-def _any_cluster(pool: str) -> bytes:
-    return bytes(_eds_cluster(any_name(pool), ClusterLbPolicy.LEAST_REQUEST))
+def _any_cluster(pool: str, upstream: Upstream) -> bytes:
+    return bytes(_eds_cluster(any_name(pool), ClusterLbPolicy.LEAST_REQUEST, upstream))
 
 
-def _eds_cluster(name: str, policy: ClusterLbPolicy) -> Cluster:
+def _eds_cluster(name: str, policy: ClusterLbPolicy, upstream: Upstream) -> Cluster:
+    """A cluster of hosts that come by EDS. A host that EDS no longer has is gone, whatever its checks say."""
     return Cluster(
         name=name,
         type=ClusterDiscoveryType.EDS,
         eds_cluster_config=ClusterEdsClusterConfig(eds_config=ads_source()),
-        connect_timeout=CONNECT_TIMEOUT,
+        connect_timeout=timedelta(milliseconds=upstream.timeouts.connect_ms),
         lb_policy=policy,
         common_lb_config=_health_at_once(),
-        circuit_breakers=_breakers(),
+        circuit_breakers=_breakers(upstream.retries),
+        health_checks=_health_checks(upstream.health_checks),
+        outlier_detection=_outliers(upstream.outliers),
+        ignore_health_on_host_removal=True,
         typed_extension_protocol_options={
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _upstream_http(),
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _upstream_http(upstream.protocol),
         },
         upstream_connection_options=UpstreamConnectionOptions(
             tcp_keepalive=TcpKeepalive(keepalive_probes=3, keepalive_time=5, keepalive_interval=1)
@@ -186,16 +220,16 @@ def _eds_cluster(name: str, policy: ClusterLbPolicy) -> Cluster:
 
 
 @functools.lru_cache(maxsize=4096)
-def _order_cluster(pool: str, order: tuple[str, ...]) -> bytes:
+def _order_cluster(pool: str, order: tuple[str, ...], upstream: Upstream) -> bytes:
     members = AggregateCluster(clusters=[member_name(pool, member) for member in order])
     return bytes(
         Cluster(
             name=order_name(pool, order),
             cluster_type=ClusterCustomClusterType(name="envoy.clusters.aggregate", typed_config=Any.pack(members)),
-            connect_timeout=CONNECT_TIMEOUT,
+            connect_timeout=timedelta(milliseconds=upstream.timeouts.connect_ms),
             lb_policy=ClusterLbPolicy.CLUSTER_PROVIDED,
             common_lb_config=_health_at_once(),
-            circuit_breakers=_breakers(),
+            circuit_breakers=_breakers(upstream.retries),
         )
     )
 
@@ -204,7 +238,10 @@ def _order_cluster(pool: str, order: tuple[str, ...]) -> bytes:
 def _assignment(name: str, endpoints: tuple[Endpoint, ...]) -> bytes:
     hosts = [
         LbEndpoint(
-            endpoint=EndpointMessage(address=socket_address(endpoint.address, endpoint.port)),
+            endpoint=EndpointMessage(
+                address=socket_address(endpoint.address, endpoint.port),
+                health_check_config=_where_to_check(endpoint),
+            ),
             health_status=HealthStatus.HEALTHY if endpoint.healthy else HealthStatus.UNHEALTHY,
         )
         for endpoint in endpoints
@@ -213,22 +250,82 @@ def _assignment(name: str, endpoints: tuple[Endpoint, ...]) -> bytes:
     return bytes(ClusterLoadAssignment(cluster_name=name, endpoints=localities))
 
 
+def _where_to_check(endpoint: Endpoint) -> EndpointHealthCheckConfig:
+    """A member without a health port is not asked; the control servers' word is all there is then."""
+    if endpoint.check is None:
+        return EndpointHealthCheckConfig(disable_active_health_check=True)
+    return EndpointHealthCheckConfig(address=socket_address(*endpoint.check))
+
+
+def _health_checks(checks: HealthChecks) -> list[HealthCheck]:
+    """Envoy's own checks. A host without traffic is asked as often as any: a standby has none until it is needed.
+
+    An answer other than 200 counts at once; silence and refused connections after ``failures`` in a row.
+    """
+    if not checks.enabled:
+        return []
+    interval = timedelta(milliseconds=checks.interval_ms)
+    return [
+        HealthCheck(
+            timeout=timedelta(milliseconds=checks.timeout_ms),
+            interval=interval,
+            no_traffic_interval=interval,
+            no_traffic_healthy_interval=interval,
+            unhealthy_threshold=checks.failures,
+            healthy_threshold=checks.successes,
+            http_health_check=HealthCheckHttpHealthCheck(path=HEALTH_PATH),
+        )
+    ]
+
+
+def _outliers(outliers: Outliers) -> OutlierDetection | None:
+    """Only what the network says counts: an application's 5xx may be about the request, and goes with it elsewhere."""
+    if not outliers.failures:
+        return None
+    return OutlierDetection(
+        split_external_local_origin_errors=True,
+        consecutive_local_origin_failure=outliers.failures,
+        enforcing_consecutive_local_origin_failure=100,
+        enforcing_local_origin_success_rate=0,
+        enforcing_consecutive_5xx=0,
+        enforcing_consecutive_gateway_failure=0,
+        enforcing_success_rate=0,
+        interval=timedelta(milliseconds=outliers.base_ms),
+        base_ejection_time=timedelta(milliseconds=outliers.base_ms),
+        max_ejection_time=timedelta(milliseconds=max(outliers.base_ms, outliers.longest_ms)),
+        max_ejection_percent=100,
+    )
+
+
 def _health_at_once() -> ClusterCommonLbConfig:
-    """No traffic to unhealthy hosts, however few are left, and no waiting to merge changes of health."""
-    return ClusterCommonLbConfig(healthy_panic_threshold=Percent(value=0.0), update_merge_window=timedelta())
+    """No traffic to unhealthy hosts unless nobody else is left, and no waiting to merge changes of health."""
+    return ClusterCommonLbConfig(healthy_panic_threshold=Percent(value=NOBODY_LEFT), update_merge_window=timedelta())
 
 
-def _breakers() -> CircuitBreakers:
+def _breakers(retries: Retries) -> CircuitBreakers:
     limits = CircuitBreakersThresholds(
-        max_connections=PLENTY, max_pending_requests=PLENTY, max_requests=PLENTY, max_retries=PLENTY
+        max_connections=PLENTY, max_pending_requests=PLENTY, max_requests=PLENTY, max_retries=retries.at_once
     )
     return CircuitBreakers(thresholds=[limits])
 
 
-def _upstream_http() -> Any:
-    http1 = HttpProtocolOptionsExplicitHttpConfig(http_protocol_options=Http1ProtocolOptions())
-    idle = HttpProtocolOptions(idle_timeout=UPSTREAM_IDLE)
-    return Any.pack(UpstreamHttpOptions(common_http_protocol_options=idle, explicit_http_config=http1))
+def _upstream_http(protocol: str) -> Any:
+    """How Envoy speaks to applications. HTTP/2 connections are pinged: one that hangs would hold all its streams."""
+    http1 = Http1ProtocolOptions()
+    http2 = Http2ProtocolOptions(
+        allow_connect=True,
+        connection_keepalive=KeepaliveSettings(interval=timedelta(seconds=1), timeout=timedelta(seconds=1)),
+    )
+    options = UpstreamHttpOptions(common_http_protocol_options=HttpProtocolOptions(idle_timeout=UPSTREAM_IDLE))
+    if protocol == "as_client":
+        options.use_downstream_protocol_config = HttpProtocolOptionsUseDownstreamHttpConfig(
+            http_protocol_options=http1, http2_protocol_options=http2
+        )
+    elif protocol == "http2":
+        options.explicit_http_config = HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=http2)
+    else:
+        options.explicit_http_config = HttpProtocolOptionsExplicitHttpConfig(http_protocol_options=http1)
+    return Any.pack(options)
 
 
 def ads_source() -> ConfigSource:

@@ -12,11 +12,13 @@ parts of a protobuf message, put one after another, are the encoding of the whol
 
 import functools
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 
 from envoy_data_plane.envoy.config.route.v3 import (
     CookieMatcher,
     HeaderMatcher,
+    HedgePolicy,
     RetryPolicy,
     RetryPolicyRetryBackOff,
     RetryPolicyRetryHostPredicate,
@@ -26,8 +28,10 @@ from envoy_data_plane.envoy.config.route.v3 import (
     RouteActionHashPolicy,
     RouteActionHashPolicyCookie,
     RouteActionHashPolicyHeader,
+    RouteActionMaxStreamDuration,
     RouteConfiguration,
     RouteMatch,
+    RouteMatchGrpcRouteMatchOptions,
     VirtualHost,
     WeightedCluster,
     WeightedClusterClusterWeight,
@@ -37,18 +41,15 @@ from envoy_data_plane.envoy.extensions.retry.priority.previous_priorities.v3 imp
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
-from statesync.spec import SessionKey
+from statesync.spec import Retries, SessionKey, Timeouts
 
-ROUTE_TIMEOUT = timedelta(seconds=15)
-"""How long a request may take in all, retries included."""
-
-RETRIES = 3
 RETRY_HEADER = "understudy-retry"
 RETRY_SAFE = "safe"
 """An application answers ``understudy-retry: safe`` when it did nothing and another member may succeed."""
 
 _NOTHING_DONE = "connect-failure,refused-stream,reset-before-request,retriable-headers"
 _PERHAPS_DONE = f"{_NOTHING_DONE},reset"
+_GRPC_PERHAPS_DONE = f"{_PERHAPS_DONE},unavailable"
 _REPEATABLE_METHODS = "GET|HEAD|OPTIONS|TRACE"
 _IDEMPOTENCY_KEY = "idempotency-key"
 
@@ -60,23 +61,36 @@ _ACTION_WEIGHTED_CLUSTERS = 3
 _WEIGHTED_CLUSTERS = 1
 
 
-def route_configuration(
-    *, name: str, session_key: Sequence[SessionKey], slot_clusters: Sequence[str], any_cluster: str
-) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What of a spec goes into routes.
+
+    ``session_key``: where requests carry the session key; the first that is present counts. ``grpc``: whether members
+    speak HTTP/2, without which there is no gRPC to route.
+    """
+
+    session_key: tuple[SessionKey, ...]
+    timeouts: Timeouts
+    retries: Retries
+    grpc: bool
+
+
+def route_configuration(*, name: str, terms: Terms, slot_clusters: Sequence[str], any_cluster: str) -> bytes:
     """The encoded ``RouteConfiguration`` of a pool.
 
-    Four routes, tried in order: without and with a session key, and in each case first what must not be
+    Routes are tried in order: without and with a session key, and in each case first what must not be
     repeated once it is on the wire, then the rest. "Without a key" and "not repeatable" are conjunctions of
-    absent things, which a route can match; their opposites are what is left over.
+    absent things, which a route can match; their opposites are what is left over. gRPC, where there is any, comes
+    before the rest of each kind.
 
     Args:
         name: of the route configuration.
-        session_key: where requests carry the session key; the first that is present counts.
+        terms: what the spec says.
         slot_clusters: for each slot the cluster that serves it.
         any_cluster: where requests without a session key go.
     """
     slots = _field(_ACTION_WEIGHTED_CLUSTERS, _weighted_clusters(slot_clusters))
-    to_any, to_slot = _frames(tuple(session_key), any_cluster)
+    to_any, to_slot = _frames(terms, any_cluster)
     routes = [
         *to_any,
         *(head + _field(_ROUTE_ACTION, action + slots) for head, action in to_slot),
@@ -87,36 +101,74 @@ def route_configuration(
     return bytes(RouteConfiguration(name=name)) + _field(_CONFIGURATION_VIRTUAL_HOSTS, host)
 
 
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """One kind of request: the end of its route's name, what it must match beside its key, when it is repeated."""
+
+    suffix: str
+    once: bool
+    grpc: bool
+    retry_on: str
+
+
+_GRPC = (
+    _Kind("-grpc-once", once=True, grpc=True, retry_on=_NOTHING_DONE),
+    _Kind("-grpc", once=False, grpc=True, retry_on=_GRPC_PERHAPS_DONE),
+)
+_PLAIN = (
+    _Kind("-once", once=True, grpc=False, retry_on=_NOTHING_DONE),
+    _Kind("", once=False, grpc=False, retry_on=_PERHAPS_DONE),
+)
+
+
 @functools.lru_cache(maxsize=256)
-def _frames(
-    session_key: tuple[SessionKey, ...], any_cluster: str
-) -> tuple[tuple[bytes, ...], tuple[tuple[bytes, bytes], ...]]:
+def _frames(terms: Terms, any_cluster: str) -> tuple[tuple[bytes, ...], tuple[tuple[bytes, bytes], ...]]:
     """What of the routes does not depend on the slots, encoded.
 
     The routes without a key as a whole; of those with one the route and its action, which still lacks its
     clusters.
     """
-    headers, cookies = _keyless(session_key)
-    once = _not_repeatable()
-    hashing = _hash_policy(session_key)
+    headers, cookies = _keyless(terms.session_key)
+    kinds = (*(_GRPC if terms.grpc else ()), *_PLAIN)
 
-    def to_any(name: str, match: RouteMatch, retry_on: str) -> bytes:
-        retry = _retry_policy(retry_on, by_priority=False)
-        action = RouteAction(cluster=any_cluster, timeout=ROUTE_TIMEOUT, retry_policy=retry)
-        return bytes(Route(name=name, match=match, route=action))
+    def match_of(kind: _Kind) -> RouteMatch:
+        once = _not_repeatable() if kind.once else []
+        return RouteMatch(prefix="/", headers=once, grpc=RouteMatchGrpcRouteMatchOptions() if kind.grpc else None)
 
-    def to_slot(name: str, match: RouteMatch, retry_on: str) -> tuple[bytes, bytes]:
-        retry = _retry_policy(retry_on, by_priority=True)
-        action = RouteAction(hash_policy=hashing, timeout=ROUTE_TIMEOUT, retry_policy=retry)
-        return bytes(Route(name=name, match=match)), bytes(action)
+    def to_any(kind: _Kind) -> bytes:
+        match = match_of(kind)
+        match.headers, match.cookies = [*headers, *match.headers], cookies
+        action = _action(terms, kind, by_priority=False)
+        action.cluster = any_cluster
+        return bytes(Route(name=f"keyless{kind.suffix}", match=match, route=action))
 
-    return (
-        to_any("keyless-once", RouteMatch(prefix="/", headers=[*headers, *once], cookies=cookies), _NOTHING_DONE),
-        to_any("keyless", RouteMatch(prefix="/", headers=headers, cookies=cookies), _PERHAPS_DONE),
-    ), (
-        to_slot("keyed-once", RouteMatch(prefix="/", headers=once), _NOTHING_DONE),
-        to_slot("keyed", RouteMatch(prefix="/"), _PERHAPS_DONE),
+    def to_slot(kind: _Kind) -> tuple[bytes, bytes]:
+        action = _action(terms, kind, by_priority=True)
+        action.hash_policy = _hash_policy(terms.session_key)
+        return bytes(Route(name=f"keyed{kind.suffix}", match=match_of(kind))), bytes(action)
+
+    return tuple(map(to_any, kinds)), tuple(map(to_slot, kinds))
+
+
+def _action(terms: Terms, kind: _Kind, *, by_priority: bool) -> RouteAction:
+    """How requests of a kind are sent, but not where to.
+
+    gRPC has no time limit but the client's own (``grpc-timeout``), since a server may stream for as long as it likes.
+    """
+    retry = _retry_policy(kind.retry_on, terms.retries.attempts, by_priority=by_priority)
+    action = RouteAction(
+        timeout=timedelta(seconds=0 if kind.grpc else terms.timeouts.request_seconds),
+        idle_timeout=timedelta(seconds=terms.timeouts.idle_seconds),
+        retry_policy=retry,
     )
+    if terms.retries.hedge_ms and not kind.once:
+        # Envoy ends no HTTP request because its host fails health checks: one that a frozen member has would wait for
+        # its whole time. The first try goes on, so that a slow request costs a second one but never its answer.
+        retry.per_try_timeout = timedelta(milliseconds=terms.retries.hedge_ms)
+        action.hedge_policy = HedgePolicy(hedge_on_per_try_timeout=True)
+    if kind.grpc:
+        action.max_stream_duration = RouteActionMaxStreamDuration(grpc_timeout_header_max=timedelta())
+    return action
 
 
 def _keyless(session_key: tuple[SessionKey, ...]) -> tuple[list[HeaderMatcher], list[CookieMatcher]]:
@@ -160,7 +212,7 @@ def _hash_policy(session_key: tuple[SessionKey, ...]) -> list[RouteActionHashPol
     ]
 
 
-def _retry_policy(retry_on: str, *, by_priority: bool) -> RetryPolicy:
+def _retry_policy(retry_on: str, attempts: int, *, by_priority: bool) -> RetryPolicy:
     """Retries at the next member of a slot's order, or else at another host of one cluster.
 
     The default back-off of 25 ms is for servers that are overloaded; here the next try goes to another one.
@@ -174,7 +226,7 @@ def _retry_policy(retry_on: str, *, by_priority: bool) -> RetryPolicy:
     )
     return RetryPolicy(
         retry_on=retry_on,
-        num_retries=RETRIES,
+        num_retries=attempts,
         retry_priority=priority if by_priority else None,
         retry_host_predicate=[] if by_priority else [other_host],
         host_selection_retry_max_attempts=0 if by_priority else 5,

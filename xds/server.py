@@ -25,6 +25,7 @@ from statesync.identity import is_loopback
 from statesync.keys import PoolKeys
 from statesync.pool import ControlServer
 from statesync.settings import START_PATIENCE, EtcdMissing, EtcdSettings, await_etcd
+from statesync.spec import Timeouts
 from statesync.tls import BadTlsFiles, Identity, PeerTls
 from telemetry.names import SERVICE_CONTROL
 from telemetry.receiver import add_otlp_receiver
@@ -40,7 +41,6 @@ from xds.listener import listener, listener_name
 from xds.measure import Delivery
 from xds.metrics import XdsMetrics
 from xds.pauses import collecting_when_calm
-from xds.routes import ROUTE_TIMEOUT
 from xds.stream import Pace
 from xds.types import LISTENER
 from xds.wire import Node
@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 WRONG_USE = 2
 STOP_SECONDS = 2.0
-REMOVAL_LINGER = ROUTE_TIMEOUT.total_seconds() + 5.0
+REMOVAL_LINGER = Timeouts().request_seconds + 5.0
 """Seconds that Envoy keeps a cluster after its last route is gone: requests routed before may still be retried."""
 MOST_RECEIVED = 16 * 1024 * 1024
 MAX_STREAM_AGE = 1800.0

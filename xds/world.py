@@ -125,7 +125,8 @@ def endpoints(world: World) -> dict[str, Endpoint]:
     for name, member in world.members.items():
         try:
             host, port = split_address(member.app)
-            found[name] = Endpoint(host, port, healthy=name in healthy)
+            check = split_address(member.health) if member.health else None
+            found[name] = Endpoint(host, port, healthy=name in healthy, check=check)
         except ValueError:
             continue
     return found

@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import secrets
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -48,14 +49,15 @@ class Answer:
 class Front:
     """The Envoy and its members. ``orders`` is who serves which slot."""
 
-    def __init__(self, directory: Path, orders: Sequence[tuple[str, ...]]) -> None:
+    def __init__(self, directory: Path, orders: Sequence[tuple[str, ...]], spec: PoolSpec | None = None) -> None:
         self.directory = directory
         self.orders = orders
         self.notes = directory / "notes"
         self.notes.touch()
-        self.view = PoolView(
-            PoolSpec(pool="cart"), {member: Endpoint("127.0.0.1", free_port()) for member in MEMBERS}, orders
-        )
+        ports = {member: free_port() for member in MEMBERS}
+        # The test's members answer health checks where they answer everything else.
+        members = {name: Endpoint("127.0.0.1", port, check=("127.0.0.1", port)) for name, port in ports.items()}
+        self.view = PoolView(spec or PoolSpec(pool="cart"), members, orders)
         self.port, self.admin = free_port(), free_port()
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._http: aiohttp.ClientSession | None = None
@@ -95,6 +97,16 @@ class Front:
     async def kill(self, member: str) -> None:
         self._processes[member].kill()
         await self._processes[member].wait()
+
+    def freeze(self, member: str) -> None:
+        self._processes[member].send_signal(signal.SIGSTOP)
+
+    def thaw(self, member: str) -> None:
+        self._processes[member].send_signal(signal.SIGCONT)
+
+    async def healthy_hosts(self) -> int:
+        """How many members Envoy takes for healthy."""
+        return await self.stat("cluster.cart/any.membership_healthy")
 
     def say(self, member: str, *, healthy: bool) -> None:
         """Tell Envoy of a member's health."""
@@ -174,9 +186,10 @@ async def running_front(
     *,
     orders: Sequence[tuple[str, ...]] | None = None,
     adapt: Callable[[dict[str, Any]], None] = lambda _: None,
+    spec: PoolSpec | None = None,
 ) -> AsyncIterator[Front]:
     """An Envoy and three members, all ready."""
-    front = Front(directory, orders or evenly())
+    front = Front(directory, orders or evenly(), spec)
     try:
         await front.start(envoy, adapt)
         yield front
@@ -185,4 +198,5 @@ async def running_front(
 
 
 def _plain(kind: Any, encoded: bytes) -> Any:
-    return json.loads(kind.parse(encoded).to_json())
+    # betterproto2 writes this one JSON name in another way than protobuf does.
+    return json.loads(kind.parse(encoded).to_json().replace("enforcingConsecutive5Xx", "enforcingConsecutive5xx"))

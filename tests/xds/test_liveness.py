@@ -99,12 +99,24 @@ def test_a_stream_stays_open_while_another_one_of_the_same_boot_is_there():
     assert story.standing("a") is Standing.ALIVE
 
 
-def test_a_second_without_a_beat_makes_a_suspect():
+def test_three_missed_beats_make_a_suspect():
     story = Story("a", "b")
     story.pass_time(0.5, "a", "b")
 
-    assert story.pass_time(0.9, "b") == []
-    assert story.pass_time(0.2, "b") == [ask("a")]
+    assert story.pass_time(0.2, "b") == []
+    assert story.pass_time(0.1, "b") == [ask("a")]
+
+
+def test_a_member_whose_beats_tell_of_load_is_given_more_time_up_to_a_cap():
+    story = Story("a", "b", "c")
+    story.pass_time(0.5, "a", "b", "c")
+    story.book.beat(hash("a"), "a", "one", UP, story.now, stall=200 * MS)
+    story.book.beat(hash("b"), "b", "one", UP, story.now, stall=60 * SECOND)
+
+    assert story.pass_time(0.8, "c") == []
+    assert story.pass_time(0.1, "c") == [ask("a")]
+    assert story.pass_time(1.3, "c") == []
+    assert story.pass_time(0.1, "c") == [ask("b")]
 
 
 def test_a_suspect_that_answers_is_asked_again_every_second_until_it_is_heard():
@@ -183,8 +195,8 @@ def test_time_in_which_this_server_stood_still_is_nobodys_silence():
     story.now += 20 * SECOND
 
     assert story.book.due(story.now) == ()
-    assert story.pass_time(0.9) == []
-    assert len(story.pass_time(0.2)) == 2
+    assert story.pass_time(0.2) == []
+    assert len(story.pass_time(0.1)) == 2
 
 
 def test_a_vanished_record_of_an_owner_is_a_suspicion():

@@ -65,11 +65,32 @@ def test_an_order_cluster_holds_its_members_clusters_in_order():
 
 
 @pytest.mark.parametrize("name", ["cart/any", "cart/member/cart-1", "cart/order/cart-1+cart-2+cart-3"])
-def test_no_cluster_panics_or_runs_out_of_retries(name: str):
+def test_no_cluster_panics_while_anybody_is_healthy_or_runs_out_of_retries(name: str):
     cluster = Cluster.parse(build(view())[CLUSTER][name])
-    assert cluster.common_lb_config.healthy_panic_threshold.value == 0
+    assert 0 < cluster.common_lb_config.healthy_panic_threshold.value <= 1
     assert cluster.common_lb_config.update_merge_window.total_seconds() == 0
-    assert cluster.circuit_breakers.thresholds[0].max_retries > 100_000
+    assert cluster.circuit_breakers.thresholds[0].max_retries == PoolSpec(pool="cart").retries.at_once
+
+
+def test_a_member_is_checked_at_its_health_port_as_often_without_traffic_as_with_it():
+    members = {**MEMBERS, "cart-2": Endpoint("127.0.0.1", 9002, check=("127.0.0.1", 7602))}
+    resources = build(view(members=members))
+    for name in ("cart/member/cart-2", "cart/any"):
+        check = Cluster.parse(resources[CLUSTER][name]).health_checks[0]
+        assert check.no_traffic_interval == check.no_traffic_healthy_interval == check.interval
+    where = {
+        host.endpoint.address.socket_address.port_value: host.endpoint.health_check_config
+        for host in ClusterLoadAssignment.parse(resources[ENDPOINTS]["cart/any"]).endpoints[0].lb_endpoints
+    }
+    assert where[9002].address.socket_address.port_value == 7602
+    assert where[9001].disable_active_health_check
+
+
+def test_the_spec_may_do_without_checks_outliers_and_hedging():
+    without = view(health_checks={"enabled": False}, outliers={"failures": 0}, retries={"hedge_ms": 0})
+    cluster = Cluster.parse(build(without)[CLUSTER]["cart/member/cart-1"])
+    assert (cluster.health_checks, cluster.outlier_detection) == ([], None)
+    assert all(route.route.hedge_policy is None for route in routes(without).values())
 
 
 def test_slots_are_entries_of_weight_one_in_slot_order():
@@ -89,6 +110,20 @@ def test_only_what_is_repeatable_is_repeated_after_a_reset():
     policies = {name: route.route.retry_policy.retry_on.split(",") for name, route in routes(view()).items()}
     assert [name for name, conditions in policies.items() if "reset" in conditions] == ["keyless", "keyed"]
     assert all("connect-failure" in conditions for conditions in policies.values())
+
+
+def test_only_what_is_repeatable_is_hedged():
+    hedged = {name for name, route in routes(view(protocol="http2")).items() if route.route.hedge_policy}
+    assert hedged == {"keyless-grpc", "keyless", "keyed-grpc", "keyed"}
+
+
+def test_grpc_is_routed_apart_where_members_speak_http2_and_has_no_time_limit_but_the_clients():
+    found = routes(view(protocol="as_client"))
+    assert list(found)[:2] == ["keyless-grpc-once", "keyless-grpc"]
+    assert {name for name, route in found.items() if not route.route.timeout.total_seconds()} == {
+        name for name in found if "grpc" in name
+    }
+    assert slot_clusters(found["keyed-grpc-once"]) == slot_clusters(found["keyed"])
 
 
 def test_the_first_session_key_that_is_present_decides_alone():

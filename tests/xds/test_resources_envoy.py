@@ -137,12 +137,21 @@ async def test_a_slot_that_nobody_serves_goes_to_a_live_member_or_gets_503(tmp_p
         key = next(key for key in iter(lambda: secrets.token_hex(8), "") if not front.order_of(key))
         assert (await front.request("POST", x_session_id=key)).status == 200
         for member in front.view.members:
-            front.say(member, healthy=False)
+            await front.kill(member)
+        assert (await front.request("POST", x_session_id=key)).status == 503
 
-        async def refused() -> bool:
-            return (await front.request("POST", x_session_id=key)).status == 503
 
-        await until(refused, what="503 for a slot without members")
+async def test_when_every_member_is_said_to_be_ill_requests_go_on_all_the_same(front: Front):
+    key = front.key_of("cart-1")
+    for member in front.view.members:
+        front.say(member, healthy=False)
+
+    async def heard() -> bool:
+        return await front.healthy_hosts() == 0
+
+    await until(heard, what="Envoy has heard of it")
+    assert {(await front.request("POST", x_session_id=key)).status for _ in range(20)} == {200}
+    assert {(await front.request("POST")).status for _ in range(20)} == {200}
 
 
 async def test_retries_are_counted_against_the_order_cluster(tmp_path: Path):
@@ -159,3 +168,39 @@ async def test_retries_are_counted_against_the_order_cluster(tmp_path: Path):
         front.answer_now()
         statuses = Counter(answer.status for answer in await asyncio.gather(*tasks))
         assert statuses == {200: 3, 503: 27}
+
+
+async def test_a_frozen_member_gets_nothing_more_and_what_it_had_is_asked_of_the_next_if_that_is_harmless(front: Front):
+    key = front.key_of("cart-1")
+    second = front.order_of(key)[1]
+    front.freeze("cart-1")
+    try:
+        had = [asyncio.create_task(front.request("GET", x_session_id=key)) for _ in range(20)]
+        plain = asyncio.create_task(front.request("POST", x_session_id=key, x_request="once"))
+        assert {(answer.status, answer.text) for answer in await asyncio.gather(*had)} == {(200, second)}
+        await until(lambda: two_healthy(front), what="Envoy finds out")
+        assert {(await front.request("POST", x_session_id=key)).text for _ in range(20)} == {second}
+        assert "cart-1" not in {(await front.request("POST")).text for _ in range(20)}
+        assert not plain.done()
+    finally:
+        front.thaw("cart-1")
+    assert (await plain).text == "cart-1"
+    assert front.who_saw("once") == ["cart-1"]
+
+    async def served_again() -> bool:
+        return (await front.request("POST", x_session_id=key)).text == "cart-1"
+
+    await until(served_again, what="the member is back")
+
+
+async def two_healthy(front: Front) -> bool:
+    return await front.healthy_hosts() == 2
+
+
+async def test_a_slow_answer_still_counts_although_another_member_was_asked_meanwhile(front: Front):
+    key = front.key_of("cart-2")
+    asked = front.requests_under_way(1, "GET", "slow", x_session_id=key)
+    await until(lambda: len(front.who_saw("slow")) == 4, what="every try that the policy allows")
+    front.answer_now()
+    assert (await asked[0]).status == 200
+    assert front.who_saw("slow")[:2] == ["cart-2", front.order_of(key)[1]]
