@@ -33,6 +33,7 @@ from xds.resources import CLUSTER, ENDPOINTS, ROUTES, Endpoint, PoolView, build,
 MEMBERS = ("cart-1", "cart-2", "cart-3")
 EVERY_ORDER = tuple(itertools.permutations(MEMBERS))
 SLOTS = 256
+ECHO = "tests.xds.echo_member"
 
 
 def evenly(orders: Sequence[tuple[str, ...]] = EVERY_ORDER) -> tuple[tuple[str, ...], ...]:
@@ -49,14 +50,21 @@ class Answer:
 class Front:
     """The Envoy and its members. ``orders`` is who serves which slot."""
 
-    def __init__(self, directory: Path, orders: Sequence[tuple[str, ...]], spec: PoolSpec | None = None) -> None:
+    def __init__(
+        self, directory: Path, orders: Sequence[tuple[str, ...]], spec: PoolSpec | None = None, program: str = ECHO
+    ) -> None:
         self.directory = directory
         self.orders = orders
         self.notes = directory / "notes"
         self.notes.touch()
         ports = {member: free_port() for member in MEMBERS}
-        # The test's members answer health checks where they answer everything else.
-        members = {name: Endpoint("127.0.0.1", port, check=("127.0.0.1", port)) for name, port in ports.items()}
+        self.program = program
+        # The test's members answer health checks where they answer everything else, if they speak HTTP/1.
+        checked = program == ECHO
+        members = {
+            name: Endpoint("127.0.0.1", port, check=("127.0.0.1", port) if checked else None)
+            for name, port in ports.items()
+        }
         self.view = PoolView(spec or PoolSpec(pool="cart"), members, orders)
         self.port, self.admin = free_port(), free_port()
         self._processes: dict[str, asyncio.subprocess.Process] = {}
@@ -154,12 +162,10 @@ class Front:
     async def start(self, envoy: Path, adapt: Callable[[dict[str, Any]], None]) -> None:
         self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
         for member, endpoint in self.view.members.items():
-            await self._run(
-                member, sys.executable, "-m", "tests.xds.echo_member", member, str(endpoint.port), str(self.notes)
-            )
+            await self._run(member, sys.executable, "-m", self.program, member, str(endpoint.port), str(self.notes))
         flags = ("--disable-hot-restart", "--concurrency", "1", "--log-level", "error")
         await self._run("envoy", str(envoy), "--config-path", str(self.bootstrap(adapt)), *flags)
-        for member in MEMBERS:
+        for member in MEMBERS if self.program == ECHO else ():
             await until(lambda member=member: self._answers(member), timeout=30, what=f"{member} behind Envoy")
 
     async def _answers(self, member: str) -> bool:
@@ -187,9 +193,10 @@ async def running_front(
     orders: Sequence[tuple[str, ...]] | None = None,
     adapt: Callable[[dict[str, Any]], None] = lambda _: None,
     spec: PoolSpec | None = None,
+    program: str = ECHO,
 ) -> AsyncIterator[Front]:
-    """An Envoy and three members, all ready."""
-    front = Front(directory, orders or evenly(), spec)
+    """An Envoy and three members, all ready; if they run another ``program`` than the usual, the test has to wait."""
+    front = Front(directory, orders or evenly(), spec, program)
     try:
         await front.start(envoy, adapt)
         yield front

@@ -1,0 +1,38 @@
+"""A WebSocket application for tests: counts the messages of a session, whoever served the ones before.
+
+``GET /count`` is the WebSocket; each message adds one to the session's count and is answered with the member's name and
+the count. The count is kept in the session alone.
+"""
+
+import json
+import os
+
+from aiohttp import web
+
+from deploy.examples.cart import Sessions
+
+
+async def count(request: web.Request) -> web.WebSocketResponse:
+    key = request.headers["x-session-id"]
+    socket = web.WebSocketResponse()
+    await socket.prepare(request)
+    sessions = Sessions(os.environ["UNDERSTUDY_URL"])
+    try:
+        async for _ in socket:
+            answer = await sessions.call("GET", key)
+            counted = json.loads(answer.body)["count"] + 1 if answer.status == 200 else 1
+            await sessions.call("PUT", key, {"count": counted}, If_Match=answer.headers.get("ETag"))
+            await socket.send_json({"member": os.environ["UNDERSTUDY_MEMBER"], "count": counted})
+    finally:
+        await sessions.close()
+    return socket
+
+
+async def healthz(_: web.Request) -> web.Response:
+    return web.Response(text="ok\n")
+
+
+if __name__ == "__main__":
+    app = web.Application()
+    app.add_routes([web.get("/count", count), web.get("/healthz", healthz)])
+    web.run_app(app, host=os.environ["HOST"], port=int(os.environ["PORT"]), print=None, access_log=None)
