@@ -113,7 +113,8 @@ def _cluster(apps: Mapping[str, str], sticky: str) -> dict[str, Any]:
         "type": "STATIC",
         "connect_timeout": "0.25s",
         "lb_policy": "MAGLEV" if sticky == "hash" else "LEAST_REQUEST",
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        # By default Envoy gathers changes of health for a second before its workers hear of them.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"},
         "close_connections_on_host_health_failure": True,
         "load_assignment": {
             "cluster_name": "apps",
