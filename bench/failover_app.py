@@ -76,7 +76,7 @@ class Redis:
     """Sessions in Redis, a hash each."""
 
     def __init__(self, url: str) -> None:
-        self._redis = redis.asyncio.Redis.from_url(url, decode_responses=True, socket_timeout=2)
+        self._redis = redis.asyncio.Redis.from_url(url, decode_responses=True, socket_timeout=2, max_connections=2000)
         self._put = self._redis.register_script(_PUT)
 
     async def create(self, key: str, body: str) -> None:
