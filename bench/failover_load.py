@@ -227,6 +227,8 @@ def effect_of(history: list[Op], event: Event) -> Effect:
     for op in during:
         first[op.client] = min(first.get(op.client, math.inf), op.due)
         if not op.ok:
+            if op.lost:
+                at.pop(op.client, None)  # it starts a new session, wherever that lives
             continue
         good.setdefault(op.client, op.ended)
         was, at[op.client] = at.get(op.client, op.server), op.server

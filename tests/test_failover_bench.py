@@ -38,6 +38,11 @@ def test_failed_requests_that_could_not_be_repeated_are_told_apart_and_a_lost_se
     assert (effect.failed_repeatable, effect.failed_other, effect.lost) == (1, 1, 1)
 
 
+def test_a_client_that_starts_a_new_session_has_not_moved():
+    history = [op(1, 9.0, "app-2"), op(1, 12.5, lost=True), op(1, 12.6, "app-3", again=True)]
+    assert effect_of(history, KILLED).moved == 0
+
+
 def test_leaving_the_dead_and_going_to_the_returned_is_needed_and_every_other_move_is_not():
     history = [
         op(1, 9.0, "app-1"),
