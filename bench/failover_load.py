@@ -63,7 +63,7 @@ class Load:
     own_key: bool
     history: list[Op] = field(default_factory=list)
     clients: list[Client] = field(default_factory=list)
-    late: float = 0.0
+    late: list[float] = field(default_factory=list)
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _http: aiohttp.ClientSession | None = None
@@ -113,7 +113,7 @@ class Load:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             if self._stop.is_set():
                 return
-            self.late = max(self.late, time.monotonic() - due)
+            self.late.append(time.monotonic() - due)
             kind = (turn + client.number) % 10
             once = uuid.uuid4().hex if 6 <= kind < 9 else None
             op = await self._try(client, due, read=kind < 6, once=once)
