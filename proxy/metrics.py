@@ -144,6 +144,8 @@ class _PartsCollector(Collector):
             ("transactions", "Transactions of session writes sent.", commits.transactions),
             ("transactions_resent", "Transactions sent again because their outcome was unknown.", commits.resent),
             ("forwarded_calls", "Session calls sent on to another member.", self._forwarded()),
+            ("new_sessions_refused", "Writes that would have begun a session while commits lagged.", tally.refused_new),
+            ("writes_refused", "Writes refused since too many waited to be committed.", tally.refused_writes),
             ("takeovers", "Claims of slots of another member's dead process.", tally.takeovers),
             ("slots_taken_over", "Slots gained by takeovers.", tally.taken_over),
             ("full_syncs", "Full copies of a slot made from etcd.", context.replica.copies),
@@ -177,6 +179,11 @@ class _PartsCollector(Collector):
         for name, text, value in (
             ("sessions", "Sessions in memory, not yet swept ones included.", replica.count(replica.held)),
             ("queued_writes", "Writes that wait for a transaction.", context.committer.queued),
+            (
+                "oldest_write_seconds",
+                "How long the oldest write that is not resolved has been waiting; 0 when none is.",
+                context.committer.pressure(time.monotonic()).delay,
+            ),
             ("applied_revision", "The etcd revision up to which the copies are complete.", mirror.revision),
             (
                 "replica_lag_seconds",

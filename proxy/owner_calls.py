@@ -61,10 +61,14 @@ class Call:
 
 
 class SessionTurns:
-    """Who may write a session now: one at a time per session, in order of asking. Idle sessions cost nothing."""
+    """Who may write a session now: one at a time per session, in order of asking. Idle sessions cost nothing.
+
+    ``waiting`` is how many wait for their turn.
+    """
 
     def __init__(self) -> None:
         self._waiting: dict[tuple[int, str], deque[asyncio.Future[None]]] = {}
+        self.waiting = 0
 
     def taken(self, slot: int, key: str) -> bool:
         """Whether somebody has the turn."""
@@ -78,12 +82,15 @@ class SessionTurns:
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         queue.append(turn)
+        self.waiting += 1
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self.give_back(slot, key)
             raise
+        finally:
+            self.waiting -= 1
 
     def give_back(self, slot: int, key: str) -> None:
         """Pass the turn on to whoever has waited longest."""
@@ -165,6 +172,8 @@ class OwnerCalls:
     async def write(self, call: Call, owned: OwnedSlot, spec: PoolSpec, give_up: float) -> Reply | None:
         """Answer a write by ``give_up`` (monotonic); the caller has entered the slot, and this leaves it."""
         write = write_of(call)
+        if not isinstance(write, Reply):
+            write = self._overload(spec, new=False) or write
         if isinstance(write, Reply):
             owned.leave()
             return write
@@ -195,6 +204,22 @@ class OwnerCalls:
                 return await self._without_effect(call, outcome, owned, spec)
             finally:
                 release()
+        return await self._carry_out(call, outcome, owned, spec, release, give_up)
+
+    async def _carry_out(
+        self,
+        call: Call,
+        outcome: Stored,
+        owned: OwnedSlot,
+        spec: PoolSpec,
+        release: "partial[None]",
+        give_up: float,
+    ) -> Reply | None:
+        """Commit what was decided, and answer; whatever comes of it calls ``release``."""
+        overloaded = self._overload(spec, new=True) if outcome.status == 201 else None
+        if overloaded is not None:
+            release()
+            return overloaded
         submission = self._submit(call.key, outcome.session, owned, release)
         if call.headers.get("understudy-durability", spec.durability) == "async":
             self._follow(owned.slot, call.key, submission)
@@ -219,6 +244,19 @@ class OwnerCalls:
                 detail = f"etcd is needed to answer this write and cannot be reached: {error}"
                 return problem(503, "not-committed", detail, retry_after=RETRY_AFTER)
         return self._placed(self._unchanged(outcome), owned)
+
+    def _overload(self, spec: PoolSpec, *, new: bool) -> Reply | None:
+        """The answer to a write that is not taken in because commits lag behind (``statesync.pressure``)."""
+        now = self._context.committer.pressure(time.monotonic())
+        waiting = replace(now, writes=now.writes + self._turns.waiting)
+        why = waiting.refusal(new=new, bound=spec.limits.queued_writes)
+        if not why:
+            return None
+        if new:
+            self._context.tally.refused_new += 1
+        else:
+            self._context.tally.refused_writes += 1
+        return problem(503, "overloaded", why, retry_after=RETRY_AFTER)
 
     def _follow(self, slot: int, key: str, submission: Submission) -> None:
         """An ``async`` write is answered before it is committed: reads here wait for it, and its loss is counted."""

@@ -18,6 +18,7 @@ TITLES = {
     "session-unreadable": "The session cannot be decrypted here",
     "precondition-failed": "A precondition does not hold",
     "session-too-large": "The session would be too large",
+    "overloaded": "Commits lag behind",
     "too-many-sessions": "The pool is full",
     "unsupported-patch": "This kind of patch is not supported",
     "not-json": "The content is not JSON",

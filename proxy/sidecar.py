@@ -147,7 +147,7 @@ class Sidecar:
         """The member's view of itself for ``/v1/status``, and whether it is ready."""
         context = self.context
         state, reason = self.state()
-        commits = context.committer.stats
+        commits, pressure = context.committer.stats, context.committer.pressure(time.monotonic())
         view: dict[str, object] = {
             "member": context.me,
             "pool": context.keys.pool,
@@ -160,6 +160,8 @@ class Sidecar:
             "sessions": context.replica.count(context.replica.held),
             "applied_revision": context.mirror.revision,
             "queued_writes": context.committer.queued,
+            "unresolved_writes": pressure.writes,
+            "oldest_write_ms": round(pressure.delay * 1000),
             "committed_writes": commits.writes,
             "transactions": commits.transactions,
             "resent_transactions": commits.resent,

@@ -36,6 +36,7 @@ from statesync.etcd import (
 )
 from statesync.keys import PoolKeys
 from statesync.pool import Owner
+from statesync.pressure import Pressure
 
 logger = logging.getLogger(__name__)
 
@@ -80,13 +81,14 @@ class CommitUnknown(CommitError):
 
 @dataclass(slots=True, eq=False)
 class Submission:
-    """One write on its way. ``sent`` is True while a transaction that holds it is under way."""
+    """One write on its way since ``at`` (monotonic); ``sent`` while a transaction that holds it is under way."""
 
     slot: int
     fence: int
     key: str
     value: bytes | None
     done: asyncio.Future[int]
+    at: float
     sent: bool = False
 
 
@@ -126,6 +128,7 @@ class Committer:
         self._pause = RETRY_FIRST
         self._one_by_one = 0
         self._queue: deque[Submission] = deque()
+        self._sending: list[Submission] = []
         self._wake = asyncio.Event()
         self.stats = CommitStats()
         self.on_commit: Callable[[int, float], None] | None = None
@@ -134,6 +137,11 @@ class Committer:
     def queued(self) -> int:
         """How many writes wait for a transaction."""
         return len(self._queue)
+
+    def pressure(self, now: float) -> Pressure:
+        """How far commits lag behind at ``now`` (monotonic)."""
+        oldest = self._sending[0] if self._sending else self._queue[0] if self._queue else None
+        return Pressure(len(self._queue) + len(self._sending), max(now - oldest.at, 0.0) if oldest else 0.0)
 
     def submit(self, slot: int, fence: int, key: str, value: bytes | None) -> "Submission":
         """Queue a put of ``value`` at the full etcd key ``key`` (or its removal, for None).
@@ -149,7 +157,7 @@ class Committer:
         """
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         done.add_done_callback(_consume)
-        write = Submission(slot, fence, key, value, done)
+        write = Submission(slot, fence, key, value, done, time.monotonic())
         self._queue.append(write)
         self._wake.set()
         return write
@@ -181,6 +189,7 @@ class Committer:
             self._wake.clear()
             while self._queue:
                 await self._commit_next()
+                self._sending = []
 
     async def _read_marker(self) -> None:
         pause = RETRY_FIRST
@@ -209,6 +218,7 @@ class Committer:
                 break  # the slot was lost and won again in between: the two fences cannot share a transaction
             write.sent = True
             batch.pending.append(self._queue.popleft())
+        self._sending = batch.pending
         return batch
 
     async def _commit_next(self) -> None:
@@ -222,6 +232,7 @@ class Committer:
         except Unavailable as error:
             logger.info("etcd did not take a batch of %d writes: %s", len(batch.pending), error)
             self._put_back(batch.pending)
+            self._sending = []
             await asyncio.sleep(self._pause)
             self._pause = min(self._pause * 2, RETRY_MOST)
             return

@@ -67,10 +67,14 @@ class MemberSpec(_Strict):
 
 
 class Limits(_Strict):
-    """What a pool may hold. ``session_bytes`` is the largest session body in bytes."""
+    """What a pool may hold.
+
+    ``session_bytes`` is the largest session body in bytes; ``queued_writes`` is how many writes may wait at one member.
+    """
 
     session_bytes: Annotated[int, Field(ge=1, le=1_000_000)] = 65536
     sessions: Annotated[int, Field(ge=1)] = 100_000
+    queued_writes: Annotated[int, Field(ge=1, le=1_000_000)] = 5_000
 
 
 class Rto(_Strict):

@@ -27,7 +27,7 @@ WRITES_BESIDE = 5
 OPEN_BESIDE = 2
 ATTEMPTS = 4
 ANSWER_PATIENCE = 7.0
-NO_EFFECT = frozenset({"not-committed", "no-owner", "not-ready"})
+NO_EFFECT = frozenset({"not-committed", "no-owner", "not-ready", "overloaded"})
 """The 503 problems that promise that nothing was done."""
 MERGE = "application/merge-patch+json"
 
