@@ -37,6 +37,7 @@ from deploy.options import (
 @click.option("--http", default="127.0.0.1:18001", show_default=True, callback=address, help="Admin interface.")
 @click.option("--advertise-grpc", default="", help="What others are told instead of --grpc.")
 @click.option("--advertise-http", default="", help="What others are told instead of --http.")
+@click.option("--otlp-http", default="", help="Take OTLP over HTTP here too, such as 127.0.0.1:4318.")
 @click.option("--traces", default=":memory:", show_default=True, help="SQLite file for failover traces.")
 @click.option("--insecure", is_flag=True, help="Allow plain text on a --grpc that is not loopback.")
 @tls_options
@@ -50,6 +51,7 @@ def control(
     http: str,
     advertise_grpc: str,
     advertise_http: str,
+    otlp_http: str,
     traces: str,
     insecure: bool,
     tls: TlsOptions | None,
@@ -74,6 +76,7 @@ def control(
         http=http,
         advertise_grpc=advertise_grpc,
         advertise_http=advertise_http,
+        otlp_http=otlp_http,
         traces=traces,
         tls=reach.tls,
         username=reach.username,

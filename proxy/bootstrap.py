@@ -2,7 +2,8 @@
 
 Pure. Everything but the control servers' addresses comes over ADS, so a bootstrap never has to change with
 the pool. What the control server must know of this Envoy travels in the node: the pool as its cluster, and
-as metadata ``understudy.listen`` the address on which it is to accept clients. Running Envoy is left to
+as metadata ``understudy.listen`` the address on which it is to accept clients and ``understudy.telemetry`` the cluster
+through which it can report requests. Running Envoy is left to
 :mod:`proxy.envoy`.
 """
 
@@ -48,7 +49,8 @@ def bootstrap(
     if split_address(listen)[1] == 0:
         raise ValueError(f"listen address {listen!r}: clients need a port that they know, not 0")
     source = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
-    node: dict[str, Any] = {"id": node_id, "cluster": pool, "metadata": {"understudy": {"listen": listen}}}
+    ours = {"listen": listen, "telemetry": XDS_CLUSTER}
+    node: dict[str, Any] = {"id": node_id, "cluster": pool, "metadata": {"understudy": ours}}
     if locality:
         node["locality"] = dict(locality)
     return {

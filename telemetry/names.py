@@ -67,6 +67,10 @@ DRILL_REQUESTS: Final = "understudy.drill.requests"
 DRILL_FAILED: Final = "understudy.drill.failed"
 DRILL_GAP_MS: Final = "understudy.drill.gap_ms"
 DRILL_MISSED: Final = "understudy.drill.missed"
+CLUSTER: Final = "understudy.cluster"
+ATTEMPTS: Final = "understudy.attempts"
+FLAGS: Final = "understudy.flags"
+DETAILS: Final = "understudy.details"
 
 ATTRIBUTES: Final = (
     POOL,
@@ -97,6 +101,10 @@ ATTRIBUTES: Final = (
     DRILL_FAILED,
     DRILL_GAP_MS,
     DRILL_MISSED,
+    CLUSTER,
+    ATTEMPTS,
+    FLAGS,
+    DETAILS,
 )
 
 # OpenTelemetry semantic conventions that we fill in.
@@ -104,10 +112,14 @@ SERVICE_NAME: Final = "service.name"
 SERVICE_INSTANCE_ID: Final = "service.instance.id"
 SERVICE_VERSION: Final = "service.version"
 ERROR_TYPE: Final = "error.type"
-CONVENTIONS: Final = (SERVICE_NAME, SERVICE_INSTANCE_ID, SERVICE_VERSION, ERROR_TYPE)
+HTTP_METHOD: Final = "http.request.method"
+HTTP_STATUS: Final = "http.response.status_code"
+CONVENTIONS: Final = (SERVICE_NAME, SERVICE_INSTANCE_ID, SERVICE_VERSION, ERROR_TYPE, HTTP_METHOD, HTTP_STATUS)
 
 # Values of service.name.
 SERVICE_CONTROL: Final = "understudy-control"
 SERVICE_SIDECAR: Final = "understudy-sidecar"
 SERVICE_CLIENT: Final = "understudy-client"
+SERVICE_ENVOY: Final = "understudy-envoy"
 SERVICES: Final = (SERVICE_CONTROL, SERVICE_SIDECAR, SERVICE_CLIENT)
+"""Who records failover traces. Front Envoys (``SERVICE_ENVOY``) record requests."""

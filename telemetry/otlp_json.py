@@ -47,10 +47,10 @@ def spans_of(document: dict[str, Any]) -> OtlpBatch:
     Raises:
         ValueError: it has neither; a Collector's file of metrics, for instance.
     """
-    groups = _first(document, _GROUPS)
+    groups = first(document, _GROUPS)
     if groups is None:
         raise ValueError("no resourceSpans in it")
-    batches = [_group(group) for group in _objects(groups)]
+    batches = [_group(group) for group in objects(groups)]
     return join(batches)
 
 
@@ -73,10 +73,10 @@ def _group(group: dict[str, Any]) -> OtlpBatch:
         resource, reason = Resource(), str(wrong)
     request = ExportTraceServiceRequest()
     target = request.resource_spans.add(resource=resource).scope_spans.add().spans
-    for scope in _objects(_first(group, _SCOPES)):
-        for raw in _objects(scope.get("spans")):
+    for scope in objects(first(group, _SCOPES)):
+        for raw in objects(scope.get("spans")):
             try:
-                target.append(parse_into(_with_binary_ids(raw), Span()))
+                target.append(parse_into(with_binary_ids(raw), Span()))
             except ValueError as wrong:
                 refused, reason = refused + 1, reason or str(wrong)
     read = from_request(request)
@@ -94,8 +94,8 @@ def parse_into(raw: object, message: T) -> T:
         raise ValueError(f"not a {message.DESCRIPTOR.name}: {str(wrong)[:200]}") from None
 
 
-def _with_binary_ids(raw: dict[str, Any]) -> dict[str, Any]:
-    """The span with its ids as protobuf's JSON mapping has them: base64."""
+def with_binary_ids(raw: dict[str, Any]) -> dict[str, Any]:
+    """A span or log record with its ids as protobuf's JSON mapping has them: base64."""
     ids = {name: base64.b64encode(_id(raw[name], size)).decode() for name, size in _IDS.items() if name in raw}
     # What a span refers to is not kept, and a foreign form of it must not cost the span.
     return {name: value for name, value in raw.items() if name not in ("links", "events")} | ids
@@ -116,11 +116,12 @@ def _id(text: object, size: int) -> bytes:
         return b"?"
 
 
-def _first(document: dict[str, Any], names: Iterable[str]) -> object:
+def first(document: dict[str, Any], names: Iterable[str]) -> object:
+    """What stands under the first of ``names`` that is there; None without any."""
     return next((document[name] for name in names if name in document), None)
 
 
-def _objects(value: object) -> Iterator[dict[str, Any]]:
+def objects(value: object) -> Iterator[dict[str, Any]]:
     """The objects in a JSON list; everything else is passed over."""
     if isinstance(value, list):
         yield from (item for item in value if isinstance(item, dict))

@@ -1,74 +1,53 @@
-"""Takes in OTLP/gRPC spans on a control server and hands them to the store.
+"""Takes in OTLP/gRPC spans and log records on a control server and hands them to the store.
 
-One unary method, ``opentelemetry.proto.collector.trace.v1.TraceService/Export``, as the OTLP
-specification has it. Input that is not OTLP gets ``INVALID_ARGUMENT``; a request in which only some spans
-are unusable is taken with a partial success that says how many and why; a store that has too much to do
-answers ``UNAVAILABLE``, which tells senders to come again. Nothing that a sender writes ends the server.
+The unary methods ``TraceService/Export`` and ``LogsService/Export``, as the OTLP specification has them. Input that is
+not OTLP gets ``INVALID_ARGUMENT``; a request in which only some records are unusable is taken with a partial success;
+too much at the moment, for the store or from one sender, is ``UNAVAILABLE``, which tells senders to come again. What is
+taken is decided by :mod:`telemetry.intake`.
 """
 
-import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
 import grpc
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTracePartialSuccess,
-    ExportTraceServiceResponse,
-)
+from google.protobuf.message import Message
 
-from telemetry.spans import OtlpBatch, read_otlp
-from telemetry.store import SpanStore
+from telemetry.intake import Intake, Refused, Why
 
-SERVICE = "opentelemetry.proto.collector.trace.v1.TraceService"
-EXPORT = f"/{SERVICE}/Export"
-MAX_REQUEST_BYTES = 4 * 1024 * 1024
-# Reading this many bytes takes about a millisecond; more is read in a thread, so that the event loop goes on.
-_INLINE_BYTES = 32 * 1024
+TRACE_SERVICE = "opentelemetry.proto.collector.trace.v1.TraceService"
+LOGS_SERVICE = "opentelemetry.proto.collector.logs.v1.LogsService"
+EXPORT = f"/{TRACE_SERVICE}/Export"
+EXPORT_LOGS = f"/{LOGS_SERVICE}/Export"
+_CODES = {
+    Why.UNREADABLE: grpc.StatusCode.INVALID_ARGUMENT,
+    Why.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Why.BUSY: grpc.StatusCode.UNAVAILABLE,
+}
 _log = logging.getLogger(__name__)
 
+Take = Callable[[bytes, str], Awaitable[Message]]
 
-def add_otlp_receiver(server: grpc.aio.Server, store: SpanStore, *, max_bytes: int = MAX_REQUEST_BYTES) -> None:
-    """Let ``server`` (not yet started) take OTLP spans for ``store``, in requests of up to ``max_bytes``.
+
+def add_otlp_receiver(server: grpc.aio.Server, intake: Intake) -> None:
+    """Let ``server`` (not yet started) take OTLP spans and log records.
 
     The server's own ``grpc.max_receive_message_length`` bounds what is read from the wire at all (4 MiB
     by default).
     """
-    receiver = _Receiver(store, max_bytes)
-    # No deserializer: bytes that do not parse are then ours to answer, not an INTERNAL error of the library.
-    handler = grpc.unary_unary_rpc_method_handler(receiver.export)
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Export": handler}),))
+    for service, take in ((TRACE_SERVICE, intake.traces), (LOGS_SERVICE, intake.logs)):
+        # No deserializer: bytes that do not parse are then ours to answer, not an INTERNAL error of the library.
+        handler = grpc.unary_unary_rpc_method_handler(_export(take))
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Export": handler}),))
 
 
-class _Receiver:
-    def __init__(self, store: SpanStore, max_bytes: int) -> None:
-        self._store = store
-        self._max_bytes = max_bytes
+def _export(take: Take) -> Callable[[bytes, grpc.aio.ServicerContext[bytes, bytes]], Awaitable[bytes]]:
+    """The handler of one ``Export`` method."""
 
-    async def export(self, payload: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-        """One ``Export`` call."""
-        if len(payload) > self._max_bytes:
-            await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"request of {len(payload)} bytes; at most {self._max_bytes} are taken",
-            )
+    async def export(payload: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         try:
-            batch = await self._read(payload)
-        except ValueError as wrong:
-            _log.debug("from %s: %s", context.peer(), wrong)
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(wrong))
-        if not self._store.add(batch.spans):
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the trace store is busy or closing; try again")
-        return _answer(batch).SerializeToString()
+            return (await take(payload, context.peer())).SerializeToString()
+        except Refused as refused:
+            _log.debug("from %s: %s", context.peer(), refused)
+            await context.abort(_CODES[refused.why], str(refused))
 
-    async def _read(self, payload: bytes) -> OtlpBatch:
-        if len(payload) <= _INLINE_BYTES:
-            return read_otlp(payload)
-        return await asyncio.to_thread(read_otlp, payload)
-
-
-def _answer(batch: OtlpBatch) -> ExportTraceServiceResponse:
-    """The response; ``partial_success`` stays unset when all was taken (OTLP: Partial Success)."""
-    if not batch.refused:
-        return ExportTraceServiceResponse()
-    return ExportTraceServiceResponse(
-        partial_success=ExportTracePartialSuccess(rejected_spans=batch.refused, error_message=batch.reason)
-    )
+    return export

@@ -21,7 +21,7 @@ from telemetry.names import SERVICE_INSTANCE_ID, SERVICE_NAME
 MAX_TEXT = 8192
 """Longer attribute texts are cut to this many characters."""
 _MAX_DEPTH = 4
-_MAX_NS = (1 << 63) - 1
+MAX_NS = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def from_request(request: ExportTraceServiceRequest) -> OtlpBatch:
     kept: list[StoredSpan] = []
     refused, first_reason = 0, ""
     for group in request.resource_spans:
-        resource = _mapping(group.resource.attributes)
+        resource = mapping(group.resource.attributes)
         for scope in group.scope_spans:
             for span in scope.spans:
                 reason = _fault(span)
@@ -97,7 +97,7 @@ def _fault(span: Span) -> str:
         return "a span id must be 8 bytes and not all zero"
     if len(span.parent_span_id) not in (0, 8):
         return "a parent span id must be 8 bytes or none"
-    if not 0 < span.start_time_unix_nano <= span.end_time_unix_nano <= _MAX_NS:
+    if not 0 < span.start_time_unix_nano <= span.end_time_unix_nano <= MAX_NS:
         return "a span must start after 1970 and not end before it starts"
     return ""
 
@@ -112,17 +112,18 @@ def _stored(span: Span, resource: Mapping[str, Any]) -> StoredSpan:
         name=span.name[:MAX_TEXT],
         start_ns=span.start_time_unix_nano,
         end_ns=span.end_time_unix_nano,
-        attributes=_mapping(span.attributes),
+        attributes=mapping(span.attributes),
         resource=resource,
         error=(span.status.message[:MAX_TEXT] or "error") if failed else "",
     )
 
 
-def _mapping(pairs: Iterable[KeyValue], depth: int = 0) -> dict[str, Any]:
-    return {pair.key: _value(pair.value, depth) for pair in pairs}
+def mapping(pairs: Iterable[KeyValue], depth: int = 0) -> dict[str, Any]:
+    """OTLP attributes as JSON can hold them."""
+    return {pair.key: plain(pair.value, depth) for pair in pairs}
 
 
-def _value(value: AnyValue, depth: int) -> Any:  # noqa: ANN401 - an attribute's type is its sender's choice
+def plain(value: AnyValue, depth: int = 0) -> Any:  # noqa: ANN401 - an attribute's type is its sender's choice
     """An attribute's value as JSON can hold it: bytes become base64, what is nested too deep becomes null."""
     kind = value.WhichOneof("value") if depth <= _MAX_DEPTH else None
     match kind:
@@ -136,9 +137,9 @@ def _value(value: AnyValue, depth: int) -> Any:  # noqa: ANN401 - an attribute's
         case "bytes_value":
             found = base64.b64encode(value.bytes_value[:MAX_TEXT]).decode()
         case "array_value":
-            found = [_value(item, depth + 1) for item in value.array_value.values]
+            found = [plain(item, depth + 1) for item in value.array_value.values]
         case "kvlist_value":
-            found = _mapping(value.kvlist_value.values, depth + 1)
+            found = mapping(value.kvlist_value.values, depth + 1)
         case _:
             found = None
     return found

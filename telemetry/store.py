@@ -1,4 +1,4 @@
-"""The trace store: finished spans in one SQLite file, with bounds on count and age.
+"""The trace store: finished spans and log records in one SQLite file, with bounds on count and age.
 
 One thread owns the database; everything passes through it in order, so a reader sees what was added
 before and the event loop never waits for a disk. Adding never raises: what cannot be written (disk full,
@@ -23,10 +23,11 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from telemetry.names import UNMEASURED
+from telemetry.logs import StoredLog
+from telemetry.names import SERVICE_NAME, SERVICES, UNMEASURED
 from telemetry.spans import StoredSpan, from_request
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SCHEMA = (
     """
 CREATE TABLE spans (
@@ -43,12 +44,31 @@ CREATE TABLE spans (
     PRIMARY KEY (trace_id, span_id)
 ) WITHOUT ROWID""",
     "CREATE INDEX spans_by_age ON spans (stored_ns)",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+# Spans of others have bounds of their own, so that they never push failovers out.
+_SCHEMA_2 = (
+    "ALTER TABLE spans ADD COLUMN own INTEGER NOT NULL DEFAULT 1",
+    """
+CREATE TABLE logs (
+    time_ns INTEGER NOT NULL,
+    trace_id TEXT NOT NULL,
+    span_id TEXT NOT NULL,
+    body TEXT NOT NULL,
+    attributes TEXT NOT NULL,
+    resource TEXT NOT NULL,
+    stored_ns INTEGER NOT NULL
+)""",
+    "CREATE INDEX logs_by_time ON logs (time_ns)",
+)
+_STEPS = (_SCHEMA, _SCHEMA_2)
+"""What makes a file of schema n one of schema n + 1."""
+_INSERT_LOG = (
+    "INSERT INTO logs (time_ns, trace_id, span_id, body, attributes, resource, stored_ns) VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
 _INSERT = (
     "INSERT OR IGNORE INTO spans"
-    " (trace_id, span_id, parent_id, name, start_ns, end_ns, error, attributes, resource, stored_ns)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " (trace_id, span_id, parent_id, name, start_ns, end_ns, error, attributes, resource, stored_ns, own)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _SELECT = (
     "SELECT trace_id, span_id, parent_id, name, start_ns, end_ns, error, attributes, resource"
@@ -85,9 +105,14 @@ class StoreTooNewError(StoreError):
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """What is kept: the newest ``traces`` traces, of each up to ``spans_per_trace`` spans, for ``age_ns``."""
+    """What is kept: the newest ``traces`` traces, of each up to ``spans_per_trace`` spans, for ``age_ns``.
+
+    ``foreign_traces``: those to which only others added, requests through Envoy for instance. ``logs``: log records.
+    """
 
     traces: int = 10_000
+    foreign_traces: int = 1_000
+    logs: int = 100_000
     spans_per_trace: int = 2_000
     age_ns: int = 90 * _DAY_NS
     sweep_every: int = 256
@@ -143,7 +168,7 @@ class SpanStore:
 
     @property
     def dropped(self) -> int:
-        """How many spans could not be stored since the start."""
+        """How many spans and log records could not be stored since the start."""
         return self._dropped
 
     def add(self, spans: Sequence[StoredSpan]) -> bool:
@@ -153,18 +178,29 @@ class SpanStore:
         should try again later. Spans that are taken and then fail to be written are counted in
         :attr:`dropped`.
         """
-        if not spans:
+        return self._queue(tuple(spans), _span_row, _INSERT)
+
+    def add_logs(self, records: Sequence[StoredLog]) -> bool:
+        """Queue log records for writing, just like :meth:`add`."""
+        return self._queue(tuple(records), _log_row, _INSERT_LOG)
+
+    def _queue(self, items: tuple[T, ...], row: Callable[[T, int], tuple[object, ...]], insert: str) -> bool:
+        if not items:
             return True
         with self._lock:
-            if self._pending + len(spans) > _MAX_PENDING:
+            if self._pending + len(items) > _MAX_PENDING:
                 return False
-            self._pending += len(spans)
+            self._pending += len(items)
         try:
-            self._thread.submit(self._write, tuple(spans))
+            self._thread.submit(self._write, items, row, insert)
         except RuntimeError:  # the thread has been shut down
-            self._settle(len(spans), stored=0)
+            self._settle(len(items), stored=0)
             return False
         return True
+
+    async def logs(self, start_ns: int, end_ns: int, limit: int = 10_000) -> list[StoredLog]:
+        """Log records of a time, both ends included, in order; raises ``StoreError`` like :meth:`trace`."""
+        return await self._read(self._select_logs, (start_ns, end_ns, max(0, limit)))
 
     async def trace(self, trace_id: str) -> list[StoredSpan]:
         """All spans of a trace (32 hex digits), by start; empty when it is not known.
@@ -175,7 +211,7 @@ class SpanStore:
         return await self._read(self._select_trace, trace_id.lower())
 
     async def traces(self, limit: int = 50) -> list[TraceSummary]:
-        """The newest traces, latest first; raises ``StoreError`` like :meth:`trace`."""
+        """The newest traces of ours, latest first; raises ``StoreError`` like :meth:`trace`."""
         return await self._read(self._select_traces, limit)
 
     async def flush(self) -> None:
@@ -224,23 +260,29 @@ class SpanStore:
         (found,) = db.execute("PRAGMA user_version").fetchone()
         if found > SCHEMA_VERSION:
             raise StoreTooNewError(self.path, found, SCHEMA_VERSION)
-        if found == SCHEMA_VERSION:
-            return
-        if db.execute("SELECT count(*) FROM sqlite_master").fetchone() != (0,):
+        if not found and db.execute("SELECT count(*) FROM sqlite_master").fetchone() != (0,):
             raise StoreError(self.path, "an SQLite file, but not a trace store")
-        for statement in _SCHEMA:
-            db.execute(statement)
+        for step in _STEPS[found:]:
+            for statement in step:
+                db.execute(statement)
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _sweep(self, db: sqlite3.Connection) -> None:
         """Enforce the bounds of :class:`Retention`."""
         kept = self._retention
         with _transaction(db):
             db.execute("DELETE FROM spans WHERE stored_ns < ?", (self._now_ns() - kept.age_ns,))
+            db.execute("DELETE FROM logs WHERE stored_ns < ?", (self._now_ns() - kept.age_ns,))
             db.execute(
-                "DELETE FROM spans WHERE trace_id IN (SELECT trace_id FROM spans GROUP BY trace_id"
-                " ORDER BY max(stored_ns) DESC, min(start_ns) DESC LIMIT -1 OFFSET ?)",
-                (kept.traces,),
+                "DELETE FROM logs WHERE rowid IN (SELECT rowid FROM logs ORDER BY rowid DESC LIMIT -1 OFFSET ?)",
+                (kept.logs,),
             )
+            for own, most in ((1, kept.traces), (0, kept.foreign_traces)):
+                db.execute(
+                    "DELETE FROM spans WHERE trace_id IN (SELECT trace_id FROM spans GROUP BY trace_id"
+                    " HAVING max(own) = ? ORDER BY max(stored_ns) DESC, min(start_ns) DESC LIMIT -1 OFFSET ?)",
+                    (own, most),
+                )
             too_long = db.execute(
                 "SELECT trace_id FROM spans GROUP BY trace_id HAVING count(*) > ?", (kept.spans_per_trace,)
             ).fetchall()
@@ -261,7 +303,7 @@ class SpanStore:
 
     def _select_traces(self, limit: int) -> list[TraceSummary]:
         rows = self._db.execute(
-            "SELECT trace_id, min(start_ns), max(end_ns), count(*) FROM spans GROUP BY trace_id"
+            "SELECT trace_id, min(start_ns), max(end_ns), count(*) FROM spans GROUP BY trace_id HAVING max(own) = 1"
             " ORDER BY min(start_ns) DESC, trace_id LIMIT ?",
             (max(0, limit),),
         ).fetchall()
@@ -276,27 +318,32 @@ class SpanStore:
         measured = root is not None and not attributes.get(UNMEASURED)
         return TraceSummary(trace_id, name, start_ns, end_ns, spans, measured, attributes)
 
-    def _write(self, spans: Sequence[StoredSpan]) -> None:
-        stored_ns = self._now_ns()
-        rows = [
-            (
-                *(span.trace_id, span.span_id, span.parent_id, span.name, span.start_ns, span.end_ns),
-                *(span.error, _to_json(span.attributes), _to_json(span.resource), stored_ns),
-            )
-            for span in spans
+    def _select_logs(self, asked: tuple[int, int, int]) -> list[StoredLog]:
+        rows = self._db.execute(
+            "SELECT time_ns, body, attributes, resource, trace_id, span_id FROM logs"
+            " WHERE time_ns BETWEEN ? AND ? ORDER BY time_ns, rowid LIMIT ?",
+            asked,
+        )
+        return [
+            StoredLog(time_ns, body, json.loads(attributes), json.loads(resource), trace_id, span_id)
+            for time_ns, body, attributes, resource, trace_id, span_id in rows
         ]
+
+    def _write(self, items: tuple[T, ...], row: Callable[[T, int], tuple[object, ...]], insert: str) -> None:
+        stored_ns = self._now_ns()
         stored = 0
         try:
+            rows = [row(item, stored_ns) for item in items]
             with _transaction(self._db):
-                self._db.executemany(_INSERT, rows)
-            stored = len(spans)
+                self._db.executemany(insert, rows)
+            stored = len(items)
             self._writes += 1
             if self._writes % self._retention.sweep_every == 0:
                 self._sweep(self._db)
         except sqlite3.Error as broken:
             self._complain(broken)
         finally:
-            self._settle(len(spans), stored)
+            self._settle(len(items), stored)
 
     def _settle(self, taken: int, stored: int) -> None:
         with self._lock:
@@ -307,7 +354,7 @@ class SpanStore:
         now = time.monotonic()
         if now - self._logged_at >= _LOG_EVERY:
             self._logged_at = now
-            _log.warning("trace store %s: spans are dropped: %s", self.path, broken)
+            _log.warning("trace store %s: spans or logs are dropped: %s", self.path, broken)
 
 
 class _StoreExporter(SpanExporter):
@@ -337,6 +384,21 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
+
+
+def _span_row(span: StoredSpan, stored_ns: int) -> tuple[object, ...]:
+    return (
+        *(span.trace_id, span.span_id, span.parent_id, span.name, span.start_ns, span.end_ns),
+        *(span.error, _to_json(span.attributes), _to_json(span.resource), stored_ns),
+        not span.resource.get(SERVICE_NAME) or span.resource[SERVICE_NAME] in SERVICES,
+    )
+
+
+def _log_row(record: StoredLog, stored_ns: int) -> tuple[object, ...]:
+    return (
+        *(record.time_ns, record.trace_id, record.span_id, record.body),
+        *(_to_json(record.attributes), _to_json(record.resource), stored_ns),
+    )
 
 
 def _to_json(values: Mapping[str, Any]) -> str:

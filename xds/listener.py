@@ -7,18 +7,11 @@ node that asks: on the address that its metadata names.
 import functools
 from datetime import timedelta
 
-from envoy_data_plane.envoy.config.accesslog.v3 import (
-    AccessLog,
-    AccessLogFilter,
-    ComparisonFilter,
-    ComparisonFilterOp,
-    StatusCodeFilter,
-)
+from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog
 from envoy_data_plane.envoy.config.core.v3 import (
     CidrRange,
     Http2ProtocolOptions,
     HttpProtocolOptions,
-    RuntimeUInt32,
     SubstitutionFormatString,
 )
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
@@ -33,6 +26,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 )
 from envoy_data_plane.google.protobuf import Any, Struct, Value
 
+from xds.envoy_telemetry import request_reports, server_errors, tracing
 from xds.resources import RETRY_BUFFER, ads_source, routes_name, socket_address
 
 
@@ -42,8 +36,11 @@ def listener_name(pool: str) -> str:
 
 
 @functools.lru_cache(maxsize=64)
-def listener(pool: str, address: str, port: int) -> bytes:
-    """The encoded ``Listener`` of a front Envoy that serves a pool on ``address:port``."""
+def listener(pool: str, address: str, port: int, telemetry: str = "") -> bytes:
+    """The encoded ``Listener`` of a front Envoy that serves a pool on ``address:port``.
+
+    ``telemetry`` is the Envoy's cluster to which it reports requests (:mod:`xds.envoy_telemetry`); none without.
+    """
     manager = HttpConnectionManager(
         stat_prefix=pool,
         rds=Rds(config_source=ads_source(), route_config_name=routes_name(pool)),
@@ -60,7 +57,8 @@ def listener(pool: str, address: str, port: int) -> bytes:
         internal_address_config=_nobody_is_internal(),
         generate_request_id=True,
         normalize_path=True,
-        access_log=[_errors_log()],
+        access_log=[_errors_log(), *([request_reports(pool, telemetry)] if telemetry else [])],
+        tracing=tracing(telemetry) if telemetry else None,
         upgrade_configs=[HttpConnectionManagerUpgradeConfig(upgrade_type="websocket")],
     )
     network = Filter(name="envoy.filters.network.http_connection_manager", typed_config=Any.pack(manager))
@@ -80,9 +78,6 @@ def _errors_log() -> AccessLog:
 
     Neither keys nor content: the path without its query is all that is told of the request.
     """
-    server_error = ComparisonFilter(
-        op=ComparisonFilterOp.GE, value=RuntimeUInt32(default_value=500, runtime_key="understudy.errors_from")
-    )
     line = {
         "time": "%START_TIME%",
         "method": "%REQ(:METHOD)%",
@@ -100,7 +95,7 @@ def _errors_log() -> AccessLog:
     fields = {name: Value(string_value=text) for name, text in line.items()}
     return AccessLog(
         name="envoy.access_loggers.stderr",
-        filter=AccessLogFilter(status_code_filter=StatusCodeFilter(comparison=server_error)),
+        filter=server_errors(),
         typed_config=Any.pack(StderrAccessLog(log_format=SubstitutionFormatString(json_format=Struct(fields=fields)))),
     )
 

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,8 +28,10 @@ from statesync.pool import ControlServer
 from statesync.settings import START_PATIENCE, EtcdMissing, EtcdSettings, await_etcd
 from statesync.spec import Timeouts
 from statesync.tls import BadTlsFiles, Identity, PeerTls
+from telemetry.intake import Intake
 from telemetry.names import SERVICE_CONTROL
 from telemetry.receiver import add_otlp_receiver
+from telemetry.receiver_http import otlp_application
 from telemetry.setup import Telemetry, service_version, start_telemetry
 from telemetry.store import SpanStore, StoreError
 from xds.admin import Admin
@@ -66,7 +69,8 @@ class ControlSettings:
     """How a control server is started.
 
     Addresses are ``host:port``; port 0 takes a free one. ``advertise_grpc`` and ``advertise_http`` are what
-    members and tools connect to, where that is not what is listened at. ``traces`` is the SQLite file of the
+    members and tools connect to, where that is not what is listened at. ``otlp_http`` takes OTLP over HTTP, under the
+    same rules as the gRPC port, which takes it anyhow; empty for none. ``traces`` is the SQLite file of the
     trace store. ``tls``, ``username`` and ``password`` are for etcd. ``serve_tls`` makes the gRPC port demand
     certificates; without it, and unless ``insecure``, that port must be on loopback. ``max_stream_age``: seconds
     (give or take a fifth) after which an xDS stream is ended, so that Envoys spread over the replicas.
@@ -78,6 +82,7 @@ class ControlSettings:
     etcd: tuple[str, ...]
     grpc: str = "127.0.0.1:18000"
     http: str = "127.0.0.1:18001"
+    otlp_http: str = ""
     advertise_grpc: str = ""
     advertise_http: str = ""
     traces: str | Path = ":memory:"
@@ -117,7 +122,7 @@ async def serve_until(settings: ControlSettings, stop: asyncio.Event) -> None:
     """Run a control server until ``stop`` is set. Raises :class:`StartError` when it cannot start."""
     async with contextlib.AsyncExitStack() as stack:
         server, grpc_port = _grpc_server(settings)
-        listener = stack.enter_context(_listening(settings.http))
+        listener = stack.enter_context(_listening("--http", settings.http))
         store = await stack.enter_async_context(_store(settings.traces))
         client = await stack.enter_async_context(_etcd(settings, stop))
         if stop.is_set():
@@ -146,7 +151,7 @@ async def _serve(
 ) -> None:
     """Put the parts together, run them until ``stop``, and end them in the order that hurts nobody."""
     keys = PoolKeys(settings.pool)
-    cache = ResourceCache(listen_of, on_group=lambda listen: _give_listener(cache, keys.pool, listen))
+    cache = ResourceCache(listen_of, on_group=lambda group: _give_listener(cache, keys.pool, group))
     leadership = Leadership(client, keys, record, ttl=settings.lease)
     controller = Controller(
         client, keys, leadership=leadership, cache=cache, telemetry=telemetry, timing=settings.timing
@@ -173,12 +178,18 @@ async def _serve(
     )
     if settings.serve_tls:
         controller.heartbeat.identify = refuse_other_members
-        controller.heartbeat.tls = _probe_tls(settings.serve_tls)
+        controller.heartbeat.tls = _peer_tls(settings.serve_tls)
+    intake = Intake(store, asyncio.get_running_loop().time)
     ads.register(server)
     controller.heartbeat.register(server)
-    add_otlp_receiver(server, store)
+    add_otlp_receiver(server, intake)
     calm = collecting_when_calm(lambda: cache.counters.pushes)
-    async with _http(admin.app(), listener), calm, asyncio.TaskGroup() as tasks:
+    async with (
+        _http(admin.app(), listener),
+        _otlp_http(settings, intake),
+        calm,
+        asyncio.TaskGroup() as tasks,
+    ):
         control = tasks.create_task(controller.run())
         await server.start()
         election = tasks.create_task(leadership.run())
@@ -194,17 +205,24 @@ async def _serve(
 
 
 def listen_of(node: Node) -> str:
-    """The group of a front Envoy: where it says that it listens (``understudy.listen`` in its metadata)."""
+    """The group of a front Envoy, by the metadata of its node under ``understudy``.
+
+    It is where the Envoy says that it listens (``listen``) and, after a space, the cluster of its bootstrap through
+    which it reports requests (``telemetry``), if it has one.
+    """
     ours = node.metadata.get("understudy")
-    listen = ours.get("listen") if isinstance(ours, Mapping) else None
-    return listen if isinstance(listen, str) else ""
+    if not isinstance(ours, Mapping):
+        return ""
+    said = [ours.get("listen"), ours.get("telemetry")]
+    return " ".join(word for word in said if isinstance(word, str) and word and " " not in word) if said[0] else ""
 
 
-async def _give_listener(cache: ResourceCache, pool: str, listen: str) -> None:
-    """Set the listener of the Envoys that listen at ``listen``, when the first of them connects."""
+async def _give_listener(cache: ResourceCache, pool: str, group: str) -> None:
+    """Set the listener of the Envoys of a group (:func:`listen_of`), when the first of them connects."""
+    listen, _, telemetry = group.partition(" ")
     try:
         host, port = split_address(listen)
-        await cache.set(LISTENER, {listener_name(pool): listener(pool, host, port)}, group=listen)
+        await cache.set(LISTENER, {listener_name(pool): listener(pool, host, port, telemetry)}, group=group)
     except (ValueError, CacheError) as error:
         logger.warning("no listener for an Envoy that would listen at %r: %s", listen, error)
 
@@ -222,8 +240,8 @@ def _answered(metrics: XdsMetrics, controller: Controller, telemetry: Telemetry,
 def _grpc_server(settings: ControlSettings) -> tuple[grpc.aio.Server, int]:
     """A gRPC server bound to its address, not started, and its port."""
     address = settings.grpc
-    host, _ = _parts("--grpc", address)
-    credentials = _credentials(settings, host)
+    credentials = _credentials(settings)
+    _require_private(settings, "--grpc", address)
     # Without SO_REUSEPORT, since two control servers must never share a port unnoticed.
     server = grpc.aio.server(
         options=[
@@ -243,23 +261,28 @@ def _grpc_server(settings: ControlSettings) -> tuple[grpc.aio.Server, int]:
         raise _taken("--grpc", address) from None
 
 
-def _credentials(settings: ControlSettings, host: str) -> grpc.ServerCredentials | None:
+def _credentials(settings: ControlSettings) -> grpc.ServerCredentials | None:
     """What the gRPC port asks of its clients; None for plain text."""
-    if settings.serve_tls is not None:
-        try:
-            return settings.serve_tls.credentials()
-        except OSError as error:
-            raise StartError(f"{error.filename}: cannot be read: {error.strerror}") from None
-    if not settings.insecure and not is_loopback(host):
+    if settings.serve_tls is None:
+        return None
+    try:
+        return settings.serve_tls.credentials()
+    except OSError as error:
+        raise StartError(f"{error.filename}: cannot be read: {error.strerror}") from None
+
+
+def _require_private(settings: ControlSettings, option: str, address: str) -> None:
+    """A port that takes from its clients asks for certificates, or is on loopback, or was allowed not to."""
+    host, _ = _parts(option, address)
+    if settings.serve_tls is None and not settings.insecure and not is_loopback(host):
         raise StartError(
-            f"--grpc {settings.grpc} is not loopback: give --tls-cert, --tls-key and --tls-ca (docs/security.md), "
+            f"{option} {address} is not loopback: give --tls-cert, --tls-key and --tls-ca (docs/security.md), "
             "or --insecure if everybody in that network may be trusted"
         )
-    return None
 
 
-def _probe_tls(tls: ServerTls) -> PeerTls:
-    """The same identity, as a client of the members' peer ports."""
+def _peer_tls(tls: ServerTls) -> PeerTls:
+    """The same identity for other ports: as a client of the members' peer ports, as a server of OTLP/HTTP."""
     try:
         return PeerTls(Identity(tls.cert, tls.key, tls.ca))
     except BadTlsFiles as error:
@@ -267,27 +290,42 @@ def _probe_tls(tls: ServerTls) -> PeerTls:
 
 
 @contextlib.contextmanager
-def _listening(address: str) -> Iterator[socket.socket]:
-    host, port = _parts("--http", address)
+def _listening(option: str, address: str) -> Iterator[socket.socket]:
+    host, port = _parts(option, address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family)
     except OSError as error:
-        raise _taken("--http", address, error.strerror or str(error)) from None
+        raise _taken(option, address, error.strerror or str(error)) from None
     with listener:
         listener.setblocking(False)
         yield listener
 
 
 @contextlib.asynccontextmanager
-async def _http(app: web.Application, listener: socket.socket) -> AsyncIterator[None]:
+async def _http(
+    app: web.Application, listener: socket.socket, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[None]:
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
-        await web.SockSite(runner, listener).start()
+        await web.SockSite(runner, listener, ssl_context=tls).start()
         yield
     finally:
         await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def _otlp_http(settings: ControlSettings, intake: Intake) -> AsyncIterator[None]:
+    """The OTLP/HTTP receiver, if one is wanted; with certificates whenever the gRPC port asks for them."""
+    if not settings.otlp_http:
+        yield
+        return
+    _require_private(settings, "--otlp-http", settings.otlp_http)
+    tls = _peer_tls(settings.serve_tls).server() if settings.serve_tls else None
+    with _listening("--otlp-http", settings.otlp_http) as listener:
+        async with _http(otlp_application(intake), listener, tls):
+            yield
 
 
 @contextlib.asynccontextmanager

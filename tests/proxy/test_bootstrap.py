@@ -32,7 +32,7 @@ def test_the_node_says_who_it_is_and_where_it_listens():
     assert bootstrap(**SETTINGS)["node"] == {
         "id": "front-1",
         "cluster": "cart",
-        "metadata": {"understudy": {"listen": "127.0.0.1:10000"}},
+        "metadata": {"understudy": {"listen": "127.0.0.1:10000", "telemetry": "understudy-xds"}},
     }
 
 

@@ -1,6 +1,7 @@
 """What the telemetry tests share: spans made by hand, a control server's receiver, a clean environment."""
 
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,6 +11,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
+from telemetry.intake import Bounds, Intake
 from telemetry.receiver import add_otlp_receiver
 from telemetry.spans import StoredSpan
 from telemetry.store import SpanStore
@@ -64,10 +66,10 @@ def otlp_request(*spans: Span) -> ExportTraceServiceRequest:
 
 
 @asynccontextmanager
-async def receiving(store: SpanStore, port: int = 0, **options) -> AsyncIterator[str]:
+async def receiving(store: SpanStore, port: int = 0, **bounds) -> AsyncIterator[str]:
     """A gRPC server with the receiver on ``port`` (0: any); gives its ``host:port``."""
     server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
-    add_otlp_receiver(server, store, **options)
+    add_otlp_receiver(server, Intake(store, time.monotonic, Bounds(**bounds)))
     bound = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     try:

@@ -29,7 +29,7 @@ def test_every_attribute_is_explained():
 def test_the_tuples_name_every_constant():
     defined = {value for name, value in vars(names).items() if name.isupper() and isinstance(value, str)}
     kinds = {names.KIND_TAKEOVER, names.KIND_HANDOVER, names.SCOPE}
-    listed = {*names.ROOTS, *names.PHASES, *names.ATTRIBUTES, *names.CONVENTIONS, *names.SERVICES}
+    listed = {*names.ROOTS, *names.PHASES, *names.ATTRIBUTES, *names.CONVENTIONS, *names.SERVICES, names.SERVICE_ENVOY}
     assert defined == listed | kinds
 
 

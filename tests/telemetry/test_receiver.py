@@ -56,7 +56,7 @@ async def test_a_large_request_is_read_whole(store):
 
 
 async def test_a_request_over_the_bound_is_refused(store):
-    async with receiving(store, max_bytes=100) as endpoint:
+    async with receiving(store, request_bytes=100) as endpoint:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await export(endpoint, otlp_request(otlp_span(name="x" * 200)).SerializeToString())
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -5,7 +5,8 @@ import sqlite3
 
 import pytest
 
-from telemetry.store import SCHEMA_VERSION, Retention, SpanStore, StoreError, StoreTooNewError
+from telemetry.logs import StoredLog
+from telemetry.store import _SCHEMA, SCHEMA_VERSION, Retention, SpanStore, StoreError, StoreTooNewError
 from tests.telemetry.support import EPOCH_NS, TRACE, root, stored
 
 
@@ -164,3 +165,31 @@ async def test_what_is_stored_is_plain_json(store, tmp_path):
     await store.flush()
     with sqlite3.connect(tmp_path / "traces.db") as db:
         assert json.loads(db.execute("SELECT attributes FROM spans").fetchone()[0]) == {"name": "Ä"}
+
+
+async def test_a_file_of_the_first_schema_is_brought_up_to_date_with_its_traces(tmp_path):
+    path = tmp_path / "traces.db"
+    with sqlite3.connect(path) as db:
+        for statement in (*_SCHEMA, "PRAGMA user_version = 1"):
+            db.execute(statement)
+        db.execute(
+            "INSERT INTO spans VALUES (?, ?, '', 'failover', 1, 2, '', '{}', '{}', ?)", (TRACE, "1" * 16, 1 << 62)
+        )
+    store = SpanStore(path)
+    assert [found.trace_id for found in await store.traces()] == [TRACE]
+    assert store.add_logs([StoredLog(5, "request")])
+    assert await store.logs(5, 5) == [StoredLog(5, "request")]
+    await store.aclose()
+
+
+async def test_a_flood_of_others_pushes_no_failover_out(tmp_path):
+    store = SpanStore(tmp_path / "traces.db", retention=Retention(foreign_traces=3, logs=3, sweep_every=1))
+    store.add([root(20)])
+    for number in range(1, 11):
+        store.add([root(1, trace_id=f"{number:032x}", resource={"service.name": "shop"})])
+        store.add_logs([StoredLog(number)])
+    assert [found.trace_id for found in await store.traces()] == [TRACE]
+    kept = [number for number in range(1, 11) if await store.trace(f"{number:032x}")]
+    assert kept == [8, 9, 10]
+    assert [log.time_ns for log in await store.logs(0, 100)] == [8, 9, 10]
+    await store.aclose()

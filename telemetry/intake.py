@@ -1,0 +1,120 @@
+"""What an OTLP request is worth, whichever way it came: read, bounded in size and rate, stored, answered.
+
+The gRPC and HTTP receivers (:mod:`telemetry.receiver`, :mod:`telemetry.receiver_http`) only translate
+:class:`Refused` into their codes. Input that is no OTLP, too large, or too much is refused with a text that says so; of
+a request in which some records are unusable the rest is taken and the answer says how many and why (OTLP: Partial
+Success). Nothing that a sender writes ends the server, and one sender's flood costs that sender.
+"""
+
+import asyncio
+import enum
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from google.protobuf.message import Message
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsPartialSuccess, ExportLogsServiceResponse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceResponse,
+)
+
+from telemetry.logs import LogBatch, read_otlp_logs, read_otlp_logs_json
+from telemetry.otlp_json import read_otlp_json
+from telemetry.spans import OtlpBatch, read_otlp
+from telemetry.store import SpanStore
+
+MAX_REQUEST_BYTES = 4 * 1024 * 1024
+# Reading this many bytes takes about a millisecond; more is read in a thread, so that the event loop goes on.
+_INLINE_BYTES = 32 * 1024
+_MOST_SENDERS = 10_000
+B = TypeVar("B")
+
+
+class Why(enum.Enum):
+    """Why a request was not taken."""
+
+    UNREADABLE = enum.auto()
+    TOO_LARGE = enum.auto()
+    BUSY = enum.auto()
+    """Come again: too much from this sender, or for the store, at the moment."""
+
+
+class Refused(Exception):
+    """A request that was not taken; ``why`` and the text tell the sender what to do."""
+
+    def __init__(self, why: Why, text: str) -> None:
+        super().__init__(text)
+        self.why = why
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What is taken at the most: bytes a request, and of one sender records a second and at once."""
+
+    request_bytes: int = MAX_REQUEST_BYTES
+    records_per_second: float = 2_000.0
+    burst: float = 20_000.0
+
+
+class Intake:
+    """Takes OTLP requests for a store."""
+
+    def __init__(self, store: SpanStore, now: Callable[[], float], bounds: Bounds | None = None) -> None:
+        """``now`` tells monotonic time in seconds."""
+        self.bounds = bounds or Bounds()
+        self._store = store
+        self._now = now
+        self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    async def traces(self, payload: bytes, sender: str, *, json: bool = False) -> Message:
+        """Take an ``ExportTraceServiceRequest``; returns the response. Raises :class:`Refused`."""
+        batch: OtlpBatch = await self._read(read_otlp_json if json else read_otlp, payload)
+        self._charge(sender, len(batch.spans))
+        if not self._store.add(batch.spans):
+            raise _full()
+        if not batch.refused:
+            return ExportTraceServiceResponse()
+        told = ExportTracePartialSuccess(rejected_spans=batch.refused, error_message=batch.reason)
+        return ExportTraceServiceResponse(partial_success=told)
+
+    async def logs(self, payload: bytes, sender: str, *, json: bool = False) -> Message:
+        """Take an ``ExportLogsServiceRequest``; returns the response. Raises :class:`Refused`."""
+        batch: LogBatch = await self._read(read_otlp_logs_json if json else read_otlp_logs, payload)
+        self._charge(sender, len(batch.records))
+        if not self._store.add_logs(batch.records):
+            raise _full()
+        if not batch.refused:
+            return ExportLogsServiceResponse()
+        told = ExportLogsPartialSuccess(rejected_log_records=batch.refused, error_message=batch.reason)
+        return ExportLogsServiceResponse(partial_success=told)
+
+    async def _read(self, read: Callable[[bytes], B], payload: bytes) -> B:
+        if len(payload) > self.bounds.request_bytes:
+            raise Refused(
+                Why.TOO_LARGE, f"request of {len(payload)} bytes; at most {self.bounds.request_bytes} are taken"
+            )
+        try:
+            return read(payload) if len(payload) <= _INLINE_BYTES else await asyncio.to_thread(read, payload)
+        except ValueError as wrong:
+            raise Refused(Why.UNREADABLE, str(wrong)) from None
+
+    def _charge(self, sender: str, records: int) -> None:
+        """Take ``records`` from what the sender may send now (a token bucket); refuse when it is used up."""
+        now = self._now()
+        left, at = self._spent.pop(sender, (self.bounds.burst, now))
+        left = min(self.bounds.burst, left + (now - at) * self.bounds.records_per_second)
+        # A full bucket lets even a larger request pass, or it could never be sent.
+        enough = records <= left or left >= self.bounds.burst
+        self._spent[sender] = (left - records if enough else left, now)
+        if len(self._spent) > _MOST_SENDERS:
+            self._spent.popitem(last=False)
+        if not enough:
+            raise Refused(
+                Why.BUSY, f"more than {self.bounds.records_per_second:.0f} records a second from {sender}; try again"
+            )
+
+
+def _full() -> Refused:
+    return Refused(Why.BUSY, "the trace store is busy or closing; try again")

@@ -1,0 +1,143 @@
+"""What a real Envoy reports to the control server by OpenTelemetry, configured over xDS and nothing else."""
+
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import grpc
+import pytest
+from aiohttp import web
+
+from proxy.bootstrap import bootstrap
+from statesync.spec import PoolSpec
+from telemetry import names
+from telemetry.intake import Intake
+from telemetry.logs import RequestCounts, StoredLog, count_requests
+from telemetry.receiver import add_otlp_receiver
+from telemetry.store import SpanStore
+from tests.harness.envoy import running_envoy
+from tests.harness.waiting import free_port, until
+from xds.ads import AdsServer
+from xds.cache import ResourceCache
+from xds.listener import listener_name
+from xds.resources import Endpoint, PoolView, build
+from xds.server import _give_listener, listen_of
+from xds.types import LISTENER
+
+KEY = "session-1"
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+@dataclass
+class Front:
+    port: int
+    store: SpanStore
+    cache: ResourceCache
+    status: int = 200
+    seen: list[str] = field(default_factory=list)
+
+    async def get(self, **headers: str) -> int:
+        url = f"http://127.0.0.1:{self.port}/secret-path?secret=query"
+        async with aiohttp.ClientSession() as http, http.get(url, headers=headers) as answer:
+            return answer.status
+
+    async def answers(self, status: int) -> None:
+        async def same() -> bool:
+            return await self.get() == status
+
+        await until(same, 15, f"Envoy answers {status}")
+
+    async def reports(self, count: int) -> list[StoredLog]:
+        async def there() -> list[StoredLog] | None:
+            found = await self.store.logs(0, time.time_ns() + 10**10)
+            return found if len(found) >= count else None
+
+        return await until(there, 15, f"{count} reports")
+
+
+@pytest.fixture
+async def front(tmp_path: Path) -> AsyncIterator[Front]:
+    """A control server, an Envoy, a member that is dead and its standby, which is well."""
+    port = free_port()
+    store = SpanStore(tmp_path / "traces.db")
+    cache = ResourceCache(listen_of, on_group=lambda group: _give_listener(cache, "cart", group))
+    made = Front(port, store, cache)
+
+    async def answer(request: web.Request) -> web.Response:
+        made.seen.append(request.headers.get("traceparent", ""))
+        return web.Response(status=made.status)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", free_port())
+    await site.start()
+    well = Endpoint("127.0.0.1", int(site.name.rpartition(":")[2]))
+    members = {"cart-1": Endpoint("127.0.0.1", free_port()), "cart-2": well}
+    await cache.set_all(build(PoolView(PoolSpec(pool="cart"), members, [("cart-1", "cart-2")] * 256)))
+    cache.ready()
+    server = grpc.aio.server()
+    ads = AdsServer(cache)
+    ads.register(server)
+    add_otlp_receiver(server, Intake(store, time.monotonic))
+    xds = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    config = bootstrap(node_id="front-1", pool="cart", listen=f"127.0.0.1:{port}", xds_addresses=[f"127.0.0.1:{xds}"])
+    del config["admin"]
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(store.aclose)
+        stack.push_async_callback(runner.cleanup)
+        stack.push_async_callback(server.stop, 0.2)
+        stack.push_async_callback(ads.stop, 0.2)
+        await stack.enter_async_context(running_envoy(config, tmp_path))
+        await made.answers(200)
+        yield made
+
+
+async def test_requests_that_failed_or_were_repeated_are_reported_and_others_are_not(front: Front):
+    assert await front.get(**{"x-session-id": KEY}) == 200
+    front.status = 503
+    assert await front.get(**{"x-session-id": KEY}) == 503
+    reports = [one for one in await front.reports(2) if "/order/" in one.attributes[names.CLUSTER]]
+    repeated, failed = sorted(reports, key=lambda one: one.attributes[names.HTTP_STATUS])
+    assert repeated.attributes[names.HTTP_STATUS] == "200"
+    assert repeated.attributes[names.ATTEMPTS] == "2"
+    assert repeated.attributes[names.CLUSTER] == "cart/order/cart-1+cart-2"
+    assert (failed.attributes[names.POOL], failed.attributes[names.HTTP_METHOD]) == ("cart", "GET")
+    assert (failed.resource[names.SERVICE_NAME], failed.resource["node_name"]) == (names.SERVICE_ENVOY, "front-1")
+    assert set(failed.attributes) <= {*names.ATTRIBUTES, *names.CONVENTIONS}
+    assert count_requests(reports, "cart-1") == RequestCounts(failed=1, retried=1)
+    assert count_requests(reports, "cart-2") == RequestCounts()
+    assert "secret" not in str(reports)
+    assert KEY not in str(reports)
+
+
+async def test_envoy_goes_on_with_a_trace_that_its_caller_samples_and_begins_none(front: Front):
+    not_sampled, sampled = f"00-{TRACE[::-1]}-00f067aa0ba902b7-00", f"00-{TRACE}-00f067aa0ba902b7-01"
+    for header in (not_sampled, sampled):
+        await front.get(**{"x-session-id": KEY, "traceparent": header})
+
+    async def spans():
+        return await front.store.trace(TRACE)
+
+    found = await until(spans, 15, "Envoy's spans")
+    assert {span.resource[names.SERVICE_NAME] for span in found} == {names.SERVICE_ENVOY}
+    assert not await front.store.trace(TRACE[::-1])
+    assert await front.store.traces() == [], "requests are no failovers"
+    assert front.seen == ["", not_sampled, sampled], "the application sees what its caller sent"
+
+
+async def test_a_node_that_names_no_cluster_for_reports_gets_a_listener_without_them():
+    cache = ResourceCache()
+    await cache.set_all(build(PoolView(PoolSpec(pool="cart"), {}, ())))
+    await _give_listener(cache, "cart", "127.0.0.1:10000")
+    await _give_listener(cache, "cart", "127.0.0.1:10001 understudy-xds")
+    plain, reporting = (
+        cache.snapshot(group).of(LISTENER).resources[listener_name("cart")].packed for group in cache.groups if group
+    )
+    assert b"understudy-xds" not in plain
+    assert b"understudy-xds" in reporting
