@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, exposition
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -19,7 +19,6 @@ from proxy.problems import PROBLEM_TYPE, TITLES, Reply
 from proxy.read_deadline import ReadDeadline
 from statesync.pool import MemberState
 
-CONTENT_TYPE = exposition.CONTENT_TYPE_LATEST
 _PREFIX = "understudy_"
 _METHODS = frozenset({"GET", "PUT", "PATCH", "DELETE"})
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -46,26 +45,26 @@ class SidecarMetrics:
         forwarded: Callable[[], int],
         async_lost: Callable[[], int],
     ) -> None:
-        self._registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
         self._calls = Counter(
             f"{_PREFIX}session_calls",
             "Session calls answered: by whom they came (application, peer), method, and 'ok' or the problem's type.",
             labelnames=("via", "method", "result"),
-            registry=self._registry,
+            registry=self.registry,
         )
         self._batch = Histogram(
             f"{_PREFIX}commit_batch_writes",
             "Writes per committed transaction.",
             buckets=_BATCH,
-            registry=self._registry,
+            registry=self.registry,
         )
         self._commit = Histogram(
             f"{_PREFIX}commit_seconds",
             "From sending a transaction of session writes until its outcome is known, repeats included.",
             buckets=_SECONDS,
-            registry=self._registry,
+            registry=self.registry,
         )
-        self._registry.register(_PartsCollector(context, reads, state, forwarded, async_lost))
+        self.registry.register(_PartsCollector(context, reads, state, forwarded, async_lost))
 
     def answered(self, call: Call, reply: Reply) -> None:
         """A session call was answered."""
@@ -76,10 +75,6 @@ class SidecarMetrics:
         """A batch was committed."""
         self._batch.observe(writes)
         self._commit.observe(seconds)
-
-    def exposition(self) -> bytes:
-        """All metrics in Prometheus' text format."""
-        return exposition.generate_latest(self._registry)
 
 
 def result_of(reply: Reply) -> str:

@@ -46,6 +46,7 @@ from statesync.settings import EtcdMissing, EtcdSettings, await_etcd
 from statesync.spec import Liveness
 from statesync.state import Changed, PoolState
 from telemetry.names import SERVICE_SIDECAR
+from telemetry.phase_metrics import PhaseMetrics, expose
 from telemetry.setup import Telemetry, service_version, start_telemetry
 
 logger = logging.getLogger(__name__)
@@ -211,7 +212,8 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
         peer_side = peer_app(
             parts.context, parts.service, parts.roles.handover, parts.reads, certificates=guard.peers is not None
         )
-        SyncApi(parts.context, sidecar.status, sidecar.scrub, parts.metrics.exposition).add_to(peer_side)
+        registry = parts.metrics.registry
+        SyncApi(parts.context, sidecar.status, sidecar.scrub, lambda accept: expose(registry, accept)).add_to(peer_side)
         peer_runner = await serve(stack, peer_side)
         await listen(peer_runner, settings.peer, "the peer API", tls=guard.peers.server() if guard.peers else None)
         await listen(session_runner, settings.session_api, "the session API", mode=settings.socket_mode)
@@ -329,6 +331,7 @@ class _Assembly:
             forwarded=lambda: self.service.forwarded,
             async_lost=lambda: calls.async_lost,
         )
+        self.telemetry.on_span = PhaseMetrics(metrics.registry).recorded
         self.service.on_answer = metrics.answered
         self.context.committer.on_commit = metrics.committed
         return metrics

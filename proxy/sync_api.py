@@ -11,7 +11,6 @@ from collections.abc import Callable
 from aiohttp import web
 
 from proxy.context import MemberContext
-from proxy.metrics import CONTENT_TYPE
 from proxy.problems import problem
 from proxy.scrub import NotHeld, Scrub
 from proxy.session_api import Status, as_json, respond
@@ -45,9 +44,11 @@ def sync_view(context: MemberContext) -> dict[str, object]:
 
 
 class SyncApi:
-    """The handlers of the operator's routes; ``metrics`` is the text for Prometheus."""
+    """The handlers of the operator's routes; ``metrics`` gives text for Prometheus, and its type."""
 
-    def __init__(self, context: MemberContext, status: Status, scrub: Scrub, metrics: Callable[[], bytes]) -> None:
+    def __init__(
+        self, context: MemberContext, status: Status, scrub: Scrub, metrics: Callable[[str], tuple[bytes, str]]
+    ) -> None:
         self._context = context
         self._status = status
         self._scrub = scrub
@@ -108,8 +109,9 @@ class SyncApi:
             return respond(problem(503, "not-ready", f"slot {slot} cannot be read: {error}", retry_after=1))
         return web.json_response({"slot": slot, "sessions": count})
 
-    async def _show_metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._metrics(), headers={"Content-Type": CONTENT_TYPE})
+    async def _show_metrics(self, request: web.Request) -> web.Response:
+        body, content_type = self._metrics(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
 
 async def _applied(context: MemberContext, revision: int) -> bool:

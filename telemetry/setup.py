@@ -43,6 +43,7 @@ _log = logging.getLogger(__name__)
 _SHUTDOWN_BOUND = 2.0
 
 Attributes = Mapping[str, str | int | float | bool | Sequence[str]]
+OnSpan = Callable[[str, TraceIds, float, Attributes], None]
 
 
 class FailoverTrace:
@@ -81,6 +82,8 @@ class Telemetry:
         self._clock = clock
         self._ids = PlannedIds()
         self._tracer: Tracer | None = None
+        self.on_span: OnSpan = lambda *_: None
+        """Told of every span, recorded or not: its name, trace, seconds and attributes."""
         if enabled:
             provider = TracerProvider(
                 sampler=ALWAYS_ON,
@@ -142,9 +145,10 @@ class Telemetry:
         root: bool,
     ) -> None:
         """Record one finished span; for callers there is :class:`FailoverTrace`."""
+        start = max(0, start_ns)
+        self.on_span(name, ids, max(0, end_ns - start) / 1e9, attributes or {})
         if self._tracer is None:
             return
-        start = max(0, start_ns)
         with self._ids.planned(ids if root else None):
             span = self._tracer.start_span(
                 name,

@@ -21,7 +21,6 @@ from xds.cache import ResourceCache
 from xds.controller import Controller
 from xds.election import Leadership
 from xds.liveness import LivenessBook, Pulse
-from xds.metrics import CONTENT_TYPE
 from xds.world import World, orders_for_envoy
 
 MOST_LISTED = 1000
@@ -42,7 +41,7 @@ class Admin:
         cache: ResourceCache,
         store: SpanStore,
         now_ns: Callable[[], int],
-        exposition: Callable[[], bytes],
+        exposition: Callable[[str], tuple[bytes, str]],
     ) -> None:
         self._exposition = exposition
         self._name = name
@@ -133,8 +132,9 @@ class Admin:
     async def _xds(self, _request: web.Request) -> web.Response:
         return _json(self._cache.status())
 
-    async def _metrics(self, _request: web.Request) -> web.Response:
-        return web.Response(body=self._exposition(), headers={"Content-Type": CONTENT_TYPE})
+    async def _metrics(self, request: web.Request) -> web.Response:
+        body, content_type = self._exposition(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _table(self, _request: web.Request) -> web.Response:
         world = self._controller.observer.world()

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from prometheus_client import CollectorRegistry, exposition
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -18,7 +18,6 @@ from xds import types
 from xds.cache import AckEvent, PushEvent, ResourceCache
 from xds.subscription import Standing
 
-CONTENT_TYPE = exposition.CONTENT_TYPE_LATEST
 OTHER = "other"
 _PREFIX = "understudy_xds_"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -88,10 +87,6 @@ class XdsMetrics:
         else:
             tally.nacks += 1
         tally.ack.add(event.acked_at_ns - event.sent_at_ns)
-
-    def exposition(self) -> bytes:
-        """All metrics in Prometheus' text format."""
-        return exposition.generate_latest(self.registry)
 
     def _tally(self, type_url: str) -> _Tally:
         name = label(type_url)

@@ -30,6 +30,7 @@ from statesync.spec import Timeouts
 from statesync.tls import BadTlsFiles, Identity, PeerTls
 from telemetry.intake import Intake
 from telemetry.names import SERVICE_CONTROL
+from telemetry.phase_metrics import PhaseMetrics, expose
 from telemetry.receiver import add_otlp_receiver
 from telemetry.receiver_http import otlp_application
 from telemetry.setup import Telemetry, service_version, start_telemetry
@@ -164,6 +165,7 @@ async def _serve(
         identify=refuse_other_nodes if settings.serve_tls else None,
     )
     metrics = XdsMetrics(cache, lambda: ads.streams)
+    telemetry.on_span = PhaseMetrics(metrics.registry).recorded
     cache.on_push = metrics.pushed
     cache.on_ack = lambda event: _answered(metrics, controller, telemetry, event)
     admin = Admin(
@@ -174,7 +176,7 @@ async def _serve(
         cache=cache,
         store=store,
         now_ns=telemetry.now_ns,
-        exposition=metrics.exposition,
+        exposition=lambda accept: expose(metrics.registry, accept),
     )
     if settings.serve_tls:
         controller.heartbeat.identify = refuse_other_members

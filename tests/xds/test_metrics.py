@@ -2,6 +2,7 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from telemetry.phase_metrics import expose
 from tests.harness.commands import ask
 from tests.harness.waiting import until
 from tests.xds.ads_node import connected
@@ -20,6 +21,8 @@ def parsed(text: str) -> dict[tuple[str, ...], float]:
     found = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
+            if not sample.name.startswith("understudy_xds_"):
+                continue
             assert sample.labels.keys() <= {"type", "state", "le"}
             values = (sample.labels[name] for name in ("type", "state", "le") if name in sample.labels)
             found[sample.name.removeprefix("understudy_xds_"), *values] = sample.value
@@ -34,7 +37,7 @@ class Measured:
 
     @property
     def now(self) -> dict[tuple[str, ...], float]:
-        return parsed(self.metrics.exposition().decode())
+        return parsed(expose(self.metrics.registry, "")[0].decode())
 
 
 async def test_pushes_answers_and_their_times_are_counted_by_type():
