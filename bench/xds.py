@@ -168,6 +168,17 @@ async def growth(kind: str, counts: Sequence[int], rounds: int) -> list[dict[str
     return found
 
 
+async def idle(kind: str, streams: int) -> float:
+    """KB of server memory per stream that has connected, got everything, and rests."""
+    async with world(kind) as one:
+        await one.open(1)
+        base = (await one.server.do("memory"))["bytes"]
+        await one.open(streams - 1)
+        await one.change()
+        used = (await one.server.do("memory"))["bytes"] - base
+    return round(used / streams / 1024, 1)
+
+
 async def reconnect(streams: int, rounds: int) -> dict[str, Any]:
     """All streams break and come back at once, with the versions they hold."""
     times, resent, pushes = [], 0, 0
@@ -262,7 +273,9 @@ def table(results: dict[str, Any]) -> str:
     for name, who in (("growth", "ours"), ("growth_of_floor", "grpc.aio alone")):
         if name in results:
             kept = ", ".join(f"{one['streams']}: {one['kb_per_stream']}" for one in results[name])
-            lines.append(f"KB of server memory per stream, by number of streams, {who}: {kept}")
+            lines.append(f"KB of server memory per stream after some changes, by number of streams, {who}: {kept}")
+    for who, kept in results.get("idle_kb_per_stream", {}).items():
+        lines.append(f"KB of server memory per idle stream, {STREAMS[-1]} streams, {who}: {kept}")
     lines.append(
         f"per change: {main['xds']['encoded']} resources encoded, {main['xds']['built']} responses built, "
         f"{main['xds']['pushes']} sent"
@@ -280,6 +293,9 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     if not options.short:
         for kind, name in (("xds", "growth"), ("floor", "growth_of_floor")):
             results[name] = await growth(kind, STREAMS, options.rounds)
+        results["idle_kb_per_stream"] = {
+            name: await idle(kind, STREAMS[-1]) for kind, name in (("xds", "ours"), ("floor", "grpc.aio alone"))
+        }
         results["reconnect"] = await reconnect(options.streams, max(5, options.rounds // 4))
         results["envoys"] = await envoys(8, options.rounds)
     results["machine"]["load_after"] = os.getloadavg()
