@@ -45,6 +45,8 @@ BATCH_BYTES = 1_000_000
 """A transaction holds no further write past this; etcd takes 1.5 MiB a request unless it is told otherwise."""
 RETRY_FIRST = 0.02
 RETRY_MOST = 0.5
+LATENESS = 0.02
+"""Seconds by which a wait for a write may end late."""
 
 
 class CommitError(Exception):
@@ -90,6 +92,7 @@ class Submission:
     done: asyncio.Future[int]
     at: float
     sent: bool = False
+    waiter: asyncio.Future[None] | None = None
 
 
 @dataclass(slots=True)
@@ -129,6 +132,8 @@ class Committer:
         self._one_by_one = 0
         self._queue: deque[Submission] = deque()
         self._sending: list[Submission] = []
+        self._deadlines: list[tuple[float, asyncio.Future[None]]] = []
+        self._timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self.stats = CommitStats()
         self.on_commit: Callable[[int, float], None] | None = None
@@ -156,7 +161,6 @@ class Committer:
             The submission; its ``done`` future gets the revision, or :class:`NotOwner`, or :class:`NotCommitted`.
         """
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        done.add_done_callback(_consume)
         write = Submission(slot, fence, key, value, done, time.monotonic())
         self._queue.append(write)
         self._wake.set()
@@ -171,15 +175,38 @@ class Committer:
             CommitUnknown: sent, and no definite answer yet; ``write.done`` still gets one later.
         """
         if not write.done.done():
-            await _settled(write.done, timeout)
+            await self._answered(write, timeout)
         if write.done.done():
             return write.done.result()
         if write.sent:
             raise CommitUnknown(write.slot, f"etcd gave no definite answer within {timeout:g} s")
         self._queue.remove(write)
         error = NotCommitted(write.slot, f"etcd did not take the write within {timeout:g} s")
-        write.done.set_exception(error)
+        _fail(write, error)
         raise error
+
+    async def _answered(self, write: "Submission", timeout: float) -> None:
+        """Wait until ``write`` is resolved, or ``timeout`` seconds; a cancelled caller leaves it alone.
+
+        Writes come by the thousand and hardly any of them times out, so they share one timer.
+        """
+        loop = asyncio.get_running_loop()
+        write.waiter = loop.create_future()
+        self._deadlines.append((time.monotonic() + timeout, write.waiter))
+        if self._timer is None:
+            self._timer = loop.call_later(LATENESS, self._expire)
+        await write.waiter
+
+    def _expire(self) -> None:
+        """Give up the waits whose time is over; runs every :data:`LATENESS` seconds while there are any."""
+        now = time.monotonic()
+        open_waits = [(at, waiter) for at, waiter in self._deadlines if not waiter.done()]
+        for at, waiter in open_waits:
+            if at <= now:
+                waiter.set_result(None)
+        self._deadlines = [(at, waiter) for at, waiter in open_waits if at > now]
+        again = bool(self._deadlines)
+        self._timer = asyncio.get_running_loop().call_later(LATENESS, self._expire) if again else None
 
     async def run(self) -> None:
         """Commit what is queued until cancelled."""
@@ -262,9 +289,8 @@ class Committer:
         self.stats.writes += len(batch.pending)
         if self.on_commit is not None:
             self.on_commit(len(batch.pending), seconds)
-        for write in batch.pending:
-            if not write.done.done():
-                write.done.set_result(revision)
+        # In the loop's next turn: so the following transaction is on its way before a hundred callers go on.
+        asyncio.get_running_loop().call_soon(_resolve, batch.pending, revision)
 
     def _sort_out(self, batch: _Batch, result: TxnResult) -> None:
         """Fail the writes whose slot is lost; the rest lost nothing and goes to the front of the queue."""
@@ -308,30 +334,20 @@ def _owner_in(value: bytes) -> str:
     return f"{owner.active} at epoch {owner.epoch}"
 
 
+def _resolve(writes: list[Submission], revision: int) -> None:
+    for write in writes:
+        if not write.done.done():
+            write.done.set_result(revision)
+            _wake(write)
+
+
 def _fail(write: Submission, error: CommitError) -> None:
     if not write.done.done():
         write.done.set_exception(error)
+        write.done.exception()  # seen, if only by us: its caller may have gone
+        _wake(write)
 
 
-async def _settled(done: asyncio.Future[int], timeout: float) -> None:
-    """Wait until ``done`` is, or ``timeout`` seconds; a cancelled caller leaves it alone (half of ``asyncio.wait``)."""
-    loop = asyncio.get_running_loop()
-    waiter: asyncio.Future[None] = loop.create_future()
-
-    def wake(_: object = None) -> None:
-        if not waiter.done():
-            waiter.set_result(None)
-
-    timer = loop.call_later(timeout, wake)
-    done.add_done_callback(wake)
-    try:
-        await waiter
-    finally:
-        timer.cancel()
-        done.remove_done_callback(wake)
-
-
-def _consume(done: asyncio.Future[int]) -> None:
-    """Mark an outcome as seen, for the writes whose caller has gone."""
-    if not done.cancelled():
-        done.exception()
+def _wake(write: Submission) -> None:
+    if write.waiter is not None and not write.waiter.done():
+        write.waiter.set_result(None)

@@ -196,14 +196,22 @@ def _operation_message(operation: Operation) -> Message:
 
 def txn_request(compares: Sequence[Compare], success: Sequence[Operation], failure: Sequence[Operation]) -> Message:
     """The ``TxnRequest`` message."""
-    return rpc.TxnRequest(
-        compare=[_compare_message(compare) for compare in compares],
-        success=[_operation_message(operation) for operation in success],
-        failure=[_operation_message(operation) for operation in failure],
-    )
+    request = rpc.TxnRequest(compare=[_compare_message(compare) for compare in compares])
+    for branch, operations in ((request.success, success), (request.failure, failure)):
+        for operation in operations:
+            if isinstance(operation, Put):
+                # Filled in where it stands: a group commit has a hundred of them, and copying one costs as much again.
+                put = branch.add().request_put
+                put.key, put.value, put.lease = key_bytes(operation.key), operation.value, operation.lease
+            else:
+                branch.append(_operation_message(operation))
+    return request
 
 
 def txn_result(message: Message) -> TxnResult:
     """A ``TxnResponse`` message as :class:`TxnResult`."""
-    answers = tuple(tuple(kv_of(kv) for kv in answer.response_range.kvs) for answer in message.responses)
+    answers = tuple(
+        tuple(map(kv_of, answer.response_range.kvs)) if answer.HasField("response_range") else ()
+        for answer in message.responses
+    )
     return TxnResult(message.succeeded, message.header.revision, answers)

@@ -22,6 +22,7 @@ TOMBSTONE_SECONDS = 600
 KEY_LENGTH_MOST = 256
 JSON_TYPE = "application/json"
 MERGE_PATCH_TYPE = "application/merge-patch+json"
+_COMPACT = json.JSONEncoder(separators=(",", ":")).encode
 _KEY_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
@@ -71,7 +72,7 @@ class Session:
             header["deleted"] = True
         if self.answers:
             header["answers"] = [[a.key, a.fingerprint, a.status, a.revision] for a in self.answers]
-        return json.dumps(header, separators=(",", ":")).encode() + b"\n" + self.body
+        return _COMPACT(header).encode() + b"\n" + self.body
 
     @classmethod
     def decode(cls, value: bytes, revision: int) -> "Session":
