@@ -268,6 +268,8 @@ async def full_sync(pool: SidecarPool, load: Child, sessions: int, seconds: floa
     """Start a third member, which copies everything, while the owner is under load."""
     keys = keys_for(pool, ONE, "a", 500)
     paced = {"port": port_of(pool, "a"), "keys": keys, "rate": 500}
+    for key in keys:  # a read of what was never written would count as failed
+        await pool.call("a", "PUT", f"/{key}", BODY)
     quiet = await load.do("pace", **paced, seconds=seconds)
     await pool.start("c")
     empty = resident(pool, "c")
