@@ -1,8 +1,10 @@
 """mTLS from end to end: certificates made as docs/security.md says, real processes, a real Envoy."""
 
+import base64
 import contextlib
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -205,3 +207,47 @@ async def test_two_of_the_three_files_are_wrong_use(tmp_path: Path):
         code, told = await running.run("control", "--name", "c", "--pool", "p", "--tls-cert", str(tmp_path / "a.pem"))
         assert code == 2
         assert "belong together" in told
+
+
+async def test_an_operator_verifies_reads_and_backs_up_an_encrypted_pool_over_mtls(world: Secured, tmp_path: Path):
+    app, api = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    peer = f"127.0.0.1:{free_port()}"
+    keys = tmp_path / "session.keys"
+    keys.write_text(base64.b64encode(bytes(range(32))).decode() + "\n")
+    await world.running.program("app", sys.executable, "-m", "http.server", "--bind", *app.split(":"))
+    await world.running.start(
+        "cart-1",
+        *("sidecar", "--member", "cart-1", "--pool", world.pool, "--etcd", world.etcd, "--app", app),
+        *("--app-health", "/", "--drain-seconds", "0", "--session-keys", str(keys), *world.tls("cart-1")),
+        *("--session-api", api, "--peer", peer),
+    )
+    place = ("--pool", world.pool, "--etcd", world.etcd)
+
+    async def written() -> bool:
+        async with aiohttp.ClientSession() as http, http.put(f"http://{api}/v1/sessions/k", data=b"secret") as answer:
+            return answer.status in (200, 201)
+
+    await until(written, 30, "a session is written")
+    as_anna = world.tls("anna")
+
+    verified = await world.running.run("verify", *place, *as_anna, "--session-keys", str(keys), "-o", "json")
+    without_keys = await world.running.run("verify", *place, *as_anna)
+    without_certificate = await world.running.run("verify", *place, "--session-keys", str(keys))
+    synced = await world.running.run("status", "--sync", *place, *as_anna, "-o", "json")
+    backed_up = await world.running.run("backup", str(tmp_path / "pool.backup"), *place)
+
+    assert verified[0] == 0, verified[1]
+    assert '"same": true' in verified[1]
+    assert without_keys[0] != 0
+    assert "give --session-keys" in without_keys[1]
+    assert without_certificate[0] == 1
+    assert synced[0] == 0, synced[1]
+    assert '"in_sync": true' in synced[1]
+    assert backed_up[0] == 0, backed_up[1]
+    assert b"secret" not in (tmp_path / "pool.backup").read_bytes()
+    async with aiohttp.ClientSession() as http:
+        shown = ssl.create_default_context(cafile=world.certificates / "ca.pem")
+        shown.load_cert_chain(world.certificates / "anna.pem", world.certificates / "anna.key")
+        shown.check_hostname = False  # a member's certificate names the member, not its address
+        async with http.get(f"https://{peer}/metrics", ssl=shown) as answer:
+            assert "understudy_sessions 1.0" in await answer.text()

@@ -5,7 +5,6 @@ run as they please, so a repetition is likely to differ. The history of a failed
 """
 
 import contextlib
-import os
 import random
 from collections.abc import AsyncIterator
 
@@ -40,10 +39,6 @@ def verdict(result: Result, tmp_path) -> str:
     return "\n".join(str(violation) for violation in result.violations)
 
 
-@pytest.mark.skipif(
-    "UNDERSTUDY_CHAOS" not in os.environ,
-    reason="runs with UNDERSTUDY_CHAOS=1 and in `make chaos`: one unexplained violation is open (docs/ownership.md)",
-)
 @pytest.mark.parametrize("takeover", ["fast", "lease"])
 async def test_every_promise_holds_under_random_faults(takeover, seed, tmp_path):
     async with fault_pool(takeover=takeover, home=tmp_path) as pool:
