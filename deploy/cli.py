@@ -29,6 +29,7 @@ COMMANDS = {
     "explain": "deploy.commands_read",
     "drain": "deploy.commands_admin",
     "undrain": "deploy.commands_admin",
+    "checks": "deploy.commands_checks",
     "drill": "deploy.commands_drill",
     "failovers": "deploy.commands_read",
     "trace": "deploy.commands_read",

@@ -113,6 +113,12 @@ def control(
     default="",
     help="What front Envoys ask many times a second, host:port, or 'off'. Default: a free port of the host of --app.",
 )
+@click.option(
+    "--envoy-admin",
+    default="",
+    help="Admin interface, host:port, of an Envoy beside the application without which this member is no use.",
+)
+@click.option("--allow-command-checks", is_flag=True, help="Let the pool's spec have commands run here as checks.")
 @click.option("--site", default="", help="Name of the site (failure domain).")
 @click.option("--weight", type=click.IntRange(1, 1000), default=10, show_default=True, help="Share of the load.")
 @click.option("--priority", type=click.IntRange(1, 1000), default=1, show_default=True, help="Rank among members.")
@@ -150,6 +156,8 @@ def sidecar(
     peer: str,
     advertise: str,
     health: str,
+    envoy_admin: str,
+    allow_command_checks: bool,
     site: str,
     weight: int,
     priority: int,
@@ -178,6 +186,8 @@ def sidecar(
         advertise=advertise,
         app_health=app_health,
         health=health,
+        envoy_admin=envoy_admin,
+        allow_command_checks=allow_command_checks,
         site=site,
         weight=weight,
         priority=priority,

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 PATH = b"/health"
 MOST_CONNECTIONS = 1024
 HEAD_MOST = 8192
+WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104 - recognised, not listened at by itself
 _END = b"\r\n\r\n"
 
 
@@ -119,3 +120,17 @@ def _response(status: str, content: dict[str, object], *, body: bool) -> bytes:
     text = json.dumps(content).encode()
     head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(text)}\r\n\r\n"
     return head.encode() + (text if body else b"")
+
+
+def open_health_port(
+    stack: contextlib.AsyncExitStack, address: str, app: str, fault: Callable[[], str], stall: StallWatch
+) -> str:
+    """Open a health port that is closed with ``stack``, and return where it is.
+
+    ``address`` is ``host:port``; without one it gets a free port of the host of ``app``. A port of all addresses is
+    told as one of the application's host. Raises ``OSError`` or ``ValueError`` if it cannot be opened.
+    """
+    beside = app.rpartition(":")[0]
+    host, _, port = (address or f"{beside}:0").rpartition(":")
+    opened = stack.enter_context(HealthPort((host.strip("[]"), int(port)), fault, stall))
+    return f"{beside if host in WILDCARDS else host}:{opened.address[1]}"

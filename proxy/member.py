@@ -29,12 +29,12 @@ CONNECTING = 5.0
 
 
 def state_of(
-    *, draining: str, fault: str, synced: bool, has_roles: bool, others: bool = True
+    *, draining: str, fault: str, synced: bool, has_roles: bool, others: bool = True, starting: str = ""
 ) -> tuple[MemberState, str]:
     """The member's state and, unless it is well, the reason; ``draining`` and ``fault`` say why it is not.
 
     ``others``: whether there is anybody else who could serve. Without them a member with a fault serves on: worse than
-    a well one, better than none.
+    a well one, better than none. ``starting``: what a member without a part in the pool is to wait for.
     """
     if draining:
         return MemberState.DRAINING, draining
@@ -42,8 +42,8 @@ def state_of(
         return MemberState.INIT, "reading the pool from etcd"
     if fault and has_roles:
         return (MemberState.DOWN, fault) if others else (MemberState.ATTENTION, f"nobody else can serve: {fault}")
-    if fault:
-        return MemberState.INIT, fault
+    if not has_roles and (fault or starting):
+        return MemberState.INIT, fault or starting
     return (MemberState.UP if has_roles else MemberState.READY), ""
 
 

@@ -32,6 +32,8 @@ TITLES = {
     "outcome-unknown": "Nobody knows yet whether the write was carried out",
     "not-ready": "This member is not ready",
     "not-held": "This member holds no complete copy of the slot",
+    "no-such-check": "There is no such check",
+    "check-taken": "The check cannot be registered",
     "not-found": "There is nothing here",
     "method-not-allowed": "The method is not allowed here",
     "internal": "The sidecar failed",

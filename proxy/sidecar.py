@@ -13,12 +13,15 @@ import signal
 import time
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
+from proxy.checkbook import CheckBook
 from proxy.checks import ApplicationCheck
+from proxy.checks_api import ChecksApi, built_in_checks
 from proxy.context import MemberContext
 from proxy.first_answer import FirstAnswers
-from proxy.health_port import HealthPort
+from proxy.health_port import open_health_port
 from proxy.holdings import Holdings
 from proxy.listen import CannotStart, listen, protection, serve
 from proxy.member import Presence, refusal_of, state_of
@@ -26,6 +29,7 @@ from proxy.metrics import SidecarMetrics
 from proxy.owner_calls import OwnerCalls
 from proxy.peer_api import peer_app
 from proxy.peers import PeerClient
+from proxy.probes import Probes
 from proxy.read_deadline import ReadDeadline
 from proxy.roles import Roles
 from proxy.scrub import INTERVAL, Scrub
@@ -43,7 +47,7 @@ from statesync.ownership import FailoverLog
 from statesync.pool import Member, MemberState
 from statesync.replica import Replica
 from statesync.settings import EtcdMissing, EtcdSettings, await_etcd
-from statesync.spec import Liveness
+from statesync.spec import CheckSpec, Liveness
 from statesync.state import Changed, PoolState
 from telemetry.names import SERVICE_SIDECAR
 from telemetry.phase_metrics import PhaseMetrics, expose
@@ -61,7 +65,8 @@ class SidecarSettings:
     ``session_api`` is ``host:port`` or ``unix:/path``; ``peer`` is where it listens for other sidecars, and
     ``advertise`` what they are told (the same, unless given); ``app`` is where the application listens.
     ``health`` is the health port (``host:port``) that front Envoys ask: a free port of the application's host unless
-    given, "off" for none.
+    given, "off" for none. ``envoy_admin`` is the admin interface of an Envoy beside the application, if its readiness
+    counts. ``allow_command_checks``: the pool's spec may have commands run here.
     ``scrub_interval`` is the least time in seconds between two slots that are checked against etcd.
     ``tls`` is for the peer API, on both sides, and for the control servers' gRPC ports; all are plain text without it.
     ``session_token_file`` holds the tokens that the session API asks for, ``socket_mode`` its permissions if it is a
@@ -77,6 +82,8 @@ class SidecarSettings:
     advertise: str = ""
     app_health: str = "/healthz"
     health: str = ""
+    envoy_admin: str = ""
+    allow_command_checks: bool = False
     site: str = ""
     weight: int = 10
     priority: int = 1
@@ -122,6 +129,7 @@ class Sidecar:
     calls: OwnerCalls
     scrub: Scrub
     stall: StallWatch
+    book: CheckBook
     refusal: str = "starting"
     """Why front Envoys had better go elsewhere, as of the last look; '' if they may come."""
 
@@ -131,13 +139,18 @@ class Sidecar:
         roles = bool(len(context.holdings)) or bool(context.view().table.slots_held_by(context.me))
         state, reason = state_of(
             draining=self.roles.draining,
-            fault=self.check.reason or self.reads.fault or context.replica.fault,
+            fault=self.local_fault() or self.reads.fault or context.replica.fault,
             synced=context.mirror.synced.is_set() and context.state.spec is not None,
             has_roles=roles,
             others=bool(self._fit_others()),
+            starting=self.book.starting(time.monotonic()),
         )
-        self.refusal = refusal_of(state, reason, fault=self.check.reason, owns=bool(len(context.holdings)))
+        self.refusal = refusal_of(state, reason, fault=self.local_fault(), owns=bool(len(context.holdings)))
         return state, reason
+
+    def local_fault(self) -> str:
+        """What is wrong in this member itself, '' for nothing."""
+        return self.check.reason or self.book.fault(time.monotonic())
 
     def _fit_others(self) -> list[str]:
         """Who else could serve, by what their records say."""
@@ -207,8 +220,10 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
         stack.push_async_callback(telemetry.aclose)
         parts = _Assembly(settings, etcd, peers, telemetry, guard.codec)
         sidecar = parts.sidecar
-        parts.presence.record = replace(parts.presence.record, health=_open_health_port(stack, settings, sidecar))
-        session_runner = await serve(stack, session_app(parts.service, sidecar.status, guard.tokens))
+        parts.presence.record = replace(parts.presence.record, health=_open_health_port(stack, sidecar))
+        session_side = session_app(parts.service, sidecar.status, guard.tokens)
+        parts.checks_api.add_to(session_side)
+        session_runner = await serve(stack, session_side)
         peer_side = peer_app(
             parts.context, parts.service, parts.roles.handover, parts.reads, certificates=guard.peers is not None
         )
@@ -227,6 +242,7 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
             "scrubbing": sidecar.scrub.run(),
             "application check": parts.check.run(),
             "stall watch": sidecar.stall.run(),
+            "checks of the spec": parts.probes.run(parts.wanted_checks),
             "state": parts.presence.watch_state(),
             "mirror": parts.context.mirror.run(),
             "member record": parts.presence.run(),
@@ -236,20 +252,18 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
         yield sidecar
 
 
-def _open_health_port(stack: contextlib.AsyncExitStack, settings: SidecarSettings, sidecar: Sidecar) -> str:
+def _open_health_port(stack: contextlib.AsyncExitStack, sidecar: Sidecar) -> str:
     """Open the health port; returns where it is, '' if there is none."""
+    settings = sidecar.settings
     if settings.health == NO_HEALTH_PORT:
         return ""
-    host, _, port = (settings.health or f"{settings.app.rpartition(':')[0]}:0").rpartition(":")
     try:
-        at = HealthPort((host.strip("[]"), int(port)), lambda: sidecar.refusal, sidecar.stall)
+        return open_health_port(stack, settings.health, settings.app, lambda: sidecar.refusal, sidecar.stall)
     except (OSError, ValueError) as error:
         raise CannotStart(
-            f"the health port cannot listen on {host}:{port}: {error}; give an address of this host with --health, "
-            f"one that the front Envoys reach, or --health {NO_HEALTH_PORT}"
+            f"the health port cannot be opened: {error}; give an address of this host that the front Envoys reach "
+            f"with --health, or --health {NO_HEALTH_PORT}"
         ) from None
-    stack.enter_context(at)
-    return f"{host}:{at.address[1]}"
 
 
 def _etcd(settings: EtcdSettings) -> EtcdClient:
@@ -280,6 +294,7 @@ class _Assembly:
         telemetry: Telemetry,
         codec: SessionCodec,
     ) -> None:
+        self.settings = settings
         keys = PoolKeys(settings.pool)
         boot = secrets.token_hex(8)
         self.telemetry = telemetry
@@ -320,7 +335,11 @@ class _Assembly:
             calls,
             Scrub(self.context, interval=settings.scrub_interval),
             stall,
+            CheckBook(),
         )
+        self.probes = Probes(self.sidecar.book, self._on_check, commands=settings.allow_command_checks)
+        own = partial(built_in_checks, self.context, self.check, self.reads, stall)
+        self.checks_api = ChecksApi(self.sidecar.book, own, self._on_check)
         self.metrics = self._metered(calls)
 
     def _metered(self, calls: OwnerCalls) -> SidecarMetrics:
@@ -348,6 +367,13 @@ class _Assembly:
 
     def _state(self) -> tuple[MemberState, str]:
         return self.sidecar.state()
+
+    def wanted_checks(self) -> tuple[CheckSpec, ...]:
+        """The checks that the sidecar is to run now: the spec's, and the local Envoy's."""
+        spec = self.context.state.spec
+        envoy = self.settings.envoy_admin
+        ready = (CheckSpec(name="envoy", http=f"http://{envoy}/ready", failures=3),) if envoy else ()
+        return ready + (spec.record.checks if spec else ())
 
     def _rules(self) -> Liveness:
         spec = self.context.state.spec

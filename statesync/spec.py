@@ -138,6 +138,27 @@ class Liveness(_Strict):
     load_cap_ms: Annotated[int, Field(ge=0, le=60_000)] = 2000
 
 
+class CheckSpec(_Strict):
+    """A check that every sidecar runs: an HTTP request, or a command if the sidecar was given leave for those.
+
+    Run every ``every_seconds``; a problem after ``failures`` bad results in a row, no result within
+    ``timeout_seconds`` being one.
+    """
+
+    name: Name
+    http: Annotated[str, Field(pattern=r"^https?://[^\s]+$")] | None = None
+    command: tuple[str, ...] = ()
+    every_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 1.0
+    timeout_seconds: Annotated[float, Field(ge=0.05, le=600)] = 1.0
+    failures: Annotated[int, Field(ge=1, le=100)] = 1
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "CheckSpec":
+        if bool(self.http) == bool(self.command):
+            raise ValueError("name either http or a command")
+        return self
+
+
 class PoolSpec(_Strict):
     """One pool. ``slots`` is fixed for the life of the pool; the rest may be applied anew at any time."""
 
@@ -162,6 +183,14 @@ class PoolSpec(_Strict):
     health_checks: HealthChecks = HealthChecks()
     outliers: Outliers = Outliers()
     liveness: Liveness = Liveness()
+    checks: Annotated[tuple[CheckSpec, ...], Field(max_length=20)] = ()
+
+    @model_validator(mode="after")
+    def _distinct_checks(self) -> "PoolSpec":
+        names = [check.name for check in self.checks]
+        if len(set(names)) < len(names):
+            raise ValueError("checks: every check needs a name of its own")
+        return self
 
     def encode(self) -> bytes:
         """The spec as it stands in etcd: JSON with every default written out."""

@@ -1,0 +1,119 @@
+"""``understudy checks``: a member's checks, at the session API of its own sidecar."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from deploy.commands_admin import duration
+from deploy.errors import DeployError, NotFoundError
+from deploy.options import examples, output_option, show
+
+PATIENCE = 5.0
+
+_where = click.option(
+    "--session-api",
+    envvar="UNDERSTUDY_URL",
+    default="http://127.0.0.1:7600",
+    show_default=True,
+    help="The sidecar's session API: http://HOST:PORT or unix:/path. Its token is taken from UNDERSTUDY_TOKEN.",
+)
+
+
+@click.group(
+    epilog=examples(
+        "understudy checks register db --deadline 10s",
+        "understudy checks report db problem --reason 'no connection'",
+        "understudy checks list",
+    )
+)
+def checks() -> None:
+    """What must be well for this member to serve: register checks, report for them, list them all.
+
+    A check that reports a problem, or nothing within its deadline, takes the member out of service at once. One that
+    says init keeps a member without slots from getting any. The last member that could serve goes on all the same.
+    """
+
+
+@checks.command(epilog=examples("understudy checks register db --deadline 10s"))
+@click.argument("name")
+@click.option("--deadline", required=True, callback=duration, metavar="TIME", help="Reports come at least so often.")
+@_where
+def register(name: str, deadline: float, session_api: str) -> None:
+    """Have a check NAME from now on; it is init until its first report."""
+    view = _call(session_api, "PUT", f"/{name}", {"deadline_seconds": deadline})
+    click.echo(f"check {name} is registered: {view['state']}, a report is due every {deadline:g} s")
+
+
+@checks.command(
+    epilog=examples("understudy checks report db ok", "understudy checks report db problem --reason 'no connection'")
+)
+@click.argument("name")
+@click.argument("state", type=click.Choice(["ok", "init", "problem"]))
+@click.option("--reason", default="", help="Why, in words for people.")
+@_where
+def report(name: str, state: str, reason: str, session_api: str) -> None:
+    """Say how the check NAME is. Exits with 1 if nobody has registered it."""
+    _call(session_api, "POST", f"/{name}", {"state": state, "reason": reason})
+
+
+@checks.command(epilog=examples("understudy checks remove db"))
+@click.argument("name")
+@_where
+def remove(name: str, session_api: str) -> None:
+    """Forget the check NAME. Exits with 1 if nobody has registered it."""
+    _call(session_api, "DELETE", f"/{name}")
+
+
+@checks.command("list", epilog=examples("understudy checks list", "understudy checks list -o json"))
+@output_option
+@_where
+def list_checks(output: str, session_api: str) -> None:
+    """All checks of this member, the sidecar's own too. Exits with 1 if one of them is a problem."""
+    view = _call(session_api, "GET", "")
+    show(output, view, _table)
+    if any(check["state"] == "problem" for check in view["checks"]):
+        raise SystemExit(1)
+
+
+def _table(view: Mapping[str, Any]) -> Any:  # noqa: ANN401 - rich is loaded only here
+    from rich.table import Table
+
+    table = Table("check", "state", "reason", "deadline s", "reported s ago", "by", box=None)
+    for check in view["checks"]:
+        numbers = (str(check.get(name, "")) for name in ("deadline_seconds", "reported_seconds_ago"))
+        table.add_row(check["name"], check["state"], check["reason"], *numbers, check["source"])
+    return table
+
+
+def _call(where: str, method: str, path: str, body: object = None) -> dict[str, Any]:
+    """Ask the sidecar. Raises :class:`DeployError`, or :class:`NotFoundError` for a check that is not there."""
+    return asyncio.run(_asked(where, method, path, body))
+
+
+async def _asked(where: str, method: str, path: str, body: object) -> dict[str, Any]:
+    import aiohttp
+
+    unix = where.removeprefix("unix:") if where.startswith("unix:") else ""
+    base = "http://sidecar" if unix else where.rstrip("/")
+    token = os.environ.get("UNDERSTUDY_TOKEN")
+    try:
+        async with (
+            aiohttp.ClientSession(
+                connector=aiohttp.UnixConnector(unix) if unix else None,
+                timeout=aiohttp.ClientTimeout(total=PATIENCE),
+                headers={"Authorization": f"Bearer {token}"} if token else None,
+            ) as http,
+            http.request(method, f"{base}/v1/checks{path}", json=body) as answer,
+        ):
+            content = await answer.json(content_type=None) if answer.status != 204 else {}
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        raise DeployError(f"no sidecar answers at {where} ({error}): name its session API with --session-api") from None
+    if answer.status == 404:
+        raise NotFoundError(content["detail"])
+    if answer.status >= 400:
+        raise DeployError(str(content.get("detail", answer.status)))
+    found: dict[str, Any] = content
+    return found

@@ -1,0 +1,124 @@
+"""A member's checks and its health port: real sidecars, asked over HTTP and with the command line."""
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest_asyncio
+
+from statesync.pool import MemberState
+from tests.harness.etcd import EtcdServer
+from tests.harness.sidecars import ROOT, SidecarPool, sidecar_pool
+from tests.harness.waiting import until
+
+A_FIRST = (("a", "b"),)
+
+
+@pytest_asyncio.fixture
+async def pool(etcd: EtcdServer, pool_name: str, tmp_path: Path) -> AsyncIterator[SidecarPool]:
+    spec = f"slots: 16\nchecks: [{{name: room, command: [test, '!', -e, {tmp_path}/full], every_seconds: 0.1}}]"
+    async with sidecar_pool(etcd, pool_name, spec) as pool:
+        pool.flags, pool.logs = (lambda _: ("--allow-command-checks",)), tmp_path
+        yield pool
+
+
+async def checks(pool: SidecarPool, member: str, *arguments: str) -> tuple[int, str]:
+    """``understudy checks ...`` at a member: exit code and output."""
+    command = [sys.executable, "-m", "deploy.cli", "checks", *arguments]
+    process = await asyncio.create_subprocess_exec(
+        *(*command, "--session-api", f"http://{pool.members[member].api}"),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    said, _ = await process.communicate()
+    return process.returncode or 0, said.decode()
+
+
+async def health(pool: SidecarPool, member: str) -> tuple[int, str]:
+    """What the member's health port says to an Envoy."""
+    record = await pool.record(member)
+    assert record is not None
+    async with pool.http.get(f"http://{record.health}/health") as answer:
+        return answer.status, (await answer.json())["reason"]
+
+
+async def is_in(pool: SidecarPool, member: str, state: MemberState, reason: str) -> None:
+    async def so() -> bool:
+        record = await pool.record(member)
+        return record is not None and record.state is state and reason in record.reason
+
+    await until(so, what=f"{member} is {state}: {reason!r}")
+
+
+async def test_a_reported_problem_takes_a_member_down_and_the_last_one_serves_on(pool: SidecarPool) -> None:
+    await pool.start("a", "b")
+    await pool.settle(*A_FIRST)
+    await is_in(pool, "b", MemberState.UP, "")
+    assert (await checks(pool, "a", "register", "db", "--deadline", "60s"))[0] == 0
+    assert (await checks(pool, "a", "report", "db", "ok"))[0] == 0
+    assert await health(pool, "a") == (200, "")
+
+    await checks(pool, "a", "report", "db", "problem", "--reason", "no connection")
+
+    await is_in(pool, "a", MemberState.DOWN, "check db: no connection")
+    assert await health(pool, "a") == (503, "check db: no connection")
+    code, listed = await checks(pool, "a", "list", "-o", "json")
+    assert code == 1
+    assert {check["name"]: check["state"] for check in json.loads(listed)["checks"]} == {
+        "application": "ok",
+        "etcd": "ok",
+        "replica": "ok",
+        "event-loop": "ok",
+        "room": "ok",
+        "db": "problem",
+    }
+
+    pool.kill("b")
+    await pool.client.delete(pool.keys.member("b"))
+    await is_in(pool, "a", MemberState.ATTENTION, "nobody else can serve: check db")
+    assert (await health(pool, "a"))[0] == 200
+    await checks(pool, "a", "remove", "db")
+    await is_in(pool, "a", MemberState.UP, "")
+
+
+async def test_a_missed_deadline_takes_a_member_down_and_a_check_that_fails_everywhere_takes_nobody(
+    pool: SidecarPool, tmp_path: Path
+) -> None:
+    await pool.start("a", "b")
+    await pool.settle(*A_FIRST)
+    api = f"http://{pool.members['a'].api}/v1/checks"
+    async with pool.http.put(f"{api}/feed", json={"deadline_seconds": 0.5}) as answer:
+        assert answer.status == 201
+    await is_in(pool, "a", MemberState.DOWN, "check feed: no report for")
+    async with pool.http.post(f"{api}/feed", json={"state": "fine"}) as answer:
+        assert answer.status == 400
+    async with pool.http.post(f"{api}/nothing", json={"state": "ok"}) as answer:
+        assert answer.status == 404
+    async with pool.http.put(f"{api}/room", json={"deadline_seconds": 1}) as answer:
+        assert answer.status == 409
+    async with pool.http.delete(f"{api}/feed") as answer:
+        assert answer.status == 204
+    await is_in(pool, "a", MemberState.UP, "")
+
+    (tmp_path / "full").touch()
+    for member in ("a", "b"):
+        await is_in(pool, member, MemberState.ATTENTION, "nobody else can serve: check room: test ended with 1")
+        assert (await health(pool, member))[0] == 200
+    (tmp_path / "full").unlink()
+    await is_in(pool, "a", MemberState.UP, "")
+
+
+async def test_a_frozen_application_is_told_from_a_frozen_sidecar(pool: SidecarPool) -> None:
+    await pool.start("a", "b")
+    await pool.settle(*A_FIRST)
+    application = pool.members["a"].application
+    assert application is not None
+    application.send_signal(signal.SIGSTOP)
+    await is_in(pool, "a", MemberState.DOWN, "the application is silent")
+    assert (await health(pool, "a"))[0] == 503
+    application.send_signal(signal.SIGCONT)
+    await is_in(pool, "a", MemberState.UP, "")
+    assert await health(pool, "a") == (200, "")
