@@ -85,6 +85,8 @@ class Cell:
             await system.drain(victim)
             if scenario == "rolling":
                 system.kill(victim)  # it has nothing left to do
+                while any(system.pids(victim)):
+                    await asyncio.sleep(0.02)
                 await system.start_again(victim)
             else:
                 await asyncio.sleep(0.5)
