@@ -14,6 +14,7 @@ What is measured is told in ``failover_load``.
 import argparse
 import asyncio
 import json
+import math
 import os
 import sys
 import tempfile
@@ -175,13 +176,15 @@ async def _events(cell: Cell, options: argparse.Namespace) -> list[Effect]:
 
 
 def summary(effects: Sequence[Effect]) -> dict[str, Any]:
-    gaps = [gap for effect in effects for gap in effect.gaps]
+    repeatable = [gap for effect in effects for gap in effect.gaps]
+    gaps = repeatable + [gap for effect in effects for gap in effect.gaps_other]
     return {
         "events": len(effects),
         "requests": sum(effect.requests for effect in effects),
         "failed_repeatable": sum(effect.failed_repeatable for effect in effects),
         "failed_other": sum(effect.failed_other for effect in effects),
         "touched": len(gaps),
+        "gap_repeatable_p99_ms": round(percentile(repeatable, 0.99), 1),
         "gap_ms": {
             "p50": round(percentile(gaps, 0.5), 1),
             "p99": round(percentile(gaps, 0.99), 1),
@@ -189,7 +192,9 @@ def summary(effects: Sequence[Effect]) -> dict[str, Any]:
         },
         "lost": sum(effect.lost for effect in effects),
         "moved_needlessly": sum(effect.moved for effect in effects),
-        "each": [asdict(effect) | {"gaps": len(effect.gaps)} for effect in effects],
+        "each": [
+            asdict(effect) | {"gaps": len(effect.gaps), "gaps_other": len(effect.gaps_other)} for effect in effects
+        ],
     }
 
 
@@ -208,15 +213,18 @@ def table(results: dict[str, Any]) -> str:
         found = {name: cells.get(f"{scenario}/{name}") for name in TITLES}
         if scenario == "steady" or not any(found.values()):
             continue
-        lines += ["", f"| {title} | events | failed: repeatable | others | gap p50 ms | p99 | max | lost | moved |"]
-        lines += ["|---|---|---|---|---|---|---|---|---|"]
+        lines += [
+            "",
+            f"| {title} | events | failed: repeatable | others | gap p50 ms | p99 | max | p99, repeatable | lost | moved |",
+        ]
+        lines += ["|---|---|---|---|---|---|---|---|---|---|"]
         rows = {name: _row(one) for name, one in found.items() if one}
-        best = [min(row[column] for row in rows.values()) for column in range(1, 8)] if len(rows) > 1 else []
+        best = [min(row[column] for row in rows.values()) for column in range(1, 9)] if len(rows) > 1 else []
         for name, row in rows.items():
             shown = [f"{row[0]}"]
             for column, value in enumerate(row[1:]):
-                text = f"{value:.0f}"
-                shown.append(f"**{text}**" if best and value == best[column] else text)
+                text = f"{value:.0f}" if value < math.inf else "-"
+                shown.append(f"**{text}**" if best and value == best[column] < math.inf else text)
             lines.append(f"| {TITLES[name]} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
@@ -230,6 +238,7 @@ def _row(one: dict[str, Any]) -> list[float]:
         gap["p50"],
         gap["p99"],
         gap["max"],
+        one.get("gap_repeatable_p99_ms", math.inf),
         one["lost"],
         one["moved_needlessly"],
     ]

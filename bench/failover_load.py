@@ -196,12 +196,16 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What an event was to the clients. ``gaps`` in ms, one per session that the victim had served last."""
+    """What an event was to the clients. Gaps in ms, one per session that the victim had served last.
+
+    ``gaps_other`` are those of sessions whose first request could not be repeated: whoever froze with it, holds it.
+    """
 
     requests: int
     failed_repeatable: int
     failed_other: int
     gaps: tuple[float, ...]
+    gaps_other: tuple[float, ...]
     lost: int
     moved: int
     errors: tuple[str, ...]
@@ -220,12 +224,12 @@ def effect_of(history: list[Op], event: Event) -> Effect:
         if op.ok and op.ended <= event.struck:
             before[op.client] = op.server
     touched = {client for client, server in before.items() if server == event.victim}
-    first: dict[int, float] = {}
+    first: dict[int, tuple[float, bool]] = {}
     good: dict[int, float] = {}
     at = dict(before)
     moved: dict[int, str] = {}
     for op in during:
-        first[op.client] = min(first.get(op.client, math.inf), op.due)
+        first[op.client] = min(first.get(op.client, (math.inf, False)), (op.due, op.repeatable))
         if not op.ok:
             if op.lost:
                 at.pop(op.client, None)  # it starts a new session, wherever that lives
@@ -236,14 +240,18 @@ def effect_of(history: list[Op], event: Event) -> Effect:
             moved[op.client] = f"{was} to {op.server} after {(op.ended - event.struck) * 1000:.0f} ms"
         if op.server == event.victim != was and op.ended < event.back:
             moved[op.client] = f"{was} to {op.server} after {(op.ended - event.struck) * 1000:.0f} ms"
-    gaps = [(good.get(client, event.end) - first[client]) * 1000 for client in touched if client in first]
+    gaps: dict[bool, list[float]] = {True: [], False: []}
+    for client in touched & first.keys():
+        due, repeatable = first[client]
+        gaps[repeatable].append(round((good.get(client, event.end) - due) * 1000, 2))
     scheduled = [op for op in during if not op.again]
     failed = [op for op in scheduled if not op.ok]
     return Effect(
         requests=len(scheduled),
         failed_repeatable=sum(op.repeatable for op in failed),
         failed_other=sum(not op.repeatable for op in failed),
-        gaps=tuple(round(gap, 2) for gap in gaps),
+        gaps=tuple(gaps[True]),
+        gaps_other=tuple(gaps[False]),
         lost=len({op.client for op in during if op.lost}),
         moved=len(moved),
         errors=tuple(sorted({op.error[:24] for op in failed}))[:4],
