@@ -215,7 +215,8 @@ def table(results: dict[str, Any]) -> str:
             continue
         lines += [
             "",
-            f"| {title} | events | failed: repeatable | others | gap p50 ms | p99 | max | p99, repeatable | lost | moved |",
+            f"| {title} | events | failed: repeatable | others "
+            "| gap p50 ms | p99 | max | p99, repeatable | lost | moved |",
         ]
         lines += ["|---|---|---|---|---|---|---|---|---|---|"]
         rows = {name: _row(one) for name, one in found.items() if one}
