@@ -213,11 +213,8 @@ def table(results: dict[str, Any]) -> str:
         found = {name: cells.get(f"{scenario}/{name}") for name in TITLES}
         if scenario == "steady" or not any(found.values()):
             continue
-        lines += [
-            "",
-            f"| {title} | events | failed: repeatable | others "
-            "| gap p50 ms | p99 | max | p99, repeatable | lost | moved |",
-        ]
+        columns = "events | failed: repeatable | others | gap p50 ms | p99 | max | p99, repeatable | lost | moved"
+        lines += ["", f"| {title} | {columns} |"]
         lines += ["|---|---|---|---|---|---|---|---|---|---|"]
         rows = {name: _row(one) for name, one in found.items() if one}
         best = [min(row[column] for row in rows.values()) for column in range(1, 9)] if len(rows) > 1 else []
