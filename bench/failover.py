@@ -238,7 +238,7 @@ def _row(one: dict[str, Any]) -> list[float]:
         gap["max"],
         one.get("gap_repeatable_p99_ms", math.inf),
         one["lost"],
-        one["moved_needlessly"],
+        math.inf if one["moved_needlessly"] is None else one["moved_needlessly"],
     ]
 
 
