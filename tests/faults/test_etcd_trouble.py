@@ -60,7 +60,7 @@ async def test_a_cluster_of_three_etcds_loses_a_member_its_leader_and_its_majori
 
 
 async def _refused(caller: Caller) -> bool:
-    status, problem, retry_after = await caller.put("m1", "refused", "never")
+    status, problem, retry_after = await caller.put("m1", "probe-m1", "perhaps")
     return status == 503 and problem in (*DEFINITE_NO, "outcome-unknown") and retry_after != ""
 
 
@@ -79,7 +79,7 @@ async def test_a_slow_etcd_makes_writes_slow_and_moves_nothing(tmp_path):
         await asyncio.sleep(5.0)
 
         attempts = [attempt for op in history.ops for attempt in op.attempts if attempt.begin > begin]
-        assert [attempt for attempt in attempts if attempt.status == 503] == []
+        assert [attempt for attempt in attempts if attempt.status == 503 and attempt.note != "overloaded"] == []
         assert sum(op.writes and op.outcome == "ok" and op.begin > begin for op in history.ops) > 10
         assert len(pool.owner_changes) == settled
         for program in (*pool.members.values(), *pool.controls):
@@ -93,11 +93,14 @@ async def test_a_full_store_refuses_writes_and_keeps_what_it_took(tmp_path):
     async with fault_pool(takeover="lease", etcd_arguments=arguments, home=tmp_path) as pool, judged_clients(pool):
         caller, etcd, settled = Caller(pool), pool.etcds[0], len(pool.owner_changes)
         assert await caller.accepted("kept")
+        assert (await caller.put("m1", "established", "v"))[0] == 201
 
         await _fill(etcd)
-        status, problem, retry_after = await caller.put("m1", "new", "v")
-        assert (status, problem) in [(503, "not-committed"), (503, "outcome-unknown")]
-        assert retry_after != ""
+        for key in ("established", "new"):
+            status, problem, retry_after = await caller.put("m1", key, "v")
+            assert (status, problem) in [(503, "not-committed"), (503, "outcome-unknown"), (503, "overloaded")]
+            assert (problem == "overloaded") <= (key == "new")
+            assert retry_after != ""
         for name in pool.names:
             assert await caller.get(name, f"probe-{name}") == (200, "kept")
             assert await caller.get(name, f"probe-{name}", Understudy_Consistency="linearizable") == (200, "kept")
