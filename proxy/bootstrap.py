@@ -24,6 +24,7 @@ def bootstrap(
     delta: bool = True,
     locality: Mapping[str, str] | None = None,
     transport_socket: Mapping[str, Any] | None = None,
+    trace_requests: bool = False,
 ) -> dict[str, Any]:
     """The bootstrap of one Envoy, to be written as JSON.
 
@@ -37,6 +38,7 @@ def bootstrap(
         delta: incremental xDS; state of the world otherwise.
         locality: ``region``, ``zone`` and ``sub_zone`` as far as they are known.
         transport_socket: how to speak TLS to the control servers, from :mod:`proxy.envoy_tls`; plain text without.
+        trace_requests: whether Envoy adds its spans to traces that callers sample (docs/telemetry.md tells the cost).
 
     Raises:
         ValueError: if an address is not ``host:port``, or there is no control server.
@@ -49,7 +51,9 @@ def bootstrap(
     if split_address(listen)[1] == 0:
         raise ValueError(f"listen address {listen!r}: clients need a port that they know, not 0")
     source = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
-    ours = {"listen": listen, "telemetry": XDS_CLUSTER}
+    ours: dict[str, Any] = {"listen": listen, "telemetry": XDS_CLUSTER}
+    if trace_requests:
+        ours["tracing"] = True
     node: dict[str, Any] = {"id": node_id, "cluster": pool, "metadata": {"understudy": ours}}
     if locality:
         node["locality"] = dict(locality)

@@ -90,6 +90,7 @@ class EnvoySettings:
     ``concurrency`` is the number of worker threads (0: one per core). ``drain`` is how many seconds a stop
     may wait for requests under way. ``directory`` holds bootstrap and admin address; without one a private
     temporary directory is made and removed. ``tls`` is for the control servers, spoken to in plain text without it.
+    ``trace_requests``: Envoy adds its spans to traces that callers sample.
     """
 
     node_id: str
@@ -104,6 +105,7 @@ class EnvoySettings:
     binary: Path | None = None
     directory: Path | None = None
     tls: EnvoyTls | None = None
+    trace_requests: bool = False
 
 
 def find_envoy(environment: Mapping[str, str] | None = None) -> Path:
@@ -249,6 +251,7 @@ class EnvoyProcess:
             xds_addresses=settings.xds_addresses,
             admin=settings.admin,
             delta=settings.delta,
+            trace_requests=settings.trace_requests,
             transport_socket=transport_socket(directory, settings.xds_addresses) if settings.tls else None,
         )
 

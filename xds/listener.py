@@ -36,10 +36,11 @@ def listener_name(pool: str) -> str:
 
 
 @functools.lru_cache(maxsize=64)
-def listener(pool: str, address: str, port: int, telemetry: str = "") -> bytes:
+def listener(pool: str, address: str, port: int, telemetry: str = "", *, traced: bool = False) -> bytes:
     """The encoded ``Listener`` of a front Envoy that serves a pool on ``address:port``.
 
     ``telemetry`` is the Envoy's cluster to which it reports requests (:mod:`xds.envoy_telemetry`); none without.
+    ``traced``: it also adds its spans to the traces of its callers.
     """
     manager = HttpConnectionManager(
         stat_prefix=pool,
@@ -58,7 +59,7 @@ def listener(pool: str, address: str, port: int, telemetry: str = "") -> bytes:
         generate_request_id=True,
         normalize_path=True,
         access_log=[_errors_log(), *([request_reports(pool, telemetry)] if telemetry else [])],
-        tracing=tracing(telemetry) if telemetry else None,
+        tracing=tracing(telemetry) if telemetry and traced else None,
         upgrade_configs=[HttpConnectionManagerUpgradeConfig(upgrade_type="websocket")],
     )
     network = Filter(name="envoy.filters.network.http_connection_manager", typed_config=Any.pack(manager))

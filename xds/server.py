@@ -210,21 +210,26 @@ def listen_of(node: Node) -> str:
     """The group of a front Envoy, by the metadata of its node under ``understudy``.
 
     It is where the Envoy says that it listens (``listen``) and, after a space, the cluster of its bootstrap through
-    which it reports requests (``telemetry``), if it has one.
+    which it reports requests (``telemetry``), if it has one, and ``traced``, if it is to trace them (``tracing``).
     """
     ours = node.metadata.get("understudy")
     if not isinstance(ours, Mapping):
         return ""
     said = [ours.get("listen"), ours.get("telemetry")]
-    return " ".join(word for word in said if isinstance(word, str) and word and " " not in word) if said[0] else ""
+    words = [word for word in said if isinstance(word, str) and word and " " not in word]
+    if not said[0] or len(words) < 2:
+        return "".join(words) if said[0] else ""
+    return " ".join([*words, "traced"] if ours.get("tracing") is True else words)
 
 
 async def _give_listener(cache: ResourceCache, pool: str, group: str) -> None:
     """Set the listener of the Envoys of a group (:func:`listen_of`), when the first of them connects."""
-    listen, _, telemetry = group.partition(" ")
+    listen, telemetry, traced = (*group.split(" "), "", "")[:3]
     try:
         host, port = split_address(listen)
-        await cache.set(LISTENER, {listener_name(pool): listener(pool, host, port, telemetry)}, group=group)
+        await cache.set(
+            LISTENER, {listener_name(pool): listener(pool, host, port, telemetry, traced=bool(traced))}, group=group
+        )
     except (ValueError, CacheError) as error:
         logger.warning("no listener for an Envoy that would listen at %r: %s", listen, error)
 

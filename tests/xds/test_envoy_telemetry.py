@@ -86,7 +86,13 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
     add_otlp_receiver(server, Intake(store, time.monotonic))
     xds = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    config = bootstrap(node_id="front-1", pool="cart", listen=f"127.0.0.1:{port}", xds_addresses=[f"127.0.0.1:{xds}"])
+    config = bootstrap(
+        node_id="front-1",
+        pool="cart",
+        listen=f"127.0.0.1:{port}",
+        xds_addresses=[f"127.0.0.1:{xds}"],
+        trace_requests=True,
+    )
     del config["admin"]
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(store.aclose)
@@ -136,8 +142,11 @@ async def test_a_node_that_names_no_cluster_for_reports_gets_a_listener_without_
     await cache.set_all(build(PoolView(PoolSpec(pool="cart"), {}, ())))
     await _give_listener(cache, "cart", "127.0.0.1:10000")
     await _give_listener(cache, "cart", "127.0.0.1:10001 understudy-xds")
-    plain, reporting = (
+    await _give_listener(cache, "cart", "127.0.0.1:10002 understudy-xds traced")
+    plain, reporting, traced = (
         cache.snapshot(group).of(LISTENER).resources[listener_name("cart")].packed for group in cache.groups if group
     )
     assert b"understudy-xds" not in plain
     assert b"understudy-xds" in reporting
+    assert b"tracers" not in reporting, "a tracer costs every request, so it must be asked for"
+    assert b"tracers" in traced
