@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,8 +18,11 @@ from deploy.load import Load
 from deploy.local import LocalPool, LocalSettings
 from deploy.reading import read_pool
 from deploy.verdict import Verdict, judge
+from proxy.roles import HANDOVERS_AT_ONCE
 from statesync.etcd import EtcdClient
-from statesync.pool import MemberState
+from statesync.keys import PoolKeys, prefix_range
+from statesync.mirror import Mirror, MirrorBatch
+from statesync.pool import MemberState, Owner, Phase
 from statesync.spec import PoolSpec
 from statesync.state import PoolState
 from tests.harness.waiting import free_port, until
@@ -61,6 +65,16 @@ class Scene:
         """Wait until the clients have got so many more good answers."""
         goal = sum(op.succeeded for op in self.load.history) + requests
         await until(lambda: sum(op.succeeded for op in self.load.history) >= goal, 40, "requests are answered")
+
+    async def started_anew(self, member: str, boot: str) -> None:
+        """Wait until another process than ``boot`` is the member, and both of its processes run."""
+
+        async def anew() -> bool:
+            at = (await self.state()).members.get(member)
+            running = [self.pool.processes[name].state == "running" for name in self.pool.member_processes(member)]
+            return at is not None and at.record.boot != boot and all(running)
+
+        await until(anew, 30, f"{member} was started anew")
 
     def end(self, name: str) -> None:
         """End a process that its supervisor will start again."""
@@ -234,3 +248,48 @@ async def test_a_second_control_server_steps_in_and_no_slot_moves(tmp_path: Path
         await asyncio.gather(scene.pool.processes.start_again(leader))
 
     assert_nobody_noticed(scene)
+
+
+async def test_nobody_notices_that_every_member_is_upgraded_one_after_the_other(tmp_path: Path) -> None:
+    async with under_load(tmp_path) as scene:
+        place = ("--etcd", ",".join(scene.pool.etcd_endpoints), "--pool", "cart")
+        for member in [place.name for place in scene.pool.layout.members]:
+            before = (await scene.state()).members[member].record.boot
+            assert await understudy("drain", member, "--for", "10m", *place) == 0
+            for process in scene.pool.member_processes(member):
+                scene.end(process)
+            await scene.started_anew(member, before)
+            async with handovers_at_once(scene) as most:
+                assert await understudy("undrain", member, *place) == 0
+                await scene.settled()
+            assert set(most.values()) <= set(range(1, HANDOVERS_AT_ONCE + 1)), "slots come back a few at a time"
+            assert most
+            await scene.progress()
+        causes = [at.record for at in (await scene.state()).failovers.values()]
+        assert all(record.planned for record in causes)
+
+    assert_nobody_noticed(scene)
+
+
+@asynccontextmanager
+async def handovers_at_once(scene: Scene) -> AsyncIterator[dict[str, int]]:
+    """By member, how many of its slots were on their way to another one at the same time, at the most."""
+    keys = PoolKeys(scene.pool.layout.pool)
+    leaving: dict[str, set[str]] = defaultdict(set)
+    most: dict[str, int] = {}
+
+    def look(batch: MirrorBatch) -> None:
+        for event in batch.events:
+            for slots in leaving.values():
+                slots.discard(event.kv.key)
+            owner = Owner.decode(event.kv.value)
+            if owner.phase is Phase.HANDOVER:
+                leaving[owner.active].add(event.kv.key)
+                most[owner.active] = max(most.get(owner.active, 0), len(leaving[owner.active]))
+
+    watching = asyncio.create_task(Mirror(scene.etcd, (prefix_range(keys.owners),), look).run())
+    try:
+        yield most
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
