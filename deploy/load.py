@@ -141,11 +141,12 @@ class Load:
         headers = shopper.headers if shopper.key else {}
         if once is not None:
             headers["Idempotency-Key"] = once
-        status, served_by, error, body = 0, "", "", {}
+        status, served_by, error, body, attempts = 0, "", "", {}, 1
         started = self.clock()
         try:
             async with self._session.request(method, self.url + path, json=item, headers=headers) as response:
                 status, served_by = response.status, response.headers.get("X-Served-By", "")
+                attempts = int(response.headers.get("X-Envoy-Attempt-Count", 1))
                 if 200 <= status < 300:
                     body = await response.json()
                 else:
@@ -163,6 +164,7 @@ class Load:
             ended=ended,
             status=status,
             served_by=served_by,
+            attempts=attempts,
             wrote=item["sku"] if item else "",
             seen=body.get("items"),
             error=error,

@@ -23,7 +23,8 @@ class Op:
     """One request as its client saw it.
 
     Times are seconds of the client's monotonic clock. ``status`` is 0 when no answer came. ``wrote`` is the
-    sku that a write added. ``seen`` is the content in the answer, None when the answer carried none.
+    sku that a write added. ``seen`` is the content in the answer, None when the answer carried none. ``attempts`` is
+    how often Envoy says it sent the request.
     """
 
     session: str
@@ -35,6 +36,7 @@ class Op:
     wrote: str = ""
     seen: Content | None = None
     error: str = ""
+    attempts: int = 1
 
     @property
     def succeeded(self) -> bool:
@@ -188,9 +190,10 @@ def _stale_reads(ops: Sequence[Op]) -> int:
 def _moved_needlessly(ops: Sequence[Op], killing: Killing | None) -> bool:
     """Whether the session ever left a member that was alive, but to the one that came back for its share.
 
-    The way back is taken once: a session that leaves the returned member again was moved needlessly.
+    The way back is taken once: a session that leaves the returned member again was moved needlessly. A request that
+    Envoy repeated may be answered by the standby, which asks the active; whether the session moved, the next one tells.
     """
-    served = _served(ops)
+    served = [op for op in _served(ops) if op.attempts == 1]
     for before, after in itertools.pairwise(served):
         if before.served_by == after.served_by:
             continue

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 PROBE_PATH = "/peer/v1/probe"
 SESSIONS_PATH = "/peer/v1/sessions/"
-PROBE_TIMEOUT = 0.06
+PROBE_TIMEOUT = 0.1
 PROBES = 3
 VOID_FROM = 1.5
 CALL_TIMEOUT = 1.0

@@ -7,9 +7,9 @@ wait reach the pool's bound (which also bounds memory) are those of established 
 
 from dataclasses import dataclass
 
-NEW_SESSION_DELAY = 0.5
-"""Seconds for which the oldest write may have been waiting while new sessions are still begun. A commit takes some ms,
-and 0.2 s on an etcd that is slow but works."""
+NEW_SESSION_DELAY = 1.0
+"""Seconds for which the oldest write may have been waiting while new sessions are still begun. A commit takes some ms;
+on an etcd that is slow but works (0.2 s each way) a write waits for the batch before it and for its own, 0.8 s."""
 
 NEW_SESSION_SHARE = 0.5
 """The share of the bound on waiting writes up to which new sessions are begun."""

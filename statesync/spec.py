@@ -108,7 +108,7 @@ class Retries(_Strict):
     """
 
     attempts: Annotated[int, Field(ge=0, le=10)] = 3
-    at_once: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    at_once: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
     hedge_ms: Annotated[int, Field(ge=0, le=60_000)] = 300
 
 
@@ -116,8 +116,8 @@ class HealthChecks(_Strict):
     """How Envoy itself asks the members' health ports; see ``docs/operations.md`` for what the numbers are made of."""
 
     enabled: bool = True
-    interval_ms: Annotated[int, Field(ge=20, le=60_000)] = 50
-    timeout_ms: Annotated[int, Field(ge=20, le=60_000)] = 75
+    interval_ms: Annotated[int, Field(ge=20, le=60_000)] = 100
+    timeout_ms: Annotated[int, Field(ge=20, le=60_000)] = 200
     failures: Annotated[int, Field(ge=1, le=10)] = 2
     successes: Annotated[int, Field(ge=1, le=10)] = 2
 

@@ -95,9 +95,11 @@ def route_configuration(*, name: str, terms: Terms, slot_clusters: Sequence[str]
         *to_any,
         *(head + _field(_ROUTE_ACTION, action + slots) for head, action in to_slot),
     ]
-    host = bytes(VirtualHost(name=name, domains=["*"], include_request_attempt_count=True)) + b"".join(
-        _field(_VIRTUAL_HOST_ROUTES, route) for route in routes
+    # Applications and clients are told how often a request was sent: an answer of a second member is no move.
+    told = VirtualHost(
+        name=name, domains=["*"], include_request_attempt_count=True, include_attempt_count_in_response=True
     )
+    host = bytes(told) + b"".join(_field(_VIRTUAL_HOST_ROUTES, route) for route in routes)
     return bytes(RouteConfiguration(name=name)) + _field(_CONFIGURATION_VIRTUAL_HOSTS, host)
 
 

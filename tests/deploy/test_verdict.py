@@ -78,6 +78,13 @@ def test_a_read_that_ran_beside_the_write_may_miss_it():
     assert judge([*CLEAN, read("a", 5.02, "cart-2", {"a1": 1}, took=0.1)], CLEAN_END, KILLING).stale_reads == 0
 
 
+def test_an_answer_to_a_repeated_request_is_no_move_unless_the_next_one_comes_from_there_too():
+    repeated = replace(read("s", 2.0, "cart-2"), attempts=2)
+    at_home, away = read("s", 3.0, "cart-1"), read("s", 3.0, "cart-2")
+    assert judge([read("s", 1.0, "cart-1"), repeated, at_home], {"s": {}}).moved_needlessly == 0
+    assert judge([read("s", 1.0, "cart-1"), repeated, away], {"s": {}}).moved_needlessly == 1
+
+
 @pytest.mark.parametrize(
     "history",
     [

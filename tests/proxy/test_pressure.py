@@ -30,7 +30,7 @@ async def test_while_etcd_is_away_new_sessions_are_refused_and_established_ones_
 
         cable.cut()
         first = asyncio.create_task(pool.call("a", "PUT", "/old", "2"))
-        await until(lambda: _waits_longer(pool, 550), what="a write has been waiting for more than half a second")
+        await until(lambda: _waits_longer(pool, 1050), what="a write has been waiting for more than a second")
         second = asyncio.create_task(pool.call("a", "PUT", "/older", "2"))
         status, headers, body = await pool.call("a", "PUT", "/new", "1")
         cable.mend()
