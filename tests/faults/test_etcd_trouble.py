@@ -56,7 +56,8 @@ async def test_a_cluster_of_three_etcds_loses_a_member_its_leader_and_its_majori
 
         assert [await caller.get(name, f"probe-{name}", Understudy_Consistency="linearizable") for name in pool.names]
         await until(lambda: caller.accepted("after all of it"), 20, "writes go on without help")
-        assert pool.takeovers(settled) == []
+        # Who finds the new leader later than the others may have to give way; while nobody reaches etcd, nothing moves.
+        assert [c for c in pool.takeovers(settled) if not c.cause.endswith("it cannot reach etcd")] == []
 
 
 async def _refused(caller: Caller) -> bool:
