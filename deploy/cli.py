@@ -33,6 +33,7 @@ COMMANDS = {
     "drill": "deploy.commands_drill",
     "failovers": "deploy.commands_read",
     "trace": "deploy.commands_read",
+    "slo": "deploy.commands_slo",
     "verify": "deploy.commands_data",
     "backup": "deploy.commands_data",
     "restore": "deploy.commands_data",

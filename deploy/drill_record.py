@@ -91,6 +91,10 @@ class Book:
         }
         if seen.felt_ms is not None:
             attributes[names.DRILL_GAP_MS] = round(seen.felt_ms, 3)
+        if seen.lost_writes is not None:
+            attributes[names.DRILL_LOST] = seen.lost_writes
+        if seen.needless_moves is not None:
+            attributes[names.DRILL_NEEDLESS] = seen.needless_moves
         if missed:
             attributes[names.DRILL_MISSED] = ", ".join(text.partition(":")[0] for text in missed)
         return attributes

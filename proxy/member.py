@@ -201,6 +201,11 @@ class Presence:
         finally:
             stream.cancel()
 
+    def _lacking(self) -> int:
+        """How many slots the table gives this member that it does not hold in full."""
+        context = self._context
+        return len(context.view().table.slots_held_by(context.me) - context.replica.synced)
+
     def _beat(self) -> Beat:
         record = self.record
         return Beat(
@@ -211,4 +216,5 @@ class Presence:
             applied=self._context.mirror.revision,
             reason=record.reason,
             stall=round(self._stall(), 3),
+            lacking=self._lacking(),
         )

@@ -26,6 +26,7 @@ class Beat(Record):
     """A sign of life. ``applied`` is the etcd revision that the member's replica has reached.
 
     ``stall``: the longest time in seconds that the sidecar's event loop was late within the last :data:`LOAD_WINDOW`.
+    ``lacking`` is how many slots it should hold by the table and does not hold in full.
     """
 
     pool: str
@@ -35,6 +36,7 @@ class Beat(Record):
     applied: int
     reason: str = ""
     stall: float = 0.0
+    lacking: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", MemberState(self.state))

@@ -83,13 +83,44 @@ class Rto(_Strict):
     p99: Seconds = 1.0
 
 
+class Stall(_Strict):
+    """How long a slot may not be writable in a planned move: the 99th percentile, in seconds."""
+
+    p99: Seconds = 0.5
+
+
+class Propagation(_Strict):
+    """From a change known until the last Envoy acknowledged it: the 99th percentile, in seconds."""
+
+    p99: Seconds = 1.0
+
+
+class Protection(_Strict):
+    """How long some slot may have fewer than two current copies after a takeover: the 99th percentile, in seconds."""
+
+    p99: Seconds = 30.0
+
+
 class Objectives(_Strict):
-    """What a failover may cost: acknowledged sync writes lost, share of requests failed, sessions moved needlessly."""
+    """What a failover may cost. Shares are of 1, counts are over the window of a review.
+
+    ``rpo_sync_writes`` are acknowledged sync writes lost; ``rpo_async_writes`` the async ones, not judged unless given.
+    ``unavailability`` is the share of slot time without an owner, ``exposure`` the share of time with fewer than two
+    current copies of some slot, ``unmeasured`` the share of changes whose end nobody saw.
+    """
 
     rto: Rto = Rto()
+    planned_stall: Stall = Stall()
+    propagation: Propagation = Propagation()
+    re_protection: Protection = Protection()
     rpo_sync_writes: Annotated[int, Field(ge=0)] = 0
+    rpo_async_writes: Annotated[int, Field(ge=0)] | None = None
     failed_requests: Share = 0.001
+    unavailability: Share = 0.0001
+    exposure: Share = 0.01
+    unmeasured: Share = 0.05
     needless_moves: Annotated[int, Field(ge=0)] = 0
+    false_failovers: Annotated[int, Field(ge=0)] = 0
 
 
 class Timeouts(_Strict):

@@ -35,8 +35,13 @@ CONFIRM: Final = "confirm"
 # What the clients of a drill saw of it.
 DRILL_SEEN: Final = "drill"
 
+# What is told of a failover after its end.
+RE_PROTECT: Final = "re_protect"
+RETURNED: Final = "returned"
+
 ROOTS: Final = (FAILOVER, HANDOVER)
-PHASES: Final = (DETECT, DECIDE, FENCE, FLUSH, CONFIRM, CLAIM, CATCH_UP, PUSH, ACK, FIRST_OK, DRILL_SEEN)
+AFTERMATH: Final = (RE_PROTECT, RETURNED)
+PHASES: Final = (DETECT, DECIDE, FENCE, FLUSH, CONFIRM, CLAIM, CATCH_UP, PUSH, ACK, FIRST_OK, DRILL_SEEN, *AFTERMATH)
 
 # Attributes of spans. In what units and on which spans: docs/telemetry.md.
 POOL: Final = "understudy.pool"
@@ -71,6 +76,9 @@ CLUSTER: Final = "understudy.cluster"
 ATTEMPTS: Final = "understudy.attempts"
 FLAGS: Final = "understudy.flags"
 DETAILS: Final = "understudy.details"
+DRILL_LOST: Final = "understudy.drill.lost_writes"
+DRILL_NEEDLESS: Final = "understudy.drill.needless_moves"
+RETURNED_ALIVE: Final = "understudy.returned"
 
 ATTRIBUTES: Final = (
     POOL,
@@ -105,6 +113,9 @@ ATTRIBUTES: Final = (
     ATTEMPTS,
     FLAGS,
     DETAILS,
+    DRILL_LOST,
+    DRILL_NEEDLESS,
+    RETURNED_ALIVE,
 )
 
 # OpenTelemetry semantic conventions that we fill in.

@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from telemetry.names import CAUSE, FROM, POOL, SLOTS, TO, UNMEASURED
+from telemetry.names import AFTERMATH, CAUSE, FROM, POOL, SLOTS, TO, UNMEASURED
 from telemetry.spans import StoredSpan
 
 _WHO_WIDTH = 18
@@ -115,7 +115,9 @@ class Waterfall:
         ascii_only = options.ascii_only or options.legacy_windows
         root = root_of(self.spans)
         origin = min(span.start_ns for span in self.spans)
-        length = max(max(span.end_ns for span in self.spans) - origin, 1)
+        # What is told after the end can take minutes: on the axis it would leave no room for the failover itself.
+        drawn = [span for span in self.spans if span.name not in AFTERMATH] or self.spans
+        length = max(max(span.end_ns for span in drawn) - origin, 1)
         width = max(_MIN_BAR, options.max_width - _WHO_WIDTH - _NAME_WIDTH - 2 * _NUMBER_WIDTH - _GAPS)
         yield from _heading(root, self.spans[0].trace_id, origin)
         yield _line(("who", "phase", "start ms", "ms"), "dim")

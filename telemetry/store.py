@@ -214,6 +214,10 @@ class SpanStore:
         """The newest traces of ours, latest first; raises ``StoreError`` like :meth:`trace`."""
         return await self._read(self._select_traces, limit)
 
+    async def window(self, start_ns: int, end_ns: int, limit: int = 100) -> list[StoredSpan]:
+        """All spans of the first ``limit`` traces that began in ``[start_ns, end_ns)``, trace by trace."""
+        return await self._read(self._select_window, (start_ns, end_ns, limit))
+
     async def flush(self) -> None:
         """Return when everything added before is written or counted as dropped."""
         await self._read(lambda _: None, None)
@@ -300,6 +304,14 @@ class SpanStore:
             StoredSpan(*(trace, span, parent, name), start, end, json.loads(attributes), json.loads(resource), error)
             for trace, span, parent, name, start, end, error, attributes, resource in rows
         ]
+
+    def _select_window(self, window: tuple[int, int, int]) -> list[StoredSpan]:
+        begun = self._db.execute(
+            "SELECT trace_id FROM spans GROUP BY trace_id HAVING min(start_ns) >= ? AND min(start_ns) < ?"
+            " ORDER BY min(start_ns), trace_id LIMIT ?",
+            window,
+        ).fetchall()
+        return [span for (trace_id,) in begun for span in self._select_trace(trace_id)]
 
     def _select_traces(self, limit: int) -> list[TraceSummary]:
         rows = self._db.execute(

@@ -25,6 +25,7 @@ from xds.world import World, orders_for_envoy
 
 MOST_LISTED = 1000
 LOAD_NOTICED_MS = 20
+TRACES_PER_PAGE = 100
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -66,6 +67,7 @@ class Admin:
                 web.get("/v1/failovers", self._failovers),
                 web.get("/v1/traces", self._traces),
                 web.get("/v1/traces/{trace}", self._trace),
+                web.get("/v1/spans", self._spans),
             ]
         )
         return app
@@ -152,6 +154,23 @@ class Admin:
             return _problem(400, "bad-limit", "bad limit", f"limit: 1 to {MOST_LISTED}, got {text!r}")
         traces = await self._store.traces(int(text))
         return _json({"traces": [dataclasses.asdict(trace) for trace in traces]})
+
+    async def _spans(self, request: web.Request) -> web.Response:
+        """Spans of the first :data:`TRACES_PER_PAGE` traces that began in ``[since, until)`` (ns since 1970).
+
+        ``next`` is the ``since`` of the next page, which may repeat a trace; None when there is none.
+        """
+        bounds = [request.query.get(name, "") for name in ("since", "until")]
+        if not all(text.isascii() and text.isdigit() and len(text) <= 19 for text in bounds):
+            return _problem(400, "bad-window", "bad window", "since and until: ns since 1970")
+        since, until = (min(int(text), (1 << 63) - 1) for text in bounds)
+        spans = await self._store.window(since, until, TRACES_PER_PAGE)
+        begun: dict[str, int] = {}
+        for span in spans:
+            begun[span.trace_id] = min(span.start_ns, begun.get(span.trace_id, span.start_ns))
+        last = max(begun.values(), default=0)
+        following = (last if last > since else last + 1) if len(begun) == TRACES_PER_PAGE else None
+        return _json({"next": following, "spans": [dataclasses.asdict(span) for span in spans]})
 
     async def _trace(self, request: web.Request) -> web.Response:
         trace = request.match_info["trace"].lower()

@@ -14,13 +14,14 @@ from statesync.etcd import EtcdClient
 from statesync.keys import KeyRange, PoolKeys, prefix_range
 from statesync.mirror import Mirror, MirrorBatch
 from telemetry.setup import Telemetry
+from xds.aftermath import watch
 from xds.cache import ResourceCache
 from xds.courses import Courses
 from xds.election import Leadership
 from xds.heartbeat import Heartbeat
 from xds.leader import Leader
 from xds.liveness import SECOND, LivenessBook, Rules
-from xds.measure import Delivery
+from xds.measure import Course, Delivery
 from xds.observer import Observer
 from xds.plan import FirstTable
 from xds.publisher import MERGE_SECONDS, Publisher
@@ -68,10 +69,11 @@ class Controller:
         self.heartbeat = Heartbeat(keys.pool, self.book, now_ns=telemetry.now_ns, on_change=self._changed)
         self.observer = Observer(keys, self.book)
         self._client = client
+        self._telemetry = telemetry
         self._ranges = watched_ranges(keys)
         self.mirror = Mirror(client, self._ranges, self._on_batch)
         self.publisher = Publisher(cache, self.observer.world, on_publish=self._on_publish, merge=timing.merge)
-        self.courses = Courses(telemetry, cache, self.publisher, self.observer.world)
+        self.courses = Courses(telemetry, cache, self.publisher, self.observer.world, self._watch_aftermath)
         self.leader = Leader(
             client,
             keys,
@@ -110,6 +112,10 @@ class Controller:
         async with asyncio.TaskGroup() as tasks:
             for part in (self.mirror, self.heartbeat, self.publisher, self.leader, self.courses):
                 tasks.create_task(part.run(), name=type(part).__name__)
+
+    async def _watch_aftermath(self, course: Course) -> None:
+        observer = self.observer
+        await watch(course, self._telemetry, observer.world, lambda: self.book.pulses, lambda: observer.table_revision)
 
     def _on_batch(self, batch: MirrorBatch) -> None:
         self.observer.apply(batch)

@@ -2,13 +2,14 @@
 
 A takeover's ``detect`` and ``decide`` are recorded with the table; ``push``, ``ack`` and the root span when
 all its slots have new owners and the routes are acknowledged, or unmeasured when that takes too long. What
-belongs to a course, and when it is over, is told by :mod:`xds.measure`.
+belongs to a course, and when it is over, is told by :mod:`xds.measure`; what follows a takeover by
+:mod:`xds.aftermath`.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from telemetry import names
 from telemetry.setup import Telemetry
@@ -39,6 +40,7 @@ class Courses:
         cache: asked whether everything is acknowledged.
         publisher: asked whether everything is in the cache.
         look: the world as it is now.
+        follow: what watches a takeover after its end (:func:`xds.aftermath.watch`).
     """
 
     def __init__(
@@ -47,11 +49,13 @@ class Courses:
         cache: ResourceCache,
         publisher: Publisher,
         look: Callable[[], World | None],
+        follow: Callable[[Course], Awaitable[None]],
     ) -> None:
         self._telemetry = telemetry
         self._cache = cache
         self._publisher = publisher
         self._look = look
+        self._aftermath = follow
         self._deliveries: deque[Delivery] = deque(maxlen=_DELIVERIES_KEPT)
         self._begun: asyncio.Queue[Course] = asyncio.Queue()
         self._changed = asyncio.Event()
@@ -116,6 +120,8 @@ class Courses:
             (end - course.began) / 1e6,
             " (unmeasured: it did not end in time)" if names.UNMEASURED in attributes else "",
         )
+        if course.kind == names.KIND_TAKEOVER:
+            await self._aftermath(course)
 
     async def _until_settled(self, course: Course) -> None:
         """Return when all slots have come to their new owners and the cache holds what follows from it."""

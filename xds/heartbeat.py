@@ -114,6 +114,7 @@ class Heartbeat:
                     reason=beat.reason,
                     applied=beat.applied,
                     stall=round(beat.stall * 1e9),
+                    lacking=beat.lacking,
                 )
                 self._tell()
         finally:

@@ -97,6 +97,7 @@ class Pulse:
     reason: str = ""
     applied: int = 0
     stall: int = 0
+    lacking: int = 0
     last_sign: int = 0
     first_seen: int = 0
     vanished_at: int = 0
@@ -182,6 +183,7 @@ class LivenessBook:
         reason: str = "",
         applied: int = 0,
         stall: int = 0,
+        lacking: int = 0,
     ) -> None:
         """A beat arrived on a heartbeat stream; ``stream`` is any number that tells it from others. ``stall`` in ns."""
         pulse = self._pulses.get((member, boot)) or Pulse(member, boot, first_seen=now)
@@ -201,6 +203,7 @@ class LivenessBook:
                 reason=reason,
                 applied=applied,
                 stall=stall,
+                lacking=lacking,
                 last_sign=now,
                 beating_since=since,
             )

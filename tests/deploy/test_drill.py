@@ -123,6 +123,17 @@ class Running:
             env={**os.environ, "UNDERSTUDY_DIR": str(self.directory)},
         )
 
+    async def review(self, *arguments: str) -> tuple[int, dict]:
+        """What ``understudy slo`` says: exit code and JSON."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "deploy.cli", "slo", "--window", "1h", *arguments, "-o", "json"),
+            cwd=ROOT,
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "UNDERSTUDY_DIR": str(self.directory)},
+        )
+        output, _ = await asyncio.wait_for(process.communicate(), 60)
+        return process.returncode, json.loads(output)
+
     async def drill(self, *arguments: str) -> tuple[int, dict, str]:
         """Run a drill to its end: exit code, the JSON that it printed, what it said."""
         process = await self.start(*arguments)
@@ -182,6 +193,17 @@ async def test_a_member_is_killed_in_a_drill_and_the_failover_is_marked(tmp_path
         )
         assert root is not None
         assert seen.parent_id == root.span_id
+
+        async def told() -> dict | None:
+            code, review = await scene.review("--html", str(tmp_path / "review.html"))
+            figures = {figure["key"]: figure for figure in review["figures"]}
+            ended = all(figures[key]["state"] != "no data" for key in ("rto", "re_protection", "exposure"))
+            return {**figures, "code": code} if ended else None
+
+        figures = await until(told, 60, "the review knows the takeover and its end", every=1)
+        assert (figures["code"], figures["rto"]["state"], figures["rto"]["total"]) == (3, "not yet shown", 1)
+        assert [figures[key]["state"] for key in ("rpo_sync_writes", "failed_requests", "unmeasured")] == ["met"] * 3
+        assert "Not yet shown" in (tmp_path / "review.html").read_text()
 
         layout = read_layout(tmp_path)
         assert layout is not None

@@ -1,0 +1,333 @@
+"""The judgement: failovers of a window against objectives, with budget, burn, evidence and advice. Pure.
+
+An objective over a percentile is met only when enough failovers show it: with ``k`` of ``n`` beyond the target it is
+shown at confidence ``c`` when seeing so few would be unlikely (1 - c) if the true share beyond it were ``1 - p``. With
+k = 0 that is n >= ln(1-c) / ln(p), 299 failovers for p99 at 95 %. Practice (drills) counts as evidence of lengths.
+Correctness (a lost sync write) has no budget. :data:`BURNS` are the windows of the Google SRE workbook, table 5-8.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from telemetry.slo_model import DAY_NS, HOUR_NS, Burn, Failover, Figure, Review, State, Targets, is_crash
+
+CONFIDENCE = 0.95
+PERCENTILE = 0.99
+_MINUTE_NS = HOUR_NS // 60
+BURNS = (
+    ("1 h", HOUR_NS, "5 min", 5 * _MINUTE_NS, 14.4, "page"),
+    ("6 h", 6 * HOUR_NS, "30 min", 30 * _MINUTE_NS, 6.0, "page"),
+    ("3 d", 3 * DAY_NS, "6 h", 6 * HOUR_NS, 1.0, "ticket"),
+)
+"""Long window, short window, burn rate at which somebody is called, and how."""
+_MOST_DRILLS = 100_000
+
+
+def review(
+    failovers: Sequence[Failover], targets: Targets, *, pool: str, start_ns: int, end_ns: int, slots: int
+) -> Review:
+    """Judge the failovers that began in ``[start_ns, end_ns)``; ``slots`` is how many the pool has."""
+    held = tuple(
+        sorted(
+            (one for one in failovers if start_ns <= one.began_ns < end_ns), key=lambda one: (one.began_ns, one.trace)
+        )
+    )
+    crashes = [one for one in held if is_crash(one)]
+    figures = (
+        _lost_sync(held, targets),
+        _lost_async(targets),
+        _percentile("rto", "crash RTO", targets.rto, crashes, lambda one: _one(one.total_ms), end_ns),
+        _percentile("planned_stall", "planned stall", targets.planned_stall, held, lambda one: one.stalls_ms, end_ns),
+        _requests(held, targets, end_ns),
+        _unavailability(crashes, targets, start_ns, end_ns, slots),
+        _needless(held, targets),
+        _false(crashes, targets),
+        _percentile(
+            "re_protection",
+            "re-protection time",
+            targets.re_protection,
+            crashes,
+            lambda one: _one(one.exposed_ms),
+            end_ns,
+        ),
+        _exposure(crashes, targets, start_ns, end_ns),
+        _percentile(
+            "propagation", "propagation", targets.propagation, held, lambda one: _one(one.propagation_ms), end_ns
+        ),
+        _unmeasured(held, targets, end_ns),
+    )
+    return Review(pool, start_ns, end_ns, figures, held, targets, slots)
+
+
+def needed(beyond: int = 0, *, percentile: float = PERCENTILE, confidence: float = CONFIDENCE) -> int:
+    """How many failovers it takes to show a percentile when ``beyond`` of them were past the target.
+
+    The smallest n at which a binomial with share ``1 - percentile`` has at most ``1 - confidence`` chance of so few.
+    """
+    low, high = beyond + 1, beyond + 2
+    while not _shown(high, beyond, percentile, confidence):
+        low, high = high, min(2 * high, _MOST_DRILLS)
+        if high == _MOST_DRILLS:
+            return high
+    while low < high:
+        middle = (low + high) // 2
+        if _shown(middle, beyond, percentile, confidence):
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def quantile(values: Sequence[float], share: float = PERCENTILE) -> float | None:
+    """The smallest value that at least ``share`` of the values do not exceed; None without values."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None
+
+
+def burns_of(events: Sequence[tuple[int, float, float]], allowed: float, end_ns: int) -> tuple[Burn, ...]:
+    """Burn rates at ``end_ns``. An event is (when in ns, bad, total); ``allowed`` is the share that may be bad."""
+
+    def rate(length: int) -> float:
+        recent = [(bad, total) for at, bad, total in events if end_ns - length <= at <= end_ns]
+        total = sum(part for _, part in recent)
+        return sum(bad for bad, _ in recent) / total / allowed if total and allowed else 0.0
+
+    return tuple(
+        Burn(long, short, limit, rate(long_ns), rate(short_ns), severity)
+        for long, long_ns, short, short_ns, limit, severity in BURNS
+    )
+
+
+def _shown(n: int, beyond: int, percentile: float, confidence: float) -> bool:
+    miss = 1 - percentile
+    term = n * math.log(percentile)
+    total = math.exp(term)
+    for k in range(1, beyond + 1):
+        term += math.log((n - k + 1) / k) + math.log(miss / percentile)
+        total += math.exp(term)
+    return total <= 1 - confidence
+
+
+def _percentile(
+    key: str,
+    title: str,
+    target: float,
+    failovers: Sequence[Failover],
+    lengths: Callable[[Failover], Sequence[float]],
+    end_ns: int,
+) -> Figure:
+    """An objective on the 99th percentile of lengths (target in s, lengths in ms)."""
+    events = [(one.began_ns, ms) for one in failovers for ms in lengths(one)]
+    total = len(events)
+    bad = sum(ms > target * 1000 for _, ms in events)
+    if not total:
+        advice = f"nothing of the kind was recorded; understudy drill shows it ({needed()} of them show the p99)"
+        return Figure(key, title, State.NO_DATA, None, target, "s", drills=needed(), advice=advice)
+    value = (quantile([ms for _, ms in events]) or 0.0) / 1000
+    allowed = 1 - PERCENTILE
+    wanted = needed(bad)
+    if bad / total > allowed + 1e-12:
+        worst = max(failovers, key=lambda one: max(lengths(one), default=0.0))
+        cost = (
+            f"; most of it went to {worst.dearest}: {_ADVICE.get(worst.dearest, _OTHERWISE)}" if worst.dearest else ""
+        )
+        state, advice, drills = State.MISSED, f"worst in trace {worst.trace[:12]}{cost}", 0
+    elif total < wanted:
+        drills = wanted - total
+        state = State.NOT_SHOWN
+        advice = f"{bad} of {total} beyond it; {drills} more within it would show the p99 at 95 %"
+    else:
+        state, advice, drills = State.MET, "", 0
+    return Figure(
+        *(key, title, state, value, target, "s"),
+        good=total - bad,
+        total=total,
+        attainment=1 - bad / total,
+        budget_left=1 - bad / (allowed * total),
+        burns=burns_of([(at, float(ms > target * 1000), 1.0) for at, ms in events], allowed, end_ns),
+        drills=drills,
+        advice=advice,
+    )
+
+
+_OTHERWISE = "look at it with understudy trace"
+_ADVICE = {
+    "detect": "the death was found late; was the member frozen rather than closed, or the control server busy?",
+    "decide": "the control server or etcd was slow to agree on a table; check etcd's disk and its leader",
+    "claim": "claims are etcd transactions; check etcd's commit latency and the network to it",
+    "catch_up": "the new active was behind; check understudy status --sync before a failure",
+    "push": "the routes were sent late; check the control server's load and its number of Envoys",
+    "ack": "an Envoy was slow to acknowledge; understudy status --xds names it",
+    "between phases": "nobody recorded what took the time; do all processes send their spans?",
+    "fence": "owner records were slow to change; check etcd's commit latency",
+    "confirm": "the new owner was slow to confirm; check its load and understudy status --sync",
+}
+
+
+def _one(value: float | None) -> tuple[float, ...]:
+    return () if value is None else (value,)
+
+
+def _share(
+    key: str,
+    title: str,
+    bad: float,
+    total: float,
+    allowed: float,
+    events: Sequence[tuple[int, float, float]],
+    end_ns: int,
+) -> Figure:
+    """An objective on a share of events that may be bad: counts, so all of them are known, and it is met or missed."""
+    value = bad / total
+    left = 1 - value / allowed if allowed else (1.0 if not bad else -math.inf)
+    return Figure(
+        *(key, title, State.MET if value <= allowed else State.MISSED, value, allowed, "%"),
+        good=round(total - bad),
+        total=round(total),
+        attainment=1 - value,
+        budget_left=left if math.isfinite(left) else None,
+        burns=burns_of(events, allowed, end_ns) if allowed else (),
+    )
+
+
+def _with(figure: Figure, advice: str) -> Figure:
+    """The figure with advice, if its objective is missed."""
+    return replace(figure, advice=advice) if figure.state is State.MISSED else figure
+
+
+def _lost_sync(held: Sequence[Failover], targets: Targets) -> Figure:
+    counted = [one.lost_writes for one in held if one.lost_writes is not None]
+    key, title = "rpo_sync_writes", "lost sync writes"
+    if not counted:
+        advice = "nobody compared what was written with what was left; understudy drill kill does"
+        return Figure(key, title, State.NO_DATA, None, targets.rpo_sync_writes, "", advice=advice)
+    lost = sum(counted)
+    state = State.MET if lost <= targets.rpo_sync_writes else State.MISSED
+    advice = "no budget covers this: stop changing the pool, run understudy verify, and keep the traces" if lost else ""
+    return Figure(key, title, state, lost, targets.rpo_sync_writes, "", total=len(counted), advice=advice)
+
+
+def _lost_async(targets: Targets) -> Figure:
+    state = State.NOT_JUDGED if targets.rpo_async_writes is None else State.NO_DATA
+    advice = "" if state is State.NOT_JUDGED else "no process counts async writes that were lost"
+    return Figure("rpo_async_writes", "lost async writes", state, None, targets.rpo_async_writes, "", advice=advice)
+
+
+def _requests(held: Sequence[Failover], targets: Targets, end_ns: int) -> Figure:
+    seen = [(one.began_ns, one.failed or 0, one.requests) for one in held if one.requests]
+    key, title = "failed_requests", "failed requests"
+    if not seen:
+        advice = "no client told what it saw; understudy drill counts requests while it breaks things"
+        return Figure(key, title, State.NO_DATA, None, targets.failed_requests, "%", advice=advice)
+    bad, total = sum(one[1] for one in seen), sum(one[2] for one in seen)
+    events = [(at, float(failed), float(requests)) for at, failed, requests in seen]
+    figure = _share(key, title, bad, total, targets.failed_requests, events, end_ns)
+    return _with(figure, "look at the traces of the drills that lost requests; are retries on in front of the pool?")
+
+
+def _unavailability(crashes: Sequence[Failover], targets: Targets, start_ns: int, end_ns: int, slots: int) -> Figure:
+    """Slot time without an answering active: sessions are spread evenly over slots, so slots stand for traffic."""
+    key, title = "unavailability", "failover unavailability"
+    if any(one.total_ms is None for one in crashes):
+        advice = "a takeover's end was not seen, so how long its slots were out is not known"
+        return Figure(key, title, State.NO_DATA, None, targets.unavailability, "%", advice=advice)
+    window = max(end_ns - start_ns, 1) / 1e6
+
+    def lost(one: Failover) -> float:
+        return (one.total_ms or 0.0) * min(1.0, one.slots / max(slots, 1))
+
+    bad = sum(lost(one) for one in crashes)
+    left = 1 - bad / window / targets.unavailability if targets.unavailability else None
+    return _with(
+        Figure(
+            *(key, title, State.MET if bad / window <= targets.unavailability else State.MISSED),
+            *(bad / window, targets.unavailability, "%"),
+            total=len(crashes),
+            attainment=1 - bad / window,
+            budget_left=left,
+            burns=_time_burns([(one.began_ns, lost(one)) for one in crashes], targets.unavailability, end_ns),
+        ),
+        "fewer or shorter takeovers: see the worst failovers",
+    )
+
+
+def _time_burns(lost: Sequence[tuple[int, float]], allowed: float, end_ns: int) -> tuple[Burn, ...]:
+    """Burn of a budget of time: each moment's loss in ms against the length of the window."""
+    if not allowed:
+        return ()
+
+    def rate(length: int) -> float:
+        return sum(ms for at, ms in lost if end_ns - length <= at <= end_ns) / (length / 1e6) / allowed
+
+    return tuple(
+        Burn(long, short, limit, rate(long_ns), rate(short_ns), severity)
+        for long, long_ns, short, short_ns, limit, severity in BURNS
+    )
+
+
+def _count(key: str, title: str, found: int, allowed: int, total: int, advice: str) -> Figure:
+    state = State.MET if found <= allowed else State.MISSED
+    return Figure(
+        *(key, title, state, found, allowed, ""),
+        total=total,
+        budget_left=1 - found / allowed if allowed else None,
+        advice=advice if state is State.MISSED else "",
+    )
+
+
+def _needless(held: Sequence[Failover], targets: Targets) -> Figure:
+    counted = [one.needless_moves for one in held if one.needless_moves is not None]
+    if not counted:
+        advice = "nobody watched which sessions moved; understudy drill kill does"
+        return Figure(
+            "needless_moves", "needless moves", State.NO_DATA, None, targets.needless_moves, "", advice=advice
+        )
+    advice = "sessions left a member that was alive; understudy failovers tells the causes"
+    return _count("needless_moves", "needless moves", sum(counted), targets.needless_moves, len(counted), advice)
+
+
+def _false(crashes: Sequence[Failover], targets: Targets) -> Figure:
+    """Takeovers from a member that was heard again as the same process; a drill that freezes it wanted that."""
+    known = [one.returned for one in crashes if one.returned is not None and one.drill != "freeze"]
+    if crashes and not known:
+        advice = "no control server told whether the lost members came back"
+        return Figure(
+            "false_failovers", "false failovers", State.NO_DATA, None, targets.false_failovers, "", advice=advice
+        )
+    advice = "a living member was taken for dead; give it CPU, and check its network and its pauses"
+    return _count("false_failovers", "false failovers", sum(known), targets.false_failovers, len(known), advice)
+
+
+def _exposure(crashes: Sequence[Failover], targets: Targets, start_ns: int, end_ns: int) -> Figure:
+    """The share of the window in which some slot had fewer than two current copies; overlaps count once."""
+    key, title = "exposure", "exposure"
+    if any(one.exposed_ms is None for one in crashes):
+        advice = "for some takeovers nobody told when every slot had two copies again"
+        return Figure(key, title, State.NO_DATA, None, targets.exposure, "%", advice=advice)
+    exposed, until = 0, start_ns
+    for one in crashes:
+        end = min(one.began_ns + round((one.exposed_ms or 0.0) * 1e6), end_ns)
+        exposed += max(0, end - max(one.began_ns, until))
+        until = max(until, end)
+    window = max(end_ns - start_ns, 1)
+    lost = [(one.began_ns, one.exposed_ms or 0.0) for one in crashes]
+    figure = Figure(
+        *(key, title, State.MET if exposed / window <= targets.exposure else State.MISSED),
+        *(exposed / window, targets.exposure, "%"),
+        total=len(crashes),
+        attainment=1 - exposed / window,
+        budget_left=1 - exposed / window / targets.exposure if targets.exposure else None,
+        burns=_time_burns(lost, targets.exposure, end_ns),
+    )
+    return _with(figure, "too few members to keep two copies while one is gone: add one, or bring them back sooner")
+
+
+def _unmeasured(held: Sequence[Failover], targets: Targets, end_ns: int) -> Figure:
+    key, title = "unmeasured", "unmeasured share"
+    if not held:
+        return Figure(key, title, State.NO_DATA, None, targets.unmeasured, "%", advice="no change of active at all")
+    events = [(one.began_ns, float(one.total_ms is None), 1.0) for one in held]
+    bad = sum(event[1] for event in events)
+    figure = _share(key, title, bad, len(held), targets.unmeasured, events, end_ns)
+    return _with(figure, "traces without an end: was the leading control server stopped, or a spans' receiver away?")

@@ -1,0 +1,196 @@
+"""What an SLO review speaks of: one change of active as a record, what it is held against, and what came out.
+
+Frozen data and nothing else. Records are made from spans by :mod:`telemetry.slo_read`, judged by
+:mod:`telemetry.slo`, and drawn by others. A figure for which nobody recorded anything is ``no data``, never zero.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+HOUR_NS = 3600 * 10**9
+DAY_NS = 24 * HOUR_NS
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One span of a record, for its picture: who, which phase, ms after the record's start, ms of length."""
+
+    who: str
+    name: str
+    start_ms: float
+    ms: float
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failover:
+    """One change of active, told by its trace. None: not recorded. Lengths in ms, ``began_ns`` since 1970.
+
+    ``total_ms`` is None when nobody saw the end. ``costs`` shares the total out over the phases; its values add
+    up to it. ``stalls_ms`` are, per slot of a planned move, how long the slot could not be written. ``propagation_ms``
+    is from the cause known until the last Envoy acknowledged. ``requests``, ``failed``, ``gap_ms``, ``lost_writes`` and
+    ``needless_moves`` were seen by clients (of a drill). ``exposed_ms`` is how long some slot had fewer than two
+    current copies; ``protected`` tells whether that ended. ``returned`` tells whether the member that was taken for
+    dead was heard again as the same process.
+    """
+
+    trace: str
+    pool: str
+    planned: bool
+    began_ns: int
+    total_ms: float | None
+    cause: str = ""
+    source: str = ""
+    to: str = ""
+    slots: int = 0
+    drill: str = ""
+    costs: Mapping[str, float] = field(default_factory=dict)
+    stalls_ms: tuple[float, ...] = ()
+    propagation_ms: float | None = None
+    requests: int | None = None
+    failed: int | None = None
+    gap_ms: float | None = None
+    lost_writes: int | None = None
+    needless_moves: int | None = None
+    exposed_ms: float | None = None
+    protected: bool = True
+    returned: bool | None = None
+    bars: tuple[Bar, ...] = ()
+
+    @property
+    def dearest(self) -> str:
+        """The phase that cost most; empty when nothing is known of phases."""
+        return max(self.costs, key=lambda name: self.costs[name], default="")
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What a review holds the figures against: the pool spec's objectives. Seconds, shares of 1, and counts.
+
+    Times are 99th percentiles. None: not judged.
+    """
+
+    rto: float = 1.0
+    planned_stall: float = 0.5
+    propagation: float = 1.0
+    re_protection: float = 30.0
+    failed_requests: float = 0.001
+    unavailability: float = 0.0001
+    exposure: float = 0.01
+    unmeasured: float = 0.05
+    rpo_sync_writes: int = 0
+    rpo_async_writes: int | None = None
+    needless_moves: int = 0
+    false_failovers: int = 0
+
+
+class State(StrEnum):
+    """What can be said of an objective."""
+
+    MET = "met"
+    MISSED = "missed"
+    NOT_SHOWN = "not yet shown"
+    NO_DATA = "no data"
+    NOT_JUDGED = "not judged"
+
+
+@dataclass(frozen=True, slots=True)
+class Burn:
+    """How fast the budget went in a long and a short window, against the rate that calls for somebody.
+
+    1 is the rate that uses up the budget just at the end of its window. Windows and rates are those of the Google SRE
+    workbook, chapter 5, table 5-8.
+    """
+
+    long: str
+    short: str
+    limit: float
+    long_rate: float
+    short_rate: float
+    severity: str
+
+    @property
+    def firing(self) -> bool:
+        """Whether both windows are over the limit: it burns fast, and it still does."""
+        return self.long_rate >= self.limit and self.short_rate >= self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One objective and how it stands.
+
+    ``value`` and ``target`` are in ``unit`` (``s``, ``%`` or empty for a count). ``good`` of ``total`` events were
+    within the objective. ``budget_left`` is a share of 1, below 0 when overdrawn, and None where there is no budget.
+    ``drills`` is how many more good failovers would show what is not yet shown. ``advice`` says what to do.
+    """
+
+    key: str
+    title: str
+    state: State
+    value: float | None
+    target: float | None
+    unit: str
+    good: int = 0
+    total: int = 0
+    attainment: float | None = None
+    budget_left: float | None = None
+    burns: tuple[Burn, ...] = ()
+    drills: int = 0
+    advice: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The value in words."""
+        return _quantity(self.value, self.unit)
+
+    @property
+    def wanted(self) -> str:
+        """The objective in words."""
+        return _quantity(self.target, self.unit)
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """The whole: what was looked at, every figure, and the failovers, oldest first. Times in ns since 1970."""
+
+    pool: str
+    start_ns: int
+    end_ns: int
+    figures: tuple[Figure, ...]
+    failovers: tuple[Failover, ...]
+    targets: Targets
+    slots: int
+
+    @property
+    def state(self) -> State:
+        """The verdict: missed if anything is, met if everything judged is, else not yet shown."""
+        states = {figure.state for figure in self.figures} - {State.NOT_JUDGED}
+        if State.MISSED in states:
+            return State.MISSED
+        return State.MET if states == {State.MET} else State.NOT_SHOWN
+
+    @property
+    def crashes(self) -> tuple[Failover, ...]:
+        """The unplanned changes that moved slots and were measured."""
+        return tuple(one for one in self.failovers if is_crash(one) and one.total_ms is not None)
+
+    @property
+    def worst(self) -> tuple[Failover, ...]:
+        """Measured crashes, the longest first."""
+        return tuple(sorted(self.crashes, key=lambda one: -(one.total_ms or 0.0)))
+
+
+def is_crash(failover: Failover) -> bool:
+    """Whether it is an unplanned change that moved slots (a drill of a control server moves none)."""
+    return not failover.planned and failover.slots > 0
+
+
+def _quantity(value: float | None, unit: str) -> str:
+    if value is None:
+        return "-"
+    if unit == "s":
+        return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
+    if unit == "%":
+        return f"{value * 100:.4g} %"
+    return f"{value:.0f}"

@@ -1,0 +1,160 @@
+"""From spans to records: one :class:`~telemetry.slo_model.Failover` for each trace of a change of active.
+
+Pure. What other programs wrote into the same store is left out; a trace without a usable end becomes a record without
+a total, so that it is counted as unmeasured. An attribute of the wrong type counts as absent: nothing is guessed.
+"""
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from telemetry import names
+from telemetry.report import is_measured, root_of
+from telemetry.slo_model import Bar, Failover
+from telemetry.spans import StoredSpan
+
+BETWEEN = "between phases"
+"""The time of a failover in which no phase ran that anybody recorded."""
+MOST_BARS = 60
+_WAITED_FOR = (
+    names.DETECT,
+    names.DECIDE,
+    names.FENCE,
+    names.FLUSH,
+    names.CONFIRM,
+    names.CLAIM,
+    names.CATCH_UP,
+    names.PUSH,
+    names.ACK,
+)
+_MS = 1e6
+
+
+def failovers_of(spans: Iterable[StoredSpan], pool: str = "") -> list[Failover]:
+    """The changes of active in ``spans``, oldest first; only those of ``pool``, if one is named."""
+    traces: dict[str, dict[str, StoredSpan]] = defaultdict(dict)
+    for span in spans:
+        if span.name in names.ROOTS or span.name in names.PHASES:
+            traces[span.trace_id].setdefault(span.span_id, span)
+    found = [_failover(sorted(group.values(), key=_order)) for group in traces.values()]
+    return sorted((one for one in found if pool in ("", one.pool)), key=lambda one: (one.began_ns, one.trace))
+
+
+def costs_of(root: StoredSpan, spans: Sequence[StoredSpan]) -> dict[str, float]:
+    """The root's length in ms, shared out over the phases; the parts add up to the whole.
+
+    Phases overlap. A moment belongs to the earliest phase, in the order of the protocol, that still runs: what comes
+    after it waits for it. What no phase covers is told as :data:`BETWEEN`.
+    """
+    within = [
+        (max(span.start_ns, root.start_ns), min(span.end_ns, root.end_ns), _WAITED_FOR.index(span.name), span.name)
+        for span in spans
+        if span.name in _WAITED_FOR
+    ]
+    edges = sorted({root.start_ns, root.end_ns, *(edge for one in within if one[0] < one[1] for edge in one[:2])})
+    costs: dict[str, float] = defaultdict(float)
+    for start, end in itertools.pairwise(edges):
+        running = [(rank, name) for begin, stop, rank, name in within if begin <= start and stop >= end]
+        costs[min(running)[1] if running else BETWEEN] += (end - start) / _MS
+    return dict(sorted(costs.items(), key=lambda item: _rank(item[0])))
+
+
+def _failover(spans: Sequence[StoredSpan]) -> Failover:
+    root = root_of(spans)
+    first = root or spans[0]
+    told = _told(spans)
+    measured = root is not None and is_measured(root)
+    pushes = [span.start_ns for span in spans if span.name == names.PUSH]
+    acks = [span.end_ns for span in spans if span.name == names.ACK]
+    exposure = next((span for span in spans if span.name == names.RE_PROTECT), None)
+    returned = [bool(span.attributes.get(names.RETURNED_ALIVE)) for span in spans if span.name == names.RETURNED]
+    planned = told.get(names.PLANNED) is True or first.name == names.HANDOVER or _moves_only(spans)
+    origin = first.start_ns
+    return Failover(
+        trace=first.trace_id,
+        pool=_text(told.get(names.POOL)),
+        planned=planned,
+        began_ns=origin,
+        total_ms=root.duration_ns / _MS if root is not None and measured else None,
+        cause=_text(told.get(names.CAUSE)),
+        source=_text(told.get(names.FROM)),
+        to=_receivers(spans, told),
+        slots=_whole(told.get(names.SLOTS)) or 0,
+        drill=_text(told.get(names.DRILL)),
+        costs=costs_of(root, spans) if root is not None and measured else {},
+        stalls_ms=_stalls(spans) if planned else (),
+        propagation_ms=max(0.0, (max(acks) - min(pushes)) / _MS) if pushes and acks else None,
+        requests=_whole(told.get(names.DRILL_REQUESTS)),
+        failed=_whole(told.get(names.DRILL_FAILED)),
+        gap_ms=_number(told.get(names.DRILL_GAP_MS)),
+        lost_writes=_whole(told.get(names.DRILL_LOST)),
+        needless_moves=_whole(told.get(names.DRILL_NEEDLESS)),
+        exposed_ms=exposure.duration_ns / _MS if exposure else None,
+        protected=not (exposure and exposure.attributes.get(names.UNMEASURED)),
+        returned=any(returned) if returned else None,
+        bars=tuple(
+            Bar(span.instance, span.name, (span.start_ns - origin) / _MS, span.duration_ns / _MS, span.error)
+            for span in spans[:MOST_BARS]
+        ),
+    )
+
+
+def _told(spans: Sequence[StoredSpan]) -> Mapping[str, Any]:
+    """What the spans say of the whole; the root's word comes before that of a phase."""
+    told: dict[str, Any] = {}
+    for span in sorted(spans, key=lambda span: span.is_root):
+        told.update(span.attributes)
+    return told
+
+
+def _receivers(spans: Sequence[StoredSpan], told: Mapping[str, Any]) -> str:
+    """Who took over: as the root says, or else who confirmed."""
+    said = told.get(names.TO)
+    if isinstance(said, str) and said:
+        return said
+    return ", ".join(sorted({span.instance for span in spans if span.name == names.CLAIM}))
+
+
+def _moves_only(spans: Sequence[StoredSpan]) -> bool:
+    """Whether the phases of a trace without a root are those that only a planned move has."""
+    return any(span.name in (names.FENCE, names.FLUSH, names.CONFIRM) for span in spans)
+
+
+def _stalls(spans: Sequence[StoredSpan]) -> tuple[float, ...]:
+    """Per slot of a planned move: from its fence until the new owner's word, both on the old owner's clock, in ms."""
+    fenced: dict[object, int] = {}
+    confirmed: dict[object, int] = {}
+    for span in spans:
+        slot = span.attributes.get(names.SLOT)
+        if slot is None:
+            continue
+        if span.name == names.FENCE:
+            fenced[slot] = min(span.start_ns, fenced.get(slot, span.start_ns))
+        elif span.name == names.CONFIRM:
+            confirmed[slot] = max(span.end_ns, confirmed.get(slot, 0))
+    both = sorted(((confirmed[slot] - start) / _MS for slot, start in fenced.items() if slot in confirmed))
+    return tuple(max(0.0, stall) for stall in both)
+
+
+def _order(span: StoredSpan) -> tuple[int, bool, int, str]:
+    return span.start_ns, not span.is_root, span.end_ns, span.span_id
+
+
+def _rank(name: str) -> int:
+    return _WAITED_FOR.index(name) if name in _WAITED_FOR else len(_WAITED_FOR)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        return None
+    return float(value)
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

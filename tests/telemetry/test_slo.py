@@ -1,0 +1,193 @@
+"""The review: failovers read from spans, held against objectives, with budget, burn and evidence."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from telemetry.slo import needed, review
+from telemetry.slo_model import DAY_NS, Failover, Figure, Review, State, Targets
+from telemetry.slo_page import page
+from telemetry.slo_read import BETWEEN, costs_of, failovers_of
+from telemetry.slo_view import as_json, buckets, verdict
+from telemetry.store import SpanStore
+from tests.telemetry.support import EPOCH_NS, MS, root, stored
+
+END = EPOCH_NS + DAY_NS
+CRASH = Failover(
+    trace="1" * 32,
+    pool="cart",
+    planned=False,
+    began_ns=EPOCH_NS,
+    total_ms=40.0,
+    slots=64,
+    costs={"detect": 10.0, "ack": 30.0},
+    exposed_ms=900.0,
+    returned=False,
+    propagation_ms=20.0,
+)
+
+
+def judged(*failovers: Failover, targets: Targets | None = None) -> Review:
+    return review(failovers, targets or Targets(), pool="cart", start_ns=EPOCH_NS, end_ns=END, slots=256)
+
+
+def figure(found: Review, key: str) -> Figure:
+    return next(one for one in found.figures if one.key == key)
+
+
+def test_a_trace_is_read_as_a_failover_whose_phases_add_up():
+    facts = {"understudy.pool": "cart", "understudy.slots": 64, "understudy.from": "cart-2"}
+    spans = [
+        root(100, attributes=facts),
+        stored("detect", 0, 10, "control-1"),
+        stored("claim", 15, 30),
+        stored("claim", 20, 40, "cart-3"),
+        stored("push", 10, 60, "control-1"),
+        stored("ack", 30, 70, "control-1"),
+        stored("re_protect", 0, 2_000, "control-1"),
+        stored("returned", 5, 100, "control-1", attributes={"understudy.returned": True}),
+        stored("SELECT", 0, 5_000, "somebody else's"),
+    ]
+    (found,) = failovers_of(spans, "cart")
+    assert (found.total_ms, found.slots, found.source, found.to) == (100, 64, "cart-2", "cart-1, cart-3")
+    assert found.costs == {"detect": 10, "claim": 45, "push": 15, "ack": 30}
+    assert (found.propagation_ms, found.exposed_ms, found.returned) == (90, 2_000, True)
+    assert failovers_of(spans, "other") == []
+
+
+def test_a_trace_without_its_end_is_unmeasured_and_a_wrong_attribute_is_no_fact():
+    lost = {"understudy.pool": "cart", "understudy.slots": "many", "understudy.drill.requests": True}
+    (open_end,) = failovers_of([stored("claim", 0, 5, attributes=lost)])
+    assert (open_end.total_ms, open_end.slots, open_end.requests, open_end.costs) == (None, 0, None, {})
+    (given_up,) = failovers_of([root(10_000, attributes={"understudy.unmeasured": True})])
+    assert given_up.total_ms is None
+
+
+def test_a_planned_stall_is_told_by_the_old_owner_per_slot():
+    spans = [replace(root(300), name="handover")]
+    for slot, start, end in ((1, 0, 12), (2, 50, 90)):
+        facts = {"understudy.slot": slot}
+        spans.append(stored("fence", start, 5, "cart-1", attributes=facts))
+        spans.append(stored("confirm", start + 5, end - start - 5, "cart-1", attributes=facts))
+    (found,) = failovers_of(spans)
+    assert (found.planned, found.stalls_ms) == (True, (12, 40))
+
+
+@given(
+    st.integers(1, 1_000),
+    st.lists(
+        st.tuples(st.sampled_from(["detect", "claim", "push", "ack"]), st.integers(-50, 1_100), st.integers(0, 900))
+    ),
+)
+def test_whatever_the_phases_are_the_costs_add_up_to_the_total(total, parts):
+    whole = root(total)
+    costs = costs_of(whole, [whole, *(stored(name, start, length) for name, start, length in parts)])
+    assert sum(costs.values()) == pytest.approx(total)
+    assert min(costs.values()) > 0
+    assert parts or set(costs) == {BETWEEN}
+
+
+def test_how_many_failovers_show_a_percentile():
+    assert needed() == math.ceil(math.log(0.05) / math.log(0.99)) == 299
+    assert (needed(1), needed(2)) == (473, 628)
+    assert needed(percentile=0.5) == 5
+
+
+def test_few_failovers_show_nothing_yet_and_many_show_it():
+    few = figure(judged(*[CRASH] * 10), "rto")
+    assert (few.state, few.drills, few.value) == (State.NOT_SHOWN, 289, 0.04)
+    many = figure(judged(*[CRASH] * 299), "rto")
+    assert (many.state, many.drills, many.budget_left) == (State.MET, 0, 1)
+
+
+def test_one_late_failover_of_ten_misses_the_objective_and_names_the_phase():
+    late = replace(CRASH, trace="f" * 32, total_ms=3_000.0, costs={"claim": 2_900.0, "ack": 100.0}, began_ns=END - 1)
+    found = judged(*[CRASH] * 9, late)
+    rto = figure(found, "rto")
+    assert (rto.state, rto.good, rto.total) == (State.MISSED, 9, 10)
+    assert rto.budget_left == pytest.approx(-9)
+    assert "claim" in rto.advice
+    assert "ffff" in rto.advice
+    assert [burn.severity for burn in rto.burns if burn.firing] == ["page", "page", "ticket"]
+    assert found.state is State.MISSED
+    assert found.worst[0] == late
+    assert verdict(found).startswith("Missed: crash RTO")
+
+
+def test_without_any_record_nothing_is_claimed():
+    found = judged()
+    states = {one.key: one.state for one in found.figures}
+    assert states["rto"] is states["failed_requests"] is states["rpo_sync_writes"] is State.NO_DATA
+    assert states["rpo_async_writes"] is State.NOT_JUDGED
+    assert found.state is State.NOT_SHOWN
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("rpo_sync_writes", {"lost_writes": 1}),
+        ("needless_moves", {"needless_moves": 2}),
+        ("false_failovers", {"returned": True}),
+        ("failed_requests", {"requests": 1_000, "failed": 2}),
+        ("unavailability", {"total_ms": 60_000.0}),
+        ("exposure", {"exposed_ms": 3_600_000.0}),
+        ("unmeasured", {"total_ms": None}),
+        ("re_protection", {"exposed_ms": 31_000.0}),
+        ("propagation", {"propagation_ms": 1_001.0}),
+    ],
+)
+def test_each_objective_can_be_missed_and_says_what_to_do(key, change):
+    missed = figure(judged(replace(CRASH, **change)), key)
+    assert missed.state is State.MISSED
+    assert missed.advice
+    assert missed.state is not figure(judged(CRASH), key).state
+
+
+def test_a_lost_sync_write_has_no_budget():
+    assert figure(judged(replace(CRASH, lost_writes=1)), "rpo_sync_writes").budget_left is None
+
+
+def test_what_was_not_seen_is_not_counted_as_nothing():
+    blind = judged(replace(CRASH, total_ms=None, exposed_ms=None, returned=None))
+    assert {figure(blind, key).state for key in ("unavailability", "exposure", "false_failovers")} == {State.NO_DATA}
+
+
+def test_a_member_that_a_drill_froze_is_no_false_failover():
+    frozen = replace(CRASH, returned=True, drill="freeze")
+    assert figure(judged(CRASH, frozen), "false_failovers").state is State.MET
+
+
+def test_overlapping_exposure_counts_once():
+    twice = [replace(CRASH, exposed_ms=1_000.0), replace(CRASH, began_ns=EPOCH_NS + 500 * MS, exposed_ms=1_000.0)]
+    assert figure(judged(*twice), "exposure").value == pytest.approx(1_500 * MS / DAY_NS)
+
+
+def test_only_what_began_in_the_window_is_judged():
+    assert judged(replace(CRASH, began_ns=EPOCH_NS - 1), replace(CRASH, began_ns=END)).failovers == ()
+
+
+@given(st.lists(st.floats(0.1, 1e5), max_size=30), st.booleans())
+def test_any_review_can_be_shown(lengths, planned):
+    found = judged(
+        *[replace(CRASH, total_ms=ms, planned=planned, began_ns=EPOCH_NS + n) for n, ms in enumerate(lengths)]
+    )
+    json.dumps(as_json(found, found), allow_nan=False)
+    assert page(found, found).count("<svg") == page(found, found).count("</svg>")
+    assert sum(count for _, count in buckets(lengths)) == len(lengths)
+
+
+async def test_the_store_gives_the_traces_of_a_window_whole(tmp_path: Path):
+    store = SpanStore(tmp_path / "traces.db")
+    early, late = "a" * 32, "b" * 32
+    store.add([root(10, trace_id=early), stored("re_protect", 0, 5_000, trace_id=early)])
+    store.add([replace(root(10, trace_id=late), start_ns=END, end_ns=END + MS)])
+    await store.flush()
+    assert [span.trace_id for span in await store.window(EPOCH_NS, END)] == [early, early]
+    assert [span.trace_id for span in await store.window(EPOCH_NS, END + 1)] == [early, early, late]
+    assert {span.trace_id for span in await store.window(EPOCH_NS, END + 1, limit=1)} == {early}
+    await store.aclose()

@@ -1,0 +1,92 @@
+"""The review's page in a real browser: what it shows, that it is quiet, and that hostile text stays text."""
+
+import asyncio
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from telemetry.slo import review
+from telemetry.slo_model import DAY_NS, Targets
+from telemetry.slo_page import page
+from telemetry.slo_read import failovers_of
+from telemetry.spans import StoredSpan
+from tests.telemetry.support import EPOCH_NS, MS, root, stored
+
+CHROMIUM = shutil.which("chromium")
+SHOTS = Path(__file__).parents[2] / "slo-screenshots"
+HOSTILE = '"><script>document.title="taken"</script><img src=x onerror="document.title=1">'
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr"),
+)
+
+
+def failover(number: int) -> list[StoredSpan]:
+    """A takeover, later and slower with its number; its names are hostile."""
+    trace, at, slow = f"{number + 1:032x}", number * 3_000_000, 1 + number * number
+    facts = {
+        "understudy.pool": "cart",
+        "understudy.slots": 85,
+        "understudy.from": HOSTILE,
+        "understudy.cause": HOSTILE,
+        **({"understudy.drill": "kill"} if number % 2 else {}),
+    }
+    parts = [("detect", 0, 4), ("decide", 4, 3), ("claim", 7, 6), ("catch_up", 13, 2), ("push", 7, 9), ("ack", 9, 22)]
+    spans = [stored(name, at + slow * start, slow * ms, HOSTILE) for name, start, ms in parts]
+    spans.append(replace(root(slow * 31, attributes=facts), start_ns=EPOCH_NS + at * MS))
+    spans[-1] = replace(spans[-1], end_ns=spans[-1].start_ns + slow * 31 * MS)
+    return [replace(span, trace_id=trace) for span in spans]
+
+
+def written(directory: Path) -> Path:
+    failovers = failovers_of([span for number in range(12) for span in failover(number)], "cart")
+    end = EPOCH_NS + 2 * DAY_NS
+    now = review(failovers, Targets(), pool="cart", start_ns=EPOCH_NS, end_ns=end, slots=256)
+    before = review([], Targets(), pool="cart", start_ns=EPOCH_NS - 2 * DAY_NS, end_ns=EPOCH_NS, slots=256)
+    path = directory / "review.html"
+    path.write_text(page(now, before), encoding="utf-8")
+    return path
+
+
+async def browse(*arguments: str) -> tuple[str, str]:
+    """Chromium's output and what it logged, console messages included."""
+    with tempfile.TemporaryDirectory() as profile:
+        process = await asyncio.create_subprocess_exec(
+            *(str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", *arguments),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        output, said = await asyncio.wait_for(process.communicate(), 60)
+    return output.decode(), said.decode(errors="replace")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (.ci/programs)")
+async def test_a_browser_shows_the_page_without_complaint_and_hostile_text_stays_text(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    shown, said = await browse("--dump-dom", path.as_uri())
+    assert "CONSOLE" not in said
+    assert "<title>cart: missed</title>" in shown
+    assert "<script" not in shown
+    assert "<img" not in shown
+    body = shown.split("<body>")[1]
+    assert body.index('id="verdict"') < body.index('id="objectives"') < body.index('id="worst"')
+    for picture in ("by-phase", "timeline", "burn-down", "waterfall-1", "waterfall-5"):
+        assert f'id="{picture}"' in body
+        assert f'<desc id="{picture}-d">' in body
+    assert body.count('role="img"') == 8
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (.ci/programs)")
+@pytest.mark.parametrize(
+    "look", [("light", "1100,2800"), ("dark", "1100,2800"), ("phone", "500,5600")], ids=lambda one: one[0]
+)
+async def test_a_picture_of_the_page_is_kept(tmp_path: Path, look: tuple[str, str]) -> None:
+    name, size = look
+    SHOTS.mkdir(exist_ok=True)
+    picture = SHOTS / f"{name}.png"
+    dark = ["--blink-settings=preferredColorScheme=0"] if name == "dark" else []
+    await browse(*dark, f"--window-size={size}", f"--screenshot={picture}", written(tmp_path).as_uri())
+    assert picture.read_bytes().startswith(b"\x89PNG")
