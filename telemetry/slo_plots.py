@@ -214,7 +214,8 @@ def _time(review: Review, at: int, left: float) -> float:
 
 
 def _dates(review: Review, left: float, bottom: float) -> Iterable[str]:
-    form = "%d %b" if review.end_ns - review.start_ns > 2 * DAY_NS else "%H:%M"
+    window = review.end_ns - review.start_ns
+    form = "%d %b" if window > 2 * DAY_NS else "%d %b %H:%M" if window >= DAY_NS else "%H:%M"
     for share, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end")):
         at = review.start_ns + share * (review.end_ns - review.start_ns)
         text = datetime.fromtimestamp(at / 1e9, tz=UTC).strftime(form)
