@@ -9,7 +9,6 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 from bench.sessions_load import BODY
@@ -71,7 +70,7 @@ async def layer(client: EtcdClient, seconds: float) -> int:
             assert isinstance(outcome, Stored)
             submission = committer.submit(0, fence, KEYS.session(0, key), outcome.session.encode())
             revision = await committer.outcome(submission, 5)
-            replica.committed(0, key, replace(outcome.session, revision=revision), revision)
+            replica.committed(0, key, outcome.session.at(revision), revision)
             done += 1
 
     begin = time.perf_counter()

@@ -298,7 +298,7 @@ class OwnerCalls:
         def settled(done: "asyncio.Future[int]") -> None:
             if not done.cancelled() and done.exception() is None:
                 revision = done.result()
-                kept = replace(session, revision=revision) if session is not None else None
+                kept = session.at(revision) if session is not None else None
                 context.replica.committed(owned.slot, key, kept, revision)
             release()
 

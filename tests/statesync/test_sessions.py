@@ -187,3 +187,11 @@ def test_a_conditional_read_matches_weakly() -> None:
     assert matches_none('W/"2a"', HERE)
     assert matches_none("*", HERE)
     assert not matches_none('"2b"', HERE)
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", 'a"b\\c', "caf\u00e9", "line\nbreak", ""])
+def test_a_plain_session_stands_in_etcd_as_any_other(content_type: str) -> None:
+    plain = Session(content_type, b"body\n{}", 5000, 3)
+    header = plain.encode().partition(b"\n")[0]
+    assert json.loads(header) == {"epoch": 3, "expires": 5000, "type": content_type}
+    assert Session.decode(plain.encode(), 9) == plain.at(9)
