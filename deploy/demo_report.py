@@ -70,6 +70,7 @@ def report_of(outcome: DemoOutcome, versions: Mapping[str, str]) -> dict[str, An
         "stale_reads": verdict.stale_reads,
         "unexplained_items": verdict.unexplained_items,
         "moved_needlessly": verdict.moved_needlessly,
+        "answered_elsewhere": verdict.answered_elsewhere,
         "killed": outcome.killed,
         "sessions_touched": verdict.sessions_touched,
         "never_answered": verdict.never_answered,
@@ -144,6 +145,8 @@ def _summary(outcome: DemoOutcome) -> Table:
     row("duplicated writes", verdict.duplicated_writes, bad=verdict.duplicated_writes > 0)
     row("stale reads", verdict.stale_reads, bad=verdict.stale_reads > 0)
     row("sessions moved needlessly", verdict.moved_needlessly, bad=verdict.moved_needlessly > 0)
+    if verdict.answered_elsewhere:
+        row("single answers of a standby", verdict.answered_elsewhere, "no session moved for them")
     row("sessions of the killed member", verdict.sessions_touched, outcome.killed)
     row("  waited longer than usual, median", _ms(gap.p50))
     row("  99th percentile", _ms(gap.p99))

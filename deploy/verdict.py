@@ -64,7 +64,10 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came out. :attr:`flawless` is the one answer; the rest says where it failed."""
+    """What came out. :attr:`flawless` is the one answer; the rest says where it failed.
+
+    ``answered_elsewhere`` are single answers of another member between two of the same: no session moved for them.
+    """
 
     sessions: int
     requests: int
@@ -76,6 +79,7 @@ class Verdict:
     stale_reads: int
     unexplained_items: int
     moved_needlessly: int
+    answered_elsewhere: int
     sessions_touched: int
     never_answered: int
     client_gap_ms: Gap
@@ -130,6 +134,7 @@ def judge(
         stale_reads=sum(_stale_reads(ops) for ops in sessions.values()),
         unexplained_items=sum(content.unexplained for content in contents),
         moved_needlessly=sum(_moved_needlessly(ops, killing) for ops in sessions.values()),
+        answered_elsewhere=sum(len(_excursions(_served(ops), killing)) for ops in sessions.values()),
         sessions_touched=len(gaps),
         never_answered=len(gaps) - len(answered),
         client_gap_ms=_gap_summary(answered),
@@ -190,10 +195,13 @@ def _stale_reads(ops: Sequence[Op]) -> int:
 def _moved_needlessly(ops: Sequence[Op], killing: Killing | None) -> bool:
     """Whether the session ever left a member that was alive, but to the one that came back for its share.
 
-    The way back is taken once: a session that leaves the returned member again was moved needlessly. A request that
-    Envoy repeated may be answered by the standby, which asks the active; whether the session moved, the next one tells.
+    The way back is taken once: a session that leaves the returned member again was moved needlessly. A single request
+    may be answered by the standby, which asks the active: Envoy repeated it, or avoided a member for the moment of a
+    check. Whether the session moved, the next one tells.
     """
-    served = [op for op in _served(ops) if op.attempts == 1]
+    answers = _served(ops)
+    excursions = _excursions(answers, killing)
+    served = [op for number, op in enumerate(answers) if op.attempts == 1 and number not in excursions]
     for before, after in itertools.pairwise(served):
         if before.served_by == after.served_by:
             continue
@@ -206,6 +214,19 @@ def _moved_needlessly(ops: Sequence[Op], killing: Killing | None) -> bool:
         if left_the_dead and after.ended < killing.killed_at:
             return True
     return False
+
+
+def _excursions(served: Sequence[Op], killing: Killing | None) -> set[int]:
+    """Which of a session's answers came from another member than the one before and the one after them, which agree.
+
+    An answer of a member that was killed and came back is none: that is how a session returns to it.
+    """
+    away = set()
+    for number, (before, op, after) in enumerate(zip(served, served[1:], served[2:], strict=False), start=1):
+        returned = killing is not None and op.served_by == killing.member
+        if before.served_by == after.served_by != op.served_by and not returned and number - 1 not in away:
+            away.add(number)
+    return away
 
 
 def _served(ops: Sequence[Op]) -> list[Op]:

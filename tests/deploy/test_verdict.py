@@ -78,6 +78,14 @@ def test_a_read_that_ran_beside_the_write_may_miss_it():
     assert judge([*CLEAN, read("a", 5.02, "cart-2", {"a1": 1}, took=0.1)], CLEAN_END, KILLING).stale_reads == 0
 
 
+def test_a_single_answer_of_a_standby_is_no_move_and_is_told():
+    home, away = (lambda at: read("s", at, "cart-1")), (lambda at: read("s", at, "cart-2"))
+    once = judge([home(1.0), away(2.0), home(3.0)], {"s": {}})
+    assert (once.moved_needlessly, once.answered_elsewhere) == (0, 1)
+    assert judge([home(1.0), away(2.0), away(3.0), home(4.0)], {"s": {}}).moved_needlessly == 1
+    assert judge([home(1.0), away(2.0), home(3.0), away(4.0), away(5.0)], {"s": {}}).moved_needlessly == 1
+
+
 def test_an_answer_to_a_repeated_request_is_no_move_unless_the_next_one_comes_from_there_too():
     repeated = replace(read("s", 2.0, "cart-2"), attempts=2)
     at_home, away = read("s", 3.0, "cart-1"), read("s", 3.0, "cart-2")
