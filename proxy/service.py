@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 CALL_PATIENCE = 5.0
 LOOK_AGAIN = 0.05
-LOOK_AFTER = 0.05
+LOOK_AFTER = 0.3
 LOOK_AGAIN_AFTER = 0.3
 """Seconds after which a peer that has a call of ours is probed for the first time, and again if it lives."""
 FORWARD_MARGIN = 0.5

@@ -147,8 +147,8 @@ class HealthChecks(_Strict):
     """How Envoy itself asks the members' health ports; see ``docs/operations.md`` for what the numbers are made of."""
 
     enabled: bool = True
-    interval_ms: Annotated[int, Field(ge=20, le=60_000)] = 100
-    timeout_ms: Annotated[int, Field(ge=20, le=60_000)] = 200
+    interval_ms: Annotated[int, Field(ge=20, le=60_000)] = 250
+    timeout_ms: Annotated[int, Field(ge=20, le=60_000)] = 1000
     failures: Annotated[int, Field(ge=1, le=10)] = 2
     successes: Annotated[int, Field(ge=1, le=10)] = 2
 
@@ -164,8 +164,8 @@ class Outliers(_Strict):
 class Liveness(_Strict):
     """When silence counts. ``load_cap_ms``: the most that a member under CPU load is given beyond that."""
 
-    missed_beats: Annotated[int, Field(ge=2, le=100)] = 3
-    application_ms: Annotated[int, Field(ge=100, le=60_000)] = 500
+    missed_beats: Annotated[int, Field(ge=2, le=100)] = 10
+    application_ms: Annotated[int, Field(ge=100, le=60_000)] = 2000
     load_cap_ms: Annotated[int, Field(ge=0, le=60_000)] = 2000
 
 

@@ -80,6 +80,9 @@ closes is lost, and may not be repeated if it is a plain POST."""
 PLENTY = 1 << 20
 """Circuit breakers count per cluster; those that the spec does not set must never be met."""
 
+BACK_SOON_MS = 50
+"""Milliseconds between checks of a member that failed the last one."""
+
 NOBODY_LEFT = 1.0
 """Panic threshold in percent: health is disregarded only when no member of an order, or less than one in a hundred of
 all members, is healthy. A check that fails everywhere at once says more about the check than about the members."""
@@ -265,12 +268,16 @@ def _health_checks(checks: HealthChecks) -> list[HealthCheck]:
     if not checks.enabled:
         return []
     interval = timedelta(milliseconds=checks.interval_ms)
+    # A member that came back gets its slots a second later; until Envoy trusts it, its requests go to others.
+    quick = min(interval, timedelta(milliseconds=BACK_SOON_MS))
     return [
         HealthCheck(
             timeout=timedelta(milliseconds=checks.timeout_ms),
             interval=interval,
-            no_traffic_interval=interval,
+            no_traffic_interval=quick,
             no_traffic_healthy_interval=interval,
+            unhealthy_interval=quick,
+            healthy_edge_interval=quick,
             unhealthy_threshold=checks.failures,
             healthy_threshold=checks.successes,
             http_health_check=HealthCheckHttpHealthCheck(path=HEALTH_PATH),

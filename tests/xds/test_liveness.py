@@ -99,7 +99,7 @@ def test_a_stream_stays_open_while_another_one_of_the_same_boot_is_there():
     assert story.standing("a") is Standing.ALIVE
 
 
-def test_three_missed_beats_make_a_suspect():
+def test_missed_beats_make_a_suspect():
     story = Story("a", "b")
     story.pass_time(0.5, "a", "b")
 

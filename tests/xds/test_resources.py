@@ -77,7 +77,8 @@ def test_a_member_is_checked_at_its_health_port_as_often_without_traffic_as_with
     resources = build(view(members=members))
     for name in ("cart/member/cart-2", "cart/any"):
         check = Cluster.parse(resources[CLUSTER][name]).health_checks[0]
-        assert check.no_traffic_interval == check.no_traffic_healthy_interval == check.interval
+        assert check.no_traffic_healthy_interval == check.interval
+        assert check.no_traffic_interval == check.unhealthy_interval <= check.interval
     where = {
         host.endpoint.address.socket_address.port_value: host.endpoint.health_check_config
         for host in ClusterLoadAssignment.parse(resources[ENDPOINTS]["cart/any"]).endpoints[0].lb_endpoints
