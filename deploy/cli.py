@@ -37,6 +37,7 @@ COMMANDS = {
     "verify": "deploy.commands_data",
     "backup": "deploy.commands_data",
     "restore": "deploy.commands_data",
+    "render": "deploy.commands_render",
 }
 _INTERRUPTED = 130
 

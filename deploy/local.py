@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from deploy.applying import apply_spec
+from deploy.arguments import control_arguments
 from deploy.errors import AlreadyRunningError, DeployError, ProgramMissingError
 from deploy.layout import (
     LAYOUT_FILE,
@@ -175,9 +176,14 @@ def _control_program(settings: LocalSettings, layout: Layout, place: ControlPlac
         name=place.name,
         command=_understudy(
             settings,
-            *("control", "--name", place.name, "--pool", layout.pool, "--etcd", ",".join(layout.etcd)),
-            *("--grpc", place.grpc, "--http", place.http),
-            *("--traces", str(directory / f"{place.name}-traces.sqlite")),
+            *control_arguments(
+                name=place.name,
+                pool=layout.pool,
+                etcd=layout.etcd,
+                grpc=place.grpc,
+                http=place.http,
+                traces=str(directory / f"{place.name}-traces.sqlite"),
+            ),
         ),
         log=directory / "logs" / f"{place.name}.log",
         stage=_STAGE_CONTROL,

@@ -7,9 +7,11 @@ through which it can report requests. Running Envoy is left to
 :mod:`proxy.envoy`.
 """
 
-import ipaddress
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from proxy.addresses import is_ip, socket_address, split_address
+from proxy.status_listener import admin_cluster, status_listener
 
 XDS_CLUSTER = "understudy-xds"
 
@@ -25,6 +27,7 @@ def bootstrap(
     locality: Mapping[str, str] | None = None,
     transport_socket: Mapping[str, Any] | None = None,
     trace_requests: bool = False,
+    status: str = "",
 ) -> dict[str, Any]:
     """The bootstrap of one Envoy, to be written as JSON.
 
@@ -39,17 +42,24 @@ def bootstrap(
         locality: ``region``, ``zone`` and ``sub_zone`` as far as they are known.
         transport_socket: how to speak TLS to the control servers, from :mod:`proxy.envoy_tls`; plain text without.
         trace_requests: whether Envoy adds its spans to traces that callers sample (docs/telemetry.md tells the cost).
+        status: IP address and port at which others may ask whether Envoy is ready, and for its metrics
+            (:mod:`proxy.status_listener`); nowhere without. It needs an ``admin`` with a fixed port.
 
     Raises:
-        ValueError: if an address is not ``host:port``, or there is no control server.
+        ValueError: if an address is not ``host:port`` or unfit for its purpose, or there is no control server.
     """
     if not xds_addresses:
         raise ValueError("an Envoy needs the address of at least one control server")
-    for purpose, address in (("listen", listen), ("admin", admin)):
+    for purpose, address in (("listen", listen), ("admin", admin), *([("status", status)] if status else [])):
         if not is_ip(split_address(address)[0]):
             raise ValueError(f"{purpose} address {address!r}: Envoy listens on IP addresses, not on names")
     if split_address(listen)[1] == 0:
         raise ValueError(f"listen address {listen!r}: clients need a port that they know, not 0")
+    static = {"clusters": [_xds_cluster(xds_addresses, transport_socket)]}
+    if status:
+        if split_address(admin)[1] == 0:
+            raise ValueError(f"admin address {admin!r}: a status address needs an admin port that is known, not 0")
+        static = {"listeners": [status_listener(status)], "clusters": [*static["clusters"], admin_cluster(admin)]}
     source = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
     ours: dict[str, Any] = {"listen": listen, "telemetry": XDS_CLUSTER}
     if trace_requests:
@@ -59,7 +69,7 @@ def bootstrap(
         node["locality"] = dict(locality)
     return {
         "node": node,
-        "admin": {"address": _socket_address(admin)},
+        "admin": {"address": socket_address(admin)},
         "dynamic_resources": {
             "ads_config": {
                 "api_type": "DELTA_GRPC" if delta else "GRPC",
@@ -71,19 +81,20 @@ def bootstrap(
             "cds_config": source,
             "lds_config": source,
         },
-        "static_resources": {"clusters": [_xds_cluster(xds_addresses, transport_socket)]},
+        "static_resources": static,
     }
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of ``host:port`` or ``[v6]:port``; raises ``ValueError`` with the text that is wrong."""
-    host, colon, port = address.rpartition(":")
-    bare = host.removeprefix("[").removesuffix("]")
-    if not colon or not bare or not port.isascii() or not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f"{address!r} is not host:port")
-    if ":" in bare and not host.startswith("["):
-        raise ValueError(f"{address!r} is not host:port; an IPv6 address needs brackets, as in [::1]:8080")
-    return bare, int(port)
+def options(*, concurrency: int, log_level: str, drain: float) -> tuple[str, ...]:
+    """The options of Envoy that go with the bootstrap: worker threads, log level, seconds that a drain may take."""
+    return (
+        *("--concurrency", str(concurrency)),
+        *("--log-level", log_level),
+        # No hot restart: no shared memory, so no base id that two Envoys on one machine could fight over.
+        "--disable-hot-restart",
+        *("--drain-strategy", "immediate"),
+        *("--drain-time-s", str(max(1, round(drain)))),
+    )
 
 
 def _reconnect() -> dict[str, Any]:
@@ -92,7 +103,7 @@ def _reconnect() -> dict[str, Any]:
 
 
 def _xds_cluster(addresses: Sequence[str], transport_socket: Mapping[str, Any] | None) -> dict[str, Any]:
-    endpoints = [{"endpoint": {"address": _socket_address(address)}} for address in addresses]
+    endpoints = [{"endpoint": {"address": socket_address(address)}} for address in addresses]
     numeric = all(is_ip(split_address(address)[0]) for address in addresses)
     return {
         **({"transport_socket": dict(transport_socket)} if transport_socket else {}),
@@ -115,17 +126,3 @@ def _xds_cluster(addresses: Sequence[str], transport_socket: Mapping[str, Any] |
             }
         },
     }
-
-
-def _socket_address(address: str) -> dict[str, Any]:
-    host, port = split_address(address)
-    return {"socket_address": {"address": host, "port_value": port}}
-
-
-def is_ip(host: str) -> bool:
-    """Whether a host is an IP address and not a name."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

@@ -26,7 +26,8 @@ from typing import Any, Self
 
 import aiohttp
 
-from proxy.bootstrap import bootstrap, split_address
+from proxy.addresses import split_address
+from proxy.bootstrap import bootstrap, options
 from proxy.envoy_tls import EnvoyTls, secret_files, transport_socket
 from proxy.tether import tethered
 
@@ -270,12 +271,11 @@ class EnvoyProcess:
             self._binary,
             *("--config-path", str(configuration)),
             *("--admin-address-path", str(self._admin_file)),
-            *("--concurrency", str(self.settings.concurrency or os.cpu_count() or 1)),
-            *("--log-level", self.settings.log_level),
-            # No hot restart: no shared memory, so no base id that two Envoys on one machine could fight over.
-            "--disable-hot-restart",
-            *("--drain-strategy", "immediate"),
-            *("--drain-time-s", str(max(1, round(self.settings.drain)))),
+            *options(
+                concurrency=self.settings.concurrency or os.cpu_count() or 1,
+                log_level=self.settings.log_level,
+                drain=self.settings.drain,
+            ),
         )
 
     async def _spawn(self) -> asyncio.subprocess.Process:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from proxy.bootstrap import XDS_CLUSTER, bootstrap, split_address
+from proxy.addresses import split_address
+from proxy.bootstrap import XDS_CLUSTER, bootstrap
 from proxy.envoy import find_envoy
 
 SETTINGS: dict[str, Any] = {

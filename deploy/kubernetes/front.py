@@ -1,0 +1,175 @@
+"""The front Envoys of a pool: Envoy's own image, with the bootstrap that ``understudy envoy`` would write.
+
+Everything but the control servers' address comes over xDS. On deletion Envoy first asks its clients to go elsewhere
+(the same drain as ``understudy envoy`` does on SIGTERM), while Kubernetes takes the pod out of its Service.
+"""
+
+import json
+from typing import Any
+
+from deploy.kubernetes.emit import Body, Manifest
+from deploy.kubernetes.names import (
+    FRONT,
+    FRONT_ADMIN_PORT,
+    FRONT_PORT,
+    FRONT_STATUS_PORT,
+    GRPC_PORT,
+    control_name,
+    front_name,
+    labels,
+    selector,
+)
+from deploy.kubernetes.objects import (
+    container_security,
+    disruption_budget,
+    from_field,
+    http_probe,
+    meta,
+    pod_security,
+    port,
+    rather_apart,
+    resources,
+    service,
+    service_account,
+    spread,
+)
+from deploy.kubernetes.plan import Plan, digest
+from proxy.bootstrap import bootstrap, options
+
+CONTAINER = "envoy"
+BOOTSTRAP_FILE = "bootstrap.json"
+DRAIN_SECONDS = 15
+_BOOTSTRAP_DIRECTORY = "/etc/understudy"
+
+
+def front_manifests(plan: Plan) -> list[Manifest]:
+    """Account, bootstrap, Service, Deployment and disruption budget."""
+    name, named = front_name(plan.pool), labels(FRONT, plan.pool)
+    match = selector(FRONT, plan.pool)
+    return [
+        Manifest(service_account(name, plan.namespace, named)),
+        Manifest(
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": meta(bootstrap_name(plan), plan.namespace, named),
+                "immutable": True,
+                "data": {BOOTSTRAP_FILE: _bootstrap_text(plan)},
+            },
+            about="The name ends in a digest of the content, so that Envoys are replaced when it changes.",
+        ),
+        Manifest(_service(plan), about="Where clients come in."),
+        Manifest(
+            _deployment(plan),
+            notes={
+                "spec.template.spec.terminationGracePeriodSeconds": (
+                    f"preStop drains for {DRAIN_SECONDS} s; Envoy ends at once on the SIGTERM after it."
+                ),
+                "spec.template.spec.containers.0.command": "Not the image's entry point, which wants to start as root.",
+                "spec.template.spec.containers.0.readinessProbe": (
+                    "Ready once it has its configuration. No liveness probe: an Envoy that waits for its first\n"
+                    "configuration must not be restarted for it, and one that ended is restarted anyhow."
+                ),
+                "spec.template.spec.containers.0.lifecycle": (
+                    "Envoy tells its clients to connect elsewhere and goes on answering, while its address leaves the\n"
+                    "Service. bash speaks to the admin interface, since the image has no HTTP client."
+                ),
+            },
+        ),
+        Manifest(disruption_budget(name, plan.namespace, named, match)),
+    ]
+
+
+def front_bootstrap(plan: Plan) -> dict[str, Any]:
+    """The bootstrap; ``--service-node`` on the command line takes the place of its node id."""
+    return bootstrap(
+        node_id=front_name(plan.pool),
+        pool=plan.pool,
+        listen=f"0.0.0.0:{FRONT_PORT}",
+        xds_addresses=[f"{control_name(plan.pool)}.{plan.namespace}.svc.{plan.cluster_domain}:{GRPC_PORT}"],
+        admin=f"127.0.0.1:{FRONT_ADMIN_PORT}",
+        status=f"0.0.0.0:{FRONT_STATUS_PORT}",
+    )
+
+
+def bootstrap_name(plan: Plan) -> str:
+    """The name of the ConfigMap with the bootstrap."""
+    return f"{front_name(plan.pool)}-{digest(_bootstrap_text(plan))}"
+
+
+def drain_command(admin_port: int = FRONT_ADMIN_PORT, seconds: int = DRAIN_SECONDS) -> list[str]:
+    """What preStop runs: ask Envoy to drain, and wait until its clients have gone elsewhere."""
+    request = "POST /drain_listeners?graceful&skip_exit HTTP/1.1\\r\\nHost: admin\\r\\nConnection: close\\r\\n\\r\\n"
+    ask = f"exec 3<>/dev/tcp/127.0.0.1/{admin_port} && printf '{request}' >&3 && cat <&3"
+    return ["/bin/bash", "-c", f"{ask}; exec sleep {seconds}"]
+
+
+def arguments() -> tuple[str, ...]:
+    """What Envoy is started with."""
+    return (
+        *("--config-path", f"{_BOOTSTRAP_DIRECTORY}/{BOOTSTRAP_FILE}"),
+        *("--service-node", "$(POD_NAME)"),
+        *options(concurrency=2, log_level="warning", drain=DRAIN_SECONDS),
+    )
+
+
+def _bootstrap_text(plan: Plan) -> str:
+    return json.dumps(front_bootstrap(plan), indent=1) + "\n"
+
+
+def _service(plan: Plan) -> Body:
+    body = service(
+        front_name(plan.pool),
+        plan.namespace,
+        labels(FRONT, plan.pool),
+        selector(FRONT, plan.pool),
+        {"http": 80},
+        type=plan.front_service,
+    )
+    body["spec"]["ports"][0]["appProtocol"] = "http"
+    return body
+
+
+def _deployment(plan: Plan) -> Body:
+    name, named = front_name(plan.pool), labels(FRONT, plan.pool)
+    match = selector(FRONT, plan.pool)
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": meta(name, plan.namespace, named),
+        "spec": {
+            "replicas": plan.front_replicas,
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+            "selector": {"matchLabels": match},
+            "template": {
+                "metadata": {"labels": named},
+                "spec": {
+                    "serviceAccountName": name,
+                    "automountServiceAccountToken": False,
+                    "enableServiceLinks": False,
+                    "terminationGracePeriodSeconds": DRAIN_SECONDS + 15,
+                    "securityContext": pod_security(),
+                    "affinity": rather_apart(match),
+                    "topologySpreadConstraints": spread(match),
+                    "containers": [_container(plan)],
+                    "volumes": [{"name": "bootstrap", "configMap": {"name": bootstrap_name(plan)}}],
+                },
+            },
+        },
+    }
+
+
+def _container(plan: Plan) -> Body:
+    return {
+        "name": CONTAINER,
+        "image": plan.images.envoy,
+        "command": ["envoy"],
+        "args": list(arguments()),
+        "env": [from_field("POD_NAME", "metadata.name")],
+        "ports": [port("http", FRONT_PORT), port("status", FRONT_STATUS_PORT)],
+        "readinessProbe": http_probe("/ready", "status", period=2, failures=3),
+        "lifecycle": {"preStop": {"exec": {"command": drain_command()}}},
+        "resources": resources("500m", "256Mi", limit="1Gi"),
+        "securityContext": container_security(),
+        "volumeMounts": [{"name": "bootstrap", "mountPath": _BOOTSTRAP_DIRECTORY, "readOnly": True}],
+    }

@@ -1,0 +1,63 @@
+"""Names, labels and ports on Kubernetes: what manifests, injector and network policies must agree on. Pure."""
+
+DOMAIN = "understudy.io"
+INJECT = f"{DOMAIN}/inject"
+"""Label of a pod that is to get a sidecar: "true"."""
+INJECTION = f"{DOMAIN}/injection"
+"""Label of a namespace in which pods get sidecars: "enabled"."""
+POOL = f"{DOMAIN}/pool"
+"""Label of every pod that belongs to a pool; its value is the pool's name."""
+OPERATOR = f"{DOMAIN}/operator"
+"""Label of pods from which people run ``understudy`` commands: "true"; network policies let them in."""
+
+SESSION_API_PORT = 7600
+PEER_PORT = 7601
+HEALTH_PORT = 7602
+GRPC_PORT = 18000
+HTTP_PORT = 18001
+FRONT_PORT = 8080
+FRONT_STATUS_PORT = 19000
+FRONT_ADMIN_PORT = 9901
+INJECTOR_PORT = 9443
+ETCD_PORT = 2379
+ETCD_PEER_PORT = 2380
+
+COMPONENT = "app.kubernetes.io/component"
+INSTANCE = "app.kubernetes.io/instance"
+NAMESPACE_NAME = "kubernetes.io/metadata.name"
+
+CONTROL, FRONT, MEMBER, ETCD, INJECTOR, SPEC = "control", "front", "member", "etcd", "injector", "spec"
+
+ETCD_CONFIG = "understudy-etcd"
+"""The ConfigMap that says where etcd is, under :data:`ETCD_VARIABLE`; each overlay brings its own."""
+ETCD_VARIABLE = "UNDERSTUDY_ETCD"
+INJECTOR_NAME = "understudy-injector"
+
+
+def labels(component: str, pool: str = "") -> dict[str, str]:
+    """The labels of everything that belongs to a component; with a pool, of that pool's."""
+    return {
+        "app.kubernetes.io/name": "understudy",
+        COMPONENT: component,
+        "app.kubernetes.io/part-of": "understudy",
+        **({INSTANCE: pool, POOL: pool} if pool else {}),
+    }
+
+
+def selector(component: str, pool: str = "") -> dict[str, str]:
+    """The labels by which a component's pods are found; a Deployment can never change them."""
+    return {
+        "app.kubernetes.io/name": "understudy",
+        COMPONENT: component,
+        **({INSTANCE: pool} if pool else {}),
+    }
+
+
+def control_name(pool: str) -> str:
+    """The name of a pool's control servers: Deployment, Service and so on."""
+    return f"control-{pool}"
+
+
+def front_name(pool: str) -> str:
+    """The name of a pool's front Envoys."""
+    return f"front-{pool}"
