@@ -22,6 +22,7 @@ COMMANDS = {
     "control": "deploy.commands_run",
     "sidecar": "deploy.commands_run",
     "envoy": "deploy.commands_run",
+    "leave": "deploy.commands_leave",
     "apply": "deploy.commands_read",
     "status": "deploy.commands_read",
     "table": "deploy.commands_read",

@@ -5,6 +5,7 @@ They only turn options into settings; a part that cannot start says why in one l
 
 import asyncio
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,7 @@ from deploy.options import (
     EtcdOptions,
     TlsOptions,
     address,
+    address_or_off,
     address_or_socket,
     etcd_options,
     examples,
@@ -22,6 +24,21 @@ from deploy.options import (
     start_logging,
     tls_options,
 )
+
+if TYPE_CHECKING:
+    from statesync.spec import CheckSpec
+
+
+def own_checks(_: click.Context, parameter: click.Parameter, value: str) -> "tuple[CheckSpec, ...]":
+    """Option callback: checks in YAML or JSON."""
+    if not value:
+        return ()
+    from statesync.spec import SpecError, parse_checks
+
+    try:
+        return parse_checks(value, where=parameter.opts[0])
+    except SpecError as error:
+        raise click.BadParameter(str(error), param=parameter) from None
 
 
 @click.command(
@@ -88,12 +105,14 @@ def control(
 
 
 @click.command(
+    # Every option may come as UNDERSTUDY_<OPTION> too, such as UNDERSTUDY_SITE: that is how pods are told.
+    context_settings={"auto_envvar_prefix": "UNDERSTUDY"},
     epilog=examples(
         "understudy sidecar --member cart-1 --pool cart --app 127.0.0.1:8000",
         "understudy sidecar --member cart-2 --pool cart --app 127.0.0.1:8000 \\",
         "    --session-api unix:/run/understudy.sock --peer 10.0.0.5:7601 --site east \\",
         "    --tls-cert cart-2.pem --tls-key cart-2.key --tls-ca ca.pem",
-    )
+    ),
 )
 @click.option("--member", envvar="UNDERSTUDY_MEMBER", required=True, help="Name of this member.")
 @pool_option(required=True)
@@ -111,6 +130,7 @@ def control(
 @click.option(
     "--health",
     default="",
+    callback=address_or_off,
     help="What front Envoys ask many times a second, host:port, or 'off'. Default: a free port of the host of --app.",
 )
 @click.option(
@@ -119,6 +139,14 @@ def control(
     help="Admin interface, host:port, of an Envoy beside the application without which this member is no use.",
 )
 @click.option("--allow-command-checks", is_flag=True, help="Let the pool's spec have commands run here as checks.")
+@click.option(
+    "--checks",
+    default="",
+    callback=own_checks,
+    help="Checks of this member alone, as the pool's spec writes them: [{name: db, http: 'http://...'}].",
+)
+@click.option("--metrics", default="", callback=address, help="/metrics without a certificate here, host:port.")
+@click.option("--node", default="", help="Name of the machine, shown by 'understudy status -o json'.")
 @click.option("--site", default="", help="Name of the site (failure domain).")
 @click.option("--weight", type=click.IntRange(1, 1000), default=10, show_default=True, help="Share of the load.")
 @click.option("--priority", type=click.IntRange(1, 1000), default=1, show_default=True, help="Rank among members.")
@@ -158,6 +186,9 @@ def sidecar(
     health: str,
     envoy_admin: str,
     allow_command_checks: bool,
+    checks: "tuple[CheckSpec, ...]",
+    metrics: str,
+    node: str,
     site: str,
     weight: int,
     priority: int,
@@ -169,8 +200,12 @@ def sidecar(
     tls: TlsOptions | None,
     etcd: EtcdOptions,
 ) -> None:
-    """Run the sidecar of one application instance: it keeps the sessions."""
-    from proxy.sidecar import SidecarSettings, run_sidecar
+    """Run the sidecar of one application instance: it keeps the sessions.
+
+    Every option may be given in the environment as well: --drain-seconds is UNDERSTUDY_DRAIN_SECONDS.
+    """
+    from proxy.settings import SidecarSettings
+    from proxy.sidecar import run_sidecar
     from statesync.etcd import TlsFiles
 
     for option, name in (("--member", member), ("--pool", pool), ("--site", site)):
@@ -188,6 +223,9 @@ def sidecar(
         health=health,
         envoy_admin=envoy_admin,
         allow_command_checks=allow_command_checks,
+        checks=checks,
+        metrics=metrics,
+        node=node,
         site=site,
         weight=weight,
         priority=priority,

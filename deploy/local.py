@@ -32,6 +32,7 @@ from deploy.layout import (
 )
 from deploy.ports import PortPicker, require_free
 from deploy.processes import Process, Processes, Program, State, as_json
+from deploy.sidecar_arguments import EtcdAccess, SidecarPlace, application_environment, sidecar_arguments
 from proxy.envoy import EnvoyError, find_envoy
 from statesync.etcd import EtcdClient
 from statesync.spec import PoolSpec
@@ -41,6 +42,7 @@ COMPACTION = "5m"
 ETCD_PEERS_FILE = "etcd-peers.json"
 _STAGE_ETCD, _STAGE_CONTROL, _STAGE_MEMBERS, _STAGE_FRONT = range(4)
 _HOME = Path(__file__).resolve().parent.parent
+_PROGRAM = (sys.executable, "-m", "deploy.cli")
 EXAMPLE_APP = (sys.executable, "-m", "deploy.examples.cart")
 
 
@@ -162,7 +164,7 @@ def _etcd_program(layout: Layout, number: int, directory: Path, binary: str) -> 
 
 
 def _understudy(settings: LocalSettings, *arguments: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", "deploy.cli", "--log-level", settings.log_level, *arguments)
+    return (*_PROGRAM, "--log-level", settings.log_level, *arguments)
 
 
 def _environment(settings: LocalSettings, **more: str) -> dict[str, str]:
@@ -203,25 +205,34 @@ def _member_programs(settings: LocalSettings, layout: Layout, place: MemberPlace
             settings,
             HOST=host,
             PORT=port,
-            UNDERSTUDY_URL=f"http://{place.session_api}",
-            UNDERSTUDY_MEMBER=place.name,
+            **application_environment(session_api=place.session_api, member=place.name),
         ),
         health=f"http://{place.app}{settings.app_health}",
     )
     sidecar = Program(
         name=f"{place.name}/sidecar",
-        command=_understudy(
-            settings,
-            *("sidecar", "--member", place.name, "--pool", layout.pool, "--etcd", ",".join(layout.etcd)),
-            *("--session-api", place.session_api, "--peer", place.peer, "--health", place.health),
-            *("--app", place.app, "--app-health", settings.app_health),
-        ),
+        command=(*_PROGRAM, *sidecar_arguments(member_place(settings, layout, place))),
         log=directory / "logs" / f"{place.name}-sidecar.log",
         stage=_STAGE_MEMBERS,
         env=_environment(settings),
         health=f"http://{place.session_api}/healthz",
     )
     return [app, sidecar]
+
+
+def member_place(settings: LocalSettings, layout: Layout, place: MemberPlace) -> SidecarPlace:
+    """What the sidecar of a local member is told."""
+    return SidecarPlace(
+        member=place.name,
+        pool=layout.pool,
+        etcd=EtcdAccess(layout.etcd),
+        app=place.app,
+        app_health=settings.app_health,
+        session_api=place.session_api,
+        peer=place.peer,
+        health=place.health,
+        log_level=settings.log_level,
+    )
 
 
 def _front_program(settings: LocalSettings, layout: Layout, directory: Path) -> Program:

@@ -27,20 +27,32 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def address(_: click.Context, parameter: click.Parameter, value: Any) -> Any:  # noqa: ANN401 - one text or several
-    """Option callback: every value must be ``HOST:PORT``."""
-    for text in (value,) if isinstance(value, str) else value or ():
+    """Option callback: every value must be ``HOST:PORT``; an IPv6 host gets its brackets."""
+    if not value:
+        return value
+    texts = [_bracketed(text) for text in ((value,) if isinstance(value, str) else value)]
+    for text in texts:
         try:
             split_address(text)
         except ValueError as error:
             raise click.BadParameter(str(error), param=parameter) from None
-    return value
+    return texts[0] if isinstance(value, str) else tuple(texts)
+
+
+def _bracketed(text: str) -> str:
+    """``fd00::1:8000`` as ``[fd00::1]:8000``: what is put together from a pod's address and a port has no brackets."""
+    host, _, port = text.rpartition(":")
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else text
 
 
 def address_or_socket(context: click.Context, parameter: click.Parameter, value: str) -> str:
     """Option callback: ``HOST:PORT`` or ``unix:/path``."""
-    if not value.startswith("unix:/"):
-        address(context, parameter, value)
-    return value
+    return value if value.startswith("unix:/") else str(address(context, parameter, value))
+
+
+def address_or_off(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Option callback: ``HOST:PORT`` or ``off``."""
+    return value if value == "off" else str(address(context, parameter, value))
 
 
 def file_mode(_: click.Context, parameter: click.Parameter, value: str) -> int:

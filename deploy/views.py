@@ -119,6 +119,7 @@ def member_views(state: PoolState) -> list[View]:
                 "peer": member.peer if member else "",
                 "weight": member.weight if member else None,
                 "version": member.version if member else "",
+                "node": member.node if member else "",
             }
         )
     return views

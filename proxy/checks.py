@@ -42,6 +42,8 @@ class ApplicationCheck:
         self._failures = FAILURES
         self._delays: deque[tuple[float, float]] = deque()
         self.reason = "the application has not answered yet"
+        self.listening = True
+        """Whether somebody listens at its address, as of the last question; until then it is believed."""
 
     @property
     def well(self) -> bool:
@@ -78,10 +80,12 @@ class ApplicationCheck:
         allowed = self.patience
         try:
             async with http.get(self._url, timeout=aiohttp.ClientTimeout(total=allowed)) as answer:
+                self.listening = True
                 if answer.status < 400:
                     return "", True
                 return f"the application answers {answer.status} at {self._url}", False
         except aiohttp.ClientConnectorError:
+            self.listening = False
             return f"the application does not listen at {self._url}", True
         except TimeoutError:
             return f"the application is silent at {self._url} for {allowed:.1f} s", True

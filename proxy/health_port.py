@@ -4,6 +4,9 @@ A thread of its own answers, so that a busy event loop (a large copy, a burst of
 process: a stopped process answers nothing, a busy one does. It says 200 while the member serves and 503 with the
 reason when it does not, and no more; so it is plain HTTP, open to whoever reaches the application. Whether the member
 serves is decided elsewhere (``proxy.sidecar``); this adds only that a stalled event loop has decided nothing lately.
+
+An orchestrator's probes and hooks ask here too: ``/live`` (is the process of use to anybody), and what ``more`` names.
+Any question may say ``?wait=SECONDS`` to be answered as soon as the answer is yes.
 """
 
 import contextlib
@@ -12,34 +15,61 @@ import logging
 import selectors
 import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
+from urllib.parse import parse_qs
 
 from proxy.stall import STALLED_AFTER, StallWatch
 
 logger = logging.getLogger(__name__)
 
-PATH = b"/health"
+HEALTH, LIVE = "/health", "/live"
+HOPELESS_AFTER = 30.0
+"""Seconds that the event loop stands still after which only a new process helps."""
+WAIT_MOST = 600.0
+LOOK = 0.05
 MOST_CONNECTIONS = 1024
 HEAD_MOST = 8192
 WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104 - recognised, not listened at by itself
 _END = b"\r\n\r\n"
 
 
+Question = Callable[[], str]
+"""'' for yes, else why not. Quick, and safe in any thread."""
+
+
+@dataclass(slots=True)
+class _Connection:
+    """A connection: what came that is no whole request yet, and the request that waits for its answer, if one does."""
+
+    socket: socket.socket
+    came: bytes = b""
+    waiting: bytes = b""
+    give_up: float = 0.0
+
+
 class HealthPort:
     """Answers health checks at ``address`` until closed.
 
-    ``fault`` tells why the member does not serve ('' if it does) and must be quick and safe in any thread. Raises
-    ``OSError`` if the address cannot be listened on.
+    ``fault`` tells why the member does not serve; ``more`` are further questions, by path. Raises ``OSError`` if the
+    address cannot be listened on.
     """
 
-    def __init__(self, address: tuple[str, int], fault: Callable[[], str], stall: StallWatch) -> None:
+    def __init__(
+        self, address: tuple[str, int], fault: Question, stall: StallWatch, more: Mapping[str, Question] | None = None
+    ) -> None:
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._listener = socket.create_server(address, family=family, backlog=256)
         self._listener.setblocking(False)
-        self._fault = fault
         self._stall = stall
+        self._questions: Mapping[str, Question] = {
+            HEALTH: lambda: self._stalled(STALLED_AFTER) or fault(),
+            LIVE: lambda: self._stalled(HOPELESS_AFTER),
+            **(more or {}),
+        }
         self._wake, self._woken = socket.socketpair()
         self._thread = threading.Thread(target=self._serve, name="health port", daemon=True)
 
@@ -62,58 +92,99 @@ class HealthPort:
         with selectors.DefaultSelector() as ready, self._listener, self._woken:
             ready.register(self._listener, selectors.EVENT_READ)
             ready.register(self._woken, selectors.EVENT_READ)
-            heads: dict[socket.socket, bytes] = {}
+            open_now: dict[socket.socket, _Connection] = {}
             while True:
-                for key, _ in ready.select():
+                patient = [each for each in open_now.values() if each.waiting]
+                for key, _ in ready.select(LOOK if patient else None):
                     if key.fileobj is self._woken:
-                        for each in heads:
+                        for each in open_now:
                             each.close()
                         return
                     if key.fileobj is self._listener:
-                        self._accept(ready, heads)
-                        continue
-                    connection: socket.socket = key.data
-                    if not self._hear(connection, heads):
-                        ready.unregister(connection)
-                        del heads[connection]
-                        connection.close()
+                        self._accept(ready, open_now)
+                    elif not self._hear(key.data):
+                        self._drop(ready, open_now, key.data)
+                for connection in patient:
+                    if connection.socket in open_now and not self._speak(connection):
+                        self._drop(ready, open_now, connection)
 
-    def _accept(self, ready: selectors.BaseSelector, heads: dict[socket.socket, bytes]) -> None:
+    def _accept(self, ready: selectors.BaseSelector, open_now: dict[socket.socket, _Connection]) -> None:
         with contextlib.suppress(OSError):
-            connection, _ = self._listener.accept()
-            if len(heads) >= MOST_CONNECTIONS:
-                connection.close()
+            accepted, _ = self._listener.accept()
+            if len(open_now) >= MOST_CONNECTIONS:
+                accepted.close()
                 return
-            connection.setblocking(False)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            heads[connection] = b""
-            ready.register(connection, selectors.EVENT_READ, connection)
+            accepted.setblocking(False)
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            open_now[accepted] = _Connection(accepted)
+            ready.register(accepted, selectors.EVENT_READ, open_now[accepted])
 
-    def _hear(self, connection: socket.socket, heads: dict[socket.socket, bytes]) -> bool:
-        """Take in what has come and answer every whole request in it; False when the connection is of no more use."""
+    @staticmethod
+    def _drop(
+        ready: selectors.BaseSelector, open_now: dict[socket.socket, _Connection], connection: _Connection
+    ) -> None:
+        ready.unregister(connection.socket)
+        del open_now[connection.socket]
+        connection.socket.close()
+
+    def _hear(self, connection: _Connection) -> bool:
+        """Take in what has come and answer what can be; False when the connection is of no more use."""
         try:
-            came = connection.recv(HEAD_MOST)
-            heads[connection] += came
-            while _END in heads[connection]:
-                head, _, heads[connection] = heads[connection].partition(_END)
-                # An answer is far smaller than a socket's buffer; a peer that reads none of them loses its connection.
-                if connection.send(self._answer(head)) <= 0:
-                    return False
+            came = connection.socket.recv(HEAD_MOST)
         except BlockingIOError:
             return True
         except OSError:
             return False
-        return bool(came) and len(heads[connection]) < HEAD_MOST
+        connection.came += came
+        return bool(came) and self._speak(connection) and len(connection.came) < HEAD_MOST
 
-    def _answer(self, head: bytes) -> bytes:
+    def _speak(self, connection: _Connection) -> bool:
+        """Answer, in order, every whole request that need not wait; False if the connection is of no more use."""
+        while connection.waiting or _END in connection.came:
+            if not connection.waiting:
+                connection.waiting, _, connection.came = connection.came.partition(_END)
+                connection.give_up = time.monotonic() + _wait_of(connection.waiting)
+            answer = self._answer(connection.waiting, last_call=time.monotonic() >= connection.give_up)
+            if not answer:
+                return True
+            connection.waiting = b""
+            try:
+                # An answer is far smaller than a socket's buffer; a peer that reads none of them loses its connection.
+                if connection.socket.send(answer) <= 0:
+                    return False
+            except OSError:
+                return False
+        return True
+
+    def _answer(self, head: bytes, *, last_call: bool) -> bytes:
+        """The answer to a request; none while it is no and the asker would rather wait."""
         method, _, rest = head.partition(b" ")
-        path = rest.partition(b" ")[0].partition(b"?")[0]
-        if method not in (b"GET", b"HEAD") or path != PATH:
-            return _response("404 Not Found", {"detail": "only GET /health is answered here"}, body=method != b"HEAD")
-        late = self._stall.now
-        fault = f"the event loop stands still for {late:.1f} s" if late > STALLED_AFTER else self._fault()
+        path = rest.partition(b" ")[0].partition(b"?")[0].decode("latin-1")
+        question = self._questions.get(path)
+        if method not in (b"GET", b"HEAD") or question is None:
+            known = ", ".join(sorted(self._questions))
+            return _response("404 Not Found", {"detail": f"here GET answers {known}"}, body=method != b"HEAD")
+        fault = question()
+        if fault and not last_call:
+            return b""
         status = "503 Service Unavailable" if fault else "200 OK"
-        return _response(status, {"serving": not fault, "reason": fault}, body=method == b"GET")
+        said = "serving" if path == HEALTH else "yes"
+        return _response(status, {said: not fault, "reason": fault}, body=method == b"GET")
+
+    def _stalled(self, bearable: float) -> str:
+        late = self._stall.now
+        return f"the event loop stands still for {late:.1f} s" if late > bearable else ""
+
+
+def _wait_of(head: bytes) -> float:
+    """How long a request's asker would wait for a yes, in seconds; nonsense is no wish."""
+    target = head.partition(b" ")[2].partition(b" ")[0].decode("latin-1")
+    said = parse_qs(target.partition("?")[2]).get("wait", ["0"])[0]
+    try:
+        wait = float(said)
+    except ValueError:
+        return 0.0
+    return wait if 0 <= wait <= WAIT_MOST else 0.0
 
 
 def _response(status: str, content: dict[str, object], *, body: bool) -> bytes:
@@ -123,7 +194,12 @@ def _response(status: str, content: dict[str, object], *, body: bool) -> bytes:
 
 
 def open_health_port(
-    stack: contextlib.AsyncExitStack, address: str, app: str, fault: Callable[[], str], stall: StallWatch
+    stack: contextlib.AsyncExitStack,
+    address: str,
+    app: str,
+    fault: Question,
+    stall: StallWatch,
+    more: Mapping[str, Question] | None = None,
 ) -> str:
     """Open a health port that is closed with ``stack``, and return where it is.
 
@@ -132,5 +208,5 @@ def open_health_port(
     """
     beside = app.rpartition(":")[0]
     host, _, port = (address or f"{beside}:0").rpartition(":")
-    opened = stack.enter_context(HealthPort((host.strip("[]"), int(port)), fault, stall))
+    opened = stack.enter_context(HealthPort((host.strip("[]"), int(port)), fault, stall, more))
     return f"{beside if host in WILDCARDS else host}:{opened.address[1]}"

@@ -11,17 +11,17 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 from proxy.checkbook import CheckBook
 from proxy.checks import ApplicationCheck
 from proxy.checks_api import ChecksApi, built_in_checks
 from proxy.context import MemberContext
+from proxy.drain import Drain, DrainApi
 from proxy.first_answer import FirstAnswers
-from proxy.health_port import open_health_port
+from proxy.health_port import Question, open_health_port
 from proxy.holdings import Holdings
 from proxy.listen import CannotStart, listen, protection, serve
 from proxy.member import Presence, refusal_of, state_of
@@ -32,15 +32,16 @@ from proxy.peers import PeerClient
 from proxy.probes import Probes
 from proxy.read_deadline import ReadDeadline
 from proxy.roles import Roles
-from proxy.scrub import INTERVAL, Scrub
+from proxy.scrub import Scrub
 from proxy.service import SessionService
 from proxy.session_api import session_app
+from proxy.settings import NO_HEALTH_PORT, SidecarSettings
 from proxy.stall import StallWatch
-from proxy.sync_api import SyncApi, sync_view
+from proxy.sync_api import SyncApi, metrics_app, sync_view
 from statesync.codec import SessionCodec, agree
 from statesync.commit import Committer
 from statesync.crash_points import UnknownCrashPoint, arm_from_environment
-from statesync.etcd import EtcdClient, EtcdError, TlsFiles
+from statesync.etcd import EtcdClient, EtcdError
 from statesync.keys import PoolKeys
 from statesync.mirror import Mirror, MirrorBatch
 from statesync.ownership import FailoverLog
@@ -55,47 +56,6 @@ from telemetry.setup import Telemetry, service_version, start_telemetry
 
 logger = logging.getLogger(__name__)
 
-NO_HEALTH_PORT = "off"
-
-
-@dataclass(frozen=True, slots=True)
-class SidecarSettings:
-    """What a sidecar is told at start.
-
-    ``session_api`` is ``host:port`` or ``unix:/path``; ``peer`` is where it listens for other sidecars, and
-    ``advertise`` what they are told (the same, unless given); ``app`` is where the application listens.
-    ``health`` is the health port (``host:port``) that front Envoys ask: a free port of the application's host unless
-    given, "off" for none. ``envoy_admin`` is the admin interface of an Envoy beside the application, if its readiness
-    counts. ``allow_command_checks``: the pool's spec may have commands run here.
-    ``scrub_interval`` is the least time in seconds between two slots that are checked against etcd.
-    ``tls`` is for the peer API, on both sides, and for the control servers' gRPC ports; all are plain text without it.
-    ``session_token_file`` holds the tokens that the session API asks for, ``socket_mode`` its permissions if it is a
-    Unix socket; ``session_keys`` is the key file that sessions are encrypted with. Without protection, and unless
-    ``insecure``, both APIs must be on loopback.
-    """
-
-    member: str
-    pool: str
-    app: str
-    session_api: str = "127.0.0.1:7600"
-    peer: str = "127.0.0.1:7601"
-    advertise: str = ""
-    app_health: str = "/healthz"
-    health: str = ""
-    envoy_admin: str = ""
-    allow_command_checks: bool = False
-    site: str = ""
-    weight: int = 10
-    priority: int = 1
-    drain_seconds: float = 10.0
-    scrub_interval: float = INTERVAL
-    etcd: EtcdSettings = field(default_factory=EtcdSettings)
-    tls: TlsFiles | None = None
-    session_token_file: Path | None = None
-    socket_mode: int = 0o660
-    session_keys: Path | None = None
-    insecure: bool = False
-
 
 async def run_sidecar(settings: SidecarSettings) -> int:
     """Run a sidecar until SIGTERM or SIGINT; returns the process's exit code (2: could not start)."""
@@ -108,7 +68,7 @@ async def run_sidecar(settings: SidecarSettings) -> int:
         async with running_sidecar(settings) as sidecar:
             logger.info("sidecar of %s: session API on %s", settings.member, settings.session_api)
             await stop.wait()
-            await sidecar.drain()
+            await sidecar.drain.run()
     except (CannotStart, EtcdMissing, UnknownCrashPoint) as error:
         logger.error("sidecar of %s cannot start: %s", settings.member, error)  # noqa: TRY400 - one line is the point
         return 2
@@ -130,6 +90,8 @@ class Sidecar:
     scrub: Scrub
     stall: StallWatch
     book: CheckBook
+    drain: Drain
+    started: bool = False
     refusal: str = "starting"
     """Why front Envoys had better go elsewhere, as of the last look; '' if they may come."""
 
@@ -142,7 +104,7 @@ class Sidecar:
             fault=self.local_fault() or self.reads.fault or context.replica.fault,
             synced=context.mirror.synced.is_set() and context.state.spec is not None,
             has_roles=roles,
-            others=bool(self._fit_others()),
+            others=bool(fit_others(self.context)),
             starting=self.book.starting(time.monotonic()),
         )
         self.refusal = refusal_of(state, reason, fault=self.local_fault(), owns=bool(len(context.holdings)))
@@ -152,10 +114,12 @@ class Sidecar:
         """What is wrong in this member itself, '' for nothing."""
         return self.check.reason or self.book.fault(time.monotonic())
 
-    def _fit_others(self) -> list[str]:
-        """Who else could serve, by what their records say."""
-        members = self.context.state.members.items()
-        return [member for member, at in members if member != self.context.me and at.record.state.may_hold_slots]
+    def questions(self) -> Mapping[str, Question]:
+        """What an orchestrator may ask at the health port besides."""
+        return {
+            "/started": lambda: "" if self.started else "starting",
+            "/drained": lambda: self.drain.outstanding(time.monotonic()),
+        }
 
     def status(self) -> tuple[dict[str, object], bool]:
         """The member's view of itself for ``/v1/status``, and whether it is ready."""
@@ -186,17 +150,11 @@ class Sidecar:
         }
         return view, state in (MemberState.READY, MemberState.UP)
 
-    async def drain(self) -> None:
-        """Hand every slot over and return when none is left, or when ``drain_seconds`` have passed."""
-        self.roles.going_down = True
-        self.presence.stir()
-        give_up = time.monotonic() + self.settings.drain_seconds
-        while len(self.context.holdings) and time.monotonic() < give_up:
-            self.roles.wake()
-            if not self._fit_others():
-                logger.warning("nobody is left to take %d slots over", len(self.context.holdings))
-                return
-            await asyncio.sleep(0.05)
+
+def fit_others(context: MemberContext) -> list[str]:
+    """Who else could serve, by what their records say."""
+    members = context.state.members.items()
+    return [member for member, at in members if member != context.me and at.record.state.may_hold_slots]
 
 
 @contextlib.asynccontextmanager
@@ -223,15 +181,18 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
         parts.presence.record = replace(parts.presence.record, health=_open_health_port(stack, sidecar))
         session_side = session_app(parts.service, sidecar.status, guard.tokens)
         parts.checks_api.add_to(session_side)
+        DrainApi(sidecar.drain, lambda: parts.check.listening).add_to(session_side)
         session_runner = await serve(stack, session_side)
         peer_side = peer_app(
             parts.context, parts.service, parts.roles.handover, parts.reads, certificates=guard.peers is not None
         )
-        registry = parts.metrics.registry
-        SyncApi(parts.context, sidecar.status, sidecar.scrub, lambda accept: expose(registry, accept)).add_to(peer_side)
+        exposed = partial(expose, parts.metrics.registry)
+        SyncApi(parts.context, sidecar.status, sidecar.scrub, exposed).add_to(peer_side)
         peer_runner = await serve(stack, peer_side)
         await listen(peer_runner, settings.peer, "the peer API", tls=guard.peers.server() if guard.peers else None)
         await listen(session_runner, settings.session_api, "the session API", mode=settings.socket_mode)
+        if settings.metrics:
+            await listen(await serve(stack, metrics_app(exposed)), settings.metrics, "the metrics port")
         await await_etcd(etcd, settings.etcd, settings.pool)
         await _agree(parts.context, guard.codec)
         for name, work in {
@@ -249,6 +210,7 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
             "heartbeats": parts.presence.beat(),
         }.items():
             await _keep_running(stack, work, name)
+        sidecar.started = True
         yield sidecar
 
 
@@ -258,7 +220,8 @@ def _open_health_port(stack: contextlib.AsyncExitStack, sidecar: Sidecar) -> str
     if settings.health == NO_HEALTH_PORT:
         return ""
     try:
-        return open_health_port(stack, settings.health, settings.app, lambda: sidecar.refusal, sidecar.stall)
+        questions = sidecar.questions()
+        return open_health_port(stack, settings.health, settings.app, lambda: sidecar.refusal, sidecar.stall, questions)
     except (OSError, ValueError) as error:
         raise CannotStart(
             f"the health port cannot be opened: {error}; give an address of this host that the front Envoys reach "
@@ -336,6 +299,13 @@ class _Assembly:
             Scrub(self.context, interval=settings.scrub_interval),
             stall,
             CheckBook(),
+            Drain(
+                self.context,
+                self.roles,
+                stir=self.presence.stir,
+                others=partial(fit_others, self.context),
+                seconds=settings.drain_seconds,
+            ),
         )
         self.probes = Probes(self.sidecar.book, self._on_check, commands=settings.allow_command_checks)
         own = partial(built_in_checks, self.context, self.check, self.reads, stall)
@@ -369,11 +339,12 @@ class _Assembly:
         return self.sidecar.state()
 
     def wanted_checks(self) -> tuple[CheckSpec, ...]:
-        """The checks that the sidecar is to run now: the spec's, and the local Envoy's."""
+        """The checks that the sidecar is to run now: the spec's, this member's own, and the local Envoy's."""
         spec = self.context.state.spec
         envoy = self.settings.envoy_admin
         ready = (CheckSpec(name="envoy", http=f"http://{envoy}/ready", failures=3),) if envoy else ()
-        return ready + (spec.record.checks if spec else ())
+        shared = spec.record.checks if spec else ()
+        return ready + shared + tuple(own for own in self.settings.checks if own.name not in {c.name for c in shared})
 
     def _rules(self) -> Liveness:
         spec = self.context.state.spec
@@ -393,6 +364,7 @@ def _record(settings: SidecarSettings, boot: str) -> Member:
         reason="starting",
         since=time.time(),
         version=service_version(),
+        node=settings.node,
     )
 
 

@@ -43,12 +43,30 @@ def sync_view(context: MemberContext) -> dict[str, object]:
     }
 
 
-class SyncApi:
-    """The handlers of the operator's routes; ``metrics`` gives text for Prometheus, and its type."""
+Expose = Callable[[str], tuple[bytes, str]]
+"""Text for Prometheus and its type, for what an ``Accept`` header asks for."""
 
-    def __init__(
-        self, context: MemberContext, status: Status, scrub: Scrub, metrics: Callable[[str], tuple[bytes, str]]
-    ) -> None:
+
+def metrics_app(expose: Expose) -> web.Application:
+    """``/metrics`` alone, for a port that asks for no certificate: numbers of the whole member, no session in them."""
+    app = web.Application()
+
+    _add_metrics(app, expose)
+    return app
+
+
+def _add_metrics(app: web.Application, expose: Expose) -> None:
+    async def show(request: web.Request) -> web.Response:
+        content, content_type = expose(request.headers.get("Accept", ""))
+        return web.Response(body=content, headers={"Content-Type": content_type})
+
+    app.router.add_get(METRICS_PATH, show)
+
+
+class SyncApi:
+    """The handlers of the operator's routes."""
+
+    def __init__(self, context: MemberContext, status: Status, scrub: Scrub, metrics: Expose) -> None:
         self._context = context
         self._status = status
         self._scrub = scrub
@@ -60,7 +78,7 @@ class SyncApi:
         app.router.add_post(DIGEST_PATH, self._digest)
         app.router.add_get(r"/peer/v1/slots/{slot:\d{1,5}}/entries", self._entries)
         app.router.add_post(r"/peer/v1/slots/{slot:\d{1,5}}/resync", self._resync)
-        app.router.add_get(METRICS_PATH, self._show_metrics)
+        _add_metrics(app, self._metrics)
 
     async def _show_status(self, request: web.Request) -> web.Response:
         revision = _number(request.query.get("revision", "0"))
@@ -108,10 +126,6 @@ class SyncApi:
         except EtcdError as error:
             return respond(problem(503, "not-ready", f"slot {slot} cannot be read: {error}", retry_after=1))
         return web.json_response({"slot": slot, "sessions": count})
-
-    async def _show_metrics(self, request: web.Request) -> web.Response:
-        body, content_type = self._metrics(request.headers.get("Accept", ""))
-        return web.Response(body=body, headers={"Content-Type": content_type})
 
 
 async def _applied(context: MemberContext, revision: int) -> bool:

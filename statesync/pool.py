@@ -60,7 +60,8 @@ class Member(Record):
     """One application instance with its sidecar; lives on the sidecar's lease.
 
     ``boot`` is drawn anew at each start of the sidecar, so a restarted member is told from its former self.
-    ``app`` and ``peer`` are ``host:port``; so is ``health``, which front Envoys ask ('' if there is none).
+    ``app`` and ``peer`` are ``host:port``; so is ``health``, which front Envoys ask ('' if there is none). ``node`` is
+    the machine that it runs on, if it knows.
     ``reason`` says in words why the state is not UP.
     """
 
@@ -76,6 +77,7 @@ class Member(Record):
     since: float = 0.0
     version: str = ""
     health: str = ""
+    node: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", MemberState(self.state))

@@ -246,12 +246,25 @@ def parse_spec(text: str, *, where: str) -> PoolSpec:
     Raises:
         SpecError: with one line per fault: where, what, and what would be right.
     """
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SpecError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+    raw = _yaml(text, where)
     if not isinstance(raw, dict):
         raise SpecError(f"{where}: a pool spec is a mapping that starts with 'pool: NAME'")
+    return _checked(raw, where)
+
+
+def parse_checks(text: str, *, where: str) -> tuple[CheckSpec, ...]:
+    """Read checks from YAML text, a list as a spec's ``checks``. Raises :class:`SpecError`, as :func:`parse_spec`."""
+    return _checked({"pool": "any", "checks": _yaml(text, where)}, where).checks
+
+
+def _yaml(text: str, where: str) -> Any:  # noqa: ANN401 - whatever the text says
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+
+
+def _checked(raw: Any, where: str) -> PoolSpec:  # noqa: ANN401 - from YAML
     try:
         return PoolSpec.model_validate(raw)
     except ValidationError as error:

@@ -1,0 +1,74 @@
+"""One source for the sidecar's command line: what it says is what the command understands, wherever it is used."""
+
+import dataclasses
+from pathlib import Path
+
+import click
+
+from deploy.commands_run import sidecar
+from deploy.layout import ControlPlace, FrontPlace, Layout, MemberPlace
+from deploy.local import LocalSettings, member_place, programs
+from deploy.sidecar_arguments import EtcdAccess, SidecarPlace, SidecarTls, sidecar_arguments
+from statesync.spec import PoolSpec
+
+EVERYTHING = SidecarPlace(
+    member="cart-1",
+    pool="cart",
+    etcd=EtcdAccess(("http://127.0.0.1:2379", "http://127.0.0.1:2380"), __file__, __file__, __file__),
+    app="127.0.0.1:8000",
+    app_health="/healthz",
+    session_api="127.0.0.1:7600",
+    peer="127.0.0.1:7601",
+    health="127.0.0.1:7602",
+    metrics="127.0.0.1:7603",
+    site="east",
+    node="node-1",
+    weight="20",
+    priority="2",
+    drain_seconds="7.5",
+    checks="[{name: db, http: 'http://127.0.0.1:1/'}]",
+    session_keys=__file__,
+    log_level="debug",
+    tls=SidecarTls(__file__, __file__, __file__),
+    insecure=True,
+)
+
+
+def test_every_option_is_one_that_the_command_has() -> None:
+    assert all(getattr(EVERYTHING, field.name) for field in dataclasses.fields(EVERYTHING))
+    arguments = sidecar_arguments(EVERYTHING)
+    assert arguments[:3] == ("--log-level", "debug", "sidecar")
+    context = sidecar.make_context("sidecar", list(arguments[3:]))
+    given = {
+        name for name in context.params if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
+    assert given == {option.lstrip("-").replace("-", "_") for option in arguments[3:] if option.startswith("--")} - {
+        "etcd"
+    } | {"etcd_endpoints"}
+    assert context.params["peer"] == "127.0.0.1:7601"
+    assert context.params["drain_seconds"] == 7.5
+
+
+def test_what_is_not_said_is_left_to_the_command() -> None:
+    place = dataclasses.replace(EVERYTHING, site="", metrics="", tls=None, insecure=False, log_level="")
+    arguments = sidecar_arguments(place)
+    assert arguments[0] == "sidecar"
+    assert not {"--site", "--metrics", "--tls-cert", "--insecure", "--log-level"} & set(arguments)
+
+
+def test_the_sidecars_of_the_demo_are_started_with_these_arguments() -> None:
+    members = tuple(MemberPlace(f"cart-{n}", f"h:{n}1", f"h:{n}2", f"h:{n}3", f"h:{n}4") for n in (1, 2))
+    layout = Layout(
+        "cart",
+        1,
+        ("http://h:1",),
+        ("http://h:2",),
+        (ControlPlace("c", "h:3", "h:4"),),
+        FrontPlace("f", "h", "h"),
+        members,
+    )
+    settings = LocalSettings(Path("x"), PoolSpec(pool="cart"))
+    commands = {program.name: program.command for program in programs(settings, layout, "/etcd")}
+    for place in members:
+        ours = sidecar_arguments(member_place(settings, layout, place))
+        assert commands[f"{place.name}/sidecar"][-len(ours) :] == ours

@@ -1,0 +1,188 @@
+"""A member that is told to leave: it gives its slots away while its application serves, and says when that is done."""
+
+import asyncio
+import http.client
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest_asyncio
+
+from tests.harness.etcd import EtcdServer
+from tests.harness.sidecars import ROOT, SidecarPool, sidecar_pool
+from tests.harness.waiting import free_port, until
+
+A_FIRST = ("a", "b")
+B_FIRST = ("b", "a")
+
+
+@pytest_asyncio.fixture
+async def pool(etcd: EtcdServer, pool_name: str, tmp_path: Path) -> AsyncIterator[SidecarPool]:
+    async with sidecar_pool(etcd, pool_name) as pool:
+        ports = {name: free_port() for name in "abc"}
+        pool.flags, pool.logs = lambda name: ("--health", f"127.0.0.1:{ports[name]}"), tmp_path
+        yield pool
+
+
+async def leave(pool: SidecarPool, name: str, *flags: str) -> tuple[int, str]:
+    """Run ``understudy leave`` as the sidecar container's preStop hook does: exit code, and what it complains of."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "deploy.cli", "leave", *flags),
+        env={**os.environ, "UNDERSTUDY_SESSION_API": pool.members[name].api},
+        cwd=ROOT,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await process.communicate()
+    return process.returncode or 0, said.decode()
+
+
+async def ask(pool: SidecarPool, name: str, path: str) -> tuple[int, dict[str, object]]:
+    record = await pool.record(name)
+    assert record is not None
+    async with pool.http.get(f"http://{record.health}{path}") as answer:
+        return answer.status, json.loads(await answer.read())
+
+
+async def test_a_leaving_member_serves_on_until_its_slots_are_given_away_and_then_says_so(pool: SidecarPool) -> None:
+    await pool.start("a", "b")
+    await pool.settle(A_FIRST, B_FIRST)
+    key = pool.key_in((A_FIRST, B_FIRST), "a")
+    assert (await pool.call("a", "PUT", f"/{key}", "kept"))[0] == 201
+    assert await ask(pool, "a", "/started") == (200, {"yes": True, "reason": ""})
+    status, said = await ask(pool, "a", "/drained")
+    assert (status, said["reason"]) == (503, "nobody has asked this member to hand its slots over")
+
+    the_applications_hook = asyncio.create_task(ask(pool, "a", "/drained?wait=30"))
+    assert await leave(pool, "a", "--wait", "30") == (0, "")
+
+    assert await the_applications_hook == (200, {"yes": True, "reason": ""})
+    assert {owner.active for owner in (await pool.owners()).values()} == {"b"}
+    assert (await pool.call("a", "GET", f"/{key}"))[2] == b"kept"
+    assert (await pool.call("a", "PUT", f"/{key}", "changed"))[0] == 200
+    assert (await pool.call("b", "GET", f"/{key}"))[2] == b"changed"
+    assert (await ask(pool, "a", "/health"))[0] == 503
+    assert (await ask(pool, "a", "/live"))[0] == 200
+
+    sidecar = pool.members["a"].sidecar
+    assert sidecar is not None
+    sidecar.send_signal(signal.SIGTERM)
+    await until(lambda: sidecar.poll() is not None, what="the sidecar ends")
+    assert sidecar.returncode == 0
+
+
+async def test_the_last_member_does_not_wait_for_heirs_that_there_are_not(pool: SidecarPool) -> None:
+    await pool.start("a")
+    await pool.settle(("a",))
+    assert await leave(pool, "a", "--wait", "60") == (0, "")
+    assert {owner.active for owner in (await pool.owners()).values()} == {"a"}
+
+
+async def test_a_sidecar_that_has_to_outlive_its_application_waits_for_the_end_of_that(pool: SidecarPool) -> None:
+    await pool.start("a", "b")
+    await pool.settle(A_FIRST)
+    outliving = asyncio.create_task(leave(pool, "a", "--wait", "60", "--until", "application-gone"))
+    await until(lambda: drained(pool, "a"), what="a has given its slots away", timeout=20)
+    assert not outliving.done()
+
+    application = pool.members["a"].application
+    assert application is not None
+    application.terminate()
+
+    assert await outliving == (0, "")
+
+
+async def drained(pool: SidecarPool, name: str) -> bool:
+    return (await ask(pool, name, "/drained"))[0] == 200
+
+
+async def test_who_cannot_wait_is_told_what_is_missing(pool: SidecarPool) -> None:
+    await pool.start("a", "b")
+    await pool.settle(A_FIRST)
+    code, said = await leave(pool, "a", "--wait", "30", "--until", "application-gone", "--wait", "0.01")
+    assert code == 1
+    assert "not done after 0.01 s" in said
+    nowhere = free_port()
+    code, said = await leave(pool, "a", "--session-api", f"127.0.0.1:{nowhere}")
+    assert code == 2
+    assert f"the sidecar at 127.0.0.1:{nowhere} cannot be asked" in said
+    for wrong in ("wait=-1", "wait=nan", "wait=soon", "until=monday"):
+        async with pool.http.post(f"http://{pool.members['b'].api}/v1/drain?{wrong}") as answer:
+            assert answer.status == 400
+    assert (await ask(pool, "b", "/drained"))[1]["reason"] == "nobody has asked this member to hand its slots over"
+
+
+async def test_a_question_that_waits_does_not_hold_up_others_on_the_health_port(pool: SidecarPool) -> None:
+    await pool.start("a")
+    record = await pool.record("a")
+    assert record is not None
+    host, _, port = record.health.rpartition(":")
+    patient, hasty = (http.client.HTTPConnection(host, int(port), timeout=20) for _ in range(2))
+    patient.request("GET", "/drained?wait=0.4")
+    for _ in range(3):
+        hasty.request("GET", "/health")
+        assert hasty.getresponse().read() == b'{"serving": true, "reason": ""}'
+    assert patient.getresponse().status == 503
+    for nonsense in ("nan", "-3", "1e9", "x"):
+        hasty.request("GET", f"/drained?wait={nonsense}")
+        answer = hasty.getresponse()
+        assert (answer.status, answer.read()[:12]) == (503, b'{"yes": fals')
+    for each in (patient, hasty):
+        each.close()
+
+
+async def test_a_sidecar_takes_all_its_options_from_the_environment(
+    etcd: EtcdServer, pool_name: str, tmp_path: Path
+) -> None:
+    async with sidecar_pool(etcd, pool_name) as pool:
+        app, api, peer, health, metrics = (f"::1:{free_port()}" for _ in range(5))
+        told = {
+            "MEMBER": "pod-1", "POOL": pool_name, "ETCD": etcd.endpoint, "APP": app, "SESSION_API": api, "PEER": peer,
+            "HEALTH": health, "METRICS": metrics, "SITE": "zone-1", "NODE": "node-7", "WEIGHT": "30", "PRIORITY": "2",
+            "LOG_LEVEL": "debug", "CHECKS": "[{name: deep, http: 'http://127.0.0.1:1/'}]",
+        }  # fmt: skip
+        with (tmp_path / "log").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "deploy.cli", "sidecar"),
+                env={**os.environ, **{f"UNDERSTUDY_{name}": value for name, value in told.items()}},
+                cwd=ROOT,
+                stderr=log,
+            )
+        try:
+            record = await until(lambda: pool.record("pod-1"), 20, "the member registers")
+            assert (record.site, record.node, record.weight, record.priority) == ("zone-1", "node-7", 30, 2)
+            assert record.app == bracketed(app)
+            assert record.peer == bracketed(peer)
+            assert record.health == bracketed(health)
+            async with aiohttp.ClientSession() as http:
+                async with http.get(f"http://{bracketed(metrics)}/metrics") as answer:
+                    assert "understudy_member_state" in await answer.text()
+                async with http.get(f"http://{bracketed(api)}/v1/checks") as answer:
+                    names = [check["name"] for check in (await answer.json())["checks"]]
+                    assert "deep" in names
+        finally:
+            process.terminate()
+            await process.wait()
+
+
+def bracketed(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    return f"[{host}]:{port}"
+
+
+async def test_front_envoys_are_given_time_to_learn_of_the_end(pool: SidecarPool) -> None:
+    await pool.start("a", "b")
+    await pool.settle(A_FIRST)
+    assert await leave(pool, "a") == (0, "")
+    reasons = set()
+
+    async def over() -> bool:
+        status, said = await ask(pool, "a", "/drained")
+        reasons.add(said["reason"])
+        return status == 200
+
+    await until(over, 30, "a has nothing more to do")
+    assert "front Envoys may not know yet" in reasons
