@@ -30,7 +30,7 @@ from deploy.options import examples
 @click.option("--namespace", default="understudy", show_default=True, help="Understudy's own namespace.")
 @click.option("--app-namespace", default="", help="The application's namespace. Default: the pool's name.")
 @click.option("--app-port", default=8080, show_default=True, type=click.IntRange(1, 65535), help="Where it serves.")
-@click.option("--registry", default="docker.io/library", show_default=True, help="Where Understudy's images are.")
+@click.option("--registry", required=True, help="Where you pushed the images that deploy/images builds.")
 @click.option("--version", default="", help="Their tag. Default: this version.")
 @click.option(
     "--image",
@@ -39,7 +39,7 @@ from deploy.options import examples
     help="Another image for control, sidecar, injector, envoy or etcd, such as envoy=...@sha256:...; repeatable.",
 )
 @click.option("--etcd", default="trial", show_default=True, help="'trial' for an own one, or endpoints: URL,...")
-@click.option("--etcd-tls-secret", default="", help="Secret with etcd's ca.crt, and our tls.crt and tls.key if any.")
+@click.option("--etcd-tls-secret", default="", help="Secret with ca.crt; without a login also tls.crt and tls.key.")
 @click.option("--etcd-login-secret", default="", help="Secret with username and password for etcd.")
 @click.option("--replicas", default=3, show_default=True, type=click.IntRange(1, 9), help="Control servers.")
 @click.option("--front-replicas", default=2, show_default=True, type=click.IntRange(1, 100), help="Front Envoys.")

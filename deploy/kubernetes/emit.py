@@ -3,6 +3,7 @@
 A :class:`Manifest` is one object with its comments; what it emits reads back as exactly the object.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,8 @@ import yaml
 
 Body = dict[str, Any]
 Path = tuple[str | int, ...]
+_PLAIN_LINES = re.compile(r"[!-~][ -~]*(\n+[ -~]*[!-~])*\n[ -~]*[!-~]\n?")
+"""Several lines that a block shows as they are: printable, no space at an edge that YAML would take for its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +97,8 @@ def _pair(key: str, entry: Any, nested: Sequence[str], mark: str = "") -> Iterat
     if nested:
         yield head.rstrip()
         yield from (f"  {line}" for line in nested)
-    elif isinstance(entry, str) and "\n" in entry:
-        # Text with its line ends; the indicator says whether there is one at its end.
-        chomp = "" if entry.endswith("\n") and not entry.endswith("\n\n") else "+" if entry.endswith("\n") else "-"
-        indent = "2" if entry[0] in " \n" else ""
-        yield f"{head}|{indent}{chomp}"
+    elif isinstance(entry, str) and _PLAIN_LINES.fullmatch(entry):
+        yield f"{head}|{'' if entry.endswith(chr(10)) else '-'}"
         yield from (f"  {line}" if line else "" for line in entry.removesuffix("\n").split("\n"))
     else:
         yield f"{head}{_scalar(entry)}"
@@ -106,4 +106,7 @@ def _pair(key: str, entry: Any, nested: Sequence[str], mark: str = "") -> Iterat
 
 def _scalar(value: Any) -> str:  # noqa: ANN401 - any YAML scalar, or an empty list or mapping
     text: str = yaml.safe_dump(value, width=10_000, allow_unicode=True, default_flow_style=True)
-    return text.removesuffix("\n").removesuffix("\n...")
+    text = text.removesuffix("\n").removesuffix("\n...")
+    if "\n" in text:
+        text = yaml.safe_dump(value, width=1_000_000, default_style='"').removesuffix("\n")
+    return text

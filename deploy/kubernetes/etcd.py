@@ -8,6 +8,7 @@ from deploy.kubernetes.emit import Body, Manifest
 from deploy.kubernetes.names import (
     ETCD,
     ETCD_CONFIG,
+    ETCD_METRICS_PORT,
     ETCD_PEER_PORT,
     ETCD_PORT,
     ETCD_VARIABLE,
@@ -33,7 +34,6 @@ from deploy.local import COMPACTION, ETCD_QUOTA_BYTES
 
 NAME = "etcd"
 MEMBERS = 3
-METRICS_PORT = 2381
 _DATA = "/var/lib/etcd"
 
 
@@ -95,7 +95,7 @@ def arguments(plan: Plan) -> tuple[str, ...]:
         f"--initial-advertise-peer-urls=http://{_host(plan, '$(POD_NAME)')}:{ETCD_PEER_PORT}",
         f"--initial-cluster={cluster}",
         f"--initial-cluster-token=understudy-{plan.namespace}",
-        f"--listen-metrics-urls=http://0.0.0.0:{METRICS_PORT}",
+        f"--listen-metrics-urls=http://0.0.0.0:{ETCD_METRICS_PORT}",
         "--auto-compaction-mode=periodic",
         f"--auto-compaction-retention={COMPACTION}",
         f"--quota-backend-bytes={ETCD_QUOTA_BYTES}",
@@ -146,7 +146,7 @@ def _container(plan: Plan) -> Body:
         "command": ["/usr/local/bin/etcd"],
         "args": list(arguments(plan)),
         "env": [from_field("POD_NAME", "metadata.name")],
-        "ports": [port("client", ETCD_PORT), port("peer", ETCD_PEER_PORT), port("metrics", METRICS_PORT)],
+        "ports": [port("client", ETCD_PORT), port("peer", ETCD_PEER_PORT), port("metrics", ETCD_METRICS_PORT)],
         "startupProbe": http_probe("/health?serializable=true", "metrics", period=2, failures=60),
         "readinessProbe": http_probe("/health", "metrics", period=5, failures=3, timeout=5),
         "livenessProbe": http_probe("/health?serializable=true", "metrics", period=10, failures=6, timeout=5),

@@ -4,79 +4,88 @@ An overlay is what gets applied (``kubectl apply -k DIR/overlays/NAME``). The ba
 the difference between a trial and production.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 
 from deploy.errors import DeployError
+from deploy.kubernetes.application import example_manifests
 from deploy.kubernetes.control import control_manifests
-from deploy.kubernetes.emit import Body, Manifest, emit
-from deploy.kubernetes.etcd import config, trial_manifests
+from deploy.kubernetes.emit import emit
+from deploy.kubernetes.etcd import trial_manifests
+from deploy.kubernetes.folder import KUSTOMIZATION, Folder
 from deploy.kubernetes.front import front_manifests
-from deploy.kubernetes.namespaces import understudy_namespace
+from deploy.kubernetes.monitoring import monitoring_manifests
+from deploy.kubernetes.namespaces import application_namespace, understudy_namespace
+from deploy.kubernetes.operator import operator_manifests
 from deploy.kubernetes.plan import Plan
+from deploy.kubernetes.policies import (
+    etcd_clients,
+    member_egress,
+    member_policies,
+    namespace_policies,
+    own_etcd_egress,
+    trial_etcd_egress,
+    trial_etcd_policies,
+)
 from deploy.kubernetes.pool import pool_manifests
+from deploy.kubernetes.production import production
 
-KUSTOMIZATION = "kustomization.yaml"
 _HEADER = (
     "# Written by 'understudy render kubernetes'. Render again rather than edit: overlays of yours can patch it.\n"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Folder:
-    """One kustomization: its files, the folders it builds on (relative paths) and patches (file -> manifests)."""
-
-    about: str
-    files: Mapping[str, Sequence[Manifest]]
-    bases: Sequence[str] = ()
-    components: Sequence[str] = ()
-    patches: Mapping[str, Sequence[Manifest]] = field(default_factory=dict)
-    component: bool = False
-
-    def kustomization(self) -> Manifest:
-        """The folder's ``kustomization.yaml``."""
-        kind = {"apiVersion": "kustomize.config.k8s.io/v1alpha1", "kind": "Component"}
-        if not self.component:
-            kind = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
-        body: Body = {**kind, "resources": [*self.bases, *self.files]}
-        if self.components:
-            body["components"] = list(self.components)
-        if self.patches:
-            body["patches"] = [{"path": file} for file in self.patches]
-        return Manifest(body, about=self.about)
 
 
 def tree(plan: Plan) -> dict[str, Folder]:
     """All folders by their path."""
     folders = {
         "base": Folder(
-            f"Understudy for pool {plan.pool}: control servers, front Envoys, pool spec. Apply an overlay, not this.",
+            f"Understudy for pool {plan.pool}. Apply an overlay, not this: it lacks where etcd is.",
             {
                 "namespace.yaml": [understudy_namespace(plan)],
+                "policies.yaml": namespace_policies(plan),
                 "pool.yaml": pool_manifests(plan),
                 "control.yaml": control_manifests(plan),
                 "front.yaml": front_manifests(plan),
+                "operator.yaml": operator_manifests(plan),
             },
         ),
+        "components/application": Folder(
+            "The application's namespace, in which pods get sidecars, and who may connect to members.",
+            {"application.yaml": [application_namespace(plan), *member_policies(plan)]},
+            component=True,
+        ),
+        "components/monitoring": Folder(
+            "For the Prometheus operator and Grafana.",
+            {"monitoring.yaml": monitoring_manifests(plan)},
+            component=True,
+        ),
         "components/trial-etcd": Folder(
-            "Three members of etcd for a trial. Not for production.",
-            {"etcd.yaml": trial_manifests(plan)},
+            "Three members of etcd for a trial. Not for production: nobody backs it up.",
+            {
+                "etcd.yaml": trial_manifests(plan),
+                "policies.yaml": [etcd_clients(plan, trial_etcd_egress(plan)), *trial_etcd_policies(plan)],
+            },
+            component=True,
+        ),
+        "components/example": Folder(
+            "The example cart as the pool's application.",
+            {"example.yaml": example_manifests(plan)},
             component=True,
         ),
         "overlays/trial": Folder(
-            "Everything, with an etcd of its own.",
+            "Everything, with an etcd and an application of its own.",
             {},
             bases=["../../base"],
-            components=["../../components/trial-etcd"],
+            components=["../../components/application", "../../components/trial-etcd", "../../components/example"],
         ),
     }
     if plan.etcd is not None:
-        folders["overlays/production"] = Folder(
-            "With your etcd.",
-            {"etcd.yaml": [config(plan, plan.etcd.endpoints)]},
-            bases=["../../base"],
+        folders["components/closed-application"] = Folder(
+            "For an application's namespace that denies what goes out. It confines the whole pod, so add your own.",
+            {"egress.yaml": member_egress(plan, own_etcd_egress(plan.etcd.endpoints))},
+            component=True,
         )
+        folders["overlays/production"] = production(plan, plan.etcd)
     return folders
 
 

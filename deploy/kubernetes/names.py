@@ -7,26 +7,28 @@ INJECTION = f"{DOMAIN}/injection"
 """Label of a namespace in which pods get sidecars: "enabled"."""
 POOL = f"{DOMAIN}/pool"
 """Label of every pod that belongs to a pool; its value is the pool's name."""
-OPERATOR = f"{DOMAIN}/operator"
-"""Label of pods from which people run ``understudy`` commands: "true"; network policies let them in."""
 
 SESSION_API_PORT = 7600
 PEER_PORT = 7601
 HEALTH_PORT = 7602
+METRICS_PORT = 7603
 GRPC_PORT = 18000
 HTTP_PORT = 18001
 FRONT_PORT = 8080
 FRONT_STATUS_PORT = 19000
 FRONT_ADMIN_PORT = 9901
 INJECTOR_PORT = 9443
+INJECTOR_METRICS_PORT = 9444
 ETCD_PORT = 2379
 ETCD_PEER_PORT = 2380
+ETCD_METRICS_PORT = 2381
 
 COMPONENT = "app.kubernetes.io/component"
 INSTANCE = "app.kubernetes.io/instance"
 NAMESPACE_NAME = "kubernetes.io/metadata.name"
 
-CONTROL, FRONT, MEMBER, ETCD, INJECTOR, SPEC = "control", "front", "member", "etcd", "injector", "spec"
+CONTROL, FRONT, MEMBER, ETCD = "control", "front", "member", "etcd"
+INJECTOR, SPEC, OPERATOR = "injector", "spec", "operator"
 
 ETCD_CONFIG = "understudy-etcd"
 """The ConfigMap that says where etcd is, under :data:`ETCD_VARIABLE`; each overlay brings its own."""
@@ -61,3 +63,13 @@ def control_name(pool: str) -> str:
 def front_name(pool: str) -> str:
     """The name of a pool's front Envoys."""
     return f"front-{pool}"
+
+
+def operator_name(pool: str) -> str:
+    """The name of the Deployment in which people run commands against a pool."""
+    return f"operator-{pool}"
+
+
+def spec_account(pool: str) -> str:
+    """The account of the Jobs that apply a pool's spec."""
+    return f"spec-{pool}"

@@ -43,7 +43,8 @@ def choose_images(registry: str, version: str, others: Sequence[str] = ()) -> Im
 class Etcd:
     """An etcd of the operator's own.
 
-    ``tls_secret`` has ca.crt, and tls.crt and tls.key if it wants ours; ``login_secret`` has username and password.
+    ``login_secret`` has username and password. ``tls_secret`` has ca.crt and, unless a password says who we are, our
+    tls.crt and tls.key. Both are in Understudy's namespace.
     """
 
     endpoints: tuple[str, ...]

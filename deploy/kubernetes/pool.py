@@ -11,7 +11,7 @@ import yaml
 
 from deploy.arguments import apply_arguments
 from deploy.kubernetes.emit import Body, Manifest
-from deploy.kubernetes.names import ETCD_CONFIG, ETCD_VARIABLE, SPEC, labels
+from deploy.kubernetes.names import ETCD_CONFIG, ETCD_VARIABLE, SPEC, labels, spec_account
 from deploy.kubernetes.objects import (
     container_security,
     from_config,
@@ -33,7 +33,7 @@ def pool_manifests(plan: Plan) -> list[Manifest]:
     """Account, ConfigMap and Job."""
     named = labels(SPEC, plan.pool)
     return [
-        Manifest(service_account(_account(plan), plan.namespace, named)),
+        Manifest(service_account(spec_account(plan.pool), plan.namespace, named)),
         Manifest(
             {
                 "apiVersion": "v1",
@@ -62,10 +62,6 @@ def spec_name(plan: Plan) -> str:
     return f"spec-{plan.pool}-{digest(spec_text(plan), plan.images.control)}"
 
 
-def _account(plan: Plan) -> str:
-    return f"spec-{plan.pool}"
-
-
 def _job(plan: Plan) -> Body:
     named = labels(SPEC, plan.pool)
     return {
@@ -77,7 +73,7 @@ def _job(plan: Plan) -> Body:
             "template": {
                 "metadata": {"labels": named},
                 "spec": {
-                    "serviceAccountName": _account(plan),
+                    "serviceAccountName": spec_account(plan.pool),
                     "automountServiceAccountToken": False,
                     "enableServiceLinks": False,
                     "restartPolicy": "OnFailure",

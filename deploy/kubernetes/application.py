@@ -1,0 +1,91 @@
+"""The application's side of a pool: its namespace and policies, and the example cart for a trial. Pure.
+
+What a pod of the application looks like is the application's own; the injector adds the sidecar. The example shows
+what a pod has to bring: labels, a pool, and time to end.
+"""
+
+from deploy.kubernetes.emit import Body, Manifest
+from deploy.kubernetes.names import INJECT, POOL
+from deploy.kubernetes.objects import (
+    container_security,
+    disruption_budget,
+    http_probe,
+    meta,
+    pod_security,
+    port,
+    resources,
+    scratch_mount,
+    scratch_volume,
+    service,
+    service_account,
+    spread,
+)
+from deploy.kubernetes.plan import Plan
+
+EXAMPLE = "example"
+
+
+def example_manifests(plan: Plan) -> list[Manifest]:
+    """The example cart as a StatefulSet, whose pods keep their names, and so their memberships, over restarts."""
+    name, named = plan.pool, {"app": plan.pool, POOL: plan.pool}
+    namespace = plan.application_namespace
+    return [
+        Manifest(service_account(name, namespace, named)),
+        Manifest(
+            service(name, namespace, named, {"app": name}, {"http": plan.app_port}, clusterIP="None"),
+            about="Gives the pods their names; clients come through the front Envoys.",
+        ),
+        Manifest(
+            _stateful_set(plan, named),
+            notes={
+                "spec.template.metadata.labels": "The first two are all that the injector and the policies want.",
+                "spec.podManagementPolicy": "Members don't wait for one another.",
+            },
+        ),
+        Manifest(
+            disruption_budget(name, namespace, named, {"app": name}),
+            about="One member at a time: the next eviction waits until the last one's successor is ready.",
+        ),
+    ]
+
+
+def _stateful_set(plan: Plan, named: dict[str, str]) -> Body:
+    match = {"app": plan.pool}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": meta(plan.pool, plan.application_namespace, named),
+        "spec": {
+            "serviceName": plan.pool,
+            "replicas": plan.example_members,
+            "podManagementPolicy": "Parallel",
+            "selector": {"matchLabels": match},
+            "template": {
+                "metadata": {"labels": {INJECT: "true", POOL: plan.pool, **match}},
+                "spec": {
+                    "serviceAccountName": plan.pool,
+                    "automountServiceAccountToken": False,
+                    "enableServiceLinks": False,
+                    "terminationGracePeriodSeconds": 60,
+                    "securityContext": pod_security(),
+                    "topologySpreadConstraints": spread(match),
+                    "containers": [_container(plan)],
+                    "volumes": [scratch_volume()],
+                },
+            },
+        },
+    }
+
+
+def _container(plan: Plan) -> Body:
+    return {
+        "name": EXAMPLE,
+        "image": plan.images.sidecar,
+        "command": ["python", "-m", "deploy.examples.cart"],
+        "env": [{"name": "HOST", "value": "0.0.0.0"}, {"name": "PORT", "value": str(plan.app_port)}],  # noqa: S104
+        "ports": [port("http", plan.app_port)],
+        "readinessProbe": http_probe("/healthz", "http", period=2, failures=3),
+        "resources": resources("100m", "96Mi", limit="256Mi"),
+        "securityContext": container_security(),
+        "volumeMounts": [scratch_mount()],
+    }

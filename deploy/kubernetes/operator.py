@@ -1,0 +1,75 @@
+"""A place from which people run ``understudy`` against a pool: a pod that only waits. Pure.
+
+``kubectl exec deploy/operator-POOL -- understudy status`` needs no addresses: etcd and pool are in its environment, and
+the network policies let it where the commands look.
+"""
+
+from deploy.kubernetes.emit import Body, Manifest
+from deploy.kubernetes.names import ETCD_CONFIG, ETCD_VARIABLE, OPERATOR, labels, operator_name, selector
+from deploy.kubernetes.objects import (
+    SCRATCH,
+    container_security,
+    from_config,
+    meta,
+    pod_security,
+    resources,
+    scratch_mount,
+    scratch_volume,
+    service_account,
+)
+from deploy.kubernetes.plan import Plan
+
+CONTAINER = "operator"
+
+
+def operator_manifests(plan: Plan) -> list[Manifest]:
+    """Account and Deployment."""
+    name, named = operator_name(plan.pool), labels(OPERATOR, plan.pool)
+    return [
+        Manifest(service_account(name, plan.namespace, named)),
+        Manifest(
+            _deployment(plan),
+            about=f"kubectl exec -n {plan.namespace} deploy/{name} -- understudy status",
+        ),
+    ]
+
+
+def _deployment(plan: Plan) -> Body:
+    name, named = operator_name(plan.pool), labels(OPERATOR, plan.pool)
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": meta(name, plan.namespace, named),
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": selector(OPERATOR, plan.pool)},
+            "template": {
+                "metadata": {"labels": named},
+                "spec": {
+                    "serviceAccountName": name,
+                    "automountServiceAccountToken": False,
+                    "enableServiceLinks": False,
+                    "terminationGracePeriodSeconds": 1,
+                    "securityContext": pod_security(),
+                    "containers": [_container(plan)],
+                    "volumes": [scratch_volume()],
+                },
+            },
+        },
+    }
+
+
+def _container(plan: Plan) -> Body:
+    return {
+        "name": CONTAINER,
+        "image": plan.images.control,
+        "command": ["sleep", "infinity"],
+        "workingDir": SCRATCH,
+        "env": [
+            from_config(ETCD_VARIABLE, ETCD_CONFIG, ETCD_VARIABLE),
+            {"name": "UNDERSTUDY_POOL", "value": plan.pool},
+        ],
+        "resources": resources("10m", "32Mi", limit="512Mi"),
+        "securityContext": container_security(),
+        "volumeMounts": [scratch_mount()],
+    }
