@@ -12,9 +12,9 @@ from deploy.errors import DeployError
 from deploy.options import EtcdOptions, etcd_options, examples, find_place, output_option, pool_option, show
 
 if TYPE_CHECKING:
+    from deploy.slo import Evidence
     from statesync.spec import PoolSpec
     from telemetry.slo_model import Targets
-    from telemetry.spans import StoredSpan
 
 _UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _LONGEST = 366 * 86_400
@@ -85,12 +85,12 @@ def slo(
 
     end = time.time_ns()
     start = end - window * 10**9
-    spec, spans = _gather(spec_file, source, pool, etcd, 2 * start - end, end, traces=not export)
+    spec, evidence = _gather(spec_file, source, pool, etcd, 2 * start - end, end, traces=not export)
     targets = _imported(targets_of(spec.objectives), objectives)
     if export:
         click.echo(_exported(export, targets, spec.pool, window), nl=False)
         return
-    now, before = reviews(spans, targets, pool=spec.pool, slots=spec.slots, start_ns=start, end_ns=end)
+    now, before = reviews(evidence, targets, pool=spec.pool, slots=spec.slots, start_ns=start, end_ns=end)
     if html:
         try:
             html.write_text(page(now, before), encoding="utf-8")
@@ -111,19 +111,20 @@ def _gather(
     until: int,
     *,
     traces: bool,
-) -> "tuple[PoolSpec, list[StoredSpan]]":
-    """The pool's spec, and the spans of the window if ``traces`` are wanted."""
-    from deploy.slo import spans_from
+) -> "tuple[PoolSpec, Evidence]":
+    """The pool's spec, and what is known of the window if ``traces`` are wanted."""
+    from deploy.slo import Evidence, spans_from
     from statesync.spec import load_spec
 
-    found: list[StoredSpan] = []
+    found = Evidence()
     if source and traces:
-        found, told = spans_from(source, since, until)
+        spans, told = spans_from(source, since, until)
+        found = Evidence(spans)
         if told:
             click.echo(f"understudy: {told}", err=True)
     if spec_file is None:
-        read, spans = asyncio.run(_ask(etcd, pool, since, until, traces=traces and not source))
-        return read, found or spans
+        read, asked = asyncio.run(_ask(etcd, pool, since, until, traces=traces and not source))
+        return read, found if source else asked
     spec = load_spec(spec_file)
     if pool not in (None, spec.pool) and "UNDERSTUDY_POOL" not in os.environ:
         raise DeployError(f"--pool {pool}: the spec in {spec_file} is of pool {spec.pool!r}")
@@ -134,9 +135,9 @@ def _gather(
 
 async def _ask(
     etcd: EtcdOptions, pool: str | None, since: int, until: int, *, traces: bool
-) -> "tuple[PoolSpec, list[StoredSpan]]":
+) -> "tuple[PoolSpec, Evidence]":
     from deploy.reading import connect, read_pool, require_pool
-    from deploy.slo import read_spans
+    from deploy.slo import Evidence, read_evidence
 
     place = find_place(etcd, pool)
     async with connect(place.etcd) as client:
@@ -145,7 +146,10 @@ async def _ask(
     if state.spec is None:
         raise DeployError(f"pool {place.pool!r} has no spec")
     addresses = [at.record.http for at in state.controls.values()]
-    return state.spec.record, await read_spans(addresses, since, until) if traces else []
+    evidence = await read_evidence(addresses, since, until) if traces else Evidence()
+    for fault in evidence.unasked:
+        click.echo(f"understudy: requests that Envoys reported there are missing: {fault}", err=True)
+    return state.spec.record, evidence
 
 
 def _imported(targets: "Targets", path: Path | None) -> "Targets":

@@ -1,17 +1,38 @@
-"""Gets what an SLO review needs: the pool's objectives from its spec, and spans from control servers or elsewhere."""
+"""Gets what an SLO review needs: objectives from the pool's spec, spans and requests from control servers or elsewhere.
 
-from collections.abc import Sequence
+Every control server has all spans, but of what front Envoys told each has what came to it: so spans are missing when
+none can be asked, and requests when one cannot, which is said.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from deploy.errors import DeployError
 from deploy.reading import AdminError, ask_control, spans_of
 from statesync.spec import Objectives
+from telemetry.counts import Period
+from telemetry.logs import StoredLog
+from telemetry.names import POOL
 from telemetry.slo import review
 from telemetry.slo_model import Review, Targets
 from telemetry.slo_read import failovers_of
+from telemetry.slo_requests import requests_of, with_requests
 from telemetry.sources import SourceError, Window, load_spans
 from telemetry.spans import StoredSpan
 
-_MOST_PAGES = 200
+_MOST_PAGES = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a review is made from. ``unasked`` are control servers whose part of the requests is missing, and why."""
+
+    spans: Sequence[StoredSpan] = ()
+    reports: Sequence[StoredLog] = ()
+    counts: Sequence[Period] = ()
+    unasked: Sequence[str] = ()
 
 
 def targets_of(objectives: Objectives) -> Targets:
@@ -32,26 +53,33 @@ def targets_of(objectives: Objectives) -> Targets:
     )
 
 
-async def read_spans(addresses: Sequence[str], since: int, until: int) -> list[StoredSpan]:
-    """The spans of all traces that began in the window, put together from what all control servers have stored.
+async def read_evidence(addresses: Sequence[str], since: int, until: int) -> Evidence:
+    """What all control servers have stored of the changes of active that began in the window, put together.
 
     Raises:
         DeployError: no control server could be asked.
     """
     spans: dict[tuple[str, str], StoredSpan] = {}
-    faults, asked = [], 0
+    reports: list[StoredLog] = []
+    counts: dict[tuple[str, int], Period] = {}
+    faults = []
     for address in addresses:
         try:
-            for span in await _from_one(address, since, until):
-                spans.setdefault((span.trace_id, span.span_id), span)
-            asked += 1
+            for page in [page async for page in _pages(address, "/v1/spans", since, until)]:
+                spans.update({(span.trace_id, span.span_id): span for span in spans_of(page)})
+            seen: dict[str, StoredLog] = {}
+            for page in [page async for page in _pages(address, "/v1/requests", since, until)]:
+                # Pages overlap in the last moment of one and the first of the next.
+                seen.update({repr(one): one for one in _reports(page)})
+                counts.update({(one.node, one.end_ns): one for one in _counts(page)})
+            reports += seen.values()
         except AdminError as fault:
             faults.append(str(fault))
-    if not asked:
+    if len(faults) == len(addresses):
         raise DeployError(
             f"no control server could be asked for its traces: {'; '.join(faults) or 'none is registered in etcd'}"
         )
-    return list(spans.values())
+    return Evidence(list(spans.values()), reports, list(counts.values()), faults)
 
 
 def spans_from(source: str, since: int, until: int) -> tuple[list[StoredSpan], str]:
@@ -65,25 +93,41 @@ def spans_from(source: str, since: int, until: int) -> tuple[list[StoredSpan], s
 
 
 def reviews(
-    spans: Sequence[StoredSpan], targets: Targets, *, pool: str, slots: int, start_ns: int, end_ns: int
+    evidence: Evidence, targets: Targets, *, pool: str, slots: int, start_ns: int, end_ns: int
 ) -> tuple[Review, Review]:
     """The review of the window, and that of the window of the same length before it."""
-    failovers = failovers_of(spans, pool)
-    earlier = 2 * start_ns - end_ns
-    return (
-        review(failovers, targets, pool=pool, start_ns=start_ns, end_ns=end_ns, slots=slots),
-        review(failovers, targets, pool=pool, start_ns=earlier, end_ns=start_ns, slots=slots),
-    )
+    failovers = failovers_of(evidence.spans, pool)
+    requests = requests_of(one for one in evidence.reports if one.attributes.get(POOL, pool) == pool)
+
+    def of(start: int, end: int) -> Review:
+        told, traffic = with_requests(failovers, requests, evidence.counts, start_ns=start, end_ns=end)
+        return review(told, targets, pool=pool, start_ns=start, end_ns=end, slots=slots, traffic=traffic)
+
+    return of(start_ns, end_ns), of(2 * start_ns - end_ns, start_ns)
 
 
-async def _from_one(address: str, since: int, until: int) -> list[StoredSpan]:
-    spans: list[StoredSpan] = []
-    at: int | None = since
+async def _pages(address: str, path: str, since: int, until: int) -> AsyncIterator[Any]:
+    """The pages of a control server's answer; raises ``AdminError``."""
+    at = since
     for _ in range(_MOST_PAGES):
-        answer = await ask_control(address, f"/v1/spans?since={at}&until={until}")
-        spans += spans_of(answer)
-        following = answer.get("next") if isinstance(answer, dict) else None
-        if not isinstance(following, int) or following <= (at or 0):
-            return spans
+        page = await ask_control(address, f"{path}?since={at}&until={until}")
+        yield page
+        following = page.get("next") if isinstance(page, dict) else None
+        if not isinstance(following, int) or following <= at:
+            return
         at = following
-    raise AdminError(address, f"more than {_MOST_PAGES} pages of traces; give a shorter --window")
+    raise AdminError(address, f"more than {_MOST_PAGES} pages of {path}; give a shorter --window")
+
+
+def _reports(page: Any) -> Iterator[StoredLog]:  # noqa: ANN401 - JSON
+    """The reports of requests in a page; what is none is left out."""
+    for raw in page.get("reports", ()) if isinstance(page, dict) else ():
+        with contextlib.suppress(TypeError):
+            yield StoredLog(**raw)
+
+
+def _counts(page: Any) -> Iterator[Period]:  # noqa: ANN401 - JSON
+    """The counts in a page; what is none is left out."""
+    for raw in page.get("counts", ()) if isinstance(page, dict) else ():
+        with contextlib.suppress(TypeError):
+            yield Period(**raw)

@@ -3,15 +3,17 @@
 Pure. Everything but the control servers' addresses comes over ADS, so a bootstrap never has to change with
 the pool. What the control server must know of this Envoy travels in the node: the pool as its cluster, and
 as metadata ``understudy.listen`` the address on which it is to accept clients and ``understudy.telemetry`` the cluster
-through which it can report requests. Running Envoy is left to
-:mod:`proxy.envoy`.
+through which it can report requests. Through the same one it tells how many there were
+(:mod:`proxy.request_counts`). Running Envoy is left to :mod:`proxy.envoy`.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from proxy.addresses import is_ip, socket_address, split_address
+from proxy.request_counts import request_counts
 from proxy.status_listener import admin_cluster, status_listener
+from telemetry import names
 
 XDS_CLUSTER = "understudy-xds"
 
@@ -82,6 +84,8 @@ def bootstrap(
             "lds_config": source,
         },
         "static_resources": static,
+        "stats_flush_interval": f"{names.COUNT_SECONDS}s",
+        "stats_sinks": [request_counts(node_id=node_id, pool=pool, cluster=XDS_CLUSTER)],
     }
 
 

@@ -15,11 +15,16 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsPartialSuccess, ExportLogsServiceResponse
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsPartialSuccess,
+    ExportMetricsServiceResponse,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTracePartialSuccess,
     ExportTraceServiceResponse,
 )
 
+from telemetry.counts import PeriodBatch, read_otlp_metrics, read_otlp_metrics_json
 from telemetry.logs import LogBatch, read_otlp_logs, read_otlp_logs_json
 from telemetry.otlp_json import read_otlp_json
 from telemetry.spans import OtlpBatch, read_otlp
@@ -89,6 +94,17 @@ class Intake:
             return ExportLogsServiceResponse()
         told = ExportLogsPartialSuccess(rejected_log_records=batch.refused, error_message=batch.reason)
         return ExportLogsServiceResponse(partial_success=told)
+
+    async def metrics(self, payload: bytes, sender: str, *, json: bool = False) -> Message:
+        """Take an ``ExportMetricsServiceRequest``, of which front Envoys' counts are kept; raises :class:`Refused`."""
+        batch: PeriodBatch = await self._read(read_otlp_metrics_json if json else read_otlp_metrics, payload)
+        self._charge(sender, len(batch.periods))
+        if not self._store.add_counts(batch.periods):
+            raise _full()
+        if not batch.refused:
+            return ExportMetricsServiceResponse()
+        told = ExportMetricsPartialSuccess(rejected_data_points=batch.refused, error_message=batch.reason)
+        return ExportMetricsServiceResponse(partial_success=told)
 
     async def _read(self, read: Callable[[bytes], B], payload: bytes) -> B:
         if len(payload) > self.bounds.request_bytes:

@@ -4,7 +4,7 @@ Front Envoys report each request that failed or had to be repeated as such a rec
 others are read as well; one that cannot be made sense of is told and the rest of its request kept. Pure; no I/O.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,6 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
-from telemetry.names import ATTEMPTS, CLUSTER, HTTP_STATUS
 from telemetry.otlp_json import first, objects, parse_into, parse_object, with_binary_ids
 from telemetry.spans import MAX_NS, MAX_TEXT, mapping, plain
 
@@ -41,28 +40,6 @@ class LogBatch:
     records: tuple[StoredLog, ...]
     refused: int = 0
     reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RequestCounts:
-    """Requests that did not go smoothly: answered with 5xx in the end, and repeated with success."""
-
-    failed: int = 0
-    retried: int = 0
-
-
-def count_requests(records: Iterable[StoredLog], member: str = "") -> RequestCounts:
-    """Count Envoys' records of requests; with ``member``, only of slots whose first in order it was."""
-    failed = retried = 0
-    for record in records:
-        status, order = record.attributes.get(HTTP_STATUS), str(record.attributes.get(CLUSTER, ""))
-        if status is None or (member and order.rpartition("/order/")[2].split("+")[0] != member):
-            continue
-        if _number(status) >= 500:
-            failed += 1
-        elif _number(record.attributes.get(ATTEMPTS)) > 1:
-            retried += 1
-    return RequestCounts(failed, retried)
 
 
 def read_otlp_logs(payload: bytes) -> LogBatch:
@@ -131,9 +108,3 @@ def _stored(record: LogRecord, resource: Mapping[str, Any]) -> StoredLog:
         trace_id=record.trace_id.hex() if any(record.trace_id) else "",
         span_id=record.span_id.hex() if any(record.span_id) else "",
     )
-
-
-def _number(value: object) -> int:
-    """Envoy's formatters write texts, ``-`` for what is not known."""
-    text = str(value)
-    return int(text) if text.isascii() and text.isdecimal() else 0

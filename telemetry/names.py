@@ -76,6 +76,7 @@ CLUSTER: Final = "understudy.cluster"
 ATTEMPTS: Final = "understudy.attempts"
 FLAGS: Final = "understudy.flags"
 DETAILS: Final = "understudy.details"
+DURATION_MS: Final = "understudy.duration_ms"
 DRILL_LOST: Final = "understudy.drill.lost_writes"
 DRILL_NEEDLESS: Final = "understudy.drill.needless_moves"
 RETURNED_ALIVE: Final = "understudy.returned"
@@ -113,10 +114,19 @@ ATTRIBUTES: Final = (
     ATTEMPTS,
     FLAGS,
     DETAILS,
+    DURATION_MS,
     DRILL_LOST,
     DRILL_NEEDLESS,
     RETURNED_ALIVE,
 )
+
+# What front Envoys count, as metrics (docs/telemetry.md), and how often they tell, in seconds.
+COUNT_REQUESTS: Final = "understudy.requests"
+COUNT_FAILED: Final = "understudy.requests.failed"
+COUNT_DROPPED: Final = "understudy.reports.dropped"
+COUNT_UPTIME: Final = "understudy.uptime"
+METRICS: Final = (COUNT_REQUESTS, COUNT_FAILED, COUNT_DROPPED, COUNT_UPTIME)
+COUNT_SECONDS: Final = 5
 
 # OpenTelemetry semantic conventions that we fill in.
 SERVICE_NAME: Final = "service.name"
@@ -125,6 +135,8 @@ SERVICE_VERSION: Final = "service.version"
 ERROR_TYPE: Final = "error.type"
 HTTP_METHOD: Final = "http.request.method"
 HTTP_STATUS: Final = "http.response.status_code"
+NODE_NAME: Final = "node_name"
+"""On the resource of what Envoy reports: its node's id, by Envoy's own word."""
 CONVENTIONS: Final = (SERVICE_NAME, SERVICE_INSTANCE_ID, SERVICE_VERSION, ERROR_TYPE, HTTP_METHOD, HTTP_STATUS)
 
 # Values of service.name.

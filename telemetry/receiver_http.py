@@ -1,4 +1,4 @@
-"""Takes in OTLP/HTTP: ``POST /v1/traces`` and ``/v1/logs``, protobuf or JSON, plain or gzip.
+"""Takes in OTLP/HTTP: ``POST /v1/traces``, ``/v1/logs`` and ``/v1/metrics``, protobuf or JSON, plain or gzip.
 
 As the OTLP specification has it: the answer has the encoding of the request, an error a ``google.rpc.Status`` in it;
 400 is final, 429 with ``Retry-After`` asks to come again. What is taken is decided by :mod:`telemetry.intake`; who may
@@ -33,11 +33,12 @@ class Take(Protocol):
 
 
 def otlp_application(intake: Intake) -> web.Application:
-    """An aiohttp application with the two paths."""
+    """An aiohttp application with the three paths."""
     # Compressed content is opened here, within bounds, and not by aiohttp.
     app = web.Application(client_max_size=intake.bounds.request_bytes, handler_args={"auto_decompress": False})
     app.add_routes([web.post("/v1/traces", _handler(intake, intake.traces))])
     app.add_routes([web.post("/v1/logs", _handler(intake, intake.logs))])
+    app.add_routes([web.post("/v1/metrics", _handler(intake, intake.metrics))])
     return app
 
 

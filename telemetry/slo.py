@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from telemetry.slo_model import DAY_NS, HOUR_NS, Burn, Failover, Figure, Review, State, Targets, is_crash
+from telemetry.slo_model import DAY_NS, HOUR_NS, Burn, Failover, Figure, Review, State, Targets, Traffic, is_crash
 
 CONFIDENCE = 0.95
 PERCENTILE = 0.99
@@ -25,9 +25,20 @@ _MOST_DRILLS = 100_000
 
 
 def review(
-    failovers: Sequence[Failover], targets: Targets, *, pool: str, start_ns: int, end_ns: int, slots: int
+    failovers: Sequence[Failover],
+    targets: Targets,
+    *,
+    pool: str,
+    start_ns: int,
+    end_ns: int,
+    slots: int,
+    traffic: Traffic | None = None,
 ) -> Review:
-    """Judge the failovers that began in ``[start_ns, end_ns)``; ``slots`` is how many the pool has."""
+    """Judge the failovers that began in ``[start_ns, end_ns)``; ``slots`` is how many the pool has.
+
+    ``traffic`` is what front Envoys counted in that time (:func:`telemetry.slo_requests.with_requests`).
+    """
+    traffic = traffic or Traffic()
     held = tuple(
         sorted(
             (one for one in failovers if start_ns <= one.began_ns < end_ns), key=lambda one: (one.began_ns, one.trace)
@@ -39,8 +50,8 @@ def review(
         _lost_async(targets),
         _percentile("rto", "crash RTO", targets.rto, crashes, lambda one: _one(one.total_ms), end_ns),
         _percentile("planned_stall", "planned stall", targets.planned_stall, held, lambda one: one.stalls_ms, end_ns),
-        _requests(held, targets, end_ns),
-        _unavailability(crashes, targets, start_ns, end_ns, slots),
+        _requests(held, targets, traffic, end_ns),
+        _unavailability(crashes, targets, traffic, (start_ns, end_ns), slots),
         _needless(held, targets),
         _false(crashes, targets),
         _percentile(
@@ -57,7 +68,7 @@ def review(
         ),
         _unmeasured(held, targets, end_ns),
     )
-    return Review(pool, start_ns, end_ns, figures, held, targets, slots)
+    return Review(pool, start_ns, end_ns, figures, held, targets, slots, traffic)
 
 
 def needed(beyond: int = 0, *, percentile: float = PERCENTILE, confidence: float = CONFIDENCE) -> int:
@@ -214,42 +225,83 @@ def _lost_async(targets: Targets) -> Figure:
     return Figure("rpo_async_writes", "lost async writes", state, None, targets.rpo_async_writes, "", advice=advice)
 
 
-def _requests(held: Sequence[Failover], targets: Targets, end_ns: int) -> Figure:
-    seen = [(one.began_ns, one.failed or 0, one.requests) for one in held if one.requests]
+def _requests(held: Sequence[Failover], targets: Targets, traffic: Traffic, end_ns: int) -> Figure:
+    """Failed among the requests of the changes' times: as front Envoys counted, or else the clients of a drill."""
     key, title = "failed_requests", "failed requests"
-    if not seen:
-        advice = "no client told what it saw; understudy drill counts requests while it breaks things"
-        return Figure(key, title, State.NO_DATA, None, targets.failed_requests, "%", advice=advice)
-    bad, total = sum(one[1] for one in seen), sum(one[2] for one in seen)
-    events = [(at, float(failed), float(requests)) for at, failed, requests in seen]
-    figure = _share(key, title, bad, total, targets.failed_requests, events, end_ns)
-    return _with(figure, "look at the traces of the drills that lost requests; are retries on in front of the pool?")
+    events, unknown, by_envoys, by_clients = [], 0, 0, 0
+    for one in held:
+        through = one.through
+        if through is not None and through.uncounted is not None:
+            events.append((one.began_ns, float(through.failed), float(max(through.uncounted, through.failed))))
+            by_envoys += 1
+        elif one.requests:
+            events.append((one.began_ns, float(one.failed or 0), float(one.requests)))
+            by_clients += 1
+        elif one.slots and ((traffic.since_ns and one.began_ns >= traffic.since_ns) or through is not None):
+            unknown += 1
+    total = sum(event[2] for event in events)
+    basis = _listed((by_envoys, "by front Envoys"), (by_clients, "by clients of drills"), (unknown, "not counted"))
+    if not total:
+        advice = (
+            "no front Envoy counted requests while the active changed, and no client told what it saw; "
+            "understudy envoy counts, understudy drill counts its own"
+        )
+        return Figure(key, title, State.NO_DATA, None, targets.failed_requests, "%", advice=advice, basis=basis)
+    bad = sum(event[1] for event in events)
+    figure = replace(_share(key, title, bad, total, targets.failed_requests, events, end_ns), basis=basis)
+    if figure.state is State.MISSED:
+        return replace(figure, advice=f"{bad:.0f} failed: see the worst changes below; are retries on for what may be?")
+    missing = []
+    if unknown:
+        missing.append(f"the requests of {unknown} changes were not counted by every Envoy that was there")
+    if traffic.unreported:
+        missing.append(f"{traffic.unreported} failed requests were counted but not reported, so their cause is unknown")
+    if not missing:
+        return figure
+    state = State.NOT_SHOWN if unknown else figure.state
+    return replace(figure, state=state, advice="; ".join(missing))
 
 
-def _unavailability(crashes: Sequence[Failover], targets: Targets, start_ns: int, end_ns: int, slots: int) -> Figure:
-    """Slot time without an answering active: sessions are spread evenly over slots, so slots stand for traffic."""
+def _listed(*parts: tuple[int, str]) -> str:
+    """How many of what, without what there is none of."""
+    return ", ".join(f"{count} {what}" for count, what in parts if count)
+
+
+def _unavailability(
+    crashes: Sequence[Failover], targets: Targets, traffic: Traffic, window: tuple[int, int], slots: int
+) -> Figure:
+    """The share of requests that met a takeover: its length, times its share of slots, times the traffic it fell into.
+
+    By the rate of requests around each takeover where front Envoys counted around all of them; else by time alone,
+    as if requests were spread evenly over it. Sessions are spread evenly over slots either way.
+    """
     key, title = "unavailability", "failover unavailability"
     if any(one.total_ms is None for one in crashes):
         advice = "a takeover's end was not seen, so how long its slots were out is not known"
         return Figure(key, title, State.NO_DATA, None, targets.unavailability, "%", advice=advice)
-    window = max(end_ns - start_ns, 1) / 1e6
+    length_ms = max(window[1] - window[0], 1) / 1e6
+    rates = [one.through.rate for one in crashes if one.through is not None and one.through.rate is not None]
+    weighted = bool(traffic.requests) and bool(crashes) and len(rates) == len(crashes)
+    # A mean over the time in which anybody counted: what was not counted is taken for as busy as the rest.
+    mean = (traffic.requests or 0) / (max(traffic.covered, 1e-12) * length_ms / 1e3)
 
     def lost(one: Failover) -> float:
-        return (one.total_ms or 0.0) * min(1.0, one.slots / max(slots, 1))
+        """What a takeover cost, in ms of the whole pool at its mean traffic."""
+        rate = one.through.rate if weighted and one.through is not None else None
+        return (one.total_ms or 0.0) * min(1.0, one.slots / max(slots, 1)) * (1.0 if rate is None else rate / mean)
 
-    bad = sum(lost(one) for one in crashes)
-    left = 1 - bad / window / targets.unavailability if targets.unavailability else None
-    return _with(
-        Figure(
-            *(key, title, State.MET if bad / window <= targets.unavailability else State.MISSED),
-            *(bad / window, targets.unavailability, "%"),
-            total=len(crashes),
-            attainment=1 - bad / window,
-            budget_left=left,
-            burns=_time_burns([(one.began_ns, lost(one)) for one in crashes], targets.unavailability, end_ns),
-        ),
-        "fewer or shorter takeovers: see the worst failovers",
+    share = sum(lost(one) for one in crashes) / length_ms
+    left = 1 - share / targets.unavailability if targets.unavailability else None
+    figure = Figure(
+        *(key, title, State.MET if share <= targets.unavailability else State.MISSED),
+        *(share, targets.unavailability, "%"),
+        total=len(crashes),
+        attainment=1 - share,
+        budget_left=left,
+        burns=_time_burns([(one.began_ns, lost(one)) for one in crashes], targets.unavailability, window[1]),
+        basis="weighted by requests" if weighted else "by time: requests were not counted" if crashes else "",
     )
+    return _with(figure, "fewer or shorter takeovers: see the worst failovers")
 
 
 def _time_burns(lost: Sequence[tuple[int, float]], allowed: float, end_ns: int) -> tuple[Burn, ...]:

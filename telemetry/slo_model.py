@@ -24,13 +24,45 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
+class Through:
+    """What front Envoys told of a change of active: requests that met it.
+
+    ``failed`` were answered with 5xx or cut short, ``retried`` answered well by another try. ``total`` is how many
+    requests of the pool ended in the counting periods that touch the change, ``uncounted`` those of them in no period
+    of an earlier change, ``rate`` how many there were a second; None where the Envoys did not count all of its time.
+    """
+
+    failed: int
+    retried: int
+    total: int | None = None
+    uncounted: int | None = None
+    rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """All requests that front Envoys counted in a window; ``requests`` None: none of them counted.
+
+    ``since_ns`` is the first count, ``covered`` the share of the window in which any Envoy counted. ``unreported``
+    failed ones were counted but not told one by one: whether they met a change of active is not known.
+    """
+
+    requests: int | None = None
+    nodes: int = 0
+    since_ns: int = 0
+    covered: float = 0.0
+    unreported: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Failover:
     """One change of active, told by its trace. None: not recorded. Lengths in ms, ``began_ns`` since 1970.
 
     ``total_ms`` is None when nobody saw the end. ``costs`` shares the total out over the phases; its values add
     up to it. ``stalls_ms`` are, per slot of a planned move, how long the slot could not be written. ``propagation_ms``
     is from the cause known until the last Envoy acknowledged. ``requests``, ``failed``, ``gap_ms``, ``lost_writes`` and
-    ``needless_moves`` were seen by clients (of a drill). ``exposed_ms`` is how long some slot had fewer than two
+    ``needless_moves`` were seen by clients (of a drill), ``through`` by the front Envoys. ``losers`` and ``winners``
+    are the members that slots left and came to. ``exposed_ms`` is how long some slot had fewer than two
     current copies; ``protected`` tells whether that ended. ``returned`` tells whether the member that was taken for
     dead was heard again as the same process.
     """
@@ -56,6 +88,9 @@ class Failover:
     exposed_ms: float | None = None
     protected: bool = True
     returned: bool | None = None
+    losers: frozenset[str] = frozenset()
+    winners: frozenset[str] = frozenset()
+    through: Through | None = None
     bars: tuple[Bar, ...] = ()
 
     @property
@@ -122,7 +157,8 @@ class Figure:
 
     ``value`` and ``target`` are in ``unit`` (``s``, ``%`` or empty for a count). ``good`` of ``total`` events were
     within the objective. ``budget_left`` is a share of 1, below 0 when overdrawn, and None where there is no budget.
-    ``drills`` is how many more good failovers would show what is not yet shown. ``advice`` says what to do.
+    ``drills`` is how many more good failovers would show what is not yet shown. ``advice`` says what to do, ``basis``
+    what the figure was made from, where that differs from pool to pool.
     """
 
     key: str
@@ -138,6 +174,7 @@ class Figure:
     burns: tuple[Burn, ...] = ()
     drills: int = 0
     advice: str = ""
+    basis: str = ""
 
     @property
     def shown(self) -> str:
@@ -161,6 +198,7 @@ class Review:
     failovers: tuple[Failover, ...]
     targets: Targets
     slots: int
+    traffic: Traffic = field(default_factory=Traffic)
 
     @property
     def state(self) -> State:
@@ -179,6 +217,12 @@ class Review:
     def worst(self) -> tuple[Failover, ...]:
         """Measured crashes, the longest first."""
         return tuple(sorted(self.crashes, key=lambda one: -(one.total_ms or 0.0)))
+
+    @property
+    def costliest(self) -> tuple[Failover, ...]:
+        """The changes, planned ones as well, in which requests failed by front Envoys' word; the most first."""
+        hurt = [one for one in self.failovers if one.through is not None and one.through.failed]
+        return tuple(sorted(hurt, key=lambda one: -one.through.failed if one.through else 0))
 
 
 def is_crash(failover: Failover) -> bool:

@@ -9,7 +9,7 @@ from html import escape
 
 from telemetry.slo_model import Failover, Figure, Review, State
 from telemetry.slo_plots import burn_down, by_phase, clean, length, timeline, waterfall
-from telemetry.slo_view import verdict, when
+from telemetry.slo_view import requests_told, verdict, when
 
 WORST = 5
 _CLASS = {
@@ -87,7 +87,7 @@ def page(review: Review, before: Review | None = None) -> str:
 <body><header class="{state}" id="verdict">
 <h1><span class="state">{_SIGN[review.state]}</span> {clean(verdict(review), 400)}</h1>
 <p>Failover review of pool <strong>{clean(review.pool)}</strong>, {when(review.start_ns)} to {when(review.end_ns)} UTC:
-{len(review.failovers)} changes of active, {planned} planned, {drills} drills.</p></header>
+{len(review.failovers)} changes of active, {planned} planned, {drills} drills.{_traffic(review)}</p></header>
 <main><section id="objectives"><h2>Objectives</h2>{_figures(review, before)}</section>
 <section class="cards">
 <div class="card"><h2>Crash RTO by phase</h2>{by_phase(review)}</div>
@@ -97,6 +97,15 @@ def page(review: Review, before: Review | None = None) -> str:
 <section id="worst"><h2>Worst failovers</h2><div class="cards">{worst}</div>
 </section></main></body></html>
 """
+
+
+def _traffic(review: Review) -> str:
+    """How much traffic there was, by front Envoys' counts."""
+    traffic = review.traffic
+    if traffic.requests is None:
+        return " No front Envoy counted requests."
+    envoys = "one front Envoy" if traffic.nodes == 1 else f"{traffic.nodes} front Envoys"
+    return f" {traffic.requests:,} requests through {envoys}, counted for {traffic.covered:.0%} of the time."
 
 
 def _figures(review: Review, before: Review | None) -> str:
@@ -130,9 +139,10 @@ def _row(figure: Figure, earlier: Figure | None, columns: int) -> str:
         cell("attained", "-" if figure.attainment is None else _percent(figure.attainment)),
         cell("budget left", "-" if figure.budget_left is None else f"{figure.budget_left:.0%}"),
     ]
-    row = f'<tr id="figure-{figure.key}"{" class=has" if figure.advice else ""}>{"".join(cells)}</tr>'
-    if figure.advice:
-        row += f'<tr class="advice"><td colspan="{columns}">{clean(figure.advice, 400)}</td></tr>'
+    told = "; ".join(filter(None, (figure.basis, figure.advice)))
+    row = f'<tr id="figure-{figure.key}"{" class=has" if told else ""}>{"".join(cells)}</tr>'
+    if told:
+        row += f'<tr class="advice"><td colspan="{columns}">{clean(told, 400)}</td></tr>'
     return row
 
 
@@ -161,12 +171,13 @@ def _burns(review: Review) -> str:
 
 def _worst(one: Failover, number: int) -> str:
     drill = f", drill: {clean(one.drill)}" if one.drill else ""
+    told = f" {requests_told(one).capitalize()}." if requests_told(one) else ""
     gap = f" Clients noticed {length(one.gap_ms)}." if one.gap_ms is not None else ""
     dearest = f" Most of it went to <strong>{clean(one.dearest)}</strong>." if one.dearest else ""
     return (
         f'<article class="card waterfall"><h3>{length(one.total_ms or 0.0)} from {clean(one.source or "?")}{drill}</h3>'
         f'<p class="facts">{when(one.began_ns)} UTC, {one.slots} slots, '
-        f"{clean(one.cause or 'no cause told')}.{dearest}{gap}"
+        f"{clean(one.cause or 'no cause told')}.{dearest}{gap}{told}"
         f"<br>trace <code>{clean(one.trace)}</code></p>{waterfall(one, number)}</article>"
     )
 

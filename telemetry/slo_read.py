@@ -72,6 +72,7 @@ def _failover(spans: Sequence[StoredSpan]) -> Failover:
     returned = [bool(span.attributes.get(names.RETURNED_ALIVE)) for span in spans if span.name == names.RETURNED]
     planned = told.get(names.PLANNED) is True or first.name == names.HANDOVER or _moves_only(spans)
     origin = first.start_ns
+    source, to = _text(told.get(names.FROM)), _receivers(spans, told)
     return Failover(
         trace=first.trace_id,
         pool=_text(told.get(names.POOL)),
@@ -79,8 +80,8 @@ def _failover(spans: Sequence[StoredSpan]) -> Failover:
         began_ns=origin,
         total_ms=root.duration_ns / _MS if root is not None and measured else None,
         cause=_text(told.get(names.CAUSE)),
-        source=_text(told.get(names.FROM)),
-        to=_receivers(spans, told),
+        source=source,
+        to=to,
         slots=_whole(told.get(names.SLOTS)) or 0,
         drill=_text(told.get(names.DRILL)),
         costs=costs_of(root, spans) if root is not None and measured else {},
@@ -94,6 +95,8 @@ def _failover(spans: Sequence[StoredSpan]) -> Failover:
         exposed_ms=exposure.duration_ns / _MS if exposure else None,
         protected=not (exposure and exposure.attributes.get(names.UNMEASURED)),
         returned=any(returned) if returned else None,
+        losers=_listed(source) | {span.instance for span in spans if span.name in (names.FENCE, names.CONFIRM)},
+        winners=_listed(to) | {span.instance for span in spans if span.name == names.CLAIM},
         bars=tuple(
             Bar(span.instance, span.name, (span.start_ns - origin) / _MS, span.duration_ns / _MS, span.error)
             for span in spans[:MOST_BARS]
@@ -115,6 +118,11 @@ def _receivers(spans: Sequence[StoredSpan], told: Mapping[str, Any]) -> str:
     if isinstance(said, str) and said:
         return said
     return ", ".join(sorted({span.instance for span in spans if span.name == names.CLAIM}))
+
+
+def _listed(members: str) -> frozenset[str]:
+    """Members as attributes name them: joined by commas."""
+    return frozenset(name for name in members.split(", ") if name)
 
 
 def _moves_only(spans: Sequence[StoredSpan]) -> bool:

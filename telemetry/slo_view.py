@@ -50,6 +50,17 @@ def buckets(lengths_ms: Sequence[float]) -> list[tuple[str, int]]:
     return list(zip(names, counts, strict=True))[used[0] : used[-1] + 1] if used else []
 
 
+def requests_told(one: Failover) -> str:
+    """What became of the requests that met a change, in words; empty if no Envoy told."""
+    through = one.through
+    if through is None:
+        return ""
+    of = "" if through.total is None else f" of {through.total} requests"
+    if not through.failed and not through.retried:
+        return "" if through.total is None else f"none of {through.total} requests failed or was repeated"
+    return f"{through.failed}{of} failed, {through.retried} were repeated and went well"
+
+
 def as_json(review: Review, before: Review | None = None) -> dict[str, Any]:
     """The review for machines: plain JSON types; figures in the units they name."""
     view: dict[str, Any] = {
@@ -58,8 +69,10 @@ def as_json(review: Review, before: Review | None = None) -> dict[str, Any]:
         "summary": verdict(review),
         "window": {"start": when(review.start_ns), "end": when(review.end_ns)},
         "failovers": len(review.failovers),
+        "traffic": dataclasses.asdict(review.traffic),
         "figures": [_figure(figure) for figure in review.figures],
         "worst": [_failover(one) for one in review.worst[:_WORST]],
+        "costliest": [_failover(one) for one in review.costliest[:_WORST]],
     }
     if before is not None:
         view["before"] = as_json(before)
@@ -86,9 +99,11 @@ class Drawing:
         )
         yield _table(review, self.before)
         for figure in review.figures:
-            if figure.advice and figure.state is not State.NOT_JUDGED:
+            told = "; ".join(filter(None, (figure.basis, figure.advice)))
+            if told and figure.state is not State.NOT_JUDGED:
                 line = Text(f"{figure.title}: ", style=COLOURS[figure.state], overflow="fold")
-                yield line.append(figure.advice, "default")
+                yield line.append(told, "default")
+        yield from _traffic(review)
         yield from _histogram(review, options)
         for one in review.worst[:_WORST]:
             yield Text()
@@ -117,6 +132,14 @@ def _table(review: Review, before: Review | None) -> Table:
     return table
 
 
+def _traffic(review: Review) -> RenderResult:
+    traffic = review.traffic
+    if traffic.requests is None:
+        return
+    envoys = "1 Envoy" if traffic.nodes == 1 else f"{traffic.nodes} Envoys"
+    yield Text(f"{traffic.requests} requests through {envoys}, counted for {traffic.covered:.0%} of the time", "dim")
+
+
 def _histogram(review: Review, options: ConsoleOptions) -> RenderResult:
     rows = buckets([one.total_ms or 0.0 for one in review.crashes])
     if not rows:
@@ -139,6 +162,8 @@ def _waterfall(one: Failover, options: ConsoleOptions) -> RenderResult:
     source = f" from {_safe(one.source)}" if one.source else ""
     yield Text(f"{_length(total)}{source} at {when(one.began_ns)} UTC{drill}", style="bold")
     yield Text(f"trace {one.trace}, {one.slots} slots: {_safe(one.cause)}", style="dim")
+    if requests_told(one):
+        yield Text(requests_told(one), style="dim")
     width = max(10, min(60, options.max_width - 32))
     at = 0.0
     mark = "=" if options.ascii_only or options.legacy_windows else "━"
@@ -166,6 +191,7 @@ def _failover(one: Failover) -> dict[str, Any]:
         "slots": one.slots,
         "cause": one.cause,
         "drill": one.drill,
+        "requests": None if one.through is None else dataclasses.asdict(one.through),
         "dearest": one.dearest,
         "costs_ms": {name: round(ms, 3) for name, ms in one.costs.items()},
     }

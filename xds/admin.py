@@ -16,7 +16,8 @@ from aiohttp import web
 from statesync.beat import LOAD_WINDOW
 from statesync.pool import Failover, MemberState
 from telemetry.ids import is_trace_id
-from telemetry.store import SpanStore, StoreError
+from telemetry.store import SpanStore
+from telemetry.store_schema import StoreError
 from xds.cache import ResourceCache
 from xds.controller import Controller
 from xds.election import Leadership
@@ -26,6 +27,7 @@ from xds.world import World, orders_for_envoy
 MOST_LISTED = 1000
 LOAD_NOTICED_MS = 20
 TRACES_PER_PAGE = 100
+RECORDS_PER_PAGE = 10_000
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -68,6 +70,7 @@ class Admin:
                 web.get("/v1/traces", self._traces),
                 web.get("/v1/traces/{trace}", self._trace),
                 web.get("/v1/spans", self._spans),
+                web.get("/v1/requests", self._requests),
             ]
         )
         return app
@@ -160,10 +163,10 @@ class Admin:
 
         ``next`` is the ``since`` of the next page, which may repeat a trace; None when there is none.
         """
-        bounds = [request.query.get(name, "") for name in ("since", "until")]
-        if not all(text.isascii() and text.isdigit() and len(text) <= 19 for text in bounds):
+        bounds = _window(request)
+        if bounds is None:
             return _problem(400, "bad-window", "bad window", "since and until: ns since 1970")
-        since, until = (min(int(text), (1 << 63) - 1) for text in bounds)
+        since, until = bounds
         spans = await self._store.window(since, until, TRACES_PER_PAGE)
         begun: dict[str, int] = {}
         for span in spans:
@@ -171,6 +174,29 @@ class Admin:
         last = max(begun.values(), default=0)
         following = (last if last > since else last + 1) if len(begun) == TRACES_PER_PAGE else None
         return _json({"next": following, "spans": [dataclasses.asdict(span) for span in spans]})
+
+    async def _requests(self, request: web.Request) -> web.Response:
+        """What front Envoys told of ``[since, until]`` (ns since 1970): failed and repeated requests, and counts.
+
+        The first :data:`RECORDS_PER_PAGE` of each. ``next`` is the ``since`` of the next page, which repeats the last
+        moment of this one; None when there is none.
+        """
+        bounds = _window(request)
+        if bounds is None:
+            return _problem(400, "bad-window", "bad window", "since and until: ns since 1970")
+        since, until = bounds
+        reports = await self._store.logs(since, until, RECORDS_PER_PAGE)
+        counts = await self._store.counts(since, until, RECORDS_PER_PAGE)
+        full = [log.time_ns for log in reports[-1:] if len(reports) == RECORDS_PER_PAGE]
+        full += [one.end_ns for one in counts[-1:] if len(counts) == RECORDS_PER_PAGE]
+        following = min(full, default=None)
+        return _json(
+            {
+                "next": following if following is None or following > since else following + 1,
+                "reports": [dataclasses.asdict(log) for log in reports],
+                "counts": [dataclasses.asdict(one) for one in counts],
+            }
+        )
 
     async def _trace(self, request: web.Request) -> web.Response:
         trace = request.match_info["trace"].lower()
@@ -180,6 +206,15 @@ class Admin:
         if not spans:
             return _problem(404, "no-trace", "no such trace", f"nothing is stored of trace {trace}")
         return _json({"trace": trace, "spans": [dataclasses.asdict(span) for span in spans]})
+
+
+def _window(request: web.Request) -> tuple[int, int] | None:
+    """``since`` and ``until`` of a query, in ns since 1970; None if they are none."""
+    bounds = [request.query.get(name, "") for name in ("since", "until")]
+    if not all(text.isascii() and text.isdigit() and len(text) <= 19 for text in bounds):
+        return None
+    since, until = (min(int(text), (1 << 63) - 1) for text in bounds)
+    return since, until
 
 
 def members_view(world: World, book: LivenessBook, now: int) -> list[dict[str, Any]]:

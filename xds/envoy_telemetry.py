@@ -1,4 +1,4 @@
-"""What a front Envoy reports by OpenTelemetry: requests that failed or were repeated, and requests that callers trace.
+"""What a front Envoy reports by OpenTelemetry: requests that failed or were repeated, and those that callers trace.
 
 Pure; parts of the listener that :mod:`xds.listener` puts in. Reports go over OTLP/gRPC through a cluster that the
 Envoy's own bootstrap names (``understudy.telemetry`` in its node's metadata), normally that of its control servers; an
@@ -15,6 +15,7 @@ from envoy_data_plane.envoy.config.accesslog.v3 import (
     ComparisonFilterOp,
     HeaderFilter,
     OrFilter,
+    ResponseFlagFilter,
     StatusCodeFilter,
 )
 from envoy_data_plane.envoy.config.core.v3 import (
@@ -43,6 +44,8 @@ _BUFFER = 64 * 1024
 _ATTEMPT_HEADER = "x-envoy-attempt-count"
 """Written by the router before each try; :mod:`xds.routes` asks for it."""
 _MOST_ATTEMPTS = 1_000
+_CUT_SHORT = ["LR", "UR", "UC", "SI", "UMSDR", "UPE"]
+"""Response flags of answers that began well and never ended: the client has a good status and half a body."""
 
 
 def server_errors() -> AccessLogFilter:
@@ -54,9 +57,15 @@ def server_errors() -> AccessLogFilter:
 
 
 def request_reports(pool: str, cluster: str) -> AccessLog:
-    """The access log that reports requests with 5xx, and those that took more than one try, over OTLP."""
+    """The access log that reports requests with 5xx, cut short, or of more than one try, over OTLP."""
     repeated = HeaderMatcher(name=_ATTEMPT_HEADER, range_match=Int64Range(start=2, end=_MOST_ATTEMPTS))
-    either = OrFilter(filters=[server_errors(), AccessLogFilter(header_filter=HeaderFilter(header=repeated))])
+    either = OrFilter(
+        filters=[
+            server_errors(),
+            AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=_CUT_SHORT)),
+            AccessLogFilter(header_filter=HeaderFilter(header=repeated)),
+        ]
+    )
     config = OpenTelemetryAccessLogConfig(
         grpc_service=_receiver(cluster),
         log_name="understudy",
@@ -74,6 +83,7 @@ def request_reports(pool: str, cluster: str) -> AccessLog:
                 names.ATTEMPTS: "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
                 names.FLAGS: "%RESPONSE_FLAGS%",
                 names.DETAILS: "%RESPONSE_CODE_DETAILS%",
+                names.DURATION_MS: "%DURATION%",
             }
         ),
     )

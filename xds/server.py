@@ -34,7 +34,8 @@ from telemetry.phase_metrics import PhaseMetrics, expose
 from telemetry.receiver import add_otlp_receiver
 from telemetry.receiver_http import otlp_application
 from telemetry.setup import Telemetry, service_version, start_telemetry
-from telemetry.store import SpanStore, StoreError
+from telemetry.store import SpanStore
+from telemetry.store_schema import StoreError
 from xds.admin import Admin
 from xds.ads import TAKE_ALL, AdsServer, StreamSettings
 from xds.cache import AckEvent, CacheError, ResourceCache

@@ -26,10 +26,15 @@ def test_every_attribute_is_explained():
     assert table("Attributes") == list(names.ATTRIBUTES)
 
 
+def test_every_metric_of_front_envoys_is_explained():
+    assert table("Requests through Envoy") == list(names.METRICS)
+
+
 def test_the_tuples_name_every_constant():
     defined = {value for name, value in vars(names).items() if name.isupper() and isinstance(value, str)}
     kinds = {names.KIND_TAKEOVER, names.KIND_HANDOVER, names.SCOPE}
-    listed = {*names.ROOTS, *names.PHASES, *names.ATTRIBUTES, *names.CONVENTIONS, *names.SERVICES, names.SERVICE_ENVOY}
+    words = {*names.ROOTS, *names.PHASES, *names.ATTRIBUTES, *names.METRICS, names.NODE_NAME}
+    listed = {*words, *names.CONVENTIONS, *names.SERVICES, names.SERVICE_ENVOY}
     assert defined == listed | kinds
 
 

@@ -6,7 +6,9 @@ import sqlite3
 import pytest
 
 from telemetry.logs import StoredLog
-from telemetry.store import _SCHEMA, SCHEMA_VERSION, Retention, SpanStore, StoreError, StoreTooNewError
+from telemetry.store import SpanStore
+from telemetry.store_retention import Retention
+from telemetry.store_schema import SCHEMA_VERSION, STEPS, StoreError, StoreTooNewError
 from tests.telemetry.support import EPOCH_NS, TRACE, root, stored
 
 
@@ -170,7 +172,7 @@ async def test_what_is_stored_is_plain_json(store, tmp_path):
 async def test_a_file_of_the_first_schema_is_brought_up_to_date_with_its_traces(tmp_path):
     path = tmp_path / "traces.db"
     with sqlite3.connect(path) as db:
-        for statement in (*_SCHEMA, "PRAGMA user_version = 1"):
+        for statement in (*STEPS[0], "PRAGMA user_version = 1"):
             db.execute(statement)
         db.execute(
             "INSERT INTO spans VALUES (?, ?, '', 'failover', 1, 2, '', '{}', '{}', ?)", (TRACE, "1" * 16, 1 << 62)

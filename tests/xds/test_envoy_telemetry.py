@@ -1,6 +1,7 @@
 """What a real Envoy reports to the control server by OpenTelemetry, configured over xDS and nothing else."""
 
 import contextlib
+import itertools
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -14,9 +15,11 @@ from aiohttp import web
 from proxy.bootstrap import bootstrap
 from statesync.spec import PoolSpec
 from telemetry import names
+from telemetry.counts import Period
 from telemetry.intake import Intake
-from telemetry.logs import RequestCounts, StoredLog, count_requests
+from telemetry.logs import StoredLog
 from telemetry.receiver import add_otlp_receiver
+from telemetry.slo_requests import requests_of
 from telemetry.store import SpanStore
 from tests.harness.envoy import running_envoy
 from tests.harness.waiting import free_port, until
@@ -37,11 +40,13 @@ class Front:
     store: SpanStore
     cache: ResourceCache
     status: int = 200
+    cut: bool = False
     seen: list[str] = field(default_factory=list)
 
     async def get(self, **headers: str) -> int:
         url = f"http://127.0.0.1:{self.port}/secret-path?secret=query"
         async with aiohttp.ClientSession() as http, http.get(url, headers=headers) as answer:
+            await answer.read()
             return answer.status
 
     async def answers(self, status: int) -> None:
@@ -66,8 +71,14 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
     cache = ResourceCache(listen_of, on_group=lambda group: _give_listener(cache, "cart", group))
     made = Front(port, store, cache)
 
-    async def answer(request: web.Request) -> web.Response:
+    async def answer(request: web.Request) -> web.StreamResponse:
         made.seen.append(request.headers.get("traceparent", ""))
+        if made.cut and request.transport is not None:
+            begun = web.StreamResponse()
+            await begun.prepare(request)
+            await begun.write(b"half of it")
+            request.transport.close()
+            return begun
         return web.Response(status=made.status)
 
     app = web.Application()
@@ -116,10 +127,33 @@ async def test_requests_that_failed_or_were_repeated_are_reported_and_others_are
     assert (failed.attributes[names.POOL], failed.attributes[names.HTTP_METHOD]) == ("cart", "GET")
     assert (failed.resource[names.SERVICE_NAME], failed.resource["node_name"]) == (names.SERVICE_ENVOY, "front-1")
     assert set(failed.attributes) <= {*names.ATTRIBUTES, *names.CONVENTIONS}
-    assert count_requests(reports, "cart-1") == RequestCounts(failed=1, retried=1)
-    assert count_requests(reports, "cart-2") == RequestCounts()
+    told = [(one.node, one.first, one.failed, one.retried) for one in requests_of([failed, repeated])]
+    assert told == [("front-1", "cart-1", True, False), ("front-1", "cart-1", False, True)]
     assert "secret" not in str(reports)
     assert KEY not in str(reports)
+
+
+async def test_an_answer_that_was_cut_short_is_reported_although_its_status_is_good(front: Front):
+    front.cut = True
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await front.get(**{"x-session-id": KEY})
+    (cut,) = [one for one in await front.reports(1) if one.attributes[names.FLAGS] != "-"]
+    assert cut.attributes[names.HTTP_STATUS] == "200"
+    assert [one.failed for one in requests_of([cut])] == [True]
+
+
+async def test_envoy_counts_all_requests_and_tells_of_idle_periods_as_well(front: Front):
+    for _ in range(5):
+        await front.get(**{"x-session-id": KEY})
+
+    async def counted() -> list[Period] | None:
+        found = await front.store.counts(0, time.time_ns() + 10**10)
+        return found if sum(one.requests for one in found) >= 5 and not found[-1].requests else None
+
+    periods = await until(counted, 30, "counts of the requests, and of a period without any")
+    assert {one.node for one in periods} == {"front-1"}
+    assert all(before.end_ns <= after.end_ns for before, after in itertools.pairwise(periods))
+    assert all(0 < one.end_ns - one.start_ns < 8 * 10**9 for one in periods)
 
 
 async def test_envoy_goes_on_with_a_trace_that_its_caller_samples_and_begins_none(front: Front):

@@ -1,0 +1,36 @@
+"""The part of Envoy's bootstrap that makes it tell how many requests there were: its OpenTelemetry stats sink. Pure.
+
+Only a bootstrap can set up a sink. All other stats are dropped there; ``/stats/prometheus`` has them as before. What
+comes of it is read by :mod:`telemetry.counts`. Wants Envoy 1.36 or newer (``custom_metric_conversions``).
+"""
+
+from typing import Any
+
+from telemetry import names
+
+_TYPES = "type.googleapis.com/envoy.extensions"
+
+
+def request_counts(*, node_id: str, pool: str, cluster: str) -> dict[str, Any]:
+    """The sink of the Envoy ``node_id`` of ``pool``, which sends through ``cluster`` every ``names.COUNT_SECONDS``.
+
+    By how much counters rose; a counter that did not rise is left out, so the uptime shows that Envoy was there.
+    """
+    sink = f"{_TYPES}.stat_sinks.open_telemetry.v3.SinkConfig"
+    stats = {
+        f"http.{pool}.downstream_rq_completed": names.COUNT_REQUESTS,
+        f"http.{pool}.downstream_rq_5xx": names.COUNT_FAILED,
+        "access_logs.open_telemetry_access_log.understudy.logs_dropped": names.COUNT_DROPPED,
+        "server.uptime": names.COUNT_UPTIME,
+    }
+
+    def action(kind: str, **settings: str) -> dict[str, Any]:
+        return {"action": {"name": kind, "typed_config": {"@type": f"{sink}.{kind}", **settings}}}
+
+    resource = {
+        "name": "envoy.tracers.opentelemetry.resource_detectors.static_config",
+        "typed_config": {
+            "@type": f"{_TYPES}.tracers.opentelemetry.resource_detectors.v3.StaticConfigResourceDetectorConfig",
+            "attributes": {names.SERVICE_NAME: names.SERVICE_ENVOY, names.NODE_NAME: node_id, names.POOL: pool},
+        },
+    }
