@@ -34,3 +34,22 @@ def request_counts(*, node_id: str, pool: str, cluster: str) -> dict[str, Any]:
             "attributes": {names.SERVICE_NAME: names.SERVICE_ENVOY, names.NODE_NAME: node_id, names.POOL: pool},
         },
     }
+    by_name = {"@type": f"{_TYPES}.matching.common_inputs.stats.v3.StatFullNameMatchInput"}
+    matched = {stat: action("ConversionAction", metric_name=metric) for stat, metric in stats.items()}
+    return {
+        "name": "envoy.stat_sinks.open_telemetry",
+        "typed_config": {
+            "@type": sink,
+            "grpc_service": {"envoy_grpc": {"cluster_name": cluster}, "timeout": "2s"},
+            "report_counters_as_deltas": True,
+            "emit_tags_as_attributes": False,
+            "resource_detectors": [resource],
+            "custom_metric_conversions": {
+                "matcher_tree": {
+                    "input": {"name": "name", "typed_config": by_name},
+                    "exact_match_map": {"map": matched},
+                },
+                "on_no_match": action("DropAction"),
+            },
+        },
+    }
