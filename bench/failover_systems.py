@@ -71,7 +71,7 @@ class Peer:
         self._sticky = "cookie" if name.startswith("cookie") else "hash"
         self._with_redis = name.endswith("redis")
         self._directory = directory
-        ports = PortPicker()
+        ports = self._ports = PortPicker()
         self.members = tuple(f"app-{number}" for number in range(1, MEMBERS + 1))
         self._apps = {name: ports.pick() for name in self.members}
         self._listen, self._admin, self._peer_listen = ports.pick(), ports.pick(), ports.pick()

@@ -270,7 +270,8 @@ class LocalPool:
         self._etcd_binary = find_etcd(settings.environment)
         _require_envoy(settings.environment)
         app_command(settings)
-        self.layout = plan_layout(settings, PortPicker())
+        self._ports = PortPicker()
+        self.layout = plan_layout(settings, self._ports)
         self.processes = Processes(self._note_change)
         self._lock: IO[str] | None = None
 
@@ -288,6 +289,7 @@ class LocalPool:
         try:
             await self.processes.__aexit__(None, None, None)
         finally:
+            self._ports.close()
             (self.settings.directory / LAYOUT_FILE).unlink(missing_ok=True)
             if self._lock is not None:
                 self._lock.close()

@@ -8,13 +8,14 @@ import errno
 import random
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from deploy.errors import DeployError, PortInUseError
 
 LOOPBACK = "127.0.0.1"
-_LOWEST = 15000
+_LOWEST = 20000
+BLOCK = 128
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _ADDRESS = re.compile(r"^(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):(?P<port>[0-9]{1,5})$")
 
@@ -50,22 +51,52 @@ def require_free(address: str, remedy: str) -> None:
 
 
 class PortPicker:
-    """Draws free loopback ports, never the same twice."""
+    """Picks free loopback ports, never the same twice, out of blocks of ports that no other picker is using.
+
+    The first port of a block is held until :meth:`close`: so two pools that start at the same moment do not get the
+    same port, although neither has bound it yet.
+    """
 
     def __init__(self, draw: Callable[[int, int], int] = random.randint) -> None:
         self._draw = draw
-        self._given: set[int] = set()
-        self._highest = max(_LOWEST + 2000, _first_ephemeral() - 1)
+        self._guards: list[socket.socket] = []
+        self._left: Iterator[int] = iter(())
 
     def pick(self) -> str:
         """A free ``127.0.0.1:port``; raises :class:`PortInUseError` if there seems to be none."""
-        for _ in range(1000):
-            port = self._draw(_LOWEST, self._highest)
+        for port in self._left:
             address = f"{LOOPBACK}:{port}"
-            if port not in self._given and _is_free(address):
-                self._given.add(port)
+            if _is_free(address):
                 return address
-        raise PortInUseError(f"{LOOPBACK}:{_LOWEST}-{self._highest}", "end some other programs", "full")
+        self._left = self._next_block()
+        return self.pick()
+
+    def close(self) -> None:
+        """Let the blocks go; what was picked is its user's business from now on."""
+        for guard in self._guards:
+            guard.close()
+
+    def _next_block(self) -> Iterator[int]:
+        highest = max(_LOWEST + 2000, _first_ephemeral() - 1)
+        for _ in range(1000):
+            start = _LOWEST + BLOCK * self._draw(0, (highest - _LOWEST) // BLOCK - 1)
+            guard = _hold(start)
+            if guard is not None:
+                self._guards.append(guard)
+                return iter(range(start + 1, start + BLOCK))
+        raise PortInUseError(f"{LOOPBACK}:{_LOWEST}-{highest}", "end some other programs", "full")
+
+
+def _hold(port: int) -> socket.socket | None:
+    """A socket that holds ``port``; None if it is in use."""
+    guard = socket.socket()
+    try:
+        guard.bind((LOOPBACK, port))
+        guard.listen(1)
+    except OSError:
+        guard.close()
+        return None
+    return guard
 
 
 def _is_free(address: str) -> bool:

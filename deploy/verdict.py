@@ -134,7 +134,7 @@ def judge(
         stale_reads=sum(_stale_reads(ops) for ops in sessions.values()),
         unexplained_items=sum(content.unexplained for content in contents),
         moved_needlessly=sum(_moved_needlessly(ops, killing) for ops in sessions.values()),
-        answered_elsewhere=sum(len(_excursions(_served(ops), killing)) for ops in sessions.values()),
+        answered_elsewhere=sum(len(_excursions(_served(ops))) for ops in sessions.values()),
         sessions_touched=len(gaps),
         never_answered=len(gaps) - len(answered),
         client_gap_ms=_gap_summary(answered),
@@ -200,7 +200,7 @@ def _moved_needlessly(ops: Sequence[Op], killing: Killing | None) -> bool:
     check. Whether the session moved, the next one tells.
     """
     answers = _served(ops)
-    excursions = _excursions(answers, killing)
+    excursions = _excursions(answers)
     served = [op for number, op in enumerate(answers) if op.attempts == 1 and number not in excursions]
     for before, after in itertools.pairwise(served):
         if before.served_by == after.served_by:
@@ -216,15 +216,11 @@ def _moved_needlessly(ops: Sequence[Op], killing: Killing | None) -> bool:
     return False
 
 
-def _excursions(served: Sequence[Op], killing: Killing | None) -> set[int]:
-    """Which of a session's answers came from another member than the one before and the one after them, which agree.
-
-    An answer of a member that was killed and came back is none: that is how a session returns to it.
-    """
-    away = set()
+def _excursions(served: Sequence[Op]) -> set[int]:
+    """Which of a session's answers came from another member than the one before and the one after them, which agree."""
+    away: set[int] = set()
     for number, (before, op, after) in enumerate(zip(served, served[1:], served[2:], strict=False), start=1):
-        returned = killing is not None and op.served_by == killing.member
-        if before.served_by == after.served_by != op.served_by and not returned and number - 1 not in away:
+        if before.served_by == after.served_by != op.served_by and number - 1 not in away:
             away.add(number)
     return away
 

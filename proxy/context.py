@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from proxy.first_answer import FirstAnswers
 from proxy.holdings import Holdings
 from proxy.peers import Peer, PeerClient
+from proxy.stall import StallWatch
 from proxy.tally import Tally
+from statesync.beat import BEAT_INTERVAL, patience
 from statesync.commit import Committer
 from statesync.etcd import EtcdClient
 from statesync.keys import PoolKeys
@@ -13,6 +15,7 @@ from statesync.mirror import Mirror
 from statesync.ownership import FailoverLog, View
 from statesync.pool import Table
 from statesync.replica import Replica
+from statesync.spec import Liveness
 from statesync.state import PoolState
 from telemetry.setup import Telemetry
 
@@ -34,6 +37,7 @@ class MemberContext:
     telemetry: Telemetry
     first_answers: FirstAnswers
     failovers: FailoverLog
+    stall: StallWatch
     addresses: dict[str, str] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
 
@@ -50,3 +54,18 @@ class MemberContext:
             self.addresses[member] = record.record.peer
         address = self.addresses.get(member)
         return Peer(member, address) if address else None
+
+    @property
+    def liveness(self) -> Liveness:
+        """When silence counts, by the spec in force."""
+        return self.state.spec.record.liveness if self.state.spec else Liveness()
+
+    def patience(self, member: str) -> float:
+        """Seconds of silence towards probes that count against ``member``: more while it, or this process, is late.
+
+        Busy is not dead. What a member's own delays are, its record tells.
+        """
+        at = self.state.members.get(member)
+        delay = max(self.stall.worst, at.record.stall if at else 0.0)
+        rules = self.liveness
+        return patience(rules.missed_beats * BEAT_INTERVAL, delay, rules.load_cap_ms / 1000)

@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 
 from proxy.context import MemberContext
-from statesync.beat import BEAT_INTERVAL, METHOD, Beat
+from statesync.beat import BEAT_INTERVAL, METHOD, Beat, stall_step
 from statesync.etcd import EtcdError, LeaseNotFound, TlsFiles
 from statesync.pool import Member, MemberState
 
@@ -73,17 +73,11 @@ class Presence:
         record: Member,
         state: Callable[[], tuple[MemberState, str]],
         tls: TlsFiles | None = None,
-        *,
-        stall: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """``record`` is the member as it does not change; ``state`` tells how it is now; ``tls`` is for heartbeats.
-
-        ``stall``: how late this process was of late, in seconds.
-        """
+        """``record`` is the member as it does not change; ``state`` tells how it is now; ``tls`` is for heartbeats."""
         self._context = context
         self._state = state
         self._tls = tls
-        self._stall = stall
         self.record = record
         self._stirred = asyncio.Event()
         self._beat_now: dict[str, asyncio.Event] = {}
@@ -92,16 +86,20 @@ class Presence:
     def stir(self) -> None:
         """Something may have changed: write the record and send a beat if it has."""
         state, reason = self._state()
+        stall = stall_step(self._context.stall.worst)
         if (state, reason) == (self.record.state, self.record.reason):
+            if stall != self.record.stall:
+                self.record = replace(self.record, stall=stall)
+                self._stirred.set()
             return
         logger.info("%s: %s%s", self.record.member, state, f" ({reason})" if reason else "")
-        self.record = replace(self.record, state=state, reason=reason, since=time.time())
+        self.record = replace(self.record, state=state, reason=reason, since=time.time(), stall=stall)
         self._stirred.set()
         for event in self._beat_now.values():
             event.set()
 
     async def watch_state(self) -> None:
-        """Look every half second whether time alone has changed the state (an operator's intent that ended)."""
+        """Look every half second whether time alone has changed what the record says: an intent that ended, a delay."""
         while True:
             self.stir()
             await asyncio.sleep(STATE_INTERVAL)
@@ -215,6 +213,6 @@ class Presence:
             state=record.state,
             applied=self._context.mirror.revision,
             reason=record.reason,
-            stall=round(self._stall(), 3),
+            stall=round(self._context.stall.worst, 3),
             lacking=self._lacking(),
         )

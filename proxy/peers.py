@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 
 PROBE_PATH = "/peer/v1/probe"
 SESSIONS_PATH = "/peer/v1/sessions/"
-PROBE_TIMEOUT = 0.1
 PROBES = 3
 VOID_FROM = 1.5
 CALL_TIMEOUT = 1.0
@@ -103,19 +102,20 @@ class PeerClient:
             probe.cancel()
         await self._http.close()
 
-    async def probe(self, peer: Peer, boot: str | None = None) -> Life:
-        """Whether ``peer`` lives (as the process ``boot``, if given): refusal counts at once, silence after three.
+    async def probe(self, peer: Peer, boot: str | None = None, *, patience: float) -> Life:
+        """Whether ``peer`` lives (as the process ``boot``, if given): refusal counts at once, silence after 3 tries.
 
-        Who asks while a probe is under way gets its finding: a whole slot's callers may wonder at the same moment.
+        They take ``patience`` seconds in all. Who asks while a probe is under way gets its finding: a whole slot's
+        callers may wonder at the same moment.
         """
         asked = (peer, boot)
         task = self._probes.get(asked)
         if task is None:
-            task = self._probes[asked] = asyncio.create_task(self._probe(peer, boot))
+            task = self._probes[asked] = asyncio.create_task(self._probe(peer, boot, patience / PROBES))
             task.add_done_callback(lambda _: self._probes.pop(asked, None))
         return await asyncio.shield(task)
 
-    async def _probe(self, peer: Peer, boot: str | None) -> Life:
+    async def _probe(self, peer: Peer, boot: str | None, most: float) -> Life:
         silent = 0
         for _ in range(2 * PROBES):
             if silent == PROBES:
@@ -125,7 +125,7 @@ class PeerClient:
                 async with self._http.get(
                     f"{self._scheme}://{peer.address}{PROBE_PATH}",
                     ssl=self._ssl(peer),
-                    timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT),
+                    timeout=aiohttp.ClientTimeout(total=most),
                 ) as answer:
                     if answer.status == HTTPStatus.FORBIDDEN:
                         logger.warning("%s does not take this process for one of the pool", peer.member)
@@ -139,7 +139,7 @@ class PeerClient:
                 if certain is not None:
                     return certain
                 # A try that took much longer than it may says something of this process, and nothing of the peer.
-                silent += time.monotonic() - began < PROBE_TIMEOUT * VOID_FROM
+                silent += time.monotonic() - began < most * VOID_FROM
                 await asyncio.sleep(0)
         return Life.SILENT if silent == PROBES else Life.VOID
 

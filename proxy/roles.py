@@ -329,7 +329,7 @@ class Roles:
         peer = self._context.peer(member)
         if peer is None:
             return "its record is gone and its address was never seen"
-        life = await self._context.peers.probe(peer, boot)
+        life = await self._context.peers.probe(peer, boot, patience=self._context.patience(member))
         return str(life) if life.condemns else None
 
     def _said_of(self, member: str) -> str:

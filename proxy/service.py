@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 CALL_PATIENCE = 5.0
 LOOK_AGAIN = 0.05
-LOOK_AFTER = 0.3
+LOOK_AFTER = 0.1
 LOOK_AGAIN_AFTER = 0.3
 """Seconds after which a peer that has a call of ours is probed for the first time, and again if it lives."""
 FORWARD_MARGIN = 0.5
@@ -261,7 +261,8 @@ class SessionService:
                 if answer.done():
                     return answer.result()
                 patience = LOOK_AGAIN_AFTER
-                if await self._context.peers.probe(peer) is Life.SILENT and not answer.done():
+                life = await self._context.peers.probe(peer, patience=self._context.patience(peer.member))
+                if life is Life.SILENT and not answer.done():
                     raise PeerSilent(peer.member, "silent")
         finally:
             answer.cancel()

@@ -48,7 +48,7 @@ from statesync.ownership import FailoverLog
 from statesync.pool import Member, MemberState
 from statesync.replica import Replica
 from statesync.settings import EtcdMissing, EtcdSettings, await_etcd
-from statesync.spec import CheckSpec, Liveness
+from statesync.spec import CheckSpec
 from statesync.state import Changed, PoolState
 from telemetry.names import SERVICE_SIDECAR
 from telemetry.phase_metrics import PhaseMetrics, expose
@@ -88,7 +88,6 @@ class Sidecar:
     service: SessionService
     calls: OwnerCalls
     scrub: Scrub
-    stall: StallWatch
     book: CheckBook
     drain: Drain
     started: bool = False
@@ -202,7 +201,7 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
             "sweeping": parts.service.sweep(),
             "scrubbing": sidecar.scrub.run(),
             "application check": parts.check.run(),
-            "stall watch": sidecar.stall.run(),
+            "stall watch": sidecar.context.stall.run(),
             "checks of the spec": parts.probes.run(parts.wanted_checks),
             "state": parts.presence.watch_state(),
             "mirror": parts.context.mirror.run(),
@@ -220,8 +219,8 @@ def _open_health_port(stack: contextlib.AsyncExitStack, sidecar: Sidecar) -> str
     if settings.health == NO_HEALTH_PORT:
         return ""
     try:
-        questions = sidecar.questions()
-        return open_health_port(stack, settings.health, settings.app, lambda: sidecar.refusal, sidecar.stall, questions)
+        questions, stall = sidecar.questions(), sidecar.context.stall
+        return open_health_port(stack, settings.health, settings.app, lambda: sidecar.refusal, stall, questions)
     except (OSError, ValueError) as error:
         raise CannotStart(
             f"the health port cannot be opened: {error}; give an address of this host that the front Envoys reach "
@@ -261,6 +260,7 @@ class _Assembly:
         keys = PoolKeys(settings.pool)
         boot = secrets.token_hex(8)
         self.telemetry = telemetry
+        stall = StallWatch()
         self.context = MemberContext(
             me=settings.member,
             boot=boot,
@@ -275,16 +275,18 @@ class _Assembly:
             telemetry=telemetry,
             first_answers=FirstAnswers(telemetry, settings.pool, settings.member),
             failovers=FailoverLog(keys, settings.member),
+            stall=stall,
         )
         self.roles = Roles(self.context)
         self.reads = ReadDeadline(self.context, self.roles.on_batch, self._on_check)
-        stall = StallWatch()
         self.check = ApplicationCheck(
-            settings.app, settings.app_health, self._on_check, rules=self._rules, stall=lambda: stall.worst
+            settings.app,
+            settings.app_health,
+            self._on_check,
+            rules=lambda: self.context.liveness,
+            stall=lambda: stall.worst,
         )
-        self.presence = Presence(
-            self.context, _record(settings, boot), self._state, settings.tls, stall=lambda: stall.worst
-        )
+        self.presence = Presence(self.context, _record(settings, boot), self._state, settings.tls)
         calls = OwnerCalls(self.context, self.reads)
         self.service = SessionService(self.context, self.roles, calls)
         self.sidecar = Sidecar(
@@ -297,7 +299,6 @@ class _Assembly:
             self.service,
             calls,
             Scrub(self.context, interval=settings.scrub_interval),
-            stall,
             CheckBook(),
             Drain(
                 self.context,
@@ -345,10 +346,6 @@ class _Assembly:
         ready = (CheckSpec(name="envoy", http=f"http://{envoy}/ready", failures=3),) if envoy else ()
         shared = spec.record.checks if spec else ()
         return ready + shared + tuple(own for own in self.settings.checks if own.name not in {c.name for c in shared})
-
-    def _rules(self) -> Liveness:
-        spec = self.context.state.spec
-        return spec.record.liveness if spec else Liveness()
 
 
 def _record(settings: SidecarSettings, boot: str) -> Member:

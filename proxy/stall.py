@@ -5,9 +5,8 @@ A task that wants to wake every :data:`TICK` and notes how late it was. Other th
 
 import asyncio
 import time
-from collections import deque
 
-from statesync.beat import LOAD_WINDOW
+from statesync.beat import Delays
 
 TICK = 0.05
 STALLED_AFTER = 1.0
@@ -19,12 +18,12 @@ class StallWatch:
 
     def __init__(self) -> None:
         self._ran_at = time.monotonic()
-        self._late: deque[tuple[float, float]] = deque()
+        self._delays = Delays()
 
     @property
     def worst(self) -> float:
         """The longest delay of late, in seconds."""
-        return self._late[0][1] if self._late else 0.0
+        return self._delays.worst
 
     @property
     def now(self) -> float:
@@ -36,12 +35,5 @@ class StallWatch:
         while True:
             self._ran_at = time.monotonic()
             await asyncio.sleep(TICK)
-            self.note(time.monotonic() - self._ran_at - TICK, time.monotonic())
-
-    def note(self, late: float, now: float) -> None:
-        """Take in a delay. What is older, or earlier and shorter, can no longer be the worst."""
-        while self._late and self._late[0][0] < now - LOAD_WINDOW:
-            self._late.popleft()
-        while self._late and self._late[-1][1] <= late:
-            self._late.pop()
-        self._late.append((now, late))
+            now = time.monotonic()
+            self._delays.note(now - self._ran_at - TICK, now)

@@ -7,6 +7,7 @@ stream is the answer. A killed process is seen at once, since its kernel closes 
 Silence is judged by :func:`patience`, here and beside the application: busy is not dead.
 """
 
+from collections import deque
 from dataclasses import dataclass
 
 from statesync.pool import MemberState, Record
@@ -40,6 +41,36 @@ class Beat(Record):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", MemberState(self.state))
+
+
+STALL_STEPS = (0.0, 0.1, 0.25, 0.5, 1.0)
+"""What a member's record may say of its delays, in seconds: coarse, so that it seldom has to be written anew."""
+NOT_WORTH_TELLING = 0.05
+
+
+class Delays:
+    """The delays of one process within the last :data:`LOAD_WINDOW` seconds. Times and delays in seconds."""
+
+    def __init__(self) -> None:
+        self._noted: deque[tuple[float, float]] = deque()
+
+    @property
+    def worst(self) -> float:
+        """The longest of them."""
+        return self._noted[0][1] if self._noted else 0.0
+
+    def note(self, late: float, now: float) -> None:
+        """Take in a delay. What is older, or earlier and shorter, can no longer be the worst."""
+        while self._noted and self._noted[0][0] < now - LOAD_WINDOW:
+            self._noted.popleft()
+        while self._noted and self._noted[-1][1] <= late:
+            self._noted.pop()
+        self._noted.append((now, late))
+
+
+def stall_step(delay: float) -> float:
+    """A delay as a member's record tells it: the least step above it, 0 while it is not worth telling."""
+    return min((step for step in STALL_STEPS if delay <= step + NOT_WORTH_TELLING), default=STALL_STEPS[-1])
 
 
 def patience(usual: float, delay: float, cap: float) -> float:

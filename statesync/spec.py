@@ -148,7 +148,7 @@ class HealthChecks(_Strict):
 
     enabled: bool = True
     interval_ms: Annotated[int, Field(ge=20, le=60_000)] = 250
-    timeout_ms: Annotated[int, Field(ge=20, le=60_000)] = 1000
+    timeout_ms: Annotated[int, Field(ge=20, le=60_000)] = 500
     failures: Annotated[int, Field(ge=1, le=10)] = 2
     successes: Annotated[int, Field(ge=1, le=10)] = 2
 
@@ -156,7 +156,7 @@ class HealthChecks(_Strict):
 class Outliers(_Strict):
     """When Envoy avoids a member for its failures to connect or to keep connections; 0 ``failures``: never."""
 
-    failures: Annotated[int, Field(ge=0, le=1000)] = 5
+    failures: Annotated[int, Field(ge=0, le=1000)] = 0
     base_ms: Annotated[int, Field(ge=100, le=60_000)] = 1000
     longest_ms: Annotated[int, Field(ge=100, le=600_000)] = 10_000
 
@@ -164,7 +164,7 @@ class Outliers(_Strict):
 class Liveness(_Strict):
     """When silence counts. ``load_cap_ms``: the most that a member under CPU load is given beyond that."""
 
-    missed_beats: Annotated[int, Field(ge=2, le=100)] = 10
+    missed_beats: Annotated[int, Field(ge=2, le=100)] = 5
     application_ms: Annotated[int, Field(ge=100, le=60_000)] = 2000
     load_cap_ms: Annotated[int, Field(ge=0, le=60_000)] = 2000
 

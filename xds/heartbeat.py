@@ -22,12 +22,11 @@ import grpc
 from statesync.beat import BEAT_INTERVAL, METHOD, SERVICE, Beat
 from statesync.pool import Member
 from statesync.tls import PeerTls, WrongName, trust_fault
-from xds.liveness import Finding, Identity, LivenessBook, Question
+from xds.liveness import SECOND, Finding, Identity, LivenessBook, Question
 
 logger = logging.getLogger(__name__)
 
 PROBE_PATH = "/peer/v1/probe"
-PROBE_TIMEOUT = 0.1
 PROBE_TRIES = 3
 _LARGEST_ANSWER = 65536
 
@@ -77,7 +76,6 @@ class Heartbeat:
         """Let time pass for the book and carry out its probes, until cancelled."""
         # A fresh connection for each probe: the question is whether anybody accepts one now.
         async with aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT),
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
         ) as session:
             try:
@@ -148,16 +146,17 @@ class Heartbeat:
         probe.add_done_callback(self._probes.discard)
 
     async def _probe(self, session: aiohttp.ClientSession, question: Question) -> None:
-        finding, boot = await probe(session, question.member, question.peer, self.tls)
+        patience = question.patience / SECOND
+        finding, boot = await probe(session, question.member, question.peer, self.tls, patience=patience)
         logger.info("probe of %s (boot %s) at %s: %s", question.member, question.boot, question.peer, finding)
         self._book.answered(question, finding, self._now(), boot=boot)
         self._tell()
 
 
 async def probe(
-    session: aiohttp.ClientSession, member: str, peer: str, tls: PeerTls | None = None
+    session: aiohttp.ClientSession, member: str, peer: str, tls: PeerTls | None = None, *, patience: float
 ) -> tuple[Finding, str]:
-    """Ask a sidecar's peer port for its boot id: up to three tries of 100 ms against silence.
+    """Ask a sidecar's peer port for its boot id: up to three tries against silence, ``patience`` seconds in all.
 
     A refused connection is an answer at once: the kernel of that host speaks, and it says that nobody
     listens. A try that took much longer than its time limit says more about this process than about the
@@ -165,11 +164,13 @@ async def probe(
     known. Only another member's certificate says for sure that this one is gone.
     """
     silent = False
-    scheme = "https" if tls else "http"
+    most = patience / PROBE_TRIES
+    ssl, scheme = (tls.client(member), "https") if tls else (True, "http")
+    timeout = aiohttp.ClientTimeout(total=most)
     for _ in range(PROBE_TRIES):
         began = time.monotonic()
         try:
-            async with session.get(f"{scheme}://{peer}{PROBE_PATH}", ssl=tls.client(member) if tls else True) as answer:
+            async with session.get(f"{scheme}://{peer}{PROBE_PATH}", ssl=ssl, timeout=timeout) as answer:
                 if answer.status == HTTPStatus.FORBIDDEN:
                     return Finding.VOID, ""
                 body = await answer.content.read(_LARGEST_ANSWER)
@@ -187,7 +188,7 @@ async def probe(
                 if error.os_error.errno == errno.ECONNREFUSED:
                     return Finding.REFUSED, ""
                 silent = True
-            silent = silent or time.monotonic() - began < 2 * PROBE_TIMEOUT
+            silent = silent or time.monotonic() - began < 2 * most
     return (Finding.SILENT if silent else Finding.VOID), ""
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from statesync.beat import BEAT_INTERVAL, patience
+from statesync.beat import BEAT_INTERVAL, Delays, patience
 from statesync.pool import Member, MemberState
 
 SECOND = 1_000_000_000
@@ -41,8 +41,9 @@ class Standing(StrEnum):
 class Rules:
     """Times in nanoseconds.
 
-    ``silence``: a stream without a beat for so long is suspect; ``load_cap``: at most so much longer while the member
-    is under load. ``again``: between probes of one suspect.
+    ``silence``: a stream without a beat for so long is suspect, and silence towards probes for so long again condemns;
+    ``load_cap``: both at most so much longer while the member, or this process, is under load. ``again``: between
+    probes of one suspect.
     ``unheard``: a registered member that opens no stream for so long is probed. ``vanished``: how long a
     member whose record is gone, and whose address was never known, is given to come back. ``revival``: how
     long a boot that was declared lost must beat without a gap to count again. ``pause``: a tick this late
@@ -61,11 +62,15 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A probe to be carried out: does this boot of the member still answer at ``peer`` (``host:port``)?"""
+    """A probe to be carried out: does this boot of the member still answer at ``peer`` (``host:port``)?
+
+    ``patience``: how long it may be silent, in ns.
+    """
 
     member: str
     boot: str
     peer: str
+    patience: int = Rules().silence
 
 
 class Finding(StrEnum):
@@ -129,6 +134,7 @@ class LivenessBook:
         self.version = 0
         self._pulses: dict[Identity, Pulse] = {}
         self._last_tick = 0
+        self._late = Delays()
         self._silence_counts_from = 0
 
     @property
@@ -137,9 +143,9 @@ class LivenessBook:
         return self._pulses
 
     def patience(self, pulse: Pulse) -> int:
-        """How long this member may be silent now, in ns: longer while its own beats tell of load."""
-        rules = self.rules
-        return int(patience(rules.silence, pulse.stall, rules.load_cap))
+        """How long this member may be silent now, in ns: longer while its beats, or our own delays, tell of load."""
+        late = max(pulse.stall, round(self._late.worst * SECOND))
+        return int(patience(self.rules.silence, late, self.rules.load_cap))
 
     def lost(self, member: str, boot: str) -> Pulse | None:
         """The pulse of this boot if it is lost, else None."""
@@ -225,14 +231,16 @@ class LivenessBook:
         Call it every 100 ms or so, and after :meth:`closed` and :meth:`record`. Each question must be
         answered.
         """
-        if self._last_tick and now - self._last_tick > self.rules.pause:
+        since_last = now - self._last_tick if self._last_tick else 0
+        self._late.note(since_last / SECOND - BEAT_INTERVAL, now / SECOND)
+        if since_last > self.rules.pause:
             self._silence_counts_from = now
         self._last_tick = now
         questions = []
         for pulse in list(self._pulses.values()):
             aged = self._aged(pulse, now)
             if self._wants_probe(aged, now):
-                questions.append(Question(aged.member, aged.boot, aged.peer))
+                questions.append(Question(aged.member, aged.boot, aged.peer, self.patience(aged)))
                 aged = replace(aged, probing=True)
             self._keep(aged)
         return tuple(questions)

@@ -44,6 +44,9 @@ from envoy_data_plane.google.protobuf import Any
 from statesync.spec import Retries, SessionKey, Timeouts
 
 RETRY_HEADER = "understudy-retry"
+OTHER_HOST_TRIES = 30
+"""How often Envoy draws again when it drew a host that a request has been to: often enough that one well member of three
+is found all but surely (5 left one request in some hundred with a failing one)."""
 RETRY_SAFE = "safe"
 """An application answers ``understudy-retry: safe`` when it did nothing and another member may succeed."""
 
@@ -231,7 +234,7 @@ def _retry_policy(retry_on: str, attempts: int, *, by_priority: bool) -> RetryPo
         num_retries=attempts,
         retry_priority=priority if by_priority else None,
         retry_host_predicate=[] if by_priority else [other_host],
-        host_selection_retry_max_attempts=0 if by_priority else 5,
+        host_selection_retry_max_attempts=0 if by_priority else OTHER_HOST_TRIES,
         retriable_headers=[HeaderMatcher(name=RETRY_HEADER, string_match=StringMatcher(exact=RETRY_SAFE))],
         retry_back_off=RetryPolicyRetryBackOff(
             base_interval=timedelta(milliseconds=1), max_interval=timedelta(milliseconds=10)

@@ -1,11 +1,12 @@
 """Addresses are checked before anything starts, and picked so that nobody else takes them."""
 
 import socket
+from contextlib import ExitStack, closing
 
 import pytest
 
 from deploy.errors import DeployError, PortInUseError
-from deploy.ports import PortPicker, require_free, split_address
+from deploy.ports import BLOCK, PortPicker, require_free, split_address
 
 
 @pytest.fixture
@@ -31,26 +32,39 @@ def test_a_host_that_does_not_resolve_is_refused():
         require_free("nowhere.invalid:80", "choose another")
 
 
-def test_a_free_port_is_fine_even_just_after_its_use(taken):
+@pytest.fixture
+def picker():
+    with closing(PortPicker()) as picker:
+        yield picker
+
+
+def test_a_free_port_is_fine_even_just_after_its_use(taken, picker):
     host, port = split_address(taken)
-    picked = PortPicker().pick()
+    picked = picker.pick()
     require_free(picked, "")
     with socket.create_connection((host, port)):
         pass
 
 
-def test_picked_ports_are_free_and_never_the_same():
-    picker = PortPicker()
-    picked = [picker.pick() for _ in range(50)]
-    assert len(set(picked)) == 50
+def test_picked_ports_are_free_and_never_the_same(picker):
+    picked = [picker.pick() for _ in range(2 * BLOCK)]
+    assert len(set(picked)) == 2 * BLOCK
     for address in picked:
         require_free(address, "")
 
 
-def test_a_picker_passes_over_ports_in_use(taken):
-    _, port = split_address(taken)
-    draws = iter([port, port, 15001, 15002, 15003, 15004])
-    assert PortPicker(draw=lambda low, high: next(draws)).pick() != taken
+def test_a_picker_passes_over_ports_in_use(picker):
+    host, port = split_address(picker.pick())
+    with socket.create_server((host, port + 1)):
+        assert split_address(picker.pick())[1] == port + 2
+
+
+def test_two_pools_that_start_at_the_same_moment_never_get_the_same_port():
+    draws = iter([70, 70, 71, 70, 72])
+    with ExitStack() as stack:
+        pickers = [stack.enter_context(closing(PortPicker(lambda low, high: next(draws)))) for _ in range(3)]
+        picked = [picker.pick() for picker in pickers for _ in range(BLOCK // 2)]
+    assert len(set(picked)) == 3 * (BLOCK // 2)
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,12 @@ def test_a_read_that_ran_beside_the_write_may_miss_it():
 
 def test_a_single_answer_of_a_standby_is_no_move_and_is_told():
     home, away = (lambda at: read("s", at, "cart-1")), (lambda at: read("s", at, "cart-2"))
+    returned = judge(
+        [read("s", at, member) for at, member in ((9.0, "cart-2"), (12.0, "cart-1"), (13.0, "cart-2"))],
+        {"s": {}},
+        KILLING,
+    )
+    assert (returned.moved_needlessly, returned.answered_elsewhere) == (0, 1)
     once = judge([home(1.0), away(2.0), home(3.0)], {"s": {}})
     assert (once.moved_needlessly, once.answered_elsewhere) == (0, 1)
     assert judge([home(1.0), away(2.0), away(3.0), home(4.0)], {"s": {}}).moved_needlessly == 1
@@ -104,7 +110,10 @@ def test_an_answer_to_a_repeated_request_is_no_move_unless_the_next_one_comes_fr
         ),
         pytest.param([read("s", 9.0, "cart-2"), read("s", 12.0, "cart-3")], id="moved between survivors"),
         pytest.param(
-            [read("s", 9.0, "cart-2"), read("s", 12.0, "cart-1"), read("s", 13.0, "cart-2")],
+            [
+                *(read("s", at, member) for at, member in ((9.0, "cart-2"), (12.0, "cart-1"), (12.5, "cart-1"))),
+                read("s", 13.0, "cart-2"),
+            ],
             id="left the returned member again",
         ),
     ],

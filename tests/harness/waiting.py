@@ -9,8 +9,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-# Below the kernel's range for outgoing connections, so that nobody takes a port while its server is down for a restart.
-_PORTS = range(12_000, 32_000)
+# Below the kernel's range for outgoing connections, so that nobody takes a port while its server is down for a restart,
+# and below the ports of local pools (deploy.ports).
+_PORTS = range(12_000, 20_000)
 _given: set[int] = set()
 
 

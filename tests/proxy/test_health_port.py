@@ -87,14 +87,3 @@ async def test_a_port_of_all_addresses_is_told_as_one_of_the_applications_host(m
         host, _, number = told.rpartition(":")
         assert host == "127.0.0.1"
         assert (await asyncio.to_thread(asked, http.client.HTTPConnection(host, int(number))))[0] == 200
-
-
-def test_the_worst_delay_is_that_of_the_last_ten_seconds() -> None:
-    stall = StallWatch()
-    for late, now in ((0.3, 100.0), (0.1, 105.0), (0.2, 106.0)):
-        stall.note(late, now)
-    assert stall.worst == 0.3
-    stall.note(0.0, 111.0)
-    assert stall.worst == 0.2
-    stall.note(0.0, 130.0)
-    assert stall.worst == 0.0

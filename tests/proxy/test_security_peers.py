@@ -17,7 +17,7 @@ from tests.harness.commands import commands, ready
 from tests.harness.etcd import EtcdServer
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import free_port, stays, until
-from xds.heartbeat import PROBE_TIMEOUT, probe
+from xds.heartbeat import probe
 from xds.liveness import Finding
 
 A_FIRST = (("a", "b"),)
@@ -53,7 +53,7 @@ async def probed(caller: Identity, pool: SidecarPool, member: str, peer: str = "
 
 
 async def answered(client: PeerClient, peer: Peer) -> Life | None:
-    life = await client.probe(peer)
+    life = await client.probe(peer, patience=0.3)
     return None if life is Life.SILENT else life
 
 
@@ -140,8 +140,8 @@ async def test_a_control_servers_probe_tells_the_same_over_mtls(
     envoy = PeerTls(authority.issue("front-1", "DNS:front-1"))
 
     async def found(member: str, peer: str, tls: PeerTls) -> tuple[Finding, str] | None:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT)) as http:
-            finding, boot = await probe(http, member, peer, tls)
+        async with aiohttp.ClientSession() as http:
+            finding, boot = await probe(http, member, peer, tls, patience=0.3)
         return None if finding is Finding.SILENT else (finding, boot)
 
     for member, peer, tls, expected in (

@@ -5,6 +5,7 @@ import json
 import signal
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Self
 
@@ -152,6 +153,35 @@ async def test_a_frozen_owner_is_taken_over_and_learns_of_it_when_it_wakes(pool:
     assert (status, body, headers["understudy-served-by"]) == (200, b"new", "b")
     status, headers, _ = await pool.call("a", "PUT", "/k", "newer")
     assert (status, headers["understudy-served-by"]) == (200, "b")
+
+
+async def test_an_owner_that_is_known_to_be_busy_is_waited_for(pool: SidecarPool) -> None:
+    """As under a CPU limit: the owner stands still again and again, and each time longer than a silence that counts."""
+    await pool.start("a", "b")
+    await pool.settle(*A_FIRST)
+    await pool.call("a", "PUT", "/k", "{}", Content_Type="application/json")
+    owner = pool.members["a"].sidecar
+    assert owner is not None
+
+    async def stand_still(seconds: float) -> None:
+        owner.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(seconds)
+        owner.send_signal(signal.SIGCONT)
+
+    await stand_still(0.4)
+    await until(partial(_told_of_delays, pool, "a"), 10, "a's record tells that it was late")
+    for number in range(3):
+        pause = asyncio.create_task(stand_still(0.9))
+        status, headers, _ = await pool.call(
+            "b", "PATCH", "/k", json.dumps({str(number): 1}), Content_Type=MERGE, Idempotency_Key=str(number)
+        )
+        await pause
+        assert (status, headers["understudy-served-by"], headers["understudy-epoch"]) == (200, "a", "1")
+
+
+async def _told_of_delays(pool: SidecarPool, name: str) -> bool:
+    record = await pool.record(name)
+    return record is not None and record.stall >= 0.25
 
 
 async def test_a_restarted_member_serves_its_slots_again_under_a_new_epoch(pool: SidecarPool) -> None:

@@ -11,8 +11,8 @@ def member(name: str, boot: str = "one", state: MemberState = UP) -> Member:
     return Member(name, boot, app="127.0.0.1:1", peer=f"{name}:2", state=state)
 
 
-def ask(name: str, boot: str = "one") -> Question:
-    return Question(name, boot, f"{name}:2")
+def ask(name: str, boot: str = "one", patience: int = 300 * MS) -> Question:
+    return Question(name, boot, f"{name}:2", patience)
 
 
 class Story:
@@ -114,9 +114,9 @@ def test_a_member_whose_beats_tell_of_load_is_given_more_time_up_to_a_cap():
     story.book.beat(hash("b"), "b", "one", UP, story.now, stall=60 * SECOND)
 
     assert story.pass_time(0.8, "c") == []
-    assert story.pass_time(0.1, "c") == [ask("a")]
+    assert story.pass_time(0.1, "c") == [ask("a", patience=900 * MS)]
     assert story.pass_time(1.3, "c") == []
-    assert story.pass_time(0.1, "c") == [ask("b")]
+    assert story.pass_time(0.1, "c") == [ask("b", patience=2300 * MS)]
 
 
 def test_a_suspect_that_answers_is_asked_again_every_second_until_it_is_heard():
@@ -195,8 +195,19 @@ def test_time_in_which_this_server_stood_still_is_nobodys_silence():
     story.now += 20 * SECOND
 
     assert story.book.due(story.now) == ()
-    assert story.pass_time(0.2) == []
-    assert len(story.pass_time(0.1)) == 2
+    assert story.pass_time(2.2) == []
+    assert {question.patience for question in story.pass_time(0.1)} == {2300 * MS}
+
+
+def test_who_was_late_itself_is_more_patient_with_everybody():
+    story = Story("a", "b")
+    story.pass_time(0.5, "a", "b")
+    story.now += 200 * MS
+    story.beat("a", "b")
+
+    assert story.book.due(story.now) == ()
+    assert story.pass_time(0.5, "b") == []
+    assert story.pass_time(0.1, "b") == [ask("a", patience=600 * MS)]
 
 
 def test_a_vanished_record_of_an_owner_is_a_suspicion():
