@@ -148,11 +148,9 @@ async def test_the_demo_loses_nothing_and_leaves_nothing_behind(terminal):
     demo = terminal.start("demo", "--sessions", "40", "--rate", "60")
     await until(lambda: demo.poll() is not None, timeout=3 * PATIENCE, every=0.2, what="the demo has ended")
     report = json.loads((terminal.directory / "demo-report.json").read_text())
-    assert demo.returncode in (0, 1), terminal.output
+    assert demo.returncode == 0, terminal.output
     assert report["failed_requests"] == report["lost_writes"] == report["duplicated_writes"] == 0
-    assert (
-        report["moved_needlessly"] <= report["sessions"] // 10
-    )  # a busy machine may cost single moves; see docs/operations.md
+    assert report["moved_needlessly"] == 0
     assert report["acknowledged_writes"] > 100
     assert report["killed"] == "cart-1"
     assert report["rejoin"]["slots_handed_back"] >= 85
