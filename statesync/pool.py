@@ -61,8 +61,8 @@ class Member(Record):
 
     ``boot`` is drawn anew at each start of the sidecar, so a restarted member is told from its former self.
     ``app`` and ``peer`` are ``host:port``; so is ``health``, which front Envoys ask ('' if there is none). ``node`` is
-    the machine that it runs on, if it knows. ``reason`` says in words why the state is not UP. ``stall`` is how late its
-    process was of late, in seconds, rounded up to a step: whoever probes it is so much more patient.
+    the machine that it runs on, if it knows. ``reason`` says in words why the state is not UP. ``stall`` is how late
+    its process was of late, in seconds, rounded up to a step: whoever probes it is so much more patient.
     """
 
     member: str

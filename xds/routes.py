@@ -45,8 +45,8 @@ from statesync.spec import Retries, SessionKey, Timeouts
 
 RETRY_HEADER = "understudy-retry"
 OTHER_HOST_TRIES = 30
-"""How often Envoy draws again when it drew a host that a request has been to: often enough that one well member of three
-is found all but surely (5 left one request in some hundred with a failing one)."""
+"""How often Envoy draws again when it drew a host that a request has been to: often enough that the one well member of
+three is found all but surely (5 left one request in some hundred with a failing one)."""
 RETRY_SAFE = "safe"
 """An application answers ``understudy-retry: safe`` when it did nothing and another member may succeed."""
 
