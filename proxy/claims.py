@@ -32,11 +32,15 @@ COPIES_AT_ONCE = 8
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why slots change their active: words for people, the trace, and who loses them ('' for nobody)."""
+    """Why slots change their active: words for people, the trace, and who loses them ('' for nobody).
+
+    ``by_request``: a caller who was sent here is the first witness, not the table.
+    """
 
     text: str
     trace: TraceIds | None = None
     source: str = ""
+    by_request: bool = False
 
 
 class Claimer:
@@ -69,11 +73,15 @@ class Claimer:
             return []
         crash_point(CrashPoint.CLAIM_WON)
         won = [owned for c in claims if (owned := self._gain(c, revision)) is not None]
-        claimed_ns = context.telemetry.now_ns()
+        told = None
+        if cause.trace is not None:
+            slots, claimed_ns = [c.slot for c in claims], context.telemetry.now_ns()
+            told = context.first_answers.claimed(
+                cause.trace, slots, started_ns, claimed_ns, by_request=cause.by_request
+            )
         await self._outwait_readers(claims)
         await self.catch_up(won, max([markers, *(c.replaces for c in claims)]))
-        if cause.trace is not None:
-            trace = context.telemetry.failover(cause.trace.traceparent)
+        if told is not None:
             attributes: Attributes = {
                 names.POOL: context.keys.pool,
                 names.MEMBER: context.me,
@@ -83,9 +91,7 @@ class Claimer:
                 names.ETCD_REVISION: revision,
                 names.CAUSE: cause.text,
             }
-            trace.phase(names.CLAIM, started_ns, claimed_ns, attributes)
-            trace.phase(names.CATCH_UP, claimed_ns, context.telemetry.now_ns(), attributes)
-            context.first_answers.expect(cause.trace, [c.slot for c in claims], claimed_ns)
+            context.first_answers.opened(told, attributes)
         if cause.source and cause.source != context.me:
             context.tally.takeovers += 1
             context.tally.taken_over += len(won)

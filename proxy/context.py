@@ -1,9 +1,11 @@
 """What the parts of one sidecar share: identity, clients, the pool as seen from here, and what is held and owned."""
 
+import contextlib
 from dataclasses import dataclass, field
 
 from proxy.first_answer import FirstAnswers
 from proxy.holdings import Holdings
+from proxy.lives import Lives
 from proxy.peers import Peer, PeerClient
 from proxy.stall import StallWatch
 from proxy.tally import Tally
@@ -13,10 +15,11 @@ from statesync.etcd import EtcdClient
 from statesync.keys import PoolKeys
 from statesync.mirror import Mirror
 from statesync.ownership import FailoverLog, View
-from statesync.pool import Table
+from statesync.pool import Member, Table
 from statesync.replica import Replica
 from statesync.spec import Liveness
 from statesync.state import PoolState
+from telemetry.ids import TraceIds, TraceparentError, takeover_seed
 from telemetry.setup import Telemetry
 
 
@@ -39,6 +42,8 @@ class MemberContext:
     failovers: FailoverLog
     stall: StallWatch
     addresses: dict[str, str] = field(default_factory=dict)
+    known: dict[str, Member] = field(default_factory=dict)
+    lives: Lives = field(default_factory=Lives)
     tally: Tally = field(default_factory=Tally)
 
     def view(self) -> View:
@@ -52,6 +57,7 @@ class MemberContext:
         record = self.state.members.get(member)
         if record is not None:
             self.addresses[member] = record.record.peer
+            self.known[member] = record.record
         address = self.addresses.get(member)
         return Peer(member, address) if address else None
 
@@ -69,3 +75,13 @@ class MemberContext:
         delay = max(self.stall.worst, at.record.stall if at else 0.0)
         rules = self.liveness
         return patience(rules.missed_beats * BEAT_INTERVAL, delay, rules.load_cap_ms / 1000)
+
+    def takeover_of(self, member: str, boot: str) -> TraceIds:
+        """The trace of the takeover of a member's process: as the table says, or else as everybody can tell."""
+        lost = self.view().table.lost.get(member)
+        if lost is not None and lost.boot == boot:
+            with contextlib.suppress(TraceparentError):
+                return TraceIds.from_traceparent(lost.traceparent)
+        self.peer(member)
+        record = self.known.get(member)
+        return takeover_seed(self.keys.pool, member, boot, record.life if record and record.boot == boot else 0)

@@ -22,8 +22,12 @@ class Doubt:
 
 @dataclass(slots=True)
 class Errand:
-    """The state of one call. ``give_up`` is monotonic; ``heard`` is the slot's latest epoch that a peer has named."""
+    """The state of one call. ``came`` and ``give_up`` are monotonic seconds.
 
+    ``heard`` is the slot's latest epoch that a peer has named.
+    """
+
+    came: float
     give_up: float
     heard: int = 0
     doubts: list[Doubt] = field(default_factory=list)

@@ -116,7 +116,8 @@ class Handover:
                 names.ETCD_REVISION: revision,
             }
             phases = context.telemetry.failover(trace.traceparent)
-            phases.phase(names.FENCE, started_ns, fenced_ns, attributes)
+            answered = context.first_answers.last_in(owned.slot)
+            phases.phase(names.FENCE, started_ns, fenced_ns, attributes, ((answered, names.LAST_REQUEST),))
             phases.phase(names.CONFIRM, fenced_ns, context.telemetry.now_ns(), attributes)
 
     async def _take_back(self, owned: OwnedSlot) -> None:
@@ -174,7 +175,7 @@ class Handover:
             now_ns = context.telemetry.now_ns()
             attributes: Attributes = {names.POOL: context.keys.pool, names.MEMBER: context.me, names.SLOT: slot}
             context.telemetry.failover(trace.traceparent).phase(names.CLAIM, started_ns, now_ns, attributes)
-            context.first_answers.expect(trace, [slot], now_ns)
+            context.first_answers.handed_over(trace, slot, started_ns)
         return at
 
     async def _see(self, slot: int, revision: int) -> None:

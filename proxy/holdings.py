@@ -60,6 +60,11 @@ class Holdings:
         """The owned slot, open or not."""
         return self._owned.get(slot)
 
+    def takes(self, slot: int) -> bool:
+        """Whether the slot is ours and takes calls now."""
+        owned = self._owned.get(slot)
+        return owned is not None and owned.open.is_set()
+
     def open_slots(self) -> list[int]:
         """The owned slots that take calls now."""
         return [slot for slot, owned in self._owned.items() if owned.open.is_set()]
@@ -78,13 +83,13 @@ class Holdings:
         if owned is not None:
             owned.open.set()
 
-    def learn(self, slot: int, owner: Owner, revision: int, *, me: str, boot: str) -> None:
-        """Compare a holding with the owner record as etcd has it, and drop it if the record is somebody else's."""
+    def learn(self, slot: int, owner: Owner, revision: int, *, me: str, boot: str) -> bool:
+        """Compare a holding with the owner record as etcd has it; drop it, and say so, if it is somebody else's."""
         owned = self._owned.get(slot)
-        if owned is None or revision <= owned.fence:
-            return
-        if owner.active != me or owner.boot != boot:
-            self.lose(slot)
+        if owned is None or revision <= owned.fence or (owner.active == me and owner.boot == boot):
+            return False
+        self.lose(slot)
+        return True
 
     def close(self, slots: Iterable[int]) -> list[OwnedSlot]:
         """Close the gates of ``slots`` for new calls."""

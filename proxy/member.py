@@ -95,12 +95,19 @@ class Presence:
         logger.info("%s: %s%s", self.record.member, state, f" ({reason})" if reason else "")
         self.record = replace(self.record, state=state, reason=reason, since=time.time(), stall=stall)
         self._stirred.set()
+        self.beat_at_once()
+
+    def beat_at_once(self) -> None:
+        """Something happened that control servers should hear of before the next beat is due."""
         for event in self._beat_now.values():
             event.set()
 
     async def watch_state(self) -> None:
         """Look every half second whether time alone has changed what the record says: an intent that ended, a delay."""
         while True:
+            if self._context.lives.settle(time.monotonic()):
+                self.record = replace(self.record, life=self._context.lives.count)
+                self._stirred.set()
             self.stir()
             await asyncio.sleep(STATE_INTERVAL)
 
@@ -205,14 +212,17 @@ class Presence:
         return len(context.view().table.slots_held_by(context.me) - context.replica.synced)
 
     def _beat(self) -> Beat:
-        record = self.record
+        record, context = self.record, self._context
         return Beat(
-            pool=self._context.keys.pool,
+            pool=context.keys.pool,
             member=record.member,
             boot=record.boot,
             state=record.state,
-            applied=self._context.mirror.revision,
+            applied=context.mirror.revision,
             reason=record.reason,
             stall=round(self._context.stall.worst, 3),
             lacking=self._lacking(),
+            sent=context.telemetry.now_ns(),
+            claims=context.first_answers.told(),
+            request=context.first_answers.last_request,
         )

@@ -365,7 +365,8 @@ class OwnerCalls:
         context = self._context
         owner = Owner.decode(found.value)
         context.state.note_owner(slot, owner, found.mod_revision)
-        context.holdings.learn(slot, owner, found.mod_revision, me=context.me, boot=context.boot)
+        if context.holdings.learn(slot, owner, found.mod_revision, me=context.me, boot=context.boot):
+            context.lives.taken(time.monotonic())
 
     def _placed(self, reply: Reply, owned: OwnedSlot) -> Reply:
         """The reply with the headers that say who answered for which slot, at which epoch."""

@@ -7,6 +7,7 @@ who was sent here, and this member's own probe of the owner.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -20,11 +21,22 @@ from proxy.peers import Life
 from proxy.read_deadline import BOUND
 from statesync.etcd import EtcdError
 from statesync.mirror import MirrorBatch
-from statesync.ownership import ClaimFree, HandOver, TakeOver, Undo, View, heirs_of, next_steps
+from statesync.ownership import (
+    DRAIN,
+    PLANNED,
+    REBALANCE,
+    ClaimFree,
+    HandOver,
+    TakeOver,
+    Undo,
+    View,
+    heirs_of,
+    next_steps,
+)
 from statesync.pool import Owner
 from statesync.state import Changed
 from telemetry import names
-from telemetry.ids import TraceIds, trace_seed
+from telemetry.ids import TraceIds, TraceparentError, trace_seed
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +45,8 @@ HANDOVERS_AT_ONCE = 4
 COPIES_AT_ONCE = 8
 HANDOVER_PAUSE = 1.0
 ALIVE_PAUSE = 0.5
+HEIRS_AFTER = 0.3
+"""Seconds in which a table usually comes that says where a draining member's slots go."""
 STRAY_AFTER = BOUND * 1.1
 """Also as long as a replaced owner may answer reads from memory; see ``takeover: lease``."""
 
@@ -53,6 +67,7 @@ class Roles:
         self._probed_alive: dict[str, float] = {}
         self._takeovers: dict[tuple[str, str], asyncio.Task[bool]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._draining_since = time.monotonic()
         self._strays: dict[int, tuple[int, float]] = {}
         self.going_down = False
         self.trouble = ""
@@ -81,14 +96,24 @@ class Roles:
         if changed & Changed.OWNERS:
             for slot in context.holdings.slots:
                 at = context.state.owners.get(slot)
-                if at is not None:
-                    context.holdings.learn(slot, at.record, at.revision, me=context.me, boot=context.boot)
+                if at is not None and context.holdings.learn(
+                    slot, at.record, at.revision, me=context.me, boot=context.boot
+                ):
+                    self._taken(at.record.cause not in PLANNED)
+        if changed & Changed.TABLE:
+            lost = context.view().table.lost.get(context.me)
+            self._taken(lost is not None and lost.boot == context.boot)
         if changed & Changed.MEMBERS:
             for member in context.state.members:
                 context.peer(member)
         if changed:
             self.wake()
         return changed
+
+    def _taken(self, so: bool) -> None:
+        """Somebody took this process for dead, if ``so``."""
+        if so:
+            self._context.lives.taken(time.monotonic())
 
     def wake(self) -> None:
         """Look again soon."""
@@ -140,10 +165,12 @@ class Roles:
                 case ClaimFree():
                     self._start("claim", self._claim_free)
                 case HandOver(slot, to):
-                    self._hand_over(view, slot, to)
+                    self._hand_over(slot, to)
                 case Undo(slot):
                     self._start(f"undo/{slot}", partial(self.handover.undo_stale, slot))
-        if self.draining:
+        if not self.draining:
+            self._draining_since = time.monotonic()
+        else:
             self._hand_over_to_heirs(view)
         strays = self._lasting_strays(view)
         if strays:
@@ -289,14 +316,14 @@ class Roles:
             if heirs_of(view, other)[:1] == (context.me,):
                 slots.append(other)
         try:
-            await self._take_over(owner.active, owner.boot, cause, slots)
+            await self._take_over(owner.active, owner.boot, cause, slots, by_request=True)
         except EtcdError as error:
             logger.warning("takeover of slot %d: %s", slot, error)
         return True
 
     def _detected(self, owner: Owner, cause: str, started_ns: int) -> None:
         context = self._context
-        trace = trace_seed(context.keys.pool, names.KIND_TAKEOVER, f"{owner.active}/{owner.boot}")
+        trace = context.takeover_of(owner.active, owner.boot)
         context.telemetry.failover(trace.traceparent).phase(
             names.DETECT,
             started_ns,
@@ -310,7 +337,9 @@ class Roles:
             },
         )
 
-    async def _take_over(self, member: str, boot: str, cause: str, slots: Sequence[int]) -> None:
+    async def _take_over(
+        self, member: str, boot: str, cause: str, slots: Sequence[int], *, by_request: bool = False
+    ) -> None:
         """Claim those of ``slots`` that still belong to ``boot`` of ``member``; a lost race is looked at once more."""
         for _ in range(2):
             async with self._claim_lock:
@@ -318,7 +347,7 @@ class Roles:
                 left = [slot for slot in slots if _belongs(view, slot, member, boot)]
                 if not left:
                     return
-                await self._claimer.claim(view, left, self._cause(member, boot, cause))
+                await self._claimer.claim(view, left, self._cause(member, boot, cause, by_request=by_request))
             self.wake()
 
     async def _second_witness(self, member: str, boot: str) -> str | None:
@@ -336,43 +365,50 @@ class Roles:
         lost = self._context.view().table.lost.get(member)
         return lost.cause if lost else "its record is gone from etcd"
 
-    def _cause(self, member: str, boot: str, text: str) -> Cause:
-        trace = trace_seed(self._context.keys.pool, names.KIND_TAKEOVER, f"{member}/{boot}")
-        return Cause(text, trace, source=member)
+    def _cause(self, member: str, boot: str, text: str, *, by_request: bool = False) -> Cause:
+        return Cause(text, self._context.takeover_of(member, boot), source=member, by_request=by_request)
 
     # -- handovers --
 
-    def _hand_over(self, view: View, slot: int, to: str) -> None:
+    def _hand_over(self, slot: int, to: str) -> None:
         if slot in self._handing or time.monotonic() < self._handover_pause.get(to, 0.0):
             return
-        planned = view.table.traceparent
-        trace = TraceIds.from_traceparent(planned) if planned else None
         self._handing.add(slot)
-        self._start(f"handover/{slot}", partial(self._give, slot, to, trace))
+        self._start(f"handover/{slot}", partial(self._give, slot, to))
 
     def _hand_over_to_heirs(self, view: View) -> None:
-        """While draining, do not wait for a table that may never come: the next in line gets the slot."""
+        """While draining, do not wait long for a table that may never come: the next in line gets the slot."""
+        if time.monotonic() - self._draining_since < HEIRS_AFTER:
+            return
         for slot in self._context.holdings.slots:
             heirs = [
                 m for m in heirs_of(view, slot) if m in view.members and view.members[m].record.state.may_hold_slots
             ]
             if heirs and slot not in self._handing:
-                self._hand_over(view, slot, heirs[0])
+                self._hand_over(slot, heirs[0])
 
-    def _still_wanted(self, slot: int, to: str) -> bool:
-        """Whether a handover that waited for its turn is what the newest table asks for."""
+    def _order_for(self, slot: int, to: str) -> TraceIds | None:
+        """The trace of a handover that waited for its turn; None when it is not wanted any more.
+
+        The newest table's, if that asks for it; else that of a drain that no table has heard of, which has no root and
+        so counts as unmeasured.
+        """
         view = self._context.view()
-        if self.draining and to in heirs_of(view, slot):
-            return True
-        return HandOver(slot, to) in next_steps(view, handing_over=frozenset(self._handing - {slot}))
+        if HandOver(slot, to) in next_steps(view, handing_over=frozenset(self._handing - {slot})):
+            with contextlib.suppress(TraceparentError):
+                return TraceIds.from_traceparent(view.table.traceparent)
+        elif not (self.draining and to in heirs_of(view, slot)):
+            return None
+        subject = f"drain/{view.me}/{view.boot}/{self._draining_since}"
+        return trace_seed(self._context.keys.pool, names.KIND_HANDOVER, subject)
 
-    async def _give(self, slot: int, to: str, trace: TraceIds | None) -> None:
+    async def _give(self, slot: int, to: str) -> None:
         try:
             async with self._handover_gate:
-                if not self._still_wanted(slot, to):
+                trace = self._order_for(slot, to)
+                if trace is None:
                     return
-                cause = "drain" if self.draining else "rebalance"
-                await self.handover.give(slot, to, cause=cause, trace=trace)
+                await self.handover.give(slot, to, cause=DRAIN if self.draining else REBALANCE, trace=trace)
         except HandoverFailed as error:
             self._handover_pause[to] = time.monotonic() + HANDOVER_PAUSE
             logger.warning("handover of %s; trying again in %.0f s", error, HANDOVER_PAUSE)

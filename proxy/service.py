@@ -115,7 +115,15 @@ class SessionService:
             copy = self._calls.stale(call, slot)
             if copy is not None:
                 return copy
-        errand = Errand(time.monotonic() + CALL_PATIENCE)
+        now = time.monotonic()
+        errand = Errand(now, now + CALL_PATIENCE)
+        if self._context.holdings.takes(slot):
+            return await self._carry(call, slot, spec, errand)
+        with self._context.first_answers.waiting(slot):
+            return await self._carry(call, slot, spec, errand)
+
+    async def _carry(self, call: Call, slot: int, spec: PoolSpec, errand: Errand) -> Reply:
+        """Try until there is an answer, or no time left."""
         while True:
             seen = self._roles.changed
             if slot not in self._context.holdings:
@@ -145,7 +153,9 @@ class SessionService:
         else:
             reply = await self._calls.write(call, owned, spec, errand.give_up)
         if reply is not None and reply.status < 500:
-            self._context.first_answers.answered(slot)
+            context = self._context
+            came = context.telemetry.clock.at_ns(errand.came)
+            context.first_answers.answered(slot, came, call.headers.get("traceparent", ""))
         return reply
 
     # -- slots of others --

@@ -24,6 +24,7 @@ CARRIED = (
     "understudy-ttl",
     "understudy-consistency",
     "understudy-durability",
+    "traceparent",
     REQUEST_ID,
 )
 """The request headers that mean something to a session call; all others stay behind."""

@@ -287,6 +287,7 @@ class _Assembly:
             stall=lambda: stall.worst,
         )
         self.presence = Presence(self.context, _record(settings, boot), self._state, settings.tls)
+        self.context.first_answers.on_change = self.presence.beat_at_once
         calls = OwnerCalls(self.context, self.reads)
         self.service = SessionService(self.context, self.roles, calls)
         self.sidecar = Sidecar(

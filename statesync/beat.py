@@ -8,6 +8,7 @@ Silence is judged by :func:`patience`, here and beside the application: busy is 
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from statesync.pool import MemberState, Record
@@ -22,12 +23,49 @@ LOAD_WINDOW = 10.0
 """Seconds for which a delay is remembered."""
 
 
+MOST_CLAIMS = 32
+"""Claims that one beat tells of at the most."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimTold(Record):
+    """How far one claim of a takeover has come, as the member that made it tells. Times in ns on that member's clock.
+
+    ``trace`` is the takeover's trace id in hex, ``slots`` how many slots the claim won. ``by_request``: a caller was
+    the first witness, not the table. ``began`` is when the member had its witnesses, ``claimed`` when the transaction
+    was through, ``opened`` when all its slots took calls, ``answered`` when the first call was answered well; 0: not
+    yet. ``awaited``: that call had come before the slots were open. ``waiting``: calls wait in these slots and none was
+    answered yet. ``request`` is the W3C traceparent of the call that was answered, if it carried one.
+    """
+
+    trace: str
+    slots: int
+    began: int
+    claimed: int
+    by_request: bool = False
+    opened: int = 0
+    answered: int = 0
+    awaited: bool = False
+    waiting: bool = False
+    request: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("slots", "began", "claimed", "opened", "answered"):
+            if type(getattr(self, name)) is not int:
+                raise TypeError(f"ClaimTold: {name} is no whole number")
+        for name in ("trace", "request"):
+            if not isinstance(getattr(self, name), str):
+                raise TypeError(f"ClaimTold: {name} is no text")
+
+
 @dataclass(frozen=True, slots=True)
 class Beat(Record):
     """A sign of life. ``applied`` is the etcd revision that the member's replica has reached.
 
     ``stall``: the longest time in seconds that the sidecar's event loop was late within the last :data:`LOAD_WINDOW`.
-    ``lacking`` is how many slots it should hold by the table and does not hold in full.
+    ``lacking`` is how many slots it should hold by the table and does not hold in full. ``sent`` is the time in ns, on
+    the sender's clock, of this beat (0: not told), ``claims`` what its claims of late have come to, and ``request`` the
+    W3C traceparent of the newest call that it answered as owner, if it carried one.
     """
 
     pool: str
@@ -38,9 +76,18 @@ class Beat(Record):
     reason: str = ""
     stall: float = 0.0
     lacking: int = 0
+    sent: int = 0
+    claims: Sequence[ClaimTold] = ()
+    request: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", MemberState(self.state))
+        if not isinstance(self.claims, list | tuple):
+            raise TypeError("Beat: claims is a list")
+        told = [one if isinstance(one, ClaimTold) else ClaimTold.of(one) for one in self.claims[:MOST_CLAIMS]]
+        object.__setattr__(self, "claims", tuple(told))
+        if type(self.sent) is not int or not isinstance(self.request, str):
+            raise TypeError("Beat: sent is a whole number, request a text")
 
 
 STALL_STEPS = (0.0, 0.1, 0.25, 0.5, 1.0)

@@ -19,6 +19,10 @@ from statesync.state import At
 
 CLAIM_MOST = 100
 """Slots per claim transaction: owner records, failover record and markers stay below etcd's 128 operations."""
+DRAIN = "drain"
+REBALANCE = "rebalance"
+PLANNED = frozenset({DRAIN, REBALANCE})
+"""The causes that an owner record names after a handover; after a takeover it says who was lost, and how."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,11 @@ class Record:
     @classmethod
     def decode(cls, value: bytes) -> Self:
         """Read a record; raises ``ValueError`` on anything that is not one."""
-        raw = json.loads(value)
+        return cls.of(json.loads(value))
+
+    @classmethod
+    def of(cls, raw: Any) -> Self:  # noqa: ANN401 - whatever the JSON held
+        """A record of parsed JSON; raises ``ValueError`` or ``TypeError`` on anything that is not one."""
         if not isinstance(raw, dict):
             raise TypeError(f"{cls.__name__}: expected a JSON object, got {type(raw).__name__}")
         known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
@@ -62,7 +66,8 @@ class Member(Record):
     ``boot`` is drawn anew at each start of the sidecar, so a restarted member is told from its former self.
     ``app`` and ``peer`` are ``host:port``; so is ``health``, which front Envoys ask ('' if there is none). ``node`` is
     the machine that it runs on, if it knows. ``reason`` says in words why the state is not UP. ``stall`` is how late
-    its process was of late, in seconds, rounded up to a step: whoever probes it is so much more patient.
+    its process was of late, in seconds, rounded up to a step: who probes it is so much more patient. ``life`` is how
+    many takeovers this very process has survived.
     """
 
     member: str
@@ -79,6 +84,7 @@ class Member(Record):
     health: str = ""
     node: str = ""
     stall: float = 0.0
+    life: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", MemberState(self.state))

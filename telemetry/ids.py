@@ -10,6 +10,8 @@ import hashlib
 import re
 from dataclasses import dataclass
 
+from telemetry.names import KIND_TAKEOVER
+
 _DOMAIN = "understudy/trace/1"
 _HEX_LENGTH = 32
 _VERSION_00_LENGTH = 55
@@ -91,3 +93,8 @@ def trace_seed(pool: str, kind: str, subject: str) -> TraceIds:
 def is_trace_id(text: str) -> bool:
     """Whether ``text`` is a trace id as :attr:`TraceIds.hex` writes it."""
     return len(text) == _HEX_LENGTH and re.fullmatch(r"[0-9a-f]+", text) is not None and int(text, 16) > 0
+
+
+def takeover_seed(pool: str, member: str, boot: str, life: int = 0) -> TraceIds:
+    """The ids of the trace of the takeover of a member's process; ``life`` is how many it has survived before."""
+    return trace_seed(pool, KIND_TAKEOVER, f"{member}/{boot}" + (f"/{life}" if life else ""))

@@ -31,6 +31,7 @@ FIRST_OK: Final = "first_ok"
 FENCE: Final = "fence"
 FLUSH: Final = "flush"
 CONFIRM: Final = "confirm"
+MOVE: Final = "move"
 
 # What the clients of a drill saw of it.
 DRILL_SEEN: Final = "drill"
@@ -41,7 +42,10 @@ RETURNED: Final = "returned"
 
 ROOTS: Final = (FAILOVER, HANDOVER)
 AFTERMATH: Final = (RE_PROTECT, RETURNED)
-PHASES: Final = (DETECT, DECIDE, FENCE, FLUSH, CONFIRM, CLAIM, CATCH_UP, PUSH, ACK, FIRST_OK, DRILL_SEEN, *AFTERMATH)
+PHASES: Final = (
+    *(DETECT, DECIDE, MOVE, FENCE, FLUSH, CONFIRM, CLAIM, CATCH_UP, PUSH, ACK, FIRST_OK, DRILL_SEEN),
+    *AFTERMATH,
+)
 
 # Attributes of spans. In what units and on which spans: docs/telemetry.md.
 POOL: Final = "understudy.pool"
@@ -65,6 +69,11 @@ NODE_LAST_MS: Final = "understudy.node.last_ms"
 XDS_TYPE: Final = "understudy.xds.type"
 XDS_VERSION: Final = "understudy.xds.version"
 UNMEASURED: Final = "understudy.unmeasured"
+CRITICAL: Final = "understudy.critical"
+ERROR_MS: Final = "understudy.error_ms"
+LAST_REQUEST: Final = "understudy.request.last"
+FIRST_REQUEST: Final = "understudy.request.first"
+LINK: Final = "understudy.link"
 BOOT: Final = "understudy.boot"
 SITE: Final = "understudy.site"
 DRILL: Final = "understudy.drill"
@@ -103,6 +112,11 @@ ATTRIBUTES: Final = (
     XDS_TYPE,
     XDS_VERSION,
     UNMEASURED,
+    CRITICAL,
+    ERROR_MS,
+    LAST_REQUEST,
+    FIRST_REQUEST,
+    LINK,
     BOOT,
     SITE,
     DRILL,

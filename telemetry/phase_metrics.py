@@ -8,11 +8,13 @@ phase, the kind of change and whether its end was seen: never a slot, session or
 from prometheus_client import CollectorRegistry, Counter, Histogram, exposition
 
 from telemetry.ids import TraceIds
-from telemetry.names import FAILOVER, HANDOVER, PHASES, ROOTS, UNMEASURED
+from telemetry.names import CATCH_UP, CLAIM, CRITICAL, FAILOVER, FIRST_OK, HANDOVER, PHASES, ROOTS, UNMEASURED
 from telemetry.setup import Attributes
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 OTHER = "other"
+_OF_MEMBERS = (CLAIM, CATCH_UP, FIRST_OK)
+"""Members observe these themselves; what a control server says of them again, for its sum, would count twice."""
 
 
 class PhaseMetrics:
@@ -48,6 +50,8 @@ class PhaseMetrics:
         """A span was recorded."""
         exemplar = {"trace_id": ids.hex}
         if name not in ROOTS:
+            if attributes.get(CRITICAL) and name in _OF_MEMBERS:
+                return
             self._phases.labels(name if name in PHASES else OTHER).observe(seconds, exemplar)
             return
         unmeasured = bool(attributes.get(UNMEASURED))

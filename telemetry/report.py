@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from telemetry.names import AFTERMATH, CAUSE, FROM, POOL, SLOTS, TO, UNMEASURED
+from telemetry.names import AFTERMATH, CAUSE, CRITICAL, ERROR_MS, FROM, POOL, SLOTS, TO, UNMEASURED
 from telemetry.spans import StoredSpan
 
 _WHO_WIDTH = 18
@@ -55,6 +55,11 @@ def total_ms(spans: Iterable[StoredSpan]) -> float | None:
     return root.duration_ns / 1e6 if root is not None and is_measured(root) else None
 
 
+def path(spans: Iterable[StoredSpan]) -> list[StoredSpan]:
+    """The phases that the change waited for, one after the other; together they are as long as the root."""
+    return sorted((span for span in spans if span.attributes.get(CRITICAL) and not span.is_root), key=_order)
+
+
 def is_measured(root: StoredSpan | None) -> bool:
     """Whether the end was seen: there is a root, and who recorded it did not have to give up."""
     return root is not None and not root.attributes.get(UNMEASURED)
@@ -72,6 +77,7 @@ def as_json(spans: Iterable[StoredSpan]) -> dict[str, Any]:
         "started": _utc(origin) if known else "",
         "total_ms": _rounded(root.duration_ns) if root and is_measured(root) else None,
         "attributes": dict(root.attributes) if root else {},
+        "path": [{"phase": span.name, "ms": _rounded(span.duration_ns)} for span in path(known)],
         "phases": {
             name: {
                 "start_ms": round(time.start_ms, 3),
@@ -123,12 +129,18 @@ class Waterfall:
         yield _line(("who", "phase", "start ms", "ms"), "dim")
         for span in _top_first(self.spans, root):
             offset, extent = bar(span.start_ns - origin, span.duration_ns, length, width)
-            words = (span.instance, span.name, _ms(span.start_ns - origin), _ms(span.duration_ns))
+            name = f"{span.name} *" if span.attributes.get(CRITICAL) else span.name
+            words = (span.instance, name, _ms(span.start_ns - origin), _ms(span.duration_ns))
             line = _line(words, "bold" if span is root else "")
             line.append(" " * offset + ("=" if ascii_only else "━") * extent, _colour(span, root))
             yield line
             if span.error:
                 yield Text(f"{'':{_WHO_WIDTH + 1}}failed: {_printable(span.error)}", style="red", overflow="fold")
+        waited = path(self.spans)
+        if waited:
+            total = sum(span.duration_ns for span in waited)
+            parts = " + ".join(_ms(span.duration_ns) for span in waited)
+            yield Text(f"* what the whole waited for: {parts} = {_ms(total)} ms", style="dim", overflow="fold")
 
 
 def bar(start: int, duration: int, length: int, width: int) -> tuple[int, int]:
@@ -151,7 +163,9 @@ def _heading(root: StoredSpan | None, trace_id: str, origin: int) -> Iterable[Te
             overflow="fold",
         )
     else:
-        took = f"{root.name} took {_ms(root.duration_ns)} ms{_facts(root)}"
+        error = root.attributes.get(ERROR_MS)
+        known = f" (error at most {error:.1f} ms)" if isinstance(error, int | float) and error else ""
+        took = f"{root.name} took {_ms(root.duration_ns)} ms{known}{_facts(root)}"
         yield Text(took, style="bold", overflow="fold")
     yield Text(f"trace {trace_id}, began {_utc(origin)}", style="dim")
 

@@ -24,6 +24,7 @@ from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import (
+    Link,
     NonRecordingSpan,
     SpanContext,
     Status,
@@ -35,7 +36,7 @@ from opentelemetry.trace import (
 
 from telemetry.clock import Clock
 from telemetry.ids import TraceIds, TraceparentError
-from telemetry.names import ERROR_TYPE, FAILOVER, SCOPE, SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION
+from telemetry.names import ERROR_TYPE, FAILOVER, LINK, SCOPE, SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION
 from telemetry.otlp import OtlpExporter
 from telemetry.pump import Destinations, ExportCounts, Pump, PumpLimits
 
@@ -43,6 +44,8 @@ _log = logging.getLogger(__name__)
 _SHUTDOWN_BOUND = 2.0
 
 Attributes = Mapping[str, str | int | float | bool | Sequence[str]]
+Links = Iterable[tuple[str, str]]
+"""Requests that a span has to do with: the W3C traceparent of each ('' for none), and which one it is."""
 OnSpan = Callable[[str, TraceIds, float, Attributes], None]
 
 
@@ -54,23 +57,32 @@ class FailoverTrace:
         self._telemetry = telemetry
         self.ids = ids
 
-    def phase(self, name: str, start_ns: int, end_ns: int, attributes: Attributes | None = None) -> None:
+    def phase(
+        self, name: str, start_ns: int, end_ns: int, attributes: Attributes | None = None, links: Links = ()
+    ) -> None:
         """Record a finished phase (a name from :mod:`telemetry.names`) as a child of the root span.
 
         Times are in ns since the epoch, from :meth:`Telemetry.now_ns`; an end before the start counts as
-        the start.
+        the start. Each of ``links`` becomes a span link, and an attribute of its name beside it.
         """
         if self.ids is not None:
-            self._telemetry.record(name, self.ids, start_ns, end_ns, attributes, root=False)
+            self._telemetry.record(name, self.ids, start_ns, end_ns, attributes, root=False, links=links)
 
-    def root(self, start_ns: int, end_ns: int, attributes: Attributes | None = None, name: str = FAILOVER) -> None:
+    def root(
+        self,
+        start_ns: int,
+        end_ns: int,
+        attributes: Attributes | None = None,
+        name: str = FAILOVER,
+        links: Links = (),
+    ) -> None:
         """Record the root span, under the id that everybody's phases name as their parent.
 
         Exactly one process does this, when the failover is over: a trace without root counts as
         ``unmeasured``.
         """
         if self.ids is not None:
-            self._telemetry.record(name, self.ids, start_ns, end_ns, attributes, root=True)
+            self._telemetry.record(name, self.ids, start_ns, end_ns, attributes, root=True, links=links)
 
 
 class Telemetry:
@@ -143,9 +155,11 @@ class Telemetry:
         attributes: Attributes | None,
         *,
         root: bool,
+        links: Links = (),
     ) -> None:
         """Record one finished span; for callers there is :class:`FailoverTrace`."""
         start = max(0, start_ns)
+        requests = tuple(_requests(links))
         self.on_span(name, ids, max(0, end_ns - start) / 1e9, attributes or {})
         if self._tracer is None:
             return
@@ -154,7 +168,8 @@ class Telemetry:
                 name,
                 # Always an explicit context: whatever span is current in the caller is not our parent.
                 context=Context() if root else _under(ids),
-                attributes=dict(attributes or {}),
+                attributes={**(attributes or {}), **{which: text for text, which, _ in requests}},
+                links=[Link(context, {LINK: which}) for _, which, context in requests],
                 start_time=start,
             )
         if attributes and attributes.get(ERROR_TYPE):
@@ -255,6 +270,18 @@ def service_version() -> str:
         return metadata.version("understudy")
     except metadata.PackageNotFoundError:
         return "0"
+
+
+def _requests(links: Links) -> Iterator[tuple[str, str, SpanContext]]:
+    """The usable links: traceparent, which request it is, and the span that it names. Others are left out."""
+    for text, which in links:
+        try:
+            ids = TraceIds.from_traceparent(text) if text else None
+        except TraceparentError:
+            continue
+        if ids is not None:
+            flags = TraceFlags(int(text[53:55], 16))
+            yield text, which, SpanContext(ids.trace_id, ids.root_span_id, is_remote=True, trace_flags=flags)
 
 
 def _under(ids: TraceIds) -> Context:

@@ -21,6 +21,7 @@ MOST_BARS = 60
 _WAITED_FOR = (
     names.DETECT,
     names.DECIDE,
+    names.MOVE,
     names.FENCE,
     names.FLUSH,
     names.CONFIRM,
@@ -28,6 +29,7 @@ _WAITED_FOR = (
     names.CATCH_UP,
     names.PUSH,
     names.ACK,
+    names.FIRST_OK,
 )
 _MS = 1e6
 
@@ -45,12 +47,14 @@ def failovers_of(spans: Iterable[StoredSpan], pool: str = "") -> list[Failover]:
 def costs_of(root: StoredSpan, spans: Sequence[StoredSpan]) -> dict[str, float]:
     """The root's length in ms, shared out over the phases; the parts add up to the whole.
 
-    Phases overlap. A moment belongs to the earliest phase, in the order of the protocol, that still runs: what comes
-    after it waits for it. What no phase covers is told as :data:`BETWEEN`.
+    Where the phases that the change waited for are marked, they alone count. Else phases overlap, and a moment belongs
+    to the earliest, in the order of the protocol, that still runs: what comes after it waits for it. What no phase
+    covers is told as :data:`BETWEEN`.
     """
+    path = [span for span in spans if span.attributes.get(names.CRITICAL)]
     within = [
         (max(span.start_ns, root.start_ns), min(span.end_ns, root.end_ns), _WAITED_FOR.index(span.name), span.name)
-        for span in spans
+        for span in path or spans
         if span.name in _WAITED_FOR
     ]
     edges = sorted({root.start_ns, root.end_ns, *(edge for one in within if one[0] < one[1] for edge in one[:2])})

@@ -73,7 +73,15 @@ class Controller:
         self._ranges = watched_ranges(keys)
         self.mirror = Mirror(client, self._ranges, self._on_batch)
         self.publisher = Publisher(cache, self.observer.world, on_publish=self._on_publish, merge=timing.merge)
-        self.courses = Courses(telemetry, cache, self.publisher, self.observer.world, self._watch_aftermath)
+        self.courses = Courses(
+            telemetry,
+            cache,
+            self.publisher,
+            self.observer.world,
+            self._watch_aftermath,
+            told=self.heartbeat.told,
+            leads=lambda: leadership.is_leader,
+        )
         self.leader = Leader(
             client,
             keys,

@@ -1,35 +1,52 @@
 """Follows the changes of active that this leader ordered, and records their spans.
 
-A takeover's ``detect`` and ``decide`` are recorded with the table; ``push``, ``ack`` and the root span when
-all its slots have new owners and the routes are acknowledged, or unmeasured when that takes too long. What
-belongs to a course, and when it is over, is told by :mod:`xds.measure`; what follows a takeover by
-:mod:`xds.aftermath`.
+A change is recorded when it is over, or when that takes too long: the root, the phases that it waited for, and what ran
+beside them. What belongs to a course, and when it is over, is told by :mod:`xds.measure`; what follows a takeover by
+:mod:`xds.aftermath`; changes that no table ordered are counted by :mod:`xds.unseen`.
 """
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from telemetry import names
-from telemetry.setup import Telemetry
+from telemetry.setup import Attributes, Telemetry
 from xds.cache import ConfigRejected, ResourceCache
 from xds.measure import (
     Course,
     Delivery,
     Phase,
+    critical_path,
     delivery_phases,
     handover_course,
+    last_ack,
     leader_phases,
     takeover_course,
 )
 from xds.plan import NO_TABLE, Plan
 from xds.publisher import Publisher
+from xds.told import Claimed, Told
+from xds.unseen import Unmeasured
 from xds.world import World
 
 logger = logging.getLogger(__name__)
 
 _DELIVERIES_KEPT = 20_000
+_TRACES_KEPT = 1_000
+_LOOK = 1.0
+
+
+@dataclass(slots=True)
+class _End:
+    """How a course ended. ``settled``: when its slots had new owners (ns), 0 if they had not by the bound."""
+
+    settled: int = 0
+    claims: Sequence[Claimed] = ()
+    acknowledged: bool = False
+    refused: str = ""
+    deliveries: Sequence[Delivery] = field(default=())
 
 
 class Courses:
@@ -41,6 +58,8 @@ class Courses:
         publisher: asked whether everything is in the cache.
         look: the world as it is now.
         follow: what watches a takeover after its end (:func:`xds.aftermath.watch`).
+        told: what members tell of their takeovers.
+        leads: whether this server leads; only then it counts what nobody measured.
     """
 
     def __init__(
@@ -50,12 +69,19 @@ class Courses:
         publisher: Publisher,
         look: Callable[[], World | None],
         follow: Callable[[Course], Awaitable[None]],
+        *,
+        told: Told,
+        leads: Callable[[], bool],
     ) -> None:
         self._telemetry = telemetry
         self._cache = cache
         self._publisher = publisher
         self._look = look
         self._aftermath = follow
+        self._told = told
+        self._leads = leads
+        self._known: OrderedDict[str, None] = OrderedDict()
+        self._unmeasured = Unmeasured()
         self._deliveries: deque[Delivery] = deque(maxlen=_DELIVERIES_KEPT)
         self._begun: asyncio.Queue[Course] = asyncio.Queue()
         self._changed = asyncio.Event()
@@ -66,6 +92,9 @@ class Courses:
 
     def wake(self) -> None:
         """The world, or what is published, may have changed."""
+        world = self._look()
+        if world is not None:
+            self._unmeasured.look(world, self._telemetry.now_ns())
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -78,61 +107,143 @@ class Courses:
             active = {slot for slot in range(previous.slots) if previous.active_of(slot) == member}
             slots = frozenset(active | world.owned_by(member, boot))
             if death is not None and slots:
-                self._begin(takeover_course(world, plan.table, member, written=now, death=death, slots=slots))
+                told = self._told
+                self._begin(
+                    takeover_course(world, plan.table, member, written=now, death=death, slots=slots, told=told)
+                )
         planned = handover_course(world, plan.table, written=now)
         if planned is not None and plan.table.traceparent != previous.traceparent:
             self._begin(planned)
 
     def _begin(self, course: Course) -> None:
-        self._record(course, leader_phases(course))
+        self._known[course.traceparent] = None
+        if len(self._known) > _TRACES_KEPT:
+            self._known.popitem(last=False)
         self._begun.put_nowait(course)
 
     async def run(self) -> None:
-        """Follow every course to its end, until cancelled."""
+        """Follow every course to its end, and look for changes without one, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._count_unmeasured())
             while True:
                 tasks.create_task(self._follow(await self._begun.get()))
 
     async def _follow(self, course: Course) -> None:
-        attributes = course.attributes()
-        bound = course.ends_by
-        try:
-            async with asyncio.timeout((bound - self._telemetry.now_ns()) / 1e9):
-                await self._until_settled(course)
-                settled = self._telemetry.now_ns()
-                await self._cache.acknowledged((bound - settled) / 1e9)
-        except TimeoutError:
+        end = await self._end_of(course)
+        course = course.corrected(end.claims)
+        end.deliveries = list(self._deliveries)
+        path = self._path(course, end)
+        whole = bool(path) or bool(end.settled and course.kind == names.KIND_HANDOVER)
+        self._record(course, path or leader_phases(course))
+        self._record(course, _beside(course, end, path))
+        attributes = course.attributes() | _told_by(end.claims)
+        if whole:
+            attributes[names.ERROR_MS] = course.doubt / 1e6
+        else:
             attributes[names.UNMEASURED] = True
-            settled = self._telemetry.now_ns()
-        except ConfigRejected as error:
-            attributes[names.ERROR_TYPE] = str(error)
-            settled = self._telemetry.now_ns()
-        phases = delivery_phases(course, list(self._deliveries))
-        self._record(course, phases)
-        end = max([settled, *(phase.end for phase in phases if phase.name == names.ACK)])
+        if end.refused:
+            attributes[names.ERROR_TYPE] = end.refused
+        ended = path[-1].end if path else end.settled or self._telemetry.now_ns()
+        links = ((course.last_request, names.LAST_REQUEST), (_first_request(end.claims), names.FIRST_REQUEST))
         trace = self._telemetry.failover(course.traceparent)
-        trace.root(course.began, end, attributes, name=course.root_name)
+        trace.root(course.began, ended, attributes, name=course.root_name, links=links)
         logger.info(
             "%s of %d slots%s: %.0f ms%s",
             course.root_name,
             len(course.moving),
             f" of {course.subject}" if course.subject else "",
-            (end - course.began) / 1e6,
-            " (unmeasured: it did not end in time)" if names.UNMEASURED in attributes else "",
+            (ended - course.began) / 1e6,
+            "" if whole else " (unmeasured: it did not end in time)",
         )
         if course.kind == names.KIND_TAKEOVER:
             await self._aftermath(course)
 
-    async def _until_settled(self, course: Course) -> None:
-        """Return when all slots have come to their new owners and the cache holds what follows from it."""
+    async def _end_of(self, course: Course) -> _End:
+        """Wait for the end, and for the Envoys, until the course's bound."""
+        end = _End()
+        bound = course.ends_by
+        try:
+            async with asyncio.timeout((bound - self._telemetry.now_ns()) / 1e9):
+                while not self._over(course, end):
+                    await self._changed.wait()
+                await self._cache.acknowledged((bound - self._telemetry.now_ns()) / 1e9)
+                end.acknowledged = True
+        except TimeoutError:
+            pass
+        except ConfigRejected as error:
+            end.refused = str(error)
+        end.claims = self._claims(course)
+        return end
+
+    def _over(self, course: Course, end: _End) -> bool:
+        """Whether all slots have come to their new owners, are served, and the cache holds what follows from it."""
+        world = self._look()
+        if world is None or not course.settled(world):
+            return False
+        end.settled = end.settled or self._telemetry.now_ns()
+        served = course.kind == names.KIND_HANDOVER or course.served(world, self._claims(course))
+        return served and self._publisher.current
+
+    def _claims(self, course: Course) -> list[Claimed]:
+        return self._told.claims(course.trace, self._telemetry.now_ns())
+
+    def _path(self, course: Course, end: _End) -> list[Phase]:
+        """The phases that the change waited for; empty while its end was not seen."""
+        if course.kind == names.KIND_HANDOVER:
+            acked = last_ack(course, end.deliveries)
+            return critical_path(course, (), end.settled, acked) if end.settled and end.acknowledged else []
+        world = self._look()
+        seen = world is not None and course.settled(world) and course.served(world, end.claims)
+        return critical_path(course, end.claims, end.settled, 0) if seen else []
+
+    async def _count_unmeasured(self) -> None:
+        """Record, as unmeasured, the changes of active that have no course (:mod:`xds.unseen`)."""
         while True:
-            changed = self._changed
-            world = self._look()
-            if world is not None and course.settled(world) and self._publisher.current:
-                return
-            await changed.wait()
+            await asyncio.sleep(_LOOK)
+            world, now = self._look(), self._telemetry.now_ns()
+            if world is None:
+                continue
+            for one in self._unmeasured.due(now, self._known.__contains__):
+                if not self._leads():
+                    continue
+                kind = names.KIND_HANDOVER if one.planned else names.KIND_TAKEOVER
+                root = names.HANDOVER if one.planned else names.FAILOVER
+                attributes: Attributes = {
+                    names.POOL: world.spec.pool,
+                    names.KIND: kind,
+                    names.CAUSE: one.cause,
+                    names.PLANNED: one.planned,
+                    names.SLOTS: one.slots,
+                    names.FROM: one.source,
+                    names.TO: ", ".join(sorted(one.to)),
+                    names.UNMEASURED: True,
+                }
+                self._telemetry.failover(one.traceparent).root(one.at, one.at, attributes, name=root)
+                logger.info("%s from %s was not measured: %s", root, one.source, one.cause)
 
     def _record(self, course: Course, phases: Iterable[Phase]) -> None:
         trace = self._telemetry.failover(course.traceparent)
         for phase in phases:
             trace.phase(phase.name, phase.start, phase.end, phase.attributes)
+
+
+def _beside(course: Course, end: _End, path: Sequence[Phase]) -> list[Phase]:
+    """What ran beside the path: push and ack, and the table where the claims did not wait for it."""
+    named = {phase.name for phase in path}
+    beside = [phase for phase in leader_phases(course) if path and phase.name not in named]
+    for phase in delivery_phases(course, end.deliveries):
+        late = phase.name == names.ACK and not end.acknowledged
+        beside.append(replace(phase, attributes={**phase.attributes, names.UNMEASURED: True}) if late else phase)
+    return beside
+
+
+def _told_by(claims: Sequence[Claimed]) -> dict[str, str | int | float | bool | Sequence[str]]:
+    """Who took over, in words."""
+    members = sorted({claim.member for claim in claims})
+    return {names.TO: ", ".join(members)} if members else {}
+
+
+def _first_request(claims: Sequence[Claimed]) -> str:
+    """The traceparent of the first call that one of the new actives answered well; '' if it carried none."""
+    answered = [claim.told for claim in claims if claim.told.answered]
+    return min(answered, key=lambda told: told.answered).request if answered else ""

@@ -23,6 +23,7 @@ from statesync.beat import BEAT_INTERVAL, METHOD, SERVICE, Beat
 from statesync.pool import Member
 from statesync.tls import PeerTls, WrongName, trust_fault
 from xds.liveness import SECOND, Finding, Identity, LivenessBook, Question
+from xds.told import Told
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Heartbeat:
         identify: given a member's name and gRPC's auth context, why its beats are not believed, or None. Set it before
             the server starts.
         tls: for the probes, if the members' peer ports want mTLS. Set it before :meth:`run`.
+        told: what the members tell of their takeovers.
     """
 
     def __init__(
@@ -55,7 +57,8 @@ class Heartbeat:
         self._on_change = on_change
         self.identify: Callable[[str, Mapping[str, Any]], str | None] = lambda _member, _context: None
         self.tls: PeerTls | None = None
-        self._told = book.version
+        self.told = Told()
+        self._seen = book.version
         self._numbers = itertools.count(1)
         self._stopping = False
         self._look_now = asyncio.Event()
@@ -70,6 +73,7 @@ class Heartbeat:
     def record(self, members: Iterable[Member], owning: Iterable[Identity]) -> None:
         """Tell the book who is registered and who owns slots, as etcd has it now."""
         self._book.record(members, owning, self._now())
+        self.told.keep(self._book.pulses)
         self._look_now.set()
 
     async def run(self) -> None:
@@ -103,18 +107,20 @@ class Heartbeat:
         try:
             async for raw in beats:
                 beat = await self._read(raw, who, context)
-                who = (beat.member, beat.boot)
+                who, now = (beat.member, beat.boot), self._now()
                 self._book.beat(
                     stream,
                     *who,
                     beat.state,
-                    self._now(),
+                    now,
                     reason=beat.reason,
                     applied=beat.applied,
                     stall=round(beat.stall * 1e9),
                     lacking=beat.lacking,
                 )
                 self._tell()
+                if self.told.heard(beat, now):
+                    self._on_change()
         finally:
             if who is not None and not self._stopping:
                 self._book.closed(stream, *who, self._now())
@@ -136,8 +142,8 @@ class Heartbeat:
         return beat
 
     def _tell(self) -> None:
-        if self._told != self._book.version:
-            self._told = self._book.version
+        if self._seen != self._book.version:
+            self._seen = self._book.version
             self._on_change()
 
     def _start_probe(self, session: aiohttp.ClientSession, question: Question) -> None:

@@ -89,7 +89,7 @@ class Pulse:
 
     ``streams`` are the heartbeat streams it holds open. ``state`` and ``stall`` are what its newest beat said.
     ``last_sign`` is the newest proof of life: a beat, an answered probe, or the moment its record was first
-    seen.
+    seen. ``closed_at`` is when its last stream ended while it was in good standing: until then its process was there.
     """
 
     member: str
@@ -104,6 +104,7 @@ class Pulse:
     stall: int = 0
     lacking: int = 0
     last_sign: int = 0
+    closed_at: int = 0
     first_seen: int = 0
     vanished_at: int = 0
     beating_since: int = 0
@@ -211,6 +212,7 @@ class LivenessBook:
                 stall=stall,
                 lacking=lacking,
                 last_sign=now,
+                closed_at=0,
                 beating_since=since,
             )
         )
@@ -222,7 +224,7 @@ class LivenessBook:
             return
         pulse = replace(pulse, streams=pulse.streams - {stream})
         if not pulse.streams and pulse.standing is Standing.ALIVE:
-            pulse = replace(pulse, standing=Standing.SUSPECT, next_probe=now)
+            pulse = replace(pulse, standing=Standing.SUSPECT, next_probe=now, closed_at=now)
         self._keep(pulse)
 
     def due(self, now: int) -> tuple[Question, ...]:

@@ -1,17 +1,19 @@
-"""How long a change of active took, as the leader saw it: phases, push and acknowledgement. Pure.
+"""How long a change of active took, as the leader saw it, and where the time went. Pure.
 
-One :class:`Course` follows one change (a takeover of a dead member's slots, or the planned moves of one
-table) from the table that ordered it to the moment when every slot has its new owner and every connected
-Envoy has acknowledged what came of it. What the sidecars did meanwhile is in their own spans. A course that
-does not end within its bound is closed as unmeasured, so that it is counted and not forgotten.
+One :class:`Course` follows one change: a takeover of a dead member's slots, from its last sign of life until the last
+of them is served again, or the planned moves of one table, from the table until every connected Envoy has acknowledged
+what came of them. :func:`critical_path` cuts that time into phases without gap or overlap, on this server's clock
+alone; ``push`` and the ``ack`` of a takeover run beside them. A course that does not end within its bound is closed as
+unmeasured, so that it is counted and not forgotten.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from statesync.pool import Table
 from telemetry import names
 from telemetry.setup import Attributes
+from xds.told import Claimed, Told
 from xds.world import Death, World
 
 TAKEOVER_BOUND_NS = 10_000_000_000
@@ -26,7 +28,9 @@ class Course:
 
     ``moving`` maps its slots to the dead member's boot (a takeover) or to the wanted active (planned moves).
     ``began`` is the last sign of life, and ``found`` when the death was found; both are ``written``, the
-    moment the table was written, for planned moves.
+    moment the table was written, for planned moves. Of one whose connection closed (``closed``) the last sign is that
+    it closed, if nobody was refused by it earlier; the one before was its beat at ``last_beat``. ``doubt`` is by how
+    much ``began`` may be wrong, and ``last_request`` the traceparent of the newest call that it told to have answered.
     """
 
     kind: str
@@ -39,6 +43,10 @@ class Course:
     found: int
     written: int
     generation: int
+    doubt: int = 0
+    closed: bool = False
+    last_beat: int = 0
+    last_request: str = ""
 
     @property
     def ends_by(self) -> int:
@@ -77,6 +85,37 @@ class Course:
             **({} if planned else {names.FROM: self.subject}),
         }
 
+    @property
+    def trace(self) -> str:
+        """The trace id in hex, '' if the traceparent is not one."""
+        parts = self.traceparent.split("-")
+        return parts[1] if len(parts) == 4 else ""
+
+    def corrected(self, claims: Sequence[Claimed]) -> "Course":
+        """The course with its beginning as the claims tell: who was refused by a dead process knew it before us.
+
+        What a socket's end tells is late when this server is: then a caller's witness is the better one.
+        """
+        refused = [claim.told.began for claim in claims if claim.told.by_request]
+        if not self.closed or not refused or min(refused) >= self.began:
+            return self
+        began = max(self.last_beat, min(refused))
+        return replace(self, began=began, doubt=began - self.last_beat)
+
+    def served(self, world: World, claims: Sequence[Claimed]) -> bool:
+        """Whether the members that took the slots over have told that all they won is served."""
+        won: dict[str, int] = {}
+        for slot in self.moving:
+            owner = world.owners.get(slot)
+            if owner is not None and owner.traceparent == self.traceparent:
+                won[owner.active] = won.get(owner.active, 0) + 1
+        ready: dict[str, int] = {}
+        for claim in claims:
+            if not claim.ready:
+                return False
+            ready[claim.member] = ready.get(claim.member, 0) + claim.told.slots
+        return bool(won) and all(ready.get(member, 0) >= count for member, count in won.items())
+
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
@@ -98,7 +137,10 @@ class Phase:
 
 
 def leader_phases(course: Course) -> list[Phase]:
-    """``detect`` (last sign of life to the death found) and ``decide`` (to the table written) of a takeover."""
+    """``detect`` (last sign of life to the death found) and ``decide`` (to the table written) of a takeover.
+
+    Recorded at once, so that a takeover whose end is never seen tells at least this much.
+    """
     if course.kind != names.KIND_TAKEOVER:
         return []
     return [
@@ -107,8 +149,37 @@ def leader_phases(course: Course) -> list[Phase]:
     ]
 
 
+def critical_path(course: Course, claims: Sequence[Claimed], settled: int, acked: int) -> list[Phase]:
+    """The phases that the change waited for, one after the other; together they are as long as the whole.
+
+    A takeover ends when the last claim's slots are served, so its path is that of this claim: found out (``detect``),
+    by a caller or by this server; if by this server, the table written (``decide``); then ``claim``, ``catch_up``, and
+    ``first_ok`` if a call was waiting. Planned moves are ``move`` until the last slot has its new owner (``settled``),
+    then ``ack``, until ``acked``.
+    """
+    if course.kind == names.KIND_HANDOVER:
+        return _chain(course, [(names.MOVE, settled), (names.ACK, acked)])
+    last = max(claims, key=lambda claim: (claim.ready, claim.member))
+    told = last.told
+    by_table = [] if told.by_request else [(names.DETECT, course.found), (names.DECIDE, course.written)]
+    by_request = [(names.DETECT, told.began)] if told.by_request else []
+    ends = [*by_request, *by_table, (names.CLAIM, told.claimed), (names.CATCH_UP, told.opened)]
+    return _chain(course, [*ends, (names.FIRST_OK, last.ready)], {names.MEMBER: last.member})
+
+
+def _chain(course: Course, ends: Sequence[tuple[str, int]], more: Attributes | None = None) -> list[Phase]:
+    """Phases that end at these times, each beginning where the one before ended; one that took no time is left out."""
+    phases, at = [], course.began
+    attributes = {**course.attributes(), **(more or {}), names.CRITICAL: True}
+    for name, end in ends:
+        if end > at:
+            phases.append(Phase(name, at, end, attributes))
+            at = end
+    return phases
+
+
 def delivery_phases(course: Course, deliveries: Sequence[Delivery]) -> list[Phase]:
-    """``push`` (cause known, to last message sent) and ``ack`` (first sent, to last acknowledged).
+    """``push`` (cause known, to last message sent) and, of a takeover, ``ack`` (first sent, to last acknowledged).
 
     Both are over all nodes; attributes say how many there are, and after how many ms the first and the last
     of them had been served. Of ``deliveries`` only those count that were sent since the cause was known.
@@ -127,17 +198,33 @@ def delivery_phases(course: Course, deliveries: Sequence[Delivery]) -> list[Phas
         }
         return Phase(name, start, max(ends), {**course.attributes(), **told})
 
-    return [phase(names.PUSH, course.found, sent), phase(names.ACK, min(sent), acked)]
+    push = phase(names.PUSH, course.found, sent)
+    return [push] if course.kind == names.KIND_HANDOVER else [push, phase(names.ACK, min(sent), acked)]
+
+
+def last_ack(course: Course, deliveries: Sequence[Delivery]) -> int:
+    """When the last node acknowledged what was sent since the cause was known; 0 if nothing was."""
+    return max((delivery.acked for delivery in deliveries if delivery.sent >= course.found), default=0)
 
 
 def takeover_course(
-    world: World, table: Table, member: str, *, written: int, death: Death, slots: frozenset[int]
+    world: World,
+    table: Table,
+    member: str,
+    *,
+    written: int,
+    death: Death,
+    slots: frozenset[int],
+    told: Told,
 ) -> Course:
     """The course of the takeover of a member that ``table`` names lost.
 
     ``slots`` are those it was active for when it died; some may have been claimed already.
     """
     lost = table.lost[member]
+    who = (member, lost.boot)
+    beat = min(told.last_beat(who) or death.last_sign, death.last_sign)
+    began = death.closed or beat
     return Course(
         kind=names.KIND_TAKEOVER,
         pool=world.spec.pool,
@@ -145,10 +232,14 @@ def takeover_course(
         subject=member,
         cause=lost.cause,
         moving=dict.fromkeys(sorted(slots), lost.boot),
-        began=death.last_sign,
+        began=began,
         found=death.found,
         written=written,
         generation=table.generation,
+        doubt=began - beat if death.closed else death.doubt,
+        closed=bool(death.closed),
+        last_beat=beat,
+        last_request=told.last_request(who),
     )
 
 

@@ -8,12 +8,13 @@ and a spec exists.
 
 import logging
 
+from statesync.beat import BEAT_INTERVAL
 from statesync.keys import PoolKeys
 from statesync.mirror import MirrorBatch
 from statesync.pool import Member, Owner, Phase
 from statesync.spec import PoolSpec, SpecError, refuse_contradiction
 from statesync.state import At, PoolState
-from xds.liveness import LivenessBook, Pulse, Standing
+from xds.liveness import SECOND, LivenessBook, Pulse, Standing
 from xds.world import Death, World
 
 logger = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ class Observer:
                 continue
             if name not in found or current or pulse.lost_at > found[name].lost_at:
                 found[name] = pulse
-        return {name: Death(p.boot, p.cause, p.last_sign, p.lost_at) for name, p in found.items()}
+        return {name: death_of(pulse) for name, pulse in found.items()}
 
     def _follow_spec(self) -> None:
         """Take over the spec in etcd unless it contradicts the pool that runs."""
@@ -128,6 +129,19 @@ class Observer:
         if fault and fault != self.spec_fault:
             logger.warning("pool %s: %s", self._pool, fault)
         self.spec_fault = fault
+
+
+def death_of(pulse: Pulse) -> Death:
+    """When the life of a lost boot ended, as far as this server can tell.
+
+    One that falls silent may have lived until its next beat was due; of one that was only probed nothing is known from
+    its last sign of life until it was found dead.
+    """
+    closed = pulse.closed_at if pulse.last_sign <= pulse.closed_at <= pulse.lost_at else 0
+    unknown = pulse.lost_at - pulse.last_sign
+    if pulse.streams:
+        unknown = min(unknown, int(BEAT_INTERVAL * SECOND) + pulse.stall)
+    return Death(pulse.boot, pulse.cause, pulse.last_sign, pulse.lost_at, closed, unknown)
 
 
 def _refusal(running: PoolSpec, wanted: PoolSpec, pool: str) -> str:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 from statesync.pool import Lost, Member, MemberState, Owner, Table
 from statesync.spec import PoolSpec
-from telemetry.ids import trace_seed
-from telemetry.names import KIND_TAKEOVER
+from telemetry.ids import takeover_seed
 from xds.decision import Candidate
 from xds.liveness import Identity
 from xds.resources import Endpoint, PoolView
@@ -20,12 +19,18 @@ from xds.resources import Endpoint, PoolView
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """A boot of a member that this server found dead, why, and when (ns): its last sign of life, the finding."""
+    """A boot of a member that this server found dead, why, and when (ns): its last sign of life, the finding.
+
+    ``closed`` is when its connection ended while it was in good standing, 0 if that is not how it was noticed.
+    ``doubt`` is for how many ns after the last sign it may have lived, if it was not.
+    """
 
     boot: str
     cause: str
     last_sign: int
     found: int
+    closed: int = 0
+    doubt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +183,9 @@ def lost_entries(world: World, at: float) -> dict[str, Lost]:
     for member, death in sorted(world.deaths.items()):
         known = entries.get(member)
         if known is None or known.boot != death.boot:
-            ids = trace_seed(world.spec.pool, KIND_TAKEOVER, f"{member}/{death.boot}")
+            record = world.members.get(member)
+            life = record.life if record and record.boot == death.boot else 0
+            ids = takeover_seed(world.spec.pool, member, death.boot, life)
             entries[member] = Lost(death.boot, death.cause, ids.traceparent, at)
     return entries
 

@@ -1,11 +1,12 @@
 """A shopping cart that keeps nothing in its own memory: an example to copy.
 
 All state is in sessions, which the sidecar next door keeps replicated. Any member can therefore answer any
-request, and a killed one loses nothing. Three habits make that true, and each is a few lines below:
+request, and a killed one loses nothing. Four habits go with that, and each is a few lines below:
 
 - read with the ETag, write with ``If-Match``, and read again when somebody else was faster (412);
 - hand the client's ``Idempotency-Key`` on with the write, so that a repeat after a failover has its effect
   once;
+- hand ``traceparent`` on, so that a failover's trace names the last request before and the first after it;
 - say ``understudy-retry: safe`` when a request may be sent to another member, and Envoy will do so.
 
 Run it with ``python -m deploy.examples.cart --port 8000``; ``UNDERSTUDY_URL`` names the sidecar's session
@@ -18,12 +19,15 @@ import json
 import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 from aiohttp import web
 
+TRACEPARENT: ContextVar[str | None] = ContextVar("traceparent", default=None)
+"""Of the request being answered. An HTTP client that OpenTelemetry instruments passes it on by itself."""
 SIDECAR_URL = "http://127.0.0.1:7600"
 ATTEMPTS = 10
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -70,7 +74,8 @@ class Sessions:
 
     async def call(self, method: str, key: str = "", body: object = None, **headers: str | None) -> Answer:
         """Make one call; raises :class:`SidecarError`. ``If_Match="x"`` sends the header ``If-Match: x``."""
-        sent = {name.replace("_", "-"): value for name, value in headers.items() if value is not None}
+        told = {"traceparent": TRACEPARENT.get(), **headers}
+        sent = {name.replace("_", "-"): value for name, value in told.items() if value is not None}
         url = f"{self._base}/v1/sessions" + (f"/{key}" if key else "")
         try:
             async with self._http.request(method, url, json=body, headers=sent) as response:
@@ -98,6 +103,7 @@ async def ask_another_member(request: web.Request, handler: Handler) -> web.Stre
     It may when nothing was written yet, and when a second time does no harm: reads, and whatever carries an
     ``Idempotency-Key``.
     """
+    TRACEPARENT.set(request.headers.get("traceparent"))
     try:
         return await handler(request)
     except SidecarError as lost:

@@ -27,13 +27,13 @@ NOT_THERE = problem(404, "no-such-session", "there is no session of this key")
     ],
 )
 def test_a_refusal_is_told_only_when_it_is_final(doubts: list[int], reply: Reply, told: int) -> None:
-    errand = Errand(0.0, doubts=[Doubt("m1: silent", until) for until in doubts])
+    errand = Errand(0.0, 0.0, doubts=[Doubt("m1: silent", until) for until in doubts])
 
     assert errand.honest(reply).status == told
 
 
 def test_what_is_in_doubt_never_passes_for_not_done() -> None:
-    errand = Errand(0.0, doubts=[Doubt("m1: silent", 2)])
+    errand = Errand(0.0, 0.0, doubts=[Doubt("m1: silent", 2)])
 
     assert b"outcome-unknown" in errand.honest(problem(503, "not-committed", "no etcd")).body
     assert b"m1: silent" in errand.honest(problem(503, "no-owner", "nobody")).body

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -105,13 +106,36 @@ class SimulatedMember(Process):
         self.process.stdin.write(f"{state}\n".encode())
         await self.process.stdin.drain()
 
-    async def claim(self, *slots: int) -> None:
-        """Write itself into owner records, whoever they name."""
+    async def claim(self, *slots: int, table: Table | None = None) -> None:
+        """Write itself into owner records, whoever they name; with the ``table`` that asked for it, in its trace."""
+        won: Counter[str] = Counter()
         for slot in slots:
             kv = await self.pool.client.get(self.pool.keys.owner(slot))
-            epoch = Owner.decode(kv.value).epoch + 1 if kv else 1
-            owner = Owner(self.name, self.boot, epoch, cause="test")
+            before = Owner.decode(kv.value) if kv else None
+            lost = table.lost.get(before.active) if table and before else None
+            trace = lost.traceparent if lost else table.traceparent if table else ""
+            owner = Owner(self.name, self.boot, before.epoch + 1 if before else 1, cause="test", traceparent=trace)
             await self.pool.client.put(self.pool.keys.owner(slot), owner.encode())
+            won[trace] += bool(lost)
+        for trace, count in won.items():
+            if count:
+                await self.tell({"trace": trace.split("-")[1], "slots": count})
+
+    async def answered(self, traceparent: str) -> None:
+        """From now on its beats tell that it has answered this request."""
+        assert self.process is not None
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{traceparent}\n".encode())
+        await self.process.stdin.drain()
+
+    async def tell(self, claim: dict[str, Any]) -> None:
+        """From now on its beats tell of this claim, made and served just now; see ``ClaimTold`` for the fields."""
+        assert self.process is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{json.dumps(claim)}\n".encode())
+        await self.process.stdin.drain()
+        assert await asyncio.wait_for(self.process.stdout.readline(), 20) == b"told\n"
 
 
 class Control(Process):
@@ -199,7 +223,8 @@ class ControlPool:
     async def claim_all(self, seen: SeenTable) -> None:
         """Every slot is claimed by the member that the table names."""
         for name, member in self.members.items():
-            await member.claim(*[slot for slot, order in enumerate(seen.table.orders) if order[:1] == (name,)])
+            mine = [slot for slot, order in enumerate(seen.table.orders) if order[:1] == (name,)]
+            await member.claim(*mine, table=seen.table)
 
     async def close(self) -> None:
         processes = [*self.controls.values(), *self.members.values()]

@@ -1,8 +1,8 @@
 """A process that looks like a member to a control server: it beats over a real stream and answers probes.
 
 Started by tests as ``python -m tests.xds.simulated_member`` with a JSON object of its settings as the only argument, so
-that it can be killed like a real one. It prints ``ready`` when its peer port listens. Each line on standard input is a
-member state that its beats tell from then on.
+that it can be killed like a real one. It prints ``ready`` when its peer port listens. Each line on standard input is
+what its beats tell from then on: a member state, a claim as JSON, or the traceparent of a request that it answered.
 """
 
 import asyncio
@@ -10,12 +10,14 @@ import contextlib
 import json
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import grpc
 from aiohttp import web
 
-from statesync.beat import BEAT_INTERVAL, METHOD, Beat
+from statesync.beat import BEAT_INTERVAL, METHOD, Beat, ClaimTold
 from statesync.pool import MemberState
+from telemetry.clock import Clock
 
 
 class SimulatedMember:
@@ -23,6 +25,7 @@ class SimulatedMember:
         self.pool, self.member, self.boot = pool, member, boot
         self.peer, self.controls = peer, controls
         self.state = MemberState(state)
+        self.clock, self.claims, self.request = Clock(), {}, ""
 
     async def run(self) -> None:
         app = web.Application()
@@ -51,12 +54,25 @@ class SimulatedMember:
 
     async def _beats(self) -> AsyncIterator[bytes]:
         while True:
-            yield Beat(self.pool, self.member, self.boot, self.state, applied=1).encode()
+            beat = Beat(self.pool, self.member, self.boot, self.state, applied=1, sent=self.clock.now_ns())
+            yield replace(beat, claims=tuple(self.claims.values()), request=self.request).encode()
             await asyncio.sleep(BEAT_INTERVAL)
 
     async def _listen(self) -> None:
         while line := await asyncio.to_thread(sys.stdin.readline):
-            self.state = MemberState(line.strip())
+            if line.startswith("{"):
+                now = self.clock.now_ns()
+                told = json.loads(line)
+                # Far enough in the past that an answer after it is not in the future.
+                opened = now - int(1e9 * (late := told.pop("answered_after", 0)))
+                made = {"began": opened, "claimed": opened, "opened": opened, "answered": now if late else 0}
+                self.claims[told["trace"], told["slots"]] = ClaimTold(**made | told)
+                sys.stdout.write("told\n")
+                sys.stdout.flush()
+            elif line.startswith("00-"):
+                self.request = line.strip()
+            else:
+                self.state = MemberState(line.strip())
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ from collections import Counter
 
 import pytest
 
-from statesync.pool import ControlServer, Member, MemberState, Table
+from statesync.beat import BEAT_INTERVAL
+from statesync.pool import ControlServer, Member, MemberState, Owner, Table
 from statesync.spec import PoolSpec
-from telemetry.ids import trace_seed
+from telemetry.ids import takeover_seed, trace_seed
 from telemetry.setup import start_telemetry
 from tests.harness.waiting import until
 from tests.xds.ads_node import connected
@@ -321,27 +322,76 @@ async def test_a_death_while_etcd_is_away_reaches_envoy_at_once_and_the_table_la
         await trio.table_with(lost("cart-1"), "the table names it lost", 25)
 
 
-async def test_a_takeover_is_one_trace_from_the_last_sign_of_life_to_the_last_acknowledgement(trio):
+LAST = "00-" + "a" * 32 + "-" + "1" * 16 + "-01"
+FIRST = "00-" + "c" * 32 + "-" + "2" * 16 + "-01"
+
+
+async def trace_of(control, ids) -> list[dict]:
+    """The spans of a trace once its root is stored."""
+
+    async def rooted() -> list[dict]:
+        spans = (await control.ask(f"/v1/traces/{ids.hex}")).get("spans", [])
+        return spans if any(not span["parent_id"] for span in spans) else []
+
+    return await until(rooted, 20, "the root span is stored")
+
+
+async def test_a_takeover_is_one_trace_from_the_last_sign_of_life_to_the_last_slot_that_is_served(trio):
     control = trio.controls["control-1"]
-    trace = trace_seed(POOL, "takeover", "cart-1/boot-1").hex
+    ids = takeover_seed(POOL, "cart-1", "boot-1")
     async with connected(control.grpc, POOL):
+        await trio.members["cart-1"].answered(LAST)
+        await control.hears(trio.members["cart-1"])
+        await asyncio.sleep(2 * BEAT_INTERVAL)
         await trio.members["cart-1"].kill()
         await trio.claim_all(await trio.table_with(lost("cart-1"), "the table names it lost"))
-
-        async def rooted() -> list[dict]:
-            spans = (await control.ask(f"/v1/traces/{trace}")).get("spans", [])
-            return spans if any(not span["parent_id"] for span in spans) else []
-
-        spans = {span["name"]: span for span in await until(rooted, 15, "the root span is stored")}
-    assert spans.keys() == {"failover", "detect", "decide", "push", "ack"}
-    root = spans["failover"]
+        spans = await trace_of(control, ids)
+    path = sorted((s for s in spans if s["attributes"].get("understudy.critical")), key=lambda span: span["start_ns"])
+    assert [span["name"] for span in path] == ["detect", "decide", "claim"]
+    root = next(span for span in spans if not span["parent_id"])
+    assert [root["start_ns"], *(span["end_ns"] for span in path)] == [*(s["start_ns"] for s in path), root["end_ns"]]
+    assert {span["name"] for span in spans if span not in path} == {"failover", "push", "ack"}
     assert root["attributes"]["understudy.slots"] in (10, 11)
+    assert root["attributes"]["understudy.to"] == "cart-2, cart-3"
+    assert root["attributes"]["understudy.request.last"] == LAST
+    assert 0 <= root["attributes"]["understudy.error_ms"] <= 1_000
     assert "understudy.unmeasured" not in root["attributes"]
-    assert spans["push"]["attributes"]["understudy.node.count"] == 1
-    assert {span["parent_id"] for span in spans.values()} == {"", root["span_id"]}
-    assert root["start_ns"] == spans["detect"]["start_ns"]
-    assert root["end_ns"] >= spans["ack"]["end_ns"]
-    assert spans["detect"]["end_ns"] == spans["decide"]["start_ns"]
+    push = next(span for span in spans if span["name"] == "push")
+    assert push["attributes"]["understudy.node.count"] == 1
+    assert {span["parent_id"] for span in spans} == {"", root["span_id"]}
+
+
+async def test_a_takeover_ends_with_the_answer_that_somebody_waited_for(trio):
+    control = trio.controls["control-1"]
+    ids = takeover_seed(POOL, "cart-1", "boot-1")
+    told = {"trace": ids.hex, "slots": 0}
+    await trio.members["cart-2"].tell({**told, "waiting": True})
+    await trio.members["cart-1"].kill()
+    await trio.claim_all(await trio.table_with(lost("cart-1"), "the table names it lost"))
+    await trio.members["cart-2"].tell({**told, "answered_after": 0.001, "awaited": True, "request": FIRST})
+    spans = {span["name"]: span for span in await trace_of(control, ids)}
+    root, last = spans["failover"], spans["first_ok"]
+    assert last["end_ns"] == root["end_ns"]
+    assert last["attributes"]["understudy.critical"] is True
+    assert root["attributes"]["understudy.request.first"] == FIRST
+
+
+async def test_what_nobody_tells_of_and_what_nobody_ordered_is_counted_as_unmeasured(trio):
+    control = trio.controls["control-1"]
+    stray, untold = takeover_seed(POOL, "cart-2", "somebody"), takeover_seed(POOL, "cart-1", "boot-1")
+    seen = await trio.table()
+    slot = next(slot for slot, order in enumerate(seen.table.orders) if order[0] == "cart-2")
+    owner = Owner("cart-3", "boot-1", 9, cause="cart-2 lost: silent", traceparent=stray.traceparent)
+    await trio.client.put(trio.keys.owner(slot), owner.encode())
+    await trio.members["cart-1"].kill()
+    seen = await trio.table_with(lost("cart-1"), "the table names it lost")
+    for name in ("cart-2", "cart-3"):
+        await trio.members[name].claim(*[slot for slot, order in enumerate(seen.table.orders) if order[0] == name])
+
+    for ids, source in ((untold, "cart-1"), (stray, "cart-2")):
+        root = next(span for span in await trace_of(control, ids) if not span["parent_id"])
+        assert root["attributes"]["understudy.unmeasured"] is True
+        assert root["attributes"]["understudy.from"] == source
 
 
 async def test_planned_moves_are_one_trace_of_their_own(trio):
@@ -358,6 +408,9 @@ async def test_planned_moves_are_one_trace_of_their_own(trio):
     found = await until(root, 15, "the root span is stored")
     assert found["name"] == "handover"
     assert found["attributes"]["understudy.planned"] is True
+    spans = await trace_of(control, trace_seed(POOL, "handover", str(after.table.generation)))
+    path = [span for span in spans if span["attributes"].get("understudy.critical")]
+    assert sum(s["end_ns"] - s["start_ns"] for s in path) == found["end_ns"] - found["start_ns"] > 0
 
 
 async def test_routes_that_nobody_changed_are_not_sent_again_after_a_restart(trio):

@@ -8,6 +8,7 @@ from telemetry import names
 from telemetry.ids import trace_seed
 from xds.measure import Delivery, Phase, delivery_phases, handover_course, leader_phases, takeover_course
 from xds.plan import FirstTable, next_plan
+from xds.told import Told
 from xds.world import Death, World, endpoints, lost_entries, orders_for_envoy, split_address
 
 UP, READY, INIT = MemberState.UP, MemberState.READY, MemberState.INIT
@@ -265,7 +266,7 @@ def takeover():
     plan = next_plan(seen, 1.0)
     assert plan is not None
     course = takeover_course(
-        seen, plan.table, "a", written=12 * SECOND, death=seen.deaths["a"], slots=seen.owned_by("a", "one")
+        seen, plan.table, "a", written=12 * SECOND, death=seen.deaths["a"], slots=seen.owned_by("a", "one"), told=Told()
     )
     return seen, course
 
