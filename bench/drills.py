@@ -1,0 +1,338 @@
+"""Whether traces tell the truth: ``make bench-drills``. Writes bench/results/drills.json and prints a table.
+
+A real local pool under steady requests of its own clients, with members struck one after the other: killed, frozen,
+drained. Of each drill two measurements are put side by side that know nothing of each other: how long clients were
+without an answer, by the clients' own clock, and how long the trace says that it took, by the leader's. They may differ
+by the error that the trace states and by how finely the clients can see: the time between two of their requests.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import aiohttp
+
+from deploy.demo import unsettled
+from deploy.drill_hands import LocalHands
+from deploy.errors import DeployError
+from deploy.local import LocalPool, LocalSettings
+from deploy.reading import read_pool, read_trace
+from deploy.verdict import percentile
+from statesync.etcd import EtcdClient
+from statesync.pool import Intent
+from statesync.spec import PoolSpec
+from statesync.state import PoolState
+from telemetry import names
+from telemetry.ids import takeover_seed
+from telemetry.report import is_measured, root_of
+from telemetry.spans import StoredSpan
+from tests.harness.waiting import until
+
+RESULTS = Path(__file__).parents[1] / "bench/results/drills.json"
+KINDS = ("kill", "freeze", "drain")
+PATIENCE = 60.0
+WARM_UP = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One answer: who gave it and when (monotonic seconds), and when it was asked for."""
+
+    session: str
+    asked: float
+    answered: float
+    by: str
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One drill, in ms. ``clients``: longest time without an answer. ``trace``: what the trace says to that.
+
+    ``stated``: by how much the trace says that it may be wrong. ``seeing``: how finely the clients can see, the longest
+    time between two requests that could have shown the beginning or the end. ``way``: how long an answer takes when
+    all is well (p99 of the second before).
+    """
+
+    number: int
+    kind: str
+    member: str
+    clients: float
+    trace: float
+    stated: float
+    seeing: float
+    way: float
+    failed: int
+    trace_id: str
+    phases: dict[str, float]
+
+    @property
+    def difference(self) -> float:
+        """How much longer the trace is than what clients saw."""
+        return self.trace - self.clients
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the difference is explained; of a drain clients see no more than the longest stall of a slot."""
+        bound = self.stated + self.seeing + self.way
+        return self.difference >= -bound if self.kind == "drain" else abs(self.difference) <= bound
+
+
+class Clients:
+    """Sessions that are read at a steady pace, each with one request at a time, and none repeated by its client."""
+
+    def __init__(self, url: str, sessions: int, rate: float) -> None:
+        self.url, self.sessions, self.rate = url, sessions, rate
+        self.seen: list[Seen] = []
+        self.serving: dict[str, str] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["Clients"]:
+        """Requests go out while the context is open."""
+        patience = aiohttp.ClientTimeout(total=10)
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=patience) as http:
+            keys = [await self._open(http) for _ in range(self.sessions)]
+            begin = time.monotonic()
+            self._tasks = [asyncio.create_task(self._read(http, number, key, begin)) for number, key in enumerate(keys)]
+            try:
+                yield self
+            finally:
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _open(self, http: aiohttp.ClientSession) -> str:
+        async with http.post(f"{self.url}/cart") as answer:
+            return answer.headers["X-Session-Id"]
+
+    async def _read(self, http: aiohttp.ClientSession, number: int, key: str, begin: float) -> None:
+        for turn in itertools.count():
+            due = begin + (turn * self.sessions + number) / self.rate
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            asked, by, ok = time.monotonic(), "", False
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                async with http.get(f"{self.url}/cart", headers={"X-Session-Id": key}) as answer:
+                    await answer.read()
+                    by, ok = answer.headers.get("X-Served-By", ""), answer.status == 200
+            self.seen.append(Seen(key, asked, time.monotonic(), by, ok))
+            if ok:
+                self.serving[key] = by
+
+
+def gap_of(seen: Sequence[Seen], sessions: frozenset[str], member: str, struck: float) -> tuple[float, float]:
+    """How long the sessions of a member that was struck had no answer, and how finely that was seen; both in ms.
+
+    From the last answer of that member until the slowest of its successors has given its first. ``sessions`` are those
+    that it served.
+    """
+    answers = sorted((one for one in seen if one.ok and one.session in sessions), key=lambda one: one.answered)
+    last = max((one.answered for one in answers if one.by == member and one.asked <= struck), default=math.nan)
+    after = [one for one in answers if one.answered > last and one.by != member]
+    firsts = {by: next(one for one in after if one.by == by) for by in {one.by for one in after}}
+    if not firsts:
+        return math.nan, math.nan
+    slowest = max(firsts.values(), key=lambda one: one.answered)
+    # The end is seen when a request is there to be answered; the beginning, when one more would have been answered.
+    before = [one.answered for one in answers if one.by == member and one.answered <= last][-20:]
+    spacing = max((b - a for a, b in itertools.pairwise(before)), default=0.0)
+    theirs = sorted(one.asked for one in seen if one.session in {s.session for s in after if s.by == slowest.by})
+    earlier = [asked for asked in theirs if asked < slowest.asked]
+    waited = slowest.asked - max(earlier[-1], last) if earlier else 0.0
+    return (slowest.answered - last) * 1000, (spacing + waited) * 1000
+
+
+def longest_wait(seen: Sequence[Seen], begin: float, end: float) -> float:
+    """The longest that any client waited for an answer that it asked for in between, in ms."""
+    return max(((one.answered - one.asked) * 1000 for one in seen if begin <= one.asked <= end), default=math.nan)
+
+
+def stall_of(spans: Sequence[StoredSpan]) -> float:
+    """The longest stall of a slot in a trace of handovers, in ms: from its fence until the new active's word."""
+    fences = {span.attributes[names.SLOT]: span.start_ns for span in spans if span.name == names.FENCE}
+    ends = [
+        (span.end_ns - fences[span.attributes[names.SLOT]]) / 1e6
+        for span in spans
+        if span.name == names.CONFIRM and span.attributes[names.SLOT] in fences
+    ]
+    return max(ends, default=math.nan)
+
+
+class Drills:
+    """Strikes the members of a running pool and compares."""
+
+    def __init__(self, pool: LocalPool, etcd: EtcdClient, clients: Clients) -> None:
+        self._pool, self._etcd, self._clients = pool, etcd, clients
+        self._hands = LocalHands(pool.settings.directory, pool.layout)
+
+    async def run(self, number: int, kind: str) -> Comparison:
+        members = [place.name for place in self._pool.layout.members]
+        member = members[number % len(members)]
+        await self._settled()
+        await asyncio.sleep(WARM_UP)
+        state = await self._state()
+        clients = self._clients
+        clients.seen.clear()
+        await asyncio.sleep(WARM_UP)
+        way = percentile([(one.answered - one.asked) * 1000 for one in clients.seen], 0.99)
+        theirs = frozenset(session for session, by in clients.serving.items() if by == member)
+        struck = time.monotonic()
+        spans = await getattr(self, f"_{kind}")(state, member)
+        ended = time.monotonic()
+        root = root_of(spans)
+        assert root is not None
+        if kind == "drain":
+            trace, (gap, seeing) = stall_of(spans), (longest_wait(clients.seen, struck, ended), 0.0)
+        else:
+            trace, (gap, seeing) = root.duration_ns / 1e6, gap_of(clients.seen, theirs, member, struck)
+        path = {span.name: round(span.duration_ns / 1e6, 2) for span in spans if span.attributes.get(names.CRITICAL)}
+        if not is_measured(root):
+            raise SystemExit(f"drill {number} ({kind} {member}): trace {root.trace_id} is unmeasured")
+        return Comparison(
+            number=number,
+            kind=kind,
+            member=member,
+            clients=round(gap, 2),
+            trace=round(trace, 2),
+            stated=round(float(root.attributes[names.ERROR_MS]), 2),
+            seeing=round(seeing, 2),
+            way=round(way, 2),
+            failed=sum(not one.ok for one in clients.seen),
+            trace_id=root.trace_id,
+            phases=path,
+        )
+
+    async def _kill(self, state: PoolState, member: str) -> list[StoredSpan]:
+        await self._hands.kill(member)
+        return await self._takeover(state, member)
+
+    async def _freeze(self, state: PoolState, member: str) -> list[StoredSpan]:
+        await self._hands.freeze(member)
+        try:
+            return await self._takeover(state, member)
+        finally:
+            await self._hands.mend()
+
+    async def _drain(self, state: PoolState, member: str) -> list[StoredSpan]:
+        key = state.keys.intent(member)
+        await self._etcd.put(key, Intent(member, 0.0, time.time()).encode())
+        try:
+
+            async def whole() -> list[StoredSpan]:
+                found = await self._state()
+                if found.table is None or found.table.revision == (state.table.revision if state.table else 0):
+                    return []
+                parts = found.table.record.traceparent.split("-")
+                return await self._trace(parts[1]) if len(parts) > 1 else []
+
+            return await until(whole, PATIENCE, f"the trace of {member}'s drain")
+        finally:
+            await self._etcd.delete(key)
+
+    async def _takeover(self, state: PoolState, member: str) -> list[StoredSpan]:
+        record = state.members[member].record
+        ids = takeover_seed(state.keys.pool, member, record.boot, record.life)
+        found: list[StoredSpan] = await until(
+            lambda: self._trace(ids.hex), PATIENCE, f"the trace of {member}'s takeover"
+        )
+        return found
+
+    async def _trace(self, trace: str) -> list[StoredSpan]:
+        """The spans of a trace that has its root."""
+        with contextlib.suppress(DeployError):
+            spans = await read_trace([place.http for place in self._pool.layout.controls], trace)
+            return spans if root_of(spans) is not None else []
+        return []
+
+    async def _state(self) -> PoolState:
+        return (await read_pool(self._etcd, self._pool.layout.pool))[0]
+
+    async def _settled(self) -> None:
+        members = [place.name for place in self._pool.layout.members]
+
+        async def settled() -> bool:
+            return not unsettled(await self._state(), members)
+
+        await until(settled, PATIENCE, "the pool is as before")
+
+
+async def drill(count: int, sessions: int, rate: float, kinds: Sequence[str] = KINDS) -> list[Comparison]:
+    """Run so many drills of these kinds in turn on a pool of their own."""
+    with tempfile.TemporaryDirectory() as home:
+        settings = LocalSettings(Path(home), PoolSpec(pool="cart"))
+        async with LocalPool(settings) as pool, EtcdClient(pool.etcd_endpoints) as etcd:
+            clients = Clients(pool.layout.front_url, sessions, rate)
+            drills = Drills(pool, etcd, clients)
+            await drills._settled()
+            found = []
+            async with clients.running():
+                for number in range(count):
+                    found.append(await drills.run(number, kinds[number % len(kinds)]))
+                    print(_line(found[-1]), file=sys.stderr)
+            return found
+
+
+def summary(found: Sequence[Comparison]) -> dict[str, dict[str, float]]:
+    """By kind: how many, and of the differences (absolute, ms) the median, p99 and largest, beside what is allowed."""
+    rows = {}
+    for kind in KINDS:
+        mine = [one for one in found if one.kind == kind]
+        if not mine:
+            continue
+        apart = [max(0.0, -one.difference) if kind == "drain" else abs(one.difference) for one in mine]
+        rows[kind] = {
+            "drills": len(mine),
+            "agree": sum(one.agrees for one in mine),
+            "trace_p50": percentile([one.trace for one in mine], 0.5),
+            "clients_p50": percentile([one.clients for one in mine], 0.5),
+            "apart_p50": percentile(apart, 0.5),
+            "apart_p99": percentile(apart, 0.99),
+            "apart_max": max(apart),
+            "stated_max": max(one.stated for one in mine),
+        }
+    return rows
+
+
+def _line(one: Comparison) -> str:
+    verdict = "agrees" if one.agrees else "DIFFERS"
+    return (
+        f"{one.number:3} {one.kind:6} {one.member}: clients {one.clients:7.1f} ms, trace {one.trace:7.1f} ms, "
+        f"stated +-{one.stated:.1f}, seeing {one.seeing:.1f}, way {one.way:.1f}: {verdict} {one.phases}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--drills", type=int, default=50)
+    parser.add_argument("--sessions", type=int, default=48)
+    parser.add_argument("--rate", type=float, default=200.0)
+    parser.add_argument("--kinds", default=",".join(KINDS), help="which, in turn, separated by commas")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    load = [round(os.getloadavg()[0], 2)]
+    found = asyncio.run(drill(given.drills, given.sessions, given.rate, given.kinds.split(",")))
+    rows = summary(found)
+    result = {
+        "sessions": given.sessions,
+        "rate": given.rate,
+        "load": [*load, round(os.getloadavg()[0], 2)],
+        "summary": rows,
+        "drills": [{**asdict(one), "difference": round(one.difference, 2), "agrees": one.agrees} for one in found],
+    }
+    given.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(rows, indent=2))
+    sys.exit(int(not all(one.agrees for one in found)))
+
+
+if __name__ == "__main__":
+    main()
