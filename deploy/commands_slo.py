@@ -113,13 +113,12 @@ def _gather(
     traces: bool,
 ) -> "tuple[PoolSpec, Evidence]":
     """The pool's spec, and what is known of the window if ``traces`` are wanted."""
-    from deploy.slo import Evidence, spans_from
+    from deploy.slo import Evidence, evidence_from
     from statesync.spec import load_spec
 
     found = Evidence()
     if source and traces:
-        spans, told = spans_from(source, since, until)
-        found = Evidence(spans)
+        found, told = evidence_from(source, since, until)
         if told:
             click.echo(f"understudy: {told}", err=True)
     if spec_file is None:

@@ -19,7 +19,7 @@ from telemetry.slo import review
 from telemetry.slo_model import Review, Targets
 from telemetry.slo_read import failovers_of
 from telemetry.slo_requests import requests_of, with_requests
-from telemetry.sources import SourceError, Window, load_spans
+from telemetry.sources import SourceError, Window, load
 from telemetry.spans import StoredSpan
 
 _MOST_PAGES = 2_000
@@ -82,14 +82,14 @@ async def read_evidence(addresses: Sequence[str], since: int, until: int) -> Evi
     return Evidence(list(spans.values()), reports, list(counts.values()), faults)
 
 
-def spans_from(source: str, since: int, until: int) -> tuple[list[StoredSpan], str]:
-    """The spans of another source (:mod:`telemetry.sources`), and what to say of those that were refused."""
+def evidence_from(source: str, since: int, until: int) -> tuple[Evidence, str]:
+    """What another source (:mod:`telemetry.sources`) has of the window, and what to say of what was refused."""
     try:
-        batch = load_spans(source, Window(since, until))
+        found = load(source, Window(since, until))
     except SourceError as error:
         raise DeployError(f"--from {error}") from None
-    told = f"{batch.refused} spans of {source} could not be used ({batch.reason})" if batch.refused else ""
-    return list(batch.spans), told
+    told = f"{found.refused} records of {source} could not be used ({found.reason})" if found.refused else ""
+    return Evidence(found.spans, found.reports, found.counts), told
 
 
 def reviews(

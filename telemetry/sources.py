@@ -1,7 +1,8 @@
 """Failover traces from where other tools keep them: the Collector's files, Jaeger, Tempo.
 
-One call, :func:`load_spans`, for all of them. What it promises: only spans come back, each once; whatever was
-unusable is counted with the first reason; a source that does not answer, or that answers something else, is one
+One call, :func:`load`, for all of them. A Collector's files hold what front Envoys told of requests as well, if it
+passes through it. What it promises: each span comes back once; whatever was unusable is counted with the first reason;
+a source that does not answer, or that answers something else, is one
 :class:`SourceError` that says where and what to do. Answers are bounded in size and time. Judging the spans is left
 to the reader. Jaeger keeps microseconds, so lengths read from it are true to 1 us; the others keep nanoseconds.
 """
@@ -13,10 +14,12 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from telemetry.counts import Period, PeriodBatch, read_otlp_metrics_json
+from telemetry.logs import LogBatch, StoredLog, read_otlp_logs_json
 from telemetry.names import SERVICE_NAME, SERVICES
 from telemetry.otlp_json import join, parse_object, read_otlp_json, spans_of
 from telemetry.spans import MAX_TEXT, OtlpBatch, StoredSpan
@@ -46,13 +49,24 @@ class Window:
     start_ns: int = 0
     end_ns: int = 1 << 62
 
-    def holds(self, span: StoredSpan) -> bool:
-        """Whether any of the span lies in it."""
-        return span.start_ns <= self.end_ns and span.end_ns >= self.start_ns
+    def holds(self, start_ns: int, end_ns: int) -> bool:
+        """Whether any of what went on from ``start_ns`` to ``end_ns`` lies in it."""
+        return start_ns <= self.end_ns and end_ns >= self.start_ns
 
 
-def load_spans(source: str, window: Window | None = None) -> OtlpBatch:
-    """All spans of a source that touch ``window`` (None: all of a file, the last 30 days of a backend).
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a source holds: spans, front Envoys' reports and counts, how much was unusable, and why the first of it."""
+
+    spans: tuple[StoredSpan, ...] = ()
+    reports: tuple[StoredLog, ...] = ()
+    counts: tuple[Period, ...] = ()
+    refused: int = 0
+    reason: str = ""
+
+
+def load(source: str, window: Window | None = None) -> Found:
+    """All that a source holds of ``window`` (None: all of a file, the last 30 days of a backend).
 
     Args:
         source: a file or directory of OTLP JSON as the Collector's file exporter writes it, one request a line
@@ -65,13 +79,38 @@ def load_spans(source: str, window: Window | None = None) -> OtlpBatch:
     kind, _, address = source.partition("=")
     match kind:
         case "jaeger":
-            found = join(_jaeger(_base(source, address), window or _lately()))
+            found = _put_together(_jaeger(_base(source, address), window or _lately()))
         case "tempo":
-            found = join(_tempo(_base(source, address), window or _lately()))
+            found = _put_together(_tempo(_base(source, address), window or _lately()))
         case _:
-            found = join(_files(Path(source)))
+            found = _put_together(_files(Path(source)))
     kept = window or Window()
-    return OtlpBatch(tuple(span for span in found.spans if kept.holds(span)), found.refused, found.reason)
+    return replace(
+        found,
+        spans=tuple(span for span in found.spans if kept.holds(span.start_ns, span.end_ns)),
+        reports=tuple(report for report in found.reports if kept.holds(report.time_ns, report.time_ns)),
+        counts=tuple(period for period in found.counts if kept.holds(period.start_ns, period.end_ns)),
+    )
+
+
+_Batch = OtlpBatch | LogBatch | PeriodBatch
+
+
+def _put_together(batches: Iterable[_Batch]) -> Found:
+    spans: list[OtlpBatch] = []
+    reports: list[StoredLog] = []
+    counts: list[Period] = []
+    refused, reason = 0, ""
+    for batch in batches:
+        refused, reason = refused + batch.refused, reason or batch.reason
+        match batch:
+            case OtlpBatch():
+                spans.append(batch)
+            case LogBatch():
+                reports += batch.records
+            case PeriodBatch():
+                counts += batch.periods
+    return Found(join(spans).spans, tuple(reports), tuple(dict.fromkeys(counts)), refused, reason)
 
 
 def _lately() -> Window:
@@ -89,7 +128,7 @@ def _base(source: str, address: str) -> str:
 # Files
 
 
-def _files(path: Path) -> Iterator[OtlpBatch]:
+def _files(path: Path) -> Iterator[_Batch]:
     """Every request in a file, or in all JSON files of a directory, rotated ones included."""
     if path.is_dir():
         files = sorted(one for one in path.iterdir() if one.is_file() and one.suffix in _SUFFIXES)
@@ -99,36 +138,45 @@ def _files(path: Path) -> Iterator[OtlpBatch]:
         files = [path]
     for one in files:
         try:
-            yield _file(one)
+            yield from _file(one)
         except OSError as error:
             raise SourceError(str(one), error.strerror or str(error)) from None
 
 
-def _file(path: Path) -> OtlpBatch:
+def _file(path: Path) -> list[_Batch]:
     """One file. The last line may be half written: its Collector is still at work; it is counted as refused."""
-    batches: list[OtlpBatch] = []
+    batches: list[_Batch] = []
     usable, wrong = 0, ""
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
-                batches.append(read_otlp_json(line))
+                batches.append(_read(line))
                 usable += 1
             except ValueError as error:
                 wrong = wrong or f"{path.name} line {number}: {error}"
                 batches.append(OtlpBatch((), refused=1, reason=wrong))
     if usable or not batches:
-        return join(batches)
+        return batches
     try:
         # No line stands alone: one document over many lines.
-        return read_otlp_json(path.read_bytes())
+        return [_read(path.read_bytes())]
     except ValueError as error:
         detail = wrong if len(batches) == 1 else str(error)
         raise SourceError(
             str(path),
             f"no OTLP JSON ({detail}); the Collector's file exporter writes it with format: json, uncompressed",
         ) from None
+
+
+def _read(text: bytes) -> _Batch:
+    """One request, of whichever signal; raises ``ValueError`` when it is none."""
+    if b'"resourceLogs":' in text:
+        return read_otlp_logs_json(text)
+    if b'"resourceMetrics":' in text:
+        return read_otlp_metrics_json(text)
+    return read_otlp_json(text)
 
 
 # Jaeger

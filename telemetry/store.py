@@ -39,7 +39,7 @@ from telemetry.store_rows import (
     select_window,
     span_row,
 )
-from telemetry.store_schema import StoreError, bring_up_to_date
+from telemetry.store_schema import StoreError, bring_up_to_date, schema_of
 
 _LOG_EVERY = 30.0
 _MAX_PENDING = 20_000
@@ -174,6 +174,7 @@ class SpanStore:
     def _open(self) -> sqlite3.Connection:
         db = sqlite3.connect(self.path, timeout=1.0, isolation_level=None)
         try:
+            schema_of(db, self.path)  # before WAL changes the file
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
             with _transaction(db):

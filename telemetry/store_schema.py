@@ -105,8 +105,8 @@ class StoreTooNewError(StoreError):
         self.known = known
 
 
-def bring_up_to_date(db: sqlite3.Connection, path: str) -> None:
-    """Make the tables of a new file, or those of an older version into ours; the caller holds a transaction.
+def schema_of(db: sqlite3.Connection, path: str) -> int:
+    """The schema of a file that may become ours, 0 for a new one; nothing is changed.
 
     Raises:
         StoreTooNewError: a newer version wrote the file.
@@ -117,7 +117,12 @@ def bring_up_to_date(db: sqlite3.Connection, path: str) -> None:
         raise StoreTooNewError(path, found, SCHEMA_VERSION)
     if not found and db.execute("SELECT count(*) FROM sqlite_master").fetchone() != (0,):
         raise StoreError(path, "an SQLite file, but not a trace store")
-    for step in STEPS[found:]:
+    return int(found)
+
+
+def bring_up_to_date(db: sqlite3.Connection, path: str) -> None:
+    """Make the tables of a new file, or those of an older version into ours; the caller holds a transaction."""
+    for step in STEPS[schema_of(db, path) :]:
         for statement in step:
             db.execute(statement)
     db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")

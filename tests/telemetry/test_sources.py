@@ -1,18 +1,18 @@
 """Spans out of a Collector's files, Jaeger and Tempo, whose answers are written as those tools document them."""
 
 import contextlib
-import http.server
 import json
-import threading
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from telemetry.counts import Period
 from telemetry.otlp_json import read_otlp_json
 from telemetry.report import phases, total_ms
-from telemetry.sources import SourceError, Window, load_spans
+from telemetry.sources import SourceError, Window, load
+from tests.harness.recorded import answering
 from tests.telemetry.support import EPOCH_NS, MS, ROOT, TRACE
 
 CLAIM = "1111111111111111"
@@ -52,7 +52,7 @@ def test_a_collectors_rotated_files_are_read_together(tmp_path):
     (tmp_path / "traces-2026-05-04T10-19-06.000.json").write_text(otlp_line(FAILOVER) + "\n")
     (tmp_path / "traces.json").write_text(otlp_line(otlp_span("claim", CLAIM, 6)) + "\n" + otlp_line(FAILOVER) + "\n")
     (tmp_path / "notes.txt").write_text("not for us")
-    found = load_spans(str(tmp_path))
+    found = load(str(tmp_path))
     assert (len(found.spans), found.refused) == (2, 0)
     assert total_ms(found.spans) == 31
     assert phases(found.spans)["claim"].duration_ms == 6
@@ -60,16 +60,36 @@ def test_a_collectors_rotated_files_are_read_together(tmp_path):
     assert (claim.instance, claim.parent_id, claim.attributes) == ("cart-1", ROOT, {"understudy.slots": 85})
 
 
+def test_what_front_envoys_told_is_read_from_a_collectors_files_too(tmp_path):
+    def attribute(key, value):
+        return {"key": key, "value": {"stringValue": value}}
+
+    envoy = {"attributes": [attribute("node_name", "front-1")]}
+    record = {"timeUnixNano": str(EPOCH_NS), "attributes": [attribute("http.response.status_code", "503")]}
+    point = {"timeUnixNano": str(EPOCH_NS), "startTimeUnixNano": str(EPOCH_NS - 5000 * MS), "asInt": "40"}
+    metric = {
+        "name": "understudy.requests",
+        "sum": {"dataPoints": [point], "aggregationTemporality": 1, "isMonotonic": True},
+    }
+    logs = {"resourceLogs": [{"resource": envoy, "scopeLogs": [{"logRecords": [record]}]}]}
+    metrics = {"resourceMetrics": [{"resource": envoy, "scopeMetrics": [{"metrics": [metric]}]}]}
+    (tmp_path / "all.json").write_text("\n".join([otlp_line(FAILOVER), json.dumps(logs), json.dumps(metrics)]))
+    found = load(str(tmp_path))
+    assert (len(found.spans), len(found.reports), found.refused) == (1, 1, 0)
+    assert found.counts == (Period("front-1", EPOCH_NS - 5000 * MS, EPOCH_NS, 40),)
+    assert load(str(tmp_path), Window(EPOCH_NS + 1)).reports == ()
+
+
 def test_one_indented_document_is_read_as_well(tmp_path):
     file = tmp_path / "one.json"
     file.write_text(json.dumps(json.loads(otlp_line(FAILOVER)), indent=2))
-    assert total_ms(load_spans(str(file)).spans) == 31
+    assert total_ms(load(str(file)).spans) == 31
 
 
 def test_a_line_that_is_still_being_written_costs_only_itself(tmp_path):
     file = tmp_path / "traces.json"
     file.write_text(otlp_line(FAILOVER) + "\n" + otlp_line(otlp_span("claim", CLAIM, 6))[:100])
-    found = load_spans(str(file))
+    found = load(str(file))
     assert (len(found.spans), found.refused) == (1, 1)
     assert "traces.json line 2" in found.reason
 
@@ -83,43 +103,43 @@ def test_a_span_of_nonsense_is_told_and_its_neighbours_kept(tmp_path):
     ]
     file = tmp_path / "traces.json"
     file.write_text(otlp_line(*broken, FAILOVER))
-    found = load_spans(str(file))
+    found = load(str(file))
     assert ([span.name for span in found.spans], found.refused) == (["failover"], 4)
 
 
 def test_links_and_fields_of_later_versions_are_passed_over(tmp_path):
     file = tmp_path / "traces.json"
     file.write_text(otlp_line({**FAILOVER, "links": [{"traceId": TRACE, "spanId": CLAIM}], "later": {"x": 1}}))
-    assert load_spans(str(file)).refused == 0
+    assert load(str(file)).refused == 0
 
 
 def test_only_what_touches_the_window_comes_back(tmp_path):
     file = tmp_path / "traces.json"
     file.write_text(otlp_line(FAILOVER))
-    assert load_spans(str(file), Window(EPOCH_NS + 31 * MS)).spans
-    assert not load_spans(str(file), Window(EPOCH_NS + 31 * MS + 1)).spans
+    assert load(str(file), Window(EPOCH_NS + 31 * MS)).spans
+    assert not load(str(file), Window(EPOCH_NS + 31 * MS + 1)).spans
 
 
 @pytest.mark.parametrize("text", ["", "\n\n"])
 def test_an_empty_file_has_no_spans(tmp_path, text):
     file = tmp_path / "traces.json"
     file.write_text(text)
-    assert load_spans(str(file)).spans == ()
+    assert load(str(file)).spans == ()
 
 
-@pytest.mark.parametrize("text", ["hello", "[1, 2]", "[" * 100_000, '{"resourceMetrics": []}', "\x00\xff"])
+@pytest.mark.parametrize("text", ["hello", "[1, 2]", "[" * 100_000, '{"profiles": []}', "\x00\xff"])
 def test_a_file_of_something_else_is_named(tmp_path, text):
     file = tmp_path / "other.json"
     file.write_text(text)
     with pytest.raises(SourceError, match=r"other\.json: no OTLP JSON .* file exporter"):
-        load_spans(str(file))
+        load(str(file))
 
 
 def test_a_missing_file_and_an_empty_directory_are_named(tmp_path):
     with pytest.raises(SourceError, match=r"absent\.json: No such file"):
-        load_spans(str(tmp_path / "absent.json"))
+        load(str(tmp_path / "absent.json"))
     with pytest.raises(SourceError, match=r"no file that ends in \.json"):
-        load_spans(str(tmp_path))
+        load(str(tmp_path))
 
 
 @given(
@@ -140,35 +160,6 @@ def test_any_json_is_read_or_refused(document):
 
 
 # Backends
-
-
-@contextlib.contextmanager
-def answering(answers: dict[str, object]):
-    """An HTTP server with recorded answers by path; gives its address and the list of what was asked."""
-    asked = []
-
-    class Recorded(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            answer = answers.get(urlsplit(self.path).path)
-            body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-            self.send_response(404 if answer is None else 200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Recorded)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def jaeger_span(name: str, span_id: str, length_us: int, *, parent: str = "", **more) -> dict:
@@ -226,7 +217,7 @@ JAEGER = {
 
 def test_jaeger_is_asked_for_our_services_and_read():
     with answering({"/api/traces": JAEGER}) as (address, asked):
-        found = load_spans(f"jaeger={address}/", Window(EPOCH_NS, EPOCH_NS + 10**9))
+        found = load(f"jaeger={address}/", Window(EPOCH_NS, EPOCH_NS + 10**9))
     questions = [parse_qs(urlsplit(path).query) for path in asked]
     assert {"understudy-control", "understudy-sidecar"} <= {question["service"][0] for question in questions}
     assert {question["start"][0] for question in questions} == {str(EPOCH_NS // 1000)}
@@ -281,7 +272,7 @@ TEMPO_TRACE = {
 )
 def test_tempo_is_searched_and_each_trace_fetched(trace):
     with answering({"/api/search": TEMPO_SEARCH, f"/api/traces/{TRACE}": trace}) as (address, asked):
-        found = load_spans(f"tempo={address}", Window(EPOCH_NS, EPOCH_NS + 10**9))
+        found = load(f"tempo={address}", Window(EPOCH_NS, EPOCH_NS + 10**9))
     assert "understudy-control" in parse_qs(urlsplit(asked[0]).query)["q"][0]
     (span,) = found.spans
     assert (span.trace_id, span.span_id, span.name, span.error) == (TRACE, ROOT, "failover", "lost")
@@ -290,7 +281,7 @@ def test_tempo_is_searched_and_each_trace_fetched(trace):
 
 def test_tempo_without_such_traces_is_no_error():
     with answering({"/api/search": {"metrics": {}}}) as (address, _):
-        assert load_spans(f"tempo={address}").spans == ()
+        assert load(f"tempo={address}").spans == ()
 
 
 @pytest.mark.parametrize("kind", ["jaeger", "tempo"])
@@ -300,7 +291,7 @@ def test_a_backend_that_is_none_is_told(kind, answer):
         answering({"/api/traces": answer, "/api/search": answer}) as (address, _),
         pytest.raises(SourceError, match=r"http://127\.0\.0\.1"),
     ):
-        load_spans(f"{kind}={address}")
+        load(f"{kind}={address}")
 
 
 @pytest.mark.parametrize("kind", ["jaeger", "tempo"])
@@ -308,6 +299,6 @@ def test_a_backend_that_is_down_or_misspelt_is_told(kind):
     with answering({}) as (address, _):
         pass
     with pytest.raises(SourceError, match="does not answer"):
-        load_spans(f"{kind}={address}")
+        load(f"{kind}={address}")
     with pytest.raises(SourceError, match="such as http://"):
-        load_spans(f"{kind}=localhost:3200")
+        load(f"{kind}=localhost:3200")
