@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PACKAGES := xds proxy statesync telemetry deploy
 
-.PHONY: help setup demo test lint format unit chaos bench-xds bench-sessions bench-failover bench-telemetry clean
+.PHONY: help setup demo test lint format unit chaos bench-xds bench-sessions bench-failover bench-telemetry images-try clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -47,6 +47,9 @@ bench-failover: $(STAMP)  ## failovers beside Envoy and HAProxy with Redis; EVEN
 
 bench-telemetry: $(STAMP)  ## what telemetry costs requests and failovers; needs wrk; writes bench/results/telemetry.json (2 min)
 	$(BIN)/python -m bench.telemetry
+
+images-try:  ## the images' build steps without a container engine; needs root (15 s)
+	sh deploy/images/try-build.sh --twice
 
 format: $(STAMP)  ## put the code into house form
 	$(BIN)/ruff check --fix .

@@ -50,6 +50,7 @@ def _progress(what: str, total: int | None = None) -> Iterator[Callable[[int], N
         "understudy verify",
         "understudy verify --repair",
         "understudy verify --slot 17 --names 100 -o json",
+        "understudy verify --preflight --manifests manifests/overlays/production --etcd etcd-0:2379",
     )
 )
 @click.option("--repair", is_flag=True, help="Have every copy that differs forgotten and made anew from etcd.")
@@ -62,11 +63,23 @@ def _progress(what: str, total: int | None = None) -> Iterator[Callable[[int], N
     type=click.Path(path_type=Path, dir_okay=False),
     help="The pool's key file, if its sessions are encrypted.",
 )
+@click.option("--preflight", is_flag=True, help="Before installing: judge manifests, etcd and cluster instead.")
+@click.option(
+    "--manifests",
+    type=click.Path(path_type=Path),
+    help="With --preflight: a file of manifests, a folder of them, or an overlay that 'render' wrote.",
+)
+@click.option("--cluster/--no-cluster", default=True, help="With --preflight: ask kubectl's cluster, if there is one.")
+@click.option("--context", default="", help="With --preflight: kubectl's context.")
 @pool_option(required=False)
 @etcd_options
 @tls_options
 @output_option
 def verify(
+    preflight: bool,
+    manifests: Path | None,
+    cluster: bool,
+    context: str,
     repair: bool,
     slot: tuple[int, ...],
     names: int,
@@ -80,7 +93,16 @@ def verify(
 
     The pool goes on working, and its writes give no false alarm. Exits with 1 when some copy differs or is missing,
     or some member could not be asked; with --repair only when that is still so afterwards.
+
+    With --preflight nothing has to run yet: it judges what there is of manifests (--manifests), an etcd (--etcd) and a
+    cluster (kubectl's), changes nothing but a probe key of the pool (--pool), and exits with 1 when something stands in
+    the way.
     """
+    if preflight:
+        _preflight(manifests, etcd, pool, cluster=cluster, context=context, output=output)
+        return
+    if manifests or context or not cluster:
+        raise DeployError("--manifests, --context and --no-cluster go with --preflight")
     from statesync.codec import BadKeyFile, load_codec
 
     try:
@@ -90,6 +112,18 @@ def verify(
     report = asyncio.run(_verify(find_place(etcd, pool), sorted(set(slot)), tls, codec, repair=repair))
     show(output, report.view(names), _verify_table)
     if not report.fine:
+        raise SystemExit(1)
+
+
+def _preflight(
+    manifests: Path | None, etcd: EtcdOptions, pool: str | None, *, cluster: bool, context: str, output: str
+) -> None:
+    from deploy.commands_preflight import Preflight, preflight_table, run_preflight
+    from deploy.preflight.findings import findings_view, is_fine
+
+    findings = asyncio.run(run_preflight(Preflight(manifests, etcd, pool, cluster, context)))
+    show(output, findings_view(findings), preflight_table)
+    if not is_fine(findings):
         raise SystemExit(1)
 
 

@@ -34,6 +34,8 @@ ETCD_CONFIG = "understudy-etcd"
 """The ConfigMap that says where etcd is, under :data:`ETCD_VARIABLE`; each overlay brings its own."""
 ETCD_VARIABLE = "UNDERSTUDY_ETCD"
 INJECTOR_NAME = "understudy-injector"
+CERTIFICATES = f"{INJECTOR_NAME}-certificates"
+"""The Secret with the injector's authority and certificate."""
 
 
 def labels(component: str, pool: str = "") -> dict[str, str]:

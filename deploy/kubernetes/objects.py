@@ -137,14 +137,14 @@ def service(
 
 
 SCRATCH = "/tmp"  # noqa: S108 - a volume of the pod's own
-_SCRATCH_VOLUME = "tmp"
+SCRATCH_VOLUME = "tmp"
 
 
 def scratch_volume() -> Body:
     """A small volume for what libraries write to the temporary directory."""
-    return {"name": _SCRATCH_VOLUME, "emptyDir": {"sizeLimit": "64Mi"}}
+    return {"name": SCRATCH_VOLUME, "emptyDir": {"sizeLimit": "64Mi"}}
 
 
 def scratch_mount() -> Body:
     """Where a container has the :func:`scratch_volume`."""
-    return {"name": _SCRATCH_VOLUME, "mountPath": SCRATCH}
+    return {"name": SCRATCH_VOLUME, "mountPath": SCRATCH}

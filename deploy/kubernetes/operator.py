@@ -8,13 +8,13 @@ from deploy.kubernetes.emit import Body, Manifest
 from deploy.kubernetes.names import ETCD_CONFIG, ETCD_VARIABLE, OPERATOR, labels, operator_name, selector
 from deploy.kubernetes.objects import (
     SCRATCH,
+    SCRATCH_VOLUME,
     container_security,
     from_config,
     meta,
     pod_security,
     resources,
     scratch_mount,
-    scratch_volume,
     service_account,
 )
 from deploy.kubernetes.plan import Plan
@@ -30,6 +30,7 @@ def operator_manifests(plan: Plan) -> list[Manifest]:
         Manifest(
             _deployment(plan),
             about=f"kubectl exec -n {plan.namespace} deploy/{name} -- understudy status",
+            notes={"spec.template.spec.volumes": "A backup goes to /tmp, from where it is fetched."},
         ),
     ]
 
@@ -52,7 +53,7 @@ def _deployment(plan: Plan) -> Body:
                     "terminationGracePeriodSeconds": 1,
                     "securityContext": pod_security(),
                     "containers": [_container(plan)],
-                    "volumes": [scratch_volume()],
+                    "volumes": [{"name": SCRATCH_VOLUME, "emptyDir": {"sizeLimit": "2Gi"}}],
                 },
             },
         },
