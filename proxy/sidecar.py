@@ -322,7 +322,7 @@ class _Assembly:
             forwarded=lambda: self.service.forwarded,
             async_lost=lambda: calls.async_lost,
         )
-        self.telemetry.on_span = PhaseMetrics(metrics.registry).recorded
+        self.telemetry.on_span = PhaseMetrics(metrics.registry, self.context.keys.pool).recorded
         self.service.on_answer = metrics.answered
         self.context.committer.on_commit = metrics.committed
         return metrics

@@ -154,7 +154,7 @@ def _check_objective(objective: object, where: str, *, threshold: bool, slices: 
 
 def to_sloth(targets: Targets, pool: str) -> str:
     """A Sloth spec (``prometheus/v1``, https://sloth.dev) of the objectives that a time series carries."""
-    bad, total = _propagation(targets, "{{.window}}")
+    bad, total = _propagation(targets, pool, "{{.window}}")
     slo = {
         "name": "propagation",
         "objective": 99.0,
@@ -167,7 +167,7 @@ def to_sloth(targets: Targets, pool: str) -> str:
         },
     }
     head = {"version": "prometheus/v1", "service": f"understudy-{pool}", "labels": {"pool": pool}, "slos": [slo]}
-    return yaml.safe_dump(head, sort_keys=False, width=200)
+    return yaml.safe_dump(head, sort_keys=False, width=1000)
 
 
 def to_prometheus(targets: Targets, pool: str) -> str:
@@ -175,7 +175,7 @@ def to_prometheus(targets: Targets, pool: str) -> str:
     windows = ("5m", "30m", "1h", "6h", "3d")
     recorded: list[dict[str, Any]] = []
     for window in windows:
-        bad, total = _propagation(targets, window)
+        bad, total = _propagation(targets, pool, window)
         recorded.append({"record": f"understudy:propagation:error_ratio_{window}", "expr": f"({bad}) / ({total})"})
     for rule in recorded:
         rule["labels"] = {"pool": pool}
@@ -196,15 +196,16 @@ def to_prometheus(targets: Targets, pool: str) -> str:
         )
     ]
     groups = [{"name": "understudy-slo-propagation", "rules": [*recorded, *alerts]}]
-    return yaml.safe_dump({"groups": groups}, sort_keys=False, width=200)
+    return yaml.safe_dump({"groups": groups}, sort_keys=False, width=1000)
 
 
-def _propagation(targets: Targets, window: str) -> tuple[str, str]:
-    """Queries of late and of all acknowledgements; the bound is the bucket just at or below the objective."""
+def _propagation(targets: Targets, pool: str, window: str) -> tuple[str, str]:
+    """Queries of late and of all acknowledgements of a pool; the bound is the bucket at or below the objective."""
     bound = max((bound for bound in _BUCKETS if bound <= targets.propagation), default=_BUCKETS[0])
     metric = "understudy_xds_ack_seconds"
-    total = f'sum(rate({metric}_count{{type="EDS"}}[{window}]))'
-    return f'{total} - sum(rate({metric}_bucket{{type="EDS",le="{bound}"}}[{window}]))', total
+    of_pool = f'* on (instance, job) group_left () understudy_pool_info{{pool="{pool}"}}'
+    total = f'sum(rate({metric}_count{{type="EDS"}}[{window}]) {of_pool})'
+    return f'{total} - sum(rate({metric}_bucket{{type="EDS",le="{bound}"}}[{window}]) {of_pool})', total
 
 
 def _document(key: str, wanted: float, pool: str, days: int) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 Every observation carries its trace id as an exemplar, so that a slow bucket in a graph leads to the trace behind it;
 Prometheus asks for exemplars with the OpenMetrics format, which :func:`expose` speaks when asked. Labels are the
-phase, the kind of change and whether its end was seen: never a slot, session or member.
+phase, the kind of change and whether its end was seen: never a slot, session or member. Which pool a process is of
+stands in ``understudy_pool_info`` alone, which queries join by instance and job.
 """
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, exposition
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info, exposition
 
 from telemetry.ids import TraceIds
 from telemetry.names import CATCH_UP, CLAIM, CRITICAL, FAILOVER, FIRST_OK, HANDOVER, PHASES, ROOTS, UNMEASURED
@@ -18,9 +19,13 @@ _OF_MEMBERS = (CLAIM, CATCH_UP, FIRST_OK)
 
 
 class PhaseMetrics:
-    """The histograms of one process, in its own registry. For :attr:`telemetry.setup.Telemetry.on_span`."""
+    """The histograms of one process of ``pool``, in its own registry.
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    For :attr:`telemetry.setup.Telemetry.on_span`.
+    """
+
+    def __init__(self, registry: CollectorRegistry, pool: str) -> None:
+        Info("understudy_pool", "The pool that this process belongs to.", registry=registry).info({"pool": pool})
         self._phases = Histogram(
             "understudy_phase_seconds",
             "How long the phases of changes of active took that this process recorded.",
@@ -45,6 +50,8 @@ class PhaseMetrics:
             for outcome in ("measured", "unmeasured"):
                 self._counted.labels(kind, outcome)
             self._changes.labels(kind)
+        for phase in PHASES:  # a series that begins at 1 hides its first event from rate()
+            self._phases.labels(phase)
 
     def recorded(self, name: str, ids: TraceIds, seconds: float, attributes: Attributes) -> None:
         """A span was recorded."""

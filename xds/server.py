@@ -166,7 +166,7 @@ async def _serve(
         identify=refuse_other_nodes if settings.serve_tls else None,
     )
     metrics = XdsMetrics(cache, lambda: ads.streams)
-    telemetry.on_span = PhaseMetrics(metrics.registry).recorded
+    telemetry.on_span = PhaseMetrics(metrics.registry, settings.pool).recorded
     cache.on_push = metrics.pushed
     cache.on_ack = lambda event: _answered(metrics, controller, telemetry, event)
     admin = Admin(

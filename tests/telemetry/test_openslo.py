@@ -1,6 +1,9 @@
 """Objectives in and out as OpenSLO v1, and as rules for Sloth and Prometheus."""
 
+import shutil
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -74,3 +77,77 @@ def test_rules_for_prometheus_and_sloth_name_the_series_that_exist():
     sloth = yaml.safe_load(to_sloth(Targets(), "cart"))
     assert sloth["version"] == "prometheus/v1"
     assert "[{{.window}}]" in sloth["slos"][0]["sli"]["events"]["error_query"]
+
+
+# Rules for Prometheus, judged by its own tool
+
+PROMTOOL = shutil.which("promtool")
+needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="needs promtool (Debian: prometheus)")
+
+
+def promtool(directory: Path, *arguments: str) -> str:
+    """Run promtool in a directory; what it said is the assertion's message."""
+    done = subprocess.run([str(PROMTOOL), *arguments], cwd=directory, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def sloth_rules(spec: str) -> str:
+    """A Sloth spec as the rules that Sloth makes of it: one ratio for each of its windows."""
+    (slo,) = yaml.safe_load(spec)["slos"]
+    events = slo["sli"]["events"]
+    rules = [
+        {
+            "record": f"slo:sli_error:ratio_rate{window}",
+            "expr": f"({events['error_query']})\n/\n({events['total_query']})".replace("{{.window}}", window),
+        }
+        for window in ("5m", "30m", "1h", "2h", "6h", "1d", "3d", "30d")
+    ]
+    return yaml.safe_dump({"groups": [{"name": "sloth", "rules": rules}]})
+
+
+@needs_promtool
+@pytest.mark.parametrize("pool", ["cart", "cart.eu-west"])
+def test_prometheus_takes_both_kinds_of_rules(tmp_path, pool):
+    (tmp_path / "own.yaml").write_text(to_prometheus(Targets(), pool))
+    (tmp_path / "sloth.yaml").write_text(sloth_rules(to_sloth(Targets(), pool)))
+    assert "8 rules found" in promtool(tmp_path, "check", "rules", "own.yaml", "sloth.yaml")
+
+
+def acknowledged(late: int, instance: str = "a") -> list[dict[str, str]]:
+    """Series of a control server: a hundred acknowledgements a minute, of which so many are late."""
+    labels = f'type="EDS",instance="{instance}"'
+    return [
+        {"series": f"understudy_xds_ack_seconds_count{{{labels}}}", "values": "0+100x400"},
+        {"series": f'understudy_xds_ack_seconds_bucket{{{labels},le="1.0"}}', "values": f"0+{100 - late}x400"},
+    ]
+
+
+@needs_promtool
+@pytest.mark.parametrize(
+    ("late", "firing"),
+    [(15, {"1h": "page", "6h": "page", "3d": "ticket"}), (7, {"6h": "page", "3d": "ticket"}), (1, {}), (0, {})],
+)
+def test_alerts_fire_as_fast_as_the_budget_burns_and_for_their_own_pool_only(tmp_path, late, firing):
+    (tmp_path / "rules.yaml").write_text(to_prometheus(Targets(), "cart"))
+    told = "Envoys of pool cart acknowledge changes late; see understudy status --xds"
+    alerts = [
+        {
+            "exp_labels": {"severity": severity, "pool": "cart", "window": window},
+            "exp_annotations": {"summary": told},
+        }
+        for window, severity in firing.items()
+    ]
+    pools = [("cart", "a"), ("shop", "b")]
+    infos = [
+        {"series": f'understudy_pool_info{{pool="{pool}",instance="{instance}"}}', "values": "1x400"}
+        for pool, instance in pools
+    ]
+    scene = {
+        "interval": "1m",
+        "input_series": [*acknowledged(late), *acknowledged(100, "b"), *infos],
+        "alert_rule_test": [{"eval_time": "390m", "alertname": "UnderstudyPropagationBurn", "exp_alerts": alerts}],
+    }
+    document = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": [scene]}
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump(document))
+    promtool(tmp_path, "test", "rules", "test.yaml")

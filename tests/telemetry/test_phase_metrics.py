@@ -37,7 +37,7 @@ def test_what_is_traced_is_measured_with_its_trace_as_exemplar(monkeypatch, disa
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
     registry = CollectorRegistry()
     telemetry = start_telemetry(names.SERVICE_CONTROL, "control-1")
-    telemetry.on_span = PhaseMetrics(registry).recorded
+    telemetry.on_span = PhaseMetrics(registry, "shop").recorded
     trace = telemetry.failover(TRACE.traceparent)
     trace.phase(names.CLAIM, 0, 7 * MS, {names.SLOT: 3, names.MEMBER: "cart-1"})
     trace.root(0, 31 * MS)
@@ -55,7 +55,7 @@ def test_what_is_traced_is_measured_with_its_trace_as_exemplar(monkeypatch, disa
 
 def test_a_scraper_that_knows_only_the_old_text_gets_it():
     registry = CollectorRegistry()
-    PhaseMetrics(registry)
+    PhaseMetrics(registry, "shop")
     assert expose(registry, "text/plain")[1].startswith("text/plain")
 
 
@@ -80,7 +80,7 @@ def test_every_metric_that_is_made_is_explained_and_every_one_explained_is_made(
     sources = "".join((ROOT / path).read_text() for path in ("xds/metrics.py", "proxy/metrics.py"))
     sources += (ROOT / "telemetry/phase_metrics.py").read_text()
     for metric in explained():
-        bare = metric.removesuffix("_total")
+        bare = metric.removesuffix("_total").removesuffix("_info")
         stems = (bare, bare.removeprefix("understudy_"), bare.removeprefix("understudy_xds_"))
         assert any(f'"{stem}"' in sources or f'}}{stem}"' in sources for stem in stems), metric
 
@@ -120,3 +120,13 @@ def test_prometheus_accepts_the_rules():
     command = ["promtool", "check", "rules", OBSERVABILITY / "rules.yaml"]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr + checked.stdout
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool (Debian: prometheus)")
+def test_each_alert_speaks_when_it_should_and_is_silent_when_it_should():
+    told = yaml.safe_load((OBSERVABILITY / "rules_test.yaml").read_text())
+    tested = {one["alertname"] for scene in told["tests"] for one in scene["alert_rule_test"] if "exp_alerts" in one}
+    assert tested == {rule["alert"] for rule in rules() if "alert" in rule}
+    command = ["promtool", "test", "rules", OBSERVABILITY / "rules_test.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout

@@ -1,0 +1,125 @@
+"""A real Prometheus scrapes a real pool: it has every metric, rule and query that we ship, and leads to the traces."""
+
+import json
+import re
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import yaml
+
+from deploy.demo import unsettled
+from deploy.local import LocalPool, LocalSettings
+from deploy.reading import read_pool
+from statesync.etcd import EtcdClient
+from statesync.spec import PoolSpec
+from telemetry.openslo import to_prometheus
+from telemetry.slo_model import Targets
+from tests.harness.commands import ROOT, commands
+from tests.harness.waiting import free_port, until
+
+PROMETHEUS = shutil.which("prometheus")
+SHIPPED = ROOT / "deploy/observability"
+DASHBOARD = json.loads((SHIPPED / "dashboard.json").read_text())
+QUERIES = {target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]}
+
+
+class Asked:
+    """A Prometheus that runs."""
+
+    def __init__(self, address: str, http: aiohttp.ClientSession) -> None:
+        self._address = address
+        self._http = http
+
+    async def get(self, path: str, **parameters: str) -> Any:
+        async with self._http.get(f"http://{self._address}/api/v1/{path}", params=parameters) as answer:
+            told = await answer.json()
+            assert told["status"] == "success", told
+            return told["data"]
+
+    async def value(self, query: str) -> float:
+        """The sum of what a query gives; 0 for nothing."""
+        return sum(float(one["value"][1]) for one in (await self.get("query", query=query))["result"])
+
+
+@asynccontextmanager
+async def scraping(directory: Path, targets: list[str]) -> AsyncIterator[Asked]:
+    """Prometheus with our rules, those of an export, and exemplars."""
+    address = f"127.0.0.1:{free_port()}"
+    (directory / "exported.yaml").write_text(to_prometheus(Targets(), "watched"))
+    config = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(SHIPPED / "rules.yaml"), str(directory / "exported.yaml")],
+        "scrape_configs": [{"job_name": "understudy", "static_configs": [{"targets": targets}]}],
+    }
+    (directory / "prometheus.yaml").write_text(yaml.safe_dump(config))
+    async with commands(directory) as started, aiohttp.ClientSession() as http:
+        await started.program(
+            *("prometheus", str(PROMETHEUS), f"--config.file={directory}/prometheus.yaml"),
+            *(f"--storage.tsdb.path={directory}/data", f"--web.listen-address={address}"),
+            "--enable-feature=exemplar-storage",
+        )
+
+        async def ready() -> bool:
+            try:
+                async with http.get(f"http://{address}/-/ready") as answer:
+                    return answer.status == 200
+            except aiohttp.ClientError:
+                return False
+
+        await until(ready, 30, "Prometheus is ready")
+        yield Asked(address, http)
+
+
+@pytest.mark.skipif(PROMETHEUS is None, reason="needs prometheus (Debian: prometheus; .ci/programs)")
+async def test_prometheus_has_all_that_rules_and_dashboard_ask_for(tmp_path: Path) -> None:
+    settings = LocalSettings(directory=tmp_path / "pool", spec=PoolSpec(pool="watched"), members=2)
+    (tmp_path / "pool").mkdir()
+    async with LocalPool(settings) as pool, EtcdClient(pool.etcd_endpoints) as etcd:
+        layout = pool.layout
+        names = [place.name for place in layout.members]
+
+        async def at_rest() -> bool:
+            return not unsettled((await read_pool(etcd, "watched"))[0], names)
+
+        targets = [control.http for control in layout.controls] + [member.peer for member in layout.members]
+        async with scraping(tmp_path, targets) as asked, aiohttp.ClientSession() as http:
+            await until(at_rest, timeout=60, what="every slot is served")
+
+            async def scraped() -> bool:
+                return await asked.value("up") == len(targets)
+
+            await until(scraped, 30, "everything is scraped")
+            async with http.post(f"{layout.front_url}/cart") as answer:
+                assert answer.status == 201
+            pool.processes.kill(*pool.member_processes(names[0]))
+
+            async def seen() -> bool:
+                return await asked.value('increase(understudy_changes_total{kind="failover"}[1m])') > 0
+
+            await until(seen, 60, "Prometheus sees the takeover", every=0.5)
+
+            known = set(await asked.get("label/__name__/values"))
+            rules = (SHIPPED / "rules.yaml").read_text()
+            mentioned = set(re.findall(r"\bunderstudy_[a-z_]+", f"{rules} {QUERIES}"))
+            assert mentioned <= known
+            for query in QUERIES:
+                await asked.get("query", query=query.replace("$__rate_interval", "1m").replace("$pool", "watched"))
+            for drawn in (query for query in QUERIES if "result!=" not in query):
+                concrete = drawn.replace("$__rate_interval", "1m").replace("$pool", "watched")
+                assert (await asked.get("query", query=concrete))["result"], drawn
+                elsewhere = drawn.replace("$__rate_interval", "1m").replace("$pool", "other")
+                assert not (await asked.get("query", query=elsewhere))["result"], drawn
+
+            groups = (await asked.get("rules"))["groups"]
+            assert {rule["health"] for group in groups for rule in group["rules"]} == {"ok"}
+            dots = await asked.get(
+                "query_exemplars", query="understudy_change_seconds_bucket", start="0", end=str(2**32)
+            )
+            traces = {dot["labels"]["trace_id"] for one in dots for dot in one["exemplars"]}
+            recorded = {at.record.trace for at in (await read_pool(etcd, "watched"))[0].failovers.values()}
+            assert traces & recorded, "a dot in the graph leads to a trace that there is"
