@@ -29,6 +29,14 @@ class NotDeliveredError(ConnectionError):
     """An export that failed; the text is what OpenTelemetry's exporter says about it."""
 
 
+class RefusedForGoodError(Exception):
+    """Spans that the receiver will never take, ``count`` of them; they must not be offered again."""
+
+    def __init__(self, text: str, *, count: int) -> None:
+        super().__init__(text)
+        self.count = count
+
+
 class OtlpExporter(SpanExporter):
     """Exports to ``endpoint`` (``host:port``) or to where ``OTEL_EXPORTER_OTLP_*`` says."""
 

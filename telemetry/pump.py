@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from telemetry.otlp import RefusedForGoodError
+
 _log = logging.getLogger(__name__)
 _LOG_EVERY = 30.0
 
@@ -118,8 +120,8 @@ class Pump:
         pause = self._limits.delay
         while batch := self._next_batch():
             last_try = self._stopping
-            fault = self._export(batch)
-            if self._settle(batch, fault):
+            fault, refused = self._export(batch)
+            if self._settle(batch, fault, refused):
                 pause = self._limits.delay
                 continue
             if last_try:
@@ -140,24 +142,28 @@ class Pump:
             self._in_flight = [self._queue.popleft() for _ in range(count)]
             return self._in_flight
 
-    def _export(self, batch: Sequence[ReadableSpan]) -> str:
-        """Try once; empty when delivered, else what was wrong."""
+    def _export(self, batch: Sequence[ReadableSpan]) -> tuple[str, int]:
+        """Try once; what was wrong, empty when delivered, and how many spans the receiver will never take."""
         try:
             result = self._exporter.export(batch)
+        except RefusedForGoodError as refused:
+            self._complain(f"{refused.count} spans refused by {self.name}, and dropped: {refused}")
+            return "", refused.count
         except Exception as broken:  # noqa: BLE001 - a destination's defect must never end the thread
-            return f"{type(broken).__name__}: {broken}"
-        return "" if result is SpanExportResult.SUCCESS else "the exporter reports a failure"
+            return f"{type(broken).__name__}: {broken}", 0
+        return "" if result is SpanExportResult.SUCCESS else "the exporter reports a failure", 0
 
-    def _settle(self, batch: Sequence[ReadableSpan], fault: str) -> bool:
+    def _settle(self, batch: Sequence[ReadableSpan], fault: str, refused: int) -> bool:
         """Book a try; a failed batch goes to the back of the queue, and the next ones are smaller.
 
-        So a span that the receiver will never take holds up the others only until it has been told from
-        them.
+        So a span that the receiver will never take, and does not say so, holds up the others only until it has been
+        told from them.
         """
         with self._changed:
             self._in_flight = ()
             if not fault:
-                self._sent += len(batch)
+                self._sent += len(batch) - refused
+                self._dropped += refused
                 self._batch = min(self._batch * 2, self._limits.batch)
                 return True
             self._batch = max(1, self._batch // 2)
@@ -166,11 +172,14 @@ class Pump:
                 room = max(0, self._limits.queue - len(self._queue))
                 self._dropped += max(0, len(batch) - room)
                 self._queue.extend(batch[len(batch) - room :] if room < len(batch) else batch)
+        self._complain(f"{len(batch)} spans not delivered to {self.name}, kept for later: {fault}", logging.DEBUG)
+        return False
+
+    def _complain(self, text: str, level: int = logging.WARNING) -> None:
         now = time.monotonic()
         if now - self._logged_at >= _LOG_EVERY:
             self._logged_at = now
-            _log.debug("%d spans not delivered to %s, kept for later: %s", len(batch), self.name, fault)
-        return False
+            _log.log(level, "%s", text)
 
 
 class Destinations(SpanProcessor):
@@ -259,10 +268,11 @@ class Destinations(SpanProcessor):
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Wait until nothing is waiting any more, or for as long as told; says which."""
         deadline = time.monotonic() + timeout_millis / 1000
+        pause = threading.Event()
         while self.counts.waiting:
             if time.monotonic() >= deadline:
                 return False
-            time.sleep(0.01)
+            pause.wait(0.01)
         return True
 
     def _hold(self, spans: Iterable[ReadableSpan]) -> None:

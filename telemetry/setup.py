@@ -38,6 +38,7 @@ from telemetry.clock import Clock
 from telemetry.ids import TraceIds, TraceparentError
 from telemetry.names import ERROR_TYPE, FAILOVER, LINK, SCOPE, SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION
 from telemetry.otlp import OtlpExporter
+from telemetry.otlp_http import OtlpHttpExporter, receiver_of
 from telemetry.pump import Destinations, ExportCounts, Pump, PumpLimits
 
 _log = logging.getLogger(__name__)
@@ -241,8 +242,8 @@ def start_telemetry(
     if direct is not None and kinds:
         fixed.append(Pump("own store", direct, limits))
     to_controls = "otlp" in kinds
-    if to_controls and _names_receiver():
-        fixed.append(Pump("OTLP receiver", OtlpExporter(), limits))
+    if to_controls and (receiver := _receiver()) is not None:
+        fixed.append(Pump("OTLP receiver", receiver, limits))
         to_controls = False
     # Who has a store of its own has its spans safe already.
     to_control = partial(OtlpExporter, credentials=credentials) if to_controls else None
@@ -306,19 +307,19 @@ def _exporter_kinds() -> frozenset[str]:
     return frozenset(kinds & {"otlp", "console"}) or frozenset({"otlp"} if unknown else ())
 
 
-def _names_receiver() -> bool:
-    """Whether the environment names an OTLP receiver that we can speak to."""
+def _receiver() -> SpanExporter | None:
+    """The exporter to the OTLP receiver that the environment names; None if it names none that can be spoken to."""
     receiver = _first_set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
     protocol = _first_set("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL") or "grpc"
-    if receiver and protocol != "grpc":
-        _log.warning(
-            "OTEL_EXPORTER_OTLP_PROTOCOL=%s is not spoken here (grpc is): "
-            "spans go to the control servers instead of %s",
-            protocol,
-            receiver,
-        )
-        return False
-    return bool(receiver)
+    if not receiver:
+        return None
+    if protocol == "grpc":
+        return OtlpExporter()
+    try:
+        return OtlpHttpExporter(receiver_of(os.environ))
+    except ValueError as wrong:
+        _log.warning("%s: spans go to the control servers instead of %s", wrong, receiver)
+        return None
 
 
 def _first_set(*names: str) -> str:

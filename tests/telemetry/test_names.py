@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from telemetry import names, otlp, setup
+from telemetry import names, otlp, otlp_http, setup
 
 PAGE = (Path(__file__).parents[2] / "docs" / "telemetry.md").read_text()
 
@@ -45,7 +45,8 @@ def test_our_own_attributes_have_our_prefix_and_the_others_are_mentioned():
 
 def test_every_variable_that_is_read_is_explained():
     read = set()
-    for module in (setup, otlp):
+    for module in (setup, otlp, otlp_http):
         read |= set(re.findall(r'"(OTEL_[A-Z_]+)"', Path(module.__file__).read_text()))
-    explained = set(table("Environment variables")) | {"OTEL_EXPORTER_OTLP_TRACES_TIMEOUT"}
-    assert read <= explained
+    explained = re.findall(r"`(OTEL_[A-Z_]+)`", PAGE.split("\n## Environment variables\n")[1].split("\n## ")[0])
+    general = {name.replace("_TRACES_", "_") for name in read if name.startswith("OTEL_EXPORTER_OTLP_")}
+    assert {name for name in read if not name.startswith("OTEL_EXPORTER_OTLP_")} | general <= set(explained)

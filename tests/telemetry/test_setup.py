@@ -219,13 +219,13 @@ async def test_a_named_receiver_gets_the_spans_instead_of_the_control_server(sto
 
 async def test_a_protocol_that_is_not_spoken_costs_a_warning_and_no_span(store, monkeypatch, caplog):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")
     async with receiving(store) as control:
         telemetry = start_telemetry("understudy-sidecar", "cart-1", endpoint=control)
         claim(telemetry, 1)
         await until(lambda: telemetry.counts.sent == 1)
     assert await names_in(store) == {"claim-1"}
-    assert "http/protobuf is not spoken here" in caplog.text
+    assert "http/json is not spoken here" in caplog.text
     await telemetry.aclose()
 
 
