@@ -16,6 +16,7 @@ def control_arguments(
     grpc: str,
     http: str,
     traces: str,
+    otlp_http: str = "",
     advertise_grpc: str = "",
     advertise_http: str = "",
     insecure: bool = False,
@@ -27,6 +28,7 @@ def control_arguments(
         *given("--advertise-grpc", advertise_grpc),
         *given("--advertise-http", advertise_http),
         *("--traces", traces),
+        *given("--otlp-http", otlp_http),
         *(("--insecure",) if insecure else ()),
     )
 

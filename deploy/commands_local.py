@@ -52,6 +52,7 @@ def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> No
 @click.option("--listen", default="127.0.0.1:8080", show_default=True, callback=address, help="Where clients come in.")
 @click.option("--controls", type=click.IntRange(1, 5), default=1, show_default=True, help="How many control servers.")
 @click.option("--etcds", type=click.Choice(["1", "3", "5"]), default="1", show_default=True, help="Members of etcd.")
+@click.option("--otlp-http", is_flag=True, help="Have control servers take OTLP over HTTP too, each on a free port.")
 @click.option("--pool", envvar="UNDERSTUDY_POOL", default="cart", show_default=True, help="Name of the pool.")
 @click.option("-f", "--file", "spec", type=click.Path(path_type=Path, dir_okay=False), help="A pool spec (YAML).")
 @click.option(
@@ -72,6 +73,7 @@ def up(
     listen: str,
     controls: int,
     etcds: str,
+    otlp_http: bool,
     pool: str,
     spec: Path | None,
     directory: Path,
@@ -94,6 +96,7 @@ def up(
         app=app,
         app_health=app_health,
         listen=listen,
+        otlp_http=otlp_http,
         log_level=log_level,
     )
     raise SystemExit(asyncio.run(run_up(settings)))

@@ -19,11 +19,15 @@ PROCESSES_FILE = "processes.json"
 
 @dataclass(frozen=True, slots=True)
 class ControlPlace:
-    """A control server: xDS, heartbeats and OTLP at ``grpc``, admin at ``http`` (both ``host:port``)."""
+    """A control server: xDS, heartbeats and OTLP at ``grpc``, admin at ``http`` (both ``host:port``).
+
+    ``otlp_http`` is where it takes OTLP over HTTP, '' if it does not.
+    """
 
     name: str
     grpc: str
     http: str
+    otlp_http: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,10 @@ EXAMPLE_APP = (sys.executable, "-m", "deploy.examples.cart")
 
 @dataclass(frozen=True, slots=True)
 class LocalSettings:
-    """What to run. ``app`` is a command line; empty for the example cart. ``listen`` empty: a free port."""
+    """What to run. ``app`` is a command line; empty for the example cart. ``listen`` empty: a free port.
+
+    ``otlp_http``: control servers take OTLP over HTTP as well.
+    """
 
     directory: Path
     spec: PoolSpec
@@ -58,6 +61,7 @@ class LocalSettings:
     app: str = ""
     app_health: str = "/healthz"
     listen: str = ""
+    otlp_http: bool = False
     log_level: str = "info"
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
@@ -97,7 +101,12 @@ def plan_layout(settings: LocalSettings, ports: PortPicker) -> Layout:
         etcd=tuple(f"http://{ports.pick()}" for _ in range(settings.etcds)),
         etcd_peers=_etcd_peers(settings, ports),
         controls=tuple(
-            ControlPlace(f"control-{number}", grpc=ports.pick(), http=ports.pick())
+            ControlPlace(
+                f"control-{number}",
+                grpc=ports.pick(),
+                http=ports.pick(),
+                otlp_http=ports.pick() if settings.otlp_http else "",
+            )
             for number in range(1, settings.controls + 1)
         ),
         front=FrontPlace("front-1", listen=settings.listen or ports.pick(), admin=ports.pick()),
@@ -185,6 +194,7 @@ def _control_program(settings: LocalSettings, layout: Layout, place: ControlPlac
                 grpc=place.grpc,
                 http=place.http,
                 traces=str(directory / f"{place.name}-traces.sqlite"),
+                otlp_http=place.otlp_http,
             ),
         ),
         log=directory / "logs" / f"{place.name}.log",

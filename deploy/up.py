@@ -88,7 +88,8 @@ def addresses(layout: Layout) -> RenderableType:
     table.add_row("your clients", layout.front_url)
     table.add_row("front Envoy's admin", f"http://{layout.front.admin}")
     for control in layout.controls:
-        table.add_row(control.name, f"http://{control.http} (admin), {control.grpc} (xDS and OTLP)")
+        otlp = f", http://{control.otlp_http} (OTLP/HTTP)" if control.otlp_http else ""
+        table.add_row(control.name, f"http://{control.http} (admin), {control.grpc} (xDS and OTLP){otlp}")
     table.add_row("etcd", ", ".join(layout.etcd))
     for member in layout.members:
         where = f"http://{member.app} (application), http://{member.session_api} (session API)"

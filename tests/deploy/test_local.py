@@ -101,9 +101,11 @@ async def running(terminal, up):
 
 async def test_a_pool_runs_is_read_from_its_directory_and_keeps_sessions_over_a_restart(terminal, http):
     listen = f"127.0.0.1:{free_port()}"
-    up = terminal.start("up", "--members", "2", "--listen", listen)
+    up = terminal.start("up", "--members", "2", "--listen", listen, "--otlp-http")
     layout = await running(terminal, up)
     assert layout.front.listen == listen
+    async with http.post(f"http://{layout.controls[0].otlp_http}/v1/traces", json={"resourceSpans": []}) as taken:
+        assert taken.status == 200
     assert "Three things to try" in terminal.output
     async with http.post(f"http://{listen}/cart") as made:
         key = (await made.json())["session"]

@@ -50,6 +50,7 @@ class Secured:
     pool: str
     grpc: str
     http: str
+    otlp_http: str
 
     def tls(self, name: str) -> list[str]:
         at = self.certificates
@@ -84,12 +85,12 @@ async def secured(home: Path, etcd: EtcdServer, client: EtcdClient, pool: str) -
             home / "certificates",
             etcd.endpoint,
             pool,
-            *(f"127.0.0.1:{free_port()}" for _ in range(2)),
+            *(f"127.0.0.1:{free_port()}" for _ in range(3)),
         )
         await running.start(
             "control-1",
             *("control", "--name", "control-1", "--pool", pool, "--etcd", etcd.endpoint),
-            *("--grpc", world.grpc, "--http", world.http, *world.tls("control-1")),
+            *("--grpc", world.grpc, "--http", world.http, "--otlp-http", world.otlp_http, *world.tls("control-1")),
         )
         await ready(world.http)
         yield world
@@ -169,8 +170,25 @@ async def test_spans_arrive_over_mtls(world: Secured):
         await telemetry.aclose()
 
 
+async def test_spans_arrive_over_http_from_who_has_a_certificate_and_from_nobody_else(
+    world: Secured, monkeypatch: pytest.MonkeyPatch
+):
+    at = world.certificates
+    told = {"ENDPOINT": f"https://{world.otlp_http}", "PROTOCOL": "http/protobuf", "CERTIFICATE": at / "ca.pem"}
+    shown = {"CLIENT_CERTIFICATE": at / "cart-1.pem", "CLIENT_KEY": at / "cart-1.key"}
+    for number, variables in enumerate((told, told | shown)):
+        for name, value in variables.items():
+            monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{name}", str(value))
+        seed = trace_seed(world.pool, "takeover", f"cart-{number}/boot")
+        telemetry = start_telemetry("understudy-sidecar", "cart-1")
+        telemetry.failover(seed.traceparent).phase("claim", telemetry.now_ns() - 1000, telemetry.now_ns())
+        await telemetry.aclose(5.0)
+        assert (telemetry.counts.sent, telemetry.counts.dropped) == ((1, 0) if number else (0, 1))
+        assert await stored(world, seed.hex) is bool(number)
+
+
 async def stored(world: Secured, trace: str) -> bool:
-    return bool((await ask(world.http, f"/v1/traces/{trace}"))["spans"])
+    return bool((await ask(world.http, f"/v1/traces/{trace}")).get("spans"))
 
 
 async def test_certificates_renewed_under_a_new_authority_are_taken_up_by_running_processes(world: Secured):
