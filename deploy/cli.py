@@ -39,6 +39,8 @@ COMMANDS = {
     "backup": "deploy.commands_data",
     "restore": "deploy.commands_data",
     "render": "deploy.commands_render",
+    "inject": "deploy.commands_injector",
+    "injector": "deploy.commands_injector",
 }
 _INTERRUPTED = 130
 

@@ -131,7 +131,8 @@ def control(
     "--health",
     default="",
     callback=address_or_off,
-    help="What front Envoys ask many times a second, host:port, or 'off'. Default: a free port of the host of --app.",
+    help="What front Envoys ask many times a second, host:port, *:port, or 'off'. Default: a free port of the host "
+    "of --app.",
 )
 @click.option(
     "--envoy-admin",

@@ -51,7 +51,10 @@ def address_or_socket(context: click.Context, parameter: click.Parameter, value:
 
 
 def address_or_off(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    """Option callback: ``HOST:PORT`` or ``off``."""
+    """Option callback: ``HOST:PORT``, ``*:PORT`` for every address, or ``off``."""
+    if value.startswith("*:"):
+        address(context, parameter, f"all{value[1:]}")
+        return value
     return value if value == "off" else str(address(context, parameter, value))
 
 

@@ -31,9 +31,12 @@ HOPELESS_AFTER = 30.0
 """Seconds that the event loop stands still after which only a new process helps."""
 WAIT_MOST = 600.0
 LOOK = 0.05
+BACKLOG = 256
 MOST_CONNECTIONS = 1024
 HEAD_MOST = 8192
-WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104 - recognised, not listened at by itself
+EVERYWHERE = "*"
+"""Every address of this machine, of whatever family."""
+WILDCARDS = ("0.0.0.0", "[::]", EVERYWHERE)  # noqa: S104 - recognised, not listened at by itself
 _END = b"\r\n\r\n"
 
 
@@ -61,8 +64,7 @@ class HealthPort:
     def __init__(
         self, address: tuple[str, int], fault: Question, stall: StallWatch, more: Mapping[str, Question] | None = None
     ) -> None:
-        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self._listener = socket.create_server(address, family=family, backlog=256)
+        self._listener = _listen(*address)
         self._listener.setblocking(False)
         self._stall = stall
         self._questions: Mapping[str, Question] = {
@@ -174,6 +176,16 @@ class HealthPort:
     def _stalled(self, bearable: float) -> str:
         late = self._stall.now
         return f"the event loop stands still for {late:.1f} s" if late > bearable else ""
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    if host != EVERYWHERE:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    if socket.has_dualstack_ipv6():
+        with contextlib.suppress(OSError):  # a machine may know IPv6 and have none; a port that is taken shows below
+            return socket.create_server(("", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
+    return socket.create_server(("", port), backlog=BACKLOG)
 
 
 def _wait_of(head: bytes) -> float:

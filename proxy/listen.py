@@ -78,7 +78,7 @@ def protection(
         raise CannotStart(str(error)) from None
 
 
-class _TlsSite(web.BaseSite):
+class TlsSite(web.BaseSite):
     """Like ``web.TCPSite``, with a time limit on handshakes that is fit for a local network."""
 
     def __init__(self, runner: web.AppRunner, host: str, port: int, tls: ssl.SSLContext) -> None:
@@ -87,9 +87,11 @@ class _TlsSite(web.BaseSite):
 
     @property
     def name(self) -> str:
+        """Where it is, as a URL."""
         return f"https://{self._host}:{self._port}"
 
     async def start(self) -> None:
+        """Listen."""
         await super().start()
         server = self._runner.server
         if server is None:
@@ -136,7 +138,7 @@ async def listen(
             await web.SockSite(runner, _unix_socket(address.removeprefix(UNIX), mode)).start()
         else:
             host, _, port = address.rpartition(":")
-            site = _TlsSite(runner, host.strip("[]"), int(port), tls) if tls else None
+            site = TlsSite(runner, host.strip("[]"), int(port), tls) if tls else None
             await (site or web.TCPSite(runner, host.strip("[]"), int(port))).start()
     except (OSError, ValueError) as error:
         raise CannotStart(f"{what} cannot listen on {address}: {error}; free the address or choose another") from None
