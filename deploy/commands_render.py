@@ -7,6 +7,7 @@ import click
 from deploy.options import examples
 
 PLATFORMS = {
+    "istio": "deploy.commands_istio",
     "kubernetes": "deploy.commands_kubernetes",
 }
 
@@ -31,6 +32,7 @@ class Platforms(click.Group):
     cls=Platforms,
     epilog=examples(
         "understudy render kubernetes -f pool.yaml --out manifests",
+        "understudy render istio -f pool.yaml --istio-version 1.29 --out istio",
     ),
 )
 def render() -> None:

@@ -57,7 +57,7 @@ def bootstrap(
             raise ValueError(f"{purpose} address {address!r}: Envoy listens on IP addresses, not on names")
     if split_address(listen)[1] == 0:
         raise ValueError(f"listen address {listen!r}: clients need a port that they know, not 0")
-    static = {"clusters": [_xds_cluster(xds_addresses, transport_socket)]}
+    static = {"clusters": [xds_cluster(xds_addresses, transport_socket)]}
     if status:
         if split_address(admin)[1] == 0:
             raise ValueError(f"admin address {admin!r}: a status address needs an admin port that is known, not 0")
@@ -77,7 +77,7 @@ def bootstrap(
                 "api_type": "DELTA_GRPC" if delta else "GRPC",
                 "transport_api_version": "V3",
                 "set_node_on_first_message_only": True,
-                "grpc_services": [{"envoy_grpc": {"cluster_name": XDS_CLUSTER, "retry_policy": _reconnect()}}],
+                "grpc_services": [{"envoy_grpc": {"cluster_name": XDS_CLUSTER, "retry_policy": reconnect()}}],
             },
             # Without a time limit Envoy is ready when it has its configuration, not before.
             "cds_config": source,
@@ -101,21 +101,24 @@ def options(*, concurrency: int, log_level: str, drain: float) -> tuple[str, ...
     )
 
 
-def _reconnect() -> dict[str, Any]:
+def reconnect() -> dict[str, Any]:
     """How soon a broken ADS stream is opened again; Envoy's default grows from 0.5 s to 30 s."""
     return {"retry_back_off": {"base_interval": "0.05s", "max_interval": "1s"}}
 
 
-def _xds_cluster(addresses: Sequence[str], transport_socket: Mapping[str, Any] | None) -> dict[str, Any]:
+def xds_cluster(
+    addresses: Sequence[str], transport_socket: Mapping[str, Any] | None, name: str = XDS_CLUSTER
+) -> dict[str, Any]:
+    """The cluster of control servers at ``host:port``; plain text without a transport socket."""
     endpoints = [{"endpoint": {"address": socket_address(address)}} for address in addresses]
     numeric = all(is_ip(split_address(address)[0]) for address in addresses)
     return {
         **({"transport_socket": dict(transport_socket)} if transport_socket else {}),
-        "name": XDS_CLUSTER,
+        "name": name,
         "type": "STATIC" if numeric else "STRICT_DNS",
         "connect_timeout": "0.25s",
         "lb_policy": "ROUND_ROBIN",
-        "load_assignment": {"cluster_name": XDS_CLUSTER, "endpoints": [{"lb_endpoints": endpoints}]},
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]},
         # One that died closes its connections itself. A vanished host is noticed by TCP, a hanging process by HTTP/2;
         # a gRPC server must be told that such pings are fine (grpc.http2.min_ping_interval_without_data_ms).
         "upstream_connection_options": {

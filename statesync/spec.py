@@ -169,6 +169,18 @@ class Liveness(_Strict):
     load_cap_ms: Annotated[int, Field(ge=0, le=60_000)] = 2000
 
 
+class Mesh(_Strict):
+    """The Service through which the proxies of an Istio mesh reach the members; see ``docs/istio.md``.
+
+    ``host`` is its full name, such as ``cart-slots.shop.svc.cluster.local``; ``port`` is the Service's own.
+    """
+
+    host: Annotated[
+        str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$", max_length=253)
+    ]
+    port: Annotated[int, Field(ge=1, le=65535)] = 7680
+
+
 class CheckSpec(_Strict):
     """A check that every sidecar runs: an HTTP request, or a command if the sidecar was given leave for those.
 
@@ -215,6 +227,7 @@ class PoolSpec(_Strict):
     outliers: Outliers = Outliers()
     liveness: Liveness = Liveness()
     checks: Annotated[tuple[CheckSpec, ...], Field(max_length=20)] = ()
+    mesh: Mesh | None = None
 
     @model_validator(mode="after")
     def _distinct_checks(self) -> "PoolSpec":

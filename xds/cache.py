@@ -156,18 +156,26 @@ class ResourceCache:
         self._apply(group, {**own, type_url: TypeSnapshot(left)})
         return await self._give_way(type_url, group)
 
-    async def set_all(self, resources: Mapping[str, Resources], group: str = "", *, revision: int = 0) -> bool:
+    async def set_all(
+        self,
+        resources: Mapping[str, Resources],
+        group: str = "",
+        *,
+        revision: int = 0,
+        known: frozenset[str] | None = None,
+    ) -> bool:
         """Swap everything that a group has, type by type, for one consistent snapshot.
 
         Types that are not named become empty. With ``revision`` (an etcd revision) an older snapshot than the last
-        one applied is left aside, and False is returned. Raises :class:`InvalidResources` when a resource is not
-        valid or points at one that is not there; then nothing has changed.
+        one applied is left aside, and False is returned. ``known``, if given, replaces the names that nodes have from
+        elsewhere. Raises :class:`InvalidResources` when a resource is not valid or points at one that is not there;
+        then nothing has changed.
         """
         if revision and revision < self._revision:
             return False
         encoded = {kind: TypeSnapshot(self._encode(kind, named, group)) for kind, named in resources.items()}
         emptied = {kind: EMPTY for kind in self._own.get(group, {}) if kind not in encoded}
-        self._apply(group, {**emptied, **encoded})
+        self._apply(group, {**emptied, **encoded}, known)
         self._revision = max(revision, self._revision)
         await asyncio.sleep(0)
         return True
@@ -228,7 +236,8 @@ class ResourceCache:
         self.counters.refused_snapshots += 1
         raise error
 
-    def _apply(self, group: str, own: dict[str, TypeSnapshot]) -> None:
+    def _apply(self, group: str, own: dict[str, TypeSnapshot], known: frozenset[str] | None = None) -> None:
+        known = self._known if known is None else known
         before = self._own.get(group, {})
         own = {
             kind: before[kind] if kind in before and not one.since(before[kind]) else one for kind, one in own.items()
@@ -242,10 +251,11 @@ class ResourceCache:
         }
         problems: dict[tuple[str, str], str] = {}
         for name, snapshot in merged.items():
-            problems |= _new_problems(snapshot, self.snapshot(name), self._known)
+            problems |= _new_problems(snapshot, self.snapshot(name), known)
         if problems:
             self._refuse(group, problems)
         self.refused.pop(group, None)
+        self._known = known
         self._own[group] = own
         self._snapshots.update(merged)
         self._refresh(None if not group else (group,))

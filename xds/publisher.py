@@ -1,9 +1,9 @@
 """Brings what Envoy is told into the resource cache: health at once, everything else merged.
 
-A change of health becomes one small EDS update, whatever else is under way. Other changes wait until 30 ms
-have passed since the last publication, so a burst costs one; after a quiet time the first of them goes at
-once. Equal content is never set again. Resources that were never encoded before are encoded in a thread
-first, so that heartbeats are not held up by it. Nothing is published before the world is known. Order on the
+A change of health becomes one small EDS update (and, for a mesh, one of its routes), whatever else is under way.
+Other changes wait until 30 ms have passed since the last publication, so a burst costs one; after a quiet time the
+first of them goes at once. Equal content is never set again. Resources that were never encoded before are encoded in a
+thread first, so that heartbeats are not held up by it. Nothing is published before the world is known. Order on the
 wire and acknowledgement are the cache's.
 """
 
@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 
 from statesync.spec import PoolSpec
 from xds.cache import CacheError, ResourceCache
-from xds.resources import ENDPOINTS, Endpoint, PoolView, build
+from xds.mesh import build_all, clusters_from_elsewhere
+from xds.resources import ENDPOINTS, ROUTES, Endpoint, PoolView
 from xds.world import World, pool_view
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class Publisher:
         self._moved = asyncio.Event()
         self._published: PoolView | None = None
         self._shape: Shape | None = None
-        self._endpoints: Mapping[str, bytes] = {}
+        self._resources: Mapping[str, Mapping[str, bytes]] = {}
         self._warming: asyncio.Task[None] | None = None
         self._at = 0.0
         self.publications = 0
@@ -115,7 +116,7 @@ class Publisher:
         await asyncio.gather(
             asyncio.sleep(self._merge - since if self._at else 0),
             # What cannot be built is told when it is to be published.
-            asyncio.gather(asyncio.to_thread(build, view), return_exceptions=True),
+            asyncio.gather(asyncio.to_thread(build_all, view), return_exceptions=True),
         )
 
     async def _publish_health(self, view: PoolView) -> None:
@@ -129,25 +130,27 @@ class Publisher:
         if members == before.members:
             return
         after = replace(before, members=members)
-        endpoints = build(after)[ENDPOINTS]
-        changed = {name: value for name, value in endpoints.items() if self._endpoints[name] != value}
-        self._published, self._endpoints = after, endpoints
+        old, new = self._resources, build_all(after)
+        self._published, self._resources = after, new
         logger.info("endpoints of pool %s: %s", view.spec.pool, _told(before.members, members))
-        await self._cache.update(ENDPOINTS, changed)
+        for kind in (ENDPOINTS, ROUTES):
+            changed = {name: value for name, value in new[kind].items() if old[kind][name] != value}
+            if changed:
+                await self._cache.update(kind, changed)
         self._tell()
 
     async def _publish(self, view: PoolView, shape: Shape) -> None:
         self._shape = shape
         self._at = asyncio.get_running_loop().time()
         try:
-            resources = build(view)
-            await self._cache.set_all(resources)
+            resources = build_all(view)
+            await self._cache.set_all(resources, known=clusters_from_elsewhere(view.spec))
         except (CacheError, ValueError) as error:
             # The last good content stays. Another view is tried when there is one.
             self.fault = str(error)
             logger.exception("pool %s: this view cannot be published", view.spec.pool)
             return
-        self._published, self._endpoints = view, resources[ENDPOINTS]
+        self._published, self._resources = view, resources
         self.fault = ""
         self.publications += 1
         self._tell()

@@ -163,11 +163,16 @@ def build(view: PoolView) -> dict[str, dict[str, bytes]]:
     endpoints[everybody] = _assignment(everybody, tuple(endpoint for _, endpoint in sorted(view.members.items())))
     routes = route_configuration(
         name=routes_name(pool),
-        terms=Terms(spec.session_key, spec.timeouts, spec.retries, grpc=spec.protocol != "http1"),
+        terms=terms_of(spec),
         slot_clusters=[order_name(pool, order) if order else everybody for order in orders],
         any_cluster=everybody,
     )
     return {CLUSTER: clusters, ENDPOINTS: endpoints, ROUTES: {routes_name(pool): routes}}
+
+
+def terms_of(spec: PoolSpec) -> Terms:
+    """What of a spec goes into routes."""
+    return Terms(spec.session_key, spec.timeouts, spec.retries, grpc=spec.protocol != "http1")
 
 
 def member_name(pool: str, member: str) -> str:

@@ -15,6 +15,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from envoy_data_plane.envoy.config.core.v3 import (
+    HeaderValue,
+    HeaderValueOption,
+    HeaderValueOptionHeaderAppendAction,
+)
 from envoy_data_plane.envoy.config.route.v3 import (
     CookieMatcher,
     HeaderMatcher,
@@ -50,11 +55,16 @@ three is found all but surely (5 left one request in some hundred with a failing
 RETRY_SAFE = "safe"
 """An application answers ``understudy-retry: safe`` when it did nothing and another member may succeed."""
 
+ORDER_HEADER = "x-understudy-order"
+"""Tells a cluster of the ``override_host`` policy what hosts to try, in order: ``address:port`` with commas between."""
+
 _NOTHING_DONE = "connect-failure,refused-stream,reset-before-request,retriable-headers"
 _PERHAPS_DONE = f"{_NOTHING_DONE},reset"
 _GRPC_PERHAPS_DONE = f"{_PERHAPS_DONE},unavailable"
-_REPEATABLE_METHODS = "GET|HEAD|OPTIONS|TRACE"
-_IDEMPOTENCY_KEY = "idempotency-key"
+REPEATABLE_METHODS = "GET|HEAD|OPTIONS|TRACE"
+"""A regular expression of the methods that may be repeated (RFC 9110, 9.2.2)."""
+IDEMPOTENCY_KEY = "idempotency-key"
+"""A request of another method that carries this header may be repeated as well."""
 
 # Field numbers in route.proto and route_components.proto, for what is put together from bytes.
 _CONFIGURATION_VIRTUAL_HOSTS = 2
@@ -92,18 +102,48 @@ def route_configuration(*, name: str, terms: Terms, slot_clusters: Sequence[str]
         slot_clusters: for each slot the cluster that serves it.
         any_cluster: where requests without a session key go.
     """
-    slots = _field(_ACTION_WEIGHTED_CLUSTERS, _weighted_clusters(slot_clusters))
-    to_any, to_slot = _frames(terms, any_cluster)
+    slots = _weighted(map(_slot_entry, slot_clusters), hashed=True)
+    return _configuration(VirtualHost(name=name), _frames(terms, by_priority=True), _to(any_cluster), slots)
+
+
+def ordered_route_configuration(
+    *, name: str, terms: Terms, cluster: str, slot_hosts: Sequence[str], any_hosts: Sequence[str], body_limit: int
+) -> bytes:
+    """The same for one cluster that takes its hosts from :data:`ORDER_HEADER`, which a client cannot set itself.
+
+    Args:
+        name: of the route configuration.
+        terms: what the spec says.
+        cluster: the cluster.
+        slot_hosts: for each slot the hosts to try, in order: ``address:port`` with commas between.
+        any_hosts: such lists for requests without a session key, which get one of them at random.
+        body_limit: bytes of a body that are kept so that it can be sent again.
+    """
+    frames = _frames(terms, by_priority=False)
+    host = VirtualHost(name=name, request_body_buffer_limit=body_limit)
+    if not any_hosts:
+        host.request_headers_to_remove = [ORDER_HEADER]
+        return _configuration(host, frames, _to(cluster), _to(cluster))
+    to_any = _weighted((_ordered_entry(cluster, hosts) for hosts in any_hosts), hashed=False)
+    slots = _weighted((_ordered_entry(cluster, hosts) for hosts in slot_hosts), hashed=True)
+    return _configuration(host, frames, to_any, slots)
+
+
+_Frames = tuple[tuple[bytes, bytes], ...]
+
+
+def _configuration(host: VirtualHost, frames: tuple[_Frames, _Frames], to_any: bytes, to_slot: bytes) -> bytes:
+    """The routes put together: ``to_any`` and ``to_slot`` are the encoded clusters of their actions."""
     routes = [
-        *to_any,
-        *(head + _field(_ROUTE_ACTION, action + slots) for head, action in to_slot),
+        head + _field(_ROUTE_ACTION, action + clusters)
+        for kind, clusters in zip(frames, (to_any, to_slot), strict=True)
+        for head, action in kind
     ]
     # Applications and clients are told how often a request was sent: an answer of a second member is no move.
-    told = VirtualHost(
-        name=name, domains=["*"], include_request_attempt_count=True, include_attempt_count_in_response=True
-    )
-    host = bytes(told) + b"".join(_field(_VIRTUAL_HOST_ROUTES, route) for route in routes)
-    return bytes(RouteConfiguration(name=name)) + _field(_CONFIGURATION_VIRTUAL_HOSTS, host)
+    host.domains = ["*"]
+    host.include_request_attempt_count = host.include_attempt_count_in_response = True
+    encoded = bytes(host) + b"".join(_field(_VIRTUAL_HOST_ROUTES, route) for route in routes)
+    return bytes(RouteConfiguration(name=host.name)) + _field(_CONFIGURATION_VIRTUAL_HOSTS, encoded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +167,11 @@ _PLAIN = (
 
 
 @functools.lru_cache(maxsize=256)
-def _frames(terms: Terms, any_cluster: str) -> tuple[tuple[bytes, ...], tuple[tuple[bytes, bytes], ...]]:
-    """What of the routes does not depend on the slots, encoded.
+def _frames(terms: Terms, *, by_priority: bool) -> tuple[_Frames, _Frames]:
+    """What of the routes does not depend on clusters, encoded: the routes without a session key, and those with one.
 
-    The routes without a key as a whole; of those with one the route and its action, which still lacks its
-    clusters.
+    Of each the route and its action, which still lacks its clusters. ``by_priority``: the members of a slot are
+    priorities of its cluster.
     """
     headers, cookies = _keyless(terms.session_key)
     kinds = (*(_GRPC if terms.grpc else ()), *_PLAIN)
@@ -140,15 +180,13 @@ def _frames(terms: Terms, any_cluster: str) -> tuple[tuple[bytes, ...], tuple[tu
         once = _not_repeatable() if kind.once else []
         return RouteMatch(prefix="/", headers=once, grpc=RouteMatchGrpcRouteMatchOptions() if kind.grpc else None)
 
-    def to_any(kind: _Kind) -> bytes:
+    def to_any(kind: _Kind) -> tuple[bytes, bytes]:
         match = match_of(kind)
         match.headers, match.cookies = [*headers, *match.headers], cookies
-        action = _action(terms, kind, by_priority=False)
-        action.cluster = any_cluster
-        return bytes(Route(name=f"keyless{kind.suffix}", match=match, route=action))
+        return bytes(Route(name=f"keyless{kind.suffix}", match=match)), bytes(_action(terms, kind, by_priority=False))
 
     def to_slot(kind: _Kind) -> tuple[bytes, bytes]:
-        action = _action(terms, kind, by_priority=True)
+        action = _action(terms, kind, by_priority=by_priority)
         action.hash_policy = _hash_policy(terms.session_key)
         return bytes(Route(name=f"keyed{kind.suffix}", match=match_of(kind))), bytes(action)
 
@@ -198,10 +236,10 @@ def _keyless(session_key: tuple[SessionKey, ...]) -> tuple[list[HeaderMatcher], 
 
 def _not_repeatable() -> list[HeaderMatcher]:
     """What a request matches that must not be sent again once a member may have seen it (RFC 9110, 9.2.2)."""
-    methods = StringMatcher(safe_regex=RegexMatcher(regex=_REPEATABLE_METHODS))
+    methods = StringMatcher(safe_regex=RegexMatcher(regex=REPEATABLE_METHODS))
     return [
         HeaderMatcher(name=":method", string_match=methods, invert_match=True),
-        HeaderMatcher(name=_IDEMPOTENCY_KEY, present_match=True, invert_match=True),
+        HeaderMatcher(name=IDEMPOTENCY_KEY, present_match=True, invert_match=True),
     ]
 
 
@@ -242,14 +280,29 @@ def _retry_policy(retry_on: str, attempts: int, *, by_priority: bool) -> RetryPo
     )
 
 
-def _weighted_clusters(slot_clusters: Iterable[str]) -> bytes:
-    """The encoded ``WeightedCluster``, one entry of weight 1 per slot: ``hash % slots`` is the entry."""
-    return bytes(WeightedCluster(use_hash_policy=True)) + b"".join(map(_slot_entry, slot_clusters))
+def _to(cluster: str) -> bytes:
+    """The encoded ``cluster`` of an action."""
+    return bytes(RouteAction(cluster=cluster))
+
+
+def _weighted(entries: Iterable[bytes], *, hashed: bool) -> bytes:
+    """The encoded ``weighted_clusters`` of an action, entries of weight 1: ``hash % entries`` is the one, or chance."""
+    return _field(_ACTION_WEIGHTED_CLUSTERS, bytes(WeightedCluster(use_hash_policy=hashed)) + b"".join(entries))
 
 
 @functools.lru_cache(maxsize=4096)
 def _slot_entry(cluster: str) -> bytes:
     return _field(_WEIGHTED_CLUSTERS, bytes(WeightedClusterClusterWeight(name=cluster, weight=1)))
+
+
+@functools.lru_cache(maxsize=4096)
+def _ordered_entry(cluster: str, hosts: str) -> bytes:
+    order = HeaderValueOption(
+        header=HeaderValue(key=ORDER_HEADER, value=hosts),
+        append_action=HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
+    )
+    entry = WeightedClusterClusterWeight(name=cluster, weight=1, request_headers_to_add=[order])
+    return _field(_WEIGHTED_CLUSTERS, bytes(entry))
 
 
 def _field(number: int, payload: bytes) -> bytes:

@@ -30,9 +30,7 @@ from deploy.kubernetes.policies import (
 from deploy.kubernetes.pool import pool_manifests
 from deploy.kubernetes.production import production
 
-_HEADER = (
-    "# Written by 'understudy render kubernetes'. Render again rather than edit: overlays of yours can patch it.\n"
-)
+_WRITTEN = "# Written by 'understudy render "
 
 
 def tree(plan: Plan) -> dict[str, Folder]:
@@ -91,11 +89,17 @@ def tree(plan: Plan) -> dict[str, Folder]:
 
 def files(plan: Plan) -> dict[str, str]:
     """Every file of the tree: path -> content."""
+    return files_of(tree(plan), "kubernetes")
+
+
+def files_of(folders: Mapping[str, Folder], command: str) -> dict[str, str]:
+    """The files of folders that a subcommand of ``render`` writes: path -> content."""
+    header = f"{_WRITTEN}{command}'. Render again rather than edit: overlays of yours can patch it.\n"
     found = {}
-    for path, folder in tree(plan).items():
-        found[f"{path}/{KUSTOMIZATION}"] = _HEADER + emit([folder.kustomization()])
+    for path, folder in folders.items():
+        found[f"{path}/{KUSTOMIZATION}"] = header + emit([folder.kustomization()])
         for name, manifests in {**folder.files, **folder.patches}.items():
-            found[f"{path}/{name}"] = _HEADER + emit(manifests)
+            found[f"{path}/{name}"] = header + emit(manifests)
     return found
 
 
@@ -122,4 +126,4 @@ def write(content: Mapping[str, str], directory: Path) -> None:
 
 def _ours(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.read(len(_HEADER)) == _HEADER.encode()
+        return file.read(len(_WRITTEN)) == _WRITTEN.encode()

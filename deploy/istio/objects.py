@@ -1,0 +1,297 @@
+"""The resources that are applied: ``EnvoyFilter`` patches, and what istiod must know around them. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from deploy.istio import patches
+from deploy.istio.plan import OLDEST, Plan
+from deploy.kubernetes.emit import Body, Manifest
+from deploy.kubernetes.names import (
+    CONTROL,
+    GRPC_PORT,
+    HEALTH_PORT,
+    MEMBER,
+    NAMESPACE_NAME,
+    PEER_PORT,
+    POOL,
+    labels,
+    selector,
+)
+from deploy.kubernetes.objects import meta
+from deploy.kubernetes.plan import digest
+from xds.resources import UPSTREAM_IDLE
+
+METRICS_PORT = 7603
+PART = "mesh"
+BOOTSTRAP_FROM_ISTIOD = "BOOTSTRAP_XDS_AGENT"
+"""What an agent must have in its environment to fetch the bootstrap from istiod, which alone applies patches to it."""
+
+AFTER_OTHERS = 10
+"""Priority of our patches: after those of others, whose priority is 0 unless they say otherwise."""
+
+_PROTOCOLS = {"http1": "http", "http2": "http2", "as_client": "http"}
+
+
+def member_side(plan: Plan) -> list[Manifest]:
+    """What stands beside the members: their Service, how it is called, and what their proxies answer."""
+    named, members = labels(PART, plan.pool), {POOL: plan.pool}
+    place = meta(plan.service, plan.app_namespace, named)
+    connection: dict[str, Any] = {
+        "tcp": {"connectTimeout": f"{plan.spec.timeouts.connect_ms / 1000:g}s"},
+        "http": {
+            "maxRetries": plan.spec.retries.at_once,
+            "idleTimeout": f"{UPSTREAM_IDLE.total_seconds():g}s",
+        },
+    }
+    if plan.spec.protocol == "as_client":
+        connection["http"]["useClientProtocol"] = True
+    return [
+        Manifest(
+            {
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": place,
+                "spec": {
+                    "selector": members,
+                    "ports": [
+                        {
+                            "name": "slots",
+                            "port": plan.mesh.port,
+                            "targetPort": plan.app_port,
+                            "protocol": "TCP",
+                            "appProtocol": _PROTOCOLS[plan.spec.protocol],
+                        }
+                    ],
+                },
+            },
+            about="The pool's members, as istiod knows them. A Service and a port for this alone, since it is patched.",
+        ),
+        Manifest(
+            {
+                "apiVersion": "networking.istio.io/v1",
+                "kind": "DestinationRule",
+                "metadata": place,
+                "spec": {
+                    "host": plan.mesh.host,
+                    "trafficPolicy": {
+                        "tls": {"mode": "ISTIO_MUTUAL"},
+                        "loadBalancer": {"simple": "LEAST_REQUEST", "localityLbSetting": {"enabled": False}},
+                        "connectionPool": connection,
+                    },
+                },
+            },
+            notes={
+                "spec.trafficPolicy.loadBalancer.localityLbSetting": (
+                    "Localities would take requests away from the member that has the session. So there is no\n"
+                    "outlierDetection either: it turns locality failover on, and slots know who is to be left out."
+                ),
+                "spec.trafficPolicy.connectionPool.http.idleTimeout": (
+                    "Below the 5 s after which common servers close, which would cost a request sent at that moment."
+                ),
+            },
+        ),
+        Manifest(
+            {
+                "apiVersion": "security.istio.io/v1",
+                "kind": "PeerAuthentication",
+                "metadata": meta(f"{plan.pool}-members", plan.app_namespace, named),
+                "spec": {
+                    "selector": {"matchLabels": members},
+                    "mtls": {"mode": "STRICT"},
+                    "portLevelMtls": {
+                        str(port): {"mode": "PERMISSIVE"} for port in (PEER_PORT, HEALTH_PORT, METRICS_PORT)
+                    },
+                },
+            },
+            notes={
+                "spec.portLevelMtls": (
+                    "The sidecars' own ports: peers bring certificates of their own, probes and Prometheus bring none."
+                )
+            },
+        ),
+        Manifest(
+            _filter(
+                f"{plan.pool}-members",
+                plan.app_namespace,
+                named,
+                members,
+                _patch(
+                    "NETWORK_FILTER",
+                    "SIDECAR_INBOUND",
+                    patches.told_refusals(),
+                    listener={
+                        "portNumber": plan.app_port,
+                        "filterChain": {"filter": {"name": patches.HCM_NAME}},
+                    },
+                ),
+            ),
+            about=(
+                "A member's proxy outlives its application and answers 503 for it. This marks the answers that may be\n"
+                "tried at the next member, which the proxies at the other end otherwise could not tell."
+            ),
+        ),
+        *_policies(plan, named),
+    ]
+
+
+def proxy_side(plan: Plan) -> list[Manifest]:
+    """What the proxies need before their routes can come from the control servers."""
+    named = labels(PART, plan.pool)
+    return [
+        Manifest(
+            {
+                "apiVersion": "networking.istio.io/v1beta1",
+                "kind": "ProxyConfig",
+                "metadata": meta(_bootstrap_name(plan.selector), plan.proxy_namespace, labels(PART)),
+                "spec": {
+                    "selector": {"matchLabels": dict(plan.selector)},
+                    "environmentVariables": {BOOTSTRAP_FROM_ISTIOD: "true"},
+                },
+            },
+            about=(
+                "Has the proxies' agents fetch their bootstrap from istiod, without which the next resource has no\n"
+                "effect. Read when a pod is injected, so restart the pods. Istio allows one such resource per pod, so\n"
+                "all pools have this one in common; if you have one for these pods, put the variable into yours."
+            ),
+        ),
+        Manifest(
+            _filter(
+                f"{plan.pool}-control-servers",
+                plan.proxy_namespace,
+                named,
+                plan.selector,
+                _patch("BOOTSTRAP", "ANY", patches.bootstrap(plan)),
+            ),
+            about="Where the control servers are. Part of the bootstrap, so it takes effect when a pod starts.",
+        ),
+        *(_entrance(plan, named) if plan.mode == "gateway" else []),
+    ]
+
+
+def slot_routing(plan: Plan) -> list[Manifest]:
+    """The switch: with it the proxies route by slots, without it as Istio does."""
+    context = "GATEWAY" if plan.mode == "gateway" else "SIDECAR_OUTBOUND"
+    service = {"service": plan.mesh.host, "portNumber": plan.mesh.port}
+    listener = {"portNumber": plan.proxy_port, "filterChain": {"filter": {"name": patches.HCM_NAME}}}
+    return [
+        Manifest(
+            _filter(
+                f"{plan.pool}-slots",
+                plan.proxy_namespace,
+                labels(PART, plan.pool),
+                plan.selector,
+                _patch("CLUSTER", context, patches.cluster(), cluster=service),
+                _patch("NETWORK_FILTER", context, patches.routes(plan), listener=listener),
+            ),
+            notes={
+                "spec.configPatches.0": "The Service's cluster takes its hosts from the order that the route names.",
+                "spec.configPatches.1": "The listener's routes come from the control servers.",
+            },
+        )
+    ]
+
+
+def _bootstrap_name(pods: Mapping[str, str]) -> str:
+    return f"understudy-bootstrap-{digest(*(f'{key}={value}' for key, value in sorted(pods.items())))}"
+
+
+def _entrance(plan: Plan, named: Mapping[str, str]) -> list[Manifest]:
+    name = f"{plan.pool}-slots"
+    return [
+        Manifest(
+            {
+                "apiVersion": "networking.istio.io/v1",
+                "kind": "Gateway",
+                "metadata": meta(name, plan.proxy_namespace, named),
+                "spec": {
+                    "selector": dict(plan.selector),
+                    "servers": [
+                        {
+                            "port": {"number": plan.port, "name": f"http-{plan.pool}", "protocol": "HTTP"},
+                            "hosts": ["*"],
+                        }
+                    ],
+                },
+            },
+            about="A port for this pool alone: all routes of a port's plain HTTP are one resource.",
+        ),
+        Manifest(
+            {
+                "apiVersion": "networking.istio.io/v1",
+                "kind": "VirtualService",
+                "metadata": meta(name, plan.proxy_namespace, named),
+                "spec": {
+                    "hosts": ["*"],
+                    "gateways": [name],
+                    "http": [
+                        {
+                            "name": plan.pool,
+                            "route": [{"destination": {"host": plan.mesh.host, "port": {"number": plan.mesh.port}}}],
+                        }
+                    ],
+                },
+            },
+            about="What this port does without slots: before they are switched on, after that, and in old proxies.",
+        ),
+    ]
+
+
+def _policies(plan: Plan, named: Mapping[str, str]) -> list[Manifest]:
+    """Network policies add up, so these only open what the others of Understudy leave closed."""
+    proxies = [
+        {
+            "namespaceSelector": {"matchLabels": {NAMESPACE_NAME: plan.proxy_namespace}},
+            "podSelector": {"matchLabels": dict(plan.selector)},
+        }
+    ]
+
+    def opened(name: str, namespace: str, pods: Mapping[str, str], port: int) -> Body:
+        return {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": meta(name, namespace, named),
+            "spec": {
+                "podSelector": {"matchLabels": dict(pods)},
+                "policyTypes": ["Ingress"],
+                "ingress": [{"from": proxies, "ports": [{"port": port, "protocol": "TCP"}]}],
+            },
+        }
+
+    return [
+        Manifest(
+            opened(f"{plan.pool}-{MEMBER}-from-{plan.mode}", plan.app_namespace, {POOL: plan.pool}, plan.app_port),
+            about="The proxies may reach the applications ...",
+        ),
+        Manifest(
+            opened(f"{plan.pool}-{CONTROL}-from-{plan.mode}", plan.namespace, selector(CONTROL, plan.pool), GRPC_PORT),
+            about="... and the control servers.",
+        ),
+    ]
+
+
+def _filter(name: str, namespace: str, named: Mapping[str, str], pods: Mapping[str, str], *patched: Body) -> Body:
+    return {
+        "apiVersion": "networking.istio.io/v1alpha3",
+        "kind": "EnvoyFilter",
+        "metadata": meta(name, namespace, named),
+        "spec": {
+            "priority": AFTER_OTHERS,
+            "workloadSelector": {"labels": dict(pods)},
+            "configPatches": list(patched),
+        },
+    }
+
+
+def _patch(apply_to: str, context: str, value: patches.Fragment, **match: Any) -> Body:  # noqa: ANN401 - JSON
+    return {
+        "applyTo": apply_to,
+        "match": {"context": context, "proxy": {"proxyVersion": proxy_versions()}, **match},
+        "patch": {"operation": "MERGE", "value": value},
+    }
+
+
+def proxy_versions() -> str:
+    """A regular expression of the versions of Istio's proxy from :data:`OLDEST` on; older ones are left as they are."""
+    major, minor = OLDEST
+    tens, ones = divmod(minor, 10)
+    return rf"^{major}\.({tens}[{''.join(map(str, range(ones, 10)))}]|[{tens + 1}-9]\d|\d{{3,}})\b"
