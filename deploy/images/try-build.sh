@@ -33,7 +33,7 @@ as_container() {
 }
 # shellcheck disable=SC2016 # the inner shell expands it
 as_container sh -c '! touch "$(dirname "$(command -v understudy)")/x" 2>/dev/null && touch /tmp/x'
-for command in control sidecar apply status; do
+for command in control sidecar injector apply status; do
     if as_container understudy "$command" --help >"$room/output" 2>&1; then
         echo "understudy $command --help: $(sed -n 1p "$room/output")"
     else

@@ -14,6 +14,7 @@ from deploy.kubernetes.emit import emit
 from deploy.kubernetes.etcd import trial_manifests
 from deploy.kubernetes.folder import KUSTOMIZATION, Folder
 from deploy.kubernetes.front import front_manifests
+from deploy.kubernetes.injector import injector_manifests
 from deploy.kubernetes.monitoring import monitoring_manifests
 from deploy.kubernetes.namespaces import application_namespace, understudy_namespace
 from deploy.kubernetes.operator import operator_manifests
@@ -44,6 +45,7 @@ def tree(plan: Plan) -> dict[str, Folder]:
                 "pool.yaml": pool_manifests(plan),
                 "control.yaml": control_manifests(plan),
                 "front.yaml": front_manifests(plan),
+                "injector.yaml": injector_manifests(plan),
                 "operator.yaml": operator_manifests(plan),
             },
         ),

@@ -13,6 +13,8 @@ from deploy.kubernetes.emit import Body, Manifest
 from deploy.kubernetes.names import (
     CONTROL,
     FRONT,
+    INJECTOR,
+    INJECTOR_NAME,
     POOL,
     control_name,
     front_name,
@@ -54,6 +56,7 @@ def monitoring_manifests(plan: Plan) -> list[Manifest]:
             ),
             about="Members' sidecars, wherever the pool's pods are.",
         ),
+        Manifest(_monitor("ServiceMonitor", INJECTOR_NAME, plan, labels(INJECTOR), {"port": "metrics"})),
         Manifest(
             {
                 "apiVersion": _API,

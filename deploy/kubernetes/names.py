@@ -6,7 +6,7 @@ INJECT = f"{DOMAIN}/inject"
 INJECTION = f"{DOMAIN}/injection"
 """Label of a namespace in which pods get sidecars: "enabled"."""
 POOL = f"{DOMAIN}/pool"
-"""Label of every pod that belongs to a pool; its value is the pool's name."""
+"""Label of every member of a pool; its value is the pool's name."""
 
 SESSION_API_PORT = 7600
 PEER_PORT = 7601
@@ -34,8 +34,6 @@ ETCD_CONFIG = "understudy-etcd"
 """The ConfigMap that says where etcd is, under :data:`ETCD_VARIABLE`; each overlay brings its own."""
 ETCD_VARIABLE = "UNDERSTUDY_ETCD"
 INJECTOR_NAME = "understudy-injector"
-CERTIFICATES = f"{INJECTOR_NAME}-certificates"
-"""The Secret with the injector's authority and certificate."""
 
 
 def labels(component: str, pool: str = "") -> dict[str, str]:
@@ -44,7 +42,7 @@ def labels(component: str, pool: str = "") -> dict[str, str]:
         "app.kubernetes.io/name": "understudy",
         COMPONENT: component,
         "app.kubernetes.io/part-of": "understudy",
-        **({INSTANCE: pool, POOL: pool} if pool else {}),
+        **({INSTANCE: pool} if pool else {}),
     }
 
 

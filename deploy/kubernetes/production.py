@@ -3,11 +3,11 @@
 What differs from the base is written as strategic merge patches, so that it can be read as what it is.
 """
 
-from deploy.kubernetes import control, operator, pool
+from deploy.kubernetes import control, injector, operator, pool
 from deploy.kubernetes.emit import Body, Manifest
 from deploy.kubernetes.etcd import config
 from deploy.kubernetes.folder import Folder
-from deploy.kubernetes.names import CONTROL, control_name, operator_name, selector
+from deploy.kubernetes.names import CONTROL, INJECTOR_NAME, control_name, operator_name, selector
 from deploy.kubernetes.objects import apart
 from deploy.kubernetes.plan import Etcd, Plan
 from deploy.kubernetes.policies import etcd_clients, own_etcd_egress
@@ -21,6 +21,7 @@ def production(plan: Plan, etcd: Etcd) -> Folder:
     patches = {"apart.yaml": [_apart(plan)]}
     if etcd.tls_secret or etcd.login_secret:
         patches["etcd-access.yaml"] = _access(plan, etcd)
+        patches["injector.yaml"] = [_injector(plan, etcd)]
     return Folder(
         "With your etcd, for the Prometheus operator. Your application's pods bring themselves.",
         {"etcd.yaml": [config(plan, etcd.endpoints), etcd_clients(plan, own_etcd_egress(etcd.endpoints))]},
@@ -35,6 +36,14 @@ def _apart(plan: Plan) -> Manifest:
     return Manifest(
         _patch("apps/v1", "Deployment", control_name(plan.pool), plan, pod),
         about="No two control servers on one node: it takes as many nodes as there are of them.",
+    )
+
+
+def _injector(plan: Plan, etcd: Etcd) -> Manifest:
+    pod = {"containers": [{"name": injector.CONTAINER, "args": list(injector.arguments(plan, etcd))}]}
+    return Manifest(
+        _patch("apps/v1", "Deployment", INJECTOR_NAME, plan, pod),
+        about="Sidecars find the Secrets under the same names in the application's namespace.",
     )
 
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from deploy.injection.webhook import CERTIFICATES
 from deploy.kubernetes.emit import Body
 from deploy.kubernetes.inventory import workloads
-from deploy.kubernetes.names import CERTIFICATES, INJECT, INJECTION, INJECTOR_NAME, POOL
+from deploy.kubernetes.names import INJECT, INJECTION, INJECTOR_NAME, POOL
 from deploy.kubernetes.reach import matches
 from deploy.preflight.findings import Finding, Level, judged
 from deploy.preflight.manifests import replicas_apart

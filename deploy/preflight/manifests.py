@@ -18,6 +18,7 @@ from deploy.kubernetes.names import (
     ETCD_VARIABLE,
     INJECT,
     INJECTION,
+    INSTANCE,
     MEMBER,
     POOL,
 )
@@ -103,8 +104,12 @@ def _cut_flows(objects: Sequence[Body], made: Sequence[Workload]) -> Iterator[st
 
 
 def _one_pool(source: End, target: End) -> bool:
-    pools = {end.labels[POOL] for end in (source, target) if isinstance(end, Pod) and POOL in end.labels}
-    return len(pools) < 2
+    return len({pool for pool in map(_pool_of, (source, target)) if pool}) < 2
+
+
+def _pool_of(end: End) -> str:
+    """The pool that a pod belongs to, as a member or as a part of Understudy; '' for what serves all of them."""
+    return end.labels.get(POOL) or end.labels.get(INSTANCE, "") if isinstance(end, Pod) else ""
 
 
 def _port_of(flow: Flow, target: End) -> int:
@@ -122,7 +127,7 @@ def _ends(objects: Sequence[Body], made: Iterable[Workload]) -> dict[str, list[t
         part = MEMBER if _is_member(one) else one.labels.get(COMPONENT, "")
         found.setdefault(part, []).append((one.as_pod(), 0))
     if MEMBER not in found:
-        pools = {end.labels[POOL] for end, _ in found.get(CONTROL, ()) if isinstance(end, Pod) and POOL in end.labels}
+        pools = {_pool_of(end) for end, _ in found.get(CONTROL, ())} - {""}
         spaces = [
             one["metadata"]["name"]
             for one in objects

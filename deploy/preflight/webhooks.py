@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from deploy.injection.webhook import CERT_MANAGER
 from deploy.kubernetes.emit import Body
 from deploy.kubernetes.inventory import namespace_of, where
 from deploy.kubernetes.names import INJECTION, INJECTOR_NAME, NAMESPACE_NAME
@@ -13,7 +14,6 @@ from deploy.kubernetes.reach import matches
 from deploy.preflight.findings import Finding, judged
 
 AREA = "manifests"
-_CERT_MANAGER = "cert-manager.io/inject-ca-from"
 
 
 def webhook_findings(objects: Sequence[Body], now: datetime) -> Iterator[Finding]:
@@ -47,7 +47,7 @@ def _harm(body: Body, hook: Mapping[str, Any], objects: Sequence[Body]) -> Itera
 def _trust(body: Body, hook: Mapping[str, Any], objects: Sequence[Body], now: datetime) -> Iterator[str]:
     bundle = (hook.get("clientConfig") or {}).get("caBundle")
     if not bundle:
-        if _CERT_MANAGER not in (body["metadata"].get("annotations") or {}) and not _kept_up(body, objects):
+        if CERT_MANAGER not in (body["metadata"].get("annotations") or {}) and not _kept_up(body, objects):
             yield (
                 f"{where(body)}, {hook['name']}: there is no caBundle, and nobody who would fill it in: "
                 "neither cert-manager's annotation nor a ClusterRole that lets the injector update it"

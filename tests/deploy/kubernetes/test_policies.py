@@ -40,7 +40,6 @@ def parts(everything):
     made = {one.labels.get(COMPONENT): one.as_pod() for one in workloads(everything) if COMPONENT in one.labels}
     members = [one.as_pod() for one in workloads(everything) if one.namespace == "cart"]
     return {
-        INJECTOR: Pod("understudy", labels(INJECTOR)),
         **made,
         MEMBER: members[0],
         CLIENTS: Outside("203.0.113.9"),

@@ -15,12 +15,14 @@ import aiohttp
 import envoy
 import pytest
 
+from deploy.injection.container import SIDECAR
+from deploy.injection.settings import SidecarSettings
+from deploy.injection.workloads import inject_objects
 from deploy.kubernetes.build import load
 from deploy.kubernetes.front import drain_command
 from deploy.kubernetes.plan import Plan, choose_images
 from deploy.layout import ControlPlace, FrontPlace, Layout
 from deploy.local import LocalSettings, programs
-from deploy.sidecar_arguments import EtcdAccess, SidecarPlace, application_environment, sidecar_arguments
 from proxy.bootstrap import bootstrap
 from statesync.spec import PoolSpec
 from tests.deploy.kubernetes.conftest import find, render
@@ -33,13 +35,14 @@ class Cluster:
 
     def __init__(self, objects, pool, etcd):
         self.objects, self.pool, self.etcd = objects, pool, etcd
-        self.here = {number: free_port() for number in (18000, 18001, 8080, 19000, 9901)}
+        self.here = {number: free_port() for number in (18000, 18001, 8080, 8081, 19000, 9901, 7600, 7601, 7602, 7603)}
+        self.sidecars = SidecarSettings(image="registry.example/understudy-sidecar:1", etcd=(etcd,))
 
     def local(self, text, **variables):
         """A text of the manifests as it would be on this machine, in a pod with these variables."""
         known = {"UNDERSTUDY_ETCD": self.etcd, "POD_IP": "127.0.0.1", **variables}
         text = re.sub(r"\$\((\w+)\)", lambda found: known[found[1]], text)
-        text = text.replace("0.0.0.0", "127.0.0.1")
+        text = re.sub(r"^(\*|0\.0\.0\.0):", "127.0.0.1:", text)
         return re.sub(r"127\.0\.0\.1:(\d+)", lambda found: f"127.0.0.1:{self.here.get(int(found[1]), found[1])}", text)
 
     def container(self, kind, name):
@@ -82,24 +85,33 @@ async def start_control(cluster, running, home):
 
 
 async def start_member(cluster, running):
-    app, api, peer, health = (f"127.0.0.1:{free_port()}" for _ in range(4))
-    told = application_environment(session_api=api, member="cart-0")
-    host, port = app.split(":")
-    variables = [f"{name}={value}" for name, value in {**told, "HOST": host, "PORT": port}.items()]
-    command = cluster.container("StatefulSet", cluster.pool)["command"]
-    assert command[0] == "python"
-    await running.program("app", "/usr/bin/env", *variables, sys.executable, *command[1:])
-    place = SidecarPlace(
-        member="cart-0",
-        pool=cluster.pool,
-        etcd=EtcdAccess((cluster.etcd,)),
-        app=app,
-        app_health="/healthz",
-        session_api=api,
-        peer=peer,
-        health=health,
-    )
-    await running.start("sidecar", *sidecar_arguments(place))
+    """The example's pod, as the injector leaves it: both containers with their own command lines and variables."""
+    (member,), _ = inject_objects([find(cluster.objects, "StatefulSet", cluster.pool)], cluster.sidecars)
+    pod = member["spec"]["template"]["spec"]
+    (sidecar,) = [one for one in pod["initContainers"] if one["name"] == SIDECAR]
+    (app,) = pod["containers"]
+    told = {
+        "UNDERSTUDY_MEMBER": "cart-0",
+        "UNDERSTUDY_POD_IP": "127.0.0.1",
+        "UNDERSTUDY_SITE": "",
+        "UNDERSTUDY_NODE": "n",
+    }
+
+    def variables(container):
+        said = {one["name"]: one["value"] for one in container["env"] if "value" in one}
+        return [
+            f"{name}={cluster.local(value, **told)}" for name, value in {**told, **said}.items() if "OTEL" not in name
+        ]
+
+    port = str(cluster.here[8081])
+    assert app["command"][0] == "python"
+    environment = [one if not one.startswith("PORT=") else f"PORT={port}" for one in variables(app)]
+    await running.program("app", "/usr/bin/env", *environment, sys.executable, *app["command"][1:])
+    assert sidecar["command"] == ["understudy"]
+    arguments = [cluster.local(one, **told) for one in sidecar["args"]]
+    where = arguments.index("--app") + 1
+    arguments[where] = f"127.0.0.1:{port}"
+    await running.start("sidecar", *arguments)
 
 
 async def start_front(cluster, running, home):
