@@ -51,6 +51,9 @@ bench-telemetry: $(STAMP)  ## what telemetry costs requests and failovers; needs
 images-try:  ## the images' build steps without a container engine; needs root (15 s)
 	sh deploy/images/try-build.sh --twice
 
+bench-injector: $(STAMP)  ## how many reviews a second the injector answers on one core; writes bench/results/injector.json (2 min)
+	$(BIN)/python -m bench.injector
+
 format: $(STAMP)  ## put the code into house form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

@@ -1,11 +1,14 @@
 """One source for the sidecar's command line: what it says is what the command understands, wherever it is used."""
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
 from deploy.commands_run import sidecar
+from deploy.injection.pod import inject
+from deploy.injection.settings import SidecarSettings
 from deploy.layout import ControlPlace, FrontPlace, Layout, MemberPlace
 from deploy.local import LocalSettings, member_place, programs
 from deploy.sidecar_arguments import EtcdAccess, SidecarPlace, SidecarTls, sidecar_arguments
@@ -72,3 +75,33 @@ def test_the_sidecars_of_the_demo_are_started_with_these_arguments() -> None:
     for place in members:
         ours = sidecar_arguments(member_place(settings, layout, place))
         assert commands[f"{place.name}/sidecar"][-len(ours) :] == ours
+
+
+def test_the_sidecars_of_pods_have_every_option_that_those_of_the_demo_have() -> None:
+    members = (MemberPlace("cart-1", "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4"),)
+    layout = Layout("cart", 1, ("http://h:1",), (), (), FrontPlace("f", "h", "h"), members)
+    local = sidecar_arguments(member_place(LocalSettings(Path("x"), PoolSpec(pool="cart")), layout, members[0]))
+    pod = {
+        "metadata": {"annotations": {"understudy.io/pool": "cart"}},
+        "spec": {"containers": [{"name": "app", "ports": [{"containerPort": 8000}]}]},
+    }
+    injected = inject(pod, SidecarSettings("understudy-sidecar:1", ("http://h:1",))).pod
+    arguments = injected["spec"]["initContainers"][0]["args"]
+    assert options(local) <= options(arguments)
+    # Read by the command itself, once the variables have values, they say the same of everything but addresses.
+    read = [
+        sidecar.make_context("sidecar", [filled(part) for part in line[3:]]).params
+        for line in (local, tuple(arguments))
+    ]
+    for same in ("member", "pool", "etcd_endpoints", "app_health", "allow_command_checks", "weight", "priority"):
+        assert read[0][same] == read[1][same]
+
+
+def options(arguments: Iterable[str]) -> set[str]:
+    return {part for part in arguments if part.startswith("--")}
+
+
+def filled(part: str) -> str:
+    for name, value in {"MEMBER": "cart-1", "POD_IP": "127.0.0.1", "SITE": "", "NODE": "n"}.items():
+        part = part.replace(f"$(UNDERSTUDY_{name})", value)
+    return part
