@@ -92,7 +92,9 @@ class Book:
         if seen.felt_ms is not None:
             attributes[names.DRILL_GAP_MS] = round(seen.felt_ms, 3)
         if seen.lost_writes is not None:
-            attributes[names.DRILL_LOST] = seen.lost_writes
+            spec = self._state.spec
+            lost_async = spec is not None and spec.record.durability == "async"
+            attributes[names.DRILL_LOST_ASYNC if lost_async else names.DRILL_LOST] = seen.lost_writes
         if seen.needless_moves is not None:
             attributes[names.DRILL_NEEDLESS] = seen.needless_moves
         if missed:

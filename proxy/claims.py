@@ -95,6 +95,8 @@ class Claimer:
         if cause.source and cause.source != context.me:
             context.tally.takeovers += 1
             context.tally.taken_over += len(won)
+            if cause.trace is not None:
+                context.writers.claimed(cause.trace, {c.slot: c.owner.epoch for c in claims}, revision)
         logger.info("claimed %d slots at revision %d: %s", len(won), revision, cause.text)
         return [owned.slot for owned in won]
 

@@ -9,6 +9,7 @@ from proxy.lives import Lives
 from proxy.peers import Peer, PeerClient
 from proxy.stall import StallWatch
 from proxy.tally import Tally
+from proxy.writers import Writers
 from statesync.beat import BEAT_INTERVAL, patience
 from statesync.commit import Committer
 from statesync.etcd import EtcdClient
@@ -39,6 +40,7 @@ class MemberContext:
     peers: PeerClient
     telemetry: Telemetry
     first_answers: FirstAnswers
+    writers: Writers
     failovers: FailoverLog
     stall: StallWatch
     addresses: dict[str, str] = field(default_factory=dict)

@@ -136,6 +136,11 @@ class _PartsCollector(Collector):
                 commits.writes,
             ),
             ("writes_lost", "Async writes that were answered and then not committed.", self._async_lost()),
+            (
+                "fence_breaches",
+                "Sessions found written by a former owner after its slot had a new one; must stay 0.",
+                context.writers.breaches,
+            ),
             ("transactions", "Transactions of session writes sent.", commits.transactions),
             ("transactions_resent", "Transactions sent again because their outcome was unknown.", commits.resent),
             ("forwarded_calls", "Session calls sent on to another member.", self._forwarded()),

@@ -266,6 +266,9 @@ class OwnerCalls:
             self._unanswered.pop((slot, key), None)
             if done.cancelled() or done.exception() is not None:
                 self.async_lost += 1
+                error = done.exception() if not done.cancelled() else None
+                if isinstance(error, NotOwner):
+                    self._context.writers.refused(error.found, lost=True)
                 logger.warning("an async write in slot %d was lost: %s", slot, done.exception())
 
         submission.done.add_done_callback(settled)
@@ -309,6 +312,7 @@ class OwnerCalls:
         try:
             revision = await self._context.committer.outcome(submission, max(give_up - time.monotonic(), 0.0))
         except NotOwner as error:
+            self._context.writers.refused(error.found, lost=False)
             self._learn(owned.slot, error.found)
             return None
         except NotCommitted as error:

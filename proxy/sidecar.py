@@ -38,6 +38,7 @@ from proxy.session_api import session_app
 from proxy.settings import NO_HEALTH_PORT, SidecarSettings
 from proxy.stall import StallWatch
 from proxy.sync_api import SyncApi, metrics_app, sync_view
+from proxy.writers import Writers
 from statesync.codec import SessionCodec, agree
 from statesync.commit import Committer
 from statesync.crash_points import UnknownCrashPoint, arm_from_environment
@@ -274,6 +275,7 @@ class _Assembly:
             peers=peers,
             telemetry=telemetry,
             first_answers=FirstAnswers(telemetry, settings.pool, settings.member),
+            writers=Writers(telemetry, settings.pool, settings.member),
             failovers=FailoverLog(keys, settings.member),
             stall=stall,
         )

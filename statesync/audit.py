@@ -11,7 +11,7 @@ surely applied, and etcd read afterwards. Nothing here changes anything; what to
 import asyncio
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from statesync.codec import PLAIN, SessionCodec
@@ -80,12 +80,16 @@ class Findings:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A slot as etcd had it at ``revision``; ``size`` in bytes, ``unreadable``: keys whose value is no session."""
+    """A slot as etcd had it at ``revision``.
+
+    ``size`` in bytes, ``unreadable``: keys whose value is no session, ``epochs``: under which each was last written.
+    """
 
     revision: int
     entries: Mapping[str, Entry]
     unreadable: frozenset[str]
     size: int
+    epochs: Mapping[str, int] = field(default_factory=dict)
 
 
 def entry_of(key: str, session: Session) -> Entry:
@@ -157,6 +161,7 @@ async def read_slot(
     """
     prefix = keys.slot_sessions(slot)
     entries: dict[str, Entry] = {}
+    epochs: dict[str, int] = {}
     unreadable = set()
     size = 0
     async for page in client.pages(prefix_range(prefix), page=PAGE, revision=revision, timeout=PAGE_PATIENCE):
@@ -165,8 +170,10 @@ async def read_slot(
             key = kv.key.removeprefix(prefix)
             size += len(kv.key) + len(kv.value)
             try:
-                entries[key] = entry_of(key, codec.decode(kv.key, kv.value, kv.mod_revision))
+                session = codec.decode(kv.key, kv.value, kv.mod_revision)
             except (ValueError, KeyError, TypeError):
                 unreadable.add(key)
+            else:
+                entries[key], epochs[key] = entry_of(key, session), session.epoch
         await asyncio.sleep(0)
-    return Reading(revision, entries, frozenset(unreadable), size)
+    return Reading(revision, entries, frozenset(unreadable), size, epochs)

@@ -39,9 +39,11 @@ DRILL_SEEN: Final = "drill"
 # What is told of a failover after its end.
 RE_PROTECT: Final = "re_protect"
 RETURNED: Final = "returned"
+FENCED: Final = "fenced"
+AUDIT: Final = "audit"
 
 ROOTS: Final = (FAILOVER, HANDOVER)
-AFTERMATH: Final = (RE_PROTECT, RETURNED)
+AFTERMATH: Final = (RE_PROTECT, RETURNED, FENCED, AUDIT)
 PHASES: Final = (
     *(DETECT, DECIDE, MOVE, FENCE, FLUSH, CONFIRM, CLAIM, CATCH_UP, PUSH, ACK, FIRST_OK, DRILL_SEEN),
     *AFTERMATH,
@@ -87,6 +89,10 @@ FLAGS: Final = "understudy.flags"
 DETAILS: Final = "understudy.details"
 DURATION_MS: Final = "understudy.duration_ms"
 DRILL_LOST: Final = "understudy.drill.lost_writes"
+DRILL_LOST_ASYNC: Final = "understudy.drill.lost_async_writes"
+WRITES_FENCED: Final = "understudy.writes.fenced"
+WRITES_LOST: Final = "understudy.writes.lost"
+WRITES_BREACHED: Final = "understudy.writes.breached"
 DRILL_NEEDLESS: Final = "understudy.drill.needless_moves"
 RETURNED_ALIVE: Final = "understudy.returned"
 
@@ -130,6 +136,10 @@ ATTRIBUTES: Final = (
     DETAILS,
     DURATION_MS,
     DRILL_LOST,
+    DRILL_LOST_ASYNC,
+    WRITES_FENCED,
+    WRITES_LOST,
+    WRITES_BREACHED,
     DRILL_NEEDLESS,
     RETURNED_ALIVE,
 )

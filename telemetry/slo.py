@@ -3,13 +3,15 @@
 An objective over a percentile is met only when enough failovers show it: with ``k`` of ``n`` beyond the target it is
 shown at confidence ``c`` when seeing so few would be unlikely (1 - c) if the true share beyond it were ``1 - p``. With
 k = 0 that is n >= ln(1-c) / ln(p), 299 failovers for p99 at 95 %. Practice (drills) counts as evidence of lengths.
-Correctness (a lost sync write) has no budget. :data:`BURNS` are the windows of the Google SRE workbook, table 5-8.
+What is counted, correctness above all, is judged in :mod:`telemetry.slo_counts`. :data:`BURNS` are the windows of the
+Google SRE workbook, table 5-8.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from telemetry.slo_counts import false, lost_async, lost_sync, needless, two_writers
 from telemetry.slo_model import DAY_NS, HOUR_NS, Burn, Failover, Figure, Review, State, Targets, Traffic, is_crash
 
 CONFIDENCE = 0.95
@@ -46,14 +48,15 @@ def review(
     )
     crashes = [one for one in held if is_crash(one)]
     figures = (
-        _lost_sync(held, targets),
-        _lost_async(targets),
+        lost_sync(held, targets),
+        lost_async(held, targets),
+        two_writers(crashes, targets),
         _percentile("rto", "crash RTO", targets.rto, crashes, lambda one: _one(one.total_ms), end_ns),
         _percentile("planned_stall", "planned stall", targets.planned_stall, held, lambda one: one.stalls_ms, end_ns),
         _requests(held, targets, traffic, end_ns),
         _unavailability(crashes, targets, traffic, (start_ns, end_ns), slots),
-        _needless(held, targets),
-        _false(crashes, targets),
+        needless(held, targets),
+        false(crashes, targets),
         _percentile(
             "re_protection",
             "re-protection time",
@@ -62,7 +65,7 @@ def review(
             lambda one: _one(one.exposed_ms),
             end_ns,
         ),
-        _exposure(crashes, targets, start_ns, end_ns),
+        _exposure(held, targets, start_ns, end_ns),
         _percentile(
             "propagation", "propagation", targets.propagation, held, lambda one: _one(one.propagation_ms), end_ns
         ),
@@ -207,24 +210,6 @@ def _with(figure: Figure, advice: str) -> Figure:
     return replace(figure, advice=advice) if figure.state is State.MISSED else figure
 
 
-def _lost_sync(held: Sequence[Failover], targets: Targets) -> Figure:
-    counted = [one.lost_writes for one in held if one.lost_writes is not None]
-    key, title = "rpo_sync_writes", "lost sync writes"
-    if not counted:
-        advice = "nobody compared what was written with what was left; understudy drill kill does"
-        return Figure(key, title, State.NO_DATA, None, targets.rpo_sync_writes, "", advice=advice)
-    lost = sum(counted)
-    state = State.MET if lost <= targets.rpo_sync_writes else State.MISSED
-    advice = "no budget covers this: stop changing the pool, run understudy verify, and keep the traces" if lost else ""
-    return Figure(key, title, state, lost, targets.rpo_sync_writes, "", total=len(counted), advice=advice)
-
-
-def _lost_async(targets: Targets) -> Figure:
-    state = State.NOT_JUDGED if targets.rpo_async_writes is None else State.NO_DATA
-    advice = "" if state is State.NOT_JUDGED else "no process counts async writes that were lost"
-    return Figure("rpo_async_writes", "lost async writes", state, None, targets.rpo_async_writes, "", advice=advice)
-
-
 def _requests(held: Sequence[Failover], targets: Targets, traffic: Traffic, end_ns: int) -> Figure:
     """Failed among the requests of the changes' times: as front Envoys counted, or else the clients of a drill."""
     key, title = "failed_requests", "failed requests"
@@ -276,8 +261,9 @@ def _unavailability(
     as if requests were spread evenly over it. Sessions are spread evenly over slots either way.
     """
     key, title = "unavailability", "failover unavailability"
-    if any(one.total_ms is None for one in crashes):
-        advice = "a takeover's end was not seen, so how long its slots were out is not known"
+    endless = sum(one.total_ms is None for one in crashes)
+    advice = f"the end of {endless} takeovers was not seen, so how long their slots were out is not known"
+    if endless and endless == len(crashes):
         return Figure(key, title, State.NO_DATA, None, targets.unavailability, "%", advice=advice)
     length_ms = max(window[1] - window[0], 1) / 1e6
     rates = [one.through.rate for one in crashes if one.through is not None and one.through.rate is not None]
@@ -301,6 +287,8 @@ def _unavailability(
         burns=_time_burns([(one.began_ns, lost(one)) for one in crashes], targets.unavailability, window[1]),
         basis="weighted by requests" if weighted else "by time: requests were not counted" if crashes else "",
     )
+    if endless and figure.state is State.MET:
+        return replace(figure, state=State.NOT_SHOWN, advice=advice)
     return _with(figure, "fewer or shorter takeovers: see the worst failovers")
 
 
@@ -318,60 +306,32 @@ def _time_burns(lost: Sequence[tuple[int, float]], allowed: float, end_ns: int) 
     )
 
 
-def _count(key: str, title: str, found: int, allowed: int, total: int, advice: str) -> Figure:
-    state = State.MET if found <= allowed else State.MISSED
-    return Figure(
-        *(key, title, state, found, allowed, ""),
-        total=total,
-        budget_left=1 - found / allowed if allowed else None,
-        advice=advice if state is State.MISSED else "",
-    )
-
-
-def _needless(held: Sequence[Failover], targets: Targets) -> Figure:
-    counted = [one.needless_moves for one in held if one.needless_moves is not None]
-    if not counted:
-        advice = "nobody watched which sessions moved; understudy drill kill does"
-        return Figure(
-            "needless_moves", "needless moves", State.NO_DATA, None, targets.needless_moves, "", advice=advice
-        )
-    advice = "sessions left a member that was alive; understudy failovers tells the causes"
-    return _count("needless_moves", "needless moves", sum(counted), targets.needless_moves, len(counted), advice)
-
-
-def _false(crashes: Sequence[Failover], targets: Targets) -> Figure:
-    """Takeovers from a member that was heard again as the same process; a drill that freezes it wanted that."""
-    known = [one.returned for one in crashes if one.returned is not None and one.drill != "freeze"]
-    if crashes and not known:
-        advice = "no control server told whether the lost members came back"
-        return Figure(
-            "false_failovers", "false failovers", State.NO_DATA, None, targets.false_failovers, "", advice=advice
-        )
-    advice = "a living member was taken for dead; give it CPU, and check its network and its pauses"
-    return _count("false_failovers", "false failovers", sum(known), targets.false_failovers, len(known), advice)
-
-
-def _exposure(crashes: Sequence[Failover], targets: Targets, start_ns: int, end_ns: int) -> Figure:
+def _exposure(held: Sequence[Failover], targets: Targets, start_ns: int, end_ns: int) -> Figure:
     """The share of the window in which some slot had fewer than two current copies; overlaps count once."""
     key, title = "exposure", "exposure"
-    if any(one.exposed_ms is None for one in crashes):
-        advice = "for some takeovers nobody told when every slot had two copies again"
+    told = [one for one in held if one.exposed_ms is not None]
+    blind = sum(one.exposed_ms is None and is_crash(one) for one in held)
+    if blind and not told:
+        advice = "for no takeover anybody told when every slot had two copies again"
         return Figure(key, title, State.NO_DATA, None, targets.exposure, "%", advice=advice)
     exposed, until = 0, start_ns
-    for one in crashes:
+    for one in told:
         end = min(one.began_ns + round((one.exposed_ms or 0.0) * 1e6), end_ns)
         exposed += max(0, end - max(one.began_ns, until))
         until = max(until, end)
-    window = max(end_ns - start_ns, 1)
-    lost = [(one.began_ns, one.exposed_ms or 0.0) for one in crashes]
+    share = exposed / max(end_ns - start_ns, 1)
+    lost = [(one.began_ns, one.exposed_ms or 0.0) for one in told]
     figure = Figure(
-        *(key, title, State.MET if exposed / window <= targets.exposure else State.MISSED),
-        *(exposed / window, targets.exposure, "%"),
-        total=len(crashes),
-        attainment=1 - exposed / window,
-        budget_left=1 - exposed / window / targets.exposure if targets.exposure else None,
+        *(key, title, State.MET if share <= targets.exposure else State.MISSED),
+        *(share, targets.exposure, "%"),
+        total=len(told),
+        attainment=1 - share,
+        budget_left=1 - share / targets.exposure if targets.exposure else None,
         burns=_time_burns(lost, targets.exposure, end_ns),
     )
+    if blind and figure.state is State.MET:
+        advice = f"for {blind} takeovers nobody told when every slot had two copies again"
+        return replace(figure, state=State.NOT_SHOWN, advice=advice)
     return _with(figure, "too few members to keep two copies while one is gone: add one, or bring them back sooner")
 
 

@@ -60,9 +60,13 @@ class Failover:
 
     ``total_ms`` is None when nobody saw the end. ``costs`` shares the total out over the phases; its values add
     up to it. ``stalls_ms`` are, per slot of a planned move, how long the slot could not be written. ``propagation_ms``
-    is from the cause known until the last Envoy acknowledged. ``requests``, ``failed``, ``gap_ms``, ``lost_writes`` and
-    ``needless_moves`` were seen by clients (of a drill), ``through`` by the front Envoys. ``losers`` and ``winners``
-    are the members that slots left and came to. ``exposed_ms`` is how long some slot had fewer than two
+    is from the cause known until the last Envoy acknowledged. ``requests``, ``failed``, ``gap_ms``, ``lost_writes`` (of
+    sync writes) and ``needless_moves`` were seen by clients (of a drill), ``through`` by the front Envoys. ``losers``
+    and ``winners`` are the members that slots left and came to.
+
+    ``lost_async`` are async writes that were answered and are gone, by clients or by an old active that lived on to
+    tell; ``fenced`` writes of its that were refused, and repeated elsewhere. ``second_writes`` are sessions found in
+    the ``audited`` slots that a former owner wrote too late. ``exposed_ms`` is how long some slot had fewer than two
     current copies; ``protected`` tells whether that ended. ``returned`` tells whether the member that was taken for
     dead was heard again as the same process.
     """
@@ -84,6 +88,10 @@ class Failover:
     failed: int | None = None
     gap_ms: float | None = None
     lost_writes: int | None = None
+    lost_async: int | None = None
+    fenced: int = 0
+    second_writes: int | None = None
+    audited: int = 0
     needless_moves: int | None = None
     exposed_ms: float | None = None
     protected: bool = True
@@ -118,6 +126,7 @@ class Targets:
     rpo_async_writes: int | None = None
     needless_moves: int = 0
     false_failovers: int = 0
+    two_writers: int = 0
 
 
 class State(StrEnum):

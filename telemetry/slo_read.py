@@ -75,6 +75,9 @@ def _failover(spans: Sequence[StoredSpan]) -> Failover:
     exposure = next((span for span in spans if span.name == names.RE_PROTECT), None)
     returned = [bool(span.attributes.get(names.RETURNED_ALIVE)) for span in spans if span.name == names.RETURNED]
     planned = told.get(names.PLANNED) is True or first.name == names.HANDOVER or _moves_only(spans)
+    fenced = [span for span in spans if span.name == names.FENCED]
+    audits = [span for span in spans if span.name == names.AUDIT]
+    second = [_whole(span.attributes.get(names.WRITES_BREACHED)) or 0 for span in audits]
     origin = first.start_ns
     source, to = _text(told.get(names.FROM)), _receivers(spans, told)
     return Failover(
@@ -95,6 +98,10 @@ def _failover(spans: Sequence[StoredSpan]) -> Failover:
         failed=_whole(told.get(names.DRILL_FAILED)),
         gap_ms=_number(told.get(names.DRILL_GAP_MS)),
         lost_writes=_whole(told.get(names.DRILL_LOST)),
+        lost_async=_lost_async(spans, told),
+        fenced=sum(_whole(span.attributes.get(names.WRITES_FENCED)) or 0 for span in fenced),
+        second_writes=sum(second) if second else None,
+        audited=sum(_whole(span.attributes.get(names.SLOTS)) or 0 for span in audits),
         needless_moves=_whole(told.get(names.DRILL_NEEDLESS)),
         exposed_ms=exposure.duration_ns / _MS if exposure else None,
         protected=not (exposure and exposure.attributes.get(names.UNMEASURED)),
@@ -111,7 +118,8 @@ def _failover(spans: Sequence[StoredSpan]) -> Failover:
 def _told(spans: Sequence[StoredSpan]) -> Mapping[str, Any]:
     """What the spans say of the whole; the root's word comes before that of a phase."""
     told: dict[str, Any] = {}
-    for span in sorted(spans, key=lambda span: span.is_root):
+    aside = (names.FENCED, names.AUDIT)  # theirs are counts of their own
+    for span in sorted((span for span in spans if span.name not in aside), key=lambda span: span.is_root):
         told.update(span.attributes)
     return told
 
@@ -122,6 +130,16 @@ def _receivers(spans: Sequence[StoredSpan], told: Mapping[str, Any]) -> str:
     if isinstance(said, str) and said:
         return said
     return ", ".join(sorted({span.instance for span in spans if span.name == names.CLAIM}))
+
+
+def _lost_async(spans: Sequence[StoredSpan], told: Mapping[str, Any]) -> int | None:
+    """Async writes lost, as told by clients and by a former owner that lived; None if neither could tell."""
+    by_clients = _whole(told.get(names.DRILL_LOST_ASYNC))
+    lived = [span for span in spans if span.name == names.RETURNED and span.attributes.get(names.RETURNED_ALIVE)]
+    by_owner = [_whole(span.attributes.get(names.WRITES_LOST)) or 0 for span in spans if span.name == names.FENCED]
+    if by_clients is not None:
+        return max(by_clients, sum(by_owner))
+    return sum(by_owner) if by_owner or lived else None
 
 
 def _listed(members: str) -> frozenset[str]:

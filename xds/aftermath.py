@@ -1,8 +1,10 @@
-"""What follows a takeover: until when the pool had too few copies, and whether the dead came back alive.
+"""What a change of active leaves behind: until when the pool had too few copies, and whether the dead came back alive.
 
-Watched by the leader that followed the takeover, for :data:`BOUND_NS` at the most, and recorded in the same trace
-after its root: ``re_protect`` and ``returned``. The judgement is pure; it errs on the careful side: a member counts
-as a copy only while it says that it holds *all* slots that the table gives it, as of that table.
+Watched by the leader that follows the change, for :data:`BOUND_NS` at the most, and recorded in the same trace:
+``re_protect``, and of a takeover ``returned``. A takeover is watched from its end on, since its slots lack a copy from
+the last sign of life; planned moves from their table on, since they may leave slots with too few at any time. The
+judgement is pure; it errs on the careful side: a member counts as a copy only while it says that it holds *all* slots
+that the table gives it, as of that table.
 """
 
 import asyncio
@@ -45,9 +47,9 @@ async def watch(
     pulses: Callable[[], Mapping[Identity, Pulse]],
     table_revision: Callable[[], int],
 ) -> None:
-    """Record what follows ``course``, which has ended; returns when both questions are answered or time is up."""
+    """Record what follows ``course``; returns when both questions are answered or time is up."""
     trace = telemetry.failover(course.traceparent)
-    whole = back = False
+    whole, back = False, course.kind == names.KIND_HANDOVER
     while not (whole and back):
         await asyncio.sleep(_LOOK)
         world, now = look(), telemetry.now_ns()

@@ -8,7 +8,7 @@ beside them. What belongs to a course, and when it is over, is told by :mod:`xds
 import asyncio
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from telemetry import names
@@ -57,7 +57,7 @@ class Courses:
         cache: asked whether everything is acknowledged.
         publisher: asked whether everything is in the cache.
         look: the world as it is now.
-        follow: what watches a takeover after its end (:func:`xds.aftermath.watch`).
+        follow: what watches a takeover after its end, planned moves from their begin (:func:`xds.aftermath.watch`).
         told: what members tell of their takeovers.
         leads: whether this server leads; only then it counts what nobody measured.
     """
@@ -68,7 +68,7 @@ class Courses:
         cache: ResourceCache,
         publisher: Publisher,
         look: Callable[[], World | None],
-        follow: Callable[[Course], Awaitable[None]],
+        follow: Callable[[Course], Coroutine[None, None, None]],
         *,
         told: Told,
         leads: Callable[[], bool],
@@ -126,7 +126,10 @@ class Courses:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._count_unmeasured())
             while True:
-                tasks.create_task(self._follow(await self._begun.get()))
+                course = await self._begun.get()
+                tasks.create_task(self._follow(course))
+                if course.kind == names.KIND_HANDOVER:
+                    tasks.create_task(self._aftermath(course))
 
     async def _follow(self, course: Course) -> None:
         end = await self._end_of(course)

@@ -67,6 +67,7 @@ def takeover(trace: int, length_ms: float = 40) -> list[dict[str, Any]]:
         span(trace, "ack", 12, length_ms - 12, **about),
         span(trace, "re_protect", 0, 900, **about),
         span(trace, "returned", 5, 30, **about, returned=False),
+        span(trace, "audit", 30, 900, slots=64, writes__breached=0),
     ]
 
 

@@ -76,5 +76,14 @@ async def test_the_review_counts_the_requests_that_clients_saw_fail(tmp_path: Pa
         assert requests["total"] >= UNREPEATABLE
         figure = next(one for one in told["figures"] if one["key"] == "failed_requests")
         assert (figure["state"], figure["total"] - figure["good"]) == ("missed", UNREPEATABLE)
+        await pool.processes.start_again(*pool.member_processes(member))
+
+        async def whole() -> dict | None:
+            figures = {one["key"]: one for one in (await review(tmp_path))["figures"]}
+            planned = figures["exposure"]["total"] > figures["rto"]["total"] > 0
+            return figures if planned and figures["two_writers"]["state"] == "met" else None
+
+        figures = await until(whole, 60, "exposure of planned moves as well, and the audit of the takeover", every=1)
+        assert "were audited" in figures["two_writers"]["basis"]
         weighted = next(one for one in told["figures"] if one["key"] == "unavailability")
         assert weighted["basis"] == "weighted by requests"

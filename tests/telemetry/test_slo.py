@@ -148,6 +148,67 @@ def test_each_objective_can_be_missed_and_says_what_to_do(key, change):
     assert missed.state is not figure(judged(CRASH), key).state
 
 
+def test_what_the_members_tell_of_correctness_is_read_from_the_trace():
+    facts = {"understudy.pool": "cart", "understudy.slots": 85, "understudy.from": "cart-2"}
+    spans = [
+        root(100, attributes=facts),
+        stored("fenced", 5, 10, "cart-2", attributes={"understudy.writes.fenced": 3, "understudy.writes.lost": 2}),
+        stored("audit", 20, 900, "cart-1", attributes={"understudy.slots": 42, "understudy.writes.breached": 0}),
+        stored("audit", 30, 900, "cart-3", attributes={"understudy.slots": 43, "understudy.writes.breached": 1}),
+    ]
+    (found,) = failovers_of(spans)
+    assert (found.slots, found.audited, found.second_writes, found.fenced, found.lost_async) == (85, 85, 1, 3, 2)
+    (dead,) = failovers_of(spans[:1])
+    assert (dead.second_writes, dead.lost_async) == (None, None)
+    (back,) = failovers_of([spans[0], stored("returned", 5, 9, attributes={"understudy.returned": True})])
+    assert back.lost_async == 0, "the process lived, and lost nothing that it could tell of"
+
+
+@pytest.mark.parametrize(
+    ("changes", "state", "value"),
+    [
+        ([{}], State.NO_DATA, None),
+        ([{"second_writes": 0, "audited": 64}], State.MET, 0),
+        ([{"second_writes": 0, "audited": 64}, {}], State.NOT_SHOWN, 0),
+        ([{"second_writes": 2, "audited": 64}, {}], State.MISSED, 2),
+    ],
+    ids=["nobody looked", "all were audited", "one was not", "a breach"],
+)
+def test_second_writers_are_judged_only_by_who_looked(changes, state, value):
+    found = figure(judged(*[replace(CRASH, **one) for one in changes]), "two_writers")
+    assert (found.state, found.value, found.budget_left) == (state, value, None)
+    assert ("no budget" in found.advice) == (state is State.MISSED)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "changes", "state", "value"),
+    [
+        (None, [{"lost_async": 3}], State.NOT_JUDGED, 3),
+        (2, [{}], State.NO_DATA, None),
+        (2, [{"lost_async": 2}], State.MET, 2),
+        (2, [{"lost_async": 2}, {}], State.NOT_SHOWN, 2),
+        (2, [{"lost_async": 2}, {"lost_async": 1}, {}], State.MISSED, 3),
+    ],
+)
+def test_lost_async_writes_of_dead_members_are_never_taken_for_none(wanted, changes, state, value):
+    failovers = [replace(CRASH, **one) for one in changes]
+    found = figure(judged(*failovers, targets=Targets(rpo_async_writes=wanted)), "rpo_async_writes")
+    assert (found.state, found.value) == (state, value)
+
+
+def test_where_one_takeover_was_not_watched_the_rest_can_miss_an_objective_but_not_meet_it():
+    blind = replace(CRASH, total_ms=None, exposed_ms=None)
+    for key, worse in (("exposure", {"exposed_ms": 3_600_000.0}), ("unavailability", {"total_ms": 60_000.0})):
+        assert figure(judged(CRASH, blind), key).state is State.NOT_SHOWN
+        assert figure(judged(replace(CRASH, **worse), blind), key).state is State.MISSED
+
+
+def test_planned_moves_expose_too_and_a_planned_one_that_nobody_watched_hides_nothing():
+    moved = replace(CRASH, planned=True, began_ns=EPOCH_NS + 2_000 * MS, exposed_ms=100.0)
+    assert figure(judged(CRASH, moved), "exposure").value == pytest.approx(1_000 * MS / DAY_NS)
+    assert figure(judged(CRASH, replace(moved, exposed_ms=None)), "exposure").state is State.MET
+
+
 def test_a_lost_sync_write_has_no_budget():
     assert figure(judged(replace(CRASH, lost_writes=1)), "rpo_sync_writes").budget_left is None
 
