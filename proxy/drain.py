@@ -22,6 +22,11 @@ logger = logging.getLogger(__name__)
 LOOK = 0.05
 LINGER = 1.0
 """Seconds that a member still counts as needed after its last slot: until front Envoys have the routes without it."""
+BEGIN_PATIENCE = 3.0
+"""Seconds that whoever waits for the end of a handover waits for its beginning.
+
+An application's preStop hook also runs when the application alone is started again, and then nobody begins one.
+"""
 WAIT_MOST = 600.0
 HANDED_OVER, APPLICATION_GONE = "handed-over", "application-gone"
 
@@ -53,6 +58,11 @@ class Drain:
         self._seconds = seconds
         self._work: asyncio.Task[None] | None = None
         self._ended_at: float | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether this member is leaving."""
+        return self._work is not None
 
     def outstanding(self, now: float) -> str:
         """Why this member had better not stop yet, '' if it may. ``now`` is monotonic; safe in any thread."""

@@ -44,6 +44,23 @@ Question = Callable[[], str]
 """'' for yes, else why not. Quick, and safe in any thread."""
 
 
+class Patient:
+    """A question that is not worth waiting for unless something has ``begun`` within ``patience`` seconds."""
+
+    def __init__(self, question: Question, begun: Callable[[], bool], patience: float) -> None:
+        self._question = question
+        self._begun = begun
+        self._patience = patience
+
+    def __call__(self) -> str:
+        """The answer as it is now."""
+        return self._question()
+
+    def pointless(self, waited: float) -> bool:
+        """Whether an asker who has waited for so long may as well hear no."""
+        return waited > self._patience and not self._begun()
+
+
 @dataclass(slots=True)
 class _Connection:
     """A connection: what came that is no whole request yet, and the request that waits for its answer, if one does."""
@@ -51,7 +68,7 @@ class _Connection:
     socket: socket.socket
     came: bytes = b""
     waiting: bytes = b""
-    give_up: float = 0.0
+    since: float = 0.0
 
 
 class HealthPort:
@@ -145,8 +162,8 @@ class HealthPort:
         while connection.waiting or _END in connection.came:
             if not connection.waiting:
                 connection.waiting, _, connection.came = connection.came.partition(_END)
-                connection.give_up = time.monotonic() + _wait_of(connection.waiting)
-            answer = self._answer(connection.waiting, last_call=time.monotonic() >= connection.give_up)
+                connection.since = time.monotonic()
+            answer = self._answer(connection.waiting, waited=time.monotonic() - connection.since)
             if not answer:
                 return True
             connection.waiting = b""
@@ -158,8 +175,8 @@ class HealthPort:
                 return False
         return True
 
-    def _answer(self, head: bytes, *, last_call: bool) -> bytes:
-        """The answer to a request; none while it is no and the asker would rather wait."""
+    def _answer(self, head: bytes, *, waited: float) -> bytes:
+        """The answer to a request ``waited`` seconds old; none while it is no and the asker would rather wait."""
         method, _, rest = head.partition(b" ")
         path = rest.partition(b" ")[0].partition(b"?")[0].decode("latin-1")
         question = self._questions.get(path)
@@ -167,7 +184,8 @@ class HealthPort:
             known = ", ".join(sorted(self._questions))
             return _response("404 Not Found", {"detail": f"here GET answers {known}"}, body=method != b"HEAD")
         fault = question()
-        if fault and not last_call:
+        pointless = isinstance(question, Patient) and question.pointless(waited)
+        if fault and waited < _wait_of(head) and not pointless:
             return b""
         status = "503 Service Unavailable" if fault else "200 OK"
         said = "serving" if path == HEALTH else "yes"

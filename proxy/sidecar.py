@@ -19,9 +19,9 @@ from proxy.checkbook import CheckBook
 from proxy.checks import ApplicationCheck
 from proxy.checks_api import ChecksApi, built_in_checks
 from proxy.context import MemberContext
-from proxy.drain import Drain, DrainApi
+from proxy.drain import BEGIN_PATIENCE, Drain, DrainApi
 from proxy.first_answer import FirstAnswers
-from proxy.health_port import Question, open_health_port
+from proxy.health_port import Patient, Question, open_health_port
 from proxy.holdings import Holdings
 from proxy.listen import CannotStart, listen, protection, serve
 from proxy.member import Presence, refusal_of, state_of
@@ -118,7 +118,9 @@ class Sidecar:
         """What an orchestrator may ask at the health port besides."""
         return {
             "/started": lambda: "" if self.started else "starting",
-            "/drained": lambda: self.drain.outstanding(time.monotonic()),
+            "/drained": Patient(
+                lambda: self.drain.outstanding(time.monotonic()), lambda: self.drain.begun, BEGIN_PATIENCE
+            ),
         }
 
     def status(self) -> tuple[dict[str, object], bool]:
