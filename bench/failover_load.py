@@ -40,7 +40,10 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """One request. ``repeatable``: safe, or with an idempotency key. ``again``: a try after a failed one."""
+    """One request. ``repeatable``: safe, or with an idempotency key. ``again``: a try after a failed one.
+
+    ``repeated``: the proxy says that it has sent the request more than once (Envoy does, HAProxy says nothing).
+    """
 
     client: int
     due: float
@@ -51,6 +54,18 @@ class Op:
     again: bool = False
     lost: bool = False
     error: str = ""
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back; ``status`` is 0 when nothing did."""
+
+    status: int
+    server: str
+    body: dict[str, Any]
+    error: str
+    repeated: bool = False
 
 
 @dataclass
@@ -126,11 +141,12 @@ class Load:
     async def _try(self, client: Client, due: float, *, read: bool, once: str | None, again: bool = False) -> Op:
         known = client.acknowledged
         if read:
-            status, server, body, error = await self._send(client, "GET", "/cart")
+            answer = await self._send(client, "GET", "/cart")
         else:
             more = {"Idempotency-Key": once} if once else {}
             item = {"sku": "n", "quantity": 1}
-            status, server, body, error = await self._send(client, "POST", "/cart/items", json=item, headers=more)
+            answer = await self._send(client, "POST", "/cart/items", json=item, headers=more)
+        status, server, body, error = answer.status, answer.server, answer.body, answer.error
         ended = time.monotonic()
         lost = status == 404
         if 200 <= status < 300:
@@ -146,6 +162,7 @@ class Load:
             server=server,
             again=again,
             lost=lost,
+            repeated=answer.repeated,
             error="" if 200 <= status < 300 else f"{'read' if read else 'write'}: {status or ''} {error}"[:100],
         )
         self.history.append(op)
@@ -154,17 +171,15 @@ class Load:
     async def _create(self, client: Client) -> bool:
         client.key = uuid.uuid4().hex if self.own_key else ""
         client.cookie, client.acknowledged = "", 0
-        status, server, body, _ = await self._send(
-            client, "POST", "/cart", headers={"Idempotency-Key": uuid.uuid4().hex}
-        )
-        if status != 201:
+        answer = await self._send(client, "POST", "/cart", headers={"Idempotency-Key": uuid.uuid4().hex})
+        if answer.status != 201:
             return False
-        client.key, client.server = body["session"], server
+        client.key, client.server = answer.body["session"], answer.server
         return True
 
     async def _send(
         self, client: Client, method: str, path: str, headers: dict[str, str] | None = None, **more: Any
-    ) -> tuple[int, str, dict[str, Any], str]:
+    ) -> Answer:
         sent = dict(headers or {})
         if client.key:
             sent["X-Session-Id"] = client.key
@@ -179,9 +194,10 @@ class Load:
                 good = 200 <= response.status < 300
                 body = await response.json() if good else {}
                 error = "" if good else (await response.text())[:80].strip()
-                return response.status, response.headers.get("X-Served-By", ""), body, error
+                repeated = response.headers.get("x-envoy-attempt-count", "1") != "1"
+                return Answer(response.status, response.headers.get("X-Served-By", ""), body, error, repeated)
         except (aiohttp.ClientError, TimeoutError, ValueError) as fault:
-            return 0, "", {}, type(fault).__name__
+            return Answer(0, "", {}, type(fault).__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +233,7 @@ def effect_of(history: list[Op], event: Event) -> Effect:
 
     A session's gap is the time from its first request that was on its way at the blow, or sent after it, to its first
     good answer. A session moved needlessly if it left a member that was alive, other than to the one that came back.
+    Where a session is, answers to repeated requests do not tell: the next one does.
     """
     during = sorted((op for op in history if event.struck < op.ended <= event.end), key=lambda op: op.ended)
     before: dict[int, str] = {}
@@ -235,6 +252,8 @@ def effect_of(history: list[Op], event: Event) -> Effect:
                 at.pop(op.client, None)  # it starts a new session, wherever that lives
             continue
         good.setdefault(op.client, op.ended)
+        if op.repeated:
+            continue
         was, at[op.client] = at.get(op.client, op.server), op.server
         if op.server not in (was, event.victim) and was != event.victim:
             moved[op.client] = f"{was} to {op.server} after {(op.ended - event.struck) * 1000:.0f} ms"

@@ -8,6 +8,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -31,7 +32,14 @@ TITLES = {
     "cookie-redis": "(c) Envoy stateful_session + Redis",
     "haproxy-redis": "(d) HAProxy stick table + Redis",
     "understudy": "(e) Understudy",
+    "understudy-quick": "(e) Understudy, quick to suspect",
 }
+QUICK = {
+    "retries": {"hedge_ms": 100},
+    "liveness": {"missed_beats": 3},
+    "health_checks": {"interval_ms": 100, "timeout_ms": 200},
+}
+"""What an operator may set whose machines have cores to spare."""
 
 
 class System(Protocol):
@@ -98,6 +106,7 @@ class Peer:
 
     async def __aexit__(self, *_: object) -> None:
         await self.processes.__aexit__()
+        self._ports.close()
         if self._http is not None:
             await self._http.close()
 
@@ -191,14 +200,14 @@ class Peer:
 
 
 class Understudy:
-    """(e): the local pool; ``etcds`` 3 where etcd's leader is to be lost."""
+    """(e): the local pool; ``etcds`` 3 where etcd's leader is to be lost; ``spec`` beside the defaults."""
 
     own_key = False
 
-    def __init__(self, directory: Path, etcds: int = 1) -> None:
+    def __init__(self, directory: Path, etcds: int = 1, spec: Mapping[str, Any] | None = None) -> None:
         settings = LocalSettings(
             directory=directory,
-            spec=PoolSpec(pool="cart"),
+            spec=PoolSpec.model_validate({"pool": "cart", **(spec or {})}),
             members=MEMBERS,
             etcds=etcds,
             log_level="warning",
@@ -269,6 +278,7 @@ class Understudy:
 
 
 def make(name: str, directory: Path, scenario: str) -> Any:
-    if name == "understudy":
-        return Understudy(directory, etcds=3 if scenario == "etcd-leader" else 1)
+    if name.startswith("understudy"):
+        spec = QUICK if name.endswith("quick") else {}
+        return Understudy(directory, etcds=3 if scenario == "etcd-leader" else 1, spec=spec)
     return Peer(name, directory)

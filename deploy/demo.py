@@ -211,5 +211,6 @@ def unsettled(state: PoolState, members: list[str]) -> str:
     if moving:
         return f"{len(moving)} slots are on their way"
     held = actives(state)
-    unfair = {name: held.get(name, 0) for name in members if held.get(name, 0) < total // len(members)}
+    # A share is fair within one slot: what the table rests at, since it moves no slot for less.
+    unfair = {name: held.get(name, 0) for name in members if held.get(name, 0) < total // len(members) - 1}
     return f"without a fair share of {total} slots: {unfair}" if unfair else ""

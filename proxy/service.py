@@ -264,14 +264,16 @@ class SessionService:
                 timeout=errand.left + FORWARD_MARGIN,
             )
         )
-        patience = LOOK_AFTER
+        waited = LOOK_AFTER
         try:
             while True:
-                await asyncio.wait((answer,), timeout=patience)
+                await asyncio.wait((answer,), timeout=waited)
                 if answer.done():
                     return answer.result()
-                patience = LOOK_AGAIN_AFTER
-                life = await self._context.peers.probe(peer, patience=self._context.patience(peer.member))
+                # The time for which it has not answered the call is silence, too.
+                patience = max(self._context.patience(peer.member) - waited, LOOK_AFTER)
+                life = await self._context.peers.probe(peer, patience=patience)
+                waited = LOOK_AGAIN_AFTER
                 if life is Life.SILENT and not answer.done():
                     raise PeerSilent(peer.member, "silent")
         finally:

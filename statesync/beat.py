@@ -90,6 +90,8 @@ class Beat(Record):
             raise TypeError("Beat: sent is a whole number, request a text")
 
 
+LONGEST_LOAD = 1.5
+"""A longer delay, in seconds, says nothing of load: the process was frozen, or its machine was."""
 STALL_STEPS = (0.0, 0.1, 0.25, 0.5, 1.0)
 """What a member's record may say of its delays, in seconds: coarse, so that it seldom has to be written anew."""
 NOT_WORTH_TELLING = 0.05
@@ -110,6 +112,8 @@ class Delays:
         """Take in a delay. What is older, or earlier and shorter, can no longer be the worst."""
         while self._noted and self._noted[0][0] < now - LOAD_WINDOW:
             self._noted.popleft()
+        if late > LONGEST_LOAD:
+            return
         while self._noted and self._noted[-1][1] <= late:
             self._noted.pop()
         self._noted.append((now, late))

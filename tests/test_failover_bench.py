@@ -58,6 +58,22 @@ def test_leaving_the_dead_and_going_to_the_returned_is_needed_and_every_other_mo
     assert effect_of(history, KILLED).moved == 1
 
 
+def test_an_answer_to_a_repeated_request_is_no_move_but_the_next_one_tells():
+    """A frozen member's request was repeated at two others; it lives at one of them, or did not move at all."""
+    history = [
+        op(1, 9.0, "app-1"),
+        op(1, 10.1, "app-3", repeated=True),
+        op(1, 11.0, "app-2"),
+        op(2, 9.0, "app-3"),
+        op(2, 10.1, "app-2", repeated=True),
+        op(2, 11.0, "app-3"),
+        op(3, 9.0, "app-3"),
+        op(3, 10.1, "app-2", repeated=True),
+        op(3, 11.0, "app-2"),
+    ]
+    assert effect_of(history, KILLED).moved == 1
+
+
 def test_a_session_that_was_never_served_again_waits_until_the_event_is_over():
     assert effect_of([op(1, 9.0, "app-1"), op(1, 11.0)], KILLED).gaps == (4000.0,)
 

@@ -15,7 +15,7 @@ import pytest
 from deploy.drill_hands import run_template
 from deploy.drill_rules import Facts, Kind, Seen, missed, refusals, unfinished
 from deploy.errors import DeployError
-from deploy.layout import read_layout, read_processes
+from deploy.layout import PROCESSES_FILE, read_layout, read_processes
 from deploy.local import LocalPool, LocalSettings
 from deploy.reading import read_pool, read_trace
 from statesync.etcd import EndpointStatus, EtcdClient
@@ -246,3 +246,37 @@ async def test_a_control_server_is_killed_and_ctrl_c_thaws_a_frozen_member_and_u
         assert await asyncio.wait_for(draining.wait(), 30) == 130
         assert "cart-3" not in (await scene.state()).intents
         await scene.ready()
+
+
+SIGNAL = """
+import json, os, sys
+signal, member, processes = int(sys.argv[1]), sys.argv[2], json.load(open(sys.argv[3]))
+for row in processes:
+    if row["name"].startswith(f"{member}/"):
+        os.kill(row["pid"], signal)
+"""
+
+
+async def test_a_pool_elsewhere_is_frozen_twice_by_the_operators_own_commands(tmp_path: Path) -> None:
+    """Nothing but etcd and the front's address is known, as with a pool in Kubernetes."""
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    script = tmp_path / "signal.py"
+    script.write_text(SIGNAL)
+    async with running(home) as scene:
+        layout = read_layout(home)
+        assert layout is not None
+        command = f"{sys.executable} {script} {{signal}} {{name}} {home / PROCESSES_FILE}"
+        freeze, thaw = (command.replace("{signal}", str(int(n))) for n in (signal.SIGSTOP, signal.SIGCONT))
+        scene.directory = elsewhere
+        code, view, said = await scene.drill(
+            *("freeze", "--etcd", ",".join(layout.etcd), "--pool", "cart", "--url", f"http://{layout.front.listen}"),
+            *("--command", freeze, "--undo", thaw, "--repeat", "2", "--for", "2s", "--load", "60"),
+        )
+        assert (code, view["ok"]) == (0, True), said
+        assert "drill 2 of 2" in said
+        assert [(row["kind"], row["lost_writes"]) for row in view["drills"]] == [("freeze", 0)] * 2
+        assert all(row["sessions_touched"] > 0 for row in view["drills"])
+        names = [row["name"] for row in view["drills"]]
+        takeovers = [at.record for at in (await scene.state()).failovers.values() if at.record.drill == "freeze"]
+        assert {record.source for record in takeovers} == set(names)

@@ -240,11 +240,11 @@ async def test_an_owner_that_is_cut_off_from_etcd_gives_way_and_acknowledges_not
         cut_off = asyncio.create_task(pool.call("a", "PUT", "/k", "by the one that is cut off"))
         await pool.write_table((("b",),))
         await pool.await_owners((("b",),))
-        status, _, _ = await pool.call("b", "PUT", "/k", "after")
+        status, _, body = await pool.call("b", "PUT", "/k", "after")
         refused, _, _ = await cut_off
         cable.mend()
 
-        assert (status, refused) == (200, 503)
+        assert (status, refused) == (200, 503), body
         assert "it cannot reach etcd" in (await pool.owners())[0].cause
 
         async def a_knows() -> bool:

@@ -17,6 +17,13 @@ def test_the_worst_delay_is_that_of_the_last_ten_seconds() -> None:
     assert delays.worst == 0.0
 
 
+def test_who_was_frozen_is_not_taken_for_busy_afterwards() -> None:
+    delays = Delays()
+    delays.note(0.1, 100.0)
+    delays.note(4.0, 104.0)
+    assert delays.worst == 0.1
+
+
 @pytest.mark.parametrize(
     ("delay", "told"), [(0.0, 0.0), (0.04, 0.0), (0.06, 0.1), (0.16, 0.25), (0.4, 0.5), (0.6, 1.0), (30.0, 1.0)]
 )

@@ -195,8 +195,8 @@ def test_time_in_which_this_server_stood_still_is_nobodys_silence():
     story.now += 20 * SECOND
 
     assert story.book.due(story.now) == ()
-    assert story.pass_time(2.2) == []
-    assert {question.patience for question in story.pass_time(0.1)} == {2300 * MS}
+    assert story.pass_time(0.2) == []
+    assert len(story.pass_time(0.1)) == 2
 
 
 def test_who_was_late_itself_is_more_patient_with_everybody():
