@@ -265,18 +265,9 @@ def _unavailability(
     advice = f"the end of {endless} takeovers was not seen, so how long their slots were out is not known"
     if endless and endless == len(crashes):
         return Figure(key, title, State.NO_DATA, None, targets.unavailability, "%", advice=advice)
+    costs, weighted = outages(crashes, traffic, window, slots)
     length_ms = max(window[1] - window[0], 1) / 1e6
-    rates = [one.through.rate for one in crashes if one.through is not None and one.through.rate is not None]
-    weighted = bool(traffic.requests) and bool(crashes) and len(rates) == len(crashes)
-    # A mean over the time in which anybody counted: what was not counted is taken for as busy as the rest.
-    mean = (traffic.requests or 0) / (max(traffic.covered, 1e-12) * length_ms / 1e3)
-
-    def lost(one: Failover) -> float:
-        """What a takeover cost, in ms of the whole pool at its mean traffic."""
-        rate = one.through.rate if weighted and one.through is not None else None
-        return (one.total_ms or 0.0) * min(1.0, one.slots / max(slots, 1)) * (1.0 if rate is None else rate / mean)
-
-    share = sum(lost(one) for one in crashes) / length_ms
+    share = sum(costs) / length_ms
     left = 1 - share / targets.unavailability if targets.unavailability else None
     figure = Figure(
         *(key, title, State.MET if share <= targets.unavailability else State.MISSED),
@@ -284,12 +275,31 @@ def _unavailability(
         total=len(crashes),
         attainment=1 - share,
         budget_left=left,
-        burns=_time_burns([(one.began_ns, lost(one)) for one in crashes], targets.unavailability, window[1]),
+        burns=_time_burns(
+            [(one.began_ns, cost) for one, cost in zip(crashes, costs, strict=True)], targets.unavailability, window[1]
+        ),
         basis="weighted by requests" if weighted else "by time: requests were not counted" if crashes else "",
     )
     if endless and figure.state is State.MET:
         return replace(figure, state=State.NOT_SHOWN, advice=advice)
     return _with(figure, "fewer or shorter takeovers: see the worst failovers")
+
+
+def outages(
+    crashes: Sequence[Failover], traffic: Traffic, window: tuple[int, int], slots: int
+) -> tuple[list[float], bool]:
+    """What each takeover cost, in ms of the whole pool at its mean traffic; and whether traffic was counted for it."""
+    rates = [one.through.rate for one in crashes if one.through is not None and one.through.rate is not None]
+    weighted = bool(traffic.requests) and bool(crashes) and len(rates) == len(crashes)
+    # A mean over the time in which anybody counted: what was not counted is taken for as busy as the rest.
+    seconds = max(traffic.covered, 1e-12) * max(window[1] - window[0], 1) / 1e9
+    mean = (traffic.requests or 0) / seconds
+    weights = [rate / mean for rate in rates] if weighted else [1.0] * len(crashes)
+    costs = [
+        (one.total_ms or 0.0) * min(1.0, one.slots / max(slots, 1)) * weight
+        for one, weight in zip(crashes, weights, strict=True)
+    ]
+    return costs, weighted
 
 
 def _time_burns(lost: Sequence[tuple[int, float]], allowed: float, end_ns: int) -> tuple[Burn, ...]:

@@ -245,5 +245,7 @@ def _quantity(value: float | None, unit: str) -> str:
     if unit == "s":
         return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
     if unit == "%":
-        return f"{value * 100:.4g} %"
+        # Never as 1e-05: that is for machines. Four digits that matter, as far as seven places go.
+        percent = value * 100
+        return f"{percent:.4g} %" if percent >= 0.001 or not percent else f"{percent:.7f}".rstrip("0") + " %"
     return f"{value:.0f}"

@@ -9,7 +9,7 @@ from html import escape
 
 from telemetry.slo_model import Failover, Figure, Review, State
 from telemetry.slo_plots import burn_down, by_phase, clean, length, timeline, waterfall
-from telemetry.slo_view import requests_told, verdict, when
+from telemetry.slo_view import change_told, requests_told, verdict, when
 
 WORST = 5
 _CLASS = {
@@ -58,8 +58,9 @@ svg text{fill:var(--dim)}svg .strong{fill:var(--ink);font-weight:600}svg .over{f
 color:var(--dim);font-size:.9rem;margin:.3em 0 0;padding:0;list-style:none}
 .key svg{display:inline-block;width:16px;height:16px;vertical-align:-3px;margin-right:6px}
 code{font:.85em/1.4 ui-monospace,"DejaVu Sans Mono",monospace;overflow-wrap:anywhere}
+.whole{white-space:nowrap}.scroll{overflow-x:auto}.scroll td{white-space:nowrap}
 .facts{margin:0 0 .8em;color:var(--dim);font-size:.9rem;overflow-wrap:anywhere}
-@media (max-width:720px){h1{font-size:1.4rem}.figures thead{position:absolute;clip-path:inset(50%);
+@media screen and (max-width:720px){h1{font-size:1.4rem}.figures thead{position:absolute;clip-path:inset(50%);
 height:1px;width:1px;overflow:hidden}.figures tr{display:grid;grid-template-columns:1fr 1fr;padding:8px 0;
 border-bottom:1px solid var(--line)}
 .figures tr.has{border-bottom:0}.figures tr.advice{display:block;padding-top:0}.figures td{border:0;padding:2px 0;
@@ -67,8 +68,10 @@ text-align:left!important}.figures td[data-l]::before{content:attr(data-l) " ";c
 .figures td:nth-child(2){text-align:right!important}}
 @media print{:root{color-scheme:light;--bg:#fff;--card:#fff;--ink:#000;--dim:#444;--line:#bbb;
 --blue:#1f6fb5;--good:#1a7340;
---bad:#b3261e;--open:#8a5a00;--dear:#a2339a;--pale:#1f6fb526}body{max-width:none;padding:0;font-size:11pt}
-.card,tr,header{break-inside:avoid}.cards{gap:12px}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
+--bad:#b3261e;--open:#8a5a00;--dear:#a2339a;--pale:#1f6fb526}body{max-width:none;padding:0}
+html,body{font-size:9pt}th,td{padding:3px 6px}td{white-space:nowrap}.advice td,.card td{white-space:normal}
+.card,tr,header,svg{break-inside:avoid}.has,h2{break-after:avoid}.cards{gap:8px;grid-template-columns:1fr 1fr}
+.card{padding:8px}section{margin-bottom:12px}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
 
 
@@ -94,7 +97,7 @@ def page(review: Review, before: Review | None = None) -> str:
 <div class="card"><h2>Failovers over time</h2>{timeline(review)}{_key()}</div>
 <div class="card"><h2>Error budget of unavailability</h2>{burn_down(review)}</div>
 <div class="card"><h2>Burn</h2>{_burns(review)}</div></section>
-<section id="worst"><h2>Worst failovers</h2><div class="cards">{worst}</div>
+{_costliest(review)}<section id="worst"><h2>Worst failovers</h2><div class="cards">{worst}</div>
 </section></main></body></html>
 """
 
@@ -152,6 +155,25 @@ def _percent(share: float) -> str:
     return "> 99.999%" if share < 1 and text == "100.000%" else text
 
 
+def _costliest(review: Review) -> str:
+    """The changes in which most requests failed; nothing if none did."""
+    rows = "".join(
+        f"<tr><td>{when(one.began_ns)} UTC</td><td>{clean(change_told(one))}</td>"
+        f"<td>{one.through.failed}</td><td>{one.through.retried}</td>"
+        f"<td>{'?' if one.through.total is None else one.through.total}</td>"
+        f"<td><code>{clean(one.trace)}</code></td></tr>"
+        for one in review.costliest[:WORST]
+        if one.through is not None
+    )
+    if not rows:
+        return ""
+    head = "".join(f'<th scope="col">{one}</th>' for one in ("When", "What", "Failed", "Repeated", "Of", "Trace"))
+    return (
+        '<section id="costliest"><h2>Changes in which most requests failed</h2><div class="scroll"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>"
+    )
+
+
 def _burns(review: Review) -> str:
     rows = []
     for figure in review.figures:
@@ -159,7 +181,7 @@ def _burns(review: Review) -> str:
             if burn.long_rate or burn.short_rate:
                 state = f'<span class="state missed">✗ {burn.severity}</span>' if burn.firing else "calm"
                 rows.append(
-                    f"<tr><td>{escape(figure.title)}</td><td>{burn.long} / {burn.short}</td>"
+                    f'<tr><td>{escape(figure.title)}</td><td class="whole">{burn.long} / {burn.short}</td>'
                     f"<td>{burn.long_rate:.1f} / {burn.short_rate:.1f}</td><td>{burn.limit:g}</td><td>{state}</td></tr>"
                 )
     told = "How many times faster than its budget allows an objective is used up, in a long and a short window."

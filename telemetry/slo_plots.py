@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 
+from telemetry.names import AFTERMATH
+from telemetry.slo import outages
 from telemetry.slo_model import DAY_NS, Failover, Review, is_crash
 
 WIDTH = 480
@@ -120,10 +122,10 @@ def burn_down(review: Review) -> str:
     if not allowed:
         return _empty("burn-down", "The objective allows no unavailability, so there is no budget to burn.")
     crashes = [one for one in review.failovers if is_crash(one)]
+    costs, _ = outages(crashes, review.traffic, (review.start_ns, review.end_ns), review.slots)
     left, top, bottom = 62, 12, 180
     steps = [(review.start_ns, 1.0)]
-    for one in crashes:
-        cost = (one.total_ms or 0.0) * min(1.0, one.slots / max(review.slots, 1))
+    for one, cost in zip(crashes, costs, strict=True):
         steps.append((one.began_ns, steps[-1][1] - cost / allowed))
     floor = min(0.0, steps[-1][1])
 
@@ -149,8 +151,8 @@ def burn_down(review: Review) -> str:
 
 def waterfall(one: Failover, number: int) -> str:
     """One failover: who did which phase, when and for how long, from its trace."""
-    bars = [bar for bar in one.bars if bar.name not in ("re_protect", "returned")]
-    total = max(one.total_ms or 0.0, 0.001)
+    bars = [bar for bar in one.bars if bar.name not in AFTERMATH]
+    total = max([one.total_ms or 0.0, 0.001, *(bar.start_ms + bar.ms for bar in bars)])
     groups: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for bar in bars:
         groups.setdefault((bar.who, bar.name), []).append((bar.start_ms, bar.start_ms + bar.ms))
@@ -174,7 +176,7 @@ def waterfall(one: Failover, number: int) -> str:
         parts.append(f'<text x="{at:.1f}" y="{y + 14:.1f}" text-anchor="{anchor}"{over}>{told}</text>')
         y += 22
     costs = ", ".join(f"{name} {length(ms)}" for name, ms in one.costs.items())
-    told = f"Takeover of {length(total)}; its time went to: {costs}."
+    told = f"Takeover of {length(one.total_ms or 0.0)}; its time went to: {costs}."
     return _svg(f"waterfall-{number}", f"Where the time of trace {one.trace[:12]} went", told, y + 6, parts)
 
 

@@ -50,6 +50,12 @@ def buckets(lengths_ms: Sequence[float]) -> list[tuple[str, int]]:
     return list(zip(names, counts, strict=True))[used[0] : used[-1] + 1] if used else []
 
 
+def change_told(one: Failover) -> str:
+    """What kind of change it was, in words."""
+    source = f" from {_safe(one.source)}" if one.source else ""
+    return f"planned moves{source}" if one.planned else f"takeover{source}"
+
+
 def requests_told(one: Failover) -> str:
     """What became of the requests that met a change, in words; empty if no Envoy told."""
     through = one.through
@@ -108,6 +114,7 @@ class Drawing:
         for one in review.worst[:_WORST]:
             yield Text()
             yield from _waterfall(one, options)
+        yield from _costliest(review)
 
 
 def _table(review: Review, before: Review | None) -> Table:
@@ -138,6 +145,16 @@ def _traffic(review: Review) -> RenderResult:
         return
     envoys = "1 Envoy" if traffic.nodes == 1 else f"{traffic.nodes} Envoys"
     yield Text(f"{traffic.requests} requests through {envoys}, counted for {traffic.covered:.0%} of the time", "dim")
+
+
+def _costliest(review: Review) -> RenderResult:
+    """The changes in which most requests failed."""
+    if not review.costliest:
+        return
+    yield Text()
+    yield Text("changes in which most requests failed", style="dim")
+    for one in review.costliest[:_WORST]:
+        yield Text(f"{when(one.began_ns)} UTC, {change_told(one)}: {requests_told(one)} (trace {one.trace})")
 
 
 def _histogram(review: Review, options: ConsoleOptions) -> RenderResult:

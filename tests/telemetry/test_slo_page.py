@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import subprocess
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -77,6 +78,22 @@ async def test_a_browser_shows_the_page_without_complaint_and_hostile_text_stays
         assert f'id="{picture}"' in body
         assert f'<desc id="{picture}-d">' in body
     assert body.count('role="img"') == 8
+
+
+@pytest.mark.skipif(
+    CHROMIUM is None or shutil.which("pdftotext") is None, reason="needs chromium and poppler-utils (.ci/programs)"
+)
+async def test_on_paper_nothing_is_cut_off_and_little_is_wasted(tmp_path: Path) -> None:
+    SHOTS.mkdir(exist_ok=True)
+    paper = SHOTS / "print.pdf"
+    await browse("--no-pdf-header-footer", f"--print-to-pdf={paper}", written(tmp_path).as_uri())
+    command = ["pdftotext", "-layout", paper, "-"]
+    text = (await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=True)).stdout
+    assert text.count("\f") <= 5, "pages"
+    for title in ("Missed: crash RTO", "second writers", "exposure", "Burn", "Worst failovers", "Budget left"):
+        assert title in text
+    assert text.index("Missed: crash RTO") < text.index("Objectives") < text.index("Worst failovers")
+    assert "Call" in text, "the widest table's last column"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (.ci/programs)")

@@ -1,16 +1,20 @@
 """Which requests met a change of active: Envoys' reports and counts, put to the failovers they belong to."""
 
+import io
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from telemetry.counts import Period
 from telemetry.logs import StoredLog
 from telemetry.slo import review
 from telemetry.slo_model import DAY_NS, Failover, Figure, State, Targets, Through
+from telemetry.slo_page import page
 from telemetry.slo_requests import Request, requests_of, with_requests
+from telemetry.slo_view import Drawing, as_json
 from tests.telemetry.support import EPOCH_NS, MS
 
 SECOND = 1000 * MS
@@ -169,6 +173,21 @@ def test_a_change_whose_requests_not_every_envoy_counted_leaves_the_objective_op
 def test_failures_that_were_counted_and_not_reported_are_told():
     found = figure("failed_requests", report(0.1), periods=counted(-1, requests=10_000, failed=4))
     assert (found.state, "3 failed requests were counted but not reported" in found.advice) == (State.MET, True)
+
+
+def test_changes_that_cost_requests_are_listed_planned_ones_as_well():
+    moved = replace(DIED, trace="b" * 32, planned=True, began_ns=EPOCH_NS + 100 * SECOND)
+    reports = [report(0.1), report(100.1), report(100.2), report(100.2, status=200, attempts="2")]
+    found, traffic = with_requests((DIED, moved), requests_of(reports), counted(-1, 99), start_ns=START, end_ns=END)
+    judged = review(found, Targets(), pool="cart", start_ns=START, end_ns=END, slots=256, traffic=traffic)
+    assert [one.trace[0] for one in judged.costliest] == ["b", "a"]
+    console = Console(width=150, record=True, file=io.StringIO())
+    console.print(Drawing(judged))
+    shown = console.export_text()
+    assert "planned moves: 2 of 100 requests failed, 1 were repeated and went well" in shown
+    assert "takeover: 1 of 100 requests failed, 0 were repeated" in shown
+    assert page(judged).index('id="costliest"') < page(judged).index('id="worst"')
+    assert [one["requests"]["failed"] for one in as_json(judged)["costliest"]] == [2, 1]
 
 
 def test_unavailability_is_weighted_by_the_traffic_that_a_takeover_met():
