@@ -41,6 +41,12 @@ from deploy.options import examples
 @click.option("--etcd", default="trial", show_default=True, help="'trial' for an own one, or endpoints: URL,...")
 @click.option("--etcd-tls-secret", default="", help="Secret with ca.crt; without a login also tls.crt and tls.key.")
 @click.option("--etcd-login-secret", default="", help="Secret with username and password for etcd.")
+@click.option(
+    "--certificates",
+    default="none",
+    show_default=True,
+    help="mTLS between all parts: csi:ISSUER[:KIND[:GROUP]], an issuer of cert-manager for its CSI driver.",
+)
 @click.option("--replicas", default=3, show_default=True, type=click.IntRange(1, 9), help="Control servers.")
 @click.option("--front-replicas", default=2, show_default=True, type=click.IntRange(1, 100), help="Front Envoys.")
 @click.option(
@@ -65,6 +71,7 @@ def kubernetes(
     etcd: str,
     etcd_tls_secret: str,
     etcd_login_secret: str,
+    certificates: str,
     replicas: int,
     front_replicas: int,
     front_service: str,
@@ -78,7 +85,7 @@ def kubernetes(
     Nothing is applied: 'kubectl apply -k DIR/overlays/NAME' does that.
     """
     from deploy.kubernetes.kustomize import files, write
-    from deploy.kubernetes.plan import Plan, choose_images, parse_etcd
+    from deploy.kubernetes.plan import Plan, choose_images, parse_certificates, parse_etcd
     from statesync.spec import load_spec
     from telemetry.setup import service_version
 
@@ -94,6 +101,7 @@ def kubernetes(
         monitoring_namespace=monitoring_namespace,
         cluster_domain=cluster_domain,
         etcd=parse_etcd(etcd, etcd_tls_secret, etcd_login_secret),
+        certificates=parse_certificates(certificates),
     )
     content = files(plan)
     write(content, out)

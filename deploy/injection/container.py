@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from deploy.injection.annotations import TOPOLOGIES, Wishes, quantity
 from deploy.injection.settings import NATIVE, SidecarSettings
 from deploy.injection.shape import Body
+from deploy.kubernetes.certificates import csi_volume, spiffe
+from deploy.kubernetes.names import MEMBER
 from deploy.kubernetes.objects import container_security, from_field, http_probe, port
 from deploy.sidecar_arguments import EtcdAccess, SidecarPlace, SidecarTls, sidecar_arguments
 
@@ -126,17 +128,8 @@ def volumes_for(settings: SidecarSettings, wishes: Wishes) -> list[Body]:
     if certificates and certificates.secret:
         found.append(_secret(TLS, certificates.secret))
     elif certificates:
-        attributes = {
-            "issuer-name": certificates.issuer,
-            "issuer-kind": certificates.issuer_kind,
-            "issuer-group": certificates.issuer_group,
-            "uri-sans": f"spiffe://understudy/{wishes.pool}/member/${{POD_NAME}}",
-            "key-usages": "digital signature,key encipherment,server auth,client auth",
-            **({"fs-group": str(settings.run_as_user)} if settings.run_as_user else {}),
-        }
-        driver = "csi.cert-manager.io"
-        told = {f"{driver}/{name}": value for name, value in attributes.items()}
-        found.append({"name": TLS, "csi": {"driver": driver, "readOnly": True, "volumeAttributes": told}})
+        uri = spiffe(wishes.pool, MEMBER)
+        found.append(csi_volume(TLS, certificates, uri=uri, fs_group=settings.run_as_user))
     if settings.etcd_tls_secret:
         found.append(_secret(ETCD_TLS, settings.etcd_tls_secret))
     if settings.session_keys_secret:

@@ -1,10 +1,12 @@
 """The control servers of a pool: three replicas behind one headless Service, none of which needs the Kubernetes API.
 
 Leader election and truth stay in etcd. On SIGTERM a control server resigns first, so a rollout costs milliseconds of
-leadership; the Envoys' streams go on at another replica.
+leadership; the Envoys' streams go on at another replica. With certificates they are a StatefulSet, and not for their
+state: its pods have names that can stand in a certificate, and that members can dial.
 """
 
 from deploy.arguments import control_arguments
+from deploy.kubernetes.certificates import POD, mounts, variables, volumes
 from deploy.kubernetes.emit import Body, Manifest
 from deploy.kubernetes.names import (
     CONTROL,
@@ -39,8 +41,13 @@ CONTAINER = "control"
 _TRACES = "/var/lib/understudy/traces.sqlite"
 
 
+def kind(plan: Plan) -> str:
+    """What runs control servers: names of their own are worth having only where certificates bear them."""
+    return "StatefulSet" if plan.certificates else "Deployment"
+
+
 def control_manifests(plan: Plan) -> list[Manifest]:
-    """Account, Service, Deployment and disruption budget."""
+    """Account, Service, workload and disruption budget."""
     name, named = control_name(plan.pool), labels(CONTROL, plan.pool)
     match = selector(CONTROL, plan.pool)
     return [
@@ -48,56 +55,83 @@ def control_manifests(plan: Plan) -> list[Manifest]:
             service_account(name, plan.namespace, named),
             about="Control servers ask nothing of the Kubernetes API, so there is no Role and no token.",
         ),
-        Manifest(
-            service(name, plan.namespace, named, match, {"grpc": GRPC_PORT, "http": HTTP_PORT}, clusterIP="None"),
-            about="Headless: Envoy sees every control server and tries the next one at once.",
-        ),
-        Manifest(
-            _deployment(plan),
-            notes={
-                "spec.strategy": "One at a time, and none beside the others: enough nodes for all is all it needs.",
-                "spec.template.spec.terminationGracePeriodSeconds": (
-                    "It resigns, ends its streams and stops within 6 s. No preStop: a successor should lead at once."
-                ),
-                "spec.template.spec.containers.0.args": (
-                    "--insecure: plain text inside the cluster, confined by the network policies. docs/kubernetes.md\n"
-                    "tells how to have mTLS instead."
-                ),
-                "spec.template.spec.containers.0.livenessProbe": (
-                    "Patient on purpose: busy is not dead, and a needless restart is worse than a slow answer."
-                ),
-                "spec.template.spec.volumes.0": "Traces of failovers: gone with the pod, unless OTEL_* sends them on.",
-            },
-        ),
+        Manifest(_service(plan), about="Headless: Envoy sees every control server and tries the next one at once."),
+        Manifest(_workload(plan), notes=_notes(plan)),
         Manifest(disruption_budget(name, plan.namespace, named, match)),
     ]
 
 
+def _notes(plan: Plan) -> dict[str, str]:
+    plain = {
+        "spec.strategy": "One at a time, and none beside the others: enough nodes for all is all it needs.",
+        "spec.template.spec.containers.0.args": (
+            "--insecure: plain text inside the cluster, confined by the network policies. docs/kubernetes.md\n"
+            "tells how to have mTLS instead."
+        ),
+    }
+    secured = {
+        "spec.podManagementPolicy": "They don't wait for one another; names are all that they need of this kind."
+    }
+    return {
+        **(secured if plan.certificates else plain),
+        "spec.template.spec.terminationGracePeriodSeconds": (
+            "It resigns, ends its streams and stops within 6 s. No preStop: a successor should lead at once."
+        ),
+        "spec.template.spec.containers.0.livenessProbe": (
+            "Patient on purpose: busy is not dead, and a needless restart is worse than a slow answer."
+        ),
+        "spec.template.spec.volumes.0": "Traces of failovers: gone with the pod, unless OTEL_* sends them on.",
+    }
+
+
+def host_of(plan: Plan, pod: str = "") -> str:
+    """The DNS name of all control servers, or of one pod among them."""
+    name = f"{control_name(plan.pool)}.{plan.namespace}.svc.{plan.cluster_domain}"
+    return f"{pod}.{name}" if pod else name
+
+
 def arguments(plan: Plan) -> tuple[str, ...]:
     """What a control server's container is started with."""
+    # Members dial what is advertised, and demand it of the certificate.
+    host = host_of(plan, "$(POD_NAME)") if plan.certificates else "$(POD_IP)"
     return control_arguments(
         name="$(POD_NAME)",
         pool=plan.pool,
         etcd=(f"$({ETCD_VARIABLE})",),
         grpc=f"0.0.0.0:{GRPC_PORT}",
         http=f"0.0.0.0:{HTTP_PORT}",
-        advertise_grpc=f"$(POD_IP):{GRPC_PORT}",
-        advertise_http=f"$(POD_IP):{HTTP_PORT}",
+        advertise_grpc=f"{host}:{GRPC_PORT}",
+        advertise_http=f"{host}:{HTTP_PORT}",
         traces=_TRACES,
-        insecure=True,
+        insecure=plan.certificates is None,
     )
 
 
-def _deployment(plan: Plan) -> Body:
+def _service(plan: Plan) -> Body:
+    return service(
+        control_name(plan.pool),
+        plan.namespace,
+        labels(CONTROL, plan.pool),
+        selector(CONTROL, plan.pool),
+        {"grpc": GRPC_PORT, "http": HTTP_PORT},
+        clusterIP="None",
+    )
+
+
+def _workload(plan: Plan) -> Body:
     name, named = control_name(plan.pool), labels(CONTROL, plan.pool)
     match = selector(CONTROL, plan.pool)
+    rollout: Body = {"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}}
+    if plan.certificates:
+        rollout = {"serviceName": name, "podManagementPolicy": "Parallel", "updateStrategy": {"type": "RollingUpdate"}}
+    names = (host_of(plan), host_of(plan, POD))
     return {
         "apiVersion": "apps/v1",
-        "kind": "Deployment",
+        "kind": kind(plan),
         "metadata": meta(name, plan.namespace, named),
         "spec": {
             "replicas": plan.replicas,
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
+            **rollout,
             "selector": {"matchLabels": match},
             "template": {
                 "metadata": {"labels": named},
@@ -113,6 +147,7 @@ def _deployment(plan: Plan) -> Body:
                     "volumes": [
                         {"name": "traces", "emptyDir": {"sizeLimit": "1Gi"}},
                         scratch_volume(),
+                        *volumes(plan.certificates, plan.pool, CONTROL, names),
                     ],
                 },
             },
@@ -129,6 +164,7 @@ def _container(plan: Plan) -> Body:
             from_field("POD_NAME", "metadata.name"),
             from_field("POD_IP", "status.podIP"),
             from_config(ETCD_VARIABLE, ETCD_CONFIG, ETCD_VARIABLE),
+            *variables(plan.certificates),
         ],
         "ports": [port("grpc", GRPC_PORT), port("http", HTTP_PORT)],
         "startupProbe": http_probe("/healthz", "http", period=2, failures=30),
@@ -139,5 +175,6 @@ def _container(plan: Plan) -> Body:
         "volumeMounts": [
             {"name": "traces", "mountPath": "/var/lib/understudy"},
             scratch_mount(),
+            *mounts(plan.certificates),
         ],
     }

@@ -5,8 +5,11 @@ Everything but the control servers' address comes over xDS. On deletion Envoy fi
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
+from deploy.kubernetes.certificates import CA, CERT, KEY, mounts, volumes
+from deploy.kubernetes.control import host_of
 from deploy.kubernetes.emit import Body, Manifest
 from deploy.kubernetes.names import (
     FRONT,
@@ -14,7 +17,6 @@ from deploy.kubernetes.names import (
     FRONT_PORT,
     FRONT_STATUS_PORT,
     GRPC_PORT,
-    control_name,
     front_name,
     labels,
     selector,
@@ -35,11 +37,14 @@ from deploy.kubernetes.objects import (
 )
 from deploy.kubernetes.plan import Plan, digest
 from proxy.bootstrap import bootstrap, options
+from proxy.envoy_tls import EnvoyTls, secret_files, transport_socket
 
 CONTAINER = "envoy"
 BOOTSTRAP_FILE = "bootstrap.json"
 DRAIN_SECONDS = 15
 _BOOTSTRAP_DIRECTORY = "/etc/understudy"
+_NODE = "node"
+"""What an Envoy is in its certificate."""
 
 
 def front_manifests(plan: Plan) -> list[Manifest]:
@@ -54,7 +59,7 @@ def front_manifests(plan: Plan) -> list[Manifest]:
                 "kind": "ConfigMap",
                 "metadata": meta(bootstrap_name(plan), plan.namespace, named),
                 "immutable": True,
-                "data": {BOOTSTRAP_FILE: _bootstrap_text(plan)},
+                "data": configuration(plan),
             },
             about="The name ends in a digest of the content, so that Envoys are replaced when it changes.",
         ),
@@ -82,19 +87,29 @@ def front_manifests(plan: Plan) -> list[Manifest]:
 
 def front_bootstrap(plan: Plan) -> dict[str, Any]:
     """The bootstrap; ``--service-node`` on the command line takes the place of its node id."""
+    xds = [f"{host_of(plan)}:{GRPC_PORT}"]
     return bootstrap(
         node_id=front_name(plan.pool),
         pool=plan.pool,
         listen=f"0.0.0.0:{FRONT_PORT}",
-        xds_addresses=[f"{control_name(plan.pool)}.{plan.namespace}.svc.{plan.cluster_domain}:{GRPC_PORT}"],
+        xds_addresses=xds,
         admin=f"127.0.0.1:{FRONT_ADMIN_PORT}",
         status=f"0.0.0.0:{FRONT_STATUS_PORT}",
+        transport_socket=transport_socket(Path(_BOOTSTRAP_DIRECTORY), xds) if plan.certificates else None,
     )
+
+
+def configuration(plan: Plan) -> dict[str, str]:
+    """The files that Envoy reads at start, by name: its bootstrap, and where its certificates are."""
+    files = {BOOTSTRAP_FILE: front_bootstrap(plan)}
+    if plan.certificates:
+        files |= secret_files(EnvoyTls(Path(CERT), Path(KEY), Path(CA)))
+    return {name: json.dumps(content, indent=1) + "\n" for name, content in files.items()}
 
 
 def bootstrap_name(plan: Plan) -> str:
     """The name of the ConfigMap with the bootstrap."""
-    return f"{front_name(plan.pool)}-{digest(_bootstrap_text(plan))}"
+    return f"{front_name(plan.pool)}-{digest(*configuration(plan).values())}"
 
 
 def drain_command(admin_port: int = FRONT_ADMIN_PORT, seconds: int = DRAIN_SECONDS) -> list[str]:
@@ -111,10 +126,6 @@ def arguments() -> tuple[str, ...]:
         *("--service-node", "$(POD_NAME)"),
         *options(concurrency=2, log_level="warning", drain=DRAIN_SECONDS),
     )
-
-
-def _bootstrap_text(plan: Plan) -> str:
-    return json.dumps(front_bootstrap(plan), indent=1) + "\n"
 
 
 def _service(plan: Plan) -> Body:
@@ -152,7 +163,10 @@ def _deployment(plan: Plan) -> Body:
                     "affinity": rather_apart(match),
                     "topologySpreadConstraints": spread(match),
                     "containers": [_container(plan)],
-                    "volumes": [{"name": "bootstrap", "configMap": {"name": bootstrap_name(plan)}}],
+                    "volumes": [
+                        {"name": "bootstrap", "configMap": {"name": bootstrap_name(plan)}},
+                        *volumes(plan.certificates, plan.pool, _NODE),
+                    ],
                 },
             },
         },
@@ -171,5 +185,8 @@ def _container(plan: Plan) -> Body:
         "lifecycle": {"preStop": {"exec": {"command": drain_command()}}},
         "resources": resources("500m", "256Mi", limit="1Gi"),
         "securityContext": container_security(),
-        "volumeMounts": [{"name": "bootstrap", "mountPath": _BOOTSTRAP_DIRECTORY, "readOnly": True}],
+        "volumeMounts": [
+            {"name": "bootstrap", "mountPath": _BOOTSTRAP_DIRECTORY, "readOnly": True},
+            *mounts(plan.certificates),
+        ],
     }

@@ -51,10 +51,11 @@ def sidecar_settings(plan: Plan, etcd: Etcd | None = None) -> SidecarSettings:
     """The sidecar that pods get; ``etcd`` says how to get into the operator's own."""
     variable = (f"$({ETCD_VARIABLE})",)
     if etcd is None:
-        return SidecarSettings(image=plan.images.sidecar, etcd=variable)
+        return SidecarSettings(image=plan.images.sidecar, etcd=variable, peer_certificates=plan.certificates)
     return SidecarSettings(
         image=plan.images.sidecar,
         etcd=variable,
+        peer_certificates=plan.certificates,
         etcd_tls_secret=etcd.tls_secret,
         etcd_client_certificate=bool(etcd.tls_secret and not etcd.login_secret),
         etcd_credentials_secret=etcd.login_secret,

@@ -4,6 +4,7 @@
 the network policies let it where the commands look.
 """
 
+from deploy.kubernetes.certificates import mounts, variables, volumes
 from deploy.kubernetes.emit import Body, Manifest
 from deploy.kubernetes.names import ETCD_CONFIG, ETCD_VARIABLE, OPERATOR, labels, operator_name, selector
 from deploy.kubernetes.objects import (
@@ -53,7 +54,10 @@ def _deployment(plan: Plan) -> Body:
                     "terminationGracePeriodSeconds": 1,
                     "securityContext": pod_security(),
                     "containers": [_container(plan)],
-                    "volumes": [{"name": SCRATCH_VOLUME, "emptyDir": {"sizeLimit": "2Gi"}}],
+                    "volumes": [
+                        {"name": SCRATCH_VOLUME, "emptyDir": {"sizeLimit": "2Gi"}},
+                        *volumes(plan.certificates, plan.pool, OPERATOR),
+                    ],
                 },
             },
         },
@@ -69,8 +73,9 @@ def _container(plan: Plan) -> Body:
         "env": [
             from_config(ETCD_VARIABLE, ETCD_CONFIG, ETCD_VARIABLE),
             {"name": "UNDERSTUDY_POOL", "value": plan.pool},
+            *variables(plan.certificates),
         ],
         "resources": resources("10m", "32Mi", limit="512Mi"),
         "securityContext": container_security(),
-        "volumeMounts": [scratch_mount()],
+        "volumeMounts": [scratch_mount(), *mounts(plan.certificates)],
     }

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deploy.errors import DeployError
+from deploy.injection.settings import BadSetting, PeerCertificates
 from deploy.kubernetes.names import ETCD_PORT
 from deploy.ports import split_address
 from statesync.spec import PoolSpec
@@ -58,7 +59,8 @@ class Plan:
 
     ``etcd`` is None where only the trial's own etcd is to be used. ``app_namespace`` is where the application's pods
     are, ``app_port`` the port at which they serve; ``replicas`` counts control servers, ``front_replicas`` Envoys.
-    ``example_members`` of the example application are part of the trial.
+    ``example_members`` of the example application are part of the trial. ``certificates`` is the issuer of everybody's,
+    None for plain text.
     """
 
     spec: PoolSpec
@@ -72,6 +74,7 @@ class Plan:
     monitoring_namespace: str = "monitoring"
     cluster_domain: str = "cluster.local"
     etcd: Etcd | None = None
+    certificates: PeerCertificates | None = None
     example_members: int = 3
 
     def __post_init__(self) -> None:
@@ -135,6 +138,19 @@ def parse_etcd(text: str, tls_secret: str = "", login_secret: str = "") -> Etcd 
     if not endpoints:
         raise DeployError("--etcd: say 'trial', or name endpoints like https://etcd-0.etcd.data.svc:2379")
     return Etcd(endpoints, tls_secret, login_secret)
+
+
+def parse_certificates(text: str) -> PeerCertificates | None:
+    """``--certificates``: ``none`` or ``csi:ISSUER[:KIND[:GROUP]]``. Raises :class:`DeployError`."""
+    try:
+        found = PeerCertificates.parse(text)
+    except BadSetting:
+        found = PeerCertificates(secret=text)
+    if found is not None and found.secret:
+        raise DeployError(
+            f"--certificates {text!r}: say none, or csi:ISSUER[:KIND[:GROUP]] for an issuer of cert-manager"
+        )
+    return found
 
 
 def host_and_port(endpoint: str) -> tuple[str, int]:

@@ -34,7 +34,7 @@ def production(plan: Plan, etcd: Etcd) -> Folder:
 def _apart(plan: Plan) -> Manifest:
     pod = {"affinity": apart(selector(CONTROL, plan.pool))}
     return Manifest(
-        _patch("apps/v1", "Deployment", control_name(plan.pool), plan, pod),
+        _patch("apps/v1", control.kind(plan), control_name(plan.pool), plan, pod),
         about="No two control servers on one node: it takes as many nodes as there are of them.",
     )
 
@@ -50,7 +50,7 @@ def _injector(plan: Plan, etcd: Etcd) -> Manifest:
 def _access(plan: Plan, etcd: Etcd) -> list[Manifest]:
     """Patches that give every client of etcd its certificates and password."""
     clients = [
-        ("apps/v1", "Deployment", control_name(plan.pool), control.CONTAINER),
+        ("apps/v1", control.kind(plan), control_name(plan.pool), control.CONTAINER),
         ("apps/v1", "Deployment", operator_name(plan.pool), operator.CONTAINER),
         ("batch/v1", "Job", pool.spec_name(plan), pool.CONTAINER),
     ]

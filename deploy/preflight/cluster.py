@@ -38,6 +38,7 @@ class Cluster:
     nodes: Sequence[Body] = ()
     namespaces: Sequence[Body] = ()
     definitions: frozenset[str] = frozenset()
+    drivers: frozenset[str] | None = None
     daemon_sets: Sequence[Body] = ()
     webhooks: Sequence[Body] = ()
     secrets: Sequence[Body] = ()
@@ -65,6 +66,7 @@ async def look_at_cluster(objects: Sequence[Body], context: str = "") -> Cluster
         "nodes": ("get", "nodes"),
         "namespaces": ("get", "namespaces"),
         "definitions": ("get", "customresourcedefinitions"),
+        "drivers": ("get", "csidrivers"),
         "daemon_sets": ("get", "daemonsets", "--all-namespaces"),
         "webhooks": ("get", "mutatingwebhookconfigurations"),
         "slices": ("get", "endpointslices", "--namespace", space, "-l", f"kubernetes.io/service-name={INJECTOR_NAME}"),
@@ -72,11 +74,14 @@ async def look_at_cluster(objects: Sequence[Body], context: str = "") -> Cluster
     found = dict(zip(listings, await asyncio.gather(*(kubectl.items(*one) for one in listings.values())), strict=True))
     secret = await kubectl.ask("get", "secret", CERTIFICATES, "--namespace", space, "--ignore-not-found")
     found["secrets"] = [secret] if secret else []
-    definitions = frozenset(one["metadata"]["name"] for one in found.pop("definitions"))
+    definitions, drivers = (
+        frozenset(one["metadata"]["name"] for one in found.pop(listing)) for listing in ("definitions", "drivers")
+    )
     wanted = sorted({resource_of(one) for one in objects})
     answers = await asyncio.gather(*(kubectl.may_create(one, space) for one in wanted))
     rights = dict(zip(wanted, answers, strict=True))
-    return Cluster(version, definitions=definitions, rights=rights, refused=kubectl.refused, **found)
+    known = None if "get csidrivers" in kubectl.refused else drivers
+    return Cluster(version, definitions=definitions, drivers=known, rights=rights, refused=kubectl.refused, **found)
 
 
 def _home(objects: Iterable[Body]) -> str:
@@ -155,6 +160,9 @@ def judge_cluster(cluster: Cluster, objects: Sequence[Body], now: datetime) -> l
             AREA, "namespaces take part", _spaces(cluster, objects), f"kubectl label namespace ... {INJECTION}=enabled"
         ),
         *judged(AREA, "resource definitions are there", _undefined(cluster, objects), "install what brings them"),
+        *judged(
+            AREA, "what mounts the volumes is there", _drivers(cluster, objects), "install cert-manager's csi-driver"
+        ),
         *judged(AREA, "network policies are enforced", _network(cluster), "ask who runs the network", Level.WARN),
         *_webhook(cluster, now),
     ]
@@ -235,6 +243,18 @@ def _undefined(cluster: Cluster, objects: Sequence[Body]) -> list[str]:
     if not cluster.definitions:
         return []
     return [f"{one} is not defined" for one in sorted(wanted - cluster.definitions)]
+
+
+def _drivers(cluster: Cluster, objects: Sequence[Body]) -> list[str]:
+    if cluster.drivers is None:
+        return []
+    wanted = {
+        str(volume["csi"]["driver"])
+        for one in workloads(objects)
+        for volume in one.pod.get("volumes") or ()
+        if "csi" in volume
+    }
+    return [f"CSI driver {name} is not installed" for name in sorted(wanted - cluster.drivers)]
 
 
 def _network(cluster: Cluster) -> list[str]:

@@ -198,6 +198,20 @@ def test_a_network_that_may_not_enforce_policies_is_told():
     assert "plain text" in told(cluster(daemon_sets=[named("kube-flannel-ds")]), Level.WARN).popitem()[1]
 
 
+def test_a_driver_that_would_mount_the_certificates_is_missed(tmp_path):
+    result, out = render(tmp_path, "--certificates", "csi:understudy:ClusterIssuer")
+    assert result.exit_code == 0, result.output
+    objects = load(out / "overlays" / "trial")
+
+    def missed(drivers):
+        found = judge_cluster(cluster(drivers=drivers), objects, NOW)
+        return [one.detail for one in found if one.what == "what mounts the volumes is there" and one.detail]
+
+    assert missed(frozenset({"ebs.csi.aws.com"})) == ["CSI driver csi.cert-manager.io is not installed"]
+    assert missed(frozenset({"csi.cert-manager.io"})) == []
+    assert missed(None) == [], "nobody could look"
+
+
 WEBHOOK = {
     "kind": "MutatingWebhookConfiguration",
     "metadata": {"name": "understudy-injector"},
