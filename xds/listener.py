@@ -29,9 +29,6 @@ from envoy_data_plane.google.protobuf import Any, Struct, Value
 from xds.envoy_telemetry import request_reports, server_errors, tracing
 from xds.resources import RETRY_BUFFER, ads_source, routes_name, socket_address
 
-NOBODY = "192.0.2.0"
-"""An address that nobody has (RFC 5737)."""
-
 
 def listener_name(pool: str) -> str:
     """Name of the pool's listener."""
@@ -108,7 +105,7 @@ def _nobody_is_internal() -> HttpConnectionManagerInternalAddressConfig:
     """No caller is trusted for its address alone: ``x-envoy-retry-on`` of its own could repeat a plain POST.
 
     Left out, this depends on the version of Envoy, and without ranges 1.40 takes loopback and private addresses for
-    internal ones. So the only range is one that nobody has.
+    internal ones. So the only range is one that is reserved for documentation (RFC 5737).
     """
-    nobody = CidrRange(address_prefix=NOBODY, prefix_len=32)
+    nobody = CidrRange(address_prefix="192.0.2.0", prefix_len=32)
     return HttpConnectionManagerInternalAddressConfig(cidr_ranges=[nobody])

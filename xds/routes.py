@@ -66,6 +66,17 @@ REPEATABLE_METHODS = "GET|HEAD|OPTIONS|TRACE"
 IDEMPOTENCY_KEY = "idempotency-key"
 """A request of another method that carries this header may be repeated as well."""
 
+_WISHES_OF_CALLERS = (
+    "x-envoy-retry-on",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-max-retries",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retriable-header-names",
+    "x-envoy-hedge-on-per-try-timeout",
+)
+"""Headers by which a caller that Envoy trusts for its address could have a plain POST repeated. Whom it trusts is the
+listener's business, and in a mesh that is not ours."""
+
 # Field numbers in route.proto and route_components.proto, for what is put together from bytes.
 _CONFIGURATION_VIRTUAL_HOSTS = 2
 _VIRTUAL_HOST_ROUTES = 3
@@ -111,6 +122,8 @@ def ordered_route_configuration(
 ) -> bytes:
     """The same for one cluster that takes its hosts from :data:`ORDER_HEADER`, which a client cannot set itself.
 
+    Nor can a client have its own way with repeats.
+
     Args:
         name: of the route configuration.
         terms: what the spec says.
@@ -120,9 +133,11 @@ def ordered_route_configuration(
         body_limit: bytes of a body that are kept so that it can be sent again.
     """
     frames = _frames(terms, by_priority=False)
-    host = VirtualHost(name=name, request_body_buffer_limit=body_limit)
+    host = VirtualHost(
+        name=name, request_body_buffer_limit=body_limit, request_headers_to_remove=list(_WISHES_OF_CALLERS)
+    )
     if not any_hosts:
-        host.request_headers_to_remove = [ORDER_HEADER]
+        host.request_headers_to_remove.append(ORDER_HEADER)
         return _configuration(host, frames, _to(cluster), _to(cluster))
     to_any = _weighted((_ordered_entry(cluster, hosts) for hosts in any_hosts), hashed=False)
     slots = _weighted((_ordered_entry(cluster, hosts) for hosts in slot_hosts), hashed=True)

@@ -26,6 +26,10 @@ PART = "mesh"
 BOOTSTRAP_FROM_ISTIOD = "BOOTSTRAP_XDS_AGENT"
 """What an agent must have in its environment to fetch the bootstrap from istiod, which alone applies patches to it."""
 
+PREPARED = "UNDERSTUDY"
+"""Node metadata of proxies that were started with the above: only their routes may come from the control servers. Envoy
+takes RDS from a cluster that it lacks without a word, and answers 404 when it has waited long enough."""
+
 AFTER_OTHERS = 10
 """Priority of our patches: after those of others, whose priority is 0 unless they say otherwise."""
 
@@ -145,13 +149,13 @@ def proxy_side(plan: Plan) -> list[Manifest]:
                 "metadata": meta(_bootstrap_name(plan.selector), plan.proxy_namespace, labels(PART)),
                 "spec": {
                     "selector": {"matchLabels": dict(plan.selector)},
-                    "environmentVariables": {BOOTSTRAP_FROM_ISTIOD: "true"},
+                    "environmentVariables": {BOOTSTRAP_FROM_ISTIOD: "true", f"ISTIO_META_{PREPARED}": "true"},
                 },
             },
             about=(
                 "Has the proxies' agents fetch their bootstrap from istiod, without which the next resource has no\n"
                 "effect. Read when a pod is injected, so restart the pods. Istio allows one such resource per pod, so\n"
-                "all pools have this one in common; if you have one for these pods, put the variable into yours."
+                "all pools have this one in common; if you have one for these pods, put the variables into yours."
             ),
         ),
         Manifest(
@@ -180,8 +184,8 @@ def slot_routing(plan: Plan) -> list[Manifest]:
                 plan.proxy_namespace,
                 labels(PART, plan.pool),
                 plan.selector,
-                _patch("CLUSTER", context, patches.cluster(), cluster=service),
-                _patch("NETWORK_FILTER", context, patches.routes(plan), listener=listener),
+                _patch("CLUSTER", context, patches.cluster(), _READY, cluster=service),
+                _patch("NETWORK_FILTER", context, patches.routes(plan), _READY, listener=listener),
             ),
             notes={
                 "spec.configPatches.0": "The Service's cluster takes its hosts from the order that the route names.",
@@ -282,10 +286,13 @@ def _filter(name: str, namespace: str, named: Mapping[str, str], pods: Mapping[s
     }
 
 
-def _patch(apply_to: str, context: str, value: patches.Fragment, **match: Any) -> Body:  # noqa: ANN401 - JSON
+_READY = {"metadata": {PREPARED: "true"}}
+
+
+def _patch(apply_to: str, context: str, value: patches.Fragment, proxy: Body | None = None, **match: Body) -> Body:
     return {
         "applyTo": apply_to,
-        "match": {"context": context, "proxy": {"proxyVersion": proxy_versions()}, **match},
+        "match": {"context": context, "proxy": {"proxyVersion": proxy_versions(), **(proxy or {})}, **match},
         "patch": {"operation": "MERGE", "value": value},
     }
 

@@ -10,7 +10,6 @@ from typing import Any
 from deploy.istio.plan import Plan
 from deploy.kubernetes.names import GRPC_PORT
 from proxy.bootstrap import XDS_CLUSTER, reconnect, xds_cluster
-from xds.listener import NOBODY
 from xds.mesh import mesh_routes_name
 from xds.routes import IDEMPOTENCY_KEY, ORDER_HEADER, REPEATABLE_METHODS, RETRY_HEADER, RETRY_SAFE
 
@@ -62,10 +61,7 @@ def cluster() -> Fragment:
 
 
 def routes(plan: Plan) -> Fragment:
-    """The listener's routes, from the control servers instead of istiod.
-
-    At a gateway no caller counts as internal for its address: its ``x-envoy-retry-on`` could repeat a plain POST.
-    """
+    """The listener's routes, from the control servers instead of istiod."""
     manager: Fragment = {
         "@type": _HCM,
         "rds": {
@@ -84,8 +80,6 @@ def routes(plan: Plan) -> Fragment:
             },
         },
     }
-    if plan.mode == "gateway":
-        manager["internal_address_config"] = {"cidr_ranges": [{"address_prefix": NOBODY, "prefix_len": 32}]}
     return {"name": HCM_NAME, "typed_config": manager}
 
 

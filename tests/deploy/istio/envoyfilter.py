@@ -13,7 +13,7 @@ import copy
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any as Anything
 
@@ -30,24 +30,25 @@ _VALUES: dict[str, type[Message]] = {"BOOTSTRAP": Bootstrap, "CLUSTER": Cluster,
 
 @dataclass(frozen=True)
 class Proxy:
-    """A proxy as istiod knows it."""
+    """A proxy as istiod knows it; one that was restarted after ``1-prepare`` unless its metadata say otherwise."""
 
     context: str
     namespace: str
     labels: Mapping[str, str]
     version: str = "1.29.0"
+    metadata: Mapping[str, str] = field(default_factory=lambda: {"UNDERSTUDY": "true"})
 
 
 def merge(into: Message, patch: Message) -> None:
     """Merge ``patch`` into ``into``."""
-    for field in dataclasses.fields(patch):
-        meta, value = FieldMetadata.get(field), getattr(patch, field.name)
+    for one in dataclasses.fields(patch):
+        meta, value = FieldMetadata.get(one), getattr(patch, one.name)
         if not _is_there(value, meta):
             continue
         if meta.group:
-            _clear_others(into, meta.group, field.name)
-        old = getattr(into, field.name)
-        setattr(into, field.name, _merged(old, copy.deepcopy(value), meta))
+            _clear_others(into, meta.group, one.name)
+        old = getattr(into, one.name)
+        setattr(into, one.name, _merged(old, copy.deepcopy(value), meta))
 
 
 def _merged(old: Anything, new: Anything, meta: FieldMetadata) -> Anything:
@@ -72,9 +73,9 @@ def _is_there(value: Anything, meta: FieldMetadata) -> bool:
 
 
 def _clear_others(message: Message, group: str, keep: str) -> None:
-    for field in dataclasses.fields(message):
-        if field.name != keep and FieldMetadata.get(field).group == group:
-            setattr(message, field.name, None)
+    for one in dataclasses.fields(message):
+        if one.name != keep and FieldMetadata.get(one).group == group:
+            setattr(message, one.name, None)
 
 
 def effective(filters: Iterable[Mapping[str, Anything]], proxy: Proxy) -> list[Mapping[str, Anything]]:
@@ -93,10 +94,12 @@ def effective(filters: Iterable[Mapping[str, Anything]], proxy: Proxy) -> list[M
 
 
 def _is_for(patch: Mapping[str, Anything], proxy: Proxy) -> bool:
-    version = patch["match"].get("proxy", {}).get("proxyVersion", "")
+    wanted = patch["match"].get("proxy", {})
     # Go's regexp matches anywhere, as ``re.search`` does. The bootstrap is patched whatever the context.
-    return (not version or re.search(version, proxy.version) is not None) and (
-        patch["applyTo"] == "BOOTSTRAP" or patch["match"]["context"] in ("ANY", proxy.context)
+    return (
+        re.search(wanted.get("proxyVersion", ""), proxy.version) is not None
+        and wanted.get("metadata", {}).items() <= proxy.metadata.items()
+        and (patch["applyTo"] == "BOOTSTRAP" or patch["match"]["context"] in ("ANY", proxy.context))
     )
 
 

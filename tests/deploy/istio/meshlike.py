@@ -195,6 +195,8 @@ class Istiod:
                 _http_filter("router", "router.v3.Router"),
             ],
             "use_remote_address": self.proxy.context == "GATEWAY",
+            # As with meshNetworks: private addresses, and here loopback, are callers to be trusted.
+            "internal_address_config": {"cidr_ranges": [{"address_prefix": "127.0.0.0", "prefix_len": 8}]},
             "stream_idle_timeout": "0s",
             "normalize_path": True,
             "path_with_escaped_slashes_action": "KEEP_UNCHANGED",

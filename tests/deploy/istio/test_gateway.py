@@ -122,6 +122,10 @@ async def test_slots_are_switched_on_and_off_by_one_directory(tmp_path: Path) ->
         assert {await scene.served_by("key-2", **spoofed) for _ in range(10)} == {owner}
         assert len({await scene.served_by(**spoofed) for _ in range(40)}) == 3
 
+        wish = {"x-envoy-retry-on": "retriable-status-codes", "x-envoy-retriable-status-codes": "404"}
+        async with scene.http.post(f"{scene.url}/nowhere", headers=wish) as answer:
+            assert (answer.status, answer.headers["x-envoy-attempt-count"]) == (404, "1")
+
         os.kill(scene.pool.processes["control-1"].pid, signal.SIGSTOP)
         try:
             assert await scene.misrouted() == []

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,16 @@ def test_proxies_that_cannot_keep_their_routes(version: str):
     old = Proxy(GATEWAY.context, GATEWAY.namespace, GATEWAY.labels, version)
     assert effective(filters, old) == []
     assert len(effective(filters, GATEWAY)) == 3
+
+
+def test_proxies_that_were_not_restarted_keep_their_routes():
+    plan = Plan(PoolSpec(pool="cart", mesh=Mesh(host="cart-slots.cart.svc.cluster.local")), "gateway", (1, 29))
+    (config,) = (body for body in resources_of(plan, PREPARE) if body["kind"] == "ProxyConfig")
+    environment = config["spec"]["environmentVariables"]
+    told = {name.removeprefix("ISTIO_META_"): value for name, value in environment.items() if "ISTIO_META_" in name}
+    before, after = (replace(GATEWAY, metadata=metadata) for metadata in ({}, told))
+    assert effective(envoy_filters(plan, ROUTE), before) == []
+    assert len(effective(envoy_filters(plan, ROUTE), after)) == 2
 
 
 def test_a_gateway_of_two_pools_gets_two_clusters_of_control_servers():

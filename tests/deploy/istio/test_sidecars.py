@@ -276,3 +276,7 @@ async def test_calls_go_by_slot_over_mtls_and_what_dies_behind_a_living_proxy_is
         web.notes.with_name("notes.go").touch()
         assert set(await asyncio.gather(*may)) == {(200, second)}
         assert {(await web.ask("POST"))[0] for _ in range(40)} == {200}
+
+        large = b"x" * 1_500_000
+        async with web.http.post(f"{web.url}/", data=large, headers={"x-session-id": key}) as answer:
+            assert (answer.status, answer.headers["x-body-bytes"]) == (200, str(len(large)))
