@@ -14,7 +14,8 @@ from statesync.spec import PoolSpec
 ENVOY_IMAGE = "docker.io/envoyproxy/envoy:v1.40.0"
 ETCD_IMAGE = "gcr.io/etcd-development/etcd:v3.5.21"
 _LABEL = re.compile(r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$")
-_POOL_LABEL = re.compile(r"^[a-z0-9]([-a-z0-9]{0,53}[a-z0-9])?$")
+_POOL_LABEL = re.compile(r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$")
+"""Short enough for all names and labels that Kubernetes makes of it, those of a StatefulSet's revisions too."""
 _IMAGE = re.compile(r"^[a-z0-9][a-z0-9._:/-]*(:[A-Za-z0-9._-]+)?(@sha256:[0-9a-f]{64})?$")
 
 
@@ -81,7 +82,7 @@ class Plan:
         """Refuse what Kubernetes would refuse, or what would not work. Raises :class:`DeployError`."""
         if not _POOL_LABEL.match(self.pool):
             raise DeployError(
-                f"pool {self.pool!r} cannot name Kubernetes Services: use at most 55 of a-z 0-9 -, without dots"
+                f"pool {self.pool!r} cannot name Kubernetes Services: use at most 40 of a-z 0-9 -, without dots"
             )
         for option, name in (
             ("--namespace", self.namespace),

@@ -151,8 +151,9 @@ def test_what_cannot_work_is_refused_in_a_line(tmp_path, arguments, complaint):
     assert not out.exists()
 
 
-def test_a_pool_whose_name_no_service_can_have_is_refused(tmp_path):
-    refused, _ = render(tmp_path, spec=SPEC.replace("cart", "shop.cart"))
+@pytest.mark.parametrize("name", ["shop.cart", "c" * 41])
+def test_a_pool_whose_name_no_service_can_have_is_refused(tmp_path, name):
+    refused, _ = render(tmp_path, spec=SPEC.replace("cart", name))
 
     assert refused.exit_code == 2
     assert "without dots" in refused.output
