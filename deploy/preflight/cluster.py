@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from deploy.injection.webhook import CERTIFICATES
+from deploy.istio.plan import OLDEST as ISTIO
 from deploy.kubernetes.emit import Body
 from deploy.kubernetes.inventory import workloads
 from deploy.kubernetes.names import INJECT, INJECTION, INJECTOR_NAME, POOL
@@ -43,6 +44,7 @@ class Cluster:
     webhooks: Sequence[Body] = ()
     secrets: Sequence[Body] = ()
     slices: Sequence[Body] = ()
+    istiods: Sequence[Body] = ()
     rights: Mapping[str, bool] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
 
@@ -70,6 +72,7 @@ async def look_at_cluster(objects: Sequence[Body], context: str = "") -> Cluster
         "daemon_sets": ("get", "daemonsets", "--all-namespaces"),
         "webhooks": ("get", "mutatingwebhookconfigurations"),
         "slices": ("get", "endpointslices", "--namespace", space, "-l", f"kubernetes.io/service-name={INJECTOR_NAME}"),
+        "istiods": ("get", "deployments", "--all-namespaces", "-l", "app=istiod"),
     }
     found = dict(zip(listings, await asyncio.gather(*(kubectl.items(*one) for one in listings.values())), strict=True))
     secret = await kubectl.ask("get", "secret", CERTIFICATES, "--namespace", space, "--ignore-not-found")
@@ -165,6 +168,7 @@ def judge_cluster(cluster: Cluster, objects: Sequence[Body], now: datetime) -> l
         ),
         *judged(AREA, "network policies are enforced", _network(cluster), "ask who runs the network", Level.WARN),
         *_webhook(cluster, now),
+        *_istio(cluster),
     ]
 
 
@@ -297,3 +301,14 @@ def _webhook(cluster: Cluster, now: datetime) -> Iterator[Finding]:
         and matches(hook.get("namespaceSelector") or {}, one["metadata"].get("labels") or {})
     ]
     yield from judged(AREA, "the webhook keeps out of the system's namespaces", strangers, "take the label off them")
+
+
+def _istio(cluster: Cluster) -> Iterator[Finding]:
+    """Whether the mesh, if there is one, could route by slots itself; front Envoys of ours don't need it to."""
+    what = f"Istio could route by slots ({ISTIO[0]}.{ISTIO[1]})"
+    for one in cluster.istiods:
+        tags = [str(each.get("image", "")).rpartition(":")[2] for made in workloads([one]) for each in made.containers]
+        old = [f"istiod is {tag}" for tag in tags if (0, 0) < _number(tag) < ISTIO]
+        yield from judged(
+            AREA, what, old, "put front Envoys of your own before the members, as 'render kubernetes' does", Level.WARN
+        )

@@ -16,6 +16,7 @@ from deploy.kubernetes.names import (
     ETCD,
     ETCD_CONFIG,
     ETCD_VARIABLE,
+    FRONT,
     INJECT,
     INJECTION,
     INSTANCE,
@@ -32,6 +33,8 @@ from statesync.etcd import EndpointStatus
 from statesync.spec import PoolSpec, SpecError, parse_spec
 
 AREA = "manifests"
+OLDEST_ENVOY = (1, 37)
+"""The first that picks a cluster by hash and matches cookies, as the routes do."""
 _STRANGER = Pod("a-namespace-of-somebody-else", {"app": "stranger"})
 _DOCUMENTATION_ADDRESS = "192.0.2.1"
 """Stands for an address that nobody can know here (RFC 5737)."""
@@ -55,6 +58,7 @@ def judge_manifests(objects: Sequence[Body], now: datetime) -> list[Finding]:
         *judged(AREA, "plain text is confined", _open_ports(objects, made), "add the policies, or use certificates"),
         *judged(AREA, "control servers are redundant", _few(made), "render with --replicas 3", Level.WARN),
         *judged(AREA, "members' namespaces take part", _uninjected(objects, made), f"label it {INJECTION}=enabled"),
+        *judged(AREA, "Envoy knows all that it is sent", _old_envoys(made), "use 1.37 or newer"),
         *_etcd_findings(made),
         *_spec_findings(objects, made),
         *webhook_findings(objects, now),
@@ -66,6 +70,15 @@ def _tags(made: Iterable[Workload]) -> list[str]:
     return [
         f"{image} may become another image under the same name" for image in sorted(images) if "@sha256:" not in image
     ]
+
+
+def _old_envoys(made: Iterable[Workload]) -> Iterator[str]:
+    """Front Envoys that would drop a part of their routes without a word, and scatter the sessions."""
+    for one in made:
+        for container in one.containers if one.labels.get(COMPONENT) == FRONT else ():
+            version = re.search(r":v?(\d+)\.(\d+)", str(container.get("image", "")))
+            if version and (int(version[1]), int(version[2])) < OLDEST_ENVOY:
+                yield f"{one.where}: {container['image']} does not match cookies"
 
 
 def _few(made: Iterable[Workload]) -> Iterator[str]:

@@ -212,6 +212,21 @@ def test_a_driver_that_would_mount_the_certificates_is_missed(tmp_path):
     assert missed(None) == [], "nobody could look"
 
 
+def istiod(tag):
+    container = {"name": "discovery", "image": f"docker.io/istio/pilot:{tag}"}
+    template = {"metadata": {"labels": {"app": "istiod"}}, "spec": {"containers": [container]}}
+    return {
+        "kind": "Deployment",
+        "metadata": {"name": "istiod", "namespace": "istio-system"},
+        "spec": {"template": template},
+    }
+
+
+def test_a_mesh_that_cannot_route_by_slots_is_told():
+    assert "istiod is 1.24.2-distroless" in told(cluster(istiods=[istiod("1.24.2-distroless")]), Level.WARN).values()
+    assert not any("Istio" in what for what in told(cluster(istiods=[istiod("1.30.0")]), Level.WARN))
+
+
 WEBHOOK = {
     "kind": "MutatingWebhookConfiguration",
     "metadata": {"name": "understudy-injector"},

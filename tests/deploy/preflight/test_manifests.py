@@ -86,6 +86,10 @@ def too_few_members(objects):
     find(objects, "StatefulSet", "cart")["spec"]["replicas"] = 2
 
 
+def old_envoy(objects):
+    container(objects, "Deployment", "front-cart")["image"] = "docker.io/envoyproxy/envoy:v1.31.0"
+
+
 def lonely_control(objects):
     find(objects, "Deployment", "control-cart")["spec"]["replicas"] = 1
 
@@ -98,6 +102,7 @@ BREAKAGES = [
     (unlabelled, Level.FAIL, "namespace cart has no label understudy.io/injection"),
     (broken_spec, Level.FAIL, "slotz"),
     (too_few_members, Level.WARN, "wants 3 copies of every slot and has 2 member(s)"),
+    (old_envoy, Level.FAIL, "does not match cookies"),
     (lonely_control, Level.WARN, "has one replica"),
 ]
 
