@@ -35,17 +35,21 @@ DAY = dt.timedelta(days=1)
 QUICK = Lifetimes(authority=3000, certificate=900, settle=60)
 
 
-def handshake(material: Material, trusted: bytes, host: str = HOSTS[0], *, strict: bool = True) -> None:
-    """What happens between an API server that trusts ``trusted`` and a replica that serves ``material``, in memory."""
+def serving_with(material: Material) -> ssl.SSLContext:
+    serving = ServingCertificate()
+    serving.take(material.certificate, material.key)
+    return serving.context
+
+
+def handshake(serving: ssl.SSLContext, trusted: bytes, host: str = HOSTS[0], *, strict: bool = True) -> None:
+    """What happens between an API server that trusts ``trusted`` and a replica, in memory."""
     client = ssl.create_default_context(cadata=trusted.decode())
     if strict:
         client.verify_flags |= ssl.VERIFY_X509_STRICT
-    serving = ServingCertificate()
-    serving.take(material.certificate, material.key)
     one, other = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = [
         client.wrap_bio(one, other, server_hostname=host),
-        serving.context.wrap_bio(other, one, server_side=True),
+        serving.wrap_bio(other, one, server_side=True),
     ]
     done: set[int] = set()
     for _ in range(10):
@@ -60,9 +64,9 @@ def test_what_is_made_first_is_good_for_every_name_and_stays_as_it_is() -> None:
     now = dt.datetime.now(dt.UTC)
     material = next_material(None, HOSTS, now)
     for host in HOSTS:
-        handshake(material, material.trusted, host)
+        handshake(serving_with(material), material.trusted, host)
     with pytest.raises(ssl.SSLCertVerificationError):
-        handshake(material, material.trusted, "elsewhere.svc")
+        handshake(serving_with(material), material.trusted, "elsewhere.svc")
     assert next_material(material, HOSTS, now) is material
     assert next_material(material, HOSTS, now + 59 * DAY) is material
     assert Material.decode(material.encode()) == material
@@ -302,10 +306,12 @@ async def test_files_that_are_replaced_are_served_next_and_files_that_do_not_fit
     second = serving.current
     assert second is not None
     assert first != second
-    (tmp_path / "tls.key").write_text("no key")
-    files.look()
-    assert serving.current == second
-    handshake(Material((authority.ca.read_bytes(),), b"", *second), authority.ca.read_bytes(), strict=False)
+    another = authority.issue("another", f"DNS:{PLACE.host}", use="serverAuth")
+    for wrong in (b"no key", another.key.read_bytes()):
+        (tmp_path / "tls.key").write_bytes(wrong)
+        files.look()
+        assert serving.current == second
+        handshake(serving.context, authority.ca.read_bytes(), strict=False)
     (tmp_path / "tls.key").unlink()
     files.look()
     assert serving.current == second

@@ -202,6 +202,10 @@ def test_a_health_path_is_the_applications_own_also_when_istio_has_taken_its_pro
     told = sidecars(first)[0]["args"]
     assert told[told.index("--app-health") + 1] == "/ready"
 
+    then_gone = copy.deepcopy(first)
+    del named(then_gone, "app")["readinessProbe"]
+    assert sidecars(inject(then_gone, PLAIN).pod)[0] == sidecars(first)[0]
+
     then_istio = copy.deepcopy(first)
     then_istio["spec"]["initContainers"].insert(0, istio_init())
     named(then_istio, "app")["readinessProbe"] = REWRITTEN
