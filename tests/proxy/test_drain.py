@@ -75,9 +75,12 @@ async def test_a_leaving_member_serves_on_until_its_slots_are_given_away_and_the
 
 
 async def test_the_last_member_does_not_wait_for_heirs_that_there_are_not(pool: SidecarPool) -> None:
+    told = pool.flags
+    assert told is not None
+    pool.flags = lambda name: (*told(name), "--drain-seconds", "600")
     await pool.start("a")
     await pool.settle(("a",))
-    assert await leave(pool, "a", "--wait", "60") == (0, "")
+    assert await leave(pool, "a", "--wait", "20") == (0, "")
     assert {owner.active for owner in (await pool.owners()).values()} == {"a"}
 
 

@@ -307,8 +307,14 @@ async def test_files_that_are_replaced_are_served_next_and_files_that_do_not_fit
     assert second is not None
     assert first != second
     another = authority.issue("another", f"DNS:{PLACE.host}", use="serverAuth")
-    for wrong in (b"no key", another.key.read_bytes()):
-        (tmp_path / "tls.key").write_bytes(wrong)
+    for name, wrong in (("tls.key", b"no key"), ("tls.key", another.key.read_bytes()), ("tls.crt", b"no certificate")):
+        (tmp_path / name).write_bytes(wrong)
+        files.look()
+        assert serving.current == second
+        handshake(serving.context, authority.ca.read_bytes(), strict=False)
+    for certificate, key in ((another.cert.read_bytes(), second[1]), (another.cert.read_bytes(), b"")):
+        (tmp_path / "tls.crt").write_bytes(certificate)
+        (tmp_path / "tls.key").write_bytes(key)
         files.look()
         assert serving.current == second
         handshake(serving.context, authority.ca.read_bytes(), strict=False)

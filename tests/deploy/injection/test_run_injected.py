@@ -18,7 +18,7 @@ from tests.deploy.injection.kubelet import RunningPod, environment_of
 from tests.deploy.injection.shapes import container, pod
 from tests.harness.etcd import EtcdServer
 from tests.harness.sidecars import SidecarPool, sidecar_pool
-from tests.harness.waiting import free_port, until
+from tests.harness.waiting import free_port, stays, until
 
 Start = Callable[..., Awaitable[RunningPod]]
 
@@ -102,7 +102,7 @@ async def classic_end(pod: RunningPod) -> bool:
     hooks = asyncio.create_task(pod.hooks())
     asked = named(pod.pod, "app")["lifecycle"]["preStop"]["httpGet"]
     await until(lambda: pod._get(asked["port"], "/drained"), 30, "the slots are handed over")
-    assert not hooks.done()
+    await stays(lambda: not hooks.done(), 1.0, "the sidecar's hook waits for the application's end")
     pod.processes[1].terminate()
     return await hooks == {"application": True, "sidecar": 0}
 
