@@ -14,6 +14,8 @@ from deploy.options import examples
         "understudy render istio -f pool.yaml --istio-version 1.29 --out istio",
         "kubectl apply -k istio/1-prepare && kubectl -n istio-system rollout restart deployment istio-ingressgateway",
         "kubectl apply -k istio/2-route",
+        "understudy render istio -f pool.yaml --istio-version 1.29 --port 443 --listener-port 8443 \\",
+        "    --host cart.example.com --credential cart-certificate --out istio",
         "understudy render istio -f pool.yaml --istio-version 1.29 --mode client --proxy-namespace shop \\",
         "    --selector app=web --out istio-web",
     )
@@ -61,6 +63,10 @@ from deploy.options import examples
     type=click.IntRange(0, 65535),
     help="What the gateway's pods listen at for it (its Service's targetPort). Default: --port.",
 )
+@click.option(
+    "--host", default="*", help="With --credential: the host name of clients' TLS; other hosts may share the port."
+)
+@click.option("--credential", default="", help="The Secret with the host's certificate, in the gateway's namespace.")
 @click.option("--app-port", default=8080, show_default=True, type=click.IntRange(1, 65535), help="Where members serve.")
 @click.option(
     "--xds-tls",
@@ -82,6 +88,8 @@ def istio(
     selector: tuple[str, ...],
     port: int,
     listener_port: int,
+    host: str,
+    credential: str,
     app_port: int,
     xds_tls: str,
     trust_domain: str,
@@ -108,6 +116,8 @@ def istio(
         selector=parse_selector(selector) or (GATEWAY_LABELS if gateway else {}),
         port=port,
         listener_port=listener_port,
+        host=host,
+        credential=credential,
         app_port=app_port,
         xds_tls=xds_tls,
         trust_domain=trust_domain,

@@ -176,7 +176,8 @@ def slot_routing(plan: Plan) -> list[Manifest]:
     """The switch: with it the proxies route by slots, without it as Istio does."""
     context = "GATEWAY" if plan.mode == "gateway" else "SIDECAR_OUTBOUND"
     service = {"service": plan.mesh.host, "portNumber": plan.mesh.port}
-    listener = {"portNumber": plan.proxy_port, "filterChain": {"filter": {"name": patches.HCM_NAME}}}
+    chain = {**({"sni": plan.host} if plan.credential else {}), "filter": {"name": patches.HCM_NAME}}
+    listener = {"portNumber": plan.proxy_port, "filterChain": chain}
     return [
         Manifest(
             _filter(
@@ -201,6 +202,16 @@ def _bootstrap_name(pods: Mapping[str, str]) -> str:
 
 def _entrance(plan: Plan, named: Mapping[str, str]) -> list[Manifest]:
     name = f"{plan.pool}-slots"
+    protocol = "HTTPS" if plan.credential else "HTTP"
+    server: Body = {
+        "port": {"number": plan.port, "name": f"{protocol.lower()}-{plan.pool}", "protocol": protocol},
+        "hosts": [plan.host],
+    }
+    if plan.credential:
+        server["tls"] = {"mode": "SIMPLE", "credentialName": plan.credential}
+        about = "One host's TLS. It has routes of its own, so other hosts may share the port."
+    else:
+        about = "A port for this pool alone: all routes of a port's plain HTTP are one resource."
     return [
         Manifest(
             {
@@ -209,15 +220,10 @@ def _entrance(plan: Plan, named: Mapping[str, str]) -> list[Manifest]:
                 "metadata": meta(name, plan.proxy_namespace, named),
                 "spec": {
                     "selector": dict(plan.selector),
-                    "servers": [
-                        {
-                            "port": {"number": plan.port, "name": f"http-{plan.pool}", "protocol": "HTTP"},
-                            "hosts": ["*"],
-                        }
-                    ],
+                    "servers": [server],
                 },
             },
-            about="A port for this pool alone: all routes of a port's plain HTTP are one resource.",
+            about=about,
         ),
         Manifest(
             {
@@ -225,7 +231,7 @@ def _entrance(plan: Plan, named: Mapping[str, str]) -> list[Manifest]:
                 "kind": "VirtualService",
                 "metadata": meta(name, plan.proxy_namespace, named),
                 "spec": {
-                    "hosts": ["*"],
+                    "hosts": [plan.host],
                     "gateways": [name],
                     "http": [
                         {

@@ -29,7 +29,8 @@ class Plan:
 
     ``mode`` is ``gateway`` (proxies that clients come in at) or ``client`` (sidecars of pods that call the pool).
     ``namespace`` is that of the control servers, ``proxy_namespace`` and ``selector`` (labels) say which pods' proxies.
-    ``port`` is the gateway's: its Service's port; ``listener_port`` is what the gateway's pods listen at for it.
+    ``port`` is the gateway's: its Service's port; ``listener_port`` is what the gateway's pods listen at for it. With a
+    ``credential``, the name of a Secret, the gateway ends TLS for ``host``, and other hosts may share the port.
     ``app_port`` is where members serve. ``xds_tls`` is ``mesh`` or ``none``.
     """
 
@@ -41,6 +42,8 @@ class Plan:
     selector: Mapping[str, str] = field(default_factory=lambda: GATEWAY_LABELS)
     port: int = 8080
     listener_port: int = 0
+    host: str = "*"
+    credential: str = ""
     app_port: int = 8080
     xds_tls: str = "mesh"
     trust_domain: str = "cluster.local"
@@ -57,10 +60,24 @@ class Plan:
         if not _LABEL.match(self.pool):
             raise DeployError(f"pool {self.pool!r} cannot be part of names on Kubernetes: use a-z 0-9 -, without dots")
         self._require_pods()
+        self._require_host()
         for option, name in (("--trust-domain", self.trust_domain), ("--cluster-domain", self.cluster_domain)):
             if not _DOMAIN.match(name):
                 raise DeployError(f"{option} {name!r} is no domain")
         self._place()
+
+    def _require_host(self) -> None:
+        if (self.credential or self.host != "*") and self.mode == "client":
+            raise DeployError("--host and --credential are a gateway's: sidecars listen at the port of the spec's mesh")
+        if self.credential and not _DOMAIN.match(self.credential):
+            raise DeployError(f"--credential {self.credential!r} is no name of a Secret")
+        if self.host != "*" and not (self.credential and _DOMAIN.match(self.host)):
+            raise DeployError(
+                f"--host {self.host!r}: one name, together with --credential. Without TLS all hosts of a port have "
+                "their routes in common, so the port is the pool's alone and --host says nothing"
+            )
+        if self.credential and self.host == "*":
+            raise DeployError("--credential: name the host with --host; the proxy knows by it whose routes are meant")
 
     def _require_pods(self) -> None:
         if not self.selector:

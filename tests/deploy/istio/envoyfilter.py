@@ -163,6 +163,9 @@ def _cluster_matches(cluster: Cluster, match: Mapping[str, Anything] | None) -> 
 def _listener_matches(listener: Listener, chain: FilterChain, match: Mapping[str, Anything]) -> bool:
     if match.get("name") not in (None, listener.name):
         return False
+    sni, served = match.get("filterChain", {}).get("sni"), chain.filter_chain_match
+    if sni and (served is None or sni not in served.server_names):
+        return False
     port = match.get("portNumber", 0)
     if port and listener.name in _VIRTUAL:
         return chain.filter_chain_match is not None and chain.filter_chain_match.destination_port == port

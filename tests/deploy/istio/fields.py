@@ -133,7 +133,11 @@ SPECS: dict[tuple[str, str], dict[str, Any]] = {
                 },
                 "hosts": [TEXT],
                 "bind": TEXT,
-                "tls": ANYTHING,
+                "tls": {
+                    "mode": {"PASSTHROUGH", "SIMPLE", "MUTUAL", "AUTO_PASSTHROUGH", "ISTIO_MUTUAL", "OPTIONAL_MUTUAL"},
+                    "credentialName": TEXT,
+                    "httpsRedirect": FLAG,
+                },
                 "defaultEndpoint": TEXT,
                 "name": TEXT,
             }

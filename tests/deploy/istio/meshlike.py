@@ -22,12 +22,17 @@ from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
 from envoy_data_plane.envoy.extensions.filters.http.cors.v3 import Cors  # noqa: F401
 from envoy_data_plane.envoy.extensions.filters.http.fault.v3 import HttpFault  # noqa: F401
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router  # noqa: F401
+from envoy_data_plane.envoy.extensions.filters.listener.tls_inspector.v3 import TlsInspector  # noqa: F401
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (  # noqa: F401
     HttpConnectionManager,
 )
 from envoy_data_plane.envoy.extensions.load_balancing_policies.least_request.v3 import LeastRequest  # noqa: F401
 from envoy_data_plane.envoy.extensions.load_balancing_policies.override_host.v3 import OverrideHost  # noqa: F401
-from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import Secret, UpstreamTlsContext  # noqa: F401
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (  # noqa: F401
+    DownstreamTlsContext,
+    Secret,
+    UpstreamTlsContext,
+)
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOptions  # noqa: F401
 
 from deploy.istio.plan import Plan
@@ -64,7 +69,8 @@ class Istiod:
     """The control plane of one proxy. Change ``pods`` or ``filters``, then :meth:`push`.
 
     ``pods`` are the ready endpoints of the Service (``ip:port``); ``callee``, if the mesh has mTLS, is the identity
-    that istiod knows for the Service's accounts. ``listen`` is the port of the listener that leads to it.
+    that istiod knows for the Service's accounts. ``listen`` is the port of the listener that leads to it; with
+    ``hosts`` it ends their TLS, a chain each.
     """
 
     proxy: Proxy
@@ -74,6 +80,7 @@ class Istiod:
     filters: Sequence[Mapping[str, Any]] = ()
     secrets: Identity | None = None
     callee: str = ""
+    hosts: Sequence[str] = ()
     pool: str = "cart"
     cache: ResourceCache = field(default_factory=ResourceCache)
 
@@ -87,14 +94,14 @@ class Istiod:
         cluster, listener = Cluster.from_dict(self._cluster()), Listener.from_dict(self._listener())
         patch_cluster(cluster, patches)
         patch_listener(listener, patches)
-        routes = RouteConfiguration.from_dict(self._routes())
+        routes = [RouteConfiguration.from_dict(self._routes(name)) for name in self._route_names().values()]
         endpoints = ClusterLoadAssignment.from_dict(self._endpoints())
         await self.cache.set_all(
             {
                 types.CLUSTER: {cluster.name: cluster},
                 types.ENDPOINTS: {endpoints.cluster_name: endpoints},
                 types.LISTENER: {listener.name: listener},
-                types.ROUTES: {routes.name: routes},
+                types.ROUTES: {one.name: one for one in routes},
                 types.SECRET: {secret.name: secret for secret in self._secrets()},
             },
             known=frozenset({mesh_routes_name(self.pool)}),
@@ -185,10 +192,24 @@ class Istiod:
         return {"cluster_name": self.cluster_name, "endpoints": groups}
 
     def _listener(self) -> dict[str, Any]:
+        address = {"socket_address": {"address": "127.0.0.1", "port_value": self.listen}}
+        listener: dict[str, Any] = {
+            "name": f"0.0.0.0_{self.listen}",
+            "address": address,
+            "traffic_direction": "OUTBOUND",
+            "filter_chains": [self._chain(host, routes) for host, routes in self._route_names().items()],
+        }
+        if self.hosts:
+            inspector = f"{TYPE}envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
+            name = "envoy.filters.listener.tls_inspector"
+            listener["listener_filters"] = [{"name": name, "typed_config": {"@type": inspector}}]
+        return listener
+
+    def _chain(self, host: str, routes: str) -> dict[str, Any]:
         manager = {
             "@type": HCM,
             "stat_prefix": f"outbound_0.0.0.0_{self.listen}",
-            "rds": {"config_source": FROM_ADS, "route_config_name": self._route_name()},
+            "rds": {"config_source": FROM_ADS, "route_config_name": routes},
             "http_filters": [
                 _http_filter("fault", "fault.v3.HTTPFault"),
                 _http_filter("cors", "cors.v3.Cors"),
@@ -203,18 +224,25 @@ class Istiod:
             "upgrade_configs": [{"upgrade_type": "websocket"}],
         }
         name = "envoy.filters.network.http_connection_manager"
-        address = {"socket_address": {"address": "127.0.0.1", "port_value": self.listen}}
-        return {
-            "name": f"0.0.0.0_{self.listen}",
-            "address": address,
-            "traffic_direction": "OUTBOUND",
-            "filter_chains": [{"filters": [{"name": name, "typed_config": manager}]}],
-        }
+        chain: dict[str, Any] = {"filters": [{"name": name, "typed_config": manager}]}
+        if host:
+            chain["filter_chain_match"] = {"server_names": [host]}
+            chain["transport_socket"] = {
+                "name": "envoy.transport_sockets.tls",
+                "typed_config": {
+                    "@type": f"{TYPE}envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+                    "common_tls_context": {"tls_certificate_sds_secret_configs": [sds("default")]},
+                },
+            }
+        return chain
 
-    def _route_name(self) -> str:
-        return f"http.{self.listen}" if self.proxy.context == "GATEWAY" else str(self.mesh.port)
+    def _route_names(self) -> dict[str, str]:
+        """The route configuration of each host; of all of them (an empty name) where there is no TLS."""
+        if self.hosts:
+            return {host: f"https.{self.listen}.{host}" for host in self.hosts}
+        return {"": f"http.{self.listen}" if self.proxy.context == "GATEWAY" else str(self.mesh.port)}
 
-    def _routes(self) -> dict[str, Any]:
+    def _routes(self, name: str) -> dict[str, Any]:
         """What the VirtualService means: everything to the Service, with the retries that Istio has by default."""
         retry = {
             "retry_on": "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes",
@@ -235,7 +263,7 @@ class Istiod:
             "route": {"cluster": self.cluster_name, "timeout": "0s", "retry_policy": retry},
         }
         host = {"name": f"*:{self.listen}", "domains": ["*"], "routes": [route]}
-        return {"name": self._route_name(), "virtual_hosts": [host], "validate_clusters": False}
+        return {"name": name, "virtual_hosts": [host], "validate_clusters": False}
 
     def _secrets(self) -> list[Secret]:
         if self.secrets is None:

@@ -21,6 +21,7 @@ from tests.deploy.istio.fields import refuse_unknown_fields
 from tests.deploy.istio.meshlike import GATEWAY, envoy_filters, resources_of
 
 SPEC = "pool: cart\nmesh: {host: cart-slots.shop.svc.cluster.local, port: 7681}\n"
+TLS = ("--port", "443", "--listener-port", "8443", "--host", "cart.example.com", "--credential", "cart-tls")
 CLIENT = ("--mode", "client", "--proxy-namespace", "web", "--selector", "app=web")
 
 
@@ -37,7 +38,7 @@ def written(directory: Path) -> list[dict]:
     return [body for text in texts for body in yaml.safe_load_all(text)]
 
 
-@pytest.mark.parametrize("options", [(), CLIENT, ("--xds-tls", "none", "--port", "80", "--listener-port", "8080")])
+@pytest.mark.parametrize("options", [(), CLIENT, ("--xds-tls", "none", "--port", "80", "--listener-port", "8080"), TLS])
 def test_every_resource_and_every_fragment_in_it_has_only_fields_that_exist(tmp_path: Path, options: tuple[str, ...]):
     assert render(tmp_path, "--istio-version", "1.29.0", *options).exit_code == 0
     for body in written(tmp_path):
@@ -82,6 +83,9 @@ def test_kustomize_takes_the_directories(tmp_path: Path, folder: str):
         (("--istio-version", "1.29", "--selector", "app=a b"), SPEC, "not a label"),
         (("--istio-version", "1.29", "--namespace", "Under_study"), SPEC, "no name of a namespace"),
         (("--istio-version", "1.29", "--trust-domain", "a/b"), SPEC, "no domain"),
+        (("--istio-version", "1.29", "--host", "cart.example.com"), SPEC, "together with --credential"),
+        (("--istio-version", "1.29", "--credential", "cart-tls"), SPEC, "name the host"),
+        (("--istio-version", "1.29", *CLIENT, "--host", "a.b", "--credential", "x"), SPEC, "are a gateway's"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(tmp_path: Path, options: tuple[str, ...], spec: str, why: str):

@@ -5,14 +5,10 @@ server's is an Envoy with inbound listeners as istiod makes them, patched like t
 """
 
 import asyncio
-import os
-import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +25,13 @@ from statesync.slots import slot_of
 from statesync.spec import Mesh, PoolSpec
 from statesync.tls import Identity
 from tests.deploy.istio.envoyfilter import Proxy, effective, patch_listener
+from tests.deploy.istio.members import App, join, running_apps
 from tests.deploy.istio.meshlike import HCM, TYPE, Istiod, envoy_filters, running_proxy
 from tests.harness.certificates import Authority
 from tests.harness.envoy import Envoy, running_envoy
-from tests.harness.processes import bound_to
 from tests.harness.waiting import free_port, until
 from tests.xds.control_pool import SLOTS, ControlPool, control_pool
 
-ROOT = Path(__file__).parents[3]
 MESH = Mesh(host="cart-slots.cart.svc.cluster.local")
 SPEC = PoolSpec(pool="cart", slots=SLOTS, mesh=MESH)
 WEB = Proxy("SIDECAR_OUTBOUND", "shop", {"app": "web"})
@@ -57,8 +52,7 @@ class Caller:
     http: aiohttp.ClientSession
     pool: ControlPool
     orders: tuple[tuple[str, ...], ...]
-    pods: dict[str, str]
-    apps: dict[str, subprocess.Popen[bytes]]
+    apps: dict[str, App]
     notes: Path
     inbound: Envoy
 
@@ -85,29 +79,19 @@ class Caller:
 async def caller(directory: Path) -> AsyncIterator[Caller]:
     authority = Authority(directory / "ca")
     own = {account: authority.issue(account, f"URI:{identity_of(account)}") for account in ACCOUNTS}
-    notes = directory / "notes"
-    notes.touch()
     app_port, listen = free_port(), free_port()
-    ports = {name: free_port() for name in MEMBERS}
     pods = {name: f"127.0.77.{number}" for number, name in enumerate(MEMBERS, 1)}
     plan = Plan(SPEC, "client", (1, 29), proxy_namespace="shop", selector={"app": "web"}, app_port=app_port)
     filters = [*envoy_filters(plan, PREPARE), *envoy_filters(plan, ROUTE)]
-    apps = {name: start_app(name, port, notes) for name, port in ports.items()}
-    try:
+    with running_apps(MEMBERS, directory / "notes") as apps:
         async with control_pool(directory) as pool, aiohttp.ClientSession() as http:
             await pool.apply(SPEC)
             control = await pool.control()
-            await control.ready()
-            for name, pod in pods.items():
-                member = pool.member(name)
-                member.record = replace(member.record, app=f"{pod}:{app_port}")
-                await member.join()
-            seen = await pool.table_with(lambda table: {o[0] for o in table.orders if o} == set(MEMBERS), "a table")
-            await pool.claim_all(seen)
+            orders = await join(pool, {name: f"{pod}:{app_port}" for name, pod in pods.items()})
             listeners, clusters = [], []
             for name, pod in pods.items():
                 listeners.append(inbound_http(pod, app_port, own["cart"], filters))
-                clusters.append(static(f"inbound|{app_port}||{pod}", ports[name]))
+                clusters.append(static(f"inbound|{app_port}||{pod}", apps[name].port))
             to_control = free_port()
             listeners.append(inbound_tcp(to_control, own["control-cart"]))
             clusters.append(static("inbound|18000||", int(control.grpc.rpartition(":")[2])))
@@ -131,22 +115,13 @@ async def caller(directory: Path) -> AsyncIterator[Caller]:
                 running_proxy(istiod, directory / "web", [f"127.0.0.1:{to_control}"]),
             ):
                 url = f"http://127.0.0.1:{listen}"
-                calling = Caller(url, http, pool, seen.table.orders, pods, apps, notes, inbound)
+                calling = Caller(url, http, pool, orders, apps, directory / "notes", inbound)
                 await until(lambda: every_member_answers(calling), 30, "every member answers for its slots")
                 yield calling
-    finally:
-        for app in apps.values():
-            app.kill()
-            app.wait()
 
 
 async def every_member_answers(calling: Caller) -> bool:
     return all([await calling.ask("GET", calling.keys_of(name, 1)[0]) == (200, name) for name in MEMBERS])
-
-
-def start_app(name: str, port: int, notes: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.xds.echo_member", name, str(port), str(notes)]
-    return subprocess.Popen(bound_to(os.getpid(), command), cwd=ROOT)
 
 
 def on_port(body: dict[str, Any], port: int) -> dict[str, Any]:
@@ -267,8 +242,7 @@ async def test_calls_go_by_slot_over_mtls_and_what_dies_behind_a_living_proxy_is
         may = [asyncio.create_task(web.ask("GET", key, "/wait", x_request="may")) for _ in range(5)]
         not_ = [asyncio.create_task(web.ask("POST", key, "/wait", x_request="once")) for _ in range(5)]
         await until(lambda: len(web.seen("may")) >= 5 and len(web.seen("once")) == 5, 20, "requests are under way")
-        web.apps["cart-1"].send_signal(signal.SIGKILL)
-        web.apps["cart-1"].wait()
+        web.apps["cart-1"].kill()
 
         assert {await web.ask("POST", key) for key in web.keys_of("cart-1", 30)} <= {(200, m) for m in MEMBERS[1:]}
         assert Counter(await asyncio.gather(*not_)) == {(503, not_[0].result()[1]): 5}
