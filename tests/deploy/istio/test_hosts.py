@@ -28,10 +28,10 @@ async def test_one_host_of_a_shared_port_goes_by_slot(tmp_path: Path) -> None:
     filters = [*envoy_filters(plan, PREPARE), *envoy_filters(plan, ROUTE)]
     with running_apps(MEMBERS, tmp_path / "notes") as apps:
         async with control_pool(tmp_path) as pool, aiohttp.ClientSession() as http:
-            await pool.apply(SPEC)
             control = await pool.control()
             pods = {name: f"127.0.0.1:{app.port}" for name, app in apps.items()}
             orders = await join(pool, pods)
+            await pool.apply(SPEC)
             istiod = Istiod(GATEWAY, plan.mesh, plan.proxy_port, list(pods.values()), filters, own, hosts=(HOST, OTHER))
 
             async def ask(host: str, key: str) -> tuple[str, bool]:
