@@ -17,7 +17,7 @@ from telemetry.logs import StoredLog
 from telemetry.names import POOL
 from telemetry.slo import review
 from telemetry.slo_model import Review, Targets
-from telemetry.slo_read import failovers_of
+from telemetry.slo_read import failovers_of, pictured
 from telemetry.slo_requests import requests_of, with_requests
 from telemetry.sources import SourceError, Window, load
 from telemetry.spans import StoredSpan
@@ -101,7 +101,8 @@ def reviews(
 
     def of(start: int, end: int) -> Review:
         told, traffic = with_requests(failovers, requests, evidence.counts, start_ns=start, end_ns=end)
-        return review(told, targets, pool=pool, start_ns=start, end_ns=end, slots=slots, traffic=traffic)
+        found = review(told, targets, pool=pool, start_ns=start, end_ns=end, slots=slots, traffic=traffic)
+        return pictured(found, evidence.spans)
 
     return of(start_ns, end_ns), of(2 * start_ns - end_ns, start_ns)
 

@@ -10,6 +10,8 @@ from enum import StrEnum
 
 HOUR_NS = 3600 * 10**9
 DAY_NS = 24 * HOUR_NS
+MOST_PICTURED = 5
+"""The worst failovers of a review that are shown one by one."""
 
 
 @dataclass(frozen=True, slots=True)

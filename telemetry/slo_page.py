@@ -7,11 +7,10 @@ itself forbids whatever hostile text could ask for, beyond the escaping.
 
 from html import escape
 
-from telemetry.slo_model import Failover, Figure, Review, State
+from telemetry.slo_model import MOST_PICTURED, Failover, Figure, Review, State
 from telemetry.slo_plots import burn_down, by_phase, clean, length, timeline, waterfall
 from telemetry.slo_view import change_told, requests_told, verdict, when
 
-WORST = 5
 _CLASS = {
     State.MET: "met",
     State.MISSED: "missed",
@@ -80,7 +79,7 @@ def page(review: Review, before: Review | None = None) -> str:
     state = _CLASS[review.state]
     drills = sum(bool(one.drill) for one in review.failovers)
     planned = sum(one.planned for one in review.failovers)
-    worst = "".join(_worst(one, number) for number, one in enumerate(review.worst[:WORST], 1))
+    worst = "".join(_worst(one, number) for number, one in enumerate(review.worst[:MOST_PICTURED], 1))
     worst = worst or '<p class="empty">No takeover was measured.</p>'
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
@@ -162,7 +161,7 @@ def _costliest(review: Review) -> str:
         f"<td>{one.through.failed}</td><td>{one.through.retried}</td>"
         f"<td>{'?' if one.through.total is None else one.through.total}</td>"
         f"<td><code>{clean(one.trace)}</code></td></tr>"
-        for one in review.costliest[:WORST]
+        for one in review.costliest[:MOST_PICTURED]
         if one.through is not None
     )
     if not rows:

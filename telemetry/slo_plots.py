@@ -138,8 +138,9 @@ def burn_down(review: Review) -> str:
         parts.append(f'<path class="{"limit" if not tick else "grid"}" d="M{left} {y(tick):.1f}H{WIDTH - _RIGHT}"/>')
         parts.append(f'<text x="{left - 8}" y="{y(tick) + 5:.1f}" text-anchor="end">{tick:.0%}</text>')
     line = f"M{left} {y(1.0):.1f}"
-    for at, share in steps[1:]:
-        line += f"H{_time(review, at, left):.1f}V{y(share):.1f}"
+    # Of steps at the same place only the last can be seen; a hundred thousand of them would be megabytes.
+    places = {f"{_time(review, at, left):.1f}": share for at, share in steps[1:]}
+    line += "".join(f"H{x}V{y(share):.1f}" for x, share in places.items())
     line += f"H{WIDTH - _RIGHT}"
     parts.append(f'<path class="area" d="{line}V{y(min(0.0, floor)):.1f}H{left}Z"/><path class="line" d="{line}"/>')
     parts += _dates(review, left, bottom)

@@ -8,11 +8,12 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from telemetry import names
 from telemetry.report import is_measured, root_of
-from telemetry.slo_model import Bar, Failover
+from telemetry.slo_model import MOST_PICTURED, Bar, Failover, Review
 from telemetry.spans import StoredSpan
 
 BETWEEN = "between phases"
@@ -108,11 +109,25 @@ def _failover(spans: Sequence[StoredSpan]) -> Failover:
         returned=any(returned) if returned else None,
         losers=_listed(source) | {span.instance for span in spans if span.name in (names.FENCE, names.CONFIRM)},
         winners=_listed(to) | {span.instance for span in spans if span.name == names.CLAIM},
-        bars=tuple(
-            Bar(span.instance, span.name, (span.start_ns - origin) / _MS, span.duration_ns / _MS, span.error)
-            for span in spans[:MOST_BARS]
-        ),
     )
+
+
+def pictured(review: Review, spans: Iterable[StoredSpan]) -> Review:
+    """The review with the bars of its worst failovers, which are the only ones that are drawn span by span."""
+    wanted: dict[str, dict[str, StoredSpan]] = {one.trace: {} for one in review.worst[:MOST_PICTURED]}
+    for span in spans:
+        if span.trace_id in wanted and (span.name in names.ROOTS or span.name in names.PHASES):
+            wanted[span.trace_id].setdefault(span.span_id, span)
+
+    def drawn(one: Failover) -> Failover:
+        found = sorted(wanted[one.trace].values(), key=_order) if one.trace in wanted else ()
+        bars = (
+            Bar(span.instance, span.name, (span.start_ns - one.began_ns) / _MS, span.duration_ns / _MS, span.error)
+            for span in found[:MOST_BARS]
+        )
+        return replace(one, bars=tuple(bars)) if found else one
+
+    return replace(review, failovers=tuple(drawn(one) for one in review.failovers))
 
 
 def _told(spans: Sequence[StoredSpan]) -> Mapping[str, Any]:

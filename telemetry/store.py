@@ -26,18 +26,15 @@ from telemetry.logs import StoredLog
 from telemetry.spans import StoredSpan, from_request
 from telemetry.store_retention import Retention, sweep
 from telemetry.store_rows import (
-    INSERT_LOG,
-    INSERT_PERIOD,
-    INSERT_SPAN,
     TraceSummary,
-    log_row,
-    period_row,
+    insert_logs,
+    insert_periods,
+    insert_spans,
     select_counts,
     select_logs,
     select_trace,
     select_traces,
     select_window,
-    span_row,
 )
 from telemetry.store_schema import StoreError, bring_up_to_date, schema_of
 
@@ -46,6 +43,7 @@ _MAX_PENDING = 20_000
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 A = TypeVar("A")
+Insert = Callable[[sqlite3.Connection, Sequence[T], int], None]
 
 
 class SpanStore:
@@ -71,6 +69,7 @@ class SpanStore:
         self._pending = 0
         self._dropped = 0
         self._writes = 0
+        self._swept = 0
         self._logged_at = float("-inf")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trace-store")
         try:
@@ -94,17 +93,17 @@ class SpanStore:
         should try again later. Spans that are taken and then fail to be written are counted in
         :attr:`dropped`.
         """
-        return self._queue(tuple(spans), span_row, INSERT_SPAN)
+        return self._queue(tuple(spans), insert_spans)
 
     def add_logs(self, records: Sequence[StoredLog]) -> bool:
         """Queue log records for writing, just like :meth:`add`."""
-        return self._queue(tuple(records), log_row, INSERT_LOG)
+        return self._queue(tuple(records), insert_logs)
 
     def add_counts(self, periods: Sequence[Period]) -> bool:
         """Queue counts of requests for writing, just like :meth:`add`."""
-        return self._queue(tuple(periods), period_row, INSERT_PERIOD)
+        return self._queue(tuple(periods), insert_periods)
 
-    def _queue(self, items: tuple[T, ...], row: Callable[[T, int], tuple[object, ...]], insert: str) -> bool:
+    def _queue(self, items: tuple[T, ...], insert: Insert[T]) -> bool:
         if not items:
             return True
         with self._lock:
@@ -112,7 +111,7 @@ class SpanStore:
                 return False
             self._pending += len(items)
         try:
-            self._thread.submit(self._write, items, row, insert)
+            self._thread.submit(self._write, items, insert)
         except RuntimeError:  # the thread has been shut down
             self._settle(len(items), stored=0)
             return False
@@ -187,15 +186,14 @@ class SpanStore:
 
     def _sweep(self, db: sqlite3.Connection) -> None:
         with _transaction(db):
-            sweep(db, self._retention, self._now_ns())
+            self._swept = sweep(db, self._retention, self._now_ns(), self._swept)
 
-    def _write(self, items: tuple[T, ...], row: Callable[[T, int], tuple[object, ...]], insert: str) -> None:
+    def _write(self, items: tuple[T, ...], insert: Insert[T]) -> None:
         stored_ns = self._now_ns()
         stored = 0
         try:
-            rows = [row(item, stored_ns) for item in items]
             with _transaction(self._db):
-                self._db.executemany(insert, rows)
+                insert(self._db, items, stored_ns)
             stored = len(items)
             self._writes += 1
             if self._writes % self._retention.sweep_every == 0:

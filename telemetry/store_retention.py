@@ -33,8 +33,11 @@ class Retention:
     sweep_every: int = 256
 
 
-def sweep(db: sqlite3.Connection, kept: Retention, now_ns: int) -> None:
-    """Enforce the bounds; the caller holds a transaction."""
+def sweep(db: sqlite3.Connection, kept: Retention, now_ns: int, swept_ns: int = 0) -> int:
+    """Enforce the bounds; the caller holds a transaction.
+
+    Counts up to ``swept_ns`` were put together before. Returns up to when they are now.
+    """
     oldest = now_ns - kept.age_ns
     _drop(db, "SELECT trace_id FROM traces WHERE own IN (0, 1) AND stored_ns < ?", (oldest,))
     for own, most in ((1, kept.traces), (0, kept.foreign_traces)):
@@ -45,12 +48,13 @@ def sweep(db: sqlite3.Connection, kept: Retention, now_ns: int) -> None:
     db.execute(
         "DELETE FROM logs WHERE rowid IN (SELECT rowid FROM logs ORDER BY rowid DESC LIMIT -1 OFFSET ?)", (kept.logs,)
     )
-    _put_together(db, now_ns)
+    swept_ns = _put_together(db, swept_ns, now_ns)
     db.execute("DELETE FROM counts WHERE end_ns < ?", (oldest,))
     db.execute(
         "DELETE FROM counts WHERE end_ns <= (SELECT end_ns FROM counts ORDER BY end_ns DESC LIMIT 1 OFFSET ?)",
         (kept.counts,),
     )
+    return swept_ns
 
 
 def _drop(db: sqlite3.Connection, which: str, arguments: tuple[int, ...]) -> None:
@@ -74,15 +78,21 @@ def _shorten(db: sqlite3.Connection, most: int) -> None:
         db.execute("UPDATE traces SET spans = ? WHERE trace_id = ?", (most, trace_id))
 
 
-def _put_together(db: sqlite3.Connection, now_ns: int) -> None:
-    """Make one row an hour and Envoy of periods over an hour old, but for those that touch a change of active."""
+def _put_together(db: sqlite3.Connection, after: int, now_ns: int) -> int:
+    """Make one row an hour and Envoy of periods over an hour old, but for those that touch a change of active.
+
+    Looks at those that ended after ``after``; returns up to when it looked.
+    """
     before = (now_ns - _HOUR_NS) // _HOUR_NS * _HOUR_NS
+    if before <= after:
+        return after
     old = (
-        "FROM counts WHERE end_ns <= ? AND end_ns - start_ns <= ? AND NOT EXISTS (SELECT 1 FROM traces WHERE own = 1"
+        "FROM counts WHERE end_ns > ? AND end_ns <= ? AND end_ns - start_ns <= ? AND NOT EXISTS"
+        " (SELECT 1 FROM traces INDEXED BY traces_by_start WHERE own = 1"
         " AND traces.start_ns < counts.end_ns AND traces.start_ns > counts.start_ns - ?"
         " AND traces.end_ns > counts.start_ns)"
     )
-    arguments = (before, FINE_NS, _LONGEST_CHANGE_NS)
+    arguments = (after, before, FINE_NS, _LONGEST_CHANGE_NS)
     hours = db.execute(
         "SELECT node, min(start_ns), max(end_ns), sum(requests), sum(failed), sum(dropped), 0"
         f" {old} GROUP BY node, (end_ns - 1) / {_HOUR_NS} HAVING count(*) > 2",
@@ -92,3 +102,4 @@ def _put_together(db: sqlite3.Connection, now_ns: int) -> None:
         within = (row[0], row[1], row[2])
         db.execute(f"DELETE {old} AND node = ? AND start_ns >= ? AND end_ns <= ?", (*arguments, *within))
         db.execute("INSERT OR REPLACE INTO counts VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    return before

@@ -2,7 +2,8 @@
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,17 +12,20 @@ from telemetry.logs import StoredLog
 from telemetry.names import SERVICE_NAME, SERVICES, UNMEASURED
 from telemetry.spans import StoredSpan
 
-# A conflict clause of this form, since OR IGNORE would reach into the trigger that keeps ``traces``
-# (https://sqlite.org/lang_createtrigger.html).
-INSERT_SPAN = (
+_INSERT_SPAN = (
     "INSERT INTO spans"
     " (trace_id, span_id, parent_id, name, start_ns, end_ns, error, attributes, resource, stored_ns, own)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 )
-INSERT_LOG = (
+_NOTE_TRACE = (
+    "INSERT INTO traces (trace_id, start_ns, end_ns, stored_ns, spans, own) VALUES (?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT DO UPDATE SET start_ns = min(start_ns, excluded.start_ns), end_ns = max(end_ns, excluded.end_ns),"
+    " stored_ns = max(stored_ns, excluded.stored_ns), spans = spans + excluded.spans, own = max(own, excluded.own)"
+)
+_INSERT_LOG = (
     "INSERT INTO logs (time_ns, trace_id, span_id, body, attributes, resource, stored_ns) VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
-INSERT_PERIOD = "INSERT INTO counts VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+_INSERT_PERIOD = "INSERT INTO counts VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 _SELECT = (
     "SELECT trace_id, span_id, parent_id, name, start_ns, end_ns, error, attributes, resource"
     " FROM spans WHERE trace_id = ? ORDER BY start_ns, parent_id != '', end_ns, span_id"
@@ -41,29 +45,34 @@ class TraceSummary:
     attributes: Mapping[str, Any]
 
 
-def span_row(span: StoredSpan, stored_ns: int) -> tuple[object, ...]:
-    """A span for :data:`INSERT_SPAN`; one that names no service is taken for ours."""
-    return (
-        *(span.trace_id, span.span_id, span.parent_id, span.name, span.start_ns, span.end_ns),
-        *(span.error, _to_json(span.attributes), _to_json(span.resource), stored_ns),
-        not span.resource.get(SERVICE_NAME) or span.resource[SERVICE_NAME] in SERVICES,
-    )
+def insert_spans(db: sqlite3.Connection, spans: Sequence[StoredSpan], stored_ns: int) -> None:
+    """Add spans, each once, and note their traces."""
+    traces: dict[str, list[StoredSpan]] = defaultdict(list)
+    for span in spans:
+        traces[span.trace_id].append(span)
+    for trace_id, group in traces.items():
+        added = db.executemany(_INSERT_SPAN, [_span_row(span, stored_ns) for span in group]).rowcount
+        if added > 0:
+            start, end = min(span.start_ns for span in group), max(span.end_ns for span in group)
+            db.execute(_NOTE_TRACE, (trace_id, start, end, stored_ns, added, any(map(_is_own, group))))
 
 
-def log_row(record: StoredLog, stored_ns: int) -> tuple[object, ...]:
-    """A log record for :data:`INSERT_LOG`."""
-    return (
-        *(record.time_ns, record.trace_id, record.span_id, record.body),
-        *(_to_json(record.attributes), _to_json(record.resource), stored_ns),
-    )
+def insert_logs(db: sqlite3.Connection, records: Sequence[StoredLog], stored_ns: int) -> None:
+    """Add log records."""
+    rows = [
+        (
+            *(record.time_ns, record.trace_id, record.span_id, record.body),
+            *(_to_json(record.attributes), _to_json(record.resource), stored_ns),
+        )
+        for record in records
+    ]
+    db.executemany(_INSERT_LOG, rows)
 
 
-def period_row(period: Period, stored_ns: int) -> tuple[object, ...]:
-    """A period for :data:`INSERT_PERIOD`."""
-    return (
-        *(period.node, period.start_ns, period.end_ns),
-        *(period.requests, period.failed, period.dropped, stored_ns),
-    )
+def insert_periods(db: sqlite3.Connection, periods: Sequence[Period], stored_ns: int) -> None:
+    """Add counts, each period of an Envoy once."""
+    rows = [(one.node, one.start_ns, one.end_ns, one.requests, one.failed, one.dropped, stored_ns) for one in periods]
+    db.executemany(_INSERT_PERIOD, rows)
 
 
 def select_trace(db: sqlite3.Connection, trace_id: str) -> list[StoredSpan]:
@@ -125,6 +134,18 @@ def _summary(db: sqlite3.Connection, trace_id: str, start_ns: int, end_ns: int, 
     name, attributes = (root[0], json.loads(root[1])) if root else ("", {})
     measured = root is not None and not attributes.get(UNMEASURED)
     return TraceSummary(trace_id, name, start_ns, end_ns, spans, measured, attributes)
+
+
+def _span_row(span: StoredSpan, stored_ns: int) -> tuple[object, ...]:
+    return (
+        *(span.trace_id, span.span_id, span.parent_id, span.name, span.start_ns, span.end_ns),
+        *(span.error, _to_json(span.attributes), _to_json(span.resource), stored_ns, _is_own(span)),
+    )
+
+
+def _is_own(span: StoredSpan) -> bool:
+    """Whether it is a span of ours; one that names no service is taken for ours."""
+    return not span.resource.get(SERVICE_NAME) or span.resource[SERVICE_NAME] in SERVICES
 
 
 def _to_json(values: Mapping[str, Any]) -> str:

@@ -38,8 +38,8 @@ CREATE TABLE logs (
 )""",
     "CREATE INDEX logs_by_time ON logs (time_ns)",
 )
-# One row a trace, kept by a trigger, so that lists, windows and retention need not look at every span. And what front
-# Envoys counted: a few bytes every few seconds from each, put together by the hour when it is old.
+# One row a trace, so that lists, windows and retention need not look at every span. And what front Envoys counted: some
+# bytes every few seconds from each, put together by the hour when it is old.
 _THIRD = (
     """
 CREATE TABLE traces (
@@ -53,16 +53,6 @@ CREATE TABLE traces (
     """
 INSERT INTO traces SELECT trace_id, min(start_ns), max(end_ns), max(stored_ns), count(*), max(own)
 FROM spans GROUP BY trace_id""",
-    """
-CREATE TRIGGER span_added AFTER INSERT ON spans BEGIN
-    INSERT INTO traces VALUES (new.trace_id, new.start_ns, new.end_ns, new.stored_ns, 1, new.own)
-    ON CONFLICT (trace_id) DO UPDATE SET
-        start_ns = min(start_ns, excluded.start_ns),
-        end_ns = max(end_ns, excluded.end_ns),
-        stored_ns = max(stored_ns, excluded.stored_ns),
-        spans = spans + 1,
-        own = max(own, excluded.own);
-END""",
     "CREATE INDEX traces_by_start ON traces (start_ns)",
     "CREATE INDEX traces_by_age ON traces (own, stored_ns)",
     "DROP INDEX spans_by_age",

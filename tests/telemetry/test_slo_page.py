@@ -12,7 +12,7 @@ import pytest
 from telemetry.slo import review
 from telemetry.slo_model import DAY_NS, Targets
 from telemetry.slo_page import page
-from telemetry.slo_read import failovers_of
+from telemetry.slo_read import failovers_of, pictured
 from telemetry.spans import StoredSpan
 from tests.telemetry.support import EPOCH_NS, MS, root, stored
 
@@ -43,9 +43,10 @@ def failover(number: int) -> list[StoredSpan]:
 
 
 def written(directory: Path) -> Path:
-    failovers = failovers_of([span for number in range(12) for span in failover(number)], "cart")
+    spans = [span for number in range(12) for span in failover(number)]
+    failovers = failovers_of(spans, "cart")
     end = EPOCH_NS + 2 * DAY_NS
-    now = review(failovers, Targets(), pool="cart", start_ns=EPOCH_NS, end_ns=end, slots=256)
+    now = pictured(review(failovers, Targets(), pool="cart", start_ns=EPOCH_NS, end_ns=end, slots=256), spans)
     before = review([], Targets(), pool="cart", start_ns=EPOCH_NS - 2 * DAY_NS, end_ns=EPOCH_NS, slots=256)
     path = directory / "review.html"
     path.write_text(page(now, before), encoding="utf-8")

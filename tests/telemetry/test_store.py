@@ -1,10 +1,12 @@
 """The store: everything once, within bounds, and never in the way."""
 
+import asyncio
 import json
 import sqlite3
 
 import pytest
 
+from telemetry.counts import Period
 from telemetry.logs import StoredLog
 from telemetry.store import SpanStore
 from telemetry.store_retention import Retention
@@ -194,4 +196,29 @@ async def test_a_flood_of_others_pushes_no_failover_out(tmp_path):
     kept = [number for number in range(1, 11) if await store.trace(f"{number:032x}")]
     assert kept == [8, 9, 10]
     assert [log.time_ns for log in await store.logs(0, 100)] == [8, 9, 10]
+    await store.aclose()
+
+
+async def test_bounds_hold_while_several_write_and_somebody_reads(tmp_path):
+    store = SpanStore(tmp_path / "traces.db", retention=Retention(traces=300, logs=300, counts=300, sweep_every=32))
+
+    async def write(writer: int) -> None:
+        for number in range(400):
+            trace = f"{number + 1:031x}{writer}"
+            taken = store.add([root(20, trace_id=trace), stored("claim", 5, 2, trace_id=trace)])
+            taken &= store.add_logs([StoredLog(EPOCH_NS + number)])
+            taken &= store.add_counts([Period(f"front-{writer}", EPOCH_NS + number, EPOCH_NS + number + 1, 1)])
+            assert taken
+            if number % 20 == 0:
+                for one in await store.traces(5):
+                    assert len(await store.trace(one.trace_id)) in (0, 2), "whole, or gone"
+
+    await asyncio.gather(*(write(writer) for writer in range(4)))
+    kept = await store.traces(10_000)
+    assert 300 <= len(kept) <= 300 + 32
+    assert {one.spans for one in kept} == {2}
+    assert min(int(one.trace_id[:31], 16) for one in kept) > 300, "the newest stay"
+    assert len(await store.logs(0, 1 << 62)) <= 300 + 32
+    assert len(await store.counts(0, 1 << 62)) <= 300 + 32
+    assert store.dropped == 0
     await store.aclose()
