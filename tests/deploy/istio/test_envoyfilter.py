@@ -85,7 +85,7 @@ def test_the_port_means_the_chain_in_a_virtual_listener_and_the_listener_elsewhe
 def test_a_field_that_does_not_exist_is_an_error():
     wrong = patch()
     wrong["patch"]["value"]["typed_config"]["rdz"] = {}
-    with pytest.raises(ValueError, match="rdz"):
+    with pytest.raises(KeyError, match="rdz"):
         value_of(wrong)
 
 
