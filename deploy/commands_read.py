@@ -218,7 +218,7 @@ def explain(key: str, body: bool, pool: str | None, etcd: EtcdOptions, output: s
     from statesync.slots import slot_of
 
     if not valid_key(key):
-        raise DeployError(f"{key!r} cannot be a session key: 1 to 256 characters of A-Z a-z 0-9 - . _ ~")
+        raise DeployError(f"{key!r} cannot be a session key: 1 to 256 characters of A-Z a-z 0-9 - . _ ~ :")
     place = find_place(etcd, pool)
 
     async def run() -> dict[str, object]:

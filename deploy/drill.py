@@ -115,6 +115,8 @@ class Drill:
             raise Refused(f"the drill is refused, nothing was touched:\n{reasons}")
         state = await self._state()
         name = await self._target(state, number)
+        if state.spec and state.spec.record.tcp:
+            raise DeployError("a drill is judged by requests, and a tcp pool has none: strike by hand (docs/tcp.md)")
         watch = self._watch()
         try:
             await watch.start()

@@ -44,11 +44,12 @@ _STAGE_ETCD, _STAGE_CONTROL, _STAGE_MEMBERS, _STAGE_FRONT = range(4)
 _HOME = Path(__file__).resolve().parent.parent
 _PROGRAM = (sys.executable, "-m", "deploy.cli")
 EXAMPLE_APP = (sys.executable, "-m", "deploy.examples.cart")
+TCP_EXAMPLE_APP = (sys.executable, "-m", "deploy.examples.notebook")
 
 
 @dataclass(frozen=True, slots=True)
 class LocalSettings:
-    """What to run. ``app`` is a command line; empty for the example cart. ``listen`` empty: a free port.
+    """What to run. ``app`` is a command line; empty for an example. ``listen`` empty: a free port.
 
     ``otlp_http``: control servers take OTLP over HTTP as well.
     """
@@ -217,7 +218,7 @@ def _member_programs(settings: LocalSettings, layout: Layout, place: MemberPlace
             PORT=port,
             **application_environment(session_api=place.session_api, member=place.name),
         ),
-        health=f"http://{place.app}{settings.app_health}",
+        health=f"tcp://{place.app}" if settings.spec.tcp else f"http://{place.app}{settings.app_health}",
     )
     sidecar = Program(
         name=f"{place.name}/sidecar",
@@ -343,7 +344,7 @@ def as_json_text(processes: tuple[Process, ...]) -> str:
 def app_command(settings: LocalSettings) -> tuple[str, ...]:
     """The application's command line, its program by absolute path; raises :class:`DeployError` without one."""
     if not settings.app:
-        return EXAMPLE_APP
+        return TCP_EXAMPLE_APP if settings.spec.tcp else EXAMPLE_APP
     try:
         command = shlex.split(settings.app)
     except ValueError as error:

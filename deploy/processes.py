@@ -21,6 +21,7 @@ from typing import Self
 import aiohttp
 
 from deploy.errors import StartError
+from proxy.addresses import split_address
 from proxy.tether import tethered
 
 FIRST_DELAY = 0.2
@@ -42,7 +43,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to run, by absolute path. Higher stages stop earlier; ``health``: URL that answers 200 when ready."""
+    """What to run, by absolute path. Higher stages stop earlier; ``health``: URL that answers 200 when ready.
+
+    Or ``tcp://host:port``, which is ready when somebody listens there.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -212,6 +216,10 @@ class Processes:
         if not url or self._http is None:
             return True
         with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+            if url.startswith("tcp://"):
+                _, writer = await asyncio.open_connection(*split_address(url.removeprefix("tcp://")))
+                writer.close()
+                return True
             async with self._http.get(url) as response:
                 return response.status == 200
         return False

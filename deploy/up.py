@@ -39,7 +39,7 @@ async def run_up(settings: LocalSettings) -> int:
         ended.cancel()
         await starting
         try:
-            console.print(addresses(pool.layout))
+            console.print(addresses(pool.layout, tcp=settings.spec.tcp is not None))
             console.print(things_to_try(pool, example=not settings.app))
             await _show_until(stopping, pool, console)
         finally:
@@ -81,18 +81,19 @@ async def unless(stopping: asyncio.Event, work: Awaitable[T]) -> T:
         waiting.cancel()
 
 
-def addresses(layout: Layout) -> RenderableType:
-    """Where everything listens."""
+def addresses(layout: Layout, *, tcp: bool) -> RenderableType:
+    """Where everything listens; ``tcp``: the applications are not HTTP."""
+    scheme = "" if tcp else "http://"
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
-    table.add_row("your clients", layout.front_url)
+    table.add_row("your clients", f"{scheme}{layout.front.listen}")
     table.add_row("front Envoy's admin", f"http://{layout.front.admin}")
     for control in layout.controls:
         otlp = f", http://{control.otlp_http} (OTLP/HTTP)" if control.otlp_http else ""
         table.add_row(control.name, f"http://{control.http} (admin), {control.grpc} (xDS and OTLP){otlp}")
     table.add_row("etcd", ", ".join(layout.etcd))
     for member in layout.members:
-        where = f"http://{member.app} (application), http://{member.session_api} (session API)"
+        where = f"{scheme}{member.app} (application), http://{member.session_api} (session API)"
         table.add_row(member.name, where)
     return table
 
@@ -102,7 +103,10 @@ def things_to_try(pool: LocalPool, *, example: bool) -> RenderableType:
     layout = pool.layout
     member = layout.members[0].name
     pids = " ".join(str(pool.processes[name].pid) for name in pool.member_processes(member))
-    use = f"curl -i -X POST {layout.front_url}/cart" if example else f"curl -i {layout.front_url}/"
+    if pool.settings.spec.tcp:
+        use = f"nc {layout.front.listen.replace(':', ' ')}" + ("   # and say: ADD 1 hello" if example else "")
+    else:
+        use = f"curl -i -X POST {layout.front_url}/cart" if example else f"curl -i {layout.front_url}/"
     lines = [
         ("use it", use),
         (f"kill {member}", f"kill -9 {pids}"),

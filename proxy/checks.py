@@ -3,6 +3,7 @@
 Asks its health path every :data:`INTERVAL` seconds, one question at a time. A refused connection counts at once, since
 nobody listens there; an answer that says no counts after :data:`FAILURES` in a row; silence counts after the patience
 that the pool's spec allows, longer while the application, or this process, was seen to be slow: busy is not dead.
+In a TCP pool it opens a connection instead, with the question that the spec names (:mod:`proxy.tcp_question`).
 """
 
 import asyncio
@@ -12,8 +13,10 @@ from collections.abc import Callable
 
 import aiohttp
 
+from proxy.tcp_question import ask
 from statesync.beat import LOAD_WINDOW, patience
 from statesync.spec import Liveness
+from statesync.spec_tcp import Tcp
 
 INTERVAL = 0.1
 FAILURES = 3
@@ -30,12 +33,18 @@ class ApplicationCheck:
         *,
         rules: Callable[[], Liveness],
         stall: Callable[[], float],
+        known: Callable[[], bool] = lambda: True,
+        tcp: Callable[[], Tcp | None] = lambda: None,
     ) -> None:
         """``app`` is ``host:port``; ``on_change`` is called when it becomes well or ill.
 
-        ``rules`` are those of the pool as they are now; ``stall`` is how late this process was of late, in seconds.
+        ``rules`` are those of the pool as they are now; ``stall`` is how late this process was of late, in seconds;
+        ``tcp`` is what a TCP pool's spec says. Nothing is asked before the spec is ``known``.
         """
+        self._app = app
         self._url = f"http://{app}{path}"
+        self._known = known
+        self._tcp = tcp
         self._on_change = on_change
         self._rules = rules
         self._stall = stall
@@ -65,6 +74,9 @@ class ApplicationCheck:
         """Ask until cancelled."""
         async with aiohttp.ClientSession() as http:
             while True:
+                if not self._known():
+                    await asyncio.sleep(INTERVAL)
+                    continue
                 began = time.monotonic()
                 fault, certain = await self._ask(http)
                 now = time.monotonic()
@@ -78,6 +90,9 @@ class ApplicationCheck:
     async def _ask(self, http: aiohttp.ClientSession) -> tuple[str, bool]:
         """What is wrong ('' for nothing), and whether that is beyond doubt."""
         allowed = self.patience
+        tcp = self._tcp()
+        if tcp:
+            return await self._ask_by_connection(tcp, allowed)
         try:
             async with http.get(self._url, timeout=aiohttp.ClientTimeout(total=allowed)) as answer:
                 self.listening = True
@@ -91,6 +106,22 @@ class ApplicationCheck:
             return f"the application is silent at {self._url} for {allowed:.1f} s", True
         except aiohttp.ClientError as error:
             return f"the application does not answer at {self._url}: {error}", False
+
+    async def _ask_by_connection(self, tcp: Tcp, allowed: float) -> tuple[str, bool]:
+        try:
+            async with asyncio.timeout(allowed):
+                answer = await ask(self._app, tcp)
+        except TimeoutError:
+            return f"the application is silent at {self._app} for {allowed:.1f} s", True
+        except ConnectionRefusedError:
+            self.listening = False
+            return f"the application does not listen at {self._app}", True
+        except OSError as error:
+            return f"the application does not answer at {self._app}: {error}", False
+        self.listening = True
+        if answer.startswith(tcp.pong):
+            return "", True
+        return f"the application at {self._app} answers {answer!r}, not {tcp.pong!r}", False
 
     def _note(self, fault: str, certain: bool) -> None:
         self._failures = 0 if not fault else FAILURES if certain else self._failures + 1

@@ -109,7 +109,7 @@ class SessionService:
         if spec is None:
             return self._not_ready()
         if not valid_key(call.key):
-            return problem(400, "bad-key", "a session key has 1 to 256 of the characters A-Z a-z 0-9 - . _ ~")
+            return problem(400, "bad-key", "a session key has 1 to 256 of the characters A-Z a-z 0-9 - . _ ~ :")
         slot = slot_of(call.key, spec.slots)
         if call.method == "GET" and call.headers.get("understudy-consistency") == "stale":
             copy = self._calls.stale(call, slot)

@@ -50,6 +50,7 @@ from statesync.pool import Member, MemberState
 from statesync.replica import Replica
 from statesync.settings import EtcdMissing, EtcdSettings, await_etcd
 from statesync.spec import CheckSpec
+from statesync.spec_tcp import Tcp
 from statesync.state import Changed, PoolState
 from telemetry.names import SERVICE_SIDECAR
 from telemetry.phase_metrics import PhaseMetrics, expose
@@ -289,6 +290,8 @@ class _Assembly:
             self._on_check,
             rules=lambda: self.context.liveness,
             stall=lambda: stall.worst,
+            known=lambda: self.context.state.spec is not None,
+            tcp=self._tcp,
         )
         self.presence = Presence(self.context, _record(settings, boot), self._state, settings.tls)
         self.context.first_answers.on_change = self.presence.beat_at_once
@@ -343,6 +346,10 @@ class _Assembly:
 
     def _state(self) -> tuple[MemberState, str]:
         return self.sidecar.state()
+
+    def _tcp(self) -> Tcp | None:
+        spec = self.context.state.spec
+        return spec.record.tcp if spec else None
 
     def wanted_checks(self) -> tuple[CheckSpec, ...]:
         """The checks that the sidecar is to run now: the spec's, this member's own, and the local Envoy's."""

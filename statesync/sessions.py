@@ -24,7 +24,7 @@ KEY_LENGTH_MOST = 256
 JSON_TYPE = "application/json"
 MERGE_PATCH_TYPE = "application/merge-patch+json"
 _COMPACT = json.JSONEncoder(separators=(",", ":")).encode
-_KEY_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_KEY_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~:")
 
 
 @functools.lru_cache(maxsize=256)
@@ -166,7 +166,10 @@ class Terms:
 
 
 def valid_key(key: str) -> bool:
-    """Whether ``key`` can name a session: 1 to 256 of the unreserved URI characters (RFC 3986, section 2.3)."""
+    """Whether ``key`` can name a session: 1 to 256 of the unreserved URI characters (RFC 3986, section 2.3).
+
+    And the colon, which a URI's path may have as it is (section 3.3), for IPv6 addresses, the keys of TCP pools.
+    """
     return 0 < len(key) <= KEY_LENGTH_MOST and _KEY_CHARACTERS.issuperset(key)
 
 

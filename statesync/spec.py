@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from statesync.slots import DEFAULT_SLOTS, MAX_SLOTS
+from statesync.spec_tcp import MAX_TCP_SLOTS, Tcp, vain_in, with_tcp_defaults
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
 """Names of pools, members and sites: DNS-like, since they become parts of resource names and keys."""
@@ -47,15 +48,17 @@ class _Strict(BaseModel):
 
 
 class SessionKey(_Strict):
-    """Where a request carries its session key: one header or one cookie."""
+    """Where the session key is found: in one header, in one cookie or, in a TCP pool, in the client's address."""
 
     header: Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")] | None = None
     cookie: Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")] | None = None
 
+    source_address: Literal[True] | None = None
+
     @model_validator(mode="after")
     def _exactly_one(self) -> "SessionKey":
-        if (self.header is None) == (self.cookie is None):
-            raise ValueError("name either a header or a cookie")
+        if sum(source is not None for source in (self.header, self.cookie, self.source_address)) != 1:
+            raise ValueError("name either a header or a cookie (or source_address: true in a pool with protocol: tcp)")
         return self
 
 
@@ -220,7 +223,8 @@ class PoolSpec(_Strict):
     limits: Limits = Limits()
     objectives: Objectives = Objectives()
     session_ttl: Annotated[int, Field(ge=1, le=31_536_000)] = 3600
-    protocol: Literal["http1", "http2", "as_client"] = "http1"
+    protocol: Literal["http1", "http2", "as_client", "tcp"] = "http1"
+    tcp: Tcp | None = None
     timeouts: Timeouts = Timeouts()
     retries: Retries = Retries()
     health_checks: HealthChecks = HealthChecks()
@@ -228,6 +232,31 @@ class PoolSpec(_Strict):
     liveness: Liveness = Liveness()
     checks: Annotated[tuple[CheckSpec, ...], Field(max_length=20)] = ()
     mesh: Mesh | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tcp_defaults(cls, raw: Any) -> Any:  # noqa: ANN401 - pydantic's
+        return with_tcp_defaults(raw)
+
+    @model_validator(mode="after")
+    def _fits_protocol(self) -> "PoolSpec":
+        by_address = any(key.source_address for key in self.session_key)
+        if self.protocol != "tcp":
+            if self.tcp is not None:
+                raise ValueError(f"tcp: only a pool with protocol: tcp has it, and this one has {self.protocol}")
+            if by_address:
+                raise ValueError("session_key: source_address is for pools with protocol: tcp; name headers or cookies")
+            return self
+        if len(self.session_key) > 1 or not by_address:
+            raise ValueError(
+                "session_key: a tcp pool sees neither headers nor cookies, its session key is the client's address; "
+                "leave session_key out, or say [{source_address: true}]"
+            )
+        if self.mesh is not None:
+            raise ValueError("mesh: a tcp pool is reached through front Envoys; leave mesh out")
+        if self.slots > MAX_TCP_SLOTS:
+            raise ValueError(f"slots: a tcp pool has {MAX_TCP_SLOTS} at the most (got {self.slots})")
+        return self
 
     @model_validator(mode="after")
     def _distinct_checks(self) -> "PoolSpec":
@@ -262,6 +291,9 @@ def parse_spec(text: str, *, where: str) -> PoolSpec:
     raw = _yaml(text, where)
     if not isinstance(raw, dict):
         raise SpecError(f"{where}: a pool spec is a mapping that starts with 'pool: NAME'")
+    vain = vain_in(raw)
+    if vain:
+        raise SpecError("\n".join(f"{where}: {line}" for line in vain))
     return _checked(raw, where)
 
 
@@ -299,6 +331,11 @@ def refuse_contradiction(running: PoolSpec, wanted: PoolSpec) -> None:
         raise SpecError(
             f"slots: the running pool {running.pool!r} has {running.slots} slots and the new spec says {wanted.slots}; "
             "the number is fixed for the life of a pool (keep it, or make a new pool)"
+        )
+    if (running.tcp is None) != (wanted.tcp is None):
+        raise SpecError(
+            f"protocol: the running pool {running.pool!r} has {running.protocol} and the new spec says "
+            f"{wanted.protocol}; a pool stays with tcp, or without, for life (keep it, or make a new pool)"
         )
 
 

@@ -7,12 +7,14 @@ or when leadership changes. This module only connects: seeing is in :mod:`xds.ob
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 from statesync.beat import BEAT_INTERVAL
 from statesync.etcd import EtcdClient
 from statesync.keys import KeyRange, PoolKeys, prefix_range
 from statesync.mirror import Mirror, MirrorBatch
+from statesync.spec import PoolSpec
 from telemetry.setup import Telemetry
 from xds.aftermath import watch
 from xds.cache import ResourceCache
@@ -24,7 +26,7 @@ from xds.liveness import SECOND, LivenessBook, Rules
 from xds.measure import Course, Delivery
 from xds.observer import Observer
 from xds.plan import FirstTable
-from xds.publisher import MERGE_SECONDS, Publisher
+from xds.publisher import MERGE_SECONDS, Publisher, nothing_more
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Controller:
         cache: what xDS is served from.
         telemetry: where failovers are recorded, and the process's clock.
         timing: how long to wait for what.
+        on_spec: awaited with the spec of every publication, as soon as its clusters are in the cache.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Controller:
         cache: ResourceCache,
         telemetry: Telemetry,
         timing: Timing,
+        on_spec: Callable[[PoolSpec], Awaitable[None]] = nothing_more,
     ) -> None:
         self.book = LivenessBook(timing.rules)
         self.heartbeat = Heartbeat(keys.pool, self.book, now_ns=telemetry.now_ns, on_change=self._changed)
@@ -72,7 +76,9 @@ class Controller:
         self._telemetry = telemetry
         self._ranges = watched_ranges(keys)
         self.mirror = Mirror(client, self._ranges, self._on_batch)
-        self.publisher = Publisher(cache, self.observer.world, on_publish=self._on_publish, merge=timing.merge)
+        self.publisher = Publisher(
+            cache, self.observer.world, on_publish=self._on_publish, on_spec=on_spec, merge=timing.merge
+        )
         self.courses = Courses(
             telemetry,
             cache,

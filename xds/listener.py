@@ -5,9 +5,10 @@ node that asks: on the address that its metadata names.
 """
 
 import functools
+from collections.abc import Mapping
 from datetime import timedelta
 
-from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog
+from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog, AccessLogFilter
 from envoy_data_plane.envoy.config.core.v3 import (
     CidrRange,
     Http2ProtocolOptions,
@@ -93,10 +94,15 @@ def _errors_log() -> AccessLog:
         "failure": "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
         "request_id": "%REQ(X-REQUEST-ID)%",
     }
+    return stderr_lines(server_errors(), line)
+
+
+def stderr_lines(which: AccessLogFilter, line: Mapping[str, str]) -> AccessLog:
+    """An access log of what ``which`` lets pass: a JSON object a line to Envoy's stderr, field by field as given."""
     fields = {name: Value(string_value=text) for name, text in line.items()}
     return AccessLog(
         name="envoy.access_loggers.stderr",
-        filter=server_errors(),
+        filter=which,
         typed_config=Any.pack(StderrAccessLog(log_format=SubstitutionFormatString(json_format=Struct(fields=fields)))),
     )
 

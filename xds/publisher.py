@@ -9,7 +9,7 @@ wire and acknowledgement are the cache's.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from statesync.spec import PoolSpec
@@ -37,6 +37,10 @@ def shape_of(view: PoolView) -> Shape:
     return Shape(view.spec, {name: replace(one, healthy=True) for name, one in view.members.items()}, view.orders)
 
 
+async def nothing_more(_: PoolSpec) -> None:
+    """For who has nothing to do with a spec that is published."""
+
+
 class Publisher:
     """Keeps a cache in step with the world.
 
@@ -44,6 +48,7 @@ class Publisher:
         cache: what the xDS streams are served from.
         look: the world as it is now, or None while nothing can be said.
         on_publish: called after each publication, of health too.
+        on_spec: awaited with the spec of each publication but of health, before ``on_publish`` is called.
         merge: seconds between publications of anything but health.
     """
 
@@ -53,11 +58,13 @@ class Publisher:
         look: Callable[[], World | None],
         *,
         on_publish: Callable[[], None],
+        on_spec: Callable[[PoolSpec], Awaitable[None]] = nothing_more,
         merge: float = MERGE_SECONDS,
     ) -> None:
         self._cache = cache
         self._look = look
         self._on_publish = on_publish
+        self._on_spec = on_spec
         self._merge = merge
         self._awake = asyncio.Event()
         self._moved = asyncio.Event()
@@ -145,6 +152,7 @@ class Publisher:
         try:
             resources = build_all(view)
             await self._cache.set_all(resources, known=clusters_from_elsewhere(view.spec))
+            await self._on_spec(view.spec)
         except (CacheError, ValueError) as error:
             # The last good content stays. Another view is tried when there is one.
             self.fault = str(error)

@@ -6,7 +6,8 @@ or one order is encoded once and remembered. Leaves the decision who serves what
 :mod:`xds.ads`, and the matching of requests to :mod:`xds.routes`.
 
 Names: ``<pool>/member/<member>``, ``<pool>/order/<active>+<standby>+...`` (``+`` cannot occur in a member's
-name, ``-`` can), ``<pool>/any``, ``<pool>/routes``; the listener is in :mod:`xds.listener`.
+name, ``-`` can), ``<pool>/any``, ``<pool>/routes``; the listener is in :mod:`xds.listener`. A TCP pool has no routes
+and no orders but ``<pool>/slot/<slot>``, for a reason that :mod:`xds.tcp` tells; its listener is there.
 """
 
 import functools
@@ -24,6 +25,7 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
     ClusterDiscoveryType,
     ClusterEdsClusterConfig,
     ClusterLbPolicy,
+    ClusterTransportSocketMatch,
     OutlierDetection,
     UpstreamConnectionOptions,
 )
@@ -39,8 +41,11 @@ from envoy_data_plane.envoy.config.core.v3 import (
     Http2ProtocolOptions,
     HttpProtocolOptions,
     KeepaliveSettings,
+    ProxyProtocolConfig,
+    ProxyProtocolConfigVersion,
     SocketAddress,
     TcpKeepalive,
+    TransportSocket,
 )
 from envoy_data_plane.envoy.config.endpoint.v3 import (
     ClusterLoadAssignment,
@@ -52,6 +57,8 @@ from envoy_data_plane.envoy.config.endpoint.v3 import (
     Endpoint as EndpointMessage,
 )
 from envoy_data_plane.envoy.extensions.clusters.aggregate.v3 import ClusterConfig as AggregateCluster
+from envoy_data_plane.envoy.extensions.transport_sockets.proxy_protocol.v3 import ProxyProtocolUpstreamTransport
+from envoy_data_plane.envoy.extensions.transport_sockets.raw_buffer.v3 import RawBuffer
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptions as UpstreamHttpOptions,
 )
@@ -60,10 +67,12 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptionsUseDownstreamHttpConfig,
 )
 from envoy_data_plane.envoy.type.v3 import Percent
-from envoy_data_plane.google.protobuf import Any
+from envoy_data_plane.google.protobuf import Any, Struct, Value
 
 from statesync.spec import HealthChecks, Outliers, PoolSpec, Retries, Timeouts
+from statesync.spec_tcp import Tcp
 from xds.routes import Terms, route_configuration
+from xds.wire import delimited
 
 CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 ENDPOINTS = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
@@ -86,6 +95,9 @@ BACK_SOON_MS = 50
 NOBODY_LEFT = 1.0
 """Panic threshold in percent: health is disregarded only when no member of an order, or less than one in a hundred of
 all members, is healthy. A check that fails everywhere at once says more about the check than about the members."""
+
+_CLUSTER_NAME = 1
+"""Field number in cluster.proto."""
 
 RETRY_BUFFER = 2 << 20
 """Bytes of a request body that Envoy keeps so that it can send it again; twice the largest session."""
@@ -120,6 +132,7 @@ class Upstream:
     retries: Retries
     health_checks: HealthChecks
     outliers: Outliers
+    tcp: Tcp | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,17 +163,21 @@ def build(view: PoolView) -> dict[str, dict[str, bytes]]:
     orders = [tuple(member for member in order if member in view.members) for order in view.orders or [()] * slots]
     everybody = any_name(pool)
     spec = view.spec
-    upstream = Upstream(spec.protocol, spec.timeouts, spec.retries, spec.health_checks, spec.outliers)
+    upstream = Upstream(spec.protocol, spec.timeouts, spec.retries, spec.health_checks, spec.outliers, spec.tcp)
     clusters = {member_name(pool, member): _member_cluster(pool, member, upstream) for member in sorted(view.members)}
-    clusters |= {
-        order_name(pool, order): _order_cluster(pool, order, upstream) for order in sorted(set(orders)) if order
-    }
+    if spec.tcp:
+        wanted = {slot_name(pool, slot): order for slot, order in enumerate(orders)}
+    else:
+        wanted = {order_name(pool, order): order for order in orders if order}
+    clusters |= {name: _in_turn(pool, name, order, upstream) for name, order in sorted(wanted.items())}
     clusters[everybody] = _any_cluster(pool, upstream)
     endpoints = {
         member_name(pool, member): _assignment(member_name(pool, member), (endpoint,))
         for member, endpoint in sorted(view.members.items())
     }
     endpoints[everybody] = _assignment(everybody, tuple(endpoint for _, endpoint in sorted(view.members.items())))
+    if spec.tcp:
+        return {CLUSTER: clusters, ENDPOINTS: endpoints, ROUTES: {}}
     routes = route_configuration(
         name=routes_name(pool),
         terms=terms_of(spec),
@@ -185,6 +202,11 @@ def order_name(pool: str, order: Sequence[str]) -> str:
     return f"{pool}/order/{'+'.join(order)}"
 
 
+def slot_name(pool: str, slot: int) -> str:
+    """Name of the cluster of one slot of a TCP pool."""
+    return f"{pool}/slot/{slot}"
+
+
 def any_name(pool: str) -> str:
     """Name of the cluster of all members, for requests without a session key."""
     return f"{pool}/any"
@@ -207,7 +229,7 @@ def _any_cluster(pool: str, upstream: Upstream) -> bytes:
 
 def _eds_cluster(name: str, policy: ClusterLbPolicy, upstream: Upstream) -> Cluster:
     """A cluster of hosts that come by EDS. A host that EDS no longer has is gone, whatever its checks say."""
-    return Cluster(
+    cluster = Cluster(
         name=name,
         type=ClusterDiscoveryType.EDS,
         eds_cluster_config=ClusterEdsClusterConfig(eds_config=ads_source()),
@@ -218,21 +240,50 @@ def _eds_cluster(name: str, policy: ClusterLbPolicy, upstream: Upstream) -> Clus
         health_checks=_health_checks(upstream.health_checks),
         outlier_detection=_outliers(upstream.outliers),
         ignore_health_on_host_removal=True,
-        typed_extension_protocol_options={
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _upstream_http(upstream.protocol),
-        },
         upstream_connection_options=UpstreamConnectionOptions(
             tcp_keepalive=TcpKeepalive(keepalive_probes=3, keepalive_time=5, keepalive_interval=1)
         ),
     )
+    if upstream.tcp:
+        _carry_tcp(cluster, upstream.tcp)
+    else:
+        options = _upstream_http(upstream.protocol)
+        cluster.typed_extension_protocol_options = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options}
+    return cluster
+
+
+def _carry_tcp(cluster: Cluster, tcp: Tcp) -> None:
+    """Whole connections instead of requests.
+
+    A member that fails its checks loses those that it has, since nothing else would ever move them. Its application is
+    told whose they are; the health port is not, it speaks plain HTTP.
+    """
+    cluster.close_connections_on_host_health_failure = True
+    if tcp.send_proxy_protocol == "none":
+        return
+    raw = TransportSocket(name="envoy.transport_sockets.raw_buffer", typed_config=Any.pack(RawBuffer()))
+    version = ProxyProtocolConfigVersion.V1 if tcp.send_proxy_protocol == "v1" else ProxyProtocolConfigVersion.V2
+    told = ProxyProtocolUpstreamTransport(config=ProxyProtocolConfig(version=version), transport_socket=raw)
+    cluster.transport_socket = TransportSocket(
+        name="envoy.transport_sockets.upstream_proxy_protocol", typed_config=Any.pack(told)
+    )
+    asked = Struct(fields={"asks": Value(string_value="health")})
+    cluster.transport_socket_matches = [ClusterTransportSocketMatch(name="checks", match=asked, transport_socket=raw)]
+    for check in cluster.health_checks:
+        check.transport_socket_match_criteria = asked
+
+
+def _in_turn(pool: str, name: str, order: tuple[str, ...], upstream: Upstream) -> bytes:
+    """The cluster ``name`` of members that are tried in this order; of all of them, in no order, if there is none."""
+    return delimited(_CLUSTER_NAME, name.encode()) + _nameless(pool, order, upstream)
 
 
 @functools.lru_cache(maxsize=4096)
-def _order_cluster(pool: str, order: tuple[str, ...], upstream: Upstream) -> bytes:
-    members = AggregateCluster(clusters=[member_name(pool, member) for member in order])
+def _nameless(pool: str, order: tuple[str, ...], upstream: Upstream) -> bytes:
+    """All of such a cluster but its name, since many slots share an order."""
+    members = AggregateCluster(clusters=[member_name(pool, member) for member in order] or [any_name(pool)])
     return bytes(
         Cluster(
-            name=order_name(pool, order),
             cluster_type=ClusterCustomClusterType(name="envoy.clusters.aggregate", typed_config=Any.pack(members)),
             connect_timeout=timedelta(milliseconds=upstream.timeouts.connect_ms),
             lb_policy=ClusterLbPolicy.CLUSTER_PROVIDED,

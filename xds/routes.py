@@ -47,6 +47,7 @@ from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
 from statesync.spec import Retries, SessionKey, Timeouts
+from xds.wire import delimited
 
 RETRY_HEADER = "understudy-retry"
 OTHER_HOST_TRIES = 30
@@ -150,15 +151,15 @@ _Frames = tuple[tuple[bytes, bytes], ...]
 def _configuration(host: VirtualHost, frames: tuple[_Frames, _Frames], to_any: bytes, to_slot: bytes) -> bytes:
     """The routes put together: ``to_any`` and ``to_slot`` are the encoded clusters of their actions."""
     routes = [
-        head + _field(_ROUTE_ACTION, action + clusters)
+        head + delimited(_ROUTE_ACTION, action + clusters)
         for kind, clusters in zip(frames, (to_any, to_slot), strict=True)
         for head, action in kind
     ]
     # Applications and clients are told how often a request was sent: an answer of a second member is no move.
     host.domains = ["*"]
     host.include_request_attempt_count = host.include_attempt_count_in_response = True
-    encoded = bytes(host) + b"".join(_field(_VIRTUAL_HOST_ROUTES, route) for route in routes)
-    return bytes(RouteConfiguration(name=host.name)) + _field(_CONFIGURATION_VIRTUAL_HOSTS, encoded)
+    encoded = bytes(host) + b"".join(delimited(_VIRTUAL_HOST_ROUTES, route) for route in routes)
+    return bytes(RouteConfiguration(name=host.name)) + delimited(_CONFIGURATION_VIRTUAL_HOSTS, encoded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,12 +303,12 @@ def _to(cluster: str) -> bytes:
 
 def _weighted(entries: Iterable[bytes], *, hashed: bool) -> bytes:
     """The encoded ``weighted_clusters`` of an action, entries of weight 1: ``hash % entries`` is the one, or chance."""
-    return _field(_ACTION_WEIGHTED_CLUSTERS, bytes(WeightedCluster(use_hash_policy=hashed)) + b"".join(entries))
+    return delimited(_ACTION_WEIGHTED_CLUSTERS, bytes(WeightedCluster(use_hash_policy=hashed)) + b"".join(entries))
 
 
 @functools.lru_cache(maxsize=4096)
 def _slot_entry(cluster: str) -> bytes:
-    return _field(_WEIGHTED_CLUSTERS, bytes(WeightedClusterClusterWeight(name=cluster, weight=1)))
+    return delimited(_WEIGHTED_CLUSTERS, bytes(WeightedClusterClusterWeight(name=cluster, weight=1)))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -317,18 +318,4 @@ def _ordered_entry(cluster: str, hosts: str) -> bytes:
         append_action=HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
     )
     entry = WeightedClusterClusterWeight(name=cluster, weight=1, request_headers_to_add=[order])
-    return _field(_WEIGHTED_CLUSTERS, bytes(entry))
-
-
-def _field(number: int, payload: bytes) -> bytes:
-    """A length-delimited protobuf field."""
-    return _varint(number << 3 | 2) + _varint(len(payload)) + payload
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+    return delimited(_WEIGHTED_CLUSTERS, bytes(entry))

@@ -13,7 +13,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,17 +38,15 @@ from telemetry.store import SpanStore
 from telemetry.store_schema import StoreError
 from xds.admin import Admin
 from xds.ads import TAKE_ALL, AdsServer, StreamSettings
-from xds.cache import AckEvent, CacheError, ResourceCache
+from xds.cache import AckEvent, ResourceCache
 from xds.controller import Controller, Timing
 from xds.election import LEASE_SECONDS, Leadership
+from xds.fronts import Fronts, listen_of
 from xds.identity import ServerTls, refuse_other_members, refuse_other_nodes
-from xds.listener import listener, listener_name
 from xds.measure import Delivery
 from xds.metrics import XdsMetrics
 from xds.pauses import collecting_when_calm
 from xds.stream import Pace
-from xds.types import LISTENER
-from xds.wire import Node
 from xds.world import split_address
 
 logger = logging.getLogger(__name__)
@@ -153,10 +151,18 @@ async def _serve(
 ) -> None:
     """Put the parts together, run them until ``stop``, and end them in the order that hurts nobody."""
     keys = PoolKeys(settings.pool)
-    cache = ResourceCache(listen_of, on_group=lambda group: _give_listener(cache, keys.pool, group))
+    cache = ResourceCache(listen_of)
+    fronts = Fronts(cache, keys.pool)
+    cache.on_group = fronts.give
     leadership = Leadership(client, keys, record, ttl=settings.lease)
     controller = Controller(
-        client, keys, leadership=leadership, cache=cache, telemetry=telemetry, timing=settings.timing
+        client,
+        keys,
+        leadership=leadership,
+        cache=cache,
+        telemetry=telemetry,
+        timing=settings.timing,
+        on_spec=fronts.follow,
     )
     leadership.on_change = controller.leadership_changed
     ads = AdsServer(
@@ -205,34 +211,6 @@ async def _serve(
         await server.stop(STOP_SECONDS)
         election.cancel()
         control.cancel()
-
-
-def listen_of(node: Node) -> str:
-    """The group of a front Envoy, by the metadata of its node under ``understudy``.
-
-    It is where the Envoy says that it listens (``listen``) and, after a space, the cluster of its bootstrap through
-    which it reports requests (``telemetry``), if it has one, and ``traced``, if it is to trace them (``tracing``).
-    """
-    ours = node.metadata.get("understudy")
-    if not isinstance(ours, Mapping):
-        return ""
-    said = [ours.get("listen"), ours.get("telemetry")]
-    words = [word for word in said if isinstance(word, str) and word and " " not in word]
-    if not said[0] or len(words) < 2:
-        return "".join(words) if said[0] else ""
-    return " ".join([*words, "traced"] if ours.get("tracing") is True else words)
-
-
-async def _give_listener(cache: ResourceCache, pool: str, group: str) -> None:
-    """Set the listener of the Envoys of a group (:func:`listen_of`), when the first of them connects."""
-    listen, telemetry, traced = (*group.split(" "), "", "")[:3]
-    try:
-        host, port = split_address(listen)
-        await cache.set(
-            LISTENER, {listener_name(pool): listener(pool, host, port, telemetry, traced=bool(traced))}, group=group
-        )
-    except (ValueError, CacheError) as error:
-        logger.warning("no listener for an Envoy that would listen at %r: %s", listen, error)
 
 
 def _answered(metrics: XdsMetrics, controller: Controller, telemetry: Telemetry, event: AckEvent) -> None:

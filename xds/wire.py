@@ -216,24 +216,24 @@ def _varint(number: int) -> bytes:
     return bytes(out)
 
 
-def _field(number: int, value: bytes) -> bytes:
-    """A length-delimited field; field numbers below 16 only, which all of ours are."""
-    return bytes((number << 3 | 2,)) + _varint(len(value)) + value
+def delimited(number: int, value: bytes) -> bytes:
+    """A length-delimited field: its number, and its value as bytes."""
+    return _varint(number << 3 | 2) + _varint(len(value)) + value
 
 
 def any_of(type_url: str, value: bytes) -> bytes:
     """A ``google.protobuf.Any`` around a serialised message."""
-    return _field(1, type_url.encode()) + _field(2, value)
+    return delimited(1, type_url.encode()) + delimited(2, value)
 
 
 def resource_of(name: str, version: str, packed: bytes | None, ttl: float | None = None) -> bytes:
     """A ``Resource``: ``packed`` is the Any; None makes a heartbeat, which only renews ``ttl`` (seconds)."""
-    parts = [_field(1, version.encode())]
+    parts = [delimited(1, version.encode())]
     if packed is not None:
-        parts.append(_field(2, packed))
-    parts.append(_field(3, name.encode()))
+        parts.append(delimited(2, packed))
+    parts.append(delimited(3, name.encode()))
     if ttl is not None:
-        parts.append(_field(6, _duration(ttl)))
+        parts.append(delimited(6, _duration(ttl)))
     return b"".join(parts)
 
 
@@ -247,19 +247,19 @@ def _duration(seconds: float) -> bytes:
 
 def response(type_url: str, version: str, packed: Iterable[bytes]) -> bytes:
     """A ``DiscoveryResponse`` without its nonce; ``packed`` are resources as Any bytes."""
-    parts = [_field(1, version.encode()), _field(4, type_url.encode())]
-    parts.extend(_field(2, one) for one in packed)
+    parts = [delimited(1, version.encode()), delimited(4, type_url.encode())]
+    parts.extend(delimited(2, one) for one in packed)
     return b"".join(parts)
 
 
 def delta_response(type_url: str, version: str, resources: Iterable[bytes], removed: Iterable[str]) -> bytes:
     """A ``DeltaDiscoveryResponse`` without its nonce; ``resources`` are the bytes of :func:`resource_of`."""
-    parts = [_field(1, version.encode()), _field(4, type_url.encode())]
-    parts.extend(_field(2, one) for one in resources)
-    parts.extend(_field(6, name.encode()) for name in removed)
+    parts = [delimited(1, version.encode()), delimited(4, type_url.encode())]
+    parts.extend(delimited(2, one) for one in resources)
+    parts.extend(delimited(6, name.encode()) for name in removed)
     return b"".join(parts)
 
 
 def with_nonce(shared: bytes, nonce: str) -> bytes:
     """The shared bytes of a response with a stream's own nonce behind them (field 5 in both variants)."""
-    return shared + _field(5, nonce.encode())
+    return shared + delimited(5, nonce.encode())

@@ -25,9 +25,9 @@ from tests.harness.envoy import running_envoy
 from tests.harness.waiting import free_port, until
 from xds.ads import AdsServer
 from xds.cache import ResourceCache
+from xds.fronts import Fronts, listen_of
 from xds.listener import listener_name
 from xds.resources import Endpoint, PoolView, build
-from xds.server import _give_listener, listen_of
 from xds.types import LISTENER
 
 KEY = "session-1"
@@ -68,7 +68,8 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
     """A control server, an Envoy, a member that is dead and its standby, which is well."""
     port = free_port()
     store = SpanStore(tmp_path / "traces.db")
-    cache = ResourceCache(listen_of, on_group=lambda group: _give_listener(cache, "cart", group))
+    cache = ResourceCache(listen_of)
+    cache.on_group = Fronts(cache, "cart").give
     made = Front(port, store, cache)
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -174,9 +175,9 @@ async def test_envoy_goes_on_with_a_trace_that_its_caller_samples_and_begins_non
 async def test_a_node_that_names_no_cluster_for_reports_gets_a_listener_without_them():
     cache = ResourceCache()
     await cache.set_all(build(PoolView(PoolSpec(pool="cart"), {}, ())))
-    await _give_listener(cache, "cart", "127.0.0.1:10000")
-    await _give_listener(cache, "cart", "127.0.0.1:10001 understudy-xds")
-    await _give_listener(cache, "cart", "127.0.0.1:10002 understudy-xds traced")
+    await Fronts(cache, "cart").give("127.0.0.1:10000")
+    await Fronts(cache, "cart").give("127.0.0.1:10001 understudy-xds")
+    await Fronts(cache, "cart").give("127.0.0.1:10002 understudy-xds traced")
     plain, reporting, traced = (
         cache.snapshot(group).of(LISTENER).resources[listener_name("cart")].packed for group in cache.groups if group
     )

@@ -1,0 +1,132 @@
+"""A notebook over plain TCP that keeps nothing in its own memory: an example of a service that is not HTTP.
+
+A client's notebook belongs to its address, which is the session key of a TCP pool. The front Envoy tells it in a PROXY
+header (version 1) before the first line. All notes are in the session, which the sidecar next door keeps replicated:
+a client whose connection breaks connects again, comes to the standby, and finds what was acknowledged.
+
+    PING            PONG
+    WHO             ME <member> <address>
+    ADD <id> <text> OK <number of notes>    with an id of the client's own choice, so that it may say it again
+    LIST            NOTES <number>, and so many lines: <id> <text>
+
+What goes wrong is answered by ``ERROR <why>``. Only when the outcome of a write is unknown is the connection closed:
+the client says the same again on a new one. Run it with ``python -m deploy.examples.notebook --port 8000``; its
+environment is that of :mod:`deploy.examples.cart`.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import signal
+
+from deploy.examples.cart import ATTEMPTS, SIDECAR_URL, Sessions, SidecarError
+
+LONGEST_LINE = 4096
+Notes = list[list[str]]
+
+
+class Refusal(Exception):
+    """What a client is told instead; its connection stays."""
+
+
+async def client_of(reader: asyncio.StreamReader) -> str | None:
+    """The client's address from the PROXY header; '' for a check, which has no client; None for no header."""
+    words = (await reader.readline()).decode("ascii", "replace").split()
+    if words[:2] == ["PROXY", "UNKNOWN"]:
+        return ""
+    if len(words) == 6 and words[0] == "PROXY":
+        return words[2]
+    return None
+
+
+async def read_notes(sessions: Sessions, key: str) -> tuple[Notes, str | None]:
+    """The client's notes and the ETag to write them with; None while there is no session."""
+    answer = await sessions.call("GET", key)
+    if answer.status == 404:
+        return [], None
+    if answer.status != 200:
+        raise Refusal(answer.problem)
+    return json.loads(answer.body)["notes"], answer.headers["ETag"]
+
+
+async def add(sessions: Sessions, key: str, name: str, text: str) -> int:
+    """Add a note, once however often it is said; returns how many there are."""
+    once = hashlib.sha256(f"{name}/{text}".encode()).hexdigest()
+    for _ in range(ATTEMPTS):
+        notes, etag = await read_notes(sessions, key)
+        if [name, text] in notes:
+            return len(notes)
+        wanted = {"If_Match": etag} if etag else {"If_None_Match": "*"}
+        body = {"notes": [*notes, [name, text]]}
+        answer = await sessions.call("PUT", key, body, Idempotency_Key=once, **wanted)
+        if answer.status in (200, 201):
+            return len(notes) + 1
+        if answer.status != 412:
+            raise Refusal(answer.problem)
+    raise Refusal("too many writers at once")
+
+
+async def answer_to(line: str, sessions: Sessions, member: str, key: str) -> str:
+    """What is said to one line."""
+    match line.split(maxsplit=2):
+        case ["PING"]:
+            return "PONG"
+        case ["WHO"]:
+            return f"ME {member} {key}"
+        case ["ADD", name, text]:
+            return f"OK {await add(sessions, key, name, text)}"
+        case ["LIST"]:
+            notes, _ = await read_notes(sessions, key)
+            return "\n".join([f"NOTES {len(notes)}", *(f"{name} {text}" for name, text in notes)])
+    raise Refusal("say PING, WHO, ADD <id> <text> or LIST")
+
+
+async def serve_client(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, sessions: Sessions, member: str
+) -> None:
+    """One connection, from its PROXY header until either side closes it."""
+    with contextlib.suppress(ConnectionError, ValueError, SidecarError):
+        key = await client_of(reader)
+        while key is not None and (line := (await reader.readline()).decode(errors="replace").strip()):
+            try:
+                said = await answer_to(line, sessions, member, key)
+            except Refusal as why:
+                said = f"ERROR {why}"
+            except SidecarError as lost:
+                if lost.sent:
+                    raise
+                said = f"ERROR {lost}"
+            writer.write(f"{said}\n".encode())
+            await writer.drain()
+    writer.close()
+
+
+async def run(host: str, port: int) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    told = os.environ.get
+    sessions = Sessions(told("UNDERSTUDY_URL", SIDECAR_URL), told("UNDERSTUDY_TOKEN"))
+    serve = functools.partial(serve_client, sessions=sessions, member=told("UNDERSTUDY_MEMBER", "unnamed"))
+    server = await asyncio.start_server(serve, host, port, limit=LONGEST_LINE)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+    server.close()
+    await sessions.close()
+
+
+def main() -> None:
+    """Take the address from the command line or the environment, and serve."""
+    parser = argparse.ArgumentParser(description="Notebooks over TCP whose state is in Understudy sessions.")
+    parser.add_argument("--host", default=os.environ.get("HOST", "127.0.0.1"))
+    parser.add_argument("--port", type=int, default=int(os.environ.get("PORT", "8000")))
+    options = parser.parse_args()
+    asyncio.run(run(options.host, options.port))
+
+
+if __name__ == "__main__":
+    main()

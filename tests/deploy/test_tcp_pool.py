@@ -1,0 +1,192 @@
+"""A TCP pool under load: clients that reconnect when their connection breaks, and what they find then."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deploy.demo import unsettled
+from deploy.local import LocalPool, LocalSettings
+from deploy.reading import read_pool
+from statesync.etcd import EtcdClient
+from statesync.slots import slot_of
+from statesync.spec import load_spec
+from statesync.state import PoolState
+from tests.harness.waiting import until
+
+ROOT = Path(__file__).parents[2]
+SPEC = load_spec(ROOT / "deploy/examples/tcp.yaml")
+CLIENTS = 40
+
+
+@dataclass
+class Conversation:
+    """A client's connection, line by line. Raises ``EOFError`` when the service has closed it."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def hear(self) -> str:
+        async with asyncio.timeout(15):
+            said = await self.reader.readline()
+        if not said:
+            raise EOFError
+        return said.decode().strip()
+
+    async def say(self, line: str) -> str:
+        """The first line of the answer."""
+        self.writer.write(f"{line}\n".encode())
+        return await self.hear()
+
+
+@dataclass
+class Client:
+    """Writes notes one after the other, each until it is acknowledged; ``members`` served its connections in turn."""
+
+    source: str
+    front: str
+    acknowledged: list[str] = field(default_factory=list)
+    members: list[str] = field(default_factory=list)
+
+    async def run(self) -> None:
+        while True:
+            with contextlib.suppress(OSError, EOFError, TimeoutError):
+                async with self.connected() as service:
+                    self.members.append((await service.say("WHO")).split()[1])
+                    await self.write(service)
+            await asyncio.sleep(0.01)
+
+    async def write(self, service: Conversation) -> None:
+        while True:
+            name = f"{len(self.acknowledged)}"
+            if (await service.say(f"ADD {name} of {self.source}")).startswith("OK "):
+                self.acknowledged.append(name)
+            await asyncio.sleep(0.05)
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[Conversation]:
+        host, port = self.front.rsplit(":", 1)
+        reader, writer = await asyncio.open_connection(host, int(port), local_addr=(self.source, 0))
+        try:
+            yield Conversation(reader, writer)
+        finally:
+            writer.close()
+
+    async def notes(self) -> list[str]:
+        """The ids of the notes that the service has, asked on a connection of its own."""
+        async with self.connected() as service:
+            count = int((await service.say("LIST")).split()[1])
+            return [(await service.hear()).split()[0] for _ in range(count)]
+
+
+@dataclass
+class Scene:
+    """A pool and its clients."""
+
+    pool: LocalPool
+    etcd: EtcdClient
+    clients: list[Client]
+
+    async def state(self) -> PoolState:
+        return (await read_pool(self.etcd, SPEC.pool))[0]
+
+    async def settled(self) -> None:
+        names = [place.name for place in self.pool.layout.members]
+
+        async def at_rest() -> bool:
+            return not unsettled(await self.state(), names)
+
+        await until(at_rest, 60, "every slot is served, in fair shares")
+
+    async def progress(self, notes: int = 5) -> None:
+        """Wait until every client has got so many more notes acknowledged."""
+        goals = [len(client.acknowledged) + notes for client in self.clients]
+        await until(
+            lambda: all(len(one.acknowledged) >= goal for one, goal in zip(self.clients, goals, strict=True)),
+            40,
+            "every client's notes are acknowledged",
+        )
+
+    async def clients_of(self, member: str) -> list[Client]:
+        owners = (await self.state()).owners
+        return [one for one in self.clients if owners[slot_of(one.source, SPEC.slots)].record.active == member]
+
+
+@asynccontextmanager
+async def under_load(directory: Path) -> AsyncIterator[Scene]:
+    async with (
+        LocalPool(LocalSettings(directory=directory, spec=SPEC)) as pool,
+        EtcdClient(pool.etcd_endpoints) as etcd,
+    ):
+        clients = [Client(f"127.0.9.{number}", pool.layout.front.listen) for number in range(1, CLIENTS + 1)]
+        scene = Scene(pool, etcd, clients)
+        await scene.settled()
+        running = [asyncio.create_task(client.run()) for client in clients]
+        try:
+            await scene.progress()
+            yield scene
+            await scene.progress()
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+        for client in clients:
+            there = await client.notes()
+            # What was acknowledged is there, once and in order; so may be the note whose answer was under way.
+            assert there[: len(client.acknowledged)] == client.acknowledged
+            assert len(there) <= len(client.acknowledged) + 1
+
+
+async def understudy(*arguments: str) -> int:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "deploy.cli", *arguments, cwd=ROOT)
+    return await process.wait()
+
+
+async def test_a_killed_members_clients_find_their_notes_at_the_standby_and_nobody_else_notices(tmp_path: Path) -> None:
+    async with under_load(tmp_path) as scene:
+        victim = "notes-1"
+        touched = await scene.clients_of(victim)
+        table = (await scene.state()).table
+        assert table is not None
+        standbys = [table.record.orders[slot_of(client.source, SPEC.slots)][1] for client in touched]
+        assert touched
+        assert {client.members[-1] for client in touched} == {victim}
+        scene.pool.processes.kill(*scene.pool.member_processes(victim))
+        await scene.progress(20)
+
+        assert [client.members[-1] for client in touched] == standbys
+        untouched = [client for client in scene.clients if client not in touched]
+        assert [len(client.members) for client in untouched] == [1] * len(untouched), "their first connection lives"
+
+
+async def test_a_drained_members_clients_go_on_elsewhere_and_its_return_breaks_no_connection(tmp_path: Path) -> None:
+    async with under_load(tmp_path) as scene:
+        drained = "notes-2"
+        place = ("--etcd", ",".join(scene.pool.etcd_endpoints), "--pool", SPEC.pool)
+        touched = await scene.clients_of(drained)
+        assert await understudy("drain", drained, *place) == 0
+        await until(lambda: all(client.members[-1] != drained for client in touched), 30, "its clients were sent away")
+        await scene.progress()
+        untouched = [client for client in scene.clients if client not in touched]
+        assert [len(client.members) for client in untouched] == [1] * len(untouched)
+
+        connections = [len(client.members) for client in scene.clients]
+        assert await understudy("undrain", drained, *place) == 0
+        await scene.settled()
+        await scene.progress()
+        assert [len(client.members) for client in scene.clients] == connections, "slots came back, connections stayed"
+        assert await scene.clients_of(drained)
+
+
+async def test_a_frozen_application_is_found_by_the_question_that_the_spec_names(tmp_path: Path) -> None:
+    async with under_load(tmp_path) as scene:
+        frozen = "notes-3"
+        touched = await scene.clients_of(frozen)
+        os.kill(scene.pool.processes[f"{frozen}/app"].pid, signal.SIGSTOP)
+        await until(lambda: all(client.members[-1] != frozen for client in touched), 30, "its clients were sent away")
+        await scene.progress()
