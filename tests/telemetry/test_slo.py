@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetry.slo import needed, review
+from telemetry.slo import burns_of, needed, review
 from telemetry.slo_model import DAY_NS, Failover, Figure, Review, State, Targets
 from telemetry.slo_page import page
 from telemetry.slo_read import BETWEEN, costs_of, failovers_of
@@ -252,3 +252,104 @@ async def test_the_store_gives_the_traces_of_a_window_whole(tmp_path: Path):
     assert [span.trace_id for span in await store.window(EPOCH_NS, END + 1)] == [early, early, late]
     assert {span.trace_id for span in await store.window(EPOCH_NS, END + 1, limit=1)} == {early}
     await store.aclose()
+
+
+# Budget and burn, by hand
+
+MINUTE = 60_000 * MS
+
+
+def events(*parts: tuple[float, int, int]) -> list[tuple[int, float, float]]:
+    """So many minutes before the end: bad of total."""
+    return [(END - round(minutes * MINUTE), float(bad), float(total)) for minutes, bad, total in parts]
+
+
+@pytest.mark.parametrize(
+    ("seen", "rates", "calls"),
+    [
+        ([], [(0, 0), (0, 0), (0, 0)], []),
+        # 15 of 100 in the last 5 min: 15 % bad of 1 % allowed burns 15 times too fast, in every window.
+        ([(1, 15, 100)], [(15, 15), (15, 15), (15, 15)], ["page", "page", "ticket"]),
+        # The same 10 min ago: over within 5 min, so the first pair is quiet and the second still calls.
+        ([(10, 15, 100)], [(15, 0), (15, 15), (15, 15)], ["page", "ticket"]),
+        # 2 h ago, among 1,000 since: 15 of 1,100 is 1.36 times.
+        ([(120, 15, 100), (2, 0, 1000)], [(0, 0), (15 / 11, 0), (15 / 11, 15 / 11)], ["ticket"]),
+        # Yesterday: a slow burn that has ended.
+        ([(20 * 60, 15, 100)], [(0, 0), (0, 0), (15, 0)], []),
+        # 4 days ago: no longer anybody's business.
+        ([(4 * 1440, 15, 100)], [(0, 0), (0, 0), (0, 0)], []),
+    ],
+)
+def test_burn_is_judged_in_two_windows_each(seen, rates, calls):
+    found = burns_of(events(*seen), 0.01, END)
+    assert [(burn.long_rate, burn.short_rate) for burn in found] == [pytest.approx(pair) for pair in rates]
+    assert [burn.severity for burn in found if burn.firing] == calls
+    assert [(burn.long, burn.short, burn.limit) for burn in found] == [
+        ("1 h", "5 min", 14.4),
+        ("6 h", "30 min", 6.0),
+        ("3 d", "6 h", 1.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "changes", "value", "left"),
+    [
+        # 25 % of the slots for 40 ms of a day, of 0.01 % allowed.
+        ("unavailability", [{}], 0.04 * 0.25 / 86_400, 1 - 0.04 * 0.25 / 86_400 / 1e-4),
+        # All slots for 8.64 s: 0.01 %, so the budget is used up to the last bit.
+        ("unavailability", [{"total_ms": 8_640.0, "slots": 256}], 1e-4, 0.0),
+        ("exposure", [{"exposed_ms": 86_400.0}], 0.001, 0.9),
+        ("unmeasured", [{}] * 19 + [{"total_ms": None}], 0.05, 0.0),
+        ("failed_requests", [{"requests": 10_000, "failed": 4}], 0.0004, 0.6),
+        ("rto", [{}] * 297 + [{"total_ms": 1_001.0}] * 3, 0.04, 0.0),
+        ("rto", [{}] * 297 + [{"total_ms": 1_001.0}] * 4, 1.001, 1 - 4 / 3.01),
+        ("re_protection", [{}] * 99 + [{"exposed_ms": 30_000.0}], 0.9, 1.0),
+        ("false_failovers", [{}] * 9, 0, None),
+    ],
+)
+def test_figures_and_budgets_are_what_a_pencil_says(key, changes, value, left):
+    failovers = [replace(CRASH, trace=f"{n:032x}", began_ns=EPOCH_NS + n, **one) for n, one in enumerate(changes)]
+    found = figure(judged(*failovers), key)
+    assert found.value == pytest.approx(value)
+    assert found.budget_left == (None if left is None else pytest.approx(left))
+
+
+LENGTHS = st.lists(st.floats(0.1, 5_000), min_size=1, max_size=60)
+
+
+@given(LENGTHS, st.floats(0.05, 4))
+def test_a_percentiles_budget_is_what_is_left_of_one_in_a_hundred(lengths, target):
+    failovers = [replace(CRASH, total_ms=ms, began_ns=EPOCH_NS + n) for n, ms in enumerate(lengths)]
+    found = figure(judged(*failovers, targets=Targets(rto=target)), "rto")
+    late = sum(ms > target * 1000 for ms in lengths)
+    assert (found.good, found.total) == (len(lengths) - late, len(lengths))
+    assert found.attainment == pytest.approx(found.good / found.total)
+    assert found.budget_left == pytest.approx(1 - late / (0.01 * len(lengths)))
+    assert (found.state is State.MISSED) == (found.budget_left < -1e-9)
+    assert (found.state is State.MET) == (len(lengths) >= needed(late) and found.budget_left >= -1e-9)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 5 * 1440), st.integers(0, 50), st.integers(50, 100)), max_size=20),
+    st.floats(0.001, 0.5),
+    st.integers(1, 1440),
+)
+def test_burn_knows_only_shares_and_distances(parts, allowed, minutes):
+    seen = events(*parts)
+    found = burns_of(seen, allowed, END)
+    moved = burns_of([(at + minutes * MINUTE, bad, all_) for at, bad, all_ in seen], allowed, END + minutes * MINUTE)
+    doubled = burns_of([(at, 2 * bad, 2 * all_) for at, bad, all_ in seen], allowed, END)
+    for one, two, three in zip(found, moved, doubled, strict=True):
+        assert one == two
+        assert three.long_rate == pytest.approx(one.long_rate)
+        assert 0 <= one.long_rate <= 1 / allowed + 1e-9
+
+
+@given(st.lists(st.tuples(st.integers(0, 86_000), st.floats(0, 1e8)), max_size=15))
+def test_exposure_is_a_share_and_no_more_than_the_sum_of_its_parts(parts):
+    crashes = [replace(CRASH, began_ns=EPOCH_NS + at * 1000 * MS, exposed_ms=ms) for at, ms in parts]
+    found = figure(judged(*crashes), "exposure")
+    assert 0 <= found.value <= 1
+    assert found.value <= sum(ms for _, ms in parts) / 86_400_000 + 1e-9
+    longest = max((min(ms, 86_400_000 - at * 1000) for at, ms in parts), default=0)
+    assert found.value >= longest / 86_400_000 - 1e-9
