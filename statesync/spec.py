@@ -109,8 +109,8 @@ class Objectives(_Strict):
 
     ``rpo_sync_writes`` are acknowledged sync writes lost; ``rpo_async_writes`` the async ones, not judged unless given.
     ``failed_requests`` is the share of the requests in the time of changes of active, ``unavailability`` that of all
-    requests that met a takeover (of slot time, where nobody counts requests), ``exposure`` the share of time with fewer than two
-    current copies of some slot, ``unmeasured`` the share of changes whose end nobody saw.
+    requests that met a takeover (of slot time, where nobody counts requests), ``exposure`` the share of time with fewer
+    than two current copies of some slot, ``unmeasured`` the share of changes whose end nobody saw.
     """
 
     rto: Rto = Rto()
