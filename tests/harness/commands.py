@@ -44,14 +44,14 @@ class Commands:
         """What a command wrote so far."""
         return (self.home / f"{name}.log").read_text()
 
-    async def run(self, *arguments: str) -> tuple[int, str]:
+    async def run(self, *arguments: str, **variables: str) -> tuple[int, str]:
         """Run ``understudy ARGUMENTS`` to its end; returns its exit code and its output, errors included."""
         process = await asyncio.create_subprocess_exec(
             *bound_to(os.getpid(), [sys.executable, "-m", "deploy.cli", *arguments]),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             cwd=ROOT,
-            env={**os.environ, "COLUMNS": "200"},
+            env={**os.environ, "COLUMNS": "200", **variables},
         )
         output, _ = await asyncio.wait_for(process.communicate(), 60)
         assert process.returncode is not None

@@ -21,7 +21,8 @@ from tests.harness.certificates import Authority
 from tests.harness.commands import ready
 from tests.harness.waiting import free_port
 
-PORTS = (18000, 18001, 8080, 19000, 9901, 7600, 7601, 7602, 7603)
+PORTS = (18000, 18001, 8080, 19000, 9901)
+MEMBER_PORTS = (7600, 7601, 7602, 7603)
 
 
 class Cluster:
@@ -30,7 +31,8 @@ class Cluster:
     def __init__(self, objects, pool, etcd, home, certificates=None):
         self.objects, self.pool, self.etcd, self.home = objects, pool, etcd, Path(home)
         self.here = {number: free_port() for number in PORTS}
-        self.app_port = free_port()
+        self.members = {}
+        self._operator = None
         self.authority = Authority(self.home / "authority") if certificates else None
         image = "registry.example/understudy-sidecar:1"
         self.sidecars = SidecarSettings(image=image, etcd=(etcd,), peer_certificates=certificates)
@@ -55,6 +57,7 @@ class Cluster:
 
     def started(self, pod, container, **told):
         """A container's arguments and variables, as a kubelet would fill them in for a pod of the name POD_NAME."""
+        here = {**self.here, **self.members.get(told["POD_NAME"], {})}
         known = {"UNDERSTUDY_ETCD": self.etcd, "POD_IP": "127.0.0.1", **told}
         mounts = self._certificates(pod, container, known["POD_NAME"])
 
@@ -63,7 +66,7 @@ class Cluster:
             for path, directory in mounts.items():
                 text = text.replace(path, str(directory))
             text = re.sub(r"^(\*|0\.0\.0\.0):", "127.0.0.1:", re.sub(rf"[\w.-]*{self.service}", "127.0.0.1", text))
-            return re.sub(r"127\.0\.0\.1:(\d+)", lambda at: f"127.0.0.1:{self.here.get(int(at[1]), at[1])}", text)
+            return re.sub(r"127\.0\.0\.1:(\d+)", lambda at: f"127.0.0.1:{here.get(int(at[1]), at[1])}", text)
 
         said = {one["name"]: one["value"] for one in container.get("env", ()) if "value" in one}
         variables = [f"{name}={local(value)}" for name, value in {**told, **said}.items() if "OTEL" not in name]
@@ -86,6 +89,15 @@ class Cluster:
                 shutil.copy(path, directory / file)
             found[mount["mountPath"]] = directory
         return found
+
+    async def operate(self, running, *arguments):
+        """``kubectl exec deploy/operator-POOL -- understudy ARGUMENTS``; returns exit code and output."""
+        spec = self.pod(f"operator-{self.pool}")
+        if self._operator is None:
+            etcd = {"UNDERSTUDY_ETCD": self.etcd}
+            _, self._operator = self.started(spec, spec["containers"][0], POD_NAME="operator-abc-1", **etcd)
+        variables = dict(one.split("=", 1) for one in self._operator)
+        return await running.run(*arguments, **variables)
 
     # -- the parts --
 
@@ -113,15 +125,17 @@ class Cluster:
         (app,) = spec["containers"]
         told = {"POD_NAME": pod, "UNDERSTUDY_MEMBER": pod, "UNDERSTUDY_POD_IP": "127.0.0.1", "UNDERSTUDY_NODE": "n"}
         told["UNDERSTUDY_SITE"] = ""
+        self.members[pod] = {number: free_port() for number in MEMBER_PORTS}
+        serves = free_port()
         assert app["command"][0] == "python"
         _, variables = self.started(spec, app, **told)
         await running.program(
-            "app", "/usr/bin/env", *variables, f"PORT={self.app_port}", sys.executable, *app["command"][1:]
+            f"{pod}-app", "/usr/bin/env", *variables, f"PORT={serves}", sys.executable, *app["command"][1:]
         )
         assert sidecar["command"] == ["understudy"]
         arguments, variables = self.started(spec, sidecar, **told)
-        arguments[arguments.index("--app") + 1] = f"127.0.0.1:{self.app_port}"
-        await self._understudy(running, "sidecar", variables, arguments)
+        arguments[arguments.index("--app") + 1] = f"127.0.0.1:{serves}"
+        await self._understudy(running, f"{pod}-sidecar", variables, arguments)
 
     async def start_front(self, running, pod="front-abc-1"):
         """Envoy, with its rendered bootstrap and command line."""

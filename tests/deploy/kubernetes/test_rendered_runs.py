@@ -86,7 +86,7 @@ async def test_a_request_goes_through_everything_that_was_rendered(tmp_path, clu
 
 
 async def test_with_certificates_it_goes_through_as_well_and_nobody_gets_in_without(tmp_path, secured):
-    front, grpc, peer = (f"127.0.0.1:{secured.here[port]}" for port in (8080, 18000, 7601))
+    front, grpc = (f"127.0.0.1:{secured.here[port]}" for port in (8080, 18000))
     async with commands(tmp_path) as running, aiohttp.ClientSession() as http:
         await start(secured, running)
 
@@ -97,10 +97,57 @@ async def test_with_certificates_it_goes_through_as_well_and_nobody_gets_in_with
         assert await until(answered, 40, "a cart is made through the front Envoy", every=0.2)
 
         await beats_arrive(secured)
-        for address in (grpc, peer):
+        for address in (grpc, f"127.0.0.1:{secured.members['cart-0'][7601]}"):
             with pytest.raises(aiohttp.ClientError):
                 await http.get(f"http://{address}/peer/v1/status")
     assert "--insecure" not in json.dumps(secured.objects)
+
+
+async def test_the_first_failover_is_as_the_page_tells_it(tmp_path, secured):
+    """Two members with certificates, one killed without warning; commands as an operator's pod runs them."""
+    front = f"http://127.0.0.1:{secured.here[8080]}"
+    async with commands(tmp_path) as running, aiohttp.ClientSession() as http:
+        await start(secured, running)
+        await secured.start_member(running, "cart-1")
+
+        async def told(*arguments):
+            code, output = await secured.operate(running, *arguments, "-o", "json")
+            assert code == 0, output
+            return json.loads(output)
+
+        async def both_serve():
+            members = (await told("status"))["members"]
+            return len(members) == 2 and min(one["active"] for one in members) >= 3
+
+        await until(both_serve, 40, "both members have their share", every=0.3)
+
+        async def cart():
+            async with http.post(f"{front}/cart") as reply:
+                return reply.headers["x-session-id"]
+
+        key = await until(cart, 20, "a cart is made", every=0.2)
+        headers = {"x-session-id": key, "idempotency-key": "one"}
+        async with http.post(f"{front}/cart/items", headers=headers, json={"sku": "tea", "quantity": 2}) as reply:
+            assert reply.status == 200, await reply.text()
+
+        async def in_sync():
+            return (await told("status", "--sync"))["in_sync"]
+
+        await until(in_sync, 20, "the standby has it too", every=0.3)
+        serving = (await told("explain", key))["owner"]
+
+        for part in ("app", "sidecar"):
+            await running.kill(f"{serving}-{part}")
+
+        async with http.get(f"{front}/cart", headers={"x-session-id": key}) as reply:
+            assert (reply.status, "tea" in await reply.text()) == (200, True), "the tea is still there"
+
+        async def known():
+            failovers = (await told("failovers"))["failovers"]
+            return [one for one in failovers if (one["kind"], one["from"]) == ("takeover", [serving])]
+
+        await until(known, 20, "the failover is on record", every=0.3)
+        assert await told("trace")
 
 
 async def test_the_pre_stop_hook_sends_clients_elsewhere_and_refuses_nobody(tmp_path, cluster):
