@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PACKAGES := xds proxy statesync telemetry deploy
 
-.PHONY: help setup demo test lint format unit chaos bench-xds bench-sessions bench-failover bench-telemetry images-try clean
+.PHONY: help setup demo test lint format unit chaos bench-xds bench-sessions bench-failover bench-telemetry bench-drills images-try clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -53,6 +53,9 @@ images-try:  ## the images' build steps without a container engine; needs root (
 
 bench-injector: $(STAMP)  ## how many reviews a second the injector answers on one core; writes bench/results/injector.json (2 min)
 	$(BIN)/python -m bench.injector
+
+bench-drills: $(STAMP)  ## 50 drills whose traces are put beside what clients saw; writes bench/results/drills.json (6 min)
+	$(BIN)/python -m bench.drills
 
 format: $(STAMP)  ## put the code into house form
 	$(BIN)/ruff check --fix .

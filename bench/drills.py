@@ -13,6 +13,7 @@ import itertools
 import json
 import math
 import os
+import secrets
 import sys
 import tempfile
 import time
@@ -30,9 +31,11 @@ from deploy.reading import read_pool, read_trace
 from deploy.verdict import percentile
 from statesync.etcd import EtcdClient
 from statesync.pool import Intent
+from statesync.slots import slot_of
 from statesync.spec import PoolSpec
 from statesync.state import PoolState
 from telemetry import names
+from telemetry.clock import Clock
 from telemetry.ids import takeover_seed
 from telemetry.report import is_measured, root_of
 from telemetry.spans import StoredSpan
@@ -41,27 +44,33 @@ from tests.harness.waiting import until
 RESULTS = Path(__file__).parents[1] / "bench/results/drills.json"
 KINDS = ("kill", "freeze", "drain")
 PATIENCE = 60.0
+AT_ONCE = 0.01
+"""Seconds: who had to wait no longer was answered as usual."""
 WARM_UP = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One answer: who gave it and when (monotonic seconds), and when it was asked for."""
+    """One answer: who gave it and when (monotonic seconds), when it was asked for, and the request's traceparent."""
 
     session: str
     asked: float
     answered: float
     by: str
     ok: bool
+    request: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """One drill, in ms. ``clients``: longest time without an answer. ``trace``: what the trace says to that.
 
+    Of a drain, ``clients`` is the longest wait of a request that met a slot on its way to another member, and ``trace``
+    for how long that slot was stalled meanwhile.
+
     ``stated``: by how much the trace says that it may be wrong. ``seeing``: how finely the clients can see, the longest
     time between two requests that could have shown the beginning or the end. ``way``: how long an answer takes when
-    all is well (p99 of the second before).
+    all is well (p99 of the second before); of a drain, the longest that a request took meanwhile that met no stall.
     """
 
     number: int
@@ -83,51 +92,70 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
-        """Whether the difference is explained; of a drain clients see no more than the longest stall of a slot."""
+        """Whether the difference is explained."""
         bound = self.stated + self.seeing + self.way
-        return self.difference >= -bound if self.kind == "drain" else abs(self.difference) <= bound
+        return abs(self.difference) <= bound
 
 
 class Clients:
-    """Sessions that are read at a steady pace, each with one request at a time, and none repeated by its client."""
+    """Sessions that are read at a steady pace, each with one request at a time, and none repeated by its client.
+
+    :meth:`watch` has only the sessions of one member read from then on, so that they are asked for as often as can be.
+    """
 
     def __init__(self, url: str, sessions: int, rate: float) -> None:
         self.url, self.sessions, self.rate = url, sessions, rate
         self.seen: list[Seen] = []
         self.serving: dict[str, str] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._watched: list[str] = []
+        self._under_way: dict[str, asyncio.Task[None]] = {}
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Clients"]:
         """Requests go out while the context is open."""
         patience = aiohttp.ClientTimeout(total=10)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=patience) as http:
-            keys = [await self._open(http) for _ in range(self.sessions)]
-            begin = time.monotonic()
-            self._tasks = [asyncio.create_task(self._read(http, number, key, begin)) for number, key in enumerate(keys)]
+            for _ in range(self.sessions):
+                async with http.post(f"{self.url}/cart") as answer:
+                    self.serving[answer.headers["X-Session-Id"]] = ""
+            self.watch("")
+            pace = asyncio.create_task(self._pace(http))
             try:
                 yield self
             finally:
-                for task in self._tasks:
+                pace.cancel()
+                tasks = [pace, *self._under_way.values()]
+                for task in tasks:
                     task.cancel()
-                await asyncio.gather(*self._tasks, return_exceptions=True)
+                await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _open(self, http: aiohttp.ClientSession) -> str:
-        async with http.post(f"{self.url}/cart") as answer:
-            return answer.headers["X-Session-Id"]
+    def watch(self, member: str) -> frozenset[str]:
+        """Read the sessions that this member served last, or all of them; returns which."""
+        self._watched = [key for key, by in self.serving.items() if not member or by == member]
+        return frozenset(self._watched)
 
-    async def _read(self, http: aiohttp.ClientSession, number: int, key: str, begin: float) -> None:
+    async def _pace(self, http: aiohttp.ClientSession) -> None:
+        begin = time.monotonic()
         for turn in itertools.count():
-            due = begin + (turn * self.sessions + number) / self.rate
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-            asked, by, ok = time.monotonic(), "", False
+            await asyncio.sleep(max(0.0, begin + turn / self.rate - time.monotonic()))
+            key = self._watched[turn % len(self._watched)] if self._watched else ""
+            if key and key not in self._under_way:
+                self._under_way[key] = asyncio.create_task(self._read(http, key))
+
+    async def _read(self, http: aiohttp.ClientSession, key: str) -> None:
+        asked, by, ok = time.monotonic(), "", False
+        request = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+        headers = {"X-Session-Id": key, "traceparent": request}
+        try:
             with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                async with http.get(f"{self.url}/cart", headers={"X-Session-Id": key}) as answer:
+                async with http.get(f"{self.url}/cart", headers=headers) as answer:
                     await answer.read()
                     by, ok = answer.headers.get("X-Served-By", ""), answer.status == 200
-            self.seen.append(Seen(key, asked, time.monotonic(), by, ok))
-            if ok:
-                self.serving[key] = by
+        finally:
+            del self._under_way[key]
+        self.seen.append(Seen(key, asked, time.monotonic(), by, ok, request))
+        if ok:
+            self.serving[key] = by
 
 
 def gap_of(seen: Sequence[Seen], sessions: frozenset[str], member: str, struck: float) -> tuple[float, float]:
@@ -143,29 +171,28 @@ def gap_of(seen: Sequence[Seen], sessions: frozenset[str], member: str, struck: 
     if not firsts:
         return math.nan, math.nan
     slowest = max(firsts.values(), key=lambda one: one.answered)
-    # The end is seen when a request is there to be answered; the beginning, when one more would have been answered.
+    # The beginning is seen as well as answers are close to each other; the end, unless a request was waiting for it, as
+    # well as requests are. Of a quick answer nobody can tell how long it could have been had.
     before = [one.answered for one in answers if one.by == member and one.answered <= last][-20:]
     spacing = max((b - a for a, b in itertools.pairwise(before)), default=0.0)
-    theirs = sorted(one.asked for one in seen if one.session in {s.session for s in after if s.by == slowest.by})
-    earlier = [asked for asked in theirs if asked < slowest.asked]
-    waited = slowest.asked - max(earlier[-1], last) if earlier else 0.0
-    return (slowest.answered - last) * 1000, (spacing + waited) * 1000
+    theirs = [one for one in after if one.by == slowest.by]
+    waiting = any(one.asked < slowest.answered - AT_ONCE and one.answered >= slowest.answered for one in theirs)
+    earlier = [one.asked for one in seen if one.session in sessions and one.asked < slowest.asked]
+    unseen = 0.0 if waiting else slowest.asked - max([last, *earlier])
+    return (slowest.answered - last) * 1000, (spacing + unseen) * 1000
 
 
-def longest_wait(seen: Sequence[Seen], begin: float, end: float) -> float:
-    """The longest that any client waited for an answer that it asked for in between, in ms."""
-    return max(((one.answered - one.asked) * 1000 for one in seen if begin <= one.asked <= end), default=math.nan)
+def stalls_of(spans: Sequence[StoredSpan]) -> dict[int, tuple[int, int]]:
+    """By slot, in a trace of handovers: from when its calls were held until the new active's word, in ns since 1970."""
+    begun = {span.attributes[names.SLOT]: span.start_ns for span in spans if span.name == names.FLUSH}
+    ended = {span.attributes[names.SLOT]: span.end_ns for span in spans if span.name == names.CONFIRM}
+    return {slot: (start, ended[slot]) for slot, start in begun.items() if slot in ended}
 
 
-def stall_of(spans: Sequence[StoredSpan]) -> float:
-    """The longest stall of a slot in a trace of handovers, in ms: from its fence until the new active's word."""
-    fences = {span.attributes[names.SLOT]: span.start_ns for span in spans if span.name == names.FENCE}
-    ends = [
-        (span.end_ns - fences[span.attributes[names.SLOT]]) / 1e6
-        for span in spans
-        if span.name == names.CONFIRM and span.attributes[names.SLOT] in fences
-    ]
-    return max(ends, default=math.nan)
+def held_up(one: Seen, stalls: dict[int, tuple[int, int]], slots: int, clock: Clock) -> float:
+    """For how long, in ms, the slot of a request was stalled while the request was under way."""
+    start, end = stalls.get(slot_of(one.session, slots), (0, 0))
+    return max(0, min(end, clock.at_ns(one.answered)) - max(start, clock.at_ns(one.asked))) / 1e6
 
 
 class Drills:
@@ -173,26 +200,34 @@ class Drills:
 
     def __init__(self, pool: LocalPool, etcd: EtcdClient, clients: Clients) -> None:
         self._pool, self._etcd, self._clients = pool, etcd, clients
+        self._clock = Clock()
         self._hands = LocalHands(pool.settings.directory, pool.layout)
 
     async def run(self, number: int, kind: str) -> Comparison:
         members = [place.name for place in self._pool.layout.members]
         member = members[number % len(members)]
-        await self._settled()
+        await self.settled()
+        clients = self._clients
+        clients.watch("")
         await asyncio.sleep(WARM_UP)
         state = await self._state()
-        clients = self._clients
+        theirs = clients.watch(member)
         clients.seen.clear()
         await asyncio.sleep(WARM_UP)
         way = percentile([(one.answered - one.asked) * 1000 for one in clients.seen], 0.99)
-        theirs = frozenset(session for session, by in clients.serving.items() if by == member)
         struck = time.monotonic()
         spans = await getattr(self, f"_{kind}")(state, member)
         ended = time.monotonic()
         root = root_of(spans)
         assert root is not None
         if kind == "drain":
-            trace, (gap, seeing) = stall_of(spans), (longest_wait(clients.seen, struck, ended), 0.0)
+            stalls, slots = stalls_of(spans), state.spec.record.slots if state.spec else 0
+            met = [one for one in clients.seen if struck <= one.asked <= ended]
+            held = {one: held_up(one, stalls, slots, self._clock) for one in met}
+            waits = {one: (one.answered - one.asked) * 1000 for one in met}
+            slowest = max((one for one in met if held[one]), key=waits.__getitem__, default=met[0])
+            gap, trace, seeing = waits[slowest], held[slowest], 0.0
+            way = max((waits[one] for one in met if not held[one]), default=0.0)
         else:
             trace, (gap, seeing) = root.duration_ns / 1e6, gap_of(clients.seen, theirs, member, struck)
         path = {span.name: round(span.duration_ns / 1e6, 2) for span in spans if span.attributes.get(names.CRITICAL)}
@@ -257,7 +292,8 @@ class Drills:
     async def _state(self) -> PoolState:
         return (await read_pool(self._etcd, self._pool.layout.pool))[0]
 
-    async def _settled(self) -> None:
+    async def settled(self) -> None:
+        """Return when every slot is owned as the table wants it, by all members in fair shares."""
         members = [place.name for place in self._pool.layout.members]
 
         async def settled() -> bool:
@@ -273,7 +309,7 @@ async def drill(count: int, sessions: int, rate: float, kinds: Sequence[str] = K
         async with LocalPool(settings) as pool, EtcdClient(pool.etcd_endpoints) as etcd:
             clients = Clients(pool.layout.front_url, sessions, rate)
             drills = Drills(pool, etcd, clients)
-            await drills._settled()
+            await drills.settled()
             found = []
             async with clients.running():
                 for number in range(count):
@@ -289,7 +325,7 @@ def summary(found: Sequence[Comparison]) -> dict[str, dict[str, float]]:
         mine = [one for one in found if one.kind == kind]
         if not mine:
             continue
-        apart = [max(0.0, -one.difference) if kind == "drain" else abs(one.difference) for one in mine]
+        apart = [abs(one.difference) for one in mine]
         rows[kind] = {
             "drills": len(mine),
             "agree": sum(one.agrees for one in mine),
@@ -314,13 +350,19 @@ def _line(one: Comparison) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--drills", type=int, default=50)
-    parser.add_argument("--sessions", type=int, default=48)
-    parser.add_argument("--rate", type=float, default=200.0)
+    parser.add_argument("--sessions", type=int, default=96)
+    parser.add_argument("--rate", type=float, default=250.0)
     parser.add_argument("--kinds", default=",".join(KINDS), help="which, in turn, separated by commas")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--more", action="store_true", help="Add to what --out holds from a run before.")
     given = parser.parse_args()
+    before: list[Comparison] = []
+    if given.more and given.out.exists():
+        known = json.loads(given.out.read_text())["drills"]
+        before = [Comparison(**{key: row[key] for key in Comparison.__slots__}) for row in known]
     load = [round(os.getloadavg()[0], 2)]
-    found = asyncio.run(drill(given.drills, given.sessions, given.rate, given.kinds.split(",")))
+    made = asyncio.run(drill(given.drills, given.sessions, given.rate, given.kinds.split(",")))
+    found = before + made
     rows = summary(found)
     result = {
         "sessions": given.sessions,

@@ -87,6 +87,7 @@ class Claimer:
                 names.MEMBER: context.me,
                 names.FROM: cause.source,
                 names.SLOTS: len(claims),
+                names.SESSION_COUNT: context.replica.count([owned.slot for owned in won]),
                 names.EPOCH: max(c.owner.epoch for c in claims),
                 names.ETCD_REVISION: revision,
                 names.CAUSE: cause.text,

@@ -80,6 +80,7 @@ class Handover:
                 await owned.idle.wait()
         except TimeoutError:
             raise HandoverFailed(owned.slot, peer.member, "calls under way did not end in time") from None
+        idle_ns = context.telemetry.now_ns()
         leaving = start_handover(
             owned.owner,
             peer.member,
@@ -117,7 +118,8 @@ class Handover:
             }
             phases = context.telemetry.failover(trace.traceparent)
             answered = context.first_answers.last_in(owned.slot)
-            phases.phase(names.FENCE, started_ns, fenced_ns, attributes, ((answered, names.LAST_REQUEST),))
+            phases.phase(names.FLUSH, started_ns, idle_ns, attributes)
+            phases.phase(names.FENCE, idle_ns, fenced_ns, attributes, ((answered, names.LAST_REQUEST),))
             phases.phase(names.CONFIRM, fenced_ns, context.telemetry.now_ns(), attributes)
 
     async def _take_back(self, owned: OwnedSlot) -> None:

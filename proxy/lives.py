@@ -4,8 +4,9 @@ A takeover's trace is named after the dead process (docs/telemetry.md). One that
 again, so its member record tells which of its lives this is; it changes once the others have surely finished.
 """
 
-SETTLED_AFTER = 3.0
-"""Seconds after the last sign of a takeover; nobody claims any more from a member that answers."""
+SETTLED_AFTER = 0.4
+"""Seconds after the first sign of a takeover: nobody claims any more from a member that answers, and nobody gives it
+slots before it has beaten for a second (``xds.liveness.Rules.revival``)."""
 
 
 class Lives:
@@ -17,7 +18,8 @@ class Lives:
 
     def taken(self, now: float) -> None:
         """Somebody holds this process for dead, or has claimed a slot of it; ``now`` is monotonic."""
-        self._taken_at = now
+        if self._taken_at is None:
+            self._taken_at = now
 
     def settle(self, now: float) -> bool:
         """Whether a new life has just begun."""

@@ -52,9 +52,10 @@ from statesync.settings import EtcdMissing, EtcdSettings, await_etcd
 from statesync.spec import CheckSpec
 from statesync.spec_tcp import Tcp
 from statesync.state import Changed, PoolState
-from telemetry.names import SERVICE_SIDECAR
+from telemetry.names import POOL, SERVICE_SIDECAR, SITE
 from telemetry.phase_metrics import PhaseMetrics, expose
 from telemetry.setup import Telemetry, service_version, start_telemetry
+from telemetry.span_metrics import SpanMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +178,8 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
         peers = PeerClient(guard.peers)
         stack.push_async_callback(peers.close)
         credentials = settings.tls.credentials if settings.tls else None
-        telemetry = start_telemetry(SERVICE_SIDECAR, settings.member, credentials=credentials)
+        place = {POOL: settings.pool, **({SITE: settings.site} if settings.site else {})}
+        telemetry = start_telemetry(SERVICE_SIDECAR, settings.member, attributes=place, credentials=credentials)
         stack.push_async_callback(telemetry.aclose)
         parts = _Assembly(settings, etcd, peers, telemetry, guard.codec)
         sidecar = parts.sidecar
@@ -330,6 +332,7 @@ class _Assembly:
             async_lost=lambda: calls.async_lost,
         )
         self.telemetry.on_span = PhaseMetrics(metrics.registry, self.context.keys.pool).recorded
+        SpanMetrics(metrics.registry, lambda: self.telemetry.counts)
         self.service.on_answer = metrics.answered
         self.context.committer.on_commit = metrics.committed
         return metrics

@@ -64,12 +64,9 @@ ETCD_REVISION: Final = "understudy.etcd.revision"
 TABLE_GENERATION: Final = "understudy.table.generation"
 SESSION_COUNT: Final = "understudy.session.count"
 WITNESS: Final = "understudy.witness"
-NODE: Final = "understudy.node"
 NODE_COUNT: Final = "understudy.node.count"
 NODE_FIRST_MS: Final = "understudy.node.first_ms"
 NODE_LAST_MS: Final = "understudy.node.last_ms"
-XDS_TYPE: Final = "understudy.xds.type"
-XDS_VERSION: Final = "understudy.xds.version"
 UNMEASURED: Final = "understudy.unmeasured"
 CRITICAL: Final = "understudy.critical"
 ERROR_MS: Final = "understudy.error_ms"
@@ -111,12 +108,9 @@ ATTRIBUTES: Final = (
     TABLE_GENERATION,
     SESSION_COUNT,
     WITNESS,
-    NODE,
     NODE_COUNT,
     NODE_FIRST_MS,
     NODE_LAST_MS,
-    XDS_TYPE,
-    XDS_VERSION,
     UNMEASURED,
     CRITICAL,
     ERROR_MS,

@@ -175,7 +175,7 @@ def _stalls(spans: Sequence[StoredSpan]) -> tuple[float, ...]:
         slot = span.attributes.get(names.SLOT)
         if slot is None:
             continue
-        if span.name == names.FENCE:
+        if span.name in (names.FLUSH, names.FENCE):
             fenced[slot] = min(span.start_ns, fenced.get(slot, span.start_ns))
         elif span.name == names.CONFIRM:
             confirmed[slot] = max(span.end_ns, confirmed.get(slot, 0))

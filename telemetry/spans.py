@@ -9,6 +9,7 @@ import base64
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -20,6 +21,10 @@ from telemetry.names import SERVICE_INSTANCE_ID, SERVICE_NAME
 
 MAX_TEXT = 8192
 """Longer attribute texts are cut to this many characters."""
+MOST_ATTRIBUTES = 128
+"""Attributes of a span, a record or a resource, and values in a list; more are left out. As OpenTelemetry's SDKs do."""
+MAX_KEY = 256
+"""Longer attribute names are cut to this many characters."""
 _MAX_DEPTH = 4
 MAX_NS = (1 << 63) - 1
 
@@ -120,7 +125,7 @@ def _stored(span: Span, resource: Mapping[str, Any]) -> StoredSpan:
 
 def mapping(pairs: Iterable[KeyValue], depth: int = 0) -> dict[str, Any]:
     """OTLP attributes as JSON can hold them."""
-    return {pair.key: plain(pair.value, depth) for pair in pairs}
+    return {pair.key[:MAX_KEY]: plain(pair.value, depth) for pair in islice(pairs, MOST_ATTRIBUTES)}
 
 
 def plain(value: AnyValue, depth: int = 0) -> Any:  # noqa: ANN401 - an attribute's type is its sender's choice
@@ -137,7 +142,7 @@ def plain(value: AnyValue, depth: int = 0) -> Any:  # noqa: ANN401 - an attribut
         case "bytes_value":
             found = base64.b64encode(value.bytes_value[:MAX_TEXT]).decode()
         case "array_value":
-            found = [plain(item, depth + 1) for item in value.array_value.values]
+            found = [plain(item, depth + 1) for item in islice(value.array_value.values, MOST_ATTRIBUTES)]
         case "kvlist_value":
             found = mapping(value.kvlist_value.values, depth + 1)
         case _:

@@ -82,7 +82,7 @@ class Course:
             names.PLANNED: planned,
             names.SLOTS: len(self.moving),
             names.TABLE_GENERATION: self.generation,
-            **({} if planned else {names.FROM: self.subject}),
+            **({} if planned else {names.FROM: self.subject, names.BOOT: next(iter(self.moving.values()), "")}),
         }
 
     @property

@@ -29,11 +29,12 @@ from statesync.settings import START_PATIENCE, EtcdMissing, EtcdSettings, await_
 from statesync.spec import Timeouts
 from statesync.tls import BadTlsFiles, Identity, PeerTls
 from telemetry.intake import Intake
-from telemetry.names import SERVICE_CONTROL
+from telemetry.names import POOL, SERVICE_CONTROL
 from telemetry.phase_metrics import PhaseMetrics, expose
 from telemetry.receiver import add_otlp_receiver
 from telemetry.receiver_http import otlp_application
 from telemetry.setup import Telemetry, service_version, start_telemetry
+from telemetry.span_metrics import SpanMetrics
 from telemetry.store import SpanStore
 from telemetry.store_schema import StoreError
 from xds.admin import Admin
@@ -127,7 +128,9 @@ async def serve_until(settings: ControlSettings, stop: asyncio.Event) -> None:
         client = await stack.enter_async_context(_etcd(settings, stop))
         if stop.is_set():
             return
-        telemetry = start_telemetry(SERVICE_CONTROL, settings.name, direct=store.exporter())
+        telemetry = start_telemetry(
+            SERVICE_CONTROL, settings.name, attributes={POOL: settings.pool}, direct=store.exporter()
+        )
         stack.push_async_callback(telemetry.aclose)
         record = ControlServer(
             settings.name,
@@ -173,6 +176,7 @@ async def _serve(
     )
     metrics = XdsMetrics(cache, lambda: ads.streams)
     telemetry.on_span = PhaseMetrics(metrics.registry, settings.pool).recorded
+    SpanMetrics(metrics.registry, lambda: telemetry.counts, lambda: store.dropped)
     cache.on_push = metrics.pushed
     cache.on_ack = lambda event: _answered(metrics, controller, telemetry, event)
     admin = Admin(

@@ -23,6 +23,8 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
+from deploy.demo import unsettled
+from deploy.reading import read_pool
 from statesync.etcd import EtcdClient
 from statesync.keys import PoolKeys, prefix_range
 from statesync.pool import Lost, Owner, Table
@@ -95,6 +97,10 @@ class Program:
     to_etcd: list[Cable] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
+
+    def option(self, name: str) -> str:
+        """The value of an option of its command line."""
+        return self.command[self.command.index(name) + 1]
 
     @property
     def runs(self) -> bool:
@@ -222,6 +228,13 @@ class FaultPool:
         holding = {name: set(_numbers(await self.status(name))) for name in self.names}
         return all(owner.phase == "stable" and slot in holding[owner.active] for slot, owner in owners.items())
 
+    async def at_rest(self, client: EtcdClient) -> bool:
+        """Whether it is settled, and every slot is with whom the table wants, some with each member."""
+        if not await self.settled(client):
+            return False
+        state, _ = await read_pool(client, self.name)
+        return not unsettled(state, []) and {at.record.active for at in state.owners.values()} == set(self.names)
+
     async def follow_owners(self) -> None:
         """Record every version of every owner record, until cancelled."""
         async with EtcdClient([etcd.endpoint for etcd in self.etcds]) as client:
@@ -341,10 +354,12 @@ async def fault_pool(
     home: Path | None = None,
     ground: Ground | None = None,
     clocks: bool = False,
+    traces: bool = False,
 ) -> AsyncIterator[FaultPool]:
     """A pool of its own that has settled; gone at the end of the block. ``home`` keeps the logs.
 
-    With ``clocks`` the members' wall clocks can be set, which needs :data:`~tests.harness.clock.LIBRARY`.
+    With ``traces`` the processes trace what they do. With ``clocks`` the members' wall clocks can be set, which needs
+    :data:`~tests.harness.clock.LIBRARY`.
     Without control servers the test writes the slot table; at first all slots have the members in the order of names.
     """
     async with contextlib.AsyncExitStack() as stack:
@@ -374,6 +389,7 @@ async def fault_pool(
             await pool.write_table(client, *pool.names)
         for program in (*pool.controls, *pool.members.values()):
             stack.callback(program.kill)
+            program.environment |= {"OTEL_SDK_DISABLED": ""} if traces else {}
             program.start()
         await until(lambda: pool.settled(client), 60, f"the pool is served (logs: {home})", every=0.2)
         following = asyncio.create_task(pool.follow_owners())

@@ -128,8 +128,8 @@ def test_a_new_life_begins_when_a_takeover_that_one_survived_is_over():
     lives = Lives()
     assert not lives.settle(100.0)
     lives.taken(10.0)
-    lives.taken(11.0)
-    assert not lives.settle(11.0 + SETTLED_AFTER - 0.1)
-    assert lives.settle(11.0 + SETTLED_AFTER)
+    lives.taken(10.1)
+    assert not lives.settle(10.0 + SETTLED_AFTER - 0.1)
+    assert lives.settle(10.0 + SETTLED_AFTER)
     assert not lives.settle(99.0)
     assert lives.count == 1

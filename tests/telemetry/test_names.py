@@ -43,6 +43,20 @@ def test_our_own_attributes_have_our_prefix_and_the_others_are_mentioned():
     assert all(f"`{name}`" in PAGE for name in (*names.CONVENTIONS, *names.SERVICES))
 
 
+READERS = re.compile(r"telemetry/(names|report|slo\w*|sources|store\w*|logs|counts|blame\w*|openslo)\.py")
+"""Modules that read what others have recorded."""
+
+
+def test_every_name_is_emitted_by_some_code():
+    root = Path(__file__).parents[2]
+    files = [f for room in ("telemetry", "statesync", "xds", "proxy", "deploy") for f in (root / room).rglob("*.py")]
+    code = "\n".join(file.read_text() for file in files if not READERS.fullmatch(str(file.relative_to(root))))
+    used = set(re.findall(r"\b[A-Z][A-Z_]+\b", code))
+    listed = {*names.ROOTS, *names.PHASES, *names.ATTRIBUTES, *names.CONVENTIONS, *names.SERVICES, names.SERVICE_ENVOY}
+    unused = {name for name, value in vars(names).items() if isinstance(value, str) and value in listed} - used
+    assert not unused
+
+
 def test_every_variable_that_is_read_is_explained():
     read = set()
     for module in (setup, otlp, otlp_http):

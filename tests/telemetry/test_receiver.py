@@ -1,6 +1,7 @@
 """The receiver: takes what is OTLP, answers clearly to what is not, and lives on."""
 
 import contextlib
+import io
 
 import grpc
 import pytest
@@ -9,9 +10,11 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
+from rich.console import Console
 
 from telemetry.receiver import EXPORT
-from telemetry.spans import MAX_TEXT, from_request, read_otlp
+from telemetry.report import waterfall
+from telemetry.spans import MAX_KEY, MAX_NS, MAX_TEXT, MOST_ATTRIBUTES, from_request, read_otlp
 from tests.telemetry.support import EPOCH_NS, TRACE, otlp_request, otlp_span, receiving, text_attribute
 
 
@@ -113,3 +116,33 @@ def test_a_failed_span_keeps_its_error_and_a_parent_of_zeros_means_none():
     failed = otlp_span(status=Status(code=Status.STATUS_CODE_ERROR, message="claim lost"), parent_span_id=bytes(8))
     span = from_request(otlp_request(failed)).spans[0]
     assert (span.error, span.is_root, span.instance) == ("claim lost", True, "cart-1")
+
+
+async def test_huge_attributes_are_cut_and_the_failovers_own_spans_kept(store):
+    vast = [text_attribute(f"key-{number}" * 100, "x" * 20_000) for number in range(150)]
+    nested = AnyValue(array_value=ArrayValue(values=[AnyValue(string_value="y" * 9_000)] * 20))
+    span = otlp_span(attributes=[KeyValue(key="list", value=nested), *vast])
+    other = otlp_span(span_id=bytes.fromhex("2222222222222222"))
+    async with receiving(store) as endpoint:
+        await export(endpoint, otlp_request(span, other).SerializeToString())
+    await store.flush()
+    kept = {span.span_id: span for span in await store.trace(TRACE)}
+    attributes = kept["1111111111111111"].attributes
+    assert len(attributes) == MOST_ATTRIBUTES
+    assert max(map(len, attributes)) == MAX_KEY
+    assert {len(text) for text in attributes["list"]} == {MAX_TEXT}
+    assert "2222222222222222" in kept
+
+
+async def test_times_of_nonsense_are_refused_or_harmless(store):
+    first, last = otlp_span(start_time_unix_nano=1, end_time_unix_nano=2), MAX_NS
+    far = otlp_span(span_id=b"future!!", start_time_unix_nano=last - 1, end_time_unix_nano=last)
+    beyond = otlp_span(span_id=b"toolate!", start_time_unix_nano=1, end_time_unix_nano=last + 1)
+    async with receiving(store) as endpoint:
+        answer = await export(endpoint, otlp_request(first, far, beyond).SerializeToString())
+    assert answer.partial_success.rejected_spans == 1
+    await store.flush()
+    picture = waterfall(await store.trace(TRACE))
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(picture)
+    assert "unmeasured" in console.export_text()

@@ -1,0 +1,117 @@
+"""One real pool and all that can change an active in it: traces agree with clients, and emit what the page says."""
+
+import asyncio
+import os
+import re
+import sys
+from pathlib import Path
+
+import aiohttp
+
+from bench.drills import Clients, Drills
+from deploy.local import LocalPool, LocalSettings
+from deploy.reading import read_trace
+from statesync.etcd import EtcdClient
+from statesync.spec import Objectives, PoolSpec
+from telemetry import names
+from telemetry.report import root_of
+from telemetry.store import SpanStore
+from tests.harness.commands import ROOT
+from tests.harness.waiting import until
+
+PAGE = (ROOT / "docs/telemetry.md").read_text()
+LATER = 1 << 62
+LATE = 0.5
+"""Seconds within which the last request before a kill must have been answered: a beat, on a busy machine."""
+NOT_HERE = {
+    names.UNMEASURED: "every change here is measured",
+    names.ERROR_TYPE: "no Envoy refuses anything",
+    names.SITE: "there is one site",
+    names.DRILL_MISSED: "no objective is missed",
+    names.LINK: "on links, which the store does not keep",
+    names.WITNESS: "only if a request comes before the table",
+    names.WRITES_FENCED: "clients here only read, so no write is late",
+    names.WRITES_LOST: "the same",
+    names.DRILL_LOST_ASYNC: "the clients of the drill only make sync writes",
+}
+SDK = {"telemetry.sdk.language", "telemetry.sdk.name", "telemetry.sdk.version"}
+
+
+async def exposed(addresses: list[str]) -> set[str]:
+    """The names of all metric families."""
+    found: set[str] = set()
+    async with aiohttp.ClientSession() as http:
+        for address in addresses:
+            async with http.get(f"http://{address}/metrics") as answer:
+                found |= set(re.findall(r"^# TYPE (\S+) ", await answer.text(), re.MULTILINE))
+    return {name for name in found if not name.endswith("_created")}
+
+
+async def drilled(directory: Path) -> None:
+    """A drill as users make it, so that the traces get its marks."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "deploy.cli", "drill", "kill", "--load", "40", "--for", "1s", "-o", "json"),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "UNDERSTUDY_DIR": str(directory)},
+    )
+    output, said = await asyncio.wait_for(process.communicate(), 120)
+    assert process.returncode == 0, (output, said)
+
+
+async def test_traces_agree_with_clients_link_to_their_requests_and_emit_what_is_documented(tmp_path: Path) -> None:
+    spec = PoolSpec(pool="cart", objectives=Objectives.model_validate({"rto": {"p99": "30s"}, "failed_requests": "5%"}))
+    async with LocalPool(LocalSettings(tmp_path, spec)) as pool, EtcdClient(pool.etcd_endpoints) as etcd:
+        clients = Clients(pool.layout.front_url, sessions=48, rate=80.0)
+        drills = Drills(pool, etcd, clients)
+        await drills.settled()
+        async with clients.running():
+            for number, kind in enumerate(("kill", "freeze", "drain")):
+                one = await drills.run(number, kind)
+                assert one.agrees, one
+                if kind == "kill":
+                    root = root_of(await read_trace([place.http for place in pool.layout.controls], one.trace_id))
+                    assert root is not None
+                    before = [seen for seen in clients.seen if seen.by == one.member]
+                    last = next(seen for seen in before if seen.request == root.attributes[names.LAST_REQUEST])
+                    assert before[-1].answered - last.answered < LATE
+                    first = next(s for s in clients.seen if s.request == root.attributes[names.FIRST_REQUEST])
+                    assert first.by in root.attributes[names.TO].split(", ")
+        await drills.settled()
+        await drilled(tmp_path)
+        metrics = await exposed([*(c.http for c in pool.layout.controls), *(m.peer for m in pool.layout.members)])
+        await until(
+            lambda: _emitted(tmp_path / "control-1-traces.sqlite", names.RETURNED), 40, "the freeze's aftermath"
+        )
+
+    store = SpanStore(tmp_path / "control-1-traces.sqlite")
+    spans = await store.window(0, LATER, 10_000)
+    logs = await store.logs(0, LATER)
+    await store.aclose()
+    assert {*names.ROOTS, *names.PHASES} - {span.name for span in spans} <= {names.FENCED}
+    assert {span.name for span in spans} <= {*names.ROOTS, *names.PHASES}
+    on_spans = {key for span in spans for key in span.attributes}
+    on_resources = {key for one in (*spans, *logs) for key in one.resource}
+    emitted = on_spans | on_resources | {key for log in logs for key in log.attributes}
+    documented = {*names.ATTRIBUTES, *names.CONVENTIONS}
+    assert emitted - documented - SDK - _of_envoy() == set()
+    assert documented - emitted == set(NOT_HERE) & (documented - emitted)
+
+    explained = set(re.findall(r"`(understudy_[a-z_]+)`", PAGE.split("\n## Metrics\n")[1].split("\n## ")[0]))
+    ours = {name for name in metrics if name.startswith("understudy_")}
+    assert {name for name in metrics - ours if not name.startswith(("python_", "process_"))} == set()
+    assert ours == explained
+
+
+def _of_envoy() -> set[str]:
+    """What Envoy puts on the resource of its reports by itself."""
+    return {"node_name", "cluster_name", "log_name", "zone_name"}
+
+
+async def _emitted(path: Path, name: str) -> bool:
+    store = SpanStore(path)
+    try:
+        return any(span.name == name for span in await store.window(0, LATER, 10_000))
+    finally:
+        await store.aclose()

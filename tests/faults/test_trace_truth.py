@@ -1,0 +1,196 @@
+"""A trace puts the time where it was: known delays in one part after the other, on real processes, and a wrong clock.
+
+What a test waited by its own clock, the trace must tell within the error that it states; see docs/telemetry.md.
+"""
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from deploy.reading import read_trace
+from proxy.bootstrap import bootstrap
+from statesync.etcd import EtcdClient
+from statesync.pool import Intent, Member, Table
+from telemetry import names
+from telemetry.ids import takeover_seed
+from telemetry.report import is_measured, path, root_of
+from telemetry.spans import StoredSpan
+from tests.faults.pool import DEBIAN_ETCD, FaultPool, fault_pool
+from tests.faults.test_faults import NO_SAFE_ETCD
+from tests.harness.clock import LIBRARY, NO_LIBRARY
+from tests.harness.commands import ask
+from tests.harness.cuttable import Way, cable_to
+from tests.harness.envoy import running_envoy
+from tests.harness.waiting import free_port, until
+
+HELD = 0.7
+"""Seconds for which something is held back: far below what makes a living part be taken for dead."""
+MINUTES = 300.0
+OURS = 0.05
+"""Seconds by which the test's own reading of an event may be late: it looks every 20 ms, on a busy machine."""
+
+pytestmark = pytest.mark.skipif(not DEBIAN_ETCD.exists(), reason=NO_SAFE_ETCD)
+
+
+class Traced:
+    """A pool, and what its traces say."""
+
+    def __init__(self, pool: FaultPool, client: EtcdClient) -> None:
+        self.pool, self.client = pool, client
+
+    async def boot(self, member: str) -> tuple[str, int]:
+        """A member's boot id, and which of its lives this is."""
+        kv = await self.client.get(self.pool.keys.member(member))
+        record = Member.decode(kv.value)
+        return record.boot, record.life
+
+    async def table(self) -> Table:
+        return Table.decode((await self.client.get(self.pool.keys.table)).value)
+
+    async def trace(self, trace: str, *also: str) -> dict[str, list[StoredSpan]]:
+        """The spans of a trace by name, once the root and spans of the members ``also`` are there."""
+
+        async def whole() -> list[StoredSpan]:
+            spans = await read_trace([self.pool.controls[0].option("--http")], trace)
+            there = {span.instance for span in spans}
+            return spans if root_of(spans) is not None and there.issuperset(also) else []
+
+        spans = await until(whole, 30, "the whole trace")
+        assert is_measured(root_of(spans)), spans
+        by_name: dict[str, list[StoredSpan]] = {}
+        for span in spans:
+            by_name.setdefault(span.name, []).append(span)
+        waited = path(spans)
+        root = root_of(spans)
+        assert sum(span.duration_ns for span in waited) == root.duration_ns
+        assert waited[0].start_ns == root.start_ns
+        return by_name | {"path": waited}
+
+    async def takeover(self, member: str, boot: tuple[str, int]) -> dict[str, list[StoredSpan]]:
+        others = [name for name in self.pool.names if name != member]
+        return await self.trace(takeover_seed(self.pool.name, member, *boot).hex, *others)
+
+    async def settled(self) -> None:
+        await until(lambda: self.pool.at_rest(self.client), 40, "the pool is whole again")
+
+
+@contextlib.asynccontextmanager
+async def traced(home: Path, **wanted: object) -> AsyncIterator[Traced]:
+    async with fault_pool(takeover="fast", traces=True, home=home, **wanted) as pool, pool.etcds[0].client() as client:
+        yield Traced(pool, client)
+
+
+def seconds(spans: list[StoredSpan]) -> dict[str, float]:
+    """The lengths of the phases on the path."""
+    return {span.name: span.duration_ns / 1e9 for span in spans}
+
+
+def error(trace: dict[str, list[StoredSpan]]) -> float:
+    """By how many seconds the trace says that it may be wrong, and what comes on top of it here."""
+    return trace[names.FAILOVER][0].attributes[names.ERROR_MS] / 1000 + OURS
+
+
+@pytest.mark.skipif(not LIBRARY.exists(), reason=NO_LIBRARY)
+async def test_the_time_is_in_the_phase_that_was_held_up_whatever_one_members_clock_says(tmp_path):
+    async with traced(tmp_path, clocks=True) as world:
+        pool = world.pool
+        wrong = pool.members["m3"]
+        wrong.kill()
+        wrong.clock.shift(MINUTES)
+        wrong.start()
+        await world.settled()
+
+        # A member that is frozen: the time goes by until somebody finds it dead.
+        boot = await world.boot("m1")
+        froze = time.monotonic()
+        pool.members["m1"].signal(signal.SIGSTOP)
+        await until(lambda: _lost(world, "m1"), 20, "the table names it lost")
+        found = time.monotonic() - froze
+        trace = await world.takeover("m1", boot)
+        pool.members["m1"].signal(signal.SIGCONT)
+        lengths = seconds(trace["path"])
+        assert abs(lengths["detect"] + lengths["decide"] - found) <= error(trace)
+        assert lengths["detect"] > lengths["decide"]
+        apart = [span.start_ns - trace[names.FAILOVER][0].start_ns for span in trace["claim"] if span.instance == "m3"]
+        assert all(ns / 1e9 > MINUTES / 2 for ns in apart), "the clock was really wrong"
+        assert apart
+        await world.settled()
+
+        # An etcd whose answers are late: the time goes by while claims wait for theirs.
+        boot = await world.boot("m1")
+        cables = [cable for name in ("m2", "m3") for cable in pool.members[name].to_etcd]
+        for cable in cables:
+            cable.cut(Way.ANSWERS)
+        struck = time.monotonic()
+        pool.members["m1"].kill()
+        await asyncio.sleep(HELD)
+        held = time.monotonic() - struck
+        for cable in cables:
+            cable.mend()
+        trace = await world.takeover("m1", boot)
+        over = time.monotonic() - struck
+        lengths = seconds(trace["path"])
+        assert max(lengths, key=lengths.get) == "claim"
+        assert held - error(trace) <= sum(lengths.values()) <= over + error(trace)
+        assert lengths["detect"] + lengths["decide"] + lengths["claim"] >= held - error(trace)
+
+
+async def test_an_envoy_that_is_late_with_its_word_holds_up_a_handover_and_no_takeover(tmp_path):
+    async with traced(tmp_path) as world:
+        pool = world.pool
+        async with cable_to(pool.controls[0].option("--grpc")) as cable:
+            listen = f"127.0.0.1:{free_port()}"
+            config = bootstrap(node_id="front-1", pool=pool.name, listen=listen, xds_addresses=[cable.address])
+            config.pop("admin", None)
+            async with running_envoy(config, tmp_path / "envoy"):
+                await until(lambda: _synced(world), 20, "Envoy has its configuration")
+
+                boot = await world.boot("m1")
+                struck = time.monotonic()
+                cable.cut(Way.REQUESTS)
+                pool.members["m1"].kill()
+                await until(lambda: _lost(world, "m1"), 20, "the table names it lost")
+                await asyncio.sleep(HELD)
+                held = time.monotonic() - struck
+                cable.mend()
+                trace = await world.takeover("m1", boot)
+                (root,), (ack,) = trace[names.FAILOVER], trace[names.ACK]
+                assert names.ACK not in seconds(trace["path"])
+                assert ack.end_ns - root.start_ns >= (held - error(trace)) * 1e9
+                assert root.end_ns < ack.end_ns
+                await world.settled()
+
+                before = await world.table()
+                cable.cut(Way.REQUESTS)
+                await world.client.put(pool.keys.intent("m2"), Intent("m2", 0.0, time.time()).encode())
+                after = await until(lambda: _emptied(world, before, "m2"), 20, "its slots have moved")
+                moved = time.monotonic()
+                await asyncio.sleep(HELD)
+                held = time.monotonic() - moved
+                cable.mend()
+                trace = await world.trace(after.traceparent.split("-")[1])
+                lengths = seconds(trace["path"])
+                assert lengths["ack"] >= held - OURS
+                assert lengths["ack"] > lengths["move"] / 2
+
+
+async def _lost(world: Traced, member: str) -> bool:
+    return member in (await world.table()).lost
+
+
+async def _emptied(world: Traced, before: Table, member: str) -> Table | None:
+    """The table by which the member's slots went, once they have."""
+    table = await world.table()
+    owners = await world.pool.owners(world.client)
+    gone = table.generation > before.generation and all(owner.active != member for owner in owners.values())
+    return table if gone and table.traceparent else None
+
+
+async def _synced(world: Traced) -> bool:
+    rows = await ask(world.pool.controls[0].option("--http"), "/v1/xds")
+    return bool(rows) and {row["state"] for row in rows} == {"SYNCED"}
