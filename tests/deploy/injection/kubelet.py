@@ -8,6 +8,7 @@ import asyncio
 import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,15 @@ def expanded(text: str, environment: dict[str, str]) -> str:
 
 @dataclass
 class RunningPod:
-    """A pod's application and sidecar as processes of this machine; ``ip`` is the pod's address."""
+    """A pod's application and sidecar as processes of this machine; ``ip`` is the pod's address.
+
+    ``application`` is the command of the application's container; without one it does nothing but say that it is well.
+    """
 
     pod: Body
     ip: str
     log: Path
+    application: Sequence[str] = ()
     processes: list[asyncio.subprocess.Process] = field(default_factory=list)
 
     @property
@@ -89,10 +94,15 @@ class RunningPod:
                 )
             )
         await until(lambda: self.probe("startupProbe"), 30, f"{self.ip} has started (log: {self.log})")
-        port = named(self.pod, "app")["ports"][0]["containerPort"]
+        app = named(self.pod, "app")
+        port = str(app["ports"][0]["containerPort"])
         program = APPLICATION.replace('"127.0.0.1"', f'"{self.ip}"')
+        command = [*self.application] or [sys.executable, "-c", program, port]
+        told = {"HOST": self.ip, "PORT": port, **environment_of(app, self.pod, self.ip)}
         self.processes.append(
-            await asyncio.create_subprocess_exec(*bound_to(os.getpid(), [sys.executable, "-c", program, str(port)]))
+            await asyncio.create_subprocess_exec(
+                *bound_to(os.getpid(), command), env={**os.environ, **told}, cwd=ROOT, stderr=asyncio.subprocess.DEVNULL
+            )
         )
         await until(lambda: self.probe("readinessProbe"), 30, f"{self.ip} is ready (log: {self.log})")
 
