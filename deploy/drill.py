@@ -25,6 +25,7 @@ from statesync.spec import Objectives
 from statesync.state import PoolState
 
 WHOLE_PATIENCE = 120.0
+TELL_EVERY = 5.0
 """Seconds in which the pool must be as before, after the undoing; brakes and a member that starts slowly included."""
 DRAIN_PATIENCE = 60.0
 WARM_UP = 2.0
@@ -242,7 +243,7 @@ class Drill:
 
     async def _until(self, reason: Callable[[], Awaitable[str]], what: str, patience: float = WHOLE_PATIENCE) -> None:
         """Wait until ``reason()`` is empty; raises :class:`NotFoundError` (exit code 1) with the last one."""
-        last = ""
+        last, next_word = "", time.monotonic() + TELL_EVERY
         try:
             async with asyncio.timeout(patience):
                 while True:
@@ -252,6 +253,9 @@ class Drill:
                         last = str(error)
                     if not last:
                         return
+                    if time.monotonic() >= next_word:
+                        self._say(f"  not yet: {last}")
+                        next_word += TELL_EVERY
                     await asyncio.sleep(_LOOK)
         except TimeoutError:
             raise NotFoundError(f"not within {patience:g} s: {what} ({last}); see 'understudy status'") from None

@@ -1,20 +1,24 @@
 """Keeps ownership from flapping: what the leader remembers of the last half minute, and what it therefore holds back.
 
-Three brakes, none of which ever delays a takeover from a dead, failing or draining member:
+Four brakes, none of which ever delays a takeover from a dead, failing or draining member:
 
 * a slot stays at least :data:`HOLD` with a new owner before the table asks it to move again;
+* while a member that seems well has just been taken over from, nothing moves for :data:`HOLD`: whoever took its slots
+  knows more of it, and it must not get others in their place;
 * a member that stopped being fit :data:`LOSSES` times within :data:`LOSS_WINDOW` and owns nothing gets nothing until
   that is so long ago, while anybody steadier is there;
 * if more than :data:`SURGE_SHARE` of the slots are to move within :data:`SURGE_WINDOW` although no member and no spec
-  has changed meanwhile, planned moves freeze for :data:`FREEZE`, and the status says why and for how long.
+  has changed meanwhile, planned moves freeze for :data:`FREEZE`, and the status says why and for how long. Then they
+  may be made once: what was wanted all the time is no surge.
 
 Pure: times are ns of one monotonic clock and come in as arguments.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
-from statesync.pool import MemberState
+from statesync.pool import MemberState, Owner
 from statesync.spec import PoolSpec
 from xds.world import World
 
@@ -25,6 +29,8 @@ LOSS_WINDOW = 30 * SECOND
 SURGE_SHARE = 0.3
 SURGE_WINDOW = 10 * SECOND
 FREEZE = 30 * SECOND
+
+_Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +49,9 @@ class Calm:
     losses: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     spec: PoolSpec | None = None
     stirred: int = 0
-    owners: Mapping[int, tuple[str, int]] = field(default_factory=dict)
+    owners: Mapping[int, Owner] = field(default_factory=dict)
     taken: Mapping[int, int] = field(default_factory=dict)
+    robbed: Mapping[str, int] = field(default_factory=dict)
     asked: tuple[tuple[int, int], ...] = ()
     frozen: Brake | None = None
 
@@ -56,20 +63,27 @@ class Calm:
             member: (*self.losses.get(member, ()), *((now,) if member in lost else ()))
             for member in {*self.losses, *lost}
         }
-        owners = {slot: (owner.active, owner.epoch) for slot, owner in world.owners.items()}
-        changed = [slot for slot, owner in owners.items() if slot in self.owners and self.owners[slot] != owner]
-        taken = {slot: at for slot, at in self.taken.items() if now - at < HOLD}
-        return replace(
+        changed = {
+            slot: before
+            for slot, owner in world.owners.items()
+            if (before := self.owners.get(slot)) and (before.active, before.epoch) != (owner.active, owner.epoch)
+        }
+        robbed = [before.active for slot, before in changed.items() if _taken_over(before, world.owners[slot])]
+        thawed = self.frozen is not None and now >= self.frozen.until
+        after = replace(
             self,
             fit=fit,
             losses={m: recent for m, at in losses.items() if (recent := _since(at, now - LOSS_WINDOW))},
             spec=world.spec,
-            stirred=now if fit != self.fit or world.spec != self.spec else self.stirred,
-            owners=owners,
-            taken={**taken, **dict.fromkeys(changed, now)},
+            owners=dict(world.owners),
+            taken=_recent(self.taken, now) | dict.fromkeys(changed, now),
+            robbed=_recent(self.robbed, now) | dict.fromkeys(robbed, now),
             asked=tuple((at, slots) for at, slots in self.asked if now - at < SURGE_WINDOW),
-            frozen=self.frozen if self.frozen is not None and now < self.frozen.until else None,
+            frozen=None if thawed else self.frozen,
         )
+        released = after.unsteady().keys() != self.unsteady().keys()
+        explained = fit != self.fit or world.spec != self.spec or released or thawed
+        return replace(after, stirred=now if explained else self.stirred)
 
     def steadied(self, world: World) -> World:
         """The world with unsteady members that own nothing as members that are still starting.
@@ -96,7 +110,8 @@ class Calm:
 
     def held(self, world: World) -> frozenset[int]:
         """The slots that no table may ask to move from a member that serves them well."""
-        slots = world.owners.keys() if self.frozen is not None else self.taken.keys()
+        doubtful = any(world.state(member).may_hold_slots for member in self.robbed)
+        slots = world.owners.keys() if doubtful or self.frozen is not None else self.taken.keys()
         return frozenset(slot for slot in slots if _well_served(world, slot))
 
     def ask(self, world: World, orders: tuple[tuple[str, ...], ...], now: int) -> "Calm":
@@ -122,13 +137,23 @@ class Calm:
 
     def look_again(self, now: int) -> float | None:
         """Seconds until the first brake comes off; None if there is none."""
-        ends = [brake.until for brake in self.brakes()] + [at + HOLD for at in self.taken.values()]
+        ends = [brake.until for brake in self.brakes()]
+        ends += [at + HOLD for at in (*self.taken.values(), *self.robbed.values())]
         return max(min(ends) - now, 0) / SECOND if ends else None
 
 
 def _well_served(world: World, slot: int) -> bool:
     owner = world.serving_owner(slot)
     return owner is not None and world.state(owner).may_hold_slots
+
+
+def _taken_over(before: Owner, now: Owner) -> bool:
+    """Whether a slot went from one member to another without having been handed over."""
+    return now.active not in (before.active, before.to)
+
+
+def _recent(changes: Mapping[_Key, int], now: int) -> dict[_Key, int]:
+    return {key: at for key, at in changes.items() if now - at < HOLD}
 
 
 def _since(times: tuple[int, ...], begin: int) -> tuple[int, ...]:

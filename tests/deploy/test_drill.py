@@ -202,7 +202,8 @@ async def test_a_member_is_killed_in_a_drill_and_the_failover_is_marked(tmp_path
             return {**figures, "code": code} if ended and counted else None
 
         figures = await until(told, 60, "the review knows the takeover and its end", every=1)
-        assert (figures["code"], figures["rto"]["state"], figures["rto"]["total"]) == (3, "not yet shown", 1)
+        states = {key: figure["state"] for key, figure in figures.items() if key != "code"}
+        assert (figures["code"], states["rto"], figures["rto"]["total"]) == (3, "not yet shown", 1), states
         assert [figures[key]["state"] for key in ("rpo_sync_writes", "failed_requests", "unmeasured")] == ["met"] * 3
         assert "Not yet shown" in (tmp_path / "review.html").read_text()
 
@@ -261,7 +262,7 @@ async def test_a_pool_elsewhere_is_frozen_twice_by_the_operators_own_commands(tm
     """Nothing but etcd and the front's address is known, as with a pool in Kubernetes."""
     home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
     elsewhere.mkdir()
-    script = tmp_path / "signal.py"
+    script = tmp_path / "send.py"
     script.write_text(SIGNAL)
     async with running(home) as scene:
         layout = read_layout(home)
@@ -273,7 +274,7 @@ async def test_a_pool_elsewhere_is_frozen_twice_by_the_operators_own_commands(tm
             *("freeze", "--etcd", ",".join(layout.etcd), "--pool", "cart", "--url", f"http://{layout.front.listen}"),
             *("--command", freeze, "--undo", thaw, "--repeat", "2", "--for", "2s", "--load", "60"),
         )
-        assert (code, view["ok"]) == (0, True), said
+        assert (code, view["ok"]) == (0, True), (said, view)
         assert "drill 2 of 2" in said
         assert [(row["kind"], row["lost_writes"]) for row in view["drills"]] == [("freeze", 0)] * 2
         assert all(row["sessions_touched"] > 0 for row in view["drills"])

@@ -1,8 +1,10 @@
 """The brakes against flapping: what they hold back, what they never hold back, and when they come off."""
 
+from dataclasses import replace
+
 import pytest
 
-from statesync.pool import Member, MemberState, Owner, Table
+from statesync.pool import Member, MemberState, Owner, Phase, Table
 from statesync.spec import PoolSpec
 from xds.calm import FREEZE, HOLD, LOSS_WINDOW, SECOND, SURGE_WINDOW, Calm
 from xds.plan import next_plan
@@ -29,8 +31,13 @@ def world(owners: str, *, orders: str = "", states: str = "UU", epochs: int = 1)
     )
 
 
+def leaving(seen: World, slot: int, to: str) -> World:
+    """The pool while ``slot`` is handed over."""
+    return replace(seen, owners={**seen.owners, slot: replace(seen.owners[slot], phase=Phase.HANDOVER, to=to)})
+
+
 def test_a_slot_that_has_just_changed_hands_is_held_for_a_while() -> None:
-    calm = Calm().look(world("aabb"), START)
+    calm = Calm().look(leaving(world("aabb"), 1, "b"), START)
     taken = world("abbb")
 
     calm = calm.look(taken, START + SECOND)
@@ -44,7 +51,7 @@ def test_what_a_leader_finds_at_its_first_look_is_not_held() -> None:
 
 
 def test_a_slot_whose_owner_cannot_serve_is_never_held() -> None:
-    calm = Calm().look(world("aabb"), START).look(world("abbb"), START + SECOND)
+    calm = Calm().look(leaving(world("aabb"), 1, "b"), START).look(world("abbb"), START + SECOND)
     failing = world("abbb", states="UD")
 
     assert calm.look(failing, START + 2 * SECOND).held(failing) == frozenset()
@@ -87,7 +94,33 @@ def test_moves_without_a_cause_freeze_and_the_freeze_ends() -> None:
     assert frozen.frozen is not None
     assert "6 of 10 slots were to move within 10 s" in frozen.frozen.why
     assert frozen.held(seen) == set(range(10))
-    assert frozen.look(seen, later + FREEZE).held(seen) == frozenset()
+    thawed = frozen.look(seen, later + FREEZE)
+    assert thawed.held(seen) == frozenset()
+    assert thawed.ask(seen, world("bbbbbbbbbb").table.orders, later + FREEZE).frozen is None  # type: ignore[union-attr]
+
+
+def test_the_share_of_a_member_that_is_steady_again_is_no_surge() -> None:
+    steady = flapping(3)
+    seen, later = world("aaaa"), START + 6 * SECOND + LOSS_WINDOW
+    assert steady.steadied(seen).state("b") is INIT
+
+    again = steady.look(seen, later)
+
+    assert again.steadied(seen).state("b") is UP
+    assert again.ask(seen, world("bbaa").table.orders, later).frozen is None  # type: ignore[union-attr]
+
+
+def test_nothing_moves_while_a_member_that_seems_well_has_just_been_taken_over_from() -> None:
+    """Its standby knows more of it than the control server: what it got in place of its slots would be lost, too."""
+    calm = Calm().look(world("aaaabbbb"), START)
+    robbed = world("aaaabbcc", states="UUU")
+
+    calm = calm.look(robbed, START + SECOND)
+
+    assert calm.held(robbed) == set(range(8))
+    found_dead = world("aaaabbcc", states="UDU")
+    assert calm.look(found_dead, START + 2 * SECOND).held(found_dead) == {6, 7}
+    assert calm.look(robbed, START + SECOND + HOLD).held(robbed) == frozenset()
 
 
 @pytest.mark.parametrize("cause", ["UUU", "UD"])
