@@ -11,14 +11,13 @@ from deploy.kubernetes.objects import (
     disruption_budget,
     http_probe,
     meta,
-    pod_security,
+    pod_template,
     port,
     resources,
     scratch_mount,
     scratch_volume,
     service,
     service_account,
-    spread,
 )
 from deploy.kubernetes.plan import Plan
 
@@ -60,19 +59,14 @@ def _stateful_set(plan: Plan, named: dict[str, str]) -> Body:
             "replicas": plan.example_members,
             "podManagementPolicy": "Parallel",
             "selector": {"matchLabels": match},
-            "template": {
-                "metadata": {"labels": {INJECT: "true", POOL: plan.pool, **match}},
-                "spec": {
-                    "serviceAccountName": plan.pool,
-                    "automountServiceAccountToken": False,
-                    "enableServiceLinks": False,
-                    "terminationGracePeriodSeconds": 60,
-                    "securityContext": pod_security(),
-                    "topologySpreadConstraints": spread(match),
-                    "containers": [_container(plan)],
-                    "volumes": [scratch_volume()],
-                },
-            },
+            "template": pod_template(
+                {INJECT: "true", POOL: plan.pool, **match},
+                account=plan.pool,
+                grace=60,
+                match=match,
+                containers=[_container(plan)],
+                volumes=[scratch_volume()],
+            ),
         },
     }
 

@@ -25,15 +25,13 @@ from deploy.kubernetes.objects import (
     from_field,
     http_probe,
     meta,
-    pod_security,
+    pod_template,
     port,
-    rather_apart,
     resources,
     scratch_mount,
     scratch_volume,
     service,
     service_account,
-    spread,
 )
 from deploy.kubernetes.plan import Plan
 
@@ -133,24 +131,18 @@ def _workload(plan: Plan) -> Body:
             "replicas": plan.replicas,
             **rollout,
             "selector": {"matchLabels": match},
-            "template": {
-                "metadata": {"labels": named},
-                "spec": {
-                    "serviceAccountName": name,
-                    "automountServiceAccountToken": False,
-                    "enableServiceLinks": False,
-                    "terminationGracePeriodSeconds": 15,
-                    "securityContext": pod_security(),
-                    "affinity": rather_apart(match),
-                    "topologySpreadConstraints": spread(match),
-                    "containers": [_container(plan)],
-                    "volumes": [
-                        {"name": "traces", "emptyDir": {"sizeLimit": "1Gi"}},
-                        scratch_volume(),
-                        *volumes(plan.certificates, plan.pool, CONTROL, names),
-                    ],
-                },
-            },
+            "template": pod_template(
+                named,
+                account=name,
+                grace=15,
+                match=match,
+                containers=[_container(plan)],
+                volumes=[
+                    {"name": "traces", "emptyDir": {"sizeLimit": "1Gi"}},
+                    scratch_volume(),
+                    *volumes(plan.certificates, plan.pool, CONTROL, names),
+                ],
+            ),
         },
     }
 

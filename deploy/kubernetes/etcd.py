@@ -21,13 +21,11 @@ from deploy.kubernetes.objects import (
     from_field,
     http_probe,
     meta,
-    pod_security,
+    pod_template,
     port,
-    rather_apart,
     resources,
     service,
     service_account,
-    spread,
 )
 from deploy.kubernetes.plan import Plan
 from deploy.local import COMPACTION, ETCD_QUOTA_BYTES
@@ -113,19 +111,7 @@ def _stateful_set(plan: Plan) -> Body:
             "replicas": MEMBERS,
             "podManagementPolicy": "Parallel",
             "selector": {"matchLabels": match},
-            "template": {
-                "metadata": {"labels": named},
-                "spec": {
-                    "serviceAccountName": NAME,
-                    "automountServiceAccountToken": False,
-                    "enableServiceLinks": False,
-                    "terminationGracePeriodSeconds": 30,
-                    "securityContext": pod_security(),
-                    "affinity": rather_apart(match),
-                    "topologySpreadConstraints": spread(match),
-                    "containers": [_container(plan)],
-                },
-            },
+            "template": pod_template(named, account=NAME, grace=30, match=match, containers=[_container(plan)]),
             "volumeClaimTemplates": [
                 {
                     "metadata": {"name": "data"},

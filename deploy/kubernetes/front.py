@@ -27,13 +27,11 @@ from deploy.kubernetes.objects import (
     from_field,
     http_probe,
     meta,
-    pod_security,
+    pod_template,
     port,
-    rather_apart,
     resources,
     service,
     service_account,
-    spread,
 )
 from deploy.kubernetes.plan import Plan, digest
 from proxy.bootstrap import bootstrap, options
@@ -152,23 +150,17 @@ def _deployment(plan: Plan) -> Body:
             "replicas": plan.front_replicas,
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "selector": {"matchLabels": match},
-            "template": {
-                "metadata": {"labels": named},
-                "spec": {
-                    "serviceAccountName": name,
-                    "automountServiceAccountToken": False,
-                    "enableServiceLinks": False,
-                    "terminationGracePeriodSeconds": DRAIN_SECONDS + 15,
-                    "securityContext": pod_security(),
-                    "affinity": rather_apart(match),
-                    "topologySpreadConstraints": spread(match),
-                    "containers": [_container(plan)],
-                    "volumes": [
-                        {"name": "bootstrap", "configMap": {"name": bootstrap_name(plan)}},
-                        *volumes(plan.certificates, plan.pool, _NODE),
-                    ],
-                },
-            },
+            "template": pod_template(
+                named,
+                account=name,
+                grace=DRAIN_SECONDS + 15,
+                match=match,
+                containers=[_container(plan)],
+                volumes=[
+                    {"name": "bootstrap", "configMap": {"name": bootstrap_name(plan)}},
+                    *volumes(plan.certificates, plan.pool, _NODE),
+                ],
+            ),
         },
     }
 

@@ -29,12 +29,10 @@ from deploy.kubernetes.objects import (
     from_config,
     http_probe,
     meta,
-    pod_security,
+    pod_template,
     port,
-    rather_apart,
     resources,
     service,
-    spread,
 )
 from deploy.kubernetes.plan import Etcd, Plan
 
@@ -145,19 +143,9 @@ def _deployment(plan: Plan) -> Body:
             "replicas": REPLICAS,
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "selector": {"matchLabels": match},
-            "template": {
-                "metadata": {"labels": named},
-                "spec": {
-                    "serviceAccountName": INJECTOR_NAME,
-                    "automountServiceAccountToken": True,
-                    "enableServiceLinks": False,
-                    "terminationGracePeriodSeconds": 15,
-                    "securityContext": pod_security(),
-                    "affinity": rather_apart(match),
-                    "topologySpreadConstraints": spread(match),
-                    "containers": [_container(plan)],
-                },
-            },
+            "template": pod_template(
+                named, account=INJECTOR_NAME, grace=15, match=match, token=True, containers=[_container(plan)]
+            ),
         },
     }
 

@@ -3,7 +3,7 @@
 Everything here meets the "restricted" Pod Security Standard, which the namespaces demand.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deploy.kubernetes.emit import Body
@@ -81,6 +81,45 @@ def rather_apart(match: Mapping[str, str]) -> Body:
     term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": dict(match)}}
     weighted = {"weight": 100, "podAffinityTerm": term}
     return {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [weighted]}}
+
+
+def pod_template(
+    labels: Mapping[str, str],
+    *,
+    account: str,
+    containers: Sequence[Body],
+    volumes: Sequence[Body] = (),
+    grace: int = 30,
+    match: Mapping[str, str] | None = None,
+    token: bool = False,
+    restart: str = "",
+) -> Body:
+    """The template of a workload's pods.
+
+    Args:
+        labels: of each pod.
+        account: the name of its service account.
+        containers: its containers.
+        volumes: its volumes.
+        grace: seconds from the order to end to the kill.
+        match: labels of the pods that are to be spread; None for pods that may stand where they like.
+        token: whether it asks something of the Kubernetes API.
+        restart: the restart policy, where it is not the usual one.
+    """
+    return {
+        "metadata": {"labels": dict(labels)},
+        "spec": {
+            "serviceAccountName": account,
+            "automountServiceAccountToken": token,
+            "enableServiceLinks": False,
+            **({"restartPolicy": restart} if restart else {}),
+            "terminationGracePeriodSeconds": grace,
+            "securityContext": pod_security(),
+            **({"affinity": rather_apart(match), "topologySpreadConstraints": spread(match)} if match else {}),
+            "containers": list(containers),
+            **({"volumes": list(volumes)} if volumes else {}),
+        },
+    }
 
 
 def http_probe(path: str, port: str, *, period: int, failures: int, timeout: int = 2) -> Body:

@@ -13,7 +13,7 @@ from deploy.kubernetes.objects import (
     container_security,
     from_config,
     meta,
-    pod_security,
+    pod_template,
     resources,
     scratch_mount,
     service_account,
@@ -45,21 +45,16 @@ def _deployment(plan: Plan) -> Body:
         "spec": {
             "replicas": 1,
             "selector": {"matchLabels": selector(OPERATOR, plan.pool)},
-            "template": {
-                "metadata": {"labels": named},
-                "spec": {
-                    "serviceAccountName": name,
-                    "automountServiceAccountToken": False,
-                    "enableServiceLinks": False,
-                    "terminationGracePeriodSeconds": 1,
-                    "securityContext": pod_security(),
-                    "containers": [_container(plan)],
-                    "volumes": [
-                        {"name": SCRATCH_VOLUME, "emptyDir": {"sizeLimit": "2Gi"}},
-                        *volumes(plan.certificates, plan.pool, OPERATOR),
-                    ],
-                },
-            },
+            "template": pod_template(
+                named,
+                account=name,
+                grace=1,
+                containers=[_container(plan)],
+                volumes=[
+                    {"name": SCRATCH_VOLUME, "emptyDir": {"sizeLimit": "2Gi"}},
+                    *volumes(plan.certificates, plan.pool, OPERATOR),
+                ],
+            ),
         },
     }
 

@@ -16,7 +16,7 @@ from deploy.kubernetes.objects import (
     container_security,
     from_config,
     meta,
-    pod_security,
+    pod_template,
     resources,
     scratch_mount,
     scratch_volume,
@@ -70,21 +70,16 @@ def _job(plan: Plan) -> Body:
         "metadata": meta(spec_name(plan), plan.namespace, named),
         "spec": {
             "backoffLimit": 20,
-            "template": {
-                "metadata": {"labels": named},
-                "spec": {
-                    "serviceAccountName": spec_account(plan.pool),
-                    "automountServiceAccountToken": False,
-                    "enableServiceLinks": False,
-                    "restartPolicy": "OnFailure",
-                    "securityContext": pod_security(),
-                    "containers": [_container(plan)],
-                    "volumes": [
-                        {"name": "spec", "configMap": {"name": spec_name(plan)}},
-                        scratch_volume(),
-                    ],
-                },
-            },
+            "template": pod_template(
+                named,
+                account=spec_account(plan.pool),
+                restart="OnFailure",
+                containers=[_container(plan)],
+                volumes=[
+                    {"name": "spec", "configMap": {"name": spec_name(plan)}},
+                    scratch_volume(),
+                ],
+            ),
         },
     }
 
