@@ -37,9 +37,9 @@ from tests.harness.envoy import running_envoy
 from tests.harness.waiting import free_port
 from xds.ads import AdsServer
 from xds.cache import ResourceCache
+from xds.fronts import Fronts, listen_of
 from xds.metrics import XdsMetrics
 from xds.resources import Endpoint, PoolView, build
-from xds.server import _give_listener, listen_of
 
 RESULTS = ROOT / "bench/results/telemetry.json"
 SPANS = 10_000
@@ -84,7 +84,8 @@ def answering(port: int) -> dict[str, Any]:
 async def fronts(home: Path) -> AsyncIterator[dict[str, int]]:
     """Ports of the front Envoys by variant."""
     member, ports = free_port(), {name: free_port() for name in VARIANTS}
-    cache = ResourceCache(listen_of, on_group=lambda group: _give_listener(cache, "cart", group))
+    cache = ResourceCache(listen_of)
+    cache.on_group = Fronts(cache, "cart").give
     await cache.set_all(build(PoolView(PoolSpec(pool="cart"), {"a": Endpoint("127.0.0.1", member)}, [("a",)] * 256)))
     cache.ready()
     store = SpanStore(home / "traces.db")

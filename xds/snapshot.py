@@ -200,7 +200,8 @@ def dangling(snapshot: Snapshot, known: frozenset[str]) -> dict[tuple[str, str],
             if held is None:
                 continue
             for name, resource in one.resources.items():
-                missing = resource.points_at.of_type(target) - held.resources.keys() - known
+                # One by one: what is taken off a set as another one's keys is looked up in a loop over all those keys.
+                missing = {aim for aim in resource.points_at.of_type(target) if aim not in held.resources} - known
                 if missing:
                     what = ", ".join(sorted(missing)[:5])
                     found[type_url, name] = f"points at {types.short_name(target)} resource {what}, which is not there"
