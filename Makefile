@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PACKAGES := xds proxy statesync telemetry deploy
 
-.PHONY: help setup demo test lint format unit chaos bench-xds bench-sessions bench-failover bench-telemetry bench-drills images-try clean
+.PHONY: help setup demo test lint format unit chaos bench-xds bench-sessions bench-failover bench-telemetry bench-tcp bench-drills images-try clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -56,6 +56,9 @@ bench-injector: $(STAMP)  ## how many reviews a second the injector answers on o
 
 bench-drills: $(STAMP)  ## 50 drills whose traces are put beside what clients saw; writes bench/results/drills.json (6 min)
 	$(BIN)/python -m bench.drills
+
+bench-tcp: $(STAMP)  ## what the slots of TCP pools cost, beside a plain tcp_proxy; needs wrk; writes bench/results/tcp.json (3 min)
+	$(BIN)/python -m bench.tcp
 
 format: $(STAMP)  ## put the code into house form
 	$(BIN)/ruff check --fix .
