@@ -322,10 +322,17 @@ def _json(value: Any) -> web.Response:  # noqa: ANN401 - whatever the builders a
 
 
 async def _json_of_many(head: dict[str, Any], **records: Sequence[Any]) -> web.Response:
-    """A page of many records (dataclasses with slots), written in a thread: Envoys and members do not wait for it."""
+    """A page of many records (dataclasses with slots), written in a thread: Envoys and members do not wait for it.
+
+    Record by record, since the whole at once would keep the interpreter to itself for as long as it takes.
+    """
 
     def text() -> str:
-        return json.dumps(head | {name: [_fields(one) for one in found] for name, found in records.items()})
+        parts = [f'"{name}":{json.dumps(value)}' for name, value in head.items()]
+        parts += [
+            f'"{name}":[{",".join(json.dumps(_fields(one)) for one in found)}]' for name, found in records.items()
+        ]
+        return f"{{{','.join(parts)}}}"
 
     return web.Response(text=await asyncio.to_thread(text), content_type="application/json")
 
