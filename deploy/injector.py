@@ -18,6 +18,7 @@ from aiohttp import web
 
 from deploy.errors import DeployError, PortInUseError
 from deploy.injection.cluster import ApiServer, Cluster, ClusterError
+from deploy.injection.door import Door
 from deploy.injection.server import Webhook
 from deploy.injection.serving import CertificateFiles, ServingCertificate
 from deploy.injection.settings import NATIVE, BadSetting, SidecarSettings, form_for
@@ -81,7 +82,7 @@ async def running_injector(settings: InjectorSettings) -> AsyncIterator[Webhook]
             raise DeployError("say where the certificate comes from: --cert-dir DIR, or --self-signed")
         if settings.metrics:
             await _serve(stack, webhook.metrics_app(), settings.metrics)
-        await _serve(stack, webhook.app(), settings.listen, serving)
+        await _serve(stack, webhook.app(), settings.listen, (serving, webhook.door))
         logger.info("injector: reviews at https://%s, sidecars in the %s form", settings.listen, form)
         yield webhook
 
@@ -134,14 +135,20 @@ async def _keep(
 
 
 async def _serve(
-    stack: contextlib.AsyncExitStack, app: web.Application, address: str, serving: ServingCertificate | None = None
+    stack: contextlib.AsyncExitStack,
+    app: web.Application,
+    address: str,
+    over_tls: tuple[ServingCertificate, Door] | None = None,
 ) -> None:
-    """Serve an application at ``host:port``, over TLS if there is a certificate for it. Raises :class:`DeployError`."""
+    """Serve an application at ``host:port``, over TLS with this certificate and door. Raises :class:`DeployError`."""
     runner = await serve(stack, app)
     host, port = split_address(address)
     try:
-        site = TlsSite(runner, host, port, serving.context) if serving else web.TCPSite(runner, host, port)
-        await site.start()
+        if over_tls:
+            serving, door = over_tls
+            await TlsSite(runner, host, port, serving.context, door.protocols).start()
+        else:
+            await web.TCPSite(runner, host, port).start()
     except OSError as error:
         raise PortInUseError(address, "free it or choose another address", str(error.strerror)) from None
 

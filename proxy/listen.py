@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,11 +79,22 @@ def protection(
 
 
 class TlsSite(web.BaseSite):
-    """Like ``web.TCPSite``, with a time limit on handshakes that is fit for a local network."""
+    """Like ``web.TCPSite``, with a time limit on handshakes that is fit for a local network.
 
-    def __init__(self, runner: web.AppRunner, host: str, port: int, tls: ssl.SSLContext) -> None:
+    ``protocols`` may have a say in what each connection to the server gets.
+    """
+
+    def __init__(
+        self,
+        runner: web.AppRunner,
+        host: str,
+        port: int,
+        tls: ssl.SSLContext,
+        protocols: Callable[[web.Server], Callable[[], asyncio.Protocol]] = lambda server: server,
+    ) -> None:
         super().__init__(runner, ssl_context=tls)
         self._host, self._port = host, port
+        self._protocols = protocols
 
     @property
     def name(self) -> str:
@@ -97,7 +108,7 @@ class TlsSite(web.BaseSite):
         if server is None:
             raise RuntimeError("the runner is not set up")
         self._server = await asyncio.get_running_loop().create_server(
-            server,
+            self._protocols(server),
             self._host,
             self._port,
             ssl=self._ssl_context,

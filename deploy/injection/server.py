@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from deploy.injection.door import Door
 from deploy.injection.review import FAILED, NoReview, answer, denial, read_review
 from deploy.injection.settings import SidecarSettings
 from deploy.injection.shape import Body
@@ -74,10 +75,11 @@ class Webhook:
     settings: SidecarSettings
     metrics: WebhookMetrics = field(default_factory=WebhookMetrics)
     readiness: Readiness = field(default_factory=Readiness)
+    door: Door = field(default_factory=Door)
 
     def app(self) -> web.Application:
         """Reviews, and an orchestrator's questions."""
-        app = web.Application(client_max_size=BODY_MOST, middlewares=[_clean])
+        app = web.Application(client_max_size=BODY_MOST, middlewares=[self.door.note, _clean])
         app.router.add_post(PATH, self._mutate)
         app.router.add_get("/healthz", self._alive)
         app.router.add_get("/readyz", self._ready)
