@@ -4,16 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from deploy.istio import patches
-from deploy.istio.plan import OLDEST, Plan
+from deploy.istio.plan import GATEWAY_LABELS, OLDEST, Plan
 from deploy.kubernetes.emit import Body, Manifest
 from deploy.kubernetes.names import (
     CONTROL,
     GRPC_PORT,
     HEALTH_PORT,
+    HTTP_PORT,
     MEMBER,
     NAMESPACE_NAME,
     PEER_PORT,
     POOL,
+    control_name,
     labels,
     selector,
 )
@@ -134,7 +136,32 @@ def member_side(plan: Plan) -> list[Manifest]:
                 "tried at the next member, which the proxies at the other end otherwise could not tell."
             ),
         ),
-        *_policies(plan, named),
+        _opened(plan, MEMBER, plan.app_namespace, members, plan.app_port),
+    ]
+
+
+def control_side(plan: Plan) -> list[Manifest]:
+    """What stands beside the control servers."""
+    pods = selector(CONTROL, plan.pool)
+    ports = (GRPC_PORT, HTTP_PORT)
+    mesh = Manifest(
+        {
+            "apiVersion": "security.istio.io/v1",
+            "kind": "PeerAuthentication",
+            "metadata": meta(control_name(plan.pool), plan.namespace, labels(PART, plan.pool)),
+            "spec": {
+                "selector": {"matchLabels": pods},
+                "portLevelMtls": {str(port): {"mode": "PERMISSIVE"} for port in ports},
+            },
+        },
+        about=(
+            "Proxies come with mTLS; sidecars, front Envoys and commands go around theirs and come without, also\n"
+            "where the mesh is STRICT. Who may come at all is said by network policies."
+        ),
+    )
+    return [
+        *([mesh] if plan.xds_tls == "mesh" else []),
+        _opened(plan, CONTROL, plan.namespace, pods, GRPC_PORT),
     ]
 
 
@@ -160,7 +187,7 @@ def proxy_side(plan: Plan) -> list[Manifest]:
         ),
         Manifest(
             _filter(
-                f"{plan.pool}-control-servers",
+                _name(plan, "control-servers"),
                 plan.proxy_namespace,
                 named,
                 plan.selector,
@@ -181,7 +208,7 @@ def slot_routing(plan: Plan) -> list[Manifest]:
     return [
         Manifest(
             _filter(
-                f"{plan.pool}-slots",
+                _name(plan, "slots"),
                 plan.proxy_namespace,
                 labels(PART, plan.pool),
                 plan.selector,
@@ -196,12 +223,20 @@ def slot_routing(plan: Plan) -> list[Manifest]:
     ]
 
 
+def _name(plan: Plan, what: str) -> str:
+    """The name of something that each group of proxies has for itself; short for Istio's own gateway."""
+    if plan.mode == "gateway" and plan.selector == GATEWAY_LABELS:
+        return f"{plan.pool}-{what}"
+    pods = (f"{key}={value}" for key, value in sorted(plan.selector.items()))
+    return f"{plan.pool}-{what}-{digest(plan.proxy_namespace, *pods)}"
+
+
 def _bootstrap_name(pods: Mapping[str, str]) -> str:
     return f"understudy-bootstrap-{digest(*(f'{key}={value}' for key, value in sorted(pods.items())))}"
 
 
 def _entrance(plan: Plan, named: Mapping[str, str]) -> list[Manifest]:
-    name = f"{plan.pool}-slots"
+    name = _name(plan, "slots")
     protocol = "HTTPS" if plan.credential else "HTTP"
     server: Body = {
         "port": {"number": plan.port, "name": f"{protocol.lower()}-{plan.pool}", "protocol": protocol},
@@ -246,37 +281,31 @@ def _entrance(plan: Plan, named: Mapping[str, str]) -> list[Manifest]:
     ]
 
 
-def _policies(plan: Plan, named: Mapping[str, str]) -> list[Manifest]:
-    """Network policies add up, so these only open what the others of Understudy leave closed."""
-    proxies = [
+def _opened(plan: Plan, what: str, namespace: str, pods: Mapping[str, str], port: int) -> Manifest:
+    """Network policies add up, so these only open to the proxies what Understudy's others leave closed."""
+    return Manifest(
         {
-            "namespaceSelector": {"matchLabels": {NAMESPACE_NAME: plan.proxy_namespace}},
-            "podSelector": {"matchLabels": dict(plan.selector)},
-        }
-    ]
-
-    def opened(name: str, namespace: str, pods: Mapping[str, str], port: int) -> Body:
-        return {
             "apiVersion": "networking.k8s.io/v1",
             "kind": "NetworkPolicy",
-            "metadata": meta(name, namespace, named),
+            "metadata": meta(_name(plan, f"{what}-from-{plan.mode}"), namespace, labels(PART, plan.pool)),
             "spec": {
                 "podSelector": {"matchLabels": dict(pods)},
                 "policyTypes": ["Ingress"],
-                "ingress": [{"from": proxies, "ports": [{"port": port, "protocol": "TCP"}]}],
+                "ingress": [
+                    {
+                        "from": [
+                            {
+                                "namespaceSelector": {"matchLabels": {NAMESPACE_NAME: plan.proxy_namespace}},
+                                "podSelector": {"matchLabels": dict(plan.selector)},
+                            }
+                        ],
+                        "ports": [{"port": port, "protocol": "TCP"}],
+                    }
+                ],
             },
-        }
-
-    return [
-        Manifest(
-            opened(f"{plan.pool}-{MEMBER}-from-{plan.mode}", plan.app_namespace, {POOL: plan.pool}, plan.app_port),
-            about="The proxies may reach the applications ...",
-        ),
-        Manifest(
-            opened(f"{plan.pool}-{CONTROL}-from-{plan.mode}", plan.namespace, selector(CONTROL, plan.pool), GRPC_PORT),
-            about="... and the control servers.",
-        ),
-    ]
+        },
+        about="The proxies come in.",
+    )
 
 
 def _filter(name: str, namespace: str, named: Mapping[str, str], pods: Mapping[str, str], *patched: Body) -> Body:

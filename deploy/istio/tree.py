@@ -1,6 +1,6 @@
 """The files: two directories that are applied one after the other, and taken out the other way round. Pure."""
 
-from deploy.istio.objects import member_side, proxy_side, slot_routing
+from deploy.istio.objects import control_side, member_side, proxy_side, slot_routing
 from deploy.istio.plan import Plan
 from deploy.kubernetes.folder import Folder
 from deploy.kubernetes.kustomize import files_of
@@ -13,7 +13,11 @@ def tree(plan: Plan) -> dict[str, Folder]:
     return {
         PREPARE: Folder(
             f"Pool {plan.pool} in the mesh, routed by Istio as ever. Apply, then restart the pods that are to route.",
-            {"members.yaml": member_side(plan), f"{plan.mode}.yaml": proxy_side(plan)},
+            {
+                "members.yaml": member_side(plan),
+                "control.yaml": control_side(plan),
+                f"{plan.mode}.yaml": proxy_side(plan),
+            },
         ),
         ROUTE: Folder(
             f"Routing by slots for pool {plan.pool}. Apply when the restarted pods are ready; delete to go back.",

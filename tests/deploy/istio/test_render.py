@@ -132,9 +132,21 @@ def test_a_gateway_of_two_pools_gets_two_clusters_of_control_servers():
 
 def test_localities_and_outlier_detection_stay_off_and_mtls_on():
     plan = Plan(PoolSpec(pool="cart", mesh=Mesh(host="cart-slots.cart.svc.cluster.local")), "gateway", (1, 29))
-    by_kind = {body["kind"]: body["spec"] for body in resources_of(plan, PREPARE)}
+    by_kind = {
+        body["kind"]: body["spec"] for body in resources_of(plan, PREPARE) if body["metadata"]["namespace"] == "cart"
+    }
     policy = by_kind["DestinationRule"]["trafficPolicy"]
     assert policy["loadBalancer"]["localityLbSetting"] == {"enabled": False}
     assert "outlierDetection" not in policy
     assert policy["tls"] == {"mode": "ISTIO_MUTUAL"}
     assert by_kind["PeerAuthentication"]["mtls"] == {"mode": "STRICT"}
+
+
+def test_groups_of_callers_have_their_own_and_share_what_is_beside_the_members():
+    spec = PoolSpec(pool="cart", mesh=Mesh(host="cart-slots.cart.svc.cluster.local"))
+    groups = [Plan(spec, "client", (1, 29), proxy_namespace="shop", selector={"app": app}) for app in ("web", "job")]
+    one, two = (
+        {(body["kind"], body["metadata"]["name"]): body for body in resources_of(group, "")} for group in groups
+    )
+    assert all(one[name] == two[name] for name in one.keys() & two.keys())
+    assert {kind for kind, _ in one.keys() - two.keys()} == {"EnvoyFilter", "ProxyConfig", "NetworkPolicy"}
