@@ -6,6 +6,7 @@ server, certificates too, as the agent does. Left out is what stock Envoy has no
 (``istio.stats``, ``istio.metadata_exchange``, ``istio.alpn``), and iptables: listeners bind to addresses.
 """
 
+import random
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -81,6 +82,7 @@ class Istiod:
     secrets: Identity | None = None
     callee: str = ""
     hosts: Sequence[str] = ()
+    address: str = field(default_factory=lambda: own_network() + "1")
     pool: str = "cart"
     cache: ResourceCache = field(default_factory=ResourceCache)
 
@@ -192,7 +194,7 @@ class Istiod:
         return {"cluster_name": self.cluster_name, "endpoints": groups}
 
     def _listener(self) -> dict[str, Any]:
-        address = {"socket_address": {"address": "127.0.0.1", "port_value": self.listen}}
+        address = {"socket_address": {"address": self.address, "port_value": self.listen}}
         listener: dict[str, Any] = {
             "name": f"0.0.0.0_{self.listen}",
             "address": address,
@@ -274,6 +276,11 @@ class Istiod:
             Secret.from_dict({"name": "default", "tls_certificate": own}),
             Secret.from_dict({"name": "ROOTCA", "validation_context": {"trusted_ca": {"inline_string": root}}}),
         ]
+
+
+def own_network() -> str:
+    """The beginning of loopback addresses that no other test has, so that ports on them are surely free."""
+    return f"127.{random.SystemRandom().randrange(64, 128)}.{random.SystemRandom().randrange(256)}."
 
 
 def mesh_socket(identity: str, *, sni: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import aiohttp
 
+from deploy.envoys import read_envoys
 from deploy.istio.plan import Plan
 from deploy.istio.tree import PREPARE, ROUTE
 from deploy.load import Load
@@ -40,7 +41,7 @@ class Scene:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.istiod.listen}"
+        return f"http://{self.istiod.address}:{self.istiod.listen}"
 
     async def slots(self, *, on: bool) -> None:
         """Apply or delete the second directory, and wait until the proxy has heard of it."""
@@ -115,9 +116,13 @@ async def test_slots_are_switched_on_and_off_by_one_directory(tmp_path: Path) ->
         assert await scene.misrouted() == []
         assert {await scene.served_by() for _ in range(60)} == {"cart-1", "cart-2", "cart-3"}
 
-        everybody_but = {place.name: place.app for place in scene.pool.layout.members}
+        envoys = await read_envoys({place.name: place.http for place in scene.pool.layout.controls})
+        states = {node["node"].partition("~")[0]: node["types"] for node in envoys["nodes"]}
+        assert [(one["type"], one["state"]) for one in states["router"]] == [("RDS", "SYNCED")]
+
+        addresses = {place.name: place.app for place in scene.pool.layout.members}
         owner = await scene.served_by("key-2")
-        wanted = next(app for name, app in everybody_but.items() if name != owner)
+        wanted = next(app for name, app in addresses.items() if name != owner)
         spoofed = {ORDER_HEADER: wanted}
         assert {await scene.served_by("key-2", **spoofed) for _ in range(10)} == {owner}
         assert len({await scene.served_by(**spoofed) for _ in range(40)}) == 3

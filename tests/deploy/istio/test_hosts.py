@@ -35,7 +35,7 @@ async def test_one_host_of_a_shared_port_goes_by_slot(tmp_path: Path) -> None:
             istiod = Istiod(GATEWAY, plan.mesh, plan.proxy_port, list(pods.values()), filters, own, hosts=(HOST, OTHER))
 
             async def ask(host: str, key: str) -> tuple[str, bool]:
-                url = f"https://127.0.0.1:{istiod.listen}/"
+                url = f"https://{istiod.address}:{istiod.listen}/"
                 sent = {"host": host, "x-session-id": key}
                 async with http.get(url, headers=sent, ssl=trust, server_hostname=host) as answer:
                     assert answer.status == 200

@@ -26,7 +26,7 @@ from statesync.spec import Mesh, PoolSpec
 from statesync.tls import Identity
 from tests.deploy.istio.envoyfilter import Proxy, effective, patch_listener
 from tests.deploy.istio.members import App, join, running_apps
-from tests.deploy.istio.meshlike import HCM, TYPE, Istiod, envoy_filters, running_proxy
+from tests.deploy.istio.meshlike import HCM, TYPE, Istiod, envoy_filters, own_network, running_proxy
 from tests.harness.certificates import Authority
 from tests.harness.envoy import Envoy, running_envoy
 from tests.harness.waiting import free_port, until
@@ -80,7 +80,8 @@ async def caller(directory: Path) -> AsyncIterator[Caller]:
     authority = Authority(directory / "ca")
     own = {account: authority.issue(account, f"URI:{identity_of(account)}") for account in ACCOUNTS}
     app_port, listen = free_port(), free_port()
-    pods = {name: f"127.0.77.{number}" for number, name in enumerate(MEMBERS, 1)}
+    network = own_network()
+    pods = {name: f"{network}{number}" for number, name in enumerate(MEMBERS, 1)}
     plan = Plan(SPEC, "client", (1, 29), proxy_namespace="shop", selector={"app": "web"}, app_port=app_port)
     filters = [*envoy_filters(plan, PREPARE), *envoy_filters(plan, ROUTE)]
     with running_apps(MEMBERS, directory / "notes") as apps:
@@ -114,7 +115,7 @@ async def caller(directory: Path) -> AsyncIterator[Caller]:
                 running_envoy(bootstrap, directory / "inbound") as inbound,
                 running_proxy(istiod, directory / "web", [f"127.0.0.1:{to_control}"]),
             ):
-                url = f"http://127.0.0.1:{listen}"
+                url = f"http://{istiod.address}:{listen}"
                 calling = Caller(url, http, pool, orders, apps, directory / "notes", inbound)
                 await until(lambda: every_member_answers(calling), 30, "every member answers for its slots")
                 yield calling
