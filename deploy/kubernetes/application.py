@@ -25,13 +25,16 @@ EXAMPLE = "example"
 
 
 def example_manifests(plan: Plan) -> list[Manifest]:
-    """The example cart as a StatefulSet, whose pods keep their names, and so their memberships, over restarts."""
+    """The example cart, or the notebook of a TCP pool, as a StatefulSet.
+
+    Its pods keep their names, and so their memberships, over restarts.
+    """
     name, named = plan.pool, {"app": plan.pool, POOL: plan.pool}
     namespace = plan.application_namespace
     return [
         Manifest(service_account(name, namespace, named)),
         Manifest(
-            service(name, namespace, named, {"app": name}, {"http": plan.app_port}, clusterIP="None"),
+            service(name, namespace, named, {"app": name}, {_port(plan): plan.app_port}, clusterIP="None"),
             about="Gives the pods their names; clients come through the front Envoys.",
         ),
         Manifest(
@@ -75,11 +78,21 @@ def _container(plan: Plan) -> Body:
     return {
         "name": EXAMPLE,
         "image": plan.images.sidecar,
-        "command": ["python", "-m", "deploy.examples.cart"],
+        "command": ["python", "-m", f"deploy.examples.{'notebook' if plan.tcp else 'cart'}"],
         "env": [{"name": "HOST", "value": "0.0.0.0"}, {"name": "PORT", "value": str(plan.app_port)}],  # noqa: S104
-        "ports": [port("http", plan.app_port)],
-        "readinessProbe": http_probe("/healthz", "http", period=2, failures=3),
+        "ports": [port(_port(plan), plan.app_port)],
+        "readinessProbe": _readiness(plan),
         "resources": resources("100m", "96Mi", limit="256Mi"),
         "securityContext": container_security(),
         "volumeMounts": [scratch_mount()],
     }
+
+
+def _port(plan: Plan) -> str:
+    return "tcp" if plan.tcp else "http"
+
+
+def _readiness(plan: Plan) -> Body:
+    if plan.tcp:
+        return {"tcpSocket": {"port": _port(plan)}, "periodSeconds": 2, "failureThreshold": 3}
+    return http_probe("/healthz", _port(plan), period=2, failures=3)

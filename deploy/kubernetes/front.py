@@ -127,16 +127,25 @@ def arguments() -> tuple[str, ...]:
 
 
 def _service(plan: Plan) -> Body:
+    # The client's address is a TCP pool's session key, so no node may put its own in its place.
+    kept: Body = {"externalTrafficPolicy": "Local"} if plan.tcp and plan.front_service != "ClusterIP" else {}
     body = service(
         front_name(plan.pool),
         plan.namespace,
         labels(FRONT, plan.pool),
         selector(FRONT, plan.pool),
-        {"http": 80},
+        {_port(plan): FRONT_PORT if plan.tcp else 80},
         type=plan.front_service,
+        **kept,
     )
-    body["spec"]["ports"][0]["appProtocol"] = "http"
+    if not plan.tcp:
+        body["spec"]["ports"][0]["appProtocol"] = "http"
     return body
+
+
+def _port(plan: Plan) -> str:
+    """The name of the port at which clients come in."""
+    return "tcp" if plan.tcp else "http"
 
 
 def _deployment(plan: Plan) -> Body:
@@ -172,7 +181,7 @@ def _container(plan: Plan) -> Body:
         "command": ["envoy"],
         "args": list(arguments()),
         "env": [from_field("POD_NAME", "metadata.name")],
-        "ports": [port("http", FRONT_PORT), port("status", FRONT_STATUS_PORT)],
+        "ports": [port(_port(plan), FRONT_PORT), port("status", FRONT_STATUS_PORT)],
         "readinessProbe": http_probe("/ready", "status", period=2, failures=3),
         "lifecycle": {"preStop": {"exec": {"command": drain_command()}}},
         "resources": resources("500m", "256Mi", limit="1Gi"),

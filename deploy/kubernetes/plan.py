@@ -111,6 +111,11 @@ class Plan:
         return self.spec.pool
 
     @property
+    def tcp(self) -> bool:
+        """Whether the pool is not HTTP."""
+        return self.spec.protocol == "tcp"
+
+    @property
     def application_namespace(self) -> str:
         """Where the members are: the namespace given, else one of the pool's name."""
         return self.app_namespace or self.pool

@@ -5,14 +5,17 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 
+import kubernetes_validate
 import pytest
 import yaml
 
 from deploy.kubernetes.build import load
 from deploy.kubernetes.inventory import where
+from deploy.kubernetes.references import faults
 from deploy.local import COMPACTION, ETCD_QUOTA_BYTES
 from statesync.spec import parse_spec
 from tests.deploy.kubernetes.conftest import OWN_ETCD, SPEC, documents, find, render
+from tests.harness.commands import ROOT
 
 needs_kubectl = pytest.mark.skipif(
     shutil.which("kubectl") is None,
@@ -149,6 +152,25 @@ def test_what_cannot_work_is_refused_in_a_line(tmp_path, arguments, complaint):
     assert refused.exit_code == 2
     assert complaint in refused.output
     assert not out.exists()
+
+
+def test_a_tcp_pool_keeps_its_clients_addresses_and_is_nowhere_called_http(tmp_path):
+    spec = (ROOT / "deploy/examples/tcp.yaml").read_text()
+    rendered, out = render(tmp_path, "--front-service", "LoadBalancer", spec=spec)
+    assert rendered.exit_code == 0, rendered.output
+
+    objects = load(out / "overlays" / "trial")
+
+    pool = parse_spec(spec, where="example").pool
+    told = find(objects, "Service", f"front-{pool}")["spec"]
+    assert told["externalTrafficPolicy"] == "Local"
+    assert [(port["name"], port["port"], port.get("appProtocol")) for port in told["ports"]] == [("tcp", 8080, None)]
+    (member,) = find(objects, "StatefulSet", pool)["spec"]["template"]["spec"]["containers"]
+    assert member["command"][-1] == "deploy.examples.notebook"
+    assert "tcpSocket" in member["readinessProbe"]
+    assert faults(objects) == []
+    for body in objects:
+        kubernetes_validate.validate(body, "1.25", strict=True)
 
 
 @pytest.mark.parametrize("name", ["shop.cart", "c" * 41])
