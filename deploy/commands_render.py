@@ -31,7 +31,7 @@ class Platforms(click.Group):
 @click.group(
     cls=Platforms,
     epilog=examples(
-        "understudy render kubernetes -f pool.yaml --out manifests",
+        "understudy render kubernetes -f pool.yaml --out manifests --registry registry.example/shop",
         "understudy render istio -f pool.yaml --istio-version 1.29 --out istio",
     ),
 )
