@@ -268,7 +268,7 @@ async def test_a_message_over_the_size_limit_ends_its_stream_only():
 
 
 async def test_ten_thousand_resources_at_once():
-    many = {f"c{number}": wire._field(1, f"c{number}".encode()) for number in range(10_000)}
+    many = {f"c{number}": wire.delimited(1, f"c{number}".encode()) for number in range(10_000)}
     async with served({CDS: many}, options=[("grpc.max_receive_message_length", -1)]) as world:
         for delta in (False, True):
             stream = world.stream(delta=delta)
