@@ -1,6 +1,7 @@
 """The injector as API servers meet it: a process behind HTTPS that is sent reviews, good ones and all others."""
 
 import asyncio
+import contextlib
 import copy
 import json
 import os
@@ -39,7 +40,13 @@ class Injector:
 
 @pytest.fixture(scope="module")
 def injector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Injector]:
-    home = tmp_path_factory.mktemp("injector")
+    with started(tmp_path_factory.mktemp("injector")) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def started(home: Path) -> Iterator[Injector]:
+    """An injector's process, until the end of the block."""
     authority = Authority(home / "authority")
     identity = authority.issue("tls", f"DNS:{HOST}", use="serverAuth")
     for file, name in ((identity.cert, "tls.crt"), (identity.key, "tls.key")):
@@ -254,6 +261,29 @@ async def test_who_sends_slowly_or_nonsense_is_dropped_and_others_are_served_mea
     writer.close()
     assert (await client.review(pod()))["allowed"]
     assert client.injector.process.poll() is None
+
+
+async def test_an_injector_that_is_told_to_stop_answers_until_nobody_sends_it_reviews(tmp_path: Path) -> None:
+    with started(tmp_path) as stopping:
+        async with aiohttp.ClientSession() as http:
+            client = Client(stopping, http)
+            await until(lambda: client.review({}), 20, "the injector answers")
+
+            async def ready() -> int:
+                url = f"https://127.0.0.1:{stopping.port}/readyz"
+                async with http.get(url, ssl=stopping.context, server_hostname=HOST) as answer:
+                    return answer.status
+
+            assert await ready() == 200
+            stopping.process.terminate()
+
+            async def unready() -> bool:
+                return await ready() == 503
+
+            await until(unready, 20, "it says that it is about to stop")
+            assert "patch" in await client.review(pod())
+        await until(lambda: stopping.process.poll() is not None, 20, "it ends")
+        assert stopping.process.returncode == 0
 
 
 async def test_outcomes_are_counted_and_faults_are_none_of_ours(client: Client) -> None:
