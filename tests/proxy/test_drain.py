@@ -189,3 +189,34 @@ async def test_front_envoys_are_given_time_to_learn_of_the_end(pool: SidecarPool
 
     await until(over, 30, "a has nothing more to do")
     assert "front Envoys may not know yet" in reasons
+
+
+async def test_leaving_works_over_a_unix_socket_that_asks_for_a_token(
+    etcd: EtcdServer, pool_name: str, tmp_path: Path
+) -> None:
+    tokens, other, api = tmp_path / "tokens", tmp_path / "other", f"unix:{tmp_path / 'api.sock'}"
+    tokens.write_text("# ours\n0123456789abcdef\n")
+    other.write_text("fedcba9876543210\n")
+    command = (sys.executable, "-m", "deploy.cli")
+    async with sidecar_pool(etcd, pool_name) as pool:
+        addresses = (f"127.0.0.1:{free_port()}" for _ in range(2))
+        told = ("--member", "a", "--pool", pool_name, "--etcd", etcd.endpoint, "--session-api", api)
+        told += ("--app", next(addresses), "--peer", next(addresses), "--session-token-file", str(tokens))
+        with (tmp_path / "log").open("wb") as log:
+            sidecar = await asyncio.create_subprocess_exec(*command, "sidecar", *told, cwd=ROOT, stderr=log)
+        try:
+            await until(lambda: pool.record("a"), 20, "the member registers")
+            codes = []
+            for file in (other, tokens):
+                flags = ("--session-api", api, "--session-token-file", str(file), "--wait", "20")
+                process = await asyncio.create_subprocess_exec(
+                    *command, "leave", *flags, cwd=ROOT, stderr=asyncio.subprocess.PIPE
+                )
+                _, said = await process.communicate()
+                codes.append((process.returncode, said.decode()))
+            assert codes[0][0] == 2
+            assert "says 401" in codes[0][1]
+            assert codes[1] == (0, "")
+        finally:
+            sidecar.terminate()
+            await sidecar.wait()
