@@ -67,12 +67,13 @@ async def read_evidence(addresses: Sequence[str], since: int, until: int) -> Evi
         try:
             for page in [page async for page in _pages(address, "/v1/spans", since, until)]:
                 spans.update({(span.trace_id, span.span_id): span for span in spans_of(page)})
-            seen: dict[str, StoredLog] = {}
+            mine: list[StoredLog] = []
             for page in [page async for page in _pages(address, "/v1/requests", since, until)]:
-                # Pages overlap in the last moment of one and the first of the next.
-                seen.update({repr(one): one for one in _reports(page)})
+                # A page begins where the one before says, so what that one has from there on comes again.
+                following = (page.get("next") if isinstance(page, dict) else None) or until + 1
+                mine += [one for one in _reports(page) if one.time_ns < following]
                 counts.update({(one.node, one.end_ns): one for one in _counts(page)})
-            reports += seen.values()
+            reports += mine
         except AdminError as fault:
             faults.append(str(fault))
     if len(faults) == len(addresses):
@@ -98,9 +99,10 @@ def reviews(
     """The review of the window, and that of the window of the same length before it."""
     failovers = failovers_of(evidence.spans, pool)
     requests = requests_of(one for one in evidence.reports if one.attributes.get(POOL, pool) == pool)
+    counts = [one for one in evidence.counts if one.pool in ("", pool)]
 
     def of(start: int, end: int) -> Review:
-        told, traffic = with_requests(failovers, requests, evidence.counts, start_ns=start, end_ns=end)
+        told, traffic = with_requests(failovers, requests, counts, start_ns=start, end_ns=end)
         found = review(told, targets, pool=pool, start_ns=start, end_ns=end, slots=slots, traffic=traffic)
         return pictured(found, evidence.spans)
 

@@ -7,7 +7,7 @@ are refused, and told so, since nobody here would read them.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -18,7 +18,16 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     ResourceMetrics,
 )
 
-from telemetry.names import COUNT_DROPPED, COUNT_FAILED, COUNT_REQUESTS, COUNT_SECONDS, COUNT_UPTIME, METRICS, NODE_NAME
+from telemetry.names import (
+    COUNT_DROPPED,
+    COUNT_FAILED,
+    COUNT_REQUESTS,
+    COUNT_SECONDS,
+    COUNT_UPTIME,
+    METRICS,
+    NODE_NAME,
+    POOL,
+)
 from telemetry.otlp_json import first, objects, parse_into, parse_object
 from telemetry.spans import MAX_NS, MAX_TEXT, mapping
 
@@ -33,7 +42,8 @@ class Period:
     """What the Envoy ``node`` counted from ``start_ns`` to ``end_ns``, in ns since 1970 by its own clock.
 
     ``failed`` of ``requests`` were answered with 5xx; ``dropped`` reports of single requests were never sent.
-    ``arrived_ns`` is when it was stored, by the control server's clock; 0 if that is not known.
+    ``arrived_ns`` is when it was stored, by the control server's clock; 0 if that is not known. ``pool`` is empty where
+    only one is kept.
     """
 
     node: str
@@ -43,6 +53,7 @@ class Period:
     failed: int = 0
     dropped: int = 0
     arrived_ns: int = 0
+    pool: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +86,8 @@ def _periods(groups: Iterable[ResourceMetrics]) -> PeriodBatch:
     kept: list[Period] = []
     refused, reason = 0, ""
     for group in groups:
-        node = str(mapping(group.resource.attributes).get(NODE_NAME) or "")[:MAX_TEXT]
+        resource = mapping(group.resource.attributes)
+        node, pool = str(resource.get(NODE_NAME) or "")[:MAX_TEXT], str(resource.get(POOL) or "")[:MAX_TEXT]
         points: dict[str, NumberDataPoint] = {}
         for metric in (metric for scope in group.scope_metrics for metric in scope.metrics):
             fault = _fault(metric, node)
@@ -84,7 +96,7 @@ def _periods(groups: Iterable[ResourceMetrics]) -> PeriodBatch:
             else:
                 points[metric.name] = _points(metric)[0]
         if points:
-            kept.append(_period(node, points))
+            kept.append(replace(_period(node, points), pool=pool))
     return PeriodBatch(tuple(kept), refused, reason)
 
 

@@ -7,16 +7,53 @@ import sys
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from deploy.demo import unsettled
+from deploy.errors import DeployError
 from deploy.local import LocalPool, LocalSettings
 from deploy.reading import read_pool
+from deploy.slo import Evidence, read_evidence, reviews
 from statesync.etcd import EtcdClient
 from statesync.spec import PoolSpec
+from telemetry.counts import Period
+from telemetry.slo_model import Targets
 from tests.harness.commands import ROOT
-from tests.harness.waiting import until
+from tests.harness.recorded import answering
+from tests.harness.waiting import free_port, until
 
 UNREPEATABLE = 7
+
+
+def counted(node: str, pool: str = "", requests: int = 10) -> dict:
+    """A count of a front Envoy as a control server tells it."""
+    at = {"start_ns": 1_000, "end_ns": 5_000}
+    return {"node": node, "requests": requests, "failed": 0, "dropped": 0, "arrived_ns": 0, "pool": pool, **at}
+
+
+async def test_what_a_control_server_that_is_away_would_know_is_missing_and_told() -> None:
+    twice = {"time_ns": 7, "body": "two requests that failed in the same moment"}
+    reports = [twice, twice, {"time_ns": 8, "later": "field of another version"}]
+    pages = {
+        "/v1/spans": {"next": None, "spans": []},
+        "/v1/requests": {"next": None, "reports": reports, "counts": [counted("front-1"), {"node": "no count"}]},
+    }
+    away = f"127.0.0.1:{free_port()}"
+    with answering(pages) as (address, _):
+        found = await read_evidence([address.removeprefix("http://"), away], 0, 10_000)
+    assert [one.time_ns for one in found.reports] == [7, 7]
+    assert [one.requests for one in found.counts] == [10]
+    assert [fault.partition(": ")[0] for fault in found.unasked] == [away]
+    with pytest.raises(DeployError, match="no control server could be asked"):
+        await read_evidence([away], 0, 10_000)
+    with pytest.raises(DeployError, match="none is registered"):
+        await read_evidence([], 0, 10_000)
+
+
+def test_what_other_pools_envoys_counted_is_not_this_pools_traffic() -> None:
+    counts = [Period(**counted(node, pool)) for node, pool in (("a", "cart"), ("b", "shop"), ("c", ""))]
+    now, _ = reviews(Evidence(counts=counts), Targets(), pool="cart", slots=256, start_ns=0, end_ns=10_000)
+    assert (now.traffic.requests, now.traffic.nodes) == (20, 2)
 
 
 async def review(directory: Path) -> dict:

@@ -18,6 +18,7 @@ def answering(answers: dict[str, object]):
             answer = answers.get(urlsplit(self.path).path)
             body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
             self.send_response(404 if answer is None else 200)
+            self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
