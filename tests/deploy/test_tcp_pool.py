@@ -142,9 +142,16 @@ async def under_load(directory: Path) -> AsyncIterator[Scene]:
             assert len(there) <= len(client.acknowledged) + 1
 
 
-async def understudy(*arguments: str) -> int:
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "deploy.cli", *arguments, cwd=ROOT)
-    return await process.wait()
+async def understudy(*arguments: str) -> tuple[int, str]:
+    """A command as an operator gives it: its exit code and what it said."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "deploy.cli", *arguments),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await process.communicate()
+    return process.returncode or 0, said.decode()
 
 
 async def test_a_killed_members_clients_find_their_notes_at_the_standby_and_nobody_else_notices(tmp_path: Path) -> None:
@@ -169,18 +176,23 @@ async def test_a_drained_members_clients_go_on_elsewhere_and_its_return_breaks_n
         drained = "notes-2"
         place = ("--etcd", ",".join(scene.pool.etcd_endpoints), "--pool", SPEC.pool)
         touched = await scene.clients_of(drained)
-        assert await understudy("drain", drained, *place) == 0
+        assert (await understudy("drain", drained, *place))[0] == 0
         await until(lambda: all(client.members[-1] != drained for client in touched), 30, "its clients were sent away")
         await scene.progress()
         untouched = [client for client in scene.clients if client not in touched]
         assert [len(client.members) for client in untouched] == [1] * len(untouched)
 
         connections = [len(client.members) for client in scene.clients]
-        assert await understudy("undrain", drained, *place) == 0
+        assert (await understudy("undrain", drained, *place))[0] == 0
         await scene.settled()
         await scene.progress()
         assert [len(client.members) for client in scene.clients] == connections, "slots came back, connections stayed"
         assert await scene.clients_of(drained)
+
+        code, said = await understudy("explain", touched[0].source, *place)
+        assert (code, drained in said) == (0, True)
+        code, said = await understudy("drill", "kill", "--command", "true", "--load", "1", "--url", "http://x", *place)
+        assert (code, "a tcp pool has none" in said) == (2, True), said
 
 
 async def test_a_frozen_application_is_found_by_the_question_that_the_spec_names(tmp_path: Path) -> None:
