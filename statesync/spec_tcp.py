@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_TCP_SLOTS = 4096
-"""An Envoy holds a cluster for every slot of a TCP pool, some 40 KB each (docs/benchmarks.md)."""
+"""An Envoy holds a cluster for every slot of a TCP pool, some 34 KB each (docs/benchmarks.md)."""
 
 _DEFAULTS: dict[str, Any] = {
     "session_key": [{"source_address": True}],
