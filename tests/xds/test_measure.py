@@ -162,6 +162,14 @@ def test_a_members_times_are_ours_but_for_the_quickest_way_of_its_beats(ahead, w
     assert found.told.opened - found.told.claimed == 2 * MS
 
 
+def test_beats_that_were_late_are_no_worse_than_the_best_of_late():
+    told = Told()
+    told.heard(beat(SECOND), SECOND + MS)
+    for later in (WINDOW_NS, WINDOW_NS + SECOND):
+        told.heard(beat(SECOND + later), SECOND + later + 40 * MS)
+    assert told.last_beat(("b", "one")) == 2 * SECOND + WINDOW_NS + MS
+
+
 def test_a_drifting_clock_is_followed():
     told = Told()
     told.heard(beat(SECOND), SECOND)
