@@ -75,7 +75,9 @@ class Book:
         try:
             telemetry.set_endpoints(at.record.grpc for at in self._state.controls.values())
             trace = telemetry.failover(await self._traceparent(first))
-            trace.phase(names.DRILL_SEEN, begin, end, attributes)
+            # Where no slot moved, what clients noticed is all that there is to wait for.
+            whole = {} if first.slots else {names.CRITICAL: True}
+            trace.phase(names.DRILL_SEEN, begin, end, {**attributes, **whole})
             if not first.slots:
                 about = {names.CAUSE: first.cause, names.FROM: first.source, names.TO: first.to}
                 trace.root(begin, end, {**attributes, **about, names.PLANNED: False})
