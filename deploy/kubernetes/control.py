@@ -147,6 +147,10 @@ def _workload(plan: Plan) -> Body:
     }
 
 
+RESOURCE = "k8s.namespace.name=$(POD_NAMESPACE),k8s.pod.name=$(POD_NAME),k8s.node.name=$(NODE_NAME)"
+"""Where a control server runs, on its spans, in the words of OpenTelemetry's semantic conventions."""
+
+
 def _container(plan: Plan) -> Body:
     return {
         "name": CONTAINER,
@@ -157,6 +161,9 @@ def _container(plan: Plan) -> Body:
             from_field("POD_IP", "status.podIP"),
             from_config(ETCD_VARIABLE, ETCD_CONFIG, ETCD_VARIABLE),
             *variables(plan.certificates),
+            from_field("POD_NAMESPACE", "metadata.namespace"),
+            from_field("NODE_NAME", "spec.nodeName"),
+            {"name": "OTEL_RESOURCE_ATTRIBUTES", "value": RESOURCE},
         ],
         "ports": [port("grpc", GRPC_PORT), port("http", HTTP_PORT)],
         "startupProbe": http_probe("/healthz", "http", period=2, failures=30),
