@@ -23,6 +23,7 @@ from xds.measure import (
     handover_course,
     last_ack,
     leader_phases,
+    slots_of,
     takeover_course,
 )
 from xds.plan import NO_TABLE, Plan
@@ -103,9 +104,7 @@ class Courses:
         previous = world.table or NO_TABLE
         for member in plan.newly_lost:
             death = world.deaths.get(member)
-            boot = plan.table.lost[member].boot
-            active = {slot for slot in range(previous.slots) if previous.active_of(slot) == member}
-            slots = frozenset(active | world.owned_by(member, boot))
+            slots = slots_of(world, previous, plan.table, member)
             if death is not None and slots:
                 told = self._told
                 self._begin(

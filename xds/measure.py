@@ -207,6 +207,18 @@ def last_ack(course: Course, deliveries: Sequence[Delivery]) -> int:
     return max((delivery.acked for delivery in deliveries if delivery.sent >= course.found), default=0)
 
 
+def slots_of(world: World, previous: Table, table: Table, member: str) -> frozenset[int]:
+    """The slots that the takeover of a member is about, which ``table`` is the first to name lost.
+
+    Those that it was active for or owns, and those that others have claimed from it: they may have done so long before
+    this server found the death, and ``previous`` may have followed them.
+    """
+    lost = table.lost[member]
+    active = {slot for slot in range(previous.slots) if previous.active_of(slot) == member}
+    taken = {slot for slot, owner in world.owners.items() if owner.traceparent == lost.traceparent}
+    return frozenset(active | taken | world.owned_by(member, lost.boot))
+
+
 def takeover_course(
     world: World,
     table: Table,

@@ -6,7 +6,7 @@ from statesync.pool import Lost, Member, MemberState, Owner, Table
 from statesync.spec import PoolSpec
 from telemetry import names
 from telemetry.ids import trace_seed
-from xds.measure import Delivery, Phase, delivery_phases, handover_course, leader_phases, takeover_course
+from xds.measure import Delivery, Phase, delivery_phases, handover_course, leader_phases, slots_of, takeover_course
 from xds.plan import FirstTable, next_plan
 from xds.told import Told
 from xds.world import Death, World, endpoints, lost_entries, orders_for_envoy, split_address
@@ -281,6 +281,16 @@ def test_a_takeover_is_settled_when_the_dead_own_nothing():
     assert course.settled(replace(known, owners=claimed))
     assert course.settled(replace(known, owners={0: Owner("a", "two", 2), 1: Owner("b", "one", 1)}))
     assert not course.settled(known)
+
+
+def test_a_takeover_is_of_all_slots_that_were_taken_even_if_the_table_has_followed_them():
+    seen = world(*ABC, orders=("bc", "cb", "ab"), owners="bca", deaths={"a": death()})
+    plan = next_plan(seen, 1.0)
+    trace = plan.table.lost["a"].traceparent
+    owners = {**seen.owners, 0: Owner("b", "one", 2, traceparent=trace), 2: Owner("c", "one", 2, traceparent=trace)}
+    assert slots_of(replace(seen, owners=owners), seen.table, plan.table, "a") == {0, 2}
+    followed = replace(seen.table, orders=(("b", "c"), ("c", "b"), ("c", "b")))
+    assert slots_of(replace(seen, owners=owners), followed, plan.table, "a") == {0, 2}
 
 
 def test_a_takeover_begins_with_the_last_sign_of_life():
