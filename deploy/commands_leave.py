@@ -12,7 +12,7 @@ import click
 
 from deploy.errors import DeployError, NotFoundError
 from deploy.options import address_or_socket, examples
-from deploy.ports import split_address
+from statesync.addresses import split_address
 
 UNTIL = ("handed-over", "application-gone")
 MARGIN = 5.0

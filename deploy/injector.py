@@ -23,8 +23,8 @@ from deploy.injection.server import Webhook
 from deploy.injection.serving import CertificateFiles, ServingCertificate
 from deploy.injection.settings import NATIVE, BadSetting, SidecarSettings, form_for
 from deploy.injection.webhook import InjectorPlace
-from deploy.ports import split_address
 from proxy.listen import TlsSite, serve
+from statesync.addresses import split_address
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import click
 
 from deploy.errors import DeployError
 from deploy.layout import Layout, read_layout, state_directory
-from deploy.ports import split_address
+from statesync.addresses import split_address
 
 if TYPE_CHECKING:  # loading it brings gRPC along, which no --help should wait for
     from statesync.settings import EtcdSettings
@@ -33,7 +33,7 @@ def address(_: click.Context, parameter: click.Parameter, value: Any) -> Any:  #
     texts = [_bracketed(text) for text in ((value,) if isinstance(value, str) else value)]
     for text in texts:
         try:
-            split_address(text)
+            split_address(text, lowest_port=1)
         except ValueError as error:
             raise click.BadParameter(str(error), param=parameter) from None
     return texts[0] if isinstance(value, str) else tuple(texts)

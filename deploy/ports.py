@@ -6,29 +6,17 @@ connection can take a port while its owner is being restarted. A port is free wh
 
 import errno
 import random
-import re
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from deploy.errors import DeployError, PortInUseError
+from statesync.addresses import split_address
 
 LOOPBACK = "127.0.0.1"
 _LOWEST = 20000
 BLOCK = 128
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
-_ADDRESS = re.compile(r"^(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):(?P<port>[0-9]{1,5})$")
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """``host:port`` (or ``[v6]:port``) as host without brackets and port 1..65535; raises ``ValueError``."""
-    match = _ADDRESS.match(address)
-    if match is None:
-        raise ValueError(f"{address!r} is not HOST:PORT, like 127.0.0.1:7600")
-    port = int(match["port"])
-    if not 1 <= port <= 65535:
-        raise ValueError(f"{address!r}: a port is a number from 1 to 65535")
-    return match["host"].strip("[]"), port
 
 
 def require_free(address: str, remedy: str) -> None:

@@ -21,8 +21,8 @@ from typing import Self
 import aiohttp
 
 from deploy.errors import StartError
-from proxy.addresses import split_address
 from proxy.tether import tethered
+from statesync.addresses import split_address
 
 FIRST_DELAY = 0.2
 LONGEST_DELAY = 5.0

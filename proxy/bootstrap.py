@@ -10,9 +10,10 @@ through which it can report requests. Through the same one it tells how many the
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from proxy.addresses import is_ip, socket_address, split_address
+from proxy.addresses import is_ip, socket_address
 from proxy.request_counts import request_counts
 from proxy.status_listener import admin_cluster, status_listener
+from statesync.addresses import split_address
 from telemetry import names
 
 XDS_CLUSTER = "understudy-xds"

@@ -26,10 +26,10 @@ from typing import Any, Self
 
 import aiohttp
 
-from proxy.addresses import split_address
 from proxy.bootstrap import bootstrap, options
 from proxy.envoy_tls import EnvoyTls, secret_files, transport_socket
 from proxy.tether import tethered
+from statesync.addresses import split_address
 
 log = logging.getLogger(__name__)
 

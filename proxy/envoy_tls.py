@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proxy.addresses import is_ip, split_address
+from proxy.addresses import is_ip
+from statesync.addresses import split_address
 
 _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
 _OWN, _TRUST = "own", "trust"

@@ -18,6 +18,7 @@ from typing import Any
 from aiohttp import web
 
 from proxy.admission import BadTokenFile, SessionTokens
+from statesync.addresses import split_address
 from statesync.codec import BadKeyFile, SessionCodec, load_codec
 from statesync.etcd import TlsFiles
 from statesync.identity import is_loopback
@@ -148,9 +149,8 @@ async def listen(
         if address.startswith(UNIX):
             await web.SockSite(runner, _unix_socket(address.removeprefix(UNIX), mode)).start()
         else:
-            host, _, port = address.rpartition(":")
-            site = TlsSite(runner, host.strip("[]"), int(port), tls) if tls else None
-            await (site or web.TCPSite(runner, host.strip("[]"), int(port))).start()
+            host, port = split_address(address)
+            await (TlsSite(runner, host, port, tls) if tls else web.TCPSite(runner, host, port)).start()
     except (OSError, ValueError) as error:
         raise CannotStart(f"{what} cannot listen on {address}: {error}; free the address or choose another") from None
 

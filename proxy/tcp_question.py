@@ -6,7 +6,7 @@ understand anything else. (https://www.haproxy.org/download/2.9/doc/proxy-protoc
 
 import asyncio
 
-from proxy.addresses import split_address
+from statesync.addresses import split_address
 from statesync.spec_tcp import Tcp
 
 _NOBODY = {

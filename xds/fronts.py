@@ -7,13 +7,13 @@ content of a listener to :mod:`xds.listener` and :mod:`xds.tcp`.
 import logging
 from collections.abc import Mapping
 
+from statesync.addresses import split_address
 from statesync.spec import PoolSpec
 from xds.cache import CacheError, ResourceCache
 from xds.listener import listener, listener_name
 from xds.tcp import TcpTerms, tcp_listener, tcp_terms
 from xds.types import LISTENER
 from xds.wire import Node
-from xds.world import split_address
 
 logger = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ from typing import Any
 import grpc
 from aiohttp import web
 
+from statesync.addresses import split_address
 from statesync.etcd import EtcdClient, TlsFiles
 from statesync.identity import is_loopback
 from statesync.keys import PoolKeys
@@ -48,7 +49,6 @@ from xds.measure import Delivery
 from xds.metrics import XdsMetrics
 from xds.pauses import collecting_when_calm
 from xds.stream import Pace
-from xds.world import split_address
 
 logger = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ which members the table must name lost (:func:`lost_entries`). How slots are sha
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from statesync.addresses import split_address
 from statesync.pool import Lost, Member, MemberState, Owner, Table
 from statesync.spec import PoolSpec
 from telemetry.ids import takeover_seed
@@ -141,14 +142,6 @@ def _serves(state: MemberState, placed: bool, owning: bool) -> bool:
     if state in (MemberState.DRAINING, MemberState.ATTENTION):
         return owning
     return state.may_hold_slots and (placed or owning)
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """``host:port`` in its parts, an IPv6 address without its brackets. Raises ``ValueError``."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal():
-        raise ValueError(f"{address!r} is not host:port")
-    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def pool_view(world: World) -> PoolView:

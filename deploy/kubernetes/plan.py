@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from deploy.errors import DeployError
 from deploy.injection.settings import BadSetting, PeerCertificates
 from deploy.kubernetes.names import ETCD_PORT
-from deploy.ports import split_address
+from statesync.addresses import split_address
 from statesync.spec import PoolSpec
 
 ENVOY_IMAGE = "docker.io/envoyproxy/envoy:v1.40.0"
@@ -163,7 +163,7 @@ def host_and_port(endpoint: str) -> tuple[str, int]:
     """Host and port of an etcd endpoint. Raises :class:`DeployError`."""
     bare = endpoint.removeprefix("https://").removeprefix("http://").rstrip("/")
     try:
-        return split_address(bare if re.search(r":\d+$", bare) else f"{bare}:{ETCD_PORT}")
+        return split_address(bare if re.search(r":\d+$", bare) else f"{bare}:{ETCD_PORT}", lowest_port=1)
     except ValueError as error:
         raise DeployError(f"--etcd {endpoint}: {error}") from None
 

@@ -6,7 +6,8 @@ from contextlib import ExitStack, closing
 import pytest
 
 from deploy.errors import DeployError, PortInUseError
-from deploy.ports import BLOCK, PortPicker, require_free, split_address
+from deploy.ports import BLOCK, PortPicker, require_free
+from statesync.addresses import split_address
 
 
 @pytest.fixture
@@ -65,19 +66,3 @@ def test_two_pools_that_start_at_the_same_moment_never_get_the_same_port():
         pickers = [stack.enter_context(closing(PortPicker(lambda low, high: next(draws)))) for _ in range(3)]
         picked = [picker.pick() for picker in pickers for _ in range(BLOCK // 2)]
     assert len(set(picked)) == 3 * (BLOCK // 2)
-
-
-@pytest.mark.parametrize(
-    "address", ["7600", "localhost", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "a b:1", ":80", "127.0.0.1:-1"]
-)
-def test_what_is_no_address_is_refused(address):
-    with pytest.raises(ValueError, match=r"HOST:PORT|from 1 to 65535"):
-        split_address(address)
-
-
-@pytest.mark.parametrize(
-    ("address", "parts"),
-    [("127.0.0.1:7600", ("127.0.0.1", 7600)), ("[::1]:80", ("::1", 80)), ("etcd-0.etcd:2379", ("etcd-0.etcd", 2379))],
-)
-def test_addresses_are_split(address, parts):
-    assert split_address(address) == parts

@@ -53,8 +53,8 @@ async def test_a_taken_port_is_named(option):
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"grpc": "nowhere"}, "--grpc: 'nowhere' is not host:port"),
-        ({"http": "127.0.0.1:x"}, "--http: '127.0.0.1:x' is not host:port"),
+        ({"grpc": "nowhere"}, "--grpc: 'nowhere' is not HOST:PORT"),
+        ({"http": "127.0.0.1:x"}, "--http: '127.0.0.1:x' is not HOST:PORT"),
         ({"etcd": ()}, "--etcd"),
     ],
 )

@@ -9,7 +9,7 @@ from telemetry.ids import trace_seed
 from xds.measure import Delivery, Phase, delivery_phases, handover_course, leader_phases, slots_of, takeover_course
 from xds.plan import FirstTable, next_plan
 from xds.told import Told
-from xds.world import Death, World, endpoints, lost_entries, orders_for_envoy, split_address
+from xds.world import Death, World, endpoints, lost_entries, orders_for_envoy
 
 UP, READY, INIT = MemberState.UP, MemberState.READY, MemberState.INIT
 DOWN, DRAINING, LOST = MemberState.DOWN, MemberState.DRAINING, MemberState.LOST
@@ -109,19 +109,6 @@ def test_a_member_whose_address_envoy_cannot_use_is_left_out():
     seen = world(replace(ABC[0], app="app.internal:80"), replace(ABC[1], app="nonsense"), ABC[2], orders=("abc",))
 
     assert list(endpoints(seen)) == ["c"]
-
-
-@pytest.mark.parametrize(
-    ("text", "parts"), [("10.0.0.1:80", ("10.0.0.1", 80)), ("[::1]:80", ("::1", 80)), ("host:0", ("host", 0))]
-)
-def test_addresses(text, parts):
-    assert split_address(text) == parts
-
-
-@pytest.mark.parametrize("text", ["", "host", "host:", "host:http", ":x"])
-def test_no_addresses(text):
-    with pytest.raises(ValueError, match="host:port"):
-        split_address(text)
 
 
 def test_a_death_becomes_an_entry_with_the_trace_that_everybody_can_derive():
