@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 
 from deploy.injection.annotations import TOPOLOGIES, Wishes, quantity
+from deploy.injection.istio import original_path
 from deploy.injection.settings import NATIVE, SidecarSettings
 from deploy.injection.shape import Body
 from deploy.kubernetes.certificates import csi_volume, spiffe
@@ -24,6 +25,7 @@ VOLUMES = frozenset({TLS, ETCD_TLS, SESSION_KEYS})
 _SECRETS = "/etc/understudy"
 _PORTS = {"peer": "us-peer", "health": "us-health", "metrics": "us-metrics"}
 """Names of the sidecar's ports; Kubernetes allows 15 characters."""
+_PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 HOOK_MARGIN = 5.0
 """Seconds that hooks wait longer than the handover may take: Envoys are given time to learn of it."""
 OUTLIVE_MARGIN = 3.0
@@ -79,9 +81,10 @@ def sidecar_container(settings: SidecarSettings, wishes: Wishes, place: SidecarP
         **({"restartPolicy": "Always"} if native else {}),
         "env": _variables(settings, wishes),
         "ports": [port(_PORTS[name], number) for name, number in ports.items()],
-        "startupProbe": http_probe("/started", _PORTS["health"], period=1, failures=60),
-        "readinessProbe": http_probe("/health", _PORTS["health"], period=2, failures=2),
-        "livenessProbe": http_probe("/live", _PORTS["health"], period=10, failures=3, timeout=5),
+        # By number: Istio finds out by the number alone that a port is none of its own, and lets such a probe be.
+        "startupProbe": http_probe("/started", wishes.health_port, period=1, failures=60),
+        "readinessProbe": http_probe("/health", wishes.health_port, period=2, failures=2),
+        "livenessProbe": http_probe("/live", wishes.health_port, period=10, failures=3, timeout=5),
         "lifecycle": {"preStop": {"exec": {"command": _leave(native=native, drain=place.drain_seconds, grace=grace)}}},
         "securityContext": _security(settings.run_as_user),
         "resources": _resources(settings, wishes),
@@ -103,6 +106,21 @@ def _mounts(settings: SidecarSettings) -> Body:
     return {"volumeMounts": mounts} if mounts else {}
 
 
+def probed_as(kept: Body, ours: Body) -> Body:
+    """A sidecar that was injected before, with the probes of ``ours`` where somebody has sent them elsewhere.
+
+    Istio sends probes to its agent, those of init containers too. The agent may be in a container that starts only when
+    our startup probe has succeeded, and it has nothing to ask for ports that it was told to leave alone.
+    """
+    return {**kept, **{name: ours[name] for name in _PROBES if _asked(kept.get(name)) != _asked(ours[name])}}
+
+
+def _asked(probe: object) -> tuple[object, object]:
+    """Path and port of an HTTP probe or hook, whatever else stands in it."""
+    asked = probe.get("httpGet") if isinstance(probe, dict) else None
+    return (asked.get("path"), asked.get("port")) if isinstance(asked, dict) else (None, None)
+
+
 def hook_seconds(drain: float) -> int:
     """How long hooks wait for a handover that may take ``drain`` seconds."""
     return int(drain + HOOK_MARGIN)
@@ -113,12 +131,16 @@ def application_hook(wishes: Wishes, drain: float) -> Body:
     return {"httpGet": {"path": f"/drained?wait={hook_seconds(drain)}", "port": wishes.health_port}}
 
 
-def is_application_hook(lifecycle: Body) -> bool:
-    """Whether a container's lifecycle has the hook that we give to applications."""
-    hook = lifecycle.get("preStop")
-    asked = hook.get("httpGet") if isinstance(hook, dict) else None
-    path = asked.get("path") if isinstance(asked, dict) else None
-    return isinstance(path, str) and path.startswith("/drained?wait=")
+def is_application_hook(lifecycle: Body, everybody: Sequence[Body]) -> bool:
+    """Whether a container's lifecycle has the hook that we give to applications, be it by way of Istio's agent.
+
+    ``everybody`` are the pod's containers.
+    """
+    path, _ = _asked(lifecycle.get("preStop"))
+    if not isinstance(path, str):
+        return False
+    before = original_path(everybody, path)
+    return (before[0] if before else path).startswith("/drained?wait=")
 
 
 def volumes_for(settings: SidecarSettings, wishes: Wishes) -> list[Body]:

@@ -5,13 +5,15 @@ connection first. Peers, etcd and control servers are authenticated by certifica
 the health port is asked in plain HTTP. The application's port is left to Istio.
 
 Istio reads the annotations when it injects, or later if its CNI plugin sets up the redirection. If it was here first,
-its init container has the ports in its arguments, and they are mended there too.
+its init container has the ports in its arguments, and they are mended there too. If it comes after us, it may send our
+probes and hooks to its agent (istio's ``pkg/kube/inject/app_probe.go``); what it made of them is undone when we are
+asked again.
 """
 
 import json
 from collections.abc import Iterable, Sequence
 
-from deploy.injection.shape import Body
+from deploy.injection.shape import Body, objects
 
 INBOUND = "traffic.sidecar.istio.io/excludeInboundPorts"
 OUTBOUND = "traffic.sidecar.istio.io/excludeOutboundPorts"
@@ -44,10 +46,13 @@ def mended(containers: Sequence[Body], *, inbound: Iterable[int], outbound: Iter
 
 
 def original_path(containers: Iterable[Body], rewritten: str) -> tuple[str, int] | None:
-    """Path and port of a probe as it was before Istio sent it to its agent at ``rewritten``; None if it did not."""
+    """Path and port of a probe or hook as it was before Istio sent it to its agent at ``rewritten``.
+
+    None if it did not. Raises :class:`Refused` if a container's environment is none.
+    """
     for container in containers:
-        for variable in container.get("env") or ():
-            if isinstance(variable, dict) and variable.get("name") == _PROBES:
+        for variable in objects(container, "env", f"container {container.get('name')}"):
+            if variable.get("name") == _PROBES:
                 try:
                     asked = json.loads(str(variable.get("value")))[rewritten]["httpGet"]
                     return str(asked["path"]), int(asked["port"])

@@ -19,6 +19,7 @@ from deploy.injection.container import (
     hook_seconds,
     is_application_hook,
     place_of,
+    probed_as,
     session_api_of,
     sidecar_container,
     volumes_for,
@@ -80,7 +81,7 @@ def inject(pod: Body, settings: SidecarSettings) -> Injected:
     own = before.container if before.container and before.digest == digest and before.form == settings.form else None
     at = before.position if own else None
     target = inits if settings.form == NATIVE else containers
-    target.insert(len(target) if at is None else at, own or container)
+    target.insert(len(target) if at is None else at, probed_as(own, container) if own else container)
     mark = {"version": service_version(), "form": settings.form, "digest": digest, "health": application.health}
     return Injected(
         {
@@ -115,7 +116,9 @@ class _Before:
         self.health = str(said.get("health") or "")
         self.container: Body | None = None
         self.position: int | None = None
+        self.everybody: list[Body] = []
         for key in ("containers", "initContainers"):
+            self.everybody += objects(spec, key, "spec")
             for position, container in enumerate(objects(spec, key, "spec")):
                 if container.get("name") == SIDECAR:
                     self.container, self.position = container, position
@@ -204,7 +207,7 @@ def _told(
     missing = [variable for key, variable in ours.items() if key not in names_of(given)]
     told = {**container, "env": [*given, *missing]}
     if mine:
-        told = _with_hook(told, name, hook, warnings)
+        told = _with_hook(told, name, hook, before.everybody, warnings)
     return told
 
 
@@ -215,9 +218,9 @@ def _renewed(variable: Body, ours: Mapping[str, Body]) -> Body:
     return ours[SESSION_API_VARIABLE] if was_ours else variable
 
 
-def _with_hook(container: Body, name: str, hook: Body | None, warnings: list[str]) -> Body:
+def _with_hook(container: Body, name: str, hook: Body | None, everybody: list[Body], warnings: list[str]) -> Body:
     lifecycle = mapping(container, "lifecycle", f"container {name}")
-    if lifecycle.get("preStop") and not is_application_hook(lifecycle):
+    if lifecycle.get("preStop") and not is_application_hook(lifecycle, everybody):
         if hook is not None:
             warnings.append(
                 f"container {name} keeps its own preStop hook: it must last as long as the handover, or set "

@@ -122,8 +122,8 @@ def pod_template(
     }
 
 
-def http_probe(path: str, port: str, *, period: int, failures: int, timeout: int = 2) -> Body:
-    """An HTTP probe of a named port; times in seconds."""
+def http_probe(path: str, port: str | int, *, period: int, failures: int, timeout: int = 2) -> Body:
+    """An HTTP probe of a port by name or number; times in seconds."""
     return {
         "httpGet": {"path": path, "port": port},
         "periodSeconds": period,

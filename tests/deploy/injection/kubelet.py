@@ -109,8 +109,7 @@ class RunningPod:
     async def probe(self, name: str) -> bool:
         """Ask a probe of the sidecar as the kubelet does: at the pod's address."""
         asked = self.container[name]["httpGet"]
-        ports = {port["name"]: port["containerPort"] for port in self.container["ports"]}
-        return await self._get(ports[asked["port"]], asked["path"])
+        return await self._get(asked["port"], asked["path"])
 
     async def _get(self, port: int, path: str) -> bool:
         try:

@@ -138,6 +138,17 @@ SHAPES: dict[str, Shape] = {
         pod(containers=[container(readinessProbe={"exec": {"command": ["true"]}}, livenessProbe={"grpc": {"port": 1}})])
     ),
     "volumes of its own": Shape(pod(volumes=[TOKEN, {"name": "data", "emptyDir": {}}])),
+    "CSI volumes of its own, one of cert-manager's too": Shape(
+        pod(
+            volumes=[
+                TOKEN,
+                {"name": "tls", "csi": {"driver": "csi.cert-manager.io", "volumeAttributes": {"a": "b"}}},
+                {"name": "more", "csi": {"driver": "secrets-store.csi.k8s.io", "nodePublishSecretRef": {"name": "s"}}},
+            ],
+            containers=[container(volumeMounts=[TOKEN_MOUNT, {"name": "tls", "mountPath": "/tls", "readOnly": True}])],
+        )
+    ),
+    "one process namespace for all": Shape(pod(shareProcessNamespace=True)),
     "a volume with a name of ours": denied(
         pod(volumes=[{"name": "understudy-tls", "emptyDir": {}}]), "spec.volumes", "understudy-tls"
     ),
