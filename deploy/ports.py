@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from deploy.errors import DeployError, PortInUseError
+from proxy.supervision import try_to_listen
 from statesync.addresses import split_address
 
 LOOPBACK = "127.0.0.1"
@@ -23,19 +24,13 @@ def require_free(address: str, remedy: str) -> None:
     """Raise :class:`PortInUseError` unless ``address`` can be bound now; ``remedy``: what to do then."""
     host, port = split_address(address)
     try:
-        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        try_to_listen(host, port)
     except socket.gaierror as error:
         raise DeployError(f"{address}: {host} cannot be resolved ({error.strerror}): {remedy}") from None
-    with socket.socket(family, kind, protocol) as probe:
-        # As the servers do, so that connections still in TIME_WAIT don't count as use.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(where)
-            probe.listen(1)
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise PortInUseError(address, remedy) from None
-            raise PortInUseError(address, remedy, f"not usable ({error.strerror})") from None
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUseError(address, remedy) from None
+        raise PortInUseError(address, remedy, f"not usable ({error.strerror})") from None
 
 
 class PortPicker:

@@ -21,13 +21,11 @@ from typing import Self
 import aiohttp
 
 from deploy.errors import StartError
+from proxy.supervision import STEADY_AFTER, describe_exit, restart_delay
 from proxy.tether import tethered
 from statesync.addresses import split_address
 
 FIRST_DELAY = 0.2
-LONGEST_DELAY = 5.0
-STEADY_AFTER = 10.0
-"""Seconds of life after which an earlier death no longer lengthens the delay."""
 _POLL = 0.05
 
 
@@ -74,21 +72,6 @@ class Process:
     def name(self) -> str:
         """The program's name."""
         return self.program.name
-
-
-def restart_delay(deaths: int) -> float:
-    """Seconds to wait before starting again what died ``deaths`` times in quick succession (at least 1)."""
-    return min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(deaths - 1, 10))
-
-
-def describe_exit(code: int, last_words: str) -> str:
-    """Why a process ended, from its exit code (negative: a signal) and the last line of its log."""
-    if code < 0:
-        try:
-            return f"ended by {signal.Signals(-code).name}"
-        except ValueError:
-            return f"ended by signal {-code}"
-    return f"exit code {code}" + (f": {last_words}" if last_words and code else "")
 
 
 def last_line(log: Path) -> str:
@@ -177,7 +160,7 @@ class Processes:
             deaths = 1 if time.monotonic() - born > STEADY_AFTER else deaths + 1
             reason = describe_exit(code, last_line(process.program.log))
             self._set(process, State.WAITING, reason)
-            await asyncio.sleep(restart_delay(deaths))
+            await asyncio.sleep(restart_delay(deaths, FIRST_DELAY))
             process.restarts += 1
             self._set(process, State.STARTING, reason)
 

