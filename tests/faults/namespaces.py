@@ -20,7 +20,7 @@ from tests.faults.pool import (
     control_command,
     sidecar_command,
 )
-from tests.harness.cuttable import Cable, cable_to
+from tests.harness.cable import Cable, cable_to
 from tests.harness.etcd import EtcdServer
 from tests.harness.netns import Network, network
 from tests.harness.processes import bound_to

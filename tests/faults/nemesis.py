@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from statesync.crash_points import VARIABLE, CrashPoint
 from tests.faults.history import FaultWindow, History
 from tests.faults.pool import FaultMember, FaultPool
-from tests.harness.cuttable import Cable, Way
+from tests.harness.cable import Cable, Way
 
 
 @dataclass(frozen=True, slots=True)

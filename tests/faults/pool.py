@@ -30,8 +30,8 @@ from statesync.keys import PoolKeys, prefix_range
 from statesync.pool import Lost, Owner, Table
 from statesync.spec import PoolSpec, parse_spec
 from tests.faults.history import OwnerChange
+from tests.harness.cable import Cable, cable_to
 from tests.harness.clock import WallClock
-from tests.harness.cuttable import Cable, cable_to
 from tests.harness.etcd import EtcdServer
 from tests.harness.netns import Network
 from tests.harness.processes import bound_to

@@ -7,7 +7,7 @@ import signal
 from statesync.slots import slot_of
 from tests.faults.clients import NO_EFFECT
 from tests.faults.pool import fault_pool
-from tests.harness.cuttable import Way, cable_to
+from tests.harness.cable import Way, cable_to
 from tests.harness.sidecars import sidecar_pool
 from tests.harness.waiting import until
 

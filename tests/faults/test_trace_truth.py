@@ -22,9 +22,9 @@ from telemetry.report import is_measured, path, root_of
 from telemetry.spans import StoredSpan
 from tests.faults.pool import DEBIAN_ETCD, FaultPool, fault_pool
 from tests.faults.test_faults import NO_SAFE_ETCD
+from tests.harness.cable import Way, cable_to
 from tests.harness.clock import LIBRARY, NO_LIBRARY
 from tests.harness.commands import ask
-from tests.harness.cuttable import Way, cable_to
 from tests.harness.envoy import running_envoy
 from tests.harness.waiting import free_port, until
 

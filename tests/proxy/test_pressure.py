@@ -2,7 +2,7 @@
 
 import asyncio
 
-from tests.harness.cuttable import cable_to
+from tests.harness.cable import cable_to
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import until
 

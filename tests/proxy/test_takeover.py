@@ -12,7 +12,7 @@ from typing import Self
 import pytest_asyncio
 
 from statesync.slots import slot_of
-from tests.harness.cuttable import cable_to
+from tests.harness.cable import cable_to
 from tests.harness.etcd import EtcdServer
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import until

@@ -22,8 +22,8 @@ from statesync.etcd import (
     Unavailable,
 )
 from statesync.keys import KeyRange, PoolKeys, prefix_range
+from tests.harness.cable import Way, cable_to
 from tests.harness.etcd import EtcdServer, running_cluster, running_etcd
-from tests.harness.link import linked
 from tests.harness.waiting import until
 
 
@@ -275,14 +275,14 @@ async def test_a_write_without_an_answer_is_unknown_and_a_read_unavailable(etcd_
 async def test_a_write_that_is_unknown_may_have_been_carried_out_and_is_not_sent_again(
     etcd: EtcdServer, client: EtcdClient, keys: PoolKeys
 ) -> None:
-    async with linked(etcd.endpoint) as link, EtcdClient([link.endpoint], timeout=30) as remote:
+    async with cable_to(etcd.endpoint) as cable, EtcdClient([cable.address], timeout=30) as remote:
         await remote.put(keys.spec, b"before")
-        link.mute()
+        cable.cut(Way.ANSWERS)
         writing = asyncio.create_task(remote.put(keys.spec, b"after"))
         await until(lambda: has(client, keys.spec, b"after"), what="the write is carried out")
         done = await client.get(keys.spec)
-        await link.cut()
-        await link.restore()
+        cable.reset()
+        cable.mend()
 
         with pytest.raises(OutcomeUnknown):
             await asyncio.wait_for(writing, 10)

@@ -11,8 +11,8 @@ import pytest
 from statesync import etcd_transport, etcd_watch
 from statesync.etcd import Compacted, Delete, EtcdClient, EtcdError, Event, Put, Unavailable, WatchBatch
 from statesync.keys import KeyRange, PoolKeys
+from tests.harness.cable import cable_to
 from tests.harness.etcd import EtcdServer
-from tests.harness.link import linked
 from tests.harness.waiting import until
 
 
@@ -154,16 +154,16 @@ async def test_everything_comes_once_and_in_order_over_a_link_that_breaks(
 ) -> None:
     begin = await client.put(keys.spec, b"begin")
     async with (
-        linked(etcd.endpoint) as link,
-        EtcdClient([link.endpoint], timeout=0.3) as remote,
+        cable_to(etcd.endpoint) as cable,
+        EtcdClient([cable.address], timeout=0.3) as remote,
         watching(remote, keys.everything, begin) as watcher,
         Writers(client, keys.members) as writers,
     ):
         for _ in range(8):
             enough = len(watcher.events) + 100
             await until(lambda enough=enough: len(watcher.events) > enough, what="events before the next cut")
-            await link.cut()
-            await link.restore()
+            cable.reset()
+            cable.mend()
         await writers.pause()
         await assert_complete(watcher, writers, client, keys.everything, begin)
 
@@ -278,15 +278,15 @@ async def test_a_watch_leaves_a_silent_endpoint_for_another(
     monkeypatch.setattr(etcd_transport, "CHANNEL_OPTIONS", ())
     begin = await client.put(keys.spec, b"first")
     async with (
-        linked(etcd.endpoint) as one,
-        linked(etcd.endpoint) as other,
-        EtcdClient([one.endpoint, other.endpoint]) as remote,
+        cable_to(etcd.endpoint) as one,
+        cable_to(etcd.endpoint) as other,
+        EtcdClient([one.address, other.address]) as remote,
     ):
-        await other.cut()
+        other.reset()
         async with watching(remote, keys.everything, begin) as watcher:
             await until(watcher.seen(b"first"), what="the watch runs over the one link")
-            await other.restore()
-            one.silence()
+            other.mend()
+            one.cut()
             await client.put(keys.spec, b"second")
             await until(watcher.seen(b"second"), what="the watch runs over the other")
 

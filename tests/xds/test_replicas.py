@@ -13,8 +13,8 @@ import pytest
 from aiohttp import web
 
 from proxy.envoy import EnvoyProcess, EnvoySettings
+from tests.harness.cable import Way, cable_to
 from tests.harness.commands import ROOT, ask
-from tests.harness.link import Link
 from tests.harness.processes import bound_to
 from tests.harness.waiting import free_port, stays, until
 from tests.xds.control_pool import POOL, SLOTS, Control, ControlPool, control_pool
@@ -195,29 +195,24 @@ async def changed(world: Replicated, before: dict[str, object]) -> bool:
 
 
 async def test_a_replica_that_is_behind_rolls_envoy_back_to_nothing_older(pool):
-    link = Link(pool.etcd.endpoint)
-    await link.restore()
-    try:
-        async with replicated(pool, etcd_of_second=link.endpoint) as world:
-            old = await world.configuration()
-            link.mute()
-            table = await pool.table()
-            slot = next(slot for slot, order in enumerate(table.table.orders) if order[0] == "cart-1")
-            await pool.members["cart-2"].claim(slot)
-            await until(lambda: changed(world, old), 20, "Envoy has the new routes from the first one")
-            await until(lambda: world.first.serves("front-1"), 20)
-            new = await world.configuration()
-            await world.first.kill()
-            del pool.controls["control-1"]
+    async with cable_to(pool.etcd.endpoint) as cable, replicated(pool, etcd_of_second=cable.address) as world:
+        old = await world.configuration()
+        cable.cut(Way.ANSWERS)
+        table = await pool.table()
+        slot = next(slot for slot, order in enumerate(table.table.orders) if order[0] == "cart-1")
+        await pool.members["cart-2"].claim(slot)
+        await until(lambda: changed(world, old), 20, "Envoy has the new routes from the first one")
+        await until(lambda: world.first.serves("front-1"), 20)
+        new = await world.configuration()
+        await world.first.kill()
+        del pool.controls["control-1"]
 
-            await until(lambda: connected(world.second), 30, "Envoy is with the second one")
-            await stays(lambda: same(world, new), 1.5, "Envoy keeps the newer routes")
-            assert await world.second.resources_sent() == 0
-            await link.restore()
-            await until(lambda: world.second.serves("front-1"), 30, "the second one has caught up")
-            assert await same(world, new)
-    finally:
-        await link.cut()
+        await until(lambda: connected(world.second), 30, "Envoy is with the second one")
+        await stays(lambda: same(world, new), 1.5, "Envoy keeps the newer routes")
+        assert await world.second.resources_sent() == 0
+        cable.mend()
+        await until(lambda: world.second.serves("front-1"), 30, "the second one has caught up")
+        assert await same(world, new)
 
 
 async def connected(control: CommandControl) -> bool:

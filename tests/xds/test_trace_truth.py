@@ -4,7 +4,7 @@ import asyncio
 import time
 
 from telemetry.ids import trace_seed
-from tests.harness.link import linked
+from tests.harness.cable import Way, cable_to
 from tests.harness.waiting import until
 from tests.xds.ads_node import connected
 from tests.xds.control_pool import POOL, Control, control_pool
@@ -16,9 +16,9 @@ ERROR = 0.03
 
 
 async def test_a_slow_etcd_is_seen_in_the_phase_that_waits_for_etcd(tmp_path):
-    async with control_pool(tmp_path) as pool, linked(pool.etcd.endpoints[0]) as link:
+    async with control_pool(tmp_path) as pool, cable_to(pool.etcd.endpoints[0]) as cable:
         control = pool.controls["control-1"] = Control(pool, "control-1")
-        control.settings["etcd"] = [link.endpoint]
+        control.settings["etcd"] = [cable.address]
         await control.start()
         await control.ready()
         members = await pool.join("cart-1", "cart-2", "cart-3")
@@ -31,12 +31,12 @@ async def test_a_slow_etcd_is_seen_in_the_phase_that_waits_for_etcd(tmp_path):
             return {span["name"]: span for span in spans} if any(not span["parent_id"] for span in spans) else {}
 
         async with connected(control.grpc, POOL):
-            link.mute()
+            cable.cut(Way.ANSWERS)
             began = time.monotonic()
             await members[0].kill()
             await asyncio.sleep(HELD)
             held = time.monotonic() - began
-            await link.restore()
+            cable.mend()
             after = await pool.table_with(lambda table: "cart-1" in table.lost, "the table names it lost")
             del pool.members["cart-1"]
             await pool.claim_all(after)
