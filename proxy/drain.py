@@ -38,7 +38,7 @@ class Drain:
         context: the member.
         roles: hands its slots over.
         stir: tell the pool that the member's state has changed.
-        others: who else could serve now.
+        others: who else could serve, now or soon.
         seconds: how long to try.
     """
 

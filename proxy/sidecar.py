@@ -161,6 +161,12 @@ def fit_others(context: MemberContext) -> list[str]:
     return [member for member, at in members if member != context.me and at.record.state.may_hold_slots]
 
 
+def lasting_others(context: MemberContext) -> list[str]:
+    """Who else may be able to serve before long: those who start or have a fault too, but none who is leaving."""
+    members = context.state.members.items()
+    return [member for member, at in members if member != context.me and at.record.state is not MemberState.DRAINING]
+
+
 @contextlib.asynccontextmanager
 async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
     """A sidecar that serves inside the block. Raises :class:`CannotStart` or ``EtcdMissing``."""
@@ -314,7 +320,7 @@ class _Assembly:
                 self.context,
                 self.roles,
                 stir=self.presence.stir,
-                others=partial(fit_others, self.context),
+                others=partial(lasting_others, self.context),
                 seconds=settings.drain_seconds,
             ),
         )

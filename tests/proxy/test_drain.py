@@ -12,6 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest_asyncio
 
+from statesync.pool import MemberState
 from tests.harness.etcd import EtcdServer
 from tests.harness.sidecars import ROOT, SidecarPool, sidecar_pool
 from tests.harness.waiting import free_port, until
@@ -82,6 +83,34 @@ async def test_the_last_member_does_not_wait_for_heirs_that_there_are_not(pool: 
     await pool.settle(("a",))
     assert await leave(pool, "a", "--wait", "20") == (0, "")
     assert {owner.active for owner in (await pool.owners()).values()} == {"a"}
+
+
+async def test_a_member_that_leaves_waits_for_one_that_still_starts(pool: SidecarPool) -> None:
+    await pool.start("a", "b")
+    await pool.settle(("a",))
+    warming = f"http://{pool.members['b'].api}/v1/checks/cache"
+    async with pool.http.put(warming, json={"deadline_seconds": 60}) as answer:
+        assert answer.status == 201
+    await until(lambda: is_in(pool, "b", MemberState.INIT), 20, "b says that it starts")
+    assert (await pool.call("a", "PUT", "/k", "kept"))[0] == 201
+    sidecar = pool.members["a"].sidecar
+    assert sidecar is not None
+
+    sidecar.terminate()
+    await until(lambda: is_in(pool, "a", MemberState.DRAINING), 20, "a says that it leaves")
+    async with pool.http.post(warming, json={"state": "ok"}) as answer:
+        assert answer.status == 200
+    await until(lambda: is_in(pool, "b", MemberState.READY), 20, "b could serve")
+    await pool.settle(B_FIRST)
+
+    assert await asyncio.to_thread(sidecar.wait, 20) == 0
+    assert {owner.cause for owner in (await pool.owners()).values()} == {"drain"}
+    assert (await pool.call("b", "GET", "/k"))[2] == b"kept"
+
+
+async def is_in(pool: SidecarPool, name: str, state: MemberState) -> bool:
+    record = await pool.record(name)
+    return record is not None and record.state is state
 
 
 async def test_a_sidecar_that_has_to_outlive_its_application_waits_for_the_end_of_that(pool: SidecarPool) -> None:
