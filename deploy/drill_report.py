@@ -40,16 +40,16 @@ def view_of(pool: str, results: Sequence[DrillResult]) -> dict[str, Any]:
 
 
 def drill_table(view: dict[str, Any]) -> RenderableType:
-    """One line per drill, then what was missed."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("drill", "requests", "failed", "gap ms", "wait ms", "takeover ms", "lost", "moved", "trace"):
+    """One line per drill, short enough for 80 columns, then what was missed."""
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+    table.add_column("drill", overflow="fold")
+    for column in ("failed", "gap ms", "wait ms", "took\nms", "lost", "moved", "trace"):
         table.add_column(column, no_wrap=True)
     parts: list[RenderableType] = [table]
     for row in view["drills"]:
         table.add_row(
             f"{row['kind']} {row['name']}",
-            str(row["requests"]),
-            Text(str(row["failed_requests"]), style="red" if row["failed_requests"] else ""),
+            Text(f"{row['failed_requests']} of {row['requests']}", style="red" if row["failed_requests"] else ""),
             _shown(row["client_gap_ms"]),
             _shown(row["longest_wait_ms"]),
             _number(row["takeover_ms"]),

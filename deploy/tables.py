@@ -25,6 +25,9 @@ _COLOURS = {
     "killed": "red",
 }
 
+_TRACE_SHOWN = 12
+"""The digits of a trace id that tables show: enough for ``understudy trace``; ``-o json`` has them all."""
+
 
 def status_table(view: View) -> RenderableType:
     """The answer of ``status``."""
@@ -153,7 +156,8 @@ def failovers_table(view: View) -> RenderableType:
     """The answer of ``failovers``."""
     if not view["failovers"]:
         return Text(f"pool {view['pool']} has had no failover")
-    table = _table("when", "kind", "from", "to (slots)", "cause", "trace")
+    table = _table("when", "kind", "from", "to (slots)", "cause")
+    table.add_column("trace", no_wrap=True)
     for row in view["failovers"]:
         table.add_row(
             when(row["started"]),
@@ -161,7 +165,7 @@ def failovers_table(view: View) -> RenderableType:
             ", ".join(row["from"]),
             ", ".join(f"{member} ({count})" for member, count in row["to"].items()),
             row["cause"],
-            row["trace"],
+            row["trace"][:_TRACE_SHOWN],
         )
     return table
 

@@ -7,9 +7,9 @@ itself forbids whatever hostile text could ask for, beyond the escaping.
 
 from html import escape
 
-from telemetry.slo_model import MOST_PICTURED, Failover, Figure, Review, State
+from telemetry.slo_model import MOST_PICTURED, Burn, Failover, Figure, Review, State
 from telemetry.slo_plots import burn_down, by_phase, clean, length, timeline, waterfall
-from telemetry.slo_view import change_told, requests_told, verdict, when
+from telemetry.slo_view import change_told, requests_told, share_told, verdict, when
 
 _CLASS = {
     State.MET: "met",
@@ -57,6 +57,7 @@ svg text{fill:var(--dim)}svg .strong{fill:var(--ink);font-weight:600}svg .over{f
 color:var(--dim);font-size:.9rem;margin:.3em 0 0;padding:0;list-style:none}
 .key svg{display:inline-block;width:16px;height:16px;vertical-align:-3px;margin-right:6px}
 code{font:.85em/1.4 ui-monospace,"DejaVu Sans Mono",monospace;overflow-wrap:anywhere}
+.burns th,.burns td{padding:6px 4px}.burns td:nth-child(2),.burns th:nth-child(2){text-align:right}
 .whole{white-space:nowrap}.scroll{overflow-x:auto}.scroll td{white-space:nowrap}
 .facts{margin:0 0 .8em;color:var(--dim);font-size:.9rem;overflow-wrap:anywhere}
 @media screen and (max-width:720px){h1{font-size:1.4rem}.figures thead{position:absolute;clip-path:inset(50%);
@@ -64,7 +65,9 @@ height:1px;width:1px;overflow:hidden}.figures tr{display:grid;grid-template-colu
 border-bottom:1px solid var(--line)}
 .figures tr.has{border-bottom:0}.figures tr.advice{display:block;padding-top:0}.figures td{border:0;padding:2px 0;
 text-align:left!important}.figures td[data-l]::before{content:attr(data-l) " ";color:var(--dim);font-weight:400}
-.figures td:nth-child(2){text-align:right!important}}
+.figures td:nth-child(2){text-align:right!important}
+body{padding:12px 10px 32px}.card{padding:12px 10px}.burns{font-size:.85rem}
+.burns .whole{white-space:normal}svg{font-size:15px}}
 @media print{:root{color-scheme:light;--bg:#fff;--card:#fff;--ink:#000;--dim:#444;--line:#bbb;
 --blue:#1f6fb5;--good:#1a7340;
 --bad:#b3261e;--open:#8a5a00;--dear:#a2339a;--pale:#1f6fb526}body{max-width:none;padding:0}
@@ -107,7 +110,8 @@ def _traffic(review: Review) -> str:
     if traffic.requests is None:
         return " No front Envoy counted requests."
     envoys = "one front Envoy" if traffic.nodes == 1 else f"{traffic.nodes} front Envoys"
-    return f" {traffic.requests:,} requests through {envoys}, counted for {traffic.covered:.0%} of the time."
+    covered = escape(share_told(traffic.covered, 0))
+    return f" {traffic.requests:,} requests through {envoys}, counted for {covered} of the time."
 
 
 def _figures(review: Review, before: Review | None) -> str:
@@ -138,20 +142,14 @@ def _row(figure: Figure, earlier: Figure | None, columns: int) -> str:
         *([cell("before", earlier.shown)] if earlier else []),
         cell("wanted", figure.wanted),
         cell("of", str(figure.total or "-")),
-        cell("attained", "-" if figure.attainment is None else _percent(figure.attainment)),
-        cell("budget left", "-" if figure.budget_left is None else f"{figure.budget_left:.0%}"),
+        cell("attained", "-" if figure.attainment is None else share_told(figure.attainment)),
+        cell("budget left", "-" if figure.budget_left is None else share_told(figure.budget_left, 0)),
     ]
     told = "; ".join(filter(None, (figure.basis, figure.advice)))
     row = f'<tr id="figure-{figure.key}"{" class=has" if told else ""}>{"".join(cells)}</tr>'
     if told:
         row += f'<tr class="advice"><td colspan="{columns}">{clean(told, 400)}</td></tr>'
     return row
-
-
-def _percent(share: float) -> str:
-    """A share in percent, with as many digits as tell it from 100 %."""
-    text = f"{share:.3%}"
-    return "> 99.999%" if share < 1 and text == "100.000%" else text
 
 
 def _costliest(review: Review) -> str:
@@ -174,20 +172,30 @@ def _costliest(review: Review) -> str:
 
 
 def _burns(review: Review) -> str:
-    rows = []
-    for figure in review.figures:
-        for burn in figure.burns:
-            if burn.long_rate or burn.short_rate:
-                state = f'<span class="state missed">✗ {burn.severity}</span>' if burn.firing else "calm"
-                rows.append(
-                    f'<tr><td>{escape(figure.title)}</td><td class="whole">{burn.long} / {burn.short}</td>'
-                    f"<td>{burn.long_rate:.1f} / {burn.short_rate:.1f}</td><td>{burn.limit:g}</td><td>{state}</td></tr>"
-                )
-    told = "How many times faster than its budget allows an objective is used up, in a long and a short window."
-    if not rows:
+    burnt = [one for one in review.figures if any(burn.long_rate or burn.short_rate for burn in one.burns)]
+    told = (
+        "How many times faster than its budget allows an objective is used up, in a long and a short window. "
+        "Over the limit in both, it calls: a page, or a ticket."
+    )
+    if not burnt:
         return f'<p class="empty">No budget was burnt in the last three days.</p><p class="told">{told}</p>'
-    head = "<tr><th>Objective</th><th>Windows</th><th>Rates</th><th>Limit</th><th>Call</th></tr>"
-    return f'<table><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table><p class="told">{told}</p>'
+    windows = "".join(
+        f'<th scope="col"><span class="whole">{burn.long} / {burn.short}</span><br>'
+        f'<span class="whole">limit {burn.limit:g}</span></th>'
+        for burn in burnt[0].burns
+    )
+    rows = "".join(
+        f"<tr><td>{escape(figure.title)}</td>{''.join(_burn(burn) for burn in figure.burns)}</tr>" for figure in burnt
+    )
+    return (
+        f'<table class="burns"><thead><tr><th scope="col">Objective</th>{windows}</tr></thead><tbody>{rows}</tbody>'
+        f'</table><p class="told">{told}</p>'
+    )
+
+
+def _burn(burn: Burn) -> str:
+    call = f' <span class="state missed">✗ {burn.severity}</span>' if burn.firing else ""
+    return f'<td><span class="whole">{burn.long_rate:.1f} / {burn.short_rate:.1f}</span>{call}</td>'
 
 
 def _worst(one: Failover, number: int) -> str:

@@ -90,7 +90,7 @@ def timeline(review: Review) -> str:
     lost = [one for one in review.failovers if one.total_ms is None]
     if not shown and not lost:
         return _empty("timeline", "Nothing changed its active in this window.")
-    top, bottom, left = 12, 200, 62
+    top, bottom, left = 12, 200, 66
     wanted = review.targets.rto * 1000
     lengths = [one.total_ms or 1.0 for one in shown] + [wanted]
     scale = _scale(lengths, bottom, top)
@@ -123,7 +123,7 @@ def burn_down(review: Review) -> str:
         return _empty("burn-down", "The objective allows no unavailability, so there is no budget to burn.")
     crashes = [one for one in review.failovers if is_crash(one)]
     costs, _ = outages(crashes, review.traffic, (review.start_ns, review.end_ns), review.slots)
-    left, top, bottom = 62, 12, 180
+    left, top, bottom = 66, 12, 180
     steps = [(review.start_ns, 1.0)]
     for one, cost in zip(crashes, costs, strict=True):
         steps.append((one.began_ns, steps[-1][1] - cost / allowed))
@@ -136,7 +136,7 @@ def burn_down(review: Review) -> str:
     parts = []
     for tick in ticks:
         parts.append(f'<path class="{"limit" if not tick else "grid"}" d="M{left} {y(tick):.1f}H{WIDTH - _RIGHT}"/>')
-        parts.append(f'<text x="{left - 8}" y="{y(tick) + 5:.1f}" text-anchor="end">{tick:.0%}</text>')
+        parts.append(f'<text x="{left - 8}" y="{y(tick) + 5:.1f}" text-anchor="end">{tick * 100:.0f} %</text>')
     line = f"M{left} {y(1.0):.1f}"
     # Of steps at the same place only the last can be seen; a hundred thousand of them would be megabytes.
     places = {f"{_time(review, at, left):.1f}": share for at, share in steps[1:]}
@@ -146,7 +146,7 @@ def burn_down(review: Review) -> str:
     parts += _dates(review, left, bottom)
     unmeasured = sum(one.total_ms is None for one in crashes)
     gap = f" {unmeasured} takeovers without a measured end are not in it." if unmeasured else ""
-    told = f"{steps[-1][1]:.1%} of the budget of {length(allowed)} is left after {len(crashes)} takeovers.{gap}"
+    told = f"{steps[-1][1] * 100:.1f} % of the budget of {length(allowed)} is left after {len(crashes)} takeovers.{gap}"
     return _svg("burn-down", "Error budget of unavailability", told, bottom + 28, parts)
 
 
@@ -166,12 +166,13 @@ def waterfall(one: Failover, number: int) -> str:
         x = min(x, left + width - 2.0)
         kind = "root" if name in ("failover", "handover") else "dear" if name == one.dearest else "phase"
         many = f" &times;{len(spans)}" if len(spans) > 1 else ""
-        parts.append(f'<text x="0" y="{y + 14:.1f}">{clean(who, 13)} {clean(name, 10)}{many}</text>')
+        said = clean(name, 10) if who == name else f"{clean(who, 13)} {clean(name, 10)}"
+        parts.append(f'<text x="0" y="{y + 14:.1f}">{said}{many}</text>')
         parts.append(f'<rect class="{kind}" x="{x:.1f}" y="{y + 2:.1f}" width="{size:.1f}" height="14" rx="3"/>')
         told = length(max(end - start, 0.0))
-        inside = x + size + 6 + 8 * len(told) < WIDTH
+        inside = x + size + 6 + 9 * len(told) < WIDTH
         anchor, at = ("start", x + size + 6) if inside else ("end", x - 6)
-        if not inside and x - 6 - 8 * len(told) < left:
+        if not inside and x - 6 - 9 * len(told) < left:
             anchor, at = "end", x + size - 6
         over = ' class="over"' if anchor == "end" and at > x else ""
         parts.append(f'<text x="{at:.1f}" y="{y + 14:.1f}" text-anchor="{anchor}"{over}>{told}</text>')

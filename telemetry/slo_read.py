@@ -71,8 +71,6 @@ def _failover(spans: Sequence[StoredSpan]) -> Failover:
     first = root or spans[0]
     told = _told(spans)
     measured = root is not None and is_measured(root)
-    pushes = [span.start_ns for span in spans if span.name == names.PUSH]
-    acks = [span.end_ns for span in spans if span.name == names.ACK]
     exposure = next((span for span in spans if span.name == names.RE_PROTECT), None)
     returned = [bool(span.attributes.get(names.RETURNED_ALIVE)) for span in spans if span.name == names.RETURNED]
     planned = told.get(names.PLANNED) is True or first.name == names.HANDOVER or _moves_only(spans)
@@ -94,7 +92,7 @@ def _failover(spans: Sequence[StoredSpan]) -> Failover:
         drill=_text(told.get(names.DRILL)),
         costs=costs_of(root, spans) if root is not None and measured else {},
         stalls_ms=_stalls(spans) if planned else (),
-        propagation_ms=max(0.0, (max(acks) - min(pushes)) / _MS) if pushes and acks else None,
+        propagation_ms=_propagation(spans, planned=planned),
         requests=_whole(told.get(names.DRILL_REQUESTS)),
         failed=_whole(told.get(names.DRILL_FAILED)),
         gap_ms=_number(told.get(names.DRILL_GAP_MS)),
@@ -128,6 +126,17 @@ def pictured(review: Review, spans: Iterable[StoredSpan]) -> Review:
         return replace(one, bars=tuple(bars)) if found else one
 
     return replace(review, failovers=tuple(drawn(one) for one in review.failovers))
+
+
+def _propagation(spans: Sequence[StoredSpan], *, planned: bool) -> float | None:
+    """From the cause known until the last Envoy acknowledged, in ms; None if nobody did.
+
+    Of planned moves the cause is the last slot's new owner, from which on ``ack`` counts: the moves before it, which
+    ``push`` accompanies, are no matter of Envoys.
+    """
+    begins = [span.start_ns for span in spans if span.name == (names.ACK if planned else names.PUSH)]
+    acks = [span.end_ns for span in spans if span.name == names.ACK]
+    return max(0.0, (max(acks) - min(begins)) / _MS) if begins and acks else None
 
 
 def _told(spans: Sequence[StoredSpan]) -> Mapping[str, Any]:

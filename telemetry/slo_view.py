@@ -50,6 +50,17 @@ def buckets(lengths_ms: Sequence[float]) -> list[tuple[str, int]]:
     return list(zip(names, counts, strict=True))[used[0] : used[-1] + 1] if used else []
 
 
+def share_told(share: float, digits: int = 3) -> str:
+    """A share in percent, with no more digits than it needs, and as many as tell it from 0 and from 100 %."""
+    text = f"{share * 100:.{digits}f}"
+    least = f"{10**-digits:.{digits}f}"
+    if share and float(text) == 0:
+        return f"< {least if share > 0 else 0} %"
+    if digits and share < 1 and float(text) == 100:
+        return f"> {100 - 10**-digits:.{digits}f} %"
+    return f"{text.rstrip('0').rstrip('.') if '.' in text else text} %"
+
+
 def change_told(one: Failover) -> str:
     """What kind of change it was, in words."""
     source = f" from {_safe(one.source)}" if one.source else ""
@@ -103,7 +114,7 @@ class Drawing:
             f" of active, {planned} planned, {drills} drills",
             style="dim",
         )
-        yield _table(review, self.before)
+        yield _table(review, self.before, options.max_width)
         for figure in review.figures:
             told = "; ".join(filter(None, (figure.basis, figure.advice)))
             if told and figure.state is not State.NOT_JUDGED:
@@ -117,12 +128,13 @@ class Drawing:
         yield from _costliest(review)
 
 
-def _table(review: Review, before: Review | None) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
+def _table(review: Review, before: Review | None, width: int) -> Table:
+    """Every figure in a line; where 80 columns are too few, words go on in the next line, and no number is cut."""
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2 if width >= 100 else 1, 0, 0))
     for column in ("objective", "state"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column)
     earlier = {figure.key: figure for figure in before.figures} if before else {}
-    for column in ("found", *(("before",) if before else ()), "wanted", "of", "budget left", "burn"):
+    for column in ("found", *(("before",) if before else ()), "wanted", "of", "budget", "burn"):
         table.add_column(column, justify="right", no_wrap=True)
     for figure in review.figures:
         burning = [burn for burn in figure.burns if burn.firing]
@@ -133,7 +145,7 @@ def _table(review: Review, before: Review | None) -> Table:
             *((earlier[figure.key].shown,) if before else ()),
             figure.wanted,
             str(figure.total or "-"),
-            "-" if figure.budget_left is None else f"{figure.budget_left:.0%}",
+            "-" if figure.budget_left is None else share_told(figure.budget_left, 0),
             Text(f"{burning[0].long_rate:.1f}x", style="bold red") if burning else "-",
         )
     return table
@@ -144,7 +156,9 @@ def _traffic(review: Review) -> RenderResult:
     if traffic.requests is None:
         return
     envoys = "1 Envoy" if traffic.nodes == 1 else f"{traffic.nodes} Envoys"
-    yield Text(f"{traffic.requests} requests through {envoys}, counted for {traffic.covered:.0%} of the time", "dim")
+    yield Text(
+        f"{traffic.requests} requests through {envoys}, counted for {share_told(traffic.covered, 0)} of the time", "dim"
+    )
 
 
 def _costliest(review: Review) -> RenderResult:

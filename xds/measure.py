@@ -10,7 +10,8 @@ unmeasured, so that it is counted and not forgotten.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from statesync.pool import Table
+from statesync.ownership import DRAIN, REBALANCE
+from statesync.pool import MemberState, Table
 from telemetry import names
 from telemetry.setup import Attributes
 from xds.told import Claimed, Told
@@ -26,7 +27,8 @@ _MS = 1_000_000
 class Course:
     """One change of active under way. Times in ns.
 
-    ``moving`` maps its slots to the dead member's boot (a takeover) or to the wanted active (planned moves).
+    ``subject`` is the dead member, or those that slots are to leave, joined by commas. ``moving`` maps its slots to the
+    dead member's boot (a takeover) or to the wanted active (planned moves).
     ``began`` is the last sign of life, and ``found`` when the death was found; both are ``written``, the
     moment the table was written, for planned moves. Of one whose connection closed (``closed``) the last sign is that
     it closed, if nobody was refused by it earlier; the one before was its beat at ``last_beat``. ``doubt`` is by how
@@ -82,7 +84,12 @@ class Course:
             names.PLANNED: planned,
             names.SLOTS: len(self.moving),
             names.TABLE_GENERATION: self.generation,
-            **({} if planned else {names.FROM: self.subject, names.BOOT: next(iter(self.moving.values()), "")}),
+            names.FROM: self.subject,
+            **(
+                {names.TO: ", ".join(sorted(set(self.moving.values())))}
+                if planned
+                else {names.BOOT: next(iter(self.moving.values()), "")}
+            ),
         }
 
     @property
@@ -260,12 +267,14 @@ def handover_course(world: World, table: Table, *, written: int) -> Course | Non
     moving = world.pending_moves(table.orders)
     if not moving or not table.traceparent:
         return None
+    leaving = {world.owners[slot].active for slot in moving}
+    drained = all(world.state(member) is MemberState.DRAINING for member in leaving)
     return Course(
         kind=names.KIND_HANDOVER,
         pool=world.spec.pool,
         traceparent=table.traceparent,
-        subject="",
-        cause="table",
+        subject=", ".join(sorted(leaving)),
+        cause=DRAIN if drained else REBALANCE,
         moving=moving,
         began=written,
         found=written,

@@ -1,5 +1,6 @@
 """The review: failovers read from spans, held against objectives, with budget, burn and evidence."""
 
+import io
 import json
 import math
 from dataclasses import replace
@@ -8,12 +9,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from telemetry.slo import burns_of, needed, review
 from telemetry.slo_model import DAY_NS, Failover, Figure, Review, State, Targets
 from telemetry.slo_page import page
 from telemetry.slo_read import BETWEEN, costs_of, failovers_of
-from telemetry.slo_view import as_json, buckets, verdict
+from telemetry.slo_view import Drawing, as_json, buckets, share_told, verdict
 from telemetry.store import SpanStore
 from tests.telemetry.support import EPOCH_NS, MS, root, stored
 
@@ -78,6 +80,19 @@ def test_a_planned_stall_is_told_by_the_old_owner_per_slot():
     assert (found.planned, found.stalls_ms) == (True, (12, 40))
 
 
+def test_propagation_is_the_envoys_time_and_not_that_of_the_moves_before():
+    moves = [
+        replace(root(500), name="handover"),
+        stored("move", 0, 470, "control-1"),
+        stored("push", 0, 490, "control-1"),
+        stored("ack", 470, 30, "control-1"),
+    ]
+    assert [one.propagation_ms for one in failovers_of(moves)] == [30]
+    assert [one.propagation_ms for one in failovers_of(moves[:3])] == [None]
+    crash = [root(100), stored("push", 10, 60, "control-1"), stored("ack", 30, 70, "control-1")]
+    assert [one.propagation_ms for one in failovers_of(crash)] == [90]
+
+
 @given(
     st.integers(1, 1_000),
     st.lists(
@@ -103,6 +118,45 @@ def test_few_failovers_show_nothing_yet_and_many_show_it():
     assert (few.state, few.drills, few.value) == (State.NOT_SHOWN, 289, 0.04)
     many = figure(judged(*[CRASH] * 299), "rto")
     assert (many.state, many.drills, many.budget_left) == (State.MET, 0, 1)
+
+
+def test_a_hundred_slots_that_move_together_are_one_piece_of_evidence():
+    moves = [replace(CRASH, planned=True, stalls_ms=(9.0,) * 100, began_ns=EPOCH_NS + n) for n in range(4)]
+    four = figure(judged(*moves), "planned_stall")
+    assert (four.state, four.total, four.drills) == (State.NOT_SHOWN, 400, 295)
+    assert figure(judged(*moves * 75), "planned_stall").state is State.MET
+    late = replace(moves[0], stalls_ms=(9.0,) * 99 + (600.0,))
+    one_late = figure(judged(late, *moves * 75), "planned_stall")
+    assert (one_late.state, one_late.drills) == (State.NOT_SHOWN, needed(1) - 301)
+
+
+@pytest.mark.parametrize(
+    ("share", "digits", "told"),
+    [
+        (1, 3, "100 %"),
+        (0.99999999, 3, "> 99.999 %"),
+        (0.5, 3, "50 %"),
+        (2 / 3, 3, "66.667 %"),
+        (0, 3, "0 %"),
+        (0.0000001, 3, "< 0.001 %"),
+        (0.004, 0, "< 1 %"),
+        (-49, 0, "-4900 %"),
+        (-0.001, 0, "< 0 %"),
+        (1, 0, "100 %"),
+    ],
+)
+def test_a_share_has_the_digits_that_it_needs(share, digits, told):
+    assert share_told(share, digits) == told
+
+
+def test_80_columns_hold_every_figure_whole():
+    late = replace(CRASH, total_ms=63_000.0, exposed_ms=99_000.0, propagation_ms=5_000.0, requests=9_999, failed=9)
+    found, console = judged(*[late] * 7), Console(width=80, record=True, file=io.StringIO())
+    console.print(Drawing(found, found))
+    shown = console.export_text(clear=False)
+    assert "…" not in shown
+    for one in found.figures:
+        assert any(one.title.split()[0] in line and one.shown in line for line in shown.splitlines()), one.title
 
 
 def test_one_late_failover_of_ten_misses_the_objective_and_names_the_phase():

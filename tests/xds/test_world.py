@@ -321,6 +321,11 @@ def test_planned_moves_settle_slot_by_slot_and_let_go_of_what_a_later_table_take
     course = handover_course(seen, table, written=SECOND)
     assert course is not None
     assert course.moving == {2: "c"}
+    told = course.attributes()
+    assert (told[names.FROM], told[names.TO], told[names.CAUSE]) == ("a", "c", "rebalance")
+    leaving = handover_course(replace(seen, states={"a": MemberState.DRAINING}), table, written=SECOND)
+    assert leaving is not None
+    assert leaving.attributes()[names.CAUSE] == "drain"
     assert not course.settled(seen)
 
     assert course.settled(replace(seen, owners={**seen.owners, 2: Owner("c", "one", 2)}))
