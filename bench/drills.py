@@ -23,11 +23,11 @@ from pathlib import Path
 
 import aiohttp
 
-from deploy.demo import unsettled
 from deploy.drill_hands import LocalHands
 from deploy.errors import DeployError
 from deploy.local import LocalPool, LocalSettings
 from deploy.reading import read_pool, read_trace
+from deploy.settling import unsettled
 from deploy.verdict import percentile
 from statesync.etcd import EtcdClient
 from statesync.pool import Intent

@@ -15,11 +15,11 @@ from typing import Any, Protocol, Self
 import aiohttp
 
 from bench.failover_proxies import WORKERS, envoy_config, haproxy_config
-from deploy.demo import unsettled
 from deploy.local import LocalPool, LocalSettings
 from deploy.ports import PortPicker
 from deploy.processes import Processes, Program
 from deploy.reading import read_pool
+from deploy.settling import unsettled
 from proxy.envoy import find_envoy
 from statesync.etcd import EtcdClient, EtcdError
 from statesync.pool import Intent

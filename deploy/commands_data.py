@@ -153,8 +153,9 @@ async def _verify(
 
 def _verify_table(view: dict[str, Any]) -> Any:  # noqa: ANN401 - something that rich can print
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
+
+    from deploy.drawing import plain_table
 
     compared = f"{view['copies']} copies of {view['slots']} slots, {view['sessions']} sessions"
     verdict = (
@@ -164,9 +165,7 @@ def _verify_table(view: dict[str, Any]) -> Any:  # noqa: ANN401 - something that
     )
     parts: list[Any] = [verdict]
     if view["different"]:
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for column in ("slot", "member", "role", "differ", "session", "fault", "held at", "in etcd at"):
-            table.add_column(column, overflow="fold")
+        table = plain_table("slot", "member", "role", "differ", "session", "fault", "held at", "in etcd at")
         for row in view["different"]:
             head = (str(row["slot"]), row["member"], row["role"])
             if row["reason"]:
@@ -276,7 +275,7 @@ def restore(file: Path, replace: bool, etcd: EtcdOptions, output: str) -> None:
 
 
 def _restored(view: dict[str, Any]) -> str:
-    from deploy.tables import when
+    from deploy.drawing import when
 
     left_out = f", {view['left_out']} that are no sessions left out" if view["left_out"] else ""
     return (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from deploy.options import examples
+from deploy.options import examples, spec_file_option
 
 
 @click.command(
@@ -20,14 +20,7 @@ from deploy.options import examples
         "    --selector app=web --out istio-web",
     )
 )
-@click.option(
-    "-f",
-    "--file",
-    "spec_file",
-    required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The pool spec (YAML); its 'mesh' names the Service.",
-)
+@spec_file_option("; its 'mesh' names the Service")
 @click.option(
     "--out", default="istio", show_default=True, type=click.Path(path_type=Path, file_okay=False), help="Where to."
 )

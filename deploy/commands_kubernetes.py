@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from deploy.options import examples
+from deploy.options import examples, spec_file_option
 
 
 @click.command(
@@ -16,14 +16,7 @@ from deploy.options import examples
         "    --etcd-tls-secret etcd-client --registry registry.example/shop --version 0.1.0",
     )
 )
-@click.option(
-    "-f",
-    "--file",
-    "spec_file",
-    required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The pool spec (YAML).",
-)
+@spec_file_option()
 @click.option(
     "--out", default="manifests", show_default=True, type=click.Path(path_type=Path, file_okay=False), help="Where to."
 )

@@ -64,12 +64,11 @@ async def _cluster(wanted: Preflight, objects: Sequence[Body], now: datetime) ->
 def preflight_table(view: dict[str, Any]) -> Any:  # noqa: ANN401 - something that rich can print
     """The findings for people: what is not well first told in full, then the verdict."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("", "where", "what", "found", "what to do"):
-        table.add_column(column, overflow="fold")
+    from deploy.drawing import plain_table
+
+    table = plain_table("", "where", "what", "found", "what to do")
     for row in view["findings"]:
         level = Level(row["level"])
         remedy = row["remedy"] if level is not Level.OK else ""

@@ -19,6 +19,7 @@ from deploy.options import (
     output_option,
     pool_option,
     show,
+    spec_file_option,
     tls_options,
 )
 
@@ -29,16 +30,9 @@ from deploy.options import (
         "understudy apply -f pool.yaml --etcd etcd-0:2379,etcd-1:2379,etcd-2:2379",
     )
 )
-@click.option(
-    "-f",
-    "--file",
-    "path",
-    required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The pool spec (YAML).",
-)
+@spec_file_option()
 @etcd_options
-def apply(path: Path, etcd: EtcdOptions) -> None:
+def apply(spec_file: Path, etcd: EtcdOptions) -> None:
     """Check a pool spec and put it into etcd.
 
     A spec with any fault, or one that contradicts the running pool, changes nothing.
@@ -48,7 +42,7 @@ def apply(path: Path, etcd: EtcdOptions) -> None:
     from deploy.reading import connect
     from statesync.spec import load_spec
 
-    spec = load_spec(path)
+    spec = load_spec(spec_file)
     settings = etcd.settings(read_layout(state_directory(os.environ)))
 
     async def run() -> str:

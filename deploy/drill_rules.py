@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from deploy.demo import unsettled
+from deploy.settling import unsettled
 from deploy.views import order_of, slots_of
 from statesync.etcd import EndpointStatus
 from statesync.pool import MemberState

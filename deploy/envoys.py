@@ -10,14 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from deploy.drawing import coloured, plain_table
 from deploy.reading import AdminError, ask_control
 
 View = dict[str, Any]
 _WORST_FIRST = ("ERROR", "STALE", "NOT SENT", "SYNCED")
-_COLOURS = {"SYNCED": "green", "STALE": "yellow", "NOT SENT": "yellow", "ERROR": "red"}
 _TYPES = {
     "Cluster": "CDS",
     "ClusterLoadAssignment": "EDS",
@@ -85,10 +84,10 @@ def has_errors(view: View) -> bool:
 
 def envoys_table(view: View) -> RenderableType | None:
     """One line per Envoy; None when there is nothing to tell."""
-    table = _table("Envoy", "control server", "state", "refused because")
+    table = plain_table("Envoy", "control server", "state", "refused because")
     for node in view["nodes"]:
         errors = [f"{one['type']}: {one['error']}" for one in node["types"] if one["error"]]
-        table.add_row(node["node"], node["control"], _state(node["state"]), Text("; ".join(errors)))
+        table.add_row(node["node"], node["control"], coloured(node["state"]), Text("; ".join(errors)))
     return _with_silent([table] if view["nodes"] else [], view)
 
 
@@ -97,7 +96,7 @@ def xds_table(view: View) -> RenderableType:
     envoys = view["envoys"]
     if not envoys["nodes"]:
         return _with_silent([Text("no Envoy is connected")], envoys) or Text("")
-    table = _table("NODE", "CONTROL", "TYPE", "SENT", "ACKED", "STATE", "ERROR")
+    table = plain_table("NODE", "CONTROL", "TYPE", "SENT", "ACKED", "STATE", "ERROR")
     for node in envoys["nodes"]:
         for one in node["types"]:
             table.add_row(
@@ -106,7 +105,7 @@ def xds_table(view: View) -> RenderableType:
                 one["type"],
                 one["sent"],
                 one["acked"],
-                _state(one["state"]),
+                coloured(one["state"]),
                 Text(one["error"]),
             )
     return _with_silent([table], envoys) or Text("")
@@ -115,14 +114,3 @@ def xds_table(view: View) -> RenderableType:
 def _with_silent(parts: list[RenderableType], view: View) -> RenderableType | None:
     parts += [Text(f"! {name} does not say: {why}", style="yellow") for name, why in view["silent"].items()]
     return Group(*parts) if parts else None
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _state(state: str) -> Text:
-    return Text(state, style=_COLOURS.get(state, ""))

@@ -183,6 +183,18 @@ def pool_option(*, required: bool) -> Callable[[F], F]:
     return click.option("--pool", envvar="UNDERSTUDY_POOL", required=required, help=f"Name of the pool.{note}")
 
 
+def spec_file_option(more: str = "") -> Callable[[F], F]:
+    """``-f``, as ``spec_file``: the pool spec that the command is about."""
+    return click.option(
+        "-f",
+        "--file",
+        "spec_file",
+        required=True,
+        type=click.Path(path_type=Path, dir_okay=False),
+        help=f"The pool spec (YAML){more}.",
+    )
+
+
 def output_option(command: F) -> F:
     """The option ``-o``."""
     return click.option(

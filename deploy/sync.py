@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from deploy.drawing import plain_table, when
 from deploy.members import MemberError, Members, asking
 from deploy.options import TlsOptions
-from deploy.tables import when
 from deploy.views import View, ranges
 from proxy.sync_api import STATUS_PATH
 from statesync.etcd import EtcdClient
@@ -100,9 +99,7 @@ def _more(missing: int, sync: Mapping[str, Any]) -> str:
 def sync_table(view: View) -> RenderableType:
     """The answer of ``status --sync``."""
     names = ("member", "state", "in sync", "slots", "behind", "lag ms", "queue", "last full sync", "resyncs", "reason")
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in names:
-        table.add_column(column, overflow="fold")
+    table = plain_table(*names)
     for row in view["members"]:
         verdict = Text("yes", style="green") if row["in_sync"] else Text("no", style="red")
         if "wanted" not in row:

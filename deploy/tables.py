@@ -1,29 +1,15 @@
 """Draws the answers of the reading commands for a terminal. Pure: views in, things that ``rich`` can print out."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from deploy.drawing import coloured, plain_table, when
 from deploy.envoys import envoys_table
 from deploy.views import View, summarise_table
-
-_COLOURS = {
-    "UP": "green",
-    "READY": "green",
-    "running": "green",
-    "INIT": "yellow",
-    "DRAINING": "yellow",
-    "starting": "yellow",
-    "restarting": "yellow",
-    "DOWN": "red",
-    "LOST": "red",
-    "ATTENTION": "red",
-    "killed": "red",
-}
 
 _TRACE_SHOWN = 12
 """The digits of a trace id that tables show: enough for ``understudy trace``; ``-o json`` has them all."""
@@ -32,13 +18,13 @@ _TRACE_SHOWN = 12
 def status_table(view: View) -> RenderableType:
     """The answer of ``status``."""
     parts: list[RenderableType] = [_headline(view), members_table(view["members"])]
-    controls = _table("control server", "role", "xDS", "admin", "version")
+    controls = plain_table("control server", "role", "xDS", "admin", "version")
     for control in view["controls"]:
         role = "leader" if control["leader"] else "standby"
         controls.add_row(control["name"], role, control["grpc"], control["http"], control["version"])
     if view["controls"]:
         parts.append(controls)
-    etcd = _table("etcd", "version", "role", "size")
+    etcd = plain_table("etcd", "version", "role", "size")
     for endpoint in view["etcd"]:
         role = "leader" if endpoint["leader"] else ("follower" if endpoint["version"] else "silent")
         etcd.add_row(endpoint["endpoint"], endpoint["version"], role, _size(endpoint["db_size"]))
@@ -55,11 +41,11 @@ def status_table(view: View) -> RenderableType:
 
 def members_table(members: Iterable[Mapping[str, Any]]) -> Table:
     """Members with their state and roles."""
-    table = _table("member", "state", "active", "standby", "backup", "site", "boot", "application", "reason")
+    table = plain_table("member", "state", "active", "standby", "backup", "site", "boot", "application", "reason")
     for member in members:
         table.add_row(
             member["member"],
-            _coloured(member["state"]),
+            coloured(member["state"]),
             *(str(member[role]) for role in ("active", "standby", "backup")),
             member["site"],
             member["boot"][:8],
@@ -71,11 +57,11 @@ def members_table(members: Iterable[Mapping[str, Any]]) -> Table:
 
 def processes_table(processes: Iterable[Mapping[str, Any]]) -> Table:
     """The processes of a local pool."""
-    table = _table("process", "state", "pid", "restarts", "last end")
+    table = plain_table("process", "state", "pid", "restarts", "last end")
     for process in processes:
         table.add_row(
             process["name"],
-            _coloured(process["state"]),
+            coloured(process["state"]),
             str(process["pid"] or ""),
             str(process["restarts"] or ""),
             process["reason"],
@@ -87,7 +73,7 @@ def slot_table(view: View, *, every: bool) -> RenderableType:
     """The answer of ``table``: every slot, or slots of one order together."""
     heading = Text(f"pool {view['pool']}, table generation {view['generation']}")
     if every:
-        table = _table("slot", "owner", "epoch", "phase", "order", "wanted active", "cause")
+        table = plain_table("slot", "owner", "epoch", "phase", "order", "wanted active", "cause")
         for row in view["slots"]:
             wanted = row["wanted"] or ""
             table.add_row(
@@ -100,7 +86,7 @@ def slot_table(view: View, *, every: bool) -> RenderableType:
                 row["cause"],
             )
         return Group(heading, table)
-    table = _table("active > standby > backup", "slots", "phase", "epochs", "which")
+    table = plain_table("active > standby > backup", "slots", "phase", "epochs", "which")
     for group in summarise_table(view):
         table.add_row(
             " > ".join(group["order"]) or "nobody",
@@ -138,7 +124,7 @@ def explain_table(view: View) -> RenderableType:
 
 def sessions_table(view: View) -> RenderableType:
     """The answer of ``sessions``."""
-    table = _table("slot", "key", "bytes", "content type", "etag", "expires in s")
+    table = plain_table("slot", "key", "bytes", "content type", "etag", "expires in s")
     for row in view["sessions"]:
         table.add_row(
             str(row["slot"]),
@@ -156,7 +142,7 @@ def failovers_table(view: View) -> RenderableType:
     """The answer of ``failovers``."""
     if not view["failovers"]:
         return Text(f"pool {view['pool']} has had no failover")
-    table = _table("when", "kind", "from", "to (slots)", "cause")
+    table = plain_table("when", "kind", "from", "to (slots)", "cause")
     table.add_column("trace", no_wrap=True)
     for row in view["failovers"]:
         table.add_row(
@@ -190,24 +176,6 @@ def _owner_line(view: View) -> str:
     if view["phase"] != "stable":
         line += f", {view['phase']} to {view['to']}"
     return line + (f" ({view['cause']})" if view["cause"] else "")
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _coloured(state: str) -> Text:
-    return Text(state, style=_COLOURS.get(state, ""))
-
-
-def when(seconds: float | None) -> str:
-    """A wall time in seconds, as people read it."""
-    if not seconds:
-        return "unknown"
-    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def _shortened(slots: str, most: int = 8) -> str:

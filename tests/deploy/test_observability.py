@@ -12,7 +12,6 @@ import aiohttp
 import pytest
 import yaml
 
-from deploy.demo import unsettled
 from deploy.local import LocalPool, LocalSettings
 from deploy.reading import read_pool
 from statesync.etcd import EtcdClient
@@ -20,6 +19,7 @@ from statesync.spec import PoolSpec
 from telemetry.openslo import to_prometheus
 from telemetry.slo_model import Targets
 from tests.harness.commands import ROOT, commands
+from tests.harness.local_pools import settled
 from tests.harness.waiting import free_port, until
 
 PROMETHEUS = shutil.which("prometheus")
@@ -83,12 +83,9 @@ async def test_prometheus_has_all_that_rules_and_dashboard_ask_for(tmp_path: Pat
         layout = pool.layout
         names = [place.name for place in layout.members]
 
-        async def at_rest() -> bool:
-            return not unsettled((await read_pool(etcd, "watched"))[0], names)
-
         targets = [control.http for control in layout.controls] + [member.peer for member in layout.members]
         async with scraping(tmp_path, targets) as asked, aiohttp.ClientSession() as http:
-            await until(at_rest, timeout=60, what="every slot is served")
+            await settled(pool, etcd)
 
             async def scraped() -> bool:
                 return await asked.value("up") == len(targets)

@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.demo import unsettled
 from deploy.load import Load
 from deploy.local import LocalPool, LocalSettings
 from deploy.reading import read_pool
@@ -25,6 +24,7 @@ from statesync.mirror import Mirror, MirrorBatch
 from statesync.pool import MemberState, Owner, Phase
 from statesync.spec import PoolSpec
 from statesync.state import PoolState
+from tests.harness.local_pools import settled
 from tests.harness.waiting import free_port, until
 
 MEMBERS = 3
@@ -45,12 +45,7 @@ class Scene:
 
     async def settled(self) -> None:
         """Wait until every slot is owned as the table wants it, in fair shares."""
-        names = [place.name for place in self.pool.layout.members]
-
-        async def at_rest() -> bool:
-            return not unsettled(await self.state(), names)
-
-        await until(at_rest, timeout=60, what="every slot is served, in fair shares")
+        await settled(self.pool, self.etcd)
 
     async def served_without(self, member: str) -> None:
         """Wait until ``member`` owns nothing."""

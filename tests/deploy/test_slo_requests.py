@@ -9,16 +9,15 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from deploy.demo import unsettled
 from deploy.errors import DeployError
 from deploy.local import LocalPool, LocalSettings
-from deploy.reading import read_pool
 from deploy.slo import Evidence, read_evidence, reviews
 from statesync.etcd import EtcdClient
 from statesync.spec import PoolSpec
 from telemetry.counts import Period
 from telemetry.slo_model import Targets
 from tests.harness.commands import ROOT
+from tests.harness.local_pools import settled
 from tests.harness.recorded import answering
 from tests.harness.waiting import free_port, until
 
@@ -72,10 +71,6 @@ async def test_the_review_counts_the_requests_that_clients_saw_fail(tmp_path: Pa
     app = f"{sys.executable} -m tests.deploy.slow_app"
     settings = LocalSettings(directory=tmp_path, spec=PoolSpec(pool="slow"), app=app)
     async with LocalPool(settings) as pool, EtcdClient(pool.etcd_endpoints) as etcd, aiohttp.ClientSession() as http:
-        names = [place.name for place in pool.layout.members]
-
-        async def at_rest() -> bool:
-            return not unsettled((await read_pool(etcd, "slow"))[0], names)
 
         async def counting() -> bool:
             return bool((await review(tmp_path))["traffic"]["requests"])
@@ -88,7 +83,7 @@ async def test_the_review_counts_the_requests_that_clients_saw_fail(tmp_path: Pa
             async with http.post(f"{pool.layout.front_url}/slow", headers={"x-session-id": key}) as answer:
                 return answer.status
 
-        await until(at_rest, timeout=60, what="every slot is served")
+        await settled(pool, etcd)
         member = (await about("0"))["member"]
         mine = [key for key in map(str, range(60)) if (await about(key))["member"] == member][:UNREPEATABLE]
         await until(counting, timeout=30, what="Envoy's counts are there", every=1)

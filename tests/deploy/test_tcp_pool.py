@@ -10,13 +10,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy.demo import unsettled
 from deploy.local import LocalPool, LocalSettings
 from deploy.reading import read_pool
 from statesync.etcd import EtcdClient
 from statesync.slots import slot_of
 from statesync.spec import load_spec
 from statesync.state import PoolState
+from tests.harness.local_pools import settled
 from tests.harness.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -96,12 +96,7 @@ class Scene:
         return (await read_pool(self.etcd, SPEC.pool))[0]
 
     async def settled(self) -> None:
-        names = [place.name for place in self.pool.layout.members]
-
-        async def at_rest() -> bool:
-            return not unsettled(await self.state(), names)
-
-        await until(at_rest, 60, "every slot is served, in fair shares")
+        await settled(self.pool, self.etcd)
 
     async def progress(self, notes: int = 5) -> None:
         """Wait until every client has got so many more notes acknowledged."""

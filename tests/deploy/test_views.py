@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from deploy.demo import unsettled
 from deploy.layout import ControlPlace, FrontPlace, Layout, MemberPlace
+from deploy.settling import unsettled
 from deploy.views import condense, explain_view, member_views, order_of, ranges
 from statesync.keys import PoolKeys
 from statesync.pool import Member, MemberState, Owner, Phase, Table

@@ -5,24 +5,17 @@ from pathlib import Path
 
 import aiohttp
 
-from deploy.demo import unsettled
 from deploy.local import LocalPool, LocalSettings
-from deploy.reading import read_pool
 from statesync.etcd import EtcdClient
 from statesync.spec import PoolSpec
-from tests.harness.waiting import until
+from tests.harness.local_pools import settled
 
 
 async def test_a_broken_websocket_finds_its_state_at_the_standby(tmp_path: Path) -> None:
     app = f"{sys.executable} -m tests.deploy.counting_app"
     settings = LocalSettings(directory=tmp_path, spec=PoolSpec(pool="count"), app=app)
     async with LocalPool(settings) as pool, EtcdClient(pool.etcd_endpoints) as etcd, aiohttp.ClientSession() as http:
-        names = [place.name for place in pool.layout.members]
-
-        async def at_rest() -> bool:
-            return not unsettled((await read_pool(etcd, "count"))[0], names)
-
-        await until(at_rest, timeout=60, what="every slot is served")
+        await settled(pool, etcd)
         url, who = f"{pool.layout.front_url}/count", {"x-session-id": "abc"}
         async with http.ws_connect(url, headers=who) as socket:
             for expected in (1, 2, 3):

@@ -23,8 +23,8 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
-from deploy.demo import unsettled
 from deploy.reading import read_pool
+from deploy.settling import unsettled
 from statesync.etcd import EtcdClient
 from statesync.keys import PoolKeys, prefix_range
 from statesync.pool import Lost, Owner, Table
