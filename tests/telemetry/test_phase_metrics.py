@@ -4,9 +4,13 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 
 import pytest
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
@@ -113,6 +117,21 @@ def test_the_dashboard_has_the_form_that_grafana_takes():
         assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24
         assert panel["datasource"]["uid"] == "${datasource}"
         assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+
+
+def test_grafanas_own_types_know_every_field_of_the_dashboard():
+    register_default_plugins()
+    read = json.loads(JSONEncoder().encode(Dashboard.from_json(DASHBOARD)))
+    assert set(fields(DASHBOARD)) - set(fields(read)) == set()
+
+
+def fields(part: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """Every value of a JSON document with where it stands."""
+    inner = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ()
+    for key, value in inner:
+        yield from fields(value, f"{path}/{key}")
+    if not isinstance(part, dict | list):
+        yield path, part
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool (Debian: prometheus)")
