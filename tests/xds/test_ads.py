@@ -1,13 +1,10 @@
 """Real gRPC streams on the real server."""
 
 import asyncio
-import contextlib
 
 import grpc
 import grpc.aio
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from tests.harness.waiting import stays, until
 from tests.xds.client import ADS, served
@@ -276,60 +273,6 @@ async def test_ten_thousand_resources_at_once():
             assert len((await stream.receive()).resources) == 10_000
             await stream.ask(EDS, *many)
         await until(lambda: len(world.cache.status()) == 4)
-
-
-some_text = st.text(max_size=8)
-some_names = st.lists(st.sampled_from(["a", "l", "r", "*", "x"]) | some_text, max_size=6)
-some_types = st.sampled_from([CDS, EDS, LDS, RDS, "", "odd"])
-some_errors = st.none() | st.just({"message": "no"})
-sotw_requests = st.builds(
-    lambda **fields: wire.DiscoveryRequest(**fields).SerializeToString(),
-    type_url=some_types,
-    resource_names=some_names,
-    response_nonce=some_text,
-    version_info=some_text,
-    error_detail=some_errors,
-)
-delta_requests = st.builds(
-    lambda **fields: wire.DeltaDiscoveryRequest(**fields).SerializeToString(),
-    type_url=some_types,
-    resource_names_subscribe=some_names,
-    resource_names_unsubscribe=some_names,
-    initial_resource_versions=st.dictionaries(some_text, some_text, max_size=3),
-    response_nonce=some_text,
-    error_detail=some_errors,
-)
-
-
-@BOTH
-async def test_any_requests_end_in_a_clean_status_and_harm_no_other_stream(delta: bool):
-    kind = wire.DeltaDiscoveryRequest if delta else wire.DiscoveryRequest
-    first = kind(node={"id": "wild"}, type_url=CDS).SerializeToString()
-    async with served(CONTENT) as world:
-        bystander = world.stream(delta=delta, node="bystander")
-        await bystander.ask(CDS)
-        await bystander.receive()
-
-        method = f"/{ADS}/{'DeltaAggregatedResources' if delta else 'StreamAggregatedResources'}"
-
-        def talk(requests: list[bytes]) -> grpc.StatusCode:
-            call = channel.stream_stream(method)(iter(requests), timeout=30)
-            with contextlib.suppress(grpc.RpcError):
-                list(call)
-            return call.code()
-
-        valid = delta_requests if delta else sotw_requests
-
-        @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-        @given(st.lists(valid | st.binary(max_size=60), max_size=8))
-        def wild(requests: list[bytes]) -> None:
-            assert talk([first, *requests]) in (grpc.StatusCode.OK, INVALID)
-
-        with grpc.insecure_channel(f"127.0.0.1:{world.port}") as channel:
-            await asyncio.to_thread(wild)
-        await world.cache.update(CDS, {"a": cluster("a", mark="x")})
-        await bystander.receive()
-        await until(lambda: world.server.streams == 1)
 
 
 async def test_an_unknown_method_is_unimplemented():

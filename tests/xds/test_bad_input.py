@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 import grpc
 import pytest
@@ -11,14 +12,36 @@ from hypothesis import strategies as st
 from tests.harness.waiting import until
 from tests.xds.client import ADS, served
 from tests.xds.made import cluster, endpoints
-from tests.xds.test_ads import BOTH, delta_requests, sotw_requests
+from tests.xds.test_ads import BOTH
 from xds import types, wire
 from xds.csds import SERVICE as CSDS
 from xds.stream import Limits
 
-CDS, EDS = types.CLUSTER, types.ENDPOINTS
+CDS, EDS, LDS, RDS = types.CLUSTER, types.ENDPOINTS, types.LISTENER, types.ROUTES
 CONTENT = {CDS: {"a": cluster("a")}, EDS: {"a": endpoints("a", 1)}}
 CLEAN = {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT}
+some_bytes = st.binary(max_size=60)
+some_text = st.text(max_size=8)
+some_names = st.lists(st.sampled_from(["a", "l", "r", "*", "x"]) | some_text, max_size=6)
+some_types = st.sampled_from([CDS, EDS, LDS, RDS, "", "odd"])
+some_errors = st.none() | st.just({"message": "no"})
+sotw_requests = st.builds(
+    lambda **fields: wire.DiscoveryRequest(**fields).SerializeToString(),
+    type_url=some_types,
+    resource_names=some_names,
+    response_nonce=some_text,
+    version_info=some_text,
+    error_detail=some_errors,
+)
+delta_requests = st.builds(
+    lambda **fields: wire.DeltaDiscoveryRequest(**fields).SerializeToString(),
+    type_url=some_types,
+    resource_names_subscribe=some_names,
+    resource_names_unsubscribe=some_names,
+    initial_resource_versions=st.dictionaries(some_text, some_text, max_size=3),
+    response_nonce=some_text,
+    error_detail=some_errors,
+)
 some_nodes = st.fixed_dictionaries(
     {},
     optional={
@@ -43,19 +66,34 @@ def first_requests(delta: bool) -> st.SearchStrategy[bytes]:
     return st.builds(made, some_nodes, st.sampled_from([CDS, EDS, "", "odd"]))
 
 
+def later_requests(delta: bool) -> st.SearchStrategy[bytes]:
+    return delta_requests if delta else sotw_requests
+
+
+def well_begun(delta: bool) -> st.SearchStrategy[bytes]:
+    kind = wire.DeltaDiscoveryRequest if delta else wire.DiscoveryRequest
+    return st.just(kind(node={"id": "wild"}, type_url=CDS).SerializeToString())
+
+
+def begun_anyhow(delta: bool) -> st.SearchStrategy[bytes]:
+    return first_requests(delta) | later_requests(delta) | some_bytes
+
+
+@pytest.mark.parametrize("first", [well_begun, begun_anyhow])
 @BOTH
-async def test_any_first_request_is_answered_or_refused_and_harms_nobody(delta: bool):
+async def test_any_requests_end_in_a_clean_status_and_harm_no_other_stream(
+    delta: bool, first: Callable[[bool], st.SearchStrategy[bytes]]
+):
     async with served(CONTENT) as world:
         bystander = world.stream(delta=delta, node="bystander")
         await bystander.ask(CDS)
         await bystander.receive()
         method = f"/{ADS}/{'DeltaAggregatedResources' if delta else 'StreamAggregatedResources'}"
-        later = delta_requests if delta else sotw_requests
 
         @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-        @given(first_requests(delta) | later | st.binary(max_size=60), st.lists(later, max_size=3))
-        def wild(first: bytes, more: list[bytes]) -> None:
-            call = channel.stream_stream(method)(iter([first, *more]), timeout=30)
+        @given(first(delta), st.lists(later_requests(delta) | some_bytes, max_size=8))
+        def wild(begin: bytes, more: list[bytes]) -> None:
+            call = channel.stream_stream(method)(iter([begin, *more]), timeout=30)
             with contextlib.suppress(grpc.RpcError):
                 list(call)
             assert call.code() in CLEAN
