@@ -36,7 +36,13 @@ def duration(_: click.Context, parameter: click.Parameter, value: str | None) ->
 )
 @click.argument("member")
 @click.option("--for", "seconds", callback=duration, metavar="TIME", help="Come back by itself after 90s, 10m, 2h...")
-@click.option("--wait", default=60.0, show_default=True, help="Seconds to wait until it owns nothing; 0: do not wait.")
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    help="Seconds to wait until it owns nothing; 0: do not wait.",
+)
 @pool_option(required=False)
 @etcd_options
 def drain(member: str, seconds: float | None, wait: float, pool: str | None, etcd: EtcdOptions) -> None:

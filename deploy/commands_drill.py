@@ -25,6 +25,16 @@ if TYPE_CHECKING:
     from deploy.options import Place
 
 _INTERRUPTED = 130
+_KINDS_TOLD = """\b
+Kinds:
+  kill         a member, application and sidecar, by SIGKILL
+  freeze       a member, by SIGSTOP
+  drain        a member, and bring it back
+  rolling      drain, restart and bring back all members, one by one
+  etcd-leader  the leading etcd member, by SIGKILL
+  control      the leading control server, by SIGKILL
+
+"""
 KINDS = ("kill", "freeze", "drain", "rolling", "etcd-leader", "control")
 
 
@@ -36,7 +46,8 @@ def _address_if_given(context: click.Context, parameter: click.Parameter, value:
 
 
 @click.command(
-    epilog=examples(
+    epilog=_KINDS_TOLD
+    + examples(
         "understudy drill kill --load 300",
         "understudy drill drain --member cart-2 --for 10s",
         "understudy drill freeze --load 200 --repeat 5 -o json",
@@ -77,15 +88,7 @@ def drill(
     etcd: EtcdOptions,
     output: str,
 ) -> None:
-    r"""Break a part of a running pool on purpose, and tell what its clients noticed.
-
-    \b
-    kill         a member, application and sidecar, by SIGKILL
-    freeze       a member, by SIGSTOP
-    drain        a member, and bring it back
-    rolling      drain, restart and bring back all members, one by one
-    etcd-leader  the leading etcd member, by SIGKILL
-    control      the leading control server, by SIGKILL
+    """Break a part of a running pool on purpose, and tell what its clients noticed.
 
     Refused unless every slot has a standby that is in sync and nothing is on the move. Watches the front Envoy's
     counters, or with --load the answers to its own clients. Undoes what it did, also on Ctrl-C. The failovers that it

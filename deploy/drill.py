@@ -25,8 +25,8 @@ from statesync.spec import Objectives
 from statesync.state import PoolState
 
 WHOLE_PATIENCE = 120.0
-TELL_EVERY = 5.0
 """Seconds in which the pool must be as before, after the undoing; brakes and a member that starts slowly included."""
+TELL_EVERY = 5.0
 DRAIN_PATIENCE = 60.0
 WARM_UP = 2.0
 CALM_DOWN = 1.0

@@ -47,8 +47,9 @@ def drill_table(view: dict[str, Any]) -> RenderableType:
         table.add_column(column, no_wrap=True)
     parts: list[RenderableType] = [table]
     for row in view["drills"]:
+        name = f"{row['kind']} {row['name']}"
         table.add_row(
-            f"{row['kind']} {row['name']}",
+            name,
             Text(f"{row['failed_requests']} of {row['requests']}", style="red" if row["failed_requests"] else ""),
             _shown(row["client_gap_ms"]),
             _shown(row["longest_wait_ms"]),
@@ -57,10 +58,10 @@ def drill_table(view: dict[str, Any]) -> RenderableType:
             _number(row["moved_needlessly"]),
             row["traces"][0][:8] if row["traces"] else "",
         )
-        parts += [Text(f"  missed: {text}", style="red") for text in row["missed"]]
-        parts += [Text(f"  failed: {text}", style="red") for text in row["failures"]]
+        parts += [Text(f"{name} missed {text}", style="red") for text in row["missed"]]
+        parts += [Text(f"{name} failed {text}", style="red") for text in row["failures"]]
         if not row["requests"]:
-            parts.append(Text("  no client made a request meanwhile: --load N brings clients", style="yellow"))
+            parts.append(Text(f"{name}: no client made a request; --load N brings clients", style="yellow"))
     verdict = "every objective was met" if view["ok"] else "an objective was missed"
     parts.append(Text("gap and wait: p50/p99/max over sessions; - not measured", style="dim"))
     parts.append(Text(verdict, style="bold green" if view["ok"] else "bold red"))

@@ -93,6 +93,7 @@ def test_every_command_explains_itself_with_examples(understudy):
         shown = understudy(name, "--help")
         assert shown.exit_code == 0
         assert f"understudy {name}" in shown.output.split("Examples:")[1]
+        assert "\\b" not in shown.output
 
 
 def test_help_lists_all_commands(understudy):

@@ -1,6 +1,7 @@
 """Drills against a pool that runs: they refuse without redundancy, measure, undo, and leave a mark."""
 
 import asyncio
+import io
 import json
 import os
 import signal
@@ -8,11 +9,15 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from deploy.drill import DrillResult
 from deploy.drill_hands import run_template
+from deploy.drill_report import drill_table, view_of
 from deploy.drill_rules import Facts, Kind, Seen, missed, refusals, unfinished
 from deploy.errors import DeployError
 from deploy.layout import PROCESSES_FILE, read_layout, read_processes
@@ -94,6 +99,26 @@ def test_objectives_are_judged_by_what_clients_felt() -> None:
     assert missed(Seen(requests=0, failed=0, took_ms=201.0), wanted) == ["rto p99: 201 ms (objective 200 ms)"]
 
 
+def test_every_figure_of_a_drill_is_shown_on_a_narrow_terminal() -> None:
+    seen = Seen(12345, 17, gap=(38.0, 281.0, 2003.0), wait=(134.0, 403.0, 4012.0), lost_writes=3, needless_moves=9)
+    name = "cart-7f9c5d6b8-x2x9z-of-a-cluster"
+    result = DrillResult(Kind.KILL, name, 0.0, 9.0, replace(seen, took_ms=1056.0), ("rto p99: 281 ms",), ("ab" * 16,))
+    screen = Console(width=80, file=io.StringIO())
+    screen.print(drill_table(view_of("cart", [result])))
+    shown = screen.file.getvalue()
+    for text in (
+        "12345",
+        "17",
+        "38/281/2003",
+        "134/403/4012",
+        "1056",
+        "rto p99: 281 ms",
+        "understudy trace abababababab",
+    ):
+        assert text in shown
+    assert "…" not in shown
+
+
 async def test_a_command_gets_the_name_as_one_argument_and_its_failure_is_told(tmp_path: Path) -> None:
     note = tmp_path / "note"
     await run_template(f"sh -c 'printf %s \"$1\" > {note}' - {{name}}", {"name": "cart 1; rm -rf x"})
@@ -154,10 +179,11 @@ class Running:
 
 
 @asynccontextmanager
-async def running(directory: Path) -> AsyncIterator[Running]:
+async def running(directory: Path, *, rto: str = "60s") -> AsyncIterator[Running]:
     """Three members, two control servers. The objectives are such that a slow test machine does not miss them."""
-    times = {name: {"p99": "60s"} for name in ("rto", "planned_stall", "propagation", "re_protection")}
-    spec = PoolSpec(pool="cart", objectives=Objectives.model_validate({**times, "exposure": "100%"}))
+    times = {name: {"p99": "60s"} for name in ("planned_stall", "propagation", "re_protection")}
+    objectives = Objectives.model_validate({**times, "rto": {"p99": rto}, "exposure": "100%"})
+    spec = PoolSpec(pool="cart", objectives=objectives)
     settings = LocalSettings(directory=directory, spec=spec, members=3, controls=2)
     async with LocalPool(settings) as pool, EtcdClient(pool.etcd_endpoints) as etcd:
         scene = Running(directory, etcd)
@@ -260,12 +286,12 @@ for row in processes:
 
 
 async def test_a_pool_elsewhere_is_frozen_twice_by_the_operators_own_commands(tmp_path: Path) -> None:
-    """Nothing but etcd and the front's address is known, as with a pool in Kubernetes."""
+    """Nothing but etcd and the front's address is known, as with a pool in Kubernetes. Its objective cannot be met."""
     home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
     elsewhere.mkdir()
     script = tmp_path / "send.py"
     script.write_text(SIGNAL)
-    async with running(home) as scene:
+    async with running(home, rto="1ms") as scene:
         layout = read_layout(home)
         assert layout is not None
         command = f"{sys.executable} {script} {{signal}} {{name}} {home / PROCESSES_FILE}"
@@ -275,7 +301,8 @@ async def test_a_pool_elsewhere_is_frozen_twice_by_the_operators_own_commands(tm
             *("freeze", "--etcd", ",".join(layout.etcd), "--pool", "cart", "--url", f"http://{layout.front.listen}"),
             *("--command", freeze, "--undo", thaw, "--repeat", "2", "--for", "2s", "--load", "60"),
         )
-        assert (code, view["ok"]) == (0, True), (said, view)
+        assert (code, view["ok"]) == (1, False), (said, view)
+        assert [[text.partition(":")[0] for text in row["missed"]] for row in view["drills"]] == [["rto p99"]] * 2, view
         assert "drill 2 of 2" in said
         assert [(row["kind"], row["lost_writes"]) for row in view["drills"]] == [("freeze", 0)] * 2
         assert all(row["sessions_touched"] > 0 for row in view["drills"])

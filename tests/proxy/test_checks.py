@@ -5,9 +5,12 @@ import json
 import signal
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest_asyncio
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from statesync.pool import MemberState
 from tests.harness.etcd import EtcdServer
@@ -17,11 +20,32 @@ from tests.harness.waiting import until
 A_FIRST = (("a", "b"),)
 
 
+@dataclass
+class Service:
+    """Something that the application needs, with a health page."""
+
+    url: str = ""
+    status: int = 200
+
+    async def answer(self, _: web.Request) -> web.Response:
+        return web.Response(status=self.status)
+
+
 @pytest_asyncio.fixture
-async def pool(etcd: EtcdServer, pool_name: str, tmp_path: Path) -> AsyncIterator[SidecarPool]:
-    spec = f"slots: 16\nchecks: [{{name: room, command: [test, '!', -e, {tmp_path}/full], every_seconds: 0.1}}]"
+async def service() -> AsyncIterator[Service]:
+    service, app = Service(), web.Application()
+    app.router.add_get("/deep", service.answer)
+    async with TestServer(app) as server:
+        service.url = str(server.make_url("/deep"))
+        yield service
+
+
+@pytest_asyncio.fixture
+async def pool(etcd: EtcdServer, pool_name: str, tmp_path: Path, service: Service) -> AsyncIterator[SidecarPool]:
+    room = f"{{name: room, command: [test, '!', -e, {tmp_path}/full], every_seconds: 0.1}}"
+    spec = f"slots: 16\nchecks: [{room}, {{name: deep, http: '{service.url}', every_seconds: 0.1}}]"
     async with sidecar_pool(etcd, pool_name, spec) as pool:
-        pool.flags, pool.logs = (lambda _: ("--allow-command-checks",)), tmp_path
+        pool.flags, pool.logs = (lambda name: () if name == "c" else ("--allow-command-checks",)), tmp_path
         yield pool
 
 
@@ -73,6 +97,7 @@ async def test_a_reported_problem_takes_a_member_down_and_the_last_one_serves_on
         "replica": "ok",
         "event-loop": "ok",
         "room": "ok",
+        "deep": "ok",
         "db": "problem",
     }
 
@@ -85,7 +110,7 @@ async def test_a_reported_problem_takes_a_member_down_and_the_last_one_serves_on
 
 
 async def test_a_missed_deadline_takes_a_member_down_and_a_check_that_fails_everywhere_takes_nobody(
-    pool: SidecarPool, tmp_path: Path
+    pool: SidecarPool, service: Service, tmp_path: Path
 ) -> None:
     await pool.start("a", "b")
     await pool.settle(*A_FIRST)
@@ -109,6 +134,17 @@ async def test_a_missed_deadline_takes_a_member_down_and_a_check_that_fails_ever
         assert (await health(pool, member))[0] == 200
     (tmp_path / "full").unlink()
     await is_in(pool, "a", MemberState.UP, "")
+    service.status = 500
+    await is_in(pool, "a", MemberState.ATTENTION, f"check deep: {service.url} answers 500")
+    service.status = 204
+    await is_in(pool, "a", MemberState.UP, "")
+
+
+async def test_commands_of_a_spec_run_only_where_the_sidecar_may(pool: SidecarPool, tmp_path: Path) -> None:
+    (tmp_path / "full").touch()
+    await pool.start("c")
+    _, listed = await checks(pool, "c", "list", "-o", "json")
+    assert {"deep"} == {check["name"] for check in json.loads(listed)["checks"]} & {"deep", "room"}
 
 
 async def test_a_frozen_application_is_told_from_a_frozen_sidecar(pool: SidecarPool) -> None:
