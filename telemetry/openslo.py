@@ -1,6 +1,7 @@
 """Objectives as OpenSLO v1 YAML, in and out, and as Sloth and Prometheus rules for what a time series can carry.
 
-OpenSLO: https://github.com/OpenSLO/OpenSLO (apiVersion ``openslo/v1``, kind SLO); its rules are checked both ways.
+OpenSLO: https://github.com/OpenSLO/OpenSLO (apiVersion ``openslo/v1``, kind SLO); its rules are checked both ways, as
+its own validator has them (OpenSLO/go-sdk, ``pkg/openslo/v1``), composite SLOs included.
 An objective is known by the annotation :data:`KEY`. Percentiles of failovers become ``Occurrences`` with a threshold
 and a target of 0.99; shares a target of one minus what may be bad. Counts (lost writes, needless moves) have no error
 budget, and a target of 1 is outside OpenSLO's [0, 1), so they are not exported. Of the rest only propagation is a time
@@ -24,6 +25,8 @@ _P99 = 0.99
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _DURATION = re.compile(r"[1-9][0-9]*[mhdwMQY]")
 _KINDS = ("DataSource", "SLO", "SLI", "AlertPolicy", "AlertCondition", "AlertNotificationTarget", "Service")
+_METHODS = ("Occurrences", "Timeslices", "RatioTimeslices")
+_RAW_TYPES = ("success", "failure")
 _OPERATORS = ("lte", "gte", "lt", "gt")
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """The bounds of ``understudy_xds_ack_seconds``; a test keeps them equal to what the control server serves."""
@@ -86,70 +89,97 @@ def check(document: object, where: str) -> None:
         raise OpenSloError(f"{where}: an OpenSLO document is a mapping with apiVersion, kind, metadata and spec")
     _need(document.get("apiVersion") == API, where, f"apiVersion must be {API}, not {document.get('apiVersion')!r}")
     _need(document.get("kind") in _KINDS, where, f"kind must be one of {', '.join(_KINDS)}")
-    metadata = document.get("metadata")
-    _need(isinstance(metadata, dict), where, "metadata is missing")
-    name = metadata.get("name") if isinstance(metadata, dict) else None
-    _need(isinstance(name, str) and _NAME.fullmatch(name) is not None, where, f"metadata.name {name!r}: see RFC 1123")
-    notes = metadata.get("annotations") if isinstance(metadata, dict) else None
-    _need(notes is None or isinstance(notes, dict), where, "metadata.annotations must be a mapping")
+    _check_metadata(document, where, "")
     spec = document.get("spec")
     _need(isinstance(spec, dict), where, "spec is missing")
     if document["kind"] == "SLO" and isinstance(spec, dict):
         _check_slo(spec, where)
 
 
+def _check_metadata(document: Mapping[str, Any], where: str, at: str) -> None:
+    metadata = document.get("metadata")
+    _need(isinstance(metadata, dict), where, f"{at}metadata is missing")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    sound = isinstance(name, str) and _NAME.fullmatch(name) is not None
+    _need(sound, where, f"{at}metadata.name {name!r}: see RFC 1123")
+    notes = metadata.get("annotations") if isinstance(metadata, dict) else None
+    _need(notes is None or isinstance(notes, dict), where, f"{at}metadata.annotations must be a mapping")
+
+
 def _check_slo(spec: Mapping[str, Any], where: str) -> None:
     _need(len(str(spec.get("description", ""))) <= 1050, where, "spec.description has more than 1050 characters")
     _need(isinstance(spec.get("service"), str), where, "spec.service must be text")
-    _need(("indicator" in spec) != ("indicatorRef" in spec), where, "spec needs either indicator or indicatorRef")
     method = spec.get("budgetingMethod")
-    _need(method in ("Occurrences", "Timeslices"), where, "spec.budgetingMethod must be Occurrences or Timeslices")
+    _need(method in _METHODS, where, f"spec.budgetingMethod must be one of {', '.join(_METHODS)}")
     windows = spec.get("timeWindow", [])
     _need(isinstance(windows, list) and len(windows) <= 1, where, "spec.timeWindow takes exactly one item")
     for window in windows:
         duration = window.get("duration") if isinstance(window, dict) else None
         sound = isinstance(duration, str) and _DURATION.fullmatch(duration)
         _need(bool(sound), where, f"spec.timeWindow: {duration!r} is no duration like 30d")
+        rolling = isinstance(window, dict) and bool(window.get("isRolling")) != ("calendar" in window)
+        _need(rolling, where, "spec.timeWindow is either isRolling: true or has a calendar")
     objectives = spec.get("objectives")
     _need(isinstance(objectives, list) and bool(objectives), where, "spec.objectives needs at least one objective")
-    threshold = False
-    if "indicator" in spec:
-        threshold = _check_indicator(spec["indicator"], where)
     listed = objectives if isinstance(objectives, list) else []
+    for objective in listed:
+        _need(isinstance(objective, dict), where, "an objective is a mapping")
+    # A composite SLO has an indicator in each objective, any other has one for the whole.
+    composite = any(_indicators(objective) for objective in listed)
+    _need(composite != bool(_indicators(spec)), where, "spec, or else each objective, needs indicator or indicatorRef")
+    threshold = False if composite else _check_indicator(spec, where)
     _need(not threshold or len(listed) == 1, where, "with a thresholdMetric exactly one objective may be given")
     for objective in listed:
-        _check_objective(objective, where, threshold=threshold, slices=method == "Timeslices")
+        inner = _check_indicator(objective, where) if composite else threshold
+        _check_objective(objective, where, threshold=inner, method=str(method))
 
 
-def _check_indicator(indicator: object, where: str) -> bool:
-    """Whether it is a threshold metric."""
+def _indicators(part: Mapping[str, Any]) -> set[str]:
+    return {"indicator", "indicatorRef"} & part.keys()
+
+
+def _check_indicator(part: Mapping[str, Any], where: str) -> bool:
+    """Whether the indicator of an SLO, or of an objective, is a threshold metric; if it only refers to one, False."""
+    _need(len(_indicators(part)) == 1, where, "there must be either indicator or indicatorRef")
+    if "indicatorRef" in part:
+        return False
+    indicator = part["indicator"]
     spec = indicator.get("spec") if isinstance(indicator, dict) else None
     _need(isinstance(spec, dict), where, "spec.indicator.spec is missing")
+    _check_metadata(indicator, where, "spec.indicator.")
     found = spec if isinstance(spec, dict) else {}
     either = ("thresholdMetric" in found) != ("ratioMetric" in found)
     _need(either, where, "spec.indicator needs either thresholdMetric or ratioMetric")
     if "ratioMetric" in found:
         ratio = found["ratioMetric"]
         parts = set(ratio) if isinstance(ratio, dict) else set()
-        raw = "raw" in parts and "rawType" in parts and not parts & {"good", "bad", "total"}
+        raw = "raw" in parts and ratio.get("rawType") in _RAW_TYPES and not parts & {"good", "bad", "total"}
         counted = "total" in parts and ("good" in parts) != ("bad" in parts) and "raw" not in parts
         _need(raw or counted, where, "ratioMetric needs total with good or bad, or else raw with rawType")
+        metrics = [ratio[part] for part in sorted(parts & {"raw", "good", "bad", "total"})]
+    else:
+        metrics = [found["thresholdMetric"]]
+    for metric in metrics:
+        source = metric.get("metricSource") if isinstance(metric, dict) else None
+        inside = source.get("spec") if isinstance(source, dict) else None
+        _need(isinstance(inside, dict) and bool(inside), where, "a metric needs a metricSource with a spec")
     return "thresholdMetric" in found
 
 
-def _check_objective(objective: object, where: str, *, threshold: bool, slices: bool) -> None:
-    _need(isinstance(objective, dict), where, "an objective is a mapping")
-    given: Mapping[str, Any] = objective if isinstance(objective, dict) else {}
+def _check_objective(given: Mapping[str, Any], where: str, *, threshold: bool, method: str) -> None:
     _need(("target" in given) != ("targetPercent" in given), where, "an objective has either target or targetPercent")
     name, most = ("target", 1) if "target" in given else ("targetPercent", 100)
     _need(_is_number(given[name]) and 0 <= given[name] < most, where, f"{name} must be in [0, {most})")
     if threshold:
         _need(given.get("op") in _OPERATORS, where, f"op must be one of {', '.join(_OPERATORS)}")
         _need(_is_number(given.get("value")), where, "value must be a number, for a thresholdMetric")
-    if slices:
+    if method == "Timeslices":
         share = given.get("timeSliceTarget")
         _need(_is_number(share) and 0 < share <= 1, where, "Timeslices needs timeSliceTarget in (0, 1]")  # type: ignore[operator]
-        _need("timeSliceWindow" in given, where, "Timeslices needs timeSliceWindow")
+    if method != "Occurrences":
+        slice_ = given.get("timeSliceWindow")
+        sound = isinstance(slice_, str) and _DURATION.fullmatch(slice_) is not None
+        _need(sound, where, f"{method} needs timeSliceWindow, a duration like 1m")
 
 
 def to_sloth(targets: Targets, pool: str) -> str:

@@ -68,6 +68,51 @@ def test_documents_of_other_kinds_may_stand_beside():
         check([], "x")
 
 
+COMPOSITE = """
+apiVersion: openslo/v1
+kind: SLO
+metadata: {name: shop}
+spec:
+  service: shop
+  budgetingMethod: RatioTimeslices
+  timeWindow: [{duration: 1M, isRolling: false, calendar: {startTime: 2026-01-01 00:00:00, timeZone: UTC}}]
+  objectives:
+  - {target: 0.98, timeSliceWindow: 1m, indicatorRef: paid, compositeWeight: 2}
+  - target: 0.95
+    timeSliceWindow: 1m
+    indicator:
+      metadata: {name: found}
+      spec:
+        ratioMetric:
+          good: {metricSource: {type: Prometheus, spec: {query: found_total}}}
+          total: {metricSource: {type: Prometheus, spec: {query: asked_total}}}
+"""
+
+
+def test_all_that_openslo_knows_may_stand_beside_ours():
+    check(yaml.safe_load(COMPOSITE), "x")
+    assert from_openslo(f"{COMPOSITE}---\n{DOCUMENT}", Targets(), where="x") == Targets()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("indicatorRef: paid, ", "", "either indicator or indicatorRef"),
+        ("  objectives:", "  indicatorRef: whole\n  objectives:", "or else each objective"),
+        ("isRolling: false", "isRolling: true", "isRolling"),
+        ("- {target: 0.98, timeSliceWindow: 1m", "- {target: 0.98", "timeSliceWindow"),
+        ("metadata: {name: found}", "metadata: {}", "spec.indicator.metadata.name"),
+        ("total: {", "bad: {", "ratioMetric"),
+        ("spec: {query: asked_total}", "spec: {}", "metricSource"),
+        ("good:", "raw:", "ratioMetric"),
+    ],
+)
+def test_rules_of_composite_slos_are_kept_too(before, after, told):
+    assert before in COMPOSITE
+    with pytest.raises(OpenSloError, match=told):
+        check(yaml.safe_load(COMPOSITE.replace(before, after, 1)), "x")
+
+
 def test_rules_for_prometheus_and_sloth_name_the_series_that_exist():
     rules = yaml.safe_load(to_prometheus(Targets(propagation=0.3), "cart"))["groups"][0]["rules"]
     assert [rule["labels"]["severity"] for rule in rules if "alert" in rule] == ["page", "page", "ticket"]
