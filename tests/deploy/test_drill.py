@@ -106,15 +106,7 @@ def test_every_figure_of_a_drill_is_shown_on_a_narrow_terminal() -> None:
     screen = Console(width=80, file=io.StringIO())
     screen.print(drill_table(view_of("cart", [result])))
     shown = screen.file.getvalue()
-    for text in (
-        "12345",
-        "17",
-        "38/281/2003",
-        "134/403/4012",
-        "1056",
-        "rto p99: 281 ms",
-        "understudy trace abababababab",
-    ):
+    for text in ("17 of 12345", "38/281/2003", "134/403/4012", "1056", "rto p99: 281 ms", "abababab"):
         assert text in shown
     assert "…" not in shown
 
