@@ -93,12 +93,14 @@ async def write_backup(
     keys = state.keys
     sessions = prefix_range(keys.sessions)
     try:
+        spec = (await client.range(_just(keys.spec), revision=revision)).kvs
         secret = (await client.range(_just(keys.secret), revision=revision)).kvs
         encryption = (await client.range(_just(keys.encryption), revision=revision)).kvs
         count = (await client.range(sessions, limit=1, keys_only=True, revision=revision)).count
         header = Header(FORMAT, pool, revision, time.time(), version, len(state.owners), count)
         with writing(path, header, force=force) as append:
-            append({"spec": encoded(state.spec.record.encode())})
+            for kv in spec:  # as it stands: a newer version's may have keys that are not known here
+                append({"spec": encoded(kv.value)})
             for kv in secret:
                 append({"secret": encoded(kv.value)})
             for kv in encryption:

@@ -244,7 +244,7 @@ def _warnings(
         if status.at_risk:
             yield status.at_risk
         yield from (f"etcd at {status.endpoint}: {fault}" for fault in status.errors)
-    yield from (f"unreadable record {key}: {fault}" for key, fault in sorted(state.faults.items()))
+    yield from (f"what stands at {key} cannot be read in full: {fault}" for key, fault in sorted(state.faults.items()))
 
 
 def _slot_view(state: PoolState, slot: int) -> View:

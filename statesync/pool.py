@@ -125,7 +125,7 @@ class Intent(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(Record):
     """A member that the control servers found dead: which boot of it, why, and the trace of its failover."""
 
     boot: str
@@ -184,7 +184,7 @@ class Table:
         return cls(
             generation=raw["generation"],
             orders=tuple(distinct[position] for position in raw["slots"]),
-            lost={member: Lost(**lost) for member, lost in raw.get("lost", {}).items()},
+            lost={member: Lost.of(lost) for member, lost in raw.get("lost", {}).items()},
             traceparent=raw.get("traceparent", ""),
         )
 

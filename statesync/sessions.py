@@ -11,6 +11,7 @@ its first answer on any member. The key is kept as a hash, with a fingerprint of
 """
 
 import base64
+import dataclasses
 import functools
 import hashlib
 import json
@@ -48,6 +49,9 @@ class Answer:
     fingerprint: str
     status: int
     revision: int = 0
+
+
+_ANSWER = dataclasses.fields(Answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,11 @@ class Session:
 
     @classmethod
     def decode(cls, value: bytes, revision: int) -> "Session":
-        """Read what :meth:`encode` wrote, as of ``revision``; raises ``ValueError`` or ``KeyError`` otherwise."""
+        """Read what :meth:`encode` wrote, as of ``revision``; raises ``ValueError`` or ``KeyError`` otherwise.
+
+        What a newer version added to header or answers is left out: a session that an older member took for unreadable
+        would be gone to its users.
+        """
         head, _, body = value.partition(b"\n")
         header = json.loads(head)
         return cls(
@@ -99,7 +107,7 @@ class Session:
             epoch=header["epoch"],
             revision=revision,
             deleted=header.get("deleted", False),
-            answers=tuple(Answer(*entry) for entry in header.get("answers", ())),
+            answers=tuple(Answer(*entry[: len(_ANSWER)]) for entry in header.get("answers", ())),
         )
 
 

@@ -272,11 +272,33 @@ class PoolSpec(_Strict):
 
     @classmethod
     def decode(cls, value: bytes) -> "PoolSpec":
-        """Read a spec from etcd. Raises :class:`SpecError` if it is not one that this version understands."""
+        """Read a spec from etcd. Raises :class:`SpecError` if it is not one that this version understands in full."""
         try:
             return cls.model_validate_json(value)
         except ValidationError as error:
             raise SpecError(_explain("spec in etcd", error)) from None
+
+    @classmethod
+    def decode_known(cls, value: bytes) -> "tuple[PoolSpec, tuple[str, ...]]":
+        """Read a spec from etcd as far as this version knows its keys, and name those that it does not know.
+
+        For processes of a pool that is being upgraded: such a spec was checked by the newer version that applied it,
+        and whoever starts again meanwhile had better serve by what he knows of it than not at all. Values that this
+        version does not know are none that it may guess.
+
+        Raises:
+            SpecError: one of the keys that it knows has a value that it does not.
+        """
+        try:
+            return cls.model_validate_json(value), ()
+        except ValidationError as error:
+            unknown = [fault["loc"] for fault in error.errors() if fault["type"] == "extra_forbidden"]
+            if not unknown:
+                raise SpecError(_explain("spec in etcd", error)) from None
+        raw = json.loads(value)
+        for location in unknown:
+            _remove(raw, location)
+        return cls.decode(json.dumps(raw).encode()), tuple(".".join(map(str, location)) for location in unknown)
 
 
 def parse_spec(text: str, *, where: str) -> PoolSpec:
@@ -338,6 +360,13 @@ def refuse_contradiction(running: PoolSpec, wanted: PoolSpec) -> None:
             f"protocol: the running pool {running.pool!r} has {running.protocol} and the new spec says "
             f"{wanted.protocol}; a pool stays with tcp, or without, for life (keep it, or make a new pool)"
         )
+
+
+def _remove(document: Any, location: tuple[int | str, ...]) -> None:  # noqa: ANN401 - parsed JSON
+    *parents, last = location
+    for part in parents:
+        document = document[part]
+    del document[last]
 
 
 def _explain(where: str, error: ValidationError) -> str:

@@ -2,7 +2,8 @@
 
 Used by control servers and sidecars alike. Holds the last readable version of every record and the revision it was
 written at; a record that cannot be read is logged once, named in ``faults`` and otherwise left as it was, since a bad
-write must not take a running pool down. Sessions and commit markers are not its business.
+write must not take a running pool down. What a newer version added to records and spec is left out; of the spec, where
+it may matter, ``faults`` says so. Sessions and commit markers are not its business.
 """
 
 import logging
@@ -11,7 +12,7 @@ from enum import Flag, auto
 from functools import partial
 from typing import Generic, TypeVar
 
-from statesync.etcd import Event
+from statesync.etcd import Event, Kv
 from statesync.keys import PoolKeys, slot_in
 from statesync.mirror import MirrorBatch
 from statesync.pool import ControlServer, Failover, Intent, Member, Owner, Record, Table
@@ -91,20 +92,19 @@ class PoolState:
         key = event.kv.key
         if key.startswith((self.keys.sessions, self.keys.commits)):
             return Changed.NOTHING
+        self.faults.pop(key, None)
         try:
-            changed = self._decode(key, event)
+            return self._decode(key, event)
         except (ValueError, TypeError, KeyError, IndexError) as error:
             logger.warning("unreadable record at %s: %s", key, error)
             self.faults[key] = str(error)
             return Changed.NOTHING
-        self.faults.pop(key, None)
-        return changed
 
     def _decode(self, key: str, event: Event) -> Changed:
         keys = self.keys
         kv = event.kv if event.kind == "put" else None
         if key == keys.spec:
-            self.spec = At(PoolSpec.decode(kv.value), kv.mod_revision) if kv else None
+            self.spec = self._decode_spec(kv) if kv else None
             return Changed.SPEC
         if key == keys.table:
             self.table = At(Table.decode(kv.value), kv.mod_revision) if kv else None
@@ -116,6 +116,14 @@ class PoolState:
             _keep(self.owners, slot_in(key, keys.owners), Owner, event)
             return Changed.OWNERS
         return self._decode_named(key, event)
+
+    def _decode_spec(self, kv: Kv) -> At[PoolSpec]:
+        spec, unknown = PoolSpec.decode_known(kv.value)
+        if unknown:
+            fault = f"this version does not know {', '.join(unknown)}, and goes by the rest: upgrade it"
+            logger.warning("spec of pool %s: %s", spec.pool, fault)
+            self.faults[kv.key] = fault
+        return At(spec, kv.mod_revision)
 
     def _decode_named(self, key: str, event: Event) -> Changed:
         """Records of which there is one per name under a prefix."""

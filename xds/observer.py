@@ -110,9 +110,9 @@ class Observer:
     def _follow_spec(self) -> None:
         """Take over the spec in etcd unless it contradicts the pool that runs."""
         if self.state.spec is None:
-            self._note(
-                "the spec is gone from etcd; the old one is kept" if self.spec else "the pool has no spec in etcd"
-            )
+            unreadable = self.state.faults.get(self.state.keys.spec)
+            missing = f"the spec cannot be read: {unreadable}" if unreadable else "the pool has no spec in etcd"
+            self._note("the spec is gone from etcd; the old one is kept" if self.spec else missing)
             return
         wanted = self.state.spec.record
         slots = self.state.table.record.slots if self.state.table else wanted.slots

@@ -66,6 +66,7 @@ class SidecarPool:
     """The sidecars of one pool, and the test's hand on the pool's records.
 
     With ``flags`` they are started as ``understudy sidecar`` with what ``flags(member)`` says, and log into ``logs``.
+    ``before`` is what single members' programs do before anything else.
     """
 
     etcd: EtcdServer
@@ -77,6 +78,7 @@ class SidecarPool:
     generation: int = 0
     flags: Callable[[str], Sequence[object]] | None = None
     logs: Path | None = None
+    before: dict[str, str] = field(default_factory=dict)
 
     async def start(self, *names: str, etcd: str = "") -> None:
         """Start members (again), and wait until each is ready. ``etcd`` is another way to etcd than the direct one."""
@@ -91,7 +93,8 @@ class SidecarPool:
             if self.flags is not None:
                 member.sidecar = self._command(member, where, self.flags(name))
             else:
-                member.sidecar = _start(SIDECAR, name, self.keys.pool, member.app, member.api, member.peer, where)
+                program = self.before.get(name, "") + SIDECAR
+                member.sidecar = _start(program, name, self.keys.pool, member.app, member.api, member.peer, where)
         await asyncio.gather(*(self.await_ready(name) for name in names))
 
     def _command(self, member: MemberProcesses, etcd: str, flags: Sequence[object]) -> subprocess.Popen[bytes]:

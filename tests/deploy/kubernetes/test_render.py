@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from deploy.kubernetes.build import load
-from deploy.kubernetes.inventory import where
+from deploy.kubernetes.inventory import where, workloads
 from deploy.kubernetes.references import faults
 from deploy.local import COMPACTION, ETCD_QUOTA_BYTES
 from statesync.spec import parse_spec
@@ -79,6 +79,20 @@ def test_the_spec_goes_into_the_cluster_as_it_was_read(objects):
     config = find(objects, "ConfigMap", volumes["spec"]["configMap"]["name"])
 
     assert parse_spec(config["data"]["pool.yaml"], where="ConfigMap") == parse_spec(SPEC, where="file")
+
+
+def test_one_part_after_the_other_can_be_applied_by_its_label(objects):
+    part = "app.kubernetes.io/component"
+    named = {(one["kind"], one["metadata"]["name"]): one["metadata"].get("labels", {}).get(part) for one in objects}
+
+    assert {"control", "injector", "front", "spec", "operator"} <= set(named.values())
+    for workload in workloads(objects):
+        if workload.namespace == "understudy":
+            kind, _, place = workload.where.partition(" ")
+            wanted = named[kind, place.partition("/")[2]]
+            assert wanted
+            mounted = [volume["configMap"]["name"] for volume in workload.pod.get("volumes", ()) if "configMap" in volume]
+            assert {named["ConfigMap", name] for name in mounted} <= {wanted}
 
 
 def test_another_spec_is_another_job_and_the_same_one_is_the_same(tmp_path):
