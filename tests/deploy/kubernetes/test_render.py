@@ -91,8 +91,8 @@ def test_one_part_after_the_other_can_be_applied_by_its_label(objects):
             kind, _, place = workload.where.partition(" ")
             wanted = named[kind, place.partition("/")[2]]
             assert wanted
-            mounted = [volume["configMap"]["name"] for volume in workload.pod.get("volumes", ()) if "configMap" in volume]
-            assert {named["ConfigMap", name] for name in mounted} <= {wanted}
+            configs = [volume["configMap"] for volume in workload.pod.get("volumes", ()) if "configMap" in volume]
+            assert {named["ConfigMap", config["name"]] for config in configs} <= {wanted}
 
 
 def test_another_spec_is_another_job_and_the_same_one_is_the_same(tmp_path):
