@@ -188,7 +188,7 @@ async def test_retries_are_counted_against_the_order_cluster(tmp_path: Path):
     async with running_front(tmp_path, find_envoy(), adapt=three_retries) as front:
         key = front.key_of("cart-2")
         tasks = front.requests_under_way(30, "GET", "mine", x_session_id=key)
-        await until(lambda: len(front.who_saw("mine")) == 30, what="all requests on the wire")
+        await until(lambda: front.who_saw("mine").count("cart-2") == 30, what="all requests on the wire")
         await front.kill("cart-2")
         await until(lambda: len(front.who_saw("mine")) > 30, what="the retries that the limit allows")
         front.answer_now()
