@@ -1,0 +1,67 @@
+"""docs/reference.md keeps its word: the spec that it shows has every key, the defaults are those of the code."""
+
+import re
+from functools import reduce
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy.cli import COMMANDS
+from statesync.beat import BEAT_INTERVAL
+from statesync.spec import CheckSpec, Mesh, PoolSpec, parse_spec
+from statesync.spec_tcp import Tcp
+from tests.harness.commands import ROOT
+
+PAGE = (ROOT / "docs/reference.md").read_text()
+SHOWN = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[0]
+DEFAULTS = re.findall(r"^\| `([a-z_.*]+)` \| ([^|]+) \| ([^|]+) \|$", PAGE.partition("## Command line")[0], re.MULTILINE)
+MILLISECONDS = {"ms": 1, "s": 1000, "": 1}
+
+
+def test_the_spec_on_the_page_has_every_key_that_a_spec_may_have() -> None:
+    shown = yaml.safe_load(SHOWN)
+    everything = PoolSpec(pool="cart").model_dump()
+    everything |= {"tcp": Tcp().model_dump(), "mesh": Mesh(host="a.b").model_dump()}
+    assert keys_of(shown) - {"members.cart-1"} == keys_of(everything)
+    assert {key for check in shown["checks"] for key in check} == CheckSpec.model_fields.keys()
+
+
+def keys_of(mapping: dict[str, Any]) -> set[str]:
+    """The keys, and those one level below with the name of the level: ``limits.sessions``."""
+    below = {f"{key}.{name}" for key, value in mapping.items() if isinstance(value, dict) for name in value}
+    return mapping.keys() | below
+
+
+def test_every_value_on_the_page_is_the_default_where_there_is_one() -> None:
+    shown = yaml.safe_load(SHOWN)
+    for example in ("members", "tcp", "checks", "mesh"):
+        del shown[example]
+    del shown["objectives"]["rpo_async_writes"]
+    assert parse_spec(yaml.safe_dump(shown), where="reference.md") == PoolSpec(pool="cart")
+    assert {"accept_proxy_protocol": False, "send_proxy_protocol": "v1"}.items() <= Tcp().model_dump().items()
+
+
+@pytest.mark.parametrize(("key", "default"), [(key, default) for key, default, _ in DEFAULTS])
+def test_the_table_tells_the_defaults_of_the_code(key: str, default: str) -> None:
+    found = reduce(getattr, key.removesuffix(".*").split("."), PoolSpec(pool="cart"))
+    if isinstance(found, str):
+        assert default == f"`{found}`"
+        return
+    numbers = [int(number) * MILLISECONDS[unit] for number, unit in re.findall(r"(\d+) ?(ms|s|)\b", default)]
+    values = list(found.model_dump().values()) if key.endswith(".*") else [found]
+    assert numbers == [value for value in values if not isinstance(value, bool)]
+
+
+def test_the_table_is_read() -> None:
+    assert {"slots", "health_checks.*", "liveness.missed_beats", "protocol"} <= {key for key, _, _ in DEFAULTS}
+
+
+def test_beats_come_as_often_as_the_page_says() -> None:
+    assert f"beats come every {BEAT_INTERVAL * 1000:.0f} ms" in PAGE
+
+
+def test_every_command_has_its_line() -> None:
+    table = PAGE.partition("## Command line")[2].partition("Exit codes:")[0]
+    named = set(re.findall(r"[`|, (]([a-z]+)[ `]", " ".join(re.findall(r"^\| (.*?) \|", table, re.MULTILINE))))
+    assert COMMANDS.keys() <= named
