@@ -16,32 +16,44 @@ import click
 from deploy.errors import DeployError
 from deploy.options import examples
 
-COMMANDS = {
-    "demo": "deploy.commands_local",
-    "up": "deploy.commands_local",
-    "control": "deploy.commands_run",
-    "sidecar": "deploy.commands_run",
-    "envoy": "deploy.commands_run",
-    "leave": "deploy.commands_leave",
-    "apply": "deploy.commands_read",
-    "status": "deploy.commands_read",
-    "table": "deploy.commands_read",
-    "sessions": "deploy.commands_read",
-    "explain": "deploy.commands_read",
-    "drain": "deploy.commands_admin",
-    "undrain": "deploy.commands_admin",
-    "checks": "deploy.commands_checks",
-    "drill": "deploy.commands_drill",
-    "failovers": "deploy.commands_read",
-    "trace": "deploy.commands_read",
-    "slo": "deploy.commands_slo",
-    "verify": "deploy.commands_data",
-    "backup": "deploy.commands_data",
-    "restore": "deploy.commands_data",
-    "render": "deploy.commands_render",
-    "inject": "deploy.commands_injector",
-    "injector": "deploy.commands_injector",
+SECTIONS = {
+    "On this machine": {
+        "demo": ("deploy.commands_local", "Kill a member under load, and see what its clients notice."),
+        "up": ("deploy.commands_local", "Run a whole pool here until Ctrl-C, with a live status."),
+    },
+    "See": {
+        "status": ("deploy.commands_read", "Members, control servers, etcd, Envoys: is all well?"),
+        "table": ("deploy.commands_read", "Who is active, standby and backup for which slots."),
+        "explain": ("deploy.commands_read", "Where the session of a key lives, and why there."),
+        "sessions": ("deploy.commands_read", "Sessions with slot, size and expiry."),
+        "failovers": ("deploy.commands_read", "Changes of active, the latest first."),
+        "trace": ("deploy.commands_read", "One of them phase by phase."),
+        "slo": ("deploy.commands_slo", "Are the pool's objectives met, and by what evidence?"),
+    },
+    "Operate": {
+        "apply": ("deploy.commands_read", "Check a pool spec and put it into etcd."),
+        "drain": ("deploy.commands_admin", "Take a member out of service; no request fails."),
+        "undrain": ("deploy.commands_admin", "Bring it back."),
+        "checks": ("deploy.commands_checks", "What must be well for a member to serve."),
+        "drill": ("deploy.commands_drill", "Break a part on purpose, and tell what clients noticed."),
+        "verify": ("deploy.commands_data", "Compare all copies of sessions with etcd; preflight."),
+        "backup": ("deploy.commands_data", "Write a pool's spec, sessions and epochs to a file."),
+        "restore": ("deploy.commands_data", "Put them back."),
+    },
+    "Run the parts": {
+        "control": ("deploy.commands_run", "A control server: slot table, xDS, traces."),
+        "sidecar": ("deploy.commands_run", "The sidecar of one application instance."),
+        "envoy": ("deploy.commands_run", "A front Envoy that the control servers configure."),
+        "leave": ("deploy.commands_leave", "Hand over and go: the preStop hook of a pod."),
+    },
+    "On Kubernetes and Istio": {
+        "render": ("deploy.commands_render", "Write the manifests that run a pool on a platform."),
+        "inject": ("deploy.commands_injector", "Add sidecars to workloads in files."),
+        "injector": ("deploy.commands_injector", "The admission webhook that does so in a cluster."),
+    },
 }
+"""The commands by what they are for, each with its module and its line in ``understudy --help``."""
+COMMANDS = {name: module for section in SECTIONS.values() for name, (module, _) in section.items()}
 _INTERRUPTED = 130
 
 
@@ -62,8 +74,14 @@ class Commands(click.Group):
     """The group of all commands, each loaded when needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """All names, in the order of a user's first day."""
+        """All names, in the order of the help."""
         return list(COMMANDS)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        """List the commands by section, without loading any of them."""
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:9}", line) for name, (_, line) in commands.items()])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
         """Load a command."""

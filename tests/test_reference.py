@@ -15,7 +15,9 @@ from tests.harness.commands import ROOT
 
 PAGE = (ROOT / "docs/reference.md").read_text()
 SHOWN = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[0]
-DEFAULTS = re.findall(r"^\| `([a-z_.*]+)` \| ([^|]+) \| ([^|]+) \|$", PAGE.partition("## Command line")[0], re.MULTILINE)
+DEFAULTS = re.findall(
+    r"^\| `([a-z_.*]+)` \| ([^|]+) \| ([^|]+) \|$", PAGE.partition("## Command line")[0], re.MULTILINE
+)
 MILLISECONDS = {"ms": 1, "s": 1000, "": 1}
 
 

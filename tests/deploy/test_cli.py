@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from deploy.cli import COMMANDS, cli
+from deploy.cli import COMMANDS, SECTIONS, cli
 from statesync.keys import PoolKeys
 from statesync.pool import ControlServer, Failover, Lost, Member, MemberState, Owner, Table
 from statesync.sessions import Session
@@ -96,9 +96,25 @@ def test_every_command_explains_itself_with_examples(understudy):
         assert "\\b" not in shown.output
 
 
-def test_help_lists_all_commands(understudy):
-    shown = understudy("--help").output
-    assert all(name in shown for name in COMMANDS)
+def test_every_command_within_a_command_explains_itself_with_examples(understudy):
+    groups = {name: commands for name in COMMANDS if (commands := within(understudy(name, "--help").output))}
+    assert groups.keys() == {"checks", "render"}
+    for group, commands in groups.items():
+        for name in commands:
+            assert f"understudy {group} {name}" in understudy(group, name, "--help").output.split("Examples:")[1]
+
+
+def within(shown: str) -> list[str]:
+    """The commands that a group's help lists."""
+    listed = shown.partition("\nCommands:\n")[2].partition("\n\n")[0]
+    return [line.split()[0] for line in listed.splitlines()]
+
+
+def test_help_lists_all_commands_by_what_they_are_for_and_fits_a_terminal(understudy):
+    lines = understudy("--help").output.splitlines()
+    assert [line[:-1] for line in lines if line[:-1] in SECTIONS] == list(SECTIONS)
+    assert [line.split()[0] for line in lines if line.split()[:1] and line.split()[0] in COMMANDS] == list(COMMANDS)
+    assert max(map(len, lines)) <= 80
 
 
 def test_an_unknown_command_is_wrong_use(understudy):
