@@ -64,6 +64,18 @@ def refusal_of(state: MemberState, reason: str, *, fault: str, owns: bool) -> st
             return ""
 
 
+def fit_others(context: MemberContext) -> list[str]:
+    """Who else could serve, by what their records say."""
+    members = context.state.members.items()
+    return [member for member, at in members if member != context.me and at.record.state.may_hold_slots]
+
+
+def lasting_others(context: MemberContext) -> list[str]:
+    """Who else may be able to serve before long: those who start or have a fault too, but none who is leaving."""
+    members = context.state.members.items()
+    return [member for member, at in members if member != context.me and at.record.state is not MemberState.DRAINING]
+
+
 class Presence:
     """Keeps the member's record and its heartbeats going."""
 

@@ -43,8 +43,17 @@ class Probes:
                     task.cancel()
                 await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
+    def unbegun(self, wanted: Sequence[CheckSpec]) -> str:
+        """Which of the checks that ``wanted`` names has still to begin, '' for none."""
+        return next(
+            (f"check {check.name}: not begun" for check in self._runnable(wanted) if check not in self._tasks), ""
+        )
+
+    def _runnable(self, wanted: Sequence[CheckSpec]) -> list[CheckSpec]:
+        return [check for check in wanted if self._commands or not check.command]
+
     def _follow(self, wanted: Sequence[CheckSpec], http: aiohttp.ClientSession) -> None:
-        runnable = [check for check in wanted if self._commands or not check.command]
+        runnable = self._runnable(wanted)
         for check in self._tasks.keys() - set(runnable):
             self._tasks.pop(check).cancel()
             with contextlib.suppress(KeyError):

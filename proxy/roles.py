@@ -23,14 +23,15 @@ from statesync.etcd import EtcdError
 from statesync.mirror import MirrorBatch
 from statesync.ownership import (
     DRAIN,
-    PLANNED,
     REBALANCE,
+    UNFIT,
     ClaimFree,
     HandOver,
     TakeOver,
     Undo,
     View,
     heirs_of,
+    is_handover,
     next_steps,
 )
 from statesync.pool import Owner
@@ -55,8 +56,10 @@ STRAY_AFTER = BOUND * 1.1
 class Roles:
     """Keeps what this member owns in line with the slot table and with who is alive."""
 
-    def __init__(self, context: MemberContext) -> None:
+    def __init__(self, context: MemberContext, fault: Callable[[], str]) -> None:
+        """``fault`` says what is wrong with this member, '' for nothing."""
         self._context = context
+        self._fault = fault
         self._claimer = Claimer(context)
         self.handover = Handover(context)
         self._wake = asyncio.Event()
@@ -100,7 +103,7 @@ class Roles:
                 if at is not None and context.holdings.learn(
                     slot, at.record, at.revision, me=context.me, boot=context.boot
                 ):
-                    self._taken(at.record.cause not in PLANNED)
+                    self._taken(not is_handover(at.record.cause))
         if changed & Changed.TABLE:
             lost = context.view().table.lost.get(context.me)
             self._taken(lost is not None and lost.boot == context.boot)
@@ -403,13 +406,19 @@ class Roles:
         subject = f"drain/{view.me}/{view.boot}/{self._draining_since}"
         return trace_seed(self._context.keys.pool, names.KIND_HANDOVER, subject)
 
+    def _reason_to_give(self) -> str:
+        if self.draining:
+            return DRAIN
+        fault = self._fault()
+        return f"{UNFIT}{fault}" if fault else REBALANCE
+
     async def _give(self, slot: int, to: str) -> None:
         try:
             async with self._handover_gate:
                 trace = self._order_for(slot, to)
                 if trace is None:
                     return
-                await self.handover.give(slot, to, cause=DRAIN if self.draining else REBALANCE, trace=trace)
+                await self.handover.give(slot, to, cause=self._reason_to_give(), trace=trace)
         except HandoverFailed as error:
             self._handover_pause[to] = time.monotonic() + HANDOVER_PAUSE
             logger.warning("handover of %s; trying again in %.0f s", error, HANDOVER_PAUSE)

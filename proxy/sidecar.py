@@ -11,7 +11,7 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -24,7 +24,7 @@ from proxy.first_answer import FirstAnswers
 from proxy.health_port import Patient, Question, open_health_port
 from proxy.holdings import Holdings
 from proxy.listen import CannotStart, listen, protection, serve
-from proxy.member import Presence, refusal_of, state_of
+from proxy.member import Presence, fit_others, lasting_others, refusal_of, state_of
 from proxy.metrics import SidecarMetrics
 from proxy.owner_calls import OwnerCalls
 from proxy.peer_api import peer_app
@@ -93,6 +93,7 @@ class Sidecar:
     scrub: Scrub
     book: CheckBook
     drain: Drain
+    unbegun: Callable[[], str]
     started: bool = False
     refusal: str = "starting"
     """Why front Envoys had better go elsewhere, as of the last look; '' if they may come."""
@@ -103,14 +104,18 @@ class Sidecar:
         roles = bool(len(context.holdings)) or bool(context.view().table.slots_held_by(context.me))
         state, reason = state_of(
             draining=self.roles.draining,
-            fault=self.local_fault() or self.reads.fault or context.replica.fault,
+            fault=self.fault(),
             synced=context.mirror.synced.is_set() and context.state.spec is not None,
             has_roles=roles,
             others=bool(fit_others(self.context)),
-            starting=self.book.starting(time.monotonic()),
+            starting=self.unbegun() or self.book.starting(time.monotonic()),
         )
         self.refusal = refusal_of(state, reason, fault=self.local_fault(), owns=bool(len(context.holdings)))
         return state, reason
+
+    def fault(self) -> str:
+        """What keeps this member from serving well, '' for nothing."""
+        return self.local_fault() or self.reads.fault or self.context.replica.fault
 
     def local_fault(self) -> str:
         """What is wrong in this member itself, '' for nothing."""
@@ -153,18 +158,6 @@ class Sidecar:
             "trouble": self.roles.trouble or context.mirror.trouble,
         }
         return view, state in (MemberState.READY, MemberState.UP)
-
-
-def fit_others(context: MemberContext) -> list[str]:
-    """Who else could serve, by what their records say."""
-    members = context.state.members.items()
-    return [member for member, at in members if member != context.me and at.record.state.may_hold_slots]
-
-
-def lasting_others(context: MemberContext) -> list[str]:
-    """Who else may be able to serve before long: those who start or have a fault too, but none who is leaving."""
-    members = context.state.members.items()
-    return [member for member, at in members if member != context.me and at.record.state is not MemberState.DRAINING]
 
 
 @contextlib.asynccontextmanager
@@ -290,7 +283,7 @@ class _Assembly:
             failovers=FailoverLog(keys, settings.member),
             stall=stall,
         )
-        self.roles = Roles(self.context)
+        self.roles = Roles(self.context, self._fault)
         self.reads = ReadDeadline(self.context, self.roles.on_batch, self._on_check)
         self.check = ApplicationCheck(
             settings.app,
@@ -323,6 +316,7 @@ class _Assembly:
                 others=partial(lasting_others, self.context),
                 seconds=settings.drain_seconds,
             ),
+            lambda: self.probes.unbegun(self.wanted_checks()),
         )
         self.probes = Probes(self.sidecar.book, self._on_check, commands=settings.allow_command_checks)
         own = partial(built_in_checks, self.context, self.check, self.reads, stall)
@@ -355,6 +349,9 @@ class _Assembly:
 
     def _state(self) -> tuple[MemberState, str]:
         return self.sidecar.state()
+
+    def _fault(self) -> str:
+        return self.sidecar.fault()
 
     def _tcp(self) -> Tcp | None:
         spec = self.context.state.spec

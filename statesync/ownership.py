@@ -21,8 +21,13 @@ CLAIM_MOST = 100
 """Slots per claim transaction: owner records, failover record and markers stay below etcd's 128 operations."""
 DRAIN = "drain"
 REBALANCE = "rebalance"
-PLANNED = frozenset({DRAIN, REBALANCE})
-"""The causes that an owner record names after a handover; after a takeover it says who was lost, and how."""
+UNFIT = "unfit: "
+"""With what is wrong behind it: the owner gave the slot away because it could not serve well itself."""
+
+
+def is_handover(cause: str) -> bool:
+    """Whether an owner record with this cause came by a handover; after a takeover it says who was lost, and how."""
+    return cause in (DRAIN, REBALANCE) or cause.startswith(UNFIT)
 
 
 @dataclass(frozen=True, slots=True)

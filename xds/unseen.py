@@ -8,7 +8,7 @@ no leader was there. After :data:`PATIENCE_NS` without a course they are due to 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from statesync.ownership import PLANNED
+from statesync.ownership import is_handover
 from statesync.pool import Owner, Phase
 from telemetry.ids import trace_seed
 from telemetry.names import KIND_HANDOVER, KIND_TAKEOVER
@@ -49,7 +49,7 @@ class Unmeasured:
                 self._note(world.spec.pool, slot, was, owner, now)
 
     def _note(self, pool: str, slot: int, was: Owner, owner: Owner, now: int) -> None:
-        planned = owner.cause in PLANNED
+        planned = is_handover(owner.cause)
         kind = KIND_HANDOVER if planned else KIND_TAKEOVER
         trace = owner.traceparent or trace_seed(pool, kind, f"unseen/{slot}/{owner.epoch}").traceparent
         one = self._found.get(trace) or Unseen(trace, was.active, frozenset(), owner.cause, planned, 0, now)

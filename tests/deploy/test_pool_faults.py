@@ -71,6 +71,13 @@ class Scene:
 
         await until(anew, 30, f"{member} was started anew")
 
+    async def causes_of_leaving(self, member: str) -> set[str]:
+        """Why slots of ``member`` went to others."""
+        failovers = (await self.state()).failovers.values()
+        causes = {at.record.cause for at in failovers if at.record.source == member}
+        assert causes
+        return causes
+
     def end(self, name: str) -> None:
         """End a process that its supervisor will start again."""
         os.kill(self.pool.processes[name].pid, signal.SIGTERM)
@@ -118,6 +125,9 @@ async def test_nobody_notices_that_the_application_alone_is_killed(tmp_path: Pat
     async with under_load(tmp_path) as scene:
         scene.pool.processes.kill("cart-1/app")
         await scene.served_without("cart-1")
+        place = next(place for place in scene.pool.layout.members if place.name == "cart-1")
+        fault = f"unfit: the application does not listen at http://{place.app}/healthz"
+        assert await scene.causes_of_leaving("cart-1") == {fault}
         await scene.progress()
         await scene.pool.processes.start_again("cart-1/app")
         await scene.settled()
@@ -129,6 +139,9 @@ async def test_nobody_notices_that_the_sidecar_alone_is_killed(tmp_path: Path) -
     async with under_load(tmp_path) as scene:
         scene.pool.processes.kill("cart-1/sidecar")
         await scene.served_without("cart-1")
+        for cause in await scene.causes_of_leaving("cart-1"):
+            assert cause.startswith("cart-1 lost: "), cause
+            assert "connection refused" in cause
         await scene.progress()
         await scene.pool.processes.start_again("cart-1/sidecar")
         await scene.settled()
