@@ -56,7 +56,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What is taken at the most: bytes a request, and of one sender records a second and at once."""
+    """What is taken at the most: bytes a request, and of one sender records (or KiB) a second and at once."""
 
     request_bytes: int = MAX_REQUEST_BYTES
     records_per_second: float = 2_000.0
@@ -75,8 +75,8 @@ class Intake:
 
     async def traces(self, payload: bytes, sender: str, *, json: bool = False) -> Message:
         """Take an ``ExportTraceServiceRequest``; returns the response. Raises :class:`Refused`."""
-        batch: OtlpBatch = await self._read(read_otlp_json if json else read_otlp, payload)
-        self._charge(sender, len(batch.spans))
+        batch: OtlpBatch = await self._read(read_otlp_json if json else read_otlp, payload, sender)
+        self._charge(sender, len(batch.spans) + batch.refused, payload)
         if not self._store.add(batch.spans):
             raise _full()
         if not batch.refused:
@@ -86,8 +86,8 @@ class Intake:
 
     async def logs(self, payload: bytes, sender: str, *, json: bool = False) -> Message:
         """Take an ``ExportLogsServiceRequest``; returns the response. Raises :class:`Refused`."""
-        batch: LogBatch = await self._read(read_otlp_logs_json if json else read_otlp_logs, payload)
-        self._charge(sender, len(batch.records))
+        batch: LogBatch = await self._read(read_otlp_logs_json if json else read_otlp_logs, payload, sender)
+        self._charge(sender, len(batch.records) + batch.refused, payload)
         if not self._store.add_logs(batch.records):
             raise _full()
         if not batch.refused:
@@ -97,8 +97,8 @@ class Intake:
 
     async def metrics(self, payload: bytes, sender: str, *, json: bool = False) -> Message:
         """Take an ``ExportMetricsServiceRequest``, of which front Envoys' counts are kept; raises :class:`Refused`."""
-        batch: PeriodBatch = await self._read(read_otlp_metrics_json if json else read_otlp_metrics, payload)
-        self._charge(sender, len(batch.periods))
+        batch: PeriodBatch = await self._read(read_otlp_metrics_json if json else read_otlp_metrics, payload, sender)
+        self._charge(sender, len(batch.periods) + batch.refused, payload)
         if not self._store.add_counts(batch.periods):
             raise _full()
         if not batch.refused:
@@ -106,30 +106,54 @@ class Intake:
         told = ExportMetricsPartialSuccess(rejected_data_points=batch.refused, error_message=batch.reason)
         return ExportMetricsServiceResponse(partial_success=told)
 
-    async def _read(self, read: Callable[[bytes], B], payload: bytes) -> B:
+    async def _read(self, read: Callable[[bytes], B], payload: bytes, sender: str) -> B:
         if len(payload) > self.bounds.request_bytes:
             raise Refused(
                 Why.TOO_LARGE, f"request of {len(payload)} bytes; at most {self.bounds.request_bytes} are taken"
             )
+        if self._left(sender) < 1:
+            raise self._too_much(sender)  # unread: reading is what costs
         try:
             return read(payload) if len(payload) <= _INLINE_BYTES else await asyncio.to_thread(read, payload)
         except ValueError as wrong:
+            self._spend(sender, _kibibytes(payload))
             raise Refused(Why.UNREADABLE, str(wrong)) from None
 
-    def _charge(self, sender: str, records: int) -> None:
-        """Take ``records`` from what the sender may send now (a token bucket); refuse when it is used up."""
-        now = self._now()
-        left, at = self._spent.pop(sender, (self.bounds.burst, now))
-        left = min(self.bounds.burst, left + (now - at) * self.bounds.records_per_second)
+    def _charge(self, sender: str, records: int, payload: bytes) -> None:
+        """Take a request from what the sender may send now (a token bucket); refuse it when that is used up.
+
+        Records that are no good count as well, and a request by its size if it has fewer records than KiB: otherwise
+        what is worth nothing could be sent without end. Of a refused one only its size counts, so that one who comes
+        again and again gets through.
+        """
+        left, size = self._left(sender), _kibibytes(payload)
+        cost = max(records, size)
         # A full bucket lets even a larger request pass, or it could never be sent.
-        enough = records <= left or left >= self.bounds.burst
-        self._spent[sender] = (left - records if enough else left, now)
+        enough = cost <= left or left >= self.bounds.burst
+        self._spend(sender, cost if enough else size)
+        if not enough:
+            raise self._too_much(sender)
+
+    def _left(self, sender: str) -> float:
+        """How many records the sender may send now."""
+        left, at = self._spent.get(sender, (self.bounds.burst, 0.0))
+        return min(self.bounds.burst, left + (self._now() - at) * self.bounds.records_per_second)
+
+    def _spend(self, sender: str, records: int) -> None:
+        left = max(0.0, self._left(sender) - records)
+        self._spent[sender] = (left, self._now())
+        self._spent.move_to_end(sender)
         if len(self._spent) > _MOST_SENDERS:
             self._spent.popitem(last=False)
-        if not enough:
-            raise Refused(
-                Why.BUSY, f"more than {self.bounds.records_per_second:.0f} records a second from {sender}; try again"
-            )
+
+    def _too_much(self, sender: str) -> Refused:
+        return Refused(
+            Why.BUSY, f"more than {self.bounds.records_per_second:.0f} records a second from {sender}; try again"
+        )
+
+
+def _kibibytes(payload: bytes) -> int:
+    return max(1, len(payload) // 1024)
 
 
 def _full() -> Refused:

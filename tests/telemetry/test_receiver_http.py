@@ -131,6 +131,20 @@ async def test_a_sender_of_too_much_is_asked_to_come_again(receiver: Receiver, s
     assert len(await store.trace(TRACE)) == 40
 
 
+@pytest.mark.parametrize(
+    "worthless", [b"\xff\xffno protobuf", otlp_request(otlp_span(trace_id=b"odd")).SerializeToString()]
+)
+async def test_what_is_worth_nothing_cannot_be_sent_without_end_either(receiver: Receiver, worthless: bytes):
+    answers = [(await receiver.post("/v1/traces", worthless)).status for _ in range(60)]
+    assert answers.index(429) == 50
+    assert set(answers[50:]) == {429}
+
+
+async def test_large_requests_count_by_their_size(receiver: Receiver):
+    large = otlp_request(otlp_span(name="x" * 19_000)).SerializeToString()
+    assert [(await receiver.post("/v1/traces", large)).status for _ in range(5)] == [200, 200, 429, 429, 429]
+
+
 async def test_a_closed_store_asks_senders_to_come_again(receiver: Receiver, store: SpanStore):
     await store.aclose()
     assert (await receiver.post("/v1/traces", many_spans(1))).status == 429

@@ -315,6 +315,27 @@ async def test_a_broken_exporter_loses_nothing_while_there_is_room():
     pump.retire()
 
 
+async def test_behind_a_receiver_that_hangs_the_oldest_spans_go():
+    entered, let_go = threading.Event(), threading.Event()
+
+    class Hanging(Picky):
+        def export(self, spans):
+            entered.set()
+            let_go.wait(30)
+            return super().export(spans)
+
+    exporter = Hanging()
+    pump = Pump("hanging", exporter, PumpLimits(delay=0.01, queue=10))
+    pump.offer([0])
+    await until(entered.is_set)
+    pump.offer(range(1, 26))
+    assert (pump.counts.waiting, pump.counts.dropped) == (1 + 10, 15)
+    let_go.set()
+    await until(lambda: pump.counts.waiting == 0)
+    assert exporter.taken == [0, *range(16, 26)]
+    pump.retire()
+
+
 async def test_what_a_retired_control_server_did_not_take_comes_back():
     destinations = Destinations((), lambda _: Picky(broken=True), FAST, hold=True)
     destinations.set_endpoints(["a"])
