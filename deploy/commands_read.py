@@ -241,12 +241,24 @@ def explain(key: str, body: bool, pool: str | None, etcd: EtcdOptions, output: s
 @etcd_options
 @output_option
 def failovers(limit: int, pool: str | None, etcd: EtcdOptions, output: str) -> None:
-    """List changes of active, latest first: takeovers after a death, and planned handovers."""
+    """List changes of active, latest first: takeovers after a death, and planned handovers.
+
+    Their lengths are those of their traces, as far as control servers have them.
+    """
+    from deploy.reading import read_lengths
     from deploy.tables import failovers_table
+    from xds.admin import MOST_LISTED
 
     place = find_place(etcd, pool)
-    view, _ = asyncio.run(_failovers(place))
-    show(output, {**view, "failovers": view["failovers"][:limit]}, failovers_table)
+
+    async def run() -> dict[str, Any]:
+        view, addresses = await _failovers(place)
+        rows = view["failovers"][:limit]
+        # Drills that moved no slot have traces and no record, so that more are asked for.
+        lengths = await read_lengths(addresses, min(2 * limit, MOST_LISTED)) if rows else {}
+        return {**view, "failovers": [{**row, "took_ms": lengths.get(row["trace"])} for row in rows]}
+
+    show(output, asyncio.run(run()), failovers_table)
 
 
 async def _failovers(place: Place) -> tuple[dict[str, list[dict[str, str]]], list[str]]:

@@ -4,6 +4,7 @@ Used by the reading commands, ``up`` and the demo. Nothing here changes anything
 is put together by ``views``.
 """
 
+import asyncio
 import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -131,6 +132,25 @@ async def read_trace(addresses: Sequence[str], trace_id: str) -> list[StoredSpan
         reason = "; ".join(faults) or "none is registered in etcd"
         raise DeployError(f"no control server could be asked for the trace: {reason}")
     return sorted(spans.values(), key=lambda span: span.start_ns)
+
+
+async def read_lengths(addresses: Sequence[str], most: int) -> dict[str, float]:
+    """How long the latest changes of active took, in ms by trace id, as far as control servers can be asked and know.
+
+    ``most`` is how many of the latest traces each of them is asked for.
+    """
+
+    async def ask(address: str) -> Any:  # noqa: ANN401 - JSON
+        with contextlib.suppress(AdminError):
+            return await ask_control(address, f"/v1/traces?limit={most}")
+        return None
+
+    lengths: dict[str, float] = {}
+    for answer in await asyncio.gather(*(ask(address) for address in addresses)):
+        for row in answer.get("traces", ()) if isinstance(answer, dict) else ():
+            if isinstance(row.get("total_ms"), int | float):
+                lengths[row["trace_id"]] = row["total_ms"]
+    return lengths
 
 
 def spans_of(answer: Any) -> Iterable[StoredSpan]:  # noqa: ANN401 - JSON

@@ -10,6 +10,7 @@ from rich.text import Text
 from deploy.drawing import coloured, plain_table, when
 from deploy.envoys import envoys_table
 from deploy.views import View, summarise_table
+from telemetry.slo_view import length
 
 _TRACE_SHOWN = 12
 """The digits of a trace id that tables show: enough for ``understudy trace``; ``-o json`` has them all."""
@@ -143,6 +144,7 @@ def failovers_table(view: View) -> RenderableType:
     if not view["failovers"]:
         return Text(f"pool {view['pool']} has had no failover")
     table = plain_table("when", "kind", "from", "to (slots)", "cause")
+    table.add_column("took", justify="right", no_wrap=True)
     table.add_column("trace", no_wrap=True)
     for row in view["failovers"]:
         table.add_row(
@@ -151,6 +153,7 @@ def failovers_table(view: View) -> RenderableType:
             ", ".join(row["from"]),
             ", ".join(f"{member} ({count})" for member, count in row["to"].items()),
             row["cause"],
+            "-" if row["took_ms"] is None else length(row["took_ms"]),
             row["trace"][:_TRACE_SHOWN],
         )
     return table

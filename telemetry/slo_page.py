@@ -8,8 +8,8 @@ itself forbids whatever hostile text could ask for, beyond the escaping.
 from html import escape
 
 from telemetry.slo_model import MOST_PICTURED, Burn, Failover, Figure, Review, State
-from telemetry.slo_plots import burn_down, by_phase, clean, length, timeline, waterfall
-from telemetry.slo_view import change_told, requests_told, share_told, verdict, when
+from telemetry.slo_plots import burn_down, by_phase, clean, timeline, waterfall
+from telemetry.slo_view import change_told, length, requests_told, share_told, verdict, when
 
 _CLASS = {
     State.MET: "met",

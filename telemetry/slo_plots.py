@@ -14,6 +14,7 @@ from html import escape
 from telemetry.names import AFTERMATH
 from telemetry.slo import outages
 from telemetry.slo_model import DAY_NS, Failover, Review, is_crash
+from telemetry.slo_view import length
 
 WIDTH = 480
 _LEFT = 112
@@ -41,13 +42,6 @@ class Scale:
     def ticks(self) -> list[int]:
         """The powers of ten on it."""
         return [tick for tick in _TICKS_MS if self.low <= tick <= self.high]
-
-
-def length(ms: float) -> str:
-    """A length in words."""
-    if ms >= 1000:
-        return f"{ms / 1000:.2f}".rstrip("0").rstrip(".") + " s"
-    return f"{ms:.0f} ms" if ms >= 10 else f"{ms:.1f} ms"
 
 
 def clean(text: str, most: int = 120) -> str:

@@ -45,9 +45,16 @@ def buckets(lengths_ms: Sequence[float]) -> list[tuple[str, int]]:
     counts = [0] * (len(_BUCKETS_MS) + 1)
     for ms in lengths_ms:
         counts[next((at for at, bound in enumerate(_BUCKETS_MS) if ms <= bound), len(_BUCKETS_MS))] += 1
-    names = [f"<= {_length(bound)}" for bound in _BUCKETS_MS] + [f"> {_length(_BUCKETS_MS[-1])}"]
+    names = [f"<= {length(bound)}" for bound in _BUCKETS_MS] + [f"> {length(_BUCKETS_MS[-1])}"]
     used = [at for at, count in enumerate(counts) if count]
     return list(zip(names, counts, strict=True))[used[0] : used[-1] + 1] if used else []
+
+
+def length(ms: float) -> str:
+    """A length in words."""
+    if ms >= 1000:
+        return f"{ms / 1000:.2f}".rstrip("0").rstrip(".") + " s"
+    return f"{ms:.0f} ms" if ms >= 10 else f"{ms:.1f} ms"
 
 
 def share_told(share: float, digits: int = 3) -> str:
@@ -191,7 +198,7 @@ def _waterfall(one: Failover, options: ConsoleOptions) -> RenderResult:
     total = one.total_ms or 0.0
     drill = f", drill: {one.drill}" if one.drill else ""
     source = f" from {_safe(one.source)}" if one.source else ""
-    yield Text(f"{_length(total)}{source} at {when(one.began_ns)} UTC{drill}", style="bold")
+    yield Text(f"{length(total)}{source} at {when(one.began_ns)} UTC{drill}", style="bold")
     yield Text(f"trace {one.trace}, {one.slots} slots: {_safe(one.cause)}", style="dim")
     if requests_told(one):
         yield Text(requests_told(one), style="dim")
@@ -202,7 +209,7 @@ def _waterfall(one: Failover, options: ConsoleOptions) -> RenderResult:
         begin = min(round(at * width / total), width - 1) if total else 0
         cells = max(1, round((at + ms) * width / total) - begin) if total else 1
         style = "bold magenta" if name == one.dearest else "cyan"
-        yield Text(f"{name:<15} {_length(ms):>10}  {' ' * begin}").append(mark * min(cells, width - begin), style)
+        yield Text(f"{name:<15} {length(ms):>10}  {' ' * begin}").append(mark * min(cells, width - begin), style)
         at += ms
 
 
@@ -230,7 +237,3 @@ def _failover(one: Failover) -> dict[str, Any]:
 
 def _safe(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)[:200]
-
-
-def _length(ms: float) -> str:
-    return f"{ms:.0f} ms" if ms < 1000 else f"{ms / 1000:.2f} s"

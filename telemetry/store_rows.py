@@ -34,7 +34,10 @@ _SELECT = (
 
 @dataclass(frozen=True, slots=True)
 class TraceSummary:
-    """One trace in a list. ``name`` and ``attributes`` are the root's; ``measured`` is False without its end."""
+    """One trace in a list. ``name`` and ``attributes`` are the root's; ``measured`` is False without its end.
+
+    ``start_ns`` and ``end_ns`` are those of all its spans; ``total_ms`` is the root's length, None if not measured.
+    """
 
     trace_id: str
     name: str
@@ -43,6 +46,7 @@ class TraceSummary:
     spans: int
     measured: bool
     attributes: Mapping[str, Any]
+    total_ms: float | None = None
 
 
 def insert_spans(db: sqlite3.Connection, spans: Sequence[StoredSpan], stored_ns: int) -> None:
@@ -128,12 +132,14 @@ def select_counts(db: sqlite3.Connection, asked: tuple[int, int, int]) -> list[P
 
 def _summary(db: sqlite3.Connection, trace_id: str, start_ns: int, end_ns: int, spans: int) -> TraceSummary:
     root = db.execute(
-        "SELECT name, attributes FROM spans WHERE trace_id = ? AND parent_id = '' ORDER BY start_ns LIMIT 1",
+        "SELECT name, attributes, start_ns, end_ns FROM spans"
+        " WHERE trace_id = ? AND parent_id = '' ORDER BY start_ns LIMIT 1",
         (trace_id,),
     ).fetchone()
     name, attributes = (root[0], json.loads(root[1])) if root else ("", {})
     measured = root is not None and not attributes.get(UNMEASURED)
-    return TraceSummary(trace_id, name, start_ns, end_ns, spans, measured, attributes)
+    total_ms = (root[3] - root[2]) / 1e6 if measured else None
+    return TraceSummary(trace_id, name, start_ns, end_ns, spans, measured, attributes, total_ms)
 
 
 def _span_row(span: StoredSpan, stored_ns: int) -> tuple[object, ...]:

@@ -17,6 +17,7 @@ from statesync.pool import ControlServer, Failover, Lost, Member, MemberState, O
 from statesync.sessions import Session
 from statesync.slots import slot_of
 from statesync.spec import PoolSpec
+from tests.harness.recorded import answering
 from tests.harness.waiting import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -301,6 +302,20 @@ async def test_failovers_are_put_together_by_trace(understudy, etcd, client, sma
     assert (row["trace"], row["kind"], row["slots"]) == (TRACE, "takeover", 3)
     assert row["to"] == {"cart-1": 2, "cart-3": 1}
     assert "cart-1 (2), cart-3 (1)" in understudy(*read).output
+    assert row["took_ms"] is None, "no control server answers"
+
+
+async def test_failovers_tell_how_long_they_took_as_far_as_control_servers_know(understudy, etcd, client, small_pool):
+    known = {"trace_id": TRACE, "measured": True, "total_ms": 31.4}
+    other = {"trace_id": "c" * 32, "measured": False, "total_ms": None}
+    with answering({"/v1/traces": {"traces": [other, known, {"trace_id": "of an older version"}]}}) as (address, asked):
+        record = ControlServer("control-2", "127.0.0.1:9", address.removeprefix("http://"))
+        await client.put(PoolKeys(small_pool).control("control-2"), record.encode())
+        read = ("failovers", "--etcd", etcd.endpoint, "--pool", small_pool, "--limit", "5")
+        (row,) = json.loads(understudy(*read, "-o", "json").output)["failovers"]
+        assert row["took_ms"] == 31.4
+        assert "31 ms" in understudy(*read).output
+    assert asked[0] == "/v1/traces?limit=10"
 
 
 async def test_a_trace_needs_a_control_server_and_a_known_id(understudy, etcd, small_pool):

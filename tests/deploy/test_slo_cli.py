@@ -113,7 +113,7 @@ def test_1_when_one_is_missed_and_the_terminal_names_trace_and_phase(slo):
     assert done.output.startswith("Missed: crash RTO")
     assert "worst in trace 000000000000; most of it went to ack" in done.output
     assert "understudy status --xds names it" in done.output
-    assert "2.50 s from cart-1" in done.output
+    assert "2.5 s from cart-1" in done.output
 
 
 def test_3_when_there_is_too_little_evidence_and_how_many_drills_are_missing(slo):

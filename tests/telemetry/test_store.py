@@ -53,6 +53,7 @@ async def test_the_list_shows_the_latest_first_and_which_are_unmeasured(store):
         ("c", False),
     ]
     assert (listed[1].name, listed[1].spans) == ("failover", 2)
+    assert [summary.total_ms for summary in listed] == [None, 20, None]
     assert listed[1].attributes == {"understudy.pool": "cart"}
     assert len(await store.traces(limit=1)) == 1
 
