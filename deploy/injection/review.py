@@ -26,7 +26,7 @@ class NoReview(ValueError):
     """What came is no admission review of a kind that is understood here; the text says why."""
 
 
-def read_review(raw: bytes) -> Body:
+def read_review(raw: bytes | bytearray) -> Body:
     """The request within a review's bytes. Raises :class:`NoReview`."""
     try:
         document = json.loads(raw, parse_constant=_refuse_constant)

@@ -27,6 +27,9 @@ BODY_MOST = 4 * 1024 * 1024
 """Bytes of a review. Objects have 1.5 MiB at the most in etcd, and a review has the pod once, or twice."""
 BODY_SECONDS = 3.0
 """In which a body has to come; an API server gives up after 5 s."""
+HELD_MOST = 16 * 1024 * 1024
+"""Bytes of bodies that may be here at once, of all connections together. Reviews have some 20 KB and stay for a
+millisecond; who sends large ones on many connections is not to have the injector killed for its memory."""
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 
@@ -76,6 +79,7 @@ class Webhook:
     metrics: WebhookMetrics = field(default_factory=WebhookMetrics)
     readiness: Readiness = field(default_factory=Readiness)
     door: Door = field(default_factory=Door)
+    _held: int = field(default=0, init=False)
 
     def app(self) -> web.Application:
         """Reviews, and an orchestrator's questions."""
@@ -92,18 +96,43 @@ class Webhook:
         return app
 
     async def _mutate(self, request: web.Request) -> web.Response:
+        held = bytearray()
         try:
-            asked = read_review(await _body(request))
+            await self._take(request, held)
+            asked = read_review(held)
         except (NoReview, web.HTTPException) as error:
             self.metrics.reviews.labels("rejected").inc()
             if isinstance(error, web.HTTPException):
                 raise
             return _refusal(400, str(error))
+        finally:
+            self._held -= len(held)
         began = time.perf_counter()
         answered, outcome = self._answer(asked)
         self.metrics.seconds.observe(time.perf_counter() - began)
         self.metrics.reviews.labels(outcome).inc()
         return web.json_response(answered, dumps=_dumps)
+
+    async def _take(self, request: web.Request, held: bytearray) -> None:
+        """The bytes of a review into ``held``; ends in a 4xx unless they are JSON by name and there in time.
+
+        Also if they are too many, in a 4xx by themselves and in a 503 with those of all others.
+        """
+        if request.content_type != "application/json":
+            raise web.HTTPUnsupportedMediaType(text="reviews are application/json")
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for part in request.content.iter_any():
+                    if len(held) + len(part) > BODY_MOST:
+                        raise web.HTTPRequestEntityTooLarge(BODY_MOST, len(held) + len(part))
+                    if self._held + len(part) > HELD_MOST:
+                        raise web.HTTPServiceUnavailable(text="too many large bodies at once: try again")
+                    held += part
+                    self._held += len(part)
+        except TimeoutError:
+            raise web.HTTPRequestTimeout(text=f"the body did not come within {BODY_SECONDS:g} s") from None
+        except (ConnectionError, web.RequestPayloadError):
+            raise web.HTTPBadRequest(text="the body broke off") from None
 
     def _answer(self, asked: Body) -> tuple[Body, str]:
         try:
@@ -139,19 +168,6 @@ def _refusal(status: int, message: str) -> web.Response:
     response = web.json_response(body, status=status)
     response.force_close()
     return response
-
-
-async def _body(request: web.Request) -> bytes:
-    """The bytes of a review; ends in a 4xx unless they are JSON by name, few enough, and there in time."""
-    if request.content_type != "application/json":
-        raise web.HTTPUnsupportedMediaType(text="reviews are application/json")
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            return await request.read()
-    except TimeoutError:
-        raise web.HTTPRequestTimeout(text=f"the body did not come within {BODY_SECONDS:g} s") from None
-    except (ConnectionError, web.RequestPayloadError):
-        raise web.HTTPBadRequest(text="the body broke off") from None
 
 
 @web.middleware

@@ -160,7 +160,8 @@ def _container(plan: Plan) -> Body:
         "startupProbe": _probe("/healthz", period=1, failures=60),
         "readinessProbe": _probe("/readyz", period=2, failures=2),
         "livenessProbe": _probe("/healthz", period=10, failures=3),
-        "resources": resources("100m", "96Mi", limit="256Mi"),
+        # Some 80 MiB at rest, 100 more for the largest review, and what strangers may send beside it (``HELD_MOST``).
+        "resources": resources("100m", "96Mi", limit="512Mi"),
         "securityContext": container_security(),
     }
 

@@ -8,6 +8,7 @@ import os
 import ssl
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from deploy.injection.server import HELD_MOST
 from tests.deploy.injection.harness import NEWEST, OLDEST, patched, review, sidecars, validate
 from tests.deploy.injection.shapes import SHAPES, Shape, pod
 from tests.harness.certificates import Authority
@@ -198,6 +200,7 @@ async def test_containers_of_wrong_types_are_answered_cleanly(client: Client) ->
         (json.dumps(review(pod())).encode(), {"Content_Type": "text/plain"}, 415),
         (json.dumps(review(pod())).encode(), {"Content_Type": "application/x-www-form-urlencoded"}, 415),
         (b" " * (5 * 1024 * 1024), {}, 413),
+        (b"[" * (10 * 1024 * 1024), {}, 413),
     ],
 )
 async def test_what_is_no_review_gets_a_clean_refusal(
@@ -261,6 +264,42 @@ async def test_who_sends_slowly_or_nonsense_is_dropped_and_others_are_served_mea
     writer.close()
     assert (await client.review(pod()))["allowed"]
     assert client.injector.process.poll() is None
+
+
+async def test_many_large_bodies_at_once_are_refused_before_they_fill_the_memory(tmp_path: Path) -> None:
+    size, senders = 4_000_000, 60
+    head = f"POST /mutate HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {size + 1}\r\n\r\n"
+    with started(tmp_path) as flooded:
+
+        def peak() -> int:
+            status = Path(f"/proc/{flooded.process.pid}/status").read_text()
+            return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+        async def send() -> str:
+            """All of a body but its last byte; the status of the answer."""
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", flooded.port, ssl=flooded.context, server_hostname=HOST
+            )
+            with contextlib.suppress(ConnectionError):
+                writer.write(head.encode() + b" " * size)
+                await writer.drain()
+            answer = await reader.readline()
+            writer.close()
+            return answer.decode().split(" ")[1]
+
+        async with aiohttp.ClientSession() as http:
+            client = Client(flooded, http)
+            await until(lambda: client.review({}), 20, "the injector answers")
+            at_rest = peak()
+
+            async with asyncio.timeout(60):
+                answers = Counter(await asyncio.gather(*(send() for _ in range(senders))))
+
+            assert answers.keys() == {"408", "503"}
+            assert answers["408"] <= HELD_MOST // size
+            assert peak() - at_rest < senders * size // 2
+            assert "patch" in await client.review(pod())
 
 
 async def test_an_injector_that_is_told_to_stop_answers_until_nobody_sends_it_reviews(tmp_path: Path) -> None:
