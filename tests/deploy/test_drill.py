@@ -291,7 +291,7 @@ async def test_a_pool_elsewhere_is_frozen_twice_by_the_operators_own_commands(tm
         scene.directory = elsewhere
         code, view, said = await scene.drill(
             *("freeze", "--etcd", ",".join(layout.etcd), "--pool", "cart", "--url", f"http://{layout.front.listen}"),
-            *("--command", freeze, "--undo", thaw, "--repeat", "2", "--for", "2s", "--load", "60"),
+            *("--command", freeze, "--undo", thaw, "--repeat", "2", "--for", "4s", "--load", "60"),
         )
         assert (code, view["ok"]) == (1, False), (said, view)
         assert [[text.partition(":")[0] for text in row["missed"]] for row in view["drills"]] == [["rto p99"]] * 2, view

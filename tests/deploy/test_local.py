@@ -1,5 +1,6 @@
 """A whole pool on one machine, run as users run it: from a terminal, with Ctrl-C at the end."""
 
+import contextlib
 import json
 import os
 import signal
@@ -11,6 +12,8 @@ import aiohttp
 import pytest
 
 from deploy.layout import read_layout, read_processes
+from statesync.etcd import EtcdClient
+from tests.harness.local_pools import settled
 from tests.harness.processes import bound_to
 from tests.harness.waiting import free_port, until
 
@@ -45,8 +48,8 @@ class Terminal:
         )
 
     def processes(self):
-        """Command lines of everything that runs for a pool in this directory, but what the test started itself."""
-        found = []
+        """Everything that runs for a pool in this directory, but what the test started itself: pid -> command line."""
+        found = {}
         for entry in Path("/proc").glob("[0-9]*"):
             try:
                 command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
@@ -55,7 +58,7 @@ class Terminal:
                 continue
             own = int(entry.name) in {child.pid for child in self.started}
             if not own and (str(self.directory) in command or home.is_relative_to(self.directory)):
-                found.append(command)
+                found[int(entry.name)] = command
         return found
 
     @property
@@ -67,6 +70,9 @@ class Terminal:
             if child.poll() is None:
                 child.kill()
             child.wait()
+        for pid in self.processes():  # else they would drain first, and have nobody to hand over to
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -89,14 +95,16 @@ async def running(terminal, up):
     """Wait until a pool runs in the terminal's directory, and return its layout."""
     state = terminal.directory / ".understudy"
 
-    def served():
+    def noted():
         assert up.poll() is None, terminal.output
-        shown = terminal.run("status", "-o", "json")
-        return shown.returncode == 0 and json.loads(shown.stdout)["slots"]["to_move"] == 0
+        return read_layout(state)
 
-    await until(lambda: read_layout(state), timeout=PATIENCE, what="the pool has started")
-    await until(served, timeout=PATIENCE, every=0.2, what="every slot is served")
-    return read_layout(state)
+    layout = await until(noted, timeout=PATIENCE, what="the pool has started")
+    async with EtcdClient(layout.etcd) as etcd:
+        await settled(layout, etcd)
+    shown = terminal.run("status", "-o", "json")
+    assert (shown.returncode, json.loads(shown.stdout)["slots"]["to_move"]) == (0, 0)
+    return layout
 
 
 async def test_a_pool_runs_is_read_from_its_directory_and_keeps_sessions_over_a_restart(terminal, http):

@@ -88,7 +88,7 @@ async def test_prometheus_has_all_that_rules_and_dashboard_ask_for(tmp_path: Pat
 
         targets = [control.http for control in layout.controls] + [member.peer for member in layout.members]
         async with scraping(tmp_path, targets) as asked, aiohttp.ClientSession() as http:
-            await settled(pool, etcd)
+            await settled(pool.layout, etcd)
 
             async def scraped() -> bool:
                 return await asked.value("up") == len(targets)

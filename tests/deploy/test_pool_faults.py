@@ -45,7 +45,7 @@ class Scene:
 
     async def settled(self) -> None:
         """Wait until every slot is owned as the table wants it, in fair shares."""
-        await settled(self.pool, self.etcd)
+        await settled(self.pool.layout, self.etcd)
 
     async def served_without(self, member: str) -> None:
         """Wait until ``member`` owns nothing."""

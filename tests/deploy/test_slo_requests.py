@@ -83,7 +83,7 @@ async def test_the_review_counts_the_requests_that_clients_saw_fail(tmp_path: Pa
             async with http.post(f"{pool.layout.front_url}/slow", headers={"x-session-id": key}) as answer:
                 return answer.status
 
-        await settled(pool, etcd)
+        await settled(pool.layout, etcd)
         member = (await about("0"))["member"]
         mine = [key for key in map(str, range(60)) if (await about(key))["member"] == member][:UNREPEATABLE]
         await until(counting, timeout=30, what="Envoy's counts are there", every=1)

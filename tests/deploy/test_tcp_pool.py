@@ -96,7 +96,7 @@ class Scene:
         return (await read_pool(self.etcd, SPEC.pool))[0]
 
     async def settled(self) -> None:
-        await settled(self.pool, self.etcd)
+        await settled(self.pool.layout, self.etcd)
 
     async def progress(self, notes: int = 5) -> None:
         """Wait until every client has got so many more notes acknowledged."""

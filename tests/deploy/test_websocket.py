@@ -15,7 +15,7 @@ async def test_a_broken_websocket_finds_its_state_at_the_standby(tmp_path: Path)
     app = f"{sys.executable} -m tests.deploy.counting_app"
     settings = LocalSettings(directory=tmp_path, spec=PoolSpec(pool="count"), app=app)
     async with LocalPool(settings) as pool, EtcdClient(pool.etcd_endpoints) as etcd, aiohttp.ClientSession() as http:
-        await settled(pool, etcd)
+        await settled(pool.layout, etcd)
         url, who = f"{pool.layout.front_url}/count", {"x-session-id": "abc"}
         async with http.ws_connect(url, headers=who) as socket:
             for expected in (1, 2, 3):

@@ -21,7 +21,7 @@ from tests.harness.waiting import free_port, until
 
 BOOK = re.search(r"```sh\n(.*?)```", (ROOT / "docs/security.md").read_text(), re.DOTALL)
 PASSWORD = "open-sesame"
-TOKEN_TTL = 2
+TOKEN_TTL = 1
 
 
 @pytest_asyncio.fixture
