@@ -49,6 +49,13 @@ from deploy.options import examples, spec_file_option
     type=click.Choice(["ClusterIP", "NodePort", "LoadBalancer"]),
     help="How clients reach the front Envoys.",
 )
+@click.option(
+    "--front-drain",
+    default="admin",
+    show_default=True,
+    type=click.Choice(["admin", "sleep"]),
+    help="How front Envoys end: 'admin' tells clients first, by the image's bash; 'sleep' needs Kubernetes 1.30.",
+)
 @click.option("--monitoring-namespace", default="monitoring", show_default=True, help="Where Prometheus is.")
 @click.option("--cluster-domain", default="cluster.local", show_default=True, help="The cluster's DNS domain.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="For people or programs.")
@@ -68,6 +75,7 @@ def kubernetes(
     replicas: int,
     front_replicas: int,
     front_service: str,
+    front_drain: str,
     monitoring_namespace: str,
     cluster_domain: str,
     output: str,
@@ -91,6 +99,7 @@ def kubernetes(
         replicas=replicas,
         front_replicas=front_replicas,
         front_service=front_service,
+        front_drain=front_drain,
         monitoring_namespace=monitoring_namespace,
         cluster_domain=cluster_domain,
         etcd=parse_etcd(etcd, etcd_tls_secret, etcd_login_secret),

@@ -33,7 +33,7 @@ from deploy.kubernetes.objects import (
     service,
     service_account,
 )
-from deploy.kubernetes.plan import Plan, digest
+from deploy.kubernetes.plan import DRAIN_BY_ADMIN, Plan, digest
 from proxy.bootstrap import bootstrap, options
 from proxy.envoy_tls import EnvoyTls, secret_files, transport_socket
 
@@ -41,6 +41,11 @@ CONTAINER = "envoy"
 BOOTSTRAP_FILE = "bootstrap.json"
 DRAIN_SECONDS = 15
 _BOOTSTRAP_DIRECTORY = "/etc/understudy"
+_ABOUT_DRAIN = {
+    True: "Envoy tells its clients to connect elsewhere and goes on answering, while its address leaves the\n"
+    "Service. bash speaks to the admin interface, since the image has no HTTP client.",
+    False: "Envoy goes on answering while its address leaves the Service. Connections that clients keep end with it.",
+}
 _NODE = "node"
 """What an Envoy is in its certificate."""
 
@@ -73,10 +78,7 @@ def front_manifests(plan: Plan) -> list[Manifest]:
                     "Ready once it has its configuration. No liveness probe: an Envoy that waits for its first\n"
                     "configuration must not be restarted for it, and one that ended is restarted anyhow."
                 ),
-                "spec.template.spec.containers.0.lifecycle": (
-                    "Envoy tells its clients to connect elsewhere and goes on answering, while its address leaves the\n"
-                    "Service. bash speaks to the admin interface, since the image has no HTTP client."
-                ),
+                "spec.template.spec.containers.0.lifecycle": _ABOUT_DRAIN[plan.front_drain == DRAIN_BY_ADMIN],
             },
         ),
         Manifest(disruption_budget(name, plan.namespace, named, match)),
@@ -115,6 +117,13 @@ def drain_command(admin_port: int = FRONT_ADMIN_PORT, seconds: int = DRAIN_SECON
     request = "POST /drain_listeners?graceful&skip_exit HTTP/1.1\\r\\nHost: admin\\r\\nConnection: close\\r\\n\\r\\n"
     ask = f"exec 3<>/dev/tcp/127.0.0.1/{admin_port} && printf '{request}' >&3 && cat <&3"
     return ["/bin/bash", "-c", f"{ask}; exec sleep {seconds}"]
+
+
+def _drain(plan: Plan) -> Body:
+    """The preStop hook. A kubelet that sleeps by itself needs nothing of the image, and can tell Envoy nothing."""
+    if plan.front_drain == DRAIN_BY_ADMIN:
+        return {"exec": {"command": drain_command()}}
+    return {"sleep": {"seconds": DRAIN_SECONDS}}
 
 
 def arguments() -> tuple[str, ...]:
@@ -183,7 +192,7 @@ def _container(plan: Plan) -> Body:
         "env": [from_field("POD_NAME", "metadata.name")],
         "ports": [port(_port(plan), FRONT_PORT), port("status", FRONT_STATUS_PORT)],
         "readinessProbe": http_probe("/ready", "status", period=2, failures=3),
-        "lifecycle": {"preStop": {"exec": {"command": drain_command()}}},
+        "lifecycle": {"preStop": _drain(plan)},
         "resources": resources("500m", "256Mi", limit="1Gi"),
         "securityContext": container_security(),
         "volumeMounts": [

@@ -11,6 +11,7 @@ from deploy.kubernetes.names import ETCD_PORT
 from statesync.addresses import split_address
 from statesync.spec import PoolSpec
 
+DRAIN_BY_ADMIN = "admin"
 ENVOY_IMAGE = "docker.io/envoyproxy/envoy:v1.40.0"
 ETCD_IMAGE = "gcr.io/etcd-development/etcd:v3.5.21"
 _LABEL = re.compile(r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$")
@@ -60,6 +61,7 @@ class Plan:
 
     ``etcd`` is None where only the trial's own etcd is to be used. ``app_namespace`` is where the application's pods
     are, ``app_port`` the port at which they serve; ``replicas`` counts control servers, ``front_replicas`` Envoys.
+    ``front_drain`` is how those end: by their admin interface (``admin``), or by waiting alone (``sleep``).
     ``example_members`` of the example application are part of the trial. ``certificates`` is the issuer of everybody's,
     None for plain text.
     """
@@ -72,6 +74,7 @@ class Plan:
     replicas: int = 3
     front_replicas: int = 2
     front_service: str = "ClusterIP"
+    front_drain: str = DRAIN_BY_ADMIN
     monitoring_namespace: str = "monitoring"
     cluster_domain: str = "cluster.local"
     etcd: Etcd | None = None
@@ -104,6 +107,11 @@ class Plan:
             self.images.etcd,
         ):
             _require_pinned(image)
+        if self.front_drain == DRAIN_BY_ADMIN and "distroless" in self.images.envoy:
+            raise DeployError(
+                f"image {self.images.envoy!r} has no bash, by which front Envoys tell clients to go elsewhere when they "
+                "end: use Envoy's ordinary image, or say --front-drain sleep (Kubernetes 1.30 or newer)"
+            )
 
     @property
     def pool(self) -> str:

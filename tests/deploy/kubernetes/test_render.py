@@ -152,6 +152,7 @@ def test_json_for_programs(tmp_path):
         (("--namespace", "Big_Name"), "--namespace 'Big_Name'"),
         (("--app-namespace", "understudy"), "namespace of its own"),
         (("--image", "envoy=envoyproxy/envoy:latest"), "tag other than latest"),
+        (("--image", "envoy=envoyproxy/envoy:distroless-v1.40.0"), "--front-drain sleep"),
         (("--image", "proxy=a:1"), "control=, sidecar=, injector=, envoy= or etcd="),
         (("--etcd", "https://etcd.data.svc:2379"), "--etcd-tls-secret"),
         (("--etcd", "http://etcd.data.svc:2379", "--etcd-tls-secret", "s"), "begins with https"),
@@ -185,6 +186,20 @@ def test_a_tcp_pool_keeps_its_clients_addresses_and_is_nowhere_called_http(tmp_p
     assert faults(objects) == []
     for body in objects:
         kubernetes_validate.validate(body, "1.25", strict=True)
+
+
+def test_an_envoy_whose_image_has_no_shell_waits_for_the_kubelets_own_sleep(tmp_path):
+    image = "docker.io/envoyproxy/envoy:distroless-v1.40.0"
+    rendered, out = render(tmp_path, "--image", f"envoy={image}", "--front-drain", "sleep")
+    assert rendered.exit_code == 0, rendered.output
+
+    deployment = find(load(out / "overlays" / "trial"), "Deployment", "front-cart")
+
+    pod = deployment["spec"]["template"]["spec"]
+    (envoy,) = pod["containers"]
+    assert (envoy["image"], envoy["lifecycle"]) == (image, {"preStop": {"sleep": {"seconds": 15}}})
+    assert pod["terminationGracePeriodSeconds"] > 15
+    kubernetes_validate.validate(deployment, "1.30", strict=True)
 
 
 @pytest.mark.parametrize("name", ["shop.cart", "c" * 41])
