@@ -109,7 +109,7 @@ class Plan:
             _require_pinned(image)
         if self.front_drain == DRAIN_BY_ADMIN and "distroless" in self.images.envoy:
             raise DeployError(
-                f"image {self.images.envoy!r} has no bash, by which front Envoys tell clients to go elsewhere when they "
+                f"image {self.images.envoy!r} has no bash, by which front Envoys tell clients to go elsewhere at their "
                 "end: use Envoy's ordinary image, or say --front-drain sleep (Kubernetes 1.30 or newer)"
             )
 
