@@ -1,6 +1,7 @@
 """Imports go downwards only: deploy -> xds | proxy -> statesync -> telemetry (DESIGN, section 3)."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,19 @@ def test_an_import_inside_a_function_counts() -> None:
         "xds",
         "proxy",
     }
+
+
+def test_every_file_that_the_architecture_page_names_is_there() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    there = {str(path.relative_to(ROOT)) for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py")}
+    for cells in (line.split("|") for line in page.partition("## Where to look")[2].splitlines() if line[:1] == "|"):
+        names = re.findall(r"`([\w/]+\.py)`", cells[-2])
+        assert all(any(path.endswith(f"/{name}") for path in there) for name in names), names
+    for name in re.findall(r"`((?:deploy|xds|proxy|statesync|telemetry|tests)/[\w/]+\.py)`", page):
+        assert (ROOT / name).is_file(), name
+
+
+def test_the_architecture_page_names_every_folder_of_deploy() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    folders = {path.parent.name for path in (ROOT / "deploy").glob("*/__init__.py")} - {"examples"}
+    assert all(f"`deploy/{folder}/`" in page for folder in folders)
