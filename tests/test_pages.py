@@ -1,4 +1,4 @@
-"""docs/reference.md keeps its word: the spec that it shows has every key, the defaults are those of the code."""
+"""The pages keep their word: the reference has every key, default and command, and no link leads nowhere."""
 
 import re
 from functools import reduce
@@ -67,3 +67,23 @@ def test_every_command_has_its_line() -> None:
     table = PAGE.partition("## Command line")[2].partition("Exit codes:")[0]
     named = set(re.findall(r"[`|, (]([a-z]+)[ `]", " ".join(re.findall(r"^\| (.*?) \|", table, re.MULTILINE))))
     assert COMMANDS.keys() <= named
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    linked = set(re.findall(r"\]\(docs/([a-z-]+\.md)\)", (ROOT / "README.md").read_text()))
+    assert linked == {path.name for path in (ROOT / "docs").glob("*.md")}
+
+
+def test_every_link_within_the_pages_leads_somewhere() -> None:
+    for page in (*(ROOT / "docs").glob("*.md"), ROOT / "README.md"):
+        for target, place in re.findall(r"\]\((?!https?:)([^)#\s]*)(#[^)]*)?\)", page.read_text()):
+            aim = page.parent / target if target else page
+            assert aim.exists(), f"{page.name} links to {target}"
+            if place and aim.suffix == ".md":
+                assert place[1:] in anchors(aim.read_text()), f"{page.name} links to {target}{place}"
+
+
+def anchors(text: str) -> set[str]:
+    """What GitHub calls the headings of a page: lower case, spaces as hyphens, other signs gone."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
