@@ -57,7 +57,12 @@ def _address_if_given(context: click.Context, parameter: click.Parameter, value:
 )
 @click.argument("kind", type=click.Choice(KINDS))
 @click.option("--member", default="", help="Which member (kill, freeze, drain). Default: each in turn.")
-@click.option("--load", "rate", type=click.IntRange(1, 5000), help="Bring own clients: so many requests a second.")
+@click.option(
+    "--load",
+    "rate",
+    type=click.IntRange(1, 5000),
+    help="Bring own clients, of the example cart or (TCP) notebook: so many requests a second.",
+)
 @click.option("--for", "seconds", callback=duration, default="5s", show_default=True, help="How long it stays struck.")
 @click.option("--repeat", type=click.IntRange(1, 1000), default=1, show_default=True, help="So many drills in a row.")
 @click.option("--url", default="", help="Where --load's clients come in. Default: the local pool's front.")

@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from deploy.drill_hands import CommandHands, Hands, LocalHands
 from deploy.drill_record import Book
 from deploy.drill_rules import Facts, Kind, Seen, held, missed, refusals, unfinished
-from deploy.drill_watch import Blow, EnvoyWatch, LoadWatch, Watch
+from deploy.drill_watch import Blow, EnvoyWatch, LoadWatch, Watch, clients_of
 from deploy.errors import DeployError, NotFoundError
 from deploy.options import Place, TlsOptions
 from deploy.reading import AdminError, ask_control, read_pool, require_pool
 from deploy.sync import newest_revision, read_sync
 from statesync.etcd import EtcdClient, EtcdError
 from statesync.pool import Intent
-from statesync.spec import Objectives
+from statesync.spec import Objectives, PoolSpec
 from statesync.state import PoolState
 
 WHOLE_PATIENCE = 120.0
@@ -92,13 +92,15 @@ class Drill:
             "such as --command 'kubectl delete pod {name} --grace-period=0 --force' (drain needs no command)"
         )
 
-    def _watch(self) -> Watch:
+    def _watch(self, spec: PoolSpec) -> Watch:
         settings, layout = self._settings, self._place.layout
+        if spec.tcp and not settings.rate:
+            raise DeployError("a tcp pool has no requests that Envoy could count: bring clients (--load N)")
         if settings.rate:
             url = settings.url or (layout.front_url if layout else "")
             if not url:
                 raise DeployError("--load needs --url, the address where clients of the pool come in")
-            return LoadWatch(url, settings.rate)
+            return LoadWatch(clients_of(spec, url, settings.rate))
         admin = settings.admin or (layout.front.admin if layout else "")
         if not admin:
             raise DeployError(
@@ -116,9 +118,7 @@ class Drill:
             raise Refused(f"the drill is refused, nothing was touched:\n{reasons}")
         state = await self._state()
         name = await self._target(state, number)
-        if state.spec and state.spec.record.tcp:
-            raise DeployError("a drill is judged by requests, and a tcp pool has none: strike by hand (docs/tcp.md)")
-        watch = self._watch()
+        watch = self._watch(require_pool(state, self._place.etcd))
         try:
             await watch.start()
             self._say(f"steady for {WARM_UP:g} s")

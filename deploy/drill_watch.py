@@ -1,10 +1,11 @@
 """Watches a drill from its clients' side.
 
-:class:`LoadWatch` is the clients itself: shoppers of the example cart, whose own records are judged by ``verdict``.
+:class:`LoadWatch` is the clients itself, of the example cart or notebook; their own records are judged by ``verdict``.
 :class:`EnvoyWatch` counts what the pool's real clients got, by the front Envoy's own statistics: requests and failures,
 no times. Times are seconds of ``time.monotonic()``.
 """
 
+import ipaddress
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,8 +15,11 @@ from typing import Protocol
 from deploy.drill_rules import Kind, Seen
 from deploy.errors import DeployError
 from deploy.load import Load
+from deploy.load_tcp import NotebookLoad
 from deploy.reading import AdminError, ask_control
 from deploy.verdict import Killing, Op, Verdict, judge, percentile
+from statesync.addresses import split_address
+from statesync.spec import PoolSpec
 
 LARGEST_PACING = 2 / 3
 """Seconds between two requests of one shopper: the shorter, the finer the gap that can be seen."""
@@ -46,10 +50,10 @@ class Watch(Protocol):
 
 
 class LoadWatch:
-    """``rate`` requests a second by shoppers of our own, a third of them writes."""
+    """``rate`` requests a second by clients of our own, a third of them writes."""
 
-    def __init__(self, url: str, rate: int) -> None:
-        self._load = Load(url, sessions=max(1, round(rate * LARGEST_PACING)), rate=float(rate))
+    def __init__(self, load: Load | NotebookLoad) -> None:
+        self._load = load
 
     async def start(self) -> None:
         """Open the sessions and start the requests."""
@@ -57,7 +61,7 @@ class LoadWatch:
             await self._load.open_sessions()
         except DeployError as error:
             raise DeployError(
-                f"{error}; --load drives the example cart (POST /cart): for another application leave it out"
+                f"{error}; --load drives {self._load.drives}: for another application leave it out"
             ) from None
         self._load.start()
 
@@ -92,6 +96,29 @@ def seen_by_clients(verdict: Verdict, history: Sequence[Op], blow: Blow) -> Seen
         needless_moves=None if blow.kind is Kind.ROLLING else verdict.moved_needlessly,
         failures=verdict.failures[:5],
     )
+
+
+def clients_of(pool: PoolSpec, url: str, rate: int) -> Load | NotebookLoad:
+    """Clients for a drill of ``pool``, ``rate`` requests a second in all; ``url`` is where its front Envoy listens.
+
+    Raises:
+        DeployError: a TCP pool's clients could not have addresses of their own there.
+    """
+    sessions = max(1, round(rate * LARGEST_PACING))
+    if pool.tcp is None:
+        return Load(url, sessions=sessions, rate=float(rate))
+    front, told = url.rpartition("://")[2], pool.tcp.accept_proxy_protocol
+    try:
+        host, _ = split_address(front)
+        local = told or ipaddress.ip_address(host) in ipaddress.ip_network("127.0.0.0/8")
+    except ValueError:
+        raise DeployError(f"--url {url!r} is not HOST:PORT with an IP address") from None
+    if not local:
+        raise DeployError(
+            f"--load brings clients with addresses of 127.0.0.0/8, which {front} would not see: run it beside the "
+            "front Envoy, or in a pool whose clients come through a proxy (tcp.accept_proxy_protocol)"
+        )
+    return NotebookLoad(front, sessions, float(rate), told=told)
 
 
 class EnvoyWatch:

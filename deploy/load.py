@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import aiohttp
 
@@ -49,6 +49,7 @@ class Load:
     history: list[Op] = field(default_factory=list)
     shoppers: list[Shopper] = field(default_factory=list)
     late: float = 0.0
+    drives: ClassVar[str] = "the example cart (POST /cart)"
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _http: aiohttp.ClientSession | None = None
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)

@@ -20,6 +20,7 @@ from statesync.mirror import MirrorBatch
 from statesync.sessions import Session
 from statesync.settings import EtcdSettings
 from statesync.slots import slot_of
+from statesync.spec import PoolSpec
 from statesync.state import PoolState
 from telemetry.spans import StoredSpan
 
@@ -58,13 +59,14 @@ async def read_pool(client: EtcdClient, pool: str) -> tuple[PoolState, int]:
     return state, revision
 
 
-def require_pool(state: PoolState, etcd: EtcdSettings) -> None:
-    """Raise :class:`DeployError` unless a spec of the pool was applied."""
+def require_pool(state: PoolState, etcd: EtcdSettings) -> PoolSpec:
+    """The pool's spec. Raises :class:`DeployError` unless one was applied."""
     if state.spec is None:
         raise DeployError(
             f"there is no pool {state.keys.pool!r} in etcd at {', '.join(etcd.endpoints)}: "
             "check --pool, or make it with 'understudy apply -f pool.yaml'"
         )
+    return state.spec.record
 
 
 async def read_session(client: EtcdClient, state: PoolState, key: str, slots: int) -> FoundSession | None:

@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +15,14 @@ from deploy.local import LocalPool, LocalSettings
 from deploy.reading import read_pool
 from statesync.etcd import EtcdClient
 from statesync.slots import slot_of
-from statesync.spec import load_spec
+from statesync.spec import Objectives, load_spec
 from statesync.state import PoolState
 from tests.harness.local_pools import settled
 from tests.harness.waiting import until
 
 ROOT = Path(__file__).parents[2]
-SPEC = load_spec(ROOT / "deploy/examples/tcp.yaml")
+_SHIPPED = load_spec(ROOT / "deploy/examples/tcp.yaml")
+SPEC = _SHIPPED.model_copy(update={"objectives": Objectives.model_validate({"rto": {"p99": "30s"}})})
 CLIENTS = 40
 
 
@@ -137,11 +139,12 @@ async def under_load(directory: Path) -> AsyncIterator[Scene]:
             assert len(there) <= len(client.acknowledged) + 1
 
 
-async def understudy(*arguments: str) -> tuple[int, str]:
+async def understudy(*arguments: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:
     """A command as an operator gives it: its exit code and what it said."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "deploy.cli", *arguments),
         cwd=ROOT,
+        env={**os.environ, **(env or {})},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -186,8 +189,31 @@ async def test_a_drained_members_clients_go_on_elsewhere_and_its_return_breaks_n
 
         code, said = await understudy("explain", touched[0].source, *place)
         assert (code, drained in said) == (0, True)
-        code, said = await understudy("drill", "kill", "--command", "true", "--load", "1", "--url", "http://x", *place)
-        assert (code, "a tcp pool has none" in said) == (2, True), said
+
+
+async def test_drills_bring_clients_of_their_own_and_judge_what_those_saw(tmp_path: Path) -> None:
+    async with under_load(tmp_path) as scene:
+        front = scene.pool.layout.front.listen
+        place = ("--etcd", ",".join(scene.pool.etcd_endpoints), "--pool", SPEC.pool, "--command", "true")
+        for given, why in (
+            (("--admin", front), "bring clients (--load N)"),
+            (("--load", "1", "--url", "192.0.2.1:80"), "run it beside the front"),
+            (("--load", "1", "--url", "tcp://front"), "is not HOST:PORT with an IP address"),
+        ):
+            code, said = await understudy("drill", "kill", *given, *place)
+            assert (code, why in said) == (2, True), said
+
+        home = {"UNDERSTUDY_DIR": str(tmp_path)}
+        for kind in ("kill", "rolling"):
+            code, said = await understudy("drill", kind, "--load", "30", "--for", "1s", "-o", "json", env=home)
+            assert code == 0, said
+            (row,) = json.loads(said[said.index("{") :])["drills"]
+            assert (row["failed_requests"], row["lost_writes"], row["missed"]) == (0, 0, []), row
+            if kind == "kill":
+                assert row["sessions_touched"] > 0
+                assert row["moved_needlessly"] == 0
+            marks = {at.record.drill for at in (await scene.state()).failovers.values()}
+            assert kind in marks
 
 
 async def test_a_frozen_application_is_found_by_the_question_that_the_spec_names(tmp_path: Path) -> None:
