@@ -14,7 +14,19 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from telemetry.names import AFTERMATH, CAUSE, CRITICAL, ERROR_MS, FROM, POOL, SLOTS, TO, UNMEASURED
+from telemetry.names import (
+    AFTERMATH,
+    CAUSE,
+    CRITICAL,
+    ERROR_MS,
+    FIRST_REQUEST,
+    FROM,
+    LAST_REQUEST,
+    POOL,
+    SLOTS,
+    TO,
+    UNMEASURED,
+)
 from telemetry.spans import StoredSpan
 
 _WHO_WIDTH = 18
@@ -168,6 +180,10 @@ def _heading(root: StoredSpan | None, trace_id: str, origin: int) -> Iterable[Te
         took = f"{root.name} took {_ms(root.duration_ns)} ms{known}{_facts(root)}"
         yield Text(took, style="bold", overflow="fold")
     yield Text(f"trace {trace_id}, began {_utc(origin)}", style="dim")
+    about = {} if root is None else root.attributes
+    for when, name in (("before", LAST_REQUEST), ("after", FIRST_REQUEST)):
+        if about.get(name):
+            yield Text(f"request {when:<7} {_printable(str(about[name]))}", style="dim", overflow="fold")
 
 
 def _facts(root: StoredSpan) -> str:

@@ -76,6 +76,12 @@ def test_a_root_that_knows_little_says_what_it_knows():
     assert read([root(5, attributes={"understudy.from": "cart-2"})])[0] == "failover took 5.0 ms: from cart-2"
 
 
+def test_the_requests_before_and_after_it_are_told_whole():
+    last, first = (f"00-{letter * 32}-{letter * 16}-01" for letter in "ab")
+    met = {"understudy.request.last": last, "understudy.request.first": first}
+    assert read([root(5, attributes=met)])[2:4] == [f"request before  {last}", f"request after   {first}"]
+
+
 def test_a_failed_phase_says_why():
     lines = read([root(10), stored("claim", 0, 5, error="lost to cart-3")])
     assert lines[-1].strip() == "failed: lost to cart-3"

@@ -76,6 +76,8 @@ async def test_a_browser_shows_the_page_without_complaint_and_hostile_text_stays
     assert "<title>cart: missed</title>" in shown
     assert "<script" not in shown
     assert "<img" not in shown
+    assert "Content-Security-Policy\" content=\"default-src 'none'; " in shown
+    assert re.findall(r'(?:src|href)="(?!data:)[^"]*"', shown) == [], "nothing is fetched"
     body = shown.split("<body>")[1]
     assert body.index('id="verdict"') < body.index('id="objectives"') < body.index('id="worst"')
     for picture in ("by-phase", "timeline", "burn-down", "waterfall-1", "waterfall-5"):
