@@ -70,7 +70,8 @@ class Comparison:
 
     ``stated``: by how much the trace says that it may be wrong. ``seeing``: how finely the clients can see, the longest
     time between two requests that could have shown the beginning or the end. ``way``: how long an answer takes when
-    all is well (p99 of the second before); of a drain, the longest that a request took meanwhile that met no stall.
+    all is well (p99 of the second before); of a drain, the longest that a request took that met no stall, from a second
+    before on.
     """
 
     number: int
@@ -224,10 +225,10 @@ class Drills:
             stalls, slots = stalls_of(spans), state.spec.record.slots if state.spec else 0
             met = [one for one in clients.seen if struck <= one.asked <= ended]
             held = {one: held_up(one, stalls, slots, self._clock) for one in met}
-            waits = {one: (one.answered - one.asked) * 1000 for one in met}
+            waits = {one: (one.answered - one.asked) * 1000 for one in clients.seen}
             slowest = max((one for one in met if held[one]), key=waits.__getitem__, default=met[0])
             gap, trace, seeing = waits[slowest], held[slowest], 0.0
-            way = max((waits[one] for one in met if not held[one]), default=0.0)
+            way = max((wait for one, wait in waits.items() if not held.get(one)), default=0.0)
         else:
             trace, (gap, seeing) = root.duration_ns / 1e6, gap_of(clients.seen, theirs, member, struck)
         path = {span.name: round(span.duration_ns / 1e6, 2) for span in spans if span.attributes.get(names.CRITICAL)}

@@ -13,7 +13,7 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from proxy.peers import SESSIONS_PATH
+from proxy.peers import ACTIVATE_PATH, PREPARE_PATH, SESSIONS_PATH
 from proxy.problems import Reply, problem
 from statesync.identity import MEMBER, names_in
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 """What orchestrators ask at the session API: they have no token, and learn nothing of sessions."""
 TOKEN_LEAST = 16
-_MEMBERS_ONLY = (SESSIONS_PATH, "/peer/v1/slots/{slot}/prepare", "/peer/v1/slots/{slot}/activate")
+_MEMBERS_ONLY = (SESSIONS_PATH, PREPARE_PATH, ACTIVATE_PATH)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

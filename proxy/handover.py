@@ -1,19 +1,20 @@
-"""Handing a slot over: both sides of a planned change of active, in which nothing is lost and nobody is refused.
+"""Handing slots over: both sides of a planned change of active, in which nothing is lost and nobody is refused.
 
-The owner's side: the target gets the slot's sessions into memory; the gate closes for new calls; those
-under way end; the owner record goes to phase ``handover``, which fences every late write; the target
-commits itself as active with the next epoch; the gate opens, and who waited at it goes to the target. A
-target that fails or stays silent for :data:`CONFIRM_PATIENCE` is given up, and the slot is taken back under
-a new epoch.
+Slots go to one target a few together, which costs etcd, the target and all who watch hardly more than one slot would.
+The owner's side: the target gets the slots' sessions into memory; the gates close for new calls; those under way end;
+one transaction puts the owner records into phase ``handover``, which fences every late write; in another the target
+commits itself as active with the next epochs; the gates open, and who waited at one goes to the target. A slot whose
+calls do not end soon leaves the others and goes after them, alone. A target that fails or stays silent for
+:data:`CONFIRM_PATIENCE` is given up, and the slots are taken back under new epochs.
 """
 
 import asyncio
-import json
 import logging
 import time
+from collections.abc import Mapping, Sequence
 
 from proxy.context import MemberContext
-from proxy.holdings import OwnedSlot
+from proxy.holdings import OwnedSlot, still_busy
 from proxy.peers import Peer, PeerError
 from statesync.crash_points import CrashPoint, crash_point
 from statesync.definite import definite_txn
@@ -27,17 +28,21 @@ from telemetry.setup import Attributes
 
 logger = logging.getLogger(__name__)
 
+SLOTS_TOGETHER = 8
+"""Slots that go in one handover. Their gates are closed together, so the calls of all wait for the last of each."""
+TOGETHER_PATIENCE = 0.02
+"""Seconds in which the calls of a slot end, or it does not go together with others."""
 DRAIN_PATIENCE = 0.25
 CONFIRM_PATIENCE = 1.0
 OUTCOME_PATIENCE = 10.0
 
 
 class HandoverFailed(Exception):
-    """A handover that did not happen; the slot stays with its owner. ``why`` is for the log and the next try."""
+    """A handover that did not happen; the slots stay with their owner. ``why`` is for the log and the next try."""
 
-    def __init__(self, slot: int, to: str, why: str) -> None:
-        super().__init__(f"slot {slot} to {to}: {why}")
-        self.slot = slot
+    def __init__(self, slots: Sequence[int], to: str, why: str) -> None:
+        super().__init__(f"slot {', '.join(map(str, slots))} to {to}: {why}")
+        self.slots = tuple(slots)
         self.to = to
         self.why = why
 
@@ -48,85 +53,121 @@ class Handover:
     def __init__(self, context: MemberContext) -> None:
         self._context = context
 
-    async def give(self, slot: int, to: str, *, cause: str, trace: TraceIds | None) -> None:
-        """Hand ``slot`` over to ``to``. Raises :class:`HandoverFailed`; the slot is then ours as before."""
+    async def give(self, slots: Sequence[int], to: str, *, cause: str, trace: TraceIds | None) -> None:
+        """Hand ``slots`` over to ``to``, :data:`SLOTS_TOGETHER` of them at the most.
+
+        Raises :class:`HandoverFailed`; what was not given by then is ours as before, unless somebody has claimed it.
+        """
         try:
-            await self._give(slot, to, cause, trace)
-        except HandoverFailed:
-            self._context.tally.refused += 1
+            peer = await self._prepared(slots, to)
+            owned = [one for slot in slots if (one := self._context.holdings.get(slot))]
+            patience = TOGETHER_PATIENCE if len(owned) > 1 else DRAIN_PATIENCE
+            for one in await self._give(owned, peer, cause, trace, patience):
+                await self._give([one], peer, cause, trace, DRAIN_PATIENCE)
+        except HandoverFailed as error:
+            self._context.tally.refused += len(error.slots)
             raise
 
-    async def _give(self, slot: int, to: str, cause: str, trace: TraceIds | None) -> None:
-        context = self._context
-        peer = context.peer(to)
-        owned = context.holdings.get(slot)
-        if peer is None or owned is None:
-            raise HandoverFailed(slot, to, "its address is unknown" if peer is None else "the slot is not ours")
+    async def _prepared(self, slots: Sequence[int], to: str) -> Peer:
+        """The target, which has the sessions of ``slots`` in memory now."""
+        peer = self._context.peer(to)
+        if peer is None:
+            raise HandoverFailed(slots, to, "its address is unknown")
         try:
-            await context.peers.prepare(peer, slot)
+            await self._context.peers.prepare(peer, slots)
         except PeerError as error:
-            raise HandoverFailed(slot, to, str(error)) from None
-        context.holdings.close([slot])
-        try:
-            await self._give_closed(owned, peer, cause, trace)
-        finally:
-            context.holdings.reopen(owned)
+            raise HandoverFailed(slots, to, str(error)) from None
+        return peer
 
-    async def _give_closed(self, owned: OwnedSlot, peer: Peer, cause: str, trace: TraceIds | None) -> None:
-        context = self._context
-        started_ns = context.telemetry.now_ns()
+    async def _give(
+        self, slots: Sequence[OwnedSlot], peer: Peer, cause: str, trace: TraceIds | None, patience: float
+    ) -> list[OwnedSlot]:
+        """Close the gates and hand over what is idle in time. Returns the others; alone, a slot fails instead."""
+        holdings = self._context.holdings
+        started_ns = self._context.telemetry.now_ns()
+        closed = holdings.close([owned.slot for owned in slots])
         try:
-            async with asyncio.timeout(DRAIN_PATIENCE):
-                await owned.idle.wait()
-        except TimeoutError:
-            raise HandoverFailed(owned.slot, peer.member, "calls under way did not end in time") from None
-        idle_ns = context.telemetry.now_ns()
-        leaving = start_handover(
-            owned.owner,
-            peer.member,
-            cause=cause,
-            traceparent=trace.traceparent if trace else "",
-            now=time.time(),
-        )
+            busy = await still_busy(closed, patience)
+            for owned in busy:
+                holdings.reopen(owned)
+            idle = [owned for owned in closed if owned not in busy]
+            if idle:
+                await self._give_closed(idle, peer, cause, trace, started_ns)
+            elif len(busy) == 1:
+                raise HandoverFailed([busy[0].slot], peer.member, "calls under way did not end in time")
+            return busy
+        finally:
+            for owned in closed:
+                holdings.reopen(owned)
+
+    async def _give_closed(
+        self, slots: Sequence[OwnedSlot], peer: Peer, cause: str, trace: TraceIds | None, started_ns: int
+    ) -> None:
+        context = self._context
+        numbers = [owned.slot for owned in slots]
+        idle_ns, now = context.telemetry.now_ns(), time.time()
+        traceparent = trace.traceparent if trace else ""
+        leaving = {
+            owned.slot: start_handover(owned.owner, peer.member, cause=cause, traceparent=traceparent, now=now)
+            for owned in slots
+        }
         crash_point(CrashPoint.HANDOVER_CLOSED)
-        fenced = await self._replace_record(owned.slot, owned.fence, leaving)
+        fenced = await self._replace_records({owned.slot: owned.fence for owned in slots}, leaving)
         if not fenced:
-            context.holdings.lose(owned.slot)
-            raise HandoverFailed(owned.slot, peer.member, "somebody else has claimed the slot")
-        owned.owner, owned.fence = leaving, fenced
+            for owned in slots:
+                if not self._stands(owned):
+                    context.holdings.lose(owned.slot)
+            raise HandoverFailed(numbers, peer.member, "somebody else has claimed a slot")
+        for owned in slots:
+            owned.owner, owned.fence = leaving[owned.slot], fenced
         crash_point(CrashPoint.HANDOVER_FENCED)
         fenced_ns = context.telemetry.now_ns()
         try:
             async with asyncio.timeout(CONFIRM_PATIENCE):
-                answer = await context.peers.activate(peer, owned.slot, fenced)
-            successor = Owner.decode(json.dumps(answer["owner"]).encode())
-            revision = int(str(answer["revision"]))
-        except (PeerError, TimeoutError, ValueError, KeyError, TypeError) as error:
-            await self._take_back(owned)
-            raise HandoverFailed(owned.slot, peer.member, str(error) or "no answer in time") from None
+                successors, revision = await context.peers.activate(peer, numbers, fenced)
+        except (PeerError, TimeoutError) as error:
+            for owned in slots:
+                await self._take_back(owned)
+            raise HandoverFailed(numbers, peer.member, str(error) or "no answer in time") from None
         crash_point(CrashPoint.HANDOVER_CONFIRMED)
-        context.state.note_owner(owned.slot, successor, revision)
-        context.holdings.lose(owned.slot)
-        context.tally.given += 1
+        for slot, successor in successors.items():
+            context.state.note_owner(slot, successor, revision)
+            context.holdings.lose(slot)
+        context.tally.given += len(successors)
         if trace is not None:
+            self._tell(trace, numbers, peer, revision, (started_ns, idle_ns, fenced_ns))
+
+    def _stands(self, owned: OwnedSlot) -> bool:
+        """Whether, as far as we know by now, nobody has replaced the record that makes a slot ours."""
+        at = self._context.state.owners.get(owned.slot)
+        return at is not None and at.revision <= owned.fence
+
+    def _tell(
+        self, trace: TraceIds, slots: Sequence[int], peer: Peer, revision: int, marks: tuple[int, int, int]
+    ) -> None:
+        """Record the phases that each slot went through."""
+        context = self._context
+        started_ns, idle_ns, fenced_ns = marks
+        now_ns = context.telemetry.now_ns()
+        phases = context.telemetry.failover(trace.traceparent)
+        for slot in slots:
             attributes: Attributes = {
                 names.POOL: context.keys.pool,
                 names.MEMBER: context.me,
-                names.SLOT: owned.slot,
+                names.SLOT: slot,
                 names.TO: peer.member,
                 names.ETCD_REVISION: revision,
             }
-            phases = context.telemetry.failover(trace.traceparent)
-            answered = context.first_answers.last_in(owned.slot)
+            answered = context.first_answers.last_in(slot)
             phases.phase(names.FLUSH, started_ns, idle_ns, attributes)
             phases.phase(names.FENCE, idle_ns, fenced_ns, attributes, ((answered, names.LAST_REQUEST),))
-            phases.phase(names.CONFIRM, fenced_ns, context.telemetry.now_ns(), attributes)
+            phases.phase(names.CONFIRM, fenced_ns, now_ns, attributes)
 
     async def _take_back(self, owned: OwnedSlot) -> None:
         """Undo a fence. If the compare fails, the target became active after all."""
         crash_point(CrashPoint.UNDO_DECIDED)
         mine = undo_handover(owned.owner, now=time.time())
-        revision = await self._replace_record(owned.slot, owned.fence, mine)
+        revision = await self._replace_records({owned.slot: owned.fence}, {owned.slot: mine})
         if revision and self._context.state.note_owner(owned.slot, mine, revision):
             owned.owner, owned.fence = mine, revision
         else:
@@ -142,73 +183,88 @@ class Handover:
         await self._take_back(owned)
         self._context.holdings.reopen(owned)
 
-    async def take(self, slot: int, revision: int) -> At[Owner]:
-        """Become active for a slot that its owner fenced at ``revision``, and return the new owner record.
+    async def take(self, slots: Sequence[int], revision: int) -> dict[int, At[Owner]]:
+        """Become active for slots that their owner fenced at ``revision``, and return the new owner records.
 
         Raises:
-            HandoverFailed: the record at ``revision`` does not name us, or somebody changed it since.
+            HandoverFailed: a record at ``revision`` does not name us, or somebody changed one since.
             EtcdError: etcd gave no definite answer.
         """
         context = self._context
         started_ns = context.telemetry.now_ns()
-        await self._see(slot, revision)
-        at = context.state.owners.get(slot)
-        if at is None or at.revision != revision or at.record.to != context.me:
-            raise HandoverFailed(slot, context.me, f"no handover to this member stands at revision {revision}")
-        leaving = at.record
-        mine = finish_handover(leaving, context.boot, now=time.time())
-        trace = TraceIds.from_traceparent(mine.traceparent) if mine.traceparent else None
+        await self._see(slots, revision)
+        leaving = self._left_to_us(slots, revision)
+        mine = {slot: finish_handover(owner, context.boot, now=time.time()) for slot, owner in leaving.items()}
+        first = next(iter(leaving.values()))
+        trace = TraceIds.from_traceparent(first.traceparent) if first.traceparent else None
         note = []
         if trace is not None:
-            taken = {slot: mine.epoch}
-            note = [
-                context.failovers.add(trace.hex, leaving.active, taken, cause=mine.cause, planned=True, now=time.time())
-            ]
+            taken = {slot: owner.epoch for slot, owner in mine.items()}
+            log = context.failovers
+            note = [log.add(trace.hex, first.active, taken, cause=first.cause, planned=True, now=time.time())]
         crash_point(CrashPoint.TARGET_ASKED)
-        won = await self._replace_record(slot, revision, mine, note)
+        won = await self._replace_records(dict.fromkeys(slots, revision), mine, note)
         if not won:
-            raise HandoverFailed(slot, context.me, "its owner took the slot back")
+            raise HandoverFailed(slots, context.me, "its owner took a slot back")
         crash_point(CrashPoint.TARGET_ACTIVE)
-        at = At(mine, won)
-        if context.state.note_owner(slot, mine, won):
-            context.holdings.reopen(context.holdings.gain(slot, mine, won))
-        context.tally.received += 1
+        for slot, owner in mine.items():
+            if context.state.note_owner(slot, owner, won):
+                context.holdings.reopen(context.holdings.gain(slot, owner, won))
+        context.tally.received += len(mine)
         if trace is not None:
             now_ns = context.telemetry.now_ns()
-            attributes: Attributes = {names.POOL: context.keys.pool, names.MEMBER: context.me, names.SLOT: slot}
-            context.telemetry.failover(trace.traceparent).phase(names.CLAIM, started_ns, now_ns, attributes)
-            context.first_answers.handed_over(trace, slot, started_ns)
-        return at
+            phases = context.telemetry.failover(trace.traceparent)
+            for slot in slots:
+                attributes: Attributes = {names.POOL: context.keys.pool, names.MEMBER: context.me, names.SLOT: slot}
+                phases.phase(names.CLAIM, started_ns, now_ns, attributes)
+            context.first_answers.handed_over(trace, slots[0], started_ns)
+        return {slot: At(owner, won) for slot, owner in mine.items()}
 
-    async def _see(self, slot: int, revision: int) -> None:
-        """Have the handover record and every write before it here: by the watch, or else by reading etcd."""
+    def _left_to_us(self, slots: Sequence[int], revision: int) -> dict[int, Owner]:
+        """The records by which their owner leaves ``slots`` to us, of one failover; raises :class:`HandoverFailed`."""
+        leaving = {}
+        for slot in slots:
+            at = self._context.state.owners.get(slot)
+            if at is None or at.revision != revision or at.record.to != self._context.me:
+                raise HandoverFailed([slot], self._context.me, f"no handover to it stands at revision {revision}")
+            leaving[slot] = at.record
+        return leaving
+
+    async def _see(self, slots: Sequence[int], revision: int) -> None:
+        """Have the handover records and every write before them here: by the watch, or else by reading etcd."""
         context = self._context
         try:
             async with asyncio.timeout(CONFIRM_PATIENCE / 4):
                 await context.mirror.caught_up(revision)
         except TimeoutError:
-            await context.replica.refresh(slot)
-            kv = await context.etcd.get(context.keys.owner(slot))
-            if kv is not None:
-                context.state.note_owner(slot, Owner.decode(kv.value), kv.mod_revision)
-        await context.replica.full_sync(slot)
+            for slot in slots:
+                await context.replica.refresh(slot)
+                kv = await context.etcd.get(context.keys.owner(slot))
+                if kv is not None:
+                    context.state.note_owner(slot, Owner.decode(kv.value), kv.mod_revision)
+        for slot in slots:
+            await context.replica.full_sync(slot)
 
-    async def _replace_record(self, slot: int, fence: int, record: Owner, extra: list[Put] | None = None) -> int:
-        """Replace the owner record written at ``fence``; 0 if it is another one by now, else the new revision."""
-        key = self._context.keys.owner(slot)
-        value = record.encode()
+    async def _replace_records(
+        self, fences: Mapping[int, int], records: Mapping[int, Owner], extra: Sequence[Put] = ()
+    ) -> int:
+        """Replace owner records that were written at ``fences``, all or none, and return the new revision.
+
+        0 if one of them is another by now.
+        """
+        keys = self._context.keys
         result, _ = await definite_txn(
             self._context.etcd,
-            [ModRevision(key, fence)],
-            [Put(key, value), *(extra or [])],
-            [Get(key)],
+            [ModRevision(keys.owner(slot), fence) for slot, fence in fences.items()],
+            [*(Put(keys.owner(slot), record.encode()) for slot, record in records.items()), *extra],
+            [Get(keys.owner(slot)) for slot in records],
             patience=OUTCOME_PATIENCE,
         )
         if result.succeeded:
             return result.revision
-        found = result.answers[0]
-        if found and found[0].value == value:
-            return found[0].mod_revision
-        if found:
-            self._context.state.note_owner(slot, Owner.decode(found[0].value), found[0].mod_revision)
+        found = {slot: kvs[0] for slot, kvs in zip(records, result.answers, strict=True) if kvs}
+        if len(found) == len(records) and all(kv.value == records[slot].encode() for slot, kv in found.items()):
+            return next(iter(found.values())).mod_revision
+        for slot, kv in found.items():
+            self._context.state.note_owner(slot, Owner.decode(kv.value), kv.mod_revision)
         return 0

@@ -6,7 +6,8 @@ the slot opens the gate for good: everyone who waited is told :class:`NotMine` a
 """
 
 import asyncio
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from statesync.pool import Owner, Phase
@@ -37,6 +38,15 @@ class OwnedSlot:
         self.calls -= 1
         if self.calls == 0:
             self.idle.set()
+
+
+async def still_busy(slots: Sequence[OwnedSlot], patience: float) -> list[OwnedSlot]:
+    """Those of ``slots``, whose gates are closed, in which calls are under way after ``patience`` seconds as well."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(patience):
+            for owned in slots:
+                await owned.idle.wait()
+    return [owned for owned in slots if owned.calls]
 
 
 class Holdings:

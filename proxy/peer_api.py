@@ -1,7 +1,8 @@
 """The peer API: what the other members' sidecars ask of this one (forwarded calls, probes, handovers)."""
 
+import asyncio
 import dataclasses
-import json
+from collections.abc import Mapping
 
 from aiohttp import web
 
@@ -9,7 +10,7 @@ from proxy.admission import certificate_wanted
 from proxy.context import MemberContext
 from proxy.handover import Handover, HandoverFailed
 from proxy.owner_calls import UNTIL_EPOCH
-from proxy.peers import PROBE_PATH, SESSIONS_PATH
+from proxy.peers import ACTIVATE_PATH, PREPARE_PATH, PROBE_PATH, SESSIONS_PATH
 from proxy.problems import problem
 from proxy.read_deadline import ReadDeadline
 from proxy.service import SessionService
@@ -17,6 +18,9 @@ from proxy.session_api import BODY_MOST, add_session_routes, as_json, call_of, p
 from statesync.crash_points import CrashPoint, crash_point
 from statesync.etcd import EtcdError
 from statesync.identity import kinds_of
+
+TOGETHER_MOST = 100
+"""Slots in one handover: one transaction must hold them."""
 
 
 def peer_app(
@@ -56,27 +60,41 @@ def _add_handover_routes(app: web.Application, context: MemberContext, handover:
     """The target's side of a handover."""
 
     async def prepare(request: web.Request) -> web.Response:
-        slot = int(request.match_info["slot"])
         try:
-            await context.replica.full_sync(slot)
+            slots = _slots_of(as_json(await request.read()))
+            await asyncio.gather(*(context.replica.full_sync(slot) for slot in slots))
+        except (ValueError, KeyError, TypeError) as error:
+            return respond(problem(400, "bad-request", f"slots to prepare: {error}"))
         except EtcdError as error:
-            return respond(problem(503, "not-ready", f"slot {slot} cannot be read: {error}", retry_after=1))
+            return respond(problem(503, "not-ready", f"a slot cannot be read: {error}", retry_after=1))
         crash_point(CrashPoint.TARGET_PREPARED)
-        return web.json_response({"slot": slot})
+        return web.json_response({"slots": slots})
 
     async def activate(request: web.Request) -> web.Response:
-        slot = int(request.match_info["slot"])
         try:
-            revision = int(str(as_json(await request.read())["revision"]))
-            at = await handover.take(slot, revision)
-        except (ValueError, KeyError) as error:
-            return respond(problem(400, "bad-request", f"the handover's revision is missing: {error}"))
+            asked = as_json(await request.read())
+            slots, revision = _slots_of(asked), int(str(asked["revision"]))
+        except (ValueError, KeyError, TypeError) as error:
+            return respond(problem(400, "bad-request", f"slots to take and the revision of their records: {error}"))
+        try:
+            taken = await handover.take(slots, revision)
         except HandoverFailed as error:
-            return respond(problem(409, "not-owner", error.why))
+            return respond(problem(409, "not-owner", f"slots {list(error.slots)}: {error.why}"))
         except EtcdError as error:
             return respond(problem(503, "outcome-unknown", str(error), retry_after=1))
-        owner = json.loads(json.dumps(dataclasses.asdict(at.record)))
-        return web.json_response({"owner": owner, "revision": at.revision})
+        owners = {slot: dataclasses.asdict(at.record) for slot, at in taken.items()}
+        return web.json_response({"owners": owners, "revision": taken[slots[0]].revision})
 
-    app.router.add_post(r"/peer/v1/slots/{slot:\d{1,5}}/prepare", prepare)
-    app.router.add_post(r"/peer/v1/slots/{slot:\d{1,5}}/activate", activate)
+    app.router.add_post(PREPARE_PATH, prepare)
+    app.router.add_post(ACTIVATE_PATH, activate)
+
+
+def _slots_of(asked: Mapping[str, object]) -> list[int]:
+    """The slots that a handover is about, each once; raises ``ValueError``, ``KeyError`` or ``TypeError``."""
+    slots = asked["slots"]
+    if not isinstance(slots, list) or not 0 < len(slots) <= TOGETHER_MOST:
+        raise ValueError(f"expected a list of 1 to {TOGETHER_MOST} slots")
+    numbers = list(dict.fromkeys(slots))
+    if not all(type(slot) is int and slot >= 0 for slot in numbers):
+        raise ValueError("a slot is a whole number")
+    return numbers

@@ -7,22 +7,28 @@ That speaks neither for its life nor for its death, so no ownership changes for 
 """
 
 import asyncio
+import json
 import logging
 import ssl
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
+from typing import Any
 
 import aiohttp
 
 from proxy.problems import Reply
+from statesync.pool import Owner
 from statesync.tls import PeerTls, WrongName, trust_fault
 
 logger = logging.getLogger(__name__)
 
 PROBE_PATH = "/peer/v1/probe"
 SESSIONS_PATH = "/peer/v1/sessions/"
+PREPARE_PATH = "/peer/v1/handover/prepare"
+ACTIVATE_PATH = "/peer/v1/handover/activate"
 PROBES = 3
 VOID_FROM = 1.5
 CALL_TIMEOUT = 1.0
@@ -173,24 +179,29 @@ class PeerClient:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _sorted(peer, error) from None
 
-    async def prepare(self, peer: Peer, slot: int) -> None:
-        """Ask ``peer`` to have a slot's sessions in memory, so that a handover is quick. Raises ``PeerError``."""
-        await self._slot_call(peer, slot, "prepare", {})
+    async def prepare(self, peer: Peer, slots: Sequence[int]) -> None:
+        """Ask ``peer`` to have the sessions of slots in memory, so that a handover is quick. Raises ``PeerError``."""
+        await self._handover_call(peer, PREPARE_PATH, {"slots": list(slots)})
 
-    async def activate(self, peer: Peer, slot: int, revision: int) -> dict[str, object]:
-        """Ask ``peer`` to become active for a slot whose handover record was written at ``revision``.
+    async def activate(self, peer: Peer, slots: Sequence[int], revision: int) -> tuple[dict[int, Owner], int]:
+        """Ask ``peer`` to become active for slots whose handover records were written at ``revision``.
 
-        Returns its new owner record and revision (``{"owner": {...}, "revision": n}``). Raises ``PeerError``.
+        Returns the new owner record of each and their revision. Raises ``PeerError``.
         """
-        return await self._slot_call(peer, slot, "activate", {"revision": revision})
+        said = await self._handover_call(peer, ACTIVATE_PATH, {"slots": list(slots), "revision": revision})
+        try:
+            owners = {slot: Owner.decode(json.dumps(said["owners"][str(slot)]).encode()) for slot in slots}
+            return owners, int(said["revision"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise PeerBroken(peer.member, f"an answer to a handover that is none: {error!r}") from None
 
-    async def _slot_call(self, peer: Peer, slot: int, verb: str, body: dict[str, object]) -> dict[str, object]:
-        url = f"{self._scheme}://{peer.address}/peer/v1/slots/{slot}/{verb}"
+    async def _handover_call(self, peer: Peer, path: str, body: dict[str, object]) -> dict[str, Any]:
+        url = f"{self._scheme}://{peer.address}{path}"
         try:
             async with self._http.post(url, json=body, ssl=self._ssl(peer)) as answer:
-                content: dict[str, object] = await answer.json(content_type=None)
+                content: dict[str, Any] = await answer.json(content_type=None)
                 if answer.status != 200:
-                    raise PeerDeclined(peer.member, f"{verb} of slot {slot}: {content.get('detail', answer.status)}")
+                    raise PeerDeclined(peer.member, str(content.get("detail", answer.status)))
                 return content
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise _sorted(peer, error) from None

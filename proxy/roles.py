@@ -1,7 +1,7 @@
 """The member's part in the pool: carries out what ``statesync.ownership`` decides, and takes over when asked to.
 
 Wakes at every change of the pool and once per :data:`TICK`. Three kinds of work, each in its own task so
-that none waits for another: claims (one at a time), handovers (:data:`HANDOVERS_AT_ONCE`), and copying the
+that none waits for another: claims (one at a time), handovers (to :data:`HANDOVERS_AT_ONCE` members), and copying the
 slots that the table wants held here. A takeover needs two witnesses: the control servers' word or a caller
 who was sent here, and this member's own probe of the owner.
 """
@@ -16,7 +16,7 @@ from functools import partial
 
 from proxy.claims import Cause, Claimer
 from proxy.context import MemberContext
-from proxy.handover import Handover, HandoverFailed
+from proxy.handover import SLOTS_TOGETHER, Handover, HandoverFailed
 from proxy.peers import Life
 from proxy.read_deadline import BOUND
 from statesync.etcd import EtcdError
@@ -42,9 +42,9 @@ from telemetry.ids import TraceIds, TraceparentError, trace_seed
 logger = logging.getLogger(__name__)
 
 TICK = 0.5
-HANDOVERS_AT_ONCE = 2
-"""Slots on their way at once. With four, callers waited twice as long at the gates (``make bench-failover``)."""
-COPIES_AT_ONCE = 8
+HANDOVERS_AT_ONCE = 1
+"""Members that slots are on their way to at once."""
+COPIES_AT_ONCE = 2
 HANDOVER_PAUSE = 1.0
 ALIVE_PAUSE = 0.5
 HEIRS_AFTER = 0.3
@@ -162,20 +162,20 @@ class Roles:
             return
         self._start("hold", self._hold)
         view = self._context.view()
+        if not self.draining:
+            self._draining_since = time.monotonic()
+        receivers = list(self._heirs(view).values())
         for step in next_steps(view, handing_over=frozenset(self._handing)):
             match step:
                 case TakeOver(member, boot, slots):
                     self._start(f"takeover/{member}", partial(self._take_over_lost, member, boot, slots))
                 case ClaimFree():
                     self._start("claim", self._claim_free)
-                case HandOver(slot, to):
-                    self._hand_over(slot, to)
+                case HandOver(_, to):
+                    receivers.append(to)
                 case Undo(slot):
                     self._start(f"undo/{slot}", partial(self.handover.undo_stale, slot))
-        if not self.draining:
-            self._draining_since = time.monotonic()
-        else:
-            self._hand_over_to_heirs(view)
+        self._begin_handovers(receivers)
         strays = self._lasting_strays(view)
         if strays:
             self._start("adopt", partial(self._adopt, strays))
@@ -374,37 +374,34 @@ class Roles:
 
     # -- handovers --
 
-    def _hand_over(self, slot: int, to: str) -> None:
-        if slot in self._handing or time.monotonic() < self._handover_pause.get(to, 0.0):
-            return
-        self._handing.add(slot)
-        self._start(f"handover/{slot}", partial(self._give, slot, to))
-
-    def _hand_over_to_heirs(self, view: View) -> None:
-        """While draining, do not wait long for a table that may never come: the next in line gets the slot."""
-        if time.monotonic() - self._draining_since < HEIRS_AFTER:
-            return
+    def _heirs(self, view: View) -> dict[int, str]:
+        """Who gets which slot because this member drains and no table has said so for :data:`HEIRS_AFTER` seconds."""
+        if not self.draining or time.monotonic() - self._draining_since < HEIRS_AFTER:
+            return {}
+        heirs = {}
         for slot in self._context.holdings.slots:
-            heirs = [
+            able = [
                 m for m in heirs_of(view, slot) if m in view.members and view.members[m].record.state.may_hold_slots
             ]
-            if heirs and slot not in self._handing:
-                self._hand_over(slot, heirs[0])
+            if able and slot not in self._handing:
+                heirs[slot] = able[0]
+        return heirs
 
-    def _order_for(self, slot: int, to: str) -> TraceIds | None:
-        """The trace of a handover that waited for its turn; None when it is not wanted any more.
+    def _order_for(self, to: str) -> tuple[list[int], TraceIds]:
+        """The slots that ``to`` is to get now, and the trace of their handover.
 
-        The newest table's, if that asks for it; else that of a drain that no table has heard of, which has no root and
-        so counts as unmeasured.
+        They are what the newest table asks for; else what a drain that no table has heard of leaves to ``to``, whose
+        trace has no root and so counts as unmeasured.
         """
         view = self._context.view()
-        if HandOver(slot, to) in next_steps(view, handing_over=frozenset(self._handing - {slot})):
+        steps = next_steps(view, handing_over=frozenset(self._handing))
+        wanted = [step.slot for step in steps if isinstance(step, HandOver) and step.to == to]
+        if wanted:
             with contextlib.suppress(TraceparentError):
-                return TraceIds.from_traceparent(view.table.traceparent)
-        elif not (self.draining and to in heirs_of(view, slot)):
-            return None
+                return wanted, TraceIds.from_traceparent(view.table.traceparent)
         subject = f"drain/{view.me}/{view.boot}/{self._draining_since}"
-        return trace_seed(self._context.keys.pool, names.KIND_HANDOVER, subject)
+        trace = trace_seed(self._context.keys.pool, names.KIND_HANDOVER, subject)
+        return wanted or [slot for slot, heir in self._heirs(view).items() if heir == to], trace
 
     def _reason_to_give(self) -> str:
         if self.draining:
@@ -412,18 +409,26 @@ class Roles:
         fault = self._fault()
         return f"{UNFIT}{fault}" if fault else REBALANCE
 
-    async def _give(self, slot: int, to: str) -> None:
+    def _begin_handovers(self, receivers: Sequence[str]) -> None:
+        for to in dict.fromkeys(receivers):
+            if time.monotonic() >= self._handover_pause.get(to, 0.0):
+                self._start(f"handover/{to}", partial(self._hand_over, to))
+
+    async def _hand_over(self, to: str) -> None:
+        """Give ``to`` the next few of the slots that it is to get."""
+        slots: list[int] = []
         try:
             async with self._handover_gate:
-                trace = self._order_for(slot, to)
-                if trace is None:
-                    return
-                await self.handover.give(slot, to, cause=self._reason_to_give(), trace=trace)
+                wanted, trace = self._order_for(to)
+                slots = wanted[:SLOTS_TOGETHER]
+                if slots:
+                    self._handing.update(slots)
+                    await self.handover.give(slots, to, cause=self._reason_to_give(), trace=trace)
         except HandoverFailed as error:
             self._handover_pause[to] = time.monotonic() + HANDOVER_PAUSE
             logger.warning("handover of %s; trying again in %.0f s", error, HANDOVER_PAUSE)
         finally:
-            self._handing.discard(slot)
+            self._handing.difference_update(slots)
             self.wake()
 
 

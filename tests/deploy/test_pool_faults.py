@@ -17,7 +17,7 @@ from deploy.load import Load
 from deploy.local import LocalPool, LocalSettings
 from deploy.reading import read_pool
 from deploy.verdict import Verdict, judge
-from proxy.roles import HANDOVERS_AT_ONCE
+from proxy.handover import SLOTS_TOGETHER
 from statesync.etcd import EtcdClient
 from statesync.keys import PoolKeys, prefix_range
 from statesync.mirror import Mirror, MirrorBatch
@@ -270,7 +270,7 @@ async def test_nobody_notices_that_every_member_is_upgraded_one_after_the_other(
             async with handovers_at_once(scene) as most:
                 assert await understudy("undrain", member, *place) == 0
                 await scene.settled()
-            assert set(most.values()) <= set(range(1, HANDOVERS_AT_ONCE + 1)), "slots come back a few at a time"
+            assert set(most.values()) <= set(range(1, SLOTS_TOGETHER + 1)), "slots come back a few at a time"
             assert most
             await scene.progress()
         causes = [at.record for at in (await scene.state()).failovers.values()]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from proxy.handover import SLOTS_TOGETHER
 from statesync.crash_points import VARIABLE, CrashPoint, UnknownCrashPoint, arm_from_environment
 from statesync.etcd import EtcdClient
 from tests.faults.judged import judged_clients
@@ -106,7 +107,7 @@ class Stage:
 )
 async def test_a_sidecar_that_ends_at_any_named_point_breaks_no_promise(takeover, points, tmp_path):
     async with (
-        fault_pool(takeover=takeover, controls=0, slots=8, home=tmp_path) as pool,
+        fault_pool(takeover=takeover, controls=0, slots=3 * SLOTS_TOGETHER, home=tmp_path) as pool,
         pool.etcds[0].client() as etcd,
     ):
         stage = Stage(pool, etcd)

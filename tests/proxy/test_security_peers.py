@@ -93,8 +93,8 @@ async def test_the_peer_port_speaks_to_the_pools_certificates_alone(
     operator = authority.issue("op", "URI:spiffe://understudy/cart/operator/op")
     assert [await ask(who, "/probe") for who in (member, control, operator, named, envoy)] == [200, 200, 200, 200, 403]
     assert [await ask(who, "/sessions/k") for who in (member, control, operator, envoy)] == [200, 403, 403, 403]
-    assert await ask(control, "/slots/0/activate", "POST") == 403
-    assert await ask(control, "/slots/0/prepare", "POST") == 403
+    assert await ask(control, "/handover/activate", "POST") == 403
+    assert await ask(control, "/handover/prepare", "POST") == 403
 
     stranger = Authority(tmp_path / "other").member("x")
     for context in (PeerTls(Identity(stranger.cert, stranger.key, authority.ca)).client("a"), without_certificate()):

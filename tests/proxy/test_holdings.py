@@ -1,0 +1,40 @@
+"""The gates of owned slots, and who waits at them."""
+
+import asyncio
+
+import pytest
+
+from proxy.holdings import Holdings, NotMine, still_busy
+from statesync.pool import Owner
+
+MINE = Owner("a", "one", 1)
+
+
+def holding(*slots):
+    holdings = Holdings()
+    for slot in slots:
+        holdings.reopen(holdings.gain(slot, MINE, 7))
+    return holdings
+
+
+async def test_a_slot_whose_calls_do_not_end_is_told_apart_from_those_that_are_idle():
+    holdings = holding(1, 2, 3)
+    quick, endless = await holdings.enter(1), await holdings.enter(2)
+    closed = holdings.close([1, 2, 3])
+    asyncio.get_running_loop().call_soon(quick.leave)
+    assert await still_busy(closed, 0.05) == [endless]
+    endless.leave()
+    assert await still_busy(closed, 0.0) == []
+
+
+async def test_who_waits_at_a_gate_enters_when_it_opens_again_and_is_told_when_the_slot_is_lost():
+    holdings = holding(1, 2)
+    kept, lost = holdings.close([1, 2])
+    callers = [asyncio.create_task(holdings.enter(slot)) for slot in (1, 2)]
+    await asyncio.sleep(0)
+    assert not any(caller.done() for caller in callers)
+    holdings.reopen(kept)
+    holdings.lose(lost.slot)
+    assert await callers[0] is kept
+    with pytest.raises(NotMine):
+        await callers[1]
