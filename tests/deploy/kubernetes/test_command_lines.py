@@ -1,7 +1,9 @@
 """Every rendered command line is one that the commands take, and the page about them says what is so."""
 
 import re
+import shlex
 
+import click
 import pytest
 
 from deploy.cli import COMMANDS, cli
@@ -56,12 +58,32 @@ def test_the_page_tells_of_every_folder_that_is_written():
     assert told == set(tree(plan))
 
 
-@pytest.mark.parametrize("line", re.findall(r"^(understudy [^#\n]*(?:\\\n[^#\n]*)*)", PAGE, re.MULTILINE))
-def test_the_pages_commands_are_ones_that_there_are(line):
-    words = line.replace("\\\n", " ").split()[1:]
-    group = cli.get_command(None, words[0])
-    command = group.get_command(None, words[1]) if words[0] == "render" else group
+def commands_of(page):
+    """The lines of a page's code blocks that are commands of ours; ``us`` runs them in the operator's pod."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", (ROOT / "docs" / page).read_text(), re.MULTILINE | re.DOTALL)
+    return [
+        shlex.split(line.replace("\\\n", " "), comments=True)[1:]
+        for block in blocks
+        for line in re.findall(r"^(?:understudy|us) (?:[^\n]*\\\n)*[^\n]*", block, re.MULTILINE)
+    ]
+
+
+PAGES = ("kubernetes.md", "injection.md", "istio.md", "operations.md")
+
+
+@pytest.mark.parametrize("words", [words for page in PAGES for words in commands_of(page)], ids=" ".join)
+def test_the_pages_commands_are_ones_that_there_are(words):
+    command = cli.get_command(None, words[0])
+    if isinstance(command, click.Group):
+        command = command.get_command(None, words[1])
     known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
 
     assert words[0] in COMMANDS
-    assert {word for word in words if word.startswith("-")} <= known
+    assert {word for word in words if re.match(r"--?[a-z]", word)} <= known
+
+
+def test_every_page_has_its_commands_looked_at():
+    assert len(commands_of("kubernetes.md")) >= 8
+    assert any({"istio", "--xds-tls", "none"} <= set(words) for words in commands_of("istio.md"))
+    assert any({"injector", "--self-signed"} <= set(words) for words in commands_of("injection.md"))
+    assert any({"drill", "freeze"} <= set(words) for words in commands_of("operations.md"))
