@@ -6,13 +6,14 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
 import pytest_asyncio
 
-from statesync.pool import MemberState
+from statesync.pool import Intent, MemberState
 from tests.harness.etcd import EtcdServer
 from tests.harness.sidecars import ROOT, SidecarPool, sidecar_pool
 from tests.harness.waiting import free_port, until
@@ -106,6 +107,16 @@ async def test_a_member_that_leaves_waits_for_one_that_still_starts(pool: Sideca
     assert await asyncio.to_thread(sidecar.wait, 20) == 0
     assert {owner.cause for owner in (await pool.owners()).values()} == {"drain"}
     assert (await pool.call("b", "GET", "/k"))[2] == b"kept"
+
+
+async def test_an_operators_drain_with_an_end_is_over_by_itself(pool: SidecarPool) -> None:
+    await pool.start("a", "b")
+    await pool.settle(A_FIRST)
+    now = time.time()
+    await pool.client.put(pool.keys.intent("a"), Intent("a", now + 3.0, now).encode())
+    await until(lambda: is_in(pool, "a", MemberState.DRAINING), 20, "a is drained")
+    await pool.await_owners((B_FIRST,))
+    await until(lambda: is_in(pool, "a", MemberState.UP), 20, "a is back, and standby")
 
 
 async def is_in(pool: SidecarPool, name: str, state: MemberState) -> bool:
