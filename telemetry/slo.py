@@ -47,7 +47,7 @@ def review(
         )
     )
     crashes = [one for one in held if is_crash(one)]
-    figures = (
+    figures: tuple[Figure, ...] = (
         lost_sync(held, targets),
         lost_async(held, targets),
         two_writers(crashes, targets),
@@ -71,7 +71,15 @@ def review(
         ),
         _unmeasured(held, targets, end_ns),
     )
+    if not held and traffic.requests is None:
+        figures = tuple(_unseen(figure) if figure.state is State.MET else figure for figure in figures)
     return Review(pool, start_ns, end_ns, figures, held, targets, slots, traffic)
+
+
+def _unseen(figure: Figure) -> Figure:
+    """A figure that is zero because nothing at all is known of the window: that is no sign that nothing happened."""
+    advice = "no change of active is known, and no front Envoy told that it was there: was anything recorded at all?"
+    return replace(figure, state=State.NO_DATA, value=None, attainment=None, budget_left=None, burns=(), advice=advice)
 
 
 def needed(beyond: int = 0, *, percentile: float = PERCENTILE, confidence: float = CONFIDENCE) -> int:
