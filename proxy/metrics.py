@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from proxy.call import Call
 from proxy.context import MemberContext
-from proxy.owner_calls import Call
 from proxy.problems import PROBLEM_TYPE, TITLES, Reply
 from proxy.read_deadline import ReadDeadline
 from statesync.pool import MemberState

@@ -8,21 +8,20 @@ slot counts as busy (for a handover) until every write in it is resolved.
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
+from proxy.call import Call, write_of
 from proxy.context import MemberContext
 from proxy.holdings import OwnedSlot
 from proxy.problems import Reply, problem
 from proxy.read_deadline import ReadDeadline
+from proxy.turns import SessionTurns
 from statesync.codec import Unreadable
 from statesync.commit import CommitUnknown, NotCommitted, NotOwner, Submission
 from statesync.etcd import EtcdError, Get, Kv, ModRevision
 from statesync.pool import Owner
 from statesync.sessions import (
-    Method,
     Outcome,
     Refused,
     Repeated,
@@ -36,71 +35,10 @@ from statesync.sessions import (
 )
 from statesync.spec import PoolSpec
 
-REQUEST_ID = "understudy-request-id"
-UNTIL_EPOCH = "understudy-until-epoch"
 RETRY_AFTER = 1
 ASYNC_PATIENCE = 1.0
-DURABILITIES = ("sync", "async")
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One session call. ``headers`` are those that matter, by lower-case name; ``hop`` marks a forwarded call.
-
-    A forwarded write may be carried out under epochs of its slot up to ``until`` only (None: no limit); see ``errand``.
-    """
-
-    method: str
-    key: str
-    headers: Mapping[str, str]
-    body: bytes = b""
-    hop: bool = False
-    until: int | None = None
-
-
-class SessionTurns:
-    """Who may write a session now: one at a time per session, in order of asking. Idle sessions cost nothing.
-
-    ``waiting`` is how many wait for their turn.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: dict[tuple[int, str], deque[asyncio.Future[None]]] = {}
-        self.waiting = 0
-
-    def taken(self, slot: int, key: str) -> bool:
-        """Whether somebody has the turn."""
-        return (slot, key) in self._waiting
-
-    async def take(self, slot: int, key: str) -> None:
-        """Wait for the turn; it must be given back."""
-        queue = self._waiting.get((slot, key))
-        if queue is None:
-            self._waiting[slot, key] = deque()
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        queue.append(turn)
-        self.waiting += 1
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.give_back(slot, key)
-            raise
-        finally:
-            self.waiting -= 1
-
-    def give_back(self, slot: int, key: str) -> None:
-        """Pass the turn on to whoever has waited longest."""
-        queue = self._waiting[slot, key]
-        while queue:
-            turn = queue.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        del self._waiting[slot, key]
 
 
 class OwnerCalls:
@@ -380,33 +318,6 @@ class OwnerCalls:
             "Understudy-Served-By": self._context.me,
         }
         return Reply(reply.status, {**reply.headers, **place}, reply.body)
-
-
-def write_of(call: Call) -> Write | Reply:
-    """The write that a call asks for, or the problem with it."""
-    headers = call.headers
-    ttl: int | None = None
-    if "understudy-ttl" in headers:
-        text = headers["understudy-ttl"]
-        if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 31_536_000:
-            return problem(400, "bad-request", "Understudy-TTL takes whole seconds from 1 to 31536000")
-        ttl = int(text)
-    idempotency_key = headers.get("idempotency-key")
-    if idempotency_key is not None and not 1 <= len(idempotency_key) <= 255:
-        return problem(400, "bad-request", "Idempotency-Key takes 1 to 255 characters")
-    if headers.get("understudy-durability", "sync") not in DURABILITIES:
-        return problem(400, "bad-request", "Understudy-Durability takes sync or async")
-    if idempotency_key is None and REQUEST_ID in headers:
-        idempotency_key = f"request:{headers[REQUEST_ID]}"
-    return Write(
-        Method(call.method),
-        call.body,
-        headers.get("content-type", "application/octet-stream"),
-        headers.get("if-match"),
-        headers.get("if-none-match"),
-        ttl,
-        idempotency_key,
-    )
 
 
 def _now_ms() -> int:

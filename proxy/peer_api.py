@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from proxy.admission import certificate_wanted
+from proxy.call import UNTIL_EPOCH
 from proxy.context import MemberContext
 from proxy.handover import Handover, HandoverFailed
-from proxy.owner_calls import UNTIL_EPOCH
 from proxy.peers import ACTIVATE_PATH, PREPARE_PATH, PROBE_PATH, SESSIONS_PATH
 from proxy.problems import problem
 from proxy.read_deadline import ReadDeadline

@@ -16,10 +16,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from proxy.call import REQUEST_ID, UNTIL_EPOCH, Call
 from proxy.context import MemberContext
 from proxy.errand import Doubt, Errand
 from proxy.holdings import NotMine
-from proxy.owner_calls import REQUEST_ID, UNTIL_EPOCH, Call, OwnerCalls
+from proxy.owner_calls import OwnerCalls
 from proxy.peers import Life, Peer, PeerBroken, PeerError, PeerRefused, PeerSilent
 from proxy.problems import Reply, problem
 from proxy.roles import Roles

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from proxy.admission import SessionTokens, token_wanted
-from proxy.owner_calls import REQUEST_ID, Call
+from proxy.call import REQUEST_ID, Call
 from proxy.problems import Reply, problem
 from proxy.service import SessionService
 

@@ -24,7 +24,8 @@ import grpc.aio
 from xds import types, wire
 from xds.cache import Client, PushEvent, ResourceCache
 from xds.csds import add_client_status
-from xds.stream import Conversation, Limits, Outgoing, Pace, Refused, Variant
+from xds.stream import Conversation
+from xds.terms import Limits, Outgoing, Pace, Refused, Variant
 from xds.wire import Malformed, Node
 
 log = logging.getLogger(__name__)

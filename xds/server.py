@@ -48,7 +48,7 @@ from xds.identity import ServerTls, refuse_other_members, refuse_other_nodes
 from xds.measure import Delivery
 from xds.metrics import XdsMetrics
 from xds.pauses import collecting_when_calm
-from xds.stream import Pace
+from xds.terms import Pace
 
 logger = logging.getLogger(__name__)
 

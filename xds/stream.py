@@ -8,74 +8,16 @@ longer uses them; every wait has a time limit. Endpoint changes wait for nothing
 
 import bisect
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from enum import Enum
-from typing import NamedTuple
 
 from xds import types, wire
 from xds.snapshot import Resource, Snapshot, TypeSnapshot
 from xds.subscription import Answer, Facts, Standing, Subscription
+from xds.terms import Limits, Outgoing, Pace, Refused, Variant
 from xds.variants import Delta, StateOfTheWorld
 from xds.wire import Node, Request
 
 _FOREVER = (1 << 63) - 1
 _SECOND = 1_000_000_000
-
-
-class Variant(Enum):
-    """The two ways of speaking xDS."""
-
-    SOTW = "sotw"
-    DELTA = "delta"
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How long the stream waits for a node, in seconds.
-
-    Attributes:
-        ack_wait: while an answer of a type is unanswered, the next of that type waits this long at most, so that a
-            burst of changes becomes one. A request is answered, and endpoints are sent, without waiting.
-        warm_limit: routes wait this long at most until the node acknowledges the clusters that they newly name
-            (Envoy delays that until the clusters are warm).
-        removal_limit: removals wait this long at most for the acknowledgement of what stopped using them.
-        removal_linger: and then so long for the requests that were routed before: Envoy looks a request's cluster up
-            again for every retry, and answers 503 (UH) if it is gone. So not less than the longest request.
-    """
-
-    ack_wait: float = 0.25
-    warm_limit: float = 5.0
-    removal_limit: float = 10.0
-    removal_linger: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one stream may ask for; past it the stream ends with RESOURCE_EXHAUSTED."""
-
-    names: int = 100_000
-    types: int = 64
-
-
-class Refused(Exception):
-    """A request that ends its stream: ``exhausted`` tells a passed limit from an invalid argument."""
-
-    def __init__(self, detail: str, *, exhausted: bool = False) -> None:
-        super().__init__(detail)
-        self.detail = detail
-        self.exhausted = exhausted
-
-
-class Outgoing(NamedTuple):
-    """One response, ready for the wire. ``asked``: something else than a change is its cause."""
-
-    type_url: str
-    version: str
-    nonce: str
-    data: bytes
-    resources: int
-    removed: int
-    asked: bool = False
 
 
 class _Waits:

@@ -11,8 +11,8 @@ from tests.xds.client import ADS, served
 from tests.xds.made import cluster, endpoints, listener, routes
 from xds import types, wire
 from xds.ads import StreamSettings
-from xds.stream import Limits, Pace
 from xds.subscription import Standing
+from xds.terms import Limits, Pace
 
 CDS, EDS, LDS, RDS = types.CLUSTER, types.ENDPOINTS, types.LISTENER, types.ROUTES
 BOTH = pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])

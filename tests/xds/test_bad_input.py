@@ -15,7 +15,7 @@ from tests.xds.made import cluster, endpoints
 from tests.xds.test_ads import BOTH
 from xds import types, wire
 from xds.csds import SERVICE as CSDS
-from xds.stream import Limits
+from xds.terms import Limits
 
 CDS, EDS, LDS, RDS = types.CLUSTER, types.ENDPOINTS, types.LISTENER, types.ROUTES
 CONTENT = {CDS: {"a": cluster("a")}, EDS: {"a": endpoints("a", 1)}}

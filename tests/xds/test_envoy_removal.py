@@ -18,7 +18,7 @@ from xds.ads import AdsServer, StreamSettings
 from xds.cache import ResourceCache
 from xds.listener import listener, listener_name
 from xds.resources import Endpoint, PoolView, build
-from xds.stream import Pace
+from xds.terms import Pace
 from xds.types import LISTENER
 
 SPEC = PoolSpec(pool="cart", slots=2)

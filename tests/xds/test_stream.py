@@ -7,8 +7,9 @@ import pytest
 from tests.xds.made import cluster, endpoints, listener, routes
 from xds import types
 from xds.snapshot import Resource, Snapshot, TypeSnapshot, encode
-from xds.stream import Conversation, Outgoing, Pace, Refused, Variant
+from xds.stream import Conversation
 from xds.subscription import Standing
+from xds.terms import Outgoing, Pace, Refused, Variant
 from xds.wire import RESOURCE_TYPE, SCHEMA, TTL_FEATURE, DeltaDiscoveryResponse, DiscoveryResponse, Node, Request
 
 CDS, EDS, LDS, RDS = types.CLUSTER, types.ENDPOINTS, types.LISTENER, types.ROUTES

@@ -1,0 +1,57 @@
+"""One session call as it came in, from the application or from another sidecar, and the write that it asks for. Pure.
+
+Which headers a call may have is in docs/api.md; what becomes of it is decided by :mod:`proxy.service` and
+:mod:`proxy.owner_calls`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from proxy.problems import Reply, problem
+from statesync.sessions import Method, Write
+
+REQUEST_ID = "understudy-request-id"
+UNTIL_EPOCH = "understudy-until-epoch"
+DURABILITIES = ("sync", "async")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One session call. ``headers`` are those that matter, by lower-case name; ``hop`` marks a forwarded call.
+
+    A forwarded write may be carried out under epochs of its slot up to ``until`` only (None: no limit); see ``errand``.
+    """
+
+    method: str
+    key: str
+    headers: Mapping[str, str]
+    body: bytes = b""
+    hop: bool = False
+    until: int | None = None
+
+
+def write_of(call: Call) -> Write | Reply:
+    """The write that a call asks for, or the problem with it."""
+    headers = call.headers
+    ttl: int | None = None
+    if "understudy-ttl" in headers:
+        text = headers["understudy-ttl"]
+        if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 31_536_000:
+            return problem(400, "bad-request", "Understudy-TTL takes whole seconds from 1 to 31536000")
+        ttl = int(text)
+    idempotency_key = headers.get("idempotency-key")
+    if idempotency_key is not None and not 1 <= len(idempotency_key) <= 255:
+        return problem(400, "bad-request", "Idempotency-Key takes 1 to 255 characters")
+    if headers.get("understudy-durability", "sync") not in DURABILITIES:
+        return problem(400, "bad-request", "Understudy-Durability takes sync or async")
+    if idempotency_key is None and REQUEST_ID in headers:
+        idempotency_key = f"request:{headers[REQUEST_ID]}"
+    return Write(
+        Method(call.method),
+        call.body,
+        headers.get("content-type", "application/octet-stream"),
+        headers.get("if-match"),
+        headers.get("if-none-match"),
+        ttl,
+        idempotency_key,
+    )
