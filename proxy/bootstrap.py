@@ -31,6 +31,7 @@ def bootstrap(
     transport_socket: Mapping[str, Any] | None = None,
     trace_requests: bool = False,
     status: str = "",
+    shared: bool = False,
 ) -> dict[str, Any]:
     """The bootstrap of one Envoy, to be written as JSON.
 
@@ -47,6 +48,8 @@ def bootstrap(
         trace_requests: whether Envoy adds its spans to traces that callers sample (docs/telemetry.md tells the cost).
         status: IP address and port at which others may ask whether Envoy is ready, and for its metrics
             (:mod:`proxy.status_listener`); nowhere without. It needs an ``admin`` with a fixed port.
+        shared: several Envoys have this file: each is told its own name by ``--service-node``, and by the environment
+            (:data:`proxy.request_counts.NODE_VARIABLE`) what its counts of requests are to be known by.
 
     Raises:
         ValueError: if an address is not ``host:port`` or unfit for its purpose, or there is no control server.
@@ -89,7 +92,7 @@ def bootstrap(
         "static_resources": static,
         "stats_config": {"stats_matcher": {"exclusion_list": {"patterns": [{"prefix": f"cluster.{pool}/slot/"}]}}},
         "stats_flush_interval": f"{names.COUNT_SECONDS}s",
-        "stats_sinks": [request_counts(node_id=node_id, pool=pool, cluster=XDS_CLUSTER)],
+        "stats_sinks": [request_counts(node_id="" if shared else node_id, pool=pool, cluster=XDS_CLUSTER)],
     }
 
 

@@ -11,8 +11,15 @@ from telemetry import names
 _TYPES = "type.googleapis.com/envoy.extensions"
 
 
+NODE_VARIABLE = "OTEL_RESOURCE_ATTRIBUTES"
+"""Where an Envoy that was given no ``node_id`` finds it: ``node_name=...``."""
+
+
 def request_counts(*, node_id: str, pool: str, cluster: str) -> dict[str, Any]:
     """The sink of the Envoy ``node_id`` of ``pool``, which sends through ``cluster`` every ``names.COUNT_SECONDS``.
+
+    Without a ``node_id``, for Envoys that share one bootstrap, it is taken from :data:`NODE_VARIABLE`: counts of
+    several Envoys under one name would be taken for those of one.
 
     By how much counters rose; a counter that did not rise is left out, so the uptime shows that Envoy was there.
     """
@@ -27,12 +34,18 @@ def request_counts(*, node_id: str, pool: str, cluster: str) -> dict[str, Any]:
     def action(kind: str, **settings: str) -> dict[str, Any]:
         return {"action": {"name": kind, "typed_config": {"@type": f"{sink}.{kind}", **settings}}}
 
+    detectors = f"{_TYPES}.tracers.opentelemetry.resource_detectors.v3"
+    known = {names.SERVICE_NAME: names.SERVICE_ENVOY, names.POOL: pool}
     resource = {
         "name": "envoy.tracers.opentelemetry.resource_detectors.static_config",
         "typed_config": {
-            "@type": f"{_TYPES}.tracers.opentelemetry.resource_detectors.v3.StaticConfigResourceDetectorConfig",
-            "attributes": {names.SERVICE_NAME: names.SERVICE_ENVOY, names.NODE_NAME: node_id, names.POOL: pool},
+            "@type": f"{detectors}.StaticConfigResourceDetectorConfig",
+            "attributes": known | ({names.NODE_NAME: node_id} if node_id else {}),
         },
+    }
+    from_environment = {
+        "name": "envoy.tracers.opentelemetry.resource_detectors.environment",
+        "typed_config": {"@type": f"{detectors}.EnvironmentResourceDetectorConfig"},
     }
     by_name = {"@type": f"{_TYPES}.matching.common_inputs.stats.v3.StatFullNameMatchInput"}
     matched = {stat: action("ConversionAction", metric_name=metric) for stat, metric in stats.items()}
@@ -43,7 +56,7 @@ def request_counts(*, node_id: str, pool: str, cluster: str) -> dict[str, Any]:
             "grpc_service": {"envoy_grpc": {"cluster_name": cluster}, "timeout": "2s"},
             "report_counters_as_deltas": True,
             "emit_tags_as_attributes": False,
-            "resource_detectors": [resource],
+            "resource_detectors": [resource] if node_id else [resource, from_environment],
             "custom_metric_conversions": {
                 "matcher_tree": {
                     "input": {"name": "name", "typed_config": by_name},

