@@ -323,7 +323,7 @@ async def _store(path: str | Path) -> AsyncIterator[SpanStore]:
     try:
         store = await asyncio.to_thread(SpanStore, path)
     except StoreError as error:
-        raise StartError(f"{error}; name another file with --traces") from None
+        raise StartError(f"{error}; name another file with --traces, in a directory that exists") from None
     try:
         yield store
     finally:
