@@ -58,8 +58,9 @@ def spec_text(plan: Plan) -> str:
 
 
 def spec_name(plan: Plan) -> str:
-    """The name of the ConfigMap and of the Job."""
-    return f"spec-{plan.pool}-{digest(spec_text(plan), plan.images.control)}"
+    """The name of the ConfigMap and of the Job; another one for whatever changes the Job, which cannot be changed."""
+    secrets = (plan.etcd.tls_secret, plan.etcd.login_secret) if plan.etcd else ("", "")
+    return f"spec-{plan.pool}-{digest(spec_text(plan), plan.images.control, *secrets)}"
 
 
 def _job(plan: Plan) -> Body:

@@ -106,6 +106,21 @@ def test_another_spec_is_another_job_and_the_same_one_is_the_same(tmp_path):
     assert names[0] == names[1] != names[2]
 
 
+def test_a_job_that_is_to_be_another_one_has_another_name_since_no_job_can_be_changed(tmp_path):
+    tls = (*OWN_ETCD, "--etcd-tls-secret", "etcd-client")
+    ways = (tls, (*tls, "--etcd-login-secret", "login"), (*tls, "--version", "9.9.9"), (*tls, "--replicas", "5"))
+    jobs = []
+    for number, arguments in enumerate(ways):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        _, out = render(directory, *arguments)
+        jobs.append(next(one for one in load(out / "overlays" / "production") if one["kind"] == "Job"))
+
+    assert len({json.dumps(job["spec"], sort_keys=True) for job in jobs}) == 3
+    assert len({job["metadata"]["name"] for job in jobs}) == 3
+    assert jobs[0] == jobs[3]
+
+
 def test_rendering_again_leaves_nothing_behind_of_what_was_there(tmp_path):
     first, out = render(tmp_path, *OWN_ETCD, "--etcd-tls-secret", "etcd-client")
     assert first.exit_code == 0
