@@ -170,7 +170,8 @@ class Peer:
 
     def _redis_programs(self) -> list[Program]:
         first, second = (address.rsplit(":", 1)[1] for address in self._redis)
-        plain = ("--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0")
+        home = ("--dir", str(self._directory))  # where a replica keeps what it was sent at first
+        plain = ("--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0", *home)
         return [
             Program("redis", ("/usr/bin/redis-server", "--port", first, *plain), self._directory / "redis.log", 1),
             Program(
