@@ -6,6 +6,8 @@ from statesync.pool import Lost, Member, MemberState, Owner, Table
 from statesync.spec import PoolSpec
 from telemetry import names
 from telemetry.ids import trace_seed
+from xds.admin import members_view
+from xds.liveness import LivenessBook
 from xds.measure import Delivery, Phase, delivery_phases, handover_course, leader_phases, slots_of, takeover_course
 from xds.plan import FirstTable, next_plan
 from xds.told import Told
@@ -66,6 +68,18 @@ def test_envoy_tries_the_owner_first_and_then_the_order_of_the_table():
     seen = world(*ABC, orders=("abc", "bca", "cab"), owners="bb-")
 
     assert orders_for_envoy(seen) == (("b", "a", "c"), ("b", "c", "a"), ("c", "a", "b"))
+
+
+def test_the_status_tells_who_is_given_more_time_and_why():
+    book, now = LivenessBook(), 100 * SECOND
+    book.record(ABC, (), now)
+    for name, late in (("a", 0), ("b", SECOND // 4)):
+        book.beat(1, name, "one", UP, now, stall=late)
+
+    told = {row["member"]: (row["patience_ms"], row["under_load"]) for row in members_view(world(*ABC), book, now)}
+
+    assert told["a"] == (300, "")
+    assert told["b"] == (300 + 3 * 250, "its event loop was 250 ms late within the last 10 s")
 
 
 def test_a_dead_owner_or_its_former_boot_is_left_to_the_table():
