@@ -221,7 +221,7 @@ class OwnerCalls:
         return outcome
 
     def _sealed_off(self, call: Call, owned: OwnedSlot) -> Reply | None:
-        """The answer for a session that is there and cannot be decrypted here: it must not pass for absent."""
+        """The answer for a session that is there and cannot be read here: it must not pass for absent."""
         why = self._context.replica.unreadable(owned.slot, call.key)
         return problem(503, "session-unreadable", why, retry_after=RETRY_AFTER) if why else None
 

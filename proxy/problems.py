@@ -15,7 +15,7 @@ TITLES = {
     "bad-key": "The session key cannot be used",
     "bad-request": "The request cannot be understood",
     "no-such-session": "There is no such session",
-    "session-unreadable": "The session cannot be decrypted here",
+    "session-unreadable": "The session cannot be read here",
     "precondition-failed": "A precondition does not hold",
     "session-too-large": "The session would be too large",
     "overloaded": "Commits lag behind",

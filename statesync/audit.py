@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from statesync.codec import PLAIN, SessionCodec
+from statesync.codec import PLAIN, SessionCodec, Unreadable
 from statesync.etcd import EtcdClient
 from statesync.keys import PoolKeys, prefix_range
 from statesync.sessions import Session
@@ -171,7 +171,7 @@ async def read_slot(
             size += len(kv.key) + len(kv.value)
             try:
                 session = codec.decode(kv.key, kv.value, kv.mod_revision)
-            except (ValueError, KeyError, TypeError):
+            except Unreadable:
                 unreadable.add(key)
             else:
                 entries[key], epochs[key] = entry_of(key, session), session.epoch

@@ -56,7 +56,14 @@ class SessionCodec(Protocol):
         """The value to store."""
 
     def decode(self, key: str, value: bytes, revision: int) -> Session:
-        """The session in a value as of ``revision``. Raises :class:`Unreadable`, ``ValueError`` or ``KeyError``."""
+        """The session in a value as of ``revision``. Raises :class:`Unreadable`, whatever the value is."""
+
+
+def _session(value: bytes, revision: int) -> Session:
+    try:
+        return Session.decode(value, revision)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Unreadable(f"its value in etcd is no session ({type(error).__name__})") from None
 
 
 class PlainSessions:
@@ -69,8 +76,8 @@ class PlainSessions:
     def decode(self, key: str, value: bytes, revision: int) -> Session:  # noqa: ARG002 - the protocol's signature
         """See :class:`SessionCodec`."""
         if value.startswith(_SEALED):
-            raise KeyMissing(_sealed_header(value)["sealed"])
-        return Session.decode(value, revision)
+            raise KeyMissing(_header_of(value)["sealed"])
+        return _session(value, revision)
 
 
 PLAIN = PlainSessions()
@@ -124,11 +131,11 @@ class SealedSessions:
     def decode(self, key: str, value: bytes, revision: int) -> Session:
         """See :class:`SessionCodec`. What was stored before encryption was switched on is read as it is."""
         if not value.startswith(_SEALED):
-            return Session.decode(value, revision)
+            return _session(value, revision)
         from cryptography.exceptions import InvalidTag
 
         head, _, rest = value.partition(b"\n")
-        key_id = _sealed_header(value)["sealed"]
+        key_id = _header_of(value)["sealed"]
         if key_id not in self.keys:
             raise KeyMissing(key_id)
         nonce, sealed = rest[:NONCE_BYTES], rest[NONCE_BYTES:]
@@ -136,7 +143,7 @@ class SealedSessions:
             opened = self.keys[key_id].cipher(key).decrypt(nonce, sealed, _associated(key, head))
         except (InvalidTag, ValueError):
             raise Unreadable("it was changed in etcd after it was encrypted") from None
-        return Session.decode(opened, revision)
+        return _session(opened, revision)
 
 
 def load_codec(path: Path | None) -> SessionCodec:
@@ -206,7 +213,7 @@ def outline(value: bytes, revision: int) -> Session:
     """
     if not value.startswith(_SEALED):
         return Session.decode(value, revision)
-    header = _sealed_header(value)
+    header = _header_of(value)
     return Session(
         content_type=f"encrypted (key {header['sealed']})",
         body=value.partition(b"\n")[2][NONCE_BYTES:],
@@ -217,8 +224,12 @@ def outline(value: bytes, revision: int) -> Session:
     )
 
 
-def _sealed_header(value: bytes) -> dict[str, Any]:
-    header: dict[str, Any] = json.loads(value.partition(b"\n")[0])
+def _header_of(value: bytes) -> dict[str, Any]:
+    """The readable part of a sealed value."""
+    try:
+        header: dict[str, Any] = json.loads(value.partition(b"\n")[0])
+    except ValueError as error:
+        raise Unreadable(f"its value in etcd is no session ({type(error).__name__})") from None
     return header
 
 

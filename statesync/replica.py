@@ -201,8 +201,6 @@ class Replica:
             logger.warning("session at revision %d cannot be opened: %s", revision, error)
             if isinstance(error, KeyMissing):
                 self.fault = f"sessions are encrypted with key {error.key_id}, which is not in --session-keys"
-        except (ValueError, KeyError, TypeError) as error:
-            logger.warning("session at revision %d cannot be read: %s", revision, type(error).__name__)
         else:
             kept.unreadable.pop(key, None)
 

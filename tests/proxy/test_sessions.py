@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
+from statesync.slots import slot_of
 from tests.harness.etcd import EtcdServer
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import until
@@ -127,6 +128,28 @@ async def test_a_session_is_gone_after_its_ttl(pool: SidecarPool) -> None:
 
     await until(gone, what="the session has expired")
     assert (await pool.call("a", "PUT", "/k", "y"))[0] == 201
+
+
+async def test_what_is_no_session_in_etcd_is_neither_shown_nor_overwritten(pool: SidecarPool) -> None:
+    await pool.start("a", "b")
+    await pool.settle(*A_FIRST)
+    await pool.call("a", "PUT", "/k", "hello")
+    at = pool.keys.session(slot_of("k", pool.spec.slots), "k")
+    for broken in (b"a hand's slip", b"[]\n", b'{"sealed":"\nx', b'{"type":"text/plain"}\n'):
+        await pool.client.put(at, broken)
+
+        async def noticed() -> bool:
+            return (await pool.call("a", "GET", "/k"))[0] == 503
+
+        await until(noticed, what="the owner has seen it")
+        for method in ("GET", "PUT", "DELETE", "GET"):
+            status, _, body = await pool.call("b", method, "/k", "overwritten")
+            assert (status, json.loads(body)["type"].rpartition("/")[2]) == (503, "session-unreadable")
+        status, _, body = await pool.call("a", "GET", "/k", Understudy_Consistency="linearizable")
+        assert (status, json.loads(body)["type"].rpartition("/")[2]) == (503, "session-unreadable")
+        kv = await pool.client.get(at)
+        assert kv is not None
+        assert kv.value == broken
 
 
 async def test_an_async_write_is_answered_before_its_commit_and_read_after_it(pool: SidecarPool) -> None:
