@@ -9,9 +9,9 @@ a client whose connection breaks connects again, comes to the standby, and finds
     ADD <id> <text> OK <number of notes>    with an id of the client's own choice, so that it may say it again
     LIST            NOTES <number>, and so many lines: <id> <text>
 
-What goes wrong is answered by ``ERROR <why>``. Only when the outcome of a write is unknown is the connection closed:
-the client says the same again on a new one. Run it with ``python -m deploy.examples.notebook --port 8000``; its
-environment is that of :mod:`deploy.examples.cart`.
+What goes wrong is answered by ``ERROR <why>``. Only when the outcome of a write is unknown, or the sidecar is not
+there, is the connection closed: the client says the same again on a new one, which comes to a member that can. Run it
+with ``python -m deploy.examples.notebook --port 8000``; its environment is that of :mod:`deploy.examples.cart`.
 """
 
 import argparse
@@ -96,10 +96,6 @@ async def serve_client(
                 said = await answer_to(line, sessions, member, key)
             except Refusal as why:
                 said = f"ERROR {why}"
-            except SidecarError as lost:
-                if lost.sent:
-                    raise
-                said = f"ERROR {lost}"
             writer.write(f"{said}\n".encode())
             await writer.drain()
     writer.close()
