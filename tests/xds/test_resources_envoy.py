@@ -103,13 +103,13 @@ async def test_what_may_be_repeated_survives_the_death_of_the_member_that_had_it
 ):
     key = front.key_of("cart-2")
     tasks = front.requests_under_way(40, method, "mine", x_session_id=key, **headers)
-    await until(lambda: front.who_saw("mine") == ["cart-2"] * 40, what="all requests on the wire")
-    await front.kill("cart-2")
-    await until(lambda: len(front.who_saw("mine")) == 80, what="all requests repeated")
-    front.answer_now()
     successor = front.order_of(key)[1]
+    await until(lambda: front.who_saw("mine").count("cart-2") == 40, what="all requests on the wire")
+    await front.kill("cart-2")
+    await until(lambda: front.who_saw("mine").count(successor) >= 40, what="all requests repeated")
+    front.answer_now()
     assert {(answer.status, answer.text) for answer in await asyncio.gather(*tasks)} == {(200, successor)}
-    assert Counter(front.who_saw("mine")) == {"cart-2": 40, successor: 40}
+    assert set(front.who_saw("mine")) == {"cart-2", successor}  # what was slow was hedged before the death as well
 
 
 @pytest.mark.parametrize("wish", [{}, {"x_envoy_retry_on": "reset,5xx", "x_envoy_max_retries": "3"}])
