@@ -43,6 +43,7 @@ class MemberContext:
     writers: Writers
     failovers: FailoverLog
     stall: StallWatch
+    site: str = ""
     addresses: dict[str, str] = field(default_factory=dict)
     known: dict[str, Member] = field(default_factory=dict)
     lives: Lives = field(default_factory=Lives)

@@ -11,18 +11,17 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from datetime import UTC, datetime
 from functools import partial
 
 from proxy.claims import Cause, Claimer
 from proxy.context import MemberContext
 from proxy.handover import SLOTS_TOGETHER, Handover, HandoverFailed
+from proxy.leaving import Leaving, leaving
 from proxy.peers import Life
 from proxy.read_deadline import BOUND
 from statesync.etcd import EtcdError
 from statesync.mirror import MirrorBatch
 from statesync.ownership import (
-    DRAIN,
     REBALANCE,
     UNFIT,
     ClaimFree,
@@ -33,6 +32,7 @@ from statesync.ownership import (
     heirs_of,
     is_handover,
     next_steps,
+    sites_in,
 )
 from statesync.pool import Owner
 from statesync.state import Changed
@@ -72,20 +72,22 @@ class Roles:
         self._takeovers: dict[tuple[str, str], asyncio.Task[bool]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._draining_since = time.monotonic()
+        self._intents_changed = 0.0
         self._strays: dict[int, tuple[int, float]] = {}
         self.going_down = False
         self.trouble = ""
 
     @property
-    def draining(self) -> str:
-        """Why this member hands its slots over and takes none, '' if it does not."""
-        if self.going_down:
-            return "going down: handing its slots over"
-        intent = self._context.state.intents.get(self._context.me)
-        if intent is None or not intent.record.holds(time.time()):
-            return ""
-        until = intent.record.until
-        return "drained by an operator" + (f" until {_wall(until)}" if until else "")
+    def leaving(self) -> Leaving | None:
+        """Why this member hands its slots over and takes none, None if it does not."""
+        return leaving(
+            self._context.state,
+            self._context.me,
+            self._context.site,
+            going_down=self.going_down,
+            overdue=time.monotonic() - self._intents_changed >= HEIRS_AFTER,
+            now=time.time(),
+        )
 
     # -- what the mirror tells --
 
@@ -107,6 +109,8 @@ class Roles:
         if changed & Changed.TABLE:
             lost = context.view().table.lost.get(context.me)
             self._taken(lost is not None and lost.boot == context.boot)
+        if changed & Changed.INTENTS:
+            self._intents_changed = time.monotonic()
         if changed & Changed.MEMBERS:
             for member in context.state.members:
                 context.peer(member)
@@ -162,7 +166,7 @@ class Roles:
             return
         self._start("hold", self._hold)
         view = self._context.view()
-        if not self.draining:
+        if self.leaving is None:
             self._draining_since = time.monotonic()
         receivers = list(self._heirs(view).values())
         for step in next_steps(view, handing_over=frozenset(self._handing)):
@@ -376,13 +380,17 @@ class Roles:
 
     def _heirs(self, view: View) -> dict[int, str]:
         """Who gets which slot because this member drains and no table has said so for :data:`HEIRS_AFTER` seconds."""
-        if not self.draining or time.monotonic() - self._draining_since < HEIRS_AFTER:
+        if self.leaving is None or time.monotonic() - self._draining_since < HEIRS_AFTER:
             return {}
+        offline = self._context.state.offline(time.time())
+        fit = {
+            name
+            for name, at in view.members.items()
+            if at.record.state.may_hold_slots and at.record.site not in offline
+        }
         heirs = {}
         for slot in self._context.holdings.slots:
-            able = [
-                m for m in heirs_of(view, slot) if m in view.members and view.members[m].record.state.may_hold_slots
-            ]
+            able = [member for member in heirs_of(view, slot) if member in fit]
             if able and slot not in self._handing:
                 heirs[slot] = able[0]
         return heirs
@@ -404,10 +412,14 @@ class Roles:
         return wanted or [slot for slot, heir in self._heirs(view).items() if heir == to], trace
 
     def _reason_to_give(self) -> str:
-        if self.draining:
-            return DRAIN
+        leaving = self.leaving
+        if leaving is not None:
+            return leaving.cause
         fault = self._fault()
-        return f"{UNFIT}{fault}" if fault else REBALANCE
+        if fault:
+            return f"{UNFIT}{fault}"
+        asked = self._context.view().table.cause
+        return asked if sites_in(asked) else REBALANCE
 
     def _begin_handovers(self, receivers: Sequence[str]) -> None:
         for to in dict.fromkeys(receivers):
@@ -435,7 +447,3 @@ class Roles:
 def _belongs(view: View, slot: int, member: str, boot: str) -> bool:
     owner = view.owner(slot)
     return owner is not None and owner.active == member and owner.boot == boot
-
-
-def _wall(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -100,10 +100,10 @@ class Sidecar:
 
     def state(self) -> tuple[MemberState, str]:
         """How the member is now."""
-        context = self.context
+        context, leaving = self.context, self.roles.leaving
         roles = bool(len(context.holdings)) or bool(context.view().table.slots_held_by(context.me))
         state, reason = state_of(
-            draining=self.roles.draining,
+            draining=leaving.why if leaving else "",
             fault=self.fault(),
             synced=context.mirror.synced.is_set() and context.state.spec is not None,
             has_roles=roles,
@@ -282,6 +282,7 @@ class _Assembly:
             writers=Writers(telemetry, settings.pool, settings.member),
             failovers=FailoverLog(keys, settings.member),
             stall=stall,
+            site=settings.site,
         )
         self.roles = Roles(self.context, self._fault)
         self.reads = ReadDeadline(self.context, self.roles.on_batch, self._on_check)

@@ -60,6 +60,11 @@ class PoolKeys:
         return f"{self.prefix}admin/"
 
     @property
+    def site_intents(self) -> str:
+        """Prefix of the operator's intents for whole sites."""
+        return f"{self.admin}site/"
+
+    @property
     def controls(self) -> str:
         """Prefix of the control servers' addresses."""
         return f"{self.prefix}controls/"
@@ -106,6 +111,10 @@ class PoolKeys:
     def intent(self, member: str) -> str:
         """The operator's intent for a member."""
         return self.admin + member
+
+    def site_intent(self, site: str) -> str:
+        """The operator's intent for all members of a site."""
+        return self.site_intents + site
 
     def control(self, control: str) -> str:
         """A control server's addresses; lives on its lease."""

@@ -9,7 +9,8 @@ How far the replaced owner's writes go is told in the claim's own answer: the re
 marker. All its writes in the slot are at or below the larger of that and the revision of the owner record replaced.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from statesync.etcd import Compare, CreateRevision, Get, ModRevision, Operation, Put
@@ -25,9 +26,23 @@ UNFIT = "unfit: "
 """With what is wrong behind it: the owner gave the slot away because it could not serve well itself."""
 
 
+_OF_SITE = re.compile(r"site ([^:]+) (?:offline|online)")
+
+
+def site_cause(sites: Iterable[str], *, offline: bool) -> str:
+    """The cause of moves that were asked for by taking whole sites out of service, or by bringing them back."""
+    return f"site {', '.join(sorted(sites))} {'offline' if offline else 'online'}"
+
+
+def sites_in(cause: str) -> str:
+    """The sites that a cause is about, joined by commas; '' if it is not about any."""
+    found = _OF_SITE.fullmatch(cause)
+    return found[1] if found else ""
+
+
 def is_handover(cause: str) -> bool:
     """Whether an owner record with this cause came by a handover; after a takeover it says who was lost, and how."""
-    return cause in (DRAIN, REBALANCE) or cause.startswith(UNFIT)
+    return cause in (DRAIN, REBALANCE) or cause.startswith(UNFIT) or sites_in(cause) != ""
 
 
 @dataclass(frozen=True, slots=True)

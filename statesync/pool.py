@@ -113,14 +113,18 @@ class Owner(Record):
 
 @dataclass(frozen=True, slots=True)
 class Intent(Record):
-    """An operator wants a member out of service: ``until`` is wall time in seconds, 0 for until told otherwise."""
+    """An operator wants a member, or all members of a site, out of service; the other of the two names is ''.
 
-    member: str
+    ``until`` is wall time in seconds, 0 for until told otherwise.
+    """
+
+    member: str = ""
     until: float = 0.0
     since: float = 0.0
+    site: str = ""
 
     def holds(self, now: float) -> bool:
-        """Whether the member is to stay out of service at ``now`` (wall time in seconds)."""
+        """Whether they are to stay out of service at ``now`` (wall time in seconds)."""
         return not self.until or now < self.until
 
 
@@ -139,13 +143,16 @@ class Table:
     """The slot table: for each slot the members in order (active, standby, backups), as the leader wants them.
 
     ``lost`` names members that are dead although their record may still stand: the first witness for a takeover.
-    ``traceparent`` is the trace of the planned moves that this generation asks for.
+    ``traceparent`` is the trace of the planned moves that this generation asks for, and ``cause`` why it does.
+    ``offline`` names the sites that were out of service when it was written.
     """
 
     generation: int = 0
     orders: tuple[tuple[str, ...], ...] = ()
     lost: Mapping[str, Lost] = field(default_factory=dict)
     traceparent: str = ""
+    cause: str = ""
+    offline: tuple[str, ...] = ()
 
     @property
     def slots(self) -> int:
@@ -172,6 +179,8 @@ class Table:
                 "slots": [index[order] for order in self.orders],
                 "lost": {member: dataclasses.asdict(lost) for member, lost in self.lost.items()},
                 "traceparent": self.traceparent,
+                "cause": self.cause,
+                "offline": self.offline,
             },
             separators=(",", ":"),
         ).encode()
@@ -186,6 +195,8 @@ class Table:
             orders=tuple(distinct[position] for position in raw["slots"]),
             lost={member: Lost.of(lost) for member, lost in raw.get("lost", {}).items()},
             traceparent=raw.get("traceparent", ""),
+            cause=raw.get("cause", ""),
+            offline=tuple(raw.get("offline", ())),
         )
 
 

@@ -59,6 +59,7 @@ class PoolState:
     controls: dict[str, At[ControlServer]] = field(default_factory=dict)
     failovers: dict[str, At[Failover]] = field(default_factory=dict)
     intents: dict[str, At[Intent]] = field(default_factory=dict)
+    sites: dict[str, At[Intent]] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
 
     def apply(self, batch: MirrorBatch) -> Changed:
@@ -83,9 +84,14 @@ class PoolState:
         self.owners[slot] = At(owner, revision)
         return True
 
+    def offline(self, now: float) -> frozenset[str]:
+        """The sites that an operator wants out of service at ``now`` (wall time in seconds)."""
+        return frozenset(site for site, at in self.sites.items() if site and at.record.holds(now))
+
     def _forget_all(self) -> None:
         self.spec = self.table = self.leader = None
-        for records in (self.members, self.owners, self.controls, self.failovers, self.intents, self.faults):
+        named = (self.members, self.controls, self.failovers, self.intents, self.sites)
+        for records in (*named, self.owners, self.faults):
             records.clear()
 
     def _apply_event(self, event: Event) -> Changed:
@@ -131,6 +137,7 @@ class PoolState:
             (self.keys.members, partial(_keep, self.members, kind=Member), Changed.MEMBERS),
             (self.keys.controls, partial(_keep, self.controls, kind=ControlServer), Changed.CONTROLS),
             (self.keys.failovers, partial(_keep, self.failovers, kind=Failover), Changed.FAILOVERS),
+            (self.keys.site_intents, partial(_keep, self.sites, kind=Intent), Changed.INTENTS),
             (self.keys.admin, partial(_keep, self.intents, kind=Intent), Changed.INTENTS),
         ):
             if key.startswith(prefix):

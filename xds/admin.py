@@ -276,6 +276,8 @@ def table_view(world: World) -> dict[str, Any]:
     return {
         "generation": table.generation,
         "traceparent": table.traceparent,
+        "cause": table.cause,
+        "offline": table.offline,
         "lost": {member: dataclasses.asdict(lost) for member, lost in table.lost.items()},
         "slots": slots,
     }

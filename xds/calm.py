@@ -1,6 +1,6 @@
 """Keeps ownership from flapping: what the leader remembers of the last half minute, and what it therefore holds back.
 
-Four brakes, none of which ever delays a takeover from a dead, failing or draining member:
+Five brakes, none of which ever delays a takeover from a dead, failing or draining member:
 
 * a slot stays at least :data:`HOLD` with a new owner before the table asks it to move again;
 * while a member that seems well has just been taken over from, nothing moves for :data:`HOLD`: whoever took its slots
@@ -9,7 +9,9 @@ Four brakes, none of which ever delays a takeover from a dead, failing or draini
   that is so long ago, while anybody steadier is there;
 * if more than :data:`SURGE_SHARE` of the slots are to move within :data:`SURGE_WINDOW` although no member and no spec
   has changed meanwhile, planned moves freeze for :data:`FREEZE`, and the status says why and for how long. Then they
-  may be made once: what was wanted all the time is no surge.
+  may be made once: what was wanted all the time is no surge;
+* a site that is in service again gets nothing until all its members have heard of it and no slot is held any more,
+  :data:`HOLD` at the most, so that one table gives them their shares.
 
 Pure: times are ns of one monotonic clock and come in as arguments.
 """
@@ -54,6 +56,8 @@ class Calm:
     robbed: Mapping[str, int] = field(default_factory=dict)
     asked: tuple[tuple[int, int], ...] = ()
     frozen: Brake | None = None
+    returning: Mapping[str, int] = field(default_factory=dict)
+    awaited: frozenset[str] = frozenset()
 
     def look(self, world: World, now: int) -> "Calm":
         """Take in the pool as it is at ``now``."""
@@ -70,6 +74,7 @@ class Calm:
         }
         robbed = [before.active for slot, before in changed.items() if _taken_over(before, world.owners[slot])]
         thawed = self.frozen is not None and now >= self.frozen.until
+        returning = {site: self.returning.get(site, now) for site in _returning(world)}
         after = replace(
             self,
             fit=fit,
@@ -80,22 +85,28 @@ class Calm:
             robbed=_recent(self.robbed, now) | dict.fromkeys(robbed, now),
             asked=tuple((at, slots) for at, slots in self.asked if now - at < SURGE_WINDOW),
             frozen=None if thawed else self.frozen,
+            returning=returning,
         )
+        early = [site for site, at in returning.items() if now - at < HOLD]
+        after = replace(after, awaited=frozenset(s for s in early if _unheard_in(world, s) or after.held(world)))
         released = after.unsteady().keys() != self.unsteady().keys()
         explained = fit != self.fit or world.spec != self.spec or released or thawed
         return replace(after, stirred=now if explained else self.stirred)
 
     def steadied(self, world: World) -> World:
-        """The world with unsteady members that own nothing as members that are still starting.
+        """The world with unsteady members that own nothing as members that are still starting, and sites still offline.
 
         Unless nobody steady is fit: then the last owner is about to go, and an unsteady member is better than none.
         """
+        waiting = replace(world, offline=world.offline | self.awaited)
+        if any(waiting.state(member).may_hold_slots for member in waiting.members):
+            world = waiting
         owning = {owner.active for owner in world.owners.values()}
-        waiting = {brake_of for brake_of in self.unsteady() if brake_of not in owning}
-        steady = any(world.state(member).may_hold_slots and member not in waiting for member in world.members)
-        if not waiting or not steady:
+        unsteady = {brake_of for brake_of in self.unsteady() if brake_of not in owning}
+        steady = any(world.state(member).may_hold_slots and member not in unsteady for member in world.members)
+        if not unsteady or not steady:
             return world
-        states = {member: MemberState.INIT if member in waiting else state for member, state in world.states.items()}
+        states = {member: MemberState.INIT if member in unsteady else state for member, state in world.states.items()}
         return replace(world, states=states)
 
     def unsteady(self) -> dict[str, Brake]:
@@ -138,6 +149,7 @@ class Calm:
     def look_again(self, now: int) -> float | None:
         """Seconds until the first brake comes off; None if there is none."""
         ends = [brake.until for brake in self.brakes()]
+        ends += [self.returning[site] + HOLD for site in self.awaited]
         ends += [at + HOLD for at in (*self.taken.values(), *self.robbed.values())]
         return max(min(ends) - now, 0) / SECOND if ends else None
 
@@ -145,6 +157,16 @@ class Calm:
 def _well_served(world: World, slot: int) -> bool:
     owner = world.serving_owner(slot)
     return owner is not None and world.state(owner).may_hold_slots
+
+
+def _returning(world: World) -> frozenset[str]:
+    """Sites that the table calls offline and no operator does any more."""
+    return frozenset(world.table.offline if world.table else ()) - world.offline
+
+
+def _unheard_in(world: World, site: str) -> bool:
+    """Whether some member of the site still says that it is leaving."""
+    return any(world.site(member) == site and world.state(member) is MemberState.DRAINING for member in world.members)
 
 
 def _taken_over(before: Owner, now: Owner) -> bool:

@@ -159,6 +159,7 @@ class Controller:
 def watched_ranges(keys: PoolKeys) -> tuple[KeyRange, ...]:
     """What a control server mirrors: neither sessions nor commit markers, which change with every write."""
     return (
+        prefix_range(keys.site_intents),
         prefix_range(keys.controls),
         KeyRange(keys.failovers, prefix_range(keys.owners).end),
         KeyRange(keys.spec, keys.table + "\0"),

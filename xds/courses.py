@@ -11,6 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from statesync.ownership import sites_in
 from telemetry import names
 from telemetry.setup import Attributes, Telemetry
 from xds.cache import ConfigRejected, ResourceCache
@@ -208,6 +209,7 @@ class Courses:
             for one in self._unmeasured.due(now, self._known.__contains__):
                 if not self._leads():
                     continue
+                site = sites_in(one.cause) if one.planned else world.site(one.source)
                 kind = names.KIND_HANDOVER if one.planned else names.KIND_TAKEOVER
                 root = names.HANDOVER if one.planned else names.FAILOVER
                 attributes: Attributes = {
@@ -219,6 +221,7 @@ class Courses:
                     names.FROM: one.source,
                     names.TO: ", ".join(sorted(one.to)),
                     names.UNMEASURED: True,
+                    **({names.SITE: site} if site else {}),
                 }
                 self._telemetry.failover(one.traceparent).root(one.at, one.at, attributes, name=root)
                 logger.info("%s from %s was not measured: %s", root, one.source, one.cause)

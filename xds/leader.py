@@ -104,7 +104,8 @@ class Leader:
             self._leadership.doubt()
             return RETRY_SECONDS
         self._causes, self._owners = causes_in(world), world.owners
-        return self.calm.look_again(self._now())
+        waits = (self.calm.look_again(self._now()), self._observer.look_again())
+        return min((wait for wait in waits if wait is not None), default=None)
 
     async def _decide(self, world: World) -> bool:
         """Bring the table into line with a world; False if it could not be written as things stand now."""

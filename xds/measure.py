@@ -10,8 +10,8 @@ unmeasured, so that it is counted and not forgotten.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from statesync.ownership import DRAIN, REBALANCE
-from statesync.pool import MemberState, Table
+from statesync.ownership import sites_in
+from statesync.pool import Table
 from telemetry import names
 from telemetry.setup import Attributes
 from xds.told import Claimed, Told
@@ -33,6 +33,7 @@ class Course:
     moment the table was written, for planned moves. Of one whose connection closed (``closed``) the last sign is that
     it closed, if nobody was refused by it earlier; the one before was its beat at ``last_beat``. ``doubt`` is by how
     much ``began`` may be wrong, and ``last_request`` the traceparent of the newest call that it told to have answered.
+    ``site`` is the dead member's, or the one that planned moves leave or come back to as a whole; '' for none.
     """
 
     kind: str
@@ -49,6 +50,7 @@ class Course:
     closed: bool = False
     last_beat: int = 0
     last_request: str = ""
+    site: str = ""
 
     @property
     def ends_by(self) -> int:
@@ -85,6 +87,7 @@ class Course:
             names.SLOTS: len(self.moving),
             names.TABLE_GENERATION: self.generation,
             names.FROM: self.subject,
+            **({names.SITE: self.site} if self.site else {}),
             **(
                 {names.TO: ", ".join(sorted(set(self.moving.values())))}
                 if planned
@@ -259,6 +262,7 @@ def takeover_course(
         closed=bool(death.closed),
         last_beat=beat,
         last_request=told.last_request(who),
+        site=death.site,
     )
 
 
@@ -268,16 +272,16 @@ def handover_course(world: World, table: Table, *, written: int) -> Course | Non
     if not moving or not table.traceparent:
         return None
     leaving = {world.owners[slot].active for slot in moving}
-    drained = all(world.state(member) is MemberState.DRAINING for member in leaving)
     return Course(
         kind=names.KIND_HANDOVER,
         pool=world.spec.pool,
         traceparent=table.traceparent,
         subject=", ".join(sorted(leaving)),
-        cause=DRAIN if drained else REBALANCE,
+        cause=table.cause,
         moving=moving,
         began=written,
         found=written,
         written=written,
         generation=table.generation,
+        site=sites_in(table.cause),
     )

@@ -7,6 +7,8 @@ and a spec exists.
 """
 
 import logging
+import time
+from collections.abc import Callable
 
 from statesync.beat import BEAT_INTERVAL
 from statesync.keys import PoolKeys
@@ -23,15 +25,17 @@ logger = logging.getLogger(__name__)
 class Observer:
     """Follows one pool; :meth:`world` is cheap to call again while nothing has changed."""
 
-    def __init__(self, keys: PoolKeys, book: LivenessBook) -> None:
+    def __init__(self, keys: PoolKeys, book: LivenessBook, wall: Callable[[], float] = time.time) -> None:
+        """``wall`` tells the time in seconds: the operators' intents have their ends by it."""
         self.state = PoolState(keys)
         self.revision = 0
         self.spec: PoolSpec | None = None
         self.spec_fault = ""
         self._pool = keys.pool
         self._book = book
+        self._wall = wall
         self._remembered: dict[str, Member] = {}
-        self._seen: tuple[int, int, World | None] = (-1, -1, None)
+        self._seen: tuple[tuple[int, int, frozenset[str]] | None, World | None] = (None, None)
 
     @property
     def members(self) -> list[Member]:
@@ -60,18 +64,25 @@ class Observer:
                 self._remembered[name] = member
             else:
                 self._remembered.pop(name, None)
-        self._seen = (-1, -1, None)
+        self._seen = (None, None)
 
     def world(self) -> World | None:
         """The pool as it is now; None while there is no spec or the mirror has brought nothing yet."""
         if self.spec is None or not self.revision:
             return None
-        key = (self.revision, self._book.version)
-        if self._seen[2] is None or self._seen[:2] != key:
-            self._seen = (*key, self._look(self.spec))
-        return self._seen[2]
+        offline = self.state.offline(self._wall())
+        key = (self.revision, self._book.version, offline)
+        if self._seen[0] != key:
+            self._seen = (key, self._look(self.spec, offline))
+        return self._seen[1]
 
-    def _look(self, spec: PoolSpec) -> World:
+    def look_again(self) -> float | None:
+        """Seconds until a site comes back by itself; None if none will."""
+        now = self._wall()
+        ends = [at.record.until for at in self.state.sites.values() if at.record.until > now]
+        return min(ends) - now if ends else None
+
+    def _look(self, spec: PoolSpec, offline: frozenset[str]) -> World:
         registered = {member.member: member for member in self.members}
         vanished = {
             name: member
@@ -89,6 +100,7 @@ class Observer:
             table=self.state.table.record if self.state.table else None,
             deaths=self._deaths(registered),
             newer=frozenset(s for s, at in self.state.owners.items() if self._newer_than_table(at)),
+            offline=offline,
             beating=frozenset(who for who, p in pulses.items() if p.standing is Standing.ALIVE and p.streams),
         )
 
@@ -105,7 +117,8 @@ class Observer:
                 continue
             if name not in found or current or pulse.lost_at > found[name].lost_at:
                 found[name] = pulse
-        return {name: death_of(pulse) for name, pulse in found.items()}
+        known = self._remembered | registered
+        return {name: death_of(pulse, known[name].site if name in known else "") for name, pulse in found.items()}
 
     def _follow_spec(self) -> None:
         """Take over the spec in etcd unless it contradicts the pool that runs."""
@@ -131,8 +144,8 @@ class Observer:
         self.spec_fault = fault
 
 
-def death_of(pulse: Pulse) -> Death:
-    """When the life of a lost boot ended, as far as this server can tell.
+def death_of(pulse: Pulse, site: str = "") -> Death:
+    """When the life of a lost boot ended, as far as this server can tell. ``site`` is the member's.
 
     One that falls silent may have lived until its next beat was due; of one that was only probed nothing is known from
     its last sign of life until it was found dead.
@@ -141,7 +154,7 @@ def death_of(pulse: Pulse) -> Death:
     unknown = pulse.lost_at - pulse.last_sign
     if pulse.streams:
         unknown = min(unknown, int(BEAT_INTERVAL * SECOND) + pulse.stall)
-    return Death(pulse.boot, pulse.cause, pulse.last_sign, pulse.lost_at, closed, unknown)
+    return Death(pulse.boot, pulse.cause, pulse.last_sign, pulse.lost_at, closed, unknown, site)
 
 
 def _refusal(running: PoolSpec, wanted: PoolSpec, pool: str) -> str:

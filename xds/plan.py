@@ -1,16 +1,17 @@
 """What the leader writes: the next slot table, if there is a reason for one, and when the first is due. Pure.
 
-A table is written only when its orders or its set of lost members differ from the one in force, or when it asks
-for a move of a slot whose owner record is newer than the one in force (members ignore an older table), so that equal
-input never makes a generation. The first table of a pool waits a moment for members to register, since
-every slot given to an early bird costs a handover later. How slots are shared out is left to
+A table is written only when its orders, its set of lost members or the sites that are offline differ from those of the
+one in force, or when it asks for a move of a slot whose owner record is newer than the one in force (members ignore an
+older table), so that equal input never makes a generation. The first table of a pool waits a moment for members to
+register, since every slot given to an early bird costs a handover later. How slots are shared out is left to
 :mod:`xds.decision`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from statesync.pool import Lost, Table
+from statesync.ownership import DRAIN, REBALANCE, site_cause
+from statesync.pool import Lost, MemberState, Table
 from statesync.spec import PoolSpec
 from telemetry.ids import trace_seed
 from telemetry.names import KIND_HANDOVER
@@ -49,13 +50,16 @@ def next_plan(world: World, at: float, held: frozenset[int] = frozenset()) -> Pl
         orders = _holding(decision.orders, found.orders, held)
         moves = tuple(move for move in decision.moves if move.slot not in held)
     unheard = any(orders[slot][:1] != (world.serving_owner(slot),) for slot in _served_newer(world, orders))
-    if orders == previous.orders and _boots(entries) == _boots(previous.lost) and not unheard:
+    offline = tuple(sorted(world.offline))
+    known = (previous.orders, _boots(previous.lost), previous.offline)
+    if (orders, _boots(entries), offline) == known and not unheard:
         return None
     for member in forgettable(world, entries):
         del entries[member]
     generation = previous.generation + 1
     newly = tuple(m for m, e in sorted(entries.items()) if _boots(previous.lost).get(m) != e.boot)
-    table = Table(generation, orders, entries, _planned_trace(world, previous, orders, generation))
+    traceparent, cause = _planned(world, previous, orders, generation)
+    table = Table(generation, orders, entries, traceparent, cause, offline)
     return Plan(table, moves, newly)
 
 
@@ -84,15 +88,28 @@ def _boots(entries: Mapping[str, Lost]) -> dict[str, str]:
     return {member: entry.boot for member, entry in entries.items()}
 
 
-def _planned_trace(world: World, previous: Table, orders: tuple[tuple[str, ...], ...], generation: int) -> str:
-    """The trace of the planned moves under way with this table; the old one while nothing was added."""
+def _planned(world: World, previous: Table, orders: tuple[tuple[str, ...], ...], generation: int) -> tuple[str, str]:
+    """The trace and the cause of the planned moves under way with this table; the old ones while nothing was added."""
     pending = world.pending_moves(orders)
     if not pending:
-        return ""
+        return "", ""
     before = world.pending_moves(previous.orders)
     if previous.traceparent and pending.items() <= before.items():
-        return previous.traceparent
-    return trace_seed(world.spec.pool, KIND_HANDOVER, str(generation)).traceparent
+        return previous.traceparent, previous.cause
+    traceparent = trace_seed(world.spec.pool, KIND_HANDOVER, str(generation)).traceparent
+    return traceparent, _cause(world, previous, pending)
+
+
+def _cause(world: World, previous: Table, pending: Mapping[int, str]) -> str:
+    """Why slots are to move: their members' sites go, a site is back, their members are drained, or for the balance."""
+    leaving = {world.owners[slot].active for slot in pending}
+    left = {world.site(member) for member in leaving}
+    if left <= world.offline:
+        return site_cause(left, offline=True)
+    back = {world.site(member) for member in pending.values()} & (set(previous.offline) - world.offline)
+    if back:
+        return site_cause(back, offline=False)
+    return DRAIN if all(world.state(member) is MemberState.DRAINING for member in leaving) else REBALANCE
 
 
 @dataclass(frozen=True, slots=True)

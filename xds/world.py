@@ -23,7 +23,8 @@ class Death:
     """A boot of a member that this server found dead, why, and when (ns): its last sign of life, the finding.
 
     ``closed`` is when its connection ended while it was in good standing, 0 if that is not how it was noticed.
-    ``doubt`` is for how many ns after the last sign it may have lived, if it was not.
+    ``doubt`` is for how many ns after the last sign it may have lived, if it was not. ``site`` is the
+    member's, if known.
     """
 
     boot: str
@@ -32,6 +33,7 @@ class Death:
     found: int
     closed: int = 0
     doubt: int = 0
+    site: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class World:
     ``beating`` are the boots whose beats arrive here now. ``registered`` maps the members that have a record
     to its boot. ``newer`` are the slots whose stable owner record was written after the table: takeovers that the
     table does not know of, or handovers that were undone. Members act only on a table newer than the owner record.
+    ``offline`` are the sites that an operator wants out of service.
     """
 
     spec: PoolSpec
@@ -54,16 +57,26 @@ class World:
     deaths: Mapping[str, Death]
     beating: frozenset[Identity]
     newer: frozenset[int] = frozenset()
+    offline: frozenset[str] = frozenset()
 
     def state(self, member: str) -> MemberState:
-        """The member's state; LOST as well if the table says so of this boot and it is not heard beating here."""
+        """The member's state; LOST as well if the table says so of this boot and it is not heard beating here.
+
+        Whose site is offline is DRAINING, whether it knows of it yet or not: so all members of a site leave together.
+        """
         record = self.members.get(member)
         if record is None:
             return MemberState.LOST
         lost = self.table.lost.get(member) if self.table else None
         if lost is not None and lost.boot == record.boot and (member, record.boot) not in self.beating:
             return MemberState.LOST
-        return self.states.get(member, record.state)
+        state = self.states.get(member, record.state)
+        return MemberState.DRAINING if state.may_hold_slots and record.site in self.offline else state
+
+    def site(self, member: str) -> str:
+        """The member's site; '' if it has none, or nothing is known of it."""
+        record = self.members.get(member)
+        return record.site if record else ""
 
     def serving_owner(self, slot: int) -> str | None:
         """The slot's owner, if the very process that the owner record names is not known to be gone."""

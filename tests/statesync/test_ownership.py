@@ -11,8 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from statesync.etcd import CreateRevision, ModRevision
+from statesync.etcd import CreateRevision, Event, Kv, ModRevision
 from statesync.keys import PoolKeys
+from statesync.mirror import MirrorBatch
 from statesync.ownership import (
     ClaimFree,
     HandOver,
@@ -23,11 +24,14 @@ from statesync.ownership import (
     claim_transaction,
     finish_handover,
     heirs_of,
+    is_handover,
     next_steps,
+    site_cause,
+    sites_in,
     start_handover,
     undo_handover,
 )
-from statesync.pool import Lost, Member, MemberState, Owner, Phase, Table
+from statesync.pool import Intent, Lost, Member, MemberState, Owner, Phase, Table
 from statesync.state import At, PoolState
 
 KEYS = PoolKeys("p")
@@ -215,3 +219,32 @@ def test_an_answer_that_comes_after_newer_news_does_not_bring_the_past_back() ->
     assert state.note_owner(0, THEIRS, 7)
     assert not state.note_owner(0, OURS, 6)
     assert state.owners[0] == At(THEIRS, 7)
+
+
+@pytest.mark.parametrize(
+    ("cause", "sites", "planned"),
+    [
+        (site_cause(["east"], offline=True), "east", True),
+        (site_cause(["west", "east"], offline=False), "east, west", True),
+        ("drain", "", True),
+        ("rebalance", "", True),
+        ("unfit: disk", "", True),
+        ("site lost: connection refused", "", False),
+        ("site lost: no answer; it is offline", "", False),
+        ("first owner", "", False),
+    ],
+)
+def test_a_cause_tells_whether_somebody_wanted_it_and_of_which_sites_it_is(cause: str, sites: str, planned: bool):
+    assert (sites_in(cause), is_handover(cause)) == (sites, planned)
+
+
+def test_intents_for_sites_and_for_members_are_kept_apart():
+    state = PoolState(KEYS)
+    put = {KEYS.intent("east"): Intent("east"), KEYS.site_intent("east"): Intent(until=9.0, site="east")}
+    events = tuple(Event("put", Kv(key, record.encode(), 1, 1, 0)) for key, record in put.items())
+    state.apply(MirrorBatch(1, events, reset=True))
+
+    assert state.intents["east"].record == Intent("east")
+    assert [state.offline(now) for now in (8.0, 9.0)] == [{"east"}, frozenset()]
+    state.apply(MirrorBatch(2, (Event("delete", Kv(KEYS.site_intent("east"), b"", 2, 0, 0)),)))
+    assert (set(state.intents), set(state.sites)) == ({"east"}, set())

@@ -10,7 +10,7 @@ from xds.calm import FREEZE, HOLD, LOSS_WINDOW, SECOND, SURGE_WINDOW, Calm
 from xds.plan import next_plan
 from xds.world import World
 
-UP, DOWN, INIT = MemberState.UP, MemberState.DOWN, MemberState.INIT
+UP, DOWN, INIT, DRAINING = MemberState.UP, MemberState.DOWN, MemberState.INIT, MemberState.DRAINING
 START = 1000 * SECOND
 
 
@@ -152,3 +152,50 @@ def test_a_held_slot_keeps_its_active_in_the_plan() -> None:
     assert free is not None
     assert any(order[0] == "b" for order in free.table.orders)
     assert held is None or all(order[0] == "a" for order in held.table.orders)
+
+
+def returning(states: dict[str, MemberState]) -> World:
+    """A pool whose table calls east offline, which no operator does any more; a and b are there, c and d elsewhere."""
+    seen = world("ccccdddd", states="UUUU")
+    sited = {name: replace(one, site="east" if name in "ab" else "west") for name, one in seen.members.items()}
+    table = Table(1, (("c", "d"),) * 4 + (("d", "c"),) * 4, offline=("east",))
+    return replace(seen, members=sited, states={**seen.states, **states}, table=table)
+
+
+def test_a_site_comes_back_as_a_whole() -> None:
+    half = returning({"b": DRAINING})
+    calm = Calm().look(half, START)
+    assert calm.steadied(half).state("a") is DRAINING
+    assert next_plan(calm.steadied(half), 1.0) is None
+    assert calm.look_again(START) == HOLD / SECOND
+
+    whole = returning({})
+    plan = next_plan(calm.look(whole, START + SECOND).steadied(whole), 1.0)
+    assert plan is not None
+    assert {"a", "b"} < {order[0] for order in plan.table.orders}
+
+
+def test_a_site_does_not_wait_for_ever_for_one_of_its_members() -> None:
+    half = returning({"b": DRAINING})
+    calm = Calm().look(half, START).look(half, START + HOLD - 1)
+    assert calm.steadied(half).state("a") is DRAINING
+    calm = calm.look(half, START + HOLD)
+    assert calm.steadied(half).state("a") is UP
+    assert calm.look_again(START + HOLD) is None
+
+
+def test_a_site_comes_back_when_the_slots_that_it_has_just_left_are_held_no_more() -> None:
+    left = returning({"a": DRAINING, "b": DRAINING})
+    left = replace(left, offline=frozenset({"east"}))
+    calm = Calm().look(leaving(replace(left, owners={**left.owners, 0: Owner("a", "one", 1)}), 0, "c"), START)
+    back = returning({})
+    back = replace(back, owners={**back.owners, 0: Owner("c", "one", 2)})
+
+    calm = calm.look(back, START + SECOND)
+    assert calm.steadied(back).state("a") is DRAINING
+    assert calm.look(back, START + SECOND + HOLD).steadied(back).state("a") is UP
+
+
+def test_a_site_that_comes_back_is_not_waited_for_when_nobody_else_can_serve() -> None:
+    half = returning({"b": DRAINING, "c": DOWN, "d": DOWN})
+    assert Calm().look(half, START).steadied(half).state("a") is UP

@@ -2,13 +2,17 @@ from dataclasses import replace
 
 import pytest
 
-from statesync.pool import Lost, Member, MemberState, Owner, Table
+from statesync.etcd import Event, Kv
+from statesync.keys import PoolKeys
+from statesync.mirror import MirrorBatch
+from statesync.pool import Intent, Lost, Member, MemberState, Owner, Table
 from statesync.spec import PoolSpec
 from telemetry import names
 from telemetry.ids import trace_seed
 from xds.admin import members_view
 from xds.liveness import LivenessBook
 from xds.measure import Delivery, Phase, delivery_phases, handover_course, leader_phases, slots_of, takeover_course
+from xds.observer import Observer
 from xds.plan import FirstTable, next_plan
 from xds.told import Told
 from xds.world import Death, World, endpoints, lost_entries, orders_for_envoy
@@ -18,8 +22,8 @@ DOWN, DRAINING, LOST = MemberState.DOWN, MemberState.DRAINING, MemberState.LOST
 SECOND = 1_000_000_000
 
 
-def member(name: str, boot: str = "one", state: MemberState = UP) -> Member:
-    return Member(name, boot, app=f"127.0.0.1:{7000 + ord(name[0])}", peer="127.0.0.1:1", state=state)
+def member(name: str, boot: str = "one", state: MemberState = UP, site: str = "") -> Member:
+    return Member(name, boot, app=f"127.0.0.1:{7000 + ord(name[0])}", peer="127.0.0.1:1", state=state, site=site)
 
 
 def world(
@@ -331,19 +335,116 @@ def test_without_nodes_there_is_neither_push_nor_ack():
 
 def test_planned_moves_settle_slot_by_slot_and_let_go_of_what_a_later_table_takes_back():
     seen = world(*ABC, orders=("ab", "bc", "ca"), owners="aba")
-    table = replace(seen.table, traceparent=trace_seed("cart", "handover", "1").traceparent)
+    table = replace(seen.table, traceparent=trace_seed("cart", "handover", "1").traceparent, cause="rebalance")
     course = handover_course(seen, table, written=SECOND)
     assert course is not None
     assert course.moving == {2: "c"}
     told = course.attributes()
     assert (told[names.FROM], told[names.TO], told[names.CAUSE]) == ("a", "c", "rebalance")
-    leaving = handover_course(replace(seen, states={"a": MemberState.DRAINING}), table, written=SECOND)
-    assert leaving is not None
-    assert leaving.attributes()[names.CAUSE] == "drain"
     assert not course.settled(seen)
 
     assert course.settled(replace(seen, owners={**seen.owners, 2: Owner("c", "one", 2)}))
     assert course.settled(replace(seen, table=replace(seen.table, orders=(("a",), ("b",), ("a",)))))
+
+
+EAST_WEST = tuple(member(name, site="east" if name in "ab" else "west") for name in "abcd")
+FOUR = ("abcd", "badc", "cdab", "dcba")
+
+
+def test_a_site_that_goes_offline_is_left_by_all_its_members_in_one_table_and_one_trace():
+    seen = replace(world(*EAST_WEST, orders=FOUR, owners="abcd"), offline=frozenset({"east"}))
+    assert [seen.state(name) for name in "abcd"] == [DRAINING, DRAINING, UP, UP]
+
+    plan = next_plan(seen, 1.0)
+    assert plan is not None
+    assert {name for order in plan.table.orders for name in order} == {"c", "d"}
+    assert (plan.table.cause, plan.table.offline) == ("site east offline", ("east",))
+    told = handover_course(seen, plan.table, written=SECOND).attributes()  # type: ignore[union-attr]
+    assert (told[names.FROM], told[names.TO]) == ("a, b", "c, d")
+    assert (told[names.CAUSE], told[names.SITE], told[names.PLANNED]) == ("site east offline", "east", True)
+
+    half_way = replace(seen, table=plan.table, owners={**seen.owners, 0: Owner("c", "one", 2)})
+    assert next_plan(half_way, 2.0) is None
+
+
+def test_a_site_that_is_back_gets_its_share_in_one_table_and_one_trace():
+    away = replace(world(*EAST_WEST, orders=("cd", "dc", "cd", "dc") * 4, owners="cdcd" * 4))
+    away = replace(away, table=replace(away.table, offline=("east",)))
+
+    plan = next_plan(away, 1.0)
+
+    assert plan is not None
+    assert (plan.table.cause, plan.table.offline) == ("site east online", ())
+    told = handover_course(away, plan.table, written=SECOND).attributes()  # type: ignore[union-attr]
+    assert (told[names.FROM], told[names.TO]) == ("c, d", "a, b")
+    assert (told[names.CAUSE], told[names.SITE]) == ("site east online", "east")
+
+
+def test_a_site_goes_into_the_table_and_out_of_it_also_when_nothing_moves():
+    seen = world(*EAST_WEST, orders=("cd", "dc"), owners="cd")
+    away = next_plan(replace(seen, offline=frozenset({"north"})), 1.0)
+    assert away is not None
+    assert (away.table.offline, away.table.traceparent, away.table.cause) == (("north",), "", "")
+    assert Table.decode(away.table.encode()) == away.table
+
+
+@pytest.mark.parametrize(
+    ("drained", "offline", "cause"),
+    [
+        ("a", "", "drain"),
+        ("ac", "", "drain"),
+        ("c", "east", "drain"),
+        ("", "east", "site east offline"),
+        ("a", "east", "site east offline"),
+    ],
+)
+def test_members_that_are_drained_by_themselves_are_no_site(drained: str, offline: str, cause: str):
+    seen = world(*EAST_WEST, orders=FOUR, owners="abcd")
+    seen = replace(
+        seen, states={**seen.states, **dict.fromkeys(drained, DRAINING)}, offline=frozenset(filter(None, [offline]))
+    )
+    plan = next_plan(seen, 1.0)
+    assert plan is not None
+    assert plan.table.cause == cause
+
+
+def test_who_starts_on_a_site_that_is_offline_and_who_failed_there_is_as_before():
+    others = tuple(member(name, state=state, site="east") for name, state in (("e", INIT), ("f", DOWN), ("g", READY)))
+    seen = replace(world(*EAST_WEST, *others), offline=frozenset({"east"}))
+    assert [seen.state(name) for name in "efg"] == [INIT, DOWN, DRAINING]
+
+
+def test_a_site_is_offline_until_its_time_is_over():
+    keys, clock = PoolKeys("cart"), [10.0]
+    observer = Observer(keys, LivenessBook(), lambda: clock[0])
+    put = {
+        keys.spec: PoolSpec(pool="cart").encode(),
+        keys.site_intent("east"): Intent(until=12.5, site="east").encode(),
+        keys.site_intent("west"): Intent(site="west").encode(),
+    }
+    events = tuple(Event("put", Kv(key, value, 1, 1, 0)) for key, value in put.items())
+    observer.apply(MirrorBatch(1, events, reset=True))
+
+    assert (observer.world().offline, observer.look_again()) == ({"east", "west"}, 2.5)  # type: ignore[union-attr]
+    clock[0] = 12.5
+    assert (observer.world().offline, observer.look_again()) == ({"west"}, None)  # type: ignore[union-attr]
+
+
+def test_the_takeovers_of_a_site_that_is_lost_can_be_found_by_it():
+    found = replace(death(), site="east")
+    dead = world(*EAST_WEST, orders=FOUR, owners="abcd", deaths={"a": found, "b": found})
+    plan = next_plan(dead, 1.0)
+    assert plan is not None
+    told = [
+        takeover_course(
+            dead, plan.table, name, written=SECOND, death=found, slots=frozenset({slot}), told=Told()
+        ).attributes()
+        for slot, name in enumerate("ab")
+    ]
+    assert [(one[names.FROM], one[names.SITE], one[names.PLANNED]) for one in told] == [
+        ("a", "east", False),
+        ("b", "east", False),
+    ]
 
 
 def test_a_table_that_moves_nothing_has_no_course():
