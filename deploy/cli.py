@@ -34,6 +34,7 @@ SECTIONS = {
         "apply": ("deploy.commands_read", "Check a pool spec and put it into etcd."),
         "drain": ("deploy.commands_admin", "Take a member out of service; no request fails."),
         "undrain": ("deploy.commands_admin", "Bring it back."),
+        "site": ("deploy.commands_site", "The same for all members of a site."),
         "checks": ("deploy.commands_checks", "What must be well for a member to serve."),
         "drill": ("deploy.commands_drill", "Break a part on purpose, and tell what clients noticed."),
         "verify": ("deploy.commands_data", "Compare all copies of sessions with etcd; preflight."),

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -28,6 +29,15 @@ def duration(_: click.Context, parameter: click.Parameter, value: str | None) ->
     return float(found[1]) * _UNITS[found[2]]
 
 
+wait_option = click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    help="Seconds to wait until it owns nothing; 0: do not wait.",
+)
+
+
 @click.command(
     epilog=examples(
         "understudy drain cart-1",
@@ -36,13 +46,7 @@ def duration(_: click.Context, parameter: click.Parameter, value: str | None) ->
 )
 @click.argument("member")
 @click.option("--for", "seconds", callback=duration, metavar="TIME", help="Come back by itself after 90s, 10m, 2h...")
-@click.option(
-    "--wait",
-    type=click.FloatRange(min=0),
-    default=60.0,
-    show_default=True,
-    help="Seconds to wait until it owns nothing; 0: do not wait.",
-)
+@wait_option
 @pool_option(required=False)
 @etcd_options
 def drain(member: str, seconds: float | None, wait: float, pool: str | None, etcd: EtcdOptions) -> None:
@@ -70,7 +74,8 @@ async def _drain(place: Place, member: str, seconds: float | None, wait: float) 
         now = time.time()
         intent = Intent(member, now + seconds if seconds else 0.0, now)
         await client.put(state.keys.intent(member), intent.encode())
-        await _follow(client, place.pool, member, wait)
+        if not await follow_until_empty(client, place.pool, member, lambda _: {member}, wait):
+            click.echo(f"{member} is drained")
 
 
 @click.command(epilog=examples("understudy undrain cart-1"))
@@ -100,25 +105,34 @@ def _require_member(state: "PoolState", member: str) -> None:
         raise NotFoundError(f"pool {state.keys.pool} has no member {member!r}; its members are {known}")
 
 
-async def _follow(client: "EtcdClient", pool: str, member: str, wait: float) -> None:
-    """Show how many slots are left until there are none; raise if that takes longer than ``wait`` seconds."""
+async def follow_until_empty(
+    client: "EtcdClient",
+    pool: str,
+    subject: str,
+    members: Callable[["PoolState"], set[str]],
+    wait: float,
+    *,
+    quiet: bool = False,
+) -> int:
+    """Show how many slots ``members`` own until it is none, and return how many are left: 0, unless ``wait`` is 0.
+
+    Raises :class:`DeployError` if it takes longer than ``wait`` seconds. With ``quiet`` nothing is shown.
+    """
     from deploy.reading import read_pool
 
     give_up = time.monotonic() + wait
     shown = -1
     while True:
         state, _ = await read_pool(client, pool)
-        left = sum(at.record.active == member for at in state.owners.values())
-        if left != shown:
-            click.echo(f"{member} owns {left} slots")
+        of_these = members(state)
+        left = sum(at.record.active in of_these for at in state.owners.values())
+        if left != shown and not quiet:
+            click.echo(f"{subject} owns {left} slots")
             shown = left
-        if not left:
-            click.echo(f"{member} is drained")
-            return
+        if not left or not wait:
+            return left
         if time.monotonic() >= give_up:
-            if wait:
-                raise _NotDrainedError(f"{member} still owns {left} slots after {wait:g} s: see 'understudy status'")
-            return
+            raise _NotDrainedError(f"{subject} still owns {left} slots after {wait:g} s: see 'understudy status'")
         await asyncio.sleep(_LOOK)
 
 

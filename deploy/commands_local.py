@@ -6,7 +6,15 @@ from pathlib import Path
 import click
 
 from deploy.layout import STATE_DIRECTORY
-from deploy.options import address, examples
+from deploy.options import address, examples, require_name
+
+
+def site_names(_: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Option callback: names of sites with commas between them."""
+    names = tuple(name.strip() for name in (value or "").split(",") if name.strip())
+    for name in names:
+        require_name(parameter.opts[0], name)
+    return names
 
 
 @click.command(
@@ -42,6 +50,7 @@ def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> No
     epilog=examples(
         "understudy up --members 3",
         "understudy up --members 2 --app 'python shop.py' --listen 127.0.0.1:9000",
+        "understudy up --members 4 --sites east,west",
     )
 )
 @click.option("--members", type=click.IntRange(1, 32), default=3, show_default=True, help="How many members.")
@@ -53,6 +62,7 @@ def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> No
 @click.option("--controls", type=click.IntRange(1, 5), default=1, show_default=True, help="How many control servers.")
 @click.option("--etcds", type=click.Choice(["1", "3", "5"]), default="1", show_default=True, help="Members of etcd.")
 @click.option("--otlp-http", is_flag=True, help="Have control servers take OTLP over HTTP too, each on a free port.")
+@click.option("--sites", callback=site_names, metavar="NAME,...", help="Put members on these sites, in turn.")
 @click.option("--pool", envvar="UNDERSTUDY_POOL", default="cart", show_default=True, help="Name of the pool.")
 @click.option("-f", "--file", "spec", type=click.Path(path_type=Path, dir_okay=False), help="A pool spec (YAML).")
 @click.option(
@@ -74,6 +84,7 @@ def up(
     controls: int,
     etcds: str,
     otlp_http: bool,
+    sites: tuple[str, ...],
     pool: str,
     spec: Path | None,
     directory: Path,
@@ -97,6 +108,7 @@ def up(
         app_health=app_health,
         listen=listen,
         otlp_http=otlp_http,
+        sites=sites,
         log_level=log_level,
     )
     raise SystemExit(asyncio.run(run_up(settings)))

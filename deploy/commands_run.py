@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deploy.errors import DeployError
 from deploy.options import (
     PRIVATE_FILE,
     EtcdOptions,
@@ -21,6 +20,7 @@ from deploy.options import (
     examples,
     file_mode,
     pool_option,
+    require_name,
     start_logging,
     tls_options,
 )
@@ -311,17 +311,3 @@ def envoy(
         tls=EnvoyTls(tls.cert, tls.key, tls.ca) if tls else None,
     )
     raise SystemExit(asyncio.run(run_envoy(settings)))
-
-
-def require_name(option: str, name: str) -> None:
-    """Raise :class:`DeployError` unless ``name`` can name a pool, member or site."""
-    from pydantic import TypeAdapter, ValidationError
-
-    from statesync.spec import Name
-
-    try:
-        TypeAdapter(Name).validate_python(name)
-    except ValidationError:
-        raise DeployError(
-            f"{option} {name!r}: names have 1 to 63 of a-z 0-9 . - and begin and end with a letter or digit"
-        ) from None

@@ -83,6 +83,7 @@ def _absent(state: PoolState, now: float) -> list[str]:
         if at.record.state is not MemberState.UP
     ]
     reasons += [f"{name} is drained" for name, at in sorted(state.intents.items()) if at.record.holds(now)]
+    reasons += [f"site {site} is offline" for site in sorted(state.offline(now))]
     lost = state.table.record.lost if state.table else {}
     reasons += [
         f"{name} is lost: {lost[name].cause}"

@@ -41,13 +41,14 @@ class FrontPlace:
 
 @dataclass(frozen=True, slots=True)
 class MemberPlace:
-    """A member: application, session API, peer API and health port (all ``host:port``)."""
+    """A member: application, session API, peer API and health port (all ``host:port``), and its site, '' for none."""
 
     name: str
     app: str
     session_api: str
     peer: str
     health: str
+    site: str = ""
 
 
 @dataclass(frozen=True, slots=True)

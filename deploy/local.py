@@ -51,7 +51,7 @@ TCP_EXAMPLE_APP = (sys.executable, "-m", "deploy.examples.notebook")
 class LocalSettings:
     """What to run. ``app`` is a command line; empty for an example. ``listen`` empty: a free port.
 
-    ``otlp_http``: control servers take OTLP over HTTP as well.
+    ``otlp_http``: control servers take OTLP over HTTP as well. ``sites``: members are on each in turn.
     """
 
     directory: Path
@@ -63,6 +63,7 @@ class LocalSettings:
     app_health: str = "/healthz"
     listen: str = ""
     otlp_http: bool = False
+    sites: tuple[str, ...] = ()
     log_level: str = "info"
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
@@ -113,7 +114,12 @@ def plan_layout(settings: LocalSettings, ports: PortPicker) -> Layout:
         front=FrontPlace("front-1", listen=settings.listen or ports.pick(), admin=ports.pick()),
         members=tuple(
             MemberPlace(
-                f"{pool}-{number}", app=ports.pick(), session_api=ports.pick(), peer=ports.pick(), health=ports.pick()
+                f"{pool}-{number}",
+                app=ports.pick(),
+                session_api=ports.pick(),
+                peer=ports.pick(),
+                health=ports.pick(),
+                site=settings.sites[(number - 1) % len(settings.sites)] if settings.sites else "",
             )
             for number in range(1, settings.members + 1)
         ),
@@ -242,6 +248,7 @@ def member_place(settings: LocalSettings, layout: Layout, place: MemberPlace) ->
         session_api=place.session_api,
         peer=place.peer,
         health=place.health,
+        site=place.site,
         log_level=settings.log_level,
     )
 

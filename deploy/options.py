@@ -172,6 +172,20 @@ _TLS_OPTIONS = (
 )
 
 
+def require_name(option: str, name: str) -> None:
+    """Raise :class:`DeployError` unless ``name`` can name a pool, member or site."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from statesync.spec import Name
+
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError:
+        raise DeployError(
+            f"{option} {name!r}: names have 1 to 63 of a-z 0-9 . - and begin and end with a letter or digit"
+        ) from None
+
+
 def examples(*lines: str) -> str:
     """The examples below a command's help; they keep their lines."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)

@@ -72,7 +72,8 @@ def processes_table(processes: Iterable[Mapping[str, Any]]) -> Table:
 
 def slot_table(view: View, *, every: bool) -> RenderableType:
     """The answer of ``table``: every slot, or slots of one order together."""
-    heading = Text(f"pool {view['pool']}, table generation {view['generation']}")
+    away = f", offline: {', '.join(view['offline'])}" if view["offline"] else ""
+    heading = Text(f"pool {view['pool']}, table generation {view['generation']}{away}")
     if every:
         table = plain_table("slot", "owner", "epoch", "phase", "order", "wanted active", "cause")
         for row in view["slots"]:

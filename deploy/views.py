@@ -66,6 +66,7 @@ def status_view(
         "table": {
             "generation": table.generation if table else None,
             "copies": state.spec.record.copies if state.spec else None,
+            "offline": list(table.offline) if table else [],
         },
         "members": member_views(state),
         "controls": [
@@ -132,6 +133,7 @@ def table_view(state: PoolState, slots: Iterable[int] | None = None) -> View:
     return {
         "pool": state.keys.pool,
         "generation": table.generation if table else None,
+        "offline": list(table.offline) if table else [],
         "slots": [_slot_view(state, slot) for slot in wanted],
     }
 
@@ -244,6 +246,8 @@ def _warnings(
         if status.at_risk:
             yield status.at_risk
         yield from (f"etcd at {status.endpoint}: {fault}" for fault in status.errors)
+    for site in state.table.record.offline if state.table else ():
+        yield f"site {site} is offline: its members get no slots until 'understudy site online {site}'"
     yield from (f"what stands at {key} cannot be read in full: {fault}" for key, fault in sorted(state.faults.items()))
 
 

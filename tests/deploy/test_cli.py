@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from deploy.cli import COMMANDS, SECTIONS, cli
 from statesync.keys import PoolKeys
-from statesync.pool import ControlServer, Failover, Lost, Member, MemberState, Owner, Table
+from statesync.pool import ControlServer, Failover, Intent, Lost, Member, MemberState, Owner, Table
 from statesync.sessions import Session
 from statesync.slots import slot_of
 from statesync.spec import PoolSpec
@@ -99,7 +99,7 @@ def test_every_command_explains_itself_with_examples(understudy):
 
 def test_every_command_within_a_command_explains_itself_with_examples(understudy):
     groups = {name: commands for name in COMMANDS if (commands := within(understudy(name, "--help").output))}
-    assert groups.keys() == {"checks", "render"}
+    assert groups.keys() == {"checks", "render", "site"}
     for group, commands in groups.items():
         for name in commands:
             assert f"understudy {group} {name}" in understudy(group, name, "--help").output.split("Examples:")[1]
@@ -268,6 +268,49 @@ async def test_table_shows_orders_with_the_true_owner_first(understudy, etcd, cl
     assert "0-1, 3" in understudy(*read).output
     assert len(json.loads(understudy(*read, "--slot", 2, "-o", "json").output)["slots"]) == 1
     assert understudy(*read, "--slot", 4).exit_code == 2
+
+
+async def test_a_site_goes_offline_and_online_by_an_intent_that_tells_its_end(understudy, etcd, client, small_pool):
+    keys, place = PoolKeys(small_pool), ("--etcd", etcd.endpoint, "--pool", small_pool, "-o", "json")
+    for name, site in (("cart-1", "east"), ("cart-3", "west")):
+        member = Member(name, name, "127.0.0.1:1", "127.0.0.1:2", MemberState.UP, site=site)
+        await client.put(keys.member(name), member.encode())
+
+    gone = understudy("site", "offline", "east", "--for", "10m", "--wait", "0", *place)
+    told = json.loads(gone.output)
+    intent = Intent.decode((await client.get(keys.site_intent("east"))).value)
+    assert (gone.exit_code, told["members"], told["slots_left"], told["until"]) == (0, ["cart-1"], 4, intent.until)
+    assert (intent.site, intent.until - intent.since) == ("east", 600)
+
+    refused = understudy("site", "offline", "west", *place)
+    assert (refused.exit_code, "west is the last site that can serve" in refused.stderr) == (1, True)
+    slow = understudy("site", "offline", "east", "--wait", "0.1", *place)
+    assert (slow.exit_code, "site east still owns 4 slots after 0.1 s" in slow.stderr) == (1, True)
+    for command in ("offline", "online"):
+        unknown = understudy("site", command, "north", *place)
+        assert (unknown.exit_code, "its sites are east, west" in unknown.stderr) == (1, True)
+    assert understudy("site", "offline", "north", "--force", *place).exit_code == 0
+    assert await client.get(keys.site_intent("north")) is not None
+    assert understudy("site", "online", "north", *place).exit_code == 0
+    assert understudy("site", "offline", "a/b", *place).exit_code == 2
+
+    assert json.loads(understudy("site", "online", "east", *place).output)["offline"] is False
+    assert await client.get(keys.site_intent("east")) is None
+    again = understudy("site", "online", "east", *place)
+    assert (again.exit_code, "site east is not offline" in again.stderr) == (1, True)
+
+
+async def test_without_sites_none_can_be_taken_offline(understudy, etcd, small_pool):
+    refused = understudy("site", "offline", "east", "--etcd", etcd.endpoint, "--pool", small_pool)
+    assert (refused.exit_code, "its sites are none (--site of sidecars)" in refused.stderr) == (1, True)
+
+
+async def test_status_and_table_tell_which_sites_are_offline(understudy, etcd, client, small_pool):
+    keys, place = PoolKeys(small_pool), ("--etcd", etcd.endpoint, "--pool", small_pool)
+    await client.put(keys.table, Table(8, (("cart-1",),) * 4, offline=("east", "north")).encode())
+    assert "! site north is offline" in understudy("status", *place).output
+    assert "table generation 8, offline: east, north" in understudy("table", *place).output
+    assert json.loads(understudy("table", *place, "-o", "json").output)["offline"] == ["east", "north"]
 
 
 async def test_explain_tells_where_a_session_lives_but_not_its_content(understudy, etcd, small_pool):

@@ -59,12 +59,14 @@ def test_a_drill_is_refused_for_every_reason_that_there_is() -> None:
     state = at_rest()
     state.members["cart-2"] = At(Member("cart-2", "cart-2-a", "", "", MemberState.DOWN, reason="check failed"), 2)
     state.intents["cart-1"] = At(Intent("cart-1", until=100.0), 2)
+    state.sites["east"] = At(Intent(site="east"), 2)
     state.owners[0] = At(Owner("cart-2", "cart-2-a", 2), 2)
     sync = {"members": [{"member": "cart-1", "in_sync": False, "reason": "3 revisions behind"}]}
     text = "\n".join(refusals(Facts(state, sync, ["too many moves (for 9 s)"], now=99.0), Kind.KILL))
     for reason in (
         "cart-2 is DOWN: check failed",
         "cart-1 is drained",
+        "site east is offline",
         "4 slots have no living standby",
         "1 slots are on their way",
         "too many moves (for 9 s)",

@@ -8,22 +8,27 @@ import os
 import signal
 import sys
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.load import Load
 from deploy.local import LocalPool, LocalSettings
-from deploy.reading import read_pool
+from deploy.reading import read_pool, read_trace
+from deploy.settling import actives
 from deploy.verdict import Verdict, judge
 from proxy.handover import SLOTS_TOGETHER
 from statesync.etcd import EtcdClient
 from statesync.keys import PoolKeys, prefix_range
 from statesync.mirror import Mirror, MirrorBatch
-from statesync.pool import MemberState, Owner, Phase
+from statesync.pool import MemberState, Owner, Phase, Table
 from statesync.spec import PoolSpec
 from statesync.state import PoolState
+from telemetry import names
+from telemetry.ids import TraceIds
+from telemetry.report import root_of
+from telemetry.spans import StoredSpan
 from tests.harness.local_pools import settled
 from tests.harness.waiting import free_port, until
 
@@ -78,18 +83,42 @@ class Scene:
         assert causes
         return causes
 
+    async def reason(self, member: str, text: str) -> bool:
+        """Whether a member gives this reason for not being UP."""
+        at = (await self.state()).members.get(member)
+        return at is not None and at.record.reason == text
+
+    async def table(self) -> Table:
+        """The slot table in force."""
+        at = (await self.state()).table
+        assert at is not None
+        return at.record
+
+    async def planned_trace(self) -> Mapping[str, object]:
+        """What the root says of the planned moves that the table in force asked for, once they are over."""
+        trace = TraceIds.from_traceparent((await self.table()).traceparent).hex
+
+        async def root() -> StoredSpan | None:
+            return root_of(await read_trace([place.http for place in self.pool.layout.controls], trace))
+
+        found: StoredSpan = await until(root, 30, "the trace of the planned moves has its root")
+        return found.attributes
+
     def end(self, name: str) -> None:
         """End a process that its supervisor will start again."""
         os.kill(self.pool.processes[name].pid, signal.SIGTERM)
 
 
 @asynccontextmanager
-async def under_load(directory: Path, controls: int = 1) -> AsyncIterator[Scene]:
+async def under_load(
+    directory: Path, controls: int = 1, members: int = MEMBERS, sites: tuple[str, ...] = ()
+) -> AsyncIterator[Scene]:
     """A pool at rest with 60 clients at 90 requests/s; at the end the load stops and is judged."""
     settings = LocalSettings(
         directory=directory,
         spec=PoolSpec(pool="cart"),
-        members=MEMBERS,
+        members=members,
+        sites=sites,
         listen=f"127.0.0.1:{free_port()}",
         controls=controls,
     )
@@ -169,6 +198,37 @@ async def test_an_operator_drains_a_member_and_brings_it_back_and_nobody_notices
         await scene.settled()
         assert await understudy("undrain", "cart-2", *place) == 1
         assert await understudy("drain", "cart-9", *place) == 1
+
+    assert_nobody_noticed(scene)
+
+
+async def test_a_whole_site_goes_offline_and_comes_back_and_nobody_notices(tmp_path: Path) -> None:
+    async with under_load(tmp_path, members=4, sites=("east", "west")) as scene:
+        place = ("--etcd", ",".join(scene.pool.etcd_endpoints), "--pool", "cart")
+        assert await understudy("site", "offline", "east", *place) == 0
+        assert set(actives(await scene.state()).items()) >= {("cart-1", 0), ("cart-3", 0)}
+        gone = await scene.planned_trace()
+        assert gone[names.CAUSE] == "site east offline"
+        assert (gone[names.FROM], gone[names.TO]) == ("cart-1, cart-3", "cart-2, cart-4")
+        assert (gone[names.SITE], gone[names.SLOTS], gone.get(names.UNMEASURED)) == ("east", 128, None)
+        assert await scene.causes_of_leaving("cart-3") == {"site east offline"}
+
+        boot = (await scene.state()).members["cart-1"].record.boot
+        scene.end("cart-1/sidecar")
+        await scene.started_anew("cart-1", boot)
+        await until(lambda: scene.reason("cart-1", "site east is offline"), 30, "who starts on the site stays out")
+        assert await understudy("site", "offline", "west", *place) == 1
+        await scene.progress()
+        generation = (await scene.table()).generation
+
+        assert await understudy("site", "online", "east", *place) == 0
+        await scene.settled()
+        table, back = await scene.table(), await scene.planned_trace()
+        assert (table.generation, table.offline) == (generation + 1, ())
+        assert (back[names.CAUSE], back[names.SITE]) == ("site east online", "east")
+        assert (back[names.FROM], back[names.TO]) == ("cart-2, cart-4", "cart-1, cart-3")
+        assert back.get(names.UNMEASURED) is None
+        assert await understudy("site", "online", "east", *place) == 1
 
     assert_nobody_noticed(scene)
 

@@ -115,6 +115,6 @@ def test_a_layout_survives_its_file():
         ("http://127.0.0.1:2",),
         (ControlPlace("control-1", "127.0.0.1:3", "127.0.0.1:4"),),
         FrontPlace("front-1", "127.0.0.1:5", "127.0.0.1:6"),
-        (MemberPlace("cart-1", "127.0.0.1:7", "127.0.0.1:8", "127.0.0.1:9", "127.0.0.1:10"),),
+        (MemberPlace("cart-1", "127.0.0.1:7", "127.0.0.1:8", "127.0.0.1:9", "127.0.0.1:10", "east"),),
     )
     assert Layout.decode(layout.encode()) == layout
