@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from deploy.layout import STATE_DIRECTORY
-from deploy.options import address, examples, require_name
+from deploy.options import address, app_health, examples, require_name
 
 
 def site_names(_: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
@@ -56,7 +56,12 @@ def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> No
 @click.option("--members", type=click.IntRange(1, 32), default=3, show_default=True, help="How many members.")
 @click.option("--app", default="", help="Command of your application; it gets HOST, PORT and UNDERSTUDY_URL.")
 @click.option(
-    "--app-health", default="/healthz", show_default=True, help="Path that your application answers with 200."
+    "--app-health",
+    "app_health",
+    default="/healthz",
+    show_default=True,
+    callback=app_health,
+    help="How it says that it is well: a path that it answers with 200, grpc or grpc:SERVICE (grpc.health.v1), or tcp.",
 )
 @click.option("--listen", default="127.0.0.1:8080", show_default=True, callback=address, help="Where clients come in.")
 @click.option("--controls", type=click.IntRange(1, 5), default=1, show_default=True, help="How many control servers.")

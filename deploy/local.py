@@ -224,7 +224,7 @@ def _member_programs(settings: LocalSettings, layout: Layout, place: MemberPlace
             PORT=port,
             **application_environment(session_api=place.session_api, member=place.name),
         ),
-        health=f"tcp://{place.app}" if settings.spec.tcp else f"http://{place.app}{settings.app_health}",
+        health=_first_sign(settings, place.app),
     )
     sidecar = Program(
         name=f"{place.name}/sidecar",
@@ -235,6 +235,12 @@ def _member_programs(settings: LocalSettings, layout: Layout, place: MemberPlace
         health=f"http://{place.session_api}/healthz",
     )
     return [app, sidecar]
+
+
+def _first_sign(settings: LocalSettings, app: str) -> str:
+    """What says that the application has started; whether it is well is for its sidecar to ask."""
+    by_http = settings.app_health.startswith("/") and not settings.spec.tcp
+    return f"http://{app}{settings.app_health}" if by_http else f"tcp://{app}"
 
 
 def member_place(settings: LocalSettings, layout: Layout, place: MemberPlace) -> SidecarPlace:

@@ -18,12 +18,22 @@ import click
 from deploy.errors import DeployError
 from deploy.layout import Layout, read_layout, state_directory
 from statesync.addresses import split_address
+from statesync.app_health import AppHealth
 
 if TYPE_CHECKING:  # loading it brings gRPC along, which no --help should wait for
     from statesync.settings import EtcdSettings
 
 DEFAULT_ETCD = "127.0.0.1:2379"
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def app_health(_: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Option callback: a way to ask an application whether it is well (``statesync.app_health``)."""
+    try:
+        AppHealth.parse(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param=parameter) from None
+    return value
 
 
 def address(_: click.Context, parameter: click.Parameter, value: Any) -> Any:  # noqa: ANN401 - one text or several

@@ -1,25 +1,36 @@
 """Whether the application beside this sidecar answers.
 
-Asks its health path every :data:`INTERVAL` seconds, one question at a time. A refused connection counts at once, since
-nobody listens there; an answer that says no counts after :data:`FAILURES` in a row; silence counts after the patience
-that the pool's spec allows, longer while the application, or this process, was seen to be slow: busy is not dead.
-In a TCP pool it opens a connection instead, with the question that the spec names (:mod:`proxy.tcp_question`).
+Asks it every :data:`INTERVAL` seconds, one question at a time, in one of the ways of :mod:`statesync.app_health`. A
+refused connection counts at once, since nobody listens there; an answer that says no counts after :data:`FAILURES` in a
+row; silence counts after the patience that the pool's spec allows, longer while the application, or this process, was
+seen to be slow: busy is not dead. In a TCP pool it opens a connection instead, with the question that the spec names
+(:mod:`proxy.tcp_question`).
 """
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 
 import aiohttp
 
+from proxy.grpc_question import GrpcQuestion
 from proxy.tcp_question import ask
+from statesync.addresses import split_address
+from statesync.app_health import AppHealth, HealthKind
 from statesync.beat import LOAD_WINDOW, patience
 from statesync.spec import Liveness
 from statesync.spec_tcp import Tcp
 
 INTERVAL = 0.1
 FAILURES = 3
+
+Asking = Callable[[float], Awaitable[str]]
+"""Asks with so much patience in seconds, and says what is wrong, '' for nothing.
+
+Raises ``TimeoutError``, ``ConnectionRefusedError``, or ``OSError`` for anything else that is no answer.
+"""
 
 
 class ApplicationCheck:
@@ -28,7 +39,7 @@ class ApplicationCheck:
     def __init__(
         self,
         app: str,
-        path: str,
+        health: AppHealth,
         on_change: Callable[[], None],
         *,
         rules: Callable[[], Liveness],
@@ -42,7 +53,8 @@ class ApplicationCheck:
         ``tcp`` is what a TCP pool's spec says. Nothing is asked before the spec is ``known``.
         """
         self._app = app
-        self._url = f"http://{app}{path}"
+        self._health = health
+        self._place = f"http://{app}{health.what}" if health.kind is HealthKind.HTTP else app
         self._known = known
         self._tcp = tcp
         self._on_change = on_change
@@ -72,13 +84,14 @@ class ApplicationCheck:
 
     async def run(self) -> None:
         """Ask until cancelled."""
-        async with aiohttp.ClientSession() as http:
+        async with AsyncExitStack() as stack:
+            asking = await self._way(stack)
             while True:
                 if not self._known():
                     await asyncio.sleep(INTERVAL)
                     continue
                 began = time.monotonic()
-                fault, certain = await self._ask(http)
+                fault, certain = await self._ask(asking)
                 now = time.monotonic()
                 while self._delays and self._delays[0][0] < now - LOAD_WINDOW:
                     self._delays.popleft()
@@ -87,41 +100,62 @@ class ApplicationCheck:
                 self._note(fault, certain)
                 await asyncio.sleep(INTERVAL)
 
-    async def _ask(self, http: aiohttp.ClientSession) -> tuple[str, bool]:
+    async def _way(self, stack: AsyncExitStack) -> Asking:
+        """How this application is asked unless its pool is one of TCP; what that opens is closed with ``stack``."""
+        match self._health.kind:
+            case HealthKind.HTTP:
+                http = await stack.enter_async_context(aiohttp.ClientSession())
+                return lambda patience: self._by_http(http, patience)
+            case HealthKind.GRPC:
+                question = GrpcQuestion(self._app, self._health.what)
+                stack.push_async_callback(question.close)
+                return question.ask
+            case HealthKind.TCP:
+                return lambda patience: self._by_connection(None, patience)
+
+    async def _ask(self, asking: Asking) -> tuple[str, bool]:
         """What is wrong ('' for nothing), and whether that is beyond doubt."""
         allowed = self.patience
         tcp = self._tcp()
-        if tcp:
-            return await self._ask_by_connection(tcp, allowed)
         try:
-            async with http.get(self._url, timeout=aiohttp.ClientTimeout(total=allowed)) as answer:
-                self.listening = True
-                if answer.status < 400:
-                    return "", True
-                return f"the application answers {answer.status} at {self._url}", False
-        except aiohttp.ClientConnectorError:
-            self.listening = False
-            return f"the application does not listen at {self._url}", True
+            said = await (self._by_connection(tcp, allowed) if tcp else asking(allowed))
         except TimeoutError:
-            return f"the application is silent at {self._url} for {allowed:.1f} s", True
-        except aiohttp.ClientError as error:
-            return f"the application does not answer at {self._url}: {error}", False
-
-    async def _ask_by_connection(self, tcp: Tcp, allowed: float) -> tuple[str, bool]:
-        try:
-            async with asyncio.timeout(allowed):
-                answer = await ask(self._app, tcp)
-        except TimeoutError:
-            return f"the application is silent at {self._app} for {allowed:.1f} s", True
-        except ConnectionRefusedError:
-            self.listening = False
-            return f"the application does not listen at {self._app}", True
+            return f"the application is silent at {self._place} for {allowed:.1f} s", True
         except OSError as error:
-            return f"the application does not answer at {self._app}: {error}", False
+            if isinstance(error, ConnectionRefusedError) or await self._refuses():
+                self.listening = False
+                return f"the application does not listen at {self._place}", True
+            return f"the application does not answer at {self._place}: {error}", False
         self.listening = True
-        if answer.startswith(tcp.pong):
-            return "", True
-        return f"the application at {self._app} answers {answer!r}, not {tcp.pong!r}", False
+        return (f"the application at {self._place} {said}" if said else ""), not said
+
+    async def _by_http(self, http: aiohttp.ClientSession, patience: float) -> str:
+        try:
+            async with http.get(self._place, timeout=aiohttp.ClientTimeout(total=patience)) as answer:
+                return "" if answer.status < 400 else f"answers {answer.status}"
+        except aiohttp.ClientConnectorError as error:
+            raise ConnectionRefusedError(str(error)) from None
+        except aiohttp.ClientError as error:
+            raise OSError(str(error)) from None
+
+    async def _by_connection(self, tcp: Tcp | None, patience: float) -> str:
+        async with asyncio.timeout(patience):
+            if tcp is None:
+                _, writer = await asyncio.open_connection(*split_address(self._app))
+                writer.close()
+                return ""
+            answer = await ask(self._app, tcp)
+        return "" if answer.startswith(tcp.pong) else f"answers {answer!r}, not {tcp.pong!r}"
+
+    async def _refuses(self) -> bool:
+        """Whether nobody listens at the application's address: gRPC says no more than that it got no answer."""
+        try:
+            await self._by_connection(None, INTERVAL)
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            pass
+        return False
 
     def _note(self, fault: str, certain: bool) -> None:
         self._failures = 0 if not fault else FAILURES if certain else self._failures + 1

@@ -39,6 +39,7 @@ from proxy.settings import NO_HEALTH_PORT, SidecarSettings
 from proxy.stall import StallWatch
 from proxy.sync_api import SyncApi, metrics_app, sync_view
 from proxy.writers import Writers
+from statesync.app_health import AppHealth
 from statesync.codec import SessionCodec, agree
 from statesync.commit import Committer
 from statesync.crash_points import UnknownCrashPoint, arm_from_environment
@@ -288,7 +289,7 @@ class _Assembly:
         self.reads = ReadDeadline(self.context, self.roles.on_batch, self._on_check)
         self.check = ApplicationCheck(
             settings.app,
-            settings.app_health,
+            AppHealth.parse(settings.app_health),
             self._on_check,
             rules=lambda: self.context.liveness,
             stall=lambda: stall.worst,

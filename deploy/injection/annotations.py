@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from deploy.injection.shape import Refused
 from deploy.kubernetes.names import DOMAIN, HEALTH_PORT, INJECT, METRICS_PORT, PEER_PORT, POOL, SESSION_API_PORT
+from statesync.app_health import HEALTH_FORMS, AppHealth
 from statesync.spec import Name, SpecError, parse_checks
 
 PREFIX = f"{DOMAIN}/"
@@ -102,9 +103,11 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _path(text: str) -> str:
-    if not re.fullmatch(r"/[!-~]*", text):
-        raise ValueError("is no path like /healthz")
+def _app_health(text: str) -> str:
+    try:
+        AppHealth.parse(text)
+    except ValueError:
+        raise ValueError(f"is none of {HEALTH_FORMS}") from None
     return text
 
 
@@ -159,7 +162,7 @@ def _checks(text: str) -> str:
 _ANNOTATIONS: Mapping[str, Callable[[str], Any]] = {
     "pool": _name,
     "app-port": _port_or_name,
-    "app-health": _path,
+    "app-health": _app_health,
     "container": _container,
     "site": _name,
     "topology": _one_of(*TOPOLOGIES),

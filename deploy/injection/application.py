@@ -7,6 +7,7 @@ from deploy.injection.annotations import PREFIX, Wishes
 from deploy.injection.container import SIDECAR
 from deploy.injection.istio import PROXIES, original_path
 from deploy.injection.shape import Body, Refused, mapping, names_of, number, objects
+from statesync.app_health import HealthKind
 
 DEFAULT_HEALTH = "/healthz"
 _KUBECTL_DEFAULT = "kubectl.kubernetes.io/default-container"
@@ -101,9 +102,14 @@ def _is_tcp(port: Body) -> bool:
 
 
 def _health(spec: Body, container: Body, port: int) -> str:
-    """The path of the application's own HTTP readiness probe on that port, '' if it has none."""
+    """How the application's own readiness probe on that port asks, over HTTP or gRPC, '' if it has none."""
     where = f"container {container.get('name')}"
-    asked = mapping(mapping(container, "readinessProbe", where), "httpGet", f"{where}.readinessProbe")
+    probe = mapping(container, "readinessProbe", where)
+    by_grpc = mapping(probe, "grpc", f"{where}.readinessProbe")
+    if by_grpc and number(by_grpc.get("port")) == port:
+        service = by_grpc.get("service")
+        return f"{HealthKind.GRPC}:{service}" if isinstance(service, str) and service else HealthKind.GRPC.value
+    asked = mapping(probe, "httpGet", f"{where}.readinessProbe")
     path, at = asked.get("path"), asked.get("port")
     if not isinstance(path, str):
         return ""

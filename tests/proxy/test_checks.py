@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from statesync.pool import MemberState
+from tests.harness.envoy import running_envoy
 from tests.harness.etcd import EtcdServer
 from tests.harness.sidecars import ROOT, SidecarPool, sidecar_pool
 from tests.harness.waiting import until
@@ -75,6 +76,18 @@ async def is_in(pool: SidecarPool, member: str, state: MemberState, reason: str)
         return record is not None and record.state is state and reason in record.reason
 
     await until(so, what=f"{member} is {state}: {reason!r}")
+
+
+async def test_a_member_whose_own_envoy_is_gone_gives_its_slots_away(pool: SidecarPool, tmp_path: Path) -> None:
+    async with running_envoy({}, tmp_path / "envoy") as envoy:
+        admin = envoy.admin.removeprefix("http://")
+        pool.flags = lambda name: ("--allow-command-checks", *(("--envoy-admin", admin) if name == "a" else ()))
+        await pool.start("a", "b")
+        await pool.settle(*A_FIRST)
+        await is_in(pool, "a", MemberState.UP, "")
+
+    await is_in(pool, "a", MemberState.DOWN, "check envoy: ")
+    assert (await health(pool, "a"))[0] == 503
 
 
 async def test_a_reported_problem_takes_a_member_down_and_the_last_one_serves_on(pool: SidecarPool) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from proxy.checks import ApplicationCheck
 from proxy.tcp_question import ask
+from statesync.app_health import AppHealth
 from statesync.spec import Liveness
 from statesync.spec_tcp import Tcp
 from tests.harness.waiting import free_port, stays, until
@@ -46,7 +47,7 @@ async def test_the_check_tells_what_is_wrong_and_asks_nothing_before_the_spec_is
     port = free_port()
     check = ApplicationCheck(
         f"127.0.0.1:{port}",
-        "/",
+        AppHealth.parse("/"),
         lambda: None,
         rules=lambda: Liveness(application_ms=300),
         stall=lambda: 0.0,
