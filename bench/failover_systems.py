@@ -20,6 +20,7 @@ from deploy.ports import PortPicker
 from deploy.processes import Processes, Program
 from deploy.reading import read_pool
 from deploy.settling import unsettled
+from proxy.drain import LINGER
 from proxy.envoy import find_envoy
 from statesync.etcd import EtcdClient, EtcdError
 from statesync.pool import Intent
@@ -244,11 +245,13 @@ class Understudy:
         await self.pool.processes.start_again(*self._names(member, part))
 
     async def drain(self, member: str) -> None:
+        """As ``understudy drain`` does."""
         intent = Intent(member, 0.0, 0.0)
         await self.etcd.put(f"/understudy/v1/cart/admin/{member}", intent.encode())
         for _ in range(600):
             state, _ = await read_pool(self.etcd, "cart")
             if all(at.record.active != member for at in state.owners.values()):
+                await asyncio.sleep(LINGER)
                 return
             await asyncio.sleep(0.05)
         raise RuntimeError(f"{member} does not drain")

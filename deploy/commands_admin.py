@@ -119,6 +119,7 @@ async def follow_until_empty(
     Raises :class:`DeployError` if it takes longer than ``wait`` seconds. With ``quiet`` nothing is shown.
     """
     from deploy.reading import read_pool
+    from proxy.drain import LINGER
 
     give_up = time.monotonic() + wait
     shown = -1
@@ -129,6 +130,8 @@ async def follow_until_empty(
         if left != shown and not quiet:
             click.echo(f"{subject} owns {left} slots")
             shown = left
+        if not left and wait:
+            await asyncio.sleep(LINGER)  # what front Envoys have sent by old routes must find its member
         if not left or not wait:
             return left
         if time.monotonic() >= give_up:

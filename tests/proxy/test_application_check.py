@@ -13,8 +13,7 @@ from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 from proxy.checks import ApplicationCheck
 from statesync.app_health import AppHealth, HealthKind
 from statesync.spec import Liveness
-from tests.harness.ports import free_port
-from tests.harness.waiting import until
+from tests.harness.waiting import free_port, until
 
 SERVING, NOT_SERVING = 1, 2
 

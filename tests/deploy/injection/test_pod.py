@@ -221,6 +221,15 @@ def test_a_health_path_is_the_applications_own_also_when_istio_has_taken_its_pro
     assert told[told.index("--app-health") + 1] == "/ready"
 
 
+def test_an_application_that_is_probed_over_grpc_is_asked_over_grpc() -> None:
+    for probe, expected in (({"port": 8080}, "grpc"), ({"port": 8080, "service": "shop.v1.Cart"}, "grpc:shop.v1.Cart")):
+        told = sidecars(inject(pod(containers=[container(readinessProbe={"grpc": probe})]), PLAIN).pod)[0]["args"]
+        assert told[told.index("--app-health") + 1] == expected
+    elsewhere = inject(pod(containers=[container(readinessProbe={"grpc": {"port": 9}})]), PLAIN).pod
+    told = sidecars(elsewhere)[0]["args"]
+    assert told[told.index("--app-health") + 1] == "/healthz"
+
+
 def test_istio_leaves_our_ports_alone_whoever_was_first() -> None:
     shape = SHAPES["Istio was first"]
     injected = inject(shape.pod, PLAIN).pod
