@@ -44,5 +44,12 @@ def leaving(state: PoolState, me: str, site: str, *, going_down: bool, overdue: 
     return None
 
 
+def able_to_take(state: PoolState, now: float) -> frozenset[str]:
+    """The members that slots may be left to at ``now`` (wall time), also those that have not heard of an intent yet."""
+    offline = state.offline(now)
+    fit = {name: at.record for name, at in state.members.items() if at.record.state.may_hold_slots}
+    return frozenset(name for name, member in fit.items() if member.site not in offline)
+
+
 def _until(intent: Intent) -> str:
     return f" until {datetime.fromtimestamp(intent.until, tz=UTC):%Y-%m-%d %H:%M:%SZ}" if intent.until else ""

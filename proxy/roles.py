@@ -16,7 +16,7 @@ from functools import partial
 from proxy.claims import Cause, Claimer
 from proxy.context import MemberContext
 from proxy.handover import SLOTS_TOGETHER, Handover, HandoverFailed
-from proxy.leaving import Leaving, leaving
+from proxy.leaving import Leaving, able_to_take, leaving
 from proxy.peers import Life
 from proxy.read_deadline import BOUND
 from statesync.etcd import EtcdError
@@ -382,17 +382,11 @@ class Roles:
         """Who gets which slot because this member drains and no table has said so for :data:`HEIRS_AFTER` seconds."""
         if self.leaving is None or time.monotonic() - self._draining_since < HEIRS_AFTER:
             return {}
-        offline = self._context.state.offline(time.time())
-        fit = {
-            name
-            for name, at in view.members.items()
-            if at.record.state.may_hold_slots and at.record.site not in offline
-        }
-        heirs = {}
+        able, heirs = able_to_take(self._context.state, time.time()), {}
         for slot in self._context.holdings.slots:
-            able = [member for member in heirs_of(view, slot) if member in fit]
-            if able and slot not in self._handing:
-                heirs[slot] = able[0]
+            heir = next((member for member in heirs_of(view, slot) if member in able), None)
+            if heir is not None and slot not in self._handing:
+                heirs[slot] = heir
         return heirs
 
     def _order_for(self, to: str) -> tuple[list[int], TraceIds]:

@@ -60,18 +60,20 @@ class World:
     offline: frozenset[str] = frozenset()
 
     def state(self, member: str) -> MemberState:
-        """The member's state; LOST as well if the table says so of this boot and it is not heard beating here.
+        """The member's state as it counts for slots: whose site is offline is DRAINING, whether it has heard or not."""
+        state = self.told(member)
+        away = self.offline and state.may_hold_slots and self.site(member) in self.offline
+        return MemberState.DRAINING if away else state
 
-        Whose site is offline is DRAINING, whether it knows of it yet or not: so all members of a site leave together.
-        """
+    def told(self, member: str) -> MemberState:
+        """The state that a member told; LOST if the table says so of this boot and it is not heard beating here."""
         record = self.members.get(member)
         if record is None:
             return MemberState.LOST
         lost = self.table.lost.get(member) if self.table else None
         if lost is not None and lost.boot == record.boot and (member, record.boot) not in self.beating:
             return MemberState.LOST
-        state = self.states.get(member, record.state)
-        return MemberState.DRAINING if state.may_hold_slots and record.site in self.offline else state
+        return self.states.get(member, record.state)
 
     def site(self, member: str) -> str:
         """The member's site; '' if it has none, or nothing is known of it."""
@@ -84,7 +86,7 @@ class World:
         if owner is None:
             return None
         record = self.members.get(owner.active)
-        if record is None or record.boot != owner.boot or self.state(owner.active) is MemberState.LOST:
+        if record is None or record.boot != owner.boot or self.told(owner.active) is MemberState.LOST:
             return None
         return owner.active
 
@@ -133,13 +135,14 @@ def endpoints(world: World) -> dict[str, Endpoint]:
 
     Healthy is who is READY or UP and has a part in some slot, and who is DRAINING and still owns slots. If
     nobody is, everybody who is not lost stays in (ATTENTION): a member that fails its checks serves better
-    than none. A member whose address Envoy cannot use is left out.
+    than none. A member whose address Envoy cannot use is left out. That a site is offline makes no difference here: its
+    members soon have neither slots nor a place in the table, and servers' clocks need not agree on when that ends.
     """
     placed = {member for order in (world.table.orders if world.table else ()) for member in order}
     owning = {owner.active for owner in world.owners.values()}
-    healthy = {name for name in world.members if _serves(world.state(name), name in placed, name in owning)}
+    healthy = {name for name in world.members if _serves(world.told(name), name in placed, name in owning)}
     if not healthy:
-        healthy = {member for member in world.members if world.state(member) is not MemberState.LOST}
+        healthy = {member for member in world.members if world.told(member) is not MemberState.LOST}
     found = {}
     for name, member in world.members.items():
         try:

@@ -27,7 +27,8 @@ from statesync.spec import PoolSpec
 from statesync.state import PoolState
 from telemetry import names
 from telemetry.ids import TraceIds
-from telemetry.report import root_of
+from telemetry.report import path, root_of
+from telemetry.slo_read import failovers_of
 from telemetry.spans import StoredSpan
 from tests.harness.local_pools import settled
 from tests.harness.waiting import free_port, until
@@ -83,6 +84,11 @@ class Scene:
         assert causes
         return causes
 
+    async def takeovers_from(self, member: str) -> set[str]:
+        """The traces of takeovers from ``member``."""
+        failovers = (await self.state()).failovers.values()
+        return {at.record.trace for at in failovers if at.record.source == member and not at.record.planned}
+
     async def reason(self, member: str, text: str) -> bool:
         """Whether a member gives this reason for not being UP."""
         at = (await self.state()).members.get(member)
@@ -96,13 +102,23 @@ class Scene:
 
     async def planned_trace(self) -> Mapping[str, object]:
         """What the root says of the planned moves that the table in force asked for, once they are over."""
-        trace = TraceIds.from_traceparent((await self.table()).traceparent).hex
+        return await self.trace(TraceIds.from_traceparent((await self.table()).traceparent).hex, planned=True)
 
-        async def root() -> StoredSpan | None:
-            return root_of(await read_trace([place.http for place in self.pool.layout.controls], trace))
+    async def trace(self, trace: str, *, planned: bool) -> Mapping[str, object]:
+        """The attributes of a trace's root, once it is there; the trace is whole, and planned or not to the review."""
+        controls = [place.http for place in self.pool.layout.controls]
 
-        found: StoredSpan = await until(root, 30, "the trace of the planned moves has its root")
-        return found.attributes
+        async def spans() -> list[StoredSpan]:
+            found = await read_trace(controls, trace)
+            return found if root_of(found) else []
+
+        found: list[StoredSpan] = await until(spans, 30, f"trace {trace} has its root")
+        (judged,) = failovers_of(found)
+        assert judged.planned is planned
+        assert judged.total_ms == sum(span.duration_ns for span in path(found)) / 1e6
+        root = root_of(found)
+        assert root is not None
+        return root.attributes
 
     def end(self, name: str) -> None:
         """End a process that its supervisor will start again."""
@@ -210,7 +226,7 @@ async def test_a_whole_site_goes_offline_and_comes_back_and_nobody_notices(tmp_p
         gone = await scene.planned_trace()
         assert gone[names.CAUSE] == "site east offline"
         assert (gone[names.FROM], gone[names.TO]) == ("cart-1, cart-3", "cart-2, cart-4")
-        assert (gone[names.SITE], gone[names.SLOTS], gone.get(names.UNMEASURED)) == ("east", 128, None)
+        assert (gone[names.SITE], gone[names.SLOTS]) == ("east", 128)
         assert await scene.causes_of_leaving("cart-3") == {"site east offline"}
 
         boot = (await scene.state()).members["cart-1"].record.boot
@@ -227,8 +243,15 @@ async def test_a_whole_site_goes_offline_and_comes_back_and_nobody_notices(tmp_p
         assert (table.generation, table.offline) == (generation + 1, ())
         assert (back[names.CAUSE], back[names.SITE]) == ("site east online", "east")
         assert (back[names.FROM], back[names.TO]) == ("cart-2, cart-4", "cart-1, cart-3")
-        assert back.get(names.UNMEASURED) is None
+        assert await scene.causes_of_leaving("cart-4") == {"site east online"}
         assert await understudy("site", "online", "east", *place) == 1
+
+        for name in ("cart-1", "cart-3"):
+            scene.pool.processes.kill(f"{name}/sidecar")
+        for name in ("cart-1", "cart-3"):
+            await scene.served_without(name)
+            lost = [await scene.trace(trace, planned=False) for trace in await scene.takeovers_from(name)]
+            assert [(one[names.FROM], one[names.SITE]) for one in lost] == [(name, "east")]
 
     assert_nobody_noticed(scene)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import aiohttp
 import pytest_asyncio
 
-from statesync.pool import Intent, MemberState
+from statesync.keys import prefix_range
+from statesync.pool import Failover, Intent, MemberState
 from tests.harness.etcd import EtcdServer
 from tests.harness.sidecars import ROOT, SidecarPool, sidecar_pool
 from tests.harness.waiting import free_port, until
@@ -116,6 +117,29 @@ async def test_an_operators_drain_with_an_end_is_over_by_itself(pool: SidecarPoo
     await pool.client.put(pool.keys.intent("a"), Intent("a", now + 3.0, now).encode())
     await until(lambda: is_in(pool, "a", MemberState.DRAINING), 20, "a is drained")
     await pool.await_owners((B_FIRST,))
+    await until(lambda: is_in(pool, "a", MemberState.UP), 20, "a is back, and standby")
+
+
+async def test_a_site_hands_over_without_a_control_server_too_and_not_to_itself(pool: SidecarPool) -> None:
+    told, sites = pool.flags, {"a": "east", "b": "east", "c": "west"}
+    assert told is not None
+    pool.flags = lambda name: (*told(name), "--site", sites[name])
+    await pool.start("a", "b", "c")
+    await pool.settle(("a", "b", "c"), ("b", "a", "c"))
+    await pool.client.put(pool.keys.site_intent("east"), Intent(site="east").encode())
+    await pool.await_owners((("c",),))
+    for name in ("a", "b"):
+        record = await pool.record(name)
+        assert record is not None
+        assert (record.state, record.reason) == (MemberState.DRAINING, "site east is offline")
+    page = await pool.client.range(prefix_range(pool.keys.failovers))
+    given = [Failover.decode(kv.value) for kv in page.kvs]
+    assert {(one.source, one.to, one.cause) for one in given if one.planned} == {
+        ("a", "c", "site east offline"),
+        ("b", "c", "site east offline"),
+    }
+
+    await pool.client.delete(pool.keys.site_intent("east"))
     await until(lambda: is_in(pool, "a", MemberState.UP), 20, "a is back, and standby")
 
 

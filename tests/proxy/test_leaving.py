@@ -2,9 +2,9 @@
 
 import pytest
 
-from proxy.leaving import Leaving, leaving
+from proxy.leaving import Leaving, able_to_take, leaving
 from statesync.keys import PoolKeys
-from statesync.pool import Intent, Table
+from statesync.pool import Intent, Member, MemberState, Table
 from statesync.state import At, PoolState
 
 NOW = 1_000.0
@@ -58,3 +58,10 @@ EAST = Intent(site="east")
 def test_a_member_leaves_for_a_reason(state, asked, found):
     rest = {"site": "east", "going_down": False, "overdue": False, "now": NOW}
     assert leaving(state, "a", **(rest | asked)) == found
+
+
+def test_slots_are_left_to_nobody_who_is_about_to_leave_too():
+    state = pool(site=Intent(until=NOW + 1, site="east"))
+    for name, site, how in (("a", "east", "UP"), ("b", "west", "READY"), ("c", "", "UP"), ("d", "west", "DOWN")):
+        state.members[name] = At(Member(name, "one", "", "", MemberState(how), site=site), 1)
+    assert [able_to_take(state, now) for now in (NOW, NOW + 1)] == [{"b", "c"}, {"a", "b", "c"}]

@@ -1,11 +1,13 @@
 import asyncio
 import signal
+import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from statesync.beat import BEAT_INTERVAL
-from statesync.pool import ControlServer, Member, MemberState, Owner, Table
+from statesync.pool import ControlServer, Intent, Member, MemberState, Owner, Table
 from statesync.spec import PoolSpec
 from telemetry.ids import takeover_seed, trace_seed
 from telemetry.setup import start_telemetry
@@ -499,3 +501,19 @@ async def test_a_deposed_leader_that_does_not_know_it_writes_nothing(pool):
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await telemetry.aclose()
+
+
+async def test_a_site_is_offline_for_as_long_as_was_said_and_comes_back_though_nothing_else_happens(trio):
+    for name, member in trio.members.items():
+        member.record = replace(member.record, site="west" if name == "cart-3" else "east")
+        await member.register(MemberState.READY)
+    intent = Intent(until=time.time() + 2.0, site="east")
+    await trio.client.put(trio.keys.site_intent("east"), intent.encode())
+
+    gone = await trio.table_with(lambda table: table.offline == ("east",), "a table without the site")
+    assert actives(gone.table).keys() == {"cart-3"}
+    assert gone.table.cause == "site east offline"
+    back = await trio.table_with(lambda table: not table.offline, "a table with it again")
+    assert time.time() >= intent.until
+    assert back.table.generation == gone.table.generation + 1
+    assert actives(back.table).keys() == trio.members.keys()

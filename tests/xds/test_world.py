@@ -381,11 +381,17 @@ def test_a_site_that_is_back_gets_its_share_in_one_table_and_one_trace():
 
 
 def test_a_site_goes_into_the_table_and_out_of_it_also_when_nothing_moves():
-    seen = world(*EAST_WEST, orders=("cd", "dc"), owners="cd")
+    seen = world(*EAST_WEST, orders=FOUR, owners="abcd")
+    rest = next_plan(seen, 1.0)
+    seen = seen if rest is None else replace(seen, table=rest.table)
+    assert next_plan(seen, 1.0) is None
     away = next_plan(replace(seen, offline=frozenset({"north"})), 1.0)
     assert away is not None
     assert (away.table.offline, away.table.traceparent, away.table.cause) == (("north",), "", "")
     assert Table.decode(away.table.encode()) == away.table
+    back = next_plan(replace(seen, table=away.table), 1.0)
+    assert back is not None
+    assert back.table.offline == ()
 
 
 @pytest.mark.parametrize(
@@ -412,6 +418,13 @@ def test_who_starts_on_a_site_that_is_offline_and_who_failed_there_is_as_before(
     others = tuple(member(name, state=state, site="east") for name, state in (("e", INIT), ("f", DOWN), ("g", READY)))
     seen = replace(world(*EAST_WEST, *others), offline=frozenset({"east"}))
     assert [seen.state(name) for name in "efg"] == [INIT, DOWN, DRAINING]
+
+
+def test_envoy_goes_by_what_members_tell_and_not_by_a_servers_clock():
+    seen = replace(world(*EAST_WEST, orders=FOUR, owners="cdcd"), offline=frozenset({"east"}))
+    assert [endpoints(seen)[name].healthy for name in "abcd"] == [True] * 4
+    placed = replace(seen, table=replace(seen.table, orders=(("c", "d"),) * 4))
+    assert [endpoints(placed)[name].healthy for name in "abcd"] == [False, False, True, True]
 
 
 def test_a_site_is_offline_until_its_time_is_over():
