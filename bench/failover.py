@@ -115,15 +115,15 @@ class Cell:
         return (name,)
 
     async def whole(self) -> None:
-        give_up = time.monotonic() + WHOLE_PATIENCE
+        give_up, last = time.monotonic() + WHOLE_PATIENCE, "no word of why"
         while True:
             try:
                 if await self.system.whole():
                     return
-            except (OSError, TimeoutError):
-                pass  # it is still starting
+            except (OSError, TimeoutError) as error:
+                last = repr(error)  # it is still starting, perhaps
             if time.monotonic() > give_up:
-                raise RuntimeError("the system does not become whole")
+                raise RuntimeError(f"the system does not become whole within {WHOLE_PATIENCE:g} s ({last})")
             await asyncio.sleep(0.05)
 
 

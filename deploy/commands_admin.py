@@ -83,7 +83,7 @@ async def _drain(place: Place, member: str, seconds: float | None, wait: float) 
 @pool_option(required=False)
 @etcd_options
 def undrain(member: str, pool: str | None, etcd: EtcdOptions) -> None:
-    """Bring MEMBER back into service: it takes a fair share of the slots back, slot by slot."""
+    """Bring MEMBER back into service: it takes a fair share of the slots back, a few at a time."""
     asyncio.run(_undrain(find_place(etcd, pool), member))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from deploy.layout import STATE_DIRECTORY
-from deploy.options import address, app_health, examples, require_name
+from deploy.options import address, app_health_option, examples, require_name
 
 
 def site_names(_: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
@@ -55,14 +55,7 @@ def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> No
 )
 @click.option("--members", type=click.IntRange(1, 32), default=3, show_default=True, help="How many members.")
 @click.option("--app", default="", help="Command of your application; it gets HOST, PORT and UNDERSTUDY_URL.")
-@click.option(
-    "--app-health",
-    "app_health",
-    default="/healthz",
-    show_default=True,
-    callback=app_health,
-    help="How it says that it is well: a path that it answers with 200, grpc or grpc:SERVICE (grpc.health.v1), or tcp.",
-)
+@app_health_option
 @click.option("--listen", default="127.0.0.1:8080", show_default=True, callback=address, help="Where clients come in.")
 @click.option("--controls", type=click.IntRange(1, 5), default=1, show_default=True, help="How many control servers.")
 @click.option("--etcds", type=click.Choice(["1", "3", "5"]), default="1", show_default=True, help="Members of etcd.")

@@ -16,7 +16,7 @@ from deploy.options import (
     address,
     address_or_off,
     address_or_socket,
-    app_health,
+    app_health_option,
     etcd_options,
     examples,
     file_mode,
@@ -118,14 +118,7 @@ def control(
 @click.option("--member", envvar="UNDERSTUDY_MEMBER", required=True, help="Name of this member.")
 @pool_option(required=True)
 @click.option("--app", required=True, callback=address, help="Where the application listens.")
-@click.option(
-    "--app-health",
-    "app_health",
-    default="/healthz",
-    show_default=True,
-    callback=app_health,
-    help="How it says that it is well: a path that it answers with 200, grpc or grpc:SERVICE (grpc.health.v1), or tcp.",
-)
+@app_health_option
 @click.option(
     "--session-api",
     default="127.0.0.1:7600",

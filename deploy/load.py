@@ -1,13 +1,10 @@
 """The demo's clients: shoppers at a steady pace, each with one cart, who never try a request twice.
 
-Request ``k`` is due at ``k / rate`` whatever the answers do (open loop), and each session has at most one
-request on its way, as a person would. Every request is recorded as its client saw it; judging is left to
-``verdict``. Half of the clients carry their session key in a header and half in a cookie.
+Every request is recorded as its client saw it; judging is left to ``verdict``. Half of the clients carry their session
+key in a header and half in a cookie.
 """
 
 import asyncio
-import contextlib
-import itertools
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -17,6 +14,7 @@ from typing import Any, ClassVar
 import aiohttp
 
 from deploy.errors import DeployError
+from deploy.pace import Pace
 from deploy.verdict import Content, Kind, Op
 
 PATIENCE = 10.0
@@ -48,16 +46,22 @@ class Load:
     clock: Callable[[], float] = time.monotonic
     history: list[Op] = field(default_factory=list)
     shoppers: list[Shopper] = field(default_factory=list)
-    late: float = 0.0
     drives: ClassVar[str] = "the example cart (POST /cart)"
-    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _http: aiohttp.ClientSession | None = None
-    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _pace: Pace = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._pace = Pace(self.sessions, self.rate, self.clock)
 
     @property
     def pacing(self) -> float:
         """Seconds between two requests of one session."""
-        return self.sessions / self.rate
+        return self._pace.between
+
+    @property
+    def late(self) -> float:
+        """How late a request began at the worst, in seconds."""
+        return self._pace.late
 
     async def open_sessions(self, *, at_once: int = 10) -> None:
         """Let every client make its cart; raises :class:`DeployError` when one cannot."""
@@ -80,13 +84,11 @@ class Load:
 
     def start(self) -> None:
         """Start the steady requests."""
-        begin = self.clock()
-        self._tasks = [asyncio.create_task(self._shop(shopper, begin)) for shopper in self.shoppers]
+        self._pace.start(self._shop)
 
     async def stop(self) -> None:
         """Send nothing new and wait for the answers still to come."""
-        self._stopping.set()
-        await asyncio.gather(*self._tasks)
+        await self._pace.stop()
 
     async def final_contents(self) -> Mapping[str, Content | None]:
         """Read every cart once more, as its client; None where that failed."""
@@ -101,9 +103,7 @@ class Load:
 
     async def close(self) -> None:
         """End whatever still runs and close the connections."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._pace.cancel()
         if self._http is not None:
             await self._http.close()
 
@@ -112,22 +112,15 @@ class Load:
         if not shopper.key:
             raise DeployError(f"a client got no cart from {self.url}: {op.status or ''} {op.error}".strip())
 
-    async def _shop(self, shopper: Shopper, begin: float) -> None:
-        for turn in itertools.count():
-            due = begin + (turn * self.sessions + shopper.number) / self.rate
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), max(0.0, due - self.clock()))
-            if self._stopping.is_set():
-                return
-            self.late = max(self.late, self.clock() - due)
-            # A third of each session's requests are writes, and of each moment's as well.
-            if (turn + shopper.number) % 3 == 0:
-                shopper.writes += 1
-                sku = f"{shopper.number:03d}-{shopper.writes:04d}"
-                item = {"sku": sku, "quantity": 1}
-                await self._request(shopper, "write", "POST", "/cart/items", item=item, once=f"{shopper.key}-{sku}")
-            else:
-                await self._request(shopper, "read", "GET", "/cart")
+    async def _shop(self, number: int, writes: bool) -> None:
+        shopper = self.shoppers[number]
+        if not writes:
+            await self._request(shopper, "read", "GET", "/cart")
+            return
+        shopper.writes += 1
+        sku = f"{shopper.number:03d}-{shopper.writes:04d}"
+        item = {"sku": sku, "quantity": 1}
+        await self._request(shopper, "write", "POST", "/cart/items", item=item, once=f"{shopper.key}-{sku}")
 
     async def _request(
         self,

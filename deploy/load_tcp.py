@@ -9,8 +9,6 @@ come through a proxy, one that it tells in a PROXY header.
 """
 
 import asyncio
-import contextlib
-import itertools
 import os
 import time
 import uuid
@@ -20,6 +18,7 @@ from typing import ClassVar
 
 from deploy.errors import DeployError
 from deploy.load import PATIENCE
+from deploy.pace import Pace
 from deploy.verdict import Content, Kind, Op
 from statesync.addresses import split_address
 
@@ -63,13 +62,15 @@ class NotebookLoad:
     writers: list[Writer] = field(default_factory=list)
     drives: ClassVar[str] = "the example notebook (ADD and LIST over TCP)"
     _run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
-    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _pace: Pace = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._pace = Pace(self.sessions, self.rate, self.clock)
 
     @property
     def pacing(self) -> float:
         """Seconds between two requests of one session."""
-        return self.sessions / self.rate
+        return self._pace.between
 
     async def open_sessions(self) -> None:
         """Let every client write its first note; raises :class:`DeployError` when one cannot."""
@@ -88,13 +89,11 @@ class NotebookLoad:
 
     def start(self) -> None:
         """Start the steady requests."""
-        begin = self.clock()
-        self._tasks = [asyncio.create_task(self._go_on(number, begin)) for number in range(self.sessions)]
+        self._pace.start(self._note)
 
     async def stop(self) -> None:
         """Send nothing new and wait for the answers still to come."""
-        self._stopping.set()
-        await asyncio.gather(*self._tasks)
+        await self._pace.stop()
 
     async def final_contents(self) -> Mapping[str, Content | None]:
         """Read every notebook once more, on a new connection; None where that failed."""
@@ -110,21 +109,12 @@ class NotebookLoad:
 
     async def close(self) -> None:
         """End whatever still runs and close the connections."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._pace.cancel()
         for writer in self.writers:
             writer.hang_up()
 
-    async def _go_on(self, number: int, begin: float) -> None:
-        for turn in itertools.count():
-            due = begin + (turn * self.sessions + number) / self.rate
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), max(0.0, due - self.clock()))
-            if self._stopping.is_set():
-                return
-            # A third of each session's requests are writes, and of each moment's as well.
-            await self._request(self.writers[number], "write" if (turn + number) % 3 == 0 else "read")
+    async def _note(self, number: int, writes: bool) -> None:
+        await self._request(self.writers[number], "write" if writes else "read")
 
     async def _request(self, writer: Writer, kind: Kind) -> Op:
         """One request, said until it is answered or its client's patience ends."""

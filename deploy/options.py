@@ -27,13 +27,22 @@ DEFAULT_ETCD = "127.0.0.1:2379"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def app_health(_: click.Context, parameter: click.Parameter, value: str) -> str:
+def _app_health(_: click.Context, parameter: click.Parameter, value: str) -> str:
     """Option callback: a way to ask an application whether it is well (``statesync.app_health``)."""
     try:
         AppHealth.parse(value)
     except ValueError as error:
         raise click.BadParameter(str(error), param=parameter) from None
     return value
+
+
+app_health_option = click.option(
+    "--app-health",
+    default="/healthz",
+    show_default=True,
+    callback=_app_health,
+    help="How it says that it is well: a path that it answers with 200, grpc or grpc:SERVICE (grpc.health.v1), or tcp.",
+)
 
 
 def address(_: click.Context, parameter: click.Parameter, value: Any) -> Any:  # noqa: ANN401 - one text or several

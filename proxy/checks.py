@@ -151,10 +151,8 @@ class ApplicationCheck:
         """Whether nobody listens at the application's address: gRPC says no more than that it got no answer."""
         try:
             await self._by_connection(None, INTERVAL)
-        except ConnectionRefusedError:
-            return True
-        except OSError:
-            pass
+        except OSError as error:
+            return isinstance(error, ConnectionRefusedError)  # anything else, silence too, is no proof
         return False
 
     def _note(self, fault: str, certain: bool) -> None:

@@ -149,11 +149,9 @@ class Roles:
         try:
             while True:
                 self._look()
-                try:
+                with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(TICK):
                         await self._wake.wait()
-                except TimeoutError:
-                    pass
                 self._wake.clear()
         finally:
             tasks = [*self._tasks.values(), *self._takeovers.values()]

@@ -51,7 +51,7 @@ class Scrub:
                 except EtcdError as error:
                     logger.debug("slot %d could not be checked: %s", slot, error)
                 except NotHeld:
-                    pass
+                    pass  # given away since it was chosen: the next one is looked at in its turn
             interval = self._interval if audit is None else min(AUDIT_INTERVAL, self._interval)
             await asyncio.sleep(max(interval, size / BYTES_PER_SECOND))
 

@@ -172,7 +172,7 @@ class Courses:
                 await self._cache.acknowledged((bound - self._telemetry.now_ns()) / 1e9)
                 end.acknowledged = True
         except TimeoutError:
-            pass
+            pass  # ``end`` says so: not acknowledged, and what the claims below lack
         except ConfigRejected as error:
             end.refused = str(error)
         end.claims = self._claims(course)
