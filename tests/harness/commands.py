@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from tests.harness.processes import bound_to
 from tests.harness.waiting import until
 
 ROOT = Path(__file__).parents[2]
+_LOG = logging.getLogger(__name__)
 
 
 class Commands:
@@ -43,6 +45,12 @@ class Commands:
     def log(self, name: str) -> str:
         """What a command wrote so far."""
         return (self.home / f"{name}.log").read_text()
+
+    def tell(self) -> None:
+        """Log how each command does and the end of its log."""
+        for name, process in self._running.items():
+            state = "is running" if process.returncode is None else f"has ended with {process.returncode}"
+            _LOG.error("%s %s; its last lines:\n%s", name, state, "\n".join(self.log(name).splitlines()[-15:]))
 
     async def run(self, *arguments: str, **variables: str) -> tuple[int, str]:
         """Run ``understudy ARGUMENTS`` to its end; returns its exit code and its output, errors included."""
@@ -79,10 +87,13 @@ class Commands:
 
 @contextlib.asynccontextmanager
 async def commands(home: Path) -> AsyncIterator[Commands]:
-    """A place to run commands in."""
+    """A place to run commands in; what they logged last is logged if its user fails."""
     running = Commands(home)
     try:
         yield running
+    except BaseException:
+        running.tell()
+        raise
     finally:
         await running.close()
 

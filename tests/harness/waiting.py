@@ -1,6 +1,7 @@
 """Waiting for a condition with a deadline, and ports nobody else uses."""
 
 import asyncio
+import contextlib
 import inspect
 import os
 import random
@@ -12,7 +13,10 @@ from typing import Any
 # Below the kernel's range for outgoing connections, so that nobody takes a port while its server is down for a restart,
 # and below the ports of local pools (deploy.ports).
 _PORTS = range(12_000, 20_000)
-_given: set[int] = set()
+_BLOCK = 50
+_claims: list[socket.socket] = []  # kept open: the kernel gives them back when this process is gone
+_given: list[int] = []
+_left: list[int] = []
 
 
 async def until(
@@ -59,17 +63,31 @@ async def stays(
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that is free now and is given to nobody else in this process."""
-    draw = random.Random(f"{os.getpid()}-{time.monotonic_ns()}-{len(_given)}")
+    """A TCP port on 127.0.0.1 that is free now and is given to no other test, in whatever process that runs."""
     while True:
-        port = draw.choice(_PORTS)
-        if port in _given:
-            continue
+        if not _left:
+            _left.extend(_claimed() or sorted(_given, key=lambda _: random.random()))
+            assert _left, "no port is left: too many test processes at the same time"
+        port = _left.pop()
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
+            with contextlib.suppress(OSError):
                 probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        _given.add(port)
-        return port
+                _given.append(port)
+                return port
+
+
+def _claimed() -> list[int]:
+    """The ports of a block that no other process has: whoever binds the block's name has it. Empty: none is left."""
+    blocks = list(range(0, len(_PORTS), _BLOCK))
+    random.Random(f"{os.getpid()}-{time.monotonic_ns()}").shuffle(blocks)
+    for block in blocks:
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            claim.bind(f"\0understudy-tests-{_PORTS[block]}")
+        except OSError:
+            claim.close()
+        else:
+            _claims.append(claim)
+            return list(_PORTS[block : block + _BLOCK])
+    return []

@@ -79,7 +79,8 @@ def validate(pod: Body, *versions: str) -> None:
 def sidecars(pod: Body) -> list[Body]:
     """Every container of ours in a pod."""
     spec = pod["spec"]
-    return [one for key in ("containers", "initContainers") for one in spec.get(key) or () if one["name"] == SIDECAR]
+    everyone = [one for key in ("containers", "initContainers") for one in spec.get(key) or ()]
+    return [one for one in everyone if one.get("name") == SIDECAR]
 
 
 def named(pod: Body, name: str, key: str = "containers") -> Body:
