@@ -40,8 +40,13 @@ SCENARIOS = {
     "control": "control server down, then kill",
     "etcd-leader": "etcd leader killed, then kill",
 }
-ONLY_OURS = ("app", "sidecar", "control", "etcd-leader")
-"""A peer has no such part, or (app) it is the whole member."""
+ONLY_OURS = {
+    "app": "the application is all of their member: see kill -9 of a member",
+    "sidecar": "they have none",
+    "control": "they have none; their proxy's configuration is a file",
+    "etcd-leader": "they have none; Redis is not hurt",
+}
+"""Why a scenario is not for the peers."""
 FROZEN_FOR = 4.0
 OBSERVE = 1.0
 SETTLED = 0.2
@@ -68,8 +73,12 @@ class Cell:
         struck = time.monotonic()
         back = await self._strike(victim)
         await self.whole()
-        await asyncio.sleep(SETTLED + 1.1 * self.load.sessions / self.load.rate)
+        await asyncio.sleep(SETTLED + self._turn_takes())
         return Event(victim, struck, back or time.monotonic(), time.monotonic())
+
+    def _turn_takes(self) -> float:
+        """Seconds in which every client makes a request."""
+        return 1.1 * self.load.sessions / self.load.rate
 
     async def _strike(self, victim: str) -> float:
         """Strike and mend; returns when the victim was (or began to be) there again."""
@@ -84,14 +93,13 @@ class Cell:
             return back
         if scenario in ("drain", "rolling"):
             await system.drain(victim)
-            if scenario == "rolling":
-                system.kill(victim)  # it has nothing left to do
-                while any(system.pids(victim)):
-                    await asyncio.sleep(0.02)
-                await system.start_again(victim)
+            if scenario == "drain":
+                await asyncio.sleep(self._turn_takes())
+                back = time.monotonic()
             else:
-                await asyncio.sleep(0.5)
-            back = time.monotonic()
+                await system.end(victim)
+                back = time.monotonic()
+                await system.start_again(victim)
             await system.undrain(victim)
             return back
         part = scenario if scenario in ("app", "sidecar") else ""
@@ -129,7 +137,7 @@ class Cell:
 
 async def measure(name: str, scenario: str, options: argparse.Namespace) -> dict[str, Any]:
     """The figures of one cell."""
-    began = os.getloadavg()[0]
+    began, since_when = os.getloadavg()[0], time.monotonic()
     with tempfile.TemporaryDirectory(prefix="understudy-failover-", ignore_cleanup_errors=True) as directory:
         async with make(name, Path(directory) / "run", scenario) as system:
             load = Load(system.url, options.sessions, options.rate, system.own_key)
@@ -145,11 +153,15 @@ async def measure(name: str, scenario: str, options: argparse.Namespace) -> dict
                     figures: dict[str, Any] = {"latency_ms": latency(load.history, since)}
                     figures["failed"] = sum(not op.ok for op in load.history)
                 else:
+                    begun = time.monotonic()
                     figures = summary(await _events(cell, options))
+                    figures["event_s"] = round((time.monotonic() - begun) / figures["events"], 1)
             finally:
                 await load.close()
     late = {"p99": round(percentile(load.late, 0.99) * 1000, 1), "max": round(max(load.late) * 1000, 1)}
-    figures |= {"late_ms": late, "machine_load": [began, os.getloadavg()[0]]}
+    took = round(time.monotonic() - since_when, 1)
+    print(f"   {took:.0f} s in all", file=sys.stderr, flush=True)
+    figures |= {"late_ms": late, "machine_load": [began, os.getloadavg()[0]], "cell_s": took}
     return figures | {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "rate": options.rate}
 
 
@@ -224,6 +236,8 @@ def table(results: dict[str, Any]) -> str:
                 text = f"{value:.0f}" if value < math.inf else "-"
                 shown.append(f"**{text}**" if best and value == best[column] < math.inf else text)
             lines.append(f"| {TITLES[name]} | {' | '.join(shown)} |")
+        if scenario in ONLY_OURS:
+            lines += ["", f"(a) to (d): {ONLY_OURS[scenario]}."]
     return "\n".join(lines)
 
 

@@ -5,9 +5,11 @@ pool. ``whole`` tells when a system is as before an event, by its own word: the 
 """
 
 import asyncio
+import csv
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -35,6 +37,8 @@ TITLES = {
     "understudy": "(e) Understudy",
     "understudy-quick": "(e) Understudy, quick to suspect",
 }
+DRAIN_LOOK = 0.1
+DRAIN_PATIENCE = 10.0
 QUICK = {
     "retries": {"hedge_ms": 100},
     "liveness": {"missed_beats": 3},
@@ -54,6 +58,7 @@ class System(Protocol):
     async def __aexit__(self, *_: object) -> None: ...
     def pids(self, member: str) -> list[int]: ...
     def kill(self, member: str, part: str = "") -> None: ...
+    async def end(self, member: str) -> None: ...
     async def start_again(self, member: str, part: str = "") -> None: ...
     async def drain(self, member: str) -> None: ...
     async def undrain(self, member: str) -> None: ...
@@ -117,17 +122,31 @@ class Peer:
     def kill(self, member: str, part: str = "") -> None:  # noqa: ARG002 - it has no parts
         self.processes.kill(member)
 
+    async def end(self, member: str) -> None:
+        await self.processes.end(member)
+
     async def start_again(self, member: str, part: str = "") -> None:  # noqa: ARG002 - as above
         await self.processes.start_again(member)
 
     async def drain(self, member: str) -> None:
-        """As the proxy's documentation says: fail the checks, or an order on the admin socket; then wait."""
+        """As the proxy's documentation says; returns when the proxy sends it nothing and it has answered everything.
+
+        Envoy: the member fails its checks. HAProxy: ``maint`` on the admin socket; after ``drain`` it would still be
+        sent the sessions that stick to it, and never be without.
+        """
         if self._proxy == "haproxy":
             await self._order(f"set server apps/{member} state maint")
-            await asyncio.sleep(1.0)
         else:
             os.kill(self.processes[member].pid, signal.SIGUSR1)
-            await asyncio.sleep(2.5)
+        give_up = time.monotonic() + DRAIN_PATIENCE
+        out = False
+        while time.monotonic() < give_up:
+            away, busy = await self._seen_of(member)
+            if away and out and not busy:
+                return
+            out = away  # the workers hear of it after the thread that tells us
+            await asyncio.sleep(DRAIN_LOOK)
+        raise RuntimeError(f"{member} does not drain: its proxy says {'away' if away else 'in use'}, busy {busy}")
 
     async def undrain(self, member: str) -> None:
         if self._proxy == "haproxy":
@@ -137,17 +156,32 @@ class Peer:
 
     async def whole(self) -> bool:
         if self._proxy == "haproxy":
-            rows = [line.split(",") for line in (await self._order("show stat")).splitlines()]
-            return (
-                sum(row[0] == "apps" and row[1] in self.members and row[17] == "UP" for row in rows if len(row) > 17)
-                == 4
-            )
+            rows = await self._haproxy_stat()
+            return all(rows[name]["status"] == "UP" for name in self.members)
         assert self._http is not None
         wanted = "cluster.apps.(membership_healthy|outlier_detection.ejections_active)$"
         async with self._http.get(f"http://{self._admin}/stats", params={"filter": wanted}) as answer:
             found = dict(line.split(": ") for line in (await answer.text()).splitlines())
         ejected = found["cluster.apps.outlier_detection.ejections_active"]
         return (found["cluster.apps.membership_healthy"], ejected) == (str(MEMBERS), "0")
+
+    async def _seen_of(self, member: str) -> tuple[bool, int]:
+        """Whether the proxy has taken the member out of use, and how many requests to it are under way."""
+        if self._proxy == "haproxy":
+            row = (await self._haproxy_stat())[member]
+            return row["status"].startswith("MAINT"), int(row["scur"])
+        assert self._http is not None
+        async with self._http.get(f"http://{self._admin}/clusters") as answer:
+            lines = (await answer.text()).splitlines()
+        begin = f"apps::{self._apps[member]}::"
+        found = dict(line.removeprefix(begin).split("::") for line in lines if line.startswith(begin))
+        return "/failed_active_hc" in found["health_flags"], int(found["rq_active"])
+
+    async def _haproxy_stat(self) -> dict[str, dict[str, str]]:
+        """``show stat`` of the applications' servers, by server and by the names in its first line."""
+        titles, *rows = csv.reader((await self._order("show stat")).removeprefix("# ").splitlines())
+        stats = [dict(zip(titles, row, strict=False)) for row in rows]
+        return {row["svname"]: row for row in stats if row.get("pxname") == "apps"}
 
     async def _order(self, line: str) -> str:
         reader, writer = await asyncio.open_unix_connection(str(self._directory / "one.sock"))
@@ -240,6 +274,9 @@ class Understudy:
 
     def kill(self, member: str, part: str = "") -> None:
         self.pool.processes.kill(*self._names(member, part))
+
+    async def end(self, member: str) -> None:
+        await self.pool.processes.end(*self._names(member))
 
     async def start_again(self, member: str, part: str = "") -> None:
         await self.pool.processes.start_again(*self._names(member, part))

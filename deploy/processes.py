@@ -137,6 +137,13 @@ class Processes:
         for process in victims:
             _signal(process.pid, signal.SIGKILL)
 
+    async def end(self, *names: str) -> None:
+        """Ask the named processes to end (SIGTERM), wait for it, and leave them down; see :meth:`stop`."""
+        victims = [self._all[name] for name in names]
+        for process in victims:
+            self._set(process, State.KILLED, "ended on purpose")
+        await asyncio.gather(*(self._stop_one(process) for process in victims))
+
     async def stop(self) -> None:
         """Stop everything, the last stage first; what does not end within its grace is killed."""
         self._stopping = True
