@@ -50,6 +50,8 @@ ONLY_OURS = {
 FROZEN_FOR = 4.0
 OBSERVE = 1.0
 SETTLED = 0.2
+GOLDEN = 0.618
+"""Its multiples, without their whole part, are spread evenly over 0 to 1."""
 STEADY_FOR = 20.0
 WHOLE_PATIENCE = 60.0
 
@@ -183,7 +185,9 @@ async def _events(cell: Cell, options: argparse.Namespace) -> list[Effect]:
         )
         if time.monotonic() > give_up:
             break
-        await asyncio.sleep(SETTLED)  # judging held the clients up: let them catch up before the next blow
+        # Judging held the clients up: let them catch up before the next blow. Blows fall at all points of the second,
+        # since checks are made every second, and a system is whole just after one.
+        await asyncio.sleep(SETTLED + number * GOLDEN % 1.0)
     return effects
 
 

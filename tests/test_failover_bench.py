@@ -1,5 +1,6 @@
 """The failover benchmark judges rightly: what counts as failed, as a gap, as lost and as a needless move."""
 
+from bench.failover import table
 from bench.failover_load import Event, Op, effect_of
 from bench.failover_proxies import haproxy_config
 
@@ -82,3 +83,11 @@ def test_haproxy_repeats_only_what_may_be_repeated():
     text = haproxy_config({"app-1": "127.0.0.1:1"}, "127.0.0.1:2", {"one": "127.0.0.1:3"}, "socket")
     assert "http-request disable-l7-retry unless repeatable" in text
     assert "server app-1 127.0.0.1:1 check" in text
+
+
+def test_the_table_says_why_a_row_is_missing_instead_of_leaving_it_to_the_reader():
+    gap = {"p50": 4.0, "p99": 47.0, "max": 126.0}
+    one = {"events": 20, "failed_repeatable": 0, "failed_other": 1, "gap_ms": gap, "lost": 0, "moved_needlessly": 0}
+    shown = table({"cells": {"app/understudy": one}})
+    assert "| (e) Understudy | 20 | 0 | 1 | 4 | 47 | 126 | - | 0 | 0 |" in shown
+    assert "(a) to (d): the application is all of their member: see kill -9 of a member." in shown

@@ -76,6 +76,20 @@ async def test_a_process_killed_on_purpose_stays_down_until_it_is_started_again(
         assert processes["web"].pid not in (0, first)
 
 
+async def test_a_process_ended_on_purpose_may_say_goodbye_and_stays_down_until_it_is_started_again(tmp_path):
+    goodbyes = tmp_path / "goodbyes"
+    async with Processes() as processes:
+        await processes.start(program("polite", UNTIL_TERM, tmp_path, "goodbye", goodbyes))
+        await until(lambda: last_line(processes["polite"].program.log) == "ready")
+        first = processes["polite"].pid
+        await processes.end("polite")
+        assert goodbyes.read_text().split() == ["goodbye"]
+        assert (processes["polite"].pid, processes["polite"].state) == (0, State.STOPPED)
+        await processes.start_again("polite")
+        assert processes["polite"].state is State.RUNNING
+        await until(lambda: processes["polite"].pid not in (0, first))
+
+
 async def test_a_program_that_cannot_start_is_reported_with_its_last_words(tmp_path):
     broken = program("broken", "import sys; sys.exit('the port is taken')", tmp_path, health="http://127.0.0.1:9/")
     async with Processes() as processes:
