@@ -1,17 +1,17 @@
 """What the parts of one sidecar share: identity, clients, the pool as seen from here, and what is held and owned."""
 
 import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from proxy.first_answer import FirstAnswers
-from proxy.held_up import HeldUp
 from proxy.holdings import Holdings
 from proxy.lives import Lives
 from proxy.peers import Peer, PeerClient
 from proxy.stall import StallWatch
 from proxy.tally import Tally
 from proxy.writers import Writers
-from statesync.beat import BEAT_INTERVAL, patience
+from statesync.beat import patience
 from statesync.commit import Committer
 from statesync.etcd import EtcdClient
 from statesync.keys import PoolKeys
@@ -27,7 +27,10 @@ from telemetry.setup import Telemetry
 
 @dataclass(slots=True)
 class MemberContext:
-    """One running member; made once at start, and every field stays the same object."""
+    """One running member; made once at start, and every field stays the same object.
+
+    ``seen`` tells whose pulse is taken here, and whether it runs.
+    """
 
     me: str
     boot: str
@@ -41,7 +44,6 @@ class MemberContext:
     peers: PeerClient
     telemetry: Telemetry
     first_answers: FirstAnswers
-    held_up: HeldUp
     writers: Writers
     failovers: FailoverLog
     stall: StallWatch
@@ -49,6 +51,7 @@ class MemberContext:
     addresses: dict[str, str] = field(default_factory=dict)
     known: dict[str, Member] = field(default_factory=dict)
     lives: Lives = field(default_factory=Lives)
+    seen: Callable[[], Mapping[tuple[str, str], bool]] = dict
     tally: Tally = field(default_factory=Tally)
 
     def view(self) -> View:
@@ -74,12 +77,15 @@ class MemberContext:
     def patience(self, member: str) -> float:
         """Seconds of silence towards probes that count against ``member``: more while it, or this process, is late.
 
-        Busy is not dead. What a member's own delays are, its record tells.
+        Busy is not dead. What a member's own delays are, its record tells. One that runs, as its pulse shows, is given
+        as long as an application.
         """
         at = self.state.members.get(member)
         delay = max(self.stall.worst, at.record.stall if at else 0.0)
         rules = self.liveness
-        return patience(rules.missed_beats * BEAT_INTERVAL, delay, rules.load_cap_ms / 1000)
+        runs = at is not None and self.seen().get((member, at.record.boot), False)
+        usual = max(rules.unanswered_ms, rules.application_ms) if runs else rules.unanswered_ms
+        return patience(usual / 1000, delay, rules.load_cap_ms / 1000)
 
     def takeover_of(self, member: str, boot: str) -> TraceIds:
         """The trace of the takeover of a member's process: as the table says, or else as everybody can tell."""

@@ -237,4 +237,5 @@ class Presence:
             sent=context.telemetry.now_ns(),
             claims=context.first_answers.told(),
             request=context.first_answers.last_request,
+            pulses=[(*who, runs) for who, runs in context.seen().items()],
         )

@@ -11,7 +11,7 @@ import json
 import logging
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
@@ -31,6 +31,7 @@ PREPARE_PATH = "/peer/v1/handover/prepare"
 ACTIVATE_PATH = "/peer/v1/handover/activate"
 PROBES = 3
 VOID_FROM = 1.5
+PULSE_LOOK = 0.05
 CALL_TIMEOUT = 1.0
 HOP_HEADER = "Understudy-Hop"
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"})
@@ -54,7 +55,11 @@ class PeerBroken(PeerError):
 
 
 class PeerSilent(PeerBroken):
-    """The peer answered neither the call nor three probes after it."""
+    """The peer answered neither the call nor three probes after it, or it has stopped (``life``)."""
+
+    def __init__(self, member: str, life: "Life") -> None:
+        super().__init__(member, str(life))
+        self.life = life
 
 
 class PeerUntrusted(PeerBroken):
@@ -71,6 +76,7 @@ class Life(StrEnum):
     ALIVE = "alive"
     GONE = "connection refused"
     SILENT = "silent"
+    STOPPED = "its process has stopped"
     REPLACED = "another process answers"
     CUT_OFF = "it cannot reach etcd"
     UNTRUSTED = "certificates are wrong"
@@ -91,7 +97,11 @@ class Peer:
 
 
 class PeerClient:
-    """Calls to other sidecars; one per process. With ``tls`` they are made over mTLS, all of them."""
+    """Calls to other sidecars; one per process. With ``tls`` they are made over mTLS, all of them.
+
+    ``runs`` tells, of a member and a boot id (None: whichever is on record), whether its process runs, as far as its
+    pulse shows (None: it shows nothing); of one that has stopped no answer is waited for.
+    """
 
     def __init__(self, tls: PeerTls | None = None) -> None:
         self._tls = tls
@@ -101,6 +111,7 @@ class PeerClient:
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
         )
         self._probes: dict[tuple[Peer, str | None], asyncio.Task[Life]] = {}
+        self.runs: Callable[[str, str | None], bool | None] = lambda _member, _boot: None
 
     async def close(self) -> None:
         """Close all connections."""
@@ -111,8 +122,8 @@ class PeerClient:
     async def probe(self, peer: Peer, boot: str | None = None, *, patience: float) -> Life:
         """Whether ``peer`` lives (as the process ``boot``, if given): refusal counts at once, silence after 3 tries.
 
-        They take ``patience`` seconds in all. Who asks while a probe is under way gets its finding: a whole slot's
-        callers may wonder at the same moment.
+        They take ``patience`` seconds in all, unless its pulse shows sooner that it has stopped. Who asks while a probe
+        is under way gets its finding: a whole slot's callers may wonder at the same moment.
         """
         asked = (peer, boot)
         task = self._probes.get(asked)
@@ -122,6 +133,17 @@ class PeerClient:
         return await asyncio.shield(task)
 
     async def _probe(self, peer: Peer, boot: str | None, most: float) -> Life:
+        asking = asyncio.ensure_future(self._ask(peer, boot, most))
+        try:
+            while not asking.done():
+                if self.runs(peer.member, boot) is False:
+                    return Life.STOPPED
+                await asyncio.wait((asking,), timeout=PULSE_LOOK)
+            return asking.result()
+        finally:
+            asking.cancel()
+
+    async def _ask(self, peer: Peer, boot: str | None, most: float) -> Life:
         silent = 0
         for _ in range(2 * PROBES):
             if silent == PROBES:

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 CALL_PATIENCE = 5.0
 LOOK_AGAIN = 0.05
-LOOK_AFTER = 0.1
+LOOK_AFTER = 0.05
 LOOK_AGAIN_AFTER = 0.3
 """Seconds after which a peer that has a call of ours is probed for the first time, and again if it lives."""
 FORWARD_MARGIN = 0.5
@@ -120,8 +120,7 @@ class SessionService:
         errand = Errand(now, now + CALL_PATIENCE)
         if self._context.holdings.takes(slot):
             return await self._carry(call, slot, spec, errand)
-        context, request = self._context, call.headers.get("traceparent", "")
-        with context.first_answers.waiting(slot), context.held_up.call(slot, now, request):
+        with self._context.first_answers.waiting(slot):
             return await self._carry(call, slot, spec, errand)
 
     async def _carry(self, call: Call, slot: int, spec: PoolSpec, errand: Errand) -> Reply:
@@ -177,7 +176,7 @@ class SessionService:
             return await self._forward(call, owner.active, owner.epoch, errand)
         except (PeerRefused, PeerBroken) as error:
             why = "connection refused" if isinstance(error, PeerRefused) else error.detail
-            witness = Life.SILENT if isinstance(error, PeerSilent) else None
+            witness = error.life if isinstance(error, PeerSilent) else None
             return await self._ask_heirs(call, slot, owner, why, errand, witness)
 
     async def _ask_wanted(self, call: Call, wanted: str | None, errand: Errand) -> Reply | None:
@@ -276,8 +275,8 @@ class SessionService:
                 patience = max(self._context.patience(peer.member) - waited, LOOK_AFTER)
                 life = await self._context.peers.probe(peer, patience=patience)
                 waited = LOOK_AGAIN_AFTER
-                if life is Life.SILENT and not answer.done():
-                    raise PeerSilent(peer.member, "silent")
+                if life in (Life.SILENT, Life.STOPPED) and not answer.done():
+                    raise PeerSilent(peer.member, life)
         finally:
             answer.cancel()
 

@@ -22,7 +22,6 @@ from proxy.context import MemberContext
 from proxy.drain import BEGIN_PATIENCE, Drain, DrainApi
 from proxy.first_answer import FirstAnswers
 from proxy.health_port import Patient, Question, open_health_port
-from proxy.held_up import HeldUp
 from proxy.holdings import Holdings
 from proxy.listen import CannotStart, listen, protection, serve
 from proxy.member import Presence, fit_others, lasting_others, refusal_of, state_of
@@ -37,6 +36,7 @@ from proxy.scrub import Scrub
 from proxy.service import SessionService
 from proxy.session_api import session_app
 from proxy.settings import NO_HEALTH_PORT, SidecarSettings
+from proxy.silence import Silence
 from proxy.stall import StallWatch
 from proxy.sync_api import SyncApi, metrics_app, sync_view
 from proxy.writers import Writers
@@ -49,6 +49,7 @@ from statesync.keys import PoolKeys
 from statesync.mirror import Mirror, MirrorBatch
 from statesync.ownership import FailoverLog
 from statesync.pool import Member, MemberState
+from statesync.pulse import Pulses
 from statesync.replica import Replica
 from statesync.settings import EtcdMissing, EtcdSettings, await_etcd
 from statesync.spec import CheckSpec
@@ -157,6 +158,7 @@ class Sidecar:
             "async_lost": self.calls.async_lost,
             "forwarded_calls": self.service.forwarded,
             "sync": sync_view(context),
+            "pulses": {member: runs for (member, _), runs in sorted(context.seen().items())},
             "trouble": self.roles.trouble or context.mirror.trouble,
         }
         return view, state in (MemberState.READY, MemberState.UP)
@@ -183,7 +185,6 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
         telemetry = start_telemetry(SERVICE_SIDECAR, settings.member, attributes=place, credentials=credentials)
         stack.push_async_callback(telemetry.aclose)
         parts = _Assembly(settings, etcd, peers, telemetry, guard.codec)
-        stack.callback(parts.context.held_up.close)
         sidecar = parts.sidecar
         parts.presence.record = replace(parts.presence.record, health=_open_health_port(stack, sidecar))
         session_side = session_app(parts.service, sidecar.status, guard.tokens)
@@ -210,6 +211,7 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
             "scrubbing": sidecar.scrub.run(),
             "application check": parts.check.run(),
             "stall watch": sidecar.context.stall.run(),
+            "pulses": parts.silence.run(),
             "checks of the spec": parts.probes.run(parts.wanted_checks),
             "state": parts.presence.watch_state(),
             "mirror": parts.context.mirror.run(),
@@ -282,7 +284,6 @@ class _Assembly:
             peers=peers,
             telemetry=telemetry,
             first_answers=FirstAnswers(telemetry, settings.pool, settings.member),
-            held_up=HeldUp(telemetry, settings.pool, settings.member, self._slowest_since),
             writers=Writers(telemetry, settings.pool, settings.member),
             failovers=FailoverLog(keys, settings.member),
             stall=stall,
@@ -301,6 +302,9 @@ class _Assembly:
         )
         self.presence = Presence(self.context, _record(settings, boot), self._state, settings.tls)
         self.context.first_answers.on_change = self.presence.beat_at_once
+        self.silence = Silence(self.context, Pulses(), self.presence.beat_at_once)
+        self.context.seen = lambda: self.silence.seen
+        peers.runs = self.silence.runs
         calls = OwnerCalls(self.context, self.reads)
         self.service = SessionService(self.context, self.roles, calls)
         self.sidecar = Sidecar(
@@ -357,9 +361,6 @@ class _Assembly:
 
     def _fault(self) -> str:
         return self.sidecar.fault()
-
-    def _slowest_since(self, then: float) -> float:
-        return self.check.slowest_since(then)
 
     def _tcp(self) -> Tcp | None:
         spec = self.context.state.spec

@@ -25,6 +25,8 @@ LOAD_WINDOW = 10.0
 
 MOST_CLAIMS = 32
 """Claims that one beat tells of at the most."""
+MOST_PULSES = 256
+"""Pulses that one beat tells of at the most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Beat(Record):
     """A sign of life. ``applied`` is the etcd revision that the member's replica has reached.
 
     ``stall``: the longest time in seconds that the sidecar's event loop was late within the last :data:`LOAD_WINDOW`.
+    ``pulses`` tells, of every (member, boot) whose pulse the member takes, whether it runs; see :mod:`statesync.pulse`.
     ``lacking`` is how many slots it should hold by the table and does not hold in full. ``sent`` is the time in ns, on
     the sender's clock, of this beat (0: not told), ``claims`` what its claims of late have come to, and ``request`` the
     W3C traceparent of the newest call that it answered as owner, if it carried one.
@@ -79,15 +82,26 @@ class Beat(Record):
     sent: int = 0
     claims: Sequence[ClaimTold] = ()
     request: str = ""
+    pulses: Sequence[tuple[str, str, bool]] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", MemberState(self.state))
+        object.__setattr__(self, "pulses", _pulses(self.pulses))
         if not isinstance(self.claims, list | tuple):
             raise TypeError("Beat: claims is a list")
         told = [one if isinstance(one, ClaimTold) else ClaimTold.of(one) for one in self.claims[:MOST_CLAIMS]]
         object.__setattr__(self, "claims", tuple(told))
         if type(self.sent) is not int or not isinstance(self.request, str):
             raise TypeError("Beat: sent is a whole number, request a text")
+
+
+def _pulses(raw: object) -> tuple[tuple[str, str, bool], ...]:
+    if not isinstance(raw, list | tuple):
+        raise TypeError("Beat: pulses is a list")
+    told = [tuple(one) if isinstance(one, list | tuple) else () for one in raw[:MOST_PULSES]]
+    if any([type(part) for part in one] != [str, str, bool] for one in told):
+        raise TypeError("Beat: pulses is a list of members, their boots, and whether they run")
+    return tuple((member, boot, runs) for member, boot, runs in told)
 
 
 LONGEST_LOAD = 1.5

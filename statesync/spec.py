@@ -166,9 +166,14 @@ class Outliers(_Strict):
 
 
 class Liveness(_Strict):
-    """When silence counts. ``load_cap_ms``: the most that a member under CPU load is given beyond that."""
+    """When silence counts.
 
-    missed_beats: Annotated[int, Field(ge=2, le=100)] = 5
+    ``missed_beats`` is for beats and pulses, every 100 ms each; ``unanswered_ms`` for probes where pulses tell nothing.
+    ``load_cap_ms``: the most that a member under CPU load is given beyond that.
+    """
+
+    missed_beats: Annotated[int, Field(ge=2, le=100)] = 3
+    unanswered_ms: Annotated[int, Field(ge=100, le=60_000)] = 500
     application_ms: Annotated[int, Field(ge=100, le=60_000)] = 2000
     load_cap_ms: Annotated[int, Field(ge=0, le=60_000)] = 2000
 

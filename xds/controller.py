@@ -143,7 +143,9 @@ class Controller:
             return self.book.rules
         said = self.observer.spec.liveness
         silence = round(said.missed_beats * BEAT_INTERVAL * SECOND)
-        return replace(self.book.rules, silence=silence, load_cap=said.load_cap_ms * SECOND // 1000)
+        times = (said.unanswered_ms, said.application_ms, said.load_cap_ms)
+        unanswered, running, load_cap = (ms * SECOND // 1000 for ms in times)
+        return replace(self.book.rules, silence=silence, unanswered=unanswered, running=running, load_cap=load_cap)
 
     def _changed(self) -> None:
         self.publisher.wake()

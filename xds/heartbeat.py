@@ -117,8 +117,11 @@ class Heartbeat:
                     applied=beat.applied,
                     stall=round(beat.stall * 1e9),
                     lacking=beat.lacking,
+                    pulses={(member, boot): runs for member, boot, runs in beat.pulses},
                 )
                 self._tell()
+                if not all(runs for _, _, runs in beat.pulses):
+                    self._look_now.set()
                 if self.told.heard(beat, now):
                     self._on_change()
         finally:

@@ -6,13 +6,14 @@ come out. A member is told from its former self by its boot id, so everything he
 
 The rules lean to trust, since an unneeded demotion is worse than none. A closed or silent stream, or a
 vanished record, is only a suspicion. Death needs a proof: a refused connection (or another boot answering),
-or silence towards probes on top of the suspicion. What nothing was ever heard of is trusted; silence alone
-never condemns it. Beats and probes are carried by :mod:`xds.heartbeat`; what follows from a death is the
-controller's business.
+silence towards probes on top of the suspicion, or a silent stream while another member misses its pulse
+(:mod:`statesync.pulse`: that tells stopped from busy, so load grants nothing more). What nothing was ever
+heard of is trusted; silence alone never condemns it. Beats and probes are carried by :mod:`xds.heartbeat`;
+what follows from a death is the controller's business.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from statesync.beat import BEAT_INTERVAL, Delays, patience
@@ -41,7 +42,8 @@ class Standing(StrEnum):
 class Rules:
     """Times in nanoseconds.
 
-    ``silence``: a stream without a beat for so long is suspect, and silence towards probes for so long again condemns;
+    ``silence``: a stream without a beat for so long is suspect. Then either another member that takes its pulse and
+    misses it condemns it, or silence towards probes for ``unanswered``, or for ``running`` if another member feels it.
     ``load_cap``: both at most so much longer while the member, or this process, is under load. ``again``: between
     probes of one suspect.
     ``unheard``: a registered member that opens no stream for so long is probed. ``vanished``: how long a
@@ -52,6 +54,8 @@ class Rules:
     """
 
     silence: int = int(3 * BEAT_INTERVAL * SECOND)
+    unanswered: int = SECOND // 2
+    running: int = 2 * SECOND
     load_cap: int = 2 * SECOND
     again: int = 1 * SECOND
     unheard: int = 2 * SECOND
@@ -70,7 +74,7 @@ class Question:
     member: str
     boot: str
     peer: str
-    patience: int = Rules().silence
+    patience: int = Rules().unanswered
 
 
 class Finding(StrEnum):
@@ -87,7 +91,8 @@ class Finding(StrEnum):
 class Pulse:
     """What is known of one boot of a member. Times in ns; 0 means never.
 
-    ``streams`` are the heartbeat streams it holds open. ``state`` and ``stall`` are what its newest beat said.
+    ``streams`` are the heartbeat streams it holds open. ``state``, ``stall`` and ``pulses`` (whose it takes,
+    and whether they run) are what its newest beat said.
     ``last_sign`` is the newest proof of life: a beat, an answered probe, or the moment its record was first
     seen. ``closed_at`` is when its last stream ended while it was in good standing: until then its process was there.
     """
@@ -103,6 +108,7 @@ class Pulse:
     applied: int = 0
     stall: int = 0
     lacking: int = 0
+    pulses: Mapping[Identity, bool] = field(default_factory=dict)
     last_sign: int = 0
     closed_at: int = 0
     first_seen: int = 0
@@ -145,8 +151,11 @@ class LivenessBook:
 
     def patience(self, pulse: Pulse) -> int:
         """How long this member may be silent now, in ns: longer while its beats, or our own delays, tell of load."""
+        return self._with_load(self.rules.silence, pulse)
+
+    def _with_load(self, usual: int, pulse: Pulse) -> int:
         late = max(pulse.stall, round(self._late.worst * SECOND))
-        return int(patience(self.rules.silence, late, self.rules.load_cap))
+        return int(patience(usual, late, self.rules.load_cap))
 
     def lost(self, member: str, boot: str) -> Pulse | None:
         """The pulse of this boot if it is lost, else None."""
@@ -191,6 +200,7 @@ class LivenessBook:
         applied: int = 0,
         stall: int = 0,
         lacking: int = 0,
+        pulses: Mapping[Identity, bool] | None = None,
     ) -> None:
         """A beat arrived on a heartbeat stream; ``stream`` is any number that tells it from others. ``stall`` in ns."""
         pulse = self._pulses.get((member, boot)) or Pulse(member, boot, first_seen=now)
@@ -211,6 +221,7 @@ class LivenessBook:
                 applied=applied,
                 stall=stall,
                 lacking=lacking,
+                pulses=pulses or {},
                 last_sign=now,
                 closed_at=0,
                 beating_since=since,
@@ -242,7 +253,10 @@ class LivenessBook:
         for pulse in list(self._pulses.values()):
             aged = self._aged(pulse, now)
             if self._wants_probe(aged, now):
-                questions.append(Question(aged.member, aged.boot, aged.peer, self.patience(aged)))
+                runs, _ = self._felt(aged, now)
+                usual = max(self.rules.unanswered, self.rules.running) if runs else self.rules.unanswered
+                unanswered = self._with_load(usual, aged)
+                questions.append(Question(aged.member, aged.boot, aged.peer, unanswered))
                 aged = replace(aged, probing=True)
             self._keep(aged)
         return tuple(questions)
@@ -278,12 +292,29 @@ class LivenessBook:
     def _aged(self, pulse: Pulse, now: int) -> Pulse:
         rules = self.rules
         quiet = now - max(pulse.last_sign, self._silence_counts_from)
+        if pulse.standing in (Standing.ALIVE, Standing.SUSPECT) and pulse.heard and quiet >= rules.silence:
+            runs, witness = self._felt(pulse, now)
+            if runs is False:
+                return _dead(pulse, now, f"silent, and {witness} misses its pulse")
         if pulse.standing is Standing.ALIVE and quiet >= self.patience(pulse):
             return replace(pulse, standing=Standing.SUSPECT, next_probe=now)
         nowhere = not pulse.recorded and not pulse.peer and not pulse.streams
         if nowhere and pulse.standing is not Standing.LOST and now - pulse.quiet_since >= rules.vanished:
             return _dead(pulse, now, "its record in etcd is gone and nothing is heard of it")
         return pulse
+
+    def _felt(self, pulse: Pulse, now: int) -> tuple[bool | None, str]:
+        """Whether it runs, and which member in good standing, heard just now, says so; None: nobody takes its pulse.
+
+        If they disagree it runs.
+        """
+        who = (pulse.member, pulse.boot)
+        said = {
+            other.pulses[who]: other.member
+            for other in self._pulses.values()
+            if who in other.pulses and other.standing is Standing.ALIVE and now - other.last_sign < self.rules.silence
+        }
+        return (True, said[True]) if True in said else (False, said[False]) if said else (None, "")
 
     def _wants_probe(self, pulse: Pulse, now: int) -> bool:
         if pulse.probing or not pulse.peer or now < pulse.next_probe:

@@ -49,6 +49,7 @@ FLOWS = (
     Flow(FRONT, MEMBER, HEALTH_PORT, "health checks"),
     Flow(MEMBER, CONTROL, GRPC_PORT, "heartbeats, traces"),
     Flow(MEMBER, MEMBER, PEER_PORT, "forwarded calls, probes, handovers"),
+    Flow(MEMBER, MEMBER, HEALTH_PORT, "pulses"),
     Flow(MEMBER, ETCD, ETCD_PORT, "sessions, ownership"),
     Flow(CONTROL, MEMBER, PEER_PORT, "probes, takeovers"),
     Flow(CONTROL, ETCD, ETCD_PORT, "tables, leader election"),

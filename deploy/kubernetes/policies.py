@@ -91,7 +91,7 @@ def member_egress(plan: Plan, etcd: Sequence[Body]) -> list[Manifest]:
         "policyTypes": ["Egress"],
         "egress": [
             {"to": [_in(plan.namespace, selector(CONTROL, plan.pool))], "ports": _ports(GRPC_PORT)},
-            {"to": [{"podSelector": _pool(plan)}], "ports": _ports(PEER_PORT)},
+            {"to": [{"podSelector": _pool(plan)}], "ports": _ports(PEER_PORT, HEALTH_PORT)},
             *etcd,
             *_dns()["egress"],
         ],
@@ -225,7 +225,8 @@ def _members(plan: Plan) -> Body:
         "policyTypes": ["Ingress"],
         "ingress": [
             {"from": [front], "ports": _ports(plan.app_port, HEALTH_PORT)},
-            {"from": [{"podSelector": _pool(plan)}, control, operators], "ports": _ports(PEER_PORT)},
+            {"from": [control, operators], "ports": _ports(PEER_PORT)},
+            {"from": [{"podSelector": _pool(plan)}], "ports": _ports(PEER_PORT, HEALTH_PORT)},
         ],
     }
 

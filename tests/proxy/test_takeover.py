@@ -143,12 +143,16 @@ async def test_a_frozen_owner_is_taken_over_and_learns_of_it_when_it_wakes(pool:
     await pool.call("a", "PUT", "/k", "old")
     frozen = pool.members["a"].sidecar
     assert frozen is not None
+    await until(partial(_feels, pool, "b", "a"), 10, "b feels the pulse of a")
 
     frozen.send_signal(signal.SIGSTOP)
     status, headers, _ = await pool.call("b", "PUT", "/k", "new")
     frozen.send_signal(signal.SIGCONT)
 
     assert (status, headers["understudy-served-by"]) == (200, "b")
+    assert {owner.cause for owner in (await pool.owners()).values()} == {
+        "a lost: its process has stopped; its process has stopped"
+    }
     status, headers, body = await pool.call("a", "GET", "/k", Understudy_Consistency="linearizable")
     assert (status, body, headers["understudy-served-by"]) == (200, b"new", "b")
     status, headers, _ = await pool.call("a", "PUT", "/k", "newer")
@@ -177,6 +181,11 @@ async def test_an_owner_that_is_known_to_be_busy_is_waited_for(pool: SidecarPool
         )
         await pause
         assert (status, headers["understudy-served-by"], headers["understudy-epoch"]) == (200, "a", "1")
+
+
+async def _feels(pool: SidecarPool, name: str, other: str) -> bool:
+    async with pool.http.get(f"http://{pool.members[name].api}/v1/status") as answer:
+        return bool((await answer.json())["pulses"].get(other))
 
 
 async def _told_of_delays(pool: SidecarPool, name: str) -> bool:

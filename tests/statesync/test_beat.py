@@ -1,8 +1,11 @@
 """Busy is not dead: what is remembered of delays, what is told of them, and how much time they buy."""
 
+import json
+
 import pytest
 
-from statesync.beat import Delays, patience, stall_step
+from statesync.beat import Beat, Delays, patience, stall_step
+from statesync.pool import MemberState
 
 
 def test_the_worst_delay_is_that_of_the_last_ten_seconds() -> None:
@@ -34,3 +37,12 @@ def test_a_record_tells_of_delays_in_steps_so_that_it_is_seldom_written(delay: f
 @pytest.mark.parametrize(("delay", "granted"), [(0.0, 0.5), (0.1, 0.8), (0.5, 2.0), (10.0, 2.5), (-1.0, 0.5)])
 def test_who_was_late_is_given_three_times_that_on_top_up_to_a_cap(delay: float, granted: float) -> None:
     assert patience(0.5, delay, cap=2.0) == pytest.approx(granted)
+
+
+def test_a_beat_tells_whose_pulses_are_taken_and_nonsense_is_refused() -> None:
+    beat = Beat("cart", "cart-1", "boot", MemberState.UP, 7, pulses=[("cart-2", "its boot", False)])
+    assert Beat.decode(beat.encode()).pulses == (("cart-2", "its boot", False),)
+    for nonsense in ("cart-2", [["cart-2"]], [["cart-2", "boot", 7]], {"cart-2": True}, [7], [["a", "b", "c"]]):
+        told = {**json.loads(beat.encode()), "pulses": nonsense}
+        with pytest.raises(TypeError):
+            Beat.decode(json.dumps(told).encode())

@@ -11,7 +11,7 @@ def member(name: str, boot: str = "one", state: MemberState = UP) -> Member:
     return Member(name, boot, app="127.0.0.1:1", peer=f"{name}:2", state=state)
 
 
-def ask(name: str, boot: str = "one", patience: int = 300 * MS) -> Question:
+def ask(name: str, boot: str = "one", patience: int = 500 * MS) -> Question:
     return Question(name, boot, f"{name}:2", patience)
 
 
@@ -31,6 +31,10 @@ class Story:
     def beat(self, *names: str, state: MemberState = UP, boot: str = "one") -> None:
         for name in names:
             self.book.beat(hash(name), name, boot, state, self.now)
+
+    def miss(self, witness: str, name: str, boot: str = "one", *, runs: bool = False) -> None:
+        """``witness`` says that it misses a pulse, or that it feels it."""
+        self.book.beat(hash(witness), witness, "one", UP, self.now, pulses={(name, boot): runs})
 
     def close(self, name: str, boot: str = "one") -> None:
         self.book.closed(hash(name), name, boot, self.now)
@@ -114,9 +118,67 @@ def test_a_member_whose_beats_tell_of_load_is_given_more_time_up_to_a_cap():
     story.book.beat(hash("b"), "b", "one", UP, story.now, stall=60 * SECOND)
 
     assert story.pass_time(0.8, "c") == []
-    assert story.pass_time(0.1, "c") == [ask("a", patience=900 * MS)]
+    assert story.pass_time(0.1, "c") == [ask("a", patience=1100 * MS)]
     assert story.pass_time(1.3, "c") == []
-    assert story.pass_time(0.1, "c") == [ask("b", patience=2300 * MS)]
+    assert story.pass_time(0.1, "c") == [ask("b", patience=2500 * MS)]
+
+
+def test_silence_and_a_missed_pulse_condemn_without_a_probe_and_load_grants_nothing():
+    story = Story("a", "b", "c")
+    story.pass_time(0.5, "a", "b", "c")
+    story.book.beat(hash("a"), "a", "one", UP, story.now, stall=60 * SECOND)
+    story.pass_time(0.2, "b", "c")
+    story.miss("b", "a")
+    story.book.due(story.now)
+    assert story.standing("a") is Standing.ALIVE, "its beats are not overdue"
+
+    story.now += 100 * MS
+    story.miss("b", "a")
+    assert story.book.due(story.now) == ()
+    assert story.book.lost("a", "one").cause == "silent, and b misses its pulse"
+
+
+def test_a_member_whose_pulse_is_felt_has_as_long_as_an_application_to_answer_a_probe():
+    story = Story("a", "b", "c")
+    story.pass_time(0.5, "a", "b", "c")
+    story.pass_time(0.2, "b", "c")
+    story.now += 100 * MS
+    story.miss("b", "a", runs=True)
+    assert story.book.due(story.now) == (ask("a", patience=2000 * MS),)
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        "it beats itself",
+        "the witness is silent too",
+        "another boot",
+        "taken back",
+        "another one feels it",
+        "the witness is lost",
+    ],
+)
+def test_a_missed_pulse_alone_is_no_proof(why):
+    story = Story("a", "b", "c")
+    story.pass_time(0.5, "a", "b", "c")
+    story.miss("b", "a", boot="before" if why == "another boot" else "one")
+    if why == "the witness is lost":
+        story.close("b")
+        story.book.due(story.now)
+        story.answer(ask("b"), Finding.REFUSED)
+    for _ in range(9):
+        story.now += 50 * MS
+        if why == "the witness is lost":
+            story.miss("b", "a")
+        story.beat("c", *(["a"] if why == "it beats itself" else []))
+        if why == "another one feels it":
+            story.miss("b", "a")
+            story.miss("c", "a", runs=True)
+        if why in ("another boot", "taken back"):
+            story.miss("b", "a", boot="before" if why == "another boot" else "never")
+        story.book.due(story.now)
+
+    assert not story.book.lost("a", "one")
 
 
 def test_a_suspect_that_answers_is_asked_again_every_second_until_it_is_heard():
@@ -207,7 +269,7 @@ def test_who_was_late_itself_is_more_patient_with_everybody():
 
     assert story.book.due(story.now) == ()
     assert story.pass_time(0.5, "b") == []
-    assert story.pass_time(0.1, "b") == [ask("a", patience=600 * MS)]
+    assert story.pass_time(0.1, "b") == [ask("a", patience=800 * MS)]
 
 
 def test_a_vanished_record_of_an_owner_is_a_suspicion():
