@@ -9,6 +9,7 @@ by the error that the trace states and by how finely the clients can see: the ti
 import argparse
 import asyncio
 import contextlib
+import gc
 import itertools
 import json
 import math
@@ -17,7 +18,7 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,13 +32,12 @@ from deploy.settling import unsettled
 from deploy.verdict import percentile
 from statesync.etcd import EtcdClient
 from statesync.pool import Intent
-from statesync.slots import slot_of
 from statesync.spec import PoolSpec
 from statesync.state import PoolState
 from telemetry import names
 from telemetry.clock import Clock
 from telemetry.ids import takeover_seed
-from telemetry.report import is_measured, root_of
+from telemetry.report import held_up, is_measured, root_of
 from telemetry.spans import StoredSpan
 from tests.harness.waiting import until
 
@@ -47,6 +47,8 @@ PATIENCE = 60.0
 AT_ONCE = 0.01
 """Seconds: who had to wait no longer was answered as usual."""
 WARM_UP = 1.0
+UNDISTURBED = 0.75
+"""Seconds from a drain's order in which nobody looks how far it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +67,12 @@ class Seen:
 class Comparison:
     """One drill, in ms. ``clients``: longest time without an answer. ``trace``: what the trace says to that.
 
-    Of a drain, ``clients`` is the longest wait of a request that met a slot on its way to another member, and ``trace``
-    for how long that slot was stalled meanwhile.
+    Of a drain, ``clients`` is how much longer the slowest request took than one usually does, of all that were made
+    from the order until front Envoys had the routes, and ``trace`` for how long calls were held up at the most.
 
     ``stated``: by how much the trace says that it may be wrong. ``seeing``: how finely the clients can see, the longest
-    time between two requests that could have shown the beginning or the end. ``way``: how long an answer takes when
-    all is well (p99 of the second before); of a drain, the longest that a request took that met no stall, from a second
-    before on.
+    time between two requests that could have shown the beginning or the end; of a drain, how late they were themselves.
+    ``way``: how long an answer takes when all is well (p99 of the second before), of a drain without what is usual.
     """
 
     number: int
@@ -92,8 +93,13 @@ class Comparison:
         return self.trace - self.clients
 
     @property
+    def exact(self) -> bool:
+        """Whether they agree within the error that the trace states, with no allowance for what clients cannot see."""
+        return abs(self.difference) <= self.stated
+
+    @property
     def agrees(self) -> bool:
-        """Whether the difference is explained."""
+        """Whether the difference is explained; on a busy machine clients see less."""
         bound = self.stated + self.seeing + self.way
         return abs(self.difference) <= bound
 
@@ -108,6 +114,8 @@ class Clients:
         self.url, self.sessions, self.rate = url, sessions, rate
         self.seen: list[Seen] = []
         self.serving: dict[str, str] = {}
+        self.late: list[tuple[float, float]] = []
+        """How late this process was with each request, in seconds, and when (monotonic)."""
         self._watched: list[str] = []
         self._under_way: dict[str, asyncio.Task[None]] = {}
 
@@ -138,7 +146,10 @@ class Clients:
     async def _pace(self, http: aiohttp.ClientSession) -> None:
         begin = time.monotonic()
         for turn in itertools.count():
-            await asyncio.sleep(max(0.0, begin + turn / self.rate - time.monotonic()))
+            due = begin + turn / self.rate
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            now = time.monotonic()
+            self.late.append((now, now - due))
             key = self._watched[turn % len(self._watched)] if self._watched else ""
             if key and key not in self._under_way:
                 self._under_way[key] = asyncio.create_task(self._read(http, key))
@@ -183,17 +194,30 @@ def gap_of(seen: Sequence[Seen], sessions: frozenset[str], member: str, struck: 
     return (slowest.answered - last) * 1000, (spacing + unseen) * 1000
 
 
-def stalls_of(spans: Sequence[StoredSpan]) -> dict[int, tuple[int, int]]:
-    """By slot, in a trace of handovers: from when its calls were held until the new active's word, in ns since 1970."""
-    begun = {span.attributes[names.SLOT]: span.start_ns for span in spans if span.name == names.FLUSH}
-    ended = {span.attributes[names.SLOT]: span.end_ns for span in spans if span.name == names.CONFIRM}
-    return {slot: (start, ended[slot]) for slot, start in begun.items() if slot in ended}
+def waited(seen: Sequence[Seen], struck: float) -> tuple[float, float]:
+    """How much longer the slowest request of a drain took than one usually takes, and by how much those differ; in ms.
+
+    What is usual is the median before it was ``struck``; they differ by what the slowest in a hundred takes more.
+    """
+    before = [(one.answered - one.asked) * 1000 for one in seen if one.asked < struck]
+    after = [(one.answered - one.asked) * 1000 for one in seen if one.asked >= struck]
+    usual = percentile(before, 0.5)
+    return max(after) - usual, percentile(before, 0.99) - usual
 
 
-def held_up(one: Seen, stalls: dict[int, tuple[int, int]], slots: int, clock: Clock) -> float:
-    """For how long, in ms, the slot of a request was stalled while the request was under way."""
-    start, end = stalls.get(slot_of(one.session, slots), (0, 0))
-    return max(0, min(end, clock.at_ns(one.answered)) - max(start, clock.at_ns(one.asked))) / 1e6
+@contextlib.contextmanager
+def prompt() -> Iterator[None]:
+    """Meanwhile the clients need not wait for a core behind those whom they observe, as far as root alone may ask so.
+
+    Nothing is started in the block: it would be as prompt for ever.
+    """
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, -10)
+    try:
+        yield
+    finally:
+        os.setpriority(os.PRIO_PROCESS, 0, usual)
 
 
 class Drills:
@@ -214,23 +238,23 @@ class Drills:
         state = await self._state()
         theirs = clients.watch(member)
         clients.seen.clear()
+        clients.late.clear()
+        gc.collect()  # so that clients, which share this process, need not wait for it in the drill
         await asyncio.sleep(WARM_UP)
         way = percentile([(one.answered - one.asked) * 1000 for one in clients.seen], 0.99)
         struck = time.monotonic()
         spans = await getattr(self, f"_{kind}")(state, member)
-        ended = time.monotonic()
         root = root_of(spans)
         assert root is not None
-        if kind == "drain":
-            stalls, slots = stalls_of(spans), state.spec.record.slots if state.spec else 0
-            met = [one for one in clients.seen if struck <= one.asked <= ended]
-            held = {one: held_up(one, stalls, slots, self._clock) for one in met}
-            waits = {one: (one.answered - one.asked) * 1000 for one in clients.seen}
-            slowest = max((one for one in met if held[one]), key=waits.__getitem__, default=met[0])
-            gap, trace, seeing = waits[slowest], held[slowest], 0.0
-            way = max((wait for one, wait in waits.items() if not held.get(one)), default=0.0)
+        callers = held_up(spans)
+        if callers is not None:
+            ended = struck + (root.end_ns - self._clock.at_ns(struck)) / 1e9
+            met = [one for one in clients.seen if one.asked < ended]
+            trace, stated, (gap, way) = callers.ms, callers.error_ms, waited(met, struck)
+            seeing = max(late for at, late in clients.late if struck <= at < ended) * 1000
         else:
-            trace, (gap, seeing) = root.duration_ns / 1e6, gap_of(clients.seen, theirs, member, struck)
+            trace, stated = root.duration_ns / 1e6, float(root.attributes[names.ERROR_MS])
+            gap, seeing = gap_of(clients.seen, theirs, member, struck)
         path = {span.name: round(span.duration_ns / 1e6, 2) for span in spans if span.attributes.get(names.CRITICAL)}
         if not is_measured(root):
             raise SystemExit(f"drill {number} ({kind} {member}): trace {root.trace_id} is unmeasured")
@@ -240,7 +264,7 @@ class Drills:
             member=member,
             clients=round(gap, 2),
             trace=round(trace, 2),
-            stated=round(float(root.attributes[names.ERROR_MS]), 2),
+            stated=round(stated, 2),
             seeing=round(seeing, 2),
             way=round(way, 2),
             failed=sum(not one.ok for one in clients.seen),
@@ -261,7 +285,9 @@ class Drills:
 
     async def _drain(self, state: PoolState, member: str) -> list[StoredSpan]:
         key = state.keys.intent(member)
-        await self._etcd.put(key, Intent(member, 0.0, time.time()).encode())
+        with prompt():
+            await self._etcd.put(key, Intent(member, 0.0, time.time()).encode())
+            await asyncio.sleep(UNDISTURBED)  # whoever looks keeps clients waiting, which share this process
         try:
 
             async def whole() -> list[StoredSpan]:
@@ -269,7 +295,10 @@ class Drills:
                 if found.table is None or found.table.revision == (state.table.revision if state.table else 0):
                     return []
                 parts = found.table.record.traceparent.split("-")
-                return await self._trace(parts[1]) if len(parts) > 1 else []
+                spans = await self._trace(parts[1]) if len(parts) > 1 else []
+                took_part = {span.instance for span in spans if span.name in (names.FENCE, names.CLAIM)}
+                told = {span.instance for span in spans if span.name == names.HELD_UP}
+                return spans if took_part <= told else []
 
             return await until(whole, PATIENCE, f"the trace of {member}'s drain")
         finally:
@@ -329,7 +358,7 @@ def summary(found: Sequence[Comparison]) -> dict[str, dict[str, float]]:
         apart = [abs(one.difference) for one in mine]
         rows[kind] = {
             "drills": len(mine),
-            "agree": sum(one.agrees for one in mine),
+            "agree": sum(one.exact for one in mine),
             "trace_p50": percentile([one.trace for one in mine], 0.5),
             "clients_p50": percentile([one.clients for one in mine], 0.5),
             "apart_p50": percentile(apart, 0.5),
@@ -341,7 +370,7 @@ def summary(found: Sequence[Comparison]) -> dict[str, dict[str, float]]:
 
 
 def _line(one: Comparison) -> str:
-    verdict = "agrees" if one.agrees else "DIFFERS"
+    verdict = "agrees" if one.exact else "DIFFERS"
     return (
         f"{one.number:3} {one.kind:6} {one.member}: clients {one.clients:7.1f} ms, trace {one.trace:7.1f} ms, "
         f"stated +-{one.stated:.1f}, seeing {one.seeing:.1f}, way {one.way:.1f}: {verdict} {one.phases}"
@@ -370,11 +399,11 @@ def main() -> None:
         "rate": given.rate,
         "load": [*load, round(os.getloadavg()[0], 2)],
         "summary": rows,
-        "drills": [{**asdict(one), "difference": round(one.difference, 2), "agrees": one.agrees} for one in found],
+        "drills": [{**asdict(one), "difference": round(one.difference, 2), "agrees": one.exact} for one in found],
     }
     given.out.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(rows, indent=2))
-    sys.exit(int(not all(one.agrees for one in found)))
+    sys.exit(int(not all(one.exact for one in found)))
 
 
 if __name__ == "__main__":

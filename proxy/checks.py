@@ -76,6 +76,10 @@ class ApplicationCheck:
         """The application's slowest answer of late, in seconds."""
         return max((delay for _, delay in self._delays), default=0.0)
 
+    def slowest_since(self, then: float) -> float:
+        """Its slowest answer, in seconds, of those that came after ``then`` (monotonic); 0 if none did."""
+        return max((delay for at, delay in self._delays if at >= then), default=0.0)
+
     @property
     def patience(self) -> float:
         """How long it may be silent now, in seconds."""

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 WATCH_PATIENCE = 0.25
 OUTCOME_PATIENCE = 10.0
 COPIES_AT_ONCE = 8
+"""Slots that are read from etcd at once after a claim. Callers wait for these, unlike for those of ``roles``."""
 
 
 @dataclass(frozen=True, slots=True)

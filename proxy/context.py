@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from proxy.first_answer import FirstAnswers
+from proxy.held_up import HeldUp
 from proxy.holdings import Holdings
 from proxy.lives import Lives
 from proxy.peers import Peer, PeerClient
@@ -44,6 +45,7 @@ class MemberContext:
     peers: PeerClient
     telemetry: Telemetry
     first_answers: FirstAnswers
+    held_up: HeldUp
     writers: Writers
     failovers: FailoverLog
     stall: StallWatch

@@ -59,11 +59,12 @@ class Handover:
         Raises :class:`HandoverFailed`; what was not given by then is ours as before, unless somebody has claimed it.
         """
         try:
-            peer = await self._prepared(slots, to)
-            owned = [one for slot in slots if (one := self._context.holdings.get(slot))]
-            patience = TOGETHER_PATIENCE if len(owned) > 1 else DRAIN_PATIENCE
-            for one in await self._give(owned, peer, cause, trace, patience):
-                await self._give([one], peer, cause, trace, DRAIN_PATIENCE)
+            with self._context.held_up.moving(slots, trace):
+                peer = await self._prepared(slots, to)
+                owned = [one for slot in slots if (one := self._context.holdings.get(slot))]
+                patience = TOGETHER_PATIENCE if len(owned) > 1 else DRAIN_PATIENCE
+                for one in await self._give(owned, peer, cause, trace, patience):
+                    await self._give([one], peer, cause, trace, DRAIN_PATIENCE)
         except HandoverFailed as error:
             self._context.tally.refused += len(error.slots)
             raise
@@ -203,7 +204,8 @@ class Handover:
             log = context.failovers
             note = [log.add(trace.hex, first.active, taken, cause=first.cause, planned=True, now=time.time())]
         crash_point(CrashPoint.TARGET_ASKED)
-        won = await self._replace_records(dict.fromkeys(slots, revision), mine, note)
+        with context.held_up.moving(slots, trace):
+            won = await self._replace_records(dict.fromkeys(slots, revision), mine, note)
         if not won:
             raise HandoverFailed(slots, context.me, "its owner took a slot back")
         crash_point(CrashPoint.TARGET_ACTIVE)

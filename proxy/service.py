@@ -120,7 +120,8 @@ class SessionService:
         errand = Errand(now, now + CALL_PATIENCE)
         if self._context.holdings.takes(slot):
             return await self._carry(call, slot, spec, errand)
-        with self._context.first_answers.waiting(slot):
+        context, request = self._context, call.headers.get("traceparent", "")
+        with context.first_answers.waiting(slot), context.held_up.call(slot, now, request):
             return await self._carry(call, slot, spec, errand)
 
     async def _carry(self, call: Call, slot: int, spec: PoolSpec, errand: Errand) -> Reply:

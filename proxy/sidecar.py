@@ -22,6 +22,7 @@ from proxy.context import MemberContext
 from proxy.drain import BEGIN_PATIENCE, Drain, DrainApi
 from proxy.first_answer import FirstAnswers
 from proxy.health_port import Patient, Question, open_health_port
+from proxy.held_up import HeldUp
 from proxy.holdings import Holdings
 from proxy.listen import CannotStart, listen, protection, serve
 from proxy.member import Presence, fit_others, lasting_others, refusal_of, state_of
@@ -185,6 +186,7 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
         telemetry = start_telemetry(SERVICE_SIDECAR, settings.member, attributes=place, credentials=credentials)
         stack.push_async_callback(telemetry.aclose)
         parts = _Assembly(settings, etcd, peers, telemetry, guard.codec)
+        stack.callback(parts.context.held_up.close)
         sidecar = parts.sidecar
         parts.presence.record = replace(parts.presence.record, health=_open_health_port(stack, sidecar))
         session_side = session_app(parts.service, sidecar.status, guard.tokens)
@@ -284,6 +286,7 @@ class _Assembly:
             peers=peers,
             telemetry=telemetry,
             first_answers=FirstAnswers(telemetry, settings.pool, settings.member),
+            held_up=HeldUp(telemetry, settings.pool, settings.member, self._slowest_since),
             writers=Writers(telemetry, settings.pool, settings.member),
             failovers=FailoverLog(keys, settings.member),
             stall=stall,
@@ -361,6 +364,9 @@ class _Assembly:
 
     def _fault(self) -> str:
         return self.sidecar.fault()
+
+    def _slowest_since(self, then: float) -> float:
+        return self.check.slowest_since(then)
 
     def _tcp(self) -> Tcp | None:
         spec = self.context.state.spec

@@ -32,6 +32,7 @@ FENCE: Final = "fence"
 FLUSH: Final = "flush"
 CONFIRM: Final = "confirm"
 MOVE: Final = "move"
+HELD_UP: Final = "held_up"
 
 # What the clients of a drill saw of it.
 DRILL_SEEN: Final = "drill"
@@ -45,7 +46,7 @@ AUDIT: Final = "audit"
 ROOTS: Final = (FAILOVER, HANDOVER)
 AFTERMATH: Final = (RE_PROTECT, RETURNED, FENCED, AUDIT)
 PHASES: Final = (
-    *(DETECT, DECIDE, MOVE, FENCE, FLUSH, CONFIRM, CLAIM, CATCH_UP, PUSH, ACK, FIRST_OK, DRILL_SEEN),
+    *(DETECT, DECIDE, MOVE, FENCE, FLUSH, CONFIRM, HELD_UP, CLAIM, CATCH_UP, PUSH, ACK, FIRST_OK, DRILL_SEEN),
     *AFTERMATH,
 )
 
@@ -63,6 +64,7 @@ EPOCH: Final = "understudy.epoch"
 ETCD_REVISION: Final = "understudy.etcd.revision"
 TABLE_GENERATION: Final = "understudy.table.generation"
 SESSION_COUNT: Final = "understudy.session.count"
+CALLS: Final = "understudy.calls"
 WITNESS: Final = "understudy.witness"
 NODE_COUNT: Final = "understudy.node.count"
 NODE_FIRST_MS: Final = "understudy.node.first_ms"
@@ -72,6 +74,7 @@ CRITICAL: Final = "understudy.critical"
 ERROR_MS: Final = "understudy.error_ms"
 LAST_REQUEST: Final = "understudy.request.last"
 FIRST_REQUEST: Final = "understudy.request.first"
+HELD_REQUEST: Final = "understudy.request.held"
 LINK: Final = "understudy.link"
 BOOT: Final = "understudy.boot"
 SITE: Final = "understudy.site"
@@ -107,6 +110,7 @@ ATTRIBUTES: Final = (
     ETCD_REVISION,
     TABLE_GENERATION,
     SESSION_COUNT,
+    CALLS,
     WITNESS,
     NODE_COUNT,
     NODE_FIRST_MS,
@@ -116,6 +120,7 @@ ATTRIBUTES: Final = (
     ERROR_MS,
     LAST_REQUEST,
     FIRST_REQUEST,
+    HELD_REQUEST,
     LINK,
     BOOT,
     SITE,

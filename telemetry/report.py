@@ -6,7 +6,7 @@ first start to its last end.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,11 +16,13 @@ from rich.text import Text
 
 from telemetry.names import (
     AFTERMATH,
+    CALLS,
     CAUSE,
     CRITICAL,
     ERROR_MS,
     FIRST_REQUEST,
     FROM,
+    HELD_UP,
     LAST_REQUEST,
     POOL,
     SLOTS,
@@ -72,6 +74,25 @@ def path(spans: Iterable[StoredSpan]) -> list[StoredSpan]:
     return sorted((span for span in spans if span.attributes.get(CRITICAL) and not span.is_root), key=_order)
 
 
+@dataclass(frozen=True, slots=True)
+class HeldUp:
+    """For how long planned moves held ``calls`` up: ``ms`` at the most, which may be wrong by ``error_ms``."""
+
+    ms: float
+    error_ms: float
+    calls: int
+
+
+def held_up(spans: Iterable[StoredSpan]) -> HeldUp | None:
+    """What all members tell of the calls that planned moves held up; None if none tells."""
+    told = [span for span in spans if span.name == HELD_UP]
+    if not told:
+        return None
+    errors = [error for span in told if isinstance(error := span.attributes.get(ERROR_MS), int | float)]
+    calls = [count for span in told if isinstance(count := span.attributes.get(CALLS), int)]
+    return HeldUp(max(span.duration_ns for span in told) / 1e6, max(errors, default=0.0), sum(calls))
+
+
 def is_measured(root: StoredSpan | None) -> bool:
     """Whether the end was seen: there is a root, and who recorded it did not have to give up."""
     return root is not None and not root.attributes.get(UNMEASURED)
@@ -81,7 +102,7 @@ def as_json(spans: Iterable[StoredSpan]) -> dict[str, Any]:
     """The trace for machines: plain JSON types, times in ms after the first start, spans in order of start."""
     known = sorted(spans, key=_order)
     origin = min((span.start_ns for span in known), default=0)
-    root = root_of(known)
+    root, callers = root_of(known), held_up(known)
     return {
         "trace_id": known[0].trace_id if known else "",
         "name": root.name if root else "",
@@ -89,6 +110,7 @@ def as_json(spans: Iterable[StoredSpan]) -> dict[str, Any]:
         "started": _utc(origin) if known else "",
         "total_ms": _rounded(root.duration_ns) if root and is_measured(root) else None,
         "attributes": dict(root.attributes) if root else {},
+        **({"held_up": {name: round(of, 3) for name, of in asdict(callers).items()}} if callers else {}),
         "path": [{"phase": span.name, "ms": _rounded(span.duration_ns)} for span in path(known)],
         "phases": {
             name: {
@@ -153,6 +175,10 @@ class Waterfall:
             total = sum(span.duration_ns for span in waited)
             parts = " + ".join(_ms(span.duration_ns) for span in waited)
             yield Text(f"* what the whole waited for: {parts} = {_ms(total)} ms", style="dim", overflow="fold")
+        callers = held_up(self.spans)
+        if callers:
+            waited_ms = f"{callers.ms:.1f} ms at the most (error at most {callers.error_ms:.1f} ms)"
+            yield Text(f"calls held up by it: {callers.calls}, for {waited_ms}", style="dim", overflow="fold")
 
 
 def bar(start: int, duration: int, length: int, width: int) -> tuple[int, int]:

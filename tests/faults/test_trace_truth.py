@@ -5,6 +5,7 @@ What a test waited by its own clock, the trace must tell within the error that i
 
 import asyncio
 import contextlib
+import itertools
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -15,7 +16,8 @@ import pytest
 from deploy.reading import read_trace
 from proxy.bootstrap import bootstrap
 from statesync.etcd import EtcdClient
-from statesync.pool import Intent, Member, Table
+from statesync.pool import Intent, Member, Phase, Table
+from statesync.slots import slot_of
 from telemetry import names
 from telemetry.ids import takeover_seed
 from telemetry.report import is_measured, path, root_of
@@ -30,6 +32,8 @@ from tests.harness.waiting import free_port, until
 
 HELD = 0.7
 """Seconds for which something is held back: far below what makes a living part be taken for dead."""
+AT_THE_GATE = 0.3
+"""The same for a call whose slot is on its way; a handover that takes 1 s is given up."""
 MINUTES = 300.0
 OURS = 0.05
 """Seconds by which the test's own reading of an event may be late: it looks every 20 ms, on a busy machine."""
@@ -58,7 +62,9 @@ class Traced:
         async def whole() -> list[StoredSpan]:
             spans = await read_trace([self.pool.controls[0].option("--http")], trace)
             there = {span.instance for span in spans}
-            return spans if root_of(spans) is not None and there.issuperset(also) else []
+            told = {span.instance for span in spans if span.name == names.HELD_UP}
+            complete = told.issuperset(span.instance for span in spans if span.name == names.FENCE)
+            return spans if root_of(spans) is not None and complete and there.issuperset(also) else []
 
         spans = await until(whole, 30, "the whole trace")
         assert is_measured(root_of(spans)), spans
@@ -169,7 +175,16 @@ async def test_an_envoy_that_is_late_with_its_word_holds_up_a_handover_and_no_ta
 
                 before = await world.table()
                 cable.cut(Way.REQUESTS)
+                etcd_to_target = pool.members["m3"].to_etcd
+                for late in etcd_to_target:
+                    late.cut(Way.ANSWERS)
                 await world.client.put(pool.keys.intent("m2"), Intent("m2", 0.0, time.time()).encode())
+                (slot,) = await until(lambda: _on_its_way(world, "m2"), 20, "a slot is on its way")
+                caller = asyncio.create_task(_waited(pool, "m2", slot))
+                await asyncio.sleep(AT_THE_GATE)
+                for late in etcd_to_target:
+                    late.mend()
+                waited = await caller
                 after = await until(lambda: _emptied(world, before, "m2"), 20, "its slots have moved")
                 moved = time.monotonic()
                 await asyncio.sleep(HELD)
@@ -180,6 +195,17 @@ async def test_an_envoy_that_is_late_with_its_word_holds_up_a_handover_and_no_ta
                 assert lengths["ack"] >= held - OURS
                 assert lengths["ack"] > lengths["move"] / 2
 
+                # Who called meanwhile waited for the target's word, at the gate, for as long as the trace says.
+                assert waited >= AT_THE_GATE
+                (told,) = (span for span in trace[names.HELD_UP] if span.instance == "m2")
+                assert (told.attributes[names.SLOT], told.attributes[names.CALLS]) == (slot, 1)
+                assert abs(told.duration_ns / 1e9 - waited) <= told.attributes[names.ERROR_MS] / 1000 + OURS
+                its = [trace[name] for name in (names.FLUSH, names.FENCE, names.CONFIRM)]
+                of_slot = [one for spans in its for one in spans if one.attributes[names.SLOT] == slot]
+                times = {one.name: one.duration_ns for one in of_slot}
+                assert max(times, key=times.get) == names.CONFIRM
+                assert times[names.CONFIRM] / 1e9 >= AT_THE_GATE - OURS
+
 
 async def _felt(world: Traced, member: str) -> bool:
     others = [name for name in world.pool.names if name != member]
@@ -188,6 +214,21 @@ async def _felt(world: Traced, member: str) -> bool:
 
 async def _lost(world: Traced, member: str) -> bool:
     return member in (await world.table()).lost
+
+
+async def _on_its_way(world: Traced, member: str) -> list[int]:
+    """A slot that the member is handing over, if there is one."""
+    owners = await world.pool.owners(world.client)
+    return [slot for slot, one in owners.items() if one.active == member and one.phase is Phase.HANDOVER][:1]
+
+
+async def _waited(pool: FaultPool, member: str, slot: int) -> float:
+    """For how long, in seconds, a call in the slot waits for its answer at a member."""
+    key = next(key for key in map(str, itertools.count()) if slot_of(key, pool.spec.slots) == slot)
+    began = time.monotonic()
+    async with pool.http.get(f"http://{pool.members[member].api}/v1/sessions/{key}") as answer:
+        assert answer.status == 404, "there is no such session, but it was looked for"
+        return time.monotonic() - began
 
 
 async def _emptied(world: Traced, before: Table, member: str) -> Table | None:
