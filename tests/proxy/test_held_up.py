@@ -16,7 +16,8 @@ from tests.harness.waiting import until
 TRACE = trace_seed("cart", names.KIND_HANDOVER, "7")
 LATER = trace_seed("cart", names.KIND_HANDOVER, "8")
 REQUEST = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
-STOOD_STILL, ASKED = 0.05, 0.004
+LONG = "01" + REQUEST[2:] + "-" + "x" * 1000
+STOOD_STILL, ASKED = 0.05, 0.5
 
 
 class Member:
@@ -82,7 +83,7 @@ async def test_it_is_told_once_no_call_waits_any_more_even_of_a_slot_that_moves_
 
 
 async def test_a_process_that_ends_tells_what_it_has(member):
-    with member.book.moving([3], TRACE), member.book.call(3, time.monotonic() - 0.1, "x" * 1000):
+    with member.book.moving([3], TRACE), member.book.call(3, time.monotonic() - 0.1, LONG):
         pass
     with member.book.moving([5], None):
         pass
