@@ -3,7 +3,8 @@
 A thread of its own answers, so that a busy event loop (a large copy, a burst of writes) does not look like a frozen
 process: a stopped process answers nothing, a busy one does. It says 200 while the member serves and 503 with the
 reason when it does not, and no more; so it is plain HTTP, open to whoever reaches the application. Whether the member
-serves is decided elsewhere (``proxy.sidecar``); this adds only that a stalled event loop has decided nothing lately.
+serves is decided elsewhere (``proxy.sidecar``); this adds only that a stalled event loop has decided nothing lately,
+unless etcd has no leader: then nobody could serve in its stead (``proxy.stall``).
 
 An orchestrator's probes and hooks ask here too: ``/live`` (is the process of use to anybody), and what ``more`` names.
 Any question may say ``?wait=SECONDS`` to be answered as soon as the answer is yes.
@@ -22,7 +23,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs
 
-from proxy.stall import STALLED_AFTER, StallWatch
+from proxy.stall import StallWatch, bearable
 
 logger = logging.getLogger(__name__)
 
@@ -74,18 +75,23 @@ class _Connection:
 class HealthPort:
     """Answers health checks at ``address`` until closed.
 
-    ``fault`` tells why the member does not serve; ``more`` are further questions, by path. Raises ``OSError`` if the
-    address cannot be listened on.
+    ``fault`` tells why the member does not serve; ``more`` are further questions, by path; ``wanting_at`` tells when
+    etcd was last seen to lack a leader (monotonic). Raises ``OSError`` if the address cannot be listened on.
     """
 
     def __init__(
-        self, address: tuple[str, int], fault: Question, stall: StallWatch, more: Mapping[str, Question] | None = None
+        self,
+        address: tuple[str, int],
+        fault: Question,
+        stall: StallWatch,
+        more: Mapping[str, Question] | None = None,
+        wanting_at: Callable[[], float] = lambda: float("-inf"),
     ) -> None:
         self._listener = _listen(*address)
         self._listener.setblocking(False)
         self._stall = stall
         self._questions: Mapping[str, Question] = {
-            HEALTH: lambda: self._stalled(STALLED_AFTER) or fault(),
+            HEALTH: lambda: self._stalled(bearable(time.monotonic(), wanting_at())) or fault(),
             LIVE: lambda: self._stalled(HOPELESS_AFTER),
             **(more or {}),
         }
@@ -230,6 +236,7 @@ def open_health_port(
     fault: Question,
     stall: StallWatch,
     more: Mapping[str, Question] | None = None,
+    wanting_at: Callable[[], float] = lambda: float("-inf"),
 ) -> str:
     """Open a health port that is closed with ``stack``, and return where it is.
 
@@ -238,5 +245,5 @@ def open_health_port(
     """
     beside = app.rpartition(":")[0]
     host, _, port = (address or f"{beside}:0").rpartition(":")
-    opened = stack.enter_context(HealthPort((host.strip("[]"), int(port)), fault, stall, more))
+    opened = stack.enter_context(HealthPort((host.strip("[]"), int(port)), fault, stall, more, wanting_at))
     return f"{beside if host in WILDCARDS else host}:{opened.address[1]}"

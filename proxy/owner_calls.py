@@ -37,6 +37,8 @@ from statesync.spec import PoolSpec
 
 RETRY_AFTER = 1
 ASYNC_PATIENCE = 1.0
+ETCD_PATIENCE = 1.5
+"""Seconds for which a read waits for etcd past the read deadline; also what a call to etcd may take."""
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +64,14 @@ class OwnerCalls:
         pending = self._unanswered.get((owned.slot, call.key))
         if pending is not None:
             await asyncio.wait((pending,), timeout=ASYNC_PATIENCE)
-        if not self._context.replica.is_synced(owned.slot):
+        linearizable = call.headers.get("understudy-consistency") == "linearizable"
+        if not linearizable and not self._reads.holds() and not await self._reads.renewed(ETCD_PATIENCE):
+            detail = "etcd is needed to answer this read and does not answer"
+            return problem(503, "no-owner", detail, retry_after=RETRY_AFTER)
+        if not self._holds(owned):
             return None
         session = self._context.replica.session(owned.slot, call.key)
-        if call.headers.get("understudy-consistency") == "linearizable" or not self._reads.holds():
+        if linearizable:
             try:
                 seen = await self._read_etcd(call.key, owned)
             except EtcdError as error:
@@ -139,7 +145,7 @@ class OwnerCalls:
         outcome = self._decide(call, write, owned, spec)
         if not isinstance(outcome, Stored):
             try:
-                return await self._without_effect(call, outcome, owned, spec)
+                return await self._without_effect(outcome, owned, spec)
             finally:
                 release()
         return await self._carry_out(call, outcome, owned, spec, release, give_up)
@@ -164,24 +170,24 @@ class OwnerCalls:
             return self._placed(Reply(outcome.status, {"Understudy-Durability": "async"}), owned)
         return await self._resolve(submission, outcome, owned, give_up)
 
-    async def _without_effect(
-        self, call: Call, outcome: Repeated | Refused, owned: OwnedSlot, spec: PoolSpec
-    ) -> Reply | None:
+    async def _without_effect(self, outcome: Repeated | Refused, owned: OwnedSlot, spec: PoolSpec) -> Reply | None:
         """A refusal or a repeated answer tells what memory holds, as a read does, so it needs as good a ground.
 
-        With ``takeover: lease`` that is the read deadline; with ``fast``, where the deadline allows old reads, etcd is
-        asked each time. While the owner record is ours nobody else has written, so memory is all there is to know.
+        With ``takeover: lease`` that is the read deadline; with ``fast``, where the deadline allows old reads, a look
+        at etcd from now on. While the owner record is ours nobody else has written: memory is all there is to know.
         """
-        if spec.takeover != "lease" or not self._reads.holds():
-            try:
-                if not await self._read_etcd(call.key, owned):
-                    return None
-            except Unreadable:
-                pass  # the record is ours; only the session's own bytes are not readable here
-            except EtcdError as error:
-                detail = f"etcd is needed to answer this write and cannot be reached: {error}"
-                return problem(503, "not-committed", detail, retry_after=RETRY_AFTER)
-        return self._placed(self._unchanged(outcome), owned)
+        if spec.takeover == "lease" and self._reads.holds():
+            sure = True
+        else:
+            sure = await self._reads.confirmed(time.monotonic(), ETCD_PATIENCE)
+        if not sure:
+            detail = "etcd is needed to answer this write and does not answer"
+            return problem(503, "not-committed", detail, retry_after=RETRY_AFTER)
+        return self._placed(self._unchanged(outcome), owned) if self._holds(owned) else None
+
+    def _holds(self, owned: OwnedSlot) -> bool:
+        """Whether the slot is still ours and in memory after a call has waited for something."""
+        return self._context.holdings.get(owned.slot) is owned and self._context.replica.is_synced(owned.slot)
 
     def _overload(self, spec: PoolSpec, *, new: bool) -> Reply | None:
         """The answer to a write that is not taken in because commits lag behind (``statesync.pressure``)."""

@@ -3,9 +3,13 @@
 Every :data:`INTERVAL` the member reads, linearizably, the owner records changed since its last look. While the last
 successful look was *sent* no longer than :data:`BOUND` ago (monotonic clock), no other member can have become owner
 unnoticed for longer than that, and memory may answer. The look also repairs whatever a silent watch has missed.
+
+Past the deadline calls wait for the next look: one for all of them, however many they are. While etcd has no leader
+they come by the hundred, and a question for each of them would keep this process busy for longer than etcd is away.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -35,11 +39,35 @@ class ReadDeadline:
         self._on_fault = on_fault
         self._looked_at = 0
         self._valid_until = time.monotonic()
+        self._sent = float("-inf")
+        self._renewed = asyncio.Event()
+        self._wanted = asyncio.Event()
         self.fault = ""
 
     def holds(self) -> bool:
         """Whether reads may be answered from memory now."""
         return time.monotonic() < self._valid_until
+
+    async def renewed(self, patience: float) -> bool:
+        """Wait up to ``patience`` seconds until reads may be answered from memory; whether they may."""
+        return await self._look_until(self.holds, patience)
+
+    async def confirmed(self, since: float, patience: float) -> bool:
+        """Wait up to ``patience`` seconds for a look sent at ``since`` (monotonic) or later; whether one was answered.
+
+        A slot that is held then was owned at some moment after ``since``.
+        """
+        return await self._look_until(lambda: self._sent >= since, patience)
+
+    async def _look_until(self, enough: Callable[[], bool], patience: float) -> bool:
+        try:
+            async with asyncio.timeout(patience):
+                while not enough():
+                    self._wanted.set()
+                    await self._renewed.wait()
+        except TimeoutError:
+            return enough()
+        return True
 
     @property
     def cut_off(self) -> bool:
@@ -57,13 +85,18 @@ class ReadDeadline:
                 if self.cut_off:
                     self.fault = f"etcd does not answer: {error}"
                     self._on_fault()
-                await asyncio.sleep(RETRY)
+                await self._context.etcd.pause(RETRY)
                 continue
             if page.kvs:
                 self._on_changes(MirrorBatch(page.revision, tuple(Event("put", kv) for kv in page.kvs)))
             self._looked_at = page.revision
-            self._valid_until = sent + BOUND
+            self._valid_until, self._sent = sent + BOUND, sent
+            self._wanted.clear()
+            self._renewed.set()
+            self._renewed = asyncio.Event()
             if self.fault:
                 self.fault = ""
                 self._on_fault()
-            await asyncio.sleep(INTERVAL)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(INTERVAL):
+                    await self._wanted.wait()

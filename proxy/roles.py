@@ -56,6 +56,9 @@ HANDOVER_PAUSE = 1.0
 ALIVE_PAUSE = 0.5
 HEIRS_AFTER = 0.3
 """Seconds in which a table usually comes that says where a draining member's slots go."""
+TAKEOVER_PATIENCE = 10.0
+"""Seconds for which a takeover that callers wait for is tried again when etcd cannot be asked."""
+TAKEOVER_RETRY = 0.5
 STRAY_AFTER = BOUND * 1.1
 """Also as long as a replaced owner may answer reads from memory; see ``takeover: lease``."""
 
@@ -298,8 +301,9 @@ class Roles:
         """A caller was sent here for ``slot`` because its owner does not answer (``why``).
 
         Unless the caller's own call was the reason for a probe just now (``witness``), probes the owner itself. Claims
-        every slot of it that we are next in line for. Returns whether the owner is dead, so that looking again makes
-        sense; False as well at ``give_up`` (monotonic), while the work goes on.
+        every slot of it that we are next in line for, as soon as etcd can be asked: one task does so for all callers.
+        Returns whether the owner is dead, so that looking again makes sense; False as well at ``give_up`` (monotonic),
+        while the work goes on.
         """
         key = (owner.active, owner.boot)
         if key not in self._takeovers:
@@ -314,25 +318,35 @@ class Roles:
         self._takeovers.pop(key, None)
 
     async def _witnessed_takeover(self, slot: int, owner: Owner, why: str, started_ns: int, seen: Life | None) -> bool:
+        give_up = time.monotonic() + TAKEOVER_PATIENCE
         witness = str(seen) if seen and seen.condemns else await self._second_witness(owner.active, owner.boot)
         if witness is None:
             return False
-        context = self._context
-        view = context.view()
-        cause = f"{owner.active} lost: {why}; {witness}"
-        self._detected(owner, cause, started_ns)
-        slots = [slot]
+        self._detected(owner, f"{owner.active} lost: {why}; {witness}", started_ns)
+        while witness is not None:
+            cause = f"{owner.active} lost: {why}; {witness}"
+            try:
+                await self._take_over(owner.active, owner.boot, cause, self._inherited(slot, owner), by_request=True)
+            except EtcdError as error:
+                logger.warning("takeover of slot %d: %s", slot, error)
+                if time.monotonic() > give_up:
+                    return True
+                await self._context.etcd.pause(TAKEOVER_RETRY)
+                witness = await self._second_witness(owner.active, owner.boot)  # it may be back by now
+            else:
+                return True
+        return False
+
+    def _inherited(self, slot: int, owner: Owner) -> list[int]:
+        """The slots of ``owner`` that this member is next in line for, ``slot`` first, whose caller says that it is."""
+        view, slots = self._context.view(), [slot]
         for other in range(view.table.slots):
             held = view.owner(other)
             if other == slot or held is None or (held.active, held.boot) != (owner.active, owner.boot):
                 continue
-            if heirs_of(view, other)[:1] == (context.me,):
+            if heirs_of(view, other)[:1] == (self._context.me,):
                 slots.append(other)
-        try:
-            await self._take_over(owner.active, owner.boot, cause, slots, by_request=True)
-        except EtcdError as error:
-            logger.warning("takeover of slot %d: %s", slot, error)
-        return True
+        return slots
 
     def _detected(self, owner: Owner, cause: str, started_ns: int) -> None:
         context = self._context

@@ -231,8 +231,15 @@ def _open_health_port(stack: contextlib.AsyncExitStack, sidecar: Sidecar) -> str
     if settings.health == NO_HEALTH_PORT:
         return ""
     try:
-        questions, stall = sidecar.questions(), sidecar.context.stall
-        return open_health_port(stack, settings.health, settings.app, lambda: sidecar.refusal, stall, questions)
+        return open_health_port(
+            stack,
+            settings.health,
+            settings.app,
+            lambda: sidecar.refusal,
+            sidecar.context.stall,
+            sidecar.questions(),
+            lambda: sidecar.context.etcd.wanting_at,
+        )
     except (OSError, ValueError) as error:
         raise CannotStart(
             f"the health port cannot be opened: {error}; give an address of this host that the front Envoys reach "

@@ -11,6 +11,18 @@ from statesync.beat import Delays
 TICK = 0.05
 STALLED_AFTER = 1.0
 """Seconds without a turn of the event loop after which this member is no use to anybody, though it lives."""
+STALLED_WITHOUT_ETCD = 5.0
+"""The same while etcd keeps everybody waiting for a leader, and for as long after that. Then what has waited comes all
+at once, to every member; nobody else could serve instead, since nobody can claim; and who catches up is better left
+alone. A process that stands still for good does not hear of etcd any more either, so this lasts no longer."""
+
+
+def bearable(now: float, wanting_at: float) -> float:
+    """Seconds for which the event loop may stand still at ``now`` before front Envoys had better go elsewhere.
+
+    ``wanting_at`` is when etcd was last seen to keep callers waiting for a leader; both monotonic.
+    """
+    return STALLED_WITHOUT_ETCD if now - wanting_at < STALLED_WITHOUT_ETCD else STALLED_AFTER
 
 
 class StallWatch:

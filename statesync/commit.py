@@ -224,7 +224,7 @@ class Committer:
             try:
                 kv = await self._client.get(self._marker_key)
             except (Unavailable, OutcomeUnknown):
-                await asyncio.sleep(pause)
+                await self._client.pause(pause)
                 pause = min(pause * 2, RETRY_MOST)
             else:
                 self._marker_revision = kv.mod_revision if kv else 0
@@ -260,7 +260,7 @@ class Committer:
             logger.info("etcd did not take a batch of %d writes: %s", len(batch.pending), error)
             self._put_back(batch.pending)
             self._sending = []
-            await asyncio.sleep(self._pause)
+            await self._client.pause(self._pause)
             self._pause = min(self._pause * 2, RETRY_MOST)
             return
         self._pause = RETRY_FIRST

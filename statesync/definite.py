@@ -4,7 +4,6 @@ For transactions that can only be applied once, because they replace what they c
 unknown outcome is then safe, and its failure branch tells whether an earlier try was applied.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Sequence
@@ -54,5 +53,5 @@ async def definite_txn(
         if give_up is not None and time.monotonic() > give_up:
             raise open_outcome
         resent += 1
-        await asyncio.sleep(pause)
+        await client.pause(pause)
         pause = min(pause * 2, RETRY_MOST)

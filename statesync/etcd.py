@@ -2,8 +2,8 @@
 
 Every call has a deadline and every failure is one of the errors in :mod:`statesync.etcd_errors`. Reads are
 repeated on other endpoints inside their deadline, writes only when the first attempt surely changed nothing.
-Safe for many tasks on one event loop. How attempts are made is in ``etcd_transport``, watches in
-``etcd_watch``, leases in ``etcd_lease``.
+Safe for many tasks on one event loop. How attempts are made is in ``etcd_transport``, what is done
+while etcd has no leader in ``etcd_leader``, watches in ``etcd_watch``, leases in ``etcd_lease``.
 """
 
 import asyncio
@@ -205,6 +205,18 @@ class EtcdClient:
     def lease(self, ttl: int) -> Lease:
         """A lease of ``ttl`` seconds (5 or more), as an async context manager."""
         return Lease(self._transport, ttl)
+
+    async def pause(self, seconds: float) -> None:
+        """Wait so long before another try; less if etcd has been without a leader and has one again."""
+        await self._transport.pause(seconds)
+
+    @property
+    def wanting_at(self) -> float:
+        """When (monotonic) etcd was last seen to keep callers waiting for a leader; -inf for never.
+
+        It keeps this process waiting and not the other way round: a member of etcd was asked meanwhile, and answered.
+        """
+        return self._transport.wanting_at
 
     async def compact(self, revision: int) -> None:
         """Drop all history before ``revision``."""

@@ -62,6 +62,7 @@ class Conflict(EtcdError):
 
 
 DENIED = "etcdserver: permission denied"
+NO_LEADER = "etcdserver: no leader"
 
 
 class Verdict(Enum):
@@ -78,7 +79,7 @@ class Verdict(Enum):
 
 
 _BY_TEXT = {
-    "etcdserver: no leader": Verdict.NOT_DONE,
+    NO_LEADER: Verdict.NOT_DONE,
     "etcdserver: not capable": Verdict.NOT_DONE,
     "etcdserver: rpc not supported for learner": Verdict.NOT_DONE,
     "etcdserver: too many requests": Verdict.NOT_DONE,

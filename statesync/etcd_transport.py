@@ -17,7 +17,8 @@ import grpc
 import grpc.aio
 from aetcd import rpc
 
-from statesync.etcd_errors import EtcdError, Unavailable, Verdict, error_of, judge
+from statesync.etcd_errors import NO_LEADER, EtcdError, Unavailable, Verdict, error_of, judge
+from statesync.etcd_leader import PATIENCE, GivenUp, LeaderWatch, Sight
 from statesync.etcd_model import Message
 
 # etcd closes connections that ping more often than every 5 s, or without a call in flight.
@@ -37,6 +38,8 @@ CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
 SUSPECT_FOR = 3.0
 SHORTEST_ATTEMPT = 0.2
 LOGINS = 3
+ALL_TRIED = 0.02
+"""Seconds before a call goes round all endpoints again."""
 _LEADER = ("hasleader", "true")
 
 Metadata = tuple[tuple[str, str], ...]
@@ -164,10 +167,12 @@ class Transport:
         self._login = (username, password or "") if username else None
         self._token: str | None = None
         self._renewing = asyncio.Lock()
+        self._leaders = LeaderWatch(len(self.endpoints), self._look, self._prefer)
 
     async def close(self) -> None:
         """Close all channels; calls still under way end as unknown or unavailable."""
         self.closed = True
+        self._leaders.close()
         for endpoint in self.endpoints:
             await endpoint.channel.close(None)
 
@@ -189,9 +194,18 @@ class Transport:
             raise Unavailable(name, endpoint.address, "the client is closed")
         call = _Call(name, request, time.monotonic() + self.timeout, repeatable=True, leader=False)
         try:
-            return await self._attempt(endpoint, call, self._head(leader=False), self.timeout)
+            return await self._attempt(endpoint, call, self._head(leader=False), self.timeout, watched=False)
         except grpc.aio.AioRpcError as error:
             raise self._failure(error, call, endpoint)[1] from None
+
+    async def pause(self, seconds: float) -> None:
+        """Wait so long before another try, or until etcd has a leader again if that is sooner."""
+        await self._leaders.pause(seconds)
+
+    @property
+    def wanting_at(self) -> float:
+        """When (monotonic) etcd was last seen to keep callers waiting for a leader."""
+        return self._leaders.wanting_at
 
     async def connected(self, name: str, deadline: float, *, patient: bool) -> Endpoint:
         """A connected endpoint, or :class:`Unavailable`: at the deadline or, if not ``patient``, once all fail."""
@@ -230,6 +244,15 @@ class Transport:
         """Replace the token in use, which was refused; false without credentials. Raises as :meth:`call`."""
         await self._renew_token(self._token, time.monotonic() + self.timeout)
         return self._login is not None
+
+    async def _look(self, index: int) -> Sight:
+        answer = await self.ask(self.endpoints[index], "status", rpc.StatusRequest())
+        return Sight(answer.raftTerm, answer.leader)
+
+    def _prefer(self, index: int) -> None:
+        """The member of this index knows a leader."""
+        self._current = index
+        self.endpoints[index].suspect_until = 0.0
 
     def _choose(self, name: str) -> int | Choice:
         if self.closed:
@@ -286,17 +309,27 @@ class Transport:
                 endpoint = await self.connected(call.name, call.deadline, patient=call.repeatable)
             except Unavailable as error:
                 raise failure or error from None
-            token = self._token
+            token, term = self._token, self._leaders.term
             try:
                 answer = await self._attempt(endpoint, call, metadata, call.share(len(self.endpoints)))
             except grpc.aio.AioRpcError as error:
                 verdict, failure = self._failure(error, call, endpoint)
+            except GivenUp:
+                detail = "etcd has a new leader, and the call was under way to the old one"
+                verdict, where = Verdict.UNKNOWN, endpoint.address
+                failure = error_of(verdict, call.name, where, detail, repeatable=call.repeatable)
+                if not call.may_go_on(verdict, len(self.endpoints)):
+                    raise failure from None
+                continue
             else:
                 endpoint.suspect_until = 0.0
                 return answer
             call.tried += 1
             if not await self._prepared_again(call, endpoint, verdict, token):
                 raise failure
+            if call.tried >= len(self.endpoints):
+                no_leader = failure.detail == NO_LEADER
+                await self._leaders.pause(min(PATIENCE if no_leader else ALL_TRIED, call.remaining), term)
 
     async def _prepared_again(self, call: _Call, endpoint: Endpoint, verdict: Verdict, token: str | None) -> bool:
         """After a failed attempt: whether there is to be another one, which this prepares."""
@@ -306,15 +339,15 @@ class Transport:
             return True
         if verdict in (Verdict.NOT_DONE, Verdict.UNKNOWN):
             self.suspect(endpoint)
-        if not call.may_go_on(verdict, len(self.endpoints)):
-            return False
-        if call.tried >= len(self.endpoints):
-            await asyncio.sleep(min(0.02, call.remaining))
-        return True
+        return call.may_go_on(verdict, len(self.endpoints))
 
-    async def _attempt(self, endpoint: Endpoint, call: _Call, metadata: Metadata, timeout: float) -> Message:
+    async def _attempt(
+        self, endpoint: Endpoint, call: _Call, metadata: Metadata, timeout: float, *, watched: bool = True
+    ) -> Message:
+        """The answer to one attempt; raises :class:`GivenUp` only if ``watched``."""
+        attempt = endpoint.unary[call.name](call.request, timeout=timeout, metadata=metadata)
         try:
-            return await endpoint.unary[call.name](call.request, timeout=timeout, metadata=metadata)
+            return await (self._leaders.answer(attempt) if watched else attempt)
         except asyncio.CancelledError:
             # Closing a channel cancels its calls; the task that waits for one was not cancelled itself.
             task = asyncio.current_task()

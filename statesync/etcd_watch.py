@@ -178,7 +178,7 @@ class Watch:
         if self._transport.closed:
             raise Unavailable("watch", "", "the client is closed")
         _log.debug("watch resumes at %s: %s", [cursor.next_revision for cursor in self._cursors], reason)
-        await asyncio.sleep(min(0.05 * 2**self._failures, 0.5))
+        await self._transport.pause(min(0.05 * 2**self._failures, 0.5))
         self._failures = min(self._failures + 1, 4)
 
     async def _batch(self, response: Message, endpoint: Endpoint) -> WatchBatch | None:

@@ -73,7 +73,7 @@ class Mirror:
             except EtcdError as error:
                 self.trouble = str(error)
                 logger.warning("etcd mirror: %s; trying again in %.2f s", error, pause)
-                await asyncio.sleep(pause)
+                await self._client.pause(pause)
                 pause = min(pause * 2, RETRY_MOST)
 
     async def caught_up(self, revision: int) -> None:

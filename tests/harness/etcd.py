@@ -118,6 +118,14 @@ class EtcdServer:
                 return int(line.split()[1])
         raise AssertionError("etcd does not tell how often its backend was committed")
 
+    async def handled(self, method: str) -> int:
+        """How many calls of a gRPC method it has answered, in whatever way."""
+        lines = (await self._ask("/metrics")).splitlines()
+        named = [
+            line for line in lines if line.startswith("grpc_server_handled_total{") and f'method="{method}"' in line
+        ]
+        return sum(int(float(line.rpartition(" ")[2])) for line in named)
+
     async def _ask(self, path: str) -> str:
         host, _, port = self.metrics.rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -214,14 +222,17 @@ async def running_etcd(*, arguments: Sequence[str] = (), tls: Path | None = None
 
 
 @contextlib.asynccontextmanager
-async def running_cluster(size: int = 3) -> AsyncIterator[list[EtcdServer]]:
-    """A fresh cluster of ``size`` members, gone at the end of the block."""
+async def running_cluster(size: int = 3, *, timing: tuple[str, str] = ("50", "500")) -> AsyncIterator[list[EtcdServer]]:
+    """A fresh cluster of ``size`` members, gone at the end of the block.
+
+    ``timing`` is its heartbeat interval and its election timeout in ms.
+    """
     members = [EtcdServer(f"etcd{number}") for number in range(1, size + 1)]
     cluster = ",".join(member.cluster for member in members)
     try:
         for member in members:
             member.cluster = cluster
-            member.timing = ("50", "500")
+            member.timing = timing
             member.spawn()
         for member in members:
             await member.ready()

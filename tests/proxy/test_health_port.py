@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from proxy.health_port import HealthPort, open_health_port
-from proxy.stall import STALLED_AFTER, StallWatch
+from proxy.stall import STALLED_AFTER, STALLED_WITHOUT_ETCD, StallWatch, bearable
 
 
 class Member:
@@ -19,6 +19,7 @@ class Member:
     def __init__(self) -> None:
         self.fault = ""
         self.stall = StallWatch()
+        self.wanting_at = float("-inf")
 
 
 @pytest.fixture
@@ -28,7 +29,8 @@ def member() -> Member:
 
 @pytest.fixture
 def port(member: Member) -> Iterator[HealthPort]:
-    with HealthPort(("127.0.0.1", 0), lambda: member.fault, member.stall) as port:
+    address = ("127.0.0.1", 0)
+    with HealthPort(address, lambda: member.fault, member.stall, wanting_at=lambda: member.wanting_at) as port:
         yield port
 
 
@@ -55,6 +57,9 @@ def test_an_event_loop_that_stands_still_for_long_is_told(port: HealthPort, memb
     status, text = asked(connection)
     assert status == 503
     assert "the event loop stands still" in text
+    member.wanting_at = time.monotonic()
+    assert asked(connection)[0] == 200  # etcd has no leader: nobody else could serve either
+    assert bearable(STALLED_WITHOUT_ETCD, wanting_at=0.0) == STALLED_AFTER  # for a while
 
 
 def test_requests_may_come_in_pieces_or_many_at_once_and_nonsense_ends_its_own_connection(port: HealthPort) -> None:

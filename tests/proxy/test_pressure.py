@@ -60,6 +60,29 @@ async def test_what_may_wait_is_bounded_for_established_sessions_too(etcd, pool_
         assert (await pool.call("a", "GET", "/k3"))[2] == b"1"
 
 
+async def test_while_etcd_is_away_reads_wait_for_one_look_at_it_and_ask_nothing_each(etcd, pool_name):
+    async with sidecar_pool(etcd, pool_name) as pool, cable_to(etcd.endpoint) as cable:
+        await pool.start("a", etcd=cable.address)
+        await pool.settle(*A_ONLY)
+        await pool.call("a", "PUT", "/k", "1")
+
+        cable.cut()
+        await until(lambda: _refused(pool, "/k"), what="memory may not answer any more")
+        before = await etcd.handled("Txn")
+        reads = [asyncio.create_task(pool.call("a", "GET", "/k")) for _ in range(200)]
+        await oldest_write(pool)  # a call that is answered after they have come
+        cable.mend()
+        found = {(status, body if status == 200 else b"") for status, _, body in await asyncio.gather(*reads)}
+
+        assert (200, b"1") in found
+        assert found <= {(200, b"1"), (503, b"")}
+        assert await etcd.handled("Txn") < before + 50
+
+
+async def _refused(pool: SidecarPool, path: str) -> bool:
+    return (await pool.call("a", "GET", path))[0] == 503
+
+
 async def _waits_longer(pool: SidecarPool, milliseconds: int) -> bool:
     return await oldest_write(pool) > milliseconds
 

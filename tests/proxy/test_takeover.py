@@ -72,6 +72,34 @@ class Writers:
         return missing
 
 
+async def test_callers_of_a_dead_owner_wait_together_while_etcd_cannot_be_asked(pool: SidecarPool) -> None:
+    orders = (("a", "b"), ("b", "a"))
+    gone, own = pool.key_in(orders, "a"), pool.key_in(orders, "b")
+    async with cable_to(pool.etcd.endpoint) as cable:
+        await pool.start("a")
+        await pool.start("b", etcd=cable.address)
+        await pool.settle(*orders)
+        await pool.call("a", "PUT", f"/{gone}", "kept")
+
+        cable.reset()
+        pool.kill("a")
+        callers = [asyncio.create_task(pool.call("b", "GET", f"/{gone}")) for _ in range(20)]
+        await until(
+            partial(_answers, pool, f"/{own}", 503), what="etcd has been away for longer than the read deadline"
+        )
+        cable.mend()
+        found = {(status, body if status == 200 else b"") for status, _, body in await asyncio.gather(*callers)}
+
+        assert found <= {(200, b"kept"), (503, b"")}
+        await until(partial(_answers, pool, f"/{gone}", 200), what="the standby serves")
+        async with pool.http.get(f"http://{pool.members['b'].api}/v1/status") as answer:
+            assert (await answer.json())["forwarded_calls"] < 5 * len(callers)
+
+
+async def _answers(pool: SidecarPool, path: str, status: int) -> bool:
+    return (await pool.call("b", "GET", path))[0] == status
+
+
 async def test_a_request_at_the_standby_takes_a_killed_owners_slots_over(pool: SidecarPool) -> None:
     await pool.start("a", "b")
     await pool.settle(*A_FIRST)
