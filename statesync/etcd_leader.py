@@ -99,8 +99,11 @@ class LeaderWatch:
         if self._timer is not None:
             self._timer.cancel()
 
-    async def answer(self, call: Message) -> Message:
-        """The answer of a gRPC call that was just made; raises what it raises, and :class:`GivenUp`."""
+    async def answer(self, call: Message, *, led: bool) -> Message:
+        """The answer of a gRPC call that was just made; raises what it raises, and :class:`GivenUp`.
+
+        ``led``: only a member that has a leader answers it, so the term that it names is one in which etcd works.
+        """
         sent = _Sent(call, time.monotonic(), self._terms.latest)
         self._sent[sent] = None
         if self._timer is None:
@@ -114,7 +117,8 @@ class LeaderWatch:
             raise
         finally:
             del self._sent[sent]
-        self._terms.answered(answer.header.raft_term)
+        if led:
+            self._terms.answered(answer.header.raft_term)
         return answer
 
     @property

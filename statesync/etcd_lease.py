@@ -70,7 +70,7 @@ class Lease:
 
     async def _keep(self) -> None:
         try:
-            pause = self.ttl / 3
+            pause, patience = self.ttl / 3, self._transport.timeout
             while True:
                 expiry = self._sent + self.ttl
                 await asyncio.sleep(max(min(pause, expiry - time.monotonic()), 0))
@@ -78,21 +78,22 @@ class Lease:
                 if sent >= expiry:
                     break
                 try:
-                    alive = await self._renewed(expiry) or await self._renewed_after_all(expiry)
+                    alive = await self._renewed(expiry, patience) or await self._renewed_after_all(expiry, patience)
                 except EtcdError as error:
                     _log.debug("lease %x is not renewed yet: %s", self.id, error)
-                    pause = _AGAIN
+                    # Whoever is late itself needs longer for each step: that is no reason to lose the lease.
+                    pause, patience = _AGAIN, 2 * patience
                     continue
                 if not alive:
                     break
                 self._sent = sent
-                pause = self.ttl / 3
+                pause, patience = self.ttl / 3, self._transport.timeout
         finally:
             self.lost.set()
 
-    async def _renewed(self, expiry: float) -> bool:
+    async def _renewed(self, expiry: float, patience: float) -> bool:
         """Send one keepalive; whether etcd knows the lease. Raises :class:`Unavailable`."""
-        deadline = min(expiry, time.monotonic() + self._transport.timeout)
+        deadline = min(expiry, time.monotonic() + patience)
         metadata = await self._transport.metadata(deadline)
         endpoint = await self._transport.connected("lease keepalive", deadline, patient=True)
         call = endpoint.keep_alive(metadata=metadata, timeout=max(deadline - time.monotonic(), 0.001))
@@ -108,7 +109,7 @@ class Lease:
             raise Unavailable("lease keepalive", endpoint.address, "the stream ended without an answer")
         return int(answer.TTL) > 0
 
-    async def _renewed_after_all(self, expiry: float) -> bool:
+    async def _renewed_after_all(self, expiry: float, patience: float) -> bool:
         """Ask again after a linearizable read: a member just started may not have applied the grant before."""
         try:
             await self._transport.call("range", rpc.RangeRequest(key=b"\x00", count_only=True), repeatable=True)
@@ -117,4 +118,4 @@ class Lease:
             # own log, so the answer serves as well.
             if error.detail != DENIED:
                 raise
-        return await self._renewed(expiry)
+        return await self._renewed(expiry, patience)

@@ -347,7 +347,7 @@ class Transport:
         """The answer to one attempt; raises :class:`GivenUp` only if ``watched``."""
         attempt = endpoint.unary[call.name](call.request, timeout=timeout, metadata=metadata)
         try:
-            return await (self._leaders.answer(attempt) if watched else attempt)
+            return await (self._leaders.answer(attempt, led=call.leader) if watched else attempt)
         except asyncio.CancelledError:
             # Closing a channel cancels its calls; the task that waits for one was not cancelled itself.
             task = asyncio.current_task()

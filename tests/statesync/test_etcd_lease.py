@@ -6,6 +6,7 @@ import pytest
 
 from statesync import etcd_lease
 from statesync.etcd import EtcdClient, LeaseNotFound
+from tests.harness.cable import cable_to
 from tests.harness.etcd import EtcdServer
 from tests.harness.waiting import stays, until
 
@@ -52,6 +53,23 @@ async def test_a_lease_survives_a_restart_of_etcd_that_is_shorter_than_its_ttl(
 
         await stays(lambda: client.get("member", timeout=5), ttl * 1.5, "the key on the lease")
         assert not lease.lost.is_set()
+
+
+async def test_a_lease_outlives_its_ttl_although_each_keepalive_takes_longer_than_a_call_may(
+    etcd: EtcdServer, client: EtcdClient, pool_name: str
+) -> None:
+    ttl = 5
+    async with (
+        cable_to(etcd.endpoint) as cable,
+        EtcdClient([cable.address], timeout=0.4) as late,
+        late.lease(ttl) as lease,
+    ):
+        await client.put(pool_name, b"here", lease=lease.id)
+        cable.delay = 0.25  # each way
+
+        await stays(lambda: client.get(pool_name), ttl * 1.5, "the key on the lease")
+        assert not lease.lost.is_set()
+        cable.delay = 0.0
 
 
 async def test_a_lease_counts_as_lost_when_etcd_stays_silent(etcd_server: EtcdServer) -> None:
