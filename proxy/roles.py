@@ -2,8 +2,7 @@
 
 Wakes at every change of the pool and once per :data:`TICK`. Three kinds of work, each in its own task so
 that none waits for another: claims (one at a time), handovers (to :data:`HANDOVERS_AT_ONCE` members), and copying the
-slots that the table wants held here. A takeover needs two witnesses: the control servers' word or a caller
-who was sent here, and this member's own probe of the owner.
+slots that the table wants held here. Taking over from the dead is done by :mod:`proxy.takeovers`.
 """
 
 import asyncio
@@ -17,8 +16,8 @@ from proxy.claims import Cause, Claimer
 from proxy.context import MemberContext
 from proxy.handover import SLOTS_TOGETHER, Handover, HandoverFailed
 from proxy.leaving import Leaving, able_to_take, leaving
-from proxy.peers import Life
 from proxy.read_deadline import BOUND
+from proxy.takeovers import Takeovers
 from statesync.etcd import EtcdError
 from statesync.mirror import MirrorBatch
 from statesync.ownership import (
@@ -34,7 +33,6 @@ from statesync.ownership import (
     next_steps,
     sites_in,
 )
-from statesync.pool import Owner
 from statesync.state import Changed
 from telemetry import names
 from telemetry.ids import TraceIds, TraceparentError, trace_seed
@@ -53,12 +51,8 @@ of 14, and of the gaps in a rolling restart 62 to 71 ms instead of 39 to 49 (doc
 these copies; for those of a takeover somebody does, see ``claims``.
 """
 HANDOVER_PAUSE = 1.0
-ALIVE_PAUSE = 0.5
 HEIRS_AFTER = 0.3
 """Seconds in which a table usually comes that says where a draining member's slots go."""
-TAKEOVER_PATIENCE = 10.0
-"""Seconds for which a takeover that callers wait for is tried again when etcd cannot be asked."""
-TAKEOVER_RETRY = 0.5
 STRAY_AFTER = BOUND * 1.1
 """Also as long as a replaced owner may answer reads from memory; see ``takeover: lease``."""
 
@@ -75,11 +69,10 @@ class Roles:
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self._claim_lock = asyncio.Lock()
+        self.takeovers = Takeovers(context, self._claimer, self._claim_lock, self.wake)
         self._handing: set[int] = set()
         self._handover_gate = asyncio.Semaphore(HANDOVERS_AT_ONCE)
         self._handover_pause: dict[str, float] = {}
-        self._probed_alive: dict[str, float] = {}
-        self._takeovers: dict[tuple[str, str], asyncio.Task[bool]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._draining_since = time.monotonic()
         self._intents_changed = 0.0
@@ -164,7 +157,7 @@ class Roles:
                         await self._wake.wait()
                 self._wake.clear()
         finally:
-            tasks = [*self._tasks.values(), *self._takeovers.values()]
+            tasks = [*self._tasks.values(), *self.takeovers.tasks]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -180,7 +173,7 @@ class Roles:
         for step in next_steps(view, handing_over=frozenset(self._handing)):
             match step:
                 case TakeOver(member, boot, slots):
-                    self._start(f"takeover/{member}", partial(self._take_over_lost, member, boot, slots))
+                    self._start(f"takeover/{member}", partial(self.takeovers.of_lost, member, boot, slots))
                 case ClaimFree():
                     self._start("claim", self._claim_free)
                 case HandOver(_, to):
@@ -250,7 +243,7 @@ class Roles:
             if fresh:
                 await self._claimer.claim(view, fresh, Cause("first owner"))
             for (member, boot), slots in replaced.items():
-                await self._claimer.claim(view, slots, self._cause(member, boot, f"{member} was restarted"))
+                await self._claimer.claim(view, slots, self.takeovers.cause(member, boot, f"{member} was restarted"))
         self.wake()
 
     def _lasting_strays(self, view: View) -> list[int]:
@@ -282,118 +275,6 @@ class Roles:
                 if self._context.state.owners.get(slot) == at:
                     logger.warning("slot %d is ours at revision %d, though nobody told us: adopted", slot, at.revision)
                     self._context.holdings.reopen(self._context.holdings.gain(slot, at.record, at.revision))
-
-    async def _take_over_lost(self, member: str, boot: str, slots: Sequence[int]) -> None:
-        """The control servers say that ``member`` is dead: claim its slots if our own probe agrees."""
-        now = time.monotonic()
-        if now - self._probed_alive.get(member, 0.0) < ALIVE_PAUSE:
-            return
-        witness = await self._second_witness(member, boot)
-        if witness is None:
-            self._probed_alive[member] = now
-            logger.warning("the control servers say %s is lost, but it answers: not taking over", member)
-            return
-        await self._take_over(member, boot, f"{member} lost: {self._said_of(member)}; {witness}", slots)
-
-    async def take_over_for(
-        self, slot: int, owner: Owner, why: str, give_up: float, witness: Life | None = None
-    ) -> bool:
-        """A caller was sent here for ``slot`` because its owner does not answer (``why``).
-
-        Unless the caller's own call was the reason for a probe just now (``witness``), probes the owner itself. Claims
-        every slot of it that we are next in line for, as soon as etcd can be asked: one task does so for all callers.
-        Returns whether the owner is dead, so that looking again makes sense; False as well at ``give_up`` (monotonic),
-        while the work goes on.
-        """
-        key = (owner.active, owner.boot)
-        if key not in self._takeovers:
-            started_ns = self._context.telemetry.now_ns()
-            self._takeovers[key] = asyncio.create_task(self._witnessed_takeover(slot, owner, why, started_ns, witness))
-            self._takeovers[key].add_done_callback(partial(self._forget_takeover, key))
-        takeover = self._takeovers[key]
-        await asyncio.wait((takeover,), timeout=max(give_up - time.monotonic(), 0.0))
-        return takeover.done() and takeover.result()
-
-    def _forget_takeover(self, key: tuple[str, str], _: asyncio.Task[bool]) -> None:
-        self._takeovers.pop(key, None)
-
-    async def _witnessed_takeover(self, slot: int, owner: Owner, why: str, started_ns: int, seen: Life | None) -> bool:
-        give_up = time.monotonic() + TAKEOVER_PATIENCE
-        witness = str(seen) if seen and seen.condemns else await self._second_witness(owner.active, owner.boot)
-        if witness is None:
-            return False
-        self._detected(owner, f"{owner.active} lost: {why}; {witness}", started_ns)
-        while witness is not None:
-            cause = f"{owner.active} lost: {why}; {witness}"
-            try:
-                await self._take_over(owner.active, owner.boot, cause, self._inherited(slot, owner), by_request=True)
-            except EtcdError as error:
-                logger.warning("takeover of slot %d: %s", slot, error)
-                if time.monotonic() > give_up:
-                    return True
-                await self._context.etcd.pause(TAKEOVER_RETRY)
-                witness = await self._second_witness(owner.active, owner.boot)  # it may be back by now
-            else:
-                return True
-        return False
-
-    def _inherited(self, slot: int, owner: Owner) -> list[int]:
-        """The slots of ``owner`` that this member is next in line for, ``slot`` first, whose caller says that it is."""
-        view, slots = self._context.view(), [slot]
-        for other in range(view.table.slots):
-            held = view.owner(other)
-            if other == slot or held is None or (held.active, held.boot) != (owner.active, owner.boot):
-                continue
-            if heirs_of(view, other)[:1] == (self._context.me,):
-                slots.append(other)
-        return slots
-
-    def _detected(self, owner: Owner, cause: str, started_ns: int) -> None:
-        context = self._context
-        trace = context.takeover_of(owner.active, owner.boot)
-        context.telemetry.failover(trace.traceparent).phase(
-            names.DETECT,
-            started_ns,
-            context.telemetry.now_ns(),
-            {
-                names.POOL: context.keys.pool,
-                names.MEMBER: context.me,
-                names.FROM: owner.active,
-                names.CAUSE: cause,
-                names.WITNESS: "request",
-            },
-        )
-
-    async def _take_over(
-        self, member: str, boot: str, cause: str, slots: Sequence[int], *, by_request: bool = False
-    ) -> None:
-        """Claim those of ``slots`` that still belong to ``boot`` of ``member``; a lost race is looked at once more."""
-        for _ in range(2):
-            async with self._claim_lock:
-                view = self._context.view()
-                left = [slot for slot in slots if _belongs(view, slot, member, boot)]
-                if not left:
-                    return
-                await self._claimer.claim(view, left, self._cause(member, boot, cause, by_request=by_request))
-            self.wake()
-
-    async def _second_witness(self, member: str, boot: str) -> str | None:
-        """What speaks for the death of ``boot`` of ``member``, or None if it lives."""
-        at = self._context.state.members.get(member)
-        if at is not None and at.record.boot != boot:
-            return "another process has its name now"
-        peer = self._context.peer(member)
-        if peer is None:
-            return "its record is gone and its address was never seen"
-        life = await self._context.peers.probe(peer, boot, patience=self._context.patience(member))
-        return str(life) if life.condemns else None
-
-    def _said_of(self, member: str) -> str:
-        lost = self._context.view().table.lost.get(member)
-        return lost.cause if lost else "its record is gone from etcd"
-
-    def _cause(self, member: str, boot: str, text: str, *, by_request: bool = False) -> Cause:
-        return Cause(text, self._context.takeover_of(member, boot), source=member, by_request=by_request)
 
     # -- handovers --
 
@@ -455,8 +336,3 @@ class Roles:
         finally:
             self._handing.difference_update(slots)
             self.wake()
-
-
-def _belongs(view: View, slot: int, member: str, boot: str) -> bool:
-    owner = view.owner(slot)
-    return owner is not None and owner.active == member and owner.boot == boot

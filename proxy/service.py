@@ -199,7 +199,7 @@ class SessionService:
             owner is not None
             and (call.until is None or owner.epoch < call.until)
             and self._context.me in heirs_of(view, slot)
-            and await self._roles.take_over_for(slot, owner, "a peer cannot reach it", errand.give_up)
+            and await self._roles.takeovers.for_caller(slot, owner, "a peer cannot reach it", errand.give_up)
         ):
             return None
         return self._not_owner(slot, owner)
@@ -220,7 +220,7 @@ class SessionService:
         """
         for heir in heirs_of(self._context.view(), slot):
             if heir == self._context.me:
-                await self._roles.take_over_for(slot, owner, why, errand.give_up, witness)
+                await self._roles.takeovers.for_caller(slot, owner, why, errand.give_up, witness)
                 return None
             try:
                 reply = await self._forward(call, heir, owner.epoch + 1, errand)

@@ -1,0 +1,165 @@
+"""Takeovers: claiming the slots of a member that is dead, on two witnesses.
+
+The first is the control servers' word, or a caller who was sent here because the owner does not answer; the second is
+this member's own probe of the owner. All callers who miss the same owner wait for one task, which probes and claims
+once, and again when etcd could not be asked: while etcd has no leader nobody can claim, and there may be many of them.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from proxy.claims import Cause, Claimer
+from proxy.context import MemberContext
+from proxy.peers import Life
+from statesync.etcd import EtcdError
+from statesync.ownership import View, heirs_of
+from statesync.pool import Owner
+from telemetry import names
+
+logger = logging.getLogger(__name__)
+
+ALIVE_PAUSE = 0.5
+PATIENCE = 10.0
+"""Seconds for which a takeover that callers wait for is tried again when etcd cannot be asked."""
+RETRY = 0.5
+
+
+class Takeovers:
+    """The takeovers of one member. ``lock`` is held while it claims; ``wake`` is called after each claim."""
+
+    def __init__(self, context: MemberContext, claimer: Claimer, lock: asyncio.Lock, wake: Callable[[], None]) -> None:
+        self._context = context
+        self._claimer = claimer
+        self._claim_lock = lock
+        self._wake = wake
+        self._probed_alive: dict[str, float] = {}
+        self._for_callers: dict[tuple[str, str], asyncio.Task[bool]] = {}
+
+    @property
+    def tasks(self) -> list[asyncio.Task[bool]]:
+        """What is under way for callers."""
+        return list(self._for_callers.values())
+
+    async def of_lost(self, member: str, boot: str, slots: Sequence[int]) -> None:
+        """The control servers say that ``member`` is dead: claim its slots if our own probe agrees."""
+        now = time.monotonic()
+        if now - self._probed_alive.get(member, 0.0) < ALIVE_PAUSE:
+            return
+        witness = await self._second_witness(member, boot)
+        if witness is None:
+            self._probed_alive[member] = now
+            logger.warning("the control servers say %s is lost, but it answers: not taking over", member)
+            return
+        await self._take_over(member, boot, f"{member} lost: {self._said_of(member)}; {witness}", slots)
+
+    async def for_caller(self, slot: int, owner: Owner, why: str, give_up: float, witness: Life | None = None) -> bool:
+        """A caller was sent here for ``slot`` because its owner does not answer (``why``).
+
+        Unless the caller's own call was the reason for a probe just now (``witness``), probes the owner itself. Claims
+        every slot of it that we are next in line for, as soon as etcd can be asked: one task does so for all callers.
+        Returns whether the owner is dead, so that looking again makes sense; False as well at ``give_up`` (monotonic),
+        while the work goes on.
+        """
+        key = (owner.active, owner.boot)
+        if key not in self._for_callers:
+            started_ns = self._context.telemetry.now_ns()
+            self._for_callers[key] = asyncio.create_task(
+                self._witnessed_takeover(slot, owner, why, started_ns, witness)
+            )
+            self._for_callers[key].add_done_callback(partial(self._forget, key))
+        takeover = self._for_callers[key]
+        await asyncio.wait((takeover,), timeout=max(give_up - time.monotonic(), 0.0))
+        return takeover.done() and takeover.result()
+
+    def _forget(self, key: tuple[str, str], _: asyncio.Task[bool]) -> None:
+        self._for_callers.pop(key, None)
+
+    async def _witnessed_takeover(self, slot: int, owner: Owner, why: str, started_ns: int, seen: Life | None) -> bool:
+        give_up = time.monotonic() + PATIENCE
+        witness = str(seen) if seen and seen.condemns else await self._second_witness(owner.active, owner.boot)
+        if witness is None:
+            return False
+        self._detected(owner, f"{owner.active} lost: {why}; {witness}", started_ns)
+        while witness:
+            cause = f"{owner.active} lost: {why}; {witness}"
+            try:
+                await self._take_over(owner.active, owner.boot, cause, self._inherited(slot, owner), by_request=True)
+            except EtcdError as error:
+                logger.warning("takeover of slot %d: %s", slot, error)
+                if time.monotonic() > give_up:
+                    return True
+                await self._context.etcd.pause(RETRY)
+                # It may be back by now; and who could not ask etcd cannot blame another for the same.
+                witness = await self._second_witness(owner.active, owner.boot)
+                if witness == Life.CUT_OFF:
+                    return False
+            else:
+                return True
+        return False
+
+    def _inherited(self, slot: int, owner: Owner) -> list[int]:
+        """The slots of ``owner`` that this member is next in line for, ``slot`` first, whose caller says that it is."""
+        view, slots = self._context.view(), [slot]
+        for other in range(view.table.slots):
+            held = view.owner(other)
+            if other == slot or held is None or (held.active, held.boot) != (owner.active, owner.boot):
+                continue
+            if heirs_of(view, other)[:1] == (self._context.me,):
+                slots.append(other)
+        return slots
+
+    def _detected(self, owner: Owner, cause: str, started_ns: int) -> None:
+        context = self._context
+        trace = context.takeover_of(owner.active, owner.boot)
+        context.telemetry.failover(trace.traceparent).phase(
+            names.DETECT,
+            started_ns,
+            context.telemetry.now_ns(),
+            {
+                names.POOL: context.keys.pool,
+                names.MEMBER: context.me,
+                names.FROM: owner.active,
+                names.CAUSE: cause,
+                names.WITNESS: "request",
+            },
+        )
+
+    async def _take_over(
+        self, member: str, boot: str, cause: str, slots: Sequence[int], *, by_request: bool = False
+    ) -> None:
+        """Claim those of ``slots`` that still belong to ``boot`` of ``member``; a lost race is looked at once more."""
+        for _ in range(2):
+            async with self._claim_lock:
+                view = self._context.view()
+                left = [slot for slot in slots if _belongs(view, slot, member, boot)]
+                if not left:
+                    return
+                await self._claimer.claim(view, left, self.cause(member, boot, cause, by_request=by_request))
+            self._wake()
+
+    async def _second_witness(self, member: str, boot: str) -> str | None:
+        """What speaks for the death of ``boot`` of ``member``, or None if it lives."""
+        at = self._context.state.members.get(member)
+        if at is not None and at.record.boot != boot:
+            return "another process has its name now"
+        peer = self._context.peer(member)
+        if peer is None:
+            return "its record is gone and its address was never seen"
+        life = await self._context.peers.probe(peer, boot, patience=self._context.patience(member))
+        return str(life) if life.condemns else None
+
+    def _said_of(self, member: str) -> str:
+        lost = self._context.view().table.lost.get(member)
+        return lost.cause if lost else "its record is gone from etcd"
+
+    def cause(self, member: str, boot: str, text: str, *, by_request: bool = False) -> Cause:
+        """Why the slots of ``boot`` of ``member`` change their active, as part of the trace of its takeover."""
+        return Cause(text, self._context.takeover_of(member, boot), source=member, by_request=by_request)
+
+
+def _belongs(view: View, slot: int, member: str, boot: str) -> bool:
+    owner = view.owner(slot)
+    return owner is not None and owner.active == member and owner.boot == boot
