@@ -92,12 +92,14 @@ class LeaderWatch:
         self.wanting_at = float("-inf")
         """When (monotonic) etcd was last seen to keep callers waiting for a leader, while this process was not late."""
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Ask no more."""
-        for task in self._seeking.values():
-            task.cancel()
+        self._members = 0
         if self._timer is not None:
             self._timer.cancel()
+        for task in self._seeking.values():
+            task.cancel()
+        await asyncio.gather(*self._seeking.values(), return_exceptions=True)
 
     async def answer(self, call: Message, *, led: bool) -> Message:
         """The answer of a gRPC call that was just made; raises what it raises, and :class:`GivenUp`.

@@ -172,7 +172,7 @@ class Transport:
     async def close(self) -> None:
         """Close all channels; calls still under way end as unknown or unavailable."""
         self.closed = True
-        self._leaders.close()
+        await self._leaders.close()
         for endpoint in self.endpoints:
             await endpoint.channel.close(None)
 
