@@ -29,6 +29,7 @@ NOT_HERE = {
     names.SITE: "there is one site",
     names.DRILL_MISSED: "no objective is missed",
     names.LINK: "on links, which the store does not keep",
+    names.HELD_REQUEST: "only if a call meets a slot on its way",
     names.WITNESS: "only if a request comes before the table",
     names.WRITES_FENCED: "clients here only read, so no write is late",
     names.WRITES_LOST: "the same",
