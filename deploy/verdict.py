@@ -66,7 +66,8 @@ class Gap:
 class Verdict:
     """What came out. :attr:`flawless` is the one answer; the rest says where it failed.
 
-    ``answered_elsewhere`` are single answers of another member between two of the same: no session moved for them.
+    ``answered_elsewhere`` are single answers of a member that a session was neither with before nor after: no session
+    moved for them.
     """
 
     sessions: int
@@ -134,7 +135,7 @@ def judge(
         stale_reads=sum(_stale_reads(ops) for ops in sessions.values()),
         unexplained_items=sum(content.unexplained for content in contents),
         moved_needlessly=sum(_moved_needlessly(ops, killing) for ops in sessions.values()),
-        answered_elsewhere=sum(len(_excursions(_served(ops))) for ops in sessions.values()),
+        answered_elsewhere=sum(len(_excursions(_served(ops), killing)) for ops in sessions.values()),
         sessions_touched=len(gaps),
         never_answered=len(gaps) - len(answered),
         client_gap_ms=_gap_summary(answered),
@@ -197,10 +198,10 @@ def _moved_needlessly(ops: Sequence[Op], killing: Killing | None) -> bool:
 
     The way back is taken once: a session that leaves the returned member again was moved needlessly. A single request
     may be answered by the standby, which asks the active: Envoy repeated it, or avoided a member for the moment of a
-    check. Whether the session moved, the next one tells.
+    check, or does not trust yet the one that came back. Whether the session moved, the next one tells.
     """
     answers = _served(ops)
-    excursions = _excursions(answers)
+    excursions = _excursions(answers, killing)
     served = [op for number, op in enumerate(answers) if op.attempts == 1 and number not in excursions]
     for before, after in itertools.pairwise(served):
         if before.served_by == after.served_by:
@@ -208,19 +209,27 @@ def _moved_needlessly(ops: Sequence[Op], killing: Killing | None) -> bool:
         if killing is None:
             return True
         left_the_dead = before.served_by == killing.member and before.started < killing.rejoined_at
-        came_back = after.served_by == killing.member and after.ended >= killing.rejoined_at
-        if not (left_the_dead or came_back):
+        if not (left_the_dead or _came_back(after, killing)):
             return True
         if left_the_dead and after.ended < killing.killed_at:
             return True
     return False
 
 
-def _excursions(served: Sequence[Op]) -> set[int]:
-    """Which of a session's answers came from another member than the one before and the one after them, which agree."""
+def _came_back(op: Op, killing: Killing) -> bool:
+    """Whether the killed member gave this answer after its return."""
+    return op.served_by == killing.member and op.ended >= killing.rejoined_at
+
+
+def _excursions(served: Sequence[Op], killing: Killing | None) -> set[int]:
+    """Which of a session's answers are single ones of a member that it was neither with before nor after.
+
+    Before and after it was with the same one, or on its way to the member that came back.
+    """
     away: set[int] = set()
     for number, (before, op, after) in enumerate(zip(served, served[1:], served[2:], strict=False), start=1):
-        if before.served_by == after.served_by != op.served_by and number - 1 not in away:
+        settled = before.served_by == after.served_by or (killing is not None and _came_back(after, killing))
+        if settled and op.served_by not in (before.served_by, after.served_by) and number - 1 not in away:
             away.add(number)
     return away
 
@@ -234,7 +243,7 @@ def _moved_back(ops: Sequence[Op], killing: Killing) -> bool:
     """Whether the session was served by the returned member after its return, and by another one before."""
     served = _served(ops)
     return any(
-        before.served_by != killing.member and after.served_by == killing.member and after.ended >= killing.rejoined_at
+        before.served_by != killing.member and _came_back(after, killing)
         for before, after in itertools.pairwise(served)
     )
 

@@ -92,6 +92,16 @@ def test_a_single_answer_of_a_standby_is_no_move_and_is_told():
     assert judge([home(1.0), away(2.0), home(3.0), away(4.0), away(5.0)], {"s": {}}).moved_needlessly == 1
 
 
+def test_while_envoy_does_not_trust_the_returned_member_yet_its_standby_answers():
+    def seen(*members):
+        return judge([read("s", 9.0 + number, by) for number, by in enumerate(members)], {"s": {}}, KILLING)
+
+    on_the_way = seen("cart-2", "cart-3", "cart-1", "cart-1")
+    assert (on_the_way.moved_needlessly, on_the_way.answered_elsewhere) == (0, 1)
+    assert seen("cart-2", "cart-3", "cart-3", "cart-1").moved_needlessly == 1
+    assert seen("cart-2", "cart-3", "cart-1", "cart-2", "cart-2").moved_needlessly == 1
+
+
 def test_an_answer_to_a_repeated_request_is_no_move_unless_the_next_one_comes_from_there_too():
     repeated = replace(read("s", 2.0, "cart-2"), attempts=2)
     at_home, away = read("s", 3.0, "cart-1"), read("s", 3.0, "cart-2")
