@@ -16,6 +16,7 @@ from deploy.istio.tree import PREPARE, ROUTE
 from deploy.load import Load
 from deploy.local import LocalPool, LocalSettings
 from deploy.reading import read_pool
+from deploy.settling import unsettled
 from deploy.verdict import Killing, judge
 from statesync.etcd import EtcdClient
 from statesync.slots import slot_of
@@ -76,15 +77,14 @@ class Scene:
         state = (await read_pool(self.etcd, "cart"))[0]
         return {slot: at.record.active for slot, at in state.owners.items()}
 
-    async def settled(self, members: int) -> None:
-        """Wait until so many members own all slots, in fair shares."""
+    async def settled(self, *absent: str) -> None:
+        """Wait until every slot is owned as the table wants it, in fair shares, by all members but ``absent``."""
+        names = [place.name for place in self.pool.layout.members if place.name not in absent]
 
-        async def fair() -> bool:
-            owners = list((await self.owners()).values())
-            shares = [owners.count(member) for member in set(owners)]
-            return len(owners) == SPEC.slots and len(shares) == members and max(shares) - min(shares) <= 1
+        async def at_rest() -> bool:
+            return not unsettled((await read_pool(self.etcd, "cart"))[0], names)
 
-        await until(fair, 60, f"{members} members own all slots")
+        await until(at_rest, 60, f"{', '.join(names)} own all slots")
 
     async def misrouted(self, keys: int = 150) -> list[str]:
         """Keys that another member answers than the one that owns their slot."""
@@ -103,7 +103,7 @@ async def gateway(directory: Path) -> AsyncIterator[Scene]:
         controls = [place.grpc for place in pool.layout.controls]
         async with running_proxy(istiod, directory / "gateway", controls) as envoy:
             scene = Scene(pool, etcd, istiod, plan, envoy, http)
-            await scene.settled(3)
+            await scene.settled()
             yield scene
 
 
@@ -152,7 +152,7 @@ async def test_nobody_notices_that_a_member_is_killed(tmp_path: Path) -> None:
             killed_at = load.clock()
             for name in scene.pool.member_processes("cart-1"):
                 scene.pool.processes.kill(name)
-            await scene.settled(2)
+            await scene.settled("cart-1")
             await until(lambda: without_detours(scene), 20, "no request goes to the dead member first")
             assert await scene.misrouted() == []
             await progress(load)
