@@ -57,7 +57,7 @@ class SessionService:
         self.on_answer: Callable[[Call, Reply], None] | None = None
 
     async def create(self, call: Call) -> Reply:
-        """A new session of a key drawn here, in a slot that this member is active for if there is one.
+        """A new session of a key drawn here, in a slot that this member is active for, or soon will be, if any.
 
         With an ``Idempotency-Key`` the session key is derived from it and the pool's secret instead of drawn, so that
         a repeat finds the same session on any member; its slot may then be another member's.
@@ -78,12 +78,17 @@ class SessionService:
         return Reply(201, {**reply.headers, **place}, body)
 
     def _draw_key(self, slots: int) -> str:
-        own = frozenset(self._context.holdings.open_slots())
+        own = frozenset(self._context.holdings.open_slots()) or self._slots_to_be()
         for _ in range(OWN_SLOT_TRIES):
             key = secrets.token_urlsafe(KEY_BYTES)
             if not own or slot_of(key, slots) in own:
                 return key
         return secrets.token_urlsafe(KEY_BYTES)
+
+    def _slots_to_be(self) -> frozenset[int]:
+        """The slots that the table wants this member active for: it serves them in a moment, if it does not yet."""
+        table = self._context.view().table
+        return frozenset(slot for slot in range(table.slots) if table.active_of(slot) == self._context.me)
 
     async def _derive_key(self, idempotency_key: str) -> str:
         if not self._secret:

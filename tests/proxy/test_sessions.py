@@ -1,11 +1,13 @@
 """The session API as an application sees it, on real sidecars and a real etcd."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
 from statesync.slots import slot_of
+from tests.harness.cable import cable_to
 from tests.harness.etcd import EtcdServer
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import until
@@ -52,6 +54,19 @@ async def test_a_new_session_falls_into_a_slot_of_the_member_that_made_it(pool: 
         _, headers, _ = await pool.call("b", "POST", "", "x")
         assert headers["understudy-served-by"] == "b"
         assert int(headers["understudy-slot"]) % 2 == 1
+
+
+async def test_a_session_that_is_made_while_its_member_still_claims_its_slots_waits_for_them(
+    pool: SidecarPool, etcd: EtcdServer
+) -> None:
+    async with cable_to(etcd.endpoint) as cable:
+        await pool.start("a")
+        await pool.start("b", etcd=cable.address)
+        cable.delay = 0.3
+        await pool.settle(*SHARED)
+
+        made = await asyncio.gather(*(pool.call("b", "POST", "", "x") for _ in range(8)))
+    assert {(status, headers["understudy-served-by"]) for status, headers, _ in made} == {(201, "b")}
 
 
 async def test_a_call_at_the_wrong_member_is_corrected(pool: SidecarPool) -> None:
