@@ -17,6 +17,7 @@ from proxy.context import MemberContext
 from statesync.etcd import EtcdError, Event
 from statesync.keys import prefix_range
 from statesync.mirror import MirrorBatch
+from statesync.pool import NO_ETCD
 
 INTERVAL = 0.4
 BOUND = 1.5
@@ -83,7 +84,7 @@ class ReadDeadline:
                 page = await self._context.etcd.range(owners, min_mod_revision=self._looked_at + 1)
             except EtcdError as error:
                 if self.cut_off:
-                    self.fault = f"etcd does not answer: {error}"
+                    self.fault = f"{NO_ETCD}{error}"
                     self._on_fault()
                 await self._context.etcd.pause(RETRY)
                 continue

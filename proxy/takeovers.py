@@ -153,7 +153,10 @@ class Takeovers:
 
     def _said_of(self, member: str) -> str:
         lost = self._context.view().table.lost.get(member)
-        return lost.cause if lost else "its record is gone from etcd"
+        if lost is not None:
+            return lost.cause
+        known = member in self._context.state.members
+        return "the table has no part for it" if known else "its record is gone from etcd"
 
     def cause(self, member: str, boot: str, text: str, *, by_request: bool = False) -> Cause:
         """Why the slots of ``boot`` of ``member`` change their active, as part of the trace of its takeover."""

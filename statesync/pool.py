@@ -29,6 +29,10 @@ class MemberState(StrEnum):
         return self in (MemberState.READY, MemberState.UP)
 
 
+NO_ETCD = "etcd does not answer: "
+"""With what was heard instead behind it: the reason of a member that is DOWN because it cannot reach etcd."""
+
+
 class Phase(StrEnum):
     """The phase of an owner record."""
 

@@ -1,6 +1,6 @@
 """Keeps ownership from flapping: what the leader remembers of the last half minute, and what it therefore holds back.
 
-Five brakes, none of which ever delays a takeover from a dead, failing or draining member:
+Six brakes. None ever delays a takeover from a dead, failing or draining member, except where it fails to reach etcd:
 
 * a slot stays at least :data:`HOLD` with a new owner before the table asks it to move again;
 * while a member that seems well has just been taken over from, nothing moves for :data:`HOLD`: whoever took its slots
@@ -10,6 +10,8 @@ Five brakes, none of which ever delays a takeover from a dead, failing or draini
 * if more than :data:`SURGE_SHARE` of the slots are to move within :data:`SURGE_WINDOW` although no member and no spec
   has changed meanwhile, planned moves freeze for :data:`FREEZE`, and the status says why and for how long. Then they
   may be made once: what was wanted all the time is no surge;
+* for :data:`HOLD` after a server began to lead, or to lead again, nobody is left because it cannot reach etcd: when
+  etcd was away, for this server as well, some members find it a second before others, who must not lose their slots;
 * a site that is in service again gets nothing until all its members have heard of it and no slot is held any more,
   :data:`HOLD` at the most, so that one table gives them their shares.
 
@@ -50,6 +52,7 @@ class Calm:
     fit: Mapping[str, bool] = field(default_factory=dict)
     losses: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     spec: PoolSpec | None = None
+    began: int | None = None
     stirred: int = 0
     owners: Mapping[int, Owner] = field(default_factory=dict)
     taken: Mapping[int, int] = field(default_factory=dict)
@@ -58,6 +61,12 @@ class Calm:
     frozen: Brake | None = None
     returning: Mapping[str, int] = field(default_factory=dict)
     awaited: frozenset[str] = frozenset()
+
+    def reached(self, world: World, now: int) -> World:
+        """The world in which members that cannot reach etcd are as they were, while this server is new as a leader."""
+        if not world.cut_off or self.began is None or now - self.began >= HOLD:
+            return world
+        return replace(world, states={**world.states, **dict.fromkeys(world.cut_off, MemberState.UP)})
 
     def look(self, world: World, now: int) -> "Calm":
         """Take in the pool as it is at ``now``."""
@@ -150,6 +159,7 @@ class Calm:
         """Seconds until the first brake comes off; None if there is none."""
         ends = [brake.until for brake in self.brakes()]
         ends += [self.returning[site] + HOLD for site in self.awaited]
+        ends += [self.began + HOLD] if self.began is not None and now - self.began < HOLD else []
         ends += [at + HOLD for at in (*self.taken.values(), *self.robbed.values())]
         return max(min(ends) - now, 0) / SECOND if ends else None
 

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from statesync.etcd import CreateRevision, EtcdClient, EtcdError, ModRevision, OutcomeUnknown, Put
 from statesync.keys import PoolKeys
@@ -67,6 +68,7 @@ class Leader:
         self._owners_changed = 0
         self._awake = asyncio.Event()
         self._written = 0
+        self._leads = False
         self.calm = Calm()
         self.trouble = ""
 
@@ -93,7 +95,7 @@ class Leader:
         """Write a table if one is due; returns after how many seconds to look again without being woken."""
         world = self._observer.world()
         if world is None or not self._leadership.is_leader:
-            self._causes = None
+            self._causes, self._leads = None, False
             return None
         if self._observer.revision < self._written:
             return None
@@ -134,6 +136,9 @@ class Leader:
     def _tempered_plan(self, world: World) -> Plan | None:
         """The plan that is left when what would flap is held back."""
         now, at = self._now(), time.time()
+        if not self._leads:
+            self._leads, self.calm = True, replace(self.calm, began=now)
+        world = self.calm.reached(world, now)
         calm = self.calm.look(world, now)
         steadied = calm.steadied(world)
         plan = next_plan(steadied, at, calm.held(world))

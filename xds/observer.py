@@ -13,7 +13,7 @@ from collections.abc import Callable
 from statesync.beat import BEAT_INTERVAL
 from statesync.keys import PoolKeys
 from statesync.mirror import MirrorBatch
-from statesync.pool import Member, Owner, Phase
+from statesync.pool import NO_ETCD, Member, MemberState, Owner, Phase
 from statesync.spec import PoolSpec, SpecError, refuse_contradiction
 from statesync.state import At, PoolState
 from xds.liveness import SECOND, LivenessBook, Pulse, Standing
@@ -102,7 +102,13 @@ class Observer:
             newer=frozenset(s for s, at in self.state.owners.items() if self._newer_than_table(at)),
             offline=offline,
             beating=frozenset(who for who, p in pulses.items() if p.standing is Standing.ALIVE and p.streams),
+            cut_off=frozenset(name for name, member in members.items() if self._cut_off(member)),
         )
+
+    def _cut_off(self, member: Member) -> bool:
+        pulse = self._book.pulses.get((member.member, member.boot))
+        heard = pulse if pulse is not None and pulse.streams and pulse.state is not None else member
+        return heard.state is MemberState.DOWN and heard.reason.startswith(NO_ETCD)
 
     def _newer_than_table(self, at: At[Owner]) -> bool:
         return at.revision > self.table_revision and at.record.phase is Phase.STABLE

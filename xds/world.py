@@ -45,7 +45,8 @@ class World:
     ``beating`` are the boots whose beats arrive here now. ``registered`` maps the members that have a record
     to its boot. ``newer`` are the slots whose stable owner record was written after the table: takeovers that the
     table does not know of, or handovers that were undone. Members act only on a table newer than the owner record.
-    ``offline`` are the sites that an operator wants out of service.
+    ``offline`` are the sites that an operator wants out of service. ``cut_off`` are the members that are DOWN for no
+    other reason than that they cannot reach etcd.
     """
 
     spec: PoolSpec
@@ -58,6 +59,7 @@ class World:
     beating: frozenset[Identity]
     newer: frozenset[int] = frozenset()
     offline: frozenset[str] = frozenset()
+    cut_off: frozenset[str] = frozenset()
 
     def state(self, member: str) -> MemberState:
         """The member's state as it counts for slots: whose site is offline is DRAINING, whether it has heard or not."""

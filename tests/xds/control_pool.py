@@ -99,11 +99,11 @@ class SimulatedMember(Process):
         """What etcd does when the member's lease expires."""
         await self.pool.client.delete(self.pool.keys.member(self.name))
 
-    async def say(self, state: MemberState) -> None:
+    async def say(self, state: MemberState, reason: str = "") -> None:
         """From now on its beats tell this state; its record does not."""
         assert self.process is not None
         assert self.process.stdin is not None
-        self.process.stdin.write(f"{state}\n".encode())
+        self.process.stdin.write(f"{state} {reason}\n".encode())
         await self.process.stdin.drain()
 
     async def claim(self, *slots: int, table: Table | None = None) -> None:

@@ -2,7 +2,8 @@
 
 Started by tests as ``python -m tests.xds.simulated_member`` with a JSON object of its settings as the only argument, so
 that it can be killed like a real one. It prints ``ready`` when its peer port listens. Each line on standard input is
-what its beats tell from then on: a member state, a claim as JSON, or the traceparent of a request that it answered.
+what its beats tell from then on: a member state and perhaps the reason for it, a claim as JSON, or the traceparent of
+a request that it answered.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ class SimulatedMember:
         self.pool, self.member, self.boot = pool, member, boot
         self.peer, self.controls = peer, controls
         self.state = MemberState(state)
+        self.reason = ""
         self.clock, self.claims, self.request = Clock(), {}, ""
 
     async def run(self) -> None:
@@ -54,7 +56,7 @@ class SimulatedMember:
 
     async def _beats(self) -> AsyncIterator[bytes]:
         while True:
-            beat = Beat(self.pool, self.member, self.boot, self.state, applied=1, sent=self.clock.now_ns())
+            beat = Beat(self.pool, self.member, self.boot, self.state, 1, self.reason, sent=self.clock.now_ns())
             yield replace(beat, claims=tuple(self.claims.values()), request=self.request).encode()
             await asyncio.sleep(BEAT_INTERVAL)
 
@@ -72,7 +74,8 @@ class SimulatedMember:
             elif line.startswith("00-"):
                 self.request = line.strip()
             else:
-                self.state = MemberState(line.strip())
+                state, _, self.reason = line.strip().partition(" ")
+                self.state = MemberState(state)
 
 
 if __name__ == "__main__":

@@ -175,6 +175,17 @@ def test_a_site_comes_back_as_a_whole() -> None:
     assert {"a", "b"} < {order[0] for order in plan.table.orders}
 
 
+def test_when_etcd_is_back_nobody_loses_slots_for_finding_it_later_than_others() -> None:
+    late = replace(world("aabb", states="UD"), cut_off=frozenset({"b"}))
+    calm = Calm(began=START)
+
+    assert calm.reached(late, START + HOLD - 1).state("b") is UP
+    assert calm.reached(world("aabb", states="UD"), START + 1).state("b") is DOWN
+    assert calm.look(late, START + SECOND).look_again(START + SECOND) == (HOLD - SECOND) / SECOND
+    assert calm.reached(late, START + HOLD).state("b") is DOWN
+    assert calm.look(late, START + HOLD).look_again(START + HOLD) is None
+
+
 def test_a_site_does_not_wait_for_ever_for_one_of_its_members() -> None:
     half = returning({"b": DRAINING})
     calm = Calm().look(half, START).look(half, START + HOLD - 1)

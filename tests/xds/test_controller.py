@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from statesync.beat import BEAT_INTERVAL
-from statesync.pool import ControlServer, Intent, Member, MemberState, Owner, Table
+from statesync.pool import NO_ETCD, ControlServer, Intent, Member, MemberState, Owner, Table
 from statesync.spec import PoolSpec
 from telemetry.ids import takeover_seed, trace_seed
 from telemetry.setup import start_telemetry
@@ -311,6 +311,26 @@ async def test_etcd_may_restart(trio):
     await trio.members["cart-1"].kill()
     after = await trio.table_with(lost("cart-1"), "the table names it lost", 25)
     assert after.table.generation == before.table.generation + 1
+
+
+async def test_when_etcd_is_back_a_member_that_finds_it_late_keeps_its_slots_for_a_while(trio):
+    control, late, failing = trio.controls["control-1"], trio.members["cart-1"], trio.members["cart-2"]
+
+    async def nobody_leads() -> bool:
+        return not await control.leads()
+
+    async def both_are_down() -> bool:
+        return {await state_of(control, member.name) for member in (late, failing)} == {"DOWN"}
+
+    trio.etcd.kill()
+    await until(nobody_leads, 20)
+    await late.say(MemberState.DOWN, f"{NO_ETCD}Deadline Exceeded")
+    await failing.say(MemberState.DOWN, "the application does not listen")
+    await until(both_are_down, 20)
+    await trio.etcd.start()
+    first = await trio.table_with(lambda table: not actives(table)["cart-2"], "nobody waits for a failing member", 25)
+    assert actives(first.table)["cart-1"]
+    await trio.table_with(lambda table: not actives(table)["cart-1"], "nor for ever for the other")
 
 
 async def test_a_death_while_etcd_is_away_reaches_envoy_at_once_and_the_table_later(trio):

@@ -5,7 +5,7 @@ import pytest
 from statesync.etcd import Event, Kv
 from statesync.keys import PoolKeys
 from statesync.mirror import MirrorBatch
-from statesync.pool import Intent, Lost, Member, MemberState, Owner, Table
+from statesync.pool import NO_ETCD, Intent, Lost, Member, MemberState, Owner, Table
 from statesync.spec import PoolSpec
 from telemetry import names
 from telemetry.ids import trace_seed
@@ -441,6 +441,22 @@ def test_a_site_is_offline_until_its_time_is_over():
     assert (observer.world().offline, observer.look_again()) == ({"east", "west"}, 2.5)  # type: ignore[union-attr]
     clock[0] = 12.5
     assert (observer.world().offline, observer.look_again()) == ({"west"}, None)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("beats", [False, True], ids=["as the record says", "as the beats say"])
+def test_a_member_that_cannot_reach_etcd_is_told_from_one_with_another_fault(beats: bool):
+    keys, book = PoolKeys("cart"), LivenessBook()
+    observer = Observer(keys, book)
+    said = {"a": f"{NO_ETCD}Deadline Exceeded", "b": "the application does not listen"}
+    put = {keys.spec: PoolSpec(pool="cart").encode()}
+    for name, reason in said.items():
+        at_rest = Member(name, "one", "127.0.0.1:7000", "127.0.0.1:1", UP)
+        put[keys.member(name)] = (at_rest if beats else replace(at_rest, state=DOWN, reason=reason)).encode()
+        if beats:
+            book.beat(1, name, "one", DOWN, 1, reason=reason)
+    observer.apply(MirrorBatch(1, tuple(Event("put", Kv(key, value, 1, 1, 0)) for key, value in put.items())))
+
+    assert observer.world().cut_off == {"a"}  # type: ignore[union-attr]
 
 
 def test_the_takeovers_of_a_site_that_is_lost_can_be_found_by_it():
