@@ -203,7 +203,7 @@ def waited(seen: Sequence[Seen], struck: float) -> tuple[float, float]:
     before = [(one.answered - one.asked) * 1000 for one in seen if one.asked < struck]
     after = [(one.answered - one.asked) * 1000 for one in seen if one.asked >= struck]
     usual = percentile(before, 0.5)
-    return max(after) - usual, percentile(before, 0.99) - usual
+    return max(after, default=usual) - usual, percentile(before, 0.99) - usual
 
 
 @contextlib.contextmanager
@@ -252,7 +252,7 @@ class Drills:
             ended = struck + (root.end_ns - self._clock.at_ns(struck)) / 1e9
             met = [one for one in clients.seen if one.asked < ended]
             trace, stated, (gap, way) = callers.ms, callers.error_ms, waited(met, struck)
-            seeing = max(late for at, late in clients.late if struck <= at < ended) * 1000
+            seeing = max((late for at, late in clients.late if struck <= at < ended), default=0.0) * 1000
         else:
             trace, stated = root.duration_ns / 1e6, float(root.attributes[names.ERROR_MS])
             gap, seeing = gap_of(clients.seen, theirs, member, struck)
