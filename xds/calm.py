@@ -63,10 +63,14 @@ class Calm:
     awaited: frozenset[str] = frozenset()
 
     def reached(self, world: World, now: int) -> World:
-        """The world in which members that cannot reach etcd are as they were, while this server is new as a leader."""
-        if not world.cut_off or self.began is None or now - self.began >= HOLD:
+        """The world in which members that cannot reach etcd are as the table has them, while its leader is new.
+
+        One that an earlier table has left already is not given its slots back.
+        """
+        if not world.cut_off or world.table is None or self.began is None or now - self.began >= HOLD:
             return world
-        return replace(world, states={**world.states, **dict.fromkeys(world.cut_off, MemberState.UP)})
+        late = {member for order in world.table.orders for member in order if member in world.cut_off}
+        return replace(world, states={**world.states, **dict.fromkeys(late, MemberState.UP)})
 
     def look(self, world: World, now: int) -> "Calm":
         """Take in the pool as it is at ``now``."""

@@ -181,6 +181,7 @@ def test_when_etcd_is_back_nobody_loses_slots_for_finding_it_later_than_others()
 
     assert calm.reached(late, START + HOLD - 1).state("b") is UP
     assert calm.reached(world("aabb", states="UD"), START + 1).state("b") is DOWN
+    assert calm.reached(replace(late, table=Table(1, (("a",),) * 4)), START + 1).state("b") is DOWN
     assert calm.look(late, START + SECOND).look_again(START + SECOND) == (HOLD - SECOND) / SECOND
     assert calm.reached(late, START + HOLD).state("b") is DOWN
     assert calm.look(late, START + HOLD).look_again(START + HOLD) is None
