@@ -3,9 +3,10 @@
 Slots go to one target a few together, which costs etcd, the target and all who watch hardly more than one slot would.
 The owner's side: the target gets the slots' sessions into memory; the gates close for new calls; those under way end;
 one transaction puts the owner records into phase ``handover``, which fences every late write; in another the target
-commits itself as active with the next epochs; the gates open, and who waited at one goes to the target. A slot whose
-calls do not end soon leaves the others and goes after them, alone. A target that fails or stays silent for
-:data:`CONFIRM_PATIENCE` is given up, and the slots are taken back under new epochs.
+commits itself as active with the next epochs; the gates open, and who waited at one goes to the target. Reads from
+memory go on until the target is told: before that it cannot be active. A slot whose calls do not end soon leaves the
+others and goes after them, alone. A target that fails or stays silent for :data:`CONFIRM_PATIENCE` is given up, and the
+slots are taken back under new epochs.
 """
 
 import asyncio
@@ -86,7 +87,7 @@ class Handover:
         """Close the gates and hand over what is idle in time. Returns the others; alone, a slot fails instead."""
         holdings = self._context.holdings
         started_ns = self._context.telemetry.now_ns()
-        closed = holdings.close([owned.slot for owned in slots])
+        closed = holdings.close([owned.slot for owned in slots], readable=True)
         try:
             busy = await still_busy(closed, patience)
             for owned in busy:
@@ -123,6 +124,8 @@ class Handover:
             owned.owner, owned.fence = leaving[owned.slot], fenced
         crash_point(CrashPoint.HANDOVER_FENCED)
         fenced_ns = context.telemetry.now_ns()
+        for owned in slots:
+            owned.readable = False  # from now on the target may be active, and take writes, before we hear of it
         try:
             async with asyncio.timeout(CONFIRM_PATIENCE):
                 successors, revision = await context.peers.activate(peer, numbers, fenced)

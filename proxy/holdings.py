@@ -1,7 +1,8 @@
 """The slots that this process owns right now, and the calls going on in each.
 
 A gate per owned slot. A call enters when the slot is caught up and not being handed over, and leaves when
-its write is resolved, so whoever closes the gate (a handover) can wait until nothing is under way. Losing
+its write is resolved, so whoever closes the gate (a handover) can wait until nothing is under way. A gate may be closed
+to all but reads that memory answers at once: they are safe for as long as nobody else can have become active. Losing
 the slot opens the gate for good: everyone who waited is told :class:`NotMine` and goes to the new owner.
 """
 
@@ -23,7 +24,10 @@ class NotMine(Exception):
 
 @dataclass(eq=False, slots=True)
 class OwnedSlot:
-    """One owned slot. ``fence`` is the ``mod_revision`` of the owner record that makes it ours."""
+    """One owned slot. ``fence`` is the ``mod_revision`` of the owner record that makes it ours.
+
+    ``readable``: its gate is closed, but not to reads that memory answers at once.
+    """
 
     slot: int
     owner: Owner
@@ -32,6 +36,7 @@ class OwnedSlot:
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     calls: int = 0
     answered: bool = False
+    readable: bool = False
 
     def leave(self) -> None:
         """One call less."""
@@ -101,12 +106,22 @@ class Holdings:
         self.lose(slot)
         return True
 
-    def close(self, slots: Iterable[int]) -> list[OwnedSlot]:
-        """Close the gates of ``slots`` for new calls."""
+    def close(self, slots: Iterable[int], *, readable: bool = False) -> list[OwnedSlot]:
+        """Close the gates of ``slots`` for new calls; with ``readable`` not to reads that memory answers at once."""
         closed = [self._owned[slot] for slot in slots if slot in self._owned]
         for owned in closed:
             owned.open.clear()
+            owned.readable = readable
         return closed
+
+    def enter_to_read(self, slot: int) -> OwnedSlot | None:
+        """Begin a read past a closed gate, if one may; it ends with :meth:`OwnedSlot.leave`, without a pause."""
+        owned = self._owned.get(slot)
+        if owned is None or not owned.readable:
+            return None
+        owned.calls += 1
+        owned.idle.clear()
+        return owned
 
     def reopen(self, owned: OwnedSlot, owner: Owner | None = None, fence: int = 0) -> None:
         """Open a gate again, under a new owner record if one is given. Does nothing if the slot is lost by now."""
@@ -114,6 +129,7 @@ class Holdings:
             return
         if owner is not None:
             owned.owner, owned.fence = owner, fence
+        owned.readable = False
         if owned.owner.phase is Phase.STABLE:
             owned.open.set()
 

@@ -53,6 +53,15 @@ class OwnerCalls:
         self._unanswered: dict[tuple[int, str], asyncio.Future[int]] = {}
         self.async_lost = 0
 
+    def at_hand(self, call: Call, slot: int) -> bool:
+        """Whether :meth:`read` would answer a ``GET`` from memory now, without waiting for anything."""
+        return (
+            (slot, call.key) not in self._unanswered
+            and self._context.replica.is_synced(slot)
+            and call.headers.get("understudy-consistency") != "linearizable"
+            and self._reads.holds()
+        )
+
     async def read(self, call: Call, owned: OwnedSlot) -> Reply | None:
         """Answer a ``GET``; the caller has entered the slot and this leaves it."""
         try:

@@ -145,9 +145,13 @@ class SessionService:
 
     async def _try(self, call: Call, slot: int, spec: PoolSpec, errand: Errand) -> Reply | None:
         """One attempt: the answer, or None to look again."""
+        holdings = self._context.holdings
+        reading = call.method == "GET" and self._calls.at_hand(call, slot)
+        owned = holdings.enter_to_read(slot) if reading else None
         try:
-            async with asyncio.timeout(errand.left):
-                owned = await self._context.holdings.enter(slot)
+            if owned is None:
+                async with asyncio.timeout(errand.left):
+                    owned = await holdings.enter(slot)
         except NotMine:
             return await self._elsewhere(call, slot, errand)
         except TimeoutError:

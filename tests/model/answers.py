@@ -87,7 +87,8 @@ def _left(world: World, rules: Rules, answer: Answer, number: int, member: Membe
     record = answer.txn.record
     if not revision or record is None:
         return with_member(world, number, _refused(rules, answer, member._replace(holding=None)))
-    fenced = with_member(world, number, member._replace(holding=Holding(revision, record, "closed")))
+    gate = "closed" if rules.reads_end_before_target_is_told else "readable"
+    fenced = with_member(world, number, member._replace(holding=Holding(revision, record, gate)))
     return fenced._replace(transit=fenced.transit | {Activate("abc".index(record.to), revision)})
 
 

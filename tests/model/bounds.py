@@ -40,6 +40,7 @@ MUTANTS = {
     "refusal_teaches": (LEASE, Bounds(claims=0, handovers=1, looks=1), "no stale read"),
     "late_answers_yield": (LEASE, Bounds(claims=2, looks=2, writes=1), "no stale read"),
     "target_waits_for_watch": (FAST, Bounds(claims=0, handovers=1), "serving means caught up"),
+    "reads_end_before_target_is_told": (LEASE, Bounds(writes=1, claims=0, handovers=1), "no stale read"),
     "deadline_counts_from_sending": (LEASE, Bounds(claims=1, looks=1), "no stale read"),
     "refusals_keep_the_deadline": (LEASE, Bounds(claims=1, looks=1), "no stale read"),
     "repeats_are_recognised": (FAST, Bounds(writes=1, claims=1), "no write is applied twice"),

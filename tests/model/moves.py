@@ -127,8 +127,9 @@ def _owning(world: World, rules: Rules, bounds: Bounds, number: int, member: Mem
         yield f"{name} reads the slot from etcd and begins to serve", partial(_open, world, number, read)
     if holding.gate == "open":
         yield from _writes(world, rules, bounds, number, member, holding)
-        yield from _reads(world, rules, number, member)
         yield from _leave(world, rules, bounds, number, member, holding)
+    if holding.gate in ("open", "readable"):
+        yield from _reads(world, rules, number, member)
     if member.txn is None:
         yield from _undo(world, number, member, holding)
 
@@ -233,7 +234,7 @@ def _leave(world: World, rules: Rules, bounds: Bounds, number: int, member: Memb
 
 def _start_handover(world: World, rules: Rules, number: int, member: Member, holding: Holding, target: int) -> World:
     spent = world.spent._replace(handovers=world.spent.handovers + 1)
-    closed = member._replace(holding=holding._replace(gate="closed"))
+    closed = member._replace(holding=holding._replace(gate="readable" if rules.handover_fences else "closed"))
     started = world._replace(spent=spent)
     if not rules.handover_fences:
         told = started._replace(transit=started.transit | {Activate(target, holding.fence)})

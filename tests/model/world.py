@@ -84,7 +84,10 @@ class Answer(NamedTuple):
 
 
 class Holding(NamedTuple):
-    """A slot that a member believes to own. ``gate``: ``lease``, ``catch up``, ``open`` or ``closed``."""
+    """A slot that a member believes to own.
+
+    ``gate``: ``lease``, ``catch up``, ``open``, ``readable`` (closed to all but reads from memory) or ``closed``.
+    """
 
     fence: int
     record: Record
@@ -182,6 +185,7 @@ class Rules(NamedTuple):
     refusal_teaches: bool = True
     late_answers_yield: bool = True
     target_waits_for_watch: bool = True
+    reads_end_before_target_is_told: bool = True
     deadline_counts_from_sending: bool = True
     refusals_keep_the_deadline: bool = True
     repeats_are_recognised: bool = True

@@ -38,3 +38,23 @@ async def test_who_waits_at_a_gate_enters_when_it_opens_again_and_is_told_when_t
     assert await callers[0] is kept
     with pytest.raises(NotMine):
         await callers[1]
+
+
+async def test_a_gate_that_is_closed_to_writes_lets_reads_pass_until_it_is_closed_to_them_too():
+    holdings = holding(1)
+    assert holdings.enter_to_read(1) is None, "through an open gate everybody enters alike"
+    (owned,) = holdings.close([1], readable=True)
+    writer = asyncio.create_task(holdings.enter(1))
+    reader = holdings.enter_to_read(1)
+    assert reader is owned
+    assert await still_busy([owned], 0.0) == [owned]
+    reader.leave()
+    assert await still_busy([owned], 0.0) == []
+    assert not writer.done()
+    holdings.close([1])
+    assert holdings.enter_to_read(1) is None
+    holdings.reopen(owned)
+    assert await writer is owned
+    holdings.close([1], readable=True)
+    holdings.lose(1)
+    assert holdings.enter_to_read(1) is None
