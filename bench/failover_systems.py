@@ -25,7 +25,8 @@ from deploy.settling import unsettled
 from proxy.drain import LINGER
 from proxy.envoy import find_envoy
 from statesync.etcd import EtcdClient, EtcdError
-from statesync.pool import Intent
+from statesync.keys import PoolKeys, prefix_range
+from statesync.pool import Intent, Owner
 from statesync.spec import PoolSpec
 
 MEMBERS = 4
@@ -282,14 +283,22 @@ class Understudy:
         await self.pool.processes.start_again(*self._names(member, part))
 
     async def drain(self, member: str) -> None:
-        """As ``understudy drain`` does."""
-        intent = Intent(member, 0.0, 0.0)
-        await self.etcd.put(f"/understudy/v1/cart/admin/{member}", intent.encode())
-        for _ in range(600):
-            state, _ = await read_pool(self.etcd, "cart")
-            if all(at.record.active != member for at in state.owners.values()):
+        """As ``understudy drain`` does.
+
+        Looks only at owner records that have changed: to decode all takes 9 ms, in the process of the clients.
+        """
+        owners = prefix_range(PoolKeys("cart").owners)
+        active: dict[str, str] = {}
+        intent, seen = Intent(member, 0.0, 0.0), 0
+        for turn in range(600):
+            page = await self.etcd.range(owners, min_mod_revision=seen + 1)
+            active |= {kv.key: Owner.decode(kv.value).active for kv in page.kvs}
+            seen = page.revision
+            if member not in active.values():
                 await asyncio.sleep(LINGER)
                 return
+            if not turn:
+                await self.etcd.put(f"/understudy/v1/cart/admin/{member}", intent.encode())
             await asyncio.sleep(0.05)
         raise RuntimeError(f"{member} does not drain")
 
