@@ -64,24 +64,25 @@ class Silence:
         before = {who for who, runs in self.seen.items() if not runs}
         self.seen = {who: runs for who in self._watched if (runs := self.runs(*who)) is not None}
         stopped = {who for who, runs in self.seen.items() if not runs}
-        for member, _ in stopped - before:
-            logger.warning("%s does not answer its pulse any more", member)
+        for member, boot in stopped - before:
+            pulse = self._pulses.pulse((member, boot))
+            worst = pulse.worst * 1000 if pulse is not None else 0.0
+            logger.warning(
+                "%s does not answer its pulse any more; that took %.0f ms at the most of late", member, worst
+            )
         if stopped != before:
             self._on_change()
 
     def _predecessors(self) -> dict[Identity, str]:
-        """Whose slots would come to this member next, and their health ports."""
+        """Whose slots would come to this member next, now or once the table is carried out, and their health ports."""
         context = self._context
         view = context.view()
-        owners = {
-            (at.record.active, at.record.boot)
-            for slot, at in view.owners.items()
-            if slot < view.table.slots and context.me in view.table.orders[slot][:2] and at.record.active != context.me
-        }
+        mine = [(slot, order) for slot, order in enumerate(view.table.orders) if context.me in order[:2]]
+        owners = {at.record.active for slot, _ in mine if (at := view.owners.get(slot)) is not None}
         found = {}
-        for member, boot in owners:
+        for member in owners.union(order[0] for _, order in mine) - {context.me}:
             context.peer(member)  # which keeps the record of a member whose lease has ended
             record = context.known.get(member)
-            if record is not None and record.boot == boot and record.health:
-                found[member, boot] = record.health
+            if record is not None and record.health:
+                found[member, record.boot] = record.health
         return found

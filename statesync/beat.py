@@ -138,9 +138,9 @@ def stall_step(delay: float) -> float:
     return min((step for step in STALL_STEPS if delay <= step + NOT_WORTH_TELLING), default=STALL_STEPS[-1])
 
 
-def patience(usual: float, delay: float, cap: float) -> float:
+def patience(usual: float, delay: float, cap: float, *, factor: float = LOAD_FACTOR) -> float:
     """How long somebody may be silent who is usually given ``usual``, and was ``delay`` late of late; in seconds.
 
-    At most ``cap`` is granted on top.
+    ``factor`` times that delay is granted on top, at most ``cap``.
     """
-    return usual + min(cap, LOAD_FACTOR * max(delay, 0.0))
+    return usual + min(cap, factor * max(delay, 0.0))

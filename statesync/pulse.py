@@ -24,8 +24,11 @@ from statesync.beat import BEAT_INTERVAL, Delays, patience
 QUESTION = b"HEAD /live HTTP/1.1\r\nhost: understudy\r\n\r\n"
 """RFC 9110, 9.3.2: the answer to HEAD has no content, so it ends with its head."""
 _END = b"\r\n\r\n"
-KNOWN_FROM = 3
-"""Answers on one connection from which on silence means something."""
+KNOWN_FROM = 10
+"""Answers on one connection from which on silence means something: a second, to know how late they may be."""
+FACTOR = 10.0
+"""How many times the slowest answer of late is granted on top. It takes 2 to 7 ms while a machine has a core to spare,
+and much more when it has none: then a single one may take a third of a second."""
 STOOD_STILL = 0.1
 """How late a round may be, in seconds, before it is this process that stood still."""
 CONNECT_AGAIN = 1.0
@@ -58,7 +61,7 @@ class Pulse:
 
     def overdue(self, now: float, usual: float, cap: float) -> bool:
         """Whether it has been silent for longer than ``usual`` seconds, or more where answers were late of late."""
-        return self.quiet(now) >= patience(usual, self.worst, cap)
+        return self.quiet(now) >= patience(usual, self.worst, cap, factor=FACTOR)
 
 
 def is_running(pulse: Pulse | None, others: Iterable[Pulse], now: float, *, usual: float, cap: float) -> bool | None:
