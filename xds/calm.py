@@ -1,10 +1,13 @@
 """Keeps ownership from flapping: what the leader remembers of the last half minute, and what it therefore holds back.
 
-Six brakes. None ever delays a takeover from a dead, failing or draining member, except where it fails to reach etcd:
+Seven brakes. None ever delays a takeover from a dead, failing or draining member, except where it fails to reach etcd:
 
 * a slot stays at least :data:`HOLD` with a new owner before the table asks it to move again;
 * while a member that seems well has just been taken over from, nothing moves for :data:`HOLD`: whoever took its slots
   knows more of it, and it must not get others in their place;
+* while a member that was taken over from stays away, nothing moves for :data:`ABSENCE`: its slots went to so many
+  others that shares are right within a slot or two, and sessions of the living are not moved for that when it may soon
+  be back;
 * a member that stopped being fit :data:`LOSSES` times within :data:`LOSS_WINDOW` and owns nothing gets nothing until
   that is so long ago, while anybody steadier is there;
 * if more than :data:`SURGE_SHARE` of the slots are to move within :data:`SURGE_WINDOW` although no member and no spec
@@ -28,6 +31,7 @@ from xds.world import World
 
 SECOND = 1_000_000_000
 HOLD = 3 * SECOND
+ABSENCE = 10 * SECOND
 LOSSES = 3
 LOSS_WINDOW = 30 * SECOND
 SURGE_SHARE = 0.3
@@ -95,7 +99,11 @@ class Calm:
             spec=world.spec,
             owners=dict(world.owners),
             taken=_recent(self.taken, now) | dict.fromkeys(changed, now),
-            robbed=_recent(self.robbed, now) | dict.fromkeys(robbed, now),
+            robbed={
+                member: at
+                for member, at in {**self.robbed, **dict.fromkeys(robbed, now)}.items()
+                if now - at < _mourned(fit.get(member, False))
+            },
             asked=tuple((at, slots) for at, slots in self.asked if now - at < SURGE_WINDOW),
             frozen=None if thawed else self.frozen,
             returning=returning,
@@ -134,8 +142,7 @@ class Calm:
 
     def held(self, world: World) -> frozenset[int]:
         """The slots that no table may ask to move from a member that serves them well."""
-        doubtful = any(world.state(member).may_hold_slots for member in self.robbed)
-        slots = world.owners.keys() if doubtful or self.frozen is not None else self.taken.keys()
+        slots = world.owners.keys() if self.robbed or self.frozen is not None else self.taken.keys()
         return frozenset(slot for slot in slots if _well_served(world, slot))
 
     def ask(self, world: World, orders: tuple[tuple[str, ...], ...], now: int) -> "Calm":
@@ -164,8 +171,14 @@ class Calm:
         ends = [brake.until for brake in self.brakes()]
         ends += [self.returning[site] + HOLD for site in self.awaited]
         ends += [self.began + HOLD] if self.began is not None and now - self.began < HOLD else []
-        ends += [at + HOLD for at in (*self.taken.values(), *self.robbed.values())]
+        ends += [at + HOLD for at in self.taken.values()]
+        ends += [at + _mourned(self.fit.get(member, False)) for member, at in self.robbed.items()]
         return max(min(ends) - now, 0) / SECOND if ends else None
+
+
+def _mourned(fit: bool) -> int:
+    """How long nothing moves after a member was taken over from."""
+    return HOLD if fit else ABSENCE
 
 
 def _well_served(world: World, slot: int) -> bool:

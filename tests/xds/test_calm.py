@@ -6,7 +6,7 @@ import pytest
 
 from statesync.pool import Member, MemberState, Owner, Phase, Table
 from statesync.spec import PoolSpec
-from xds.calm import FREEZE, HOLD, LOSS_WINDOW, SECOND, SURGE_WINDOW, Calm
+from xds.calm import ABSENCE, FREEZE, HOLD, LOSS_WINDOW, SECOND, SURGE_WINDOW, Calm
 from xds.plan import next_plan
 from xds.world import World
 
@@ -118,9 +118,23 @@ def test_nothing_moves_while_a_member_that_seems_well_has_just_been_taken_over_f
     calm = calm.look(robbed, START + SECOND)
 
     assert calm.held(robbed) == set(range(8))
-    found_dead = world("aaaabbcc", states="UDU")
-    assert calm.look(found_dead, START + 2 * SECOND).held(found_dead) == {6, 7}
     assert calm.look(robbed, START + SECOND + HOLD).held(robbed) == frozenset()
+
+
+def test_sessions_of_the_living_are_not_moved_while_a_dead_member_may_soon_be_back() -> None:
+    calm = Calm().look(world("aaaabbbb"), START)
+    dead = world("aaaabbcc", states="UDU")
+    calm = calm.look(dead, START)
+
+    assert calm.held(dead) == {0, 1, 2, 3, 6, 7}, "what the dead one still has goes at once"
+    claimed = world("aaaaaccc", states="UDU")
+    calm = calm.look(claimed, START + SECOND)
+    assert calm.look(claimed, START + SECOND + HOLD).held(claimed) == set(range(8))
+    assert calm.look(claimed, START + SECOND + HOLD).look_again(START + SECOND + HOLD) == (ABSENCE - HOLD) / SECOND
+    assert calm.look(claimed, START + SECOND + ABSENCE).held(claimed) == frozenset()
+
+    back = world("aaaaaccc", states="UUU")
+    assert calm.look(back, START + SECOND + HOLD).held(back) == frozenset()
 
 
 @pytest.mark.parametrize("cause", ["UUU", "UD"])
