@@ -151,9 +151,9 @@ class HealthChecks(_Strict):
     """How Envoy itself asks the members' health ports; see ``docs/operations.md`` for what the numbers are made of."""
 
     enabled: bool = True
-    interval_ms: Annotated[int, Field(ge=20, le=60_000)] = 250
-    timeout_ms: Annotated[int, Field(ge=20, le=60_000)] = 500
-    failures: Annotated[int, Field(ge=1, le=10)] = 2
+    interval_ms: Annotated[int, Field(ge=20, le=60_000)] = 150
+    timeout_ms: Annotated[int, Field(ge=20, le=60_000)] = 450
+    failures: Annotated[int, Field(ge=1, le=10)] = 1
     successes: Annotated[int, Field(ge=1, le=10)] = 2
 
 

@@ -16,6 +16,8 @@ _DEFAULTS: dict[str, Any] = {
     "tcp": {},
     # Envoy tries a connection anew without avoiding who refused it: only an ejected member is passed over.
     "outliers": {"failures": 1},
+    # A failed check ends connections here, so one late answer is not enough.
+    "health_checks": {"interval_ms": 250, "timeout_ms": 500, "failures": 2},
     "timeouts": {"idle_seconds": 3600},
 }
 _MEANS_NOTHING = {"timeouts": {"request_seconds"}, "retries": {"at_once", "hedge_ms"}}

@@ -12,7 +12,7 @@ from statesync.keys import PoolKeys
 from statesync.mirror import MirrorBatch
 from statesync.pool import ControlServer, Failover, Intent, Lost, Member, MemberState, Owner, Table
 from statesync.sessions import Answer, Session
-from statesync.spec import Liveness, PoolSpec, SpecError
+from statesync.spec import HealthChecks, Liveness, PoolSpec, SpecError
 from statesync.state import PoolState
 
 KEYS = PoolKeys("cart")
@@ -63,8 +63,9 @@ def test_what_the_first_release_wrote_is_read(record: Any) -> None:
 
 
 def test_the_first_releases_spec_is_known_in_full() -> None:
+    was = HealthChecks(interval_ms=250, timeout_ms=500, failures=2)
     assert PoolSpec.decode(json.dumps(FIRST_RELEASE["PoolSpec"]).encode()) == PoolSpec(
-        pool="cart", slots=32, liveness=Liveness(missed_beats=5)
+        pool="cart", slots=32, liveness=Liveness(missed_beats=5), health_checks=was
     )
 
 

@@ -13,6 +13,7 @@ def test_a_tcp_pool_needs_to_say_no_more_than_that_it_is_one():
     spec = parsed("protocol: tcp")
     assert [key.source_address for key in spec.session_key] == [True]
     assert spec.tcp is not None
+    assert spec.health_checks.failures == 2, "a failed check ends connections"
     assert (spec.tcp.send_proxy_protocol, spec.tcp.accept_proxy_protocol) == ("v1", False)
     assert (spec.outliers.failures, spec.timeouts.idle_seconds) == (1, 3600)
     assert PoolSpec.decode(spec.encode()) == spec
