@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -36,16 +35,9 @@ TITLES = {
     "cookie-redis": "(c) Envoy stateful_session + Redis",
     "haproxy-redis": "(d) HAProxy stick table + Redis",
     "understudy": "(e) Understudy",
-    "understudy-quick": "(e) Understudy, quick to suspect",
 }
 DRAIN_LOOK = 0.1
 DRAIN_PATIENCE = 10.0
-QUICK = {
-    "retries": {"hedge_ms": 100},
-    "liveness": {"missed_beats": 3},
-    "health_checks": {"interval_ms": 100, "timeout_ms": 200},
-}
-"""What an operator may set whose machines have cores to spare."""
 
 
 class System(Protocol):
@@ -237,14 +229,14 @@ class Peer:
 
 
 class Understudy:
-    """(e): the local pool; ``etcds`` 3 where etcd's leader is to be lost; ``spec`` beside the defaults."""
+    """(e): the local pool; ``etcds`` 3 where etcd's leader is to be lost."""
 
     own_key = False
 
-    def __init__(self, directory: Path, etcds: int = 1, spec: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, directory: Path, etcds: int = 1) -> None:
         settings = LocalSettings(
             directory=directory,
-            spec=PoolSpec.model_validate({"pool": "cart", **(spec or {})}),
+            spec=PoolSpec(pool="cart"),
             members=MEMBERS,
             etcds=etcds,
             log_level="warning",
@@ -328,7 +320,6 @@ class Understudy:
 
 
 def make(name: str, directory: Path, scenario: str) -> Any:
-    if name.startswith("understudy"):
-        spec = QUICK if name.endswith("quick") else {}
-        return Understudy(directory, etcds=3 if scenario == "etcd-leader" else 1, spec=spec)
+    if name == "understudy":
+        return Understudy(directory, etcds=3 if scenario == "etcd-leader" else 1)
     return Peer(name, directory)
