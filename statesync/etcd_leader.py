@@ -10,12 +10,15 @@ are late and were sent under an earlier one are given up, and everybody who wait
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from statesync.etcd_errors import EtcdError
 from statesync.etcd_model import Message
+
+_log = logging.getLogger(__name__)
 
 LATE = 0.25
 """Seconds after which a call is late: many times what etcd takes when it is well, and far below an election."""
@@ -167,8 +170,8 @@ class LeaderWatch:
         while self._waiting or self._late():
             try:
                 sight = await self._look(member)
-            except EtcdError:
-                pass
+            except EtcdError as error:
+                _log.debug("etcd member %d does not say who leads: %s", member, error)
             else:
                 self._saw(member, sight)
             await asyncio.sleep(LOOK if time.monotonic() < soon else LOOK_CALMLY)

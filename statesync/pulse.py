@@ -103,6 +103,7 @@ class Pulses:
         self._wake, self._woken = socket.socketpair()
         self._woken.setblocking(False)
         self._ending = False
+        self._looked = float("-inf")
         self._thread = threading.Thread(target=self._run, name="pulses", daemon=True)
 
     def __enter__(self) -> Self:
@@ -120,7 +121,12 @@ class Pulses:
         self._wanted = dict(wanted)
 
     def pulse(self, who: Identity) -> Pulse | None:
-        """What is known of this boot of a member; None if its silence would mean nothing."""
+        """What is known of this boot of a member; None if its silence would mean nothing.
+
+        So it is while the thread has not looked for two rounds: this process was frozen, or its thread is.
+        """
+        if time.monotonic() - self._looked > 2 * BEAT_INTERVAL:
+            return None
         line = self._lines.get(who)
         pulse = line.pulse if line is not None else None
         return pulse if pulse is not None and pulse.known else None
@@ -143,6 +149,7 @@ class Pulses:
                 if now < due:
                     continue
                 self._round(ready, now, stood_still=now - due > STOOD_STILL)
+                self._looked = time.monotonic()
                 due = max(due + BEAT_INTERVAL, now)
             for line in self._lines.values():
                 _hang_up(ready, line)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,3 +106,19 @@ async def test_nobody_is_asked_any_more_who_is_not_watched(pulses: Pulses, proce
     await until(lambda: pulses.pulse(WHO), 20, "it is known")
     pulses.watch({})
     await until(lambda: pulses.pulse(WHO) is None, 20, "it is forgotten")
+
+
+async def test_nothing_is_said_while_the_thread_that_asks_stands_still(
+    pulses: Pulses, process: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert process.stdout is not None
+    pulses.watch({WHO: f"127.0.0.1:{process.stdout.readline().strip()}"})
+    await until(lambda: pulses.pulse(WHO), 20, "it is known")
+
+    held = threading.Event()
+    monkeypatch.setattr(pulses, "_round", lambda *_, **__: held.wait())
+    await until(lambda: pulses.pulse(WHO) is None, 20, "what nobody looks after is not known")
+
+    monkeypatch.undo()
+    held.set()
+    await until(lambda: pulses.pulse(WHO), 20, "it is known again")
