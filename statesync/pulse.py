@@ -115,6 +115,7 @@ class Pulses:
         self._wake.send(b"x")
         self._thread.join()
         self._wake.close()
+        self._woken.close()
 
     def watch(self, wanted: Mapping[Identity, str]) -> None:
         """Ask these from now on, and nobody else: the health port (``host:port``) of each."""
@@ -138,7 +139,7 @@ class Pulses:
     # -- the thread --
 
     def _run(self) -> None:
-        with selectors.DefaultSelector() as ready, self._woken:
+        with selectors.DefaultSelector() as ready:
             ready.register(self._woken, selectors.EVENT_READ)
             due = time.monotonic()
             while not self._ending:

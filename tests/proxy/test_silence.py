@@ -108,6 +108,12 @@ async def test_nobody_is_asked_any_more_who_is_not_watched(pulses: Pulses, proce
     await until(lambda: pulses.pulse(WHO) is None, 20, "it is forgotten")
 
 
+async def test_the_thread_may_be_gone_before_who_ends_it_has_woken_it() -> None:
+    with Pulses() as pulses:
+        pulses._ending = True
+        await until(lambda: not pulses._thread.is_alive(), 20, "the thread ends by itself")
+
+
 async def test_nothing_is_said_while_the_thread_that_asks_stands_still(
     pulses: Pulses, process: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
