@@ -112,9 +112,10 @@ class HealthPort:
         self._wake.send(b"x")
         self._thread.join()
         self._wake.close()
+        self._woken.close()
 
     def _serve(self) -> None:
-        with selectors.DefaultSelector() as ready, self._listener, self._woken:
+        with selectors.DefaultSelector() as ready, self._listener:
             ready.register(self._listener, selectors.EVENT_READ)
             ready.register(self._woken, selectors.EVENT_READ)
             open_now: dict[socket.socket, _Connection] = {}

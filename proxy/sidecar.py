@@ -415,8 +415,11 @@ async def _keep_running(stack: contextlib.AsyncExitStack, work: Coroutine[object
             os.kill(os.getpid(), signal.SIGTERM)
 
     async def end() -> None:
+        task.remove_done_callback(failed)  # who ends it needs no signal, and may be another process than a sidecar's
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        (outcome,) = await asyncio.gather(task, return_exceptions=True)
+        if isinstance(outcome, Exception):
+            logger.error("%s did not end well", name, exc_info=outcome)
 
     task.add_done_callback(failed)
     stack.push_async_callback(end)

@@ -122,9 +122,10 @@ async def test_nothing_is_said_while_the_thread_that_asks_stands_still(
     await until(lambda: pulses.pulse(WHO), 20, "it is known")
 
     held = threading.Event()
-    monkeypatch.setattr(pulses, "_round", lambda *_, **__: held.wait())
-    await until(lambda: pulses.pulse(WHO) is None, 20, "what nobody looks after is not known")
-
-    monkeypatch.undo()
-    held.set()
+    try:
+        monkeypatch.setattr(pulses, "_round", lambda *_, **__: held.wait())
+        await until(lambda: pulses.pulse(WHO) is None, 20, "what nobody looks after is not known")
+    finally:
+        monkeypatch.undo()
+        held.set()
     await until(lambda: pulses.pulse(WHO), 20, "it is known again")
