@@ -47,6 +47,7 @@ async def test_a_lease_survives_a_restart_of_etcd_that_is_shorter_than_its_ttl(
     ttl = 6
     async with etcd_server.client(timeout=0.3) as client, client.lease(ttl) as lease:
         await client.put("member", b"here", lease=lease.id)
+        await etcd_server.settle(client)
         etcd_server.kill()
         await until(lambda: "not renewed yet" in caplog.text, what="a keepalive has failed")
         await etcd_server.start()

@@ -119,6 +119,7 @@ async def test_a_leader_stays_leader_over_a_restart_of_etcd(stand, etcd):
     first = stand("a")
     await until(leads(first))
     fence = first.leadership.fence
+    await etcd.settle(first.client)
     etcd.kill()
     await etcd.start()
     second = stand("b")
@@ -150,6 +151,7 @@ async def test_a_server_that_lost_its_lease_stands_again(stand, etcd):
 async def test_nobody_leads_while_etcd_is_away_and_somebody_does_afterwards(stand, etcd):
     first = stand("a")
     await until(leads(first))
+    await etcd.settle(first.client)
     etcd.kill()
     await until(lambda: not first.leadership.is_leader, 15, "the leader gives up when its lease may be gone")
     await etcd.start()
@@ -163,6 +165,7 @@ async def test_a_leader_whose_key_is_still_there_on_its_former_lease_goes_on_wit
     first = stand("a")
     await until(leads(first))
     fence = first.leadership.fence
+    await etcd.settle(first.client)
     etcd.kill()
     await until(lambda: first.leadership.trouble, 20, "it asks for a new lease in vain")
     await etcd.start()
