@@ -122,7 +122,7 @@ class SidecarPool:
             except aiohttp.ClientError:
                 return False
 
-        await until(ready, timeout=20, what=f"{name} is ready")
+        await until(ready, timeout=40, what=f"{name} is ready")
 
     async def write_table(self, orders: Sequence[Sequence[str]], lost: Mapping[str, str] | None = None) -> None:
         """Write a slot table; ``orders`` is repeated over all slots, ``lost`` maps dead members to their boot."""
@@ -151,7 +151,7 @@ class SidecarPool:
                 for slot, owner in owners.items()
             )
 
-        await until(settled, timeout=20, what=f"slots are owned as in {orders}")
+        await until(settled, timeout=40, what=f"slots are owned as in {orders}")
 
     async def settle(self, *orders: Sequence[str]) -> None:
         """Write a table of these orders and wait until it is so."""

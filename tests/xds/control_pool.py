@@ -54,7 +54,7 @@ class Process:
 
     async def ended(self) -> int:
         assert self.process is not None
-        return await asyncio.wait_for(self.process.wait(), 15)
+        return await asyncio.wait_for(self.process.wait(), 40)
 
 
 class SimulatedMember(Process):
@@ -89,7 +89,7 @@ class SimulatedMember(Process):
         await self.start()
         assert self.process is not None
         assert self.process.stdout is not None
-        assert await asyncio.wait_for(self.process.stdout.readline(), 20) == b"ready\n", self.log.read_text()
+        assert await asyncio.wait_for(self.process.stdout.readline(), 40) == b"ready\n", self.log.read_text()
 
     async def register(self, state: MemberState) -> None:
         self.record = replace(self.record, boot=self.boot, state=state)
@@ -135,7 +135,7 @@ class SimulatedMember(Process):
         assert self.process.stdout is not None
         self.process.stdin.write(f"{json.dumps(claim)}\n".encode())
         await self.process.stdin.drain()
-        assert await asyncio.wait_for(self.process.stdout.readline(), 20) == b"told\n"
+        assert await asyncio.wait_for(self.process.stdout.readline(), 40) == b"told\n"
 
 
 class Control(Process):
@@ -160,7 +160,7 @@ class Control(Process):
         async def is_ready() -> bool:
             return (await self.ask("/v1/status"))["ready"]
 
-        await until(is_ready, 20, f"{self.name} is ready (log: {self.log})")
+        await until(is_ready, 40, f"{self.name} is ready (log: {self.log})")
 
     async def leads(self) -> bool:
         return (await self.ask("/v1/status"))["leader"]["is_me"]
@@ -172,7 +172,7 @@ class Control(Process):
             standings = [await self.member(member.name) for member in members]
             return all(one is not None and one["standing"] == "alive" for one in standings)
 
-        await until(all_heard, 20, f"{self.name} hears {[member.name for member in members]}")
+        await until(all_heard, 40, f"{self.name} hears {[member.name for member in members]}")
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class ControlPool:
         kv = await self.client.get(self.keys.table)
         return SeenTable(kv.mod_revision, Table.decode(kv.value)) if kv else None
 
-    async def table_with(self, condition: Any, what: str, timeout: float = 15) -> SeenTable:
+    async def table_with(self, condition: Any, what: str, timeout: float = 40) -> SeenTable:
         async def found() -> SeenTable | None:
             seen = await self.table()
             return seen if seen is not None and condition(seen.table) else None
