@@ -26,6 +26,8 @@ from proxy.tether import tethered
 from statesync.addresses import split_address
 
 FIRST_DELAY = 0.2
+START_PATIENCE = 60.0
+"""Seconds within which a program must be ready: many, for a machine that has much to do. What ends is told at once."""
 _POLL = 0.05
 
 
@@ -113,7 +115,7 @@ class Processes:
     def __getitem__(self, name: str) -> Process:
         return self._all[name]
 
-    async def start(self, *programs: Program, timeout: float = 20.0) -> None:
+    async def start(self, *programs: Program, timeout: float = START_PATIENCE) -> None:
         """Start programs together and wait until all are ready.
 
         Raises:
@@ -125,7 +127,7 @@ class Processes:
             self._launch(process)
         await asyncio.gather(*(self._until_ready(self._all[p.name], timeout) for p in programs))
 
-    async def start_again(self, *names: str, timeout: float = 20.0) -> None:
+    async def start_again(self, *names: str, timeout: float = START_PATIENCE) -> None:
         """Start programs that were killed on purpose; see :meth:`start`."""
         await self.start(*(self._all[name].program for name in names), timeout=timeout)
 

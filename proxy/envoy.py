@@ -47,7 +47,7 @@ _LEVELS = {
 _POLL = 0.05
 _TERMINATION = 2.0
 _QUIET = 1.0
-_START = 20.0
+_START = 60.0
 
 
 @dataclass(frozen=True, slots=True)
