@@ -75,7 +75,7 @@ async def await_no_members(pool: SidecarPool) -> None:
     async def gone() -> bool:
         return (await pool.client.range(prefix_range(pool.keys.members))).count == 0
 
-    await until(gone, timeout=25, what="the members' records are gone")
+    await until(gone, timeout=40, what="the members' records are gone")
 
 
 async def stop_all(pool: SidecarPool) -> None:

@@ -394,7 +394,7 @@ async def fault_pool(
         await until(lambda: pool.settled(client), 60, f"the pool is served (logs: {home})", every=0.2)
         following = asyncio.create_task(pool.follow_owners())
         try:
-            await until(lambda: len(pool.owner_changes) >= slots, 10, "the owner records are followed")
+            await until(lambda: len(pool.owner_changes) >= slots, 40, "the owner records are followed")
             yield pool
         finally:
             following.cancel()

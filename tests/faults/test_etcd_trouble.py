@@ -34,28 +34,28 @@ async def test_a_cluster_of_three_etcds_loses_a_member_its_leader_and_its_majori
         follower = next(etcd for etcd in pool.etcds if etcd is not leader)
 
         follower.kill()
-        await until(lambda: caller.accepted("with one down"), 10, "writes go on with one of three down")
+        await until(lambda: caller.accepted("with one down"), 40, "writes go on with one of three down")
         follower.spawn()
         await follower.ready()
 
         leader = await pool.leader()
         leader.kill()
-        await until(lambda: caller.accepted("with a new leader"), 20, "writes go on with a new leader")
+        await until(lambda: caller.accepted("with a new leader"), 40, "writes go on with a new leader")
         leader.spawn()
         await leader.ready()
 
         assert await caller.accepted("kept")
         for etcd in pool.etcds[:2]:
             etcd.kill()
-        await until(lambda: _refused(caller), 20, "sync writes are refused without a majority")
-        await until(lambda: _memory_is_over(caller), 20, "owner reads end with the read deadline")
+        await until(lambda: _refused(caller), 40, "sync writes are refused without a majority")
+        await until(lambda: _memory_is_over(caller), 40, "owner reads end with the read deadline")
         for etcd in pool.etcds[:2]:
             etcd.spawn()
         for etcd in pool.etcds[:2]:
             await etcd.ready()
 
         assert [await caller.get(name, f"probe-{name}", Understudy_Consistency="linearizable") for name in pool.names]
-        await until(lambda: caller.accepted("after all of it"), 20, "writes go on without help")
+        await until(lambda: caller.accepted("after all of it"), 40, "writes go on without help")
         # Who finds the new leader later than the others may have to give way; while nobody reaches etcd, nothing moves.
         assert [c for c in pool.takeovers(settled) if not c.cause.endswith("it cannot reach etcd")] == []
 
@@ -112,7 +112,7 @@ async def test_a_full_store_refuses_writes_and_keeps_what_it_took(tmp_path):
         etcd.ctl("defrag")
         etcd.ctl("alarm", "disarm")
 
-        await until(lambda: caller.accepted("again"), 20, "writes go on once there is space")
+        await until(lambda: caller.accepted("again"), 40, "writes go on once there is space")
         assert pool.takeovers(settled) == []
 
 
@@ -149,10 +149,10 @@ async def test_watches_whose_history_was_compacted_read_everything_anew(tmp_path
                 sync = (await pool.status("m1"))["sync"]
                 return sync["gaps"] > 0 and sync["in_sync"] == sync["wanted"] > 0
 
-            await until(in_sync_again, 20, "the deaf member has read everything anew")
+            await until(in_sync_again, 40, "the deaf member has read everything anew")
             assert await caller.get("m1", key, Understudy_Consistency="stale") == (200, "meanwhile")
             pool.members["m3"].kill()
-            await until(lambda: _left_by(pool, client, "m3"), 20, "the control server sees that a member is gone")
+            await until(lambda: _left_by(pool, client, "m3"), 40, "the control server sees that a member is gone")
             await until(lambda: pool.settled(client), 30, "the pool is whole again")
 
 

@@ -127,7 +127,7 @@ async def takeover(pool: FaultPool, client, caller: Caller) -> str:
             return all([(await caller.put(name, key, "v"))[0] in (200, 201) for name, key in keys])
         return False
 
-    await until(served, 20, "its slots are served by the others")
+    await until(served, 40, "its slots are served by the others")
     return takeover_seed(pool.name, "m1", record.boot, record.life).hex
 
 

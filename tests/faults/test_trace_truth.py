@@ -113,10 +113,10 @@ async def test_the_time_is_in_the_phase_that_was_held_up_whatever_one_members_cl
 
         # A member that is frozen: the time goes by until somebody finds it dead.
         boot = await world.boot("m1")
-        await until(lambda: _felt(world, "m1"), 20, "its standbys feel its pulse")
+        await until(lambda: _felt(world, "m1"), 40, "its standbys feel its pulse")
         froze = time.monotonic()
         pool.members["m1"].signal(signal.SIGSTOP)
-        await until(lambda: _lost(world, "m1"), 20, "the table names it lost")
+        await until(lambda: _lost(world, "m1"), 40, "the table names it lost")
         found = time.monotonic() - froze
         assert "misses its pulse" in (await world.table()).lost["m1"].cause
         trace = await world.takeover("m1", boot)
@@ -156,13 +156,13 @@ async def test_an_envoy_that_is_late_with_its_word_holds_up_a_handover_and_no_ta
             config = bootstrap(node_id="front-1", pool=pool.name, listen=listen, xds_addresses=[cable.address])
             config.pop("admin", None)
             async with running_envoy(config, tmp_path / "envoy"):
-                await until(lambda: _synced(world), 20, "Envoy has its configuration")
+                await until(lambda: _synced(world), 40, "Envoy has its configuration")
 
                 boot = await world.boot("m1")
                 struck = time.monotonic()
                 cable.cut(Way.REQUESTS)
                 pool.members["m1"].kill()
-                await until(lambda: _lost(world, "m1"), 20, "the table names it lost")
+                await until(lambda: _lost(world, "m1"), 40, "the table names it lost")
                 await asyncio.sleep(HELD)
                 held = time.monotonic() - struck
                 cable.mend()
@@ -179,13 +179,13 @@ async def test_an_envoy_that_is_late_with_its_word_holds_up_a_handover_and_no_ta
                 for late in etcd_to_target:
                     late.cut(Way.ANSWERS)
                 await world.client.put(pool.keys.intent("m2"), Intent("m2", 0.0, time.time()).encode())
-                (slot,) = await until(lambda: _on_its_way(world, "m2"), 20, "a slot is on its way")
+                (slot,) = await until(lambda: _on_its_way(world, "m2"), 40, "a slot is on its way")
                 caller = asyncio.create_task(_waited(pool, "m2", slot))
                 await asyncio.sleep(AT_THE_GATE)
                 for late in etcd_to_target:
                     late.mend()
                 waited = await caller
-                after = await until(lambda: _emptied(world, before, "m2"), 20, "its slots have moved")
+                after = await until(lambda: _emptied(world, before, "m2"), 40, "its slots have moved")
                 moved = time.monotonic()
                 await asyncio.sleep(HELD)
                 held = time.monotonic() - moved

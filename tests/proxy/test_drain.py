@@ -93,16 +93,16 @@ async def test_a_member_that_leaves_waits_for_one_that_still_starts(pool: Sideca
     warming = f"http://{pool.members['b'].api}/v1/checks/cache"
     async with pool.http.put(warming, json={"deadline_seconds": 60}) as answer:
         assert answer.status == 201
-    await until(lambda: is_in(pool, "b", MemberState.INIT), 20, "b says that it starts")
+    await until(lambda: is_in(pool, "b", MemberState.INIT), 40, "b says that it starts")
     assert (await pool.call("a", "PUT", "/k", "kept"))[0] == 201
     sidecar = pool.members["a"].sidecar
     assert sidecar is not None
 
     sidecar.terminate()
-    await until(lambda: is_in(pool, "a", MemberState.DRAINING), 20, "a says that it leaves")
+    await until(lambda: is_in(pool, "a", MemberState.DRAINING), 40, "a says that it leaves")
     async with pool.http.post(warming, json={"state": "ok"}) as answer:
         assert answer.status == 200
-    await until(lambda: is_in(pool, "b", MemberState.READY), 20, "b could serve")
+    await until(lambda: is_in(pool, "b", MemberState.READY), 40, "b could serve")
     await pool.settle(B_FIRST)
 
     assert await asyncio.to_thread(sidecar.wait, 20) == 0
@@ -115,9 +115,9 @@ async def test_an_operators_drain_with_an_end_is_over_by_itself(pool: SidecarPoo
     await pool.settle(A_FIRST)
     now = time.time()
     await pool.client.put(pool.keys.intent("a"), Intent("a", now + 3.0, now).encode())
-    await until(lambda: is_in(pool, "a", MemberState.DRAINING), 20, "a is drained")
+    await until(lambda: is_in(pool, "a", MemberState.DRAINING), 40, "a is drained")
     await pool.await_owners((B_FIRST,))
-    await until(lambda: is_in(pool, "a", MemberState.UP), 20, "a is back, and standby")
+    await until(lambda: is_in(pool, "a", MemberState.UP), 40, "a is back, and standby")
 
 
 async def test_a_site_hands_over_without_a_control_server_too_and_not_to_itself(pool: SidecarPool) -> None:
@@ -140,7 +140,7 @@ async def test_a_site_hands_over_without_a_control_server_too_and_not_to_itself(
     }
 
     await pool.client.delete(pool.keys.site_intent("east"))
-    await until(lambda: is_in(pool, "a", MemberState.UP), 20, "a is back, and standby")
+    await until(lambda: is_in(pool, "a", MemberState.UP), 40, "a is back, and standby")
 
 
 async def is_in(pool: SidecarPool, name: str, state: MemberState) -> bool:
@@ -152,7 +152,7 @@ async def test_a_sidecar_that_has_to_outlive_its_application_waits_for_the_end_o
     await pool.start("a", "b")
     await pool.settle(A_FIRST)
     outliving = asyncio.create_task(leave(pool, "a", "--wait", "60", "--until", "application-gone"))
-    await until(lambda: drained(pool, "a"), what="a has given its slots away", timeout=20)
+    await until(lambda: drained(pool, "a"), what="a has given its slots away", timeout=40)
     assert not outliving.done()
 
     application = pool.members["a"].application
@@ -219,7 +219,7 @@ async def test_a_sidecar_takes_all_its_options_from_the_environment(
                 stderr=log,
             )
         try:
-            record = await until(lambda: pool.record("pod-1"), 20, "the member registers")
+            record = await until(lambda: pool.record("pod-1"), 40, "the member registers")
             assert (record.site, record.node, record.weight, record.priority) == ("zone-1", "node-7", 30, 2)
             assert record.app == bracketed(app)
             assert record.peer == bracketed(peer)
@@ -269,7 +269,7 @@ async def test_leaving_works_over_a_unix_socket_that_asks_for_a_token(
         with (tmp_path / "log").open("wb") as log:
             sidecar = await asyncio.create_subprocess_exec(*command, "sidecar", *told, cwd=ROOT, stderr=log)
         try:
-            await until(lambda: pool.record("a"), 20, "the member registers")
+            await until(lambda: pool.record("a"), 40, "the member registers")
             codes = []
             for file in (other, tokens):
                 flags = ("--session-api", api, "--session-token-file", str(file), "--wait", "20")

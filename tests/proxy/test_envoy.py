@@ -73,7 +73,7 @@ def listens(address: str) -> bool:
 @pytest.mark.parametrize("delta", [True, False])
 async def test_it_serves_what_the_control_server_tells_it(control: Control, delta: bool):
     async with EnvoyProcess(control.settings(delta=delta)) as envoy:
-        assert await envoy.ready(20)
+        assert await envoy.ready(40)
         assert await answers(control.listen) == "here"
 
 
@@ -81,18 +81,18 @@ async def test_a_killed_envoy_comes_back_and_the_log_says_what_it_died_of(
     control: Control, caplog: pytest.LogCaptureFixture
 ):
     async with EnvoyProcess(control.settings()) as envoy:
-        assert await envoy.ready(20)
+        assert await envoy.ready(40)
         killed = envoy.pid
         assert killed is not None
         os.kill(killed, signal.SIGKILL)
-        await until(lambda: envoy.restarts == 1 and serves(control), timeout=20, what="Envoy back")
+        await until(lambda: envoy.restarts == 1 and serves(control), timeout=40, what="Envoy back")
         assert envoy.pid not in (None, killed)
         assert "ended by SIGKILL" in caplog.text
 
 
 async def test_a_stop_lets_requests_under_way_finish_and_leaves_nothing(control: Control):
     async with EnvoyProcess(control.settings(drain=10.0)) as envoy:
-        assert await envoy.ready(20)
+        assert await envoy.ready(40)
         pid, directory = envoy.pid, envoy._admin_file.parent
         assert pid is not None
         request = asyncio.create_task(answers(control.listen, "/wait"))
@@ -109,7 +109,7 @@ async def test_a_stop_lets_requests_under_way_finish_and_leaves_nothing(control:
 
 async def test_a_stop_does_not_wait_for_ever(control: Control):
     async with EnvoyProcess(control.settings(drain=0.2)) as envoy:
-        assert await envoy.ready(20)
+        assert await envoy.ready(40)
         request = asyncio.create_task(answers(control.listen, "/wait"))
         await until(lambda: control.application.waiting == 1, what="the request at its member")
     with pytest.raises(aiohttp.ClientError):
@@ -118,7 +118,7 @@ async def test_a_stop_does_not_wait_for_ever(control: Control):
 
 async def test_sigterm_ends_the_supervisor_and_its_envoy(control: Control, tmp_path: Path):
     async with front_process(control, tmp_path) as process:
-        await until(lambda: serves(control), timeout=20, what="the front")
+        await until(lambda: serves(control), timeout=40, what="the front")
         process.terminate()
         assert await asyncio.wait_for(process.wait(), 20) == 0
         assert not listens(control.listen)
@@ -126,12 +126,12 @@ async def test_sigterm_ends_the_supervisor_and_its_envoy(control: Control, tmp_p
 
 async def test_a_killed_supervisor_takes_its_envoy_along_so_that_a_new_one_can_start(control: Control, tmp_path: Path):
     async with front_process(control, tmp_path) as process:
-        await until(lambda: serves(control), timeout=20, what="the front")
+        await until(lambda: serves(control), timeout=40, what="the front")
         process.kill()
         await process.wait()
     await until(lambda: not listens(control.listen), what="the port free again")
     async with EnvoyProcess(control.settings()) as envoy:
-        assert await envoy.ready(20)
+        assert await envoy.ready(40)
 
 
 @pytest.mark.parametrize("which", ["listen", "admin"])
@@ -172,7 +172,7 @@ async def test_without_a_control_server_it_waits_and_is_not_ready(control: Contr
 async def test_it_finds_the_control_server_that_is_alive(control: Control):
     some_dead = [f"127.0.0.1:{free_port()}", control.xds, f"127.0.0.1:{free_port()}"]
     async with EnvoyProcess(control.settings(xds_addresses=some_dead)) as envoy:
-        assert await envoy.ready(20)
+        assert await envoy.ready(40)
 
 
 def test_the_binary_can_be_named(tmp_path: Path):

@@ -64,5 +64,5 @@ async def test_members_of_this_version_and_the_next_hand_over_and_take_over(etcd
         async def taken_over() -> bool:
             return (await pool.call("this", "GET", "/key-0"))[0] == 200
 
-        await until(taken_over, 20, "the member that is left serves")
+        await until(taken_over, 40, "the member that is left serves")
         await all_are(pool, "this", "third")

@@ -45,7 +45,7 @@ async def restart(pool: SidecarPool, name: str) -> None:
     before = await pool.record(name)
     pool.kill(name, application=False)
     await pool.start(name)
-    await until(lambda: registered_anew(pool, name, before), 20, f"{name} is back")
+    await until(lambda: registered_anew(pool, name, before), 40, f"{name} is back")
 
 
 async def registered_anew(pool: SidecarPool, name: str, before: object) -> bool:
@@ -129,7 +129,7 @@ async def test_a_running_sidecar_that_lacks_a_new_key_neither_serves_nor_overwri
         record = await pool.record("b")
         return record is not None and record.state == "DOWN" and "--session-keys" in record.reason
 
-    await until(unfit, 20, "b says that it lacks a key")
+    await until(unfit, 40, "b says that it lacks a key")
     pool.kill("a")
     for method in ("GET", "PUT", "DELETE", "GET"):
         status, _, body = await pool.call("b", method, "/k", "overwritten")

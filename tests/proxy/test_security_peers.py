@@ -151,7 +151,7 @@ async def test_a_control_servers_probe_tells_the_same_over_mtls(
         ("a", at, envoy, (Finding.VOID, "")),
         ("a", f"127.0.0.1:{free_port()}", control, (Finding.REFUSED, "")),
     ):
-        assert await until(partial(found, member, peer, tls), 20, "an answer to the probe") == expected
+        assert await until(partial(found, member, peer, tls), 40, "an answer to the probe") == expected
 
 
 async def test_a_pool_with_mtls_everywhere_survives_a_killed_member(
@@ -244,7 +244,7 @@ async def test_an_unprotected_port_beyond_loopback_needs_to_be_asked_for(
             ("guarded", ("--peer", peer, "--session-api", api, "--session-token-file", str(tokens), *map(str, mine))),
         ):
             await running.start(name, "sidecar", *where, *options)
-            await until(lambda: lives(api), 20, f"the sidecar {name} listens")
+            await until(lambda: lives(api), 40, f"the sidecar {name} listens")
             await running.kill(name)
 
 

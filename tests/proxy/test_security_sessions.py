@@ -47,7 +47,7 @@ async def test_without_its_token_the_session_api_says_no_more_than_that_it_lives
     async def stored() -> bool:
         return (await pool.call("a", "PUT", "/k", "secret", Authorization=bearer))[0] in (200, 201)
 
-    await until(stored, 20, "a write with the token")
+    await until(stored, 40, "a write with the token")
     for shown in ({}, {"Authorization": f"Bearer {NEXT}"}, {"Authorization": f"Basic {TOKEN}"}):
         for method in ("GET", "PUT", "DELETE"):
             status, headers, body = await pool.call("a", method, "/k", "x", **shown)
@@ -92,7 +92,7 @@ async def test_a_unix_socket_has_the_permissions_that_were_asked_for(
             async with aiohttp.ClientSession(connector=connector) as http, http.get("http://s/healthz") as answer:
                 return answer.status == 200
 
-        await until(alive, 20, "the sidecar answers on its socket")
+        await until(alive, 40, "the sidecar answers on its socket")
         assert stat.S_IMODE(path.stat().st_mode) == int(mode, 8)
 
 
@@ -110,7 +110,7 @@ async def test_the_example_shows_its_token(pool: SidecarPool, tmp_path: Path) ->
                 *("/usr/bin/env", *(f"{key}={value}" for key, value in told.items())),
                 *(sys.executable, "-m", "deploy.examples.cart", "--port", str(port)),
             )
-            assert await until(lambda: new_cart(port), 20, "the example answers") == expected  # noqa: B023 - awaited
+            assert await until(lambda: new_cart(port), 40, "the example answers") == expected  # noqa: B023 - awaited
 
 
 async def new_cart(port: int) -> int:

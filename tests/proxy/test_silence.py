@@ -78,18 +78,18 @@ async def test_a_busy_process_has_a_pulse_and_a_stopped_one_has_none(
         return is_running(pulses.pulse(WHO), (), time.monotonic(), usual=USUAL, cap=CAP)
 
     pulses.watch({WHO: f"127.0.0.1:{process.stdout.readline().strip()}"})
-    await until(lambda: pulses.pulse(WHO), 20, "enough answers to mean something")
+    await until(lambda: pulses.pulse(WHO), 40, "enough answers to mean something")
 
     print(file=process.stdin, flush=True)
     await stays(runs, 1.0, "a busy process has a pulse")
 
     process.send_signal(SIGSTOP)
-    await until(lambda: runs() is False, 20, "a stopped process has none")
+    await until(lambda: runs() is False, 40, "a stopped process has none")
     process.send_signal(SIGCONT)
-    await until(runs, 20, "it goes on")
+    await until(runs, 40, "it goes on")
 
     process.kill()
-    await until(lambda: runs() is None, 20, "of a process that is gone nothing is said")
+    await until(lambda: runs() is None, 40, "of a process that is gone nothing is said")
 
 
 async def test_who_never_answered_cannot_fall_silent(pulses: Pulses, process: subprocess.Popen[str]) -> None:
@@ -103,15 +103,15 @@ async def test_who_never_answered_cannot_fall_silent(pulses: Pulses, process: su
 async def test_nobody_is_asked_any_more_who_is_not_watched(pulses: Pulses, process: subprocess.Popen[str]) -> None:
     assert process.stdout is not None
     pulses.watch({WHO: f"127.0.0.1:{process.stdout.readline().strip()}"})
-    await until(lambda: pulses.pulse(WHO), 20, "it is known")
+    await until(lambda: pulses.pulse(WHO), 40, "it is known")
     pulses.watch({})
-    await until(lambda: pulses.pulse(WHO) is None, 20, "it is forgotten")
+    await until(lambda: pulses.pulse(WHO) is None, 40, "it is forgotten")
 
 
 async def test_the_thread_may_be_gone_before_who_ends_it_has_woken_it() -> None:
     with Pulses() as pulses:
         pulses._ending = True
-        await until(lambda: not pulses._thread.is_alive(), 20, "the thread ends by itself")
+        await until(lambda: not pulses._thread.is_alive(), 40, "the thread ends by itself")
 
 
 async def test_nothing_is_said_while_the_thread_that_asks_stands_still(
@@ -119,13 +119,13 @@ async def test_nothing_is_said_while_the_thread_that_asks_stands_still(
 ) -> None:
     assert process.stdout is not None
     pulses.watch({WHO: f"127.0.0.1:{process.stdout.readline().strip()}"})
-    await until(lambda: pulses.pulse(WHO), 20, "it is known")
+    await until(lambda: pulses.pulse(WHO), 40, "it is known")
 
     held = threading.Event()
     try:
         monkeypatch.setattr(pulses, "_round", lambda *_, **__: held.wait())
-        await until(lambda: pulses.pulse(WHO) is None, 20, "what nobody looks after is not known")
+        await until(lambda: pulses.pulse(WHO) is None, 40, "what nobody looks after is not known")
     finally:
         monkeypatch.undo()
         held.set()
-    await until(lambda: pulses.pulse(WHO), 20, "it is known again")
+    await until(lambda: pulses.pulse(WHO), 40, "it is known again")

@@ -62,7 +62,7 @@ class Writers:
     async def progress(self, more: int = 5) -> None:
         """Wait until every session has ``more`` further acknowledged writes."""
         goal = {key: len(fields) + more for key, fields in self.acknowledged.items()}
-        await until(lambda: all(len(self.acknowledged[k]) >= n for k, n in goal.items()), 20, "writers make progress")
+        await until(lambda: all(len(self.acknowledged[k]) >= n for k, n in goal.items()), 40, "writers make progress")
 
     async def lost(self, at: str) -> set[str]:
         """Acknowledged writes that a reader at ``at`` does not find."""
@@ -171,7 +171,7 @@ async def test_a_frozen_owner_is_taken_over_and_learns_of_it_when_it_wakes(pool:
     await pool.call("a", "PUT", "/k", "old")
     frozen = pool.members["a"].sidecar
     assert frozen is not None
-    await until(partial(_feels, pool, "b", "a"), 10, "b feels the pulse of a")
+    await until(partial(_feels, pool, "b", "a"), 40, "b feels the pulse of a")
 
     frozen.send_signal(signal.SIGSTOP)
     status, headers, _ = await pool.call("b", "PUT", "/k", "new")
@@ -201,7 +201,7 @@ async def test_an_owner_that_is_known_to_be_busy_is_waited_for(pool: SidecarPool
         owner.send_signal(signal.SIGCONT)
 
     await stand_still(0.4)
-    await until(partial(_told_of_delays, pool, "a"), 10, "a's record tells that it was late")
+    await until(partial(_told_of_delays, pool, "a"), 40, "a's record tells that it was late")
     for number in range(3):
         pause = asyncio.create_task(stand_still(0.9))
         status, headers, _ = await pool.call(
@@ -288,7 +288,7 @@ async def test_an_owner_that_is_cut_off_from_etcd_gives_way_and_acknowledges_not
             status, headers, body = await pool.call("a", "GET", "/k")
             return (status, headers["understudy-served-by"], body) == (200, "b", b"after")
 
-        await until(a_knows, 20, "the member that was cut off sends its callers to the new owner")
+        await until(a_knows, 40, "the member that was cut off sends its callers to the new owner")
 
 
 async def test_with_takeover_lease_a_replaced_owner_never_answers_an_old_read(etcd: EtcdServer, pool_name: str) -> None:
@@ -321,4 +321,4 @@ async def test_a_member_takes_up_a_slot_whose_claim_was_never_answered(pool: Sid
         status, headers, _ = await pool.call("a", "PUT", "/k", "new")
         return (status, headers.get("understudy-epoch")) == (200, str(owner.epoch + 1))
 
-    await until(served, 20, "the slot is served under the epoch that stands in etcd")
+    await until(served, 40, "the slot is served under the epoch that stands in etcd")

@@ -144,7 +144,7 @@ async def test_a_receiver_that_is_down_or_busy_is_asked_again(backend, variables
     backend.answers = [(503, b"later"), (429, b"slower"), (502, b"")]
     telemetry = start_telemetry("understudy-sidecar", "cart-1")
     claim(telemetry)
-    await until(lambda: telemetry.counts.sent == 1, 20)
+    await until(lambda: telemetry.counts.sent == 1, 40)
     await telemetry.aclose()
     assert len(backend.requests) == 4
 

@@ -107,7 +107,7 @@ async def connected(address: str, pool: str) -> AsyncIterator[AdsNode]:
     node = AdsNode(address, pool)
     task = asyncio.create_task(node.run())
     try:
-        await until(lambda: len(node.versions) == 4, 15, "the node has all types")
+        await until(lambda: len(node.versions) == 4, 40, "the node has all types")
         yield node
     finally:
         task.cancel()

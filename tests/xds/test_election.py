@@ -97,7 +97,7 @@ async def test_a_leader_that_crashes_is_followed_when_its_lease_goes(stand):
     await second.leadership.registered.wait()
     await first.crash()
 
-    await until(leads(second), 15)
+    await until(leads(second), 40)
 
 
 async def test_a_deposed_leader_cannot_write_and_notices(stand, etcd):
@@ -142,7 +142,7 @@ async def test_a_server_that_lost_its_lease_stands_again(stand, etcd):
     async with etcd.client() as client:
         leader = await client.get(KEYS.leader)
         etcd.ctl("lease", "revoke", f"{leader.lease:x}")
-        await until(lambda: first.leadership.is_leader and first.leadership.term > leader.create_revision, 15)
+        await until(lambda: first.leadership.is_leader and first.leadership.term > leader.create_revision, 40)
 
         assert (await client.get(KEYS.leader)).lease != leader.lease
         assert await client.get(KEYS.control("a")) is not None
@@ -153,10 +153,10 @@ async def test_nobody_leads_while_etcd_is_away_and_somebody_does_afterwards(stan
     await until(leads(first))
     await etcd.settle(first.client)
     etcd.kill()
-    await until(lambda: not first.leadership.is_leader, 15, "the leader gives up when its lease may be gone")
+    await until(lambda: not first.leadership.is_leader, 40, "the leader gives up when its lease may be gone")
     await etcd.start()
 
-    await until(leads(first), 15)
+    await until(leads(first), 40)
     async with etcd.client() as client:
         assert (await client.get(KEYS.leader)).value == b"a"
 
@@ -167,10 +167,10 @@ async def test_a_leader_whose_key_is_still_there_on_its_former_lease_goes_on_wit
     fence = first.leadership.fence
     await etcd.settle(first.client)
     etcd.kill()
-    await until(lambda: first.leadership.trouble, 20, "it asks for a new lease in vain")
+    await until(lambda: first.leadership.trouble, 40, "it asks for a new lease in vain")
     await etcd.start()
 
-    await until(leads(first), 15)
+    await until(leads(first), 40)
     assert first.leadership.fence == fence
     async with etcd.client() as client:
         await until(lambda: kept(client, first), what="the key has moved to the new lease")

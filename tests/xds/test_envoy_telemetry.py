@@ -53,14 +53,14 @@ class Front:
         async def same() -> bool:
             return await self.get() == status
 
-        await until(same, 15, f"Envoy answers {status}")
+        await until(same, 40, f"Envoy answers {status}")
 
     async def reports(self, count: int) -> list[StoredLog]:
         async def there() -> list[StoredLog] | None:
             found = await self.store.logs(0, time.time_ns() + 10**10)
             return found if len(found) >= count else None
 
-        return await until(there, 15, f"{count} reports")
+        return await until(there, 40, f"{count} reports")
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ async def test_envoy_goes_on_with_a_trace_that_its_caller_samples_and_begins_non
     async def spans():
         return await front.store.trace(TRACE)
 
-    found = await until(spans, 15, "Envoy's spans")
+    found = await until(spans, 40, "Envoy's spans")
     assert {span.resource[names.SERVICE_NAME] for span in found} == {names.SERVICE_ENVOY}
     assert not await front.store.trace(TRACE[::-1])
     assert await front.store.traces() == [], "requests are no failovers"

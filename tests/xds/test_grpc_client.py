@@ -94,14 +94,14 @@ async def test_a_proxyless_grpc_client_reaches_the_right_backend_and_fails_over(
             async def answers_two() -> bool:
                 return await asked(client) == "two"
 
-            await until(answers_two, 20, "the other backend")
+            await until(answers_two, 40, "the other backend")
             assert world.cache.counters.nacks == 0
 
 
 async def test_rule_14_a_name_that_appears_later_reaches_a_waiting_client():
     async with backend(b"one") as one, served({}) as world, caller(world.port) as client:
         answer = asyncio.create_task(asked(client))
-        await until(world.cache.status, 20, "the client's request")
+        await until(world.cache.status, 40, "the client's request")
         await world.cache.set_all(
             {
                 types.CLUSTER: {"c": cluster("c")},

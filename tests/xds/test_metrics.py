@@ -107,7 +107,7 @@ async def test_the_control_server_shows_them_to_prometheus(tmp_path):
             async def counted() -> bool:
                 return parsed(await ask(control.http, "/metrics")).get(("acks_total", "RDS"), 0) >= 1
 
-            await until(counted, 15, "an acknowledgement is counted")
+            await until(counted, 40, "an acknowledgement is counted")
             now = parsed(await ask(control.http, "/metrics"))
         assert now["streams",] == 1
         assert now["resources", "RDS"] == 1

@@ -36,7 +36,7 @@ async def test_it_is_not_ready_by_a_spec_whose_values_it_does_not_know_and_names
         spec = json.loads(PoolSpec(pool=POOL, slots=SLOTS).encode()) | {"takeover": "by-vote"}
         await pool.client.put(pool.keys.spec, json.dumps(spec).encode())
         control = await pool.control()
-        await until(control.leads, 15, "it leads")
+        await until(control.leads, 40, "it leads")
 
         ready = await control.ask("/readyz")
 

@@ -97,7 +97,7 @@ class Replicated:
         traffic = Traffic(self.envoy.settings.listen)
         task = asyncio.create_task(traffic.run())
         try:
-            await until(lambda: traffic.answers[200] >= 200, 20, "requests flow")
+            await until(lambda: traffic.answers[200] >= 200, 40, "requests flow")
             yield traffic
         finally:
             task.cancel()
@@ -132,7 +132,7 @@ async def replicated(pool: ControlPool, *, etcd_of_second: str) -> AsyncIterator
         everyone = pool.members.keys()
         seen = await pool.table_with(lambda table: {order[0] for order in table.orders if order} == everyone, "a table")
         await pool.claim_all(seen)
-        await until(lambda: all_served(first), 15, "every slot has its owner")
+        await until(lambda: all_served(first), 40, "every slot has its owner")
         settings = EnvoySettings(
             node_id="front-1",
             pool=POOL,
@@ -146,7 +146,7 @@ async def replicated(pool: ControlPool, *, etcd_of_second: str) -> AsyncIterator
         await second.start()
         await second.ready()
         await second.hears(*members)
-        await until(lambda: all_served(second), 15, "the second has seen it all")
+        await until(lambda: all_served(second), 40, "the second has seen it all")
         yield Replicated(pool, first, second, envoy)
 
 
@@ -177,16 +177,16 @@ async def test_the_leader_that_envoy_is_on_dies_under_traffic_and_nobody_notices
         del pool.controls["control-1"]
 
         await until(lambda: world.second.serves("front-1"), 30, "Envoy is with the second one")
-        await until(world.second.leads, 20, "the second one leads")
+        await until(world.second.leads, 40, "the second one leads")
         done = traffic.answers[200]
-        await until(lambda: traffic.answers[200] > done + 200, 20, "requests go on")
+        await until(lambda: traffic.answers[200] > done + 200, 40, "requests go on")
         assert await world.second.resources_sent() == 0
         assert await world.configuration() == before
         assert (await pool.table(), await owners(pool)) == (table, owned)
         assert traffic.answers.keys() == {200}
 
         await pool.members["cart-1"].kill()
-        await until(lambda: changed(world, before), 20, "what happens now reaches Envoy")
+        await until(lambda: changed(world, before), 40, "what happens now reaches Envoy")
         assert traffic.answers.keys() == {200}
 
 
@@ -201,8 +201,8 @@ async def test_a_replica_that_is_behind_rolls_envoy_back_to_nothing_older(pool):
         table = await pool.table()
         slot = next(slot for slot, order in enumerate(table.table.orders) if order[0] == "cart-1")
         await pool.members["cart-2"].claim(slot)
-        await until(lambda: changed(world, old), 20, "Envoy has the new routes from the first one")
-        await until(lambda: world.first.serves("front-1"), 20)
+        await until(lambda: changed(world, old), 40, "Envoy has the new routes from the first one")
+        await until(lambda: world.first.serves("front-1"), 40)
         new = await world.configuration()
         await world.first.kill()
         del pool.controls["control-1"]
@@ -228,7 +228,7 @@ async def test_a_fresh_replica_refuses_streams_until_it_has_loaded(pool):
     await pool.client.delete(pool.keys.spec)
     control = pool.controls["control-1"] = CommandControl(pool, "control-1", pool.etcd.endpoint)
     await control.start()
-    await until(control.leads, 20)
+    await until(control.leads, 40)
     first = wire.DeltaDiscoveryRequest(node={"id": "front-1"}, type_url=types.CLUSTER).SerializeToString()
     async with grpc.aio.insecure_channel(control.grpc) as channel:
         method = channel.stream_stream(f"/{types.AGGREGATED_SERVICE}/DeltaAggregatedResources")

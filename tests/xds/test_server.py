@@ -27,7 +27,7 @@ def settings(**changes) -> ControlSettings:
 
 async def refused(wrong: ControlSettings) -> str:
     with pytest.raises(StartError) as caught:
-        await asyncio.wait_for(serve_until(wrong, asyncio.Event()), 20)
+        await asyncio.wait_for(serve_until(wrong, asyncio.Event()), 40)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

@@ -137,7 +137,7 @@ async def running_front(directory: Path, orders: Sequence[tuple[str, ...]], **sp
         del config["admin"]
         envoy = await stack.enter_async_context(running_envoy(config, directory))
         front = Front(cache, fronts, envoy, port, view, members)
-        await until(lambda: _serves(envoy), 20, "Envoy accepts clients, and all members are healthy")
+        await until(lambda: _serves(envoy), 40, "Envoy accepts clients, and all members are healthy")
         await cache.acknowledged()
         yield front
 

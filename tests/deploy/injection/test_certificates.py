@@ -224,7 +224,7 @@ async def test_certificates_change_under_traffic_without_a_review_lost(
         )
         await keeper.look()
         async with running_injector(told) as webhook:
-            await until(lambda: not webhook.readiness.reason, 20, "the injector is ready")
+            await until(lambda: not webhook.readiness.reason, 40, "the injector is ready")
             stop = asyncio.Event()
 
             async def ask(session: aiohttp.ClientSession, **headers: str) -> None:
@@ -256,7 +256,7 @@ async def test_certificates_change_under_traffic_without_a_review_lost(
                     async def shown(wanted: bytes = wanted) -> bool:
                         return await shown_at(port, fake.bundles[0]) == wanted
 
-                    await until(shown, 20, "the certificate is served")
+                    await until(shown, 40, "the certificate is served")
                     assert not any(task.done() for task in tasks)
                     authorities.append(fake.bundles[0].count(b"BEGIN CERTIFICATE"))
                     served.add(other.current[0])

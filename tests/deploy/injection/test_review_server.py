@@ -97,7 +97,7 @@ class Client:
 async def client(injector: Injector) -> AsyncIterator[Client]:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as http:
         client = Client(injector, http)
-        await until(lambda: client.review({}), 20, "the injector answers")
+        await until(lambda: client.review({}), 40, "the injector answers")
         yield client
 
 
@@ -290,7 +290,7 @@ async def test_many_large_bodies_at_once_are_refused_before_they_fill_the_memory
 
         async with aiohttp.ClientSession() as http:
             client = Client(flooded, http)
-            await until(lambda: client.review({}), 20, "the injector answers")
+            await until(lambda: client.review({}), 40, "the injector answers")
             at_rest = peak()
 
             async with asyncio.timeout(60):
@@ -306,7 +306,7 @@ async def test_an_injector_that_is_told_to_stop_answers_until_nobody_sends_it_re
     with started(tmp_path) as stopping:
         async with aiohttp.ClientSession() as http:
             client = Client(stopping, http)
-            await until(lambda: client.review({}), 20, "the injector answers")
+            await until(lambda: client.review({}), 40, "the injector answers")
 
             async def ready() -> int:
                 url = f"https://127.0.0.1:{stopping.port}/readyz"
@@ -319,9 +319,9 @@ async def test_an_injector_that_is_told_to_stop_answers_until_nobody_sends_it_re
             async def unready() -> bool:
                 return await ready() == 503
 
-            await until(unready, 20, "it says that it is about to stop")
+            await until(unready, 40, "it says that it is about to stop")
             assert "patch" in await client.review(pod())
-        await until(lambda: stopping.process.poll() is not None, 20, "it ends")
+        await until(lambda: stopping.process.poll() is not None, 40, "it ends")
         assert stopping.process.returncode == 0
 
 

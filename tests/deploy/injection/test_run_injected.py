@@ -94,7 +94,7 @@ async def test_an_injected_pod_joins_its_pool_and_leaves_it_in_order(
         assert (await call(first, "GET", f"/{key}"))[1] == "kept"  # the application may still ask, until it ends
     sidecar, _ = await first.stop(native=form == NATIVE)
     assert sidecar == 0
-    await until(lambda: gone(pool, "cart-6f9c-x1"), 20, "the member's record is gone")
+    await until(lambda: gone(pool, "cart-6f9c-x1"), 40, "the member's record is gone")
 
 
 async def classic_end(pod: RunningPod) -> bool:

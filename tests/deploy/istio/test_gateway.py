@@ -51,7 +51,7 @@ class Scene:
         ]
         await self.istiod.push()
         await self.istiod.cache.acknowledged()
-        await until(lambda: self.by_slots(on), 20, "the listener has its routes")
+        await until(lambda: self.by_slots(on), 40, "the listener has its routes")
 
     async def by_slots(self, on: bool) -> bool:
         async with self.http.get(f"{self.envoy.admin}/config_dump?resource=dynamic_active_clusters") as dump:
@@ -113,7 +113,7 @@ async def gateway(directory: Path) -> AsyncIterator[Scene]:
 
 async def test_slots_are_switched_on_and_off_by_one_directory(tmp_path: Path) -> None:
     async with gateway(tmp_path) as scene:
-        await until(lambda: scene.by_slots(on=False), 20, "the gateway serves")
+        await until(lambda: scene.by_slots(on=False), 40, "the gateway serves")
         assert len({await scene.served_by("key-2") for _ in range(20)}) > 1
 
         await scene.slots(on=True)
@@ -157,8 +157,8 @@ async def test_nobody_notices_that_a_member_is_killed(tmp_path: Path) -> None:
             for name in scene.pool.member_processes("cart-1"):
                 scene.pool.processes.kill(name)
             await scene.settled("cart-1")
-            await until(lambda: without_detours(scene), 20, "no request goes to the dead member first")
-            await until(scene.routed, 20, "every request goes to the owner of its slot")
+            await until(lambda: without_detours(scene), 40, "no request goes to the dead member first")
+            await until(scene.routed, 40, "every request goes to the owner of its slot")
             await progress(load)
             await load.stop()
             verdict = judge(load.history, await load.final_contents(), Killing("cart-1", killed_at))

@@ -47,7 +47,7 @@ async def test_one_host_of_a_shared_port_goes_by_slot(tmp_path: Path) -> None:
                 return [await ask(HOST, key) for key in keys] == wanted
 
             async with running_proxy(istiod, tmp_path / "gateway", [control.grpc]):
-                await until(by_slot, 20, f"{HOST} goes by slot")
+                await until(by_slot, 40, f"{HOST} goes by slot")
                 answers = {await ask(OTHER, "key-1") for _ in range(30)}
                 assert len(answers) > 1
                 assert not any(told for _, told in answers)

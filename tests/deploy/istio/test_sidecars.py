@@ -242,7 +242,7 @@ async def test_calls_go_by_slot_over_mtls_and_what_dies_behind_a_living_proxy_is
         second = web.order_of(key)[1]
         may = [asyncio.create_task(web.ask("GET", key, "/wait", x_request="may")) for _ in range(5)]
         not_ = [asyncio.create_task(web.ask("POST", key, "/wait", x_request="once")) for _ in range(5)]
-        await until(lambda: len(web.seen("may")) >= 5 and len(web.seen("once")) == 5, 20, "requests are under way")
+        await until(lambda: len(web.seen("may")) >= 5 and len(web.seen("once")) == 5, 40, "requests are under way")
         web.apps["cart-1"].kill()
 
         assert {await web.ask("POST", key) for key in web.keys_of("cart-1", 30)} <= {(200, m) for m in MEMBERS[1:]}

@@ -61,7 +61,7 @@ async def beats_arrive(cluster):
         (member,) = (await ask(f"127.0.0.1:{cluster.here[18001]}", "/v1/status"))["members"]
         return member["state"] == "UP" and member["applied"]
 
-    await until(told, 20, "the member is UP, and its heartbeats arrive")
+    await until(told, 40, "the member is UP, and its heartbeats arrive")
 
 
 async def test_a_request_goes_through_everything_that_was_rendered(tmp_path, cluster):
@@ -127,7 +127,7 @@ async def test_the_first_failover_is_as_the_page_tells_it(tmp_path, secured):
             async with http.post(f"{front}/cart") as reply:
                 return reply.headers["x-session-id"]
 
-        key = await until(cart, 20, "a cart is made", every=0.2)
+        key = await until(cart, 40, "a cart is made", every=0.2)
         headers = {"x-session-id": key, "idempotency-key": "one"}
         async with http.post(f"{front}/cart/items", headers=headers, json={"sku": "tea", "quantity": 2}) as reply:
             assert reply.status == 200, await reply.text()
@@ -135,7 +135,7 @@ async def test_the_first_failover_is_as_the_page_tells_it(tmp_path, secured):
         async def in_sync():
             return (await told("status", "--sync"))["in_sync"]
 
-        await until(in_sync, 20, "the standby has it too", every=0.3)
+        await until(in_sync, 40, "the standby has it too", every=0.3)
         serving = (await told("explain", key))["owner"]
 
         for part in ("app", "sidecar"):
@@ -148,7 +148,7 @@ async def test_the_first_failover_is_as_the_page_tells_it(tmp_path, secured):
             failovers = (await told("failovers"))["failovers"]
             return [one for one in failovers if (one["kind"], one["from"]) == ("takeover", [serving])]
 
-        await until(known, 20, "the failover is on record", every=0.3)
+        await until(known, 40, "the failover is on record", every=0.3)
         assert await told("trace")
 
 
@@ -176,13 +176,13 @@ async def test_the_pre_stop_hook_sends_clients_elsewhere_and_refuses_nobody(tmp_
                 assert reply.status == 201, "answered all the time"
                 return reply.headers.get("Connection") == "close"
 
-        await until(told_to_leave, 15, "clients are told to connect elsewhere")
+        await until(told_to_leave, 40, "clients are told to connect elsewhere")
 
         async def counted():
             with closing(sqlite3.connect(tmp_path / "traces.sqlite")) as traces:
                 return traces.execute("SELECT DISTINCT node FROM counts").fetchall()
 
-        assert await until(counted, 20, "its requests are counted", every=0.3) == [("front-abc-1",)]
+        assert await until(counted, 40, "its requests are counted", every=0.3) == [("front-abc-1",)]
 
 
 def options_of(command):
