@@ -149,7 +149,10 @@ class Load:
             while (now := time.perf_counter()) < due or not free:
                 await asyncio.sleep(max(due - now, 0.0002))
             key = self.keys[(number // 2) % len(self.keys)]
-            task = asyncio.create_task(self._one(free, key, due, reads if number % 2 else writes, number % 2 == 1))
+            # Taken here: late tasks begin together, and there may be more of them than free wires.
+            wire = free.pop()
+            times = reads if number % 2 else writes
+            task = asyncio.create_task(self._one(wire, free, key, due, times, number % 2 == 1))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
         if tasks:
@@ -157,8 +160,7 @@ class Load:
         self._close(everyone)
         return {"reads": spread(reads), "writes": spread(writes), "failed": self.failed}
 
-    async def _one(self, free: list[Wire], key: str, due: float, times: list[float], read: bool) -> None:
-        wire = free.pop()
+    async def _one(self, wire: Wire, free: list[Wire], key: str, due: float, times: list[float], read: bool) -> None:
         answer = await wire.ask(self.speech.read(key) if read else self.speech.write(key))
         times.append(time.perf_counter() - due)
         self.failed += not self.speech.good(answer)
