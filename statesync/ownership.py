@@ -71,16 +71,18 @@ class View:
         member = self.members.get(owner.active)
         return member is not None and member.record.boot != owner.boot
 
+    def named_lost(self, member: str, boot: str) -> bool:
+        """Whether the table names this process of a member lost."""
+        lost = self.table.lost.get(member)
+        return lost is not None and lost.boot == boot
+
     def suspected(self, slot: int, owner: Owner) -> bool:
         """Whether there is a first witness against the owner.
 
         That is: the table names it lost, its record is gone from etcd, or a table newer than the owner record has no
         part for it in the slot any more (it is down and may be unable to hand over; if it lives it will).
         """
-        lost = self.table.lost.get(owner.active)
-        if lost is not None and lost.boot == owner.boot:
-            return True
-        if owner.active not in self.members:
+        if self.named_lost(owner.active, owner.boot) or owner.active not in self.members:
             return True
         return self.table_revision > self.owners[slot].revision and owner.active not in self.table.orders[slot]
 
@@ -150,6 +152,8 @@ def _own_slot(view: View, slot: int, owner: Owner, wanted: str | None, handing_o
     target = view.members.get(wanted)
     if target is None or not target.record.state.may_hold_slots:
         return ()
+    if view.named_lost(wanted, target.record.boot):
+        return ()  # Envoy sends it nothing either; the table that has heard of its return says what it gets
     return (HandOver(slot, wanted),)
 
 

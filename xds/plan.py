@@ -47,7 +47,7 @@ def next_plan(world: World, at: float, held: frozenset[int] = frozenset()) -> Pl
     if any(candidate.state.may_hold_slots for candidate in field):
         found = replace(previous, orders=world.orders_as_found())
         decision = decide(world.spec, field, found, current=_current(world))
-        orders = _holding(decision.orders, found.orders, held)
+        orders = _holding(world, decision.orders, found.orders, held)
         moves = tuple(move for move in decision.moves if move.slot not in held)
     unheard = any(orders[slot][:1] != (world.serving_owner(slot),) for slot in _served_newer(world, orders))
     offline = tuple(sorted(world.offline))
@@ -64,13 +64,28 @@ def next_plan(world: World, at: float, held: frozenset[int] = frozenset()) -> Pl
 
 
 def _holding(
-    orders: tuple[tuple[str, ...], ...], found: tuple[tuple[str, ...], ...], held: frozenset[int]
+    world: World, orders: tuple[tuple[str, ...], ...], found: tuple[tuple[str, ...], ...], held: frozenset[int]
 ) -> tuple[tuple[str, ...], ...]:
     """``orders``, but with the order that was found where a change of active is held back."""
     return tuple(
-        found[slot] if slot in held and slot < len(found) and order[:1] != found[slot][:1] else order
+        _held(world, slot, order, found[slot]) if slot in held and slot < len(found) else order
         for slot, order in enumerate(orders)
     )
+
+
+def _held(world: World, slot: int, order: tuple[str, ...], found: tuple[str, ...]) -> tuple[str, ...]:
+    """The order of a slot that nothing may ask to move from its owner, who serves it well.
+
+    That is the one that was found, as a rule. But a table that was decided on before a takeover, and written after it,
+    is newer than the owner record and still names the dead as active. Who is lost has no move to wait for: held on to,
+    such an order had the slot handed over to it in the moment it was heard again, when no Envoy sent it anything yet.
+    """
+    owner = world.serving_owner(slot)
+    if owner is None or order[:1] in (found[:1], (owner,)):
+        return order
+    if found and world.state(found[0]) is not MemberState.LOST:
+        return found
+    return (owner, *(member for member in found if member != owner))
 
 
 def _served_newer(world: World, orders: tuple[tuple[str, ...], ...]) -> list[int]:

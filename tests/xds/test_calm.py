@@ -168,6 +168,20 @@ def test_a_held_slot_keeps_its_active_in_the_plan() -> None:
     assert held is None or all(order[0] == "a" for order in held.table.orders)
 
 
+def test_a_table_that_missed_a_takeover_is_put_right_although_nothing_may_move() -> None:
+    """It was decided on before the claim and written after it, so it is newer, and still says that the dead serve."""
+    calm = Calm().look(world("aabbcc", states="UUU"), START)
+    claimed = world("aacacc", orders="aabbcc", states="UUU", epochs=2)
+    seen = replace(claimed, states={**claimed.states, "b": MemberState.LOST})
+    calm = calm.look(seen, START + SECOND)
+
+    assert calm.held(seen) == frozenset(range(6))
+    plan = next_plan(seen, 1.0, calm.held(seen))
+
+    assert plan is not None
+    assert "".join(order[0] for order in plan.table.orders) == "aacacc"
+
+
 def returning(states: dict[str, MemberState]) -> World:
     """A pool whose table calls east offline, which no operator does any more; a and b are there, c and d elsewhere."""
     seen = world("ccccdddd", states="UUUU")
