@@ -20,7 +20,7 @@ _DEFAULTS: dict[str, Any] = {
     "health_checks": {"interval_ms": 250, "timeout_ms": 500, "failures": 2},
     "timeouts": {"idle_seconds": 3600},
 }
-_MEANS_NOTHING = {"timeouts": {"request_seconds"}, "retries": {"at_once", "hedge_ms"}}
+_MEANS_NOTHING = {"timeouts": {"request_seconds", "keep_alive_ms", "ping_ms"}, "retries": {"at_once", "hedge_ms"}}
 
 
 class Tcp(BaseModel):

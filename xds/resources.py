@@ -81,11 +81,6 @@ ROUTES = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 HEALTH_PATH = "/health"
 """What Envoy asks at a member's health port; answered by ``proxy.health_port``."""
 
-UPSTREAM_IDLE = timedelta(seconds=4)
-"""Below the 5 s after
-which common application servers close an idle connection. A request that Envoy sends just as the other side
-closes is lost, and may not be repeated if it is a plain POST."""
-
 PLENTY = 1 << 20
 """Circuit breakers count per cluster; those that the spec does not set must never be met."""
 
@@ -247,7 +242,7 @@ def _eds_cluster(name: str, policy: ClusterLbPolicy, upstream: Upstream) -> Clus
     if upstream.tcp:
         _carry_tcp(cluster, upstream.tcp)
     else:
-        options = _upstream_http(upstream.protocol)
+        options = _upstream_http(upstream.protocol, upstream.timeouts)
         cluster.typed_extension_protocol_options = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options}
     return cluster
 
@@ -372,14 +367,19 @@ def _breakers(retries: Retries) -> CircuitBreakers:
     return CircuitBreakers(thresholds=[limits])
 
 
-def _upstream_http(protocol: str) -> Any:
-    """How Envoy speaks to applications. HTTP/2 connections are pinged: one that hangs would hold all its streams."""
+def _upstream_http(protocol: str, timeouts: Timeouts) -> Any:
+    """How Envoy speaks to applications. HTTP/2 connections are pinged: one that hangs would hold all its streams.
+
+    Envoy closes idle connections before applications do: a request sent just as the other side closes is lost, and may
+    not be repeated if it is a plain POST.
+    """
+    idle, ping = timedelta(milliseconds=timeouts.keep_alive_ms), timedelta(milliseconds=timeouts.ping_ms)
     http1 = Http1ProtocolOptions()
     http2 = Http2ProtocolOptions(
         allow_connect=True,
-        connection_keepalive=KeepaliveSettings(interval=timedelta(seconds=1), timeout=timedelta(seconds=1)),
+        connection_keepalive=KeepaliveSettings(interval=ping, timeout=ping),
     )
-    options = UpstreamHttpOptions(common_http_protocol_options=HttpProtocolOptions(idle_timeout=UPSTREAM_IDLE))
+    options = UpstreamHttpOptions(common_http_protocol_options=HttpProtocolOptions(idle_timeout=idle))
     if protocol == "as_client":
         options.use_downstream_protocol_config = HttpProtocolOptionsUseDownstreamHttpConfig(
             http_protocol_options=http1, http2_protocol_options=http2

@@ -21,7 +21,6 @@ from deploy.kubernetes.names import (
 )
 from deploy.kubernetes.objects import meta
 from deploy.kubernetes.plan import digest
-from xds.resources import UPSTREAM_IDLE
 
 METRICS_PORT = 7603
 PART = "mesh"
@@ -46,7 +45,7 @@ def member_side(plan: Plan) -> list[Manifest]:
         "tcp": {"connectTimeout": f"{plan.spec.timeouts.connect_ms / 1000:g}s"},
         "http": {
             "maxRetries": plan.spec.retries.at_once,
-            "idleTimeout": f"{UPSTREAM_IDLE.total_seconds():g}s",
+            "idleTimeout": f"{plan.spec.timeouts.keep_alive_ms / 1000:g}s",
         },
     }
     if plan.spec.protocol == "as_client":

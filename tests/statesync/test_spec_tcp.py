@@ -47,6 +47,7 @@ def test_a_pool_that_is_not_tcp_has_nothing_of_it():
         ("protocol: tcp\nslots: 4097", "4096 at the most (got 4097)"),
         ("protocol: tcp\nretries: {hedge_ms: 0}", "retries.hedge_ms: a tcp pool has no requests"),
         ("protocol: tcp\ntimeouts: {request_seconds: 3}", "timeouts.request_seconds: a tcp pool has no requests"),
+        ("protocol: tcp\ntimeouts: {ping_ms: 500}", "timeouts.ping_ms: a tcp pool has no requests"),
     ],
 )
 def test_what_cannot_be_carried_out_is_refused(text: str, words: str):

@@ -1,5 +1,6 @@
 """The resources of a pool as data: names, order of slots, health, and what stays the same when something changes."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from envoy_data_plane.envoy.config.listener.v3 import Listener
 from envoy_data_plane.envoy.config.route.v3 import Route, RouteConfiguration
 from envoy_data_plane.envoy.extensions.clusters.aggregate.v3 import ClusterConfig
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManager
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOptions as UpstreamHttpOptions
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -92,6 +94,24 @@ def test_the_spec_may_do_without_checks_outliers_and_hedging():
     cluster = Cluster.parse(build(without)[CLUSTER]["cart/member/cart-1"])
     assert (cluster.health_checks, cluster.outlier_detection) == ([], None)
     assert all(route.route.hedge_policy is None for route in routes(without).values())
+
+
+@pytest.mark.parametrize("protocol", ["http1", "http2", "as_client"])
+def test_connections_to_applications_end_and_are_pinged_as_the_spec_says(protocol: str):
+    def options(**timeouts: int) -> UpstreamHttpOptions:
+        cluster = Cluster.parse(build(view(protocol=protocol, timeouts=timeouts))[CLUSTER]["cart/member/cart-1"])
+        (packed,) = cluster.typed_extension_protocol_options.values()
+        return UpstreamHttpOptions.parse(packed.value)
+
+    assert options().common_http_protocol_options.idle_timeout < timedelta(seconds=5), "when common servers end them"
+    told = options(keep_alive_ms=1500, ping_ms=2500)
+    assert told.common_http_protocol_options.idle_timeout == timedelta(seconds=1.5)
+    for way in (told.explicit_http_config, told.use_downstream_protocol_config):
+        if way is not None and way.http2_protocol_options is not None:
+            ping = way.http2_protocol_options.connection_keepalive
+            assert (ping.interval, ping.timeout) == (timedelta(seconds=2.5), timedelta(seconds=2.5))
+            return
+    assert protocol == "http1"
 
 
 def test_slots_are_entries_of_weight_one_in_slot_order():
