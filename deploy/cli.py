@@ -4,6 +4,7 @@ Each command is a module that is loaded when it is called for. All errors end he
 and what to do, and an exit code: 0 fine, 1 the answer is no, 2 wrong use or a missing part.
 """
 
+import difflib
 import importlib
 import importlib.metadata
 import os
@@ -83,6 +84,15 @@ class Commands(click.Group):
         for title, commands in SECTIONS.items():
             with formatter.section(title):
                 formatter.write_dl([(f"{name:9}", line) for name, (_, line) in commands.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, and name the nearest command to one that does not exist."""
+        near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        if args[0] not in COMMANDS and near and not args[0].startswith("-"):
+            ctx.fail(f"No such command '{args[0]}'. Did you mean '{near[0]}'?")
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
         """Load a command."""

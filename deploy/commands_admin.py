@@ -59,6 +59,7 @@ def drain(member: str, seconds: float | None, wait: float, pool: str | None, etc
 
 
 async def _drain(place: Place, member: str, seconds: float | None, wait: float) -> None:
+    from deploy.drawing import when
     from deploy.reading import connect, read_pool, require_pool
     from statesync.pool import Intent
 
@@ -75,7 +76,8 @@ async def _drain(place: Place, member: str, seconds: float | None, wait: float) 
         intent = Intent(member, now + seconds if seconds else 0.0, now)
         await client.put(state.keys.intent(member), intent.encode())
         if not await follow_until_empty(client, place.pool, member, lambda _: {member}, wait):
-            click.echo(f"{member} is drained")
+            until = f"until {when(intent.until)}, or " if seconds else ""
+            click.echo(f"{member} is drained: {until}until 'understudy undrain {member}'")
 
 
 @click.command(epilog=examples("understudy undrain cart-1"))

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,16 +11,42 @@ import click
 from deploy.commands_admin import duration
 from deploy.errors import DeployError, NotFoundError
 from deploy.options import examples, output_option, show
+from statesync.addresses import split_address
 
 PATIENCE = 5.0
+
+
+def _session_api(_: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Option callback: where a session API is, as the sidecar's own option says it or as an application is told."""
+    if re.fullmatch(r"https?://[^/\s]+/?|unix:/.+", value):
+        return value.rstrip("/")
+    try:
+        split_address(value, lowest_port=1)
+    except ValueError:
+        raise click.BadParameter(
+            f"{value!r} is none of HOST:PORT, http://HOST:PORT or unix:/path", param=parameter
+        ) from None
+    return f"http://{value}"
+
+
+def _name(_: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Argument callback: what can name a check."""
+    from statesync.sessions import valid_key
+
+    if not valid_key(value):
+        raise click.BadParameter(f"{value!r}: a check's name has 1 to 256 of a-z A-Z 0-9 - . _ ~ :", param=parameter)
+    return value
+
 
 _where = click.option(
     "--session-api",
     envvar="UNDERSTUDY_URL",
     default="http://127.0.0.1:7600",
     show_default=True,
-    help="The sidecar's session API: http://HOST:PORT or unix:/path. Its token is taken from UNDERSTUDY_TOKEN.",
+    callback=_session_api,
+    help="The sidecar's session API: HOST:PORT or unix:/path. Its token is taken from UNDERSTUDY_TOKEN.",
 )
+_which = click.argument("name", callback=_name)
 
 
 @click.group(
@@ -38,7 +65,7 @@ def checks() -> None:
 
 
 @checks.command(epilog=examples("understudy checks register db --deadline 10s"))
-@click.argument("name")
+@_which
 @click.option("--deadline", required=True, callback=duration, metavar="TIME", help="Reports come at least so often.")
 @_where
 def register(name: str, deadline: float, session_api: str) -> None:
@@ -50,7 +77,7 @@ def register(name: str, deadline: float, session_api: str) -> None:
 @checks.command(
     epilog=examples("understudy checks report db ok", "understudy checks report db problem --reason 'no connection'")
 )
-@click.argument("name")
+@_which
 @click.argument("state", type=click.Choice(["ok", "init", "problem"]))
 @click.option("--reason", default="", help="Why, in words for people.")
 @_where
@@ -60,7 +87,7 @@ def report(name: str, state: str, reason: str, session_api: str) -> None:
 
 
 @checks.command(epilog=examples("understudy checks remove db"))
-@click.argument("name")
+@_which
 @_where
 def remove(name: str, session_api: str) -> None:
     """Forget the check NAME. Exits with 1 if nobody has registered it."""
@@ -97,7 +124,7 @@ async def _asked(where: str, method: str, path: str, body: object) -> dict[str, 
     import aiohttp
 
     unix = where.removeprefix("unix:") if where.startswith("unix:") else ""
-    base = "http://sidecar" if unix else where.rstrip("/")
+    base = "http://sidecar" if unix else where
     token = os.environ.get("UNDERSTUDY_TOKEN")
     try:
         async with (
@@ -109,11 +136,19 @@ async def _asked(where: str, method: str, path: str, body: object) -> dict[str, 
             http.request(method, f"{base}/v1/checks{path}", json=body) as answer,
         ):
             content = await answer.json(content_type=None) if answer.status != 204 else {}
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        raise DeployError(f"no sidecar answers at {where} ({error}): name its session API with --session-api") from None
-    if answer.status == 404:
-        raise NotFoundError(content["detail"])
-    if answer.status >= 400:
-        raise DeployError(str(content.get("detail", answer.status)))
-    found: dict[str, Any] = content
-    return found
+    except (aiohttp.ClientError, TimeoutError) as error:
+        why = str(error) or f"nothing within {PATIENCE:g} s"
+        raise DeployError(f"no sidecar answers at {where} ({why}): name its session API with --session-api") from None
+    except ValueError:
+        content = None  # no JSON
+    told: dict[str, Any] = content if isinstance(content, dict) else {}
+    if answer.status == 204 or (answer.status < 400 and ("checks" in told or "state" in told)):
+        return told
+    problem = str(told.get("type", "")).rpartition("/")[2]
+    if problem == "no-such-check":
+        raise NotFoundError(str(told["detail"]))
+    if problem and problem != "not-found" and "detail" in told:
+        raise DeployError(str(told["detail"]))
+    raise DeployError(
+        f"what answers at {where} is no sidecar's session API (status {answer.status}): name that with --session-api"
+    )

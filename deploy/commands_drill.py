@@ -35,6 +35,7 @@ Kinds:
   control      the leading control server, by SIGKILL
 
 """
+_OF_A_MEMBER = ("kill", "freeze", "drain")
 KINDS = ("kill", "freeze", "drain", "rolling", "etcd-leader", "control")
 
 
@@ -105,6 +106,7 @@ def drill(
     from deploy.drill_report import drill_table, view_of
     from deploy.drill_rules import Kind
 
+    _refuse_wrong_use(kind, member=member, rate=rate, url=url, command=command, undo=undo)
     settings = DrillSettings(
         kind=Kind(kind),
         member=member,
@@ -125,6 +127,21 @@ def drill(
     if interrupted:
         raise SystemExit(_INTERRUPTED)
     raise SystemExit(0 if view["ok"] else 1)
+
+
+def _refuse_wrong_use(kind: str, *, member: str, rate: int | None, url: str, command: str, undo: str) -> None:
+    """Raise ``click.UsageError`` for options that say nothing together, or would strike another one than is told."""
+    if member and kind not in _OF_A_MEMBER:
+        raise click.UsageError(f"--member has no meaning for 'drill {kind}': it is for {', '.join(_OF_A_MEMBER)}")
+    if command and "{name}" not in command and not member and kind != "drain":
+        raise click.UsageError(
+            f"--command {command!r} does not say what it strikes, and each drill strikes another one: "
+            "put {name} where its name belongs, or fix the member with --member"
+        )
+    if undo and not command:
+        raise click.UsageError("--undo undoes what --command did: give both, or none for a local pool")
+    if url and rate is None:
+        raise click.UsageError("--url is where --load's clients come in: give --load N, or leave --url out")
 
 
 async def _run(settings: "DrillSettings", place: "Place") -> tuple[list["DrillResult"], bool]:

@@ -204,8 +204,6 @@ class Drill:
     async def _target(self, state: PoolState, number: int) -> str:
         """What to strike: the member asked for, or each in turn; else the leader of the control servers or of etcd."""
         kind, wanted = self._settings.kind, self._settings.member
-        if wanted and not kind.of_a_member:
-            raise DeployError(f"--member has no meaning for 'drill {kind}'")
         if wanted and wanted not in state.members:
             raise NotFoundError(
                 f"pool {state.keys.pool} has no member {wanted!r}; its members are {', '.join(sorted(state.members))}"

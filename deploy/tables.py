@@ -40,9 +40,9 @@ def status_table(view: View) -> RenderableType:
     return Group(*parts)
 
 
-def members_table(members: Iterable[Mapping[str, Any]]) -> Table:
-    """Members with their state and roles."""
-    table = plain_table("member", "state", "active", "standby", "backup", "site", "boot", "application", "reason")
+def members_table(members: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Members with their state and roles, and below them why some are not UP: a reason is a sentence."""
+    table = plain_table("member", "state", "active", "standby", "backup", "site", "boot", "application")
     for member in members:
         table.add_row(
             member["member"],
@@ -51,9 +51,11 @@ def members_table(members: Iterable[Mapping[str, Any]]) -> Table:
             member["site"],
             member["boot"][:8],
             member["app"],
-            member["reason"],
         )
-    return table
+    reasons = [
+        Text(f"{member['member']}: {member['reason']}", style="yellow") for member in members if member["reason"]
+    ]
+    return Group(table, *reasons)
 
 
 def processes_table(processes: Iterable[Mapping[str, Any]]) -> Table:

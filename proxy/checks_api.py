@@ -67,12 +67,15 @@ class ChecksApi:
             deadline = float(str(as_json(await request.read())["deadline_seconds"]))
         except (ValueError, KeyError):
             deadline = 0.0
-        if not valid_key(name) or not 0 < deadline <= DEADLINE_MOST:
-            detail = 'send {"deadline_seconds": 10}, above 0 and up to a day; a name is like a session key'
+        if not valid_key(name):
+            detail = "a check's name has 1 to 256 of the characters A-Z a-z 0-9 - . _ ~ :"
+            return respond(problem(400, "bad-request", detail))
+        if not 0 < deadline <= DEADLINE_MOST:
+            detail = 'a deadline is above 0 and at most a day: {"deadline_seconds": 10}'
             return respond(problem(400, "bad-request", detail))
         known = self._book.checks.get(name)
         if known is not None and known.source != REGISTERED:
-            return respond(problem(409, "check-taken", f"check {name} is one of the pool's spec"))
+            return self._of_the_sidecar(name, "register another name")
         if known is None and len(self._book.checks) >= MOST:
             return respond(problem(409, "check-taken", f"there are {MOST} checks already: remove one first"))
         self._book.register(name, deadline, REGISTERED, time.monotonic())
@@ -89,15 +92,17 @@ class ChecksApi:
         if known is None:
             return self._unknown(name)
         if known.source != REGISTERED:
-            return respond(problem(409, "check-taken", f"check {name} is one of the pool's spec"))
+            return self._of_the_sidecar(name, "register another name and report for that")
         self._book.report(name, state, reason, time.monotonic())
         return self._changed(name, 200)
 
     async def _remove(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         known = self._book.checks.get(name)
-        if known is None or known.source != REGISTERED:
+        if known is None:
             return self._unknown(name)
+        if known.source != REGISTERED:
+            return self._of_the_sidecar(name, "take it out of the pool's spec, or of the sidecar's --checks")
         self._book.remove(name)
         self._on_change()
         return web.Response(status=204)
@@ -108,6 +113,11 @@ class ChecksApi:
         # A deadline that passes is a change as well, at a moment that is known now.
         asyncio.get_running_loop().call_later(check.deadline + 0.01, self._on_change)
         return web.json_response(check.view(time.monotonic()), status=status)
+
+    @staticmethod
+    def _of_the_sidecar(name: str, remedy: str) -> web.Response:
+        detail = f"check {name} is one that the sidecar runs by itself: {remedy}"
+        return respond(problem(409, "check-taken", detail))
 
     @staticmethod
     def _unknown(name: str) -> web.Response:

@@ -29,12 +29,20 @@ CONNECTING = 5.0
 
 
 def state_of(
-    *, draining: str, fault: str, synced: bool, has_roles: bool, others: bool = True, starting: str = ""
+    *,
+    draining: str,
+    fault: str,
+    synced: bool,
+    has_roles: bool,
+    others: bool = True,
+    starting: str = "",
+    failed: bool = False,
 ) -> tuple[MemberState, str]:
     """The member's state and, unless it is well, the reason; ``draining`` and ``fault`` say why it is not.
 
     ``others``: whether there is anybody else who could serve. Without them a member with a fault serves on: worse than
     a well one, better than none. ``starting``: what a member without a part in the pool is to wait for.
+    ``failed``: it was well since it started, and the fault is its own; it stays DOWN when its slots are gone.
     """
     if draining:
         return MemberState.DRAINING, draining
@@ -43,7 +51,7 @@ def state_of(
     if fault and has_roles:
         return (MemberState.DOWN, fault) if others else (MemberState.ATTENTION, f"nobody else can serve: {fault}")
     if not has_roles and (fault or starting):
-        return MemberState.INIT, fault or starting
+        return (MemberState.DOWN if fault and failed else MemberState.INIT), fault or starting
     return (MemberState.UP if has_roles else MemberState.READY), ""
 
 

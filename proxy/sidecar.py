@@ -99,6 +99,7 @@ class Sidecar:
     drain: Drain
     unbegun: Callable[[], str]
     started: bool = False
+    was_well: bool = False
     refusal: str = "starting"
     """Why front Envoys had better go elsewhere, as of the last look; '' if they may come."""
 
@@ -113,7 +114,9 @@ class Sidecar:
             has_roles=roles,
             others=bool(fit_others(self.context)),
             starting=self.unbegun() or self.book.starting(time.monotonic()),
+            failed=self.was_well and bool(self.local_fault()),
         )
+        self.was_well |= state.may_hold_slots
         self.refusal = refusal_of(state, reason, fault=self.local_fault(), owns=bool(len(context.holdings)))
         return state, reason
 

@@ -354,7 +354,9 @@ def load_spec(path: Path) -> PoolSpec:
     """Read a pool spec from a YAML file; see :func:`parse_spec`."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror}; name the pool spec's file") from None
+    except UnicodeDecodeError as error:
         raise SpecError(f"{path}: cannot be read: {error}") from None
     return parse_spec(text, where=str(path))
 

@@ -1,5 +1,6 @@
 """The command line as users meet it: one clear line for each mistake, exit codes, and answers as tables and JSON."""
 
+import io
 import json
 import os
 import socket
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from deploy.cli import COMMANDS, SECTIONS, cli
+from deploy.tables import members_table
 from statesync.keys import PoolKeys
 from statesync.pool import ControlServer, Failover, Intent, Lost, Member, MemberState, Owner, Table
 from statesync.sessions import Session
@@ -119,7 +122,9 @@ def test_help_lists_all_commands_by_what_they_are_for_and_fits_a_terminal(unders
 
 
 def test_an_unknown_command_is_wrong_use(understudy):
-    assert understudy("stauts").exit_code == 2
+    refused = understudy("stauts")
+    assert (refused.exit_code, "No such command 'stauts'. Did you mean 'status'?" in refused.stderr) == (2, True)
+    assert understudy("xyzzy").exit_code == 2
 
 
 @pytest.mark.parametrize(
@@ -221,6 +226,34 @@ def test_a_wrong_address_is_told(understudy, arguments):
     assert "HOST:PORT" in refused.stderr or "from 1 to 65535" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("control", "--member", "cart-1"), "--member has no meaning for 'drill control'"),
+        (("kill", "--command", "kubectl delete pod cart-1"), "put {name} where its name belongs"),
+        (("freeze", "--undo", "kill -CONT 7"), "--undo undoes what --command did"),
+        (("kill", "--url", "http://shop.example"), "give --load N"),
+    ],
+)
+def test_a_drill_whose_options_contradict_each_other_is_wrong_use(understudy, arguments, told):
+    refused = understudy("drill", *arguments, "--pool", "cart", "--etcd", f"127.0.0.1:{free_port()}")
+    assert (refused.exit_code, told in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("list", "--session-api", "cart-1"), "'cart-1' is none of HOST:PORT, http://HOST:PORT or unix:/path"),
+        (("remove", "a/b"), "'a/b': a check's name has 1 to 256 of"),
+        (("register", "db", "--deadline", "10"), "'10' is no duration; write 90s, 10m"),
+        (("report", "db", "fine"), "'ok', 'init', 'problem'"),
+    ],
+)
+def test_a_check_that_cannot_be_is_wrong_use(understudy, arguments, told):
+    refused = understudy("checks", *arguments)
+    assert (refused.exit_code, told in refused.stderr) == (2, True)
+
+
 def test_a_name_that_cannot_be_one_is_told(understudy):
     refused = understudy("sidecar", "--member", "Cart 1", "--pool", "cart", "--app", "127.0.0.1:80")
     assert (refused.exit_code, "--member 'Cart 1': names have" in refused.stderr) == (2, True)
@@ -250,6 +283,12 @@ async def test_status_tells_members_with_their_roles_and_why_one_is_gone(underst
     drawn = understudy("status", "--etcd", etcd.endpoint, "--pool", small_pool).output
     assert "4 of 4 slots served" in drawn
     assert "connection refused" in drawn
+    screen = Console(width=80, file=io.StringIO())
+    long = "check deep: http://127.0.0.1:18999/deep answers 404"
+    screen.print(members_table([one, {**two, "app": "127.0.0.1:21292", "reason": long}]))
+    shown = screen.file.getvalue()
+    assert f"\ncart-2: {long}\n" in shown, "a reason is not folded into a column"
+    assert "127.0.0.1:21292" in shown
 
 
 async def test_status_is_no_when_slots_belong_to_a_member_that_is_gone(understudy, etcd, client, small_pool):

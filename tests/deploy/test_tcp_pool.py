@@ -196,7 +196,7 @@ async def test_a_drained_members_clients_go_on_elsewhere_and_its_return_breaks_n
 async def test_drills_bring_clients_of_their_own_and_judge_what_those_saw(tmp_path: Path) -> None:
     async with under_load(tmp_path) as scene:
         front = scene.pool.layout.front.listen
-        place = ("--etcd", ",".join(scene.pool.etcd_endpoints), "--pool", SPEC.pool, "--command", "true")
+        place = ("--etcd", ",".join(scene.pool.etcd_endpoints), "--pool", SPEC.pool, "--command", "true {name}")
         for given, why in (
             (("--admin", front), "bring clients (--load N)"),
             (("--load", "1", "--url", "192.0.2.1:80"), "run it beside the front"),

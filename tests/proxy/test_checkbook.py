@@ -52,6 +52,13 @@ def test_the_last_member_that_could_serve_goes_on_and_says_why():
     assert state_of(**asked, others=False) == (MemberState.ATTENTION, "nobody else can serve: check db: gone")
 
 
+def test_a_member_that_failed_stays_down_without_slots_and_one_that_never_was_well_is_starting():
+    asked = {"draining": "", "fault": "check db: gone", "synced": True, "has_roles": False}
+    assert state_of(**asked, failed=True) == (MemberState.DOWN, "check db: gone")
+    assert state_of(**asked, failed=False) == (MemberState.INIT, "check db: gone")
+    assert state_of(**{**asked, "fault": ""}, failed=False, starting="check db: loading")[0] is MemberState.INIT
+
+
 def test_envoys_are_refused_for_faults_of_the_member_and_not_because_etcd_is_away():
     assert refusal_of(MemberState.DOWN, "etcd does not answer", fault="", owns=True) == ""
     assert refusal_of(MemberState.DOWN, "check db: gone", fault="check db: gone", owns=True) == "check db: gone"

@@ -54,7 +54,7 @@ async def checks(pool: SidecarPool, member: str, *arguments: str) -> tuple[int, 
     """``understudy checks ...`` at a member: exit code and output."""
     command = [sys.executable, "-m", "deploy.cli", "checks", *arguments]
     process = await asyncio.create_subprocess_exec(
-        *(*command, "--session-api", f"http://{pool.members[member].api}"),
+        *(*command, *(() if "--session-api" in arguments else ("--session-api", pool.members[member].api))),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -88,15 +88,24 @@ async def test_a_member_whose_own_envoy_is_gone_gives_its_slots_away(pool: Sidec
 
     await is_in(pool, "a", MemberState.DOWN, "check envoy: ")
     assert (await health(pool, "a"))[0] == 503
+    await pool.settle(("b",))
+    async with pool.http.get(f"http://{pool.members['a'].api}/v1/status") as answer:
+        assert (await answer.json())["state"] == "DOWN", "also without slots: it failed, and does not start"
 
 
-async def test_a_reported_problem_takes_a_member_down_and_the_last_one_serves_on(pool: SidecarPool) -> None:
+async def test_a_reported_problem_takes_a_member_down_and_the_last_one_serves_on(
+    pool: SidecarPool, service: Service
+) -> None:
     await pool.start("a", "b")
     await pool.settle(*A_FIRST)
     await is_in(pool, "b", MemberState.UP, "")
     assert (await checks(pool, "a", "register", "db", "--deadline", "60s"))[0] == 0
     assert (await checks(pool, "a", "report", "db", "ok"))[0] == 0
     assert await health(pool, "a") == (200, "")
+
+    assert (await checks(pool, "a", "report", "nobody", "ok"))[0] == 1
+    assert (await checks(pool, "a", "register", "deep", "--deadline", "9s"))[0] == 2, "the spec has it"
+    assert (await checks(pool, "a", "list", "--session-api", service.url))[0] == 2, "that is no sidecar"
 
     await checks(pool, "a", "report", "db", "problem", "--reason", "no connection")
 
