@@ -100,6 +100,7 @@ class Sidecar:
     unbegun: Callable[[], str]
     started: bool = False
     was_well: bool = False
+    """Whether it could have had slots at some time since it started."""
     refusal: str = "starting"
     """Why front Envoys had better go elsewhere, as of the last look; '' if they may come."""
 
