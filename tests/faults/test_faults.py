@@ -21,9 +21,9 @@ NO_SAFE_ETCD = f"{DEBIAN_ETCD} is not installed, and the embedded etcd 3.5.1 may
 
 
 @pytest.fixture
-def seed() -> str:
-    """A fresh seed, in CI always the same; pytest shows it when the test fails."""
-    drawn = "CI" if "CI" in os.environ else f"{random.SystemRandom().randrange(10**6)}"
+def seed(request: pytest.FixtureRequest) -> str:
+    """A fresh seed, in CI the test's own name; pytest shows it when the test fails."""
+    drawn = request.node.name if "CI" in os.environ else f"{random.SystemRandom().randrange(10**6)}"
     print(f"seed {drawn}")  # noqa: T201 - how to have the same faults again
     return drawn
 
