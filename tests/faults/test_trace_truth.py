@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -36,7 +36,7 @@ AT_THE_GATE = 0.3
 """The same for a call whose slot is on its way; a handover that takes 1 s is given up."""
 MINUTES = 300.0
 OURS = 0.05
-"""Seconds by which the test's own reading of an event may be late: it looks every 20 ms, on a busy machine."""
+"""Seconds by which the test's own reading of its clock may be late."""
 
 pytestmark = pytest.mark.skipif(not DEBIAN_ETCD.exists(), reason=NO_SAFE_ETCD)
 
@@ -116,13 +116,13 @@ async def test_the_time_is_in_the_phase_that_was_held_up_whatever_one_members_cl
         await until(lambda: _felt(world, "m1"), 40, "its standbys feel its pulse")
         froze = time.monotonic()
         pool.members["m1"].signal(signal.SIGSTOP)
-        await until(lambda: _lost(world, "m1"), 40, "the table names it lost")
-        found = time.monotonic() - froze
+        looked = await _while_not(lambda: _lost(world, "m1"), "the table names it lost")
+        found = time.monotonic()
         assert "misses its pulse" in (await world.table()).lost["m1"].cause
         trace = await world.takeover("m1", boot)
         pool.members["m1"].signal(signal.SIGCONT)
         lengths = seconds(trace["path"])
-        assert abs(lengths["detect"] + lengths["decide"] - found) <= error(trace)
+        assert looked - froze - error(trace) <= lengths["detect"] + lengths["decide"] <= found - froze + error(trace)
         assert lengths["detect"] > lengths["decide"]
         apart = [span.start_ns - trace[names.FAILOVER][0].start_ns for span in trace["claim"] if span.instance == "m3"]
         assert all(ns / 1e9 > MINUTES / 2 for ns in apart), "the clock was really wrong"
@@ -199,7 +199,8 @@ async def test_an_envoy_that_is_late_with_its_word_holds_up_a_handover_and_no_ta
                 assert waited >= AT_THE_GATE
                 (told,) = (span for span in trace[names.HELD_UP] if span.instance == "m2")
                 assert (told.attributes[names.SLOT], told.attributes[names.CALLS]) == (slot, 1)
-                assert abs(told.duration_ns / 1e9 - waited) <= told.attributes[names.ERROR_MS] / 1000 + OURS
+                wrong = told.attributes[names.ERROR_MS] / 1000 + OURS
+                assert AT_THE_GATE - wrong <= told.duration_ns / 1e9 <= waited + wrong
                 its = [trace[name] for name in (names.FLUSH, names.FENCE, names.CONFIRM)]
                 of_slot = [one for spans in its for one in spans if one.attributes[names.SLOT] == slot]
                 times = {one.name: one.duration_ns for one in of_slot}
@@ -210,6 +211,18 @@ async def test_an_envoy_that_is_late_with_its_word_holds_up_a_handover_and_no_ta
 async def _felt(world: Traced, member: str) -> bool:
     others = [name for name in world.pool.names if name != member]
     return all([(await world.pool.status(name))["pulses"].get(member) for name in others])
+
+
+async def _while_not(condition: Callable[[], Awaitable[bool]], what: str) -> float:
+    """Wait for ``condition``; returns when (monotonic) the last look began that still found it false."""
+    looks = [time.monotonic()]
+
+    async def look() -> bool:
+        looks.append(time.monotonic())
+        return await condition()
+
+    await until(look, 40, what)
+    return looks[-2]
 
 
 async def _lost(world: Traced, member: str) -> bool:
