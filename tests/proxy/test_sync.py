@@ -178,7 +178,7 @@ async def test_writes_go_on_while_an_owner_makes_a_copy_anew(pool: SidecarPool) 
                 assert (await peer(pool, "a", "POST", f"/peer/v1/slots/{slot}/resync"))[0] == 200
 
         resyncing = asyncio.create_task(resync())
-        for n in range(1, 51):
+        for n in range(1, 21):
             assert (await pool.call("a", "PUT", "/k", str(n)))[0] == 200
             assert (await pool.call("a", "GET", "/k"))[2] == str(n).encode()
         stop.set()
