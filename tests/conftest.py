@@ -17,6 +17,14 @@ settings.register_profile("understudy", deadline=None, print_blob=True, derandom
 settings.load_profile("understudy")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """What ``-n auto`` means here: half as many workers again as cores, since most tests wait for real servers."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # xdist reads it itself
+    return max(2, len(os.sched_getaffinity(0)) * 3 // 2)
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def etcd() -> AsyncIterator[EtcdServer]:
     """One etcd server for all tests of this worker: never stop it, and stay under your own ``pool_name``."""
