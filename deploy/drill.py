@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from deploy.drill_hands import CommandHands, Hands, LocalHands
 from deploy.drill_record import Book
-from deploy.drill_rules import Facts, Kind, Seen, held, missed, refusals, unfinished
+from deploy.drill_rules import Facts, Kind, Seen, held, missed, refusals, unfinished, without_successor
 from deploy.drill_watch import Blow, EnvoyWatch, LoadWatch, Watch, clients_of
 from deploy.errors import DeployError, NotFoundError
 from deploy.options import Place, TlsOptions
@@ -230,6 +230,8 @@ class Drill:
             absent = sorted(set(before.controls) - set(state.controls))
             if absent or state.leader is None:
                 return f"control server {', '.join(absent) or 'leader'} is not back"
+            if self._settings.kind is Kind.CONTROL and (unled := without_successor(before, state)):
+                return unled
             if self._settings.kind is Kind.ETCD_LEADER:
                 silent = [status.endpoint for status in await self._etcd.status() if status.errors]
                 if silent:

@@ -127,6 +127,17 @@ def unfinished(state: PoolState, before: Mapping[str, int], boots: Mapping[str, 
     return f"{', '.join(poor)} without a fair share" if poor else ""
 
 
+def without_successor(before: PoolState, now: PoolState) -> str:
+    """Why the killed leader of the control servers has no successor yet; empty when it has.
+
+    What a dead one has written stands until its lease runs out, and looks as if it were there.
+    """
+    led, leads = before.leader, now.leader
+    if led is None or (leads is not None and leads.revision > led.revision):
+        return ""
+    return f"nobody leads in the place of {led.record} yet: its lease has not run out"
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
     """What clients saw of one drill. None: could not be measured in this way. Times in ms.

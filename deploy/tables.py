@@ -146,20 +146,25 @@ def failovers_table(view: View) -> RenderableType:
     """The answer of ``failovers``."""
     if not view["failovers"]:
         return Text(f"pool {view['pool']} has had no failover")
-    table = plain_table("when", "kind", "from", "to (slots)", "cause")
-    table.add_column("took", justify="right", no_wrap=True)
-    table.add_column("trace", no_wrap=True)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("when", "took", "trace"):
+        table.add_column(column, no_wrap=True, justify="right" if column == "took" else "left")
+    table.add_column("what: from > to (slots), why", overflow="fold")
     for row in view["failovers"]:
         table.add_row(
             when(row["started"]),
-            row["kind"] + (f" (drill: {row['drill']})" if row["drill"] else ""),
-            ", ".join(row["from"]),
-            ", ".join(f"{member} ({count})" for member, count in row["to"].items()),
-            row["cause"],
             "-" if row["took_ms"] is None else length(row["took_ms"]),
             row["trace"][:_TRACE_SHOWN],
+            _change(row),
         )
     return table
+
+
+def _change(row: Mapping[str, Any]) -> str:
+    """A change of active in words: kind, from whom to whom with how many slots, and why."""
+    kind = row["kind"] + (f" (drill: {row['drill']})" if row["drill"] else "")
+    heirs = ", ".join(f"{member} ({count})" if count else member for member, count in row["to"].items())
+    return f"{kind} {', '.join(row['from']) or 'nobody'} > {heirs}: {row['cause']}"
 
 
 def _headline(view: View) -> Text:

@@ -383,7 +383,7 @@ async def test_failovers_are_put_together_by_trace(understudy, etcd, client, sma
     (row,) = json.loads(understudy(*read, "-o", "json").output)["failovers"]
     assert (row["trace"], row["kind"], row["slots"]) == (TRACE, "takeover", 3)
     assert row["to"] == {"cart-1": 2, "cart-3": 1}
-    assert "cart-1 (2), cart-3 (1)" in understudy(*read).output
+    assert "takeover cart-2 > cart-1 (2), cart-3 (1): cart-2 lost" in understudy(*read).output
     assert row["took_ms"] is None, "no control server answers"
 
 

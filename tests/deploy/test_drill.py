@@ -18,7 +18,7 @@ from rich.console import Console
 from deploy.drill import DrillResult
 from deploy.drill_hands import run_template
 from deploy.drill_report import drill_table, view_of
-from deploy.drill_rules import Facts, Kind, Seen, missed, refusals, unfinished
+from deploy.drill_rules import Facts, Kind, Seen, missed, refusals, unfinished, without_successor
 from deploy.errors import DeployError
 from deploy.layout import PROCESSES_FILE, read_layout, read_processes
 from deploy.local import LocalPool, LocalSettings
@@ -86,6 +86,15 @@ def test_a_restarted_member_must_come_back_as_another_boot_and_with_its_share() 
     assert unfinished(state, before, {}) == ""
     assert unfinished(state, before, {"cart-1": "cart-1-a"}) == "cart-1 is not back"
     assert "cart-2 without a fair share" in unfinished(state, {"cart-1": 2, "cart-2": 9}, {})
+
+
+def test_a_killed_leaders_own_record_is_no_successor() -> None:
+    before, now = at_rest(), at_rest()
+    assert "control-1 yet" in without_successor(before, now)
+    now.leader = None
+    assert "control-1 yet" in without_successor(before, now)
+    now.leader = At("control-1", 2)
+    assert without_successor(before, now) == "", "started again, it leads anew"
 
 
 def test_objectives_are_judged_by_what_clients_felt() -> None:
@@ -240,9 +249,13 @@ async def test_a_member_is_killed_in_a_drill_and_the_failover_is_marked(tmp_path
 
 async def test_a_control_server_is_killed_and_ctrl_c_thaws_a_frozen_member_and_undoes_a_drain(tmp_path: Path) -> None:
     async with running(tmp_path) as scene:
+        led = (await scene.state()).leader
         code, view, said = await scene.drill("control", "--for", "1s")
         assert (code, view["drills"][0]["requests"]) == (0, 0), said
         state = await scene.state()
+        assert led is not None
+        assert state.leader is not None
+        assert state.leader.revision > led.revision, "the drill ends when somebody leads anew"
         (mark,) = [at.record for at in state.failovers.values() if at.record.drill == "control"]
         spans = await read_trace([at.record.http for at in state.controls.values()], mark.trace)
         root = root_of(spans)
