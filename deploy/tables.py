@@ -55,7 +55,12 @@ def members_table(members: Sequence[Mapping[str, Any]]) -> RenderableType:
     reasons = [
         Text(f"{member['member']}: {member['reason']}", style="yellow") for member in members if member["reason"]
     ]
-    return Group(table, *reasons)
+    busy = [
+        Text(f"{member['member']}: its event loop was {late:g} s late of late, so it is given more time", style="dim")
+        for member in members
+        if (late := member["late_seconds"])
+    ]
+    return Group(table, *reasons, *busy)
 
 
 def processes_table(processes: Iterable[Mapping[str, Any]]) -> Table:

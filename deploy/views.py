@@ -116,6 +116,7 @@ def member_views(state: PoolState) -> list[View]:
                 "boot": member.boot if member else (lost[name].boot if gone else ""),
                 "reason": lost[name].cause if gone else (member.reason if member else "not registered"),
                 "since": lost[name].at if gone else (member.since if member else None),
+                "late_seconds": 0.0 if gone or member is None else member.stall,
                 "app": member.app if member else "",
                 "peer": member.peer if member else "",
                 "weight": member.weight if member else None,

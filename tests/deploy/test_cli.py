@@ -74,7 +74,7 @@ async def small_pool(client, pool_name):
     """A pool of four slots in etcd: two members, one of them lost, one session and one failover; returns its name."""
     keys = PoolKeys(pool_name)
     spec = PoolSpec(pool=pool_name, slots=4, copies=2)
-    living = Member("cart-1", "boot1", "127.0.0.1:1", "127.0.0.1:2", MemberState.UP)
+    living = Member("cart-1", "boot1", "127.0.0.1:1", "127.0.0.1:2", MemberState.UP, stall=0.1)
     lost = {"cart-2": Lost("boot2", "connection refused", "", 1000.0)}
     slot = slot_of("tea-for-two", 4)
     session = Session("application/json", b'{"items":{"tea":2}}', FAR_FUTURE_MS, 2)
@@ -285,10 +285,12 @@ async def test_status_tells_members_with_their_roles_and_why_one_is_gone(underst
     assert "connection refused" in drawn
     screen = Console(width=80, file=io.StringIO())
     long = "check deep: http://127.0.0.1:18999/deep answers 404"
-    screen.print(members_table([one, {**two, "app": "127.0.0.1:21292", "reason": long}]))
+    screen.print(members_table([{**one, "late_seconds": 0.25}, {**two, "app": "127.0.0.1:21292", "reason": long}]))
     shown = screen.file.getvalue()
     assert f"\ncart-2: {long}\n" in shown, "a reason is not folded into a column"
     assert "127.0.0.1:21292" in shown
+    assert "cart-1: its event loop was 0.25 s late of late, so it is given more time" in shown
+    assert (one["late_seconds"], two["late_seconds"]) == (0.1, 0.0)
 
 
 async def test_status_is_no_when_slots_belong_to_a_member_that_is_gone(understudy, etcd, client, small_pool):
