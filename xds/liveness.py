@@ -21,6 +21,11 @@ from statesync.pool import Member, MemberState
 
 SECOND = 1_000_000_000
 
+LATE = 150 * SECOND // 1000
+"""A member that was so late within ``LOAD_WINDOW``, in ns, is so busy that its silence for twice that says nothing of
+it, which is what Envoy waits for by default before it asks another member as well. Measured at 800 requests a second on
+four cores: below 50 ms while all is well, up to 110 with a member frozen, 250 to 1,300 in overload."""
+
 Identity = tuple[str, str]
 """A member and its boot id."""
 
@@ -148,6 +153,12 @@ class LivenessBook:
     def pulses(self) -> Mapping[Identity, Pulse]:
         """All pulses, by member and boot."""
         return self._pulses
+
+    @property
+    def late(self) -> bool:
+        """Whether most of the members that beat here are late by :data:`LATE`: the pool is busy, not one of them."""
+        beating = [pulse for pulse in self._pulses.values() if pulse.standing is Standing.ALIVE and pulse.streams]
+        return sum(pulse.stall >= LATE for pulse in beating) * 2 > len(beating)
 
     def patience(self, pulse: Pulse) -> int:
         """How long this member may be silent now, in ns: longer while its beats, or our own delays, tell of load."""
@@ -347,9 +358,9 @@ class LivenessBook:
             self.version += 1
 
 
-def _public(pulse: Pulse) -> tuple[bool, MemberState | None]:
+def _public(pulse: Pulse) -> tuple[bool, MemberState | None, bool]:
     """The part of a pulse that others act on."""
-    return pulse.standing is Standing.LOST, pulse.state if pulse.streams else None
+    return pulse.standing is Standing.LOST, pulse.state if pulse.streams else None, pulse.stall >= LATE
 
 
 def _dead(pulse: Pulse, now: int, cause: str) -> Pulse:

@@ -53,7 +53,7 @@ def mesh_routes(view: PoolView, mesh: Mesh) -> bytes:
     orders = view.orders or [()] * view.spec.slots
     return ordered_route_configuration(
         name=mesh_routes_name(view.spec.pool),
-        terms=terms_of(view.spec),
+        terms=terms_of(view),
         cluster=mesh_cluster(mesh),
         slot_hosts=[
             lists.get(order) or (spare[slot % len(spare)] if spare else "") for slot, order in enumerate(orders)

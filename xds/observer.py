@@ -103,6 +103,7 @@ class Observer:
             offline=offline,
             beating=frozenset(who for who, p in pulses.items() if p.standing is Standing.ALIVE and p.streams),
             cut_off=frozenset(name for name, member in members.items() if self._cut_off(member)),
+            late=self._book.late,
         )
 
     def _cut_off(self, member: Member) -> bool:

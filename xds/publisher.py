@@ -30,11 +30,13 @@ class Shape:
     spec: PoolSpec
     addresses: Mapping[str, Endpoint]
     orders: Sequence[tuple[str, ...]]
+    late: bool
 
 
 def shape_of(view: PoolView) -> Shape:
     """The shape of a view."""
-    return Shape(view.spec, {name: replace(one, healthy=True) for name, one in view.members.items()}, view.orders)
+    addresses = {name: replace(one, healthy=True) for name, one in view.members.items()}
+    return Shape(view.spec, addresses, view.orders, view.late)
 
 
 async def nothing_more(_: PoolSpec) -> None:

@@ -135,12 +135,14 @@ class PoolView:
     """What Envoy is to know of a pool.
 
     ``orders`` has for each slot the members in order, active first; empty as a whole while there is no
-    table. Names that are not in ``members`` are left out of the orders.
+    table. Names that are not in ``members`` are left out of the orders. ``late``: most members are so busy that an
+    answer that has not come says nothing of who was asked.
     """
 
     spec: PoolSpec
     members: Mapping[str, Endpoint]
     orders: Sequence[tuple[str, ...]]
+    late: bool = False
 
 
 def build(view: PoolView) -> dict[str, dict[str, bytes]]:
@@ -175,16 +177,24 @@ def build(view: PoolView) -> dict[str, dict[str, bytes]]:
         return {CLUSTER: clusters, ENDPOINTS: endpoints, ROUTES: {}}
     routes = route_configuration(
         name=routes_name(pool),
-        terms=terms_of(spec),
+        terms=terms_of(view),
         slot_clusters=[order_name(pool, order) if order else everybody for order in orders],
         any_cluster=everybody,
     )
     return {CLUSTER: clusters, ENDPOINTS: endpoints, ROUTES: {routes_name(pool): routes}}
 
 
-def terms_of(spec: PoolSpec) -> Terms:
-    """What of a spec goes into routes."""
-    return Terms(spec.session_key, spec.timeouts, spec.retries, grpc=spec.protocol != "http1")
+def terms_of(view: PoolView) -> Terms:
+    """What of a spec goes into routes.
+
+    Where most members are late hedges wait longer, by as much as load grants to silence at the most: a busy pool
+    answers late, so that every request would be sent two to four times, and the copies keep it busy.
+    """
+    spec = view.spec
+    retries = spec.retries
+    if view.late and retries.hedge_ms:
+        retries = retries.model_copy(update={"hedge_ms": retries.hedge_ms + spec.liveness.load_cap_ms})
+    return Terms(spec.session_key, spec.timeouts, retries, grpc=spec.protocol != "http1")
 
 
 def member_name(pool: str, member: str) -> str:

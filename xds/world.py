@@ -46,7 +46,7 @@ class World:
     to its boot. ``newer`` are the slots whose stable owner record was written after the table: takeovers that the
     table does not know of, or handovers that were undone. Members act only on a table newer than the owner record.
     ``offline`` are the sites that an operator wants out of service. ``cut_off`` are the members that are DOWN for no
-    other reason than that they cannot reach etcd.
+    other reason than that they cannot reach etcd. ``late``: most members that beat here are too busy to answer soon.
     """
 
     spec: PoolSpec
@@ -60,6 +60,7 @@ class World:
     newer: frozenset[int] = frozenset()
     offline: frozenset[str] = frozenset()
     cut_off: frozenset[str] = frozenset()
+    late: bool = False
 
     def state(self, member: str) -> MemberState:
         """The member's state as it counts for slots: whose site is offline is DRAINING, whether it has heard or not."""
@@ -164,7 +165,7 @@ def _serves(state: MemberState, placed: bool, owning: bool) -> bool:
 
 def pool_view(world: World) -> PoolView:
     """What Envoy is told."""
-    return PoolView(world.spec, endpoints(world), orders_for_envoy(world))
+    return PoolView(world.spec, endpoints(world), orders_for_envoy(world), late=world.late)
 
 
 def candidates(world: World) -> list[Candidate]:

@@ -123,6 +123,21 @@ def test_a_member_whose_beats_tell_of_load_is_given_more_time_up_to_a_cap():
     assert story.pass_time(0.1, "c") == [ask("b", patience=2500 * MS)]
 
 
+def test_a_pool_is_late_when_most_of_its_members_are_and_others_hear_of_it():
+    story = Story("a", "b", "c")
+    story.pass_time(0.5, "a", "b", "c")
+    heard = story.book.version
+    told = []
+    for name in "abc":
+        story.book.beat(hash(name), name, "one", UP, story.now, stall=300 * MS)
+        told.append((story.book.late, story.book.version - heard))
+    assert told == [(False, 1), (True, 2), (True, 3)]
+
+    story.beat("a")
+    story.close("b")
+    assert not story.book.late, "a is in time again, and of b nothing is heard"
+
+
 def test_silence_and_a_missed_pulse_condemn_without_a_probe_and_load_grants_nothing():
     story = Story("a", "b", "c")
     story.pass_time(0.5, "a", "b", "c")

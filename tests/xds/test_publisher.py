@@ -90,6 +90,17 @@ async def test_health_is_one_small_update_that_leaves_all_else_alone(stage):
     assert changed == {"cart/member/a", "cart/any"}
 
 
+async def test_a_pool_that_becomes_busy_is_a_change_of_its_routes_and_of_nothing_else(stage):
+    stage.show(CALM)
+    await stage.settled()
+    before = stage.versions()
+    stage.show(replace(CALM, late=True))
+    await stage.settled()
+
+    after = stage.versions()
+    assert [kind for kind in before if before[kind] != after[kind]] == [ROUTES]
+
+
 async def test_health_does_not_wait_for_what_is_being_merged(stage):
     stage.show(CALM)
     await stage.settled()

@@ -1,5 +1,6 @@
 """The resources of a pool as data: names, order of slots, health, and what stays the same when something changes."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -136,6 +137,19 @@ def test_only_what_is_repeatable_is_repeated_after_a_reset():
 def test_only_what_is_repeatable_is_hedged():
     hedged = {name for name, route in routes(view(protocol="http2")).items() if route.route.hedge_policy}
     assert hedged == {"keyless-grpc", "keyless", "keyed-grpc", "keyed"}
+
+
+@pytest.mark.parametrize(("hedge_ms", "usual", "late"), [(300, 0.3, 2.3), (0, None, None)])
+def test_a_hedge_waits_longer_where_most_members_are_late_and_no_cluster_changes_for_it(hedge_ms, usual, late):
+    calm = view(retries={"hedge_ms": hedge_ms})
+    busy = replace(calm, late=True)
+
+    def waits(of: PoolView) -> float | None:
+        wait = routes(of)["keyed"].route.retry_policy.per_try_timeout
+        return wait.total_seconds() if wait else None
+
+    assert (waits(calm), waits(busy)) == (usual, late)
+    assert build(calm)[CLUSTER] == build(busy)[CLUSTER]
 
 
 def test_grpc_is_routed_apart_where_members_speak_http2_and_has_no_time_limit_but_the_clients():

@@ -180,10 +180,15 @@ async def test_when_every_member_is_said_to_be_ill_requests_go_on_all_the_same(f
     assert {(await front.request("POST")).status for _ in range(20)} == {200}
 
 
-async def test_retries_are_counted_against_the_order_cluster(tmp_path: Path):
+@pytest.mark.parametrize(
+    "limit",
+    [{"maxRetries": 3}, {"retryBudget": {"budgetPercent": {"value": 100}, "minRetryConcurrency": 3}}],
+    ids=["a number", "a share of the requests, which count at the members' clusters"],
+)
+async def test_retries_are_counted_against_the_order_cluster(tmp_path: Path, limit: dict[str, Any]):
     def three_retries(cluster: dict[str, Any]) -> None:
         if "/order/" in cluster["name"]:
-            cluster["circuitBreakers"] = {"thresholds": [{"maxRetries": 3}]}
+            cluster["circuitBreakers"] = {"thresholds": [limit]}
 
     async with running_front(tmp_path, find_envoy(), adapt=three_retries) as front:
         key = front.key_of("cart-2")

@@ -15,7 +15,7 @@ from xds.measure import Delivery, Phase, delivery_phases, handover_course, leade
 from xds.observer import Observer
 from xds.plan import FirstTable, next_plan
 from xds.told import Told
-from xds.world import Death, World, endpoints, lost_entries, orders_for_envoy
+from xds.world import Death, World, endpoints, lost_entries, orders_for_envoy, pool_view
 
 UP, READY, INIT = MemberState.UP, MemberState.READY, MemberState.INIT
 DOWN, DRAINING, LOST = MemberState.DOWN, MemberState.DRAINING, MemberState.LOST
@@ -457,6 +457,21 @@ def test_a_member_that_cannot_reach_etcd_is_told_from_one_with_another_fault(bea
     observer.apply(MirrorBatch(1, tuple(Event("put", Kv(key, value, 1, 1, 0)) for key, value in put.items())))
 
     assert observer.world().cut_off == {"a"}  # type: ignore[union-attr]
+
+
+def test_envoy_is_told_when_most_of_the_members_that_beat_are_late():
+    keys, book = PoolKeys("cart"), LivenessBook()
+    observer = Observer(keys, book)
+    spec = Event("put", Kv(keys.spec, PoolSpec(pool="cart").encode(), 1, 1, 0))
+    observer.apply(MirrorBatch(1, (spec,), reset=True))
+    told = []
+    for name in "abc":
+        book.beat(1, name, "one", UP, 1)
+    for late in "abc":
+        book.beat(1, late, "one", UP, 2, stall=SECOND)
+        told.append(pool_view(observer.world()).late)  # type: ignore[arg-type]
+
+    assert told == [False, True, True]
 
 
 def test_the_takeovers_of_a_site_that_is_lost_can_be_found_by_it():
