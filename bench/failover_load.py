@@ -9,7 +9,6 @@ and starts with a new one.
 
 import asyncio
 import itertools
-import math
 import time
 import uuid
 from collections import Counter
@@ -24,6 +23,8 @@ from deploy.verdict import percentile
 
 PATIENCE = 10.0
 AGAIN_AFTER = 0.1
+TURN = 3.5
+"""Seconds that a drain of Understudy takes, about."""
 
 
 @dataclass(slots=True)
@@ -202,12 +203,28 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A part was struck at ``struck`` and there again at ``back``; the next event is not before ``end``."""
+    """A part was struck at ``struck`` and there again at ``back``; the next event is not before ``end``.
+
+    ``planned``: it was drained, and out of service at ``back``, when it began to come back.
+    """
 
     victim: str
     struck: float
     back: float
     end: float
+    planned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """A session's wait for an answer. ``repeatable`` tells of the request that began it."""
+
+    due: float
+    answered: float
+    repeatable: bool
+
+    def lasted(self) -> float:
+        return self.answered - self.due
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,8 +248,11 @@ class Effect:
 def effect_of(history: list[Op], event: Event) -> Effect:
     """Judge one event by the requests that ended in its time.
 
-    A session's gap is the time from its first request that was on its way at the blow, or sent after it, to its first
-    good answer. A session moved needlessly if it left a member that was alive, other than to the one that came back.
+    A session waits from when a request is due until there is a good answer, however many tries that takes. Its gap is
+    how long it waited for its first request that was on its way at the blow, or sent after it. Of a planned event it is
+    the longest wait until the member was out of service: nobody knows beforehand when a session's turn is.
+
+    A session moved needlessly if it left a member that was alive, other than to the one that came back.
     Where a session is, answers to repeated requests do not tell: the next one does.
     """
     during = sorted((op for op in history if event.struck < op.ended <= event.end), key=lambda op: op.ended)
@@ -241,17 +261,19 @@ def effect_of(history: list[Op], event: Event) -> Effect:
         if op.ok and op.ended <= event.struck:
             before[op.client] = op.server
     touched = {client for client, server in before.items() if server == event.victim}
-    first: dict[int, tuple[float, bool]] = {}
-    good: dict[int, float] = {}
+    waits: dict[int, list[_Wait]] = {client: [] for client in touched}
+    waiting: dict[int, Op] = {}
     at = dict(before)
     moved: dict[int, str] = {}
     for op in during:
-        first[op.client] = min(first.get(op.client, (math.inf, False)), (op.due, op.repeatable))
+        since = waiting.setdefault(op.client, op)
         if not op.ok:
             if op.lost:
                 at.pop(op.client, None)  # it starts a new session, wherever that lives
             continue
-        good.setdefault(op.client, op.ended)
+        del waiting[op.client]
+        if op.client in touched:
+            waits[op.client].append(_Wait(since.due, op.ended, since.repeatable))
         if op.repeated:
             continue
         was, at[op.client] = at.get(op.client, op.server), op.server
@@ -260,9 +282,13 @@ def effect_of(history: list[Op], event: Event) -> Effect:
         if op.server == event.victim != was and op.ended < event.back:
             moved[op.client] = f"{was} to {op.server} after {(op.ended - event.struck) * 1000:.0f} ms"
     gaps: dict[bool, list[float]] = {True: [], False: []}
-    for client in touched & first.keys():
-        due, repeatable = first[client]
-        gaps[repeatable].append(round((good.get(client, event.end) - due) * 1000, 2))
+    for client in touched & waiting.keys():
+        waits[client].append(_Wait(waiting[client].due, event.end, waiting[client].repeatable))
+    for found in waits.values():
+        counted = [wait for wait in found if wait.due < event.back] if event.planned else found[:1]
+        if counted:
+            longest = max(counted, key=_Wait.lasted)
+            gaps[longest.repeatable].append(round(longest.lasted() * 1000, 2))
     scheduled = [op for op in during if not op.again]
     failed = [op for op in scheduled if not op.ok]
     return Effect(
@@ -279,6 +305,20 @@ def effect_of(history: list[Op], event: Event) -> Effect:
 
 
 def latency(history: list[Op], since: float) -> dict[str, float]:
-    """Of requests without an event: ms from when they were due to the answer."""
+    """Of requests without an event: ms from when they were due to the answer.
+
+    ``slowest_p99`` is what a planned event is to be held against: of each session's slowest request in :data:`TURN`
+    seconds.
+    """
     taken = [(op.ended - op.due) * 1000 for op in history if op.due >= since and op.ok]
-    return {"p50": round(percentile(taken, 0.5), 2), "p99": round(percentile(taken, 0.99), 2), "requests": len(taken)}
+    slowest: dict[tuple[int, int], float] = {}
+    for op in history:
+        if op.due >= since and op.ok:
+            turn = op.client, int((op.due - since) // TURN)
+            slowest[turn] = max(slowest.get(turn, 0.0), (op.ended - op.due) * 1000)
+    return {
+        "p50": round(percentile(taken, 0.5), 2),
+        "p99": round(percentile(taken, 0.99), 2),
+        "slowest_p99": round(percentile(list(slowest.values()), 0.99), 2),
+        "requests": len(taken),
+    }

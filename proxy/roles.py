@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 
@@ -18,6 +19,7 @@ from proxy.handover import SLOTS_TOGETHER, Handover, HandoverFailed
 from proxy.leaving import Leaving, able_to_take, leaving
 from proxy.read_deadline import BOUND
 from proxy.takeovers import Takeovers
+from proxy.unhurried import Unhurried
 from statesync.etcd import EtcdError
 from statesync.mirror import MirrorBatch
 from statesync.ownership import (
@@ -43,12 +45,13 @@ TICK = 0.5
 HANDOVERS_AT_ONCE = 1
 """Members that slots are on their way to at once."""
 COPIES_AT_ONCE = 2
-"""Slots that are copied from etcd at once when the table names this member for more.
+"""Slots that are copied from etcd at once when the table names this member for more, while it serves nothing.
 
 A copy takes time from requests: from this member's and, through etcd and the CPU, from others'. With 8 a full sync of
 100,000 sessions took 1.2 s instead of 1.9, but of the owner's writes meanwhile the slowest in a hundred 32 ms instead
 of 14, and of the gaps in a rolling restart 62 to 71 ms instead of 39 to 49 (docs/benchmarks.md). Nobody waits for
-these copies; for those of a takeover somebody does, see ``claims``.
+these copies; for those of a takeover somebody does, see ``claims``. So a member that serves makes one at a time, and
+rests after each for as long as it took.
 """
 HANDOVER_PAUSE = 1.0
 HEIRS_AFTER = 0.3
@@ -73,6 +76,7 @@ class Roles:
         self._handing: set[int] = set()
         self._handover_gate = asyncio.Semaphore(HANDOVERS_AT_ONCE)
         self._handover_pause: dict[str, float] = {}
+        self._unhurried = Unhurried()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._draining_since = time.monotonic()
         self._intents_changed = 0.0
@@ -213,11 +217,15 @@ class Roles:
         for slot in context.replica.held - wanted:
             context.replica.drop(slot)
         missing = wanted - context.replica.synced
-        gate = asyncio.Semaphore(COPIES_AT_ONCE)
+        serving = bool(len(context.holdings))
+        gate = asyncio.Semaphore(1 if serving else COPIES_AT_ONCE)
 
         async def copy(slot: int) -> None:
             async with gate:
+                began = time.monotonic()
                 await context.replica.full_sync(slot)
+                if serving:
+                    await asyncio.sleep(time.monotonic() - began)
 
         await asyncio.gather(*(copy(slot) for slot in missing))
         closed = [owned for slot in context.holdings.slots if (owned := context.holdings.get(slot))]
@@ -315,6 +323,13 @@ class Roles:
         asked = self._context.view().table.cause
         return asked if sites_in(asked) else REBALANCE
 
+    def _handovers_left(self) -> int:
+        """How many handovers there are still to be, if each has as many slots as it may."""
+        view = self._context.view()
+        steps = next_steps(view, handing_over=frozenset(self._handing))
+        receivers = self._heirs(view) | {step.slot: step.to for step in steps if isinstance(step, HandOver)}
+        return sum(-(-slots // SLOTS_TOGETHER) for slots in Counter(receivers.values()).values())
+
     def _begin_handovers(self, receivers: Sequence[str]) -> None:
         for to in dict.fromkeys(receivers):
             if time.monotonic() >= self._handover_pause.get(to, 0.0):
@@ -329,7 +344,11 @@ class Roles:
                 slots = wanted[:SLOTS_TOGETHER]
                 if slots:
                     self._handing.update(slots)
-                    await self.handover.give(slots, to, cause=self._reason_to_give(), trace=trace)
+                    cause = self._reason_to_give()
+                    await self.handover.give(slots, to, cause=cause, trace=trace)
+                    self._handing.difference_update(slots)
+                    if not cause.startswith(UNFIT):
+                        await asyncio.sleep(self._unhurried.rest(time.monotonic(), self._handovers_left()))
         except HandoverFailed as error:
             self._handover_pause[to] = time.monotonic() + HANDOVER_PAUSE
             logger.warning("handover of %s; trying again in %.0f s", error, HANDOVER_PAUSE)

@@ -1,5 +1,7 @@
 """The failover benchmark judges rightly: what counts as failed, as a gap, as lost and as a needless move."""
 
+from dataclasses import replace
+
 from bench.failover import table
 from bench.failover_load import Event, Op, effect_of
 from bench.failover_proxies import haproxy_config
@@ -25,6 +27,26 @@ def test_a_gap_lasts_from_the_first_request_after_the_blow_to_the_first_good_ans
     effect = effect_of(history, KILLED)
     assert sorted(round(gap) for gap in effect.gaps) == [210, 300]
     assert (effect.requests, effect.failed_repeatable, effect.failed_other) == (3, 1, 0)
+
+
+def test_the_gap_of_a_planned_change_is_the_longest_wait_until_the_member_is_out_of_service():
+    history = [
+        op(1, 9.0, "app-1"),
+        op(1, 10.5, "app-1"),
+        op(1, 11.5, "app-2", took=0.3),
+        op(1, 12.5, "app-2", took=0.9),
+        op(2, 9.0, "app-1"),
+        op(2, 10.5, "app-1", took=0.2, repeatable=False),
+        op(2, 11.5, "app-2"),
+        op(3, 9.0, "app-1"),
+        op(3, 10.5, "app-1"),
+        op(3, 11.5),
+        op(3, 11.6, "app-2", again=True, took=0.4),
+    ]
+    effect = effect_of(history, replace(KILLED, planned=True))
+    assert sorted(round(gap) for gap in effect.gaps) == [300, 500]
+    assert [round(gap) for gap in effect.gaps_other] == [200]
+    assert [round(gap) for gap in effect_of(history, KILLED).gaps] == [10, 10]
 
 
 def test_failed_requests_that_could_not_be_repeated_are_told_apart_and_a_lost_session_counts_once():

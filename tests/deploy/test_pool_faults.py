@@ -19,6 +19,7 @@ from deploy.reading import read_pool, read_trace
 from deploy.settling import actives
 from deploy.verdict import Verdict, judge
 from proxy.handover import SLOTS_TOGETHER
+from proxy.unhurried import SPREAD
 from statesync.etcd import EtcdClient
 from statesync.keys import PoolKeys, prefix_range
 from statesync.mirror import Mirror, MirrorBatch
@@ -345,8 +346,12 @@ async def test_nobody_notices_that_every_member_is_upgraded_one_after_the_other(
     async with under_load(tmp_path) as scene:
         place = ("--etcd", ",".join(scene.pool.etcd_endpoints), "--pool", "cart")
         for member in [place.name for place in scene.pool.layout.members]:
-            before = (await scene.state()).members[member].record.boot
+            state = await scene.state()
+            before, served = state.members[member].record.boot, served_by(state, member)
             assert await understudy("drain", member, "--for", "10m", *place) == 0
+            owners = (await scene.state()).owners
+            changed = [owners[slot].record.since for slot in served]
+            assert max(changed) - min(changed) > SPREAD / 2, "slots go in no hurry"
             for process in scene.pool.member_processes(member):
                 scene.end(process)
             await scene.started_anew(member, before)
@@ -360,6 +365,10 @@ async def test_nobody_notices_that_every_member_is_upgraded_one_after_the_other(
         assert all(record.planned for record in causes)
 
     assert_nobody_noticed(scene)
+
+
+def served_by(state: PoolState, member: str) -> list[int]:
+    return [slot for slot, at in state.owners.items() if at.record.active == member]
 
 
 @asynccontextmanager

@@ -1,0 +1,33 @@
+"""How long to rest between handovers, so that a planned change takes little time from anybody's requests.
+
+Sixty slots handed over as fast as it goes take a third of a second, in which four busy cores have no time left: all
+requests wait then, not only those at a closed gate. Spread over two seconds the same work goes nearly unnoticed. Nobody
+waits for a planned change to end, except who wants to stop a member, and such a one grants it seconds anyway.
+"""
+
+from dataclasses import dataclass
+
+SPREAD = 2.0
+"""Seconds over which the handovers of a member are spread."""
+REST_MOST = 0.3
+"""Seconds of rest at the most: a few slots need not take as long as many."""
+SERIES_ENDS = 1.0
+"""Seconds without a handover after which the next one begins a new series."""
+
+
+@dataclass(slots=True)
+class Unhurried:
+    """Spreads series of handovers. Seconds of one monotonic clock."""
+
+    _last: float = float("-inf")
+    _over_by: float = 0.0
+
+    def rest(self, now: float, left: int) -> float:
+        """Seconds to wait after a handover that has just ended, when ``left`` more are to come.
+
+        However many they are, all rests of a series together last :data:`SPREAD` at the most.
+        """
+        if now - self._last > SERIES_ENDS:
+            self._over_by = now + SPREAD
+        self._last = now
+        return min(max(self._over_by - now, 0.0) / left, REST_MOST) if left else 0.0
