@@ -19,7 +19,7 @@ settings.load_profile("understudy")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int | None:
-    """What ``-n auto`` means here: a worker per core, and three at the least, since most tests wait for real servers."""
+    """What ``-n auto`` means: a worker per core, and three at the least, since most tests wait for real servers."""
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None  # xdist reads it itself
     return max(3, len(os.sched_getaffinity(0)))

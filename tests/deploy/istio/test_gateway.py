@@ -90,7 +90,10 @@ class Scene:
         """Keys that another member answers than the one that owns their slot."""
         owners = await self.owners()
         names = [f"key-{number}" for number in range(keys)]
-        return [key for key in names if await self.served_by(key) != owners[slot_of(key, SPEC.slots)]]
+        served: list[str] = []
+        for first in range(0, keys, 10):
+            served += await asyncio.gather(*map(self.served_by, names[first : first + 10]))
+        return [key for key, by in zip(names, served, strict=True) if by != owners[slot_of(key, SPEC.slots)]]
 
     async def routed(self) -> bool:
         """Whether the routes have followed the owners."""

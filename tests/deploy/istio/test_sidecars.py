@@ -249,7 +249,8 @@ async def test_calls_go_by_slot_over_mtls_and_what_dies_behind_a_living_proxy_is
         assert Counter(await asyncio.gather(*not_)) == {(503, not_[0].result()[1]): 5}
         assert web.seen("once") == ["cart-1"] * 5
         web.notes.with_name("notes.go").touch()
-        assert set(await asyncio.gather(*may)) == {(200, second)}
+        assert {status for status, _ in await asyncio.gather(*may)} == {200}
+        assert web.seen("may").count(second) >= 5, "the next in order is asked, and a third only if that takes long"
         assert {(await web.ask("POST"))[0] for _ in range(40)} == {200}
 
         large = b"x" * 1_500_000
