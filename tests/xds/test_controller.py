@@ -390,7 +390,9 @@ async def test_a_takeover_ends_with_the_answer_that_somebody_waited_for(trio):
     control = trio.controls["control-1"]
     ids = takeover_seed(POOL, "cart-1", "boot-1")
     told = {"trace": ids.hex, "slots": 0}
+    await control.hears(trio.members["cart-2"])
     await trio.members["cart-2"].tell({**told, "waiting": True})
+    await asyncio.sleep(2 * BEAT_INTERVAL)
     await trio.members["cart-1"].kill()
     await trio.claim_all(await trio.table_with(lost("cart-1"), "the table names it lost"))
     await trio.members["cart-2"].tell({**told, "answered_after": 0.001, "awaited": True, "request": FIRST})
