@@ -29,5 +29,6 @@ class Unhurried:
         """
         if now - self._last > SERIES_ENDS:
             self._over_by = now + SPREAD
-        self._last = now
-        return min(max(self._over_by - now, 0.0) / left, REST_MOST) if left else 0.0
+        rest = min(max(self._over_by - now, 0.0) / left, REST_MOST) if left else 0.0
+        self._last = now + rest
+        return rest

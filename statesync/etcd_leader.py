@@ -59,16 +59,16 @@ class Terms:
             self.latest = max(self.latest, sight.term)
 
     def replaced(self, sight: Sight, since: int) -> bool:
-        """Whether ``sight`` proves that the leader of term ``since`` has a successor.
+        """Whether ``sight`` proves that the leader of term ``since`` (0: not known) has a successor.
 
         A word under the same term proves nothing: a follower may not have noticed yet that its leader is gone.
         """
-        return bool(sight.leader) and since < sight.term == self.latest
+        return bool(sight.leader) and 0 < since < sight.term == self.latest
 
 
 @dataclass(slots=True, eq=False)
 class _Sent:
-    """A call on its way: since when (monotonic), and under which term."""
+    """A call on its way: since when (monotonic), and under which term (0: of none that this client has heard)."""
 
     call: Message
     at: float
@@ -181,8 +181,15 @@ class LeaderWatch:
         if late or not sight.leader:
             self.wanting_at = time.monotonic()
         self._terms.saw(sight)
-        woken = [leader for leader, since in self._waiting.items() if self._terms.replaced(sight, since)]
+        woken = [
+            leader
+            for leader, since in self._waiting.items()
+            if self._terms.replaced(sight, since) or (sight.leader and not since)
+        ]
         stranded = [sent for sent in late if self._terms.replaced(sight, sent.term)]
+        for sent in late:
+            # What a new client sends first is taken to go to the leader that is heard of first.
+            sent.term = sent.term or self._terms.latest
         if woken or stranded:
             self._on_leader(member)
         for leader in woken:

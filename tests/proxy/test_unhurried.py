@@ -1,6 +1,6 @@
 """Rests between handovers: a series takes two seconds however many there are, and a few take less."""
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.unhurried import REST_MOST, SERIES_ENDS, SPREAD, Unhurried
@@ -19,6 +19,7 @@ def series(many: int, took: float, begun: float = 100.0, unhurried: Unhurried | 
     return rests, now
 
 
+@example(8, 0.75)
 @given(st.integers(1, 600), st.floats(0.001, 0.9))
 def test_however_many_and_however_slow_the_rests_of_a_series_are_bounded(many: int, took: float):
     rests, _ = series(many, took)

@@ -6,8 +6,9 @@ import pytest
 
 from statesync.definite import definite_txn
 from statesync.etcd import EtcdClient, Get, ModRevision, OutcomeUnknown, Put
-from statesync.etcd_leader import Sight, Terms
+from statesync.etcd_leader import GivenUp, LeaderWatch, Sight, Terms
 from tests.harness.etcd import EtcdServer, running_cluster
+from tests.harness.waiting import until
 
 UNHURRIED = ("100", "2000")
 """An election takes 2 s at the least: whatever a test sends after it has stopped a leader still goes to that one."""
@@ -25,6 +26,26 @@ def test_only_a_leader_of_a_later_term_replaces_another() -> None:
         assert terms.replaced(sight, since=4) is replaced
     assert not terms.replaced(Sight(term=4, leader=7), since=3)  # it is behind: there is a later one
     assert not terms.replaced(Sight(term=5, leader=8), since=5)
+    assert not terms.replaced(Sight(term=5, leader=8), since=0)  # nobody knows under which term that was
+
+
+async def test_the_first_call_of_a_client_may_be_late_without_being_given_up() -> None:
+    sights = [Sight(term=2, leader=7)]
+
+    async def look(_: int) -> Sight:
+        sights.append(sights[-1])
+        return sights[-1]
+
+    watch = LeaderWatch(1, look, lambda _: None)
+    call = asyncio.get_running_loop().create_future()
+    answer = asyncio.create_task(watch.answer(call, led=True))
+    await until(lambda: len(sights) > 4, 20, "the member was asked while the call was late")
+    assert not answer.done()
+
+    sights.append(Sight(term=3, leader=8))
+    with pytest.raises(GivenUp):
+        await asyncio.wait_for(answer, 20)
+    await watch.close()
 
 
 async def leader_and_follower(members: list[EtcdServer]) -> tuple[EtcdServer, EtcdServer]:
