@@ -24,7 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench.failover_load import Effect, Event, Load, effect_of, latency
+from bench.failover_load import WINDOW, Effect, Event, Load, effect_of, latency
 from bench.failover_systems import TITLES, System, Understudy, freeze, make, thaw
 from deploy.verdict import percentile
 
@@ -221,7 +221,7 @@ def table(results: dict[str, Any]) -> str:
     cells = results.get("cells", {})
     steady = {name: cells.get(f"steady/{name}") for name in TITLES}
     if any(steady.values()):
-        title = "p99 of each session's slowest request in 3.5 s, ms"
+        title = f"p99 of each session's slowest request in {WINDOW:g} s, ms"
         lines += [f"| no event | p50 ms | p99 ms | {title} | failed |", "|---|---|---|---|---|"]
         for name, one in steady.items():
             if one:

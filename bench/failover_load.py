@@ -23,7 +23,7 @@ from deploy.verdict import percentile
 
 PATIENCE = 10.0
 AGAIN_AFTER = 0.1
-TURN = 3.5
+WINDOW = 3.5
 """Seconds that a drain of Understudy takes, about."""
 
 
@@ -307,14 +307,14 @@ def effect_of(history: list[Op], event: Event) -> Effect:
 def latency(history: list[Op], since: float) -> dict[str, float]:
     """Of requests without an event: ms from when they were due to the answer.
 
-    ``slowest_p99`` is what a planned event is to be held against: of each session's slowest request in :data:`TURN`
+    ``slowest_p99`` is what a planned event is to be held against: of each session's slowest request in :data:`WINDOW`
     seconds.
     """
     taken = [(op.ended - op.due) * 1000 for op in history if op.due >= since and op.ok]
     slowest: dict[tuple[int, int], float] = {}
     for op in history:
         if op.due >= since and op.ok:
-            turn = op.client, int((op.due - since) // TURN)
+            turn = op.client, int((op.due - since) // WINDOW)
             slowest[turn] = max(slowest.get(turn, 0.0), (op.ended - op.due) * 1000)
     return {
         "p50": round(percentile(taken, 0.5), 2),

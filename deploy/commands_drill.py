@@ -22,6 +22,7 @@ from deploy.options import (
 
 if TYPE_CHECKING:
     from deploy.drill import DrillResult, DrillSettings
+    from deploy.drill_rules import Kind
     from deploy.options import Place
 
 _INTERRUPTED = 130
@@ -35,7 +36,6 @@ Kinds:
   control      the leading control server, by SIGKILL
 
 """
-_OF_A_MEMBER = ("kill", "freeze", "drain")
 KINDS = ("kill", "freeze", "drain", "rolling", "etcd-leader", "control")
 
 
@@ -106,7 +106,7 @@ def drill(
     from deploy.drill_report import drill_table, view_of
     from deploy.drill_rules import Kind
 
-    _refuse_wrong_use(kind, member=member, rate=rate, url=url, command=command, undo=undo)
+    _refuse_wrong_use(Kind(kind), member=member, rate=rate, url=url, command=command, undo=undo)
     settings = DrillSettings(
         kind=Kind(kind),
         member=member,
@@ -129,10 +129,11 @@ def drill(
     raise SystemExit(0 if view["ok"] else 1)
 
 
-def _refuse_wrong_use(kind: str, *, member: str, rate: int | None, url: str, command: str, undo: str) -> None:
+def _refuse_wrong_use(kind: "Kind", *, member: str, rate: int | None, url: str, command: str, undo: str) -> None:
     """Raise ``click.UsageError`` for options that say nothing together, or would strike another one than is told."""
-    if member and kind not in _OF_A_MEMBER:
-        raise click.UsageError(f"--member has no meaning for 'drill {kind}': it is for {', '.join(_OF_A_MEMBER)}")
+    if member and not kind.of_a_member:
+        of_members = ", ".join(other for other in type(kind) if other.of_a_member)
+        raise click.UsageError(f"--member has no meaning for 'drill {kind}': it is for {of_members}")
     if command and "{name}" not in command and not member and kind != "drain":
         raise click.UsageError(
             f"--command {command!r} does not say what it strikes, and each drill strikes another one: "

@@ -63,8 +63,8 @@ STRAY_AFTER = BOUND * 1.1
 class Roles:
     """Keeps what this member owns in line with the slot table and with who is alive."""
 
-    def __init__(self, context: MemberContext, fault: Callable[[], str]) -> None:
-        """``fault`` says what is wrong with this member, '' for nothing."""
+    def __init__(self, context: MemberContext, fault: Callable[[], str], unhurried: Unhurried) -> None:
+        """``fault`` says what is wrong with this member, '' for nothing; ``unhurried`` when it rests."""
         self._context = context
         self._fault = fault
         self._claimer = Claimer(context)
@@ -76,7 +76,7 @@ class Roles:
         self._handing: set[int] = set()
         self._handover_gate = asyncio.Semaphore(HANDOVERS_AT_ONCE)
         self._handover_pause: dict[str, float] = {}
-        self._unhurried = Unhurried()
+        self._unhurried = unhurried
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._draining_since = time.monotonic()
         self._intents_changed = 0.0

@@ -40,6 +40,7 @@ from proxy.settings import NO_HEALTH_PORT, SidecarSettings
 from proxy.silence import Silence
 from proxy.stall import StallWatch
 from proxy.sync_api import SyncApi, metrics_app, sync_view
+from proxy.unhurried import Unhurried
 from proxy.writers import Writers
 from statesync.app_health import AppHealth
 from statesync.codec import SessionCodec, agree
@@ -303,7 +304,7 @@ class _Assembly:
             stall=stall,
             site=settings.site,
         )
-        self.roles = Roles(self.context, self._fault)
+        self.roles = Roles(self.context, self._fault, Unhurried.within(settings.drain_seconds))
         self.reads = ReadDeadline(self.context, self.roles.on_batch, self._on_check)
         self.check = ApplicationCheck(
             settings.app,

@@ -6,9 +6,12 @@ waits for a planned change to end, except who wants to stop a member, and such a
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 SPREAD = 2.0
-"""Seconds over which the handovers of a member are spread."""
+"""Seconds over which the handovers of a member are spread, if it is given enough time to leave."""
+OF_THE_TIME = 0.25
+"""The part of the time for leaving that may go into rests, where that is less."""
 REST_MOST = 0.3
 """Seconds of rest at the most: a few slots need not take as long as many."""
 SERIES_ENDS = 1.0
@@ -17,18 +20,24 @@ SERIES_ENDS = 1.0
 
 @dataclass(slots=True)
 class Unhurried:
-    """Spreads series of handovers. Seconds of one monotonic clock."""
+    """Spreads series of handovers over ``spread`` seconds each. Times are seconds of one monotonic clock."""
 
+    spread: float = SPREAD
     _last: float = float("-inf")
     _over_by: float = 0.0
+
+    @classmethod
+    def within(cls, seconds: float) -> Self:
+        """For a member that has so many seconds to leave."""
+        return cls(min(SPREAD, OF_THE_TIME * seconds))
 
     def rest(self, now: float, left: int) -> float:
         """Seconds to wait after a handover that has just ended, when ``left`` more are to come.
 
-        However many they are, all rests of a series together last :data:`SPREAD` at the most.
+        However many they are, all rests of a series together last ``spread`` at the most.
         """
         if now - self._last > SERIES_ENDS:
-            self._over_by = now + SPREAD
+            self._over_by = now + self.spread
         rest = min(max(self._over_by - now, 0.0) / left, REST_MOST) if left else 0.0
         self._last = now + rest
         return rest

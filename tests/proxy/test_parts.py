@@ -1,6 +1,7 @@
 """The parts of a sidecar: one that fails ends the process, one that fails while it is being ended does not."""
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -43,7 +44,11 @@ async def test_a_part_that_fails_at_its_end_is_told_and_ends_nothing_else(
     async with AsyncExitStack() as stack:
         await _keep_running(stack, clumsy(), "a part")
         await begun.wait()
-    await asyncio.sleep(0.05)
 
+    heard, loop = asyncio.Event(), asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR1, heard.set)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    await heard.wait()  # signals are heard in order: whatever was sent before was heard before
+    loop.remove_signal_handler(signal.SIGUSR1)
     assert not told_to_end.is_set()
     assert "a part did not end well" in caplog.text

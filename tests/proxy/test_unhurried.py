@@ -41,6 +41,11 @@ def test_a_later_series_is_spread_like_the_first():
     assert abs(first - again) < 1e-6
 
 
+def test_who_has_little_time_to_leave_rests_for_little_of_it():
+    assert Unhurried.within(10.0).spread == SPREAD
+    assert series(40, 0.01, unhurried=Unhurried.within(1.0))[0] <= 0.25 + 1e-6
+
+
 def test_who_is_late_does_not_rest():
     unhurried = Unhurried()
     assert unhurried.rest(100.0, 9) > 0

@@ -40,7 +40,8 @@ class Backend(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.answers: list[tuple[int, bytes]] = []
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
-        self.silent = threading.Event()
+        self.speaks = threading.Event()
+        self.speaks.set()
 
     @property
     def url(self) -> str:
@@ -61,8 +62,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.requests.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
-        while self.server.silent.is_set():
-            time.sleep(0.05)
+        self.server.speaks.wait()
         status, answer = self.server.answers.pop(0) if self.server.answers else (200, b"")
         self.send_response(status)
         self.send_header("Content-Length", str(len(answer)))
@@ -80,7 +80,7 @@ def running(backend: Backend):
     try:
         yield backend
     finally:
-        backend.silent.clear()
+        backend.speaks.set()
         backend.shutdown()
         backend.server_close()
         thread.join()
@@ -168,7 +168,7 @@ async def test_spans_that_are_refused_for_good_are_counted_and_hold_up_nothing(b
 
 async def test_a_receiver_that_never_answers_holds_up_neither_callers_nor_the_end(backend, variables):
     variables(ENDPOINT=backend.url, TIMEOUT="60")
-    backend.silent.set()
+    backend.speaks.clear()
     telemetry = start_telemetry("understudy-sidecar", "cart-1")
     claim(telemetry)
     await until(lambda: backend.requests)
