@@ -228,9 +228,12 @@ async def test_metrics_tell_calls_commits_and_roles(pool: SidecarPool) -> None:
     pool.kill("a")
     await pool.write_table((("b",),), lost={"a": record.boot})
     await pool.await_owners((("b",),))
-    b = await metrics("b")
-    assert b["understudy_slots_taken_over_total"] == 16
-    assert b["understudy_takeovers_total"] >= 1
+
+    async def counted() -> bool:
+        b = await metrics("b")
+        return b["understudy_slots_taken_over_total"] == 16 and b["understudy_takeovers_total"] >= 1
+
+    await until(counted, what="b has counted its takeovers (etcd tells of them first)")
 
 
 async def test_metrics_tell_handovers(pool: SidecarPool) -> None:
@@ -245,5 +248,8 @@ async def test_metrics_tell_handovers(pool: SidecarPool) -> None:
             )
             return {line.split('"')[1]: line.rpartition(" ")[2] for line in lines}
 
-    assert await handovers("a") == {"given": "16.0", "received": "0.0", "failed": "0.0"}
-    assert await handovers("b") == {"given": "0.0", "received": "16.0", "failed": "0.0"}
+    async def counted() -> bool:
+        given = await handovers("a") == {"given": "16.0", "received": "0.0", "failed": "0.0"}
+        return given and await handovers("b") == {"given": "0.0", "received": "16.0", "failed": "0.0"}
+
+    await until(counted, what="both have counted the handovers (etcd tells of them first)")
