@@ -175,7 +175,7 @@ async def _events(cell: Cell, options: argparse.Namespace) -> list[Effect]:
         event = await cell.event()
         effect = effect_of(cell.load.history, event)
         effects.append(effect)
-        cell.load.history = [op for op in cell.load.history if op.ended > event.struck - 15]
+        cell.load.tidy(event.struck - 15)
         print(
             f"   {number + 1}/{options.events} {event.victim}: "
             f"failed {effect.failed_repeatable}+{effect.failed_other}, "
@@ -270,7 +270,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=20, help="events per cell")
     parser.add_argument("--seconds", type=float, default=600.0, help="begin no event in a cell after so long")
     parser.add_argument("--sessions", type=int, default=1000)
-    parser.add_argument("--rate", type=float, default=800.0, help="requests a second")
+    parser.add_argument("--rate", type=float, default=500.0, help="requests a second")
     parser.add_argument("--table", action="store_true", help="only print what was measured so far")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()

@@ -6,6 +6,7 @@ goes on answering meanwhile, and leaves when it owns nothing or after ``drain_se
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import secrets
@@ -74,6 +75,7 @@ async def run_sidecar(settings: SidecarSettings) -> int:
     try:
         arm_from_environment()
         async with running_sidecar(settings) as sidecar:
+            _keep_what_is_there()
             logger.info("sidecar of %s: session API on %s", settings.member, settings.session_api)
             await stop.wait()
             await sidecar.drain.run()
@@ -81,6 +83,16 @@ async def run_sidecar(settings: SidecarSettings) -> int:
         logger.error("sidecar of %s cannot start: %s", settings.member, error)  # noqa: TRY400 - one line is the point
         return 2
     return 0
+
+
+def _keep_what_is_there() -> None:
+    """Take what has been loaded out of the cycle collector's sight; only for who owns the process.
+
+    Of the 70,000 objects of a sidecar that has just started nearly all are there to stay. To look at them held up
+    every request, and the beats, for 20 to 35 ms each time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(slots=True)
