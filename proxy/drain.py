@@ -22,10 +22,11 @@ logger = logging.getLogger(__name__)
 LOOK = 0.05
 LINGER = 1.0
 """Seconds that a member still counts as needed after its last slot: until front Envoys have the routes without it."""
-BEGIN_PATIENCE = 3.0
+BEGIN_PATIENCE = 10.0
 """Seconds that whoever waits for the end of a handover waits for its beginning.
 
-An application's preStop hook also runs when the application alone is started again, and then nobody begins one.
+An application's preStop hook also runs when the application alone is started again, and then nobody begins one. If
+somebody does, it is a command that has yet to be loaded, on a machine that may be busy.
 """
 WAIT_MOST = 600.0
 HANDED_OVER, APPLICATION_GONE = "handed-over", "application-gone"
