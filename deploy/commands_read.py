@@ -23,6 +23,9 @@ from deploy.options import (
     tls_options,
 )
 
+SPANS_COME = 5.0
+"""Seconds within which a failover's spans are with the control servers; its record in etcd comes first."""
+
 
 @click.command(
     epilog=examples(
@@ -298,9 +301,11 @@ def trace(trace_id: str, every: bool, pool: str | None, etcd: EtcdOptions, outpu
     async def run() -> list[StoredSpan]:
         view, addresses = await _failovers(place)
         wanted = _find_trace(trace_id, [row["trace"] for row in view["failovers"]])
-        spans = await read_trace(addresses, wanted)
-        if not spans:
-            raise NotFoundError(f"no control server has spans of trace {wanted} (any more)")
+        started = next((row["started"] for row in view["failovers"] if row["trace"] == wanted), 0.0)
+        while not (spans := await read_trace(addresses, wanted)):
+            if abs(time.time() - float(started)) > SPANS_COME:
+                raise NotFoundError(f"no control server has spans of trace {wanted} (any more)")
+            await asyncio.sleep(0.2)
         return spans
 
     spans = asyncio.run(run())

@@ -22,6 +22,8 @@ from telemetry.setup import start_telemetry
 from telemetry.spans import StoredSpan
 
 TRACE_PATIENCE = 3.0
+TELL_PATIENCE = 10.0
+"""Seconds for control servers to take what clients saw, without which a review cannot tell a drill from real."""
 _LOOK = 0.1
 
 
@@ -82,7 +84,7 @@ class Book:
                 about = {names.CAUSE: first.cause, names.FROM: first.source, names.TO: first.to}
                 trace.root(begin, end, {**attributes, **about, names.PLANNED: False})
         finally:
-            await telemetry.aclose()
+            await telemetry.aclose(TELL_PATIENCE)
 
     def _attributes(self, seen: Seen, missed: Sequence[str]) -> dict[str, str | int | float | bool]:
         attributes: dict[str, str | int | float | bool] = {
