@@ -274,7 +274,7 @@ def effect_of(history: list[Op], event: Event) -> Effect:
     during = sorted((op for op in history if event.struck < op.ended <= event.end), key=lambda op: op.ended)
     before: dict[int, str] = {}
     for op in history:
-        if op.ok and op.ended <= event.struck:
+        if op.ok and not op.repeated and op.ended <= event.struck:
             before[op.client] = op.server
     touched = {client for client, server in before.items() if server == event.victim}
     waits: dict[int, list[_Wait]] = {client: [] for client in touched}

@@ -93,6 +93,9 @@ def test_an_answer_to_a_repeated_request_is_no_move_but_the_next_one_tells():
         op(3, 9.0, "app-3"),
         op(3, 10.1, "app-2", repeated=True),
         op(3, 11.0, "app-2"),
+        op(4, 8.0, "app-3"),
+        op(4, 9.0, "app-2", repeated=True),
+        op(4, 11.0, "app-3"),
     ]
     assert effect_of(history, KILLED).moved == 1
 
