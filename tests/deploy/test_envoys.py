@@ -94,7 +94,11 @@ async def test_the_command_shows_a_real_envoy_on_the_second_of_two_control_serve
         (node,) = await until(synced, 40, "front-1 is synced", every=0.3)
         assert [one["type"] for one in node["types"]] == ["CDS", "EDS", "LDS", "RDS"]
         assert all(one["sent"] == one["acked"] != "" for one in node["types"])
-        _, shown = await running.run("status", *where)
-        assert [line.split()[:3] for line in shown.splitlines() if line.startswith("front-1")] == [
-            ["front-1", "control-2", "SYNCED"]
-        ]
+
+        async def drawn_as_synced() -> bool:
+            _, shown = await running.run("status", *where)
+            lines = [line.split()[:3] for line in shown.splitlines() if line.startswith("front-1")]
+            return lines == [["front-1", "control-2", "SYNCED"]]
+
+        # It gets news meanwhile: nobody answers for the member.
+        await until(drawn_as_synced, 40, "status draws it as synced", every=0.3)

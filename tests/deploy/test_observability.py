@@ -48,6 +48,10 @@ class Asked:
         """The sum of what a query gives; 0 for nothing."""
         return sum(float(one["value"][1]) for one in (await self.get("query", query=query))["result"])
 
+    async def drawn(self, query: str) -> bool:
+        """Whether a query gives anything."""
+        return bool((await self.get("query", query=query))["result"])
+
 
 @asynccontextmanager
 async def scraping(directory: Path, targets: list[str]) -> AsyncIterator[Asked]:
@@ -105,23 +109,33 @@ async def test_prometheus_has_all_that_rules_and_dashboard_ask_for(tmp_path: Pat
 
             await until(seen, 60, "Prometheus sees the takeover", every=0.5)
 
-            known = set(await asked.get("label/__name__/values"))
             rules = (SHIPPED / "rules.yaml").read_text()
             mentioned = set(re.findall(r"\bunderstudy_[a-z_]+", f"{rules} {QUERIES}"))
-            assert mentioned <= known | INJECTORS
+
+            async def known() -> bool:
+                return mentioned <= set(await asked.get("label/__name__/values")) | INJECTORS
+
+            await until(known, 30, f"Prometheus has seen all of {sorted(mentioned)}")
             for query in QUERIES:
                 await asked.get("query", query=query.replace("$__rate_interval", "1m").replace("$pool", "watched"))
             for drawn in (query for query in QUERIES if "result!=" not in query):
                 concrete = drawn.replace("$__rate_interval", "1m").replace("$pool", "watched")
-                assert (await asked.get("query", query=concrete))["result"], drawn
+                await until(lambda query=concrete: asked.drawn(query), 30, f"something to draw for {drawn}")
                 elsewhere = drawn.replace("$__rate_interval", "1m").replace("$pool", "other")
                 assert not (await asked.get("query", query=elsewhere))["result"], drawn
 
-            groups = (await asked.get("rules"))["groups"]
-            assert {rule["health"] for group in groups for rule in group["rules"]} == {"ok"}
-            dots = await asked.get(
-                "query_exemplars", query="understudy_change_seconds_bucket", start="0", end=str(2**32)
-            )
-            traces = {dot["labels"]["trace_id"] for one in dots for dot in one["exemplars"]}
-            recorded = {at.record.trace for at in (await read_pool(etcd, "watched"))[0].failovers.values()}
-            assert traces & recorded, "a dot in the graph leads to a trace that there is"
+            async def evaluated() -> bool:
+                groups = (await asked.get("rules"))["groups"]
+                return {rule["health"] for group in groups for rule in group["rules"]} == {"ok"}
+
+            await until(evaluated, 40, "all rules are evaluated, and well")
+
+            async def linked() -> bool:
+                dots = await asked.get(
+                    "query_exemplars", query="understudy_change_seconds_bucket", start="0", end=str(2**32)
+                )
+                traces = {dot["labels"]["trace_id"] for one in dots for dot in one["exemplars"]}
+                recorded = {at.record.trace for at in (await read_pool(etcd, "watched"))[0].failovers.values()}
+                return bool(traces & recorded)
+
+            await until(linked, 30, "a dot in the graph leads to a trace that there is")

@@ -95,6 +95,10 @@ class Scene:
         at = (await self.state()).members.get(member)
         return at is not None and at.record.reason == text
 
+    async def all_up(self) -> bool:
+        """Whether every member is UP, as its record tells."""
+        return {at.record.state for at in (await self.state()).members.values()} == {MemberState.UP}
+
     async def table(self) -> Table:
         """The slot table in force."""
         at = (await self.state()).table
@@ -287,10 +291,10 @@ async def test_acknowledged_writes_survive_a_restart_of_etcd_and_service_resumes
         await until(lambda: scene.pool.processes["etcd"].restarts > before_restart, 30, "etcd is started again")
         await until(lambda: scene.pool.processes["etcd"].state == "running", 30, "etcd is back")
         await scene.progress()
-        state = await scene.state()
+        await until(scene.all_up, 30, "every member's record says that it is UP again")
 
+        state = await scene.state()
         assert {slot: at.record.active for slot, at in state.owners.items()} == before
-        assert {at.record.state for at in state.members.values()} == {MemberState.UP}
 
     assert_nothing_lost(scene)
 

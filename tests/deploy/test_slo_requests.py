@@ -100,12 +100,12 @@ async def test_the_review_counts_the_requests_that_clients_saw_fail(tmp_path: Pa
         async def counted() -> dict | None:
             told = await review(tmp_path)
             worst = [one for one in told["worst"] if one["from"] == member]
-            return told if worst and worst[0]["requests"] and worst[0]["requests"]["total"] else None
+            requests = worst[0]["requests"] if worst else None
+            # Envoy's counts and its reports of what failed come each in its own time.
+            whole = requests and requests["failed"] == UNREPEATABLE <= requests["total"]
+            return told if whole else None
 
         told = await until(counted, timeout=60, what="the review knows the takeover's requests", every=1)
-        requests = next(one for one in told["worst"] if one["from"] == member)["requests"]
-        assert requests["failed"] == UNREPEATABLE
-        assert requests["total"] >= UNREPEATABLE
         figure = next(one for one in told["figures"] if one["key"] == "failed_requests")
         assert (figure["state"], figure["total"] - figure["good"]) == ("missed", UNREPEATABLE)
         await pool.processes.start_again(*pool.member_processes(member))

@@ -81,6 +81,11 @@ class Client:
         finally:
             writer.close()
 
+    async def served_by(self) -> str:
+        """Who takes a connection of this client now."""
+        async with self.connected() as service:
+            return (await service.say("WHO")).split()[1]
+
     async def notes(self) -> list[str]:
         """The ids of the notes that the service has, asked on a connection of its own."""
         async with self.connected() as service:
@@ -101,6 +106,12 @@ class Scene:
 
     async def settled(self) -> None:
         await settled(self.pool.layout, self.etcd)
+
+    async def routed(self) -> bool:
+        """Whether the front leads every client to the owner of its slot: it hears of owners a moment after etcd."""
+        owners = (await self.state()).owners
+        wanted = [owners[slot_of(client.source, SPEC.slots)].record.active for client in self.clients]
+        return [await client.served_by() for client in self.clients] == wanted
 
     async def progress(self, notes: int = 5) -> None:
         """Wait until every client has got so many more notes acknowledged."""
@@ -125,6 +136,7 @@ async def under_load(directory: Path) -> AsyncIterator[Scene]:
         clients = [Client(f"127.0.9.{number}", pool.layout.front.listen) for number in range(1, CLIENTS + 1)]
         scene = Scene(pool, etcd, clients)
         await scene.settled()
+        await until(scene.routed, 40, "connections go to the owners of their slots")
         running = [asyncio.create_task(client.run()) for client in clients]
         try:
             await scene.progress()

@@ -182,6 +182,8 @@ async def test_spans_arrive_over_http_from_who_has_a_certificate_and_from_nobody
         seed = trace_seed(world.pool, "takeover", f"cart-{number}/boot")
         telemetry = start_telemetry("understudy-sidecar", "cart-1")
         telemetry.failover(seed.traceparent).phase("claim", telemetry.now_ns() - 1000, telemetry.now_ns())
+        if number:
+            await until(lambda telemetry=telemetry: telemetry.counts.sent == 1, 40, "the span is taken")
         await telemetry.aclose(5.0)
         assert (telemetry.counts.sent, telemetry.counts.dropped) == ((1, 0) if number else (0, 1))
         assert await stored(world, seed.hex) is bool(number)

@@ -107,9 +107,17 @@ async def test_status_sync_names_a_member_that_lacks_copies_or_is_behind(pool: S
         assert "revisions behind" in row["reason"]
 
 
+async def has_copies(pool: SidecarPool, member: str) -> bool:
+    async with pool.http.get(f"http://{pool.members[member].peer}/peer/v1/status") as answer:
+        sync = (await answer.json())["sync"]
+    return bool(sync["in_sync"] == sync["wanted"] == pool.spec.slots)
+
+
 async def test_verify_is_content_with_a_pool_under_load(pool: SidecarPool, operator: Operator) -> None:
     await pool.start("a", "b", "c")
     await pool.settle(("a", "b", "c"), ("b", "c", "a"))
+    for member in ("a", "b", "c"):
+        await until(lambda member=member: has_copies(pool, member), what=f"{member} has all copies")
     done = asyncio.Event()
 
     async def load(worker: int) -> None:
@@ -137,7 +145,10 @@ async def test_verify_names_what_differs_and_repairs_it(pool: SidecarPool, opera
         for n in range(40):
             await pool.call("a", "PUT", f"/key-{n}", "x")
         stand_by, owner = sidecars["b"].context.replica, sidecars["a"].context.replica
-        await until(lambda: stand_by.count(stand_by.held) == 40, what="the standby has all sessions")
+        await until(
+            lambda: (len(stand_by.synced), stand_by.count(stand_by.held)) == (16, 40),
+            what="the standby has all sessions, and makes no copy any more",
+        )
         lost, altered = slot_of("key-1", 16), slot_of("key-2", 16)
         del stand_by._slots[lost].sessions["key-1"]
         kept = owner._slots[altered].sessions
@@ -175,7 +186,7 @@ async def test_verify_names_missing_copies_and_members_that_cannot_be_asked(
     async with sidecars_here(pool, "a", "b") as sidecars:
         await pool.settle(*A_FIRST)
         await pool.call("a", "PUT", "/k", "x")
-        await until(lambda: sidecars["b"].context.replica.is_synced(5), what="the standby has its copies")
+        await until(lambda: len(sidecars["b"].context.replica.synced) == 16, what="the standby has its copies")
         sidecars["b"].context.replica._slots[5].copied = 0
         sidecars["b"].roles._start = lambda *_: None  # type: ignore[method-assign] # so that it is not copied anew
 

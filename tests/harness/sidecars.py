@@ -82,6 +82,7 @@ class SidecarPool:
 
     async def start(self, *names: str, etcd: str = "") -> None:
         """Start members (again), and wait until each is ready. ``etcd`` is another way to etcd than the direct one."""
+        before = {name: await self.record(name) for name in names}
         for name in names:
             if name not in self.members:
                 ports = [f"127.0.0.1:{free_port()}" for _ in range(3)]
@@ -95,7 +96,7 @@ class SidecarPool:
             else:
                 program = self.before.get(name, "") + SIDECAR
                 member.sidecar = _start(program, name, self.keys.pool, member.app, member.api, member.peer, where)
-        await asyncio.gather(*(self.await_ready(name) for name in names))
+        await asyncio.gather(*(self.await_ready(name, before[name]) for name in names))
 
     def _command(self, member: MemberProcesses, etcd: str, flags: Sequence[object]) -> subprocess.Popen[bytes]:
         assert self.logs is not None
@@ -112,10 +113,16 @@ class SidecarPool:
         assert self.logs is not None
         return (self.logs / f"{name}.log").read_text()
 
-    async def await_ready(self, name: str) -> None:
-        """Wait until a member says that it is ready."""
+    async def await_ready(self, name: str, before: Member | None = None) -> None:
+        """Wait until a member says that it is ready, and is registered: not as its former self, whose record is given.
+
+        It may be ready a moment before etcd has its record, without which nobody else knows where it is.
+        """
 
         async def ready() -> bool:
+            record = await self.record(name)
+            if record is None or (before is not None and record.boot == before.boot):
+                return False
             try:
                 async with self.http.get(f"http://{self.members[name].api}/readyz") as answer:
                     return answer.status == 200

@@ -18,6 +18,8 @@ LATER = trace_seed("cart", names.KIND_HANDOVER, "8")
 REQUEST = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 LONG = "01" + REQUEST[2:] + "-" + "x" * 1000
 STOOD_STILL, ASKED = 0.05, 0.5
+CLOCK = 0.001
+"""Seconds by which times that are put from one clock to another may be rounded."""
 
 
 class Member:
@@ -56,6 +58,7 @@ async def test_the_call_that_waited_longest_is_told_with_the_time_in_which_calls
     with member.book.moving([3, 4], TRACE):
         with member.book.call(3, now - 0.3, REQUEST):
             pass
+        took = time.monotonic() - (now - 0.3)
         with member.book.call(4, now, ""):
             pass
         # Meanwhile the event loop comes to nothing: whoever calls now is not even read.
@@ -64,7 +67,7 @@ async def test_the_call_that_waited_longest_is_told_with_the_time_in_which_calls
     with member.book.call(9, now - 9.0, ""):
         pass  # of a slot that stays
     span = await member.told(TRACE)
-    assert seconds(span) == pytest.approx(0.3, abs=0.02)
+    assert 0.3 - CLOCK <= seconds(span) <= took + CLOCK, "however slow this machine is"
     assert span.attributes[names.SLOT] == 3
     assert span.attributes[names.CALLS] == 2
     assert span.attributes[names.HELD_REQUEST] == REQUEST

@@ -171,7 +171,7 @@ async def test_a_pool_with_mtls_everywhere_survives_a_killed_member(
         pool.kill("a")
         await until(lambda: owned_by(pool, {"b"}), 30, "the survivor owns every slot")
         assert (await pool.call("b", "GET", "/k"))[2] == b"kept"
-        assert "lost: a" in running.log("control")
+        await until(lambda: "lost: a" in running.log("control"), 30, "the control server says whom it took for lost")
 
 
 async def owned_by(pool: SidecarPool, members: set[str]) -> bool:

@@ -33,9 +33,14 @@ async def peer(pool: SidecarPool, member: str, method: str, path: str, body: obj
 
 async def digests(pool: SidecarPool, member: str, slots: list[int]) -> dict[str, Any]:
     revision = await pool.client.put(pool.keys.probe("test"), b"")
-    status, answer = await peer(pool, member, "POST", "/peer/v1/slots/digest", {"slots": slots, "revision": revision})
-    assert status == 200
-    return answer["slots"]
+    asked = {"slots": slots, "revision": revision}
+
+    async def told() -> dict[str, Any] | None:
+        status, answer = await peer(pool, member, "POST", "/peer/v1/slots/digest", asked)
+        return answer["slots"] if status == 200 else None  # 503 while it has not applied the revision
+
+    found: dict[str, Any] = await until(told, what=f"{member} tells its digests")
+    return found
 
 
 async def await_copies(pool: SidecarPool, *members: str) -> None:

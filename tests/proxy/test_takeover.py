@@ -11,6 +11,7 @@ from typing import Self
 
 import pytest_asyncio
 
+from statesync.pool import Member
 from statesync.slots import slot_of
 from tests.harness.cable import cable_to
 from tests.harness.etcd import EtcdServer
@@ -201,7 +202,7 @@ async def test_an_owner_that_is_known_to_be_busy_is_waited_for(pool: SidecarPool
         owner.send_signal(signal.SIGCONT)
 
     await stand_still(0.4)
-    await until(partial(_told_of_delays, pool, "a"), 40, "a's record tells that it was late")
+    await until(partial(_told_of_delays, pool, "a", "b"), 40, "a's record tells b that it was late")
     for number in range(3):
         pause = asyncio.create_task(stand_still(0.9))
         status, headers, _ = await pool.call(
@@ -216,9 +217,13 @@ async def _feels(pool: SidecarPool, name: str, other: str) -> bool:
         return bool((await answer.json())["pulses"].get(other))
 
 
-async def _told_of_delays(pool: SidecarPool, name: str) -> bool:
-    record = await pool.record(name)
-    return record is not None and record.stall >= 0.25
+async def _told_of_delays(pool: SidecarPool, name: str, other: str) -> bool:
+    """Whether a member's record says that it was late, and another one has read it."""
+    kv = await pool.client.get(pool.keys.member(name))
+    if kv is None or Member.decode(kv.value).stall < 0.25:
+        return False
+    async with pool.http.get(f"http://{pool.members[other].api}/v1/status") as answer:
+        return bool((await answer.json())["applied_revision"] >= kv.mod_revision)
 
 
 async def test_a_restarted_member_serves_its_slots_again_under_a_new_epoch(pool: SidecarPool) -> None:

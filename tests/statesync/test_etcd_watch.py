@@ -324,7 +324,7 @@ async def test_closing_the_client_ends_its_watches(etcd: EtcdServer, keys: PoolK
     await client.close()
 
     with pytest.raises(Unavailable, match="closed"):
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, 30)
 
 
 async def test_a_watch_must_start_at_a_revision(client: EtcdClient, keys: PoolKeys) -> None:

@@ -122,11 +122,13 @@ class SimulatedMember(Process):
                 await self.tell({"trace": trace.split("-")[1], "slots": count})
 
     async def answered(self, traceparent: str) -> None:
-        """From now on its beats tell that it has answered this request."""
+        """From now on its beats tell that it has answered this request; the first of them is on its way by then."""
         assert self.process is not None
         assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.write(f"{traceparent}\n".encode())
         await self.process.stdin.drain()
+        assert await asyncio.wait_for(self.process.stdout.readline(), 40) == b"told\n"
 
     async def tell(self, claim: dict[str, Any]) -> None:
         """From now on its beats tell of this claim, made and served just now; see ``ClaimTold`` for the fields."""
@@ -193,8 +195,9 @@ class ControlPool:
     async def apply(self, spec: PoolSpec) -> None:
         await self.client.put(self.keys.spec, spec.encode())
 
-    async def control(self, name: str = "control-1") -> Control:
+    async def control(self, name: str = "control-1", **settings: Any) -> Control:
         control = self.controls[name] = Control(self, name)
+        control.settings |= settings
         await control.start()
         return control
 

@@ -3,7 +3,7 @@
 Started by tests as ``python -m tests.xds.simulated_member`` with a JSON object of its settings as the only argument, so
 that it can be killed like a real one. It prints ``ready`` when its peer port listens. Each line on standard input is
 what its beats tell from then on: a member state and perhaps the reason for it, a claim as JSON, or the traceparent of
-a request that it answered.
+a request that it answered. It prints ``told`` when it has a claim, and when a beat with such a request has gone out.
 """
 
 import asyncio
@@ -28,6 +28,7 @@ class SimulatedMember:
         self.state = MemberState(state)
         self.reason = ""
         self.clock, self.claims, self.request = Clock(), {}, ""
+        self.told = ""
 
     async def run(self) -> None:
         app = web.Application()
@@ -56,8 +57,13 @@ class SimulatedMember:
 
     async def _beats(self) -> AsyncIterator[bytes]:
         while True:
+            request = self.request
             beat = Beat(self.pool, self.member, self.boot, self.state, 1, self.reason, sent=self.clock.now_ns())
-            yield replace(beat, claims=tuple(self.claims.values()), request=self.request).encode()
+            yield replace(beat, claims=tuple(self.claims.values()), request=request).encode()
+            if request != self.told:  # gRPC asks for the next beat once this one is written
+                self.told = request
+                sys.stdout.write("told\n")
+                sys.stdout.flush()
             await asyncio.sleep(BEAT_INTERVAL)
 
     async def _listen(self) -> None:

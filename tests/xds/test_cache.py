@@ -150,7 +150,7 @@ async def test_acknowledged_returns_when_every_node_has_answered(delta: bool):
         for stream in (one, two):
             await stream.ask(CDS)
         first, response = await one.receive(), await two.receive()
-        waiting = asyncio.create_task(world.cache.acknowledged(10))
+        waiting = asyncio.create_task(world.cache.acknowledged(30))
         await one.acknowledge(first)
         with pytest.raises(NotAcknowledged) as late:
             await world.cache.acknowledged(0.2)
@@ -166,11 +166,11 @@ async def test_acknowledged_raises_the_nodes_own_words_and_forgets_them_with_the
         await stream.ask(CDS)
         await stream.acknowledge(await stream.receive(), error="I can't do that")
         with pytest.raises(ConfigRejected, match="I can't do that") as rejected:
-            await world.cache.acknowledged(5)
+            await world.cache.acknowledged(30)
         assert (rejected.value.node, rejected.value.type_url) == ("front", CDS)
 
         await world.cache.set(CDS, {"a": cluster("a", eds=False, mark="better")})
-        waiting = asyncio.create_task(world.cache.acknowledged(5))
+        waiting = asyncio.create_task(world.cache.acknowledged(30))
         await stream.acknowledge(await stream.receive())
         await waiting
 
@@ -180,7 +180,7 @@ async def test_acknowledged_does_not_wait_for_a_node_that_went_away():
         stream = world.stream(delta=True)
         await stream.ask(CDS)
         await stream.receive()
-        waiting = asyncio.create_task(world.cache.acknowledged(10))
+        waiting = asyncio.create_task(world.cache.acknowledged(30))
         stream.call.cancel()
         await waiting
         assert world.cache.status() == ()
@@ -200,7 +200,7 @@ async def test_rule_28_status_tells_sent_acknowledged_and_state_per_node_and_typ
         assert wanted.state is Standing.NOT_SENT
 
         await stream.acknowledge(response)
-        await world.cache.acknowledged(5)
+        await world.cache.acknowledged(30)
         clusters = world.cache.status()[0]
         assert clusters.state is Standing.SYNCED
         assert clusters.acked == clusters.sent

@@ -26,7 +26,7 @@ class Candidate:
 
     async def resign(self) -> None:
         self.leadership.resign()
-        await asyncio.wait_for(self.task, 5)
+        await asyncio.wait_for(self.task, 30)
 
     async def crash(self) -> None:
         """End without a farewell: the lease stays until it expires."""

@@ -123,12 +123,12 @@ async def front(variant: str, directory: Path, *hosts: int) -> AsyncIterator[Fro
 async def test_envoy_takes_all_four_types_and_an_endpoint_change_moves_traffic(variant: str, tmp_path: Path):
     async with backend("one") as one, backend("two") as two, front(variant, tmp_path, one, two) as user:
         await user.answers("200 one")
-        await user.cache.acknowledged(5)
+        await user.cache.acknowledged(30)
         asked = {status.type_url: status.state for status in user.cache.status()}
         assert asked == dict.fromkeys((types.CLUSTER, types.ENDPOINTS, types.LISTENER, types.ROUTES), Standing.SYNCED)
 
         await user.cache.update(types.ENDPOINTS, {"a": endpoints("a", one, two, down=(one,))})
-        await user.cache.acknowledged(5)
+        await user.cache.acknowledged(30)
         assert await user.get() == "200 two"
 
 
@@ -136,12 +136,12 @@ async def test_envoy_takes_all_four_types_and_an_endpoint_change_moves_traffic(v
 async def test_rule_06_envoy_refuses_a_listener_and_says_why_and_is_not_asked_again(variant: str, tmp_path: Path):
     async with backend("one") as one, front(variant, tmp_path, one) as user:
         await user.answers("200 one")
-        await user.cache.acknowledged(5)
+        await user.cache.acknowledged(30)
 
         nonsense = b"\x0a\x03bad" + b"\x12\x00"
         await user.cache.update(types.LISTENER, {"bad": nonsense})
         with pytest.raises(ConfigRejected, match="bad") as rejected:
-            await user.cache.acknowledged(10)
+            await user.cache.acknowledged(30)
         assert rejected.value.node == NODE
         assert rejected.value.type_url == types.LISTENER
         status = next(one for one in user.cache.status() if one.type_url == types.LISTENER)
@@ -151,11 +151,11 @@ async def test_rule_06_envoy_refuses_a_listener_and_says_why_and_is_not_asked_ag
         assert user.cache.counters.nacks == 1
 
         await user.cache.update(types.ENDPOINTS, {"a": endpoints("a", one, 1)})
-        await until(lambda: state_of(user, types.ENDPOINTS) is Standing.SYNCED, 5)
+        await until(lambda: state_of(user, types.ENDPOINTS) is Standing.SYNCED, 40)
         assert user.cache.counters.nacks == 1
 
         await user.cache.remove(types.LISTENER, "bad")
-        await user.cache.acknowledged(10)
+        await user.cache.acknowledged(30)
         assert await user.get() == "200 one"
 
 
@@ -167,7 +167,7 @@ def state_of(user: Front, type_url: str) -> Standing:
 async def test_rule_03_and_04_a_restarted_server_with_equal_content_sends_nothing(variant: str, tmp_path: Path):
     async with backend("one") as one, front(variant, tmp_path, one) as user:
         await user.answers("200 one")
-        await user.cache.acknowledged(5)
+        await user.cache.acknowledged(30)
         before = await user.envoy.stat("listener_manager.lds.update_success")
         await user.server.stop(0.2)
         assert await user.get() == "200 one"
@@ -178,7 +178,7 @@ async def test_rule_03_and_04_a_restarted_server_with_equal_content_sends_nothin
         user.server = AdsServer(cache)
         await user.server.start(f"127.0.0.1:{user.xds_port}")
         await until(lambda: len([s for s in cache.status() if s.state is Standing.SYNCED]) == 4, 30)
-        await cache.acknowledged(5)
+        await cache.acknowledged(30)
 
         assert cache.counters.pushed_resources == 0
         assert await user.envoy.stat("listener_manager.lds.update_success") == before
@@ -189,7 +189,7 @@ async def test_rule_03_and_04_a_restarted_server_with_equal_content_sends_nothin
 async def test_rule_18_and_19_a_replaced_cluster_fails_no_request(variant: str, tmp_path: Path):
     async with backend("one") as one, backend("two") as two, front(variant, tmp_path, one) as user:
         await user.answers("200 one")
-        await user.cache.acknowledged(5)
+        await user.cache.acknowledged(30)
         answers: set[str] = set()
         stop = asyncio.Event()
 
@@ -211,7 +211,7 @@ async def test_rule_18_and_19_a_replaced_cluster_fails_no_request(variant: str, 
                     types.ROUTES: {"r": routes("r", name)},
                 }
             )
-            await user.cache.acknowledged(10)
+            await user.cache.acknowledged(30)
             await user.answers(f"200 {('two', 'one')[round_ % 2]}")
             await until(lambda gone=previous: cluster_gone(user, gone), 40, f"removal of {previous}")
             previous = name

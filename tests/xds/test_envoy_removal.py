@@ -82,7 +82,7 @@ async def test_a_request_is_retried_although_its_order_is_gone_from_the_routes(v
                 await until(lambda: dying.held, what="the request is at the member that is going to die")
 
                 await cache.set_all({**build(PoolView(SPEC, members, (("b",), ("b",)))), **fixed})
-                await cache.acknowledged(10)
+                await cache.acknowledged(30)
                 assert await ask() == "200 b"
                 dying.die()
 

@@ -85,11 +85,11 @@ async def test_a_proxyless_grpc_client_reaches_the_right_backend_and_fails_over(
         }
         async with served(content) as world, caller(world.port) as client:
             assert await asked(client) == "one"
-            await world.cache.acknowledged(10)
+            await world.cache.acknowledged(30)
             assert {status.node for status in world.cache.status()} == {"proxyless-1"}
 
             await world.cache.update(types.ENDPOINTS, {"c": endpoints("c", one, two, down=(one,))})
-            await world.cache.acknowledged(10)
+            await world.cache.acknowledged(30)
 
             async def answers_two() -> bool:
                 return await asked(client) == "two"

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from proxy.envoy import find_envoy
-from statesync.spec import PoolSpec
+from statesync.spec import PoolSpec, Retries
 from tests.harness.waiting import until
 from tests.xds.front import MEMBERS, Front, running_front
 from tests.xds.grpc_member import SERVICE
@@ -50,7 +50,9 @@ def _pairs(metadata: dict[str, str]) -> tuple[tuple[str, str], ...]:
 
 @pytest_asyncio.fixture(params=["http2", "as_client"])
 async def client(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Client]:
-    spec = PoolSpec(pool="cart", protocol=request.param, timeouts={"request_seconds": 1})
+    # No hedges within the time of a test: on a slow machine they would have a third member answer.
+    unhurried = Retries(hedge_ms=10_000)
+    spec = PoolSpec(pool="cart", protocol=request.param, timeouts={"request_seconds": 1}, retries=unhurried)
     async with running_front(tmp_path, find_envoy(), spec=spec, program="tests.xds.grpc_member") as front:
         client = Client(front)
         for member in MEMBERS:

@@ -43,7 +43,7 @@ class Connection:
         """The answer, '' when the connection is closed."""
         try:
             self.writer.write(f"{word}\n".encode())
-            return (await asyncio.wait_for(self.reader.readline(), 5)).decode().strip()
+            return (await asyncio.wait_for(self.reader.readline(), 30)).decode().strip()
         except ConnectionError:
             return ""
 
@@ -89,7 +89,7 @@ class Front:
     async def connect(self, source: str = "127.0.0.1", header: str = "") -> Connection:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, local_addr=(source, 0))
         writer.write(f"{header}\r\n".encode() if header else b"")
-        greeting = (await asyncio.wait_for(reader.readline(), 10)).decode().strip()
+        greeting = (await asyncio.wait_for(reader.readline(), 30)).decode().strip()
         return Connection(greeting, reader, writer)
 
     async def publish(self, view: PoolView) -> None:
@@ -221,7 +221,7 @@ async def test_a_member_that_fails_its_checks_loses_its_connections_to_the_stand
     first = await front.connect(source)
     assert first.greeting.startswith("m-1 ")
     front.members["m-1"].well = False
-    assert await asyncio.wait_for(first.reader.read(), 10) == b""
+    assert await asyncio.wait_for(first.reader.read(), 30) == b""
     assert (await front.connect(source)).greeting.startswith("m-2 ")
 
 
@@ -245,4 +245,4 @@ async def test_behind_another_proxy_the_address_that_it_tells_counts(tmp_path: P
         reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
         writer.write(b"no header\r\n")
         with contextlib.suppress(ConnectionResetError):
-            assert await asyncio.wait_for(reader.read(), 5) == b""
+            assert await asyncio.wait_for(reader.read(), 30) == b""

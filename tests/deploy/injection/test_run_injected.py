@@ -77,7 +77,7 @@ async def test_an_injected_pod_joins_its_pool_and_leaves_it_in_order(
     second = await start("cart-6f9c-x2", form)
     await pool.settle(("cart-6f9c-x1", "cart-6f9c-x2"))
 
-    record: Any = await pool.record("cart-6f9c-x1")
+    record: Any = await until(lambda: pool.record("cart-6f9c-x1"), 40, "the member is registered")
     assert (record.site, record.node, record.weight) == ("zone-a", "node-7", 20)
     assert record.app.startswith(f"{first.ip}:")
     assert record.peer.startswith(f"{first.ip}:")
