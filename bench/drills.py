@@ -48,8 +48,8 @@ PATIENCE = 60.0
 AT_ONCE = 0.01
 """Seconds: who had to wait no longer was answered as usual."""
 WARM_UP = 1.0
-UNDISTURBED = 0.75
-"""Seconds from a drain's order in which nobody looks how far it is."""
+UNDISTURBED = 2.5
+"""Seconds from a drain's order in which nobody looks how far it is: longer than its handovers take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +240,7 @@ class Drills:
         theirs = clients.watch(member)
         clients.seen.clear()
         clients.late.clear()
-        gc.collect()  # so that clients, which share this process, need not wait for it in the drill
+        gc.collect()
         await asyncio.sleep(WARM_UP)
         way = percentile([(one.answered - one.asked) * 1000 for one in clients.seen], 0.99)
         struck = time.monotonic()
@@ -342,6 +342,7 @@ async def drill(count: int, sessions: int, rate: float, kinds: Sequence[str] = K
             drills = Drills(pool, etcd, clients)
             await drills.settled()
             found = []
+            gc.disable()  # clients share this process; it is collected between drills
             async with clients.running():
                 for number in range(count):
                     found.append(await drills.run(number, kinds[number % len(kinds)]))
