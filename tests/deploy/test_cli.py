@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -408,3 +409,32 @@ async def test_a_trace_needs_a_control_server_and_a_known_id(understudy, etcd, s
     assert (unreachable.exit_code, "no control server could be asked" in unreachable.stderr) == (2, True)
     unknown = understudy("trace", "0123", *read)
     assert (unknown.exit_code, "no failover's trace begins with '0123'" in unknown.stderr) == (1, True)
+
+
+class Late(dict[str, object]):
+    """Answers that are not there yet when one is asked for the first time."""
+
+    asked = False
+
+    def get(self, path, default=None):
+        before, self.asked = self.asked, True
+        return super().get(path, default) if before else None
+
+
+async def test_the_trace_of_a_failover_that_has_just_been_is_waited_for(understudy, etcd, client, small_pool):
+    """Its record is in etcd before its spans are with the control servers."""
+    keys = PoolKeys(small_pool)
+    span = {"trace_id": TRACE, "span_id": "c" * 16, "parent_id": "", "name": "failover", "start_ns": 1, "end_ns": 9}
+
+    async def told(started):
+        record = Failover(TRACE, "cart-1", "cart-2", "cart-2 lost", False, (1, 3), (2, 2), started)
+        await client.put(keys.failover(TRACE, "cart-1", "cart-2"), record.encode())
+        with answering(Late({f"/v1/traces/{TRACE}": {"spans": [span]}})) as (address, _):
+            control = ControlServer("control-1", "127.0.0.1:9", address.removeprefix("http://"))
+            await client.put(keys.control("control-1"), control.encode())
+            return understudy("trace", "--etcd", etcd.endpoint, "--pool", small_pool, "-o", "json")
+
+    young = await told(time.time())
+    assert (young.exit_code, '"failover"' in young.output) == (0, True), young.output
+    old = await told(1000.0)
+    assert (old.exit_code, "(any more)" in old.stderr) == (1, True)

@@ -107,17 +107,10 @@ async def test_status_sync_names_a_member_that_lacks_copies_or_is_behind(pool: S
         assert "revisions behind" in row["reason"]
 
 
-async def has_copies(pool: SidecarPool, member: str) -> bool:
-    async with pool.http.get(f"http://{pool.members[member].peer}/peer/v1/status") as answer:
-        sync = (await answer.json())["sync"]
-    return bool(sync["in_sync"] == sync["wanted"] == pool.spec.slots)
-
-
 async def test_verify_is_content_with_a_pool_under_load(pool: SidecarPool, operator: Operator) -> None:
     await pool.start("a", "b", "c")
     await pool.settle(("a", "b", "c"), ("b", "c", "a"))
-    for member in ("a", "b", "c"):
-        await until(lambda member=member: has_copies(pool, member), what=f"{member} has all copies")
+    await pool.await_copies("a", "b", "c")
     done = asyncio.Event()
 
     async def load(worker: int) -> None:

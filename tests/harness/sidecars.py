@@ -165,6 +165,17 @@ class SidecarPool:
         await self.write_table(orders)
         await self.await_owners(orders)
 
+    async def await_copies(self, *members: str) -> None:
+        """Wait until these members hold copies of all slots, as each of them says."""
+
+        async def in_sync(member: str) -> bool:
+            async with self.http.get(f"http://{self.members[member].peer}/peer/v1/status") as answer:
+                sync = (await answer.json())["sync"]
+            return bool(sync["in_sync"] == sync["wanted"] == self.spec.slots)
+
+        for member in members:
+            await until(lambda member=member: in_sync(member), what=f"{member} is in sync")
+
     def kill(self, name: str, *, application: bool = True) -> None:
         """Kill -9 a member's sidecar, and its application too unless told otherwise."""
         member = self.members[name]

@@ -43,17 +43,6 @@ async def digests(pool: SidecarPool, member: str, slots: list[int]) -> dict[str,
     return found
 
 
-async def await_copies(pool: SidecarPool, *members: str) -> None:
-    """Wait until these members hold all they should."""
-
-    async def in_sync(member: str) -> bool:
-        _, status = await peer(pool, member, "GET", "/peer/v1/status")
-        return bool(status["sync"]["in_sync"] == status["sync"]["wanted"] == pool.spec.slots)
-
-    for member in members:
-        await until(lambda member=member: in_sync(member), what=f"{member} is in sync")
-
-
 def spoil(sidecar: Sidecar, slot: int, key: str, how: str) -> None:
     sessions = sidecar.context.replica._slots[slot].sessions
     session = sessions[key]
@@ -73,7 +62,7 @@ def spoil(sidecar: Sidecar, slot: int, key: str, how: str) -> None:
 async def test_a_member_tells_how_far_its_copies_are(pool: SidecarPool) -> None:
     await pool.start("a", "b")
     await pool.settle(*A_FIRST)
-    await await_copies(pool, "a", "b")
+    await pool.await_copies("a", "b")
     await pool.call("a", "PUT", "/k", "x")
     marker = await pool.client.get(pool.keys.commit("a"))
     assert marker is not None
@@ -92,7 +81,7 @@ async def test_a_member_tells_how_far_its_copies_are(pool: SidecarPool) -> None:
 async def test_owner_and_standby_have_the_same_digests_under_writes(pool: SidecarPool) -> None:
     await pool.start("a", "b")
     await pool.settle(*A_FIRST)
-    await await_copies(pool, "a", "b")
+    await pool.await_copies("a", "b")
 
     async def write(worker: int) -> None:
         for n in range(40):
@@ -125,7 +114,7 @@ async def test_a_member_finds_and_mends_a_wrong_copy_by_itself(pool: SidecarPool
         for key in ("k", "l", "m"):
             await pool.call("a", "PUT", f"/{key}", key)
         slot, sidecar = slot_of("k", 16), sidecars[member]
-        await await_copies(pool, "a", "b")
+        await pool.await_copies("a", "b")
         await until(lambda: sidecar.context.replica.session(slot, "k"), what="the session is copied")
 
         spoil(sidecar, slot, "k", how)
@@ -202,7 +191,7 @@ async def test_a_slot_that_is_not_held_cannot_be_copied_anew(pool: SidecarPool) 
 async def test_metrics_tell_calls_commits_and_roles(pool: SidecarPool) -> None:
     await pool.start("a", "b")
     await pool.settle(*A_FIRST)
-    await await_copies(pool, "a", "b")
+    await pool.await_copies("a", "b")
     await pool.call("a", "PUT", "/k", "x")
     await pool.call("b", "GET", "/k")
     await pool.call("a", "GET", "/absent")

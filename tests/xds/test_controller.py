@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from statesync.beat import BEAT_INTERVAL
 from statesync.pool import NO_ETCD, ControlServer, Intent, Member, MemberState, Owner, Table
 from statesync.spec import PoolSpec
 from telemetry.ids import takeover_seed, trace_seed
@@ -403,7 +402,7 @@ async def test_a_takeover_ends_with_the_answer_that_somebody_waited_for(trio):
     told = {"trace": ids.hex, "slots": 0}
     await control.hears(trio.members["cart-2"])
     await trio.members["cart-2"].tell({**told, "waiting": True})
-    await asyncio.sleep(2 * BEAT_INTERVAL)
+    await trio.members["cart-2"].answered(LAST)  # the beat that tells of this tells of the claim as well
     await trio.members["cart-1"].kill()
     await trio.claim_all(await trio.table_with(lost("cart-1"), "the table names it lost"))
     await trio.members["cart-2"].tell({**told, "answered_after": 0.001, "awaited": True, "request": FIRST})
