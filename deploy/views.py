@@ -117,6 +117,7 @@ def member_views(state: PoolState) -> list[View]:
                 "reason": lost[name].cause if gone else (member.reason if member else "not registered"),
                 "since": lost[name].at if gone else (member.since if member else None),
                 "late_seconds": 0.0 if gone or member is None else member.stall,
+                "clock": "" if gone or member is None else member.clock,
                 "app": member.app if member else "",
                 "peer": member.peer if member else "",
                 "weight": member.weight if member else None,
@@ -247,6 +248,7 @@ def _warnings(
         if status.at_risk:
             yield status.at_risk
         yield from (f"etcd at {status.endpoint}: {fault}" for fault in status.errors)
+    yield from (f"{name}: {at.record.clock}" for name, at in sorted(state.members.items()) if at.record.clock)
     for site in state.table.record.offline if state.table else ():
         yield f"site {site} is offline: its members get no slots until 'understudy site online {site}'"
     yield from (f"what stands at {key} cannot be read in full: {fault}" for key, fault in sorted(state.faults.items()))

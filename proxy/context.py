@@ -19,6 +19,7 @@ from statesync.keys import PoolKeys
 from statesync.mirror import Mirror
 from statesync.ownership import FailoverLog, View
 from statesync.pool import Member, Table
+from statesync.pool_clock import PoolClock
 from statesync.replica import Replica
 from statesync.spec import Liveness
 from statesync.state import PoolState
@@ -30,7 +31,7 @@ from telemetry.setup import Telemetry
 class MemberContext:
     """One running member; made once at start, and every field stays the same object.
 
-    ``seen`` tells whose pulse is taken here, and whether it runs.
+    ``seen`` tells whose pulse is taken here, and whether it runs. ``clock`` tells the pool's time.
     """
 
     me: str
@@ -55,6 +56,7 @@ class MemberContext:
     lives: Lives = field(default_factory=Lives)
     seen: Callable[[], Mapping[tuple[str, str], bool]] = dict
     tally: Tally = field(default_factory=Tally)
+    clock: PoolClock = field(default_factory=PoolClock)
 
     def view(self) -> View:
         """What ownership decisions are made from, as of now."""

@@ -106,14 +106,14 @@ class Presence:
     def stir(self) -> None:
         """Something may have changed: write the record and send a beat if it has."""
         state, reason = self._state()
-        stall = stall_step(self._context.stall.worst)
+        stall, clock = stall_step(self._context.stall.worst), self._context.clock.fault
         if (state, reason) == (self.record.state, self.record.reason):
-            if stall != self.record.stall:
-                self.record = replace(self.record, stall=stall)
+            if (stall, clock) != (self.record.stall, self.record.clock):
+                self.record = replace(self.record, stall=stall, clock=clock)
                 self._stirred.set()
             return
         logger.info("%s: %s%s", self.record.member, state, f" ({reason})" if reason else "")
-        self.record = replace(self.record, state=state, reason=reason, since=time.time(), stall=stall)
+        self.record = replace(self.record, state=state, reason=reason, since=time.time(), stall=stall, clock=clock)
         self._stirred.set()
         self.beat_at_once()
 

@@ -191,6 +191,16 @@ class _PartsCollector(Collector):
                 time.monotonic() - mirror.heard_at,
             ),
             ("read_deadline_holds", "1 while reads may be answered from memory.", self._reads.holds()),
+            (
+                "clock_deviation_seconds",
+                "How far this machine's wall clock is ahead of the pool's time.",
+                context.clock.time.deviation / 1000,
+            ),
+            (
+                "clock_agreed",
+                "1 while the pool's time is known; only then do sessions expire.",
+                context.clock.time.agreed,
+            ),
             ("cut_off", "1 while etcd has been silent so long that others had better serve.", self._reads.cut_off),
         ):
             yield GaugeMetricFamily(_PREFIX + name, text, value=float(value))

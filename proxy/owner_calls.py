@@ -91,7 +91,7 @@ class OwnerCalls:
             if not seen:
                 return None
             session = seen[0]
-        if session is None or not session.alive(_now_ms()):
+        if session is None or not session.alive(self._context.clock.expiry_ms()):
             absent = self._sealed_off(call, owned) or problem(404, "no-such-session", "there is no session of this key")
             return self._placed(absent, owned)
         if_none_match = call.headers.get("if-none-match")
@@ -228,7 +228,8 @@ class OwnerCalls:
 
     def _decide(self, call: Call, write: Write, owned: OwnedSlot, spec: PoolSpec) -> Outcome:
         current = self._context.replica.session(owned.slot, call.key)
-        terms = Terms(owned.owner.epoch, _now_ms(), spec.limits.session_bytes, spec.session_ttl)
+        clock, limit = self._context.clock, spec.limits.session_bytes
+        terms = Terms(owned.owner.epoch, clock.now_ms(), limit, spec.session_ttl, clock.expiry_ms())
         outcome = decide_write(current, write, terms)
         if isinstance(outcome, Stored) and outcome.status == 201 and current is None and self._full(spec):
             share = f"{spec.limits.sessions} sessions for {spec.slots} slots"
@@ -279,7 +280,7 @@ class OwnerCalls:
     async def remove_dead(self, key: str, owned: OwnedSlot) -> bool:
         """Remove an expired session or tombstone from etcd; the caller has entered the slot, and this leaves it."""
         current = self._context.replica.session(owned.slot, key)
-        if self._turns.taken(owned.slot, key) or current is None or _now_ms() < current.expires:
+        if self._turns.taken(owned.slot, key) or current is None or self._context.clock.expiry_ms() < current.expires:
             owned.leave()
             return False
         await self._turns.take(owned.slot, key)
@@ -310,7 +311,7 @@ class OwnerCalls:
             "Understudy-Lag-Ms": f"{lag_ms:.0f}",
         }
         session = context.replica.session(slot, call.key)
-        if session is None or not session.alive(_now_ms()):
+        if session is None or not session.alive(context.clock.expiry_ms()):
             reply = problem(404, "no-such-session", "this copy has no session of this key")
             return Reply(404, {**reply.headers, **headers}, reply.body)
         return Reply(200, {**headers, "ETag": session.etag, "Content-Type": session.content_type}, session.body)
@@ -333,7 +334,3 @@ class OwnerCalls:
             "Understudy-Served-By": self._context.me,
         }
         return Reply(reply.status, {**reply.headers, **place}, reply.body)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -18,6 +18,7 @@ from proxy.session_api import BODY_MOST, add_session_routes, as_json, call_of, p
 from statesync.crash_points import CrashPoint, crash_point
 from statesync.etcd import EtcdError
 from statesync.identity import kinds_of
+from statesync.pool_clock import wall_ms
 
 TOGETHER_MOST = 100
 """Slots in one handover: one transaction must hold them."""
@@ -40,7 +41,8 @@ def peer_app(
     app = web.Application(client_max_size=BODY_MOST, middlewares=[problems, *checks])
 
     async def probe(_: web.Request) -> web.Response:
-        return web.json_response({"member": context.me, "boot": context.boot, "serving": not reads.cut_off})
+        here = {"member": context.me, "boot": context.boot, "serving": not reads.cut_off, "clock": wall_ms()}
+        return web.json_response(here)
 
     async def one(request: web.Request) -> web.Response:
         call = await call_of(request, key=request.match_info["key"])

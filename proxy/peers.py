@@ -171,6 +171,20 @@ class PeerClient:
                 await asyncio.sleep(0)
         return Life.SILENT if silent == PROBES else Life.VOID
 
+    async def clock(self, peer: Peer) -> int | None:
+        """The wall clock of a peer's machine in ms; None if it does not say."""
+        try:
+            async with self._http.get(
+                f"{self._scheme}://{peer.address}{PROBE_PATH}",
+                ssl=self._ssl(peer),
+                timeout=aiohttp.ClientTimeout(total=CALL_TIMEOUT),
+            ) as answer:
+                said = await answer.json()
+                clock = said.get("clock") if isinstance(said, dict) else None
+                return clock if type(clock) is int else None
+        except (aiohttp.ClientError, TimeoutError, ValueError):
+            return None
+
     def _ssl(self, peer: Peer) -> ssl.SSLContext | bool:
         return self._tls.client(peer.member) if self._tls else True
 

@@ -296,7 +296,7 @@ class SessionService:
         """Remove expired sessions of owned slots from etcd, at most :data:`SWEEP_MOST` per round, until cancelled."""
         while True:
             await asyncio.sleep(SWEEP_INTERVAL)
-            now_ms = time.time_ns() // 1_000_000
+            now_ms = self._context.clock.expiry_ms()
             dead = [
                 (slot, key)
                 for slot in self._context.holdings.open_slots()

@@ -19,6 +19,7 @@ from functools import partial
 from proxy.checkbook import CheckBook
 from proxy.checks import ApplicationCheck
 from proxy.checks_api import ChecksApi, built_in_checks
+from proxy.clock_watch import ClockWatch, clock_view
 from proxy.context import MemberContext
 from proxy.drain import BEGIN_PATIENCE, Drain, DrainApi
 from proxy.first_answer import FirstAnswers
@@ -177,6 +178,7 @@ class Sidecar:
             "forwarded_calls": self.service.forwarded,
             "sync": sync_view(context),
             "pulses": {member: runs for (member, _), runs in sorted(context.seen().items())},
+            "clock": clock_view(context.clock),
             "trouble": self.roles.trouble or context.mirror.trouble,
         }
         return view, state in (MemberState.READY, MemberState.UP)
@@ -231,6 +233,7 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
             "application check": parts.check.run(),
             "stall watch": sidecar.context.stall.run(),
             "pulses": parts.silence.run(),
+            "pool clock": ClockWatch(parts.context).run(),
             "checks of the spec": parts.probes.run(parts.wanted_checks),
             "state": parts.presence.watch_state(),
             "mirror": parts.context.mirror.run(),

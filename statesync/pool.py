@@ -71,7 +71,7 @@ class Member(Record):
     ``app`` and ``peer`` are ``host:port``; so is ``health``, which front Envoys ask ('' if there is none). ``node`` is
     the machine that it runs on, if it knows. ``reason`` says in words why the state is not UP. ``stall`` is how late
     its process was of late, in seconds, rounded up to a step: who probes it is so much more patient. ``life`` is how
-    many takeovers this very process has survived.
+    many takeovers this very process has survived. ``clock`` says in words what is wrong with its wall clock.
     """
 
     member: str
@@ -89,6 +89,7 @@ class Member(Record):
     node: str = ""
     stall: float = 0.0
     life: int = 0
+    clock: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", MemberState(self.state))

@@ -56,7 +56,7 @@ _ANSWER = dataclasses.fields(Answer)
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One session. ``expires`` is wall time in ms; ``revision`` is its ``mod_revision``, 0 until committed."""
+    """One session. ``expires`` is the pool's time in ms; ``revision`` is its ``mod_revision``, 0 until committed."""
 
     content_type: str
     body: bytes
@@ -165,12 +165,21 @@ Outcome = Stored | Repeated | Refused
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What holds at the owner now: its epoch, the wall time in ms, and the pool's limits."""
+    """What holds at the owner now: its epoch, the pool's time in ms, and the pool's limits.
+
+    ``expiry_ms``: what ends at this time or earlier has ended; None stands for ``now_ms``.
+    """
 
     epoch: int
     now_ms: int
     session_bytes: int
     default_ttl: int
+    expiry_ms: int | None = None
+
+    @property
+    def ended_ms(self) -> int:
+        """What ends at this time or earlier has ended."""
+        return self.now_ms if self.expiry_ms is None else self.expiry_ms
 
 
 def valid_key(key: str) -> bool:
@@ -198,12 +207,12 @@ def decide_write(current: Session | None, write: Write, terms: Terms) -> Outcome
     Order of the checks: a repeat gets its first answer whatever the preconditions say now (they were met then), then
     the preconditions (RFC 9110, section 13.2.2), then the content.
     """
-    kept = _answers_in_force(current, terms.now_ms)
+    kept = _answers_in_force(current, terms.ended_ms)
     if write.idempotency_key is not None:
         repeat = _find_repeat(current, kept, write)
         if repeat is not None:
             return repeat
-    alive = current if current is not None and current.alive(terms.now_ms) else None
+    alive = current if current is not None and current.alive(terms.ended_ms) else None
     refused = _check_preconditions(alive, write)
     if refused is not None:
         return refused

@@ -133,7 +133,7 @@ async def test_bad_requests_get_problem_documents(pool: SidecarPool) -> None:
 
 
 async def test_a_session_is_gone_after_its_ttl(pool: SidecarPool) -> None:
-    await pool.start("a")
+    await pool.start("a", "b")
     await pool.settle(*A_FIRST)
 
     await pool.call("a", "PUT", "/k", "x", Understudy_TTL="1")

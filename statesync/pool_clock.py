@@ -1,0 +1,167 @@
+"""The pool's time: what a member stamps sessions with, and judges their end by.
+
+A wall clock may be wrong, and one that is ahead would end every session. So a member asks the other members and the
+control servers what time it is, and goes by the median. Each clock is known as its distance from this process's own
+monotonic clock, which no operator and no NTP sets. So a wall clock that jumps changes one vote, its own, and the pool's
+time goes on as before.
+
+:func:`judge` decides, and is pure. :class:`PoolClock` keeps what was heard. Times of the monotonic clock are in
+seconds, times of wall clocks in ms since the Unix epoch.
+"""
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from statistics import median_low
+
+APART_MS = 10_000
+"""Clocks that are further apart than this do not agree; a member this far from the pool's time says so."""
+LATEST_ANSWER = 2.0
+"""Seconds after which an answer says too little about the time at which it was given."""
+KEPT = 300.0
+"""Seconds for which the clock of another is known after it was last heard."""
+SAID_FROM = 10.0
+"""Seconds after the start from which on it is said that no time is agreed: before, the others may not be heard yet."""
+ALONE_FROM = 60.0
+"""Seconds after which a member that finds nobody else in the pool goes by its own clock."""
+
+
+def monotonic() -> float:
+    """Seconds of a clock that nobody sets; it counts the time in which the machine was suspended, where it can."""
+    boot_time = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boot_time is None else time.clock_gettime(boot_time)
+
+
+def wall_ms() -> int:
+    """This machine's wall clock, right or wrong."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The clock of another: how far it is ahead of this process's monotonic clock, in ms, and when it was heard."""
+
+    ahead: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class PoolTime:
+    """The pool's time as one member knows it.
+
+    ``ahead`` is how far it is ahead of the monotonic clock, in ms. ``agreed``: it may end sessions. ``deviation`` is
+    how far this member's own wall clock is ahead of it, in ms. ``clocks`` is how many clocks were compared, its own
+    included, and ``agreeing`` how many of them agree.
+    """
+
+    ahead: int
+    agreed: bool
+    deviation: int = 0
+    clocks: int = 1
+    agreeing: int = 1
+
+    @property
+    def deviates(self) -> bool:
+        """Whether this member's own wall clock is wrong."""
+        return self.agreed and abs(self.deviation) > APART_MS
+
+
+def judge(own: int, others: Collection[int], before: PoolTime | None, *, alone: bool) -> PoolTime:
+    """The pool's time from this member's own clock and those of others, all as ms ahead of its monotonic clock.
+
+    1. More than half of all clocks agree: their median.
+    2. No majority, but the time was agreed before: that time goes on. Only where no other clock is known does it
+       follow the own clock, and not when that jumps.
+    3. Nothing was agreed yet, and ``alone`` says that there is nobody else: the own clock.
+    4. Otherwise nobody can tell. The latest clock then counts for stamps, so that no session ends too early, and
+       nothing ends.
+    """
+    clocks = [own, *others]
+    middle = median_low(clocks)
+    agreeing = sum(abs(clock - middle) <= APART_MS for clock in clocks)
+    counts = {"clocks": len(clocks), "agreeing": agreeing}
+    if others and 2 * agreeing > len(clocks):
+        return PoolTime(middle, True, own - middle, **counts)
+    if before is not None and before.agreed:
+        drifts = not others and abs(own - before.ahead) <= APART_MS
+        ahead = own if drifts else before.ahead
+        return PoolTime(ahead, True, own - ahead, **counts)
+    if alone:
+        return PoolTime(own, True, 0, **counts)
+    return PoolTime(max(clocks), False, 0, **counts)
+
+
+def fault_of(now: PoolTime, told: str = "") -> str:
+    """What an operator should know of this member's clock, '' for nothing. ``told`` is what was said before.
+
+    A deviation is told in coarse steps, so that drift does not change the text all the time.
+    """
+    if not now.agreed:
+        if now.clocks == 1:
+            return "no other clock of the pool is known yet, so no session expires here"
+        return f"only {now.agreeing} of {now.clocks} clocks agree, so no session expires here"
+    if not now.deviates and not (told and abs(now.deviation) > APART_MS / 2):
+        return ""
+    way = "ahead of" if now.deviation > 0 else "behind"
+    return f"its clock is about {_length(abs(now.deviation) / 1000)} {way} the pool's, which counts here"
+
+
+def _length(seconds: float) -> str:
+    if seconds < 60:
+        return f"{round(seconds / 10) * 10 or 10} s"
+    if seconds < 7200:
+        return f"{round(seconds / 60)} min"
+    return f"{round(seconds / 3600)} h"
+
+
+class PoolClock:
+    """The pool's time, kept by :meth:`heard` and :meth:`look`; one per member.
+
+    Call :meth:`look` about once a second. Between two looks the time goes on by the monotonic clock alone. ``fault`` is
+    what an operator should know of this member's clock, '' for nothing.
+    """
+
+    def __init__(self, wall: Callable[[], int] = wall_ms, passed: Callable[[], float] = monotonic) -> None:
+        self._wall = wall
+        self._passed = passed
+        self._begun = passed()
+        self._heard: dict[str, Heard] = {}
+        self.time = judge(self._own(), (), None, alone=False)
+        self.fault = ""
+
+    def now_ms(self) -> int:
+        """The pool's time, for stamps; as good as this member knows it."""
+        return self.time.ahead + self._passed_ms()
+
+    def expiry_ms(self) -> int:
+        """What ends at this time or earlier has ended: the pool's time, or 0 while the clocks do not agree."""
+        return self.now_ms() if self.time.agreed else 0
+
+    def passed(self) -> float:
+        """The monotonic clock that :meth:`heard` takes its times from, in seconds."""
+        return self._passed()
+
+    def heard(self, who: str, wall: int, asked: float, answered: float) -> None:
+        """The wall clock of ``who`` was at ``wall`` ms at some moment between ``asked`` and ``answered``."""
+        if answered - asked <= LATEST_ANSWER:
+            self._heard[who] = Heard(wall - round((asked + answered) * 500), answered)
+
+    def look(self, *, alone: bool) -> PoolTime:
+        """Judge anew, from the own wall clock as it is now; ``alone``: nobody else is registered in the pool."""
+        now = self._passed()
+        self._heard = {who: one for who, one in self._heard.items() if now - one.at < KEPT}
+        others = [one.ahead for one in self._heard.values()]
+        long_alone = alone and now - self._begun >= ALONE_FROM
+        self.time = judge(self._own(), others, self.time, alone=long_alone)
+        self.fault = fault_of(self.time, self.fault) if self.time.agreed or now - self._begun >= SAID_FROM else ""
+        return self.time
+
+    def distances(self) -> Mapping[str, float]:
+        """How far each clock that is known is ahead of the pool's time, in seconds."""
+        return {who: (one.ahead - self.time.ahead) / 1000 for who, one in sorted(self._heard.items())}
+
+    def _own(self) -> int:
+        return self._wall() - self._passed_ms()
+
+    def _passed_ms(self) -> int:
+        return round(self._passed() * 1000)
