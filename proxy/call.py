@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from proxy.problems import Reply, problem
+from statesync.request_log import REQUEST_HEADER, parse_stamp
 from statesync.sessions import Method, Write
 
-REQUEST_ID = "understudy-request-id"
 UNTIL_EPOCH = "understudy-until-epoch"
 DURABILITIES = ("sync", "async")
 
@@ -44,8 +44,21 @@ def write_of(call: Call) -> Write | Reply:
         return problem(400, "bad-request", "Idempotency-Key takes 1 to 255 characters")
     if headers.get("understudy-durability", "sync") not in DURABILITIES:
         return problem(400, "bad-request", "Understudy-Durability takes sync or async")
-    if idempotency_key is None and REQUEST_ID in headers:
-        idempotency_key = f"request:{headers[REQUEST_ID]}"
+    request, began = (f"key:{idempotency_key}" if idempotency_key is not None else None), None
+    if REQUEST_HEADER in headers:
+        try:
+            stamp = parse_stamp(headers[REQUEST_HEADER])
+        except ValueError:
+            return problem(
+                400,
+                "bad-request",
+                "Understudy-Request takes SECONDS;ID, as the front Envoy sends it: hand it on as it is",
+            )
+        request, began = request or f"request:{stamp.id}", stamp.began
+    if call.method == Method.REFUSE and request is None:
+        return problem(
+            400, "bad-request", "a refusal needs the Understudy-Request or the Idempotency-Key of its request"
+        )
     return Write(
         Method(call.method),
         call.body,
@@ -54,4 +67,6 @@ def write_of(call: Call) -> Write | Reply:
         headers.get("if-none-match"),
         ttl,
         idempotency_key,
+        request,
+        began,
     )

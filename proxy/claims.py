@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from proxy.context import MemberContext
 from proxy.holdings import OwnedSlot
 from proxy.read_deadline import BOUND
+from proxy.request_sweep import read_requests
 from statesync.crash_points import CrashPoint, crash_point
 from statesync.definite import definite_txn
 from statesync.etcd import EtcdError, Put, TxnResult
@@ -166,6 +167,8 @@ class Claimer:
         except TimeoutError:
             late = True
             logger.warning("the watch lags behind revision %d: reading %d slots from etcd", revision, len(won))
+        if late:
+            await self._read_requests()
         gate = asyncio.Semaphore(COPIES_AT_ONCE)
 
         async def make_ready(owned: OwnedSlot) -> None:
@@ -177,6 +180,19 @@ class Claimer:
         async with asyncio.TaskGroup() as group:
             for owned in won:
                 group.create_task(make_ready(owned))
+
+    async def _read_requests(self) -> None:
+        """Read what became of requests: the watch, which brings it usually, lags behind."""
+        pause = 0.02
+        while True:
+            try:
+                await read_requests(self._context)
+            except EtcdError as error:
+                logger.warning("the request log cannot be read from etcd yet: %s", error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 0.5)
+            else:
+                return
 
     async def _copy(self, owned: OwnedSlot) -> None:
         pause = 0.02

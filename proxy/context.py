@@ -21,6 +21,7 @@ from statesync.ownership import FailoverLog, View
 from statesync.pool import Member, Table
 from statesync.pool_clock import PoolClock
 from statesync.replica import Replica
+from statesync.request_log import RequestLog
 from statesync.spec import Liveness
 from statesync.state import PoolState
 from telemetry.ids import TraceIds, TraceparentError, takeover_seed
@@ -41,6 +42,7 @@ class MemberContext:
     state: PoolState
     mirror: Mirror
     replica: Replica
+    requests: RequestLog
     holdings: Holdings
     committer: Committer
     peers: PeerClient

@@ -20,7 +20,7 @@ from proxy.read_deadline import ReadDeadline
 from statesync.pool import MemberState
 
 _PREFIX = "understudy_"
-_METHODS = frozenset({"GET", "PUT", "PATCH", "DELETE"})
+_METHODS = frozenset({"GET", "PUT", "PATCH", "DELETE", "POST"})
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _BATCH = (1, 2, 5, 10, 20, 50, 100)
 
@@ -146,6 +146,7 @@ class _PartsCollector(Collector):
             ("forwarded_calls", "Session calls sent on to another member.", self._forwarded()),
             ("new_sessions_refused", "Writes that would have begun a session while commits lagged.", tally.refused_new),
             ("writes_refused", "Writes refused since too many waited to be committed.", tally.refused_writes),
+            ("requests_expired", "Writes refused because their request began too long ago.", tally.expired),
             ("takeovers", "Claims of slots of another member's dead process.", tally.takeovers),
             ("slots_taken_over", "Slots gained by takeovers.", tally.taken_over),
             ("full_syncs", "Full copies of a slot made from etcd.", context.replica.copies),
@@ -190,6 +191,7 @@ class _PartsCollector(Collector):
                 "How long ago etcd last confirmed that the copies are current; up to a second when nothing happens.",
                 time.monotonic() - mirror.heard_at,
             ),
+            ("requests_kept", "Outcomes of requests that are kept for copies of them.", len(context.requests)),
             ("read_deadline_holds", "1 while reads may be answered from memory.", self._reads.holds()),
             (
                 "clock_deviation_seconds",

@@ -21,6 +21,7 @@ from statesync.codec import Unreadable
 from statesync.commit import CommitUnknown, NotCommitted, NotOwner, Submission
 from statesync.etcd import EtcdError, Get, Kv, ModRevision
 from statesync.pool import Owner
+from statesync.request_log import Entry, Window, request_hash
 from statesync.sessions import (
     Outcome,
     Refused,
@@ -151,29 +152,56 @@ class OwnerCalls:
         if sealed_off is not None:
             release()
             return self._placed(sealed_off, owned)
+        expired = self._expired(call, write, spec)
+        if expired is not None:
+            release()
+            return self._placed(expired, owned)
         outcome = self._decide(call, write, owned, spec)
-        if not isinstance(outcome, Stored):
-            try:
-                return await self._without_effect(outcome, owned, spec)
-            finally:
-                release()
-        return await self._carry_out(call, outcome, owned, spec, release, give_up)
+        if isinstance(outcome, Stored) or (
+            isinstance(outcome, Refused) and outcome.lasting and write.request is not None
+        ):
+            return await self._carry_out(call, write, outcome, owned, spec, release, give_up)
+        try:
+            return await self._without_effect(outcome, owned, spec)
+        finally:
+            release()
+
+    def _expired(self, call: Call, write: Write, spec: PoolSpec) -> Reply | None:
+        """The answer to a write that may be a copy of a request whose outcome is forgotten by now.
+
+        Without a stamp a call is as old as the time that it may have waited in its socket, as far as is known here.
+        """
+        if write.began is not None:
+            age = self._context.clock.now_ms() / 1000 - write.began
+        else:
+            age = 0.0 if call.hop else self._context.stall.standstill()
+        fault = Window.of(spec.timeouts.request_seconds).fault(age)
+        if not fault:
+            return None
+        self._context.tally.expired += 1
+        return problem(409, "request-expired", f"{fault}; nothing was done")
 
     async def _carry_out(
         self,
         call: Call,
-        outcome: Stored,
+        write: Write,
+        outcome: Stored | Refused,
         owned: OwnedSlot,
         spec: PoolSpec,
         release: "partial[None]",
         give_up: float,
     ) -> Reply | None:
         """Commit what was decided, and answer; whatever comes of it calls ``release``."""
-        overloaded = self._overload(spec, new=True) if outcome.status == 201 else None
+        overloaded = self._overload(spec, new=True) if outcome.status == 201 else self._too_many_requests(write, spec)
         if overloaded is not None:
             release()
             return overloaded
-        submission = self._submit(call.key, outcome.session, owned, release)
+        entry = _entry_of(call, write, outcome)
+        if isinstance(outcome, Refused):
+            submission = self._context.committer.submit(owned.slot, owned.fence, "", None, entry)
+            submission.done.add_done_callback(lambda _: release())
+            return await self._resolve(submission, outcome, owned, give_up)
+        submission = self._submit(call.key, outcome.session, owned, release, entry)
         if call.headers.get("understudy-durability", spec.durability) == "async":
             self._follow(owned.slot, call.key, submission)
             return self._placed(Reply(outcome.status, {"Understudy-Durability": "async"}), owned)
@@ -211,6 +239,16 @@ class OwnerCalls:
             self._context.tally.refused_writes += 1
         return problem(503, "overloaded", why, retry_after=RETRY_AFTER)
 
+    def _too_many_requests(self, write: Write, spec: PoolSpec) -> Reply | None:
+        """The answer to a write whose outcome there is no room to keep: without it a copy might act again."""
+        if write.request is None or len(self._context.requests) < spec.limits.requests:
+            return None
+        self._context.tally.refused_writes += 1
+        detail = (
+            f"the outcomes of {spec.limits.requests} requests are kept, as many as this pool's limits.requests allows"
+        )
+        return problem(503, "overloaded", detail, retry_after=RETRY_AFTER)
+
     def _follow(self, slot: int, key: str, submission: Submission) -> None:
         """An ``async`` write is answered before it is committed: reads here wait for it, and its loss is counted."""
         self._unanswered[slot, key] = submission.done
@@ -230,7 +268,10 @@ class OwnerCalls:
         current = self._context.replica.session(owned.slot, call.key)
         clock, limit = self._context.clock, spec.limits.session_bytes
         terms = Terms(owned.owner.epoch, clock.now_ms(), limit, spec.session_ttl, clock.expiry_ms())
-        outcome = decide_write(current, write, terms)
+        settled = None
+        if write.request is not None:
+            settled = self._context.requests.find(request_hash(call.key, write.request), write.fingerprint)
+        outcome = decide_write(current, write, terms, settled)
         if isinstance(outcome, Stored) and outcome.status == 201 and current is None and self._full(spec):
             share = f"{spec.limits.sessions} sessions for {spec.slots} slots"
             return Refused(507, "too-many-sessions", f"this member's share of the pool's limit ({share}) is used up")
@@ -246,11 +287,18 @@ class OwnerCalls:
         slots = self._context.holdings.slots
         return self._context.replica.count(slots) * spec.slots >= spec.limits.sessions * max(len(slots), 1)
 
-    def _submit(self, key: str, session: Session | None, owned: OwnedSlot, release: "partial[None]") -> Submission:
+    def _submit(
+        self,
+        key: str,
+        session: Session | None,
+        owned: OwnedSlot,
+        release: "partial[None]",
+        entry: Entry | None = None,
+    ) -> Submission:
         context = self._context
         name = context.keys.session(owned.slot, key)
         value = context.replica.codec.encode(name, session) if session is not None else None
-        submission = context.committer.submit(owned.slot, owned.fence, name, value)
+        submission = context.committer.submit(owned.slot, owned.fence, name, value, entry)
 
         def settled(done: "asyncio.Future[int]") -> None:
             if not done.cancelled() and done.exception() is None:
@@ -262,7 +310,9 @@ class OwnerCalls:
         submission.done.add_done_callback(settled)
         return submission
 
-    async def _resolve(self, submission: Submission, stored: Stored, owned: OwnedSlot, give_up: float) -> Reply | None:
+    async def _resolve(
+        self, submission: Submission, outcome: Stored | Refused, owned: OwnedSlot, give_up: float
+    ) -> Reply | None:
         try:
             revision = await self._context.committer.outcome(submission, max(give_up - time.monotonic(), 0.0))
         except NotOwner as error:
@@ -274,8 +324,10 @@ class OwnerCalls:
         except CommitUnknown as error:
             detail = f"{error.detail}; read the session, or repeat the request with its Idempotency-Key"
             return problem(503, "outcome-unknown", detail, retry_after=RETRY_AFTER)
+        if isinstance(outcome, Refused):
+            return self._placed(self._unchanged(outcome), owned)
         headers = {"ETag": etag_of(revision), "Understudy-Durability": "sync"}
-        return self._placed(Reply(stored.status, headers), owned)
+        return self._placed(Reply(outcome.status, headers), owned)
 
     async def remove_dead(self, key: str, owned: OwnedSlot) -> bool:
         """Remove an expired session or tombstone from etcd; the caller has entered the slot, and this leaves it."""
@@ -295,6 +347,8 @@ class OwnerCalls:
     @staticmethod
     def _unchanged(outcome: Repeated | Refused) -> Reply:
         if isinstance(outcome, Refused):
+            if outcome.status == 204:
+                return Reply(204)  # the application itself refuses the request
             return problem(outcome.status, outcome.problem, outcome.detail)
         headers = {"ETag": etag_of(outcome.revision), "Understudy-Durability": "sync", "Understudy-Repeated": "true"}
         return Reply(outcome.status, headers)
@@ -334,3 +388,11 @@ class OwnerCalls:
             "Understudy-Served-By": self._context.me,
         }
         return Reply(reply.status, {**reply.headers, **place}, reply.body)
+
+
+def _entry_of(call: Call, write: Write, outcome: Stored | Refused) -> Entry | None:
+    """What the request log keeps of a write; None if nothing tells the write from others."""
+    if write.request is None:
+        return None
+    why = outcome.problem if isinstance(outcome, Refused) else ""
+    return Entry(request_hash(call.key, write.request), write.fingerprint, outcome.status, why)

@@ -54,6 +54,7 @@ def peer_app(
 
     app.router.add_get(PROBE_PATH, probe)
     add_session_routes(app, SESSIONS_PATH + "{key}", one)
+    app.router.add_post(SESSIONS_PATH + "{key}", one)  # a refusal
     _add_handover_routes(app, context, handover)
     return app
 

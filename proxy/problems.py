@@ -23,6 +23,8 @@ TITLES = {
     "unsupported-patch": "This kind of patch is not supported",
     "not-json": "The content is not JSON",
     "session-not-json": "The session's content is not JSON",
+    "request-expired": "The request began too long ago",
+    "request-refused": "The application refused this request before",
     "idempotency-key-reused": "The idempotency key belongs to another request",
     "unauthorized": "The session API wants a token",
     "not-a-peer": "Only members and control servers of the pool may ask this",

@@ -106,6 +106,7 @@ class Roles:
             context.holdings.close(context.holdings.slots)
         changed = context.state.apply(batch)
         context.replica.apply(batch.events)
+        context.requests.apply(batch.events, time.monotonic())
         if changed & Changed.OWNERS:
             for slot in context.holdings.slots:
                 at = context.state.owners.get(slot)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from proxy.call import REQUEST_ID, UNTIL_EPOCH, Call
+from proxy.call import UNTIL_EPOCH, Call
 from proxy.context import MemberContext
 from proxy.errand import Doubt, Errand
 from proxy.holdings import NotMine
@@ -27,6 +27,7 @@ from proxy.roles import Roles
 from statesync.etcd import CreateRevision, EtcdError, Get, Put
 from statesync.ownership import heirs_of
 from statesync.pool import Owner
+from statesync.request_log import REQUEST_HEADER, stamp_of
 from statesync.sessions import valid_key
 from statesync.slots import slot_of
 from statesync.spec import PoolSpec
@@ -134,7 +135,7 @@ class SessionService:
         while True:
             seen = self._roles.changed
             if slot not in self._context.holdings:
-                call = _identified(call)
+                call = self._stamped(call, errand)
             reply = await self._try(call, slot, spec, errand)
             if reply is not None:
                 return errand.honest(reply)
@@ -168,6 +169,14 @@ class SessionService:
             came = context.telemetry.clock.at_ns(errand.came)
             context.first_answers.answered(slot, came, call.headers.get("traceparent", ""))
         return reply
+
+    def _stamped(self, call: Call, errand: Errand) -> Call:
+        """A write that may travel gets a stamp, if its request has none: it has its effect once, wherever that is."""
+        if call.method == "GET" or REQUEST_HEADER in call.headers:
+            return call
+        waited = time.monotonic() - errand.came + self._context.stall.standstill()
+        stamp = stamp_of(self._context.clock.now_ms() / 1000 - waited, secrets.token_hex(12))
+        return replace(call, headers={**call.headers, REQUEST_HEADER: stamp})
 
     # -- slots of others --
 
@@ -316,10 +325,3 @@ class SessionService:
     @staticmethod
     def _not_ready() -> Reply:
         return problem(503, "not-ready", "this member has not seen the pool's spec yet", retry_after=1)
-
-
-def _identified(call: Call) -> Call:
-    """A write that may travel gets an id of its own, so that it has its effect once wherever it is carried out."""
-    if call.method == "GET" or REQUEST_ID in call.headers or "idempotency-key" in call.headers:
-        return call
-    return replace(call, headers={**call.headers, REQUEST_ID: secrets.token_hex(12)})

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from aiohttp import web
 
 from proxy.admission import SessionTokens, token_wanted
-from proxy.call import REQUEST_ID, Call
+from proxy.call import Call
 from proxy.problems import Reply, problem
 from proxy.service import SessionService
+from statesync.request_log import REQUEST_HEADER
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ CARRIED = (
     "understudy-consistency",
     "understudy-durability",
     "traceparent",
-    REQUEST_ID,
+    REQUEST_HEADER,
 )
 """The request headers that mean something to a session call; all others stay behind."""
 
@@ -59,6 +60,7 @@ def session_app(service: SessionService, status: Status, tokens: SessionTokens |
 
     app.router.add_post("/v1/sessions", create)
     add_session_routes(app, "/v1/sessions/{key}", one)
+    app.router.add_post("/v1/sessions/{key}/refusal", one)
     app.router.add_get("/v1/status", show_status)
     app.router.add_get("/healthz", alive)
     app.router.add_get("/readyz", ready)

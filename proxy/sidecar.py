@@ -34,6 +34,7 @@ from proxy.peer_api import peer_app
 from proxy.peers import PeerClient
 from proxy.probes import Probes
 from proxy.read_deadline import ReadDeadline
+from proxy.request_sweep import RequestSweep
 from proxy.roles import Roles
 from proxy.scrub import Scrub
 from proxy.service import SessionService
@@ -49,12 +50,13 @@ from statesync.codec import SessionCodec, agree
 from statesync.commit import Committer
 from statesync.crash_points import UnknownCrashPoint, arm_from_environment
 from statesync.etcd import EtcdClient, EtcdError
-from statesync.keys import PoolKeys
+from statesync.keys import PoolKeys, prefix_range
 from statesync.mirror import Mirror, MirrorBatch
 from statesync.ownership import FailoverLog
 from statesync.pool import Member, MemberState
 from statesync.pulse import Pulses
 from statesync.replica import Replica
+from statesync.request_log import RequestLog
 from statesync.settings import EtcdMissing, EtcdSettings, await_etcd
 from statesync.spec import CheckSpec
 from statesync.spec_tcp import Tcp
@@ -229,6 +231,7 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
             "ownership": parts.roles.run(),
             "read deadline": parts.reads.run(),
             "sweeping": parts.service.sweep(),
+            "request sweep": RequestSweep(parts.context).run(),
             "scrubbing": sidecar.scrub.run(),
             "application check": parts.check.run(),
             "stall watch": sidecar.context.stall.run(),
@@ -299,17 +302,23 @@ class _Assembly:
         keys = PoolKeys(settings.pool)
         boot = secrets.token_hex(8)
         self.telemetry = telemetry
-        stall = StallWatch()
+        stall, requests = StallWatch(), RequestLog(keys, settings.member, boot)
         self.context = MemberContext(
             me=settings.member,
             boot=boot,
             keys=keys,
             etcd=etcd,
             state=PoolState(keys),
-            mirror=Mirror(etcd, keys.without_sessions, self._on_batch, watched=(keys.everything,)),
+            mirror=Mirror(
+                etcd,
+                (*keys.without_sessions, prefix_range(keys.requests)),
+                self._on_batch,
+                watched=(keys.everything,),
+            ),
             replica=Replica(etcd, keys, codec),
+            requests=requests,
             holdings=Holdings(),
-            committer=Committer(etcd, keys, settings.member, boot),
+            committer=Committer(etcd, keys, settings.member, boot, requests),
             peers=peers,
             telemetry=telemetry,
             first_answers=FirstAnswers(telemetry, settings.pool, settings.member),

@@ -15,6 +15,10 @@ STALLED_WITHOUT_ETCD = 5.0
 """The same while etcd keeps everybody waiting for a leader, and for as long after that. Then what has waited comes all
 at once, to every member; nobody else could serve instead, since nobody can claim; and who catches up is better left
 alone. A process that stands still for good does not hear of etcd any more either, so this lasts no longer."""
+STOOD_STILL = 0.5
+"""Seconds by which the event loop must be late for the process to have stood still."""
+WAKING = 1.0
+"""Seconds after a standstill in which a call that is read may have waited in a socket all the while."""
 
 
 def bearable(now: float, wanting_at: float) -> float:
@@ -31,6 +35,15 @@ class StallWatch:
     def __init__(self) -> None:
         self._ran_at = time.monotonic()
         self._delays = Delays()
+        self._stood = 0.0
+        self._woke_at = -WAKING
+
+    def standstill(self) -> float:
+        """Seconds for which a call that is read now may have waited in its socket because this process stood still."""
+        now = time.monotonic()
+        late = now - self._ran_at - TICK
+        stood = self._stood if now - self._woke_at < WAKING else 0.0
+        return max(late if late > STOOD_STILL else 0.0, stood)
 
     @property
     def worst(self) -> float:
@@ -48,4 +61,7 @@ class StallWatch:
             self._ran_at = time.monotonic()
             await asyncio.sleep(TICK)
             now = time.monotonic()
-            self._delays.note(now - self._ran_at - TICK, now)
+            late = now - self._ran_at - TICK
+            self._delays.note(late, now)
+            if late > STOOD_STILL:
+                self._stood, self._woke_at = late, now

@@ -37,6 +37,7 @@ from statesync.etcd import (
 from statesync.keys import PoolKeys
 from statesync.pool import Owner
 from statesync.pressure import Pressure
+from statesync.request_log import Entry, RequestLog, encode_entries
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,10 @@ class CommitUnknown(CommitError):
 
 @dataclass(slots=True, eq=False)
 class Submission:
-    """One write on its way since ``at`` (monotonic); ``sent`` while a transaction that holds it is under way."""
+    """One write on its way since ``at`` (monotonic); ``sent`` while a transaction that holds it is under way.
+
+    Without a ``key`` it changes no session: only ``entry`` is written, the outcome of a request.
+    """
 
     slot: int
     fence: int
@@ -91,6 +95,7 @@ class Submission:
     value: bytes | None
     done: asyncio.Future[int]
     at: float
+    entry: Entry | None = None
     sent: bool = False
     waiter: asyncio.Future[None] | None = None
 
@@ -107,7 +112,11 @@ class CommitStats:
 @dataclass(slots=True)
 class _Batch:
     id: bytes
+    number: int
     pending: list[Submission] = field(default_factory=list)
+
+    def entries(self) -> list[Entry]:
+        return [write.entry for write in self.pending if write.entry is not None]
 
     def fences(self) -> dict[int, int]:
         return {write.slot: write.fence for write in self.pending}
@@ -121,10 +130,14 @@ class Committer:
     At most one write per session may be under way at a time: the caller keeps the order per session.
     """
 
-    def __init__(self, client: EtcdClient, keys: PoolKeys, member: str, boot: str) -> None:
+    def __init__(
+        self, client: EtcdClient, keys: PoolKeys, member: str, boot: str, requests: RequestLog | None = None
+    ) -> None:
+        """``requests`` hears of the outcomes that were committed."""
         self._client = client
         self._keys = keys
         self._boot = boot
+        self._requests = requests if requests is not None else RequestLog(keys, member, boot)
         self._marker_key = keys.commit(member)
         self._marker_revision = 0
         self._batches = 0
@@ -148,20 +161,21 @@ class Committer:
         oldest = self._sending[0] if self._sending else self._queue[0] if self._queue else None
         return Pressure(len(self._queue) + len(self._sending), max(now - oldest.at, 0.0) if oldest else 0.0)
 
-    def submit(self, slot: int, fence: int, key: str, value: bytes | None) -> "Submission":
+    def submit(self, slot: int, fence: int, key: str, value: bytes | None, entry: Entry | None = None) -> "Submission":
         """Queue a put of ``value`` at the full etcd key ``key`` (or its removal, for None).
 
         Args:
             slot: the slot of the session.
             fence: ``mod_revision`` of the slot's owner record under which the write was decided.
-            key: full etcd key.
+            key: full etcd key; "" to write ``entry`` alone.
             value: encoded session, or None to remove a dead one.
+            entry: the outcome of the request, for the request log.
 
         Returns:
             The submission; its ``done`` future gets the revision, or :class:`NotOwner`, or :class:`NotCommitted`.
         """
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        write = Submission(slot, fence, key, value, done, time.monotonic())
+        write = Submission(slot, fence, key, value, done, time.monotonic(), entry)
         self._queue.append(write)
         self._wake.set()
         return write
@@ -232,7 +246,7 @@ class Committer:
 
     def _next_batch(self) -> _Batch:
         self._batches += 1
-        batch = _Batch(f"{self._boot}:{self._batches}".encode())
+        batch = _Batch(f"{self._boot}:{self._batches}".encode(), self._batches)
         fences: dict[int, int] = {}
         most, size = (1 if self._one_by_one else BATCH_MOST), 0
         self._one_by_one = max(self._one_by_one - 1, 0)
@@ -287,6 +301,8 @@ class Committer:
 
     def _succeed(self, batch: _Batch, revision: int, seconds: float) -> None:
         self.stats.writes += len(batch.pending)
+        if entries := batch.entries():
+            self._requests.note(self._requests.record_key(batch.number), entries, revision, time.monotonic())
         if self.on_commit is not None:
             self.on_commit(len(batch.pending), seconds)
         # In the loop's next turn: so the following transaction is on its way before a hundred callers go on.
@@ -313,8 +329,12 @@ class Committer:
         compares = [ModRevision(self._keys.owner(slot), fence) for slot, fence in batch.fences().items()]
         compares.append(ModRevision(self._marker_key, self._marker_revision))
         success: list[Put | Delete] = [
-            Delete(write.key) if write.value is None else Put(write.key, write.value) for write in batch.pending
+            Delete(write.key) if write.value is None else Put(write.key, write.value)
+            for write in batch.pending
+            if write.key
         ]
+        if entries := batch.entries():
+            success.append(Put(self._requests.record_key(batch.number), encode_entries(entries)))
         success.append(Put(self._marker_key, batch.id))
         failure = [Get(self._keys.owner(slot)) for slot in batch.fences()]
         failure.append(Get(self._marker_key))

@@ -85,6 +85,14 @@ class PoolKeys:
         return f"{self.prefix}sessions/"
 
     @property
+    def requests(self) -> str:
+        """Prefix of the records of what became of requests, see ``request_log``.
+
+        It stands just before the sessions, so that one range leaves out both.
+        """
+        return f"{self.prefix}session-requests/"
+
+    @property
     def failovers(self) -> str:
         """Prefix of the records of changes of active."""
         return f"{self.prefix}failovers/"
@@ -151,9 +159,9 @@ class PoolKeys:
 
     @property
     def without_sessions(self) -> tuple[KeyRange, KeyRange]:
-        """The pool's keys before and after its sessions."""
-        whole, sessions = self.everything, prefix_range(self.sessions)
-        return KeyRange(whole.start, sessions.start), KeyRange(sessions.end, whole.end)
+        """The pool's keys before and after its sessions and the records of requests."""
+        whole = self.everything
+        return KeyRange(whole.start, self.requests), KeyRange(prefix_range(self.sessions).end, whole.end)
 
 
 def slot_in(key: str, prefix: str) -> int:

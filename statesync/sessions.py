@@ -5,9 +5,11 @@ no other number is needed for ETags (they never repeat, not even after delete an
 the same one), nor to order writes. Deleting leaves a tombstone for :data:`TOMBSTONE_SECONDS`, so that a repeated
 ``DELETE`` gets its first answer and a replica never needs to notice an absence.
 
-Repeats: each session keeps the answers to its last :data:`ANSWERS_KEPT` writes that carried an idempotency key (as
-the IETF draft "The Idempotency-Key HTTP Header Field" has it). They are replicated with the session, so a repeat gets
-its first answer on any member. The key is kept as a hash, with a fingerprint of the request to detect a reused key.
+Repeats: two things let a write have its effect once. What became of a request is kept by time, for as long as copies
+of it may still arrive (:mod:`statesync.request_log`). For a client that repeats a request later than that, each session
+keeps the answers to its last :data:`ANSWERS_KEPT` writes that carried an idempotency key (as the IETF draft "The
+Idempotency-Key HTTP Header Field" has it). Both are replicated, so a repeat gets its first answer on any member. The
+key is kept as a hash, with a fingerprint of the request to detect a reused key.
 """
 
 import base64
@@ -19,9 +21,13 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from statesync.request_log import ANY_CONTENT, Settled
+
 ANSWERS_KEPT = 8
 TOMBSTONE_SECONDS = 600
 KEY_LENGTH_MOST = 256
+REQUEST_REFUSED = "request-refused"
+"""The problem of a write whose request the application has refused (:attr:`Method.REFUSE`)."""
 JSON_TYPE = "application/json"
 MERGE_PATCH_TYPE = "application/merge-patch+json"
 _COMPACT = json.JSONEncoder(separators=(",", ":")).encode
@@ -34,11 +40,12 @@ def _quoted(text: str) -> str:
 
 
 class Method(StrEnum):
-    """How a write changes the session."""
+    """How a write changes the session. ``REFUSE`` changes nothing: no copy of the request may from then on."""
 
     PUT = "PUT"
     PATCH = "PATCH"
     DELETE = "DELETE"
+    REFUSE = "POST"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +120,11 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """What a client asks for. ``ttl`` in seconds, None for the pool's default; the tags are raw header values."""
+    """What a client asks for.
+
+    ``ttl`` in seconds, None for the pool's default; the tags are raw header values. ``request`` identifies the write
+    among copies and repeats, if it can be identified. ``began`` is when its request began, in seconds of Unix time.
+    """
 
     method: Method
     body: bytes = b""
@@ -122,6 +133,8 @@ class Write:
     if_none_match: str | None = None
     ttl: int | None = None
     idempotency_key: str | None = None
+    request: str | None = None
+    began: float | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -130,6 +143,8 @@ class Write:
         The content of a write with ``If-Match`` does not count: such a write was made from what its author had read,
         so a true repeat, decided anew after a failover, may well carry other content.
         """
+        if self.method is Method.REFUSE:
+            return ANY_CONTENT
         content = b"" if self.if_match is not None else self.body
         digest = hashlib.blake2b(f"{self.method}\n{self.content_type}\n".encode() + content, digest_size=6)
         return digest.hexdigest()
@@ -153,11 +168,15 @@ class Repeated:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The write has no effect. ``problem`` is the last part of the problem type (RFC 9457)."""
+    """The write has no effect. ``problem`` is the last part of the problem type (RFC 9457).
+
+    ``lasting``: the same write could have an effect later, so the refusal must be kept to be final.
+    """
 
     status: int
     problem: str
     detail: str
+    lasting: bool = True
 
 
 Outcome = Stored | Repeated | Refused
@@ -201,18 +220,24 @@ def hashed(idempotency_key: str) -> str:
     return base64.urlsafe_b64encode(digest).decode()
 
 
-def decide_write(current: Session | None, write: Write, terms: Terms) -> Outcome:
+def decide_write(current: Session | None, write: Write, terms: Terms, settled: Settled | None = None) -> Outcome:
     """What ``write`` does to the session as it stands (``current``, possibly a tombstone or expired, or None).
+
+    ``settled`` is what became of the same request before, if the request log has it.
 
     Order of the checks: a repeat gets its first answer whatever the preconditions say now (they were met then), then
     the preconditions (RFC 9110, section 13.2.2), then the content.
     """
+    if settled is not None:
+        return _settled_before(settled, write)
     kept = _answers_in_force(current, terms.ended_ms)
     if write.idempotency_key is not None:
         repeat = _find_repeat(current, kept, write)
         if repeat is not None:
             return repeat
     alive = current if current is not None and current.alive(terms.ended_ms) else None
+    if write.method is Method.REFUSE:
+        return Refused(204, REQUEST_REFUSED, "")
     refused = _check_preconditions(alive, write)
     if refused is not None:
         return refused
@@ -234,6 +259,23 @@ def decide_write(current: Session | None, write: Write, terms: Terms) -> Outcome
     return _keeping_answer(session, current, kept, write, status)
 
 
+def _settled_before(settled: Settled, write: Write) -> Repeated | Refused:
+    """The answer to a write of a request whose outcome is known."""
+    if settled.problem and write.method is Method.REFUSE:
+        return Refused(204, settled.problem, "", lasting=False)
+    if settled.problem:
+        status = 409 if settled.problem == REQUEST_REFUSED else settled.status
+        return Refused(status, settled.problem, "this request was refused before, which is final", lasting=False)
+    if write.method is not Method.REFUSE and settled.fingerprint != write.fingerprint:
+        return _reused()
+    return Repeated(settled.status, settled.revision)
+
+
+def _reused() -> Refused:
+    detail = "this Idempotency-Key came with a different request before; give every write of a request a key of its own"
+    return Refused(422, "idempotency-key-reused", detail, lasting=False)
+
+
 def _answers_in_force(current: Session | None, now_ms: int) -> tuple[Answer, ...]:
     if current is None or now_ms >= current.expires:
         return ()
@@ -244,17 +286,16 @@ def _find_repeat(current: Session | None, kept: tuple[Answer, ...], write: Write
     key = hashed(write.idempotency_key or "")
     for answer in kept:
         if answer.key == key:
-            if answer.fingerprint != write.fingerprint:
-                return Refused(
-                    422, "idempotency-key-reused", "this Idempotency-Key came with a different request before"
-                )
+            if write.method is not Method.REFUSE and answer.fingerprint != write.fingerprint:
+                return _reused()
             return Repeated(answer.status, answer.revision or (current.revision if current else 0))
     return None
 
 
 def _check_preconditions(alive: Session | None, write: Write) -> Refused | None:
     if write.if_match is not None and not _matches(write.if_match, alive, weak=False):
-        return Refused(412, "precondition-failed", f"If-Match: the session's ETag is {_named(alive)}")
+        detail = f"If-Match: the session's ETag is {_named(alive)}"
+        return Refused(412, "precondition-failed", detail, lasting="*" in write.if_match)  # an ETag never comes back
     if write.if_none_match is not None and _matches(write.if_none_match, alive, weak=True):
         return Refused(412, "precondition-failed", f"If-None-Match: the session's ETag is {_named(alive)}")
     if alive is None and write.method is not Method.PUT:

@@ -96,7 +96,7 @@ class PoolState:
 
     def _apply_event(self, event: Event) -> Changed:
         key = event.kv.key
-        if key.startswith((self.keys.sessions, self.keys.commits)):
+        if key.startswith((self.keys.sessions, self.keys.commits, self.keys.requests)):
             return Changed.NOTHING
         self.faults.pop(key, None)
         try:

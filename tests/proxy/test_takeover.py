@@ -40,8 +40,9 @@ class Writers:
 
     async def __aenter__(self) -> Self:
         for key in self.acknowledged:
-            status, _, body = await self.pool.call(self.at, "PUT", f"/{key}", "{}", Content_Type="application/json")
-            assert status in (200, 201), body
+            new = {"Content_Type": "application/json", "If_None_Match": "*"}
+            status, _, body = await self.pool.call(self.at, "PUT", f"/{key}", "{}", **new)
+            assert status in (201, 412), body  # another writer may have made it
         self._tasks = [asyncio.create_task(self._write(key)) for key in self.acknowledged]
         return self
 
@@ -53,7 +54,8 @@ class Writers:
         for number in count():
             if self._stopping:
                 return
-            field, headers = f"{key}-{number}", {"Content_Type": MERGE, "Idempotency_Key": f"{key}-{number}"}
+            field = f"{self.at}-{key}-{number}"
+            headers = {"Content_Type": MERGE, "Idempotency_Key": field}
             status, _, body = await self.pool.call(self.at, "PATCH", f"/{key}", json.dumps({field: 1}), **headers)
             if status == 200:
                 self.acknowledged[key].add(field)
