@@ -28,7 +28,7 @@ from statesync.etcd import CreateRevision, EtcdError, Get, Put
 from statesync.ownership import heirs_of
 from statesync.pool import Owner
 from statesync.request_log import REQUEST_HEADER, stamp_of
-from statesync.sessions import valid_key
+from statesync.sessions import Method, valid_key
 from statesync.slots import slot_of
 from statesync.spec import PoolSpec
 
@@ -172,7 +172,7 @@ class SessionService:
 
     def _stamped(self, call: Call, errand: Errand) -> Call:
         """A write that may travel gets a stamp, if its request has none: it has its effect once, wherever that is."""
-        if call.method == "GET" or REQUEST_HEADER in call.headers:
+        if call.method in ("GET", Method.REFUSE) or REQUEST_HEADER in call.headers:
             return call
         waited = time.monotonic() - errand.came + self._context.stall.standstill()
         stamp = stamp_of(self._context.clock.now_ms() / 1000 - waited, secrets.token_hex(12))

@@ -1,11 +1,15 @@
 """A shopping cart that keeps nothing in its own memory: an example to copy.
 
 All state is in sessions, which the sidecar next door keeps replicated. Any member can therefore answer any
-request, and a killed one loses nothing. Four habits go with that, and each is a few lines below:
+request, and a killed one loses nothing. Five habits go with that, and each is a few lines below:
 
 - read with the ETag, write with ``If-Match``, and read again when somebody else was faster (412);
-- hand the client's ``Idempotency-Key`` on with the write, so that a repeat after a failover has its effect
-  once;
+- hand ``Understudy-Request`` on with every call: Envoy sets it, the same on all copies of a request, and the
+  sidecar sees to it that only one of them has an effect, however late the others come;
+- hand the client's ``Idempotency-Key`` on with the write, so that what the client itself repeats has its effect
+  once as well;
+- before refusing a request because of what was read, say so to the sidecar: then no late copy of it can have the
+  effect that its client was told it did not have;
 - hand ``traceparent`` on, so that a failover's trace names the last request before and the first after it;
 - say ``understudy-retry: safe`` when a request may be sent to another member, and Envoy will do so.
 
@@ -28,6 +32,8 @@ from aiohttp import web
 
 TRACEPARENT: ContextVar[str | None] = ContextVar("traceparent", default=None)
 """Of the request being answered. An HTTP client that OpenTelemetry instruments passes it on by itself."""
+UNDERSTUDY_REQUEST: ContextVar[str | None] = ContextVar("understudy-request", default=None)
+"""Which request this is a copy of, and when that began."""
 SIDECAR_URL = "http://127.0.0.1:7600"
 ATTEMPTS = 10
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -74,7 +80,7 @@ class Sessions:
 
     async def call(self, method: str, key: str = "", body: object = None, **headers: str | None) -> Answer:
         """Make one call; raises :class:`SidecarError`. ``If_Match="x"`` sends the header ``If-Match: x``."""
-        told = {"traceparent": TRACEPARENT.get(), **headers}
+        told = {"traceparent": TRACEPARENT.get(), "Understudy-Request": UNDERSTUDY_REQUEST.get(), **headers}
         sent = {name.replace("_", "-"): value for name, value in told.items() if value is not None}
         url = f"{self._base}/v1/sessions" + (f"/{key}" if key else "")
         try:
@@ -104,6 +110,7 @@ async def ask_another_member(request: web.Request, handler: Handler) -> web.Stre
     ``Idempotency-Key``.
     """
     TRACEPARENT.set(request.headers.get("traceparent"))
+    UNDERSTUDY_REQUEST.set(request.headers.get("Understudy-Request"))
     try:
         return await handler(request)
     except SidecarError as lost:
@@ -139,6 +146,17 @@ async def read_cart(request: web.Request, key: str) -> tuple[dict[str, Any], str
     return json.loads(answer.body), answer.headers["ETag"]
 
 
+async def cart_to_change(request: web.Request, key: str, once: str) -> tuple[dict[str, Any], str]:
+    """The cart and its ETag; raises 404 when there is none, after which no copy of the request can change one."""
+    try:
+        return await read_cart(request, key)
+    except web.HTTPNotFound:
+        answer = await request.app[SESSIONS].call("POST", f"{key}/refusal", Idempotency_Key=once)
+        if answer.repeated:
+            return await read_cart(request, key)  # another copy has changed the cart
+        raise
+
+
 @routes.post("/cart")
 async def create(request: web.Request) -> web.Response:
     """A new cart. The sidecar draws its key, so that this very member is the one to serve it."""
@@ -164,17 +182,19 @@ async def add(request: web.Request) -> web.Response:
     """Add ``{"sku", "quantity"}``, once, however often the request comes with the same key."""
     key = session_key(request)
     sku, quantity = await wanted_item(request)
-    given = request.headers.get("Idempotency-Key") or uuid.uuid4().hex
+    given = request.headers.get("Idempotency-Key") or UNDERSTUDY_REQUEST.get() or uuid.uuid4().hex
     # Of the item as well: a client that uses its key for another item means another request.
     once = hashlib.sha256(f"{given}/{quantity}/{sku}".encode()).hexdigest()
     for _ in range(ATTEMPTS):
-        cart, etag = await read_cart(request, key)
+        cart, etag = await cart_to_change(request, key, once)
         cart["items"][sku] = cart["items"].get(sku, 0) + quantity
         answer = await request.app[SESSIONS].call("PUT", key, cart, If_Match=etag, Idempotency_Key=once)
         if answer.repeated:
             return await view_of(request, key)  # it had its effect the first time, and the cart has it
         if answer.status == 200:
             return view(key, cart)
+        if answer.status == 409:  # this is a late copy, or another one was refused
+            raise web.HTTPConflict(text=f"the cart was not changed: {answer.problem}\n")
         if answer.status != 412:
             raise web.HTTPBadRequest(text=f"the cart was not stored: {answer.problem}\n")
     raise SidecarError("too many writers at once", sent=False)

@@ -95,6 +95,12 @@ class Front:
             if what == mark
         ]
 
+    def copies_of(self, mark: str) -> list[tuple[str, str]]:
+        """Of every copy of a request with this mark which try of Envoy's it was, and its ``Understudy-Request``."""
+        lines = self.notes.with_name(self.notes.name + ".copies").read_text().splitlines()
+        seen = [line.split(" ") for line in lines]
+        return [(attempt, stamp) for what, attempt, stamp in seen if what == mark]
+
     def order_of(self, key: str) -> tuple[str, ...]:
         return self.orders[slot_of(key, SLOTS)]
 

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import subprocess
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from proxy.envoy import find_envoy
+from statesync.request_log import parse_stamp
 from statesync.spec import PoolSpec, Retries
 from tests.harness.waiting import until
 from tests.xds.front import EVERY_ORDER, Front, evenly, running_front
@@ -245,3 +247,22 @@ async def test_a_slow_answer_still_counts_although_another_member_was_asked_mean
     front.answer_now()
     assert (await asked[0]).status == 200
     assert front.who_saw("slow")[:2] == ["cart-2", front.order_of(key)[1]]
+
+
+async def test_all_copies_of_a_request_carry_one_stamp_that_no_client_can_set(front: Front):
+    key, forged = front.key_of("cart-2"), "1.000;mine"
+    before = time.time()
+    hedged = front.requests_under_way(1, "GET", "hedged", x_session_id=key, understudy_request=forged)
+    await until(lambda: len(front.copies_of("hedged")) == 4, what="every try that the policy allows")
+    front.answer_now()
+    await hedged[0]
+    first, *others = front.copies_of("hedged")
+    assert sorted(attempt for attempt, _ in (first, *others)) == ["1", "2", "3", "4"]
+    assert {stamp for _, stamp in others} == {first[1]}
+    assert parse_stamp(first[1]).began == pytest.approx(before, abs=5)
+
+    retried = await front.request(path="/safe-unless?member=cart-1", x_session_id=key, x_request="retried")
+    assert retried.status == 200
+    (one,) = {stamp for _, stamp in front.copies_of("retried")}
+    assert len(front.copies_of("retried")) > 1
+    assert one not in (first[1], forged)
