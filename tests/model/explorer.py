@@ -4,10 +4,15 @@ Only the states of the current distance from the start are kept whole; of the ot
 seen, and a parent number and the words of one step lead back. So a trace can be told.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from tests.model.moves import moves
-from tests.model.world import Bounds, Rules, Violation, World, start
+from tests.model.world import Bounds, Rules, Violation, start
+
+W = TypeVar("W")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +38,19 @@ class Explored:
 
 def explore(rules: Rules, bounds: Bounds) -> Explored:
     """All states reachable under ``rules`` within ``bounds``, up to the first violation."""
-    first = start(bounds)
+    return search(start(bounds), partial(moves, rules=rules, bounds=bounds))
+
+
+def search(first: W, moves_of: Callable[[W], Iterable[tuple[str, Callable[[], W]]]]) -> Explored:
+    """All states reachable from ``first``, up to the first violation; ``moves_of`` gives the steps out of a state."""
     seen = {hash(first)}
     origins: list[tuple[int, str]] = [(-1, "")]
-    frontier: list[tuple[int, World]] = [(0, first)]
+    frontier: list[tuple[int, W]] = [(0, first)]
     steps = depth = 0
     while frontier:
-        reached: list[tuple[int, World]] = []
+        reached: list[tuple[int, W]] = []
         for number, world in frontier:
-            for told, step in moves(world, rules, bounds):
+            for told, step in moves_of(world):
                 steps += 1
                 try:
                     after = step()

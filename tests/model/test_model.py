@@ -8,6 +8,7 @@ import os
 
 import pytest
 
+from tests.model import copies
 from tests.model.bounds import FAST, LARGE, MUTANTS, SMALL
 from tests.model.explorer import explore
 from tests.model.world import Bounds, Rules
@@ -51,3 +52,29 @@ def test_every_rule_has_a_mutant() -> None:
 )
 def test_the_model_reaches_what_it_is_about(bounds: Bounds, met: str) -> None:
     assert any(step.startswith(met) for step in explore(FAST, bounds).kinds)
+
+
+@pytest.mark.parametrize("bounds", copies.SMALL.values(), ids=copies.SMALL)
+def test_copies_of_a_request_have_one_outcome_in_every_state(bounds: copies.Bounds) -> None:
+    explored = copies.explored(copies.Rules(), bounds)
+    assert not explored.broken, explored
+
+
+@pytest.mark.skipif(os.environ.get("UNDERSTUDY_MODEL") != "large", reason="UNDERSTUDY_MODEL=large explores these")
+@pytest.mark.parametrize("bounds", copies.LARGE.values(), ids=copies.LARGE)
+def test_copies_of_a_request_have_one_outcome_within_larger_bounds(bounds: copies.Bounds) -> None:
+    explored = copies.explored(copies.Rules(), bounds)
+    assert not explored.broken, explored
+
+
+@pytest.mark.parametrize(("rule", "mutant"), copies.MUTANTS.items(), ids=copies.MUTANTS)
+def test_without_any_one_rule_a_copy_contradicts_what_its_client_was_told(
+    rule: str, mutant: tuple[copies.Bounds, str]
+) -> None:
+    bounds, broken = mutant
+    explored = copies.explored(copies.Rules()._replace(**{rule: False}), bounds)
+    assert explored.broken.startswith(broken), explored
+
+
+def test_every_rule_of_copies_has_a_mutant() -> None:
+    assert set(copies.MUTANTS) == set(copies.Rules._fields)
