@@ -32,6 +32,8 @@ class Kind(StrEnum):
     PUT = "put"
     CAS = "cas"
     DELETE = "delete"
+    CREATE = "create"
+    APPEND = "append"
     ADD = "add"
     REMOVE = "remove"
 

@@ -1,4 +1,4 @@
-"""What one session should do, as sequential models: a register with compare-and-set, and a set of fields.
+"""What one session should do, as sequential models: a register with compare-and-set, a set of fields, and a list.
 
 A model says what state follows when an operation takes effect in a state, or that it cannot take effect there. Values
 and fields are written once only, so an operation that applies twice shows as a value that comes back.
@@ -9,7 +9,7 @@ from typing import Protocol
 
 from tests.faults.history import Kind, Op, Outcome
 
-State = str | frozenset[str] | None
+State = str | frozenset[str] | tuple[str, ...] | None
 
 
 class Impossible:
@@ -129,7 +129,55 @@ class Fields:
         return {}
 
 
+class Appends:
+    """A list that is made, appended to and deleted. State: its values in order, None for no list.
+
+    A write of unknown outcome may take effect at any later time, or never; one that was refused takes none.
+    """
+
+    initial: State = None
+
+    def step(self, state: State, op: Op, lenient: bool) -> State | Impossible:
+        """See :class:`Model`."""
+        del lenient
+        refused = op.outcome is Outcome.REFUSED
+        match op.kind:
+            case Kind.READ:
+                return state if op.seen == state else IMPOSSIBLE
+            case Kind.CREATE if refused:
+                return state if state is not None else IMPOSSIBLE
+            case Kind.CREATE:
+                return () if state is None else IMPOSSIBLE
+            case Kind.DELETE | Kind.APPEND if refused:
+                return state if state is None else IMPOSSIBLE
+            case Kind.DELETE:
+                return None if state is not None else IMPOSSIBLE
+            case Kind.APPEND:
+                return (*state, op.sent) if isinstance(state, tuple) else IMPOSSIBLE
+        raise ValueError(f"not an operation of a list: {op.kind}")
+
+    def relevant(self, ops: Sequence[Op]) -> list[Op]:
+        """See :class:`Model`. An open append that nobody saw may be left out: it may never have taken effect."""
+        observed: set[str] = set()
+        for op in ops:
+            if op.kind is Kind.READ and isinstance(op.seen, tuple):
+                observed.update(op.seen)
+        return [
+            op
+            for op in ops
+            if op.outcome in (Outcome.OK, Outcome.REFUSED)
+            or (op.outcome is Outcome.UNKNOWN and (op.kind is not Kind.APPEND or op.sent in observed))
+        ]
+
+    def observers(self, ops: Sequence[Op]) -> dict[str, list[int]]:
+        """See :class:`Model`: there is no such shortcut here."""
+        del ops
+        return {}
+
+
 def model_of(ops: Sequence[Op]) -> Model:
     """The model that a session's operations belong to."""
+    if any(op.kind in (Kind.CREATE, Kind.APPEND) for op in ops):
+        return Appends()
     fields = any(op.kind in (Kind.ADD, Kind.REMOVE) or isinstance(op.seen, tuple) for op in ops)
     return Fields() if fields else Register()
