@@ -1,13 +1,14 @@
 """The long run: ``python -m tests.faults.chaos --minutes 30 --seed 7`` (``make chaos MINUTES=30``).
 
 Plays rounds with ``takeover: fast`` and ``lease``, with one and three etcd members, and with cables and network
-namespaces, in turn; prints a line per round and a summary, ends with 1 if a promise was broken, and then keeps that
-round's history and all logs.
+namespaces, in turn; every third pool is a whole one behind a hedging Envoy (``front_rounds``). Prints a line per round
+and a summary, ends with 1 if a promise was broken, and then keeps that round's history and all logs.
 """
 
 import argparse
 import asyncio
 import contextlib
+import json
 import logging
 import random
 import sys
@@ -66,9 +67,16 @@ async def run(options: argparse.Namespace) -> int:
     """Play until the time is over; returns the exit code."""
     begin, tally = time.monotonic(), Tally()
     options.dir.mkdir(parents=True, exist_ok=True)
-    number = 0
+    number = fronts = 0
     while time.monotonic() - begin < options.minutes * 60:
         turn = number // ROUNDS_PER_POOL
+        if options.front and turn % 2 == 0 and fronts <= turn // 2 and not unable():
+            broken = await _play_front(options, fronts, tally)
+            fronts += 1
+            if broken and not options.go_on:
+                _say(tally.summary((time.monotonic() - begin) / 60))
+                return 1
+            continue
         takeover = options.takeover or ("fast", "lease")[turn % 2]
         etcds = options.etcds or (1, 3)[(turn // 2) % 2]
         networks = options.networks
@@ -117,6 +125,24 @@ async def run(options: argparse.Namespace) -> int:
     return 1 if tally.violations else 0
 
 
+async def _play_front(options: argparse.Namespace, turn: int, tally: Tally) -> int:
+    """A few rounds through Envoy, in a process that is alone in a network namespace; returns the violations."""
+    summary = options.dir / "front-summary.json"
+    summary.unlink(missing_ok=True)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.faults.front_rounds", "--seed", options.seed, "--dir", str(options.dir)),
+        *("--first", str(turn * ROUNDS_PER_POOL), "--rounds", str(ROUNDS_PER_POOL), "--round", str(options.round)),
+        *("--summary", str(summary), *(["--go-on"] if options.go_on else [])),
+    )
+    await process.wait()
+    done = json.loads(summary.read_text()) if summary.exists() else {"violations": 1}
+    tally.rounds += done.get("rounds", 0)
+    tally.violations += done["violations"]
+    tally.faults.update(done.get("faults", {}))
+    tally.outcomes.update(done.get("outcomes", {}))
+    return int(done["violations"])
+
+
 def main() -> int:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -129,6 +155,12 @@ def main() -> int:
         "--networks",
         action=argparse.BooleanOptionalAction,
         help="every part in a network namespace, so that packets get lost; default: in turn, where that is possible",
+    )
+    parser.add_argument(
+        "--front",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="rounds through a front Envoy as well, where that is possible",
     )
     parser.add_argument("--controls", type=int, default=1, help="control servers")
     parser.add_argument("--dir", type=Path, default=Path("chaos-report"), help="for logs and histories")

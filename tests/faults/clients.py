@@ -1,9 +1,8 @@
 """Clients that use the session API as applications anywhere would, and record what they did and saw.
 
 Every attempt goes through a random member. A write with an ``Idempotency-Key`` that got no good answer is often
-repeated through another member with the same key, as Envoy or an application would. The API remembers the last 8 keyed
-writes of a session; :class:`Gate` keeps the clients within that promise: while an operation may still be on its way
-somewhere, only a few further writes to its session begin.
+repeated through another member with the same key, as Envoy or an application would. :class:`Gate` keeps the number of
+writes small that may be on their way to one session, since each doubles the work of the checker.
 """
 
 import asyncio
@@ -23,7 +22,6 @@ LINGER = 16.0
 """Seconds for which an exchange without an answer may still be carried out: twice the 5 s of a sidecar's patience (its
 own and the owner's), and the longest pause of a process."""
 
-WRITES_BESIDE = 5
 OPEN_BESIDE = 2
 ATTEMPTS = 4
 ANSWER_PATIENCE = 7.0
@@ -37,21 +35,20 @@ class Gate:
 
     def __init__(self) -> None:
         self._begun = 0
-        self._open: dict[int, tuple[int, float]] = {}
+        self._open: dict[int, float] = {}
 
     def enter(self, now: float) -> int | None:
         """A ticket for a write, or None if it has to wait."""
-        self._open = {ticket: entry for ticket, entry in self._open.items() if entry[1] > now}
-        crowded = len(self._open) > OPEN_BESIDE
-        if crowded or any(self._begun - begun > WRITES_BESIDE for begun, _ in self._open.values()):
+        self._open = {ticket: over_at for ticket, over_at in self._open.items() if over_at > now}
+        if len(self._open) > OPEN_BESIDE:
             return None
         self._begun += 1
-        self._open[self._begun] = (self._begun, float("inf"))
+        self._open[self._begun] = float("inf")
         return self._begun
 
     def leave(self, ticket: int, over_at: float) -> None:
         """The write is surely over at ``over_at``."""
-        self._open[ticket] = (self._open[ticket][0], over_at)
+        self._open[ticket] = over_at
 
 
 @dataclass
@@ -277,7 +274,8 @@ def _judged(
     """The operation that these attempts make.
 
     A 412 settles the ones before it: ETags never come back, so a compare-and-set that is refused now had no effect and
-    can have none later. A 404 settles only what was surely without effect before.
+    can have none later. A 404 settles them if the write has an ``Idempotency-Key``, since a refusal is final then.
+    Without one it settles only what was surely without effect before.
     """
     last = attempts[-1]
     clean = all(_surely_without_effect(attempt) for attempt in attempts[:-1])
@@ -289,7 +287,7 @@ def _judged(
             seen = tuple(sorted(json.loads(body))) if session.fields else body
     elif wish.kind is Kind.READ or (clean and _surely_without_effect(last)):
         outcome = Outcome.FAILED
-    elif (last.status == 412 and wish.kind is Kind.CAS) or (last.status == 404 and clean):
+    elif (last.status == 412 and wish.kind is Kind.CAS) or (last.status == 404 and (clean or wish.keyed)):
         outcome = Outcome.REFUSED
     else:
         outcome = Outcome.UNKNOWN

@@ -150,23 +150,25 @@ def _say(text: str) -> None:
 
 async def run(options: argparse.Namespace) -> int:
     """Play until the time is over or the rounds are played; returns the exit code."""
-    begin, number, broken = time.monotonic(), 0, 0
+    begin, number, broken = time.monotonic(), options.first, 0
     faults: Counter[str] = Counter()
     outcomes: Counter[str] = Counter()
     hedged = 0
     only = options.only or list(FAULTS)
 
     def more() -> bool:
-        return number < options.rounds if options.rounds else time.monotonic() - begin < options.minutes * 60
+        return (
+            number - options.first < options.rounds
+            if options.rounds
+            else time.monotonic() - begin < options.minutes * 60
+        )
 
     _say(f"seed {options.seed}; logs in {options.dir}")
     while more():
         turn = number // ROUNDS_PER_POOL
         takeover, stamps = ("fast", "lease")[turn % 2], turn % 3 != 2
         async with front_pool(options.dir / f"front-{turn}", takeover=takeover, stamps=stamps) as pool:
-            for _ in range(ROUNDS_PER_POOL):
-                if not more():
-                    break
+            while more() and number // ROUNDS_PER_POOL == turn:
                 seed = f"{options.seed}/{number}"
                 played = await play(pool, seed, options.round, only)
                 number += 1
@@ -185,9 +187,13 @@ async def run(options: argparse.Namespace) -> int:
                     for violation in played.violations:
                         _say(str(violation))
                     if not options.go_on:
-                        return 1
-    _say(f"{(time.monotonic() - begin) / 60:.1f} minutes, {number} rounds, {faults.total()} faults")
+                        options.rounds = number - options.first
+    played_rounds = number - options.first
+    _say(f"{(time.monotonic() - begin) / 60:.1f} minutes, {played_rounds} rounds, {faults.total()} faults")
     _say(f"{outcomes.total()} requests, {hedged} sent again by Envoy, {broken} violations")
+    if options.summary:
+        done = {"rounds": played_rounds, "violations": broken, "faults": faults, "outcomes": outcomes}
+        options.summary.write_text(json.dumps(done))
     _say("requests: " + ", ".join(f"{name} {count}" for name, count in sorted(outcomes.items())))
     return 1 if broken else 0
 
@@ -201,6 +207,8 @@ def main() -> int:
     parser.add_argument("--round", type=float, default=40.0, help="seconds of faults in one round")
     parser.add_argument("--only", action="append", choices=list(FAULTS), help="these faults alone; may be repeated")
     parser.add_argument("--dir", type=Path, default=Path("chaos-report"), help="for logs and histories")
+    parser.add_argument("--first", type=int, default=0, help="number of the first round")
+    parser.add_argument("--summary", type=Path, help="write what was done and found as JSON")
     parser.add_argument("--go-on", action="store_true", help="do not stop at the first violation")
     options = parser.parse_args()
     options.seed = options.seed or f"{random.SystemRandom().randrange(10**6)}"

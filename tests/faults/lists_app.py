@@ -4,6 +4,7 @@
     POST /list/items       adds {"value": ...}: 200, or 404 without a list
     GET /list              200 with the list, or 404
     DELETE /list           204, or 404
+    GET /finished          the Idempotency-Keys of all requests that this process has carried out, copies included
     POST /slow             {"share": 0.5, "least": 0.2, "most": 3.0}: so many requests wait so many seconds, at random
                            before, between and after their calls to the sidecar
 
@@ -45,6 +46,7 @@ class Pace:
 
 
 PACE = web.AppKey("PACE", Pace)
+FINISHED = web.AppKey("FINISHED", list[str])
 
 
 class Lists:
@@ -114,6 +116,21 @@ async def be_slow(request: web.Request) -> web.Response:
     return web.Response()
 
 
+@routes.get("/finished")
+async def finished(request: web.Request) -> web.Response:
+    return web.json_response(request.app[FINISHED])
+
+
+@web.middleware
+async def note_end(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Note the request once nothing of it is left to do, however it ended."""
+    try:
+        return await asyncio.shield(handler(request))
+    finally:
+        if "Idempotency-Key" in request.headers:
+            request.app[FINISHED].append(request.headers["Idempotency-Key"])
+
+
 @routes.get("/healthz")
 async def health(_: web.Request) -> web.Response:
     return web.Response()
@@ -127,11 +144,12 @@ async def without_stamps(request: web.Request, handler: Handler) -> web.StreamRe
 
 
 def main() -> None:
-    app = web.Application(middlewares=[ask_another_member])
+    app = web.Application(middlewares=[note_end, ask_another_member])
     if os.environ.get("STAMPS") == "off":
         app.middlewares.append(without_stamps)
     app.add_routes(routes)
     app[PACE] = Pace()
+    app[FINISHED] = []
 
     async def connect(app: web.Application) -> None:
         app[SESSIONS] = Sessions(os.environ["UNDERSTUDY_URL"])
