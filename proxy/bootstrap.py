@@ -135,7 +135,7 @@ def xds_cluster(
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
                 "explicit_http_config": {
-                    "http2_protocol_options": {"connection_keepalive": {"interval": "10s", "timeout": "3s"}}
+                    "http2_protocol_options": {"connection_keepalive": {"interval": "2s", "timeout": "3s"}}
                 },
             }
         },

@@ -10,11 +10,9 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-import grpc
-import grpc.aio
-
 from proxy.context import MemberContext
-from statesync.beat import BEAT_INTERVAL, METHOD, Beat, stall_step
+from proxy.heartbeat_client import HeartbeatClient
+from statesync.beat import Answer, Beat, stall_step
 from statesync.etcd import EtcdError, LeaseNotFound, TlsFiles
 from statesync.pool import Member, MemberState
 
@@ -22,10 +20,7 @@ logger = logging.getLogger(__name__)
 
 LEASE_SECONDS = 10
 RETRY = 0.3
-RECONNECT = 0.1
 STATE_INTERVAL = 0.5
-CONNECTING = 5.0
-"""Seconds after which a connection that does not come is tried anew, with the certificate as it is then."""
 
 
 def state_of(
@@ -97,11 +92,9 @@ class Presence:
         """``record`` is the member as it does not change; ``state`` tells how it is now; ``tls`` is for heartbeats."""
         self._context = context
         self._state = state
-        self._tls = tls
+        self._heartbeats = HeartbeatClient(self._controls, self._beat, self._answered, tls)
         self.record = record
         self._stirred = asyncio.Event()
-        self._beat_now: dict[str, asyncio.Event] = {}
-        self._streams: dict[str, asyncio.Task[None]] = {}
 
     def stir(self) -> None:
         """Something may have changed: write the record and send a beat if it has."""
@@ -119,8 +112,7 @@ class Presence:
 
     def beat_at_once(self) -> None:
         """Something happened that control servers should hear of before the next beat is due."""
-        for event in self._beat_now.values():
-            event.set()
+        self._heartbeats.beat_at_once()
 
     async def watch_state(self) -> None:
         """Look every half second whether time alone has changed what the record says: an intent that ended, a delay."""
@@ -174,57 +166,17 @@ class Presence:
 
     async def beat(self) -> None:
         """Hold a heartbeat stream to every control server there is, until cancelled."""
-        try:
-            while True:
-                wanted = {at.record.grpc for at in self._context.state.controls.values()}
-                for address in wanted - self._streams.keys():
-                    self._streams[address] = asyncio.create_task(self._beat_to(address), name=f"beat/{address}")
-                for address in self._streams.keys() - wanted:
-                    self._streams.pop(address).cancel()
-                await asyncio.sleep(BEAT_INTERVAL)
-        finally:
-            for task in self._streams.values():
-                task.cancel()
-            await asyncio.gather(*self._streams.values(), return_exceptions=True)
+        await self._heartbeats.run()
 
-    async def _beat_to(self, address: str) -> None:
-        event = self._beat_now.setdefault(address, asyncio.Event())
-        try:
-            while True:
-                try:
-                    await self._beat_once_connected(address, event)
-                except (grpc.aio.AioRpcError, TimeoutError, OSError) as error:
-                    logger.debug("heartbeats to %s: %s", address, error)
-                await asyncio.sleep(RECONNECT)
-        finally:
-            self._beat_now.pop(address, None)
+    def _controls(self) -> set[str]:
+        return {at.record.grpc for at in self._context.state.controls.values()}
 
-    async def _beat_once_connected(self, address: str, event: asyncio.Event) -> None:
-        async with self._channel(address) as channel:
-            open_stream = channel.stream_stream(METHOD, request_serializer=None, response_deserializer=None)
-            stream = open_stream(None, wait_for_ready=True)
-            async with asyncio.timeout(CONNECTING):
-                await stream.wait_for_connection()
-            await self._send_beats(stream, event)
-
-    def _channel(self, address: str) -> grpc.aio.Channel:
-        options = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)]
-        if self._tls is None:
-            return grpc.aio.insecure_channel(address, options=options)
-        return grpc.aio.secure_channel(address, self._tls.credentials(), options=options)
-
-    async def _send_beats(self, stream: "grpc.aio.StreamStreamCall[bytes, bytes]", event: asyncio.Event) -> None:
-        try:
-            while True:
-                event.clear()
-                await stream.write(self._beat().encode())
-                try:
-                    async with asyncio.timeout(BEAT_INTERVAL):
-                        await event.wait()
-                except TimeoutError:
-                    continue
-        finally:
-            stream.cancel()
+    def _answered(self, address: str, answer: Answer) -> None:
+        """A control server's answer tells its clock: it was read between the beat that it answers and now."""
+        context = self._context
+        now = context.clock.passed()
+        asked = now - max(context.telemetry.now_ns() - answer.sent, 0) / 1e9
+        context.clock.heard(address, answer.clock, asked, now)
 
     def _lacking(self) -> int:
         """How many slots the table gives this member that it does not hold in full."""
@@ -246,4 +198,5 @@ class Presence:
             claims=context.first_answers.told(),
             request=context.first_answers.last_request,
             pulses=[(*who, runs) for who, runs in context.seen().items()],
+            answers=True,
         )

@@ -1,8 +1,11 @@
 """The heartbeat between a sidecar and a control server, as both put it on the wire.
 
 A sidecar opens one bidirectional gRPC stream to every control server (method :data:`METHOD`) and sends a
-:class:`Beat` every ``BEAT_INTERVAL`` seconds and at once when something changes. The server answers nothing; the open
-stream is the answer. A killed process is seen at once, since its kernel closes the socket.
+:class:`Beat` every ``BEAT_INTERVAL`` seconds and at once when something changes. The server sends an :class:`Answer`
+every ``ANSWER_INTERVAL``. A killed process is seen at once, since its kernel closes the socket.
+
+Packets may be lost for a while, and TCP then waits longer and longer before it sends again. So whoever hears nothing on
+a stream for :data:`STREAM_SILENCE` ends it: the sidecar opens a new one on a new connection.
 
 Silence is judged by :func:`patience`, here and beside the application: busy is not dead.
 """
@@ -16,6 +19,17 @@ from statesync.pool import MemberState, Record
 SERVICE = "understudy.v1.Liveness"
 METHOD = f"/{SERVICE}/Stream"
 BEAT_INTERVAL = 0.1
+ANSWER_INTERVAL = 0.5
+STREAM_SILENCE = 3.0
+"""Seconds after which a silent stream is ended: more than a busy process is late, less than TCP may wait."""
+ANSWERS = "understudy-answers"
+"""Initial metadata of a server that sends answers; a stream to any other is never ended for silence."""
+PINGS = (
+    ("grpc.keepalive_time_ms", 2_000),
+    ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+"""gRPC's own pings on a connection to a control server, which ends calls that are silent for another reason."""
 LOAD_FACTOR = 3.0
 """How many times the worst delay of the last seconds is granted on top: a delay seldom triples from one second to the
 next while its cause stays the same."""
@@ -68,7 +82,8 @@ class Beat(Record):
     ``pulses`` tells, of every (member, boot) whose pulse the member takes, whether it runs; see :mod:`statesync.pulse`.
     ``lacking`` is how many slots it should hold by the table and does not hold in full. ``sent`` is the time in ns, on
     the sender's clock, of this beat (0: not told), ``claims`` what its claims of late have come to, and ``request`` the
-    W3C traceparent of the newest call that it answered as owner, if it carried one.
+    W3C traceparent of the newest call that it answered as owner, if it carried one. ``answers``: the sender reads
+    answers; one that does not would let them pile up.
     """
 
     pool: str
@@ -83,6 +98,7 @@ class Beat(Record):
     claims: Sequence[ClaimTold] = ()
     request: str = ""
     pulses: Sequence[tuple[str, str, bool]] = ()
+    answers: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", MemberState(self.state))
@@ -93,6 +109,18 @@ class Beat(Record):
         object.__setattr__(self, "claims", tuple(told))
         if type(self.sent) is not int or not isinstance(self.request, str):
             raise TypeError("Beat: sent is a whole number, request a text")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Record):
+    """What a control server says to a beat: the beat's ``sent``, and its own wall clock in ms."""
+
+    sent: int
+    clock: int
+
+    def __post_init__(self) -> None:
+        if type(self.sent) is not int or type(self.clock) is not int:
+            raise TypeError("Answer: sent and clock are whole numbers")
 
 
 def _pulses(raw: object) -> tuple[tuple[str, str, bool], ...]:

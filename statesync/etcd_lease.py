@@ -103,6 +103,9 @@ class Lease:
         except grpc.aio.AioRpcError as error:
             await self._transport.stream_failed(endpoint, error)
             raise Unavailable("lease keepalive", endpoint.address, error.details() or "no answer") from None
+        except asyncio.InvalidStateError:  # what gRPC raises for a write to a call that has ended already
+            self._transport.suspect(endpoint)
+            raise Unavailable("lease keepalive", endpoint.address, "the stream had ended") from None
         finally:
             call.cancel()
         if not isinstance(answer, rpc.LeaseKeepAliveResponse):

@@ -7,6 +7,7 @@ transactions.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Sequence
@@ -108,6 +109,8 @@ class _Stream:
             if task is None or task.cancelling():
                 raise
             raise _StreamEndedError("the stream was given up") from None
+        except asyncio.InvalidStateError:  # what gRPC raises for a write to a call that has ended already
+            raise _StreamEndedError("the stream had ended") from None
 
     async def _keep_pace(self) -> None:
         """Ask for progress when nothing came for a while; give the stream up if that is not answered either.
@@ -124,7 +127,8 @@ class _Stream:
                 return
             if quiet >= QUIET_FOR and not self._asked:
                 self._asked = True
-                await self._call.write(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
+                with contextlib.suppress(asyncio.InvalidStateError):  # ended meanwhile, as whoever reads it hears
+                    await self._call.write(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
 
 
 class Watch:

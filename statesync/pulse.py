@@ -32,6 +32,9 @@ and much more when it has none: then a single one may take a third of a second."
 STOOD_STILL = 0.1
 """How late a round may be, in seconds, before it is this process that stood still."""
 CONNECT_AGAIN = 1.0
+REDIAL = 2.0
+"""Seconds of silence after which a new connection is tried: TCP may wait much longer before it sends again what was
+lost. What the old connection has told counts until the new one is answered."""
 _LARGEST = 4096
 
 Identity = tuple[str, str]
@@ -80,15 +83,21 @@ def is_running(pulse: Pulse | None, others: Iterable[Pulse], now: float, *, usua
 
 @dataclass(slots=True)
 class _Line:
-    """A connection to one health port, and what it has told."""
+    """A connection to one health port, since when it was ``dialled``, and what it and those before it have told."""
 
     address: str
     end: socket.socket | None = None
+    dialled: float = 0.0
     ready: bool = False
     came: bytes = b""
     again: float = 0.0
     pulse: Pulse = Pulse()
     delays: Delays = field(default_factory=Delays)
+
+    def silent(self, now: float) -> bool:
+        """Whether this connection has been of no use for so long that another is to be tried."""
+        waiting = not self.ready or bool(self.pulse.asked)
+        return waiting and now - max(self.dialled, self.pulse.asked) >= REDIAL
 
 
 class Pulses:
@@ -165,8 +174,11 @@ class Pulses:
                 line = self._lines[who] = _Line(address)
             if stood_still and line.pulse.asked:
                 line.pulse = replace(line.pulse, asked=now)
+            if line.end is not None and line.silent(now):
+                _drop(ready, line)
             if line.end is None and now >= line.again:
                 line.again = now + CONNECT_AGAIN
+                line.dialled = now
                 _connect(ready, line)
             elif line.ready and not line.pulse.asked:
                 _ask(ready, line, now)
@@ -223,12 +235,19 @@ def _ask(ready: selectors.BaseSelector, line: _Line, now: float) -> None:
     except OSError:
         _hang_up(ready, line)
     else:
-        line.pulse = replace(line.pulse, asked=now)
+        line.pulse = replace(line.pulse, asked=line.pulse.asked or now)
 
 
-def _hang_up(ready: selectors.BaseSelector, line: _Line) -> None:
+def _drop(ready: selectors.BaseSelector, line: _Line) -> None:
+    """End the connection; what is known of the pulse stays."""
     if line.end is not None:
         with contextlib.suppress(KeyError, ValueError):
             ready.unregister(line.end)
         line.end.close()
-    line.end, line.ready, line.came, line.pulse = None, False, b"", Pulse()
+    line.end, line.ready, line.came = None, False, b""
+
+
+def _hang_up(ready: selectors.BaseSelector, line: _Line) -> None:
+    """End the connection, or note its end: nothing is known of the pulse any more."""
+    _drop(ready, line)
+    line.pulse = Pulse()

@@ -13,14 +13,16 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NoReturn
 
 import aiohttp
 import grpc
 
-from statesync.beat import BEAT_INTERVAL, METHOD, SERVICE, Beat
+from statesync.beat import ANSWER_INTERVAL, ANSWERS, BEAT_INTERVAL, METHOD, SERVICE, STREAM_SILENCE, Answer, Beat
 from statesync.pool import Member
+from statesync.pool_clock import wall_ms
 from statesync.tls import PeerTls, WrongName, trust_fault
 from xds.liveness import SECOND, Finding, Identity, LivenessBook, Question
 from xds.told import Told
@@ -30,6 +32,17 @@ logger = logging.getLogger(__name__)
 PROBE_PATH = "/peer/v1/probe"
 PROBE_TRIES = 3
 _LARGEST_ANSWER = 65536
+_SILENCE = round(STREAM_SILENCE * SECOND)
+_ANSWER_EVERY = round(ANSWER_INTERVAL * SECOND)
+
+
+@dataclass(slots=True)
+class OpenStream:
+    """A heartbeat stream: when it was last heard and answered, in ns, and what ends it."""
+
+    heard: int
+    limit: asyncio.Timeout
+    answered: int = 0
 
 
 class Heartbeat:
@@ -63,6 +76,8 @@ class Heartbeat:
         self._stopping = False
         self._look_now = asyncio.Event()
         self._probes: set[asyncio.Task[None]] = set()
+        self._open: dict[int, OpenStream] = {}
+        self._turn = 0
 
     def register(self, server: grpc.aio.Server) -> None:
         """Add the heartbeat service to a server that has not started yet."""
@@ -87,6 +102,7 @@ class Heartbeat:
                     self._look_now.clear()
                     for question in self._book.due(self._now()):
                         self._start_probe(session, question)
+                    self._end_silent(self._now())
                     self._tell()
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._look_now.wait(), BEAT_INTERVAL)
@@ -100,14 +116,28 @@ class Heartbeat:
         self._stopping = True
 
     async def _stream(self, beats: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        # The open stream is what the member waits for, and this tells it that answers follow.
+        await context.send_initial_metadata(((ANSWERS, "1"),))
         stream = next(self._numbers)
+        try:
+            async with asyncio.timeout(None) as limit:
+                self._open[stream] = OpenStream(self._now(), limit)
+                await self._listen(stream, beats, context)
+        except TimeoutError:
+            logger.info("heartbeat stream %d is ended: nothing was heard on it for %g s", stream, STREAM_SILENCE)
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no beat was heard for too long")
+        finally:
+            self._open.pop(stream, None)
+
+    async def _listen(
+        self, stream: int, beats: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
+    ) -> None:
         who: Identity | None = None
-        # The open stream is the answer that the member waits for.
-        await context.send_initial_metadata(())
         try:
             async for raw in beats:
                 beat = await self._read(raw, who, context)
                 who, now = (beat.member, beat.boot), self._now()
+                self._open[stream].heard = now
                 self._book.beat(
                     stream,
                     *who,
@@ -124,10 +154,23 @@ class Heartbeat:
                     self._look_now.set()
                 if self.told.heard(beat, now):
                     self._on_change()
+                if beat.answers and now - self._open[stream].answered >= _ANSWER_EVERY:
+                    self._open[stream].answered = now
+                    await context.write(Answer(beat.sent, wall_ms()).encode())
         finally:
             if who is not None and not self._stopping:
                 self._book.closed(stream, *who, self._now())
                 self._look_now.set()
+
+    def _end_silent(self, now: int) -> None:
+        """End the streams on which nothing is heard; not for a silence in which this process stood still itself."""
+        late, self._turn = now - self._turn if self._turn else 0, now
+        for one in self._open.values():
+            if late > self._book.rules.pause:
+                one.heard = max(one.heard, now)
+            elif now - one.heard >= _SILENCE and not one.limit.expired():
+                one.heard = now
+                one.limit.reschedule(asyncio.get_running_loop().time())
 
     async def _read(self, raw: bytes, who: Identity | None, context: grpc.aio.ServicerContext[bytes, bytes]) -> Beat:
         try:

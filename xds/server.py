@@ -39,7 +39,7 @@ from telemetry.span_metrics import SpanMetrics
 from telemetry.store import SpanStore
 from telemetry.store_schema import StoreError
 from xds.admin import Admin
-from xds.ads import TAKE_ALL, AdsServer, StreamSettings
+from xds.ads import KEEPALIVE, TAKE_ALL, AdsServer, StreamSettings
 from xds.cache import AckEvent, ResourceCache
 from xds.controller import Controller, Timing
 from xds.election import LEASE_SECONDS, Leadership
@@ -236,11 +236,9 @@ def _grpc_server(settings: ControlSettings) -> tuple[grpc.aio.Server, int]:
     server = grpc.aio.server(
         options=[
             *TAKE_ALL,
+            *KEEPALIVE,
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", MOST_RECEIVED),
-            ("grpc.keepalive_time_ms", 10_000),
-            ("grpc.keepalive_timeout_ms", 5_000),
-            ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
         ]
     )
     try:

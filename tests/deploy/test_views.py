@@ -6,7 +6,7 @@ import pytest
 
 from deploy.layout import ControlPlace, FrontPlace, Layout, MemberPlace
 from deploy.settling import unsettled
-from deploy.views import condense, explain_view, member_views, order_of, ranges
+from deploy.views import condense, explain_view, member_views, order_of, ranges, status_view
 from statesync.keys import PoolKeys
 from statesync.pool import Member, MemberState, Owner, Phase, Table
 from statesync.spec import PoolSpec
@@ -65,6 +65,12 @@ def test_the_owner_comes_first_and_the_rest_as_in_the_table(pool):
     assert order_of(pool, 0) == ("b", "a")
     own(pool, 0, active="stranger")
     assert order_of(pool, 0) == ("stranger", "a", "b")
+
+
+def test_status_names_a_member_whose_clock_is_wrong(pool):
+    wrong = replace(pool.members["b"].record, clock="its clock is about 2 h ahead of the pool's, which counts here")
+    pool.members["b"] = At(wrong, 9)
+    assert f"b: {wrong.clock}" in status_view(pool, revision=9)["warnings"]
 
 
 def test_a_wanted_active_is_not_counted_before_it_is_one(pool):

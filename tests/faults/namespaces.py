@@ -24,9 +24,22 @@ from tests.harness.cable import Cable, cable_to
 from tests.harness.etcd import EtcdServer
 from tests.harness.netns import Network, network
 from tests.harness.processes import bound_to
-from tests.harness.sidecars import APPLICATION
 
-APP, API, PEER, GRPC, HTTP = range(7000, 7005)
+APP, API, PEER, GRPC, HTTP, LISTEN = range(7000, 7006)
+
+APPLICATION = """
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+class Answer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+    def log_message(self, *_):
+        pass
+ThreadingHTTPServer((sys.argv[1], int(sys.argv[2])), Answer).serve_forever()
+"""
 
 
 class NamespacedEtcd(KilledEtcd):
@@ -87,7 +100,7 @@ class Namespaces(Ground):
         command = sidecar_command(
             pool,
             name,
-            app=f"127.0.0.1:{APP}",
+            app=f"{self.net.addresses[name]}:{APP}",
             session_api=f"127.0.0.1:{API}",
             peer=f"{self.net.addresses[name]}:{PEER}",
             insecure=True,
@@ -103,8 +116,25 @@ class Namespaces(Ground):
         command = control_command(pool, name, *flags, etcds=self._addresses(pool))
         return Program(name, [*self.net.inside(name), *command], pool.home / f"{name}.log")
 
+    async def front(self, pool: FaultPool, stack: contextlib.AsyncExitStack, name: str) -> str:
+        """A front Envoy with all control servers, started; the test's way to where it takes requests."""
+        controls = [f"{self.net.addresses[control.name]}:{GRPC}" for control in pool.controls]
+        command = [
+            *(*self.net.inside(name), sys.executable, "-m", "deploy.cli", "envoy", "--node", name),
+            *("--pool", pool.name, "--listen", f"127.0.0.1:{LISTEN}", "--concurrency", "1"),
+            *(part for control in controls for part in ("--control", control)),
+        ]
+        envoy = Program(name, command, pool.home / f"{name}.log")
+        stack.callback(envoy.kill)
+        envoy.start()
+        return (await self._way_in(stack, name, LISTEN)).address
+
+    async def admin(self, stack: contextlib.AsyncExitStack, name: str) -> str:
+        """The test's way to a control server's admin interface."""
+        return (await self._way_in(stack, name, HTTP)).address
+
     def _start_application(self, stack: contextlib.AsyncExitStack, name: str) -> None:
-        program = [*self.net.inside(name), sys.executable, "-c", APPLICATION, str(APP)]
+        program = [*self.net.inside(name), sys.executable, "-c", APPLICATION, self.net.addresses[name], str(APP)]
         application = subprocess.Popen(bound_to(os.getpid(), program))
         stack.callback(application.wait)
         stack.callback(application.kill)
@@ -119,10 +149,12 @@ class Namespaces(Ground):
 
 
 @contextlib.asynccontextmanager
-async def namespaces(*, members: int = 3, controls: int = 1, etcds: int = 1) -> AsyncIterator[Namespaces]:
-    """Networks for so many parts, named as ``fault_pool`` names them; gone at the end of the block."""
+async def namespaces(
+    *, members: int = 3, controls: int = 1, etcds: int = 1, more: Sequence[str] = ()
+) -> AsyncIterator[Namespaces]:
+    """Networks for so many parts, named as ``fault_pool`` names them, and ``more``; gone at the end of the block."""
     parts = [f"m{number}" for number in range(1, members + 1)]
     parts += [f"control-{number}" for number in range(1, controls + 1)]
     parts += [f"etcd{number}" for number in range(1, etcds + 1)]
-    with network(parts) as net:
+    with network([*parts, *more]) as net:
         yield Namespaces(net)

@@ -266,10 +266,10 @@ async def paused_control(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
 
 @contextlib.asynccontextmanager
 async def shifted_clock(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
-    """The wall clock of a sidecar jumps by minutes, by less than how long a tombstone is kept, and back."""
+    """The wall clock of a sidecar jumps by minutes or hours, by more than sessions last, and back."""
     member = harm.member()
     assert member.clock is not None
-    member.clock.shift(harm.draw.choice((-1, 1)) * harm.draw.uniform(60, 500))
+    member.clock.shift(harm.draw.choice((-1, 1)) * harm.draw.uniform(60, 3 * 3600))
     try:
         yield (member.name,)
     finally:

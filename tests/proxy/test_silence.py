@@ -1,5 +1,6 @@
 """Pulses: a stopped process is told from a busy one, and no silence counts that may be our own or means nothing."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from signal import SIGCONT, SIGSTOP
 import pytest
 
 from statesync.pulse import KNOWN_FROM, Pulse, Pulses, is_running
+from tests.harness.cable import cable_to
 from tests.harness.processes import bound_to
 from tests.harness.waiting import stays, until
 
@@ -90,6 +92,23 @@ async def test_a_busy_process_has_a_pulse_and_a_stopped_one_has_none(
 
     process.kill()
     await until(lambda: runs() is None, 40, "of a process that is gone nothing is said")
+
+
+async def test_a_connection_that_lost_everything_is_replaced(pulses: Pulses, process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+
+    def runs() -> bool | None:
+        return is_running(pulses.pulse(WHO), (), time.monotonic(), usual=USUAL, cap=CAP)
+
+    numbers = itertools.count(1)
+    port = process.stdout.readline().strip()
+    async with cable_to(f"127.0.0.1:{port}", lambda *_: f"connection {next(numbers)}") as cable:
+        pulses.watch({WHO: cable.address})
+        await until(lambda: pulses.pulse(WHO), 40, "enough answers to mean something")
+        for number in (1, 2):
+            cable.cut(source=f"connection {number}")  # for good: what is lost on it never comes
+        await until(lambda: runs() is False, 40, "it is silent")
+        await until(runs, 40, "the third connection is answered")
 
 
 async def test_who_never_answered_cannot_fall_silent(pulses: Pulses, process: subprocess.Popen[str]) -> None:

@@ -1,0 +1,92 @@
+"""A member whose wall clock is hours ahead ends no session, neither as it runs nor when it starts, and says so."""
+
+import asyncio
+import time
+
+import pytest
+
+from deploy.reading import read_pool
+from deploy.views import status_view
+from proxy.service import SWEEP_INTERVAL
+from statesync.etcd import EtcdClient
+from statesync.keys import prefix_range
+from statesync.sessions import Session
+from statesync.slots import slot_of
+from tests.faults.judged import Caller
+from tests.faults.pool import FaultPool, fault_pool
+from tests.harness.clock import LIBRARY, NO_LIBRARY
+from tests.harness.waiting import until
+
+AHEAD = 2 * 3600.0
+"""More than the time for which sessions last here."""
+SESSIONS = [f"s{number}" for number in range(90)]
+
+
+async def _clock(pool: FaultPool, name: str) -> dict[str, object]:
+    view = (await pool.status(name))["clock"]
+    assert isinstance(view, dict)
+    return view
+
+
+async def _agreed(pool: FaultPool) -> bool:
+    """Whether every member has compared its clock with those of two others and the control server."""
+    views = [await _clock(pool, name) for name in pool.names]
+    return all(view["agreed"] and view["agreeing"] == 4 for view in views)
+
+
+async def _warnings(pool: FaultPool, client: EtcdClient) -> list[str]:
+    """What ``understudy status`` warns of."""
+    state, revision = await read_pool(client, pool.name)
+    return [text for text in status_view(state, revision=revision)["warnings"] if "clock" in text]
+
+
+async def _lost(pool: FaultPool, caller: Caller, client: EtcdClient) -> set[str]:
+    """The sessions that some member does not find, or that are gone from etcd."""
+    kept = {kv.key.rpartition("/")[2] for kv in (await client.range(prefix_range(pool.keys.sessions))).kvs}
+    answers = {(key, name): await caller.get(name, key) for key in SESSIONS for name in pool.names}
+    return set(SESSIONS) - kept | {key for (key, _), answer in answers.items() if answer != (200, key)}
+
+
+@pytest.mark.skipif(not LIBRARY.exists(), reason=NO_LIBRARY)
+async def test_a_member_whose_clock_is_two_hours_ahead_ends_no_session_and_status_names_it(tmp_path):
+    async with (
+        fault_pool(takeover="lease", clocks=True, home=tmp_path) as pool,
+        pool.etcds[0].client() as client,
+    ):
+        caller, member = Caller(pool), pool.members["m1"]
+        assert member.clock is not None
+        assert pool.spec.session_ttl < AHEAD
+        for number, key in enumerate(SESSIONS):
+            assert (await caller.put(pool.names[number % 3], key, key))[0] == 201
+        await until(lambda: _agreed(pool), 40, "the clocks agree")
+
+        member.clock.shift(AHEAD)
+        told = ["m1: its clock is about 2 h ahead of the pool's, which counts here"]
+
+        async def named() -> bool:
+            return await _warnings(pool, client) == told
+
+        await until(named, 40, "status names the member")
+        await asyncio.sleep(SWEEP_INTERVAL + 1)  # it has looked for what has ended at least once
+        assert await _lost(pool, caller, client) == set()
+
+        slots = (await pool.status("m1"))["active"]
+        key = next(key for key in map(str, range(1000)) if slot_of(key, pool.spec.slots) in slots)
+        assert (await caller.put("m1", key, "v"))[0] == 201
+        kv = await client.get(pool.keys.session(slot_of(key, pool.spec.slots), key))
+        expires = Session.decode(kv.value, kv.mod_revision).expires / 1000
+        assert abs(expires - time.time() - pool.spec.session_ttl) < 60
+
+        member.kill()
+        await until(lambda: pool.settled(client), 40, "it is started again, with the wrong clock")
+        await until(named, 40, "status names it again")
+        await asyncio.sleep(SWEEP_INTERVAL + 1)
+        assert await _lost(pool, caller, client) == set()
+
+        member.clock.shift(0)
+        await until(lambda: _agreed(pool), 40, "the clocks agree again")
+
+        async def nothing_said() -> bool:
+            return await _warnings(pool, client) == []
+
+        await until(nothing_said, 40, "status has nothing to say")

@@ -1,0 +1,154 @@
+"""A cut of eight seconds between any two parts, one way or both: then everything is as before, by itself.
+
+An established connection stays silent for longer than such a cut, since TCP waits longer and longer before it sends
+again. So this needs packets that are really lost.
+"""
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import pytest
+
+from statesync.etcd import EtcdClient
+from statesync.keys import prefix_range
+from statesync.pool import Member, MemberState, Table
+from statesync.slots import slot_of
+from tests.faults.namespaces import Namespaces, namespaces
+from tests.faults.pool import DEBIAN_ETCD, FaultPool, fault_pool
+from tests.faults.test_faults import NO_SAFE_ETCD
+from tests.harness.netns import unable
+from tests.harness.waiting import until
+
+CUT = 8.0
+WHOLE_AGAIN = 5.0
+FRESH_MS = 1_000
+FRONT = "front"
+Pairs = list[tuple[str, str]]
+
+
+def together(one: str, two: str, three: str) -> dict[str, Pairs]:
+    """Pairs that are cut at the same time; no two of a group are about the same question.
+
+    The members take turns: one that fails three times in half a minute is kept waiting.
+    """
+    controls = ("control-1", "control-2")
+    return {
+        "member and control, Envoy and control": [(part, control) for part in (one, FRONT) for control in controls],
+        "member and etcd, control and etcd, Envoy and member, two members": [
+            (two, "etcd1"),
+            ("control-2", "etcd1"),
+            (FRONT, three),
+            (one, three),
+        ],
+    }
+
+
+DIRECTIONS = {
+    "there": lambda pairs: pairs,
+    "back": lambda pairs: [(two, one) for one, two in pairs],
+    "both ways": lambda pairs: [*pairs, *((two, one) for one, two in pairs)],
+}
+
+
+@dataclass
+class Whole:
+    """Looks whether the pool is whole: ``missing`` says what is not, '' for nothing."""
+
+    pool: FaultPool
+    client: EtcdClient
+    front: str
+    admins: Sequence[str]
+
+    async def missing(self) -> str:
+        """What is not as it was."""
+        for look in (self._records, self._copies, self._controls, self._envoy):
+            if fault := await look():
+                return fault
+        return ""
+
+    async def _records(self) -> str:
+        page = await self.client.range(prefix_range(self.pool.keys.members))
+        states = {member.member: member.state for member in (Member.decode(kv.value) for kv in page.kvs)}
+        if states != dict.fromkeys(self.pool.names, MemberState.UP):
+            return f"member records: {states}"
+        table = await self.client.get(self.pool.keys.table)
+        lost = Table.decode(table.value).lost if table else {}
+        owners = await self.pool.owners(self.client)
+        unstable = [slot for slot, owner in owners.items() if owner.phase != "stable"]
+        return f"lost: {list(lost)}, {len(owners)} owners, on their way: {unstable}" if lost or unstable else ""
+
+    async def _copies(self) -> str:
+        for name in self.pool.names:
+            status = await self.pool.status(name)
+            if status["state"] != "UP" or status["sync"]["missing"]:  # type: ignore[index]
+                return f"{name}: {status['state']} {status['reason']}, {status['sync']}"
+        return ""
+
+    async def _controls(self) -> str:
+        for admin in self.admins:
+            said = await self._get(f"http://{admin}/v1/status")
+            for member in said["members"]:
+                heard = member["heard_ms_ago"]
+                if member["standing"] != "alive" or heard is None or heard > FRESH_MS:
+                    return f"{said['control']} holds {member['member']} for {member['standing']}, heard {heard} ms ago"
+            if said["etcd"]["trouble"] or said["slots"]["served"] != self.pool.spec.slots:
+                return f"{said['control']}: {said['etcd']}, {said['slots']}"
+        return ""
+
+    async def _envoy(self) -> str:
+        rows = [row for admin in self.admins for row in await self._get(f"http://{admin}/v1/xds")]
+        behind = [(row["type_url"], row["state"]) for row in rows if row["state"] != "SYNCED"]
+        if behind or not rows:
+            return f"Envoy's configuration: {behind or 'connected to nobody'}"
+        keys, slots = [], set()
+        for key in map(str, range(10_000)):
+            if slot_of(key, self.pool.spec.slots) not in slots:
+                keys.append(key)
+                slots.add(slot_of(key, self.pool.spec.slots))
+        statuses = await asyncio.gather(*(self._ask(key) for key in keys))
+        return "" if set(statuses) == {200} else f"requests through Envoy: {sorted(statuses)}"
+
+    async def _ask(self, key: str) -> int:
+        async with self.pool.http.get(f"http://{self.front}/", headers={"x-session-id": key}) as answer:
+            return answer.status
+
+    async def _get(self, url: str):
+        async with self.pool.http.get(url) as answer:
+            return json.loads(await answer.text())
+
+
+async def _whole(pool: FaultPool, client: EtcdClient, ground: Namespaces, stack: AsyncExitStack) -> Whole:
+    admins = [await ground.admin(stack, control.name) for control in pool.controls]
+    return Whole(pool, client, await ground.front(pool, stack, FRONT), admins)
+
+
+@pytest.mark.skipif(not DEBIAN_ETCD.exists(), reason=NO_SAFE_ETCD)
+async def test_after_a_cut_of_eight_seconds_between_any_two_parts_all_is_as_before(tmp_path):
+    if reason := unable():
+        pytest.skip(reason)
+    async with (
+        AsyncExitStack() as stack,
+        namespaces(controls=2, more=[FRONT]) as ground,
+        fault_pool(takeover="fast", controls=2, ground=ground, home=tmp_path) as pool,
+        pool.etcds[0].client() as client,
+    ):
+        whole = await _whole(pool, client, ground, stack)
+
+        async def all_is_well() -> bool:
+            fault = await whole.missing()
+            assert not fault, fault
+            return True
+
+        await until(all_is_well, 60, "the pool is whole", every=0.2)
+        members = deque(pool.names)
+        for direction, cuts in DIRECTIONS.items():
+            members.rotate()
+            for name, pairs in together(*members).items():
+                with ground.net.severed(cuts(pairs)):
+                    await asyncio.sleep(CUT)
+                what = f"{name}, {direction}: as before within {WHOLE_AGAIN:g} s (logs: {tmp_path})"
+                await until(all_is_well, WHOLE_AGAIN, what, every=0.1)
