@@ -5,6 +5,7 @@ is in ``xds.subscription``.
 """
 
 import weakref
+from collections import deque
 from collections.abc import Collection, Mapping
 
 from xds import types
@@ -27,8 +28,10 @@ def _ghost(name: str, version: str) -> Resource:
 
 
 # The clients of a replica that died come back all at once and hold the same: they share one snapshot of it, and with
-# that what it lacks of the content.
+# that what it lacks of the content. A stream lets go of it with its first answer; the last few are kept for the next.
 _GHOSTS: weakref.WeakValueDictionary[frozenset[tuple[str, str]], TypeSnapshot] = weakref.WeakValueDictionary()
+_RECENT: deque[TypeSnapshot] = deque(maxlen=8)
+_KEPT_NAMES = 5_000
 
 
 def _ghosts(held: Mapping[str, str]) -> TypeSnapshot:
@@ -39,6 +42,8 @@ def _ghosts(held: Mapping[str, str]) -> TypeSnapshot:
     found = _GHOSTS.get(key)
     if found is None:
         found = _GHOSTS[key] = TypeSnapshot({name: _ghost(name, version) for name, version in held.items()})
+        if len(held) <= _KEPT_NAMES:
+            _RECENT.append(found)
     return found
 
 

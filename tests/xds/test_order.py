@@ -136,6 +136,7 @@ def test_rule_18_a_cluster_that_came_and_went_before_it_was_named_is_removed_at_
     # A client that waits for the endpoints of b acknowledges nothing as long as it has b.
     assert dialogue.said() == ["CDS c -b" if variant is Variant.DELTA else "CDS a c"]
     dialogue.acknowledge(CDS)
+    assert not dialogue.conversation.unnamed
     assert dialogue.said() == ["RDS r"]
 
 

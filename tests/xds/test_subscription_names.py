@@ -148,8 +148,12 @@ def test_rule_15_clients_that_hold_the_same_share_what_is_known_of_it():
         talk.ask(held={"a": version})
     assert one.subscription.offered is other.subscription.offered
     assert one.subscription.offered is not third.subscription.offered
-    assert one.both() == (["a"], [])
-    assert other.both() == (["a"], [])
+    shared = one.subscription.offered
+    for talk in (one, other):
+        assert talk.both() == (["a"], [])
+    late = Incremental(a="2")
+    late.ask(held={"a": "1"})
+    assert late.subscription.offered is shared
 
 
 # Content
