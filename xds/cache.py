@@ -71,8 +71,8 @@ class Client:
 
     @property
     def node(self) -> str:
-        """The id of the stream's node."""
-        return self.conversation.node.id if self.conversation.node else ""
+        """The id of the stream's node, or the stream's own name where the node has none."""
+        return self.conversation.identity
 
 
 class ResourceCache:
@@ -310,7 +310,7 @@ class ResourceCache:
 
     def siblings(self, conversation: Conversation) -> tuple[Conversation, ...]:
         """The other open streams of a stream's node."""
-        beside = self._of_node.get(conversation.node.id, ()) if conversation.node else ()
+        beside = self._of_node.get(conversation.identity, ())
         return tuple(other.conversation for other in beside if other.conversation is not conversation)
 
     def pushed(self, event: PushEvent) -> None:

@@ -67,6 +67,8 @@ def refuse_other_members(member: str, auth_context: AuthContext) -> str | None:
 
 
 def _refuse(kind: str, name: str, auth_context: AuthContext) -> str | None:
+    if not name:
+        return f"over mTLS a {kind} must say its name, so that it can be compared with the certificate"
     names = [one.decode(errors="replace") for one in auth_context.get(_SAN, ())]
     if not names:
         return "the client shows no certificate with a subject alternative name"

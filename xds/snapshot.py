@@ -97,7 +97,9 @@ class TypeSnapshot:
         self.version = _version(self.resources.values())
         self.renewed = tuple(resource for resource in self.resources.values() if resource.ttl is not None)
         self._differences: weakref.WeakKeyDictionary[TypeSnapshot, Difference] = weakref.WeakKeyDictionary()
-        self._keeping: weakref.WeakKeyDictionary[TypeSnapshot, TypeSnapshot] = weakref.WeakKeyDictionary()
+        self._keeping: weakref.WeakKeyDictionary[TypeSnapshot, dict[frozenset[str], TypeSnapshot]] = (
+            weakref.WeakKeyDictionary()
+        )
         self._answers: weakref.WeakKeyDictionary[TypeSnapshot, dict[Hashable, Any]] = weakref.WeakKeyDictionary()
         self._versions: dict[frozenset[str], str] = {}
         self._payloads: dict[Hashable, bytes] = {}
@@ -111,14 +113,18 @@ class TypeSnapshot:
             known = self._differences[older] = _difference(older.resources, self.resources)
         return known
 
-    def keeping(self, older: "TypeSnapshot") -> "TypeSnapshot":
-        """This snapshot and, beside it, what ``older`` has and this one no longer has."""
-        known = self._keeping.get(older)
-        if known is None:
-            gone = {name: older.resources[name] for name in self.since(older).removed}
-            known = TypeSnapshot({**self.resources, **gone}) if gone else self
-            self._keeping[older] = known
-        return known
+    def keeping(self, older: "TypeSnapshot", names: frozenset[str]) -> "TypeSnapshot":
+        """This snapshot and, beside it, those of ``names`` that ``older`` has and this one no longer has."""
+        if not names:
+            return self
+        known = self._keeping.setdefault(older, {})
+        found = known.get(names)
+        if found is None:
+            if len(known) >= _VERSIONS_KEPT:
+                known.clear()
+            gone = {name: older.resources[name] for name in self.since(older).removed if name in names}
+            found = known[names] = TypeSnapshot({**self.resources, **gone}) if gone else self
+        return found
 
     def version_of(self, names: frozenset[str]) -> str:
         """The version of a part of the snapshot; that of the whole when ``names`` covers it."""

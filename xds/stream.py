@@ -7,70 +7,58 @@ longer uses them; every wait has a time limit. Endpoint changes wait for nothing
 """
 
 import bisect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from xds import types, wire
+from xds.order import NO_NAMES, Ordering
+from xds.removal import SECOND
 from xds.snapshot import Resource, Snapshot, TypeSnapshot
+from xds.split import parts_of
 from xds.subscription import Answer, Facts, Standing, Subscription
 from xds.terms import Limits, Outgoing, Pace, Refused, Variant
 from xds.variants import Delta, StateOfTheWorld
 from xds.wire import Node, Request
 
-_FOREVER = (1 << 63) - 1
-_SECOND = 1_000_000_000
+# How the streams of nodes without an id are called in status and metrics, before the stream's own number.
+UNNAMED = "unnamed-"
 
 
-class _Waits:
-    """What a stream waits with, by type; made when there is something, since thousands of streams have nothing.
+class _Part(NamedTuple):
+    """An answer, or a part of one, that has its nonce. A ``renewal`` tells lifetimes and no content."""
 
-    Attributes:
-        owed: names that were due before their type was subscribed to.
-        holding_since: when a removal was first held back.
-        unused: what is to go, and since when nothing uses it.
-        renewed_ns: when lifetimes were renewed last.
-    """
-
-    __slots__ = ("holding_since", "owed", "renewed_ns", "unused")
-
-    def __init__(self) -> None:
-        self.owed: dict[str, set[str]] = {}
-        self.holding_since: dict[str, int] = {}
-        self.unused: dict[str, tuple[frozenset[str], int]] = {}
-        self.renewed_ns: dict[str, int] = {}
+    type_url: str
+    answer: Answer
+    view: TypeSnapshot
+    nonce: str
+    asked: bool
+    renewal: bool = False
 
 
-class Conversation:
+class Conversation(Ordering):
     """What a stream's client wants, holds and is owed.
 
-    ``siblings`` gives the other streams of a stream's node, which matter when it uses one stream per type.
+    ``siblings`` gives the other streams of a stream's node, which matter when it uses one stream per type. What has
+    to wait is decided by its base, :class:`xds.order.Ordering`.
 
     Attributes:
-        node: who the client is; None before the first request.
-        fresh: whether this server is known to be as new as the truth was when the stream began. Until then a client
-            that brings versions from elsewhere is not sent other ones, so that it is never rolled back.
-        needs_freshness: something waits for ``fresh``.
-        wake_ns: when :meth:`next` may have an answer although nothing happened; None when never.
+        node: who the client says it is; None before the first request.
+        identity: the node's id, or a name of the stream's own where the node has none: such streams are strangers.
     """
 
     __slots__ = (
         "_count",
-        "_in_order",
         "_limits",
         "_only_type",
-        "_pace",
+        "_parts",
         "_prefix",
         "_renews",
         "_resting",
-        "_siblings",
-        "_snapshot",
         "_unsettled",
-        "_waits",
         "_withheld",
-        "fresh",
-        "needs_freshness",
+        "identity",
         "node",
         "variant",
-        "wake_ns",
     )
 
     def __init__(
@@ -83,36 +71,19 @@ class Conversation:
         limits: Limits | None = None,
         siblings: "Callable[[Conversation], Iterable[Conversation]]" = lambda _: (),
     ) -> None:
+        super().__init__(pace or Pace(), siblings)
         self.variant = variant
         self.node: Node | None = None
-        self.fresh = True
-        self.needs_freshness = False
-        self.wake_ns: int | None = None
+        self.identity = ""
         self._unsettled = True
-        self._snapshot = Snapshot()
         self._resting: Snapshot | None = None
         self._prefix = prefix
         self._only_type = type_url
-        self._pace = pace or Pace()
         self._limits = limits or Limits()
-        self._siblings = siblings
-        self._in_order: list[Subscription] = []
-        self._waits: _Waits | None = None
-        self._withheld: frozenset[str] = frozenset()
+        self._parts: tuple[_Part, ...] = ()
+        self._withheld = NO_NAMES
         self._renews = False
         self._count = 0
-
-    @property
-    def subscriptions(self) -> Iterable[Subscription]:
-        """The subscriptions in the order in which they are served."""
-        return self._in_order
-
-    def subscription(self, type_url: str) -> Subscription | None:
-        """The subscription to a type, if there is one; there are a handful, so looking through them is quick."""
-        for one in self._in_order:
-            if one.type_url == type_url:
-                return one
-        return None
 
     @property
     def settled(self) -> bool:
@@ -127,7 +98,7 @@ class Conversation:
     @property
     def changed_ns(self) -> int:
         """Monotonic time of the change that the client is to see."""
-        return self._snapshot.changed_ns
+        return self.content.changed_ns
 
     def rejections(self) -> Iterable[Subscription]:
         """The subscriptions whose content, as it is now, the node refuses; none before :meth:`next` has settled."""
@@ -138,15 +109,21 @@ class Conversation:
 
     def offer(self, snapshot: Snapshot) -> None:
         """From now on the client is to see this snapshot."""
-        self._snapshot = snapshot
+        self.content = snapshot
         self._unsettled = True
+        if self._waits is not None:
+            self._waits.forget_what_is_back(snapshot)
 
     def introduce(self, request: Request) -> Node:
-        """The node that a stream's first request names; raises :class:`Refused` when it names none."""
-        if request.node is None or not request.node.id:
-            raise Refused("the first request of a stream must carry the node, with its id")
+        """The node that a stream's first request names; raises :class:`Refused` when it names none.
+
+        A node without an id is served too: clients of gRPC may have none.
+        """
+        if request.node is None:
+            raise Refused("the first request of a stream must carry the node")
         self.node = request.node
-        self._renews = wire.TTL_FEATURE in request.node.features
+        self.identity = request.node.id or f"{UNNAMED}{self._prefix.rstrip('-')}"
+        self._renews = wire.heeds_ttl(request.node.features, delta=self.variant is Variant.DELTA)
         return request.node
 
     def on_request(self, request: Request, now_ns: int) -> tuple[str, Facts]:
@@ -157,6 +134,8 @@ class Conversation:
         facts = subscription.on_request(request, now_ns)
         if facts.kind != "ack" or facts.subscription_changed:
             self._resting = None
+        if type_url == types.CLUSTER and not subscription.unanswered:
+            self.unnamed = NO_NAMES
         owed = self._waits.owed.pop(type_url, ()) if self._waits is not None else ()
         if facts.kind == "first" and subscription.resumed:
             subscription.renew(owed)
@@ -186,62 +165,89 @@ class Conversation:
     def next(self, now_ns: int) -> Outgoing | None:
         """The response that goes now, counted as sent; None when there is none, or none before ``wake_ns``."""
         self.wake_ns = self._resting = None
-        self._withheld = frozenset()
+        if self._parts:
+            return self._write(self._parts)
+        self._withheld = NO_NAMES
         for subscription in self._in_order:
-            if subscription.is_quiet(self._snapshot.of(subscription.type_url)):
+            if subscription.is_quiet(self.content.of(subscription.type_url)):
                 continue
             view = self.view_of(subscription, now_ns)
             answer = subscription.what_to_send(view)
             if answer is None:
                 continue
-            until = self._held_until(subscription, answer, now_ns)
+            until = self.held_until(subscription, answer, now_ns)
             if until <= now_ns:
                 return self._send(subscription, answer, view, now_ns)
-            self._wake_at(until)
+            self.wake_at(until)
             self._withheld |= {subscription.type_url}
         self._unsettled = False
+        if self._waits is not None and self._waits.held_up:
+            self._waits.held_up = {kind: at for kind, at in self._waits.held_up.items() if kind in self._withheld}
         # An acknowledgement can change nothing as long as nothing is held back and the content is the same.
-        self._resting = self._snapshot if not self._withheld and self.wake_ns is None else None
+        self._resting = self.content if not self._withheld and self.wake_ns is None else None
         return self._heartbeat(now_ns) if self._renews else None
 
     def rests(self) -> bool:
         """Whether there is surely nothing to send and nothing to wait for, so that :meth:`next` need not be asked."""
-        if self._resting is not self._snapshot or self._renews:
+        if self._resting is not self.content or self._renews:
             return False
         self._unsettled = False
         return True
 
     def _send(self, subscription: Subscription, answer: Answer, view: TypeSnapshot, now_ns: int) -> Outgoing:
-        nonce = self._next_nonce()
+        type_url = subscription.type_url
+        self.note_what_is_named(subscription, answer)
         asked = answer.asked or (subscription.resumed and not subscription.sent_version)
-        subscription.on_sent(answer, view, nonce, now_ns)
-        self._let_follow(subscription.type_url, answer)
+        *before, last = self._parts_of(answer)
+        # Every part has its nonce before the first one is written, so the ACK of a part is none of the whole.
+        to_write = []
+        for part in before:
+            to_write.append(_Part(type_url, part, view, self._next_nonce(), asked))
+            subscription.on_part_sent(part, to_write[-1].nonce, now_ns)
+        to_write.append(_Part(type_url, last, view, self._next_nonce(), asked))
+        subscription.on_sent(last, view, to_write[-1].nonce, now_ns)
+        self._let_follow(type_url, answer)
+        return self._write(to_write)
+
+    def _parts_of(self, answer: Answer) -> tuple[Answer, ...]:
+        return parts_of(answer, self._limits.message) if self.variant is Variant.DELTA else (answer,)
+
+    def _write(self, parts: Sequence[_Part]) -> Outgoing:
+        """The first of the parts; the others go before anything else."""
+        self._parts = tuple(parts[1:])
+        return self._response(parts[0])
+
+    def _response(self, part: _Part) -> Outgoing:
+        answer, renewal = part.answer, part.renewal
         return Outgoing(
-            type_url=subscription.type_url,
+            type_url=part.type_url,
             version=answer.version,
-            nonce=nonce,
-            data=wire.with_nonce(self._payload(subscription.type_url, answer, view), nonce),
-            resources=len(answer.resources),
+            nonce=part.nonce,
+            data=wire.with_nonce(self._payload(part), part.nonce),
+            resources=0 if renewal else len(answer.resources),
             removed=len(answer.removed),
-            asked=asked,
+            asked=part.asked,
         )
 
-    def _payload(self, type_url: str, answer: Answer, view: TypeSnapshot) -> bytes:
+    def _payload(self, part: _Part) -> bytes:
+        type_url, answer = part.type_url, part.answer
         names = tuple(resource.name for resource in answer.resources)
 
         def build() -> bytes:
-            return self._pack(type_url, answer.version, answer.resources, answer.removed)
+            return self._pack(type_url, answer.version, answer.resources, answer.removed, renewal=part.renewal)
 
-        return view.payload((type_url, self.variant, self._renews, answer.version, names, answer.removed), build)
+        if part.renewal:
+            return build()
+        return part.view.payload((type_url, self.variant, self._renews, answer.version, names, answer.removed), build)
 
     def _pack(
         self,
         type_url: str,
         version: str,
         resources: Iterable[Resource],
-        removed: Iterable[str] = (),
+        removed: Iterable[str],
         *,
-        renewal: bool = False,
+        renewal: bool,
     ) -> bytes:
         packed = []
         for one in resources:
@@ -261,25 +267,21 @@ class Conversation:
             held = [one for one in subscription.offered.renewed if subscription.wants_any((one.name,))]
             if not held or subscription.type_url in self._withheld:
                 continue
-            half = round(min(one.ttl or 0 for one in held) / 2 * _SECOND)
-            renewed_ns = self._waiting.renewed_ns
+            half = round(min(one.ttl or 0 for one in held) / 2 * SECOND)
+            renewed_ns = self.waiting.renewed_ns
             last = max(renewed_ns.setdefault(subscription.type_url, now_ns), subscription.sent_at_ns)
             if last + half > now_ns:
-                self._wake_at(last + half)
+                self.wake_at(last + half)
                 continue
             renewed_ns[subscription.type_url] = now_ns
-            nonce = self._next_nonce()
-            subscription.on_heartbeat(nonce, now_ns)
-            data = self._pack(subscription.type_url, subscription.sent_version, held, renewal=True)
-            return Outgoing(
-                type_url=subscription.type_url,
-                version=subscription.sent_version,
-                nonce=nonce,
-                data=wire.with_nonce(data, nonce),
-                resources=0,
-                removed=0,
-                asked=True,
-            )
+            answer = Answer(subscription.sent_version, tuple(held))
+            parts = [
+                _Part(subscription.type_url, part, subscription.offered, self._next_nonce(), asked=True, renewal=True)
+                for part in self._parts_of(answer)
+            ]
+            for part in parts:
+                subscription.on_heartbeat(part.nonce, now_ns)
+            return self._write(parts)
         return None
 
     def _next_nonce(self) -> str:
@@ -297,118 +299,12 @@ class Conversation:
         for resource in answer.resources:
             if resource.name in answer.changed:
                 names |= resource.points_at.of_type(follower)
-        names &= self._snapshot.of(follower).resources.keys()
+        names &= self.content.of(follower).resources.keys()
         subscription = self.subscription(follower)
         if subscription is None:
-            self._waiting.owed.setdefault(follower, set()).update(names)
+            self.waiting.owed.setdefault(follower, set()).update(names)
         else:
             subscription.renew(names)
-
-    def _held_until(self, subscription: Subscription, answer: Answer, now_ns: int) -> int:
-        """The time before which an answer must not go; 0 when it may go now."""
-        if subscription.resumed and not subscription.sent_version and not self.fresh:
-            self.needs_freshness = True
-            return _FOREVER
-        if answer.asked or subscription.type_url == types.ENDPOINTS:
-            return 0
-        until = 0
-        if subscription.unanswered:
-            until = subscription.sent_at_ns + round(self._pace.ack_wait * _SECOND)
-        if subscription.type_url in types.POINT_AT_CLUSTERS and until <= now_ns:
-            until = self._clusters_warm_at(answer, now_ns)
-        return until
-
-    def _clusters_warm_at(self, answer: Answer, now_ns: int) -> int:
-        """When the clusters that an answer points at can be relied on."""
-        found = self._find(types.CLUSTER)
-        if found is None:
-            return 0
-        owner, clusters = found
-        named = frozenset[str]().union(*(one.points_at.clusters for one in answer.resources))
-        unsent = clusters.what_to_send(owner.view_of(clusters, now_ns))
-        if unsent is not None and not named.isdisjoint(unsent.added):
-            return _FOREVER
-        replaces = bool(answer.changed - answer.added)
-        if replaces and any(not named.isdisjoint(refusal.missing) for refusal in clusters.refusals):
-            return _FOREVER
-        limit = round(self._pace.warm_limit * _SECOND)
-        return max(
-            (sent.at_ns + limit for sent in clusters.unanswered.values() if not named.isdisjoint(sent.added)),
-            default=0,
-        )
-
-    # Removal
-
-    def view_of(self, subscription: Subscription, now_ns: int) -> TypeSnapshot:
-        """What the client is to see of a type now: the snapshot and what must not be taken away yet."""
-        target = self._snapshot.of(subscription.type_url)
-        if subscription.offered is target or subscription.type_url not in types.REMOVED_AFTER:
-            return target
-        gone = target.since(subscription.offered).removed
-        if not gone or not subscription.wants_any(gone):
-            if self._waits is not None:
-                self._waits.holding_since.pop(subscription.type_url, None)
-                self._waits.unused.pop(subscription.type_url, None)
-            return target
-        if self._may_remove(subscription.type_url, now_ns) and self._lingered(
-            subscription.type_url, frozenset(gone), now_ns
-        ):
-            return target
-        return target.keeping(subscription.offered)
-
-    def _lingered(self, type_url: str, gone: frozenset[str], now_ns: int) -> bool:
-        """Whether what is to go has been out of use for long enough; more names to go start the time anew."""
-        if not self._pace.removal_linger:
-            return True
-        unused = self._waiting.unused
-        known, since = unused.get(type_url, (frozenset[str](), now_ns))
-        if not gone <= known:
-            since = now_ns
-        unused[type_url] = (gone, since)
-        until = since + round(self._pace.removal_linger * _SECOND)
-        if until <= now_ns:
-            return True
-        self._wake_at(until)
-        return False
-
-    def _may_remove(self, type_url: str, now_ns: int) -> bool:
-        found = [self._find(user) for user in types.REMOVED_AFTER[type_url]]
-        present = [one[1] for one in found if one is not None]
-        if any(user.refusals for user in present):
-            # The node keeps its last good routes, and these may use what is to go.
-            return False
-        if all(self._is_current(user) for user in present):
-            return True
-        since = self._waiting.holding_since.setdefault(type_url, now_ns)
-        until = since + round(self._pace.removal_limit * _SECOND)
-        if until <= now_ns:
-            return True
-        self._wake_at(until)
-        return False
-
-    def _is_current(self, user: Subscription) -> bool:
-        return not user.unanswered and user.what_to_send(self._snapshot.of(user.type_url)) is None
-
-    def _find(self, type_url: str) -> tuple["Conversation", Subscription] | None:
-        """The node's subscription to a type: on this stream, or on another one that it has beside it."""
-        own = self.subscription(type_url)
-        if own is not None:
-            return self, own
-        for sibling in self._siblings(self):
-            beside = sibling.subscription(type_url)
-            if beside is not None:
-                return sibling, beside
-        return None
-
-    @property
-    def _waiting(self) -> _Waits:
-        if self._waits is None:
-            self._waits = _Waits()
-        return self._waits
-
-    def _wake_at(self, until: int) -> None:
-        if until != _FOREVER:
-            self.wake_ns = until if self.wake_ns is None else min(self.wake_ns, until)
 
     def standing(self, subscription: Subscription) -> Standing:
         """How the node stands with a type; STALE also while newer content for it is held back."""

@@ -6,7 +6,7 @@ types, is decided in ``xds.stream``. Rules are those of the xDS protocol text ("
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from types import MappingProxyType
@@ -17,6 +17,7 @@ from xds.wire import Request
 
 WILDCARD = "*"
 _NOTHING_SENT: Mapping[str, "Sent"] = MappingProxyType({})
+_NO_VERSIONS: Mapping[str, str] = MappingProxyType({})
 _UNANSWERED_KEPT = 64
 
 
@@ -35,7 +36,7 @@ class Answer:
 
     ``changed`` names the resources that the client did not hold like this before; in an answer that carries a full
     set these are fewer than all. ``added`` are those of them that it did not hold at all. ``asked`` says that a
-    request, not a change of content, is the reason.
+    request, not a change of content, is the reason. ``cut`` remembers the parts that it was cut into (``xds.split``).
     """
 
     version: str
@@ -44,11 +45,17 @@ class Answer:
     changed: frozenset[str] = frozenset()
     added: frozenset[str] = frozenset()
     asked: bool = False
+    cut: "dict[int, tuple[Answer, ...]]" = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
-    def names(self) -> frozenset[str]:
-        """All names that it speaks of."""
-        return frozenset(resource.name for resource in self.resources).union(self.removed)
+    def versions(self) -> Mapping[str, str]:
+        """All names that it speaks of, with their versions; a removed name has an empty one."""
+        return {resource.name: resource.version for resource in self.resources} | dict.fromkeys(self.removed, "")
+
+    @cached_property
+    def clusters(self) -> frozenset[str]:
+        """All clusters that its resources point at."""
+        return frozenset[str]().union(*(resource.points_at.clusters for resource in self.resources))
 
 
 class Sent(NamedTuple):
@@ -56,7 +63,7 @@ class Sent(NamedTuple):
 
     nonce: str
     version: str
-    names: frozenset[str]
+    versions: Mapping[str, str]
     added: frozenset[str]
     at_ns: int
 
@@ -72,8 +79,15 @@ class Facts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Names that the client refused together, in the versions in which it refused them."""
+    """An answer that the client refused.
 
+    Attributes:
+        names: what of it stays parked: names that were not sent again since.
+        versions: everything that was in it, as it was sent.
+        added: the names in it that the client did not hold before.
+    """
+
+    names: frozenset[str]
     versions: Mapping[str, str]
     added: frozenset[str]
     version: str
@@ -82,8 +96,12 @@ class Refusal:
     @property
     def missing(self) -> frozenset[str]:
         """The added names that the client surely or possibly lacks: those its text names, all if it names none."""
-        named = frozenset(name for name in self.added if name in self.error)
-        return named or self.added
+        added = self.added & self.names
+        return frozenset(name for name in added if name in self.error) or added
+
+    def is_outdated(self, resources: Mapping[str, Resource]) -> bool:
+        """Whether something that was in the answer is different now, so that the rest is worth another try."""
+        return any(version_in(resources, name) != version for name, version in self.versions.items())
 
 
 class Subscription:
@@ -100,6 +118,7 @@ class Subscription:
         "_asked",
         "_begun",
         "_due",
+        "_untaken",
         "acked_at_ns",
         "acked_version",
         "error",
@@ -131,6 +150,7 @@ class Subscription:
         self.acked_at_ns = 0
         self._begun = False
         self._due: frozenset[str] = frozenset()
+        self._untaken: frozenset[str] = frozenset()
         self._all_due = False
         self._asked = False
 
@@ -172,11 +192,13 @@ class Subscription:
             self.on_nack(sent, request.error, now_ns)
             return Facts("nack" if newest else "stale", sent, request.error)
         self.on_ack(sent, now_ns)
-        return Facts("ack", sent) if newest else Facts("stale")
+        return Facts("ack" if newest else "stale", sent)
 
     def on_ack(self, sent: Sent, now_ns: int) -> None:
         """The client accepts an answer and, if it is the newest, all before it that it did not refuse."""
         self._settle(sent)
+        if self._untaken:
+            self._untaken -= sent.versions.keys()
         if sent.nonce != self.nonce:
             return
         self.acked_version, self.acked_at_ns = sent.version, now_ns
@@ -184,12 +206,20 @@ class Subscription:
             self.error = None
 
     def on_nack(self, sent: Sent, error: str, now_ns: int) -> None:
-        """The client refuses an answer: its names are parked until their content or the subscription changes."""
+        """The client refuses an answer: what was in it is parked until some of it or the subscription changes.
+
+        What was sent again since is left out: the client's word on that is still to come. If some of the answer is
+        different by now, the rest is due at once.
+        """
         self._settle(sent)
-        later = frozenset[str]().union(*(other.names for other in self.unanswered.values()))
-        parked = {name: version_in(self.offered.resources, name) for name in sent.names - later}
+        again = frozenset[str]().union(*(other.versions for other in self.unanswered.values()))
+        parked = sent.versions.keys() - again
         if parked:
-            self.refusals = (*self.refusals, Refusal(parked, sent.added, sent.version, error))
+            refusal = Refusal(frozenset(parked), sent.versions, sent.added, sent.version, error)
+            self.refusals = (*self.refusals, refusal)
+            self._untaken |= sent.added & parked
+            if refusal.is_outdated(self.offered.resources):
+                self.renew(parked)
         self.error, self.acked_at_ns = error, now_ns
 
     def _settle(self, sent: Sent) -> None:
@@ -258,22 +288,26 @@ class Subscription:
             resources=tuple(held[name] for name in sorted(names)),
             removed=tuple(sorted(removed)),
             changed=changed,
-            added=frozenset(name for name in changed if name not in offered or name in asked),
+            added=frozenset(n for n in changed if n not in offered or n in asked or n in self._untaken),
             asked=self._asked,
         )
 
     def on_sent(self, answer: Answer, snapshot: TypeSnapshot, nonce: str, now_ns: int) -> None:
         """The answer, made from ``snapshot``, is being written under ``nonce``."""
-        names = answer.names
-        self._expect(Sent(nonce, answer.version, names, answer.added, now_ns))
-        if self.refusals:
-            self._still_refused(lambda name, _: name not in names)
+        self.on_part_sent(answer, nonce, now_ns)
         self.sent_version, self.sent_at_ns = answer.version, now_ns
         self._advance(snapshot)
 
+    def on_part_sent(self, part: Answer, nonce: str, now_ns: int) -> None:
+        """A part of an answer is going out under a nonce of its own; :meth:`on_sent` follows with the last part."""
+        versions = part.versions
+        self._expect(Sent(nonce, part.version, versions, part.added, now_ns))
+        if self.refusals:
+            self._still_refused(lambda _, name: name not in versions)
+
     def on_heartbeat(self, nonce: str, now_ns: int) -> None:
         """A response without content, which only renews lifetimes, is being written under ``nonce``."""
-        self._expect(Sent(nonce, self.sent_version, frozenset(), frozenset(), now_ns))
+        self._expect(Sent(nonce, self.sent_version, _NO_VERSIONS, frozenset(), now_ns))
 
     def _expect(self, sent: Sent) -> None:
         kept = dict(self.unanswered)
@@ -313,17 +347,20 @@ class Subscription:
         self.offered = snapshot
         if self.refusals:
             now = snapshot.resources
-            self._still_refused(lambda name, version: version_in(now, name) == version)
+            self._still_refused(lambda refusal, name: version_in(now, name) == refusal.versions[name])
             if not self.refusals and not self.unanswered:
                 self.error = None
         self._due = frozenset()
         self._all_due = self._asked = False
 
-    def _still_refused(self, holds: Callable[[str, str], bool]) -> None:
-        """Keep of the refusals what ``holds`` for, given a name and its version."""
-        left = ({n: v for n, v in refusal.versions.items() if holds(n, v)} for refusal in self.refusals)
-        pairs = zip(self.refusals, left, strict=True)
-        self.refusals = tuple(replace(refusal, versions=versions) for refusal, versions in pairs if versions)
+    def _still_refused(self, holds: Callable[[Refusal, str], bool]) -> None:
+        """Keep of the refusals the names that ``holds`` is true of."""
+        left = (replace(one, names=frozenset(n for n in one.names if holds(one, n))) for one in self.refusals)
+        self.refusals = tuple(one for one in left if one.names)
+
+    def wanted(self, names: Collection[str]) -> frozenset[str]:
+        """Those of the names that the client wants."""
+        return frozenset(self._wanted(names))
 
     def _wanted(self, names: Collection[str]) -> Collection[str]:
         if self.wildcard or not names:
@@ -353,14 +390,13 @@ class Subscription:
         """Refused names to try again: all that were refused together with one that is different now."""
         names: frozenset[str] = frozenset()
         for refusal in self.refusals:
-            now = snapshot.resources
-            if any(version_in(now, name) != version for name, version in refusal.versions.items()):
-                names |= frozenset(self._wanted(tuple(refusal.versions)))
+            if refusal.is_outdated(snapshot.resources):
+                names |= self.wanted(refusal.names)
         return names
 
     def _retry_refused(self) -> None:
         for refusal in self.refusals:
-            self._ask(self._wanted(tuple(refusal.versions)))
+            self._ask(self._wanted(refusal.names))
         self.refusals = ()
 
 

@@ -27,20 +27,32 @@ class Pace:
         removal_limit: removals wait this long at most for the acknowledgement of what stopped using them.
         removal_linger: and then so long for the requests that were routed before: Envoy looks a request's cluster up
             again for every retry, and answers 503 (UH) if it is gone. So not less than the longest request.
+        beside_limit: another stream with the same node id holds this stream up so long at most where nothing else
+            limits the wait (it refuses content, or does not read). Node ids should be unique; if they are not, the
+            other stream is another client's.
     """
 
     ack_wait: float = 0.25
     warm_limit: float = 5.0
     removal_limit: float = 10.0
     removal_linger: float = 0.0
+    beside_limit: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one stream may ask for; past it the stream ends with RESOURCE_EXHAUSTED."""
+    """What one stream may ask for, past which it ends with RESOURCE_EXHAUSTED, and the size of what it is sent.
+
+    Attributes:
+        names: names of one type.
+        types: types on one stream.
+        message: bytes of one delta response. More than that is sent as several responses, since gRPC clients take
+            messages of 4 MiB by default. A resource that is larger by itself goes alone.
+    """
 
     names: int = 100_000
     types: int = 64
+    message: int = 3_500_000
 
 
 class Refused(Exception):

@@ -5,10 +5,11 @@ is in ``xds.subscription``.
 """
 
 import weakref
-from collections.abc import Collection
+from collections import deque
+from collections.abc import Collection, Mapping
 
 from xds import types
-from xds.snapshot import Resource, TypeSnapshot
+from xds.snapshot import EMPTY, Resource, TypeSnapshot
 from xds.subscription import WILDCARD, Answer, Subscription
 from xds.wire import Request
 
@@ -24,6 +25,26 @@ def shared(names: frozenset[str]) -> frozenset[str]:
 def _ghost(name: str, version: str) -> Resource:
     """What a client says it holds from an earlier stream: a name and a version, the content unknown."""
     return Resource(name, version, packed=b"", mark=0)
+
+
+# The clients of a replica that died come back all at once and hold the same: they share one snapshot of it, and with
+# that what it lacks of the content. A stream lets go of it with its first answer; the last few are kept for the next.
+_GHOSTS: weakref.WeakValueDictionary[frozenset[tuple[str, str]], TypeSnapshot] = weakref.WeakValueDictionary()
+_RECENT: deque[TypeSnapshot] = deque(maxlen=8)
+_KEPT_NAMES = 5_000
+
+
+def _ghosts(held: Mapping[str, str]) -> TypeSnapshot:
+    """What a client says it holds as a snapshot, shared by all that hold the same."""
+    if not held:
+        return EMPTY
+    key = frozenset(held.items())
+    found = _GHOSTS.get(key)
+    if found is None:
+        found = _GHOSTS[key] = TypeSnapshot({name: _ghost(name, version) for name, version in held.items()})
+        if len(held) <= _KEPT_NAMES:
+            _RECENT.append(found)
+    return found
 
 
 class StateOfTheWorld(Subscription):
@@ -106,11 +127,12 @@ class Delta(Subscription):
         return not request.subscribe and not request.unsubscribe
 
     def _begin(self, request: Request) -> None:
-        self.wildcard = not request.subscribe or WILDCARD in request.subscribe
+        # Who begins by leaving something asks for nothing: only an empty request is the wildcard of old.
+        self.wildcard = WILDCARD in request.subscribe or not (request.subscribe or request.unsubscribe)
         self.names = shared(frozenset(request.subscribe) - {WILDCARD})
         held = {name: version for name, version in request.held.items() if self.wildcard or name in self.names}
         self.resumed = bool(held)
-        self.offered = TypeSnapshot({name: _ghost(name, version) for name, version in held.items()})
+        self.offered = _ghosts(held)
         self._ask(self.names - held.keys())
         if self.wildcard and not self.resumed:
             self._ask_all()

@@ -7,7 +7,7 @@ that are bytes already; its nonce is appended last, so that streams with the sam
 """
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,6 +99,17 @@ DeltaDiscoveryResponse = SCHEMA.message(f"{_DISCOVERY}.DeltaDiscoveryResponse")
 
 RESOURCE_TYPE = f"type.googleapis.com/{_DISCOVERY}.Resource"
 TTL_FEATURE = "xds.config.supports-resource-ttl"
+# The protocol text gates lifetimes in state of the world by the first name. The list of client features, and gRPC, have
+# the second one: it says that the client can unwrap a Resource, not that it heeds what is in it.
+SOTW_TTL_FEATURE = "xds.config.supports-resource-in-sotw"
+WRAPPER_FEATURE = "xds.config.resource-in-sotw"
+
+
+def heeds_ttl(features: Container[str], *, delta: bool) -> bool:
+    """Whether a client with these features takes resources with a lifetime, and responses that only renew it."""
+    if delta:
+        return TTL_FEATURE in features
+    return SOTW_TTL_FEATURE in features or (TTL_FEATURE in features and WRAPPER_FEATURE in features)
 
 
 class Malformed(Exception):

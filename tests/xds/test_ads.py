@@ -11,6 +11,7 @@ from tests.xds.client import ADS, served
 from tests.xds.made import cluster, endpoints, listener, routes
 from xds import types, wire
 from xds.ads import StreamSettings
+from xds.stream import UNNAMED
 from xds.subscription import Standing
 from xds.terms import Limits, Pace
 
@@ -37,7 +38,7 @@ async def test_rule_01_only_the_first_request_carries_the_node(delta: bool):
 
 
 @BOTH
-@pytest.mark.parametrize("fields", [{}, {"type_url": CDS}, {"node": {"id": ""}, "type_url": CDS}])
+@pytest.mark.parametrize("fields", [{}, {"type_url": CDS}])
 async def test_rule_01_a_first_request_without_node_ends_the_stream_and_says_why(delta: bool, fields: dict):
     async with served(CONTENT) as world:
         stream = world.stream(delta=delta)
@@ -46,6 +47,19 @@ async def test_rule_01_a_first_request_without_node_ends_the_stream_and_says_why
         code, text = await stream.status()
         assert code is INVALID
         assert "node" in text
+
+
+@BOTH
+async def test_rule_01_nodes_without_an_id_are_served_and_told_apart(delta: bool):
+    async with served(CONTENT) as world:
+        for _ in range(2):
+            stream = world.stream(delta=delta, node="")
+            await stream.ask(CDS)
+            await stream.acknowledge(await stream.receive())
+        await world.cache.acknowledged(30)
+        nodes = {status.node for status in world.cache.status()}
+        assert len(nodes) == 2
+        assert all(node.startswith(UNNAMED) for node in nodes)
 
 
 @BOTH

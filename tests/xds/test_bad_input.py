@@ -18,6 +18,7 @@ from xds.csds import SERVICE as CSDS
 from xds.terms import Limits
 
 CDS, EDS, LDS, RDS = types.CLUSTER, types.ENDPOINTS, types.LISTENER, types.ROUTES
+FEATURES = (wire.TTL_FEATURE, wire.SOTW_TTL_FEATURE, wire.WRAPPER_FEATURE)
 CONTENT = {CDS: {"a": cluster("a")}, EDS: {"a": endpoints("a", 1)}}
 CLEAN = {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT}
 some_bytes = st.binary(max_size=60)
@@ -48,7 +49,7 @@ some_nodes = st.fixed_dictionaries(
         "id": st.text(max_size=8),
         "cluster": st.text(max_size=8),
         "metadata": st.dictionaries(st.text(max_size=4), st.text(max_size=4) | st.floats() | st.booleans(), max_size=3),
-        "client_features": st.lists(st.text(max_size=4) | st.just(wire.TTL_FEATURE), max_size=3),
+        "client_features": st.lists(st.text(max_size=4) | st.sampled_from(FEATURES), max_size=3),
     },
 )
 
@@ -158,7 +159,8 @@ async def test_rule_23_only_a_client_that_announces_it_is_given_a_ttl_and_kept_a
     async with served({}) as world:
         await world.cache.set(CDS, {"a": cluster("a", eds=False)}, ttl=0.4)
         stream = world.stream(delta=delta)
-        stream._node = {"id": "front", "client_features": [wire.TTL_FEATURE] if renews else []}
+        feature = wire.TTL_FEATURE if delta else wire.SOTW_TTL_FEATURE
+        stream._node = {"id": "front", "client_features": [feature] if renews else []}
         await stream.ask(CDS)
         first = await stream.receive()
         resource = whole(first.resources[0], delta=delta, wrapped=renews or delta)

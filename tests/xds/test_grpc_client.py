@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator
 
 import grpc
 import grpc.aio
+import pytest
 
 from tests.harness.processes import bound_to
 from tests.harness.waiting import until
 from tests.xds.client import served
 from tests.xds.made import api_listener, cluster, endpoints, routes
 from xds import types
+from xds.stream import UNNAMED
 
 CALLER = """
 import sys, grpc
@@ -45,7 +47,7 @@ async def backend(name: bytes) -> AsyncIterator[int]:
 
 
 @contextlib.asynccontextmanager
-async def caller(xds_port: int) -> AsyncIterator[asyncio.subprocess.Process]:
+async def caller(xds_port: int, node: str = "proxyless-1") -> AsyncIterator[asyncio.subprocess.Process]:
     bootstrap = {
         "xds_servers": [
             {
@@ -54,7 +56,7 @@ async def caller(xds_port: int) -> AsyncIterator[asyncio.subprocess.Process]:
                 "server_features": ["xds_v3"],
             }
         ],
-        "node": {"id": "proxyless-1", "locality": {"zone": "z"}},
+        "node": {"id": node, "locality": {"zone": "z"}} if node else {},
     }
     process = await asyncio.create_subprocess_exec(
         *bound_to(os.getpid(), [sys.executable, "-c", CALLER]),
@@ -75,7 +77,8 @@ async def asked(process: asyncio.subprocess.Process) -> str:
         return (await process.stdout.readline()).decode().strip()
 
 
-async def test_a_proxyless_grpc_client_reaches_the_right_backend_and_fails_over():
+@pytest.mark.parametrize("node", ["proxyless-1", ""])
+async def test_a_proxyless_grpc_client_reaches_the_right_backend_and_fails_over(node: str):
     async with backend(b"one") as one, backend(b"two") as two:
         content = {
             types.CLUSTER: {"c": cluster("c")},
@@ -83,10 +86,11 @@ async def test_a_proxyless_grpc_client_reaches_the_right_backend_and_fails_over(
             types.LISTENER: {"shop": api_listener("shop", "r")},
             types.ROUTES: {"r": routes("r", "c")},
         }
-        async with served(content) as world, caller(world.port) as client:
+        async with served(content) as world, caller(world.port, node) as client:
             assert await asked(client) == "one"
             await world.cache.acknowledged(30)
-            assert {status.node for status in world.cache.status()} == {"proxyless-1"}
+            (told,) = {status.node for status in world.cache.status()}
+            assert told == node or (not node and told.startswith(UNNAMED))
 
             await world.cache.update(types.ENDPOINTS, {"c": endpoints("c", one, two, down=(one,))})
             await world.cache.acknowledged(30)

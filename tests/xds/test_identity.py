@@ -125,6 +125,8 @@ async def test_certificates_are_renewed_without_a_restart(tmp_path: Path):
         ("front-1", [b"front-10"], False),
         ("front-1", [], False),
         ("front-1", [b"\xff"], False),
+        ("", [b""], False),
+        ("", [b"spiffe://cluster.local/ns/shop/node/"], False),
     ],
 )
 def test_rule_27_which_names_speak_for_a_node(node: str, names: list[bytes], allowed: bool):

@@ -1,119 +1,39 @@
 """The order in which one stream serves its types, on a clock that the test turns."""
 
-from collections.abc import Mapping
-
 import pytest
 
-from tests.xds.made import cluster, endpoints, listener, routes
-from xds import types
-from xds.snapshot import Resource, Snapshot, TypeSnapshot, encode
-from xds.stream import Conversation
+from tests.xds.dialogue import BOTH, CDS, EDS, LDS, RDS, SECOND, Dialogue, a_pool, a_settled_client
+from tests.xds.made import cluster, listener
+from xds.snapshot import Snapshot, TypeSnapshot, encode
+from xds.stream import UNNAMED, Conversation
 from xds.subscription import Standing
 from xds.terms import Outgoing, Pace, Refused, Variant
-from xds.wire import RESOURCE_TYPE, SCHEMA, TTL_FEATURE, DeltaDiscoveryResponse, DiscoveryResponse, Node, Request
-
-CDS, EDS, LDS, RDS = types.CLUSTER, types.ENDPOINTS, types.LISTENER, types.ROUTES
-BOTH = pytest.mark.parametrize("variant", list(Variant))
-SECOND = 1_000_000_000
-
-
-def a_pool(*clusters: str, to: str = "", mark: str = "", port: int = 1) -> dict[str, dict[str, Resource]]:
-    content = {
-        CDS: {name: cluster(name, mark=mark) for name in clusters},
-        EDS: {name: endpoints(name, port) for name in clusters},
-        LDS: {"l": listener("l", 80, "r")},
-        RDS: {"r": routes("r", to or clusters[0])},
-    }
-    return {kind: {name: encode(kind, name, bytes(one)) for name, one in of.items()} for kind, of in content.items()}
-
-
-class Dialogue:
-    """A client that subscribes like Envoy, and acknowledges when the test says so."""
-
-    def __init__(self, variant: Variant, pace: Pace | None = None) -> None:
-        self.conversation = Conversation(variant, prefix="n", pace=pace or Pace())
-        self.variant = variant
-        self.now = 0
-        self.types: dict[str, TypeSnapshot] = {}
-        self.last: dict[str, Outgoing] = {}
-        self.names: dict[str, tuple[str, ...]] = {}
-        self.before: dict[bytes, str] = {}
-
-    def content(self, content: Mapping[str, Mapping[str, Resource]]) -> None:
-        for kind, resources in content.items():
-            made = TypeSnapshot(resources)
-            if kind not in self.types or made.since(self.types[kind]):
-                self.types[kind] = made
-        self.conversation.offer(Snapshot(dict(self.types)))
-
-    def ask(self, type_url: str, *names: str, version: str = "") -> None:
-        added = tuple(name for name in names if name not in self.names.get(type_url, ()))
-        self.names[type_url] = names
-        last = self.last.get(type_url)
-        if self.variant is Variant.DELTA:
-            request = Request(type_url, Node("front"), subscribe=added)
-        else:
-            nonce = last.nonce if last else ""
-            request = Request(type_url, Node("front"), names=names, nonce=nonce, version=version)
-        self.conversation.on_request(request, self.now)
-
-    def acknowledge(self, *type_urls: str, error: str | None = None) -> None:
-        for type_url in type_urls:
-            last = self.last[type_url]
-            request = Request(
-                type_url,
-                nonce=last.nonce,
-                version=last.version,
-                names=self.names[type_url] if self.variant is Variant.SOTW else (),
-                error=error,
-            )
-            self.conversation.on_request(request, self.now)
-
-    def said(self) -> list[str]:
-        """What goes out now, as short type names with the names carried (and -names removed)."""
-        out = []
-        while (outgoing := self.conversation.next(self.now)) is not None:
-            self.last[outgoing.type_url] = outgoing
-            out.append(f"{types.short_name(outgoing.type_url)} {' '.join(self.carried(outgoing))}".strip())
-        return out
-
-    def carried(self, outgoing: Outgoing) -> list[str]:
-        if self.variant is Variant.DELTA:
-            message = DeltaDiscoveryResponse.FromString(outgoing.data)
-            return [one.name for one in message.resources] + [f"-{name}" for name in message.removed_resources]
-        message = DiscoveryResponse.FromString(outgoing.data)
-        known = {one.packed: name for kind in self.types.values() for name, one in kind.resources.items()}
-        known |= self.before
-        return [known[one.SerializeToString()] for one in message.resources]
-
-    def later(self, seconds: float) -> None:
-        self.now += round(seconds * SECOND)
-
-    def everything_acknowledged(self) -> None:
-        self.before = {one.packed: name for kind in self.types.values() for name, one in kind.resources.items()}
-        self.acknowledge(*self.last)
-        assert self.said() == []
-        assert self.conversation.settled
-
-
-def a_settled_client(variant: Variant, *clusters: str, pace: Pace | None = None) -> Dialogue:
-    dialogue = Dialogue(variant, pace)
-    dialogue.content(a_pool(*clusters))
-    dialogue.ask(CDS)
-    dialogue.ask(EDS, *clusters)
-    dialogue.ask(LDS)
-    dialogue.ask(RDS, "r")
-    dialogue.said()
-    dialogue.everything_acknowledged()
-    return dialogue
+from xds.wire import (
+    RESOURCE_TYPE,
+    SCHEMA,
+    SOTW_TTL_FEATURE,
+    TTL_FEATURE,
+    WRAPPER_FEATURE,
+    DeltaDiscoveryResponse,
+    DiscoveryResponse,
+    Node,
+    Request,
+)
 
 
 @BOTH
 def test_rule_01_a_first_request_without_a_node_is_refused_with_a_reason(variant: Variant):
     with pytest.raises(Refused, match="node"):
         Conversation(variant, prefix="").introduce(Request(CDS))
-    with pytest.raises(Refused, match="node"):
-        Conversation(variant, prefix="").introduce(Request(CDS, Node("")))
+
+
+@BOTH
+def test_rule_01_nodes_without_an_id_are_served_and_are_strangers_to_each_other(variant: Variant):
+    one, other = Conversation(variant, prefix="a1-0-"), Conversation(variant, prefix="a1-1-")
+    for conversation in (one, other):
+        assert conversation.introduce(Request(CDS, Node(""))).id == ""
+    assert one.identity == f"{UNNAMED}a1-0"
+    assert other.identity == f"{UNNAMED}a1-1"
 
 
 @BOTH
@@ -397,9 +317,18 @@ def wrapped(variant: Variant, outgoing: Outgoing):
     return SCHEMA.message("envoy.service.discovery.v3.Resource").FromString(packed.value)
 
 
-@BOTH
-def test_rule_23_a_client_that_supports_it_gets_the_ttl_and_is_kept_alive_without_content(variant: Variant):
-    conversation = a_client_with_a_ttl(variant, TTL_FEATURE)
+TTL_FEATURES = [
+    pytest.param(Variant.DELTA, (TTL_FEATURE,), id="delta"),
+    pytest.param(Variant.SOTW, (SOTW_TTL_FEATURE,), id="sotw"),
+    pytest.param(Variant.SOTW, (TTL_FEATURE, WRAPPER_FEATURE), id="sotw-both"),
+]
+
+
+@pytest.mark.parametrize(("variant", "features"), TTL_FEATURES)
+def test_rule_23_a_client_that_supports_it_gets_the_ttl_and_is_kept_alive_without_content(
+    variant: Variant, features: tuple[str, ...]
+):
+    conversation = a_client_with_a_ttl(variant, *features)
     first = wrapped(variant, conversation.next(0))
     assert (first.name, first.ttl.seconds, first.resource.type_url) == ("a", 4, CDS)
     assert conversation.next(0) is None
@@ -410,9 +339,18 @@ def test_rule_23_a_client_that_supports_it_gets_the_ttl_and_is_kept_alive_withou
         assert conversation.next(beat * SECOND + 1) is None
 
 
-@BOTH
-def test_rule_23_other_clients_get_the_bare_resource_and_no_heartbeat(variant: Variant):
-    conversation = a_client_with_a_ttl(variant)
+OTHER_FEATURES = [
+    pytest.param(Variant.DELTA, (), id="delta-none"),
+    pytest.param(Variant.DELTA, (WRAPPER_FEATURE, SOTW_TTL_FEATURE), id="delta-wrapper"),
+    pytest.param(Variant.SOTW, (), id="sotw-none"),
+    pytest.param(Variant.SOTW, (TTL_FEATURE,), id="sotw-cannot-unwrap"),
+    pytest.param(Variant.SOTW, (WRAPPER_FEATURE,), id="sotw-unwraps-only"),
+]
+
+
+@pytest.mark.parametrize(("variant", "features"), OTHER_FEATURES)
+def test_rule_23_other_clients_get_the_bare_resource_and_no_heartbeat(variant: Variant, features: tuple[str, ...]):
+    conversation = a_client_with_a_ttl(variant, *features)
     outgoing = conversation.next(0)
     if variant is Variant.DELTA:
         assert not wrapped(variant, outgoing).HasField("ttl")

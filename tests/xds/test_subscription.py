@@ -178,6 +178,53 @@ def test_rule_06_delta_a_late_nack_says_nothing_of_what_was_sent_again_since():
     assert talk.subscription.standing is Standing.SYNCED
 
 
+@pytest.mark.parametrize("later", [{"a": "good", "b": "new"}, {"b": "new"}], ids=["replaced", "removed"])
+@pytest.mark.parametrize("kind", [Sotw, Incremental])
+def test_rule_06_what_was_refused_beside_a_name_that_is_different_by_now_is_sent_again(kind: type, later: dict):
+    talk = Sotw(EDS, a="1", b="old") if kind is Sotw else Incremental(a="1", b="old")
+    reply = talk.ask if kind is Sotw else lambda *_, **more: talk.reply(**more)
+    talk.ask("a", "b")
+    talk.answer()
+    reply("a", "b")
+    talk.change(a="bad", b="new")
+    assert talk.names() == ["a", "b"]
+    first = talk.nonce
+    talk.change(**later)
+    talk.answer()
+    reply("a", "b", nonce=first, error="a is bad")
+    assert talk.names() == ["b"]
+    reply("a", "b")
+    assert talk.names() is None
+    assert talk.subscription.standing is Standing.SYNCED
+
+
+def test_rule_06_delta_what_was_refused_is_tried_again_though_the_bad_name_came_back_in_between():
+    talk = Incremental(a="bad", b="new")
+    talk.ask()
+    talk.answer()
+    first = talk.nonce
+    for a in ("good", "bad"):
+        talk.change(a=a, b="new")
+        talk.answer()
+    talk.reply(nonce=first, error="a is bad")
+    assert talk.both() is None
+    talk.reply(error="a is bad")
+    talk.change(a="good", b="new")
+    assert talk.both() == (["a", "b"], [])
+
+
+def test_rule_18_delta_what_was_refused_counts_as_new_when_it_is_sent_again():
+    talk = Incremental(a="bad", b="new")
+    talk.ask()
+    talk.answer()
+    talk.reply(error="a is bad")
+    talk.change(a="good", b="new")
+    assert talk.answer().added == {"a", "b"}
+    talk.reply()
+    talk.change(a="better", b="newer")
+    assert talk.answer().added == frozenset()
+
+
 def test_rule_07_names_that_arrive_with_a_nack_count():
     talk = Sotw(EDS, a="bad", b="1")
     talk.ask("a")

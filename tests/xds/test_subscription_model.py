@@ -1,5 +1,7 @@
 """Both variants of the protocol against a plain model of a client, whatever is said in whatever order."""
 
+from typing import NamedTuple
+
 import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -12,6 +14,13 @@ CDS, EDS, RDS = types.CLUSTER, types.ENDPOINTS, types.ROUTES
 NAMES = ("a", "b", "c", "d")
 some_names = st.frozensets(st.sampled_from(NAMES), max_size=3)
 some_content = st.dictionaries(st.sampled_from(NAMES), st.sampled_from(("1", "2", "3")))
+
+
+class Refused(NamedTuple):
+    """An answer that was refused: all that was in it, and the names of it that were not sent again since."""
+
+    versions: dict[str, str]
+    names: set[str]
 
 
 class AnyClient(RuleBasedStateMachine):
@@ -27,7 +36,7 @@ class AnyClient(RuleBasedStateMachine):
         self.talk = talk
         self.held: dict[str, str] = {}
         self.pending: list[tuple[str, Answer]] = []
-        self.refused: list[dict[str, str]] = []
+        self.refused: list[Refused] = []
 
     @rule(content=some_content)
     def content_changes(self, content: dict[str, str]) -> None:
@@ -41,9 +50,8 @@ class AnyClient(RuleBasedStateMachine):
             assert len(names) == len(set(names))
             assert not set(names) & set(answer.removed)
             for batch in self.refused:
-                told = {name: version for name, version in batch.items() if self.server_knows_of(name)}
-                if any(self.version_now(name) != version for name, version in told.items()):
-                    assert {name for name in told if self.version_now(name)} <= set(names)
+                if self.is_outdated(batch):
+                    assert {n for n in batch.names if self.server_knows_of(n) and self.version_now(n)} <= set(names)
             self.not_refused({*names, *answer.removed})
             self.pending.append((self.talk.nonce, answer))
 
@@ -63,7 +71,7 @@ class AnyClient(RuleBasedStateMachine):
         later = {one.name for _, other in self.pending for one in other.resources}
         later.update(name for _, other in self.pending for name in other.removed)
         batch = {one.name: one.version for one in answer.resources} | dict.fromkeys(answer.removed, "")
-        self.refused.append({name: version for name, version in batch.items() if name not in later})
+        self.refused.append(Refused(batch, batch.keys() - later))
         self.reply(nonce, self.accepted_version, "no")
 
     accepted_version = ""
@@ -77,7 +85,11 @@ class AnyClient(RuleBasedStateMachine):
         return found.version if found else ""
 
     def not_refused(self, names: set[str]) -> None:
-        self.refused = [{n: v for n, v in batch.items() if n not in names} for batch in self.refused]
+        self.refused = [Refused(batch.versions, batch.names - names) for batch in self.refused]
+
+    def is_outdated(self, batch: Refused) -> bool:
+        told = {name: version for name, version in batch.versions.items() if self.server_knows_of(name)}
+        return any(self.version_now(name) != version for name, version in told.items())
 
     def wants(self, name: str) -> bool:
         return self.wildcard or name in self.names
@@ -93,11 +105,13 @@ class AnyClient(RuleBasedStateMachine):
         if self.pending or self.talk.subscription.what_to_send(self.talk.content) is not None:
             return
         content = {n: r.version for n, r in self.talk.content.resources.items() if self.wants(n)}
-        aside = {name for batch in self.refused for name in batch}
+        aside = {name for batch in self.refused for name in batch.names}
         assert self.known(content, aside) == {n: v for n, v in content.items() if n not in aside}
         for batch in self.refused:
-            for name, version in batch.items():
-                assert not self.wants(name) or self.version_now(name) in ("", version)
+            for name in batch.names:
+                assert not self.wants(name) or self.version_now(name) in ("", batch.versions[name])
+            if any(self.wants(name) and self.version_now(name) for name in batch.names):
+                assert not self.is_outdated(batch)
 
     def known(self, content: dict[str, str], aside: set[str]) -> dict[str, str]:
         return {name: version for name, version in self.held.items() if name not in aside}

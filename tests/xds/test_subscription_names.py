@@ -61,6 +61,17 @@ def test_rule_10_delta_a_first_request_with_names_is_no_wildcard():
     assert talk.both() is None
 
 
+@pytest.mark.parametrize("left", ["a", "*"])
+def test_rule_10_delta_a_first_request_that_only_leaves_something_is_no_wildcard(left: str):
+    talk = Incremental(a="1", b="1")
+    talk.ask(leave=(left,), held={"a": "1"})
+    assert talk.both() is None
+    talk.ask("b")
+    assert talk.both() == (["b"], [])
+    talk.change(a="2", b="1")
+    assert talk.both() is None
+
+
 def test_rule_12_sotw_a_newly_named_resource_is_sent_though_a_wildcard_answer_held_it():
     talk = Sotw(CDS, a="1", b="1")
     talk.ask()
@@ -129,6 +140,20 @@ def test_rule_15_delta_reconnect_with_everything_unchanged_gets_nothing():
     talk.ask(held={name: one.version for name, one in talk.content.resources.items()})
     assert talk.both() is None
     assert talk.subscription.standing is Standing.SYNCED
+
+
+def test_rule_15_clients_that_hold_the_same_share_what_is_known_of_it():
+    one, other, third = (Incremental(a="2") for _ in range(3))
+    for talk, version in ((one, "1"), (other, "1"), (third, "0")):
+        talk.ask(held={"a": version})
+    assert one.subscription.offered is other.subscription.offered
+    assert one.subscription.offered is not third.subscription.offered
+    shared = one.subscription.offered
+    for talk in (one, other):
+        assert talk.both() == (["a"], [])
+    late = Incremental(a="2")
+    late.ask(held={"a": "1"})
+    assert late.subscription.offered is shared
 
 
 # Content
