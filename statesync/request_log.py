@@ -21,6 +21,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from statesync.etcd import Event, Kv
 from statesync.keys import PoolKeys
@@ -105,19 +106,16 @@ class Settled:
     problem: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """An outcome on its way into the log: ``request`` is the hash of the session's key and the request's id."""
+class Entry(NamedTuple):
+    """An outcome on its way into the log: ``request`` is the hash of the session's key and the request's id.
+
+    A refusal has a ``problem``. It is kept for its content alone, since a request may write again with other content.
+    """
 
     request: str
     fingerprint: str
     status: int
     problem: str = ""
-
-    @property
-    def key(self) -> str:
-        """What it is kept under. A request has one effect on a session; it may be refused for several contents."""
-        return f"{self.request}/{self.fingerprint}" if self.problem else self.request
 
 
 def request_hash(session: str, name: str) -> str:
@@ -127,10 +125,8 @@ def request_hash(session: str, name: str) -> str:
 
 
 def encode_entries(entries: Sequence[Entry]) -> bytes:
-    """A record of the log, as it stands in etcd."""
-    return _COMPACT(
-        [[e.request, e.fingerprint, e.status, *([e.problem] if e.problem else [])] for e in entries]
-    ).encode()
+    """A record of the log, as it stands in etcd: a JSON list of lists."""
+    return _COMPACT([entry if entry.problem else entry[:3] for entry in entries]).encode()
 
 
 def decode_entries(value: bytes) -> list[Entry]:
@@ -151,7 +147,7 @@ class RequestLog:
     def __init__(self, keys: PoolKeys, member: str, boot: str) -> None:
         self._prefix = keys.requests
         self._own = f"{keys.requests}{member}/{boot}/"
-        self._settled: dict[str, Settled] = {}
+        self._settled: dict[str, tuple[str, int, int, str]] = {}
         self._records: dict[str, tuple[float, tuple[str, ...]]] = {}
 
     def __len__(self) -> int:
@@ -164,18 +160,18 @@ class RequestLog:
     def find(self, request: str, fingerprint: str) -> Settled | None:
         """What became of a write: the request's effect on the session, or the refusal of such a write."""
         kept = self._settled
-        return kept.get(request) or kept.get(f"{request}/{fingerprint}") or kept.get(f"{request}/{ANY_CONTENT}")
+        found = kept.get(request) or kept.get(f"{request}/{fingerprint}") or kept.get(f"{request}/{ANY_CONTENT}")
+        return Settled(*found) if found else None
 
     def note(self, record: str, entries: Iterable[Entry], revision: int, now: float) -> None:
         """Take in a record, committed at ``revision``; the first outcome of a request is the one that counts."""
         if record in self._records:
             return
-        keys = []
-        for entry in entries:
-            key = entry.key
-            if key not in self._settled:
-                written = 0 if entry.problem else revision
-                self._settled[key] = Settled(entry.fingerprint, entry.status, written, entry.problem)
+        settled, keys = self._settled, []
+        for request, fingerprint, status, problem in entries:
+            key = f"{request}/{fingerprint}" if problem else request
+            if key not in settled:
+                settled[key] = (fingerprint, status, 0 if problem else revision, problem)
                 keys.append(key)
         self._records[record] = (now, tuple(keys))
 

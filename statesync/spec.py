@@ -74,13 +74,13 @@ class Limits(_Strict):
 
     ``session_bytes`` is the largest session body in bytes; ``queued_writes`` is how many writes may wait at one member.
     ``requests`` is how many outcomes of requests may be kept at a time, each for ``timeouts.request_seconds`` and half
-    a minute; one takes some 300 bytes in every sidecar.
+    a minute; one takes some 250 bytes in every sidecar.
     """
 
     session_bytes: Annotated[int, Field(ge=1, le=1_000_000)] = 65536
     sessions: Annotated[int, Field(ge=1)] = 100_000
     queued_writes: Annotated[int, Field(ge=1, le=1_000_000)] = 5_000
-    requests: Annotated[int, Field(ge=1, le=10_000_000)] = 200_000
+    requests: Annotated[int, Field(ge=1, le=10_000_000)] = 500_000
 
 
 class Rto(_Strict):
