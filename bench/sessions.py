@@ -138,7 +138,7 @@ async def throughput(rounds: int, seconds: float) -> dict[str, Any]:
         columns: dict[str, list[float]] = {}
         failed = 0
 
-        async def drive(*members: str, orders: Sequence[Sequence[str]]) -> float:
+        async def drive(*members: str, orders: Sequence[Sequence[str]], identified: bool = False) -> float:
             nonlocal failed
             await pool.settle(*orders)
             answers = await asyncio.gather(
@@ -149,6 +149,7 @@ async def throughput(rounds: int, seconds: float) -> dict[str, Any]:
                         keys=keys_for(pool, orders, member, 3000),
                         connections=CONNECTIONS // len(members),
                         seconds=seconds,
+                        identified=identified,
                     )
                     for load, member in zip(loads, members, strict=False)
                 )
@@ -162,6 +163,9 @@ async def throughput(rounds: int, seconds: float) -> dict[str, Any]:
             one["etcd raw group commit"] = await layers.do("raw", seconds=seconds)
             one["statesync layer"] = await layers.do("layer", seconds=seconds)
             one["one sidecar's API"] = {"per_second": await drive("a", orders=ONE)}
+            one["one sidecar's API, requests identified"] = {
+                "per_second": await drive("a", orders=ONE, identified=True)
+            }
             one["three sidecars' APIs"] = {"per_second": await drive("a", "b", "c", orders=THREE)}
             if redis:
                 keys = keys_for(pool, ONE, "a", 3000)
@@ -186,7 +190,7 @@ async def latency(rounds: int, seconds: float) -> dict[str, Any]:
         redis = stack.enter_context(redis_pair())
         await pool.settle(["a", "b"])
         keys = keys_for(pool, ONE, "a", 1000)
-        ours, theirs, lags = [], [], []
+        ours, named, theirs, lags = [], [], [], []
         for warm in range(rounds + 1):
             paced, lag = await asyncio.gather(
                 load.do("pace", port=port_of(pool, "a"), keys=keys, rate=1000, seconds=seconds),
@@ -198,15 +202,19 @@ async def latency(rounds: int, seconds: float) -> dict[str, Any]:
                     seconds=seconds * 0.9,
                 ),
             )
+            told = {"port": port_of(pool, "a"), "keys": keys, "rate": 1000, "seconds": seconds, "identified": True}
+            identified = await load.do("pace", **told)
             peer = None
             if redis:
                 peer = await load.do("pace", port=redis, redis=True, keys=keys, rate=1000, seconds=seconds)
             if warm:
                 ours.append(paced)
+                named.append(identified)
                 lags.append(lag)
                 theirs.extend([peer] if peer else [])
         return {
             "sidecar": _percentiles(ours),
+            "identified": _percentiles(named),
             "redis": _percentiles(theirs) if theirs else None,
             "standby_lag_ms": {share: median([lag[share] for lag in lags]) for share in ("p50", "p99")},
         }
@@ -337,7 +345,11 @@ def table(results: dict[str, Any]) -> str:
         spread = f"{one['least']:,.0f} to {one['most']:,.0f}"
         lines.append(f"| {column} | {one['median']:,.0f} | {spread} | {one['median'] / raw:.2f} |")
     lines += ["", "| at 1,000/s (ms) | read p50 | read p99 | write p50 | write p99 |", "|---|---|---|---|---|"]
-    for name, title in (("sidecar", "one sidecar"), ("redis", "Redis, one replica, WAIT 1")):
+    for name, title in (
+        ("sidecar", "one sidecar"),
+        ("identified", "one sidecar, requests identified"),
+        ("redis", "Redis, one replica, WAIT 1"),
+    ):
         if one := results["latency"][name]:
             cells = [f"{one[f'{kind}_{p}_ms']['median']:.2f}" for kind in ("reads", "writes") for p in ("p50", "p99")]
             lines.append(f"| {title} | {' | '.join(cells)} |")

@@ -60,12 +60,19 @@ def resp_complete(heard: bytes) -> bool:
 
 
 class Http:
-    """The requests of the session API."""
+    """The requests of the session API. With ``identified`` each write tells its request, as behind a front Envoy."""
 
     complete = staticmethod(http_complete)
 
+    def __init__(self, identified: bool = False) -> None:
+        self.identified = identified
+        self._name = f"{random.randrange(16**12):012x}"
+        self._sent = count()
+
     def write(self, key: str) -> bytes:
         head = f"PUT /v1/sessions/{key} HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: {len(BODY)}"
+        if self.identified:
+            head += f"\r\nUnderstudy-Request: {time.time():.3f};{self._name}-{next(self._sent)}"
         return head.encode() + b"\r\n\r\n" + BODY
 
     def read(self, key: str, consistency: str = "owner") -> bytes:
@@ -104,9 +111,9 @@ def spread(times: list[float]) -> dict[str, float]:
 class Load:
     """One load: ``port`` and the protocol, with the keys it writes to."""
 
-    def __init__(self, port: int, redis: bool, keys: list[str]) -> None:
+    def __init__(self, port: int, redis: bool, keys: list[str], identified: bool = False) -> None:
         self.port, self.keys = port, keys
-        self.speech: Http | Redis = Redis() if redis else Http()
+        self.speech: Http | Redis = Redis() if redis else Http(identified)
         self.failed = 0
 
     async def wires(self, number: int) -> list[Wire]:
@@ -210,7 +217,7 @@ async def main() -> None:
     print(json.dumps({"ready": True}), flush=True)
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         asked = json.loads(line)
-        load = Load(asked["port"], asked.get("redis", False), asked.get("keys", []))
+        load = Load(asked["port"], asked.get("redis", False), asked.get("keys", []), asked.get("identified", False))
         match asked["do"]:
             case "drive":
                 answer = await load.drive(asked["connections"], asked["seconds"])

@@ -11,23 +11,18 @@ from proxy.problems import Reply, problem
 from statesync.request_log import REQUEST_HEADER, parse_stamp
 from statesync.sessions import Method, Write
 
-UNTIL_EPOCH = "understudy-until-epoch"
 DURABILITIES = ("sync", "async")
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One session call. ``headers`` are those that matter, by lower-case name; ``hop`` marks a forwarded call.
-
-    A forwarded write may be carried out under epochs of its slot up to ``until`` only (None: no limit); see ``errand``.
-    """
+    """One session call. ``headers`` are those that matter, by lower-case name; ``hop`` marks a forwarded call."""
 
     method: str
     key: str
     headers: Mapping[str, str]
     body: bytes = b""
     hop: bool = False
-    until: int | None = None
 
 
 def write_of(call: Call) -> Write | Reply:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from proxy.admission import certificate_wanted
-from proxy.call import UNTIL_EPOCH
 from proxy.context import MemberContext
 from proxy.handover import Handover, HandoverFailed
 from proxy.peers import ACTIVATE_PATH, PREPARE_PATH, PROBE_PATH, SESSIONS_PATH
@@ -46,11 +45,7 @@ def peer_app(
 
     async def one(request: web.Request) -> web.Response:
         call = await call_of(request, key=request.match_info["key"])
-        try:
-            until = int(request.headers[UNTIL_EPOCH]) if UNTIL_EPOCH in request.headers else None
-        except ValueError:
-            return respond(problem(400, "bad-request", "Understudy-Until-Epoch takes an epoch"))
-        return respond(await service.handle(dataclasses.replace(call, hop=True, until=until)))
+        return respond(await service.handle(dataclasses.replace(call, hop=True)))
 
     app.router.add_get(PROBE_PATH, probe)
     add_session_routes(app, SESSIONS_PATH + "{key}", one)

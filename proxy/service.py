@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from proxy.call import UNTIL_EPOCH, Call
+from proxy.call import Call
 from proxy.context import MemberContext
-from proxy.errand import Doubt, Errand
+from proxy.errand import Errand
 from proxy.holdings import NotMine
 from proxy.owner_calls import OwnerCalls
 from proxy.peers import Life, Peer, PeerBroken, PeerError, PeerRefused, PeerSilent
@@ -159,9 +159,6 @@ class SessionService:
             return None
         if call.method == "GET":
             reply = await self._calls.read(call, owned)
-        elif call.until is not None and owned.owner.epoch > call.until:
-            owned.leave()
-            return self._not_owner(slot, owned.owner)
         else:
             reply = await self._calls.write(call, owned, spec, errand.give_up)
         if reply is not None and reply.status < 500:
@@ -184,7 +181,7 @@ class SessionService:
         view = self._context.view()
         owner = view.owner(slot)
         if call.hop:
-            return await self._at_the_hop(call, slot, owner, errand)
+            return await self._at_the_hop(slot, owner, errand)
         if owner is None:
             return await self._ask_wanted(call, view.table.active_of(slot), errand)
         if view.mine(slot):
@@ -192,7 +189,7 @@ class SessionService:
         if view.replaced(owner):
             return await self._ask_heirs(call, slot, owner, "it was restarted", errand)
         try:
-            return await self._forward(call, owner.active, owner.epoch, errand)
+            return await self._forward(call, owner.active, errand)
         except (PeerRefused, PeerBroken) as error:
             why = "connection refused" if isinstance(error, PeerRefused) else error.detail
             witness = error.life if isinstance(error, PeerSilent) else None
@@ -203,19 +200,18 @@ class SessionService:
         if wanted is None or wanted == self._context.me:
             return None
         try:
-            return await self._forward(call, wanted, 1, errand)
+            return await self._forward(call, wanted, errand)
         except PeerError as error:
             logger.info("first owner to be: %s", error)
             return None
 
-    async def _at_the_hop(self, call: Call, slot: int, owner: Owner | None, errand: Errand) -> Reply | None:
+    async def _at_the_hop(self, slot: int, owner: Owner | None, errand: Errand) -> Reply | None:
         """A peer sent the call here, so there is no second hop: either the slot becomes ours, or the peer is told."""
         view = self._context.view()
         if owner is not None and view.mine(slot):
             return None
         if (
             owner is not None
-            and (call.until is None or owner.epoch < call.until)
             and self._context.me in heirs_of(view, slot)
             and await self._roles.takeovers.for_caller(slot, owner, "a peer cannot reach it", errand.give_up)
         ):
@@ -224,10 +220,9 @@ class SessionService:
 
     @staticmethod
     def _not_owner(slot: int, owner: Owner | None) -> Reply:
-        """What a peer is told that sent a call to the wrong member, or for an epoch that is over."""
+        """What a peer is told that sent a call to the wrong member."""
         active = owner.active if owner else None
-        reply = problem(421, "not-owner", f"slot {slot} belongs to {active or 'nobody yet'}", owner=active)
-        return Reply(421, {**reply.headers, "Understudy-Epoch": str(owner.epoch if owner else 0)}, reply.body)
+        return problem(421, "not-owner", f"slot {slot} belongs to {active or 'nobody yet'}", owner=active)
 
     async def _ask_heirs(
         self, call: Call, slot: int, owner: Owner, why: str, errand: Errand, witness: Life | None = None
@@ -241,7 +236,7 @@ class SessionService:
                 await self._roles.takeovers.for_caller(slot, owner, why, errand.give_up, witness)
                 return None
             try:
-                reply = await self._forward(call, heir, owner.epoch + 1, errand)
+                reply = await self._forward(call, heir, errand)
             except PeerError as error:
                 logger.info("slot %d: %s", slot, error)
                 continue
@@ -249,37 +244,32 @@ class SessionService:
                 return reply
         return None
 
-    async def _forward(self, call: Call, member: str | None, epoch: int, errand: Errand) -> Reply | None:
+    async def _forward(self, call: Call, member: str | None, errand: Errand) -> Reply | None:
         """A peer's answer; None if it does not own the slot either. Raises ``PeerError`` if it does not answer.
 
-        ``epoch`` is the one that the peer would serve the slot under; a write may not be carried out under a later
-        one, unless some peer has named a later one to us. A write that was not answered is in doubt from then on, even
-        after a refused connection: the HTTP client may have tried once before, on a connection that broke.
+        A write that was not answered is in doubt from then on, even after a refused connection: the HTTP client may
+        have tried once before, on a connection that broke.
         """
         peer = self._context.peer(member) if member else None
         if peer is None:
             raise PeerRefused(str(member), "its address is unknown")
         self.forwarded += 1
-        until = max(epoch, errand.heard)
         try:
-            reply = await self._send(peer, call, until, errand)
+            reply = await self._send(peer, call, errand)
         except PeerError as error:
             if call.method != "GET":
-                errand.doubts.append(Doubt(str(error), until))
+                errand.doubts.append(str(error))
             raise
-        if reply.status != 421:
-            return reply
-        errand.heard = max(errand.heard, int(reply.headers.get("Understudy-Epoch", 0)))
-        return None
+        return reply if reply.status != 421 else None
 
-    async def _send(self, peer: Peer, call: Call, until: int, errand: Errand) -> Reply:
+    async def _send(self, peer: Peer, call: Call, errand: Errand) -> Reply:
         """Forward, and look after a peer that takes its time: a silent one is given up, a busy one is waited for."""
         answer = asyncio.ensure_future(
             self._context.peers.forward(
                 peer,
                 call.method,
                 call.key,
-                headers={**call.headers, UNTIL_EPOCH: str(until)},
+                headers=dict(call.headers),
                 body=call.body,
                 timeout=errand.left + FORWARD_MARGIN,
             )
