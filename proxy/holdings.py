@@ -26,7 +26,8 @@ class NotMine(Exception):
 class OwnedSlot:
     """One owned slot. ``fence`` is the ``mod_revision`` of the owner record that makes it ours.
 
-    ``readable``: its gate is closed, but not to reads that memory answers at once.
+    ``readable``: its gate is closed, but not to reads that memory answers at once. ``preparing``: it was claimed and is
+    being caught up; nobody but who claimed it may open its gate.
     """
 
     slot: int
@@ -37,6 +38,7 @@ class OwnedSlot:
     calls: int = 0
     answered: bool = False
     readable: bool = False
+    preparing: bool = False
 
     def leave(self) -> None:
         """One call less."""
@@ -79,6 +81,11 @@ class Holdings:
         """Whether the slot is ours and takes calls now."""
         owned = self._owned.get(slot)
         return owned is not None and owned.open.is_set()
+
+    @property
+    def preparing(self) -> frozenset[int]:
+        """The owned slots that were claimed and are being caught up."""
+        return frozenset(slot for slot, owned in self._owned.items() if owned.preparing)
 
     def open_slots(self) -> list[int]:
         """The owned slots that take calls now."""
@@ -129,7 +136,7 @@ class Holdings:
             return
         if owner is not None:
             owned.owner, owned.fence = owner, fence
-        owned.readable = False
+        owned.readable = owned.preparing = False
         if owned.owner.phase is Phase.STABLE:
             owned.open.set()
 

@@ -137,7 +137,8 @@ class Takeovers:
                 left = [slot for slot in slots if _belongs(view, slot, member, boot)]
                 if not left:
                     return
-                await self._claimer.claim(view, left, self.cause(member, boot, cause, by_request=by_request))
+                won = await self._claimer.win(view, left, self.cause(member, boot, cause, by_request=by_request))
+            await self._claimer.open(won)
             self._wake()
 
     async def _second_witness(self, member: str, boot: str) -> str | None:

@@ -58,3 +58,12 @@ async def test_a_gate_that_is_closed_to_writes_lets_reads_pass_until_it_is_close
     holdings.close([1], readable=True)
     holdings.lose(1)
     assert holdings.enter_to_read(1) is None
+
+
+async def test_a_slot_is_being_prepared_until_its_gate_is_opened():
+    holdings = holding(1)
+    claimed = holdings.gain(2, MINE, 8)
+    claimed.preparing = True
+    assert holdings.preparing == {2}
+    holdings.reopen(claimed)
+    assert holdings.preparing == frozenset()
