@@ -11,7 +11,7 @@ that revision; if the watch does not bring it soon, the slots are read from etcd
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from proxy.context import MemberContext
@@ -19,7 +19,7 @@ from proxy.holdings import OwnedSlot
 from proxy.read_deadline import BOUND
 from statesync.crash_points import CrashPoint, crash_point
 from statesync.definite import definite_txn
-from statesync.etcd import EtcdError, Put, TxnResult
+from statesync.etcd import EtcdError, Kv, Put, TxnResult
 from statesync.ownership import CLAIM_MOST, Claimed, View, claim, claim_transaction, replaced_members
 from statesync.pool import Owner
 from telemetry import names
@@ -51,12 +51,12 @@ class Cause:
 class Won:
     """What a claim has won and not yet opened: the claims of each transaction, and the revision that made them ours.
 
-    ``markers`` is the newest revision of a replaced owner's commit marker; ``began`` and ``claimed`` are times in ns.
+    ``marker`` is the newest commit marker of a replaced owner, if there is one. ``began`` and ``claimed`` are in ns.
     """
 
     parts: tuple[tuple[Sequence[Claimed], int], ...]
     owned: tuple[OwnedSlot, ...]
-    markers: int
+    marker: Kv | None
     cause: Cause
     began: int
     claimed: int
@@ -93,7 +93,7 @@ class Claimer:
         outcomes = await asyncio.gather(*(self._win(part, note) for part in parts), return_exceptions=True)
         errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         answers = [(part, *found) for part, found in zip(parts, outcomes, strict=True) if isinstance(found, tuple)]
-        won = [answer for answer in answers if answer[1]]
+        won = [answer for answer in answers if answer[1]]  # by their revisions
         await self._correct(claims, [one for part, _, _ in won for one in part], cause)
         if errors and not won:
             raise errors[0]
@@ -102,12 +102,15 @@ class Claimer:
         if won:
             crash_point(CrashPoint.CLAIM_WON)
         owned = [one for part, revision, _ in won for c in part if (one := self._gain(c, revision)) is not None]
-        markers = max((marker for _, _, marker in won), default=0)
+        marker = _newest(marker for _, _, marker in won)
         replaced = tuple((part, revision) for part, revision, _ in won)
-        return Won(replaced, tuple(owned), markers, cause, began, context.telemetry.now_ns())
+        return Won(replaced, tuple(owned), marker, cause, began, context.telemetry.now_ns())
 
-    async def open(self, won: Won) -> list[int]:
-        """Have what was won caught up and served, all of it after one wait; return the slots that are ours by then."""
+    async def open(self, won: Won, *, given: bool = False) -> list[int]:
+        """Have what was won caught up and served, all of it after one wait; return the slots that are ours by then.
+
+        ``given``: its owner has given it up, so that there are no readers to wait for.
+        """
         claims, cause, context = won.claims, won.cause, self._context
         if not claims:
             return []
@@ -117,8 +120,10 @@ class Claimer:
             told = context.first_answers.claimed(
                 cause.trace, slots, won.began, won.claimed, by_request=cause.by_request
             )
-        await self._outwait_readers(claims)
-        await self.catch_up(won.owned, max([won.markers, *(c.replaces for c in claims)]))
+        if not given:
+            await self._outwait_readers(claims)
+        written = won.marker.mod_revision if won.marker else 0
+        await self.catch_up(won.owned, max([written, *(c.replaces for c in claims)]))
         if told is not None:
             attributes: Attributes = {
                 names.POOL: context.keys.pool,
@@ -183,15 +188,15 @@ class Claimer:
         except EtcdError as error:
             logger.warning("the record of a takeover names %d slots too many: %s", len(lost), error)
 
-    async def _win(self, claims: Sequence[Claimed], extra: Sequence[Put]) -> tuple[int, int]:
-        """Send the claim until its outcome is definite: (revision, newest marker revision), or (0, 0) if lost."""
+    async def _win(self, claims: Sequence[Claimed], extra: Sequence[Put]) -> tuple[int, Kv | None]:
+        """Send the claim until its outcome is definite: its revision (0 if lost), and the newest marker."""
         compares, success, failure = claim_transaction(self._context.keys, claims, extra)
         result, _ = await definite_txn(self._context.etcd, compares, success, failure, patience=OUTCOME_PATIENCE)
         if result.succeeded:
             marker_answers = result.answers[len(claims) + len(extra) :]
-            return result.revision, max((kv.mod_revision for found in marker_answers for kv in found), default=0)
+            return result.revision, _newest(kv for found in marker_answers for kv in found)
         revision = self._won_before(claims, result)
-        return (revision, await self._markers(claims)) if revision else (0, 0)
+        return (revision, await self._marker(claims)) if revision else (0, None)
 
     def _won_before(self, claims: Sequence[Claimed], result: TxnResult) -> int:
         """The revision of an earlier try of the same claim whose answer was lost; 0 if another one won.
@@ -207,12 +212,9 @@ class Claimer:
             self._context.state.note_owner(c.slot, Owner.decode(kv.value), kv.mod_revision)
         return 0
 
-    async def _markers(self, claims: Sequence[Claimed]) -> int:
-        revisions = [0]
-        for member in replaced_members(claims):
-            kv = await self._context.etcd.get(self._context.keys.commit(member))
-            revisions.append(kv.mod_revision if kv else 0)
-        return max(revisions)
+    async def _marker(self, claims: Sequence[Claimed]) -> Kv | None:
+        keys = self._context.keys
+        return _newest([await self._context.etcd.get(keys.commit(member)) for member in replaced_members(claims)])
 
     async def catch_up(self, won: Sequence[OwnedSlot], revision: int) -> None:
         """Make slots ready that are fenced for us: in memory up to ``revision`` at least; then open their gates."""
@@ -246,3 +248,7 @@ class Claimer:
                 pause = min(pause * 2, 0.5)
             else:
                 return
+
+
+def _newest(markers: Iterable[Kv | None]) -> Kv | None:
+    return max((kv for kv in markers if kv is not None), key=lambda kv: kv.mod_revision, default=None)

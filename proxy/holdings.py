@@ -61,6 +61,8 @@ class Holdings:
 
     def __init__(self) -> None:
         self._owned: dict[int, OwnedSlot] = {}
+        self.given_up: dict[int, int] = {}
+        """Slots given up for good under the owner record of this revision, which may still name this process."""
 
     def __contains__(self, slot: int) -> bool:
         return slot in self._owned
@@ -104,6 +106,17 @@ class Holdings:
         owned = self._owned.pop(slot, None)
         if owned is not None:
             owned.open.set()
+
+    def give_up(self, slots: Iterable[int]) -> None:
+        """Answer nothing in ``slots`` any more, and never again under the owner records that make them ours now.
+
+        So whoever replaces such a record need not wait until our reads from memory are over.
+        """
+        for slot in slots:
+            owned = self._owned.get(slot)
+            if owned is not None:
+                self.given_up[slot] = owned.fence
+                self.lose(slot)
 
     def learn(self, slot: int, owner: Owner, revision: int, *, me: str, boot: str) -> bool:
         """Compare a holding with the owner record as etcd has it; drop it, and say so, if it is somebody else's."""

@@ -15,6 +15,7 @@ from functools import partial
 
 from proxy.claims import Cause, Claimer, Won
 from proxy.context import MemberContext
+from proxy.etcd_contact import LATE
 from proxy.handover import SLOTS_TOGETHER, Handover, HandoverFailed
 from proxy.leaving import Leaving, able_to_take, leaving
 from proxy.read_deadline import BOUND
@@ -276,14 +277,32 @@ class Roles:
         self._strays = strays
         return [slot for slot, (_, since) in strays.items() if now - since >= STRAY_AFTER]
 
+    def give_up(self) -> dict[int, int]:
+        """Give up every slot that is served here; returns those that nobody else owns yet, with their fences."""
+        context = self._context
+        context.holdings.give_up(slot for slot in context.holdings.slots if slot not in self._busy)
+        view = context.view()
+        fences = context.holdings.given_up
+        for slot in [
+            slot for slot, fence in fences.items() if not view.mine(slot) or view.owners[slot].revision != fence
+        ]:
+            del fences[slot]
+        return dict(fences)
+
     async def _adopt(self, slots: Sequence[int]) -> None:
         """Take up slots whose record names this process, with a fresh copy of their sessions."""
+        if self._context.contact.silent_for(time.monotonic()) > LATE:
+            return
         async with self._claim_lock:
             view = self._context.view()
             for slot in slots:
                 at = view.owners.get(slot)
                 if at is None or not view.mine(slot) or slot in self._handing:
                     continue
+                if self._context.holdings.given_up.get(slot) == at.revision:
+                    at = await self.handover.take_up_again(slot, at)
+                    if at is None:
+                        continue
                 self._context.holdings.close([slot])
                 await self._context.replica.refresh(slot)
                 if self._context.state.owners.get(slot) == at:

@@ -248,6 +248,11 @@ def finish_handover(owner: Owner, boot: str, *, now: float) -> Owner:
     return replace(owner, active=owner.to, boot=boot, epoch=owner.epoch + 1, phase=Phase.STABLE, to="", since=now)
 
 
+def take_up(owner: Owner, *, now: float) -> Owner:
+    """The record by which an owner serves a slot again that it had given up: it promised not to under the old one."""
+    return replace(owner, epoch=owner.epoch + 1, phase=Phase.STABLE, to="", cause="etcd reached again", since=now)
+
+
 def undo_handover(owner: Owner, *, now: float) -> Owner:
     """The record by which the owner takes a handover back; it gets a new epoch, since others saw the old one end."""
     return replace(owner, epoch=owner.epoch + 1, phase=Phase.STABLE, to="", cause="handover undone", since=now)
