@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LOOK = 0.2
+_LASTS = 1.0
+"""Seconds after which something that is in the way is told: a moment of it is normal while slots move."""
 
 
 def duration(_: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
@@ -52,13 +54,15 @@ wait_option = click.option(
 def drain(member: str, seconds: float | None, wait: float, pool: str | None, etcd: EtcdOptions) -> None:
     """Take MEMBER out of service: it hands its slots over, and no request fails.
 
-    Exits with 1 if there is no such member, if nobody could take its slots, or if it still owns some after --wait.
+    Says what is in the way while it cannot hand them over. Exits with 1 if there is no such member, if nobody could
+    take its slots, if it still owns some after --wait, or if it ended before it had handed all of them over.
     The member stays out, also when it is restarted, until 'understudy undrain' or the end of --for.
     """
     asyncio.run(_drain(find_place(etcd, pool), member, seconds, wait))
 
 
 async def _drain(place: Place, member: str, seconds: float | None, wait: float) -> None:
+    from deploy.draining import takers
     from deploy.drawing import when
     from deploy.reading import connect, read_pool, require_pool
     from statesync.pool import Intent
@@ -67,15 +71,15 @@ async def _drain(place: Place, member: str, seconds: float | None, wait: float) 
         state, _ = await read_pool(client, place.pool)
         require_pool(state, place.etcd)
         _require_member(state, member)
-        others = [name for name, at in state.members.items() if name != member and at.record.state.may_hold_slots]
-        if not others:
-            raise NotFoundError(
-                f"{member} is the last member that can serve pool {place.pool}: start another one first"
-            )
         now = time.time()
+        if not takers(state, now) - {member}:
+            raise NotFoundError(
+                f"{member} is the last member that can serve pool {place.pool}: start another one first, or "
+                "bring one back with 'understudy undrain'"
+            )
         intent = Intent(member, now + seconds if seconds else 0.0, now)
         await client.put(state.keys.intent(member), intent.encode())
-        if not await follow_until_empty(client, place.pool, member, lambda _: {member}, wait):
+        if not await follow_until_empty(client, place.pool, member, lambda _: {member}, wait, state):
             until = f"until {when(intent.until)}, or " if seconds else ""
             click.echo(f"{member} is drained: {until}until 'understudy undrain {member}'")
 
@@ -113,31 +117,51 @@ async def follow_until_empty(
     subject: str,
     members: Callable[["PoolState"], set[str]],
     wait: float,
+    before: "PoolState",
     *,
     quiet: bool = False,
 ) -> int:
     """Show how many slots ``members`` own until it is none, and return how many are left: 0, unless ``wait`` is 0.
 
-    Raises :class:`DeployError` if it takes longer than ``wait`` seconds. With ``quiet`` nothing is shown.
+    ``before`` is the pool before they were told to leave. What is in the way is shown as well, when it has been so for
+    a moment; with ``quiet`` nothing is. Raises :class:`DeployError` if it takes longer than ``wait`` seconds, or if
+    slots were taken over from them instead of being handed over.
     """
+    from deploy.draining import Departure, died, obstacle, owned_by
     from deploy.reading import read_pool
     from proxy.drain import LINGER
 
     give_up = time.monotonic() + wait
-    shown = -1
+    shown: list[str] = []
+    hindered, since = "", time.monotonic()
+    of_these = members(before)
+    departure = Departure.of(before, of_these)
+
+    def tell(line: str) -> None:
+        if not quiet and line and line not in shown:
+            shown.append(line)
+            click.echo(line)
+
     while True:
         state, _ = await read_pool(client, pool)
-        of_these = members(state)
-        left = sum(at.record.active in of_these for at in state.owners.values())
-        if left != shown and not quiet:
-            click.echo(f"{subject} owns {left} slots")
-            shown = left
+        of_these |= members(state)
+        left = len(owned_by(state, of_these))
+        tell(f"{subject} owns {left} slots")
+        why = obstacle(state, of_these, time.time())
+        if why != hindered:
+            hindered, since = why, time.monotonic()
+        if why and (not wait or time.monotonic() - since >= _LASTS):
+            tell(f"{subject} cannot leave: {why}")
+        taken = departure.taken_over(state, of_these)
+        if not left and taken:
+            raise _NotDrainedError(died(subject, taken))
         if not left and wait:
             await asyncio.sleep(LINGER)  # what front Envoys have sent by old routes must find its member
         if not left or not wait:
             return left
         if time.monotonic() >= give_up:
-            raise _NotDrainedError(f"{subject} still owns {left} slots after {wait:g} s: see 'understudy status'")
+            reason = why or "see 'understudy status'"
+            raise _NotDrainedError(f"{subject} still owns {left} slots after {wait:g} s: {reason}")
         await asyncio.sleep(_LOOK)
 
 

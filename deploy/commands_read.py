@@ -112,6 +112,7 @@ def _show_sync(place: Place, tls: TlsOptions | None, output: str) -> None:
 
 
 async def _status(place: Place) -> dict[str, Any]:
+    from deploy.draining import hindered_drains
     from deploy.envoys import read_envoys
     from deploy.layout import read_processes
     from deploy.reading import connect, read_pool, require_pool
@@ -128,6 +129,7 @@ async def _status(place: Place) -> dict[str, Any]:
         etcd=endpoints,
         envoys=envoys,
         processes=read_processes(place.directory) if place.layout else (),
+        hindered=hindered_drains(state, time.time()),
     )
 
 

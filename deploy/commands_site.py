@@ -85,7 +85,7 @@ async def _offline(place: Place, intent: "Intent", wait: float, *, force: bool, 
             )
         await client.put(state.keys.site_intent(site), intent.encode())
         left = await follow_until_empty(
-            client, place.pool, f"site {site}", lambda state: set(_members_of(state, site)), wait, quiet=quiet
+            client, place.pool, f"site {site}", lambda state: set(_members_of(state, site)), wait, state, quiet=quiet
         )
     return {"site": site, "offline": True, "until": intent.until or None, "members": members, "slots_left": left}
 

@@ -42,8 +42,12 @@ def status_view(
     etcd: Sequence[EndpointStatus] = (),
     envoys: View | None = None,
     processes: Sequence[Mapping[str, Any]] = (),
+    hindered: Sequence[str] = (),
 ) -> View:
-    """The pool at a glance. ``envoys`` is what the control servers say of their xDS clients (``deploy.envoys``)."""
+    """The pool at a glance. ``envoys`` is what the control servers say of their xDS clients (``deploy.envoys``).
+
+    ``hindered`` says what keeps members from leaving that are to (``deploy.draining``).
+    """
     table = state.table.record if state.table else None
     total = slots_of(state)
     unowned = [slot for slot in range(total) if slot not in state.owners]
@@ -91,7 +95,7 @@ def status_view(
         ],
         "envoys": envoys,
         "processes": list(processes),
-        "warnings": list(_warnings(state, etcd, unowned, dead)),
+        "warnings": [*_warnings(state, etcd, unowned, dead), *hindered],
     }
 
 

@@ -1,5 +1,8 @@
 """Claiming slots: the transaction, sent until its outcome is definite, and catching up before the first answer.
 
+Both happen once for all slots of a claim, however many transactions it takes: with ``takeover: lease`` a wait for each
+hundred slots would make one death in a large pool cost many seconds.
+
 After a claim no older owner can write (its compare fails), so what the replica lacks is finite and its end
 is known: the revision of the replaced owner's commit marker, read inside the claim. The replica waits for
 that revision; if the watch does not bring it soon, the slots are read from etcd instead.
@@ -8,7 +11,7 @@ that revision; if the watch does not bring it soon, the slots are read from etcd
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from proxy.context import MemberContext
@@ -17,7 +20,7 @@ from proxy.read_deadline import BOUND
 from proxy.request_sweep import read_requests
 from statesync.crash_points import CrashPoint, crash_point
 from statesync.definite import definite_txn
-from statesync.etcd import EtcdError, Put, TxnResult
+from statesync.etcd import EtcdError, Kv, Put, TxnResult
 from statesync.ownership import CLAIM_MOST, Claimed, View, claim, claim_transaction, replaced_members
 from statesync.pool import Owner
 from telemetry import names
@@ -45,63 +48,107 @@ class Cause:
     by_request: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Won:
+    """What a claim has won and not yet opened: the claims of each transaction, and the revision that made them ours.
+
+    ``marker`` is the newest commit marker of a replaced owner, if there is one. ``began`` and ``claimed`` are in ns.
+    """
+
+    parts: tuple[tuple[Sequence[Claimed], int], ...]
+    owned: tuple[OwnedSlot, ...]
+    marker: Kv | None
+    cause: Cause
+    began: int
+    claimed: int
+
+    @property
+    def claims(self) -> list[Claimed]:
+        """All claims that were won, in order."""
+        return [one for claims, _ in self.parts for one in claims]
+
+
 class Claimer:
-    """Claims slots for this process and makes them ready to serve."""
+    """Claims slots for this process and makes them ready to serve.
+
+    The two steps are apart, so that whoever keeps others from claiming meanwhile need not do so while slots wait.
+    """
 
     def __init__(self, context: MemberContext) -> None:
         self._context = context
+        self._copies = asyncio.Semaphore(COPIES_AT_ONCE)
 
-    async def claim(self, view: View, slots: Sequence[int], cause: Cause) -> list[int]:
-        """Try to claim ``slots``; return those that were won (already caught up and serving).
+    async def win(self, view: View, slots: Sequence[int], cause: Cause) -> Won:
+        """Try to claim ``slots``: a transaction for each :data:`CLAIM_MOST` of them, all sent together.
 
-        Losing the race for one slot of a transaction loses the whole transaction; the caller looks again
-        and retries with what is left. Raises ``EtcdError`` when etcd gives no definite answer.
+        Losing the race for one slot of a transaction loses the whole transaction; the caller looks again and retries
+        with what is left. What was won must be given to :meth:`open`. Raises ``EtcdError`` when nothing was won and
+        etcd gave no definite answer.
         """
-        won: list[int] = []
-        for start in range(0, len(slots), CLAIM_MOST):
-            won.extend(await self._claim_some(view, slots[start : start + CLAIM_MOST], cause))
-        return won
-
-    async def _claim_some(self, view: View, slots: Sequence[int], cause: Cause) -> list[int]:
-        context = self._context
-        started_ns = context.telemetry.now_ns()
-        now = time.time()
-        claims = claim(
-            view, slots, cause=cause.text, traceparent=cause.trace.traceparent if cause.trace else "", now=now
-        )
+        context, began, now = self._context, self._context.telemetry.now_ns(), time.time()
+        traceparent = cause.trace.traceparent if cause.trace else ""
+        claims = claim(view, slots, cause=cause.text, traceparent=traceparent, now=now)
+        parts = [claims[start : start + CLAIM_MOST] for start in range(0, len(claims), CLAIM_MOST)]
+        note = self._note(claims, cause, now)
         crash_point(CrashPoint.CLAIM_DECIDED)
-        revision, markers = await self._win(claims, self._note(claims, cause, now))
-        if not revision:
+        outcomes = await asyncio.gather(*(self._win(part, note) for part in parts), return_exceptions=True)
+        errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        answers = [(part, *found) for part, found in zip(parts, outcomes, strict=True) if isinstance(found, tuple)]
+        won = [answer for answer in answers if answer[1]]  # by their revisions
+        await self._correct(claims, [one for part, _, _ in won for one in part], cause)
+        if errors and not won:
+            raise errors[0]
+        for error in errors:
+            logger.warning("a part of a claim of %d slots: %s", len(claims), error)
+        if won:
+            crash_point(CrashPoint.CLAIM_WON)
+        owned = [one for part, revision, _ in won for c in part if (one := self._gain(c, revision)) is not None]
+        marker = _newest(marker for _, _, marker in won)
+        replaced = tuple((part, revision) for part, revision, _ in won)
+        return Won(replaced, tuple(owned), marker, cause, began, context.telemetry.now_ns())
+
+    async def open(self, won: Won, *, given: bool = False) -> list[int]:
+        """Have what was won caught up and served, all of it after one wait; return the slots that are ours by then.
+
+        ``given``: its owner has given it up, so that there are no readers to wait for.
+        """
+        claims, cause, context = won.claims, won.cause, self._context
+        if not claims:
             return []
-        crash_point(CrashPoint.CLAIM_WON)
-        won = [owned for c in claims if (owned := self._gain(c, revision)) is not None]
         told = None
         if cause.trace is not None:
-            slots, claimed_ns = [c.slot for c in claims], context.telemetry.now_ns()
+            slots = [c.slot for c in claims]
             told = context.first_answers.claimed(
-                cause.trace, slots, started_ns, claimed_ns, by_request=cause.by_request
+                cause.trace, slots, won.began, won.claimed, by_request=cause.by_request
             )
-        await self._outwait_readers(claims)
-        await self.catch_up(won, max([markers, *(c.replaces for c in claims)]))
+        if not given:
+            await self._outwait_readers(claims)
+        written = won.marker.mod_revision if won.marker else 0
+        await self.catch_up(won.owned, max([written, *(c.replaces for c in claims)]))
         if told is not None:
             attributes: Attributes = {
                 names.POOL: context.keys.pool,
                 names.MEMBER: context.me,
                 names.FROM: cause.source,
                 names.SLOTS: len(claims),
-                names.SESSION_COUNT: context.replica.count([owned.slot for owned in won]),
+                names.SESSION_COUNT: context.replica.count([owned.slot for owned in won.owned]),
                 names.EPOCH: max(c.owner.epoch for c in claims),
-                names.ETCD_REVISION: revision,
+                names.ETCD_REVISION: max(revision for _, revision in won.parts),
                 names.CAUSE: cause.text,
             }
             context.first_answers.opened(told, attributes)
         if cause.source and cause.source != context.me:
-            context.tally.takeovers += 1
-            context.tally.taken_over += len(won)
-            if cause.trace is not None:
-                context.writers.claimed(cause.trace, {c.slot: c.owner.epoch for c in claims}, revision)
-        logger.info("claimed %d slots at revision %d: %s", len(won), revision, cause.text)
-        return [owned.slot for owned in won]
+            self._count(won)
+        logger.info("claimed %d slots at revision %d: %s", len(won.owned), won.parts[-1][1], cause.text)
+        return [owned.slot for owned in won.owned]
+
+    def _count(self, won: Won) -> None:
+        context, trace = self._context, won.cause.trace
+        context.tally.takeovers += 1
+        context.tally.taken_over += len(won.owned)
+        if trace is not None:
+            for claims, revision in won.parts:
+                context.writers.claimed(trace, {c.slot: c.owner.epoch for c in claims}, revision)
 
     async def _outwait_readers(self, claims: Sequence[Claimed]) -> None:
         """With ``takeover: lease``, wait until no replaced owner can still answer reads from memory.
@@ -117,24 +164,40 @@ class Claimer:
         """The slot as ours, unless somebody has claimed it after us by the time we hear that we had it."""
         if not self._context.state.note_owner(claimed.slot, claimed.owner, revision):
             return None
-        return self._context.holdings.gain(claimed.slot, claimed.owner, revision)
+        owned = self._context.holdings.gain(claimed.slot, claimed.owner, revision)
+        owned.preparing = True
+        return owned
 
     def _note(self, claims: Sequence[Claimed], cause: Cause, now: float) -> list[Put]:
+        """The failover record, with all ``claims``: each transaction writes it, whichever comes last."""
         if cause.trace is None:
             return []
         taken = {c.slot: c.owner.epoch for c in claims}
         log = self._context.failovers
         return [log.add(cause.trace.hex, cause.source, taken, cause=cause.text, planned=False, now=now)]
 
-    async def _win(self, claims: Sequence[Claimed], extra: Sequence[Put]) -> tuple[int, int]:
-        """Send the claim until its outcome is definite: (revision, newest marker revision), or (0, 0) if lost."""
+    async def _correct(self, claims: Sequence[Claimed], won: Sequence[Claimed], cause: Cause) -> None:
+        """Take what was not won out of the failover record; it is for people, so that a failure does no harm."""
+        lost = {c.slot for c in claims} - {c.slot for c in won}
+        if cause.trace is None or not lost:
+            return
+        put = self._context.failovers.without(cause.trace.hex, cause.source, lost)
+        if not won or put is None:
+            return
+        try:
+            await self._context.etcd.put(put.key, put.value)
+        except EtcdError as error:
+            logger.warning("the record of a takeover names %d slots too many: %s", len(lost), error)
+
+    async def _win(self, claims: Sequence[Claimed], extra: Sequence[Put]) -> tuple[int, Kv | None]:
+        """Send the claim until its outcome is definite: its revision (0 if lost), and the newest marker."""
         compares, success, failure = claim_transaction(self._context.keys, claims, extra)
         result, _ = await definite_txn(self._context.etcd, compares, success, failure, patience=OUTCOME_PATIENCE)
         if result.succeeded:
             marker_answers = result.answers[len(claims) + len(extra) :]
-            return result.revision, max((kv.mod_revision for found in marker_answers for kv in found), default=0)
+            return result.revision, _newest(kv for found in marker_answers for kv in found)
         revision = self._won_before(claims, result)
-        return (revision, await self._markers(claims)) if revision else (0, 0)
+        return (revision, await self._marker(claims)) if revision else (0, None)
 
     def _won_before(self, claims: Sequence[Claimed], result: TxnResult) -> int:
         """The revision of an earlier try of the same claim whose answer was lost; 0 if another one won.
@@ -150,12 +213,9 @@ class Claimer:
             self._context.state.note_owner(c.slot, Owner.decode(kv.value), kv.mod_revision)
         return 0
 
-    async def _markers(self, claims: Sequence[Claimed]) -> int:
-        revisions = [0]
-        for member in replaced_members(claims):
-            kv = await self._context.etcd.get(self._context.keys.commit(member))
-            revisions.append(kv.mod_revision if kv else 0)
-        return max(revisions)
+    async def _marker(self, claims: Sequence[Claimed]) -> Kv | None:
+        keys = self._context.keys
+        return _newest([await self._context.etcd.get(keys.commit(member)) for member in replaced_members(claims)])
 
     async def catch_up(self, won: Sequence[OwnedSlot], revision: int) -> None:
         """Make slots ready that are fenced for us: in memory up to ``revision`` at least; then open their gates."""
@@ -169,11 +229,10 @@ class Claimer:
             logger.warning("the watch lags behind revision %d: reading %d slots from etcd", revision, len(won))
         if late:
             await self._read_requests()
-        gate = asyncio.Semaphore(COPIES_AT_ONCE)
 
         async def make_ready(owned: OwnedSlot) -> None:
             if late or not context.replica.is_synced(owned.slot):
-                async with gate:
+                async with self._copies:
                     await self._copy(owned)
             context.holdings.reopen(owned)
 
@@ -205,3 +264,7 @@ class Claimer:
                 pause = min(pause * 2, 0.5)
             else:
                 return
+
+
+def _newest(markers: Iterable[Kv | None]) -> Kv | None:
+    return max((kv for kv in markers if kv is not None), key=lambda kv: kv.mod_revision, default=None)

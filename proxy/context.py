@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from proxy.etcd_contact import EtcdContact
 from proxy.first_answer import FirstAnswers
 from proxy.held_up import HeldUp
 from proxy.holdings import Holdings
@@ -59,6 +60,7 @@ class MemberContext:
     seen: Callable[[], Mapping[tuple[str, str], bool]] = dict
     tally: Tally = field(default_factory=Tally)
     clock: PoolClock = field(default_factory=PoolClock)
+    contact: EtcdContact = field(default_factory=EtcdContact)
 
     def view(self) -> View:
         """What ownership decisions are made from, as of now."""

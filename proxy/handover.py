@@ -20,7 +20,7 @@ from proxy.peers import Peer, PeerError
 from statesync.crash_points import CrashPoint, crash_point
 from statesync.definite import definite_txn
 from statesync.etcd import Get, ModRevision, Put
-from statesync.ownership import finish_handover, start_handover, undo_handover
+from statesync.ownership import finish_handover, start_handover, take_up, undo_handover
 from statesync.pool import Owner, Phase
 from statesync.state import At
 from telemetry import names
@@ -186,6 +186,18 @@ class Handover:
         owned.owner, owned.fence = at.record, at.revision
         await self._take_back(owned)
         self._context.holdings.reopen(owned)
+
+    async def take_up_again(self, slot: int, at: At[Owner]) -> At[Owner] | None:
+        """Own a slot under a new record that this member has given up under ``at``; None if somebody else has it.
+
+        Whoever was asked to take it may still claim it, without a wait for our reads, for as long as ``at`` stands.
+        """
+        mine = take_up(at.record, now=time.time())
+        revision = await self._replace_records({slot: at.revision}, {slot: mine})
+        self._context.holdings.given_up.pop(slot, None)
+        if not revision or not self._context.state.note_owner(slot, mine, revision):
+            return None
+        return At(mine, revision)
 
     async def take(self, slots: Sequence[int], revision: int) -> dict[int, At[Owner]]:
         """Become active for slots that their owner fenced at ``revision``, and return the new owner records.

@@ -26,7 +26,8 @@ class NotMine(Exception):
 class OwnedSlot:
     """One owned slot. ``fence`` is the ``mod_revision`` of the owner record that makes it ours.
 
-    ``readable``: its gate is closed, but not to reads that memory answers at once.
+    ``readable``: its gate is closed, but not to reads that memory answers at once. ``preparing``: it was claimed and is
+    being caught up; nobody but who claimed it may open its gate.
     """
 
     slot: int
@@ -37,6 +38,7 @@ class OwnedSlot:
     calls: int = 0
     answered: bool = False
     readable: bool = False
+    preparing: bool = False
 
     def leave(self) -> None:
         """One call less."""
@@ -59,6 +61,8 @@ class Holdings:
 
     def __init__(self) -> None:
         self._owned: dict[int, OwnedSlot] = {}
+        self.given_up: dict[int, int] = {}
+        """Slots given up for good under the owner record of this revision, which may still name this process."""
 
     def __contains__(self, slot: int) -> bool:
         return slot in self._owned
@@ -80,6 +84,11 @@ class Holdings:
         owned = self._owned.get(slot)
         return owned is not None and owned.open.is_set()
 
+    @property
+    def preparing(self) -> frozenset[int]:
+        """The owned slots that were claimed and are being caught up."""
+        return frozenset(slot for slot, owned in self._owned.items() if owned.preparing)
+
     def open_slots(self) -> list[int]:
         """The owned slots that take calls now."""
         return [slot for slot, owned in self._owned.items() if owned.open.is_set()]
@@ -97,6 +106,17 @@ class Holdings:
         owned = self._owned.pop(slot, None)
         if owned is not None:
             owned.open.set()
+
+    def give_up(self, slots: Iterable[int]) -> None:
+        """Answer nothing in ``slots`` any more, and never again under the owner records that make them ours now.
+
+        So whoever replaces such a record need not wait until our reads from memory are over.
+        """
+        for slot in slots:
+            owned = self._owned.get(slot)
+            if owned is not None:
+                self.given_up[slot] = owned.fence
+                self.lose(slot)
 
     def learn(self, slot: int, owner: Owner, revision: int, *, me: str, boot: str) -> bool:
         """Compare a holding with the owner record as etcd has it; drop it, and say so, if it is somebody else's."""
@@ -129,7 +149,7 @@ class Holdings:
             return
         if owner is not None:
             owned.owner, owned.fence = owner, fence
-        owned.readable = False
+        owned.readable = owned.preparing = False
         if owned.owner.phase is Phase.STABLE:
             owned.open.set()
 

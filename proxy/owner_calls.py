@@ -75,7 +75,8 @@ class OwnerCalls:
         if pending is not None:
             await asyncio.wait((pending,), timeout=ASYNC_PATIENCE)
         linearizable = call.headers.get("understudy-consistency") == "linearizable"
-        if not linearizable and not self._reads.holds() and not await self._reads.renewed(ETCD_PATIENCE):
+        sure = linearizable or self._reads.holds() or await self._reads.renewed(ETCD_PATIENCE)
+        if not sure and self._holds(owned):
             detail = "etcd is needed to answer this read and does not answer"
             return problem(503, "no-owner", detail, retry_after=RETRY_AFTER)
         if not self._holds(owned):
@@ -145,9 +146,9 @@ class OwnerCalls:
             owned.leave()
             raise
         release = partial(self._release, owned, call.key)
-        if not self._context.replica.is_synced(owned.slot):
+        if not self._holds(owned):
             release()
-            return None  # the watch had a gap while this call waited: what memory holds is being read again
+            return None  # the slot was lost, or the watch had a gap, while this call waited
         sealed_off = self._sealed_off(call, owned)
         if sealed_off is not None:
             release()
@@ -217,7 +218,7 @@ class OwnerCalls:
             sure = True
         else:
             sure = await self._reads.confirmed(time.monotonic(), ETCD_PATIENCE)
-        if not sure:
+        if not sure and self._holds(owned):
             detail = "etcd is needed to answer this write and does not answer"
             return problem(503, "not-committed", detail, retry_after=RETRY_AFTER)
         return self._placed(self._unchanged(outcome), owned) if self._holds(owned) else None

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import Mapping
 
 from aiohttp import web
@@ -9,11 +10,12 @@ from aiohttp import web
 from proxy.admission import certificate_wanted
 from proxy.context import MemberContext
 from proxy.handover import Handover, HandoverFailed
-from proxy.peers import ACTIVATE_PATH, PREPARE_PATH, PROBE_PATH, SESSIONS_PATH
+from proxy.peers import ACTIVATE_PATH, ETCD_PATH, LOOK_TIMEOUT, PREPARE_PATH, PROBE_PATH, SESSIONS_PATH, TAKE_PATH
 from proxy.problems import problem
 from proxy.read_deadline import ReadDeadline
 from proxy.service import SessionService
 from proxy.session_api import BODY_MOST, add_session_routes, as_json, call_of, problems, respond
+from proxy.takeovers import NotTaken, Takeovers
 from statesync.crash_points import CrashPoint, crash_point
 from statesync.etcd import EtcdError
 from statesync.identity import kinds_of
@@ -27,6 +29,7 @@ def peer_app(
     context: MemberContext,
     service: SessionService,
     handover: Handover,
+    takeovers: Takeovers,
     reads: ReadDeadline,
     *,
     certificates: bool = False,
@@ -47,7 +50,15 @@ def peer_app(
         call = await call_of(request, key=request.match_info["key"])
         return respond(await service.handle(dataclasses.replace(call, hop=True)))
 
+    async def etcd(_: web.Request) -> web.Response:
+        """Whether etcd answers a look that is sent now, and has not paused of late."""
+        answered = await reads.confirmed(time.monotonic(), LOOK_TIMEOUT)
+        steady = context.contact.steady(time.monotonic())
+        return web.json_response({"member": context.me, "answered": answered, "steady": steady})
+
     app.router.add_get(PROBE_PATH, probe)
+    app.router.add_get(ETCD_PATH, etcd)
+    _add_take_route(app, takeovers)
     add_session_routes(app, SESSIONS_PATH + "{key}", one)
     app.router.add_post(SESSIONS_PATH + "{key}", one)  # a refusal
     _add_handover_routes(app, context, handover)
@@ -85,6 +96,27 @@ def _add_handover_routes(app: web.Application, context: MemberContext, handover:
 
     app.router.add_post(PREPARE_PATH, prepare)
     app.router.add_post(ACTIVATE_PATH, activate)
+
+
+def _add_take_route(app: web.Application, takeovers: Takeovers) -> None:
+    """Where an owner that alone is cut off from etcd gives its slots away."""
+
+    async def take(request: web.Request) -> web.Response:
+        try:
+            asked = as_json(await request.read())
+            member, boot = str(asked["member"]), str(asked["boot"])
+            fences = {int(slot): int(fence) for slot, fence in dict(asked["slots"]).items()}  # type: ignore[call-overload]
+        except (ValueError, KeyError, TypeError) as error:
+            return respond(problem(400, "bad-request", f"who gives which slots, by their records' revisions: {error}"))
+        try:
+            taken = await takeovers.given(member, boot, fences)
+        except NotTaken as error:
+            return respond(problem(409, "not-owner", str(error)))
+        except EtcdError as error:
+            return respond(problem(503, "outcome-unknown", str(error), retry_after=1))
+        return web.json_response(taken.as_json())
+
+    app.router.add_post(TAKE_PATH, take)
 
 
 def _slots_of(asked: Mapping[str, object]) -> list[int]:

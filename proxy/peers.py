@@ -7,11 +7,12 @@ That speaks neither for its life nor for its death, so no ownership changes for 
 """
 
 import asyncio
+import dataclasses
 import json
 import logging
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
@@ -20,7 +21,9 @@ from typing import Any
 import aiohttp
 
 from proxy.problems import Reply
+from statesync.etcd import Kv
 from statesync.pool import Owner
+from statesync.state import At
 from statesync.tls import PeerTls, WrongName, trust_fault
 
 logger = logging.getLogger(__name__)
@@ -29,10 +32,14 @@ PROBE_PATH = "/peer/v1/probe"
 SESSIONS_PATH = "/peer/v1/sessions/"
 PREPARE_PATH = "/peer/v1/handover/prepare"
 ACTIVATE_PATH = "/peer/v1/handover/activate"
+ETCD_PATH = "/peer/v1/etcd"
+TAKE_PATH = "/peer/v1/take"
 PROBES = 3
 VOID_FROM = 1.5
 PULSE_LOOK = 0.05
 CALL_TIMEOUT = 1.0
+LOOK_TIMEOUT = 0.7
+"""Seconds in which etcd answers a look that a peer asks for, or is taken for silent."""
 HOP_HEADER = "Understudy-Hop"
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"})
 
@@ -94,6 +101,34 @@ class Peer:
 
     member: str
     address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a peer has claimed that was given to it, and the giver's commit marker at that moment, if there was one."""
+
+    owners: Mapping[int, At[Owner]]
+    marker: Kv | None
+
+    def as_json(self) -> dict[str, object]:
+        """As it travels between peers."""
+        marker = (
+            None if self.marker is None else {**dataclasses.asdict(self.marker), "value": self.marker.value.decode()}
+        )
+        owners = {
+            str(slot): {"record": dataclasses.asdict(at.record), "revision": at.revision}
+            for slot, at in self.owners.items()
+        }
+        return {"owners": owners, "marker": marker}
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any]) -> "Taken":
+        """Read it; raises ``ValueError``, ``KeyError`` or ``TypeError``."""
+        marker = said["marker"]
+        owners = {
+            int(slot): At(Owner.of(one["record"]), int(one["revision"])) for slot, one in dict(said["owners"]).items()
+        }
+        return cls(owners, None if marker is None else Kv(**{**marker, "value": str(marker["value"]).encode()}))
 
 
 class PeerClient:
@@ -230,6 +265,30 @@ class PeerClient:
             return owners, int(said["revision"])
         except (ValueError, KeyError, TypeError) as error:
             raise PeerBroken(peer.member, f"an answer to a handover that is none: {error!r}") from None
+
+    async def reaches_etcd(self, peer: Peer) -> bool:
+        """Whether etcd answers ``peer`` now, and has not paused for it of late; False as well if it does not say."""
+        url = f"{self._scheme}://{peer.address}{ETCD_PATH}"
+        timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT)
+        try:
+            async with self._http.get(url, ssl=self._ssl(peer), timeout=timeout) as answer:
+                said = await answer.json() if answer.status == HTTPStatus.OK else {}
+                return bool(said.get("answered") is True and said.get("steady") is True)
+        except (aiohttp.ClientError, TimeoutError, ValueError, AttributeError) as error:
+            logger.info("%s does not say whether it reaches etcd: %r", peer.member, error)
+            return False
+
+    async def take_from(self, peer: Peer, me: str, boot: str, fences: Mapping[int, int]) -> Taken:
+        """Ask ``peer`` to claim slots that we own by records of these revisions and serve no more.
+
+        Raises ``PeerError``; a part of the slots may not be among those taken.
+        """
+        body: dict[str, object] = {"member": me, "boot": boot, "slots": {str(slot): at for slot, at in fences.items()}}
+        said = await self._handover_call(peer, TAKE_PATH, body)
+        try:
+            return Taken.of(said)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise PeerBroken(peer.member, f"an answer to slots given that is none: {error!r}") from None
 
     async def _handover_call(self, peer: Peer, path: str, body: dict[str, object]) -> dict[str, Any]:
         url = f"{self._scheme}://{peer.address}{path}"

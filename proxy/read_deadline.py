@@ -11,7 +11,7 @@ they come by the hundred, and a question for each of them would keep this proces
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from proxy.context import MemberContext
 from statesync.etcd import EtcdError, Event
@@ -43,6 +43,7 @@ class ReadDeadline:
         self._sent = float("-inf")
         self._renewed = asyncio.Event()
         self._wanted = asyncio.Event()
+        self._alone = False
         self.fault = ""
 
     def holds(self) -> bool:
@@ -63,33 +64,48 @@ class ReadDeadline:
     async def _look_until(self, enough: Callable[[], bool], patience: float) -> bool:
         try:
             async with asyncio.timeout(patience):
-                while not enough():
+                while not enough() and not self._alone:
                     self._wanted.set()
                     await self._renewed.wait()
         except TimeoutError:
-            return enough()
-        return True
+            pass
+        return enough()
 
     @property
     def cut_off(self) -> bool:
-        """Whether etcd has been silent for so long that others had better serve: an etcd restart is over by then."""
-        return time.monotonic() > self._valid_until + CUT_OFF_AFTER
+        """Whether others had better serve: they reach etcd, or etcd has been silent for longer than a restart takes."""
+        return self._alone or time.monotonic() > self._valid_until + CUT_OFF_AFTER
+
+    def step_down(self, reaching: Collection[str]) -> None:
+        """Others reach etcd and this member does not: it is cut off until a look is answered again.
+
+        Who waits for a look is not kept waiting: others will serve the slots.
+        """
+        if self._alone:
+            return
+        self._alone = True
+        self._renewed.set()
+        self.fault = f"{NO_ETCD}it is reached by {', '.join(sorted(reaching))}"
+        self._on_fault()
 
     async def run(self) -> None:
         """Look at etcd until cancelled."""
-        owners = prefix_range(self._context.keys.owners)
+        owners, contact = prefix_range(self._context.keys.owners), self._context.contact
         while True:
             sent = time.monotonic()
+            contact.sent(sent)
             try:
                 page = await self._context.etcd.range(owners, min_mod_revision=self._looked_at + 1)
             except EtcdError as error:
-                if self.cut_off:
+                if self.cut_off and not self._alone:
                     self.fault = f"{NO_ETCD}{error}"
                     self._on_fault()
                 await self._context.etcd.pause(RETRY)
                 continue
             if page.kvs:
                 self._on_changes(MirrorBatch(page.revision, tuple(Event("put", kv) for kv in page.kvs)))
+            contact.answered(time.monotonic())
+            self._alone = False
             self._looked_at = page.revision
             self._valid_until, self._sent = sent + BOUND, sent
             self._wanted.clear()

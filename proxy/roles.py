@@ -13,8 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 
-from proxy.claims import Cause, Claimer
+from proxy.claims import Cause, Claimer, Won
 from proxy.context import MemberContext
+from proxy.etcd_contact import LATE
 from proxy.handover import SLOTS_TOGETHER, Handover, HandoverFailed
 from proxy.leaving import Leaving, able_to_take, leaving
 from proxy.read_deadline import BOUND
@@ -175,7 +176,7 @@ class Roles:
         if self.leaving is None:
             self._draining_since = time.monotonic()
         receivers = list(self._heirs(view).values())
-        for step in next_steps(view, handing_over=frozenset(self._handing)):
+        for step in next_steps(view, handing_over=self._busy):
             match step:
                 case TakeOver(member, boot, slots):
                     self._start(f"takeover/{member}", partial(self.takeovers.of_lost, member, boot, slots))
@@ -231,28 +232,34 @@ class Roles:
         await asyncio.gather(*(copy(slot) for slot in missing))
         closed = [owned for slot in context.holdings.slots if (owned := context.holdings.get(slot))]
         for owned in closed:
-            if not owned.open.is_set() and owned.slot not in self._handing and not self._claim_lock.locked():
+            busy = owned.preparing or owned.slot in self._handing or self._claim_lock.locked()
+            if not owned.open.is_set() and not busy:
                 context.holdings.reopen(owned)
 
     # -- claims --
 
     async def _claim_free(self) -> None:
         """Claim what is free for us; the table's word is enough for slots that nobody can be writing."""
-        async with self._claim_lock:
-            view = self._context.view()
-            free = [step.slots for step in next_steps(view) if isinstance(step, ClaimFree)]
-            fresh: list[int] = []
-            replaced: dict[tuple[str, str], list[int]] = {}
-            for slot in (slot for slots in free for slot in slots):
-                owner = view.owner(slot)
-                if owner is None:
-                    fresh.append(slot)
-                else:
-                    replaced.setdefault((owner.active, owner.boot), []).append(slot)
-            if fresh:
-                await self._claimer.claim(view, fresh, Cause("first owner"))
-            for (member, boot), slots in replaced.items():
-                await self._claimer.claim(view, slots, self.takeovers.cause(member, boot, f"{member} was restarted"))
+        won: list[Won] = []
+        try:
+            async with self._claim_lock:
+                view = self._context.view()
+                free = [step.slots for step in next_steps(view) if isinstance(step, ClaimFree)]
+                fresh: list[int] = []
+                replaced: dict[tuple[str, str], list[int]] = {}
+                for slot in (slot for slots in free for slot in slots):
+                    owner = view.owner(slot)
+                    if owner is None:
+                        fresh.append(slot)
+                    else:
+                        replaced.setdefault((owner.active, owner.boot), []).append(slot)
+                if fresh:
+                    won.append(await self._claimer.win(view, fresh, Cause("first owner")))
+                for (member, boot), slots in replaced.items():
+                    cause = self.takeovers.cause(member, boot, f"{member} was restarted")
+                    won.append(await self._claimer.win(view, slots, cause))
+        finally:
+            await asyncio.gather(*(self._claimer.open(one) for one in won))
         self.wake()
 
     def _lasting_strays(self, view: View) -> list[int]:
@@ -271,14 +278,32 @@ class Roles:
         self._strays = strays
         return [slot for slot, (_, since) in strays.items() if now - since >= STRAY_AFTER]
 
+    def give_up(self) -> dict[int, int]:
+        """Give up every slot that is served here; returns those that nobody else owns yet, with their fences."""
+        context = self._context
+        context.holdings.give_up(slot for slot in context.holdings.slots if slot not in self._busy)
+        view = context.view()
+        fences = context.holdings.given_up
+        for slot in [
+            slot for slot, fence in fences.items() if not view.mine(slot) or view.owners[slot].revision != fence
+        ]:
+            del fences[slot]
+        return dict(fences)
+
     async def _adopt(self, slots: Sequence[int]) -> None:
         """Take up slots whose record names this process, with a fresh copy of their sessions."""
+        if self._context.contact.silent_for(time.monotonic()) > LATE:
+            return
         async with self._claim_lock:
             view = self._context.view()
             for slot in slots:
                 at = view.owners.get(slot)
                 if at is None or not view.mine(slot) or slot in self._handing:
                     continue
+                if self._context.holdings.given_up.get(slot) == at.revision:
+                    at = await self.handover.take_up_again(slot, at)
+                    if at is None:
+                        continue
                 self._context.holdings.close([slot])
                 await self._context.replica.refresh(slot)
                 if self._context.state.owners.get(slot) == at:
@@ -287,6 +312,11 @@ class Roles:
 
     # -- handovers --
 
+    @property
+    def _busy(self) -> frozenset[int]:
+        """Slots that cannot be handed over now: they are on their way, or were claimed and are not open yet."""
+        return frozenset(self._handing) | self._context.holdings.preparing
+
     def _heirs(self, view: View) -> dict[int, str]:
         """Who gets which slot because this member drains and no table has said so for :data:`HEIRS_AFTER` seconds."""
         if self.leaving is None or time.monotonic() - self._draining_since < HEIRS_AFTER:
@@ -294,7 +324,7 @@ class Roles:
         able, heirs = able_to_take(self._context.state, time.time()), {}
         for slot in self._context.holdings.slots:
             heir = next((member for member in heirs_of(view, slot) if member in able), None)
-            if heir is not None and slot not in self._handing:
+            if heir is not None and slot not in self._busy:
                 heirs[slot] = heir
         return heirs
 
@@ -305,7 +335,7 @@ class Roles:
         trace has no root and so counts as unmeasured.
         """
         view = self._context.view()
-        steps = next_steps(view, handing_over=frozenset(self._handing))
+        steps = next_steps(view, handing_over=self._busy)
         wanted = [step.slot for step in steps if isinstance(step, HandOver) and step.to == to]
         if wanted:
             with contextlib.suppress(TraceparentError):
@@ -327,7 +357,7 @@ class Roles:
     def _handovers_left(self) -> int:
         """How many handovers there are still to be, if each has as many slots as it may."""
         view = self._context.view()
-        steps = next_steps(view, handing_over=frozenset(self._handing))
+        steps = next_steps(view, handing_over=self._busy)
         receivers = self._heirs(view) | {step.slot: step.to for step in steps if isinstance(step, HandOver)}
         return sum(-(-slots // SLOTS_TOGETHER) for slots in Counter(receivers.values()).values())
 

@@ -42,6 +42,7 @@ from proxy.session_api import session_app
 from proxy.settings import NO_HEALTH_PORT, SidecarSettings
 from proxy.silence import Silence
 from proxy.stall import StallWatch
+from proxy.step_down import StepDown
 from proxy.sync_api import SyncApi, metrics_app, sync_view
 from proxy.unhurried import Unhurried
 from proxy.writers import Writers
@@ -215,7 +216,12 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
         DrainApi(sidecar.drain, lambda: parts.check.listening).add_to(session_side)
         session_runner = await serve(stack, session_side)
         peer_side = peer_app(
-            parts.context, parts.service, parts.roles.handover, parts.reads, certificates=guard.peers is not None
+            parts.context,
+            parts.service,
+            parts.roles.handover,
+            parts.roles.takeovers,
+            parts.reads,
+            certificates=guard.peers is not None,
         )
         exposed = partial(expose, parts.metrics.registry)
         SyncApi(parts.context, sidecar.status, sidecar.scrub, exposed).add_to(peer_side)
@@ -230,6 +236,7 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
             "group commit": parts.context.committer.run(),
             "ownership": parts.roles.run(),
             "read deadline": parts.reads.run(),
+            "contact with etcd": StepDown(parts.context, parts.reads, parts.roles).run(),
             "sweeping": parts.service.sweep(),
             "request sweep": RequestSweep(parts.context).run(),
             "scrubbing": sidecar.scrub.run(),

@@ -6,17 +6,19 @@ once, and again when etcd could not be asked: while etcd has no leader nobody ca
 """
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from proxy.claims import Cause, Claimer
+from proxy.claims import WATCH_PATIENCE, Cause, Claimer
 from proxy.context import MemberContext
-from proxy.peers import Life
+from proxy.peers import Life, Taken
 from statesync.etcd import EtcdError
 from statesync.ownership import View, heirs_of
 from statesync.pool import Owner
+from statesync.state import At
 from telemetry import names
 
 logger = logging.getLogger(__name__)
@@ -25,6 +27,10 @@ ALIVE_PAUSE = 0.5
 PATIENCE = 10.0
 """Seconds for which a takeover that callers wait for is tried again when etcd cannot be asked."""
 RETRY = 0.5
+
+
+class NotTaken(Exception):
+    """Slots that were given away were not claimed; the message says why."""
 
 
 class Takeovers:
@@ -37,11 +43,12 @@ class Takeovers:
         self._wake = wake
         self._probed_alive: dict[str, float] = {}
         self._for_callers: dict[tuple[str, str], asyncio.Task[bool]] = {}
+        self._given: set[asyncio.Task[Taken]] = set()
 
     @property
-    def tasks(self) -> list[asyncio.Task[bool]]:
-        """What is under way for callers."""
-        return list(self._for_callers.values())
+    def tasks(self) -> list[asyncio.Task[bool] | asyncio.Task[Taken]]:
+        """What is under way for callers, and for members that give slots away."""
+        return [*self._for_callers.values(), *self._given]
 
     async def of_lost(self, member: str, boot: str, slots: Sequence[int]) -> None:
         """The control servers say that ``member`` is dead: claim its slots if our own probe agrees."""
@@ -54,6 +61,34 @@ class Takeovers:
             logger.warning("the control servers say %s is lost, but it answers: not taking over", member)
             return
         await self._take_over(member, boot, f"{member} lost: {self._said_of(member)}; {witness}", slots)
+
+    async def given(self, member: str, boot: str, fences: Mapping[int, int]) -> Taken:
+        """``member`` reaches no etcd and has given up slots, which it owns by records of these revisions: claim them.
+
+        It answers nothing under these records any more, so that nobody has to wait for its reads to end. Raises
+        :class:`NotTaken`, and ``EtcdError`` if etcd gives no definite answer.
+        """
+        work = asyncio.create_task(self._take_given(member, boot, fences))
+        self._given.add(work)
+        work.add_done_callback(self._given.discard)
+        return await asyncio.shield(work)
+
+    async def _take_given(self, member: str, boot: str, fences: Mapping[int, int]) -> Taken:
+        context = self._context
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WATCH_PATIENCE):
+                await context.mirror.caught_up(max(fences.values(), default=0))
+        async with self._claim_lock:
+            view = context.view()
+            left = [slot for slot, fence in fences.items() if _stands(view, slot, member, boot, fence)]
+            if not left:
+                raise NotTaken(f"none of the slots belongs to {member} as it says")
+            cause = self.cause(member, boot, f"{member} lost: it gave its slots away; {Life.CUT_OFF}", by_request=True)
+            won = await self._claimer.win(view, left, cause)
+        await self._claimer.open(won, given=True)
+        self._wake()
+        owners = {c.slot: At(c.owner, revision) for claims, revision in won.parts for c in claims}
+        return Taken(owners, won.marker)
 
     async def for_caller(self, slot: int, owner: Owner, why: str, give_up: float, witness: Life | None = None) -> bool:
         """A caller was sent here for ``slot`` because its owner does not answer (``why``).
@@ -137,7 +172,8 @@ class Takeovers:
                 left = [slot for slot in slots if _belongs(view, slot, member, boot)]
                 if not left:
                     return
-                await self._claimer.claim(view, left, self.cause(member, boot, cause, by_request=by_request))
+                won = await self._claimer.win(view, left, self.cause(member, boot, cause, by_request=by_request))
+            await self._claimer.open(won)
             self._wake()
 
     async def _second_witness(self, member: str, boot: str) -> str | None:
@@ -149,6 +185,8 @@ class Takeovers:
         if peer is None:
             return "its record is gone and its address was never seen"
         life = await self._context.peers.probe(peer, boot, patience=self._context.patience(member))
+        if life is Life.CUT_OFF and not self._context.contact.steady(time.monotonic()):
+            return None  # etcd was away for us too: it may find it again in a moment, as we just have
         return str(life) if life.condemns else None
 
     def _said_of(self, member: str) -> str:
@@ -161,6 +199,12 @@ class Takeovers:
     def cause(self, member: str, boot: str, text: str, *, by_request: bool = False) -> Cause:
         """Why the slots of ``boot`` of ``member`` change their active, as part of the trace of its takeover."""
         return Cause(text, self._context.takeover_of(member, boot), source=member, by_request=by_request)
+
+
+def _stands(view: View, slot: int, member: str, boot: str, fence: int) -> bool:
+    """Whether the record of ``slot`` is still the one of this revision, by which ``boot`` of ``member`` owns it."""
+    at = view.owners.get(slot)
+    return at is not None and at.revision == fence and _belongs(view, slot, member, boot)
 
 
 def _belongs(view: View, slot: int, member: str, boot: str) -> bool:

@@ -17,7 +17,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from statesync.crash_points import CrashPoint, crash_point
@@ -145,6 +145,8 @@ class Committer:
         self._one_by_one = 0
         self._queue: deque[Submission] = deque()
         self._sending: list[Submission] = []
+        self._batch: _Batch | None = None
+        self._verdict: asyncio.Future[TxnResult] | None = None
         self._deadlines: list[tuple[float, asyncio.Future[None]]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
@@ -198,6 +200,33 @@ class Committer:
         error = NotCommitted(write.slot, f"etcd did not take the write within {timeout:g} s")
         _fail(write, error)
         raise error
+
+    def replaced(self, marker: Kv | None, lost: Mapping[int, Kv]) -> None:
+        """Others have claimed slots of ours, and say so because etcd does not: what follows for writes under way.
+
+        Their claims read our commit marker, and no write of ours in these slots can be applied after them. So the batch
+        under way was applied if the marker holds its id, and never will be if it touches one of these slots.
+
+        Args:
+            marker: our commit marker as a claim found it, None if there was none.
+            lost: the new owner records, by slot.
+        """
+        for write in [write for write in self._queue if write.slot in lost]:
+            self._queue.remove(write)
+            _fail(write, NotOwner(write.slot, lost[write.slot]))
+        batch, verdict = self._batch, self._verdict
+        if batch is None or verdict is None or verdict.done():
+            return
+        fences = batch.fences()
+        applied = marker is not None and marker.value == batch.id
+        if not applied and not any(slot in lost and lost[slot].mod_revision > fence for slot, fence in fences.items()):
+            return
+        owners = tuple((lost.get(slot) or self._standing(slot, fence),) for slot, fence in fences.items())
+        verdict.set_result(TxnResult(False, 0, (*owners, (marker,) if marker else ())))
+
+    def _standing(self, slot: int, fence: int) -> Kv:
+        """An owner record of ours that, as far as is known, still stands at ``fence``; its content does not matter."""
+        return Kv(self._keys.owner(slot), b"", fence, 0, 0)
 
     async def _answered(self, write: "Submission", timeout: float) -> None:
         """Wait until ``write`` is resolved, or ``timeout`` seconds; a cancelled caller leaves it alone.
@@ -340,7 +369,16 @@ class Committer:
         failure.append(Get(self._marker_key))
         self.stats.transactions += 1
         crash_point(CrashPoint.WRITE_DECIDED)
-        result, resent = await definite_txn(self._client, compares, success, failure)
+        sending = asyncio.ensure_future(definite_txn(self._client, compares, success, failure))
+        self._batch, self._verdict = batch, asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.wait((sending, self._verdict), return_when=asyncio.FIRST_COMPLETED)
+            if not sending.done():
+                return self._verdict.result()
+            result, resent = sending.result()
+        finally:
+            self._batch = self._verdict = None
+            sending.cancel()
         crash_point(CrashPoint.WRITE_COMMITTED)
         self.stats.resent += resent
         return result

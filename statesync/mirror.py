@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 RETRY_FIRST = 0.05
 RETRY_MOST = 1.0
+PAUSE = 2.5
+"""Seconds without a word from etcd that count as an outage; a watch on which nothing changes is heard every second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,9 @@ class MirrorBatch:
 
 
 class Mirror:
-    """Keeps a receiver in step with etcd. ``heard_at`` is when etcd last told something (monotonic).
+    """Keeps a receiver in step with etcd.
+
+    ``heard_at`` is when etcd last told something (monotonic), ``well_since`` since when it has without an outage.
 
     Args:
         client: the etcd client.
@@ -56,7 +60,7 @@ class Mirror:
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self.synced = asyncio.Event()
         self.revision = 0
-        self.heard_at = time.monotonic()
+        self.heard_at = self.well_since = time.monotonic()
         self.resets = 0
         self.trouble = ""
 
@@ -100,16 +104,20 @@ class Mirror:
         self.resets += 1
         self._hand_over(MirrorBatch(revision, tuple(Event("put", kv) for kv in kvs), reset=True))
         self.synced.set()
-        self.heard_at = time.monotonic()
-        self.trouble = ""
+        self._heard(time.monotonic())
 
     async def _follow(self) -> None:
         async for batch in self._client.watch(self._watched, self.revision + 1):
-            self.trouble = ""
-            self.heard_at = time.monotonic()
+            self._heard(time.monotonic())
             if batch.events:
                 last = max(event.kv.mod_revision for event in batch.events)
                 self._hand_over(MirrorBatch(last, tuple(batch.events)))
+
+    def _heard(self, now: float) -> None:
+        """Etcd has told something."""
+        if self.trouble or now - self.heard_at > PAUSE:
+            self.well_since = now
+        self.heard_at, self.trouble = now, ""
 
     def _hand_over(self, batch: MirrorBatch) -> None:
         self._on_batch(batch)

@@ -10,7 +10,7 @@ marker. All its writes in the slot are at or below the larger of that and the re
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from statesync.etcd import Compare, CreateRevision, Get, ModRevision, Operation, Put
@@ -225,6 +225,18 @@ class FailoverLog:
         self._records[key] = record
         return Put(key, record.encode())
 
+    def without(self, trace: str, source: str, slots: Collection[int]) -> Put | None:
+        """The put that notes that ``slots`` were not taken after all; None if nothing is left to be noted."""
+        key = self._keys.failover(trace, self._me, source)
+        before = self._records.pop(key, None)
+        if before is None:
+            return None
+        kept = {slot: epoch for slot, epoch in zip(before.slots, before.epochs, strict=True) if slot not in slots}
+        if not kept:
+            return None
+        self._records[key] = replace(before, slots=tuple(kept), epochs=tuple(kept.values()))
+        return Put(key, self._records[key].encode())
+
 
 def start_handover(owner: Owner, to: str, *, cause: str, traceparent: str, now: float) -> Owner:
     """The record by which the owner stops writing in favour of ``to``; the epoch stays until ``to`` commits itself."""
@@ -234,6 +246,11 @@ def start_handover(owner: Owner, to: str, *, cause: str, traceparent: str, now: 
 def finish_handover(owner: Owner, boot: str, *, now: float) -> Owner:
     """The record by which the target of a handover commits itself as active."""
     return replace(owner, active=owner.to, boot=boot, epoch=owner.epoch + 1, phase=Phase.STABLE, to="", since=now)
+
+
+def take_up(owner: Owner, *, now: float) -> Owner:
+    """The record by which an owner serves a slot again that it had given up: it promised not to under the old one."""
+    return replace(owner, epoch=owner.epoch + 1, phase=Phase.STABLE, to="", cause="etcd reached again", since=now)
 
 
 def undo_handover(owner: Owner, *, now: float) -> Owner:

@@ -13,8 +13,8 @@ Seven brakes. None ever delays a takeover from a dead, failing or draining membe
 * if more than :data:`SURGE_SHARE` of the slots are to move within :data:`SURGE_WINDOW` although no member and no spec
   has changed meanwhile, planned moves freeze for :data:`FREEZE`, and the status says why and for how long. Then they
   may be made once: what was wanted all the time is no surge;
-* for :data:`HOLD` after a server began to lead, or to lead again, nobody is left because it cannot reach etcd: when
-  etcd was away, for this server as well, some members find it a second before others, who must not lose their slots;
+* for :data:`FOUND` after a server began to lead, or found etcd again, nobody is left because it cannot reach etcd: when
+  etcd was away for this server as well, some members find it seconds before others, who must not lose their slots;
 * a site that is in service again gets nothing until all its members have heard of it and no slot is held any more,
   :data:`HOLD` at the most, so that one table gives them their shares.
 
@@ -32,6 +32,8 @@ from xds.world import World
 SECOND = 1_000_000_000
 HOLD = 3 * SECOND
 ABSENCE = 10 * SECOND
+FOUND = 5 * SECOND
+"""Members wait as long after an outage before they hold another for cut off (``proxy.etcd_contact.GRACE``)."""
 LOSSES = 3
 LOSS_WINDOW = 30 * SECOND
 SURGE_SHARE = 0.3
@@ -67,14 +69,18 @@ class Calm:
     awaited: frozenset[str] = frozenset()
 
     def reached(self, world: World, now: int) -> World:
-        """The world in which members that cannot reach etcd are as the table has them, while its leader is new.
+        """The world in which members that cannot reach etcd are as the table has them, while its leader is new to etcd.
 
         One that an earlier table has left already is not given its slots back.
         """
-        if not world.cut_off or world.table is None or self.began is None or now - self.began >= HOLD:
+        if not world.cut_off or world.table is None or self.began is None or now - self.began >= FOUND:
             return world
         late = {member for order in world.table.orders for member in order if member in world.cut_off}
         return replace(world, states={**world.states, **dict.fromkeys(late, MemberState.UP)})
+
+    def found_etcd(self, at: int) -> "Calm":
+        """Etcd has answered this server without an outage since ``at`` (ns)."""
+        return self if self.began is None else replace(self, began=max(self.began, at))
 
     def look(self, world: World, now: int) -> "Calm":
         """Take in the pool as it is at ``now``."""
@@ -170,7 +176,7 @@ class Calm:
         """Seconds until the first brake comes off; None if there is none."""
         ends = [brake.until for brake in self.brakes()]
         ends += [self.returning[site] + HOLD for site in self.awaited]
-        ends += [self.began + HOLD] if self.began is not None and now - self.began < HOLD else []
+        ends += [self.began + FOUND] if self.began is not None and now - self.began < FOUND else []
         ends += [at + HOLD for at in self.taken.values()]
         ends += [at + _mourned(self.fit.get(member, False)) for member, at in self.robbed.items()]
         return max(min(ends) - now, 0) / SECOND if ends else None

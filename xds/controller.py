@@ -96,6 +96,7 @@ class Controller:
             courses=self.courses,
             now_ns=telemetry.now_ns,
             first=FirstTable(most=int(timing.first_table * 1e9), quiet=int(timing.first_quiet * 1e9)),
+            reached_since=lambda: telemetry.clock.at_ns(self.mirror.well_since),
             settle=timing.settle,
         )
         self._cache = cache

@@ -39,6 +39,7 @@ class Leader:
         courses: is told of every table written.
         now_ns: the process's clock.
         first: how long the first table of a pool waits for members.
+        reached_since: since when etcd has answered this server without an outage, by its clock in ns.
         settle: seconds that changes of owner alone must have rested before the table follows them.
     """
 
@@ -52,6 +53,7 @@ class Leader:
         courses: Courses,
         now_ns: Callable[[], int],
         first: FirstTable,
+        reached_since: Callable[[], int],
         settle: float,
     ) -> None:
         self._client = client
@@ -61,6 +63,7 @@ class Leader:
         self._courses = courses
         self._now = now_ns
         self._first = first
+        self._reached_since = reached_since
         self._settle = settle
         self._causes: Causes | None = None
         self._owners: Mapping[int, Owner] = {}
@@ -138,6 +141,7 @@ class Leader:
         now, at = self._now(), time.time()
         if not self._leads:
             self._leads, self.calm = True, replace(self.calm, began=now)
+        self.calm = self.calm.found_etcd(self._reached_since())
         world = self.calm.reached(world, now)
         calm = self.calm.look(world, now)
         steadied = calm.steadied(world)

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from deploy.settling import unsettled
 from statesync.etcd import EtcdClient
 from statesync.keys import PoolKeys, prefix_range
 from statesync.pool import Lost, Owner, Table
+from statesync.slots import slot_of
 from statesync.spec import PoolSpec, parse_spec
 from tests.faults.history import OwnerChange
 from tests.harness.cable import Cable, cable_to
@@ -183,6 +184,10 @@ class FaultPool:
         """
         changes = [change for change in self.owner_changes[since:] if " lost: " in change.cause]
         return [change for change in changes if "silent" not in change.cause]
+
+    def key_of(self, slots: Collection[int]) -> str:
+        """A session key in one of these slots."""
+        return next(key for key in map(str, range(10_000)) if slot_of(key, self.spec.slots) in slots)
 
     async def leader(self) -> EtcdServer:
         """The etcd that leads; raises ``LookupError`` while there is none."""

@@ -6,7 +6,7 @@ have written, or the commit marker names its batch.
 
 from tests.model import protocol
 from tests.model.store import acknowledge, check_opening
-from tests.model.world import Activate, Answer, Holding, Member, Rules, World, fresh_batch, name_of, record_at
+from tests.model.world import Activate, Answer, Holding, Member, Rules, Settled, World, fresh_batch, name_of, record_at
 
 
 def with_member(world: World, number: int, member: Member) -> World:
@@ -46,6 +46,10 @@ def received(world: World, rules: Rules, answer: Answer) -> World:
             return _written(world, answer, number, member._replace(batch=None))
         case "claim":
             return _claimed(world, rules, answer, number, member._replace(txn=None))
+        case "take":
+            return _taken(world, rules, answer, number, member._replace(txn=None))
+        case "take up":
+            return _taken_up(world, rules, answer, number, member._replace(txn=None))
         case "leave":
             return _left(world, rules, answer, number, member._replace(txn=None))
         case kind:
@@ -80,6 +84,44 @@ def _claimed(world: World, rules: Rules, answer: Answer, number: int, member: Me
     gate = "lease" if rules.lease and rules.claim_outwaits_readers else "catch up"
     holding = Holding(revision, record, gate, needed)
     return with_member(world, number, member._replace(view=max(member.view, revision), holding=holding))
+
+
+def _taken(world: World, rules: Rules, answer: Answer, number: int, member: Member) -> World:
+    """A slot was claimed that its owner has given up; the owner is told what that means for its batch."""
+    revision = _applied(world, answer)
+    record = answer.txn.record
+    if not revision or record is None or _outdated(rules, member, revision):
+        return with_member(world, number, _refused(rules, answer, member))
+    giver = "abc".index(record_at(world, answer.txn.fence).active)
+    holding = Holding(revision, record, "catch up", max(answer.marker, answer.txn.fence))
+    told = world._replace(transit=world.transit | {Settled(giver, revision, answer.marker, answer.marker_batch)})
+    return with_member(told, number, member._replace(view=max(member.view, revision), holding=holding))
+
+
+def _taken_up(world: World, rules: Rules, answer: Answer, number: int, member: Member) -> World:
+    revision = _applied(world, answer)
+    record = answer.txn.record
+    if not revision or record is None or _outdated(rules, member, revision):
+        return with_member(world, number, _refused(rules, answer, member))
+    holding = Holding(revision, record, "catch up", revision)
+    return with_member(world, number, member._replace(view=max(member.view, revision), holding=holding))
+
+
+def settled(world: World, rules: Rules, word: Settled) -> World:
+    """The world after an owner has heard who has claimed the slot that it gave away."""
+    number = word.member
+    member = learn(world, number, world.members[number], word.revision)
+    world = world._replace(transit=world.transit - {word})
+    batch = member.batch
+    if batch is None or word.revision <= batch.fence:
+        return with_member(world, number, member)
+    found = word.marker_batch == (batch.boot, batch.batch) or not rules.marker_settles_batch
+    heard = Answer(
+        batch, False, 0, word.revision, word.marker, (batch.boot, batch.batch) if found else word.marker_batch
+    )
+    unheard = frozenset(answer for answer in world.answers if answer.txn != batch)
+    done = world._replace(answers=unheard)
+    return _written(with_member(done, number, member), heard, number, member._replace(batch=None))
 
 
 def _left(world: World, rules: Rules, answer: Answer, number: int, member: Member) -> World:

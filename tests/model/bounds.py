@@ -15,6 +15,9 @@ SMALL = {
     "a handover whose answer never comes": (FAST, Bounds(writes=1, claims=0, handovers=1, lost_answers=1)),
     "reads from memory": (LEASE, Bounds(writes=2, claims=1, looks=1)),
     "reads from memory and a handover": (LEASE, Bounds(writes=1, claims=0, handovers=1, looks=1)),
+    "a slot given away, and reads from memory": (LEASE, Bounds(writes=1, claims=0, looks=1, gifts=1)),
+    "a slot given away and claimed at once": (LEASE, Bounds(writes=1, claims=1, gifts=1)),
+    "writes under way when a slot is given away": (FAST, Bounds(writes=2, claims=0, gifts=1)),
 }
 
 LARGE = {
@@ -45,4 +48,7 @@ MUTANTS = {
     "refusals_keep_the_deadline": (LEASE, Bounds(claims=1, looks=1), "no stale read"),
     "repeats_are_recognised": (FAST, Bounds(writes=1, claims=1), "no write is applied twice"),
     "repeats_keep_the_deadline": (LEASE, Bounds(writes=1, claims=2, looks=1), "no stale read"),
+    "giving_ends_reads": (LEASE, Bounds(writes=1, claims=0, gifts=1), "no stale read"),
+    "given_is_taken_up_anew": (LEASE, Bounds(writes=1, claims=0, looks=1, gifts=1), "no stale read"),
+    "marker_settles_batch": (FAST, Bounds(writes=1, claims=0, gifts=1), "no acknowledged write is lost"),
 }

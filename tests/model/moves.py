@@ -15,10 +15,12 @@ from tests.model.store import carried_out, check_opening, repeated
 from tests.model.world import (
     Activate,
     Bounds,
+    Given,
     Holding,
     Look,
     Member,
     Rules,
+    Settled,
     Txn,
     Violation,
     World,
@@ -39,8 +41,13 @@ def moves(world: World, rules: Rules, bounds: Bounds) -> Iterator[Step]:
         if isinstance(message, Txn):
             again = " once more" if message.copy else ""
             yield f"etcd gets {_told(message)}{again}", partial(_arrive, world, rules, message)
-        else:
+        elif isinstance(message, Activate):
             yield from _take(world, rules, message)
+        elif isinstance(message, Given):
+            yield from _take_given(world, message)
+        else:
+            told = f"{name_of(message.member)} hears who has claimed what it gave away"
+            yield told, partial(answers.settled, world, rules, message)
     for answer in world.answers:
         verdict = f"done at {answer.revision}" if answer.won else "refused"
         told = f"{name_of(answer.txn.member)} hears of {_told(answer.txn)}: {verdict}"
@@ -113,7 +120,12 @@ def _owning(world: World, rules: Rules, bounds: Bounds, number: int, member: Mem
         yield f"{name} claims (its view is of {member.view})", partial(_claim, world, rules, number, member)
     holding = member.holding
     if ours and (holding is None or holding.fence < member.view) and _may_adopt(member):
-        yield f"{name} adopts the slot of revision {member.view}", partial(_adopt, world, rules, number, member)
+        if member.given != member.view or not rules.given_is_taken_up_anew:
+            yield f"{name} adopts the slot of revision {member.view}", partial(_adopt, world, rules, number, member)
+        elif member.txn is None:
+            record = protocol.taken_up(seen, world.spent.gifts)
+            txn = Txn("take up", number, member.boot, member.view, record)
+            yield f"{name} takes up what it gave away", partial(_send, world, number, member, txn)
     if holding is None:
         return
     if holding.gate == "lease":
@@ -128,6 +140,7 @@ def _owning(world: World, rules: Rules, bounds: Bounds, number: int, member: Mem
     if holding.gate == "open":
         yield from _writes(world, rules, bounds, number, member, holding)
         yield from _leave(world, rules, bounds, number, member, holding)
+        yield from _give(world, rules, bounds, number, member, holding)
     if holding.gate in ("open", "readable"):
         yield from _reads(world, rules, number, member)
     if member.txn is None:
@@ -286,6 +299,33 @@ def _undo(world: World, number: int, member: Member, holding: Holding) -> Iterat
     )
 
 
+# -- giving away --
+
+
+def _give(world: World, rules: Rules, bounds: Bounds, number: int, member: Member, holding: Holding) -> Iterator[Step]:
+    if member.txn is not None or world.spent.gifts >= bounds.gifts:
+        return
+    spent = world.spent._replace(gifts=world.spent.gifts + 1)
+    kept = None if rules.giving_ends_reads else holding._replace(gate="readable")
+    without = with_member(world, number, member._replace(holding=kept, given=holding.fence))
+    for target in range(len(world.members)):
+        if target != number:
+            given = without._replace(spent=spent, transit=world.transit | {Given(target, holding.fence)})
+            yield f"{name_of(number)} gives the slot away to {name_of(target)}", partial(World._replace, given)
+
+
+def _take_given(world: World, word: Given) -> Iterator[Step]:
+    number = word.member
+    member = world.members[number]
+    if member.txn is not None or member.view != word.revision:
+        return
+    seen, stamp = record_at(world, member.view), 10 + world.spent.gifts
+    fence, record = protocol.claimed(name_of(number), member.boot, seen, member.view, stamp)
+    told = world._replace(transit=world.transit - {word})
+    txn = Txn("take", number, member.boot, fence, record)
+    yield f"{name_of(number)} takes what it was given", partial(_send, told, number, member, txn)
+
+
 # -- failing --
 
 
@@ -305,7 +345,8 @@ def _restart(world: World, number: int, member: Member) -> World:
     fresh = Member(member.boot + 1, world.owners[-1].revision, now, newest_of_all(world), now, world.markers[number][0])
     spent = world.spent._replace(restarts=world.spent.restarts + 1)
     left = frozenset(answer for answer in world.answers if answer.txn.member != number)
-    return with_member(world, number, fresh)._replace(spent=spent, answers=left)
+    heard = frozenset(m for m in world.transit if not (isinstance(m, Settled) and m.member == number))
+    return with_member(world, number, fresh)._replace(spent=spent, answers=left, transit=heard)
 
 
 def _resend(world: World, number: int, member: Member, txn: Txn) -> World:

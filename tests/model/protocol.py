@@ -71,6 +71,12 @@ def taken_back(record: Record, stamp: int) -> Record:
 
 
 @cache
+def taken_up(record: Record, stamp: int) -> Record:
+    """The record by which an owner serves a slot again that it has given up."""
+    return _record(ownership.take_up(_owner(record), now=float(stamp)))
+
+
+@cache
 def repeats(memory: tuple[str, ...], request: str, *, keep_answers: bool) -> bool:
     """Whether ``request`` took effect before, going by a session to which the requests in ``memory`` were put."""
     current: Session | None = None

@@ -23,7 +23,7 @@ def carried_out(world: World, rules: Rules, txn: Txn) -> World:
     """The world after etcd has carried ``txn`` out, its answer on the way if anybody still waits for it."""
     after, won = _put_sessions(world, rules, txn) if txn.kind == "write" else _put_owner(world, rules, txn)
     owner = after.owners[-1].revision
-    asked = _replaced(world, txn) if txn.kind == "claim" else txn.member
+    asked = _replaced(world, txn) if txn.kind in ("claim", "take") else txn.member
     marker, batch = after.markers[asked]
     sender = world.members[txn.member]
     if txn not in (sender.txn, sender.batch):

@@ -48,6 +48,9 @@ def test_every_rule_has_a_mutant() -> None:
         (Bounds(writes=0, claims=0, handovers=1), "b is told to take over"),
         (Bounds(writes=0, claims=1, lost_answers=1), "b adopts the slot"),
         (Bounds(writes=0, claims=0, handovers=1), "a takes the slot back"),
+        (Bounds(writes=0, claims=0, gifts=1), "b takes what it was given"),
+        (Bounds(writes=0, claims=0, gifts=1), "a takes up what it gave away"),
+        (Bounds(writes=1, claims=0, gifts=1), "a hears who has claimed what it gave away"),
     ],
 )
 def test_the_model_reaches_what_it_is_about(bounds: Bounds, met: str) -> None:

@@ -45,7 +45,9 @@ class Write(NamedTuple):
 
 
 class Txn(NamedTuple):
-    """A transaction on its way to etcd. ``kind``: ``claim``, ``leave``, ``finish``, ``undo`` or ``write``.
+    """A transaction on its way to etcd.
+
+    ``kind``: ``claim``, ``take``, ``take up``, ``leave``, ``finish``, ``undo`` or ``write``.
 
     ``copy`` counts how often its sender has sent it before.
     """
@@ -66,6 +68,22 @@ class Activate(NamedTuple):
 
     member: int
     revision: int
+
+
+class Given(NamedTuple):
+    """Word to ``member`` of an owner that reaches no etcd: it serves nothing under the record of ``revision`` more."""
+
+    member: int
+    revision: int
+
+
+class Settled(NamedTuple):
+    """A word to ``member``, which gave the slot away: it was claimed at ``revision``, by which its marker was this."""
+
+    member: int
+    revision: int
+    marker: int
+    marker_batch: tuple[int, int]
 
 
 class Answer(NamedTuple):
@@ -107,7 +125,8 @@ class Member(NamedTuple):
 
     ``view`` is the revision of the newest owner record known, ``watched`` how far the watch has come, ``memory`` the
     revision of each session as held in memory, ``reads_since`` when the look that read deadline counts from was sent.
-    ``txn`` and ``batch`` are what is under way: an owner record, a group commit.
+    ``txn`` and ``batch`` are what is under way: an owner record, a group commit. ``given`` is the revision of the owner
+    record under which it has given the slot up.
     """
 
     boot: int
@@ -120,6 +139,7 @@ class Member(NamedTuple):
     txn: Txn | None = None
     batch: Txn | None = None
     look: Look | None = None
+    given: int = 0
 
 
 class Spent(NamedTuple):
@@ -131,6 +151,7 @@ class Spent(NamedTuple):
     resends: int = 0
     looks: int = 0
     lost_answers: int = 0
+    gifts: int = 0
 
 
 class World(NamedTuple):
@@ -145,7 +166,7 @@ class World(NamedTuple):
     sessions: tuple[SessionPut, ...]
     markers: tuple[tuple[int, tuple[int, int]], ...]
     members: tuple[Member, ...]
-    transit: frozenset[Txn | Activate]
+    transit: frozenset[Txn | Activate | Given | Settled]
     answers: frozenset[Answer]
     acknowledged: frozenset[str]
     writers: frozenset[tuple[int, int, int]]
@@ -166,6 +187,7 @@ class Bounds(NamedTuple):
     resends: int = 0
     looks: int = 0
     lost_answers: int = 0
+    gifts: int = 0
 
 
 class Rules(NamedTuple):
@@ -190,6 +212,9 @@ class Rules(NamedTuple):
     refusals_keep_the_deadline: bool = True
     repeats_are_recognised: bool = True
     repeats_keep_the_deadline: bool = True
+    giving_ends_reads: bool = True
+    given_is_taken_up_anew: bool = True
+    marker_settles_batch: bool = True
 
 
 class Violation(Exception):
@@ -252,6 +277,7 @@ def newest_of_all(world: World, before: int | None = None) -> tuple[int, ...]:
 def fresh_batch(world: World) -> int:
     """A batch number that nothing speaks of any more; small, so that a futile try leaves no trace in the state."""
     spoken = {message.batch for message in world.transit if isinstance(message, Txn)}
+    spoken.update(message.marker_batch[1] for message in world.transit if isinstance(message, Settled))
     spoken.update(batch for _, (_, batch) in world.markers)
     spoken.update(member.batch.batch for member in world.members if member.batch is not None)
     return next(number for number in range(1, len(spoken) + 2) if number not in spoken)

@@ -58,3 +58,25 @@ async def test_a_gate_that_is_closed_to_writes_lets_reads_pass_until_it_is_close
     holdings.close([1], readable=True)
     holdings.lose(1)
     assert holdings.enter_to_read(1) is None
+
+
+async def test_a_slot_that_is_given_up_is_remembered_with_the_record_under_which_it_must_not_be_served_again():
+    holdings = holding(1, 2)
+    (waiting,) = holdings.close([1])
+    caller = asyncio.create_task(holdings.enter(1))
+    await asyncio.sleep(0)
+    holdings.give_up([1, 3])
+    assert holdings.given_up == {1: 7}
+    assert holdings.slots == (2,)
+    assert waiting.slot == 1
+    with pytest.raises(NotMine):
+        await caller
+
+
+async def test_a_slot_is_being_prepared_until_its_gate_is_opened():
+    holdings = holding(1)
+    claimed = holdings.gain(2, MINE, 8)
+    claimed.preparing = True
+    assert holdings.preparing == {2}
+    holdings.reopen(claimed)
+    assert holdings.preparing == frozenset()

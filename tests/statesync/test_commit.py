@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from statesync.commit import Committer, CommitUnknown, NotCommitted, NotOwner
-from statesync.etcd import EtcdClient
+from statesync.commit import Committer, CommitUnknown, NotCommitted, NotOwner, Submission
+from statesync.etcd import EtcdClient, Kv
 from statesync.keys import PoolKeys, prefix_range
 from statesync.pool import Owner
+from tests.harness.cable import Way, cable_to
 from tests.harness.etcd import EtcdServer
+from tests.harness.waiting import until
 
 
 @contextlib.asynccontextmanager
@@ -133,3 +135,68 @@ async def test_a_write_that_etcd_refuses_does_not_hold_up_the_others(client: Etc
         await committer.outcome(after, 10)
 
     assert await client.get(keys.session(0, "huge")) is None
+
+
+@contextlib.asynccontextmanager
+async def cut_off_with_a_batch(
+    etcd: EtcdServer, client: EtcdClient, keys: PoolKeys, way: Way
+) -> AsyncIterator[tuple[Committer, list[Submission], list[int]]]:
+    """A committer whose batch of two writes, in slots 0 and 1, is under way through a cable that is cut that way."""
+    fences = [await own(client, keys, slot) for slot in (0, 1)]
+    async with (
+        cable_to(etcd.endpoint) as cable,
+        EtcdClient([cable.address], timeout=0.3) as far,
+        committing(far, keys) as committer,
+    ):
+        await committer.outcome(committer.submit(0, fences[0], keys.session(0, "first"), b"v"), 5)
+        cable.cut(way)
+        writes = [committer.submit(slot, fences[slot], keys.session(slot, "k"), b"v") for slot in (0, 1)]
+        await until(lambda: all(write.sent for write in writes), what="the batch is under way")
+        if way is Way.ANSWERS:
+            await until(lambda: client.get(keys.session(0, "k")), what="etcd has carried it out")
+        yield committer, writes, fences
+
+
+async def claimed(client: EtcdClient, keys: PoolKeys, slot: int) -> tuple[Kv | None, dict[int, Kv]]:
+    """What somebody finds who claims a slot: the commit marker, and the owner record that is there then."""
+    await own(client, keys, slot, active="b", epoch=2)
+    record = await client.get(keys.owner(slot))
+    assert record is not None
+    return await client.get(keys.commit("a")), {slot: record}
+
+
+async def test_what_is_under_way_is_settled_by_a_claim_of_others_that_came_before_it(
+    etcd: EtcdServer, client: EtcdClient, pool_name: str
+) -> None:
+    keys = PoolKeys(pool_name)
+    async with cut_off_with_a_batch(etcd, client, keys, Way.BOTH) as (committer, writes, fences):
+        behind = committer.submit(1, fences[1], keys.session(1, "l"), b"v")
+        committer.replaced(*await claimed(client, keys, 1))
+
+        for write in (writes[1], behind):
+            with pytest.raises(NotOwner, match="names b at epoch 2"):
+                await committer.outcome(write, 5)
+        assert not writes[0].done.done(), "the other slot is ours still, and its write goes into another batch"
+        assert await client.get(keys.session(1, "k")) is None
+
+
+async def test_what_is_under_way_is_settled_by_a_claim_of_others_that_came_after_it(
+    etcd: EtcdServer, client: EtcdClient, pool_name: str
+) -> None:
+    keys = PoolKeys(pool_name)
+    async with cut_off_with_a_batch(etcd, client, keys, Way.ANSWERS) as (committer, writes, _):
+        marker, owners = await claimed(client, keys, 1)
+        committer.replaced(marker, owners)
+
+        assert marker is not None
+        assert [await committer.outcome(write, 5) for write in writes] == [marker.mod_revision] * 2
+
+
+async def test_a_claim_of_slots_that_a_batch_does_not_touch_says_nothing_of_it(
+    etcd: EtcdServer, client: EtcdClient, pool_name: str
+) -> None:
+    keys = PoolKeys(pool_name)
+    async with cut_off_with_a_batch(etcd, client, keys, Way.BOTH) as (committer, writes, _):
+        committer.replaced(*await claimed(client, keys, 7))
+        with pytest.raises(CommitUnknown):
+            await committer.outcome(writes[0], 0.5)

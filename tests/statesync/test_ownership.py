@@ -16,6 +16,7 @@ from statesync.keys import PoolKeys
 from statesync.mirror import MirrorBatch
 from statesync.ownership import (
     ClaimFree,
+    FailoverLog,
     HandOver,
     TakeOver,
     Undo,
@@ -31,7 +32,7 @@ from statesync.ownership import (
     start_handover,
     undo_handover,
 )
-from statesync.pool import Intent, Lost, Member, MemberState, Owner, Phase, Table
+from statesync.pool import Failover, Intent, Lost, Member, MemberState, Owner, Phase, Table
 from statesync.state import At, PoolState
 
 KEYS = PoolKeys("p")
@@ -252,3 +253,17 @@ def test_intents_for_sites_and_for_members_are_kept_apart():
     assert [state.offline(now) for now in (8.0, 9.0)] == [{"east"}, frozenset()]
     state.apply(MirrorBatch(2, (Event("delete", Kv(KEYS.site_intent("east"), b"", 2, 0, 0)),)))
     assert (set(state.intents), set(state.sites)) == ({"east"}, set())
+
+
+def test_a_failover_record_forgets_slots_that_were_not_taken_after_all() -> None:
+    keys = PoolKeys("p")
+    log = FailoverLog(keys, "b")
+    log.add("t", "a", {1: 4, 2: 5, 3: 6}, cause="a lost", planned=False, now=1.0)
+    put = log.without("t", "a", {2})
+    assert put is not None
+    assert put.key == keys.failover("t", "b", "a")
+    left = Failover.decode(put.value)
+    assert (left.slots, left.epochs) == ((1, 3), (4, 6))
+    assert log.without("t", "a", {1, 3}) is None
+    again = Failover.decode(log.add("t", "a", {7: 2}, cause="a lost", planned=False, now=2.0).value)
+    assert again.slots == (7,)

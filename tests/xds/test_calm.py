@@ -6,7 +6,7 @@ import pytest
 
 from statesync.pool import Member, MemberState, Owner, Phase, Table
 from statesync.spec import PoolSpec
-from xds.calm import ABSENCE, FREEZE, HOLD, LOSS_WINDOW, SECOND, SURGE_WINDOW, Calm
+from xds.calm import ABSENCE, FOUND, FREEZE, HOLD, LOSS_WINDOW, SECOND, SURGE_WINDOW, Calm
 from xds.plan import next_plan
 from xds.world import World
 
@@ -207,12 +207,18 @@ def test_when_etcd_is_back_nobody_loses_slots_for_finding_it_later_than_others()
     late = replace(world("aabb", states="UD"), cut_off=frozenset({"b"}))
     calm = Calm(began=START)
 
-    assert calm.reached(late, START + HOLD - 1).state("b") is UP
+    assert calm.reached(late, START + FOUND - 1).state("b") is UP
     assert calm.reached(world("aabb", states="UD"), START + 1).state("b") is DOWN
     assert calm.reached(replace(late, table=Table(1, (("a",),) * 4)), START + 1).state("b") is DOWN
-    assert calm.look(late, START + SECOND).look_again(START + SECOND) == (HOLD - SECOND) / SECOND
-    assert calm.reached(late, START + HOLD).state("b") is DOWN
-    assert calm.look(late, START + HOLD).look_again(START + HOLD) is None
+    assert calm.look(late, START + SECOND).look_again(START + SECOND) == (FOUND - SECOND) / SECOND
+    assert calm.reached(late, START + FOUND).state("b") is DOWN
+    assert calm.look(late, START + FOUND).look_again(START + FOUND) is None
+
+    back = calm.found_etcd(START + 10 * FOUND)
+    assert back.reached(late, START + 11 * FOUND - 1).state("b") is UP
+    assert back.reached(late, START + 11 * FOUND).state("b") is DOWN
+    assert back.found_etcd(START) == back, "who reached etcd before it led is new all the same"
+    assert Calm().found_etcd(START).began is None
 
 
 def test_a_site_does_not_wait_for_ever_for_one_of_its_members() -> None:

@@ -1,0 +1,100 @@
+"""A member that alone is cut off from etcd, and etcd that is away for all members: who gives way, and who does not."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from tests.faults.judged import Caller, judged_clients
+from tests.faults.pool import DEBIAN_ETCD, FaultPool, fault_pool
+from tests.faults.test_faults import NO_SAFE_ETCD
+from tests.harness.cable import Cable, Way
+from tests.harness.waiting import until
+
+GRACE = 6.0
+"""Seconds after which the members have heard from etcd for long enough to judge others."""
+AWAY = 12.0
+CUTS: dict[str, Callable[[Cable], None]] = {
+    "both ways": Cable.cut,
+    "no answers": lambda cable: cable.cut(Way.ANSWERS),
+    "no requests": lambda cable: cable.cut(Way.REQUESTS),
+    "resets": Cable.reset,
+}
+
+needs_safe_etcd = pytest.mark.skipif(not DEBIAN_ETCD.exists(), reason=NO_SAFE_ETCD)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("takeover", ["lease", "fast"])
+async def test_a_member_that_alone_is_cut_off_from_etcd_gives_its_slots_away_and_keeps_every_promise(
+    cut, takeover, tmp_path
+):
+    async with fault_pool(takeover=takeover, home=tmp_path) as pool, pool.etcds[0].client() as etcd:
+        await until(lambda: pool.at_rest(etcd), 60, "every member has its share")
+        async with judged_clients(pool):
+            await asyncio.sleep(GRACE)
+            settled = len(pool.owner_changes)
+            for cable in pool.members["m1"].to_etcd:
+                CUTS[cut](cable)
+            await until(lambda: _gone_from(pool, etcd, "m1"), 40, "its slots are others'")
+            assert "m1 lost: it gave its slots away; it cannot reach etcd" in {c.cause for c in pool.takeovers(settled)}
+            await until(lambda: _answers_anywhere(pool), 40, "the member that is cut off sends its callers on")
+            for cable in pool.members["m1"].to_etcd:
+                cable.mend()
+            await until(lambda: pool.at_rest(etcd), 60, "it has its share again")
+
+
+async def _gone_from(pool: FaultPool, etcd, member: str) -> bool:
+    return all(owner.active != member for owner in (await pool.owners(etcd)).values())
+
+
+async def _answers_anywhere(pool: FaultPool) -> bool:
+    return await Caller(pool).accepted("while one is cut off")
+
+
+@contextlib.asynccontextmanager
+async def away(pool: FaultPool, how: str) -> AsyncIterator[None]:
+    """Etcd answers nobody during the block."""
+    hit = pool.etcds[: len(pool.etcds) // 2 + 1]
+    processes = [etcd.process for etcd in hit if etcd.process is not None]
+    for etcd, process in zip(hit, processes, strict=True):
+        etcd.kill() if how == "killed" else process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for etcd, process in zip(hit, processes, strict=True):
+            etcd.spawn() if how == "killed" else process.send_signal(signal.SIGCONT)
+
+
+@needs_safe_etcd
+@pytest.mark.parametrize(("etcds", "how"), [(3, "frozen"), (3, "killed"), (1, "frozen")])
+async def test_no_slot_changes_its_owner_when_etcd_was_away_and_some_find_it_before_others(etcds, how, tmp_path):
+    async with fault_pool(takeover="fast", etcds=etcds, home=tmp_path) as pool, pool.etcds[-1].client() as etcd:
+        await until(lambda: pool.at_rest(etcd), 60, "every member has its share")
+        async with judged_clients(pool):
+            await asyncio.sleep(GRACE)
+            before = {slot: owner.active for slot, owner in (await pool.owners(etcd)).items()}
+            settled = len(pool.owner_changes)
+
+            async with away(pool, how):
+                await asyncio.sleep(AWAY)
+                for cable in pool.members["m1"].to_etcd:
+                    cable.cut()
+            await until(lambda: _takes(pool, "m2"), 40, "the others have found etcd again")
+            await asyncio.sleep(3.2)  # longer than the control server's other brakes
+            for cable in pool.members["m1"].to_etcd:
+                cable.mend()
+            await until(lambda: Caller(pool).accepted("after it"), 40, "all members have found etcd again")
+            await asyncio.sleep(GRACE)
+
+            changed = [c for c in pool.owner_changes[settled:] if c.active != before[c.slot] or c.phase != "stable"]
+            assert changed == []
+
+
+async def _takes(pool: FaultPool, member: str) -> bool:
+    active = (await pool.status(member))["active"]
+    assert isinstance(active, list)
+    key = pool.key_of(active)
+    return (await Caller(pool).put(member, key, "again"))[0] in (200, 201)
