@@ -193,7 +193,8 @@ class OwnerCalls:
         give_up: float,
     ) -> Reply | None:
         """Commit what was decided, and answer; whatever comes of it calls ``release``."""
-        overloaded = self._overload(spec, new=True) if outcome.status == 201 else self._too_many_requests(write, spec)
+        overloaded = self._overload(spec, new=True) if outcome.status == 201 else None
+        overloaded = overloaded or self._too_many_requests(write, spec)
         if overloaded is not None:
             release()
             return overloaded

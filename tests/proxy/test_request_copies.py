@@ -186,6 +186,8 @@ async def test_when_no_more_outcomes_can_be_kept_identified_writes_are_refused_a
         answers = [await pool.call("a", "PUT", "/k", "x", Idempotency_Key=f"w{number}") for number in range(3)]
         assert [status for status, _, _ in answers] == [201, 200, 503]
         assert json.loads(answers[2][2])["type"].endswith("/overloaded")
+        assert (await pool.call("a", "PUT", "/new", "x", Idempotency_Key="w4"))[0] == 503
+        assert (await pool.call("a", "DELETE", "/none", Idempotency_Key="w5"))[0] == 503
         assert (await pool.call("a", "PUT", "/k", "x", Idempotency_Key="w1"))[0] == 200
         assert (await pool.call("a", "PUT", "/k", "x"))[0] == 200
 
