@@ -50,7 +50,8 @@ async def test_an_owner_that_was_replaced_refuses_nothing_from_its_old_memory(et
         patched = await pool.call("a", "PATCH", "/n", '{"x":1}', Content_Type=MERGE)
         deleted = await pool.call("a", "DELETE", "/n")
 
-        assert {status for status, _, _ in (replaced, patched, deleted)} == {503}
+        # It may have learned of its successor, who carries them out; its own memory would have said 412 and 404.
+        assert {status for status, _, _ in (replaced, patched, deleted)} <= {200, 204, 503}
 
 
 async def test_an_owners_memory_is_never_behind_what_a_linearizable_read_has_shown(etcd, pool_name):
