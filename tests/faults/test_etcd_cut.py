@@ -26,8 +26,9 @@ CUTS: dict[str, Callable[[Cable], None]] = {
 needs_safe_etcd = pytest.mark.skipif(not DEBIAN_ETCD.exists(), reason=NO_SAFE_ETCD)
 
 
-@pytest.mark.parametrize("cut", CUTS)
-@pytest.mark.parametrize("takeover", ["lease", "fast"])
+@pytest.mark.parametrize(
+    ("cut", "takeover"), [("both ways", "lease"), ("no answers", "fast"), ("no requests", "lease"), ("resets", "fast")]
+)
 async def test_a_member_that_alone_is_cut_off_from_etcd_gives_its_slots_away_and_keeps_every_promise(
     cut, takeover, tmp_path
 ):
@@ -69,7 +70,7 @@ async def away(pool: FaultPool, how: str) -> AsyncIterator[None]:
 
 
 @needs_safe_etcd
-@pytest.mark.parametrize(("etcds", "how"), [(3, "frozen"), (3, "killed"), (1, "frozen")])
+@pytest.mark.parametrize(("etcds", "how"), [(3, "killed"), (1, "frozen")])
 async def test_no_slot_changes_its_owner_when_etcd_was_away_and_some_find_it_before_others(etcds, how, tmp_path):
     async with fault_pool(takeover="fast", etcds=etcds, home=tmp_path) as pool, pool.etcds[-1].client() as etcd:
         await until(lambda: pool.at_rest(etcd), 60, "every member has its share")
