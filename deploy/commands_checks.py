@@ -12,6 +12,7 @@ from deploy.commands_admin import duration
 from deploy.errors import DeployError, NotFoundError
 from deploy.options import examples, output_option, show
 from statesync.addresses import split_address
+from statesync.headers import ADMIN_HEADER, ADMIN_VALUE
 
 PATIENCE = 5.0
 
@@ -126,12 +127,13 @@ async def _asked(where: str, method: str, path: str, body: object) -> dict[str, 
     unix = where.removeprefix("unix:") if where.startswith("unix:") else ""
     base = "http://sidecar" if unix else where
     token = os.environ.get("UNDERSTUDY_TOKEN")
+    headers = {ADMIN_HEADER: ADMIN_VALUE, **({"Authorization": f"Bearer {token}"} if token else {})}
     try:
         async with (
             aiohttp.ClientSession(
                 connector=aiohttp.UnixConnector(unix) if unix else None,
                 timeout=aiohttp.ClientTimeout(total=PATIENCE),
-                headers={"Authorization": f"Bearer {token}"} if token else None,
+                headers=headers,
             ) as http,
             http.request(method, f"{base}/v1/checks{path}", json=body) as answer,
         ):

@@ -13,6 +13,7 @@ import click
 from deploy.errors import DeployError, NotFoundError
 from deploy.options import address_or_socket, examples
 from statesync.addresses import split_address
+from statesync.headers import ADMIN_HEADER, ADMIN_VALUE
 
 UNTIL = ("handed-over", "application-gone")
 MARGIN = 5.0
@@ -86,7 +87,8 @@ def _ask(session_api: str, token: str, path: str, wait: float) -> tuple[bool, st
         host, port = split_address(session_api)
         connection = http.client.HTTPConnection(host, port, timeout=wait + MARGIN)
     try:
-        connection.request("POST", path, headers={"Authorization": f"Bearer {token}"} if token else {})
+        shown = {"Authorization": f"Bearer {token}"} if token else {}
+        connection.request("POST", path, headers={ADMIN_HEADER: ADMIN_VALUE, **shown})
         answer = connection.getresponse()
         said = json.loads(answer.read())
         if answer.status != 200:

@@ -1,6 +1,6 @@
-"""Who may ask: the names in a certificate at the peer API, a bearer token at the session API.
+"""Who may ask: the names in a certificate at the peer API, a token and a header at the session API.
 
-Two middlewares and what they look up. Checks come before anything of a request is carried out or its body is read.
+Three middlewares and what they look up. Checks come before anything of a request is carried out or its body is read.
 Whether certificates and tokens are demanded at all is decided at start (``proxy.listen``).
 """
 
@@ -15,6 +15,7 @@ from aiohttp.typedefs import Middleware
 
 from proxy.peers import ACTIVATE_PATH, PREPARE_PATH, SESSIONS_PATH
 from proxy.problems import Reply, problem
+from statesync.headers import ADMIN_HEADER, ADMIN_VALUE
 from statesync.identity import MEMBER, names_in
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,9 @@ logger = logging.getLogger(__name__)
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 """What orchestrators ask at the session API: they have no token, and learn nothing of sessions."""
 TOKEN_LEAST = 16
+SESSIONS_ROOT = "/v1/sessions"
+"""Below it are the calls of the session API that name a session, perhaps by a key that a client sent."""
+_READS = frozenset({"GET", "HEAD"})
 _MEMBERS_ONLY = (SESSIONS_PATH, PREPARE_PATH, ACTIVATE_PATH)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -91,6 +95,32 @@ def token_wanted(tokens: SessionTokens, respond: Callable[[Reply], web.Response]
         return respond(Reply(401, {**reply.headers, "WWW-Authenticate": challenge}, reply.body))
 
     return check
+
+
+def admin_wanted(respond: Callable[[Reply], web.Response]) -> Middleware:
+    """Middleware of the session API: 403 for a change of anything but a session that lacks the header for it.
+
+    An application puts session keys into paths, and its clients may choose them: a key like ``../checks/db`` makes
+    a call for a session one for a check. No client can make the application send the header.
+    """
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        resource = request.match_info.route.resource
+        harmless = request.method in _READS or resource is None or _names_a_session(resource.canonical)
+        if harmless or request.headers.get(ADMIN_HEADER) == ADMIN_VALUE:
+            return await handler(request)
+        detail = (
+            "nothing was changed: this call needs the header 'Understudy-Admin: true'. If it was meant for a session, "
+            "the session key was not quoted in the path"
+        )
+        return respond(problem(403, "admin-header-missing", detail))
+
+    return check
+
+
+def _names_a_session(path: str) -> bool:
+    return path == SESSIONS_ROOT or path.startswith(f"{SESSIONS_ROOT}/")
 
 
 def certificate_wanted(

@@ -68,7 +68,7 @@ class ChecksApi:
         except (ValueError, KeyError):
             deadline = 0.0
         if not valid_key(name):
-            detail = "a check's name has 1 to 256 of the characters A-Z a-z 0-9 - . _ ~ :"
+            detail = "a check's name has 1 to 256 of the characters A-Z a-z 0-9 - . _ ~ :, and is not . or .."
             return respond(problem(400, "bad-request", detail))
         if not 0 < deadline <= DEADLINE_MOST:
             detail = 'a deadline is above 0 and at most a day: {"deadline_seconds": 10}'

@@ -27,6 +27,7 @@ TITLES = {
     "request-refused": "The application refused this request before",
     "idempotency-key-reused": "The idempotency key belongs to another request",
     "unauthorized": "The session API wants a token",
+    "admin-header-missing": "This call is for applications and operators",
     "not-a-peer": "Only members and control servers of the pool may ask this",
     "not-owner": "This member does not own the slot",
     "no-owner": "No owner of the slot can be reached",

@@ -7,9 +7,6 @@ failover wants a late answer rather than an error.
 """
 
 import asyncio
-import base64
-import hashlib
-import hmac
 import logging
 import secrets
 import time
@@ -18,6 +15,7 @@ from dataclasses import replace
 
 from proxy.call import Call
 from proxy.context import MemberContext
+from proxy.creation import KEY_BYTES, derived_key, fault_of, identity_of
 from proxy.errand import Errand
 from proxy.holdings import NotMine
 from proxy.owner_calls import OwnerCalls
@@ -25,6 +23,7 @@ from proxy.peers import Life, Peer, PeerBroken, PeerError, PeerRefused, PeerSile
 from proxy.problems import Reply, problem
 from proxy.roles import Roles
 from statesync.etcd import CreateRevision, EtcdError, Get, Put
+from statesync.headers import CALLER_HEADER
 from statesync.ownership import heirs_of
 from statesync.pool import Owner
 from statesync.request_log import REQUEST_HEADER, stamp_of
@@ -40,7 +39,6 @@ LOOK_AFTER = 0.05
 LOOK_AGAIN_AFTER = 0.3
 """Seconds after which a peer that has a call of ours is probed for the first time, and again if it lives."""
 FORWARD_MARGIN = 0.5
-KEY_BYTES = 18
 OWN_SLOT_TRIES = 4096
 SWEEP_INTERVAL = 10.0
 SWEEP_MOST = 500
@@ -60,18 +58,22 @@ class SessionService:
     async def create(self, call: Call) -> Reply:
         """A new session of a key drawn here, in a slot that this member is active for, or soon will be, if any.
 
-        With an ``Idempotency-Key`` the session key is derived from it and the pool's secret instead of drawn, so that
-        a repeat finds the same session on any member; its slot may then be another member's.
+        If the call may have repeats (:mod:`proxy.creation`), the session key is derived instead of drawn, so that a
+        repeat finds the same session on any member; its slot may then be another member's.
         """
         spec = self._spec()
         if spec is None:
             return self._not_ready()
-        given = call.headers.get("idempotency-key")
+        fault = fault_of(call.headers)
+        if fault:
+            return problem(400, "bad-request", fault)
+        identity = identity_of(call.headers)
         try:
-            key = self._draw_key(spec.slots) if given is None else await self._derive_key(given)
+            key = derived_key(await self._pool_secret(), identity) if identity else self._draw_key(spec.slots)
         except EtcdError as error:
             return problem(503, "not-committed", f"etcd cannot be reached: {error}", retry_after=1)
-        reply = await self.handle(Call("PUT", key, {**call.headers, "if-none-match": "*"}, call.body))
+        headers = {name: value for name, value in call.headers.items() if name != CALLER_HEADER}
+        reply = await self.handle(Call("PUT", key, {**headers, "if-none-match": "*"}, call.body))
         if reply.status != 201:
             return reply
         place = {"Location": f"/v1/sessions/{key}", "Content-Type": "application/json"}
@@ -91,18 +93,14 @@ class SessionService:
         table = self._context.view().table
         return frozenset(slot for slot in range(table.slots) if table.active_of(slot) == self._context.me)
 
-    async def _derive_key(self, idempotency_key: str) -> str:
-        if not self._secret:
-            self._secret = await self._pool_secret()
-        digest = hmac.digest(self._secret, idempotency_key.encode(), hashlib.sha256)
-        return base64.urlsafe_b64encode(digest[:KEY_BYTES]).decode()
-
     async def _pool_secret(self) -> bytes:
         """The pool's secret; the first member that needs one makes it."""
-        key = self._context.keys.secret
-        fresh = secrets.token_hex(32).encode()
-        result = await self._context.etcd.txn([CreateRevision(key, 0)], [Put(key, fresh)], [Get(key)])
-        return fresh if result.succeeded else result.answers[0][0].value
+        if not self._secret:
+            key = self._context.keys.secret
+            fresh = secrets.token_hex(32).encode()
+            result = await self._context.etcd.txn([CreateRevision(key, 0)], [Put(key, fresh)], [Get(key)])
+            self._secret = fresh if result.succeeded else result.answers[0][0].value
+        return self._secret
 
     async def handle(self, call: Call) -> Reply:
         """Answer a call to one session, wherever its owner is."""
@@ -116,7 +114,9 @@ class SessionService:
         if spec is None:
             return self._not_ready()
         if not valid_key(call.key):
-            return problem(400, "bad-key", "a session key has 1 to 256 of the characters A-Z a-z 0-9 - . _ ~ :")
+            return problem(
+                400, "bad-key", "a session key has 1 to 256 of the characters A-Z a-z 0-9 - . _ ~ :, and is not . or .."
+            )
         slot = slot_of(call.key, spec.slots)
         if call.method == "GET" and call.headers.get("understudy-consistency") == "stale":
             copy = self._calls.stale(call, slot)

@@ -9,10 +9,11 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from proxy.admission import SessionTokens, token_wanted
+from proxy.admission import SessionTokens, admin_wanted, token_wanted
 from proxy.call import Call
 from proxy.problems import Reply, problem
 from proxy.service import SessionService
+from statesync.headers import CALLER_HEADER
 from statesync.request_log import REQUEST_HEADER
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ CARRIED = (
     "understudy-consistency",
     "understudy-durability",
     "traceparent",
+    CALLER_HEADER,
     REQUEST_HEADER,
 )
 """The request headers that mean something to a session call; all others stay behind."""
@@ -40,7 +42,7 @@ Status = Callable[[], tuple[dict[str, object], bool]]
 def session_app(service: SessionService, status: Status, tokens: SessionTokens | None = None) -> web.Application:
     """The application's side of the sidecar; with ``tokens`` it must show one of them."""
     checks = [token_wanted(tokens, respond)] if tokens else []
-    app = web.Application(client_max_size=BODY_MOST, middlewares=[problems, *checks])
+    app = web.Application(client_max_size=BODY_MOST, middlewares=[problems, *checks, admin_wanted(respond)])
 
     async def create(request: web.Request) -> web.Response:
         return respond(await service.create(await call_of(request, key="")))

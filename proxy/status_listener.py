@@ -28,6 +28,8 @@ def status_listener(address: str) -> dict[str, Any]:
             }
         ],
         "normalize_path": True,
+        "path_with_escaped_slashes_action": "REJECT_REQUEST",
+        "common_http_protocol_options": {"headers_with_underscores_action": "REJECT_REQUEST"},
     }
     return {
         "name": "understudy-status",

@@ -204,9 +204,10 @@ class Terms:
 def valid_key(key: str) -> bool:
     """Whether ``key`` can name a session: 1 to 256 of the unreserved URI characters (RFC 3986, section 2.3).
 
-    And the colon, which a URI's path may have as it is (section 3.3), for IPv6 addresses, the keys of TCP pools.
+    And the colon, which a URI's path may have as it is (section 3.3), for IPv6 addresses, the keys of TCP pools. ``.``
+    and ``..`` are no keys: HTTP clients take them for steps in the path (section 5.2.4).
     """
-    return 0 < len(key) <= KEY_LENGTH_MOST and _KEY_CHARACTERS.issuperset(key)
+    return 0 < len(key) <= KEY_LENGTH_MOST and _KEY_CHARACTERS.issuperset(key) and key not in (".", "..")
 
 
 def etag_of(revision: int) -> str:

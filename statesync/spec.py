@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from statesync.headers import lost_at_the_front
 from statesync.slots import DEFAULT_SLOTS, MAX_SLOTS
 from statesync.spec_tcp import MAX_TCP_SLOTS, Tcp, vain_in, with_tcp_defaults
 
@@ -331,7 +332,11 @@ def parse_spec(text: str, *, where: str) -> PoolSpec:
     vain = vain_in(raw)
     if vain:
         raise SpecError("\n".join(f"{where}: {line}" for line in vain))
-    return _checked(raw, where)
+    spec = _checked(raw, where)
+    lost = [why for key in spec.session_key if key.header and (why := lost_at_the_front(key.header))]
+    if lost:  # asked of new specs alone: a pool that runs with such a spec keeps it
+        raise SpecError("\n".join(f"{where}: session_key: {why}" for why in lost))
+    return spec
 
 
 def parse_checks(text: str, *, where: str) -> tuple[CheckSpec, ...]:

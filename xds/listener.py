@@ -9,11 +9,14 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog, AccessLogFilter
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation, HeaderMutationRemoveOnMatch
 from envoy_data_plane.envoy.config.core.v3 import (
     CidrRange,
     Http2ProtocolOptions,
     HttpProtocolOptions,
+    HttpProtocolOptionsHeadersWithUnderscoresAction,
     SubstitutionFormatString,
+    TypedExtensionConfig,
 )
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
 from envoy_data_plane.envoy.extensions.access_loggers.stream.v3 import StderrAccessLog
@@ -21,12 +24,18 @@ from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     HttpConnectionManager,
     HttpConnectionManagerInternalAddressConfig,
+    HttpConnectionManagerPathWithEscapedSlashesAction,
     HttpConnectionManagerUpgradeConfig,
     HttpFilter,
     Rds,
 )
+from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import (
+    HeaderMutation as EarlyHeaderMutation,
+)
+from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any, Struct, Value
 
+from statesync.headers import CLIENTS_MAY_NOT
 from xds.envoy_telemetry import request_reports, server_errors, tracing
 from xds.resources import RETRY_BUFFER, ads_source, routes_name, socket_address
 
@@ -47,7 +56,13 @@ def listener(pool: str, address: str, port: int, telemetry: str = "", *, traced:
         stat_prefix=pool,
         rds=Rds(config_source=ads_source(), route_config_name=routes_name(pool)),
         http_filters=[HttpFilter(name="envoy.filters.http.router", typed_config=Any.pack(Router()))],
-        common_http_protocol_options=HttpProtocolOptions(idle_timeout=timedelta(hours=1)),
+        common_http_protocol_options=HttpProtocolOptions(
+            idle_timeout=timedelta(hours=1),
+            # Many applications take ``x_user`` and ``x-user`` for one header, and what looks at headers before them
+            # does not.
+            headers_with_underscores_action=HttpProtocolOptionsHeadersWithUnderscoresAction.REJECT_REQUEST,
+        ),
+        early_header_mutation_extensions=[_without_our_headers()],
         http2_protocol_options=Http2ProtocolOptions(
             max_concurrent_streams=100,
             initial_stream_window_size=65536,
@@ -59,6 +74,8 @@ def listener(pool: str, address: str, port: int, telemetry: str = "", *, traced:
         internal_address_config=_nobody_is_internal(),
         generate_request_id=True,
         normalize_path=True,
+        # Who decodes ``%2F`` only after the path was looked at sees another path. So the client has to say it plainly.
+        path_with_escaped_slashes_action=HttpConnectionManagerPathWithEscapedSlashesAction.UNESCAPE_AND_REDIRECT,
         access_log=[_errors_log(), *([request_reports(pool, telemetry)] if telemetry else [])],
         tracing=tracing(telemetry) if telemetry and traced else None,
         upgrade_configs=[HttpConnectionManagerUpgradeConfig(upgrade_type="websocket")],
@@ -72,6 +89,21 @@ def listener(pool: str, address: str, port: int, telemetry: str = "", *, traced:
             filter_chains=[FilterChain(filters=[network])],
             per_connection_buffer_limit_bytes=RETRY_BUFFER,
         )
+    )
+
+
+def _without_our_headers() -> TypedExtensionConfig:
+    """Take the headers that mean something to our Envoys and sidecars out of a request, before anything reads it.
+
+    An application may hand on to its sidecar whatever headers it was sent. Envoy adds its own ones later.
+    """
+    mutations = [
+        HeaderMutation(remove_on_match=HeaderMutationRemoveOnMatch(key_matcher=StringMatcher(prefix=prefix)))
+        for prefix in CLIENTS_MAY_NOT
+    ]
+    return TypedExtensionConfig(
+        name="envoy.http.early_header_mutation.header_mutation",
+        typed_config=Any.pack(EarlyHeaderMutation(mutations=mutations)),
     )
 
 

@@ -46,6 +46,7 @@ from envoy_data_plane.envoy.extensions.retry.priority.previous_priorities.v3 imp
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
+from statesync.headers import APPLICATION_HEADERS
 from statesync.request_log import REQUEST_HEADER
 from statesync.spec import Retries, SessionKey, Timeouts
 from xds.wire import delimited
@@ -127,7 +128,7 @@ def ordered_route_configuration(
 ) -> bytes:
     """The same for one cluster that takes its hosts from :data:`ORDER_HEADER`, which a client cannot set itself.
 
-    Nor can a client have its own way with repeats.
+    Nor can a client have its own way with repeats, or with what the application tells its sidecar.
 
     Args:
         name: of the route configuration.
@@ -139,7 +140,9 @@ def ordered_route_configuration(
     """
     frames = _frames(terms, by_priority=False)
     host = VirtualHost(
-        name=name, request_body_buffer_limit=body_limit, request_headers_to_remove=list(_WISHES_OF_CALLERS)
+        name=name,
+        request_body_buffer_limit=body_limit,
+        request_headers_to_remove=[*_WISHES_OF_CALLERS, *APPLICATION_HEADERS],
     )
     if not any_hosts:
         host.request_headers_to_remove.append(ORDER_HEADER)

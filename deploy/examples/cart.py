@@ -1,7 +1,7 @@
 """A shopping cart that keeps nothing in its own memory: an example to copy.
 
 All state is in sessions, which the sidecar next door keeps replicated. Any member can therefore answer any
-request, and a killed one loses nothing. Five habits go with that, and each is a few lines below:
+request, and a killed one loses nothing. Some habits go with that, and each is a few lines below:
 
 - read with the ETag, write with ``If-Match``, and read again when somebody else was faster (412);
 - hand ``Understudy-Request`` on with every call: Envoy sets it, the same on all copies of a request, and the
@@ -10,6 +10,7 @@ request, and a killed one loses nothing. Five habits go with that, and each is a
   once as well;
 - before refusing a request because of what was read, say so to the sidecar: then no late copy of it can have the
   effect that its client was told it did not have;
+- quote the client's session key in the path of a call: ``../checks/db`` is then a bad key, and no other path;
 - hand ``traceparent`` on, so that a failover's trace names the last request before and the first after it;
 - say ``understudy-retry: safe`` when a request may be sent to another member, and Envoy will do so.
 
@@ -26,9 +27,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 from aiohttp import web
+from yarl import URL
 
 TRACEPARENT: ContextVar[str | None] = ContextVar("traceparent", default=None)
 """Of the request being answered. An HTTP client that OpenTelemetry instruments passes it on by itself."""
@@ -78,11 +81,18 @@ class Sessions:
         shown = {"Authorization": f"Bearer {token}"} if token else None
         self._http = aiohttp.ClientSession(connector=connector, headers=shown, timeout=aiohttp.ClientTimeout(total=8))
 
-    async def call(self, method: str, key: str = "", body: object = None, **headers: str | None) -> Answer:
-        """Make one call; raises :class:`SidecarError`. ``If_Match="x"`` sends the header ``If-Match: x``."""
+    async def call(
+        self, method: str, key: str = "", body: object = None, *, action: str = "", **headers: str | None
+    ) -> Answer:
+        """Make one call; raises :class:`SidecarError`. ``If_Match="x"`` sends the header ``If-Match: x``.
+
+        ``action`` is what follows the key in the path.
+        """
         told = {"traceparent": TRACEPARENT.get(), "Understudy-Request": UNDERSTUDY_REQUEST.get(), **headers}
         sent = {name.replace("_", "-"): value for name, value in told.items() if value is not None}
-        url = f"{self._base}/v1/sessions" + (f"/{key}" if key else "")
+        parts = [quote(part, safe="", errors="surrogateescape") for part in (key, action) if part]
+        # Sent as it is: otherwise aiohttp would resolve "..".
+        url = URL("/".join([f"{self._base}/v1/sessions", *parts]), encoded=True)
         try:
             async with self._http.request(method, url, json=body, headers=sent) as response:
                 answer = Answer(response.status, response.headers, await response.read())
@@ -151,7 +161,7 @@ async def cart_to_change(request: web.Request, key: str, once: str) -> tuple[dic
     try:
         return await read_cart(request, key)
     except web.HTTPNotFound:
-        answer = await request.app[SESSIONS].call("POST", f"{key}/refusal", Idempotency_Key=once)
+        answer = await request.app[SESSIONS].call("POST", key, action="refusal", Idempotency_Key=once)
         if answer.repeated:
             return await read_cart(request, key)  # another copy has changed the cart
         raise
@@ -159,7 +169,12 @@ async def cart_to_change(request: web.Request, key: str, once: str) -> tuple[dic
 
 @routes.post("/cart")
 async def create(request: web.Request) -> web.Response:
-    """A new cart. The sidecar draws its key, so that this very member is the one to serve it."""
+    """A new cart. The sidecar draws its key, so that this very member is the one to serve it.
+
+    With an ``Idempotency-Key`` Envoy may send copies of the request, and all of them get the same cart. This shop knows
+    no users, so it cannot name one in ``Understudy-Caller``: whoever comes later with the same key, the same client
+    or another one, gets a cart of their own. A cart that nobody uses expires.
+    """
     answer = await request.app[SESSIONS].call(
         "POST", body={"items": {}}, Idempotency_Key=request.headers.get("Idempotency-Key")
     )

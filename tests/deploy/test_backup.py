@@ -26,6 +26,7 @@ from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import until
 
 FOREVER = 2**53
+ONCE = {"Idempotency_Key": "order-1", "Understudy_Caller": "anna"}
 SESSION = Session("text/plain", b"hello", FOREVER, epoch=1)
 
 
@@ -91,7 +92,7 @@ async def test_a_restored_pool_serves_what_it_served_and_its_epochs_rise(
 ) -> None:
     await pool.start("a", "b")
     await pool.settle(("a", "b"), ("b", "a"))
-    _, _, created = await pool.call("a", "POST", "", "by key", Idempotency_Key="order-1")
+    _, _, created = await pool.call("a", "POST", "", "by key", **ONCE)
     for n in range(120):
         await pool.call("ab"[n % 2], "PUT", f"/key-{n}", f"before {n}", Content_Type="text/plain")
     epochs = {slot: owner.epoch for slot, owner in (await pool.owners()).items()}
@@ -113,7 +114,7 @@ async def test_a_restored_pool_serves_what_it_served_and_its_epochs_rise(
         status, headers, body = await pool.call("b", "GET", f"/key-{n}")
         assert (status, body, headers["content-type"]) == (200, f"before {n}".encode(), "text/plain")
     assert (await pool.call("a", "GET", "/new"))[0] == 404
-    assert (await pool.call("b", "POST", "", "by key", Idempotency_Key="order-1"))[2] == created
+    assert (await pool.call("b", "POST", "", "by key", **ONCE))[2] == created
     assert (await pool.call("a", "PUT", "/key-1", "again"))[0] == 200
     owners = await pool.owners()
     assert all(owner.epoch >= epochs[slot] + 2 for slot, owner in owners.items())
@@ -125,7 +126,7 @@ async def test_members_with_other_names_take_up_a_restored_pool(
     await pool.start("a")
     await pool.settle(("a",))
     await pool.call("a", "PUT", "/k", "kept")
-    _, _, created = await pool.call("a", "POST", "", "by key", Idempotency_Key="order-1")
+    _, _, created = await pool.call("a", "POST", "", "by key", **ONCE)
     assert (await operator.backup(tmp_path / "b"))[0] == 0
     await stop_all(pool)
     await pool.client.delete(pool.keys.everything)
@@ -135,7 +136,7 @@ async def test_members_with_other_names_take_up_a_restored_pool(
     await pool.settle(("x", "y"))
 
     assert (await pool.call("y", "GET", "/k"))[2] == b"kept"
-    assert (await pool.call("y", "POST", "", "by key", Idempotency_Key="order-1"))[2] == created
+    assert (await pool.call("y", "POST", "", "by key", **ONCE))[2] == created
     assert all(owner.epoch >= 3 for owner in (await pool.owners()).values())
 
 

@@ -1,6 +1,7 @@
 """The sample cart beside real sidecars: adds take effect once, and 503 says whether another member may be asked."""
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -59,8 +60,9 @@ async def shop(members):
         yield shop
 
 
-async def new_cart(shop):
-    status, made, _ = await shop("POST", "/cart", once="make-it")
+async def new_cart(shop, **headers):
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    status, made, _ = await shop("POST", "/cart", once="make-it", **named)
     assert status == 201
     return made["session"]
 
@@ -79,8 +81,13 @@ async def test_a_cart_is_made_filled_shown_and_thrown_away(shop):
     assert (await shop("GET", "/cart", session=key))[0] == 404
 
 
-async def test_a_repeated_creation_gives_the_same_cart(shop):
-    assert await new_cart(shop) == await new_cart(shop)
+async def test_copies_of_a_request_get_the_same_cart_and_nobody_else_does(members, shop):
+    stamp = f"{time.time():.3f};one"
+    async with open_shop(f"http://{members.members['cart-2'].api}", "cart-2") as other:
+        carts = [await new_cart(at, Understudy_Request=stamp) for at in (shop, other, shop)]
+        assert len(set(carts)) == 1
+        assert await new_cart(other, Understudy_Request=f"{time.time():.3f};two") not in carts
+        assert await new_cart(shop) != await new_cart(shop)
 
 
 async def test_an_add_with_the_same_key_counts_once_even_if_the_cart_changed_in_between(shop):

@@ -58,11 +58,12 @@ class Lists:
         given = request.headers.get("Idempotency-Key")
         self._given = hashlib.sha256(f"{given}/{request.method}".encode()).hexdigest() if given else None
 
-    async def call(self, method: str, path: str = "", body: object = None, **headers: str) -> Answer:
+    async def call(self, method: str, body: object = None, *, action: str = "", **headers: str) -> Answer:
         pace = self._request.app[PACE]
         await pace.perhaps_wait()
         named = {} if method == "GET" else {"Idempotency_Key": self._given}
-        answer = await self._request.app[SESSIONS].call(method, f"{self.key}{path}", body, **named, **headers)
+        sessions = self._request.app[SESSIONS]
+        answer = await sessions.call(method, self.key, body, action=action, **named, **headers)
         await pace.perhaps_wait()
         if answer.status == 409:
             raise SidecarError(f"this copy was not carried out: {answer.problem}", sent=True)
@@ -93,7 +94,7 @@ async def add(request: web.Request) -> web.Response:
     for _ in range(ATTEMPTS):
         found = await lists.call("GET", **STRICT)
         if found.status == 404:
-            refused = await lists.call("POST", "/refusal") if can_refuse(request) else None
+            refused = await lists.call("POST", action="refusal") if can_refuse(request) else None
             done = refused is not None and refused.repeated
             return web.Response(status=200 if done else 404)
         changed = [*json.loads(found.body), value]

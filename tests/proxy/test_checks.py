@@ -19,6 +19,7 @@ from tests.harness.sidecars import ROOT, SidecarPool, sidecar_pool
 from tests.harness.waiting import until
 
 A_FIRST = (("a", "b"),)
+ADMIN = {"Understudy-Admin": "true"}
 
 
 @dataclass
@@ -137,16 +138,16 @@ async def test_a_missed_deadline_takes_a_member_down_and_a_check_that_fails_ever
     await pool.start("a", "b")
     await pool.settle(*A_FIRST)
     api = f"http://{pool.members['a'].api}/v1/checks"
-    async with pool.http.put(f"{api}/feed", json={"deadline_seconds": 0.5}) as answer:
+    async with pool.http.put(f"{api}/feed", json={"deadline_seconds": 0.5}, headers=ADMIN) as answer:
         assert answer.status == 201
     await is_in(pool, "a", MemberState.DOWN, "check feed: no report for")
-    async with pool.http.post(f"{api}/feed", json={"state": "fine"}) as answer:
+    async with pool.http.post(f"{api}/feed", json={"state": "fine"}, headers=ADMIN) as answer:
         assert answer.status == 400
-    async with pool.http.post(f"{api}/nothing", json={"state": "ok"}) as answer:
+    async with pool.http.post(f"{api}/nothing", json={"state": "ok"}, headers=ADMIN) as answer:
         assert answer.status == 404
-    async with pool.http.put(f"{api}/room", json={"deadline_seconds": 1}) as answer:
+    async with pool.http.put(f"{api}/room", json={"deadline_seconds": 1}, headers=ADMIN) as answer:
         assert answer.status == 409
-    async with pool.http.delete(f"{api}/feed") as answer:
+    async with pool.http.delete(f"{api}/feed", headers=ADMIN) as answer:
         assert answer.status == 204
     await is_in(pool, "a", MemberState.UP, "")
 

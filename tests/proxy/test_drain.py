@@ -19,6 +19,7 @@ from tests.harness.etcd import EtcdServer
 from tests.harness.sidecars import ROOT, SidecarPool, sidecar_pool
 from tests.harness.waiting import free_port, until
 
+ADMIN = {"Understudy-Admin": "true"}
 A_FIRST = ("a", "b")
 B_FIRST = ("b", "a")
 
@@ -91,7 +92,7 @@ async def test_a_member_that_leaves_waits_for_one_that_still_starts(pool: Sideca
     await pool.start("a", "b")
     await pool.settle(("a",))
     warming = f"http://{pool.members['b'].api}/v1/checks/cache"
-    async with pool.http.put(warming, json={"deadline_seconds": 60}) as answer:
+    async with pool.http.put(warming, json={"deadline_seconds": 60}, headers=ADMIN) as answer:
         assert answer.status == 201
     await until(lambda: is_in(pool, "b", MemberState.INIT), 40, "b says that it starts")
     assert (await pool.call("a", "PUT", "/k", "kept"))[0] == 201
@@ -100,7 +101,7 @@ async def test_a_member_that_leaves_waits_for_one_that_still_starts(pool: Sideca
 
     sidecar.terminate()
     await until(lambda: is_in(pool, "a", MemberState.DRAINING), 40, "a says that it leaves")
-    async with pool.http.post(warming, json={"state": "ok"}) as answer:
+    async with pool.http.post(warming, json={"state": "ok"}, headers=ADMIN) as answer:
         assert answer.status == 200
     await until(lambda: is_in(pool, "b", MemberState.READY), 40, "b could serve")
     await pool.settle(B_FIRST)
@@ -183,7 +184,7 @@ async def test_who_cannot_wait_is_told_what_is_missing(pool: SidecarPool) -> Non
     assert code == 2
     assert f"the sidecar at 127.0.0.1:{nowhere} cannot be asked" in said
     for wrong in ("wait=-1", "wait=nan", "wait=soon", "until=monday"):
-        async with pool.http.post(f"http://{pool.members['b'].api}/v1/drain?{wrong}") as answer:
+        async with pool.http.post(f"http://{pool.members['b'].api}/v1/drain?{wrong}", headers=ADMIN) as answer:
             assert answer.status == 400
     assert (await ask(pool, "b", "/drained"))[1]["reason"] == "nobody has asked this member to hand its slots over"
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 
 import pytest_asyncio
@@ -101,10 +102,27 @@ async def test_a_repeated_creation_finds_the_same_session_on_any_member(pool: Si
     await pool.start("a", "b")
     await pool.settle(*SHARED)
 
-    first = await pool.call("a", "POST", "", "x", Idempotency_Key="order-1")
-    again = await pool.call("b", "POST", "", "x", Idempotency_Key="order-1")
+    made = []
+    for scope in (
+        {"Understudy_Caller": "anna"},
+        {"Understudy_Caller": "bert"},
+        {"Understudy_Request": f"{time.time():.3f};of-anna"},
+        {"Understudy_Request": f"{time.time():.3f};of-bert"},
+    ):
+        first = await pool.call("a", "POST", "", "x", Idempotency_Key="order-1", **scope)
+        again = await pool.call("b", "POST", "", "x", Idempotency_Key="order-1", **scope)
+        assert (first[0], first[2]) == (again[0], again[2]) == (201, first[2])
+        assert again[1]["understudy-repeated"] == "true"
+        made.append(first[2])
+    made += [(await pool.call(member, "POST", "", "x", Idempotency_Key="order-1"))[2] for member in ("a", "b")]
+    assert len(set(made)) == len(made), "the key alone leads to nobody's session"
+    status, _, _ = await pool.call("a", "POST", "", "x", Idempotency_Key="order-1", Understudy_Caller="")
+    assert status == 400
 
-    assert (first[0], first[2]) == (again[0], again[2])
+    pool.kill("a")
+    await pool.call("b", "GET", "/anything")
+    again = await pool.call("b", "POST", "", "x", Idempotency_Key="order-1", Understudy_Caller="anna")
+    assert (again[0], again[2]) == (201, made[0])
 
 
 async def test_bad_requests_get_problem_documents(pool: SidecarPool) -> None:

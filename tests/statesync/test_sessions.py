@@ -177,7 +177,9 @@ def test_merge_patch_is_idempotent_and_leaves_its_arguments_alone(target: object
 
 
 @pytest.mark.parametrize(
-    ("key", "valid"), [("a", True), ("a-b_c.d~1", True), ("", False), ("a/b", False), ("é", False), ("a" * 257, False)]
+    ("key", "valid"),
+    [("a", True), ("a-b_c.d~1", True), ("...", True)]
+    + [(wrong, False) for wrong in ("", ".", "..", "a/b", "é", "a" * 257)],
 )
 def test_which_keys_can_name_a_session(key: str, valid: bool) -> None:
     assert valid_key(key) is valid

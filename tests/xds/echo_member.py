@@ -37,7 +37,9 @@ def application(name: str, notes: Path) -> web.Application:
             return web.Response(status=503, headers={"understudy-retry": "safe"})
         if elsewhere and request.path == "/fail-unless":
             return web.Response(status=503)
-        return web.Response(text=name, headers={"x-body-bytes": str(len(body))})
+        ours = [header.lower() for header in request.headers if "understudy-" in header.lower()]
+        told = {"x-body-bytes": str(len(body)), "x-ours": " ".join(sorted(ours))}
+        return web.Response(text=name, headers=told)
 
     app = web.Application(client_max_size=1 << 24)
     app.router.add_route("*", "/{path:.*}", answer)

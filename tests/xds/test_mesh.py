@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from envoy_data_plane.envoy.config.route.v3 import Route, RouteConfiguration
 
+from statesync.headers import APPLICATION_HEADERS
 from statesync.spec import Mesh, PoolSpec, Retries, parse_spec
 from xds.cache import InvalidResources, ResourceCache
 from xds.mesh import build_all, clusters_from_elsewhere, mesh_routes, mesh_routes_name
@@ -85,6 +86,7 @@ def test_without_members_clients_still_cannot_choose_a_host():
     config = RouteConfiguration.parse(mesh_routes(PoolView(SPEC, {}, ()), MESH))
     (host,) = config.virtual_hosts
     assert ORDER_HEADER in host.request_headers_to_remove
+    assert set(APPLICATION_HEADERS) <= set(host.request_headers_to_remove)
     assert {route.route.cluster for route in host.routes if route.route} == {f"outbound|7680||{MESH.host}"}
 
 

@@ -241,3 +241,6 @@ def test_the_listener_asks_for_the_pools_routes_and_trusts_nobody():
     assert (manager.rds.route_config_name, manager.stat_prefix) == ("cart/routes", "cart")
     assert manager.rds.config_source.ads is not None
     assert [nobody.address_prefix for nobody in manager.internal_address_config.cidr_ranges] == ["192.0.2.0"]
+    assert manager.path_with_escaped_slashes_action.name == "UNESCAPE_AND_REDIRECT"
+    assert manager.common_http_protocol_options is not None
+    assert manager.common_http_protocol_options.headers_with_underscores_action.name == "REJECT_REQUEST"

@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
+from yarl import URL
 
 from proxy.envoy import find_envoy
 from statesync.request_log import parse_stamp
@@ -266,3 +268,22 @@ async def test_all_copies_of_a_request_carry_one_stamp_that_no_client_can_set(fr
     (one,) = {stamp for _, stamp in front.copies_of("retried")}
     assert len(front.copies_of("retried")) > 1
     assert one not in (first[1], forged)
+
+
+async def test_a_client_can_say_nothing_in_our_name(front: Front):
+    ours = {"understudy_admin": "true", "Understudy_Caller": "me", "understudy_ttl": "1", "understudy_made_up": "x"}
+    forged = {**ours, "x_understudy_order": "127.0.0.1:1", "X_UNDERSTUDY_ANY": "x", "understudy_request": "1.000;mine"}
+    for key in ({}, {"x_session_id": front.key_of("cart-1")}):
+        answer = await front.request("POST", **forged, **key)
+        assert (answer.status, answer.headers["x-ours"]) == (200, "understudy-request"), "Envoy's own one"
+
+
+async def test_what_an_application_may_read_in_another_way_than_envoy_does_not_come_to_it(front: Front):
+    url = f"http://127.0.0.1:{front.port}"
+    async with aiohttp.ClientSession() as http:
+        async with http.get(url, headers={"x_session_id": "k"}) as answer:
+            assert answer.status == 400
+        for escaped in ("%2F", "%5C"):
+            path = URL(f"{url}/a/..{escaped}b", encoded=True)
+            async with http.post(path, allow_redirects=False) as answer:
+                assert (answer.status, URL(answer.headers["location"]).path) == (307, "/b")
