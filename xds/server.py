@@ -13,7 +13,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from aiohttp import web
 
 from statesync.addresses import split_address
 from statesync.etcd import EtcdClient, TlsFiles
+from statesync.http_port import serve
 from statesync.identity import is_loopback
 from statesync.keys import PoolKeys
 from statesync.pool import ControlServer
@@ -33,7 +34,7 @@ from telemetry.intake import Intake
 from telemetry.names import POOL, SERVICE_CONTROL
 from telemetry.phase_metrics import PhaseMetrics, expose
 from telemetry.receiver import add_otlp_receiver
-from telemetry.receiver_http import otlp_application
+from telemetry.receiver_http import OPENED, otlp_application
 from telemetry.setup import Telemetry, service_version, start_telemetry
 from telemetry.span_metrics import SpanMetrics
 from telemetry.store import SpanStore
@@ -292,15 +293,16 @@ def _listening(option: str, address: str) -> Iterator[socket.socket]:
 
 @contextlib.asynccontextmanager
 async def _http(
-    app: web.Application, listener: socket.socket, tls: ssl.SSLContext | None = None
+    app: web.Application,
+    listener: socket.socket,
+    tls: ssl.SSLContext | None = None,
+    *,
+    opens: Collection[str] = (),
 ) -> AsyncIterator[None]:
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        runner = await serve(stack, app, opens=opens)
         await web.SockSite(runner, listener, ssl_context=tls).start()
         yield
-    finally:
-        await runner.cleanup()
 
 
 @contextlib.asynccontextmanager
@@ -312,7 +314,7 @@ async def _otlp_http(settings: ControlSettings, intake: Intake) -> AsyncIterator
     _require_private(settings, "--otlp-http", settings.otlp_http)
     tls = _peer_tls(settings.serve_tls).server() if settings.serve_tls else None
     with _listening("--otlp-http", settings.otlp_http) as listener:
-        async with _http(otlp_application(intake), listener, tls):
+        async with _http(otlp_application(intake), listener, tls, opens=OPENED):
             yield
 
 
