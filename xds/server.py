@@ -74,7 +74,8 @@ class ControlSettings:
     members and tools connect to, where that is not what is listened at. ``otlp_http`` takes OTLP over HTTP, under the
     same rules as the gRPC port, which takes it anyhow; empty for none. ``traces`` is the SQLite file of the
     trace store. ``tls``, ``username`` and ``password`` are for etcd. ``serve_tls`` makes the gRPC port demand
-    certificates; without it, and unless ``insecure``, that port must be on loopback. ``max_stream_age``: seconds
+    certificates; without it, and unless ``insecure``, that port must be on loopback. ``http`` asks for no certificate,
+    so it must be on loopback unless ``open_http`` or ``insecure``. ``max_stream_age``: seconds
     (give or take a fifth) after which an xDS stream is ended, so that Envoys spread over the replicas.
     ``etcd_patience`` is how long, in seconds, etcd may be silent at the start.
     """
@@ -93,6 +94,7 @@ class ControlSettings:
     password: str | None = None
     serve_tls: ServerTls | None = None
     insecure: bool = False
+    open_http: bool = False
     max_stream_age: float = MAX_STREAM_AGE
     lease: int = LEASE_SECONDS
     etcd_patience: float = START_PATIENCE
@@ -124,6 +126,7 @@ async def serve_until(settings: ControlSettings, stop: asyncio.Event) -> None:
     """Run a control server until ``stop`` is set. Raises :class:`StartError` when it cannot start."""
     async with contextlib.AsyncExitStack() as stack:
         server, grpc_port = _grpc_server(settings)
+        _require_private_http(settings)
         listener = stack.enter_context(_listening("--http", settings.http))
         store = await stack.enter_async_context(_store(settings.traces))
         client = await stack.enter_async_context(_etcd(settings, stop))
@@ -267,6 +270,16 @@ def _require_private(settings: ControlSettings, option: str, address: str) -> No
         raise StartError(
             f"{option} {address} is not loopback: give --tls-cert, --tls-key and --tls-ca (docs/security.md), "
             "or --insecure if everybody in that network may be trusted"
+        )
+
+
+def _require_private_http(settings: ControlSettings) -> None:
+    """The admin interface asks nobody for anything: it is on loopback, unless it was allowed not to be."""
+    host, _ = _parts("--http", settings.http)
+    if not (settings.open_http or settings.insecure or is_loopback(host)):
+        raise StartError(
+            f"--http {settings.http} is not loopback, and whoever reaches it reads tables, traces and metrics: use "
+            "loopback, or give --open-http if only operators and Prometheus reach it (docs/security.md)"
         )
 
 
