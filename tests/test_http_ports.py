@@ -19,10 +19,12 @@ from aiohttp import StreamReader, web
 from deploy.examples.cart import make_app
 from deploy.injection.server import Webhook
 from proxy.admission import SessionTokens
+from proxy.call import Call, write_of
 from proxy.checkbook import CheckBook
 from proxy.checks_api import ChecksApi
 from proxy.drain import DrainApi
 from proxy.peer_api import peer_app
+from proxy.problems import Reply
 from proxy.session_api import session_app
 from proxy.sync_api import SyncApi, metrics_app
 from statesync.http_port import serve
@@ -256,6 +258,17 @@ async def test_numbers_that_are_none_are_refused_by_the_session_and_the_peer_api
         for slots in ('{"1000000000": 1}', '{"1": NaN}', '{"1": 1e400}', '{"1": 99999999999999999999}', "[]"):
             body = f'{{"member": "b", "boot": "1", "slots": {slots}}}'
             assert (await ask(number, "POST /peer/v1/take", body=body.encode()))[0] == 400, slots
+
+
+def test_a_token_that_is_no_text_is_not_accepted(tmp_path: Path) -> None:
+    assert not tokens(tmp_path).accepts("Bearer \udcff")
+
+
+@pytest.mark.parametrize("ttl", ["9" * 5000, "0", "-1", "1e400", "NaN", "31536001"])
+def test_a_ttl_that_is_none_is_refused(ttl: str) -> None:
+    reply = write_of(Call("PUT", "k", {"understudy-ttl": ttl}))
+    assert isinstance(reply, Reply)
+    assert reply.status == 400
 
 
 @pytest.mark.parametrize("limit", ["9" * 5000, "0", "-1", "1e3", "\u0661"])
