@@ -20,6 +20,7 @@ def control_arguments(
     advertise_grpc: str = "",
     advertise_http: str = "",
     insecure: bool = False,
+    open_http: bool = False,
 ) -> tuple[str, ...]:
     """``control ...``. Addresses are ``host:port``, ``etcd`` URLs or ``host:port``, ``traces`` a file."""
     return (
@@ -30,6 +31,7 @@ def control_arguments(
         *("--traces", traces),
         *given("--otlp-http", otlp_http),
         *(("--insecure",) if insecure else ()),
+        *(("--open-http",) if open_http else ()),
     )
 
 

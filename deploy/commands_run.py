@@ -57,7 +57,8 @@ def own_checks(_: click.Context, parameter: click.Parameter, value: str) -> "tup
 @click.option("--advertise-http", default="", help="What others are told instead of --http.")
 @click.option("--otlp-http", default="", help="Take OTLP over HTTP here too, such as 127.0.0.1:4318.")
 @click.option("--traces", default=":memory:", show_default=True, help="SQLite file for failover traces.")
-@click.option("--insecure", is_flag=True, help="Allow plain text on a --grpc that is not loopback.")
+@click.option("--insecure", is_flag=True, help="Allow plain text on a --grpc or --http that is not loopback.")
+@click.option("--open-http", is_flag=True, help="Allow an --http that is not loopback; it asks for no certificate.")
 @tls_options
 @etcd_options
 @click.pass_obj
@@ -72,6 +73,7 @@ def control(
     otlp_http: str,
     traces: str,
     insecure: bool,
+    open_http: bool,
     tls: TlsOptions | None,
     etcd: EtcdOptions,
 ) -> None:
@@ -101,6 +103,7 @@ def control(
         password=reach.password,
         serve_tls=ServerTls(tls.cert, tls.key, tls.ca) if tls else None,
         insecure=insecure,
+        open_http=open_http,
     )
     raise SystemExit(asyncio.run(run_control(settings)))
 

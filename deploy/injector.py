@@ -23,8 +23,9 @@ from deploy.injection.server import Webhook
 from deploy.injection.serving import CertificateFiles, ServingCertificate
 from deploy.injection.settings import NATIVE, BadSetting, SidecarSettings, form_for
 from deploy.injection.webhook import InjectorPlace
-from proxy.listen import TlsSite, serve
+from proxy.listen import TlsSite
 from statesync.addresses import split_address
+from statesync.http_port import serve
 
 logger = logging.getLogger(__name__)
 

@@ -54,7 +54,7 @@ class SessionTokens:
         """Whether the value of an ``Authorization`` header is ``Bearer`` and one of the tokens; in constant time."""
         self._follow()
         scheme, _, token = authorization.partition(" ")
-        shown = hashlib.sha256(token.strip().encode()).digest()
+        shown = hashlib.sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
         matches = [hmac.compare_digest(shown, digest) for digest in self._digests]
         return scheme.lower() == "bearer" and any(matches)
 

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from proxy.problems import Reply, problem
 from statesync.request_log import REQUEST_HEADER, parse_stamp
 from statesync.sessions import Method, Write
+from statesync.strict_json import whole_number
 
 DURABILITIES = ("sync", "async")
+TTL_MOST = 31_536_000
+"""Seconds: a year."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +33,9 @@ def write_of(call: Call) -> Write | Reply:
     headers = call.headers
     ttl: int | None = None
     if "understudy-ttl" in headers:
-        text = headers["understudy-ttl"]
-        if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 31_536_000:
-            return problem(400, "bad-request", "Understudy-TTL takes whole seconds from 1 to 31536000")
-        ttl = int(text)
+        ttl = whole_number(headers["understudy-ttl"], TTL_MOST)
+        if not ttl:
+            return problem(400, "bad-request", f"Understudy-TTL takes whole seconds from 1 to {TTL_MOST}")
     idempotency_key = headers.get("idempotency-key")
     if idempotency_key is not None and not 1 <= len(idempotency_key) <= 255:
         return problem(400, "bad-request", "Idempotency-Key takes 1 to 255 characters")

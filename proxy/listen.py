@@ -1,19 +1,19 @@
 """Where a sidecar listens: TCP or a Unix socket, and what must protect it.
 
 Refuses to start an unprotected port that other machines can reach, unless told that this is meant. A Unix socket has
-its permissions before anybody can connect. What clients send wrongly never gets into the log with its content.
+its permissions before anybody can connect, and takes the place of nothing but a socket that nobody serves. How
+requests are taken in is in :mod:`statesync.http_port`.
 """
 
 import asyncio
 import contextlib
-import logging
 import os
 import socket
 import ssl
-from collections.abc import Callable, MutableMapping
+import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 
@@ -30,14 +30,6 @@ HANDSHAKE_SECONDS = 5.0
 
 class CannotStart(Exception):
     """The sidecar cannot start; the text is one line for the operator."""
-
-
-class _Discreet(logging.LoggerAdapter[logging.Logger]):
-    """Logs what aiohttp has to say without the exception: that quotes the bytes that could not be parsed."""
-
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:  # noqa: ANN401
-        error = kwargs.pop("exc_info", None)
-        return (f"{msg} ({type(error).__name__})" if isinstance(error, BaseException) else msg), kwargs
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,15 +120,6 @@ def refuse_open(option: str, address: str, *, protected: bool, insecure: bool, r
     )
 
 
-async def serve(stack: contextlib.AsyncExitStack, app: web.Application) -> web.AppRunner:
-    """Set an application up; it ends with the stack."""
-    logger: Any = _Discreet(logging.getLogger(__name__), {})
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0, logger=logger)
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    return runner
-
-
 async def listen(
     runner: web.AppRunner, address: str, what: str, *, tls: ssl.SSLContext | None = None, mode: int = 0o660
 ) -> None:
@@ -157,11 +140,7 @@ async def listen(
 
 def _unix_socket(path: str, mode: int) -> socket.socket:
     """A bound socket whose file never had more permissions than ``mode``; a socket that somebody serves stays."""
-    with socket.socket(socket.AF_UNIX) as trial:
-        try:
-            trial.connect(path)
-        except OSError:
-            Path(path).unlink(missing_ok=True)
+    _remove_dead_socket(path)
     bound = socket.socket(socket.AF_UNIX)
     try:
         with contextlib.suppress(OSError):  # Linux makes the file with the socket's own mode, less the umask
@@ -173,3 +152,21 @@ def _unix_socket(path: str, mode: int) -> socket.socket:
         raise
     bound.setblocking(False)
     return bound
+
+
+def _remove_dead_socket(path: str) -> None:
+    """Remove a socket that a process which is gone has left; raises ``OSError`` for a file of another kind."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise FileExistsError(f"{path} is no socket, and is left as it is")
+    with socket.socket(socket.AF_UNIX) as trial:
+        trial.settimeout(1.0)
+        try:
+            trial.connect(path)
+        except ConnectionRefusedError:  # any other error is no proof that nobody serves it
+            Path(path).unlink(missing_ok=True)
+        except OSError:
+            return

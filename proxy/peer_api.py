@@ -14,12 +14,23 @@ from proxy.peers import ACTIVATE_PATH, ETCD_PATH, LOOK_TIMEOUT, PREPARE_PATH, PR
 from proxy.problems import problem
 from proxy.read_deadline import ReadDeadline
 from proxy.service import SessionService
-from proxy.session_api import BODY_MOST, add_session_routes, as_json, call_of, problems, respond
+from proxy.session_api import (
+    BODY_MOST,
+    add_session_routes,
+    as_json,
+    call_of,
+    problems,
+    respond,
+    revision_in,
+    slots_in,
+)
 from proxy.takeovers import NotTaken, Takeovers
 from statesync.crash_points import CrashPoint, crash_point
 from statesync.etcd import EtcdError
 from statesync.identity import kinds_of
 from statesync.pool_clock import wall_ms
+from statesync.slots import MAX_SLOTS
+from statesync.strict_json import whole_number
 
 TOGETHER_MOST = 100
 """Slots in one handover: one transaction must hold them."""
@@ -70,7 +81,7 @@ def _add_handover_routes(app: web.Application, context: MemberContext, handover:
 
     async def prepare(request: web.Request) -> web.Response:
         try:
-            slots = _slots_of(as_json(await request.read()))
+            slots = slots_in(as_json(await request.read()), TOGETHER_MOST)
             await asyncio.gather(*(context.replica.full_sync(slot) for slot in slots))
         except (ValueError, KeyError, TypeError) as error:
             return respond(problem(400, "bad-request", f"slots to prepare: {error}"))
@@ -82,7 +93,7 @@ def _add_handover_routes(app: web.Application, context: MemberContext, handover:
     async def activate(request: web.Request) -> web.Response:
         try:
             asked = as_json(await request.read())
-            slots, revision = _slots_of(asked), int(str(asked["revision"]))
+            slots, revision = slots_in(asked, TOGETHER_MOST), revision_in(asked["revision"])
         except (ValueError, KeyError, TypeError) as error:
             return respond(problem(400, "bad-request", f"slots to take and the revision of their records: {error}"))
         try:
@@ -105,7 +116,7 @@ def _add_take_route(app: web.Application, takeovers: Takeovers) -> None:
         try:
             asked = as_json(await request.read())
             member, boot = str(asked["member"]), str(asked["boot"])
-            fences = {int(slot): int(fence) for slot, fence in dict(asked["slots"]).items()}  # type: ignore[call-overload]
+            fences = _fences_in(asked)
         except (ValueError, KeyError, TypeError) as error:
             return respond(problem(400, "bad-request", f"who gives which slots, by their records' revisions: {error}"))
         try:
@@ -119,12 +130,12 @@ def _add_take_route(app: web.Application, takeovers: Takeovers) -> None:
     app.router.add_post(TAKE_PATH, take)
 
 
-def _slots_of(asked: Mapping[str, object]) -> list[int]:
-    """The slots that a handover is about, each once; raises ``ValueError``, ``KeyError`` or ``TypeError``."""
-    slots = asked["slots"]
-    if not isinstance(slots, list) or not 0 < len(slots) <= TOGETHER_MOST:
-        raise ValueError(f"expected a list of 1 to {TOGETHER_MOST} slots")
-    numbers = list(dict.fromkeys(slots))
-    if not all(type(slot) is int and slot >= 0 for slot in numbers):
-        raise ValueError("a slot is a whole number")
-    return numbers
+def _fences_in(asked: Mapping[str, object]) -> dict[int, int]:
+    """The revisions of the records of slots that are given away; raises ``ValueError`` or ``KeyError``."""
+    given = asked["slots"]
+    if not isinstance(given, dict):
+        raise ValueError("slots: expected {SLOT: REVISION}")  # noqa: TRY004 - bad input, not a programming error
+    fences = {whole_number(str(slot), MAX_SLOTS - 1): revision_in(fence) for slot, fence in given.items()}
+    if None in fences:
+        raise ValueError(f"a slot is a whole number below {MAX_SLOTS}")
+    return {slot: fence for slot, fence in fences.items() if slot is not None}

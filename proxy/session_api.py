@@ -3,9 +3,8 @@
 Turns HTTP into :class:`Call` and answers back; decides nothing. See ``docs/api.md`` for the calls.
 """
 
-import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
@@ -14,7 +13,10 @@ from proxy.call import Call
 from proxy.problems import Reply, problem
 from proxy.service import SessionService
 from statesync.headers import CALLER_HEADER
+from statesync.http_port import BROKEN_BODY
 from statesync.request_log import REQUEST_HEADER
+from statesync.slots import MAX_SLOTS
+from statesync.strict_json import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,8 @@ CARRIED = (
 
 BODY_MOST = 1_100_000
 """Bytes of a request body that are read at all: above the largest ``session_bytes`` a spec may allow."""
+
+REVISION_MOST = (1 << 63) - 1
 
 Status = Callable[[], tuple[dict[str, object], bool]]
 """The member's view of itself, and whether it is ready."""
@@ -99,7 +103,7 @@ async def problems(request: web.Request, handler: Callable[[web.Request], object
         allowed = ", ".join(sorted(error.allowed_methods))
         reply = problem(405, "method-not-allowed", f"here go {allowed}")
         return respond(Reply(405, {**reply.headers, "Allow": allowed}, reply.body))
-    except (web.HTTPException, ConnectionError):
+    except (web.HTTPException, ConnectionError, *BROKEN_BODY):
         raise
     except Exception:
         resource = request.match_info.route.resource  # not the path: it has the session key in it
@@ -107,9 +111,26 @@ async def problems(request: web.Request, handler: Callable[[web.Request], object
         return respond(problem(500, "internal", "the sidecar failed; its log says why"))
 
 
+def slots_in(asked: Mapping[str, object], most: int) -> list[int]:
+    """The ``slots`` that a request is about, each once; raises ``ValueError`` or ``KeyError``."""
+    slots = asked["slots"]
+    if not isinstance(slots, list) or not 0 < len(slots) <= most:
+        raise ValueError(f"expected a list of 1 to {most} slots")
+    if not all(type(slot) is int and 0 <= slot < MAX_SLOTS for slot in slots):
+        raise ValueError(f"a slot is a whole number below {MAX_SLOTS}")
+    return list(dict.fromkeys(slots))
+
+
+def revision_in(value: object) -> int:
+    """A revision of etcd in a request; raises ``ValueError``."""
+    if type(value) is not int or not 0 <= value <= REVISION_MOST:
+        raise ValueError("a revision is a whole number of 64 bits")
+    return value
+
+
 def as_json(body: bytes) -> dict[str, object]:
     """A JSON object from a request body. Raises ``ValueError``."""
-    content = json.loads(body or b"{}")
+    content = read_json(body or b"{}")
     if not isinstance(content, dict):
         raise ValueError("expected a JSON object")  # noqa: TRY004 - bad input, not a programming error
     return content

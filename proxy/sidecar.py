@@ -26,7 +26,7 @@ from proxy.first_answer import FirstAnswers
 from proxy.health_port import Patient, Question, open_health_port
 from proxy.held_up import HeldUp
 from proxy.holdings import Holdings
-from proxy.listen import CannotStart, listen, protection, serve
+from proxy.listen import CannotStart, listen, protection
 from proxy.member import Presence, fit_others, lasting_others, refusal_of, state_of
 from proxy.metrics import SidecarMetrics
 from proxy.owner_calls import OwnerCalls
@@ -51,6 +51,7 @@ from statesync.codec import SessionCodec, agree
 from statesync.commit import Committer
 from statesync.crash_points import UnknownCrashPoint, arm_from_environment
 from statesync.etcd import EtcdClient, EtcdError
+from statesync.http_port import serve
 from statesync.keys import PoolKeys, prefix_range
 from statesync.mirror import Mirror, MirrorBatch
 from statesync.ownership import FailoverLog

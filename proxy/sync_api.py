@@ -13,9 +13,10 @@ from aiohttp import web
 from proxy.context import MemberContext
 from proxy.problems import problem
 from proxy.scrub import NotHeld, Scrub
-from proxy.session_api import Status, as_json, respond
+from proxy.session_api import REVISION_MOST, Status, as_json, respond, revision_in, slots_in
 from statesync.audit import digest_of
 from statesync.etcd import EtcdError
+from statesync.strict_json import whole_number
 
 STATUS_PATH = "/peer/v1/status"
 DIGEST_PATH = "/peer/v1/slots/digest"
@@ -88,7 +89,7 @@ class SyncApi:
     async def _digest(self, request: web.Request) -> web.Response:
         try:
             asked = as_json(await request.read())
-            slots, revision = _slots_in(asked), int(str(asked["revision"]))
+            slots, revision = slots_in(asked, SLOTS_MOST), revision_in(asked["revision"])
         except (ValueError, KeyError, TypeError) as error:
             return respond(problem(400, "bad-request", f"a digest is asked for with slots and a revision: {error}"))
         if not await _applied(self._context, revision):
@@ -143,12 +144,5 @@ def _behind(context: MemberContext, revision: int) -> web.Response:
     return respond(problem(503, "not-ready", detail, retry_after=1))
 
 
-def _slots_in(asked: dict[str, object]) -> list[int]:
-    slots = asked["slots"]
-    if not isinstance(slots, list) or not 0 < len(slots) <= SLOTS_MOST:
-        raise ValueError(f"slots must be a list of 1 to {SLOTS_MOST} numbers")
-    return [int(slot) for slot in slots]
-
-
 def _number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() else None
+    return whole_number(text, REVISION_MOST)

@@ -22,6 +22,7 @@ from enum import StrEnum
 from typing import Any
 
 from statesync.request_log import ANY_CONTENT, Settled
+from statesync.strict_json import read_json
 
 ANSWERS_KEPT = 8
 TOMBSTONE_SECONDS = 600
@@ -355,14 +356,14 @@ def _content_after(alive: Session | None, write: Write) -> tuple[str, bytes] | R
 
 def _patched(alive: Session | None, write: Write) -> tuple[str, bytes] | Refused:
     try:
-        patch = json.loads(write.body)
+        patch = read_json(write.body)
     except json.JSONDecodeError as error:
         where = f"{error.msg}, line {error.lineno}, column {error.colno}"
         return Refused(422, "not-json", f"the merge patch is not JSON: {where}")
     except ValueError:  # its text would quote the content
-        return Refused(422, "not-json", "the merge patch is not JSON: not in UTF-8")
+        return Refused(422, "not-json", "the merge patch is not JSON: not UTF-8, too deep, or a number too large")
     try:
-        target = json.loads(alive.body) if alive is not None and alive.body else {}
+        target = read_json(alive.body) if alive is not None and alive.body else {}
     except ValueError:
         return Refused(422, "session-not-json", "the session's content is not JSON, so no merge patch applies to it")
     try:

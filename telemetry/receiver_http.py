@@ -18,6 +18,8 @@ from telemetry.intake import Intake, Refused, Why
 
 PROTOBUF = "application/x-protobuf"
 JSON = "application/json"
+OPENED = ("gzip",)
+"""The content codings that are opened here, within bounds; whoever serves the application must not open them."""
 _STATUS = {Why.UNREADABLE: 400, Why.TOO_LARGE: 413, Why.BUSY: 429}
 _RPC_CODES = {400: 3, 413: 8, 415: 3, 429: 14}
 """google.rpc.Code: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE."""
@@ -49,8 +51,11 @@ def _handler(intake: Intake, take: Take) -> Callable[[web.Request], Awaitable[we
         encoding = request.content_type
         if encoding not in (PROTOBUF, JSON):
             return _error(415, f"Content-Type {encoding} is not taken; {PROTOBUF} and {JSON} are", JSON)
+        compression = request.headers.get("Content-Encoding", "identity").strip().lower()
+        if compression not in ("identity", *OPENED):
+            return _error(415, f"Content-Encoding {compression} is not taken; gzip is", encoding)
         try:
-            payload = _opened(await request.read(), request.headers.get("Content-Encoding", ""), intake)
+            payload = _opened(await request.read(), compression, intake)
             answer = await take(payload, request.remote or "", json=encoding == JSON)
         except web.HTTPRequestEntityTooLarge:
             return _error(413, f"at most {intake.bounds.request_bytes} bytes are taken", encoding)
@@ -62,12 +67,10 @@ def _handler(intake: Intake, take: Take) -> Callable[[web.Request], Awaitable[we
     return handle
 
 
-def _opened(body: bytes, encoding: str, intake: Intake) -> bytes:
+def _opened(body: bytes, compression: str, intake: Intake) -> bytes:
     """The body without compression; a small one that grows past the bound is refused before it does."""
-    if not encoding or encoding == "identity":
+    if compression == "identity":
         return body
-    if encoding != "gzip":
-        raise Refused(Why.UNREADABLE, f"Content-Encoding {encoding} is not taken; gzip is")
     unzip = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     try:
         opened = unzip.decompress(body, intake.bounds.request_bytes + 1)

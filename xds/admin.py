@@ -16,6 +16,7 @@ from aiohttp import web
 
 from statesync.beat import LOAD_WINDOW
 from statesync.pool import Failover, MemberState
+from statesync.strict_json import whole_number
 from telemetry.ids import is_trace_id
 from telemetry.store import SpanStore
 from telemetry.store_schema import StoreError
@@ -153,10 +154,10 @@ class Admin:
         return _json({"failovers": failovers_view(records)})
 
     async def _traces(self, request: web.Request) -> web.Response:
-        text = request.query.get("limit", "50")
-        if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_LISTED):
-            return _problem(400, "bad-limit", "bad limit", f"limit: 1 to {MOST_LISTED}, got {text!r}")
-        traces = await self._store.traces(int(text))
+        limit = whole_number(request.query.get("limit", "50"), MOST_LISTED)
+        if not limit:
+            return _problem(400, "bad-limit", "bad limit", f"limit: 1 to {MOST_LISTED}")
+        traces = await self._store.traces(limit)
         return _json({"traces": [dataclasses.asdict(trace) for trace in traces]})
 
     async def _spans(self, request: web.Request) -> web.Response:

@@ -13,7 +13,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from aiohttp import web
 
 from statesync.addresses import split_address
 from statesync.etcd import EtcdClient, TlsFiles
+from statesync.http_port import serve
 from statesync.identity import is_loopback
 from statesync.keys import PoolKeys
 from statesync.pool import ControlServer
@@ -33,7 +34,7 @@ from telemetry.intake import Intake
 from telemetry.names import POOL, SERVICE_CONTROL
 from telemetry.phase_metrics import PhaseMetrics, expose
 from telemetry.receiver import add_otlp_receiver
-from telemetry.receiver_http import otlp_application
+from telemetry.receiver_http import OPENED, otlp_application
 from telemetry.setup import Telemetry, service_version, start_telemetry
 from telemetry.span_metrics import SpanMetrics
 from telemetry.store import SpanStore
@@ -73,7 +74,8 @@ class ControlSettings:
     members and tools connect to, where that is not what is listened at. ``otlp_http`` takes OTLP over HTTP, under the
     same rules as the gRPC port, which takes it anyhow; empty for none. ``traces`` is the SQLite file of the
     trace store. ``tls``, ``username`` and ``password`` are for etcd. ``serve_tls`` makes the gRPC port demand
-    certificates; without it, and unless ``insecure``, that port must be on loopback. ``max_stream_age``: seconds
+    certificates; without it, and unless ``insecure``, that port must be on loopback. ``http`` asks for no certificate,
+    so it must be on loopback unless ``open_http`` or ``insecure``. ``max_stream_age``: seconds
     (give or take a fifth) after which an xDS stream is ended, so that Envoys spread over the replicas.
     ``etcd_patience`` is how long, in seconds, etcd may be silent at the start.
     """
@@ -92,6 +94,7 @@ class ControlSettings:
     password: str | None = None
     serve_tls: ServerTls | None = None
     insecure: bool = False
+    open_http: bool = False
     max_stream_age: float = MAX_STREAM_AGE
     lease: int = LEASE_SECONDS
     etcd_patience: float = START_PATIENCE
@@ -123,6 +126,7 @@ async def serve_until(settings: ControlSettings, stop: asyncio.Event) -> None:
     """Run a control server until ``stop`` is set. Raises :class:`StartError` when it cannot start."""
     async with contextlib.AsyncExitStack() as stack:
         server, grpc_port = _grpc_server(settings)
+        _require_private_http(settings)
         listener = stack.enter_context(_listening("--http", settings.http))
         store = await stack.enter_async_context(_store(settings.traces))
         client = await stack.enter_async_context(_etcd(settings, stop))
@@ -269,6 +273,16 @@ def _require_private(settings: ControlSettings, option: str, address: str) -> No
         )
 
 
+def _require_private_http(settings: ControlSettings) -> None:
+    """The admin interface asks nobody for anything: it is on loopback, unless it was allowed not to be."""
+    host, _ = _parts("--http", settings.http)
+    if not (settings.open_http or settings.insecure or is_loopback(host)):
+        raise StartError(
+            f"--http {settings.http} is not loopback, and whoever reaches it reads tables, traces and metrics: use "
+            "loopback, or give --open-http if only operators and Prometheus reach it (docs/security.md)"
+        )
+
+
 def _peer_tls(tls: ServerTls) -> PeerTls:
     """The same identity for other ports: as a client of the members' peer ports, as a server of OTLP/HTTP."""
     try:
@@ -292,15 +306,16 @@ def _listening(option: str, address: str) -> Iterator[socket.socket]:
 
 @contextlib.asynccontextmanager
 async def _http(
-    app: web.Application, listener: socket.socket, tls: ssl.SSLContext | None = None
+    app: web.Application,
+    listener: socket.socket,
+    tls: ssl.SSLContext | None = None,
+    *,
+    opens: Collection[str] = (),
 ) -> AsyncIterator[None]:
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        runner = await serve(stack, app, opens=opens)
         await web.SockSite(runner, listener, ssl_context=tls).start()
         yield
-    finally:
-        await runner.cleanup()
 
 
 @contextlib.asynccontextmanager
@@ -312,7 +327,7 @@ async def _otlp_http(settings: ControlSettings, intake: Intake) -> AsyncIterator
     _require_private(settings, "--otlp-http", settings.otlp_http)
     tls = _peer_tls(settings.serve_tls).server() if settings.serve_tls else None
     with _listening("--otlp-http", settings.otlp_http) as listener:
-        async with _http(otlp_application(intake), listener, tls):
+        async with _http(otlp_application(intake), listener, tls, opens=OPENED):
             yield
 
 

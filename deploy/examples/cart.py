@@ -129,6 +129,14 @@ async def ask_another_member(request: web.Request, handler: Handler) -> web.Stre
         return web.Response(status=503, text=f"{lost}\n", headers=headers)
 
 
+@web.middleware
+async def refuse_compressed(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer 415 to compressed bodies: a small one may be very large when it is unpacked."""
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise web.HTTPUnsupportedMediaType(text="send the body without Content-Encoding\n")
+    return await handler(request)
+
+
 def session_key(request: web.Request) -> str:
     """The client's session key: the header wins over the cookie, as in the pool's spec."""
     key = request.headers.get("X-Session-Id") or request.cookies.get("sid")
@@ -243,7 +251,8 @@ async def health(_: web.Request) -> web.Response:
 
 def make_app(url: str, member: str, token: str | None = None) -> web.Application:
     """The application of one member, talking to the sidecar at ``url``, which may want a ``token``."""
-    app = web.Application(middlewares=[ask_another_member])
+    # Without auto_decompress=False aiohttp unpacks compressed bodies of any size before a handler is asked.
+    app = web.Application(middlewares=[refuse_compressed, ask_another_member], handler_args={"auto_decompress": False})
     app.add_routes(routes)
 
     async def sessions(app: web.Application) -> AsyncIterator[None]:

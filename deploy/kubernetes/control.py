@@ -102,6 +102,7 @@ def arguments(plan: Plan) -> tuple[str, ...]:
         advertise_http=f"{host}:{HTTP_PORT}",
         traces=_TRACES,
         insecure=plan.certificates is None,
+        open_http=plan.certificates is not None,  # network policies let in operators and Prometheus
     )
 
 

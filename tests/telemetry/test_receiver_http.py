@@ -112,7 +112,7 @@ async def test_what_is_unusable_is_told_and_the_rest_kept(receiver: Receiver, st
         (b"no gzip", PROTOBUF, {"Content_Encoding": "gzip"}, 400),
         (gzip.compress(b"x" * 1000)[:-9], PROTOBUF, {"Content_Encoding": "gzip"}, 400),
         (gzip.compress(bytes(10_000_000)), PROTOBUF, {"Content_Encoding": "gzip"}, 413),
-        (b"x", PROTOBUF, {"Content_Encoding": "br"}, 400),
+        (b"x", PROTOBUF, {"Content_Encoding": "br"}, 415),
         (bytes(30_000), PROTOBUF, {}, 413),
     ],
     ids=("protobuf", "json", "deep", "type", "gzip", "cut", "bomb", "encoding", "large"),

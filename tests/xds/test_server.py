@@ -55,6 +55,8 @@ async def test_a_taken_port_is_named(option):
     [
         ({"grpc": "nowhere"}, "--grpc: 'nowhere' is not HOST:PORT"),
         ({"http": "127.0.0.1:x"}, "--http: '127.0.0.1:x' is not HOST:PORT"),
+        ({"http": "0.0.0.0:0"}, "--http 0.0.0.0:0 is not loopback"),
+        ({"http": "[::]:0"}, "--http [::]:0 is not loopback"),
         ({"etcd": ()}, "--etcd"),
     ],
 )
