@@ -27,6 +27,7 @@ from proxy.peer_api import peer_app
 from proxy.problems import Reply
 from proxy.session_api import session_app
 from proxy.sync_api import SyncApi, metrics_app
+from statesync.headers import ADMIN_HEADER, ADMIN_VALUE
 from statesync.http_port import serve
 from telemetry.intake import Intake
 from telemetry.receiver_http import OPENED, otlp_application
@@ -120,6 +121,9 @@ async def serving(app: web.Application, port: Port) -> AsyncIterator[int]:
             runner = await serve(stack, app, opens=port.opens)
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         yield runner.addresses[0][1]
+
+
+ADMIN = f"{ADMIN_HEADER}: {ADMIN_VALUE}"
 
 
 async def ask(port: int, line: str, *headers: str | bytes, body: bytes = b"", length: str = "") -> tuple[int, str]:
@@ -247,9 +251,9 @@ async def test_numbers_that_are_none_are_refused_by_the_session_and_the_peer_api
     async with serving(without_tokens(MagicMock()), port) as number:
         for deadline in ("NaN", "1e400", "Infinity", "9" * 5000, "[" * 100_000):
             body = f'{{"deadline_seconds": {deadline}}}'.encode()
-            assert (await ask(number, "PUT /v1/checks/c", body=body))[0] == 400
+            assert (await ask(number, "PUT /v1/checks/c", ADMIN, body=body))[0] == 400
         for wait in ("1e400", "nan", "9" * 5000):
-            assert (await ask(number, f"POST /v1/drain?wait={wait}"))[0] == 400
+            assert (await ask(number, f"POST /v1/drain?wait={wait}", ADMIN))[0] == 400
     async with serving(peer_side(tmp_path, certificates=False), port) as number:
         for body in ('{"slots": [1000000000], "revision": 1}', '{"slots": [1], "revision": 1e400}', "[" * 100_000):
             for path in ("/peer/v1/handover/prepare", "/peer/v1/handover/activate", "/peer/v1/slots/digest"):
@@ -289,9 +293,9 @@ async def test_a_browsers_page_cannot_drain_a_member(header: str) -> None:
     drain.outstanding.return_value = ""
     port = PORTS["session API"]
     async with serving(without_tokens(drain), port) as number:
-        status, text = await ask(number, "POST /v1/drain", header)
+        status, text = await ask(number, "POST /v1/drain", ADMIN, header)
         assert (status, json.loads(text)["type"].rpartition("/")[2]) == (403, "cross-site")
         assert not drain.begin.called
         assert (await ask(number, "GET /v1/status", header))[0] == 200
-        assert (await ask(number, "POST /v1/drain"))[0] == 200
+        assert (await ask(number, "POST /v1/drain", ADMIN))[0] == 200
         assert drain.begin.called
