@@ -118,7 +118,7 @@ class Session:
 def _content_type(value: object) -> str:
     """A content type as a client may have sent it: its bytes need not be UTF-8."""
     if not isinstance(value, str):
-        raise ValueError("type: expected a content type")
+        raise ValueError("type: expected a content type")  # noqa: TRY004 - one error for all
     value.encode("utf-8", "surrogateescape")
     return value
 

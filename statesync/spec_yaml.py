@@ -38,7 +38,7 @@ def _single_document(text: str) -> Any:  # noqa: ANN401 - whatever the text says
     try:
         return loader.get_single_data()
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
 
 
 class _Loader(yaml.SafeLoader):
@@ -56,14 +56,14 @@ class _Loader(yaml.SafeLoader):
         if self._depth > DEPTH_MOST:
             raise BadYaml(f"line {_line(event)}: more than {DEPTH_MOST} levels")
         try:
-            return super().compose_node(parent, index)  # type: ignore[no-any-return, no-untyped-call]
+            return super().compose_node(parent, index)
         finally:
             self._depth -= 1
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
                 continue  # told by the loader itself
             if key in seen:
@@ -73,4 +73,5 @@ class _Loader(yaml.SafeLoader):
 
 
 def _line(where: yaml.Event | yaml.Node) -> int:
-    return int(where.start_mark.line) + 1
+    mark = where.start_mark
+    return mark.line + 1 if mark is not None else 0

@@ -8,9 +8,9 @@ twice in one object (readers would disagree on which one counts). :func:`typed` 
 import dataclasses
 import json
 import types
+from collections.abc import Callable
 from enum import StrEnum
 from functools import lru_cache
-from math import isfinite
 from typing import Any, TypeVar, get_args, get_origin
 
 MOST_DEPTH = 64
@@ -67,7 +67,7 @@ def made_of(cls: type[T], raw: object) -> T:
     """A dataclass made of the fields in ``raw`` that it knows, each of its type. Raises ``ValueError``."""
     if not isinstance(raw, dict):
         raise ValueError(f"{cls.__name__}: expected a JSON object, got {type(raw).__name__}")  # noqa: TRY004 - as above
-    kinds = _kinds(cls)
+    kinds = _kinds(cls)  # type: ignore[arg-type] # a class is hashable
     given = {name: typed(name, kinds[name], item) for name, item in raw.items() if name in kinds}
     try:
         return cls(**given)
@@ -97,16 +97,21 @@ def is_whole(value: object) -> bool:
 
 
 def _is_seconds(value: object) -> bool:
-    return type(value) in (int, float) and isfinite(value) and 0 <= value <= SECONDS_MOST  # type: ignore[arg-type, operator]
+    """NaN and infinity are none."""
+    return type(value) in (int, float) and 0 <= value <= SECONDS_MOST  # type: ignore[operator]
 
 
-_FITS = {str: is_text, int: is_whole, float: _is_seconds, bool: lambda value: isinstance(value, bool)}
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+_FITS: dict[Any, Callable[[object], bool]] = {str: is_text, int: is_whole, float: _is_seconds, bool: _is_flag}
 _NAMES = {str: "text", int: "a whole number", float: "a number of seconds", bool: "true or false"}
 
 
 @lru_cache(maxsize=64)
 def _kinds(cls: type) -> types.MappingProxyType[str, Any]:
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    fields = dataclasses.fields(cls)
     return types.MappingProxyType({field.name: field.type for field in fields})
 
 

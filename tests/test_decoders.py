@@ -58,6 +58,7 @@ POISON = [
     b'{"active":["a"],"boot":{},"epoch":"x"}',
     b'{"active":"\\ud800","boot":"b","epoch":1}',
     b'{"active":"a","boot":"b","epoch":1,"since":1e300}',
+    b'{"active":"a","boot":"b","epoch":1,"since":' + b"9" * 400 + b"}",
     b'{"member":"a","boot":"b","app":[],"peer":"p","weight":0}',
     b'{"member":"a","boot":"b","app":"x","peer":"p","weight":-5}',
     b'{"member":"a\\n\\u001b[31m","boot":"b","app":"x","peer":"p"}',
