@@ -3,9 +3,13 @@
 import subprocess
 from pathlib import Path
 
+from statesync.identity import Trust
 from statesync.tls import Identity
 
 _CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+
+
+TRUST = Trust("cart")
 
 
 class Authority:
@@ -29,7 +33,7 @@ class Authority:
         )
         for kind in ("key", "pem"):
             (self.directory / f"{name}.{kind}.new").replace(self.directory / f"{name}.{kind}")
-        return Identity(self.directory / f"{name}.pem", self.directory / f"{name}.key", self.ca)
+        return Identity(self.directory / f"{name}.pem", self.directory / f"{name}.key", self.ca, TRUST)
 
     def member(self, name: str) -> Identity:
         """The certificate of a member of pool ``cart``."""
