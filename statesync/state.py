@@ -62,6 +62,8 @@ class PoolState:
     intents: dict[str, At[Intent]] = field(default_factory=dict)
     sites: dict[str, At[Intent]] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[str, int] = field(default_factory=dict)
+    """The revision of each value that could not be read, by its key: whoever replaces it must compare that."""
 
     def apply(self, batch: MirrorBatch) -> Changed:
         """Take in a batch and say what kinds of record it touched."""
@@ -105,7 +107,7 @@ class PoolState:
     def _forget_all(self) -> None:
         self.spec = self.table = self.leader = None
         named = (self.members, self.controls, self.failovers, self.intents, self.sites)
-        for records in (*named, self.owners, self.faults):
+        for records in (*named, self.owners, self.faults, self.unreadable):
             records.clear()
 
     def _apply_event(self, event: Event) -> Changed:
@@ -113,12 +115,14 @@ class PoolState:
         if key.startswith((self.keys.sessions, self.keys.commits, self.keys.requests)):
             return Changed.NOTHING
         self.faults.pop(key, None)
+        self.unreadable.pop(key, None)
         try:
             return self._decode(key, event)
         except ValueError as error:
             fault = brief(str(error))
             self._log_fault(key, fault)
             self.faults[key] = fault
+            self.unreadable[key] = event.kv.mod_revision
             return Changed.NOTHING
 
     def _log_fault(self, key: str, fault: str) -> None:

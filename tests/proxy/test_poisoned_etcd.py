@@ -7,6 +7,8 @@ import pytest_asyncio
 
 from statesync.etcd import EtcdClient
 from statesync.keys import PoolKeys
+from statesync.pool import Table
+from statesync.slots import slot_of
 from tests.harness.etcd import running_etcd
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import until
@@ -63,6 +65,11 @@ async def test_poison_under_every_prefix_ends_nobody_and_is_named(pool: SidecarP
         await pool.client.put(pool.keys.spec, pool.spec.encode())
         await pool.start("b")  # a process that starts with all of it there
         assert (await pool.call("b", "GET", "/key"))[2] == b"after"
+        await until(lambda: table_is_new(pool), 30, "the leader replaces the table that nobody can read")
+
+        third = next(key for key in map(str, range(1000)) if slot_of(key, pool.spec.slots) == 3)
+        await pool.client.delete(pool.keys.owner(3))
+        await until(lambda: is_written(pool, third), 30, "the slot of a deleted owner record is served again")
         sidecars = [pool.members[name].sidecar for name in "ab"]
         assert [one and one.poll() for one in sidecars] == [None, None]
         assert control.process is not None
@@ -74,6 +81,18 @@ async def test_poison_under_every_prefix_ends_nobody_and_is_named(pool: SidecarP
 async def names_poison(control: Control, keys: PoolKeys) -> bool:
     faults = (await control.ask("/v1/status"))["faults"]
     return {keys.owner(3), keys.table, keys.spec, keys.member("odd-4"), keys.failovers + "odd-4"} <= faults.keys()
+
+
+async def table_is_new(pool: SidecarPool) -> bool:
+    kv = await pool.client.get(pool.keys.table)
+    try:
+        return kv is not None and Table.decode(kv.value).slots == pool.spec.slots
+    except ValueError:
+        return False
+
+
+async def is_written(pool: SidecarPool, key: str) -> bool:
+    return (await pool.call("a", "PUT", f"/{key}", "x"))[0] in (200, 201)
 
 
 async def applied(pool: SidecarPool, name: str) -> bool:
