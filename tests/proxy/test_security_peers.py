@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from proxy.peers import Life, Peer, PeerClient
 from statesync.tls import Identity, PeerTls, trust_fault
-from tests.harness.certificates import TRUST, Authority
+from tests.harness.certificates import Authority
 from tests.harness.commands import commands, ready
 from tests.harness.etcd import EtcdServer
 from tests.harness.sidecars import SidecarPool, sidecar_pool
@@ -29,8 +29,8 @@ def flags(identity: Identity) -> list[object]:
 
 
 @pytest_asyncio.fixture
-async def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path / "authority")
+async def authority(tmp_path: Path, pool_name: str) -> Authority:
+    return Authority(tmp_path / "authority", pool_name)
 
 
 @pytest_asyncio.fixture
@@ -90,14 +90,14 @@ async def test_the_peer_port_speaks_to_the_pools_certificates_alone(
 
     member, control = authority.member("x"), authority.control("control-1")
     named, envoy = authority.issue("a2", "DNS:a"), authority.issue("front-1", "DNS:front-1")
-    operator = authority.issue("op", "URI:spiffe://understudy/cart/operator/op")
+    operator = authority.issue("op", f"URI:{authority.trust.prefix}operator/op")
     assert [await ask(who, "/probe") for who in (member, control, operator, named, envoy)] == [200, 200, 200, 200, 403]
     assert [await ask(who, "/sessions/k") for who in (member, control, operator, envoy)] == [200, 403, 403, 403]
     assert await ask(control, "/handover/activate", "POST") == 403
     assert await ask(control, "/handover/prepare", "POST") == 403
 
     stranger = Authority(tmp_path / "other").member("x")
-    misled = Identity(stranger.cert, stranger.key, authority.ca, TRUST)
+    misled = Identity(stranger.cert, stranger.key, authority.ca, authority.trust)
     for context in (PeerTls(misled).client("a"), without_certificate()):
         with pytest.raises(aiohttp.ClientError) as caught:
             async with aiohttp.ClientSession() as http:
@@ -124,7 +124,9 @@ async def test_what_a_probe_finds_behind_certificates(pool: SidecarPool, authori
     assert await probed(me, pool, "a") is Life.ALIVE
     assert await probed(me, pool, "c", at) is Life.REPLACED
     assert await probed(stranger, pool, "a") is Life.UNTRUSTED
-    assert await probed(Identity(stranger.cert, stranger.key, authority.ca, TRUST), pool, "a") is Life.UNTRUSTED
+    assert (
+        await probed(Identity(stranger.cert, stranger.key, authority.ca, authority.trust), pool, "a") is Life.UNTRUSTED
+    )
     assert await probed(authority.issue("front-1", "DNS:front-1"), pool, "a") is Life.UNTRUSTED
     assert await probed(me, pool, "a", f"127.0.0.1:{free_port()}") is Life.GONE
     assert not Life.UNTRUSTED.condemns
@@ -258,7 +260,7 @@ async def lives(address: str) -> bool:
 async def test_certificate_files_that_do_not_fit_are_named_at_the_start(
     etcd: EtcdServer, pool_name: str, tmp_path: Path, authority: Authority
 ) -> None:
-    mixed = Identity(authority.member("a").cert, authority.member("b").key, authority.ca, TRUST)
+    mixed = Identity(authority.member("a").cert, authority.member("b").key, authority.ca, authority.trust)
     async with commands(tmp_path) as running:
         code, told = await running.run(
             *("sidecar", "--member", "a", "--pool", pool_name, "--app", "127.0.0.1:1", "--etcd", etcd.endpoint),
