@@ -96,7 +96,7 @@ async def test_the_peer_port_speaks_to_the_pools_certificates_alone(
     assert await ask(control, "/handover/activate", "POST") == 403
     assert await ask(control, "/handover/prepare", "POST") == 403
 
-    stranger = Authority(tmp_path / "other").member("x")
+    stranger = Authority(tmp_path / "other", pool.keys.pool).member("x")
     misled = Identity(stranger.cert, stranger.key, authority.ca, authority.trust)
     for context in (PeerTls(misled).client("a"), without_certificate()):
         with pytest.raises(aiohttp.ClientError) as caught:
@@ -119,7 +119,7 @@ def without_certificate() -> ssl.SSLContext:
 async def test_what_a_probe_finds_behind_certificates(pool: SidecarPool, authority: Authority, tmp_path: Path) -> None:
     await pool.start("a")
     me, at = authority.member("b"), pool.members["a"].peer
-    stranger = Authority(tmp_path / "other").member("b")
+    stranger = Authority(tmp_path / "other", pool.keys.pool).member("b")
 
     assert await probed(me, pool, "a") is Life.ALIVE
     assert await probed(me, pool, "c", at) is Life.REPLACED
@@ -139,7 +139,7 @@ async def test_a_control_servers_probe_tells_the_same_over_mtls(
     record = await pool.record("a")
     assert record is not None
     control, at = PeerTls(authority.control("control-1")), record.peer
-    stranger = PeerTls(Authority(tmp_path / "other").control("control-1"))
+    stranger = PeerTls(Authority(tmp_path / "other", pool.keys.pool).control("control-1"))
     envoy = PeerTls(authority.issue("front-1", "DNS:front-1"))
 
     async def found(member: str, peer: str, tls: PeerTls) -> tuple[Finding, str] | None:
@@ -183,7 +183,7 @@ async def owned_by(pool: SidecarPool, members: set[str]) -> bool:
 
 
 async def test_a_member_whose_certificate_is_not_believed_loses_no_slot(pool: SidecarPool, tmp_path: Path) -> None:
-    stranger = Authority(tmp_path / "other").member("b")
+    stranger = Authority(tmp_path / "other", pool.keys.pool).member("b")
     believed = pool.flags
     assert believed is not None
     pool.flags = lambda name: flags(stranger) if name == "b" else believed(name)
@@ -210,7 +210,7 @@ async def test_certificates_renewed_in_place_are_used_without_a_restart(
     pool: SidecarPool, authority: Authority, tmp_path: Path
 ) -> None:
     await pool.start("a")
-    renewed = Authority(tmp_path / "renewed")
+    renewed = Authority(tmp_path / "renewed", pool.keys.pool)
     mine = authority.member("a")
     caller = renewed.member("b")
     assert await probed(caller, pool, "a") is Life.UNTRUSTED
