@@ -43,7 +43,7 @@ from statesync.etcd import (
     Put,
     TxnResult,
 )
-from statesync.keys import KeyRange, PoolKeys, prefix_range
+from statesync.keys import KeyRange, PoolKeys, prefix_range, slot_in
 from statesync.pool import Owner
 from statesync.sessions import valid_key
 from statesync.slots import slot_of
@@ -130,8 +130,12 @@ def _page(spec: PoolSpec) -> int:
 
 
 def _session_line(keys: PoolKeys, kv: Kv) -> dict[str, object]:
-    slot, _, key = kv.key.removeprefix(keys.sessions).partition("/")
-    return {"slot": int(slot), "key": key, "revision": kv.mod_revision, "value": encoded(kv.value)}
+    try:
+        slot = slot_in(kv.key, keys.sessions)
+    except ValueError:
+        raise DeployError(f"what stands at {kv.key!r} in etcd is no session: delete it, then back up") from None
+    key = kv.key.removeprefix(keys.slot_sessions(slot))
+    return {"slot": slot, "key": key, "revision": kv.mod_revision, "value": encoded(kv.value)}
 
 
 # -- restore --
@@ -307,5 +311,5 @@ def expired(line: SessionLine, now_ms: int) -> bool:
     """Whether a session's time is over; what cannot be read is kept, and its owner will see to it."""
     try:
         return now_ms >= outline(line.value, line.revision).expires
-    except (ValueError, KeyError, TypeError):
+    except ValueError:
         return False

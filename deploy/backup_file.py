@@ -24,6 +24,7 @@ from typing import IO, Any
 
 from deploy.errors import DeployError
 from statesync.spec import PoolSpec
+from statesync.stored import brief, made_of, read_object, typed
 
 FORMAT = 1
 _LINE_MOST = 4_000_000
@@ -175,7 +176,7 @@ def check(path: Path) -> Contents:
 def sessions_in(path: Path) -> Iterator[SessionLine]:
     """The sessions of a checked backup, in order of slot and key."""
     for line in _lines(path):
-        content = json.loads(line)
+        content = read_object(line)
         if "session" in content:
             yield _session(content["session"])
 
@@ -202,15 +203,15 @@ class _Reader:
                     self._secret = base64.b64decode(value, validate=True)
                 case {"encryption": str(value)}:
                     self._encryption = base64.b64decode(value, validate=True)
-                case {"owner": {"slot": int(slot), "active": str(active), "epoch": int(epoch)}}:
-                    self._owners.append(OwnerLine(slot, active, epoch))
+                case {"owner": dict(owner)}:
+                    self._owners.append(made_of(OwnerLine, owner))
                 case {"session": dict(session)}:
                     _session(session)
                     self._sessions += 1
                 case _:
                     unknown = True
-        except (ValueError, KeyError, TypeError) as error:
-            raise DamagedError(self._path, f"line {number} cannot be used: {error}") from None
+        except ValueError as error:
+            raise DamagedError(self._path, f"line {number} cannot be used: {brief(str(error))}") from None
         if unknown:
             raise DamagedError(self._path, f"line {number} is none of spec, secret, encryption, owner and session")
 
@@ -230,9 +231,9 @@ class _Reader:
 
 
 def _session(line: dict[str, Any]) -> SessionLine:
-    """Raises ``ValueError``, ``KeyError`` or ``TypeError`` if it is no session."""
-    value = base64.b64decode(line["value"], validate=True)
-    return SessionLine(int(line["slot"]), str(line["key"]), int(line["revision"]), value)
+    """Raises ``ValueError`` if it is no session."""
+    value = base64.b64decode(typed("value", str, line.get("value")), validate=True)
+    return made_of(SessionLine, {**line, "value": value})
 
 
 def _header(path: Path, line: bytes) -> Header:
@@ -244,17 +245,17 @@ def _header(path: Path, line: bytes) -> Header:
     if raw["understudy_backup"] != FORMAT:
         raise BackupError(path, f"has format {raw['understudy_backup']}; this version reads format {FORMAT}")
     try:
-        return Header(**raw)
-    except TypeError:
+        return made_of(Header, raw)
+    except ValueError:
         raise DamagedError(path, "its header cannot be understood") from None
 
 
 def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        content = json.loads(line)
+        content = read_object(line)
     except ValueError:
         content = None
-    if not isinstance(content, dict) or not line.endswith(b"\n"):
+    if content is None or not line.endswith(b"\n"):
         raise DamagedError(path, f"line {number} is cut off, or no JSON object")
     return content
 

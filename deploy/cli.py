@@ -16,6 +16,7 @@ import click
 
 from deploy.errors import DeployError
 from deploy.options import examples
+from deploy.printable import one_line
 
 SECTIONS = {
     "On this machine": {
@@ -68,8 +69,8 @@ class Failure(click.ClickException):
 
     def show(self, file: Any = None) -> None:  # noqa: ANN401 - click's signature
         """Print the message to stderr."""
-        for line in self.format_message().splitlines():
-            click.echo(f"understudy: {line}", file=file or sys.stderr)
+        for line in self.format_message().split("\n"):
+            click.echo(f"understudy: {one_line(line)}", file=file or sys.stderr)
 
 
 class Commands(click.Group):

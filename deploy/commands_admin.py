@@ -10,6 +10,7 @@ import click
 
 from deploy.errors import DeployError, NotFoundError
 from deploy.options import EtcdOptions, Place, etcd_options, examples, find_place, pool_option
+from deploy.printable import say
 
 if TYPE_CHECKING:
     from statesync.etcd import EtcdClient
@@ -81,7 +82,7 @@ async def _drain(place: Place, member: str, seconds: float | None, wait: float) 
         await client.put(state.keys.intent(member), intent.encode())
         if not await follow_until_empty(client, place.pool, member, lambda _: {member}, wait, state):
             until = f"until {when(intent.until)}, or " if seconds else ""
-            click.echo(f"{member} is drained: {until}until 'understudy undrain {member}'")
+            say(f"{member} is drained: {until}until 'understudy undrain {member}'")
 
 
 @click.command(epilog=examples("understudy undrain cart-1"))
@@ -102,7 +103,7 @@ async def _undrain(place: Place, member: str) -> None:
         if not await client.delete(state.keys.intent(member)):
             _require_member(state, member)
             raise NotFoundError(f"{member} is not drained")
-        click.echo(f"{member} is in service again")
+        say(f"{member} is in service again")
 
 
 def _require_member(state: "PoolState", member: str) -> None:
@@ -140,7 +141,7 @@ async def follow_until_empty(
     def tell(line: str) -> None:
         if not quiet and line and line not in shown:
             shown.append(line)
-            click.echo(line)
+            say(line)
 
     while True:
         state, _ = await read_pool(client, pool)

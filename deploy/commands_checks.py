@@ -11,6 +11,7 @@ import click
 from deploy.commands_admin import duration
 from deploy.errors import DeployError, NotFoundError
 from deploy.options import examples, output_option, show
+from deploy.printable import say
 from statesync.addresses import split_address
 from statesync.headers import ADMIN_HEADER, ADMIN_VALUE
 
@@ -72,7 +73,7 @@ def checks() -> None:
 def register(name: str, deadline: float, session_api: str) -> None:
     """Have a check NAME from now on; it is init until its first report."""
     view = _call(session_api, "PUT", f"/{name}", {"deadline_seconds": deadline})
-    click.echo(f"check {name} is registered: {view['state']}, a report is due every {deadline:g} s")
+    say(f"check {name} is registered: {view['state']}, a report is due every {deadline:g} s")
 
 
 @checks.command(

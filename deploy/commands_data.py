@@ -35,10 +35,11 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def _progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """A bar on stderr, if that is a terminal; what it yields is told how many more are done."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True, file=sys.stderr)
+    from deploy.drawing import Terminal
+
+    console = Terminal(stderr=True, file=sys.stderr)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=total)
@@ -146,7 +147,7 @@ async def _verify(
         if slots and slots[-1] >= slots_of(state):
             raise DeployError(f"--slot {slots[-1]}: pool {place.pool!r} has slots 0 to {slots_of(state) - 1}")
         wanted = slots or list(range(slots_of(state)))
-        async with asking(addresses_of(state), tls) as members:
+        async with asking(addresses_of(state), tls, place.pool) as members:
             with _progress("comparing slots", len(wanted)) as advance:
                 return await Verifier(client, state, members, codec=codec, progress=advance).run(wanted, repair=repair)
 

@@ -148,11 +148,12 @@ def _refuse_wrong_use(kind: "Kind", *, member: str, rate: int | None, url: str, 
 async def _run(settings: "DrillSettings", place: "Place") -> tuple[list["DrillResult"], bool]:
     """The results of all drills that were finished, and whether Ctrl-C or SIGTERM ended the row."""
     from deploy.drill import Drill
+    from deploy.printable import one_line
     from deploy.reading import connect
     from deploy.up import Interrupted, stop_signal, unless
 
     def say(text: str) -> None:
-        click.echo(text, file=sys.stderr)
+        click.echo(one_line(text), file=sys.stderr)
 
     results: list[DrillResult] = []
     async with connect(place.etcd) as client, stop_signal() as stopping:

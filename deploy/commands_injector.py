@@ -11,6 +11,7 @@ import click
 
 from deploy.errors import DeployError, NotFoundError
 from deploy.options import address, examples, start_logging
+from deploy.printable import say
 
 if TYPE_CHECKING:  # pydantic takes its time, which no --help should wait for
     from deploy.injection.settings import SidecarSettings
@@ -185,7 +186,7 @@ def inject(files: tuple[str, ...], output: str, pool: str, kubernetes_version: s
     click.echo(write_objects(done, output), nl=False)
     for outcome in outcomes:
         said = "sidecar added" if outcome.injected else "left as it is"
-        click.echo(f"{outcome.name}: {'; '.join((said, *outcome.notes))}", err=True)
+        say(f"{outcome.name}: {'; '.join((said, *outcome.notes))}", err=True)
 
 
 def _read(name: str) -> str:

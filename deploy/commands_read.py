@@ -22,6 +22,7 @@ from deploy.options import (
     spec_file_option,
     tls_options,
 )
+from deploy.printable import printable_view
 
 SPANS_COME = 5.0
 """Seconds within which a failover's spans are with the control servers; its record in etcd comes first."""
@@ -311,7 +312,7 @@ def trace(trace_id: str, every: bool, pool: str | None, etcd: EtcdOptions, outpu
         return spans
 
     spans = asyncio.run(run())
-    show(output, as_json(spans), lambda _: waterfall(spans if every else condense(spans)))
+    show(output, as_json(spans), lambda _: waterfall(printable_view(spans if every else condense(spans))))
 
 
 def _find_trace(wanted: str, known: list[str]) -> str:

@@ -25,6 +25,7 @@ from deploy.options import (
     start_logging,
     tls_options,
 )
+from statesync.identity import DOMAIN
 
 if TYPE_CHECKING:
     from statesync.spec import CheckSpec
@@ -101,7 +102,7 @@ def control(
         tls=reach.tls,
         username=reach.username,
         password=reach.password,
-        serve_tls=ServerTls(tls.cert, tls.key, tls.ca) if tls else None,
+        serve_tls=ServerTls(tls.cert, tls.key, tls.ca, tls.domain) if tls else None,
         insecure=insecure,
         open_http=open_http,
     )
@@ -237,6 +238,7 @@ def sidecar(
         drain_seconds=drain_seconds,
         etcd=etcd.settings(None),
         tls=TlsFiles(tls.ca, tls.cert, tls.key) if tls else None,
+        trust_domain=tls.domain if tls else DOMAIN,
         session_token_file=session_token_file,
         socket_mode=session_socket_mode,
         session_keys=session_keys,

@@ -10,6 +10,7 @@ import click
 
 from deploy.errors import DeployError
 from deploy.options import EtcdOptions, etcd_options, examples, find_place, output_option, pool_option, show
+from deploy.printable import say
 
 if TYPE_CHECKING:
     from deploy.slo import Evidence
@@ -120,7 +121,7 @@ def _gather(
     if source and traces:
         found, told = evidence_from(source, since, until)
         if told:
-            click.echo(f"understudy: {told}", err=True)
+            say(f"understudy: {told}", err=True)
     if spec_file is None:
         read, asked = asyncio.run(_ask(etcd, pool, since, until, traces=traces and not source))
         return read, found if source else asked
@@ -147,7 +148,7 @@ async def _ask(
     addresses = [at.record.http for at in state.controls.values()]
     evidence = await read_evidence(addresses, since, until) if traces else Evidence()
     for fault in evidence.unasked:
-        click.echo(f"understudy: requests that Envoys reported there are missing: {fault}", err=True)
+        say(f"understudy: requests that Envoys reported there are missing: {fault}", err=True)
     return state.spec.record, evidence
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from deploy.demo_report import DemoOutcome, Rejoin, print_outcome, write_report
 from deploy.demo_view import Progress
+from deploy.drawing import Terminal
 from deploy.errors import DeployError
 from deploy.load import Load
 from deploy.local import LocalPool, LocalSettings
@@ -47,7 +48,7 @@ class DemoSettings:
     kill_after: float = 5.0
     down_for: float = 5.0
     back_for: float = 5.0
-    console: Console = field(default_factory=lambda: Console(highlight=False))
+    console: Console = field(default_factory=Terminal)
 
 
 async def run_demo(settings: DemoSettings) -> int:

@@ -1,9 +1,18 @@
-"""How answers look on a terminal, whatever they tell: tables without lines, states in colours, times in words. Pure."""
+"""How answers look on a terminal, whatever they tell: tables without lines, states in colours, times in words.
 
+All of it is printed by a :class:`Terminal`, which shows control characters instead of obeying them.
+"""
+
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import Any
 
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from deploy.printable import block
 
 _COLOURS = {
     "UP": "green",
@@ -22,6 +31,31 @@ _COLOURS = {
     "ERROR": "red",
     "killed": "red",
 }
+
+
+class Terminal(Console):
+    """A console for text of any origin: no markup in it is obeyed, and no control character reaches the terminal."""
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - rich's
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 - rich's
+        """A text, without control characters."""
+        return super().render_str(block(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """What is printed for ``renderable``; everything that a table or a group holds comes by here as well."""
+        shown = _shown(renderable) if isinstance(renderable, Text) else renderable
+        for segment in super().render(shown, options):
+            yield segment if segment.control else segment._replace(text=block(segment.text))
+
+
+def _shown(text: Text) -> Text:
+    """A text without control characters; one that had any loses the styles within it."""
+    plain = block(text.plain)
+    if plain == text.plain:
+        return text
+    return Text(plain, text.style, justify=text.justify, overflow=text.overflow, no_wrap=text.no_wrap, end=text.end)
 
 
 def plain_table(*columns: str) -> Table:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from statesync.stored import made_of, read_object
+
 STATE_DIRECTORY = ".understudy"
 LAYOUT_FILE = "local.json"
 PROCESSES_FILE = "processes.json"
@@ -69,16 +71,18 @@ class Layout:
 
     @classmethod
     def decode(cls, text: str) -> "Layout":
-        """Read a layout; raises ``ValueError``, ``KeyError`` or ``TypeError`` on anything that is not one."""
-        raw: dict[str, Any] = json.loads(text)
-        return cls(
-            pool=raw["pool"],
-            pid=raw["pid"],
-            etcd=tuple(raw["etcd"]),
-            etcd_peers=tuple(raw["etcd_peers"]),
-            controls=tuple(ControlPlace(**place) for place in raw["controls"]),
-            front=FrontPlace(**raw["front"]),
-            members=tuple(MemberPlace(**place) for place in raw["members"]),
+        """Read a layout; raises ``ValueError`` on anything that is not one."""
+        raw = read_object(text)
+        if not isinstance(raw.get("controls"), list) or not isinstance(raw.get("members"), list):
+            raise ValueError("controls and members are lists")  # noqa: TRY004 - one error for all
+        return made_of(
+            cls,
+            {
+                **raw,
+                "controls": tuple(made_of(ControlPlace, place) for place in raw["controls"]),
+                "front": made_of(FrontPlace, raw.get("front")),
+                "members": tuple(made_of(MemberPlace, place) for place in raw["members"]),
+            },
         )
 
     @property
@@ -109,7 +113,7 @@ def read_layout(directory: Path) -> Layout | None:
     """The layout noted in ``directory``; None if there is none, or none that can be read."""
     try:
         return Layout.decode((directory / LAYOUT_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return None
 
 

@@ -12,6 +12,7 @@ import aiohttp
 
 from deploy.errors import DeployError
 from deploy.options import TlsOptions
+from statesync.identity import Trust
 from statesync.tls import BadTlsFiles, Identity, PeerTls
 
 PATIENCE = 10.0
@@ -59,10 +60,10 @@ class Members:
 
 
 @contextlib.asynccontextmanager
-async def asking(addresses: Mapping[str, str], tls: TlsOptions | None) -> AsyncIterator[Members]:
+async def asking(addresses: Mapping[str, str], tls: TlsOptions | None, pool: str) -> AsyncIterator[Members]:
     """A client of these members' peer APIs. Raises :class:`DeployError` if the TLS files cannot be used."""
     try:
-        own = PeerTls(Identity(tls.cert, tls.key, tls.ca)) if tls else None
+        own = PeerTls(Identity(tls.cert, tls.key, tls.ca, Trust(pool, tls.domain))) if tls else None
     except BadTlsFiles as error:
         raise DeployError(str(error)) from None
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE)) as http:

@@ -17,8 +17,10 @@ import click
 
 from deploy.errors import DeployError
 from deploy.layout import Layout, read_layout, state_directory
+from deploy.printable import LogFormatter, printable_view
 from statesync.addresses import split_address
 from statesync.app_health import AppHealth
+from statesync.identity import DOMAIN
 
 if TYPE_CHECKING:  # loading it brings gRPC along, which no --help should wait for
     from statesync.settings import EtcdSettings
@@ -159,22 +161,27 @@ _ETCD_OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class TlsOptions:
-    """Who we are to control servers, members and Envoys, over gRPC and the peer API: three PEM files."""
+    """Who we are to control servers, members and Envoys, over gRPC and the peer API: three PEM files.
+
+    ``domain`` is the trust domain of the others' SPIFFE ids.
+    """
 
     cert: Path
     key: Path
     ca: Path
+    domain: str
 
 
 def tls_options(command: F) -> F:
-    """Add ``--tls-cert``, ``--tls-key`` and ``--tls-ca``; the command gets ``tls: TlsOptions | None``."""
+    """Add ``--tls-cert`` and so on, and ``--trust-domain``; the command gets ``tls: TlsOptions | None``."""
 
     @functools.wraps(command)
     def collect(**given: Any) -> Any:  # noqa: ANN401 - whatever the command returns
-        files = [given.pop(f"tls_{part}") for part in ("cert", "key", "ca")]
-        if any(files) and not all(files):
+        cert, key, ca = (given.pop(f"tls_{part}") for part in ("cert", "key", "ca"))
+        domain = given.pop("trust_domain")
+        if any((cert, key, ca)) and not all((cert, key, ca)):
             raise DeployError("--tls-cert, --tls-key and --tls-ca belong together: give all three or none")
-        return command(tls=TlsOptions(*files) if all(files) else None, **given)
+        return command(tls=TlsOptions(cert, key, ca, domain) if cert else None, **given)
 
     wrapped: Any = collect
     for option in _TLS_OPTIONS:
@@ -183,6 +190,13 @@ def tls_options(command: F) -> F:
 
 
 _TLS_OPTIONS = (
+    click.option(
+        "--trust-domain",
+        default=DOMAIN,
+        show_default=True,
+        envvar="UNDERSTUDY_TRUST_DOMAIN",
+        help="mTLS: the trust domain of the others' SPIFFE ids.",
+    ),
     click.option(
         "--tls-ca", type=_PEM, envvar="UNDERSTUDY_TLS_CA", help="mTLS: the CA of the others' certificates (PEM)."
     ),
@@ -269,13 +283,13 @@ def show(output: str, view: Mapping[str, Any], draw: Callable[[Any], Any]) -> No
     if output == "json":
         click.echo(json.dumps(view, indent=2))
         return
-    from rich.console import Console
+    from deploy.drawing import Terminal
 
-    Console(highlight=False, soft_wrap=False).print(draw(view))
+    Terminal().print(draw(printable_view(view)))
 
 
 def start_logging(level: str) -> None:
     """Log to stderr; called by the commands that keep running."""
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler])

@@ -15,13 +15,14 @@ import aiohttp
 from deploy.errors import DeployError
 from statesync.codec import outline
 from statesync.etcd import EtcdClient, Event
-from statesync.keys import PoolKeys, prefix_range
+from statesync.keys import PoolKeys, prefix_range, slot_in
 from statesync.mirror import MirrorBatch
 from statesync.sessions import Session
 from statesync.settings import EtcdSettings
 from statesync.slots import slot_of
 from statesync.spec import PoolSpec
 from statesync.state import PoolState
+from statesync.stored import made_of, read_json
 from telemetry.spans import StoredSpan
 
 HTTP_PATIENCE = 3.0
@@ -70,10 +71,16 @@ def require_pool(state: PoolState, etcd: EtcdSettings) -> PoolSpec:
 
 
 async def read_session(client: EtcdClient, state: PoolState, key: str, slots: int) -> FoundSession | None:
-    """One session, tombstones included; None when nothing stands there."""
+    """One session, tombstones included; None when nothing stands there.
+
+    Raises :class:`DeployError` when something stands there that is no session.
+    """
     slot = slot_of(key, slots)
     kv = await client.get(state.keys.session(slot, key))
-    return FoundSession(key, slot, outline(kv.value, kv.mod_revision)) if kv else None
+    try:
+        return FoundSession(key, slot, outline(kv.value, kv.mod_revision)) if kv else None
+    except ValueError as error:
+        raise DeployError(f"the session of key {key!r} cannot be read: {error}") from None
 
 
 async def read_sessions(
@@ -84,9 +91,10 @@ async def read_sessions(
     page = await client.range(within, limit=limit)
     found = []
     for kv in page.kvs:
-        number, _, key = kv.key.removeprefix(keys.sessions).partition("/")
-        with contextlib.suppress(ValueError, KeyError):
-            found.append(FoundSession(key, int(number), outline(kv.value, kv.mod_revision)))
+        with contextlib.suppress(ValueError):
+            number = slot_in(kv.key, keys.sessions)
+            key = kv.key.removeprefix(keys.slot_sessions(number))
+            found.append(FoundSession(key, number, outline(kv.value, kv.mod_revision)))
     return found, page.count
 
 
@@ -108,7 +116,7 @@ async def ask_control(address: str, path: str) -> Any:  # noqa: ANN401 - JSON
         ):
             if response.status != 200:
                 raise AdminError(address, f"{path} answered {response.status}")
-            return await response.json()
+            return read_json(await response.read())
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         raise AdminError(address, str(error) or "no answer in time") from None
 
@@ -150,8 +158,9 @@ async def read_lengths(addresses: Sequence[str], most: int) -> dict[str, float]:
     lengths: dict[str, float] = {}
     for answer in await asyncio.gather(*(ask(address) for address in addresses)):
         for row in answer.get("traces", ()) if isinstance(answer, dict) else ():
-            if isinstance(row.get("total_ms"), int | float):
-                lengths[row["trace_id"]] = row["total_ms"]
+            match row:
+                case {"trace_id": str(trace), "total_ms": int(took) | float(took)}:
+                    lengths[trace] = took
     return lengths
 
 
@@ -159,15 +168,13 @@ def spans_of(answer: Any) -> Iterable[StoredSpan]:  # noqa: ANN401 - JSON
     """Read the admin interface's list of spans; what is not one is left out."""
     listed = answer.get("spans", ()) if isinstance(answer, dict) else answer
     for raw in listed if isinstance(listed, list) else ():
-        with contextlib.suppress(TypeError, KeyError):
-            yield StoredSpan(
-                trace_id=raw["trace_id"],
-                span_id=raw["span_id"],
-                parent_id=raw["parent_id"],
-                name=raw["name"],
-                start_ns=raw["start_ns"],
-                end_ns=raw["end_ns"],
-                attributes=raw.get("attributes", {}),
-                resource=raw.get("resource", {}),
-                error=raw.get("error", ""),
-            )
+        with contextlib.suppress(ValueError):
+            yield _span_of(raw)
+
+
+def _span_of(raw: object) -> StoredSpan:
+    """Raises ``ValueError`` on what is no span."""
+    span = made_of(StoredSpan, raw)
+    if not isinstance(span.attributes, dict) or not isinstance(span.resource, dict):
+        raise ValueError("attributes and resource are objects")  # noqa: TRY004 - one error for all
+    return span

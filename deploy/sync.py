@@ -32,7 +32,7 @@ async def newest_revision(client: EtcdClient, state: PoolState) -> int:
 async def read_sync(state: PoolState, revision: int, tls: TlsOptions | None = None) -> View:
     """Ask every registered member; ``revision`` is what they should have applied."""
     addresses = {name: at.record.peer for name, at in sorted(state.members.items())}
-    async with asking(addresses, tls) as members:
+    async with asking(addresses, tls, state.keys.pool) as members:
         answers = await asyncio.gather(*(_ask(members, member, revision) for member in addresses))
     return sync_view(state.keys, state, revision, dict(zip(addresses, answers, strict=True)))
 

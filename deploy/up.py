@@ -11,8 +11,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from deploy.drawing import Terminal
 from deploy.layout import Layout
 from deploy.local import LocalPool, LocalSettings
+from deploy.printable import printable_view
 from deploy.processes import State, as_json
 from deploy.reading import read_pool
 from deploy.tables import members_table, processes_table
@@ -25,7 +27,7 @@ _REFRESH = 0.5
 
 async def run_up(settings: LocalSettings) -> int:
     """Run the pool until SIGINT or SIGTERM; returns the exit code. Raises ``DeployError`` when it cannot start."""
-    console = Console(highlight=False)
+    console = Terminal()
     async with stop_signal() as stopping:
         pool = LocalPool(settings, say=lambda what: console.print(f"starting {what} ..."))
         starting = asyncio.create_task(pool.__aenter__())
@@ -150,7 +152,8 @@ async def _read(client: EtcdClient, pool: LocalPool) -> View | EtcdError:
         state, revision = await read_pool(client, pool.layout.pool)
     except EtcdError as error:
         return error
-    return status_view(state, revision=revision)
+    view: View = printable_view(status_view(state, revision=revision))
+    return view
 
 
 def _picture(view: View | EtcdError, pool: LocalPool) -> RenderableType:

@@ -4,7 +4,6 @@ The same data is printed with ``-o json`` and drawn by ``tables``. Actives are t
 wish behind them by the slot table.
 """
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from deploy.reading import FoundSession
 from statesync.etcd import EndpointStatus
 from statesync.pool import Failover, Member, MemberState, Phase
 from statesync.state import PoolState
+from statesync.stored import read_json
 from telemetry.names import SERVICE_INSTANCE_ID
 from telemetry.spans import StoredSpan
 
@@ -292,7 +292,7 @@ def _session_view(found: FoundSession, now_ms: int, *, body: bool = False) -> Vi
     if body:
         text = session.body.decode(errors="replace")
         try:
-            view["body"] = json.loads(text)
+            view["body"] = read_json(text)
         except ValueError:
             view["body"] = text
     return view

@@ -22,7 +22,6 @@ from statesync.crash_points import CrashPoint, crash_point
 from statesync.definite import definite_txn
 from statesync.etcd import EtcdError, Kv, Put, TxnResult
 from statesync.ownership import CLAIM_MOST, Claimed, View, claim, claim_transaction, replaced_members
-from statesync.pool import Owner
 from telemetry import names
 from telemetry.ids import TraceIds
 from telemetry.setup import Attributes
@@ -210,7 +209,7 @@ class Claimer:
         if len(ours) == len(claims):
             return ours[0].mod_revision
         for c, kv in found:
-            self._context.state.note_owner(c.slot, Owner.decode(kv.value), kv.mod_revision)
+            self._context.state.read_owner(c.slot, kv)
         return 0
 
     async def _marker(self, claims: Sequence[Claimed]) -> Kv | None:

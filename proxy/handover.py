@@ -258,7 +258,7 @@ class Handover:
                 await context.replica.refresh(slot)
                 kv = await context.etcd.get(context.keys.owner(slot))
                 if kv is not None:
-                    context.state.note_owner(slot, Owner.decode(kv.value), kv.mod_revision)
+                    context.state.read_owner(slot, kv)
         for slot in slots:
             await context.replica.full_sync(slot)
 
@@ -283,5 +283,5 @@ class Handover:
         if len(found) == len(records) and all(kv.value == records[slot].encode() for slot, kv in found.items()):
             return next(iter(found.values())).mod_revision
         for slot, kv in found.items():
-            self._context.state.note_owner(slot, Owner.decode(kv.value), kv.mod_revision)
+            self._context.state.read_owner(slot, kv)
         return 0

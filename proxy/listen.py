@@ -21,7 +21,7 @@ from proxy.admission import BadTokenFile, SessionTokens
 from statesync.addresses import split_address
 from statesync.codec import BadKeyFile, SessionCodec, load_codec
 from statesync.etcd import TlsFiles
-from statesync.identity import is_loopback
+from statesync.identity import Trust, is_loopback
 from statesync.tls import BadTlsFiles, Identity, PeerTls
 
 UNIX = "unix:"
@@ -49,6 +49,7 @@ def protection(
     token_file: Path | None,
     key_file: Path | None,
     insecure: bool,
+    trust: Trust,
 ) -> Protection:
     """Read certificates, tokens and keys, and check that they are there where other machines reach a port.
 
@@ -63,7 +64,7 @@ def protection(
         raise CannotStart("mTLS needs a certificate and its key: --tls-cert, --tls-key")
     try:
         return Protection(
-            PeerTls(Identity(tls.cert, tls.key, tls.ca)) if tls and tls.cert and tls.key else None,
+            PeerTls(Identity(tls.cert, tls.key, tls.ca, trust)) if tls and tls.cert and tls.key else None,
             SessionTokens(token_file) if token_file else None,
             load_codec(key_file),
         )

@@ -20,7 +20,6 @@ from proxy.turns import SessionTurns
 from statesync.codec import Unreadable
 from statesync.commit import CommitUnknown, NotCommitted, NotOwner, Submission
 from statesync.etcd import EtcdError, Get, Kv, ModRevision
-from statesync.pool import Owner
 from statesync.request_log import Entry, Window, request_hash
 from statesync.sessions import (
     Outcome,
@@ -377,9 +376,10 @@ class OwnerCalls:
         if found is None:
             return
         context = self._context
-        owner = Owner.decode(found.value)
-        context.state.note_owner(slot, owner, found.mod_revision)
-        if context.holdings.learn(slot, owner, found.mod_revision, me=context.me, boot=context.boot):
+        owner = context.state.read_owner(slot, found)
+        if owner is not None and context.holdings.learn(
+            slot, owner, found.mod_revision, me=context.me, boot=context.boot
+        ):
             context.lives.taken(time.monotonic())
 
     def _placed(self, reply: Reply, owned: OwnedSlot) -> Reply:

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Mapping
+from functools import partial
 
 from aiohttp import web
 
@@ -27,7 +28,7 @@ from proxy.session_api import (
 from proxy.takeovers import NotTaken, Takeovers
 from statesync.crash_points import CrashPoint, crash_point
 from statesync.etcd import EtcdError
-from statesync.identity import kinds_of
+from statesync.identity import Trust
 from statesync.pool_clock import wall_ms
 from statesync.slots import MAX_SLOTS
 from statesync.strict_json import whole_number
@@ -43,14 +44,13 @@ def peer_app(
     takeovers: Takeovers,
     reads: ReadDeadline,
     *,
-    certificates: bool = False,
+    trust: Trust | None = None,
 ) -> web.Application:
-    """The peers' side of the sidecar; with ``certificates`` they must be those of the pool."""
-
-    def kinds(names: tuple[str, ...]) -> frozenset[str]:
-        return kinds_of(names, members=context.addresses, controls=context.state.controls)
-
-    checks = [certificate_wanted(kinds, respond)] if certificates else []
+    """The peers' side of the sidecar; with ``trust`` they must show certificates of the pool that it names."""
+    checks = []
+    if trust is not None:
+        known = partial(trust.kinds_of, members=context.addresses, controls=context.state.controls)
+        checks.append(certificate_wanted(known, respond))
     app = web.Application(client_max_size=BODY_MOST, middlewares=[problems, *checks])
 
     async def probe(_: web.Request) -> web.Response:

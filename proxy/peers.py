@@ -112,9 +112,10 @@ class Taken:
 
     def as_json(self) -> dict[str, object]:
         """As it travels between peers."""
-        marker = (
-            None if self.marker is None else {**dataclasses.asdict(self.marker), "value": self.marker.value.decode()}
-        )
+        marker = None
+        if self.marker is not None:  # its value is this pool's own, as a rule; whatever it is, it has to travel
+            value = self.marker.value.decode("utf-8", "surrogateescape")
+            marker = {**dataclasses.asdict(self.marker), "value": value}
         owners = {
             str(slot): {"record": dataclasses.asdict(at.record), "revision": at.revision}
             for slot, at in self.owners.items()
@@ -128,7 +129,11 @@ class Taken:
         owners = {
             int(slot): At(Owner.of(one["record"]), int(one["revision"])) for slot, one in dict(said["owners"]).items()
         }
-        return cls(owners, None if marker is None else Kv(**{**marker, "value": str(marker["value"]).encode()}))
+        return cls(owners, None if marker is None else _marker_of(marker))
+
+
+def _marker_of(said: Mapping[str, Any]) -> Kv:
+    return Kv(**{**said, "value": str(said["value"]).encode("utf-8", "surrogateescape")})
 
 
 class PeerClient:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from proxy.scrub import INTERVAL
 from statesync.etcd import TlsFiles
+from statesync.identity import DOMAIN
 from statesync.settings import EtcdSettings
 from statesync.spec import CheckSpec
 
@@ -24,6 +25,7 @@ class SidecarSettings:
     ``node`` is the machine it runs on, for whoever looks.
     ``scrub_interval`` is the least time in seconds between two slots that are checked against etcd.
     ``tls`` is for the peer API, on both sides, and for the control servers' gRPC ports; all are plain text without it.
+    ``trust_domain`` is that of the SPIFFE ids in the others' certificates.
     ``session_token_file`` holds the tokens that the session API asks for, ``socket_mode`` its permissions if it is a
     Unix socket; ``session_keys`` is the key file that sessions are encrypted with. Without protection, and unless
     ``insecure``, both APIs must be on loopback.
@@ -49,6 +51,7 @@ class SidecarSettings:
     scrub_interval: float = INTERVAL
     etcd: EtcdSettings = field(default_factory=EtcdSettings)
     tls: TlsFiles | None = None
+    trust_domain: str = DOMAIN
     session_token_file: Path | None = None
     socket_mode: int = 0o660
     session_keys: Path | None = None

@@ -52,6 +52,7 @@ from statesync.commit import Committer
 from statesync.crash_points import UnknownCrashPoint, arm_from_environment
 from statesync.etcd import EtcdClient, EtcdError
 from statesync.http_port import serve
+from statesync.identity import Trust
 from statesync.keys import PoolKeys, prefix_range
 from statesync.mirror import Mirror, MirrorBatch
 from statesync.ownership import FailoverLog
@@ -191,6 +192,7 @@ class Sidecar:
 @contextlib.asynccontextmanager
 async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
     """A sidecar that serves inside the block. Raises :class:`CannotStart` or ``EtcdMissing``."""
+    trust = Trust(settings.pool, settings.trust_domain)
     guard = protection(
         peer=settings.peer,
         tls=settings.tls,
@@ -198,6 +200,7 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
         token_file=settings.session_token_file,
         key_file=settings.session_keys,
         insecure=settings.insecure,
+        trust=trust,
     )
     async with contextlib.AsyncExitStack() as stack:
         etcd = _etcd(settings.etcd)
@@ -222,7 +225,7 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
             parts.roles.handover,
             parts.roles.takeovers,
             parts.reads,
-            certificates=guard.peers is not None,
+            trust=trust if guard.peers is not None else None,
         )
         exposed = partial(expose, parts.metrics.registry)
         SyncApi(parts.context, sidecar.status, sidecar.scrub, exposed).add_to(peer_side)

@@ -76,7 +76,7 @@ class Writers:
         """The owner record ``found`` refused a write of ours; ``lost``: which had been answered already."""
         try:
             traceparent = Owner.decode(found.value).traceparent if found is not None else ""
-        except (ValueError, TypeError):
+        except ValueError:
             return
         if not traceparent:
             return

@@ -96,7 +96,7 @@ def entry_of(key: str, session: Session) -> Entry:
     """The entry of a session as some copy holds it."""
     answers = [(a.key, a.fingerprint, a.status, a.revision) for a in session.answers]
     head = (key, session.revision, session.epoch, session.expires, session.deleted, session.content_type, answers)
-    digest = hashlib.blake2b(repr(head).encode(), digest_size=16)
+    digest = hashlib.blake2b(repr(head).encode("utf-8", "surrogateescape"), digest_size=16)
     digest.update(session.body)
     return Entry(session.revision, int.from_bytes(digest.digest(), "big"))
 

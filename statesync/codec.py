@@ -13,21 +13,27 @@ unsealed one: unsealed sessions are read, since that is how encryption begins in
 import base64
 import hmac
 import json
+import logging
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from statesync.etcd import EtcdClient, Get, ModRevision, Put
+from statesync.etcd import EtcdClient, Get, Kv, ModRevision, Put
 from statesync.keys import PoolKeys
 from statesync.sessions import Session
+from statesync.stored import read_object, typed
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+logger = logging.getLogger(__name__)
+
 KEY_BYTES = 32
 NONCE_BYTES = 12
 PLAIN_LINE = "plain"
+_KEY_ID = re.compile(r"[0-9a-f]{12}")
 _SEALED = b'{"sealed":"'
 _ID_CONTEXT = b"understudy key id"
 _SESSION_CONTEXT = b"understudy session\n"
@@ -62,8 +68,13 @@ class SessionCodec(Protocol):
 def _session(value: bytes, revision: int) -> Session:
     try:
         return Session.decode(value, revision)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Unreadable(f"its value in etcd is no session ({type(error).__name__})") from None
+    except ValueError as error:
+        raise _no_session(error) from None
+
+
+def _no_session(error: ValueError) -> Unreadable:
+    """The fault of a value without its content, which the error's own text may have."""
+    return Unreadable(f"its value in etcd is no session ({type(error).__name__})")
 
 
 class PlainSessions:
@@ -76,7 +87,7 @@ class PlainSessions:
     def decode(self, key: str, value: bytes, revision: int) -> Session:  # noqa: ARG002 - the protocol's signature
         """See :class:`SessionCodec`."""
         if value.startswith(_SEALED):
-            raise KeyMissing(_header_of(value)["sealed"])
+            raise KeyMissing(_key_id_of(_header_of(value)))
         return _session(value, revision)
 
 
@@ -135,7 +146,7 @@ class SealedSessions:
         from cryptography.exceptions import InvalidTag
 
         head, _, rest = value.partition(b"\n")
-        key_id = _header_of(value)["sealed"]
+        key_id = _key_id_of(_header_of(value))
         if key_id not in self.keys:
             raise KeyMissing(key_id)
         nonce, sealed = rest[:NONCE_BYTES], rest[NONCE_BYTES:]
@@ -190,7 +201,7 @@ async def agree(client: EtcdClient, keys: PoolKeys, codec: SessionCodec) -> str:
     mine = codec if isinstance(codec, SealedSessions) else None
     while True:
         kv = await client.get(keys.encryption)
-        in_use = kv.value.decode() if kv else ""
+        in_use = _key_id_in(kv) if kv else ""
         if in_use and mine is None:
             return f"the sessions of pool {keys.pool} are encrypted (key {in_use}): give --session-keys"
         if mine is None:
@@ -206,31 +217,50 @@ async def agree(client: EtcdClient, keys: PoolKeys, codec: SessionCodec) -> str:
             return ""
 
 
+def _key_id_in(kv: Kv) -> str:
+    """The id of a key that stands in etcd; '' for a value that is none, which says no more than no value."""
+    key_id = kv.value.decode("ascii", "replace")
+    if _KEY_ID.fullmatch(key_id):
+        return key_id
+    logger.error("what stands at %s is no id of a key, and counts for nothing", kv.key)
+    return ""
+
+
 def outline(value: bytes, revision: int) -> Session:
     """What can be told of a stored session without a key; a sealed one has its ciphertext for a body.
 
-    Raises ``ValueError`` or ``KeyError`` on what is no session.
+    Raises :class:`Unreadable` on what is no session.
     """
     if not value.startswith(_SEALED):
-        return Session.decode(value, revision)
+        return _session(value, revision)
     header = _header_of(value)
-    return Session(
-        content_type=f"encrypted (key {header['sealed']})",
-        body=value.partition(b"\n")[2][NONCE_BYTES:],
-        expires=header["expires"],
-        epoch=header["epoch"],
-        revision=revision,
-        deleted=header.get("deleted", False),
-    )
+    try:
+        return Session(
+            content_type=f"encrypted (key {_key_id_of(header)})",
+            body=value.partition(b"\n")[2][NONCE_BYTES:],
+            expires=typed("expires", int, header.get("expires")),
+            epoch=typed("epoch", int, header.get("epoch")),
+            revision=revision,
+            deleted=typed("deleted", bool, header.get("deleted", False)),
+        )
+    except ValueError as error:
+        raise _no_session(error) from None
 
 
 def _header_of(value: bytes) -> dict[str, Any]:
-    """The readable part of a sealed value."""
+    """The readable part of a sealed value. Raises :class:`Unreadable`."""
     try:
-        header: dict[str, Any] = json.loads(value.partition(b"\n")[0])
+        return read_object(value.partition(b"\n")[0])
     except ValueError as error:
-        raise Unreadable(f"its value in etcd is no session ({type(error).__name__})") from None
-    return header
+        raise _no_session(error) from None
+
+
+def _key_id_of(header: dict[str, Any]) -> str:
+    """The id of the key that a value was sealed with. Raises :class:`Unreadable`."""
+    key_id = header.get("sealed")
+    if not isinstance(key_id, str) or not _KEY_ID.fullmatch(key_id):
+        raise Unreadable("its value in etcd is no session: it names no key")
+    return key_id
 
 
 def _associated(key: str, head: bytes) -> bytes:

@@ -387,7 +387,7 @@ class Committer:
 def _owner_in(value: bytes) -> str:
     try:
         owner = Owner.decode(value)
-    except (ValueError, TypeError):
+    except ValueError:
         return "somebody unreadable"
     return f"{owner.active} at epoch {owner.epoch}"
 

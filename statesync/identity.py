@@ -1,41 +1,60 @@
 """Whose certificate it is: the names in it, and for whom they speak. Pure.
 
 One rule for every mTLS connection of a pool. A certificate speaks for a member, node or control server if one of its
-subject alternative names is that name, or a SPIFFE id that ends in ``/<kind>/<name>``. The SPIFFE form tells the kinds
-apart. Who signs certificates, and for whom, is the operator's (docs/security.md).
+subject alternative names is that name, or the SPIFFE id ``spiffe://<domain>/<pool>/<kind>/<name>``. All of the id
+counts: the trust domain and the pool as well as kind and name. The kind tells an Envoy from a member of the same name.
+Who signs certificates, and for whom, is the operator's (docs/security.md).
 """
 
 import ipaddress
 from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 MEMBER = "member"
 CONTROL = "control"
 OPERATOR = "operator"
+DOMAIN = "understudy"
+"""The trust domain of SPIFFE ids unless an operator names another one."""
 _KINDS = frozenset({MEMBER, CONTROL, OPERATOR})
 
 
-def speaks_for(names: Iterable[str], kind: str, name: str) -> bool:
-    """Whether a certificate with these subject alternative names is that of ``name``, which is a ``kind``."""
-    ending = f"/{kind}/{name}"
-    return any(one == name or (one.startswith("spiffe://") and one.endswith(ending)) for one in names)
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Which SPIFFE ids count: those of one pool, in one trust domain."""
+
+    pool: str
+    domain: str = DOMAIN
+
+    @property
+    def prefix(self) -> str:
+        """What the SPIFFE id of everybody in the pool begins with."""
+        return f"spiffe://{self.domain}/{self.pool}/"
+
+    def speaks_for(self, names: Iterable[str], kind: str, name: str) -> bool:
+        """Whether a certificate with these subject alternative names is that of ``name``, which is a ``kind``."""
+        wanted = f"{self.prefix}{kind}/{name}"
+        return any(one == wanted if _is_uri(one) else one == name for one in names)
+
+    def kinds_of(self, names: Iterable[str], *, members: Container[str], controls: Container[str]) -> frozenset[str]:
+        """Whose certificate it is: a member's, a control server's, an operator's, or (empty) of nobody in the pool.
+
+        A SPIFFE id says so by itself, since the authority vouches for the kind. A plain name does not, so it must be
+        that of one of the ``members`` or ``controls`` known here.
+        """
+        kinds = set()
+        for one in names:
+            if not _is_uri(one):
+                kinds |= {MEMBER} if one in members else {CONTROL} if one in controls else set()
+            elif one.startswith(self.prefix):
+                kind, _, name = one.removeprefix(self.prefix).partition("/")
+                kinds |= {kind} if kind in _KINDS and name and "/" not in name else set()
+        return frozenset(kinds)
 
 
-def kinds_of(names: Iterable[str], *, members: Container[str], controls: Container[str]) -> frozenset[str]:
-    """Whose certificate it is: a member's, a control server's, an operator's, or (empty) of nobody in the pool.
-
-    A SPIFFE id says so by itself (``.../member/<any>``), since the authority vouches for the kind. A plain name does
-    not, so it must be that of one of the ``members`` or ``controls`` known here.
-    """
-    kinds = set()
-    for one in names:
-        if one.startswith("spiffe://"):
-            parts = one.split("/")
-            if len(parts) >= 5 and parts[-2] in _KINDS and parts[-1]:
-                kinds.add(parts[-2])
-        else:
-            kinds |= {MEMBER} if one in members else {CONTROL} if one in controls else set()
-    return frozenset(kinds)
+def _is_uri(name: str) -> bool:
+    """Whether a name is a URI, which never counts as the plain name of anybody."""
+    return "://" in name
 
 
 def names_in(certificate: Mapping[str, Any] | None) -> tuple[str, ...]:

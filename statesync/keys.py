@@ -7,7 +7,10 @@ ranges before and after them.
 
 from dataclasses import dataclass
 
+from statesync.slots import MAX_SLOTS
+
 ROOT = "/understudy/v1/"
+_DIGITS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,5 +168,12 @@ class PoolKeys:
 
 
 def slot_in(key: str, prefix: str) -> int:
-    """The slot number that follows ``prefix`` in a key of owners or sessions."""
-    return int(key[len(prefix) : len(prefix) + 5])
+    """The slot number that follows ``prefix`` in a key of owners or sessions.
+
+    Raises ``ValueError`` unless it is five digits, of a slot that a pool may have, with nothing or a slash behind.
+    """
+    digits, slash, rest = key[len(prefix) :].partition("/")
+    slot = int(digits) if len(digits) == _DIGITS and digits.isascii() and digits.isdigit() else MAX_SLOTS
+    if slot >= MAX_SLOTS or bool(slash) != bool(rest):
+        raise ValueError("its key names no slot")
+    return slot

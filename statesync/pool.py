@@ -1,15 +1,24 @@
 """The records of a pool as they stand in etcd: members, slot table, owner records, failover records.
 
 Frozen data with JSON in and out, and no behaviour beyond look-ups. Unknown fields are ignored when reading, so that
-a newer writer does not break an older reader.
+a newer writer does not break an older reader. Every ``decode`` returns a record whose fields have their types, or
+raises ``ValueError``, whatever the bytes are.
 """
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
+
+from statesync.slots import MAX_SLOTS
+from statesync.stored import is_text, made_of, read_json, read_object, typed
+
+SHARE_MOST = 1000
+"""The largest weight and the largest priority of a member."""
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 
 
 class MemberState(StrEnum):
@@ -52,15 +61,20 @@ class Record:
     @classmethod
     def decode(cls, value: bytes) -> Self:
         """Read a record; raises ``ValueError`` on anything that is not one."""
-        return cls.of(json.loads(value))
+        return cls.of(read_json(value))
 
     @classmethod
-    def of(cls, raw: Any) -> Self:  # noqa: ANN401 - whatever the JSON held
-        """A record of parsed JSON; raises ``ValueError`` or ``TypeError`` on anything that is not one."""
-        if not isinstance(raw, dict):
-            raise TypeError(f"{cls.__name__}: expected a JSON object, got {type(raw).__name__}")
-        known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        return cls(**{name: item for name, item in raw.items() if name in known})
+    def of(cls, raw: object) -> Self:
+        """A record of parsed JSON; raises ``ValueError`` on anything that is not one."""
+        record = made_of(cls, raw)
+        fault = record.fault()
+        if fault:
+            raise ValueError(f"{cls.__name__}: {fault}")
+        return record
+
+    def fault(self) -> str:
+        """Why nobody may go by a record that was read, although its fields have their types; '' if all may."""
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +107,14 @@ class Member(Record):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", MemberState(self.state))
+
+    def fault(self) -> str:
+        """See :meth:`Record.fault`. The bounds are those of the sidecar's options."""
+        if not _NAME.fullmatch(self.member):
+            return "member: no name of a member"
+        if not (1 <= self.weight <= SHARE_MOST and 1 <= self.priority <= SHARE_MOST):
+            return f"weight and priority are 1 to {SHARE_MOST}"
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,17 +214,37 @@ class Table:
 
     @classmethod
     def decode(cls, value: bytes) -> "Table":
-        """Read a table; raises ``ValueError`` or ``KeyError`` on anything that is not one."""
-        raw: dict[str, Any] = json.loads(value)
-        distinct = [tuple(order) for order in raw["orders"]]
+        """Read a table; raises ``ValueError`` on anything that is not one."""
+        raw = read_object(value)
         return cls(
-            generation=raw["generation"],
-            orders=tuple(distinct[position] for position in raw["slots"]),
-            lost={member: Lost.of(lost) for member, lost in raw.get("lost", {}).items()},
-            traceparent=raw.get("traceparent", ""),
-            cause=raw.get("cause", ""),
-            offline=tuple(raw.get("offline", ())),
+            generation=typed("generation", int, raw.get("generation")),
+            orders=_orders_in(raw),
+            lost={member: Lost.of(lost) for member, lost in _lost_in(raw).items()},
+            traceparent=typed("traceparent", str, raw.get("traceparent", "")),
+            cause=typed("cause", str, raw.get("cause", "")),
+            offline=typed("offline", tuple[str, ...], raw.get("offline", ())),
         )
+
+
+def _orders_in(raw: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
+    """The order of each slot in a table's JSON."""
+    listed = raw.get("orders")
+    if not isinstance(listed, list):
+        raise ValueError("Table: orders is a list")  # noqa: TRY004 - one error for all
+    distinct = [typed("orders", tuple[str, ...], order) for order in listed]
+    if any(len(set(order)) < len(order) for order in distinct):
+        raise ValueError("Table: an order names a member twice")
+    slots = typed("slots", tuple[int, ...], raw.get("slots"))
+    if len(slots) > MAX_SLOTS or not all(0 <= position < len(distinct) for position in slots):
+        raise ValueError(f"Table: slots has up to {MAX_SLOTS} positions in orders")
+    return tuple(distinct[position] for position in slots)
+
+
+def _lost_in(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    lost = raw.get("lost", {})
+    if not isinstance(lost, dict) or not all(is_text(member) for member in lost):
+        raise ValueError("Table: lost is an object by members")
+    return lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,3 +279,7 @@ class Failover(Record):
     def __post_init__(self) -> None:
         object.__setattr__(self, "slots", tuple(self.slots))
         object.__setattr__(self, "epochs", tuple(self.epochs))
+
+    def fault(self) -> str:
+        """See :meth:`Record.fault`."""
+        return "" if len(self.slots) == len(self.epochs) else "slots and epochs differ in length"

@@ -18,6 +18,7 @@ from statesync.crash_points import CrashPoint, crash_point
 from statesync.etcd import EtcdClient, Event, Kv
 from statesync.keys import PoolKeys, prefix_range, slot_in
 from statesync.sessions import Session
+from statesync.stored import brief
 
 logger = logging.getLogger(__name__)
 
@@ -165,10 +166,16 @@ class Replica:
             full = event.kv.key
             if not full.startswith(prefix):
                 continue
-            kept = self._slots.get(slot_in(full, prefix))
+            try:
+                kept = self._slots.get(slot_in(full, prefix))
+            except ValueError as error:
+                logger.warning("%s is no session: %s", brief(full), error)
+                continue
             if kept is None or event.kv.mod_revision <= kept.copied:
                 continue
             key = full[len(prefix) + 6 :]
+            if not key:
+                continue
             if event.kind == "put":
                 self._put(kept, key, event.kv)
             else:

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from statesync.etcd import Event, Kv
 from statesync.keys import PoolKeys
+from statesync.stored import brief, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -131,10 +132,19 @@ def encode_entries(entries: Sequence[Entry]) -> bytes:
 
 def decode_entries(value: bytes) -> list[Entry]:
     """Read what :func:`encode_entries` wrote; fields that a newer version added are left out. Raises ``ValueError``."""
-    try:
-        return [Entry(*fields[:4]) for fields in json.loads(value)]
-    except TypeError as error:
-        raise ValueError(f"not a record of requests: {error}") from None
+    listed = read_json(value)
+    if not isinstance(listed, list):
+        raise ValueError("not a record of requests: no list")  # noqa: TRY004 - one error for all
+    return [_entry(fields) for fields in listed]
+
+
+def _entry(fields: object) -> Entry:
+    match fields:
+        case [str(request), str(fingerprint), int(status)]:
+            return Entry(request, fingerprint, status)
+        case [str(request), str(fingerprint), int(status), str(problem), *_]:
+            return Entry(request, fingerprint, status, problem)
+    raise ValueError("not a record of requests: an entry is a request, a fingerprint, a status and a problem")
 
 
 class RequestLog:
@@ -192,7 +202,7 @@ class RequestLog:
             try:
                 self.note(kv.key, decode_entries(kv.value), kv.mod_revision, now)
             except ValueError as error:
-                logger.warning("unreadable record at %s: %s", kv.key, error)
+                logger.warning("unreadable record at %s: %s", brief(kv.key), brief(str(error)))
 
     def forget(self, now: float, keep: float, boots: Mapping[str, str]) -> list[str]:
         """Drop what was seen more than ``keep`` seconds ago.

@@ -13,7 +13,6 @@ key is kept as a hash, with a fingerprint of the request to detect a reused key.
 """
 
 import base64
-import dataclasses
 import functools
 import hashlib
 import json
@@ -22,6 +21,7 @@ from enum import StrEnum
 from typing import Any
 
 from statesync.request_log import ANY_CONTENT, Settled
+from statesync.stored import read_object, typed
 from statesync.strict_json import read_json
 
 ANSWERS_KEPT = 8
@@ -57,9 +57,6 @@ class Answer:
     fingerprint: str
     status: int
     revision: int = 0
-
-
-_ANSWER = dataclasses.fields(Answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,22 +98,43 @@ class Session:
 
     @classmethod
     def decode(cls, value: bytes, revision: int) -> "Session":
-        """Read what :meth:`encode` wrote, as of ``revision``; raises ``ValueError`` or ``KeyError`` otherwise.
+        """Read what :meth:`encode` wrote, as of ``revision``; raises ``ValueError`` otherwise.
 
         What a newer version added to header or answers is left out: a session that an older member took for unreadable
         would be gone to its users.
         """
         head, _, body = value.partition(b"\n")
-        header = json.loads(head)
+        header = read_object(head)
         return cls(
-            content_type=header["type"],
+            content_type=_content_type(header.get("type")),
             body=body,
-            expires=header["expires"],
-            epoch=header["epoch"],
+            expires=typed("expires", int, header.get("expires")),
+            epoch=typed("epoch", int, header.get("epoch")),
             revision=revision,
-            deleted=header.get("deleted", False),
-            answers=tuple(Answer(*entry[: len(_ANSWER)]) for entry in header.get("answers", ())),
+            deleted=typed("deleted", bool, header.get("deleted", False)),
+            answers=_answers_in(header.get("answers", ())),
         )
+
+
+def _content_type(value: object) -> str:
+    """A content type as a client may have sent it: its bytes need not be UTF-8."""
+    if not isinstance(value, str):
+        raise ValueError("type: expected a content type")  # noqa: TRY004 - one error for all
+    value.encode("utf-8", "surrogateescape")
+    return value
+
+
+def _answers_in(raw: object) -> tuple[Answer, ...]:
+    if not isinstance(raw, list | tuple):
+        raise ValueError("answers: expected a list")  # noqa: TRY004 - one error for all
+    return tuple(_answer(entry) for entry in raw)
+
+
+def _answer(entry: object) -> Answer:
+    match entry:
+        case [str(key), str(fingerprint), int(status), int(revision), *_]:
+            return Answer(key, fingerprint, status, revision)
+    raise ValueError("answers: expected key, fingerprint, status and revision")
 
 
 @dataclass(frozen=True, slots=True)

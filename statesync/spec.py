@@ -10,12 +10,13 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from statesync.headers import lost_at_the_front
 from statesync.slots import DEFAULT_SLOTS, MAX_SLOTS
 from statesync.spec_tcp import MAX_TCP_SLOTS, Tcp, vain_in, with_tcp_defaults
+from statesync.spec_yaml import SIZE_MOST, BadYaml, read_yaml
+from statesync.stored import brief, read_object
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
 """Names of pools, members and sites: DNS-like, since they become parts of resource names and keys."""
@@ -38,6 +39,11 @@ def _share(value: object) -> object:
 
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=3600)]
 Share = Annotated[float, BeforeValidator(_share), Field(ge=0, le=1)]
+
+
+_IN_ETCD = "spec in etcd"
+FAULTS_MOST = 20
+"""Faults of a spec that are told; a hostile one can have a hundred thousand."""
 
 
 class SpecError(ValueError):
@@ -288,10 +294,7 @@ class PoolSpec(_Strict):
     @classmethod
     def decode(cls, value: bytes) -> "PoolSpec":
         """Read a spec from etcd. Raises :class:`SpecError` if it is not one that this version understands in full."""
-        try:
-            return cls.model_validate_json(value)
-        except ValidationError as error:
-            raise SpecError(_explain("spec in etcd", error)) from None
+        return _checked(_stored(value), _IN_ETCD)
 
     @classmethod
     def decode_known(cls, value: bytes) -> "tuple[PoolSpec, tuple[str, ...]]":
@@ -304,16 +307,24 @@ class PoolSpec(_Strict):
         Raises:
             SpecError: one of the keys that it knows has a value that it does not.
         """
+        raw = _stored(value)
         try:
-            return cls.model_validate_json(value), ()
+            return cls.model_validate(raw), ()
         except ValidationError as error:
             unknown = [fault["loc"] for fault in error.errors() if fault["type"] == "extra_forbidden"]
             if not unknown:
-                raise SpecError(_explain("spec in etcd", error)) from None
-        raw = json.loads(value)
+                raise SpecError(_explain(_IN_ETCD, error)) from None
         for location in unknown:
             _remove(raw, location)
-        return cls.decode(json.dumps(raw).encode()), tuple(".".join(map(str, location)) for location in unknown)
+        return _checked(raw, _IN_ETCD), tuple(".".join(map(str, location)) for location in unknown)
+
+
+def _stored(value: bytes) -> dict[str, Any]:
+    """The JSON of a spec in etcd. Raises :class:`SpecError`."""
+    try:
+        return read_object(value)
+    except ValueError as error:
+        raise SpecError(f"{_IN_ETCD}: not a spec: {error}") from None
 
 
 def parse_spec(text: str, *, where: str) -> PoolSpec:
@@ -346,9 +357,9 @@ def parse_checks(text: str, *, where: str) -> tuple[CheckSpec, ...]:
 
 def _yaml(text: str, where: str) -> Any:  # noqa: ANN401 - whatever the text says
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SpecError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+        return read_yaml(text)
+    except BadYaml as error:
+        raise SpecError(f"{where}: {error}") from None
 
 
 def _checked(raw: Any, where: str) -> PoolSpec:  # noqa: ANN401 - from YAML
@@ -361,7 +372,8 @@ def _checked(raw: Any, where: str) -> PoolSpec:  # noqa: ANN401 - from YAML
 def load_spec(path: Path) -> PoolSpec:
     """Read a pool spec from a YAML file; see :func:`parse_spec`."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(SIZE_MOST + 1)  # a longer one is refused whatever it says
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}; name the pool spec's file") from None
     except UnicodeDecodeError as error:
@@ -392,17 +404,23 @@ def _remove(document: Any, location: tuple[int | str, ...]) -> None:  # noqa: AN
 
 def _explain(where: str, error: ValidationError) -> str:
     lines = []
-    for fault in error.errors():
+    faults = error.errors()
+    for fault in faults[:FAULTS_MOST]:
         location = tuple(str(part) for part in fault["loc"])
-        path = ".".join(location)
+        path = brief(".".join(location))
         if fault["type"] == "extra_forbidden":
             lines.append(f"{where}: unknown key '{path}'{_nearest(fault['loc'])}")
         else:
             said = fault.get("input")
-            got = "" if fault["type"] == "missing" or isinstance(said, dict) else f" (got {said!r})"
+            got = "" if fault["type"] == "missing" or isinstance(said, dict) else f" (got {brief(repr(said))})"
             message = fault["msg"].removeprefix("Value error, ")
             lines.append(f"{where}: {path or 'spec'}: {message}{got}")
+    if len(faults) > FAULTS_MOST:
+        lines.append(f"{where}: and {len(faults) - FAULTS_MOST} more faults")
     return "\n".join(lines)
+
+
+_KEY_MOST = 100
 
 
 def _nearest(location: tuple[int | str, ...]) -> str:
@@ -412,7 +430,7 @@ def _nearest(location: tuple[int | str, ...]) -> str:
         if model is None:
             return ""
     valid = list(model.model_fields)
-    near = difflib.get_close_matches(str(location[-1]), valid, n=1)
+    near = difflib.get_close_matches(str(location[-1])[:_KEY_MOST], valid, n=1)
     return f"; did you mean '{near[0]}'?" if near else f"; valid keys are {', '.join(sorted(valid))}"
 
 

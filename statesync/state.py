@@ -17,6 +17,7 @@ from statesync.keys import PoolKeys, slot_in
 from statesync.mirror import MirrorBatch
 from statesync.pool import ControlServer, Failover, Intent, Member, Owner, Record, Table
 from statesync.spec import PoolSpec
+from statesync.stored import brief
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,8 @@ class PoolState:
     intents: dict[str, At[Intent]] = field(default_factory=dict)
     sites: dict[str, At[Intent]] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[str, int] = field(default_factory=dict)
+    """The revision of each value that could not be read, by its key: whoever replaces it must compare that."""
 
     def apply(self, batch: MirrorBatch) -> Changed:
         """Take in a batch and say what kinds of record it touched."""
@@ -84,6 +87,19 @@ class PoolState:
         self.owners[slot] = At(owner, revision)
         return True
 
+    def read_owner(self, slot: int, kv: Kv) -> Owner | None:
+        """Take in an owner record that a transaction showed, and return it; None if it cannot be read.
+
+        The watch brings the same value, and with it the entry in ``faults``.
+        """
+        try:
+            owner = Owner.decode(kv.value)
+        except ValueError as error:
+            self._log_fault(kv.key, brief(str(error)))
+            return None
+        self.note_owner(slot, owner, kv.mod_revision)
+        return owner
+
     def offline(self, now: float) -> frozenset[str]:
         """The sites that an operator wants out of service at ``now`` (wall time in seconds)."""
         return frozenset(site for site, at in self.sites.items() if site and at.record.holds(now))
@@ -91,7 +107,7 @@ class PoolState:
     def _forget_all(self) -> None:
         self.spec = self.table = self.leader = None
         named = (self.members, self.controls, self.failovers, self.intents, self.sites)
-        for records in (*named, self.owners, self.faults):
+        for records in (*named, self.owners, self.faults, self.unreadable):
             records.clear()
 
     def _apply_event(self, event: Event) -> Changed:
@@ -99,12 +115,19 @@ class PoolState:
         if key.startswith((self.keys.sessions, self.keys.commits, self.keys.requests)):
             return Changed.NOTHING
         self.faults.pop(key, None)
+        self.unreadable.pop(key, None)
         try:
             return self._decode(key, event)
-        except (ValueError, TypeError, KeyError, IndexError) as error:
-            logger.warning("unreadable record at %s: %s", key, error)
-            self.faults[key] = str(error)
+        except ValueError as error:
+            fault = brief(str(error))
+            self._log_fault(key, fault)
+            self.faults[key] = fault
+            self.unreadable[key] = event.kv.mod_revision
             return Changed.NOTHING
+
+    def _log_fault(self, key: str, fault: str) -> None:
+        if self.faults.get(key) != fault:
+            logger.warning("unreadable record at %s: %s", brief(key), fault)
 
     def _decode(self, key: str, event: Event) -> Changed:
         keys = self.keys
@@ -119,14 +142,17 @@ class PoolState:
             self.leader = At(kv.value.decode(), kv.mod_revision) if kv else None
             return Changed.LEADER
         if key.startswith(keys.owners):
-            _keep(self.owners, slot_in(key, keys.owners), Owner, event)
+            slot = slot_in(key, keys.owners)
+            if key != keys.owner(slot):
+                raise ValueError("its key names no slot")
+            _keep(self.owners, slot, Owner, event)
             return Changed.OWNERS
         return self._decode_named(key, event)
 
     def _decode_spec(self, kv: Kv) -> At[PoolSpec]:
         spec, unknown = PoolSpec.decode_known(kv.value)
         if unknown:
-            fault = f"this version does not know {', '.join(unknown)}, and goes by the rest: upgrade it"
+            fault = f"this version does not know {brief(', '.join(unknown))}, and goes by the rest: upgrade it"
             logger.warning("spec of pool %s: %s", spec.pool, fault)
             self.faults[kv.key] = fault
         return At(spec, kv.mod_revision)
@@ -157,4 +183,10 @@ def _keep(records: dict[K, At[R]], name: K, kind: type[R], event: Event) -> None
     if event.kind == "delete":
         records.pop(name, None)
     else:
-        records[name] = At(kind.decode(event.kv.value), event.kv.mod_revision)
+        record = kind.decode(event.kv.value)
+        named = (
+            record.member if isinstance(record, Member) else record.name if isinstance(record, ControlServer) else name
+        )
+        if named != name:
+            raise ValueError("the record is of another name than its key")
+        records[name] = At(record, event.kv.mod_revision)

@@ -13,7 +13,7 @@ def read_json(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
             ``json.JSONDecodeError`` has a text that does not quote the content.
     """
     try:
-        return json.loads(body, parse_float=_finite, parse_constant=_no_constant)
+        return json.loads(body, parse_float=finite, parse_constant=no_constant)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -26,12 +26,14 @@ def whole_number(text: str, most: int) -> int | None:
     return number if number <= most else None
 
 
-def _finite(text: str) -> float:
+def finite(text: str) -> float:
+    """The number in ``text``; raises ``ValueError`` if a float cannot hold it."""
     number = float(text)
     if not math.isfinite(number):
         raise ValueError("a number is too large")
     return number
 
 
-def _no_constant(name: str) -> NoReturn:
+def no_constant(name: str) -> NoReturn:
+    """For ``NaN`` and ``Infinity``, which Python's reader takes for numbers."""
     raise ValueError(f"{name} is no JSON")

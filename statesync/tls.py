@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from statesync.identity import MEMBER, names_in, speaks_for
+from statesync.identity import MEMBER, Trust, names_in
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +33,15 @@ class WrongName(ssl.SSLCertVerificationError):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """PEM files: our certificate chain and key, and the authority that signs everybody's certificates."""
+    """PEM files: our certificate chain and key, and the authority that signs everybody's certificates.
+
+    ``trust`` says which names in the others' certificates count.
+    """
 
     cert: Path
     key: Path
     ca: Path
+    trust: Trust
 
     def stamp(self) -> _Stamp:
         """Something that differs once a file was replaced. Raises ``OSError``."""
@@ -81,7 +85,7 @@ class PeerTls:
         """For calls to ``member`` alone; the same object each time, so that connections to it are reused."""
         context = self._clients.get(member)
         if context is None:
-            checked = type("_Checked", (_NamedPeer,), {"member": member})
+            checked = type("_Checked", (_NamedPeer,), {"member": member, "trust": self._identity.trust})
 
             def make() -> ssl.SSLContext:
                 fresh = self._identity.load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
@@ -119,14 +123,15 @@ def _within(error: BaseException | None, seen: set[int]) -> Iterator[BaseExcepti
 
 
 class _NamedPeer(ssl.SSLObject):
-    """A client's end that ends the handshake unless the server is ``member``."""
+    """A client's end that ends the handshake unless the server is ``member``, of the pool in ``trust``."""
 
     member = ""
+    trust = Trust("")
 
     def do_handshake(self) -> None:
         super().do_handshake()
         names = names_in(self.getpeercert())
-        if not speaks_for(names, MEMBER, self.member):
+        if not self.trust.speaks_for(names, MEMBER, self.member):
             raise WrongName(self.member, names)
 
 

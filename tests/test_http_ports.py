@@ -29,6 +29,7 @@ from proxy.session_api import session_app
 from proxy.sync_api import SyncApi, metrics_app
 from statesync.headers import ADMIN_HEADER, ADMIN_VALUE
 from statesync.http_port import serve
+from statesync.identity import Trust
 from telemetry.intake import Intake
 from telemetry.receiver_http import OPENED, otlp_application
 from telemetry.store import SpanStore
@@ -67,7 +68,7 @@ def peer_side(_: Path, *, certificates: bool = True) -> web.Application:
     context = MagicMock(me="a", addresses={}, state=SimpleNamespace(controls={}))
     context.replica.full_sync = AsyncMock()
     handover, takeovers, reads = MagicMock(), MagicMock(), MagicMock()
-    app = peer_app(context, MagicMock(), handover, takeovers, reads, certificates=certificates)
+    app = peer_app(context, MagicMock(), handover, takeovers, reads, trust=Trust("cart") if certificates else None)
     SyncApi(context, lambda: ({}, True), MagicMock(), lambda _: (b"", "text/plain")).add_to(app)
     return app
 

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import errno
 import itertools
-import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -23,6 +22,7 @@ import grpc
 from statesync.beat import ANSWER_INTERVAL, ANSWERS, BEAT_INTERVAL, METHOD, SERVICE, STREAM_SILENCE, Answer, Beat
 from statesync.pool import Member
 from statesync.pool_clock import wall_ms
+from statesync.stored import read_object
 from statesync.tls import PeerTls, WrongName, trust_fault
 from xds.liveness import SECOND, Finding, Identity, LivenessBook, Question
 from xds.told import Told
@@ -247,10 +247,9 @@ async def probe(
 def _boot_in(body: bytes) -> str:
     """The boot id in a probe's answer; empty when there is none."""
     try:
-        answer = json.loads(body)
+        boot = read_object(body).get("boot")
     except ValueError:
         return ""
-    boot = answer.get("boot") if isinstance(answer, dict) else None
     return boot if isinstance(boot, str) else ""
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import grpc
 
-from statesync.identity import speaks_for
+from statesync.identity import DOMAIN, MEMBER, Trust
 from xds.wire import Node
 
 log = logging.getLogger(__name__)
@@ -23,11 +23,15 @@ AuthContext = Mapping[str, Iterable[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class ServerTls:
-    """PEM files: the server's certificate chain and key, and the CA that signs the clients' certificates."""
+    """PEM files: the server's certificate chain and key, and the CA that signs the clients' certificates.
+
+    ``domain`` is the trust domain of the clients' SPIFFE ids.
+    """
 
     cert: Path
     key: Path
     ca: Path
+    domain: str = DOMAIN
 
     def credentials(self) -> grpc.ServerCredentials:
         """Credentials that demand a client certificate and read the files again at each handshake.
@@ -52,26 +56,33 @@ class ServerTls:
         return grpc.ssl_server_certificate_configuration([pair], self.ca.read_bytes())
 
 
-def refuse_other_nodes(node: Node, auth_context: AuthContext) -> str | None:
-    """Why the owner of a certificate must not speak for ``node``, or None when it may. For ``AdsServer(identify=...)``.
-
-    One of the certificate's subject alternative names must be the node id, or a SPIFFE id that ends in
-    ``/node/<node id>``.
-    """
-    return _refuse("node", node.id, auth_context)
+NODE = "node"
 
 
-def refuse_other_members(member: str, auth_context: AuthContext) -> str | None:
-    """Like :func:`refuse_other_nodes` for the heartbeats of a member; its SPIFFE id ends in ``/member/<member>``."""
-    return _refuse("member", member, auth_context)
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """Who may say what, of the clients whose SPIFFE ids are those of ``trust`` (see :mod:`statesync.identity`)."""
+
+    trust: Trust
+
+    def refuse_node(self, node: Node, auth_context: AuthContext) -> str | None:
+        """Why the owner of a certificate must not speak for ``node``, or None when it may.
+
+        For ``AdsServer(identify=...)``.
+        """
+        return _refuse(self.trust, NODE, node.id, auth_context)
+
+    def refuse_member(self, member: str, auth_context: AuthContext) -> str | None:
+        """Like :meth:`refuse_node` for the heartbeats of a member."""
+        return _refuse(self.trust, MEMBER, member, auth_context)
 
 
-def _refuse(kind: str, name: str, auth_context: AuthContext) -> str | None:
+def _refuse(trust: Trust, kind: str, name: str, auth_context: AuthContext) -> str | None:
     if not name:
         return f"over mTLS a {kind} must say its name, so that it can be compared with the certificate"
     names = [one.decode(errors="replace") for one in auth_context.get(_SAN, ())]
     if not names:
         return "the client shows no certificate with a subject alternative name"
-    if speaks_for(names, kind, name):
+    if trust.speaks_for(names, kind, name):
         return None
-    return f"the certificate is for {', '.join(names)}, not for {kind} {name}"
+    return f"the certificate is for {', '.join(names)}, not for {kind} {name} ({trust.prefix}{kind}/{name})"

@@ -115,7 +115,7 @@ class Leader:
     async def _decide(self, world: World) -> bool:
         """Bring the table into line with a world; False if it could not be written as things stand now."""
         # The facts are frozen, so a large pool's decision need not hold up heartbeats.
-        read_at = self._observer.table_revision
+        read_at = self._observer.table_fence
         plan = await asyncio.to_thread(self._tempered_plan, world)
         if plan is None:
             return True

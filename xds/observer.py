@@ -52,6 +52,11 @@ class Observer:
         """The revision at which the table was last written; 0 when there is none."""
         return self.state.table.revision if self.state.table else 0
 
+    @property
+    def table_fence(self) -> int:
+        """The revision that a new table must compare: that of what stands there, even if it cannot be read."""
+        return self.state.unreadable.get(self.state.keys.table, self.table_revision)
+
     def apply(self, batch: MirrorBatch) -> None:
         """Take in what the mirror brings."""
         before = {member.member: member for member in self.members}

@@ -24,7 +24,7 @@ from aiohttp import web
 from statesync.addresses import split_address
 from statesync.etcd import EtcdClient, TlsFiles
 from statesync.http_port import serve
-from statesync.identity import is_loopback
+from statesync.identity import Trust, is_loopback
 from statesync.keys import PoolKeys
 from statesync.pool import ControlServer
 from statesync.settings import START_PATIENCE, EtcdMissing, EtcdSettings, await_etcd
@@ -45,7 +45,7 @@ from xds.cache import AckEvent, ResourceCache
 from xds.controller import Controller, Timing
 from xds.election import LEASE_SECONDS, Leadership
 from xds.fronts import Fronts, listen_of
-from xds.identity import ServerTls, refuse_other_members, refuse_other_nodes
+from xds.identity import Clients, ServerTls
 from xds.measure import Delivery
 from xds.metrics import XdsMetrics
 from xds.pauses import collecting_when_calm
@@ -172,11 +172,12 @@ async def _serve(
         on_spec=fronts.follow,
     )
     leadership.on_change = controller.leadership_changed
+    clients = Clients(Trust(settings.pool, settings.serve_tls.domain)) if settings.serve_tls else None
     ads = AdsServer(
         cache,
         StreamSettings(pace=Pace(removal_linger=REMOVAL_LINGER), max_age=settings.max_stream_age),
         confirm_fresh=controller.confirm_fresh,
-        identify=refuse_other_nodes if settings.serve_tls else None,
+        identify=clients.refuse_node if clients else None,
     )
     metrics = XdsMetrics(cache, lambda: ads.streams)
     telemetry.on_span = PhaseMetrics(metrics.registry, settings.pool).recorded
@@ -193,9 +194,9 @@ async def _serve(
         now_ns=telemetry.now_ns,
         exposition=lambda accept: expose(metrics.registry, accept),
     )
-    if settings.serve_tls:
-        controller.heartbeat.identify = refuse_other_members
-        controller.heartbeat.tls = _peer_tls(settings.serve_tls)
+    if settings.serve_tls and clients:
+        controller.heartbeat.identify = clients.refuse_member
+        controller.heartbeat.tls = _peer_tls(settings.serve_tls, clients.trust)
     intake = Intake(store, asyncio.get_running_loop().time)
     ads.register(server)
     controller.heartbeat.register(server)
@@ -283,10 +284,10 @@ def _require_private_http(settings: ControlSettings) -> None:
         )
 
 
-def _peer_tls(tls: ServerTls) -> PeerTls:
+def _peer_tls(tls: ServerTls, trust: Trust) -> PeerTls:
     """The same identity for other ports: as a client of the members' peer ports, as a server of OTLP/HTTP."""
     try:
-        return PeerTls(Identity(tls.cert, tls.key, tls.ca))
+        return PeerTls(Identity(tls.cert, tls.key, tls.ca, trust))
     except BadTlsFiles as error:
         raise StartError(str(error)) from None
 
@@ -325,7 +326,8 @@ async def _otlp_http(settings: ControlSettings, intake: Intake) -> AsyncIterator
         yield
         return
     _require_private(settings, "--otlp-http", settings.otlp_http)
-    tls = _peer_tls(settings.serve_tls).server() if settings.serve_tls else None
+    certs = settings.serve_tls
+    tls = _peer_tls(certs, Trust(settings.pool, certs.domain)).server() if certs else None
     with _listening("--otlp-http", settings.otlp_http) as listener:
         async with _http(otlp_application(intake), listener, tls, opens=OPENED):
             yield

@@ -32,11 +32,12 @@ pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl
 LINES = re.search(r"```bash\n(.*?)```", (ROOT / "docs/security.md").read_text(), re.DOTALL)
 
 
-def make_certificates(directory: Path, more: str = "") -> None:
-    """Run the lines of docs/security.md, and ``more`` after them."""
+def make_certificates(directory: Path, pool: str, more: str = "") -> None:
+    """Run the lines of docs/security.md for a pool of this name, and ``more`` after them."""
     directory.mkdir()
     assert LINES is not None
-    done = subprocess.run(["bash", "-euc", LINES[1] + more], cwd=directory, capture_output=True, text=True, check=False)
+    lines = LINES[1].replace("spiffe://understudy/cart/", f"spiffe://understudy/{pool}/")
+    done = subprocess.run(["bash", "-euc", lines + more], cwd=directory, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -77,7 +78,7 @@ class Secured:
 
 @contextlib.asynccontextmanager
 async def secured(home: Path, etcd: EtcdServer, client: EtcdClient, pool: str) -> AsyncIterator[Secured]:
-    make_certificates(home / "certificates", "issue front-2 clientAuth DNS:front-2\n")
+    make_certificates(home / "certificates", pool, "issue front-2 clientAuth DNS:front-2\n")
     await client.put(PoolKeys(pool).spec, PoolSpec(pool=pool, slots=8).encode())
     async with commands(home) as running:
         world = Secured(
@@ -197,7 +198,7 @@ async def test_certificates_renewed_under_a_new_authority_are_taken_up_by_runnin
     await world.envoy("front-1", "front-1")
     await until(lambda: world.synced("front-1"), 30, "Envoy has its configuration")
     renewed = world.certificates.with_name("renewed")
-    make_certificates(renewed)
+    make_certificates(renewed, world.pool)
     for name in ("front-1.key", "front-1.pem", "control-1.key", "control-1.pem", "ca.pem"):
         (renewed / name).replace(world.certificates / name)
     await world.running.kill("control-1")

@@ -3,15 +3,20 @@
 import subprocess
 from pathlib import Path
 
+from statesync.identity import Trust
 from statesync.tls import Identity
 
 _CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 
 
-class Authority:
-    """A certificate authority in a directory of its own."""
+TRUST = Trust("cart")
 
-    def __init__(self, directory: Path) -> None:
+
+class Authority:
+    """A certificate authority in a directory of its own, for the members of one pool."""
+
+    def __init__(self, directory: Path, pool: str = "cart") -> None:
+        self.trust = Trust(pool)
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.ca = directory / "ca.pem"
@@ -29,15 +34,15 @@ class Authority:
         )
         for kind in ("key", "pem"):
             (self.directory / f"{name}.{kind}.new").replace(self.directory / f"{name}.{kind}")
-        return Identity(self.directory / f"{name}.pem", self.directory / f"{name}.key", self.ca)
+        return Identity(self.directory / f"{name}.pem", self.directory / f"{name}.key", self.ca, self.trust)
 
     def member(self, name: str) -> Identity:
-        """The certificate of a member of pool ``cart``."""
-        return self.issue(name, f"URI:spiffe://understudy/cart/member/{name}")
+        """The certificate of a member of the pool."""
+        return self.issue(name, f"URI:{self.trust.prefix}member/{name}")
 
     def control(self, name: str) -> Identity:
         """The certificate of a control server on this machine."""
-        return self.issue(name, f"IP:127.0.0.1,URI:spiffe://understudy/cart/control/{name}")
+        return self.issue(name, f"IP:127.0.0.1,URI:{self.trust.prefix}control/{name}")
 
     def _run(self, *arguments: str) -> None:
         subprocess.run(["openssl", *arguments], cwd=self.directory, check=True, capture_output=True, timeout=30)

@@ -29,8 +29,8 @@ def flags(identity: Identity) -> list[object]:
 
 
 @pytest_asyncio.fixture
-async def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path / "authority")
+async def authority(tmp_path: Path, pool_name: str) -> Authority:
+    return Authority(tmp_path / "authority", pool_name)
 
 
 @pytest_asyncio.fixture
@@ -90,14 +90,15 @@ async def test_the_peer_port_speaks_to_the_pools_certificates_alone(
 
     member, control = authority.member("x"), authority.control("control-1")
     named, envoy = authority.issue("a2", "DNS:a"), authority.issue("front-1", "DNS:front-1")
-    operator = authority.issue("op", "URI:spiffe://understudy/cart/operator/op")
+    operator = authority.issue("op", f"URI:{authority.trust.prefix}operator/op")
     assert [await ask(who, "/probe") for who in (member, control, operator, named, envoy)] == [200, 200, 200, 200, 403]
     assert [await ask(who, "/sessions/k") for who in (member, control, operator, envoy)] == [200, 403, 403, 403]
     assert await ask(control, "/handover/activate", "POST") == 403
     assert await ask(control, "/handover/prepare", "POST") == 403
 
-    stranger = Authority(tmp_path / "other").member("x")
-    for context in (PeerTls(Identity(stranger.cert, stranger.key, authority.ca)).client("a"), without_certificate()):
+    stranger = Authority(tmp_path / "other", pool.keys.pool).member("x")
+    misled = Identity(stranger.cert, stranger.key, authority.ca, authority.trust)
+    for context in (PeerTls(misled).client("a"), without_certificate()):
         with pytest.raises(aiohttp.ClientError) as caught:
             async with aiohttp.ClientSession() as http:
                 await http.get(f"{base}/probe", ssl=context)
@@ -118,12 +119,14 @@ def without_certificate() -> ssl.SSLContext:
 async def test_what_a_probe_finds_behind_certificates(pool: SidecarPool, authority: Authority, tmp_path: Path) -> None:
     await pool.start("a")
     me, at = authority.member("b"), pool.members["a"].peer
-    stranger = Authority(tmp_path / "other").member("b")
+    stranger = Authority(tmp_path / "other", pool.keys.pool).member("b")
 
     assert await probed(me, pool, "a") is Life.ALIVE
     assert await probed(me, pool, "c", at) is Life.REPLACED
     assert await probed(stranger, pool, "a") is Life.UNTRUSTED
-    assert await probed(Identity(stranger.cert, stranger.key, authority.ca), pool, "a") is Life.UNTRUSTED
+    assert (
+        await probed(Identity(stranger.cert, stranger.key, authority.ca, authority.trust), pool, "a") is Life.UNTRUSTED
+    )
     assert await probed(authority.issue("front-1", "DNS:front-1"), pool, "a") is Life.UNTRUSTED
     assert await probed(me, pool, "a", f"127.0.0.1:{free_port()}") is Life.GONE
     assert not Life.UNTRUSTED.condemns
@@ -136,7 +139,7 @@ async def test_a_control_servers_probe_tells_the_same_over_mtls(
     record = await pool.record("a")
     assert record is not None
     control, at = PeerTls(authority.control("control-1")), record.peer
-    stranger = PeerTls(Authority(tmp_path / "other").control("control-1"))
+    stranger = PeerTls(Authority(tmp_path / "other", pool.keys.pool).control("control-1"))
     envoy = PeerTls(authority.issue("front-1", "DNS:front-1"))
 
     async def found(member: str, peer: str, tls: PeerTls) -> tuple[Finding, str] | None:
@@ -180,7 +183,7 @@ async def owned_by(pool: SidecarPool, members: set[str]) -> bool:
 
 
 async def test_a_member_whose_certificate_is_not_believed_loses_no_slot(pool: SidecarPool, tmp_path: Path) -> None:
-    stranger = Authority(tmp_path / "other").member("b")
+    stranger = Authority(tmp_path / "other", pool.keys.pool).member("b")
     believed = pool.flags
     assert believed is not None
     pool.flags = lambda name: flags(stranger) if name == "b" else believed(name)
@@ -207,7 +210,7 @@ async def test_certificates_renewed_in_place_are_used_without_a_restart(
     pool: SidecarPool, authority: Authority, tmp_path: Path
 ) -> None:
     await pool.start("a")
-    renewed = Authority(tmp_path / "renewed")
+    renewed = Authority(tmp_path / "renewed", pool.keys.pool)
     mine = authority.member("a")
     caller = renewed.member("b")
     assert await probed(caller, pool, "a") is Life.UNTRUSTED
@@ -257,7 +260,7 @@ async def lives(address: str) -> bool:
 async def test_certificate_files_that_do_not_fit_are_named_at_the_start(
     etcd: EtcdServer, pool_name: str, tmp_path: Path, authority: Authority
 ) -> None:
-    mixed = Identity(authority.member("a").cert, authority.member("b").key, authority.ca)
+    mixed = Identity(authority.member("a").cert, authority.member("b").key, authority.ca, authority.trust)
     async with commands(tmp_path) as running:
         code, told = await running.run(
             *("sidecar", "--member", "a", "--pool", pool_name, "--app", "127.0.0.1:1", "--etcd", etcd.endpoint),

@@ -9,9 +9,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from statesync.identity import kinds_of, speaks_for
+from statesync.identity import Trust
 from statesync.tls import BadTlsFiles, Identity, PeerTls, WrongName, trust_fault
-from tests.harness.certificates import Authority
+from tests.harness.certificates import TRUST, Authority
 from tests.harness.waiting import free_port
 
 
@@ -60,7 +60,7 @@ async def test_a_member_that_answers_in_place_of_another_is_told_from_it(tmp_pat
 async def test_certificates_of_another_authority_are_refused_by_both_sides(tmp_path: Path) -> None:
     pool, other = Authority(tmp_path / "pool"), Authority(tmp_path / "other")
     stranger = other.member("a")
-    misled = Identity(stranger.cert, stranger.key, pool.ca)
+    misled = Identity(stranger.cert, stranger.key, pool.ca, TRUST)
     for server, client in ((stranger, pool.member("b")), (pool.member("a"), misled)):
         async with serving(PeerTls(server)) as url:
             for _ in range(20):
@@ -115,9 +115,9 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     pool = Authority(tmp_path)
     a, b = pool.member("a"), pool.member("b")
     with pytest.raises(BadTlsFiles, match=r"b\.key .*cannot be used together"):
-        PeerTls(Identity(a.cert, b.key, pool.ca))
+        PeerTls(Identity(a.cert, b.key, pool.ca, TRUST))
     with pytest.raises(BadTlsFiles, match=r"gone\.pem: cannot be read"):
-        PeerTls(Identity(tmp_path / "gone.pem", a.key, pool.ca))
+        PeerTls(Identity(tmp_path / "gone.pem", a.key, pool.ca, TRUST))
 
 
 @pytest.mark.parametrize(
@@ -129,10 +129,37 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         (["https://understudy/cart/member/a"], False),
         (["aa", "spiffe://understudy/cart/member/ba"], False),
         ([], False),
+        (["spiffe://evil/cart/member/a"], False),
+        (["spiffe://understudy/other/member/a"], False),
+        (["spiffe://understudy.evil/cart/member/a"], False),
+        (["spiffe://evil/understudy/cart/member/a"], False),
+        (["spiffe://understudy/cart/extra/member/a"], False),
+        (["SPIFFE://understudy/cart/member/a"], False),
     ],
 )
 def test_whom_a_certificate_speaks_for(names: list[str], speaks: bool) -> None:
-    assert speaks_for(names, "member", "a") is speaks
+    assert TRUST.speaks_for(names, "member", "a") is speaks
+
+
+def test_another_trust_domain_counts_where_an_operator_names_it() -> None:
+    theirs = Trust("cart", "corp.example")
+    assert theirs.speaks_for(["spiffe://corp.example/cart/member/a"], "member", "a")
+    assert not theirs.speaks_for(["spiffe://understudy/cart/member/a"], "member", "a")
+
+
+def test_a_uri_is_nobodys_plain_name() -> None:
+    foreign = "spiffe://evil/cart/member/a"
+    assert not TRUST.speaks_for([foreign], "member", foreign)
+    assert TRUST.kinds_of([foreign], members={foreign}, controls={foreign}) == frozenset()
+
+
+async def test_a_member_of_another_pool_of_the_same_authority_is_not_the_one_looked_for(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    other = authority.issue("a", "URI:spiffe://understudy/other/member/a")
+    async with serving(PeerTls(other)) as url:
+        with pytest.raises(aiohttp.ClientError) as caught:
+            await ask(url, PeerTls(authority.member("b")).client("a"))
+    assert isinstance(trust_fault(caught.value), WrongName)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +171,10 @@ def test_whom_a_certificate_speaks_for(names: list[str], speaks: bool) -> None:
         (["spiffe://understudy/cart/node/a"], set()),
         (["spiffe://member/a"], set()),
         (["spiffe://understudy/cart/member/"], set()),
+        (["spiffe://understudy/cart/member/a/b"], set()),
+        (["spiffe://understudy/other/member/a"], set()),
+        (["spiffe://evil/cart/operator/anna"], set()),
+        (["spiffe://evil/understudy/cart/control/control-1"], set()),
         (["a"], {"member"}),
         (["control-1"], {"control"}),
         (["front-1"], set()),
@@ -151,4 +182,4 @@ def test_whom_a_certificate_speaks_for(names: list[str], speaks: bool) -> None:
     ],
 )
 def test_what_a_certificate_says_its_owner_is(names: list[str], kinds: set[str]) -> None:
-    assert kinds_of(names, members={"a"}, controls={"control-1"}) == kinds
+    assert TRUST.kinds_of(names, members={"a"}, controls={"control-1"}) == kinds

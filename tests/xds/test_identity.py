@@ -9,12 +9,15 @@ import grpc
 import grpc.aio
 import pytest
 
+from statesync.identity import Trust
 from tests.xds.client import ADS, Stream
 from xds import types
 from xds.ads import AdsServer
 from xds.cache import ResourceCache
-from xds.identity import ServerTls, refuse_other_nodes
+from xds.identity import Clients, ServerTls
 from xds.wire import Node
+
+CLIENTS = Clients(Trust("cart"))
 
 
 async def openssl(*arguments: str | Path) -> None:
@@ -73,7 +76,7 @@ async def secured(directory: Path) -> AsyncIterator[Secured]:
     cache = ResourceCache()
     cache.ready()
     tls = ServerTls(cert, key, authority.cert)
-    server = AdsServer(cache, identify=refuse_other_nodes)
+    server = AdsServer(cache, identify=CLIENTS.refuse_node)
     port = await server.start("127.0.0.1:0", tls.credentials())
     try:
         yield Secured(authority, tls, port)
@@ -119,16 +122,20 @@ async def test_certificates_are_renewed_without_a_restart(tmp_path: Path):
     [
         ("front-1", [b"front-1"], True),
         ("front-1", [b"other", b"front-1"], True),
-        ("front-1", [b"spiffe://cluster.local/ns/shop/node/front-1"], True),
-        ("front-1", [b"spiffe://cluster.local/ns/shop/sa/front-1"], False),
+        ("front-1", [b"spiffe://understudy/cart/node/front-1"], True),
+        ("front-1", [b"spiffe://understudy/cart/member/front-1"], False),
+        ("front-1", [b"spiffe://understudy/other/node/front-1"], False),
+        ("front-1", [b"spiffe://cluster.local/cart/node/front-1"], False),
+        ("front-1", [b"spiffe://cluster.local/ns/shop/node/front-1"], False),
+        ("spiffe://evil/x/node/y", [b"spiffe://evil/x/node/y"], False),
         ("front-1", [b"https://evil/node/front-1"], False),
         ("front-1", [b"front-10"], False),
         ("front-1", [], False),
         ("front-1", [b"\xff"], False),
         ("", [b""], False),
-        ("", [b"spiffe://cluster.local/ns/shop/node/"], False),
+        ("", [b"spiffe://understudy/cart/node/"], False),
     ],
 )
 def test_rule_27_which_names_speak_for_a_node(node: str, names: list[bytes], allowed: bool):
     context = {"x509_subject_alternative_name": names}
-    assert (refuse_other_nodes(Node(node), context) is None) is allowed
+    assert (CLIENTS.refuse_node(Node(node), context) is None) is allowed

@@ -10,7 +10,7 @@ from deploy.kubernetes.hardening import standard_faults
 from deploy.kubernetes.inventory import workloads
 from deploy.kubernetes.names import COMPONENT
 from deploy.kubernetes.references import faults
-from statesync.identity import speaks_for
+from statesync.identity import Trust
 from tests.deploy.kubernetes.conftest import OWN_ETCD, find, render
 from tests.deploy.kubernetes.test_render import kustomized, without_order
 
@@ -56,9 +56,10 @@ def test_each_part_has_the_name_that_others_ask_of_it(objects):
                 names[one.labels[COMPONENT]] = told["csi.cert-manager.io/uri-sans"].replace("${POD_NAME}", "pod-1")
 
     assert set(names) == {"control", "front", "operator"}
-    assert speaks_for([names["control"]], "control", "pod-1")
-    assert speaks_for([names["front"]], "node", "pod-1")
-    assert speaks_for([names["operator"]], "operator", "pod-1")
+    trust = Trust("cart")
+    assert trust.speaks_for([names["control"]], "control", "pod-1")
+    assert trust.speaks_for([names["front"]], "node", "pod-1")
+    assert trust.speaks_for([names["operator"]], "operator", "pod-1")
     control = find(objects, "StatefulSet", "control-cart")["spec"]["template"]["spec"]
     advertised = control["containers"][0]["args"][control["containers"][0]["args"].index("--advertise-grpc") + 1]
     (volume,) = [one for one in control["volumes"] if "csi" in one]

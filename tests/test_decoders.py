@@ -1,0 +1,271 @@
+"""No value in etcd, in a backup or in an answer ends a process: every decoder returns, or raises its one error."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from deploy.backup_file import BackupError, check
+from deploy.layout import Layout
+from deploy.reading import spans_of
+from statesync.beat import Answer, Beat
+from statesync.codec import PLAIN, SealedSessions, SessionKey, Unreadable, outline
+from statesync.etcd import Event, Kv
+from statesync.keys import PoolKeys, slot_in
+from statesync.mirror import MirrorBatch
+from statesync.pool import ControlServer, Failover, Intent, Lost, Member, Owner, Table
+from statesync.replica import Replica
+from statesync.request_log import RequestLog, decode_entries
+from statesync.sessions import Session
+from statesync.spec import PoolSpec, SpecError, parse_spec
+from statesync.state import PoolState
+from statesync.stored import MOST_DEPTH, read_json, read_object
+from xds.heartbeat import _boot_in
+from xds.liveness import LivenessBook, Rules
+from xds.observer import Observer
+from xds.plan import next_plan
+from xds.world import pool_view
+
+KEYS = PoolKeys("cart")
+SEALED = SealedSessions((SessionKey.of(b"k" * 32),))
+KEY = KEYS.session(3, "key")
+NAN, DEEP = b'{"epoch": NaN}', b"[" * 100_000 + b"]" * 100_000
+POISON = [
+    b"",
+    b"null",
+    b"[]",
+    b"7",
+    b"\xff\xfe",
+    b"\xef\xbb\xbf{}",
+    DEEP,
+    b'{"a":' * 50_000,
+    b'{"sealed":"a","sealed":["b"]}',
+    b'{"sealed":"' + b"a" * 5000 + b'"}\n',
+    b'{"sealed":{}}\nxxxxxxxxxxxxxxxxxxxxx',
+    b'{"epoch":1,"expires":1e400,"type":"t"}\n',
+    b'{"epoch":1,"expires":"soon","type":7}\n',
+    b'{"epoch":1,"expires":1,"type":"a\\r\\nb: c"}\n',
+    b'{"epoch":1,"expires":' + b"9" * 5000 + b',"type":"t"}\n',
+    b'{"epoch":1,"expires":1,"type":"t","answers":[["a","b",[],{}]]}\n',
+    b'[[["a"],{},"200"]]',
+    b'[{"a":1}]',
+    b'["abcd"]',
+    NAN,
+    b'{"active":["a"],"boot":{},"epoch":"x"}',
+    b'{"active":"\\ud800","boot":"b","epoch":1}',
+    b'{"active":"a","boot":"b","epoch":1,"since":1e300}',
+    b'{"active":"a","boot":"b","epoch":1,"since":' + b"9" * 400 + b"}",
+    b'{"member":"a","boot":"b","app":[],"peer":"p","weight":0}',
+    b'{"member":"a","boot":"b","app":"x","peer":"p","weight":-5}',
+    b'{"member":"a\\n\\u001b[31m","boot":"b","app":"x","peer":"p"}',
+    b'{"generation":1,"orders":[["a"]],"slots":[-1]}',
+    b'{"generation":1,"orders":[["a","a"]],"slots":[0]}',
+    b'{"generation":1,"orders":{"a":1},"slots":[0],"lost":[1]}',
+    b'{"generation":1,"orders":[["a"]],"slots":[0],"lost":{"a":[]}}',
+    b'{"pool":"cart","slots":[[[[1]]]]}',
+    b'{"pool":"cart",' + b",".join(b'"k%d":1' % n for n in range(2000)) + b"}",
+]
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = (
+    *("member", "boot", "app", "peer", "state", "weight", "active", "epoch", "phase", "since", "generation", "orders"),
+    *(
+        "slots",
+        "lost",
+        "sealed",
+        "type",
+        "expires",
+        "deleted",
+        "answers",
+        "pool",
+        "name",
+        "grpc",
+        "http",
+        "trace",
+        "to",
+    ),
+    *(
+        "source",
+        "cause",
+        "planned",
+        "epochs",
+        "started",
+        "claims",
+        "pulses",
+        "sent",
+        "clock",
+        "checks",
+        "members",
+        "tcp",
+    ),
+    *(
+        "offline",
+        "protocol",
+        "session_key",
+        "limits",
+        "traceparent",
+        "at",
+        "applied",
+        "until",
+        "header",
+        "spec",
+        "owner",
+    ),
+)
+fit_values = json_values | st.sampled_from(["UP", "stable", "cart", "a", 1, 0, [["a"]], [0], {"a": {}}, True, "tcp"])
+objects = st.dictionaries(st.sampled_from(FIELDS), fit_values, max_size=14).map(lambda raw: json.dumps(raw).encode())
+wild = (
+    st.binary(max_size=80) | json_values.map(lambda raw: json.dumps(raw).encode()) | objects | st.sampled_from(POISON)
+)
+
+
+def in_state(value: bytes) -> None:
+    """As the watch of a process brings it, under every prefix."""
+    state = PoolState(KEYS)
+    for key in all_keys():
+        state.apply(MirrorBatch(1, (Event("put", Kv(key, value, 1, 1, 0)),)))
+    state.read_owner(3, Kv(KEYS.owner(3), value, 1, 1, 0))
+
+
+def all_keys(of: str = "a") -> list[str]:
+    named = (KEYS.members, KEYS.admin, KEYS.site_intents, KEYS.controls, KEYS.failovers, KEYS.commits, KEYS.probes)
+    single = (KEYS.spec, KEYS.table, KEYS.leader, KEYS.secret, KEYS.encryption)
+    return [*(prefix + of for prefix in named), *single, KEYS.owner(3), KEYS.requests + f"{of}/b/1", KEY]
+
+
+def in_replica(value: bytes) -> None:
+    for codec in (PLAIN, SEALED):
+        replica = Replica(None, KEYS, codec)  # type: ignore[arg-type]
+        replica.hold(3)
+        replica.apply([Event("put", Kv(KEY, value, 5, 5, 0))])
+        assert (replica.session(3, "key") is None) == bool(replica.unreadable(3, "key"))
+
+
+def in_request_log(value: bytes) -> None:
+    log = RequestLog(KEYS, "a", "b")
+    log.apply([Event("put", Kv(KEYS.requests + "a/b/1", value, 5, 5, 0))], 0.0)
+    log.forget(100.0, 1.0, {})
+
+
+def in_control_server(value: bytes) -> None:
+    """Whatever was decoded, a control server can make its plan and Envoys' view of it."""
+    observer = Observer(KEYS, LivenessBook(Rules()))
+    good = PoolSpec(pool="cart", slots=4).encode()
+    observer.apply(MirrorBatch(1, (Event("put", Kv(KEYS.spec, good, 1, 1, 0)),)))
+    for number, key in enumerate(all_keys(), start=2):
+        if key != KEYS.spec:
+            observer.apply(MirrorBatch(number, (Event("put", Kv(key, value, number, number, 0)),)))
+    world = observer.world()
+    assert world is not None
+    pool_view(world)
+    next_plan(world, 1.0)
+
+
+DECODERS: dict[str, tuple[Callable[[bytes], Any], type[Exception] | tuple[()]]] = {
+    "json": (read_json, ValueError),
+    "object": (read_object, ValueError),
+    **{kind.__name__: (kind.decode, ValueError) for kind in (Member, Owner, Intent, Lost, Table, ControlServer)},
+    **{kind.__name__: (kind.decode, ValueError) for kind in (Failover, Beat, Answer)},
+    "spec": (PoolSpec.decode, SpecError),
+    "known spec": (PoolSpec.decode_known, SpecError),
+    "spec in YAML": (lambda value: parse_spec(value.decode(errors="replace"), where="f"), SpecError),
+    "session": (lambda value: Session.decode(value, 1), ValueError),
+    "plain session": (lambda value: PLAIN.decode(KEY, value, 1), Unreadable),
+    "sealed session": (lambda value: SEALED.decode(KEY, value, 1), Unreadable),
+    "outline": (lambda value: outline(value, 1), Unreadable),
+    "entries of requests": (decode_entries, ValueError),
+    "slot": (lambda value: slot_in(value.decode(errors="replace"), ""), ValueError),
+    "layout": (lambda value: Layout.decode(value.decode(errors="replace")), ValueError),
+    "boot in a probe's answer": (_boot_in, ()),
+    "state": (in_state, ()),
+    "replica": (in_replica, ()),
+    "request log": (in_request_log, ()),
+    "control server": (in_control_server, ()),
+}
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@given(value=wild)
+@settings(max_examples=25)
+def test_a_decoder_returns_or_raises_its_one_error(decoder: str, value: bytes) -> None:
+    survives(decoder, value)
+
+
+@pytest.mark.parametrize("value", POISON, ids=lambda value: repr(value[:30]))
+def test_a_decoder_returns_or_raises_its_one_error_for_known_poison(value: bytes) -> None:
+    for decoder in DECODERS:
+        survives(decoder, value)
+
+
+def survives(decoder: str, value: bytes) -> None:
+    decode, error = DECODERS[decoder]
+    try:
+        decode(value)
+    except error as told:
+        said = str(told)
+    else:
+        said = ""
+    assert len(said) < 10_000
+
+
+@pytest.mark.parametrize("value", POISON, ids=lambda value: repr(value[:30]))
+def test_a_backup_with_poison_is_damaged_and_nothing_else(value: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "backup"
+    header = b'{"understudy_backup":1,"pool":"cart","revision":1,"time":1,"version":"1","owners":0,"sessions":0}\n'
+    for content in (value, value + b"\n", header + value + b"\n", header + b'{"session":' + value + b"}\n"):
+        path.write_bytes(content)
+        with pytest.raises(BackupError):
+            check(path)
+
+
+@given(json_values | st.fixed_dictionaries({"spans": json_values}))
+def test_spans_of_a_control_server_are_spans_or_left_out(answer: Any) -> None:
+    for span in spans_of(answer):
+        assert isinstance(span.start_ns, int)
+
+
+@given(st.text(max_size=12))
+@example("-0001/x")
+@example("\u0660" * 5 + "/x")
+@example("1_000/x")
+@example("99999/x")
+@example("00001x")
+def test_a_key_names_a_slot_of_five_digits_or_none(rest: str) -> None:
+    try:
+        slot = slot_in(KEYS.sessions + rest, KEYS.sessions)
+    except ValueError:
+        return
+    assert rest.partition("/")[0] == f"{slot:05d}"
+
+
+def test_depth_does_not_depend_on_who_reads() -> None:
+    fine, deep = (b"[" * depth + b"]" * depth for depth in (MOST_DEPTH, MOST_DEPTH + 1))
+    assert read_json(fine)
+    with pytest.raises(ValueError, match="levels"):
+        read_json(deep)
+
+
+@pytest.mark.parametrize("key", ["\udcff", "00003", "00003/", "-0003/x", "x/y", "99999/x"])
+def test_a_replica_passes_over_keys_that_are_none(key: str) -> None:
+    replica = Replica(None, KEYS)  # type: ignore[arg-type]
+    replica.hold(3)
+    value = Session("text/plain", b"", 1, 1).encode()
+
+    replica.apply([Event("put", Kv(KEYS.sessions + key, value, 5, 5, 0)), Event("put", Kv(KEY, value, 5, 5, 0))])
+
+    assert set(replica.sessions_of(3)) == {"key"}
+
+
+def test_a_record_under_another_name_is_not_taken() -> None:
+    state = PoolState(KEYS)
+    record = Member("cart-1", "boot", "127.0.0.1:1", "127.0.0.1:2").encode()
+    state.apply(MirrorBatch(1, (Event("put", Kv(KEYS.member("cart-2"), record, 1, 1, 0)),)))
+    assert not state.members
+    assert KEYS.member("cart-2") in state.faults
