@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from statesync.etcd import EtcdClient, Get, Kv, ModRevision, Put
 from statesync.keys import PoolKeys
 from statesync.sessions import Session
-from statesync.stored import read_object, typed
+from statesync.stored import brief, read_object, typed
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -222,7 +222,7 @@ def _key_id_in(kv: Kv) -> str:
     key_id = kv.value.decode("ascii", "replace")
     if _KEY_ID.fullmatch(key_id):
         return key_id
-    logger.error("what stands at %s is no id of a key, and counts for nothing", kv.key)
+    logger.error("what stands at %s is no id of a key, and counts for nothing", brief(kv.key))
     return ""
 
 

@@ -169,7 +169,7 @@ class Replica:
             try:
                 kept = self._slots.get(slot_in(full, prefix))
             except ValueError as error:
-                logger.warning("%s is no session: %s", brief(full), error)
+                logger.warning("%s is no session: %s", brief(full), brief(str(error)))
                 continue
             if kept is None or event.kv.mod_revision <= kept.copied:
                 continue

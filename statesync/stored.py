@@ -78,7 +78,8 @@ def made_of(cls: type[T], raw: object) -> T:
 
 
 def brief(text: str) -> str:
-    """``text``, cut where it is too long for a log line."""
+    """``text`` for a log line: cut where it is too long, and bytes that are no UTF-8 (surrogates) as escapes."""
+    text = text.encode(errors="backslashreplace").decode()
     return text if len(text) <= TOLD_MOST else f"{text[:TOLD_MOST]}... ({len(text)} characters)"
 
 
