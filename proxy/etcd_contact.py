@@ -5,6 +5,8 @@ for this member that another one which does not reach etcd must be cut off alone
 find it again before others: a member that has just found it knows from its own pause how long to wait for them.
 """
 
+from collections import deque
+
 LATE = 0.5
 """Seconds after which a look that is not answered counts as a pause of etcd."""
 GRACE = 5.0
@@ -16,12 +18,19 @@ double, so that another member may be as late as the pause was long.
 """
 
 
+LOOKS_KEPT = 8
+"""Answered looks by which it is judged how long etcd usually takes to answer this member: those of three seconds."""
+SLOW_MOST = 1.0
+"""Seconds that one look counts for at the most, so that an outage that is over does not make etcd look slow."""
+
+
 class EtcdContact:
     """The looks of one member. All methods take the time, and none of them looks at a clock."""
 
     def __init__(self) -> None:
         self._unanswered_since: float | None = None
         self._steady_from: float | None = None
+        self._took: deque[float] = deque(maxlen=LOOKS_KEPT)
 
     def sent(self, now: float) -> None:
         """A look is sent. One that fails is not answered: silence is counted from when the first of them was sent."""
@@ -31,6 +40,7 @@ class EtcdContact:
     def answered(self, now: float) -> None:
         """The look under way is answered."""
         pause = self.silent_for(now)
+        self._took.append(min(pause, SLOW_MOST))
         if self._steady_from is None:
             self._steady_from = now + GRACE
         elif pause > LATE:
@@ -40,6 +50,11 @@ class EtcdContact:
     def silent_for(self, now: float) -> float:
         """Seconds since the first of the looks was sent that were not answered; 0 if none waits."""
         return 0.0 if self._unanswered_since is None else now - self._unanswered_since
+
+    @property
+    def slowest(self) -> float:
+        """Seconds that the slowest of the last looks took: a member whose way to etcd is slow is not cut off."""
+        return max(self._took, default=0.0)
 
     def steady(self, now: float) -> bool:
         """Whether another member that does not reach etcd may be held for cut off alone."""

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 LOOK = 0.05
 SUSPECT_AFTER = 0.4
 """Seconds without an answer from etcd after which the peers are asked; usually it answers within milliseconds."""
+SLOWER_BY = 2.0
+"""Times the slowest of the last answers that etcd may take, where that is longer."""
 CONFIRM = 0.3
 """Seconds that etcd has left to answer after a peer has said that it reaches it."""
 OTHERS = 0.05
@@ -71,7 +73,8 @@ class StepDown:
 
     def _suspicious(self) -> bool:
         context = self._context
-        usual = patience(SUSPECT_AFTER, context.stall.worst, context.liveness.load_cap_ms / 1000)
+        expected = max(SUSPECT_AFTER, SLOWER_BY * context.contact.slowest)
+        usual = patience(expected, context.stall.worst, context.liveness.load_cap_ms / 1000)
         return context.contact.silent_for(time.monotonic()) >= usual
 
     def _has_something(self) -> bool:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.etcd_contact import GRACE, LATE, EtcdContact
+from proxy.etcd_contact import GRACE, LATE, LOOKS_KEPT, SLOW_MOST, EtcdContact
 
 INTERVAL = 0.4
 
@@ -52,3 +52,16 @@ def test_silence_is_counted_from_the_first_look_that_was_not_answered() -> None:
     assert contact.silent_for(12.0) == 1.0
     contact.answered(12.0)
     assert contact.silent_for(12.1) == 0.0
+
+
+def test_how_long_etcd_usually_takes_is_known_from_the_last_looks() -> None:
+    contact = EtcdContact()
+    assert contact.slowest == 0.0
+    for number in range(LOOKS_KEPT):
+        contact.sent(number)
+        contact.answered(number + (0.6 if number == 0 else 0.1))
+    assert contact.slowest == pytest.approx(0.6)
+    contact.sent(50.0)
+    contact.answered(62.0)  # an outage that is over
+    assert contact.slowest == SLOW_MOST
+    assert looked(contact, 63.0, 63.0 + LOOKS_KEPT * INTERVAL).slowest == pytest.approx(0.01)

@@ -63,7 +63,7 @@ async def test_a_session_that_is_made_while_its_member_still_claims_its_slots_wa
     async with cable_to(etcd.endpoint) as cable:
         await pool.start("a")
         await pool.start("b", etcd=cable.address)
-        cable.delay = 0.3
+        cable.delay = 0.2
         await pool.settle(*SHARED)
 
         made = await asyncio.gather(*(pool.call("b", "POST", "", "x") for _ in range(8)))
