@@ -126,7 +126,7 @@ class Clients:
         ops = await asyncio.gather(
             *(self._carry_out(session, _Wish(Kind.READ), 99, via=member) for session in self.sessions)
         )
-        return [op.session for op in ops if op.outcome is not Outcome.OK]
+        return [op.line() for op in ops if op.outcome is not Outcome.OK]
 
     async def write_all(self) -> list[str]:
         """Write to every session with all the patience there is; returns those that took nothing."""

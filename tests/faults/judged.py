@@ -5,10 +5,13 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 
+import aiohttp
+
 from tests.faults.checker import check
 from tests.faults.clients import Clients
 from tests.faults.history import FaultWindow, History
 from tests.faults.pool import FaultPool
+from tests.harness.waiting import until
 
 
 @contextlib.asynccontextmanager
@@ -24,15 +27,26 @@ async def judged_clients(pool: FaultPool) -> AsyncIterator[History]:
     finally:
         crowd.stopping = True
         await working
+    for name in pool.names:
+        await until(lambda name=name: _begun(pool, name), 60, f"{name} has begun")
     assert await crowd.write_all() == []
     for name in pool.names:
-        assert await crowd.read_all(name) == []
+        unread = await crowd.read_all(name)
+        assert not unread, "\n".join(unread)
     history.faults.append(FaultWindow("what the story does", tuple(pool.names), begin, time.monotonic()))
     history.owners = list(pool.owner_changes)
     violations = await asyncio.to_thread(check, history, takeover=pool.spec.takeover)
     if violations:
         history.dump(pool.home / "history.jsonl")
     assert "\n".join(map(str, violations)) == ""
+
+
+async def _begun(pool: FaultPool, name: str) -> bool:
+    """Whether a member that was started again takes calls."""
+    try:
+        return (await pool.status(name))["state"] != "INIT"
+    except (aiohttp.ClientError, TimeoutError):
+        return False
 
 
 class Caller:
