@@ -5,6 +5,7 @@ again. So a stream without an answer for :data:`~statesync.beat.STREAM_SILENCE` 
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection
@@ -153,11 +154,9 @@ class HeartbeatClient:
             due.clear()
             async with asyncio.timeout(STREAM_SILENCE):
                 await stream.write(self._beat().encode())
-            try:
+            with contextlib.suppress(TimeoutError):  # nothing happened that hurries: the next beat is due
                 async with asyncio.timeout(BEAT_INTERVAL):
                     await due.wait()
-            except TimeoutError:
-                pass
             now = time.monotonic()
             if now - turn >= STOOD_STILL:
                 hearing.at = max(hearing.at, now)

@@ -62,13 +62,11 @@ class ReadDeadline:
         return await self._look_until(lambda: self._sent >= since, patience)
 
     async def _look_until(self, enough: Callable[[], bool], patience: float) -> bool:
-        try:
+        with contextlib.suppress(TimeoutError):  # the answer is then whether it is enough so far
             async with asyncio.timeout(patience):
                 while not enough() and not self._alone:
                     self._wanted.set()
                     await self._renewed.wait()
-        except TimeoutError:
-            pass
         return enough()
 
     @property

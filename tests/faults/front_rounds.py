@@ -123,7 +123,6 @@ async def play(pool: FrontPool, seed: str, seconds: float, faults: list[str]) ->
     await asyncio.gather(*(crowd.ask(key, Kind.CREATE, 99) for key in crowd.keys))
     working = asyncio.create_task(crowd.run(16, 0.15))
     await nemesis.run(seconds)
-    await asyncio.sleep(2.0)
     crowd.stopping = True
     await working
     violations: list[Violation] = []
