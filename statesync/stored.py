@@ -33,7 +33,8 @@ def read_json(value: bytes | str) -> Any:  # noqa: ANN401 - whatever the JSON ho
         document = _DECODER.decode(text)
     except RecursionError:
         raise _too_deep() from None
-    _refuse_depth(document)
+    if text.count("[") + text.count("{") > MOST_DEPTH:  # else it cannot be that deep, which is quicker to know
+        _refuse_depth(document)
     return document
 
 
@@ -51,13 +52,14 @@ def typed(name: str, kind: Any, value: object) -> Any:  # noqa: ANN401 - ``kind`
     ``kind`` is ``str``, ``int``, ``float`` (seconds), ``bool``, a ``StrEnum``, or a tuple of any number of one of
     these. Values of all other kinds are returned as they are: whoever declares such a field checks it.
     """
-    if get_origin(kind) is tuple and get_args(kind)[1:] == (...,):
-        if not isinstance(value, list | tuple):
-            raise ValueError(f"{name}: expected a list, got {type(value).__name__}")
-        return tuple(typed(name, get_args(kind)[0], item) for item in value)
-    if isinstance(kind, type) and issubclass(kind, StrEnum):
-        kind = str  # the enum itself refuses texts that it does not know
     fits = _FITS.get(kind)
+    if fits is None:
+        if get_origin(kind) is tuple and get_args(kind)[1:] == (...,):
+            if not isinstance(value, list | tuple):
+                raise ValueError(f"{name}: expected a list, got {type(value).__name__}")
+            return tuple(typed(name, get_args(kind)[0], item) for item in value)
+        if isinstance(kind, type) and issubclass(kind, StrEnum):
+            kind, fits = str, is_text  # the enum itself refuses texts that it does not know
     if fits is not None and not fits(value):
         raise ValueError(
             f"{name}: expected {_NAMES[kind]}, got {brief(repr(value)) if value else type(value).__name__}"
