@@ -190,18 +190,13 @@ class PeerClient:
                 break
             began = time.monotonic()
             try:
-                async with self._http.get(
-                    f"{self._scheme}://{peer.address}{PROBE_PATH}",
-                    ssl=self._ssl(peer),
-                    timeout=aiohttp.ClientTimeout(total=most),
-                ) as answer:
-                    if answer.status == HTTPStatus.FORBIDDEN:
-                        logger.warning("%s does not take this process for one of the pool", peer.member)
-                        return Life.UNTRUSTED
-                    said = await answer.json()
-                    if boot not in (None, said.get("boot")):
-                        return Life.REPLACED
-                    return Life.ALIVE if said.get("serving", True) else Life.CUT_OFF
+                status, said = await self._ask_once(peer, most)
+                if status == HTTPStatus.FORBIDDEN:
+                    logger.warning("%s does not take this process for one of the pool", peer.member)
+                    return Life.UNTRUSTED
+                if boot not in (None, said.get("boot")):
+                    return Life.REPLACED
+                return Life.ALIVE if said.get("serving", True) else Life.CUT_OFF
             except (aiohttp.ClientError, TimeoutError, ValueError) as error:
                 certain = _certain(peer, error)
                 if certain is not None:
@@ -214,16 +209,28 @@ class PeerClient:
     async def clock(self, peer: Peer) -> int | None:
         """The wall clock of a peer's machine in ms; None if it does not say."""
         try:
-            async with self._http.get(
-                f"{self._scheme}://{peer.address}{PROBE_PATH}",
-                ssl=self._ssl(peer),
-                timeout=aiohttp.ClientTimeout(total=CALL_TIMEOUT),
-            ) as answer:
-                said = await answer.json()
-                clock = said.get("clock") if isinstance(said, dict) else None
-                return clock if type(clock) is int else None
+            _, said = await self._ask_once(peer, CALL_TIMEOUT)
         except (aiohttp.ClientError, TimeoutError, ValueError):
             return None
+        clock = said.get("clock")
+        return clock if type(clock) is int else None
+
+    async def _ask_once(self, peer: Peer, timeout: float) -> tuple[int, dict[str, Any]]:
+        """Ask a peer's probe once: the status and the JSON object of its answer, an empty one if it refused us.
+
+        Raises:
+            aiohttp.ClientError, TimeoutError: no answer came.
+            ValueError: the answer is no JSON object.
+        """
+        async with self._http.get(
+            f"{self._scheme}://{peer.address}{PROBE_PATH}",
+            ssl=self._ssl(peer),
+            timeout=aiohttp.ClientTimeout(total=timeout),
+        ) as answer:
+            said = {} if answer.status == HTTPStatus.FORBIDDEN else await answer.json()
+        if not isinstance(said, dict):
+            raise ValueError(f"{peer.member} answered no JSON object")  # noqa: TRY004 - wrong input, no wrong call
+        return answer.status, said
 
     def _ssl(self, peer: Peer) -> ssl.SSLContext | bool:
         return self._tls.client(peer.member) if self._tls else True

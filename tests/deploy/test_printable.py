@@ -61,7 +61,8 @@ def test_a_log_record_is_one_line_and_its_traceback_is_indented() -> None:
     out = io.StringIO()
     handler = logging.StreamHandler(out)
     handler.setFormatter(LogFormatter())
-    logger = logging.Logger("tests.printable")  # apart from the others: pytest's reports cannot carry a surrogate
+    logger = logging.getLogger("tests.printable")
+    logger.propagate = False  # pytest keeps what reaches the root logger, and its reports cannot carry a surrogate
     logger.addHandler(handler)
 
     logger.warning("member %s", HOSTILE)
