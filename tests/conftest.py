@@ -1,14 +1,16 @@
 """Fixtures for all tests: etcd, shared by the tests of one worker or private to a test, and a pool name of its own."""
 
 import os
+import sys
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
 from hypothesis import settings
 
 from statesync.etcd import EtcdClient
+from tests.harness import forkserver
 from tests.harness.etcd import EtcdServer, running_etcd
 
 # Machines are shared: how long an example takes says nothing about the code.
@@ -23,6 +25,31 @@ def pytest_xdist_auto_num_workers() -> int | None:
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None  # xdist reads it itself
     return max(3, len(os.sched_getaffinity(0)))
+
+
+def pytest_collection_finish() -> None:
+    """Have the fork server load while there is still something else to do, if a module with tests has use for it."""
+    if any(
+        vars(module).get("forked") is forkserver.forked
+        for module in list(sys.modules.values())
+        if module is not forkserver
+    ):
+        forkserver.start()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """Begin when it has: it is not to take time from a test."""
+    forkserver.ready()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forked_local_pools(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Local pools that a test runs within its own process have their programs from the fork server."""
+    with pytest.MonkeyPatch.context() as patch:
+        if hasattr(request.module, "LocalPool"):
+            patch.setattr("deploy.processes.tethered", forkserver.forked_program)
+        yield
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
