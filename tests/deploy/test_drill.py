@@ -145,7 +145,7 @@ class Running:
 
     async def start(self, *arguments: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "deploy.cli", "drill", *arguments, "-o", "json"),
+            *forked([sys.executable, "-m", "deploy.cli", "drill", *arguments, "-o", "json"]),
             cwd=ROOT,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

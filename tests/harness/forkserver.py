@@ -9,6 +9,7 @@ ends with the test process. A command that a fork cannot stand for is started in
 
 import contextlib
 import ctypes
+import itertools
 import json
 import os
 import socket
@@ -112,6 +113,10 @@ def _fitting(command: Sequence[str], env: Mapping[str, str] | None) -> dict[str,
     if [Path(command[0]).name, *command[1:3]] == ["ip", "netns", "exec"]:
         namespace, command = str(_NETNS / command[3]), command[4:]
     environment = {**(os.environ if env is None else env)}
+    if command[0] == "/usr/bin/env":
+        variables = list(itertools.takewhile(lambda word: "=" in word, command[1:]))
+        environment.update(variable.split("=", 1) for variable in variables)
+        command = command[1 + len(variables) :]
     # Every process of the tests finds our packages, with that path or without.
     path = environment.get("PYTHONPATH", str(ROOT))
     if path != str(ROOT) or _at_start(environment) != _at_start(os.environ):
