@@ -1,9 +1,7 @@
-"""The commands that look into a pool, and ``apply``, which tells it what it should be."""
+"""The commands that look into a pool."""
 
 import asyncio
-import os
 import time
-from pathlib import Path
 from typing import Any
 
 import click
@@ -19,41 +17,12 @@ from deploy.options import (
     output_option,
     pool_option,
     show,
-    spec_file_option,
     tls_options,
 )
 from deploy.printable import printable_view
 
 SPANS_COME = 5.0
 """Seconds within which a failover's spans are with the control servers; its record in etcd comes first."""
-
-
-@click.command(
-    epilog=examples(
-        "understudy apply -f pool.yaml",
-        "understudy apply -f pool.yaml --etcd etcd-0:2379,etcd-1:2379,etcd-2:2379",
-    )
-)
-@spec_file_option()
-@etcd_options
-def apply(spec_file: Path, etcd: EtcdOptions) -> None:
-    """Check a pool spec and put it into etcd.
-
-    A spec with any fault, or one that contradicts the running pool, changes nothing.
-    """
-    from deploy.applying import apply_spec
-    from deploy.layout import read_layout, state_directory
-    from deploy.reading import connect
-    from statesync.spec import load_spec
-
-    spec = load_spec(spec_file)
-    settings = etcd.settings(read_layout(state_directory(os.environ)))
-
-    async def run() -> str:
-        async with connect(settings) as client:
-            return await apply_spec(client, spec)
-
-    click.echo(f"pool {spec.pool}: {asyncio.run(run())}")
 
 
 @click.command(
