@@ -35,6 +35,7 @@ SECTIONS = {
     },
     "Operate": {
         "apply": ("deploy.commands_apply", "Check a pool spec and put it into etcd."),
+        "schema": ("deploy.commands_schema", "The JSON schema of pool specs, for editors."),
         "pools": ("deploy.commands_pools", "List the pools in etcd; delete one."),
         "drain": ("deploy.commands_admin", "Take a member out of service; no request fails."),
         "undrain": ("deploy.commands_admin", "Bring it back."),
