@@ -89,9 +89,9 @@ def delete(name: str, yes: bool, force: bool, etcd: EtcdOptions) -> None:
     if not yes:
         _confirm(name, settings)
     deleted, left = asyncio.run(_delete(settings, name))
-    say(f"deleted pool {name}: {deleted} keys")
+    say(f"deleted pool {name}: {_counted(deleted, 'key')}")
     if left:
-        raise DeployError(f"{left} keys of pool {name} were written meanwhile: stop what writes them, and try again")
+        raise DeployError(f"pool {name} has {_counted(left, 'key')} again: stop what writes there, and try again")
 
 
 def _confirm(name: str, etcd: "EtcdSettings") -> None:
@@ -124,10 +124,11 @@ async def _delete(etcd: "EtcdSettings", name: str) -> tuple[int, int]:
 def _content(stock: "Stock") -> str:
     """What would be deleted, in words."""
     spec = (f"its spec ({stock.slots} slots)" if stock.slots else "its spec") if stock.made else "no spec"
-    parts = [spec, f"{stock.owners} owner records", f"{stock.sessions} sessions"]
-    parts += [f"{len(names)} running {what}" for names, what in _running(stock) if names]
-    return f"{', '.join(parts)}; {stock.keys} keys in all"
+    parts = [spec, _counted(stock.owners, "owner record"), _counted(stock.sessions, "session")]
+    running = ((stock.members, "running member"), (stock.controls, "running control server"))
+    parts += [_counted(len(names), what) for names, what in running if names]
+    return f"{', '.join(parts)}; {_counted(stock.keys, 'key')} in all"
 
 
-def _running(stock: "Stock") -> list[tuple[tuple[str, ...], str]]:
-    return [(stock.members, "members"), (stock.controls, "control servers")]
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -43,7 +43,12 @@ async def pool_names(client: EtcdClient) -> list[str]:
 
 async def pools_with_spec(client: EtcdClient) -> list[str]:
     """The names of the pools that were made, in order. Raises as :func:`pool_names`."""
-    return [name for name in await pool_names(client) if await client.get(PoolKeys(name).spec) is not None]
+    return [name for name in await pool_names(client) if await _has_spec(client, name)]
+
+
+async def _has_spec(client: EtcdClient, pool: str) -> bool:
+    spec = PoolKeys(pool).spec
+    return bool((await client.range(KeyRange(spec, f"{spec}\0"), limit=1, keys_only=True)).kvs)
 
 
 def nearest(pool: str, others: Sequence[str]) -> str:

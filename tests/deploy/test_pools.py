@@ -210,4 +210,4 @@ async def test_what_is_written_behind_the_back_of_a_deletion_is_told(understudy,
 
     monkeypatch.setattr(deploy.pools, "delete_pool", with_a_late_writer)
     refused = await asyncio.to_thread(understudy, "pools", "delete", made.pool, "--yes")
-    assert (refused.exit_code, "1 keys of pool" in refused.stderr) == (2, True)
+    assert (refused.exit_code, "has 1 key again: stop what writes there" in refused.stderr) == (2, True)
