@@ -29,7 +29,7 @@ async def run_up(settings: LocalSettings) -> int:
     """Run the pool until SIGINT or SIGTERM; returns the exit code. Raises ``DeployError`` when it cannot start."""
     console = Terminal()
     async with stop_signal() as stopping:
-        pool = LocalPool(settings, say=lambda what: console.print(f"starting {what} ..."))
+        pool = LocalPool(settings, say=console.print)
         starting = asyncio.create_task(pool.__aenter__())
         ended = asyncio.create_task(stopping.wait())
         await asyncio.wait({starting, ended}, return_when=asyncio.FIRST_COMPLETED)
