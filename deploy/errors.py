@@ -38,6 +38,14 @@ class StartError(DeployError):
         self.log = log
 
 
+class NotReadyError(StartError):
+    """A process runs, but did not become ready in time. ``refused``: it answered, and said no."""
+
+    def __init__(self, name: str, detail: str, log: str, *, refused: bool = False) -> None:
+        super().__init__(name, detail, log)
+        self.refused = refused
+
+
 class AlreadyRunningError(DeployError):
     """Another pool runs in the same state directory."""
 
