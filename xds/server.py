@@ -49,6 +49,7 @@ from xds.identity import Clients, ServerTls
 from xds.measure import Delivery
 from xds.metrics import XdsMetrics
 from xds.pauses import collecting_when_calm
+from xds.stream_quota import HTTP2_LIMIT
 from xds.terms import Pace
 
 logger = logging.getLogger(__name__)
@@ -179,7 +180,7 @@ async def _serve(
         confirm_fresh=controller.confirm_fresh,
         identify=clients.refuse_node if clients else None,
     )
-    metrics = XdsMetrics(cache, lambda: ads.streams)
+    metrics = XdsMetrics(cache, lambda: ads.streams, lambda: ads.quota.refused + controller.heartbeat.quota.refused)
     telemetry.on_span = PhaseMetrics(metrics.registry, settings.pool).recorded
     SpanMetrics(metrics.registry, lambda: telemetry.counts, lambda: store.dropped)
     cache.on_push = metrics.pushed
@@ -242,6 +243,7 @@ def _grpc_server(settings: ControlSettings) -> tuple[grpc.aio.Server, int]:
         options=[
             *TAKE_ALL,
             *KEEPALIVE,
+            *HTTP2_LIMIT,
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", MOST_RECEIVED),
         ]
