@@ -27,6 +27,7 @@ from statesync.http_port import serve
 from statesync.identity import Trust, is_loopback
 from statesync.keys import PoolKeys
 from statesync.pool import ControlServer
+from statesync.secret_files import TooOpen, fault_of
 from statesync.settings import START_PATIENCE, EtcdMissing, EtcdSettings, await_etcd
 from statesync.spec import Timeouts
 from statesync.tls import BadTlsFiles, Identity, PeerTls
@@ -263,7 +264,7 @@ def _credentials(settings: ControlSettings) -> grpc.ServerCredentials | None:
     try:
         return settings.serve_tls.credentials()
     except OSError as error:
-        raise StartError(f"{error.filename}: cannot be read: {error.strerror}") from None
+        raise StartError(fault_of(error)) from None
 
 
 def _require_private(settings: ControlSettings, option: str, address: str) -> None:
@@ -353,6 +354,8 @@ async def _etcd(settings: ControlSettings, stop: asyncio.Event) -> AsyncIterator
     reach = EtcdSettings(settings.etcd, settings.tls, settings.username, settings.password)
     try:
         client = reach.client()
+    except TooOpen as error:
+        raise StartError(fault_of(error)) from None
     except (ValueError, OSError) as error:
         raise StartError(f"--etcd {','.join(settings.etcd)}: {error}") from None
     async with client:
