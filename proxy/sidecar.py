@@ -61,6 +61,7 @@ from statesync.pools import PoolWatch
 from statesync.pulse import Pulses
 from statesync.replica import Replica
 from statesync.request_log import RequestLog
+from statesync.secret_files import TooOpen, fault_of
 from statesync.settings import EtcdMissing, EtcdSettings, await_etcd
 from statesync.spec import CheckSpec
 from statesync.spec_tcp import Tcp
@@ -288,6 +289,8 @@ def _open_health_port(stack: contextlib.AsyncExitStack, sidecar: Sidecar) -> str
 def _etcd(settings: EtcdSettings) -> EtcdClient:
     try:
         return settings.client()
+    except TooOpen as error:
+        raise CannotStart(fault_of(error)) from None
     except (OSError, ValueError) as error:
         raise CannotStart(f"--etcd {','.join(settings.endpoints)}: {error}") from None
 

@@ -34,6 +34,7 @@ from telemetry.intake import Intake
 from telemetry.receiver_http import OPENED, otlp_application
 from telemetry.store import SpanStore
 from tests.deploy.injection.harness import PLAIN
+from tests.harness.secrets import write_secret
 from xds.admin import Admin
 
 ROOT = Path(__file__).parents[1]
@@ -53,8 +54,7 @@ def session_side(path: Path) -> web.Application:
 
 
 def tokens(path: Path) -> SessionTokens:
-    (path / "tokens").write_text(TOKEN)
-    return SessionTokens(path / "tokens")
+    return SessionTokens(write_secret(path / "tokens", TOKEN))
 
 
 def without_tokens(drain: MagicMock) -> web.Application:

@@ -28,6 +28,7 @@ from statesync.identity import Trust, is_loopback
 from statesync.keys import PoolKeys
 from statesync.pool import ControlServer
 from statesync.pools import PoolWatch
+from statesync.secret_files import TooOpen, fault_of
 from statesync.settings import START_PATIENCE, EtcdMissing, EtcdSettings, await_etcd
 from statesync.spec import Timeouts
 from statesync.tls import BadTlsFiles, Identity, PeerTls
@@ -50,6 +51,7 @@ from xds.identity import Clients, ServerTls
 from xds.measure import Delivery
 from xds.metrics import XdsMetrics
 from xds.pauses import collecting_when_calm
+from xds.stream_quota import HTTP2_LIMIT
 from xds.terms import Pace
 
 logger = logging.getLogger(__name__)
@@ -180,7 +182,7 @@ async def _serve(
         confirm_fresh=controller.confirm_fresh,
         identify=clients.refuse_node if clients else None,
     )
-    metrics = XdsMetrics(cache, lambda: ads.streams)
+    metrics = XdsMetrics(cache, lambda: ads.streams, lambda: ads.quota.refused + controller.heartbeat.quota.refused)
     telemetry.on_span = PhaseMetrics(metrics.registry, settings.pool).recorded
     SpanMetrics(metrics.registry, lambda: telemetry.counts, lambda: store.dropped)
     cache.on_push = metrics.pushed
@@ -244,6 +246,7 @@ def _grpc_server(settings: ControlSettings) -> tuple[grpc.aio.Server, int]:
         options=[
             *TAKE_ALL,
             *KEEPALIVE,
+            *HTTP2_LIMIT,
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", MOST_RECEIVED),
         ]
@@ -263,7 +266,7 @@ def _credentials(settings: ControlSettings) -> grpc.ServerCredentials | None:
     try:
         return settings.serve_tls.credentials()
     except OSError as error:
-        raise StartError(f"{error.filename}: cannot be read: {error.strerror}") from None
+        raise StartError(fault_of(error)) from None
 
 
 def _require_private(settings: ControlSettings, option: str, address: str) -> None:
@@ -353,6 +356,8 @@ async def _etcd(settings: ControlSettings, stop: asyncio.Event) -> AsyncIterator
     reach = EtcdSettings(settings.etcd, settings.tls, settings.username, settings.password)
     try:
         client = reach.client()
+    except TooOpen as error:
+        raise StartError(fault_of(error)) from None
     except (ValueError, OSError) as error:
         raise StartError(f"--etcd {','.join(settings.etcd)}: {error}") from None
     async with client:
