@@ -22,7 +22,7 @@ import grpc
 from aiohttp import web
 
 from statesync.addresses import split_address
-from statesync.etcd import EtcdClient, TlsFiles
+from statesync.etcd import EtcdClient, EtcdError, TlsFiles
 from statesync.http_port import serve
 from statesync.identity import Trust, is_loopback
 from statesync.keys import PoolKeys
@@ -48,6 +48,7 @@ from xds.fronts import Fronts, listen_of
 from xds.identity import Clients, ServerTls
 from xds.measure import Delivery
 from xds.metrics import XdsMetrics
+from xds.name_check import holder_of_name
 from xds.pauses import collecting_when_calm
 from xds.terms import Pace
 
@@ -142,6 +143,7 @@ async def serve_until(settings: ControlSettings, stop: asyncio.Event) -> None:
             settings.advertise_http or _reachable(settings.http, listener.getsockname()[1]),
             service_version(),
         )
+        await _require_own_name(client, PoolKeys(settings.pool), record)
         await _serve(settings, stop, server, listener, store=store, client=client, telemetry=telemetry, record=record)
 
 
@@ -290,6 +292,19 @@ def _peer_tls(tls: ServerTls, trust: Trust) -> PeerTls:
         return PeerTls(Identity(tls.cert, tls.key, tls.ca, trust))
     except BadTlsFiles as error:
         raise StartError(str(error)) from None
+
+
+async def _require_own_name(client: EtcdClient, keys: PoolKeys, record: ControlServer) -> None:
+    try:
+        holder = await holder_of_name(client, keys, record)
+    except EtcdError as error:
+        logger.warning("etcd does not tell whether another control server is named %s: %s", record.name, error)
+        return
+    if holder:
+        raise StartError(
+            f"--name {record.name}: another control server of pool {keys.pool} has this name and answers ({holder}). "
+            "Stop it, or give this one another name"
+        )
 
 
 @contextlib.contextmanager
