@@ -30,6 +30,7 @@ from statesync.pool import ControlServer
 from statesync.settings import START_PATIENCE, EtcdMissing, EtcdSettings, await_etcd
 from statesync.spec import Timeouts
 from statesync.tls import BadTlsFiles, Identity, PeerTls
+from telemetry.front_tally import FrontTally
 from telemetry.intake import Intake
 from telemetry.names import POOL, SERVICE_CONTROL
 from telemetry.phase_metrics import PhaseMetrics, expose
@@ -50,6 +51,7 @@ from xds.measure import Delivery
 from xds.metrics import XdsMetrics
 from xds.name_check import holder_of_name
 from xds.pauses import collecting_when_calm
+from xds.pool_metrics import PoolMetrics
 from xds.terms import Pace
 
 logger = logging.getLogger(__name__)
@@ -183,6 +185,8 @@ async def _serve(
     )
     metrics = XdsMetrics(cache, lambda: ads.streams)
     telemetry.on_span = PhaseMetrics(metrics.registry, settings.pool).recorded
+    tally = FrontTally(asyncio.get_running_loop().time)
+    PoolMetrics(metrics.registry, controller.observer.world, lambda: controller.missing, tally)
     SpanMetrics(metrics.registry, lambda: telemetry.counts, lambda: store.dropped)
     cache.on_push = metrics.pushed
     cache.on_ack = lambda event: _answered(metrics, controller, telemetry, event)
@@ -195,11 +199,12 @@ async def _serve(
         store=store,
         now_ns=telemetry.now_ns,
         exposition=lambda accept: expose(metrics.registry, accept),
+        fronts=tally,
     )
     if settings.serve_tls and clients:
         controller.heartbeat.identify = clients.refuse_member
         controller.heartbeat.tls = _peer_tls(settings.serve_tls, clients.trust)
-    intake = Intake(store, asyncio.get_running_loop().time)
+    intake = Intake(store, asyncio.get_running_loop().time, fronts=tally)
     ads.register(server)
     controller.heartbeat.register(server)
     add_otlp_receiver(server, intake)
