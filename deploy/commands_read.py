@@ -93,6 +93,7 @@ def _node_names(view: dict[str, Any]) -> list[str]:
 async def _status(place: Place) -> dict[str, Any]:
     from deploy.draining import hindered_drains
     from deploy.envoys import read_envoys
+    from deploy.fronts import front_warnings, read_fronts
     from deploy.layout import read_processes
     from deploy.reading import connect, read_pool, require_pool
     from deploy.views import status_view
@@ -101,14 +102,16 @@ async def _status(place: Place) -> dict[str, Any]:
         state, revision = await read_pool(client, place.pool)
         require_pool(state, place.etcd)
         endpoints = await client.status()
-    envoys = await read_envoys({name: at.record.http for name, at in state.controls.items()})
+    controls = {name: at.record.http for name, at in state.controls.items()}
+    envoys, fronts = await asyncio.gather(read_envoys(controls), read_fronts(controls))
     return status_view(
         state,
         revision=revision,
         etcd=endpoints,
         envoys=envoys,
         processes=read_processes(place.directory) if place.layout else (),
-        hindered=hindered_drains(state, time.time()),
+        fronts=fronts,
+        hindered=[*hindered_drains(state, time.time()), *front_warnings(fronts)],
     )
 
 
