@@ -9,10 +9,11 @@ from rich.text import Text
 
 from deploy.drawing import coloured, plain_table, when
 from deploy.envoys import envoys_table
+from deploy.fronts import fronts_table
 from deploy.views import View, summarise_table
 from telemetry.slo_view import length
 
-_TRACE_SHOWN = 12
+TRACE_SHOWN = 12
 """The digits of a trace id that tables show: enough for ``understudy trace``; ``-o json`` has them all."""
 
 
@@ -34,6 +35,8 @@ def status_table(view: View) -> RenderableType:
     envoys = envoys_table(view["envoys"]) if view["envoys"] else None
     if envoys is not None:
         parts.append(envoys)
+    if view["fronts"]:
+        parts.append(fronts_table(view["fronts"]))
     if view["processes"]:
         parts.append(processes_table(view["processes"]))
     parts += [Text(f"! {warning}", style="yellow") for warning in view["warnings"]]
@@ -159,13 +162,13 @@ def failovers_table(view: View) -> RenderableType:
         table.add_row(
             when(row["started"]),
             "-" if row["took_ms"] is None else length(row["took_ms"]),
-            row["trace"][:_TRACE_SHOWN],
-            _change(row),
+            row["trace"][:TRACE_SHOWN],
+            change_told(row),
         )
     return table
 
 
-def _change(row: Mapping[str, Any]) -> str:
+def change_told(row: Mapping[str, Any]) -> str:
     """A change of active in words: kind, from whom to whom with how many slots, and why."""
     kind = row["kind"] + (f" (drill: {row['drill']})" if row["drill"] else "")
     heirs = ", ".join(f"{member} ({count})" if count else member for member, count in row["to"].items())
