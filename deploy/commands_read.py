@@ -12,7 +12,6 @@ from deploy.errors import DeployError, NotFoundError
 from deploy.options import (
     EtcdOptions,
     Place,
-    TlsOptions,
     etcd_options,
     examples,
     find_place,
@@ -20,7 +19,6 @@ from deploy.options import (
     pool_option,
     show,
     spec_file_option,
-    tls_options,
 )
 from deploy.printable import printable_view
 
@@ -58,84 +56,6 @@ def apply(spec_file: Path, etcd: EtcdOptions) -> None:
 
 @click.command(
     epilog=examples(
-        "understudy status",
-        "understudy status --xds",
-        "understudy status --sync",
-        "understudy status --etcd etcd-0:2379 --pool cart -o json",
-    )
-)
-@click.option("--xds", is_flag=True, help="Only Envoys: per type what was sent, acknowledged or refused.")
-@click.option("--sync", is_flag=True, help="Only copies: how far each member's sessions are, asked of the members.")
-@pool_option(required=False)
-@etcd_options
-@tls_options
-@output_option
-def status(xds: bool, sync: bool, pool: str | None, etcd: EtcdOptions, tls: TlsOptions | None, output: str) -> None:
-    """Show members, control servers, etcd and Envoys of a pool.
-
-    Exits with 1 when some slot has nobody to serve it; with --xds when some Envoy refuses its configuration; with
-    --sync when some member is not in sync or cannot be asked.
-    """
-    from deploy.envoys import has_errors, xds_table
-    from deploy.tables import status_table
-
-    if xds and sync:
-        raise DeployError("--xds and --sync are two different views: give one of them")
-    if sync:
-        _show_sync(find_place(etcd, pool), tls, output)
-        return
-    view = asyncio.run(_status(find_place(etcd, pool)))
-    if xds:
-        show(output, {"pool": view["pool"], "envoys": view["envoys"]}, xds_table)
-        if has_errors(view["envoys"]):
-            raise SystemExit(1)
-        return
-    show(output, view, status_table)
-    if view["slots"]["served"] != view["slots"]["total"]:
-        raise SystemExit(1)
-
-
-def _show_sync(place: Place, tls: TlsOptions | None, output: str) -> None:
-    from deploy.reading import connect, read_pool, require_pool
-    from deploy.sync import newest_revision, read_sync, sync_table
-
-    async def run() -> dict[str, Any]:
-        async with connect(place.etcd) as client:
-            state, _ = await read_pool(client, place.pool)
-            require_pool(state, place.etcd)
-            revision = await newest_revision(client, state)
-        return await read_sync(state, revision, tls)
-
-    view = asyncio.run(run())
-    show(output, view, sync_table)
-    if not view["in_sync"]:
-        raise SystemExit(1)
-
-
-async def _status(place: Place) -> dict[str, Any]:
-    from deploy.draining import hindered_drains
-    from deploy.envoys import read_envoys
-    from deploy.layout import read_processes
-    from deploy.reading import connect, read_pool, require_pool
-    from deploy.views import status_view
-
-    async with connect(place.etcd) as client:
-        state, revision = await read_pool(client, place.pool)
-        require_pool(state, place.etcd)
-        endpoints = await client.status()
-    envoys = await read_envoys({name: at.record.http for name, at in state.controls.items()})
-    return status_view(
-        state,
-        revision=revision,
-        etcd=endpoints,
-        envoys=envoys,
-        processes=read_processes(place.directory) if place.layout else (),
-        hindered=hindered_drains(state, time.time()),
-    )
-
-
-@click.command(
-    epilog=examples(
         "understudy table",
         "understudy table --all",
         "understudy table --slot 17 -o json",
@@ -148,9 +68,10 @@ async def _status(place: Place) -> dict[str, Any]:
 @output_option
 def table(every: bool, slot: tuple[int, ...], pool: str | None, etcd: EtcdOptions, output: str) -> None:
     """Show the slot table: who is active, standby and backup for which slots."""
+    from deploy.member_views import slots_of
     from deploy.reading import connect, read_pool, require_pool
     from deploy.tables import slot_table
-    from deploy.views import slots_of, table_view
+    from deploy.views import table_view
 
     place = find_place(etcd, pool)
 
@@ -211,9 +132,10 @@ def explain(key: str, body: bool, pool: str | None, etcd: EtcdOptions, output: s
 
     Exits with 1 when there is no such session (the slot and its members are shown all the same).
     """
+    from deploy.member_views import slots_of
     from deploy.reading import connect, read_pool, read_session, require_pool
     from deploy.tables import explain_table
-    from deploy.views import explain_view, slots_of
+    from deploy.views import explain_view
     from statesync.sessions import valid_key
     from statesync.slots import slot_of
 

@@ -14,11 +14,12 @@ from rich.text import Text
 from deploy.drawing import Terminal
 from deploy.layout import Layout
 from deploy.local import LocalPool, LocalSettings
+from deploy.member_views import View
 from deploy.printable import printable_view
 from deploy.processes import State, as_json
 from deploy.reading import read_pool
 from deploy.tables import members_table, processes_table
-from deploy.views import View, status_view
+from deploy.views import status_view
 from statesync.etcd import EtcdClient, EtcdError
 
 T = TypeVar("T")

@@ -7,6 +7,7 @@ it may matter, ``faults`` says so. Sessions and commit markers are not its busin
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Flag, auto
 from functools import partial
@@ -74,6 +75,24 @@ class PoolState:
         for event in batch.events:
             changed |= self._apply_event(event)
         return changed
+
+    def stored(self) -> list[tuple[str, int, Callable[[], bytes]]]:
+        """Every record that is known: its key in etcd, the revision it was written at, and what makes its value."""
+        keys = self.keys
+        found: list[tuple[str, int, Callable[[], bytes]]] = []
+        for key, one in ((keys.spec, self.spec), (keys.leader, self.leader), (keys.table, self.table)):
+            if one is not None:
+                found.append((key, one.revision, one.record.encode))
+        for prefix, records in (
+            (keys.members, self.members),
+            (keys.controls, self.controls),
+            (keys.failovers, self.failovers),
+            (keys.admin, self.intents),
+            (keys.site_intents, self.sites),
+        ):
+            found += [(prefix + name, at.revision, at.record.encode) for name, at in records.items()]
+        found += [(keys.owner(slot), at.revision, at.record.encode) for slot, at in self.owners.items()]
+        return found
 
     def note_owner(self, slot: int, owner: Owner, revision: int) -> bool:
         """Take in an owner record that a transaction wrote or showed, unless a newer one is known by now.

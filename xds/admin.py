@@ -23,6 +23,7 @@ from telemetry.store_schema import StoreError
 from xds.cache import ResourceCache
 from xds.controller import Controller
 from xds.election import Leadership
+from xds.last_read import heartbeats_view, records_text
 from xds.liveness import LivenessBook, Pulse
 from xds.world import World, orders_for_envoy
 
@@ -68,6 +69,7 @@ class Admin:
                 web.get("/v1/status", self._status),
                 web.get("/v1/xds", self._xds),
                 web.get("/v1/table", self._table),
+                web.get("/v1/records", self._records),
                 web.get("/v1/failovers", self._failovers),
                 web.get("/v1/traces", self._traces),
                 web.get("/v1/traces/{trace}", self._trace),
@@ -115,6 +117,7 @@ class Admin:
                 "etcd": {
                     "revision": observer.revision,
                     "synced": mirror.synced.is_set(),
+                    "silent_seconds": round(mirror.silent_for, 1),
                     "resets": mirror.resets,
                     "trouble": mirror.trouble or leadership.trouble or controller.leader.trouble,
                 },
@@ -132,6 +135,7 @@ class Admin:
                 ],
                 "xds": {"publications": controller.publisher.publications, "fault": controller.publisher.fault},
                 "members": members_view(world, controller.book, self._now()) if world else [],
+                "heartbeats": heartbeats_view(controller.book, self._now()),
                 "controls": {name: dataclasses.asdict(at.record) for name, at in observer.state.controls.items()},
             }
         )
@@ -148,6 +152,21 @@ class Admin:
         if world is None or world.table is None:
             return _problem(404, "no-table", "no slot table", "the pool has no slot table yet")
         return _json(table_view(world))
+
+    async def _records(self, _request: web.Request) -> web.Response:
+        """The pool's records as this server last read them, and for how long etcd has been silent since."""
+        observer, mirror = self._controller.observer, self._controller.mirror
+        if not mirror.synced.is_set():
+            return _problem(503, "not-ready", "not ready", self._unready())
+        head = {
+            "control": self._name,
+            "pool": self._pool,
+            "revision": observer.revision,
+            "silent_seconds": round(mirror.silent_for, 1),
+            "faults": dict(observer.state.faults),
+        }
+        text = await asyncio.to_thread(records_text, head, observer.state.stored())
+        return web.Response(text=text, content_type="application/json")
 
     async def _failovers(self, _request: web.Request) -> web.Response:
         records = [at.record for at in self._controller.observer.state.failovers.values()]

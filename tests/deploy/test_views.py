@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from deploy.layout import ControlPlace, FrontPlace, Layout, MemberPlace
+from deploy.member_views import member_views, order_of
 from deploy.settling import unsettled
-from deploy.views import condense, explain_view, member_views, order_of, ranges, status_view
+from deploy.views import condense, explain_view, ranges, status_view
 from statesync.keys import PoolKeys
 from statesync.pool import Member, MemberState, Owner, Phase, Table
 from statesync.spec import PoolSpec
