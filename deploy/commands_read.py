@@ -171,7 +171,8 @@ def explain(key: str, body: bool, pool: str | None, etcd: EtcdOptions, output: s
 def failovers(limit: int, pool: str | None, etcd: EtcdOptions, output: str) -> None:
     """List changes of active, latest first: takeovers after a death, and planned handovers.
 
-    Their lengths are those of their traces, as far as control servers have them.
+    They are in the order in which etcd has them, whatever the members' clocks say. Their lengths are those of their
+    traces, as far as control servers have them.
     """
     from deploy.reading import read_lengths
     from deploy.tables import failovers_table

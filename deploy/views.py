@@ -145,15 +145,9 @@ def sessions_view(pool: str, found: Sequence[FoundSession], records: int, now_ms
 
 def failovers_view(state: PoolState) -> View:
     """Changes of active, latest first: the records of all who took part, put together by trace."""
-    by_trace: dict[str, list[Failover]] = defaultdict(list)
-    for at in state.failovers.values():
-        by_trace[at.record.trace].append(at.record)
     return {
         "pool": state.keys.pool,
-        "failovers": sorted(
-            (_failover_view(trace, parts) for trace, parts in by_trace.items()),
-            key=lambda view: -view["started"],
-        ),
+        "failovers": [_failover_view(trace, parts) for trace, parts in state.changes()],
     }
 
 

@@ -7,6 +7,7 @@ it may matter, ``faults`` says so. Sessions and commit markers are not its busin
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Flag, auto
@@ -122,6 +123,17 @@ class PoolState:
     def offline(self, now: float) -> frozenset[str]:
         """The sites that an operator wants out of service at ``now`` (wall time in seconds)."""
         return frozenset(site for site, at in self.sites.items() if site and at.record.holds(now))
+
+    def changes(self) -> list[tuple[str, list[Failover]]]:
+        """The changes of active by trace, with the records of all who took part: the one last written comes first.
+
+        By etcd's revisions, which nobody's clock can put out of order.
+        """
+        by_trace: dict[str, list[At[Failover]]] = defaultdict(list)
+        for at in self.failovers.values():
+            by_trace[at.record.trace].append(at)
+        newest = sorted(by_trace.items(), key=lambda item: max(at.revision for at in item[1]), reverse=True)
+        return [(trace, [at.record for at in parts]) for trace, parts in newest]
 
     def _forget_all(self) -> None:
         self.spec = self.table = self.leader = None

@@ -8,14 +8,14 @@ builders below.
 import asyncio
 import dataclasses
 import json
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from aiohttp import web
 
 from statesync.beat import LOAD_WINDOW
-from statesync.pool import Failover, MemberState
+from statesync.pool import MemberState
+from statesync.state import PoolState
 from statesync.strict_json import whole_number
 from telemetry.ids import is_trace_id
 from telemetry.store import SpanStore
@@ -169,8 +169,7 @@ class Admin:
         return web.Response(text=text, content_type="application/json")
 
     async def _failovers(self, _request: web.Request) -> web.Response:
-        records = [at.record for at in self._controller.observer.state.failovers.values()]
-        return _json({"failovers": failovers_view(records)})
+        return _json({"failovers": failovers_view(self._controller.observer.state)})
 
     async def _traces(self, request: web.Request) -> web.Response:
         limit = whole_number(request.query.get("limit", "50"), MOST_LISTED)
@@ -303,12 +302,9 @@ def table_view(world: World) -> dict[str, Any]:
     }
 
 
-def failovers_view(records: list[Failover]) -> list[dict[str, Any]]:
+def failovers_view(state: PoolState) -> list[dict[str, Any]]:
     """Changes of active, newest first; what several members took over in one of them is one entry."""
-    by_trace: dict[str, list[Failover]] = defaultdict(list)
-    for record in records:
-        by_trace[record.trace].append(record)
-    found = [
+    return [
         {
             "trace": trace,
             "started": min(part.started for part in parts),
@@ -318,9 +314,8 @@ def failovers_view(records: list[Failover]) -> list[dict[str, Any]]:
             "slots": sum(len(part.slots) for part in parts),
             "to": {part.to: list(part.slots) for part in sorted(parts, key=lambda part: part.to)},
         }
-        for trace, parts in by_trace.items()
+        for trace, parts in state.changes()
     ]
-    return sorted(found, key=lambda entry: entry["started"], reverse=True)
 
 
 @web.middleware
