@@ -70,7 +70,7 @@ class Failover:
     tell; ``fenced`` writes of its that were refused, and repeated elsewhere. ``second_writes`` are sessions found in
     the ``audited`` slots that a former owner wrote too late. ``exposed_ms`` is how long some slot had fewer than two
     current copies; ``protected`` tells whether that ended. ``returned`` tells whether the member that was taken for
-    dead was heard again as the same process.
+    dead was heard again as the same process, and ``could_not_serve`` why it was rightly taken over from all the same.
     """
 
     trace: str
@@ -98,6 +98,7 @@ class Failover:
     exposed_ms: float | None = None
     protected: bool = True
     returned: bool | None = None
+    could_not_serve: str = ""
     losers: frozenset[str] = frozenset()
     winners: frozenset[str] = frozenset()
     through: Through | None = None

@@ -429,6 +429,9 @@ async def test_what_nobody_tells_of_and_what_nobody_ordered_is_counted_as_unmeas
         root = next(span for span in await trace_of(control, ids) if not span["parent_id"])
         assert root["attributes"]["understudy.unmeasured"] is True
         assert root["attributes"]["understudy.from"] == source
+    back = {span["name"]: span["attributes"] for span in await trace_of(control, stray)}["returned"]
+    assert back["understudy.returned"], "cart-2 was taken over from while it beat: that is a false failover"
+    assert "understudy.could_not_serve" not in back
 
 
 async def test_planned_moves_are_one_trace_of_their_own(trio):
