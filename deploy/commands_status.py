@@ -16,7 +16,7 @@ from deploy.options import (
     etcd_options,
     examples,
     find_place,
-    output_option,
+    list_output_option,
     pool_option,
     show,
     tls_options,
@@ -51,7 +51,7 @@ LAST_KNOWN = 3
 @pool_option(required=False)
 @etcd_options
 @tls_options
-@output_option
+@list_output_option
 def status(
     xds: bool,
     sync: bool,
@@ -78,11 +78,11 @@ def status(
         return
     view = asyncio.run(_status(find_place(etcd, pool), control_http, tls))
     if xds:
-        show(output, {"pool": view["pool"], "envoys": view["envoys"]}, xds_table)
+        show(output, {"pool": view["pool"], "envoys": view["envoys"]}, xds_table, _node_names)
         if has_errors(view["envoys"]):
             raise SystemExit(1)
         return
-    show(output, view, status_table)
+    show(output, view, status_table, _member_names)
     if view["last_known"]:
         raise SystemExit(LAST_KNOWN)
     if view["slots"]["served"] != view["slots"]["total"] or view["mode"] is None:
@@ -101,9 +101,17 @@ def _show_sync(place: Place, tls: TlsOptions | None, output: str) -> None:
         return await read_sync(state, revision, tls)
 
     view = asyncio.run(run())
-    show(output, view, sync_table)
+    show(output, view, sync_table, _member_names)
     if not view["in_sync"]:
         raise SystemExit(1)
+
+
+def _member_names(view: dict[str, Any]) -> list[str]:
+    return [row["member"] for row in view["members"]]
+
+
+def _node_names(view: dict[str, Any]) -> list[str]:
+    return [node["node"] for node in view["envoys"]["nodes"]]
 
 
 async def _status(place: Place, control_http: tuple[str, ...], tls: TlsOptions | None) -> dict[str, Any]:

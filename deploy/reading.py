@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from deploy.errors import DeployError
+from deploy.errors import DeployError, NoPoolError
 from statesync.codec import outline
 from statesync.etcd import EtcdClient, Event
 from statesync.keys import PoolKeys, prefix_range, slot_in
@@ -61,14 +61,11 @@ async def read_pool(client: EtcdClient, pool: str) -> tuple[PoolState, int]:
 
 
 def require_pool(state: PoolState, etcd: EtcdSettings) -> PoolSpec:
-    """The pool's spec. Raises :class:`DeployError` unless one was applied and can be read."""
+    """The pool's spec. Raises :class:`NoPoolError` unless one was applied, :class:`DeployError` if it is unreadable."""
     if state.spec is None and (fault := unreadable_spec(state)):
         raise DeployError(fault)
     if state.spec is None:
-        raise DeployError(
-            f"there is no pool {state.keys.pool!r} in etcd at {', '.join(etcd.endpoints)}: "
-            "check --pool, or make it with 'understudy apply -f pool.yaml'"
-        )
+        raise NoPoolError(state.keys.pool, etcd, (*sorted(state.members), *sorted(state.controls)))
     return state.spec.record
 
 

@@ -13,7 +13,7 @@ from deploy.member_views import View
 from deploy.views import summarise_table
 from telemetry.slo_view import length
 
-_TRACE_SHOWN = 12
+TRACE_SHOWN = 12
 """The digits of a trace id that tables show: enough for ``understudy trace``; ``-o json`` has them all."""
 
 
@@ -160,13 +160,13 @@ def failovers_table(view: View) -> RenderableType:
         table.add_row(
             when(row["started"]),
             "-" if row["took_ms"] is None else length(row["took_ms"]),
-            row["trace"][:_TRACE_SHOWN],
-            _change(row),
+            row["trace"][:TRACE_SHOWN],
+            change_told(row),
         )
     return table
 
 
-def _change(row: Mapping[str, Any]) -> str:
+def change_told(row: Mapping[str, Any]) -> str:
     """A change of active in words: kind, from whom to whom with how many slots, and why."""
     kind = row["kind"] + (f" (drill: {row['drill']})" if row["drill"] else "")
     heirs = ", ".join(f"{member} ({count})" if count else member for member, count in row["to"].items())

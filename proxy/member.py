@@ -32,17 +32,19 @@ def state_of(
     others: bool = True,
     starting: str = "",
     failed: bool = False,
+    no_pool: str = "",
 ) -> tuple[MemberState, str]:
     """The member's state and, unless it is well, the reason; ``draining`` and ``fault`` say why it is not.
 
     ``others``: whether there is anybody else who could serve. Without them a member with a fault serves on: worse than
     a well one, better than none. ``starting``: what a member without a part in the pool is to wait for.
     ``failed``: it was well since it started, and the fault is its own; it stays DOWN when its slots are gone.
+    ``no_pool`` says that there is no such pool, if that is known.
     """
     if draining:
         return MemberState.DRAINING, draining
     if not synced:
-        return MemberState.INIT, "reading the pool from etcd"
+        return MemberState.INIT, no_pool or "reading the pool from etcd"
     if fault and has_roles:
         return (MemberState.DOWN, fault) if others else (MemberState.ATTENTION, f"nobody else can serve: {fault}")
     if not has_roles and (fault or starting):

@@ -57,6 +57,7 @@ from statesync.keys import PoolKeys, prefix_range
 from statesync.mirror import Mirror, MirrorBatch
 from statesync.ownership import FailoverLog
 from statesync.pool import Member, MemberState
+from statesync.pools import PoolWatch
 from statesync.pulse import Pulses
 from statesync.replica import Replica
 from statesync.request_log import RequestLog
@@ -116,6 +117,7 @@ class Sidecar:
     scrub: Scrub
     book: CheckBook
     drain: Drain
+    pool: PoolWatch
     unbegun: Callable[[], str]
     started: bool = False
     was_well: bool = False
@@ -135,6 +137,7 @@ class Sidecar:
             others=bool(fit_others(self.context)),
             starting=self.unbegun() or self.book.starting(time.monotonic()),
             failed=self.was_well and bool(self.local_fault()),
+            no_pool=self.pool.fault,
         )
         self.was_well |= state.may_hold_slots
         self.refusal = refusal_of(state, reason, fault=self.local_fault(), owns=bool(len(context.holdings)))
@@ -250,6 +253,7 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
             "pool clock": ClockWatch(parts.context).run(),
             "checks of the spec": parts.probes.run(parts.wanted_checks),
             "state": parts.presence.watch_state(),
+            "pool": sidecar.pool.run(),
             "mirror": parts.context.mirror.run(),
             "member record": parts.presence.run(),
             "heartbeats": parts.presence.beat(),
@@ -375,6 +379,7 @@ class _Assembly:
                 others=partial(lasting_others, self.context),
                 seconds=settings.drain_seconds,
             ),
+            PoolWatch(etcd, settings.pool, self._no_pool),
             lambda: self.probes.unbegun(self.wanted_checks()),
         )
         self.probes = Probes(self.sidecar.book, self._on_check, commands=settings.allow_command_checks)
@@ -414,6 +419,10 @@ class _Assembly:
 
     def _slowest_since(self, then: float) -> float:
         return self.check.slowest_since(then)
+
+    def _no_pool(self) -> bool:
+        state = self.context.state
+        return self.context.mirror.synced.is_set() and state.spec is None and state.keys.spec not in state.faults
 
     def _tcp(self) -> Tcp | None:
         spec = self.context.state.spec

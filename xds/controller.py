@@ -128,6 +128,11 @@ class Controller:
             for part in (self.mirror, self.heartbeat, self.publisher, self.leader, self.courses):
                 tasks.create_task(part.run(), name=type(part).__name__)
 
+    def no_pool(self) -> bool:
+        """Whether etcd was read, and holds no spec of the pool."""
+        state = self.observer.state
+        return self.mirror.synced.is_set() and state.spec is None and state.keys.spec not in state.faults
+
     async def _watch_aftermath(self, course: Course) -> None:
         observer = self.observer
         await watch(

@@ -27,6 +27,7 @@ from statesync.http_port import serve
 from statesync.identity import Trust, is_loopback
 from statesync.keys import PoolKeys
 from statesync.pool import ControlServer
+from statesync.pools import PoolWatch
 from statesync.settings import START_PATIENCE, EtcdMissing, EtcdSettings, await_etcd
 from statesync.spec import Timeouts
 from statesync.tls import BadTlsFiles, Identity, PeerTls
@@ -211,6 +212,7 @@ async def _serve(
         control = tasks.create_task(controller.run())
         await server.start()
         election = tasks.create_task(leadership.run())
+        waiting = tasks.create_task(PoolWatch(client, settings.pool, controller.no_pool).run())
         logger.info("control server %s serves pool %s: %s", settings.name, settings.pool, record)
         await _first_of(stop.wait(), control, election)
         leadership.resign()
@@ -218,8 +220,8 @@ async def _serve(
         controller.heartbeat.stop()
         await ads.stop(STOP_SECONDS)
         await server.stop(STOP_SECONDS)
-        election.cancel()
-        control.cancel()
+        for task in (election, control, waiting):
+            task.cancel()
 
 
 def _answered(metrics: XdsMetrics, controller: Controller, telemetry: Telemetry, event: AckEvent) -> None:

@@ -202,6 +202,8 @@ async def test_a_spec_that_is_garbage_is_told_and_replaced(understudy, etcd, cli
     spec.write_text(f"pool: {pool_name}\nslots: 8\n")
     assert "has 4 slots and the new spec says 8" in understudy("apply", "-f", spec, *reach).stderr
     spec.write_text(f"pool: {pool_name}\nslots: 4\n")
+    dry = understudy("apply", "-f", spec, *reach, "--dry-run")
+    assert (dry.exit_code, "slots: 256 -> 4" in dry.output) == (1, True)
     assert understudy("apply", "-f", spec, *reach).output == f"pool {pool_name}: changed\n"
 
 
