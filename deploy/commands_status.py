@@ -117,6 +117,7 @@ def _node_names(view: dict[str, Any]) -> list[str]:
 async def _status(place: Place, control_http: tuple[str, ...], tls: TlsOptions | None) -> dict[str, Any]:
     from deploy.draining import hindered_drains
     from deploy.envoys import read_envoys
+    from deploy.fronts import front_warnings, read_fronts
     from deploy.last_known import read_heard
     from deploy.layout import read_processes
     from deploy.reading import connect, read_pool, require_pool
@@ -132,14 +133,17 @@ async def _status(place: Place, control_http: tuple[str, ...], tls: TlsOptions |
             require_pool(state, place.etcd)
         endpoints = await client.status()
     controls = {name: at.record.http for name, at in state.controls.items()}
-    envoys, heard = await asyncio.gather(read_envoys(controls), read_heard(controls.values()))
+    envoys, fronts, heard = await asyncio.gather(
+        read_envoys(controls), read_fronts(controls), read_heard(controls.values())
+    )
     return status_view(
         state,
         revision=revision,
         etcd=endpoints,
         envoys=envoys,
         processes=read_processes(place.directory) if place.layout else (),
-        hindered=hindered_drains(state, time.time()),
+        fronts=fronts,
+        hindered=[*hindered_drains(state, time.time()), *front_warnings(fronts)],
         heard=heard,
     )
 
@@ -153,6 +157,7 @@ async def _last_known(
 ) -> dict[str, Any]:
     """The pool as control servers and members tell it; raises :class:`DeployError` if none of them is known."""
     from deploy.envoys import read_envoys
+    from deploy.fronts import read_fronts
     from deploy.last_known import ask_members, of_members_alone, read_heard, read_last_known
     from deploy.layout import read_processes
     from deploy.views import status_view
@@ -171,11 +176,13 @@ async def _last_known(
         if not serving:
             raise _unknown(fault, known, faults)
         found = of_members_alone(place.pool, places, heard, serving)
+    envoys, fronts = await asyncio.gather(read_envoys(controls), read_fronts(controls))
     return status_view(
         found.state,
         revision=found.revision,
         etcd=etcd,
-        envoys=await read_envoys(controls),
+        envoys=envoys,
+        fronts=fronts,
         processes=read_processes(place.directory) if layout else (),
         heard=heard,
         silent=silent,

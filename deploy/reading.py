@@ -17,6 +17,7 @@ from statesync.codec import outline
 from statesync.etcd import EtcdClient, Event
 from statesync.keys import PoolKeys, prefix_range, slot_in
 from statesync.mirror import MirrorBatch
+from statesync.secret_files import fault_of
 from statesync.sessions import Session
 from statesync.settings import EtcdSettings
 from statesync.slots import slot_of
@@ -33,7 +34,7 @@ def connect(etcd: EtcdSettings) -> EtcdClient:
     try:
         return etcd.client()
     except OSError as error:
-        raise DeployError(f"{error.filename}: cannot be read: {error.strerror}") from None
+        raise DeployError(fault_of(error)) from None
     except ValueError as error:
         raise DeployError(f"--etcd {','.join(etcd.endpoints)}: {error}") from None
 

@@ -25,6 +25,7 @@ def status_view(
     revision: int,
     etcd: Sequence[EndpointStatus] = (),
     envoys: View | None = None,
+    fronts: Sequence[View] = (),
     processes: Sequence[Mapping[str, Any]] = (),
     hindered: Sequence[str] = (),
     heard: Mapping[tuple[str, str], Heard] | None = None,
@@ -33,7 +34,8 @@ def status_view(
 ) -> View:
     """The pool at a glance. ``envoys`` is what the control servers say of their xDS clients (``deploy.envoys``).
 
-    ``hindered`` says what keeps members from leaving that are to (``deploy.draining``). ``heard``, ``silent`` and
+    ``fronts`` is what these told of requests and members (``deploy.fronts``). ``hindered`` says what else there is to
+    warn of, such as what keeps members from leaving that are to (``deploy.draining``). ``heard``, ``silent`` and
     ``last_known`` are what is known beside etcd (``deploy.last_known``): how members are, why some of them do not
     answer, and, while etcd is silent, where the records come from and how old they are.
     """
@@ -84,6 +86,7 @@ def status_view(
             for status in etcd
         ],
         "envoys": envoys,
+        "fronts": list(fronts),
         "processes": list(processes),
         "warnings": [*_warnings(state, etcd, unowned, dead), *hindered],
     }
