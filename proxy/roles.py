@@ -318,6 +318,7 @@ class Roles:
                 if self._context.state.owners.get(slot) == at:
                     logger.warning("slot %d is ours at revision %d, though nobody told us: adopted", slot, at.revision)
                     self._context.holdings.reopen(self._context.holdings.gain(slot, at.record, at.revision))
+                    self._claimer.adopted(slot, at)
 
     # -- handovers --
 
