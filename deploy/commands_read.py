@@ -117,6 +117,7 @@ async def _status(place: Place) -> dict[str, Any]:
     from deploy.envoys import read_envoys
     from deploy.fronts import front_warnings, read_fronts
     from deploy.layout import read_processes
+    from deploy.missing import missing_warnings
     from deploy.reading import connect, read_pool, require_pool
     from deploy.views import status_view
 
@@ -125,7 +126,9 @@ async def _status(place: Place) -> dict[str, Any]:
         require_pool(state, place.etcd)
         endpoints = await client.status()
     controls = {name: at.record.http for name, at in state.controls.items()}
-    envoys, fronts = await asyncio.gather(read_envoys(controls), read_fronts(controls))
+    envoys, fronts, missing = await asyncio.gather(
+        read_envoys(controls), read_fronts(controls), missing_warnings(controls)
+    )
     return status_view(
         state,
         revision=revision,
@@ -133,7 +136,7 @@ async def _status(place: Place) -> dict[str, Any]:
         envoys=envoys,
         processes=read_processes(place.directory) if place.layout else (),
         fronts=fronts,
-        hindered=[*hindered_drains(state, time.time()), *front_warnings(fronts)],
+        hindered=[*hindered_drains(state, time.time()), *missing, *front_warnings(fronts)],
     )
 
 
