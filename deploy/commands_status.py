@@ -120,6 +120,7 @@ async def _status(place: Place, control_http: tuple[str, ...], tls: TlsOptions |
     from deploy.fronts import front_warnings, read_fronts
     from deploy.last_known import read_heard
     from deploy.layout import read_processes
+    from deploy.missing import missing_warnings
     from deploy.reading import connect, read_pool, require_pool
     from deploy.views import status_view
     from statesync.etcd import Unavailable
@@ -133,8 +134,8 @@ async def _status(place: Place, control_http: tuple[str, ...], tls: TlsOptions |
             require_pool(state, place.etcd)
         endpoints = await client.status()
     controls = {name: at.record.http for name, at in state.controls.items()}
-    envoys, fronts, heard = await asyncio.gather(
-        read_envoys(controls), read_fronts(controls), read_heard(controls.values())
+    envoys, fronts, missing, heard = await asyncio.gather(
+        read_envoys(controls), read_fronts(controls), missing_warnings(controls), read_heard(controls.values())
     )
     return status_view(
         state,
@@ -143,7 +144,7 @@ async def _status(place: Place, control_http: tuple[str, ...], tls: TlsOptions |
         envoys=envoys,
         processes=read_processes(place.directory) if place.layout else (),
         fronts=fronts,
-        hindered=[*hindered_drains(state, time.time()), *front_warnings(fronts)],
+        hindered=[*hindered_drains(state, time.time()), *missing, *front_warnings(fronts)],
         heard=heard,
     )
 

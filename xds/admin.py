@@ -8,6 +8,7 @@ builders below.
 import asyncio
 import dataclasses
 import json
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -153,7 +154,7 @@ class Admin:
         return _json(self._cache.status())
 
     async def _front_envoys(self, _request: web.Request) -> web.Response:
-        return _json(fronts_view(self._controller.observer.world(), self._fronts))
+        return _json(fronts_view(self._controller.observer.world(), self._fronts, time.time()))
 
     async def _metrics(self, request: web.Request) -> web.Response:
         body, content_type = self._exposition(request.headers.get("Accept", ""))
