@@ -95,6 +95,7 @@ WRITES_LOST: Final = "understudy.writes.lost"
 WRITES_BREACHED: Final = "understudy.writes.breached"
 DRILL_NEEDLESS: Final = "understudy.drill.needless_moves"
 RETURNED_ALIVE: Final = "understudy.returned"
+STOP_OR_START: Final = "understudy.stop_or_start"
 
 ATTRIBUTES: Final = (
     POOL,
@@ -141,6 +142,7 @@ ATTRIBUTES: Final = (
     WRITES_BREACHED,
     DRILL_NEEDLESS,
     RETURNED_ALIVE,
+    STOP_OR_START,
 )
 
 # What front Envoys count, as metrics (docs/telemetry.md), and how often they tell, in seconds.
