@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import os
+import shutil
 import ssl
 import subprocess
 import sys
@@ -44,7 +45,7 @@ async def injector(home: Path) -> AsyncIterator[tuple[int, ssl.SSLContext, subpr
     """A running injector on one core: port, how to trust it, process."""
     identity = Authority(home / "authority").issue("tls", f"DNS:{HOST}", use="serverAuth")
     for file, name in ((identity.cert, "tls.crt"), (identity.key, "tls.key")):
-        (home / name).write_bytes(file.read_bytes())
+        shutil.copy(file, home / name)  # with its permissions
     port = free_port()
     command = [
         *(

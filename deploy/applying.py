@@ -1,13 +1,27 @@
-"""Puts a pool spec into etcd, or refuses it: a contradiction with the running pool changes nothing."""
+"""Puts a pool spec into etcd, or refuses it: a contradiction with the running pool changes nothing.
 
-from typing import Literal
+What would change can be told beforehand, field by field.
+"""
 
-from statesync.etcd import Compare, CreateRevision, EtcdClient, ModRevision, Put
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from statesync.etcd import Compare, CreateRevision, EtcdClient, Kv, ModRevision, Put
 from statesync.keys import PoolKeys
 from statesync.spec import PoolSpec, refuse_contradiction
 
 Applied = Literal["created", "changed", "unchanged"]
 _ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A field of a spec, such as ``limits.sessions``, before and after; None where it has no value."""
+
+    field: str
+    before: Any
+    after: Any
 
 
 async def apply_spec(client: EtcdClient, spec: PoolSpec) -> Applied:
@@ -22,16 +36,51 @@ async def apply_spec(client: EtcdClient, spec: PoolSpec) -> Applied:
     value = spec.encode()
     for attempt in range(_ATTEMPTS):
         found = await client.get(key)
-        compare: Compare = CreateRevision(key, 0)
-        if found is not None:
-            running = PoolSpec.decode(found.value)
-            if running == spec:
-                return "unchanged"
-            refuse_contradiction(running, spec)
-            compare = ModRevision(key, found.mod_revision)
+        if _followed(found, spec) == spec:
+            return "unchanged"
+        compare: Compare = ModRevision(key, found.mod_revision) if found else CreateRevision(key, 0)
         result = await client.txn([compare], [Put(key, value)])
         if attempt == _ATTEMPTS - 1:
             result.or_conflict("apply")
         if result.succeeded:
             break
     return "created" if found is None else "changed"
+
+
+async def compare_spec(client: EtcdClient, spec: PoolSpec) -> tuple[Applied, list[Change]]:
+    """What :func:`apply_spec` would do, and to which fields; etcd stays as it is. Raises as it does.
+
+    A pool that is to be made is compared with one that has nothing but defaults.
+    """
+    running = _followed(await client.get(PoolKeys(spec.pool).spec), spec)
+    if running is None:
+        bare = PoolSpec(pool=spec.pool)
+        if spec.tcp is None:
+            return "created", changes(bare, spec)
+        protocol = Change("protocol", bare.protocol, spec.protocol)  # it changes what the other defaults are
+        return "created", [protocol, *changes(PoolSpec(pool=spec.pool, protocol=spec.protocol), spec)]
+    return ("unchanged" if running == spec else "changed"), changes(running, spec)
+
+
+def _followed(found: Kv | None, spec: PoolSpec) -> PoolSpec | None:
+    """The running spec, which ``spec`` may follow; None if there is none yet. Raises ``SpecError``."""
+    if found is None:
+        return None
+    running = PoolSpec.decode(found.value)
+    refuse_contradiction(running, spec)
+    return running
+
+
+def changes(before: PoolSpec, after: PoolSpec) -> list[Change]:
+    """The fields in which two specs differ, in the order of the spec, and then what is gone. Lists count as one."""
+    old, new = (dict(_fields(spec.model_dump(mode="json", exclude_none=True), "")) for spec in (before, after))
+    pairs = ((field, old.get(field), new.get(field)) for field in {**new, **old})
+    return [Change(field, was, wanted) for field, was, wanted in pairs if was != wanted]
+
+
+def _fields(group: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+    for key, value in group.items():
+        if isinstance(value, dict) and value:
+            yield from _fields(value, f"{path}{key}.")
+        elif value != {} or path:  # a member without a word on it is still named
+            yield f"{path}{key}", value

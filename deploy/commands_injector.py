@@ -198,7 +198,12 @@ def inject(files: tuple[str, ...], output: str, pool: str, kubernetes_version: s
 
 
 def _read(name: str) -> str:
+    from statesync.spec_yaml import FILE_MOST
+
     try:
-        return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+        if name == "-":
+            return sys.stdin.read(FILE_MOST + 1)
+        with Path(name).open(encoding="utf-8") as file:
+            return file.read(FILE_MOST + 1)  # a longer one is refused whatever it says
     except (OSError, UnicodeDecodeError) as error:
         raise DeployError(f"{name}: cannot be read: {error}") from None

@@ -14,6 +14,7 @@ from deploy.errors import DeployError, NotFoundError
 from deploy.options import address_or_socket, examples
 from statesync.addresses import split_address
 from statesync.headers import ADMIN_HEADER, ADMIN_VALUE
+from statesync.secret_files import fault_of, read_secret
 
 UNTIL = ("handed-over", "application-gone")
 MARGIN = 5.0
@@ -73,9 +74,9 @@ def _token(file: Path | None) -> str:
     if file is None:
         return ""
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in read_secret(file).decode().splitlines()]
     except OSError as error:
-        raise DeployError(f"{file}: cannot be read: {error.strerror}") from None
+        raise DeployError(fault_of(error)) from None
     return next((line for line in lines if line and not line.startswith("#")), "")
 
 

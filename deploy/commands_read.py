@@ -1,9 +1,7 @@
-"""The commands that look into a pool, and ``apply``, which tells it what it should be."""
+"""The commands that look into a pool."""
 
 import asyncio
-import os
 import time
-from pathlib import Path
 from typing import Any
 
 import click
@@ -20,41 +18,12 @@ from deploy.options import (
     list_output_option,
     pool_option,
     show,
-    spec_file_option,
     tls_options,
 )
 from deploy.printable import printable_view
 
 SPANS_COME = 5.0
 """Seconds within which a failover's spans are with the control servers; its record in etcd comes first."""
-
-
-@click.command(
-    epilog=examples(
-        "understudy apply -f pool.yaml",
-        "understudy apply -f pool.yaml --etcd etcd-0:2379,etcd-1:2379,etcd-2:2379",
-    )
-)
-@spec_file_option()
-@etcd_options
-def apply(spec_file: Path, etcd: EtcdOptions) -> None:
-    """Check a pool spec and put it into etcd.
-
-    A spec with any fault, or one that contradicts the running pool, changes nothing.
-    """
-    from deploy.applying import apply_spec
-    from deploy.layout import read_layout, state_directory
-    from deploy.reading import connect
-    from statesync.spec import load_spec
-
-    spec = load_spec(spec_file)
-    settings = etcd.settings(read_layout(state_directory(os.environ)))
-
-    async def run() -> str:
-        async with connect(settings) as client:
-            return await apply_spec(client, spec)
-
-    click.echo(f"pool {spec.pool}: {asyncio.run(run())}")
 
 
 @click.command(
@@ -124,6 +93,7 @@ def _node_names(view: dict[str, Any]) -> list[str]:
 async def _status(place: Place) -> dict[str, Any]:
     from deploy.draining import hindered_drains
     from deploy.envoys import read_envoys
+    from deploy.fronts import front_warnings, read_fronts
     from deploy.layout import read_processes
     from deploy.reading import connect, read_pool, require_pool
     from deploy.views import status_view
@@ -132,14 +102,16 @@ async def _status(place: Place) -> dict[str, Any]:
         state, revision = await read_pool(client, place.pool)
         require_pool(state, place.etcd)
         endpoints = await client.status()
-    envoys = await read_envoys({name: at.record.http for name, at in state.controls.items()})
+    controls = {name: at.record.http for name, at in state.controls.items()}
+    envoys, fronts = await asyncio.gather(read_envoys(controls), read_fronts(controls))
     return status_view(
         state,
         revision=revision,
         etcd=endpoints,
         envoys=envoys,
         processes=read_processes(place.directory) if place.layout else (),
-        hindered=hindered_drains(state, time.time()),
+        fronts=fronts,
+        hindered=[*hindered_drains(state, time.time()), *front_warnings(fronts)],
     )
 
 

@@ -158,14 +158,15 @@ async def _ask(
 
 
 def _imported(targets: "Targets", path: Path | None) -> "Targets":
+    from statesync.spec_yaml import BadYaml, read_document_file
     from telemetry.openslo import OpenSloError, from_openslo
 
     if path is None:
         return targets
     try:
-        return from_openslo(path.read_text(encoding="utf-8"), targets, where=str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DeployError(f"--objectives {path}: cannot be read: {error}") from None
+        return from_openslo(read_document_file(path), targets, where=str(path))
+    except BadYaml as error:
+        raise DeployError(f"--objectives {path}: {error}") from None
     except OpenSloError as error:
         raise DeployError(f"--objectives {error}") from None
 

@@ -9,6 +9,7 @@ in reverse order. Whether the pool is settled is asked of etcd by ``reading``.
 import fcntl
 import importlib.util
 import json
+import logging
 import os
 import shlex
 import shutil
@@ -36,7 +37,10 @@ from deploy.sidecar_arguments import EtcdAccess, SidecarPlace, application_envir
 from deploy.starting import APP_SUFFIX, all_ready
 from proxy.envoy import EnvoyError, find_envoy
 from statesync.etcd import EtcdClient
+from statesync.secret_files import TooOpen, fault_of, make_private
 from statesync.spec import PoolSpec
+
+logger = logging.getLogger(__name__)
 
 ETCD_QUOTA_BYTES = 2 * 1024**3
 COMPACTION = "5m"
@@ -385,8 +389,11 @@ def _require_envoy(environment: Mapping[str, str]) -> None:
 def _lock_directory(directory: Path) -> IO[str]:
     """Take the state directory for this process, until it ends however it ends."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        if make_private(directory, PROCESSES_FILE):
+            logger.warning("%s: others could read it, and can no longer (mode 0700 now)", directory)
         lock = (directory / "lock").open("a+", encoding="utf-8")
+    except TooOpen as error:
+        raise DeployError(fault_of(error)) from None
     except OSError as error:
         raise DeployError(f"{directory}: cannot be used as state directory: {error.strerror}") from None
     try:

@@ -330,7 +330,7 @@ def find_place(etcd: EtcdOptions, pool: str | None) -> Place:
         )
     name = pool or (layout.pool if layout else "")
     own = layout if layout is not None and etcd.endpoints is None and layout.pool == name else None
-    return Place(etcd.settings(own), name, directory, own)
+    return Place(etcd.settings(layout), name, directory, own)
 
 
 def show(

@@ -12,11 +12,12 @@ from typing import Any
 
 import aiohttp
 
-from deploy.errors import DeployError
+from deploy.errors import DeployError, NoPoolError
 from statesync.codec import outline
 from statesync.etcd import EtcdClient, Event
 from statesync.keys import PoolKeys, prefix_range, slot_in
 from statesync.mirror import MirrorBatch
+from statesync.secret_files import fault_of
 from statesync.sessions import Session
 from statesync.settings import EtcdSettings
 from statesync.slots import slot_of
@@ -33,7 +34,7 @@ def connect(etcd: EtcdSettings) -> EtcdClient:
     try:
         return etcd.client()
     except OSError as error:
-        raise DeployError(f"{error.filename}: cannot be read: {error.strerror}") from None
+        raise DeployError(fault_of(error)) from None
     except ValueError as error:
         raise DeployError(f"--etcd {','.join(etcd.endpoints)}: {error}") from None
 
@@ -61,12 +62,9 @@ async def read_pool(client: EtcdClient, pool: str) -> tuple[PoolState, int]:
 
 
 def require_pool(state: PoolState, etcd: EtcdSettings) -> PoolSpec:
-    """The pool's spec. Raises :class:`DeployError` unless one was applied."""
+    """The pool's spec. Raises :class:`NoPoolError` unless one was applied."""
     if state.spec is None:
-        raise DeployError(
-            f"there is no pool {state.keys.pool!r} in etcd at {', '.join(etcd.endpoints)}: "
-            "check --pool, or make it with 'understudy apply -f pool.yaml'"
-        )
+        raise NoPoolError(state.keys.pool, etcd, (*sorted(state.members), *sorted(state.controls)))
     return state.spec.record
 
 

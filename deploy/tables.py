@@ -9,6 +9,7 @@ from rich.text import Text
 
 from deploy.drawing import coloured, plain_table, when
 from deploy.envoys import envoys_table
+from deploy.fronts import fronts_table
 from deploy.views import View, summarise_table
 from telemetry.slo_view import length
 
@@ -34,6 +35,8 @@ def status_table(view: View) -> RenderableType:
     envoys = envoys_table(view["envoys"]) if view["envoys"] else None
     if envoys is not None:
         parts.append(envoys)
+    if view["fronts"]:
+        parts.append(fronts_table(view["fronts"]))
     if view["processes"]:
         parts.append(processes_table(view["processes"]))
     parts += [Text(f"! {warning}", style="yellow") for warning in view["warnings"]]

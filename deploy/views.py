@@ -41,12 +41,14 @@ def status_view(
     revision: int,
     etcd: Sequence[EndpointStatus] = (),
     envoys: View | None = None,
+    fronts: Sequence[View] = (),
     processes: Sequence[Mapping[str, Any]] = (),
     hindered: Sequence[str] = (),
 ) -> View:
     """The pool at a glance. ``envoys`` is what the control servers say of their xDS clients (``deploy.envoys``).
 
-    ``hindered`` says what keeps members from leaving that are to (``deploy.draining``).
+    ``fronts`` is what these told of requests and members (``deploy.fronts``). ``hindered`` says what else there is to
+    warn of, such as what keeps members from leaving that are to (``deploy.draining``).
     """
     table = state.table.record if state.table else None
     total = slots_of(state)
@@ -94,6 +96,7 @@ def status_view(
             for status in etcd
         ],
         "envoys": envoys,
+        "fronts": list(fronts),
         "processes": list(processes),
         "warnings": [*_warnings(state, etcd, unowned, dead), *hindered],
     }

@@ -17,6 +17,7 @@ from proxy.peers import ACTIVATE_PATH, PREPARE_PATH, SESSIONS_PATH
 from proxy.problems import Reply, problem
 from statesync.headers import ADMIN_HEADER, ADMIN_VALUE
 from statesync.identity import MEMBER, names_in
+from statesync.secret_files import fault_of, read_secret
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class SessionTokens:
             self._stamp = self._stamp_now()
             self._digests = _digests(path)
         except OSError as error:
-            raise BadTokenFile(f"{path}: cannot be read: {error.strerror}") from None
+            raise BadTokenFile(fault_of(error)) from None
 
     def accepts(self, authorization: str) -> bool:
         """Whether the value of an ``Authorization`` header is ``Bearer`` and one of the tokens; in constant time."""
@@ -74,7 +75,7 @@ class SessionTokens:
 
 
 def _digests(path: Path) -> tuple[bytes, ...]:
-    lines = [line.strip() for line in path.read_text().splitlines()]
+    lines = [line.strip() for line in read_secret(path).decode().splitlines()]
     tokens = [line for line in lines if line and not line.startswith("#")]
     if not tokens or any(len(token) < TOKEN_LEAST for token in tokens):
         raise BadTokenFile(f"{path}: holds one token a line, each of {TOKEN_LEAST} characters or more")

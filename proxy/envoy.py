@@ -30,6 +30,7 @@ from proxy.envoy_tls import EnvoyTls, secret_files, transport_socket
 from proxy.supervision import STEADY_AFTER, describe_exit, restart_delay, try_to_listen
 from proxy.tether import tethered
 from statesync.addresses import split_address
+from statesync.secret_files import fault_of, require_secret
 
 log = logging.getLogger(__name__)
 
@@ -240,6 +241,8 @@ class EnvoyProcess:
         )
 
     def _prepare(self) -> None:
+        if self.settings.tls is not None:
+            _require_own_key(self.settings.tls.key)
         directory = self.settings.directory
         if directory is None:
             made = tempfile.TemporaryDirectory(prefix="understudy-envoy-", ignore_cleanup_errors=True)
@@ -372,6 +375,14 @@ async def _report_readiness(envoy: EnvoyProcess) -> None:
         log.warning("Envoy %s has no configuration yet from %s, and serves nobody", settings.node_id, servers)
         patience = min(60.0, 2 * patience)
     log.info("Envoy %s serves pool %s on %s", settings.node_id, settings.pool, settings.listen)
+
+
+def _require_own_key(key: Path) -> None:
+    """Raise :class:`EnvoyError` unless the private key that Envoy will read can be read by us alone."""
+    try:
+        require_secret(key)
+    except OSError as error:
+        raise EnvoyError(fault_of(error)) from None
 
 
 def require_free(purpose: str, address: str) -> None:

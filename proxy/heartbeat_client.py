@@ -16,6 +16,7 @@ import grpc.aio
 
 from statesync.beat import ANSWERS, BEAT_INTERVAL, METHOD, PINGS, STREAM_SILENCE, Answer, Beat
 from statesync.etcd import TlsFiles
+from statesync.secret_files import fault_of
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,8 @@ class HeartbeatClient:
         self._beat = beat
         self._on_answer = on_answer
         self._tls = tls
+        self._credentials: grpc.ChannelCredentials | None = None
+        self._fault = ""
         self._due: dict[str, asyncio.Event] = {}
         self._streams: dict[str, asyncio.Task[None]] = {}
 
@@ -141,7 +144,19 @@ class HeartbeatClient:
     def _channel(self, address: str) -> grpc.aio.Channel:
         if self._tls is None:
             return grpc.aio.insecure_channel(address, options=_OPTIONS)
-        return grpc.aio.secure_channel(address, self._tls.credentials(), options=_OPTIONS)
+        return grpc.aio.secure_channel(address, self._read_credentials(self._tls), options=_OPTIONS)
+
+    def _read_credentials(self, tls: TlsFiles) -> grpc.ChannelCredentials:
+        """What the files hold now; what they held before if they cannot be used. Raises ``OSError`` without that."""
+        try:
+            self._credentials, self._fault = tls.credentials(), ""
+        except OSError as error:
+            if self._credentials is None:
+                raise
+            if self._fault != (fault := fault_of(error)):
+                self._fault = fault
+                logger.warning("heartbeats: the certificates in use stay: %s", fault)
+        return self._credentials
 
     async def _read(self, address: str, stream: "Stream[bytes, bytes]", hearing: Hearing) -> None:
         async for raw in stream:

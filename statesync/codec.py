@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from statesync.etcd import EtcdClient, Get, Kv, ModRevision, Put
 from statesync.keys import PoolKeys
+from statesync.secret_files import fault_of, read_secret
 from statesync.sessions import Session
 from statesync.stored import brief, read_object, typed
 
@@ -170,10 +171,10 @@ def load_codec(path: Path | None) -> SessionCodec:
     except ImportError:
         raise BadKeyFile("encryption needs the package 'cryptography': pip install 'understudy[encryption]'") from None
     try:
-        lines = [line.partition("#")[0].strip() for line in path.read_text().splitlines()]
+        lines = [line.partition("#")[0].strip() for line in read_secret(path).decode().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise BadKeyFile(f"{path}: cannot be read: {reason}") from None
+        fault = fault_of(error) if isinstance(error, OSError) else f"{path}: cannot be read: it is no text"
+        raise BadKeyFile(fault) from None
     given = [(number, line) for number, line in enumerate(lines, start=1) if line]
     plain = bool(given) and given[0][1] == PLAIN_LINE
     keys = tuple(_session_key(path, number, line) for number, line in given[plain:])

@@ -20,6 +20,7 @@ from aetcd import rpc
 from statesync.etcd_errors import NO_LEADER, EtcdError, Unavailable, Verdict, error_of, judge
 from statesync.etcd_leader import PATIENCE, GivenUp, LeaderWatch, Sight
 from statesync.etcd_model import Message
+from statesync.secret_files import read_secret
 
 # etcd closes connections that ping more often than every 5 s, or without a call in flight.
 # The minimum reconnect backoff is gRPC's name for the time that one attempt to connect may take.
@@ -54,10 +55,10 @@ class TlsFiles:
     key: Path | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Read the files; raises ``OSError`` when one cannot be read."""
+        """Read the files; raises ``OSError`` when one cannot be read, or others can read the key."""
         return grpc.ssl_channel_credentials(
             self.ca.read_bytes(),
-            self.key.read_bytes() if self.key else None,
+            read_secret(self.key) if self.key else None,
             self.cert.read_bytes() if self.cert else None,
         )
 

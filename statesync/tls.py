@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from statesync.identity import MEMBER, Trust, names_in
+from statesync.secret_files import fault_of, require_secret
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Identity:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.check_hostname = False
         context.verify_mode = ssl.CERT_REQUIRED
+        require_secret(self.key)
         context.load_cert_chain(self.cert, self.key)
         context.load_verify_locations(self.ca)
         return context
@@ -210,4 +212,4 @@ def _fault(identity: Identity, error: OSError) -> str:
             f"{identity.cert}, {identity.key} and {identity.ca} cannot be used together as certificate, "
             f"key and authority (PEM): {error.reason or error}"
         )
-    return f"{error.filename}: cannot be read: {error.strerror}"
+    return fault_of(error)

@@ -8,12 +8,13 @@ sends it how often.
 
 import asyncio
 import logging
+import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -171,6 +172,9 @@ class SpanStore:
     # What follows runs in the store's thread only.
 
     def _open(self) -> sqlite3.Connection:
+        if str(self.path) != ":memory:":
+            with suppress(OSError):  # connecting says what is wrong with the path
+                os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))  # traces are not for everybody
         db = sqlite3.connect(self.path, timeout=1.0, isolation_level=None)
         try:
             schema_of(db, self.path)  # before WAL changes the file

@@ -34,6 +34,7 @@ from telemetry.intake import Intake
 from telemetry.receiver_http import OPENED, otlp_application
 from telemetry.store import SpanStore
 from tests.deploy.injection.harness import PLAIN
+from tests.harness.secrets import write_secret
 from xds.admin import Admin
 
 ROOT = Path(__file__).parents[1]
@@ -53,8 +54,7 @@ def session_side(path: Path) -> web.Application:
 
 
 def tokens(path: Path) -> SessionTokens:
-    (path / "tokens").write_text(TOKEN)
-    return SessionTokens(path / "tokens")
+    return SessionTokens(write_secret(path / "tokens", TOKEN))
 
 
 def without_tokens(drain: MagicMock) -> web.Application:
@@ -74,7 +74,7 @@ def peer_side(_: Path, *, certificates: bool = True) -> web.Application:
 
 
 def admin(_: Path) -> web.Application:
-    parts = {name: MagicMock() for name in ("controller", "leadership", "cache", "store")}
+    parts = {name: MagicMock() for name in ("controller", "leadership", "cache", "store", "fronts")}
     return Admin(name="c", pool="p", now_ns=lambda: 0, exposition=lambda _: (b"", "text/plain"), **parts).app()
 
 

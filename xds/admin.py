@@ -17,12 +17,14 @@ from aiohttp import web
 from statesync.beat import LOAD_WINDOW
 from statesync.pool import Failover, MemberState
 from statesync.strict_json import whole_number
+from telemetry.front_tally import FrontTally
 from telemetry.ids import is_trace_id
 from telemetry.store import SpanStore
 from telemetry.store_schema import StoreError
 from xds.cache import ResourceCache
 from xds.controller import Controller
 from xds.election import Leadership
+from xds.front_view import fronts_view
 from xds.liveness import LivenessBook, Pulse
 from xds.world import World, orders_for_envoy
 
@@ -47,6 +49,7 @@ class Admin:
         store: SpanStore,
         now_ns: Callable[[], int],
         exposition: Callable[[str], tuple[bytes, str]],
+        fronts: FrontTally,
     ) -> None:
         self._exposition = exposition
         self._name = name
@@ -56,6 +59,7 @@ class Admin:
         self._cache = cache
         self._store = store
         self._now = now_ns
+        self._fronts = fronts
 
     def app(self) -> web.Application:
         """An aiohttp application with all routes."""
@@ -67,6 +71,7 @@ class Admin:
                 web.get("/metrics", self._metrics),
                 web.get("/v1/status", self._status),
                 web.get("/v1/xds", self._xds),
+                web.get("/v1/fronts", self._front_envoys),
                 web.get("/v1/table", self._table),
                 web.get("/v1/failovers", self._failovers),
                 web.get("/v1/traces", self._traces),
@@ -132,12 +137,19 @@ class Admin:
                 ],
                 "xds": {"publications": controller.publisher.publications, "fault": controller.publisher.fault},
                 "members": members_view(world, controller.book, self._now()) if world else [],
+                "missing": [
+                    {"member": member, "cause": cause, "seconds": round(seconds)}
+                    for member, (cause, seconds) in controller.missing.items()
+                ],
                 "controls": {name: dataclasses.asdict(at.record) for name, at in observer.state.controls.items()},
             }
         )
 
     async def _xds(self, _request: web.Request) -> web.Response:
         return _json(self._cache.status())
+
+    async def _front_envoys(self, _request: web.Request) -> web.Response:
+        return _json(fronts_view(self._controller.observer.world(), self._fronts))
 
     async def _metrics(self, request: web.Request) -> web.Response:
         body, content_type = self._exposition(request.headers.get("Accept", ""))

@@ -25,6 +25,7 @@ from xds import types, wire
 from xds.cache import Client, PushEvent, ResourceCache
 from xds.csds import add_client_status
 from xds.stream import Conversation
+from xds.stream_quota import HTTP2_LIMIT, QuotaLimits, StreamQuota
 from xds.terms import Limits, Outgoing, Pace, Refused, Variant
 from xds.wire import Malformed, Node
 
@@ -55,6 +56,7 @@ KEEPALIVE = (
 _OPTIONS = (
     *TAKE_ALL,
     *KEEPALIVE,
+    *HTTP2_LIMIT,
     ("grpc.max_receive_message_length", _MAX_MESSAGE),
     ("grpc.max_send_message_length", -1),
     ("grpc.so_reuseport", 0),
@@ -69,12 +71,14 @@ class StreamSettings:
     Attributes:
         pace: how long a stream waits for its node.
         limits: what a stream may ask for.
+        quota: how many streams may be open.
         max_age: seconds after which a stream is ended cleanly, so that clients spread over the replicas; each
             stream draws its own between 80 % and 120 %. 0 lets streams live.
     """
 
     pace: Pace = field(default_factory=Pace)
     limits: Limits = field(default_factory=Limits)
+    quota: QuotaLimits = field(default_factory=QuotaLimits)
     max_age: float = 0.0
 
 
@@ -87,6 +91,9 @@ class AdsServer:
         confirm_fresh: awaited before a client that brings versions from elsewhere is sent other ones; returns when
             the cache is as new as the truth was when it was called. So a replica that is behind rolls nobody back.
         identify: given a stream's node and gRPC's auth context, returns why the stream is not allowed, or None.
+
+    Attributes:
+        quota: counts the open streams, and those that were refused.
     """
 
     def __init__(
@@ -100,6 +107,7 @@ class AdsServer:
         self.cache = cache
         self.settings = settings or StreamSettings()
         self.identify = identify
+        self.quota = StreamQuota(self.settings.quota)
         self.freshness = Freshness(confirm_fresh) if confirm_fresh is not None else None
         self._streams: dict[_Stream, None] = {}
         self._numbers = itertools.count()
@@ -122,7 +130,7 @@ class AdsServer:
             }
             handlers.append(grpc.method_handlers_generic_handler(service, methods))
         server.add_generic_rpc_handlers(tuple(handlers))
-        add_client_status(server, self.cache)
+        add_client_status(server, self.cache, self.quota)
 
     async def start(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
         """Serve on ``address`` (``host:port``, port 0 picks one) and return the port.
@@ -176,13 +184,14 @@ class AdsServer:
             limits=self.settings.limits,
             siblings=self._siblings,
         )
-        stream = _Stream(self, conversation, context)
-        self._streams[stream] = None
-        self.cache.counters.streams += 1
-        try:
-            await stream.run()
-        finally:
-            del self._streams[stream]
+        async with self.quota.held(context):
+            stream = _Stream(self, conversation, context)
+            self._streams[stream] = None
+            self.cache.counters.streams += 1
+            try:
+                await stream.run()
+            finally:
+                del self._streams[stream]
 
 
 class _Stream:

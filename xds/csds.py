@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 
 from xds.cache import ResourceCache, TypeStatus
 from xds.schema import Dynamic, Schema
+from xds.stream_quota import StreamQuota
 from xds.subscription import Standing
 
 SERVICE = "envoy.service.status.v3.ClientStatusDiscoveryService"
@@ -61,15 +62,16 @@ _CONFIG_STATUS = {Standing.SYNCED: 1, Standing.NOT_SENT: 2, Standing.STALE: 3, S
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
-def add_client_status(server: grpc.aio.Server, cache: ResourceCache) -> None:
-    """Add the service to a gRPC server that is not started yet."""
+def add_client_status(server: grpc.aio.Server, cache: ResourceCache, quota: StreamQuota) -> None:
+    """Add the service to a gRPC server that is not started yet. Its streams count in ``quota``."""
 
     async def fetch(request: bytes, context: Context) -> bytes:
         return await _answer(request, cache, context)
 
     async def stream(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        async for request in requests:
-            yield await _answer(request, cache, context)
+        async with quota.held(context):
+            async for request in requests:
+                yield await _answer(request, cache, context)
 
     handlers = {
         "FetchClientStatus": grpc.unary_unary_rpc_method_handler(fetch),

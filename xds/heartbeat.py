@@ -25,6 +25,7 @@ from statesync.pool_clock import wall_ms
 from statesync.stored import read_object
 from statesync.tls import PeerTls, WrongName, trust_fault
 from xds.liveness import SECOND, Finding, Identity, LivenessBook, Question
+from xds.stream_quota import StreamQuota
 from xds.told import Told
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Heartbeat:
             the server starts.
         tls: for the probes, if the members' peer ports want mTLS. Set it before :meth:`run`.
         told: what the members tell of their takeovers.
+        quota: counts the open streams. They are not counted with those of xDS, so that neither can use up the other's.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Heartbeat:
         self.identify: Callable[[str, Mapping[str, Any]], str | None] = lambda _member, _context: None
         self.tls: PeerTls | None = None
         self.told = Told()
+        self.quota = StreamQuota()
         self._seen = book.version
         self._numbers = itertools.count(1)
         self._stopping = False
@@ -116,8 +119,12 @@ class Heartbeat:
         self._stopping = True
 
     async def _stream(self, beats: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        # The open stream is what the member waits for, and this tells it that answers follow.
-        await context.send_initial_metadata(((ANSWERS, "1"),))
+        async with self.quota.held(context):
+            # The open stream is what the member waits for, and this tells it that answers follow.
+            await context.send_initial_metadata(((ANSWERS, "1"),))
+            await self._serve(beats, context)
+
+    async def _serve(self, beats: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         stream = next(self._numbers)
         try:
             async with asyncio.timeout(None) as limit:

@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 
 from statesync.identity import DOMAIN, MEMBER, Trust
+from statesync.secret_files import read_secret
 from xds.wire import Node
 
 log = logging.getLogger(__name__)
@@ -36,8 +37,8 @@ class ServerTls:
     def credentials(self) -> grpc.ServerCredentials:
         """Credentials that demand a client certificate and read the files again at each handshake.
 
-        Raises ``OSError`` when a file cannot be read now. Files that cannot be read later leave the last good ones
-        in use.
+        Raises ``OSError`` when a file cannot be read now, or others can read the key. Files that cannot be read later
+        leave the last good ones in use.
         """
         last_good = self._read()
 
@@ -52,7 +53,7 @@ class ServerTls:
         return grpc.dynamic_ssl_server_credentials(last_good, fetch, require_client_authentication=True)
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
-        pair = (self.key.read_bytes(), self.cert.read_bytes())
+        pair = (read_secret(self.key), self.cert.read_bytes())
         return grpc.ssl_server_certificate_configuration([pair], self.ca.read_bytes())
 
 

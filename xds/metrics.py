@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from xds import types
 from xds.cache import AckEvent, PushEvent, ResourceCache
+from xds.stream_quota import ADDRESS, TOTAL
 from xds.subscription import Standing
 
 OTHER = "other"
@@ -63,12 +64,15 @@ class XdsMetrics:
     Args:
         cache: what is served; call :meth:`pushed` and :meth:`answered` from its hooks.
         streams: how many streams are open now.
+        refused: how many streams were refused so far, by the limit that they passed.
     """
 
-    def __init__(self, cache: ResourceCache, streams: Callable[[], int]) -> None:
+    def __init__(
+        self, cache: ResourceCache, streams: Callable[[], int], refused: Callable[[], Mapping[str, int]] = dict
+    ) -> None:
         self.registry = CollectorRegistry()
         self._tallies: dict[str, _Tally] = {}
-        self.registry.register(_Collector(self._tallies, cache, streams))
+        self.registry.register(_Collector(self._tallies, cache, streams, refused))
 
     def pushed(self, event: PushEvent) -> None:
         """A response was written."""
@@ -123,10 +127,17 @@ _TIMES = {
 class _Collector(Collector):
     """Puts the numbers into Prometheus' form when it asks for them."""
 
-    def __init__(self, tallies: Mapping[str, _Tally], cache: ResourceCache, streams: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        tallies: Mapping[str, _Tally],
+        cache: ResourceCache,
+        streams: Callable[[], int],
+        refused: Callable[[], Mapping[str, int]],
+    ) -> None:
         self._tallies = tallies
         self._cache = cache
         self._streams = streams
+        self._refused = refused
 
     def collect(self) -> Iterator[Metric]:
         """Everything as it is now."""
@@ -162,8 +173,20 @@ class _Collector(Collector):
         for type_url, count in counters.encoded.items():
             encodings.add_metric([label(type_url)], count)
         yield encodings
+        yield self._refused_streams()
         yield self._resources()
         yield self._nodes()
+
+    def _refused_streams(self) -> Metric:
+        family = CounterMetricFamily(
+            f"{_PREFIX}refused_streams",
+            "Streams, of heartbeats too, that were refused because too many were open, by the limit that they passed.",
+            labels=("limit",),
+        )
+        counts = self._refused()
+        for limit in (ADDRESS, TOTAL):
+            family.add_metric([limit], counts.get(limit, 0))
+        return family
 
     def _resources(self) -> Metric:
         family = GaugeMetricFamily(

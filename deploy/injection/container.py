@@ -143,24 +143,26 @@ def is_application_hook(lifecycle: Body, everybody: Sequence[Body]) -> bool:
     return (before[0] if before else path).startswith("/drained?wait=")
 
 
-def volumes_for(settings: SidecarSettings, wishes: Wishes) -> list[Body]:
-    """The volumes that the container mounts."""
+def volumes_for(settings: SidecarSettings, wishes: Wishes, *, grouped: bool) -> list[Body]:
+    """The volumes that the container mounts; ``grouped``: the pod has an ``fsGroup``, which may read the files."""
     found = []
     certificates = settings.peer_certificates
     if certificates and certificates.secret:
-        found.append(_secret(TLS, certificates.secret))
+        found.append(_secret(TLS, certificates.secret, grouped=grouped))
     elif certificates:
         uri = spiffe(wishes.pool, MEMBER)
         found.append(csi_volume(TLS, certificates, uri=uri, fs_group=settings.run_as_user))
     if settings.etcd_tls_secret:
-        found.append(_secret(ETCD_TLS, settings.etcd_tls_secret))
+        found.append(_secret(ETCD_TLS, settings.etcd_tls_secret, grouped=grouped))
     if settings.session_keys_secret:
-        found.append(_secret(SESSION_KEYS, settings.session_keys_secret))
+        found.append(_secret(SESSION_KEYS, settings.session_keys_secret, grouped=grouped))
     return found
 
 
-def _secret(name: str, secret: str) -> Body:
-    return {"name": name, "secret": {"secretName": secret}}
+def _secret(name: str, secret: str, *, grouped: bool) -> Body:
+    """Without a group the files are root's, so the sidecar can read them only if everybody in its container can."""
+    mode = {"defaultMode": 0o440} if grouped else {}
+    return {"name": name, "secret": {"secretName": secret, **mode}}
 
 
 def _variables(settings: SidecarSettings, wishes: Wishes) -> list[Body]:

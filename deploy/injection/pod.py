@@ -236,5 +236,6 @@ def _with_hook(container: Body, name: str, hook: Body | None, everybody: list[Bo
 
 def _volumes(spec: Body, settings: SidecarSettings, wishes: Wishes) -> Body:
     kept = [volume for volume in objects(spec, "volumes", "spec") if volume.get("name") not in VOLUMES]
-    wanted = volumes_for(settings, wishes)
+    grouped = "fsGroup" in mapping(spec, "securityContext", "spec")
+    wanted = volumes_for(settings, wishes, grouped=grouped)
     return {"volumes": [*kept, *wanted]} if wanted or "volumes" in spec else {}

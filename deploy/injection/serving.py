@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deploy.errors import DeployError
+from statesync.secret_files import TooOpen, fault_of, read_secret
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,8 @@ class CertificateFiles:
         self._stamp: _Stamp = ()
         try:
             self._take()
+        except TooOpen as error:
+            raise DeployError(fault_of(error)) from None
         except (OSError, BadPair) as error:
             raise DeployError(f"{directory}: {CERTIFICATE} and {KEY} cannot be used: {_why(error)}") from None
 
@@ -83,7 +86,8 @@ class CertificateFiles:
         stamp = tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in map(Path.stat, self._files))
         if stamp == self._stamp:
             return False
-        taken = self._serving.take(*(file.read_bytes() for file in self._files))
+        certificate, key = self._files
+        taken = self._serving.take(certificate.read_bytes(), read_secret(key))
         self._stamp = stamp
         return taken
 

@@ -24,6 +24,7 @@ from telemetry.ids import trace_seed
 from telemetry.setup import start_telemetry
 from tests.harness.commands import ROOT, Commands, ask, commands, ready
 from tests.harness.etcd import EtcdServer
+from tests.harness.secrets import write_secret
 from tests.harness.waiting import free_port, stays, until
 from xds import types, wire
 
@@ -234,7 +235,7 @@ async def test_an_operator_verifies_reads_and_backs_up_an_encrypted_pool_over_mt
     app, api = (f"127.0.0.1:{free_port()}" for _ in range(2))
     peer = f"127.0.0.1:{free_port()}"
     keys = tmp_path / "session.keys"
-    keys.write_text(base64.b64encode(bytes(range(32))).decode() + "\n")
+    write_secret(keys, base64.b64encode(bytes(range(32))).decode() + "\n")
     await world.running.program("app", sys.executable, "-m", "http.server", "--bind", *app.split(":"))
     await world.running.start(
         "cart-1",

@@ -15,6 +15,7 @@ from statesync.keys import prefix_range
 from statesync.slots import slot_of
 from tests.harness.commands import Commands, commands
 from tests.harness.etcd import EtcdServer
+from tests.harness.secrets import write_secret
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.sidecars_here import sidecars_here
 from tests.harness.waiting import until
@@ -210,7 +211,7 @@ async def test_encrypted_sessions_are_verified_backed_up_and_restored(
     pool: SidecarPool, operator: Operator, tmp_path: Path
 ) -> None:
     keys = tmp_path / "keys"
-    keys.write_text(base64.b64encode(bytes(range(32))).decode())
+    write_secret(keys, base64.b64encode(bytes(range(32))).decode())
     file = tmp_path / "backup.jsonl"
     async with sidecars_here(pool, "a", session_keys=keys, scrub_interval=0.01) as sidecars:
         await pool.settle(("a",))

@@ -16,6 +16,7 @@ import pytest_asyncio
 from statesync.keys import prefix_range
 from statesync.pool import Failover, Intent, MemberState
 from tests.harness.etcd import EtcdServer
+from tests.harness.secrets import write_secret
 from tests.harness.sidecars import ROOT, SidecarPool, sidecar_pool
 from tests.harness.waiting import free_port, until
 
@@ -268,8 +269,8 @@ async def test_leaving_works_over_a_unix_socket_that_asks_for_a_token(
     etcd: EtcdServer, pool_name: str, tmp_path: Path
 ) -> None:
     tokens, other, api = tmp_path / "tokens", tmp_path / "other", f"unix:{tmp_path / 'api.sock'}"
-    tokens.write_text("# ours\n0123456789abcdef\n")
-    other.write_text("fedcba9876543210\n")
+    write_secret(tokens, "# ours\n0123456789abcdef\n")
+    write_secret(other, "fedcba9876543210\n")
     command = (sys.executable, "-m", "deploy.cli")
     async with sidecar_pool(etcd, pool_name) as pool:
         addresses = (f"127.0.0.1:{free_port()}" for _ in range(2))

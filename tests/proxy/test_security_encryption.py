@@ -11,6 +11,7 @@ import pytest_asyncio
 from statesync.keys import prefix_range
 from tests.harness.commands import commands
 from tests.harness.etcd import EtcdServer
+from tests.harness.secrets import write_secret
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import free_port, until
 
@@ -32,7 +33,7 @@ def key() -> str:
 
 def give(home: Path, members: str, *keys: str) -> None:
     for member in members:
-        (home / f"{member}.keys").write_text("\n".join(keys))
+        write_secret(home / f"{member}.keys", "\n".join(keys))
 
 
 async def in_etcd(pool: SidecarPool) -> bytes:

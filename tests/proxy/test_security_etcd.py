@@ -13,6 +13,8 @@ import pytest_asyncio
 
 from statesync.etcd import EtcdClient, Rejected, TlsFiles
 from statesync.keys import PoolKeys
+from statesync.mirror import Mirror
+from tests.harness.cable import cable_to
 from tests.harness.certificates import Authority
 from tests.harness.commands import ROOT, commands, ready
 from tests.harness.etcd import EtcdServer, etcd_binary, running_etcd
@@ -141,6 +143,33 @@ async def test_a_wrong_password_is_named_at_the_start(
     assert code == 2
     assert "authentication failed" in told
     assert "guessed" not in told
+
+
+@pytest.mark.parametrize("user", [None, "understudy-cart"])
+async def test_a_watcher_survives_that_anybody_may_compact(guarded: EtcdServer, user: str | None) -> None:
+    keys, seen = PoolKeys("cart"), []
+    known = {"username": "understudy-cart", "password": PASSWORD}
+    hostile = {"username": user, "password": PASSWORD} if user else {}
+    async with (
+        cable_to(guarded.endpoint) as cable,
+        EtcdClient([cable.address], **known) as client,
+        guarded.client(**known) as writer,
+        guarded.client(**hostile) as stranger,
+    ):
+        mirror = Mirror(client, keys.without_sessions, seen.append)
+        watching = asyncio.create_task(mirror.run())
+        await asyncio.wait_for(mirror.synced.wait(), 20)
+        cable.reset()
+        revision = max([await writer.put(keys.table, str(number).encode()) for number in range(5)])
+        await stranger.compact(revision)
+        cable.mend()
+
+        await asyncio.wait_for(mirror.caught_up(revision), 60)
+        assert mirror.resets == 2
+        assert seen[-1].events[-1].kv.value == b"4"
+        after = await writer.put(keys.table, b"after")
+        await asyncio.wait_for(mirror.caught_up(after), 20)
+        watching.cancel()
 
 
 async def test_a_sidecar_reaches_etcd_over_tls_by_its_flags(pool_name: str, tmp_path: Path) -> None:

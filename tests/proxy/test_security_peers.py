@@ -15,6 +15,7 @@ from statesync.tls import Identity, PeerTls, trust_fault
 from tests.harness.certificates import Authority
 from tests.harness.commands import commands, ready
 from tests.harness.etcd import EtcdServer
+from tests.harness.secrets import write_secret
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import free_port, stays, until
 from xds.heartbeat import probe
@@ -228,7 +229,7 @@ async def test_an_unprotected_port_beyond_loopback_needs_to_be_asked_for(
     etcd: EtcdServer, pool_name: str, tmp_path: Path, authority: Authority
 ) -> None:
     tokens = tmp_path / "tokens"
-    tokens.write_text("0123456789abcdef0123456789abcdef\n")
+    write_secret(tokens, "0123456789abcdef0123456789abcdef\n")
     where = ("--member", "a", "--pool", pool_name, "--app", "127.0.0.1:1", "--etcd", etcd.endpoint)
     peer, api = f"0.0.0.0:{free_port()}", f"0.0.0.0:{free_port()}"
     lone = ("--session-api", f"127.0.0.1:{free_port()}", "--peer", f"127.0.0.1:{free_port()}")

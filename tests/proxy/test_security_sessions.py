@@ -17,6 +17,7 @@ from proxy.admission import BadTokenFile, SessionTokens
 from statesync.pool import MemberState
 from tests.harness.commands import ROOT, ask, commands, ready
 from tests.harness.etcd import EtcdServer
+from tests.harness.secrets import write_secret
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import free_port, until
 
@@ -38,7 +39,7 @@ async def test_without_its_token_the_session_api_says_no_more_than_that_it_lives
     pool: SidecarPool, tmp_path: Path
 ) -> None:
     tokens = tmp_path / "tokens"
-    tokens.write_text(f"# of the shop\n{TOKEN}\n")
+    write_secret(tokens, f"# of the shop\n{TOKEN}\n")
     pool.flags = lambda _: ["--session-token-file", tokens]
     await pool.start("a")
     await pool.write_table(ALONE)
@@ -60,7 +61,7 @@ async def test_without_its_token_the_session_api_says_no_more_than_that_it_lives
                 assert (path, answer.status) == (path, expected)
     assert (await pool.call("a", "GET", "/k", Authorization=bearer))[2] == b"secret"
 
-    tokens.with_suffix(".new").write_text(f"{TOKEN}\n{NEXT}\n")
+    write_secret(tokens.with_suffix(".new"), f"{TOKEN}\n{NEXT}\n")
     tokens.with_suffix(".new").replace(tokens)
     for token in (TOKEN, NEXT):
         assert (await pool.call("a", "GET", "/k", Authorization=f"Bearer {token}"))[0] == 200
@@ -69,7 +70,7 @@ async def test_without_its_token_the_session_api_says_no_more_than_that_it_lives
 
 @pytest.mark.parametrize("content", ["", "# nothing\n", "short\n", f"{TOKEN}\nshort\n"])
 def test_a_file_without_good_tokens_is_refused(tmp_path: Path, content: str) -> None:
-    (tmp_path / "tokens").write_text(content)
+    write_secret(tmp_path / "tokens", content)
     with pytest.raises(BadTokenFile, match="16 characters"):
         SessionTokens(tmp_path / "tokens")
 
@@ -97,7 +98,7 @@ async def test_a_unix_socket_has_the_permissions_that_were_asked_for(
 
 
 async def test_the_example_shows_its_token(pool: SidecarPool, tmp_path: Path) -> None:
-    (tmp_path / "tokens").write_text(TOKEN)
+    write_secret(tmp_path / "tokens", TOKEN)
     pool.flags = lambda _: ["--session-token-file", tmp_path / "tokens"]
     await pool.start("a")
     await pool.settle(*ALONE)

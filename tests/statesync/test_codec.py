@@ -22,6 +22,7 @@ from statesync.etcd import EtcdClient, Event, Kv
 from statesync.keys import PoolKeys
 from statesync.replica import Replica
 from statesync.sessions import Answer, Session
+from tests.harness.secrets import write_secret
 
 OLD, NEW = SessionKey.of(b"o" * 32), SessionKey.of(b"n" * 32)
 KEYS = PoolKeys("cart")
@@ -97,11 +98,11 @@ def line(key: SessionKey) -> str:
 
 def test_a_key_file_is_read_line_by_line(tmp_path: Path) -> None:
     file = tmp_path / "keys"
-    file.write_text(f"# of 2026\n{line(NEW)}\n\n{line(OLD)}  # until May\n")
+    write_secret(file, f"# of 2026\n{line(NEW)}\n\n{line(OLD)}  # until May\n")
     codec = load_codec(file)
     assert isinstance(codec, SealedSessions)
     assert (codec.first, list(codec.keys), codec.plain) == (NEW, [NEW.id, OLD.id], False)
-    file.write_text(f"plain\n{line(NEW)}\n")
+    write_secret(file, f"plain\n{line(NEW)}\n")
     codec = load_codec(file)
     assert isinstance(codec, SealedSessions)
     assert codec.plain
@@ -110,7 +111,7 @@ def test_a_key_file_is_read_line_by_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "# none\n", "plain\n", "c2hvcnQ=\n", "not base64!\n", "=\n"])
 def test_a_bad_key_file_is_named_without_its_content(tmp_path: Path, content: str) -> None:
-    (tmp_path / "keys").write_text(content)
+    write_secret(tmp_path / "keys", content)
     with pytest.raises(BadKeyFile, match="openssl rand -base64 32") as caught:
         load_codec(tmp_path / "keys")
     assert "c2hvcnQ" not in str(caught.value)

@@ -59,6 +59,11 @@ class Stream:
             return await self.call.code(), await self.call.details() or ""
 
 
+def connection(port: int) -> grpc.aio.Channel:
+    """A channel with a connection of its own."""
+    return grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=(("grpc.use_local_subchannel_pool", 1),))
+
+
 class Served:
     """A cache, the server in front of it, and clients that connect to it."""
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.harness.waiting import until
-from tests.xds.client import ADS, served
+from tests.xds.client import ADS, Stream, connection, served
 from tests.xds.made import cluster, endpoints
 from tests.xds.test_ads import BOTH
 from xds import types, wire
@@ -188,8 +188,13 @@ def whole(entry, *, delta: bool, wrapped: bool):
 
 
 async def test_two_thousand_streams_that_come_at_once_are_all_taken_in():
-    async with served(CONTENT) as world:
-        streams = [world.stream(delta=True, node=f"front-{number}") for number in range(2000)]
+    async with served(CONTENT) as world, contextlib.AsyncExitStack() as stack:
+        channels = [await stack.enter_async_context(connection(world.port)) for _ in range(125)]
+        streams = [
+            Stream(channel, f"{ADS}/DeltaAggregatedResources", delta=True, node=f"front-{number}-{turn}")
+            for turn in range(16)
+            for number, channel in enumerate(channels)
+        ]
         for stream in streams:
             await stream.ask(CDS)
         for stream in streams:

@@ -89,6 +89,7 @@ async def test_there_is_no_table_without_a_spec_and_none_for_members_that_only_s
 
     await until(refuses, 40, "it has read the pool, and says what it lacks (it may lead before)")
     assert await pool.table() is None
+    await until(lambda: f"waiting: there is no pool '{POOL}' in etcd" in control.log.read_text(), 40, "it says so")
 
     await pool.apply(PoolSpec(pool=POOL, slots=SLOTS))
     seen = await pool.table_with(lambda table: True, "a table")

@@ -5,6 +5,7 @@ import base64
 import contextlib
 import datetime as dt
 import json
+import shutil
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -292,7 +293,7 @@ async def test_files_that_are_replaced_are_served_next_and_files_that_do_not_fit
     def put(name: str) -> None:
         identity = authority.issue(name, f"DNS:{PLACE.host}", use="serverAuth")
         for file, target in ((identity.key, "tls.key"), (identity.cert, "tls.crt")):
-            (tmp_path / f"{target}.new").write_bytes(file.read_bytes())
+            shutil.copy(file, tmp_path / f"{target}.new")  # with its permissions
             (tmp_path / f"{target}.new").replace(tmp_path / target)
 
     with pytest.raises(DeployError, match=r"tls.crt and tls.key cannot be used"):

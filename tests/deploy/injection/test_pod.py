@@ -1,6 +1,7 @@
 """A pod with its sidecar: valid for a cluster, complete, and the same when it is done again."""
 
 import copy
+import dataclasses
 import itertools
 import json
 from typing import Any
@@ -124,6 +125,17 @@ def test_members_show_certificates_that_name_their_pod() -> None:
     }
     passwords = [v["valueFrom"]["secretKeyRef"] for v in sidecar["env"] if v["name"] == "UNDERSTUDY_ETCD_PASSWORD"]
     assert passwords == [{"name": "etcd-user", "key": "password"}]
+
+
+@pytest.mark.parametrize(("context", "mode"), [({"fsGroup": 2000}, 0o440), ({}, None), (None, None)])
+def test_secrets_are_for_the_pods_group_where_it_has_one(context: dict[str, Any] | None, mode: int | None) -> None:
+    given = pod()
+    given["spec"]["securityContext"] = context
+    settings = dataclasses.replace(SECURED, peer_certificates=PeerCertificates(secret="certs"))
+    injected = inject(given, settings)
+    modes = [volume["secret"].get("defaultMode") for volume in injected.pod["spec"]["volumes"] if "secret" in volume]
+    assert modes == [mode] * 3
+    assert inject(injected.pod, settings).pod == injected.pod
 
 
 @pytest.mark.parametrize("told", ["none", "secret:certs", "csi:ca:Issuer:cert-manager.io"])
