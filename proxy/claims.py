@@ -41,13 +41,15 @@ COPIES_AT_ONCE = 8
 class Cause:
     """Why slots change their active: words for people, the trace, and who loses them ('' for nobody).
 
-    ``by_request``: a caller who was sent here is the first witness, not the table.
+    ``by_request``: a caller who was sent here is the first witness, not the table. ``stop_or_start``: see
+    :meth:`proxy.context.MemberContext.stop_or_start`.
     """
 
     text: str
     trace: TraceIds | None = None
     source: str = ""
     by_request: bool = False
+    stop_or_start: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ class Claimer:
                 names.EPOCH: max(c.owner.epoch for c in claims),
                 names.ETCD_REVISION: max(revision for _, revision in won.parts),
                 names.CAUSE: cause.text,
+                **({names.STOP_OR_START: True} if cause.stop_or_start else {}),
             }
             context.first_answers.opened(told, attributes)
         if cause.source and cause.source != context.me:

@@ -229,7 +229,13 @@ class Takeovers:
 
     def cause(self, member: str, boot: str, text: str, *, by_request: bool = False) -> Cause:
         """Why the slots of ``boot`` of ``member`` change their active, as part of the trace of its takeover."""
-        return Cause(text, self._context.takeover_of(member, boot), source=member, by_request=by_request)
+        return Cause(
+            text,
+            self._context.takeover_of(member, boot),
+            source=member,
+            by_request=by_request,
+            stop_or_start=self._context.stop_or_start(member, boot),
+        )
 
 
 def _stands(view: View, slot: int, member: str, boot: str, fence: int) -> bool:

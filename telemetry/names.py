@@ -97,6 +97,7 @@ WRITES_BREACHED: Final = "understudy.writes.breached"
 DRILL_NEEDLESS: Final = "understudy.drill.needless_moves"
 RETURNED_ALIVE: Final = "understudy.returned"
 COULD_NOT_SERVE: Final = "understudy.could_not_serve"
+STOP_OR_START: Final = "understudy.stop_or_start"
 
 ATTRIBUTES: Final = (
     POOL,
@@ -145,6 +146,7 @@ ATTRIBUTES: Final = (
     DRILL_NEEDLESS,
     RETURNED_ALIVE,
     COULD_NOT_SERVE,
+    STOP_OR_START,
 )
 
 # What front Envoys count, as metrics (docs/telemetry.md), and how often they tell, in seconds.
