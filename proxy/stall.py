@@ -92,14 +92,14 @@ class StallWatch:
         return max(time.monotonic() - self._ran_at - TICK, 0.0)
 
     async def run(self) -> None:
-        """Measure until cancelled."""
+        """Measure until cancelled. Each turn begins where the one before was read: no standstill falls between them."""
+        now, ran, waited = time.monotonic(), time.process_time(), waited_for_cpu()
         while True:
-            self._ran_at = time.monotonic()
-            ran, waited = time.process_time(), waited_for_cpu()
+            self._ran_at, ran_before, waited_before = now, ran, waited
             await asyncio.sleep(TICK)
-            now = time.monotonic()
+            now, ran, waited = time.monotonic(), time.process_time(), waited_for_cpu()
             late = now - self._ran_at - TICK
-            still = stood_still(late, time.process_time() - ran, _since(waited)) if late >= STILL_FROM else 0.0
+            still = stood_still(late, ran - ran_before, _between(waited_before, waited))
             if still:  # what it waited for a CPU it waited when it was woken
                 self._stills.append((now - late + still, still))
             self._delays.note(late, now)
@@ -107,7 +107,6 @@ class StallWatch:
                 self._stood, self._woke_at = late, now
 
 
-def _since(waited: float | None) -> float | None:
-    """For how much longer this thread has waited for a CPU than ``waited``; None if that is not known."""
-    now = waited_for_cpu()
-    return None if now is None or waited is None else now - waited
+def _between(before: float | None, after: float | None) -> float | None:
+    """What lies between two readings; None if one of them is not known."""
+    return None if before is None or after is None else after - before

@@ -18,6 +18,7 @@ from proxy.stall import StallWatch
 async def main():
     watch = StallWatch()
     running = asyncio.create_task(watch.run())
+    await asyncio.sleep(0.1)
     print("ready", flush=True)
     give_up = time.monotonic() + 40
     while not [still for still, _ in watch.standstills() if still >= 0.5] and time.monotonic() < give_up:
