@@ -4,6 +4,7 @@ Each command is a module that is loaded when it is called for. All errors end he
 and what to do, and an exit code: 0 fine, 1 the answer is no, 2 wrong use or a missing part.
 """
 
+import asyncio
 import difflib
 import importlib
 import importlib.metadata
@@ -14,7 +15,7 @@ from typing import Any
 
 import click
 
-from deploy.errors import DeployError
+from deploy.errors import DeployError, NoPoolError
 from deploy.options import examples
 from deploy.printable import one_line
 
@@ -24,7 +25,7 @@ SECTIONS = {
         "up": ("deploy.commands_local", "Run a whole pool here until Ctrl-C, with a live status."),
     },
     "See": {
-        "status": ("deploy.commands_read", "Members, control servers, etcd, Envoys: is all well?"),
+        "status": ("deploy.commands_status", "Members, control servers, etcd, Envoys: is all well?"),
         "table": ("deploy.commands_read", "Who is active, standby and backup for which slots."),
         "explain": ("deploy.commands_read", "Where the session of a key lives, and why there."),
         "sessions": ("deploy.commands_read", "Sessions with slot, size and expiry."),
@@ -33,7 +34,9 @@ SECTIONS = {
         "slo": ("deploy.commands_slo", "Are the pool's objectives met, and by what evidence?"),
     },
     "Operate": {
-        "apply": ("deploy.commands_read", "Check a pool spec and put it into etcd."),
+        "apply": ("deploy.commands_apply", "Check a pool spec and put it into etcd."),
+        "schema": ("deploy.commands_schema", "The JSON schema of pool specs, for editors."),
+        "pools": ("deploy.commands_pools", "List the pools in etcd; delete one."),
         "drain": ("deploy.commands_admin", "Take a member out of service; no request fails."),
         "undrain": ("deploy.commands_admin", "Bring it back."),
         "site": ("deploy.commands_site", "The same for all members of a site."),
@@ -112,6 +115,8 @@ def _explained(run: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever the co
     """Run ``run``, and raise :class:`Failure` for whatever it is known to raise."""
     try:
         return run()
+    except NoPoolError as error:
+        raise Failure(f"{error}: {_remedy(error)}", error.exit_code) from None
     except DeployError as error:
         raise Failure(str(error), error.exit_code) from None
     except KeyboardInterrupt:
@@ -123,6 +128,15 @@ def _explained(run: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever the co
         if message is None:
             raise
         raise Failure(message, 2) from None
+
+
+def _remedy(error: NoPoolError) -> str:
+    """What may be meant by the name of a pool that is not there, or how to make it."""
+    from deploy.pools import near
+
+    return asyncio.run(near(error.etcd, error.pool)) or (
+        "check --pool and --etcd, or make it with 'understudy apply -f pool.yaml'"
+    )
 
 
 def _known(error: Exception) -> str | None:

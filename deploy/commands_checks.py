@@ -10,7 +10,7 @@ import click
 
 from deploy.commands_admin import duration
 from deploy.errors import DeployError, NotFoundError
-from deploy.options import examples, output_option, show
+from deploy.options import KeyCommand, examples, list_output_option, show
 from deploy.printable import say
 from statesync.addresses import split_address
 from statesync.headers import ADMIN_HEADER, ADMIN_VALUE
@@ -66,7 +66,7 @@ def checks() -> None:
     """
 
 
-@checks.command(epilog=examples("understudy checks register db --deadline 10s"))
+@checks.command(cls=KeyCommand, epilog=examples("understudy checks register db --deadline 10s"))
 @_which
 @click.option("--deadline", required=True, callback=duration, metavar="TIME", help="Reports come at least so often.")
 @_where
@@ -77,7 +77,8 @@ def register(name: str, deadline: float, session_api: str) -> None:
 
 
 @checks.command(
-    epilog=examples("understudy checks report db ok", "understudy checks report db problem --reason 'no connection'")
+    cls=KeyCommand,
+    epilog=examples("understudy checks report db ok", "understudy checks report db problem --reason 'no connection'"),
 )
 @_which
 @click.argument("state", type=click.Choice(["ok", "init", "problem"]))
@@ -88,7 +89,7 @@ def report(name: str, state: str, reason: str, session_api: str) -> None:
     _call(session_api, "POST", f"/{name}", {"state": state, "reason": reason})
 
 
-@checks.command(epilog=examples("understudy checks remove db"))
+@checks.command(cls=KeyCommand, epilog=examples("understudy checks remove db"))
 @_which
 @_where
 def remove(name: str, session_api: str) -> None:
@@ -97,12 +98,12 @@ def remove(name: str, session_api: str) -> None:
 
 
 @checks.command("list", epilog=examples("understudy checks list", "understudy checks list -o json"))
-@output_option
+@list_output_option
 @_where
 def list_checks(output: str, session_api: str) -> None:
     """All checks of this member, the sidecar's own too. Exits with 1 if one of them is a problem."""
     view = _call(session_api, "GET", "")
-    show(output, view, _table)
+    show(output, view, _table, lambda view: [check["name"] for check in view["checks"]])
     if any(check["state"] == "problem" for check in view["checks"]):
         raise SystemExit(1)
 

@@ -19,11 +19,18 @@ if TYPE_CHECKING:  # pydantic takes its time, which no --help should wait for
 F = TypeVar("F", bound=Callable[..., Any])
 _LEVELS = click.Choice(["debug", "info", "warning", "error"])
 _OPTIONS = (
-    click.option("--sidecar-image", envvar="UNDERSTUDY_SIDECAR_IMAGE", required=True, help="The sidecar's image."),
+    click.option(
+        "--sidecar-image",
+        envvar="UNDERSTUDY_SIDECAR_IMAGE",
+        show_envvar=True,
+        required=True,
+        help="The sidecar's image.",
+    ),
     click.option(
         "--etcd",
         "etcd_endpoints",
         envvar="UNDERSTUDY_ETCD",
+        show_envvar=True,
         metavar="HOST:PORT,...",
         required=True,
         help="Where sidecars find etcd: as seen from their pods.",
@@ -153,7 +160,8 @@ def injector(
 @click.command(
     epilog=examples(
         "understudy inject -f cart.yaml --sidecar-image understudy-sidecar:0.1.0 --etcd etcd:2379 > injected.yaml",
-        "kubectl get deployment cart -o yaml | understudy inject -f - --pool cart ... | kubectl apply -f -",
+        "export UNDERSTUDY_SIDECAR_IMAGE=understudy-sidecar:0.1.0 UNDERSTUDY_ETCD=etcd:2379",
+        "kubectl get deployment cart -o yaml | understudy inject -f - --pool cart | kubectl apply -f -",
     )
 )
 @click.option("-f", "--file", "files", multiple=True, required=True, help="YAML or JSON; - for stdin; repeatable.")
@@ -190,7 +198,12 @@ def inject(files: tuple[str, ...], output: str, pool: str, kubernetes_version: s
 
 
 def _read(name: str) -> str:
+    from statesync.spec_yaml import FILE_MOST
+
     try:
-        return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+        if name == "-":
+            return sys.stdin.read(FILE_MOST + 1)
+        with Path(name).open(encoding="utf-8") as file:
+            return file.read(FILE_MOST + 1)  # a longer one is refused whatever it says
     except (OSError, UnicodeDecodeError) as error:
         raise DeployError(f"{name}: cannot be read: {error}") from None

@@ -56,6 +56,14 @@ def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> No
 @click.option("--members", type=click.IntRange(1, 32), default=3, show_default=True, help="How many members.")
 @click.option("--app", default="", help="Command of your application; it gets HOST, PORT and UNDERSTUDY_URL.")
 @app_health_option
+@click.option(
+    "--app-timeout",
+    type=click.FloatRange(1, 3600),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time for your application to get ready, once all else is; a JVM may want 60.",
+)
 @click.option("--listen", default="127.0.0.1:8080", show_default=True, callback=address, help="Where clients come in.")
 @click.option("--controls", type=click.IntRange(1, 5), default=1, show_default=True, help="How many control servers.")
 @click.option("--etcds", type=click.Choice(["1", "3", "5"]), default="1", show_default=True, help="Members of etcd.")
@@ -78,6 +86,7 @@ def up(
     members: int,
     app: str,
     app_health: str,
+    app_timeout: float,
     listen: str,
     controls: int,
     etcds: str,
@@ -104,6 +113,7 @@ def up(
         etcds=int(etcds),
         app=app,
         app_health=app_health,
+        app_timeout=app_timeout,
         listen=listen,
         otlp_http=otlp_http,
         sites=sites,

@@ -1,9 +1,7 @@
-"""The commands that look into a pool, and ``apply``, which tells it what it should be."""
+"""The commands that look into a pool."""
 
 import asyncio
-import os
 import time
-from pathlib import Path
 from typing import Any
 
 import click
@@ -11,127 +9,19 @@ import click
 from deploy.errors import DeployError, NotFoundError
 from deploy.options import (
     EtcdOptions,
+    KeyCommand,
     Place,
-    TlsOptions,
     etcd_options,
     examples,
     find_place,
-    output_option,
+    list_output_option,
     pool_option,
     show,
-    spec_file_option,
-    tls_options,
 )
 from deploy.printable import printable_view
 
 SPANS_COME = 5.0
 """Seconds within which a failover's spans are with the control servers; its record in etcd comes first."""
-
-
-@click.command(
-    epilog=examples(
-        "understudy apply -f pool.yaml",
-        "understudy apply -f pool.yaml --etcd etcd-0:2379,etcd-1:2379,etcd-2:2379",
-    )
-)
-@spec_file_option()
-@etcd_options
-def apply(spec_file: Path, etcd: EtcdOptions) -> None:
-    """Check a pool spec and put it into etcd.
-
-    A spec with any fault, or one that contradicts the running pool, changes nothing.
-    """
-    from deploy.applying import apply_spec
-    from deploy.layout import read_layout, state_directory
-    from deploy.reading import connect
-    from statesync.spec import load_spec
-
-    spec = load_spec(spec_file)
-    settings = etcd.settings(read_layout(state_directory(os.environ)))
-
-    async def run() -> str:
-        async with connect(settings) as client:
-            return await apply_spec(client, spec)
-
-    click.echo(f"pool {spec.pool}: {asyncio.run(run())}")
-
-
-@click.command(
-    epilog=examples(
-        "understudy status",
-        "understudy status --xds",
-        "understudy status --sync",
-        "understudy status --etcd etcd-0:2379 --pool cart -o json",
-    )
-)
-@click.option("--xds", is_flag=True, help="Only Envoys: per type what was sent, acknowledged or refused.")
-@click.option("--sync", is_flag=True, help="Only copies: how far each member's sessions are, asked of the members.")
-@pool_option(required=False)
-@etcd_options
-@tls_options
-@output_option
-def status(xds: bool, sync: bool, pool: str | None, etcd: EtcdOptions, tls: TlsOptions | None, output: str) -> None:
-    """Show members, control servers, etcd and Envoys of a pool.
-
-    Exits with 1 when some slot has nobody to serve it; with --xds when some Envoy refuses its configuration; with
-    --sync when some member is not in sync or cannot be asked.
-    """
-    from deploy.envoys import has_errors, xds_table
-    from deploy.tables import status_table
-
-    if xds and sync:
-        raise DeployError("--xds and --sync are two different views: give one of them")
-    if sync:
-        _show_sync(find_place(etcd, pool), tls, output)
-        return
-    view = asyncio.run(_status(find_place(etcd, pool)))
-    if xds:
-        show(output, {"pool": view["pool"], "envoys": view["envoys"]}, xds_table)
-        if has_errors(view["envoys"]):
-            raise SystemExit(1)
-        return
-    show(output, view, status_table)
-    if view["slots"]["served"] != view["slots"]["total"]:
-        raise SystemExit(1)
-
-
-def _show_sync(place: Place, tls: TlsOptions | None, output: str) -> None:
-    from deploy.reading import connect, read_pool, require_pool
-    from deploy.sync import newest_revision, read_sync, sync_table
-
-    async def run() -> dict[str, Any]:
-        async with connect(place.etcd) as client:
-            state, _ = await read_pool(client, place.pool)
-            require_pool(state, place.etcd)
-            revision = await newest_revision(client, state)
-        return await read_sync(state, revision, tls)
-
-    view = asyncio.run(run())
-    show(output, view, sync_table)
-    if not view["in_sync"]:
-        raise SystemExit(1)
-
-
-async def _status(place: Place) -> dict[str, Any]:
-    from deploy.draining import hindered_drains
-    from deploy.envoys import read_envoys
-    from deploy.layout import read_processes
-    from deploy.reading import connect, read_pool, require_pool
-    from deploy.views import status_view
-
-    async with connect(place.etcd) as client:
-        state, revision = await read_pool(client, place.pool)
-        require_pool(state, place.etcd)
-        endpoints = await client.status()
-    envoys = await read_envoys({name: at.record.http for name, at in state.controls.items()})
-    return status_view(
-        state,
-        revision=revision,
-        etcd=endpoints,
-        envoys=envoys,
-        processes=read_processes(place.directory) if place.layout else (),
-        hindered=hindered_drains(state, time.time()),
-    )
 
 
 @click.command(
@@ -145,12 +35,13 @@ async def _status(place: Place) -> dict[str, Any]:
 @click.option("--slot", type=click.IntRange(min=0), multiple=True, help="Only this slot (repeatable).")
 @pool_option(required=False)
 @etcd_options
-@output_option
+@list_output_option
 def table(every: bool, slot: tuple[int, ...], pool: str | None, etcd: EtcdOptions, output: str) -> None:
     """Show the slot table: who is active, standby and backup for which slots."""
+    from deploy.member_views import slots_of
     from deploy.reading import connect, read_pool, require_pool
     from deploy.tables import slot_table
-    from deploy.views import slots_of, table_view
+    from deploy.views import table_view
 
     place = find_place(etcd, pool)
 
@@ -163,20 +54,26 @@ def table(every: bool, slot: tuple[int, ...], pool: str | None, etcd: EtcdOption
             raise DeployError(f"--slot {beyond[0]}: pool {place.pool!r} has slots 0 to {slots_of(state) - 1}")
         return table_view(state, sorted(set(slot)) or None)
 
-    show(output, asyncio.run(run()), lambda view: slot_table(view, every=every or bool(slot)))
+    show(
+        output,
+        asyncio.run(run()),
+        lambda view: slot_table(view, every=every or bool(slot)),
+        lambda view: [row["slot"] for row in view["slots"]],
+    )
 
 
 @click.command(
     epilog=examples(
         "understudy sessions",
         "understudy sessions --slot 17 --limit 500 -o json",
+        "for key in $(understudy sessions -o name); do understudy explain $key; done",
     )
 )
 @click.option("--slot", type=click.IntRange(min=0), help="Only sessions of this slot.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many.")
 @pool_option(required=False)
 @etcd_options
-@output_option
+@list_output_option
 def sessions(slot: int | None, limit: int, pool: str | None, etcd: EtcdOptions, output: str) -> None:
     """List sessions with slot, size and expiry, in order of slot."""
     from deploy.reading import connect, read_pool, read_sessions, require_pool
@@ -192,28 +89,31 @@ def sessions(slot: int | None, limit: int, pool: str | None, etcd: EtcdOptions, 
             found, records = await read_sessions(client, state.keys, limit=limit, slot=slot)
         return sessions_view(place.pool, found, records, int(time.time() * 1000))
 
-    show(output, asyncio.run(run()), sessions_table)
+    show(output, asyncio.run(run()), sessions_table, lambda view: [row["key"] for row in view["sessions"]])
 
 
 @click.command(
+    cls=KeyCommand,
     epilog=examples(
         "understudy explain 3kXo0b9Qh2",
         "understudy explain 3kXo0b9Qh2 --body -o json",
-    )
+    ),
 )
 @click.argument("key")
 @click.option("--body", is_flag=True, help="Show the content as well.")
 @pool_option(required=False)
 @etcd_options
-@output_option
+@list_output_option
 def explain(key: str, body: bool, pool: str | None, etcd: EtcdOptions, output: str) -> None:
     """Tell where the session KEY lives, and why there.
 
-    Exits with 1 when there is no such session (the slot and its members are shown all the same).
+    Exits with 1 when there is no such session (the slot and its members are shown all the same). A key may begin with
+    "-"; one that is also an option's name comes after "--".
     """
+    from deploy.member_views import slots_of
     from deploy.reading import connect, read_pool, read_session, require_pool
     from deploy.tables import explain_table
-    from deploy.views import explain_view, slots_of
+    from deploy.views import explain_view
     from statesync.sessions import valid_key
     from statesync.slots import slot_of
 
@@ -230,7 +130,7 @@ def explain(key: str, body: bool, pool: str | None, etcd: EtcdOptions, output: s
         return explain_view(state, found, key, slot, int(time.time() * 1000), body=body)
 
     view = asyncio.run(run())
-    show(output, view, explain_table)
+    show(output, view, explain_table, lambda view: [view["key"]])
     session = view["session"]
     if not (isinstance(session, dict) and session["alive"]):
         raise SystemExit(1)
@@ -245,11 +145,12 @@ def explain(key: str, body: bool, pool: str | None, etcd: EtcdOptions, output: s
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="At most so many.")
 @pool_option(required=False)
 @etcd_options
-@output_option
+@list_output_option
 def failovers(limit: int, pool: str | None, etcd: EtcdOptions, output: str) -> None:
     """List changes of active, latest first: takeovers after a death, and planned handovers.
 
-    Their lengths are those of their traces, as far as control servers have them.
+    They are in the order in which etcd has them, whatever the members' clocks say. Their lengths are those of their
+    traces, as far as control servers have them.
     """
     from deploy.reading import read_lengths
     from deploy.tables import failovers_table
@@ -264,7 +165,7 @@ def failovers(limit: int, pool: str | None, etcd: EtcdOptions, output: str) -> N
         lengths = await read_lengths(addresses, min(2 * limit, MOST_LISTED)) if rows else {}
         return {**view, "failovers": [{**row, "took_ms": lengths.get(row["trace"])} for row in rows]}
 
-    show(output, asyncio.run(run()), failovers_table)
+    show(output, asyncio.run(run()), failovers_table, lambda view: [row["trace"] for row in view["failovers"]])
 
 
 async def _failovers(place: Place) -> tuple[dict[str, list[dict[str, str]]], list[str]]:
@@ -288,7 +189,7 @@ async def _failovers(place: Place) -> tuple[dict[str, list[dict[str, str]]], lis
 @click.argument("trace_id", metavar="[ID]", default="latest")
 @pool_option(required=False)
 @etcd_options
-@output_option
+@list_output_option
 def trace(trace_id: str, every: bool, pool: str | None, etcd: EtcdOptions, output: str) -> None:
     """Show a failover phase by phase.
 
@@ -312,7 +213,12 @@ def trace(trace_id: str, every: bool, pool: str | None, etcd: EtcdOptions, outpu
         return spans
 
     spans = asyncio.run(run())
-    show(output, as_json(spans), lambda _: waterfall(printable_view(spans if every else condense(spans))))
+    show(
+        output,
+        as_json(spans),
+        lambda _: waterfall(printable_view(spans if every else condense(spans))),
+        lambda view: [view["trace_id"]],
+    )
 
 
 def _find_trace(wanted: str, known: list[str]) -> str:

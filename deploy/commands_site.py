@@ -64,7 +64,7 @@ def offline(
     require_name("SITE", name)
     now = time.time()
     intent = Intent(site=name, until=now + seconds if seconds else 0.0, since=now)
-    view = asyncio.run(_offline(find_place(etcd, pool), intent, wait, force=force, quiet=output == "json"))
+    view = asyncio.run(_offline(find_place(etcd, pool), intent, wait, force=force, quiet=output != "table"))
     show(output, view, _line)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deploy.errors import DeployError
-from deploy.options import EtcdOptions, etcd_options, examples, find_place, output_option, pool_option, show
+from deploy.options import EtcdOptions, etcd_options, examples, find_place, list_output_option, pool_option, show
 from deploy.printable import say
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _window(_: click.Context, parameter: click.Parameter, value: str) -> int:
 )
 @pool_option(required=False)
 @etcd_options
-@output_option
+@list_output_option
 def slo(
     window: int,
     source: str | None,
@@ -98,7 +98,12 @@ def slo(
         except OSError as error:
             raise DeployError(f"--html {html}: cannot be written: {error.strerror}") from None
     earlier = before if compare else None
-    show(output, as_json(now, earlier), lambda _: Drawing(now, earlier))
+    show(
+        output,
+        as_json(now, earlier),
+        lambda _: Drawing(now, earlier),
+        lambda view: [figure["key"] for figure in view["figures"]],
+    )
     if now.state is not State.MET:
         raise SystemExit(MISSED if now.state is State.MISSED else UNSHOWN)
 
@@ -153,14 +158,15 @@ async def _ask(
 
 
 def _imported(targets: "Targets", path: Path | None) -> "Targets":
+    from statesync.spec_yaml import BadYaml, read_document_file
     from telemetry.openslo import OpenSloError, from_openslo
 
     if path is None:
         return targets
     try:
-        return from_openslo(path.read_text(encoding="utf-8"), targets, where=str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DeployError(f"--objectives {path}: cannot be read: {error}") from None
+        return from_openslo(read_document_file(path), targets, where=str(path))
+    except BadYaml as error:
+        raise DeployError(f"--objectives {path}: {error}") from None
     except OpenSloError as error:
         raise DeployError(f"--objectives {error}") from None
 

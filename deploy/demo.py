@@ -83,7 +83,7 @@ class _Demo:
         self._console = settings.console
         self._pool = LocalPool(
             LocalSettings(directory=directory, spec=PoolSpec(pool="cart"), members=settings.members),
-            say=lambda what: self._console.print(f"starting {what} ..."),
+            say=self._console.print,
         )
         self._load = Load(self._pool.layout.front_url, settings.sessions, settings.rate)
         self._progress = Progress(self._console, self._load)

@@ -1,8 +1,10 @@
 """How answers look on a terminal, whatever they tell: tables without lines, states in colours, times in words.
 
-All of it is printed by a :class:`Terminal`, which shows control characters instead of obeying them.
+All of it is printed by a :class:`Terminal`, which shows control characters instead of obeying them, and which wraps
+lines only for a terminal: in a pipe or a file a line is as long as what it says, so that ``grep`` finds it.
 """
 
+import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -33,11 +35,31 @@ _COLOURS = {
 }
 
 
+_UNBOUNDED = {"width": 100_000, "height": 1000}
+"""The size of what is no terminal. ``COLUMNS`` says nothing about a pipe, so it is not asked."""
+
+
 class Terminal(Console):
-    """A console for text of any origin: no markup in it is obeyed, and no control character reaches the terminal."""
+    """A console for text of any origin: no markup in it is obeyed, and no control character reaches the terminal.
+
+    What is printed to anything but a terminal is not wrapped, unless ``width`` is given.
+    """
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 - rich's
-        super().__init__(markup=False, emoji=False, highlight=False, **options)
+        out = options.get("file") or (sys.stderr if options.get("stderr") else sys.stdout)
+        self._wraps = "width" in options or out.isatty()
+        size = {} if self._wraps else _UNBOUNDED
+        super().__init__(markup=False, emoji=False, highlight=False, **{**size, **options})
+
+    def print(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401 - rich's
+        """Print; lines that are not wrapped lose the spaces that fill up the last column of a table."""
+        if self._wraps:
+            super().print(*objects, **options)
+            return
+        with self.capture() as captured:
+            super().print(*objects, **options)
+        self.file.write("\n".join(line.rstrip(" ") for line in captured.get().split("\n")))
+        self.file.flush()
 
     def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 - rich's
         """A text, without control characters."""

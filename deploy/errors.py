@@ -1,5 +1,11 @@
 """What goes wrong when pools are started and read; ``cli`` makes one line and an exit code of each."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # loading it brings gRPC along, which no --help should wait for
+    from statesync.settings import EtcdSettings
+
 
 class DeployError(Exception):
     """Base of this room's errors: wrong use or a missing part. The text says what, where and what to do."""
@@ -32,6 +38,14 @@ class StartError(DeployError):
         self.log = log
 
 
+class NotReadyError(StartError):
+    """A process runs, but did not become ready in time. ``refused``: it answered, and said no."""
+
+    def __init__(self, name: str, detail: str, log: str, *, refused: bool = False) -> None:
+        super().__init__(name, detail, log)
+        self.refused = refused
+
+
 class AlreadyRunningError(DeployError):
     """Another pool runs in the same state directory."""
 
@@ -40,3 +54,13 @@ class NotFoundError(DeployError):
     """What was asked for is not there: the answer is no, exit code 1."""
 
     exit_code = 1
+
+
+class NoPoolError(DeployError):
+    """A pool of this name (``pool``) was never made in that ``etcd``; ``waiting``: the processes that wait for it."""
+
+    def __init__(self, pool: str, etcd: "EtcdSettings", waiting: Sequence[str] = ()) -> None:
+        who = f", although {', '.join(waiting)} {'waits' if len(waiting) == 1 else 'wait'} for it" if waiting else ""
+        super().__init__(f"there is no pool {pool!r} in etcd at {', '.join(etcd.endpoints)}{who}")
+        self.pool = pool
+        self.etcd = etcd

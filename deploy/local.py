@@ -32,8 +32,9 @@ from deploy.layout import (
     write_atomically,
 )
 from deploy.ports import PortPicker, require_free
-from deploy.processes import Process, Processes, Program, State, as_json
+from deploy.processes import START_PATIENCE, Process, Processes, Program, State, as_json
 from deploy.sidecar_arguments import EtcdAccess, SidecarPlace, application_environment, sidecar_arguments
+from deploy.starting import APP_SUFFIX, all_ready
 from proxy.envoy import EnvoyError, find_envoy
 from statesync.etcd import EtcdClient
 from statesync.secret_files import TooOpen, fault_of, make_private
@@ -43,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 ETCD_QUOTA_BYTES = 2 * 1024**3
 COMPACTION = "5m"
+APP_PATIENCE = 10.0
 ETCD_PEERS_FILE = "etcd-peers.json"
 _STAGE_ETCD, _STAGE_CONTROL, _STAGE_MEMBERS, _STAGE_FRONT = range(4)
 _HOME = Path(__file__).resolve().parent.parent
@@ -55,6 +57,8 @@ TCP_EXAMPLE_APP = (sys.executable, "-m", "deploy.examples.notebook")
 class LocalSettings:
     """What to run. ``app`` is a command line; empty for an example. ``listen`` empty: a free port.
 
+    ``app_timeout`` is how many seconds ``app`` has to get ready, once everything else is. An example has plenty.
+
     ``otlp_http``: control servers take OTLP over HTTP as well. ``sites``: members are on each in turn.
     """
 
@@ -65,6 +69,7 @@ class LocalSettings:
     etcds: int = 1
     app: str = ""
     app_health: str = "/healthz"
+    app_timeout: float = APP_PATIENCE
     listen: str = ""
     otlp_http: bool = False
     sites: tuple[str, ...] = ()
@@ -218,7 +223,7 @@ def _control_program(settings: LocalSettings, layout: Layout, place: ControlPlac
 def _member_programs(settings: LocalSettings, layout: Layout, place: MemberPlace, directory: Path) -> list[Program]:
     host, port = place.app.rsplit(":", 1)
     app = Program(
-        name=f"{place.name}/app",
+        name=f"{place.name}{APP_SUFFIX}",
         command=app_command(settings),
         log=directory / "logs" / f"{place.name}-app.log",
         stage=_STAGE_MEMBERS,
@@ -329,7 +334,7 @@ class LocalPool:
 
     def member_processes(self, member: str) -> tuple[str, str]:
         """The names of a member's two processes."""
-        return f"{member}/app", f"{member}/sidecar"
+        return f"{member}{APP_SUFFIX}", f"{member}/sidecar"
 
     def running(self) -> tuple[Process, ...]:
         """The processes that run now."""
@@ -338,14 +343,16 @@ class LocalPool:
     async def _start(self) -> None:
         every = programs(self.settings, self.layout, self._etcd_binary)
         first, rest = every[: self.settings.etcds], every[self.settings.etcds :]
-        self._say("etcd")
+        self._say("starting etcd ...")
         if len(first) > 1:
             write_atomically(self.settings.directory / ETCD_PEERS_FILE, json.dumps(self.layout.etcd_peers))
         await self.processes.start(*first)
         async with EtcdClient(self.layout.etcd) as client:
             await apply_spec(client, self.settings.spec)
-        self._say("control server, members and front Envoy")
-        await self.processes.start(*rest, timeout=40.0)
+        self._say("starting control server, members and front Envoy ...")
+        self.processes.launch(*rest)
+        patience = self.settings.app_timeout if self.settings.app else START_PATIENCE
+        await all_ready(self.processes, [program.name for program in rest], self._say, app_patience=patience)
         write_atomically(self.settings.directory / LAYOUT_FILE, self.layout.encode())
 
     def _note_change(self) -> None:

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,7 +17,7 @@ import click
 
 from deploy.errors import DeployError
 from deploy.layout import Layout, read_layout, state_directory
-from deploy.printable import LogFormatter, printable_view
+from deploy.printable import LogFormatter, printable_view, say
 from statesync.addresses import split_address
 from statesync.app_health import AppHealth
 from statesync.identity import DOMAIN
@@ -58,6 +58,15 @@ def address(_: click.Context, parameter: click.Parameter, value: Any) -> Any:  #
         except ValueError as error:
             raise click.BadParameter(str(error), param=parameter) from None
     return texts[0] if isinstance(value, str) else tuple(texts)
+
+
+def address_list(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    """Option callback: ``HOST:PORT,...``."""
+    return tuple(
+        str(address(context, parameter, part.strip().removeprefix("http://")))
+        for part in value.split(",")
+        if part.strip()
+    )
 
 
 def _bracketed(text: str) -> str:
@@ -224,6 +233,54 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
+class KeyCommand(click.Command):
+    """A command with a key among its arguments, which may begin with ``-``: what is no option of it is the key.
+
+    Keys are random, and one in 64 begins so; a loop over keys must not trip over them. A key that reads exactly like an
+    option comes after ``--``.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does, with the arguments put behind ``--``."""
+        options, arguments = self._sorted_out(ctx, args)
+        if len(arguments) > sum(isinstance(parameter, click.Argument) for parameter in self.params):
+            return super().parse_args(ctx, args)  # a misspelt option, probably: click names the nearest
+        return super().parse_args(ctx, [*options, "--", *arguments])
+
+    def _sorted_out(self, ctx: click.Context, args: list[str]) -> tuple[list[str], list[str]]:
+        """The options with their values, and the arguments."""
+        known = {
+            name: parameter
+            for parameter in self.get_params(ctx)
+            if isinstance(parameter, click.Option)
+            for name in (*parameter.opts, *parameter.secondary_opts)
+        }
+        options: list[str] = []
+        arguments: list[str] = []
+        rest = iter(args)
+        for token in rest:
+            if token == "--":  # noqa: S105 - no password
+                arguments += rest
+            elif token in known:
+                options.append(token)
+                if not known[token].is_flag:
+                    options += [value for value in [next(rest, None)] if value is not None]
+            elif _has_value(token, known):
+                options.append(token)
+            else:
+                arguments.append(token)
+        return options, arguments
+
+
+def _has_value(token: str, known: Mapping[str, click.Option]) -> bool:
+    """Whether it is an option and its value in one: ``--pool=cart``, ``-ojson``."""
+    name, equals, _ = token.partition("=")
+    if equals and name in known and name.startswith("--"):
+        return True
+    short = known.get(token[:2])
+    return short is not None and isinstance(short.type, click.Choice) and token[2:] in short.type.choices
+
+
 def pool_option(*, required: bool) -> Callable[[F], F]:
     """The option ``--pool``."""
     note = "" if required else " Default: the local pool."
@@ -243,15 +300,22 @@ def spec_file_option(more: str = "") -> Callable[[F], F]:
 
 
 def output_option(command: F) -> F:
-    """The option ``-o``."""
-    return click.option(
-        "-o",
-        "--output",
-        type=click.Choice(["table", "json"]),
-        default="table",
-        show_default=True,
-        help="For people or for programs.",
-    )(command)
+    """The option ``-o`` of a command that answers with one thing."""
+    return _output(command, "For people, or for programs.", *_FORMATS)
+
+
+def list_output_option(command: F) -> F:
+    """The option ``-o`` of a command that lists or shows things with names, which ``-o name`` prints for loops."""
+    return _output(command, "For people, or for programs; name: one name a line.", *_FORMATS, "name")
+
+
+_FORMATS = ("table", "json", "yaml")
+
+
+def _output(command: F, told: str, *formats: str) -> F:
+    return click.option("-o", "--output", type=click.Choice(formats), default="table", show_default=True, help=told)(
+        command
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,17 +339,34 @@ def find_place(etcd: EtcdOptions, pool: str | None) -> Place:
         )
     name = pool or (layout.pool if layout else "")
     own = layout if layout is not None and etcd.endpoints is None and layout.pool == name else None
-    return Place(etcd.settings(own), name, directory, own)
+    return Place(etcd.settings(layout), name, directory, own)
 
 
-def show(output: str, view: Mapping[str, Any], draw: Callable[[Any], Any]) -> None:
-    """Print a view: as JSON, or drawn."""
+def show(
+    output: str,
+    view: Mapping[str, Any],
+    draw: Callable[[Any], Any],
+    names: Callable[[Any], Iterable[object]] = lambda _: (),
+) -> None:
+    """Print a view: as JSON, as YAML, drawn, or only the ``names`` of what it lists, one a line."""
     if output == "json":
         click.echo(json.dumps(view, indent=2))
-        return
-    from deploy.drawing import Terminal
+    elif output == "yaml":
+        click.echo(_as_yaml(view), nl=False)
+    elif output == "name":
+        for name in names(view):
+            say(str(name))
+    else:
+        from deploy.drawing import Terminal
 
-    Terminal().print(draw(printable_view(view)))
+        Terminal().print(draw(printable_view(view)))
+
+
+def _as_yaml(view: Mapping[str, Any]) -> str:
+    """The very data of ``-o json`` in YAML. As in JSON, no text is folded, and what is not ASCII is escaped."""
+    import yaml
+
+    return yaml.safe_dump(json.loads(json.dumps(view)), sort_keys=False, width=2**31)
 
 
 def start_logging(level: str) -> None:

@@ -9,16 +9,18 @@ from rich.text import Text
 
 from deploy.drawing import coloured, plain_table, when
 from deploy.envoys import envoys_table
-from deploy.views import View, summarise_table
+from deploy.fronts import fronts_table
+from deploy.member_views import View
+from deploy.views import summarise_table
 from telemetry.slo_view import length
 
-_TRACE_SHOWN = 12
+TRACE_SHOWN = 12
 """The digits of a trace id that tables show: enough for ``understudy trace``; ``-o json`` has them all."""
 
 
 def status_table(view: View) -> RenderableType:
     """The answer of ``status``."""
-    parts: list[RenderableType] = [_headline(view), members_table(view["members"])]
+    parts: list[RenderableType] = [_headline(view), *_last_known(view), members_table(view["members"])]
     controls = plain_table("control server", "role", "xDS", "admin", "version")
     for control in view["controls"]:
         role = "leader" if control["leader"] else "standby"
@@ -34,6 +36,8 @@ def status_table(view: View) -> RenderableType:
     envoys = envoys_table(view["envoys"]) if view["envoys"] else None
     if envoys is not None:
         parts.append(envoys)
+    if view["fronts"]:
+        parts.append(fronts_table(view["fronts"]))
     if view["processes"]:
         parts.append(processes_table(view["processes"]))
     parts += [Text(f"! {warning}", style="yellow") for warning in view["warnings"]]
@@ -159,13 +163,13 @@ def failovers_table(view: View) -> RenderableType:
         table.add_row(
             when(row["started"]),
             "-" if row["took_ms"] is None else length(row["took_ms"]),
-            row["trace"][:_TRACE_SHOWN],
-            _change(row),
+            row["trace"][:TRACE_SHOWN],
+            change_told(row),
         )
     return table
 
 
-def _change(row: Mapping[str, Any]) -> str:
+def change_told(row: Mapping[str, Any]) -> str:
     """A change of active in words: kind, from whom to whom with how many slots, and why."""
     kind = row["kind"] + (f" (drill: {row['drill']})" if row["drill"] else "")
     heirs = ", ".join(f"{member} ({count})" if count else member for member, count in row["to"].items())
@@ -175,14 +179,35 @@ def _change(row: Mapping[str, Any]) -> str:
 def _headline(view: View) -> Text:
     slots = view["slots"]
     text = Text(f"pool {view['pool']}: ", style="bold")
-    served = f"{slots['served']} of {slots['total']} slots served"
-    text.append(served, style="bold green" if slots["served"] == slots["total"] else "bold red")
+    if view["last_known"]:
+        text.append("etcd is silent", style="bold red").append(
+            f"; {slots['served']} of {slots['total']} slots had an owner"
+        )
+    else:
+        served = f"{slots['served']} of {slots['total']} slots served"
+        text.append(served, style="bold green" if slots["served"] == slots["total"] else "bold red")
     if slots["in_handover"]:
         text.append(f", {slots['in_handover']} in handover")
     if slots["to_move"]:
         text.append(f", {slots['to_move']} to move")
     text.append(f"; table generation {view['table']['generation']}, etcd revision {view['revision']}")
     return text
+
+
+def _last_known(view: View) -> list[RenderableType]:
+    """What is shown while etcd is silent: whose word it is, and how old."""
+    known = view["last_known"]
+    if not known:
+        return []
+    told = f"{known['source']} read the pool's records from etcd"
+    age = "" if known["age_seconds"] is None else f" {known['age_seconds']:.0f} s ago"
+    if not age:
+        told = "no control server answers: this is what the members say"
+    return [
+        Text(f"! {known['etcd']}", style="red"),
+        Text(f"! shown is the last known state: {told}{age}; members' states are as of now", style="yellow"),
+        *(Text(f"! {fault}", style="yellow") for fault in known["unasked"]),
+    ]
 
 
 def _owner_line(view: View) -> str:

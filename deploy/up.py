@@ -4,21 +4,20 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncIterator, Awaitable
+from dataclasses import replace
 from typing import TypeVar
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from deploy.drawing import Terminal
-from deploy.layout import Layout
 from deploy.local import LocalPool, LocalSettings
+from deploy.member_views import View
 from deploy.printable import printable_view
-from deploy.processes import State, as_json
+from deploy.processes import as_json
 from deploy.reading import read_pool
-from deploy.tables import members_table, processes_table
-from deploy.views import View, status_view
+from deploy.up_view import Failovers, Now, addresses, kill_line, line, picture, things_to_try
+from deploy.views import failovers_view, status_view
 from statesync.etcd import EtcdClient, EtcdError
 
 T = TypeVar("T")
@@ -29,7 +28,7 @@ async def run_up(settings: LocalSettings) -> int:
     """Run the pool until SIGINT or SIGTERM; returns the exit code. Raises ``DeployError`` when it cannot start."""
     console = Terminal()
     async with stop_signal() as stopping:
-        pool = LocalPool(settings, say=lambda what: console.print(f"starting {what} ..."))
+        pool = LocalPool(settings, say=console.print)
         starting = asyncio.create_task(pool.__aenter__())
         ended = asyncio.create_task(stopping.wait())
         await asyncio.wait({starting, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -42,7 +41,6 @@ async def run_up(settings: LocalSettings) -> int:
         await starting
         try:
             console.print(addresses(pool.layout, tcp=settings.spec.tcp is not None))
-            console.print(things_to_try(pool, example=not settings.app))
             await _show_until(stopping, pool, console)
         finally:
             console.print("stopping ...")
@@ -83,62 +81,34 @@ async def unless(stopping: asyncio.Event, work: Awaitable[T]) -> T:
         waiting.cancel()
 
 
-def addresses(layout: Layout, *, tcp: bool) -> RenderableType:
-    """Where everything listens; ``tcp``: the applications are not HTTP."""
-    scheme = "" if tcp else "http://"
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(style="bold")
-    table.add_row("your clients", f"{scheme}{layout.front.listen}")
-    table.add_row("front Envoy's admin", f"http://{layout.front.admin}")
-    for control in layout.controls:
-        otlp = f", http://{control.otlp_http} (OTLP/HTTP)" if control.otlp_http else ""
-        table.add_row(control.name, f"http://{control.http} (admin), {control.grpc} (xDS and OTLP){otlp}")
-    table.add_row("etcd", ", ".join(layout.etcd))
-    for member in layout.members:
-        where = f"{scheme}{member.app} (application), http://{member.session_api} (session API)"
-        table.add_row(member.name, where)
-    return table
-
-
-def things_to_try(pool: LocalPool, *, example: bool) -> RenderableType:
-    """Three things to try, ready to be copied."""
-    layout = pool.layout
-    member = layout.members[0].name
-    pids = " ".join(str(pool.processes[name].pid) for name in pool.member_processes(member))
-    if pool.settings.spec.tcp:
-        use = f"nc {layout.front.listen.replace(':', ' ')}" + ("   # and say: ADD 1 hello" if example else "")
-    else:
-        use = f"curl -i -X POST {layout.front_url}/cart" if example else f"curl -i {layout.front_url}/"
-    lines = [
-        ("use it", use),
-        (f"kill {member}", f"kill -9 {pids}"),
-        ("see what it did", "understudy failovers; understudy trace"),
-    ]
-    table = Table(box=None, pad_edge=False, show_header=False, title="Three things to try", title_justify="left")
-    for what, command in lines:
-        table.add_row(what, Text(command, style="cyan", overflow="fold"))
-    return table
-
-
 async def _show_until(stopping: asyncio.Event, pool: LocalPool, console: Console) -> None:
-    """Show the pool's state: redrawn in a terminal, else one line per change."""
+    """Show the pool's state until it stops: redrawn in a terminal, and gone with the pool; else one line per change."""
+    failovers = Failovers([place.http for place in pool.layout.controls])
     async with EtcdClient(pool.etcd_endpoints) as client:
         if not console.is_terminal:
-            await _tell_changes(stopping, pool, client, console)
+            await _tell_changes(stopping, pool, client, console, failovers)
             return
-        with Live(console=console, auto_refresh=False) as live:
+        with Live(console=console, auto_refresh=False, transient=True) as live:
             while not stopping.is_set():
-                live.update(_picture(await _read(client, pool), pool), refresh=True)
+                live.update(picture(await _read(client, pool, failovers)), refresh=True)
                 await _wait(stopping)
 
 
-async def _tell_changes(stopping: asyncio.Event, pool: LocalPool, client: EtcdClient, console: Console) -> None:
-    told = ""
+async def _tell_changes(
+    stopping: asyncio.Event, pool: LocalPool, client: EtcdClient, console: Console, failovers: Failovers
+) -> None:
+    first = _now(pool)
+    console.print(things_to_try(first))
+    told = {"kill": kill_line(first)}
     while not stopping.is_set():
-        line = _line(await _read(client, pool), pool)
-        if line != told:
-            console.print(line, soft_wrap=True)
-            told = line
+        now = await _read(client, pool, failovers)
+        lines = {"state": line(now), "kill": kill_line(now)}
+        for what, text in lines.items():
+            if text and told.get(what) != text:
+                console.print(text, soft_wrap=True)
+                told[what] = text
+        for text in failovers.to_tell(now.failovers):
+            console.print(text, soft_wrap=True)
         await _wait(stopping)
 
 
@@ -147,27 +117,18 @@ async def _wait(stopping: asyncio.Event) -> None:
         await asyncio.wait_for(stopping.wait(), _REFRESH)
 
 
-async def _read(client: EtcdClient, pool: LocalPool) -> View | EtcdError:
+def _now(pool: LocalPool) -> Now:
+    """What is known without asking etcd."""
+    settings = pool.settings
+    return Now(pool.layout, as_json(pool.processes.all), example=not settings.app, tcp=settings.spec.tcp is not None)
+
+
+async def _read(client: EtcdClient, pool: LocalPool, failovers: Failovers) -> Now:
+    now = _now(pool)
     try:
         state, revision = await read_pool(client, pool.layout.pool)
     except EtcdError as error:
-        return error
+        return replace(now, trouble=f"etcd: {error}")
     view: View = printable_view(status_view(state, revision=revision))
-    return view
-
-
-def _picture(view: View | EtcdError, pool: LocalPool) -> RenderableType:
-    processes = processes_table(as_json(pool.processes.all))
-    if isinstance(view, EtcdError):
-        return Group(Text(f"etcd: {view}", style="red"), processes)
-    return Group(Text(_line(view, pool), style="bold"), members_table(view["members"]), processes)
-
-
-def _line(view: View | EtcdError, pool: LocalPool) -> str:
-    if isinstance(view, EtcdError):
-        return f"etcd: {view}"
-    slots = view["slots"]
-    members = ", ".join(f"{m['member']} {m['state']} ({m['active']} active)" for m in view["members"])
-    line = f"{slots['served']} of {slots['total']} slots served; {members}"
-    ailing = [p for p in pool.processes.all if p.state is not State.RUNNING]
-    return line + "".join(f"; {p.name} {p.state}: {p.reason}" for p in ailing)
+    rows = printable_view(await failovers.latest(failovers_view(state)["failovers"]))
+    return replace(now, view=view, failovers=tuple(rows))

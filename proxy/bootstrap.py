@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from proxy.addresses import is_ip, socket_address
-from proxy.request_counts import request_counts
+from proxy.request_counts import member_tag, request_counts
 from proxy.status_listener import admin_cluster, status_listener
 from statesync.addresses import split_address
 from telemetry import names
@@ -90,7 +90,10 @@ def bootstrap(
             "lds_config": source,
         },
         "static_resources": static,
-        "stats_config": {"stats_matcher": {"exclusion_list": {"patterns": [{"prefix": f"cluster.{pool}/slot/"}]}}},
+        "stats_config": {
+            "stats_tags": [member_tag(pool)],
+            "stats_matcher": {"exclusion_list": {"patterns": [{"prefix": f"cluster.{pool}/slot/"}]}},
+        },
         "stats_flush_interval": f"{names.COUNT_SECONDS}s",
         "stats_sinks": [request_counts(node_id="" if shared else node_id, pool=pool, cluster=XDS_CLUSTER)],
     }

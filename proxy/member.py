@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from proxy.context import MemberContext
 from proxy.heartbeat_client import HeartbeatClient
+from proxy.name_holder import NameHolder, NameTaken
 from statesync.beat import Answer, Beat, stall_step
 from statesync.etcd import EtcdError, LeaseNotFound, TlsFiles
 from statesync.pool import Member, MemberState
@@ -32,17 +33,19 @@ def state_of(
     others: bool = True,
     starting: str = "",
     failed: bool = False,
+    no_pool: str = "",
 ) -> tuple[MemberState, str]:
     """The member's state and, unless it is well, the reason; ``draining`` and ``fault`` say why it is not.
 
     ``others``: whether there is anybody else who could serve. Without them a member with a fault serves on: worse than
     a well one, better than none. ``starting``: what a member without a part in the pool is to wait for.
     ``failed``: it was well since it started, and the fault is its own; it stays DOWN when its slots are gone.
+    ``no_pool`` says that there is no such pool, if that is known.
     """
     if draining:
         return MemberState.DRAINING, draining
     if not synced:
-        return MemberState.INIT, "reading the pool from etcd"
+        return MemberState.INIT, no_pool or "reading the pool from etcd"
     if fault and has_roles:
         return (MemberState.DOWN, fault) if others else (MemberState.ATTENTION, f"nobody else can serve: {fault}")
     if not has_roles and (fault or starting):
@@ -94,10 +97,15 @@ class Presence:
         self._state = state
         self._heartbeats = HeartbeatClient(self._controls, self._beat, self._answered, tls)
         self.record = record
+        self.name = NameHolder(context)
+        self.displaced = asyncio.Event()
+        """Another process has taken this member's name, and lives: this one has to end."""
         self._stirred = asyncio.Event()
 
     def stir(self) -> None:
         """Something may have changed: write the record and send a beat if it has."""
+        if self.name.replaced:
+            self._stirred.set()
         state, reason = self._state()
         stall, clock = stall_step(self._context.stall.worst), self._context.clock.fault
         if (state, reason) == (self.record.state, self.record.reason):
@@ -124,12 +132,16 @@ class Presence:
             await asyncio.sleep(STATE_INTERVAL)
 
     async def run(self) -> None:
-        """Be present until cancelled; the record goes when this ends."""
+        """Be present until cancelled, or until :attr:`displaced`; the record goes when this ends."""
         while True:
             try:
                 async with self._context.etcd.lease(LEASE_SECONDS) as lease:
                     await self._stay(lease.id, lease.lost)
                 logger.warning("the member's lease was lost: registering again")
+            except NameTaken as error:
+                logger.error("%s", error)  # noqa: TRY400 - the text is for the operator
+                self.displaced.set()
+                return
             except EtcdError as error:
                 logger.warning("the member's record cannot be written: %s", error)
             await asyncio.sleep(RETRY)
@@ -152,15 +164,13 @@ class Presence:
 
     async def _write_record(self, lease_id: int) -> bool:
         """Whether the record stands as it is now; trouble with etcd is no reason to give the lease up."""
-        key = self._context.keys.member(self.record.member)
         try:
-            await self._context.etcd.put(key, self.record.encode(), lease=lease_id)
+            return await self.name.write(self.record, lease_id)
         except LeaseNotFound:
             raise
         except EtcdError as error:
             logger.warning("the member's record cannot be written: %s", error)
             return False
-        return True
 
     # -- heartbeats --
 
@@ -199,4 +209,5 @@ class Presence:
             request=context.first_answers.last_request,
             pulses=[(*who, runs) for who, runs in context.seen().items()],
             answers=True,
+            stood=context.stall.standstills(),
         )

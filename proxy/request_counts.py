@@ -1,9 +1,11 @@
 """The part of Envoy's bootstrap that makes it tell how many requests there were: its OpenTelemetry stats sink. Pure.
 
+It tells as well how many had no session key, and whose health checks failed on the network.
 Only a bootstrap can set up a sink. All other stats are dropped there; ``/stats/prometheus`` has them as before. What
 comes of it is read by :mod:`telemetry.counts`. Wants Envoy 1.36 or newer (``custom_metric_conversions``).
 """
 
+import re
 from typing import Any
 
 from telemetry import names
@@ -13,6 +15,20 @@ _TYPES = "type.googleapis.com/envoy.extensions"
 
 NODE_VARIABLE = "OTEL_RESOURCE_ATTRIBUTES"
 """Where an Envoy that was given no ``node_id`` finds it: ``node_name=...``."""
+
+
+_UNREACHED = ".health_check.network_failure"
+"""How the counter of a member's health checks ends that failed on the network: refused, or without an answer."""
+
+
+def member_tag(pool: str) -> dict[str, Any]:
+    """The stats tag that tells the member in the name of that counter; names of members may have dots."""
+    regex = rf"^{re.escape(_members(pool))}((.+?)\.)health_check\.network_failure$"
+    return {"tag_name": names.MEMBER, "regex": regex}
+
+
+def _members(pool: str) -> str:
+    return f"cluster.{pool}/member/"
 
 
 def request_counts(*, node_id: str, pool: str, cluster: str) -> dict[str, Any]:
@@ -27,6 +43,7 @@ def request_counts(*, node_id: str, pool: str, cluster: str) -> dict[str, Any]:
     stats = {
         f"http.{pool}.downstream_rq_completed": names.COUNT_REQUESTS,
         f"http.{pool}.downstream_rq_5xx": names.COUNT_FAILED,
+        f"vhost.{pool}/routes.route.{names.KEYLESS_ROUTES}.upstream_rq_completed": names.COUNT_KEYLESS,
         "access_logs.open_telemetry_access_log.understudy.logs_dropped": names.COUNT_DROPPED,
         "server.uptime": names.COUNT_UPTIME,
     }
@@ -47,7 +64,23 @@ def request_counts(*, node_id: str, pool: str, cluster: str) -> dict[str, Any]:
         "name": "envoy.tracers.opentelemetry.resource_detectors.environment",
         "typed_config": {"@type": f"{detectors}.EnvironmentResourceDetectorConfig"},
     }
-    by_name = {"@type": f"{_TYPES}.matching.common_inputs.stats.v3.StatFullNameMatchInput"}
+    by_name = {
+        "name": "name",
+        "typed_config": {"@type": f"{_TYPES}.matching.common_inputs.stats.v3.StatFullNameMatchInput"},
+    }
+    ends = [{"prefix": _members(pool)}, {"suffix": _UNREACHED}]
+    checks = {"predicate": [{"single_predicate": {"input": by_name, "value_match": end}} for end in ends]}
+    unreached = {
+        "matcher_list": {
+            "matchers": [
+                {
+                    "predicate": {"and_matcher": checks},
+                    "on_match": action("ConversionAction", metric_name=names.COUNT_UNREACHED),
+                }
+            ]
+        },
+        "on_no_match": action("DropAction"),
+    }
     matched = {stat: action("ConversionAction", metric_name=metric) for stat, metric in stats.items()}
     return {
         "name": "envoy.stat_sinks.open_telemetry",
@@ -55,14 +88,11 @@ def request_counts(*, node_id: str, pool: str, cluster: str) -> dict[str, Any]:
             "@type": sink,
             "grpc_service": {"envoy_grpc": {"cluster_name": cluster}, "timeout": "2s"},
             "report_counters_as_deltas": True,
-            "emit_tags_as_attributes": False,
+            "emit_tags_as_attributes": True,  # which member a check was of
             "resource_detectors": [resource] if node_id else [resource, from_environment],
             "custom_metric_conversions": {
-                "matcher_tree": {
-                    "input": {"name": "name", "typed_config": by_name},
-                    "exact_match_map": {"map": matched},
-                },
-                "on_no_match": action("DropAction"),
+                "matcher_tree": {"input": by_name, "exact_match_map": {"map": matched}},
+                "on_no_match": {"matcher": unreached},
             },
         },
     }

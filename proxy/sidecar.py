@@ -29,6 +29,7 @@ from proxy.holdings import Holdings
 from proxy.listen import CannotStart, listen, protection
 from proxy.member import Presence, fit_others, lasting_others, refusal_of, state_of
 from proxy.metrics import SidecarMetrics
+from proxy.name_holder import NameTaken
 from proxy.owner_calls import OwnerCalls
 from proxy.peer_api import peer_app
 from proxy.peers import PeerClient
@@ -43,6 +44,7 @@ from proxy.settings import NO_HEALTH_PORT, SidecarSettings
 from proxy.silence import Silence
 from proxy.stall import StallWatch
 from proxy.step_down import StepDown
+from proxy.supervision import first_of
 from proxy.sync_api import SyncApi, metrics_app, sync_view
 from proxy.unhurried import Unhurried
 from proxy.writers import Writers
@@ -57,6 +59,7 @@ from statesync.keys import PoolKeys, prefix_range
 from statesync.mirror import Mirror, MirrorBatch
 from statesync.ownership import FailoverLog
 from statesync.pool import Member, MemberState
+from statesync.pools import PoolWatch
 from statesync.pulse import Pulses
 from statesync.replica import Replica
 from statesync.request_log import RequestLog
@@ -74,7 +77,10 @@ logger = logging.getLogger(__name__)
 
 
 async def run_sidecar(settings: SidecarSettings) -> int:
-    """Run a sidecar until SIGTERM or SIGINT; returns the process's exit code (2: could not start)."""
+    """Run a sidecar until SIGTERM or SIGINT; returns the process's exit code.
+
+    1: another process of the same name has taken its place. 2: it could not start.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -84,7 +90,9 @@ async def run_sidecar(settings: SidecarSettings) -> int:
         async with running_sidecar(settings) as sidecar:
             _keep_what_is_there()
             logger.info("sidecar of %s: session API on %s", settings.member, settings.session_api)
-            await stop.wait()
+            await first_of(stop, sidecar.presence.displaced)
+            if not stop.is_set():
+                return 1
             await sidecar.drain.run()
     except (CannotStart, EtcdMissing, UnknownCrashPoint) as error:
         logger.error("sidecar of %s cannot start: %s", settings.member, error)  # noqa: TRY400 - one line is the point
@@ -117,6 +125,7 @@ class Sidecar:
     scrub: Scrub
     book: CheckBook
     drain: Drain
+    pool: PoolWatch
     unbegun: Callable[[], str]
     started: bool = False
     was_well: bool = False
@@ -136,6 +145,7 @@ class Sidecar:
             others=bool(fit_others(self.context)),
             starting=self.unbegun() or self.book.starting(time.monotonic()),
             failed=self.was_well and bool(self.local_fault()),
+            no_pool=self.pool.fault,
         )
         self.was_well |= state.may_hold_slots
         self.refusal = refusal_of(state, reason, fault=self.local_fault(), owns=bool(len(context.holdings)))
@@ -237,6 +247,7 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
             await listen(await serve(stack, metrics_app(exposed)), settings.metrics, "the metrics port")
         await await_etcd(etcd, settings.etcd, settings.pool)
         await _agree(parts.context, guard.codec)
+        await _own_name(parts.presence)
         for name, work in {
             "group commit": parts.context.committer.run(),
             "ownership": parts.roles.run(),
@@ -251,6 +262,7 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
             "pool clock": ClockWatch(parts.context).run(),
             "checks of the spec": parts.probes.run(parts.wanted_checks),
             "state": parts.presence.watch_state(),
+            "pool": sidecar.pool.run(),
             "mirror": parts.context.mirror.run(),
             "member record": parts.presence.run(),
             "heartbeats": parts.presence.beat(),
@@ -299,6 +311,16 @@ async def _agree(context: MemberContext, codec: SessionCodec) -> None:
         fault = f"the pool's encryption cannot be checked: {error}"
     if fault:
         raise CannotStart(fault)
+
+
+async def _own_name(presence: Presence) -> None:
+    """Start as the only living process of this name or not at all."""
+    try:
+        await presence.name.check()
+    except NameTaken as error:
+        raise CannotStart(str(error)) from None
+    except EtcdError as error:
+        raise CannotStart(f"etcd does not tell who has this member's name: {error}") from None
 
 
 class _Assembly:
@@ -378,6 +400,7 @@ class _Assembly:
                 others=partial(lasting_others, self.context),
                 seconds=settings.drain_seconds,
             ),
+            PoolWatch(etcd, settings.pool, self._no_pool),
             lambda: self.probes.unbegun(self.wanted_checks()),
         )
         self.probes = Probes(self.sidecar.book, self._on_check, commands=settings.allow_command_checks)
@@ -417,6 +440,10 @@ class _Assembly:
 
     def _slowest_since(self, then: float) -> float:
         return self.check.slowest_since(then)
+
+    def _no_pool(self) -> bool:
+        state = self.context.state
+        return self.context.mirror.synced.is_set() and state.spec is None and state.keys.spec not in state.faults
 
     def _tcp(self) -> Tcp | None:
         spec = self.context.state.spec

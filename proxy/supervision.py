@@ -4,6 +4,7 @@
 theirs; tying a process to its parent is :mod:`proxy.tether`.
 """
 
+import asyncio
 import signal
 import socket
 
@@ -41,3 +42,13 @@ def try_to_listen(host: str, port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(where)
         probe.listen(1)
+
+
+async def first_of(*events: asyncio.Event) -> None:
+    """Return as soon as one of the events is set."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

@@ -29,8 +29,21 @@ def main(parent: int, program: list[str]) -> int:
     try:
         os.execv(program[0], program)  # noqa: S606 - becoming the program is what this is for
     except OSError as error:
-        sys.stderr.write(f"cannot run {program[0]}: {error.strerror}\n")
+        sys.stderr.write(f"cannot run {program[0]}{_interpreter(program[0])}: {error.strerror}\n")
         return 127
+
+
+def _interpreter(program: str) -> str:
+    """Which interpreter a script names, in words: when that is missing, the kernel says it of the script."""
+    try:
+        with open(program, "rb") as file:  # noqa: PTH123 - starts quickly
+            line = file.readline(256)
+    except OSError:
+        return ""
+    if not line.startswith(b"#!"):
+        return ""
+    named = line[2:].strip().decode(errors="replace")
+    return f" by its interpreter {named}"
 
 
 if __name__ == "__main__":

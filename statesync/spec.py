@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from statesync.headers import lost_at_the_front
 from statesync.slots import DEFAULT_SLOTS, MAX_SLOTS
@@ -20,6 +20,10 @@ from statesync.stored import brief, read_object
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
 """Names of pools, members and sites: DNS-like, since they become parts of resource names and keys."""
+
+
+def _text(pattern: str) -> dict[str, str]:
+    return {"type": "string", "pattern": pattern}
 
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0}
@@ -37,8 +41,12 @@ def _share(value: object) -> object:
     return float(found[1]) / 100 if found else value
 
 
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=3600)]
-Share = Annotated[float, BeforeValidator(_share), Field(ge=0, le=1)]
+_SECONDS_SAID = {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": 3600}, _text(r"^\d+(\.\d+)?(ms|s|m)$")]}
+_SHARE_SAID = {
+    "anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, _text(r"^0*(100(\.0+)?|\d{1,2}(\.\d+)?)\s*%$")]
+}
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=3600), WithJsonSchema(_SECONDS_SAID)]
+Share = Annotated[float, BeforeValidator(_share), Field(ge=0, le=1), WithJsonSchema(_SHARE_SAID)]
 
 
 _IN_ETCD = "spec in etcd"

@@ -20,7 +20,8 @@ _DEFAULTS: dict[str, Any] = {
     "health_checks": {"interval_ms": 250, "timeout_ms": 500, "failures": 2},
     "timeouts": {"idle_seconds": 3600},
 }
-_MEANS_NOTHING = {"timeouts": {"request_seconds", "keep_alive_ms", "ping_ms"}, "retries": {"at_once", "hedge_ms"}}
+MEANS_NOTHING = {"timeouts": {"request_seconds", "keep_alive_ms", "ping_ms"}, "retries": {"at_once", "hedge_ms"}}
+"""What only requests have, and an operator of a TCP pool may not set."""
 
 
 class Tcp(BaseModel):
@@ -64,7 +65,7 @@ def vain_in(raw: Mapping[str, Any]) -> list[str]:
         return []
     return [
         f"{group}.{key}: a tcp pool has no requests, only connections; leave it out"
-        for group, keys in _MEANS_NOTHING.items()
+        for group, keys in MEANS_NOTHING.items()
         if isinstance(given := raw.get(group), dict)
         for key in sorted(keys & given.keys())
     ]

@@ -25,6 +25,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from telemetry.counts import PeriodBatch, read_otlp_metrics, read_otlp_metrics_json
+from telemetry.front_tally import FrontTally
 from telemetry.logs import LogBatch, read_otlp_logs, read_otlp_logs_json
 from telemetry.otlp_json import read_otlp_json
 from telemetry.spans import OtlpBatch, read_otlp
@@ -66,9 +67,16 @@ class Bounds:
 class Intake:
     """Takes OTLP requests for a store."""
 
-    def __init__(self, store: SpanStore, now: Callable[[], float], bounds: Bounds | None = None) -> None:
-        """``now`` tells monotonic time in seconds."""
+    def __init__(
+        self,
+        store: SpanStore,
+        now: Callable[[], float],
+        bounds: Bounds | None = None,
+        fronts: FrontTally | None = None,
+    ) -> None:
+        """``now`` tells monotonic time in seconds; ``fronts`` hears what front Envoys tell."""
         self.bounds = bounds or Bounds()
+        self._fronts = fronts or FrontTally(now)
         self._store = store
         self._now = now
         self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()
@@ -90,6 +98,7 @@ class Intake:
         self._charge(sender, len(batch.records) + batch.refused, payload)
         if not self._store.add_logs(batch.records):
             raise _full()
+        self._fronts.reported(batch.records)
         if not batch.refused:
             return ExportLogsServiceResponse()
         told = ExportLogsPartialSuccess(rejected_log_records=batch.refused, error_message=batch.reason)
@@ -101,6 +110,7 @@ class Intake:
         self._charge(sender, len(batch.periods) + batch.refused, payload)
         if not self._store.add_counts(batch.periods):
             raise _full()
+        self._fronts.counted(batch.fronts)
         if not batch.refused:
             return ExportMetricsServiceResponse()
         told = ExportMetricsPartialSuccess(rejected_data_points=batch.refused, error_message=batch.reason)

@@ -88,6 +88,7 @@ ATTEMPTS: Final = "understudy.attempts"
 FLAGS: Final = "understudy.flags"
 DETAILS: Final = "understudy.details"
 DURATION_MS: Final = "understudy.duration_ms"
+HOST: Final = "understudy.host"
 DRILL_LOST: Final = "understudy.drill.lost_writes"
 DRILL_LOST_ASYNC: Final = "understudy.drill.lost_async_writes"
 WRITES_FENCED: Final = "understudy.writes.fenced"
@@ -95,6 +96,8 @@ WRITES_LOST: Final = "understudy.writes.lost"
 WRITES_BREACHED: Final = "understudy.writes.breached"
 DRILL_NEEDLESS: Final = "understudy.drill.needless_moves"
 RETURNED_ALIVE: Final = "understudy.returned"
+COULD_NOT_SERVE: Final = "understudy.could_not_serve"
+STOP_OR_START: Final = "understudy.stop_or_start"
 
 ATTRIBUTES: Final = (
     POOL,
@@ -134,6 +137,7 @@ ATTRIBUTES: Final = (
     FLAGS,
     DETAILS,
     DURATION_MS,
+    HOST,
     DRILL_LOST,
     DRILL_LOST_ASYNC,
     WRITES_FENCED,
@@ -141,15 +145,21 @@ ATTRIBUTES: Final = (
     WRITES_BREACHED,
     DRILL_NEEDLESS,
     RETURNED_ALIVE,
+    COULD_NOT_SERVE,
+    STOP_OR_START,
 )
 
 # What front Envoys count, as metrics (docs/telemetry.md), and how often they tell, in seconds.
 COUNT_REQUESTS: Final = "understudy.requests"
 COUNT_FAILED: Final = "understudy.requests.failed"
+COUNT_KEYLESS: Final = "understudy.requests.keyless"
+COUNT_UNREACHED: Final = "understudy.member.unreached"
 COUNT_DROPPED: Final = "understudy.reports.dropped"
 COUNT_UPTIME: Final = "understudy.uptime"
-METRICS: Final = (COUNT_REQUESTS, COUNT_FAILED, COUNT_DROPPED, COUNT_UPTIME)
+METRICS: Final = (COUNT_REQUESTS, COUNT_FAILED, COUNT_KEYLESS, COUNT_UNREACHED, COUNT_DROPPED, COUNT_UPTIME)
 COUNT_SECONDS: Final = 5
+KEYLESS_ROUTES: Final = "keyless"
+"""What the statistics of routes for requests without a session key are called in Envoy."""
 
 # OpenTelemetry semantic conventions that we fill in.
 SERVICE_NAME: Final = "service.name"

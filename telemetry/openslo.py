@@ -9,7 +9,7 @@ series of ours (``understudy_xds_ack_seconds``); the other figures come from tra
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -55,16 +55,14 @@ def to_openslo(targets: Targets, pool: str, *, days: int = 30) -> str:
     return yaml.safe_dump_all(documents, sort_keys=False, explicit_start=True)
 
 
-def from_openslo(text: str, targets: Targets, *, where: str) -> Targets:
-    """``targets`` with what the SLOs in ``text`` set; documents of other kinds are checked and left out.
+def from_openslo(documents: Sequence[Any], targets: Targets, *, where: str) -> Targets:
+    """``targets`` with what the SLOs among ``documents`` set; those of other kinds are checked and left out.
+
+    ``documents`` is parsed YAML.
 
     Raises:
         OpenSloError: it breaks a rule of OpenSLO, or holds no objective that is ours.
     """
-    try:
-        documents = [one for one in yaml.safe_load_all(text) if one is not None]
-    except yaml.YAMLError as error:
-        raise OpenSloError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
     found: dict[str, Any] = {}
     for number, document in enumerate(documents, 1):
         place = f"{where}, document {number}"

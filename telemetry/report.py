@@ -36,6 +36,7 @@ _NAME_WIDTH = 10
 _NUMBER_WIDTH = 9
 _GAPS = 4  # one cell between columns
 _MIN_BAR = 10
+_MAX_BAR = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ class Waterfall:
     spans: tuple[StoredSpan, ...]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Draw it as wide as the console is."""
+        """Draw it as wide as the console is, within reason."""
         if not self.spans:
             yield Text("no spans", style="dim")
             return
@@ -158,7 +159,8 @@ class Waterfall:
         # What is told after the end can take minutes: on the axis it would leave no room for the failover itself.
         drawn = [span for span in self.spans if span.name not in AFTERMATH] or self.spans
         length = max(max(span.end_ns for span in drawn) - origin, 1)
-        width = max(_MIN_BAR, options.max_width - _WHO_WIDTH - _NAME_WIDTH - 2 * _NUMBER_WIDTH - _GAPS)
+        room = options.max_width - _WHO_WIDTH - _NAME_WIDTH - 2 * _NUMBER_WIDTH - _GAPS
+        width = min(max(_MIN_BAR, room), _MAX_BAR)
         yield from _heading(root, self.spans[0].trace_id, origin)
         yield _line(("who", "phase", "start ms", "ms"), "dim")
         for span in _top_first(self.spans, root):

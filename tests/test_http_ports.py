@@ -74,7 +74,7 @@ def peer_side(_: Path, *, certificates: bool = True) -> web.Application:
 
 
 def admin(_: Path) -> web.Application:
-    parts = {name: MagicMock() for name in ("controller", "leadership", "cache", "store")}
+    parts = {name: MagicMock() for name in ("controller", "leadership", "cache", "store", "fronts")}
     return Admin(name="c", pool="p", now_ns=lambda: 0, exposition=lambda _: (b"", "text/plain"), **parts).app()
 
 

@@ -24,6 +24,7 @@ from xds.heartbeat import Heartbeat
 from xds.leader import Leader
 from xds.liveness import SECOND, LivenessBook, Rules
 from xds.measure import Course, Delivery
+from xds.missing import Missing
 from xds.observer import Observer
 from xds.plan import FirstTable
 from xds.publisher import MERGE_SECONDS, Publisher, nothing_more
@@ -75,6 +76,7 @@ class Controller:
         self._client = client
         self._telemetry = telemetry
         self._ranges = watched_ranges(keys)
+        self._missing = Missing()
         self.mirror = Mirror(client, self._ranges, self._on_batch)
         self.publisher = Publisher(
             cache, self.observer.world, on_publish=self._on_publish, on_spec=on_spec, merge=timing.merge
@@ -100,6 +102,11 @@ class Controller:
             settle=timing.settle,
         )
         self._cache = cache
+
+    @property
+    def missing(self) -> dict[str, tuple[str, float]]:
+        """Members that were lost and have not come back: why, and for how many seconds they have been away."""
+        return self._missing.members(self._telemetry.now_ns() / SECOND)
 
     def leadership_changed(self) -> None:
         """This server began or ceased to lead."""
@@ -128,14 +135,29 @@ class Controller:
             for part in (self.mirror, self.heartbeat, self.publisher, self.leader, self.courses):
                 tasks.create_task(part.run(), name=type(part).__name__)
 
+    def no_pool(self) -> bool:
+        """Whether etcd was read, and holds no spec of the pool."""
+        state = self.observer.state
+        return self.mirror.synced.is_set() and state.spec is None and state.keys.spec not in state.faults
+
     async def _watch_aftermath(self, course: Course) -> None:
         observer = self.observer
-        await watch(course, self._telemetry, observer.world, lambda: self.book.pulses, lambda: observer.table_revision)
+        await watch(
+            course,
+            self._telemetry,
+            observer.world,
+            lambda: self.book.pulses,
+            lambda: observer.table_revision,
+            self.heartbeat.told,
+        )
 
     def _on_batch(self, batch: MirrorBatch) -> None:
         self.observer.apply(batch)
         self.book.rules = self._rules()
         self.heartbeat.record(self.observer.members, self.observer.owning)
+        table = self.observer.state.table
+        boots = {member.member: member.boot for member in self.observer.members}
+        self._missing.look(table.record.lost if table else {}, boots, self._telemetry.now_ns() / SECOND)
         self._changed()
 
     def _rules(self) -> Rules:

@@ -84,6 +84,7 @@ def request_reports(pool: str, cluster: str) -> AccessLog:
                 names.FLAGS: "%RESPONSE_FLAGS%",
                 names.DETAILS: "%RESPONSE_CODE_DETAILS%",
                 names.DURATION_MS: "%DURATION%",
+                names.HOST: "%UPSTREAM_HOST%",
             }
         ),
     )

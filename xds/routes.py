@@ -49,6 +49,7 @@ from envoy_data_plane.google.protobuf import Any
 from statesync.headers import APPLICATION_HEADERS
 from statesync.request_log import REQUEST_HEADER
 from statesync.spec import Retries, SessionKey, Timeouts
+from telemetry.names import KEYLESS_ROUTES
 from xds.wire import delimited
 
 REQUEST_STAMP = "%START_TIME(%s.%3f)%;%UNIQUE_ID%"
@@ -212,7 +213,8 @@ def _frames(terms: Terms, *, by_priority: bool) -> tuple[_Frames, _Frames]:
     def to_any(kind: _Kind) -> tuple[bytes, bytes]:
         match = match_of(kind)
         match.headers, match.cookies = [*headers, *match.headers], cookies
-        return bytes(Route(name=f"keyless{kind.suffix}", match=match)), bytes(_action(terms, kind, by_priority=False))
+        route = Route(name=f"keyless{kind.suffix}", stat_prefix=KEYLESS_ROUTES, match=match)
+        return bytes(route), bytes(_action(terms, kind, by_priority=False))
 
     def to_slot(kind: _Kind) -> tuple[bytes, bytes]:
         action = _action(terms, kind, by_priority=by_priority)

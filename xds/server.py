@@ -22,15 +22,17 @@ import grpc
 from aiohttp import web
 
 from statesync.addresses import split_address
-from statesync.etcd import EtcdClient, TlsFiles
+from statesync.etcd import EtcdClient, EtcdError, TlsFiles
 from statesync.http_port import serve
 from statesync.identity import Trust, is_loopback
 from statesync.keys import PoolKeys
 from statesync.pool import ControlServer
+from statesync.pools import PoolWatch
 from statesync.secret_files import TooOpen, fault_of
 from statesync.settings import START_PATIENCE, EtcdMissing, EtcdSettings, await_etcd
 from statesync.spec import Timeouts
 from statesync.tls import BadTlsFiles, Identity, PeerTls
+from telemetry.front_tally import FrontTally
 from telemetry.intake import Intake
 from telemetry.names import POOL, SERVICE_CONTROL
 from telemetry.phase_metrics import PhaseMetrics, expose
@@ -49,7 +51,9 @@ from xds.fronts import Fronts, listen_of
 from xds.identity import Clients, ServerTls
 from xds.measure import Delivery
 from xds.metrics import XdsMetrics
+from xds.name_check import holder_of_name
 from xds.pauses import collecting_when_calm
+from xds.pool_metrics import PoolMetrics
 from xds.stream_quota import HTTP2_LIMIT
 from xds.terms import Pace
 
@@ -144,6 +148,7 @@ async def serve_until(settings: ControlSettings, stop: asyncio.Event) -> None:
             settings.advertise_http or _reachable(settings.http, listener.getsockname()[1]),
             service_version(),
         )
+        await _require_own_name(client, PoolKeys(settings.pool), record)
         await _serve(settings, stop, server, listener, store=store, client=client, telemetry=telemetry, record=record)
 
 
@@ -183,6 +188,8 @@ async def _serve(
     )
     metrics = XdsMetrics(cache, lambda: ads.streams, lambda: ads.quota.refused + controller.heartbeat.quota.refused)
     telemetry.on_span = PhaseMetrics(metrics.registry, settings.pool).recorded
+    tally = FrontTally(asyncio.get_running_loop().time)
+    PoolMetrics(metrics.registry, controller.observer.world, lambda: controller.missing, tally)
     SpanMetrics(metrics.registry, lambda: telemetry.counts, lambda: store.dropped)
     cache.on_push = metrics.pushed
     cache.on_ack = lambda event: _answered(metrics, controller, telemetry, event)
@@ -195,11 +202,12 @@ async def _serve(
         store=store,
         now_ns=telemetry.now_ns,
         exposition=lambda accept: expose(metrics.registry, accept),
+        fronts=tally,
     )
     if settings.serve_tls and clients:
         controller.heartbeat.identify = clients.refuse_member
         controller.heartbeat.tls = _peer_tls(settings.serve_tls, clients.trust)
-    intake = Intake(store, asyncio.get_running_loop().time)
+    intake = Intake(store, asyncio.get_running_loop().time, fronts=tally)
     ads.register(server)
     controller.heartbeat.register(server)
     add_otlp_receiver(server, intake)
@@ -213,6 +221,7 @@ async def _serve(
         control = tasks.create_task(controller.run())
         await server.start()
         election = tasks.create_task(leadership.run())
+        waiting = tasks.create_task(PoolWatch(client, settings.pool, controller.no_pool).run())
         logger.info("control server %s serves pool %s: %s", settings.name, settings.pool, record)
         await _first_of(stop.wait(), control, election)
         leadership.resign()
@@ -220,8 +229,8 @@ async def _serve(
         controller.heartbeat.stop()
         await ads.stop(STOP_SECONDS)
         await server.stop(STOP_SECONDS)
-        election.cancel()
-        control.cancel()
+        for task in (election, control, waiting):
+            task.cancel()
 
 
 def _answered(metrics: XdsMetrics, controller: Controller, telemetry: Telemetry, event: AckEvent) -> None:
@@ -293,6 +302,19 @@ def _peer_tls(tls: ServerTls, trust: Trust) -> PeerTls:
         return PeerTls(Identity(tls.cert, tls.key, tls.ca, trust))
     except BadTlsFiles as error:
         raise StartError(str(error)) from None
+
+
+async def _require_own_name(client: EtcdClient, keys: PoolKeys, record: ControlServer) -> None:
+    try:
+        holder = await holder_of_name(client, keys, record)
+    except EtcdError as error:
+        logger.warning("etcd does not tell whether another control server is named %s: %s", record.name, error)
+        return
+    if holder:
+        raise StartError(
+            f"--name {record.name}: another control server of pool {keys.pool} has this name and answers ({holder}). "
+            "Stop it, or give this one another name"
+        )
 
 
 @contextlib.contextmanager

@@ -17,6 +17,8 @@ from deploy.injection.pod import inject
 from deploy.injection.settings import SidecarSettings
 from deploy.injection.shape import Body, Refused, mapping, objects, texts
 from deploy.kubernetes.names import INJECT, POOL
+from statesync.spec_yaml import BadYaml, BoundedLoader, read_documents
+from statesync.stored import read_json
 
 _TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "Pod": (),
@@ -48,10 +50,8 @@ def read_objects(text: str, where: str) -> list[Body]:
     """All objects in YAML or JSON text. Raises :class:`Unreadable`."""
     try:
         documents = _parsed(text)
-    except yaml.YAMLError as error:
-        raise Unreadable(f"{where}: not YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise Unreadable(f"{where}: nested too deeply") from None
+    except BadYaml as error:
+        raise Unreadable(f"{where}: {error}") from None
     for number, document in enumerate(documents, 1):
         if not isinstance(document, dict) or not isinstance(document.get("kind"), str):
             raise Unreadable(f"{where}: document {number} is no Kubernetes object: it has no kind")
@@ -62,9 +62,8 @@ def _parsed(text: str) -> list[Any]:
     """The documents in a text. JSON is read as such: to PyYAML a character beyond 16 bits in it is two."""
     if text.lstrip().startswith("{"):
         with contextlib.suppress(ValueError):
-            return [json.loads(text)]
-    loaded = yaml.load_all(text, Loader=_Loader)
-    return [document for document in loaded if document is not None]
+            return [read_json(text)]
+    return read_documents(text, _Loader)
 
 
 def write_objects(documents: list[Body], output: str) -> str:
@@ -139,8 +138,8 @@ def _replaced(document: Body, path: tuple[str, ...], pod: Body) -> Body:
     return {**document, path[0]: _replaced(document[path[0]], path[1:], pod)}
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe, and without the kinds of scalars that Kubernetes does not know: dates, numbers to the base of 60."""
+class _Loader(BoundedLoader):
+    """Bounded, and without the kinds of scalars that Kubernetes does not know: dates, numbers to the base of 60."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - as the parent has it
         first: [(tag, pattern) for tag, pattern in resolvers if tag not in _FOREIGN]

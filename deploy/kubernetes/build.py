@@ -8,11 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from deploy.errors import DeployError
 from deploy.kubernetes.emit import Body
 from deploy.kubernetes.folder import KUSTOMIZATION
+from statesync.spec_yaml import BadYaml, read_document_file
 
 _KNOWN = {"apiVersion", "kind", "resources", "components", "patches"}
 _MERGE_KEYS = ("name", "mountPath", "containerPort", "topologyKey", "key")
@@ -38,13 +37,7 @@ def load(path: Path) -> list[Body]:
 
 
 def _file(path: Path) -> Iterator[Body]:
-    try:
-        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DeployError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
-    for document in documents:
-        if document is None:
-            continue
+    for document in _documents(path):
         listed = document.get("items") if isinstance(document, dict) and document.get("kind") == "List" else [document]
         for body in listed or ():
             named = isinstance(body, dict) and isinstance(body.get("metadata"), dict) and "name" in body["metadata"]
@@ -53,14 +46,21 @@ def _file(path: Path) -> Iterator[Body]:
             yield body
 
 
+def _documents(path: Path) -> list[Any]:
+    try:
+        return read_document_file(path)
+    except BadYaml as error:
+        raise DeployError(f"{path}: {error}") from None
+
+
 def _build(folder: Path, objects: list[Body]) -> list[Body]:
     """Add to ``objects`` what a kustomization brings, and patch them all."""
     file = folder / KUSTOMIZATION
-    try:
-        told = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DeployError(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
-    more = sorted(set(told) - _KNOWN) if isinstance(told, dict) else ["no mapping"]
+    documents = _documents(file)
+    told = documents[0] if len(documents) == 1 else None
+    if not isinstance(told, dict):
+        raise DeployError(f"{file}: a kustomization is one mapping")
+    more = sorted(set(told) - _KNOWN)
     more += [f"patches with {key}" for one in told.get("patches") or () for key in sorted(set(one) - {"path"})]
     if more:
         raise DeployError(

@@ -54,9 +54,22 @@ def test_the_build_takes_every_package_of_the_project():
     script = (IMAGES / "install.sh").read_text()
     copied = set(re.search(r"for part in (.*); do", script)[1].split())
 
-    assert copied - {"pyproject.toml", "README.md"} == packages
+    assert copied - {"pyproject.toml", "README.md", *PROJECT["project"]["license-files"]} == packages
     from_context = {words.split()[0] for what, words in instructions() if what == "COPY" and "--from" not in words}
     assert packages <= from_context
+
+
+def test_the_licence_is_named_as_the_registries_want_it_and_its_text_goes_with_every_wheel_and_image():
+    project = PROJECT["project"]
+    text = (ROOT / "LICENSE").read_text()
+
+    assert (project["license"], project["license-files"]) == ("Apache-2.0", ["LICENSE"])
+    assert [line.strip() for line in text.splitlines()[1:3]] == ["Apache License", "Version 2.0, January 2004"]
+    assert "Apache-2.0" in (ROOT / "README.md").read_text()
+    assert any("LICENSE" in words.split() for what, words in instructions() if what == "COPY")
+    titles = [words for what, words in instructions() if what == "LABEL"]
+    assert titles
+    assert all('licenses="Apache-2.0"' in words for words in titles)
 
 
 def test_what_the_dockerfile_copies_is_there_and_not_ignored():

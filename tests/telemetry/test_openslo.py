@@ -17,6 +17,10 @@ from xds.metrics import _SECONDS
 DOCUMENT = to_openslo(Targets(), "cart").split("---\n")[1]
 
 
+def imported(text):
+    return from_openslo(list(yaml.safe_load_all(text)), Targets(), where="objectives.yaml")
+
+
 def test_the_buckets_are_those_that_are_served():
     assert _BUCKETS == _SECONDS
 
@@ -27,13 +31,11 @@ def test_the_buckets_are_those_that_are_served():
 )
 def test_what_goes_out_comes_back(seconds, share):
     targets = Targets(rto=seconds, exposure=share, unmeasured=share)
-    assert from_openslo(to_openslo(targets, "cart.eu"), Targets(), where="x") == targets
+    assert imported(to_openslo(targets, "cart.eu")) == targets
 
 
 def test_an_import_changes_only_what_it_names():
-    assert from_openslo(DOCUMENT.replace("value: 1.0", "value: 0.25"), Targets(), where="x") == replace(
-        Targets(), rto=0.25
-    )
+    assert imported(DOCUMENT.replace("value: 1.0", "value: 0.25")) == replace(Targets(), rto=0.25)
 
 
 @pytest.mark.parametrize(
@@ -52,18 +54,17 @@ def test_an_import_changes_only_what_it_names():
         ("value: 1.0", "value: .nan", "number"),
         ("service: cart", "service: [cart]", "service"),
         ("understudy.dev/objective", "example.com/objective", "no SLO has the annotation"),
-        ("objectives:", "objectives: {", "not YAML"),
     ],
 )
 def test_what_breaks_a_rule_is_refused_by_name(before, after, told):
     assert before in DOCUMENT
     with pytest.raises(OpenSloError, match=told):
-        from_openslo(DOCUMENT.replace(before, after, 1), Targets(), where="objectives.yaml")
+        imported(DOCUMENT.replace(before, after, 1))
 
 
 def test_documents_of_other_kinds_may_stand_beside():
     service = "apiVersion: openslo/v1\nkind: Service\nmetadata: {name: cart}\nspec: {}\n"
-    assert from_openslo(f"{service}---\n{DOCUMENT}", Targets(), where="x") == Targets()
+    assert imported(f"{service}---\n{DOCUMENT}") == Targets()
     with pytest.raises(OpenSloError, match="mapping"):
         check([], "x")
 
@@ -91,7 +92,7 @@ spec:
 
 def test_all_that_openslo_knows_may_stand_beside_ours():
     check(yaml.safe_load(COMPOSITE), "x")
-    assert from_openslo(f"{COMPOSITE}---\n{DOCUMENT}", Targets(), where="x") == Targets()
+    assert imported(f"{COMPOSITE}---\n{DOCUMENT}") == Targets()
 
 
 @pytest.mark.parametrize(

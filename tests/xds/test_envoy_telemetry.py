@@ -1,5 +1,6 @@
 """What a real Envoy reports to the control server by OpenTelemetry, configured over xDS and nothing else."""
 
+import asyncio
 import contextlib
 import itertools
 import time
@@ -13,9 +14,10 @@ import pytest
 from aiohttp import web
 
 from proxy.bootstrap import bootstrap
-from statesync.spec import PoolSpec
+from statesync.spec import PoolSpec, Timeouts
 from telemetry import names
 from telemetry.counts import Period
+from telemetry.front_tally import FrontTally, Kind
 from telemetry.intake import Intake
 from telemetry.logs import StoredLog
 from telemetry.receiver import add_otlp_receiver
@@ -39,13 +41,16 @@ class Front:
     port: int
     store: SpanStore
     cache: ResourceCache
+    tally: FrontTally
+    member: int = 0
     status: int = 200
+    hang: float = 0.0
     cut: bool = False
     seen: list[str] = field(default_factory=list)
 
-    async def get(self, **headers: str) -> int:
+    async def get(self, method: str = "GET", **headers: str) -> int:
         url = f"http://127.0.0.1:{self.port}/secret-path?secret=query"
-        async with aiohttp.ClientSession() as http, http.get(url, headers=headers) as answer:
+        async with aiohttp.ClientSession() as http, http.request(method, url, headers=headers) as answer:
             await answer.read()
             return answer.status
 
@@ -70,10 +75,12 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
     store = SpanStore(tmp_path / "traces.db")
     cache = ResourceCache(listen_of)
     cache.on_group = Fronts(cache, "cart").give
-    made = Front(port, store, cache)
+    tally = FrontTally(time.monotonic)
+    made = Front(port, store, cache, tally)
 
     async def answer(request: web.Request) -> web.StreamResponse:
         made.seen.append(request.headers.get("traceparent", ""))
+        await asyncio.sleep(made.hang)
         if made.cut and request.transport is not None:
             begun = web.StreamResponse()
             await begun.prepare(request)
@@ -88,14 +95,17 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", free_port())
     await site.start()
-    well = Endpoint("127.0.0.1", int(site.name.rpartition(":")[2]))
-    members = {"cart-1": Endpoint("127.0.0.1", free_port()), "cart-2": well}
-    await cache.set_all(build(PoolView(PoolSpec(pool="cart"), members, [("cart-1", "cart-2")] * 256)))
+    made.member = int(site.name.rpartition(":")[2])
+    well = Endpoint("127.0.0.1", made.member)
+    nowhere = "127.0.0.1", free_port()
+    members = {"cart-1": Endpoint(*nowhere), "cart-2": well, "cart-3.east": Endpoint(*nowhere, check=nowhere)}
+    spec = PoolSpec(pool="cart", timeouts=Timeouts(request_seconds=1))
+    await cache.set_all(build(PoolView(spec, members, [("cart-1", "cart-2")] * 256)))
     cache.ready()
     server = grpc.aio.server()
     ads = AdsServer(cache)
     ads.register(server)
-    add_otlp_receiver(server, Intake(store, time.monotonic))
+    add_otlp_receiver(server, Intake(store, time.monotonic, fronts=tally))
     xds = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     config = bootstrap(
@@ -132,6 +142,14 @@ async def test_requests_that_failed_or_were_repeated_are_reported_and_others_are
     assert told == [("front-1", "cart-1", True, False), ("front-1", "cart-1", False, True)]
     assert "secret" not in str(reports)
     assert KEY not in str(reports)
+    assert front.tally.recent()["front-1", "cart-1", Kind.ELSEWHERE] == 1
+
+
+async def test_a_member_that_takes_requests_and_never_answers_is_counted(front: Front):
+    front.hang = 5.0
+    assert await front.get("POST", **{"x-session-id": KEY}) == 504
+    told = ("front-1", f"127.0.0.1:{front.member}", Kind.TIMEOUTS)
+    await until(lambda: front.tally.recent().get(told) == 1, 40, "the member is named")
 
 
 async def test_an_answer_that_was_cut_short_is_reported_although_its_status_is_good(front: Front):
@@ -146,6 +164,8 @@ async def test_an_answer_that_was_cut_short_is_reported_although_its_status_is_g
 async def test_envoy_counts_all_requests_and_tells_of_idle_periods_as_well(front: Front):
     for _ in range(5):
         await front.get(**{"x-session-id": KEY})
+    for _ in range(7):
+        await front.get()
 
     async def counted() -> list[Period] | None:
         found = await front.store.counts(0, time.time_ns() + 10**10)
@@ -155,6 +175,11 @@ async def test_envoy_counts_all_requests_and_tells_of_idle_periods_as_well(front
     assert {one.node for one in periods} == {"front-1"}
     assert all(before.end_ns <= after.end_ns for before, after in itertools.pairwise(periods))
     assert all(0 < one.end_ns - one.start_ns < 8 * 10**9 for one in periods)
+    counts = front.tally.recent()
+    requests, keyless = (counts["front-1", "", kind] for kind in (Kind.REQUESTS, Kind.KEYLESS))
+    assert requests == sum(one.requests for one in periods)
+    assert keyless == requests - 5
+    assert ("front-1", "cart-3.east") in front.tally.unreachable(lasting=0)
 
 
 async def test_envoy_goes_on_with_a_trace_that_its_caller_samples_and_begins_none(front: Front):

@@ -4,12 +4,15 @@ import socket
 
 import grpc
 import pytest
+from aiohttp import web
 
 from statesync.beat import METHOD, Beat
-from statesync.pool import MemberState
+from statesync.keys import PoolKeys
+from statesync.pool import ControlServer, MemberState
 from tests.harness.etcd import running_etcd
 from tests.harness.waiting import free_port, until
 from tests.xds.control_pool import POOL, control_pool
+from xds.name_check import holder_of_name
 from xds.server import ControlSettings, StartError, run_control, serve_until
 
 
@@ -131,3 +134,28 @@ async def test_a_stream_of_nonsense_is_ended_with_its_reason_and_disturbs_nobody
             assert await changing.code() is grpc.StatusCode.INVALID_ARGUMENT
 
         await control.hears(member)
+
+
+async def test_a_second_control_server_of_the_same_name_does_not_start(etcd, client, pool_name):
+    async def status(_: web.Request) -> web.Response:
+        return web.json_response({"control": "control-1", "pool": pool_name})
+
+    app = web.Application()
+    app.router.add_get("/v1/status", status)
+    runner, port = web.AppRunner(app), free_port()
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    keys, holder = PoolKeys(pool_name), ControlServer("control-1", "127.0.0.1:1", f"127.0.0.1:{port}")
+    await client.put(keys.control("control-1"), holder.encode())
+    try:
+        told = await refused(settings(etcd=(etcd.endpoint,), pool=pool_name))
+        assert "--name control-1: another control server" in told
+        assert f"gRPC at 127.0.0.1:1, HTTP at 127.0.0.1:{port}" in told
+
+        newcomer = ControlServer("control-1", "127.0.0.1:2", "127.0.0.1:3")
+        assert await holder_of_name(client, keys, newcomer)
+        assert not await holder_of_name(client, keys, ControlServer("control-2", "127.0.0.1:2", "127.0.0.1:3"))
+        assert not await holder_of_name(client, keys, holder)  # its own addresses: the one before it is gone
+    finally:
+        await runner.cleanup()
+    assert not await holder_of_name(client, keys, newcomer)  # killed: nobody answers any more
