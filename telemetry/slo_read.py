@@ -77,7 +77,8 @@ def _failover(spans: Sequence[StoredSpan]) -> Failover:
     told = _told(spans)
     measured = root is not None and is_measured(root)
     exposure = next((span for span in spans if span.name == names.RE_PROTECT), None)
-    returned = [bool(span.attributes.get(names.RETURNED_ALIVE)) for span in spans if span.name == names.RETURNED]
+    back = [span.attributes for span in spans if span.name == names.RETURNED]
+    returned = [bool(attributes.get(names.RETURNED_ALIVE)) for attributes in back]
     planned = told.get(names.PLANNED) is True or first.name == names.HANDOVER or _moves_only(spans)
     fenced = [span for span in spans if span.name == names.FENCED]
     audits = [span for span in spans if span.name == names.AUDIT]
@@ -110,6 +111,7 @@ def _failover(spans: Sequence[StoredSpan]) -> Failover:
         exposed_ms=exposure.duration_ns / _MS if exposure else None,
         protected=not (exposure and exposure.attributes.get(names.UNMEASURED)),
         returned=any(returned) if returned else None,
+        could_not_serve=next(filter(None, (_text(attributes.get(names.COULD_NOT_SERVE)) for attributes in back)), ""),
         stop_or_start=not measured and _of_a_stop_or_start(spans),
         losers=_listed(source) | {span.instance for span in spans if span.name in (names.FENCE, names.CONFIRM)},
         winners=_listed(to) | {span.instance for span in spans if span.name == names.CLAIM},
