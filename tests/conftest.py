@@ -1,14 +1,16 @@
 """Fixtures for all tests: etcd, shared by the tests of one worker or private to a test, and a pool name of its own."""
 
 import os
+import sys
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
 from hypothesis import settings
 
 from statesync.etcd import EtcdClient
+from tests.harness import forkserver
 from tests.harness.etcd import EtcdServer, running_etcd
 
 # Machines are shared: how long an example takes says nothing about the code.
@@ -17,12 +19,73 @@ settings.register_profile("understudy", deadline=None, print_blob=True, derandom
 settings.load_profile("understudy")
 
 
+LONG = {
+    *("test_local.py", "test_drill.py", "test_tcp_pool.py", "test_pool_faults.py", "test_observability.py"),
+    *("test_slo_requests.py", "test_traces.py", "test_broken_streams.py", "test_rollout.py", "test_rendered_runs.py"),
+    *("test_gateway.py", "test_sidecars.py", "test_security_encryption.py", "test_security_etcd.py"),
+}
+"""Files with tests that take many seconds, most of which they wait; so do those in ``tests/faults``."""
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int | None:
     """What ``-n auto`` means: a worker per core, and three at the least, since most tests wait for real servers."""
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None  # xdist reads it itself
     return max(3, len(os.sched_getaffinity(0)))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Have every worker begin its long tests early and one by one, so that none of them is left for the end.
+
+    xdist hands out equal shares of the order, and who is done takes from the end of another's share.
+    """
+    workers = getattr(config, "workerinput", {}).get("workercount", 0)
+    if not workers:
+        return
+    long = [item for item in items if _is_long(item)]
+    short = [item for item in items if not _is_long(item)]
+    shares = [
+        _mixed(long[number::workers], short[len(short) * number // workers : len(short) * (number + 1) // workers])
+        for number in range(workers)
+    ]
+    items[:] = [item for share in shares for item in share]
+
+
+def _is_long(item: pytest.Item) -> bool:
+    return item.path.parent.name == "faults" or item.path.name in LONG
+
+
+def _mixed(long: list[pytest.Item], short: list[pytest.Item]) -> list[pytest.Item]:
+    """Both in their order, the long ones evenly among the first two thirds of the short ones."""
+    placed = [(number / len(long) * 2 / 3, item) for number, item in enumerate(long)]
+    placed += [(number / len(short), item) for number, item in enumerate(short)]
+    return [item for _, item in sorted(placed, key=lambda place: place[0])]
+
+
+def pytest_collection_finish() -> None:
+    """Have the fork server load while there is still something else to do, if a module with tests has use for it."""
+    if any(
+        vars(module).get("forked") is forkserver.forked
+        for module in list(sys.modules.values())
+        if module is not forkserver
+    ):
+        forkserver.start()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """Begin when it has: it is not to take time from a test."""
+    forkserver.ready()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forked_local_pools(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Local pools that a test runs within its own process have their programs from the fork server."""
+    with pytest.MonkeyPatch.context() as patch:
+        if hasattr(request.module, "LocalPool"):
+            patch.setattr("deploy.processes.tethered", forkserver.forked_program)
+        yield
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

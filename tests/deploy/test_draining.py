@@ -1,7 +1,6 @@
 """Drains that cannot succeed, or did not: what the command and the status say."""
 
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -16,6 +15,7 @@ from statesync.keys import PoolKeys
 from statesync.pool import Failover, Intent, Lost, Member, MemberState, Owner, Table
 from statesync.state import At, PoolState
 from tests.harness.etcd import EtcdServer
+from tests.harness.forkserver import forked
 from tests.harness.sidecars import ROOT, SidecarPool, sidecar_pool
 from tests.harness.waiting import until
 
@@ -111,9 +111,8 @@ class Command:
     async def __aenter__(self) -> Self:
         place = ("--etcd", self.pool.etcd.endpoint, "--pool", self.pool.keys.pool)
         self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-u", "-m", "deploy.cli", "drain", self.member, "--wait", str(self.wait), *place),
+            *forked([sys.executable, "-m", "deploy.cli", "drain", self.member, "--wait", str(self.wait), *place]),
             cwd=ROOT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )

@@ -31,6 +31,7 @@ from statesync.state import At, PoolState
 from telemetry.names import DRILL, DRILL_GAP_MS
 from telemetry.report import phases, root_of
 from tests.harness.commands import ROOT
+from tests.harness.forkserver import forked
 from tests.harness.waiting import until
 
 IN_SYNC = {"members": [{"member": "cart-1", "in_sync": True}, {"member": "cart-2", "in_sync": True}]}
@@ -144,7 +145,7 @@ class Running:
 
     async def start(self, *arguments: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "deploy.cli", "drill", *arguments, "-o", "json"),
+            *forked([sys.executable, "-m", "deploy.cli", "drill", *arguments, "-o", "json"]),
             cwd=ROOT,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -154,7 +155,7 @@ class Running:
     async def review(self, *arguments: str) -> tuple[int, dict]:
         """What ``understudy slo`` says: exit code and JSON."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "deploy.cli", "slo", "--window", "1h", *arguments, "-o", "json"),
+            *forked([sys.executable, "-m", "deploy.cli", "slo", "--window", "1h", *arguments, "-o", "json"]),
             cwd=ROOT,
             stdout=asyncio.subprocess.PIPE,
             env={**os.environ, "UNDERSTUDY_DIR": str(self.directory)},

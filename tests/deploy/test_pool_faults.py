@@ -31,6 +31,7 @@ from telemetry.ids import TraceIds
 from telemetry.report import path, root_of
 from telemetry.slo_read import failovers_of
 from telemetry.spans import StoredSpan
+from tests.harness.forkserver import forked
 from tests.harness.local_pools import settled
 from tests.harness.waiting import free_port, until
 
@@ -263,7 +264,7 @@ async def test_a_whole_site_goes_offline_and_comes_back_and_nobody_notices(tmp_p
 
 async def understudy(*arguments: str) -> int:
     """Run a command as a user would, and return its exit code."""
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "deploy.cli", *arguments, cwd=ROOT)
+    process = await asyncio.create_subprocess_exec(*forked([sys.executable, "-m", "deploy.cli", *arguments]), cwd=ROOT)
     return await process.wait()
 
 

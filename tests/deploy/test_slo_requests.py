@@ -17,6 +17,7 @@ from statesync.spec import PoolSpec
 from telemetry.counts import Period
 from telemetry.slo_model import Targets
 from tests.harness.commands import ROOT
+from tests.harness.forkserver import forked
 from tests.harness.local_pools import settled
 from tests.harness.recorded import answering
 from tests.harness.waiting import free_port, until
@@ -58,7 +59,7 @@ def test_what_other_pools_envoys_counted_is_not_this_pools_traffic() -> None:
 async def review(directory: Path) -> dict:
     """What ``understudy slo`` says."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "deploy.cli", "slo", "--window", "1h", "-o", "json"),
+        *forked([sys.executable, "-m", "deploy.cli", "slo", "--window", "1h", "-o", "json"]),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "UNDERSTUDY_DIR": str(directory)},

@@ -17,6 +17,7 @@ from statesync.etcd import EtcdClient
 from statesync.slots import slot_of
 from statesync.spec import Objectives, load_spec
 from statesync.state import PoolState
+from tests.harness.forkserver import forked
 from tests.harness.local_pools import settled
 from tests.harness.waiting import until
 
@@ -156,7 +157,7 @@ async def under_load(directory: Path) -> AsyncIterator[Scene]:
 async def understudy(*arguments: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:
     """A command as an operator gives it: its exit code and what it said."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "deploy.cli", *arguments),
+        *forked([sys.executable, "-m", "deploy.cli", *arguments]),
         cwd=ROOT,
         env={**os.environ, **(env or {})},
         stdout=asyncio.subprocess.PIPE,

@@ -5,7 +5,6 @@ would: cuts are between the parts, never between a part and the test.
 """
 
 import contextlib
-import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -22,8 +21,8 @@ from tests.faults.pool import (
 )
 from tests.harness.cable import Cable, cable_to
 from tests.harness.etcd import EtcdServer
+from tests.harness.forkserver import forked
 from tests.harness.netns import Network, network
-from tests.harness.processes import bound_to
 
 APP, API, PEER, GRPC, HTTP, LISTEN = range(7000, 7006)
 
@@ -135,7 +134,7 @@ class Namespaces(Ground):
 
     def _start_application(self, stack: contextlib.AsyncExitStack, name: str) -> None:
         program = [*self.net.inside(name), sys.executable, "-c", APPLICATION, self.net.addresses[name], str(APP)]
-        application = subprocess.Popen(bound_to(os.getpid(), program))
+        application = subprocess.Popen(forked(program))
         stack.callback(application.wait)
         stack.callback(application.kill)
 

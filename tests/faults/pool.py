@@ -34,6 +34,7 @@ from tests.faults.history import OwnerChange
 from tests.harness.cable import Cable, cable_to
 from tests.harness.clock import WallClock
 from tests.harness.etcd import EtcdServer
+from tests.harness.forkserver import forked
 from tests.harness.netns import Network
 from tests.harness.processes import bound_to
 from tests.harness.sockets import has_socket, inode_of_connection
@@ -113,7 +114,7 @@ class Program:
         usual = {**os.environ, "OTEL_SDK_DISABLED": "true", "PYTHONPATH": str(ROOT)}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                bound_to(os.getpid(), self.command),
+                forked(self.command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

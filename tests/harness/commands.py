@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.harness.processes import bound_to
+from tests.harness.forkserver import forked
 from tests.harness.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ class Commands:
         """Start any program."""
         with (self.home / f"{name}.log").open("ab") as log:
             self._running[name] = await asyncio.create_subprocess_exec(
-                *bound_to(os.getpid(), command),
+                *forked(command),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -55,7 +55,7 @@ class Commands:
     async def run(self, *arguments: str, **variables: str) -> tuple[int, str]:
         """Run ``understudy ARGUMENTS`` to its end; returns its exit code and its output, errors included."""
         process = await asyncio.create_subprocess_exec(
-            *bound_to(os.getpid(), [sys.executable, "-m", "deploy.cli", *arguments]),
+            *forked([sys.executable, "-m", "deploy.cli", *arguments]),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             cwd=ROOT,

@@ -4,7 +4,6 @@ Each member is two processes, as in life: a sidecar, and an application that doe
 """
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from statesync.pool import Lost, Member, Owner, Table
 from statesync.slots import slot_of
 from statesync.spec import PoolSpec, parse_spec
 from tests.harness.etcd import EtcdServer
-from tests.harness.processes import bound_to
+from tests.harness.forkserver import forked
 from tests.harness.waiting import free_port, until
 
 ROOT = Path(__file__).parents[2]
@@ -106,7 +105,7 @@ class SidecarPool:
             *("--session-api", member.api, "--peer", member.peer, *map(str, flags)),
         ]
         with (self.logs / f"{member.member}.log").open("ab") as log:
-            return subprocess.Popen(bound_to(os.getpid(), command), cwd=ROOT, stdout=log, stderr=log)
+            return subprocess.Popen(forked(command), cwd=ROOT, stdout=log, stderr=log)
 
     def log(self, name: str) -> str:
         """What a member that was started with ``flags`` has logged."""
@@ -214,7 +213,7 @@ class SidecarPool:
 
 
 def _start(program: str, *arguments: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(bound_to(os.getpid(), [sys.executable, "-c", program, *arguments]), cwd=ROOT)
+    return subprocess.Popen(forked([sys.executable, "-c", program, *arguments]), cwd=ROOT)
 
 
 @asynccontextmanager

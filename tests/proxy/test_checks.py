@@ -15,6 +15,7 @@ from aiohttp.test_utils import TestServer
 from statesync.pool import MemberState
 from tests.harness.envoy import running_envoy
 from tests.harness.etcd import EtcdServer
+from tests.harness.forkserver import forked
 from tests.harness.sidecars import ROOT, SidecarPool, sidecar_pool
 from tests.harness.waiting import until
 
@@ -55,7 +56,7 @@ async def checks(pool: SidecarPool, member: str, *arguments: str) -> tuple[int, 
     """``understudy checks ...`` at a member: exit code and output."""
     command = [sys.executable, "-m", "deploy.cli", "checks", *arguments]
     process = await asyncio.create_subprocess_exec(
-        *(*command, *(() if "--session-api" in arguments else ("--session-api", pool.members[member].api))),
+        *forked([*command, *(() if "--session-api" in arguments else ("--session-api", pool.members[member].api))]),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
     )

@@ -16,6 +16,7 @@ import pytest_asyncio
 from statesync.keys import prefix_range
 from statesync.pool import Failover, Intent, MemberState
 from tests.harness.etcd import EtcdServer
+from tests.harness.forkserver import forked
 from tests.harness.secrets import write_secret
 from tests.harness.sidecars import ROOT, SidecarPool, sidecar_pool
 from tests.harness.waiting import free_port, until
@@ -36,7 +37,7 @@ async def pool(etcd: EtcdServer, pool_name: str, tmp_path: Path) -> AsyncIterato
 async def leave(pool: SidecarPool, name: str, *flags: str) -> tuple[int, str]:
     """Run ``understudy leave`` as the sidecar container's preStop hook does: exit code, and what it complains of."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "deploy.cli", "leave", *flags),
+        *forked([sys.executable, "-m", "deploy.cli", "leave", *flags]),
         env={**os.environ, "UNDERSTUDY_SESSION_API": pool.members[name].api},
         cwd=ROOT,
         stderr=asyncio.subprocess.PIPE,

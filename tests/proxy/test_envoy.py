@@ -23,7 +23,7 @@ from proxy.envoy import (
     find_envoy,
     run_envoy,
 )
-from tests.harness.processes import bound_to
+from tests.harness.forkserver import forked
 from tests.harness.waiting import free_port, until
 from tests.proxy.fronts import Control, answers, running_control
 
@@ -38,7 +38,7 @@ async def control() -> AsyncIterator[Control]:
 async def front_process(control: Control, directory: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     command = (sys.executable, "-m", "tests.proxy.front_process", control.listen, control.xds, str(directory))
     process = await asyncio.create_subprocess_exec(
-        *bound_to(os.getpid(), command), stderr=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]
+        *forked(command), stderr=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]
     )
     try:
         yield process

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import sys
 from collections import Counter
@@ -19,7 +18,7 @@ from statesync.keys import PoolKeys
 from statesync.pool import Member, MemberState, Owner, Table
 from statesync.spec import PoolSpec
 from tests.harness.etcd import EtcdServer, running_etcd
-from tests.harness.processes import bound_to
+from tests.harness.forkserver import forked
 from tests.harness.waiting import free_port, until
 
 POOL = "cart"
@@ -37,7 +36,7 @@ class Process:
         command = [sys.executable, "-m", self.module, json.dumps(self.settings)]
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                *bound_to(os.getpid(), command),
+                *forked(command),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import itertools
 import json
-import os
 import secrets
 import signal
 import sys
@@ -25,7 +24,7 @@ from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
 
 from statesync.slots import slot_of
 from statesync.spec import PoolSpec
-from tests.harness.processes import bound_to
+from tests.harness.forkserver import forked
 from tests.harness.waiting import free_port, until
 from xds.listener import listener
 from xds.resources import CLUSTER, ENDPOINTS, ROUTES, Endpoint, PoolView, build, routes_name
@@ -178,9 +177,7 @@ class Front:
         return (await self.request(x_session_id=self.key_of(member))).text == member
 
     async def _run(self, name: str, *command: str) -> None:
-        self._processes[name] = await asyncio.create_subprocess_exec(
-            *bound_to(os.getpid(), command), cwd=Path(__file__).parents[2]
-        )
+        self._processes[name] = await asyncio.create_subprocess_exec(*forked(command), cwd=Path(__file__).parents[2])
 
     async def stop(self) -> None:
         if self._http is not None:

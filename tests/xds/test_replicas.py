@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -15,7 +14,7 @@ from aiohttp import web
 from proxy.envoy import EnvoyProcess, EnvoySettings
 from tests.harness.cable import Way, cable_to
 from tests.harness.commands import ROOT, ask
-from tests.harness.processes import bound_to
+from tests.harness.forkserver import forked
 from tests.harness.waiting import free_port, stays, until
 from tests.xds.control_pool import POOL, SLOTS, Control, ControlPool, control_pool
 from tests.xds.test_metrics import parsed
@@ -37,9 +36,7 @@ class CommandControl(Control):
             *("--etcd", self.etcd, "--grpc", self.grpc, "--http", self.http),
         ]
         with self.log.open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                *bound_to(os.getpid(), command), stdout=log, stderr=log, cwd=ROOT
-            )
+            self.process = await asyncio.create_subprocess_exec(*forked(command), stdout=log, stderr=log, cwd=ROOT)
 
     async def serves(self, node: str) -> bool:
         """Whether an Envoy is connected here and has everything, as it is now."""

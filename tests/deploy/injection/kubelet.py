@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 
 from tests.deploy.injection.harness import named, sidecars
-from tests.harness.processes import bound_to
+from tests.harness.forkserver import forked
 from tests.harness.sidecars import APPLICATION, ROOT
 from tests.harness.waiting import until
 
@@ -90,7 +90,7 @@ class RunningPod:
         with self.log.open("ab") as log:
             self.processes.append(
                 await asyncio.create_subprocess_exec(
-                    *bound_to(os.getpid(), command), env={**os.environ, **self.environment}, cwd=ROOT, stderr=log
+                    *forked(command), env={**os.environ, **self.environment}, cwd=ROOT, stderr=log
                 )
             )
         await until(lambda: self.probe("startupProbe"), 30, f"{self.ip} has started (log: {self.log})")
@@ -101,7 +101,7 @@ class RunningPod:
         told = {"HOST": self.ip, "PORT": port, **environment_of(app, self.pod, self.ip)}
         self.processes.append(
             await asyncio.create_subprocess_exec(
-                *bound_to(os.getpid(), command), env={**os.environ, **told}, cwd=ROOT, stderr=asyncio.subprocess.DEVNULL
+                *forked(command), env={**os.environ, **told}, cwd=ROOT, stderr=asyncio.subprocess.DEVNULL
             )
         )
         await until(lambda: self.probe("readinessProbe"), 30, f"{self.ip} is ready (log: {self.log})")

@@ -1,7 +1,6 @@
 """A pod of a Deployment replaced by a new one behind a real Envoy: no request fails, and nothing is lost."""
 
 import asyncio
-import os
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from tests.deploy.injection.harness import PLAIN
 from tests.deploy.injection.kubelet import RunningPod
 from tests.deploy.injection.shapes import container, pod
 from tests.harness.etcd import EtcdServer
-from tests.harness.processes import bound_to
+from tests.harness.forkserver import forked
 from tests.harness.sidecars import ROOT, SidecarPool, sidecar_pool
 from tests.harness.waiting import free_port, until
 
@@ -66,9 +65,7 @@ async def cluster(etcd: EtcdServer, pool_name: str, tmp_path: Path) -> AsyncIter
             for command in (control, envoy):
                 line = [sys.executable, "-m", "deploy.cli", *command, "--pool", pool_name]
                 with (tmp_path / f"{command[0]}.log").open("wb") as log:
-                    processes.append(
-                        await asyncio.create_subprocess_exec(*bound_to(os.getpid(), line), cwd=ROOT, stderr=log)
-                    )
+                    processes.append(await asyncio.create_subprocess_exec(*forked(line), cwd=ROOT, stderr=log))
             yield made
         finally:
             for running in made.pods.values():

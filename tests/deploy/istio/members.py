@@ -1,6 +1,5 @@
 """Members of a :class:`tests.xds.control_pool.ControlPool` with applications behind them that answer who they are."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.harness.processes import bound_to
+from tests.harness.forkserver import forked
 from tests.harness.waiting import free_port
 from tests.xds.control_pool import ControlPool
 
@@ -42,7 +41,7 @@ def running_apps(names: Sequence[str], notes: Path) -> Iterator[dict[str, App]]:
 
 def _start(name: str, port: int, notes: Path) -> App:
     command = [sys.executable, "-m", "tests.xds.echo_member", name, str(port), str(notes)]
-    return App(port, subprocess.Popen(bound_to(os.getpid(), command), cwd=ROOT))
+    return App(port, subprocess.Popen(forked(command), cwd=ROOT))
 
 
 async def join(pool: ControlPool, addresses: Mapping[str, str]) -> Orders:

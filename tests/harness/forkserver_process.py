@@ -1,0 +1,138 @@
+"""The fork server's process; see ``forkserver.py``. It has one thread, no event loop, and nothing of gRPC but its code.
+
+What it returns from :func:`serve` in a child is what that child is to be, so that the child runs at the bottom of the
+stack and ends like a process that was started by itself.
+"""
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import os
+import runpy
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+_LOADED = """
+    deploy.commands_read deploy.commands_run deploy.commands_admin deploy.commands_leave deploy.commands_checks
+    deploy.envoys deploy.tables deploy.views deploy.reading deploy.settling deploy.draining deploy.sync
+    proxy.envoy proxy.envoy_tls proxy.sidecar xds.server xds.identity http.server rich.live rich.table
+"""
+# Loaded and forgotten: what they import stays, and they themselves are run as ``__main__``.
+_MAIN = ("deploy.cli", "tests.xds.control_process", "tests.xds.simulated_member")
+
+_PR_SET_PDEATHSIG = 1
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def serve(link: socket.socket, parent: int) -> tuple[dict[str, Any], list[int]] | None:
+    """Fork a child of ``parent`` for each request. Returns its request in a child, None at the end of all."""
+    while True:
+        message, files, _, _ = socket.recv_fds(link, 1 << 18, 3)
+        if not message:
+            return None
+        request = json.loads(message)
+        child = _fork(parent, session=request["session"])
+        if not child:
+            return request, files
+        for file in files:
+            os.close(file)
+        link.send(str(child).encode())
+
+
+def _fork(parent: int, *, session: bool) -> int:
+    """The new process's id; 0 in the new process. By then it is a child of ``parent``, perhaps in a new session."""
+    told, tell = os.pipe()
+    between = os.fork()
+    if not between:
+        child = os.fork()
+        if child:
+            os.write(tell, str(child).encode())
+            os._exit(0)
+        os.close(told)
+        _tie_to(parent)
+        if session:
+            os.setsid()
+        os.close(tell)
+        return 0
+    os.close(tell)
+    os.waitpid(between, 0)
+    with os.fdopen(told, "rb") as pipe:
+        return int(pipe.read())  # the child has its end of it until it is as it should be
+
+
+def _tie_to(parent: int) -> None:
+    """Wait until this process is ``parent``'s child, and have it end with it."""
+    while os.getppid() != parent:
+        if os.getppid() == 1:
+            os._exit(1)  # the test process is gone
+        time.sleep(0.0005)
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def become(request: dict[str, Any], files: list[int]) -> None:
+    """Do in this process what ``python COMMAND`` does in a process of its own."""
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    if request["namespace"]:
+        _enter(request["namespace"])
+    os.chdir(request["directory"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    option, program, *arguments = request["command"]
+    if option == "-m":
+        sys.path[0] = request["directory"]
+        sys.argv = [program, *arguments]
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
+    else:
+        sys.path[0] = ""
+        sys.argv = [option, *arguments]
+        main = type(sys)("__main__")
+        sys.modules["__main__"] = main
+        exec(compile(program, "<string>", "exec"), main.__dict__)
+
+
+def _enter(namespace: str) -> None:
+    descriptor = os.open(namespace, os.O_RDONLY)
+    if _libc.setns(descriptor, _CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
+    os.close(descriptor)
+
+
+def load() -> None:
+    """Import what children need."""
+    for name in _LOADED.split():
+        importlib.import_module(name)
+    for name in _MAIN:
+        importlib.import_module(name)
+        del sys.modules[name]
+    assert len(list(Path("/proc/self/task").iterdir())) == 1, "threads do not survive a fork"
+    gc.collect()
+    gc.freeze()
+
+
+def main() -> None:
+    """Load, serve, and in a child become what was asked for."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with socket.socket(fileno=int(sys.argv[1])) as link:
+        load()
+        link.send(b"ready")
+        job = None
+        with contextlib.suppress(ConnectionError):
+            job = serve(link, int(sys.argv[2]))
+    if job is not None:
+        become(*job)
+
+
+if __name__ == "__main__":
+    main()

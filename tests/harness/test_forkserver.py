@@ -1,0 +1,86 @@
+"""A forked program is a process like any other."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.harness.forkserver import forked
+from tests.harness.processes import bound_to
+from tests.harness.waiting import until
+
+TELLS = """
+import json, os, sys
+told = {"arguments": sys.argv, "parent": os.getppid(), "directory": os.getcwd(), "said": sys.stdin.read()}
+print(json.dumps(told | {"mode": os.environ.get("MODE"), "loaded": "xds.server" in sys.modules}))
+print("complaint", file=sys.stderr)
+sys.exit(3)
+"""
+SLEEPS = "import time; time.sleep(600)"
+STARTS_ONE_AND_WAITS = f"""
+import subprocess, sys, time
+from tests.harness.forkserver import forked
+print(subprocess.Popen(forked([sys.executable, "-c", {SLEEPS!r}])).pid, flush=True)
+time.sleep(600)
+"""
+
+
+async def test_it_has_arguments_files_a_directory_and_an_environment_of_its_own(tmp_path: Path) -> None:
+    program = [sys.executable, "-c", TELLS, "one", "two"]
+    for command in (forked(program), bound_to(os.getpid(), program)):
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=-1, stdout=-1, stderr=-1, cwd=tmp_path, env={**os.environ, "MODE": "quick"}
+        )
+        said, complained = await process.communicate(b"hello")
+        assert process.returncode == 3
+        assert complained == b"complaint\n"
+        loaded = "true" if command[0] != sys.executable else "false"
+        assert said.decode() == (
+            f'{{"arguments": ["-c", "one", "two"], "parent": {os.getpid()}, "directory": "{tmp_path}", '
+            f'"said": "hello", "mode": "quick", "loaded": {loaded}}}\n'
+        )
+
+
+def test_it_can_be_signalled_and_leads_a_session_if_that_is_asked() -> None:
+    process = subprocess.Popen(forked([sys.executable, "-c", SLEEPS]), start_new_session=True)
+    assert os.getsid(process.pid) == process.pid
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(20) == -signal.SIGTERM
+
+
+def test_a_module_is_run_as_the_main_one() -> None:
+    done = subprocess.run(
+        forked([sys.executable, "-m", "deploy.cli", "sidecar", "--no-such"]), check=False, capture_output=True
+    )
+    assert done.returncode == 2
+    assert b"No such option" in done.stderr
+    assert b"Warning" not in done.stderr
+
+
+def test_other_programs_and_what_python_reads_at_its_start_are_no_matter_for_a_fork() -> None:
+    assert subprocess.run(forked(["/bin/sh", "-c", "exit 7"]), check=False).returncode == 7
+    shows = [sys.executable, "-c", "import sys; sys.exit(sys.flags.dev_mode)"]
+    assert subprocess.run(forked(shows), check=False, env={**os.environ, "PYTHONDEVMODE": "1"}).returncode == 1
+
+
+async def test_it_ends_when_the_test_process_is_killed() -> None:
+    starter = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", STARTS_ONE_AND_WAITS, stdout=-1, cwd=Path(__file__).parents[2]
+    )
+    assert starter.stdout is not None
+    pid = int(await asyncio.wait_for(starter.stdout.readline(), 60))
+    os.kill(pid, 0)
+    starter.kill()
+    await starter.wait()
+
+    await until(lambda: not _runs(pid), what="the sleeper is gone")
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
