@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 from statesync.etcd import Compare, CreateRevision, EtcdClient, Kv, ModRevision, Put
 from statesync.keys import PoolKeys
+from statesync.pool import Table
 from statesync.spec import PoolSpec, refuse_contradiction
+from statesync.stored import read_object
 
 Applied = Literal["created", "changed", "unchanged"]
 _ATTEMPTS = 5
@@ -28,7 +30,7 @@ async def apply_spec(client: EtcdClient, spec: PoolSpec) -> Applied:
     """Make ``spec`` the pool's spec.
 
     Raises:
-        SpecError: it contradicts the running pool, or what stands in etcd cannot be read by this version.
+        SpecError: it contradicts the running pool, or what stands in etcd is a spec that this version cannot read.
         Unavailable: etcd did not take it. OutcomeUnknown: it may have; applying it again is safe.
         Conflict: others kept writing the spec at the same time.
     """
@@ -36,7 +38,7 @@ async def apply_spec(client: EtcdClient, spec: PoolSpec) -> Applied:
     value = spec.encode()
     for attempt in range(_ATTEMPTS):
         found = await client.get(key)
-        if _followed(found, spec) == spec:
+        if await _followed(client, found, spec) == spec:
             return "unchanged"
         compare: Compare = ModRevision(key, found.mod_revision) if found else CreateRevision(key, 0)
         result = await client.txn([compare], [Put(key, value)])
@@ -52,7 +54,10 @@ async def compare_spec(client: EtcdClient, spec: PoolSpec) -> tuple[Applied, lis
 
     A pool that is to be made is compared with one that has nothing but defaults.
     """
-    running = _followed(await client.get(PoolKeys(spec.pool).spec), spec)
+    found = await client.get(PoolKeys(spec.pool).spec)
+    running = await _followed(client, found, spec)
+    if running is None and found is not None:
+        return "changed", changes(PoolSpec(pool=spec.pool, protocol=spec.protocol), spec)
     if running is None:
         bare = PoolSpec(pool=spec.pool)
         if spec.tcp is None:
@@ -62,9 +67,12 @@ async def compare_spec(client: EtcdClient, spec: PoolSpec) -> tuple[Applied, lis
     return ("unchanged" if running == spec else "changed"), changes(running, spec)
 
 
-def _followed(found: Kv | None, spec: PoolSpec) -> PoolSpec | None:
-    """The running spec, which ``spec`` may follow; None if there is none yet. Raises ``SpecError``."""
+async def _followed(client: EtcdClient, found: Kv | None, spec: PoolSpec) -> PoolSpec | None:
+    """The running spec, which ``spec`` may follow; None if there is none yet, or garbage. Raises ``SpecError``."""
     if found is None:
+        return None
+    if _is_garbage(found, spec.pool):
+        await _refuse_other_slots(client, spec)
         return None
     running = PoolSpec.decode(found.value)
     refuse_contradiction(running, spec)
@@ -84,3 +92,21 @@ def _fields(group: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
             yield from _fields(value, f"{path}{key}.")
         elif value != {} or path:  # a member without a word on it is still named
             yield f"{path}{key}", value
+
+
+def _is_garbage(found: Kv, pool: str) -> bool:
+    """Whether what stands in the place of the spec was never one of this pool, in whatever version."""
+    try:
+        return read_object(found.value).get("pool") != pool
+    except ValueError:
+        return True
+
+
+async def _refuse_other_slots(client: EtcdClient, spec: PoolSpec) -> None:
+    """The slot table tells how many slots the pool has while its spec does not. Raises :class:`SpecError`."""
+    found = await client.get(PoolKeys(spec.pool).table)
+    try:
+        slots = Table.decode(found.value).slots if found is not None else spec.slots
+    except ValueError:
+        return  # there is nothing to compare with
+    refuse_contradiction(spec.model_copy(update={"slots": slots}), spec)

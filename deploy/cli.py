@@ -25,7 +25,7 @@ SECTIONS = {
         "up": ("deploy.commands_local", "Run a whole pool here until Ctrl-C, with a live status."),
     },
     "See": {
-        "status": ("deploy.commands_read", "Members, control servers, etcd, Envoys: is all well?"),
+        "status": ("deploy.commands_status", "Members, control servers, etcd, Envoys: is all well?"),
         "table": ("deploy.commands_read", "Who is active, standby and backup for which slots."),
         "explain": ("deploy.commands_read", "Where the session of a key lives, and why there."),
         "sessions": ("deploy.commands_read", "Sessions with slot, size and expiry."),

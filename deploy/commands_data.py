@@ -131,10 +131,10 @@ def _preflight(
 async def _verify(
     place: Place, slots: list[int], tls: TlsOptions | None, codec: "SessionCodec", *, repair: bool
 ) -> "Report":
+    from deploy.member_views import slots_of
     from deploy.members import asking
     from deploy.reading import connect, read_pool, require_pool
     from deploy.verify import Verifier, addresses_of
-    from deploy.views import slots_of
     from statesync.codec import PLAIN
 
     async with connect(place.etcd) as client:

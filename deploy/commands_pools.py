@@ -8,7 +8,7 @@ import click
 from click.core import ParameterSource
 
 from deploy.errors import DeployError
-from deploy.options import EtcdOptions, etcd_options, examples, output_option, show
+from deploy.options import EtcdOptions, etcd_options, examples, list_output_option, show
 from deploy.printable import say
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     ),
 )
 @etcd_options
-@output_option
+@list_output_option
 @click.pass_context
 def pools(context: click.Context, etcd: EtcdOptions, output: str) -> None:
     """List the pools in etcd: members and control servers that run, slots, sessions.
@@ -36,7 +36,7 @@ def pools(context: click.Context, etcd: EtcdOptions, output: str) -> None:
     moment ago are counted until they are swept.
     """
     if context.invoked_subcommand is None:
-        show(output, asyncio.run(_list(_settings(etcd))), _drawn)
+        show(output, asyncio.run(_list(_settings(etcd))), _drawn, lambda view: [row["pool"] for row in view["pools"]])
         return
     if any(context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in context.params):
         raise DeployError(f"options stand behind the command: 'understudy pools {context.invoked_subcommand} ...'")

@@ -11,108 +11,17 @@ from deploy.options import (
     EtcdOptions,
     KeyCommand,
     Place,
-    TlsOptions,
     etcd_options,
     examples,
     find_place,
     list_output_option,
     pool_option,
     show,
-    tls_options,
 )
 from deploy.printable import printable_view
 
 SPANS_COME = 5.0
 """Seconds within which a failover's spans are with the control servers; its record in etcd comes first."""
-
-
-@click.command(
-    epilog=examples(
-        "understudy status",
-        "understudy status --xds",
-        "understudy status --sync",
-        "understudy status --etcd etcd-0:2379 --pool cart -o json",
-    )
-)
-@click.option("--xds", is_flag=True, help="Only Envoys: per type what was sent, acknowledged or refused.")
-@click.option("--sync", is_flag=True, help="Only copies: how far each member's sessions are, asked of the members.")
-@pool_option(required=False)
-@etcd_options
-@tls_options
-@list_output_option
-def status(xds: bool, sync: bool, pool: str | None, etcd: EtcdOptions, tls: TlsOptions | None, output: str) -> None:
-    """Show members, control servers, etcd and Envoys of a pool.
-
-    Exits with 1 when some slot has nobody to serve it; with --xds when some Envoy refuses its configuration; with
-    --sync when some member is not in sync or cannot be asked.
-    """
-    from deploy.envoys import has_errors, xds_table
-    from deploy.tables import status_table
-
-    if xds and sync:
-        raise DeployError("--xds and --sync are two different views: give one of them")
-    if sync:
-        _show_sync(find_place(etcd, pool), tls, output)
-        return
-    view = asyncio.run(_status(find_place(etcd, pool)))
-    if xds:
-        show(output, {"pool": view["pool"], "envoys": view["envoys"]}, xds_table, _node_names)
-        if has_errors(view["envoys"]):
-            raise SystemExit(1)
-        return
-    show(output, view, status_table, _member_names)
-    if view["slots"]["served"] != view["slots"]["total"]:
-        raise SystemExit(1)
-
-
-def _show_sync(place: Place, tls: TlsOptions | None, output: str) -> None:
-    from deploy.reading import connect, read_pool, require_pool
-    from deploy.sync import newest_revision, read_sync, sync_table
-
-    async def run() -> dict[str, Any]:
-        async with connect(place.etcd) as client:
-            state, _ = await read_pool(client, place.pool)
-            require_pool(state, place.etcd)
-            revision = await newest_revision(client, state)
-        return await read_sync(state, revision, tls)
-
-    view = asyncio.run(run())
-    show(output, view, sync_table, _member_names)
-    if not view["in_sync"]:
-        raise SystemExit(1)
-
-
-def _member_names(view: dict[str, Any]) -> list[str]:
-    return [row["member"] for row in view["members"]]
-
-
-def _node_names(view: dict[str, Any]) -> list[str]:
-    return [node["node"] for node in view["envoys"]["nodes"]]
-
-
-async def _status(place: Place) -> dict[str, Any]:
-    from deploy.draining import hindered_drains
-    from deploy.envoys import read_envoys
-    from deploy.fronts import front_warnings, read_fronts
-    from deploy.layout import read_processes
-    from deploy.reading import connect, read_pool, require_pool
-    from deploy.views import status_view
-
-    async with connect(place.etcd) as client:
-        state, revision = await read_pool(client, place.pool)
-        require_pool(state, place.etcd)
-        endpoints = await client.status()
-    controls = {name: at.record.http for name, at in state.controls.items()}
-    envoys, fronts = await asyncio.gather(read_envoys(controls), read_fronts(controls))
-    return status_view(
-        state,
-        revision=revision,
-        etcd=endpoints,
-        envoys=envoys,
-        processes=read_processes(place.directory) if place.layout else (),
-        fronts=fronts,
-        hindered=[*hindered_drains(state, time.time()), *front_warnings(fronts)],
-    )
 
 
 @click.command(
@@ -129,9 +38,10 @@ async def _status(place: Place) -> dict[str, Any]:
 @list_output_option
 def table(every: bool, slot: tuple[int, ...], pool: str | None, etcd: EtcdOptions, output: str) -> None:
     """Show the slot table: who is active, standby and backup for which slots."""
+    from deploy.member_views import slots_of
     from deploy.reading import connect, read_pool, require_pool
     from deploy.tables import slot_table
-    from deploy.views import slots_of, table_view
+    from deploy.views import table_view
 
     place = find_place(etcd, pool)
 
@@ -200,9 +110,10 @@ def explain(key: str, body: bool, pool: str | None, etcd: EtcdOptions, output: s
     Exits with 1 when there is no such session (the slot and its members are shown all the same). A key may begin with
     "-"; one that is also an option's name comes after "--".
     """
+    from deploy.member_views import slots_of
     from deploy.reading import connect, read_pool, read_session, require_pool
     from deploy.tables import explain_table
-    from deploy.views import explain_view, slots_of
+    from deploy.views import explain_view
     from statesync.sessions import valid_key
     from statesync.slots import slot_of
 
@@ -238,7 +149,8 @@ def explain(key: str, body: bool, pool: str | None, etcd: EtcdOptions, output: s
 def failovers(limit: int, pool: str | None, etcd: EtcdOptions, output: str) -> None:
     """List changes of active, latest first: takeovers after a death, and planned handovers.
 
-    Their lengths are those of their traces, as far as control servers have them.
+    They are in the order in which etcd has them, whatever the members' clocks say. Their lengths are those of their
+    traces, as far as control servers have them.
     """
     from deploy.reading import read_lengths
     from deploy.tables import failovers_table

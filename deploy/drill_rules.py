@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from deploy.member_views import order_of, slots_of
 from deploy.settling import unsettled
-from deploy.views import order_of, slots_of
 from statesync.etcd import EndpointStatus
 from statesync.pool import MemberState
 from statesync.spec import Objectives

@@ -60,6 +60,15 @@ def address(_: click.Context, parameter: click.Parameter, value: Any) -> Any:  #
     return texts[0] if isinstance(value, str) else tuple(texts)
 
 
+def address_list(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    """Option callback: ``HOST:PORT,...``."""
+    return tuple(
+        str(address(context, parameter, part.strip().removeprefix("http://")))
+        for part in value.split(",")
+        if part.strip()
+    )
+
+
 def _bracketed(text: str) -> str:
     """``fd00::1:8000`` as ``[fd00::1]:8000``: what is put together from a pod's address and a port has no brackets."""
     host, _, port = text.rpartition(":")

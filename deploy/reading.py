@@ -62,10 +62,24 @@ async def read_pool(client: EtcdClient, pool: str) -> tuple[PoolState, int]:
 
 
 def require_pool(state: PoolState, etcd: EtcdSettings) -> PoolSpec:
-    """The pool's spec. Raises :class:`NoPoolError` unless one was applied."""
+    """The pool's spec. Raises :class:`NoPoolError` unless one was applied, :class:`DeployError` if it is unreadable."""
+    if state.spec is None and (fault := unreadable_spec(state)):
+        raise DeployError(fault)
     if state.spec is None:
         raise NoPoolError(state.keys.pool, etcd, (*sorted(state.members), *sorted(state.controls)))
     return state.spec.record
+
+
+def unreadable_spec(state: PoolState) -> str:
+    """What is wrong with the spec in etcd, and what to do; '' if it can be read, or there is none."""
+    fault = state.faults.get(state.keys.spec)
+    if fault is None or state.spec is not None:
+        return ""
+    return (
+        f"the spec of pool {state.keys.pool!r}, at {state.keys.spec} in etcd, cannot be read: {fault}; processes that "
+        "run go by the last one that they could read, and processes that start wait for one: put it right with "
+        "'understudy apply -f pool.yaml'"
+    )
 
 
 async def read_session(client: EtcdClient, state: PoolState, key: str, slots: int) -> FoundSession | None:

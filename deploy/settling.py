@@ -3,7 +3,7 @@
 For whoever may strike only then (drills), starts counting only then (the demo, benchmarks), or waits for it (tests).
 """
 
-from deploy.views import member_views, slots_of
+from deploy.member_views import member_views, slots_of
 from statesync.pool import Phase
 from statesync.state import PoolState
 

@@ -46,5 +46,5 @@ async def _tell(processes: Processes, names: Sequence[str], say: Callable[[str],
         shown = apps or late  # what does not start is mostly an application
         if shown:
             more = f" and {len(shown) - 1} more" if len(shown) > 1 else ""
-            limit = f" (--app-timeout is {patience:g} s)" if apps else ""
+            limit = f" (for {patience:g} s from when all else is ready)" if apps else ""
             say(f"waiting for {shown[0].name}{more}: {shown[0].unready or shown[0].state}{limit}")

@@ -13,9 +13,10 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from deploy.drawing import plain_table, when
+from deploy.member_views import View
 from deploy.members import MemberError, Members, asking
 from deploy.options import TlsOptions
-from deploy.views import View, ranges
+from deploy.views import ranges
 from proxy.sync_api import STATUS_PATH
 from statesync.etcd import EtcdClient
 from statesync.keys import PoolKeys, prefix_range

@@ -10,7 +10,8 @@ from rich.text import Text
 from deploy.drawing import coloured, plain_table, when
 from deploy.envoys import envoys_table
 from deploy.fronts import fronts_table
-from deploy.views import View, summarise_table
+from deploy.member_views import View
+from deploy.views import summarise_table
 from telemetry.slo_view import length
 
 TRACE_SHOWN = 12
@@ -19,7 +20,7 @@ TRACE_SHOWN = 12
 
 def status_table(view: View) -> RenderableType:
     """The answer of ``status``."""
-    parts: list[RenderableType] = [_headline(view), members_table(view["members"])]
+    parts: list[RenderableType] = [_headline(view), *_last_known(view), members_table(view["members"])]
     controls = plain_table("control server", "role", "xDS", "admin", "version")
     for control in view["controls"]:
         role = "leader" if control["leader"] else "standby"
@@ -178,14 +179,35 @@ def change_told(row: Mapping[str, Any]) -> str:
 def _headline(view: View) -> Text:
     slots = view["slots"]
     text = Text(f"pool {view['pool']}: ", style="bold")
-    served = f"{slots['served']} of {slots['total']} slots served"
-    text.append(served, style="bold green" if slots["served"] == slots["total"] else "bold red")
+    if view["last_known"]:
+        text.append("etcd is silent", style="bold red").append(
+            f"; {slots['served']} of {slots['total']} slots had an owner"
+        )
+    else:
+        served = f"{slots['served']} of {slots['total']} slots served"
+        text.append(served, style="bold green" if slots["served"] == slots["total"] else "bold red")
     if slots["in_handover"]:
         text.append(f", {slots['in_handover']} in handover")
     if slots["to_move"]:
         text.append(f", {slots['to_move']} to move")
     text.append(f"; table generation {view['table']['generation']}, etcd revision {view['revision']}")
     return text
+
+
+def _last_known(view: View) -> list[RenderableType]:
+    """What is shown while etcd is silent: whose word it is, and how old."""
+    known = view["last_known"]
+    if not known:
+        return []
+    told = f"{known['source']} read the pool's records from etcd"
+    age = "" if known["age_seconds"] is None else f" {known['age_seconds']:.0f} s ago"
+    if not age:
+        told = "no control server answers: this is what the members say"
+    return [
+        Text(f"! {known['etcd']}", style="red"),
+        Text(f"! shown is the last known state: {told}{age}; members' states are as of now", style="yellow"),
+        *(Text(f"! {fault}", style="yellow") for fault in known["unasked"]),
+    ]
 
 
 def _owner_line(view: View) -> str:

@@ -12,11 +12,12 @@ from rich.live import Live
 
 from deploy.drawing import Terminal
 from deploy.local import LocalPool, LocalSettings
+from deploy.member_views import View
 from deploy.printable import printable_view
 from deploy.processes import as_json
 from deploy.reading import read_pool
 from deploy.up_view import Failovers, Now, addresses, kill_line, line, picture, things_to_try
-from deploy.views import View, failovers_view, status_view
+from deploy.views import failovers_view, status_view
 from statesync.etcd import EtcdClient, EtcdError
 
 T = TypeVar("T")

@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from deploy.layout import Layout
+from deploy.member_views import View
 from deploy.processes import State
 from deploy.reading import read_lengths
 from deploy.starting import APP_SUFFIX
 from deploy.tables import TRACE_SHOWN, change_told, members_table, processes_table
-from deploy.views import View
 from telemetry.slo_view import length
 
 SHOWN = 3

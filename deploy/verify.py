@@ -13,9 +13,9 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from deploy.member_views import View, order_of, slots_of
 from deploy.members import MemberError, Members
 from deploy.reading import read_pool
-from deploy.views import View, order_of, slots_of
 from proxy.sync_api import DIGEST_PATH
 from statesync.audit import Difference, Entry, Findings, SlotDigest, compare, digest_of, read_slot
 from statesync.codec import SessionCodec

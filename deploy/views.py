@@ -9,30 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from deploy.reading import FoundSession
+from deploy.member_views import Heard, View, member_views, order_of, slots_of
+from deploy.reading import FoundSession, unreadable_spec
 from statesync.etcd import EndpointStatus
-from statesync.pool import Failover, Member, MemberState, Phase
+from statesync.pool import Failover, Phase
 from statesync.state import PoolState
 from statesync.stored import read_json
 from telemetry.names import SERVICE_INSTANCE_ID
 from telemetry.spans import StoredSpan
-
-View = dict[str, Any]
-
-
-def order_of(state: PoolState, slot: int) -> tuple[str, ...]:
-    """The members of a slot in order: the owner, then the others as the table has them."""
-    table = state.table.record if state.table else None
-    wanted = table.orders[slot] if table and slot < table.slots else ()
-    owner = state.owners.get(slot)
-    if owner is None:
-        return wanted
-    return (owner.record.active, *(member for member in wanted if member != owner.record.active))
-
-
-def slots_of(state: PoolState) -> int:
-    """How many slots the pool has, by its spec."""
-    return state.spec.record.slots if state.spec else 0
 
 
 def status_view(
@@ -44,11 +28,16 @@ def status_view(
     fronts: Sequence[View] = (),
     processes: Sequence[Mapping[str, Any]] = (),
     hindered: Sequence[str] = (),
+    heard: Mapping[tuple[str, str], Heard] | None = None,
+    silent: Mapping[str, str] | None = None,
+    last_known: View | None = None,
 ) -> View:
     """The pool at a glance. ``envoys`` is what the control servers say of their xDS clients (``deploy.envoys``).
 
     ``fronts`` is what these told of requests and members (``deploy.fronts``). ``hindered`` says what else there is to
-    warn of, such as what keeps members from leaving that are to (``deploy.draining``).
+    warn of, such as what keeps members from leaving that are to (``deploy.draining``). ``heard``, ``silent`` and
+    ``last_known`` are what is known beside etcd (``deploy.last_known``): how members are, why some of them do not
+    answer, and, while etcd is silent, where the records come from and how old they are.
     """
     table = state.table.record if state.table else None
     total = slots_of(state)
@@ -58,6 +47,7 @@ def status_view(
     return {
         "pool": state.keys.pool,
         "revision": revision,
+        "last_known": last_known,
         "mode": state.spec.record.mode if state.spec else None,
         "slots": {
             "total": total,
@@ -74,7 +64,7 @@ def status_view(
             "copies": state.spec.record.copies if state.spec else None,
             "offline": list(table.offline) if table else [],
         },
-        "members": member_views(state),
+        "members": member_views(state, heard or {}, silent or {}),
         "controls": [
             {
                 "name": name,
@@ -100,39 +90,6 @@ def status_view(
         "processes": list(processes),
         "warnings": [*_warnings(state, etcd, unowned, dead), *hindered],
     }
-
-
-def member_views(state: PoolState) -> list[View]:
-    """Every member that is registered, owns a slot, stands in the table or is known to be lost."""
-    roles = _roles(state)
-    lost = state.table.record.lost if state.table else {}
-    names = sorted(set(state.members) | set(roles) | set(lost))
-    views = []
-    for name in names:
-        at = state.members.get(name)
-        member = at.record if at else None
-        gone = name in lost and (member is None or member.boot == lost[name].boot)
-        views.append(
-            {
-                "member": name,
-                "state": str(_state_of(member, gone=gone)),
-                "site": member.site if member else "",
-                "active": roles[name]["active"],
-                "standby": roles[name]["standby"],
-                "backup": roles[name]["backup"],
-                "boot": member.boot if member else (lost[name].boot if gone else ""),
-                "reason": lost[name].cause if gone else (member.reason if member else "not registered"),
-                "since": lost[name].at if gone else (member.since if member else None),
-                "late_seconds": 0.0 if gone or member is None else member.stall,
-                "clock": "" if gone or member is None else member.clock,
-                "app": member.app if member else "",
-                "peer": member.peer if member else "",
-                "weight": member.weight if member else None,
-                "version": member.version if member else "",
-                "node": member.node if member else "",
-            }
-        )
-    return views
 
 
 def table_view(state: PoolState, slots: Iterable[int] | None = None) -> View:
@@ -191,15 +148,9 @@ def sessions_view(pool: str, found: Sequence[FoundSession], records: int, now_ms
 
 def failovers_view(state: PoolState) -> View:
     """Changes of active, latest first: the records of all who took part, put together by trace."""
-    by_trace: dict[str, list[Failover]] = defaultdict(list)
-    for at in state.failovers.values():
-        by_trace[at.record.trace].append(at.record)
     return {
         "pool": state.keys.pool,
-        "failovers": sorted(
-            (_failover_view(trace, parts) for trace, parts in by_trace.items()),
-            key=lambda view: -view["started"],
-        ),
+        "failovers": [_failover_view(trace, parts) for trace, parts in state.changes()],
     }
 
 
@@ -212,21 +163,6 @@ def ranges(numbers: Iterable[int]) -> str:
         else:
             spans.append([number, number])
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
-
-
-def _state_of(member: Member | None, *, gone: bool) -> MemberState:
-    return MemberState.LOST if gone or member is None else member.state
-
-
-def _roles(state: PoolState) -> Mapping[str, Counter[str]]:
-    roles: dict[str, Counter[str]] = defaultdict(Counter)
-    for slot in range(slots_of(state)):
-        order = order_of(state, slot)
-        for position, member in enumerate(order):
-            if position == 0 and slot not in state.owners:
-                continue  # wanted as active, but not yet
-            roles[member][("active", "standby", "backup")[min(position, 2)]] += 1
-    return roles
 
 
 def _dead_owned(state: PoolState) -> list[int]:
@@ -258,7 +194,14 @@ def _warnings(
     yield from (f"{name}: {at.record.clock}" for name, at in sorted(state.members.items()) if at.record.clock)
     for site in state.table.record.offline if state.table else ():
         yield f"site {site} is offline: its members get no slots until 'understudy site online {site}'"
-    yield from (f"what stands at {key} cannot be read in full: {fault}" for key, fault in sorted(state.faults.items()))
+    unreadable = unreadable_spec(state)
+    if unreadable:
+        yield unreadable
+    yield from (
+        f"what stands at {key} cannot be read in full: {fault}"
+        for key, fault in sorted(state.faults.items())
+        if not (unreadable and key == state.keys.spec)
+    )
 
 
 def _slot_view(state: PoolState, slot: int) -> View:

@@ -9,6 +9,7 @@ that revision; if the watch does not bring it soon, the slots are read from etcd
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Iterable, Sequence
@@ -22,8 +23,10 @@ from statesync.crash_points import CrashPoint, crash_point
 from statesync.definite import definite_txn
 from statesync.etcd import EtcdError, Kv, Put, TxnResult
 from statesync.ownership import CLAIM_MOST, Claimed, View, claim, claim_transaction, replaced_members
+from statesync.pool import Owner
+from statesync.state import At
 from telemetry import names
-from telemetry.ids import TraceIds
+from telemetry.ids import TraceIds, TraceparentError
 from telemetry.setup import Attributes
 
 logger = logging.getLogger(__name__)
@@ -38,13 +41,15 @@ COPIES_AT_ONCE = 8
 class Cause:
     """Why slots change their active: words for people, the trace, and who loses them ('' for nobody).
 
-    ``by_request``: a caller who was sent here is the first witness, not the table.
+    ``by_request``: a caller who was sent here is the first witness, not the table. ``stop_or_start``: see
+    :meth:`proxy.context.MemberContext.stop_or_start`.
     """
 
     text: str
     trace: TraceIds | None = None
     source: str = ""
     by_request: bool = False
+    stop_or_start: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +139,7 @@ class Claimer:
                 names.EPOCH: max(c.owner.epoch for c in claims),
                 names.ETCD_REVISION: max(revision for _, revision in won.parts),
                 names.CAUSE: cause.text,
+                **({names.STOP_OR_START: True} if cause.stop_or_start else {}),
             }
             context.first_answers.opened(told, attributes)
         if cause.source and cause.source != context.me:
@@ -148,6 +154,22 @@ class Claimer:
         if trace is not None:
             for claims, revision in won.parts:
                 context.writers.claimed(trace, {c.slot: c.owner.epoch for c in claims}, revision)
+
+    def adopted(self, slot: int, at: At[Owner]) -> None:
+        """A slot turned out to be ours: count it if it was taken over by a claim whose answer never came.
+
+        The failover record that the claim wrote tells: it names the slot with this epoch.
+        """
+        context, taken = self._context, (slot, at.record.epoch)
+        for found in context.state.failovers.values():
+            record = found.record
+            theirs = record.to == context.me and record.source not in ("", context.me) and not record.planned
+            if theirs and taken in zip(record.slots, record.epochs, strict=True):
+                context.tally.takeovers += record.slots[0] == slot
+                context.tally.taken_over += 1
+                with contextlib.suppress(TraceparentError):
+                    trace = TraceIds.from_traceparent(at.record.traceparent)
+                    context.writers.claimed(trace, {slot: at.record.epoch}, at.revision)
 
     async def _outwait_readers(self, claims: Sequence[Claimed]) -> None:
         """With ``takeover: lease``, wait until no replaced owner can still answer reads from memory.

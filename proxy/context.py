@@ -1,6 +1,7 @@
 """What the parts of one sidecar share: identity, clients, the pool as seen from here, and what is held and owned."""
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -28,12 +29,15 @@ from statesync.state import PoolState
 from telemetry.ids import TraceIds, TraceparentError, takeover_seed
 from telemetry.setup import Telemetry
 
+_MET_KEPT = 8
+
 
 @dataclass(slots=True)
 class MemberContext:
     """One running member; made once at start, and every field stays the same object.
 
-    ``seen`` tells whose pulse is taken here, and whether it runs. ``clock`` tells the pool's time.
+    ``seen`` tells whose pulse is taken here, and whether it runs. ``clock`` tells the pool's time. ``met`` has the
+    boots of each member that were registered in the life of this one. ``going_down``: this process was told to end.
     """
 
     me: str
@@ -56,6 +60,8 @@ class MemberContext:
     site: str = ""
     addresses: dict[str, str] = field(default_factory=dict)
     known: dict[str, Member] = field(default_factory=dict)
+    met: dict[str, deque[str]] = field(default_factory=dict)
+    going_down: bool = False
     lives: Lives = field(default_factory=Lives)
     seen: Callable[[], Mapping[tuple[str, str], bool]] = dict
     tally: Tally = field(default_factory=Tally)
@@ -74,8 +80,19 @@ class MemberContext:
         if record is not None:
             self.addresses[member] = record.record.peer
             self.known[member] = record.record
+            met = self.met.setdefault(member, deque(maxlen=_MET_KEPT))
+            if record.record.boot not in met:
+                met.append(record.record.boot)
         address = self.addresses.get(member)
         return Peer(member, address) if address else None
+
+    def stop_or_start(self, member: str, boot: str) -> bool:
+        """Whether a takeover from ``boot`` of ``member`` belongs to a stop or a start of the pool, or of this member.
+
+        So it does when this process is going down itself, or has never met the one that it replaces.
+        """
+        self.peer(member)
+        return self.going_down or boot not in self.met.get(member, ())
 
     @property
     def liveness(self) -> Liveness:

@@ -78,7 +78,7 @@ class Drain:
     def begin(self) -> "asyncio.Task[None]":
         """Begin to hand every slot over, unless that is under way; the task ends when it is done or given up."""
         if self._work is None:
-            self._roles.going_down = True
+            self._roles.going_down = self._context.going_down = True
             self._stir()
             self._work = asyncio.create_task(self._hand_over(), name="drain")
         return self._work

@@ -231,8 +231,9 @@ class Handover:
         if trace is not None:
             now_ns = context.telemetry.now_ns()
             phases = context.telemetry.failover(trace.traceparent)
+            ending: Attributes = {names.STOP_OR_START: True} if context.going_down else {}
             for slot in slots:
-                attributes: Attributes = {names.POOL: context.keys.pool, names.MEMBER: context.me, names.SLOT: slot}
+                attributes = {names.POOL: context.keys.pool, names.MEMBER: context.me, names.SLOT: slot, **ending}
                 phases.phase(names.CLAIM, started_ns, now_ns, attributes)
             context.first_answers.handed_over(trace, slots[0], started_ns)
         return {slot: At(owner, won) for slot, owner in mine.items()}

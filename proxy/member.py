@@ -209,4 +209,5 @@ class Presence:
             request=context.first_answers.last_request,
             pulses=[(*who, runs) for who, runs in context.seen().items()],
             answers=True,
+            stood=context.stall.standstills(),
         )

@@ -189,7 +189,7 @@ class _PartsCollector(Collector):
             (
                 "replica_lag_seconds",
                 "How long ago etcd last confirmed that the copies are current; up to a second when nothing happens.",
-                time.monotonic() - mirror.heard_at,
+                mirror.silent_for,
             ),
             ("requests_kept", "Outcomes of requests that are kept for copies of them.", len(context.requests)),
             ("read_deadline_holds", "1 while reads may be answered from memory.", self._reads.holds()),

@@ -359,7 +359,7 @@ class OwnerCalls:
         context = self._context
         if not context.replica.is_synced(slot) or context.replica.unreadable(slot, call.key):
             return None
-        lag_ms = (time.monotonic() - context.mirror.heard_at) * 1000
+        lag_ms = context.mirror.silent_for * 1000
         headers = {
             "Understudy-Slot": str(slot),
             "Understudy-Served-By": context.me,

@@ -22,6 +22,7 @@ import aiohttp
 
 from proxy.problems import Reply
 from statesync.etcd import Kv
+from statesync.ownership import CUT_OFF
 from statesync.pool import Owner
 from statesync.state import At
 from statesync.tls import PeerTls, WrongName, trust_fault
@@ -85,7 +86,7 @@ class Life(StrEnum):
     SILENT = "silent"
     STOPPED = "its process has stopped"
     REPLACED = "another process answers"
-    CUT_OFF = "it cannot reach etcd"
+    CUT_OFF = CUT_OFF
     UNTRUSTED = "certificates are wrong"
     VOID = "this process stood still itself"
 

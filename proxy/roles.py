@@ -38,7 +38,7 @@ from statesync.ownership import (
 )
 from statesync.state import Changed
 from telemetry import names
-from telemetry.ids import TraceIds, TraceparentError, trace_seed
+from telemetry.ids import TraceIds, TraceparentError, takeover_seed, trace_seed
 
 logger = logging.getLogger(__name__)
 
@@ -116,16 +116,25 @@ class Roles:
                 ):
                     self._taken(not is_handover(at.record.cause))
         if changed & Changed.TABLE:
-            lost = context.view().table.lost.get(context.me)
-            self._taken(lost is not None and lost.boot == context.boot)
+            self._taken(context.view().named_lost(context.me, context.boot))
+        if changed & Changed.FAILOVERS:
+            self._taken(self._told_taken(batch))
         if changed & Changed.INTENTS:
             self._intents_changed = time.monotonic()
-        if changed & Changed.MEMBERS:
-            for member in context.state.members:
-                context.peer(member)
+        for member in context.state.members if changed & Changed.MEMBERS else ():
+            context.peer(member)
         if changed:
             self.wake()
         return changed
+
+    def _told_taken(self, batch: MirrorBatch) -> bool:
+        """Whether somebody has taken over from this process in its present life: each such claim writes a record.
+
+        Nothing else tells of slots that were not held any more, and the next takeover would count as the same one.
+        """
+        context = self._context
+        life = takeover_seed(context.keys.pool, context.me, context.boot, context.lives.count)
+        return any(event.kv.key.startswith(context.keys.parts_of_failover(life.hex)) for event in batch.events)
 
     def _taken(self, so: bool) -> None:
         """Somebody took this process for dead, if ``so``."""
@@ -309,6 +318,7 @@ class Roles:
                 if self._context.state.owners.get(slot) == at:
                     logger.warning("slot %d is ours at revision %d, though nobody told us: adopted", slot, at.revision)
                     self._context.holdings.reopen(self._context.holdings.gain(slot, at.record, at.revision))
+                    self._claimer.adopted(slot, at)
 
     # -- handovers --
 

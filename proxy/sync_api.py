@@ -5,7 +5,6 @@
 """
 
 import asyncio
-import time
 from collections.abc import Callable
 
 from aiohttp import web
@@ -35,7 +34,7 @@ def sync_view(context: MemberContext) -> dict[str, object]:
         "wanted": len(wanted),
         "in_sync": len(wanted) - len(missing),
         "missing": missing[:NAMED_MOST],
-        "lag_ms": round((time.monotonic() - mirror.heard_at) * 1000),
+        "lag_ms": round(mirror.silent_for * 1000),
         "full_syncs": replica.copies,
         "last_full_sync": replica.copied_at,
         "gaps": max(mirror.resets - 1, 0),

@@ -29,6 +29,25 @@ PATIENCE = 10.0
 RETRY = 0.5
 
 
+LASTING = 3.0
+"""Seconds for which the word of control servers and a member's own answers contradict each other before it is logged.
+A member that comes back is heard for a second before it counts again, and a table has to say so."""
+
+
+class Contradictions:
+    """Since when members have answered here that others hold for gone, so that only what lasts is told, and once."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, str], tuple[float, float]] = {}
+
+    def lasts(self, who: tuple[str, str], now: float) -> bool:
+        """Take note of it at ``now`` (monotonic); True once, when it has lasted for :data:`LASTING`."""
+        self._seen = {other: seen for other, seen in self._seen.items() if now - seen[1] < LASTING}
+        since, last = self._seen.get(who, (now, now))
+        self._seen[who] = (since, now)
+        return last - since < LASTING <= now - since
+
+
 class NotTaken(Exception):
     """Slots that were given away were not claimed; the message says why."""
 
@@ -42,6 +61,7 @@ class Takeovers:
         self._claim_lock = lock
         self._wake = wake
         self._probed_alive: dict[str, float] = {}
+        self._contradictions = Contradictions()
         self._for_callers: dict[tuple[str, str], asyncio.Task[bool]] = {}
         self._given: set[asyncio.Task[Taken]] = set()
 
@@ -51,14 +71,16 @@ class Takeovers:
         return [*self._for_callers.values(), *self._given]
 
     async def of_lost(self, member: str, boot: str, slots: Sequence[int]) -> None:
-        """The control servers say that ``member`` is dead: claim its slots if our own probe agrees."""
+        """There is a first witness against ``member``: claim its slots if our own probe agrees."""
         now = time.monotonic()
         if now - self._probed_alive.get(member, 0.0) < ALIVE_PAUSE:
             return
         witness = await self._second_witness(member, boot)
         if witness is None:
             self._probed_alive[member] = now
-            logger.warning("the control servers say %s is lost, but it answers: not taking over", member)
+            said = self._said_gone(member, boot)
+            if said and self._contradictions.lasts((member, boot), now):
+                logger.warning("%s, but it has answered for %g s: not taking over", said, LASTING)
             return
         await self._take_over(member, boot, f"{member} lost: {self._said_of(member)}; {witness}", slots)
 
@@ -189,6 +211,15 @@ class Takeovers:
             return None  # etcd was away for us too: it may find it again in a moment, as we just have
         return str(life) if life.condemns else None
 
+    def _said_gone(self, member: str, boot: str) -> str:
+        """Who says that this process is gone, in words; '' if the table only wants its slots elsewhere.
+
+        That is so at every rebalance, and then its owner hands them over.
+        """
+        if self._context.view().named_lost(member, boot):
+            return f"the control servers say {member} is lost"
+        return "" if member in self._context.state.members else f"the record of {member} is gone from etcd"
+
     def _said_of(self, member: str) -> str:
         lost = self._context.view().table.lost.get(member)
         if lost is not None:
@@ -198,7 +229,13 @@ class Takeovers:
 
     def cause(self, member: str, boot: str, text: str, *, by_request: bool = False) -> Cause:
         """Why the slots of ``boot`` of ``member`` change their active, as part of the trace of its takeover."""
-        return Cause(text, self._context.takeover_of(member, boot), source=member, by_request=by_request)
+        return Cause(
+            text,
+            self._context.takeover_of(member, boot),
+            source=member,
+            by_request=by_request,
+            stop_or_start=self._context.stop_or_start(member, boot),
+        )
 
 
 def _stands(view: View, slot: int, member: str, boot: str, fence: int) -> bool:

@@ -41,6 +41,8 @@ MOST_CLAIMS = 32
 """Claims that one beat tells of at the most."""
 MOST_PULSES = 256
 """Pulses that one beat tells of at the most."""
+MOST_STANDSTILLS = 4
+"""Standstills that one beat tells of at the most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,8 @@ class Beat(Record):
     ``lacking`` is how many slots it should hold by the table and does not hold in full. ``sent`` is the time in ns, on
     the sender's clock, of this beat (0: not told), ``claims`` what its claims of late have come to, and ``request`` the
     W3C traceparent of the newest call that it answered as owner, if it carried one. ``answers``: the sender reads
-    answers; one that does not would let them pile up.
+    answers; one that does not would let them pile up. ``stood`` tells of the times of late in which its process stood
+    still (it neither ran nor waited for a CPU): for how many seconds, and how many seconds ago that ended.
     """
 
     pool: str
@@ -99,10 +102,12 @@ class Beat(Record):
     request: str = ""
     pulses: Sequence[tuple[str, str, bool]] = ()
     answers: bool = False
+    stood: Sequence[tuple[float, float]] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", MemberState(self.state))
         object.__setattr__(self, "pulses", _pulses(self.pulses))
+        object.__setattr__(self, "stood", _stood(self.stood))
         if not isinstance(self.claims, list | tuple):
             raise TypeError("Beat: claims is a list")
         told = [one if isinstance(one, ClaimTold) else ClaimTold.of(one) for one in self.claims[:MOST_CLAIMS]]
@@ -130,6 +135,15 @@ def _pulses(raw: object) -> tuple[tuple[str, str, bool], ...]:
     if any([type(part) for part in one] != [str, str, bool] for one in told):
         raise TypeError("Beat: pulses is a list of members, their boots, and whether they run")
     return tuple((member, boot, runs) for member, boot, runs in told)
+
+
+def _stood(raw: object) -> tuple[tuple[float, float], ...]:
+    if not isinstance(raw, list | tuple):
+        raise TypeError("Beat: stood is a list")
+    told = [tuple(one) if isinstance(one, list | tuple) else () for one in raw[:MOST_STANDSTILLS]]
+    if any(len(one) != 2 or not all(type(part) in (int, float) and 0 <= part <= 1e9 for part in one) for one in told):
+        raise TypeError("Beat: stood is a list of seconds, and of how long ago that ended")
+    return tuple((float(seconds), float(ago)) for seconds, ago in told)
 
 
 LONGEST_LOAD = 1.5

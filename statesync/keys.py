@@ -153,7 +153,11 @@ class PoolKeys:
 
     def failover(self, failover: str, to: str, source: str) -> str:
         """What ``to`` got from ``source`` in the failover named ``failover`` (its trace id in hex)."""
-        return f"{self.failovers}{failover}/{to}/{source}"
+        return f"{self.parts_of_failover(failover)}{to}/{source}"
+
+    def parts_of_failover(self, failover: str) -> str:
+        """Prefix of the records of one failover."""
+        return f"{self.failovers}{failover}/"
 
     @property
     def everything(self) -> KeyRange:

@@ -64,6 +64,11 @@ class Mirror:
         self.resets = 0
         self.trouble = ""
 
+    @property
+    def silent_for(self) -> float:
+        """Seconds since etcd last told something; below two while all is well."""
+        return time.monotonic() - self.heard_at
+
     async def run(self) -> None:
         """List and watch until cancelled; survives every etcd error."""
         pause = RETRY_FIRST

@@ -22,6 +22,8 @@ CLAIM_MOST = 100
 """Slots per claim transaction: owner records, failover record and markers stay below etcd's 128 operations."""
 DRAIN = "drain"
 REBALANCE = "rebalance"
+CUT_OFF = "it cannot reach etcd"
+"""With this at its end: the owner lived, said so itself, and could neither write nor hand the slot over."""
 UNFIT = "unfit: "
 """With what is wrong behind it: the owner gave the slot away because it could not serve well itself."""
 

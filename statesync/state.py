@@ -7,6 +7,8 @@ it may matter, ``faults`` says so. Sessions and commit markers are not its busin
 """
 
 import logging
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Flag, auto
 from functools import partial
@@ -75,6 +77,24 @@ class PoolState:
             changed |= self._apply_event(event)
         return changed
 
+    def stored(self) -> list[tuple[str, int, Callable[[], bytes]]]:
+        """Every record that is known: its key in etcd, the revision it was written at, and what makes its value."""
+        keys = self.keys
+        found: list[tuple[str, int, Callable[[], bytes]]] = []
+        for key, one in ((keys.spec, self.spec), (keys.leader, self.leader), (keys.table, self.table)):
+            if one is not None:
+                found.append((key, one.revision, one.record.encode))
+        for prefix, records in (
+            (keys.members, self.members),
+            (keys.controls, self.controls),
+            (keys.failovers, self.failovers),
+            (keys.admin, self.intents),
+            (keys.site_intents, self.sites),
+        ):
+            found += [(prefix + name, at.revision, at.record.encode) for name, at in records.items()]
+        found += [(keys.owner(slot), at.revision, at.record.encode) for slot, at in self.owners.items()]
+        return found
+
     def note_owner(self, slot: int, owner: Owner, revision: int) -> bool:
         """Take in an owner record that a transaction wrote or showed, unless a newer one is known by now.
 
@@ -103,6 +123,17 @@ class PoolState:
     def offline(self, now: float) -> frozenset[str]:
         """The sites that an operator wants out of service at ``now`` (wall time in seconds)."""
         return frozenset(site for site, at in self.sites.items() if site and at.record.holds(now))
+
+    def changes(self) -> list[tuple[str, list[Failover]]]:
+        """The changes of active by trace, with the records of all who took part: the one last written comes first.
+
+        By etcd's revisions, which nobody's clock can put out of order.
+        """
+        by_trace: dict[str, list[At[Failover]]] = defaultdict(list)
+        for at in self.failovers.values():
+            by_trace[at.record.trace].append(at)
+        newest = sorted(by_trace.items(), key=lambda item: max(at.revision for at in item[1]), reverse=True)
+        return [(trace, [at.record for at in parts]) for trace, parts in newest]
 
     def _forget_all(self) -> None:
         self.spec = self.table = self.leader = None

@@ -16,7 +16,7 @@ from telemetry.names import ATTEMPTS, CLUSTER, COUNT_SECONDS, FLAGS, HOST, HTTP_
 WINDOW_SECONDS = 300.0
 LASTING_SECONDS = 2 * COUNT_SECONDS
 """A member that an Envoy has not reached for so long is called unreachable: a restart is quicker."""
-_GAP_SECONDS = 3 * COUNT_SECONDS
+GAP_SECONDS = 3 * COUNT_SECONDS
 """Reports of failed checks that are no further apart belong together."""
 _MOST = 20_000
 """Different Envoys, members and kinds that are counted at a time; what is above is counted in the totals alone."""
@@ -105,10 +105,10 @@ class FrontTally:
 
     def _note_unreached(self, node: str, member: str, now: float) -> None:
         known = self._unreached.get((node, member))
-        if known is not None and now - known.last <= _GAP_SECONDS:
+        if known is not None and now - known.last <= GAP_SECONDS:
             known.last = now
             return
-        self._unreached = {pair: run for pair, run in self._unreached.items() if now - run.last <= _GAP_SECONDS}
+        self._unreached = {pair: run for pair, run in self._unreached.items() if now - run.last <= GAP_SECONDS}
         if len(self._unreached) < _MOST:
             self._unreached[node, member] = _Run(now, now)
 
@@ -118,7 +118,7 @@ class FrontTally:
         return {
             pair: run.last - run.first
             for pair, run in self._unreached.items()
-            if now - run.last <= _GAP_SECONDS and run.last - run.first >= lasting
+            if now - run.last <= GAP_SECONDS and run.last - run.first >= lasting
         }
 
     def recent(self) -> dict[tuple[str, str, Kind], int]:

@@ -96,6 +96,8 @@ WRITES_LOST: Final = "understudy.writes.lost"
 WRITES_BREACHED: Final = "understudy.writes.breached"
 DRILL_NEEDLESS: Final = "understudy.drill.needless_moves"
 RETURNED_ALIVE: Final = "understudy.returned"
+COULD_NOT_SERVE: Final = "understudy.could_not_serve"
+STOP_OR_START: Final = "understudy.stop_or_start"
 
 ATTRIBUTES: Final = (
     POOL,
@@ -143,6 +145,8 @@ ATTRIBUTES: Final = (
     WRITES_BREACHED,
     DRILL_NEEDLESS,
     RETURNED_ALIVE,
+    COULD_NOT_SERVE,
+    STOP_OR_START,
 )
 
 # What front Envoys count, as metrics (docs/telemetry.md), and how often they tell, in seconds.

@@ -9,7 +9,20 @@ stands in ``understudy_pool_info`` alone, which queries join by instance and job
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info, exposition
 
 from telemetry.ids import TraceIds
-from telemetry.names import CATCH_UP, CLAIM, CRITICAL, FAILOVER, FIRST_OK, HANDOVER, PHASES, ROOTS, UNMEASURED
+from telemetry.names import (
+    CATCH_UP,
+    CLAIM,
+    COULD_NOT_SERVE,
+    CRITICAL,
+    FAILOVER,
+    FIRST_OK,
+    HANDOVER,
+    PHASES,
+    RETURNED,
+    RETURNED_ALIVE,
+    ROOTS,
+    UNMEASURED,
+)
 from telemetry.setup import Attributes
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -46,6 +59,11 @@ class PhaseMetrics:
             labelnames=("kind", "outcome"),
             registry=registry,
         )
+        self._false = Counter(
+            "understudy_false_failovers",
+            "Takeovers from a process that lived and could have served; told by the control server that led.",
+            registry=registry,
+        )
         for kind in (FAILOVER, HANDOVER):
             for outcome in ("measured", "unmeasured"):
                 self._counted.labels(kind, outcome)
@@ -59,6 +77,8 @@ class PhaseMetrics:
         if name not in ROOTS:
             if attributes.get(CRITICAL) and name in _OF_MEMBERS:
                 return
+            if name == RETURNED and attributes.get(RETURNED_ALIVE) and not attributes.get(COULD_NOT_SERVE):
+                self._false.inc(1, exemplar)
             self._phases.labels(name if name in PHASES else OTHER).observe(seconds, exemplar)
             return
         unmeasured = bool(attributes.get(UNMEASURED))

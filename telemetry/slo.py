@@ -41,11 +41,8 @@ def review(
     ``traffic`` is what front Envoys counted in that time (:func:`telemetry.slo_requests.with_requests`).
     """
     traffic = traffic or Traffic()
-    held = tuple(
-        sorted(
-            (one for one in failovers if start_ns <= one.began_ns < end_ns), key=lambda one: (one.began_ns, one.trace)
-        )
-    )
+    within = [one for one in failovers if start_ns <= one.began_ns < end_ns]
+    held = tuple(sorted((one for one in within if not one.stop_or_start), key=lambda one: (one.began_ns, one.trace)))
     crashes = [one for one in held if is_crash(one)]
     figures: tuple[Figure, ...] = (
         lost_sync(held, targets),
@@ -73,7 +70,7 @@ def review(
     )
     if not held and traffic.requests is None:
         figures = tuple(_unseen(figure) if figure.state is State.MET else figure for figure in figures)
-    return Review(pool, start_ns, end_ns, figures, held, targets, slots, traffic)
+    return Review(pool, start_ns, end_ns, figures, held, targets, slots, traffic, len(within) - len(held))
 
 
 def _unseen(figure: Figure) -> Figure:

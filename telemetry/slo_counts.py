@@ -5,9 +5,12 @@ active that somebody watched for it; of the others nothing is claimed, and what 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from telemetry.slo_model import Failover, Figure, State, Targets
 
+_WHYS = 3
+"""The reasons that are told one by one."""
 _STOP = "no budget covers this: stop changing the pool, run understudy verify, and keep the traces"
 
 
@@ -93,12 +96,27 @@ def needless(held: Sequence[Failover], targets: Targets) -> Figure:
 
 
 def false(crashes: Sequence[Failover], targets: Targets) -> Figure:
-    """Takeovers from a member that was heard again as the same process; a drill that freezes it wanted that."""
-    known = [one.returned for one in crashes if one.returned is not None and one.drill != "freeze"]
+    """Takeovers from a member that was heard again as the same process, and that could have served all the while.
+
+    One that stood still, or was cut off from etcd, was rightly taken over; a drill that freezes one wanted that.
+    """
+    known = [one for one in crashes if one.returned is not None and one.drill != "freeze"]
     if crashes and not known:
         advice = "no control server told whether the lost members came back"
         return Figure(
             "false_failovers", "false failovers", State.NO_DATA, None, targets.false_failovers, "", advice=advice
         )
-    advice = "a living member was taken for dead; give it CPU, and check its network and its pauses"
-    return _count("false_failovers", "false failovers", sum(known), targets.false_failovers, len(known), advice)
+    alive = [one for one in known if one.returned]
+    right = [one for one in alive if one.could_not_serve]
+    advice = (
+        "a member that ran was taken for dead: give it CPU, and check its network; it was not stopped, as a frozen "
+        "process or container is"
+    )
+    found = len(alive) - len(right)
+    figure = _count("false_failovers", "false failovers", found, targets.false_failovers, len(known), advice)
+    if not right:
+        return figure
+    whys = sorted({f"{one.source or 'a member'}: {one.could_not_serve}" for one in right})
+    more = f", and {len(whys) - _WHYS} more" if len(whys) > _WHYS else ""
+    basis = f"{len(right)} of {len(alive)} members that lived on could not serve, so their takeovers were right"
+    return replace(figure, basis=f"{basis} ({'; '.join(whys[:_WHYS])}{more})")

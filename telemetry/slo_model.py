@@ -70,7 +70,9 @@ class Failover:
     tell; ``fenced`` writes of its that were refused, and repeated elsewhere. ``second_writes`` are sessions found in
     the ``audited`` slots that a former owner wrote too late. ``exposed_ms`` is how long some slot had fewer than two
     current copies; ``protected`` tells whether that ended. ``returned`` tells whether the member that was taken for
-    dead was heard again as the same process.
+    dead was heard again as the same process, and ``could_not_serve`` why it was rightly taken over from all the same.
+    ``stop_or_start``: it has no measured end, and every member that took slots over was going down itself or had never
+    met the process it replaced: the pool was stopped or started.
     """
 
     trace: str
@@ -98,6 +100,8 @@ class Failover:
     exposed_ms: float | None = None
     protected: bool = True
     returned: bool | None = None
+    could_not_serve: str = ""
+    stop_or_start: bool = False
     losers: frozenset[str] = frozenset()
     winners: frozenset[str] = frozenset()
     through: Through | None = None
@@ -200,7 +204,10 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """The whole: what was looked at, every figure, and the failovers, oldest first. Times in ns since 1970."""
+    """The whole: what was looked at, every figure, and the failovers, oldest first. Times in ns since 1970.
+
+    ``left_out`` is how many changes belong to stops and starts of the pool, which are in no figure.
+    """
 
     pool: str
     start_ns: int
@@ -210,6 +217,7 @@ class Review:
     targets: Targets
     slots: int
     traffic: Traffic = field(default_factory=Traffic)
+    left_out: int = 0
 
     @property
     def state(self) -> State:

@@ -9,7 +9,7 @@ from html import escape
 
 from telemetry.slo_model import MOST_PICTURED, Burn, Failover, Figure, Review, State
 from telemetry.slo_plots import burn_down, by_phase, clean, timeline, waterfall
-from telemetry.slo_view import change_told, length, requests_told, share_told, verdict, when
+from telemetry.slo_view import change_told, left_out_told, length, requests_told, share_told, verdict, when
 
 _CLASS = {
     State.MET: "met",
@@ -92,7 +92,8 @@ def page(review: Review, before: Review | None = None) -> str:
 <body><header class="{state}" id="verdict">
 <h1><span class="state">{_SIGN[review.state]}</span> {clean(verdict(review), 400)}</h1>
 <p>Failover review of pool <strong>{clean(review.pool)}</strong>, {when(review.start_ns)} to {when(review.end_ns)} UTC:
-{len(review.failovers)} changes of active, {planned} planned, {drills} drills.{_traffic(review)}</p></header>
+{len(review.failovers)} changes of active, {planned} planned, {drills} drills.
+{_left_out(review)}{_traffic(review)}</p></header>
 <main><section id="objectives"><h2>Objectives</h2>{_figures(review, before)}</section>
 <section class="cards">
 <div class="card"><h2>Crash RTO by phase</h2>{by_phase(review)}</div>
@@ -102,6 +103,10 @@ def page(review: Review, before: Review | None = None) -> str:
 {_costliest(review)}<section id="worst"><h2>Worst failovers</h2><div class="cards">{worst}</div>
 </section></main></body></html>
 """
+
+
+def _left_out(review: Review) -> str:
+    return f" {escape(left_out_told(review))}." if review.left_out else ""
 
 
 def _traffic(review: Review) -> str:

@@ -41,7 +41,12 @@ def failovers_of(spans: Iterable[StoredSpan], pool: str = "") -> list[Failover]:
     for span in spans:
         if span.name in names.ROOTS or span.name in names.PHASES:
             traces[span.trace_id].setdefault(span.span_id, span)
-    found = [_failover(sorted(group.values(), key=_order)) for group in traces.values()]
+    found = [
+        _failover(sorted(group.values(), key=_order))
+        for group in traces.values()
+        # Members that are told to leave at once ask each other in vain: nothing changed, and nobody waited.
+        if any(span.name != names.HELD_UP for span in group.values())
+    ]
     return sorted((one for one in found if pool in ("", one.pool)), key=lambda one: (one.began_ns, one.trace))
 
 
@@ -72,7 +77,8 @@ def _failover(spans: Sequence[StoredSpan]) -> Failover:
     told = _told(spans)
     measured = root is not None and is_measured(root)
     exposure = next((span for span in spans if span.name == names.RE_PROTECT), None)
-    returned = [bool(span.attributes.get(names.RETURNED_ALIVE)) for span in spans if span.name == names.RETURNED]
+    back = [span.attributes for span in spans if span.name == names.RETURNED]
+    returned = [bool(attributes.get(names.RETURNED_ALIVE)) for attributes in back]
     planned = told.get(names.PLANNED) is True or first.name == names.HANDOVER or _moves_only(spans)
     fenced = [span for span in spans if span.name == names.FENCED]
     audits = [span for span in spans if span.name == names.AUDIT]
@@ -105,6 +111,8 @@ def _failover(spans: Sequence[StoredSpan]) -> Failover:
         exposed_ms=exposure.duration_ns / _MS if exposure else None,
         protected=not (exposure and exposure.attributes.get(names.UNMEASURED)),
         returned=any(returned) if returned else None,
+        could_not_serve=next(filter(None, (_text(attributes.get(names.COULD_NOT_SERVE)) for attributes in back)), ""),
+        stop_or_start=not measured and _of_a_stop_or_start(spans),
         losers=_listed(source) | {span.instance for span in spans if span.name in (names.FENCE, names.CONFIRM)},
         winners=_listed(to) | {span.instance for span in spans if span.name == names.CLAIM},
     )
@@ -164,6 +172,12 @@ def _lost_async(spans: Sequence[StoredSpan], told: Mapping[str, Any]) -> int | N
     if by_clients is not None:
         return max(by_clients, sum(by_owner))
     return sum(by_owner) if by_owner or lived else None
+
+
+def _of_a_stop_or_start(spans: Sequence[StoredSpan]) -> bool:
+    """Whether all who took slots over were going down themselves, or had never met the process that they replaced."""
+    claims = [span for span in spans if span.name == names.CLAIM]
+    return bool(claims) and all(span.attributes.get(names.STOP_OR_START) is True for span in claims)
 
 
 def _listed(members: str) -> frozenset[str]:

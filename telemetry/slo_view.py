@@ -93,6 +93,7 @@ def as_json(review: Review, before: Review | None = None) -> dict[str, Any]:
         "summary": verdict(review),
         "window": {"start": when(review.start_ns), "end": when(review.end_ns)},
         "failovers": len(review.failovers),
+        "left_out": review.left_out,
         "traffic": dataclasses.asdict(review.traffic),
         "figures": [_figure(figure) for figure in review.figures],
         "worst": [_failover(one) for one in review.worst[:_WORST]],
@@ -127,6 +128,8 @@ class Drawing:
             if told and figure.state is not State.NOT_JUDGED:
                 line = Text(f"{figure.title}: ", style=COLOURS[figure.state], overflow="fold")
                 yield line.append(told, "default")
+        if review.left_out:
+            yield Text(left_out_told(review), style="dim", overflow="fold")
         yield from _traffic(review)
         yield from _histogram(review, options)
         for one in review.worst[:_WORST]:
@@ -156,6 +159,11 @@ def _table(review: Review, before: Review | None, width: int) -> Table:
             Text(f"{burning[0].long_rate:.1f}x", style="bold red") if burning else "-",
         )
     return table
+
+
+def left_out_told(review: Review) -> str:
+    """What the review does not judge, in words."""
+    return f"{review.left_out} changes of active belong to stops and starts of the pool and are in no figure"
 
 
 def _traffic(review: Review) -> RenderResult:

@@ -8,14 +8,15 @@ builders below.
 import asyncio
 import dataclasses
 import json
-from collections import defaultdict
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from aiohttp import web
 
 from statesync.beat import LOAD_WINDOW
-from statesync.pool import Failover, MemberState
+from statesync.pool import MemberState
+from statesync.state import PoolState
 from statesync.strict_json import whole_number
 from telemetry.front_tally import FrontTally
 from telemetry.ids import is_trace_id
@@ -25,6 +26,7 @@ from xds.cache import ResourceCache
 from xds.controller import Controller
 from xds.election import Leadership
 from xds.front_view import fronts_view
+from xds.last_read import heartbeats_view, records_text
 from xds.liveness import LivenessBook, Pulse
 from xds.world import World, orders_for_envoy
 
@@ -73,6 +75,7 @@ class Admin:
                 web.get("/v1/xds", self._xds),
                 web.get("/v1/fronts", self._front_envoys),
                 web.get("/v1/table", self._table),
+                web.get("/v1/records", self._records),
                 web.get("/v1/failovers", self._failovers),
                 web.get("/v1/traces", self._traces),
                 web.get("/v1/traces/{trace}", self._trace),
@@ -120,6 +123,7 @@ class Admin:
                 "etcd": {
                     "revision": observer.revision,
                     "synced": mirror.synced.is_set(),
+                    "silent_seconds": round(mirror.silent_for, 1),
                     "resets": mirror.resets,
                     "trouble": mirror.trouble or leadership.trouble or controller.leader.trouble,
                 },
@@ -141,6 +145,7 @@ class Admin:
                     {"member": member, "cause": cause, "seconds": round(seconds)}
                     for member, (cause, seconds) in controller.missing.items()
                 ],
+                "heartbeats": heartbeats_view(controller.book, self._now()),
                 "controls": {name: dataclasses.asdict(at.record) for name, at in observer.state.controls.items()},
             }
         )
@@ -149,7 +154,7 @@ class Admin:
         return _json(self._cache.status())
 
     async def _front_envoys(self, _request: web.Request) -> web.Response:
-        return _json(fronts_view(self._controller.observer.world(), self._fronts))
+        return _json(fronts_view(self._controller.observer.world(), self._fronts, time.time()))
 
     async def _metrics(self, request: web.Request) -> web.Response:
         body, content_type = self._exposition(request.headers.get("Accept", ""))
@@ -161,9 +166,23 @@ class Admin:
             return _problem(404, "no-table", "no slot table", "the pool has no slot table yet")
         return _json(table_view(world))
 
+    async def _records(self, _request: web.Request) -> web.Response:
+        """The pool's records as this server last read them, and for how long etcd has been silent since."""
+        observer, mirror = self._controller.observer, self._controller.mirror
+        if not mirror.synced.is_set():
+            return _problem(503, "not-ready", "not ready", self._unready())
+        head = {
+            "control": self._name,
+            "pool": self._pool,
+            "revision": observer.revision,
+            "silent_seconds": round(mirror.silent_for, 1),
+            "faults": dict(observer.state.faults),
+        }
+        text = await asyncio.to_thread(records_text, head, observer.state.stored())
+        return web.Response(text=text, content_type="application/json")
+
     async def _failovers(self, _request: web.Request) -> web.Response:
-        records = [at.record for at in self._controller.observer.state.failovers.values()]
-        return _json({"failovers": failovers_view(records)})
+        return _json({"failovers": failovers_view(self._controller.observer.state)})
 
     async def _traces(self, request: web.Request) -> web.Response:
         limit = whole_number(request.query.get("limit", "50"), MOST_LISTED)
@@ -296,12 +315,9 @@ def table_view(world: World) -> dict[str, Any]:
     }
 
 
-def failovers_view(records: list[Failover]) -> list[dict[str, Any]]:
+def failovers_view(state: PoolState) -> list[dict[str, Any]]:
     """Changes of active, newest first; what several members took over in one of them is one entry."""
-    by_trace: dict[str, list[Failover]] = defaultdict(list)
-    for record in records:
-        by_trace[record.trace].append(record)
-    found = [
+    return [
         {
             "trace": trace,
             "started": min(part.started for part in parts),
@@ -311,9 +327,8 @@ def failovers_view(records: list[Failover]) -> list[dict[str, Any]]:
             "slots": sum(len(part.slots) for part in parts),
             "to": {part.to: list(part.slots) for part in sorted(parts, key=lambda part: part.to)},
         }
-        for trace, parts in by_trace.items()
+        for trace, parts in state.changes()
     ]
-    return sorted(found, key=lambda entry: entry["started"], reverse=True)
 
 
 @web.middleware

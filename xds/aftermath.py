@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 
 from statesync.pool import MemberState
 from telemetry import names
-from telemetry.setup import Telemetry
-from xds.liveness import Identity, Pulse
+from telemetry.setup import Attributes, Telemetry
+from xds.liveness import SECOND, Identity, Pulse
 from xds.measure import Course
+from xds.told import Told
 from xds.world import World
 
 BOUND_NS = 300 * 10**9
@@ -40,12 +41,22 @@ def returned(world: World, course: Course) -> bool:
     return any((course.subject, boot) in world.beating for boot in set(course.moving.values()))
 
 
+def could_not_serve(told: Told, who: Identity, start: int, end: int) -> str:
+    """Why a process that lives could not serve between these times (ns), in words; '' if it could, as far as is known.
+
+    A process that was only slow could: it is to be given more CPU, and not to be taken over from.
+    """
+    stood = told.stood_still(who, start, end)
+    return f"it stood still for {stood / SECOND:.1f} s" if stood else ""
+
+
 async def watch(
     course: Course,
     telemetry: Telemetry,
     look: Callable[[], World | None],
     pulses: Callable[[], Mapping[Identity, Pulse]],
     table_revision: Callable[[], int],
+    told: Told,
 ) -> None:
     """Record what follows ``course``; returns when both questions are answered or time is up."""
     trace = telemetry.failover(course.traceparent)
@@ -65,7 +76,22 @@ async def watch(
             alive, late = returned(world, course), now >= course.written + RETURN_NS
             if alive or late:
                 back = True
-                trace.phase(names.RETURNED, course.found, now, {**course.attributes(), names.RETURNED_ALIVE: alive})
+                told_of = {**course.attributes(), **_back(course, told, alive=alive)}
+                trace.phase(names.RETURNED, course.found, now, told_of)
+
+
+def _back(course: Course, told: Told, *, alive: bool) -> Attributes:
+    """What is recorded of the member that was taken for dead: whether it lives, and why it could not serve then."""
+    if not alive:
+        return {names.RETURNED_ALIVE: False}
+    boots = set(course.moving.values())
+    whys = (could_not_serve(told, (course.subject, boot), course.last_beat, course.found) for boot in boots)
+    return returned_alive(next(filter(None, whys), ""))
+
+
+def returned_alive(why: str) -> Attributes:
+    """The attributes of ``returned`` for a process that lives; ``why`` it could not serve, '' if it could."""
+    return {names.RETURNED_ALIVE: True, **({names.COULD_NOT_SERVE: why} if why else {})}
 
 
 def _whole(world: World, pulses: Mapping[Identity, Pulse], name: str, table_revision: int) -> bool:

@@ -142,7 +142,14 @@ class Controller:
 
     async def _watch_aftermath(self, course: Course) -> None:
         observer = self.observer
-        await watch(course, self._telemetry, observer.world, lambda: self.book.pulses, lambda: observer.table_revision)
+        await watch(
+            course,
+            self._telemetry,
+            observer.world,
+            lambda: self.book.pulses,
+            lambda: observer.table_revision,
+            self.heartbeat.told,
+        )
 
     def _on_batch(self, batch: MirrorBatch) -> None:
         self.observer.apply(batch)

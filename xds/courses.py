@@ -11,9 +11,10 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from statesync.ownership import sites_in
+from statesync.ownership import CUT_OFF, sites_in
 from telemetry import names
 from telemetry.setup import Attributes, Telemetry
+from xds.aftermath import could_not_serve, returned_alive
 from xds.cache import ConfigRejected, ResourceCache
 from xds.measure import (
     Course,
@@ -30,7 +31,7 @@ from xds.measure import (
 from xds.plan import NO_TABLE, Plan
 from xds.publisher import Publisher
 from xds.told import Claimed, Told
-from xds.unseen import Unmeasured
+from xds.unseen import Unmeasured, Unseen
 from xds.world import World
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ logger = logging.getLogger(__name__)
 _DELIVERIES_KEPT = 20_000
 _TRACES_KEPT = 1_000
 _LOOK = 1.0
+_JUST_BEFORE = 200_000_000
+"""In this time (ns) before a takeover that only other members wanted they had their witnesses."""
 
 
 @dataclass(slots=True)
@@ -220,11 +223,19 @@ class Courses:
                     names.SLOTS: one.slots,
                     names.FROM: one.source,
                     names.TO: ", ".join(sorted(one.to)),
-                    names.UNMEASURED: True,
                     **({names.SITE: site} if site else {}),
                 }
-                self._telemetry.failover(one.traceparent).root(one.at, one.at, attributes, name=root)
+                trace = self._telemetry.failover(one.traceparent)
+                trace.root(one.at, one.at, {**attributes, names.UNMEASURED: True}, name=root)
+                if not one.planned and (one.source, one.boot) in world.beating:
+                    trace.phase(names.RETURNED, one.at, now, {**attributes, **returned_alive(self._excuse(one))})
                 logger.info("%s from %s was not measured: %s", root, one.source, one.cause)
+
+    def _excuse(self, one: Unseen) -> str:
+        """Why a member that was taken over from, and that was never found dead here, could not serve."""
+        if one.cause.endswith(CUT_OFF):
+            return CUT_OFF
+        return could_not_serve(self._told, (one.source, one.boot), one.at - _JUST_BEFORE, one.at)
 
     def _record(self, course: Course, phases: Iterable[Phase]) -> None:
         trace = self._telemetry.failover(course.traceparent)

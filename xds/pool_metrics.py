@@ -3,6 +3,7 @@
 Read when Prometheus asks. Members and Envoys are never labels; ``understudy status`` names them.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry
@@ -65,7 +66,7 @@ class PoolMetrics(Collector):
             yield self._members(world)
         for kind, (name, text) in _COUNTERS.items():
             yield CounterMetricFamily(name, text, self._fronts.totals[kind])
-        cut = len(cut_off_pairs(world, self._fronts)) if world is not None else 0
+        cut = len(cut_off_pairs(world, self._fronts, time.time())) if world is not None else 0
         told = "Pairs of a front Envoy and a member that is well, between which health checks fail on the network."
         yield GaugeMetricFamily("understudy_front_unreachable", told, cut)
 

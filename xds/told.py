@@ -1,4 +1,4 @@
-"""What members tell in their beats of their takeovers, on this server's own monotonic clock. Pure.
+"""What members tell in their beats of takeovers and standstills, on this server's own monotonic clock. Pure.
 
 A beat carries the time at which it was sent, by the sender's clock. The smallest difference between sending and arrival
 over the last seconds is that clock's distance from ours plus the quickest way here: so times of a member become times
@@ -15,16 +15,22 @@ from xds.liveness import SECOND, Identity
 WINDOW_NS = 10 * SECOND
 """Clocks drift by some 50 us a second at the worst: what is older than two of these says nothing of now."""
 KEPT_NS = 60 * SECOND
+GAP_NS = SECOND // 5
+"""A time without beats that may have been a standstill of the sender's machine."""
 _MOST_TRACES = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """How far ahead of the sender's clock ours is, in ns: the smallest seen in this window and in the one before."""
+    """How far ahead of the sender's clock ours is, in ns: the smallest seen in this window and in the one before.
+
+    ``arrived`` is when the last beat came.
+    """
 
     least: int
     before: int
     since: int
+    arrived: int
 
     @property
     def ns(self) -> int:
@@ -34,8 +40,25 @@ class Distance:
     def seen(self, ahead: int, now: int) -> "Distance":
         """What is known after one more beat."""
         if now - self.since < WINDOW_NS:
-            return replace(self, least=min(self.least, ahead))
-        return Distance(ahead, self.least, now)
+            return replace(self, least=min(self.least, ahead), arrived=now)
+        return Distance(ahead, self.least, now, now)
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A time without beats, which ended at ``end``, and the distance of the sender's clock before and after it, in ns.
+
+    A clock that has fallen behind by then stood still with its machine, which tells its processes nothing.
+    """
+
+    end: int
+    before: int
+    after: int
+
+    @property
+    def standstill(self) -> tuple[int, int]:
+        """From when to when the sender's clock stood still."""
+        return min(self.end, self.end - (self.after - self.before)), self.end
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +85,14 @@ class Told:
         self._claims: dict[str, tuple[int, dict[Identity, tuple[ClaimTold, ...]]]] = {}
         self._requests: dict[Identity, str] = {}
         self._sent: dict[Identity, int] = {}
+        self._stood: dict[Identity, tuple[tuple[int, int], ...]] = {}
+        self._gaps: dict[Identity, Gap] = {}
 
     def heard(self, beat: Beat, now: int) -> bool:
         """Take in a beat; whether it told anything new of a claim."""
         who = (beat.member, beat.boot)
+        ends = [(round(seconds * SECOND), now - round(ago * SECOND)) for seconds, ago in beat.stood]
+        self._stood[who] = tuple((end - length, end) for length, end in ends)
         if beat.request:
             self._requests[who] = beat.request
         if not beat.sent:
@@ -73,7 +100,8 @@ class Told:
         self._sent[who] = beat.sent
         known = self._distances.get(who)
         ahead = now - beat.sent
-        self._distances[who] = known.seen(ahead, now) if known else Distance(ahead, ahead, now)
+        self._note_gap(who, known, ahead, now)
+        self._distances[who] = known.seen(ahead, now) if known else Distance(ahead, ahead, now, now)
         news = False
         for trace in {claim.trace for claim in beat.claims}:
             claims = tuple(claim for claim in beat.claims if claim.trace == trace)
@@ -98,6 +126,15 @@ class Told:
         sent = self._sent.get(who, 0)
         return sent + self._distances[who].ns if sent else 0
 
+    def stood_still(self, who: Identity, start: int, end: int) -> int:
+        """For how long, in ns, this boot of the member stood still, if it did for most of ``[start, end]``; else 0."""
+        gap = self._gaps.get(who)
+        known = (*self._stood.get(who, ()), *((gap.standstill,) if gap else ()))
+        found = [
+            until - since for since, until in known if 2 * (min(end, until) - max(start, since)) >= max(end - start, 1)
+        ]
+        return max(found, default=0)
+
     def last_request(self, who: Identity) -> str:
         """The traceparent of the newest call that this boot of the member told to have answered; '' if none."""
         return self._requests.get(who, "")
@@ -107,7 +144,16 @@ class Told:
         kept = set(living) | {who for _, by_member in self._claims.values() for who in by_member}
         self._distances = {who: known for who, known in self._distances.items() if who in kept}
         self._sent = {who: sent for who, sent in self._sent.items() if who in kept}
+        self._stood = {who: stood for who, stood in self._stood.items() if who in kept}
+        self._gaps = {who: gap for who, gap in self._gaps.items() if who in kept}
         self._requests = {who: text for who, text in self._requests.items() if who in kept}
+
+    def _note_gap(self, who: Identity, known: Distance | None, ahead: int, now: int) -> None:
+        gap = self._gaps.get(who)
+        if known is not None and now - known.arrived >= GAP_NS:
+            self._gaps[who] = Gap(now, known.ns, ahead)
+        elif gap is not None:
+            self._gaps[who] = replace(gap, after=min(gap.after, ahead))
 
     def _forget(self, now: int) -> None:
         newest = sorted(self._claims.items(), key=lambda item: -item[1][0])[:_MOST_TRACES]

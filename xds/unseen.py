@@ -20,10 +20,14 @@ PATIENCE_NS = 10 * 10**9
 
 @dataclass(frozen=True, slots=True)
 class Unseen:
-    """A change of active without a course so far. ``at`` is when it was first seen, in ns."""
+    """A change of active without a course so far. ``at`` is when it was first seen, in ns.
+
+    ``boot`` is that of ``source``, the former active, which may well live: nobody here found it dead.
+    """
 
     traceparent: str
     source: str
+    boot: str
     to: frozenset[str]
     cause: str
     planned: bool
@@ -52,7 +56,7 @@ class Unmeasured:
         planned = is_handover(owner.cause)
         kind = KIND_HANDOVER if planned else KIND_TAKEOVER
         trace = owner.traceparent or trace_seed(pool, kind, f"unseen/{slot}/{owner.epoch}").traceparent
-        one = self._found.get(trace) or Unseen(trace, was.active, frozenset(), owner.cause, planned, 0, now)
+        one = self._found.get(trace) or Unseen(trace, was.active, was.boot, frozenset(), owner.cause, planned, 0, now)
         self._found[trace] = replace(one, slots=one.slots + 1, to=one.to | {owner.active})
 
     def due(self, now: int, known: Callable[[str], bool]) -> list[Unseen]:

@@ -7,14 +7,12 @@ import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from rich.console import Console
 
-from deploy.cli import COMMANDS, SECTIONS, cli
+from deploy.cli import COMMANDS, SECTIONS
 from deploy.tables import members_table
 from statesync.keys import PoolKeys
 from statesync.pool import ControlServer, Failover, Intent, Lost, Member, MemberState, Owner, Table
@@ -27,21 +25,6 @@ from tests.harness.waiting import free_port
 ROOT = Path(__file__).parents[2]
 FAR_FUTURE_MS = 4_000_000_000_000
 TRACE = "ab" * 16
-
-
-@pytest.fixture
-def understudy(tmp_path, monkeypatch):
-    """Run a command in an empty directory; the result has ``exit_code``, ``output`` and ``stderr``."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("UNDERSTUDY_ETCD", "UNDERSTUDY_POOL", "UNDERSTUDY_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    runner = CliRunner(env={"COLUMNS": "200"})
-    with ThreadPoolExecutor(1) as thread:  # commands run an event loop of their own, which a test's thread has already
-
-        def run(*arguments):
-            return thread.submit(runner.invoke, cli, [str(argument) for argument in arguments]).result()
-
-        yield run
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ VIEW = {
     ],
     "records": 1,
 }
-LISTING = ("status", "table", "sessions", "explain", "failovers", "trace", "slo")
+LISTING = ("status", "table", "sessions", "explain", "failovers", "trace", "slo", "pools")
 
 
 class Screen(io.StringIO):

@@ -97,7 +97,7 @@ async def test_what_is_waited_for_is_told_meanwhile(
     processes.launch(program(tmp_path, f"tcp://{where}"), program(tmp_path, f"tcp://{where}", name="control-1"))
     told: list[str] = []
     waiting = asyncio.create_task(all_ready(processes, ["control-1", APP], told.append, app_patience=60))
-    line = f"waiting for {APP}: nothing listens at {where} (--app-timeout is 60 s)"
+    line = f"waiting for {APP}: nothing listens at {where} (for 60 s from when all else is ready)"
     await until(lambda: line in told, what=line)
     waiting.cancel()
     await asyncio.wait({waiting})

@@ -5,14 +5,16 @@ from dataclasses import replace
 import pytest
 
 from deploy.layout import ControlPlace, FrontPlace, Layout, MemberPlace
+from deploy.member_views import member_views, order_of
 from deploy.settling import unsettled
-from deploy.views import condense, explain_view, member_views, order_of, ranges, status_view
+from deploy.views import condense, explain_view, failovers_view, ranges, status_view
 from statesync.keys import PoolKeys
-from statesync.pool import Member, MemberState, Owner, Phase, Table
+from statesync.pool import Failover, Member, MemberState, Owner, Phase, Table
 from statesync.spec import PoolSpec
 from statesync.state import At, PoolState
 from telemetry.names import SERVICE_INSTANCE_ID
 from telemetry.spans import StoredSpan
+from xds.admin import failovers_view as told_by_control_servers
 
 
 @pytest.fixture
@@ -124,3 +126,15 @@ def test_a_layout_survives_its_file():
         (MemberPlace("cart-1", "127.0.0.1:7", "127.0.0.1:8", "127.0.0.1:9", "127.0.0.1:10", "east"),),
     )
     assert Layout.decode(layout.encode()) == layout
+
+
+def test_failovers_are_in_the_order_of_etcd_whatever_the_clocks_of_their_writers_say(pool):
+    def changed(trace, to, *, started, revision):
+        pool.failovers[f"{trace}/{to}/c"] = At(Failover(trace, to, "c", "c lost", False, (1,), (2,), started), revision)
+
+    changed("first", "a", started=9000.0, revision=10)
+    changed("second", "a", started=100.0, revision=11)
+    changed("third", "b", started=5000.0, revision=12)
+    changed("second", "b", started=50.0, revision=13)
+    assert [row["trace"] for row in failovers_view(pool)["failovers"]] == ["second", "third", "first"]
+    assert [row["trace"] for row in told_by_control_servers(pool)] == ["second", "third", "first"]

@@ -66,7 +66,11 @@ async def test_who_is_given_slots_takes_them_only_under_the_records_that_they_we
         assert peer is not None
         stale = {slot: at.revision for slot, at in a.context.view().owners.items()}
         stale |= {0: stale[0] - 1}
+        a.roles.give_up()
         await a.context.peers.take_from(peer, "a", a.context.boot, stale)
 
         owners = await pool.owners()
         assert [slot for slot, owner in owners.items() if owner.active == "a"] == [0]
+        await until(
+            lambda: a.context.lives.count == 1, what="the next takeover from it is another one, with its own trace"
+        )

@@ -46,6 +46,9 @@ def test_what_is_traced_is_measured_with_its_trace_as_exemplar(monkeypatch, disa
     trace.phase(names.CLAIM, 0, 7 * MS, {names.SLOT: 3, names.MEMBER: "cart-1"})
     trace.root(0, 31 * MS)
     trace.root(0, 10_000 * MS, {names.UNMEASURED: True})
+    trace.phase(names.RETURNED, 0, MS, {names.RETURNED_ALIVE: True})
+    trace.phase(names.RETURNED, 0, MS, {names.RETURNED_ALIVE: True, names.COULD_NOT_SERVE: "it stood still"})
+    trace.phase(names.RETURNED, 0, MS, {names.RETURNED_ALIVE: False})
     telemetry.shutdown()
     found = {(one.name, tuple(sorted(one.labels.values()))): one for one in samples(registry)}
     assert found["understudy_phase_seconds_count", (names.CLAIM,)].value == 1
@@ -54,6 +57,7 @@ def test_what_is_traced_is_measured_with_its_trace_as_exemplar(monkeypatch, disa
     assert found["understudy_change_seconds_sum", ("failover",)].value == pytest.approx(0.031)
     assert found["understudy_changes_total", ("failover", "measured")].value == 1
     assert found["understudy_changes_total", ("failover", "unmeasured")].value == 1
+    assert found["understudy_false_failovers_total", ()].value == 1
     assert "cart" not in expose(registry, "")[0].decode()
 
 

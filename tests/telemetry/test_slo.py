@@ -285,6 +285,25 @@ def test_a_member_that_a_drill_froze_is_no_false_failover():
     assert figure(judged(CRASH, frozen), "false_failovers").state is State.MET
 
 
+def test_a_member_that_stood_still_is_no_false_failover_and_one_that_was_slow_is():
+    frozen = replace(CRASH, returned=True, source="cart-2", could_not_serve="it stood still for 5.0 s")
+    found = figure(judged(CRASH, frozen), "false_failovers")
+    assert (found.state, found.value, found.total) == (State.MET, 0, 2)
+    assert "1 of 1 members that lived on could not serve" in found.basis
+    assert "cart-2: it stood still for 5.0 s" in found.basis
+    slow = figure(judged(frozen, replace(CRASH, returned=True)), "false_failovers")
+    assert (slow.state, slow.value) == (State.MISSED, 1)
+    assert "give it CPU" in slow.advice
+    several = [replace(frozen, source=f"cart-{number}") for number in range(5)]
+    assert "and 2 more" in figure(judged(*several), "false_failovers").basis
+
+
+def test_why_a_member_could_not_serve_is_read_from_its_trace():
+    attributes = {"understudy.returned": True, "understudy.could_not_serve": "it stood still for 5.0 s"}
+    (found,) = failovers_of([root(100), stored("returned", 5, 100, "control-1", attributes=attributes)])
+    assert (found.returned, found.could_not_serve) == (True, "it stood still for 5.0 s")
+
+
 def test_overlapping_exposure_counts_once():
     twice = [replace(CRASH, exposed_ms=1_000.0), replace(CRASH, began_ns=EPOCH_NS + 500 * MS, exposed_ms=1_000.0)]
     assert figure(judged(*twice), "exposure").value == pytest.approx(1_500 * MS / DAY_NS)

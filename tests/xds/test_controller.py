@@ -285,13 +285,20 @@ async def test_a_member_that_died_while_nobody_looked_is_found(trio):
     assert not actives(seen.table)["cart-1"]
 
 
+async def missing(trio, *names: str) -> bool:
+    told = (await trio.controls["control-1"].ask("/v1/status"))["missing"]
+    return [one["member"] for one in told] == [*names] and all("refused" in one["cause"] for one in told)
+
+
 async def test_a_restarted_member_is_no_longer_lost_and_gets_its_share_when_it_is_ready(trio):
     first = trio.members["cart-1"]
     await first.kill()
     seen = await trio.table_with(lost("cart-1"), "the table names it lost")
+    await until(lambda: missing(trio, "cart-1"), what="the control server says that it is missing")
     await trio.claim_all(seen)
     await first.join(MemberState.INIT)
     seen = await trio.table_with(lambda table: not table.lost, "nobody is lost")
+    await until(lambda: missing(trio), what="nobody is missing")
     assert not actives(seen.table)["cart-1"]
 
     await first.register(MemberState.READY)
@@ -430,6 +437,9 @@ async def test_what_nobody_tells_of_and_what_nobody_ordered_is_counted_as_unmeas
         root = next(span for span in await trace_of(control, ids) if not span["parent_id"])
         assert root["attributes"]["understudy.unmeasured"] is True
         assert root["attributes"]["understudy.from"] == source
+    back = {span["name"]: span["attributes"] for span in await trace_of(control, stray)}["returned"]
+    assert back["understudy.returned"], "cart-2 was taken over from while it beat: that is a false failover"
+    assert "understudy.could_not_serve" not in back
 
 
 async def test_planned_moves_are_one_trace_of_their_own(trio):

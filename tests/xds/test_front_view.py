@@ -1,5 +1,7 @@
 """What front Envoys told, with members by name; and what Prometheus hears of the pool."""
 
+from dataclasses import replace
+
 from prometheus_client import CollectorRegistry
 
 from statesync.pool import MemberState
@@ -10,6 +12,8 @@ from tests.xds.test_world import DOWN, member, world
 from xds.front_view import fronts_view
 from xds.pool_metrics import PoolMetrics
 from xds.world import World
+
+NOW = 1.8e9
 
 
 def told_of(*names: str) -> FrontTally:
@@ -25,8 +29,9 @@ def told_of(*names: str) -> FrontTally:
 
 
 def test_members_are_named_and_those_that_are_down_are_no_trouble_of_the_network():
-    pool = world(member("a"), member("b"), member("c", state=DOWN))
-    (front,) = fronts_view(pool, told_of("b", "c", "nobody"))["fronts"]
+    fresh = replace(member("d"), since=NOW - 5.0)  # started again: what was told may be of its former self
+    pool = world(member("a"), member("b"), member("c", state=DOWN), fresh)
+    (front,) = fronts_view(pool, told_of("b", "c", "d", "nobody"), NOW)["fronts"]
     assert (front["node"], front["requests"], front["keyless"]) == ("front-1", 300, 219)
     assert front["members"] == {
         "a": {"timeouts": 3, "connect_failures": 0, "elsewhere": 0, "unreachable_seconds": 0.0},
@@ -35,7 +40,7 @@ def test_members_are_named_and_those_that_are_down_are_no_trouble_of_the_network
 
 
 def test_without_a_pool_in_sight_addresses_stand_for_members():
-    (front,) = fronts_view(None, told_of("b"))["fronts"]
+    (front,) = fronts_view(None, told_of("b"), NOW)["fronts"]
     assert list(front["members"]) == [member("a").app]
 
 

@@ -185,6 +185,37 @@ def test_no_time_that_is_told_lies_in_the_future():
     assert found.ready == at(1)
 
 
+def stood(sent: int, *times: tuple[float, float]) -> Beat:
+    return replace(beat(sent), stood=times)
+
+
+def test_a_standstill_counts_if_it_was_when_the_member_was_taken_for_dead():
+    told, who = Told(), ("b", "one")
+    told.heard(stood(SECOND, (5.0, 1.0), (0.3, 0.2)), 100 * SECOND)
+    assert told.stood_still(who, 95 * SECOND, 95 * SECOND + SECOND // 2) == 5 * SECOND
+    assert told.stood_still(who, 92 * SECOND, 95 * SECOND) == 0, "it was silent long before it stood still"
+    assert told.stood_still(who, 99 * SECOND + SECOND // 10, 99 * SECOND + SECOND // 2) == 0, "that was after it woke"
+    assert told.stood_still(("b", "another"), 95 * SECOND, 96 * SECOND) == 0
+    told.keep([])
+    assert told.stood_still(who, 95 * SECOND, 96 * SECOND) == 0
+
+
+@pytest.mark.parametrize(
+    ("after", "found_ms"),
+    [
+        ([(500, 4_505), (600, 4_601), (700, 4_702)], 4_001),
+        ([(500, 4_500), (4_600, 4_601), (4_700, 4_701)], 0),
+        ([(4_500, 4_501), (4_600, 4_601)], 0),
+    ],
+    ids=["machine stood still", "network was cut", "process stood still"],
+)
+def test_a_clock_that_has_fallen_behind_stood_still_with_its_machine(after, found_ms):
+    told = Told()
+    for sent, arrived in (*((100 * number, 100 * number) for number in range(5)), *after):
+        told.heard(beat(at(sent)), at(arrived))
+    assert told.stood_still(("b", "one"), at(500), at(900)) == found_ms * MS
+
+
 def test_a_beat_tells_news_once_and_forgets_who_is_gone():
     told = Told()
     claim = ClaimTold(IDS.hex, 1, SECOND, SECOND)
@@ -200,6 +231,8 @@ def test_a_beat_tells_news_once_and_forgets_who_is_gone():
     "wrong",
     [
         *({"sent": "now"}, {"sent": True}, {"request": 5}, {"claims": 1}, {"claims": {"a": 1}}, {"claims": ["x"]}),
+        *({"stood": 1}, {"stood": [1.0]}, {"stood": [[1.0]]}, {"stood": [[1.0, -1.0]]}, {"stood": [["1", 1.0]]}),
+        *({"stood": [[1e300, 0.0]]}, {"stood": [[True, 0.0]]}),
         *({"claims": [{}]}, {"claims": [{"trace": "t", "slots": 1, "began": "x", "claimed": 1}]}),
     ],
 )

@@ -27,7 +27,7 @@ def test_slots_that_moved_in_one_trace_are_one_change():
     unmeasured.look(moved(pool, s0=lost, s1=lost), 2)
     assert unmeasured.due(PATIENCE_NS, lambda _: False) == []
     (one,) = unmeasured.due(1 + PATIENCE_NS, lambda _: False)
-    assert (one.source, sorted(one.to), one.planned, one.at) == ("a", ["b", "c"], False, 1)
+    assert (one.source, one.boot, sorted(one.to), one.planned, one.at) == ("a", "one", ["b", "c"], False, 1)
     assert unmeasured.due(9 * PATIENCE_NS, lambda _: False) == []
 
 

@@ -5,6 +5,7 @@ import contextlib
 import copy
 import json
 import os
+import shutil
 import ssl
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import pytest_asyncio
 
 from tests.deploy.injection.harness import NEWEST, OLDEST, patched, review, sidecars, validate
 from tests.deploy.injection.shapes import SHAPES, Shape, pod
+from tests.harness.bombs import Target, require_unharmed
 from tests.harness.certificates import Authority
 from tests.harness.processes import bound_to
 from tests.harness.sidecars import ROOT
@@ -51,7 +53,7 @@ def started(home: Path) -> Iterator[Injector]:
     authority = Authority(home / "authority")
     identity = authority.issue("tls", f"DNS:{HOST}", use="serverAuth")
     for file, name in ((identity.cert, "tls.crt"), (identity.key, "tls.key")):
-        (home / name).write_bytes(file.read_bytes())
+        shutil.copy(file, home / name)  # with its permissions
     port, metrics = free_port(), free_port()
     command = [
         *(sys.executable, "-m", "deploy.cli", "injector", "--listen", f"127.0.0.1:{port}", "--cert-dir", str(home)),
@@ -98,6 +100,12 @@ async def client(injector: Injector) -> AsyncIterator[Client]:
         client = Client(injector, http)
         await until(lambda: client.review({}), 40, "the injector answers")
         yield client
+
+
+async def test_bombs_cost_the_injector_nothing(client: Client) -> None:
+    running = client.injector
+    target = Target(running.process.pid, running.port, "/readyz", ("/mutate", "/none"), running.context, HOST)
+    await require_unharmed(target)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
