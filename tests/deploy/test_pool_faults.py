@@ -47,6 +47,8 @@ class Scene:
     load: Load
     etcd: EtcdClient
     verdict: Verdict | None = None
+    earlier: frozenset[str] = frozenset()
+    """The changes of active before the test did anything, as the members found together."""
 
     async def state(self) -> PoolState:
         return (await read_pool(self.etcd, self.pool.layout.pool))[0]
@@ -80,9 +82,10 @@ class Scene:
         await until(anew, 30, f"{member} was started anew")
 
     async def causes_of_leaving(self, member: str) -> set[str]:
-        """Why slots of ``member`` went to others."""
-        failovers = (await self.state()).failovers.values()
-        causes = {at.record.cause for at in failovers if at.record.source == member}
+        """Why slots of ``member`` went to others, since the test began."""
+        failovers = (await self.state()).failovers
+        since = [at.record for key, at in failovers.items() if key not in self.earlier]
+        causes = {record.cause for record in since if record.source == member}
         assert causes
         return causes
 
@@ -152,6 +155,7 @@ async def under_load(
             await load.open_sessions()
             load.start()
             await scene.progress()
+            scene.earlier = frozenset((await scene.state()).failovers)
             yield scene
             await scene.progress()
             await load.stop()
