@@ -113,7 +113,8 @@ async def test_heartbeats_are_limited_by_a_quota_of_their_own() -> None:
         for call in calls:
             await call.initial_metadata()
         refused: Any = connection(port).stream_stream(METHOD)()
-        assert await refused.code() is EXHAUSTED
+        async with asyncio.timeout(20):
+            assert await refused.code() is EXHAUSTED
         assert heartbeat.quota.refused == {TOTAL: 1}
     finally:
         await server.stop(0)
