@@ -5,6 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PACKAGES := xds proxy statesync telemetry deploy
+unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes, which would compile all modules anew
 
 .PHONY: help setup demo test lint format unit chaos bench-xds bench-sessions bench-failover bench-telemetry bench-tcp bench-drills images-try clean
 
