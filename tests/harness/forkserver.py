@@ -34,8 +34,12 @@ _NETNS = Path("/run/netns")
 
 
 def forked(command: Sequence[str]) -> list[str]:
-    """A command that the fork server starts, if it can; to be given to ``Popen`` by the test process itself."""
-    return [_MARK, *command]
+    """A command that the fork server starts, if it can; to be given to ``Popen`` by the test process itself.
+
+    Where nobody called :func:`start`, as in benchmarks, it is started in the usual way: a fork shares its pages, and a
+    process that runs for long pays for each one that it has to copy.
+    """
+    return [_MARK, *command] if _server is not None else bound_to(os.getpid(), command)
 
 
 def forked_program(program: Path, *arguments: str) -> list[str]:

@@ -21,7 +21,8 @@ sys.exit(3)
 SLEEPS = "import time; time.sleep(600)"
 STARTS_ONE_AND_WAITS = f"""
 import subprocess, sys, time
-from tests.harness.forkserver import forked
+from tests.harness.forkserver import forked, start
+start()
 print(subprocess.Popen(forked([sys.executable, "-c", {SLEEPS!r}])).pid, flush=True)
 time.sleep(600)
 """
