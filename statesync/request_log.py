@@ -188,10 +188,12 @@ class RequestLog:
     def apply(self, events: Iterable[Event], now: float) -> None:
         """Take in the log's records among the changes of a watch batch; other changes are passed over.
 
-        Deletions tell that another member has forgotten, which is no reason to forget.
+        This process's own records are as well: whoever commits them notes them. Deletions tell that another member has
+        forgotten, which is no reason to forget.
         """
         for event in events:
-            if event.kind == "put" and event.kv.key.startswith(self._prefix):
+            key = event.kv.key
+            if event.kind == "put" and key.startswith(self._prefix) and not key.startswith(self._own):
                 self.read([event.kv], now)
 
     def read(self, kvs: Iterable[Kv], now: float) -> None:
