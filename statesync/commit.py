@@ -146,7 +146,8 @@ class Committer:
         self._queue: deque[Submission] = deque()
         self._sending: list[Submission] = []
         self._batch: _Batch | None = None
-        self._verdict: asyncio.Future[TxnResult] | None = None
+        self._runner: asyncio.Task[None] | None = None
+        self._verdict: list[TxnResult] = []
         self._deadlines: list[tuple[float, asyncio.Future[None]]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
@@ -214,15 +215,16 @@ class Committer:
         for write in [write for write in self._queue if write.slot in lost]:
             self._queue.remove(write)
             _fail(write, NotOwner(write.slot, lost[write.slot]))
-        batch, verdict = self._batch, self._verdict
-        if batch is None or verdict is None or verdict.done():
+        batch, runner = self._batch, self._runner
+        if batch is None or runner is None or self._verdict:
             return
         fences = batch.fences()
         applied = marker is not None and marker.value == batch.id
         if not applied and not any(slot in lost and lost[slot].mod_revision > fence for slot, fence in fences.items()):
             return
         owners = tuple((lost.get(slot) or self._standing(slot, fence),) for slot, fence in fences.items())
-        verdict.set_result(TxnResult(False, 0, (*owners, (marker,) if marker else ())))
+        self._verdict.append(TxnResult(False, 0, (*owners, (marker,) if marker else ())))
+        runner.cancel()  # only from its wait for etcd, and it goes on; a task of its own would cost turns of the loop
 
     def _standing(self, slot: int, fence: int) -> Kv:
         """An owner record of ours that, as far as is known, still stands at ``fence``; its content does not matter."""
@@ -369,16 +371,16 @@ class Committer:
         failure.append(Get(self._marker_key))
         self.stats.transactions += 1
         crash_point(CrashPoint.WRITE_DECIDED)
-        sending = asyncio.ensure_future(definite_txn(self._client, compares, success, failure))
-        self._batch, self._verdict = batch, asyncio.get_running_loop().create_future()
+        runner = asyncio.current_task()
+        self._batch, self._runner, self._verdict = batch, runner, []
         try:
-            await asyncio.wait((sending, self._verdict), return_when=asyncio.FIRST_COMPLETED)
-            if not sending.done():
-                return self._verdict.result()
-            result, resent = sending.result()
+            result, resent = await definite_txn(self._client, compares, success, failure)
+        except asyncio.CancelledError:
+            if not self._verdict or runner is None or runner.uncancel():
+                raise
+            return self._verdict[0]
         finally:
-            self._batch = self._verdict = None
-            sending.cancel()
+            self._batch = self._runner = None
         crash_point(CrashPoint.WRITE_COMMITTED)
         self.stats.resent += resent
         return result
