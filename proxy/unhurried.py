@@ -15,7 +15,7 @@ OF_THE_TIME = 0.25
 REST_MOST = 0.3
 """Seconds of rest at the most: a few slots need not take as long as many."""
 SERIES_ENDS = 1.0
-"""Seconds without a handover after which the next one begins a new series."""
+"""Seconds without a handover after which the next one begins a new series; so does one after which none was left."""
 
 
 @dataclass(slots=True)
@@ -25,6 +25,7 @@ class Unhurried:
     spread: float = SPREAD
     _last: float = float("-inf")
     _over_by: float = 0.0
+    _left: int = 0
 
     @classmethod
     def within(cls, seconds: float) -> Self:
@@ -36,8 +37,9 @@ class Unhurried:
 
         However many they are, all rests of a series together last ``spread`` at the most.
         """
-        if now - self._last > SERIES_ENDS:
+        if now - self._last > SERIES_ENDS or not self._left:
             self._over_by = now + self.spread
+        self._left = left
         rest = min(max(self._over_by - now, 0.0) / left, REST_MOST) if left else 0.0
         self._last = now + rest
         return rest

@@ -1,5 +1,6 @@
 """Rests between handovers: a series takes two seconds however many there are, and a few take less."""
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -34,10 +35,11 @@ def test_many_quick_ones_are_spread_and_nobody_rests_after_the_last():
     assert series(3, 0.01)[0] == 2 * REST_MOST
 
 
-def test_a_later_series_is_spread_like_the_first():
+@pytest.mark.parametrize("pause", [SERIES_ENDS + 0.1, 0.1], ids=["later", "at once"])
+def test_a_second_series_is_spread_like_the_first(pause: float):
     unhurried = Unhurried()
     first, ended = series(40, 0.01, unhurried=unhurried)
-    again, _ = series(40, 0.01, ended + SERIES_ENDS + 0.1, unhurried)
+    again, _ = series(40, 0.01, ended + pause, unhurried)
     assert abs(first - again) < 1e-6
 
 
