@@ -25,6 +25,7 @@ from deploy.options import (
 if TYPE_CHECKING:
     from statesync.etcd import EndpointStatus
 
+STATUS_PATH = "/v1/status"
 LAST_KNOWN = 3
 """The exit code while etcd is silent: what is shown is the last known."""
 
@@ -118,10 +119,10 @@ async def _status(place: Place, control_http: tuple[str, ...], tls: TlsOptions |
     from deploy.draining import hindered_drains
     from deploy.envoys import read_envoys
     from deploy.fronts import front_warnings, read_fronts
-    from deploy.last_known import read_heard
+    from deploy.last_known import heard_by
     from deploy.layout import read_processes
     from deploy.missing import missing_warnings
-    from deploy.reading import connect, read_pool, require_pool
+    from deploy.reading import ask_controls, connect, read_pool, require_pool
     from deploy.views import status_view
     from statesync.etcd import Unavailable
 
@@ -134,8 +135,8 @@ async def _status(place: Place, control_http: tuple[str, ...], tls: TlsOptions |
             require_pool(state, place.etcd)
         endpoints = await client.status()
     controls = {name: at.record.http for name, at in state.controls.items()}
-    envoys, fronts, missing, heard = await asyncio.gather(
-        read_envoys(controls), read_fronts(controls), missing_warnings(controls), read_heard(controls.values())
+    envoys, fronts, statuses = await asyncio.gather(
+        read_envoys(controls), read_fronts(controls), ask_controls(controls.values(), STATUS_PATH)
     )
     return status_view(
         state,
@@ -144,8 +145,8 @@ async def _status(place: Place, control_http: tuple[str, ...], tls: TlsOptions |
         envoys=envoys,
         processes=read_processes(place.directory) if place.layout else (),
         fronts=fronts,
-        hindered=[*hindered_drains(state, time.time()), *missing, *front_warnings(fronts)],
-        heard=heard,
+        hindered=[*hindered_drains(state, time.time()), *missing_warnings(statuses), *front_warnings(fronts)],
+        heard=heard_by(statuses),
     )
 
 
@@ -159,15 +160,17 @@ async def _last_known(
     """The pool as control servers and members tell it; raises :class:`DeployError` if none of them is known."""
     from deploy.envoys import read_envoys
     from deploy.fronts import read_fronts
-    from deploy.last_known import ask_members, of_members_alone, read_heard, read_last_known
+    from deploy.last_known import ask_members, heard_by, of_members_alone, read_last_known
     from deploy.layout import read_processes
+    from deploy.reading import ask_controls
     from deploy.views import status_view
 
     layout = place.layout
     known = control_http or tuple(control.http for control in (layout.controls if layout else ()))
     found, faults = await read_last_known(known, place.pool)
     controls = {name: at.record.http for name, at in found.state.controls.items()} if found else {}
-    heard = await read_heard({*known, *controls.values()} if found else ())
+    asked = {*known, *controls.values()} if found else ()
+    heard = heard_by(await ask_controls(asked, STATUS_PATH))
     places = layout.members if layout else ()
     addresses = {one.name: one.peer for one in places}
     if found:

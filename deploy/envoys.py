@@ -4,7 +4,6 @@ An Envoy is connected to one control server at a time, so every one of them is a
 control server's business (docs/xds.md): here they are put together and drawn.
 """
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from deploy.drawing import coloured, plain_table
-from deploy.reading import AdminError, ask_control
+from deploy.reading import ask_controls
 
 View = dict[str, Any]
 _WORST_FIRST = ("ERROR", "STALE", "NOT SENT", "SYNCED")
@@ -28,15 +27,8 @@ _TYPES = {
 
 async def read_envoys(controls: Mapping[str, str]) -> View:
     """Ask all control servers (name -> HTTP address); one that does not answer is named under ``silent``."""
-    answers = await asyncio.gather(*(_ask(address) for address in controls.values()))
+    answers = await ask_controls(controls.values(), "/v1/xds")
     return envoys_view(dict(zip(controls, answers, strict=True)))
-
-
-async def _ask(address: str) -> Any:  # noqa: ANN401 - JSON
-    try:
-        return await ask_control(address, "/v1/xds")
-    except AdminError as fault:
-        return str(fault)
 
 
 def envoys_view(answers: Mapping[str, Any]) -> View:

@@ -3,14 +3,13 @@
 An Envoy tells one control server at a time, so all of them are asked and their counts put together. Read only.
 """
 
-import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import RenderableType
 
 from deploy.drawing import plain_table
-from deploy.reading import AdminError, ask_control
+from deploy.reading import ask_controls
 
 View = dict[str, Any]
 
@@ -25,22 +24,13 @@ _COUNTS = ("timeouts", "connect_failures", "elsewhere")
 
 async def read_fronts(controls: Mapping[str, str]) -> list[View]:
     """Ask all control servers (name -> HTTP address); what one does not tell is left out."""
-    answers = await asyncio.gather(*(_ask(address) for address in controls.values()))
-    return fronts_view(answers)
+    return fronts_view(await ask_controls(controls.values(), "/v1/fronts"))
 
 
-async def _ask(address: str) -> Any:  # noqa: ANN401 - JSON
-    try:
-        answer = await ask_control(address, "/v1/fronts")
-    except AdminError:
-        return {}
-    return answer if isinstance(answer, dict) else {}
-
-
-def fronts_view(answers: Iterable[Mapping[str, Any]]) -> list[View]:
+def fronts_view(answers: Iterable[Any]) -> list[View]:
     """One entry per Envoy: its requests, those without a session key, and the members that it has trouble with."""
     found: dict[str, View] = {}
-    for answer in answers:
+    for answer in (answer for answer in answers if isinstance(answer, dict)):
         minutes = round(answer.get("window_seconds", 0) / 60)
         for front in answer.get("fronts", ()):
             node = front["node"]

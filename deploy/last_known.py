@@ -14,7 +14,7 @@ from deploy.layout import MemberPlace
 from deploy.member_views import Heard
 from deploy.members import MemberError, Members, asking
 from deploy.options import TlsOptions
-from deploy.reading import AdminError, ask_control
+from deploy.reading import ask_controls
 from proxy.sync_api import STATUS_PATH
 from statesync.etcd import Event, Kv
 from statesync.keys import PoolKeys
@@ -37,13 +37,15 @@ class LastKnown:
     age: float | None
 
 
-async def read_heard(addresses: Iterable[str]) -> dict[tuple[str, str], Heard]:
-    """What control servers hear of each (member, boot): of several the newest, and LOST only if all say so."""
-    answers = await asyncio.gather(*(_ask(address, "/v1/status") for address in addresses))
+def heard_by(statuses: Iterable[Any]) -> dict[tuple[str, str], Heard]:
+    """What control servers hear of each (member, boot), from their answers of ``/v1/status``.
+
+    Of several the newest counts, and LOST only if all say so.
+    """
     found: dict[tuple[str, str], Heard] = {}
-    for answer in answers:
-        for row in answer.get("heartbeats", ()) if isinstance(answer, dict) else ():
-            one = _heard_in(row, answer)
+    for status in statuses:
+        for row in status.get("heartbeats", ()) if isinstance(status, dict) else ():
+            one = _heard_in(row, status)
             if one is not None:
                 known = found.get((one.member, one.boot))
                 found[one.member, one.boot] = one if known is None else min(known, one, key=_worth)
@@ -68,21 +70,12 @@ async def read_last_known(addresses: Sequence[str], pool: str) -> tuple[LastKnow
     """The newest view of the pool that a control server has, and why others told none."""
     faults: list[str] = []
     found: list[LastKnown] = []
-    for address, answer in zip(
-        addresses, await asyncio.gather(*(_ask(one, "/v1/records") for one in addresses)), strict=True
-    ):
+    for address, answer in zip(addresses, await ask_controls(addresses, "/v1/records"), strict=True):
         try:
             found.append(_last_known_of(answer, pool))
         except ValueError as error:
             faults.append(f"{address}: {error}" if not isinstance(answer, str) else answer)
     return max(found, key=lambda one: (one.revision, -(one.age or 0.0)), default=None), faults
-
-
-async def _ask(address: str, path: str) -> Any:  # noqa: ANN401 - JSON, or in words why there is none
-    try:
-        return await ask_control(address, path)
-    except AdminError as fault:
-        return str(fault)
 
 
 def _last_known_of(answer: Any, pool: str) -> LastKnown:  # noqa: ANN401 - JSON
@@ -92,8 +85,10 @@ def _last_known_of(answer: Any, pool: str) -> LastKnown:  # noqa: ANN401 - JSON
     if answer.get("pool") != pool:
         raise ValueError(f"it is a control server of pool {answer.get('pool')!r}, not of {pool!r}")
     revision, state = typed("revision", int, answer.get("revision")), PoolState(PoolKeys(pool))
-    events = []
-    for row in typed("records", list, answer.get("records")):
+    events, records = [], answer.get("records")
+    if not isinstance(records, list):
+        raise ValueError("its answer has no records")  # noqa: TRY004 - one error for all
+    for row in records:
         match row:
             case [str(key), int(at), str(value)]:
                 events.append(Event("put", Kv(key, value.encode(), at, at, 0)))

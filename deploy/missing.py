@@ -1,32 +1,20 @@
-"""Members that were lost and have not come back, as the control servers remember them. Read only.
+"""Members that were lost and have not come back, as the control servers remember them. Pure.
 
 etcd forgets a lost member within seconds: its record goes with its lease, and the next table no longer names it.
 """
 
-import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from deploy.reading import AdminError, ask_control
 
+def missing_warnings(statuses: Iterable[Any]) -> Iterable[str]:
+    """A warning for each member that some control server misses, from the answers of ``/v1/status``.
 
-async def missing_warnings(controls: Mapping[str, str]) -> list[str]:
-    """Ask all control servers (name -> HTTP address), and say in words who is missing, and since when."""
-    return list(in_words(await asyncio.gather(*(_ask(address) for address in controls.values()))))
-
-
-async def _ask(address: str) -> Any:  # noqa: ANN401 - JSON
-    try:
-        return await ask_control(address, "/v1/status")
-    except AdminError:
-        return {}
-
-
-def in_words(answers: Iterable[Any]) -> Iterable[str]:
-    """A warning for each member that some control server misses; older control servers miss nobody."""
+    Older control servers tell of nobody.
+    """
     found: dict[str, Mapping[str, Any]] = {}
-    for answer in answers:
-        for one in answer.get("missing", ()) if isinstance(answer, dict) else ():
+    for status in statuses:
+        for one in status.get("missing", ()) if isinstance(status, dict) else ():
             known = found.get(one["member"])
             if known is None or known["seconds"] < one["seconds"]:
                 found[one["member"]] = one

@@ -133,6 +133,18 @@ async def ask_control(address: str, path: str) -> Any:  # noqa: ANN401 - JSON
         raise AdminError(address, str(error) or "no answer in time") from None
 
 
+async def ask_controls(addresses: Iterable[str], path: str) -> list[Any]:
+    """GET ``path`` from several control servers at once: each one's JSON, or as a text why there is none."""
+
+    async def ask(address: str) -> Any:  # noqa: ANN401 - JSON
+        try:
+            return await ask_control(address, path)
+        except AdminError as fault:
+            return str(fault)
+
+    return await asyncio.gather(*(ask(address) for address in addresses))
+
+
 async def read_trace(addresses: Sequence[str], trace_id: str) -> list[StoredSpan]:
     """The spans of a trace, put together from what all control servers have stored.
 

@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 
 from deploy.drawing import Terminal
-from deploy.last_known import read_heard, read_last_known
+from deploy.last_known import heard_by, read_last_known
 from deploy.layout import ControlPlace, FrontPlace, Layout, MemberPlace
 from deploy.member_views import Heard, member_views
+from deploy.reading import ask_controls
 from deploy.tables import status_table
 from statesync.keys import PoolKeys
 from statesync.mirror import MirrorBatch
@@ -68,6 +69,7 @@ async def test_a_control_servers_answer_is_the_pool_as_it_read_it():
         ({"pool": "other"}, "of pool 'other'"),
         ({"pool": "cart", "revision": "x"}, "revision"),
         ({"pool": "cart", "revision": 1, "records": [], "silent_seconds": "old"}, "silent_seconds"),
+        ({"pool": "cart", "revision": 1, "silent_seconds": 1.0}, "no records"),
         ([], "no answer"),
     ],
 )
@@ -166,7 +168,8 @@ async def test_of_several_control_servers_the_newest_word_counts_and_lost_only_i
     late = {**beat("b", MemberState.DOWN), "heard_seconds_ago": 9.0}
     two = {"control": "control-2", "heartbeats": [{**beat("a", MemberState.UP), "heard_seconds_ago": 2}, late, "odd"]}
     with answering({"/v1/status": one}) as (first, _), answering({"/v1/status": two}) as (second, _):
-        found = await read_heard([first.removeprefix("http://"), second.removeprefix("http://"), "127.0.0.1:9"])
+        addresses = [first.removeprefix("http://"), second.removeprefix("http://"), "127.0.0.1:9"]
+        found = heard_by(await ask_controls(addresses, "/v1/status"))
     assert {who: (told.state, told.source) for who, told in found.items()} == {
         ("a", "a1"): (MemberState.UP, "control-2"),
         ("b", "b1"): (MemberState.UP, "control-1"),

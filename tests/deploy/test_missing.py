@@ -1,6 +1,6 @@
 """Lost members that etcd has forgotten stay in the operator's sight."""
 
-from deploy.missing import in_words
+from deploy.missing import missing_warnings
 
 
 def told(member: str, seconds: int) -> dict[str, object]:
@@ -9,7 +9,7 @@ def told(member: str, seconds: int) -> dict[str, object]:
 
 def test_each_missing_member_is_named_once_by_who_has_missed_it_longest():
     answers = [told("b", 30), told("b", 90), told("a", 600), {}, {"missing": []}, "control-1 does not answer"]
-    assert list(in_words(answers)) == [
+    assert list(missing_warnings(answers)) == [
         "a was lost 10 min ago and has not come back: connection refused",
         "b was lost 90 s ago and has not come back: connection refused",
     ]
