@@ -75,7 +75,10 @@ class SessionTokens:
 
 
 def _digests(path: Path) -> tuple[bytes, ...]:
-    lines = [line.strip() for line in read_secret(path).decode().splitlines()]
+    try:
+        lines = [line.strip() for line in read_secret(path).decode().splitlines()]
+    except UnicodeDecodeError:
+        raise BadTokenFile(f"{path}: cannot be read: it is no text") from None
     tokens = [line for line in lines if line and not line.startswith("#")]
     if not tokens or any(len(token) < TOKEN_LEAST for token in tokens):
         raise BadTokenFile(f"{path}: holds one token a line, each of {TOKEN_LEAST} characters or more")

@@ -174,8 +174,8 @@ class Courses:
                     await self._changed.wait()
                 await self._cache.acknowledged((bound - self._telemetry.now_ns()) / 1e9)
                 end.acknowledged = True
-        except TimeoutError:
-            pass  # ``end`` says so: not acknowledged, and what the claims below lack
+        except TimeoutError:  # ``end`` tells what is missing
+            logger.debug("%s of %s did not end in time", course.kind, course.subject or "several members")
         except ConfigRejected as error:
             end.refused = str(error)
         end.claims = self._claims(course)

@@ -75,6 +75,16 @@ def test_a_file_without_good_tokens_is_refused(tmp_path: Path, content: str) -> 
         SessionTokens(tmp_path / "tokens")
 
 
+def test_a_file_that_is_no_text_is_refused_and_leaves_the_tokens_in_use(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    write_secret(path, TOKEN)
+    tokens = SessionTokens(path)
+    path.write_bytes(b"\xff" * 40)
+    assert tokens.accepts(f"Bearer {TOKEN}")
+    with pytest.raises(BadTokenFile, match="no text"):
+        SessionTokens(path)
+
+
 @pytest.mark.parametrize("mode", ["0660", "0600"])
 async def test_a_unix_socket_has_the_permissions_that_were_asked_for(
     pool: SidecarPool, tmp_path: Path, mode: str
