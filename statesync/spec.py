@@ -149,14 +149,15 @@ class Timeouts(_Strict):
     """How long Envoy waits. ``request_seconds`` is for a whole request with its retries; streams have no such end.
 
     ``keep_alive_ms``: a connection to an application that is idle for so long is closed, before the application does.
-    ``ping_ms``: HTTP/2 connections to applications are pinged so often, and closed when one is unanswered for as long.
+    ``ping_ms``: HTTP/2 connections to applications are pinged so often, and closed when one is unanswered for as long;
+    0: never. gRPC servers must permit it, else they close connections themselves.
     """
 
     connect_ms: Annotated[int, Field(ge=10, le=10_000)] = 250
     request_seconds: Annotated[int, Field(ge=1, le=3600)] = 15
     idle_seconds: Annotated[int, Field(ge=1, le=86_400)] = 300
     keep_alive_ms: Annotated[int, Field(ge=100, le=3_600_000)] = 4000
-    ping_ms: Annotated[int, Field(ge=100, le=600_000)] = 1000
+    ping_ms: Annotated[int, Field(ge=0, le=600_000)] = 0
 
 
 class Retries(_Strict):

@@ -378,7 +378,10 @@ def _breakers(retries: Retries) -> CircuitBreakers:
 
 
 def _upstream_http(protocol: str, timeouts: Timeouts) -> Any:
-    """How Envoy speaks to applications. HTTP/2 connections are pinged: one that hangs would hold all its streams.
+    """How Envoy speaks to applications. HTTP/2 connections are pinged only if the spec says so.
+
+    A gRPC server with default settings closes a connection that is pinged three times while it sends nothing, with
+    all its calls ("too_many_pings"; gRPC proposal A8).
 
     Envoy closes idle connections before applications do: a request sent just as the other side closes is lost, and may
     not be repeated if it is a plain POST.
@@ -387,7 +390,7 @@ def _upstream_http(protocol: str, timeouts: Timeouts) -> Any:
     http1 = Http1ProtocolOptions()
     http2 = Http2ProtocolOptions(
         allow_connect=True,
-        connection_keepalive=KeepaliveSettings(interval=ping, timeout=ping),
+        connection_keepalive=KeepaliveSettings(interval=ping, timeout=ping) if ping else None,
     )
     options = UpstreamHttpOptions(common_http_protocol_options=HttpProtocolOptions(idle_timeout=idle))
     if protocol == "as_client":

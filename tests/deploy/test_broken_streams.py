@@ -1,5 +1,6 @@
 """A stream whose member is killed: the client opens another one and goes on where it was."""
 
+import asyncio
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,9 @@ from statesync.etcd import EtcdClient
 from statesync.spec import PoolSpec
 from tests.deploy.counting_grpc import SERVICE
 from tests.harness.local_pools import settled
+
+STRIKES = 6.0
+"""Seconds in which a gRPC server with default settings has ended a connection that is pinged every second."""
 
 
 async def test_a_broken_websocket_finds_its_state_at_the_standby(tmp_path: Path) -> None:
@@ -51,8 +55,12 @@ async def test_a_broken_grpc_stream_finds_its_state_at_the_standby(tmp_path: Pat
                 counted = json.loads(await stream.read())
                 assert counted["count"] == expected
             first = counted["member"]
+            ended = asyncio.ensure_future(stream.code())
+            await asyncio.wait({ended}, timeout=STRIKES)
+            assert not ended.done(), "a stream on which nothing is said for a while"
+
             pool.processes.kill(*pool.member_processes(first))
-            assert await stream.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL)
+            assert await ended in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL)
 
             total = json.loads(await channel.unary_unary(f"/{SERVICE}/Total")(b"", metadata=who, timeout=30))
             assert total["count"] == 3

@@ -104,7 +104,11 @@ def test_connections_to_applications_end_and_are_pinged_as_the_spec_says(protoco
         (packed,) = cluster.typed_extension_protocol_options.values()
         return UpstreamHttpOptions.parse(packed.value)
 
-    assert options().common_http_protocol_options.idle_timeout < timedelta(seconds=5), "when common servers end them"
+    usual = options()
+    assert usual.common_http_protocol_options.idle_timeout < timedelta(seconds=5), "when common servers end them"
+    for way in (usual.explicit_http_config, usual.use_downstream_protocol_config):
+        pinged = way is not None and way.http2_protocol_options and way.http2_protocol_options.connection_keepalive
+        assert not pinged, "gRPC servers permit it only when they are told to"
     told = options(keep_alive_ms=1500, ping_ms=2500)
     assert told.common_http_protocol_options.idle_timeout == timedelta(seconds=1.5)
     for way in (told.explicit_http_config, told.use_downstream_protocol_config):
