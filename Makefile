@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+TYPES  := build/types/understudy
 PACKAGES := xds proxy statesync telemetry deploy
 unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes, which would compile all modules anew
 
@@ -25,10 +26,16 @@ demo: $(STAMP)  ## kill a member behind Envoy and lose nothing (about half a min
 
 test: lint unit  ## lint, types and all tests
 
-lint: $(STAMP)  ## ruff, formatting, mypy --strict
+lint: $(STAMP) $(TYPES)  ## ruff, formatting, mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+$(TYPES): Makefile  # the packages under their import name, for mypy
+	@mkdir -p $@
+	@ln -sfn ../../../understudy/__init__.py $@/__init__.py
+	@for package in $(PACKAGES); do ln -sfn ../../../$$package $@/$$package; done
+	@touch $@
 
 unit: $(STAMP)  ## the tests alone, in parallel
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)

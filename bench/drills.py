@@ -25,22 +25,22 @@ from pathlib import Path
 
 import aiohttp
 
-from deploy.drill_hands import LocalHands
-from deploy.errors import DeployError
-from deploy.local import LocalPool, LocalSettings
-from deploy.reading import read_pool, read_trace
-from deploy.settling import unsettled
-from deploy.verdict import percentile
-from statesync.etcd import EtcdClient
-from statesync.pool import Intent
-from statesync.spec import PoolSpec
-from statesync.state import PoolState
-from telemetry import names
-from telemetry.clock import Clock
-from telemetry.ids import takeover_seed
-from telemetry.report import held_up, is_measured, root_of
-from telemetry.spans import StoredSpan
 from tests.harness.waiting import until
+from understudy.deploy.common.errors import DeployError
+from understudy.deploy.drill.fault_injectors import LocalHands
+from understudy.deploy.inspect.converged import unsettled
+from understudy.deploy.inspect.query import read_pool, read_trace
+from understudy.deploy.load.history_checker import percentile
+from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.pool.records import Intent
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.state import PoolState
+from understudy.telemetry.otlp.spans import StoredSpan
+from understudy.telemetry.slo.waterfall import held_up, is_measured, root_of
+from understudy.telemetry.tracing import names
+from understudy.telemetry.tracing.clock import Clock
+from understudy.telemetry.tracing.ids import takeover_seed
 
 RESULTS = Path(__file__).parents[1] / "bench/results/drills.json"
 KINDS = ("kill", "freeze", "drain")

@@ -26,7 +26,7 @@ from typing import Any
 
 from bench.failover_load import WINDOW, Effect, Event, Load, effect_of, latency
 from bench.failover_systems import TITLES, System, Understudy, freeze, make, thaw
-from deploy.verdict import percentile
+from understudy.deploy.load.history_checker import percentile
 
 RESULTS = Path(__file__).parent / "results" / "failover.json"
 SCENARIOS = {

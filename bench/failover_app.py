@@ -1,4 +1,4 @@
-"""The example cart of ``deploy.examples.cart`` over another store: what the peers of bench/failover.py run.
+"""The example cart of ``understudy.deploy.examples.cart`` over another store: what the peers of bench/failover.py run.
 
 Everything but the store is the very same code: routes, reading before writing, ``If-Match``, idempotency keys. The
 store is this process's memory or Redis (body, version and remembered idempotency keys changed by one script, so that a
@@ -20,7 +20,7 @@ from typing import Any
 import redis.asyncio
 from aiohttp import web
 
-from deploy.examples import cart
+from understudy.deploy.examples import cart
 
 TTL = 3600
 REMEMBERED = 60

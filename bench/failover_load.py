@@ -20,7 +20,7 @@ from typing import Any
 
 import aiohttp
 
-from deploy.verdict import percentile
+from understudy.deploy.load.history_checker import percentile
 
 PATIENCE = 10.0
 AGAIN_AFTER = 0.1

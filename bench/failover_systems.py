@@ -16,16 +16,16 @@ from typing import Any, Protocol, Self
 import aiohttp
 
 from bench.failover_proxies import WORKERS, envoy_config, haproxy_config
-from deploy.local import LocalPool, LocalSettings
-from deploy.ports import PortPicker
-from deploy.processes import Processes, Program
-from deploy.reading import read_pool
-from deploy.settling import unsettled
-from proxy.drain import LINGER
-from proxy.envoy import find_envoy
-from statesync.etcd import EtcdClient, EtcdError
-from statesync.pool import Intent
-from statesync.spec import PoolSpec
+from understudy.deploy.inspect.converged import unsettled
+from understudy.deploy.inspect.query import read_pool
+from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.deploy.local.ports import PortPicker
+from understudy.deploy.local.processes import Processes, Program
+from understudy.proxy.front.envoy import find_envoy
+from understudy.proxy.ownership.drain import LINGER
+from understudy.statesync.etcd.client import EtcdClient, EtcdError
+from understudy.statesync.pool.records import Intent
+from understudy.statesync.pool.spec import PoolSpec
 
 MEMBERS = 4
 TITLES = {

@@ -25,8 +25,8 @@ from typing import Any
 import aiohttp
 
 from bench.xds import ROOT
-from tests.deploy.injection.harness import review
-from tests.deploy.injection.shapes import SHAPES
+from tests.deploy.kubernetes.injection.harness import review
+from tests.deploy.kubernetes.injection.shapes import SHAPES
 from tests.harness.certificates import Authority
 from tests.harness.processes import bound_to
 from tests.harness.waiting import free_port, until
@@ -54,7 +54,7 @@ async def injector(home: Path) -> AsyncIterator[tuple[int, ssl.SSLContext, subpr
             str(CORE),
             sys.executable,
             "-m",
-            "deploy.cli",
+            "understudy.deploy.cli",
             "--log-level",
             "warning",
             "injector",

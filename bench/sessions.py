@@ -26,13 +26,13 @@ from typing import Any
 
 from bench.sessions_load import BODY
 from bench.xds import Child
-from statesync.etcd import Put
-from statesync.sessions import Session
-from statesync.slots import slot_of
 from tests.harness.etcd import EtcdServer, running_etcd
 from tests.harness.processes import bound_to
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import free_port, until
+from understudy.statesync.etcd.client import Put
+from understudy.statesync.pool.slots import slot_of
+from understudy.statesync.sessions.session import Session
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench/results/sessions.json"

@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from bench.sessions_load import BODY
-from statesync.commit import BATCH_MOST, Committer
-from statesync.etcd import EtcdClient, Put
-from statesync.keys import PoolKeys
-from statesync.pool import Owner
-from statesync.replica import Replica
-from statesync.sessions import Method, Stored, Terms, Write, decide_write
+from understudy.statesync.etcd.client import EtcdClient, Put
+from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.records import Owner
+from understudy.statesync.sessions.commit import BATCH_MOST, Committer
+from understudy.statesync.sessions.replica import Replica
+from understudy.statesync.sessions.session import Method, Stored, Terms, Write, decide_write
 
 WRITERS = 300
 KEYS = PoolKeys("bench-layer")

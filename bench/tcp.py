@@ -27,15 +27,15 @@ import grpc
 
 from bench.telemetry import answering, cpu_seconds
 from bench.xds import ROOT, machine
-from proxy.bootstrap import bootstrap
-from statesync.spec import PoolSpec
 from tests.harness.envoy import Envoy, running_envoy
 from tests.harness.waiting import free_port, until
-from xds.ads import AdsServer
-from xds.cache import ResourceCache
-from xds.fronts import Fronts, listen_of
-from xds.resources import CLUSTER, ENDPOINTS, Endpoint, PoolView, build
-from xds.tcp import tcp_listener, tcp_terms
+from understudy.proxy.front.bootstrap import bootstrap
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.xds.envoy.resources import CLUSTER, ENDPOINTS, Endpoint, PoolView, build
+from understudy.xds.envoy.tcp import tcp_listener, tcp_terms
+from understudy.xds.publishing.listener_groups import Fronts, listen_of
+from understudy.xds.server.ads import AdsServer
+from understudy.xds.server.cache import ResourceCache
 
 RESULTS = ROOT / "bench/results/tcp.json"
 SHAPES = ((256, 3), (1024, 3), (4096, 3), (256, 16), (1024, 16), (4096, 16))

@@ -24,22 +24,22 @@ from typing import Any
 import grpc
 
 from bench.xds import ROOT
-from proxy.bootstrap import bootstrap
-from statesync.spec import PoolSpec
-from telemetry import names
-from telemetry.ids import trace_seed
-from telemetry.intake import Intake
-from telemetry.phase_metrics import PhaseMetrics
-from telemetry.receiver import add_otlp_receiver
-from telemetry.setup import start_telemetry
-from telemetry.store import SpanStore
 from tests.harness.envoy import running_envoy
 from tests.harness.waiting import free_port
-from xds.ads import AdsServer
-from xds.cache import ResourceCache
-from xds.fronts import Fronts, listen_of
-from xds.metrics import XdsMetrics
-from xds.resources import Endpoint, PoolView, build
+from understudy.proxy.front.bootstrap import bootstrap
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.telemetry.metrics.phase_metrics import PhaseMetrics
+from understudy.telemetry.receiver.otlp_grpc import add_otlp_receiver
+from understudy.telemetry.receiver.otlp_service import Intake
+from understudy.telemetry.store.store import SpanStore
+from understudy.telemetry.tracing import names
+from understudy.telemetry.tracing.ids import trace_seed
+from understudy.telemetry.tracing.setup import start_telemetry
+from understudy.xds.envoy.resources import Endpoint, PoolView, build
+from understudy.xds.publishing.listener_groups import Fronts, listen_of
+from understudy.xds.server.ads import AdsServer
+from understudy.xds.server.cache import ResourceCache
+from understudy.xds.server.metrics import XdsMetrics
 
 RESULTS = ROOT / "bench/results/telemetry.json"
 SPANS = 10_000

@@ -198,8 +198,8 @@ async def reconnect(streams: int, rounds: int) -> dict[str, Any]:
 async def envoys(count: int, rounds: int) -> dict[str, Any]:
     """Real Envoys; the server is in a process of its own, Envoy's ACK is taken there."""
     from bench.xds_content import POOL
-    from proxy.envoy import EnvoyProcess, EnvoySettings
     from tests.harness.waiting import free_port
+    from understudy.proxy.front.envoy import EnvoyProcess, EnvoySettings
 
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(Child("bench.xds_servers", "xds"))

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from statesync.spec import PoolSpec
-from xds.listener import listener, listener_name
-from xds.resources import Endpoint, PoolView, build
-from xds.types import CLUSTER, ENDPOINTS, LISTENER, ROUTES
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.xds.envoy.listener import listener, listener_name
+from understudy.xds.envoy.resources import Endpoint, PoolView, build
+from understudy.xds.server.types import CLUSTER, ENDPOINTS, LISTENER, ROUTES
 
 POOL = "cart"
 SLOTS = 256

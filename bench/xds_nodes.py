@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 
 from bench.xds_content import METHOD, subscriptions
-from xds import wire
+from understudy.xds.server import wire
 
 _OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1))
 _OPENING_AT_ONCE = 64

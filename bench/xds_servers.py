@@ -21,11 +21,11 @@ from envoy_data_plane.envoy.service.discovery.v3 import DeltaDiscoveryResponse, 
 from envoy_data_plane.google.protobuf import Any as AnyMessage
 
 from bench.xds_content import METHOD, content, one_change
-from xds import types, wire
-from xds.ads import _OPTIONS, AdsServer
-from xds.cache import AckEvent, PushEvent, ResourceCache
-from xds.metrics import XdsMetrics
-from xds.pauses import collect_now, defer_collection
+from understudy.xds.control.gc_tuning import collect_now, defer_collection
+from understudy.xds.server import types, wire
+from understudy.xds.server.ads import _OPTIONS, AdsServer
+from understudy.xds.server.cache import AckEvent, PushEvent, ResourceCache
+from understudy.xds.server.metrics import XdsMetrics
 
 TYPES = 4
 

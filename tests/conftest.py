@@ -9,9 +9,9 @@ import pytest
 import pytest_asyncio
 from hypothesis import settings
 
-from statesync.etcd import EtcdClient
 from tests.harness import forkserver
 from tests.harness.etcd import EtcdServer, running_etcd
+from understudy.statesync.etcd.client import EtcdClient
 
 # Machines are shared: how long an example takes says nothing about the code.
 # In CI the examples are the same each time, so that it judges the change and not its luck; elsewhere they are new ones.
@@ -20,7 +20,7 @@ settings.load_profile("understudy")
 
 
 LONG = {
-    *("test_local.py", "test_drill.py", "test_tcp_pool.py", "test_pool_faults.py", "test_observability.py"),
+    *("test_local_pool.py", "test_drill.py", "test_tcp_pool.py", "test_pool_faults.py", "test_observability.py"),
     *("test_slo_requests.py", "test_traces.py", "test_broken_streams.py", "test_rollout.py", "test_rendered_runs.py"),
     *("test_gateway.py", "test_sidecars.py", "test_security_encryption.py", "test_security_etcd.py"),
 }
@@ -84,7 +84,7 @@ def forked_local_pools(request: pytest.FixtureRequest) -> Iterator[None]:
     """Local pools that a test runs within its own process have their programs from the fork server."""
     with pytest.MonkeyPatch.context() as patch:
         if hasattr(request.module, "LocalPool"):
-            patch.setattr("deploy.processes.tethered", forkserver.forked_program)
+            patch.setattr("understudy.deploy.local.processes.tethered", forkserver.forked_program)
         yield
 
 

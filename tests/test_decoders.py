@@ -9,26 +9,26 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from deploy.backup_file import BackupError, check
-from deploy.layout import Layout
-from deploy.reading import spans_of
-from statesync.beat import Answer, Beat
-from statesync.codec import PLAIN, SealedSessions, SessionKey, Unreadable, outline
-from statesync.etcd import Event, Kv
-from statesync.keys import PoolKeys, slot_in
-from statesync.mirror import MirrorBatch
-from statesync.pool import ControlServer, Failover, Intent, Lost, Member, Owner, Table
-from statesync.replica import Replica
-from statesync.request_log import RequestLog, decode_entries
-from statesync.sessions import Session
-from statesync.spec import PoolSpec, SpecError, parse_spec
-from statesync.state import PoolState
-from statesync.stored import MOST_DEPTH, read_json, read_object
-from xds.heartbeat import _boot_in
-from xds.liveness import LivenessBook, Rules
-from xds.observer import Observer
-from xds.plan import next_plan
-from xds.world import pool_view
+from understudy.deploy.common.layout import Layout
+from understudy.deploy.data.backup_file import BackupError, check
+from understudy.deploy.inspect.query import spans_of
+from understudy.statesync.etcd.client import Event, Kv
+from understudy.statesync.etcd.informer import MirrorBatch
+from understudy.statesync.heartbeat.heartbeat import Answer, Beat
+from understudy.statesync.parsing.stored import MOST_DEPTH, read_json, read_object
+from understudy.statesync.pool.keys import PoolKeys, slot_in
+from understudy.statesync.pool.records import ControlServer, Failover, Intent, Lost, Member, Owner, Table
+from understudy.statesync.pool.spec import PoolSpec, SpecError, parse_spec
+from understudy.statesync.pool.state import PoolState
+from understudy.statesync.sessions.replica import Replica
+from understudy.statesync.sessions.request_log import RequestLog, decode_entries
+from understudy.statesync.sessions.session import Session
+from understudy.statesync.sessions.session_crypto import PLAIN, SealedSessions, SessionKey, Unreadable, outline
+from understudy.xds.membership.cluster_state import pool_view
+from understudy.xds.membership.failure_detector import LivenessBook, Rules
+from understudy.xds.membership.heartbeat_server import _boot_in
+from understudy.xds.membership.state_builder import Observer
+from understudy.xds.planning.plan import next_plan
 
 KEYS = PoolKeys("cart")
 SEALED = SealedSessions((SessionKey.of(b"k" * 32),))

@@ -16,26 +16,26 @@ from unittest.mock import AsyncMock, MagicMock
 import pytest
 from aiohttp import StreamReader, web
 
-from deploy.examples.cart import make_app
-from deploy.injection.server import Webhook
-from proxy.admission import SessionTokens
-from proxy.call import Call, write_of
-from proxy.checkbook import CheckBook
-from proxy.checks_api import ChecksApi
-from proxy.drain import DrainApi
-from proxy.peer_api import peer_app
-from proxy.problems import Reply
-from proxy.session_api import session_app
-from proxy.sync_api import SyncApi, metrics_app
-from statesync.headers import ADMIN_HEADER, ADMIN_VALUE
-from statesync.http_port import serve
-from statesync.identity import Trust
-from telemetry.intake import Intake
-from telemetry.receiver_http import OPENED, otlp_application
-from telemetry.store import SpanStore
-from tests.deploy.injection.harness import PLAIN
+from tests.deploy.kubernetes.injection.harness import PLAIN
 from tests.harness.secrets import write_secret
-from xds.admin import Admin
+from understudy.deploy.examples.cart import make_app
+from understudy.deploy.kubernetes.webhook.server import Webhook
+from understudy.proxy.health.check_registry import CheckBook
+from understudy.proxy.ownership.drain import DrainApi
+from understudy.proxy.peers.peer_api import peer_app
+from understudy.proxy.peers.sync_api import SyncApi, metrics_app
+from understudy.proxy.sessions.admission import SessionTokens
+from understudy.proxy.sessions.call import Call, write_of
+from understudy.proxy.sessions.problems import Reply
+from understudy.proxy.sessions.session_api import session_app
+from understudy.proxy.sidecar.checks_api import ChecksApi
+from understudy.statesync.http.headers import ADMIN_HEADER, ADMIN_VALUE
+from understudy.statesync.http.http_port import serve
+from understudy.statesync.tls.identity import Trust
+from understudy.telemetry.receiver.otlp_http import OPENED, otlp_application
+from understudy.telemetry.receiver.otlp_service import Intake
+from understudy.telemetry.store.store import SpanStore
+from understudy.xds.control.admin import Admin
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("xds", "proxy", "statesync", "telemetry", "deploy")
@@ -94,14 +94,16 @@ class Port:
 
 
 PORTS = {
-    "session API": Port("proxy/session_api.py", session_side, ("/v1/sessions", "/v1/sessions/k", "/v1/checks/c")),
-    "peer API": Port("proxy/peer_api.py", peer_side, ("/peer/v1/sessions/k", "/peer/v1/slots/digest")),
-    "metrics of a sidecar": Port("proxy/sync_api.py", lambda _: metrics_app(lambda _: (b"", "")), ("/metrics",)),
-    "control HTTP": Port("xds/admin.py", admin, ("/v1/traces", "/healthz")),
-    "OTLP/HTTP": Port("telemetry/receiver_http.py", otlp, ("/v1/traces", "/v1/logs"), opens=OPENED),
-    "injector": Port("deploy/injection/server.py", lambda _: Webhook(PLAIN).app(), ("/mutate", "/readyz")),
+    "session API": Port(
+        "proxy/sessions/session_api.py", session_side, ("/v1/sessions", "/v1/sessions/k", "/v1/checks/c")
+    ),
+    "peer API": Port("proxy/peers/peer_api.py", peer_side, ("/peer/v1/sessions/k", "/peer/v1/slots/digest")),
+    "metrics of a sidecar": Port("proxy/peers/sync_api.py", lambda _: metrics_app(lambda _: (b"", "")), ("/metrics",)),
+    "control HTTP": Port("xds/control/admin.py", admin, ("/v1/traces", "/healthz")),
+    "OTLP/HTTP": Port("telemetry/receiver/otlp_http.py", otlp, ("/v1/traces", "/v1/logs"), opens=OPENED),
+    "injector": Port("deploy/kubernetes/webhook/server.py", lambda _: Webhook(PLAIN).app(), ("/mutate", "/readyz")),
     "metrics of the injector": Port(
-        "deploy/injection/server.py", lambda _: Webhook(PLAIN).metrics_app(), ("/metrics",)
+        "deploy/kubernetes/webhook/server.py", lambda _: Webhook(PLAIN).metrics_app(), ("/metrics",)
     ),
     "example": Port(
         "deploy/examples/cart.py", lambda _: make_app("http://127.0.0.1:1", "a"), ("/cart", "/cart/items"), example=True
@@ -218,7 +220,7 @@ def test_every_application_is_served_by_the_one_helper_and_is_in_this_test() -> 
         if calls & {"AppRunner", "ServerRunner", "run_app", "make_handler"}:
             served.add(name)
     assert made == {port.file for port in PORTS.values()}
-    assert served == {"statesync/http_port.py", *(port.file for port in PORTS.values() if port.example)}
+    assert served == {"statesync/http/http_port.py", *(port.file for port in PORTS.values() if port.example)}
 
 
 # -- what is not as HTTP has it --

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.cli import COMMANDS
-from statesync.beat import BEAT_INTERVAL
-from statesync.spec import CheckSpec, Mesh, PoolSpec, parse_spec
-from statesync.spec_tcp import Tcp
 from tests.harness.commands import ROOT
+from understudy.deploy.cli.main import COMMANDS
+from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
+from understudy.statesync.pool.spec import CheckSpec, Mesh, PoolSpec, parse_spec
+from understudy.statesync.pool.spec_tcp import Tcp
 
 PAGE = (ROOT / "docs/reference.md").read_text()
 SHOWN = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[0]

@@ -14,7 +14,7 @@ request, and a killed one loses nothing. Some habits go with that, and each is a
 - hand ``traceparent`` on, so that a failover's trace names the last request before and the first after it;
 - say ``understudy-retry: safe`` when a request may be sent to another member, and Envoy will do so.
 
-Run it with ``python -m deploy.examples.cart --port 8000``; ``UNDERSTUDY_URL`` names the sidecar's session
+Run it with ``python -m understudy.deploy.examples.cart --port 8000``; ``UNDERSTUDY_URL`` names the sidecar's session
 API, and ``UNDERSTUDY_TOKEN`` is shown to it if it wants one.
 """
 

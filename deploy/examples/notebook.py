@@ -11,7 +11,8 @@ a client whose connection breaks connects again, comes to the standby, and finds
 
 What goes wrong is answered by ``ERROR <why>``. Only when the outcome of a write is unknown, or the sidecar is not
 there, is the connection closed: the client says the same again on a new one, which comes to a member that can. Run it
-with ``python -m deploy.examples.notebook --port 8000``; its environment is that of :mod:`deploy.examples.cart`.
+with ``python -m understudy.deploy.examples.notebook --port 8000``; its environment is that of
+:mod:`understudy.deploy.examples.cart`.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import json
 import os
 import signal
 
-from deploy.examples.cart import ATTEMPTS, SIDECAR_URL, Sessions, SidecarError
+from understudy.deploy.examples.cart import ATTEMPTS, SIDECAR_URL, Sessions, SidecarError
 
 LONGEST_LINE = 4096
 Notes = list[list[str]]

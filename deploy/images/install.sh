@@ -26,7 +26,7 @@ into "$target" install --require-hashes --no-deps --only-binary :all: --no-compi
 "$python" -m venv --without-pip "$work"
 into "$work" install --require-hashes --no-deps --only-binary :all: --no-compile -r "$images/build-requirements.txt"
 mkdir "$work/source"
-for part in pyproject.toml README.md LICENSE xds proxy statesync telemetry deploy; do
+for part in pyproject.toml README.md LICENSE understudy xds proxy statesync telemetry deploy; do
     cp -R "$source/$part" "$work/source/"
 done
 find "$work/source" -name __pycache__ -prune -exec rm -rf {} +

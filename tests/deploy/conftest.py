@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from click.testing import CliRunner
 
-from deploy.cli import cli
+from understudy.deploy.cli.main import cli
 
 
 @pytest.fixture

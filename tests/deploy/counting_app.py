@@ -9,7 +9,7 @@ import os
 
 from aiohttp import web
 
-from deploy.examples.cart import Sessions
+from understudy.deploy.examples.cart import Sessions
 
 
 async def count(request: web.Request) -> web.WebSocketResponse:

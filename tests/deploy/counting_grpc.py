@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 
-from deploy.examples.cart import Sessions
+from understudy.deploy.examples.cart import Sessions
 
 SERVICE = "test.Counter"
 SERVING = b"\x08\x01"

@@ -8,11 +8,11 @@ from pathlib import Path
 import aiohttp
 import grpc
 
-from deploy.local import LocalPool, LocalSettings
-from statesync.etcd import EtcdClient
-from statesync.spec import PoolSpec
 from tests.deploy.counting_grpc import SERVICE
 from tests.harness.local_pools import settled
+from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.pool.spec import PoolSpec
 
 STRIKES = 6.0
 """Seconds in which a gRPC server with default settings has ended a connection that is pinged every second."""

@@ -11,8 +11,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from deploy.kubernetes.objects import USER
-from deploy.kubernetes.plan import choose_images
+from understudy.deploy.kubernetes.base.objects import USER
+from understudy.deploy.kubernetes.render.plan import choose_images
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "deploy" / "images"
@@ -50,7 +50,7 @@ def test_the_builders_tools_are_pinned_and_are_not_in_the_images():
 
 
 def test_the_build_takes_every_package_of_the_project():
-    packages = {name.rstrip("*") for name in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]}
+    packages = set(PROJECT["tool"]["setuptools"]["package-dir"].values())
     script = (IMAGES / "install.sh").read_text()
     copied = set(re.search(r"for part in (.*); do", script)[1].split())
 

@@ -12,16 +12,16 @@ import aiohttp
 import pytest
 import yaml
 
-from deploy.injection.server import WebhookMetrics
-from deploy.local import LocalPool, LocalSettings
-from deploy.reading import read_pool
-from statesync.etcd import EtcdClient
-from statesync.spec import PoolSpec
-from telemetry.openslo import to_prometheus
-from telemetry.slo_model import Targets
 from tests.harness.commands import ROOT, commands
 from tests.harness.local_pools import settled
 from tests.harness.waiting import free_port, until
+from understudy.deploy.inspect.query import read_pool
+from understudy.deploy.kubernetes.webhook.server import WebhookMetrics
+from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.telemetry.slo.model import Targets
+from understudy.telemetry.slo.openslo import to_prometheus
 
 PROMETHEUS = shutil.which("prometheus")
 SHIPPED = ROOT / "deploy/observability"

@@ -13,27 +13,27 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.load import Load
-from deploy.local import LocalPool, LocalSettings
-from deploy.reading import read_pool, read_trace
-from deploy.settling import actives
-from deploy.verdict import Verdict, judge
-from proxy.handover import SLOTS_TOGETHER
-from proxy.unhurried import SPREAD
-from statesync.etcd import EtcdClient
-from statesync.keys import PoolKeys, prefix_range
-from statesync.mirror import Mirror, MirrorBatch
-from statesync.pool import MemberState, Owner, Phase, Table
-from statesync.spec import PoolSpec
-from statesync.state import PoolState
-from telemetry import names
-from telemetry.ids import TraceIds
-from telemetry.report import path, root_of
-from telemetry.slo_read import failovers_of
-from telemetry.spans import StoredSpan
 from tests.harness.forkserver import forked
 from tests.harness.local_pools import settled
 from tests.harness.waiting import free_port, until
+from understudy.deploy.inspect.converged import actives
+from understudy.deploy.inspect.query import read_pool, read_trace
+from understudy.deploy.load.history_checker import Verdict, judge
+from understudy.deploy.load.http_load import Load
+from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.proxy.ownership.handover import SLOTS_TOGETHER
+from understudy.proxy.ownership.handover_pacing import SPREAD
+from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.etcd.informer import Mirror, MirrorBatch
+from understudy.statesync.pool.keys import PoolKeys, prefix_range
+from understudy.statesync.pool.records import MemberState, Owner, Phase, Table
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.state import PoolState
+from understudy.telemetry.otlp.spans import StoredSpan
+from understudy.telemetry.slo.failovers import failovers_of
+from understudy.telemetry.slo.waterfall import path, root_of
+from understudy.telemetry.tracing import names
+from understudy.telemetry.tracing.ids import TraceIds
 
 MEMBERS = 3
 ROOT = Path(__file__).parents[2]
@@ -269,7 +269,9 @@ async def test_a_whole_site_goes_offline_and_comes_back_and_nobody_notices(tmp_p
 
 async def understudy(*arguments: str) -> int:
     """Run a command as a user would, and return its exit code."""
-    process = await asyncio.create_subprocess_exec(*forked([sys.executable, "-m", "deploy.cli", *arguments]), cwd=ROOT)
+    process = await asyncio.create_subprocess_exec(
+        *forked([sys.executable, "-m", "understudy.deploy.cli", *arguments]), cwd=ROOT
+    )
     return await process.wait()
 
 

@@ -9,18 +9,18 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from deploy.errors import DeployError
-from deploy.local import LocalPool, LocalSettings
-from deploy.slo import Evidence, read_evidence, reviews
-from statesync.etcd import EtcdClient
-from statesync.spec import PoolSpec
-from telemetry.counts import Period
-from telemetry.slo_model import Targets
 from tests.harness.commands import ROOT
 from tests.harness.forkserver import forked
 from tests.harness.local_pools import settled
 from tests.harness.recorded import answering
 from tests.harness.waiting import free_port, until
+from understudy.deploy.common.errors import DeployError
+from understudy.deploy.inspect.review_inputs import Evidence, read_evidence, reviews
+from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.telemetry.otlp.counts import Period
+from understudy.telemetry.slo.model import Targets
 
 UNREPEATABLE = 7
 
@@ -59,7 +59,7 @@ def test_what_other_pools_envoys_counted_is_not_this_pools_traffic() -> None:
 async def review(directory: Path) -> dict:
     """What ``understudy slo`` says."""
     process = await asyncio.create_subprocess_exec(
-        *forked([sys.executable, "-m", "deploy.cli", "slo", "--window", "1h", "-o", "json"]),
+        *forked([sys.executable, "-m", "understudy.deploy.cli", "slo", "--window", "1h", "-o", "json"]),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "UNDERSTUDY_DIR": str(directory)},

@@ -11,15 +11,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy.local import LocalPool, LocalSettings
-from deploy.reading import read_pool
-from statesync.etcd import EtcdClient
-from statesync.slots import slot_of
-from statesync.spec import Objectives, load_spec
-from statesync.state import PoolState
 from tests.harness.forkserver import forked
 from tests.harness.local_pools import settled
 from tests.harness.waiting import until
+from understudy.deploy.inspect.query import read_pool
+from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.pool.slots import slot_of
+from understudy.statesync.pool.spec import Objectives, load_spec
+from understudy.statesync.pool.state import PoolState
 
 ROOT = Path(__file__).parents[2]
 _SHIPPED = load_spec(ROOT / "deploy/examples/tcp.yaml")
@@ -157,7 +157,7 @@ async def under_load(directory: Path) -> AsyncIterator[Scene]:
 async def understudy(*arguments: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:
     """A command as an operator gives it: its exit code and what it said."""
     process = await asyncio.create_subprocess_exec(
-        *forked([sys.executable, "-m", "deploy.cli", *arguments]),
+        *forked([sys.executable, "-m", "understudy.deploy.cli", *arguments]),
         cwd=ROOT,
         env={**os.environ, **(env or {})},
         stdout=asyncio.subprocess.PIPE,

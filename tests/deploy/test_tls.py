@@ -15,18 +15,18 @@ import aiohttp
 import grpc
 import pytest
 
-from statesync.beat import METHOD, Beat
-from statesync.etcd import EtcdClient, TlsFiles
-from statesync.keys import PoolKeys
-from statesync.pool import MemberState
-from statesync.spec import PoolSpec
-from telemetry.ids import trace_seed
-from telemetry.setup import start_telemetry
 from tests.harness.commands import ROOT, Commands, ask, commands, ready
 from tests.harness.etcd import EtcdServer
 from tests.harness.secrets import write_secret
 from tests.harness.waiting import free_port, stays, until
-from xds import types, wire
+from understudy.statesync.etcd.client import EtcdClient, TlsFiles
+from understudy.statesync.heartbeat.heartbeat import METHOD, Beat
+from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.records import MemberState
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.telemetry.tracing.ids import trace_seed
+from understudy.telemetry.tracing.setup import start_telemetry
+from understudy.xds.server import types, wire
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates: install it")
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import aiohttp
 
 from bench.drills import Clients, Drills
-from deploy.local import LocalPool, LocalSettings
-from deploy.reading import read_trace
-from statesync.etcd import EtcdClient
-from statesync.spec import Objectives, PoolSpec
-from telemetry import names
-from telemetry.report import root_of
-from telemetry.store import SpanStore
 from tests.harness.commands import ROOT
 from tests.harness.waiting import until
+from understudy.deploy.inspect.query import read_trace
+from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.pool.spec import Objectives, PoolSpec
+from understudy.telemetry.slo.waterfall import root_of
+from understudy.telemetry.store.store import SpanStore
+from understudy.telemetry.tracing import names
 
 PAGE = (ROOT / "docs/telemetry.md").read_text()
 LATER = 1 << 62
@@ -51,7 +51,7 @@ async def exposed(addresses: list[str]) -> set[str]:
 async def drilled(directory: Path) -> None:
     """A drill as users make it, so that the traces get its marks."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "deploy.cli", "drill", "kill", "--load", "40", "--for", "1s", "-o", "json"),
+        *(sys.executable, "-m", "understudy.deploy.cli", "drill", "kill", "--load", "40", "--for", "1s", "-o", "json"),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -20,15 +20,15 @@ from pathlib import Path
 
 import aiohttp
 
-import deploy.processes
-from deploy.local import LocalPool, LocalSettings
-from deploy.reading import read_pool
-from statesync.etcd import EtcdClient
-from statesync.spec import parse_spec
 from tests.faults.history import FaultWindow, History
 from tests.harness import forkserver
 from tests.harness.local_pools import settled
 from tests.harness.waiting import until
+from understudy.deploy.inspect.query import read_pool
+from understudy.deploy.local import processes as deploy_processes
+from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.pool.spec import parse_spec
 
 PRIVATE = "UNDERSTUDY_TEST_PRIVATE_NETWORK"
 SPEC = "pool: lists\nslots: 24\nsession_ttl: 3600\ntakeover: {takeover}\n"
@@ -201,7 +201,7 @@ async def front_pool(directory: Path, *, takeover: str, stamps: bool) -> AsyncIt
     os.environ.update(environment)
     settings = LocalSettings(directory=directory, spec=spec, app=APP, environment=environment)
     connector = aiohttp.TCPConnector(limit=0)
-    deploy.processes.tethered = forkserver.forked_program  # for good: this process has no other purpose
+    deploy_processes.tethered = forkserver.forked_program  # for good: this process has no other purpose
     async with (
         aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as http,
         LocalPool(settings) as local,

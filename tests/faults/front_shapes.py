@@ -17,10 +17,10 @@ from pathlib import Path
 
 import aiohttp
 
-from deploy.reading import read_pool
-from statesync.slots import slot_of
 from tests.faults.front_pool import FAULTS, FrontPool, await_whole, enter_private_network, front_pool
 from tests.harness.waiting import until
+from understudy.deploy.inspect.query import read_pool
+from understudy.statesync.pool.slots import slot_of
 
 MODULE = "tests.faults.front_shapes"
 STOPPED = ("freeze sidecar", "freeze application", "freeze member", "lose requests to application")

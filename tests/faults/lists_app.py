@@ -19,7 +19,7 @@ import random
 
 from aiohttp import web
 
-from deploy.examples.cart import (
+from understudy.deploy.examples.cart import (
     ATTEMPTS,
     SESSIONS,
     UNDERSTUDY_REQUEST,

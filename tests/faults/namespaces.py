@@ -119,7 +119,7 @@ class Namespaces(Ground):
         """A front Envoy with all control servers, started; the test's way to where it takes requests."""
         controls = [f"{self.net.addresses[control.name]}:{GRPC}" for control in pool.controls]
         command = [
-            *(*self.net.inside(name), sys.executable, "-m", "deploy.cli", "envoy", "--node", name),
+            *(*self.net.inside(name), sys.executable, "-m", "understudy.deploy.cli", "envoy", "--node", name),
             *("--pool", pool.name, "--listen", f"127.0.0.1:{LISTEN}", "--concurrency", "1"),
             *(part for control in controls for part in ("--control", control)),
         ]

@@ -15,10 +15,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
-from statesync.crash_points import VARIABLE, CrashPoint
 from tests.faults.history import FaultWindow, History
 from tests.faults.pool import FaultMember, FaultPool
 from tests.harness.cable import Cable, Way
+from understudy.statesync.testing.crash_points import VARIABLE, CrashPoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,13 +23,6 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
-from deploy.reading import read_pool
-from deploy.settling import unsettled
-from statesync.etcd import EtcdClient
-from statesync.keys import PoolKeys, prefix_range
-from statesync.pool import Lost, Owner, Table
-from statesync.slots import slot_of
-from statesync.spec import PoolSpec, parse_spec
 from tests.faults.history import OwnerChange
 from tests.harness.cable import Cable, cable_to
 from tests.harness.clock import WallClock
@@ -39,14 +32,21 @@ from tests.harness.netns import Network
 from tests.harness.processes import bound_to
 from tests.harness.sockets import has_socket, inode_of_connection
 from tests.harness.waiting import free_port, until
+from understudy.deploy.inspect.converged import unsettled
+from understudy.deploy.inspect.query import read_pool
+from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.pool.keys import PoolKeys, prefix_range
+from understudy.statesync.pool.records import Lost, Owner, Table
+from understudy.statesync.pool.slots import slot_of
+from understudy.statesync.pool.spec import PoolSpec, parse_spec
 
 ROOT = Path(__file__).parents[2]
 DEBIAN_ETCD = Path("/usr/bin/etcd")
 
 SIDECAR = """
 import asyncio, json, logging, sys
-from proxy.sidecar import SidecarSettings, run_sidecar
-from statesync.settings import EtcdSettings
+from understudy.proxy.sidecar.sidecar import SidecarSettings, run_sidecar
+from understudy.statesync.etcd.settings import EtcdSettings
 logging.basicConfig(level="INFO", stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
 raw = json.loads(sys.argv[1])
 sys.exit(asyncio.run(run_sidecar(SidecarSettings(**{**raw, "etcd": EtcdSettings(tuple(raw["etcd"]))}))))
@@ -329,7 +329,18 @@ def sidecar_command(pool: FaultPool, name: str, **settings: object) -> list[str]
 def control_command(pool: FaultPool, name: str, *flags: str, etcds: Sequence[str]) -> list[str]:
     """How a control server is started."""
     return [
-        *(sys.executable, "-m", "deploy.cli", "--log-level", "info", "control", "--name", name, "--pool", pool.name),
+        *(
+            sys.executable,
+            "-m",
+            "understudy.deploy.cli",
+            "--log-level",
+            "info",
+            "control",
+            "--name",
+            name,
+            "--pool",
+            pool.name,
+        ),
         *("--etcd", ",".join(etcds), *flags),
     ]
 

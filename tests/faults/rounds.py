@@ -5,13 +5,13 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from statesync.etcd import EtcdClient
 from tests.faults.checker import Violation, check, needless_takeovers
 from tests.faults.clients import Clients
 from tests.faults.history import History
 from tests.faults.nemesis import FAULTS, Fault, Nemesis
 from tests.faults.pool import FaultPool
 from tests.harness.waiting import until
+from understudy.statesync.etcd.client import EtcdClient
 
 PEACE = 40.0
 """Seconds within which a pool must be whole again once all faults are healed."""

@@ -5,17 +5,17 @@ import time
 
 import pytest
 
-from deploy.reading import read_pool
-from deploy.views import status_view
-from proxy.service import SWEEP_INTERVAL
-from statesync.etcd import EtcdClient
-from statesync.keys import prefix_range
-from statesync.sessions import Session
-from statesync.slots import slot_of
 from tests.faults.judged import Caller
 from tests.faults.pool import FaultPool, fault_pool
 from tests.harness.clock import LIBRARY, NO_LIBRARY
 from tests.harness.waiting import until
+from understudy.deploy.inspect.query import read_pool
+from understudy.deploy.inspect.views import status_view
+from understudy.proxy.sessions.service import SWEEP_INTERVAL
+from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.pool.keys import prefix_range
+from understudy.statesync.pool.slots import slot_of
+from understudy.statesync.sessions.session import Session
 
 AHEAD = 2 * 3600.0
 """More than the time for which sessions last here."""

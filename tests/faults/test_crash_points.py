@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from proxy.handover import SLOTS_TOGETHER
-from statesync.crash_points import VARIABLE, CrashPoint, UnknownCrashPoint, arm_from_environment
-from statesync.etcd import EtcdClient
 from tests.faults.judged import judged_clients
 from tests.faults.pool import FaultPool, fault_pool
 from tests.harness.waiting import until
+from understudy.proxy.ownership.handover import SLOTS_TOGETHER
+from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.testing.crash_points import VARIABLE, CrashPoint, UnknownCrashPoint, arm_from_environment
 
 FIRST, SECOND, THIRD = "m1", "m2", "m3"
 AS_USUAL = (FIRST, SECOND, THIRD)

@@ -9,16 +9,16 @@ import time
 
 import pytest
 
-from statesync.etcd import NoSpace
-from statesync.keys import PoolKeys
-from statesync.slots import slot_of
-from statesync.spec import parse_spec
 from tests.faults.judged import Caller, judged_clients
 from tests.faults.pool import DEBIAN_ETCD, FaultPool, KilledEtcd, fault_pool
 from tests.faults.test_faults import NO_SAFE_ETCD
 from tests.harness.commands import commands, ready
 from tests.harness.etcd import EtcdServer
 from tests.harness.waiting import free_port, until
+from understudy.statesync.etcd.client import NoSpace
+from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.slots import slot_of
+from understudy.statesync.pool.spec import parse_spec
 
 DEFINITE_NO = ("not-committed", "no-owner")
 QUOTA = 8 << 20

@@ -5,7 +5,6 @@ import time
 
 import pytest
 
-from statesync.slots import slot_of
 from tests.faults.judged import Caller, judged_clients
 from tests.faults.namespaces import namespaces
 from tests.faults.pool import DEBIAN_ETCD, fault_pool
@@ -13,6 +12,7 @@ from tests.faults.test_faults import NO_SAFE_ETCD
 from tests.harness.clock import LIBRARY, NO_LIBRARY
 from tests.harness.netns import unable
 from tests.harness.waiting import until
+from understudy.statesync.pool.slots import slot_of
 
 MINUTES = 300.0
 

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 
 import pytest
 
-from statesync.etcd import EtcdClient
-from statesync.keys import prefix_range
-from statesync.pool import Member, MemberState, Table
-from statesync.slots import slot_of
 from tests.faults.namespaces import Namespaces, namespaces
 from tests.faults.pool import DEBIAN_ETCD, FaultPool, fault_pool
 from tests.faults.test_faults import NO_SAFE_ETCD
 from tests.harness.netns import unable
 from tests.harness.waiting import until
+from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.pool.keys import prefix_range
+from understudy.statesync.pool.records import Member, MemberState, Table
+from understudy.statesync.pool.slots import slot_of
 
 CUT = 8.0
 WHOLE_AGAIN = 5.0

@@ -4,12 +4,12 @@ import asyncio
 import json
 import signal
 
-from statesync.slots import slot_of
 from tests.faults.clients import NO_EFFECT
 from tests.faults.pool import fault_pool
 from tests.harness.cable import Way, cable_to
 from tests.harness.sidecars import sidecar_pool
 from tests.harness.waiting import until
+from understudy.statesync.pool.slots import slot_of
 
 A_FIRST = ("a", "b")
 MERGE = "application/merge-patch+json"

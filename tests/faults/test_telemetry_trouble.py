@@ -12,13 +12,13 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from statesync.pool import Member
-from telemetry.ids import takeover_seed
 from tests.faults.judged import Caller
 from tests.faults.pool import DEBIAN_ETCD, FaultPool, Ground, Program, fault_pool
 from tests.faults.test_faults import NO_SAFE_ETCD
 from tests.harness.commands import ask
 from tests.harness.waiting import free_port, until
+from understudy.statesync.pool.records import Member
+from understudy.telemetry.tracing.ids import takeover_seed
 
 DISK = "1m"
 MOUNTED = 'mount -t tmpfs -o size="$1" tmpfs "$2" && shift 2 && exec "$@"'

@@ -13,15 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from deploy.reading import read_trace
-from proxy.bootstrap import bootstrap
-from statesync.etcd import EtcdClient
-from statesync.pool import Intent, Member, Phase, Table
-from statesync.slots import slot_of
-from telemetry import names
-from telemetry.ids import takeover_seed
-from telemetry.report import is_measured, path, root_of
-from telemetry.spans import StoredSpan
 from tests.faults.pool import DEBIAN_ETCD, FaultPool, fault_pool
 from tests.faults.test_faults import NO_SAFE_ETCD
 from tests.harness.cable import Way, cable_to
@@ -29,6 +20,15 @@ from tests.harness.clock import LIBRARY, NO_LIBRARY
 from tests.harness.commands import ask
 from tests.harness.envoy import running_envoy
 from tests.harness.waiting import free_port, until
+from understudy.deploy.inspect.query import read_trace
+from understudy.proxy.front.bootstrap import bootstrap
+from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.pool.records import Intent, Member, Phase, Table
+from understudy.statesync.pool.slots import slot_of
+from understudy.telemetry.otlp.spans import StoredSpan
+from understudy.telemetry.slo.waterfall import is_measured, path, root_of
+from understudy.telemetry.tracing import names
+from understudy.telemetry.tracing.ids import takeover_seed
 
 HELD = 0.7
 """Seconds for which something is held back: far below what makes a living part be taken for dead."""

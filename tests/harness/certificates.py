@@ -3,8 +3,8 @@
 import subprocess
 from pathlib import Path
 
-from statesync.identity import Trust
-from statesync.tls import Identity
+from understudy.statesync.tls.identity import Trust
+from understudy.statesync.tls.peer_tls import Identity
 
 _CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 

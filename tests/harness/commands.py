@@ -29,7 +29,7 @@ class Commands:
 
     async def start(self, name: str, *arguments: str) -> None:
         """Start ``understudy ARGUMENTS``."""
-        await self.program(name, sys.executable, "-m", "deploy.cli", *arguments)
+        await self.program(name, sys.executable, "-m", "understudy.deploy.cli", *arguments)
 
     async def program(self, name: str, *command: str) -> None:
         """Start any program."""
@@ -55,7 +55,7 @@ class Commands:
     async def run(self, *arguments: str, **variables: str) -> tuple[int, str]:
         """Run ``understudy ARGUMENTS`` to its end; returns its exit code and its output, errors included."""
         process = await asyncio.create_subprocess_exec(
-            *forked([sys.executable, "-m", "deploy.cli", *arguments]),
+            *forked([sys.executable, "-m", "understudy.deploy.cli", *arguments]),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             cwd=ROOT,

@@ -14,9 +14,9 @@ import tempfile
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from statesync.etcd import EtcdClient
 from tests.harness.processes import bound_to
 from tests.harness.waiting import free_port, until
+from understudy.statesync.etcd.client import EtcdClient
 
 
 def etcd_binary(name: str = "etcd") -> Path:

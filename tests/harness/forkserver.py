@@ -1,7 +1,7 @@
 """Starting our own programs without their imports: each test process has a server that forks what it has loaded.
 
-``python -m deploy.cli control`` takes one to two seconds of CPU to import what it needs, and the tests start hundreds
-of such processes. :func:`forked` marks a command for the fork server; ``subprocess.Popen`` and
+``python -m understudy.deploy.cli control`` takes one to two seconds of CPU to import what it needs, and the tests start
+hundreds of such processes. :func:`forked` marks a command for the fork server; ``subprocess.Popen`` and
 ``asyncio.create_subprocess_exec`` take such a command like any other, and what they return is an ordinary child: it
 has a process id of its own, its own arguments, environment, directory and files, can be killed and waited for, and
 ends with the test process. A command that a fork cannot stand for is started in the usual way.
@@ -43,7 +43,7 @@ def forked(command: Sequence[str]) -> list[str]:
 
 
 def forked_program(program: Path, *arguments: str) -> list[str]:
-    """The same in the words of ``proxy.tether``, for the programs of a local pool."""
+    """The same in the words of ``understudy.proxy.front.pdeathsig``, for the programs of a local pool."""
     return forked([str(program), *arguments])
 
 
@@ -125,9 +125,12 @@ def _fitting(command: Sequence[str], env: Mapping[str, str] | None) -> dict[str,
     path = environment.get("PYTHONPATH", str(ROOT))
     if path != str(ROOT) or _at_start(environment) != _at_start(os.environ):
         return None
+    safe = list(command[:2]) == [sys.executable, "-P"]
+    if safe:
+        command = [command[0], *command[2:]]
     if command[0] != sys.executable or command[1] not in {"-m", "-c"}:
         return None
-    return {"command": list(command[1:]), "environment": environment, "namespace": namespace}
+    return {"command": list(command[1:]), "safe": safe, "environment": environment, "namespace": namespace}
 
 
 def _at_start(environment: Mapping[str, str]) -> dict[str, str]:

@@ -19,12 +19,30 @@ from pathlib import Path
 from typing import Any
 
 _LOADED = """
-    deploy.commands_read deploy.commands_run deploy.commands_admin deploy.commands_leave deploy.commands_checks
-    deploy.envoys deploy.tables deploy.views deploy.reading deploy.settling deploy.draining deploy.sync
-    proxy.envoy proxy.envoy_tls proxy.sidecar xds.server xds.identity http.server rich.live rich.table
+    understudy.deploy.cli.main
+    understudy.deploy.cli.commands_read
+    understudy.deploy.cli.commands_run
+    understudy.deploy.cli.commands_admin
+    understudy.deploy.cli.commands_leave
+    understudy.deploy.cli.commands_checks
+    understudy.deploy.inspect.envoys
+    understudy.deploy.inspect.tables
+    understudy.deploy.inspect.views
+    understudy.deploy.inspect.query
+    understudy.deploy.inspect.converged
+    understudy.deploy.inspect.draining
+    understudy.deploy.inspect.sync
+    understudy.proxy.front.envoy
+    understudy.proxy.front.envoy_tls
+    understudy.proxy.sidecar.sidecar
+    understudy.xds.control.server
+    understudy.xds.control.identity
+    http.server
+    rich.live
+    rich.table
 """
 # Loaded and forgotten: what they import stays, and they themselves are run as ``__main__``.
-_MAIN = ("deploy.cli", "tests.xds.control_process", "tests.xds.simulated_member")
+_MAIN = ("tests.xds.control.control_process", "tests.xds.control.simulated_member")
 
 _PR_SET_PDEATHSIG = 1
 _CLONE_NEWNET = 0x40000000
@@ -91,11 +109,11 @@ def become(request: dict[str, Any], files: list[int]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     option, program, *arguments = request["command"]
     if option == "-m":
-        sys.path[0] = request["directory"]
+        sys.path[:1] = [] if request["safe"] else [request["directory"]]
         sys.argv = [program, *arguments]
         runpy.run_module(program, run_name="__main__", alter_sys=True)
     else:
-        sys.path[0] = ""
+        sys.path[:1] = [] if request["safe"] else [""]
         sys.argv = [option, *arguments]
         main = type(sys)("__main__")
         sys.modules["__main__"] = main

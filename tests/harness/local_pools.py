@@ -1,10 +1,10 @@
 """What tests wait for in a pool that runs on this machine."""
 
-from deploy.layout import Layout
-from deploy.reading import read_pool
-from deploy.settling import unsettled
-from statesync.etcd import EtcdClient
 from tests.harness.waiting import until
+from understudy.deploy.common.layout import Layout
+from understudy.deploy.inspect.converged import unsettled
+from understudy.deploy.inspect.query import read_pool
+from understudy.statesync.etcd.client import EtcdClient
 
 
 async def settled(pool: Layout, etcd: EtcdClient) -> None:

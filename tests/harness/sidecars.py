@@ -14,21 +14,21 @@ from pathlib import Path
 
 import aiohttp
 
-from statesync.etcd import EtcdClient
-from statesync.keys import PoolKeys, prefix_range
-from statesync.pool import Lost, Member, Owner, Table
-from statesync.slots import slot_of
-from statesync.spec import PoolSpec, parse_spec
 from tests.harness.etcd import EtcdServer
 from tests.harness.forkserver import forked
 from tests.harness.waiting import free_port, until
+from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.pool.keys import PoolKeys, prefix_range
+from understudy.statesync.pool.records import Lost, Member, Owner, Table
+from understudy.statesync.pool.slots import slot_of
+from understudy.statesync.pool.spec import PoolSpec, parse_spec
 
 ROOT = Path(__file__).parents[2]
 
 SIDECAR = """
 import asyncio, logging, sys
-from proxy.sidecar import SidecarSettings, run_sidecar
-from statesync.settings import EtcdSettings
+from understudy.proxy.sidecar.sidecar import SidecarSettings, run_sidecar
+from understudy.statesync.etcd.settings import EtcdSettings
 logging.basicConfig(level="INFO", stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
 member, pool, app, api, peer, etcd = sys.argv[1:]
 settings = SidecarSettings(member, pool, app, api, peer, etcd=EtcdSettings(tuple(etcd.split(","))))
@@ -100,7 +100,7 @@ class SidecarPool:
     def _command(self, member: MemberProcesses, etcd: str, flags: Sequence[object]) -> subprocess.Popen[bytes]:
         assert self.logs is not None
         command = [
-            *(sys.executable, "-m", "deploy.cli", "--log-level", "debug", "sidecar"),
+            *(sys.executable, "-m", "understudy.deploy.cli", "--log-level", "debug", "sidecar"),
             *("--member", member.member, "--pool", self.keys.pool, "--app", member.app, "--etcd", etcd),
             *("--session-api", member.api, "--peer", member.peer, *map(str, flags)),
         ]

@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from proxy.sidecar import Sidecar, SidecarSettings, running_sidecar
-from statesync.settings import EtcdSettings
 from tests.harness.sidecars import APPLICATION, MemberProcesses, SidecarPool, _start
 from tests.harness.waiting import free_port
+from understudy.proxy.sidecar.sidecar import Sidecar, SidecarSettings, running_sidecar
+from understudy.statesync.etcd.settings import EtcdSettings
 
 NEVER = 3600.0
 

@@ -14,7 +14,7 @@ from tests.harness.waiting import until
 TELLS = """
 import json, os, sys
 told = {"arguments": sys.argv, "parent": os.getppid(), "directory": os.getcwd(), "said": sys.stdin.read()}
-print(json.dumps(told | {"mode": os.environ.get("MODE"), "loaded": "xds.server" in sys.modules}))
+print(json.dumps(told | {"mode": os.environ.get("MODE"), "loaded": "understudy.xds.control.server" in sys.modules}))
 print("complaint", file=sys.stderr)
 sys.exit(3)
 """
@@ -54,7 +54,9 @@ def test_it_can_be_signalled_and_leads_a_session_if_that_is_asked() -> None:
 
 def test_a_module_is_run_as_the_main_one() -> None:
     done = subprocess.run(
-        forked([sys.executable, "-m", "deploy.cli", "sidecar", "--no-such"]), check=False, capture_output=True
+        forked([sys.executable, "-m", "understudy.deploy.cli", "sidecar", "--no-such"]),
+        check=False,
+        capture_output=True,
     )
     assert done.returncode == 2
     assert b"No such option" in done.stderr

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 # Below the kernel's range for outgoing connections, so that nobody takes a port while its server is down for a restart,
-# and below the ports of local pools (deploy.ports).
+# and below the ports of local pools (understudy.deploy.local.ports).
 _PORTS = range(12_000, 20_000)
 _BLOCK = 50
 _claims: list[socket.socket] = []  # kept open: the kernel gives them back when this process is gone

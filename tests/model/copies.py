@@ -5,18 +5,18 @@ of a request, or both. Every request has one verb and may be delivered several t
 own the slot. Time is abstract: a request is *young* (every owner carries it out), then *ageing* (owners' clocks differ:
 some carry it out, some refuse it), then *old* (every owner refuses it). Outcomes may be forgotten once it is old.
 
-What each write does is decided by ``statesync.sessions``. Checked in every state: no request has two effects, and none
-has an effect after or before its client was told that it was refused.
+What each write does is decided by ``understudy.statesync.sessions.session``. Checked in every state: no request has two
+effects, and none has an effect after or before its client was told that it was refused.
 """
 
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import NamedTuple
 
-from statesync.request_log import Settled
-from statesync.sessions import Method, Refused, Repeated, Session, Stored, Terms, Write, decide_write
 from tests.model.explorer import Explored, search
 from tests.model.world import Violation
+from understudy.statesync.sessions.request_log import Settled
+from understudy.statesync.sessions.session import Method, Refused, Repeated, Session, Stored, Terms, Write, decide_write
 
 TERMS = Terms(epoch=1, now_ms=0, session_bytes=1000, default_ttl=1000)
 YOUNG, AGEING, OLD = range(3)
@@ -184,7 +184,7 @@ def _carry_out(world: World, rules: Rules, bounds: Bounds, number: int, request:
 
 @cache
 def decide(verb: str, present: bool, known: str) -> str:
-    """What ``statesync.sessions`` makes of a write whose outcome may be known."""
+    """What ``understudy.statesync.sessions.session`` makes of a write whose outcome may be known."""
     current = Session("application/json", b"{}", 1000, 1, 5) if present else None
     write = WRITES[verb]
     settled = None

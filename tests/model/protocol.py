@@ -1,20 +1,21 @@
 """The protocol's own pure functions, on the model's small records: the model cannot drift from what they decide.
 
-Every record that changes an owner comes from ``statesync.ownership``, every write from ``statesync.sessions``. Answers
-are cached, since the explorer asks the same few questions a million times.
+Every record that changes an owner comes from ``understudy.statesync.pool.ownership``, every write from
+``understudy.statesync.sessions.session``. Answers are cached, since the explorer asks the same few questions a million
+times.
 """
 
 from dataclasses import replace
 from functools import cache
 
-from statesync import ownership
-from statesync.etcd import ModRevision
-from statesync.keys import PoolKeys
-from statesync.pool import Owner, Phase, Table
-from statesync.sessions import Method, Repeated, Session, Stored, Terms, decide_write
-from statesync.sessions import Write as SessionWrite
-from statesync.state import At
 from tests.model.world import Record
+from understudy.statesync.etcd.client import ModRevision
+from understudy.statesync.pool import ownership
+from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.records import Owner, Phase, Table
+from understudy.statesync.pool.state import At
+from understudy.statesync.sessions.session import Method, Repeated, Session, Stored, Terms, decide_write
+from understudy.statesync.sessions.session import Write as SessionWrite
 
 KEYS = PoolKeys("model")
 TERMS = Terms(epoch=1, now_ms=0, session_bytes=1000, default_ttl=1000)

@@ -5,7 +5,7 @@ from pathlib import Path
 from tests.harness.bombs import Target, require_unharmed
 from tests.harness.etcd import running_etcd
 from tests.harness.sidecars import sidecar_pool
-from tests.xds.control_pool import ControlPool
+from tests.xds.control.control_pool import ControlPool
 
 
 def port_of(address: str) -> int:

@@ -8,7 +8,8 @@ from tests.harness.waiting import until
 
 NEXT_VERSION = """
 import json
-from statesync import pool, sessions
+from understudy.statesync.pool import records as pool
+from understudy.statesync.sessions import session as sessions
 def with_more(encode):
     def encoded(record):
         head, line, body = encode(record).partition(b"\\n")

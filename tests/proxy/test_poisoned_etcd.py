@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest_asyncio
 
-from statesync.etcd import EtcdClient
-from statesync.keys import PoolKeys
-from statesync.pool import Table
-from statesync.slots import slot_of
 from tests.harness.etcd import running_etcd
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import until
-from tests.xds.control_pool import Control, ControlPool
+from tests.xds.control.control_pool import Control, ControlPool
+from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.records import Table
+from understudy.statesync.pool.slots import slot_of
 
 POISON = (
     b"[" * 100_000,

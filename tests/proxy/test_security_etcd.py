@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from statesync.etcd import EtcdClient, Rejected, TlsFiles
-from statesync.keys import PoolKeys
-from statesync.mirror import Mirror
 from tests.harness.cable import cable_to
 from tests.harness.certificates import Authority
 from tests.harness.commands import ROOT, commands, ready
 from tests.harness.etcd import EtcdServer, etcd_binary, running_etcd
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import free_port, until
+from understudy.statesync.etcd.client import EtcdClient, Rejected, TlsFiles
+from understudy.statesync.etcd.informer import Mirror
+from understudy.statesync.pool.keys import PoolKeys
 
 BOOK = re.search(r"```sh\n(.*?)```", (ROOT / "docs/security.md").read_text(), re.DOTALL)
 PASSWORD = "open-sesame"

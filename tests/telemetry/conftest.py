@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from telemetry.store import SpanStore
+from understudy.telemetry.store.store import SpanStore
 
 
 @pytest.fixture(autouse=True)

@@ -11,10 +11,10 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
-from telemetry.intake import Bounds, Intake
-from telemetry.receiver import add_otlp_receiver
-from telemetry.spans import StoredSpan
-from telemetry.store import SpanStore
+from understudy.telemetry.otlp.spans import StoredSpan
+from understudy.telemetry.receiver.otlp_grpc import add_otlp_receiver
+from understudy.telemetry.receiver.otlp_service import Bounds, Intake
+from understudy.telemetry.store.store import SpanStore
 
 MS = 1_000_000
 EPOCH_NS = 1_750_000_000 * 10**9

@@ -10,7 +10,7 @@ from envoy_data_plane.envoy.config.endpoint.v3 import ClusterLoadAssignment
 from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
 
 from tests.harness.waiting import until
-from xds import types, wire
+from understudy.xds.server import types, wire
 
 STREAM = f"/{types.AGGREGATED_SERVICE}/StreamAggregatedResources"
 

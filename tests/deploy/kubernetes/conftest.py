@@ -6,8 +6,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from deploy.cli import cli
-from deploy.kubernetes.build import load
+from understudy.deploy.cli.main import cli
+from understudy.deploy.kubernetes.preflight.load_manifests import load
 
 SPEC = "pool: cart\nsession_key:\n  - header: x-session-id\n"
 OWN_ETCD = ("--etcd", "https://etcd-0.etcd.data.svc:2379,https://10.9.8.7:2379,https://etcd.example.org:12379")

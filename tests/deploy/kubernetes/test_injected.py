@@ -6,22 +6,22 @@ from dataclasses import replace
 import kubernetes_validate
 import pytest
 
-from deploy.injection.container import SIDECAR
-from deploy.injection.keeper import Keeper
-from deploy.injection.webhook import InjectorPlace
-from deploy.injection.workloads import inject_objects
-from deploy.kubernetes.build import load
-from deploy.kubernetes.flows import FLOWS
-from deploy.kubernetes.hardening import habit_faults, standard_faults
-from deploy.kubernetes.injector import sidecar_settings
-from deploy.kubernetes.inventory import workloads
-from deploy.kubernetes.monitoring import METRICS_PORT_NAME
-from deploy.kubernetes.names import MEMBER, METRICS_PORT, POOL
-from deploy.kubernetes.plan import Plan, choose_images
-from deploy.kubernetes.reach import matches
-from deploy.kubernetes.references import faults
-from statesync.spec import PoolSpec
 from tests.deploy.kubernetes.conftest import find
+from understudy.deploy.kubernetes.base.names import MEMBER, METRICS_PORT, POOL
+from understudy.deploy.kubernetes.injection.container import SIDECAR
+from understudy.deploy.kubernetes.injection.workloads import inject_objects
+from understudy.deploy.kubernetes.preflight.lint_flows import FLOWS
+from understudy.deploy.kubernetes.preflight.lint_hardening import habit_faults, standard_faults
+from understudy.deploy.kubernetes.preflight.lint_reach import matches
+from understudy.deploy.kubernetes.preflight.lint_references import faults
+from understudy.deploy.kubernetes.preflight.load_manifests import load
+from understudy.deploy.kubernetes.preflight.manifest_index import workloads
+from understudy.deploy.kubernetes.render.injector import sidecar_settings
+from understudy.deploy.kubernetes.render.monitoring import METRICS_PORT_NAME
+from understudy.deploy.kubernetes.render.plan import Plan, choose_images
+from understudy.deploy.kubernetes.webhook.cert_rotation import Keeper
+from understudy.deploy.kubernetes.webhook.configuration import InjectorPlace
+from understudy.statesync.pool.spec import PoolSpec
 
 PLAN = Plan(PoolSpec(pool="cart"), choose_images("registry.example", "1"))
 VERBS = {"GET": "get", "PUT": "update", "POST": "create", "PATCH": "patch", "DELETE": "delete"}

@@ -1,0 +1,5 @@
+"""``python -m understudy.deploy.cli``."""
+
+from understudy.deploy.cli.main import main
+
+main()

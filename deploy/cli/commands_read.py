@@ -1,0 +1,237 @@
+"""The commands that look into a pool."""
+
+import asyncio
+import time
+from typing import Any
+
+import click
+
+from understudy.deploy.common.errors import DeployError, NotFoundError
+from understudy.deploy.common.options import (
+    EtcdOptions,
+    KeyCommand,
+    Place,
+    etcd_options,
+    examples,
+    find_place,
+    list_output_option,
+    pool_option,
+    show,
+)
+from understudy.deploy.common.printable import printable_view
+
+SPANS_COME = 5.0
+"""Seconds within which a failover's spans are with the control servers; its record in etcd comes first."""
+
+
+@click.command(
+    epilog=examples(
+        "understudy table",
+        "understudy table --all",
+        "understudy table --slot 17 -o json",
+    )
+)
+@click.option("--all", "every", is_flag=True, help="One line per slot.")
+@click.option("--slot", type=click.IntRange(min=0), multiple=True, help="Only this slot (repeatable).")
+@pool_option(required=False)
+@etcd_options
+@list_output_option
+def table(every: bool, slot: tuple[int, ...], pool: str | None, etcd: EtcdOptions, output: str) -> None:
+    """Show the slot table: who is active, standby and backup for which slots."""
+    from understudy.deploy.inspect.member_views import slots_of
+    from understudy.deploy.inspect.query import connect, read_pool, require_pool
+    from understudy.deploy.inspect.tables import slot_table
+    from understudy.deploy.inspect.views import table_view
+
+    place = find_place(etcd, pool)
+
+    async def run() -> dict[str, object]:
+        async with connect(place.etcd) as client:
+            state, _ = await read_pool(client, place.pool)
+        require_pool(state, place.etcd)
+        beyond = [number for number in slot if number >= slots_of(state)]
+        if beyond:
+            raise DeployError(f"--slot {beyond[0]}: pool {place.pool!r} has slots 0 to {slots_of(state) - 1}")
+        return table_view(state, sorted(set(slot)) or None)
+
+    show(
+        output,
+        asyncio.run(run()),
+        lambda view: slot_table(view, every=every or bool(slot)),
+        lambda view: [row["slot"] for row in view["slots"]],
+    )
+
+
+@click.command(
+    epilog=examples(
+        "understudy sessions",
+        "understudy sessions --slot 17 --limit 500 -o json",
+        "for key in $(understudy sessions -o name); do understudy explain $key; done",
+    )
+)
+@click.option("--slot", type=click.IntRange(min=0), help="Only sessions of this slot.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many.")
+@pool_option(required=False)
+@etcd_options
+@list_output_option
+def sessions(slot: int | None, limit: int, pool: str | None, etcd: EtcdOptions, output: str) -> None:
+    """List sessions with slot, size and expiry, in order of slot."""
+    from understudy.deploy.inspect.query import connect, read_pool, read_sessions, require_pool
+    from understudy.deploy.inspect.tables import sessions_table
+    from understudy.deploy.inspect.views import sessions_view
+
+    place = find_place(etcd, pool)
+
+    async def run() -> dict[str, object]:
+        async with connect(place.etcd) as client:
+            state, _ = await read_pool(client, place.pool)
+            require_pool(state, place.etcd)
+            found, records = await read_sessions(client, state.keys, limit=limit, slot=slot)
+        return sessions_view(place.pool, found, records, int(time.time() * 1000))
+
+    show(output, asyncio.run(run()), sessions_table, lambda view: [row["key"] for row in view["sessions"]])
+
+
+@click.command(
+    cls=KeyCommand,
+    epilog=examples(
+        "understudy explain 3kXo0b9Qh2",
+        "understudy explain 3kXo0b9Qh2 --body -o json",
+    ),
+)
+@click.argument("key")
+@click.option("--body", is_flag=True, help="Show the content as well.")
+@pool_option(required=False)
+@etcd_options
+@list_output_option
+def explain(key: str, body: bool, pool: str | None, etcd: EtcdOptions, output: str) -> None:
+    """Tell where the session KEY lives, and why there.
+
+    Exits with 1 when there is no such session (the slot and its members are shown all the same). A key may begin with
+    "-"; one that is also an option's name comes after "--".
+    """
+    from understudy.deploy.inspect.member_views import slots_of
+    from understudy.deploy.inspect.query import connect, read_pool, read_session, require_pool
+    from understudy.deploy.inspect.tables import explain_table
+    from understudy.deploy.inspect.views import explain_view
+    from understudy.statesync.pool.slots import slot_of
+    from understudy.statesync.sessions.session import valid_key
+
+    if not valid_key(key):
+        raise DeployError(f"{key!r} cannot be a session key: 1 to 256 characters of A-Z a-z 0-9 - . _ ~ :")
+    place = find_place(etcd, pool)
+
+    async def run() -> dict[str, object]:
+        async with connect(place.etcd) as client:
+            state, _ = await read_pool(client, place.pool)
+            require_pool(state, place.etcd)
+            found = await read_session(client, state, key, slots_of(state))
+        slot = slot_of(key, slots_of(state))
+        return explain_view(state, found, key, slot, int(time.time() * 1000), body=body)
+
+    view = asyncio.run(run())
+    show(output, view, explain_table, lambda view: [view["key"]])
+    session = view["session"]
+    if not (isinstance(session, dict) and session["alive"]):
+        raise SystemExit(1)
+
+
+@click.command(
+    epilog=examples(
+        "understudy failovers",
+        "understudy failovers -o json",
+    )
+)
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="At most so many.")
+@pool_option(required=False)
+@etcd_options
+@list_output_option
+def failovers(limit: int, pool: str | None, etcd: EtcdOptions, output: str) -> None:
+    """List changes of active, latest first: takeovers after a death, and planned handovers.
+
+    They are in the order in which etcd has them, whatever the members' clocks say. Their lengths are those of their
+    traces, as far as control servers have them.
+    """
+    from understudy.deploy.inspect.query import read_lengths
+    from understudy.deploy.inspect.tables import failovers_table
+    from understudy.xds.control.admin import MOST_LISTED
+
+    place = find_place(etcd, pool)
+
+    async def run() -> dict[str, Any]:
+        view, addresses = await _failovers(place)
+        rows = view["failovers"][:limit]
+        # Drills that moved no slot have traces and no record, so that more are asked for.
+        lengths = await read_lengths(addresses, min(2 * limit, MOST_LISTED)) if rows else {}
+        return {**view, "failovers": [{**row, "took_ms": lengths.get(row["trace"])} for row in rows]}
+
+    show(output, asyncio.run(run()), failovers_table, lambda view: [row["trace"] for row in view["failovers"]])
+
+
+async def _failovers(place: Place) -> tuple[dict[str, list[dict[str, str]]], list[str]]:
+    """The failovers of a pool, and the admin addresses of its control servers."""
+    from understudy.deploy.inspect.query import connect, read_pool, require_pool
+    from understudy.deploy.inspect.views import failovers_view
+
+    async with connect(place.etcd) as client:
+        state, _ = await read_pool(client, place.pool)
+    require_pool(state, place.etcd)
+    return failovers_view(state), [at.record.http for at in state.controls.values()]
+
+
+@click.command(
+    epilog=examples(
+        "understudy trace",
+        "understudy trace 5f3a -o json",
+    )
+)
+@click.option("--all", "every", is_flag=True, help="Every single span, also of a change of many slots.")
+@click.argument("trace_id", metavar="[ID]", default="latest")
+@pool_option(required=False)
+@etcd_options
+@list_output_option
+def trace(trace_id: str, every: bool, pool: str | None, etcd: EtcdOptions, output: str) -> None:
+    """Show a failover phase by phase.
+
+    ID is a trace id from 'understudy failovers', or its beginning; without one it is the latest failover.
+    """
+    from understudy.deploy.inspect.query import read_trace
+    from understudy.deploy.inspect.views import condense
+    from understudy.telemetry.otlp.spans import StoredSpan
+    from understudy.telemetry.slo.waterfall import as_json, waterfall
+
+    place = find_place(etcd, pool)
+
+    async def run() -> list[StoredSpan]:
+        view, addresses = await _failovers(place)
+        wanted = _find_trace(trace_id, [row["trace"] for row in view["failovers"]])
+        started = next((row["started"] for row in view["failovers"] if row["trace"] == wanted), 0.0)
+        while not (spans := await read_trace(addresses, wanted)):
+            if abs(time.time() - float(started)) > SPANS_COME:
+                raise NotFoundError(f"no control server has spans of trace {wanted} (any more)")
+            await asyncio.sleep(0.2)
+        return spans
+
+    spans = asyncio.run(run())
+    show(
+        output,
+        as_json(spans),
+        lambda _: waterfall(printable_view(spans if every else condense(spans))),
+        lambda view: [view["trace_id"]],
+    )
+
+
+def _find_trace(wanted: str, known: list[str]) -> str:
+    """The full trace id that ``wanted`` begins; ``known`` has the latest first."""
+    if wanted == "latest":
+        if not known:
+            raise NotFoundError("there was no failover yet, so there is no trace")
+        return known[0]
+    matching = [trace for trace in known if trace.startswith(wanted.lower())]
+    if len(matching) > 1:
+        raise DeployError(f"{wanted!r} begins {len(matching)} trace ids; give some more digits")
+    if matching:
+        return matching[0]
+    if len(wanted) == 32:
+        return wanted.lower()  # traces of other changes than those recorded as failovers can be asked for in full
+    raise NotFoundError(f"no failover's trace begins with {wanted!r}; 'understudy failovers' lists them")

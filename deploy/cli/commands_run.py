@@ -1,0 +1,319 @@
+"""The commands that run one part of a pool: ``control``, ``sidecar`` and ``envoy``. SIGTERM stops each of them.
+
+They only turn options into settings; a part that cannot start says why in one line and ends with exit code 2.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from understudy.deploy.common.options import (
+    PRIVATE_FILE,
+    EtcdOptions,
+    TlsOptions,
+    address,
+    address_or_off,
+    address_or_socket,
+    app_health_option,
+    etcd_options,
+    examples,
+    file_mode,
+    pool_option,
+    require_name,
+    start_logging,
+    tls_options,
+)
+from understudy.statesync.tls.identity import DOMAIN
+
+if TYPE_CHECKING:
+    from understudy.statesync.pool.spec import CheckSpec
+
+
+def own_checks(_: click.Context, parameter: click.Parameter, value: str) -> "tuple[CheckSpec, ...]":
+    """Option callback: checks in YAML or JSON."""
+    if not value:
+        return ()
+    from understudy.statesync.pool.spec import SpecError, parse_checks
+
+    try:
+        return parse_checks(value, where=parameter.opts[0])
+    except SpecError as error:
+        raise click.BadParameter(str(error), param=parameter) from None
+
+
+@click.command(
+    epilog=examples(
+        "understudy control --name control-1 --pool cart",
+        "understudy control --name control-2 --pool cart --grpc 0.0.0.0:18000 --advertise-grpc 10.0.0.7:18000 \\",
+        "    --tls-cert control-2.pem --tls-key control-2.key --tls-ca ca.pem",
+    )
+)
+@click.option("--name", required=True, help="Name of this control server; no other one of the pool may have it.")
+@pool_option(required=True)
+@click.option("--grpc", default="127.0.0.1:18000", show_default=True, callback=address, help="xDS, heartbeats, OTLP.")
+@click.option("--http", default="127.0.0.1:18001", show_default=True, callback=address, help="Admin interface.")
+@click.option("--advertise-grpc", default="", help="What others are told instead of --grpc.")
+@click.option("--advertise-http", default="", help="What others are told instead of --http.")
+@click.option("--otlp-http", default="", help="Take OTLP over HTTP here too, such as 127.0.0.1:4318.")
+@click.option("--traces", default=":memory:", show_default=True, help="SQLite file for failover traces.")
+@click.option("--insecure", is_flag=True, help="Allow plain text on a --grpc or --http that is not loopback.")
+@click.option("--open-http", is_flag=True, help="Allow an --http that is not loopback; it asks for no certificate.")
+@tls_options
+@etcd_options
+@click.pass_obj
+def control(
+    log_level: str,
+    name: str,
+    pool: str,
+    grpc: str,
+    http: str,
+    advertise_grpc: str,
+    advertise_http: str,
+    otlp_http: str,
+    traces: str,
+    insecure: bool,
+    open_http: bool,
+    tls: TlsOptions | None,
+    etcd: EtcdOptions,
+) -> None:
+    """Run a control server: it keeps the slot table and feeds the Envoys.
+
+    Several may run for one pool; one of them leads and all of them serve Envoys.
+    """
+    from understudy.xds.control.identity import ServerTls
+    from understudy.xds.control.server import ControlSettings, run_control
+
+    require_name("--pool", pool)
+    require_name("--name", name)
+    start_logging(log_level)
+    reach = etcd.settings(None)
+    settings = ControlSettings(
+        pool=pool,
+        name=name,
+        etcd=reach.endpoints,
+        grpc=grpc,
+        http=http,
+        advertise_grpc=advertise_grpc,
+        advertise_http=advertise_http,
+        otlp_http=otlp_http,
+        traces=traces,
+        tls=reach.tls,
+        username=reach.username,
+        password=reach.password,
+        serve_tls=ServerTls(tls.cert, tls.key, tls.ca, tls.domain) if tls else None,
+        insecure=insecure,
+        open_http=open_http,
+    )
+    raise SystemExit(asyncio.run(run_control(settings)))
+
+
+@click.command(
+    # Every option may come as UNDERSTUDY_<OPTION> too, such as UNDERSTUDY_SITE: that is how pods are told.
+    context_settings={"auto_envvar_prefix": "UNDERSTUDY"},
+    epilog=examples(
+        "understudy sidecar --member cart-1 --pool cart --app 127.0.0.1:8000",
+        "understudy sidecar --member cart-2 --pool cart --app 127.0.0.1:8000 \\",
+        "    --session-api unix:/run/understudy.sock --peer 10.0.0.5:7601 --site east \\",
+        "    --tls-cert cart-2.pem --tls-key cart-2.key --tls-ca ca.pem",
+    ),
+)
+@click.option("--member", envvar="UNDERSTUDY_MEMBER", required=True, help="Name of this member.")
+@pool_option(required=True)
+@click.option("--app", required=True, callback=address, help="Where the application listens.")
+@app_health_option
+@click.option(
+    "--session-api",
+    default="127.0.0.1:7600",
+    show_default=True,
+    callback=address_or_socket,
+    help="Where the application finds us: host:port or unix:/path.",
+)
+@click.option("--peer", default="127.0.0.1:7601", show_default=True, callback=address, help="For other sidecars.")
+@click.option("--advertise", default="", help="What other sidecars are told instead of --peer.")
+@click.option(
+    "--health",
+    default="",
+    callback=address_or_off,
+    help="What front Envoys ask many times a second, host:port, *:port, or 'off'. Default: a free port of the host "
+    "of --app.",
+)
+@click.option(
+    "--envoy-admin",
+    default="",
+    help="Admin interface, host:port, of an Envoy beside the application without which this member is no use.",
+)
+@click.option("--allow-command-checks", is_flag=True, help="Let the pool's spec have commands run here as checks.")
+@click.option(
+    "--checks",
+    default="",
+    callback=own_checks,
+    help="Checks of this member alone, as the pool's spec writes them: [{name: db, http: 'http://...'}].",
+)
+@click.option("--metrics", default="", callback=address, help="/metrics without a certificate here, host:port.")
+@click.option("--node", default="", help="Name of the machine, shown by 'understudy status -o json'.")
+@click.option("--site", default="", help="Name of the site (failure domain).")
+@click.option("--weight", type=click.IntRange(1, 1000), default=10, show_default=True, help="Share of the load.")
+@click.option("--priority", type=click.IntRange(1, 1000), default=1, show_default=True, help="Rank among members.")
+@click.option("--drain-seconds", type=click.FloatRange(0, 600), default=10.0, show_default=True, help="Time to drain.")
+@click.option(
+    "--session-token-file",
+    type=PRIVATE_FILE,
+    envvar="UNDERSTUDY_SESSION_TOKEN_FILE",
+    help="Ask the application for one of these tokens (one a line) on the session API.",
+)
+@click.option(
+    "--session-socket-mode",
+    default="0660",
+    show_default=True,
+    callback=file_mode,
+    help="Permissions of a session API that is a Unix socket, octal.",
+)
+@click.option(
+    "--session-keys",
+    type=PRIVATE_FILE,
+    envvar="UNDERSTUDY_SESSION_KEYS",
+    help="Encrypt what sessions hold in etcd with the first key in this file.",
+)
+@click.option("--insecure", is_flag=True, help="Allow both APIs unprotected on addresses that are not loopback.")
+@tls_options
+@etcd_options
+@click.pass_obj
+def sidecar(
+    log_level: str,
+    member: str,
+    pool: str,
+    app: str,
+    app_health: str,
+    session_api: str,
+    peer: str,
+    advertise: str,
+    health: str,
+    envoy_admin: str,
+    allow_command_checks: bool,
+    checks: "tuple[CheckSpec, ...]",
+    metrics: str,
+    node: str,
+    site: str,
+    weight: int,
+    priority: int,
+    drain_seconds: float,
+    session_token_file: Path | None,
+    session_socket_mode: int,
+    session_keys: Path | None,
+    insecure: bool,
+    tls: TlsOptions | None,
+    etcd: EtcdOptions,
+) -> None:
+    """Run the sidecar of one application instance: it keeps the sessions.
+
+    Every option may be given in the environment as well: --drain-seconds is UNDERSTUDY_DRAIN_SECONDS.
+    """
+    from understudy.proxy.sidecar.settings import SidecarSettings
+    from understudy.proxy.sidecar.sidecar import run_sidecar
+    from understudy.statesync.etcd.client import TlsFiles
+
+    for option, name in (("--member", member), ("--pool", pool), ("--site", site)):
+        if name:
+            require_name(option, name)
+    start_logging(log_level)
+    settings = SidecarSettings(
+        member=member,
+        pool=pool,
+        app=app,
+        session_api=session_api,
+        peer=peer,
+        advertise=advertise,
+        app_health=app_health,
+        health=health,
+        envoy_admin=envoy_admin,
+        allow_command_checks=allow_command_checks,
+        checks=checks,
+        metrics=metrics,
+        node=node,
+        site=site,
+        weight=weight,
+        priority=priority,
+        drain_seconds=drain_seconds,
+        etcd=etcd.settings(None),
+        tls=TlsFiles(tls.ca, tls.cert, tls.key) if tls else None,
+        trust_domain=tls.domain if tls else DOMAIN,
+        session_token_file=session_token_file,
+        socket_mode=session_socket_mode,
+        session_keys=session_keys,
+        insecure=insecure,
+    )
+    raise SystemExit(asyncio.run(run_sidecar(settings)))
+
+
+@click.command(
+    epilog=examples(
+        "understudy envoy --node front-1 --pool cart --control 127.0.0.1:18000",
+        "understudy envoy --node front-2 --pool cart --control 10.0.0.7:18000 --control 10.0.0.8:18000 \\",
+        "    --listen 0.0.0.0:80",
+    )
+)
+@click.option("--node", required=True, help="Name of this Envoy (its node id).")
+@pool_option(required=True)
+@click.option(
+    "--control", multiple=True, required=True, callback=address, help="xDS address of a control server; repeatable."
+)
+@click.option("--listen", default="127.0.0.1:8080", show_default=True, callback=address, help="Where clients come in.")
+@click.option("--admin", default="127.0.0.1:9901", show_default=True, callback=address, help="Envoy's admin interface.")
+@click.option("--xds", type=click.Choice(["delta", "sotw"]), default="delta", show_default=True, help="Variant of ADS.")
+@click.option(
+    "--trace-requests", is_flag=True, help="Add spans to the traces of callers; costs about 10 % of throughput."
+)
+@click.option(
+    "--concurrency", type=click.IntRange(0, 256), default=2, show_default=True, help="Workers; 0: one a core."
+)
+@click.option(
+    "--drain",
+    type=click.FloatRange(0, 600),
+    default=3.0,
+    show_default=True,
+    help="Seconds for requests under way at a stop.",
+)
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the bootstrap is kept. Default: a temporary directory.",
+)
+@tls_options
+@click.pass_obj
+def envoy(
+    log_level: str,
+    node: str,
+    pool: str,
+    control: tuple[str, ...],
+    listen: str,
+    admin: str,
+    xds: str,
+    trace_requests: bool,
+    concurrency: int,
+    drain: float,
+    directory: Path | None,
+    tls: TlsOptions | None,
+) -> None:
+    """Run a front Envoy that takes its configuration from the control servers, and keep it running."""
+    from understudy.proxy.front.envoy import EnvoySettings, run_envoy
+    from understudy.proxy.front.envoy_tls import EnvoyTls
+
+    require_name("--pool", pool)
+    start_logging(log_level)
+    settings = EnvoySettings(
+        node_id=node,
+        pool=pool,
+        listen=listen,
+        xds_addresses=control,
+        admin=admin,
+        delta=xds == "delta",
+        trace_requests=trace_requests,
+        concurrency=concurrency,
+        drain=drain,
+        directory=directory,
+        tls=EnvoyTls(tls.cert, tls.key, tls.ca) if tls else None,
+    )
+    raise SystemExit(asyncio.run(run_envoy(settings)))

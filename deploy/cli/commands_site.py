@@ -1,0 +1,134 @@
+"""``understudy site``: a whole site out of service, before something is done to it, and back again."""
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from understudy.deploy.cli.commands_admin import duration, follow_until_empty, wait_option
+from understudy.deploy.common.errors import NotFoundError
+from understudy.deploy.common.options import (
+    EtcdOptions,
+    Place,
+    etcd_options,
+    examples,
+    find_place,
+    output_option,
+    pool_option,
+    require_name,
+    show,
+)
+
+if TYPE_CHECKING:
+    from understudy.statesync.pool.records import Intent
+    from understudy.statesync.pool.state import PoolState
+
+
+@click.group(
+    epilog=examples(
+        "understudy site offline east --for 30m",
+        "understudy site online east",
+    )
+)
+def site() -> None:
+    """Take all members of a site out of service, and bring them back.
+
+    A member's site is what its sidecar was told with --site: a zone, a rack, a data centre.
+    """
+
+
+@site.command(
+    epilog=examples(
+        "understudy site offline east",
+        "understudy site offline east --for 30m -o json",
+    )
+)
+@click.argument("name", metavar="SITE")
+@click.option("--for", "seconds", callback=duration, metavar="TIME", help="Come back by itself after 90s, 10m, 2h...")
+@click.option("--force", is_flag=True, help="Also when no member is there: none that comes gets slots.")
+@wait_option
+@pool_option(required=False)
+@etcd_options
+@output_option
+def offline(
+    name: str, seconds: float | None, force: bool, wait: float, pool: str | None, etcd: EtcdOptions, output: str
+) -> None:
+    """Take SITE out of service: its members hand all their slots over, and no request fails.
+
+    Exits with 1 if no member is there, if no other site could take its slots, or if some are left after --wait. The
+    site stays out, also for members that are started there, until 'understudy site online' or the end of --for.
+    """
+    from understudy.statesync.pool.records import Intent
+
+    require_name("SITE", name)
+    now = time.time()
+    intent = Intent(site=name, until=now + seconds if seconds else 0.0, since=now)
+    view = asyncio.run(_offline(find_place(etcd, pool), intent, wait, force=force, quiet=output != "table"))
+    show(output, view, _line)
+
+
+async def _offline(place: Place, intent: "Intent", wait: float, *, force: bool, quiet: bool) -> dict[str, Any]:
+    from understudy.deploy.inspect.query import connect, read_pool, require_pool
+
+    site = intent.site
+    async with connect(place.etcd) as client:
+        state, _ = await read_pool(client, place.pool)
+        require_pool(state, place.etcd)
+        members = _members_of(state, site)
+        if not members and not force:
+            raise _unknown(state, site, ", or say --force if its members are yet to come")
+        away = state.offline(intent.since) | {site}
+        if not any(at.record.site not in away and at.record.state.may_hold_slots for at in state.members.values()):
+            raise NotFoundError(
+                f"{site} is the last site that can serve pool {place.pool}: bring another one into service first"
+            )
+        await client.put(state.keys.site_intent(site), intent.encode())
+        left = await follow_until_empty(
+            client, place.pool, f"site {site}", lambda state: set(_members_of(state, site)), wait, state, quiet=quiet
+        )
+    return {"site": site, "offline": True, "until": intent.until or None, "members": members, "slots_left": left}
+
+
+@site.command(epilog=examples("understudy site online east"))
+@click.argument("name", metavar="SITE")
+@pool_option(required=False)
+@etcd_options
+@output_option
+def online(name: str, pool: str | None, etcd: EtcdOptions, output: str) -> None:
+    """Bring SITE back into service: its members take their share of the slots back, a few at a time.
+
+    Exits with 1 if it is not offline.
+    """
+    show(output, asyncio.run(_online(find_place(etcd, pool), name)), _line)
+
+
+async def _online(place: Place, site: str) -> dict[str, Any]:
+    from understudy.deploy.inspect.query import connect, read_pool, require_pool
+
+    async with connect(place.etcd) as client:
+        state, _ = await read_pool(client, place.pool)
+        require_pool(state, place.etcd)
+        if not await client.delete(state.keys.site_intent(site)):
+            known = bool(_members_of(state, site))
+            raise NotFoundError(f"site {site} is not offline") if known else _unknown(state, site)
+        return {"site": site, "offline": False, "members": _members_of(state, site)}
+
+
+def _members_of(state: "PoolState", site: str) -> list[str]:
+    return [name for name, at in sorted(state.members.items()) if at.record.site == site]
+
+
+def _unknown(state: "PoolState", site: str, remedy: str = "") -> NotFoundError:
+    known = ", ".join(sorted({at.record.site for at in state.members.values()} - {""})) or "none (--site of sidecars)"
+    return NotFoundError(
+        f"pool {state.keys.pool} has no member on a site {site!r}; its sites are {known}: name one of them{remedy}"
+    )
+
+
+def _line(view: dict[str, Any]) -> str:
+    """What was done, for people."""
+    if not view["offline"]:
+        return f"site {view['site']} is in service again"
+    left = f", and still owns {view['slots_left']} slots" if view["slots_left"] else ""
+    return f"site {view['site']} is offline: {', '.join(view['members']) or 'no member yet'}{left}"

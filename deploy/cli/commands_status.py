@@ -1,0 +1,204 @@
+"""``understudy status``: how a pool is, by etcd, control servers and members."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from understudy.deploy.common.errors import DeployError
+from understudy.deploy.common.options import (
+    EtcdOptions,
+    Place,
+    TlsOptions,
+    address_list,
+    etcd_options,
+    examples,
+    find_place,
+    list_output_option,
+    pool_option,
+    show,
+    tls_options,
+)
+
+if TYPE_CHECKING:
+    from understudy.statesync.etcd.client import EndpointStatus
+
+STATUS_PATH = "/v1/status"
+LAST_KNOWN = 3
+"""The exit code while etcd is silent: what is shown is the last known."""
+
+
+@click.command(
+    epilog=examples(
+        "understudy status",
+        "understudy status --xds",
+        "understudy status --sync",
+        "understudy status --etcd etcd-0:2379 --pool cart -o json",
+        "understudy status --etcd etcd-0:2379 --pool cart --control-http control-1:18001",
+    )
+)
+@click.option("--xds", is_flag=True, help="Only Envoys: per type what was sent, acknowledged or refused.")
+@click.option("--sync", is_flag=True, help="Only copies: how far each member's sessions are, asked of the members.")
+@click.option(
+    "--control-http",
+    envvar="UNDERSTUDY_CONTROL_HTTP",
+    metavar="HOST:PORT,...",
+    default="",
+    callback=address_list,
+    help="HTTP addresses of control servers, which are asked while etcd is silent. Default: the local pool's.",
+)
+@pool_option(required=False)
+@etcd_options
+@tls_options
+@list_output_option
+def status(
+    xds: bool,
+    sync: bool,
+    control_http: tuple[str, ...],
+    pool: str | None,
+    etcd: EtcdOptions,
+    tls: TlsOptions | None,
+    output: str,
+) -> None:
+    """Show members, control servers, etcd and Envoys of a pool.
+
+    While etcd is silent, the last known state is shown with its age, as control servers and members tell it.
+
+    Exits with 1 when some slot has nobody to serve it, or the spec cannot be read; with 3 while etcd is silent; with
+    --xds when some Envoy refuses its configuration; with --sync when some member is not in sync or cannot be asked.
+    """
+    from understudy.deploy.inspect.envoys import has_errors, xds_table
+    from understudy.deploy.inspect.tables import status_table
+
+    if xds and sync:
+        raise DeployError("--xds and --sync are two different views: give one of them")
+    if sync:
+        _show_sync(find_place(etcd, pool), tls, output)
+        return
+    view = asyncio.run(_status(find_place(etcd, pool), control_http, tls))
+    if xds:
+        show(output, {"pool": view["pool"], "envoys": view["envoys"]}, xds_table, _node_names)
+        if has_errors(view["envoys"]):
+            raise SystemExit(1)
+        return
+    show(output, view, status_table, _member_names)
+    if view["last_known"]:
+        raise SystemExit(LAST_KNOWN)
+    if view["slots"]["served"] != view["slots"]["total"] or view["mode"] is None:
+        raise SystemExit(1)
+
+
+def _show_sync(place: Place, tls: TlsOptions | None, output: str) -> None:
+    from understudy.deploy.inspect.query import connect, read_pool, require_pool
+    from understudy.deploy.inspect.sync import newest_revision, read_sync, sync_table
+
+    async def run() -> dict[str, Any]:
+        async with connect(place.etcd) as client:
+            state, _ = await read_pool(client, place.pool)
+            require_pool(state, place.etcd)
+            revision = await newest_revision(client, state)
+        return await read_sync(state, revision, tls)
+
+    view = asyncio.run(run())
+    show(output, view, sync_table, _member_names)
+    if not view["in_sync"]:
+        raise SystemExit(1)
+
+
+def _member_names(view: dict[str, Any]) -> list[str]:
+    return [row["member"] for row in view["members"]]
+
+
+def _node_names(view: dict[str, Any]) -> list[str]:
+    return [node["node"] for node in view["envoys"]["nodes"]]
+
+
+async def _status(place: Place, control_http: tuple[str, ...], tls: TlsOptions | None) -> dict[str, Any]:
+    from understudy.deploy.common.layout import read_processes
+    from understudy.deploy.inspect.draining import hindered_drains
+    from understudy.deploy.inspect.envoys import read_envoys
+    from understudy.deploy.inspect.fronts import front_warnings, read_fronts
+    from understudy.deploy.inspect.last_known import heard_by
+    from understudy.deploy.inspect.missing_members import missing_warnings
+    from understudy.deploy.inspect.query import ask_controls, connect, read_pool, require_pool
+    from understudy.deploy.inspect.views import status_view
+    from understudy.statesync.etcd.client import Unavailable
+
+    async with connect(place.etcd) as client:
+        try:
+            state, revision = await read_pool(client, place.pool)
+        except Unavailable as fault:
+            return await _last_known(place, control_http, tls, fault, await client.status())
+        if state.keys.spec not in state.faults:
+            require_pool(state, place.etcd)
+        endpoints = await client.status()
+    controls = {name: at.record.http for name, at in state.controls.items()}
+    envoys, fronts, statuses = await asyncio.gather(
+        read_envoys(controls), read_fronts(controls), ask_controls(controls.values(), STATUS_PATH)
+    )
+    return status_view(
+        state,
+        revision=revision,
+        etcd=endpoints,
+        envoys=envoys,
+        processes=read_processes(place.directory) if place.layout else (),
+        fronts=fronts,
+        hindered=[*hindered_drains(state, time.time()), *missing_warnings(statuses), *front_warnings(fronts)],
+        heard=heard_by(statuses),
+    )
+
+
+async def _last_known(
+    place: Place,
+    control_http: tuple[str, ...],
+    tls: TlsOptions | None,
+    fault: Exception,
+    etcd: "Sequence[EndpointStatus]",
+) -> dict[str, Any]:
+    """The pool as control servers and members tell it; raises :class:`DeployError` if none of them is known."""
+    from understudy.deploy.common.layout import read_processes
+    from understudy.deploy.inspect.envoys import read_envoys
+    from understudy.deploy.inspect.fronts import read_fronts
+    from understudy.deploy.inspect.last_known import ask_members, heard_by, of_members_alone, read_last_known
+    from understudy.deploy.inspect.query import ask_controls
+    from understudy.deploy.inspect.views import status_view
+
+    layout = place.layout
+    known = control_http or tuple(control.http for control in (layout.controls if layout else ()))
+    found, faults = await read_last_known(known, place.pool)
+    controls = {name: at.record.http for name, at in found.state.controls.items()} if found else {}
+    asked = {*known, *controls.values()} if found else ()
+    heard = heard_by(await ask_controls(asked, STATUS_PATH))
+    places = layout.members if layout else ()
+    addresses = {one.name: one.peer for one in places}
+    if found:
+        addresses |= {name: at.record.peer for name, at in found.state.members.items()}
+    heard, silent, serving = await ask_members(addresses, heard, tls, place.pool)
+    if found is None:
+        if not serving:
+            raise _unknown(fault, known, faults)
+        found = of_members_alone(place.pool, places, heard, serving)
+    envoys, fronts = await asyncio.gather(read_envoys(controls), read_fronts(controls))
+    return status_view(
+        found.state,
+        revision=found.revision,
+        etcd=etcd,
+        envoys=envoys,
+        fronts=fronts,
+        processes=read_processes(place.directory) if layout else (),
+        heard=heard,
+        silent=silent,
+        last_known={"source": found.source, "age_seconds": found.age, "etcd": str(fault), "unasked": faults},
+    )
+
+
+def _unknown(fault: Exception, asked: tuple[str, ...], faults: list[str]) -> DeployError:
+    """What is said when etcd is silent and nobody else tells anything."""
+    hint = "is etcd running there? ('understudy up' starts one, --etcd names yours)"
+    if not asked:
+        more = "--control-http HOST:PORT names a control server, which tells the last known state"
+    else:
+        more = f"no control server tells the last known state either: {'; '.join(faults)}"
+    return DeployError(f"{fault}; {hint}; {more}")

@@ -1,0 +1,376 @@
+"""What the commands share: kinds of values, the options that say where etcd and the pool are, and ``-o``.
+
+Addresses come from the option, else the environment, else the note that a local pool left in its state directory.
+"""
+
+import functools
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from understudy.deploy.common.errors import DeployError
+from understudy.deploy.common.layout import Layout, read_layout, state_directory
+from understudy.deploy.common.printable import LogFormatter, printable_view, say
+from understudy.statesync.pool.addresses import split_address
+from understudy.statesync.pool.app_health import AppHealth
+from understudy.statesync.tls.identity import DOMAIN
+
+if TYPE_CHECKING:  # loading it brings gRPC along, which no --help should wait for
+    from understudy.statesync.etcd.settings import EtcdSettings
+
+DEFAULT_ETCD = "127.0.0.1:2379"
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _app_health(_: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Option callback: a way to ask an application whether it is well (``understudy.statesync.pool.app_health``)."""
+    try:
+        AppHealth.parse(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param=parameter) from None
+    return value
+
+
+app_health_option = click.option(
+    "--app-health",
+    default="/healthz",
+    show_default=True,
+    callback=_app_health,
+    help="How it says that it is well: a path that it answers with 200, grpc or grpc:SERVICE (grpc.health.v1), or tcp.",
+)
+
+
+def address(_: click.Context, parameter: click.Parameter, value: Any) -> Any:  # noqa: ANN401 - one text or several
+    """Option callback: every value must be ``HOST:PORT``; an IPv6 host gets its brackets."""
+    if not value:
+        return value
+    texts = [_bracketed(text) for text in ((value,) if isinstance(value, str) else value)]
+    for text in texts:
+        try:
+            split_address(text, lowest_port=1)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param=parameter) from None
+    return texts[0] if isinstance(value, str) else tuple(texts)
+
+
+def address_list(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    """Option callback: ``HOST:PORT,...``."""
+    return tuple(
+        str(address(context, parameter, part.strip().removeprefix("http://")))
+        for part in value.split(",")
+        if part.strip()
+    )
+
+
+def _bracketed(text: str) -> str:
+    """``fd00::1:8000`` as ``[fd00::1]:8000``: what is put together from a pod's address and a port has no brackets."""
+    host, _, port = text.rpartition(":")
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else text
+
+
+def address_or_socket(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Option callback: ``HOST:PORT`` or ``unix:/path``."""
+    return value if value.startswith("unix:/") else str(address(context, parameter, value))
+
+
+def address_or_off(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Option callback: ``HOST:PORT``, ``*:PORT`` for every address, or ``off``."""
+    if value.startswith("*:"):
+        address(context, parameter, f"all{value[1:]}")
+        return value
+    return value if value == "off" else str(address(context, parameter, value))
+
+
+def file_mode(_: click.Context, parameter: click.Parameter, value: str) -> int:
+    """Option callback: permissions in octal, like ``0660``."""
+    try:
+        mode = int(value, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o777:
+        raise click.BadParameter(f"{value} is not a file mode like 0660", param=parameter)
+    return mode
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdOptions:
+    """The etcd options as they were given; :meth:`settings` fills in what was not."""
+
+    endpoints: str | None
+    ca: Path | None
+    cert: Path | None
+    key: Path | None
+    user: str | None
+
+    def settings(self, layout: Layout | None) -> "EtcdSettings":
+        """Where etcd is and how to get in; ``layout`` is the local pool's, if there is one."""
+        from understudy.statesync.etcd.client import TlsFiles
+        from understudy.statesync.etcd.settings import EtcdSettings
+
+        if (self.cert or self.key) and not self.ca:
+            raise DeployError("--etcd-cert and --etcd-key need --etcd-ca as well")
+        given = tuple(part.strip() for part in (self.endpoints or "").split(",") if part.strip())
+        return EtcdSettings(
+            given or (layout.etcd if layout else (DEFAULT_ETCD,)),
+            tls=TlsFiles(self.ca, self.cert, self.key) if self.ca else None,
+            username=self.user,
+            password=os.environ.get("UNDERSTUDY_ETCD_PASSWORD"),
+        )
+
+
+def etcd_options(command: F) -> F:
+    """Add the etcd options; the command gets one argument, ``etcd: EtcdOptions``."""
+
+    @functools.wraps(command)
+    def collect(**given: Any) -> Any:  # noqa: ANN401 - whatever the command returns
+        etcd = EtcdOptions(
+            given.pop("etcd_endpoints"),
+            given.pop("etcd_ca"),
+            given.pop("etcd_cert"),
+            given.pop("etcd_key"),
+            given.pop("etcd_user"),
+        )
+        return command(etcd=etcd, **given)
+
+    wrapped: Any = collect
+    for option in _ETCD_OPTIONS:
+        wrapped = option(wrapped)
+    return wrapped  # type: ignore[no-any-return]
+
+
+PRIVATE_FILE = click.Path(path_type=Path, exists=True, dir_okay=False, readable=True)
+_PEM = click.Path(path_type=Path, exists=True, dir_okay=False)
+_ETCD_OPTIONS = (
+    click.option(
+        "--etcd-user",
+        envvar="UNDERSTUDY_ETCD_USER",
+        help="User name; the password is taken from UNDERSTUDY_ETCD_PASSWORD.",
+    ),
+    click.option("--etcd-key", type=_PEM, envvar="UNDERSTUDY_ETCD_KEY", help="Our own key (PEM)."),
+    click.option("--etcd-cert", type=_PEM, envvar="UNDERSTUDY_ETCD_CERT", help="Our own certificate (PEM)."),
+    click.option(
+        "--etcd-ca", type=_PEM, envvar="UNDERSTUDY_ETCD_CA", help="Use TLS; the CA of etcd's certificates (PEM)."
+    ),
+    click.option(
+        "--etcd",
+        "etcd_endpoints",
+        envvar="UNDERSTUDY_ETCD",
+        metavar="HOST:PORT,...",
+        help="Where etcd is. Default: the local pool's, else 127.0.0.1:2379.",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TlsOptions:
+    """Who we are to control servers, members and Envoys, over gRPC and the peer API: three PEM files.
+
+    ``domain`` is the trust domain of the others' SPIFFE ids.
+    """
+
+    cert: Path
+    key: Path
+    ca: Path
+    domain: str
+
+
+def tls_options(command: F) -> F:
+    """Add ``--tls-cert`` and so on, and ``--trust-domain``; the command gets ``tls: TlsOptions | None``."""
+
+    @functools.wraps(command)
+    def collect(**given: Any) -> Any:  # noqa: ANN401 - whatever the command returns
+        cert, key, ca = (given.pop(f"tls_{part}") for part in ("cert", "key", "ca"))
+        domain = given.pop("trust_domain")
+        if any((cert, key, ca)) and not all((cert, key, ca)):
+            raise DeployError("--tls-cert, --tls-key and --tls-ca belong together: give all three or none")
+        return command(tls=TlsOptions(cert, key, ca, domain) if cert else None, **given)
+
+    wrapped: Any = collect
+    for option in _TLS_OPTIONS:
+        wrapped = option(wrapped)
+    return wrapped  # type: ignore[no-any-return]
+
+
+_TLS_OPTIONS = (
+    click.option(
+        "--trust-domain",
+        default=DOMAIN,
+        show_default=True,
+        envvar="UNDERSTUDY_TRUST_DOMAIN",
+        help="mTLS: the trust domain of the others' SPIFFE ids.",
+    ),
+    click.option(
+        "--tls-ca", type=_PEM, envvar="UNDERSTUDY_TLS_CA", help="mTLS: the CA of the others' certificates (PEM)."
+    ),
+    click.option("--tls-key", type=_PEM, envvar="UNDERSTUDY_TLS_KEY", help="mTLS: our own key (PEM)."),
+    click.option("--tls-cert", type=_PEM, envvar="UNDERSTUDY_TLS_CERT", help="mTLS: our own certificate (PEM)."),
+)
+
+
+def require_name(option: str, name: str) -> None:
+    """Raise :class:`DeployError` unless ``name`` can name a pool, member or site."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from understudy.statesync.pool.spec import Name
+
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError:
+        raise DeployError(
+            f"{option} {name!r}: names have 1 to 63 of a-z 0-9 . - and begin and end with a letter or digit"
+        ) from None
+
+
+def examples(*lines: str) -> str:
+    """The examples below a command's help; they keep their lines."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+class KeyCommand(click.Command):
+    """A command with a key among its arguments, which may begin with ``-``: what is no option of it is the key.
+
+    Keys are random, and one in 64 begins so; a loop over keys must not trip over them. A key that reads exactly like an
+    option comes after ``--``.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does, with the arguments put behind ``--``."""
+        options, arguments = self._sorted_out(ctx, args)
+        if len(arguments) > sum(isinstance(parameter, click.Argument) for parameter in self.params):
+            return super().parse_args(ctx, args)  # a misspelt option, probably: click names the nearest
+        return super().parse_args(ctx, [*options, "--", *arguments])
+
+    def _sorted_out(self, ctx: click.Context, args: list[str]) -> tuple[list[str], list[str]]:
+        """The options with their values, and the arguments."""
+        known = {
+            name: parameter
+            for parameter in self.get_params(ctx)
+            if isinstance(parameter, click.Option)
+            for name in (*parameter.opts, *parameter.secondary_opts)
+        }
+        options: list[str] = []
+        arguments: list[str] = []
+        rest = iter(args)
+        for token in rest:
+            if token == "--":  # noqa: S105 - no password
+                arguments += rest
+            elif token in known:
+                options.append(token)
+                if not known[token].is_flag:
+                    options += [value for value in [next(rest, None)] if value is not None]
+            elif _has_value(token, known):
+                options.append(token)
+            else:
+                arguments.append(token)
+        return options, arguments
+
+
+def _has_value(token: str, known: Mapping[str, click.Option]) -> bool:
+    """Whether it is an option and its value in one: ``--pool=cart``, ``-ojson``."""
+    name, equals, _ = token.partition("=")
+    if equals and name in known and name.startswith("--"):
+        return True
+    short = known.get(token[:2])
+    return short is not None and isinstance(short.type, click.Choice) and token[2:] in short.type.choices
+
+
+def pool_option(*, required: bool) -> Callable[[F], F]:
+    """The option ``--pool``."""
+    note = "" if required else " Default: the local pool."
+    return click.option("--pool", envvar="UNDERSTUDY_POOL", required=required, help=f"Name of the pool.{note}")
+
+
+def spec_file_option(more: str = "") -> Callable[[F], F]:
+    """``-f``, as ``spec_file``: the pool spec that the command is about."""
+    return click.option(
+        "-f",
+        "--file",
+        "spec_file",
+        required=True,
+        type=click.Path(path_type=Path, dir_okay=False),
+        help=f"The pool spec (YAML){more}.",
+    )
+
+
+def output_option(command: F) -> F:
+    """The option ``-o`` of a command that answers with one thing."""
+    return _output(command, "For people, or for programs.", *_FORMATS)
+
+
+def list_output_option(command: F) -> F:
+    """The option ``-o`` of a command that lists or shows things with names, which ``-o name`` prints for loops."""
+    return _output(command, "For people, or for programs; name: one name a line.", *_FORMATS, "name")
+
+
+_FORMATS = ("table", "json", "yaml")
+
+
+def _output(command: F, told: str, *formats: str) -> F:
+    return click.option("-o", "--output", type=click.Choice(formats), default="table", show_default=True, help=told)(
+        command
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which pool a reading command looks into, and how it gets there."""
+
+    etcd: "EtcdSettings"
+    pool: str
+    directory: Path
+    layout: Layout | None
+
+
+def find_place(etcd: EtcdOptions, pool: str | None) -> Place:
+    """Put together options, environment and the local pool's note; raises :class:`DeployError`."""
+    directory = state_directory(os.environ)
+    layout = read_layout(directory)
+    if pool is None and layout is None:
+        raise DeployError(
+            f"no local pool runs from this directory (there is no {directory}/local.json): "
+            "start one with 'understudy up', or name yours with --etcd and --pool"
+        )
+    name = pool or (layout.pool if layout else "")
+    own = layout if layout is not None and etcd.endpoints is None and layout.pool == name else None
+    return Place(etcd.settings(layout), name, directory, own)
+
+
+def show(
+    output: str,
+    view: Mapping[str, Any],
+    draw: Callable[[Any], Any],
+    names: Callable[[Any], Iterable[object]] = lambda _: (),
+) -> None:
+    """Print a view: as JSON, as YAML, drawn, or only the ``names`` of what it lists, one a line."""
+    if output == "json":
+        click.echo(json.dumps(view, indent=2))
+    elif output == "yaml":
+        click.echo(_as_yaml(view), nl=False)
+    elif output == "name":
+        for name in names(view):
+            say(str(name))
+    else:
+        from understudy.deploy.common.console_style import Terminal
+
+        Terminal().print(draw(printable_view(view)))
+
+
+def _as_yaml(view: Mapping[str, Any]) -> str:
+    """The very data of ``-o json`` in YAML. As in JSON, no text is folded, and what is not ASCII is escaped."""
+    import yaml
+
+    return yaml.safe_dump(json.loads(json.dumps(view)), sort_keys=False, width=2**31)
+
+
+def start_logging(level: str) -> None:
+    """Log to stderr; called by the commands that keep running."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler])

@@ -1,0 +1,1 @@
+"""Applies specs, verifies copies, writes and restores backups."""

@@ -1,0 +1,80 @@
+"""A drill's result: as JSON data, and as a table for people. Pure."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from understudy.deploy.drill.drill import DrillResult
+
+
+def view_of(pool: str, results: Sequence[DrillResult]) -> dict[str, Any]:
+    """The results as JSON data; what could not be measured is null. Times in ms, ``seconds`` in s."""
+    return {
+        "pool": pool,
+        "ok": all(not result.missed for result in results),
+        "drills": [
+            {
+                "kind": str(result.kind),
+                "name": result.name,
+                "at": datetime.fromtimestamp(result.at, tz=UTC).isoformat(timespec="milliseconds"),
+                "seconds": round(result.seconds, 1),
+                "requests": result.seen.requests,
+                "failed_requests": result.seen.failed,
+                "client_gap_ms": _triple(result.seen.gap),
+                "longest_wait_ms": _triple(result.seen.wait),
+                "sessions_touched": result.seen.touched,
+                "lost_writes": result.seen.lost_writes,
+                "moved_needlessly": result.seen.needless_moves,
+                "takeover_ms": None if result.seen.took_ms is None else round(result.seen.took_ms, 1),
+                "missed": list(result.missed),
+                "failures": list(result.seen.failures),
+                "traces": list(result.traces),
+            }
+            for result in results
+        ],
+    }
+
+
+def drill_table(view: dict[str, Any]) -> RenderableType:
+    """One line per drill, short enough for 80 columns, then what was missed."""
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+    table.add_column("drill", overflow="fold")
+    for column in ("failed", "gap ms", "wait ms", "took\nms", "lost", "moved", "trace"):
+        table.add_column(column, no_wrap=True)
+    parts: list[RenderableType] = [table]
+    for row in view["drills"]:
+        name = f"{row['kind']} {row['name']}"
+        table.add_row(
+            name,
+            Text(f"{row['failed_requests']} of {row['requests']}", style="red" if row["failed_requests"] else ""),
+            _shown(row["client_gap_ms"]),
+            _shown(row["longest_wait_ms"]),
+            _number(row["takeover_ms"]),
+            _number(row["lost_writes"]),
+            _number(row["moved_needlessly"]),
+            row["traces"][0][:8] if row["traces"] else "",
+        )
+        parts += [Text(f"{name} missed {text}", style="red") for text in row["missed"]]
+        parts += [Text(f"{name} failed {text}", style="red") for text in row["failures"]]
+        if not row["requests"]:
+            parts.append(Text(f"{name}: no client made a request; --load N brings clients", style="yellow"))
+    verdict = "every objective was met" if view["ok"] else "an objective was missed"
+    parts.append(Text("gap and wait: p50/p99/max over sessions; - not measured", style="dim"))
+    parts.append(Text(verdict, style="bold green" if view["ok"] else "bold red"))
+    return Group(*parts)
+
+
+def _triple(values: tuple[float, float, float] | None) -> dict[str, float] | None:
+    return dict(zip(("p50", "p99", "max"), (round(value, 1) for value in values), strict=True)) if values else None
+
+
+def _shown(triple: dict[str, float] | None) -> str:
+    return "/".join(f"{value:.0f}" for value in triple.values()) if triple else "-"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"

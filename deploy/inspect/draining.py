@@ -1,0 +1,115 @@
+"""Why a member that is to leave still owns slots, and how it lost those that it had: for people who wait. Pure."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from understudy.deploy.inspect.views import ranges
+from understudy.proxy.ownership.drain_reason import able_to_take
+from understudy.statesync.pool.records import MemberState
+from understudy.statesync.pool.state import PoolState
+
+
+def leaving_members(state: PoolState, now: float) -> dict[str, str]:
+    """The members that are to own nothing at ``now`` (wall time), each with what has to be done to keep it instead."""
+    remedies: dict[str, str] = {}
+    offline = state.offline(now)
+    for name, at in sorted(state.members.items()):
+        intent = state.intents.get(name)
+        if intent is not None and intent.record.holds(now):
+            remedies[name] = f"'understudy undrain {name}'"
+        elif at.record.site in offline:
+            remedies[name] = f"'understudy site online {at.record.site}'"
+        elif at.record.state is MemberState.DRAINING:
+            remedies[name] = ""
+    return remedies
+
+
+def takers(state: PoolState, now: float) -> frozenset[str]:
+    """The members that can take slots at ``now`` (wall time), and that nobody wants to leave."""
+    return able_to_take(state, now) - leaving_members(state, now).keys()
+
+
+def owned_by(state: PoolState, members: Collection[str]) -> list[int]:
+    """The slots whose owner records name one of ``members``."""
+    return sorted(slot for slot, at in state.owners.items() if at.record.active in members)
+
+
+def obstacle(state: PoolState, members: Collection[str], now: float) -> str:
+    """What keeps ``members`` from handing over the slots that they own; '' for nothing that the records show."""
+    slots = owned_by(state, members)
+    if not slots:
+        return ""
+    able = takers(state, now) - frozenset(members)
+    if not able:
+        return f"nobody can take {_slots(slots)}: {_others(state, members, now)}"
+    gone = sorted({at.record.active for slot in slots if (at := state.owners[slot]) and not _lives(state, slot)})
+    if gone:
+        return f"{', '.join(gone)} has ended without handing {_slots(slots)} over: others must take them over"
+    table = state.table.record if state.table else None
+    if state.leader is None:
+        stuck = [s for s in slots if table is None or not able & set(table.orders[s] if s < table.slots else ())]
+        if stuck:
+            return f"no control server leads, and none of the members in line for {_slots(stuck)} can take them"
+    return ""
+
+
+def hindered_drains(state: PoolState, now: float) -> list[str]:
+    """What keeps each member from leaving that is to: a sentence for each, none for those that nothing keeps."""
+    leaving = {*leaving_members(state, now), *(name for name, at in state.intents.items() if at.record.holds(now))}
+    reasons = {name: obstacle(state, {name}, now) for name in sorted(leaving)}
+    return [f"{name} cannot leave: {why}" for name, why in reasons.items() if why]
+
+
+def _lives(state: PoolState, slot: int) -> bool:
+    owner = state.owners[slot].record
+    at = state.members.get(owner.active)
+    lost = state.table.record.lost.get(owner.active) if state.table else None
+    return at is not None and at.record.boot == owner.boot and (lost is None or lost.boot != owner.boot)
+
+
+def _others(state: PoolState, members: Collection[str], now: float) -> str:
+    """Why each of the other members cannot take slots, and what would help."""
+    remedies = leaving_members(state, now)
+    found = []
+    for name, at in sorted(state.members.items()):
+        if name in members:
+            continue
+        if name in remedies:
+            found.append(f"{name} is to leave as well" + (f" ({remedies[name]} keeps it)" if remedies[name] else ""))
+        else:
+            found.append(f"{name} is {at.record.state}" + (f" ({at.record.reason})" if at.record.reason else ""))
+    return "; ".join(found) or "there is no other member: start one"
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """The slots that had been taken over from some members before they began to leave, by failover record."""
+
+    taken: Mapping[str, frozenset[int]]
+
+    @classmethod
+    def of(cls, state: PoolState, members: Collection[str]) -> "Departure":
+        """The beginning of the departure of ``members``."""
+        return cls(_taken(state, members))
+
+    def taken_over(self, state: PoolState, members: Collection[str]) -> list[int]:
+        """The slots that were taken over from ``members`` since, instead of being handed over by them."""
+        known = _taken(state, members)
+        return sorted({slot for key, slots in known.items() for slot in slots - self.taken.get(key, frozenset())})
+
+
+def _taken(state: PoolState, members: Collection[str]) -> dict[str, frozenset[int]]:
+    return {
+        key: frozenset(at.record.slots)
+        for key, at in state.failovers.items()
+        if at.record.source in members and not at.record.planned
+    }
+
+
+def died(subject: str, taken: Collection[int]) -> str:
+    """What is said of members that did not hand all of their slots over."""
+    return f"{subject} did not hand over {_slots(taken)}: it ended, or was lost, and others took them over"
+
+
+def _slots(slots: Collection[int]) -> str:
+    return f"{len(slots)} slots ({ranges(slots)})" if len(slots) != 1 else f"slot {ranges(slots)}"

@@ -1,0 +1,136 @@
+"""Gets what an SLO review needs: objectives from the pool's spec, spans and requests from control servers or elsewhere.
+
+Every control server has all spans, but of what front Envoys told each has what came to it: so spans are missing when
+none can be asked, and requests when one cannot, which is said.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from understudy.deploy.common.errors import DeployError
+from understudy.deploy.inspect.query import AdminError, ask_control, spans_of
+from understudy.statesync.pool.spec import Objectives
+from understudy.telemetry.otlp.counts import Period
+from understudy.telemetry.otlp.logs import StoredLog
+from understudy.telemetry.otlp.spans import StoredSpan
+from understudy.telemetry.slo.failovers import failovers_of, pictured
+from understudy.telemetry.slo.judgement import review
+from understudy.telemetry.slo.model import Review, Targets
+from understudy.telemetry.slo.requests import requests_of, with_requests
+from understudy.telemetry.slo.trace_backends import SourceError, Window, load
+from understudy.telemetry.tracing.names import POOL
+
+_MOST_PAGES = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a review is made from. ``unasked`` are control servers whose part of the requests is missing, and why."""
+
+    spans: Sequence[StoredSpan] = ()
+    reports: Sequence[StoredLog] = ()
+    counts: Sequence[Period] = ()
+    unasked: Sequence[str] = ()
+
+
+def targets_of(objectives: Objectives) -> Targets:
+    """The spec's objectives as the review takes them."""
+    return Targets(
+        rto=objectives.rto.p99,
+        planned_stall=objectives.planned_stall.p99,
+        propagation=objectives.propagation.p99,
+        re_protection=objectives.re_protection.p99,
+        failed_requests=objectives.failed_requests,
+        unavailability=objectives.unavailability,
+        exposure=objectives.exposure,
+        unmeasured=objectives.unmeasured,
+        rpo_sync_writes=objectives.rpo_sync_writes,
+        rpo_async_writes=objectives.rpo_async_writes,
+        needless_moves=objectives.needless_moves,
+        false_failovers=objectives.false_failovers,
+    )
+
+
+async def read_evidence(addresses: Sequence[str], since: int, until: int) -> Evidence:
+    """What all control servers have stored of the changes of active that began in the window, put together.
+
+    Raises:
+        DeployError: no control server could be asked.
+    """
+    spans: dict[tuple[str, str], StoredSpan] = {}
+    reports: list[StoredLog] = []
+    counts: dict[tuple[str, int], Period] = {}
+    faults = []
+    for address in addresses:
+        try:
+            for page in [page async for page in _pages(address, "/v1/spans", since, until)]:
+                spans.update({(span.trace_id, span.span_id): span for span in spans_of(page)})
+            mine: list[StoredLog] = []
+            for page in [page async for page in _pages(address, "/v1/requests", since, until)]:
+                # A page begins where the one before says, so what that one has from there on comes again.
+                following = (page.get("next") if isinstance(page, dict) else None) or until + 1
+                mine += [one for one in _reports(page) if one.time_ns < following]
+                counts.update({(one.node, one.end_ns): one for one in _counts(page)})
+            reports += mine
+        except AdminError as fault:
+            faults.append(str(fault))
+    if len(faults) == len(addresses):
+        raise DeployError(
+            f"no control server could be asked for its traces: {'; '.join(faults) or 'none is registered in etcd'}"
+        )
+    return Evidence(list(spans.values()), reports, list(counts.values()), faults)
+
+
+def evidence_from(source: str, since: int, until: int) -> tuple[Evidence, str]:
+    """What another source (``trace_backends``) has of the window, and what to say of what was refused."""
+    try:
+        found = load(source, Window(since, until))
+    except SourceError as error:
+        raise DeployError(f"--from {error}") from None
+    told = f"{found.refused} records of {source} could not be used ({found.reason})" if found.refused else ""
+    return Evidence(found.spans, found.reports, found.counts), told
+
+
+def reviews(
+    evidence: Evidence, targets: Targets, *, pool: str, slots: int, start_ns: int, end_ns: int
+) -> tuple[Review, Review]:
+    """The review of the window, and that of the window of the same length before it."""
+    failovers = failovers_of(evidence.spans, pool)
+    requests = requests_of(one for one in evidence.reports if one.attributes.get(POOL, pool) == pool)
+    counts = [one for one in evidence.counts if one.pool in ("", pool)]
+
+    def of(start: int, end: int) -> Review:
+        told, traffic = with_requests(failovers, requests, counts, start_ns=start, end_ns=end)
+        found = review(told, targets, pool=pool, start_ns=start, end_ns=end, slots=slots, traffic=traffic)
+        return pictured(found, evidence.spans)
+
+    return of(start_ns, end_ns), of(2 * start_ns - end_ns, start_ns)
+
+
+async def _pages(address: str, path: str, since: int, until: int) -> AsyncIterator[Any]:
+    """The pages of a control server's answer; raises ``AdminError``."""
+    at = since
+    for _ in range(_MOST_PAGES):
+        page = await ask_control(address, f"{path}?since={at}&until={until}")
+        yield page
+        following = page.get("next") if isinstance(page, dict) else None
+        if not isinstance(following, int) or following <= at:
+            return
+        at = following
+    raise AdminError(address, f"more than {_MOST_PAGES} pages of {path}; give a shorter --window")
+
+
+def _reports(page: Any) -> Iterator[StoredLog]:  # noqa: ANN401 - JSON
+    """The reports of requests in a page; what is none is left out."""
+    for raw in page.get("reports", ()) if isinstance(page, dict) else ():
+        with contextlib.suppress(TypeError):
+            yield StoredLog(**raw)
+
+
+def _counts(page: Any) -> Iterator[Period]:  # noqa: ANN401 - JSON
+    """The counts in a page; what is none is left out."""
+    for raw in page.get("counts", ()) if isinstance(page, dict) else ():
+        with contextlib.suppress(TypeError):
+            yield Period(**raw)

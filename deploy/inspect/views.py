@@ -1,0 +1,283 @@
+"""What a pool's records say to a person: the answers of the reading commands as plain JSON data. Pure.
+
+The same data is printed with ``-o json`` and drawn by ``tables``. Actives are told by owner records (the truth), the
+wish behind them by the slot table.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from understudy.deploy.inspect.member_views import Heard, View, member_views, order_of, slots_of
+from understudy.deploy.inspect.query import FoundSession, unreadable_spec
+from understudy.statesync.etcd.client import EndpointStatus
+from understudy.statesync.parsing.stored import read_json
+from understudy.statesync.pool.records import Failover, Phase
+from understudy.statesync.pool.state import PoolState
+from understudy.telemetry.otlp.spans import StoredSpan
+from understudy.telemetry.tracing.names import SERVICE_INSTANCE_ID
+
+
+def status_view(
+    state: PoolState,
+    *,
+    revision: int,
+    etcd: Sequence[EndpointStatus] = (),
+    envoys: View | None = None,
+    fronts: Sequence[View] = (),
+    processes: Sequence[Mapping[str, Any]] = (),
+    hindered: Sequence[str] = (),
+    heard: Mapping[tuple[str, str], Heard] | None = None,
+    silent: Mapping[str, str] | None = None,
+    last_known: View | None = None,
+) -> View:
+    """The pool at a glance. ``envoys`` is what the control servers say of their xDS clients (``envoys``).
+
+    ``fronts`` is what these told of requests and members (``understudy.deploy.inspect.fronts``). ``hindered`` says what
+    else there is to warn of, such as what keeps members from leaving that are to
+    (``understudy.deploy.inspect.draining``). ``heard``, ``silent`` and ``last_known`` are what is known beside etcd
+    (``understudy.deploy.inspect.last_known``): how members are, why some of them do not answer, and, while etcd is
+    silent, where the records come from and how old they are.
+    """
+    table = state.table.record if state.table else None
+    total = slots_of(state)
+    unowned = [slot for slot in range(total) if slot not in state.owners]
+    handover = [slot for slot, at in state.owners.items() if at.record.phase is Phase.HANDOVER]
+    dead = _dead_owned(state)
+    return {
+        "pool": state.keys.pool,
+        "revision": revision,
+        "last_known": last_known,
+        "mode": state.spec.record.mode if state.spec else None,
+        "slots": {
+            "total": total,
+            "served": total - len(unowned) - len(dead),
+            "unowned": len(unowned),
+            "owner_gone": len(dead),
+            "in_handover": len(handover),
+            "to_move": sum(
+                table is not None and table.active_of(slot) != at.record.active for slot, at in state.owners.items()
+            ),
+        },
+        "table": {
+            "generation": table.generation if table else None,
+            "copies": state.spec.record.copies if state.spec else None,
+            "offline": list(table.offline) if table else [],
+        },
+        "members": member_views(state, heard or {}, silent or {}),
+        "controls": [
+            {
+                "name": name,
+                "leader": state.leader is not None and state.leader.record == name,
+                "grpc": at.record.grpc,
+                "http": at.record.http,
+                "version": at.record.version,
+            }
+            for name, at in sorted(state.controls.items())
+        ],
+        "etcd": [
+            {
+                "endpoint": status.endpoint,
+                "version": status.version,
+                "leader": status.leader,
+                "db_size": status.db_size,
+                "errors": list(status.errors),
+            }
+            for status in etcd
+        ],
+        "envoys": envoys,
+        "fronts": list(fronts),
+        "processes": list(processes),
+        "warnings": [*_warnings(state, etcd, unowned, dead), *hindered],
+    }
+
+
+def table_view(state: PoolState, slots: Iterable[int] | None = None) -> View:
+    """The slot table as it is lived: per slot its order, owner, epoch and phase."""
+    table = state.table.record if state.table else None
+    wanted = range(slots_of(state)) if slots is None else slots
+    return {
+        "pool": state.keys.pool,
+        "generation": table.generation if table else None,
+        "offline": list(table.offline) if table else [],
+        "slots": [_slot_view(state, slot) for slot in wanted],
+    }
+
+
+def summarise_table(view: View) -> list[View]:
+    """A table view by order and phase: which slots, how many, and their epochs."""
+    groups: dict[tuple[tuple[str, ...], str, str], list[View]] = defaultdict(list)
+    for row in view["slots"]:
+        groups[tuple(row["order"]), row["phase"], row["wanted"] or ""].append(row)
+    return [
+        {
+            "order": list(order),
+            "phase": phase,
+            "wanted": wanted,
+            "count": len(rows),
+            "slots": ranges(row["slot"] for row in rows),
+            "epochs": sorted({row["epoch"] for row in rows if row["epoch"] is not None}),
+        }
+        for (order, phase, wanted), rows in sorted(groups.items())
+    ]
+
+
+def explain_view(
+    state: PoolState, found: FoundSession | None, key: str, slot: int, now_ms: int, *, body: bool = False
+) -> View:
+    """Where a session key belongs, who serves it, and what is stored of it (without its content, unless asked)."""
+    return {
+        "key": key,
+        **_slot_view(state, slot),
+        "session": _session_view(found, now_ms, body=body) if found else None,
+    }
+
+
+def sessions_view(pool: str, found: Sequence[FoundSession], records: int, now_ms: int) -> View:
+    """A list of sessions; ``records`` also counts what is deleted or expired and not yet swept."""
+    return {
+        "pool": pool,
+        "records": records,
+        "sessions": [
+            {"slot": item.slot, "key": item.key, **_session_view(item, now_ms)}
+            for item in found
+            if item.session.alive(now_ms)
+        ],
+    }
+
+
+def failovers_view(state: PoolState) -> View:
+    """Changes of active, latest first: the records of all who took part, put together by trace."""
+    return {
+        "pool": state.keys.pool,
+        "failovers": [_failover_view(trace, parts) for trace, parts in state.changes()],
+    }
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Numbers as people write them: ``0-3, 7``."""
+    spans: list[list[int]] = []
+    for number in sorted(numbers):
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+
+
+def _dead_owned(state: PoolState) -> list[int]:
+    """Slots whose owner is not there any more, by what etcd says."""
+    lost = state.table.record.lost if state.table else {}
+    return [
+        slot
+        for slot, at in state.owners.items()
+        if at.record.active not in state.members
+        or (at.record.active in lost and lost[at.record.active].boot == at.record.boot)
+    ]
+
+
+def _warnings(
+    state: PoolState, etcd: Sequence[EndpointStatus], unowned: Sequence[int], dead: Sequence[int]
+) -> Iterable[str]:
+    if unowned:
+        yield f"{len(unowned)} slots have no owner yet"
+    if dead:
+        yield f"{len(dead)} slots belong to a member that is gone"
+    if not state.controls:
+        yield "no control server is registered: no slot moves, and new Envoys get no configuration"
+    elif state.leader is None:
+        yield "no control server leads at the moment"
+    for status in etcd:
+        if status.at_risk:
+            yield status.at_risk
+        yield from (f"etcd at {status.endpoint}: {fault}" for fault in status.errors)
+    yield from (f"{name}: {at.record.clock}" for name, at in sorted(state.members.items()) if at.record.clock)
+    for site in state.table.record.offline if state.table else ():
+        yield f"site {site} is offline: its members get no slots until 'understudy site online {site}'"
+    unreadable = unreadable_spec(state)
+    if unreadable:
+        yield unreadable
+    yield from (
+        f"what stands at {key} cannot be read in full: {fault}"
+        for key, fault in sorted(state.faults.items())
+        if not (unreadable and key == state.keys.spec)
+    )
+
+
+def _slot_view(state: PoolState, slot: int) -> View:
+    table = state.table.record if state.table else None
+    at = state.owners.get(slot)
+    owner = at.record if at else None
+    return {
+        "slot": slot,
+        "order": list(order_of(state, slot)),
+        "owner": owner.active if owner else None,
+        "boot": owner.boot if owner else None,
+        "epoch": owner.epoch if owner else None,
+        "phase": str(owner.phase) if owner else "unowned",
+        "to": owner.to if owner else "",
+        "cause": owner.cause if owner else "",
+        "since": owner.since if owner else None,
+        "wanted": table.active_of(slot) if table else None,
+    }
+
+
+def _session_view(found: FoundSession, now_ms: int, *, body: bool = False) -> View:
+    session = found.session
+    view: View = {
+        "alive": session.alive(now_ms),
+        "deleted": session.deleted,
+        "etag": session.etag,
+        "revision": session.revision,
+        "epoch": session.epoch,
+        "size": len(session.body),
+        "content_type": session.content_type,
+        "expires": session.expires / 1000,
+        "expires_in": round((session.expires - now_ms) / 1000, 1),
+    }
+    if body:
+        text = session.body.decode(errors="replace")
+        try:
+            view["body"] = read_json(text)
+        except ValueError:
+            view["body"] = text
+    return view
+
+
+def _failover_view(trace: str, parts: Sequence[Failover]) -> View:
+    first = min(parts, key=lambda part: part.started)
+    taken: Counter[str] = Counter()
+    for part in parts:
+        taken[part.to] += len(part.slots)
+    return {
+        "trace": trace,
+        "kind": "handover" if first.planned else "takeover",
+        "started": first.started,
+        "from": sorted({part.source for part in parts if part.source}),
+        "to": dict(sorted(taken.items())),
+        "slots": sum(len(part.slots) for part in parts),
+        "cause": first.cause,
+        "drill": next((part.drill for part in parts if part.drill), ""),
+    }
+
+
+def condense(spans: Sequence[StoredSpan], most: int = 40) -> list[StoredSpan]:
+    """A trace of at most some ``most`` spans as it is; of a longer one each process's spans of one phase as one.
+
+    The merged span reaches from the first start to the last end, and its process is marked with how many it was.
+    """
+    if len(spans) <= most:
+        return list(spans)
+    groups: dict[tuple[str, str], list[StoredSpan]] = defaultdict(list)
+    for span in spans:
+        groups[span.instance, span.name].append(span)
+    return [_merged(group) for group in groups.values()]
+
+
+def _merged(group: Sequence[StoredSpan]) -> StoredSpan:
+    first = min(group, key=lambda span: span.start_ns)
+    if len(group) == 1:
+        return first
+    who = {**first.resource, SERVICE_INSTANCE_ID: f"{first.instance} x{len(group)}"}
+    return replace(first, end_ns=max(span.end_ns for span in group), resource=who)

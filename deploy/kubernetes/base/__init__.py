@@ -1,0 +1,1 @@
+"""What manifests, injection and preflight share: YAML, names, objects, settings of sidecars. Pure."""

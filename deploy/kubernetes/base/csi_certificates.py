@@ -1,0 +1,61 @@
+"""Certificates of pods from cert-manager's CSI driver: one of its own for each, named for what the pod is. Pure.
+
+The driver fills in the pod's name when it mounts the volume, renews the files in place, and removes them with the pod.
+Who may have which name is what docs/security.md tells: the end of a SPIFFE id says what somebody is, and who.
+"""
+
+from collections.abc import Sequence
+
+from understudy.deploy.kubernetes.base.emit import Body
+from understudy.deploy.kubernetes.base.objects import USER
+from understudy.deploy.kubernetes.base.sidecar_settings import PeerCertificates
+
+DRIVER = "csi.cert-manager.io"
+DIRECTORY = "/etc/understudy-tls"
+CERT, KEY, CA = f"{DIRECTORY}/tls.crt", f"{DIRECTORY}/tls.key", f"{DIRECTORY}/ca.crt"
+POD = "${POD_NAME}"
+"""What the driver replaces by the pod's name."""
+_VOLUME = "certificates"
+
+
+def csi_volume(
+    name: str,
+    issuer: PeerCertificates,
+    *,
+    uri: str,
+    dns: Sequence[str] = (),
+    fs_group: int = USER,
+) -> Body:
+    """A volume with ``tls.crt``, ``tls.key`` and ``ca.crt``; ``fs_group`` 0 leaves the files' group to the cluster."""
+    attributes = {
+        "issuer-name": issuer.issuer,
+        "issuer-kind": issuer.issuer_kind,
+        "issuer-group": issuer.issuer_group,
+        "uri-sans": uri,
+        **({"dns-names": ",".join(dns)} if dns else {}),
+        "key-usages": "digital signature,key encipherment,server auth,client auth",
+        **({"fs-group": str(fs_group)} if fs_group else {}),
+    }
+    told = {f"{DRIVER}/{key}": value for key, value in attributes.items()}
+    return {"name": name, "csi": {"driver": DRIVER, "readOnly": True, "volumeAttributes": told}}
+
+
+def spiffe(pool: str, kind: str, name: str = POD) -> str:
+    """The name of a member, node, control server or operator of a pool in its certificate."""
+    return f"spiffe://understudy/{pool}/{kind}/{name}"
+
+
+def volumes(issuer: PeerCertificates | None, pool: str, kind: str, dns: Sequence[str] = ()) -> list[Body]:
+    """The volume of a pod of ours that is a ``kind``; none without an issuer."""
+    return [csi_volume(_VOLUME, issuer, uri=spiffe(pool, kind), dns=dns)] if issuer else []
+
+
+def mounts(issuer: PeerCertificates | None) -> list[Body]:
+    """Where a container has them."""
+    return [{"name": _VOLUME, "mountPath": DIRECTORY, "readOnly": True}] if issuer else []
+
+
+def variables(issuer: PeerCertificates | None) -> list[Body]:
+    """What tells an ``understudy`` command of them."""
+    files = {"UNDERSTUDY_TLS_CERT": CERT, "UNDERSTUDY_TLS_KEY": KEY, "UNDERSTUDY_TLS_CA": CA}
+    return [{"name": name, "value": file} for name, file in files.items()] if issuer else []

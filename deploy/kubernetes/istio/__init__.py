@@ -1,0 +1,1 @@
+"""Renders what lets the proxies of an Istio mesh route by slots. Pure; see docs/istio.md."""

@@ -1,0 +1,168 @@
+"""The fragments of Envoy configuration that ``EnvoyFilter`` resources bring into Istio's proxies. Pure.
+
+Each is the value of one patch, in the form Istio's users know (field names of the API with underscores). Names of
+resources and headers come from :mod:`understudy.xds`, which serves what these ask for. What a patch does to the
+configuration that istiod generates is described in docs/istio.md and run in ``tests/deploy/kubernetes/istio``.
+"""
+
+from typing import Any
+
+from understudy.deploy.kubernetes.base.names import GRPC_PORT
+from understudy.deploy.kubernetes.istio.plan import Plan
+from understudy.proxy.front.bootstrap import XDS_CLUSTER, reconnect, xds_cluster
+from understudy.xds.envoy.mesh import mesh_routes_name
+from understudy.xds.envoy.routes import IDEMPOTENCY_KEY, ORDER_HEADER, REPEATABLE_METHODS, RETRY_HEADER, RETRY_SAFE
+
+Fragment = dict[str, Any]
+
+TYPE = "type.googleapis.com/"
+HCM_NAME = "envoy.filters.network.http_connection_manager"
+_HCM = f"{TYPE}envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+_POLICIES = "envoy.load_balancing_policies"
+SDS_CLUSTER = "sds-grpc"
+"""The cluster of Istio's bootstrap behind which the proxy's agent hands out its certificates."""
+
+FIRST_ROUTES = "10s"
+"""How long a proxy that starts waits for its first routes before it serves what it has: other listeners must not wait
+for a control server that is down for ever, which is what Istio's own 0s would mean."""
+
+
+def bootstrap(plan: Plan) -> Fragment:
+    """The control servers as a cluster. Routes may only come from a cluster that the bootstrap has."""
+    socket = _mesh_tls(plan.control_identity) if plan.xds_tls == "mesh" else None
+    addresses = [f"{plan.control_host}:{GRPC_PORT}"]
+    return {"static_resources": {"clusters": [xds_cluster(addresses, socket, control_cluster(plan.pool))]}}
+
+
+def control_cluster(pool: str) -> str:
+    """The name of a pool's control servers in a proxy, which may serve several pools."""
+    return f"{XDS_CLUSTER}-{pool}"
+
+
+def cluster() -> Fragment:
+    """The policy that takes hosts from our header, laid over the cluster that istiod makes of the Service.
+
+    Everything else of that cluster stays: endpoints, mTLS, telemetry. Past the end of the list any host will do.
+    """
+    fallback = _policy("least_request", "least_request.v3.LeastRequest")
+    return {
+        "load_balancing_policy": {
+            "policies": [
+                _policy(
+                    "override_host",
+                    "override_host.v3.OverrideHost",
+                    override_host_sources=[{"header": ORDER_HEADER}],
+                    fallback_policy={"policies": [fallback]},
+                )
+            ]
+        },
+        "common_lb_config": {"update_merge_window": "0s"},
+    }
+
+
+def routes(plan: Plan) -> Fragment:
+    """The listener's routes, from the control servers instead of istiod."""
+    manager: Fragment = {
+        "@type": _HCM,
+        "rds": {
+            "route_config_name": mesh_routes_name(plan.pool),
+            "config_source": {
+                "api_config_source": {
+                    "api_type": "DELTA_GRPC",
+                    "transport_api_version": "V3",
+                    "set_node_on_first_message_only": True,
+                    "grpc_services": [
+                        {"envoy_grpc": {"cluster_name": control_cluster(plan.pool), "retry_policy": reconnect()}}
+                    ],
+                },
+                "initial_fetch_timeout": FIRST_ROUTES,
+                "resource_api_version": "V3",
+            },
+        },
+    }
+    return {"name": HCM_NAME, "typed_config": manager}
+
+
+def told_refusals() -> Fragment:
+    """Has a member's own proxy say which of its errors may be tried at another member.
+
+    It lives on when the application beside it dies, and answers 503 for it: to the proxy that sent the request this is
+    an answer like any other. Where nothing was sent to the application (UF: no connection, UH: no host) every request
+    may be repeated; where the connection broke afterwards (UC, UR) what is harmless to repeat.
+    """
+    harmless = {
+        "or_filter": {
+            "filters": [
+                _header({"name": ":method", "string_match": {"safe_regex": {"regex": REPEATABLE_METHODS}}}),
+                _header({"name": IDEMPOTENCY_KEY, "present_match": True}),
+            ]
+        }
+    }
+    return {
+        "name": HCM_NAME,
+        "typed_config": {
+            "@type": _HCM,
+            "local_reply_config": {
+                "mappers": [
+                    _safe(_flags("UF", "UH")),
+                    _safe({"and_filter": {"filters": [_flags("UC", "UR"), harmless]}}),
+                ]
+            },
+        },
+    }
+
+
+def _safe(condition: Fragment) -> Fragment:
+    header = {"key": RETRY_HEADER, "value": RETRY_SAFE}
+    return {"filter": condition, "headers_to_add": [{"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]}
+
+
+def _flags(*flags: str) -> Fragment:
+    return {"response_flag_filter": {"flags": list(flags)}}
+
+
+def _header(matcher: Fragment) -> Fragment:
+    return {"header_filter": {"header": matcher}}
+
+
+def _policy(name: str, message: str, **fields: Any) -> Fragment:  # noqa: ANN401 - fields of any message
+    config = {"@type": f"{TYPE}envoy.extensions.load_balancing_policies.{message}", **fields}
+    return {"typed_extension_config": {"name": f"{_POLICIES}.{name}", "typed_config": config}}
+
+
+def _mesh_tls(identity: str) -> Fragment:
+    """TLS as Istio's proxies speak it among themselves: certificates from the agent, the peer known by its identity."""
+    return {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": f"{TYPE}envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            "common_tls_context": {
+                "alpn_protocols": ["istio-h2", "istio", "h2"],
+                "tls_params": {
+                    "tls_minimum_protocol_version": "TLSv1_2",
+                    "tls_maximum_protocol_version": "TLSv1_3",
+                },
+                "tls_certificate_sds_secret_configs": [_secret("default")],
+                "combined_validation_context": {
+                    "default_validation_context": {
+                        "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": identity}}]
+                    },
+                    "validation_context_sds_secret_config": _secret("ROOTCA"),
+                },
+            },
+        },
+    }
+
+
+def _secret(name: str) -> Fragment:
+    source = {
+        "api_config_source": {
+            "api_type": "GRPC",
+            "transport_api_version": "V3",
+            "set_node_on_first_message_only": True,
+            "grpc_services": [{"envoy_grpc": {"cluster_name": SDS_CLUSTER}}],
+        },
+        "initial_fetch_timeout": "0s",
+        "resource_api_version": "V3",
+    }
+    return {"name": name, "sds_config": source}

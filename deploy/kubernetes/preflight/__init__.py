@@ -1,0 +1,1 @@
+"""Judges manifests, an etcd and a cluster before a pool is installed."""

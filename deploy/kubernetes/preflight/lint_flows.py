@@ -1,0 +1,66 @@
+"""Which part must reach which, at which port: the table that network policies are held against. Pure.
+
+A part is a component's pods, or one of the places outside (:data:`CLIENTS`, :data:`API_SERVER`, :data:`PROMETHEUS`).
+Nodes are not in it: Kubernetes always lets a node reach its own pods, which is how probes work.
+"""
+
+from dataclasses import dataclass
+
+from understudy.deploy.kubernetes.base.names import (
+    CONTROL,
+    ETCD,
+    ETCD_PEER_PORT,
+    ETCD_PORT,
+    FRONT,
+    FRONT_PORT,
+    FRONT_STATUS_PORT,
+    GRPC_PORT,
+    HEALTH_PORT,
+    HTTP_PORT,
+    INJECTOR,
+    INJECTOR_METRICS_PORT,
+    INJECTOR_PORT,
+    MEMBER,
+    METRICS_PORT,
+    OPERATOR,
+    PEER_PORT,
+    SPEC,
+)
+
+CLIENTS, API_SERVER, PROMETHEUS = "clients", "API server", "Prometheus"
+APP_PORT = 0
+"""Stands for the port of the application."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """``source`` opens connections to ``target`` at ``port``, for ``why``."""
+
+    source: str
+    target: str
+    port: int
+    why: str
+
+
+FLOWS = (
+    Flow(CLIENTS, FRONT, FRONT_PORT, "requests"),
+    Flow(FRONT, CONTROL, GRPC_PORT, "configuration by xDS, reports"),
+    Flow(FRONT, MEMBER, APP_PORT, "requests"),
+    Flow(FRONT, MEMBER, HEALTH_PORT, "health checks"),
+    Flow(MEMBER, CONTROL, GRPC_PORT, "heartbeats, traces"),
+    Flow(MEMBER, MEMBER, PEER_PORT, "forwarded calls, probes, handovers"),
+    Flow(MEMBER, MEMBER, HEALTH_PORT, "pulses"),
+    Flow(MEMBER, ETCD, ETCD_PORT, "sessions, ownership"),
+    Flow(CONTROL, MEMBER, PEER_PORT, "probes, takeovers"),
+    Flow(CONTROL, ETCD, ETCD_PORT, "tables, leader election"),
+    Flow(SPEC, ETCD, ETCD_PORT, "the pool spec"),
+    Flow(OPERATOR, ETCD, ETCD_PORT, "commands"),
+    Flow(OPERATOR, CONTROL, HTTP_PORT, "commands: status, traces, review"),
+    Flow(OPERATOR, MEMBER, PEER_PORT, "commands: verify, status --sync"),
+    Flow(ETCD, ETCD, ETCD_PEER_PORT, "consensus"),
+    Flow(API_SERVER, INJECTOR, INJECTOR_PORT, "admission of pods"),
+    Flow(PROMETHEUS, CONTROL, HTTP_PORT, "metrics"),
+    Flow(PROMETHEUS, FRONT, FRONT_STATUS_PORT, "metrics"),
+    Flow(PROMETHEUS, MEMBER, METRICS_PORT, "metrics"),
+    Flow(PROMETHEUS, INJECTOR, INJECTOR_METRICS_PORT, "metrics"),
+)

@@ -1,0 +1,98 @@
+"""The application's side of a pool: its namespace and policies, and the example cart for a trial. Pure.
+
+What a pod of the application looks like is the application's own; the injector adds the sidecar. The example shows
+what a pod has to bring: labels, a pool, and time to end.
+"""
+
+from understudy.deploy.kubernetes.base.emit import Body, Manifest
+from understudy.deploy.kubernetes.base.names import INJECT, POOL
+from understudy.deploy.kubernetes.base.objects import (
+    container_security,
+    disruption_budget,
+    http_probe,
+    meta,
+    pod_template,
+    port,
+    resources,
+    scratch_mount,
+    scratch_volume,
+    service,
+    service_account,
+)
+from understudy.deploy.kubernetes.render.plan import Plan
+
+EXAMPLE = "example"
+
+
+def example_manifests(plan: Plan) -> list[Manifest]:
+    """The example cart, or the notebook of a TCP pool, as a StatefulSet.
+
+    Its pods keep their names, and so their memberships, over restarts.
+    """
+    name, named = plan.pool, {"app": plan.pool, POOL: plan.pool}
+    namespace = plan.application_namespace
+    return [
+        Manifest(service_account(name, namespace, named)),
+        Manifest(
+            service(name, namespace, named, {"app": name}, {_port(plan): plan.app_port}, clusterIP="None"),
+            about="Gives the pods their names; clients come through the front Envoys.",
+        ),
+        Manifest(
+            _stateful_set(plan, named),
+            notes={
+                "spec.template.metadata.labels": "The first two are all that the injector and the policies want.",
+                "spec.podManagementPolicy": "Members don't wait for one another.",
+            },
+        ),
+        Manifest(
+            disruption_budget(name, namespace, named, {"app": name}),
+            about="One member at a time: the next eviction waits until the last one's successor is ready.",
+        ),
+    ]
+
+
+def _stateful_set(plan: Plan, named: dict[str, str]) -> Body:
+    match = {"app": plan.pool}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": meta(plan.pool, plan.application_namespace, named),
+        "spec": {
+            "serviceName": plan.pool,
+            "replicas": plan.example_members,
+            "podManagementPolicy": "Parallel",
+            "selector": {"matchLabels": match},
+            "template": pod_template(
+                {INJECT: "true", POOL: plan.pool, **match},
+                account=plan.pool,
+                grace=60,
+                match=match,
+                containers=[_container(plan)],
+                volumes=[scratch_volume()],
+            ),
+        },
+    }
+
+
+def _container(plan: Plan) -> Body:
+    return {
+        "name": EXAMPLE,
+        "image": plan.images.sidecar,
+        "command": ["python", "-m", f"understudy.deploy.examples.{'notebook' if plan.tcp else 'cart'}"],
+        "env": [{"name": "HOST", "value": "0.0.0.0"}, {"name": "PORT", "value": str(plan.app_port)}],  # noqa: S104
+        "ports": [port(_port(plan), plan.app_port)],
+        "readinessProbe": _readiness(plan),
+        "resources": resources("100m", "96Mi", limit="256Mi"),
+        "securityContext": container_security(),
+        "volumeMounts": [scratch_mount()],
+    }
+
+
+def _port(plan: Plan) -> str:
+    return "tcp" if plan.tcp else "http"
+
+
+def _readiness(plan: Plan) -> Body:
+    if plan.tcp:
+        return {"tcpSocket": {"port": _port(plan)}, "periodSeconds": 2, "failureThreshold": 3}
+    return http_probe("/healthz", _port(plan), period=2, failures=3)

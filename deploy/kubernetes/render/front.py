@@ -1,0 +1,208 @@
+"""The front Envoys of a pool: Envoy's own image, with the bootstrap that ``understudy envoy`` would write.
+
+Everything but the control servers' address comes over xDS. On deletion Envoy first asks its clients to go elsewhere
+(the same drain as ``understudy envoy`` does on SIGTERM), while Kubernetes takes the pod out of its Service.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from understudy.deploy.kubernetes.base.csi_certificates import CA, CERT, KEY, mounts, volumes
+from understudy.deploy.kubernetes.base.emit import Body, Manifest
+from understudy.deploy.kubernetes.base.names import (
+    FRONT,
+    FRONT_ADMIN_PORT,
+    FRONT_PORT,
+    FRONT_STATUS_PORT,
+    GRPC_PORT,
+    front_name,
+    labels,
+    selector,
+)
+from understudy.deploy.kubernetes.base.objects import (
+    container_security,
+    disruption_budget,
+    from_field,
+    http_probe,
+    meta,
+    pod_template,
+    port,
+    resources,
+    service,
+    service_account,
+)
+from understudy.deploy.kubernetes.render.control import host_of
+from understudy.deploy.kubernetes.render.plan import DRAIN_BY_ADMIN, Plan, digest
+from understudy.proxy.front.bootstrap import bootstrap, options
+from understudy.proxy.front.envoy_tls import EnvoyTls, secret_files, transport_socket
+from understudy.proxy.front.request_counts import NODE_VARIABLE
+from understudy.telemetry.tracing import names
+
+CONTAINER = "envoy"
+BOOTSTRAP_FILE = "bootstrap.json"
+DRAIN_SECONDS = 15
+_BOOTSTRAP_DIRECTORY = "/etc/understudy"
+_ABOUT_DRAIN = {
+    True: "Envoy tells its clients to connect elsewhere and goes on answering, while its address leaves the\n"
+    "Service. bash speaks to the admin interface, since the image has no HTTP client.",
+    False: "Envoy goes on answering while its address leaves the Service. Connections that clients keep end with it.",
+}
+_NODE = "node"
+"""What an Envoy is in its certificate."""
+
+
+def front_manifests(plan: Plan) -> list[Manifest]:
+    """Account, bootstrap, Service, Deployment and disruption budget."""
+    name, named = front_name(plan.pool), labels(FRONT, plan.pool)
+    match = selector(FRONT, plan.pool)
+    return [
+        Manifest(service_account(name, plan.namespace, named)),
+        Manifest(
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": meta(bootstrap_name(plan), plan.namespace, named),
+                "immutable": True,
+                "data": configuration(plan),
+            },
+            about="The name ends in a digest of the content, so that Envoys are replaced when it changes.",
+        ),
+        Manifest(_service(plan), about="Where clients come in."),
+        Manifest(
+            _deployment(plan),
+            notes={
+                "spec.template.spec.terminationGracePeriodSeconds": (
+                    f"preStop drains for {DRAIN_SECONDS} s; Envoy ends at once on the SIGTERM after it."
+                ),
+                "spec.template.spec.containers.0.command": "Not the image's entry point, which wants to start as root.",
+                "spec.template.spec.containers.0.readinessProbe": (
+                    "Ready once it has its configuration. No liveness probe: an Envoy that waits for its first\n"
+                    "configuration must not be restarted for it, and one that ended is restarted anyhow."
+                ),
+                "spec.template.spec.containers.0.lifecycle": _ABOUT_DRAIN[plan.front_drain == DRAIN_BY_ADMIN],
+            },
+        ),
+        Manifest(disruption_budget(name, plan.namespace, named, match)),
+    ]
+
+
+def front_bootstrap(plan: Plan) -> dict[str, Any]:
+    """The bootstrap; ``--service-node`` on the command line takes the place of its node id."""
+    xds = [f"{host_of(plan)}:{GRPC_PORT}"]
+    return bootstrap(
+        node_id=front_name(plan.pool),
+        pool=plan.pool,
+        listen=f"0.0.0.0:{FRONT_PORT}",
+        xds_addresses=xds,
+        admin=f"127.0.0.1:{FRONT_ADMIN_PORT}",
+        status=f"0.0.0.0:{FRONT_STATUS_PORT}",
+        shared=True,
+        transport_socket=transport_socket(Path(_BOOTSTRAP_DIRECTORY), xds) if plan.certificates else None,
+    )
+
+
+def configuration(plan: Plan) -> dict[str, str]:
+    """The files that Envoy reads at start, by name: its bootstrap, and where its certificates are."""
+    files = {BOOTSTRAP_FILE: front_bootstrap(plan)}
+    if plan.certificates:
+        files |= secret_files(EnvoyTls(Path(CERT), Path(KEY), Path(CA)))
+    return {name: json.dumps(content, indent=1) + "\n" for name, content in files.items()}
+
+
+def bootstrap_name(plan: Plan) -> str:
+    """The name of the ConfigMap with the bootstrap."""
+    return f"{front_name(plan.pool)}-{digest(*configuration(plan).values())}"
+
+
+def drain_command(admin_port: int = FRONT_ADMIN_PORT, seconds: int = DRAIN_SECONDS) -> list[str]:
+    """What preStop runs: ask Envoy to drain, and wait until its clients have gone elsewhere."""
+    request = "POST /drain_listeners?graceful&skip_exit HTTP/1.1\\r\\nHost: admin\\r\\nConnection: close\\r\\n\\r\\n"
+    ask = f"exec 3<>/dev/tcp/127.0.0.1/{admin_port} && printf '{request}' >&3 && cat <&3"
+    return ["/bin/bash", "-c", f"{ask}; exec sleep {seconds}"]
+
+
+def _drain(plan: Plan) -> Body:
+    """The preStop hook. A kubelet that sleeps by itself needs nothing of the image, and can tell Envoy nothing."""
+    if plan.front_drain == DRAIN_BY_ADMIN:
+        return {"exec": {"command": drain_command()}}
+    return {"sleep": {"seconds": DRAIN_SECONDS}}
+
+
+def arguments() -> tuple[str, ...]:
+    """What Envoy is started with."""
+    return (
+        *("--config-path", f"{_BOOTSTRAP_DIRECTORY}/{BOOTSTRAP_FILE}"),
+        *("--service-node", "$(POD_NAME)"),
+        *options(concurrency=2, log_level="warning", drain=DRAIN_SECONDS),
+    )
+
+
+def _service(plan: Plan) -> Body:
+    # The client's address is a TCP pool's session key, so no node may put its own in its place.
+    kept: Body = {"externalTrafficPolicy": "Local"} if plan.tcp and plan.front_service != "ClusterIP" else {}
+    body = service(
+        front_name(plan.pool),
+        plan.namespace,
+        labels(FRONT, plan.pool),
+        selector(FRONT, plan.pool),
+        {_port(plan): FRONT_PORT if plan.tcp else 80},
+        type=plan.front_service,
+        **kept,
+    )
+    if not plan.tcp:
+        body["spec"]["ports"][0]["appProtocol"] = "http"
+    return body
+
+
+def _port(plan: Plan) -> str:
+    """The name of the port at which clients come in."""
+    return "tcp" if plan.tcp else "http"
+
+
+def _deployment(plan: Plan) -> Body:
+    name, named = front_name(plan.pool), labels(FRONT, plan.pool)
+    match = selector(FRONT, plan.pool)
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": meta(name, plan.namespace, named),
+        "spec": {
+            "replicas": plan.front_replicas,
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+            "selector": {"matchLabels": match},
+            "template": pod_template(
+                named,
+                account=name,
+                grace=DRAIN_SECONDS + 15,
+                match=match,
+                containers=[_container(plan)],
+                volumes=[
+                    {"name": "bootstrap", "configMap": {"name": bootstrap_name(plan)}},
+                    *volumes(plan.certificates, plan.pool, _NODE),
+                ],
+            ),
+        },
+    }
+
+
+def _container(plan: Plan) -> Body:
+    return {
+        "name": CONTAINER,
+        "image": plan.images.envoy,
+        "command": ["envoy"],
+        "args": list(arguments()),
+        "env": [
+            from_field("POD_NAME", "metadata.name"),
+            {"name": NODE_VARIABLE, "value": f"{names.NODE_NAME}=$(POD_NAME)"},
+        ],
+        "ports": [port(_port(plan), FRONT_PORT), port("status", FRONT_STATUS_PORT)],
+        "readinessProbe": http_probe("/ready", "status", period=2, failures=3),
+        "lifecycle": {"preStop": _drain(plan)},
+        "resources": resources("500m", "256Mi", limit="1Gi"),
+        "securityContext": container_security(),
+        "volumeMounts": [
+            {"name": "bootstrap", "mountPath": _BOOTSTRAP_DIRECTORY, "readOnly": True},
+            *mounts(plan.certificates),
+        ],
+    }

@@ -1,0 +1,281 @@
+"""Who may speak to whom: network policies that deny everything else in Understudy's namespace. Pure.
+
+``lint_flows`` has the table of what the parts need; a test holds the policies against it, in both directions. In the
+application's namespace only what comes in is confined, and only for the pool's pods: where an application may connect
+to is not Understudy's to decide.
+"""
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+
+from understudy.deploy.kubernetes.base.emit import Body, Manifest
+from understudy.deploy.kubernetes.base.names import (
+    COMPONENT,
+    CONTROL,
+    ETCD,
+    ETCD_PEER_PORT,
+    ETCD_PORT,
+    FRONT,
+    FRONT_PORT,
+    FRONT_STATUS_PORT,
+    GRPC_PORT,
+    HEALTH_PORT,
+    HTTP_PORT,
+    INJECTOR,
+    INJECTOR_METRICS_PORT,
+    INJECTOR_NAME,
+    INJECTOR_PORT,
+    METRICS_PORT,
+    NAMESPACE_NAME,
+    OPERATOR,
+    PEER_PORT,
+    POOL,
+    SPEC,
+    control_name,
+    front_name,
+    operator_name,
+    selector,
+)
+from understudy.deploy.kubernetes.base.objects import meta
+from understudy.deploy.kubernetes.render.plan import Plan, host_and_port
+
+_ETCD_CLIENTS = "etcd-clients"
+_NODE_LOCAL_DNS = "169.254.20.10/32"
+_CLIENTS = {"matchExpressions": [{"key": COMPONENT, "operator": "In", "values": [CONTROL, SPEC, OPERATOR]}]}
+
+
+def namespace_policies(plan: Plan) -> list[Manifest]:
+    """For Understudy's own namespace: nothing is allowed but what follows."""
+    everyone: Body = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    return [
+        Manifest(
+            _policy("default-deny", plan.namespace, everyone),
+            about="Needs a network plugin that enforces policies; without one, plain text is open to the cluster.",
+        ),
+        Manifest(
+            _policy("dns", plan.namespace, _dns()), about="Cluster DNS, also where nodes have a cache of their own."
+        ),
+        Manifest(_policy(control_name(plan.pool), plan.namespace, _control(plan))),
+        Manifest(
+            _policy(front_name(plan.pool), plan.namespace, _front(plan)),
+            notes={"spec.ingress.0": "Clients: from anywhere. Confine it with an overlay if they are in the cluster."},
+        ),
+        Manifest(_policy(operator_name(plan.pool), plan.namespace, _operator(plan))),
+        Manifest(
+            _policy(INJECTOR_NAME, plan.namespace, _injector()),
+            about=(
+                "The API server is no pod, and its address differs from cluster to cluster: so anyone may ask the\n"
+                "webhook, which serves TLS and decides nothing but what a pod gets."
+            ),
+        ),
+    ]
+
+
+def member_policies(plan: Plan) -> list[Manifest]:
+    """For the application's namespace: who may connect to members."""
+    return [
+        Manifest(
+            _policy(f"members-{plan.pool}", plan.application_namespace, _members(plan)),
+            about=(
+                "What else is to reach the application, such as a scraper of its own metrics, wants a policy beside\n"
+                "this one. A sidecar's session API listens on the pod's loopback and needs none."
+            ),
+        )
+    ]
+
+
+def member_egress(plan: Plan, etcd: Sequence[Body]) -> list[Manifest]:
+    """For an application's namespace that denies what goes out: what sidecars need of it."""
+    spec = {
+        "podSelector": _pool(plan),
+        "policyTypes": ["Egress"],
+        "egress": [
+            {"to": [_in(plan.namespace, selector(CONTROL, plan.pool))], "ports": _ports(GRPC_PORT)},
+            {"to": [{"podSelector": _pool(plan)}], "ports": _ports(PEER_PORT, HEALTH_PORT)},
+            *etcd,
+            *_dns()["egress"],
+        ],
+    }
+    return [Manifest(_policy(f"members-{plan.pool}-egress", plan.application_namespace, spec))]
+
+
+def monitoring_policies(plan: Plan) -> list[Manifest]:
+    """Lets Prometheus in, in both namespaces."""
+    prometheus = [{"namespaceSelector": {"matchLabels": {NAMESPACE_NAME: plan.monitoring_namespace}}}]
+    targets = {
+        control_name(plan.pool): (plan.namespace, selector(CONTROL, plan.pool), HTTP_PORT),
+        front_name(plan.pool): (plan.namespace, selector(FRONT, plan.pool), FRONT_STATUS_PORT),
+        INJECTOR_NAME: (plan.namespace, selector(INJECTOR), INJECTOR_METRICS_PORT),
+        f"members-{plan.pool}": (plan.application_namespace, {POOL: plan.pool}, METRICS_PORT),
+    }
+    return [
+        Manifest(
+            _policy(
+                f"{name}-metrics",
+                namespace,
+                {
+                    "podSelector": {"matchLabels": match},
+                    "policyTypes": ["Ingress"],
+                    "ingress": [{"from": prometheus, "ports": _ports(number)}],
+                },
+            )
+        )
+        for name, (namespace, match, number) in targets.items()
+    ]
+
+
+def etcd_clients(plan: Plan, egress: Sequence[Body]) -> Manifest:
+    """Lets those out that are clients of etcd."""
+    spec = {
+        "podSelector": _CLIENTS,
+        "policyTypes": ["Egress"],
+        "egress": list(egress),
+    }
+    return Manifest(_policy(_ETCD_CLIENTS, plan.namespace, spec), about="To etcd.")
+
+
+def trial_etcd_egress(plan: Plan) -> list[Body]:
+    """To the trial's etcd."""
+    return [{"to": [_in(plan.namespace, selector(ETCD))], "ports": _ports(ETCD_PORT)}]
+
+
+def own_etcd_egress(endpoints: Sequence[str]) -> list[Body]:
+    """To an etcd of the operator's: to its addresses, else to its namespace, else to its port wherever that is."""
+    rules: list[Body] = []
+    for endpoint in endpoints:
+        host, number = host_and_port(endpoint)
+        rule: Body = {"ports": _ports(number)}
+        parts = host.split(".")
+        try:
+            address = ipaddress.ip_address(host)
+            rule = {"to": [{"ipBlock": {"cidr": f"{address}/{address.max_prefixlen}"}}], **rule}
+        except ValueError:
+            if "svc" in parts[2:]:
+                namespace = parts[parts.index("svc") - 1]
+                rule = {"to": [{"namespaceSelector": {"matchLabels": {NAMESPACE_NAME: namespace}}}], **rule}
+        if rule not in rules:
+            rules.append(rule)
+    return rules
+
+
+def trial_etcd_policies(plan: Plan) -> list[Manifest]:
+    """For the trial's etcd: its clients, and its members among themselves."""
+    members = {"matchExpressions": [{"key": POOL, "operator": "Exists"}]}
+    peers = {"podSelector": {"matchLabels": selector(ETCD)}}
+    spec = {
+        "podSelector": {"matchLabels": selector(ETCD)},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [
+            {
+                "from": [{"podSelector": _CLIENTS}, {"namespaceSelector": {}, "podSelector": members}],
+                "ports": _ports(ETCD_PORT),
+            },
+            {"from": [peers], "ports": _ports(ETCD_PEER_PORT)},
+        ],
+        "egress": [{"to": [peers], "ports": _ports(ETCD_PEER_PORT)}],
+    }
+    return [Manifest(_policy(ETCD, plan.namespace, spec))]
+
+
+def _control(plan: Plan) -> Body:
+    members = _in(plan.application_namespace, {POOL: plan.pool})
+    front = {"podSelector": {"matchLabels": selector(FRONT, plan.pool)}}
+    return {
+        "podSelector": {"matchLabels": selector(CONTROL, plan.pool)},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [
+            {"from": [front, members], "ports": _ports(GRPC_PORT)},
+            {"from": [{"podSelector": {"matchLabels": selector(OPERATOR, plan.pool)}}], "ports": _ports(HTTP_PORT)},
+        ],
+        "egress": [{"to": [members], "ports": _ports(PEER_PORT)}],
+    }
+
+
+def _front(plan: Plan) -> Body:
+    members = _in(plan.application_namespace, {POOL: plan.pool})
+    return {
+        "podSelector": {"matchLabels": selector(FRONT, plan.pool)},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"ports": _ports(FRONT_PORT)}],
+        "egress": [
+            {"to": [{"podSelector": {"matchLabels": selector(CONTROL, plan.pool)}}], "ports": _ports(GRPC_PORT)},
+            {"to": [members], "ports": _ports(plan.app_port, HEALTH_PORT)},
+        ],
+    }
+
+
+def _operator(plan: Plan) -> Body:
+    members = _in(plan.application_namespace, {POOL: plan.pool})
+    return {
+        "podSelector": {"matchLabels": selector(OPERATOR, plan.pool)},
+        "policyTypes": ["Ingress", "Egress"],
+        "egress": [
+            {"to": [{"podSelector": {"matchLabels": selector(CONTROL, plan.pool)}}], "ports": _ports(HTTP_PORT)},
+            {"to": [members], "ports": _ports(PEER_PORT)},
+        ],
+    }
+
+
+def _members(plan: Plan) -> Body:
+    front = _in(plan.namespace, selector(FRONT, plan.pool))
+    control = _in(plan.namespace, selector(CONTROL, plan.pool))
+    operators = _in(plan.namespace, selector(OPERATOR, plan.pool))
+    return {
+        "podSelector": _pool(plan),
+        "policyTypes": ["Ingress"],
+        "ingress": [
+            {"from": [front], "ports": _ports(plan.app_port, HEALTH_PORT)},
+            {"from": [control, operators], "ports": _ports(PEER_PORT)},
+            {"from": [{"podSelector": _pool(plan)}], "ports": _ports(PEER_PORT, HEALTH_PORT)},
+        ],
+    }
+
+
+def _injector() -> Body:
+    return {
+        "podSelector": {"matchLabels": selector(INJECTOR)},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"ports": _ports(INJECTOR_PORT)}],
+        "egress": [{"ports": _ports(443, 6443)}],
+    }
+
+
+def _dns() -> Body:
+    resolver = {
+        "namespaceSelector": {"matchLabels": {NAMESPACE_NAME: "kube-system"}},
+        "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
+    }
+    return {
+        "podSelector": {},
+        "policyTypes": ["Egress"],
+        "egress": [
+            {
+                "to": [resolver, {"ipBlock": {"cidr": _NODE_LOCAL_DNS}}],
+                "ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")],
+            }
+        ],
+    }
+
+
+def _policy(name: str, namespace: str, spec: Body) -> Body:
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": meta(name, namespace, {"app.kubernetes.io/part-of": "understudy"}),
+        "spec": spec,
+    }
+
+
+def _in(namespace: str, match: Mapping[str, str]) -> Body:
+    return {
+        "namespaceSelector": {"matchLabels": {NAMESPACE_NAME: namespace}},
+        "podSelector": {"matchLabels": dict(match)},
+    }
+
+
+def _pool(plan: Plan) -> Body:
+    return {"matchLabels": {POOL: plan.pool}}
+
+
+def _ports(*numbers: int) -> list[Body]:
+    return [{"protocol": "TCP", "port": number} for number in dict.fromkeys(numbers)]

@@ -1,0 +1,105 @@
+"""The pool spec: a ConfigMap, and the Job that puts it into etcd as ``understudy apply`` does.
+
+Both have a digest of spec and image in their names: a changed spec is a new Job, and an unchanged one runs no second
+time, so nothing is put back that an operator has changed since with ``understudy apply``. A spec that contradicts the
+running pool fails the Job, and the pool goes on with what it has.
+"""
+
+from pathlib import Path
+
+import yaml
+
+from understudy.deploy.common.arguments import apply_arguments
+from understudy.deploy.kubernetes.base.emit import Body, Manifest
+from understudy.deploy.kubernetes.base.names import ETCD_CONFIG, ETCD_VARIABLE, SPEC, labels, spec_account
+from understudy.deploy.kubernetes.base.objects import (
+    container_security,
+    from_config,
+    meta,
+    pod_template,
+    resources,
+    scratch_mount,
+    scratch_volume,
+    service_account,
+)
+from understudy.deploy.kubernetes.render.plan import Plan, digest
+
+SPEC_FILE = "pool.yaml"
+CONTAINER = "apply"
+_DIRECTORY = "/etc/understudy"
+
+
+def pool_manifests(plan: Plan) -> list[Manifest]:
+    """Account, ConfigMap and Job."""
+    named = labels(SPEC, plan.pool)
+    return [
+        Manifest(service_account(spec_account(plan.pool), plan.namespace, named)),
+        Manifest(
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": meta(spec_name(plan), plan.namespace, named),
+                "immutable": True,
+                "data": {SPEC_FILE: spec_text(plan)},
+            },
+            about="The pool spec as it was when this was rendered: change pool.yaml and render again.",
+        ),
+        Manifest(
+            _job(plan),
+            about="Puts the spec into etcd, once. Delete old ones when you like.",
+            notes={"spec.backoffLimit": "etcd may come later than this."},
+        ),
+    ]
+
+
+def spec_text(plan: Plan) -> str:
+    """The pool spec as YAML, with every default written out."""
+    return yaml.safe_dump(plan.spec.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+
+
+def spec_name(plan: Plan) -> str:
+    """The name of the ConfigMap and of the Job; another one for whatever changes the Job, which cannot be changed."""
+    secrets = (plan.etcd.tls_secret, plan.etcd.login_secret) if plan.etcd else ("", "")
+    return f"spec-{plan.pool}-{digest(spec_text(plan), plan.images.control, *secrets)}"
+
+
+def _job(plan: Plan) -> Body:
+    named = labels(SPEC, plan.pool)
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": meta(spec_name(plan), plan.namespace, named),
+        "spec": {
+            "backoffLimit": 20,
+            "template": pod_template(
+                named,
+                account=spec_account(plan.pool),
+                restart="OnFailure",
+                containers=[_container(plan)],
+                volumes=[
+                    {"name": "spec", "configMap": {"name": spec_name(plan)}},
+                    scratch_volume(),
+                ],
+            ),
+        },
+    }
+
+
+def arguments() -> tuple[str, ...]:
+    """What the Job's container is started with."""
+    return apply_arguments(file=str(Path(_DIRECTORY) / SPEC_FILE), etcd=(f"$({ETCD_VARIABLE})",))
+
+
+def _container(plan: Plan) -> Body:
+    return {
+        "name": CONTAINER,
+        "image": plan.images.control,
+        "args": list(arguments()),
+        "env": [from_config(ETCD_VARIABLE, ETCD_CONFIG, ETCD_VARIABLE)],
+        "resources": resources("50m", "96Mi", limit="256Mi"),
+        "securityContext": container_security(),
+        "volumeMounts": [
+            {"name": "spec", "mountPath": _DIRECTORY, "readOnly": True},
+            scratch_mount(),
+        ],
+    }

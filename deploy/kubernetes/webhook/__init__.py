@@ -1,0 +1,1 @@
+"""Runs the admission webhook, with its certificates."""

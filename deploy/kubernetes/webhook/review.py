@@ -1,0 +1,102 @@
+"""One admission review: the question of an API server, and the answer. Pure.
+
+Understands ``admission.k8s.io/v1``. Only the creation of pods that ask for a sidecar is answered with more than "yes".
+Nothing is kept and nothing else is asked for an answer, so reviews have no side effects and may be repeated.
+"""
+
+import base64
+import json
+from typing import Any
+
+from understudy.deploy.kubernetes.base.lenient_json import Body, Refused, mapping, text
+from understudy.deploy.kubernetes.base.sidecar_settings import SidecarSettings
+from understudy.deploy.kubernetes.injection.pod import asks_for_sidecar, inject
+from understudy.deploy.kubernetes.webhook.json_patch import difference
+
+API_VERSION = "admission.k8s.io/v1"
+KIND = "AdmissionReview"
+INVALID = 422
+FAILED = 500
+WARNING_MOST = 256
+"""Characters of a warning; API servers cut all of them together at 4096."""
+MESSAGE_MOST = 4000
+
+
+class NoReview(ValueError):
+    """What came is no admission review of a kind that is understood here; the text says why."""
+
+
+def read_review(raw: bytes | bytearray) -> Body:
+    """The request within a review's bytes. Raises :class:`NoReview`."""
+    try:
+        document = json.loads(raw, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise NoReview("the document is nested too deeply") from None
+    except ValueError as error:
+        raise NoReview(f"the body is no JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise NoReview("the body must be a JSON object")
+    if (document.get("apiVersion"), document.get("kind")) != (API_VERSION, KIND):
+        raise NoReview(f"only {KIND} of {API_VERSION} is understood")
+    request = document.get("request")
+    if not isinstance(request, dict):
+        raise NoReview("the review has no request")
+    uid = request.get("uid")
+    if not isinstance(uid, str) or not 0 < len(uid) <= 256:
+        raise NoReview("the request has no uid")
+    return request
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def answer(request: Body, settings: SidecarSettings) -> tuple[Body, str]:
+    """The whole answer to a review's request, and its outcome in a word: ``injected``, ``ignored`` or ``denied``.
+
+    Raises:
+        RecursionError: the pod is nested too deeply to be worked on.
+    """
+    try:
+        pod = _pod_in(request, settings)
+        if pod is None or not asks_for_sidecar(pod):
+            return _answer(request, {"allowed": True}), "ignored"
+        injected = inject(pod, settings)
+    except Refused as refused:
+        return denial(request, str(refused), INVALID), "denied"
+    response: Body = {"allowed": True}
+    operations = difference(pod, injected.pod)
+    if operations:
+        encoded = json.dumps(operations, separators=(",", ":")).encode()
+        response |= {"patchType": "JSONPatch", "patch": base64.b64encode(encoded).decode()}
+    if injected.warnings:
+        response["warnings"] = [f"understudy: {warning}"[:WARNING_MOST] for warning in injected.warnings]
+    return _answer(request, response), "injected" if operations else "ignored"
+
+
+def denial(request: Body, message: str, code: int) -> Body:
+    """An answer that says no; ``code`` is an HTTP status."""
+    reason = "Invalid" if code == INVALID else "InternalError"
+    status = {
+        "status": "Failure",
+        "code": code,
+        "reason": reason,
+        "message": f"no sidecar for this pod: {message[:MESSAGE_MOST]}",
+    }
+    return _answer(request, {"allowed": False, "status": status})
+
+
+def _answer(request: Body, response: Body) -> Body:
+    return {"apiVersion": API_VERSION, "kind": KIND, "response": {"uid": request["uid"], **response}}
+
+
+def _pod_in(request: Body, settings: SidecarSettings) -> Body | None:
+    """The pod that is to be created, None if the request is about anything else. Raises :class:`Refused`."""
+    kind = mapping(request, "kind", "request")
+    about: tuple[Any, ...] = (kind.get("group") or "", kind.get("version"), kind.get("kind"))
+    if about != ("", "v1", "Pod") or request.get("operation") != "CREATE" or request.get("subResource"):
+        return None
+    pod = mapping(request, "object", "request")
+    metadata = mapping(pod, "metadata", "pod")
+    namespace = text(request, "namespace", "request") or text(metadata, "namespace", "metadata")
+    return None if namespace in settings.excluded_namespaces else pod

@@ -1,0 +1,1 @@
+"""Puts load on a pool and judges what its clients saw."""

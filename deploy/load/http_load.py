@@ -1,0 +1,173 @@
+"""The demo's clients: shoppers at a steady pace, each with one cart, who never try a request twice.
+
+Every request is recorded as its client saw it; judging is left to ``history_checker``. Half of the clients carry their
+session key in a header and half in a cookie.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import aiohttp
+
+from understudy.deploy.common.errors import DeployError
+from understudy.deploy.load.history_checker import Content, Kind, Op
+from understudy.deploy.load.open_loop import Pace
+
+PATIENCE = 10.0
+"""Seconds that a client waits for an answer."""
+
+
+@dataclass(slots=True)
+class Shopper:
+    """One client: its number, its session key once it has one, and what it was seen doing."""
+
+    number: int
+    key: str = ""
+    writes: int = 0
+    served_by: str = ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """How this client sends its session key."""
+        return {"X-Session-Id": self.key} if self.number % 2 == 0 else {"Cookie": f"sid={self.key}"}
+
+
+@dataclass(slots=True)
+class Load:
+    """A running load against ``url``; ``clock`` gives the monotonic seconds of all records."""
+
+    url: str
+    sessions: int = 200
+    rate: float = 300.0
+    clock: Callable[[], float] = time.monotonic
+    history: list[Op] = field(default_factory=list)
+    shoppers: list[Shopper] = field(default_factory=list)
+    drives: ClassVar[str] = "the example cart (POST /cart)"
+    _http: aiohttp.ClientSession | None = None
+    _pace: Pace = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._pace = Pace(self.sessions, self.rate, self.clock)
+
+    @property
+    def pacing(self) -> float:
+        """Seconds between two requests of one session."""
+        return self._pace.between
+
+    @property
+    def late(self) -> float:
+        """How late a request began at the worst, in seconds."""
+        return self._pace.late
+
+    async def open_sessions(self, *, at_once: int = 10) -> None:
+        """Let every client make its cart; raises :class:`DeployError` when one cannot."""
+        self._http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=100, keepalive_timeout=30),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=PATIENCE),
+        )
+        # aiohttp would repeat a GET by itself on a kept connection that was lost; here that must count as a failure.
+        self._http._retry_connection = False  # noqa: SLF001 - there is no public way to say so
+        gate = asyncio.Semaphore(at_once)
+
+        async def enter(number: int) -> Shopper:
+            async with gate:
+                shopper = Shopper(number)
+                await self._create(shopper)
+                return shopper
+
+        self.shoppers = list(await asyncio.gather(*(enter(number) for number in range(self.sessions))))
+
+    def start(self) -> None:
+        """Start the steady requests."""
+        self._pace.start(self._shop)
+
+    async def stop(self) -> None:
+        """Send nothing new and wait for the answers still to come."""
+        await self._pace.stop()
+
+    async def final_contents(self) -> Mapping[str, Content | None]:
+        """Read every cart once more, as its client; None where that failed."""
+        gate = asyncio.Semaphore(10)
+
+        async def look(shopper: Shopper) -> tuple[str, Content | None]:
+            async with gate:
+                op = await self._request(shopper, "check", "GET", "/cart")
+            return shopper.key, op.seen if op.succeeded else None
+
+        return dict(await asyncio.gather(*(look(shopper) for shopper in self.shoppers)))
+
+    async def close(self) -> None:
+        """End whatever still runs and close the connections."""
+        await self._pace.cancel()
+        if self._http is not None:
+            await self._http.close()
+
+    async def _create(self, shopper: Shopper) -> None:
+        op = await self._request(shopper, "create", "POST", "/cart", once=uuid.uuid4().hex)
+        if not shopper.key:
+            raise DeployError(f"a client got no cart from {self.url}: {op.status or ''} {op.error}".strip())
+
+    async def _shop(self, number: int, writes: bool) -> None:
+        shopper = self.shoppers[number]
+        if not writes:
+            await self._request(shopper, "read", "GET", "/cart")
+            return
+        shopper.writes += 1
+        sku = f"{shopper.number:03d}-{shopper.writes:04d}"
+        item = {"sku": sku, "quantity": 1}
+        await self._request(shopper, "write", "POST", "/cart/items", item=item, once=f"{shopper.key}-{sku}")
+
+    async def _request(
+        self,
+        shopper: Shopper,
+        kind: Kind,
+        method: str,
+        path: str,
+        *,
+        item: dict[str, Any] | None = None,
+        once: str | None = None,
+    ) -> Op:
+        headers = shopper.headers if shopper.key else {}
+        if once is not None:
+            headers["Idempotency-Key"] = once
+        status, served_by, error, body, attempts = 0, "", "", {}, 1
+        started = self.clock()
+        try:
+            async with self._session.request(method, self.url + path, json=item, headers=headers) as response:
+                status, served_by = response.status, response.headers.get("X-Served-By", "")
+                attempts = int(response.headers.get("X-Envoy-Attempt-Count", 1))
+                if 200 <= status < 300:
+                    body = await response.json()
+                else:
+                    error = (await response.text())[:200].strip()
+        except (aiohttp.ClientError, TimeoutError, ValueError) as fault:
+            status, error = 0, f"{type(fault).__name__}: {fault}"
+        ended = self.clock()
+        shopper.key = shopper.key or body.get("session", "")
+        if served_by:
+            shopper.served_by = served_by
+        op = Op(
+            session=shopper.key,
+            kind=kind,
+            started=started,
+            ended=ended,
+            status=status,
+            served_by=served_by,
+            attempts=attempts,
+            wrote=item["sku"] if item else "",
+            seen=body.get("items"),
+            error=error,
+        )
+        self.history.append(op)
+        return op
+
+    @property
+    def _session(self) -> aiohttp.ClientSession:
+        if self._http is None:
+            raise RuntimeError("the sessions are not open yet")
+        return self._http

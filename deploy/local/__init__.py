@@ -1,0 +1,1 @@
+"""Runs a whole pool on this machine."""

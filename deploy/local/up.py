@@ -1,0 +1,134 @@
+"""``understudy up``: a local pool that keeps running, with a live picture of it until it is told to stop."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import replace
+from typing import TypeVar
+
+from rich.console import Console
+from rich.live import Live
+
+from understudy.deploy.common.console_style import Terminal
+from understudy.deploy.common.printable import printable_view
+from understudy.deploy.inspect.member_views import View
+from understudy.deploy.inspect.query import read_pool
+from understudy.deploy.inspect.views import failovers_view, status_view
+from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.deploy.local.processes import as_json
+from understudy.deploy.local.up_view import Failovers, Now, addresses, kill_line, line, picture, things_to_try
+from understudy.statesync.etcd.client import EtcdClient, EtcdError
+
+T = TypeVar("T")
+_REFRESH = 0.5
+
+
+async def run_up(settings: LocalSettings) -> int:
+    """Run the pool until SIGINT or SIGTERM; returns the exit code. Raises ``DeployError`` when it cannot start."""
+    console = Terminal()
+    async with stop_signal() as stopping:
+        pool = LocalPool(settings, say=console.print)
+        starting = asyncio.create_task(pool.__aenter__())
+        ended = asyncio.create_task(stopping.wait())
+        await asyncio.wait({starting, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await starting
+            return 0
+        ended.cancel()
+        await starting
+        try:
+            console.print(addresses(pool.layout, tcp=settings.spec.tcp is not None))
+            await _show_until(stopping, pool, console)
+        finally:
+            console.print("stopping ...")
+            await pool.__aexit__()
+    return 0
+
+
+@contextlib.asynccontextmanager
+async def stop_signal() -> AsyncIterator[asyncio.Event]:
+    """An event that SIGINT and SIGTERM set, for as long as the context is open."""
+    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    try:
+        yield stopping
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+class Interrupted(Exception):
+    """The user pressed Ctrl-C, or sent SIGTERM."""
+
+
+async def unless(stopping: asyncio.Event, work: Awaitable[T]) -> T:
+    """Do the work; if the event is set first, cancel it, let it clean up, and raise :class:`Interrupted`."""
+    working = asyncio.ensure_future(work)
+    waiting = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return await working
+        working.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await working
+        raise Interrupted
+    finally:
+        waiting.cancel()
+
+
+async def _show_until(stopping: asyncio.Event, pool: LocalPool, console: Console) -> None:
+    """Show the pool's state until it stops: redrawn in a terminal, and gone with the pool; else one line per change."""
+    failovers = Failovers([place.http for place in pool.layout.controls])
+    async with EtcdClient(pool.etcd_endpoints) as client:
+        if not console.is_terminal:
+            await _tell_changes(stopping, pool, client, console, failovers)
+            return
+        with Live(console=console, auto_refresh=False, transient=True) as live:
+            while not stopping.is_set():
+                live.update(picture(await _read(client, pool, failovers)), refresh=True)
+                await _wait(stopping)
+
+
+async def _tell_changes(
+    stopping: asyncio.Event, pool: LocalPool, client: EtcdClient, console: Console, failovers: Failovers
+) -> None:
+    first = _now(pool)
+    console.print(things_to_try(first))
+    told = {"kill": kill_line(first)}
+    while not stopping.is_set():
+        now = await _read(client, pool, failovers)
+        lines = {"state": line(now), "kill": kill_line(now)}
+        for what, text in lines.items():
+            if text and told.get(what) != text:
+                console.print(text, soft_wrap=True)
+                told[what] = text
+        for text in failovers.to_tell(now.failovers):
+            console.print(text, soft_wrap=True)
+        await _wait(stopping)
+
+
+async def _wait(stopping: asyncio.Event) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stopping.wait(), _REFRESH)
+
+
+def _now(pool: LocalPool) -> Now:
+    """What is known without asking etcd."""
+    settings = pool.settings
+    return Now(pool.layout, as_json(pool.processes.all), example=not settings.app, tcp=settings.spec.tcp is not None)
+
+
+async def _read(client: EtcdClient, pool: LocalPool, failovers: Failovers) -> Now:
+    now = _now(pool)
+    try:
+        state, revision = await read_pool(client, pool.layout.pool)
+    except EtcdError as error:
+        return replace(now, trouble=f"etcd: {error}")
+    view: View = printable_view(status_view(state, revision=revision))
+    rows = printable_view(await failovers.latest(failovers_view(state)["failovers"]))
+    return replace(now, view=view, failovers=tuple(rows))

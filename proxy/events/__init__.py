@@ -1,0 +1,1 @@
+"""Records what this member knows of changes of active."""

@@ -1,0 +1,30 @@
+"""How often this process was taken for dead and went on living. Pure.
+
+A takeover's trace is named after the dead process (docs/telemetry.md). One that was only frozen can be taken over
+again, so its member record tells which of its lives this is; it changes once the others have surely finished.
+"""
+
+SETTLED_AFTER = 0.4
+"""Seconds after the first sign of a takeover: nobody claims any more from a member that answers, and nobody gives it
+slots before it has beaten for a second (``understudy.xds.membership.failure_detector.Rules.revival``)."""
+
+
+class Lives:
+    """Counts the takeovers that this process has survived."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._taken_at: float | None = None
+
+    def taken(self, now: float) -> None:
+        """Somebody holds this process for dead, or has claimed a slot of it; ``now`` is monotonic."""
+        if self._taken_at is None:
+            self._taken_at = now
+
+    def settle(self, now: float) -> bool:
+        """Whether a new life has just begun."""
+        if self._taken_at is None or now - self._taken_at < SETTLED_AFTER:
+            return False
+        self._taken_at = None
+        self.count += 1
+        return True

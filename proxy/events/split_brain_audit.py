@@ -1,0 +1,151 @@
+"""What this member can tell of correctness around a change of active: writes that the fence refused, and an audit.
+
+A write decided here that commits too late is refused by its compare with the owner record: nothing is lost by that, but
+for an ``async`` write, which was answered already. How many of both there were is told as ``fenced`` in the trace of
+the change that refused them, once it has been quiet for :data:`QUIET` seconds.
+
+Whoever takes slots over from another member checks each of them against etcd soon
+(``understudy.proxy.peers.anti_entropy`` does): a session that was written after the claim under an older epoch would
+have a second writer. Told as ``audit``, found or not.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from understudy.statesync.etcd.client import Kv
+from understudy.statesync.pool.records import Owner
+from understudy.statesync.sessions.digests import Reading
+from understudy.telemetry.tracing import names
+from understudy.telemetry.tracing.ids import TraceIds
+from understudy.telemetry.tracing.setup import Attributes, Telemetry
+
+logger = logging.getLogger(__name__)
+
+QUIET = 1.0
+_MOST_AUDITS = 1_000
+
+
+@dataclass(slots=True)
+class _Refused:
+    """Writes that one change of active refused."""
+
+    first_ns: int
+    last_ns: int = 0
+    fenced: int = 0
+    lost: int = 0
+    timer: asyncio.TimerHandle | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Audit:
+    """Slots of one claim that are still to be checked, and what was found so far."""
+
+    trace: TraceIds
+    claimed_ns: int
+    revision: int
+    epochs: Mapping[int, int]
+    waiting: set[int] = field(default_factory=set)
+    checked: int = 0
+    late: int = 0
+
+
+def written_late(reading: Reading, epoch: int, revision: int) -> int:
+    """How many sessions were written after the owner record of ``revision`` under an epoch before its ``epoch``.
+
+    Each of them proves that two members' writes were acknowledged for one slot: its fence did not hold.
+    """
+    return sum(
+        entry.revision > revision and reading.epochs.get(key, epoch) < epoch for key, entry in reading.entries.items()
+    )
+
+
+class Writers:
+    """The refused writes and the audits of one member."""
+
+    def __init__(self, telemetry: Telemetry, pool: str, member: str) -> None:
+        self._telemetry = telemetry
+        self._pool = pool
+        self._member = member
+        self._refused: dict[str, _Refused] = {}
+        self._audits: dict[int, _Audit] = {}
+        self.breaches = 0
+        """Sessions found to have been written by somebody who owned their slot no longer."""
+
+    def refused(self, found: Kv | None, *, lost: bool) -> None:
+        """The owner record ``found`` refused a write of ours; ``lost``: which had been answered already."""
+        try:
+            traceparent = Owner.decode(found.value).traceparent if found is not None else ""
+        except ValueError:
+            return
+        if not traceparent:
+            return
+        now = self._telemetry.now_ns()
+        one = self._refused.setdefault(traceparent, _Refused(now))
+        one.last_ns = now
+        one.fenced += not lost
+        one.lost += lost
+        if one.timer is not None:
+            one.timer.cancel()
+        one.timer = asyncio.get_running_loop().call_later(QUIET, self._tell_refused, traceparent)
+
+    def _tell_refused(self, traceparent: str) -> None:
+        one = self._refused.pop(traceparent)
+        attributes: Attributes = {
+            names.POOL: self._pool,
+            names.MEMBER: self._member,
+            names.WRITES_FENCED: one.fenced,
+            names.WRITES_LOST: one.lost,
+        }
+        self._telemetry.failover(traceparent).phase(names.FENCED, one.first_ns, one.last_ns, attributes)
+
+    def claimed(self, trace: TraceIds, epochs: Mapping[int, int], revision: int) -> None:
+        """Slots were taken over at ``revision``, each under its epoch: they are to be audited."""
+        audit = _Audit(trace, self._telemetry.now_ns(), revision, epochs, set(epochs))
+        for slot in epochs:
+            self.left(slot)
+            if len(self._audits) < _MOST_AUDITS:
+                self._audits[slot] = audit
+
+    def left(self, slot: int) -> None:
+        """A slot cannot be audited any more: it was lost again."""
+        audit = self._audits.pop(slot, None)
+        if audit is not None:
+            self._done(audit, slot)
+
+    def next_audit(self) -> int | None:
+        """A slot that is to be audited; None if none is."""
+        return min(self._audits, default=None)
+
+    def checked(self, reading: Reading, slot: int, owner: Owner, revision: int) -> None:
+        """A slot was read from etcd while ``owner``, written at ``revision``, was its newest known owner record."""
+        audit = self._audits.pop(slot, None)
+        if audit is not None:
+            late = written_late(reading, audit.epochs[slot], audit.revision)
+            audit.checked += 1
+            audit.late += late
+            self._done(audit, slot)
+        else:
+            late = written_late(reading, owner.epoch, revision)
+        if late:
+            self.breaches += late
+            logger.error(
+                "slot %d: %d sessions were written by a former owner after epoch %d began: the fence did not hold",
+                slot,
+                late,
+                owner.epoch,
+            )
+
+    def _done(self, audit: _Audit, slot: int) -> None:
+        audit.waiting.discard(slot)
+        if audit.waiting or not audit.checked:
+            return
+        attributes: Attributes = {
+            names.POOL: self._pool,
+            names.MEMBER: self._member,
+            names.SLOTS: audit.checked,
+            names.WRITES_BREACHED: audit.late,
+        }
+        trace = self._telemetry.failover(audit.trace.traceparent)
+        trace.phase(names.AUDIT, audit.claimed_ns, self._telemetry.now_ns(), attributes)

@@ -1,0 +1,1 @@
+"""Runs a front Envoy: bootstrap, supervision, TLS files."""

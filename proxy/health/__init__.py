@@ -1,0 +1,1 @@
+"""Tells whether the application is well, whether its checks pass and whether this process is late."""

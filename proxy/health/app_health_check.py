@@ -1,0 +1,167 @@
+"""Whether the application beside this sidecar answers.
+
+Asks it every :data:`INTERVAL` seconds, one question at a time, in one of the ways of
+:mod:`understudy.statesync.pool.app_health`. A refused connection counts at once, since nobody listens there; an answer
+that says no counts after :data:`FAILURES` in a row; silence counts after the patience that the pool's spec allows,
+longer while the application, or this process, was seen to be slow: busy is not dead. In a TCP pool it opens a
+connection instead, with the question that the spec names (:mod:`understudy.proxy.health.tcp_health`).
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import aiohttp
+
+from understudy.proxy.health.grpc_health import GrpcQuestion
+from understudy.proxy.health.tcp_health import ask
+from understudy.statesync.heartbeat.heartbeat import LOAD_WINDOW, patience
+from understudy.statesync.pool.addresses import split_address
+from understudy.statesync.pool.app_health import AppHealth, HealthKind
+from understudy.statesync.pool.spec import Liveness
+from understudy.statesync.pool.spec_tcp import Tcp
+
+INTERVAL = 0.1
+FAILURES = 3
+
+Asking = Callable[[float], Awaitable[str]]
+"""Asks with so much patience in seconds, and says what is wrong, '' for nothing.
+
+Raises ``TimeoutError``, ``ConnectionRefusedError``, or ``OSError`` for anything else that is no answer.
+"""
+
+
+class ApplicationCheck:
+    """The application's health, as last seen. ``reason`` is '' when it is well."""
+
+    def __init__(
+        self,
+        app: str,
+        health: AppHealth,
+        on_change: Callable[[], None],
+        *,
+        rules: Callable[[], Liveness],
+        stall: Callable[[], float],
+        known: Callable[[], bool] = lambda: True,
+        tcp: Callable[[], Tcp | None] = lambda: None,
+    ) -> None:
+        """``app`` is ``host:port``; ``on_change`` is called when it becomes well or ill.
+
+        ``rules`` are those of the pool as they are now; ``stall`` is how late this process was of late, in seconds;
+        ``tcp`` is what a TCP pool's spec says. Nothing is asked before the spec is ``known``.
+        """
+        self._app = app
+        self._health = health
+        self._place = f"http://{app}{health.what}" if health.kind is HealthKind.HTTP else app
+        self._known = known
+        self._tcp = tcp
+        self._on_change = on_change
+        self._rules = rules
+        self._stall = stall
+        self._failures = FAILURES
+        self._delays: deque[tuple[float, float]] = deque()
+        self.reason = "the application has not answered yet"
+        self.listening = True
+        """Whether somebody listens at its address, as of the last question; until then it is believed."""
+
+    @property
+    def well(self) -> bool:
+        """Whether the application answers."""
+        return not self.reason
+
+    @property
+    def delay(self) -> float:
+        """The application's slowest answer of late, in seconds."""
+        return max((delay for _, delay in self._delays), default=0.0)
+
+    def slowest_since(self, then: float) -> float:
+        """Its slowest answer, in seconds, of those that came after ``then`` (monotonic); 0 if none did."""
+        return max((delay for at, delay in self._delays if at >= then), default=0.0)
+
+    @property
+    def patience(self) -> float:
+        """How long it may be silent now, in seconds."""
+        rules = self._rules()
+        return patience(rules.application_ms / 1000, max(self.delay, self._stall()), rules.load_cap_ms / 1000)
+
+    async def run(self) -> None:
+        """Ask until cancelled."""
+        async with AsyncExitStack() as stack:
+            asking = await self._way(stack)
+            while True:
+                if not self._known():
+                    await asyncio.sleep(INTERVAL)
+                    continue
+                began = time.monotonic()
+                fault, certain = await self._ask(asking)
+                now = time.monotonic()
+                while self._delays and self._delays[0][0] < now - LOAD_WINDOW:
+                    self._delays.popleft()
+                if not fault:
+                    self._delays.append((now, now - began))
+                self._note(fault, certain)
+                await asyncio.sleep(INTERVAL)
+
+    async def _way(self, stack: AsyncExitStack) -> Asking:
+        """How this application is asked unless its pool is one of TCP; what that opens is closed with ``stack``."""
+        match self._health.kind:
+            case HealthKind.HTTP:
+                http = await stack.enter_async_context(aiohttp.ClientSession())
+                return lambda patience: self._by_http(http, patience)
+            case HealthKind.GRPC:
+                question = GrpcQuestion(self._app, self._health.what)
+                stack.push_async_callback(question.close)
+                return question.ask
+            case HealthKind.TCP:
+                return lambda patience: self._by_connection(None, patience)
+
+    async def _ask(self, asking: Asking) -> tuple[str, bool]:
+        """What is wrong ('' for nothing), and whether that is beyond doubt."""
+        allowed = self.patience
+        tcp = self._tcp()
+        try:
+            said = await (self._by_connection(tcp, allowed) if tcp else asking(allowed))
+        except TimeoutError:
+            return f"the application is silent at {self._place} for {allowed:.1f} s", True
+        except OSError as error:
+            if isinstance(error, ConnectionRefusedError) or await self._refuses():
+                self.listening = False
+                return f"the application does not listen at {self._place}", True
+            return f"the application does not answer at {self._place}: {error}", False
+        self.listening = True
+        return (f"the application at {self._place} {said}" if said else ""), not said
+
+    async def _by_http(self, http: aiohttp.ClientSession, patience: float) -> str:
+        try:
+            async with http.get(self._place, timeout=aiohttp.ClientTimeout(total=patience)) as answer:
+                return "" if answer.status < 400 else f"answers {answer.status}"
+        except aiohttp.ClientConnectorError as error:
+            raise ConnectionRefusedError(str(error)) from None
+        except aiohttp.ClientError as error:
+            raise OSError(str(error)) from None
+
+    async def _by_connection(self, tcp: Tcp | None, patience: float) -> str:
+        async with asyncio.timeout(patience):
+            if tcp is None:
+                _, writer = await asyncio.open_connection(*split_address(self._app))
+                writer.close()
+                return ""
+            answer = await ask(self._app, tcp)
+        return "" if answer.startswith(tcp.pong) else f"answers {answer!r}, not {tcp.pong!r}"
+
+    async def _refuses(self) -> bool:
+        """Whether nobody listens at the application's address: gRPC says no more than that it got no answer."""
+        try:
+            await self._by_connection(None, INTERVAL)
+        except OSError as error:
+            return isinstance(error, ConnectionRefusedError)  # anything else, silence too, is no proof
+        return False
+
+    def _note(self, fault: str, certain: bool) -> None:
+        self._failures = 0 if not fault else FAILURES if certain else self._failures + 1
+        reason = fault if self._failures >= FAILURES else "" if not fault else self.reason
+        if reason != self.reason:
+            self.reason = reason
+            self._on_change()

@@ -1,0 +1,112 @@
+"""How late this process's event loop is: the measure of CPU load that heartbeats carry, and a check of its own.
+
+A task that wants to wake every :data:`TICK` and notes how late it was. Other threads may ask how long ago it last ran.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from pathlib import Path
+
+from understudy.statesync.heartbeat.heartbeat import LONGEST_LOAD, MOST_STANDSTILLS, Delays
+
+TICK = 0.05
+STALLED_AFTER = 1.0
+"""Seconds without a turn of the event loop after which this member is no use to anybody, though it lives."""
+STALLED_WITHOUT_ETCD = 5.0
+"""The same while etcd keeps everybody waiting for a leader, and for as long after that. Then what has waited comes all
+at once, to every member; nobody else could serve instead, since nobody can claim; and who catches up is better left
+alone. A process that stands still for good does not hear of etcd any more either, so this lasts no longer."""
+STOOD_STILL = 0.5
+"""Seconds by which the event loop must be late for the process to have stood still."""
+WAKING = 1.0
+"""Seconds after a standstill in which a call that is read may have waited in a socket all the while."""
+
+
+STILL_FROM = 0.2
+"""Seconds from which on a delay may have been a standstill; front Envoys and pulses notice one of 0.3 s."""
+STILL_TOLD = 40.0
+"""Seconds for which a standstill is told: longer than the control server listens for a member that was taken over."""
+_SCHEDSTAT = Path("/proc/thread-self/schedstat")
+
+
+def stood_still(late: float, ran: float, waited: float | None) -> float:
+    """For how many of the ``late`` seconds the process stood still: it neither ran nor waited for a CPU. 0 for none.
+
+    So it was stopped, or its container was frozen; more CPU would not have helped. ``ran`` is the CPU time of the whole
+    process meanwhile, ``waited`` for how long this thread was ready to run and had no CPU; None where the kernel does
+    not tell: then a delay that no load explains counts.
+    """
+    if waited is None:
+        waited = 0.0 if late > LONGEST_LOAD else late
+    still = late - ran - waited
+    return still if still >= STILL_FROM else 0.0
+
+
+def waited_for_cpu() -> float | None:
+    """Seconds for which this thread has been ready to run and had no CPU (Linux: sched_info, run_delay)."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(_SCHEDSTAT.read_text().split()[1]) / 1e9
+    return None
+
+
+def bearable(now: float, wanting_at: float) -> float:
+    """Seconds for which the event loop may stand still at ``now`` before front Envoys had better go elsewhere.
+
+    ``wanting_at`` is when etcd was last seen to keep callers waiting for a leader; both monotonic.
+    """
+    return STALLED_WITHOUT_ETCD if now - wanting_at < STALLED_WITHOUT_ETCD else STALLED_AFTER
+
+
+class StallWatch:
+    """The event loop's delays of the last :data:`LOAD_WINDOW` seconds, as :meth:`run` sees them."""
+
+    def __init__(self) -> None:
+        self._ran_at = time.monotonic()
+        self._delays = Delays()
+        self._stood = 0.0
+        self._woke_at = -WAKING
+        self._stills: deque[tuple[float, float]] = deque(maxlen=MOST_STANDSTILLS)
+
+    def standstills(self) -> list[tuple[float, float]]:
+        """The last times that this process stood still: for how many seconds, and how many seconds ago that ended."""
+        now = time.monotonic()
+        return [(round(still, 3), round(now - woke, 3)) for woke, still in self._stills if now - woke < STILL_TOLD]
+
+    def standstill(self) -> float:
+        """Seconds for which a call that is read now may have waited in its socket because this process stood still."""
+        now = time.monotonic()
+        late = now - self._ran_at - TICK
+        stood = self._stood if now - self._woke_at < WAKING else 0.0
+        return max(late if late > STOOD_STILL else 0.0, stood)
+
+    @property
+    def worst(self) -> float:
+        """The longest delay of late, in seconds."""
+        return self._delays.worst
+
+    @property
+    def now(self) -> float:
+        """How late the event loop is at this moment, in seconds; for other threads."""
+        return max(time.monotonic() - self._ran_at - TICK, 0.0)
+
+    async def run(self) -> None:
+        """Measure until cancelled. Each turn begins where the one before was read: no standstill falls between them."""
+        now, ran, waited = time.monotonic(), time.process_time(), waited_for_cpu()
+        while True:
+            self._ran_at, ran_before, waited_before = now, ran, waited
+            await asyncio.sleep(TICK)
+            now, ran, waited = time.monotonic(), time.process_time(), waited_for_cpu()
+            late = now - self._ran_at - TICK
+            still = stood_still(late, ran - ran_before, _between(waited_before, waited))
+            if still:  # what it waited for a CPU it waited when it was woken
+                self._stills.append((now - late + still, still))
+            self._delays.note(late, now)
+            if late > STOOD_STILL:
+                self._stood, self._woke_at = late, now
+
+
+def _between(before: float | None, after: float | None) -> float | None:
+    """What lies between two readings; None if one of them is not known."""
+    return None if before is None or after is None else after - before

@@ -1,0 +1,1 @@
+"""Claims slots, takes them over, hands them over and drains this member."""

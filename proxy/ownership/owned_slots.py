@@ -1,0 +1,166 @@
+"""The slots that this process owns right now, and the calls going on in each.
+
+A gate per owned slot. A call enters when the slot is caught up and not being handed over, and leaves when
+its write is resolved, so whoever closes the gate (a handover) can wait until nothing is under way. A gate may be closed
+to all but reads that memory answers at once: they are safe for as long as nobody else can have become active. Losing
+the slot opens the gate for good: everyone who waited is told :class:`NotMine` and goes to the new owner.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from understudy.statesync.pool.records import Owner, Phase
+
+
+class NotMine(Exception):
+    """This process does not own the slot."""
+
+    def __init__(self, slot: int) -> None:
+        super().__init__(f"slot {slot}")
+        self.slot = slot
+
+
+@dataclass(eq=False, slots=True)
+class OwnedSlot:
+    """One owned slot. ``fence`` is the ``mod_revision`` of the owner record that makes it ours.
+
+    ``readable``: its gate is closed, but not to reads that memory answers at once. ``preparing``: it was claimed and is
+    being caught up; nobody but who claimed it may open its gate.
+    """
+
+    slot: int
+    owner: Owner
+    fence: int
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    calls: int = 0
+    answered: bool = False
+    readable: bool = False
+    preparing: bool = False
+
+    def leave(self) -> None:
+        """One call less."""
+        self.calls -= 1
+        if self.calls == 0:
+            self.idle.set()
+
+
+async def still_busy(slots: Sequence[OwnedSlot], patience: float) -> list[OwnedSlot]:
+    """Those of ``slots``, whose gates are closed, in which calls are under way after ``patience`` seconds as well."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(patience):
+            for owned in slots:
+                await owned.idle.wait()
+    return [owned for owned in slots if owned.calls]
+
+
+class Holdings:
+    """All owned slots of this process."""
+
+    def __init__(self) -> None:
+        self._owned: dict[int, OwnedSlot] = {}
+        self.given_up: dict[int, int] = {}
+        """Slots given up for good under the owner record of this revision, which may still name this process."""
+
+    def __contains__(self, slot: int) -> bool:
+        return slot in self._owned
+
+    def __len__(self) -> int:
+        return len(self._owned)
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """The owned slots, in no particular order."""
+        return tuple(self._owned)
+
+    def get(self, slot: int) -> OwnedSlot | None:
+        """The owned slot, open or not."""
+        return self._owned.get(slot)
+
+    def takes(self, slot: int) -> bool:
+        """Whether the slot is ours and takes calls now."""
+        owned = self._owned.get(slot)
+        return owned is not None and owned.open.is_set()
+
+    @property
+    def preparing(self) -> frozenset[int]:
+        """The owned slots that were claimed and are being caught up."""
+        return frozenset(slot for slot, owned in self._owned.items() if owned.preparing)
+
+    def open_slots(self) -> list[int]:
+        """The owned slots that take calls now."""
+        return [slot for slot, owned in self._owned.items() if owned.open.is_set()]
+
+    def gain(self, slot: int, owner: Owner, fence: int) -> OwnedSlot:
+        """Note a slot as ours, its gate still closed. An older holding of the same slot ends."""
+        self.lose(slot)
+        owned = OwnedSlot(slot, owner, fence)
+        owned.idle.set()
+        self._owned[slot] = owned
+        return owned
+
+    def lose(self, slot: int) -> None:
+        """Note that a slot is not ours; calls that wait at its gate are told so."""
+        owned = self._owned.pop(slot, None)
+        if owned is not None:
+            owned.open.set()
+
+    def give_up(self, slots: Iterable[int]) -> None:
+        """Answer nothing in ``slots`` any more, and never again under the owner records that make them ours now.
+
+        So whoever replaces such a record need not wait until our reads from memory are over.
+        """
+        for slot in slots:
+            owned = self._owned.get(slot)
+            if owned is not None:
+                self.given_up[slot] = owned.fence
+                self.lose(slot)
+
+    def learn(self, slot: int, owner: Owner, revision: int, *, me: str, boot: str) -> bool:
+        """Compare a holding with the owner record as etcd has it; drop it, and say so, if it is somebody else's."""
+        owned = self._owned.get(slot)
+        if owned is None or revision <= owned.fence or (owner.active == me and owner.boot == boot):
+            return False
+        self.lose(slot)
+        return True
+
+    def close(self, slots: Iterable[int], *, readable: bool = False) -> list[OwnedSlot]:
+        """Close the gates of ``slots`` for new calls; with ``readable`` not to reads that memory answers at once."""
+        closed = [self._owned[slot] for slot in slots if slot in self._owned]
+        for owned in closed:
+            owned.open.clear()
+            owned.readable = readable
+        return closed
+
+    def enter_to_read(self, slot: int) -> OwnedSlot | None:
+        """Begin a read past a closed gate, if one may; it ends with :meth:`OwnedSlot.leave`, without a pause."""
+        owned = self._owned.get(slot)
+        if owned is None or not owned.readable:
+            return None
+        owned.calls += 1
+        owned.idle.clear()
+        return owned
+
+    def reopen(self, owned: OwnedSlot, owner: Owner | None = None, fence: int = 0) -> None:
+        """Open a gate again, under a new owner record if one is given. Does nothing if the slot is lost by now."""
+        if self._owned.get(owned.slot) is not owned:
+            return
+        if owner is not None:
+            owned.owner, owned.fence = owner, fence
+        owned.readable = owned.preparing = False
+        if owned.owner.phase is Phase.STABLE:
+            owned.open.set()
+
+    async def enter(self, slot: int) -> OwnedSlot:
+        """Begin a call in ``slot``; it must end with :meth:`OwnedSlot.leave`. Raises :class:`NotMine`."""
+        while True:
+            owned = self._owned.get(slot)
+            if owned is None:
+                raise NotMine(slot)
+            if owned.open.is_set():
+                owned.calls += 1
+                owned.idle.clear()
+                return owned
+            await owned.open.wait()

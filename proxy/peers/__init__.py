@@ -1,0 +1,1 @@
+"""Speaks with the other sidecars: client, API, probes, clocks, comparison of copies."""

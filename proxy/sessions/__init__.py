@@ -1,0 +1,1 @@
+"""Takes a session call from its protocol to its commit."""

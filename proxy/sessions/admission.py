@@ -1,0 +1,151 @@
+"""Who may ask: the names in a certificate at the peer API, a token and a header at the session API.
+
+Three middlewares and what they look up. Checks come before anything of a request is carried out or its body is read.
+Whether certificates and tokens are demanded at all is decided at start (``understudy.proxy.sidecar.listen``).
+"""
+
+import hashlib
+import hmac
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from understudy.proxy.peers.peer_client import ACTIVATE_PATH, PREPARE_PATH, SESSIONS_PATH
+from understudy.proxy.sessions.problems import Reply, problem
+from understudy.statesync.http.headers import ADMIN_HEADER, ADMIN_VALUE
+from understudy.statesync.tls.identity import MEMBER, names_in
+from understudy.statesync.tls.secret_files import fault_of, read_secret
+
+logger = logging.getLogger(__name__)
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+"""What orchestrators ask at the session API: they have no token, and learn nothing of sessions."""
+TOKEN_LEAST = 16
+SESSIONS_ROOT = "/v1/sessions"
+"""Below it are the calls of the session API that name a session, perhaps by a key that a client sent."""
+_READS = frozenset({"GET", "HEAD"})
+_MEMBERS_ONLY = (SESSIONS_PATH, PREPARE_PATH, ACTIVATE_PATH)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class BadTokenFile(Exception):
+    """A token file that cannot be used; the text names it and the fault, in one line."""
+
+
+class SessionTokens:
+    """The tokens in a file, one a line, all of them valid: so a token is changed by having both there for a while.
+
+    The file is looked at with each request (modification time); one that cannot be used leaves the last good tokens.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises :class:`BadTokenFile`."""
+        self._path = path
+        try:
+            self._stamp = self._stamp_now()
+            self._digests = _digests(path)
+        except OSError as error:
+            raise BadTokenFile(fault_of(error)) from None
+
+    def accepts(self, authorization: str) -> bool:
+        """Whether the value of an ``Authorization`` header is ``Bearer`` and one of the tokens; in constant time."""
+        self._follow()
+        scheme, _, token = authorization.partition(" ")
+        shown = hashlib.sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
+        matches = [hmac.compare_digest(shown, digest) for digest in self._digests]
+        return scheme.lower() == "bearer" and any(matches)
+
+    def _follow(self) -> None:
+        try:
+            stamp = self._stamp_now()
+            if stamp != self._stamp:
+                self._stamp = stamp
+                self._digests = _digests(self._path)
+                logger.info("session tokens read anew from %s", self._path)
+        except (OSError, BadTokenFile) as error:
+            logger.warning("the session tokens in use stay: %s", error)
+
+    def _stamp_now(self) -> tuple[int, int, int]:
+        stat = self._path.stat()
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+def _digests(path: Path) -> tuple[bytes, ...]:
+    try:
+        lines = [line.strip() for line in read_secret(path).decode().splitlines()]
+    except UnicodeDecodeError:
+        raise BadTokenFile(f"{path}: cannot be read: it is no text") from None
+    tokens = [line for line in lines if line and not line.startswith("#")]
+    if not tokens or any(len(token) < TOKEN_LEAST for token in tokens):
+        raise BadTokenFile(f"{path}: holds one token a line, each of {TOKEN_LEAST} characters or more")
+    return tuple(hashlib.sha256(token.encode()).digest() for token in tokens)
+
+
+def token_wanted(tokens: SessionTokens, respond: Callable[[Reply], web.Response]) -> Middleware:
+    """Middleware of the session API: 401 without a valid token (RFC 6750, section 3), but for the health paths."""
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        authorization = request.headers.get("Authorization", "")
+        if request.path in OPEN_PATHS or tokens.accepts(authorization):
+            return await handler(request)
+        challenge = 'Bearer realm="understudy"' + (', error="invalid_token"' if authorization else "")
+        detail = "send 'Authorization: Bearer TOKEN' with a token of the sidecar's --session-token-file"
+        reply = problem(401, "unauthorized", detail)
+        return respond(Reply(401, {**reply.headers, "WWW-Authenticate": challenge}, reply.body))
+
+    return check
+
+
+def admin_wanted(respond: Callable[[Reply], web.Response]) -> Middleware:
+    """Middleware of the session API: 403 for a change of anything but a session that lacks the header for it.
+
+    An application puts session keys into paths, and its clients may choose them: a key like ``../checks/db`` makes
+    a call for a session one for a check. No client can make the application send the header.
+    """
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        resource = request.match_info.route.resource
+        harmless = request.method in _READS or resource is None or _names_a_session(resource.canonical)
+        if harmless or request.headers.get(ADMIN_HEADER) == ADMIN_VALUE:
+            return await handler(request)
+        detail = (
+            "nothing was changed: this call needs the header 'Understudy-Admin: true'. If it was meant for a session, "
+            "the session key was not quoted in the path"
+        )
+        return respond(problem(403, "admin-header-missing", detail))
+
+    return check
+
+
+def _names_a_session(path: str) -> bool:
+    return path == SESSIONS_ROOT or path.startswith(f"{SESSIONS_ROOT}/")
+
+
+def certificate_wanted(
+    kinds: Callable[[tuple[str, ...]], frozenset[str]], respond: Callable[[Reply], web.Response]
+) -> Middleware:
+    """Middleware of the peer API over mTLS: 403 unless ``kinds`` of the certificate's names may ask this.
+
+    Sessions and handovers are for members; the rest is for members, control servers and operators.
+    """
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        transport = request.transport
+        names = names_in(transport.get_extra_info("peercert") if transport else None)
+        who = kinds(names)
+        resource = request.match_info.route.resource
+        path = resource.canonical if resource else request.path
+        if MEMBER in who or (who and not path.startswith(_MEMBERS_ONLY)):
+            return await handler(request)
+        whose = ", ".join(names) or "nobody"
+        logger.warning("%s from %s refused: the certificate is for %s", path, request.remote, whose)
+        return respond(problem(403, "not-a-peer", f"the certificate is for {whose}, who may not ask this"))
+
+    return check

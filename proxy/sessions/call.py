@@ -1,0 +1,69 @@
+"""One session call as it came in, from the application or from another sidecar, and the write that it asks for. Pure.
+
+Which headers a call may have is in docs/api.md; what becomes of it is decided by
+:mod:`understudy.proxy.sessions.service` and :mod:`understudy.proxy.sessions.owner_calls`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from understudy.proxy.sessions.problems import Reply, problem
+from understudy.statesync.parsing.strict_json import whole_number
+from understudy.statesync.sessions.request_log import REQUEST_HEADER, parse_stamp
+from understudy.statesync.sessions.session import Method, Write
+
+DURABILITIES = ("sync", "async")
+TTL_MOST = 31_536_000
+"""Seconds: a year."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One session call. ``headers`` are those that matter, by lower-case name; ``hop`` marks a forwarded call."""
+
+    method: str
+    key: str
+    headers: Mapping[str, str]
+    body: bytes = b""
+    hop: bool = False
+
+
+def write_of(call: Call) -> Write | Reply:
+    """The write that a call asks for, or the problem with it."""
+    headers = call.headers
+    ttl: int | None = None
+    if "understudy-ttl" in headers:
+        ttl = whole_number(headers["understudy-ttl"], TTL_MOST)
+        if not ttl:
+            return problem(400, "bad-request", f"Understudy-TTL takes whole seconds from 1 to {TTL_MOST}")
+    idempotency_key = headers.get("idempotency-key")
+    if idempotency_key is not None and not 1 <= len(idempotency_key) <= 255:
+        return problem(400, "bad-request", "Idempotency-Key takes 1 to 255 characters")
+    if headers.get("understudy-durability", "sync") not in DURABILITIES:
+        return problem(400, "bad-request", "Understudy-Durability takes sync or async")
+    request, began = (f"key:{idempotency_key}" if idempotency_key is not None else None), None
+    if REQUEST_HEADER in headers:
+        try:
+            stamp = parse_stamp(headers[REQUEST_HEADER])
+        except ValueError:
+            return problem(
+                400,
+                "bad-request",
+                "Understudy-Request takes SECONDS;ID, as the front Envoy sends it: hand it on as it is",
+            )
+        request, began = request or f"request:{stamp.id}", stamp.began
+    if call.method == Method.REFUSE and request is None:
+        return problem(
+            400, "bad-request", "a refusal needs the Understudy-Request or the Idempotency-Key of its request"
+        )
+    return Write(
+        Method(call.method),
+        call.body,
+        headers.get("content-type", "application/octet-stream"),
+        headers.get("if-match"),
+        headers.get("if-none-match"),
+        ttl,
+        idempotency_key,
+        request,
+        began,
+    )

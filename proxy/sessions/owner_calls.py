@@ -1,0 +1,400 @@
+"""Session calls at the owner of their slot: reads from memory, writes by group commit.
+
+Writes to one session run one after the other: each is decided on the committed state, and the next begins only when
+the outcome of the one before is known, even if its client has gone. So nothing is ever decided on a guess, and the
+slot counts as busy (for a handover) until every write in it is resolved.
+"""
+
+import asyncio
+import logging
+import time
+from dataclasses import replace
+from functools import partial
+
+from understudy.proxy.ownership.context import MemberContext
+from understudy.proxy.ownership.owned_slots import OwnedSlot
+from understudy.proxy.ownership.read_deadline import ReadDeadline
+from understudy.proxy.sessions.call import Call, write_of
+from understudy.proxy.sessions.problems import Reply, problem
+from understudy.proxy.sessions.session_locks import SessionTurns
+from understudy.statesync.etcd.client import EtcdError, Get, Kv, ModRevision
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.sessions.commit import CommitUnknown, NotCommitted, NotOwner, Submission
+from understudy.statesync.sessions.request_log import Entry, Window, request_hash
+from understudy.statesync.sessions.session import (
+    Outcome,
+    Refused,
+    Repeated,
+    Session,
+    Stored,
+    Terms,
+    Write,
+    decide_write,
+    etag_of,
+    matches_none,
+)
+from understudy.statesync.sessions.session_crypto import Unreadable
+
+RETRY_AFTER = 1
+ASYNC_PATIENCE = 1.0
+ETCD_PATIENCE = 1.5
+"""Seconds for which a read waits for etcd past the read deadline; also what a call to etcd may take."""
+
+logger = logging.getLogger(__name__)
+
+
+class OwnerCalls:
+    """Answers calls in owned slots. Both methods return None when the slot turned out not to be ours after all."""
+
+    def __init__(self, context: MemberContext, reads: ReadDeadline) -> None:
+        self._context = context
+        self._reads = reads
+        self._turns = SessionTurns()
+        self._unanswered: dict[tuple[int, str], asyncio.Future[int]] = {}
+        self.async_lost = 0
+
+    def at_hand(self, call: Call, slot: int) -> bool:
+        """Whether :meth:`read` would answer a ``GET`` from memory now, without waiting for anything."""
+        return (
+            (slot, call.key) not in self._unanswered
+            and self._context.replica.is_synced(slot)
+            and call.headers.get("understudy-consistency") != "linearizable"
+            and self._reads.holds()
+        )
+
+    async def read(self, call: Call, owned: OwnedSlot) -> Reply | None:
+        """Answer a ``GET``; the caller has entered the slot and this leaves it."""
+        try:
+            return await self._read(call, owned)
+        finally:
+            owned.leave()
+
+    async def _read(self, call: Call, owned: OwnedSlot) -> Reply | None:
+        pending = self._unanswered.get((owned.slot, call.key))
+        if pending is not None:
+            await asyncio.wait((pending,), timeout=ASYNC_PATIENCE)
+        linearizable = call.headers.get("understudy-consistency") == "linearizable"
+        sure = linearizable or self._reads.holds() or await self._reads.renewed(ETCD_PATIENCE)
+        if not sure and self._holds(owned):
+            detail = "etcd is needed to answer this read and does not answer"
+            return problem(503, "no-owner", detail, retry_after=RETRY_AFTER)
+        if not self._holds(owned):
+            return None
+        session = self._context.replica.session(owned.slot, call.key)
+        if linearizable:
+            try:
+                seen = await self._read_etcd(call.key, owned)
+            except EtcdError as error:
+                detail = f"etcd is needed to answer this read and cannot be reached: {error}"
+                return problem(503, "no-owner", detail, retry_after=RETRY_AFTER)
+            except Unreadable as error:
+                return self._placed(problem(503, "session-unreadable", str(error), retry_after=RETRY_AFTER), owned)
+            if not seen:
+                return None
+            session = seen[0]
+        if session is None or not session.alive(self._context.clock.expiry_ms()):
+            absent = self._sealed_off(call, owned) or problem(404, "no-such-session", "there is no session of this key")
+            return self._placed(absent, owned)
+        if_none_match = call.headers.get("if-none-match")
+        if if_none_match is not None and matches_none(if_none_match, session):
+            return self._placed(Reply(304, {"ETag": session.etag}), owned)
+        headers = {"ETag": session.etag, "Content-Type": session.content_type}
+        return self._placed(Reply(200, headers, session.body), owned)
+
+    async def _read_etcd(self, key: str, owned: OwnedSlot) -> tuple[Session | None, ...]:
+        """The session as etcd has it, in a tuple of one, while we own its slot; an empty tuple if we do not.
+
+        Memory takes it in as well: what one reader was shown, the next one must not be behind of.
+        """
+        keys = self._context.keys
+        owner_key = keys.owner(owned.slot)
+        result = await self._context.etcd.txn(
+            [ModRevision(owner_key, owned.fence)], [Get(keys.session(owned.slot, key))], [Get(owner_key)]
+        )
+        if not result.succeeded:
+            self._learn(owned.slot, result.answers[0][0] if result.answers[0] else None)
+            return ()
+        found = result.answers[0]
+        replica = self._context.replica
+        if not found:
+            replica.committed(owned.slot, key, None, result.revision)
+            return (None,)
+        session = replica.codec.decode(found[0].key, found[0].value, found[0].mod_revision)
+        replica.committed(owned.slot, key, session, session.revision)
+        return (session,)
+
+    async def write(self, call: Call, owned: OwnedSlot, spec: PoolSpec, give_up: float) -> Reply | None:
+        """Answer a write by ``give_up`` (monotonic); the caller has entered the slot, and this leaves it."""
+        write = write_of(call)
+        if not isinstance(write, Reply):
+            write = self._overload(spec, new=False) or write
+        if isinstance(write, Reply):
+            owned.leave()
+            return write
+        try:
+            if self._turns.taken(owned.slot, call.key):
+                async with asyncio.timeout(max(give_up - time.monotonic(), 0.0)):
+                    await self._turns.take(owned.slot, call.key)
+            else:
+                await self._turns.take(owned.slot, call.key)
+        except TimeoutError:
+            owned.leave()
+            detail = "an earlier write to this session is not resolved yet; this one was not carried out"
+            return problem(503, "not-committed", detail, retry_after=RETRY_AFTER)
+        except asyncio.CancelledError:
+            owned.leave()
+            raise
+        release = partial(self._release, owned, call.key)
+        if not self._holds(owned):
+            release()
+            return None  # the slot was lost, or the watch had a gap, while this call waited
+        sealed_off = self._sealed_off(call, owned)
+        if sealed_off is not None:
+            release()
+            return self._placed(sealed_off, owned)
+        expired = self._expired(call, write, spec)
+        if expired is not None:
+            release()
+            return self._placed(expired, owned)
+        outcome = self._decide(call, write, owned, spec)
+        if isinstance(outcome, Stored) or (
+            isinstance(outcome, Refused) and outcome.lasting and write.request is not None
+        ):
+            return await self._carry_out(call, write, outcome, owned, spec, release, give_up)
+        try:
+            return await self._without_effect(outcome, owned, spec)
+        finally:
+            release()
+
+    def _expired(self, call: Call, write: Write, spec: PoolSpec) -> Reply | None:
+        """The answer to a write that may be a copy of a request whose outcome is forgotten by now.
+
+        Without a stamp a call is as old as the time that it may have waited in its socket, as far as is known here.
+        """
+        if write.began is not None:
+            age = self._context.clock.now_ms() / 1000 - write.began
+        else:
+            age = 0.0 if call.hop else self._context.stall.standstill()
+        fault = Window.of(spec.timeouts.request_seconds).fault(age)
+        if not fault:
+            return None
+        self._context.tally.expired += 1
+        return problem(409, "request-expired", f"{fault}; nothing was done")
+
+    async def _carry_out(
+        self,
+        call: Call,
+        write: Write,
+        outcome: Stored | Refused,
+        owned: OwnedSlot,
+        spec: PoolSpec,
+        release: "partial[None]",
+        give_up: float,
+    ) -> Reply | None:
+        """Commit what was decided, and answer; whatever comes of it calls ``release``."""
+        overloaded = self._overload(spec, new=True) if outcome.status == 201 else None
+        overloaded = overloaded or self._too_many_requests(write, spec)
+        if overloaded is not None:
+            release()
+            return overloaded
+        entry = _entry_of(call, write, outcome)
+        if isinstance(outcome, Refused):
+            submission = self._context.committer.submit(owned.slot, owned.fence, "", None, entry)
+            submission.done.add_done_callback(lambda _: release())
+            return await self._resolve(submission, outcome, owned, give_up)
+        submission = self._submit(call.key, outcome.session, owned, release, entry)
+        if call.headers.get("understudy-durability", spec.durability) == "async":
+            self._follow(owned.slot, call.key, submission)
+            return self._placed(Reply(outcome.status, {"Understudy-Durability": "async"}), owned)
+        return await self._resolve(submission, outcome, owned, give_up)
+
+    async def _without_effect(self, outcome: Repeated | Refused, owned: OwnedSlot, spec: PoolSpec) -> Reply | None:
+        """A refusal or a repeated answer tells what memory holds, as a read does, so it needs as good a ground.
+
+        With ``takeover: lease`` that is the read deadline; with ``fast``, where the deadline allows old reads, a look
+        at etcd from now on. While the owner record is ours nobody else has written: memory is all there is to know.
+        """
+        if spec.takeover == "lease" and self._reads.holds():
+            sure = True
+        else:
+            sure = await self._reads.confirmed(time.monotonic(), ETCD_PATIENCE)
+        if not sure and self._holds(owned):
+            detail = "etcd is needed to answer this write and does not answer"
+            return problem(503, "not-committed", detail, retry_after=RETRY_AFTER)
+        return self._placed(self._unchanged(outcome), owned) if self._holds(owned) else None
+
+    def _holds(self, owned: OwnedSlot) -> bool:
+        """Whether the slot is still ours and in memory after a call has waited for something."""
+        return self._context.holdings.get(owned.slot) is owned and self._context.replica.is_synced(owned.slot)
+
+    def _overload(self, spec: PoolSpec, *, new: bool) -> Reply | None:
+        """The answer to a write that is not taken in because commits lag behind (``backpressure``)."""
+        now = self._context.committer.pressure(time.monotonic())
+        waiting = replace(now, writes=now.writes + self._turns.waiting)
+        why = waiting.refusal(new=new, bound=spec.limits.queued_writes)
+        if not why:
+            return None
+        if new:
+            self._context.tally.refused_new += 1
+        else:
+            self._context.tally.refused_writes += 1
+        return problem(503, "overloaded", why, retry_after=RETRY_AFTER)
+
+    def _too_many_requests(self, write: Write, spec: PoolSpec) -> Reply | None:
+        """The answer to a write whose outcome there is no room to keep: without it a copy might act again."""
+        if write.request is None or len(self._context.requests) < spec.limits.requests:
+            return None
+        self._context.tally.refused_writes += 1
+        detail = (
+            f"the outcomes of {spec.limits.requests} requests are kept, as many as this pool's limits.requests allows"
+        )
+        return problem(503, "overloaded", detail, retry_after=RETRY_AFTER)
+
+    def _follow(self, slot: int, key: str, submission: Submission) -> None:
+        """An ``async`` write is answered before it is committed: reads here wait for it, and its loss is counted."""
+        self._unanswered[slot, key] = submission.done
+
+        def settled(done: "asyncio.Future[int]") -> None:
+            self._unanswered.pop((slot, key), None)
+            if done.cancelled() or done.exception() is not None:
+                self.async_lost += 1
+                error = done.exception() if not done.cancelled() else None
+                if isinstance(error, NotOwner):
+                    self._context.writers.refused(error.found, lost=True)
+                logger.warning("an async write in slot %d was lost: %s", slot, done.exception())
+
+        submission.done.add_done_callback(settled)
+
+    def _decide(self, call: Call, write: Write, owned: OwnedSlot, spec: PoolSpec) -> Outcome:
+        current = self._context.replica.session(owned.slot, call.key)
+        clock, limit = self._context.clock, spec.limits.session_bytes
+        terms = Terms(owned.owner.epoch, clock.now_ms(), limit, spec.session_ttl, clock.expiry_ms())
+        settled = None
+        if write.request is not None:
+            settled = self._context.requests.find(request_hash(call.key, write.request), write.fingerprint)
+        outcome = decide_write(current, write, terms, settled)
+        if isinstance(outcome, Stored) and outcome.status == 201 and current is None and self._full(spec):
+            share = f"{spec.limits.sessions} sessions for {spec.slots} slots"
+            return Refused(507, "too-many-sessions", f"this member's share of the pool's limit ({share}) is used up")
+        return outcome
+
+    def _sealed_off(self, call: Call, owned: OwnedSlot) -> Reply | None:
+        """The answer for a session that is there and cannot be read here: it must not pass for absent."""
+        why = self._context.replica.unreadable(owned.slot, call.key)
+        return problem(503, "session-unreadable", why, retry_after=RETRY_AFTER) if why else None
+
+    def _full(self, spec: PoolSpec) -> bool:
+        """Whether this member's slots hold their proportional share of the pool's session limit."""
+        slots = self._context.holdings.slots
+        return self._context.replica.count(slots) * spec.slots >= spec.limits.sessions * max(len(slots), 1)
+
+    def _submit(
+        self,
+        key: str,
+        session: Session | None,
+        owned: OwnedSlot,
+        release: "partial[None]",
+        entry: Entry | None = None,
+    ) -> Submission:
+        context = self._context
+        name = context.keys.session(owned.slot, key)
+        value = context.replica.codec.encode(name, session) if session is not None else None
+        submission = context.committer.submit(owned.slot, owned.fence, name, value, entry)
+
+        def settled(done: "asyncio.Future[int]") -> None:
+            if not done.cancelled() and done.exception() is None:
+                revision = done.result()
+                kept = session.at(revision) if session is not None else None
+                context.replica.committed(owned.slot, key, kept, revision)
+            release()
+
+        submission.done.add_done_callback(settled)
+        return submission
+
+    async def _resolve(
+        self, submission: Submission, outcome: Stored | Refused, owned: OwnedSlot, give_up: float
+    ) -> Reply | None:
+        try:
+            revision = await self._context.committer.outcome(submission, max(give_up - time.monotonic(), 0.0))
+        except NotOwner as error:
+            self._context.writers.refused(error.found, lost=False)
+            self._learn(owned.slot, error.found)
+            return None
+        except NotCommitted as error:
+            return problem(503, "not-committed", error.detail, retry_after=RETRY_AFTER)
+        except CommitUnknown as error:
+            detail = f"{error.detail}; read the session, or repeat the request with its Idempotency-Key"
+            return problem(503, "outcome-unknown", detail, retry_after=RETRY_AFTER)
+        if isinstance(outcome, Refused):
+            return self._placed(self._unchanged(outcome), owned)
+        headers = {"ETag": etag_of(revision), "Understudy-Durability": "sync"}
+        return self._placed(Reply(outcome.status, headers), owned)
+
+    async def remove_dead(self, key: str, owned: OwnedSlot) -> bool:
+        """Remove an expired session or tombstone from etcd; the caller has entered the slot, and this leaves it."""
+        current = self._context.replica.session(owned.slot, key)
+        if self._turns.taken(owned.slot, key) or current is None or self._context.clock.expiry_ms() < current.expires:
+            owned.leave()
+            return False
+        await self._turns.take(owned.slot, key)
+        submission = self._submit(key, None, owned, partial(self._release, owned, key))
+        await asyncio.wait((submission.done,))
+        return submission.done.exception() is None
+
+    def _release(self, owned: OwnedSlot, key: str) -> None:
+        self._turns.give_back(owned.slot, key)
+        owned.leave()
+
+    @staticmethod
+    def _unchanged(outcome: Repeated | Refused) -> Reply:
+        if isinstance(outcome, Refused):
+            if outcome.status == 204:
+                return Reply(204)  # the application itself refuses the request
+            return problem(outcome.status, outcome.problem, outcome.detail)
+        headers = {"ETag": etag_of(outcome.revision), "Understudy-Durability": "sync", "Understudy-Repeated": "true"}
+        return Reply(outcome.status, headers)
+
+    def stale(self, call: Call, slot: int) -> Reply | None:
+        """What this member's copy says, whoever owns the slot, with its age; None if it holds no copy."""
+        context = self._context
+        if not context.replica.is_synced(slot) or context.replica.unreadable(slot, call.key):
+            return None
+        lag_ms = context.mirror.silent_for * 1000
+        headers = {
+            "Understudy-Slot": str(slot),
+            "Understudy-Served-By": context.me,
+            "Understudy-Lag-Ms": f"{lag_ms:.0f}",
+        }
+        session = context.replica.session(slot, call.key)
+        if session is None or not session.alive(context.clock.expiry_ms()):
+            reply = problem(404, "no-such-session", "this copy has no session of this key")
+            return Reply(404, {**reply.headers, **headers}, reply.body)
+        return Reply(200, {**headers, "ETag": session.etag, "Content-Type": session.content_type}, session.body)
+
+    def _learn(self, slot: int, found: Kv | None) -> None:
+        """Take in an owner record that etcd showed us while it refused something."""
+        if found is None:
+            return
+        context = self._context
+        owner = context.state.read_owner(slot, found)
+        if owner is not None and context.holdings.learn(
+            slot, owner, found.mod_revision, me=context.me, boot=context.boot
+        ):
+            context.lives.taken(time.monotonic())
+
+    def _placed(self, reply: Reply, owned: OwnedSlot) -> Reply:
+        """The reply with the headers that say who answered for which slot, at which epoch."""
+        place = {
+            "Understudy-Slot": str(owned.slot),
+            "Understudy-Epoch": str(owned.owner.epoch),
+            "Understudy-Served-By": self._context.me,
+        }
+        return Reply(reply.status, {**reply.headers, **place}, reply.body)
+
+
+def _entry_of(call: Call, write: Write, outcome: Stored | Refused) -> Entry | None:
+    """What the request log keeps of a write; None if nothing tells the write from others."""
+    if write.request is None:
+        return None
+    why = outcome.problem if isinstance(outcome, Refused) else ""
+    return Entry(request_hash(call.key, write.request), write.fingerprint, outcome.status, why)

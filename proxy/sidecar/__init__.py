@@ -1,0 +1,1 @@
+"""Runs the sidecar process: settings, assembly, registration, metrics."""

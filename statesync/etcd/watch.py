@@ -1,0 +1,226 @@
+"""The watch: every change of some ranges, once and in order, over one gRPC stream, replaced when it fails.
+
+:class:`Cursor` is the pure part: it says where to resume, drops what was seen already and joins fragments so
+that a revision's events are never split. The shell opens streams, asks for a sign of life when it is quiet,
+gives a silent stream up, and resumes elsewhere. A watch is for freshness; safety comes from compares in
+transactions.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from typing import TypeVar
+
+import grpc
+import grpc.aio
+from aetcd import rpc
+
+from understudy.statesync.etcd.errors import DENIED, Compacted, EtcdError, Rejected, Unavailable, Verdict, judge
+from understudy.statesync.etcd.model import Event, Message, WatchBatch, bounds, event_of
+from understudy.statesync.etcd.transport import Endpoint, Transport
+from understudy.statesync.pool.keys import KeyRange
+
+QUIET_FOR = 1.0
+SILENT_FOR = 5.0
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class Cursor:
+    """How far the watch of one range has come. ``next_revision`` is where it resumes."""
+
+    def __init__(self, where: KeyRange, start_revision: int) -> None:
+        self.where = where
+        self.next_revision = start_revision
+        self._held: list[Event] = []
+
+    def restart(self) -> None:
+        """A new stream begins at ``next_revision``: forget what the old one left incomplete."""
+        self._held = []
+
+    def feed(self, events: Sequence[Event], *, fragment: bool) -> tuple[Event, ...]:
+        """Take a response's events and return those of whole revisions that are new.
+
+        ``fragment`` says that the response goes on in the next one: events of the last revision then wait for
+        it.
+        """
+        whole = self._held + [event for event in events if event.kv.mod_revision >= self.next_revision]
+        self._held = []
+        if fragment and whole:
+            last = whole[-1].kv.mod_revision
+            self._held = [event for event in whole if event.kv.mod_revision == last]
+            whole = [event for event in whole if event.kv.mod_revision < last]
+        if whole:
+            self.next_revision = whole[-1].kv.mod_revision + 1
+        return tuple(whole)
+
+
+class _StreamEndedError(Exception):
+    """The stream is of no more use; resume on another."""
+
+
+class _Stream:
+    """One gRPC watch stream with one watch per cursor; watch ids are their positions, counted from 1."""
+
+    def __init__(self, endpoint: Endpoint, call: Message) -> None:
+        self.endpoint = endpoint
+        self._call = call
+        self._waiting_since: float | None = None
+        self._asked = True
+        self._pacemaker = asyncio.create_task(self._keep_pace())
+
+    async def open(self, cursors: Sequence[Cursor]) -> None:
+        """Create the watches."""
+        self._waiting_since = time.monotonic()
+        for watch_id, cursor in enumerate(cursors, 1):
+            cursor.restart()
+            key, end = bounds(cursor.where)
+            # Fragments: what etcd has to send after a pause would otherwise be one message of any size.
+            create = rpc.WatchCreateRequest(
+                key=key, range_end=end, start_revision=cursor.next_revision, watch_id=watch_id, fragment=True
+            )
+            await self._carefully(self._call.write(rpc.WatchRequest(create_request=create)))
+        self._asked = False
+
+    async def read(self) -> Message:
+        """The next response; raises :class:`_StreamEndedError` when there will be none."""
+        self._waiting_since = time.monotonic()
+        response = await self._carefully(self._call.read())
+        self._waiting_since = None
+        self._asked = False
+        if not isinstance(response, rpc.WatchResponse):
+            raise _StreamEndedError("etcd ended the stream")
+        return response
+
+    async def close(self) -> None:
+        """End the stream and the task that belongs to it."""
+        self._call.cancel()
+        self._pacemaker.cancel()
+        await asyncio.gather(self._pacemaker, return_exceptions=True)
+
+    async def _carefully(self, step: Awaitable[_T]) -> _T:
+        """Tell a cancelled stream (by the pacemaker, or by closing the client) from a cancelled task."""
+        try:
+            return await step
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise _StreamEndedError("the stream was given up") from None
+        except asyncio.InvalidStateError:  # what gRPC raises for a write to a call that has ended already
+            raise _StreamEndedError("the stream had ended") from None
+
+    async def _keep_pace(self) -> None:
+        """Ask for progress when nothing came for a while; give the stream up if that is not answered either.
+
+        The time the consumer takes between two reads does not count.
+        """
+        while True:
+            await asyncio.sleep(QUIET_FOR / 4)
+            if self._waiting_since is None:
+                continue
+            quiet = time.monotonic() - self._waiting_since
+            if quiet >= QUIET_FOR + SILENT_FOR:
+                self._call.cancel()
+                return
+            if quiet >= QUIET_FOR and not self._asked:
+                self._asked = True
+                with contextlib.suppress(asyncio.InvalidStateError):  # ended meanwhile, as whoever reads it hears
+                    await self._call.write(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
+
+
+class Watch:
+    """The shell around the cursors; iterate :meth:`batches` once."""
+
+    def __init__(self, transport: Transport, ranges: Sequence[KeyRange], start_revision: int) -> None:
+        if start_revision < 1:
+            raise ValueError("a watch starts right after a revision that was read, so at 1 or later")
+        self._transport = transport
+        self._cursors = [Cursor(where, start_revision) for where in ranges]
+        self._failures = 0
+        self._denied = False
+
+    async def batches(self) -> AsyncGenerator[WatchBatch, None]:
+        """Batches without end; raises :class:`Compacted`, and :class:`Rejected` when etcd denies the watch.
+
+        Closing the client ends it with :class:`Unavailable`.
+        """
+        while True:
+            stream = await self._connect()
+            try:
+                await stream.open(self._cursors)
+                while True:
+                    batch = await self._batch(await stream.read(), stream.endpoint)
+                    if batch is not None:
+                        self._failures, self._denied = 0, False
+                        yield batch
+            except _StreamEndedError as error:
+                self._transport.suspect(stream.endpoint)
+                await self._pause(f"{stream.endpoint.address}: {error}")
+            except grpc.aio.AioRpcError as error:
+                await self._transport.stream_failed(stream.endpoint, error)
+                await self._pause(f"{stream.endpoint.address}: {error.details()}")
+            finally:
+                await stream.close()
+
+    async def _connect(self) -> _Stream:
+        while True:
+            deadline = time.monotonic() + self._transport.timeout
+            try:
+                metadata = await self._transport.metadata(deadline)
+                endpoint = await self._transport.connected("watch", deadline, patient=True)
+            except Rejected:
+                raise
+            except EtcdError as error:
+                await self._pause(error.detail)
+            else:
+                return _Stream(endpoint, endpoint.watch(metadata=metadata))
+
+    async def _pause(self, reason: str) -> None:
+        if self._transport.closed:
+            raise Unavailable("watch", "", "the client is closed")
+        _log.debug("watch resumes at %s: %s", [cursor.next_revision for cursor in self._cursors], reason)
+        await self._transport.pause(min(0.05 * 2**self._failures, 0.5))
+        self._failures = min(self._failures + 1, 4)
+
+    async def _batch(self, response: Message, endpoint: Endpoint) -> WatchBatch | None:
+        """What a response means for the consumer, if anything; raises as :meth:`batches`."""
+        if response.canceled:
+            await self._cancelled(response, endpoint)
+        if response.created:
+            await self._check_history(response, endpoint)
+            return None
+        if not response.events:
+            return WatchBatch(response.header.revision, ())
+        cursor = self._cursors[response.watch_id - 1]
+        events = cursor.feed([event_of(event) for event in response.events], fragment=response.fragment)
+        return WatchBatch(events[-1].kv.mod_revision, events) if events else None
+
+    async def _check_history(self, response: Message, endpoint: Endpoint) -> None:
+        """Raise :class:`Compacted` if etcd, and not just this member, is behind what was seen: it was replaced."""
+        seen = max(cursor.next_revision for cursor in self._cursors) - 1
+        if response.header.revision >= seen:
+            return
+        try:
+            # A key that whoever may watch may read, too: roles can be confined to a prefix.
+            request = rpc.RangeRequest(key=bounds(self._cursors[0].where)[0], count_only=True)
+            now = (await self._transport.call("range", request, repeatable=True)).header.revision
+        except EtcdError as error:
+            raise _StreamEndedError(error.detail) from None
+        if now < seen:
+            raise Compacted("watch", endpoint.address, 0)
+
+    async def _cancelled(self, response: Message, endpoint: Endpoint) -> None:
+        """Etcd ended one of the watches: always raises, what depends on the reason."""
+        if response.compact_revision:
+            raise Compacted("watch", endpoint.address, response.compact_revision)
+        reason = response.cancel_reason.partition("desc = ")[2] or response.cancel_reason
+        if reason == DENIED or judge(grpc.StatusCode.UNKNOWN, reason) is Verdict.LOG_IN:
+            # etcd 3.5 calls a token that it has forgotten "permission denied", too; so a new one is tried,
+            # once.
+            if self._denied or not await self._transport.renew_token():
+                raise Rejected("watch", endpoint.address, reason)
+            self._denied = True
+        raise _StreamEndedError(f"cancelled: {reason}")

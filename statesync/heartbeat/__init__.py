@@ -1,0 +1,1 @@
+"""Heartbeats and pulses between members and control servers, and adaptive timeouts."""

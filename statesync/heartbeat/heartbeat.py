@@ -1,0 +1,189 @@
+"""The heartbeat between a sidecar and a control server, as both put it on the wire.
+
+A sidecar opens one bidirectional gRPC stream to every control server (method :data:`METHOD`) and sends a
+:class:`Beat` every ``BEAT_INTERVAL`` seconds and at once when something changes. The server sends an :class:`Answer`
+every ``ANSWER_INTERVAL``. A killed process is seen at once, since its kernel closes the socket.
+
+Packets may be lost for a while, and TCP then waits longer and longer before it sends again. So whoever hears nothing on
+a stream for :data:`STREAM_SILENCE` ends it: the sidecar opens a new one on a new connection.
+
+Silence is judged by :func:`patience`, here and beside the application: busy is not dead.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from understudy.statesync.pool.records import MemberState, Record
+
+SERVICE = "understudy.v1.Liveness"
+METHOD = f"/{SERVICE}/Stream"
+BEAT_INTERVAL = 0.1
+ANSWER_INTERVAL = 0.5
+STREAM_SILENCE = 3.0
+"""Seconds after which a silent stream is ended: more than a busy process is late, less than TCP may wait."""
+ANSWERS = "understudy-answers"
+"""Initial metadata of a server that sends answers; a stream to any other is never ended for silence."""
+PINGS = (
+    ("grpc.keepalive_time_ms", 2_000),
+    ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+"""gRPC's own pings on a connection to a control server, which ends calls that are silent for another reason."""
+LOAD_FACTOR = 3.0
+"""How many times the worst delay of the last seconds is granted on top: a delay seldom triples from one second to the
+next while its cause stays the same."""
+LOAD_WINDOW = 10.0
+"""Seconds for which a delay is remembered."""
+
+
+MOST_CLAIMS = 32
+"""Claims that one beat tells of at the most."""
+MOST_PULSES = 256
+"""Pulses that one beat tells of at the most."""
+MOST_STANDSTILLS = 4
+"""Standstills that one beat tells of at the most."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimTold(Record):
+    """How far one claim of a takeover has come, as the member that made it tells. Times in ns on that member's clock.
+
+    ``trace`` is the takeover's trace id in hex, ``slots`` how many slots the claim won. ``by_request``: a caller was
+    the first witness, not the table. ``began`` is when the member had its witnesses, ``claimed`` when the transaction
+    was through, ``opened`` when all its slots took calls, ``answered`` when the first call was answered well; 0: not
+    yet. ``awaited``: that call had come before the slots were open. ``waiting``: calls wait in these slots and none was
+    answered yet. ``request`` is the W3C traceparent of the call that was answered, if it carried one.
+    """
+
+    trace: str
+    slots: int
+    began: int
+    claimed: int
+    by_request: bool = False
+    opened: int = 0
+    answered: int = 0
+    awaited: bool = False
+    waiting: bool = False
+    request: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("slots", "began", "claimed", "opened", "answered"):
+            if type(getattr(self, name)) is not int:
+                raise TypeError(f"ClaimTold: {name} is no whole number")
+        for name in ("trace", "request"):
+            if not isinstance(getattr(self, name), str):
+                raise TypeError(f"ClaimTold: {name} is no text")
+
+
+@dataclass(frozen=True, slots=True)
+class Beat(Record):
+    """A sign of life. ``applied`` is the etcd revision that the member's replica has reached.
+
+    ``stall``: the longest time in seconds that the sidecar's event loop was late within the last :data:`LOAD_WINDOW`.
+    ``pulses`` tells, of every (member, boot) whose pulse the member takes, whether it runs; see
+    :mod:`understudy.statesync.heartbeat.pulse`. ``lacking`` is how many slots it should hold by the table and does not
+    hold in full. ``sent`` is the time in ns, on the sender's clock, of this beat (0: not told), ``claims`` what its
+    claims of late have come to, and ``request`` the W3C traceparent of the newest call that it answered as owner, if it
+    carried one. ``answers``: the sender reads answers; one that does not would let them pile up. ``stood`` tells of the
+    times of late in which its process stood still (it neither ran nor waited for a CPU): for how many seconds, and how
+    many seconds ago that ended.
+    """
+
+    pool: str
+    member: str
+    boot: str
+    state: MemberState
+    applied: int
+    reason: str = ""
+    stall: float = 0.0
+    lacking: int = 0
+    sent: int = 0
+    claims: Sequence[ClaimTold] = ()
+    request: str = ""
+    pulses: Sequence[tuple[str, str, bool]] = ()
+    answers: bool = False
+    stood: Sequence[tuple[float, float]] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "state", MemberState(self.state))
+        object.__setattr__(self, "pulses", _pulses(self.pulses))
+        object.__setattr__(self, "stood", _stood(self.stood))
+        if not isinstance(self.claims, list | tuple):
+            raise TypeError("Beat: claims is a list")
+        told = [one if isinstance(one, ClaimTold) else ClaimTold.of(one) for one in self.claims[:MOST_CLAIMS]]
+        object.__setattr__(self, "claims", tuple(told))
+        if type(self.sent) is not int or not isinstance(self.request, str):
+            raise TypeError("Beat: sent is a whole number, request a text")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Record):
+    """What a control server says to a beat: the beat's ``sent``, and its own wall clock in ms."""
+
+    sent: int
+    clock: int
+
+    def __post_init__(self) -> None:
+        if type(self.sent) is not int or type(self.clock) is not int:
+            raise TypeError("Answer: sent and clock are whole numbers")
+
+
+def _pulses(raw: object) -> tuple[tuple[str, str, bool], ...]:
+    if not isinstance(raw, list | tuple):
+        raise TypeError("Beat: pulses is a list")
+    told = [tuple(one) if isinstance(one, list | tuple) else () for one in raw[:MOST_PULSES]]
+    if any([type(part) for part in one] != [str, str, bool] for one in told):
+        raise TypeError("Beat: pulses is a list of members, their boots, and whether they run")
+    return tuple((member, boot, runs) for member, boot, runs in told)
+
+
+def _stood(raw: object) -> tuple[tuple[float, float], ...]:
+    if not isinstance(raw, list | tuple):
+        raise TypeError("Beat: stood is a list")
+    told = [tuple(one) if isinstance(one, list | tuple) else () for one in raw[:MOST_STANDSTILLS]]
+    if any(len(one) != 2 or not all(type(part) in (int, float) and 0 <= part <= 1e9 for part in one) for one in told):
+        raise TypeError("Beat: stood is a list of seconds, and of how long ago that ended")
+    return tuple((float(seconds), float(ago)) for seconds, ago in told)
+
+
+LONGEST_LOAD = 1.5
+"""A longer delay, in seconds, says nothing of load: the process was frozen, or its machine was."""
+STALL_STEPS = (0.0, 0.1, 0.25, 0.5, 1.0)
+"""What a member's record may say of its delays, in seconds: coarse, so that it seldom has to be written anew."""
+NOT_WORTH_TELLING = 0.05
+
+
+class Delays:
+    """The delays of one process within the last :data:`LOAD_WINDOW` seconds. Times and delays in seconds."""
+
+    def __init__(self) -> None:
+        self._noted: deque[tuple[float, float]] = deque()
+
+    @property
+    def worst(self) -> float:
+        """The longest of them."""
+        return self._noted[0][1] if self._noted else 0.0
+
+    def note(self, late: float, now: float) -> None:
+        """Take in a delay. What is older, or earlier and shorter, can no longer be the worst."""
+        while self._noted and self._noted[0][0] < now - LOAD_WINDOW:
+            self._noted.popleft()
+        if late > LONGEST_LOAD:
+            return
+        while self._noted and self._noted[-1][1] <= late:
+            self._noted.pop()
+        self._noted.append((now, late))
+
+
+def stall_step(delay: float) -> float:
+    """A delay as a member's record tells it: the least step above it, 0 while it is not worth telling."""
+    return min((step for step in STALL_STEPS if delay <= step + NOT_WORTH_TELLING), default=STALL_STEPS[-1])
+
+
+def patience(usual: float, delay: float, cap: float, *, factor: float = LOAD_FACTOR) -> float:
+    """How long somebody may be silent who is usually given ``usual``, and was ``delay`` late of late; in seconds.
+
+    ``factor`` times that delay is granted on top, at most ``cap``.
+    """
+    return usual + min(cap, factor * max(delay, 0.0))

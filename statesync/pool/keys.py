@@ -1,0 +1,183 @@
+"""Where everything of a pool stands in etcd.
+
+One prefix per pool, ``/understudy/v1/<pool>/``. A sidecar watches the whole prefix with a single watch, so it sees
+all changes of its pool in one order: etcd's revisions. A control server leaves the sessions out and watches the two
+ranges before and after them.
+"""
+
+from dataclasses import dataclass
+
+from understudy.statesync.pool.slots import MAX_SLOTS
+
+ROOT = "/understudy/v1/"
+_DIGITS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRange:
+    """A half-open range of keys, ``[start, end)``, in etcd's byte order."""
+
+    start: str
+    end: str
+
+
+def prefix_range(prefix: str) -> KeyRange:
+    """The range of all keys that begin with ``prefix`` (which must end in a character below U+007F)."""
+    return KeyRange(prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class PoolKeys:
+    """Key names of one pool."""
+
+    pool: str
+
+    @property
+    def prefix(self) -> str:
+        """Everything of the pool starts with this."""
+        return f"{ROOT}{self.pool}/"
+
+    @property
+    def spec(self) -> str:
+        """The pool spec; written by the operator."""
+        return f"{self.prefix}spec"
+
+    @property
+    def table(self) -> str:
+        """The slot table; written by the leading control server."""
+        return f"{self.prefix}table"
+
+    @property
+    def leader(self) -> str:
+        """The leading control server's name; lives on its lease."""
+        return f"{self.prefix}leader"
+
+    @property
+    def members(self) -> str:
+        """Prefix of the member records."""
+        return f"{self.prefix}members/"
+
+    @property
+    def admin(self) -> str:
+        """Prefix of the operator's intents for members."""
+        return f"{self.prefix}admin/"
+
+    @property
+    def site_intents(self) -> str:
+        """Prefix of the operator's intents for whole sites."""
+        return f"{self.admin}site/"
+
+    @property
+    def controls(self) -> str:
+        """Prefix of the control servers' addresses."""
+        return f"{self.prefix}controls/"
+
+    @property
+    def owners(self) -> str:
+        """Prefix of the owner records."""
+        return f"{self.prefix}owners/"
+
+    @property
+    def commits(self) -> str:
+        """Prefix of the members' commit markers."""
+        return f"{self.prefix}commits/"
+
+    @property
+    def sessions(self) -> str:
+        """Prefix of the sessions of all slots."""
+        return f"{self.prefix}sessions/"
+
+    @property
+    def requests(self) -> str:
+        """Prefix of the records of what became of requests, see ``request_log``.
+
+        It stands just before the sessions, so that one range leaves out both.
+        """
+        return f"{self.prefix}session-requests/"
+
+    @property
+    def failovers(self) -> str:
+        """Prefix of the records of changes of active."""
+        return f"{self.prefix}failovers/"
+
+    @property
+    def probes(self) -> str:
+        """Prefix of the keys that are written only to see when a member has applied their revision."""
+        return f"{self.prefix}probes/"
+
+    @property
+    def secret(self) -> str:
+        """A random secret of the pool, from which the session keys of idempotent creations are derived."""
+        return f"{self.prefix}secret"
+
+    @property
+    def encryption(self) -> str:
+        """The id of the key that sessions are encrypted with, if they are."""
+        return f"{self.prefix}encryption"
+
+    def member(self, member: str) -> str:
+        """A member's record; lives on the member's lease."""
+        return self.members + member
+
+    def intent(self, member: str) -> str:
+        """The operator's intent for a member."""
+        return self.admin + member
+
+    def site_intent(self, site: str) -> str:
+        """The operator's intent for all members of a site."""
+        return self.site_intents + site
+
+    def control(self, control: str) -> str:
+        """A control server's addresses; lives on its lease."""
+        return self.controls + control
+
+    def owner(self, slot: int) -> str:
+        """Owner record of a slot; never on a lease."""
+        return f"{self.owners}{slot:05d}"
+
+    def commit(self, member: str) -> str:
+        """Commit marker of a member: its last committed batch, in whichever slots."""
+        return self.commits + member
+
+    def probe(self, name: str) -> str:
+        """A key to write and then to wait for; ``name`` is whoever writes it. Short-lived."""
+        return self.probes + name
+
+    def slot_sessions(self, slot: int) -> str:
+        """Prefix of the sessions of one slot."""
+        return f"{self.sessions}{slot:05d}/"
+
+    def session(self, slot: int, key: str) -> str:
+        """One session."""
+        return self.slot_sessions(slot) + key
+
+    def failover(self, failover: str, to: str, source: str) -> str:
+        """What ``to`` got from ``source`` in the failover named ``failover`` (its trace id in hex)."""
+        return f"{self.parts_of_failover(failover)}{to}/{source}"
+
+    def parts_of_failover(self, failover: str) -> str:
+        """Prefix of the records of one failover."""
+        return f"{self.failovers}{failover}/"
+
+    @property
+    def everything(self) -> KeyRange:
+        """The range of all the pool's keys."""
+        return prefix_range(self.prefix)
+
+    @property
+    def without_sessions(self) -> tuple[KeyRange, KeyRange]:
+        """The pool's keys before and after its sessions and the records of requests."""
+        whole = self.everything
+        return KeyRange(whole.start, self.requests), KeyRange(prefix_range(self.sessions).end, whole.end)
+
+
+def slot_in(key: str, prefix: str) -> int:
+    """The slot number that follows ``prefix`` in a key of owners or sessions.
+
+    Raises ``ValueError`` unless it is five digits, of a slot that a pool may have, with nothing or a slash behind.
+    """
+    digits, slash, rest = key[len(prefix) :].partition("/")
+    slot = int(digits) if len(digits) == _DIGITS and digits.isascii() and digits.isdigit() else MAX_SLOTS
+    if slot >= MAX_SLOTS or bool(slash) != bool(rest):
+        raise ValueError("its key names no slot")
+    return slot

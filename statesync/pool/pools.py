@@ -1,0 +1,121 @@
+"""Which pools stand in an etcd, and what to say to somebody who named one that does not.
+
+A pool is made by its spec (``understudy apply``). Processes that were started for a pool without one wait for it, and
+say so: mostly its name is misspelt.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from understudy.statesync.etcd.client import EtcdClient, EtcdError
+from understudy.statesync.pool.keys import ROOT, KeyRange, PoolKeys, prefix_range
+
+logger = logging.getLogger(__name__)
+
+POOLS_MOST = 1000
+"""Pools of an etcd that are listed."""
+_SHORT = 5
+LOOK = 2.0
+"""Seconds between looks whether the pool of a process is there."""
+LOOKS_TOLD = 30
+"""Looks after which it is logged again that it is not."""
+
+
+async def pool_names(client: EtcdClient) -> list[str]:
+    """The names of all pools of which any key stands in etcd, in order; :data:`POOLS_MOST` at the most.
+
+    Raises ``Rejected`` if this account may not read beyond its own pool.
+    """
+    names: list[str] = []
+    rest = prefix_range(ROOT)
+    while len(names) < POOLS_MOST:
+        page = await client.range(rest, limit=1, keys_only=True)
+        if not page.kvs:
+            break
+        name, slash, _ = page.kvs[0].key.removeprefix(ROOT).partition("/")
+        if slash:
+            names.append(name)
+        after = PoolKeys(name).everything.end if slash else f"{page.kvs[0].key}\0"
+        rest = KeyRange(after, rest.end)
+    return sorted(names)
+
+
+async def pools_with_spec(client: EtcdClient) -> list[str]:
+    """The names of the pools that were made, in order. Raises as :func:`pool_names`."""
+    return [name for name in await pool_names(client) if await _has_spec(client, name)]
+
+
+async def _has_spec(client: EtcdClient, pool: str) -> bool:
+    spec = PoolKeys(pool).spec
+    return bool((await client.range(KeyRange(spec, f"{spec}\0"), limit=1, keys_only=True)).kvs)
+
+
+def nearest(pool: str, others: Sequence[str]) -> str:
+    """The one of ``others`` that ``pool`` may be a misspelling of, '' if none is.
+
+    One slip of a key is, in a long name two.
+    """
+    slips = 1 if len(pool) <= _SHORT else 2
+    near = [(_slips(pool, name), name) for name in others if name != pool and abs(len(name) - len(pool)) <= slips]
+    fewest, name = min(near, default=(slips + 1, ""))
+    return name if fewest <= slips else ""
+
+
+def _slips(one: str, other: str) -> int:
+    """How many letters were typed wrong, left out, added, or exchanged with the next one."""
+    before: list[int] = []
+    last = list(range(len(other) + 1))
+    for row, letter in enumerate(one, 1):
+        current = [row]
+        for column, wanted in enumerate(other, 1):
+            cost = min(last[column] + 1, current[-1] + 1, last[column - 1] + (letter != wanted))
+            if row > 1 and column > 1 and (one[row - 2], letter) == (wanted, other[column - 2]):
+                cost = min(cost, before[column - 2] + 1)
+            current.append(cost)
+        before, last = last, current
+    return last[-1]
+
+
+async def neighbour(client: EtcdClient, pool: str) -> str:
+    """The pool whose name ``pool`` may be a misspelling of, '' if there is none or this account may not see it."""
+    try:
+        return nearest(pool, await pools_with_spec(client))
+    except EtcdError:
+        return ""
+
+
+async def did_you_mean(client: EtcdClient, pool: str) -> str:
+    """What to add where ``pool`` was not found: a question with the name that comes next to it, '' if none does."""
+    near = await neighbour(client, pool)
+    return f"did you mean {near!r}?" if near else ""
+
+
+class PoolWatch:
+    """Tells that the pool of this process is not in etcd, for as long as that is so: in its log, and as ``fault``."""
+
+    def __init__(self, client: EtcdClient, pool: str, missing: Callable[[], bool]) -> None:
+        """``missing``: whether etcd was read, and holds no spec of the pool."""
+        self._client = client
+        self._pool = pool
+        self._missing = missing
+        self.fault = ""
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        looks = 0
+        while True:
+            await asyncio.sleep(LOOK)
+            if not self._missing():
+                if self.fault:
+                    logger.info("pool %s is there now", self._pool)
+                self.fault, looks = "", 0
+                continue
+            if looks % LOOKS_TOLD == 0:
+                self.fault = await self._told()
+                logger.warning("waiting: %s", self.fault)
+            looks += 1
+
+    async def _told(self) -> str:
+        near = await did_you_mean(self._client, self._pool)
+        return f"there is no pool {self._pool!r} in etcd: {near or 'understudy apply makes it'}"

@@ -1,0 +1,285 @@
+"""The records of a pool as they stand in etcd: members, slot table, owner records, failover records.
+
+Frozen data with JSON in and out, and no behaviour beyond look-ups. Unknown fields are ignored when reading, so that
+a newer writer does not break an older reader. Every ``decode`` returns a record whose fields have their types, or
+raises ``ValueError``, whatever the bytes are.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Self
+
+from understudy.statesync.parsing.stored import is_text, made_of, read_json, read_object, typed
+from understudy.statesync.pool.slots import MAX_SLOTS
+
+SHARE_MOST = 1000
+"""The largest weight and the largest priority of a member."""
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
+
+
+class MemberState(StrEnum):
+    """What a member says of itself, or (LOST) what others say of it."""
+
+    INIT = "INIT"
+    READY = "READY"
+    UP = "UP"
+    DRAINING = "DRAINING"
+    DOWN = "DOWN"
+    LOST = "LOST"
+    ATTENTION = "ATTENTION"
+
+    @property
+    def may_hold_slots(self) -> bool:
+        """Whether the slot table may give this member any role."""
+        return self in (MemberState.READY, MemberState.UP)
+
+
+NO_ETCD = "etcd does not answer: "
+"""With what was heard instead behind it: the reason of a member that is DOWN because it cannot reach etcd."""
+
+
+class Phase(StrEnum):
+    """The phase of an owner record."""
+
+    STABLE = "stable"
+    HANDOVER = "handover"
+
+
+class Record:
+    """JSON in and out for the frozen dataclasses below."""
+
+    __slots__ = ()
+
+    def encode(self) -> bytes:
+        """The record as compact JSON."""
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":")).encode()  # type: ignore[call-overload]
+
+    @classmethod
+    def decode(cls, value: bytes) -> Self:
+        """Read a record; raises ``ValueError`` on anything that is not one."""
+        return cls.of(read_json(value))
+
+    @classmethod
+    def of(cls, raw: object) -> Self:
+        """A record of parsed JSON; raises ``ValueError`` on anything that is not one."""
+        record = made_of(cls, raw)
+        fault = record.fault()
+        if fault:
+            raise ValueError(f"{cls.__name__}: {fault}")
+        return record
+
+    def fault(self) -> str:
+        """Why nobody may go by a record that was read, although its fields have their types; '' if all may."""
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Member(Record):
+    """One application instance with its sidecar; lives on the sidecar's lease.
+
+    ``boot`` is drawn anew at each start of the sidecar, so a restarted member is told from its former self.
+    ``app`` and ``peer`` are ``host:port``; so is ``health``, which front Envoys ask ('' if there is none). ``node`` is
+    the machine that it runs on, if it knows. ``reason`` says in words why the state is not UP. ``stall`` is how late
+    its process was of late, in seconds, rounded up to a step: who probes it is so much more patient. ``life`` is how
+    many takeovers this very process has survived. ``clock`` says in words what is wrong with its wall clock.
+    """
+
+    member: str
+    boot: str
+    app: str
+    peer: str
+    state: MemberState = MemberState.INIT
+    site: str = ""
+    weight: int = 10
+    priority: int = 1
+    reason: str = ""
+    since: float = 0.0
+    version: str = ""
+    health: str = ""
+    node: str = ""
+    stall: float = 0.0
+    life: int = 0
+    clock: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "state", MemberState(self.state))
+
+    def fault(self) -> str:
+        """See :meth:`Record.fault`. The bounds are those of the sidecar's options."""
+        if not _NAME.fullmatch(self.member):
+            return "member: no name of a member"
+        if not (1 <= self.weight <= SHARE_MOST and 1 <= self.priority <= SHARE_MOST):
+            return f"weight and priority are 1 to {SHARE_MOST}"
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner(Record):
+    """Owner record of one slot: who may write its sessions.
+
+    ``epoch`` rises at each change of ``active`` or of its boot. In phase ``handover`` nobody may write; ``to`` names
+    who is to become active. ``traceparent`` (W3C Trace Context) ties the change to its failover trace.
+    """
+
+    active: str
+    boot: str
+    epoch: int
+    phase: Phase = Phase.STABLE
+    to: str = ""
+    cause: str = ""
+    traceparent: str = ""
+    since: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "phase", Phase(self.phase))
+
+
+@dataclass(frozen=True, slots=True)
+class Intent(Record):
+    """An operator wants a member, or all members of a site, out of service; the other of the two names is ''.
+
+    ``until`` is wall time in seconds, 0 for until told otherwise.
+    """
+
+    member: str = ""
+    until: float = 0.0
+    since: float = 0.0
+    site: str = ""
+
+    def holds(self, now: float) -> bool:
+        """Whether they are to stay out of service at ``now`` (wall time in seconds)."""
+        return not self.until or now < self.until
+
+
+@dataclass(frozen=True, slots=True)
+class Lost(Record):
+    """A member that the control servers found dead: which boot of it, why, and the trace of its failover."""
+
+    boot: str
+    cause: str
+    traceparent: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The slot table: for each slot the members in order (active, standby, backups), as the leader wants them.
+
+    ``lost`` names members that are dead although their record may still stand: the first witness for a takeover.
+    ``traceparent`` is the trace of the planned moves that this generation asks for, and ``cause`` why it does.
+    ``offline`` names the sites that were out of service when it was written.
+    """
+
+    generation: int = 0
+    orders: tuple[tuple[str, ...], ...] = ()
+    lost: Mapping[str, Lost] = field(default_factory=dict)
+    traceparent: str = ""
+    cause: str = ""
+    offline: tuple[str, ...] = ()
+
+    @property
+    def slots(self) -> int:
+        """How many slots the table has."""
+        return len(self.orders)
+
+    def active_of(self, slot: int) -> str | None:
+        """Who should be active for ``slot``; None when nobody could be."""
+        order = self.orders[slot] if slot < len(self.orders) else ()
+        return order[0] if order else None
+
+    def slots_held_by(self, member: str) -> frozenset[int]:
+        """The slots in whose order ``member`` stands, in whichever role."""
+        return frozenset(slot for slot, order in enumerate(self.orders) if member in order)
+
+    def encode(self) -> bytes:
+        """Compact JSON: each distinct order once, and an index into them per slot."""
+        distinct = list(dict.fromkeys(self.orders))
+        index = {order: position for position, order in enumerate(distinct)}
+        return json.dumps(
+            {
+                "generation": self.generation,
+                "orders": distinct,
+                "slots": [index[order] for order in self.orders],
+                "lost": {member: dataclasses.asdict(lost) for member, lost in self.lost.items()},
+                "traceparent": self.traceparent,
+                "cause": self.cause,
+                "offline": self.offline,
+            },
+            separators=(",", ":"),
+        ).encode()
+
+    @classmethod
+    def decode(cls, value: bytes) -> "Table":
+        """Read a table; raises ``ValueError`` on anything that is not one."""
+        raw = read_object(value)
+        return cls(
+            generation=typed("generation", int, raw.get("generation")),
+            orders=_orders_in(raw),
+            lost={member: Lost.of(lost) for member, lost in _lost_in(raw).items()},
+            traceparent=typed("traceparent", str, raw.get("traceparent", "")),
+            cause=typed("cause", str, raw.get("cause", "")),
+            offline=typed("offline", tuple[str, ...], raw.get("offline", ())),
+        )
+
+
+def _orders_in(raw: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
+    """The order of each slot in a table's JSON."""
+    listed = raw.get("orders")
+    if not isinstance(listed, list):
+        raise ValueError("Table: orders is a list")  # noqa: TRY004 - one error for all
+    distinct = [typed("orders", tuple[str, ...], order) for order in listed]
+    if any(len(set(order)) < len(order) for order in distinct):
+        raise ValueError("Table: an order names a member twice")
+    slots = typed("slots", tuple[int, ...], raw.get("slots"))
+    if len(slots) > MAX_SLOTS or not all(0 <= position < len(distinct) for position in slots):
+        raise ValueError(f"Table: slots has up to {MAX_SLOTS} positions in orders")
+    return tuple(distinct[position] for position in slots)
+
+
+def _lost_in(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    lost = raw.get("lost", {})
+    if not isinstance(lost, dict) or not all(is_text(member) for member in lost):
+        raise ValueError("Table: lost is an object by members")
+    return lost
+
+
+@dataclass(frozen=True, slots=True)
+class ControlServer(Record):
+    """Where a control server listens; lives on its lease. ``grpc`` and ``http`` are ``host:port``."""
+
+    name: str
+    grpc: str
+    http: str
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failover(Record):
+    """What one member took over in one change of active; several records with one ``trace`` make one failover.
+
+    ``slots`` and ``epochs`` run in parallel. ``started`` is wall time in seconds; durations are in the trace.
+    ``drill`` is the kind of drill that caused it on purpose, empty for the real thing.
+    """
+
+    trace: str
+    to: str
+    source: str
+    cause: str
+    planned: bool
+    slots: tuple[int, ...]
+    epochs: tuple[int, ...]
+    started: float
+    revision: int = 0
+    drill: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "slots", tuple(self.slots))
+        object.__setattr__(self, "epochs", tuple(self.epochs))
+
+    def fault(self) -> str:
+        """See :meth:`Record.fault`."""
+        return "" if len(self.slots) == len(self.epochs) else "slots and epochs differ in length"

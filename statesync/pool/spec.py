@@ -1,0 +1,455 @@
+"""The pool spec: what an operator writes in YAML, checked key by key.
+
+A wrong spec is refused as a whole with every fault named, the nearest valid key beside an unknown one; the running
+pool keeps the spec it has. Only what this version carries out is accepted.
+"""
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+
+from understudy.statesync.http.headers import lost_at_the_front
+from understudy.statesync.parsing.spec_yaml import SIZE_MOST, BadYaml, read_yaml
+from understudy.statesync.parsing.stored import brief, read_object
+from understudy.statesync.pool.slots import DEFAULT_SLOTS, MAX_SLOTS
+from understudy.statesync.pool.spec_tcp import MAX_TCP_SLOTS, Tcp, vain_in, with_tcp_defaults
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
+"""Names of pools, members and sites: DNS-like, since they become parts of resource names and keys."""
+
+
+def _text(pattern: str) -> dict[str, str]:
+    return {"type": "string", "pattern": pattern}
+
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0}
+
+
+def _seconds(value: object) -> object:
+    """``250ms``, ``1s`` or ``2m`` as seconds; anything else is left to the field's own check."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m)", value) if isinstance(value, str) else None
+    return float(found[1]) * _UNITS[found[2]] if found else value
+
+
+def _share(value: object) -> object:
+    """``0.1%`` as a share of 1."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", value) if isinstance(value, str) else None
+    return float(found[1]) / 100 if found else value
+
+
+_SECONDS_SAID = {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": 3600}, _text(r"^\d+(\.\d+)?(ms|s|m)$")]}
+_SHARE_SAID = {
+    "anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, _text(r"^0*(100(\.0+)?|\d{1,2}(\.\d+)?)\s*%$")]
+}
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=3600), WithJsonSchema(_SECONDS_SAID)]
+Share = Annotated[float, BeforeValidator(_share), Field(ge=0, le=1), WithJsonSchema(_SHARE_SAID)]
+
+
+_IN_ETCD = "spec in etcd"
+FAULTS_MOST = 20
+"""Faults of a spec that are told; a hostile one can have a hundred thousand."""
+
+
+class SpecError(ValueError):
+    """A pool spec that cannot be used; the text has one line per fault."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SessionKey(_Strict):
+    """Where the session key is found: in one header, in one cookie or, in a TCP pool, in the client's address."""
+
+    header: Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")] | None = None
+    cookie: Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")] | None = None
+
+    source_address: Literal[True] | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "SessionKey":
+        if sum(source is not None for source in (self.header, self.cookie, self.source_address)) != 1:
+            raise ValueError("name either a header or a cookie (or source_address: true in a pool with protocol: tcp)")
+        return self
+
+
+class MemberSpec(_Strict):
+    """An operator's word on a member; it overrides what the member says of itself."""
+
+    weight: Annotated[int, Field(ge=1, le=1000)] | None = None
+    priority: Annotated[int, Field(ge=1, le=1000)] | None = None
+
+
+class Limits(_Strict):
+    """What a pool may hold.
+
+    ``session_bytes`` is the largest session body in bytes; ``queued_writes`` is how many writes may wait at one member.
+    ``requests`` is how many outcomes of requests may be kept at a time, each for ``timeouts.request_seconds`` and half
+    a minute; one takes some 250 bytes in every sidecar.
+    """
+
+    session_bytes: Annotated[int, Field(ge=1, le=1_000_000)] = 65536
+    sessions: Annotated[int, Field(ge=1)] = 100_000
+    queued_writes: Annotated[int, Field(ge=1, le=1_000_000)] = 5_000
+    requests: Annotated[int, Field(ge=1, le=10_000_000)] = 500_000
+
+
+class Rto(_Strict):
+    """How long a client may wait when its session's active changes: the 99th percentile, in seconds."""
+
+    p99: Seconds = 1.0
+
+
+class Stall(_Strict):
+    """How long a slot may not be writable in a planned move: the 99th percentile, in seconds."""
+
+    p99: Seconds = 0.5
+
+
+class Propagation(_Strict):
+    """From a change known until the last Envoy acknowledged it: the 99th percentile, in seconds."""
+
+    p99: Seconds = 1.0
+
+
+class Protection(_Strict):
+    """How long some slot may have fewer than two current copies after a takeover: the 99th percentile, in seconds."""
+
+    p99: Seconds = 30.0
+
+
+class Objectives(_Strict):
+    """What a failover may cost. Shares are of 1, counts are over the window of a review.
+
+    ``rpo_sync_writes`` are acknowledged sync writes lost; ``rpo_async_writes`` the async ones, not judged unless given.
+    ``failed_requests`` is the share of the requests in the time of changes of active, ``unavailability`` that of all
+    requests that met a takeover (of slot time, where nobody counts requests), ``exposure`` the share of time with fewer
+    than two current copies of some slot, ``unmeasured`` the share of changes whose end nobody saw.
+    """
+
+    rto: Rto = Rto()
+    planned_stall: Stall = Stall()
+    propagation: Propagation = Propagation()
+    re_protection: Protection = Protection()
+    rpo_sync_writes: Annotated[int, Field(ge=0)] = 0
+    rpo_async_writes: Annotated[int, Field(ge=0)] | None = None
+    failed_requests: Share = 0.001
+    unavailability: Share = 0.0001
+    exposure: Share = 0.01
+    unmeasured: Share = 0.05
+    needless_moves: Annotated[int, Field(ge=0)] = 0
+    false_failovers: Annotated[int, Field(ge=0)] = 0
+
+
+class Timeouts(_Strict):
+    """How long Envoy waits. ``request_seconds`` is for a whole request with its retries; streams have no such end.
+
+    ``keep_alive_ms``: a connection to an application that is idle for so long is closed, before the application does.
+    ``ping_ms``: HTTP/2 connections to applications are pinged so often, and closed when one is unanswered for as long;
+    0: never. gRPC servers must permit it, else they close connections themselves.
+    """
+
+    connect_ms: Annotated[int, Field(ge=10, le=10_000)] = 250
+    request_seconds: Annotated[int, Field(ge=1, le=3600)] = 15
+    idle_seconds: Annotated[int, Field(ge=1, le=86_400)] = 300
+    keep_alive_ms: Annotated[int, Field(ge=100, le=3_600_000)] = 4000
+    ping_ms: Annotated[int, Field(ge=0, le=600_000)] = 0
+
+
+class Retries(_Strict):
+    """How often Envoy repeats what may be repeated, and how many repeats may be under way per order of members.
+
+    ``hedge_ms``: a request that may be repeated and has no answer for so long is sent to the next member as well, and
+    the first answer counts; 0: never.
+    """
+
+    attempts: Annotated[int, Field(ge=0, le=10)] = 3
+    at_once: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
+    hedge_ms: Annotated[int, Field(ge=0, le=60_000)] = 300
+
+
+class HealthChecks(_Strict):
+    """How Envoy itself asks the members' health ports; see ``docs/operations.md`` for what the numbers are made of."""
+
+    enabled: bool = True
+    interval_ms: Annotated[int, Field(ge=20, le=60_000)] = 150
+    timeout_ms: Annotated[int, Field(ge=20, le=60_000)] = 450
+    failures: Annotated[int, Field(ge=1, le=10)] = 1
+    successes: Annotated[int, Field(ge=1, le=10)] = 2
+
+
+class Outliers(_Strict):
+    """When Envoy avoids a member for its failures to connect or to keep connections; 0 ``failures``: never."""
+
+    failures: Annotated[int, Field(ge=0, le=1000)] = 0
+    base_ms: Annotated[int, Field(ge=100, le=60_000)] = 1000
+    longest_ms: Annotated[int, Field(ge=100, le=600_000)] = 10_000
+
+
+class Liveness(_Strict):
+    """When silence counts.
+
+    ``missed_beats`` is for beats and pulses, every 100 ms each; ``unanswered_ms`` for probes where pulses tell nothing.
+    ``load_cap_ms``: the most that a member under CPU load is given beyond that.
+    """
+
+    missed_beats: Annotated[int, Field(ge=2, le=100)] = 3
+    unanswered_ms: Annotated[int, Field(ge=100, le=60_000)] = 500
+    application_ms: Annotated[int, Field(ge=100, le=60_000)] = 2000
+    load_cap_ms: Annotated[int, Field(ge=0, le=60_000)] = 2000
+
+
+class Mesh(_Strict):
+    """The Service through which the proxies of an Istio mesh reach the members; see ``docs/istio.md``.
+
+    ``host`` is its full name, such as ``cart-slots.shop.svc.cluster.local``; ``port`` is the Service's own.
+    """
+
+    host: Annotated[
+        str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$", max_length=253)
+    ]
+    port: Annotated[int, Field(ge=1, le=65535)] = 7680
+
+
+class CheckSpec(_Strict):
+    """A check that every sidecar runs: an HTTP request, or a command if the sidecar was given leave for those.
+
+    Run every ``every_seconds``; a problem after ``failures`` bad results in a row, no result within
+    ``timeout_seconds`` being one.
+    """
+
+    name: Name
+    http: Annotated[str, Field(pattern=r"^https?://[^\s]+$")] | None = None
+    command: tuple[str, ...] = ()
+    every_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 1.0
+    timeout_seconds: Annotated[float, Field(ge=0.05, le=600)] = 1.0
+    failures: Annotated[int, Field(ge=1, le=100)] = 1
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "CheckSpec":
+        if bool(self.http) == bool(self.command):
+            raise ValueError("name either http or a command")
+        return self
+
+
+class PoolSpec(_Strict):
+    """One pool. ``slots`` is fixed for the life of the pool; the rest may be applied anew at any time."""
+
+    pool: Name
+    mode: Literal["load_sharing", "active_standby"] = "load_sharing"
+    slots: Annotated[int, Field(ge=1, le=MAX_SLOTS)] = DEFAULT_SLOTS
+    copies: Annotated[int, Field(ge=2, le=8)] = 3
+    session_key: Annotated[tuple[SessionKey, ...], Field(min_length=1, max_length=8)] = (
+        SessionKey(header="x-session-id"),
+        SessionKey(cookie="sid"),
+    )
+    recovery: Literal["keep_current"] = "keep_current"
+    takeover: Literal["fast", "lease"] = "fast"
+    durability: Literal["sync", "async"] = "sync"
+    members: dict[Name, MemberSpec] = Field(default_factory=dict)
+    limits: Limits = Limits()
+    objectives: Objectives = Objectives()
+    session_ttl: Annotated[int, Field(ge=1, le=31_536_000)] = 3600
+    protocol: Literal["http1", "http2", "as_client", "tcp"] = "http1"
+    tcp: Tcp | None = None
+    timeouts: Timeouts = Timeouts()
+    retries: Retries = Retries()
+    health_checks: HealthChecks = HealthChecks()
+    outliers: Outliers = Outliers()
+    liveness: Liveness = Liveness()
+    checks: Annotated[tuple[CheckSpec, ...], Field(max_length=20)] = ()
+    mesh: Mesh | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tcp_defaults(cls, raw: Any) -> Any:  # noqa: ANN401 - pydantic's
+        return with_tcp_defaults(raw)
+
+    @model_validator(mode="after")
+    def _fits_protocol(self) -> "PoolSpec":
+        by_address = any(key.source_address for key in self.session_key)
+        if self.protocol != "tcp":
+            if self.tcp is not None:
+                raise ValueError(f"tcp: only a pool with protocol: tcp has it, and this one has {self.protocol}")
+            if by_address:
+                raise ValueError("session_key: source_address is for pools with protocol: tcp; name headers or cookies")
+            return self
+        if len(self.session_key) > 1 or not by_address:
+            raise ValueError(
+                "session_key: a tcp pool sees neither headers nor cookies, its session key is the client's address; "
+                "leave session_key out, or say [{source_address: true}]"
+            )
+        if self.mesh is not None:
+            raise ValueError("mesh: a tcp pool is reached through front Envoys; leave mesh out")
+        if self.slots > MAX_TCP_SLOTS:
+            raise ValueError(f"slots: a tcp pool has {MAX_TCP_SLOTS} at the most (got {self.slots})")
+        return self
+
+    @model_validator(mode="after")
+    def _distinct_checks(self) -> "PoolSpec":
+        names = [check.name for check in self.checks]
+        if len(set(names)) < len(names):
+            raise ValueError("checks: every check needs a name of its own")
+        return self
+
+    def encode(self) -> bytes:
+        """The spec as it stands in etcd: JSON with every default written out."""
+        return json.dumps(self.model_dump(mode="json", exclude_none=True), separators=(",", ":")).encode()
+
+    @classmethod
+    def decode(cls, value: bytes) -> "PoolSpec":
+        """Read a spec from etcd. Raises :class:`SpecError` if it is not one that this version understands in full."""
+        return _checked(_stored(value), _IN_ETCD)
+
+    @classmethod
+    def decode_known(cls, value: bytes) -> "tuple[PoolSpec, tuple[str, ...]]":
+        """Read a spec from etcd as far as this version knows its keys, and name those that it does not know.
+
+        For processes of a pool that is being upgraded: such a spec was checked by the newer version that applied it,
+        and whoever starts again meanwhile had better serve by what he knows of it than not at all. Values that this
+        version does not know are none that it may guess.
+
+        Raises:
+            SpecError: one of the keys that it knows has a value that it does not.
+        """
+        raw = _stored(value)
+        try:
+            return cls.model_validate(raw), ()
+        except ValidationError as error:
+            unknown = [fault["loc"] for fault in error.errors() if fault["type"] == "extra_forbidden"]
+            if not unknown:
+                raise SpecError(_explain(_IN_ETCD, error)) from None
+        for location in unknown:
+            _remove(raw, location)
+        return _checked(raw, _IN_ETCD), tuple(".".join(map(str, location)) for location in unknown)
+
+
+def _stored(value: bytes) -> dict[str, Any]:
+    """The JSON of a spec in etcd. Raises :class:`SpecError`."""
+    try:
+        return read_object(value)
+    except ValueError as error:
+        raise SpecError(f"{_IN_ETCD}: not a spec: {error}") from None
+
+
+def parse_spec(text: str, *, where: str) -> PoolSpec:
+    """Read a pool spec from YAML text.
+
+    Args:
+        text: the YAML.
+        where: the file's name, for messages.
+
+    Raises:
+        SpecError: with one line per fault: where, what, and what would be right.
+    """
+    raw = _yaml(text, where)
+    if not isinstance(raw, dict):
+        raise SpecError(f"{where}: a pool spec is a mapping that starts with 'pool: NAME'")
+    vain = vain_in(raw)
+    if vain:
+        raise SpecError("\n".join(f"{where}: {line}" for line in vain))
+    spec = _checked(raw, where)
+    lost = [why for key in spec.session_key if key.header and (why := lost_at_the_front(key.header))]
+    if lost:  # asked of new specs alone: a pool that runs with such a spec keeps it
+        raise SpecError("\n".join(f"{where}: session_key: {why}" for why in lost))
+    return spec
+
+
+def parse_checks(text: str, *, where: str) -> tuple[CheckSpec, ...]:
+    """Read checks from YAML text, a list as a spec's ``checks``. Raises :class:`SpecError`, as :func:`parse_spec`."""
+    return _checked({"pool": "any", "checks": _yaml(text, where)}, where).checks
+
+
+def _yaml(text: str, where: str) -> Any:  # noqa: ANN401 - whatever the text says
+    try:
+        return read_yaml(text)
+    except BadYaml as error:
+        raise SpecError(f"{where}: {error}") from None
+
+
+def _checked(raw: Any, where: str) -> PoolSpec:  # noqa: ANN401 - from YAML
+    try:
+        return PoolSpec.model_validate(raw)
+    except ValidationError as error:
+        raise SpecError(_explain(where, error)) from None
+
+
+def load_spec(path: Path) -> PoolSpec:
+    """Read a pool spec from a YAML file; see :func:`parse_spec`."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(SIZE_MOST + 1)  # a longer one is refused whatever it says
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror}; name the pool spec's file") from None
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path}: cannot be read: {error}") from None
+    return parse_spec(text, where=str(path))
+
+
+def refuse_contradiction(running: PoolSpec, wanted: PoolSpec) -> None:
+    """Raise :class:`SpecError` if ``wanted`` cannot follow ``running`` in a live pool."""
+    if running.slots != wanted.slots:
+        raise SpecError(
+            f"slots: the running pool {running.pool!r} has {running.slots} slots and the new spec says {wanted.slots}; "
+            "the number is fixed for the life of a pool (keep it, or make a new pool)"
+        )
+    if (running.tcp is None) != (wanted.tcp is None):
+        raise SpecError(
+            f"protocol: the running pool {running.pool!r} has {running.protocol} and the new spec says "
+            f"{wanted.protocol}; a pool stays with tcp, or without, for life (keep it, or make a new pool)"
+        )
+
+
+def _remove(document: Any, location: tuple[int | str, ...]) -> None:  # noqa: ANN401 - parsed JSON
+    *parents, last = location
+    for part in parents:
+        document = document[part]
+    del document[last]
+
+
+def _explain(where: str, error: ValidationError) -> str:
+    lines = []
+    faults = error.errors()
+    for fault in faults[:FAULTS_MOST]:
+        location = tuple(str(part) for part in fault["loc"])
+        path = brief(".".join(location))
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"{where}: unknown key '{path}'{_nearest(fault['loc'])}")
+        else:
+            said = fault.get("input")
+            got = "" if fault["type"] == "missing" or isinstance(said, dict) else f" (got {brief(repr(said))})"
+            message = fault["msg"].removeprefix("Value error, ")
+            lines.append(f"{where}: {path or 'spec'}: {message}{got}")
+    if len(faults) > FAULTS_MOST:
+        lines.append(f"{where}: and {len(faults) - FAULTS_MOST} more faults")
+    return "\n".join(lines)
+
+
+_KEY_MOST = 100
+
+
+def _nearest(location: tuple[int | str, ...]) -> str:
+    model: Any = PoolSpec
+    for part in location[:-1]:
+        model = _model_within(model, part)
+        if model is None:
+            return ""
+    valid = list(model.model_fields)
+    near = difflib.get_close_matches(str(location[-1])[:_KEY_MOST], valid, n=1)
+    return f"; did you mean '{near[0]}'?" if near else f"; valid keys are {', '.join(sorted(valid))}"
+
+
+def _model_within(model: Any, part: int | str) -> Any:  # noqa: ANN401 - walks pydantic's annotations
+    if isinstance(part, int) or part not in model.model_fields:
+        return model
+    pending = [model.model_fields[part].annotation]
+    while pending:
+        candidate = pending.pop()
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+        pending.extend(get_args(candidate))
+    return None

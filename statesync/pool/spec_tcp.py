@@ -1,0 +1,71 @@
+"""What the spec of a TCP pool has that others have not: keys of its own, other defaults, and keys that mean nothing.
+
+Part of :mod:`understudy.statesync.pool.spec`, which checks what is put together here.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MAX_TCP_SLOTS = 4096
+"""An Envoy holds a cluster for every slot of a TCP pool, some 34 KB each (docs/benchmarks.md)."""
+
+_DEFAULTS: dict[str, Any] = {
+    "session_key": [{"source_address": True}],
+    "tcp": {},
+    # Envoy tries a connection anew without avoiding who refused it: only an ejected member is passed over.
+    "outliers": {"failures": 1},
+    # A failed check ends connections here, so one late answer is not enough.
+    "health_checks": {"interval_ms": 250, "timeout_ms": 500, "failures": 2},
+    "timeouts": {"idle_seconds": 3600},
+}
+MEANS_NOTHING = {"timeouts": {"request_seconds", "keep_alive_ms", "ping_ms"}, "retries": {"at_once", "hedge_ms"}}
+"""What only requests have, and an operator of a TCP pool may not set."""
+
+
+class Tcp(BaseModel):
+    """What only pools with ``protocol: tcp`` have.
+
+    ``accept_proxy_protocol``: the front Envoys' clients are proxies that tell the client's address by a PROXY header
+    (v1 or v2), without which a connection is refused. ``send_proxy_protocol``: how a member's application is told the
+    client's address, which is its session key. ``ping`` is what a sidecar says to its application, ``pong`` how the
+    answer must begin; without either, an application that accepts connections is taken for well.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    accept_proxy_protocol: bool = False
+    send_proxy_protocol: Literal["v1", "v2", "none"] = "v1"
+    ping: Annotated[str, Field(max_length=256)] = ""
+    pong: Annotated[str, Field(max_length=256)] = ""
+
+    @model_validator(mode="after")
+    def _expects_something(self) -> "Tcp":
+        if self.ping and not self.pong:
+            raise ValueError("ping without pong: say how the application's answer begins")
+        return self
+
+
+def with_tcp_defaults(raw: Any) -> Any:  # noqa: ANN401 - from YAML or a constructor
+    """The raw spec of a TCP pool with the defaults that differ there; any other one as it is."""
+    if not isinstance(raw, dict) or raw.get("protocol") != "tcp":
+        return raw
+    merged = dict(raw)
+    for key, default in _DEFAULTS.items():
+        given = merged.setdefault(key, default)
+        if isinstance(default, dict) and isinstance(given, dict):
+            merged[key] = {**default, **given}
+    return merged
+
+
+def vain_in(raw: Mapping[str, Any]) -> list[str]:
+    """What an operator asks of a TCP pool and nobody would carry out, one line each."""
+    if raw.get("protocol") != "tcp":
+        return []
+    return [
+        f"{group}.{key}: a tcp pool has no requests, only connections; leave it out"
+        for group, keys in MEANS_NOTHING.items()
+        if isinstance(given := raw.get(group), dict)
+        for key in sorted(keys & given.keys())
+    ]

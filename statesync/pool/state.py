@@ -1,0 +1,223 @@
+"""The pool as one process sees it: the decoded records, kept current by a mirror.
+
+Used by control servers and sidecars alike. Holds the last readable version of every record and the revision it was
+written at; a record that cannot be read is logged once, named in ``faults`` and otherwise left as it was, since a bad
+write must not take a running pool down. What a newer version added to records and spec is left out; of the spec, where
+it may matter, ``faults`` says so. Sessions and commit markers are not its business.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Flag, auto
+from functools import partial
+from typing import Generic, TypeVar
+
+from understudy.statesync.etcd.client import Event, Kv
+from understudy.statesync.etcd.informer import MirrorBatch
+from understudy.statesync.parsing.stored import brief
+from understudy.statesync.pool.keys import PoolKeys, slot_in
+from understudy.statesync.pool.records import ControlServer, Failover, Intent, Member, Owner, Record, Table
+from understudy.statesync.pool.spec import PoolSpec
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Record)
+
+
+class Changed(Flag):
+    """Which kinds of record a batch changed."""
+
+    NOTHING = 0
+    SPEC = auto()
+    MEMBERS = auto()
+    TABLE = auto()
+    OWNERS = auto()
+    CONTROLS = auto()
+    LEADER = auto()
+    FAILOVERS = auto()
+    INTENTS = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class At(Generic[T]):
+    """A record and the etcd revision at which it was last written (its ``mod_revision``)."""
+
+    record: T
+    revision: int
+
+
+@dataclass(slots=True)
+class PoolState:
+    """The records of one pool. Mutable, but every record in it is frozen."""
+
+    keys: PoolKeys
+    spec: At[PoolSpec] | None = None
+    table: At[Table] | None = None
+    leader: At[str] | None = None
+    members: dict[str, At[Member]] = field(default_factory=dict)
+    owners: dict[int, At[Owner]] = field(default_factory=dict)
+    controls: dict[str, At[ControlServer]] = field(default_factory=dict)
+    failovers: dict[str, At[Failover]] = field(default_factory=dict)
+    intents: dict[str, At[Intent]] = field(default_factory=dict)
+    sites: dict[str, At[Intent]] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[str, int] = field(default_factory=dict)
+    """The revision of each value that could not be read, by its key: whoever replaces it must compare that."""
+
+    def apply(self, batch: MirrorBatch) -> Changed:
+        """Take in a batch and say what kinds of record it touched."""
+        changed = Changed.NOTHING
+        if batch.reset:
+            self._forget_all()
+            changed = ~Changed.NOTHING
+        for event in batch.events:
+            changed |= self._apply_event(event)
+        return changed
+
+    def stored(self) -> list[tuple[str, int, Callable[[], bytes]]]:
+        """Every record that is known: its key in etcd, the revision it was written at, and what makes its value."""
+        keys = self.keys
+        found: list[tuple[str, int, Callable[[], bytes]]] = []
+        for key, one in ((keys.spec, self.spec), (keys.leader, self.leader), (keys.table, self.table)):
+            if one is not None:
+                found.append((key, one.revision, one.record.encode))
+        for prefix, records in (
+            (keys.members, self.members),
+            (keys.controls, self.controls),
+            (keys.failovers, self.failovers),
+            (keys.admin, self.intents),
+            (keys.site_intents, self.sites),
+        ):
+            found += [(prefix + name, at.revision, at.record.encode) for name, at in records.items()]
+        found += [(keys.owner(slot), at.revision, at.record.encode) for slot, at in self.owners.items()]
+        return found
+
+    def note_owner(self, slot: int, owner: Owner, revision: int) -> bool:
+        """Take in an owner record that a transaction wrote or showed, unless a newer one is known by now.
+
+        Returns whether it is the newest known. An answer may arrive after the watch has brought what came later: who
+        won a slot and lost it again before it heard of the first must not bring the past back to life.
+        """
+        known = self.owners.get(slot)
+        if known is not None and known.revision > revision:
+            return False
+        self.owners[slot] = At(owner, revision)
+        return True
+
+    def read_owner(self, slot: int, kv: Kv) -> Owner | None:
+        """Take in an owner record that a transaction showed, and return it; None if it cannot be read.
+
+        The watch brings the same value, and with it the entry in ``faults``.
+        """
+        try:
+            owner = Owner.decode(kv.value)
+        except ValueError as error:
+            self._log_fault(kv.key, brief(str(error)))
+            return None
+        self.note_owner(slot, owner, kv.mod_revision)
+        return owner
+
+    def offline(self, now: float) -> frozenset[str]:
+        """The sites that an operator wants out of service at ``now`` (wall time in seconds)."""
+        return frozenset(site for site, at in self.sites.items() if site and at.record.holds(now))
+
+    def changes(self) -> list[tuple[str, list[Failover]]]:
+        """The changes of active by trace, with the records of all who took part: the one last written comes first.
+
+        By etcd's revisions, which nobody's clock can put out of order.
+        """
+        by_trace: dict[str, list[At[Failover]]] = defaultdict(list)
+        for at in self.failovers.values():
+            by_trace[at.record.trace].append(at)
+        newest = sorted(by_trace.items(), key=lambda item: max(at.revision for at in item[1]), reverse=True)
+        return [(trace, [at.record for at in parts]) for trace, parts in newest]
+
+    def _forget_all(self) -> None:
+        self.spec = self.table = self.leader = None
+        named = (self.members, self.controls, self.failovers, self.intents, self.sites)
+        for records in (*named, self.owners, self.faults, self.unreadable):
+            records.clear()
+
+    def _apply_event(self, event: Event) -> Changed:
+        key = event.kv.key
+        if key.startswith((self.keys.sessions, self.keys.commits, self.keys.requests)):
+            return Changed.NOTHING
+        self.faults.pop(key, None)
+        self.unreadable.pop(key, None)
+        try:
+            return self._decode(key, event)
+        except ValueError as error:
+            fault = brief(str(error))
+            self._log_fault(key, fault)
+            self.faults[key] = fault
+            self.unreadable[key] = event.kv.mod_revision
+            return Changed.NOTHING
+
+    def _log_fault(self, key: str, fault: str) -> None:
+        if self.faults.get(key) != fault:
+            logger.warning("unreadable record at %s: %s", brief(key), fault)
+
+    def _decode(self, key: str, event: Event) -> Changed:
+        keys = self.keys
+        kv = event.kv if event.kind == "put" else None
+        if key == keys.spec:
+            self.spec = self._decode_spec(kv) if kv else None
+            return Changed.SPEC
+        if key == keys.table:
+            self.table = At(Table.decode(kv.value), kv.mod_revision) if kv else None
+            return Changed.TABLE
+        if key == keys.leader:
+            self.leader = At(kv.value.decode(), kv.mod_revision) if kv else None
+            return Changed.LEADER
+        if key.startswith(keys.owners):
+            slot = slot_in(key, keys.owners)
+            if key != keys.owner(slot):
+                raise ValueError("its key names no slot")
+            _keep(self.owners, slot, Owner, event)
+            return Changed.OWNERS
+        return self._decode_named(key, event)
+
+    def _decode_spec(self, kv: Kv) -> At[PoolSpec]:
+        spec, unknown = PoolSpec.decode_known(kv.value)
+        if unknown:
+            fault = f"this version does not know {brief(', '.join(unknown))}, and goes by the rest: upgrade it"
+            logger.warning("spec of pool %s: %s", spec.pool, fault)
+            self.faults[kv.key] = fault
+        return At(spec, kv.mod_revision)
+
+    def _decode_named(self, key: str, event: Event) -> Changed:
+        """Records of which there is one per name under a prefix."""
+        for prefix, keep, changed in (
+            (self.keys.members, partial(_keep, self.members, kind=Member), Changed.MEMBERS),
+            (self.keys.controls, partial(_keep, self.controls, kind=ControlServer), Changed.CONTROLS),
+            (self.keys.failovers, partial(_keep, self.failovers, kind=Failover), Changed.FAILOVERS),
+            (self.keys.site_intents, partial(_keep, self.sites, kind=Intent), Changed.INTENTS),
+            (self.keys.admin, partial(_keep, self.intents, kind=Intent), Changed.INTENTS),
+        ):
+            if key.startswith(prefix):
+                keep(key.removeprefix(prefix), event=event)
+                return changed
+        return Changed.NOTHING
+
+
+K = TypeVar("K")
+
+
+def _keep(records: dict[K, At[R]], name: K, kind: type[R], event: Event) -> None:
+    """Take the change in unless a newer one is known already (this process's own writes are noted at once)."""
+    known = records.get(name)
+    if known is not None and known.revision >= event.kv.mod_revision:
+        return
+    if event.kind == "delete":
+        records.pop(name, None)
+    else:
+        record = kind.decode(event.kv.value)
+        named = (
+            record.member if isinstance(record, Member) else record.name if isinstance(record, ControlServer) else name
+        )
+        if named != name:
+            raise ValueError("the record is of another name than its key")
+        records[name] = At(record, event.kv.mod_revision)

@@ -1,0 +1,1 @@
+"""Sessions: their form, their encryption, group commit, copies and digests."""

@@ -1,0 +1,413 @@
+"""Group commit: the one way by which a member's session writes reach etcd.
+
+Writes that arrive while a transaction is in flight go into the next one together, at most :data:`BATCH_MOST` of them.
+Each transaction compares the ``mod_revision`` of the owner record of every slot it touches, so it succeeds only while
+this process is the owner of all of them. It also compares and rewrites the member's *commit marker*
+(``commits/<member>``). The marker does two things:
+
+* a transaction whose outcome is unknown is sent again unchanged, until the answer is definite: if the first one did
+  arrive, the marker no longer compares and holds this batch's id, which proves that it was applied. So a batch is
+  applied once or not at all, and no answer is ever a guess;
+* its revision tells whoever takes this member's slots over how far the member's writes go (see ``ownership``).
+
+A definite compare failure of an owner record fails only the writes of that slot; the others go into the next batch.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from understudy.statesync.etcd.client import (
+    Delete,
+    EtcdClient,
+    Get,
+    Kv,
+    ModRevision,
+    OutcomeUnknown,
+    Put,
+    Rejected,
+    TxnResult,
+    Unavailable,
+)
+from understudy.statesync.etcd.txn_retry import definite_txn
+from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.records import Owner
+from understudy.statesync.sessions.backpressure import Pressure
+from understudy.statesync.sessions.request_log import Entry, RequestLog, encode_entries
+from understudy.statesync.testing.crash_points import CrashPoint, crash_point
+
+logger = logging.getLogger(__name__)
+
+BATCH_MOST = 100
+BATCH_BYTES = 1_000_000
+"""A transaction holds no further write past this; etcd takes 1.5 MiB a request unless it is told otherwise."""
+RETRY_FIRST = 0.02
+RETRY_MOST = 0.5
+LATENESS = 0.02
+"""Seconds by which a wait for a write may end late."""
+
+
+class CommitError(Exception):
+    """A write that was not acknowledged; ``applied`` is False when it surely had no effect, None when nobody knows."""
+
+    applied: bool | None = False
+
+    def __init__(self, slot: int, detail: str) -> None:
+        super().__init__(f"slot {slot}: {detail}")
+        self.slot = slot
+        self.detail = detail
+
+
+class NotOwner(CommitError):
+    """The slot's owner record is not the one this write was made under; the write had no effect.
+
+    ``found`` is the owner record as etcd has it, None if there is none.
+    """
+
+    def __init__(self, slot: int, found: Kv | None) -> None:
+        super().__init__(slot, f"the owner record now names {_owner_in(found.value) if found else 'nobody'}")
+        self.found = found
+
+
+class NotCommitted(CommitError):
+    """etcd could not be reached in time; the write had no effect."""
+
+
+class CommitUnknown(CommitError):
+    """The deadline passed while the outcome was open; the write may still take effect."""
+
+    applied = None
+
+
+@dataclass(slots=True, eq=False)
+class Submission:
+    """One write on its way since ``at`` (monotonic); ``sent`` while a transaction that holds it is under way.
+
+    Without a ``key`` it changes no session: only ``entry`` is written, the outcome of a request.
+    """
+
+    slot: int
+    fence: int
+    key: str
+    value: bytes | None
+    done: asyncio.Future[int]
+    at: float
+    entry: Entry | None = None
+    sent: bool = False
+    waiter: asyncio.Future[None] | None = None
+
+
+@dataclass(slots=True)
+class CommitStats:
+    """Counters since start: writes committed, transactions, and repeats after an unknown outcome."""
+
+    writes: int = 0
+    transactions: int = 0
+    resent: int = 0
+
+
+@dataclass(slots=True)
+class _Batch:
+    id: bytes
+    number: int
+    pending: list[Submission] = field(default_factory=list)
+
+    def entries(self) -> list[Entry]:
+        return [write.entry for write in self.pending if write.entry is not None]
+
+    def fences(self) -> dict[int, int]:
+        return {write.slot: write.fence for write in self.pending}
+
+
+class Committer:
+    """Commits session writes of one member; one instance per process, run by :meth:`run`.
+
+    ``on_commit`` hears of every committed batch: how many writes, and in how many seconds.
+
+    At most one write per session may be under way at a time: the caller keeps the order per session.
+    """
+
+    def __init__(
+        self, client: EtcdClient, keys: PoolKeys, member: str, boot: str, requests: RequestLog | None = None
+    ) -> None:
+        """``requests`` hears of the outcomes that were committed."""
+        self._client = client
+        self._keys = keys
+        self._boot = boot
+        self._requests = requests if requests is not None else RequestLog(keys, member, boot)
+        self._marker_key = keys.commit(member)
+        self._marker_revision = 0
+        self._batches = 0
+        self._pause = RETRY_FIRST
+        self._one_by_one = 0
+        self._queue: deque[Submission] = deque()
+        self._sending: list[Submission] = []
+        self._batch: _Batch | None = None
+        self._runner: asyncio.Task[None] | None = None
+        self._verdict: list[TxnResult] = []
+        self._deadlines: list[tuple[float, asyncio.Future[None]]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._wake = asyncio.Event()
+        self.stats = CommitStats()
+        self.on_commit: Callable[[int, float], None] | None = None
+
+    @property
+    def queued(self) -> int:
+        """How many writes wait for a transaction."""
+        return len(self._queue)
+
+    def pressure(self, now: float) -> Pressure:
+        """How far commits lag behind at ``now`` (monotonic)."""
+        oldest = self._sending[0] if self._sending else self._queue[0] if self._queue else None
+        return Pressure(len(self._queue) + len(self._sending), max(now - oldest.at, 0.0) if oldest else 0.0)
+
+    def submit(self, slot: int, fence: int, key: str, value: bytes | None, entry: Entry | None = None) -> "Submission":
+        """Queue a put of ``value`` at the full etcd key ``key`` (or its removal, for None).
+
+        Args:
+            slot: the slot of the session.
+            fence: ``mod_revision`` of the slot's owner record under which the write was decided.
+            key: full etcd key; "" to write ``entry`` alone.
+            value: encoded session, or None to remove a dead one.
+            entry: the outcome of the request, for the request log.
+
+        Returns:
+            The submission; its ``done`` future gets the revision, or :class:`NotOwner`, or :class:`NotCommitted`.
+        """
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        write = Submission(slot, fence, key, value, done, time.monotonic(), entry)
+        self._queue.append(write)
+        self._wake.set()
+        return write
+
+    async def outcome(self, write: "Submission", timeout: float) -> int:
+        """Wait up to ``timeout`` seconds for the write's revision.
+
+        Raises:
+            NotOwner: the owner record has changed; no effect.
+            NotCommitted: not taken in time and withdrawn; no effect.
+            CommitUnknown: sent, and no definite answer yet; ``write.done`` still gets one later.
+        """
+        if not write.done.done():
+            await self._answered(write, timeout)
+        if write.done.done():
+            return write.done.result()
+        if write.sent:
+            raise CommitUnknown(write.slot, f"etcd gave no definite answer within {timeout:g} s")
+        self._queue.remove(write)
+        error = NotCommitted(write.slot, f"etcd did not take the write within {timeout:g} s")
+        _fail(write, error)
+        raise error
+
+    def replaced(self, marker: Kv | None, lost: Mapping[int, Kv]) -> None:
+        """Others have claimed slots of ours, and say so because etcd does not: what follows for writes under way.
+
+        Their claims read our commit marker, and no write of ours in these slots can be applied after them. So the batch
+        under way was applied if the marker holds its id, and never will be if it touches one of these slots.
+
+        Args:
+            marker: our commit marker as a claim found it, None if there was none.
+            lost: the new owner records, by slot.
+        """
+        for write in [write for write in self._queue if write.slot in lost]:
+            self._queue.remove(write)
+            _fail(write, NotOwner(write.slot, lost[write.slot]))
+        batch, runner = self._batch, self._runner
+        if batch is None or runner is None or self._verdict:
+            return
+        fences = batch.fences()
+        applied = marker is not None and marker.value == batch.id
+        if not applied and not any(slot in lost and lost[slot].mod_revision > fence for slot, fence in fences.items()):
+            return
+        owners = tuple((lost.get(slot) or self._standing(slot, fence),) for slot, fence in fences.items())
+        self._verdict.append(TxnResult(False, 0, (*owners, (marker,) if marker else ())))
+        runner.cancel()  # only from its wait for etcd, and it goes on; a task of its own would cost turns of the loop
+
+    def _standing(self, slot: int, fence: int) -> Kv:
+        """An owner record of ours that, as far as is known, still stands at ``fence``; its content does not matter."""
+        return Kv(self._keys.owner(slot), b"", fence, 0, 0)
+
+    async def _answered(self, write: "Submission", timeout: float) -> None:
+        """Wait until ``write`` is resolved, or ``timeout`` seconds; a cancelled caller leaves it alone.
+
+        Writes come by the thousand and hardly any of them times out, so they share one timer.
+        """
+        loop = asyncio.get_running_loop()
+        write.waiter = loop.create_future()
+        self._deadlines.append((time.monotonic() + timeout, write.waiter))
+        if self._timer is None:
+            self._timer = loop.call_later(LATENESS, self._expire)
+        await write.waiter
+
+    def _expire(self) -> None:
+        """Give up the waits whose time is over; runs every :data:`LATENESS` seconds while there are any."""
+        now = time.monotonic()
+        open_waits = [(at, waiter) for at, waiter in self._deadlines if not waiter.done()]
+        for at, waiter in open_waits:
+            if at <= now:
+                waiter.set_result(None)
+        self._deadlines = [(at, waiter) for at, waiter in open_waits if at > now]
+        again = bool(self._deadlines)
+        self._timer = asyncio.get_running_loop().call_later(LATENESS, self._expire) if again else None
+
+    async def run(self) -> None:
+        """Commit what is queued until cancelled."""
+        await self._read_marker()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._queue:
+                await self._commit_next()
+                self._sending = []
+
+    async def _read_marker(self) -> None:
+        pause = RETRY_FIRST
+        while True:
+            try:
+                kv = await self._client.get(self._marker_key)
+            except (Unavailable, OutcomeUnknown):
+                await self._client.pause(pause)
+                pause = min(pause * 2, RETRY_MOST)
+            else:
+                self._marker_revision = kv.mod_revision if kv else 0
+                return
+
+    def _next_batch(self) -> _Batch:
+        self._batches += 1
+        batch = _Batch(f"{self._boot}:{self._batches}".encode(), self._batches)
+        fences: dict[int, int] = {}
+        most, size = (1 if self._one_by_one else BATCH_MOST), 0
+        self._one_by_one = max(self._one_by_one - 1, 0)
+        while self._queue and len(batch.pending) < most:
+            write = self._queue[0]
+            size += len(write.value or b"")
+            if batch.pending and size > BATCH_BYTES:
+                break
+            if fences.setdefault(write.slot, write.fence) != write.fence:
+                break  # the slot was lost and won again in between: the two fences cannot share a transaction
+            write.sent = True
+            batch.pending.append(self._queue.popleft())
+        self._sending = batch.pending
+        return batch
+
+    async def _commit_next(self) -> None:
+        batch = self._next_batch()
+        began = time.monotonic()
+        try:
+            result = await self._send_until_definite(batch)
+        except Rejected as error:
+            self._rejected(batch, error)
+            return
+        except Unavailable as error:
+            logger.info("etcd did not take a batch of %d writes: %s", len(batch.pending), error)
+            self._put_back(batch.pending)
+            self._sending = []
+            await self._client.pause(self._pause)
+            self._pause = min(self._pause * 2, RETRY_MOST)
+            return
+        self._pause = RETRY_FIRST
+        marker = result.answers[-1][0] if not result.succeeded and result.answers[-1] else None
+        if result.succeeded:
+            self._marker_revision = result.revision
+            self._succeed(batch, result.revision, time.monotonic() - began)
+        elif marker is not None and marker.value == batch.id:
+            self._marker_revision = marker.mod_revision
+            self._succeed(batch, marker.mod_revision, time.monotonic() - began)
+        else:
+            self._marker_revision = marker.mod_revision if marker else 0
+            self._sort_out(batch, result)
+
+    def _rejected(self, batch: _Batch, error: Rejected) -> None:
+        """Etcd will never take this transaction: find out which write it minds, so that the others go on."""
+        if len(batch.pending) > 1:
+            self._one_by_one = len(batch.pending)
+            self._put_back(batch.pending)
+            return
+        write = batch.pending[0]
+        logger.warning("etcd refuses a write in slot %d: %s", write.slot, error)
+        _fail(write, NotCommitted(write.slot, f"etcd refuses it: {error.detail}"))
+
+    def _succeed(self, batch: _Batch, revision: int, seconds: float) -> None:
+        self.stats.writes += len(batch.pending)
+        if entries := batch.entries():
+            self._requests.note(self._requests.record_key(batch.number), entries, revision, time.monotonic())
+        if self.on_commit is not None:
+            self.on_commit(len(batch.pending), seconds)
+        # In the loop's next turn: so the following transaction is on its way before a hundred callers go on.
+        asyncio.get_running_loop().call_soon(_resolve, batch.pending, revision)
+
+    def _sort_out(self, batch: _Batch, result: TxnResult) -> None:
+        """Fail the writes whose slot is lost; the rest lost nothing and goes to the front of the queue."""
+        lost: dict[int, Kv | None] = {}
+        for (slot, fence), answer in zip(batch.fences().items(), result.answers[:-1], strict=True):
+            if not answer or answer[0].mod_revision != fence:
+                lost[slot] = answer[0] if answer else None
+        for write in batch.pending:
+            if write.slot in lost:
+                _fail(write, NotOwner(write.slot, lost[write.slot]))
+        self._put_back([write for write in batch.pending if write.slot not in lost])
+
+    def _put_back(self, writes: list[Submission]) -> None:
+        for write in reversed(writes):
+            write.sent = False
+            self._queue.appendleft(write)
+
+    async def _send_until_definite(self, batch: _Batch) -> TxnResult:
+        """The transaction's definite answer. Raises ``Unavailable`` only if no try can have been applied."""
+        compares = [ModRevision(self._keys.owner(slot), fence) for slot, fence in batch.fences().items()]
+        compares.append(ModRevision(self._marker_key, self._marker_revision))
+        success: list[Put | Delete] = [
+            Delete(write.key) if write.value is None else Put(write.key, write.value)
+            for write in batch.pending
+            if write.key
+        ]
+        if entries := batch.entries():
+            success.append(Put(self._requests.record_key(batch.number), encode_entries(entries)))
+        success.append(Put(self._marker_key, batch.id))
+        failure = [Get(self._keys.owner(slot)) for slot in batch.fences()]
+        failure.append(Get(self._marker_key))
+        self.stats.transactions += 1
+        crash_point(CrashPoint.WRITE_DECIDED)
+        runner = asyncio.current_task()
+        self._batch, self._runner, self._verdict = batch, runner, []
+        try:
+            result, resent = await definite_txn(self._client, compares, success, failure)
+        except asyncio.CancelledError:
+            if not self._verdict or runner is None or runner.uncancel():
+                raise
+            return self._verdict[0]
+        finally:
+            self._batch = self._runner = None
+        crash_point(CrashPoint.WRITE_COMMITTED)
+        self.stats.resent += resent
+        return result
+
+
+def _owner_in(value: bytes) -> str:
+    try:
+        owner = Owner.decode(value)
+    except ValueError:
+        return "somebody unreadable"
+    return f"{owner.active} at epoch {owner.epoch}"
+
+
+def _resolve(writes: list[Submission], revision: int) -> None:
+    for write in writes:
+        if not write.done.done():
+            write.done.set_result(revision)
+            _wake(write)
+
+
+def _fail(write: Submission, error: CommitError) -> None:
+    if not write.done.done():
+        write.done.set_exception(error)
+        write.done.exception()  # seen, if only by us: its caller may have gone
+        _wake(write)
+
+
+def _wake(write: Submission) -> None:
+    if write.waiter is not None and not write.waiter.done():
+        write.waiter.set_result(None)

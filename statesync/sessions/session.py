@@ -1,0 +1,404 @@
+"""A session, how it stands in etcd, and what a write makes of it: pure functions.
+
+A stored session is one JSON header line and then the body's bytes. Its version is etcd's ``mod_revision`` of its key:
+no other number is needed for ETags (they never repeat, not even after delete and re-creation, and every replica knows
+the same one), nor to order writes. Deleting leaves a tombstone for :data:`TOMBSTONE_SECONDS`, so that a repeated
+``DELETE`` gets its first answer and a replica never needs to notice an absence.
+
+Repeats: two things let a write have its effect once. What became of a request is kept by time, for as long as copies
+of it may still arrive (:mod:`understudy.statesync.sessions.request_log`). For a client that repeats a request later
+than that, each session keeps the answers to its last :data:`ANSWERS_KEPT` writes that carried an idempotency key (as
+the IETF draft "The Idempotency-Key HTTP Header Field" has it). Both are replicated, so a repeat gets its first answer
+on any member. The key is kept as a hash, with a fingerprint of the request to detect a reused key.
+"""
+
+import base64
+import functools
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from understudy.statesync.parsing.stored import read_object, typed
+from understudy.statesync.parsing.strict_json import read_json
+from understudy.statesync.sessions.request_log import ANY_CONTENT, Settled
+
+ANSWERS_KEPT = 8
+TOMBSTONE_SECONDS = 600
+KEY_LENGTH_MOST = 256
+REQUEST_REFUSED = "request-refused"
+"""The problem of a write whose request the application has refused (:attr:`Method.REFUSE`)."""
+JSON_TYPE = "application/json"
+MERGE_PATCH_TYPE = "application/merge-patch+json"
+_COMPACT = json.JSONEncoder(separators=(",", ":")).encode
+_KEY_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~:")
+
+
+@functools.lru_cache(maxsize=256)
+def _quoted(text: str) -> str:
+    return json.dumps(text)
+
+
+class Method(StrEnum):
+    """How a write changes the session. ``REFUSE`` changes nothing: no copy of the request may from then on."""
+
+    PUT = "PUT"
+    PATCH = "PATCH"
+    DELETE = "DELETE"
+    REFUSE = "POST"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer once given to a keyed write. ``revision`` 0 means: that of the very record that holds it."""
+
+    key: str
+    fingerprint: str
+    status: int
+    revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One session. ``expires`` is the pool's time in ms; ``revision`` is its ``mod_revision``, 0 until committed."""
+
+    content_type: str
+    body: bytes
+    expires: int
+    epoch: int
+    revision: int = 0
+    deleted: bool = False
+    answers: tuple[Answer, ...] = ()
+
+    def alive(self, now_ms: int) -> bool:
+        """Whether the session is there for a reader at ``now_ms``."""
+        return not self.deleted and now_ms < self.expires
+
+    @property
+    def etag(self) -> str:
+        """Strong entity tag (RFC 9110, section 8.8.3), quoted."""
+        return etag_of(self.revision)
+
+    def encode(self) -> bytes:
+        """The session as it stands in etcd; its own revision is not part of it."""
+        if not self.deleted and not self.answers:  # put together by hand, in half the time: most writes are like this
+            kind = _quoted(self.content_type)
+            return f'{{"epoch":{self.epoch},"expires":{self.expires},"type":{kind}}}\n'.encode() + self.body
+        header: dict[str, Any] = {"epoch": self.epoch, "expires": self.expires, "type": self.content_type}
+        if self.deleted:
+            header["deleted"] = True
+        if self.answers:
+            header["answers"] = [[a.key, a.fingerprint, a.status, a.revision] for a in self.answers]
+        return _COMPACT(header).encode() + b"\n" + self.body
+
+    def at(self, revision: int) -> "Session":
+        """The session as committed at ``revision``."""
+        return Session(self.content_type, self.body, self.expires, self.epoch, revision, self.deleted, self.answers)
+
+    @classmethod
+    def decode(cls, value: bytes, revision: int) -> "Session":
+        """Read what :meth:`encode` wrote, as of ``revision``; raises ``ValueError`` otherwise.
+
+        What a newer version added to header or answers is left out: a session that an older member took for unreadable
+        would be gone to its users.
+        """
+        head, _, body = value.partition(b"\n")
+        header = read_object(head)
+        return cls(
+            content_type=_content_type(header.get("type")),
+            body=body,
+            expires=typed("expires", int, header.get("expires")),
+            epoch=typed("epoch", int, header.get("epoch")),
+            revision=revision,
+            deleted=typed("deleted", bool, header.get("deleted", False)),
+            answers=_answers_in(header.get("answers", ())),
+        )
+
+
+def _content_type(value: object) -> str:
+    """A content type as a client may have sent it: its bytes need not be UTF-8."""
+    if not isinstance(value, str):
+        raise ValueError("type: expected a content type")  # noqa: TRY004 - one error for all
+    value.encode("utf-8", "surrogateescape")
+    return value
+
+
+def _answers_in(raw: object) -> tuple[Answer, ...]:
+    if not isinstance(raw, list | tuple):
+        raise ValueError("answers: expected a list")  # noqa: TRY004 - one error for all
+    return tuple(_answer(entry) for entry in raw)
+
+
+def _answer(entry: object) -> Answer:
+    match entry:
+        case [str(key), str(fingerprint), int(status), int(revision), *_]:
+            return Answer(key, fingerprint, status, revision)
+    raise ValueError("answers: expected key, fingerprint, status and revision")
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """What a client asks for.
+
+    ``ttl`` in seconds, None for the pool's default; the tags are raw header values. ``request`` identifies the write
+    among copies and repeats, if it can be identified. ``began`` is when its request began, in seconds of Unix time.
+    """
+
+    method: Method
+    body: bytes = b""
+    content_type: str = "application/octet-stream"
+    if_match: str | None = None
+    if_none_match: str | None = None
+    ttl: int | None = None
+    idempotency_key: str | None = None
+    request: str | None = None
+    began: float | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """A short digest of method and content, to tell a repeat from a reused key.
+
+        The content of a write with ``If-Match`` does not count: such a write was made from what its author had read,
+        so a true repeat, decided anew after a failover, may well carry other content.
+        """
+        if self.method is Method.REFUSE:
+            return ANY_CONTENT
+        content = b"" if self.if_match is not None else self.body
+        digest = hashlib.blake2b(f"{self.method}\n{self.content_type}\n".encode() + content, digest_size=6)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The write takes effect: commit ``session`` and then answer ``status``."""
+
+    session: Session
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """The write took effect before: give the first answer again."""
+
+    status: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The write has no effect. ``problem`` is the last part of the problem type (RFC 9457).
+
+    ``lasting``: the same write could have an effect later, so the refusal must be kept to be final.
+    """
+
+    status: int
+    problem: str
+    detail: str
+    lasting: bool = True
+
+
+Outcome = Stored | Repeated | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What holds at the owner now: its epoch, the pool's time in ms, and the pool's limits.
+
+    ``expiry_ms``: what ends at this time or earlier has ended; None stands for ``now_ms``.
+    """
+
+    epoch: int
+    now_ms: int
+    session_bytes: int
+    default_ttl: int
+    expiry_ms: int | None = None
+
+    @property
+    def ended_ms(self) -> int:
+        """What ends at this time or earlier has ended."""
+        return self.now_ms if self.expiry_ms is None else self.expiry_ms
+
+
+def valid_key(key: str) -> bool:
+    """Whether ``key`` can name a session: 1 to 256 of the unreserved URI characters (RFC 3986, section 2.3).
+
+    And the colon, which a URI's path may have as it is (section 3.3), for IPv6 addresses, the keys of TCP pools. ``.``
+    and ``..`` are no keys: HTTP clients take them for steps in the path (section 5.2.4).
+    """
+    return 0 < len(key) <= KEY_LENGTH_MOST and _KEY_CHARACTERS.issuperset(key) and key not in (".", "..")
+
+
+def etag_of(revision: int) -> str:
+    """The entity tag of a session last written at ``revision``."""
+    return f'"{revision:x}"'
+
+
+def hashed(idempotency_key: str) -> str:
+    """An idempotency key as it is kept: 96 bits of its BLAKE2b digest, base64url."""
+    digest = hashlib.blake2b(idempotency_key.encode(), digest_size=12).digest()
+    return base64.urlsafe_b64encode(digest).decode()
+
+
+def decide_write(current: Session | None, write: Write, terms: Terms, settled: Settled | None = None) -> Outcome:
+    """What ``write`` does to the session as it stands (``current``, possibly a tombstone or expired, or None).
+
+    ``settled`` is what became of the same request before, if the request log has it.
+
+    Order of the checks: a repeat gets its first answer whatever the preconditions say now (they were met then), then
+    the preconditions (RFC 9110, section 13.2.2), then the content.
+    """
+    if settled is not None:
+        return _settled_before(settled, write)
+    kept = _answers_in_force(current, terms.ended_ms)
+    if write.idempotency_key is not None:
+        repeat = _find_repeat(current, kept, write)
+        if repeat is not None:
+            return repeat
+    alive = current if current is not None and current.alive(terms.ended_ms) else None
+    if write.method is Method.REFUSE:
+        return Refused(204, REQUEST_REFUSED, "")
+    refused = _check_preconditions(alive, write)
+    if refused is not None:
+        return refused
+    if write.method is Method.DELETE:
+        return _deleted(current, alive, write, terms, kept)
+    content = _content_after(alive, write)
+    if isinstance(content, Refused):
+        return content
+    content_type, body = content
+    if len(body) > terms.session_bytes:
+        return Refused(
+            413,
+            "session-too-large",
+            f"the session would have {len(body)} bytes; this pool allows {terms.session_bytes}",
+        )
+    ttl = terms.default_ttl if write.ttl is None else write.ttl
+    status = 200 if alive is not None else 201
+    session = Session(content_type, body, terms.now_ms + ttl * 1000, terms.epoch)
+    return _keeping_answer(session, current, kept, write, status)
+
+
+def _settled_before(settled: Settled, write: Write) -> Repeated | Refused:
+    """The answer to a write of a request whose outcome is known."""
+    if settled.problem and write.method is Method.REFUSE:
+        return Refused(204, settled.problem, "", lasting=False)
+    if settled.problem:
+        status = 409 if settled.problem == REQUEST_REFUSED else settled.status
+        return Refused(status, settled.problem, "this request was refused before, which is final", lasting=False)
+    if write.method is not Method.REFUSE and settled.fingerprint != write.fingerprint:
+        return _reused()
+    return Repeated(settled.status, settled.revision)
+
+
+def _reused() -> Refused:
+    detail = "this Idempotency-Key came with a different request before; give every write of a request a key of its own"
+    return Refused(422, "idempotency-key-reused", detail, lasting=False)
+
+
+def _answers_in_force(current: Session | None, now_ms: int) -> tuple[Answer, ...]:
+    if current is None or now_ms >= current.expires:
+        return ()
+    return current.answers
+
+
+def _find_repeat(current: Session | None, kept: tuple[Answer, ...], write: Write) -> Repeated | Refused | None:
+    key = hashed(write.idempotency_key or "")
+    for answer in kept:
+        if answer.key == key:
+            if write.method is not Method.REFUSE and answer.fingerprint != write.fingerprint:
+                return _reused()
+            return Repeated(answer.status, answer.revision or (current.revision if current else 0))
+    return None
+
+
+def _check_preconditions(alive: Session | None, write: Write) -> Refused | None:
+    if write.if_match is not None and not _matches(write.if_match, alive, weak=False):
+        detail = f"If-Match: the session's ETag is {_named(alive)}"
+        return Refused(412, "precondition-failed", detail, lasting="*" in write.if_match)  # an ETag never comes back
+    if write.if_none_match is not None and _matches(write.if_none_match, alive, weak=True):
+        return Refused(412, "precondition-failed", f"If-None-Match: the session's ETag is {_named(alive)}")
+    if alive is None and write.method is not Method.PUT:
+        return Refused(404, "no-such-session", "there is no session of this key")
+    return None
+
+
+def _named(alive: Session | None) -> str:
+    return "none: there is no such session" if alive is None else alive.etag
+
+
+def _matches(header: str, alive: Session | None, *, weak: bool) -> bool:
+    if alive is None:
+        return False
+    tags = [tag.strip() for tag in header.split(",")]
+    if weak:
+        tags = [tag.removeprefix("W/") for tag in tags]
+    return "*" in tags or alive.etag in tags
+
+
+def matches_none(header: str, session: Session) -> bool:
+    """Whether a conditional GET's ``If-None-Match`` names the session as it is, so that 304 is the answer."""
+    return _matches(header, session, weak=True)
+
+
+def _deleted(
+    current: Session | None, alive: Session | None, write: Write, terms: Terms, kept: tuple[Answer, ...]
+) -> Outcome:
+    if alive is None:
+        return Refused(404, "no-such-session", "there is no session of this key")
+    grave = Session("", b"", terms.now_ms + TOMBSTONE_SECONDS * 1000, terms.epoch, deleted=True)
+    return _keeping_answer(grave, current, kept, write, 204)
+
+
+def _keeping_answer(
+    session: Session, current: Session | None, kept: tuple[Answer, ...], write: Write, status: int
+) -> Stored:
+    """Carry the kept answers over, now with the revision they belong to, and add this write's own."""
+    revision = current.revision if current else 0
+    answers = tuple(replace(answer, revision=answer.revision or revision) for answer in kept)
+    if write.idempotency_key is not None:
+        answers = (*answers, Answer(hashed(write.idempotency_key), write.fingerprint, status))
+    return Stored(replace(session, answers=answers[-ANSWERS_KEPT:]), status)
+
+
+def _content_after(alive: Session | None, write: Write) -> tuple[str, bytes] | Refused:
+    if write.method is Method.PUT:
+        return write.content_type, write.body
+    if write.content_type.partition(";")[0].strip().lower() != MERGE_PATCH_TYPE:
+        return Refused(415, "unsupported-patch", f"PATCH takes {MERGE_PATCH_TYPE} (RFC 7396)")
+    try:
+        return _patched(alive, write)
+    except RecursionError:
+        return Refused(422, "not-json", "the merge patch or the session is nested too deeply")
+
+
+def _patched(alive: Session | None, write: Write) -> tuple[str, bytes] | Refused:
+    try:
+        patch = read_json(write.body)
+    except json.JSONDecodeError as error:
+        where = f"{error.msg}, line {error.lineno}, column {error.colno}"
+        return Refused(422, "not-json", f"the merge patch is not JSON: {where}")
+    except ValueError:  # its text would quote the content
+        return Refused(422, "not-json", "the merge patch is not JSON: not UTF-8, too deep, or a number too large")
+    try:
+        target = read_json(alive.body) if alive is not None and alive.body else {}
+    except ValueError:
+        return Refused(422, "session-not-json", "the session's content is not JSON, so no merge patch applies to it")
+    try:
+        merged = json.dumps(merge_patch(target, patch), separators=(",", ":"), ensure_ascii=False).encode()
+    except ValueError:  # a lone surrogate, written as an escape
+        return Refused(422, "not-json", "the merge patch has text that is not Unicode")
+    return JSON_TYPE, merged
+
+
+def merge_patch(target: Any, patch: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """Apply a JSON merge patch (RFC 7396, section 2); returns a new value, the arguments stay as they are."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = merge_patch(result.get(name), value)
+    return result

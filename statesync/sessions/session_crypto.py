@@ -1,0 +1,268 @@
+"""How sessions stand in etcd: in plain text, or sealed with AES-256-GCM.
+
+A sealed session is a JSON header line (key id, epoch, expiry) and then nonce and ciphertext of everything else: content
+type, body, and the answers to idempotent writes. The header and the session's etcd key are authenticated along with it,
+so a value cannot be moved to another session or get another expiry. Each session has an encryption key of its own,
+derived from the file's key and its etcd key, so random nonces are good for 2**32 writes of one session (NIST SP
+800-38D, section 8.3) rather than of the pool. What cannot be opened is never taken for anything else.
+
+It is no protection against whoever may write to etcd and deletes a session, or puts back an older value of it, or an
+unsealed one: unsealed sessions are read, since that is how encryption begins in a running pool.
+"""
+
+import base64
+import hmac
+import json
+import logging
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from understudy.statesync.etcd.client import EtcdClient, Get, Kv, ModRevision, Put
+from understudy.statesync.parsing.stored import brief, read_object, typed
+from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.sessions.session import Session
+from understudy.statesync.tls.secret_files import fault_of, read_secret
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+logger = logging.getLogger(__name__)
+
+KEY_BYTES = 32
+NONCE_BYTES = 12
+PLAIN_LINE = "plain"
+_KEY_ID = re.compile(r"[0-9a-f]{12}")
+_SEALED = b'{"sealed":"'
+_ID_CONTEXT = b"understudy key id"
+_SESSION_CONTEXT = b"understudy session\n"
+
+
+class BadKeyFile(Exception):
+    """A key file that cannot be used; the text names it and the fault, in one line."""
+
+
+class Unreadable(ValueError):
+    """A stored session that cannot be opened here; the text says why and has no content."""
+
+
+class KeyMissing(Unreadable):
+    """It was sealed with a key that this process does not have. ``key_id`` names the key."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"it is encrypted with key {key_id}, which this process does not have")
+        self.key_id = key_id
+
+
+class SessionCodec(Protocol):
+    """Turns sessions into values of etcd and back; ``key`` is the full etcd key."""
+
+    def encode(self, key: str, session: Session) -> bytes:
+        """The value to store."""
+
+    def decode(self, key: str, value: bytes, revision: int) -> Session:
+        """The session in a value as of ``revision``. Raises :class:`Unreadable`, whatever the value is."""
+
+
+def _session(value: bytes, revision: int) -> Session:
+    try:
+        return Session.decode(value, revision)
+    except ValueError as error:
+        raise _no_session(error) from None
+
+
+def _no_session(error: ValueError) -> Unreadable:
+    """The fault of a value without its content, which the error's own text may have."""
+    return Unreadable(f"its value in etcd is no session ({type(error).__name__})")
+
+
+class PlainSessions:
+    """Sessions as they are."""
+
+    def encode(self, key: str, session: Session) -> bytes:  # noqa: ARG002 - the protocol's signature
+        """See :class:`SessionCodec`."""
+        return session.encode()
+
+    def decode(self, key: str, value: bytes, revision: int) -> Session:  # noqa: ARG002 - the protocol's signature
+        """See :class:`SessionCodec`."""
+        if value.startswith(_SEALED):
+            raise KeyMissing(_key_id_of(_header_of(value)))
+        return _session(value, revision)
+
+
+PLAIN = PlainSessions()
+
+
+@dataclass(frozen=True, slots=True)
+class SessionKey:
+    """One key of a key file; ``id`` is derived from it, so that a wrong key never passes for the right one."""
+
+    id: str
+    secret: bytes
+
+    @classmethod
+    def of(cls, secret: bytes) -> "SessionKey":
+        """The key of these 32 bytes."""
+        return cls(hmac.digest(secret, _ID_CONTEXT, "sha256")[:6].hex(), secret)
+
+    def cipher(self, key: str) -> "AESGCM":
+        """The cipher of one session."""
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        return AESGCM(hmac.digest(self.secret, _SESSION_CONTEXT + key.encode(), "sha256"))
+
+    def __repr__(self) -> str:
+        return f"SessionKey({self.id})"
+
+
+class SealedSessions:
+    """Sessions sealed with the first of ``keys``; the others open what was sealed with them before.
+
+    With ``plain`` nothing is sealed, only opened: that is for the time before and after encryption.
+    """
+
+    def __init__(self, keys: tuple[SessionKey, ...], *, plain: bool = False) -> None:
+        self.first = keys[0]
+        self.plain = plain
+        self.keys = {key.id: key for key in keys}
+
+    def encode(self, key: str, session: Session) -> bytes:
+        """See :class:`SessionCodec`."""
+        if self.plain:
+            return session.encode()
+        header: dict[str, Any] = {"sealed": self.first.id, "epoch": session.epoch, "expires": session.expires}
+        if session.deleted:
+            header["deleted"] = True
+        head = json.dumps(header, separators=(",", ":")).encode()
+        nonce = os.urandom(NONCE_BYTES)
+        sealed = self.first.cipher(key).encrypt(nonce, session.encode(), _associated(key, head))
+        return head + b"\n" + nonce + sealed
+
+    def decode(self, key: str, value: bytes, revision: int) -> Session:
+        """See :class:`SessionCodec`. What was stored before encryption was switched on is read as it is."""
+        if not value.startswith(_SEALED):
+            return _session(value, revision)
+        from cryptography.exceptions import InvalidTag
+
+        head, _, rest = value.partition(b"\n")
+        key_id = _key_id_of(_header_of(value))
+        if key_id not in self.keys:
+            raise KeyMissing(key_id)
+        nonce, sealed = rest[:NONCE_BYTES], rest[NONCE_BYTES:]
+        try:
+            opened = self.keys[key_id].cipher(key).decrypt(nonce, sealed, _associated(key, head))
+        except (InvalidTag, ValueError):
+            raise Unreadable("it was changed in etcd after it was encrypted") from None
+        return _session(opened, revision)
+
+
+def load_codec(path: Path | None) -> SessionCodec:
+    """The codec of a key file; without one sessions are stored as they are. Raises :class:`BadKeyFile`.
+
+    The file has one key a line: 32 random bytes in base64. The first one encrypts, unless the line ``plain`` stands
+    before it; ``#`` starts a comment.
+    """
+    if path is None:
+        return PLAIN
+    try:
+        import cryptography  # noqa: F401 - only whether it is there
+    except ImportError:
+        raise BadKeyFile("encryption needs the package 'cryptography': pip install 'understudy[encryption]'") from None
+    try:
+        lines = [line.partition("#")[0].strip() for line in read_secret(path).decode().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        fault = fault_of(error) if isinstance(error, OSError) else f"{path}: cannot be read: it is no text"
+        raise BadKeyFile(fault) from None
+    given = [(number, line) for number, line in enumerate(lines, start=1) if line]
+    plain = bool(given) and given[0][1] == PLAIN_LINE
+    keys = tuple(_session_key(path, number, line) for number, line in given[plain:])
+    if not keys:
+        raise BadKeyFile(f"{path}: holds no key; make one with 'openssl rand -base64 32'")
+    return SealedSessions(keys, plain=plain)
+
+
+def _session_key(path: Path, number: int, line: str) -> SessionKey:
+    try:
+        secret = base64.b64decode(line, validate=True)
+    except ValueError:
+        secret = b""
+    if len(secret) != KEY_BYTES:
+        raise BadKeyFile(f"{path}, line {number}: a key is 32 bytes in base64, like 'openssl rand -base64 32' makes")
+    return SessionKey.of(secret)
+
+
+async def agree(client: EtcdClient, keys: PoolKeys, codec: SessionCodec) -> str:
+    """Check that this process can open what the pool's others seal; returns what is in the way, '' for nothing.
+
+    The id of the key in use stands in etcd since the first sidecar with a key started. One with another first key
+    that has the old one, too, replaces it: that is a rotation. Raises ``EtcdError``.
+    """
+    mine = codec if isinstance(codec, SealedSessions) else None
+    while True:
+        kv = await client.get(keys.encryption)
+        in_use = _key_id_in(kv) if kv else ""
+        if in_use and mine is None:
+            return f"the sessions of pool {keys.pool} are encrypted (key {in_use}): give --session-keys"
+        if mine is None:
+            return ""
+        if in_use and in_use not in mine.keys:
+            ids = ", ".join(mine.keys)
+            return f"the sessions of pool {keys.pool} are encrypted with key {in_use}; --session-keys has {ids} only"
+        if mine.plain or in_use == mine.first.id:
+            return ""
+        compare = ModRevision(keys.encryption, kv.mod_revision if kv else 0)
+        result = await client.txn([compare], [Put(keys.encryption, mine.first.id.encode())], [Get(keys.encryption)])
+        if result.succeeded:
+            return ""
+
+
+def _key_id_in(kv: Kv) -> str:
+    """The id of a key that stands in etcd; '' for a value that is none, which says no more than no value."""
+    key_id = kv.value.decode("ascii", "replace")
+    if _KEY_ID.fullmatch(key_id):
+        return key_id
+    logger.error("what stands at %s is no id of a key, and counts for nothing", brief(kv.key))
+    return ""
+
+
+def outline(value: bytes, revision: int) -> Session:
+    """What can be told of a stored session without a key; a sealed one has its ciphertext for a body.
+
+    Raises :class:`Unreadable` on what is no session.
+    """
+    if not value.startswith(_SEALED):
+        return _session(value, revision)
+    header = _header_of(value)
+    try:
+        return Session(
+            content_type=f"encrypted (key {_key_id_of(header)})",
+            body=value.partition(b"\n")[2][NONCE_BYTES:],
+            expires=typed("expires", int, header.get("expires")),
+            epoch=typed("epoch", int, header.get("epoch")),
+            revision=revision,
+            deleted=typed("deleted", bool, header.get("deleted", False)),
+        )
+    except ValueError as error:
+        raise _no_session(error) from None
+
+
+def _header_of(value: bytes) -> dict[str, Any]:
+    """The readable part of a sealed value. Raises :class:`Unreadable`."""
+    try:
+        return read_object(value.partition(b"\n")[0])
+    except ValueError as error:
+        raise _no_session(error) from None
+
+
+def _key_id_of(header: dict[str, Any]) -> str:
+    """The id of the key that a value was sealed with. Raises :class:`Unreadable`."""
+    key_id = header.get("sealed")
+    if not isinstance(key_id, str) or not _KEY_ID.fullmatch(key_id):
+        raise Unreadable("its value in etcd is no session: it names no key")
+    return key_id
+
+
+def _associated(key: str, head: bytes) -> bytes:
+    return key.encode() + b"\n" + head

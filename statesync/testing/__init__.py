@@ -1,0 +1,1 @@
+"""Crash points: named places at which a process can be told to end itself."""

@@ -1,0 +1,1 @@
+"""Certificates: mTLS contexts that follow their files, and the names in them."""

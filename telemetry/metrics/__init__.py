@@ -1,0 +1,1 @@
+"""Prometheus metrics of phases and of this process's own spans."""

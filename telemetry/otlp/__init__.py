@@ -1,0 +1,1 @@
+"""Reads OTLP: spans, log records and request counts."""

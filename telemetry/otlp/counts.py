@@ -1,0 +1,172 @@
+"""How many requests the front Envoys answered, period by period, as their OpenTelemetry stats sink tells it. Pure.
+
+The counterpart of :mod:`understudy.telemetry.otlp.logs`: there is each request that failed, here is how many there were
+at all. A :class:`Period` is what one Envoy counted between two of its reports. What it did not tell is never made up: a
+period without requests is known by Envoy's uptime, which is always there; without that there is no period. Metrics of
+others are refused, and told so, since nobody here would read them.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import (
+    AggregationTemporality,
+    Metric,
+    NumberDataPoint,
+    ResourceMetrics,
+)
+
+from understudy.telemetry.otlp.otlp_json import first, objects, parse_into, parse_object
+from understudy.telemetry.otlp.spans import MAX_NS, MAX_TEXT, mapping
+from understudy.telemetry.tracing.names import (
+    COUNT_DROPPED,
+    COUNT_FAILED,
+    COUNT_KEYLESS,
+    COUNT_REQUESTS,
+    COUNT_SECONDS,
+    COUNT_UNREACHED,
+    COUNT_UPTIME,
+    MEMBER,
+    METRICS,
+    NODE_NAME,
+    POOL,
+)
+
+FINE_NS = 2 * COUNT_SECONDS * 10**9
+"""The longest period that tells something of a single moment; longer ones were put together from many."""
+MOST_MEMBERS = 2_000
+"""Points of one metric that are read, one per member."""
+_GROUPS = ("resourceMetrics", "resource_metrics")
+_YEAR_2000_NS = 946_684_800 * 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """What the Envoy ``node`` counted from ``start_ns`` to ``end_ns``, in ns since 1970 by its own clock.
+
+    ``failed`` of ``requests`` were answered with 5xx; ``dropped`` reports of single requests were never sent.
+    ``arrived_ns`` is when it was stored, by the control server's clock; 0 if that is not known. ``pool`` is empty where
+    only one is kept.
+    """
+
+    node: str
+    start_ns: int
+    end_ns: int
+    requests: int = 0
+    failed: int = 0
+    dropped: int = 0
+    arrived_ns: int = 0
+    pool: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FrontCount:
+    """What the Envoy ``node`` counted in a period besides: nothing of it is stored.
+
+    ``keyless`` of ``requests`` had no session key. ``unreached``: of which members how many health checks failed on the
+    network.
+    """
+
+    node: str
+    requests: int
+    keyless: int
+    unreached: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodBatch:
+    """What an export request held: the periods, how many points were refused, and why the first of those was."""
+
+    periods: tuple[Period, ...]
+    refused: int = 0
+    reason: str = ""
+    fronts: tuple[FrontCount, ...] = ()
+
+
+def read_otlp_metrics(payload: bytes) -> PeriodBatch:
+    """Read the bytes of an ``ExportMetricsServiceRequest``; raises ``ValueError`` when they are not one."""
+    try:
+        request = ExportMetricsServiceRequest.FromString(payload)
+    except DecodeError as broken:
+        raise ValueError(f"not an ExportMetricsServiceRequest: {broken}") from broken
+    return _periods(request.resource_metrics)
+
+
+def read_otlp_metrics_json(text: str | bytes) -> PeriodBatch:
+    """The same in OTLP's JSON encoding."""
+    groups = first(parse_object(text), _GROUPS)
+    if groups is None:
+        raise ValueError("no resourceMetrics in it")
+    return _periods(parse_into(group, ResourceMetrics()) for group in objects(groups))
+
+
+def _periods(groups: Iterable[ResourceMetrics]) -> PeriodBatch:
+    kept: list[Period] = []
+    fronts: list[FrontCount] = []
+    refused, reason = 0, ""
+    for group in groups:
+        resource = mapping(group.resource.attributes)
+        node, pool = str(resource.get(NODE_NAME) or "")[:MAX_TEXT], str(resource.get(POOL) or "")[:MAX_TEXT]
+        points: dict[str, NumberDataPoint] = {}
+        unreached: dict[str, int] = {}
+        for metric in (metric for scope in group.scope_metrics for metric in scope.metrics):
+            fault = _fault(metric, node)
+            if fault:
+                refused, reason = refused + 1, reason or fault
+            elif metric.name == COUNT_UNREACHED:
+                unreached |= _by_member(metric)
+            else:
+                points[metric.name] = _points(metric)[0]
+        if points:
+            kept.append(replace(_period(node, points), pool=pool))
+        if points or unreached:
+            requests, keyless = _count(points, COUNT_REQUESTS), _count(points, COUNT_KEYLESS)
+            fronts.append(FrontCount(node, requests, keyless, unreached))
+    return PeriodBatch(tuple(kept), refused, reason, tuple(fronts))
+
+
+def _fault(metric: Metric, node: str) -> str:
+    """Why a metric is not kept; empty when it is."""
+    if metric.name not in METRICS:
+        return f"only {', '.join(METRICS)} are kept"
+    if not node:
+        return f"the resource has no {NODE_NAME}"
+    points = _points(metric)
+    sound = all(0 < point.time_unix_nano <= MAX_NS and 0 <= point.as_int <= MAX_NS for point in points)
+    if not sound or not 0 < len(points) <= (MOST_MEMBERS if metric.name == COUNT_UNREACHED else 1):
+        return f"{metric.name} must have one point with a time and a whole number"
+    delta = metric.sum.aggregation_temporality == AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
+    if metric.name != COUNT_UPTIME and not (metric.HasField("sum") and delta):
+        return f"{metric.name} must be a sum of deltas"
+    return ""
+
+
+def _points(metric: Metric) -> list[NumberDataPoint]:
+    return list(metric.sum.data_points if metric.HasField("sum") else metric.gauge.data_points)
+
+
+def _by_member(metric: Metric) -> dict[str, int]:
+    """The counts of a metric's points by the member that each names."""
+    named = ((mapping(point.attributes).get(MEMBER), point.as_int) for point in _points(metric))
+    return {str(member)[:MAX_TEXT]: count for member, count in named if member and count}
+
+
+def _count(points: Mapping[str, NumberDataPoint], name: str) -> int:
+    return points[name].as_int if name in points else 0
+
+
+def _period(node: str, points: dict[str, NumberDataPoint]) -> Period:
+    end = max(point.time_unix_nano for point in points.values())
+    starts = [_start(point) for point in points.values() if point.start_time_unix_nano]
+    start = max(starts, default=end - COUNT_SECONDS * 10**9)
+
+    requests, failed, dropped = (_count(points, name) for name in (COUNT_REQUESTS, COUNT_FAILED, COUNT_DROPPED))
+    return Period(node, min(start, end), end, requests, failed, dropped)
+
+
+def _start(point: NumberDataPoint) -> int:
+    """When a point's time began. Envoy 1.40 writes the very first one in microseconds."""
+    start: int = point.start_time_unix_nano
+    return start * 1_000 if start < _YEAR_2000_NS else start

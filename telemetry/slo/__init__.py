@@ -1,0 +1,1 @@
+"""Reviews failovers against the pool's objectives, and shows the result."""

@@ -1,0 +1,1 @@
+"""Keeps spans, log records and request counts in one SQLite file."""

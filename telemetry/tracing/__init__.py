@@ -1,0 +1,1 @@
+"""Sends spans out: set-up, names, trace identity, export."""

@@ -1,0 +1,124 @@
+"""OTLP over gRPC to one receiver, one bounded try at a time, and quiet.
+
+OpenTelemetry's exporter repeats failed calls by itself for as long as its timeout allows and logs each of
+them as a warning or error. Repeating is the pump's work here (:mod:`understudy.telemetry.tracing.export_queue`), and an
+unreachable receiver is an everyday matter for a sidecar. So every call gets one try, its log records are turned into
+the exception that tells the pump, and after a failure the connection is made anew, which finds a receiver
+that was restarted.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from grpc import ChannelCredentials, StatusCode
+from opentelemetry.exporter.otlp.proto.grpc import exporter as grpc_exporter
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+_TIMEOUT = 2.0
+_TIMEOUT_VARIABLES = ("OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT")
+# The exporter takes the codes to repeat at as a non-empty collection; no failure has the code OK.
+_NEVER = (StatusCode.OK,)
+
+
+class NotDeliveredError(ConnectionError):
+    """An export that failed; the text is what OpenTelemetry's exporter says about it."""
+
+
+class RefusedForGoodError(Exception):
+    """Spans that the receiver will never take, ``count`` of them; they must not be offered again."""
+
+    def __init__(self, text: str, *, count: int) -> None:
+        super().__init__(text)
+        self.count = count
+
+
+class OtlpExporter(SpanExporter):
+    """Exports to ``endpoint`` (``host:port``) or to where ``OTEL_EXPORTER_OTLP_*`` says."""
+
+    def __init__(
+        self, endpoint: str | None = None, *, credentials: Callable[[], ChannelCredentials] | None = None
+    ) -> None:
+        """Nothing is opened or read before the first export.
+
+        ``credentials`` is asked for what to show to ``endpoint`` at each new connection; without it, plain text.
+        """
+        self._endpoint = endpoint
+        self._credentials = credentials
+        self._lock = threading.Lock()
+        self._inner: OTLPSpanExporter | None = None
+        self._closed = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Try once, for 2 s or ``OTEL_EXPORTER_OTLP_TIMEOUT`` at the most.
+
+        Raises:
+            NotDeliveredError: the receiver was not reached, or refused.
+        """
+        with self._lock:
+            if self._closed:
+                raise NotDeliveredError("closed")
+            try:
+                inner = self._inner = self._inner or self._open()
+            except OSError as error:
+                raise NotDeliveredError(f"no credentials: {error}") from error
+        with _listening() as heard:
+            result = inner.export(spans)
+        if result is SpanExportResult.SUCCESS:
+            return result
+        with self._lock:
+            if not self._closed:
+                self._inner = None
+                inner.shutdown()
+        raise NotDeliveredError(heard[-1] if heard else "no reason given")
+
+    def shutdown(self) -> None:
+        """Close the connection; an export under way fails at once."""
+        with self._lock:
+            self._closed = True
+            inner, self._inner = self._inner, None
+        if inner is not None:
+            inner.shutdown()
+
+    def _open(self) -> OTLPSpanExporter:
+        timeout = None if any(os.environ.get(name) for name in _TIMEOUT_VARIABLES) else _TIMEOUT
+        if self._endpoint is None:
+            return OTLPSpanExporter(timeout=timeout, retryable_error_codes=_NEVER)
+        return OTLPSpanExporter(
+            endpoint=self._endpoint,
+            insecure=self._credentials is None,
+            credentials=self._credentials() if self._credentials else None,
+            timeout=timeout,
+            retryable_error_codes=_NEVER,
+        )
+
+
+class _Listener(logging.Filter):
+    """Takes the log records that one thread causes, and leaves those of all other threads alone."""
+
+    def __init__(self, heard: list[str]) -> None:
+        super().__init__()
+        self._heard = heard
+        self._thread = threading.get_ident()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.thread != self._thread:
+            return True
+        self._heard.append(record.getMessage())
+        return False
+
+
+@contextmanager
+def _listening() -> Iterator[list[str]]:
+    """Collect what OpenTelemetry's exporter logs in this thread meanwhile, instead of letting it through."""
+    heard: list[str] = []
+    listener = _Listener(heard)
+    grpc_exporter.logger.addFilter(listener)
+    try:
+        yield heard
+    finally:
+        grpc_exporter.logger.removeFilter(listener)

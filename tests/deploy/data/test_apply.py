@@ -1,0 +1,102 @@
+"""``understudy apply --dry-run``: what a spec would change, field by field, without changing it."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from click.testing import CliRunner
+
+from understudy.deploy.cli.main import cli
+from understudy.deploy.data.apply import Change, changes
+from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.spec import PoolSpec, parse_spec
+
+
+def spec(text):
+    return parse_spec(f"pool: cart\n{text}", where="pool.yaml")
+
+
+BOTH_KEYS = [{"header": "x-session-id"}, {"cookie": "sid"}]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("", "", []),
+        ("slots: 256", "limits: {}", []),
+        ("", "limits: {sessions: 9}", [Change("limits.sessions", 100_000, 9)]),
+        ("", "objectives: {rto: {p99: 250ms}}", [Change("objectives.rto.p99", 1.0, 0.25)]),
+        ("", "members: {cart-1: {weight: 5}}", [Change("members.cart-1.weight", None, 5)]),
+        ("", "members: {cart-1: {}}", [Change("members.cart-1", None, {})]),
+        ("members: {a.b: {weight: 5}}", "members: {a.b: {priority: 5}}", [
+            Change("members.a.b.priority", None, 5), Change("members.a.b.weight", 5, None),
+        ]),
+        ("", "session_key: [{cookie: sid}]", [Change("session_key", BOTH_KEYS, [{"cookie": "sid"}])]),
+        ("", "session_ttl: 60\nslots: 8", [Change("slots", 256, 8), Change("session_ttl", 3600, 60)]),
+    ],
+)  # fmt: skip
+def test_specs_are_compared_by_field(before, after, told):
+    assert changes(spec(before), spec(after)) == told
+
+
+@pytest.fixture
+def apply(tmp_path, monkeypatch, etcd, pool_name):
+    """Apply a spec of some more lines to the test's own pool; returns the command's result."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("UNDERSTUDY_ETCD", etcd.endpoint)
+    with ThreadPoolExecutor(1) as thread:  # commands run an event loop of their own
+
+        def run(text, *options):
+            (tmp_path / "pool.yaml").write_text(f"pool: {pool_name}\n{text}\n")
+            return thread.submit(CliRunner().invoke, cli, ["apply", "-f", "pool.yaml", *options]).result()
+
+        yield run
+
+
+async def test_a_dry_run_tells_what_would_be_and_changes_nothing(apply, client, pool_name):
+    key = PoolKeys(pool_name).spec
+    new = apply("slots: 64", "--dry-run")
+    assert (new.exit_code, new.stdout.splitlines()) == (
+        1,
+        [f"pool {pool_name}: would be created with these values, and defaults otherwise:", "  slots: 64"],
+    )
+    assert await client.get(key) is None
+
+    assert apply("slots: 64").exit_code == 0
+    stands = await client.get(key)
+    same = apply("slots: 64", "--dry-run")
+    assert (same.exit_code, same.stdout) == (0, f"pool {pool_name}: would stay as it is\n")
+
+    other = apply("slots: 64\nlimits: {sessions: 5}\nmembers: {cart-1: {weight: 3}}", "--dry-run")
+    assert (other.exit_code, other.stdout.splitlines()) == (
+        1,
+        [
+            f"pool {pool_name}: would be changed:",
+            "  members.cart-1.weight: not set -> 3",
+            "  limits.sessions: 100000 -> 5",
+        ],
+    )
+    told = json.loads(apply("slots: 64\nlimits: {sessions: 5}", "--dry-run", "-o", "json").stdout)
+    assert (told["result"], told["changes"]) == (
+        "changed",
+        [{"field": "limits.sessions", "before": 100_000, "after": 5}],
+    )
+    assert await client.get(key) == stands
+
+
+@pytest.mark.parametrize("text", ["slots: 128", "slotz: 1", "protocol: tcp\nslots: 64"])
+async def test_what_apply_would_refuse_a_dry_run_refuses_too(apply, text):
+    assert apply("slots: 64").exit_code == 0
+    dry, wet = apply(text, "--dry-run"), apply(text)
+    assert (dry.exit_code, dry.stdout, dry.stderr) == (2, "", wet.stderr)
+
+
+async def test_a_tcp_pool_is_compared_with_the_defaults_of_tcp_pools(apply):
+    assert apply("protocol: tcp", "--dry-run").stdout.endswith('otherwise:\n  protocol: "tcp"\n')
+
+
+async def test_the_answer_of_apply_for_programs(apply, pool_name):
+    told = json.loads(apply("slots: 64", "-o", "json").stdout)
+    assert told["result"] == "created"
+    assert told["dry_run"] is False
+    assert PoolSpec(pool=pool_name, slots=told["changes"][0]["after"]).slots == 64

@@ -1,0 +1,321 @@
+"""Drills against a pool that runs: they refuse without redundancy, measure, undo, and leave a mark."""
+
+import asyncio
+import io
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tests.harness.commands import ROOT
+from tests.harness.forkserver import forked
+from tests.harness.waiting import until
+from understudy.deploy.common.errors import DeployError
+from understudy.deploy.common.layout import PROCESSES_FILE, read_layout, read_processes
+from understudy.deploy.drill.conditions import Facts, Kind, Seen, missed, refusals, unfinished, without_successor
+from understudy.deploy.drill.drill import DrillResult
+from understudy.deploy.drill.fault_injectors import run_template
+from understudy.deploy.drill.report import drill_table, view_of
+from understudy.deploy.inspect.query import read_pool, read_trace
+from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.statesync.etcd.client import EndpointStatus, EtcdClient
+from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.records import ControlServer, Intent, Member, MemberState, Owner, Table
+from understudy.statesync.pool.spec import Objectives, PoolSpec
+from understudy.statesync.pool.state import At, PoolState
+from understudy.telemetry.slo.waterfall import phases, root_of
+from understudy.telemetry.tracing.names import DRILL, DRILL_GAP_MS
+
+IN_SYNC = {"members": [{"member": "cart-1", "in_sync": True}, {"member": "cart-2", "in_sync": True}]}
+
+
+def at_rest() -> PoolState:
+    """Two members with two slots each, one control server."""
+    state = PoolState(PoolKeys("cart"))
+    orders = (("cart-1", "cart-2"), ("cart-2", "cart-1")) * 2
+    state.spec = At(PoolSpec(pool="cart", slots=4, copies=2), 1)
+    state.table = At(Table(1, orders), 1)
+    state.leader = At("control-1", 1)
+    state.controls["control-1"] = At(ControlServer("control-1", "127.0.0.1:9", "127.0.0.1:9"), 1)
+    for name in ("cart-1", "cart-2"):
+        state.members[name] = At(Member(name, f"{name}-a", "", "", MemberState.UP), 1)
+    for slot, order in enumerate(orders):
+        state.owners[slot] = At(Owner(order[0], f"{order[0]}-a", 1), 1)
+    return state
+
+
+def test_a_pool_at_rest_may_be_drilled() -> None:
+    assert refusals(Facts(at_rest(), IN_SYNC), Kind.KILL) == []
+
+
+def test_a_drill_is_refused_for_every_reason_that_there_is() -> None:
+    state = at_rest()
+    state.members["cart-2"] = At(Member("cart-2", "cart-2-a", "", "", MemberState.DOWN, reason="check failed"), 2)
+    state.intents["cart-1"] = At(Intent("cart-1", until=100.0), 2)
+    state.sites["east"] = At(Intent(site="east"), 2)
+    state.owners[0] = At(Owner("cart-2", "cart-2-a", 2), 2)
+    sync = {"members": [{"member": "cart-1", "in_sync": False, "reason": "3 revisions behind"}]}
+    text = "\n".join(refusals(Facts(state, sync, ["too many moves (for 9 s)"], now=99.0), Kind.KILL))
+    for reason in (
+        "cart-2 is DOWN: check failed",
+        "cart-1 is drained",
+        "site east is offline",
+        "4 slots have no living standby",
+        "1 slots are on their way",
+        "too many moves (for 9 s)",
+        "cart-1 is not in sync: 3 revisions behind",
+    ):
+        assert reason in text
+
+
+def test_leaders_are_struck_only_where_others_can_follow() -> None:
+    facts = Facts(at_rest(), IN_SYNC, etcd=[EndpointStatus("127.0.0.1:1", "3.5.9", True, 0, ())])
+    assert "start a second one" in refusals(facts, Kind.CONTROL)[0]
+    assert "needs 3" in refusals(facts, Kind.ETCD_LEADER)[0]
+
+
+def test_a_restarted_member_must_come_back_as_another_boot_and_with_its_share() -> None:
+    state, before = at_rest(), {"cart-1": 2, "cart-2": 2}
+    assert unfinished(state, before, {}) == ""
+    assert unfinished(state, before, {"cart-1": "cart-1-a"}) == "cart-1 is not back"
+    assert "cart-2 without a fair share" in unfinished(state, {"cart-1": 2, "cart-2": 9}, {})
+
+
+def test_a_killed_leaders_own_record_is_no_successor() -> None:
+    before, now = at_rest(), at_rest()
+    assert "control-1 yet" in without_successor(before, now)
+    now.leader = None
+    assert "control-1 yet" in without_successor(before, now)
+    now.leader = At("control-1", 2)
+    assert without_successor(before, now) == "", "started again, it leads anew"
+
+
+def test_objectives_are_judged_by_what_clients_felt() -> None:
+    wanted = Objectives.model_validate({"rto": {"p99": "200ms"}, "failed_requests": "1%"})
+    assert missed(Seen(requests=100, failed=1, gap=(1.0, 200.0, 900.0), lost_writes=0, needless_moves=0), wanted) == []
+    worse = Seen(requests=100, failed=2, gap=(1.0, 201.0, 201.0), lost_writes=1, needless_moves=3)
+    assert [text.partition(":")[0] for text in missed(worse, wanted)] == [
+        "failed_requests",
+        "rto p99",
+        "rpo_sync_writes",
+        "needless_moves",
+    ]
+    assert missed(Seen(requests=0, failed=0, took_ms=201.0), wanted) == ["rto p99: 201 ms (objective 200 ms)"]
+
+
+def test_every_figure_of_a_drill_is_shown_on_a_narrow_terminal() -> None:
+    seen = Seen(12345, 17, gap=(38.0, 281.0, 2003.0), wait=(134.0, 403.0, 4012.0), lost_writes=3, needless_moves=9)
+    name = "cart-7f9c5d6b8-x2x9z-of-a-cluster"
+    result = DrillResult(Kind.KILL, name, 0.0, 9.0, replace(seen, took_ms=1056.0), ("rto p99: 281 ms",), ("ab" * 16,))
+    screen = Console(width=80, file=io.StringIO())
+    screen.print(drill_table(view_of("cart", [result])))
+    shown = screen.file.getvalue()
+    for text in ("17 of 12345", "38/281/2003", "134/403/4012", "1056", "rto p99: 281 ms", "abababab"):
+        assert text in shown
+    assert "…" not in shown
+
+
+async def test_a_command_gets_the_name_as_one_argument_and_its_failure_is_told(tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    await run_template(f"sh -c 'printf %s \"$1\" > {note}' - {{name}}", {"name": "cart 1; rm -rf x"})
+    assert note.read_text() == "cart 1; rm -rf x"
+    with pytest.raises(DeployError, match="exit code 1"):
+        await run_template("false {name}", {"name": "cart-1"})
+    with pytest.raises(DeployError, match="only placeholder"):
+        await run_template("kill {pod}", {"name": "cart-1"})
+
+
+class Running:
+    """A pool in ``directory`` that runs as under ``understudy up``, and the command ``drill`` in its directory."""
+
+    def __init__(self, directory: Path, etcd: EtcdClient) -> None:
+        self.directory = directory
+        self.etcd = etcd
+
+    async def state(self) -> PoolState:
+        return (await read_pool(self.etcd, "cart"))[0]
+
+    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *forked([sys.executable, "-m", "understudy.deploy.cli", "drill", *arguments, "-o", "json"]),
+            cwd=ROOT,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "UNDERSTUDY_DIR": str(self.directory)},
+        )
+
+    async def review(self, *arguments: str) -> tuple[int, dict]:
+        """What ``understudy slo`` says: exit code and JSON."""
+        process = await asyncio.create_subprocess_exec(
+            *forked([sys.executable, "-m", "understudy.deploy.cli", "slo", "--window", "1h", *arguments, "-o", "json"]),
+            cwd=ROOT,
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "UNDERSTUDY_DIR": str(self.directory)},
+        )
+        output, _ = await asyncio.wait_for(process.communicate(), 60)
+        return process.returncode, json.loads(output)
+
+    async def drill(self, *arguments: str) -> tuple[int, dict, str]:
+        """Run a drill to its end: exit code, the JSON that it printed, what it said."""
+        process = await self.start(*arguments)
+        output, said = await asyncio.wait_for(process.communicate(), 120)
+        return process.returncode, json.loads(output or b"{}"), said.decode()
+
+    def pids(self, name: str) -> list[int]:
+        return [row["pid"] for row in read_processes(self.directory) if row["name"].startswith(f"{name}/")]
+
+    async def ready(self) -> None:
+        """Wait until a drill would not be refused."""
+        await until(self._table_is_lived, timeout=60, what="the pool is at rest")
+
+    async def _table_is_lived(self) -> bool:
+        state = await self.state()
+        shares = {name: sum(at.record.active == name for at in state.owners.values()) for name in state.members}
+        return unfinished(state, dict.fromkeys(shares, 85), {}) == "" and len(shares) == 3
+
+
+@asynccontextmanager
+async def running(directory: Path, *, rto: str = "60s") -> AsyncIterator[Running]:
+    """Three members, two control servers. The objectives are such that a slow test machine does not miss them."""
+    times = {name: {"p99": "60s"} for name in ("planned_stall", "propagation", "re_protection")}
+    objectives = Objectives.model_validate({**times, "rto": {"p99": rto}, "exposure": "100%"})
+    spec = PoolSpec(pool="cart", objectives=objectives)
+    settings = LocalSettings(directory=directory, spec=spec, members=3, controls=2)
+    async with LocalPool(settings) as pool, EtcdClient(pool.etcd_endpoints) as etcd:
+        scene = Running(directory, etcd)
+        await scene.ready()
+        yield scene
+
+
+def stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+async def test_a_member_is_killed_in_a_drill_and_the_failover_is_marked(tmp_path: Path) -> None:
+    async with running(tmp_path) as scene:
+        boot = (await scene.state()).members["cart-2"].record.boot
+        code, view, said = await scene.drill("kill", "--member", "cart-2", "--load", "60", "--for", "1s")
+        assert (code, view["ok"]) == (0, True), said
+        (row,) = view["drills"]
+        assert (row["name"], row["failed_requests"], row["lost_writes"], row["moved_needlessly"]) == ("cart-2", 0, 0, 0)
+        assert row["sessions_touched"] > 0
+        assert row["client_gap_ms"]["max"] < 30_000
+
+        state = await scene.state()
+        assert state.members["cart-2"].record.boot != boot
+        takeovers = [at.record for at in state.failovers.values() if at.record.source == "cart-2"]
+        assert takeovers
+        assert {record.drill for record in takeovers} == {"kill"}
+        controls = [at.record.http for at in state.controls.values()]
+        spans = await read_trace(controls, row["traces"][0])
+        (seen,) = [span for span in spans if span.name == "drill"]
+        root = root_of(spans)
+        assert (seen.attributes[DRILL], seen.attributes[DRILL_GAP_MS]) == (
+            "kill",
+            pytest.approx(row["client_gap_ms"]["p99"], abs=0.06),
+        )
+        assert root is not None
+        assert seen.parent_id == root.span_id
+
+        async def told() -> dict | None:
+            code, review = await scene.review("--html", str(tmp_path / "review.html"))
+            figures = {figure["key"]: figure for figure in review["figures"]}
+            ended = all(figures[key]["state"] != "no data" for key in ("rto", "re_protection", "exposure"))
+            counted = figures["failed_requests"]["state"] != "not yet shown"  # Envoys count every 5 s
+            return {**figures, "code": code} if ended and counted else None
+
+        figures = await until(told, 60, "the review knows the takeover and its end", every=1)
+        states = {key: figure["state"] for key, figure in figures.items() if key != "code"}
+        assert (figures["code"], states["rto"], figures["rto"]["total"]) == (3, "not yet shown", 1), states
+        assert [figures[key]["state"] for key in ("rpo_sync_writes", "failed_requests", "unmeasured")] == ["met"] * 3
+        assert "Not yet shown" in (tmp_path / "review.html").read_text()
+
+        layout = read_layout(tmp_path)
+        assert layout is not None
+        await scene.etcd.put(state.keys.intent("cart-1"), Intent("cart-1", 0.0, time.time()).encode())
+        code, view, said = await scene.drill("kill")
+        assert (code, view) == (1, {})
+        assert "nothing was touched" in said
+        assert "cart-1 is drained" in said
+        assert (await scene.state()).members["cart-2"].record.boot == state.members["cart-2"].record.boot
+
+
+async def test_a_control_server_is_killed_and_ctrl_c_thaws_a_frozen_member_and_undoes_a_drain(tmp_path: Path) -> None:
+    async with running(tmp_path) as scene:
+        led = (await scene.state()).leader
+        code, view, said = await scene.drill("control", "--for", "1s")
+        assert (code, view["drills"][0]["requests"]) == (0, 0), said
+        state = await scene.state()
+        assert led is not None
+        assert state.leader is not None
+        assert state.leader.revision > led.revision, "the drill ends when somebody leads anew"
+        (mark,) = [at.record for at in state.failovers.values() if at.record.drill == "control"]
+        spans = await read_trace([at.record.http for at in state.controls.values()], mark.trace)
+        root = root_of(spans)
+        assert root is not None
+        assert (root.attributes[DRILL], "drill" in phases(spans)) == ("control", True)
+
+        await scene.ready()
+        freezing = await scene.start("freeze", "--member", "cart-1", "--for", "10m")
+        await until(lambda: all(map(stopped, scene.pids("cart-1"))), 60, "both processes of cart-1 are frozen")
+        freezing.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(freezing.wait(), 30) == 130
+        assert not any(map(stopped, scene.pids("cart-1")))
+        await scene.ready()
+
+        draining = await scene.start("drain", "--member", "cart-3", "--for", "10m")
+
+        async def drained() -> bool:
+            state = await scene.state()
+            return "cart-3" in state.intents and all(at.record.active != "cart-3" for at in state.owners.values())
+
+        await until(drained, 60, "cart-3 owns nothing")
+        draining.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(draining.wait(), 30) == 130
+        assert "cart-3" not in (await scene.state()).intents
+        await scene.ready()
+
+
+SIGNAL = """
+import json, os, sys
+signal, member, processes = int(sys.argv[1]), sys.argv[2], json.load(open(sys.argv[3]))
+for row in processes:
+    if row["name"].startswith(f"{member}/"):
+        os.kill(row["pid"], signal)
+"""
+
+
+async def test_a_pool_elsewhere_is_frozen_twice_by_the_operators_own_commands(tmp_path: Path) -> None:
+    """Nothing but etcd and the front's address is known, as with a pool in Kubernetes. Its objective cannot be met."""
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    script = tmp_path / "send.py"
+    script.write_text(SIGNAL)
+    async with running(home, rto="1ms") as scene:
+        layout = read_layout(home)
+        assert layout is not None
+        command = f"{sys.executable} {script} {{signal}} {{name}} {home / PROCESSES_FILE}"
+        freeze, thaw = (command.replace("{signal}", str(int(n))) for n in (signal.SIGSTOP, signal.SIGCONT))
+        scene.directory = elsewhere
+        code, view, said = await scene.drill(
+            *("freeze", "--etcd", ",".join(layout.etcd), "--pool", "cart", "--url", f"http://{layout.front.listen}"),
+            *("--command", freeze, "--undo", thaw, "--repeat", "2", "--for", "4s", "--load", "60"),
+        )
+        assert (code, view["ok"]) == (1, False), (said, view)
+        assert [[text.partition(":")[0] for text in row["missed"]] for row in view["drills"]] == [["rto p99"]] * 2, view
+        assert "drill 2 of 2" in said
+        assert [(row["kind"], row["lost_writes"]) for row in view["drills"]] == [("freeze", 0)] * 2
+        assert all(row["sessions_touched"] > 0 for row in view["drills"])
+        names = [row["name"] for row in view["drills"]]
+        takeovers = [
+            at.record for at in (await scene.state()).failovers.values() if at.record.drill and not at.record.planned
+        ]
+        assert {(record.source, record.drill) for record in takeovers} == {(name, "freeze") for name in names}

@@ -1,0 +1,69 @@
+"""What front Envoys told, put together from all control servers, warned of in words, and drawn by ``status``."""
+
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from understudy.deploy.inspect.fronts import front_warnings, fronts_table, fronts_view
+from understudy.deploy.inspect.tables import status_table
+from understudy.deploy.inspect.views import status_view
+from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.state import PoolState
+
+WELL = {"timeouts": 0, "connect_failures": 0, "elsewhere": 0, "unreachable_seconds": 0.0}
+
+
+def answer(
+    requests: int = 1000, keyless: int = 0, *, node: str = "front-1", **members: dict[str, Any]
+) -> dict[str, Any]:
+    front = {"node": node, "requests": requests, "keyless": keyless, "members": members}
+    return {"window_seconds": 300.0, "fronts": [front]}
+
+
+def test_an_envoy_that_went_from_one_control_server_to_another_is_one():
+    (front, other) = fronts_view(
+        [
+            answer(200, 10, c={**WELL, "timeouts": 2, "unreachable_seconds": 15.0}),
+            {},
+            answer(100, 30, c={**WELL, "timeouts": 3}),
+            answer(node="front-2"),
+        ]
+    )
+    assert (front["node"], front["requests"], front["keyless"]) == ("front-1", 300, 40)
+    assert front["members"] == {"c": {**WELL, "timeouts": 5, "unreachable_seconds": 15.0}}
+    assert other["node"] == "front-2"
+
+
+@pytest.mark.parametrize(
+    ("told", "warned"),
+    [
+        (answer(1000, 730), "73% of 1000 requests of the last 5 min carried no session key"),
+        (answer(1000, 400), None),
+        (answer(50, 50), None),
+        (
+            answer(c={**WELL, "timeouts": 12}),
+            "c took 12 requests of front-1 within 5 min and did not answer them (504)",
+        ),
+        (answer(c={**WELL, "timeouts": 1, "elsewhere": 90}), None),
+        (answer(c={**WELL, "unreachable_seconds": 40.0}), "front-1 has not reached c for 40 s, although c is well"),
+        (answer(c={**WELL, "connect_failures": 7}), "front-1 could not connect to c for 7 requests"),
+    ],
+)
+def test_an_operator_is_warned_of_what_needs_a_look(told: dict[str, Any], warned: str | None):
+    warnings = list(front_warnings(fronts_view([told])))
+    assert len(warnings) == bool(warned)
+    assert all(warning.startswith(warned or "") for warning in warnings)
+
+
+def test_status_draws_it():
+    fronts = fronts_view([answer(1000, 730, c={**WELL, "timeouts": 12})])
+    view = status_view(PoolState(PoolKeys("cart")), revision=1, fronts=fronts, hindered=list(front_warnings(fronts)))
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(status_table(view))
+        console.print(fronts_table([]))
+    shown = " ".join(capture.get().split())
+    assert "front-1 (5 min) 1000 73%" in shown
+    assert "c 12" in shown
+    assert "does its application hang?" in shown

@@ -1,0 +1,140 @@
+"""What a pool's records say: roles by the true owners, rest and unrest, long traces in few lines."""
+
+from dataclasses import replace
+
+import pytest
+
+from understudy.deploy.common.layout import ControlPlace, FrontPlace, Layout, MemberPlace
+from understudy.deploy.inspect.converged import unsettled
+from understudy.deploy.inspect.member_views import member_views, order_of
+from understudy.deploy.inspect.views import condense, explain_view, failovers_view, ranges, status_view
+from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.records import Failover, Member, MemberState, Owner, Phase, Table
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.state import At, PoolState
+from understudy.telemetry.otlp.spans import StoredSpan
+from understudy.telemetry.tracing.names import SERVICE_INSTANCE_ID
+from understudy.xds.control.admin import failovers_view as told_by_control_servers
+
+
+@pytest.fixture
+def pool():
+    """Four slots at rest over two members."""
+    orders = (("a", "b"), ("b", "a")) * 2
+    state = PoolState(PoolKeys("cart"))
+    state.spec = At(PoolSpec(pool="cart", slots=4, copies=2), 1)
+    state.table = At(Table(1, orders), 2)
+    state.members = {name: At(Member(name, f"{name}1", "h:1", "h:2", MemberState.UP), 3) for name in ("a", "b")}
+    state.owners = {slot: At(Owner(order[0], f"{order[0]}1", 1), 4) for slot, order in enumerate(orders)}
+    return state
+
+
+def own(pool, slot, **changes):
+    pool.owners[slot] = At(replace(pool.owners[slot].record, **changes), 9)
+
+
+def test_a_pool_at_rest_is_settled(pool):
+    assert unsettled(pool, ["a", "b"]) == ""
+
+
+def test_unrest_is_told(pool):
+    assert unsettled(pool, ["a", "b", "c"]) == "not registered: c"
+    own(pool, 0, phase=Phase.HANDOVER)
+    assert unsettled(pool, ["a", "b"]) == "1 slots are on their way"
+    own(pool, 0, phase=Phase.STABLE, boot="before")
+    assert unsettled(pool, ["a", "b"]) == "1 slots are on their way"
+    del pool.owners[0]
+    assert unsettled(pool, ["a", "b"]) == "1 slots have no owner"
+    pool.table = None
+    assert "no slot table" in unsettled(pool, ["a", "b"])
+
+
+def test_an_unfair_share_is_no_rest(pool):
+    pool.table = At(Table(2, (("a", "b"),) * 4), 5)
+    for slot in (1, 3):
+        own(pool, slot, active="a", boot="a1")
+    assert "without a fair share" in unsettled(pool, ["a", "b"])
+
+
+def test_an_owner_that_is_gone_is_unrest_not_a_fault(pool):
+    del pool.members["b"]
+    assert "not registered: b" in unsettled(pool, ["a", "b"])
+    assert unsettled(pool, ["a"]) == "2 slots are on their way"
+
+
+def test_the_owner_comes_first_and_the_rest_as_in_the_table(pool):
+    own(pool, 0, active="b")
+    assert order_of(pool, 0) == ("b", "a")
+    own(pool, 0, active="stranger")
+    assert order_of(pool, 0) == ("stranger", "a", "b")
+
+
+def test_status_names_a_member_whose_clock_is_wrong(pool):
+    wrong = replace(pool.members["b"].record, clock="its clock is about 2 h ahead of the pool's, which counts here")
+    pool.members["b"] = At(wrong, 9)
+    assert f"b: {wrong.clock}" in status_view(pool, revision=9)["warnings"]
+
+
+def test_a_wanted_active_is_not_counted_before_it_is_one(pool):
+    del pool.owners[0]
+    assert [(view["member"], view["active"], view["standby"]) for view in member_views(pool)] == [
+        ("a", 1, 2),
+        ("b", 2, 2),
+    ]
+
+
+def test_a_session_that_nobody_made_is_explained_all_the_same(pool):
+    view = explain_view(pool, None, "key", 2, 0)
+    assert (view["owner"], view["order"], view["session"]) == ("a", ["a", "b"], None)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"), [([], ""), ([3], "3"), ([0, 1, 2, 5, 7, 8], "0-2, 5, 7-8"), ([2, 1, 0], "0-2")]
+)
+def test_numbers_are_written_as_ranges(numbers, text):
+    assert ranges(numbers) == text
+
+
+def span(number, name, who, start, end):
+    return StoredSpan("t", f"{number}", "root", name, start, end, resource={SERVICE_INSTANCE_ID: who})
+
+
+def test_a_long_trace_is_condensed_to_one_span_per_process_and_phase():
+    spans = [span(number, "claim", f"cart-{number % 2}", number, number + 5) for number in range(100)]
+    spans.append(span(100, "push", "control-1", 0, 9))
+    short = condense(spans)
+    assert [(s.instance, s.name, s.start_ns, s.end_ns) for s in short] == [
+        ("cart-0 x50", "claim", 0, 103),
+        ("cart-1 x50", "claim", 1, 104),
+        ("control-1", "push", 0, 9),
+    ]
+
+
+def test_a_short_trace_stays_as_it_is():
+    spans = [span(number, "claim", "cart-1", number, number + 5) for number in range(3)]
+    assert condense(spans) == spans
+
+
+def test_a_layout_survives_its_file():
+    layout = Layout(
+        "cart",
+        7,
+        ("http://127.0.0.1:1",),
+        ("http://127.0.0.1:2",),
+        (ControlPlace("control-1", "127.0.0.1:3", "127.0.0.1:4"),),
+        FrontPlace("front-1", "127.0.0.1:5", "127.0.0.1:6"),
+        (MemberPlace("cart-1", "127.0.0.1:7", "127.0.0.1:8", "127.0.0.1:9", "127.0.0.1:10", "east"),),
+    )
+    assert Layout.decode(layout.encode()) == layout
+
+
+def test_failovers_are_in_the_order_of_etcd_whatever_the_clocks_of_their_writers_say(pool):
+    def changed(trace, to, *, started, revision):
+        pool.failovers[f"{trace}/{to}/c"] = At(Failover(trace, to, "c", "c lost", False, (1,), (2,), started), revision)
+
+    changed("first", "a", started=9000.0, revision=10)
+    changed("second", "a", started=100.0, revision=11)
+    changed("third", "b", started=5000.0, revision=12)
+    changed("second", "b", started=50.0, revision=13)
+    assert [row["trace"] for row in failovers_view(pool)["failovers"]] == ["second", "third", "first"]
+    assert [row["trace"] for row in told_by_control_servers(pool)] == ["second", "third", "first"]

@@ -1,0 +1,187 @@
+"""A whole pool on one machine, run as users run it: from a terminal, with Ctrl-C at the end."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.harness.local_pools import settled
+from tests.harness.processes import bound_to
+from tests.harness.waiting import free_port, until
+from understudy.deploy.common.layout import read_layout, read_processes
+from understudy.statesync.etcd.client import EtcdClient
+
+ROOT = Path(__file__).parents[3]
+PATIENCE = 60
+
+
+class Terminal:
+    """``understudy`` commands in one directory; ``start`` leaves them running."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(directory)}
+        self.started = []
+
+    def start(self, *arguments):
+        command = bound_to(os.getpid(), [sys.executable, "-m", "understudy.deploy.cli", *arguments])
+        with (self.directory / "output").open("wb") as output:
+            child = subprocess.Popen(command, cwd=self.directory, env=self.environment, stdout=output, stderr=output)
+        self.started.append(child)
+        return child
+
+    def run(self, *arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "understudy.deploy.cli", *arguments],
+            cwd=self.directory,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+
+    def processes(self):
+        """Everything that runs for a pool in this directory, but what the test started itself: pid -> command line."""
+        found = {}
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                home = (entry / "cwd").readlink()
+            except OSError:
+                continue
+            own = int(entry.name) in {child.pid for child in self.started}
+            if not own and (str(self.directory) in command or home.is_relative_to(self.directory)):
+                found[int(entry.name)] = command
+        return found
+
+    @property
+    def output(self):
+        return (self.directory / "output").read_text()
+
+    def close(self):
+        for child in self.started:
+            if child.poll() is None:
+                child.kill()
+            child.wait()
+        for pid in self.processes():  # else they would drain first, and have nobody to hand over to
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+async def terminal(tmp_path):
+    terminal = Terminal(tmp_path)
+    try:
+        yield terminal
+    finally:
+        terminal.close()
+        await until(lambda: not terminal.processes(), timeout=PATIENCE, what="nothing stays behind")
+
+
+@pytest.fixture
+async def http():
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
+        yield http
+
+
+async def running(terminal, up):
+    """Wait until a pool runs in the terminal's directory, and return its layout."""
+    state = terminal.directory / ".understudy"
+
+    def noted():
+        assert up.poll() is None, terminal.output
+        return read_layout(state)
+
+    layout = await until(noted, timeout=PATIENCE, what="the pool has started")
+    async with EtcdClient(layout.etcd) as etcd:
+        await settled(layout, etcd)
+    shown = terminal.run("status", "-o", "json")
+    assert (shown.returncode, json.loads(shown.stdout)["slots"]["to_move"]) == (0, 0)
+    return layout
+
+
+async def test_a_pool_runs_is_read_from_its_directory_and_keeps_sessions_over_a_restart(terminal, http):
+    listen = f"127.0.0.1:{free_port()}"
+    up = terminal.start("up", "--members", "2", "--listen", listen, "--otlp-http")
+    layout = await running(terminal, up)
+    assert layout.front.listen == listen
+    async with http.post(f"http://{layout.controls[0].otlp_http}/v1/traces", json={"resourceSpans": []}) as taken:
+        assert taken.status == 200
+    assert "Three things to try" in terminal.output
+    async with http.post(f"http://{listen}/cart") as made:
+        key = (await made.json())["session"]
+    async with http.post(f"http://{listen}/cart/items", json={"sku": "tea"}, headers={"X-Session-Id": key}) as added:
+        assert added.status == 200
+
+    explained = terminal.run("explain", key, "--body", "-o", "json")
+    assert json.loads(explained.stdout)["session"]["body"] == {"items": {"tea": 1}}
+    assert terminal.run("sessions").stdout.count(key) == 1
+    refused = terminal.run("up", "--members", "2", "--listen", f"127.0.0.1:{free_port()}")
+    assert (refused.returncode, "a pool already runs in .understudy" in refused.stderr) == (2, True)
+
+    up.send_signal(signal.SIGINT)
+    await until(lambda: up.poll() is not None, timeout=PATIENCE, what="the pool has stopped")
+    assert up.returncode == 0
+    assert not terminal.processes()
+
+    again = terminal.start("up", "--members", "2", "--listen", listen)
+    await running(terminal, again)
+    async with http.get(f"http://{listen}/cart", headers={"X-Session-Id": key}) as shown:
+        assert (await shown.json())["items"] == {"tea": 1}
+
+
+async def test_what_is_killed_by_hand_comes_back_and_status_says_why(terminal):
+    up = terminal.start("up", "--members", "2", "--listen", f"127.0.0.1:{free_port()}")
+    await running(terminal, up)
+    state = terminal.directory / ".understudy"
+    before = {process["name"]: process["pid"] for process in read_processes(state)}
+    for name in ("control-1", "front-1", "cart-1/app", "cart-2/sidecar", "etcd"):
+        os.kill(before[name], signal.SIGKILL)
+
+        def back(name=name):
+            process = next(process for process in read_processes(state) if process["name"] == name)
+            return process["state"] == "running" and process["pid"] != before[name] and "SIGKILL" in process["reason"]
+
+        await until(back, timeout=PATIENCE, what=f"{name} is back")
+    await running(terminal, up)
+    assert "ended by SIGKILL" in terminal.run("status").stdout
+
+
+async def test_the_demo_loses_nothing_and_leaves_nothing_behind(terminal):
+    demo = terminal.start("demo", "--sessions", "40", "--rate", "60")
+    await until(lambda: demo.poll() is not None, timeout=3 * PATIENCE, every=0.2, what="the demo has ended")
+    report = json.loads((terminal.directory / "demo-report.json").read_text())
+    assert demo.returncode == 0, terminal.output
+    assert report["failed_requests"] == report["lost_writes"] == report["duplicated_writes"] == 0
+    assert report["moved_needlessly"] == 0
+    assert report["acknowledged_writes"] > 100
+    assert report["killed"] == "cart-1"
+    assert report["rejoin"]["slots_handed_back"] >= 85
+    assert set(report["client_gap_ms"]) == {"p50", "p99", "max"}
+    assert {name for name, ms in report["phases_ms"].items() if ms is not None} >= {
+        "detect",
+        "claim",
+        "push",
+        "ack",
+        "first_ok",
+    }
+    assert "failover took" in terminal.output
+    assert not list(terminal.directory.glob("understudy-demo-*"))
+
+
+async def test_ctrl_c_stops_the_demo_and_everything_that_it_started(terminal):
+    demo = terminal.start("demo", "--sessions", "40", "--rate", "60")
+    await until(lambda: "steady load" in terminal.output, timeout=PATIENCE, what="the load has begun")
+    assert terminal.processes()
+    demo.send_signal(signal.SIGINT)
+    await until(lambda: demo.poll() is not None, timeout=PATIENCE, what="the demo has stopped")
+    assert demo.returncode == 130
+    assert not terminal.processes()
+    assert not list(terminal.directory.glob("understudy-demo-*"))

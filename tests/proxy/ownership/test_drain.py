@@ -1,0 +1,297 @@
+"""A member that is told to leave: it gives its slots away while its application serves, and says when that is done."""
+
+import asyncio
+import http.client
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest_asyncio
+
+from tests.harness.etcd import EtcdServer
+from tests.harness.forkserver import forked
+from tests.harness.secrets import write_secret
+from tests.harness.sidecars import ROOT, SidecarPool, sidecar_pool
+from tests.harness.waiting import free_port, until
+from understudy.statesync.pool.keys import prefix_range
+from understudy.statesync.pool.records import Failover, Intent, MemberState
+
+ADMIN = {"Understudy-Admin": "true"}
+A_FIRST = ("a", "b")
+B_FIRST = ("b", "a")
+
+
+@pytest_asyncio.fixture
+async def pool(etcd: EtcdServer, pool_name: str, tmp_path: Path) -> AsyncIterator[SidecarPool]:
+    async with sidecar_pool(etcd, pool_name) as pool:
+        ports = {name: free_port() for name in "abc"}
+        pool.flags, pool.logs = lambda name: ("--health", f"127.0.0.1:{ports[name]}"), tmp_path
+        yield pool
+
+
+async def leave(pool: SidecarPool, name: str, *flags: str) -> tuple[int, str]:
+    """Run ``understudy leave`` as the sidecar container's preStop hook does: exit code, and what it complains of."""
+    process = await asyncio.create_subprocess_exec(
+        *forked([sys.executable, "-m", "understudy.deploy.cli", "leave", *flags]),
+        env={**os.environ, "UNDERSTUDY_SESSION_API": pool.members[name].api},
+        cwd=ROOT,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await process.communicate()
+    return process.returncode or 0, said.decode()
+
+
+async def ask(pool: SidecarPool, name: str, path: str) -> tuple[int, dict[str, object]]:
+    record = await pool.record(name)
+    assert record is not None
+    async with pool.http.get(f"http://{record.health}{path}") as answer:
+        return answer.status, json.loads(await answer.read())
+
+
+async def test_a_leaving_member_serves_on_until_its_slots_are_given_away_and_then_says_so(pool: SidecarPool) -> None:
+    await pool.start("a", "b")
+    await pool.settle(A_FIRST, B_FIRST)
+    key = pool.key_in((A_FIRST, B_FIRST), "a")
+    assert (await pool.call("a", "PUT", f"/{key}", "kept"))[0] == 201
+    assert await ask(pool, "a", "/started") == (200, {"yes": True, "reason": ""})
+    status, said = await ask(pool, "a", "/drained")
+    assert (status, said["reason"]) == (503, "nobody has asked this member to hand its slots over")
+
+    the_applications_hook = asyncio.create_task(ask(pool, "a", "/drained?wait=30"))
+    assert await leave(pool, "a", "--wait", "30") == (0, "")
+
+    assert await the_applications_hook == (200, {"yes": True, "reason": ""})
+    assert {owner.active for owner in (await pool.owners()).values()} == {"b"}
+    assert (await pool.call("a", "GET", f"/{key}"))[2] == b"kept"
+    assert (await pool.call("a", "PUT", f"/{key}", "changed"))[0] == 200
+    assert (await pool.call("b", "GET", f"/{key}"))[2] == b"changed"
+    assert (await ask(pool, "a", "/health"))[0] == 503
+    assert (await ask(pool, "a", "/live"))[0] == 200
+
+    sidecar = pool.members["a"].sidecar
+    assert sidecar is not None
+    sidecar.send_signal(signal.SIGTERM)
+    await until(lambda: sidecar.poll() is not None, what="the sidecar ends")
+    assert sidecar.returncode == 0
+
+
+async def test_the_last_member_does_not_wait_for_heirs_that_there_are_not(pool: SidecarPool) -> None:
+    told = pool.flags
+    assert told is not None
+    pool.flags = lambda name: (*told(name), "--drain-seconds", "600")
+    await pool.start("a")
+    await pool.settle(("a",))
+    assert await leave(pool, "a", "--wait", "20") == (0, "")
+    assert {owner.active for owner in (await pool.owners()).values()} == {"a"}
+
+
+async def test_a_member_that_leaves_waits_for_one_that_still_starts(pool: SidecarPool) -> None:
+    await pool.start("a", "b")
+    await pool.settle(("a",))
+    warming = f"http://{pool.members['b'].api}/v1/checks/cache"
+    async with pool.http.put(warming, json={"deadline_seconds": 60}, headers=ADMIN) as answer:
+        assert answer.status == 201
+    await until(lambda: is_in(pool, "b", MemberState.INIT), 40, "b says that it starts")
+    assert (await pool.call("a", "PUT", "/k", "kept"))[0] == 201
+    sidecar = pool.members["a"].sidecar
+    assert sidecar is not None
+
+    sidecar.terminate()
+    await until(lambda: is_in(pool, "a", MemberState.DRAINING), 40, "a says that it leaves")
+    async with pool.http.post(warming, json={"state": "ok"}, headers=ADMIN) as answer:
+        assert answer.status == 200
+    await until(lambda: is_in(pool, "b", MemberState.READY), 40, "b could serve")
+    await pool.settle(B_FIRST)
+
+    assert await asyncio.to_thread(sidecar.wait, 20) == 0
+    assert {owner.cause for owner in (await pool.owners()).values()} == {"drain"}
+    assert (await pool.call("b", "GET", "/k"))[2] == b"kept"
+
+
+async def test_an_operators_drain_with_an_end_is_over_by_itself(pool: SidecarPool) -> None:
+    await pool.start("a", "b")
+    await pool.settle(A_FIRST)
+    now = time.time()
+    await pool.client.put(pool.keys.intent("a"), Intent("a", now + 600.0, now).encode())
+    await until(lambda: is_in(pool, "a", MemberState.DRAINING), 40, "a is drained")
+    await pool.await_owners((B_FIRST,))
+    # However long that took: only now the end comes near.
+    await pool.client.put(pool.keys.intent("a"), Intent("a", time.time() + 1.0, now).encode())
+    await until(lambda: is_in(pool, "a", MemberState.UP), 40, "a is back, and standby")
+
+
+async def test_a_site_hands_over_without_a_control_server_too_and_not_to_itself(pool: SidecarPool) -> None:
+    told, sites = pool.flags, {"a": "east", "b": "east", "c": "west"}
+    assert told is not None
+    pool.flags = lambda name: (*told(name), "--site", sites[name])
+    await pool.start("a", "b", "c")
+    await pool.settle(("a", "b", "c"), ("b", "a", "c"))
+    await pool.client.put(pool.keys.site_intent("east"), Intent(site="east").encode())
+    await pool.await_owners((("c",),))
+    for name in ("a", "b"):
+        await until(lambda name=name: says_that_its_site_is_offline(pool, name), 40, f"{name} says why it gives way")
+    page = await pool.client.range(prefix_range(pool.keys.failovers))
+    given = [Failover.decode(kv.value) for kv in page.kvs]
+    assert {(one.source, one.to, one.cause) for one in given if one.planned} == {
+        ("a", "c", "site east offline"),
+        ("b", "c", "site east offline"),
+    }
+
+    await pool.client.delete(pool.keys.site_intent("east"))
+    await until(lambda: is_in(pool, "a", MemberState.UP), 40, "a is back, and standby")
+
+
+async def says_that_its_site_is_offline(pool: SidecarPool, name: str) -> bool:
+    record = await pool.record(name)
+    assert record is not None
+    return (record.state, record.reason) == (MemberState.DRAINING, "site east is offline")
+
+
+async def is_in(pool: SidecarPool, name: str, state: MemberState) -> bool:
+    record = await pool.record(name)
+    return record is not None and record.state is state
+
+
+async def test_a_sidecar_that_has_to_outlive_its_application_waits_for_the_end_of_that(pool: SidecarPool) -> None:
+    await pool.start("a", "b")
+    await pool.settle(A_FIRST)
+    outliving = asyncio.create_task(leave(pool, "a", "--wait", "60", "--until", "application-gone"))
+    await until(lambda: drained(pool, "a"), what="a has given its slots away", timeout=40)
+    assert not outliving.done()
+
+    application = pool.members["a"].application
+    assert application is not None
+    application.terminate()
+
+    assert await outliving == (0, "")
+
+
+async def drained(pool: SidecarPool, name: str) -> bool:
+    return (await ask(pool, name, "/drained"))[0] == 200
+
+
+async def test_who_cannot_wait_is_told_what_is_missing(pool: SidecarPool) -> None:
+    await pool.start("a", "b")
+    await pool.settle(A_FIRST)
+    code, said = await leave(pool, "a", "--wait", "30", "--until", "application-gone", "--wait", "0.01")
+    assert code == 1
+    assert "not done after 0.01 s" in said
+    nowhere = free_port()
+    code, said = await leave(pool, "a", "--session-api", f"127.0.0.1:{nowhere}")
+    assert code == 2
+    assert f"the sidecar at 127.0.0.1:{nowhere} cannot be asked" in said
+    for wrong in ("wait=-1", "wait=nan", "wait=soon", "until=monday"):
+        async with pool.http.post(f"http://{pool.members['b'].api}/v1/drain?{wrong}", headers=ADMIN) as answer:
+            assert answer.status == 400
+    assert (await ask(pool, "b", "/drained"))[1]["reason"] == "nobody has asked this member to hand its slots over"
+
+
+async def test_a_question_that_waits_does_not_hold_up_others_on_the_health_port(pool: SidecarPool) -> None:
+    await pool.start("a")
+    record = await pool.record("a")
+    assert record is not None
+    host, _, port = record.health.rpartition(":")
+    patient, hasty = (http.client.HTTPConnection(host, int(port), timeout=20) for _ in range(2))
+    patient.request("GET", "/drained?wait=0.4")
+    for _ in range(3):
+        hasty.request("GET", "/health")
+        assert hasty.getresponse().read() == b'{"serving": true, "reason": ""}'
+    assert patient.getresponse().status == 503
+    for nonsense in ("nan", "-3", "1e9", "x"):
+        hasty.request("GET", f"/drained?wait={nonsense}")
+        answer = hasty.getresponse()
+        assert (answer.status, answer.read()[:12]) == (503, b'{"yes": fals')
+    for each in (patient, hasty):
+        each.close()
+
+
+async def test_a_sidecar_takes_all_its_options_from_the_environment(
+    etcd: EtcdServer, pool_name: str, tmp_path: Path
+) -> None:
+    async with sidecar_pool(etcd, pool_name) as pool:
+        app, api, peer, health, metrics = (f"::1:{free_port()}" for _ in range(5))
+        told = {
+            "MEMBER": "pod-1", "POOL": pool_name, "ETCD": etcd.endpoint, "APP": app, "SESSION_API": api, "PEER": peer,
+            "HEALTH": health, "METRICS": metrics, "SITE": "zone-1", "NODE": "node-7", "WEIGHT": "30", "PRIORITY": "2",
+            "LOG_LEVEL": "debug", "CHECKS": "[{name: deep, http: 'http://127.0.0.1:1/'}]",
+        }  # fmt: skip
+        with (tmp_path / "log").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "understudy.deploy.cli", "sidecar"),
+                env={**os.environ, **{f"UNDERSTUDY_{name}": value for name, value in told.items()}},
+                cwd=ROOT,
+                stderr=log,
+            )
+        try:
+            record = await until(lambda: pool.record("pod-1"), 40, "the member registers")
+            assert (record.site, record.node, record.weight, record.priority) == ("zone-1", "node-7", 30, 2)
+            assert record.app == bracketed(app)
+            assert record.peer == bracketed(peer)
+            assert record.health == bracketed(health)
+            async with aiohttp.ClientSession() as http:
+                async with http.get(f"http://{bracketed(metrics)}/metrics") as answer:
+                    assert "understudy_member_state" in await answer.text()
+                async with http.get(f"http://{bracketed(api)}/v1/checks") as answer:
+                    names = [check["name"] for check in (await answer.json())["checks"]]
+                    assert "deep" in names
+        finally:
+            process.terminate()
+            await process.wait()
+
+
+def bracketed(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    return f"[{host}]:{port}"
+
+
+async def test_front_envoys_are_given_time_to_learn_of_the_end(pool: SidecarPool) -> None:
+    await pool.start("a", "b")
+    await pool.settle(A_FIRST)
+    reasons = set()
+
+    async def over() -> bool:
+        status, said = await ask(pool, "a", "/drained")
+        reasons.add(said["reason"])
+        return status == 200
+
+    # Looked at from the beginning: the command itself may take longer to end than the member has left to say so.
+    watching = asyncio.create_task(until(over, 40, "a has nothing more to do"))
+    assert await leave(pool, "a") == (0, "")
+    await watching
+    assert "front Envoys may not know yet" in reasons
+
+
+async def test_leaving_works_over_a_unix_socket_that_asks_for_a_token(
+    etcd: EtcdServer, pool_name: str, tmp_path: Path
+) -> None:
+    tokens, other, api = tmp_path / "tokens", tmp_path / "other", f"unix:{tmp_path / 'api.sock'}"
+    write_secret(tokens, "# ours\n0123456789abcdef\n")
+    write_secret(other, "fedcba9876543210\n")
+    command = (sys.executable, "-m", "understudy.deploy.cli")
+    async with sidecar_pool(etcd, pool_name) as pool:
+        addresses = (f"127.0.0.1:{free_port()}" for _ in range(2))
+        told = ("--member", "a", "--pool", pool_name, "--etcd", etcd.endpoint, "--session-api", api)
+        told += ("--app", next(addresses), "--peer", next(addresses), "--session-token-file", str(tokens))
+        with (tmp_path / "log").open("wb") as log:
+            sidecar = await asyncio.create_subprocess_exec(*command, "sidecar", *told, cwd=ROOT, stderr=log)
+        try:
+            await until(lambda: pool.record("a"), 40, "the member registers")
+            codes = []
+            for file in (other, tokens):
+                flags = ("--session-api", api, "--session-token-file", str(file), "--wait", "20")
+                process = await asyncio.create_subprocess_exec(
+                    *command, "leave", *flags, cwd=ROOT, stderr=asyncio.subprocess.PIPE
+                )
+                _, said = await process.communicate()
+                codes.append((process.returncode, said.decode()))
+            assert codes[0][0] == 2
+            assert "says 401" in codes[0][1]
+            assert codes[1] == (0, "")
+        finally:
+            sidecar.terminate()
+            await sidecar.wait()

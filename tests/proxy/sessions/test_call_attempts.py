@@ -1,0 +1,33 @@
+"""What a caller may be told while a forwarded write is still somewhere on its way."""
+
+import pytest
+
+from understudy.proxy.sessions.call_attempts import Errand
+from understudy.proxy.sessions.problems import Reply, problem
+
+EXPIRED = problem(409, "request-expired", "the request began 30.0 s ago")
+
+
+@pytest.mark.parametrize(
+    ("doubts", "reply", "told"),
+    [
+        pytest.param([], EXPIRED, 409, id="nothing is in doubt"),
+        pytest.param(["m1: silent"], EXPIRED, 503, id="an earlier copy may have been in time"),
+        pytest.param(["m1: silent"], problem(409, "request-refused", "final"), 409, id="refused for all copies"),
+        pytest.param(
+            ["m1: silent"], problem(404, "no-such-session", "none"), 404, id="a refusal is kept, so it is final"
+        ),
+        pytest.param(["m1: silent"], Reply(204, {}), 204, id="an effect is had once"),
+        pytest.param(["m1: silent"], problem(400, "bad-request", "malformed"), 400, id="malformed is so everywhere"),
+        pytest.param(["m1: silent"], problem(503, "not-committed", "no etcd"), 503, id="not committed"),
+    ],
+)
+def test_what_is_told_holds_for_all_copies(doubts: list[str], reply: Reply, told: int) -> None:
+    assert Errand(0.0, 0.0, doubts=doubts).honest(reply).status == told
+
+
+def test_what_is_in_doubt_never_passes_for_not_done() -> None:
+    errand = Errand(0.0, 0.0, doubts=["m1: silent"])
+
+    assert b"outcome-unknown" in errand.honest(problem(503, "not-committed", "no etcd")).body
+    assert b"m1: silent" in errand.honest(problem(503, "no-owner", "nobody")).body

@@ -1,0 +1,218 @@
+"""Copies of one request at real sidecars: one effect, and a refusal is final, wherever and whenever a copy arrives."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+
+import pytest
+import pytest_asyncio
+
+from tests.harness.etcd import EtcdServer
+from tests.harness.sidecars import SidecarPool, sidecar_pool
+from tests.harness.sidecars_here import sidecars_here
+from tests.harness.waiting import until
+from understudy.proxy.sessions.request_sweep import RequestSweep
+from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.pool.keys import PoolKeys, prefix_range
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.sessions.request_log import Entry, RequestLog
+from understudy.statesync.sessions.session import ANSWERS_KEPT
+
+A_FIRST, B_FIRST = (("a", "b"),), (("b", "a"),)
+MERGE = "application/merge-patch+json"
+
+
+@pytest_asyncio.fixture
+async def pool(etcd: EtcdServer, pool_name: str) -> AsyncIterator[SidecarPool]:
+    async with sidecar_pool(etcd, pool_name) as pool:
+        yield pool
+
+
+def stamp(age: float = 0.0, name: str = "r1") -> str:
+    return f"{time.time() - age:.3f};{name}"
+
+
+async def two_members(pool: SidecarPool) -> None:
+    await pool.start("a", "b")
+    await pool.settle(*A_FIRST)
+
+
+async def move_to_b(pool: SidecarPool, how: str) -> None:
+    """The slots go to b: with a's agreement, or because it was killed."""
+    if how == "takeover":
+        pool.kill("a")
+        await pool.call("b", "GET", "/anything")  # the witness
+        boot = (await pool.owners())[0].boot
+        await pool.write_table(B_FIRST, lost={"a": boot})
+        await pool.await_owners(B_FIRST)
+    elif how == "handover":
+        await pool.settle(*B_FIRST)
+
+
+def named(by: str, name: str) -> dict[str, str]:
+    return {"Idempotency_Key": name} if by == "key" else {"Understudy_Request": stamp(name=name)}
+
+
+EVERYWHERE = pytest.mark.parametrize("how", ["same owner", "handover", "takeover"])
+BY = pytest.mark.parametrize("by", ["key", "stamp"])
+
+
+@EVERYWHERE
+@BY
+async def test_an_effect_is_had_once_however_many_writes_come_between(pool: SidecarPool, how: str, by: str) -> None:
+    await two_members(pool)
+    await pool.call("a", "PUT", "/k", "{}", Content_Type="application/json")
+    asked = {"Content_Type": MERGE, **named(by, "gold")}
+    first = await pool.call("a", "PATCH", "/k", '{"gold":1}', **asked)
+    for number in range(2 * ANSWERS_KEPT):
+        await pool.call("a", "PATCH", "/k", '{"gold":null}', Content_Type=MERGE, Idempotency_Key=f"other-{number}")
+    await move_to_b(pool, how)
+
+    again = await pool.call("b", "PATCH", "/k", '{"gold":1}', **asked)
+
+    assert (again[0], again[1]["etag"], again[1]["understudy-repeated"]) == (200, first[1]["etag"], "true")
+    assert json.loads((await pool.call("b", "GET", "/k"))[2]) == {}
+
+
+@EVERYWHERE
+@BY
+async def test_a_delete_that_found_nothing_removes_nothing_later(pool: SidecarPool, how: str, by: str) -> None:
+    await two_members(pool)
+    asked = named(by, "d")
+    assert (await pool.call("a", "DELETE", "/k", **asked))[0] == 404
+    await move_to_b(pool, how)
+    assert (await pool.call("b", "PUT", "/k", "made since"))[0] == 201
+
+    assert (await pool.call("b", "DELETE", "/k", **asked))[0] == 404
+
+    assert (await pool.call("b", "GET", "/k"))[2] == b"made since"
+
+
+@EVERYWHERE
+@BY
+async def test_a_creation_that_found_a_session_makes_no_ghost_of_it(pool: SidecarPool, how: str, by: str) -> None:
+    await two_members(pool)
+    await pool.call("a", "PUT", "/k", "there")
+    asked = {"If_None_Match": "*", **named(by, "c")}
+    assert (await pool.call("a", "PUT", "/k", "ghost", **asked))[0] == 412
+    assert (await pool.call("a", "DELETE", "/k"))[0] == 204
+    await move_to_b(pool, how)
+
+    assert (await pool.call("b", "PUT", "/k", "ghost", **asked))[0] == 412
+
+    assert (await pool.call("b", "GET", "/k"))[0] == 404
+
+
+async def test_a_new_owner_whose_watch_lags_behind_reads_the_log_from_etcd(
+    pool: SidecarPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await pool.start("a")
+    async with sidecars_here(pool, "b") as here:
+        await pool.settle(*A_FIRST)
+        monkeypatch.setattr(here["b"].context.requests, "apply", lambda *_: None)
+        monkeypatch.setattr(here["b"].context.mirror, "caught_up", lambda _: asyncio.Event().wait())
+        assert (await pool.call("a", "DELETE", "/k", Idempotency_Key="d"))[0] == 404
+        pool.kill("a")
+
+        assert (await pool.call("b", "PUT", "/k", "made since"))[0] == 201
+
+        assert (await pool.call("b", "DELETE", "/k", Idempotency_Key="d"))[0] == 404
+
+
+async def test_a_request_that_is_too_old_or_from_the_future_is_refused_and_does_nothing(pool: SidecarPool) -> None:
+    await two_members(pool)
+    oldest = pool.spec.timeouts.request_seconds + 10
+    for age in (oldest + 1, 3600, -11):
+        for member in ("a", "b"):
+            status, _, body = await pool.call(member, "PUT", "/k", "late", Understudy_Request=stamp(age))
+            assert (status, json.loads(body)["type"].rpartition("/")[2]) == (409, "request-expired")
+            assert "nothing was done" in json.loads(body)["detail"]
+    assert (await pool.call("a", "GET", "/k"))[0] == 404
+    assert (await pool.call("b", "PUT", "/k", "in time", Understudy_Request=stamp(oldest - 2)))[0] == 201
+    status, _, body = await pool.call("a", "PUT", "/k", "x", Understudy_Request="yesterday")
+    assert (status, json.loads(body)["type"].rpartition("/")[2]) == (400, "bad-request")
+
+
+async def test_what_waited_while_its_sidecar_stood_still_counts_as_that_old(pool: SidecarPool) -> None:
+    async with sidecars_here(pool, "a") as here:
+        await pool.settle(("a",))
+        stall = here["a"].context.stall
+        stall.standstill = lambda: 3600.0  # type: ignore[method-assign]
+        assert (await pool.call("a", "PUT", "/k", "late"))[0] == 409
+        assert (await pool.call("a", "PUT", "/k", "late", Idempotency_Key="w"))[0] == 409
+        assert (await pool.call("a", "PUT", "/k", "new", Understudy_Request=stamp()))[0] == 201
+        assert here["a"].context.tally.expired == 2
+
+
+async def test_a_request_whose_write_was_refused_for_an_old_version_may_try_the_new_one(pool: SidecarPool) -> None:
+    await two_members(pool)
+    old = (await pool.call("a", "PUT", "/k", "1"))[1]["etag"]
+    new = (await pool.call("a", "PUT", "/k", "2"))[1]["etag"]
+    asked = {"Understudy_Request": stamp()}
+    assert (await pool.call("a", "PUT", "/k", "3", If_Match=old, **asked))[0] == 412
+    assert (await pool.call("a", "PUT", "/k", "3", If_Match=new, **asked))[0] == 200
+
+
+async def test_a_request_that_found_nothing_to_patch_may_create_it(pool: SidecarPool) -> None:
+    await two_members(pool)
+    asked = {"Understudy_Request": stamp()}
+    assert (await pool.call("a", "PATCH", "/k", "{}", Content_Type=MERGE, **asked))[0] == 404
+    assert (await pool.call("a", "PUT", "/k", "{}", Content_Type="application/json", **asked))[0] == 201
+    assert (await pool.call("b", "PATCH", "/k", "{}", Content_Type=MERGE, **asked))[0] == 422
+
+
+@pytest.mark.parametrize("member", ["a", "b"])
+async def test_an_application_can_make_its_own_refusal_final(pool: SidecarPool, member: str) -> None:
+    await two_members(pool)
+    refused, done = {"Understudy_Request": stamp(name="no")}, {"Understudy_Request": stamp(name="yes")}
+    assert (await pool.call(member, "POST", "/k/refusal", **refused))[0] == 204
+    assert (await pool.call(member, "PUT", "/k", "late", **refused))[0] == 409
+    assert (await pool.call(member, "POST", "/k/refusal", **refused))[0] == 204
+    assert (await pool.call(member, "PUT", "/k", "done", **done))[0] == 201
+    status, headers, _ = await pool.call(member, "POST", "/k/refusal", **done)
+    assert (status, headers["understudy-repeated"]) == (201, "true")
+    assert (await pool.call(member, "POST", "/k/refusal"))[0] == 400
+    assert (await pool.call(member, "GET", "/k"))[2] == b"done"
+
+
+async def test_when_no_more_outcomes_can_be_kept_identified_writes_are_refused_and_others_go_on(
+    etcd: EtcdServer, pool_name: str
+) -> None:
+    async with sidecar_pool(etcd, pool_name, "slots: 16\nlimits: {requests: 2}") as pool:
+        await pool.start("a")
+        await pool.settle(("a",))
+        answers = [await pool.call("a", "PUT", "/k", "x", Idempotency_Key=f"w{number}") for number in range(3)]
+        assert [status for status, _, _ in answers] == [201, 200, 503]
+        assert json.loads(answers[2][2])["type"].endswith("/overloaded")
+        assert (await pool.call("a", "PUT", "/new", "x", Idempotency_Key="w4"))[0] == 503
+        assert (await pool.call("a", "DELETE", "/none", Idempotency_Key="w5"))[0] == 503
+        assert (await pool.call("a", "PUT", "/k", "x", Idempotency_Key="w1"))[0] == 200
+        assert (await pool.call("a", "PUT", "/k", "x"))[0] == 200
+
+
+async def test_records_are_deleted_once_their_time_is_over(client: EtcdClient, pool_name: str) -> None:
+    keys = PoolKeys(pool_name)
+    log = RequestLog(keys, "a", "boot")
+    spec = SimpleNamespace(record=PoolSpec(pool="cart"))
+    state = SimpleNamespace(spec=spec, members={})
+    old, fresh = time.monotonic() - 1000, time.monotonic()
+    for number in range(300):
+        record = log.record_key(number) if number % 3 else f"{keys.requests}b/gone/{number:012d}"
+        seen = old if number < 290 else fresh
+        log.note(record, [Entry(f"r{number}", "f", 200)], 1, seen)
+        await client.put(record, b"[]")
+    sweep = RequestSweep(SimpleNamespace(requests=log, state=state, etcd=client))  # type: ignore[arg-type]
+    sweep.interval = 0.01
+    running = asyncio.create_task(sweep.run())
+    try:
+
+        async def only_the_fresh_are_left() -> bool:
+            return (await client.range(prefix_range(keys.requests))).count == 10
+
+        await until(only_the_fresh_are_left, what="old records are deleted")
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert len(log) == 10

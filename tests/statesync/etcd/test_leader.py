@@ -1,0 +1,107 @@
+"""Calls that wait for a leader of etcd: given up, sent again and woken as soon as there is one."""
+
+import asyncio
+
+import pytest
+
+from tests.harness.etcd import EtcdServer, running_cluster
+from tests.harness.waiting import until
+from understudy.statesync.etcd.client import EtcdClient, Get, ModRevision, OutcomeUnknown, Put
+from understudy.statesync.etcd.leader import GivenUp, LeaderWatch, Sight, Terms
+from understudy.statesync.etcd.txn_retry import definite_txn
+
+UNHURRIED = ("100", "2000")
+"""An election takes 2 s at the least: whatever a test sends after it has stopped a leader still goes to that one."""
+
+
+def test_only_a_leader_of_a_later_term_replaces_another() -> None:
+    terms = Terms()
+    terms.answered(4)
+    for sight, replaced in {
+        Sight(term=4, leader=7): False,  # a follower that has not noticed
+        Sight(term=5, leader=0): False,  # a candidate
+        Sight(term=5, leader=8): True,
+    }.items():
+        terms.saw(sight)
+        assert terms.replaced(sight, since=4) is replaced
+    assert not terms.replaced(Sight(term=4, leader=7), since=3)  # it is behind: there is a later one
+    assert not terms.replaced(Sight(term=5, leader=8), since=5)
+    assert not terms.replaced(Sight(term=5, leader=8), since=0)  # nobody knows under which term that was
+
+
+async def test_the_first_call_of_a_client_may_be_late_without_being_given_up() -> None:
+    sights = [Sight(term=2, leader=7)]
+
+    async def look(_: int) -> Sight:
+        sights.append(sights[-1])
+        return sights[-1]
+
+    watch = LeaderWatch(1, look, lambda _: None)
+    call = asyncio.get_running_loop().create_future()
+    answer = asyncio.create_task(watch.answer(call, led=True))
+    await until(lambda: len(sights) > 4, 20, "the member was asked while the call was late")
+    assert not answer.done()
+
+    sights.append(Sight(term=3, leader=8))
+    with pytest.raises(GivenUp):
+        await asyncio.wait_for(answer, 20)
+    await watch.close()
+
+
+async def leader_and_follower(members: list[EtcdServer]) -> tuple[EtcdServer, EtcdServer]:
+    async with EtcdClient([member.endpoint for member in members]) as client:
+        leads = [status.leader for status in await client.status()]
+    return members[leads.index(True)], members[leads.index(False)]
+
+
+async def test_calls_under_way_to_a_leader_that_is_gone_are_given_up_when_there_is_another() -> None:
+    async with running_cluster(timing=UNHURRIED) as members:
+        leader, follower = await leader_and_follower(members)
+        async with EtcdClient([follower.endpoint], timeout=60) as client:
+            await client.put("/fence", b"1")
+            fence = await client.get("/fence")
+            assert fence is not None
+
+            leader.pause()
+            write = asyncio.create_task(client.put("/key", b"perhaps"))
+            replacing = [ModRevision("/fence", fence.mod_revision)], [Put("/fence", b"2")], [Get("/fence")]
+            definite = asyncio.create_task(definite_txn(client, *replacing))
+            read = asyncio.create_task(client.get("/key"))
+
+            with pytest.raises(OutcomeUnknown, match="new leader"):
+                await write
+            result, resent = await definite
+            assert result.succeeded or result.answers[0][0].value == b"2"
+            assert resent > 0
+            assert await read in (None, await client.get("/key"))
+            assert client.wanting_at > float("-inf")
+        leader.resume()
+
+
+async def test_a_client_that_knows_all_endpoints_goes_on_with_the_new_leader() -> None:
+    async with running_cluster(timing=UNHURRIED) as members:
+        leader, _ = await leader_and_follower(members)
+        others = [member.endpoint for member in members if member is not leader]
+        async with EtcdClient([leader.endpoint, *others], timeout=60) as client:
+            await client.put("/key", b"1")
+
+            leader.pause()
+            with pytest.raises(OutcomeUnknown, match="new leader"):
+                await client.put("/key", b"2")
+            await client.put("/key", b"3")
+            found = await client.get("/key")
+            assert found is not None
+            assert found.value == b"3"
+        leader.resume()
+
+
+async def test_a_pause_before_another_try_ends_when_there_is_a_leader_again() -> None:
+    async with running_cluster() as members:
+        leader, follower = await leader_and_follower(members)
+        async with EtcdClient([follower.endpoint]) as client:
+            await client.put("/key", b"1")
+            leader.pause()
+            async with asyncio.timeout(60):
+                await client.pause(3600)
+            await client.put("/key", b"2", timeout=30)
+        leader.resume()

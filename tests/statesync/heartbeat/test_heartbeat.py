@@ -1,0 +1,48 @@
+"""Busy is not dead: what is remembered of delays, what is told of them, and how much time they buy."""
+
+import json
+
+import pytest
+
+from understudy.statesync.heartbeat.heartbeat import Beat, Delays, patience, stall_step
+from understudy.statesync.pool.records import MemberState
+
+
+def test_the_worst_delay_is_that_of_the_last_ten_seconds() -> None:
+    delays = Delays()
+    assert delays.worst == 0.0
+    for late, now in ((0.3, 100.0), (0.1, 105.0), (0.2, 106.0)):
+        delays.note(late, now)
+    assert delays.worst == 0.3
+    delays.note(0.0, 111.0)
+    assert delays.worst == 0.2
+    delays.note(0.0, 130.0)
+    assert delays.worst == 0.0
+
+
+def test_who_was_frozen_is_not_taken_for_busy_afterwards() -> None:
+    delays = Delays()
+    delays.note(0.1, 100.0)
+    delays.note(4.0, 104.0)
+    assert delays.worst == 0.1
+
+
+@pytest.mark.parametrize(
+    ("delay", "told"), [(0.0, 0.0), (0.04, 0.0), (0.06, 0.1), (0.16, 0.25), (0.4, 0.5), (0.6, 1.0), (30.0, 1.0)]
+)
+def test_a_record_tells_of_delays_in_steps_so_that_it_is_seldom_written(delay: float, told: float) -> None:
+    assert stall_step(delay) == told
+
+
+@pytest.mark.parametrize(("delay", "granted"), [(0.0, 0.5), (0.1, 0.8), (0.5, 2.0), (10.0, 2.5), (-1.0, 0.5)])
+def test_who_was_late_is_given_three_times_that_on_top_up_to_a_cap(delay: float, granted: float) -> None:
+    assert patience(0.5, delay, cap=2.0) == pytest.approx(granted)
+
+
+def test_a_beat_tells_whose_pulses_are_taken_and_nonsense_is_refused() -> None:
+    beat = Beat("cart", "cart-1", "boot", MemberState.UP, 7, pulses=[("cart-2", "its boot", False)])
+    assert Beat.decode(beat.encode()).pulses == (("cart-2", "its boot", False),)
+    for nonsense in ("cart-2", [["cart-2"]], [["cart-2", "boot", 7]], {"cart-2": True}, [7], [["a", "b", "c"]]):
+        told = {**json.loads(beat.encode()), "pulses": nonsense}
+        with pytest.raises(ValueError, match="pulses"):
+            Beat.decode(json.dumps(told).encode())

@@ -1,0 +1,247 @@
+"""A pool with a real etcd, real control servers and simulated members, as the tests of the controller use it."""
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from tests.harness.etcd import EtcdServer, running_etcd
+from tests.harness.forkserver import forked
+from tests.harness.waiting import free_port, until
+from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.records import Member, MemberState, Owner, Table
+from understudy.statesync.pool.spec import PoolSpec
+
+POOL = "cart"
+SLOTS = 32
+
+
+class Process:
+    """A child process whose end is certain."""
+
+    def __init__(self, module: str, settings: dict[str, Any], log: Path) -> None:
+        self.module, self.settings, self.log = module, settings, log
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        command = [sys.executable, "-m", self.module, json.dumps(self.settings)]
+        with self.log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                *forked(command),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+            )
+
+    def send(self, signum: signal.Signals) -> None:
+        assert self.process is not None
+        if self.process.returncode is None:
+            self.process.send_signal(signum)
+
+    async def kill(self) -> None:
+        self.send(signal.SIGKILL)
+        await self.ended()
+
+    async def ended(self) -> int:
+        assert self.process is not None
+        return await asyncio.wait_for(self.process.wait(), 40)
+
+
+class SimulatedMember(Process):
+    """A member: its process, and its records in etcd, which the test writes for it."""
+
+    def __init__(self, pool: "ControlPool", name: str) -> None:
+        self.pool, self.name, self.boots = pool, name, 0
+        self.record = Member(name, "", f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}")
+        super().__init__("tests.xds.control.simulated_member", {}, pool.home / f"{name}.log")
+
+    @property
+    def boot(self) -> str:
+        return f"boot-{self.boots}"
+
+    async def join(self, state: MemberState = MemberState.READY) -> "SimulatedMember":
+        """Start the process and register."""
+        await self.begin(state)
+        await self.register(state)
+        return self
+
+    async def begin(self, state: MemberState) -> None:
+        """Start the process."""
+        self.boots += 1
+        self.settings = {
+            "pool": POOL,
+            "member": self.name,
+            "boot": self.boot,
+            "peer": int(self.record.peer.rpartition(":")[2]),
+            "controls": [control.grpc for control in self.pool.controls.values()],
+            "state": state,
+        }
+        await self.start()
+        assert self.process is not None
+        assert self.process.stdout is not None
+        assert await asyncio.wait_for(self.process.stdout.readline(), 40) == b"ready\n", self.log.read_text()
+
+    async def register(self, state: MemberState) -> None:
+        self.record = replace(self.record, boot=self.boot, state=state)
+        await self.pool.client.put(self.pool.keys.member(self.name), self.record.encode())
+
+    async def vanish(self) -> None:
+        """What etcd does when the member's lease expires."""
+        await self.pool.client.delete(self.pool.keys.member(self.name))
+
+    async def say(self, state: MemberState, reason: str = "") -> None:
+        """From now on its beats tell this state; its record does not."""
+        assert self.process is not None
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{state} {reason}\n".encode())
+        await self.process.stdin.drain()
+
+    async def claim(self, *slots: int, table: Table | None = None) -> None:
+        """Write itself into owner records, whoever they name; with the ``table`` that asked for it, in its trace."""
+        won: Counter[str] = Counter()
+        for slot in slots:
+            kv = await self.pool.client.get(self.pool.keys.owner(slot))
+            before = Owner.decode(kv.value) if kv else None
+            lost = table.lost.get(before.active) if table and before else None
+            trace = lost.traceparent if lost else table.traceparent if table else ""
+            owner = Owner(self.name, self.boot, before.epoch + 1 if before else 1, cause="test", traceparent=trace)
+            await self.pool.client.put(self.pool.keys.owner(slot), owner.encode())
+            won[trace] += bool(lost)
+        for trace, count in won.items():
+            if count:
+                await self.tell({"trace": trace.split("-")[1], "slots": count})
+
+    async def answered(self, traceparent: str) -> None:
+        """From now on its beats tell that it has answered this request; the first of them is on its way by then."""
+        assert self.process is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{traceparent}\n".encode())
+        await self.process.stdin.drain()
+        assert await asyncio.wait_for(self.process.stdout.readline(), 40) == b"told\n"
+
+    async def tell(self, claim: dict[str, Any]) -> None:
+        """From now on its beats tell of this claim, made and served just now; see ``ClaimTold`` for the fields."""
+        assert self.process is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{json.dumps(claim)}\n".encode())
+        await self.process.stdin.drain()
+        assert await asyncio.wait_for(self.process.stdout.readline(), 40) == b"told\n"
+
+
+class Control(Process):
+    """A control server."""
+
+    def __init__(self, pool: "ControlPool", name: str) -> None:
+        self.name = name
+        self.grpc, self.http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+        settings = {"pool": POOL, "name": name, "etcd": pool.etcd.endpoints, "grpc": self.grpc, "http": self.http}
+        super().__init__("tests.xds.control.control_process", settings, pool.home / f"{name}.log")
+
+    async def ask(self, path: str) -> Any:
+        async with aiohttp.ClientSession() as session, session.get(f"http://{self.http}{path}") as answer:
+            return await answer.json(content_type=None)
+
+    async def member(self, name: str) -> Any:
+        """What it says of a member."""
+        members = (await self.ask("/v1/status"))["members"]
+        return next((member for member in members if member["member"] == name), None)
+
+    async def ready(self) -> None:
+        async def is_ready() -> bool:
+            return (await self.ask("/v1/status"))["ready"]
+
+        await until(is_ready, 40, f"{self.name} is ready (log: {self.log})")
+
+    async def leads(self) -> bool:
+        return (await self.ask("/v1/status"))["leader"]["is_me"]
+
+    async def hears(self, *members: SimulatedMember) -> None:
+        """Return once it has beats of all these members."""
+
+        async def all_heard() -> bool:
+            standings = [await self.member(member.name) for member in members]
+            return all(one is not None and one["standing"] == "alive" for one in standings)
+
+        await until(all_heard, 40, f"{self.name} hears {[member.name for member in members]}")
+
+
+@dataclass(frozen=True)
+class SeenTable:
+    revision: int
+    table: Table
+
+
+class ControlPool:
+    """The whole."""
+
+    def __init__(self, etcd: EtcdServer, client: EtcdClient, home: Path) -> None:
+        self.etcd, self.client, self.home = etcd, client, home
+        self.keys = PoolKeys(POOL)
+        self.controls: dict[str, Control] = {}
+        self.members: dict[str, SimulatedMember] = {}
+
+    async def apply(self, spec: PoolSpec) -> None:
+        await self.client.put(self.keys.spec, spec.encode())
+
+    async def control(self, name: str = "control-1", **settings: Any) -> Control:
+        control = self.controls[name] = Control(self, name)
+        control.settings |= settings
+        await control.start()
+        return control
+
+    def member(self, name: str) -> SimulatedMember:
+        member = self.members[name] = SimulatedMember(self, name)
+        return member
+
+    async def join(self, *names: str) -> list[SimulatedMember]:
+        """Start members and register them at the same moment."""
+        members = [self.member(name) for name in names]
+        await asyncio.gather(*(member.begin(MemberState.READY) for member in members))
+        await asyncio.gather(*(member.register(MemberState.READY) for member in members))
+        return members
+
+    async def table(self) -> SeenTable | None:
+        kv = await self.client.get(self.keys.table)
+        return SeenTable(kv.mod_revision, Table.decode(kv.value)) if kv else None
+
+    async def table_with(self, condition: Any, what: str, timeout: float = 40) -> SeenTable:
+        async def found() -> SeenTable | None:
+            seen = await self.table()
+            return seen if seen is not None and condition(seen.table) else None
+
+        return await until(found, timeout, what)
+
+    async def claim_all(self, seen: SeenTable) -> None:
+        """Every slot is claimed by the member that the table names."""
+        for name, member in self.members.items():
+            mine = [slot for slot, order in enumerate(seen.table.orders) if order[:1] == (name,)]
+            await member.claim(*mine, table=seen.table)
+
+    async def close(self) -> None:
+        processes = [*self.controls.values(), *self.members.values()]
+        for process in processes:
+            if process.process is not None:
+                await process.kill()
+
+
+@contextlib.asynccontextmanager
+async def control_pool(home: Path) -> AsyncIterator[ControlPool]:
+    """A pool with etcd and an applied spec, and nobody in it yet."""
+    async with running_etcd() as etcd, EtcdClient(etcd.endpoints) as client:
+        pool = ControlPool(etcd, client, home)
+        try:
+            await pool.apply(PoolSpec(pool=POOL, slots=SLOTS))
+            yield pool
+        finally:
+            await pool.close()

@@ -1,0 +1,13 @@
+"""A control server as a process of its own, for tests that kill it: settings as one JSON argument."""
+
+import asyncio
+import json
+import logging
+import sys
+
+from understudy.xds.control.server import ControlSettings, run_control
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    raw = json.loads(sys.argv[1])
+    sys.exit(asyncio.run(run_control(ControlSettings(**{**raw, "etcd": tuple(raw["etcd"])}))))

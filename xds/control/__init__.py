@@ -1,0 +1,1 @@
+"""Runs the control server process: leadership, admin interface, start and stop."""

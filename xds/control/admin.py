@@ -1,0 +1,379 @@
+"""The control server's HTTP interface for people and tools: what it knows, as JSON. It changes nothing.
+
+Served on a port of its own, away from xDS. ``/healthz`` says that the process runs, ``/readyz`` that it can
+serve Envoys. Errors are ``application/problem+json`` (RFC 9457). What the values mean is documented at the
+builders below.
+"""
+
+import asyncio
+import dataclasses
+import json
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from understudy.statesync.heartbeat.heartbeat import LOAD_WINDOW
+from understudy.statesync.parsing.strict_json import whole_number
+from understudy.statesync.pool.records import MemberState
+from understudy.statesync.pool.state import PoolState
+from understudy.telemetry.receiver.front_tally import FrontTally
+from understudy.telemetry.store.schema import StoreError
+from understudy.telemetry.store.store import SpanStore
+from understudy.telemetry.tracing.ids import is_trace_id
+from understudy.xds.control.controller import Controller
+from understudy.xds.control.election import Leadership
+from understudy.xds.control.front_view import fronts_view
+from understudy.xds.control.last_read import heartbeats_view, records_text
+from understudy.xds.membership.cluster_state import World, orders_for_envoy
+from understudy.xds.membership.failure_detector import LivenessBook, Pulse
+from understudy.xds.server.cache import ResourceCache
+
+MOST_LISTED = 1000
+LOAD_NOTICED_MS = 20
+TRACES_PER_PAGE = 100
+RECORDS_PER_PAGE = 2_000
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Admin:
+    """The handlers; :meth:`app` makes the application that serves them."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        pool: str,
+        controller: Controller,
+        leadership: Leadership,
+        cache: ResourceCache,
+        store: SpanStore,
+        now_ns: Callable[[], int],
+        exposition: Callable[[str], tuple[bytes, str]],
+        fronts: FrontTally,
+    ) -> None:
+        self._exposition = exposition
+        self._name = name
+        self._pool = pool
+        self._controller = controller
+        self._leadership = leadership
+        self._cache = cache
+        self._store = store
+        self._now = now_ns
+        self._fronts = fronts
+
+    def app(self) -> web.Application:
+        """An aiohttp application with all routes."""
+        app = web.Application(middlewares=[_problems])
+        app.add_routes(
+            [
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._metrics),
+                web.get("/v1/status", self._status),
+                web.get("/v1/xds", self._xds),
+                web.get("/v1/fronts", self._front_envoys),
+                web.get("/v1/table", self._table),
+                web.get("/v1/records", self._records),
+                web.get("/v1/failovers", self._failovers),
+                web.get("/v1/traces", self._traces),
+                web.get("/v1/traces/{trace}", self._trace),
+                web.get("/v1/spans", self._spans),
+                web.get("/v1/requests", self._requests),
+            ]
+        )
+        return app
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        return _json({"status": "ok"})
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        reason = self._unready()
+        if reason:
+            return _problem(503, "not-ready", "not ready", reason)
+        return _json({"status": "ready"})
+
+    def _unready(self) -> str:
+        """Why Envoys cannot be served yet; empty when they can."""
+        controller = self._controller
+        if not controller.mirror.synced.is_set():
+            return f"etcd has not been read yet: {controller.mirror.trouble or 'no answer so far'}"
+        if controller.observer.spec is None:
+            return controller.observer.spec_fault
+        if controller.publisher.publications:
+            return ""
+        return controller.publisher.fault or "the first configuration is being made"
+
+    async def _status(self, _request: web.Request) -> web.Response:
+        controller, leadership = self._controller, self._leadership
+        observer, mirror = controller.observer, controller.mirror
+        world = observer.world()
+        return _json(
+            {
+                "control": self._name,
+                "pool": self._pool,
+                "ready": not self._unready(),
+                "reason": self._unready(),
+                "leader": {
+                    "name": observer.state.leader.record if observer.state.leader else None,
+                    "is_me": leadership.is_leader,
+                    "term": leadership.term,
+                },
+                "etcd": {
+                    "revision": observer.revision,
+                    "synced": mirror.synced.is_set(),
+                    "silent_seconds": round(mirror.silent_for, 1),
+                    "resets": mirror.resets,
+                    "trouble": mirror.trouble or leadership.trouble or controller.leader.trouble,
+                },
+                "spec": {
+                    "slots": world.spec.slots if world else None,
+                    "mode": world.spec.mode if world else None,
+                    "fault": observer.spec_fault,
+                },
+                "faults": observer.state.faults,
+                "slots": _slots(world) if world else None,
+                "generation": world.table.generation if world and world.table else None,
+                "brakes": [
+                    {"why": brake.why, "seconds": round(max(brake.until - self._now(), 0) / 1e9, 1)}
+                    for brake in (controller.leader.calm.brakes() if leadership.is_leader else [])
+                ],
+                "xds": {"publications": controller.publisher.publications, "fault": controller.publisher.fault},
+                "members": members_view(world, controller.book, self._now()) if world else [],
+                "missing": [
+                    {"member": member, "cause": cause, "seconds": round(seconds)}
+                    for member, (cause, seconds) in controller.missing.items()
+                ],
+                "heartbeats": heartbeats_view(controller.book, self._now()),
+                "controls": {name: dataclasses.asdict(at.record) for name, at in observer.state.controls.items()},
+            }
+        )
+
+    async def _xds(self, _request: web.Request) -> web.Response:
+        return _json(self._cache.status())
+
+    async def _front_envoys(self, _request: web.Request) -> web.Response:
+        return _json(fronts_view(self._controller.observer.world(), self._fronts, time.time()))
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        body, content_type = self._exposition(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def _table(self, _request: web.Request) -> web.Response:
+        world = self._controller.observer.world()
+        if world is None or world.table is None:
+            return _problem(404, "no-table", "no slot table", "the pool has no slot table yet")
+        return _json(table_view(world))
+
+    async def _records(self, _request: web.Request) -> web.Response:
+        """The pool's records as this server last read them, and for how long etcd has been silent since."""
+        observer, mirror = self._controller.observer, self._controller.mirror
+        if not mirror.synced.is_set():
+            return _problem(503, "not-ready", "not ready", self._unready())
+        head = {
+            "control": self._name,
+            "pool": self._pool,
+            "revision": observer.revision,
+            "silent_seconds": round(mirror.silent_for, 1),
+            "faults": dict(observer.state.faults),
+        }
+        text = await asyncio.to_thread(records_text, head, observer.state.stored())
+        return web.Response(text=text, content_type="application/json")
+
+    async def _failovers(self, _request: web.Request) -> web.Response:
+        return _json({"failovers": failovers_view(self._controller.observer.state)})
+
+    async def _traces(self, request: web.Request) -> web.Response:
+        limit = whole_number(request.query.get("limit", "50"), MOST_LISTED)
+        if not limit:
+            return _problem(400, "bad-limit", "bad limit", f"limit: 1 to {MOST_LISTED}")
+        traces = await self._store.traces(limit)
+        return _json({"traces": [dataclasses.asdict(trace) for trace in traces]})
+
+    async def _spans(self, request: web.Request) -> web.Response:
+        """Spans of the first :data:`TRACES_PER_PAGE` traces that began in ``[since, until)`` (ns since 1970).
+
+        ``next`` is the ``since`` of the next page, which may repeat a trace; None when there is none.
+        """
+        bounds = _window(request)
+        if bounds is None:
+            return _problem(400, "bad-window", "bad window", "since and until: ns since 1970")
+        since, until = bounds
+        spans = await self._store.window(since, until, TRACES_PER_PAGE)
+        begun: dict[str, int] = {}
+        for span in spans:
+            begun[span.trace_id] = min(span.start_ns, begun.get(span.trace_id, span.start_ns))
+        last = max(begun.values(), default=0)
+        following = (last if last > since else last + 1) if len(begun) == TRACES_PER_PAGE else None
+        return await _json_of_many({"next": following}, spans=spans)
+
+    async def _requests(self, request: web.Request) -> web.Response:
+        """What front Envoys told of ``[since, until]`` (ns since 1970): failed and repeated requests, and counts.
+
+        The first :data:`RECORDS_PER_PAGE` of each. ``next`` is the ``since`` of the next page, which repeats the last
+        moment of this one; None when there is none.
+        """
+        bounds = _window(request)
+        if bounds is None:
+            return _problem(400, "bad-window", "bad window", "since and until: ns since 1970")
+        since, until = bounds
+        reports = await self._store.logs(since, until, RECORDS_PER_PAGE)
+        counts = await self._store.counts(since, until, RECORDS_PER_PAGE)
+        full = [log.time_ns for log in reports[-1:] if len(reports) == RECORDS_PER_PAGE]
+        full += [one.end_ns for one in counts[-1:] if len(counts) == RECORDS_PER_PAGE]
+        following = min(full, default=None)
+        following = following if following is None or following > since else following + 1
+        return await _json_of_many({"next": following}, reports=reports, counts=counts)
+
+    async def _trace(self, request: web.Request) -> web.Response:
+        trace = request.match_info["trace"].lower()
+        if not is_trace_id(trace):
+            return _problem(400, "bad-trace", "not a trace id", "a trace id is 32 hex digits, not all 0")
+        spans = await self._store.trace(trace)
+        if not spans:
+            return _problem(404, "no-trace", "no such trace", f"nothing is stored of trace {trace}")
+        return _json({"trace": trace, "spans": [dataclasses.asdict(span) for span in spans]})
+
+
+def _window(request: web.Request) -> tuple[int, int] | None:
+    """``since`` and ``until`` of a query, in ns since 1970; None if they are none."""
+    bounds = [request.query.get(name, "") for name in ("since", "until")]
+    if not all(text.isascii() and text.isdigit() and len(text) <= 19 for text in bounds):
+        return None
+    since, until = (min(int(text), (1 << 63) - 1) for text in bounds)
+    return since, until
+
+
+def members_view(world: World, book: LivenessBook, now: int) -> list[dict[str, Any]]:
+    """Every known member: its record, its state as seen here, what it holds, its last sign of life in ms ago.
+
+    ``patience_ms`` is how long it may be silent; ``under_load`` says why that is more than usual, if it is.
+    """
+    orders = orders_for_envoy(world)
+    found = []
+    for name, member in sorted(world.members.items()):
+        pulse = book.pulses.get((name, member.boot))
+        found.append(
+            {
+                **dataclasses.asdict(member),
+                "state": world.state(name),
+                "registered": world.registered.get(name) == member.boot,
+                "owns": len(world.owned_by(name, member.boot)),
+                "active": sum(1 for order in orders if order[:1] == (name,)),
+                "standby": sum(1 for order in orders if order[1:2] == (name,)),
+                "standing": pulse.standing if pulse else None,
+                "heard_ms_ago": round((now - pulse.last_sign) / 1e6, 1) if pulse and pulse.last_sign else None,
+                "applied": pulse.applied if pulse else None,
+                "patience_ms": round(book.patience(pulse) / 1e6) if pulse else None,
+                "under_load": _load(pulse),
+                "reason": (pulse.cause or pulse.reason if pulse else "") or member.reason,
+            }
+        )
+    return found
+
+
+def _load(pulse: Pulse | None) -> str:
+    """Why a member is given more time than usual; '' if it is not, or not noticeably."""
+    late = round(pulse.stall / 1e6) if pulse else 0
+    return f"its event loop was {late} ms late within the last {LOAD_WINDOW:g} s" if late >= LOAD_NOTICED_MS else ""
+
+
+def _slots(world: World) -> dict[str, int]:
+    """How many slots there are, have a living owner, and are on their way to another one."""
+    served = sum(1 for slot in range(world.spec.slots) if world.serving_owner(slot) is not None)
+    moving = len(world.pending_moves(world.table.orders)) if world.table else 0
+    return {"total": world.spec.slots, "served": served, "moving": moving}
+
+
+def table_view(world: World) -> dict[str, Any]:
+    """The table in force and, per slot, who owns it and in which order Envoy tries the members."""
+    table = world.table
+    if table is None:
+        return {}
+    effective = orders_for_envoy(world)
+    slots = []
+    for slot, order in enumerate(table.orders):
+        owner = world.owners.get(slot)
+        slots.append(
+            {
+                "slot": slot,
+                "order": order,
+                "envoy": effective[slot],
+                "owner": owner.active if owner else None,
+                "epoch": owner.epoch if owner else 0,
+                "phase": owner.phase if owner else None,
+            }
+        )
+    return {
+        "generation": table.generation,
+        "traceparent": table.traceparent,
+        "cause": table.cause,
+        "offline": table.offline,
+        "lost": {member: dataclasses.asdict(lost) for member, lost in table.lost.items()},
+        "slots": slots,
+    }
+
+
+def failovers_view(state: PoolState) -> list[dict[str, Any]]:
+    """Changes of active, newest first; what several members took over in one of them is one entry."""
+    return [
+        {
+            "trace": trace,
+            "started": min(part.started for part in parts),
+            "cause": parts[0].cause,
+            "planned": parts[0].planned,
+            "from": sorted({part.source for part in parts}),
+            "slots": sum(len(part.slots) for part in parts),
+            "to": {part.to: list(part.slots) for part in sorted(parts, key=lambda part: part.to)},
+        }
+        for trace, parts in state.changes()
+    ]
+
+
+@web.middleware
+async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every error as a problem document; none shows a stack trace."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        return _problem(error.status, "http", error.reason, f"{request.method} {request.path}")
+    except StoreError as error:
+        return _problem(503, "trace-store", "the trace store cannot be read", str(error))
+
+
+def _problem(status: int, kind: str, title: str, detail: str) -> web.Response:
+    body = {"type": f"urn:understudy:{kind}", "title": title, "status": status, "detail": detail}
+    return web.Response(status=status, text=json.dumps(body), content_type="application/problem+json")
+
+
+def _json(value: Any) -> web.Response:  # noqa: ANN401 - whatever the builders above make
+    return web.Response(text=json.dumps(value, default=_plain), content_type="application/json")
+
+
+async def _json_of_many(head: dict[str, Any], **records: Sequence[Any]) -> web.Response:
+    """A page of many records (dataclasses with slots), written in a thread: Envoys and members do not wait for it.
+
+    Record by record, since the whole at once would keep the interpreter to itself for as long as it takes.
+    """
+
+    def text() -> str:
+        parts = [f'"{name}":{json.dumps(value)}' for name, value in head.items()]
+        parts += [
+            f'"{name}":[{",".join(json.dumps(_fields(one)) for one in found)}]' for name, found in records.items()
+        ]
+        return f"{{{','.join(parts)}}}"
+
+    return web.Response(text=await asyncio.to_thread(text), content_type="application/json")
+
+
+def _fields(record: Any) -> dict[str, Any]:  # noqa: ANN401 - any dataclass with slots
+    return {name: getattr(record, name) for name in record.__slots__}
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - JSON's way to ask for what it does not know
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, MemberState):
+        return str(value)
+    return dict(value) if hasattr(value, "keys") else list(value)

@@ -1,0 +1,92 @@
+"""What a control server tells Prometheus about its pool: slots, members, and what front Envoys told it.
+
+Read when Prometheus asks. Members and Envoys are never labels; ``understudy status`` names them.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from understudy.statesync.pool.records import MemberState
+from understudy.telemetry.receiver.front_tally import FrontTally, Kind
+from understudy.xds.control.front_view import cut_off_pairs
+from understudy.xds.membership.cluster_state import World
+
+_COUNTERS = {
+    Kind.REQUESTS: (
+        "understudy_front_requests",
+        "Requests that front Envoys answered, as they told this control server.",
+    ),
+    Kind.KEYLESS: ("understudy_front_requests_without_key", "Of these, requests without a session key."),
+    Kind.TIMEOUTS: (
+        "understudy_front_timeouts",
+        "Requests that a member took and did not answer in their whole time (504).",
+    ),
+    Kind.CONNECT_FAILURES: (
+        "understudy_front_connect_failures",
+        "Requests that failed since no connection to a member came about.",
+    ),
+    Kind.ELSEWHERE: (
+        "understudy_front_answered_elsewhere",
+        "Requests that another member than the first of their slot answered.",
+    ),
+}
+
+
+class PoolMetrics(Collector):
+    """The pool as this control server sees it.
+
+    Args:
+        registry: where it registers itself.
+        world: the pool now; None while it cannot be seen.
+        missing: members that were lost and have not come back: why, and for how long.
+        fronts: what front Envoys told.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        world: Callable[[], World | None],
+        missing: Callable[[], Mapping[str, tuple[str, float]]],
+        fronts: FrontTally,
+    ) -> None:
+        self._world = world
+        self._missing = missing
+        self._fronts = fronts
+        registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything as it is now."""
+        world = self._world()
+        if world is not None:
+            yield self._slots(world)
+            yield self._members(world)
+        for kind, (name, text) in _COUNTERS.items():
+            yield CounterMetricFamily(name, text, self._fronts.totals[kind])
+        cut = len(cut_off_pairs(world, self._fronts, time.time())) if world is not None else 0
+        told = "Pairs of a front Envoy and a member that is well, between which health checks fail on the network."
+        yield GaugeMetricFamily("understudy_front_unreachable", told, cut)
+
+    def _slots(self, world: World) -> Metric:
+        family = GaugeMetricFamily(
+            "understudy_pool_slots", "Slots of the pool, and those that have an active that lives.", labels=["kind"]
+        )
+        family.add_metric(["total"], world.spec.slots)
+        served = sum(1 for slot in range(world.spec.slots) if world.serving_owner(slot) is not None)
+        family.add_metric(["served"], served)
+        return family
+
+    def _members(self, world: World) -> Metric:
+        family = GaugeMetricFamily(
+            "understudy_pool_members",
+            "Members by state; LOST for an hour at the most, if nobody starts them again.",
+            labels=["state"],
+        )
+        states = {member: world.state(member) for member in world.members}
+        states |= dict.fromkeys(self._missing(), MemberState.LOST)
+        for state in MemberState:
+            family.add_metric([str(state)], sum(1 for one in states.values() if one is state))
+        return family

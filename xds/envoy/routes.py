@@ -1,0 +1,337 @@
+"""The routes of a pool: which slot a request belongs to, and what may be repeated when a member dies.
+
+Promises: a session key in the pool's header or cookie picks the entry ``understudy.statesync.pool.slots.slot_of(key,
+slots)`` of the weighted clusters, and a request that may already have had an effect is repeated only if
+that is harmless. Leaves the clusters themselves to :mod:`understudy.xds.envoy.resources`.
+
+A change of one slot's order changes only one entry among hundreds, and encoding an entry in Python takes
+some 40 us. So each distinct entry is encoded once and the list is put together from bytes; the encodings of
+parts of a protobuf message, put one after another, are the encoding of the whole
+(https://protobuf.dev/programming-guides/encoding/#last-one-wins).
+"""
+
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from envoy_data_plane.envoy.config.core.v3 import (
+    HeaderValue,
+    HeaderValueOption,
+    HeaderValueOptionHeaderAppendAction,
+)
+from envoy_data_plane.envoy.config.route.v3 import (
+    CookieMatcher,
+    HeaderMatcher,
+    HedgePolicy,
+    RetryPolicy,
+    RetryPolicyRetryBackOff,
+    RetryPolicyRetryHostPredicate,
+    RetryPolicyRetryPriority,
+    Route,
+    RouteAction,
+    RouteActionHashPolicy,
+    RouteActionHashPolicyCookie,
+    RouteActionHashPolicyHeader,
+    RouteActionMaxStreamDuration,
+    RouteConfiguration,
+    RouteMatch,
+    RouteMatchGrpcRouteMatchOptions,
+    VirtualHost,
+    WeightedCluster,
+    WeightedClusterClusterWeight,
+)
+from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
+from envoy_data_plane.envoy.extensions.retry.priority.previous_priorities.v3 import PreviousPrioritiesConfig
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
+from envoy_data_plane.google.protobuf import Any
+
+from understudy.statesync.http.headers import APPLICATION_HEADERS
+from understudy.statesync.pool.spec import Retries, SessionKey, Timeouts
+from understudy.statesync.sessions.request_log import REQUEST_HEADER
+from understudy.telemetry.tracing.names import KEYLESS_ROUTES
+from understudy.xds.server.wire import delimited
+
+REQUEST_STAMP = "%START_TIME(%s.%3f)%;%UNIQUE_ID%"
+"""What ``Understudy-Request`` says: when the request began, and an id. Envoy writes it once for all copies of a request
+that it sends (tried on 1.40), and over whatever the client sent. ``understudy.statesync.sessions.request_log`` tells
+what it is for."""
+RETRY_HEADER = "understudy-retry"
+OTHER_HOST_TRIES = 30
+"""How often Envoy draws again when it drew a host that a request has been to: often enough that the one well member of
+three is found all but surely (5 left one request in some hundred with a failing one)."""
+RETRY_SAFE = "safe"
+"""An application answers ``understudy-retry: safe`` when it did nothing and another member may succeed."""
+
+ORDER_HEADER = "x-understudy-order"
+"""Tells a cluster of the ``override_host`` policy what hosts to try, in order: ``address:port`` with commas between."""
+
+_NOTHING_DONE = "connect-failure,refused-stream,reset-before-request,retriable-headers"
+_PERHAPS_DONE = f"{_NOTHING_DONE},reset"
+_GRPC_PERHAPS_DONE = f"{_PERHAPS_DONE},unavailable"
+REPEATABLE_METHODS = "GET|HEAD|OPTIONS|TRACE"
+"""A regular expression of the methods that may be repeated (RFC 9110, 9.2.2)."""
+IDEMPOTENCY_KEY = "idempotency-key"
+"""A request of another method that carries this header may be repeated as well."""
+
+_WISHES_OF_CALLERS = (
+    "x-envoy-retry-on",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-max-retries",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retriable-header-names",
+    "x-envoy-hedge-on-per-try-timeout",
+)
+"""Headers by which a caller that Envoy trusts for its address could have a plain POST repeated. Whom it trusts is the
+listener's business, and in a mesh that is not ours."""
+
+# Field numbers in route.proto and route_components.proto, for what is put together from bytes.
+_CONFIGURATION_VIRTUAL_HOSTS = 2
+_VIRTUAL_HOST_ROUTES = 3
+_ROUTE_ACTION = 2
+_ACTION_WEIGHTED_CLUSTERS = 3
+_WEIGHTED_CLUSTERS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What of a spec goes into routes.
+
+    ``session_key``: where requests carry the session key; the first that is present counts. ``grpc``: whether members
+    speak HTTP/2, without which there is no gRPC to route.
+    """
+
+    session_key: tuple[SessionKey, ...]
+    timeouts: Timeouts
+    retries: Retries
+    grpc: bool
+
+
+def route_configuration(*, name: str, terms: Terms, slot_clusters: Sequence[str], any_cluster: str) -> bytes:
+    """The encoded ``RouteConfiguration`` of a pool.
+
+    Routes are tried in order: without and with a session key, and in each case first what must not be
+    repeated once it is on the wire, then the rest. "Without a key" and "not repeatable" are conjunctions of
+    absent things, which a route can match; their opposites are what is left over. gRPC, where there is any, comes
+    before the rest of each kind.
+
+    Args:
+        name: of the route configuration.
+        terms: what the spec says.
+        slot_clusters: for each slot the cluster that serves it.
+        any_cluster: where requests without a session key go.
+    """
+    slots = _weighted(map(_slot_entry, slot_clusters), hashed=True)
+    return _configuration(VirtualHost(name=name), _frames(terms, by_priority=True), _to(any_cluster), slots)
+
+
+def ordered_route_configuration(
+    *, name: str, terms: Terms, cluster: str, slot_hosts: Sequence[str], any_hosts: Sequence[str], body_limit: int
+) -> bytes:
+    """The same for one cluster that takes its hosts from :data:`ORDER_HEADER`, which a client cannot set itself.
+
+    Nor can a client have its own way with repeats, or with what the application tells its sidecar.
+
+    Args:
+        name: of the route configuration.
+        terms: what the spec says.
+        cluster: the cluster.
+        slot_hosts: for each slot the hosts to try, in order: ``address:port`` with commas between.
+        any_hosts: such lists for requests without a session key, which get one of them at random.
+        body_limit: bytes of a body that are kept so that it can be sent again.
+    """
+    frames = _frames(terms, by_priority=False)
+    host = VirtualHost(
+        name=name,
+        request_body_buffer_limit=body_limit,
+        request_headers_to_remove=[*_WISHES_OF_CALLERS, *APPLICATION_HEADERS],
+    )
+    if not any_hosts:
+        host.request_headers_to_remove.append(ORDER_HEADER)
+        return _configuration(host, frames, _to(cluster), _to(cluster))
+    to_any = _weighted((_ordered_entry(cluster, hosts) for hosts in any_hosts), hashed=False)
+    slots = _weighted((_ordered_entry(cluster, hosts) for hosts in slot_hosts), hashed=True)
+    return _configuration(host, frames, to_any, slots)
+
+
+_Frames = tuple[tuple[bytes, bytes], ...]
+
+
+def _configuration(host: VirtualHost, frames: tuple[_Frames, _Frames], to_any: bytes, to_slot: bytes) -> bytes:
+    """The routes put together: ``to_any`` and ``to_slot`` are the encoded clusters of their actions."""
+    routes = [
+        head + delimited(_ROUTE_ACTION, action + clusters)
+        for kind, clusters in zip(frames, (to_any, to_slot), strict=True)
+        for head, action in kind
+    ]
+    # Applications and clients are told how often a request was sent: an answer of a second member is no move.
+    host.domains = ["*"]
+    host.request_headers_to_add = [
+        HeaderValueOption(
+            header=HeaderValue(key=REQUEST_HEADER, value=REQUEST_STAMP),
+            append_action=HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
+        )
+    ]
+    host.include_request_attempt_count = host.include_attempt_count_in_response = True
+    encoded = bytes(host) + b"".join(delimited(_VIRTUAL_HOST_ROUTES, route) for route in routes)
+    return bytes(RouteConfiguration(name=host.name)) + delimited(_CONFIGURATION_VIRTUAL_HOSTS, encoded)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """One kind of request: the end of its route's name, what it must match beside its key, when it is repeated."""
+
+    suffix: str
+    once: bool
+    grpc: bool
+    retry_on: str
+
+
+_GRPC = (
+    _Kind("-grpc-once", once=True, grpc=True, retry_on=_NOTHING_DONE),
+    _Kind("-grpc", once=False, grpc=True, retry_on=_GRPC_PERHAPS_DONE),
+)
+_PLAIN = (
+    _Kind("-once", once=True, grpc=False, retry_on=_NOTHING_DONE),
+    _Kind("", once=False, grpc=False, retry_on=_PERHAPS_DONE),
+)
+
+
+@functools.lru_cache(maxsize=256)
+def _frames(terms: Terms, *, by_priority: bool) -> tuple[_Frames, _Frames]:
+    """What of the routes does not depend on clusters, encoded: the routes without a session key, and those with one.
+
+    Of each the route and its action, which still lacks its clusters. ``by_priority``: the members of a slot are
+    priorities of its cluster.
+    """
+    headers, cookies = _keyless(terms.session_key)
+    kinds = (*(_GRPC if terms.grpc else ()), *_PLAIN)
+
+    def match_of(kind: _Kind) -> RouteMatch:
+        once = _not_repeatable() if kind.once else []
+        return RouteMatch(prefix="/", headers=once, grpc=RouteMatchGrpcRouteMatchOptions() if kind.grpc else None)
+
+    def to_any(kind: _Kind) -> tuple[bytes, bytes]:
+        match = match_of(kind)
+        match.headers, match.cookies = [*headers, *match.headers], cookies
+        route = Route(name=f"keyless{kind.suffix}", stat_prefix=KEYLESS_ROUTES, match=match)
+        return bytes(route), bytes(_action(terms, kind, by_priority=False))
+
+    def to_slot(kind: _Kind) -> tuple[bytes, bytes]:
+        action = _action(terms, kind, by_priority=by_priority)
+        action.hash_policy = _hash_policy(terms.session_key)
+        return bytes(Route(name=f"keyed{kind.suffix}", match=match_of(kind))), bytes(action)
+
+    return tuple(map(to_any, kinds)), tuple(map(to_slot, kinds))
+
+
+def _action(terms: Terms, kind: _Kind, *, by_priority: bool) -> RouteAction:
+    """How requests of a kind are sent, but not where to.
+
+    gRPC has no time limit but the client's own (``grpc-timeout``), since a server may stream for as long as it likes.
+    """
+    retry = _retry_policy(kind.retry_on, terms.retries.attempts, by_priority=by_priority)
+    action = RouteAction(
+        timeout=timedelta(seconds=0 if kind.grpc else terms.timeouts.request_seconds),
+        idle_timeout=timedelta(seconds=terms.timeouts.idle_seconds),
+        retry_policy=retry,
+    )
+    if terms.retries.hedge_ms and not kind.once:
+        # Envoy ends no HTTP request because its host fails health checks: one that a frozen member has would wait for
+        # its whole time. The first try goes on, so that a slow request costs a second one but never its answer.
+        retry.per_try_timeout = timedelta(milliseconds=terms.retries.hedge_ms)
+        action.hedge_policy = HedgePolicy(hedge_on_per_try_timeout=True)
+    if kind.grpc:
+        action.max_stream_duration = RouteActionMaxStreamDuration(grpc_timeout_header_max=timedelta())
+    return action
+
+
+def _keyless(session_key: tuple[SessionKey, ...]) -> tuple[list[HeaderMatcher], list[CookieMatcher]]:
+    """What a request without any session key matches.
+
+    A header counts as present even if empty, a cookie only with a value: that is when Envoy's hash policy
+    finds one.
+    """
+    headers = [
+        HeaderMatcher(name=source.header.lower(), present_match=True, invert_match=True)
+        for source in session_key
+        if source.header
+    ]
+    some_value = StringMatcher(safe_regex=RegexMatcher(regex=".+"))
+    cookies = [
+        CookieMatcher(name=source.cookie, string_match=some_value, invert_match=True)
+        for source in session_key
+        if source.cookie
+    ]
+    return headers, cookies
+
+
+def _not_repeatable() -> list[HeaderMatcher]:
+    """What a request matches that must not be sent again once a member may have seen it (RFC 9110, 9.2.2)."""
+    methods = StringMatcher(safe_regex=RegexMatcher(regex=REPEATABLE_METHODS))
+    return [
+        HeaderMatcher(name=":method", string_match=methods, invert_match=True),
+        HeaderMatcher(name=IDEMPOTENCY_KEY, present_match=True, invert_match=True),
+    ]
+
+
+def _hash_policy(session_key: tuple[SessionKey, ...]) -> list[RouteActionHashPolicy]:
+    """One terminal policy per source, so that the first one present decides alone."""
+    return [
+        RouteActionHashPolicy(
+            header=RouteActionHashPolicyHeader(header_name=source.header.lower()) if source.header else None,
+            cookie=RouteActionHashPolicyCookie(name=source.cookie) if source.cookie else None,
+            terminal=True,
+        )
+        for source in session_key
+    ]
+
+
+def _retry_policy(retry_on: str, attempts: int, *, by_priority: bool) -> RetryPolicy:
+    """Retries at the next member of a slot's order, or else at another host of one cluster.
+
+    The default back-off of 25 ms is for servers that are overloaded; here the next try goes to another one.
+    """
+    priority = RetryPolicyRetryPriority(
+        name="envoy.retry_priorities.previous_priorities",
+        typed_config=Any.pack(PreviousPrioritiesConfig(update_frequency=1)),
+    )
+    other_host = RetryPolicyRetryHostPredicate(
+        name="envoy.retry_host_predicates.previous_hosts", typed_config=Any.pack(PreviousHostsPredicate())
+    )
+    return RetryPolicy(
+        retry_on=retry_on,
+        num_retries=attempts,
+        retry_priority=priority if by_priority else None,
+        retry_host_predicate=[] if by_priority else [other_host],
+        host_selection_retry_max_attempts=0 if by_priority else OTHER_HOST_TRIES,
+        retriable_headers=[HeaderMatcher(name=RETRY_HEADER, string_match=StringMatcher(exact=RETRY_SAFE))],
+        retry_back_off=RetryPolicyRetryBackOff(
+            base_interval=timedelta(milliseconds=1), max_interval=timedelta(milliseconds=10)
+        ),
+    )
+
+
+def _to(cluster: str) -> bytes:
+    """The encoded ``cluster`` of an action."""
+    return bytes(RouteAction(cluster=cluster))
+
+
+def _weighted(entries: Iterable[bytes], *, hashed: bool) -> bytes:
+    """The encoded ``weighted_clusters`` of an action, entries of weight 1: ``hash % entries`` is the one, or chance."""
+    return delimited(_ACTION_WEIGHTED_CLUSTERS, bytes(WeightedCluster(use_hash_policy=hashed)) + b"".join(entries))
+
+
+@functools.lru_cache(maxsize=4096)
+def _slot_entry(cluster: str) -> bytes:
+    return delimited(_WEIGHTED_CLUSTERS, bytes(WeightedClusterClusterWeight(name=cluster, weight=1)))
+
+
+@functools.lru_cache(maxsize=4096)
+def _ordered_entry(cluster: str, hosts: str) -> bytes:
+    order = HeaderValueOption(
+        header=HeaderValue(key=ORDER_HEADER, value=hosts),
+        append_action=HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
+    )
+    entry = WeightedClusterClusterWeight(name=cluster, weight=1, request_headers_to_add=[order])
+    return delimited(_WEIGHTED_CLUSTERS, bytes(entry))

@@ -1,0 +1,56 @@
+"""Members that were lost and have not come back, for whoever has to look at them. Pure; the time is an argument.
+
+One whose place another name has taken, as a Deployment's next pod does, is not missing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from understudy.statesync.pool.records import Lost
+
+FORGET_SECONDS = 3600.0
+"""A lost member that nobody started again for so long was taken away on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    boot: str
+    cause: str
+    since: float
+    size: int
+    """How many members there were with it."""
+
+
+class Missing:
+    """Remembers what the table said of lost members: it forgets them with its next change, this does not."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, _Entry] = {}
+
+    def look(self, lost: Mapping[str, Lost], registered: Mapping[str, str], now: float) -> None:
+        """Take in the table's lost members, and the boots of all that are registered."""
+        for member, one in lost.items():
+            known = self._entries.get(member)
+            if known is None or known.boot != one.boot:
+                self._entries[member] = _Entry(one.boot, one.cause, now, len({*registered, member}))
+        alive = sum(member not in lost or lost[member].boot != boot for member, boot in registered.items())
+        self._entries = {
+            member: entry
+            for member, entry in self._entries.items()
+            if not _is_back(entry, lost.get(member), registered.get(member))
+            and alive < entry.size
+            and now - entry.since < FORGET_SECONDS
+        }
+
+    def members(self, now: float) -> dict[str, tuple[str, float]]:
+        """Who is missing: why it was lost, and for how many seconds it has been away."""
+        return {
+            member: (entry.cause, now - entry.since)
+            for member, entry in sorted(self._entries.items())
+            if now - entry.since < FORGET_SECONDS
+        }
+
+
+def _is_back(entry: _Entry, lost: Lost | None, registered: str | None) -> bool:
+    """Whether a new process of the member is registered, or the table no longer calls the registered one lost."""
+    return registered is not None and (registered != entry.boot or lost is None or lost.boot != entry.boot)

@@ -1,0 +1,1 @@
+"""Decides which member is active, standby and backup of which slot. Pure."""

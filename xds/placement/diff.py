@@ -1,0 +1,128 @@
+"""How one slot table differs from the one before it, each difference with its reason in plain words.
+
+For operators, logs and failover records; nothing decides by it.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Literal, Protocol
+
+from understudy.statesync.pool.records import MemberState
+
+Role = Literal["active", "standby", "backup"]
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One role of one slot that passes from ``source`` to ``target``; None stands for nobody."""
+
+    slot: int
+    role: Role
+    source: str | None
+    target: str | None
+    reason: str
+
+
+class Known(Protocol):
+    """What is needed of a candidate."""
+
+    @property
+    def member(self) -> str:
+        """Its name."""
+
+    @property
+    def state(self) -> MemberState:
+        """Its state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A member's even share of the actives, rounded, and the most that it may have."""
+
+    even: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a decision was made from. ``shares`` is empty where no member has a share (active_standby)."""
+
+    known: Sequence[Known]
+    before: Sequence[tuple[str, ...]]
+    after: Sequence[tuple[str, ...]]
+    current: Mapping[int, str] = field(default_factory=dict)
+    shares: Mapping[str, Share] = field(default_factory=dict)
+
+
+def explain(facts: Facts) -> tuple[Move, ...]:
+    """Every difference between two tables, by slot and role. Backups that only change places do not count."""
+    return tuple(_Explanation(facts).moves())
+
+
+class _Explanation:
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._states = {candidate.member: candidate.state for candidate in facts.known}
+        self._seen = {member for order in facts.before for member in order}
+        owners = {slot: member for slot, member in facts.current.items() if self._serves(member)}
+        self._owners = [owners.get(slot, order[0] if order else "") for slot, order in enumerate(facts.before)]
+        self._kept = Counter(self._owners)
+
+    def moves(self) -> Iterator[Move]:
+        for slot, (before, after) in enumerate(zip(self._facts.before, self._facts.after, strict=True)):
+            if before == after:
+                continue
+            source, target = _at(before, 0), _at(after, 0)
+            if source != target:
+                yield Move(slot, "active", source, target, self._why_active(slot, source, target))
+            source, target = _at(before, 1), _at(after, 1)
+            if source != target:
+                yield Move(slot, "standby", source, target, self._why_copy("standby", source, target, after))
+            gone = [member for member in before[2:] if member not in after[2:]]
+            come = [member for member in after[2:] if member not in before[2:]]
+            for source, target in zip_longest(gone, come):
+                yield Move(slot, "backup", source, target, self._why_copy("backup", source, target, after))
+
+    def _serves(self, member: str) -> bool:
+        return member in self._states and self._states[member].may_hold_slots
+
+    def _absence(self, member: str) -> str:
+        state = self._states.get(member)
+        return f"{member} is gone" if state is None else f"{member} is {state}"
+
+    def _why_active(self, slot: int, source: str | None, target: str | None) -> str:
+        shares, owner = self._facts.shares, self._owners[slot]
+        if source is None:
+            return "the slot had no active"
+        if not self._serves(source) or target is None:
+            return self._absence(source)
+        if target == owner:
+            return f"{target} owns the slot"
+        if not shares:
+            return f"{target} is first in line"
+        if self._kept[owner] > shares[owner].most:
+            return f"{owner} is over its share ({self._kept[owner]} of {shares[owner].even})"
+        if target not in self._seen:
+            return f"new member {target} has too few"
+        return f"{target} has too few ({self._kept[target]} of {shares[target].even})"
+
+    def _why_copy(self, role: Role, source: str | None, target: str | None, after: tuple[str, ...]) -> str:
+        if source is None:
+            return f"the slot had no {role}" if role == "standby" else "the slot had too few backups"
+        if not self._serves(source):
+            return self._absence(source)
+        if source in after:
+            return f"{source} is the slot's {('active', 'standby', 'backup')[min(after.index(source), 2)]} now"
+        if target is None:
+            return "the pool keeps fewer copies"
+        if not self._facts.shares:
+            return f"{target} is next in line"
+        if target not in self._seen:
+            return f"new member {target} has too few {role} slots"
+        return f"{role} slots are spread evenly"
+
+
+def _at(order: tuple[str, ...], place: int) -> str | None:
+    return order[place] if place < len(order) else None

@@ -1,0 +1,234 @@
+"""The decision function: which member is active, standby and backup for each slot.
+
+Pure and deterministic: the same spec, candidates and previous table give the same next table on every control
+server, in whichever order the candidates come. It promises the five properties of the design: the fewest
+changes of active that the quotas allow, balance, even shock (any member's standbys are spread over all
+others), copies apart, and determinism. ``active_standby`` is the same function with other weights. Who is
+alive is decided by the caller, and when a table is acted on by the sidecars.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from understudy.statesync.pool.records import MemberState, Table
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.xds.placement.diff import Facts, Move, Share, explain
+from understudy.xds.placement.quotas import choose_actives, quota
+from understudy.xds.placement.spread import Choice, Row, columns, spread
+
+__all__ = ["Candidate", "Decision", "Move", "decide"]
+
+Orders = tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A member as the leader sees it: its own word, or LOST by others, or what an operator intends."""
+
+    member: str
+    site: str
+    weight: int
+    priority: int
+    state: MemberState
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The next table's orders, one per slot, and how they differ from the previous ones."""
+
+    orders: Orders
+    moves: tuple[Move, ...]
+
+
+def decide(
+    spec: PoolSpec,
+    candidates: Sequence[Candidate],
+    previous: Table,
+    *,
+    current: Mapping[int, str] | None = None,
+) -> Decision:
+    """The next slot table.
+
+    Members that are READY or UP share the slots by weight, within one slot. A slot keeps its active unless
+    that one may not hold slots any more, or has more than its quota, or others have less than theirs; it then
+    goes to its standby if the quotas permit, else to a backup, else to whoever has too few. If nobody may
+    hold slots, all orders stay as they are, as far as their members are still known: the last endpoint is
+    never removed.
+
+    Args:
+        spec: the pool; weights and priorities in ``spec.members`` override the candidates' own.
+        candidates: all known members, each name once.
+        previous: the table in force; without orders for a new pool.
+        current: who is active by the owner records. It counts more than ``previous`` where that member may hold
+            slots.
+    """
+    before = tuple(previous.orders[slot] if slot < previous.slots else () for slot in range(spec.slots))
+    known = sorted(candidates, key=lambda candidate: candidate.member)
+    field = [candidate for candidate in known if candidate.state.may_hold_slots]
+    if not field:
+        names = {candidate.member for candidate in known}
+        orders = tuple(tuple(member for member in order if member in names) for order in before)
+        return Decision(orders, explain(Facts(known, before, orders)))
+    orders = _Casting(spec, field, before, current or {}).orders()
+    shares = _shares(spec, field) if spec.mode == "load_sharing" else {}
+    return Decision(orders, explain(Facts(known, before, orders, current or {}, shares)))
+
+
+def _shares(spec: PoolSpec, field: Sequence[Candidate]) -> dict[str, Share]:
+    weights = {candidate.member: _weight(spec, candidate) for candidate in field}
+    total = sum(weights.values())
+    return {
+        member: Share((2 * spec.slots * weight + total) // (2 * total), quota(spec.slots, weight, total).most)
+        for member, weight in weights.items()
+    }
+
+
+def _weight(spec: PoolSpec, candidate: Candidate) -> int:
+    override = spec.members.get(candidate.member)
+    return candidate.weight if override is None or override.weight is None else override.weight
+
+
+def _priority(spec: PoolSpec, candidate: Candidate) -> int:
+    override = spec.members.get(candidate.member)
+    return candidate.priority if override is None or override.priority is None else override.priority
+
+
+class _Casting:
+    """One decision under way, with members as numbers in the order of their names."""
+
+    def __init__(self, spec: PoolSpec, field: Sequence[Candidate], before: Orders, current: Mapping[int, str]) -> None:
+        self.names = [candidate.member for candidate in field]
+        self.sites = [candidate.site for candidate in field]
+        self.slots = spec.slots
+        self.copies = min(spec.copies, len(field))
+        number = {member: position for position, member in enumerate(self.names)}
+        self.before = [tuple(number.get(member, -1) for member in order) for order in before]
+        self.present = [
+            number.get(current.get(slot, ""), order[0] if order else -1) for slot, order in enumerate(self.before)
+        ]
+        self.holders = [self._holders(slot) for slot in range(self.slots)]
+        self.weights = [_weight(spec, candidate) for candidate in field]
+        self.rank: list[int] | None = None
+        if spec.mode == "active_standby":
+            self.rank = self._ranks([_priority(spec, candidate) for candidate in field])
+        self._choices: dict[tuple[str | None, frozenset[int]], Choice] = {}
+        self._others: dict[str, list[int]] = {}
+
+    def orders(self) -> Orders:
+        """Fill the roles one after the other."""
+        weights = self._choice(range(len(self.names))).weights
+        actives = choose_actives(
+            [weights.get(member, 0) for member in range(len(self.names))],
+            self.present,
+            [[member for member in self.holders[slot] if member != self.present[slot]] for slot in range(self.slots)],
+            [
+                bool(order) and order[0] >= 0 and order[0] != self.present[slot]
+                for slot, order in enumerate(self.before)
+            ],
+        )
+        orders = [[active] for active in actives]
+        if self.copies > 1:
+            self._add_standbys(orders)
+        for role in range(self.copies - 1, 1, -1):
+            self._add_backups(orders, role)
+        return tuple(tuple(self.names[member] for member in (*order[:2], *reversed(order[2:]))) for order in orders)
+
+    def _holders(self, slot: int) -> tuple[int, ...]:
+        """Who may hold slots and has this slot's sessions already, in the order of the previous table."""
+        return tuple(dict.fromkeys(member for member in (*self.before[slot], self.present[slot]) if member >= 0))
+
+    def _ranks(self, priorities: list[int]) -> list[int]:
+        """For active_standby: the place of each member in line.
+
+        First stands who is active for most slots, or, when no active is left, who is standby for most: it has
+        the sessions. Then priority counts, and at last the name.
+        """
+        members = range(len(self.names))
+        active, standby = [0] * len(self.names), [0] * len(self.names)
+        for slot, order in enumerate(self.before):
+            if self.present[slot] >= 0:
+                active[self.present[slot]] += 1
+            if len(order) > 1 and order[1] >= 0:
+                standby[order[1]] += 1
+        first = min(members, key=lambda m: (-active[m], -standby[m] if not any(active) else 0, priorities[m], m))
+        ranks = [0] * len(self.names)
+        for rank, member in enumerate(sorted(members, key=lambda m: (m != first, priorities[m], m))):
+            ranks[member] = rank
+        return ranks
+
+    def _choice(self, members: Sequence[int] | range) -> Choice:
+        """The weights of ``members`` in a role that only they may have.
+
+        In active_standby all weight is on the first in line.
+        """
+        if self.rank is not None:
+            return Choice({min(members, key=self.rank.__getitem__): 1})
+        return Choice({member: self.weights[member] for member in members})
+
+    def _add_standbys(self, orders: list[list[int]]) -> None:
+        counts = [0] * len(self.names)
+        for (active,) in orders:
+            counts[active] += 1
+        rows = self._rows(orders, 1, by_site=False)
+        actives = [next(iter(row.barred[0])) for row in rows]
+        total = sum(self.weights)
+
+        def strain(row: int, member: int, count: int) -> int:
+            left = total - self.weights[actives[row]]
+            limits = quota(self.slots, self.weights[member], left)
+            after = counts[member] + count
+            return max(0, after - limits.most, limits.fewest - after)
+
+        equal = self.rank is None and len(set(self.weights)) == 1
+        share = quota(self.slots, 1, len(self.names)) if equal else None
+
+        bounds = columns(rows, len(self.names), (share.fewest, share.most) if share else (0, self.slots))
+        for slot, member in spread(rows, bounds, strain if self.rank is None else None).items():
+            orders[slot].append(member)
+
+    def _add_backups(self, orders: list[list[int]], role: int) -> None:
+        """Add the backup at place ``role``; the last is added first, since it looks for another site."""
+        rows = self._rows(orders, role, by_site=role == self.copies - 1 and len(set(self.sites)) > 1)
+        bounds = columns(rows, len(self.names), (0, self.slots))
+        for slot, member in spread(rows, bounds).items():
+            orders[slot].append(member)
+
+    def _rows(self, orders: list[list[int]], role: int, *, by_site: bool) -> list[Row]:
+        """The slots of each active in one row, or in two if only some can have a copy on another site.
+
+        So a member's copies in each role are spread over all others that may have it.
+        """
+        groups: dict[tuple[int, Choice], list[int]] = {}
+        for slot, order in enumerate(orders):
+            groups.setdefault((order[0], self._choice_for(order, by_site=by_site)), []).append(slot)
+        return [
+            Row(
+                choice,
+                slots,
+                [frozenset(orders[slot]) for slot in slots],
+                [self._present(slot, role, orders[slot], choice) for slot in slots],
+            )
+            for (_, choice), slots in groups.items()
+        ]
+
+    def _present(self, slot: int, role: int, order: Sequence[int], choice: Choice) -> int:
+        """Who should have the role: its present holder, else another that has the sessions, else -1."""
+        before = self.before[slot]
+        wanted = (before[role], *self.holders[slot]) if role < len(before) else self.holders[slot]
+        return next((member for member in wanted if member in choice.weights and member not in order), -1)
+
+    def _choice_for(self, order: Sequence[int], *, by_site: bool) -> Choice:
+        """Who may have a slot's next role; with ``by_site``, only members away from the active's, if any."""
+        site = self.sites[order[0]] if by_site else None
+        if site is not None and all(member in order for member in self._away(site)):
+            site = None
+        taken = frozenset(order) if self.rank is not None else frozenset()
+        if (site, taken) not in self._choices:
+            allowed = range(len(self.names)) if site is None else self._away(site)
+            self._choices[site, taken] = self._choice([member for member in allowed if member not in taken])
+        return self._choices[site, taken]
+
+    def _away(self, site: str) -> list[int]:
+        if site not in self._others:
+            self._others[site] = [member for member, own in enumerate(self.sites) if own != site]
+        return self._others[site]

@@ -1,0 +1,1 @@
+"""Makes the next slot table, and holds back what would make ownership flap."""

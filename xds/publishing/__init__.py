@@ -1,0 +1,1 @@
+"""Puts a view of the pool into the xDS cache."""

@@ -1,0 +1,1 @@
+"""Measures changes of active and records their spans."""
