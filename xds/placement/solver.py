@@ -1,10 +1,11 @@
-"""The decision function: which member is active, standby and backup for each slot.
+"""Decides which member is active, standby and backup for each slot.
 
 Pure and deterministic: the same spec, candidates and previous table give the same next table on every control
-server, in whichever order the candidates come. It promises the five properties of the design: the fewest
-changes of active that the quotas allow, balance, even shock (any member's standbys are spread over all
-others), copies apart, and determinism. ``active_standby`` is the same function with other weights. Who is
-alive is decided by the caller, and when a table is acted on by the sidecars.
+server, in any order of the candidates. It has five properties: the fewest changes of active that the quotas
+allow; balance; the standbys of any member are spread over all others; the last backup is on another site than the
+active, if there is one; determinism.
+``active_standby`` is the same function with other weights. The caller decides who is alive. The sidecars decide when
+they act on a table.
 """
 
 from collections.abc import Mapping, Sequence
