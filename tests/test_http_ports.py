@@ -20,7 +20,7 @@ from tests.deploy.kubernetes.injection.harness import PLAIN
 from tests.harness.secrets import write_secret
 from understudy.deploy.examples.cart import make_app
 from understudy.deploy.kubernetes.webhook.server import Webhook
-from understudy.proxy.health.check_registry import CheckBook
+from understudy.proxy.health.check_registry import CheckRegistry
 from understudy.proxy.ownership.drain import DrainApi
 from understudy.proxy.peers.peer_api import peer_app
 from understudy.proxy.peers.sync_api import SyncApi, metrics_app
@@ -49,7 +49,7 @@ METHODS = ("POST", "PUT", "PATCH", "DELETE", "GET")
 
 def session_side(path: Path) -> web.Application:
     app = session_app(MagicMock(), lambda: ({"state": "UP", "reason": ""}, True), tokens(path))
-    ChecksApi(CheckBook(), list, lambda: None).add_to(app)
+    ChecksApi(CheckRegistry(), list, lambda: None).add_to(app)
     return app
 
 
@@ -59,7 +59,7 @@ def tokens(path: Path) -> SessionTokens:
 
 def without_tokens(drain: MagicMock) -> web.Application:
     app = session_app(MagicMock(), lambda: ({"state": "UP", "reason": ""}, True))
-    ChecksApi(CheckBook(), list, lambda: None).add_to(app)
+    ChecksApi(CheckRegistry(), list, lambda: None).add_to(app)
     DrainApi(drain, lambda: False).add_to(app)
     return app
 

@@ -23,7 +23,7 @@ _LONGEST = 64
 
 @dataclass(slots=True, eq=False)
 class Claim:
-    """One claim; for whoever made it only something to hand back to :meth:`FirstAnswers.opened`."""
+    """One claim; for whoever made it only something to hand back to :meth:`ClaimProgress.opened`."""
 
     told: ClaimTold
     trace: TraceIds
@@ -31,7 +31,7 @@ class Claim:
     changed: int
 
 
-class FirstAnswers:
+class ClaimProgress:
     """The claims of late. ``on_change`` is called when a control server should hear of one at once."""
 
     def __init__(self, telemetry: Telemetry, pool: str, member: str) -> None:

@@ -31,8 +31,8 @@ from understudy.telemetry.tracing.setup import Attributes
 
 logger = logging.getLogger(__name__)
 
-WATCH_PATIENCE = 0.25
-OUTCOME_PATIENCE = 10.0
+WATCH_TIMEOUT = 0.25
+OUTCOME_TIMEOUT = 10.0
 COPIES_AT_ONCE = 8
 """Slots that are read from etcd at once after a claim. Callers wait for these, unlike for those of
 ``slot_reconciler``."""
@@ -123,7 +123,7 @@ class Claimer:
         told = None
         if cause.trace is not None:
             slots = [c.slot for c in claims]
-            told = context.first_answers.claimed(
+            told = context.claim_progress.claimed(
                 cause.trace, slots, won.began, won.claimed, by_request=cause.by_request
             )
         if not given:
@@ -142,7 +142,7 @@ class Claimer:
                 names.CAUSE: cause.text,
                 **({names.STOP_OR_START: True} if cause.stop_or_start else {}),
             }
-            context.first_answers.opened(told, attributes)
+            context.claim_progress.opened(told, attributes)
         if cause.source and cause.source != context.me:
             self._count(won)
         logger.info("claimed %d slots at revision %d: %s", len(won.owned), won.parts[-1][1], cause.text)
@@ -150,13 +150,13 @@ class Claimer:
 
     def _count(self, won: Won) -> None:
         context, trace = self._context, won.cause.trace
-        context.tally.takeovers += 1
-        context.tally.taken_over += len(won.owned)
+        context.counters.takeovers += 1
+        context.counters.taken_over += len(won.owned)
         if trace is not None:
             for claims, revision in won.parts:
-                context.writers.claimed(trace, {c.slot: c.owner.epoch for c in claims}, revision)
+                context.audit.claimed(trace, {c.slot: c.owner.epoch for c in claims}, revision)
 
-    def adopted(self, slot: int, at: At[Owner]) -> None:
+    def reclaimed(self, slot: int, at: At[Owner]) -> None:
         """A slot turned out to be ours: count it if it was taken over by a claim whose answer never came.
 
         The failover record that the claim wrote tells: it names the slot with this epoch.
@@ -166,11 +166,11 @@ class Claimer:
             record = found.record
             theirs = record.to == context.me and record.source not in ("", context.me) and not record.planned
             if theirs and taken in zip(record.slots, record.epochs, strict=True):
-                context.tally.takeovers += record.slots[0] == slot
-                context.tally.taken_over += 1
+                context.counters.takeovers += record.slots[0] == slot
+                context.counters.taken_over += 1
                 with contextlib.suppress(TraceparentError):
                     trace = TraceIds.from_traceparent(at.record.traceparent)
-                    context.writers.claimed(trace, {slot: at.record.epoch}, at.revision)
+                    context.audit.claimed(trace, {slot: at.record.epoch}, at.revision)
 
     async def _outwait_readers(self, claims: Sequence[Claimed]) -> None:
         """With ``takeover: lease``, wait until no replaced owner can still answer reads from memory.
@@ -186,7 +186,7 @@ class Claimer:
         """The slot as ours, unless somebody has claimed it after us by the time we hear that we had it."""
         if not self._context.state.note_owner(claimed.slot, claimed.owner, revision):
             return None
-        owned = self._context.holdings.gain(claimed.slot, claimed.owner, revision)
+        owned = self._context.owned.gain(claimed.slot, claimed.owner, revision)
         owned.preparing = True
         return owned
 
@@ -214,7 +214,7 @@ class Claimer:
     async def _win(self, claims: Sequence[Claimed], extra: Sequence[Put]) -> tuple[int, Kv | None]:
         """Send the claim until its outcome is definite: its revision (0 if lost), and the newest marker."""
         compares, success, failure = claim_transaction(self._context.keys, claims, extra)
-        result, _ = await definite_txn(self._context.etcd, compares, success, failure, patience=OUTCOME_PATIENCE)
+        result, _ = await definite_txn(self._context.etcd, compares, success, failure, patience=OUTCOME_TIMEOUT)
         if result.succeeded:
             marker_answers = result.answers[len(claims) + len(extra) :]
             return result.revision, _newest(kv for found in marker_answers for kv in found)
@@ -244,7 +244,7 @@ class Claimer:
         context = self._context
         late = False
         try:
-            async with asyncio.timeout(WATCH_PATIENCE):
+            async with asyncio.timeout(WATCH_TIMEOUT):
                 await context.mirror.caught_up(revision)
         except TimeoutError:
             late = True
@@ -256,7 +256,7 @@ class Claimer:
             if late or not context.replica.is_synced(owned.slot):
                 async with self._copies:
                     await self._copy(owned)
-            context.holdings.reopen(owned)
+            context.owned.reopen(owned)
 
         async with asyncio.TaskGroup() as group:
             for owned in won:
@@ -277,7 +277,7 @@ class Claimer:
 
     async def _copy(self, owned: OwnedSlot) -> None:
         pause = 0.02
-        while self._context.holdings.get(owned.slot) is owned:
+        while self._context.owned.get(owned.slot) is owned:
             try:
                 await self._context.replica.refresh(owned.slot)
             except EtcdError as error:

@@ -5,14 +5,14 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from understudy.proxy.events.claim_progress import FirstAnswers
-from understudy.proxy.events.counters import Tally
-from understudy.proxy.events.handover_latency import HeldUp
-from understudy.proxy.events.incarnation import Lives
-from understudy.proxy.events.split_brain_audit import Writers
-from understudy.proxy.health.loop_lag import StallWatch
+from understudy.proxy.events.claim_progress import ClaimProgress
+from understudy.proxy.events.counters import Counters
+from understudy.proxy.events.handover_latency import HandoverLatency
+from understudy.proxy.events.incarnation import Incarnation
+from understudy.proxy.events.split_brain_audit import SplitBrainAudit
+from understudy.proxy.health.loop_lag import LoopLag
 from understudy.proxy.ownership.etcd_contact import EtcdContact
-from understudy.proxy.ownership.owned_slots import Holdings
+from understudy.proxy.ownership.owned_slots import OwnedSlots
 from understudy.proxy.peers.peer_client import Peer, PeerClient
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.informer import Mirror
@@ -48,23 +48,23 @@ class MemberContext:
     mirror: Mirror
     replica: Replica
     requests: RequestLog
-    holdings: Holdings
+    owned: OwnedSlots
     committer: Committer
     peers: PeerClient
     telemetry: Telemetry
-    first_answers: FirstAnswers
-    held_up: HeldUp
-    writers: Writers
+    claim_progress: ClaimProgress
+    handover_latency: HandoverLatency
+    audit: SplitBrainAudit
     failovers: FailoverLog
-    stall: StallWatch
+    loop_lag: LoopLag
     site: str = ""
     addresses: dict[str, str] = field(default_factory=dict)
     known: dict[str, Member] = field(default_factory=dict)
     met: dict[str, deque[str]] = field(default_factory=dict)
     going_down: bool = False
-    lives: Lives = field(default_factory=Lives)
+    incarnation: Incarnation = field(default_factory=Incarnation)
     seen: Callable[[], Mapping[tuple[str, str], bool]] = dict
-    tally: Tally = field(default_factory=Tally)
+    counters: Counters = field(default_factory=Counters)
     clock: PoolClock = field(default_factory=PoolClock)
     contact: EtcdContact = field(default_factory=EtcdContact)
 

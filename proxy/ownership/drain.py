@@ -13,22 +13,22 @@ from collections.abc import Callable
 from aiohttp import web
 
 from understudy.proxy.ownership.context import MemberContext
-from understudy.proxy.ownership.slot_reconciler import Roles
+from understudy.proxy.ownership.slot_reconciler import SlotReconciler
 from understudy.proxy.sessions.problems import problem
 from understudy.proxy.sessions.session_api import respond
 
 logger = logging.getLogger(__name__)
 
-LOOK = 0.05
+POLL_INTERVAL = 0.05
 LINGER = 1.0
 """Seconds that a member still counts as needed after its last slot: until front Envoys have the routes without it."""
-BEGIN_PATIENCE = 10.0
+BEGIN_TIMEOUT = 10.0
 """Seconds that whoever waits for the end of a handover waits for its beginning.
 
 An application's preStop hook also runs when the application alone is started again, and then nobody begins one. If
 somebody does, it is a command that has yet to be loaded, on a machine that may be busy.
 """
-WAIT_MOST = 600.0
+MAX_WAIT = 600.0
 HANDED_OVER, APPLICATION_GONE = "handed-over", "application-gone"
 
 
@@ -46,7 +46,7 @@ class Drain:
     def __init__(
         self,
         context: MemberContext,
-        roles: Roles,
+        roles: SlotReconciler,
         *,
         stir: Callable[[], None],
         others: Callable[[], list[str]],
@@ -70,7 +70,7 @@ class Drain:
         if self._work is None:
             return "nobody has asked this member to hand its slots over"
         if self._ended_at is None:
-            return f"{len(self._context.holdings)} slots are still to be handed over"
+            return f"{len(self._context.owned)} slots are still to be handed over"
         if now < self._ended_at + LINGER:
             return "front Envoys may not know yet"
         return ""
@@ -88,13 +88,13 @@ class Drain:
         await asyncio.shield(self.begin())
 
     async def _hand_over(self) -> None:
-        holdings, give_up = self._context.holdings, time.monotonic() + self._seconds
+        holdings, give_up = self._context.owned, time.monotonic() + self._seconds
         while len(holdings) and time.monotonic() < give_up:
             self._roles.wake()
             if not self._others():
                 logger.warning("nobody is left to take %d slots over", len(holdings))
                 break
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL_INTERVAL)
         if len(holdings):
             logger.warning("%d slots were not handed over", len(holdings))
         self._ended_at = time.monotonic()
@@ -121,8 +121,8 @@ class DrainApi:
             wait = float(request.query.get("wait", "0"))
         except ValueError:
             wait = -1.0
-        if not 0 <= wait <= WAIT_MOST or until not in (HANDED_OVER, APPLICATION_GONE):
-            detail = f"wait takes 0 to {WAIT_MOST:g} seconds, until takes {HANDED_OVER} or {APPLICATION_GONE}"
+        if not 0 <= wait <= MAX_WAIT or until not in (HANDED_OVER, APPLICATION_GONE):
+            detail = f"wait takes 0 to {MAX_WAIT:g} seconds, until takes {HANDED_OVER} or {APPLICATION_GONE}"
             return respond(problem(400, "bad-request", detail))
         self._drain.begin()
         give_up = time.monotonic() + wait
@@ -130,7 +130,7 @@ class DrainApi:
             outstanding = self._outstanding(until)
             if not outstanding or time.monotonic() >= give_up:
                 return web.json_response({"done": not outstanding, "reason": outstanding})
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL_INTERVAL)
 
     def _outstanding(self, until: str) -> str:
         outstanding = self._drain.outstanding(time.monotonic())

@@ -14,14 +14,14 @@ from understudy.statesync.pool.state import PoolState
 
 
 @dataclass(frozen=True, slots=True)
-class Leaving:
+class DrainReason:
     """``why`` in words for whoever looks at the member, and the ``cause`` that its handovers are given."""
 
     why: str
     cause: str = DRAIN
 
 
-def leaving(state: PoolState, me: str, site: str, *, going_down: bool, overdue: bool, now: float) -> Leaving | None:
+def leaving(state: PoolState, me: str, site: str, *, going_down: bool, overdue: bool, now: float) -> DrainReason | None:
     """Why ``me``, a member of ``site`` ('' for none), is to own nothing; None if it may.
 
     Args:
@@ -33,14 +33,14 @@ def leaving(state: PoolState, me: str, site: str, *, going_down: bool, overdue: 
         now: wall time in seconds.
     """
     if going_down:
-        return Leaving("going down: handing its slots over")
+        return DrainReason("going down: handing its slots over")
     own = state.intents.get(me)
     if own is not None and own.record.holds(now):
-        return Leaving(f"drained by an operator{_until(own.record)}")
+        return DrainReason(f"drained by an operator{_until(own.record)}")
     of_site = state.sites.get(site) if site else None
     table = state.table.record if state.table else Table()
     if of_site is not None and of_site.record.holds(now) and (overdue or site in table.offline):
-        return Leaving(f"site {site} is offline{_until(of_site.record)}", site_cause([site], offline=True))
+        return DrainReason(f"site {site} is offline{_until(of_site.record)}", site_cause([site], offline=True))
     return None
 
 

@@ -5,7 +5,7 @@ The owner's side: the target gets the slots' sessions into memory; the gates clo
 one transaction puts the owner records into phase ``handover``, which fences every late write; in another the target
 commits itself as active with the next epochs; the gates open, and who waited at one goes to the target. Reads from
 memory go on until the target is told: before that it cannot be active. A slot whose calls do not end soon leaves the
-others and goes after them, alone. A target that fails or stays silent for :data:`CONFIRM_PATIENCE` is given up, and the
+others and goes after them, alone. A target that fails or stays silent for :data:`CONFIRM_TIMEOUT` is given up, and the
 slots are taken back under new epochs.
 """
 
@@ -31,11 +31,11 @@ logger = logging.getLogger(__name__)
 
 SLOTS_TOGETHER = 8
 """Slots that go in one handover. Their gates are closed together, so the calls of all wait for the last of each."""
-TOGETHER_PATIENCE = 0.02
+TOGETHER_TIMEOUT = 0.02
 """Seconds in which the calls of a slot end, or it does not go together with others."""
-DRAIN_PATIENCE = 0.25
-CONFIRM_PATIENCE = 1.0
-OUTCOME_PATIENCE = 10.0
+DRAIN_TIMEOUT = 0.25
+CONFIRM_TIMEOUT = 1.0
+OUTCOME_TIMEOUT = 10.0
 
 
 class HandoverFailed(Exception):
@@ -60,14 +60,14 @@ class Handover:
         Raises :class:`HandoverFailed`; what was not given by then is ours as before, unless somebody has claimed it.
         """
         try:
-            with self._context.held_up.moving(slots, trace):
+            with self._context.handover_latency.moving(slots, trace):
                 peer = await self._prepared(slots, to)
-                owned = [one for slot in slots if (one := self._context.holdings.get(slot))]
-                patience = TOGETHER_PATIENCE if len(owned) > 1 else DRAIN_PATIENCE
+                owned = [one for slot in slots if (one := self._context.owned.get(slot))]
+                patience = TOGETHER_TIMEOUT if len(owned) > 1 else DRAIN_TIMEOUT
                 for one in await self._give(owned, peer, cause, trace, patience):
-                    await self._give([one], peer, cause, trace, DRAIN_PATIENCE)
+                    await self._give([one], peer, cause, trace, DRAIN_TIMEOUT)
         except HandoverFailed as error:
-            self._context.tally.refused += len(error.slots)
+            self._context.counters.refused += len(error.slots)
             raise
 
     async def _prepared(self, slots: Sequence[int], to: str) -> Peer:
@@ -85,7 +85,7 @@ class Handover:
         self, slots: Sequence[OwnedSlot], peer: Peer, cause: str, trace: TraceIds | None, patience: float
     ) -> list[OwnedSlot]:
         """Close the gates and hand over what is idle in time. Returns the others; alone, a slot fails instead."""
-        holdings = self._context.holdings
+        holdings = self._context.owned
         started_ns = self._context.telemetry.now_ns()
         closed = holdings.close([owned.slot for owned in slots], readable=True)
         try:
@@ -118,7 +118,7 @@ class Handover:
         if not fenced:
             for owned in slots:
                 if not self._stands(owned):
-                    context.holdings.lose(owned.slot)
+                    context.owned.lose(owned.slot)
             raise HandoverFailed(numbers, peer.member, "somebody else has claimed a slot")
         for owned in slots:
             owned.owner, owned.fence = leaving[owned.slot], fenced
@@ -127,7 +127,7 @@ class Handover:
         for owned in slots:
             owned.readable = False  # from now on the target may be active, and take writes, before we hear of it
         try:
-            async with asyncio.timeout(CONFIRM_PATIENCE):
+            async with asyncio.timeout(CONFIRM_TIMEOUT):
                 successors, revision = await context.peers.activate(peer, numbers, fenced)
         except (PeerError, TimeoutError) as error:
             for owned in slots:
@@ -136,8 +136,8 @@ class Handover:
         crash_point(CrashPoint.HANDOVER_CONFIRMED)
         for slot, successor in successors.items():
             context.state.note_owner(slot, successor, revision)
-            context.holdings.lose(slot)
-        context.tally.given += len(successors)
+            context.owned.lose(slot)
+        context.counters.given += len(successors)
         if trace is not None:
             self._tell(trace, numbers, peer, revision, (started_ns, idle_ns, fenced_ns))
 
@@ -162,7 +162,7 @@ class Handover:
                 names.TO: peer.member,
                 names.ETCD_REVISION: revision,
             }
-            answered = context.first_answers.last_in(slot)
+            answered = context.claim_progress.last_in(slot)
             phases.phase(names.FLUSH, started_ns, idle_ns, attributes)
             phases.phase(names.FENCE, idle_ns, fenced_ns, attributes, ((answered, names.LAST_REQUEST),))
             phases.phase(names.CONFIRM, fenced_ns, now_ns, attributes)
@@ -175,17 +175,17 @@ class Handover:
         if revision and self._context.state.note_owner(owned.slot, mine, revision):
             owned.owner, owned.fence = mine, revision
         else:
-            self._context.holdings.lose(owned.slot)
+            self._context.owned.lose(owned.slot)
 
     async def undo_stale(self, slot: int) -> None:
         """Take back a handover whose record still names us as its owner although nobody carries it out."""
-        owned = self._context.holdings.get(slot)
+        owned = self._context.owned.get(slot)
         at = self._context.state.owners.get(slot)
         if owned is None or at is None or at.record.phase is not Phase.HANDOVER:
             return
         owned.owner, owned.fence = at.record, at.revision
         await self._take_back(owned)
-        self._context.holdings.reopen(owned)
+        self._context.owned.reopen(owned)
 
     async def take_up_again(self, slot: int, at: At[Owner]) -> At[Owner] | None:
         """Own a slot under a new record that this member has given up under ``at``; None if somebody else has it.
@@ -194,7 +194,7 @@ class Handover:
         """
         mine = take_up(at.record, now=time.time())
         revision = await self._replace_records({slot: at.revision}, {slot: mine})
-        self._context.holdings.given_up.pop(slot, None)
+        self._context.owned.given_up.pop(slot, None)
         if not revision or not self._context.state.note_owner(slot, mine, revision):
             return None
         return At(mine, revision)
@@ -219,15 +219,15 @@ class Handover:
             log = context.failovers
             note = [log.add(trace.hex, first.active, taken, cause=first.cause, planned=True, now=time.time())]
         crash_point(CrashPoint.TARGET_ASKED)
-        with context.held_up.moving(slots, trace):
+        with context.handover_latency.moving(slots, trace):
             won = await self._replace_records(dict.fromkeys(slots, revision), mine, note)
         if not won:
             raise HandoverFailed(slots, context.me, "its owner took a slot back")
         crash_point(CrashPoint.TARGET_ACTIVE)
         for slot, owner in mine.items():
             if context.state.note_owner(slot, owner, won):
-                context.holdings.reopen(context.holdings.gain(slot, owner, won))
-        context.tally.received += len(mine)
+                context.owned.reopen(context.owned.gain(slot, owner, won))
+        context.counters.received += len(mine)
         if trace is not None:
             now_ns = context.telemetry.now_ns()
             phases = context.telemetry.failover(trace.traceparent)
@@ -235,7 +235,7 @@ class Handover:
             for slot in slots:
                 attributes = {names.POOL: context.keys.pool, names.MEMBER: context.me, names.SLOT: slot, **ending}
                 phases.phase(names.CLAIM, started_ns, now_ns, attributes)
-            context.first_answers.handed_over(trace, slots[0], started_ns)
+            context.claim_progress.handed_over(trace, slots[0], started_ns)
         return {slot: At(owner, won) for slot, owner in mine.items()}
 
     def _left_to_us(self, slots: Sequence[int], revision: int) -> dict[int, Owner]:
@@ -252,7 +252,7 @@ class Handover:
         """Have the handover records and every write before them here: by the watch, or else by reading etcd."""
         context = self._context
         try:
-            async with asyncio.timeout(CONFIRM_PATIENCE / 4):
+            async with asyncio.timeout(CONFIRM_TIMEOUT / 4):
                 await context.mirror.caught_up(revision)
         except TimeoutError:
             for slot in slots:
@@ -276,7 +276,7 @@ class Handover:
             [ModRevision(keys.owner(slot), fence) for slot, fence in fences.items()],
             [*(Put(keys.owner(slot), record.encode()) for slot, record in records.items()), *extra],
             [Get(keys.owner(slot)) for slot in records],
-            patience=OUTCOME_PATIENCE,
+            patience=OUTCOME_TIMEOUT,
         )
         if result.succeeded:
             return result.revision

@@ -56,7 +56,7 @@ async def still_busy(slots: Sequence[OwnedSlot], patience: float) -> list[OwnedS
     return [owned for owned in slots if owned.calls]
 
 
-class Holdings:
+class OwnedSlots:
     """All owned slots of this process."""
 
     def __init__(self) -> None:

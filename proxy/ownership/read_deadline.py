@@ -21,7 +21,7 @@ from understudy.statesync.pool.records import NO_ETCD
 
 INTERVAL = 0.4
 BOUND = 1.5
-RETRY = 0.1
+RETRY_INTERVAL = 0.1
 CUT_OFF_AFTER = 5.0
 
 
@@ -98,7 +98,7 @@ class ReadDeadline:
                 if self.cut_off and not self._alone:
                     self.fault = f"{NO_ETCD}{error}"
                     self._on_fault()
-                await self._context.etcd.pause(RETRY)
+                await self._context.etcd.pause(RETRY_INTERVAL)
                 continue
             if page.kvs:
                 self._on_changes(MirrorBatch(page.revision, tuple(Event("put", kv) for kv in page.kvs)))

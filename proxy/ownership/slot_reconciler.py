@@ -1,6 +1,6 @@
 """The member's part in the pool: carries out what ``ownership`` decides, and takes over when asked to.
 
-Wakes at every change of the pool and once per :data:`TICK`. Three kinds of work, each in its own task so
+Wakes at every change of the pool and once per :data:`POLL_INTERVAL`. Three kinds of work, each in its own task so
 that none waits for another: claims (one at a time), handovers (to :data:`HANDOVERS_AT_ONCE` members), and copying the
 slots that the table wants held here. Taking over from the dead is done by :mod:`understudy.proxy.ownership.takeovers`.
 """
@@ -15,10 +15,10 @@ from functools import partial
 
 from understudy.proxy.ownership.claims import Cause, Claimer, Won
 from understudy.proxy.ownership.context import MemberContext
-from understudy.proxy.ownership.drain_reason import Leaving, able_to_take, leaving
+from understudy.proxy.ownership.drain_reason import DrainReason, able_to_take, leaving
 from understudy.proxy.ownership.etcd_contact import LATE
 from understudy.proxy.ownership.handover import SLOTS_TOGETHER, Handover, HandoverFailed
-from understudy.proxy.ownership.handover_pacing import Unhurried
+from understudy.proxy.ownership.handover_pacing import HandoverPacing
 from understudy.proxy.ownership.read_deadline import BOUND
 from understudy.proxy.ownership.takeovers import Takeovers
 from understudy.statesync.etcd.client import EtcdError
@@ -31,10 +31,10 @@ from understudy.statesync.pool.ownership import (
     TakeOver,
     Undo,
     View,
-    heirs_of,
     is_handover,
     next_steps,
     sites_in,
+    standbys_of,
 )
 from understudy.statesync.pool.state import Changed
 from understudy.telemetry.tracing import names
@@ -42,7 +42,7 @@ from understudy.telemetry.tracing.ids import TraceIds, TraceparentError, takeove
 
 logger = logging.getLogger(__name__)
 
-TICK = 0.5
+POLL_INTERVAL = 0.5
 HANDOVERS_AT_ONCE = 1
 """Members that slots are on their way to at once."""
 COPIES_AT_ONCE = 2
@@ -55,16 +55,16 @@ these copies; for those of a takeover somebody does, see ``claims``. So a member
 rests after each for as long as it took.
 """
 HANDOVER_PAUSE = 1.0
-HEIRS_AFTER = 0.3
+STANDBYS_AFTER = 0.3
 """Seconds in which a table usually comes that says where a draining member's slots go."""
-STRAY_AFTER = BOUND * 1.1
+ORPHANED_AFTER = BOUND * 1.1
 """Also as long as a replaced owner may answer reads from memory; see ``takeover: lease``."""
 
 
-class Roles:
+class SlotReconciler:
     """Keeps what this member owns in line with the slot table and with who is alive."""
 
-    def __init__(self, context: MemberContext, fault: Callable[[], str], unhurried: Unhurried) -> None:
+    def __init__(self, context: MemberContext, fault: Callable[[], str], unhurried: HandoverPacing) -> None:
         """``fault`` says what is wrong with this member, '' for nothing; ``unhurried`` when it rests."""
         self._context = context
         self._fault = fault
@@ -81,19 +81,19 @@ class Roles:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._draining_since = time.monotonic()
         self._intents_changed = 0.0
-        self._strays: dict[int, tuple[int, float]] = {}
+        self._orphaned: dict[int, tuple[int, float]] = {}
         self.going_down = False
         self.trouble = ""
 
     @property
-    def leaving(self) -> Leaving | None:
+    def leaving(self) -> DrainReason | None:
         """Why this member hands its slots over and takes none, None if it does not."""
         return leaving(
             self._context.state,
             self._context.me,
             self._context.site,
             going_down=self.going_down,
-            overdue=time.monotonic() - self._intents_changed >= HEIRS_AFTER,
+            overdue=time.monotonic() - self._intents_changed >= STANDBYS_AFTER,
             now=time.time(),
         )
 
@@ -104,14 +104,14 @@ class Roles:
         context = self._context
         if batch.reset:
             context.replica.drop_all()
-            context.holdings.close(context.holdings.slots)
+            context.owned.close(context.owned.slots)
         changed = context.state.apply(batch)
         context.replica.apply(batch.events)
         context.requests.apply(batch.events, time.monotonic())
         if changed & Changed.OWNERS:
-            for slot in context.holdings.slots:
+            for slot in context.owned.slots:
                 at = context.state.owners.get(slot)
-                if at is not None and context.holdings.learn(
+                if at is not None and context.owned.learn(
                     slot, at.record, at.revision, me=context.me, boot=context.boot
                 ):
                     self._taken(not is_handover(at.record.cause))
@@ -133,13 +133,13 @@ class Roles:
         Nothing else tells of slots that were not held any more, and the next takeover would count as the same one.
         """
         context = self._context
-        life = takeover_seed(context.keys.pool, context.me, context.boot, context.lives.count)
+        life = takeover_seed(context.keys.pool, context.me, context.boot, context.incarnation.count)
         return any(event.kv.key.startswith(context.keys.parts_of_failover(life.hex)) for event in batch.events)
 
     def _taken(self, so: bool) -> None:
         """Somebody took this process for dead, if ``so``."""
         if so:
-            self._context.lives.taken(time.monotonic())
+            self._context.incarnation.taken(time.monotonic())
 
     def wake(self) -> None:
         """Look again soon."""
@@ -168,7 +168,7 @@ class Roles:
             while True:
                 self._look()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(TICK):
+                    async with asyncio.timeout(POLL_INTERVAL):
                         await self._wake.wait()
                 self._wake.clear()
         finally:
@@ -184,7 +184,7 @@ class Roles:
         view = self._context.view()
         if self.leaving is None:
             self._draining_since = time.monotonic()
-        receivers = list(self._heirs(view).values())
+        receivers = list(self._standbys(view).values())
         for step in next_steps(view, handing_over=self._busy):
             match step:
                 case TakeOver(member, boot, slots):
@@ -196,9 +196,9 @@ class Roles:
                 case Undo(slot):
                     self._start(f"undo/{slot}", partial(self.handover.undo_stale, slot))
         self._begin_handovers(receivers)
-        strays = self._lasting_strays(view)
-        if strays:
-            self._start("adopt", partial(self._adopt, strays))
+        orphaned = self._lasting_orphaned(view)
+        if orphaned:
+            self._start("reclaim", partial(self._reclaim, orphaned))
 
     def _start(self, name: str, work: Callable[[], Coroutine[object, object, None]]) -> None:
         """Run ``work`` in a task of its own unless one of that name is under way."""
@@ -224,11 +224,11 @@ class Roles:
     async def _hold(self) -> None:
         """Hold the sessions of the slots that the table names us for, and of those we own; drop the others."""
         context = self._context
-        wanted = context.view().table.slots_held_by(context.me) | frozenset(context.holdings.slots)
+        wanted = context.view().table.slots_held_by(context.me) | frozenset(context.owned.slots)
         for slot in context.replica.held - wanted:
             context.replica.drop(slot)
         missing = wanted - context.replica.synced
-        serving = bool(len(context.holdings))
+        serving = bool(len(context.owned))
         gate = asyncio.Semaphore(1 if serving else COPIES_AT_ONCE)
 
         async def copy(slot: int) -> None:
@@ -239,11 +239,11 @@ class Roles:
                     await asyncio.sleep(time.monotonic() - began)
 
         await asyncio.gather(*(copy(slot) for slot in missing))
-        closed = [owned for slot in context.holdings.slots if (owned := context.holdings.get(slot))]
+        closed = [owned for slot in context.owned.slots if (owned := context.owned.get(slot))]
         for owned in closed:
             busy = owned.preparing or owned.slot in self._handing or self._claim_lock.locked()
             if not owned.open.is_set() and not busy:
-                context.holdings.reopen(owned)
+                context.owned.reopen(owned)
 
     # -- claims --
 
@@ -271,35 +271,35 @@ class Roles:
             await asyncio.gather(*(self._claimer.open(one) for one in won))
         self.wake()
 
-    def _lasting_strays(self, view: View) -> list[int]:
-        """Slots whose record names this process although it does not hold them so, for :data:`STRAY_AFTER` seconds.
+    def _lasting_orphaned(self, view: View) -> list[int]:
+        """Slots whose record names this process although it does not hold them so, for :data:`ORPHANED_AFTER` seconds.
 
         That is what a claim or an undo leaves behind whose answer never came. A moment of it is normal: the watch may
         bring the record before the transaction's own answer does.
         """
         now = time.monotonic()
-        strays: dict[int, tuple[int, float]] = {}
+        orphaned: dict[int, tuple[int, float]] = {}
         for slot, at in view.owners.items():
-            owned = self._context.holdings.get(slot)
+            owned = self._context.owned.get(slot)
             if view.mine(slot) and slot not in self._handing and (owned is None or owned.fence < at.revision):
-                seen, since = self._strays.get(slot, (at.revision, now))
-                strays[slot] = (at.revision, since if seen == at.revision else now)
-        self._strays = strays
-        return [slot for slot, (_, since) in strays.items() if now - since >= STRAY_AFTER]
+                seen, since = self._orphaned.get(slot, (at.revision, now))
+                orphaned[slot] = (at.revision, since if seen == at.revision else now)
+        self._orphaned = orphaned
+        return [slot for slot, (_, since) in orphaned.items() if now - since >= ORPHANED_AFTER]
 
     def give_up(self) -> dict[int, int]:
         """Give up every slot that is served here; returns those that nobody else owns yet, with their fences."""
         context = self._context
-        context.holdings.give_up(slot for slot in context.holdings.slots if slot not in self._busy)
+        context.owned.give_up(slot for slot in context.owned.slots if slot not in self._busy)
         view = context.view()
-        fences = context.holdings.given_up
+        fences = context.owned.given_up
         for slot in [
             slot for slot, fence in fences.items() if not view.mine(slot) or view.owners[slot].revision != fence
         ]:
             del fences[slot]
         return dict(fences)
 
-    async def _adopt(self, slots: Sequence[int]) -> None:
+    async def _reclaim(self, slots: Sequence[int]) -> None:
         """Take up slots whose record names this process, with a fresh copy of their sessions."""
         if self._context.contact.silent_for(time.monotonic()) > LATE:
             return
@@ -309,34 +309,36 @@ class Roles:
                 at = view.owners.get(slot)
                 if at is None or not view.mine(slot) or slot in self._handing:
                     continue
-                if self._context.holdings.given_up.get(slot) == at.revision:
+                if self._context.owned.given_up.get(slot) == at.revision:
                     at = await self.handover.take_up_again(slot, at)
                     if at is None:
                         continue
-                self._context.holdings.close([slot])
+                self._context.owned.close([slot])
                 await self._context.replica.refresh(slot)
                 if self._context.state.owners.get(slot) == at:
-                    logger.warning("slot %d is ours at revision %d, though nobody told us: adopted", slot, at.revision)
-                    self._context.holdings.reopen(self._context.holdings.gain(slot, at.record, at.revision))
-                    self._claimer.adopted(slot, at)
+                    logger.warning(
+                        "slot %d is ours at revision %d, though nobody told us: reclaimed", slot, at.revision
+                    )
+                    self._context.owned.reopen(self._context.owned.gain(slot, at.record, at.revision))
+                    self._claimer.reclaimed(slot, at)
 
     # -- handovers --
 
     @property
     def _busy(self) -> frozenset[int]:
         """Slots that cannot be handed over now: they are on their way, or were claimed and are not open yet."""
-        return frozenset(self._handing) | self._context.holdings.preparing
+        return frozenset(self._handing) | self._context.owned.preparing
 
-    def _heirs(self, view: View) -> dict[int, str]:
-        """Who gets which slot because this member drains and no table has said so for :data:`HEIRS_AFTER` seconds."""
-        if self.leaving is None or time.monotonic() - self._draining_since < HEIRS_AFTER:
+    def _standbys(self, view: View) -> dict[int, str]:
+        """Which standby gets which slot when this member drains and no table has said so in :data:`STANDBYS_AFTER` s."""
+        if self.leaving is None or time.monotonic() - self._draining_since < STANDBYS_AFTER:
             return {}
-        able, heirs = able_to_take(self._context.state, time.time()), {}
-        for slot in self._context.holdings.slots:
-            heir = next((member for member in heirs_of(view, slot) if member in able), None)
-            if heir is not None and slot not in self._busy:
-                heirs[slot] = heir
-        return heirs
+        able, standbys = able_to_take(self._context.state, time.time()), {}
+        for slot in self._context.owned.slots:
+            standby = next((member for member in standbys_of(view, slot) if member in able), None)
+            if standby is not None and slot not in self._busy:
+                standbys[slot] = standby
+        return standbys
 
     def _order_for(self, to: str) -> tuple[list[int], TraceIds]:
         """The slots that ``to`` is to get now, and the trace of their handover.
@@ -352,7 +354,7 @@ class Roles:
                 return wanted, TraceIds.from_traceparent(view.table.traceparent)
         subject = f"drain/{view.me}/{view.boot}/{self._draining_since}"
         trace = trace_seed(self._context.keys.pool, names.KIND_HANDOVER, subject)
-        return wanted or [slot for slot, heir in self._heirs(view).items() if heir == to], trace
+        return wanted or [slot for slot, standby in self._standbys(view).items() if standby == to], trace
 
     def _reason_to_give(self) -> str:
         leaving = self.leaving
@@ -368,7 +370,7 @@ class Roles:
         """How many handovers there are still to be, if each has as many slots as it may."""
         view = self._context.view()
         steps = next_steps(view, handing_over=self._busy)
-        receivers = self._heirs(view) | {step.slot: step.to for step in steps if isinstance(step, HandOver)}
+        receivers = self._standbys(view) | {step.slot: step.to for step in steps if isinstance(step, HandOver)}
         return sum(-(-slots // SLOTS_TOGETHER) for slots in Counter(receivers.values()).values())
 
     def _begin_handovers(self, receivers: Sequence[str]) -> None:

@@ -19,33 +19,33 @@ from collections.abc import Iterable, Mapping
 
 from understudy.proxy.ownership.context import MemberContext
 from understudy.proxy.ownership.read_deadline import ReadDeadline
-from understudy.proxy.ownership.slot_reconciler import Roles
+from understudy.proxy.ownership.slot_reconciler import SlotReconciler
 from understudy.proxy.peers.peer_client import PeerError, Taken
 from understudy.statesync.etcd.client import Kv
 from understudy.statesync.heartbeat.heartbeat import patience
-from understudy.statesync.pool.ownership import View, heirs_of
+from understudy.statesync.pool.ownership import View, standbys_of
 
 logger = logging.getLogger(__name__)
 
-LOOK = 0.05
+POLL_INTERVAL = 0.05
 SUSPECT_AFTER = 0.4
 """Seconds without an answer from etcd after which the peers are asked; usually it answers within milliseconds."""
 SLOWER_BY = 2.0
 """Times the slowest of the last answers that etcd may take, where that is longer."""
-CONFIRM = 0.3
+CONFIRM_TIMEOUT = 0.3
 """Seconds that etcd has left to answer after a peer has said that it reaches it."""
-OTHERS = 0.05
+OTHER_PEERS_TIMEOUT = 0.05
 """Seconds that the other peers have to answer once one of them has said that it reaches etcd."""
-ASK_AGAIN = 0.3
-GIVE_AGAIN = 0.5
+ASK_AGAIN_AFTER = 0.3
+GIVE_AGAIN_AFTER = 0.5
 
 
 def receivers(view: View, slots: Iterable[int], reaching: Iterable[str]) -> dict[str, list[int]]:
     """Which of the members that reach etcd is to take which slots: the next in line, or else whoever gets fewest."""
     given: dict[str, list[int]] = {member: [] for member in sorted(reaching)}
     for slot in sorted(slots):
-        heir = next((member for member in heirs_of(view, slot) if member in given), None)
-        chosen = heir or min(given, key=lambda member: len(given[member]), default=None)
+        standby = next((member for member in standbys_of(view, slot) if member in given), None)
+        chosen = standby or min(given, key=lambda member: len(given[member]), default=None)
         if chosen is not None:
             given[chosen].append(slot)
     return {member: of_it for member, of_it in given.items() if of_it}
@@ -54,7 +54,7 @@ def receivers(view: View, slots: Iterable[int], reaching: Iterable[str]) -> dict
 class StepDown:
     """Watches this member's contact with etcd, and steps down when it alone has lost it."""
 
-    def __init__(self, context: MemberContext, reads: ReadDeadline, roles: Roles) -> None:
+    def __init__(self, context: MemberContext, reads: ReadDeadline, roles: SlotReconciler) -> None:
         self._context = context
         self._reads = reads
         self._roles = roles
@@ -62,31 +62,31 @@ class StepDown:
     async def run(self) -> None:
         """Watch until cancelled."""
         while True:
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL_INTERVAL)
             if not self._suspicious() or not self._has_something():
                 continue
             reaching = await self._who_reaches_etcd()
             if not reaching:
-                await asyncio.sleep(ASK_AGAIN)
+                await asyncio.sleep(ASK_AGAIN_AFTER)
             elif self._reads.cut_off or await self._stays_silent():
                 self._reads.step_down(reaching)
                 await self._give_away(reaching)
-                await asyncio.sleep(GIVE_AGAIN)
+                await asyncio.sleep(GIVE_AGAIN_AFTER)
 
     def _suspicious(self) -> bool:
         context = self._context
         expected = max(SUSPECT_AFTER, SLOWER_BY * context.contact.slowest)
-        usual = patience(expected, context.stall.worst, context.liveness.load_cap_ms / 1000)
+        usual = patience(expected, context.loop_lag.worst, context.liveness.load_cap_ms / 1000)
         return context.contact.silent_for(time.monotonic()) >= usual
 
     def _has_something(self) -> bool:
-        return bool(len(self._context.holdings) or self._context.holdings.given_up)
+        return bool(len(self._context.owned) or self._context.owned.given_up)
 
     async def _stays_silent(self) -> bool:
-        """Whether etcd does not answer this member within :data:`CONFIRM` either."""
-        give_up = time.monotonic() + CONFIRM
+        """Whether etcd does not answer this member within :data:`CONFIRM_TIMEOUT` either."""
+        give_up = time.monotonic() + CONFIRM_TIMEOUT
         while time.monotonic() < give_up:
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL_INTERVAL)
             if not self._suspicious():
                 return False
         return True
@@ -100,7 +100,7 @@ class StepDown:
         open_tasks = set(asking)
         try:
             while open_tasks:
-                timeout = OTHERS if reaching else None
+                timeout = OTHER_PEERS_TIMEOUT if reaching else None
                 done, open_tasks = await asyncio.wait(open_tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
                 if not done:
                     break
@@ -141,7 +141,7 @@ class StepDown:
         lost: dict[int, Kv] = {}
         for slot, at in taken.owners.items():
             context.state.note_owner(slot, at.record, at.revision)
-            context.holdings.given_up.pop(slot, None)
+            context.owned.given_up.pop(slot, None)
             lost[slot] = Kv(context.keys.owner(slot), at.record.encode(), at.revision, 0, 0)
         context.committer.replaced(taken.marker, lost)
-        context.lives.taken(time.monotonic())
+        context.incarnation.taken(time.monotonic())

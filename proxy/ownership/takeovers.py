@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from understudy.proxy.ownership.claims import WATCH_PATIENCE, Cause, Claimer
+from understudy.proxy.ownership.claims import WATCH_TIMEOUT, Cause, Claimer
 from understudy.proxy.ownership.context import MemberContext
 from understudy.proxy.peers.peer_client import Life, Taken
 from understudy.statesync.etcd.client import EtcdError
-from understudy.statesync.pool.ownership import View, heirs_of
+from understudy.statesync.pool.ownership import View, standbys_of
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.pool.state import At
 from understudy.telemetry.tracing import names
@@ -24,12 +24,12 @@ from understudy.telemetry.tracing import names
 logger = logging.getLogger(__name__)
 
 ALIVE_PAUSE = 0.5
-PATIENCE = 10.0
+TAKEOVER_TIMEOUT = 10.0
 """Seconds for which a takeover that callers wait for is tried again when etcd cannot be asked."""
-RETRY = 0.5
+RETRY_INTERVAL = 0.5
 
 
-LASTING = 3.0
+LASTING_AFTER = 3.0
 """Seconds for which the word of control servers and a member's own answers contradict each other before it is logged.
 A member that comes back is heard for a second before it counts again, and a table has to say so."""
 
@@ -41,11 +41,11 @@ class Contradictions:
         self._seen: dict[tuple[str, str], tuple[float, float]] = {}
 
     def lasts(self, who: tuple[str, str], now: float) -> bool:
-        """Take note of it at ``now`` (monotonic); True once, when it has lasted for :data:`LASTING`."""
-        self._seen = {other: seen for other, seen in self._seen.items() if now - seen[1] < LASTING}
+        """Take note of it at ``now`` (monotonic); True once, when it has lasted for :data:`LASTING_AFTER`."""
+        self._seen = {other: seen for other, seen in self._seen.items() if now - seen[1] < LASTING_AFTER}
         since, last = self._seen.get(who, (now, now))
         self._seen[who] = (since, now)
-        return last - since < LASTING <= now - since
+        return last - since < LASTING_AFTER <= now - since
 
 
 class NotTaken(Exception):
@@ -80,7 +80,7 @@ class Takeovers:
             self._probed_alive[member] = now
             said = self._said_gone(member, boot)
             if said and self._contradictions.lasts((member, boot), now):
-                logger.warning("%s, but it has answered for %g s: not taking over", said, LASTING)
+                logger.warning("%s, but it has answered for %g s: not taking over", said, LASTING_AFTER)
             return
         await self._take_over(member, boot, f"{member} lost: {self._said_of(member)}; {witness}", slots)
 
@@ -98,7 +98,7 @@ class Takeovers:
     async def _take_given(self, member: str, boot: str, fences: Mapping[int, int]) -> Taken:
         context = self._context
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(WATCH_PATIENCE):
+            async with asyncio.timeout(WATCH_TIMEOUT):
                 await context.mirror.caught_up(max(fences.values(), default=0))
         async with self._claim_lock:
             view = context.view()
@@ -135,7 +135,7 @@ class Takeovers:
         self._for_callers.pop(key, None)
 
     async def _witnessed_takeover(self, slot: int, owner: Owner, why: str, started_ns: int, seen: Life | None) -> bool:
-        give_up = time.monotonic() + PATIENCE
+        give_up = time.monotonic() + TAKEOVER_TIMEOUT
         witness = str(seen) if seen and seen.condemns else await self._second_witness(owner.active, owner.boot)
         if witness is None:
             return False
@@ -148,7 +148,7 @@ class Takeovers:
                 logger.warning("takeover of slot %d: %s", slot, error)
                 if time.monotonic() > give_up:
                     return True
-                await self._context.etcd.pause(RETRY)
+                await self._context.etcd.pause(RETRY_INTERVAL)
                 # It may be back by now; and who could not ask etcd cannot blame another for the same.
                 witness = await self._second_witness(owner.active, owner.boot)
                 if witness == Life.CUT_OFF:
@@ -164,7 +164,7 @@ class Takeovers:
             held = view.owner(other)
             if other == slot or held is None or (held.active, held.boot) != (owner.active, owner.boot):
                 continue
-            if heirs_of(view, other)[:1] == (self._context.me,):
+            if standbys_of(view, other)[:1] == (self._context.me,):
                 slots.append(other)
         return slots
 

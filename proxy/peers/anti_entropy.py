@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 INTERVAL = 1.0
 AUDIT_INTERVAL = 0.1
 BYTES_PER_SECOND = 1 << 20
-PROBE_PATIENCE = 2.0
+PROBE_TIMEOUT = 2.0
 
 
 class NotHeld(Exception):
@@ -31,7 +31,7 @@ class NotHeld(Exception):
         self.slot = slot
 
 
-class Scrub:
+class AntiEntropy:
     """The check of this member's copies. ``interval`` is in seconds per slot."""
 
     def __init__(self, context: MemberContext, *, interval: float) -> None:
@@ -64,10 +64,10 @@ class Scrub:
         context = self._context
         etcd = await read_slot(context.etcd, context.keys, slot, codec=context.replica.codec)
         findings = compare(held, applied, etcd)
-        self._context.tally.checked += 1
+        self._context.counters.checked += 1
         owner = context.state.owners.get(slot)
         if owner is not None:
-            context.writers.checked(etcd, slot, owner.record, owner.revision)
+            context.audit.checked(etcd, slot, owner.record, owner.revision)
         wrong = [*findings.proved, *await self._confirmed(slot, findings)]
         if wrong:
             await self._mend(slot, wrong, len(held))
@@ -89,13 +89,13 @@ class Scrub:
         context = self._context
         if slot not in context.replica.held:
             raise NotHeld(slot)
-        context.tally.resyncs += 1
+        context.counters.resyncs += 1
         await context.replica.recopy(slot)
         return len(context.replica.sessions_of(slot))
 
     def _audit(self) -> int | None:
         """A slot that was taken over and is here to be checked; those that are gone again need not be."""
-        writers, replica = self._context.writers, self._context.replica
+        writers, replica = self._context.audit, self._context.replica
         while (slot := writers.next_audit()) is not None and slot not in replica.held:
             writers.left(slot)
         return slot if slot is not None and replica.is_synced(slot) else None
@@ -116,7 +116,7 @@ class Scrub:
         probe = context.keys.probe(context.me)
         revision = await context.etcd.put(probe, b"")
         try:
-            async with asyncio.timeout(PROBE_PATIENCE):
+            async with asyncio.timeout(PROBE_TIMEOUT):
                 await context.mirror.caught_up(revision)
         except TimeoutError:
             return []  # the watch is late: the next round tells

@@ -13,10 +13,10 @@ from understudy.statesync.pool.pool_clock import PoolClock
 
 logger = logging.getLogger(__name__)
 
-LOOK = 1.0
-ASK = 10.0
+POLL_INTERVAL = 1.0
+ASK_INTERVAL = 10.0
 """Seconds after which the others are asked again; while no time is agreed they are asked at each look."""
-ASKED_MOST = 8
+MAX_ASKED = 8
 """Members that are asked at a time: in a large pool a sample tells the median as well."""
 
 
@@ -33,21 +33,21 @@ class ClockWatch:
             clock, state = self._context.clock, self._context.state
             now = clock.passed()
             if now >= self._ask_at or not clock.time.agreed:
-                self._ask_at = now + ASK
+                self._ask_at = now + ASK_INTERVAL
                 await self._ask_others()
             alone = self._context.mirror.synced.is_set() and not state.controls and not self._others()
             before = clock.fault
             clock.look(alone=alone)
             if clock.fault != before:
                 logger.warning("%s", clock.fault or "the clocks of the pool agree again")
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL_INTERVAL)
 
     def _others(self) -> list[str]:
         return [member for member in self._context.state.members if member != self._context.me]
 
     async def _ask_others(self) -> None:
         others = self._others()
-        chosen = random.sample(others, min(len(others), ASKED_MOST))
+        chosen = random.sample(others, min(len(others), MAX_ASKED))
         peers = [peer for member in chosen if (peer := self._context.peer(member)) is not None]
         await asyncio.gather(*(self._ask(peer) for peer in peers))
 

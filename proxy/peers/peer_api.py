@@ -14,8 +14,8 @@ from understudy.proxy.ownership.read_deadline import ReadDeadline
 from understudy.proxy.ownership.takeovers import NotTaken, Takeovers
 from understudy.proxy.peers.peer_client import (
     ACTIVATE_PATH,
+    ETCD_CHECK_TIMEOUT,
     ETCD_PATH,
-    LOOK_TIMEOUT,
     PREPARE_PATH,
     PROBE_PATH,
     SESSIONS_PATH,
@@ -71,7 +71,7 @@ def peer_app(
 
     async def etcd(_: web.Request) -> web.Response:
         """Whether etcd answers a look that is sent now, and has not paused of late."""
-        answered = await reads.confirmed(time.monotonic(), LOOK_TIMEOUT)
+        answered = await reads.confirmed(time.monotonic(), ETCD_CHECK_TIMEOUT)
         steady = context.contact.steady(time.monotonic())
         return web.json_response({"member": context.me, "answered": answered, "steady": steady})
 

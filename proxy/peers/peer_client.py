@@ -37,9 +37,9 @@ ETCD_PATH = "/peer/v1/etcd"
 TAKE_PATH = "/peer/v1/take"
 PROBES = 3
 VOID_FROM = 1.5
-PULSE_LOOK = 0.05
+PULSE_POLL_INTERVAL = 0.05
 CALL_TIMEOUT = 1.0
-LOOK_TIMEOUT = 0.7
+ETCD_CHECK_TIMEOUT = 0.7
 """Seconds in which etcd answers a look that a peer asks for, or is taken for silent."""
 HOP_HEADER = "Understudy-Hop"
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"})
@@ -179,7 +179,7 @@ class PeerClient:
             while not asking.done():
                 if self.runs(peer.member, boot) is False:
                     return Life.STOPPED
-                await asyncio.wait((asking,), timeout=PULSE_LOOK)
+                await asyncio.wait((asking,), timeout=PULSE_POLL_INTERVAL)
             return asking.result()
         finally:
             asking.cancel()

@@ -17,12 +17,12 @@ from understudy.statesync.heartbeat.pulse import Identity, Pulses, is_running
 
 logger = logging.getLogger(__name__)
 
-LOOK = 0.05
-CHOOSE = 1.0
+POLL_INTERVAL = 0.05
+SELECT_INTERVAL = 1.0
 """Seconds after which it is looked anew whom to watch."""
 
 
-class Silence:
+class PredecessorMonitor:
     """The owners among which somebody may fall silent, and ``seen``: which of them run (True) or have stopped (False).
 
     ``on_change`` is called when somebody stops or goes on.
@@ -57,9 +57,9 @@ class Silence:
                 if now >= choose_at:
                     self._watched = self._predecessors()
                     self._pulses.watch(self._watched)
-                    choose_at = now + CHOOSE
+                    choose_at = now + SELECT_INTERVAL
                 self._look()
-                await asyncio.sleep(LOOK)
+                await asyncio.sleep(POLL_INTERVAL)
 
     def _look(self) -> None:
         before = {who for who, runs in self.seen.items() if not runs}

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from understudy.proxy.ownership.context import MemberContext
-from understudy.proxy.peers.anti_entropy import NotHeld, Scrub
+from understudy.proxy.peers.anti_entropy import AntiEntropy, NotHeld
 from understudy.proxy.sessions.problems import problem
 from understudy.proxy.sessions.session_api import REVISION_MOST, Status, as_json, respond, revision_in, slots_in
 from understudy.statesync.etcd.client import EtcdError
@@ -22,13 +22,13 @@ DIGEST_PATH = "/peer/v1/slots/digest"
 METRICS_PATH = "/metrics"
 SLOTS_MOST = 256
 NAMED_MOST = 20
-APPLY_PATIENCE = 1.0
+APPLY_TIMEOUT = 1.0
 
 
 def sync_view(context: MemberContext) -> dict[str, object]:
     """How far this member's copies are. ``lag_ms`` is how long ago etcd last confirmed that they are current."""
     replica, mirror = context.replica, context.mirror
-    wanted = context.view().table.slots_held_by(context.me) | frozenset(context.holdings.slots)
+    wanted = context.view().table.slots_held_by(context.me) | frozenset(context.owned.slots)
     missing = sorted(wanted - replica.synced)
     return {
         "wanted": len(wanted),
@@ -38,8 +38,8 @@ def sync_view(context: MemberContext) -> dict[str, object]:
         "full_syncs": replica.copies,
         "last_full_sync": replica.copied_at,
         "gaps": max(mirror.resets - 1, 0),
-        "checked_slots": context.tally.checked,
-        "resyncs": context.tally.resyncs,
+        "checked_slots": context.counters.checked,
+        "resyncs": context.counters.resyncs,
     }
 
 
@@ -66,7 +66,7 @@ def _add_metrics(app: web.Application, expose: Expose) -> None:
 class SyncApi:
     """The handlers of the operator's routes."""
 
-    def __init__(self, context: MemberContext, status: Status, scrub: Scrub, metrics: Expose) -> None:
+    def __init__(self, context: MemberContext, status: Status, scrub: AntiEntropy, metrics: Expose) -> None:
         self._context = context
         self._status = status
         self._scrub = scrub
@@ -131,7 +131,7 @@ class SyncApi:
 async def _applied(context: MemberContext, revision: int) -> bool:
     """Wait, within bounds, until every change up to ``revision`` is in memory; whether it is."""
     try:
-        async with asyncio.timeout(APPLY_PATIENCE):
+        async with asyncio.timeout(APPLY_TIMEOUT):
             await context.mirror.caught_up(revision)
     except TimeoutError:
         return False

@@ -13,7 +13,7 @@ from understudy.proxy.sessions.problems import Reply, problem
 
 
 @dataclass(slots=True)
-class Errand:
+class CallAttempts:
     """The state of one call. ``came`` and ``give_up`` are monotonic seconds.
 
     ``doubts`` tells of each forwarded write that was not answered.
@@ -28,7 +28,7 @@ class Errand:
         """Seconds until the call is given up; not below 0."""
         return max(self.give_up - time.monotonic(), 0.0)
 
-    def honest(self, reply: Reply) -> Reply:
+    def final_reply(self, reply: Reply) -> Reply:
         """The reply, unless it says that nothing was done while a peer may have done it, or may do it yet."""
         if not self.doubts or not _of_this_copy_alone(reply):
             return reply

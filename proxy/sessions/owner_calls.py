@@ -16,7 +16,7 @@ from understudy.proxy.ownership.owned_slots import OwnedSlot
 from understudy.proxy.ownership.read_deadline import ReadDeadline
 from understudy.proxy.sessions.call import Call, write_of
 from understudy.proxy.sessions.problems import Reply, problem
-from understudy.proxy.sessions.session_locks import SessionTurns
+from understudy.proxy.sessions.session_locks import SessionLocks
 from understudy.statesync.etcd.client import EtcdError, Get, Kv, ModRevision
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.sessions.commit import CommitUnknown, NotCommitted, NotOwner, Submission
@@ -36,8 +36,8 @@ from understudy.statesync.sessions.session import (
 from understudy.statesync.sessions.session_crypto import Unreadable
 
 RETRY_AFTER = 1
-ASYNC_PATIENCE = 1.0
-ETCD_PATIENCE = 1.5
+ASYNC_TIMEOUT = 1.0
+ETCD_TIMEOUT = 1.5
 """Seconds for which a read waits for etcd past the read deadline; also what a call to etcd may take."""
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class OwnerCalls:
     def __init__(self, context: MemberContext, reads: ReadDeadline) -> None:
         self._context = context
         self._reads = reads
-        self._turns = SessionTurns()
+        self._locks = SessionLocks()
         self._unanswered: dict[tuple[int, str], asyncio.Future[int]] = {}
         self.async_lost = 0
 
@@ -72,9 +72,9 @@ class OwnerCalls:
     async def _read(self, call: Call, owned: OwnedSlot) -> Reply | None:
         pending = self._unanswered.get((owned.slot, call.key))
         if pending is not None:
-            await asyncio.wait((pending,), timeout=ASYNC_PATIENCE)
+            await asyncio.wait((pending,), timeout=ASYNC_TIMEOUT)
         linearizable = call.headers.get("understudy-consistency") == "linearizable"
-        sure = linearizable or self._reads.holds() or await self._reads.renewed(ETCD_PATIENCE)
+        sure = linearizable or self._reads.holds() or await self._reads.renewed(ETCD_TIMEOUT)
         if not sure and self._holds(owned):
             detail = "etcd is needed to answer this read and does not answer"
             return problem(503, "no-owner", detail, retry_after=RETRY_AFTER)
@@ -132,11 +132,11 @@ class OwnerCalls:
             owned.leave()
             return write
         try:
-            if self._turns.taken(owned.slot, call.key):
+            if self._locks.taken(owned.slot, call.key):
                 async with asyncio.timeout(max(give_up - time.monotonic(), 0.0)):
-                    await self._turns.take(owned.slot, call.key)
+                    await self._locks.take(owned.slot, call.key)
             else:
-                await self._turns.take(owned.slot, call.key)
+                await self._locks.take(owned.slot, call.key)
         except TimeoutError:
             owned.leave()
             detail = "an earlier write to this session is not resolved yet; this one was not carried out"
@@ -174,11 +174,11 @@ class OwnerCalls:
         if write.began is not None:
             age = self._context.clock.now_ms() / 1000 - write.began
         else:
-            age = 0.0 if call.hop else self._context.stall.standstill()
+            age = 0.0 if call.hop else self._context.loop_lag.standstill()
         fault = Window.of(spec.timeouts.request_seconds).fault(age)
         if not fault:
             return None
-        self._context.tally.expired += 1
+        self._context.counters.expired += 1
         return problem(409, "request-expired", f"{fault}; nothing was done")
 
     async def _carry_out(
@@ -217,7 +217,7 @@ class OwnerCalls:
         if spec.takeover == "lease" and self._reads.holds():
             sure = True
         else:
-            sure = await self._reads.confirmed(time.monotonic(), ETCD_PATIENCE)
+            sure = await self._reads.confirmed(time.monotonic(), ETCD_TIMEOUT)
         if not sure and self._holds(owned):
             detail = "etcd is needed to answer this write and does not answer"
             return problem(503, "not-committed", detail, retry_after=RETRY_AFTER)
@@ -225,26 +225,26 @@ class OwnerCalls:
 
     def _holds(self, owned: OwnedSlot) -> bool:
         """Whether the slot is still ours and in memory after a call has waited for something."""
-        return self._context.holdings.get(owned.slot) is owned and self._context.replica.is_synced(owned.slot)
+        return self._context.owned.get(owned.slot) is owned and self._context.replica.is_synced(owned.slot)
 
     def _overload(self, spec: PoolSpec, *, new: bool) -> Reply | None:
         """The answer to a write that is not taken in because commits lag behind (``backpressure``)."""
         now = self._context.committer.pressure(time.monotonic())
-        waiting = replace(now, writes=now.writes + self._turns.waiting)
+        waiting = replace(now, writes=now.writes + self._locks.waiting)
         why = waiting.refusal(new=new, bound=spec.limits.queued_writes)
         if not why:
             return None
         if new:
-            self._context.tally.refused_new += 1
+            self._context.counters.refused_new += 1
         else:
-            self._context.tally.refused_writes += 1
+            self._context.counters.refused_writes += 1
         return problem(503, "overloaded", why, retry_after=RETRY_AFTER)
 
     def _too_many_requests(self, write: Write, spec: PoolSpec) -> Reply | None:
         """The answer to a write whose outcome there is no room to keep: without it a copy might act again."""
         if write.request is None or len(self._context.requests) < spec.limits.requests:
             return None
-        self._context.tally.refused_writes += 1
+        self._context.counters.refused_writes += 1
         detail = (
             f"the outcomes of {spec.limits.requests} requests are kept, as many as this pool's limits.requests allows"
         )
@@ -260,7 +260,7 @@ class OwnerCalls:
                 self.async_lost += 1
                 error = done.exception() if not done.cancelled() else None
                 if isinstance(error, NotOwner):
-                    self._context.writers.refused(error.found, lost=True)
+                    self._context.audit.refused(error.found, lost=True)
                 logger.warning("an async write in slot %d was lost: %s", slot, done.exception())
 
         submission.done.add_done_callback(settled)
@@ -285,7 +285,7 @@ class OwnerCalls:
 
     def _full(self, spec: PoolSpec) -> bool:
         """Whether this member's slots hold their proportional share of the pool's session limit."""
-        slots = self._context.holdings.slots
+        slots = self._context.owned.slots
         return self._context.replica.count(slots) * spec.slots >= spec.limits.sessions * max(len(slots), 1)
 
     def _submit(
@@ -317,7 +317,7 @@ class OwnerCalls:
         try:
             revision = await self._context.committer.outcome(submission, max(give_up - time.monotonic(), 0.0))
         except NotOwner as error:
-            self._context.writers.refused(error.found, lost=False)
+            self._context.audit.refused(error.found, lost=False)
             self._learn(owned.slot, error.found)
             return None
         except NotCommitted as error:
@@ -333,16 +333,16 @@ class OwnerCalls:
     async def remove_dead(self, key: str, owned: OwnedSlot) -> bool:
         """Remove an expired session or tombstone from etcd; the caller has entered the slot, and this leaves it."""
         current = self._context.replica.session(owned.slot, key)
-        if self._turns.taken(owned.slot, key) or current is None or self._context.clock.expiry_ms() < current.expires:
+        if self._locks.taken(owned.slot, key) or current is None or self._context.clock.expiry_ms() < current.expires:
             owned.leave()
             return False
-        await self._turns.take(owned.slot, key)
+        await self._locks.take(owned.slot, key)
         submission = self._submit(key, None, owned, partial(self._release, owned, key))
         await asyncio.wait((submission.done,))
         return submission.done.exception() is None
 
     def _release(self, owned: OwnedSlot, key: str) -> None:
-        self._turns.give_back(owned.slot, key)
+        self._locks.give_back(owned.slot, key)
         owned.leave()
 
     @staticmethod
@@ -377,10 +377,8 @@ class OwnerCalls:
             return
         context = self._context
         owner = context.state.read_owner(slot, found)
-        if owner is not None and context.holdings.learn(
-            slot, owner, found.mod_revision, me=context.me, boot=context.boot
-        ):
-            context.lives.taken(time.monotonic())
+        if owner is not None and context.owned.learn(slot, owner, found.mod_revision, me=context.me, boot=context.boot):
+            context.incarnation.taken(time.monotonic())
 
     def _placed(self, reply: Reply, owned: OwnedSlot) -> Reply:
         """The reply with the headers that say who answered for which slot, at which epoch."""

@@ -2,7 +2,7 @@
 
 A call in an owned slot is answered at once (``owner_calls``). Elsewhere it is corrected, not refused: it goes to the
 owner's sidecar, one hop at the most. If the owner turns out to be dead and this member is next in line, it takes over
-first and then answers. Calls wait for all of this up to :data:`CALL_PATIENCE`, since a client in the middle of a
+first and then answers. Calls wait for all of this up to :data:`CALL_TIMEOUT`, since a client in the middle of a
 failover wants a late answer rather than an error.
 """
 
@@ -15,16 +15,16 @@ from dataclasses import replace
 
 from understudy.proxy.ownership.context import MemberContext
 from understudy.proxy.ownership.owned_slots import NotMine
-from understudy.proxy.ownership.slot_reconciler import Roles
+from understudy.proxy.ownership.slot_reconciler import SlotReconciler
 from understudy.proxy.peers.peer_client import Life, Peer, PeerBroken, PeerError, PeerRefused, PeerSilent
 from understudy.proxy.sessions.call import Call
-from understudy.proxy.sessions.call_attempts import Errand
+from understudy.proxy.sessions.call_attempts import CallAttempts
 from understudy.proxy.sessions.creation import KEY_BYTES, derived_key, fault_of, identity_of
 from understudy.proxy.sessions.owner_calls import OwnerCalls
 from understudy.proxy.sessions.problems import Reply, problem
 from understudy.statesync.etcd.client import CreateRevision, EtcdError, Get, Put
 from understudy.statesync.http.headers import CALLER_HEADER
-from understudy.statesync.pool.ownership import heirs_of
+from understudy.statesync.pool.ownership import standbys_of
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
@@ -33,10 +33,10 @@ from understudy.statesync.sessions.session import Method, valid_key
 
 logger = logging.getLogger(__name__)
 
-CALL_PATIENCE = 5.0
-LOOK_AGAIN = 0.05
-LOOK_AFTER = 0.05
-LOOK_AGAIN_AFTER = 0.3
+CALL_TIMEOUT = 5.0
+POLL_INTERVAL = 0.05
+FIRST_PROBE_AFTER = 0.05
+PROBE_INTERVAL = 0.3
 """Seconds after which a peer that has a call of ours is probed for the first time, and again if it lives."""
 FORWARD_MARGIN = 0.5
 OWN_SLOT_TRIES = 4096
@@ -47,7 +47,7 @@ SWEEP_MOST = 500
 class SessionService:
     """Answers session calls; one per process. ``on_answer`` hears of every answer, for the metrics."""
 
-    def __init__(self, context: MemberContext, roles: Roles, calls: OwnerCalls) -> None:
+    def __init__(self, context: MemberContext, roles: SlotReconciler, calls: OwnerCalls) -> None:
         self._context = context
         self._roles = roles
         self._calls = calls
@@ -81,7 +81,7 @@ class SessionService:
         return Reply(201, {**reply.headers, **place}, body)
 
     def _draw_key(self, slots: int) -> str:
-        own = frozenset(self._context.holdings.open_slots()) or self._slots_to_be()
+        own = frozenset(self._context.owned.open_slots()) or self._slots_to_be()
         for _ in range(OWN_SLOT_TRIES):
             key = secrets.token_urlsafe(KEY_BYTES)
             if not own or slot_of(key, slots) in own:
@@ -123,97 +123,97 @@ class SessionService:
             if copy is not None:
                 return copy
         now = time.monotonic()
-        errand = Errand(now, now + CALL_PATIENCE)
-        if self._context.holdings.takes(slot):
-            return await self._carry(call, slot, spec, errand)
+        attempts = CallAttempts(now, now + CALL_TIMEOUT)
+        if self._context.owned.takes(slot):
+            return await self._retry_loop(call, slot, spec, attempts)
         context, request = self._context, call.headers.get("traceparent", "")
-        with context.first_answers.waiting(slot), context.held_up.call(slot, now, request):
-            return await self._carry(call, slot, spec, errand)
+        with context.claim_progress.waiting(slot), context.handover_latency.call(slot, now, request):
+            return await self._retry_loop(call, slot, spec, attempts)
 
-    async def _carry(self, call: Call, slot: int, spec: PoolSpec, errand: Errand) -> Reply:
+    async def _retry_loop(self, call: Call, slot: int, spec: PoolSpec, attempts: CallAttempts) -> Reply:
         """Try until there is an answer, or no time left."""
         while True:
             seen = self._roles.changed
-            if slot not in self._context.holdings:
-                call = self._stamped(call, errand)
-            reply = await self._try(call, slot, spec, errand)
+            if slot not in self._context.owned:
+                call = self._with_stamp(call, attempts)
+            reply = await self._attempt(call, slot, spec, attempts)
             if reply is not None:
-                return errand.honest(reply)
-            if errand.left <= 0:
+                return attempts.final_reply(reply)
+            if attempts.left <= 0:
                 detail = f"no owner of slot {slot} could be reached"
-                return errand.honest(problem(503, "no-owner", detail, retry_after=1))
-            await self._roles.change(seen, min(LOOK_AGAIN, errand.left))
+                return attempts.final_reply(problem(503, "no-owner", detail, retry_after=1))
+            await self._roles.change(seen, min(POLL_INTERVAL, attempts.left))
 
-    async def _try(self, call: Call, slot: int, spec: PoolSpec, errand: Errand) -> Reply | None:
+    async def _attempt(self, call: Call, slot: int, spec: PoolSpec, attempts: CallAttempts) -> Reply | None:
         """One attempt: the answer, or None to look again."""
-        holdings = self._context.holdings
+        holdings = self._context.owned
         reading = call.method == "GET" and self._calls.at_hand(call, slot)
         owned = holdings.enter_to_read(slot) if reading else None
         try:
             if owned is None:
-                async with asyncio.timeout(errand.left):
+                async with asyncio.timeout(attempts.left):
                     owned = await holdings.enter(slot)
         except NotMine:
-            return await self._elsewhere(call, slot, errand)
+            return await self._route_to_owner(call, slot, attempts)
         except TimeoutError:
             return None
         if call.method == "GET":
             reply = await self._calls.read(call, owned)
         else:
-            reply = await self._calls.write(call, owned, spec, errand.give_up)
+            reply = await self._calls.write(call, owned, spec, attempts.give_up)
         if reply is not None and reply.status < 500:
             context = self._context
-            came = context.telemetry.clock.at_ns(errand.came)
-            context.first_answers.answered(slot, came, call.headers.get("traceparent", ""))
+            came = context.telemetry.clock.at_ns(attempts.came)
+            context.claim_progress.answered(slot, came, call.headers.get("traceparent", ""))
         return reply
 
-    def _stamped(self, call: Call, errand: Errand) -> Call:
+    def _with_stamp(self, call: Call, attempts: CallAttempts) -> Call:
         """A write that may travel gets a stamp, if its request has none: it has its effect once, wherever that is."""
         if call.method in ("GET", Method.REFUSE) or REQUEST_HEADER in call.headers:
             return call
-        waited = time.monotonic() - errand.came + self._context.stall.standstill()
+        waited = time.monotonic() - attempts.came + self._context.loop_lag.standstill()
         stamp = stamp_of(self._context.clock.now_ms() / 1000 - waited, secrets.token_hex(12))
         return replace(call, headers={**call.headers, REQUEST_HEADER: stamp})
 
     # -- slots of others --
 
-    async def _elsewhere(self, call: Call, slot: int, errand: Errand) -> Reply | None:
+    async def _route_to_owner(self, call: Call, slot: int, attempts: CallAttempts) -> Reply | None:
         view = self._context.view()
         owner = view.owner(slot)
         if call.hop:
-            return await self._at_the_hop(slot, owner, errand)
+            return await self._handle_forwarded(slot, owner, attempts)
         if owner is None:
-            return await self._ask_wanted(call, view.table.active_of(slot), errand)
+            return await self._forward_to_assigned(call, view.table.active_of(slot), attempts)
         if view.mine(slot):
             return None
         if view.replaced(owner):
-            return await self._ask_heirs(call, slot, owner, "it was restarted", errand)
+            return await self._failover_to_standby(call, slot, owner, "it was restarted", attempts)
         try:
-            return await self._forward(call, owner.active, errand)
+            return await self._forward(call, owner.active, attempts)
         except (PeerRefused, PeerBroken) as error:
             why = "connection refused" if isinstance(error, PeerRefused) else error.detail
             witness = error.life if isinstance(error, PeerSilent) else None
-            return await self._ask_heirs(call, slot, owner, why, errand, witness)
+            return await self._failover_to_standby(call, slot, owner, why, attempts, witness)
 
-    async def _ask_wanted(self, call: Call, wanted: str | None, errand: Errand) -> Reply | None:
+    async def _forward_to_assigned(self, call: Call, wanted: str | None, attempts: CallAttempts) -> Reply | None:
         """Nobody has ever owned the slot: whoever the table names will soon."""
         if wanted is None or wanted == self._context.me:
             return None
         try:
-            return await self._forward(call, wanted, errand)
+            return await self._forward(call, wanted, attempts)
         except PeerError as error:
             logger.info("first owner to be: %s", error)
             return None
 
-    async def _at_the_hop(self, slot: int, owner: Owner | None, errand: Errand) -> Reply | None:
+    async def _handle_forwarded(self, slot: int, owner: Owner | None, attempts: CallAttempts) -> Reply | None:
         """A peer sent the call here, so there is no second hop: either the slot becomes ours, or the peer is told."""
         view = self._context.view()
         if owner is not None and view.mine(slot):
             return None
         if (
             owner is not None
-            and self._context.me in heirs_of(view, slot)
-            and await self._roles.takeovers.for_caller(slot, owner, "a peer cannot reach it", errand.give_up)
+            and self._context.me in standbys_of(view, slot)
+            and await self._roles.takeovers.for_caller(slot, owner, "a peer cannot reach it", attempts.give_up)
         ):
             return None
         return self._not_owner(slot, owner)
@@ -224,19 +224,19 @@ class SessionService:
         active = owner.active if owner else None
         return problem(421, "not-owner", f"slot {slot} belongs to {active or 'nobody yet'}", owner=active)
 
-    async def _ask_heirs(
-        self, call: Call, slot: int, owner: Owner, why: str, errand: Errand, witness: Life | None = None
+    async def _failover_to_standby(
+        self, call: Call, slot: int, owner: Owner, why: str, attempts: CallAttempts, witness: Life | None = None
     ) -> Reply | None:
         """The owner does not answer: go down the slot's order until somebody serves it, ourselves included.
 
         ``witness`` is what our own probe has just found, if it was asked.
         """
-        for heir in heirs_of(self._context.view(), slot):
-            if heir == self._context.me:
-                await self._roles.takeovers.for_caller(slot, owner, why, errand.give_up, witness)
+        for standby in standbys_of(self._context.view(), slot):
+            if standby == self._context.me:
+                await self._roles.takeovers.for_caller(slot, owner, why, attempts.give_up, witness)
                 return None
             try:
-                reply = await self._forward(call, heir, errand)
+                reply = await self._forward(call, standby, attempts)
             except PeerError as error:
                 logger.info("slot %d: %s", slot, error)
                 continue
@@ -244,7 +244,7 @@ class SessionService:
                 return reply
         return None
 
-    async def _forward(self, call: Call, member: str | None, errand: Errand) -> Reply | None:
+    async def _forward(self, call: Call, member: str | None, attempts: CallAttempts) -> Reply | None:
         """A peer's answer; None if it does not own the slot either. Raises ``PeerError`` if it does not answer.
 
         A write that was not answered is in doubt from then on, even after a refused connection: the HTTP client may
@@ -255,14 +255,14 @@ class SessionService:
             raise PeerRefused(str(member), "its address is unknown")
         self.forwarded += 1
         try:
-            reply = await self._send(peer, call, errand)
+            reply = await self._send(peer, call, attempts)
         except PeerError as error:
             if call.method != "GET":
-                errand.doubts.append(str(error))
+                attempts.doubts.append(str(error))
             raise
         return reply if reply.status != 421 else None
 
-    async def _send(self, peer: Peer, call: Call, errand: Errand) -> Reply:
+    async def _send(self, peer: Peer, call: Call, attempts: CallAttempts) -> Reply:
         """Forward, and look after a peer that takes its time: a silent one is given up, a busy one is waited for."""
         answer = asyncio.ensure_future(
             self._context.peers.forward(
@@ -271,19 +271,19 @@ class SessionService:
                 call.key,
                 headers=dict(call.headers),
                 body=call.body,
-                timeout=errand.left + FORWARD_MARGIN,
+                timeout=attempts.left + FORWARD_MARGIN,
             )
         )
-        waited = LOOK_AFTER
+        waited = FIRST_PROBE_AFTER
         try:
             while True:
                 await asyncio.wait((answer,), timeout=waited)
                 if answer.done():
                     return answer.result()
                 # The time for which it has not answered the call is silence, too.
-                patience = max(self._context.patience(peer.member) - waited, LOOK_AFTER)
+                patience = max(self._context.patience(peer.member) - waited, FIRST_PROBE_AFTER)
                 life = await self._context.peers.probe(peer, patience=patience)
-                waited = LOOK_AGAIN_AFTER
+                waited = PROBE_INTERVAL
                 if life in (Life.SILENT, Life.STOPPED) and not answer.done():
                     raise PeerSilent(peer.member, life)
         finally:
@@ -298,13 +298,13 @@ class SessionService:
             now_ms = self._context.clock.expiry_ms()
             dead = [
                 (slot, key)
-                for slot in self._context.holdings.open_slots()
+                for slot in self._context.owned.open_slots()
                 for key, session in self._context.replica.sessions_of(slot).items()
                 if now_ms >= session.expires
             ]
             for slot, key in dead[:SWEEP_MOST]:
                 try:
-                    owned = await self._context.holdings.enter(slot)
+                    owned = await self._context.owned.enter(slot)
                 except NotMine:
                     continue
                 await self._calls.remove_dead(key, owned)

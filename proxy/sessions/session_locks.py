@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 
 
-class SessionTurns:
+class SessionLocks:
     """Who may write a session now: one at a time per session, in order of asking. Idle sessions cost nothing.
 
     ``waiting`` is how many wait for their turn.

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
-from understudy.proxy.health.app_health_check import ApplicationCheck
-from understudy.proxy.health.check_registry import CheckBook, CheckState
-from understudy.proxy.health.loop_lag import STALLED_AFTER, StallWatch
+from understudy.proxy.health.app_health_check import AppHealthCheck
+from understudy.proxy.health.check_registry import CheckRegistry, CheckState
+from understudy.proxy.health.loop_lag import STALLED_AFTER, LoopLag
 from understudy.proxy.ownership.context import MemberContext
 from understudy.proxy.ownership.read_deadline import ReadDeadline
 from understudy.proxy.sessions.problems import problem
@@ -22,11 +22,11 @@ DEADLINE_MOST = 86_400.0
 
 
 def built_in_checks(
-    context: MemberContext, application: ApplicationCheck, reads: ReadDeadline, stall: StallWatch
+    context: MemberContext, application: AppHealthCheck, reads: ReadDeadline, loop_lag: LoopLag
 ) -> list[Mapping[str, object]]:
     """The sidecar's own checks, as they are listed."""
     copying = len(context.replica.held) - len(context.replica.synced)
-    late = f"late by {stall.worst * 1000:.0f} ms at the most of late"
+    late = f"late by {loop_lag.worst * 1000:.0f} ms at the most of late"
 
     def view(name: str, fault: str, note: str = "") -> Mapping[str, object]:
         return {"name": name, "state": "problem" if fault else "ok", "reason": fault or note, "source": "built in"}
@@ -35,7 +35,7 @@ def built_in_checks(
         view("application", application.reason),
         view("etcd", reads.fault),
         view("replica", context.replica.fault, f"{copying} slots are being copied" if copying else ""),
-        view("event-loop", late if stall.worst > STALLED_AFTER else "", late),
+        view("event-loop", late if loop_lag.worst > STALLED_AFTER else "", late),
     ]
 
 
@@ -43,7 +43,7 @@ class ChecksApi:
     """The handlers. ``built_in`` tells of the sidecar's own checks; ``on_change`` hears of every change."""
 
     def __init__(
-        self, book: CheckBook, built_in: Callable[[], list[Mapping[str, object]]], on_change: Callable[[], None]
+        self, book: CheckRegistry, built_in: Callable[[], list[Mapping[str, object]]], on_change: Callable[[], None]
     ) -> None:
         self._book = book
         self._built_in = built_in

@@ -21,8 +21,8 @@ from understudy.statesync.tls.secret_files import fault_of
 
 logger = logging.getLogger(__name__)
 
-RECONNECT = 0.1
-CONNECTING = 3.0
+RECONNECT_INTERVAL = 0.1
+CONNECT_TIMEOUT = 3.0
 """Seconds after which a connection that does not come is tried anew, with the certificate as it is then."""
 STOOD_STILL = 1.0
 """A turn this late, in seconds, means that this process stood still: the silence before it counts for nothing."""
@@ -119,7 +119,7 @@ class HeartbeatClient:
                     logger.debug("heartbeats to %s: the stream was cancelled", address)
                 except Exception:
                     logger.exception("heartbeats to %s: the stream is opened anew", address)
-                await asyncio.sleep(RECONNECT)
+                await asyncio.sleep(RECONNECT_INTERVAL)
         finally:
             self._due.pop(address, None)
 
@@ -129,7 +129,7 @@ class HeartbeatClient:
             open_stream = channel.stream_stream(METHOD, request_serializer=None, response_deserializer=None)
             stream = open_stream(None, wait_for_ready=True)
             try:
-                async with asyncio.timeout(CONNECTING):
+                async with asyncio.timeout(CONNECT_TIMEOUT):
                     await stream.wait_for_connection()
                     greeting = await stream.initial_metadata()
                 hearing = Hearing(time.monotonic(), any(name == ANSWERS for name, _ in greeting or ()))

@@ -116,7 +116,7 @@ class _PartsCollector(Collector):
             "Slots handed over (given, received), and handovers that this member as the owner had to give up (failed).",
             labels=("part",),
         )
-        tally = self._context.tally
+        tally = self._context.counters
         for part, count in (("given", tally.given), ("received", tally.received), ("failed", tally.refused)):
             handovers.add_metric([part], count)
         yield handovers
@@ -127,7 +127,7 @@ class _PartsCollector(Collector):
         yield state
 
     def _counters(self) -> Iterable[Metric]:
-        context, tally = self._context, self._context.tally
+        context, tally = self._context, self._context.counters
         commits = context.committer.stats
         for name, text, value in (
             (
@@ -139,7 +139,7 @@ class _PartsCollector(Collector):
             (
                 "fence_breaches",
                 "Sessions found written by a former owner after its slot had a new one; must stay 0.",
-                context.writers.breaches,
+                context.audit.breaches,
             ),
             ("transactions", "Transactions of session writes sent.", commits.transactions),
             ("transactions_resent", "Transactions sent again because their outcome was unknown.", commits.resent),
@@ -162,7 +162,7 @@ class _PartsCollector(Collector):
 
     def _gauges(self) -> Iterable[Metric]:
         context = self._context
-        replica, mirror, holdings = context.replica, context.mirror, context.holdings
+        replica, mirror, holdings = context.replica, context.mirror, context.owned
         slots = GaugeMetricFamily(
             f"{_PREFIX}slots",
             "Slots that this member owns, that take calls, that it should hold by the table, and holds in full.",

@@ -15,7 +15,7 @@ from understudy.statesync.pool.records import Member
 
 logger = logging.getLogger(__name__)
 
-HOLDER_PATIENCE = 1.5
+HOLDER_TIMEOUT = 1.5
 """Seconds in which the holder of a name answers a probe, or is taken for gone. A refused connection counts at once."""
 _TRIES = 3
 """How often the holder is asked again when this process itself stood still during the probe."""
@@ -84,7 +84,7 @@ class NameHolder:
     async def _require_gone(self, holder: Member) -> None:
         me, life = self._context.me, Life.VOID
         for _ in range(_TRIES):
-            life = await self._context.peers.probe(Peer(me, holder.peer), holder.boot, patience=HOLDER_PATIENCE)
+            life = await self._context.peers.probe(Peer(me, holder.peer), holder.boot, patience=HOLDER_TIMEOUT)
             if life is not Life.VOID:
                 break
         if life in _ANSWERS:

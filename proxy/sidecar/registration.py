@@ -20,8 +20,8 @@ from understudy.statesync.pool.records import Member, MemberState
 logger = logging.getLogger(__name__)
 
 LEASE_SECONDS = 10
-RETRY = 0.3
-STATE_INTERVAL = 0.5
+RETRY_INTERVAL = 0.3
+STATE_POLL_INTERVAL = 0.5
 
 
 def state_of(
@@ -82,7 +82,7 @@ def lasting_others(context: MemberContext) -> list[str]:
     return [member for member, at in members if member != context.me and at.record.state is not MemberState.DRAINING]
 
 
-class Presence:
+class Registration:
     """Keeps the member's record and its heartbeats going."""
 
     def __init__(
@@ -107,7 +107,7 @@ class Presence:
         if self.name.replaced:
             self._stirred.set()
         state, reason = self._state()
-        stall, clock = stall_step(self._context.stall.worst), self._context.clock.fault
+        stall, clock = stall_step(self._context.loop_lag.worst), self._context.clock.fault
         if (state, reason) == (self.record.state, self.record.reason):
             if (stall, clock) != (self.record.stall, self.record.clock):
                 self.record = replace(self.record, stall=stall, clock=clock)
@@ -125,11 +125,11 @@ class Presence:
     async def watch_state(self) -> None:
         """Look every half second whether time alone has changed what the record says: an intent that ended, a delay."""
         while True:
-            if self._context.lives.settle(time.monotonic()):
-                self.record = replace(self.record, life=self._context.lives.count)
+            if self._context.incarnation.settle(time.monotonic()):
+                self.record = replace(self.record, life=self._context.incarnation.count)
                 self._stirred.set()
             self.stir()
-            await asyncio.sleep(STATE_INTERVAL)
+            await asyncio.sleep(STATE_POLL_INTERVAL)
 
     async def run(self) -> None:
         """Be present until cancelled, or until :attr:`displaced`; the record goes when this ends."""
@@ -144,7 +144,7 @@ class Presence:
                 return
             except EtcdError as error:
                 logger.warning("the member's record cannot be written: %s", error)
-            await asyncio.sleep(RETRY)
+            await asyncio.sleep(RETRY_INTERVAL)
 
     async def _stay(self, lease_id: int, lost: asyncio.Event) -> None:
         ended = asyncio.create_task(lost.wait())
@@ -152,7 +152,7 @@ class Presence:
             while not lost.is_set():
                 self._stirred.clear()
                 if not await self._write_record(lease_id):
-                    await asyncio.sleep(RETRY)
+                    await asyncio.sleep(RETRY_INTERVAL)
                     continue
                 stirred = asyncio.create_task(self._stirred.wait())
                 try:
@@ -202,12 +202,12 @@ class Presence:
             state=record.state,
             applied=context.mirror.revision,
             reason=record.reason,
-            stall=round(self._context.stall.worst, 3),
+            stall=round(self._context.loop_lag.worst, 3),
             lacking=self._lacking(),
             sent=context.telemetry.now_ns(),
-            claims=context.first_answers.told(),
-            request=context.first_answers.last_request,
+            claims=context.claim_progress.told(),
+            request=context.claim_progress.last_request,
             pulses=[(*who, runs) for who, runs in context.seen().items()],
             answers=True,
-            stood=context.stall.standstills(),
+            stood=context.loop_lag.standstills(),
         )

@@ -16,27 +16,27 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-from understudy.proxy.events.claim_progress import FirstAnswers
-from understudy.proxy.events.handover_latency import HeldUp
-from understudy.proxy.events.split_brain_audit import Writers
+from understudy.proxy.events.claim_progress import ClaimProgress
+from understudy.proxy.events.handover_latency import HandoverLatency
+from understudy.proxy.events.split_brain_audit import SplitBrainAudit
 from understudy.proxy.front.process_util import first_of
-from understudy.proxy.health.app_health_check import ApplicationCheck
-from understudy.proxy.health.check_registry import CheckBook
+from understudy.proxy.health.app_health_check import AppHealthCheck
+from understudy.proxy.health.check_registry import CheckRegistry
 from understudy.proxy.health.health_port import Patient, Question, open_health_port
-from understudy.proxy.health.loop_lag import StallWatch
-from understudy.proxy.health.spec_checks import Probes
+from understudy.proxy.health.loop_lag import LoopLag
+from understudy.proxy.health.spec_checks import SpecChecks
 from understudy.proxy.ownership.context import MemberContext
-from understudy.proxy.ownership.drain import BEGIN_PATIENCE, Drain, DrainApi
-from understudy.proxy.ownership.handover_pacing import Unhurried
-from understudy.proxy.ownership.owned_slots import Holdings
+from understudy.proxy.ownership.drain import BEGIN_TIMEOUT, Drain, DrainApi
+from understudy.proxy.ownership.handover_pacing import HandoverPacing
+from understudy.proxy.ownership.owned_slots import OwnedSlots
 from understudy.proxy.ownership.read_deadline import ReadDeadline
-from understudy.proxy.ownership.slot_reconciler import Roles
+from understudy.proxy.ownership.slot_reconciler import SlotReconciler
 from understudy.proxy.ownership.step_down import StepDown
-from understudy.proxy.peers.anti_entropy import Scrub
+from understudy.proxy.peers.anti_entropy import AntiEntropy
 from understudy.proxy.peers.clock_watch import ClockWatch, clock_view
 from understudy.proxy.peers.peer_api import peer_app
 from understudy.proxy.peers.peer_client import PeerClient
-from understudy.proxy.peers.predecessor_monitor import Silence
+from understudy.proxy.peers.predecessor_monitor import PredecessorMonitor
 from understudy.proxy.peers.sync_api import SyncApi, metrics_app, sync_view
 from understudy.proxy.sessions.owner_calls import OwnerCalls
 from understudy.proxy.sessions.request_sweep import RequestSweep
@@ -46,7 +46,7 @@ from understudy.proxy.sidecar.checks_api import ChecksApi, built_in_checks
 from understudy.proxy.sidecar.listen import CannotStart, listen, protection
 from understudy.proxy.sidecar.metrics import SidecarMetrics
 from understudy.proxy.sidecar.name_holder import NameTaken
-from understudy.proxy.sidecar.registration import Presence, fit_others, lasting_others, refusal_of, state_of
+from understudy.proxy.sidecar.registration import Registration, fit_others, lasting_others, refusal_of, state_of
 from understudy.proxy.sidecar.settings import NO_HEALTH_PORT, SidecarSettings
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
 from understudy.statesync.etcd.informer import Mirror, MirrorBatch
@@ -116,14 +116,14 @@ class Sidecar:
 
     settings: SidecarSettings
     context: MemberContext
-    roles: Roles
-    presence: Presence
-    check: ApplicationCheck
+    roles: SlotReconciler
+    presence: Registration
+    check: AppHealthCheck
     reads: ReadDeadline
     service: SessionService
     calls: OwnerCalls
-    scrub: Scrub
-    book: CheckBook
+    scrub: AntiEntropy
+    book: CheckRegistry
     drain: Drain
     pool: PoolWatch
     unbegun: Callable[[], str]
@@ -136,7 +136,7 @@ class Sidecar:
     def state(self) -> tuple[MemberState, str]:
         """How the member is now."""
         context, leaving = self.context, self.roles.leaving
-        roles = bool(len(context.holdings)) or bool(context.view().table.slots_held_by(context.me))
+        roles = bool(len(context.owned)) or bool(context.view().table.slots_held_by(context.me))
         state, reason = state_of(
             draining=leaving.why if leaving else "",
             fault=self.fault(),
@@ -148,7 +148,7 @@ class Sidecar:
             no_pool=self.pool.fault,
         )
         self.was_well |= state.may_hold_slots
-        self.refusal = refusal_of(state, reason, fault=self.local_fault(), owns=bool(len(context.holdings)))
+        self.refusal = refusal_of(state, reason, fault=self.local_fault(), owns=bool(len(context.owned)))
         return state, reason
 
     def fault(self) -> str:
@@ -164,7 +164,7 @@ class Sidecar:
         return {
             "/started": lambda: "" if self.started else "starting",
             "/drained": Patient(
-                lambda: self.drain.outstanding(time.monotonic()), lambda: self.drain.begun, BEGIN_PATIENCE
+                lambda: self.drain.outstanding(time.monotonic()), lambda: self.drain.begun, BEGIN_TIMEOUT
             ),
         }
 
@@ -179,7 +179,7 @@ class Sidecar:
             "boot": context.boot,
             "state": state,
             "reason": reason,
-            "active": sorted(context.holdings.slots),
+            "active": sorted(context.owned.slots),
             "held": len(context.replica.held),
             "in_sync": len(context.replica.synced),
             "sessions": context.replica.count(context.replica.held),
@@ -223,7 +223,7 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
         telemetry = start_telemetry(SERVICE_SIDECAR, settings.member, attributes=place, credentials=credentials)
         stack.push_async_callback(telemetry.aclose)
         parts = _Assembly(settings, etcd, peers, telemetry, guard.codec)
-        stack.callback(parts.context.held_up.close)
+        stack.callback(parts.context.handover_latency.close)
         sidecar = parts.sidecar
         parts.presence.record = replace(parts.presence.record, health=_open_health_port(stack, sidecar))
         session_side = session_app(parts.service, sidecar.status, guard.tokens)
@@ -257,7 +257,7 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
             "request sweep": RequestSweep(parts.context).run(),
             "scrubbing": sidecar.scrub.run(),
             "application check": parts.check.run(),
-            "stall watch": sidecar.context.stall.run(),
+            "stall watch": sidecar.context.loop_lag.run(),
             "pulses": parts.silence.run(),
             "pool clock": ClockWatch(parts.context).run(),
             "checks of the spec": parts.probes.run(parts.wanted_checks),
@@ -283,7 +283,7 @@ def _open_health_port(stack: contextlib.AsyncExitStack, sidecar: Sidecar) -> str
             settings.health,
             settings.app,
             lambda: sidecar.refusal,
-            sidecar.context.stall,
+            sidecar.context.loop_lag,
             sidecar.questions(),
             lambda: sidecar.context.etcd.wanting_at,
         )
@@ -313,7 +313,7 @@ async def _agree(context: MemberContext, codec: SessionCodec) -> None:
         raise CannotStart(fault)
 
 
-async def _own_name(presence: Presence) -> None:
+async def _own_name(presence: Registration) -> None:
     """Start as the only living process of this name or not at all."""
     try:
         await presence.name.check()
@@ -338,7 +338,7 @@ class _Assembly:
         keys = PoolKeys(settings.pool)
         boot = secrets.token_hex(8)
         self.telemetry = telemetry
-        stall, requests = StallWatch(), RequestLog(keys, settings.member, boot)
+        loop_lag, requests = LoopLag(), RequestLog(keys, settings.member, boot)
         self.context = MemberContext(
             me=settings.member,
             boot=boot,
@@ -353,31 +353,31 @@ class _Assembly:
             ),
             replica=Replica(etcd, keys, codec),
             requests=requests,
-            holdings=Holdings(),
+            owned=OwnedSlots(),
             committer=Committer(etcd, keys, settings.member, boot, requests),
             peers=peers,
             telemetry=telemetry,
-            first_answers=FirstAnswers(telemetry, settings.pool, settings.member),
-            held_up=HeldUp(telemetry, settings.pool, settings.member, self._slowest_since),
-            writers=Writers(telemetry, settings.pool, settings.member),
+            claim_progress=ClaimProgress(telemetry, settings.pool, settings.member),
+            handover_latency=HandoverLatency(telemetry, settings.pool, settings.member, self._slowest_since),
+            audit=SplitBrainAudit(telemetry, settings.pool, settings.member),
             failovers=FailoverLog(keys, settings.member),
-            stall=stall,
+            loop_lag=loop_lag,
             site=settings.site,
         )
-        self.roles = Roles(self.context, self._fault, Unhurried.within(settings.drain_seconds))
+        self.roles = SlotReconciler(self.context, self._fault, HandoverPacing.within(settings.drain_seconds))
         self.reads = ReadDeadline(self.context, self.roles.on_batch, self._on_check)
-        self.check = ApplicationCheck(
+        self.check = AppHealthCheck(
             settings.app,
             AppHealth.parse(settings.app_health),
             self._on_check,
             rules=lambda: self.context.liveness,
-            stall=lambda: stall.worst,
+            stall=lambda: loop_lag.worst,
             known=lambda: self.context.state.spec is not None,
             tcp=self._tcp,
         )
-        self.presence = Presence(self.context, _record(settings, boot), self._state, settings.tls)
-        self.context.first_answers.on_change = self.presence.beat_at_once
-        self.silence = Silence(self.context, Pulses(), self.presence.beat_at_once)
+        self.presence = Registration(self.context, _record(settings, boot), self._state, settings.tls)
+        self.context.claim_progress.on_change = self.presence.beat_at_once
+        self.silence = PredecessorMonitor(self.context, Pulses(), self.presence.beat_at_once)
         self.context.seen = lambda: self.silence.seen
         peers.runs = self.silence.runs
         calls = OwnerCalls(self.context, self.reads)
@@ -391,8 +391,8 @@ class _Assembly:
             self.reads,
             self.service,
             calls,
-            Scrub(self.context, interval=settings.scrub_interval),
-            CheckBook(),
+            AntiEntropy(self.context, interval=settings.scrub_interval),
+            CheckRegistry(),
             Drain(
                 self.context,
                 self.roles,
@@ -403,8 +403,8 @@ class _Assembly:
             PoolWatch(etcd, settings.pool, self._no_pool),
             lambda: self.probes.unbegun(self.wanted_checks()),
         )
-        self.probes = Probes(self.sidecar.book, self._on_check, commands=settings.allow_command_checks)
-        own = partial(built_in_checks, self.context, self.check, self.reads, stall)
+        self.probes = SpecChecks(self.sidecar.book, self._on_check, commands=settings.allow_command_checks)
+        own = partial(built_in_checks, self.context, self.check, self.reads, loop_lag)
         self.checks_api = ChecksApi(self.sidecar.book, own, self._on_check)
         self.metrics = self._metered(calls)
 

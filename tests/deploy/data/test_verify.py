@@ -222,7 +222,7 @@ async def test_encrypted_sessions_are_verified_backed_up_and_restored(
         assert (code, view["same"], view["sessions"]) == (0, True, 1)
         kept = sidecars["a"].context.replica._slots[slot_of("k", 16)].sessions
         kept["k"] = replace(kept["k"], body=b"spoiled")
-        await until(lambda: sidecars["a"].context.tally.resyncs == 1, what="the wrong copy is found")
+        await until(lambda: sidecars["a"].context.counters.resyncs == 1, what="the wrong copy is found")
         assert (await pool.call("a", "GET", "/k"))[2] == b"a secret matter"
         assert (await operator.run("backup", str(file)))[0] == 0
     assert b"secret matter" not in b"".join(line.value for line in sessions_in(file))

@@ -12,7 +12,7 @@ from tests.harness.etcd import EtcdServer
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.sidecars_here import sidecars_here
 from tests.harness.waiting import until
-from understudy.proxy.events.split_brain_audit import Writers, written_late
+from understudy.proxy.events.split_brain_audit import SplitBrainAudit, written_late
 from understudy.proxy.sidecar.sidecar import Sidecar
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.pool.slots import slot_of
@@ -53,7 +53,7 @@ def test_an_audit_is_told_when_the_last_of_its_slots_is_checked_or_gone():
     found = []
     telemetry = start_telemetry(names.SERVICE_SIDECAR, "b")
     telemetry.on_span = lambda name, ids, _seconds, attributes: found.append((name, ids.hex, dict(attributes)))
-    writers = Writers(telemetry, "cart", "b")
+    writers = SplitBrainAudit(telemetry, "cart", "b")
     writers.claimed(IDS, {1: 5, 2: 5, 3: 5}, 100)
     clean = Reading(130, {"k": Entry(120, 0)}, frozenset(), 0, {"k": 5})
     owner = Owner("b", "b1", 5)
@@ -87,7 +87,7 @@ async def test_slots_that_were_taken_over_are_audited_and_a_second_writer_is_fou
         assert (found[names.SLOTS], found[names.WRITES_BREACHED]) == (16, 0)
 
         await pool.client.put(session, by_a.value)  # as if a's write had come through the fence
-        await until(lambda: here["b"].context.writers.breaches, what="the second writer is found")
+        await until(lambda: here["b"].context.audit.breaches, what="the second writer is found")
         async with pool.http.get(f"http://{pool.members['b'].peer}/metrics") as answer:
             metrics = await answer.text()
         assert "understudy_fence_breaches_total 0.0" not in metrics

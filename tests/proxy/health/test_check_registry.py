@@ -1,12 +1,12 @@
 """What checks say of a member, by what they reported and when."""
 
-from understudy.proxy.health.check_registry import CheckBook, CheckState
+from understudy.proxy.health.check_registry import CheckRegistry, CheckState
 from understudy.proxy.sidecar.registration import refusal_of, state_of
 from understudy.statesync.pool.records import MemberState
 
 
-def book_with(**states: CheckState) -> CheckBook:
-    book = CheckBook()
+def book_with(**states: CheckState) -> CheckRegistry:
+    book = CheckRegistry()
     for name, state in states.items():
         book.register(name, 10.0, "registered", 100.0)
         book.report(name, state, f"{name} says so", 100.0)
@@ -27,7 +27,7 @@ def test_a_missed_deadline_is_a_problem_until_the_next_report():
 
 
 def test_a_new_check_is_init_and_has_its_deadline_to_report():
-    book = CheckBook()
+    book = CheckRegistry()
     book.register("db", 10.0, "registered", 100.0)
     assert (book.fault(105.0), book.starting(105.0)) == ("", "check db: not reported yet")
     assert (book.fault(111.0)[:9], book.starting(111.0)) == ("check db:", "")

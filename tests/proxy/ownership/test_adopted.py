@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from understudy.proxy.events.counters import Tally
+from understudy.proxy.events.counters import Counters
 from understudy.proxy.ownership.claims import Claimer
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Failover, Owner
@@ -37,21 +37,21 @@ def member():
     note("handed over", source="a", planned=True, slots=(8,), epochs=(2,))
     note("restarted", source="b", planned=False, slots=(9,), epochs=(2,))
     note("another's", to="c", source="a", planned=False, slots=(10,), epochs=(2,))
-    return SimpleNamespace(me="b", state=state, tally=Tally(), writers=Audits())
+    return SimpleNamespace(me="b", state=state, counters=Counters(), audit=Audits())
 
 
 def adopt(member: SimpleNamespace, slot: int, epoch: int) -> None:
-    Claimer(member).adopted(slot, At(Owner("b", "b1", epoch, traceparent=TRACE.traceparent), 7))
+    Claimer(member).reclaimed(slot, At(Owner("b", "b1", epoch, traceparent=TRACE.traceparent), 7))
 
 
 def test_each_slot_of_a_takeover_counts_and_the_takeover_once(member):
     adopt(member, 3, 2)
     adopt(member, 5, 4)
-    assert (member.tally.takeovers, member.tally.taken_over) == (1, 2)
-    assert member.writers.slots == {3: 2, 5: 4}
+    assert (member.counters.takeovers, member.counters.taken_over) == (1, 2)
+    assert member.audit.slots == {3: 2, 5: 4}
 
 
 @pytest.mark.parametrize(("slot", "epoch"), [(3, 3), (8, 2), (9, 2), (10, 2), (11, 1)])
 def test_what_was_no_takeover_by_this_member_does_not_count(member, slot, epoch):
     adopt(member, slot, epoch)
-    assert (member.tally.takeovers, member.tally.taken_over) == (0, 0)
+    assert (member.counters.takeovers, member.counters.taken_over) == (0, 0)

@@ -46,7 +46,7 @@ async def test_a_takeover_of_many_slots_waits_once_for_the_old_owners_reads(
         pool.kill("a")
 
         assert (await pool.call("b", "GET", "/k"))[2] == b"kept"
-        await until(lambda: len(here["b"].context.holdings.open_slots()) == SLOTS, 40, "all slots are served")
+        await until(lambda: len(here["b"].context.owned.open_slots()) == SLOTS, 40, "all slots are served")
         assert waits == [SLOTS]
         page = await pool.client.range(prefix_range(pool.keys.failovers))
         (taken,) = [Failover.decode(kv.value) for kv in page.kvs]
@@ -61,7 +61,7 @@ async def test_a_slot_that_was_claimed_is_not_handed_over_before_it_is_open(pool
 
         pool.kill("a")
         caller = asyncio.create_task(pool.call("b", "GET", "/k"))
-        await until(lambda: b.context.holdings.preparing, 40, "the slots are claimed")
+        await until(lambda: b.context.owned.preparing, 40, "the slots are claimed")
         await pool.write_table((("c", "b"),))
         await until(lambda: _opened(b, early), 40, "the slots are open")
 
@@ -71,6 +71,6 @@ async def test_a_slot_that_was_claimed_is_not_handed_over_before_it_is_open(pool
 
 
 def _opened(sidecar: Sidecar, early: set[int]) -> bool:
-    preparing = sidecar.context.holdings.preparing
+    preparing = sidecar.context.owned.preparing
     early |= preparing & sidecar.roles._handing
     return not preparing

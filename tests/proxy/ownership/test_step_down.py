@@ -50,10 +50,10 @@ async def test_slots_that_were_given_up_and_not_taken_are_served_again_only_unde
         fences = here["a"].roles.give_up()
 
         assert len(fences) == pool.spec.slots
-        assert len(here["a"].context.holdings) == 0
+        assert len(here["a"].context.owned) == 0
         status, headers, body = await pool.call("a", "GET", "/k")
         assert (status, body, headers["understudy-served-by"]) == (200, b"kept", "a")
-        await until(lambda: len(here["a"].context.holdings.open_slots()) == pool.spec.slots, what="all are served")
+        await until(lambda: len(here["a"].context.owned.open_slots()) == pool.spec.slots, what="all are served")
         after = await pool.owners()
         assert {slot: owner.epoch - 1 for slot, owner in after.items()} == {s: o.epoch for s, o in before.items()}
 
@@ -72,5 +72,6 @@ async def test_who_is_given_slots_takes_them_only_under_the_records_that_they_we
         owners = await pool.owners()
         assert [slot for slot, owner in owners.items() if owner.active == "a"] == [0]
         await until(
-            lambda: a.context.lives.count == 1, what="the next takeover from it is another one, with its own trace"
+            lambda: a.context.incarnation.count == 1,
+            what="the next takeover from it is another one, with its own trace",
         )

@@ -118,7 +118,7 @@ async def test_a_member_finds_and_mends_a_wrong_copy_by_itself(pool: SidecarPool
         await until(lambda: sidecar.context.replica.session(slot, "k"), what="the session is copied")
 
         spoil(sidecar, slot, "k", how)
-        await until(lambda: sidecar.context.tally.resyncs == 1, what="the wrong copy is found")
+        await until(lambda: sidecar.context.counters.resyncs == 1, what="the wrong copy is found")
         await until(lambda: sidecar.context.replica.is_synced(slot), what="it is made anew")
 
         assert (await pool.call(member, "GET", "/k", Understudy_Consistency="stale"))[2] == b"k"
@@ -139,7 +139,7 @@ async def test_a_true_copy_is_left_alone_while_it_is_written(pool: SidecarPool) 
                     await pool.client.delete(pool.keys.session(slot_of(key, 16), key))
 
         await asyncio.gather(*(write(worker) for worker in range(4)))
-        checked = [sidecar.context.tally for sidecar in sidecars.values()]
+        checked = [sidecar.context.counters for sidecar in sidecars.values()]
         await until(lambda: all(tally.checked >= 32 for tally in checked), what="all slots are checked twice")
 
         assert [tally.resyncs for tally in checked] == [0, 0]

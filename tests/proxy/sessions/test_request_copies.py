@@ -138,12 +138,12 @@ async def test_a_request_that_is_too_old_or_from_the_future_is_refused_and_does_
 async def test_what_waited_while_its_sidecar_stood_still_counts_as_that_old(pool: SidecarPool) -> None:
     async with sidecars_here(pool, "a") as here:
         await pool.settle(("a",))
-        stall = here["a"].context.stall
+        stall = here["a"].context.loop_lag
         stall.standstill = lambda: 3600.0  # type: ignore[method-assign]
         assert (await pool.call("a", "PUT", "/k", "late"))[0] == 409
         assert (await pool.call("a", "PUT", "/k", "late", Idempotency_Key="w"))[0] == 409
         assert (await pool.call("a", "PUT", "/k", "new", Understudy_Request=stamp()))[0] == 201
-        assert here["a"].context.tally.expired == 2
+        assert here["a"].context.counters.expired == 2
 
 
 async def test_a_request_whose_write_was_refused_for_an_old_version_may_try_the_new_one(pool: SidecarPool) -> None:

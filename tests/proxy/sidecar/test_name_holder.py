@@ -13,7 +13,7 @@ from tests.harness.etcd import EtcdServer
 from tests.harness.sidecars import sidecar_pool
 from tests.harness.sidecars_here import sidecars_here
 from tests.harness.waiting import free_port, until
-from understudy.proxy.health.loop_lag import StallWatch
+from understudy.proxy.health.loop_lag import LoopLag
 from understudy.proxy.peers.peer_client import PROBE_PATH, PeerClient
 from understudy.proxy.sidecar.listen import CannotStart
 from understudy.proxy.sidecar.name_holder import NameHolder, NameTaken
@@ -51,7 +51,7 @@ async def process(client: EtcdClient, pool: str, boot: str, name: str = "cart-1"
     await web.TCPSite(runner, "127.0.0.1", port).start()
     keys, peers = PoolKeys(pool), PeerClient()
     context: Any = SimpleNamespace(
-        me=name, boot=boot, keys=keys, etcd=client, state=PoolState(keys), peers=peers, stall=StallWatch()
+        me=name, boot=boot, keys=keys, etcd=client, state=PoolState(keys), peers=peers, stall=LoopLag()
     )
     record = Member(name, boot, "127.0.0.1:1", f"127.0.0.1:{port}", MemberState.UP, since=1.8e9, node="east-7")
     try:
