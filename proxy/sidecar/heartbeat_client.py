@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import grpc
 import grpc.aio
 
+from understudy.proxy.member.signal import Signal
 from understudy.statesync.etcd.client import TlsFiles
 from understudy.statesync.heartbeat.heartbeat import ANSWERS, BEAT_INTERVAL, METHOD, PINGS, STREAM_SILENCE, Answer, Beat
 from understudy.statesync.tls.secret_files import fault_of
@@ -61,8 +62,9 @@ class Hearing:
 class HeartbeatClient:
     """Beats to every control server there is.
 
-    ``controls`` are their addresses as of now, ``beat`` makes a beat, ``on_answer`` hears each answer, with the address
-    of who sent it. ``tls`` is read anew for each connection.
+    ``controls`` are their addresses as of now, ``beat`` makes a beat, ``on_answer`` gets each answer, with the address
+    of its sender. ``tls`` is read again for each connection. ``beat_now`` says that control servers should hear of
+    something before the next beat is due.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class HeartbeatClient:
         beat: Callable[[], Beat],
         on_answer: OnAnswer,
         tls: TlsFiles | None,
+        beat_now: Signal,
     ) -> None:
         self._controls = controls
         self._beat = beat
@@ -80,9 +83,9 @@ class HeartbeatClient:
         self._fault = ""
         self._due: dict[str, asyncio.Event] = {}
         self._streams: dict[str, asyncio.Task[None]] = {}
+        beat_now.listen(self._beat_at_once)
 
-    def beat_at_once(self) -> None:
-        """Something happened that control servers should hear of before the next beat is due."""
+    def _beat_at_once(self) -> None:
         for due in self._due.values():
             due.set()
 

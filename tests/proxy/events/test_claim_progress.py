@@ -24,9 +24,8 @@ class Member:
             "understudy-sidecar", "cart-1", direct=self.kept, clock=Clock(lambda: 0, lambda: 0)
         )
         self.telemetry.clock.now_ns = lambda: self.now  # type: ignore[method-assign]
-        self.answers = ClaimProgress(self.telemetry, "cart", "cart-1")
+        self.answers = ClaimProgress(self.telemetry, "cart", "cart-1", self.beat)
         self.beats = 0
-        self.answers.on_change = self.beat
 
     def beat(self) -> None:
         self.beats += 1

@@ -2,7 +2,7 @@
 
 import pytest
 
-from understudy.proxy.ownership.drain_reason import DrainReason, able_to_take, leaving
+from understudy.proxy.ownership.drain_reason import DrainReason, able_to_take, drain_reason
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Intent, Member, MemberState, Table
 from understudy.statesync.pool.state import At, PoolState
@@ -57,7 +57,7 @@ EAST = Intent(site="east")
 )
 def test_a_member_leaves_for_a_reason(state, asked, found):
     rest = {"site": "east", "going_down": False, "overdue": False, "now": NOW}
-    assert leaving(state, "a", **(rest | asked)) == found
+    assert drain_reason(state, "a", **(rest | asked)) == found
 
 
 def test_slots_are_left_to_nobody_who_is_about_to_leave_too():

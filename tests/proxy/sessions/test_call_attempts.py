@@ -2,8 +2,8 @@
 
 import pytest
 
+from understudy.proxy.http.problems import Reply, problem
 from understudy.proxy.sessions.call_attempts import CallAttempts
-from understudy.proxy.sessions.problems import Reply, problem
 
 EXPIRED = problem(409, "request-expired", "the request began 30.0 s ago")
 

@@ -14,9 +14,9 @@ from yarl import URL
 
 from understudy.deploy.examples.cart import make_app
 from understudy.proxy.health.check_registry import CheckRegistry
+from understudy.proxy.http.problems import Reply, problem
 from understudy.proxy.ownership.drain import DrainApi
 from understudy.proxy.sessions.call import Call
-from understudy.proxy.sessions.problems import Reply, problem
 from understudy.proxy.sessions.session_api import session_app
 from understudy.proxy.sidecar.checks_api import REGISTERED, ChecksApi
 from understudy.statesync.sessions.session import valid_key
