@@ -28,7 +28,7 @@ from understudy.deploy.common.options import (
 
 if TYPE_CHECKING:
     from understudy.deploy.data.backup_file import Header
-    from understudy.deploy.data.verify import Report
+    from understudy.deploy.data.verify import VerifyReport
     from understudy.statesync.sessions.session_crypto import SessionCodec
 
 
@@ -147,7 +147,7 @@ def _preflight(
 
 async def _verify(
     place: Place, slots: list[int], tls: TlsOptions | None, codec: "SessionCodec", *, repair: bool
-) -> "Report":
+) -> "VerifyReport":
     from understudy.deploy.data.verify import Verifier, addresses_of
     from understudy.deploy.inspect.member_views import slots_of
     from understudy.deploy.inspect.members import peer_apis
