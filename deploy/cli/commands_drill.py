@@ -22,7 +22,7 @@ from understudy.deploy.common.options import (
 
 if TYPE_CHECKING:
     from understudy.deploy.common.options import Place
-    from understudy.deploy.drill.conditions import Kind
+    from understudy.deploy.drill.conditions import DrillKind
     from understudy.deploy.drill.drill import DrillResult, DrillSettings
 
 INTERRUPTED_EXIT_CODE = 130
@@ -119,13 +119,13 @@ def drill(
 
     Exit code 1: the drill was refused, the pool did not recover, or an objective of the pool spec was missed.
     """
-    from understudy.deploy.drill.conditions import Kind
+    from understudy.deploy.drill.conditions import DrillKind
     from understudy.deploy.drill.drill import DrillSettings
     from understudy.deploy.drill.report import drill_table, view_of
 
-    _check_options(Kind(kind), member=member, rate=rate, url=url, command=command, undo=undo)
+    _check_options(DrillKind(kind), member=member, rate=rate, url=url, command=command, undo=undo)
     settings = DrillSettings(
-        kind=Kind(kind),
+        kind=DrillKind(kind),
         member=member,
         rate=rate or 0,
         seconds=seconds,
@@ -146,7 +146,7 @@ def drill(
     raise SystemExit(0 if view["ok"] else 1)
 
 
-def _check_options(kind: "Kind", *, member: str, rate: int | None, url: str, command: str, undo: str) -> None:
+def _check_options(kind: "DrillKind", *, member: str, rate: int | None, url: str, command: str, undo: str) -> None:
     """Raise ``click.UsageError`` for options that contradict each other, or that would hit another target."""
     if member and not kind.of_a_member:
         of_members = ", ".join(other for other in type(kind) if other.of_a_member)
