@@ -166,8 +166,11 @@ def injector(
 ) -> None:
     """Run the admission webhook that adds sidecars to pods labelled understudy.io/inject: "true"."""
     from understudy.deploy.kubernetes.webhook.configuration import InjectorPlace
-    from understudy.deploy.kubernetes.webhook.injector import InjectorSettings, run_injector
 
+    try:
+        from understudy.deploy.kubernetes.webhook.injector import InjectorSettings, run_injector
+    except ModuleNotFoundError as missing:
+        raise DeployError(f"{missing.name} is not installed: pip install 'understudy[injector]'") from None
     if (cert_dir is None) == (not self_signed):
         raise DeployError("the webhook needs a certificate: give either --cert-dir DIR or --self-signed")
     start_logging(log_level)

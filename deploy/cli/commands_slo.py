@@ -23,7 +23,6 @@ from understudy.deploy.common.printable import say
 if TYPE_CHECKING:
     from understudy.deploy.inspect.review_inputs import Evidence
     from understudy.statesync.pool.spec import PoolSpec
-    from understudy.telemetry.slo.model import Targets
 
 _UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _LONGEST = 366 * 86_400
@@ -47,7 +46,6 @@ def _window(_: click.Context, parameter: click.Parameter, value: str) -> int:
         "understudy slo --window 7d --compare --html review.html",
         "understudy slo --from traces.json --spec pool.yaml -o json",
         "understudy slo --from tempo=http://127.0.0.1:3200 --pool cart",
-        "understudy slo --export openslo > objectives.yaml",
     )
 )
 @click.option(
@@ -69,21 +67,11 @@ def _window(_: click.Context, parameter: click.Parameter, value: str) -> int:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Pool spec to take pool and objectives from. Default: the spec in etcd.",
 )
-@click.option(
-    "--objectives",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="OpenSLO v1 file (YAML) to take objectives from. Default: those of the pool spec.",
-)
 @click.option("--compare", is_flag=True, help="Also show the results of the window before.")
 @click.option(
     "--html",
     type=click.Path(path_type=Path, dir_okay=False),
     help="File for the review as an HTML page. Default: none.",
-)
-@click.option(
-    "--export",
-    type=click.Choice(["openslo", "sloth", "prometheus"]),
-    help="Print the objectives for another tool and check nothing. Default: none.",
 )
 @pool_option(required=False)
 @etcd_options
@@ -92,10 +80,8 @@ def slo(
     window: int,
     source: str | None,
     spec_file: Path | None,
-    objectives: Path | None,
     compare: bool,
     html: Path | None,
-    export: str | None,
     pool: str | None,
     etcd: EtcdOptions,
     output: str,
@@ -112,11 +98,8 @@ def slo(
 
     end = time.time_ns()
     start = end - window * 10**9
-    spec, evidence = _gather(spec_file, source, pool, etcd, 2 * start - end, end, traces=not export)
-    targets = _imported(targets_of(spec.objectives), objectives)
-    if export:
-        click.echo(_exported(export, targets, spec.pool, window), nl=False)
-        return
+    spec, evidence = _gather(spec_file, source, pool, etcd, 2 * start - end, end)
+    targets = targets_of(spec.objectives)
     now, before = reviews(evidence, targets, pool=spec.pool, slots=spec.slots, start_ns=start, end_ns=end)
     if html:
         try:
@@ -141,27 +124,24 @@ def _gather(
     etcd: EtcdOptions,
     since: int,
     until: int,
-    *,
-    traces: bool,
 ) -> "tuple[PoolSpec, Evidence]":
-    """The pool's spec, and with ``traces`` the evidence of the window."""
-    from understudy.deploy.inspect.review_inputs import Evidence, evidence_from
+    """The pool's spec, and what is known of the window."""
+    from understudy.deploy.inspect.review_inputs import evidence_from
     from understudy.statesync.pool.spec import load_spec
 
-    found = Evidence()
-    if source and traces:
-        found, warning = evidence_from(source, since, until)
-        if warning:
-            say(f"understudy: {warning}", err=True)
-    if spec_file is None:
-        read, asked = asyncio.run(_ask(etcd, pool, since, until, traces=traces and not source))
-        return read, found if source else asked
-    spec = load_spec(spec_file)
-    if pool not in (None, spec.pool) and "UNDERSTUDY_POOL" not in os.environ:
-        raise DeployError(f"--pool {pool}: the spec in {spec_file} is for pool {spec.pool!r}")
-    if source is None and traces:
-        _, found = asyncio.run(_ask(etcd, spec.pool, since, until, traces=True))
-    return spec, found
+    spec = None
+    if spec_file is not None:
+        spec = load_spec(spec_file)
+        if pool not in (None, spec.pool) and "UNDERSTUDY_POOL" not in os.environ:
+            raise DeployError(f"--pool {pool}: the spec in {spec_file} is for pool {spec.pool!r}")
+        pool = spec.pool
+    if not source:
+        read, found = asyncio.run(_ask(etcd, pool, since, until, traces=True))
+        return spec or read, found
+    found, refused = evidence_from(source, since, until)
+    if refused:
+        say(f"understudy: {refused}", err=True)
+    return spec or asyncio.run(_ask(etcd, pool, since, until, traces=False))[0], found
 
 
 async def _ask(
@@ -181,27 +161,3 @@ async def _ask(
     for fault in evidence.unasked:
         say(f"understudy: the requests that Envoys reported to this control server are missing: {fault}", err=True)
     return state.spec.record, evidence
-
-
-def _imported(targets: "Targets", path: Path | None) -> "Targets":
-    from understudy.statesync.parsing.spec_yaml import BadYaml, read_document_file
-    from understudy.telemetry.slo.openslo import OpenSloError, from_openslo
-
-    if path is None:
-        return targets
-    try:
-        return from_openslo(read_document_file(path), targets, where=str(path))
-    except BadYaml as error:
-        raise DeployError(f"--objectives {path}: {error}") from None
-    except OpenSloError as error:
-        raise DeployError(f"--objectives {error}") from None
-
-
-def _exported(kind: str, targets: "Targets", pool: str, window: int) -> str:
-    from understudy.telemetry.slo.openslo import to_openslo, to_prometheus, to_sloth
-
-    if kind == "sloth":
-        return to_sloth(targets, pool)
-    if kind == "prometheus":
-        return to_prometheus(targets, pool)
-    return to_openslo(targets, pool, days=max(1, window // 86_400))
