@@ -15,11 +15,11 @@ import click
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.options import (
     EtcdOptions,
-    Place,
+    PoolLocation,
     TlsOptions,
     etcd_options,
     examples,
-    find_place,
+    locate_pool,
     output_option,
     pool_option,
     show,
@@ -66,7 +66,7 @@ def _progress(what: str, total: int | None = None) -> Iterator[Callable[[int], N
     type=click.IntRange(0, 10_000),
     default=5,
     show_default=True,
-    help="Most session keys to list for each copy that differs.",
+    help="Maximum number of session keys to list for each copy that differs.",
 )
 @click.option(
     "--session-keys",
@@ -127,7 +127,7 @@ def verify(
         codec = load_codec(session_keys)
     except BadKeyFile as error:
         raise DeployError(str(error)) from None
-    report = asyncio.run(_verify(find_place(etcd, pool), sorted(set(slot)), tls, codec, repair=repair))
+    report = asyncio.run(_verify(locate_pool(etcd, pool), sorted(set(slot)), tls, codec, repair=repair))
     show(output, report.view(names), _verify_table)
     if not report.fine:
         raise SystemExit(1)
@@ -146,7 +146,7 @@ def _preflight(
 
 
 async def _verify(
-    place: Place, slots: list[int], tls: TlsOptions | None, codec: "SessionCodec", *, repair: bool
+    place: PoolLocation, slots: list[int], tls: TlsOptions | None, codec: "SessionCodec", *, repair: bool
 ) -> "VerifyReport":
     from understudy.deploy.data.verify import Verifier, addresses_of
     from understudy.deploy.inspect.member_views import slots_of
@@ -232,7 +232,7 @@ def backup(file: Path, force: bool, pool: str | None, etcd: EtcdOptions, output:
     from understudy.deploy.inspect.query import connect
     from understudy.telemetry.tracing.setup import service_version
 
-    place = find_place(etcd, pool)
+    place = locate_pool(etcd, pool)
 
     async def run() -> "Header":
         async with connect(place.etcd) as client:

@@ -13,7 +13,7 @@ from understudy.deploy.common.options import (
     address,
     etcd_options,
     examples,
-    find_place,
+    locate_pool,
     output_option,
     pool_option,
     show,
@@ -21,7 +21,7 @@ from understudy.deploy.common.options import (
 )
 
 if TYPE_CHECKING:
-    from understudy.deploy.common.options import Place
+    from understudy.deploy.common.options import PoolLocation
     from understudy.deploy.drill.conditions import DrillKind
     from understudy.deploy.drill.drill import DrillResult, DrillSettings
 
@@ -136,7 +136,7 @@ def drill(
         undo=undo,
         tls=tls,
     )
-    place = find_place(etcd, pool)
+    place = locate_pool(etcd, pool)
     results, interrupted = asyncio.run(_run(settings, place))
     view = view_of(place.pool, results)
     if results:
@@ -162,7 +162,7 @@ def _check_options(kind: "DrillKind", *, member: str, rate: int | None, url: str
         raise click.UsageError("--url is for the clients of --load: give --load N, or leave --url out")
 
 
-async def _run(settings: "DrillSettings", place: "Place") -> tuple[list["DrillResult"], bool]:
+async def _run(settings: "DrillSettings", place: "PoolLocation") -> tuple[list["DrillResult"], bool]:
     """The results of the finished drills, and whether Ctrl-C or SIGTERM interrupted them."""
     from understudy.deploy.common.printable import one_line
     from understudy.deploy.drill.drill import Drill

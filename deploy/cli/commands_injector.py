@@ -76,7 +76,7 @@ _OPTIONS = (
         type=click.FloatRange(0, 600),
         default=10.0,
         show_default=True,
-        help="Most seconds for the handover when a pod ends.",
+        help="Maximum seconds for the handover when a pod ends.",
     ),
     click.option(
         "--run-as-user",

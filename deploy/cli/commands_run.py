@@ -198,7 +198,7 @@ def control(
     type=click.FloatRange(0, 600),
     default=10.0,
     show_default=True,
-    help="Most seconds for the handover of all slots when the sidecar stops.",
+    help="Maximum seconds for the handover of all slots when the sidecar stops.",
 )
 @click.option(
     "--session-token-file",

@@ -13,8 +13,8 @@ from understudy.deploy.common.options import (
     EtcdOptions,
     etcd_options,
     examples,
-    find_place,
     list_output_option,
+    locate_pool,
     pool_option,
     show,
 )
@@ -150,7 +150,7 @@ async def _ask(
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
     from understudy.deploy.inspect.review_inputs import Evidence, read_evidence
 
-    place = find_place(etcd, pool)
+    place = locate_pool(etcd, pool)
     async with connect(place.etcd) as client:
         state, _ = await read_pool(client, place.pool)
     require_pool(state, place.etcd)

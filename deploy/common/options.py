@@ -154,9 +154,14 @@ _ETCD_OPTIONS = (
         envvar="UNDERSTUDY_ETCD_USER",
         help="User name for etcd; the password comes from UNDERSTUDY_ETCD_PASSWORD. Default: no login.",
     ),
-    click.option("--etcd-key", type=_PEM, envvar="UNDERSTUDY_ETCD_KEY", help="Client key for etcd (PEM file)."),
     click.option(
-        "--etcd-cert", type=_PEM, envvar="UNDERSTUDY_ETCD_CERT", help="Client certificate for etcd (PEM file)."
+        "--etcd-key", type=_PEM, envvar="UNDERSTUDY_ETCD_KEY", help="Client key for etcd (PEM file). Default: none."
+    ),
+    click.option(
+        "--etcd-cert",
+        type=_PEM,
+        envvar="UNDERSTUDY_ETCD_CERT",
+        help="Client certificate for etcd (PEM file). Default: none.",
     ),
     click.option(
         "--etcd-ca",
@@ -213,11 +218,22 @@ _TLS_OPTIONS = (
         help="mTLS: trust domain of the SPIFFE ids in the peers' certificates.",
     ),
     click.option(
-        "--tls-ca", type=_PEM, envvar="UNDERSTUDY_TLS_CA", help="mTLS: CA of the peers' certificates (PEM file)."
+        "--tls-ca",
+        type=_PEM,
+        envvar="UNDERSTUDY_TLS_CA",
+        help="mTLS: CA of the peers' certificates (PEM file). Default: no mTLS.",
     ),
-    click.option("--tls-key", type=_PEM, envvar="UNDERSTUDY_TLS_KEY", help="mTLS: key of this process (PEM file)."),
     click.option(
-        "--tls-cert", type=_PEM, envvar="UNDERSTUDY_TLS_CERT", help="mTLS: certificate of this process (PEM file)."
+        "--tls-key",
+        type=_PEM,
+        envvar="UNDERSTUDY_TLS_KEY",
+        help="mTLS: key of this process (PEM file). Default: no mTLS.",
+    ),
+    click.option(
+        "--tls-cert",
+        type=_PEM,
+        envvar="UNDERSTUDY_TLS_CERT",
+        help="mTLS: certificate of this process (PEM file). Default: no mTLS.",
     ),
 )
 
@@ -333,7 +349,7 @@ def _output(command: F, text: str, *formats: str) -> F:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PoolLocation:
     """The pool that a command reads, and the etcd that has it."""
 
     etcd: "EtcdSettings"
@@ -342,7 +358,7 @@ class Place:
     layout: Layout | None
 
 
-def find_place(etcd: EtcdOptions, pool: str | None) -> Place:
+def locate_pool(etcd: EtcdOptions, pool: str | None) -> PoolLocation:
     """Find the pool from options, environment and state directory. Raises :class:`DeployError` without one."""
     directory = state_directory(os.environ)
     layout = read_layout(directory)
@@ -353,7 +369,7 @@ def find_place(etcd: EtcdOptions, pool: str | None) -> Place:
         )
     name = pool or (layout.pool if layout else "")
     own = layout if layout is not None and etcd.endpoints is None and layout.pool == name else None
-    return Place(etcd.settings(layout), name, directory, own)
+    return PoolLocation(etcd.settings(layout), name, directory, own)
 
 
 def show(

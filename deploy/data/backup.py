@@ -55,7 +55,7 @@ PAGE_TIMEOUT = 15.0
 BATCH_MOST = 100
 BATCH_BYTES = 1_000_000
 OUTCOME_TIMEOUT = 20.0
-NOBODY = "restored"
+NO_MEMBER = "restored"
 
 Progress = Callable[[int], None]
 
@@ -161,7 +161,7 @@ def owners_after(
     records = {}
     for slot in range(slots):
         line, owner = saved.get(slot), present.get(slot)
-        active = line.active if line else (owner.active if owner else NOBODY)
+        active = line.active if line else (owner.active if owner else NO_MEMBER)
         epoch = max(line.epoch if line else 0, owner.epoch if owner else 0) + 1
         records[slot] = Owner(active, boot, epoch, cause="restored from a backup", since=now)
     return records

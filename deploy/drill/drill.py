@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from understudy.deploy.common.errors import DeployError, NegativeAnswer
-from understudy.deploy.common.options import Place, TlsOptions
+from understudy.deploy.common.options import PoolLocation, TlsOptions
 from understudy.deploy.drill.conditions import (
     ClientView,
     DrillKind,
@@ -78,7 +78,9 @@ class DrillResult:
 class Drill:
     """Drills of one pool, one after another."""
 
-    def __init__(self, settings: DrillSettings, place: Place, etcd: EtcdClient, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, settings: DrillSettings, place: PoolLocation, etcd: EtcdClient, say: Callable[[str], None]
+    ) -> None:
         self._settings = settings
         self._place = place
         self._etcd = etcd

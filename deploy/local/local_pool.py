@@ -230,7 +230,7 @@ def _member_programs(settings: LocalSettings, layout: Layout, place: MemberAddre
             PORT=port,
             **application_environment(session_api=place.session_api, member=place.name),
         ),
-        health=_first_sign(settings, place.app),
+        health=_startup_probe(settings, place.app),
     )
     sidecar = Program(
         name=f"{place.name}/sidecar",
@@ -242,14 +242,14 @@ def _member_programs(settings: LocalSettings, layout: Layout, place: MemberAddre
     return [app, sidecar]
 
 
-def _first_sign(settings: LocalSettings, app: str) -> str:
-    """What says that the application has started; whether it is well is for its sidecar to ask."""
+def _startup_probe(settings: LocalSettings, app: str) -> str:
+    """The URL that shows whether the application has started. Its sidecar checks its health."""
     by_http = settings.app_health.startswith("/") and not settings.spec.tcp
     return f"http://{app}{settings.app_health}" if by_http else f"tcp://{app}"
 
 
 def member_place(settings: LocalSettings, layout: Layout, place: MemberAddresses) -> SidecarOptions:
-    """What the sidecar of a local member is told."""
+    """The options of the sidecar of a local member."""
     return SidecarOptions(
         member=place.name,
         pool=layout.pool,
