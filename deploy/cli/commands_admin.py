@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 import click
 
 from understudy.deploy.common.errors import NegativeAnswer
-from understudy.deploy.common.options import EtcdOptions, PoolLocation, etcd_options, examples, locate_pool, pool_option
+from understudy.deploy.common.options import (
+    EtcdOptions,
+    PoolLocation,
+    etcd_options,
+    examples,
+    locate_pool,
+    pool_option,
+    shown_option,
+)
 from understudy.deploy.common.printable import say
 
 if TYPE_CHECKING:
@@ -39,11 +47,10 @@ for_option = click.option(
     metavar="TIME",
     help="Time out of service, such as 90s, 10m, 2h or 1d. Default: no limit.",
 )
-wait_option = click.option(
+wait_option = shown_option(
     "--wait",
     type=click.FloatRange(min=0),
     default=60.0,
-    show_default=True,
     help="Seconds to wait for the handover of all slots; 0: do not wait.",
 )
 

@@ -23,6 +23,7 @@ from understudy.deploy.common.options import (
     output_option,
     pool_option,
     show,
+    shown_option,
     tls_options,
 )
 
@@ -56,16 +57,12 @@ def _progress(what: str, total: int | None = None) -> Iterator[Callable[[int], N
 )
 @click.option("--repair", is_flag=True, help="Rebuild every copy that differs from etcd.")
 @click.option(
-    "--slot",
-    type=click.IntRange(min=0),
-    multiple=True,
-    help="Compare only this slot; repeatable. Default: all slots.",
+    "--slot", type=click.IntRange(min=0), multiple=True, help="Compare only this slot; repeatable. Default: all slots."
 )
-@click.option(
+@shown_option(
     "--names",
     type=click.IntRange(0, 10_000),
     default=5,
-    show_default=True,
     help="Maximum number of session keys to list for each copy that differs.",
 )
 @click.option(
@@ -81,11 +78,8 @@ def _progress(what: str, total: int | None = None) -> Iterator[Callable[[int], N
     type=click.Path(path_type=Path),
     help="With --preflight: a manifest file, a directory of manifests, or an overlay from 'render'. Default: none.",
 )
-@click.option(
-    "--cluster/--no-cluster",
-    default=True,
-    show_default=True,
-    help="With --preflight: check the cluster of kubectl, if there is one.",
+@shown_option(
+    "--cluster/--no-cluster", default=True, help="With --preflight: check the cluster of kubectl, if there is one."
 )
 @click.option("--context", default="", help="With --preflight: context of kubectl. Default: the current one.")
 @pool_option(required=False)

@@ -17,6 +17,7 @@ from understudy.deploy.common.options import (
     output_option,
     pool_option,
     show,
+    shown_option,
     tls_options,
 )
 
@@ -69,16 +70,10 @@ def _address_if_given(context: click.Context, parameter: click.Parameter, value:
     help="Requests per second of own clients, which use the example cart or, in a TCP pool, the notebook. "
     "Default: no own clients, the counters of the front Envoy are read.",
 )
-@click.option(
-    "--for",
-    "seconds",
-    callback=duration,
-    default="5s",
-    show_default=True,
-    metavar="TIME",
-    help="Duration of the fault, such as 5s or 1m.",
+@shown_option(
+    "--for", "seconds", callback=duration, default="5s", metavar="TIME", help="Duration of the fault, such as 5s or 1m."
 )
-@click.option("--repeat", type=click.IntRange(1, 1000), default=1, show_default=True, help="Number of drills to run.")
+@shown_option("--repeat", type=click.IntRange(1, 1000), default=1, help="Number of drills to run.")
 @click.option("--url", default="", help="URL for the clients of --load. Default: the front Envoy of the local pool.")
 @click.option(
     "--admin",

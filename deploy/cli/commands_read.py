@@ -17,6 +17,7 @@ from understudy.deploy.common.options import (
     locate_pool,
     pool_option,
     show,
+    shown_option,
 )
 from understudy.deploy.common.printable import printable_view
 
@@ -73,9 +74,7 @@ def table(every: bool, slot: tuple[int, ...], pool: str | None, etcd: EtcdOption
     )
 )
 @click.option("--slot", type=click.IntRange(min=0), help="List only sessions of this slot. Default: all.")
-@click.option(
-    "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Maximum number of sessions."
-)
+@shown_option("--limit", type=click.IntRange(1, 10_000), default=50, help="Maximum number of sessions.")
 @pool_option(required=False)
 @etcd_options
 @list_output_option
@@ -147,9 +146,7 @@ def explain(key: str, body: bool, pool: str | None, etcd: EtcdOptions, output: s
         "understudy failovers -o json",
     )
 )
-@click.option(
-    "--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Maximum number of failovers."
-)
+@shown_option("--limit", type=click.IntRange(1, 10_000), default=20, help="Maximum number of failovers.")
 @pool_option(required=False)
 @etcd_options
 @list_output_option

@@ -17,6 +17,7 @@ from understudy.deploy.common.options import (
     locate_pool,
     pool_option,
     show,
+    shown_option,
 )
 from understudy.deploy.common.printable import say
 
@@ -48,14 +49,7 @@ def _window(_: click.Context, parameter: click.Parameter, value: str) -> int:
         "understudy slo --from tempo=http://127.0.0.1:3200 --pool cart",
     )
 )
-@click.option(
-    "--window",
-    default="30d",
-    show_default=True,
-    callback=_window,
-    metavar="TIME",
-    help="Time to look back, in m, h, d or w.",
-)
+@shown_option("--window", default="30d", callback=_window, metavar="TIME", help="Time to look back, in m, h, d or w.")
 @click.option(
     "--from",
     "source",

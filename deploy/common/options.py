@@ -29,6 +29,11 @@ DEFAULT_ETCD = "127.0.0.1:2379"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def shown_option(*names: str, **settings: Any) -> Callable[[F], F]:  # noqa: ANN401 - click's
+    """An option whose help shows its default."""
+    return click.option(*names, show_default=True, **settings)
+
+
 def _app_health(_: click.Context, parameter: click.Parameter, value: str) -> str:
     """Option callback: how the application's health is checked (``understudy.statesync.pool.app_health``)."""
     try:
@@ -38,10 +43,9 @@ def _app_health(_: click.Context, parameter: click.Parameter, value: str) -> str
     return value
 
 
-app_health_option = click.option(
+app_health_option = shown_option(
     "--app-health",
     default="/healthz",
-    show_default=True,
     callback=_app_health,
     help="Health check of the application: an HTTP path that must answer 200, grpc or grpc:SERVICE "
     "(grpc.health.v1), or tcp for a connection.",
@@ -210,10 +214,9 @@ def tls_options(command: F) -> F:
 
 
 _TLS_OPTIONS = (
-    click.option(
+    shown_option(
         "--trust-domain",
         default=DOMAIN,
-        show_default=True,
         envvar="UNDERSTUDY_TRUST_DOMAIN",
         help="mTLS: trust domain of the SPIFFE ids in the peers' certificates.",
     ),
