@@ -50,12 +50,12 @@ _OPTIONS = (
     click.option(
         "--etcd-tls-secret",
         default="",
-        help="Secret in the pod's namespace with ca.crt, tls.crt and tls.key for etcd. Default: no TLS to etcd.",
+        help="Secret in the pod's namespace with ca.crt for etcd. Default: no TLS to etcd.",
     ),
     click.option(
         "--etcd-client-certificate",
         is_flag=True,
-        help="Show tls.crt and tls.key of --etcd-tls-secret to etcd; without it only ca.crt is used.",
+        help="Use tls.crt and tls.key of --etcd-tls-secret as client certificate for etcd.",
     ),
     click.option(
         "--etcd-credentials-secret",

@@ -21,7 +21,7 @@ from understudy.deploy.common.options import examples, report_output_option, sho
     )
 )
 @spec_file_option("; its key 'mesh' names the Service")
-@shown_option("--out", default="istio", type=click.Path(path_type=Path, file_okay=False), help="Directory.")
+@shown_option("--out", default="istio", type=click.Path(path_type=Path, file_okay=False), help="Directory to write to.")
 @shown_option(
     "--mode",
     default="gateway",

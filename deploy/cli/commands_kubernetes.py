@@ -17,7 +17,9 @@ from understudy.deploy.common.options import examples, report_output_option, sho
     )
 )
 @spec_file_option()
-@shown_option("--out", default="manifests", type=click.Path(path_type=Path, file_okay=False), help="Directory.")
+@shown_option(
+    "--out", default="manifests", type=click.Path(path_type=Path, file_okay=False), help="Directory to write to."
+)
 @shown_option("--namespace", default="understudy", help="Namespace of Understudy.")
 @click.option("--app-namespace", default="", help="Namespace of the application. Default: the pool's name.")
 @shown_option("--app-port", default=8080, type=click.IntRange(1, 65535), help="Port of the application in its pods.")

@@ -64,7 +64,7 @@ class _UnixConnection(http.client.HTTPConnection):
     "--until",
     type=click.Choice(UNTIL),
     default=UNTIL[0],
-    help="What to wait for: all slots are handed over, or the application has also ended.",
+    help="What to wait for: the handover of all slots, or also the end of the application.",
 )
 def leave(session_api: str, session_token_file: Path | None, wait: float, until: str) -> None:
     """Hand over all slots of this pod's member for good, while its application still serves.

@@ -167,7 +167,12 @@ def control(
 )
 @click.option("--node", default="", help="Name of the machine, shown by 'understudy status -o json'. Default: none.")
 @click.option("--site", default="", help="Name of the site (failure domain). Default: none.")
-@shown_option("--weight", type=click.IntRange(1, 1000), default=10, help="Weight in load sharing.")
+@shown_option(
+    "--weight",
+    type=click.IntRange(1, 1000),
+    default=10,
+    help="Weight in mode load_sharing; a member with twice the weight gets twice the slots.",
+)
 @shown_option(
     "--priority",
     type=click.IntRange(1, 1000),
@@ -324,7 +329,10 @@ def envoy(
     directory: Path | None,
     tls: TlsOptions | None,
 ) -> None:
-    """Run a front Envoy that gets its configuration from the control servers. Restart it when it ends."""
+    """Run a front Envoy that gets its configuration from the control servers.
+
+    If Envoy ends unexpectedly, this command starts it again.
+    """
     from understudy.proxy.front.envoy import EnvoySettings, run_envoy
     from understudy.proxy.front.envoy_tls import EnvoyTls
 
