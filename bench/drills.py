@@ -227,7 +227,7 @@ class Drills:
     def __init__(self, pool: LocalPool, etcd: EtcdClient, clients: Clients) -> None:
         self._pool, self._etcd, self._clients = pool, etcd, clients
         self._clock = Clock()
-        self._hands = LocalInjector(pool.settings.directory, pool.layout)
+        self._injector = LocalInjector(pool.settings.directory, pool.layout)
 
     async def run(self, number: int, kind: str) -> Comparison:
         members = [place.name for place in self._pool.layout.members]
@@ -274,15 +274,15 @@ class Drills:
         )
 
     async def _kill(self, state: PoolState, member: str) -> list[StoredSpan]:
-        await self._hands.kill(member)
+        await self._injector.kill(member)
         return await self._takeover(state, member)
 
     async def _freeze(self, state: PoolState, member: str) -> list[StoredSpan]:
-        await self._hands.freeze(member)
+        await self._injector.freeze(member)
         try:
             return await self._takeover(state, member)
         finally:
-            await self._hands.undo()
+            await self._injector.undo()
 
     async def _drain(self, state: PoolState, member: str) -> list[StoredSpan]:
         key = state.keys.intent(member)
