@@ -20,14 +20,6 @@ MAY_IMPORT = {
 }
 OUTSIDE = {"tests", "bench"}
 CIRCULAR = {
-    "proxy/ownership/claims.py": {"proxy.sessions"},
-    "proxy/ownership/drain.py": {"proxy.sessions"},
-    "proxy/peers/anti_entropy.py": {"proxy.ownership"},
-    "proxy/peers/clock_watch.py": {"proxy.ownership"},
-    "proxy/peers/peer_api.py": {"proxy.ownership", "proxy.sessions"},
-    "proxy/peers/peer_client.py": {"proxy.sessions"},
-    "proxy/peers/predecessor_monitor.py": {"proxy.ownership"},
-    "proxy/peers/sync_api.py": {"proxy.ownership", "proxy.sessions"},
     "statesync/etcd/client.py": {"statesync.pool"},
     "statesync/etcd/informer.py": {"statesync.pool"},
     "statesync/etcd/model.py": {"statesync.pool"},

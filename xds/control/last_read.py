@@ -9,7 +9,7 @@ from typing import Any
 
 from understudy.statesync.pool.records import MemberState
 from understudy.xds.membership.failure_detector import FailureDetector
-from understudy.xds.membership.member_health import SECOND, Liveness
+from understudy.xds.membership.member_health import SECOND, LivenessState
 
 Stored = tuple[str, int, Callable[[], bytes]]
 """A record's key, its revision, and a function that makes its value (``PoolState.stored``)."""
@@ -30,10 +30,10 @@ def heartbeats_view(detector: FailureDetector, now: int) -> list[dict[str, Any]]
         {
             "member": health.member,
             "boot": health.boot,
-            "state": MemberState.LOST if health.liveness is Liveness.LOST else health.state,
+            "state": MemberState.LOST if health.liveness is LivenessState.LOST else health.state,
             "reason": health.explanation,
             "heard_seconds_ago": round((now - health.last_sign) / SECOND, 1) if health.last_sign else None,
         }
         for health in detector.members.values()
-        if health.liveness is Liveness.LOST or (health.streams and health.state is not None)
+        if health.liveness is LivenessState.LOST or (health.streams and health.state is not None)
     ]

@@ -25,12 +25,12 @@ from understudy.xds.membership.member_health import (
     SECOND,
     Death,
     DetectorTimeouts,
-    Liveness,
+    LivenessState,
     MemberBoot,
     MemberChange,
     MemberHealth,
     Probe,
-    ProbeResult,
+    ProbeOutcome,
 )
 
 DEFAULT_TIMEOUTS = DetectorTimeouts()
@@ -85,7 +85,7 @@ class FailureDetector:
         health = self._members.get((member.member, member.boot))
         if health is None:
             return member.state
-        if health.liveness is Liveness.LOST:
+        if health.liveness is LivenessState.LOST:
             return MemberState.LOST
         return health.state if health.streams and health.state is not None else member.state
 
@@ -125,8 +125,8 @@ class FailureDetector:
         gap = now - health.last_sign >= self.silence_timeout(health) or not health.streams
         since = now if gap or not health.beating_since else health.beating_since
         liveness, death = health.liveness, health.death
-        if liveness is not Liveness.LOST or now - since >= self.timeouts.revival:
-            liveness, death = Liveness.ALIVE, None
+        if liveness is not LivenessState.LOST or now - since >= self.timeouts.revival:
+            liveness, death = LivenessState.ALIVE, None
         self._store(
             replace(
                 health,
@@ -151,15 +151,15 @@ class FailureDetector:
         if health is None:
             return
         health = replace(health, streams=health.streams - {stream})
-        if not health.streams and health.liveness is Liveness.ALIVE:
-            health = replace(health, liveness=Liveness.SUSPECT, next_probe=now, closed_at=now)
+        if not health.streams and health.liveness is LivenessState.ALIVE:
+            health = replace(health, liveness=LivenessState.SUSPECT, next_probe=now, closed_at=now)
         self._store(health)
 
     def due_probes(self, now: int) -> tuple[Probe, ...]:
         """Let the time pass: find silent members, and return the probes to carry out now.
 
         Call it every 100 ms or so, and after :meth:`on_stream_closed` and :meth:`update_records`. The result of each
-        probe must be given to :meth:`on_probe_result`.
+        probe must be given to :meth:`on_probe_outcome`.
         """
         since_last = now - self._last_tick if self._last_tick else 0
         self._own_delays.note(since_last / SECOND - BEAT_INTERVAL, now / SECOND)
@@ -177,21 +177,21 @@ class FailureDetector:
             self._store(aged)
         return tuple(probes)
 
-    def on_probe_result(self, probe: Probe, result: ProbeResult, now: int, *, boot: str = "") -> None:
+    def on_probe_outcome(self, probe: Probe, result: ProbeOutcome, now: int, *, boot: str = "") -> None:
         """A probe ended; ``boot`` is the boot id that answered, if one did."""
         health = self._members.get((probe.member, probe.boot))
         if health is None:
             return
         health = replace(health, probing=False, next_probe=now + self.timeouts.probe_interval)
-        if health.liveness not in (Liveness.SUSPECT, Liveness.TRUSTED):
+        if health.liveness not in (LivenessState.SUSPECT, LivenessState.TRUSTED):
             self._store(health)
-        elif result is ProbeResult.ANSWERED and boot == probe.boot:
+        elif result is ProbeOutcome.ANSWERED and boot == probe.boot:
             self._store(replace(health, last_sign=now))
-        elif result is ProbeResult.ANSWERED:
+        elif result is ProbeOutcome.ANSWERED:
             self._store(_lost(health, now, f"restarted: boot {boot} answers at {probe.peer}"))
-        elif result is ProbeResult.REFUSED:
+        elif result is ProbeOutcome.REFUSED:
             self._store(_lost(health, now, f"connection refused at {probe.peer}"))
-        elif result is ProbeResult.SILENT and self._silence_is_proof(health, now):
+        elif result is ProbeOutcome.SILENT and self._silence_is_proof(health, now):
             self._store(_lost(health, now, f"silent at {probe.peer}"))
         else:
             self._store(health)
@@ -199,24 +199,28 @@ class FailureDetector:
     def _without_record(self, health: MemberHealth, successor: str | None, now: int) -> MemberHealth:
         """The record is gone or names another boot, but this boot still owns slots or holds a stream."""
         health = replace(health, recorded=False, vanished_at=now)
-        if health.streams or health.liveness is Liveness.LOST:
+        if health.streams or health.liveness is LivenessState.LOST:
             return health
         if successor is not None:
             return _lost(health, now, f"restarted: boot {successor} is registered")
-        return replace(health, liveness=Liveness.SUSPECT, next_probe=now) if health.peer else health
+        return replace(health, liveness=LivenessState.SUSPECT, next_probe=now) if health.peer else health
 
     def _after_silence(self, health: MemberHealth, now: int) -> MemberHealth:
         """The health after the time that has passed: a suspect, or lost, if it was silent for too long."""
         timeouts = self.timeouts
         silent = now - max(health.last_sign, self._silence_counts_from)
-        if health.liveness in (Liveness.ALIVE, Liveness.SUSPECT) and health.heard and silent >= timeouts.silence:
+        if (
+            health.liveness in (LivenessState.ALIVE, LivenessState.SUSPECT)
+            and health.heard
+            and silent >= timeouts.silence
+        ):
             runs, witness = self._pulse_report(health, now)
             if runs is False:
                 return _lost(health, now, f"silent, and {witness} misses its pulse")
-        if health.liveness is Liveness.ALIVE and silent >= self.silence_timeout(health):
-            return replace(health, liveness=Liveness.SUSPECT, next_probe=now)
+        if health.liveness is LivenessState.ALIVE and silent >= self.silence_timeout(health):
+            return replace(health, liveness=LivenessState.SUSPECT, next_probe=now)
         no_trace = not health.recorded and not health.peer and not health.streams
-        if no_trace and health.liveness is not Liveness.LOST and now - health.unknown_since >= timeouts.vanished:
+        if no_trace and health.liveness is not LivenessState.LOST and now - health.unknown_since >= timeouts.vanished:
             return _lost(health, now, "its record in etcd is gone and nothing is heard of it")
         return health
 
@@ -230,7 +234,7 @@ class FailureDetector:
             other.pulses[who]: other.member
             for other in self._members.values()
             if who in other.pulses
-            and other.liveness is Liveness.ALIVE
+            and other.liveness is LivenessState.ALIVE
             and now - other.last_sign < self.timeouts.silence
         }
         return (True, reports[True]) if True in reports else (False, reports[False]) if reports else (None, "")
@@ -238,9 +242,9 @@ class FailureDetector:
     def _needs_probe(self, health: MemberHealth, now: int) -> bool:
         if health.probing or not health.peer or now < health.next_probe:
             return False
-        if health.liveness is Liveness.TRUSTED:
+        if health.liveness is LivenessState.TRUSTED:
             return now - health.first_seen >= self.timeouts.unheard
-        return health.liveness is Liveness.SUSPECT
+        return health.liveness is LivenessState.SUSPECT
 
     def _silence_is_proof(self, health: MemberHealth, now: int) -> bool:
         """Whether an unanswered probe proves a death.
@@ -255,7 +259,7 @@ class FailureDetector:
         others = [
             other
             for other in self._members.values()
-            if other.member != health.member and other.heard and other.liveness is not Liveness.LOST
+            if other.member != health.member and other.heard and other.liveness is not LivenessState.LOST
         ]
         return not others or any(now - other.last_sign < self.silence_timeout(other) for other in others)
 
@@ -271,7 +275,7 @@ class FailureDetector:
 
 def _public(health: MemberHealth) -> tuple[bool, MemberState | None, bool]:
     """The part of a member's health that others act on."""
-    return health.liveness is Liveness.LOST, health.state if health.streams else None, health.stall >= LATE
+    return health.liveness is LivenessState.LOST, health.state if health.streams else None, health.stall >= LATE
 
 
 def _lost(health: MemberHealth, now: int, cause: str) -> MemberHealth:
@@ -285,4 +289,4 @@ def _lost(health: MemberHealth, now: int, cause: str) -> MemberHealth:
     if health.streams:
         doubt = min(doubt, int(BEAT_INTERVAL * SECOND) + health.stall)
     death = Death(health.boot, cause, health.last_sign, now, closed, doubt, health.site)
-    return replace(health, liveness=Liveness.LOST, death=death)
+    return replace(health, liveness=LivenessState.LOST, death=death)

@@ -36,7 +36,7 @@ from understudy.statesync.pool.records import Member
 from understudy.statesync.tls.peer_tls import PeerTls, WrongName, trust_fault
 from understudy.xds.membership.claim_reports import ClaimReports
 from understudy.xds.membership.failure_detector import FailureDetector
-from understudy.xds.membership.member_health import SECOND, MemberBoot, Probe, ProbeResult
+from understudy.xds.membership.member_health import SECOND, MemberBoot, Probe, ProbeOutcome
 from understudy.xds.server.stream_quota import StreamQuota
 
 logger = logging.getLogger(__name__)
@@ -229,12 +229,12 @@ class HeartbeatServer:
             session, probe.member, probe.peer, self.tls, timeout_seconds=probe.timeout / SECOND
         )
         logger.info("probe of %s (boot %s) at %s: %s", probe.member, probe.boot, probe.peer, result)
-        self._detector.on_probe_result(probe, result, self._now(), boot=boot)
+        self._detector.on_probe_outcome(probe, result, self._now(), boot=boot)
 
 
 async def ask_peer(
     session: aiohttp.ClientSession, member: str, peer: str, tls: PeerTls | None = None, *, timeout_seconds: float
-) -> tuple[ProbeResult, str]:
+) -> tuple[ProbeOutcome, str]:
     """Ask a sidecar's peer port for its boot id: up to three tries against silence, ``timeout_seconds`` in all.
 
     A refused connection is a result at once: the kernel of that host says that nobody listens. A try is void if it took
@@ -250,24 +250,24 @@ async def ask_peer(
         try:
             async with session.get(f"{scheme}://{peer}{PROBE_PATH}", ssl=ssl, timeout=timeout) as answer:
                 if answer.status == HTTPStatus.FORBIDDEN:
-                    return ProbeResult.VOID, ""
+                    return ProbeOutcome.VOID, ""
                 body = await answer.content.read(_MAX_ANSWER_BYTES)
                 boot = _boot_in(body) if answer.status == HTTPStatus.OK else ""
                 if boot:
-                    return ProbeResult.ANSWERED, boot
+                    return ProbeOutcome.ANSWERED, boot
                 silent = True
         except (aiohttp.ClientError, OSError, ValueError) as error:
             fault = trust_fault(error)
             if fault is not None:
                 logger.warning("%s at %s: %s", member, peer, fault)
                 other = isinstance(fault, WrongName)
-                return (ProbeResult.ANSWERED, "of another member") if other else (ProbeResult.VOID, "")
+                return (ProbeOutcome.ANSWERED, "of another member") if other else (ProbeOutcome.VOID, "")
             if isinstance(error, aiohttp.ClientConnectorError):
                 if error.os_error.errno == errno.ECONNREFUSED:
-                    return ProbeResult.REFUSED, ""
+                    return ProbeOutcome.REFUSED, ""
                 silent = True
             silent = silent or time.monotonic() - began < 2 * longest
-    return (ProbeResult.SILENT if silent else ProbeResult.VOID), ""
+    return (ProbeOutcome.SILENT if silent else ProbeOutcome.VOID), ""
 
 
 def _boot_in(body: bytes) -> str:

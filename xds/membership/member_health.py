@@ -22,7 +22,7 @@ MemberBoot = tuple[str, str]
 """A member and its boot id."""
 
 
-class Liveness(StrEnum):
+class LivenessState(StrEnum):
     """What this server holds of one boot of a member."""
 
     TRUSTED = "trusted"
@@ -75,7 +75,7 @@ class Probe:
     timeout: int = DetectorTimeouts().unanswered
 
 
-class ProbeResult(StrEnum):
+class ProbeOutcome(StrEnum):
     """The result of a probe."""
 
     ANSWERED = "answered"
@@ -126,7 +126,7 @@ class MemberHealth:
 
     member: str
     boot: str
-    liveness: Liveness = Liveness.TRUSTED
+    liveness: LivenessState = LivenessState.TRUSTED
     peer: str = ""
     site: str = ""
     recorded: bool = False
@@ -154,7 +154,7 @@ class MemberHealth:
     @property
     def beating(self) -> bool:
         """Whether its beats arrive here now."""
-        return self.liveness is Liveness.ALIVE and bool(self.streams)
+        return self.liveness is LivenessState.ALIVE and bool(self.streams)
 
     @property
     def unknown_since(self) -> int:

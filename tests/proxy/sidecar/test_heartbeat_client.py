@@ -10,12 +10,13 @@ import grpc.aio
 
 from tests.harness.cable import cable_to
 from tests.harness.waiting import until
+from understudy.proxy.member.signal import Signal
 from understudy.proxy.sidecar.heartbeat_client import HeartbeatClient
 from understudy.statesync.heartbeat.heartbeat import METHOD, SERVICE, Answer, Beat
 from understudy.statesync.pool.records import MemberState
 from understudy.xds.membership.failure_detector import FailureDetector
 from understudy.xds.membership.heartbeat_server import HeartbeatServer
-from understudy.xds.membership.member_health import Liveness
+from understudy.xds.membership.member_health import LivenessState
 
 WHO = ("m1", "boot")
 BEAT = Beat("cart", *WHO, MemberState.UP, 1, sent=7, answers=True)
@@ -24,7 +25,7 @@ BEAT = Beat("cart", *WHO, MemberState.UP, 1, sent=7, answers=True)
 @asynccontextmanager
 async def beating(address: str, heard: list[Answer]) -> AsyncIterator[None]:
     """A member's heartbeats to one control server."""
-    client = HeartbeatClient(lambda: {address}, lambda: BEAT, lambda _, answer: heard.append(answer), None)
+    client = HeartbeatClient(lambda: {address}, lambda: BEAT, lambda _, answer: heard.append(answer), None, Signal())
     task = asyncio.create_task(client.run())
     try:
         yield
@@ -55,7 +56,7 @@ async def test_a_stream_that_falls_silent_is_replaced_on_both_sides() -> None:
 
     def alive_on(*streams: int) -> bool:
         known = detector.members.get(WHO)
-        return known is not None and known.liveness is Liveness.ALIVE and known.streams == frozenset(streams)
+        return known is not None and known.liveness is LivenessState.ALIVE and known.streams == frozenset(streams)
 
     async with (
         serving(heartbeat=heartbeat) as address,

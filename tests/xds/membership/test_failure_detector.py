@@ -2,7 +2,7 @@ import pytest
 
 from understudy.statesync.pool.records import Member, MemberState
 from understudy.xds.membership.failure_detector import FailureDetector
-from understudy.xds.membership.member_health import SECOND, Liveness, MemberChange, Probe, ProbeResult
+from understudy.xds.membership.member_health import SECOND, LivenessState, MemberChange, Probe, ProbeOutcome
 
 MS = SECOND // 1000
 UP = MemberState.UP
@@ -49,10 +49,10 @@ class Story:
             asked += self.detector.due_probes(self.now)
         return asked
 
-    def answer(self, probe: Probe, result: ProbeResult, boot: str = "") -> None:
-        self.detector.on_probe_result(probe, result, self.now, boot=boot)
+    def answer(self, probe: Probe, result: ProbeOutcome, boot: str = "") -> None:
+        self.detector.on_probe_outcome(probe, result, self.now, boot=boot)
 
-    def liveness(self, name: str, boot: str = "one") -> Liveness:
+    def liveness(self, name: str, boot: str = "one") -> LivenessState:
         return self.detector.members[name, boot].liveness
 
 
@@ -62,18 +62,18 @@ def test_a_closed_stream_is_only_a_suspicion_and_is_probed_at_once():
     story.close("a")
 
     assert story.detector.due_probes(story.now) == (ask("a"),)
-    assert story.liveness("a") is Liveness.SUSPECT
+    assert story.liveness("a") is LivenessState.SUSPECT
     assert not story.detector.death_of("a", "one")
 
 
 @pytest.mark.parametrize(
     ("result", "boot", "liveness"),
     [
-        (ProbeResult.REFUSED, "", Liveness.LOST),
-        (ProbeResult.SILENT, "", Liveness.LOST),
-        (ProbeResult.ANSWERED, "two", Liveness.LOST),
-        (ProbeResult.ANSWERED, "one", Liveness.SUSPECT),
-        (ProbeResult.VOID, "", Liveness.SUSPECT),
+        (ProbeOutcome.REFUSED, "", LivenessState.LOST),
+        (ProbeOutcome.SILENT, "", LivenessState.LOST),
+        (ProbeOutcome.ANSWERED, "two", LivenessState.LOST),
+        (ProbeOutcome.ANSWERED, "one", LivenessState.SUSPECT),
+        (ProbeOutcome.VOID, "", LivenessState.SUSPECT),
     ],
 )
 def test_the_probe_decides_about_a_suspect(result, boot, liveness):
@@ -91,9 +91,9 @@ def test_a_beat_settles_a_suspicion():
     story.beat("a")
     story.close("a")
     story.beat("a")
-    story.answer(ask("a"), ProbeResult.REFUSED)
+    story.answer(ask("a"), ProbeOutcome.REFUSED)
 
-    assert story.liveness("a") is Liveness.ALIVE
+    assert story.liveness("a") is LivenessState.ALIVE
 
 
 def test_a_stream_stays_open_while_another_one_of_the_same_boot_is_there():
@@ -102,7 +102,7 @@ def test_a_stream_stays_open_while_another_one_of_the_same_boot_is_there():
     story.detector.on_beat(2, "a", "one", UP, story.now)
     story.detector.on_stream_closed(1, "a", "one", story.now)
 
-    assert story.liveness("a") is Liveness.ALIVE
+    assert story.liveness("a") is LivenessState.ALIVE
 
 
 def test_missed_beats_make_a_suspect():
@@ -147,7 +147,7 @@ def test_silence_and_a_missed_pulse_condemn_without_a_probe_and_load_grants_noth
     story.pass_time(0.2, "b", "c")
     story.miss("b", "a")
     story.detector.due_probes(story.now)
-    assert story.liveness("a") is Liveness.ALIVE, "its beats are not overdue"
+    assert story.liveness("a") is LivenessState.ALIVE, "its beats are not overdue"
 
     story.now += 100 * MS
     story.miss("b", "a")
@@ -182,7 +182,7 @@ def test_a_missed_pulse_alone_is_no_proof(why):
     if why == "the witness is lost":
         story.close("b")
         story.detector.due_probes(story.now)
-        story.answer(ask("b"), ProbeResult.REFUSED)
+        story.answer(ask("b"), ProbeOutcome.REFUSED)
     for _ in range(9):
         story.now += 50 * MS
         if why == "the witness is lost":
@@ -203,7 +203,7 @@ def test_a_suspect_that_answers_is_asked_again_every_second_until_it_is_heard():
     story.beat("a", "b")
     story.close("a")
     story.detector.due_probes(story.now)
-    story.answer(ask("a"), ProbeResult.ANSWERED, "one")
+    story.answer(ask("a"), ProbeOutcome.ANSWERED, "one")
 
     assert story.pass_time(0.9, "b") == []
     assert story.pass_time(0.2, "b") == [ask("a")]
@@ -218,7 +218,7 @@ def test_the_last_sign_of_life_and_the_cause_are_kept_for_the_trace():
     story.close("a")
     story.detector.due_probes(story.now)
     story.now += 2 * MS
-    story.answer(ask("a"), ProbeResult.REFUSED)
+    story.answer(ask("a"), ProbeOutcome.REFUSED)
 
     lost = story.detector.death_of("a", "one")
     assert lost is not None
@@ -231,16 +231,16 @@ def test_who_was_never_heard_is_trusted_however_silent_he_is():
 
     assert set(story.pass_time(2.1)) == {ask("a"), ask("b"), ask("c")}
     for name in ("a", "b", "c"):
-        story.answer(ask(name), ProbeResult.SILENT)
+        story.answer(ask(name), ProbeOutcome.SILENT)
     story.pass_time(60)
 
-    assert {story.liveness(name) for name in ("a", "b", "c")} == {Liveness.TRUSTED}
+    assert {story.liveness(name) for name in ("a", "b", "c")} == {LivenessState.TRUSTED}
 
 
 def test_who_was_never_heard_is_lost_when_his_host_says_so():
     story = Story("a", "b")
     story.pass_time(2.1, "b")
-    story.answer(ask("a"), ProbeResult.REFUSED)
+    story.answer(ask("a"), ProbeOutcome.REFUSED)
 
     assert story.detector.death_of("a", "one")
 
@@ -250,10 +250,10 @@ def test_silence_does_not_count_while_everybody_is_silent():
     story.pass_time(0.5, "a", "b", "c")
     asked = story.pass_time(1.2)
     for probe in asked:
-        story.answer(probe, ProbeResult.SILENT)
+        story.answer(probe, ProbeOutcome.SILENT)
 
     assert len(asked) == 3
-    assert all(story.liveness(name) is Liveness.SUSPECT for name in ("a", "b", "c"))
+    assert all(story.liveness(name) is LivenessState.SUSPECT for name in ("a", "b", "c"))
 
 
 def test_silence_counts_for_one_among_many_and_in_a_pool_of_one():
@@ -262,7 +262,7 @@ def test_silence_counts_for_one_among_many_and_in_a_pool_of_one():
         story.pass_time(0.5, "a", *others)
         asked = story.pass_time(1.2, *others)
         for probe in asked:
-            story.answer(probe, ProbeResult.SILENT)
+            story.answer(probe, ProbeOutcome.SILENT)
 
         assert asked == [ask("a")]
         assert story.detector.death_of("a", "one")
@@ -297,10 +297,10 @@ def test_a_vanished_record_of_an_owner_is_a_suspicion():
     story.record()
 
     assert story.detector.due_probes(story.now) == (ask("a"),)
-    story.answer(ask("a"), ProbeResult.ANSWERED, "one")
+    story.answer(ask("a"), ProbeOutcome.ANSWERED, "one")
     assert not story.detector.death_of("a", "one")
     story.pass_time(1.1)
-    story.answer(ask("a"), ProbeResult.SILENT)
+    story.answer(ask("a"), ProbeOutcome.SILENT)
     assert story.detector.death_of("a", "one")
 
 
@@ -312,7 +312,7 @@ def test_a_vanished_record_says_nothing_against_beats_that_arrive():
     story.record()
 
     assert story.pass_time(20, "a", "b") == []
-    assert story.liveness("a") is Liveness.ALIVE
+    assert story.liveness("a") is LivenessState.ALIVE
 
 
 def test_who_left_in_order_is_forgotten():
@@ -345,7 +345,7 @@ def test_an_owner_of_whom_nothing_is_known_comes_back():
     story.record()
     story.pass_time(10, "b", "a")
 
-    assert story.liveness("a") is Liveness.ALIVE
+    assert story.liveness("a") is LivenessState.ALIVE
 
 
 def test_a_new_boot_in_the_record_ends_the_old_one_that_owned_slots():
@@ -357,7 +357,7 @@ def test_a_new_boot_in_the_record_ends_the_old_one_that_owned_slots():
     story.record()
 
     assert story.detector.death_of("a", "one").cause == "restarted: boot two is registered"
-    assert story.liveness("a", "two") is Liveness.TRUSTED
+    assert story.liveness("a", "two") is LivenessState.TRUSTED
 
 
 def test_a_lost_boot_that_beats_again_counts_after_a_second():
@@ -365,13 +365,13 @@ def test_a_lost_boot_that_beats_again_counts_after_a_second():
     story.pass_time(0.5, "a", "b")
     story.close("a")
     story.detector.due_probes(story.now)
-    story.answer(ask("a"), ProbeResult.SILENT)
+    story.answer(ask("a"), ProbeOutcome.SILENT)
     story.pass_time(5, "b")
 
     story.pass_time(0.9, "a", "b")
-    assert story.liveness("a") is Liveness.LOST
+    assert story.liveness("a") is LivenessState.LOST
     story.pass_time(0.3, "a", "b")
-    assert story.liveness("a") is Liveness.ALIVE
+    assert story.liveness("a") is LivenessState.ALIVE
 
 
 def test_what_a_beat_says_of_the_state_counts_at_once_and_only_while_the_stream_is_open():
