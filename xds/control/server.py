@@ -68,7 +68,7 @@ logger = logging.getLogger(__name__)
 
 FAILED = 1
 WRONG_USE = 2
-STOP_SECONDS = 2.0
+STOP_TIMEOUT = 2.0
 REMOVAL_LINGER = Timeouts().request_seconds + 5.0
 """Seconds that Envoy keeps a cluster after its last route is gone, so that earlier requests can be retried."""
 MAX_STREAM_AGE = 1800.0
@@ -219,10 +219,10 @@ async def _serve(
     async def wind_down() -> None:
         leadership.resign()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(leadership.ended.wait(), STOP_SECONDS)
+            await asyncio.wait_for(leadership.ended.wait(), STOP_TIMEOUT)
         controller.heartbeat.stop()
-        await ads.stop(STOP_SECONDS)
-        await server.stop(STOP_SECONDS)
+        await ads.stop(STOP_TIMEOUT)
+        await server.stop(STOP_TIMEOUT)
 
     services = {
         **controller.services,
