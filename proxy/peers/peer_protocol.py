@@ -17,7 +17,6 @@ from understudy.statesync.pool.ownership import CUT_OFF
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.pool.state import At
 
-PROBE_PATH = "/peer/v1/probe"
 SESSIONS_PATH = "/peer/v1/sessions/"
 PREPARE_PATH = "/peer/v1/handover/prepare"
 ACTIVATE_PATH = "/peer/v1/handover/activate"

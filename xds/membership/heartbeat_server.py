@@ -8,13 +8,10 @@ never disturbs others.
 
 import asyncio
 import contextlib
-import errno
 import itertools
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any, NoReturn
 
 import aiohttp
@@ -30,19 +27,17 @@ from understudy.statesync.heartbeat.heartbeat import (
     Answer,
     Beat,
 )
-from understudy.statesync.parsing.stored import read_object
+from understudy.statesync.heartbeat.probe import Found, ask
 from understudy.statesync.pool.pool_clock import wall_ms
 from understudy.statesync.pool.records import Member
-from understudy.statesync.tls.peer_tls import PeerTls, WrongName, trust_fault
+from understudy.statesync.tls.peer_tls import PeerTls
 from understudy.xds.membership.claim_reports import Told
 from understudy.xds.membership.failure_detector import SECOND, Finding, Identity, LivenessBook, Question
 from understudy.xds.server.stream_quota import StreamQuota
 
 logger = logging.getLogger(__name__)
 
-PROBE_PATH = "/peer/v1/probe"
 PROBE_TRIES = 3
-_LARGEST_ANSWER = 65536
 _SILENCE = round(STREAM_SILENCE * SECOND)
 _ANSWER_EVERY = round(ANSWER_INTERVAL * SECOND)
 
@@ -233,41 +228,23 @@ async def probe(
     known. Only another member's certificate says for sure that this one is gone.
     """
     silent = False
-    most = patience / PROBE_TRIES
-    ssl, scheme = (tls.client(member), "https") if tls else (True, "http")
-    timeout = aiohttp.ClientTimeout(total=most)
+    limit = patience / PROBE_TRIES
     for _ in range(PROBE_TRIES):
-        began = time.monotonic()
-        try:
-            async with session.get(f"{scheme}://{peer}{PROBE_PATH}", ssl=ssl, timeout=timeout) as answer:
-                if answer.status == HTTPStatus.FORBIDDEN:
-                    return Finding.VOID, ""
-                body = await answer.content.read(_LARGEST_ANSWER)
-                boot = _boot_in(body) if answer.status == HTTPStatus.OK else ""
-                if boot:
-                    return Finding.ANSWERED, boot
+        one = await ask(session, peer, member, tls, limit)
+        match one.found:
+            case Found.ANSWERED if one.boot:
+                return Finding.ANSWERED, one.boot
+            case Found.OTHER_MEMBER:
+                return Finding.ANSWERED, "of another member"
+            case Found.FORBIDDEN | Found.UNTRUSTED:
+                return Finding.VOID, ""
+            case Found.REFUSED:
+                return Finding.REFUSED, ""
+            case Found.SILENT:
+                silent = silent or one.seconds < 2 * limit
+            case _:
                 silent = True
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            fault = trust_fault(error)
-            if fault is not None:
-                logger.warning("%s at %s: %s", member, peer, fault)
-                other = isinstance(fault, WrongName)
-                return (Finding.ANSWERED, "of another member") if other else (Finding.VOID, "")
-            if isinstance(error, aiohttp.ClientConnectorError):
-                if error.os_error.errno == errno.ECONNREFUSED:
-                    return Finding.REFUSED, ""
-                silent = True
-            silent = silent or time.monotonic() - began < 2 * most
     return (Finding.SILENT if silent else Finding.VOID), ""
-
-
-def _boot_in(body: bytes) -> str:
-    """The boot id in a probe's answer; empty when there is none."""
-    try:
-        boot = read_object(body).get("boot")
-    except ValueError:
-        return ""
-    return boot if isinstance(boot, str) else ""
 
 
 async def _refuse(context: grpc.aio.ServicerContext[bytes, bytes], code: grpc.StatusCode, text: str) -> NoReturn:
