@@ -4,7 +4,7 @@ import asyncio
 import re
 import runpy
 
-from tests.harness.commands import ROOT
+from tests.harness.places import ROOT
 from tests.harness.waiting import free_port
 
 PAGE = (ROOT / "docs/xds.md").read_text()
