@@ -121,7 +121,7 @@ class Drill:
         return EnvoyMeasure(admin, self._place.pool)
 
     async def run(self, number: int) -> DrillResult:
-        """Run one drill; ``number`` counts from 0. Raises :class:`DrillRefused` if nothing was changed."""
+        """Run one drill; ``number`` counts from 0. Raises :class:`DrillRefused` unless its conditions are met."""
         if number:
             await self._until(self._refusals, "the pool is ready for the next drill")
         reasons = await self._refusals()
