@@ -15,6 +15,7 @@ from understudy.deploy.inspect.query import spans_of
 from understudy.statesync.etcd.client import Event, Kv
 from understudy.statesync.etcd.informer import MirrorBatch
 from understudy.statesync.heartbeat.heartbeat import Answer, Beat
+from understudy.statesync.heartbeat.probe import answer_in
 from understudy.statesync.parsing.stored import MOST_DEPTH, read_json, read_object
 from understudy.statesync.pool.keys import PoolKeys, slot_in
 from understudy.statesync.pool.records import ControlServer, Failover, Intent, Lost, Member, Owner, Table
@@ -26,7 +27,6 @@ from understudy.statesync.sessions.session import Session
 from understudy.statesync.sessions.session_crypto import PLAIN, SealedSessions, SessionKey, Unreadable, outline
 from understudy.xds.membership.cluster_state import pool_view
 from understudy.xds.membership.failure_detector import FailureDetector
-from understudy.xds.membership.heartbeat_server import _boot_in
 from understudy.xds.membership.state_builder import StateBuilder
 from understudy.xds.planning.plan import next_plan
 
@@ -183,7 +183,7 @@ DECODERS: dict[str, tuple[Callable[[bytes], Any], type[Exception] | tuple[()]]] 
     "entries of requests": (decode_entries, ValueError),
     "slot": (lambda value: slot_in(value.decode(errors="replace"), ""), ValueError),
     "layout": (lambda value: Layout.decode(value.decode(errors="replace")), ValueError),
-    "boot in a probe's answer": (_boot_in, ()),
+    "a probe's answer": (answer_in, ()),
     "state": (in_state, ()),
     "replica": (in_replica, ()),
     "request log": (in_request_log, ()),

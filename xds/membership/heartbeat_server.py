@@ -8,13 +8,10 @@ go on.
 
 import asyncio
 import contextlib
-import errno
 import itertools
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any, NoReturn
 
 import aiohttp
@@ -30,10 +27,10 @@ from understudy.statesync.heartbeat.heartbeat import (
     Answer,
     Beat,
 )
-from understudy.statesync.parsing.stored import read_object
+from understudy.statesync.heartbeat.probe import Found, ask
 from understudy.statesync.pool.pool_clock import wall_ms
 from understudy.statesync.pool.records import Member
-from understudy.statesync.tls.peer_tls import PeerTls, WrongName, trust_fault
+from understudy.statesync.tls.peer_tls import PeerTls
 from understudy.xds.membership.claim_reports import ClaimReports
 from understudy.xds.membership.failure_detector import FailureDetector
 from understudy.xds.membership.member_health import SECOND, MemberBoot, Probe, ProbeOutcome
@@ -41,9 +38,7 @@ from understudy.xds.server.stream_quota import StreamQuota
 
 logger = logging.getLogger(__name__)
 
-PROBE_PATH = "/peer/v1/probe"
 PROBE_TRIES = 3
-_MAX_ANSWER_BYTES = 65536
 _STREAM_TIMEOUT = round(STREAM_SILENCE * SECOND)
 _ANSWER_INTERVAL = round(ANSWER_INTERVAL * SECOND)
 
@@ -243,40 +238,22 @@ async def ask_peer(
     """
     silent = False
     longest = timeout_seconds / PROBE_TRIES
-    ssl, scheme = (tls.client(member), "https") if tls else (True, "http")
-    timeout = aiohttp.ClientTimeout(total=longest)
     for _ in range(PROBE_TRIES):
-        began = time.monotonic()
-        try:
-            async with session.get(f"{scheme}://{peer}{PROBE_PATH}", ssl=ssl, timeout=timeout) as answer:
-                if answer.status == HTTPStatus.FORBIDDEN:
-                    return ProbeOutcome.VOID, ""
-                body = await answer.content.read(_MAX_ANSWER_BYTES)
-                boot = _boot_in(body) if answer.status == HTTPStatus.OK else ""
-                if boot:
-                    return ProbeOutcome.ANSWERED, boot
+        one = await ask(session, peer, member, tls, longest)
+        match one.found:
+            case Found.ANSWERED if one.boot:
+                return ProbeOutcome.ANSWERED, one.boot
+            case Found.OTHER_MEMBER:
+                return ProbeOutcome.ANSWERED, "of another member"
+            case Found.FORBIDDEN | Found.UNTRUSTED:
+                return ProbeOutcome.VOID, ""
+            case Found.REFUSED:
+                return ProbeOutcome.REFUSED, ""
+            case Found.SILENT:
+                silent = silent or one.seconds < 2 * longest
+            case _:
                 silent = True
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            fault = trust_fault(error)
-            if fault is not None:
-                logger.warning("%s at %s: %s", member, peer, fault)
-                other = isinstance(fault, WrongName)
-                return (ProbeOutcome.ANSWERED, "of another member") if other else (ProbeOutcome.VOID, "")
-            if isinstance(error, aiohttp.ClientConnectorError):
-                if error.os_error.errno == errno.ECONNREFUSED:
-                    return ProbeOutcome.REFUSED, ""
-                silent = True
-            silent = silent or time.monotonic() - began < 2 * longest
     return (ProbeOutcome.SILENT if silent else ProbeOutcome.VOID), ""
-
-
-def _boot_in(body: bytes) -> str:
-    """The boot id in the answer to a probe; empty if there is none."""
-    try:
-        boot = read_object(body).get("boot")
-    except ValueError:
-        return ""
-    return boot if isinstance(boot, str) else ""
 
 
 async def _refuse(context: grpc.aio.ServicerContext[bytes, bytes], code: grpc.StatusCode, text: str) -> NoReturn:
