@@ -225,10 +225,10 @@ async def _serve(
         await server.stop(STOP_TIMEOUT)
 
     services = {
+        "garbage collection": lambda: collect_when_idle(lambda: cache.counters.pushes),
         **controller.services,
         "election": leadership.run,
         "pool watch": PoolWatch(client, settings.pool, controller.no_pool).run,
-        "garbage collection": lambda: collect_when_idle(lambda: cache.counters.pushes),
     }
     async with serving_http(admin.app(), listener), _otlp_http(settings, intake):
         await server.start()

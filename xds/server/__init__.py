@@ -8,54 +8,30 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from understudy.xds.server.ads import AdsServer, StreamSettings
-    from understudy.xds.server.cache import ResourceCache
-    from understudy.xds.server.events import (
-        AckEvent,
-        CacheError,
-        ConfigRejected,
-        InvalidResources,
-        NotAcknowledged,
-        PushEvent,
-        TypeStatus,
-    )
-    from understudy.xds.server.responses import ConfigStatus
-    from understudy.xds.server.stream_config import StreamLimits, StreamTimeouts
-    from understudy.xds.server.stream_quota import QuotaLimits
-    from understudy.xds.server.wire import Node
-
-__all__ = [
-    "AckEvent",
-    "AdsServer",
-    "CacheError",
-    "ConfigRejected",
-    "ConfigStatus",
-    "InvalidResources",
-    "Node",
-    "NotAcknowledged",
-    "PushEvent",
-    "QuotaLimits",
-    "ResourceCache",
-    "StreamLimits",
-    "StreamSettings",
-    "StreamTimeouts",
-    "TypeStatus",
-]
-
-if not TYPE_CHECKING:
-    _MODULES = {
-        "ads": ("AdsServer", "StreamSettings"),
-        "cache": ("ResourceCache",),
-        "responses": ("ConfigStatus",),
-        "stream_config": ("StreamLimits", "StreamTimeouts"),
-        "stream_quota": ("QuotaLimits",),
-        "wire": ("Node",),
+    from understudy.xds.server.ads import AdsServer as AdsServer
+    from understudy.xds.server.ads import StreamSettings as StreamSettings
+    from understudy.xds.server.cache import ResourceCache as ResourceCache
+    from understudy.xds.server.events import ConfigRejected as ConfigRejected
+    from understudy.xds.server.events import InvalidResources as InvalidResources
+    from understudy.xds.server.events import NotAcknowledged as NotAcknowledged
+    from understudy.xds.server.stream_config import StreamLimits as StreamLimits
+    from understudy.xds.server.stream_config import StreamTimeouts as StreamTimeouts
+    from understudy.xds.server.stream_quota import QuotaLimits as QuotaLimits
+else:
+    PUBLIC = {
+        "AdsServer": "ads",
+        "StreamSettings": "ads",
+        "ResourceCache": "cache",
+        "ConfigRejected": "events",
+        "InvalidResources": "events",
+        "NotAcknowledged": "events",
+        "StreamLimits": "stream_config",
+        "StreamTimeouts": "stream_config",
+        "QuotaLimits": "stream_quota",
     }
-    _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
     def __getattr__(name: str) -> object:
         """Load a public name from its module."""
-        if name not in __all__:
+        if name not in PUBLIC:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module = importlib.import_module(f"{__name__}.{_MODULE_OF.get(name, 'events')}")
-        return getattr(module, name)
+        return getattr(importlib.import_module(f"{__name__}.{PUBLIC[name]}"), name)

@@ -50,7 +50,8 @@ async def test_a_service_that_ends_by_itself_ends_the_process_but_may_end_during
         await asyncio.sleep(0)
 
     with pytest.raises(ServiceFailed, match=r"service election failed \(it ended by itself\)"):
-        await run_services({"election": short}, stop, log.wind_down)
+        async with asyncio.timeout(20):
+            await run_services({"election": short}, stop, log.wind_down)
     asyncio.get_running_loop().call_later(0.05, stop.set)
     await run_services({"election": stop.wait}, stop, log.wind_down)  # type: ignore[dict-item]
     assert log.lines == ["wind down"]

@@ -2,7 +2,7 @@ import pytest
 
 from understudy.statesync.pool.records import Member, MemberState
 from understudy.xds.membership.failure_detector import FailureDetector
-from understudy.xds.membership.member_health import SECOND, LivenessState, MemberChange, Probe, ProbeOutcome
+from understudy.xds.membership.member_health import SECOND, Death, LivenessState, MemberChange, Probe, ProbeOutcome
 
 MS = SECOND // 1000
 UP = MemberState.UP
@@ -394,3 +394,38 @@ def test_beats_that_say_nothing_new_change_nothing_for_others():
     story.pass_time(5, "a", "b")
 
     assert story.changes == []
+
+
+def test_a_death_is_passed_on_once_with_all_that_is_known_of_it():
+    story = Story("a", "b")
+    story.pass_time(0.5, "a", "b")
+    last_sign = story.now
+    story.now += 40 * MS
+    closed = story.now
+    story.close("a")
+    story.detector.due_probes(story.now)
+    story.now += 2 * MS
+    found = story.now
+    story.answer(ask("a"), ProbeOutcome.REFUSED)
+    story.pass_time(3, "b")
+
+    (death,) = [change.death for change in story.changes if change.death]
+    assert death == Death("one", "connection refused at a:2", last_sign, found, closed, doubt=found - last_sign)
+    assert story.detector.death_of("a", "one") == death
+
+
+def test_a_death_stays_as_it_was_found_until_the_member_counts_as_alive_again():
+    story = Story("a", "b")
+    story.pass_time(0.5, "a", "b")
+    story.close("a")
+    story.detector.due_probes(story.now)
+    story.answer(ask("a"), ProbeOutcome.REFUSED)
+    death = story.detector.death_of("a", "one")
+
+    story.pass_time(0.9, "a", "b")
+    assert story.detector.death_of("a", "one") == death
+    story.changes.clear()
+    story.pass_time(0.3, "a", "b")
+    assert story.detector.death_of("a", "one") is None
+    (back,) = story.changes
+    assert (back.death, back.before.death) == (None, death)
