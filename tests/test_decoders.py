@@ -26,8 +26,8 @@ from understudy.statesync.sessions.request_log import RequestLog, decode_entries
 from understudy.statesync.sessions.session import Session
 from understudy.statesync.sessions.session_crypto import PLAIN, SealedSessions, SessionKey, Unreadable, outline
 from understudy.xds.membership.cluster_state import pool_view
-from understudy.xds.membership.failure_detector import LivenessBook, Rules
-from understudy.xds.membership.state_builder import Observer
+from understudy.xds.membership.failure_detector import FailureDetector
+from understudy.xds.membership.state_builder import StateBuilder
 from understudy.xds.planning.plan import next_plan
 
 KEYS = PoolKeys("cart")
@@ -156,13 +156,13 @@ def in_request_log(value: bytes) -> None:
 
 def in_control_server(value: bytes) -> None:
     """Whatever was decoded, a control server can make its plan and Envoys' view of it."""
-    observer = Observer(KEYS, LivenessBook(Rules()))
+    observer = StateBuilder(KEYS, FailureDetector())
     good = PoolSpec(pool="cart", slots=4).encode()
     observer.apply(MirrorBatch(1, (Event("put", Kv(KEYS.spec, good, 1, 1, 0)),)))
     for number, key in enumerate(all_keys(), start=2):
         if key != KEYS.spec:
             observer.apply(MirrorBatch(number, (Event("put", Kv(key, value, number, number, 0)),)))
-    world = observer.world()
+    world = observer.current()
     assert world is not None
     pool_view(world)
     next_plan(world, 1.0)
