@@ -388,7 +388,7 @@ def _require_own_key(key: Path) -> None:
 def require_free(purpose: str, address: str) -> None:
     """Raise :class:`AddressInUseError` unless ``address`` (an IP address and a port) can be listened on now.
 
-    Envoy would not tell: its listeners share their port with whoever of the same user listens there already.
+    Envoy itself would not notice: its listeners share a port with other processes of the same user.
     """
     try:
         try_to_listen(*split_address(address))

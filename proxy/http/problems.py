@@ -44,7 +44,7 @@ TITLES = {
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An HTTP answer of the session API, whoever gave it."""
+    """An HTTP answer of the session API, by this sidecar or by a peer."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)

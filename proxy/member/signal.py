@@ -1,4 +1,4 @@
-"""A signal: whoever causes a change gives it, whoever must react listens, and neither knows the other."""
+"""A signal between parts that do not know each other: one part gives it, others listen and react."""
 
 from collections.abc import Callable
 

@@ -111,7 +111,7 @@ class OwnedSlots:
     def give_up(self, slots: Iterable[int]) -> None:
         """Answer nothing in ``slots`` any more, and never again under the owner records that make them ours now.
 
-        So whoever replaces such a record need not wait until our reads from memory are over.
+        So a member that replaces such a record need not wait until our reads from memory end.
         """
         for slot in slots:
             owned = self._owned.get(slot)

@@ -66,7 +66,7 @@ class ReadDeadline:
         return await self._look_until(lambda: self._sent >= since, patience)
 
     async def reaches_etcd(self, timeout: float) -> tuple[bool, bool]:
-        """Whether etcd answers a look that is sent now, and whether it has answered steadily of late."""
+        """Whether etcd answers a look that is sent now, and whether it has answered steadily before."""
         answered = await self.confirmed(time.monotonic(), timeout)
         return answered, self._contact.steady(time.monotonic())
 

@@ -1,7 +1,7 @@
 """Stepping down: a member that alone is cut off from etcd gives its slots away through members that are not.
 
 The peers tell it that it is alone: a peer says that etcd answered a read that was sent after the question, and that
-etcd has not paused for that peer of late (:mod:`understudy.proxy.ownership.etcd_contact`). While etcd is away for
+etcd has not paused for that peer recently (:mod:`understudy.proxy.ownership.etcd_contact`). While etcd is away for
 everybody no peer can say so, and nobody steps down. Nobody steps down right after such an outage either, when some
 members have found etcd again and others have not.
 
@@ -114,7 +114,7 @@ class StepDown:
         return True
 
     async def _who_reaches_etcd(self) -> frozenset[str]:
-        """The peers that etcd answers now, and for whom it has not paused of late."""
+        """The peers that etcd answers now, and for whom it has not paused recently."""
         peers = [peer for name in self._pool.others() if (peer := self._pool.peer(name))]
         asking = {asyncio.create_task(self._client.reaches_etcd(peer)): peer.member for peer in peers}
         reaching: set[str] = set()

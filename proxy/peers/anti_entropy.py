@@ -1,7 +1,7 @@
 """Compares this member's copies of sessions with etcd, slot by slot, without end, and repairs the wrong ones.
 
 Each slot is digested in memory and then read from etcd; ``understudy.statesync.sessions.digests`` says what a
-difference proves. A wrong copy is dropped and made anew, also that of an owned slot: calls wait until it is there, as
+difference proves. A wrong copy is dropped and copied again, also that of an owned slot: calls wait for it, as
 after any gap in the watch. The read also shows whether a former owner's write came through (``split_brain_audit``), so
 slots that were taken over come first. The cost: at most one slot a second, ten a second after a takeover, and at most
 :data:`BYTES_PER_SECOND` read from etcd, whatever the size of the pool.
@@ -64,7 +64,7 @@ class AntiEntropy:
             await asyncio.sleep(max(interval, size / BYTES_PER_SECOND))
 
     async def check(self, slot: int) -> int:
-        """Compare one slot with etcd and make it anew if it is wrong; returns the bytes read.
+        """Compare one slot with etcd and copy it again if it is wrong; returns the bytes read.
 
         Raises :class:`NotHeld` and ``EtcdError``.
         """

@@ -106,7 +106,7 @@ class PeerClient:
             raise PeerBroken(peer.member, f"its answer to a handover cannot be read: {error!r}") from None
 
     async def reaches_etcd(self, peer: Peer) -> bool:
-        """Whether etcd answers ``peer`` now, and has not paused for it of late; False as well if it does not say."""
+        """Whether etcd answers ``peer`` now and has not paused recently; False also if the peer does not say."""
         url = f"{self._scheme}://{peer.address}{ETCD_PATH}"
         timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT)
         try:

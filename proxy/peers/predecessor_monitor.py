@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 POLL_INTERVAL = 0.05
 SELECT_INTERVAL = 1.0
-"""Seconds after which the members to watch are chosen anew."""
+"""Seconds after which the members to watch are chosen again."""
 
 
 class PredecessorMonitor:

@@ -382,7 +382,7 @@ class OwnerCalls:
         return Reply(outcome.status, headers)
 
     def stale(self, call: Call, slot: int) -> Reply | None:
-        """What this member's copy says, whoever owns the slot, with its age; None if it holds no copy."""
+        """This member's copy of the session with its age, also in slots of others; None if it holds no copy."""
         if not self._replica.is_synced(slot) or self._replica.unreadable(slot, call.key):
             return None
         lag_ms = self._copies.mirror.silent_for * 1000

@@ -1,4 +1,4 @@
-"""The session service of a member: every session call, whoever makes it, ends here.
+"""The session service of a member: every session call of the application or of a peer ends here.
 
 A call in an owned slot is answered at once (``owner_calls``). A call in another slot goes to the owner's sidecar
 (``routing``), which may mean that this member takes the slot over first. Calls wait for all of this up to

@@ -178,6 +178,6 @@ class PartsCollector(Collector):
                 "1 while the pool's time is known; only then do sessions expire.",
                 clock.time.agreed,
             ),
-            ("cut_off", "1 while etcd has been silent so long that others had better serve.", sidecar.reads.cut_off),
+            ("cut_off", "1 while this member is cut off from etcd: others should serve.", sidecar.reads.cut_off),
         ):
             yield GaugeMetricFamily(_PREFIX + name, text, value=float(value))

@@ -1,14 +1,18 @@
 """The claimer: one winner for each slot, caught up before the first answer, and nothing won on a guess."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 import pytest_asyncio
 
+from tests.harness.waiting import stays, until
 from tests.proxy.members import SLOTS, LocalPool, local_pool
 from understudy.proxy.events.cause import Cause
+from understudy.proxy.ownership import claims
 from understudy.statesync.etcd.client import EtcdClient, OutcomeUnknown
+from understudy.statesync.etcd.informer import MirrorBatch
 from understudy.statesync.pool.keys import prefix_range
 from understudy.statesync.pool.records import Failover
 
@@ -52,15 +56,26 @@ async def test_of_two_claimants_with_the_same_view_one_wins_and_the_other_learns
     assert await a.claimer.open(won) == ALL
 
 
-async def test_what_the_dead_owner_wrote_last_is_there_before_the_first_answer(pool: LocalPool) -> None:
-    a = await pool.give("a", "b")
-    b = pool["b"]
+async def test_what_the_dead_owner_wrote_last_is_there_before_the_first_answer(
+    pool: LocalPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await pool.give("a", "b"), pool["b"]
+    await b.reconciler._hold()
+    held_back: list[MirrorBatch] = []
+    hand_over = b.copies.mirror._hand_over
+    monkeypatch.setattr(b.copies.mirror, "_hand_over", held_back.append)
+    monkeypatch.setattr(claims, "WATCH_TIMEOUT", 20.0)
     assert (await a.call("PUT", "k", "last")).status == 201
 
     won = await b.claimer.win(b.pool.view(), ALL, taking_over(pool, "b", "a"))
     assert won.marker is not None
-    await b.claimer.open(won)
+    opening = asyncio.create_task(b.claimer.open(won))
+    await until(lambda: any(b.keys.commit("a") in str(batch) for batch in held_back), what="the write is on its way")
+    await stays(lambda: not opening.done() and not b.owned.open_slots(), 0.3, "no slot is opened before")
+    for batch in held_back:
+        hand_over(batch)
 
+    assert await opening == ALL
     assert (await b.call("GET", "k")).body == b"last"
     assert (await pool.record(0)).epoch == 2
     assert (b.recorder.counters.takeovers, b.recorder.counters.taken_over) == (1, SLOTS)
@@ -70,21 +85,16 @@ async def test_what_the_dead_owner_wrote_last_is_there_before_the_first_answer(p
 async def test_a_watch_that_lags_behind_is_made_up_for_by_reading_etcd(
     pool: LocalPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    a = await pool.give("a", "b")
-    b = pool["b"]
-    monkeypatch.setattr(b.copies.mirror, "_on_batch", lambda _: None)
-    b.copies.mirror.revision -= 1_000_000
-    assert (await a.call("PUT", "k", "unseen")).status == 201
-    monkeypatch.setattr(type(b.copies), "caught_up", lambda *_: _never())
+    a, b = await pool.give("a", "b"), pool["b"]
+    await b.reconciler._hold()
+    monkeypatch.setattr(b.copies.mirror, "_hand_over", lambda _: None)
+    assert (await a.call("PUT", "k", "unseen", Idempotency_Key="once")).status == 201
 
     won = await b.claimer.win(b.pool.view(), ALL, taking_over(pool, "b", "a"))
     assert await b.claimer.open(won) == ALL
 
     assert (await b.call("GET", "k")).body == b"unseen"
-
-
-async def _never() -> bool:
-    return False
+    assert len(b.copies.requests) == 1
 
 
 async def test_a_claim_whose_answer_was_lost_is_found_to_have_won(
