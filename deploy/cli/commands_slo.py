@@ -1,4 +1,4 @@
-"""The command ``slo``: are the objectives met, by the traces of real failovers and drills?"""
+"""The command ``slo``: checks the traces of real failovers and drills against the pool's objectives."""
 
 import asyncio
 import os
@@ -13,10 +13,11 @@ from understudy.deploy.common.options import (
     EtcdOptions,
     etcd_options,
     examples,
-    find_place,
     list_output_option,
+    locate_pool,
     pool_option,
     show,
+    shown_option,
 )
 from understudy.deploy.common.printable import say
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 _UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _LONGEST = 366 * 86_400
-MISSED, UNSHOWN = 1, 3
+MISSED_EXIT_CODE, NO_EVIDENCE_EXIT_CODE = 1, 3
 
 
 def _window(_: click.Context, parameter: click.Parameter, value: str) -> int:
@@ -34,7 +35,9 @@ def _window(_: click.Context, parameter: click.Parameter, value: str) -> int:
     number, unit = value[:-1], _UNITS.get(value[-1:], 0)
     seconds = int(number) * unit if number.isascii() and number.isdigit() and len(number) < 9 else 0
     if not 0 < seconds <= _LONGEST:
-        raise click.BadParameter(f"{value!r} is no time like 90m, 24h, 30d or 4w (a year at the most)", param=parameter)
+        raise click.BadParameter(
+            f"{value!r} is not a duration of at most a year; examples: 90m, 24h, 30d, 4w", param=parameter
+        )
     return seconds
 
 
@@ -46,16 +49,24 @@ def _window(_: click.Context, parameter: click.Parameter, value: str) -> int:
         "understudy slo --from tempo=http://127.0.0.1:3200 --pool cart",
     )
 )
-@click.option("--window", default="30d", show_default=True, callback=_window, help="How far to look back (m, h, d, w).")
-@click.option("--from", "source", help="Read traces from a file, a directory, jaeger=URL or tempo=URL instead.")
+@shown_option("--window", default="30d", callback=_window, metavar="TIME", help="Time to look back, in m, h, d or w.")
+@click.option(
+    "--from",
+    "source",
+    help="Source of traces: a file, a directory, jaeger=URL or tempo=URL. Default: the control servers.",
+)
 @click.option(
     "--spec",
     "spec_file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Take pool and objectives from this pool spec instead of etcd.",
+    help="Pool spec to take pool and objectives from. Default: the spec in etcd.",
 )
-@click.option("--compare", is_flag=True, help="Show what was found in the window before as well.")
-@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the review as one HTML page.")
+@click.option("--compare", is_flag=True, help="Also show the results of the window before.")
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File for the review as an HTML page. Default: none.",
+)
 @pool_option(required=False)
 @etcd_options
 @list_output_option
@@ -69,9 +80,10 @@ def slo(
     etcd: EtcdOptions,
     output: str,
 ) -> None:
-    """Judge failovers against the pool's objectives.
+    """Check failovers against the pool's objectives.
 
-    Exits with 0 when all objectives are shown to be met, 1 when one is missed, 3 when there is too little evidence.
+    Exit codes: 0 the evidence shows that all objectives are met, 1 an objective is missed, 3 there is too little
+    evidence.
     """
     from understudy.deploy.inspect.review_inputs import reviews, targets_of
     from understudy.telemetry.slo.model import State
@@ -96,7 +108,7 @@ def slo(
         lambda view: [figure["key"] for figure in view["figures"]],
     )
     if now.state is not State.MET:
-        raise SystemExit(MISSED if now.state is State.MISSED else UNSHOWN)
+        raise SystemExit(MISSED_EXIT_CODE if now.state is State.MISSED else NO_EVIDENCE_EXIT_CODE)
 
 
 def _gather(
@@ -115,7 +127,7 @@ def _gather(
     if spec_file is not None:
         spec = load_spec(spec_file)
         if pool not in (None, spec.pool) and "UNDERSTUDY_POOL" not in os.environ:
-            raise DeployError(f"--pool {pool}: the spec in {spec_file} is of pool {spec.pool!r}")
+            raise DeployError(f"--pool {pool}: the spec in {spec_file} is for pool {spec.pool!r}")
         pool = spec.pool
     if not source:
         read, found = asyncio.run(_ask(etcd, pool, since, until, traces=True))
@@ -132,7 +144,7 @@ async def _ask(
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
     from understudy.deploy.inspect.review_inputs import Evidence, read_evidence
 
-    place = find_place(etcd, pool)
+    place = locate_pool(etcd, pool)
     async with connect(place.etcd) as client:
         state, _ = await read_pool(client, place.pool)
     require_pool(state, place.etcd)
@@ -141,5 +153,5 @@ async def _ask(
     addresses = [at.record.http for at in state.controls.values()]
     evidence = await read_evidence(addresses, since, until) if traces else Evidence()
     for fault in evidence.unasked:
-        say(f"understudy: requests that Envoys reported there are missing: {fault}", err=True)
+        say(f"understudy: the requests that Envoys reported to this control server are missing: {fault}", err=True)
     return state.spec.record, evidence

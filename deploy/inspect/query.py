@@ -1,7 +1,6 @@
-"""Looks into a pool from outside: its records from etcd at one revision, its traces from the control servers.
+"""Reads a pool: its records from etcd at one revision, its traces from the control servers. Changes nothing.
 
-Used by the reading commands, ``up`` and the demo. Nothing here changes anything. What the records mean for a reader
-is put together by ``views``.
+The reading commands, ``up`` and the demo use it. ``views`` turns the records into output.
 """
 
 import asyncio
@@ -26,11 +25,11 @@ from understudy.statesync.sessions.session_crypto import outline
 from understudy.statesync.tls.secret_files import fault_of
 from understudy.telemetry.otlp.spans import StoredSpan
 
-HTTP_PATIENCE = 3.0
+HTTP_TIMEOUT = 3.0
 
 
 def connect(etcd: EtcdSettings) -> EtcdClient:
-    """A client of etcd; raises :class:`DeployError` when endpoints or TLS files cannot be used."""
+    """A client of etcd. Raises :class:`DeployError` if endpoints or TLS files cannot be used."""
     try:
         return etcd.client()
     except OSError as error:
@@ -41,7 +40,7 @@ def connect(etcd: EtcdSettings) -> EtcdClient:
 
 @dataclass(frozen=True, slots=True)
 class FoundSession:
-    """A session as it stands in etcd."""
+    """A session in etcd."""
 
     key: str
     slot: int
@@ -49,7 +48,7 @@ class FoundSession:
 
 
 async def read_pool(client: EtcdClient, pool: str) -> tuple[PoolState, int]:
-    """All records of a pool but its sessions, and the one etcd revision at which they stood."""
+    """All records of a pool except its sessions, and the etcd revision at which they were read."""
     state = PoolState(PoolKeys(pool))
     revision = 0
     events: list[Event] = []
@@ -71,21 +70,21 @@ def require_pool(state: PoolState, etcd: EtcdSettings) -> PoolSpec:
 
 
 def unreadable_spec(state: PoolState) -> str:
-    """What is wrong with the spec in etcd, and what to do; '' if it can be read, or there is none."""
+    """The error in the spec in etcd, and what to do; '' if it can be read, or if there is none."""
     fault = state.faults.get(state.keys.spec)
     if fault is None or state.spec is not None:
         return ""
     return (
-        f"the spec of pool {state.keys.pool!r}, at {state.keys.spec} in etcd, cannot be read: {fault}; processes that "
-        "run go by the last one that they could read, and processes that start wait for one: put it right with "
+        f"the spec of pool {state.keys.pool!r}, at {state.keys.spec} in etcd, cannot be read: {fault}; running "
+        "processes keep the last spec that they could read, and new processes wait for one: correct it with "
         "'understudy apply -f pool.yaml'"
     )
 
 
 async def read_session(client: EtcdClient, state: PoolState, key: str, slots: int) -> FoundSession | None:
-    """One session, tombstones included; None when nothing stands there.
+    """One session, or the tombstone of a deleted one; None if there is no record.
 
-    Raises :class:`DeployError` when something stands there that is no session.
+    Raises :class:`DeployError` if the record is not a session.
     """
     slot = slot_of(key, slots)
     kv = await client.get(state.keys.session(slot, key))
@@ -98,7 +97,7 @@ async def read_session(client: EtcdClient, state: PoolState, key: str, slots: in
 async def read_sessions(
     client: EtcdClient, keys: PoolKeys, *, limit: int, slot: int | None = None
 ) -> tuple[list[FoundSession], int]:
-    """The first ``limit`` sessions in order of slot and key, and how many records there are."""
+    """The first ``limit`` sessions in order of slot and key, and the number of records."""
     within = prefix_range(keys.sessions if slot is None else keys.slot_sessions(slot))
     page = await client.range(within, limit=limit)
     found = []
@@ -111,7 +110,7 @@ async def read_sessions(
 
 
 class AdminError(Exception):
-    """A control server's admin interface gave no useful answer; ``address`` and ``detail`` say which and why."""
+    """The admin interface of a control server at ``address`` gave no usable answer; ``detail`` says why."""
 
     def __init__(self, address: str, detail: str) -> None:
         super().__init__(f"{address}: {detail}")
@@ -123,7 +122,7 @@ async def ask_control(address: str, path: str) -> Any:  # noqa: ANN401 - JSON
     """GET ``path`` from a control server's admin interface; raises :class:`AdminError`."""
     try:
         async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=HTTP_PATIENCE)) as http,
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=HTTP_TIMEOUT)) as http,
             http.get(f"http://{address}{path}") as response,
         ):
             if response.status != 200:
@@ -134,7 +133,7 @@ async def ask_control(address: str, path: str) -> Any:  # noqa: ANN401 - JSON
 
 
 async def ask_controls(addresses: Iterable[str], path: str) -> list[Any]:
-    """GET ``path`` from several control servers at once: each one's JSON, or as a text why there is none."""
+    """GET ``path`` from several control servers at once. Returns for each its JSON, or an error text."""
 
     async def ask(address: str) -> Any:  # noqa: ANN401 - JSON
         try:
@@ -146,7 +145,7 @@ async def ask_controls(addresses: Iterable[str], path: str) -> list[Any]:
 
 
 async def read_trace(addresses: Sequence[str], trace_id: str) -> list[StoredSpan]:
-    """The spans of a trace, put together from what all control servers have stored.
+    """The spans of a trace, merged from all control servers.
 
     Raises:
         DeployError: no control server could be asked.
@@ -168,10 +167,10 @@ async def read_trace(addresses: Sequence[str], trace_id: str) -> list[StoredSpan
     return sorted(spans.values(), key=lambda span: span.start_ns)
 
 
-async def read_lengths(addresses: Sequence[str], most: int) -> dict[str, float]:
-    """How long the latest changes of active took, in ms by trace id, as far as control servers can be asked and know.
+async def read_durations(addresses: Sequence[str], most: int) -> dict[str, float]:
+    """The durations of the latest failovers and handovers in ms by trace id, as far as control servers know them.
 
-    ``most`` is how many of the latest traces each of them is asked for.
+    ``most`` is the number of traces to read from each control server.
     """
 
     async def ask(address: str) -> Any:  # noqa: ANN401 - JSON
@@ -179,17 +178,17 @@ async def read_lengths(addresses: Sequence[str], most: int) -> dict[str, float]:
             return await ask_control(address, f"/v1/traces?limit={most}")
         return None
 
-    lengths: dict[str, float] = {}
+    durations: dict[str, float] = {}
     for answer in await asyncio.gather(*(ask(address) for address in addresses)):
         for row in answer.get("traces", ()) if isinstance(answer, dict) else ():
             match row:
                 case {"trace_id": str(trace), "total_ms": int(took) | float(took)}:
-                    lengths[trace] = took
-    return lengths
+                    durations[trace] = took
+    return durations
 
 
 def spans_of(answer: Any) -> Iterable[StoredSpan]:  # noqa: ANN401 - JSON
-    """Read the admin interface's list of spans; what is not one is left out."""
+    """Read a list of spans from the admin interface. Entries that are not spans are left out."""
     listed = answer.get("spans", ()) if isinstance(answer, dict) else answer
     for raw in listed if isinstance(listed, list) else ():
         with contextlib.suppress(ValueError):
@@ -197,7 +196,7 @@ def spans_of(answer: Any) -> Iterable[StoredSpan]:  # noqa: ANN401 - JSON
 
 
 def _span_of(raw: object) -> StoredSpan:
-    """Raises ``ValueError`` on what is no span."""
+    """Read a span. Raises ``ValueError`` if it is not one."""
     span = made_of(StoredSpan, raw)
     if not isinstance(span.attributes, dict) or not isinstance(span.resource, dict):
         raise ValueError("attributes and resource are objects")  # noqa: TRY004 - one error for all

@@ -1,10 +1,10 @@
-"""What a member has done since its start, counted where it is done; read by its status and its metrics."""
+"""What a member has done since its start, for its status and its metrics."""
 
 from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class Tally:
+class Counters:
     """Counters that only rise.
 
     ``takeovers`` counts claims after which slots of another member's process were served here, ``taken_over`` their

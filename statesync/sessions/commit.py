@@ -125,13 +125,19 @@ class _Batch:
 class Committer:
     """Commits session writes of one member; one instance per process, run by :meth:`run`.
 
-    ``on_commit`` hears of every committed batch: how many writes, and in how many seconds.
+    ``on_commit`` is called for every committed batch with its writes and its seconds.
 
     At most one write per session may be under way at a time: the caller keeps the order per session.
     """
 
     def __init__(
-        self, client: EtcdClient, keys: PoolKeys, member: str, boot: str, requests: RequestLog | None = None
+        self,
+        client: EtcdClient,
+        keys: PoolKeys,
+        member: str,
+        boot: str,
+        requests: RequestLog | None = None,
+        on_commit: Callable[[int, float], None] = lambda _writes, _seconds: None,
     ) -> None:
         """``requests`` hears of the outcomes that were committed."""
         self._client = client
@@ -152,7 +158,7 @@ class Committer:
         self._timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self.stats = CommitStats()
-        self.on_commit: Callable[[int, float], None] | None = None
+        self._on_commit = on_commit
 
     @property
     def queued(self) -> int:
@@ -334,8 +340,7 @@ class Committer:
         self.stats.writes += len(batch.pending)
         if entries := batch.entries():
             self._requests.note(self._requests.record_key(batch.number), entries, revision, time.monotonic())
-        if self.on_commit is not None:
-            self.on_commit(len(batch.pending), seconds)
+        self._on_commit(len(batch.pending), seconds)
         # In the loop's next turn: so the following transaction is on its way before a hundred callers go on.
         asyncio.get_running_loop().call_soon(_resolve, batch.pending, revision)
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from understudy.deploy.common.sidecar_arguments import EtcdAccess, SidecarPlace, SidecarTls, sidecar_arguments
+from understudy.deploy.common.sidecar_arguments import EtcdAccess, SidecarOptions, SidecarTls, sidecar_arguments
 from understudy.deploy.kubernetes.base.csi_certificates import csi_volume, spiffe
 from understudy.deploy.kubernetes.base.lenient_json import Body
 from understudy.deploy.kubernetes.base.names import MEMBER
@@ -38,14 +38,14 @@ def session_api_of(wishes: Wishes) -> str:
 
 def place_of(
     settings: SidecarSettings, wishes: Wishes, *, app_port: int, app_health: str, drain: float
-) -> SidecarPlace:
+) -> SidecarOptions:
     """The settings of one pod's sidecar."""
     pod_ip = "$(UNDERSTUDY_POD_IP)"
     etcd_files = {"ca": f"{_SECRETS}/etcd/ca.crt"} if settings.etcd_tls_secret else {}
     if settings.etcd_tls_secret and settings.etcd_client_certificate:
         etcd_files |= {"cert": f"{_SECRETS}/etcd/tls.crt", "key": f"{_SECRETS}/etcd/tls.key"}
     tls = SidecarTls(*(f"{_SECRETS}/tls/{name}" for name in ("tls.crt", "tls.key", "ca.crt")))
-    return SidecarPlace(
+    return SidecarOptions(
         member="$(UNDERSTUDY_MEMBER)",
         pool=wishes.pool,
         etcd=EtcdAccess(settings.etcd, **etcd_files),
@@ -69,7 +69,7 @@ def place_of(
     )
 
 
-def sidecar_container(settings: SidecarSettings, wishes: Wishes, place: SidecarPlace, *, grace: int) -> Body:
+def sidecar_container(settings: SidecarSettings, wishes: Wishes, place: SidecarOptions, *, grace: int) -> Body:
     """The container; ``grace`` is the pod's terminationGracePeriodSeconds."""
     native = settings.form == NATIVE
     ports = {"peer": wishes.peer_port, "health": wishes.health_port, "metrics": wishes.metrics_port}
