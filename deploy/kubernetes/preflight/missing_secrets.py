@@ -1,4 +1,4 @@
-"""Which Secrets somebody has to create before the manifests are applied. Pure."""
+"""Which Secrets must be created before the manifests are applied. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
