@@ -62,9 +62,9 @@ def test_many_documents_lists_and_what_is_no_workload_in_one_file(tmp_path: Path
     assert result.exit_code == 0, result.output
     assert result.stderr.splitlines() == [
         "Deployment/cart: sidecar added",
-        "Service/cart: left as it is",
-        "StatefulSet/cart: left as it is; names no pool, or is labelled understudy.io/inject: 'false'",
-        "Service/cart: left as it is",
+        "Service/cart: not changed",
+        "StatefulSet/cart: not changed; names no pool, or is labelled understudy.io/inject: 'false'",
+        "Service/cart: not changed",
     ]
     done = list(yaml.safe_load_all(result.stdout))
     assert len(sidecars(done[0]["items"][0]["spec"]["template"])) == 1
