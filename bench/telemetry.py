@@ -35,7 +35,8 @@ from understudy.telemetry.store.store import SpanStore
 from understudy.telemetry.tracing import names
 from understudy.telemetry.tracing.ids import trace_seed
 from understudy.telemetry.tracing.setup import start_telemetry
-from understudy.xds.envoy.resources import Endpoint, PoolView, build
+from understudy.xds.envoy.pool_view import Endpoint, PoolView
+from understudy.xds.envoy.resources import build
 from understudy.xds.publishing.listener_groups import Fronts, listen_of
 from understudy.xds.server.ads import AdsServer
 from understudy.xds.server.cache import ResourceCache

@@ -18,7 +18,8 @@ from understudy.statesync.heartbeat.heartbeat import Answer, Beat
 from understudy.statesync.parsing.stored import MOST_DEPTH, read_json, read_object
 from understudy.statesync.pool.keys import PoolKeys, slot_in
 from understudy.statesync.pool.records import ControlServer, Failover, Intent, Lost, Member, Owner, Table
-from understudy.statesync.pool.spec import PoolSpec, SpecError, parse_spec
+from understudy.statesync.pool.spec import PoolSpec, SpecError
+from understudy.statesync.pool.spec_reader import decode_known_spec, decode_spec, parse_spec
 from understudy.statesync.pool.state import PoolState
 from understudy.statesync.sessions.replica import Replica
 from understudy.statesync.sessions.request_log import RequestLog, decode_entries
@@ -173,8 +174,8 @@ DECODERS: dict[str, tuple[Callable[[bytes], Any], type[Exception] | tuple[()]]] 
     "object": (read_object, ValueError),
     **{kind.__name__: (kind.decode, ValueError) for kind in (Member, Owner, Intent, Lost, Table, ControlServer)},
     **{kind.__name__: (kind.decode, ValueError) for kind in (Failover, Beat, Answer)},
-    "spec": (PoolSpec.decode, SpecError),
-    "known spec": (PoolSpec.decode_known, SpecError),
+    "spec": (decode_spec, SpecError),
+    "known spec": (decode_known_spec, SpecError),
     "spec in YAML": (lambda value: parse_spec(value.decode(errors="replace"), where="f"), SpecError),
     "session": (lambda value: Session.decode(value, 1), ValueError),
     "plain session": (lambda value: PLAIN.decode(KEY, value, 1), Unreadable),

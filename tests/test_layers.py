@@ -28,11 +28,6 @@ CIRCULAR = {
     "proxy/peers/peer_client.py": {"proxy.sessions"},
     "proxy/peers/predecessor_monitor.py": {"proxy.ownership"},
     "proxy/peers/sync_api.py": {"proxy.ownership", "proxy.sessions"},
-    "statesync/etcd/client.py": {"statesync.pool"},
-    "statesync/etcd/informer.py": {"statesync.pool"},
-    "statesync/etcd/model.py": {"statesync.pool"},
-    "statesync/etcd/settings.py": {"statesync.pool"},
-    "statesync/etcd/watch.py": {"statesync.pool"},
 }
 """Files that close a circle between sub-packages today, with the sub-package that they should not import."""
 

@@ -1,7 +1,6 @@
 """The commands by which an operator takes a member out of service and brings it back."""
 
 import asyncio
-import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -11,12 +10,12 @@ import click
 from understudy.deploy.common.errors import DeployError, NotFoundError
 from understudy.deploy.common.options import EtcdOptions, Place, etcd_options, examples, find_place, pool_option
 from understudy.deploy.common.printable import say
+from understudy.telemetry.timing.duration import parse_duration
 
 if TYPE_CHECKING:
     from understudy.statesync.etcd.client import EtcdClient
     from understudy.statesync.pool.state import PoolState
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LOOK = 0.2
 _LASTS = 1.0
 """Seconds after which something that is in the way is told: a moment of it is normal while slots move."""
@@ -26,10 +25,10 @@ def duration(_: click.Context, parameter: click.Parameter, value: str | None) ->
     """Option callback: ``90s``, ``10m``, ``2h`` or ``1d`` as seconds."""
     if value is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", value)
-    if found is None or not float(found[1]):
+    seconds = parse_duration(value, ("s", "m", "h", "d"))
+    if not seconds:
         raise click.BadParameter(f"{value!r} is no duration; write 90s, 10m, 2h or 1d", param=parameter)
-    return float(found[1]) * _UNITS[found[2]]
+    return seconds
 
 
 wait_option = click.option(

@@ -19,24 +19,23 @@ from understudy.deploy.common.options import (
     show,
 )
 from understudy.deploy.common.printable import say
+from understudy.telemetry.timing.duration import parse_duration
 
 if TYPE_CHECKING:
     from understudy.deploy.inspect.review_inputs import Evidence
     from understudy.statesync.pool.spec import PoolSpec
     from understudy.telemetry.slo.model import Targets
 
-_UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _LONGEST = 366 * 86_400
 MISSED, UNSHOWN = 1, 3
 
 
 def _window(_: click.Context, parameter: click.Parameter, value: str) -> int:
     """Option callback: a time like ``30d``, in seconds."""
-    number, unit = value[:-1], _UNITS.get(value[-1:], 0)
-    seconds = int(number) * unit if number.isascii() and number.isdigit() and len(number) < 9 else 0
-    if not 0 < seconds <= _LONGEST:
+    seconds = parse_duration(value, ("m", "h", "d", "w")) or 0.0
+    if not 1 <= seconds <= _LONGEST:
         raise click.BadParameter(f"{value!r} is no time like 90m, 24h, 30d or 4w (a year at the most)", param=parameter)
-    return seconds
+    return int(seconds)
 
 
 @click.command(
@@ -128,7 +127,7 @@ def _gather(
 ) -> "tuple[PoolSpec, Evidence]":
     """The pool's spec, and what is known of the window if ``traces`` are wanted."""
     from understudy.deploy.inspect.review_inputs import Evidence, evidence_from
-    from understudy.statesync.pool.spec import load_spec
+    from understudy.statesync.pool.spec_reader import load_spec
 
     found = Evidence()
     if source and traces:

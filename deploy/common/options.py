@@ -11,21 +11,19 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.layout import Layout, read_layout, state_directory
 from understudy.deploy.common.printable import LogFormatter, printable_view, say
+from understudy.statesync.etcd.settings import DEFAULT_ENDPOINT, EtcdSettings
 from understudy.statesync.pool.addresses import split_address
 from understudy.statesync.pool.app_health import AppHealth
 from understudy.statesync.tls.identity import DOMAIN
+from understudy.statesync.tls.pem_files import PemFiles
 
-if TYPE_CHECKING:  # loading it brings gRPC along, which no --help should wait for
-    from understudy.statesync.etcd.settings import EtcdSettings
-
-DEFAULT_ETCD = "127.0.0.1:2379"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -109,17 +107,14 @@ class EtcdOptions:
     key: Path | None
     user: str | None
 
-    def settings(self, layout: Layout | None) -> "EtcdSettings":
+    def settings(self, layout: Layout | None) -> EtcdSettings:
         """Where etcd is and how to get in; ``layout`` is the local pool's, if there is one."""
-        from understudy.statesync.etcd.client import TlsFiles
-        from understudy.statesync.etcd.settings import EtcdSettings
-
         if (self.cert or self.key) and not self.ca:
             raise DeployError("--etcd-cert and --etcd-key need --etcd-ca as well")
         given = tuple(part.strip() for part in (self.endpoints or "").split(",") if part.strip())
         return EtcdSettings(
-            given or (layout.etcd if layout else (DEFAULT_ETCD,)),
-            tls=TlsFiles(self.ca, self.cert, self.key) if self.ca else None,
+            given or (layout.etcd if layout else (DEFAULT_ENDPOINT,)),
+            tls=PemFiles(self.cert, self.key, self.ca) if self.ca else None,
             username=self.user,
             password=os.environ.get("UNDERSTUDY_ETCD_PASSWORD"),
         )
@@ -169,15 +164,12 @@ _ETCD_OPTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class TlsOptions:
-    """Who we are to control servers, members and Envoys, over gRPC and the peer API: three PEM files.
+class TlsOptions(PemFiles):
+    """Who we are to control servers, members and Envoys, over gRPC and the peer API.
 
     ``domain`` is the trust domain of the others' SPIFFE ids.
     """
 
-    cert: Path
-    key: Path
-    ca: Path
     domain: str
 
 
@@ -322,7 +314,7 @@ def _output(command: F, told: str, *formats: str) -> F:
 class Place:
     """Which pool a reading command looks into, and how it gets there."""
 
-    etcd: "EtcdSettings"
+    etcd: EtcdSettings
     pool: str
     directory: Path
     layout: Layout | None

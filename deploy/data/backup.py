@@ -41,8 +41,9 @@ from understudy.statesync.etcd.client import (
     Put,
     TxnResult,
 )
+from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 from understudy.statesync.etcd.txn_retry import definite_txn
-from understudy.statesync.pool.keys import KeyRange, PoolKeys, prefix_range, slot_in
+from understudy.statesync.pool.keys import PoolKeys, slot_in
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec, refuse_contradiction

@@ -15,9 +15,10 @@ import aiohttp
 from understudy.deploy.common.errors import DeployError, NoPoolError
 from understudy.statesync.etcd.client import EtcdClient, Event
 from understudy.statesync.etcd.informer import MirrorBatch
+from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.parsing.stored import made_of, read_json
-from understudy.statesync.pool.keys import PoolKeys, prefix_range, slot_in
+from understudy.statesync.pool.keys import PoolKeys, slot_in
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.state import PoolState

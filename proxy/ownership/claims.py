@@ -25,6 +25,7 @@ from understudy.statesync.pool.ownership import CLAIM_MOST, Claimed, View, claim
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.pool.state import At
 from understudy.statesync.testing.crash_points import CrashPoint, crash_point
+from understudy.telemetry.timing.backoff import Backoff
 from understudy.telemetry.tracing import names
 from understudy.telemetry.tracing.ids import TraceIds, TraceparentError
 from understudy.telemetry.tracing.setup import Attributes
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 WATCH_PATIENCE = 0.25
 OUTCOME_PATIENCE = 10.0
+RETRY_FIRST = 0.02
+RETRY_LONGEST = 0.5
 COPIES_AT_ONCE = 8
 """Slots that are read from etcd at once after a claim. Callers wait for these, unlike for those of
 ``slot_reconciler``."""
@@ -264,26 +267,24 @@ class Claimer:
 
     async def _read_requests(self) -> None:
         """Read what became of requests: the watch, which brings it usually, lags behind."""
-        pause = 0.02
+        backoff = Backoff(RETRY_FIRST, RETRY_LONGEST)
         while True:
             try:
                 await read_requests(self._context)
             except EtcdError as error:
                 logger.warning("the request log cannot be read from etcd yet: %s", error)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, 0.5)
+                await asyncio.sleep(backoff.next())
             else:
                 return
 
     async def _copy(self, owned: OwnedSlot) -> None:
-        pause = 0.02
+        backoff = Backoff(RETRY_FIRST, RETRY_LONGEST)
         while self._context.holdings.get(owned.slot) is owned:
             try:
                 await self._context.replica.refresh(owned.slot)
             except EtcdError as error:
                 logger.warning("slot %d cannot be read from etcd yet: %s", owned.slot, error)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, 0.5)
+                await asyncio.sleep(backoff.next())
             else:
                 return
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection
 from understudy.proxy.ownership.context import MemberContext
 from understudy.statesync.etcd.client import EtcdError, Event
 from understudy.statesync.etcd.informer import MirrorBatch
-from understudy.statesync.pool.keys import prefix_range
+from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.records import NO_ETCD
 
 INTERVAL = 0.4

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from understudy.proxy.ownership.context import MemberContext
 from understudy.statesync.etcd.client import Delete, EtcdError
-from understudy.statesync.pool.keys import KeyRange, prefix_range
+from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 from understudy.statesync.sessions.request_log import Window
 
 logger = logging.getLogger(__name__)

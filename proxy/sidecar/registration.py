@@ -13,9 +13,10 @@ from dataclasses import replace
 from understudy.proxy.ownership.context import MemberContext
 from understudy.proxy.sidecar.heartbeat_client import HeartbeatClient
 from understudy.proxy.sidecar.name_holder import NameHolder, NameTaken
-from understudy.statesync.etcd.client import EtcdError, LeaseNotFound, TlsFiles
+from understudy.statesync.etcd.client import EtcdError, LeaseNotFound
 from understudy.statesync.heartbeat.heartbeat import Answer, Beat, stall_step
 from understudy.statesync.pool.records import Member, MemberState
+from understudy.statesync.tls.pem_files import PemFiles
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ class Presence:
         context: MemberContext,
         record: Member,
         state: Callable[[], tuple[MemberState, str]],
-        tls: TlsFiles | None = None,
+        tls: PemFiles | None = None,
     ) -> None:
         """``record`` is the member as it does not change; ``state`` tells how it is now; ``tls`` is for heartbeats."""
         self._context = context

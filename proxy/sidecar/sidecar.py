@@ -50,11 +50,13 @@ from understudy.proxy.sidecar.registration import Presence, fit_others, lasting_
 from understudy.proxy.sidecar.settings import NO_HEALTH_PORT, SidecarSettings
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
 from understudy.statesync.etcd.informer import Mirror, MirrorBatch
-from understudy.statesync.etcd.settings import EtcdMissing, EtcdSettings, await_etcd
+from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.heartbeat.pulse import Pulses
 from understudy.statesync.http.http_port import serve
+from understudy.statesync.pool.access import EtcdMissing, await_etcd
 from understudy.statesync.pool.app_health import AppHealth
-from understudy.statesync.pool.keys import PoolKeys, prefix_range
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.ownership import FailoverLog
 from understudy.statesync.pool.pools import PoolWatch
 from understudy.statesync.pool.records import Member, MemberState
@@ -218,7 +220,7 @@ async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
         stack.push_async_callback(etcd.close)
         peers = PeerClient(guard.peers)
         stack.push_async_callback(peers.close)
-        credentials = settings.tls.credentials if settings.tls else None
+        credentials = settings.tls.channel_credentials if settings.tls else None
         place = {POOL: settings.pool, **({SITE: settings.site} if settings.site else {})}
         telemetry = start_telemetry(SERVICE_SIDECAR, settings.member, attributes=place, credentials=credentials)
         stack.push_async_callback(telemetry.aclose)

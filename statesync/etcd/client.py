@@ -22,6 +22,7 @@ from understudy.statesync.etcd.errors import (
     Rejected,
     Unavailable,
 )
+from understudy.statesync.etcd.key_range import KeyRange
 from understudy.statesync.etcd.lease import Lease
 from understudy.statesync.etcd.model import (
     Compare,
@@ -45,9 +46,9 @@ from understudy.statesync.etcd.model import (
     txn_request,
     txn_result,
 )
-from understudy.statesync.etcd.transport import Endpoint, TlsFiles, Transport
+from understudy.statesync.etcd.transport import Endpoint, Transport
 from understudy.statesync.etcd.watch import Watch
-from understudy.statesync.pool.keys import KeyRange
+from understudy.statesync.tls.pem_files import PemFiles
 
 __all__ = [
     "Compacted",
@@ -70,7 +71,6 @@ __all__ = [
     "Put",
     "RangePage",
     "Rejected",
-    "TlsFiles",
     "TxnResult",
     "Unavailable",
     "WatchBatch",
@@ -93,7 +93,7 @@ class EtcdClient:
         endpoints: Sequence[str],
         *,
         timeout: float = 1.5,
-        tls: TlsFiles | None = None,
+        tls: PemFiles | None = None,
         username: str | None = None,
         password: str | None = None,
     ) -> None:

@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from understudy.statesync.etcd.client import Compacted, EtcdClient, EtcdError, Event, Kv
-from understudy.statesync.pool.keys import KeyRange
+from understudy.statesync.etcd.key_range import KeyRange
+from understudy.telemetry.timing.backoff import Backoff
 
 logger = logging.getLogger(__name__)
 
 RETRY_FIRST = 0.05
-RETRY_MOST = 1.0
+RETRY_LONGEST = 1.0
 PAUSE = 2.5
 """Seconds without a word from etcd that count as an outage; a watch on which nothing changes is heard every second."""
 
@@ -71,19 +72,19 @@ class Mirror:
 
     async def run(self) -> None:
         """List and watch until cancelled; survives every etcd error."""
-        pause = RETRY_FIRST
+        backoff = Backoff(RETRY_FIRST, RETRY_LONGEST)
         while True:
             try:
                 await self._list()
-                pause = RETRY_FIRST
+                backoff.reset()
                 await self._follow()
             except Compacted as gap:
                 logger.warning("watch fell behind etcd's compaction (%s): listing again", gap)
             except EtcdError as error:
                 self.trouble = str(error)
+                pause = backoff.next()
                 logger.warning("etcd mirror: %s; trying again in %.2f s", error, pause)
                 await self._client.pause(pause)
-                pause = min(pause * 2, RETRY_MOST)
 
     async def caught_up(self, revision: int) -> None:
         """Return once every watched change up to ``revision`` has been handed to the receiver.

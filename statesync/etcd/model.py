@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 from aetcd import rpc
 
 from understudy.statesync.etcd.errors import Conflict
-from understudy.statesync.pool.keys import KeyRange
+from understudy.statesync.etcd.key_range import KeyRange
 
 # etcd's generated messages and stubs come without types.
 Message: TypeAlias = Any

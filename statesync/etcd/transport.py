@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -20,7 +19,8 @@ from aetcd import rpc
 from understudy.statesync.etcd.errors import NO_LEADER, EtcdError, Unavailable, Verdict, error_of, judge
 from understudy.statesync.etcd.leader import PATIENCE, GivenUp, LeaderWatch, Sight
 from understudy.statesync.etcd.model import Message
-from understudy.statesync.tls.secret_files import read_secret
+from understudy.statesync.tls.pem_files import PemFiles
+from understudy.telemetry.timing.backoff import Backoff
 
 # etcd closes connections that ping more often than every 5 s, or without a call in flight.
 # The minimum reconnect backoff is gRPC's name for the time that one attempt to connect may take.
@@ -44,23 +44,6 @@ ALL_TRIED = 0.02
 _LEADER = ("hasleader", "true")
 
 Metadata = tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """PEM files: the CA of etcd's certificate, and our own certificate and key where etcd asks for one."""
-
-    ca: Path
-    cert: Path | None = None
-    key: Path | None = None
-
-    def credentials(self) -> grpc.ChannelCredentials:
-        """Read the files; raises ``OSError`` when one cannot be read, or others can read the key."""
-        return grpc.ssl_channel_credentials(
-            self.ca.read_bytes(),
-            read_secret(self.key) if self.key else None,
-            self.cert.read_bytes() if self.cert else None,
-        )
 
 
 class Choice(Enum):
@@ -153,13 +136,13 @@ class Transport:
         endpoints: Sequence[str],
         *,
         timeout: float,
-        tls: TlsFiles | None,
+        tls: PemFiles | None,
         username: str | None,
         password: str | None,
     ) -> None:
         if not endpoints:
             raise ValueError("an etcd client needs at least one endpoint")
-        credentials = tls.credentials() if tls else None
+        credentials = tls.channel_credentials() if tls else None
         addresses = [endpoint.split("://")[-1].rstrip("/") for endpoint in endpoints]
         self.timeout = timeout
         self.endpoints = [Endpoint(address, credentials) for address in addresses]
@@ -210,7 +193,7 @@ class Transport:
 
     async def connected(self, name: str, deadline: float, *, patient: bool) -> Endpoint:
         """A connected endpoint, or :class:`Unavailable`: at the deadline or, if not ``patient``, once all fail."""
-        pause = 0.001
+        backoff = Backoff(0.001, 0.02)
         while True:
             choice = self._choose(name)
             if not isinstance(choice, Choice):
@@ -219,8 +202,7 @@ class Transport:
             remaining = deadline - time.monotonic()
             if remaining <= 0 or (choice is Choice.NONE and not patient):
                 raise await self._unreachable(name, choice)
-            await asyncio.sleep(min(pause, remaining))
-            pause = min(pause * 2, 0.02)
+            await asyncio.sleep(min(backoff.next(), remaining))
 
     async def metadata(self, deadline: float, *, leader: bool = True) -> Metadata:
         """Metadata of a call or stream, with a token if we have credentials; raises as :meth:`call`."""

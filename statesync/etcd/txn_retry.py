@@ -9,11 +9,12 @@ import time
 from collections.abc import Sequence
 
 from understudy.statesync.etcd.client import Compare, EtcdClient, Operation, OutcomeUnknown, TxnResult, Unavailable
+from understudy.telemetry.timing.backoff import Backoff
 
 logger = logging.getLogger(__name__)
 
 RETRY_FIRST = 0.02
-RETRY_MOST = 0.5
+RETRY_LONGEST = 0.5
 
 
 async def definite_txn(
@@ -39,7 +40,7 @@ async def definite_txn(
     """
     give_up = None if patience is None else time.monotonic() + patience
     open_outcome: OutcomeUnknown | None = None
-    pause = RETRY_FIRST
+    backoff = Backoff(RETRY_FIRST, RETRY_LONGEST)
     resent = 0
     while True:
         try:
@@ -53,5 +54,4 @@ async def definite_txn(
         if give_up is not None and time.monotonic() > give_up:
             raise open_outcome
         resent += 1
-        await client.pause(pause)
-        pause = min(pause * 2, RETRY_MOST)
+        await client.pause(backoff.next())

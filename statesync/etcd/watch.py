@@ -18,12 +18,15 @@ import grpc.aio
 from aetcd import rpc
 
 from understudy.statesync.etcd.errors import DENIED, Compacted, EtcdError, Rejected, Unavailable, Verdict, judge
+from understudy.statesync.etcd.key_range import KeyRange
 from understudy.statesync.etcd.model import Event, Message, WatchBatch, bounds, event_of
 from understudy.statesync.etcd.transport import Endpoint, Transport
-from understudy.statesync.pool.keys import KeyRange
+from understudy.telemetry.timing.backoff import Backoff
 
 QUIET_FOR = 1.0
 SILENT_FOR = 5.0
+RETRY_FIRST = 0.05
+RETRY_LONGEST = 0.5
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -139,7 +142,7 @@ class Watch:
             raise ValueError("a watch starts right after a revision that was read, so at 1 or later")
         self._transport = transport
         self._cursors = [Cursor(where, start_revision) for where in ranges]
-        self._failures = 0
+        self._backoff = Backoff(RETRY_FIRST, RETRY_LONGEST)
         self._denied = False
 
     async def batches(self) -> AsyncGenerator[WatchBatch, None]:
@@ -154,7 +157,8 @@ class Watch:
                 while True:
                     batch = await self._batch(await stream.read(), stream.endpoint)
                     if batch is not None:
-                        self._failures, self._denied = 0, False
+                        self._backoff.reset()
+                        self._denied = False
                         yield batch
             except _StreamEndedError as error:
                 self._transport.suspect(stream.endpoint)
@@ -182,8 +186,7 @@ class Watch:
         if self._transport.closed:
             raise Unavailable("watch", "", "the client is closed")
         _log.debug("watch resumes at %s: %s", [cursor.next_revision for cursor in self._cursors], reason)
-        await self._transport.pause(min(0.05 * 2**self._failures, 0.5))
-        self._failures = min(self._failures + 1, 4)
+        await self._transport.pause(self._backoff.next())
 
     async def _batch(self, response: Message, endpoint: Endpoint) -> WatchBatch | None:
         """What a response means for the consumer, if anything; raises as :meth:`batches`."""

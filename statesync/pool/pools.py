@@ -9,7 +9,8 @@ import logging
 from collections.abc import Callable, Sequence
 
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
-from understudy.statesync.pool.keys import ROOT, KeyRange, PoolKeys, prefix_range
+from understudy.statesync.etcd.key_range import KeyRange, prefix_range
+from understudy.statesync.pool.keys import ROOT, PoolKeys
 
 logger = logging.getLogger(__name__)
 

@@ -1,22 +1,17 @@
-"""The pool spec: what an operator writes in YAML, checked key by key.
+"""The pool spec: the keys that an operator may set, their bounds and their defaults.
 
-A wrong spec is refused as a whole with every fault named, the nearest valid key beside an unknown one; the running
-pool keeps the spec it has. Only what this version carries out is accepted.
+:mod:`understudy.statesync.pool.spec_reader` reads a spec and explains what is wrong with it.
 """
 
-import difflib
 import json
 import re
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from understudy.statesync.http.headers import lost_at_the_front
-from understudy.statesync.parsing.spec_yaml import SIZE_MOST, BadYaml, read_yaml
-from understudy.statesync.parsing.stored import brief, read_object
 from understudy.statesync.pool.slots import DEFAULT_SLOTS, MAX_SLOTS
-from understudy.statesync.pool.spec_tcp import MAX_TCP_SLOTS, Tcp, vain_in, with_tcp_defaults
+from understudy.statesync.pool.spec_tcp import MAX_TCP_SLOTS, Tcp, with_tcp_defaults
+from understudy.telemetry.timing.duration import parse_duration
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
 """Names of pools, members and sites: DNS-like, since they become parts of resource names and keys."""
@@ -26,13 +21,10 @@ def _text(pattern: str) -> dict[str, str]:
     return {"type": "string", "pattern": pattern}
 
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0}
-
-
 def _seconds(value: object) -> object:
     """``250ms``, ``1s`` or ``2m`` as seconds; anything else is left to the field's own check."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m)", value) if isinstance(value, str) else None
-    return float(found[1]) * _UNITS[found[2]] if found else value
+    seconds = parse_duration(value, ("ms", "s", "m")) if isinstance(value, str) else None
+    return value if seconds is None else seconds
 
 
 def _share(value: object) -> object:
@@ -47,11 +39,6 @@ _SHARE_SAID = {
 }
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=3600), WithJsonSchema(_SECONDS_SAID)]
 Share = Annotated[float, BeforeValidator(_share), Field(ge=0, le=1), WithJsonSchema(_SHARE_SAID)]
-
-
-_IN_ETCD = "spec in etcd"
-FAULTS_MOST = 20
-"""Faults of a spec that are told; a hostile one can have a hundred thousand."""
 
 
 class SpecError(ValueError):
@@ -300,95 +287,6 @@ class PoolSpec(_Strict):
         """The spec as it stands in etcd: JSON with every default written out."""
         return json.dumps(self.model_dump(mode="json", exclude_none=True), separators=(",", ":")).encode()
 
-    @classmethod
-    def decode(cls, value: bytes) -> "PoolSpec":
-        """Read a spec from etcd. Raises :class:`SpecError` if it is not one that this version understands in full."""
-        return _checked(_stored(value), _IN_ETCD)
-
-    @classmethod
-    def decode_known(cls, value: bytes) -> "tuple[PoolSpec, tuple[str, ...]]":
-        """Read a spec from etcd as far as this version knows its keys, and name those that it does not know.
-
-        For processes of a pool that is being upgraded: such a spec was checked by the newer version that applied it,
-        and whoever starts again meanwhile had better serve by what he knows of it than not at all. Values that this
-        version does not know are none that it may guess.
-
-        Raises:
-            SpecError: one of the keys that it knows has a value that it does not.
-        """
-        raw = _stored(value)
-        try:
-            return cls.model_validate(raw), ()
-        except ValidationError as error:
-            unknown = [fault["loc"] for fault in error.errors() if fault["type"] == "extra_forbidden"]
-            if not unknown:
-                raise SpecError(_explain(_IN_ETCD, error)) from None
-        for location in unknown:
-            _remove(raw, location)
-        return _checked(raw, _IN_ETCD), tuple(".".join(map(str, location)) for location in unknown)
-
-
-def _stored(value: bytes) -> dict[str, Any]:
-    """The JSON of a spec in etcd. Raises :class:`SpecError`."""
-    try:
-        return read_object(value)
-    except ValueError as error:
-        raise SpecError(f"{_IN_ETCD}: not a spec: {error}") from None
-
-
-def parse_spec(text: str, *, where: str) -> PoolSpec:
-    """Read a pool spec from YAML text.
-
-    Args:
-        text: the YAML.
-        where: the file's name, for messages.
-
-    Raises:
-        SpecError: with one line per fault: where, what, and what would be right.
-    """
-    raw = _yaml(text, where)
-    if not isinstance(raw, dict):
-        raise SpecError(f"{where}: a pool spec is a mapping that starts with 'pool: NAME'")
-    vain = vain_in(raw)
-    if vain:
-        raise SpecError("\n".join(f"{where}: {line}" for line in vain))
-    spec = _checked(raw, where)
-    lost = [why for key in spec.session_key if key.header and (why := lost_at_the_front(key.header))]
-    if lost:  # asked of new specs alone: a pool that runs with such a spec keeps it
-        raise SpecError("\n".join(f"{where}: session_key: {why}" for why in lost))
-    return spec
-
-
-def parse_checks(text: str, *, where: str) -> tuple[CheckSpec, ...]:
-    """Read checks from YAML text, a list as a spec's ``checks``. Raises :class:`SpecError`, as :func:`parse_spec`."""
-    return _checked({"pool": "any", "checks": _yaml(text, where)}, where).checks
-
-
-def _yaml(text: str, where: str) -> Any:  # noqa: ANN401 - whatever the text says
-    try:
-        return read_yaml(text)
-    except BadYaml as error:
-        raise SpecError(f"{where}: {error}") from None
-
-
-def _checked(raw: Any, where: str) -> PoolSpec:  # noqa: ANN401 - from YAML
-    try:
-        return PoolSpec.model_validate(raw)
-    except ValidationError as error:
-        raise SpecError(_explain(where, error)) from None
-
-
-def load_spec(path: Path) -> PoolSpec:
-    """Read a pool spec from a YAML file; see :func:`parse_spec`."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(SIZE_MOST + 1)  # a longer one is refused whatever it says
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror}; name the pool spec's file") from None
-    except UnicodeDecodeError as error:
-        raise SpecError(f"{path}: cannot be read: {error}") from None
-    return parse_spec(text, where=str(path))
-
 
 def refuse_contradiction(running: PoolSpec, wanted: PoolSpec) -> None:
     """Raise :class:`SpecError` if ``wanted`` cannot follow ``running`` in a live pool."""
@@ -402,54 +300,3 @@ def refuse_contradiction(running: PoolSpec, wanted: PoolSpec) -> None:
             f"protocol: the running pool {running.pool!r} has {running.protocol} and the new spec says "
             f"{wanted.protocol}; a pool stays with tcp, or without, for life (keep it, or make a new pool)"
         )
-
-
-def _remove(document: Any, location: tuple[int | str, ...]) -> None:  # noqa: ANN401 - parsed JSON
-    *parents, last = location
-    for part in parents:
-        document = document[part]
-    del document[last]
-
-
-def _explain(where: str, error: ValidationError) -> str:
-    lines = []
-    faults = error.errors()
-    for fault in faults[:FAULTS_MOST]:
-        location = tuple(str(part) for part in fault["loc"])
-        path = brief(".".join(location))
-        if fault["type"] == "extra_forbidden":
-            lines.append(f"{where}: unknown key '{path}'{_nearest(fault['loc'])}")
-        else:
-            said = fault.get("input")
-            got = "" if fault["type"] == "missing" or isinstance(said, dict) else f" (got {brief(repr(said))})"
-            message = fault["msg"].removeprefix("Value error, ")
-            lines.append(f"{where}: {path or 'spec'}: {message}{got}")
-    if len(faults) > FAULTS_MOST:
-        lines.append(f"{where}: and {len(faults) - FAULTS_MOST} more faults")
-    return "\n".join(lines)
-
-
-_KEY_MOST = 100
-
-
-def _nearest(location: tuple[int | str, ...]) -> str:
-    model: Any = PoolSpec
-    for part in location[:-1]:
-        model = _model_within(model, part)
-        if model is None:
-            return ""
-    valid = list(model.model_fields)
-    near = difflib.get_close_matches(str(location[-1])[:_KEY_MOST], valid, n=1)
-    return f"; did you mean '{near[0]}'?" if near else f"; valid keys are {', '.join(sorted(valid))}"
-
-
-def _model_within(model: Any, part: int | str) -> Any:  # noqa: ANN401 - walks pydantic's annotations
-    if isinstance(part, int) or part not in model.model_fields:
-        return model
-    pending = [model.model_fields[part].annotation]
-    while pending:
-        candidate = pending.pop()
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-        pending.extend(get_args(candidate))
-    return None

@@ -20,6 +20,7 @@ from understudy.statesync.parsing.stored import brief
 from understudy.statesync.pool.keys import PoolKeys, slot_in
 from understudy.statesync.pool.records import ControlServer, Failover, Intent, Member, Owner, Record, Table
 from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_reader import decode_known_spec
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +182,7 @@ class PoolState:
         return self._decode_named(key, event)
 
     def _decode_spec(self, kv: Kv) -> At[PoolSpec]:
-        spec, unknown = PoolSpec.decode_known(kv.value)
+        spec, unknown = decode_known_spec(kv.value)
         if unknown:
             fault = f"this version does not know {brief(', '.join(unknown))}, and goes by the rest: upgrade it"
             logger.warning("spec of pool %s: %s", spec.pool, fault)

@@ -37,7 +37,9 @@ from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.sessions.backpressure import Pressure
 from understudy.statesync.sessions.request_log import Entry, RequestLog, encode_entries
+from understudy.statesync.sessions.shared_timer import SharedTimer
 from understudy.statesync.testing.crash_points import CrashPoint, crash_point
+from understudy.telemetry.timing.backoff import Backoff
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +47,7 @@ BATCH_MOST = 100
 BATCH_BYTES = 1_000_000
 """A transaction holds no further write past this; etcd takes 1.5 MiB a request unless it is told otherwise."""
 RETRY_FIRST = 0.02
-RETRY_MOST = 0.5
-LATENESS = 0.02
-"""Seconds by which a wait for a write may end late."""
+RETRY_LONGEST = 0.5
 
 
 class CommitError(Exception):
@@ -141,15 +141,14 @@ class Committer:
         self._marker_key = keys.commit(member)
         self._marker_revision = 0
         self._batches = 0
-        self._pause = RETRY_FIRST
+        self._backoff = Backoff(RETRY_FIRST, RETRY_LONGEST)
         self._one_by_one = 0
         self._queue: deque[Submission] = deque()
         self._sending: list[Submission] = []
         self._batch: _Batch | None = None
         self._runner: asyncio.Task[None] | None = None
         self._verdict: list[TxnResult] = []
-        self._deadlines: list[tuple[float, asyncio.Future[None]]] = []
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = SharedTimer()
         self._wake = asyncio.Event()
         self.stats = CommitStats()
         self.on_commit: Callable[[int, float], None] | None = None
@@ -192,7 +191,8 @@ class Committer:
             CommitUnknown: sent, and no definite answer yet; ``write.done`` still gets one later.
         """
         if not write.done.done():
-            await self._answered(write, timeout)
+            write.waiter = asyncio.get_running_loop().create_future()
+            await self._timer.wait(write.waiter, timeout)
         if write.done.done():
             return write.done.result()
         if write.sent:
@@ -230,29 +230,6 @@ class Committer:
         """An owner record of ours that, as far as is known, still stands at ``fence``; its content does not matter."""
         return Kv(self._keys.owner(slot), b"", fence, 0, 0)
 
-    async def _answered(self, write: "Submission", timeout: float) -> None:
-        """Wait until ``write`` is resolved, or ``timeout`` seconds; a cancelled caller leaves it alone.
-
-        Writes come by the thousand and hardly any of them times out, so they share one timer.
-        """
-        loop = asyncio.get_running_loop()
-        write.waiter = loop.create_future()
-        self._deadlines.append((time.monotonic() + timeout, write.waiter))
-        if self._timer is None:
-            self._timer = loop.call_later(LATENESS, self._expire)
-        await write.waiter
-
-    def _expire(self) -> None:
-        """Give up the waits whose time is over; runs every :data:`LATENESS` seconds while there are any."""
-        now = time.monotonic()
-        open_waits = [(at, waiter) for at, waiter in self._deadlines if not waiter.done()]
-        for at, waiter in open_waits:
-            if at <= now:
-                waiter.set_result(None)
-        self._deadlines = [(at, waiter) for at, waiter in open_waits if at > now]
-        again = bool(self._deadlines)
-        self._timer = asyncio.get_running_loop().call_later(LATENESS, self._expire) if again else None
-
     async def run(self) -> None:
         """Commit what is queued until cancelled."""
         await self._read_marker()
@@ -264,13 +241,12 @@ class Committer:
                 self._sending = []
 
     async def _read_marker(self) -> None:
-        pause = RETRY_FIRST
+        backoff = Backoff(RETRY_FIRST, RETRY_LONGEST)
         while True:
             try:
                 kv = await self._client.get(self._marker_key)
             except (Unavailable, OutcomeUnknown):
-                await self._client.pause(pause)
-                pause = min(pause * 2, RETRY_MOST)
+                await self._client.pause(backoff.next())
             else:
                 self._marker_revision = kv.mod_revision if kv else 0
                 return
@@ -305,10 +281,9 @@ class Committer:
             logger.info("etcd did not take a batch of %d writes: %s", len(batch.pending), error)
             self._put_back(batch.pending)
             self._sending = []
-            await self._client.pause(self._pause)
-            self._pause = min(self._pause * 2, RETRY_MOST)
+            await self._client.pause(self._backoff.next())
             return
-        self._pause = RETRY_FIRST
+        self._backoff.reset()
         marker = result.answers[-1][0] if not result.succeeded and result.answers[-1] else None
         if result.succeeded:
             self._marker_revision = result.revision

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from understudy.statesync.etcd.client import EtcdClient, Event, Kv
+from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.parsing.stored import brief
-from understudy.statesync.pool.keys import PoolKeys, prefix_range, slot_in
+from understudy.statesync.pool.keys import PoolKeys, slot_in
 from understudy.statesync.sessions.session import Session
 from understudy.statesync.sessions.session_crypto import PLAIN, KeyMissing, SessionCodec, Unreadable
 from understudy.statesync.testing.crash_points import CrashPoint, crash_point

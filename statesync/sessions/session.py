@@ -21,7 +21,7 @@ from enum import StrEnum
 from typing import Any
 
 from understudy.statesync.parsing.stored import read_object, typed
-from understudy.statesync.parsing.strict_json import read_json
+from understudy.statesync.sessions.merge_patch import JSON_TYPE, MERGE_PATCH_TYPE, CannotPatch, patched
 from understudy.statesync.sessions.request_log import ANY_CONTENT, Settled
 
 ANSWERS_KEPT = 8
@@ -29,8 +29,6 @@ TOMBSTONE_SECONDS = 600
 KEY_LENGTH_MOST = 256
 REQUEST_REFUSED = "request-refused"
 """The problem of a write whose request the application has refused (:attr:`Method.REFUSE`)."""
-JSON_TYPE = "application/json"
-MERGE_PATCH_TYPE = "application/merge-patch+json"
 _COMPACT = json.JSONEncoder(separators=(",", ":")).encode
 _KEY_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~:")
 
@@ -367,38 +365,6 @@ def _content_after(alive: Session | None, write: Write) -> tuple[str, bytes] | R
     if write.content_type.partition(";")[0].strip().lower() != MERGE_PATCH_TYPE:
         return Refused(415, "unsupported-patch", f"PATCH takes {MERGE_PATCH_TYPE} (RFC 7396)")
     try:
-        return _patched(alive, write)
-    except RecursionError:
-        return Refused(422, "not-json", "the merge patch or the session is nested too deeply")
-
-
-def _patched(alive: Session | None, write: Write) -> tuple[str, bytes] | Refused:
-    try:
-        patch = read_json(write.body)
-    except json.JSONDecodeError as error:
-        where = f"{error.msg}, line {error.lineno}, column {error.colno}"
-        return Refused(422, "not-json", f"the merge patch is not JSON: {where}")
-    except ValueError:  # its text would quote the content
-        return Refused(422, "not-json", "the merge patch is not JSON: not UTF-8, too deep, or a number too large")
-    try:
-        target = read_json(alive.body) if alive is not None and alive.body else {}
-    except ValueError:
-        return Refused(422, "session-not-json", "the session's content is not JSON, so no merge patch applies to it")
-    try:
-        merged = json.dumps(merge_patch(target, patch), separators=(",", ":"), ensure_ascii=False).encode()
-    except ValueError:  # a lone surrogate, written as an escape
-        return Refused(422, "not-json", "the merge patch has text that is not Unicode")
-    return JSON_TYPE, merged
-
-
-def merge_patch(target: Any, patch: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """Apply a JSON merge patch (RFC 7396, section 2); returns a new value, the arguments stay as they are."""
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(target) if isinstance(target, dict) else {}
-    for name, value in patch.items():
-        if value is None:
-            result.pop(name, None)
-        else:
-            result[name] = merge_patch(result.get(name), value)
-    return result
+        return JSON_TYPE, patched(alive.body if alive is not None else b"", write.body)
+    except CannotPatch as error:
+        return Refused(422, error.problem, str(error))

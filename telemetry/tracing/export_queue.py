@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from understudy.telemetry.timing.backoff import Backoff
 from understudy.telemetry.tracing.otlp_grpc_exporter import RefusedForGoodError
 
 _log = logging.getLogger(__name__)
@@ -117,18 +118,17 @@ class Pump:
             self._dropped += 1
 
     def _run(self) -> None:
-        pause = self._limits.delay
+        backoff = Backoff(self._limits.delay, self._limits.longest_pause)
         while batch := self._next_batch():
             last_try = self._stopping
             fault, refused = self._export(batch)
             if self._settle(batch, fault, refused):
-                pause = self._limits.delay
+                backoff.reset()
                 continue
             if last_try:
                 break
             with self._changed:
-                self._changed.wait_for(lambda: self._stopping, timeout=pause)
-            pause = min(pause * 2, self._limits.longest_pause)
+                self._changed.wait_for(lambda: self._stopping, timeout=backoff.next())
         self._exporter.shutdown()
 
     def _next_batch(self) -> Sequence[ReadableSpan]:

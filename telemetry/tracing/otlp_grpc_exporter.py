@@ -12,13 +12,16 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from grpc import ChannelCredentials, StatusCode
-from opentelemetry.exporter.otlp.proto.grpc import exporter as grpc_exporter
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+if TYPE_CHECKING:  # brings all of OpenTelemetry's metrics and logs along: imported in the thread that exports first
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+_EXPORTER_LOGGER = logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter")
 _TIMEOUT = 2.0
 _TIMEOUT_VARIABLES = ("OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT")
 # The exporter takes the codes to repeat at as a non-empty collection; no failure has the code OK.
@@ -84,7 +87,9 @@ class OtlpExporter(SpanExporter):
         if inner is not None:
             inner.shutdown()
 
-    def _open(self) -> OTLPSpanExporter:
+    def _open(self) -> "OTLPSpanExporter":
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
         timeout = None if any(os.environ.get(name) for name in _TIMEOUT_VARIABLES) else _TIMEOUT
         if self._endpoint is None:
             return OTLPSpanExporter(timeout=timeout, retryable_error_codes=_NEVER)
@@ -117,8 +122,8 @@ def _listening() -> Iterator[list[str]]:
     """Collect what OpenTelemetry's exporter logs in this thread meanwhile, instead of letting it through."""
     heard: list[str] = []
     listener = _Listener(heard)
-    grpc_exporter.logger.addFilter(listener)
+    _EXPORTER_LOGGER.addFilter(listener)
     try:
         yield heard
     finally:
-        grpc_exporter.logger.removeFilter(listener)
+        _EXPORTER_LOGGER.removeFilter(listener)

@@ -25,7 +25,8 @@ from understudy.proxy.ownership.handover import SLOTS_TOGETHER
 from understudy.proxy.ownership.handover_pacing import SPREAD
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.informer import Mirror, MirrorBatch
-from understudy.statesync.pool.keys import PoolKeys, prefix_range
+from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import MemberState, Owner, Phase, Table
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.state import PoolState

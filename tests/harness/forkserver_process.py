@@ -37,6 +37,9 @@ _LOADED = """
     understudy.proxy.sidecar.sidecar
     understudy.xds.control.server
     understudy.xds.control.identity
+    understudy.xds.envoy.mesh
+    understudy.xds.envoy.listener
+    understudy.xds.envoy.tcp
     http.server
     rich.live
     rich.table

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.informer import Mirror, MirrorBatch
+from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
-from understudy.statesync.pool.keys import KeyRange, PoolKeys, prefix_range
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.telemetry.tracing.setup import Telemetry
 from understudy.xds.control.election import Leadership

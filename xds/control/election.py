@@ -13,14 +13,16 @@ import logging
 from collections.abc import Callable
 
 from understudy.statesync.etcd.client import CreateRevision, EtcdClient, EtcdError, Get, Lease, ModRevision, Put
-from understudy.statesync.pool.keys import KeyRange, PoolKeys
+from understudy.statesync.etcd.key_range import KeyRange
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import ControlServer
+from understudy.telemetry.timing.backoff import Backoff
 
 logger = logging.getLogger(__name__)
 
 LEASE_SECONDS = 5
 RETRY_FIRST = 0.1
-RETRY_MOST = 1.0
+RETRY_LONGEST = 1.0
 
 
 class Leadership:
@@ -79,19 +81,19 @@ class Leadership:
 
     async def run(self) -> None:
         """Register, stand and lead, over and over, until :meth:`resign`; survives every etcd error."""
-        pause = RETRY_FIRST
+        backoff = Backoff(RETRY_FIRST, RETRY_LONGEST)
         while not self._resigned.is_set():
             try:
                 async with self._client.lease(self._ttl) as lease:
                     self._leases.add(lease.id)
                     await self._serve_lease(lease)
-                    pause = RETRY_FIRST
+                    backoff.reset()
             except EtcdError as error:
                 self.trouble = str(error)
+                pause = backoff.next()
                 logger.warning("election of pool %s: %s; trying again in %.1f s", self._keys.pool, error, pause)
                 self._set_term(0)
                 await self._pause(pause)
-                pause = min(pause * 2, RETRY_MOST)
             finally:
                 self._set_term(0)
                 self.registered.clear()

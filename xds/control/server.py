@@ -21,16 +21,18 @@ from typing import Any
 import grpc
 from aiohttp import web
 
-from understudy.statesync.etcd.client import EtcdClient, EtcdError, TlsFiles
-from understudy.statesync.etcd.settings import START_PATIENCE, EtcdMissing, EtcdSettings, await_etcd
+from understudy.statesync.etcd.client import EtcdClient, EtcdError
+from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.http.http_port import serve
+from understudy.statesync.pool.access import START_TIMEOUT, EtcdMissing, await_etcd
 from understudy.statesync.pool.addresses import split_address
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.pools import PoolWatch
 from understudy.statesync.pool.records import ControlServer
 from understudy.statesync.pool.spec import Timeouts
-from understudy.statesync.tls.identity import Trust, is_loopback
+from understudy.statesync.tls.identity import DOMAIN, Trust, is_loopback
 from understudy.statesync.tls.peer_tls import BadTlsFiles, Identity, PeerTls
+from understudy.statesync.tls.pem_files import PemFiles
 from understudy.statesync.tls.secret_files import TooOpen, fault_of
 from understudy.telemetry.metrics.phase_metrics import PhaseMetrics, expose
 from understudy.telemetry.metrics.span_metrics import SpanMetrics
@@ -46,7 +48,7 @@ from understudy.xds.control.admin import Admin
 from understudy.xds.control.controller import Controller, Timing
 from understudy.xds.control.election import LEASE_SECONDS, Leadership
 from understudy.xds.control.gc_tuning import collecting_when_calm
-from understudy.xds.control.identity import Clients, ServerTls
+from understudy.xds.control.identity import Clients, server_credentials
 from understudy.xds.control.name_check import holder_of_name
 from understudy.xds.control.pool_metrics import PoolMetrics
 from understudy.xds.publishing.listener_groups import Fronts, listen_of
@@ -79,31 +81,29 @@ class ControlSettings:
     Addresses are ``host:port``; port 0 takes a free one. ``advertise_grpc`` and ``advertise_http`` are what
     members and tools connect to, where that is not what is listened at. ``otlp_http`` takes OTLP over HTTP, under the
     same rules as the gRPC port, which takes it anyhow; empty for none. ``traces`` is the SQLite file of the
-    trace store. ``tls``, ``username`` and ``password`` are for etcd. ``serve_tls`` makes the gRPC port demand
-    certificates; without it, and unless ``insecure``, that port must be on loopback. ``http`` asks for no certificate,
-    so it must be on loopback unless ``open_http`` or ``insecure``. ``max_stream_age``: seconds
+    trace store. ``tls`` makes the gRPC port demand certificates, whose SPIFFE ids are of ``trust_domain``; without it,
+    and unless ``insecure``, that port must be on loopback. ``http`` asks for no certificate, so it must be on loopback
+    unless ``open_http`` or ``insecure``. ``max_stream_age``: seconds
     (give or take a fifth) after which an xDS stream is ended, so that Envoys spread over the replicas.
     ``etcd_patience`` is how long, in seconds, etcd may be silent at the start.
     """
 
     pool: str
     name: str
-    etcd: tuple[str, ...]
+    etcd: EtcdSettings = field(default_factory=EtcdSettings)
     grpc: str = "127.0.0.1:18000"
     http: str = "127.0.0.1:18001"
     otlp_http: str = ""
     advertise_grpc: str = ""
     advertise_http: str = ""
     traces: str | Path = ":memory:"
-    tls: TlsFiles | None = None
-    username: str | None = None
-    password: str | None = None
-    serve_tls: ServerTls | None = None
+    tls: PemFiles | None = None
+    trust_domain: str = DOMAIN
     insecure: bool = False
     open_http: bool = False
     max_stream_age: float = MAX_STREAM_AGE
     lease: int = LEASE_SECONDS
-    etcd_patience: float = START_PATIENCE
+    etcd_patience: float = START_TIMEOUT
     timing: Timing = field(default_factory=Timing)
 
 
@@ -179,7 +179,7 @@ async def _serve(
         on_spec=fronts.follow,
     )
     leadership.on_change = controller.leadership_changed
-    clients = Clients(Trust(settings.pool, settings.serve_tls.domain)) if settings.serve_tls else None
+    clients = Clients(Trust(settings.pool, settings.trust_domain)) if settings.tls else None
     ads = AdsServer(
         cache,
         StreamSettings(pace=Pace(removal_linger=REMOVAL_LINGER), max_age=settings.max_stream_age),
@@ -204,9 +204,9 @@ async def _serve(
         exposition=lambda accept: expose(metrics.registry, accept),
         fronts=tally,
     )
-    if settings.serve_tls and clients:
+    if settings.tls and clients:
         controller.heartbeat.identify = clients.refuse_member
-        controller.heartbeat.tls = _peer_tls(settings.serve_tls, clients.trust)
+        controller.heartbeat.tls = _peer_tls(settings.tls, clients.trust)
     intake = Intake(store, asyncio.get_running_loop().time, fronts=tally)
     ads.register(server)
     controller.heartbeat.register(server)
@@ -268,10 +268,10 @@ def _grpc_server(settings: ControlSettings) -> tuple[grpc.aio.Server, int]:
 
 def _credentials(settings: ControlSettings) -> grpc.ServerCredentials | None:
     """What the gRPC port asks of its clients; None for plain text."""
-    if settings.serve_tls is None:
+    if settings.tls is None:
         return None
     try:
-        return settings.serve_tls.credentials()
+        return server_credentials(settings.tls)
     except OSError as error:
         raise StartError(fault_of(error)) from None
 
@@ -279,7 +279,7 @@ def _credentials(settings: ControlSettings) -> grpc.ServerCredentials | None:
 def _require_private(settings: ControlSettings, option: str, address: str) -> None:
     """A port that takes from its clients asks for certificates, or is on loopback, or was allowed not to."""
     host, _ = _parts(option, address)
-    if settings.serve_tls is None and not settings.insecure and not is_loopback(host):
+    if settings.tls is None and not settings.insecure and not is_loopback(host):
         raise StartError(
             f"{option} {address} is not loopback: give --tls-cert, --tls-key and --tls-ca (docs/security.md), "
             "or --insecure if everybody in that network may be trusted"
@@ -296,7 +296,7 @@ def _require_private_http(settings: ControlSettings) -> None:
         )
 
 
-def _peer_tls(tls: ServerTls, trust: Trust) -> PeerTls:
+def _peer_tls(tls: PemFiles, trust: Trust) -> PeerTls:
     """The same identity for other ports: as a client of the members' peer ports, as a server of OTLP/HTTP."""
     try:
         return PeerTls(Identity(tls.cert, tls.key, tls.ca, trust))
@@ -351,8 +351,8 @@ async def _otlp_http(settings: ControlSettings, intake: Intake) -> AsyncIterator
         yield
         return
     _require_private(settings, "--otlp-http", settings.otlp_http)
-    certs = settings.serve_tls
-    tls = _peer_tls(certs, Trust(settings.pool, certs.domain)).server() if certs else None
+    trust = Trust(settings.pool, settings.trust_domain)
+    tls = _peer_tls(settings.tls, trust).server() if settings.tls else None
     with _listening("--otlp-http", settings.otlp_http) as listener:
         async with _http(otlp_application(intake), listener, tls, opens=OPENED):
             yield
@@ -373,15 +373,14 @@ async def _store(path: str | Path) -> AsyncIterator[SpanStore]:
 @contextlib.asynccontextmanager
 async def _etcd(settings: ControlSettings, stop: asyncio.Event) -> AsyncIterator[EtcdClient]:
     """A client of an etcd that answered once; it may go away after that."""
-    reach = EtcdSettings(settings.etcd, settings.tls, settings.username, settings.password)
     try:
-        client = reach.client()
+        client = settings.etcd.client()
     except TooOpen as error:
         raise StartError(fault_of(error)) from None
     except (ValueError, OSError) as error:
-        raise StartError(f"--etcd {','.join(settings.etcd)}: {error}") from None
+        raise StartError(f"--etcd {','.join(settings.etcd.endpoints)}: {error}") from None
     async with client:
-        waiting = asyncio.create_task(await_etcd(client, reach, settings.pool, patience=settings.etcd_patience))
+        waiting = asyncio.create_task(await_etcd(client, settings.etcd, settings.pool, timeout=settings.etcd_patience))
         await _first_of(stop.wait(), waiting)
         if stop.is_set():
             waiting.cancel()

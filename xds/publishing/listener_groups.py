@@ -6,14 +6,16 @@ content of a listener to :mod:`understudy.xds.envoy.listener` and :mod:`understu
 
 import logging
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from understudy.statesync.pool.addresses import split_address
 from understudy.statesync.pool.spec import PoolSpec
-from understudy.xds.envoy.listener import listener, listener_name
-from understudy.xds.envoy.tcp import TcpTerms, tcp_listener, tcp_terms
 from understudy.xds.server.cache import CacheError, ResourceCache
 from understudy.xds.server.types import LISTENER
 from understudy.xds.server.wire import Node
+
+if TYPE_CHECKING:  # Envoy's message classes take 0.3 s to import: not while a control server starts
+    from understudy.xds.envoy.tcp import TcpTerms
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,9 @@ class Fronts:
 
     async def give(self, group: str) -> None:
         """Set the listener of the Envoys of a group (:func:`listen_of`)."""
+        from understudy.xds.envoy.listener import listener, listener_name
+        from understudy.xds.envoy.tcp import tcp_listener
+
         listen, telemetry, traced = (*group.split(" "), "", "")[:3]
         try:
             host, port = split_address(listen)
@@ -57,6 +62,8 @@ class Fronts:
 
     async def follow(self, spec: PoolSpec) -> None:
         """From now on listeners are as this spec wants them; its clusters must be in the cache."""
+        from understudy.xds.envoy.tcp import tcp_terms
+
         terms = tcp_terms(spec)
         if terms == self._terms:
             return

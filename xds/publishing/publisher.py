@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from understudy.statesync.pool.spec import PoolSpec
-from understudy.xds.envoy.mesh import build_all, clusters_from_elsewhere
-from understudy.xds.envoy.resources import ENDPOINTS, ROUTES, Endpoint, PoolView
+from understudy.xds.envoy.pool_view import Endpoint, PoolView
 from understudy.xds.membership.cluster_state import World, pool_view
 from understudy.xds.server.cache import CacheError, ResourceCache
+from understudy.xds.server.types import ENDPOINTS, ROUTES
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class Publisher:
         await asyncio.gather(
             asyncio.sleep(self._merge - since if self._at else 0),
             # What cannot be built is told when it is to be published.
-            asyncio.gather(asyncio.to_thread(build_all, view), return_exceptions=True),
+            asyncio.gather(asyncio.to_thread(_build, view), return_exceptions=True),
         )
 
     async def _publish_health(self, view: PoolView) -> None:
@@ -139,7 +139,7 @@ class Publisher:
         if members == before.members:
             return
         after = replace(before, members=members)
-        old, new = self._resources, build_all(after)
+        old, new = self._resources, _build(after)
         self._published, self._resources = after, new
         logger.info("endpoints of pool %s: %s", view.spec.pool, _told(before.members, members))
         for kind in (ENDPOINTS, ROUTES):
@@ -152,8 +152,8 @@ class Publisher:
         self._shape = shape
         self._at = asyncio.get_running_loop().time()
         try:
-            resources = build_all(view)
-            await self._cache.set_all(resources, known=clusters_from_elsewhere(view.spec))
+            resources = _build(view)
+            await self._cache.set_all(resources, known=_clusters_from_elsewhere(view.spec))
             await self._on_spec(view.spec)
         except (CacheError, ValueError) as error:
             # The last good content stays. Another view is tried when there is one.
@@ -169,6 +169,19 @@ class Publisher:
         self._moved.set()
         self._moved = asyncio.Event()
         self._on_publish()
+
+
+def _build(view: PoolView) -> dict[str, dict[str, bytes]]:
+    """All resources of a view. The first call imports Envoy's message classes, and is made in a thread."""
+    from understudy.xds.envoy.mesh import build_all
+
+    return build_all(view)
+
+
+def _clusters_from_elsewhere(spec: PoolSpec) -> frozenset[str]:
+    from understudy.xds.envoy.mesh import clusters_from_elsewhere
+
+    return clusters_from_elsewhere(spec)
 
 
 def _told(before: Mapping[str, Endpoint], after: Mapping[str, Endpoint]) -> str:

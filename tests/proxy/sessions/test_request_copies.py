@@ -15,7 +15,8 @@ from tests.harness.sidecars_here import sidecars_here
 from tests.harness.waiting import until
 from understudy.proxy.sessions.request_sweep import RequestSweep
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.pool.keys import PoolKeys, prefix_range
+from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.sessions.request_log import Entry, RequestLog
 from understudy.statesync.sessions.session import ANSWERS_KEPT

@@ -12,6 +12,7 @@ from understudy.statesync.heartbeat.heartbeat import Beat, ClaimTold
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import ControlServer, Failover, Intent, Lost, Member, MemberState, Owner, Table
 from understudy.statesync.pool.spec import HealthChecks, Liveness, PoolSpec, SpecError
+from understudy.statesync.pool.spec_reader import decode_spec
 from understudy.statesync.pool.state import PoolState
 from understudy.statesync.sessions.session import Answer, Session
 
@@ -64,7 +65,7 @@ def test_what_the_first_release_wrote_is_read(record: Any) -> None:
 
 def test_the_first_releases_spec_is_known_in_full() -> None:
     was = HealthChecks(interval_ms=250, timeout_ms=500, failures=2)
-    assert PoolSpec.decode(json.dumps(FIRST_RELEASE["PoolSpec"]).encode()) == PoolSpec(
+    assert decode_spec(json.dumps(FIRST_RELEASE["PoolSpec"]).encode()) == PoolSpec(
         pool="cart", slots=32, liveness=Liveness(missed_beats=5), health_checks=was
     )
 
@@ -90,7 +91,7 @@ def test_a_spec_is_gone_by_as_far_as_it_is_known_and_the_rest_is_told() -> None:
     for name in ("newer", "limits.newer", "session_key.0.newer"):
         assert name in state.faults[KEYS.spec]
     with pytest.raises(SpecError, match="unknown key"):
-        PoolSpec.decode(value)
+        decode_spec(value)
     state.apply(MirrorBatch(9, (Event("put", Kv(KEYS.spec, known.encode(), 9, 1, 0)),)))
     assert state.faults == {}
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tests.harness.waiting import until
 from understudy.statesync.etcd.client import EtcdClient, Event, Kv
 from understudy.statesync.etcd.informer import Mirror
-from understudy.statesync.pool.keys import PoolKeys, prefix_range
+from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.sessions.replica import Replica
 from understudy.statesync.sessions.session import Session
 

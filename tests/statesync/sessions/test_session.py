@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from understudy.statesync.sessions.merge_patch import merge_patch
 from understudy.statesync.sessions.session import (
     ANSWERS_KEPT,
     MERGE_PATCH_TYPE,
@@ -18,7 +19,6 @@ from understudy.statesync.sessions.session import (
     Write,
     decide_write,
     matches_none,
-    merge_patch,
     valid_key,
 )
 

@@ -26,7 +26,8 @@ from understudy.telemetry.slo.requests import requests_of
 from understudy.telemetry.store.store import SpanStore
 from understudy.telemetry.tracing import names
 from understudy.xds.envoy.listener import listener_name
-from understudy.xds.envoy.resources import Endpoint, PoolView, build
+from understudy.xds.envoy.pool_view import Endpoint, PoolView
+from understudy.xds.envoy.resources import build
 from understudy.xds.publishing.listener_groups import Fronts, listen_of
 from understudy.xds.server.ads import AdsServer
 from understudy.xds.server.cache import ResourceCache
