@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from understudy.deploy.common.layout import Layout
 from understudy.deploy.data.backup_file import BackupError, check
-from understudy.deploy.inspect.query import spans_of
+from understudy.deploy.inspect.traces import spans_of
 from understudy.statesync.etcd.client import Event, Kv
 from understudy.statesync.etcd.informer import MirrorBatch
 from understudy.statesync.heartbeat.heartbeat import Answer, Beat

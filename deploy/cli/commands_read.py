@@ -76,7 +76,8 @@ def table(every: bool, slot: tuple[int, ...], pool: str | None, etcd: EtcdOption
 @list_output_option
 def sessions(slot: int | None, limit: int, pool: str | None, etcd: EtcdOptions, output: str) -> None:
     """List sessions with slot, size and expiry, in order of slot."""
-    from understudy.deploy.inspect.query import connect, read_pool, read_sessions, require_pool
+    from understudy.deploy.inspect.query import connect, read_pool, require_pool
+    from understudy.deploy.inspect.sessions import read_sessions
     from understudy.deploy.inspect.tables import sessions_table
     from understudy.deploy.inspect.views import sessions_view
 
@@ -111,7 +112,8 @@ def explain(key: str, body: bool, pool: str | None, etcd: EtcdOptions, output: s
     "-"; one that is also an option's name comes after "--".
     """
     from understudy.deploy.inspect.member_views import slots_of
-    from understudy.deploy.inspect.query import connect, read_pool, read_session, require_pool
+    from understudy.deploy.inspect.query import connect, read_pool, require_pool
+    from understudy.deploy.inspect.sessions import read_session
     from understudy.deploy.inspect.tables import explain_table
     from understudy.deploy.inspect.views import explain_view
     from understudy.statesync.pool.slots import slot_of
@@ -152,8 +154,8 @@ def failovers(limit: int, pool: str | None, etcd: EtcdOptions, output: str) -> N
     They are in the order in which etcd has them, whatever the members' clocks say. Their lengths are those of their
     traces, as far as control servers have them.
     """
-    from understudy.deploy.inspect.query import read_lengths
     from understudy.deploy.inspect.tables import failovers_table
+    from understudy.deploy.inspect.traces import read_lengths
     from understudy.xds.control.admin import MOST_LISTED
 
     place = find_place(etcd, pool)
@@ -195,8 +197,7 @@ def trace(trace_id: str, every: bool, pool: str | None, etcd: EtcdOptions, outpu
 
     ID is a trace id from 'understudy failovers', or its beginning; without one it is the latest failover.
     """
-    from understudy.deploy.inspect.query import read_trace
-    from understudy.deploy.inspect.views import condense
+    from understudy.deploy.inspect.traces import condense, read_trace
     from understudy.telemetry.otlp.spans import StoredSpan
     from understudy.telemetry.slo.waterfall import as_json, waterfall
 

@@ -7,7 +7,6 @@ and what to do, and an exit code: 0 fine, 1 the answer is no, 2 wrong use or a m
 import asyncio
 import difflib
 import importlib
-import importlib.metadata
 import os
 import sys
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any
 
 import click
 
+from understudy import __version__
 from understudy.deploy.common.errors import DeployError, NoPoolError
 from understudy.deploy.common.options import examples
 from understudy.deploy.common.printable import one_line
@@ -155,13 +155,6 @@ def _known(error: Exception) -> str | None:
     return None
 
 
-def _version() -> str:
-    try:
-        return importlib.metadata.version("understudy")
-    except importlib.metadata.PackageNotFoundError:
-        return "from a source tree that is not installed"
-
-
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -180,7 +173,7 @@ def _version() -> str:
     envvar="UNDERSTUDY_LOG_LEVEL",
     help="How much the long-running commands log (to stderr).",
 )
-@click.version_option(_version(), message="understudy %(version)s")
+@click.version_option(__version__, message="understudy %(version)s")
 @click.pass_context
 def cli(ctx: click.Context, log_level: str) -> None:
     """Stateful services behind Envoy that lose no session when a member dies."""

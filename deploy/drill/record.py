@@ -11,7 +11,7 @@ from dataclasses import replace
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.options import TlsOptions
 from understudy.deploy.drill.conditions import Kind, Seen
-from understudy.deploy.inspect.query import read_trace
+from understudy.deploy.inspect.traces import read_trace
 from understudy.statesync.etcd.client import EtcdClient, ModRevision, Put
 from understudy.statesync.pool.records import Failover
 from understudy.statesync.pool.state import PoolState

@@ -6,15 +6,15 @@ they tell the pool's records as they last read them, and members say themselves 
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from understudy.deploy.common.layout import MemberPlace
 from understudy.deploy.common.options import TlsOptions
+from understudy.deploy.inspect.controls import ask_controls
 from understudy.deploy.inspect.member_views import Heard
 from understudy.deploy.inspect.members import MemberError, Members, asking
-from understudy.deploy.inspect.query import ask_controls
 from understudy.proxy.peers.sync_api import STATUS_PATH
 from understudy.statesync.etcd.client import Event, Kv
 from understudy.statesync.etcd.informer import MirrorBatch
@@ -35,35 +35,6 @@ class LastKnown:
     state: PoolState
     revision: int
     age: float | None
-
-
-def heard_by(statuses: Iterable[Any]) -> dict[tuple[str, str], Heard]:
-    """What control servers hear of each (member, boot), from their answers of ``/v1/status``.
-
-    Of several the newest counts, and LOST only if all say so.
-    """
-    found: dict[tuple[str, str], Heard] = {}
-    for status in statuses:
-        for row in status.get("heartbeats", ()) if isinstance(status, dict) else ():
-            one = _heard_in(row, status)
-            if one is not None:
-                known = found.get((one.member, one.boot))
-                found[one.member, one.boot] = one if known is None else min(known, one, key=_worth)
-    return found
-
-
-def _worth(one: Heard) -> tuple[bool, float]:
-    return one.state is MemberState.LOST, one.age
-
-
-def _heard_in(row: Any, answer: Mapping[str, Any]) -> Heard | None:  # noqa: ANN401 - JSON
-    match row:
-        case {"member": str(member), "boot": str(boot), "state": str(state), "reason": str(reason)}:
-            with contextlib.suppress(ValueError):
-                ago = row.get("heard_seconds_ago")
-                age = float(ago) if isinstance(ago, int | float) else 0.0
-                return Heard(member, boot, MemberState(state), reason, str(answer.get("control", "")), age)
-    return None
 
 
 async def read_last_known(addresses: Sequence[str], pool: str) -> tuple[LastKnown | None, list[str]]:

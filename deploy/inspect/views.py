@@ -6,17 +6,17 @@ wish behind them by the slot table.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from understudy.deploy.inspect.member_views import Heard, View, member_views, order_of, slots_of
-from understudy.deploy.inspect.query import FoundSession, unreadable_spec
+from understudy.deploy.inspect.query import unreadable_spec
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.parsing.stored import read_json
 from understudy.statesync.pool.records import Failover, Phase
 from understudy.statesync.pool.state import PoolState
-from understudy.telemetry.otlp.spans import StoredSpan
-from understudy.telemetry.tracing.names import SERVICE_INSTANCE_ID
+
+if TYPE_CHECKING:
+    from understudy.deploy.inspect.sessions import FoundSession
 
 
 def status_view(
@@ -124,7 +124,7 @@ def summarise_table(view: View) -> list[View]:
 
 
 def explain_view(
-    state: PoolState, found: FoundSession | None, key: str, slot: int, now_ms: int, *, body: bool = False
+    state: PoolState, found: "FoundSession | None", key: str, slot: int, now_ms: int, *, body: bool = False
 ) -> View:
     """Where a session key belongs, who serves it, and what is stored of it (without its content, unless asked)."""
     return {
@@ -134,7 +134,7 @@ def explain_view(
     }
 
 
-def sessions_view(pool: str, found: Sequence[FoundSession], records: int, now_ms: int) -> View:
+def sessions_view(pool: str, found: "Sequence[FoundSession]", records: int, now_ms: int) -> View:
     """A list of sessions; ``records`` also counts what is deleted or expired and not yet swept."""
     return {
         "pool": pool,
@@ -223,7 +223,7 @@ def _slot_view(state: PoolState, slot: int) -> View:
     }
 
 
-def _session_view(found: FoundSession, now_ms: int, *, body: bool = False) -> View:
+def _session_view(found: "FoundSession", now_ms: int, *, body: bool = False) -> View:
     session = found.session
     view: View = {
         "alive": session.alive(now_ms),
@@ -260,24 +260,3 @@ def _failover_view(trace: str, parts: Sequence[Failover]) -> View:
         "cause": first.cause,
         "drill": next((part.drill for part in parts if part.drill), ""),
     }
-
-
-def condense(spans: Sequence[StoredSpan], most: int = 40) -> list[StoredSpan]:
-    """A trace of at most some ``most`` spans as it is; of a longer one each process's spans of one phase as one.
-
-    The merged span reaches from the first start to the last end, and its process is marked with how many it was.
-    """
-    if len(spans) <= most:
-        return list(spans)
-    groups: dict[tuple[str, str], list[StoredSpan]] = defaultdict(list)
-    for span in spans:
-        groups[span.instance, span.name].append(span)
-    return [_merged(group) for group in groups.values()]
-
-
-def _merged(group: Sequence[StoredSpan]) -> StoredSpan:
-    first = min(group, key=lambda span: span.start_ns)
-    if len(group) == 1:
-        return first
-    who = {**first.resource, SERVICE_INSTANCE_ID: f"{first.instance} x{len(group)}"}
-    return replace(first, end_ns=max(span.end_ns for span in group), resource=who)

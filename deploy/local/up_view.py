@@ -13,11 +13,11 @@ from rich.text import Text
 
 from understudy.deploy.common.layout import Layout
 from understudy.deploy.inspect.member_views import View
-from understudy.deploy.inspect.query import read_lengths
 from understudy.deploy.inspect.tables import TRACE_SHOWN, change_told, members_table, processes_table
+from understudy.deploy.inspect.traces import read_lengths
 from understudy.deploy.local.processes import State
 from understudy.deploy.local.starting import APP_SUFFIX
-from understudy.telemetry.slo.view import length
+from understudy.telemetry.timing.duration import length
 
 SHOWN = 3
 """Failovers in the picture; 'understudy failovers' has them all."""

@@ -9,7 +9,8 @@ from html import escape
 
 from understudy.telemetry.slo.model import MOST_PICTURED, Burn, Failover, Figure, Review, State
 from understudy.telemetry.slo.plots import burn_down, by_phase, clean, timeline, waterfall
-from understudy.telemetry.slo.view import change_told, left_out_told, length, requests_told, share_told, verdict, when
+from understudy.telemetry.slo.view import change_told, left_out_told, requests_told, share_told, verdict, when
+from understudy.telemetry.timing.duration import length
 
 _CLASS = {
     State.MET: "met",

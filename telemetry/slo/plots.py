@@ -13,7 +13,7 @@ from html import escape
 
 from understudy.telemetry.slo.judgement import outages
 from understudy.telemetry.slo.model import DAY_NS, Failover, Review, is_crash
-from understudy.telemetry.slo.view import length
+from understudy.telemetry.timing.duration import length
 from understudy.telemetry.tracing.names import AFTERMATH
 
 WIDTH = 480

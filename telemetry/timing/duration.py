@@ -10,3 +10,10 @@ def parse_duration(text: str, units: Collection[str]) -> float | None:
     """Seconds; None if ``text`` is not a number followed by one of ``units``."""
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([a-z]+)", text)
     return float(found[1]) * _UNITS[found[2]] if found and found[2] in units else None
+
+
+def length(ms: float) -> str:
+    """A duration in milliseconds, as people read it."""
+    if ms >= 1000:
+        return f"{ms / 1000:.2f}".rstrip("0").rstrip(".") + " s"
+    return f"{ms:.0f} ms" if ms >= 10 else f"{ms:.1f} ms"

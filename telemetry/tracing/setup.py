@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from importlib import metadata
 
 from grpc import ChannelCredentials
 from opentelemetry.context import Context
@@ -34,6 +33,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from understudy import __version__
 from understudy.telemetry.tracing.clock import Clock
 from understudy.telemetry.tracing.export_queue import Destinations, ExportCounts, Pump, PumpLimits
 from understudy.telemetry.tracing.ids import TraceIds, TraceparentError
@@ -274,11 +274,8 @@ def resource_of(service: str, instance: str, attributes: Mapping[str, str]) -> R
 
 
 def service_version() -> str:
-    """The installed version of this project; ``0`` when it runs from a plain directory."""
-    try:
-        return metadata.version("understudy")
-    except metadata.PackageNotFoundError:
-        return "0"
+    """The version of this project."""
+    return __version__
 
 
 def _requests(links: Links) -> Iterator[tuple[str, str, SpanContext]]:

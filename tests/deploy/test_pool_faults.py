@@ -17,7 +17,8 @@ from tests.harness.forkserver import forked
 from tests.harness.local_pools import settled
 from tests.harness.waiting import free_port, until
 from understudy.deploy.inspect.converged import actives
-from understudy.deploy.inspect.query import read_pool, read_trace
+from understudy.deploy.inspect.query import read_pool
+from understudy.deploy.inspect.traces import read_trace
 from understudy.deploy.load.history_checker import Verdict, judge
 from understudy.deploy.load.http_load import Load
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings

@@ -11,9 +11,9 @@ from tests.harness.recorded import answering
 from tests.harness.waiting import free_port
 from understudy.deploy.common.console_style import Terminal
 from understudy.deploy.common.layout import ControlPlace, FrontPlace, Layout, MemberPlace
-from understudy.deploy.inspect.last_known import heard_by, read_last_known
-from understudy.deploy.inspect.member_views import Heard, member_views
-from understudy.deploy.inspect.query import ask_controls
+from understudy.deploy.inspect.controls import ask_controls
+from understudy.deploy.inspect.last_known import read_last_known
+from understudy.deploy.inspect.member_views import Heard, heard_by, member_views
 from understudy.deploy.inspect.tables import status_table
 from understudy.statesync.etcd.informer import MirrorBatch
 from understudy.statesync.pool.keys import PoolKeys
