@@ -9,7 +9,8 @@ import time
 from collections import deque
 from pathlib import Path
 
-from understudy.statesync.heartbeat.heartbeat import LONGEST_LOAD, MOST_STANDSTILLS, Delays
+from understudy.statesync.heartbeat.adaptive_timeout import LONGEST_LOAD, Delays
+from understudy.statesync.heartbeat.heartbeat import MOST_STANDSTILLS
 
 TICK = 0.05
 STALLED_AFTER = 1.0

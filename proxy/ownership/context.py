@@ -16,7 +16,7 @@ from understudy.proxy.ownership.owned_slots import Holdings
 from understudy.proxy.peers.peer_client import Peer, PeerClient
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.informer import Mirror
-from understudy.statesync.heartbeat.heartbeat import patience
+from understudy.statesync.heartbeat.adaptive_timeout import adaptive_timeout
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.ownership import FailoverLog, View
 from understudy.statesync.pool.pool_clock import PoolClock
@@ -110,7 +110,7 @@ class MemberContext:
         rules = self.liveness
         runs = at is not None and self.seen().get((member, at.record.boot), False)
         usual = max(rules.unanswered_ms, rules.application_ms) if runs else rules.unanswered_ms
-        return patience(usual / 1000, delay, rules.load_cap_ms / 1000)
+        return adaptive_timeout(usual / 1000, delay, rules.load_cap_ms / 1000)
 
     def takeover_of(self, member: str, boot: str) -> TraceIds:
         """The trace of the takeover of a member's process: as the table says, or else as everybody can tell."""

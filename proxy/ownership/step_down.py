@@ -22,7 +22,7 @@ from understudy.proxy.ownership.read_deadline import ReadDeadline
 from understudy.proxy.ownership.slot_reconciler import Roles
 from understudy.proxy.peers.peer_client import PeerError, Taken
 from understudy.statesync.etcd.client import Kv
-from understudy.statesync.heartbeat.heartbeat import patience
+from understudy.statesync.heartbeat.adaptive_timeout import adaptive_timeout
 from understudy.statesync.pool.ownership import View, heirs_of
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class StepDown:
     def _suspicious(self) -> bool:
         context = self._context
         expected = max(SUSPECT_AFTER, SLOWER_BY * context.contact.slowest)
-        usual = patience(expected, context.stall.worst, context.liveness.load_cap_ms / 1000)
+        usual = adaptive_timeout(expected, context.stall.worst, context.liveness.load_cap_ms / 1000)
         return context.contact.silent_for(time.monotonic()) >= usual
 
     def _has_something(self) -> bool:

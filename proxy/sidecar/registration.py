@@ -14,7 +14,8 @@ from understudy.proxy.ownership.context import MemberContext
 from understudy.proxy.sidecar.heartbeat_client import HeartbeatClient
 from understudy.proxy.sidecar.name_holder import NameHolder, NameTaken
 from understudy.statesync.etcd.client import EtcdError, LeaseNotFound
-from understudy.statesync.heartbeat.heartbeat import Answer, Beat, stall_step
+from understudy.statesync.heartbeat.adaptive_timeout import stall_step
+from understudy.statesync.heartbeat.heartbeat import Answer, Beat
 from understudy.statesync.pool.records import Member, MemberState
 from understudy.statesync.tls.pem_files import PemFiles
 

@@ -16,7 +16,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL, Delays, patience
+from understudy.statesync.heartbeat.adaptive_timeout import Delays, adaptive_timeout
+from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
 from understudy.statesync.pool.records import Member, MemberState
 
 SECOND = 1_000_000_000
@@ -166,7 +167,7 @@ class LivenessBook:
 
     def _with_load(self, usual: int, pulse: Pulse) -> int:
         late = max(pulse.stall, round(self._late.worst * SECOND))
-        return int(patience(usual, late, self.rules.load_cap))
+        return int(adaptive_timeout(usual, late, self.rules.load_cap))
 
     def lost(self, member: str, boot: str) -> Pulse | None:
         """The pulse of this boot if it is lost, else None."""
