@@ -2,8 +2,8 @@
 
 Every call has a deadline and every failure is one of the errors in :mod:`understudy.statesync.etcd.errors`. Reads are
 repeated on other endpoints inside their deadline, writes only when the first attempt surely changed nothing.
-Safe for many tasks on one event loop. How attempts are made is in ``transport``, what is done
-while etcd has no leader in ``leader``, watches in ``watch``, leases in ``lease``.
+Safe for many tasks on one event loop. Attempts are made in ``transport``; ``leader`` handles times without a leader,
+``watch`` watches, and ``lease`` leases.
 """
 
 import asyncio
@@ -194,10 +194,10 @@ class EtcdClient:
     def watch(self, ranges: Sequence[KeyRange] | KeyRange, start_revision: int) -> AsyncGenerator[WatchBatch, None]:
         """Every change of the ranges from ``start_revision`` on, once, in order of revision, without end.
 
-        Resumes by itself, on any endpoint, after disconnects and restarts of etcd. About every second without
-        a change a batch without events tells that the watch is alive. Raises :class:`Compacted` when changes
+        Resumes by itself, on any endpoint, after disconnects and restarts of etcd. While nothing changes, a batch
+        without events arrives about every second: the watch is alive. Raises :class:`Compacted` when changes
         since the last batch are gone (read again, and watch from there), and :class:`Rejected` when etcd
-        denies the watch. A loop that may be left early belongs into ``contextlib.aclosing``.
+        denies the watch. Use ``contextlib.aclosing`` around a loop that may end early.
         """
         several = [ranges] if isinstance(ranges, KeyRange) else list(ranges)
         return Watch(self._transport, several, start_revision).batches()
@@ -207,14 +207,14 @@ class EtcdClient:
         return Lease(self._transport, ttl)
 
     async def pause(self, seconds: float) -> None:
-        """Wait so long before another try; less if etcd has been without a leader and has one again."""
+        """Wait before another try; shorter if etcd had no leader and has one again."""
         await self._transport.pause(seconds)
 
     @property
     def wanting_at(self) -> float:
-        """When (monotonic) etcd was last seen to keep callers waiting for a leader; -inf for never.
+        """When (monotonic) callers last waited because etcd had no leader; -inf for never.
 
-        It keeps this process waiting and not the other way round: a member of etcd was asked meanwhile, and answered.
+        etcd was slow then, and not this process: a member of etcd was asked meanwhile, and it answered.
         """
         return self._transport.wanting_at
 
@@ -224,7 +224,7 @@ class EtcdClient:
         await self._transport.call("compact", request, repeatable=False)
 
     async def status(self) -> tuple[EndpointStatus, ...]:
-        """What each endpoint says of itself, in the order given; a silent one has only ``errors``."""
+        """What each endpoint reports of itself, in the order given; one that does not answer has only ``errors``."""
         return tuple(await asyncio.gather(*(self._status(endpoint) for endpoint in self._transport.endpoints)))
 
     async def _read(self, request: Message, timeout: float | None) -> Message:

@@ -1,9 +1,8 @@
-"""A live copy of parts of the pool's keys: list once at one revision, then one watch from the next.
+"""Keeps a receiver up to date with key ranges in etcd: lists them once, then watches from the next revision.
 
-The shell between etcd and whoever keeps a model of the pool. It promises: batches arrive in revision order; the first
-one (and any after a gap, such as a compaction) is a *reset* that carries everything; trouble with etcd only delays
-batches, it never loses or invents one. What the keys mean is left to the receiver. A watch is for freshness: nothing
-here decides who may write (DESIGN: "never for safety").
+Batches arrive in the order of revisions. The first batch, and the first after a gap such as a compaction, is a *reset*
+that holds everything. A fault of etcd only delays batches; none is lost or invented. The receiver knows what the keys
+mean. A watch keeps copies fresh: nothing here decides who may write.
 """
 
 import asyncio
@@ -20,8 +19,8 @@ logger = logging.getLogger(__name__)
 
 RETRY_FIRST = 0.05
 RETRY_LONGEST = 1.0
-PAUSE = 2.5
-"""Seconds without a word from etcd that count as an outage; a watch on which nothing changes is heard every second."""
+OUTAGE_AFTER = 2.5
+"""Seconds without a message from etcd that count as an outage; a watch without changes sends one every second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +33,9 @@ class MirrorBatch:
 
 
 class Mirror:
-    """Keeps a receiver in step with etcd.
+    """Keeps a receiver up to date with etcd.
 
-    ``heard_at`` is when etcd last told something (monotonic), ``well_since`` since when it has without an outage.
+    ``heard_at`` is when the last message arrived (monotonic), ``well_since`` when the last outage ended.
 
     Args:
         client: the etcd client.
@@ -67,7 +66,7 @@ class Mirror:
 
     @property
     def silent_for(self) -> float:
-        """Seconds since etcd last told something; below two while all is well."""
+        """Seconds since the last message from etcd; below two while all is well."""
         return time.monotonic() - self.heard_at
 
     async def run(self) -> None:
@@ -79,11 +78,11 @@ class Mirror:
                 backoff.reset()
                 await self._follow()
             except Compacted as gap:
-                logger.warning("watch fell behind etcd's compaction (%s): listing again", gap)
+                logger.warning("the watch is older than etcd's last compaction (%s): listing again", gap)
             except EtcdError as error:
                 self.trouble = str(error)
                 pause = backoff.next()
-                logger.warning("etcd mirror: %s; trying again in %.2f s", error, pause)
+                logger.warning("etcd watch: %s; trying again in %.2f s", error, pause)
                 await self._client.pause(pause)
 
     async def caught_up(self, revision: int) -> None:
@@ -120,8 +119,8 @@ class Mirror:
                 self._hand_over(MirrorBatch(last, tuple(batch.events)))
 
     def _heard(self, now: float) -> None:
-        """Etcd has told something."""
-        if self.trouble or now - self.heard_at > PAUSE:
+        """A message from etcd has arrived."""
+        if self.trouble or now - self.heard_at > OUTAGE_AFTER:
             self.well_since = now
         self.heard_at, self.trouble = now, ""
 

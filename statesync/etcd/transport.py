@@ -1,9 +1,9 @@
-"""Carries single calls to etcd: several endpoints, deadlines, tokens, and what to do when an attempt fails.
+"""Sends single calls to etcd: several endpoints, deadlines, tokens, and what to do when an attempt fails.
 
-One gRPC channel per endpoint; calls stay with the endpoint that works and move on when it does not. A call is
-sent only on a connected channel, so "nobody reachable" is told from "sent, and no answer". A read is tried
-again elsewhere inside its deadline; a write only when the failed attempt surely changed nothing. Streams
-(watch, keepalive) take a connected endpoint from here, report its failures back, and do the rest themselves.
+There is one gRPC channel per endpoint. Calls stay with the endpoint that works and move on when it does not. A call is
+sent only on a connected channel, which separates "no endpoint is reachable" from "sent, but not answered". A read is
+tried again elsewhere before its deadline; a write only when the failed attempt certainly changed nothing. Streams
+(watch, keepalive) take a connected endpoint from here and report its failures back.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import grpc.aio
 from aetcd import rpc
 
 from understudy.statesync.etcd.errors import NO_LEADER, EtcdError, Unavailable, Verdict, error_of, judge
-from understudy.statesync.etcd.leader import PATIENCE, GivenUp, LeaderWatch, Sight
+from understudy.statesync.etcd.leader import NO_LEADER_PAUSE, GivenUp, LeaderReport, LeaderWatch
 from understudy.statesync.etcd.model import Message
 from understudy.statesync.tls.pem_files import PemFiles
 from understudy.telemetry.timing.backoff import Backoff
@@ -151,7 +151,7 @@ class Transport:
         self._login = (username, password or "") if username else None
         self._token: str | None = None
         self._renewing = asyncio.Lock()
-        self._leaders = LeaderWatch(len(self.endpoints), self._look, self._prefer)
+        self._leaders = LeaderWatch(len(self.endpoints), self._leader_report, self._prefer)
 
     async def close(self) -> None:
         """Close all channels; calls still under way end as unknown or unavailable."""
@@ -183,12 +183,12 @@ class Transport:
             raise self._failure(error, call, endpoint)[1] from None
 
     async def pause(self, seconds: float) -> None:
-        """Wait so long before another try, or until etcd has a leader again if that is sooner."""
+        """Wait before another try, or until etcd has a leader again if that is sooner."""
         await self._leaders.pause(seconds)
 
     @property
     def wanting_at(self) -> float:
-        """When (monotonic) etcd was last seen to keep callers waiting for a leader."""
+        """When (monotonic) callers last waited because etcd had no leader."""
         return self._leaders.wanting_at
 
     async def connected(self, name: str, deadline: float, *, patient: bool) -> Endpoint:
@@ -217,7 +217,7 @@ class Transport:
             self._current = (self._current + 1) % len(self.endpoints)
 
     async def stream_failed(self, endpoint: Endpoint, error: grpc.aio.AioRpcError) -> None:
-        """Draw the conclusions from a stream's failure: a new token, or rather another endpoint."""
+        """Renew the token, or prefer another endpoint, after a stream has failed."""
         if judge(error.code(), error.details() or "") is Verdict.LOG_IN:
             await self.renew_token()
         else:
@@ -228,9 +228,9 @@ class Transport:
         await self._renew_token(self._token, time.monotonic() + self.timeout)
         return self._login is not None
 
-    async def _look(self, index: int) -> Sight:
+    async def _leader_report(self, index: int) -> LeaderReport:
         answer = await self.ask(self.endpoints[index], "status", rpc.StatusRequest())
-        return Sight(answer.raftTerm, answer.leader)
+        return LeaderReport(answer.raftTerm, answer.leader)
 
     def _prefer(self, index: int) -> None:
         """The member of this index knows a leader."""
@@ -312,7 +312,7 @@ class Transport:
                 raise failure
             if call.tried >= len(self.endpoints):
                 no_leader = failure.detail == NO_LEADER
-                await self._leaders.pause(min(PATIENCE if no_leader else ALL_TRIED, call.remaining), term)
+                await self._leaders.pause(min(NO_LEADER_PAUSE if no_leader else ALL_TRIED, call.remaining), term)
 
     async def _prepared_again(self, call: _Call, endpoint: Endpoint, verdict: Verdict, token: str | None) -> bool:
         """After a failed attempt: whether there is to be another one, which this prepares."""

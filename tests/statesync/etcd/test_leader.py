@@ -7,7 +7,7 @@ import pytest
 from tests.harness.etcd import EtcdServer, running_cluster
 from tests.harness.waiting import until
 from understudy.statesync.etcd.client import EtcdClient, Get, ModRevision, OutcomeUnknown, Put
-from understudy.statesync.etcd.leader import GivenUp, LeaderWatch, Sight, Terms
+from understudy.statesync.etcd.leader import GivenUp, LeaderReport, LeaderWatch, RaftTerms
 from understudy.statesync.etcd.txn_retry import definite_txn
 
 UNHURRIED = ("100", "2000")
@@ -15,24 +15,24 @@ UNHURRIED = ("100", "2000")
 
 
 def test_only_a_leader_of_a_later_term_replaces_another() -> None:
-    terms = Terms()
+    terms = RaftTerms()
     terms.answered(4)
     for sight, replaced in {
-        Sight(term=4, leader=7): False,  # a follower that has not noticed
-        Sight(term=5, leader=0): False,  # a candidate
-        Sight(term=5, leader=8): True,
+        LeaderReport(term=4, leader=7): False,  # a follower that has not noticed
+        LeaderReport(term=5, leader=0): False,  # a candidate
+        LeaderReport(term=5, leader=8): True,
     }.items():
-        terms.saw(sight)
+        terms.reported(sight)
         assert terms.replaced(sight, since=4) is replaced
-    assert not terms.replaced(Sight(term=4, leader=7), since=3)  # it is behind: there is a later one
-    assert not terms.replaced(Sight(term=5, leader=8), since=5)
-    assert not terms.replaced(Sight(term=5, leader=8), since=0)  # nobody knows under which term that was
+    assert not terms.replaced(LeaderReport(term=4, leader=7), since=3)  # it is behind: there is a later one
+    assert not terms.replaced(LeaderReport(term=5, leader=8), since=5)
+    assert not terms.replaced(LeaderReport(term=5, leader=8), since=0)  # nobody knows under which term that was
 
 
 async def test_the_first_call_of_a_client_may_be_late_without_being_given_up() -> None:
-    sights = [Sight(term=2, leader=7)]
+    sights = [LeaderReport(term=2, leader=7)]
 
-    async def look(_: int) -> Sight:
+    async def look(_: int) -> LeaderReport:
         sights.append(sights[-1])
         return sights[-1]
 
@@ -42,7 +42,7 @@ async def test_the_first_call_of_a_client_may_be_late_without_being_given_up() -
     await until(lambda: len(sights) > 4, 20, "the member was asked while the call was late")
     assert not answer.done()
 
-    sights.append(Sight(term=3, leader=8))
+    sights.append(LeaderReport(term=3, leader=8))
     with pytest.raises(GivenUp):
         await asyncio.wait_for(answer, 20)
     await watch.close()
