@@ -60,8 +60,12 @@ def _window(_: click.Context, parameter: click.Parameter, value: str) -> int:
     type=click.Path(path_type=Path, dir_okay=False),
     help="OpenSLO v1 YAML whose objectives count instead of the spec's.",
 )
-@click.option("--compare", is_flag=True, help="Show what was found in the window before as well.")
-@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the review as one HTML page.")
+@click.option("--compare", is_flag=True, help="Also show the results of the window before.")
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File for the review as an HTML page. Default: none.",
+)
 @click.option(
     "--export",
     type=click.Choice(["openslo", "sloth", "prometheus"]),
@@ -139,7 +143,7 @@ def _gather(
         return read, found if source else asked
     spec = load_spec(spec_file)
     if pool not in (None, spec.pool) and "UNDERSTUDY_POOL" not in os.environ:
-        raise DeployError(f"--pool {pool}: the spec in {spec_file} is of pool {spec.pool!r}")
+        raise DeployError(f"--pool {pool}: the spec in {spec_file} is for pool {spec.pool!r}")
     if source is None and traces:
         _, found = asyncio.run(_ask(etcd, spec.pool, since, until, traces=True))
     return spec, found

@@ -27,8 +27,8 @@ from understudy.statesync.sessions.session import (
     Repeated,
     Session,
     Stored,
-    Terms,
     Write,
+    WriteContext,
     decide_write,
     etag_of,
     matches_none,
@@ -268,7 +268,7 @@ class OwnerCalls:
     def _decide(self, call: Call, write: Write, owned: OwnedSlot, spec: PoolSpec) -> Outcome:
         current = self._context.replica.session(owned.slot, call.key)
         clock, limit = self._context.clock, spec.limits.session_bytes
-        terms = Terms(owned.owner.epoch, clock.now_ms(), limit, spec.session_ttl, clock.expiry_ms())
+        terms = WriteContext(owned.owner.epoch, clock.now_ms(), limit, spec.session_ttl, clock.expiry_ms())
         settled = None
         if write.request is not None:
             settled = self._context.requests.find(request_hash(call.key, write.request), write.fingerprint)

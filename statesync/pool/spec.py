@@ -65,18 +65,18 @@ class SessionKey(_Strict):
 
 
 class MemberSpec(_Strict):
-    """An operator's word on a member; it overrides what the member says of itself."""
+    """Weight and priority of one member; they override the options of its sidecar."""
 
     weight: Annotated[int, Field(ge=1, le=1000)] | None = None
     priority: Annotated[int, Field(ge=1, le=1000)] | None = None
 
 
 class Limits(_Strict):
-    """What a pool may hold.
+    """Limits of a pool.
 
     ``session_bytes`` is the largest session body in bytes; ``queued_writes`` is how many writes may wait at one member.
-    ``requests`` is how many outcomes of requests may be kept at a time, each for ``timeouts.request_seconds`` and half
-    a minute; one takes some 250 bytes in every sidecar.
+    ``requests`` is how many outcomes of requests are kept, each for ``timeouts.request_seconds`` and 30 s more; one
+    takes about 250 bytes in every sidecar.
     """
 
     session_bytes: Annotated[int, Field(ge=1, le=1_000_000)] = 65536
@@ -98,7 +98,7 @@ class Stall(_Strict):
 
 
 class Propagation(_Strict):
-    """From a change known until the last Envoy acknowledged it: the 99th percentile, in seconds."""
+    """From the time a change is known until the last Envoy has acknowledged it: the 99th percentile, in seconds."""
 
     p99: Seconds = 1.0
 
@@ -110,12 +110,12 @@ class Protection(_Strict):
 
 
 class Objectives(_Strict):
-    """What a failover may cost. Shares are of 1, counts are over the window of a review.
+    """What a failover may cost. Shares are between 0 and 1, counts are those of the review's window.
 
-    ``rpo_sync_writes`` are acknowledged sync writes lost; ``rpo_async_writes`` the async ones, not judged unless given.
-    ``failed_requests`` is the share of the requests in the time of changes of active, ``unavailability`` that of all
-    requests that met a takeover (of slot time, where nobody counts requests), ``exposure`` the share of time with fewer
-    than two current copies of some slot, ``unmeasured`` the share of changes whose end nobody saw.
+    ``rpo_sync_writes`` are acknowledged sync writes that were lost; ``rpo_async_writes`` async ones, judged only if
+    given. ``failed_requests`` is the share of the requests during changes of active that failed, ``unavailability`` the
+    share of all requests that met a takeover (of slot time, where requests are not counted), ``exposure`` the share of
+    time with fewer than two current copies of some slot, ``unmeasured`` the share of changes without a measured end.
     """
 
     rto: Rto = Rto()
@@ -133,11 +133,11 @@ class Objectives(_Strict):
 
 
 class Timeouts(_Strict):
-    """How long Envoy waits. ``request_seconds`` is for a whole request with its retries; streams have no such end.
+    """How long Envoy waits. ``request_seconds`` is for a whole request with its retries; it does not apply to streams.
 
-    ``keep_alive_ms``: a connection to an application that is idle for so long is closed, before the application does.
-    ``ping_ms``: HTTP/2 connections to applications are pinged so often, and closed when one is unanswered for as long;
-    0: never. gRPC servers must permit it, else they close connections themselves.
+    ``keep_alive_ms``: Envoy closes a connection to an application that is idle for this long, before the application
+    does. ``ping_ms``: interval of pings on HTTP/2 connections to applications, and the time after which an unanswered
+    ping closes the connection; 0: no pings. gRPC servers must permit pings, else they close the connection.
     """
 
     connect_ms: Annotated[int, Field(ge=10, le=10_000)] = 250
@@ -148,10 +148,10 @@ class Timeouts(_Strict):
 
 
 class Retries(_Strict):
-    """How often Envoy repeats what may be repeated, and how many repeats may be under way per order of members.
+    """How often Envoy repeats requests that may be repeated, and how many repeats may run at once per order of members.
 
-    ``hedge_ms``: a request that may be repeated and has no answer for so long is sent to the next member as well, and
-    the first answer counts; 0: never.
+    ``hedge_ms``: a request that may be repeated and has no answer after this time is sent to the next member as well,
+    and the first answer counts; 0: never.
     """
 
     attempts: Annotated[int, Field(ge=0, le=10)] = 3
@@ -160,7 +160,7 @@ class Retries(_Strict):
 
 
 class HealthChecks(_Strict):
-    """How Envoy itself asks the members' health ports; see ``docs/operations.md`` for what the numbers are made of."""
+    """Envoy's own health checks of the members' health ports; ``docs/operations.md`` explains the numbers."""
 
     enabled: bool = True
     interval_ms: Annotated[int, Field(ge=20, le=60_000)] = 150
@@ -170,7 +170,7 @@ class HealthChecks(_Strict):
 
 
 class Outliers(_Strict):
-    """When Envoy avoids a member for its failures to connect or to keep connections; 0 ``failures``: never."""
+    """When Envoy avoids a member because connections to it fail or break; ``failures`` 0: never."""
 
     failures: Annotated[int, Field(ge=0, le=1000)] = 0
     base_ms: Annotated[int, Field(ge=100, le=60_000)] = 1000
@@ -178,10 +178,10 @@ class Outliers(_Strict):
 
 
 class Liveness(_Strict):
-    """When silence counts.
+    """When a silent member is suspected.
 
-    ``missed_beats`` is for beats and pulses, every 100 ms each; ``unanswered_ms`` for probes where pulses tell nothing.
-    ``load_cap_ms``: the most that a member under CPU load is given beyond that.
+    ``missed_beats`` is for heartbeats and pulses, each sent every 100 ms; ``unanswered_ms`` for probes where there are
+    no pulses. ``load_cap_ms``: the most that is added to these times for a member under CPU load.
     """
 
     missed_beats: Annotated[int, Field(ge=2, le=100)] = 3
@@ -203,10 +203,10 @@ class Mesh(_Strict):
 
 
 class CheckSpec(_Strict):
-    """A check that every sidecar runs: an HTTP request, or a command if the sidecar was given leave for those.
+    """A check that every sidecar runs: an HTTP request, or a command if the sidecar allows command checks.
 
-    Run every ``every_seconds``; a problem after ``failures`` bad results in a row, no result within
-    ``timeout_seconds`` being one.
+    It runs every ``every_seconds`` and fails after ``failures`` bad results in a row. No result within
+    ``timeout_seconds`` is a bad result.
     """
 
     name: Name
@@ -224,7 +224,7 @@ class CheckSpec(_Strict):
 
 
 class PoolSpec(_Strict):
-    """One pool. ``slots`` is fixed for the life of the pool; the rest may be applied anew at any time."""
+    """One pool. ``slots`` is fixed for the life of the pool; all other keys may be changed at any time."""
 
     pool: Name
     mode: Literal["load_sharing", "active_standby"] = "load_sharing"
@@ -284,7 +284,7 @@ class PoolSpec(_Strict):
         return self
 
     def encode(self) -> bytes:
-        """The spec as it stands in etcd: JSON with every default written out."""
+        """The spec as it is stored in etcd: JSON with every default."""
         return json.dumps(self.model_dump(mode="json", exclude_none=True), separators=(",", ":")).encode()
 
 

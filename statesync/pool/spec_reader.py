@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from understudy.statesync.http.headers import lost_at_the_front
 from understudy.statesync.parsing.stored import brief, read_object
 from understudy.statesync.pool.spec import CheckSpec, PoolSpec, SpecError
-from understudy.statesync.pool.spec_tcp import vain_in
+from understudy.statesync.pool.spec_tcp import without_effect
 
 _IN_ETCD = "spec in etcd"
 FAULTS_MOST = 20
@@ -67,12 +67,11 @@ def parse_spec(text: str, *, where: str) -> PoolSpec:
     raw = _yaml(text, where)
     if not isinstance(raw, dict):
         raise SpecError(f"{where}: a pool spec is a mapping that starts with 'pool: NAME'")
-    vain = vain_in(raw)
-    if vain:
-        raise SpecError("\n".join(f"{where}: {line}" for line in vain))
+    if useless := without_effect(raw):
+        raise SpecError("\n".join(f"{where}: {line}" for line in useless))
     spec = _checked(raw, where)
     lost = [why for key in spec.session_key if key.header and (why := lost_at_the_front(key.header))]
-    if lost:  # asked of new specs alone: a pool that runs with such a spec keeps it
+    if lost:  # only new specs are refused: a pool that runs with such a spec keeps it
         raise SpecError("\n".join(f"{where}: session_key: {why}" for why in lost))
     return spec
 

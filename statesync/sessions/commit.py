@@ -1,16 +1,16 @@
-"""Group commit: the one way by which a member's session writes reach etcd.
+"""Group commit: writes a member's sessions to etcd.
 
-Writes that arrive while a transaction is in flight go into the next one together, at most :data:`BATCH_MOST` of them.
-Each transaction compares the ``mod_revision`` of the owner record of every slot it touches, so it succeeds only while
-this process is the owner of all of them. It also compares and rewrites the member's *commit marker*
-(``commits/<member>``). The marker does two things:
+Writes that arrive while a transaction is under way go into the next one together, at most :data:`BATCH_MOST` of them.
+Each transaction compares the ``mod_revision`` of the owner record of every slot that it writes to, so it succeeds only
+while this process owns all of them. It also compares and rewrites the member's *commit marker* (``commits/<member>``),
+for two purposes:
 
-* a transaction whose outcome is unknown is sent again unchanged, until the answer is definite: if the first one did
-  arrive, the marker no longer compares and holds this batch's id, which proves that it was applied. So a batch is
-  applied once or not at all, and no answer is ever a guess;
-* its revision tells whoever takes this member's slots over how far the member's writes go (see ``ownership``).
+* A transaction whose outcome is unknown is sent again unchanged until the outcome is known. If the first one was
+  applied, the marker has changed and holds this batch's id, which proves it. So a batch is applied once or not at all,
+  and no answer is a guess.
+* The marker's revision shows a member that takes slots over where this member's writes end (see ``ownership``).
 
-A definite compare failure of an owner record fails only the writes of that slot; the others go into the next batch.
+When the compare of an owner record fails, only the writes to that slot fail; the others go into the next batch.
 """
 
 import asyncio
@@ -45,13 +45,13 @@ logger = logging.getLogger(__name__)
 
 BATCH_MOST = 100
 BATCH_BYTES = 1_000_000
-"""A transaction holds no further write past this; etcd takes 1.5 MiB a request unless it is told otherwise."""
+"""A transaction that has reached this size takes no further write; etcd's default limit is 1.5 MiB per request."""
 RETRY_FIRST = 0.02
 RETRY_LONGEST = 0.5
 
 
 class CommitError(Exception):
-    """A write that was not acknowledged; ``applied`` is False when it surely had no effect, None when nobody knows."""
+    """A write that was not acknowledged; ``applied`` is False if it had no effect, None if that is unknown."""
 
     applied: bool | None = False
 
@@ -62,9 +62,9 @@ class CommitError(Exception):
 
 
 class NotOwner(CommitError):
-    """The slot's owner record is not the one this write was made under; the write had no effect.
+    """The slot has another owner record than when the write was made; the write had no effect.
 
-    ``found`` is the owner record as etcd has it, None if there is none.
+    ``found`` is the owner record in etcd, None if there is none.
     """
 
     def __init__(self, slot: int, found: Kv | None) -> None:
@@ -77,7 +77,7 @@ class NotCommitted(CommitError):
 
 
 class CommitUnknown(CommitError):
-    """The deadline passed while the outcome was open; the write may still take effect."""
+    """The deadline passed before the outcome was known; the write may still take effect."""
 
     applied = None
 
@@ -102,7 +102,7 @@ class Submission:
 
 @dataclass(slots=True)
 class CommitStats:
-    """Counters since start: writes committed, transactions, and repeats after an unknown outcome."""
+    """Counters since the start: writes committed, transactions, and repeats after an unknown outcome."""
 
     writes: int = 0
     transactions: int = 0
@@ -123,9 +123,9 @@ class _Batch:
 
 
 class Committer:
-    """Commits session writes of one member; one instance per process, run by :meth:`run`.
+    """Commits the session writes of one member; one instance per process, run by :meth:`run`.
 
-    ``on_commit`` hears of every committed batch: how many writes, and in how many seconds.
+    ``on_commit`` is called for every committed batch, with the number of writes and the seconds that it took.
 
     At most one write per session may be under way at a time: the caller keeps the order per session.
     """
@@ -133,7 +133,7 @@ class Committer:
     def __init__(
         self, client: EtcdClient, keys: PoolKeys, member: str, boot: str, requests: RequestLog | None = None
     ) -> None:
-        """``requests`` hears of the outcomes that were committed."""
+        """``requests`` notes the outcomes that were committed."""
         self._client = client
         self._keys = keys
         self._boot = boot
@@ -159,7 +159,7 @@ class Committer:
         return len(self._queue)
 
     def pressure(self, now: float) -> Pressure:
-        """How far commits lag behind at ``now`` (monotonic)."""
+        """How late commits are at ``now`` (monotonic)."""
         oldest = self._sending[0] if self._sending else self._queue[0] if self._queue else None
         return Pressure(len(self._queue) + len(self._sending), max(now - oldest.at, 0.0) if oldest else 0.0)
 
@@ -203,10 +203,10 @@ class Committer:
         raise error
 
     def replaced(self, marker: Kv | None, lost: Mapping[int, Kv]) -> None:
-        """Others have claimed slots of ours, and say so because etcd does not: what follows for writes under way.
+        """Other members have claimed slots of ours and report it, while etcd does not answer: end the writes under way.
 
-        Their claims read our commit marker, and no write of ours in these slots can be applied after them. So the batch
-        under way was applied if the marker holds its id, and never will be if it touches one of these slots.
+        Their claims have read our commit marker, and no write of ours to these slots can be applied after them. So the
+        batch under way was applied if the marker holds its id, and never will be if it writes to one of these slots.
 
         Args:
             marker: our commit marker as a claim found it, None if there was none.
@@ -227,7 +227,7 @@ class Committer:
         runner.cancel()  # only from its wait for etcd, and it goes on; a task of its own would cost turns of the loop
 
     def _standing(self, slot: int, fence: int) -> Kv:
-        """An owner record of ours that, as far as is known, still stands at ``fence``; its content does not matter."""
+        """An owner record of ours that, as far as is known, is still at revision ``fence``, without its content."""
         return Kv(self._keys.owner(slot), b"", fence, 0, 0)
 
     async def run(self) -> None:
@@ -273,7 +273,7 @@ class Committer:
         batch = self._next_batch()
         began = time.monotonic()
         try:
-            result = await self._send_until_definite(batch)
+            result = await self._send_until_known(batch)
         except Rejected as error:
             self._rejected(batch, error)
             return
@@ -296,7 +296,7 @@ class Committer:
             self._sort_out(batch, result)
 
     def _rejected(self, batch: _Batch, error: Rejected) -> None:
-        """Etcd will never take this transaction: find out which write it minds, so that the others go on."""
+        """Etcd will never accept this transaction: find the write that it refuses, so that the others are committed."""
         if len(batch.pending) > 1:
             self._one_by_one = len(batch.pending)
             self._put_back(batch.pending)
@@ -311,11 +311,11 @@ class Committer:
             self._requests.note(self._requests.record_key(batch.number), entries, revision, time.monotonic())
         if self.on_commit is not None:
             self.on_commit(len(batch.pending), seconds)
-        # In the loop's next turn: so the following transaction is on its way before a hundred callers go on.
+        # In the loop's next turn, so that the following transaction is sent before a hundred callers continue.
         asyncio.get_running_loop().call_soon(_resolve, batch.pending, revision)
 
     def _sort_out(self, batch: _Batch, result: TxnResult) -> None:
-        """Fail the writes whose slot is lost; the rest lost nothing and goes to the front of the queue."""
+        """Fail the writes whose slot is lost, and put the others back at the front of the queue."""
         lost: dict[int, Kv | None] = {}
         for (slot, fence), answer in zip(batch.fences().items(), result.answers[:-1], strict=True):
             if not answer or answer[0].mod_revision != fence:
@@ -330,8 +330,8 @@ class Committer:
             write.sent = False
             self._queue.appendleft(write)
 
-    async def _send_until_definite(self, batch: _Batch) -> TxnResult:
-        """The transaction's definite answer. Raises ``Unavailable`` only if no try can have been applied."""
+    async def _send_until_known(self, batch: _Batch) -> TxnResult:
+        """The transaction's known outcome. Raises ``Unavailable`` only if no try can have been applied."""
         compares = [ModRevision(self._keys.owner(slot), fence) for slot, fence in batch.fences().items()]
         compares.append(ModRevision(self._marker_key, self._marker_revision))
         success: list[Put | Delete] = [
@@ -379,7 +379,7 @@ def _resolve(writes: list[Submission], revision: int) -> None:
 def _fail(write: Submission, error: CommitError) -> None:
     if not write.done.done():
         write.done.set_exception(error)
-        write.done.exception()  # seen, if only by us: its caller may have gone
+        write.done.exception()  # marks it as retrieved: its caller may have gone
         _wake(write)
 
 

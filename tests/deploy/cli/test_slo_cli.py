@@ -178,7 +178,7 @@ def test_each_export_is_yaml_and_judges_nothing(slo, kind):
         (["--from", "tempo=http://127.0.0.1:1", "--spec", "pool.yaml"], "does not answer"),
         (["--spec", "absent.yaml", "--from", "traces.json"], "absent.yaml"),
         (["--spec", "wrong.yaml", "--from", "traces.json"], "objectives.rto"),
-        (["--spec", "pool.yaml", "--pool", "shop", "--from", "traces.json"], "is of pool 'cart'"),
+        (["--spec", "pool.yaml", "--pool", "shop", "--from", "traces.json"], "is for pool 'cart'"),
         (["--spec", "pool.yaml", "--from", "traces.json", "--objectives", "absent.yaml"], "--objectives absent.yaml"),
         (
             ["--spec", "pool.yaml", "--from", "traces.json", "--objectives", "pool.yaml"],

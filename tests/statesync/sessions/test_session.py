@@ -15,15 +15,15 @@ from understudy.statesync.sessions.session import (
     Repeated,
     Session,
     Stored,
-    Terms,
     Write,
+    WriteContext,
     decide_write,
     matches_none,
     valid_key,
 )
 
 NOW = 1_000_000
-TERMS = Terms(epoch=7, now_ms=NOW, session_bytes=100, default_ttl=60)
+TERMS = WriteContext(epoch=7, now_ms=NOW, session_bytes=100, default_ttl=60)
 HERE = Session("text/plain", b"here", NOW + 5000, epoch=3, revision=42)
 GONE = replace(HERE, deleted=True)
 EXPIRED = replace(HERE, expires=NOW)

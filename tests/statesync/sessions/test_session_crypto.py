@@ -15,16 +15,16 @@ from understudy.statesync.sessions.session import Answer, Session
 from understudy.statesync.sessions.session_crypto import (
     PLAIN,
     BadKeyFile,
+    EncryptionKey,
     KeyMissing,
     SealedSessions,
-    SessionKey,
     Unreadable,
     agree,
     load_codec,
     outline,
 )
 
-OLD, NEW = SessionKey.of(b"o" * 32), SessionKey.of(b"n" * 32)
+OLD, NEW = EncryptionKey.of(b"o" * 32), EncryptionKey.of(b"n" * 32)
 KEYS = PoolKeys("cart")
 AT = KEYS.session(3, "k")
 SESSION = Session("text/plain", b"the secret", 2**53, epoch=4, answers=(Answer("a", "f", 201),))
@@ -92,7 +92,7 @@ def test_sessions_from_before_encryption_are_read_and_plain_only_opens() -> None
     assert leaving.decode(AT, SealedSessions((NEW,)).encode(AT, SESSION), 1).body == SESSION.body
 
 
-def line(key: SessionKey) -> str:
+def line(key: EncryptionKey) -> str:
     return base64.b64encode(key.secret).decode()
 
 
