@@ -28,7 +28,7 @@ import aiohttp
 from tests.harness.waiting import until
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.drill.fault_injectors import LocalHands
-from understudy.deploy.inspect.converged import unsettled
+from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.inspect.traces import read_trace
 from understudy.deploy.load.history_checker import percentile
@@ -329,7 +329,7 @@ class Drills:
         members = [place.name for place in self._pool.layout.members]
 
         async def settled() -> bool:
-            return not unsettled(await self._state(), members)
+            return not not_converged(await self._state(), members)
 
         await until(settled, PATIENCE, "the pool is as before")
 

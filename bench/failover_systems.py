@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self
 import aiohttp
 
 from bench.failover_proxies import WORKERS, envoy_config, haproxy_config
-from understudy.deploy.inspect.converged import unsettled
+from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.deploy.local.ports import PortPicker
@@ -307,7 +307,7 @@ class Understudy:
             held[at.record.active] = held.get(at.record.active, 0) + 1
         # A fair share is one slot to either side of the exact one.
         fair = all(held.get(name, 0) >= 256 // MEMBERS - 1 for name in self.members)
-        return fair and not unsettled(state, []) and all(name in state.members for name in self.members)
+        return fair and not not_converged(state, []) and all(name in state.members for name in self.members)
 
     async def etcd_leader(self) -> str:
         """The process name of etcd's leader."""

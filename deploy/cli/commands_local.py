@@ -10,7 +10,7 @@ from understudy.deploy.common.options import address, app_health_option, example
 
 
 def site_names(_: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Option callback: names of sites with commas between them."""
+    """Option callback: site names, separated by commas."""
     names = tuple(name.strip() for name in (value or "").split(",") if name.strip())
     for name in names:
         require_name(parameter.opts[0], name)
@@ -23,22 +23,22 @@ def site_names(_: click.Context, parameter: click.Parameter, value: str | None) 
         "understudy demo --members 5 --rate 600",
     )
 )
-@click.option("--sessions", type=click.IntRange(1, 5000), default=200, show_default=True, help="How many clients.")
-@click.option("--rate", type=click.IntRange(1, 5000), default=300, show_default=True, help="Requests a second.")
-@click.option("--members", type=click.IntRange(3, 16), default=3, show_default=True, help="How many members.")
+@click.option("--sessions", type=click.IntRange(1, 5000), default=200, show_default=True, help="Number of clients.")
+@click.option("--rate", type=click.IntRange(1, 5000), default=300, show_default=True, help="Requests per second.")
+@click.option("--members", type=click.IntRange(3, 16), default=3, show_default=True, help="Number of members.")
 @click.option(
     "--report",
     type=click.Path(path_type=Path, dir_okay=False),
     default="demo-report.json",
     show_default=True,
-    help="Where to write the numbers.",
+    help="File for the results (JSON).",
 )
-@click.option("--keep", is_flag=True, help="Keep the temporary directory with logs and data.")
+@click.option("--keep", is_flag=True, help="Keep the temporary directory with logs and data at the end.")
 def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> None:
-    """Kill a member behind Envoy under load, and show what its clients noticed.
+    """Kill a member behind Envoy under load and report what its clients saw.
 
-    Starts a whole pool on loopback, kills one member with SIGKILL, starts it again, checks every session and stops
-    everything. Exits with 1 if a client noticed anything.
+    The demo starts a whole pool on loopback, kills one member with SIGKILL, starts it again, checks every session and
+    stops everything. Exit code 1: a client noticed something.
     """
     from understudy.deploy.demo.demo import DemoSettings, run_demo
 
@@ -53,8 +53,13 @@ def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> No
         "understudy up --members 4 --sites east,west",
     )
 )
-@click.option("--members", type=click.IntRange(1, 32), default=3, show_default=True, help="How many members.")
-@click.option("--app", default="", help="Command of your application; it gets HOST, PORT and UNDERSTUDY_URL.")
+@click.option("--members", type=click.IntRange(1, 32), default=3, show_default=True, help="Number of members.")
+@click.option(
+    "--app",
+    default="",
+    help="Command that starts your application; its environment has HOST, PORT and UNDERSTUDY_URL. Default: an "
+    "example application.",
+)
 @app_health_option
 @click.option(
     "--app-timeout",
@@ -62,15 +67,33 @@ def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> No
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="Time for your application to get ready, once all else is; a JVM may want 60.",
+    help="Time in seconds for your application to become ready, after all other processes; a JVM may need 60.",
 )
-@click.option("--listen", default="127.0.0.1:8080", show_default=True, callback=address, help="Where clients come in.")
-@click.option("--controls", type=click.IntRange(1, 5), default=1, show_default=True, help="How many control servers.")
-@click.option("--etcds", type=click.Choice(["1", "3", "5"]), default="1", show_default=True, help="Members of etcd.")
-@click.option("--otlp-http", is_flag=True, help="Have control servers take OTLP over HTTP too, each on a free port.")
-@click.option("--sites", callback=site_names, metavar="NAME,...", help="Put members on these sites, in turn.")
+@click.option(
+    "--listen",
+    default="127.0.0.1:8080",
+    show_default=True,
+    callback=address,
+    help="Address of the front Envoy for clients.",
+)
+@click.option("--controls", type=click.IntRange(1, 5), default=1, show_default=True, help="Number of control servers.")
+@click.option(
+    "--etcds", type=click.Choice(["1", "3", "5"]), default="1", show_default=True, help="Number of etcd members."
+)
+@click.option(
+    "--otlp-http", is_flag=True, help="Receive OTLP over HTTP as well, at each control server on a free port."
+)
+@click.option(
+    "--sites", callback=site_names, metavar="NAME,...", help="Assign the members to these sites in turn. Default: none."
+)
 @click.option("--pool", envvar="UNDERSTUDY_POOL", default="cart", show_default=True, help="Name of the pool.")
-@click.option("-f", "--file", "spec", type=click.Path(path_type=Path, dir_okay=False), help="A pool spec (YAML).")
+@click.option(
+    "-f",
+    "--file",
+    "spec",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Pool spec (YAML file). Default: only defaults.",
+)
 @click.option(
     "--dir",
     "directory",
@@ -78,7 +101,7 @@ def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> No
     type=click.Path(path_type=Path, file_okay=False),
     default=STATE_DIRECTORY,
     show_default=True,
-    help="Where data, logs and notes are kept.",
+    help="State directory: data and logs.",
 )
 @click.pass_obj
 def up(
@@ -96,9 +119,9 @@ def up(
     spec: Path | None,
     directory: Path,
 ) -> None:
-    """Run a whole pool on this machine until Ctrl-C, with a live status.
+    """Run a whole pool on this machine until Ctrl-C, and show its status.
 
-    What dies is started again. Sessions are kept in the state directory and are there again next time.
+    A process that ends is started again. Sessions stay in the state directory and are there at the next start.
     """
     from understudy.deploy.local.local_pool import LocalSettings
     from understudy.deploy.local.up import run_up

@@ -1,6 +1,6 @@
-"""The commands that run one part of a pool: ``control``, ``sidecar`` and ``envoy``. SIGTERM stops each of them.
+"""The commands that run one process of a pool: ``control``, ``sidecar`` and ``envoy``. SIGTERM stops each of them.
 
-They only turn options into settings; a part that cannot start says why in one line and ends with exit code 2.
+They turn options into settings. A process that cannot start prints the reason in one line; its exit code is 2.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def own_checks(_: click.Context, parameter: click.Parameter, value: str) -> "tuple[CheckSpec, ...]":
-    """Option callback: checks in YAML or JSON."""
+    """Option callback: health checks in YAML or JSON."""
     if not value:
         return ()
     from understudy.statesync.pool.spec import SpecError
@@ -51,16 +51,34 @@ def own_checks(_: click.Context, parameter: click.Parameter, value: str) -> "tup
         "    --tls-cert control-2.pem --tls-key control-2.key --tls-ca ca.pem",
     )
 )
-@click.option("--name", required=True, help="Name of this control server; no other one of the pool may have it.")
+@click.option("--name", required=True, help="Name of this control server, unique in the pool.")
 @pool_option(required=True)
-@click.option("--grpc", default="127.0.0.1:18000", show_default=True, callback=address, help="xDS, heartbeats, OTLP.")
-@click.option("--http", default="127.0.0.1:18001", show_default=True, callback=address, help="Admin interface.")
-@click.option("--advertise-grpc", default="", help="What others are told instead of --grpc.")
-@click.option("--advertise-http", default="", help="What others are told instead of --http.")
-@click.option("--otlp-http", default="", help="Take OTLP over HTTP here too, such as 127.0.0.1:4318.")
-@click.option("--traces", default=":memory:", show_default=True, help="SQLite file for failover traces.")
-@click.option("--insecure", is_flag=True, help="Allow plain text on a --grpc or --http that is not loopback.")
-@click.option("--open-http", is_flag=True, help="Allow an --http that is not loopback; it asks for no certificate.")
+@click.option(
+    "--grpc",
+    default="127.0.0.1:18000",
+    show_default=True,
+    callback=address,
+    help="Address for xDS, heartbeats and OTLP.",
+)
+@click.option(
+    "--http",
+    default="127.0.0.1:18001",
+    show_default=True,
+    callback=address,
+    help="Address of the admin interface.",
+)
+@click.option("--advertise-grpc", default="", help="Address that other processes use for --grpc. Default: --grpc.")
+@click.option("--advertise-http", default="", help="Address that other processes use for --http. Default: --http.")
+@click.option("--otlp-http", default="", help="Address for OTLP over HTTP, such as 127.0.0.1:4318. Default: none.")
+@click.option("--traces", default=":memory:", show_default=True, help="SQLite file for traces, or :memory:.")
+@click.option(
+    "--insecure", is_flag=True, help="Allow plain text on addresses of --grpc and --http that are not loopback."
+)
+@click.option(
+    "--open-http",
+    is_flag=True,
+    help="Allow an address of --http that is not loopback. Callers need no certificate there.",
+)
 @tls_options
 @etcd_options
 @click.pass_obj
@@ -79,9 +97,9 @@ def control(
     tls: TlsOptions | None,
     etcd: EtcdOptions,
 ) -> None:
-    """Run a control server: it keeps the slot table and feeds the Envoys.
+    """Run a control server. It writes the slot table and configures Envoys over xDS.
 
-    Several may run for one pool; one of them leads and all of them serve Envoys.
+    Several control servers may run for one pool. One of them is the leader; all of them serve Envoys.
     """
     from understudy.xds.control.server import ControlSettings, run_control
 
@@ -107,7 +125,7 @@ def control(
 
 
 @click.command(
-    # Every option may come as UNDERSTUDY_<OPTION> too, such as UNDERSTUDY_SITE: that is how pods are told.
+    # Pods get their options from variables UNDERSTUDY_<OPTION>, such as UNDERSTUDY_SITE.
     context_settings={"auto_envvar_prefix": "UNDERSTUDY"},
     epilog=examples(
         "understudy sidecar --member cart-1 --pool cart --app 127.0.0.1:8000",
@@ -118,62 +136,91 @@ def control(
 )
 @click.option("--member", envvar="UNDERSTUDY_MEMBER", required=True, help="Name of this member.")
 @pool_option(required=True)
-@click.option("--app", required=True, callback=address, help="Where the application listens.")
+@click.option("--app", required=True, callback=address, help="Address of the application.")
 @app_health_option
 @click.option(
     "--session-api",
     default="127.0.0.1:7600",
     show_default=True,
     callback=address_or_socket,
-    help="Where the application finds us: host:port or unix:/path.",
+    help="Address of the session API for the application: HOST:PORT or unix:/path.",
 )
-@click.option("--peer", default="127.0.0.1:7601", show_default=True, callback=address, help="For other sidecars.")
-@click.option("--advertise", default="", help="What other sidecars are told instead of --peer.")
+@click.option(
+    "--peer",
+    default="127.0.0.1:7601",
+    show_default=True,
+    callback=address,
+    help="Address of the peer API for other sidecars.",
+)
+@click.option("--advertise", default="", help="Address that other sidecars use for --peer. Default: --peer.")
 @click.option(
     "--health",
     default="",
     callback=address_or_off,
-    help="What front Envoys ask many times a second, host:port, *:port, or 'off'. Default: a free port of the host "
-    "of --app.",
+    help="Address for the health checks of front Envoys: HOST:PORT, *:PORT for all addresses, or 'off'. Default: a "
+    "free port on the host of --app.",
 )
 @click.option(
     "--envoy-admin",
     default="",
-    help="Admin interface, host:port, of an Envoy beside the application without which this member is no use.",
+    help="Admin address of a local Envoy that must be ready before this member is, HOST:PORT. Default: none.",
 )
-@click.option("--allow-command-checks", is_flag=True, help="Let the pool's spec have commands run here as checks.")
+@click.option(
+    "--allow-command-checks", is_flag=True, help="Allow checks of the pool spec that run commands on this machine."
+)
 @click.option(
     "--checks",
     default="",
     callback=own_checks,
-    help="Checks of this member alone, as the pool's spec writes them: [{name: db, http: 'http://...'}].",
+    help="Health checks of this member only, as in the pool spec: [{name: db, http: 'http://...'}]. Default: none.",
 )
-@click.option("--metrics", default="", callback=address, help="/metrics without a certificate here, host:port.")
-@click.option("--node", default="", help="Name of the machine, shown by 'understudy status -o json'.")
-@click.option("--site", default="", help="Name of the site (failure domain).")
-@click.option("--weight", type=click.IntRange(1, 1000), default=10, show_default=True, help="Share of the load.")
-@click.option("--priority", type=click.IntRange(1, 1000), default=1, show_default=True, help="Rank among members.")
-@click.option("--drain-seconds", type=click.FloatRange(0, 600), default=10.0, show_default=True, help="Time to drain.")
+@click.option(
+    "--metrics",
+    default="",
+    callback=address,
+    help="Address for /metrics without a client certificate, HOST:PORT. Default: only on --peer.",
+)
+@click.option("--node", default="", help="Name of the machine, shown by 'understudy status -o json'. Default: none.")
+@click.option("--site", default="", help="Name of the site (failure domain). Default: none.")
+@click.option("--weight", type=click.IntRange(1, 1000), default=10, show_default=True, help="Weight in load sharing.")
+@click.option(
+    "--priority",
+    type=click.IntRange(1, 1000),
+    default=1,
+    show_default=True,
+    help="Rank in mode active_standby; the lowest number becomes active first.",
+)
+@click.option(
+    "--drain-seconds",
+    type=click.FloatRange(0, 600),
+    default=10.0,
+    show_default=True,
+    help="Most seconds for the handover of all slots when the sidecar stops.",
+)
 @click.option(
     "--session-token-file",
     type=PRIVATE_FILE,
     envvar="UNDERSTUDY_SESSION_TOKEN_FILE",
-    help="Ask the application for one of these tokens (one a line) on the session API.",
+    help="Require one of the tokens in this file (one per line) on the session API. Default: no token.",
 )
 @click.option(
     "--session-socket-mode",
     default="0660",
     show_default=True,
     callback=file_mode,
-    help="Permissions of a session API that is a Unix socket, octal.",
+    help="Permissions of the Unix socket of the session API, in octal.",
 )
 @click.option(
     "--session-keys",
     type=PRIVATE_FILE,
     envvar="UNDERSTUDY_SESSION_KEYS",
-    help="Encrypt what sessions hold in etcd with the first key in this file.",
+    help="Key file. Session content in etcd is encrypted with its first key. Default: no encryption.",
 )
-@click.option("--insecure", is_flag=True, help="Allow both APIs unprotected on addresses that are not loopback.")
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Allow the session API and the peer API without protection on addresses that are not loopback.",
+)
 @tls_options
 @etcd_options
 @click.pass_obj
@@ -203,9 +250,9 @@ def sidecar(
     tls: TlsOptions | None,
     etcd: EtcdOptions,
 ) -> None:
-    """Run the sidecar of one application instance: it keeps the sessions.
+    """Run the sidecar of one application instance. It keeps the application's sessions.
 
-    Every option may be given in the environment as well: --drain-seconds is UNDERSTUDY_DRAIN_SECONDS.
+    Every option can also be set in the environment, for example --drain-seconds as UNDERSTUDY_DRAIN_SECONDS.
     """
     from understudy.proxy.sidecar.settings import SidecarSettings
     from understudy.proxy.sidecar.sidecar import run_sidecar
@@ -250,32 +297,44 @@ def sidecar(
         "    --listen 0.0.0.0:80",
     )
 )
-@click.option("--node", required=True, help="Name of this Envoy (its node id).")
+@click.option("--node", required=True, help="Name of this Envoy (its node id), unique in the pool.")
 @pool_option(required=True)
 @click.option(
     "--control", multiple=True, required=True, callback=address, help="xDS address of a control server; repeatable."
 )
-@click.option("--listen", default="127.0.0.1:8080", show_default=True, callback=address, help="Where clients come in.")
-@click.option("--admin", default="127.0.0.1:9901", show_default=True, callback=address, help="Envoy's admin interface.")
+@click.option("--listen", default="127.0.0.1:8080", show_default=True, callback=address, help="Address for clients.")
+@click.option(
+    "--admin",
+    default="127.0.0.1:9901",
+    show_default=True,
+    callback=address,
+    help="Address of Envoy's admin interface.",
+)
 @click.option("--xds", type=click.Choice(["delta", "sotw"]), default="delta", show_default=True, help="Variant of ADS.")
 @click.option(
-    "--trace-requests", is_flag=True, help="Add spans to the traces of callers; costs about 10 % of throughput."
+    "--trace-requests",
+    is_flag=True,
+    help="Add spans to the traces of callers. This costs about 10 % of the throughput.",
 )
 @click.option(
-    "--concurrency", type=click.IntRange(0, 256), default=2, show_default=True, help="Workers; 0: one a core."
+    "--concurrency",
+    type=click.IntRange(0, 256),
+    default=2,
+    show_default=True,
+    help="Number of worker threads; 0: one per core.",
 )
 @click.option(
     "--drain",
     type=click.FloatRange(0, 600),
     default=3.0,
     show_default=True,
-    help="Seconds for requests under way at a stop.",
+    help="Seconds that open requests have to finish when Envoy stops.",
 )
 @click.option(
     "--dir",
     "directory",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where the bootstrap is kept. Default: a temporary directory.",
+    help="Directory for Envoy's bootstrap file. Default: a temporary directory.",
 )
 @tls_options
 @click.pass_obj
@@ -293,7 +352,7 @@ def envoy(
     directory: Path | None,
     tls: TlsOptions | None,
 ) -> None:
-    """Run a front Envoy that takes its configuration from the control servers, and keep it running."""
+    """Run a front Envoy that gets its configuration from the control servers. Restart it when it ends."""
     from understudy.proxy.front.envoy import EnvoySettings, run_envoy
 
     require_name("--pool", pool)

@@ -1,8 +1,7 @@
-"""The sidecar's command line and what applications are told of it: the one source for local pools and for pods.
+"""The command line of ``understudy sidecar`` and the environment of applications, for local pools and for pods.
 
-``make demo`` and the injector start the same program with the same options; what differs are the values (addresses of
-this machine, or ``$(VARIABLE)`` for Kubernetes to fill in). Only what was said is passed on: the rest are the
-command's own defaults.
+``make demo`` and the injector start the same program with the same options. Only the values differ: addresses of this
+machine, or ``$(VARIABLE)``, which Kubernetes expands. Options without a value are left out and keep their defaults.
 """
 
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ MEMBER_VARIABLE = "UNDERSTUDY_MEMBER"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SidecarPlace:
-    """One sidecar: the values of the options of ``understudy sidecar``, as text; '' leaves an option out.
+class SidecarOptions:
+    """The options of ``understudy sidecar`` for one sidecar, as text; '' leaves an option out.
 
-    ``app``, ``session_api``, ``peer``, ``health`` and ``metrics`` are ``host:port``. ``insecure``: without ``tls`` the
-    peer API may listen on an address that other machines reach.
+    ``app``, ``session_api``, ``peer``, ``health`` and ``metrics`` are ``host:port``. ``insecure`` permits a peer API
+    without ``tls`` on an address that other machines can reach.
     """
 
     member: str
@@ -43,7 +42,7 @@ class SidecarPlace:
     insecure: bool = False
 
 
-def sidecar_arguments(place: SidecarPlace) -> tuple[str, ...]:
+def sidecar_arguments(place: SidecarOptions) -> tuple[str, ...]:
     """The arguments after ``understudy``."""
     etcd_tls, tls = _paths(place.etcd.tls), _paths(place.tls)
     options = {
@@ -81,5 +80,5 @@ def _paths(files: PemFiles | None) -> dict[str, str]:
 
 
 def application_environment(*, session_api: str, member: str) -> dict[str, str]:
-    """What an application is told in its environment: where its sidecar is, and which member it belongs to."""
+    """The environment variables for an application: the URL of its sidecar, and the name of its member."""
     return {SESSION_API_VARIABLE: f"http://{session_api}", MEMBER_VARIABLE: member}

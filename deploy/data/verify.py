@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from understudy.deploy.inspect.member_views import View, order_of, slots_of
-from understudy.deploy.inspect.members import MemberError, Members
+from understudy.deploy.inspect.members import MemberError, PeerApiClient
 from understudy.deploy.inspect.query import read_pool
 from understudy.proxy.peers.sync_api import DIGEST_PATH
 from understudy.statesync.etcd.client import EtcdClient
@@ -103,7 +103,7 @@ class Verifier:
         self,
         client: EtcdClient,
         state: PoolState,
-        members: Members,
+        members: PeerApiClient,
         *,
         codec: SessionCodec,
         progress: Callable[[int], None],
@@ -179,7 +179,7 @@ class Verifier:
 
     async def _ask_digests(self, member: str, slots: list[int], revision: int) -> dict[Place, SlotDigest | None]:
         try:
-            answer = await self._members.tell(member, DIGEST_PATH, {"slots": slots, "revision": revision})
+            answer = await self._members.post(member, DIGEST_PATH, {"slots": slots, "revision": revision})
             found = answer["slots"]
             return {Place(slot, member): _digest_in(found[str(slot)]) for slot in slots}
         except MemberError as error:
@@ -222,7 +222,7 @@ class Verifier:
         """Compare one copy session by session; a text if there is no copy."""
         revision = await self._new_revision()
         try:
-            answer = await self._members.ask(place.member, f"/peer/v1/slots/{place.slot}/entries", revision=revision)
+            answer = await self._members.get(place.member, f"/peer/v1/slots/{place.slot}/entries", revision=revision)
             held = {key: Entry(written, int(digest, 16)) for key, written, digest in answer["entries"]}
             applied = int(answer["applied"])
         except MemberError as error:
@@ -239,7 +239,7 @@ class Verifier:
         for place in places:
             # A member that says no is in trouble still, and the look below says why.
             with contextlib.suppress(MemberError):
-                await self._members.tell(place.member, f"/peer/v1/slots/{place.slot}/resync", {})
+                await self._members.post(place.member, f"/peer/v1/slots/{place.slot}/resync", {})
         self.report.troubles = await self._lasting(places)
         still = {trouble.place for trouble in self.report.troubles}
         self.report.repaired = [place for place in places if place not in still]

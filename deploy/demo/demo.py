@@ -18,7 +18,7 @@ from understudy.deploy.common.console_style import Terminal
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.demo.report import DemoOutcome, Rejoin, print_outcome, write_report
 from understudy.deploy.demo.view import Progress
-from understudy.deploy.inspect.converged import actives, unsettled
+from understudy.deploy.inspect.converged import actives, not_converged
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.inspect.traces import read_trace
 from understudy.deploy.load.history_checker import Killing, judge
@@ -160,7 +160,7 @@ class _Demo:
                 while True:
                     try:
                         state, _ = await read_pool(etcd, self._pool.layout.pool)
-                        reason = unsettled(state, names)
+                        reason = not_converged(state, names)
                     except EtcdError as error:
                         reason = str(error)
                     if not reason:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from understudy.deploy.inspect.converged import unsettled
+from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.inspect.member_views import order_of, slots_of
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.pool.records import MemberState
@@ -55,7 +55,7 @@ def refusals(facts: Facts, kind: Kind) -> list[str]:
     """Why the drill must not begin; empty when it may."""
     state = facts.state
     reasons = [*_absent(state, facts.now), *_unprotected(state)]
-    moving = unsettled(state, [])
+    moving = not_converged(state, [])
     if moving:
         reasons.append(f"a failover or handover is under way: {moving}")
     reasons += [f"ownership is held: {why}" for why in facts.brakes]
@@ -118,7 +118,7 @@ def unfinished(state: PoolState, before: Mapping[str, int], boots: Mapping[str, 
             return f"{name} is not back"
         if at.record.state is not MemberState.UP:
             return f"{name} is {at.record.state}"
-    moving = unsettled(state, [])
+    moving = not_converged(state, [])
     if moving:
         return moving
     # A fair share is one slot to either side of the exact one, before and now.

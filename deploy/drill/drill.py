@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from understudy.deploy.common.errors import DeployError, NotFoundError
+from understudy.deploy.common.errors import DeployError, NegativeAnswer
 from understudy.deploy.common.options import Place, TlsOptions
 from understudy.deploy.drill.conditions import Facts, Kind, Seen, held, missed, refusals, unfinished, without_successor
 from understudy.deploy.drill.fault_injectors import CommandHands, Hands, LocalHands
@@ -34,7 +34,7 @@ CALM_DOWN = 1.0
 _LOOK = 0.1
 
 
-class Refused(NotFoundError):
+class Refused(NegativeAnswer):
     """The pool is not in a state to be drilled: nothing was touched. Exit code 1."""
 
 
@@ -206,7 +206,7 @@ class Drill:
         """What to strike: the member asked for, or each in turn; else the leader of the control servers or of etcd."""
         kind, wanted = self._settings.kind, self._settings.member
         if wanted and wanted not in state.members:
-            raise NotFoundError(
+            raise NegativeAnswer(
                 f"pool {state.keys.pool} has no member {wanted!r}; its members are {', '.join(sorted(state.members))}"
             )
         if kind.of_a_member:
@@ -243,7 +243,7 @@ class Drill:
         return await self._leader(await self._state()) if self._settings.kind.of_a_leader else ""
 
     async def _until(self, reason: Callable[[], Awaitable[str]], what: str, patience: float = WHOLE_PATIENCE) -> None:
-        """Wait until ``reason()`` is empty; raises :class:`NotFoundError` (exit code 1) with the last one."""
+        """Wait until ``reason()`` is empty; raises :class:`NegativeAnswer` (exit code 1) with the last one."""
         last, next_word = "", time.monotonic() + TELL_EVERY
         try:
             async with asyncio.timeout(patience):
@@ -259,7 +259,7 @@ class Drill:
                         next_word += TELL_EVERY
                     await asyncio.sleep(_LOOK)
         except TimeoutError:
-            raise NotFoundError(f"not within {patience:g} s: {what} ({last}); see 'understudy status'") from None
+            raise NegativeAnswer(f"not within {patience:g} s: {what} ({last}); see 'understudy status'") from None
 
     async def _state(self) -> PoolState:
         state, _ = await read_pool(self._etcd, self._place.pool)

@@ -13,7 +13,7 @@ HTTP_TIMEOUT = 3.0
 
 
 class AdminError(Exception):
-    """A control server's admin interface gave no useful answer; ``address`` and ``detail`` say which and why."""
+    """The admin interface of a control server at ``address`` gave no usable answer; ``detail`` says why."""
 
     def __init__(self, address: str, detail: str) -> None:
         super().__init__(f"{address}: {detail}")
@@ -51,7 +51,7 @@ async def _get(address: str, path: str) -> tuple[int, bytes]:
 
 
 async def ask_controls(addresses: Iterable[str], path: str) -> list[Any]:
-    """GET ``path`` from several control servers at once: each one's JSON, or as a text why there is none."""
+    """GET ``path`` from several control servers at once. Returns for each its JSON, or an error text."""
 
     async def ask(address: str) -> Any:  # noqa: ANN401 - JSON
         try:

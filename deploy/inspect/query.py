@@ -1,7 +1,6 @@
-"""Reads a pool's records from etcd, all at one revision.
+"""Reads a pool: its records from etcd at one revision, its traces from the control servers. Changes nothing.
 
-Used by the reading commands, ``up`` and the demo. Nothing here changes anything. What the records mean for a reader
-is put together by ``views``.
+The reading commands, ``up`` and the demo use it. ``views`` turns the records into output.
 """
 
 from understudy.deploy.common.errors import DeployError, NoPoolError
@@ -13,11 +12,11 @@ from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.state import PoolState
 from understudy.statesync.tls.secret_files import fault_of
 
-HTTP_PATIENCE = 3.0
+HTTP_TIMEOUT = 3.0
 
 
 def connect(etcd: EtcdSettings) -> EtcdClient:
-    """A client of etcd; raises :class:`DeployError` when endpoints or TLS files cannot be used."""
+    """A client of etcd. Raises :class:`DeployError` if endpoints or TLS files cannot be used."""
     try:
         return etcd.client()
     except OSError as error:
@@ -27,7 +26,7 @@ def connect(etcd: EtcdSettings) -> EtcdClient:
 
 
 async def read_pool(client: EtcdClient, pool: str) -> tuple[PoolState, int]:
-    """All records of a pool but its sessions, and the one etcd revision at which they stood."""
+    """All records of a pool except its sessions, and the etcd revision at which they were read."""
     state = PoolState(PoolKeys(pool))
     revision = 0
     events: list[Event] = []
@@ -49,12 +48,12 @@ def require_pool(state: PoolState, etcd: EtcdSettings) -> PoolSpec:
 
 
 def unreadable_spec(state: PoolState) -> str:
-    """What is wrong with the spec in etcd, and what to do; '' if it can be read, or there is none."""
+    """The error in the spec in etcd, and what to do; '' if it can be read, or if there is none."""
     fault = state.faults.get(state.keys.spec)
     if fault is None or state.spec is not None:
         return ""
     return (
-        f"the spec of pool {state.keys.pool!r}, at {state.keys.spec} in etcd, cannot be read: {fault}; processes that "
-        "run go by the last one that they could read, and processes that start wait for one: put it right with "
+        f"the spec of pool {state.keys.pool!r}, at {state.keys.spec} in etcd, cannot be read: {fault}; running "
+        "processes keep the last spec that they could read, and new processes wait for one: correct it with "
         "'understudy apply -f pool.yaml'"
     )

@@ -15,7 +15,7 @@ from understudy.statesync.sessions.session_crypto import outline
 
 @dataclass(frozen=True, slots=True)
 class FoundSession:
-    """A session as it stands in etcd."""
+    """A session in etcd."""
 
     key: str
     slot: int
@@ -23,9 +23,9 @@ class FoundSession:
 
 
 async def read_session(client: EtcdClient, state: PoolState, key: str, slots: int) -> FoundSession | None:
-    """One session, tombstones included; None when nothing stands there.
+    """One session, or the tombstone of a deleted one; None if there is no record.
 
-    Raises :class:`DeployError` when something stands there that is no session.
+    Raises :class:`DeployError` if the record is not a session.
     """
     slot = slot_of(key, slots)
     kv = await client.get(state.keys.session(slot, key))
@@ -38,7 +38,7 @@ async def read_session(client: EtcdClient, state: PoolState, key: str, slots: in
 async def read_sessions(
     client: EtcdClient, keys: PoolKeys, *, limit: int, slot: int | None = None
 ) -> tuple[list[FoundSession], int]:
-    """The first ``limit`` sessions in order of slot and key, and how many records there are."""
+    """The first ``limit`` sessions in order of slot and key, and the number of records."""
     within = prefix_range(keys.sessions if slot is None else keys.slot_sessions(slot))
     page = await client.range(within, limit=limit)
     found = []

@@ -15,7 +15,7 @@ from understudy.telemetry.tracing.names import SERVICE_INSTANCE_ID
 
 
 async def read_trace(addresses: Sequence[str], trace_id: str) -> list[StoredSpan]:
-    """The spans of a trace, put together from what all control servers have stored.
+    """The spans of a trace, merged from all control servers.
 
     Raises:
         DeployError: no control server could be asked.
@@ -37,10 +37,10 @@ async def read_trace(addresses: Sequence[str], trace_id: str) -> list[StoredSpan
     return sorted(spans.values(), key=lambda span: span.start_ns)
 
 
-async def read_lengths(addresses: Sequence[str], most: int) -> dict[str, float]:
-    """How long the latest changes of active took, in ms by trace id, as far as control servers can be asked and know.
+async def read_durations(addresses: Sequence[str], most: int) -> dict[str, float]:
+    """The durations of the latest failovers and handovers in ms by trace id, as far as control servers know them.
 
-    ``most`` is how many of the latest traces each of them is asked for.
+    ``most`` is the number of traces to read from each control server.
     """
 
     async def ask(address: str) -> Any:  # noqa: ANN401 - JSON
@@ -48,17 +48,17 @@ async def read_lengths(addresses: Sequence[str], most: int) -> dict[str, float]:
             return await ask_control(address, f"/v1/traces?limit={most}")
         return None
 
-    lengths: dict[str, float] = {}
+    durations: dict[str, float] = {}
     for answer in await asyncio.gather(*(ask(address) for address in addresses)):
         for row in answer.get("traces", ()) if isinstance(answer, dict) else ():
             match row:
                 case {"trace_id": str(trace), "total_ms": int(took) | float(took)}:
-                    lengths[trace] = took
-    return lengths
+                    durations[trace] = took
+    return durations
 
 
 def spans_of(answer: Any) -> Iterable[StoredSpan]:  # noqa: ANN401 - JSON
-    """Read the admin interface's list of spans; what is not one is left out."""
+    """Read a list of spans from the admin interface. Entries that are not spans are left out."""
     listed = answer.get("spans", ()) if isinstance(answer, dict) else answer
     for raw in listed if isinstance(listed, list) else ():
         with contextlib.suppress(ValueError):
@@ -66,7 +66,7 @@ def spans_of(answer: Any) -> Iterable[StoredSpan]:  # noqa: ANN401 - JSON
 
 
 def _span_of(raw: object) -> StoredSpan:
-    """Raises ``ValueError`` on what is no span."""
+    """Read a span. Raises ``ValueError`` if it is not one."""
     span = made_of(StoredSpan, raw)
     if not isinstance(span.attributes, dict) or not isinstance(span.resource, dict):
         raise ValueError("attributes and resource are objects")  # noqa: TRY004 - one error for all
@@ -74,9 +74,9 @@ def _span_of(raw: object) -> StoredSpan:
 
 
 def condense(spans: Sequence[StoredSpan], most: int = 40) -> list[StoredSpan]:
-    """A trace of at most some ``most`` spans as it is; of a longer one each process's spans of one phase as one.
+    """A trace with at most ``most`` spans unchanged. In a longer one, the spans of one process and phase are merged.
 
-    The merged span reaches from the first start to the last end, and its process is marked with how many it was.
+    A merged span reaches from the first start to the last end. Its process name has the number of spans.
     """
     if len(spans) <= most:
         return list(spans)

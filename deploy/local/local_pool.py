@@ -24,14 +24,14 @@ from understudy.deploy.common.errors import AlreadyRunningError, DeployError, Pr
 from understudy.deploy.common.layout import (
     LAYOUT_FILE,
     PROCESSES_FILE,
-    ControlPlace,
-    FrontPlace,
+    ControlAddresses,
+    FrontAddresses,
     Layout,
-    MemberPlace,
+    MemberAddresses,
     write_atomically,
 )
 from understudy.deploy.common.sidecar_arguments import (
-    SidecarPlace,
+    SidecarOptions,
     application_environment,
     sidecar_arguments,
 )
@@ -117,7 +117,7 @@ def plan_layout(settings: LocalSettings, ports: PortPicker) -> Layout:
         etcd=tuple(f"http://{ports.pick()}" for _ in range(settings.etcds)),
         etcd_peers=_etcd_peers(settings, ports),
         controls=tuple(
-            ControlPlace(
+            ControlAddresses(
                 f"control-{number}",
                 grpc=ports.pick(),
                 http=ports.pick(),
@@ -125,9 +125,9 @@ def plan_layout(settings: LocalSettings, ports: PortPicker) -> Layout:
             )
             for number in range(1, settings.controls + 1)
         ),
-        front=FrontPlace("front-1", listen=settings.listen or ports.pick(), admin=ports.pick()),
+        front=FrontAddresses("front-1", listen=settings.listen or ports.pick(), admin=ports.pick()),
         members=tuple(
-            MemberPlace(
+            MemberAddresses(
                 f"{pool}-{number}",
                 app=ports.pick(),
                 session_api=ports.pick(),
@@ -197,7 +197,7 @@ def _understudy(settings: LocalSettings, *arguments: str) -> tuple[str, ...]:
     return (*_PROGRAM, "--log-level", settings.log_level, *arguments)
 
 
-def _control_program(settings: LocalSettings, layout: Layout, place: ControlPlace, directory: Path) -> Program:
+def _control_program(settings: LocalSettings, layout: Layout, place: ControlAddresses, directory: Path) -> Program:
     return Program(
         name=place.name,
         command=_understudy(
@@ -218,7 +218,7 @@ def _control_program(settings: LocalSettings, layout: Layout, place: ControlPlac
     )
 
 
-def _member_programs(settings: LocalSettings, layout: Layout, place: MemberPlace, directory: Path) -> list[Program]:
+def _member_programs(settings: LocalSettings, layout: Layout, place: MemberAddresses, directory: Path) -> list[Program]:
     host, port = place.app.rsplit(":", 1)
     app = Program(
         name=f"{place.name}{APP_SUFFIX}",
@@ -248,9 +248,9 @@ def _first_sign(settings: LocalSettings, app: str) -> str:
     return f"http://{app}{settings.app_health}" if by_http else f"tcp://{app}"
 
 
-def member_place(settings: LocalSettings, layout: Layout, place: MemberPlace) -> SidecarPlace:
+def member_place(settings: LocalSettings, layout: Layout, place: MemberAddresses) -> SidecarOptions:
     """What the sidecar of a local member is told."""
-    return SidecarPlace(
+    return SidecarOptions(
         member=place.name,
         pool=layout.pool,
         etcd=EtcdSettings(layout.etcd),

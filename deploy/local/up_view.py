@@ -13,8 +13,8 @@ from rich.text import Text
 
 from understudy.deploy.common.layout import Layout
 from understudy.deploy.inspect.member_views import View
-from understudy.deploy.inspect.tables import TRACE_SHOWN, change_told, members_table, processes_table
-from understudy.deploy.inspect.traces import read_lengths
+from understudy.deploy.inspect.tables import TRACE_SHOWN, change_text, members_table, processes_table
+from understudy.deploy.inspect.traces import read_durations
 from understudy.deploy.local.processes import State
 from understudy.deploy.local.starting import APP_SUFFIX
 from understudy.telemetry.timing.duration import length
@@ -57,7 +57,7 @@ class Failovers:
         young = [row for row in mine if time.time() - row["started"] < LENGTHS_KNOWN]
         if any(row["trace"] not in self._lengths for row in young):
             with contextlib.suppress(TimeoutError):
-                asked = read_lengths(self._controls, 4 * SHOWN)
+                asked = read_durations(self._controls, 4 * SHOWN)
                 self._lengths |= await asyncio.wait_for(asked, LENGTHS_PATIENCE)
         return [{**row, "took_ms": self._lengths.get(row["trace"])} for row in mine]
 
@@ -78,7 +78,7 @@ def failover_line(row: Mapping[str, Any]) -> str:
     """A failover in one line: when, how long, and what."""
     took = "" if row["took_ms"] is None else f" took {length(row['took_ms'])}:"
     at = time.strftime("%H:%M:%SZ", time.gmtime(row["started"]))
-    return f"{at}{took} {change_told(row)}"
+    return f"{at}{took} {change_text(row)}"
 
 
 def picture(now: Now) -> RenderableType:

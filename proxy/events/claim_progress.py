@@ -23,7 +23,7 @@ _LONGEST = 64
 
 @dataclass(slots=True, eq=False)
 class Claim:
-    """One claim; for whoever made it only something to hand back to :meth:`FirstAnswers.opened`."""
+    """One claim; for whoever made it only something to hand back to :meth:`ClaimProgress.opened`."""
 
     told: ClaimTold
     trace: TraceIds
@@ -31,17 +31,17 @@ class Claim:
     changed: int
 
 
-class FirstAnswers:
+class ClaimProgress:
     """The claims of late. ``on_change`` is called when a control server should hear of one at once."""
 
-    def __init__(self, telemetry: Telemetry, pool: str, member: str) -> None:
+    def __init__(self, telemetry: Telemetry, pool: str, member: str, on_change: Callable[[], None]) -> None:
         self._telemetry = telemetry
         self._pool = pool
         self._member = member
         self._claims: list[Claim] = []
         self._awaited: dict[int, Claim] = {}
         self._waiting: Counter[int] = Counter()
-        self.on_change: Callable[[], None] = lambda: None
+        self._on_change = on_change
         self._last: dict[int, str] = {}
         self.last_request = ""
         """The traceparent of the newest call that was answered here and carried one."""
@@ -75,7 +75,7 @@ class FirstAnswers:
         trace = self._telemetry.failover(claim.trace.traceparent)
         trace.phase(names.CLAIM, claim.told.began, claim.told.claimed, attributes)
         trace.phase(names.CATCH_UP, claim.told.claimed, now, attributes)
-        self.on_change()
+        self._on_change()
 
     @contextmanager
     def waiting(self, slot: int) -> Iterator[None]:
@@ -106,7 +106,7 @@ class FirstAnswers:
         # A call that came later did not wait for us: only its own time is told.
         links = ((claim.told.request, names.FIRST_REQUEST),)
         trace.phase(names.FIRST_OK, max(open_since, came_ns), now, attributes, links)
-        self.on_change()
+        self._on_change()
 
     def told(self) -> tuple[ClaimTold, ...]:
         """What the next beat should tell; what is too old is forgotten."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class Tally:
+class Counters:
     """Counters that only rise.
 
     ``takeovers`` counts claims after which slots of another member's process were served here, ``taken_over`` their

@@ -18,7 +18,7 @@ from understudy.telemetry.tracing import names
 from understudy.telemetry.tracing.ids import TraceIds
 from understudy.telemetry.tracing.setup import Attributes, Telemetry
 
-TICK = 0.002
+POLL_INTERVAL = 0.002
 """Seconds between two looks at how late the event loop is; only while slots move."""
 _LONGEST = 64
 """Characters of a traceparent that is kept; version 00 has 55."""
@@ -54,7 +54,7 @@ class _Moves:
     longest: Call | None = None
 
 
-class HeldUp:
+class HandoverLatency:
     """The moves of late, and the calls that they hold up.
 
     Args:
@@ -118,7 +118,7 @@ class HeldUp:
 
     def _watch(self) -> None:
         loop = asyncio.get_running_loop()
-        due = loop.time() + TICK
+        due = loop.time() + POLL_INTERVAL
         self._tick = loop.call_at(due, self._look, due)
 
     def _look(self, due: float) -> None:

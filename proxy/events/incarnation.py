@@ -9,7 +9,7 @@ SETTLED_AFTER = 0.4
 slots before it has beaten for a second (``understudy.xds.membership.failure_detector.Rules.revival``)."""
 
 
-class Lives:
+class Incarnation:
     """Counts the takeovers that this process has survived."""
 
     def __init__(self) -> None:

@@ -61,7 +61,7 @@ def written_late(reading: Reading, epoch: int, revision: int) -> int:
     )
 
 
-class Writers:
+class SplitBrainAudit:
     """The refused writes and the audits of one member."""
 
     def __init__(self, telemetry: Telemetry, pool: str, member: str) -> None:

@@ -1,6 +1,6 @@
 """Whether the application beside this sidecar answers.
 
-Asks it every :data:`INTERVAL` seconds, one question at a time, in one of the ways of
+Asks it every :data:`POLL_INTERVAL` seconds, one question at a time, in one of the ways of
 :mod:`understudy.statesync.pool.app_health`. A refused connection counts at once, since nobody listens there; an answer
 that says no counts after :data:`FAILURES` in a row; silence counts after the patience that the pool's spec allows,
 longer while the application, or this process, was seen to be slow: busy is not dead. In a TCP pool it opens a
@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack
 
 import aiohttp
 
-from understudy.proxy.health.grpc_health import GrpcQuestion
+from understudy.proxy.health.grpc_health import GrpcHealth
 from understudy.proxy.health.tcp_health import ask
 from understudy.statesync.heartbeat.adaptive_timeout import LOAD_WINDOW, adaptive_timeout
 from understudy.statesync.pool.addresses import split_address
@@ -23,7 +23,7 @@ from understudy.statesync.pool.app_health import AppHealth, HealthKind
 from understudy.statesync.pool.spec import Liveness
 from understudy.statesync.pool.spec_tcp import Tcp
 
-INTERVAL = 0.1
+POLL_INTERVAL = 0.1
 FAILURES = 3
 
 Asking = Callable[[float], Awaitable[str]]
@@ -33,7 +33,7 @@ Raises ``TimeoutError``, ``ConnectionRefusedError``, or ``OSError`` for anything
 """
 
 
-class ApplicationCheck:
+class AppHealthCheck:
     """The application's health, as last seen. ``reason`` is '' when it is well."""
 
     def __init__(
@@ -92,7 +92,7 @@ class ApplicationCheck:
             asking = await self._way(stack)
             while True:
                 if not self._known():
-                    await asyncio.sleep(INTERVAL)
+                    await asyncio.sleep(POLL_INTERVAL)
                     continue
                 began = time.monotonic()
                 fault, certain = await self._ask(asking)
@@ -102,7 +102,7 @@ class ApplicationCheck:
                 if not fault:
                     self._delays.append((now, now - began))
                 self._note(fault, certain)
-                await asyncio.sleep(INTERVAL)
+                await asyncio.sleep(POLL_INTERVAL)
 
     async def _way(self, stack: AsyncExitStack) -> Asking:
         """How this application is asked unless its pool is one of TCP; what that opens is closed with ``stack``."""
@@ -111,7 +111,7 @@ class ApplicationCheck:
                 http = await stack.enter_async_context(aiohttp.ClientSession())
                 return lambda patience: self._by_http(http, patience)
             case HealthKind.GRPC:
-                question = GrpcQuestion(self._app, self._health.what)
+                question = GrpcHealth(self._app, self._health.what)
                 stack.push_async_callback(question.close)
                 return question.ask
             case HealthKind.TCP:
@@ -154,7 +154,7 @@ class ApplicationCheck:
     async def _refuses(self) -> bool:
         """Whether nobody listens at the application's address: gRPC says no more than that it got no answer."""
         try:
-            await self._by_connection(None, INTERVAL)
+            await self._by_connection(None, POLL_INTERVAL)
         except OSError as error:
             return isinstance(error, ConnectionRefusedError)  # anything else, silence too, is no proof
         return False

@@ -52,7 +52,7 @@ class Check:
         }
 
 
-class CheckBook:
+class CheckRegistry:
     """The checks of one member, by name."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ _OPTIONS = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_bac
 """Somebody who asks ten times a second need not wait longer to connect again."""
 
 
-class GrpcQuestion:
+class GrpcHealth:
     """The question to one application, asked over one connection. Close it when done.
 
     Args:

@@ -23,15 +23,15 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs
 
-from understudy.proxy.health.loop_lag import StallWatch, bearable
+from understudy.proxy.health.loop_lag import LoopLag, bearable
 
 logger = logging.getLogger(__name__)
 
 HEALTH, LIVE = "/health", "/live"
 HOPELESS_AFTER = 30.0
 """Seconds that the event loop stands still after which only a new process helps."""
-WAIT_MOST = 600.0
-LOOK = 0.05
+MAX_WAIT = 600.0
+POLL_INTERVAL = 0.05
 BACKLOG = 256
 MOST_CONNECTIONS = 1024
 HEAD_MOST = 8192
@@ -83,13 +83,13 @@ class HealthPort:
         self,
         address: tuple[str, int],
         fault: Question,
-        stall: StallWatch,
+        loop_lag: LoopLag,
         more: Mapping[str, Question] | None = None,
         wanting_at: Callable[[], float] = lambda: float("-inf"),
     ) -> None:
         self._listener = _listen(*address)
         self._listener.setblocking(False)
-        self._stall = stall
+        self._loop_lag = loop_lag
         self._questions: Mapping[str, Question] = {
             HEALTH: lambda: self._stalled(bearable(time.monotonic(), wanting_at())) or fault(),
             LIVE: lambda: self._stalled(HOPELESS_AFTER),
@@ -121,7 +121,7 @@ class HealthPort:
             open_now: dict[socket.socket, _Connection] = {}
             while True:
                 patient = [each for each in open_now.values() if each.waiting]
-                for key, _ in ready.select(LOOK if patient else None):
+                for key, _ in ready.select(POLL_INTERVAL if patient else None):
                     if key.fileobj is self._woken:
                         for each in open_now:
                             each.close()
@@ -199,7 +199,7 @@ class HealthPort:
         return _response(status, {said: not fault, "reason": fault}, body=method == b"GET")
 
     def _stalled(self, bearable: float) -> str:
-        late = self._stall.now
+        late = self._loop_lag.now
         return f"the event loop stands still for {late:.1f} s" if late > bearable else ""
 
 
@@ -221,7 +221,7 @@ def _wait_of(head: bytes) -> float:
         wait = float(said)
     except ValueError:
         return 0.0
-    return wait if 0 <= wait <= WAIT_MOST else 0.0
+    return wait if 0 <= wait <= MAX_WAIT else 0.0
 
 
 def _response(status: str, content: dict[str, object], *, body: bool) -> bytes:
@@ -235,7 +235,7 @@ def open_health_port(
     address: str,
     app: str,
     fault: Question,
-    stall: StallWatch,
+    loop_lag: LoopLag,
     more: Mapping[str, Question] | None = None,
     wanting_at: Callable[[], float] = lambda: float("-inf"),
 ) -> str:
@@ -246,5 +246,5 @@ def open_health_port(
     """
     beside = app.rpartition(":")[0]
     host, _, port = (address or f"{beside}:0").rpartition(":")
-    opened = stack.enter_context(HealthPort((host.strip("[]"), int(port)), fault, stall, more, wanting_at))
+    opened = stack.enter_context(HealthPort((host.strip("[]"), int(port)), fault, loop_lag, more, wanting_at))
     return f"{beside if host in WILDCARDS else host}:{opened.address[1]}"

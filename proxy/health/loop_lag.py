@@ -1,6 +1,6 @@
 """How late this process's event loop is: the measure of CPU load that heartbeats carry, and a check of its own.
 
-A task that wants to wake every :data:`TICK` and notes how late it was. Other threads may ask how long ago it last ran.
+A task wakes every :data:`POLL_INTERVAL` seconds and notes how late it was. Other threads may ask when it last ran.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from pathlib import Path
 from understudy.statesync.heartbeat.adaptive_timeout import LONGEST_LOAD, Delays
 from understudy.statesync.heartbeat.heartbeat import MOST_STANDSTILLS
 
-TICK = 0.05
+POLL_INTERVAL = 0.05
 STALLED_AFTER = 1.0
 """Seconds without a turn of the event loop after which this member is no use to anybody, though it lives."""
 STALLED_WITHOUT_ETCD = 5.0
@@ -60,7 +60,7 @@ def bearable(now: float, wanting_at: float) -> float:
     return STALLED_WITHOUT_ETCD if now - wanting_at < STALLED_WITHOUT_ETCD else STALLED_AFTER
 
 
-class StallWatch:
+class LoopLag:
     """The event loop's delays of the last :data:`LOAD_WINDOW` seconds, as :meth:`run` sees them."""
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class StallWatch:
     def standstill(self) -> float:
         """Seconds for which a call that is read now may have waited in its socket because this process stood still."""
         now = time.monotonic()
-        late = now - self._ran_at - TICK
+        late = now - self._ran_at - POLL_INTERVAL
         stood = self._stood if now - self._woke_at < WAKING else 0.0
         return max(late if late > STOOD_STILL else 0.0, stood)
 
@@ -90,16 +90,16 @@ class StallWatch:
     @property
     def now(self) -> float:
         """How late the event loop is at this moment, in seconds; for other threads."""
-        return max(time.monotonic() - self._ran_at - TICK, 0.0)
+        return max(time.monotonic() - self._ran_at - POLL_INTERVAL, 0.0)
 
     async def run(self) -> None:
         """Measure until cancelled. Each turn begins where the one before was read: no standstill falls between them."""
         now, ran, waited = time.monotonic(), time.process_time(), waited_for_cpu()
         while True:
             self._ran_at, ran_before, waited_before = now, ran, waited
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(POLL_INTERVAL)
             now, ran, waited = time.monotonic(), time.process_time(), waited_for_cpu()
-            late = now - self._ran_at - TICK
+            late = now - self._ran_at - POLL_INTERVAL
             still = stood_still(late, ran - ran_before, _between(waited_before, waited))
             if still:  # what it waited for a CPU it waited when it was woken
                 self._stills.append((now - late + still, still))

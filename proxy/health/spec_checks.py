@@ -12,20 +12,20 @@ from collections.abc import Callable, Sequence
 
 import aiohttp
 
-from understudy.proxy.health.check_registry import CheckBook, CheckState
+from understudy.proxy.health.check_registry import CheckRegistry, CheckState
 from understudy.statesync.pool.spec import CheckSpec
 
 logger = logging.getLogger(__name__)
 
 SOURCE = "spec"
-LOOK = 0.5
+POLL_INTERVAL = 0.5
 SAID_MOST = 200
 
 
-class Probes:
+class SpecChecks:
     """Runs the checks of a spec and writes what they find into a book."""
 
-    def __init__(self, book: CheckBook, on_change: Callable[[], None], *, commands: bool) -> None:
+    def __init__(self, book: CheckRegistry, on_change: Callable[[], None], *, commands: bool) -> None:
         self._book = book
         self._on_change = on_change
         self._commands = commands
@@ -37,7 +37,7 @@ class Probes:
             try:
                 while True:
                     self._follow(wanted(), http)
-                    await asyncio.sleep(LOOK)
+                    await asyncio.sleep(POLL_INTERVAL)
             finally:
                 for task in self._tasks.values():
                     task.cancel()
@@ -61,7 +61,7 @@ class Probes:
             self._on_change()
         for check in runnable:
             if check not in self._tasks:
-                deadline = check.failures * (check.every_seconds + check.timeout_seconds) + LOOK
+                deadline = check.failures * (check.every_seconds + check.timeout_seconds) + POLL_INTERVAL
                 self._book.register(check.name, deadline, SOURCE, time.monotonic())
                 self._tasks[check] = asyncio.create_task(self._repeat(check, http), name=f"check {check.name}")
                 self._on_change()

@@ -19,7 +19,7 @@ SERIES_ENDS = 1.0
 
 
 @dataclass(slots=True)
-class Unhurried:
+class HandoverPacing:
     """Spreads series of handovers over ``spread`` seconds each. Times are seconds of one monotonic clock."""
 
     spread: float = SPREAD

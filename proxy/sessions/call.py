@@ -7,7 +7,7 @@ Which headers a call may have is in docs/api.md; what becomes of it is decided b
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from understudy.proxy.sessions.problems import Reply, problem
+from understudy.proxy.http.problems import Reply, problem
 from understudy.statesync.parsing.strict_json import whole_number
 from understudy.statesync.sessions.request_log import REQUEST_HEADER, parse_stamp
 from understudy.statesync.sessions.session import Method, Write

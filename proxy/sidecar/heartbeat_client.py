@@ -15,14 +15,15 @@ from dataclasses import dataclass
 import grpc
 import grpc.aio
 
+from understudy.proxy.member.signal import Signal
 from understudy.statesync.heartbeat.heartbeat import ANSWERS, BEAT_INTERVAL, METHOD, PINGS, STREAM_SILENCE, Answer, Beat
 from understudy.statesync.tls.pem_files import PemFiles
 from understudy.statesync.tls.secret_files import fault_of
 
 logger = logging.getLogger(__name__)
 
-RECONNECT = 0.1
-CONNECTING = 3.0
+RECONNECT_INTERVAL = 0.1
+CONNECT_TIMEOUT = 3.0
 """Seconds after which a connection that does not come is tried anew, with the certificate as it is then."""
 STOOD_STILL = 1.0
 """A turn this late, in seconds, means that this process stood still: the silence before it counts for nothing."""
@@ -61,8 +62,9 @@ class Hearing:
 class HeartbeatClient:
     """Beats to every control server there is.
 
-    ``controls`` are their addresses as of now, ``beat`` makes a beat, ``on_answer`` hears each answer, with the address
-    of who sent it. ``tls`` is read anew for each connection.
+    ``controls`` are their addresses as of now, ``beat`` makes a beat, ``on_answer`` gets each answer, with the address
+    of its sender. ``tls`` is read again for each connection. ``beat_now`` says that control servers should hear of
+    something before the next beat is due.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class HeartbeatClient:
         beat: Callable[[], Beat],
         on_answer: OnAnswer,
         tls: PemFiles | None,
+        beat_now: Signal,
     ) -> None:
         self._controls = controls
         self._beat = beat
@@ -80,9 +83,9 @@ class HeartbeatClient:
         self._fault = ""
         self._due: dict[str, asyncio.Event] = {}
         self._streams: dict[str, asyncio.Task[None]] = {}
+        beat_now.listen(self._beat_at_once)
 
-    def beat_at_once(self) -> None:
-        """Something happened that control servers should hear of before the next beat is due."""
+    def _beat_at_once(self) -> None:
         for due in self._due.values():
             due.set()
 
@@ -119,7 +122,7 @@ class HeartbeatClient:
                     logger.debug("heartbeats to %s: the stream was cancelled", address)
                 except Exception:
                     logger.exception("heartbeats to %s: the stream is opened anew", address)
-                await asyncio.sleep(RECONNECT)
+                await asyncio.sleep(RECONNECT_INTERVAL)
         finally:
             self._due.pop(address, None)
 
@@ -129,7 +132,7 @@ class HeartbeatClient:
             open_stream = channel.stream_stream(METHOD, request_serializer=None, response_deserializer=None)
             stream = open_stream(None, wait_for_ready=True)
             try:
-                async with asyncio.timeout(CONNECTING):
+                async with asyncio.timeout(CONNECT_TIMEOUT):
                     await stream.wait_for_connection()
                     greeting = await stream.initial_metadata()
                 hearing = Hearing(time.monotonic(), any(name == ANSWERS for name, _ in greeting or ()))

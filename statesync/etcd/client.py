@@ -10,8 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Self
 
-from aetcd import rpc
-
+from understudy.statesync.etcd import etcd_pb2 as rpc
 from understudy.statesync.etcd.errors import (
     Compacted,
     Conflict,

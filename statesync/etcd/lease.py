@@ -14,8 +14,8 @@ from typing import Self
 
 import grpc
 import grpc.aio
-from aetcd import rpc
 
+from understudy.statesync.etcd import etcd_pb2 as rpc
 from understudy.statesync.etcd.errors import DENIED, EtcdError, Rejected, Unavailable
 from understudy.statesync.etcd.transport import Transport
 

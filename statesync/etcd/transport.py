@@ -14,8 +14,9 @@ from enum import Enum
 
 import grpc
 import grpc.aio
-from aetcd import rpc
 
+from understudy.statesync.etcd import etcd_pb2 as rpc
+from understudy.statesync.etcd import etcd_pb2_grpc as stubs
 from understudy.statesync.etcd.errors import NO_LEADER, EtcdError, Unavailable, Verdict, error_of, judge
 from understudy.statesync.etcd.leader import NO_LEADER_PAUSE, GivenUp, LeaderReport, LeaderWatch
 from understudy.statesync.etcd.model import Message
@@ -77,7 +78,7 @@ class Endpoint:
         else:
             self.channel = grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
         self.suspect_until = 0.0
-        kv, lease = rpc.KVStub(self.channel), rpc.LeaseStub(self.channel)
+        kv, lease = stubs.KVStub(self.channel), stubs.LeaseStub(self.channel)
         self.unary: dict[str, Message] = {
             "range": kv.Range,
             "put": kv.Put,
@@ -86,10 +87,10 @@ class Endpoint:
             "compact": kv.Compact,
             "lease grant": lease.LeaseGrant,
             "lease revoke": lease.LeaseRevoke,
-            "authenticate": rpc.AuthStub(self.channel).Authenticate,
-            "status": rpc.MaintenanceStub(self.channel).Status,
+            "authenticate": stubs.AuthStub(self.channel).Authenticate,
+            "status": stubs.MaintenanceStub(self.channel).Status,
         }
-        self.watch = rpc.WatchStub(self.channel).Watch
+        self.watch = stubs.WatchStub(self.channel).Watch
         self.keep_alive = lease.LeaseKeepAlive
 
 

@@ -15,8 +15,8 @@ from typing import TypeVar
 
 import grpc
 import grpc.aio
-from aetcd import rpc
 
+from understudy.statesync.etcd import etcd_pb2 as rpc
 from understudy.statesync.etcd.errors import DENIED, Compacted, EtcdError, Rejected, Unavailable, Verdict, judge
 from understudy.statesync.etcd.key_range import KeyRange
 from understudy.statesync.etcd.model import Event, Message, WatchBatch, bounds, event_of

@@ -159,7 +159,7 @@ def _own_slot(view: View, slot: int, owner: Owner, wanted: str | None, handing_o
     return (HandOver(slot, wanted),)
 
 
-def heirs_of(view: View, slot: int) -> tuple[str, ...]:
+def standbys_of(view: View, slot: int) -> tuple[str, ...]:
     """Who may serve ``slot`` if its owner does not, best first: the table's order without the owner."""
     owner = view.owner(slot)
     order = view.table.orders[slot] if slot < view.table.slots else ()

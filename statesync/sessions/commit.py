@@ -131,7 +131,13 @@ class Committer:
     """
 
     def __init__(
-        self, client: EtcdClient, keys: PoolKeys, member: str, boot: str, requests: RequestLog | None = None
+        self,
+        client: EtcdClient,
+        keys: PoolKeys,
+        member: str,
+        boot: str,
+        requests: RequestLog | None = None,
+        on_commit: Callable[[int, float], None] = lambda _writes, _seconds: None,
     ) -> None:
         """``requests`` notes the outcomes that were committed."""
         self._client = client
@@ -151,7 +157,7 @@ class Committer:
         self._timer = SharedTimer()
         self._wake = asyncio.Event()
         self.stats = CommitStats()
-        self.on_commit: Callable[[int, float], None] | None = None
+        self._on_commit = on_commit
 
     @property
     def queued(self) -> int:
@@ -309,8 +315,7 @@ class Committer:
         self.stats.writes += len(batch.pending)
         if entries := batch.entries():
             self._requests.note(self._requests.record_key(batch.number), entries, revision, time.monotonic())
-        if self.on_commit is not None:
-            self.on_commit(len(batch.pending), seconds)
+        self._on_commit(len(batch.pending), seconds)
         # In the loop's next turn, so that the following transaction is sent before a hundred callers continue.
         asyncio.get_running_loop().call_soon(_resolve, batch.pending, revision)
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from understudy.deploy.common.sidecar_arguments import SidecarPlace, sidecar_arguments
+from understudy.deploy.common.sidecar_arguments import SidecarOptions, sidecar_arguments
 from understudy.deploy.kubernetes.base.csi_certificates import csi_volume, spiffe
 from understudy.deploy.kubernetes.base.lenient_json import Body
 from understudy.deploy.kubernetes.base.names import MEMBER
@@ -42,11 +42,11 @@ def session_api_of(wishes: Wishes) -> str:
 
 def place_of(
     settings: SidecarSettings, wishes: Wishes, *, app_port: int, app_health: str, drain: float
-) -> SidecarPlace:
+) -> SidecarOptions:
     """What the sidecar of a pod is told."""
     pod_ip = "$(UNDERSTUDY_POD_IP)"
     etcd_tls = _pem_files("etcd", own=bool(settings.etcd_client_certificate)) if settings.etcd_tls_secret else None
-    return SidecarPlace(
+    return SidecarOptions(
         member="$(UNDERSTUDY_MEMBER)",
         pool=wishes.pool,
         etcd=EtcdSettings(settings.etcd, etcd_tls),
@@ -76,7 +76,7 @@ def _pem_files(folder: str, *, own: bool) -> PemFiles:
     return PemFiles(cert, key, ca) if own else PemFiles(None, None, ca)
 
 
-def sidecar_container(settings: SidecarSettings, wishes: Wishes, place: SidecarPlace, *, grace: int) -> Body:
+def sidecar_container(settings: SidecarSettings, wishes: Wishes, place: SidecarOptions, *, grace: int) -> Body:
     """The container; ``grace`` is the pod's terminationGracePeriodSeconds."""
     native = settings.form == NATIVE
     ports = {"peer": wishes.peer_port, "health": wishes.health_port, "metrics": wishes.metrics_port}

@@ -1,11 +1,11 @@
-"""Looks things up among manifests: pod templates, and who selects whom. Pure; for any manifests, not only ours."""
+"""Finds the pod templates among manifests. Pure; for any manifests, not only ours."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from understudy.deploy.kubernetes.base.emit import Body
-from understudy.deploy.kubernetes.preflight.lint_reach import Pod, matches
+from understudy.deploy.kubernetes.preflight.lint_reach import Pod
 
 TEMPLATED = ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job")
 
@@ -77,8 +77,3 @@ def workloads(objects: Iterable[Body]) -> Iterator[Workload]:
             yield Workload(body, template.get("spec") or {}, (template.get("metadata") or {}).get("labels") or {})
         elif kind == "Pod":
             yield Workload(body, spec, (body.get("metadata") or {}).get("labels") or {})
-
-
-def selected(all_of: Iterable[Workload], namespace: str, selector: Mapping[str, Any]) -> list[Workload]:
-    """The workloads of a namespace whose pods a label selector matches."""
-    return [one for one in all_of if one.namespace == namespace and matches(selector, one.labels)]

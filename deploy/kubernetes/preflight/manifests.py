@@ -22,10 +22,9 @@ from understudy.deploy.kubernetes.base.names import (
 )
 from understudy.deploy.kubernetes.preflight.findings import Finding, Level, judged
 from understudy.deploy.kubernetes.preflight.lint_flows import APP_PORT, FLOWS, PROMETHEUS, Flow
-from understudy.deploy.kubernetes.preflight.lint_hardening import habit_faults, standard_faults
 from understudy.deploy.kubernetes.preflight.lint_reach import End, Outside, Pod, Policies
-from understudy.deploy.kubernetes.preflight.lint_references import faults, left_to_operator
 from understudy.deploy.kubernetes.preflight.manifest_index import Workload, where, workloads
+from understudy.deploy.kubernetes.preflight.missing_secrets import missing_secrets
 from understudy.deploy.kubernetes.preflight.webhooks import webhook_findings
 from understudy.deploy.kubernetes.render.plan import host_and_port
 from understudy.deploy.kubernetes.render.pool import SPEC_FILE
@@ -45,13 +44,10 @@ def judge_manifests(objects: Sequence[Body], now: datetime) -> list[Finding]:
     """All findings; ``now`` is what certificates are held against."""
     made = list(workloads(objects))
     return [
-        *judged(AREA, "every name that is used is there", faults(objects), "render again, or add what is missing"),
         *[
             Finding(Level.WARN, AREA, "Secrets are there", f"{name} is not among the manifests", "make it first")
-            for name in left_to_operator(objects)
+            for name in missing_secrets(objects)
         ],
-        *judged(AREA, "pods meet the restricted standard", standard_faults(objects), "see docs/kubernetes.md"),
-        *judged(AREA, "pods are as careful as can be", habit_faults(objects), "see docs/kubernetes.md", Level.WARN),
         *judged(
             AREA, "images are pinned by digest", _tags(made), "render with --image PART=...@sha256:...", Level.WARN
         ),

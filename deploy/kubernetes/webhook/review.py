@@ -8,10 +8,11 @@ import base64
 import json
 from typing import Any
 
+import jsonpatch
+
 from understudy.deploy.kubernetes.base.lenient_json import Body, Refused, mapping, text
 from understudy.deploy.kubernetes.base.sidecar_settings import SidecarSettings
 from understudy.deploy.kubernetes.injection.pod import asks_for_sidecar, inject
-from understudy.deploy.kubernetes.webhook.json_patch import difference
 
 API_VERSION = "admission.k8s.io/v1"
 KIND = "AdmissionReview"
@@ -65,7 +66,7 @@ def answer(request: Body, settings: SidecarSettings) -> tuple[Body, str]:
     except Refused as refused:
         return denial(request, str(refused), INVALID), "denied"
     response: Body = {"allowed": True}
-    operations = difference(pod, injected.pod)
+    operations = jsonpatch.make_patch(pod, injected.pod).patch
     if operations:
         encoded = json.dumps(operations, separators=(",", ":")).encode()
         response |= {"patchType": "JSONPatch", "patch": base64.b64encode(encoded).decode()}

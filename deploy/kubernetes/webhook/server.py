@@ -18,7 +18,7 @@ from understudy.deploy.kubernetes.base.lenient_json import Body
 from understudy.deploy.kubernetes.base.sidecar_settings import SidecarSettings
 from understudy.deploy.kubernetes.webhook.configuration import PATH
 from understudy.deploy.kubernetes.webhook.connection_limit import Door
-from understudy.deploy.kubernetes.webhook.review import FAILED, NoReview, answer, denial, read_review
+from understudy.deploy.kubernetes.webhook.review import FAILED, INVALID, NoReview, answer, denial, read_review
 from understudy.telemetry.metrics.phase_metrics import expose
 
 logger = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ class Webhook:
         try:
             answered, outcome = answer(asked, self.settings)
         except RecursionError:
-            return denial(asked, "the pod is nested too deeply", FAILED), "failed"
+            return denial(asked, "the pod is nested too deeply", INVALID), "denied"
         except Exception:
             logger.exception("a review failed")
             return denial(asked, "the injector failed; its log says why", FAILED), "failed"

@@ -9,21 +9,23 @@ import pytest
 from rich.console import Console
 
 from tests.harness.recorded import answering
-from understudy.deploy.common.layout import ControlPlace, FrontPlace, Layout, MemberPlace
+from understudy.deploy.common.layout import ControlAddresses, FrontAddresses, Layout, MemberAddresses
 from understudy.deploy.inspect.views import status_view
 from understudy.deploy.local import up_view
 from understudy.deploy.local.up_view import Failovers, Now, failover_line, kill_line, picture
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.state import PoolState
 
-MEMBERS = tuple(MemberPlace(name, "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4") for name in ("a", "b"))
+MEMBERS = tuple(
+    MemberAddresses(name, "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4") for name in ("a", "b")
+)
 LAYOUT = Layout(
     "cart",
     1,
     ("http://127.0.0.1:5",),
     ("",),
-    (ControlPlace("control-1", "x:1", "x:2"),),
-    FrontPlace("f", "y:1", "y:2"),
+    (ControlAddresses("control-1", "x:1", "x:2"),),
+    FrontAddresses("f", "y:1", "y:2"),
     MEMBERS,
 )
 TRACE = "ab" * 16

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from understudy.proxy.health.health_port import HealthPort, open_health_port
-from understudy.proxy.health.loop_lag import STALLED_AFTER, STALLED_WITHOUT_ETCD, StallWatch, bearable
+from understudy.proxy.health.loop_lag import STALLED_AFTER, STALLED_WITHOUT_ETCD, LoopLag, bearable
 
 
 class Member:
@@ -18,7 +18,7 @@ class Member:
 
     def __init__(self) -> None:
         self.fault = ""
-        self.stall = StallWatch()
+        self.stall = LoopLag()
         self.wanting_at = float("inf")  # so that this thread may be late by some seconds, as on a busy machine
 
 

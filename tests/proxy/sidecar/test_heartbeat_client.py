@@ -10,6 +10,7 @@ import grpc.aio
 
 from tests.harness.cable import cable_to
 from tests.harness.waiting import until
+from understudy.proxy.member.signal import Signal
 from understudy.proxy.sidecar.heartbeat_client import HeartbeatClient
 from understudy.statesync.heartbeat.heartbeat import METHOD, SERVICE, Answer, Beat
 from understudy.statesync.pool.records import MemberState
@@ -23,7 +24,7 @@ BEAT = Beat("cart", *WHO, MemberState.UP, 1, sent=7, answers=True)
 @asynccontextmanager
 async def beating(address: str, heard: list[Answer]) -> AsyncIterator[None]:
     """A member's heartbeats to one control server."""
-    client = HeartbeatClient(lambda: {address}, lambda: BEAT, lambda _, answer: heard.append(answer), None)
+    client = HeartbeatClient(lambda: {address}, lambda: BEAT, lambda _, answer: heard.append(answer), None, Signal())
     task = asyncio.create_task(client.run())
     try:
         yield

@@ -24,11 +24,11 @@ from understudy.statesync.pool.ownership import (
     claim,
     claim_transaction,
     finish_handover,
-    heirs_of,
     is_handover,
     next_steps,
     site_cause,
     sites_in,
+    standbys_of,
     start_handover,
     undo_handover,
 )
@@ -106,7 +106,7 @@ def test_a_slot_being_handed_over_is_left_alone() -> None:
 
 
 def test_the_heirs_of_a_slot_are_its_order_without_the_owner() -> None:
-    assert heirs_of(view(orders=(("a", "b", "c"),), owner=THEIRS), 0) == ("a", "c")
+    assert standbys_of(view(orders=(("a", "b", "c"),), owner=THEIRS), 0) == ("a", "c")
 
 
 @dataclass

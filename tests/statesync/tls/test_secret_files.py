@@ -130,7 +130,7 @@ def test_tokens_that_become_readable_for_others_are_not_taken_up(tmp_path: Path)
 def test_heartbeats_go_on_with_the_key_in_use(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     key = secret(tmp_path / "key", "x", 0o600)
     files = PemFiles(key, key, key)
-    client = HeartbeatClient(list, MagicMock(), MagicMock(), files)
+    client = HeartbeatClient(list, MagicMock(), MagicMock(), files, MagicMock())
     used = client._read_credentials(files)
     key.chmod(0o644)
     assert [client._read_credentials(files) for _ in range(2)] == [used, used]

@@ -13,7 +13,7 @@ import aiohttp
 from tests.deploy.kubernetes.istio.meshlike import GATEWAY, Istiod, envoy_filters, running_proxy
 from tests.harness.envoy import Envoy
 from tests.harness.waiting import free_port, until
-from understudy.deploy.inspect.converged import unsettled
+from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.inspect.envoys import read_envoys
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.kubernetes.istio.plan import Plan
@@ -82,7 +82,7 @@ class Scene:
         names = [place.name for place in self.pool.layout.members if place.name not in absent]
 
         async def at_rest() -> bool:
-            return not unsettled((await read_pool(self.etcd, "cart"))[0], names)
+            return not not_converged((await read_pool(self.etcd, "cart"))[0], names)
 
         await until(at_rest, 60, f"{', '.join(names)} own all slots")
 

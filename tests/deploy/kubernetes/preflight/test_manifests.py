@@ -216,4 +216,4 @@ def test_the_options_of_a_preflight_want_a_preflight(tmp_path):
     refused = CliRunner().invoke(cli, ["verify", "--manifests", str(tmp_path)])
 
     assert refused.exit_code == 2
-    assert "go with --preflight" in refused.output
+    assert "need --preflight" in refused.output

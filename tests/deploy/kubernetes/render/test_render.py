@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from tests.deploy.kubernetes.conftest import OWN_ETCD, SPEC, documents, find, render
+from tests.deploy.kubernetes.references import faults
 from tests.harness.commands import ROOT
-from understudy.deploy.kubernetes.preflight.lint_references import faults
 from understudy.deploy.kubernetes.preflight.load_manifests import load
 from understudy.deploy.kubernetes.preflight.manifest_index import where, workloads
 from understudy.deploy.local.local_pool import COMPACTION, ETCD_QUOTA_BYTES
