@@ -13,7 +13,7 @@ from understudy.deploy.common.layout import Layout
 from understudy.deploy.data.backup_file import BackupError, check
 from understudy.deploy.inspect.traces import spans_of
 from understudy.statesync.etcd.client import Event, Kv
-from understudy.statesync.etcd.informer import MirrorBatch
+from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.heartbeat.heartbeat import Answer, Beat
 from understudy.statesync.parsing.stored import MOST_DEPTH, read_json, read_object
 from understudy.statesync.pool.keys import PoolKeys, slot_in
@@ -131,7 +131,7 @@ def in_state(value: bytes) -> None:
     """As the watch of a process brings it, under every prefix."""
     state = PoolState(KEYS)
     for key in all_keys():
-        state.apply(MirrorBatch(1, (Event("put", Kv(key, value, 1, 1, 0)),)))
+        state.apply(InformerBatch(1, (Event("put", Kv(key, value, 1, 1, 0)),)))
     state.read_owner(3, Kv(KEYS.owner(3), value, 1, 1, 0))
 
 
@@ -159,10 +159,10 @@ def in_control_server(value: bytes) -> None:
     """Whatever was decoded, a control server can make its plan and Envoys' view of it."""
     observer = Observer(KEYS, LivenessBook(Rules()))
     good = PoolSpec(pool="cart", slots=4).encode()
-    observer.apply(MirrorBatch(1, (Event("put", Kv(KEYS.spec, good, 1, 1, 0)),)))
+    observer.apply(InformerBatch(1, (Event("put", Kv(KEYS.spec, good, 1, 1, 0)),)))
     for number, key in enumerate(all_keys(), start=2):
         if key != KEYS.spec:
-            observer.apply(MirrorBatch(number, (Event("put", Kv(key, value, number, number, 0)),)))
+            observer.apply(InformerBatch(number, (Event("put", Kv(key, value, number, number, 0)),)))
     world = observer.world()
     assert world is not None
     pool_view(world)
@@ -267,6 +267,6 @@ def test_a_replica_passes_over_keys_that_are_none(key: str) -> None:
 def test_a_record_under_another_name_is_not_taken() -> None:
     state = PoolState(KEYS)
     record = Member("cart-1", "boot", "127.0.0.1:1", "127.0.0.1:2").encode()
-    state.apply(MirrorBatch(1, (Event("put", Kv(KEYS.member("cart-2"), record, 1, 1, 0)),)))
+    state.apply(InformerBatch(1, (Event("put", Kv(KEYS.member("cart-2"), record, 1, 1, 0)),)))
     assert not state.members
     assert KEYS.member("cart-2") in state.faults

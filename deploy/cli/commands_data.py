@@ -29,7 +29,7 @@ from understudy.deploy.common.options import (
 if TYPE_CHECKING:
     from understudy.deploy.data.backup_file import Header
     from understudy.deploy.data.verify import Report
-    from understudy.statesync.sessions.session_crypto import SessionCodec
+    from understudy.statesync.sessions.session_crypto import SessionCrypto
 
 
 @contextlib.contextmanager
@@ -121,10 +121,10 @@ def verify(
         return
     if manifests or context or not cluster:
         raise DeployError("--manifests, --context and --no-cluster need --preflight")
-    from understudy.statesync.sessions.session_crypto import BadKeyFile, load_codec
+    from understudy.statesync.sessions.session_crypto import BadKeyFile, load_session_crypto
 
     try:
-        codec = load_codec(session_keys)
+        codec = load_session_crypto(session_keys)
     except BadKeyFile as error:
         raise DeployError(str(error)) from None
     report = asyncio.run(_verify(find_place(etcd, pool), sorted(set(slot)), tls, codec, repair=repair))
@@ -146,7 +146,7 @@ def _preflight(
 
 
 async def _verify(
-    place: Place, slots: list[int], tls: TlsOptions | None, codec: "SessionCodec", *, repair: bool
+    place: Place, slots: list[int], tls: TlsOptions | None, codec: "SessionCrypto", *, repair: bool
 ) -> "Report":
     from understudy.deploy.data.verify import Verifier, addresses_of
     from understudy.deploy.inspect.member_views import slots_of

@@ -42,7 +42,7 @@ from understudy.statesync.etcd.client import (
     TxnResult,
 )
 from understudy.statesync.etcd.key_range import KeyRange, prefix_range
-from understudy.statesync.etcd.txn_retry import definite_txn
+from understudy.statesync.etcd.txn_retry import retry_txn
 from understudy.statesync.pool.keys import PoolKeys, slot_in
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.pool.slots import slot_of
@@ -294,7 +294,7 @@ class Restore:
         """Do it if all compares hold. Raises :class:`RestoreStoppedError` with ``otherwise`` if not."""
         wanted = {step.key: step.value if isinstance(step, Put) else None for step in success if _of_one_key(step)}
         looks = [Get(key) for key in wanted]
-        result, resent = await definite_txn(self._client, compares, success, looks, patience=OUTCOME_PATIENCE)
+        result, resent = await retry_txn(self._client, compares, success, looks, patience=OUTCOME_PATIENCE)
         if result.succeeded:
             return result
         found = [answer[0] if answer else None for answer in result.answers]

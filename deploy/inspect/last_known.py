@@ -17,7 +17,7 @@ from understudy.deploy.inspect.member_views import MemberReport
 from understudy.deploy.inspect.members import MemberError, PeerApiClient, peer_apis
 from understudy.proxy.peers.sync_api import STATUS_PATH
 from understudy.statesync.etcd.client import Event, Kv
-from understudy.statesync.etcd.informer import MirrorBatch
+from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.parsing.stored import typed
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Member, MemberState, Owner
@@ -63,7 +63,7 @@ def _last_known_of(answer: Any, pool: str) -> LastKnown:  # noqa: ANN401 - JSON
         match row:
             case [str(key), int(at), str(value)]:
                 events.append(Event("put", Kv(key, value.encode(), at, at, 0)))
-    state.apply(MirrorBatch(revision, tuple(events), reset=True))
+    state.apply(InformerBatch(revision, tuple(events), reset=True))
     faults = answer.get("faults")
     state.faults |= {str(key): str(why) for key, why in faults.items()} if isinstance(faults, dict) else {}
     return LastKnown(

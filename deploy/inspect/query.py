@@ -5,7 +5,7 @@ The reading commands, ``up`` and the demo use it. ``views`` turns the records in
 
 from understudy.deploy.common.errors import DeployError, NoPoolError
 from understudy.statesync.etcd.client import EtcdClient, Event
-from understudy.statesync.etcd.informer import MirrorBatch
+from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.spec import PoolSpec
@@ -34,7 +34,7 @@ async def read_pool(client: EtcdClient, pool: str) -> tuple[PoolState, int]:
         async for page in client.pages(part, revision=revision):
             revision = page.revision
             events += [Event("put", kv) for kv in page.kvs]
-    state.apply(MirrorBatch(revision, tuple(events), reset=True))
+    state.apply(InformerBatch(revision, tuple(events), reset=True))
     return state, revision
 
 

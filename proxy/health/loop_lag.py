@@ -52,12 +52,12 @@ def waited_for_cpu() -> float | None:
     return None
 
 
-def bearable(now: float, wanting_at: float) -> float:
+def bearable(now: float, no_leader_at: float) -> float:
     """Seconds for which the event loop may stand still at ``now`` before front Envoys had better go elsewhere.
 
-    ``wanting_at`` is when etcd was last seen to keep callers waiting for a leader; both monotonic.
+    ``no_leader_at`` is when etcd was last seen to keep callers waiting for a leader; both monotonic.
     """
-    return STALLED_WITHOUT_ETCD if now - wanting_at < STALLED_WITHOUT_ETCD else STALLED_AFTER
+    return STALLED_WITHOUT_ETCD if now - no_leader_at < STALLED_WITHOUT_ETCD else STALLED_AFTER
 
 
 class LoopLag:

@@ -49,7 +49,7 @@ from understudy.proxy.sidecar.parts import Sidecar
 from understudy.proxy.sidecar.registration import Registration
 from understudy.proxy.sidecar.settings import SidecarSettings
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.etcd.informer import Mirror, MirrorBatch
+from understudy.statesync.etcd.informer import Informer, InformerBatch
 from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.heartbeat.pulse import Pulses
 from understudy.statesync.pool.app_health import AppHealth
@@ -63,7 +63,7 @@ from understudy.statesync.pool.state import Changed
 from understudy.statesync.sessions.commit import Committer
 from understudy.statesync.sessions.replica import Replica
 from understudy.statesync.sessions.request_log import RequestLog
-from understudy.statesync.sessions.session_crypto import SessionCodec
+from understudy.statesync.sessions.session_crypto import SessionCrypto
 from understudy.telemetry.metrics.phase_metrics import PhaseMetrics
 from understudy.telemetry.metrics.span_metrics import SpanMetrics
 from understudy.telemetry.tracing.setup import Telemetry, service_version
@@ -108,7 +108,7 @@ class _Base:
 
 
 def assemble(
-    settings: SidecarSettings, etcd: EtcdClient, client: PeerClient, telemetry: Telemetry, codec: SessionCodec
+    settings: SidecarSettings, etcd: EtcdClient, client: PeerClient, telemetry: Telemetry, codec: SessionCrypto
 ) -> Assembled:
     """Build all parts of a sidecar; nothing runs yet."""
     base = _base(settings, etcd, client, telemetry, codec)
@@ -233,7 +233,7 @@ def assemble(
 
 
 def _base(
-    settings: SidecarSettings, etcd: EtcdClient, client: PeerClient, telemetry: Telemetry, codec: SessionCodec
+    settings: SidecarSettings, etcd: EtcdClient, client: PeerClient, telemetry: Telemetry, codec: SessionCrypto
 ) -> _Base:
     identity = MemberIdentity(settings.member, secrets.token_hex(8), PoolKeys(settings.pool), settings.site)
     keys = identity.keys
@@ -242,7 +242,7 @@ def _base(
     replica, requests = Replica(etcd, keys, codec), RequestLog(keys, identity.me, identity.boot)
     updates = PoolUpdates(pool, replica, requests, owned, drain, incarnation)
 
-    def on_batch(batch: MirrorBatch) -> None:
+    def on_batch(batch: InformerBatch) -> None:
         kinds = updates.apply(batch)
         if kinds & Changed.CONTROLS:
             telemetry.set_endpoints([at.record.grpc for at in pool.state.controls.values()])
@@ -250,7 +250,7 @@ def _base(
             changed()
 
     ranges = (*keys.without_sessions, prefix_range(keys.requests))
-    mirror = Mirror(etcd, ranges, on_batch, watched=(keys.everything,))
+    mirror = Informer(etcd, ranges, on_batch, watched=(keys.everything,))
     return _Base(
         settings=settings,
         etcd=etcd,

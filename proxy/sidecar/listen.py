@@ -19,7 +19,7 @@ from aiohttp import web
 
 from understudy.proxy.sessions.admission import BadTokenFile, SessionTokens
 from understudy.statesync.pool.addresses import split_address
-from understudy.statesync.sessions.session_crypto import BadKeyFile, SessionCodec, load_codec
+from understudy.statesync.sessions.session_crypto import BadKeyFile, SessionCrypto, load_session_crypto
 from understudy.statesync.tls.identity import Trust, is_loopback
 from understudy.statesync.tls.peer_tls import BadTlsFiles, Identity, PeerTls
 from understudy.statesync.tls.pem_files import PemFiles
@@ -38,7 +38,7 @@ class Protection:
 
     peers: PeerTls | None
     tokens: SessionTokens | None
-    codec: SessionCodec
+    codec: SessionCrypto
 
 
 def protection(
@@ -64,7 +64,7 @@ def protection(
         return Protection(
             PeerTls(Identity(tls.cert, tls.key, tls.ca, trust)) if tls else None,
             SessionTokens(token_file) if token_file else None,
-            load_codec(key_file),
+            load_session_crypto(key_file),
         )
     except (BadTlsFiles, BadTokenFile, BadKeyFile) as error:
         raise CannotStart(str(error)) from None

@@ -210,12 +210,12 @@ class EtcdClient:
         await self._transport.pause(seconds)
 
     @property
-    def wanting_at(self) -> float:
+    def no_leader_at(self) -> float:
         """When (monotonic) callers last waited because etcd had no leader; -inf for never.
 
         etcd was slow then, and not this process: a member of etcd was asked meanwhile, and it answered.
         """
-        return self._transport.wanting_at
+        return self._transport.no_leader_at
 
     async def compact(self, revision: int) -> None:
         """Drop all history before ``revision``."""

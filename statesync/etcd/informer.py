@@ -24,7 +24,7 @@ OUTAGE_AFTER = 2.5
 
 
 @dataclass(frozen=True, slots=True)
-class MirrorBatch:
+class InformerBatch:
     """Changes up to and including ``revision``. With ``reset`` the events (all puts) replace everything known."""
 
     revision: int
@@ -32,7 +32,7 @@ class MirrorBatch:
     reset: bool = False
 
 
-class Mirror:
+class Informer:
     """Keeps a receiver up to date with etcd.
 
     ``heard_at`` is when the last message arrived (monotonic), ``well_since`` when the last outage ended.
@@ -49,7 +49,7 @@ class Mirror:
         self,
         client: EtcdClient,
         ranges: Sequence[KeyRange],
-        on_batch: Callable[[MirrorBatch], None],
+        on_batch: Callable[[InformerBatch], None],
         *,
         watched: Sequence[KeyRange] | None = None,
     ) -> None:
@@ -107,7 +107,7 @@ class Mirror:
                 kvs.extend(page.kvs)
                 revision = revision or page.revision
         self.resets += 1
-        self._hand_over(MirrorBatch(revision, tuple(Event("put", kv) for kv in kvs), reset=True))
+        self._hand_over(InformerBatch(revision, tuple(Event("put", kv) for kv in kvs), reset=True))
         self.synced.set()
         self._heard(time.monotonic())
 
@@ -116,7 +116,7 @@ class Mirror:
             self._heard(time.monotonic())
             if batch.events:
                 last = max(event.kv.mod_revision for event in batch.events)
-                self._hand_over(MirrorBatch(last, tuple(batch.events)))
+                self._hand_over(InformerBatch(last, tuple(batch.events)))
 
     def _heard(self, now: float) -> None:
         """A message from etcd has arrived."""
@@ -124,7 +124,7 @@ class Mirror:
             self.well_since = now
         self.heard_at, self.trouble = now, ""
 
-    def _hand_over(self, batch: MirrorBatch) -> None:
+    def _hand_over(self, batch: InformerBatch) -> None:
         self._on_batch(batch)
         self.revision = max(self.revision, batch.revision)
         for revision, waiter in self._waiters:

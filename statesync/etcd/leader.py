@@ -94,7 +94,7 @@ class LeaderWatch:
         self._waiting: dict[asyncio.Future[None], int] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._seeking: dict[int, asyncio.Task[None]] = {}
-        self.wanting_at = float("-inf")
+        self.no_leader_at = float("-inf")
         """When (monotonic) callers last waited because etcd had no leader, while this process itself was not late."""
 
     async def close(self) -> None:
@@ -181,7 +181,7 @@ class LeaderWatch:
     def _reported(self, member: int, report: LeaderReport) -> None:
         late = self._late()
         if late or not report.leader:
-            self.wanting_at = time.monotonic()
+            self.no_leader_at = time.monotonic()
         self._terms.reported(report)
         woken = [
             leader

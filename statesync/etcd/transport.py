@@ -188,9 +188,9 @@ class Transport:
         await self._leaders.pause(seconds)
 
     @property
-    def wanting_at(self) -> float:
+    def no_leader_at(self) -> float:
         """When (monotonic) callers last waited because etcd had no leader."""
-        return self._leaders.wanting_at
+        return self._leaders.no_leader_at
 
     async def connected(self, name: str, deadline: float, *, patient: bool) -> Endpoint:
         """A connected endpoint, or :class:`Unavailable`: at the deadline or, if not ``patient``, once all fail."""

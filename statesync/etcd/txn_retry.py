@@ -17,7 +17,7 @@ RETRY_FIRST = 0.02
 RETRY_LONGEST = 0.5
 
 
-async def definite_txn(
+async def retry_txn(
     client: EtcdClient,
     compares: Sequence[Compare],
     success: Sequence[Operation],

@@ -38,7 +38,7 @@ MOST_STANDSTILLS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class ClaimTold(Record):
+class ClaimReport(Record):
     """How far one claim of a takeover has come, as the member that made it tells. Times in ns on that member's clock.
 
     ``trace`` is the takeover's trace id in hex, ``slots`` how many slots the claim won. ``by_request``: a caller was
@@ -62,10 +62,10 @@ class ClaimTold(Record):
     def __post_init__(self) -> None:
         for name in ("slots", "began", "claimed", "opened", "answered"):
             if type(getattr(self, name)) is not int:
-                raise TypeError(f"ClaimTold: {name} is no whole number")
+                raise TypeError(f"ClaimReport: {name} is no whole number")
         for name in ("trace", "request"):
             if not isinstance(getattr(self, name), str):
-                raise TypeError(f"ClaimTold: {name} is no text")
+                raise TypeError(f"ClaimReport: {name} is no text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Beat(Record):
     stall: float = 0.0
     lacking: int = 0
     sent: int = 0
-    claims: Sequence[ClaimTold] = ()
+    claims: Sequence[ClaimReport] = ()
     request: str = ""
     pulses: Sequence[tuple[str, str, bool]] = ()
     answers: bool = False
@@ -103,7 +103,7 @@ class Beat(Record):
         object.__setattr__(self, "stood", _stood(self.stood))
         if not isinstance(self.claims, list | tuple):
             raise TypeError("Beat: claims is a list")
-        told = [one if isinstance(one, ClaimTold) else ClaimTold.of(one) for one in self.claims[:MOST_CLAIMS]]
+        told = [one if isinstance(one, ClaimReport) else ClaimReport.of(one) for one in self.claims[:MOST_CLAIMS]]
         object.__setattr__(self, "claims", tuple(told))
         if type(self.sent) is not int or not isinstance(self.request, str):
             raise TypeError("Beat: sent is a whole number, request a text")

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from understudy.statesync.etcd.client import Event, Kv
-from understudy.statesync.etcd.informer import MirrorBatch
+from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.parsing.stored import brief
 from understudy.statesync.pool.keys import PoolKeys, slot_in
 from understudy.statesync.pool.records import ControlServer, Failover, Intent, Member, Owner, Record, Table
@@ -68,7 +68,7 @@ class PoolState:
     unreadable: dict[str, int] = field(default_factory=dict)
     """The revision of each value that could not be read, by its key; who replaces the value compares the revision."""
 
-    def apply(self, batch: MirrorBatch) -> Changed:
+    def apply(self, batch: InformerBatch) -> Changed:
         """Take in a batch and say what kinds of record it touched."""
         changed = Changed.NOTHING
         if batch.reset:

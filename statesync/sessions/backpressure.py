@@ -16,7 +16,7 @@ NEW_SESSION_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Pressure:
+class Backpressure:
     """How late commits are: the number of unresolved writes, and for how many seconds the oldest has waited."""
 
     writes: int

@@ -32,10 +32,10 @@ from understudy.statesync.etcd.client import (
     TxnResult,
     Unavailable,
 )
-from understudy.statesync.etcd.txn_retry import definite_txn
+from understudy.statesync.etcd.txn_retry import retry_txn
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Owner
-from understudy.statesync.sessions.backpressure import Pressure
+from understudy.statesync.sessions.backpressure import Backpressure
 from understudy.statesync.sessions.request_log import Entry, RequestLog, encode_entries
 from understudy.statesync.sessions.shared_timer import SharedTimer
 from understudy.statesync.testing.crash_points import CrashPoint, crash_point
@@ -164,10 +164,10 @@ class Committer:
         """How many writes wait for a transaction."""
         return len(self._queue)
 
-    def pressure(self, now: float) -> Pressure:
+    def pressure(self, now: float) -> Backpressure:
         """How late commits are at ``now`` (monotonic)."""
         oldest = self._sending[0] if self._sending else self._queue[0] if self._queue else None
-        return Pressure(len(self._queue) + len(self._sending), max(now - oldest.at, 0.0) if oldest else 0.0)
+        return Backpressure(len(self._queue) + len(self._sending), max(now - oldest.at, 0.0) if oldest else 0.0)
 
     def submit(self, slot: int, fence: int, key: str, value: bytes | None, entry: Entry | None = None) -> "Submission":
         """Queue a put of ``value`` at the full etcd key ``key`` (or its removal, for None).
@@ -354,7 +354,7 @@ class Committer:
         runner = asyncio.current_task()
         self._batch, self._runner, self._verdict = batch, runner, []
         try:
-            result, resent = await definite_txn(self._client, compares, success, failure)
+            result, resent = await retry_txn(self._client, compares, success, failure)
         except asyncio.CancelledError:
             if not self._verdict or runner is None or runner.uncancel():
                 raise

@@ -18,7 +18,7 @@ from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.sessions.session import Session
-from understudy.statesync.sessions.session_crypto import PLAIN, SessionCodec, Unreadable
+from understudy.statesync.sessions.session_crypto import PLAIN, SessionCrypto, Unreadable
 
 PAGE = 50
 PAGE_PATIENCE = 5.0
@@ -154,7 +154,7 @@ def compare(held: Mapping[str, Entry], applied: int, etcd: Reading) -> Findings:
 
 
 async def read_slot(
-    client: EtcdClient, keys: PoolKeys, slot: int, *, revision: int = 0, codec: SessionCodec = PLAIN
+    client: EtcdClient, keys: PoolKeys, slot: int, *, revision: int = 0, codec: SessionCrypto = PLAIN
 ) -> Reading:
     """Read a slot's sessions in pages at one revision (0: now).
 

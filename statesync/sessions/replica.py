@@ -5,7 +5,7 @@ syncs of single slots (pages at one revision), and this process's own commits. E
 newer one counts, so the order of arrival does not matter. Sessions of slots that are not held are ignored.
 
 A slot is *synced* after a full sync of it at one revision R: from then on it is the state at R with every watched
-change after R. The progress of the watch is known to the informer (:meth:`Mirror.caught_up`).
+change after R. The progress of the watch is known to the informer (:meth:`Informer.caught_up`).
 """
 
 import logging
@@ -18,7 +18,7 @@ from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.parsing.stored import brief
 from understudy.statesync.pool.keys import PoolKeys, slot_in
 from understudy.statesync.sessions.session import Session
-from understudy.statesync.sessions.session_crypto import PLAIN, KeyMissing, SessionCodec, Unreadable
+from understudy.statesync.sessions.session_crypto import PLAIN, KeyMissing, SessionCrypto, Unreadable
 from understudy.statesync.testing.crash_points import CrashPoint, crash_point
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Replica:
     serve, since other members may have the key.
     """
 
-    def __init__(self, client: EtcdClient, keys: PoolKeys, codec: SessionCodec = PLAIN) -> None:
+    def __init__(self, client: EtcdClient, keys: PoolKeys, codec: SessionCrypto = PLAIN) -> None:
         self._client = client
         self._keys = keys
         self.codec = codec

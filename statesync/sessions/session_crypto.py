@@ -56,7 +56,7 @@ class KeyMissing(Unreadable):
         self.key_id = key_id
 
 
-class SessionCodec(Protocol):
+class SessionCrypto(Protocol):
     """Turns sessions into values of etcd and back; ``key`` is the full etcd key."""
 
     def encode(self, key: str, session: Session) -> bytes:
@@ -82,11 +82,11 @@ class PlainSessions:
     """Sessions in plain text."""
 
     def encode(self, key: str, session: Session) -> bytes:  # noqa: ARG002 - the protocol's signature
-        """See :class:`SessionCodec`."""
+        """See :class:`SessionCrypto`."""
         return session.encode()
 
     def decode(self, key: str, value: bytes, revision: int) -> Session:  # noqa: ARG002 - the protocol's signature
-        """See :class:`SessionCodec`."""
+        """See :class:`SessionCrypto`."""
         if value.startswith(_SEALED):
             raise KeyMissing(_key_id_of(_header_of(value)))
         return _session(value, revision)
@@ -129,7 +129,7 @@ class SealedSessions:
         self.keys = {key.id: key for key in keys}
 
     def encode(self, key: str, session: Session) -> bytes:
-        """See :class:`SessionCodec`."""
+        """See :class:`SessionCrypto`."""
         if self.plain:
             return session.encode()
         header: dict[str, Any] = {"sealed": self.first.id, "epoch": session.epoch, "expires": session.expires}
@@ -141,7 +141,7 @@ class SealedSessions:
         return head + b"\n" + nonce + sealed
 
     def decode(self, key: str, value: bytes, revision: int) -> Session:
-        """See :class:`SessionCodec`. Sessions from before encryption was switched on are read as they are."""
+        """See :class:`SessionCrypto`. Sessions from before encryption was switched on are read as they are."""
         if not value.startswith(_SEALED):
             return _session(value, revision)
         from cryptography.exceptions import InvalidTag
@@ -158,7 +158,7 @@ class SealedSessions:
         return _session(opened, revision)
 
 
-def load_codec(path: Path | None) -> SessionCodec:
+def load_session_crypto(path: Path | None) -> SessionCrypto:
     """The codec of a key file; without one sessions are stored as they are. Raises :class:`BadKeyFile`.
 
     The file has one key a line: 32 random bytes in base64. The first one encrypts, unless the line ``plain`` stands
@@ -193,7 +193,7 @@ def _session_key(path: Path, number: int, line: str) -> EncryptionKey:
     return EncryptionKey.of(secret)
 
 
-async def agree(client: EtcdClient, keys: PoolKeys, codec: SessionCodec) -> str:
+async def agree(client: EtcdClient, keys: PoolKeys, codec: SessionCrypto) -> str:
     """Check that this process can open what other members of the pool seal; returns the fault, '' for none.
 
     The first sidecar with a key writes the key's id into etcd. A sidecar with another first key that also has the old

@@ -65,7 +65,7 @@ class Bounds:
     burst: float = 20_000.0
 
 
-class Intake:
+class OtlpService:
     """Takes OTLP requests for a store."""
 
     def __init__(

@@ -41,7 +41,7 @@ from understudy.telemetry.store.schema import StoreError, bring_up_to_date, sche
 
 _LOG_EVERY = 30.0
 _MAX_PENDING = 20_000
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 A = TypeVar("A")
 Insert = Callable[[sqlite3.Connection, Sequence[T], int], None]
@@ -216,7 +216,7 @@ class SpanStore:
         now = time.monotonic()
         if now - self._logged_at >= _LOG_EVERY:
             self._logged_at = now
-            _log.warning("trace store %s: spans or logs are dropped: %s", self.path, broken)
+            logger.warning("trace store %s: spans or logs are dropped: %s", self.path, broken)
 
 
 class _StoreExporter(SpanExporter):

@@ -2,7 +2,7 @@
 
 OpenTelemetry's own batch processor drops a batch whose export failed. Failovers happen just when
 receivers are down, so this one keeps what was not delivered, within bounds, and offers it again;
-receivers recognise a span by its ids. A :class:`Pump` is one destination with its own thread;
+receivers recognise a span by its ids. A :class:`ExportQueue` is one destination with its own thread;
 :class:`Destinations` gives every span to each of several and lets control servers come and go. Callers
 only ever append to a queue: no I/O, no exception, no wait.
 """
@@ -20,12 +20,12 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from understudy.telemetry.timing.backoff import Backoff
 from understudy.telemetry.tracing.otlp_grpc_exporter import RefusedForGoodError
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _LOG_EVERY = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class PumpLimits:
+class QueueLimits:
     """How a pump gathers, keeps and repeats; times in seconds.
 
     ``delay``: spans are gathered this long before they go out together. ``queue``: spans kept at the
@@ -51,10 +51,10 @@ class ExportCounts:
         return ExportCounts(self.sent + other.sent, self.dropped + other.dropped, self.waiting + other.waiting)
 
 
-class Pump:
+class ExportQueue:
     """One destination: a bounded queue, and a daemon thread that exports from it."""
 
-    def __init__(self, name: str, exporter: SpanExporter, limits: PumpLimits) -> None:
+    def __init__(self, name: str, exporter: SpanExporter, limits: QueueLimits) -> None:
         self.name = name
         self._exporter = exporter
         self._limits = limits
@@ -179,7 +179,7 @@ class Pump:
         now = time.monotonic()
         if now - self._logged_at >= _LOG_EVERY:
             self._logged_at = now
-            _log.log(level, "%s", text)
+            logger.log(level, "%s", text)
 
 
 class Destinations(SpanProcessor):
@@ -191,9 +191,9 @@ class Destinations(SpanProcessor):
 
     def __init__(
         self,
-        fixed: Sequence[Pump],
+        fixed: Sequence[ExportQueue],
         open_exporter: Callable[[str], SpanExporter] | None,
-        limits: PumpLimits,
+        limits: QueueLimits,
         *,
         hold: bool,
     ) -> None:
@@ -206,7 +206,7 @@ class Destinations(SpanProcessor):
         self._limits = limits
         self._holds = hold and open_exporter is not None
         self._lock = threading.Lock()
-        self._pumps: dict[str, Pump] = {}
+        self._pumps: dict[str, ExportQueue] = {}
         self._waiting: deque[ReadableSpan] = deque()
         self._retired = ExportCounts()
         self._closed = False
@@ -233,7 +233,7 @@ class Destinations(SpanProcessor):
             for endpoint in wanted:
                 if endpoint not in self._pumps:
                     exporter = self._open_exporter(endpoint)
-                    self._pumps[endpoint] = Pump(endpoint, exporter, self._limits)
+                    self._pumps[endpoint] = ExportQueue(endpoint, exporter, self._limits)
                     self._pumps[endpoint].offer(left)
             if not self._pumps:
                 self._hold(left)

@@ -35,7 +35,7 @@ from opentelemetry.trace import (
 
 from understudy import __version__
 from understudy.telemetry.tracing.clock import Clock
-from understudy.telemetry.tracing.export_queue import Destinations, ExportCounts, Pump, PumpLimits
+from understudy.telemetry.tracing.export_queue import Destinations, ExportCounts, ExportQueue, QueueLimits
 from understudy.telemetry.tracing.ids import TraceIds, TraceparentError
 from understudy.telemetry.tracing.names import (
     ERROR_TYPE,
@@ -49,7 +49,7 @@ from understudy.telemetry.tracing.names import (
 from understudy.telemetry.tracing.otlp_grpc_exporter import OtlpExporter
 from understudy.telemetry.tracing.otlp_http_exporter import OtlpHttpExporter, receiver_of
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _SHUTDOWN_BOUND = 2.0
 
 Attributes = Mapping[str, str | int | float | bool | Sequence[str]]
@@ -140,7 +140,7 @@ class Telemetry:
         try:
             return FailoverTrace(self, TraceIds.from_traceparent(traceparent))
         except TraceparentError as wrong:
-            _log.debug("failover is not traced: %s", wrong)
+            logger.debug("failover is not traced: %s", wrong)
             return FailoverTrace(self, None)
 
     def set_endpoint(self, endpoint: str) -> None:
@@ -246,12 +246,12 @@ def start_telemetry(
     kinds = _exporter_kinds()
     fixed = []
     if "console" in kinds:
-        fixed.append(Pump("console", ConsoleSpanExporter(out=sys.stdout), limits))
+        fixed.append(ExportQueue("console", ConsoleSpanExporter(out=sys.stdout), limits))
     if direct is not None and kinds:
-        fixed.append(Pump("own store", direct, limits))
+        fixed.append(ExportQueue("own store", direct, limits))
     to_controls = "otlp" in kinds
     if to_controls and (receiver := _receiver()) is not None:
-        fixed.append(Pump("OTLP receiver", receiver, limits))
+        fixed.append(ExportQueue("OTLP receiver", receiver, limits))
         to_controls = False
     # Who has a store of its own has its spans safe already.
     to_control = partial(OtlpExporter, credentials=credentials) if to_controls else None
@@ -308,7 +308,7 @@ def _exporter_kinds() -> frozenset[str]:
     kinds = {kind.strip().lower() for kind in asked.split(",")}
     unknown = kinds - {"otlp", "console", "none"}
     if unknown:
-        _log.warning("OTEL_TRACES_EXPORTER: %s ignored; known are otlp, console, none", ", ".join(sorted(unknown)))
+        logger.warning("OTEL_TRACES_EXPORTER: %s ignored; known are otlp, console, none", ", ".join(sorted(unknown)))
     return frozenset(kinds & {"otlp", "console"}) or frozenset({"otlp"} if unknown else ())
 
 
@@ -323,7 +323,7 @@ def _receiver() -> SpanExporter | None:
     try:
         return OtlpHttpExporter(receiver_of(os.environ))
     except ValueError as wrong:
-        _log.warning("%s: spans go to the control servers instead of %s", wrong, receiver)
+        logger.warning("%s: spans go to the control servers instead of %s", wrong, receiver)
         return None
 
 
@@ -331,10 +331,10 @@ def _first_set(*names: str) -> str:
     return next((value for name in names if (value := os.environ.get(name, "").strip())), "")
 
 
-def _limits() -> PumpLimits:
+def _limits() -> QueueLimits:
     """The pump's bounds, as far as the ``OTEL_BSP_*`` variables (milliseconds, counts) set them."""
-    usual = PumpLimits()
-    return PumpLimits(
+    usual = QueueLimits()
+    return QueueLimits(
         delay=_positive("OTEL_BSP_SCHEDULE_DELAY", round(usual.delay * 1000)) / 1000,
         queue=_positive("OTEL_BSP_MAX_QUEUE_SIZE", usual.queue),
         batch=_positive("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", usual.batch),
@@ -347,5 +347,5 @@ def _positive(name: str, usual: int) -> int:
         return usual
     if text.isascii() and text.isdigit() and int(text) > 0:
         return int(text)
-    _log.warning("%s=%s ignored: not a positive number; using %d", name, text, usual)
+    logger.warning("%s=%s ignored: not a positive number; using %d", name, text, usual)
     return usual

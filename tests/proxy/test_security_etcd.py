@@ -18,7 +18,7 @@ from tests.harness.etcd import EtcdServer, etcd_binary, running_etcd
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import free_port, until
 from understudy.statesync.etcd.client import EtcdClient, Rejected
-from understudy.statesync.etcd.informer import Mirror
+from understudy.statesync.etcd.informer import Informer
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.tls.pem_files import PemFiles
 
@@ -157,7 +157,7 @@ async def test_a_watcher_survives_that_anybody_may_compact(guarded: EtcdServer, 
         guarded.client(**known) as writer,
         guarded.client(**hostile) as stranger,
     ):
-        mirror = Mirror(client, keys.without_sessions, seen.append)
+        mirror = Informer(client, keys.without_sessions, seen.append)
         watching = asyncio.create_task(mirror.run())
         await asyncio.wait_for(mirror.synced.wait(), 20)
         cable.reset()

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.etcd.informer import Mirror, MirrorBatch
+from understudy.statesync.etcd.informer import Informer, InformerBatch
 from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
 from understudy.statesync.pool.keys import PoolKeys
@@ -79,7 +79,7 @@ class Controller:
         self._telemetry = telemetry
         self._ranges = watched_ranges(keys)
         self._missing = Missing()
-        self.mirror = Mirror(client, self._ranges, self._on_batch)
+        self.mirror = Informer(client, self._ranges, self._on_batch)
         self.publisher = Publisher(
             cache, self.observer.world, on_publish=self._on_publish, on_spec=on_spec, merge=timing.merge
         )
@@ -153,7 +153,7 @@ class Controller:
             self.heartbeat.told,
         )
 
-    def _on_batch(self, batch: MirrorBatch) -> None:
+    def _on_batch(self, batch: InformerBatch) -> None:
         self.observer.apply(batch)
         self.book.rules = self._rules()
         self.heartbeat.record(self.observer.members, self.observer.owning)

@@ -39,7 +39,7 @@ from understudy.telemetry.metrics.span_metrics import SpanMetrics
 from understudy.telemetry.receiver.front_tally import FrontTally
 from understudy.telemetry.receiver.otlp_grpc import add_otlp_receiver
 from understudy.telemetry.receiver.otlp_http import OPENED, otlp_application
-from understudy.telemetry.receiver.otlp_service import Intake
+from understudy.telemetry.receiver.otlp_service import OtlpService
 from understudy.telemetry.store.schema import StoreError
 from understudy.telemetry.store.store import SpanStore
 from understudy.telemetry.tracing.names import POOL, SERVICE_CONTROL
@@ -207,7 +207,7 @@ async def _serve(
     if settings.tls and clients:
         controller.heartbeat.identify = clients.refuse_member
         controller.heartbeat.tls = _peer_tls(settings.tls, clients.trust)
-    intake = Intake(store, asyncio.get_running_loop().time, fronts=tally)
+    intake = OtlpService(store, asyncio.get_running_loop().time, fronts=tally)
     ads.register(server)
     controller.heartbeat.register(server)
     add_otlp_receiver(server, intake)
@@ -345,7 +345,7 @@ async def _http(
 
 
 @contextlib.asynccontextmanager
-async def _otlp_http(settings: ControlSettings, intake: Intake) -> AsyncIterator[None]:
+async def _otlp_http(settings: ControlSettings, intake: OtlpService) -> AsyncIterator[None]:
     """The OTLP/HTTP receiver, if one is wanted; with certificates whenever the gRPC port asks for them."""
     if not settings.otlp_http:
         yield

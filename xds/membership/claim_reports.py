@@ -9,7 +9,7 @@ length. One observer's clock so measures a whole takeover (docs/telemetry.md, "H
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from understudy.statesync.heartbeat.heartbeat import Beat, ClaimTold
+from understudy.statesync.heartbeat.heartbeat import Beat, ClaimReport
 from understudy.xds.membership.failure_detector import SECOND, Identity
 
 WINDOW_NS = 10 * SECOND
@@ -63,10 +63,10 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """One claim of a takeover as :class:`ClaimTold` has it, with times in ns of our own clock."""
+    """One claim of a takeover as :class:`ClaimReport` has it, with times in ns of our own clock."""
 
     member: str
-    told: ClaimTold
+    told: ClaimReport
 
     @property
     def ready(self) -> int:
@@ -82,7 +82,7 @@ class Told:
 
     def __init__(self) -> None:
         self._distances: dict[Identity, Distance] = {}
-        self._claims: dict[str, tuple[int, dict[Identity, tuple[ClaimTold, ...]]]] = {}
+        self._claims: dict[str, tuple[int, dict[Identity, tuple[ClaimReport, ...]]]] = {}
         self._requests: dict[Identity, str] = {}
         self._sent: dict[Identity, int] = {}
         self._stood: dict[Identity, tuple[tuple[int, int], ...]] = {}
@@ -160,7 +160,7 @@ class Told:
         self._claims = {trace: told for trace, told in newest if now - told[0] < KEPT_NS}
 
 
-def _moved(claim: ClaimTold, ahead: int, latest: int) -> ClaimTold:
+def _moved(claim: ClaimReport, ahead: int, latest: int) -> ClaimReport:
     """The claim with its times moved by ``ahead`` ns, none of them later than ``latest``; 0 stays 0."""
     began, claimed, opened, answered = (
         min(latest, time + ahead) if time else 0 for time in (claim.began, claim.claimed, claim.opened, claim.answered)

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from understudy.statesync.etcd.informer import MirrorBatch
+from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import NO_ETCD, Member, MemberState, Owner, Phase
@@ -57,7 +57,7 @@ class Observer:
         """The revision that a new table must compare: that of what stands there, even if it cannot be read."""
         return self.state.unreadable.get(self.state.keys.table, self.table_revision)
 
-    def apply(self, batch: MirrorBatch) -> None:
+    def apply(self, batch: InformerBatch) -> None:
         """Take in what the mirror brings."""
         before = {member.member: member for member in self.members}
         self.state.apply(batch)

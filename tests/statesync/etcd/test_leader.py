@@ -8,7 +8,7 @@ from tests.harness.etcd import EtcdServer, running_cluster
 from tests.harness.waiting import until
 from understudy.statesync.etcd.client import EtcdClient, Get, ModRevision, OutcomeUnknown, Put
 from understudy.statesync.etcd.leader import GivenUp, LeaderReport, LeaderWatch, RaftTerms
-from understudy.statesync.etcd.txn_retry import definite_txn
+from understudy.statesync.etcd.txn_retry import retry_txn
 
 UNHURRIED = ("100", "2000")
 """An election takes 2 s at the least: whatever a test sends after it has stopped a leader still goes to that one."""
@@ -65,7 +65,7 @@ async def test_calls_under_way_to_a_leader_that_is_gone_are_given_up_when_there_
             leader.pause()
             write = asyncio.create_task(client.put("/key", b"perhaps"))
             replacing = [ModRevision("/fence", fence.mod_revision)], [Put("/fence", b"2")], [Get("/fence")]
-            definite = asyncio.create_task(definite_txn(client, *replacing))
+            definite = asyncio.create_task(retry_txn(client, *replacing))
             read = asyncio.create_task(client.get("/key"))
 
             with pytest.raises(OutcomeUnknown, match="new leader"):
@@ -74,7 +74,7 @@ async def test_calls_under_way_to_a_leader_that_is_gone_are_given_up_when_there_
             assert result.succeeded or result.answers[0][0].value == b"2"
             assert resent > 0
             assert await read in (None, await client.get("/key"))
-            assert client.wanting_at > float("-inf")
+            assert client.no_leader_at > float("-inf")
         leader.resume()
 
 

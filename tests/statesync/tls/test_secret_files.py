@@ -17,7 +17,7 @@ from understudy.deploy.local.local_pool import _lock_directory
 from understudy.proxy.front.envoy import EnvoyError, EnvoyProcess, EnvoySettings
 from understudy.proxy.sessions.admission import BadTokenFile, SessionTokens
 from understudy.proxy.sidecar.heartbeat_client import HeartbeatClient
-from understudy.statesync.sessions.session_crypto import BadKeyFile, load_codec
+from understudy.statesync.sessions.session_crypto import BadKeyFile, load_session_crypto
 from understudy.statesync.tls.identity import Trust
 from understudy.statesync.tls.peer_tls import BadTlsFiles, Identity, PeerTls
 from understudy.statesync.tls.pem_files import PemFiles
@@ -102,7 +102,7 @@ def envoy(key: Path) -> None:
 USERS: dict[str, tuple[Callable[[Path], object], type[Exception]]] = {
     "session tokens": (SessionTokens, BadTokenFile),
     "token of a command": (_token, DeployError),
-    "session keys": (load_codec, BadKeyFile),
+    "session keys": (load_session_crypto, BadKeyFile),
     "peer API": (peers, BadTlsFiles),
     "gRPC port": (lambda key: server_credentials(PemFiles(key, key, key)), TooOpen),
     "etcd's client": (lambda key: PemFiles(key, key, key).channel_credentials(), TooOpen),
