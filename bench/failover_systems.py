@@ -115,7 +115,7 @@ class Peer:
         self.processes.kill(member)
 
     async def end(self, member: str) -> None:
-        await self.processes.end(member)
+        await self.processes.terminate(member)
 
     async def start_again(self, member: str, part: str = "") -> None:  # noqa: ARG002 - as above
         await self.processes.start_again(member)
@@ -273,7 +273,7 @@ class Understudy:
         self.pool.processes.kill(*self._names(member, part))
 
     async def end(self, member: str) -> None:
-        await self.pool.processes.end(*self._names(member))
+        await self.pool.processes.terminate(*self._names(member))
 
     async def start_again(self, member: str, part: str = "") -> None:
         await self.pool.processes.start_again(*self._names(member, part))

@@ -37,7 +37,7 @@ from understudy.telemetry.tracing.ids import trace_seed
 from understudy.telemetry.tracing.setup import start_telemetry
 from understudy.xds.envoy.pool_view import Endpoint, PoolView
 from understudy.xds.envoy.resources import build
-from understudy.xds.publishing.listener_groups import Fronts, listen_of
+from understudy.xds.publishing.listener_groups import ListenerGroups, group_of
 from understudy.xds.server.ads import AdsServer
 from understudy.xds.server.cache import ResourceCache
 from understudy.xds.server.metrics import XdsMetrics
@@ -85,8 +85,8 @@ def answering(port: int) -> dict[str, Any]:
 async def fronts(home: Path) -> AsyncIterator[dict[str, int]]:
     """Ports of the front Envoys by variant."""
     member, ports = free_port(), {name: free_port() for name in VARIANTS}
-    cache = ResourceCache(listen_of)
-    cache.on_group = Fronts(cache, "cart").give
+    cache = ResourceCache(group_of)
+    cache.on_group = ListenerGroups(cache, "cart").set_listener
     await cache.set_all(build(PoolView(PoolSpec(pool="cart"), {"a": Endpoint("127.0.0.1", member)}, [("a",)] * 256)))
     cache.ready()
     store = SpanStore(home / "traces.db")

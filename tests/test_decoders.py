@@ -15,6 +15,7 @@ from understudy.deploy.inspect.traces import spans_of
 from understudy.statesync.etcd.client import Event, Kv
 from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.heartbeat.heartbeat import Answer, Beat
+from understudy.statesync.heartbeat.probe import answer_in
 from understudy.statesync.parsing.stored import MOST_DEPTH, read_json, read_object
 from understudy.statesync.pool.keys import PoolKeys, slot_in
 from understudy.statesync.pool.records import ControlServer, Failover, Intent, Lost, Member, Owner, Table
@@ -24,15 +25,14 @@ from understudy.statesync.pool.state import PoolState
 from understudy.statesync.sessions.replica import Replica
 from understudy.statesync.sessions.request_log import RequestLog, decode_entries
 from understudy.statesync.sessions.session import Session
-from understudy.statesync.sessions.session_crypto import PLAIN, EncryptionKey, SealedSessions, Unreadable, outline
+from understudy.statesync.sessions.session_crypto import PLAIN, SealedSessions, SessionKey, Unreadable, outline
 from understudy.xds.membership.cluster_state import pool_view
-from understudy.xds.membership.failure_detector import LivenessBook, Rules
-from understudy.xds.membership.heartbeat_server import _boot_in
-from understudy.xds.membership.state_builder import Observer
+from understudy.xds.membership.failure_detector import FailureDetector
+from understudy.xds.membership.state_builder import StateBuilder
 from understudy.xds.planning.plan import next_plan
 
 KEYS = PoolKeys("cart")
-SEALED = SealedSessions((EncryptionKey.of(b"k" * 32),))
+SEALED = SealedSessions((SessionKey.of(b"k" * 32),))
 KEY = KEYS.session(3, "key")
 NAN, DEEP = b'{"epoch": NaN}', b"[" * 100_000 + b"]" * 100_000
 POISON = [
@@ -157,13 +157,13 @@ def in_request_log(value: bytes) -> None:
 
 def in_control_server(value: bytes) -> None:
     """Whatever was decoded, a control server can make its plan and Envoys' view of it."""
-    observer = Observer(KEYS, LivenessBook(Rules()))
+    observer = StateBuilder(KEYS, FailureDetector())
     good = PoolSpec(pool="cart", slots=4).encode()
     observer.apply(InformerBatch(1, (Event("put", Kv(KEYS.spec, good, 1, 1, 0)),)))
     for number, key in enumerate(all_keys(), start=2):
         if key != KEYS.spec:
             observer.apply(InformerBatch(number, (Event("put", Kv(key, value, number, number, 0)),)))
-    world = observer.world()
+    world = observer.current()
     assert world is not None
     pool_view(world)
     next_plan(world, 1.0)
@@ -184,7 +184,7 @@ DECODERS: dict[str, tuple[Callable[[bytes], Any], type[Exception] | tuple[()]]] 
     "entries of requests": (decode_entries, ValueError),
     "slot": (lambda value: slot_in(value.decode(errors="replace"), ""), ValueError),
     "layout": (lambda value: Layout.decode(value.decode(errors="replace")), ValueError),
-    "boot in a probe's answer": (_boot_in, ()),
+    "a probe's answer": (answer_in, ()),
     "state": (in_state, ()),
     "replica": (in_replica, ()),
     "request log": (in_request_log, ()),

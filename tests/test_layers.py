@@ -118,9 +118,3 @@ def test_the_map_names_every_file_once() -> None:
     rows = re.findall(r"^\| `([\w/]+)/` \|.*\| ([^|]*) \|$", page.partition("## Where to look")[2], re.MULTILINE)
     named = [f"{folder}/{file}" for folder, files in rows for file in re.findall(r"`(\w+\.py)`", files)]
     assert sorted(named) == sorted(str(path) for path in modules() if not path.name.startswith("__"))
-
-
-def test_every_file_that_the_architecture_page_names_is_there() -> None:
-    page = (ROOT / "docs/architecture.md").read_text()
-    for name in re.findall(r"`((?:deploy|xds|proxy|statesync|telemetry|tests)/[\w/]+\.py)`", page):
-        assert (ROOT / name).is_file(), name

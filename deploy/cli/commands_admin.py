@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from understudy.deploy.common.errors import NegativeAnswer
-from understudy.deploy.common.options import EtcdOptions, Place, etcd_options, examples, find_place, pool_option
+from understudy.deploy.common.options import (
+    EtcdOptions,
+    PoolLocation,
+    etcd_options,
+    examples,
+    locate_pool,
+    pool_option,
+    shown_option,
+)
 from understudy.deploy.common.printable import say
 from understudy.telemetry.timing.duration import parse_duration
 
@@ -38,11 +46,10 @@ for_option = click.option(
     metavar="TIME",
     help="Time out of service, such as 90s, 10m, 2h or 1d. Default: no limit.",
 )
-wait_option = click.option(
+wait_option = shown_option(
     "--wait",
     type=click.FloatRange(min=0),
     default=60.0,
-    show_default=True,
     help="Seconds to wait for the handover of all slots; 0: do not wait.",
 )
 
@@ -67,10 +74,10 @@ def drain(member: str, seconds: float | None, wait: float, pool: str | None, etc
     Exit code 1: the member does not exist, no other member can take its slots, it still owns slots after --wait, or
     it ended before it had handed over all its slots.
     """
-    asyncio.run(_drain(find_place(etcd, pool), member, seconds, wait))
+    asyncio.run(_drain(locate_pool(etcd, pool), member, seconds, wait))
 
 
-async def _drain(place: Place, member: str, seconds: float | None, wait: float) -> None:
+async def _drain(place: PoolLocation, member: str, seconds: float | None, wait: float) -> None:
     from understudy.deploy.common.console_style import utc_time
     from understudy.deploy.inspect.draining import takers
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
@@ -102,10 +109,10 @@ def undrain(member: str, pool: str | None, etcd: EtcdOptions) -> None:
 
     Exit code 1: the member does not exist, or is not drained.
     """
-    asyncio.run(_undrain(find_place(etcd, pool), member))
+    asyncio.run(_undrain(locate_pool(etcd, pool), member))
 
 
-async def _undrain(place: Place, member: str) -> None:
+async def _undrain(place: PoolLocation, member: str) -> None:
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
 
     async with connect(place.etcd) as client:

@@ -10,7 +10,7 @@ import click
 
 from understudy.deploy.cli.commands_admin import duration
 from understudy.deploy.common.errors import DeployError, NegativeAnswer
-from understudy.deploy.common.options import KeyCommand, examples, list_output_option, show
+from understudy.deploy.common.options import KeyCommand, examples, list_output_option, show, shown_option
 from understudy.deploy.common.printable import say
 from understudy.statesync.http.headers import ADMIN_HEADER, ADMIN_VALUE
 from understudy.statesync.pool.addresses import split_address
@@ -42,11 +42,10 @@ def _name(_: click.Context, parameter: click.Parameter, value: str) -> str:
     return value
 
 
-_session_api_option = click.option(
+_session_api_option = shown_option(
     "--session-api",
     envvar="UNDERSTUDY_URL",
     default="http://127.0.0.1:7600",
-    show_default=True,
     callback=_session_api,
     help="Session API of the sidecar: HOST:PORT or unix:/path. The token comes from UNDERSTUDY_TOKEN.",
 )

@@ -15,20 +15,21 @@ import click
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.options import (
     EtcdOptions,
-    Place,
+    PoolLocation,
     TlsOptions,
     etcd_options,
     examples,
-    find_place,
+    locate_pool,
     output_option,
     pool_option,
     show,
+    shown_option,
     tls_options,
 )
 
 if TYPE_CHECKING:
     from understudy.deploy.data.backup_file import Header
-    from understudy.deploy.data.verify import Report
+    from understudy.deploy.data.verify import VerifyReport
     from understudy.statesync.sessions.session_crypto import SessionCrypto
 
 
@@ -56,17 +57,13 @@ def _progress(what: str, total: int | None = None) -> Iterator[Callable[[int], N
 )
 @click.option("--repair", is_flag=True, help="Rebuild every copy that differs from etcd.")
 @click.option(
-    "--slot",
-    type=click.IntRange(min=0),
-    multiple=True,
-    help="Compare only this slot; repeatable. Default: all slots.",
+    "--slot", type=click.IntRange(min=0), multiple=True, help="Compare only this slot; repeatable. Default: all slots."
 )
-@click.option(
+@shown_option(
     "--names",
     type=click.IntRange(0, 10_000),
     default=5,
-    show_default=True,
-    help="Most session keys to list for each copy that differs.",
+    help="Maximum number of session keys to list for each copy that differs.",
 )
 @click.option(
     "--session-keys",
@@ -81,11 +78,8 @@ def _progress(what: str, total: int | None = None) -> Iterator[Callable[[int], N
     type=click.Path(path_type=Path),
     help="With --preflight: a manifest file, a directory of manifests, or an overlay from 'render'. Default: none.",
 )
-@click.option(
-    "--cluster/--no-cluster",
-    default=True,
-    show_default=True,
-    help="With --preflight: check the cluster of kubectl, if there is one.",
+@shown_option(
+    "--cluster/--no-cluster", default=True, help="With --preflight: check the cluster of kubectl, if there is one."
 )
 @click.option("--context", default="", help="With --preflight: context of kubectl. Default: the current one.")
 @pool_option(required=False)
@@ -127,7 +121,7 @@ def verify(
         codec = load_session_crypto(session_keys)
     except BadKeyFile as error:
         raise DeployError(str(error)) from None
-    report = asyncio.run(_verify(find_place(etcd, pool), sorted(set(slot)), tls, codec, repair=repair))
+    report = asyncio.run(_verify(locate_pool(etcd, pool), sorted(set(slot)), tls, codec, repair=repair))
     show(output, report.view(names), _verify_table)
     if not report.fine:
         raise SystemExit(1)
@@ -146,8 +140,8 @@ def _preflight(
 
 
 async def _verify(
-    place: Place, slots: list[int], tls: TlsOptions | None, codec: "SessionCrypto", *, repair: bool
-) -> "Report":
+    place: PoolLocation, slots: list[int], tls: TlsOptions | None, codec: "SessionCrypto", *, repair: bool
+) -> "VerifyReport":
     from understudy.deploy.data.verify import Verifier, addresses_of
     from understudy.deploy.inspect.member_views import slots_of
     from understudy.deploy.inspect.members import peer_apis
@@ -232,7 +226,7 @@ def backup(file: Path, force: bool, pool: str | None, etcd: EtcdOptions, output:
     from understudy.deploy.inspect.query import connect
     from understudy.telemetry.tracing.setup import service_version
 
-    place = find_place(etcd, pool)
+    place = locate_pool(etcd, pool)
 
     async def run() -> "Header":
         async with connect(place.etcd) as client:

@@ -13,16 +13,17 @@ from understudy.deploy.common.options import (
     address,
     etcd_options,
     examples,
-    find_place,
+    locate_pool,
     output_option,
     pool_option,
     show,
+    shown_option,
     tls_options,
 )
 
 if TYPE_CHECKING:
-    from understudy.deploy.common.options import Place
-    from understudy.deploy.drill.conditions import Kind
+    from understudy.deploy.common.options import PoolLocation
+    from understudy.deploy.drill.conditions import DrillKind
     from understudy.deploy.drill.drill import DrillResult, DrillSettings
 
 INTERRUPTED_EXIT_CODE = 130
@@ -69,16 +70,10 @@ def _address_if_given(context: click.Context, parameter: click.Parameter, value:
     help="Requests per second of own clients, which use the example cart or, in a TCP pool, the notebook. "
     "Default: no own clients, the counters of the front Envoy are read.",
 )
-@click.option(
-    "--for",
-    "seconds",
-    callback=duration,
-    default="5s",
-    show_default=True,
-    metavar="TIME",
-    help="Duration of the fault, such as 5s or 1m.",
+@shown_option(
+    "--for", "seconds", callback=duration, default="5s", metavar="TIME", help="Duration of the fault, such as 5s or 1m."
 )
-@click.option("--repeat", type=click.IntRange(1, 1000), default=1, show_default=True, help="Number of drills to run.")
+@shown_option("--repeat", type=click.IntRange(1, 1000), default=1, help="Number of drills to run.")
 @click.option("--url", default="", help="URL for the clients of --load. Default: the front Envoy of the local pool.")
 @click.option(
     "--admin",
@@ -119,13 +114,13 @@ def drill(
 
     Exit code 1: the drill was refused, the pool did not recover, or an objective of the pool spec was missed.
     """
-    from understudy.deploy.drill.conditions import Kind
+    from understudy.deploy.drill.conditions import DrillKind
     from understudy.deploy.drill.drill import DrillSettings
     from understudy.deploy.drill.report import drill_table, view_of
 
-    _check_options(Kind(kind), member=member, rate=rate, url=url, command=command, undo=undo)
+    _check_options(DrillKind(kind), member=member, rate=rate, url=url, command=command, undo=undo)
     settings = DrillSettings(
-        kind=Kind(kind),
+        kind=DrillKind(kind),
         member=member,
         rate=rate or 0,
         seconds=seconds,
@@ -136,7 +131,7 @@ def drill(
         undo=undo,
         tls=tls,
     )
-    place = find_place(etcd, pool)
+    place = locate_pool(etcd, pool)
     results, interrupted = asyncio.run(_run(settings, place))
     view = view_of(place.pool, results)
     if results:
@@ -146,7 +141,7 @@ def drill(
     raise SystemExit(0 if view["ok"] else 1)
 
 
-def _check_options(kind: "Kind", *, member: str, rate: int | None, url: str, command: str, undo: str) -> None:
+def _check_options(kind: "DrillKind", *, member: str, rate: int | None, url: str, command: str, undo: str) -> None:
     """Raise ``click.UsageError`` for options that contradict each other, or that would hit another target."""
     if member and not kind.of_a_member:
         of_members = ", ".join(other for other in type(kind) if other.of_a_member)
@@ -162,7 +157,7 @@ def _check_options(kind: "Kind", *, member: str, rate: int | None, url: str, com
         raise click.UsageError("--url is for the clients of --load: give --load N, or leave --url out")
 
 
-async def _run(settings: "DrillSettings", place: "Place") -> tuple[list["DrillResult"], bool]:
+async def _run(settings: "DrillSettings", place: "PoolLocation") -> tuple[list["DrillResult"], bool]:
     """The results of the finished drills, and whether Ctrl-C or SIGTERM interrupted them."""
     from understudy.deploy.common.printable import one_line
     from understudy.deploy.drill.drill import Drill

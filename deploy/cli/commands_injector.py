@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from understudy.deploy.common.errors import DeployError, NegativeAnswer
-from understudy.deploy.common.options import address, examples, start_logging
+from understudy.deploy.common.options import address, examples, shown_option, start_logging
 from understudy.deploy.common.printable import say
 
 if TYPE_CHECKING:  # it imports pydantic, which would slow down --help
@@ -35,29 +35,27 @@ _OPTIONS = (
         required=True,
         help="Addresses of etcd as sidecars reach them from their pods.",
     ),
-    click.option(
+    shown_option(
         "--form",
         type=click.Choice(["auto", "native", "classic"]),
         default="auto",
-        show_default=True,
         help="Form of the sidecar container: native (Kubernetes 1.29 or newer), classic, or auto for the cluster's "
         "version.",
     ),
-    click.option(
+    shown_option(
         "--peer-certificates",
         default="none",
-        show_default=True,
         help="Certificates of members: none (plain text), csi:ISSUER[:KIND[:GROUP]] (cert-manager), or secret:NAME.",
     ),
     click.option(
         "--etcd-tls-secret",
         default="",
-        help="Secret in the pod's namespace with ca.crt, tls.crt and tls.key for etcd. Default: no TLS to etcd.",
+        help="Secret in the pod's namespace with ca.crt for etcd. Default: no TLS to etcd.",
     ),
     click.option(
         "--etcd-client-certificate",
         is_flag=True,
-        help="Show tls.crt and tls.key of --etcd-tls-secret to etcd; without it only ca.crt is used.",
+        help="Use tls.crt and tls.key of --etcd-tls-secret as client certificate for etcd.",
     ),
     click.option(
         "--etcd-credentials-secret",
@@ -69,20 +67,18 @@ _OPTIONS = (
         default="",
         help="Secret in the pod's namespace with the keys that encrypt sessions. Default: no encryption.",
     ),
-    click.option("--control-port", type=click.IntRange(1, 65535), default=18000, show_default=True, hidden=True),
-    click.option("--sidecar-log-level", type=_LEVELS, default="info", show_default=True, help="Log level of sidecars."),
-    click.option(
+    shown_option("--control-port", type=click.IntRange(1, 65535), default=18000, hidden=True),
+    shown_option("--sidecar-log-level", type=_LEVELS, default="info", help="Log level of sidecars."),
+    shown_option(
         "--drain-seconds",
         type=click.FloatRange(0, 600),
         default=10.0,
-        show_default=True,
-        help="Most seconds for the handover when a pod ends.",
+        help="Maximum seconds for the handover when a pod ends.",
     ),
-    click.option(
+    shown_option(
         "--run-as-user",
         type=click.IntRange(0, 2**31 - 1),
         default=65532,
-        show_default=True,
         help="User id of the sidecar; 0: the cluster chooses it (OpenShift).",
     ),
 )
@@ -129,9 +125,7 @@ _PASSED_ON = (
         "    --sidecar-image registry.example/understudy-sidecar:0.1.0 --etcd etcd.understudy-system:2379",
     )
 )
-@click.option(
-    "--listen", default="0.0.0.0:9443", show_default=True, callback=address, help="HTTPS address for reviews."
-)
+@shown_option("--listen", default="0.0.0.0:9443", callback=address, help="HTTPS address for reviews.")
 @click.option(
     "--metrics", default="", callback=address, help="Plain HTTP address for /metrics, HOST:PORT. Default: none."
 )
@@ -141,14 +135,11 @@ _PASSED_ON = (
     help="Directory with tls.crt and tls.key, for example from cert-manager; changes are picked up. Default: none.",
 )
 @click.option("--self-signed", is_flag=True, help="Create certificates, keep them in a Secret and renew them.")
-@click.option("--namespace", default="understudy-system", show_default=True, help="Namespace of the injector.")
-@click.option(
-    "--service", default="understudy-injector", show_default=True, help="Name of its Service and of its webhook."
-)
-@click.option(
+@shown_option("--namespace", default="understudy-system", help="Namespace of the injector.")
+@shown_option("--service", default="understudy-injector", help="Name of its Service and of its webhook.")
+@shown_option(
     "--certificates-secret",
     default="understudy-injector-certificates",
-    show_default=True,
     help="Secret for --self-signed; it must exist, and may be empty.",
 )
 @sidecar_options
@@ -189,9 +180,7 @@ def injector(
 @click.option(
     "-f", "--file", "files", multiple=True, required=True, help="Manifest file, YAML or JSON; - for stdin; repeatable."
 )
-@click.option(
-    "-o", "--output", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True, help="Output format."
-)
+@shown_option("-o", "--output", type=click.Choice(["yaml", "json"]), default="yaml", help="Output format.")
 @click.option("--pool", default="", help="Pool for workloads that name none. Default: such workloads are not changed.")
 @click.option(
     "--kubernetes-version", default="", help="Choose the form for this version, such as 1.28. Default: that of --form."

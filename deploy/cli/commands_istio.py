@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from understudy.deploy.common.options import examples, report_output_option, spec_file_option
+from understudy.deploy.common.options import examples, report_output_option, shown_option, spec_file_option
 
 
 @click.command(
@@ -21,18 +21,15 @@ from understudy.deploy.common.options import examples, report_output_option, spe
     )
 )
 @spec_file_option("; its key 'mesh' names the Service")
-@click.option(
-    "--out", default="istio", show_default=True, type=click.Path(path_type=Path, file_okay=False), help="Directory."
-)
-@click.option(
+@shown_option("--out", default="istio", type=click.Path(path_type=Path, file_okay=False), help="Directory to write to.")
+@shown_option(
     "--mode",
     default="gateway",
-    show_default=True,
     type=click.Choice(["gateway", "client"]),
     help="Proxies that route: those of a gateway, or the sidecars of client pods.",
 )
 @click.option("--istio-version", required=True, help="Oldest Istio version of these proxies, such as 1.29.2.")
-@click.option("--namespace", default="understudy", show_default=True, help="Namespace of the control servers.")
+@shown_option("--namespace", default="understudy", help="Namespace of the control servers.")
 @click.option(
     "--proxy-namespace", default="", help="Namespace of the proxies' pods. Default for a gateway: istio-system."
 )
@@ -43,12 +40,8 @@ from understudy.deploy.common.options import examples, report_output_option, spe
     metavar="KEY=VALUE",
     help="Labels of the proxies' pods; repeatable. Default for a gateway: istio=ingressgateway.",
 )
-@click.option(
-    "--port",
-    default=8080,
-    show_default=True,
-    type=click.IntRange(1, 65535),
-    help="Port of the gateway; only this pool may use it.",
+@shown_option(
+    "--port", default=8080, type=click.IntRange(1, 65535), help="Port of the gateway; only this pool may use it."
 )
 @click.option(
     "--listener-port",
@@ -56,10 +49,9 @@ from understudy.deploy.common.options import examples, report_output_option, spe
     type=click.IntRange(0, 65535),
     help="Port that the gateway's pods listen on (targetPort of its Service). Default: --port.",
 )
-@click.option(
+@shown_option(
     "--host",
     default="*",
-    show_default=True,
     help="With --credential: host name that clients ask for in TLS. Other hosts may share the port.",
 )
 @click.option(
@@ -67,22 +59,17 @@ from understudy.deploy.common.options import examples, report_output_option, spe
     default="",
     help="Secret with the certificate of --host, in the gateway's namespace. Default: plain text.",
 )
-@click.option(
-    "--app-port",
-    default=8080,
-    show_default=True,
-    type=click.IntRange(1, 65535),
-    help="Port of the application in the members' pods.",
+@shown_option(
+    "--app-port", default=8080, type=click.IntRange(1, 65535), help="Port of the application in the members' pods."
 )
-@click.option(
+@shown_option(
     "--xds-tls",
     default="mesh",
-    show_default=True,
     type=click.Choice(["mesh", "none"]),
     help="Connection to the control servers: mesh for Istio's mTLS (their pods are in the mesh), none for plain text.",
 )
-@click.option("--trust-domain", default="cluster.local", show_default=True, help="Trust domain of the mesh.")
-@click.option("--cluster-domain", default="cluster.local", show_default=True, help="DNS domain of the cluster.")
+@shown_option("--trust-domain", default="cluster.local", help="Trust domain of the mesh.")
+@shown_option("--cluster-domain", default="cluster.local", help="DNS domain of the cluster.")
 @report_output_option
 def istio(
     spec_file: Path,

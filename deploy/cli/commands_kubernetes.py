@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from understudy.deploy.common.options import examples, report_output_option, spec_file_option
+from understudy.deploy.common.options import examples, report_output_option, shown_option, spec_file_option
 
 
 @click.command(
@@ -17,18 +17,12 @@ from understudy.deploy.common.options import examples, report_output_option, spe
     )
 )
 @spec_file_option()
-@click.option(
-    "--out", default="manifests", show_default=True, type=click.Path(path_type=Path, file_okay=False), help="Directory."
+@shown_option(
+    "--out", default="manifests", type=click.Path(path_type=Path, file_okay=False), help="Directory to write to."
 )
-@click.option("--namespace", default="understudy", show_default=True, help="Namespace of Understudy.")
+@shown_option("--namespace", default="understudy", help="Namespace of Understudy.")
 @click.option("--app-namespace", default="", help="Namespace of the application. Default: the pool's name.")
-@click.option(
-    "--app-port",
-    default=8080,
-    show_default=True,
-    type=click.IntRange(1, 65535),
-    help="Port of the application in its pods.",
-)
+@shown_option("--app-port", default=8080, type=click.IntRange(1, 65535), help="Port of the application in its pods.")
 @click.option("--registry", required=True, help="Registry with the images that deploy/images builds.")
 @click.option("--version", default="", help="Tag of these images. Default: the version of this program.")
 @click.option(
@@ -37,40 +31,35 @@ from understudy.deploy.common.options import examples, report_output_option, spe
     metavar="PART=REFERENCE",
     help="Image of control, sidecar, injector, envoy or etcd, as in envoy=...@sha256:...; repeatable. Default: none.",
 )
-@click.option("--etcd", default="trial", show_default=True, help="'trial' to deploy one, or the URLs of yours: URL,...")
+@shown_option("--etcd", default="trial", help="'trial' to deploy one, or the URLs of yours: URL,...")
 @click.option(
     "--etcd-tls-secret",
     default="",
     help="Secret with ca.crt for etcd, and without --etcd-login-secret also tls.crt and tls.key. Default: no TLS.",
 )
 @click.option("--etcd-login-secret", default="", help="Secret with username and password for etcd. Default: none.")
-@click.option(
+@shown_option(
     "--certificates",
     default="none",
-    show_default=True,
     help="mTLS between all parts: csi:ISSUER[:KIND[:GROUP]], an issuer for the CSI driver of cert-manager; or none.",
 )
-@click.option("--replicas", default=3, show_default=True, type=click.IntRange(1, 9), help="Number of control servers.")
-@click.option(
-    "--front-replicas", default=2, show_default=True, type=click.IntRange(1, 100), help="Number of front Envoys."
-)
-@click.option(
+@shown_option("--replicas", default=3, type=click.IntRange(1, 9), help="Number of control servers.")
+@shown_option("--front-replicas", default=2, type=click.IntRange(1, 100), help="Number of front Envoys.")
+@shown_option(
     "--front-service",
     default="ClusterIP",
-    show_default=True,
     type=click.Choice(["ClusterIP", "NodePort", "LoadBalancer"]),
     help="Type of the Service of the front Envoys.",
 )
-@click.option(
+@shown_option(
     "--front-drain",
     default="admin",
-    show_default=True,
     type=click.Choice(["admin", "sleep"]),
     help="How a front Envoy stops: 'admin' asks clients to leave first (needs bash in the image), 'sleep' needs "
     "Kubernetes 1.30.",
 )
-@click.option("--monitoring-namespace", default="monitoring", show_default=True, help="Namespace of Prometheus.")
-@click.option("--cluster-domain", default="cluster.local", show_default=True, help="DNS domain of the cluster.")
+@shown_option("--monitoring-namespace", default="monitoring", help="Namespace of Prometheus.")
+@shown_option("--cluster-domain", default="cluster.local", help="DNS domain of the cluster.")
 @report_output_option
 def kubernetes(
     spec_file: Path,

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from understudy.deploy.common.errors import DeployError, NegativeAnswer
-from understudy.deploy.common.options import address_or_socket, examples
+from understudy.deploy.common.options import address_or_socket, examples, shown_option
 from understudy.statesync.http.headers import ADMIN_HEADER, ADMIN_VALUE
 from understudy.statesync.pool.addresses import split_address
 from understudy.statesync.tls.secret_files import fault_of, read_secret
@@ -41,11 +41,10 @@ class _UnixConnection(http.client.HTTPConnection):
         "understudy leave --wait 20 --until application-gone --session-api unix:/run/understudy.sock",
     )
 )
-@click.option(
+@shown_option(
     "--session-api",
     envvar="UNDERSTUDY_SESSION_API",
     default="127.0.0.1:7600",
-    show_default=True,
     callback=address_or_socket,
     help="Session API of the sidecar: HOST:PORT or unix:/path.",
 )
@@ -55,19 +54,17 @@ class _UnixConnection(http.client.HTTPConnection):
     envvar="UNDERSTUDY_SESSION_TOKEN_FILE",
     help="Token file of the sidecar. Required if its session API asks for tokens.",
 )
-@click.option(
+@shown_option(
     "--wait",
     type=click.FloatRange(0, 600),
     default=0.0,
-    show_default=True,
     help="Seconds to wait for the end of the handover; 0: do not wait.",
 )
-@click.option(
+@shown_option(
     "--until",
     type=click.Choice(UNTIL),
     default=UNTIL[0],
-    show_default=True,
-    help="What to wait for: all slots are handed over, or the application has also ended.",
+    help="What to wait for: the handover of all slots, or also the end of the application.",
 )
 def leave(session_api: str, session_token_file: Path | None, wait: float, until: str) -> None:
     """Hand over all slots of this pod's member for good, while its application still serves.

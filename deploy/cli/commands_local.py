@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from understudy.deploy.common.layout import STATE_DIRECTORY
-from understudy.deploy.common.options import address, app_health_option, examples, require_name
+from understudy.deploy.common.options import address, app_health_option, examples, require_name, shown_option
 
 
 def site_names(_: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
@@ -23,14 +23,13 @@ def site_names(_: click.Context, parameter: click.Parameter, value: str | None) 
         "understudy demo --members 5 --rate 600",
     )
 )
-@click.option("--sessions", type=click.IntRange(1, 5000), default=200, show_default=True, help="Number of clients.")
-@click.option("--rate", type=click.IntRange(1, 5000), default=300, show_default=True, help="Requests per second.")
-@click.option("--members", type=click.IntRange(3, 16), default=3, show_default=True, help="Number of members.")
-@click.option(
+@shown_option("--sessions", type=click.IntRange(1, 5000), default=200, help="Number of clients.")
+@shown_option("--rate", type=click.IntRange(1, 5000), default=300, help="Requests per second.")
+@shown_option("--members", type=click.IntRange(3, 16), default=3, help="Number of members.")
+@shown_option(
     "--report",
     type=click.Path(path_type=Path, dir_okay=False),
     default="demo-report.json",
-    show_default=True,
     help="File for the results (JSON).",
 )
 @click.option("--keep", is_flag=True, help="Keep the temporary directory with logs and data at the end.")
@@ -53,7 +52,7 @@ def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> No
         "understudy up --members 4 --sites east,west",
     )
 )
-@click.option("--members", type=click.IntRange(1, 32), default=3, show_default=True, help="Number of members.")
+@shown_option("--members", type=click.IntRange(1, 32), default=3, help="Number of members.")
 @click.option(
     "--app",
     default="",
@@ -61,32 +60,23 @@ def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> No
     "example application.",
 )
 @app_health_option
-@click.option(
+@shown_option(
     "--app-timeout",
     type=click.FloatRange(1, 3600),
     default=10.0,
-    show_default=True,
     metavar="SECONDS",
     help="Time in seconds for your application to become ready, after all other processes; a JVM may need 60.",
 )
-@click.option(
-    "--listen",
-    default="127.0.0.1:8080",
-    show_default=True,
-    callback=address,
-    help="Address of the front Envoy for clients.",
-)
-@click.option("--controls", type=click.IntRange(1, 5), default=1, show_default=True, help="Number of control servers.")
-@click.option(
-    "--etcds", type=click.Choice(["1", "3", "5"]), default="1", show_default=True, help="Number of etcd members."
-)
+@shown_option("--listen", default="127.0.0.1:8080", callback=address, help="Address of the front Envoy for clients.")
+@shown_option("--controls", type=click.IntRange(1, 5), default=1, help="Number of control servers.")
+@shown_option("--etcds", type=click.Choice(["1", "3", "5"]), default="1", help="Number of etcd members.")
 @click.option(
     "--otlp-http", is_flag=True, help="Receive OTLP over HTTP as well, at each control server on a free port."
 )
 @click.option(
     "--sites", callback=site_names, metavar="NAME,...", help="Assign the members to these sites in turn. Default: none."
 )
-@click.option("--pool", envvar="UNDERSTUDY_POOL", default="cart", show_default=True, help="Name of the pool.")
+@shown_option("--pool", envvar="UNDERSTUDY_POOL", default="cart", help="Name of the pool.")
 @click.option(
     "-f",
     "--file",
@@ -94,13 +84,12 @@ def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> No
     type=click.Path(path_type=Path, dir_okay=False),
     help="Pool spec (YAML file). Default: only defaults.",
 )
-@click.option(
+@shown_option(
     "--dir",
     "directory",
     envvar="UNDERSTUDY_DIR",
     type=click.Path(path_type=Path, file_okay=False),
     default=STATE_DIRECTORY,
-    show_default=True,
     help="State directory: data and logs.",
 )
 @click.pass_obj

@@ -10,13 +10,14 @@ from understudy.deploy.common.errors import DeployError, NegativeAnswer
 from understudy.deploy.common.options import (
     EtcdOptions,
     KeyCommand,
-    Place,
+    PoolLocation,
     etcd_options,
     examples,
-    find_place,
     list_output_option,
+    locate_pool,
     pool_option,
     show,
+    shown_option,
 )
 from understudy.deploy.common.printable import printable_view
 
@@ -46,7 +47,7 @@ def table(every: bool, slot: tuple[int, ...], pool: str | None, etcd: EtcdOption
     from understudy.deploy.inspect.tables import slot_table
     from understudy.deploy.inspect.views import table_view
 
-    place = find_place(etcd, pool)
+    place = locate_pool(etcd, pool)
 
     async def run() -> dict[str, object]:
         async with connect(place.etcd) as client:
@@ -73,7 +74,7 @@ def table(every: bool, slot: tuple[int, ...], pool: str | None, etcd: EtcdOption
     )
 )
 @click.option("--slot", type=click.IntRange(min=0), help="List only sessions of this slot. Default: all.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Most sessions to list.")
+@shown_option("--limit", type=click.IntRange(1, 10_000), default=50, help="Maximum number of sessions.")
 @pool_option(required=False)
 @etcd_options
 @list_output_option
@@ -84,7 +85,7 @@ def sessions(slot: int | None, limit: int, pool: str | None, etcd: EtcdOptions, 
     from understudy.deploy.inspect.tables import sessions_table
     from understudy.deploy.inspect.views import sessions_view
 
-    place = find_place(etcd, pool)
+    place = locate_pool(etcd, pool)
 
     async def run() -> dict[str, object]:
         async with connect(place.etcd) as client:
@@ -124,7 +125,7 @@ def explain(key: str, body: bool, pool: str | None, etcd: EtcdOptions, output: s
 
     if not valid_key(key):
         raise DeployError(f"{key!r} is not a session key: 1 to 256 characters of A-Z a-z 0-9 - . _ ~ :")
-    place = find_place(etcd, pool)
+    place = locate_pool(etcd, pool)
 
     async def run() -> dict[str, object]:
         async with connect(place.etcd) as client:
@@ -147,7 +148,7 @@ def explain(key: str, body: bool, pool: str | None, etcd: EtcdOptions, output: s
         "understudy failovers -o json",
     )
 )
-@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Most failovers to list.")
+@shown_option("--limit", type=click.IntRange(1, 10_000), default=20, help="Maximum number of failovers.")
 @pool_option(required=False)
 @etcd_options
 @list_output_option
@@ -161,7 +162,7 @@ def failovers(limit: int, pool: str | None, etcd: EtcdOptions, output: str) -> N
     from understudy.deploy.inspect.traces import read_durations
     from understudy.xds.control.admin import MOST_LISTED
 
-    place = find_place(etcd, pool)
+    place = locate_pool(etcd, pool)
 
     async def run() -> dict[str, Any]:
         view, addresses = await _failovers(place)
@@ -173,7 +174,7 @@ def failovers(limit: int, pool: str | None, etcd: EtcdOptions, output: str) -> N
     show(output, asyncio.run(run()), failovers_table, lambda view: [row["trace"] for row in view["failovers"]])
 
 
-async def _failovers(place: Place) -> tuple[dict[str, list[dict[str, str]]], list[str]]:
+async def _failovers(place: PoolLocation) -> tuple[dict[str, list[dict[str, str]]], list[str]]:
     """The failovers of a pool, and the admin addresses of its control servers."""
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
     from understudy.deploy.inspect.views import failovers_view
@@ -206,7 +207,7 @@ def trace(trace_id: str, every: bool, pool: str | None, etcd: EtcdOptions, outpu
     from understudy.telemetry.otlp.spans import StoredSpan
     from understudy.telemetry.slo.waterfall import as_json, waterfall
 
-    place = find_place(etcd, pool)
+    place = locate_pool(etcd, pool)
 
     async def run() -> list[StoredSpan]:
         view, addresses = await _failovers(place)

@@ -22,6 +22,7 @@ from understudy.deploy.common.options import (
     file_mode,
     pool_option,
     require_name,
+    shown_option,
     start_logging,
     tls_options,
 )
@@ -53,24 +54,12 @@ def own_checks(_: click.Context, parameter: click.Parameter, value: str) -> "tup
 )
 @click.option("--name", required=True, help="Name of this control server, unique in the pool.")
 @pool_option(required=True)
-@click.option(
-    "--grpc",
-    default="127.0.0.1:18000",
-    show_default=True,
-    callback=address,
-    help="Address for xDS, heartbeats and OTLP.",
-)
-@click.option(
-    "--http",
-    default="127.0.0.1:18001",
-    show_default=True,
-    callback=address,
-    help="Address of the admin interface.",
-)
+@shown_option("--grpc", default="127.0.0.1:18000", callback=address, help="Address for xDS, heartbeats and OTLP.")
+@shown_option("--http", default="127.0.0.1:18001", callback=address, help="Address of the admin interface.")
 @click.option("--advertise-grpc", default="", help="Address that other processes use for --grpc. Default: --grpc.")
 @click.option("--advertise-http", default="", help="Address that other processes use for --http. Default: --http.")
 @click.option("--otlp-http", default="", help="Address for OTLP over HTTP, such as 127.0.0.1:4318. Default: none.")
-@click.option("--traces", default=":memory:", show_default=True, help="SQLite file for traces, or :memory:.")
+@shown_option("--traces", default=":memory:", help="SQLite file for traces, or :memory:.")
 @click.option(
     "--insecure", is_flag=True, help="Allow plain text on addresses of --grpc and --http that are not loopback."
 )
@@ -138,20 +127,13 @@ def control(
 @pool_option(required=True)
 @click.option("--app", required=True, callback=address, help="Address of the application.")
 @app_health_option
-@click.option(
+@shown_option(
     "--session-api",
     default="127.0.0.1:7600",
-    show_default=True,
     callback=address_or_socket,
     help="Address of the session API for the application: HOST:PORT or unix:/path.",
 )
-@click.option(
-    "--peer",
-    default="127.0.0.1:7601",
-    show_default=True,
-    callback=address,
-    help="Address of the peer API for other sidecars.",
-)
+@shown_option("--peer", default="127.0.0.1:7601", callback=address, help="Address of the peer API for other sidecars.")
 @click.option("--advertise", default="", help="Address that other sidecars use for --peer. Default: --peer.")
 @click.option(
     "--health",
@@ -182,20 +164,23 @@ def control(
 )
 @click.option("--node", default="", help="Name of the machine, shown by 'understudy status -o json'. Default: none.")
 @click.option("--site", default="", help="Name of the site (failure domain). Default: none.")
-@click.option("--weight", type=click.IntRange(1, 1000), default=10, show_default=True, help="Weight in load sharing.")
-@click.option(
+@shown_option(
+    "--weight",
+    type=click.IntRange(1, 1000),
+    default=10,
+    help="Weight in mode load_sharing; a member with twice the weight gets twice the slots.",
+)
+@shown_option(
     "--priority",
     type=click.IntRange(1, 1000),
     default=1,
-    show_default=True,
     help="Rank in mode active_standby; the lowest number becomes active first.",
 )
-@click.option(
+@shown_option(
     "--drain-seconds",
     type=click.FloatRange(0, 600),
     default=10.0,
-    show_default=True,
-    help="Most seconds for the handover of all slots when the sidecar stops.",
+    help="Maximum seconds for the handover of all slots when the sidecar stops.",
 )
 @click.option(
     "--session-token-file",
@@ -203,10 +188,9 @@ def control(
     envvar="UNDERSTUDY_SESSION_TOKEN_FILE",
     help="Require one of the tokens in this file (one per line) on the session API. Default: no token.",
 )
-@click.option(
+@shown_option(
     "--session-socket-mode",
     default="0660",
-    show_default=True,
     callback=file_mode,
     help="Permissions of the Unix socket of the session API, in octal.",
 )
@@ -302,32 +286,21 @@ def sidecar(
 @click.option(
     "--control", multiple=True, required=True, callback=address, help="xDS address of a control server; repeatable."
 )
-@click.option("--listen", default="127.0.0.1:8080", show_default=True, callback=address, help="Address for clients.")
-@click.option(
-    "--admin",
-    default="127.0.0.1:9901",
-    show_default=True,
-    callback=address,
-    help="Address of Envoy's admin interface.",
-)
-@click.option("--xds", type=click.Choice(["delta", "sotw"]), default="delta", show_default=True, help="Variant of ADS.")
+@shown_option("--listen", default="127.0.0.1:8080", callback=address, help="Address for clients.")
+@shown_option("--admin", default="127.0.0.1:9901", callback=address, help="Address of Envoy's admin interface.")
+@shown_option("--xds", type=click.Choice(["delta", "sotw"]), default="delta", help="Variant of ADS.")
 @click.option(
     "--trace-requests",
     is_flag=True,
     help="Add spans to the traces of callers. This costs about 10 % of the throughput.",
 )
-@click.option(
-    "--concurrency",
-    type=click.IntRange(0, 256),
-    default=2,
-    show_default=True,
-    help="Number of worker threads; 0: one per core.",
+@shown_option(
+    "--concurrency", type=click.IntRange(0, 256), default=2, help="Number of worker threads; 0: one per core."
 )
-@click.option(
+@shown_option(
     "--drain",
     type=click.FloatRange(0, 600),
     default=3.0,
-    show_default=True,
     help="Seconds that open requests have to finish when Envoy stops.",
 )
 @click.option(
@@ -352,7 +325,10 @@ def envoy(
     directory: Path | None,
     tls: TlsOptions | None,
 ) -> None:
-    """Run a front Envoy that gets its configuration from the control servers. Restart it when it ends."""
+    """Run a front Envoy that gets its configuration from the control servers.
+
+    If Envoy ends unexpectedly, this command starts it again.
+    """
     from understudy.proxy.front.envoy import EnvoySettings, run_envoy
 
     require_name("--pool", pool)

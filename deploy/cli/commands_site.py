@@ -10,10 +10,10 @@ from understudy.deploy.cli.commands_admin import follow_until_empty, for_option,
 from understudy.deploy.common.errors import NegativeAnswer
 from understudy.deploy.common.options import (
     EtcdOptions,
-    Place,
+    PoolLocation,
     etcd_options,
     examples,
-    find_place,
+    locate_pool,
     output_option,
     pool_option,
     require_name,
@@ -68,11 +68,11 @@ def offline(
     require_name("SITE", name)
     now = time.time()
     intent = Intent(site=name, until=now + seconds if seconds else 0.0, since=now)
-    view = asyncio.run(_offline(find_place(etcd, pool), intent, wait, force=force, quiet=output != "table"))
+    view = asyncio.run(_offline(locate_pool(etcd, pool), intent, wait, force=force, quiet=output != "table"))
     show(output, view, _line)
 
 
-async def _offline(place: Place, intent: "Intent", wait: float, *, force: bool, quiet: bool) -> dict[str, Any]:
+async def _offline(place: PoolLocation, intent: "Intent", wait: float, *, force: bool, quiet: bool) -> dict[str, Any]:
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
 
     site = intent.site
@@ -104,10 +104,10 @@ def online(name: str, pool: str | None, etcd: EtcdOptions, output: str) -> None:
 
     Exit code 1: the site is not offline.
     """
-    show(output, asyncio.run(_online(find_place(etcd, pool), name)), _line)
+    show(output, asyncio.run(_online(locate_pool(etcd, pool), name)), _line)
 
 
-async def _online(place: Place, site: str) -> dict[str, Any]:
+async def _online(place: PoolLocation, site: str) -> dict[str, Any]:
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
 
     async with connect(place.etcd) as client:

@@ -13,10 +13,11 @@ from understudy.deploy.common.options import (
     EtcdOptions,
     etcd_options,
     examples,
-    find_place,
     list_output_option,
+    locate_pool,
     pool_option,
     show,
+    shown_option,
 )
 from understudy.deploy.common.printable import say
 from understudy.telemetry.timing.duration import parse_duration
@@ -47,14 +48,7 @@ def _window(_: click.Context, parameter: click.Parameter, value: str) -> int:
         "understudy slo --from tempo=http://127.0.0.1:3200 --pool cart",
     )
 )
-@click.option(
-    "--window",
-    default="30d",
-    show_default=True,
-    callback=_window,
-    metavar="TIME",
-    help="Time to look back, in m, h, d or w.",
-)
+@shown_option("--window", default="30d", callback=_window, metavar="TIME", help="Time to look back, in m, h, d or w.")
 @click.option(
     "--from",
     "source",
@@ -149,7 +143,7 @@ async def _ask(
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
     from understudy.deploy.inspect.review_inputs import Evidence, read_evidence
 
-    place = find_place(etcd, pool)
+    place = locate_pool(etcd, pool)
     async with connect(place.etcd) as client:
         state, _ = await read_pool(client, place.pool)
     require_pool(state, place.etcd)

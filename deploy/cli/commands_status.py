@@ -10,13 +10,13 @@ import click
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.options import (
     EtcdOptions,
-    Place,
+    PoolLocation,
     TlsOptions,
     address_list,
     etcd_options,
     examples,
-    find_place,
     list_output_option,
+    locate_pool,
     pool_option,
     show,
     tls_options,
@@ -75,9 +75,9 @@ def status(
     if xds and sync:
         raise DeployError("--xds and --sync are different views: give only one of them")
     if sync:
-        _show_sync(find_place(etcd, pool), tls, output)
+        _show_sync(locate_pool(etcd, pool), tls, output)
         return
-    view = asyncio.run(_status(find_place(etcd, pool), control_http, tls))
+    view = asyncio.run(_status(locate_pool(etcd, pool), control_http, tls))
     if xds:
         show(output, {"pool": view["pool"], "envoys": view["envoys"]}, xds_table, _node_names)
         if has_errors(view["envoys"]):
@@ -90,7 +90,7 @@ def status(
         raise SystemExit(1)
 
 
-def _show_sync(place: Place, tls: TlsOptions | None, output: str) -> None:
+def _show_sync(place: PoolLocation, tls: TlsOptions | None, output: str) -> None:
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
     from understudy.deploy.inspect.sync import newest_revision, read_sync, sync_table
 
@@ -115,7 +115,7 @@ def _node_names(view: dict[str, Any]) -> list[str]:
     return [node["node"] for node in view["envoys"]["nodes"]]
 
 
-async def _status(place: Place, control_http: tuple[str, ...], tls: TlsOptions | None) -> dict[str, Any]:
+async def _status(place: PoolLocation, control_http: tuple[str, ...], tls: TlsOptions | None) -> dict[str, Any]:
     from understudy.deploy.common.layout import read_processes
     from understudy.deploy.inspect.controls import ask_controls
     from understudy.deploy.inspect.draining import blocked_drains
@@ -152,7 +152,7 @@ async def _status(place: Place, control_http: tuple[str, ...], tls: TlsOptions |
 
 
 async def _last_known(
-    place: Place,
+    place: PoolLocation,
     control_http: tuple[str, ...],
     tls: TlsOptions | None,
     fault: Exception,

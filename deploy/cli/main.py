@@ -16,7 +16,7 @@ import click
 
 from understudy import __version__
 from understudy.deploy.common.errors import DeployError, NoPoolError
-from understudy.deploy.common.options import examples
+from understudy.deploy.common.options import examples, shown_option
 from understudy.deploy.common.printable import one_line
 
 SECTIONS = {
@@ -171,11 +171,10 @@ def _user_message(error: Exception) -> str | None:
         "understudy explain KEY       show the slot and the owner of a session",
     ),
 )
-@click.option(
+@shown_option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
-    show_default=True,
     envvar="UNDERSTUDY_LOG_LEVEL",
     help="Log level of the long-running commands; they log to stderr.",
 )

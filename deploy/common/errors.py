@@ -29,7 +29,7 @@ class ProgramMissingError(DeployError):
         self.program = program
 
 
-class StartError(DeployError):
+class ProcessStartError(DeployError):
     """A process ended, or did not become ready in time; ``log`` is its log file."""
 
     def __init__(self, name: str, detail: str, log: str) -> None:
@@ -38,7 +38,7 @@ class StartError(DeployError):
         self.log = log
 
 
-class NotReadyError(StartError):
+class NotReadyError(ProcessStartError):
     """A process runs, but did not become ready in time. ``refused``: it answered its health check with an error."""
 
     def __init__(self, name: str, detail: str, log: str, *, refused: bool = False) -> None:

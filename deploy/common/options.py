@@ -27,6 +27,11 @@ from understudy.statesync.tls.pem_files import PemFiles
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def shown_option(*names: str, **settings: Any) -> Callable[[F], F]:  # noqa: ANN401 - click's
+    """An option whose help shows its default."""
+    return click.option(*names, show_default=True, **settings)
+
+
 def _app_health(_: click.Context, parameter: click.Parameter, value: str) -> str:
     """Option callback: how the application's health is checked (``understudy.statesync.pool.app_health``)."""
     try:
@@ -36,10 +41,9 @@ def _app_health(_: click.Context, parameter: click.Parameter, value: str) -> str
     return value
 
 
-app_health_option = click.option(
+app_health_option = shown_option(
     "--app-health",
     default="/healthz",
-    show_default=True,
     callback=_app_health,
     help="Health check of the application: an HTTP path that must answer 200, grpc or grpc:SERVICE "
     "(grpc.health.v1), or tcp for a connection.",
@@ -149,9 +153,14 @@ _ETCD_OPTIONS = (
         envvar="UNDERSTUDY_ETCD_USER",
         help="User name for etcd; the password comes from UNDERSTUDY_ETCD_PASSWORD. Default: no login.",
     ),
-    click.option("--etcd-key", type=_PEM, envvar="UNDERSTUDY_ETCD_KEY", help="Client key for etcd (PEM file)."),
     click.option(
-        "--etcd-cert", type=_PEM, envvar="UNDERSTUDY_ETCD_CERT", help="Client certificate for etcd (PEM file)."
+        "--etcd-key", type=_PEM, envvar="UNDERSTUDY_ETCD_KEY", help="Client key for etcd (PEM file). Default: none."
+    ),
+    click.option(
+        "--etcd-cert",
+        type=_PEM,
+        envvar="UNDERSTUDY_ETCD_CERT",
+        help="Client certificate for etcd (PEM file). Default: none.",
     ),
     click.option(
         "--etcd-ca",
@@ -197,19 +206,29 @@ def tls_options(command: F) -> F:
 
 
 _TLS_OPTIONS = (
-    click.option(
+    shown_option(
         "--trust-domain",
         default=DOMAIN,
-        show_default=True,
         envvar="UNDERSTUDY_TRUST_DOMAIN",
         help="mTLS: trust domain of the SPIFFE ids in the peers' certificates.",
     ),
     click.option(
-        "--tls-ca", type=_PEM, envvar="UNDERSTUDY_TLS_CA", help="mTLS: CA of the peers' certificates (PEM file)."
+        "--tls-ca",
+        type=_PEM,
+        envvar="UNDERSTUDY_TLS_CA",
+        help="mTLS: CA of the peers' certificates (PEM file). Default: no mTLS.",
     ),
-    click.option("--tls-key", type=_PEM, envvar="UNDERSTUDY_TLS_KEY", help="mTLS: key of this process (PEM file)."),
     click.option(
-        "--tls-cert", type=_PEM, envvar="UNDERSTUDY_TLS_CERT", help="mTLS: certificate of this process (PEM file)."
+        "--tls-key",
+        type=_PEM,
+        envvar="UNDERSTUDY_TLS_KEY",
+        help="mTLS: key of this process (PEM file). Default: no mTLS.",
+    ),
+    click.option(
+        "--tls-cert",
+        type=_PEM,
+        envvar="UNDERSTUDY_TLS_CERT",
+        help="mTLS: certificate of this process (PEM file). Default: no mTLS.",
     ),
 )
 
@@ -325,7 +344,7 @@ def _output(command: F, text: str, *formats: str) -> F:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PoolLocation:
     """The pool that a command reads, and the etcd that has it."""
 
     etcd: EtcdSettings
@@ -334,7 +353,7 @@ class Place:
     layout: Layout | None
 
 
-def find_place(etcd: EtcdOptions, pool: str | None) -> Place:
+def locate_pool(etcd: EtcdOptions, pool: str | None) -> PoolLocation:
     """Find the pool from options, environment and state directory. Raises :class:`DeployError` without one."""
     directory = state_directory(os.environ)
     layout = read_layout(directory)
@@ -345,7 +364,7 @@ def find_place(etcd: EtcdOptions, pool: str | None) -> Place:
         )
     name = pool or (layout.pool if layout else "")
     own = layout if layout is not None and etcd.endpoints is None and layout.pool == name else None
-    return Place(etcd.settings(layout), name, directory, own)
+    return PoolLocation(etcd.settings(layout), name, directory, own)
 
 
 def show(

@@ -112,9 +112,9 @@ def of_members_alone(
     boots = dict(heard.keys())
     for place in places:
         boot = boots.get(place.name, "")
-        told = heard.get((place.name, boot))
+        report = heard.get((place.name, boot))
         record = Member(place.name, boot, place.app, place.peer, MemberState.LOST, site=place.site, health=place.health)
-        state.members[place.name] = At(replace(record, state=told.state) if told else record, 0)
+        state.members[place.name] = At(replace(record, state=report.state) if report else record, 0)
         for slot in serving.get(place.name, ()):
             state.owners[slot] = At(Owner(place.name, boot, 0), 0)
     return LastKnown("the members", state, 0, None)

@@ -1,8 +1,8 @@
-"""How far this member's takeovers have come: from a claim to the first good answer in the slots that it won.
+"""The progress of this member's takeovers: from a claim to the first good answer in the slots that it won.
 
-Each claim is recorded as the phases ``claim``, ``catch_up`` and ``first_ok`` of its takeover's trace, and told to the
-control servers in the next beats, for :data:`TOLD_NS`, so that whoever leads can measure the whole on its own clock.
-Also remembers the newest call answered here, which a takeover's trace links to if this member dies.
+Each claim is recorded as the phases ``claim``, ``catch_up`` and ``first_ok`` of its takeover's trace. The next beats
+report it to the control servers for :data:`TOLD_NS`, so that the leader can measure the takeover on its own clock.
+This also remembers the newest call that was answered here: a takeover's trace links to it if this member dies.
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ _LONGEST = 64
 
 @dataclass(slots=True, eq=False)
 class Claim:
-    """One claim; for whoever made it only something to hand back to :meth:`ClaimProgress.opened`."""
+    """One claim; the caller only hands it back to :meth:`ClaimProgress.opened`."""
 
     told: ClaimReport
     trace: TraceIds
@@ -32,7 +32,7 @@ class Claim:
 
 
 class ClaimProgress:
-    """The claims of late. ``on_change`` is called when a control server should hear of one at once."""
+    """The recent claims. ``on_change`` is called when a control server should hear of one at once."""
 
     def __init__(self, telemetry: Telemetry, pool: str, member: str, on_change: Callable[[], None]) -> None:
         self._telemetry = telemetry
@@ -53,7 +53,7 @@ class ClaimProgress:
     def claimed(
         self, trace: TraceIds, slots: Sequence[int], began_ns: int, claimed_ns: int, *, by_request: bool
     ) -> Claim:
-        """A claim was won, and its slots are about to be caught up with."""
+        """A claim was won, and catching up with its slots is about to begin."""
         told = ClaimReport(trace.hex, len(slots), began_ns, claimed_ns, by_request=by_request)
         claim = Claim(told, trace, frozenset(slots), claimed_ns)
         self._claims = [*self._claims, claim][-MOST_CLAIMS:]
@@ -103,13 +103,13 @@ class ClaimProgress:
         claim.changed = now
         attributes: Attributes = {names.POOL: self._pool, names.MEMBER: self._member, names.SLOT: slot}
         trace = self._telemetry.failover(claim.trace.traceparent)
-        # A call that came later did not wait for us: only its own time is told.
+        # A call that came later did not wait for us: only its own time is recorded.
         links = ((claim.told.request, names.FIRST_REQUEST),)
         trace.phase(names.FIRST_OK, max(open_since, came_ns), now, attributes, links)
         self._on_change()
 
     def told(self) -> tuple[ClaimReport, ...]:
-        """What the next beat should tell; what is too old is forgotten."""
+        """What the next beat should report; old claims are dropped."""
         if not self._claims:
             return ()
         oldest = self._telemetry.now_ns() - TOLD_NS

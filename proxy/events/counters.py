@@ -1,4 +1,4 @@
-"""What a member has done since its start, counted where it is done; read by its status and its metrics."""
+"""What a member has done since its start, for its status and its metrics."""
 
 from dataclasses import dataclass
 

@@ -1,11 +1,12 @@
 """How long callers waited because slots moved: the call that was held up longest, for each trace of handovers.
 
-While slots move, a call to one of them waits at its gate and then for its answer from the new active, until front
-Envoys have the new routes. Of these calls the longest is recorded as ``held_up``, :data:`AFTER` seconds after the
-trace's last slot here: from when this process read it until its answer was out, by one clock. How much longer its
-caller may have waited is measured meanwhile and stated as its error: as long as the event loop was late, for so long
-calls wait unread; and twice as long as the application's slowest answer to this sidecar's questions took, for it may be
-as late with what it is asked as with what it is answered.
+While slots move, a call to one of them waits at its gate, and then for its answer from the new active, until front
+Envoys have the new routes. The longest of these calls is recorded as ``held_up``, :data:`AFTER` seconds after the
+trace's last slot here: from the moment at which this process read it until its answer was sent, by one clock.
+
+Its caller may have waited longer. By how much is stated as the error: the lateness of the event loop, because calls
+wait unread for that long, and twice the application's slowest answer to its health check, because the application may
+be as late with its question as with its answer.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from understudy.telemetry.tracing.ids import TraceIds
 from understudy.telemetry.tracing.setup import Attributes, Telemetry
 
 POLL_INTERVAL = 0.002
-"""Seconds between two looks at how late the event loop is; only while slots move."""
+"""Seconds between two measurements of how late the event loop is; only while slots move."""
 _LONGEST = 64
 """Characters of a traceparent that is kept; version 00 has 55."""
 AFTER = 0.5
@@ -55,7 +56,7 @@ class _Moves:
 
 
 class HandoverLatency:
-    """The moves of late, and the calls that they hold up.
+    """The recent moves of slots, and the calls that they hold up.
 
     Args:
         telemetry: where spans are recorded.

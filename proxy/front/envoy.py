@@ -34,7 +34,7 @@ from understudy.statesync.tls.pem_files import PemFiles
 from understudy.statesync.tls.secret_files import fault_of, require_secret
 from understudy.telemetry.timing.backoff import Backoff
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 BINARY_VARIABLE = "UNDERSTUDY_ENVOY"
 FIRST_DELAY = 0.1
@@ -47,10 +47,10 @@ _LEVELS = {
     "error": logging.ERROR,
     "critical": logging.CRITICAL,
 }
-_POLL = 0.05
-_TERMINATION = 2.0
+_POLL_INTERVAL = 0.05
+_TERMINATION_TIMEOUT = 2.0
 _QUIET = 1.0
-_START = 60.0
+_START_TIMEOUT = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,15 +197,15 @@ class EnvoyProcess:
         self._supervision = asyncio.create_task(self._supervise(child), name=f"envoy {self.settings.node_id}")
 
     async def _until_it_answers(self, child: asyncio.subprocess.Process) -> None:
-        deadline = time.monotonic() + _START
+        deadline = time.monotonic() + _START_TIMEOUT
         while time.monotonic() < deadline:
             if await self._ask("GET", "/ready") is not None:
                 return
             if child.returncode is not None:
                 await asyncio.wait({self._relaying})
                 raise EnvoyStartError(describe_exit(child.returncode), self._last_words())
-            await asyncio.sleep(_POLL)
-        raise EnvoyStartError(f"its admin interface did not answer within {_START:.0f} s", self._last_words())
+            await asyncio.sleep(_POLL_INTERVAL)
+        raise EnvoyStartError(f"its admin interface did not answer within {_START_TIMEOUT:.0f} s", self._last_words())
 
     async def ready(self, timeout: float) -> bool:
         """Wait until Envoy has all its configuration and accepts clients; False if not in ``timeout`` seconds."""
@@ -214,7 +214,7 @@ class EnvoyProcess:
             answer = await self._ask("GET", "/ready")
             if answer is not None and answer.status == 200:
                 return True
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(_POLL_INTERVAL)
         return False
 
     async def stop(self) -> None:
@@ -291,7 +291,7 @@ class EnvoyProcess:
                 backoff.reset()
             delay = backoff.next()
             self.last_end = describe_exit(code)
-            log.warning(
+            logger.warning(
                 "Envoy %s ended after %.1f s (%s), starting it again in %.1f s; it said last: %s",
                 *(self.settings.node_id, lived, self.last_end, delay, self._last_words() or "nothing"),
             )
@@ -311,7 +311,7 @@ class EnvoyProcess:
             text = line.decode(errors="replace").rstrip()
             self._tail.append(text)
             level = next((number for name, number in _LEVELS.items() if f"][{name}][" in text), logging.INFO)
-            log.log(level, "%s: %s", self.settings.node_id, text)
+            logger.log(level, "%s: %s", self.settings.node_id, text)
 
     def _last_words(self) -> str:
         return next((line for line in reversed(self._tail) if line), "")
@@ -325,7 +325,7 @@ class EnvoyProcess:
             connections, requests = await self._clients()
             if not connections or (not requests and waited > _QUIET):
                 return
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(_POLL_INTERVAL)
 
     async def _clients(self) -> tuple[int, int]:
         """How many connections clients have open, and how many requests are under way."""
@@ -361,9 +361,9 @@ async def run_envoy(settings: EnvoySettings) -> int:
             reporting = asyncio.create_task(_report_readiness(envoy))
             await stopping.wait()
             reporting.cancel()
-            log.info("Envoy %s: draining and stopping", settings.node_id)
+            logger.info("Envoy %s: draining and stopping", settings.node_id)
     except (EnvoyError, ValueError) as error:
-        log.error("%s", error)  # noqa: TRY400 - the text is for the operator, who can do nothing with a trace
+        logger.error("%s", error)  # noqa: TRY400 - the text is for the operator, who can do nothing with a trace
         return 2
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -375,9 +375,9 @@ async def _report_readiness(envoy: EnvoyProcess) -> None:
     settings, patience = envoy.settings, 5.0
     while not await envoy.ready(patience):
         servers = ", ".join(settings.xds_addresses)
-        log.warning("Envoy %s has no configuration yet from %s, and serves nobody", settings.node_id, servers)
+        logger.warning("Envoy %s has no configuration yet from %s, and serves nobody", settings.node_id, servers)
         patience = min(60.0, 2 * patience)
-    log.info("Envoy %s serves pool %s on %s", settings.node_id, settings.pool, settings.listen)
+    logger.info("Envoy %s serves pool %s on %s", settings.node_id, settings.pool, settings.listen)
 
 
 def _require_own_key(key: Path) -> None:
@@ -404,7 +404,7 @@ async def _terminate(child: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):
             end()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(child.wait(), _TERMINATION)
+            await asyncio.wait_for(child.wait(), _TERMINATION_TIMEOUT)
             return
 
 

@@ -1,13 +1,13 @@
-"""The health port: what front Envoys ask, many times a second, to learn whether this member serves.
+"""The health port: front Envoys ask here, many times a second, whether this member serves.
 
 A thread of its own answers, so that a busy event loop (a large copy, a burst of writes) does not look like a frozen
-process: a stopped process answers nothing, a busy one does. It says 200 while the member serves and 503 with the
-reason when it does not, and no more; so it is plain HTTP, open to whoever reaches the application. Whether the member
-serves is decided elsewhere (``understudy.proxy.sidecar.sidecar``); this adds only that a stalled event loop has decided
-nothing lately, unless etcd has no leader: then nobody could serve in its stead (``understudy.proxy.health.loop_lag``).
+process: a stopped process answers nothing, a busy one does. It answers 200 while the member serves, and 503 with the
+reason when it does not. It says no more, so it is plain HTTP, open to everybody who reaches the application.
+``understudy.proxy.sidecar.member_state`` decides whether the member serves. This module adds that a member whose event
+loop stands still does not serve, unless etcd has no leader: then nobody else could (``loop_lag``).
 
-An orchestrator's probes and hooks ask here too: ``/live`` (is the process of use to anybody), and what ``more`` names.
-Any question may say ``?wait=SECONDS`` to be answered as soon as the answer is yes.
+Probes and hooks of an orchestrator ask here too: ``/live`` (may the process go on), and what ``more`` names. Any
+request may have ``?wait=SECONDS``: then it is answered as soon as the answer is yes.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 HEALTH, LIVE = "/health", "/live"
 HOPELESS_AFTER = 30.0
-"""Seconds that the event loop stands still after which only a new process helps."""
+"""Seconds of a standstill of the event loop after which only a new process helps."""
 MAX_WAIT = 600.0
 POLL_INTERVAL = 0.05
 BACKLOG = 256

@@ -21,13 +21,13 @@ from understudy.proxy.peers.peer_protocol import (
     ETCD_CHECK_TIMEOUT,
     ETCD_PATH,
     PREPARE_PATH,
-    PROBE_PATH,
     SESSIONS_PATH,
     TAKE_PATH,
     NotTaken,
     Taken,
 )
 from understudy.statesync.etcd.client import EtcdError
+from understudy.statesync.heartbeat.probe import PROBE_PATH
 from understudy.statesync.parsing.strict_json import whole_number
 from understudy.statesync.pool.pool_clock import wall_ms
 from understudy.statesync.pool.records import Owner

@@ -16,7 +16,6 @@ from understudy.proxy.peers.peer_protocol import (
     ETCD_PATH,
     HOP_HEADER,
     PREPARE_PATH,
-    PROBE_PATH,
     SESSIONS_PATH,
     TAKE_PATH,
     PeerBroken,
@@ -26,6 +25,7 @@ from understudy.proxy.peers.peer_protocol import (
     PeerUntrusted,
     Taken,
 )
+from understudy.statesync.heartbeat.probe import Try, ask
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.tls.peer_tls import PeerTls, WrongName, trust_fault
 
@@ -52,29 +52,12 @@ class PeerClient:
 
     async def clock(self, peer: Peer) -> int | None:
         """The wall clock of a peer's machine in ms; None if it does not say."""
-        try:
-            _, said = await self.identity(peer, CALL_TIMEOUT)
-        except (aiohttp.ClientError, TimeoutError, ValueError):
-            return None
-        clock = said.get("clock")
+        clock = (await self.ask(peer, CALL_TIMEOUT)).said.get("clock")
         return clock if type(clock) is int else None
 
-    async def identity(self, peer: Peer, timeout: float) -> tuple[int, dict[str, Any]]:
-        """Ask once which process a peer is: the status and the JSON object of its answer, empty if it refused us.
-
-        Raises:
-            aiohttp.ClientError, TimeoutError: no answer came.
-            ValueError: the answer is no JSON object.
-        """
-        async with self._http.get(
-            f"{self._scheme}://{peer.address}{PROBE_PATH}",
-            ssl=self._ssl(peer),
-            timeout=aiohttp.ClientTimeout(total=timeout),
-        ) as answer:
-            said = {} if answer.status == HTTPStatus.FORBIDDEN else await answer.json()
-        if not isinstance(said, dict):
-            raise ValueError(f"{peer.member} answered no JSON object")  # noqa: TRY004 - wrong input, no wrong call
-        return answer.status, said
+    async def ask(self, peer: Peer, timeout: float) -> Try:
+        """Ask a peer once which process it is."""
+        return await ask(self._http, peer.address, peer.member, self._tls, timeout)
 
     def _ssl(self, peer: Peer) -> ssl.SSLContext | bool:
         return self._tls.client(peer.member) if self._tls else True

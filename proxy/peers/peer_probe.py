@@ -5,11 +5,6 @@ process has stopped. A certificate that is wrong on one side proves nothing.
 """
 
 import asyncio
-import logging
-import time
-from http import HTTPStatus
-
-import aiohttp
 
 from understudy.proxy.health.loop_lag import LoopLag
 from understudy.proxy.member.pool_view import Peer, PoolView
@@ -17,9 +12,7 @@ from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_protocol import ProbeResult
 from understudy.proxy.peers.predecessor_monitor import PredecessorMonitor
 from understudy.statesync.heartbeat.adaptive_timeout import adaptive_timeout
-from understudy.statesync.tls.peer_tls import WrongName, trust_fault
-
-logger = logging.getLogger(__name__)
+from understudy.statesync.heartbeat.probe import Found, Try
 
 TRIES = 3
 VOID_FROM = 1.5
@@ -86,34 +79,27 @@ class PeerProbe:
         for _ in range(2 * TRIES):
             if silent == TRIES:
                 break
-            began = time.monotonic()
-            try:
-                status, said = await self._client.identity(peer, limit)
-                if status == HTTPStatus.FORBIDDEN:
-                    logger.warning("%s does not accept this process as a member of its pool", peer.member)
-                    return ProbeResult.UNTRUSTED
-                if boot not in (None, said.get("boot")):
-                    return ProbeResult.REPLACED
-                return ProbeResult.ALIVE if said.get("serving", True) else ProbeResult.CUT_OFF
-            except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-                certain = _certain(peer, error)
-                if certain is not None:
-                    return certain
-                silent += time.monotonic() - began < limit * VOID_FROM
-                await asyncio.sleep(0)
+            one = await self._client.ask(peer, limit)
+            certain = _certain(one, boot)
+            if certain is not None:
+                return certain
+            silent += one.seconds < limit * VOID_FROM
+            await asyncio.sleep(0)
         return ProbeResult.SILENT if silent == TRIES else ProbeResult.VOID
 
 
-def _certain(peer: Peer, error: Exception) -> ProbeResult | None:
-    """What a failed try proves at once, if anything."""
-    fault = trust_fault(error)
-    if isinstance(fault, WrongName):
-        return ProbeResult.REPLACED
-    if fault is not None:
-        logger.warning("%s at %s cannot be trusted: %s", peer.member, peer.address, fault)
-        return ProbeResult.UNTRUSTED
-    # A peer that hangs up in the handshake, or speaks no TLS, proves no more than silence does.
-    connected = isinstance(error, aiohttp.ClientSSLError) or isinstance(
-        getattr(error, "os_error", None), (ConnectionResetError, ConnectionAbortedError)
-    )
-    return ProbeResult.GONE if isinstance(error, aiohttp.ClientConnectorError) and not connected else None
+def _certain(one: Try, boot: str | None) -> ProbeResult | None:
+    """What a single try proves, if anything."""
+    match one.found:
+        case Found.ANSWERED:
+            if boot not in (None, one.boot):
+                return ProbeResult.REPLACED
+            return ProbeResult.ALIVE if one.said.get("serving", True) else ProbeResult.CUT_OFF
+        case Found.FORBIDDEN | Found.UNTRUSTED:
+            return ProbeResult.UNTRUSTED
+        case Found.OTHER_MEMBER:
+            return ProbeResult.REPLACED
+        case Found.REFUSED | Found.UNREACHABLE:
+            return ProbeResult.GONE
+        case _:
+            return None

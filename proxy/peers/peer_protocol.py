@@ -17,7 +17,6 @@ from understudy.statesync.pool.ownership import CUT_OFF
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.pool.state import At
 
-PROBE_PATH = "/peer/v1/probe"
 SESSIONS_PATH = "/peer/v1/sessions/"
 PREPARE_PATH = "/peer/v1/handover/prepare"
 ACTIVATE_PATH = "/peer/v1/handover/activate"
@@ -42,15 +41,15 @@ class PeerError(Exception):
 
 
 class PeerRefused(PeerError):
-    """Nobody listens at the peer's address: surely nothing was done, and the process is gone."""
+    """Nobody listens at the peer's address: nothing was done, and the process is gone."""
 
 
 class PeerBroken(PeerError):
-    """The connection broke or stayed silent after the request was sent; it may have been carried out."""
+    """The connection broke or stayed silent after the request was sent: it may have been carried out."""
 
 
 class PeerSilent(PeerBroken):
-    """The peer answered neither the call nor three probes after it, or its process has stopped."""
+    """The peer answered neither the call nor the probes after it, or its process has stopped."""
 
     def __init__(self, member: str, result: "ProbeResult") -> None:
         super().__init__(member, str(result))
@@ -58,15 +57,15 @@ class PeerSilent(PeerBroken):
 
 
 class PeerUntrusted(PeerBroken):
-    """Certificates are wrong, on this side or on the peer's: nothing was done, and nothing is known of the peer."""
+    """A certificate is wrong on one side: nothing was done, and nothing is known of the peer."""
 
 
 class PeerDeclined(PeerError):
-    """The peer answered and said no."""
+    """The peer answered and refused."""
 
 
 class ProbeResult(StrEnum):
-    """What a probe says of a peer."""
+    """What a probe found out about a peer."""
 
     ALIVE = "alive"
     GONE = "connection refused"
@@ -85,7 +84,7 @@ class ProbeResult(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What a peer has claimed that was given to it, and the giver's commit marker at that moment, if there was one."""
+    """The slots that a peer has claimed of those given to it, and the giver's commit marker then, if there was one."""
 
     owners: Mapping[int, At[Owner]]
     marker: Kv | None
@@ -93,7 +92,7 @@ class Taken:
     def as_json(self) -> dict[str, object]:
         """As it travels between peers."""
         marker = None
-        if self.marker is not None:  # its value is this pool's own, as a rule; whatever it is, it has to travel
+        if self.marker is not None:  # it may hold any bytes
             value = self.marker.value.decode("utf-8", "surrogateescape")
             marker = {**dataclasses.asdict(self.marker), "value": value}
         owners = {

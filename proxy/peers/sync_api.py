@@ -1,7 +1,7 @@
-"""The operator's part of the peer API: how far a member's copies are, their digests, and copying one anew.
+"""The operator's part of the peer API: status, digests of a member's copies, and making one copy again.
 
-``understudy status --sync`` and ``understudy verify`` ask here, and Prometheus reads ``/metrics``. Read only but for
-``resync``, which replaces a copy by what etcd holds. Session keys appear in ``entries`` alone, contents nowhere.
+``understudy status --sync`` and ``understudy verify`` ask here, and Prometheus reads ``/metrics``. Only ``resync``
+changes anything: it replaces a copy by what etcd holds. Only ``entries`` shows session keys; nothing shows contents.
 """
 
 from aiohttp import web
@@ -22,9 +22,8 @@ APPLY_TIMEOUT = 1.0
 
 
 def metrics_app(expose: Expose) -> web.Application:
-    """``/metrics`` alone, for a port that asks for no certificate: numbers of the whole member, no session in them."""
+    """Only ``/metrics``, for a port without certificates: numbers of the whole member, nothing of sessions."""
     app = web.Application()
-
     _add_metrics(app, expose)
     return app
 
@@ -67,7 +66,7 @@ class SyncApi:
             asked = as_json(await request.read())
             slots, revision = slots_in(asked, MAX_SLOTS_ASKED), revision_in(asked["revision"])
         except (ValueError, KeyError, TypeError) as error:
-            return respond(problem(400, "bad-request", f"a digest is asked for with slots and a revision: {error}"))
+            return respond(problem(400, "bad-request", f"a digest needs slots and a revision: {error}"))
         if not await self._copies.caught_up(revision, APPLY_TIMEOUT):
             return _behind(self._copies.mirror.revision, revision)
         found: dict[str, object] = {}
@@ -84,7 +83,7 @@ class SyncApi:
     async def _entries(self, request: web.Request) -> web.Response:
         revision = _number(request.query.get("revision", ""))
         if revision is None:
-            return respond(problem(400, "bad-request", "entries are asked for with ?revision=NUMBER"))
+            return respond(problem(400, "bad-request", "entries need ?revision=NUMBER"))
         if not await self._copies.caught_up(revision, APPLY_TIMEOUT):
             return _behind(self._copies.mirror.revision, revision)
         try:

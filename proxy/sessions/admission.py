@@ -21,10 +21,10 @@ from understudy.statesync.tls.secret_files import fault_of, read_secret
 logger = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
-"""What orchestrators ask at the session API: they have no token, and learn nothing of sessions."""
+"""Paths for orchestrators, which have no token; they show nothing of sessions."""
 TOKEN_LEAST = 16
 SESSIONS_ROOT = "/v1/sessions"
-"""Below it are the calls of the session API that name a session, perhaps by a key that a client sent."""
+"""Below it are the calls that name a session, perhaps by a key that a client sent."""
 _READS = frozenset({"GET", "HEAD"})
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -35,9 +35,9 @@ class BadTokenFile(Exception):
 
 
 class SessionTokens:
-    """The tokens in a file, one a line, all of them valid: so a token is changed by having both there for a while.
+    """The tokens in a file, one a line. All are valid, so to change a token have both in the file for a while.
 
-    The file is looked at with each request (modification time); one that cannot be used leaves the last good tokens.
+    The file's modification time is checked with each request. While the file cannot be used, the last good tokens stay.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,7 +63,7 @@ class SessionTokens:
             if stamp != self._stamp:
                 self._stamp = stamp
                 self._digests = _digests(self._path)
-                logger.info("session tokens read anew from %s", self._path)
+                logger.info("session tokens read again from %s", self._path)
         except (OSError, BadTokenFile) as error:
             logger.warning("the session tokens in use stay: %s", error)
 
@@ -100,10 +100,10 @@ def token_wanted(tokens: SessionTokens) -> Middleware:
 
 
 def admin_wanted() -> Middleware:
-    """Middleware of the session API: 403 for a change of anything but a session that lacks the header for it.
+    """Middleware of the session API: 403 for a change of anything but a session without the header for it.
 
-    An application puts session keys into paths, and its clients may choose them: a key like ``../checks/db`` makes
-    a call for a session one for a check. No client can make the application send the header.
+    An application puts session keys into paths, and its clients may choose the keys. A key like ``../checks/db`` turns
+    a call for a session into a call for a check. But no client can make the application send the header.
     """
 
     @web.middleware

@@ -1,6 +1,6 @@
-"""The session API: what an application in any language asks its own sidecar, over TCP on loopback or a Unix socket.
+"""The session API: an application in any language asks its own sidecar, over TCP on loopback or a Unix socket.
 
-Turns HTTP into :class:`Call` and answers back; decides nothing. See ``docs/api.md`` for the calls.
+It turns HTTP requests into calls and replies into HTTP; it decides nothing. ``docs/api.md`` describes the calls.
 """
 
 from collections.abc import Callable
@@ -28,11 +28,11 @@ CARRIED = (
     CALLER_HEADER,
     REQUEST_HEADER,
 )
-"""The request headers that mean something to a session call; all others stay behind."""
+"""The request headers of a session call; all others are dropped."""
 
 
 def session_app(service: SessionService, status: Status, tokens: SessionTokens | None = None) -> web.Application:
-    """The application's side of the sidecar; with ``tokens`` it must show one of them."""
+    """The application's side of the sidecar; with ``tokens`` every request must carry one of them."""
     checks = [token_wanted(tokens)] if tokens else []
     app = web.Application(client_max_size=MAX_BODY, middlewares=[problems, *checks, admin_wanted()])
 

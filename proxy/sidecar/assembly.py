@@ -112,68 +112,19 @@ def assemble(
 ) -> Assembled:
     """Build all parts of a sidecar; nothing runs yet."""
     base = _base(settings, etcd, client, telemetry, codec)
-    pool, copies, owned = base.pool, base.copies, base.owned
-    metrics = SidecarMetrics()
+    pool, copies, owned, metrics = base.pool, base.copies, base.owned, SidecarMetrics()
     reads = ReadDeadline(pool.identity.keys, etcd, base.contact, base.updates.apply, base.changed)
     check, checks = _check(base), CheckRegistry()
     spec_checks = SpecChecks(checks, base.changed, commands=settings.allow_command_checks)
     faults = Faults(check, checks, reads, copies.replica)
-    recorder = Recorder(
-        telemetry,
-        settings.pool,
-        settings.member,
-        slowest=check.slowest_since,
-        on_progress=base.beat_now,
-        going_down=lambda: base.drain.going_down,
-    )
+    recorder = _recorder(base, check)
     monitor = PredecessorMonitor(pool, Pulses(), base.beat_now)
     probe = PeerProbe(client, pool, base.loop_lag, monitor)
     handover, takeovers, reconciler = _ownership(base, probe, recorder, faults)
-    committer = _committer(base, metrics)
-    calls = OwnerCalls(pool, copies, etcd, owned, committer, reads, base.clock, base.loop_lag, base.updates, recorder)
-    router = OwnerRouter(pool, client, probe, takeovers)
-    service = SessionService(
-        pool,
-        owned,
-        base.updates,
-        calls,
-        router,
-        SessionKeys(pool, owned, etcd),
-        base.clock,
-        base.loop_lag,
-        recorder,
-        metrics.answered,
-    )
+    committer, calls, router, service = _sessions(base, probe, recorder, reads, takeovers, metrics)
     pool_watch = PoolWatch(etcd, settings.pool, partial(_no_pool, base))
-    wanted_checks = partial(_wanted_checks, base)
-
-    def facts() -> Facts:
-        reason = base.drain.reason
-        return Facts(
-            draining=reason.why if reason else "",
-            fault=faults.any(),
-            own_fault=faults.own(),
-            synced=copies.mirror.synced.is_set() and pool.spec is not None,
-            owns=bool(len(owned)),
-            has_roles=bool(len(owned)) or bool(pool.assigned()),
-            others=bool(fit_others(pool)),
-            starting=spec_checks.unbegun(wanted_checks()) or checks.starting(time.monotonic()),
-            no_pool=pool_watch.fault,
-        )
-
-    status = MemberStatus(facts)
+    status = MemberStatus(partial(_facts, base, faults, spec_checks, pool_watch))
     name = NameHolder(pool, etcd, probe)
-    registration = Registration(
-        _record(settings, pool.identity.boot),
-        status.look,
-        etcd,
-        name,
-        base.loop_lag,
-        base.clock,
-        base.incarnation,
-        base.changed,
-        base.beat_now,
-    )
     sidecar = Sidecar(
         pool=pool,
         copies=copies,
@@ -190,46 +141,56 @@ def assemble(
         handover=handover,
         takeovers=takeovers,
         reconciler=reconciler,
-        drain=Drain(
-            base.drain,
-            owned,
-            base.updates,
-            on_change=base.changed,
-            others=partial(lasting_others, pool),
-            seconds=settings.drain_seconds,
-        ),
+        drain=_drain(base),
         committer=committer,
         calls=calls,
         router=router,
         service=service,
         anti_entropy=AntiEntropy(pool, copies, etcd, recorder, interval=settings.scrub_interval),
         name=name,
-        registration=registration,
+        registration=_registration(base, status, name),
     )
     _meter(metrics, sidecar, telemetry)
+    return Assembled(sidecar, probe, metrics, base.changed, partial(_services, base, sidecar, spec_checks, pool_watch))
 
-    def services() -> dict[str, Service]:
-        return {
-            "group commit": committer.run(),
-            "ownership": reconciler.run(),
-            "read deadline": reads.run(),
-            "contact with etcd": _step_down(base, sidecar).run(),
-            "session sweep": SessionSweep(copies.replica, owned, base.clock, calls).run(),
-            "request sweep": RequestSweep(pool, copies.requests, etcd).run(),
-            "anti-entropy": sidecar.anti_entropy.run(),
-            "application check": check.run(),
-            "event loop lag": base.loop_lag.run(),
-            "pulses": monitor.run(),
-            "pool clock": ClockWatch(pool, copies.mirror, client, base.clock).run(),
-            "checks of the spec": spec_checks.run(wanted_checks),
-            "member state": registration.watch_state(),
-            "pool": pool_watch.run(),
-            "watch": copies.mirror.run(),
-            "member record": registration.run(),
-            "heartbeats": _heartbeats(base, sidecar).run(),
-        }
 
-    return Assembled(sidecar, probe, metrics, base.changed, services)
+def _services(base: _Base, sidecar: Sidecar, spec_checks: SpecChecks, pool_watch: PoolWatch) -> dict[str, Service]:
+    pool, copies, owned, etcd, clock = base.pool, base.copies, base.owned, base.etcd, base.clock
+    return {
+        "group commit": sidecar.committer.run(),
+        "ownership": sidecar.reconciler.run(),
+        "read deadline": sidecar.reads.run(),
+        "contact with etcd": _step_down(base, sidecar).run(),
+        "session sweep": SessionSweep(copies.replica, owned, clock, sidecar.calls).run(),
+        "request sweep": RequestSweep(pool, copies.requests, etcd).run(),
+        "anti-entropy": sidecar.anti_entropy.run(),
+        "application check": sidecar.check.run(),
+        "event loop lag": base.loop_lag.run(),
+        "pulses": sidecar.monitor.run(),
+        "pool clock": ClockWatch(pool, copies.mirror, base.client, clock).run(),
+        "checks of the spec": spec_checks.run(partial(_wanted_checks, base)),
+        "member state": sidecar.registration.watch_state(),
+        "pool": pool_watch.run(),
+        "watch": copies.mirror.run(),
+        "member record": sidecar.registration.run(),
+        "heartbeats": _heartbeats(base, sidecar).run(),
+    }
+
+
+def _facts(base: _Base, faults: Faults, spec_checks: SpecChecks, pool_watch: PoolWatch) -> Facts:
+    """What decides about the member's state, as of now."""
+    pool, reason, owns = base.pool, base.drain.reason, bool(len(base.owned))
+    return Facts(
+        draining=reason.why if reason else "",
+        fault=faults.any(),
+        own_fault=faults.own(),
+        synced=base.copies.mirror.synced.is_set() and pool.spec is not None,
+        owns=owns,
+        has_roles=owns or bool(pool.assigned()),
+        others=bool(fit_others(pool)),
+        starting=spec_checks.unbegun(_wanted_checks(base)) or faults.checks.starting(time.monotonic()),
+        no_pool=pool_watch.fault,
+    )
 
 
 def _base(
@@ -283,6 +244,17 @@ def _check(base: _Base) -> AppHealthCheck:
     )
 
 
+def _recorder(base: _Base, check: AppHealthCheck) -> Recorder:
+    return Recorder(
+        base.telemetry,
+        base.settings.pool,
+        base.settings.member,
+        slowest=check.slowest_since,
+        on_progress=base.beat_now,
+        going_down=lambda: base.drain.going_down,
+    )
+
+
 def _ownership(
     base: _Base, probe: PeerProbe, recorder: Recorder, faults: Faults
 ) -> tuple[Handover, Takeovers, SlotReconciler]:
@@ -311,9 +283,41 @@ def _ownership(
     return handover, takeovers, reconciler
 
 
-def _committer(base: _Base, metrics: SidecarMetrics) -> Committer:
-    me = base.pool.identity
-    return Committer(base.etcd, me.keys, me.me, me.boot, base.copies.requests, metrics.committed)
+def _sessions(
+    base: _Base,
+    probe: PeerProbe,
+    recorder: Recorder,
+    reads: ReadDeadline,
+    takeovers: Takeovers,
+    metrics: SidecarMetrics,
+) -> tuple[Committer, OwnerCalls, OwnerRouter, SessionService]:
+    pool, copies, etcd, owned, updates = base.pool, base.copies, base.etcd, base.owned, base.updates
+    me, clock, loop_lag = pool.identity, base.clock, base.loop_lag
+    committer = Committer(etcd, me.keys, me.me, me.boot, copies.requests, metrics.committed)
+    calls = OwnerCalls(pool, copies, etcd, owned, committer, reads, clock, loop_lag, updates, recorder)
+    router, keys = OwnerRouter(pool, base.client, probe, takeovers), SessionKeys(pool, owned, etcd)
+    service = SessionService(pool, owned, updates, calls, router, keys, clock, loop_lag, recorder, metrics.answered)
+    return committer, calls, router, service
+
+
+def _drain(base: _Base) -> Drain:
+    others = partial(lasting_others, base.pool)
+    seconds = base.settings.drain_seconds
+    return Drain(base.drain, base.owned, base.updates, on_change=base.changed, others=others, seconds=seconds)
+
+
+def _registration(base: _Base, status: MemberStatus, name: NameHolder) -> Registration:
+    return Registration(
+        _record(base.settings, base.pool.identity.boot),
+        status.look,
+        base.etcd,
+        name,
+        base.loop_lag,
+        base.clock,
+        base.incarnation,
+        base.changed,
+        base.beat_now,
+    )
 
 
 def _step_down(base: _Base, sidecar: Sidecar) -> StepDown:

@@ -1,4 +1,4 @@
-"""The checks over HTTP, on the session API: how an application or an operator's script registers them and reports."""
+"""Checks over HTTP, on the session API: an application or an operator's script registers checks and reports."""
 
 import asyncio
 import time
@@ -110,13 +110,13 @@ class ChecksApi:
     def _changed(self, name: str, status: int) -> web.Response:
         check = self._book.checks[name]
         self._on_change()
-        # A deadline that passes is a change as well, at a moment that is known now.
+        # A missed deadline is a change as well, and its time is known now.
         asyncio.get_running_loop().call_later(check.deadline + 0.01, self._on_change)
         return web.json_response(check.view(time.monotonic()), status=status)
 
     @staticmethod
     def _of_the_sidecar(name: str, remedy: str) -> web.Response:
-        detail = f"check {name} is one that the sidecar runs by itself: {remedy}"
+        detail = f"the sidecar runs check {name} by itself: {remedy}"
         return respond(problem(409, "check-taken", detail))
 
     @staticmethod

@@ -1,8 +1,8 @@
-"""Heartbeat streams to the control servers: one to each, opened anew whenever it ends or falls silent.
+"""Heartbeat streams to the control servers: one to each, opened again whenever it ends or falls silent.
 
-A connection that lost packets may stay open and silent for a minute, since TCP waits longer and longer before it sends
-again. So a stream without an answer for :data:`~understudy.statesync.heartbeat.heartbeat.STREAM_SILENCE` is given up,
-and its connection with it.
+A connection that lost packets may stay open and silent for a minute, since TCP repeats at longer and longer intervals.
+So a stream without an answer for :data:`~understudy.statesync.heartbeat.heartbeat.STREAM_SILENCE` is closed, and its
+connection with it.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ logger = logging.getLogger(__name__)
 
 RECONNECT_INTERVAL = 0.1
 CONNECT_TIMEOUT = 3.0
-"""Seconds after which a connection that does not come is tried anew, with the certificate as it is then."""
+"""Seconds after which a connection attempt is given up and repeated, with the certificate as it is then."""
 STOOD_STILL = 1.0
-"""A turn this late, in seconds, means that this process stood still: the silence before it counts for nothing."""
+"""A turn this late, in seconds, means that this process stood still: silence before it does not count."""
 _OPTIONS = (
     *PINGS,
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -37,7 +37,7 @@ _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 _FAILURES = (grpc.aio.AioRpcError, TimeoutError, OSError, asyncio.InvalidStateError)
-"""How a stream can end: gRPC raises the last of them for whoever writes to a call that has ended already."""
+"""How a stream can end: gRPC raises the last of them for a write to a call that has ended."""
 
 Stream = grpc.aio.StreamStreamCall
 OnAnswer = Callable[[str, Answer], None]
@@ -55,7 +55,7 @@ class Hearing:
     expected: bool
 
     def silent(self, now: float) -> bool:
-        """Whether the stream is to be given up."""
+        """Whether the stream is to be closed."""
         return self.expected and now - self.at >= STREAM_SILENCE
 
 
@@ -105,7 +105,7 @@ class HeartbeatClient:
             await asyncio.gather(*self._streams.values(), return_exceptions=True)
 
     async def _keep(self, address: str) -> None:
-        """One stream after the other; only a cancellation of this task ends it."""
+        """Open one stream after the other until this task is cancelled."""
         due = self._due.setdefault(address, asyncio.Event())
         try:
             while True:
@@ -121,7 +121,7 @@ class HeartbeatClient:
                         raise
                     logger.debug("heartbeats to %s: the stream was cancelled", address)
                 except Exception:
-                    logger.exception("heartbeats to %s: the stream is opened anew", address)
+                    logger.exception("heartbeats to %s: opening the stream again", address)
                 await asyncio.sleep(RECONNECT_INTERVAL)
         finally:
             self._due.pop(address, None)
@@ -159,7 +159,7 @@ class HeartbeatClient:
                 raise
             if self._fault != (fault := fault_of(error)):
                 self._fault = fault
-                logger.warning("heartbeats: the certificates in use stay: %s", fault)
+                logger.warning("heartbeats: keeping the certificates in use: %s", fault)
         return self._credentials
 
     async def _read(self, address: str, stream: "Stream[bytes, bytes]", hearing: Hearing) -> None:
@@ -173,7 +173,7 @@ class HeartbeatClient:
             due.clear()
             async with asyncio.timeout(STREAM_SILENCE):
                 await stream.write(self._beat().encode())
-            with contextlib.suppress(TimeoutError):  # nothing happened that hurries: the next beat is due
+            with contextlib.suppress(TimeoutError):  # the next beat is due
                 async with asyncio.timeout(BEAT_INTERVAL):
                     await due.wait()
             now = time.monotonic()
@@ -181,4 +181,4 @@ class HeartbeatClient:
                 hearing.at = max(hearing.at, now)
             turn = now
             if hearing.silent(now):
-                raise SilentStream(f"no answer for {STREAM_SILENCE:g} s; connecting anew")
+                raise SilentStream(f"no answer for {STREAM_SILENCE:g} s; connecting again")

@@ -1,8 +1,8 @@
 """Where a sidecar listens: TCP or a Unix socket, and what must protect it.
 
-Refuses to start an unprotected port that other machines can reach, unless told that this is meant. A Unix socket has
-its permissions before anybody can connect, and takes the place of nothing but a socket that nobody serves. How
-requests are taken in is in :mod:`understudy.statesync.http.http_port`.
+A sidecar does not start with an unprotected port that other machines can reach, except with ``--insecure``. A Unix
+socket has its permissions before anybody can connect, and replaces only a socket that nobody serves.
+:mod:`understudy.statesync.http.http_port` takes requests in.
 """
 
 import asyncio
@@ -71,9 +71,9 @@ def protection(
 
 
 class TlsSite(web.BaseSite):
-    """Like ``web.TCPSite``, with a time limit on handshakes that is fit for a local network.
+    """Like ``web.TCPSite``, with a time limit for handshakes that fits a local network.
 
-    ``protocols`` may have a say in what each connection to the server gets.
+    ``protocols`` may wrap what each connection to the server gets.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ def refuse_open(option: str, address: str, *, protected: bool, insecure: bool, r
         return
     raise CannotStart(
         f"{option} {address} is not loopback: {remedy} (docs/security.md), "
-        "or --insecure if everybody in that network may be trusted"
+        "or --insecure if you trust everybody in that network"
     )
 
 
@@ -138,7 +138,7 @@ async def listen(
 
 
 def _unix_socket(path: str, mode: int) -> socket.socket:
-    """A bound socket whose file never had more permissions than ``mode``; a socket that somebody serves stays."""
+    """A bound socket whose file never has more permissions than ``mode``; a socket that somebody serves stays."""
     _remove_dead_socket(path)
     bound = socket.socket(socket.AF_UNIX)
     try:
@@ -165,7 +165,7 @@ def _remove_dead_socket(path: str) -> None:
         trial.settimeout(1.0)
         try:
             trial.connect(path)
-        except ConnectionRefusedError:  # any other error is no proof that nobody serves it
+        except ConnectionRefusedError:  # no other error proves that nobody serves it
             Path(path).unlink(missing_ok=True)
         except OSError:
             return

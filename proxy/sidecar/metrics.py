@@ -1,8 +1,8 @@
-"""What a sidecar tells Prometheus: calls and their outcome, commits, copies, ownership.
+"""A sidecar's metrics for Prometheus: calls and their outcome, commits, copies, ownership.
 
-Labels have few values that never change: slots, sessions and members are never labels. What the parts count anyhow is
-read when Prometheus asks; only calls and commits are noted as they happen. A registry of its own, so that nothing is
-global and several sidecars fit into one process.
+Labels have few values that never change: slots, sessions and members are never labels. Calls and commits are counted
+as they happen; what the parts count themselves is read when Prometheus asks. Each sidecar has its own registry, so that
+several fit into one process.
 """
 
 import json

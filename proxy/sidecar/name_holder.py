@@ -1,8 +1,8 @@
 """This member's record in etcd, and who holds the member's name: one living process at a time.
 
-A process writes the record only over one that it wrote itself, over nothing, or over the record of a process that does
-not answer. So a second process of the same name takes nothing over while the first one lives, and a process that was
-replaced while nobody could reach it notices that, and ends.
+A process replaces only a record that it wrote itself, or the record of a process that does not answer. So a second
+process of the same name takes nothing over while the first one lives. A process that was replaced while nobody could
+reach it notices that, and ends.
 """
 
 import logging
@@ -70,7 +70,7 @@ class NameHolder:
         return False
 
     async def _pass_over(self, found: tuple[Kv, ...]) -> None:
-        """Let the next write replace what was found, unless a living process stands behind it."""
+        """Let the next write replace what was found, unless it belongs to a living process."""
         if not found:
             self._revision = 0
             return
@@ -98,7 +98,7 @@ class NameHolder:
 
 
 def name_taken(me: str, holder: Member) -> str:
-    """What an operator is told whose process finds its name taken."""
+    """The message for an operator whose process finds its name taken."""
     return (
         f"the member name {me!r} belongs to another process, which answers: {_described(holder)}. Stop that process, "
         "or give this one another name with --member. A process that no longer answers is replaced at the next start"

@@ -211,7 +211,7 @@ def replaced_members(claims: Sequence[Claimed]) -> list[str]:
 
 
 class FailoverLog:
-    """The failover records that this member has written: one per failover and source, growing slot by slot."""
+    """The failover records of this member: one per failover and source. A record grows as slots are taken."""
 
     def __init__(self, keys: PoolKeys, me: str) -> None:
         self._keys = keys

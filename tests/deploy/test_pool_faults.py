@@ -19,7 +19,7 @@ from tests.harness.waiting import free_port, until
 from understudy.deploy.inspect.converged import actives
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.inspect.traces import read_trace
-from understudy.deploy.load.history_checker import Verdict, judge
+from understudy.deploy.load.history_checker import HistoryReport, check_history
 from understudy.deploy.load.http_load import Load
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.proxy.ownership.handover import SLOTS_TOGETHER
@@ -48,7 +48,7 @@ class Scene:
     pool: LocalPool
     load: Load
     etcd: EtcdClient
-    verdict: Verdict | None = None
+    result: HistoryReport | None = None
     earlier: frozenset[str] = frozenset()
     """The changes of active before the test did anything, as the members found together."""
 
@@ -161,21 +161,21 @@ async def under_load(
             yield scene
             await scene.progress()
             await load.stop()
-            scene.verdict = judge(load.history, await load.final_contents())
+            scene.result = check_history(load.history, await load.final_contents())
         finally:
             await load.close()
 
 
 def assert_nothing_lost(scene: Scene) -> None:
-    verdict = scene.verdict
-    assert verdict is not None
-    assert (verdict.lost_writes, verdict.duplicated_writes, verdict.stale_reads, verdict.unexplained_items) == (0,) * 4
+    result = scene.result
+    assert result is not None
+    assert (result.lost_writes, result.duplicated_writes, result.stale_reads, result.unexplained_items) == (0,) * 4
 
 
 def assert_nobody_noticed(scene: Scene) -> None:
     assert_nothing_lost(scene)
-    assert scene.verdict is not None
-    assert scene.verdict.failures == ()
+    assert scene.result is not None
+    assert scene.result.failures == ()
 
 
 async def test_nobody_notices_that_the_application_alone_is_killed(tmp_path: Path) -> None:

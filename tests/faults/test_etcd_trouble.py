@@ -1,4 +1,4 @@
-"""What a pool does when etcd is in trouble, and that it recovers without help: section 6 of the design, on real ones.
+"""What a pool does when a real etcd is in trouble, and that it recovers without help (docs/operations.md).
 
 Forgotten authentication tokens are in ``tests/proxy/test_security_etcd.py``.
 """

@@ -1,7 +1,7 @@
-"""Who may say what over mTLS: a client's certificate must be that of the node or member it claims to be.
+"""Which client may speak for which node or member over mTLS: its certificate must be for that name.
 
-Also makes the server's credentials, which take up renewed certificate files without a restart. How certificates come
-to be, and who signs them, is left to the operator (docs/security.md).
+Also makes the server's credentials, which use renewed certificate files without a restart. Who issues and signs the
+certificates is left to the operator (docs/security.md).
 """
 
 import logging
@@ -15,7 +15,7 @@ from understudy.statesync.tls.pem_files import PemFiles
 from understudy.statesync.tls.secret_files import read_secret
 from understudy.xds.server.wire import Node
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _SAN = "x509_subject_alternative_name"
 
@@ -35,7 +35,7 @@ def server_credentials(files: PemFiles) -> grpc.ServerCredentials:
         try:
             last_good = _read(files)
         except OSError as fault:
-            log.warning("the certificates in use stay, since the files cannot be read: %s", fault)
+            logger.warning("the certificate files cannot be read, and the old certificates stay in use: %s", fault)
         return last_good
 
     return grpc.dynamic_ssl_server_credentials(last_good, fetch, require_client_authentication=True)
@@ -51,12 +51,12 @@ NODE = "node"
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """Who may say what, of the clients whose SPIFFE ids are those of ``trust`` (see ``identity``)."""
+    """Decides for which names clients may speak, by SPIFFE ids of ``trust`` (``understudy.statesync.tls.identity``)."""
 
     trust: Trust
 
     def refuse_node(self, node: Node, auth_context: AuthContext) -> str | None:
-        """Why the owner of a certificate must not speak for ``node``, or None when it may.
+        """Why a client with this certificate must not speak for ``node``, or None if it may.
 
         For ``AdsServer(identify=...)``.
         """
@@ -69,7 +69,7 @@ class Clients:
 
 def _refuse(trust: Trust, kind: str, name: str, auth_context: AuthContext) -> str | None:
     if not name:
-        return f"over mTLS a {kind} must say its name, so that it can be compared with the certificate"
+        return f"over mTLS a {kind} must give its name, so that it can be compared with the certificate"
     names = [one.decode(errors="replace") for one in auth_context.get(_SAN, ())]
     if not names:
         return "the client shows no certificate with a subject alternative name"

@@ -16,7 +16,7 @@ SECRET = PREFIX + "envoy.extensions.transport_sockets.tls.v3.Secret"
 # Make before break: what is pointed at goes before what points at it. Types that are not named here come last.
 SEND_ORDER = (SECRET, CLUSTER, ENDPOINTS, LISTENER, SCOPED_ROUTES, ROUTES, VIRTUAL_HOST)
 
-# In state of the world an answer of these types is the whole wanted set: absence deletes. An empty first request
+# In state of the world a response of these types is the whole wanted set: absence deletes. An empty first request
 # for one of them is a wildcard. (Protocol text; scoped routes are treated so by Envoy.)
 FULL_STATE = frozenset({CLUSTER, LISTENER, SCOPED_ROUTES})
 

@@ -2,7 +2,7 @@
 
 Requests of both variants are read into one frozen :class:`Request`, so that nothing behind this module knows
 protobuf. Any bytes either become a request or raise :class:`Malformed`. A response is put together from resources
-that are bytes already; its nonce is appended last, so that streams with the same answer share all other bytes
+that are bytes already; its nonce is appended last, so that streams with the same response share all other bytes
 (protobuf lets fields stand in any order). Field numbers are those of ``envoy.service.discovery.v3``.
 """
 

@@ -214,20 +214,20 @@ def damaged(content: bytes) -> dict[str, bytes]:
     changed = json.loads(lines[-2])
     changed["session"]["revision"] += 1
     return {
-        "it is cut off: the last line": b"".join(lines[:-1]),
-        "is cut off, or no JSON": content[: len(content) // 2],
-        "its content is not what its digest was made from": b"".join(
+        "it is truncated: the last line": b"".join(lines[:-1]),
+        "is truncated, or is not a JSON": content[: len(content) // 2],
+        "its content does not match its digest": b"".join(
             [*lines[:-2], json.dumps(changed, separators=(",", ":")).encode() + b"\n", lines[-1]]
         ),
         "comes after the digest": content + b"{}\n",
-        "was not made by": b'{"hello":1}\n',
+        "is not a file of": b'{"hello":1}\n',
         "has format 2": content.replace(b'{"understudy_backup":1', b'{"understudy_backup":2', 1),
         "is empty": b"",
         "cannot be used": b"".join(
             [*lines[:-2], b'{"session":{"slot":1,"key":"k","revision":1,"value":"?"}}\n', lines[-1]]
         ),
-        "none of spec": b"".join([*lines[:-2], b'{"what":1}\n', lines[-1]]),
-        "cut off": gzip.compress(content)[:-20],
+        "is not a spec, secret": b"".join([*lines[:-2], b'{"what":1}\n', lines[-1]]),
+        "it is truncated": gzip.compress(content)[:-20],
         "cannot be read": gzip.compress(content)[:30] + b"nonsense" * 9 + gzip.compress(content)[102:],
     }
 

@@ -31,7 +31,8 @@ from understudy.statesync.pool.records import (
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.state import At, PoolState
 from understudy.xds.control.last_read import heartbeats_view, records_text
-from understudy.xds.membership.failure_detector import SECOND, LivenessBook
+from understudy.xds.membership.failure_detector import FailureDetector
+from understudy.xds.membership.member_health import SECOND
 
 KEYS = PoolKeys("cart")
 
@@ -187,10 +188,10 @@ async def test_of_several_control_servers_the_newest_word_counts_and_lost_only_i
 
 
 def test_a_control_server_tells_of_members_without_a_record_what_their_beats_say():
-    book = LivenessBook()
-    book.beat(1, "a", "a1", MemberState.DOWN, 5 * SECOND, reason=f"{NO_ETCD}x")
-    book.record([Member("b", "b1", "h:1", "h:2")], [], 5 * SECOND)
-    (row,) = heartbeats_view(book, 7 * SECOND)
+    detector = FailureDetector()
+    detector.on_beat(1, "a", "a1", MemberState.DOWN, 5 * SECOND, reason=f"{NO_ETCD}x")
+    detector.update_records([Member("b", "b1", "h:1", "h:2")], [], 5 * SECOND)
+    (row,) = heartbeats_view(detector, 7 * SECOND)
     assert (row["member"], row["state"], row["reason"]) == ("a", MemberState.DOWN, f"{NO_ETCD}x")
     assert row["heard_seconds_ago"] == 2.0
 

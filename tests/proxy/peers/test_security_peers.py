@@ -23,8 +23,8 @@ from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_probe import PeerProbe
 from understudy.proxy.peers.peer_protocol import ProbeResult
 from understudy.statesync.tls.peer_tls import Identity, PeerTls, trust_fault
-from understudy.xds.membership.failure_detector import Finding
-from understudy.xds.membership.heartbeat_server import probe
+from understudy.xds.membership.heartbeat_server import ask_peer
+from understudy.xds.membership.member_health import ProbeOutcome
 
 A_FIRST = (("a", "b"),)
 B_FIRST = (("b", "a"),)
@@ -146,17 +146,17 @@ async def test_a_control_servers_probe_tells_the_same_over_mtls(
     stranger = PeerTls(Authority(tmp_path / "other", pool.keys.pool).control("control-1"))
     envoy = PeerTls(authority.issue("front-1", "DNS:front-1"))
 
-    async def found(member: str, peer: str, tls: PeerTls) -> tuple[Finding, str] | None:
+    async def found(member: str, peer: str, tls: PeerTls) -> tuple[ProbeOutcome, str] | None:
         async with aiohttp.ClientSession() as http:
-            finding, boot = await probe(http, member, peer, tls, patience=0.3)
-        return None if finding is Finding.SILENT else (finding, boot)
+            finding, boot = await ask_peer(http, member, peer, tls, timeout_seconds=0.3)
+        return None if finding is ProbeOutcome.SILENT else (finding, boot)
 
     for member, peer, tls, expected in (
-        ("a", at, control, (Finding.ANSWERED, record.boot)),
-        ("b", at, control, (Finding.ANSWERED, "of another member")),
-        ("a", at, stranger, (Finding.VOID, "")),
-        ("a", at, envoy, (Finding.VOID, "")),
-        ("a", f"127.0.0.1:{free_port()}", control, (Finding.REFUSED, "")),
+        ("a", at, control, (ProbeOutcome.ANSWERED, record.boot)),
+        ("b", at, control, (ProbeOutcome.ANSWERED, "of another member")),
+        ("a", at, stranger, (ProbeOutcome.VOID, "")),
+        ("a", at, envoy, (ProbeOutcome.VOID, "")),
+        ("a", f"127.0.0.1:{free_port()}", control, (ProbeOutcome.REFUSED, "")),
     ):
         assert await until(partial(found, member, peer, tls), 40, "an answer to the probe") == expected
 

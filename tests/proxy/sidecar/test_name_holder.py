@@ -15,12 +15,12 @@ from tests.proxy.members import probe_of
 from understudy.proxy.member.identity import MemberIdentity
 from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.peers.peer_client import PeerClient
-from understudy.proxy.peers.peer_protocol import PROBE_PATH
 from understudy.proxy.sidecar.listen import CannotStart
 from understudy.proxy.sidecar.name_holder import NameHolder, NameTaken
 from understudy.proxy.sidecar.sidecar import SidecarSettings, running_sidecar
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.settings import EtcdSettings
+from understudy.statesync.heartbeat.probe import PROBE_PATH
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Member, MemberState
 from understudy.statesync.pool.state import At

@@ -50,6 +50,10 @@ async def test_services_end_one_by_one_the_last_first() -> None:
 
 
 async def test_an_error_in_the_block_is_raised_as_it_is() -> None:
-    with pytest.raises(KeyError):
+    async def failing() -> None:
         async with running_services({"a service": asyncio.sleep(60)}):
+            await asyncio.sleep(0)
             raise KeyError("k")
+
+    with pytest.raises(KeyError):
+        await failing()

@@ -1,7 +1,7 @@
 """Ownership: what a member should do next, and that the fence holds whatever members believe.
 
 The state machine runs members with views as old as hypothesis likes against one store with etcd's compare semantics,
-and lets transactions arrive late: the invariants of DESIGN section 6 must hold in every history.
+and lets transactions arrive late: the invariants of docs/ownership.md must hold in every history.
 """
 
 from dataclasses import dataclass, replace

@@ -28,7 +28,7 @@ from understudy.telemetry.tracing import names
 from understudy.xds.envoy.listener import listener_name
 from understudy.xds.envoy.pool_view import Endpoint, PoolView
 from understudy.xds.envoy.resources import build
-from understudy.xds.publishing.listener_groups import Fronts, listen_of
+from understudy.xds.publishing.listener_groups import ListenerGroups, group_of
 from understudy.xds.server.ads import AdsServer
 from understudy.xds.server.cache import ResourceCache
 from understudy.xds.server.types import LISTENER
@@ -74,8 +74,8 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
     """A control server, an Envoy, a member that is dead and its standby, which is well."""
     port = free_port()
     store = SpanStore(tmp_path / "traces.db")
-    cache = ResourceCache(listen_of)
-    cache.on_group = Fronts(cache, "cart").give
+    cache = ResourceCache(group_of)
+    cache.on_group = ListenerGroups(cache, "cart").set_listener
     tally = FrontTally(time.monotonic)
     made = Front(port, store, cache, tally)
 
@@ -201,9 +201,9 @@ async def test_envoy_goes_on_with_a_trace_that_its_caller_samples_and_begins_non
 async def test_a_node_that_names_no_cluster_for_reports_gets_a_listener_without_them():
     cache = ResourceCache()
     await cache.set_all(build(PoolView(PoolSpec(pool="cart"), {}, ())))
-    await Fronts(cache, "cart").give("127.0.0.1:10000")
-    await Fronts(cache, "cart").give("127.0.0.1:10001 understudy-xds")
-    await Fronts(cache, "cart").give("127.0.0.1:10002 understudy-xds traced")
+    await ListenerGroups(cache, "cart").set_listener("127.0.0.1:10000")
+    await ListenerGroups(cache, "cart").set_listener("127.0.0.1:10001 understudy-xds")
+    await ListenerGroups(cache, "cart").set_listener("127.0.0.1:10002 understudy-xds traced")
     plain, reporting, traced = (
         cache.snapshot(group).of(LISTENER).resources[listener_name("cart")].packed for group in cache.groups if group
     )

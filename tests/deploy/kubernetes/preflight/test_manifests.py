@@ -209,7 +209,7 @@ def test_for_people_it_ends_in_a_verdict(tree):
         cli, ["verify", "--preflight", "--no-cluster", "--manifests", str(path)]
     )
 
-    assert shown.output.splitlines()[-1].startswith("ready: 0 in the way")
+    assert shown.output.splitlines()[-1].startswith("ready: 0 failed")
 
 
 def test_the_options_of_a_preflight_want_a_preflight(tmp_path):
