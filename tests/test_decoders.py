@@ -25,14 +25,14 @@ from understudy.statesync.pool.state import PoolState
 from understudy.statesync.sessions.replica import Replica
 from understudy.statesync.sessions.request_log import RequestLog, decode_entries
 from understudy.statesync.sessions.session import Session
-from understudy.statesync.sessions.session_crypto import PLAIN, SealedSessions, SessionKey, Unreadable, outline
+from understudy.statesync.sessions.session_crypto import PLAIN, EncryptionKey, SealedSessions, Unreadable, outline
 from understudy.xds.membership.cluster_state import pool_view
 from understudy.xds.membership.failure_detector import FailureDetector
 from understudy.xds.membership.state_builder import StateBuilder
 from understudy.xds.planning.plan import next_plan
 
 KEYS = PoolKeys("cart")
-SEALED = SealedSessions((SessionKey.of(b"k" * 32),))
+SEALED = SealedSessions((EncryptionKey.of(b"k" * 32),))
 KEY = KEYS.session(3, "key")
 NAN, DEEP = b'{"epoch": NaN}', b"[" * 100_000 + b"]" * 100_000
 POISON = [
