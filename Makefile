@@ -8,7 +8,7 @@ TYPES  := build/types/understudy
 PACKAGES := xds proxy statesync telemetry deploy
 unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes, which would compile all modules anew
 
-.PHONY: help setup demo test lint format unit chaos bench-xds bench-sessions bench-failover bench-telemetry bench-tcp bench-drills images-try etcd-stubs clean
+.PHONY: help setup demo test lint format unit quick chaos bench-xds bench-sessions bench-failover bench-telemetry bench-tcp bench-drills images-try etcd-stubs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -42,6 +42,9 @@ unit: $(STAMP)  ## the tests alone, in parallel
 
 chaos: $(STAMP)  ## random faults against the session protocol: MINUTES=30, SEED=... to repeat
 	$(BIN)/python -m tests.faults.chaos --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS)
+
+quick: $(STAMP)  ## the tests that start no process and search nothing (half a minute)
+	$(BIN)/python -m pytest --quick -n auto --dist worksteal $(PYTEST_ARGS)
 
 bench-xds: $(STAMP)  ## how quick and how large the xDS server is; writes bench/results/xds.json (about 4 min)
 	$(BIN)/python -m bench.xds

@@ -4,12 +4,13 @@ import os
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from hypothesis import settings
 
-from tests.harness import forkserver
+from tests.harness import forkserver, quick
 from tests.harness.etcd import EtcdServer, running_etcd
 from understudy.statesync.etcd.client import EtcdClient
 
@@ -25,14 +26,28 @@ LONG = {
     *("test_gateway.py", "test_sidecars.py", "test_security_encryption.py", "test_security_etcd.py"),
 }
 """Files with tests that take many seconds, most of which they wait; so do those in ``tests/faults``."""
+WORKERS = 4
+"""Workers at the least: a test with real servers waits for more than half of its time."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="only the tests that start no process")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``--quick`` leave out files whose tests can start processes."""
+    if config.getoption("quick") and collection_path.suffix == ".py" and quick.leaves_out_file(collection_path):
+        return True
+    return None
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int | None:
-    """What ``-n auto`` means: a worker per core, and three at the least, since most tests wait for real servers."""
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """What ``-n auto`` means: a worker per core, and some more if most tests wait for real servers."""
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None  # xdist reads it itself
-    return max(3, len(os.sched_getaffinity(0)))
+    cores = len(os.sched_getaffinity(0))
+    return cores if config.getoption("quick") else max(WORKERS, cores)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -40,6 +55,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     xdist hands out equal shares of the order, and who is done takes from the end of another's share.
     """
+    if config.getoption("quick"):
+        items[:] = filter(quick.is_quick, items)
     workers = getattr(config, "workerinput", {}).get("workercount", 0)
     if not workers:
         return
@@ -63,9 +80,11 @@ def _mixed(long: list[pytest.Item], short: list[pytest.Item]) -> list[pytest.Ite
     return [item for _, item in sorted(placed, key=lambda place: place[0])]
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
     """Have the fork server load while there is still something else to do, if a module with tests has use for it."""
-    if any(
+    if session.config.getoption("quick"):
+        quick.forbid_processes()
+    elif any(
         vars(module).get("forked") is forkserver.forked
         for module in list(sys.modules.values())
         if module is not forkserver

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.harness.commands import ROOT
+from tests.harness.places import ROOT
 from understudy.deploy.cli.main import COMMANDS
 from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
 from understudy.statesync.pool.spec import CheckSpec, Mesh, PoolSpec

@@ -18,35 +18,28 @@ import time
 from pathlib import Path
 from typing import Any
 
-_LOADED = """
-    understudy.deploy.cli.main
-    understudy.deploy.cli.commands_read
-    understudy.deploy.cli.commands_run
-    understudy.deploy.cli.commands_admin
-    understudy.deploy.cli.commands_leave
-    understudy.deploy.cli.commands_checks
-    understudy.deploy.inspect.envoys
-    understudy.deploy.inspect.tables
-    understudy.deploy.inspect.views
-    understudy.deploy.inspect.query
-    understudy.deploy.inspect.converged
-    understudy.deploy.inspect.draining
-    understudy.deploy.inspect.sync
-    understudy.proxy.front.envoy
-    understudy.proxy.front.envoy_tls
-    understudy.proxy.sidecar.sidecar
-    understudy.xds.control.server
-    understudy.xds.control.identity
-    understudy.xds.envoy.mesh
-    understudy.xds.envoy.listener
-    understudy.xds.envoy.tcp
-    http.server
-    rich.live
-    rich.table
-"""
-# Loaded and forgotten: what they import stays, and they themselves are run as ``__main__``.
-_MAIN = ("tests.xds.control.control_process", "tests.xds.control.simulated_member")
+_PACKAGES = ("deploy", "proxy", "statesync", "telemetry", "xds")
+_LOADED = (
+    "encodings.idna",
+    "envoy",
+    "grpc.experimental",
+    "http.server",
+    "opentelemetry.exporter.otlp.proto.grpc.trace_exporter",
+    "pydantic.type_adapter",
+    "rich.live",
+)
+# Programs of the tests: what they import stays.
+_PROGRAMS = (
+    "tests.deploy.counting_app",
+    "tests.deploy.slow_app",
+    "tests.faults.lists_app",
+    "tests.proxy.front.front_process",
+    "tests.xds.control.control_process",
+    "tests.xds.control.simulated_member",
+    "tests.xds.envoy.echo_member",
+)
 
+ROOT = Path(__file__).parents[2]
 _PR_SET_PDEATHSIG = 1
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -114,6 +107,8 @@ def become(request: dict[str, Any], files: list[int]) -> None:
     if option == "-m":
         sys.path[:1] = [] if request["safe"] else [request["directory"]]
         sys.argv = [program, *arguments]
+        if not hasattr(sys.modules.get(program), "__path__"):
+            sys.modules.pop(program, None)  # it is run anew, as __main__
         runpy.run_module(program, run_name="__main__", alter_sys=True)
     else:
         sys.path[:1] = [] if request["safe"] else [""]
@@ -131,15 +126,29 @@ def _enter(namespace: str) -> None:
 
 
 def load() -> None:
-    """Import what children need."""
-    for name in _LOADED.split():
+    """Import what children need: all our modules, and the programs of tests."""
+    for package in _PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            name = ".".join(("understudy", *path.relative_to(ROOT).with_suffix("").parts))
+            if path.stem != "__main__":
+                importlib.import_module(name.removesuffix(".__init__"))
+    for name in (*_LOADED, *_PROGRAMS):
         importlib.import_module(name)
-    for name in _MAIN:
-        importlib.import_module(name)
-        del sys.modules[name]
+    _warm_up()
     assert len(list(Path("/proc/self/task").iterdir())) == 1, "threads do not survive a fork"
     gc.collect()
     gc.freeze()
+
+
+def _warm_up() -> None:
+    """Encode resources of each kind: the first message of a type takes many times as long as those after it."""
+    envoy = importlib.import_module("understudy.xds.envoy.resources")
+    spec = importlib.import_module("understudy.statesync.pool.spec").PoolSpec
+    members = {"a": envoy.Endpoint("127.0.0.1", 1), "b": envoy.Endpoint("127.0.0.1", 1, check=("127.0.0.1", 2))}
+    for protocol in ("http1", "tcp"):
+        envoy.build(envoy.PoolView(spec(pool="warm", slots=2, protocol=protocol), members, [("a", "b")] * 2))
+    listeners = importlib.import_module("understudy.xds.envoy.listener")
+    listeners.listener("warm", "127.0.0.1", 1, "telemetry", traced=True)
 
 
 def main() -> None:

@@ -28,10 +28,14 @@ async def until(
     """Call ``condition`` (plain or async) until its answer is true, and return that; fail after ``timeout`` seconds.
 
     An exception of the condition counts as "not yet"; the failure text names the last one and the last answer.
+    The pause between two calls is ``every`` seconds at first. It grows with the time that the wait has lasted, up to
+    0.1 s, and with the time that a call takes: what is waited for has the machine to itself most of the time.
     """
-    deadline = time.monotonic() + timeout
+    begin = time.monotonic()
+    deadline = begin + timeout
     last: object = "nothing"
     while True:
+        called = time.monotonic()
         try:
             answer = condition()
             if inspect.isawaitable(answer):
@@ -41,9 +45,10 @@ async def until(
             last = answer
         except Exception as error:  # noqa: BLE001 - whatever is not there yet
             last = error
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > deadline:
             raise AssertionError(f"{what}: not within {timeout} s; last seen: {last!r}")
-        await asyncio.sleep(every)
+        await asyncio.sleep(max(every, min((now - begin) / 20, 0.1), min(4 * (now - called), 0.5)))
 
 
 async def stays(

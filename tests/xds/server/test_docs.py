@@ -10,8 +10,8 @@ import aiohttp
 import yaml
 
 import understudy.xds.server
-from tests.harness.commands import ROOT
 from tests.harness.envoy import running_envoy
+from tests.harness.places import ROOT
 from tests.harness.waiting import free_port, until
 from tests.xds.server.test_envoy_ads import backend
 from understudy.xds.server import ResourceCache

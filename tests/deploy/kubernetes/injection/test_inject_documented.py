@@ -8,7 +8,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from tests.harness.commands import ROOT
+from tests.harness.places import ROOT
 from understudy.deploy.cli.main import cli
 
 PAGE = (ROOT / "docs/injection.md").read_text()

@@ -6,7 +6,7 @@ import shlex
 import click
 import pytest
 
-from tests.harness.commands import ROOT
+from tests.harness.places import ROOT
 from understudy.deploy.cli.main import COMMANDS, cli
 from understudy.deploy.kubernetes.preflight.lint_flows import APP_PORT, FLOWS
 from understudy.deploy.kubernetes.preflight.manifest_index import workloads
