@@ -1,9 +1,8 @@
 """The trace store: finished spans, log records and request counts in one SQLite file, bounded in count and age.
 
-One thread owns the database; everything passes through it in order, so a reader sees what was added
-before and the event loop never waits for a disk. Adding never raises: what cannot be written (disk full,
-file locked, too much at once) is counted in :attr:`SpanStore.dropped`. A span is stored once, whoever
-sends it how often.
+One thread owns the database and handles everything in order, so a reader sees what was added before, and the event loop
+never waits for a disk. Adding never raises: what cannot be written (disk full, file locked, too much at once) is
+counted in :attr:`SpanStore.dropped`. A span is stored once, even if it is sent several times.
 """
 
 import asyncio
@@ -61,7 +60,7 @@ class SpanStore:
 
         Raises:
             StoreTooNewError: a newer version wrote the file.
-            StoreError: it cannot be opened or is no such store.
+            StoreError: it cannot be opened, or is not such a store.
         """
         self.path = str(path)
         self._retention = retention or Retention()
