@@ -29,7 +29,8 @@ from tests.harness.waiting import until
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.drill.fault_injectors import LocalInjector
 from understudy.deploy.inspect.converged import not_converged
-from understudy.deploy.inspect.query import read_pool, read_trace
+from understudy.deploy.inspect.query import read_pool
+from understudy.deploy.inspect.traces import read_trace
 from understudy.deploy.load.history_checker import percentile
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.statesync.etcd.client import EtcdClient

@@ -31,7 +31,8 @@ from tests.harness.envoy import Envoy, running_envoy
 from tests.harness.waiting import free_port, until
 from understudy.proxy.front.bootstrap import bootstrap
 from understudy.statesync.pool.spec import PoolSpec
-from understudy.xds.envoy.resources import CLUSTER, ENDPOINTS, Endpoint, PoolView, build
+from understudy.xds.envoy.pool_view import Endpoint, PoolView
+from understudy.xds.envoy.resources import CLUSTER, ENDPOINTS, build
 from understudy.xds.envoy.tcp import tcp_listener, tcp_settings
 from understudy.xds.publishing.listener_groups import ListenerGroups, group_of
 from understudy.xds.server.ads import AdsServer

@@ -35,7 +35,7 @@ from understudy.statesync.http.http_port import serve
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.tls.identity import Trust
 from understudy.telemetry.receiver.otlp_http import OPENED, otlp_application
-from understudy.telemetry.receiver.otlp_service import Intake
+from understudy.telemetry.receiver.otlp_service import OtlpService
 from understudy.telemetry.store.store import SpanStore
 from understudy.xds.control.admin import Admin
 
@@ -81,7 +81,7 @@ def admin(_: Path) -> web.Application:
 
 
 def otlp(_: Path) -> web.Application:
-    return otlp_application(Intake(SpanStore(":memory:"), asyncio.get_running_loop().time))
+    return otlp_application(OtlpService(SpanStore(":memory:"), asyncio.get_running_loop().time))
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,6 @@ MAY_IMPORT = {
     "deploy": {"xds", "proxy", "statesync", "telemetry"},
 }
 OUTSIDE = {"tests", "bench"}
-CIRCULAR = {
-    "statesync/etcd/client.py": {"statesync.pool"},
-    "statesync/etcd/informer.py": {"statesync.pool"},
-    "statesync/etcd/model.py": {"statesync.pool"},
-    "statesync/etcd/settings.py": {"statesync.pool"},
-    "statesync/etcd/watch.py": {"statesync.pool"},
-}
-"""Files that close a circle between sub-packages today, with the sub-package that they should not import."""
 
 
 def names_imported_by(source: str) -> set[str]:
@@ -96,13 +88,8 @@ def test_an_import_inside_a_function_counts() -> None:
 
 def test_subpackages_import_each_other_in_no_circle() -> None:
     between = imports_between_subpackages()
-    edges = {(importer, imported) for file, importer, imported in between if imported not in CIRCULAR.get(file, ())}
+    edges = {(importer, imported) for _, importer, imported in between}
     assert circle_in(edges) == []
-
-
-def test_every_exception_is_still_needed() -> None:
-    found = {(file, imported) for file, _, imported in imports_between_subpackages()}
-    assert {(file, imported) for file, all_of_it in CIRCULAR.items() for imported in all_of_it} <= found
 
 
 def test_circles_are_found() -> None:

@@ -10,7 +10,8 @@ import yaml
 from tests.harness.places import ROOT
 from understudy.deploy.cli.main import COMMANDS
 from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
-from understudy.statesync.pool.spec import CheckSpec, Mesh, PoolSpec, parse_spec
+from understudy.statesync.pool.spec import CheckSpec, Mesh, PoolSpec
+from understudy.statesync.pool.spec_reader import parse_spec
 from understudy.statesync.pool.spec_tcp import Tcp
 
 PAGE = (ROOT / "docs/reference.md").read_text()

@@ -1,7 +1,6 @@
 """The commands ``drain`` and ``undrain``: take a member out of service, and bring it back."""
 
 import asyncio
-import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -19,12 +18,12 @@ from understudy.deploy.common.options import (
     shown_option,
 )
 from understudy.deploy.common.printable import say
+from understudy.telemetry.timing.duration import parse_duration
 
 if TYPE_CHECKING:
     from understudy.statesync.etcd.client import EtcdClient
     from understudy.statesync.pool.state import PoolState
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 POLL_INTERVAL = 0.2
 OBSTACLE_SHOWN_AFTER = 1.0
 """Seconds that an obstacle must last before it is shown. Short ones are normal while slots move."""
@@ -34,10 +33,10 @@ def duration(_: click.Context, parameter: click.Parameter, value: str | None) ->
     """Option callback: ``90s``, ``10m``, ``2h`` or ``1d`` as seconds."""
     if value is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", value)
-    if found is None or not float(found[1]):
+    seconds = parse_duration(value, ("s", "m", "h", "d"))
+    if not seconds:
         raise click.BadParameter(f"{value!r} is not a duration; examples: 90s, 10m, 2h, 1d", param=parameter)
-    return float(found[1]) * _UNITS[found[2]]
+    return seconds
 
 
 for_option = click.option(

@@ -38,7 +38,7 @@ def apply(spec_file: Path, dry_run: bool, etcd: EtcdOptions, output: str) -> Non
     would be refused.
     """
     from understudy.deploy.common.layout import read_layout, state_directory
-    from understudy.statesync.pool.spec import load_spec
+    from understudy.statesync.pool.spec_reader import load_spec
 
     spec = load_spec(spec_file)
     settings = etcd.settings(read_layout(state_directory(os.environ)))

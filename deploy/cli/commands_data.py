@@ -30,7 +30,7 @@ from understudy.deploy.common.options import (
 if TYPE_CHECKING:
     from understudy.deploy.data.backup_file import Header
     from understudy.deploy.data.verify import VerifyReport
-    from understudy.statesync.sessions.session_crypto import SessionCodec
+    from understudy.statesync.sessions.session_crypto import SessionCrypto
 
 
 @contextlib.contextmanager
@@ -115,10 +115,10 @@ def verify(
         return
     if manifests or context or not cluster:
         raise DeployError("--manifests, --context and --no-cluster need --preflight")
-    from understudy.statesync.sessions.session_crypto import BadKeyFile, load_codec
+    from understudy.statesync.sessions.session_crypto import BadKeyFile, load_session_crypto
 
     try:
-        codec = load_codec(session_keys)
+        codec = load_session_crypto(session_keys)
     except BadKeyFile as error:
         raise DeployError(str(error)) from None
     report = asyncio.run(_verify(locate_pool(etcd, pool), sorted(set(slot)), tls, codec, repair=repair))
@@ -140,7 +140,7 @@ def _preflight(
 
 
 async def _verify(
-    place: PoolLocation, slots: list[int], tls: TlsOptions | None, codec: "SessionCodec", *, repair: bool
+    place: PoolLocation, slots: list[int], tls: TlsOptions | None, codec: "SessionCrypto", *, repair: bool
 ) -> "VerifyReport":
     from understudy.deploy.data.verify import Verifier, addresses_of
     from understudy.deploy.inspect.member_views import slots_of

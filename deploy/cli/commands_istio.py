@@ -103,7 +103,7 @@ def istio(
     )
     from understudy.deploy.kubernetes.istio.tree import PREPARE, ROUTE, files
     from understudy.deploy.kubernetes.render.kustomize import write
-    from understudy.statesync.pool.spec import load_spec
+    from understudy.statesync.pool.spec_reader import load_spec
 
     gateway = mode == "gateway"
     plan = Plan(

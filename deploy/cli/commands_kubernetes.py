@@ -89,7 +89,7 @@ def kubernetes(
     """
     from understudy.deploy.kubernetes.render.kustomize import files, write
     from understudy.deploy.kubernetes.render.plan import Plan, choose_images, parse_certificates, parse_etcd
-    from understudy.statesync.pool.spec import load_spec
+    from understudy.statesync.pool.spec_reader import load_spec
     from understudy.telemetry.tracing.setup import service_version
 
     plan = Plan(

@@ -114,7 +114,8 @@ def up(
     """
     from understudy.deploy.local.local_pool import LocalSettings
     from understudy.deploy.local.up import run_up
-    from understudy.statesync.pool.spec import PoolSpec, load_spec, parse_spec
+    from understudy.statesync.pool.spec import PoolSpec
+    from understudy.statesync.pool.spec_reader import load_spec, parse_spec
 
     wanted: PoolSpec = load_spec(spec) if spec else parse_spec(f"pool: {pool}", where="--pool")
     settings = LocalSettings(

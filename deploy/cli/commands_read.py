@@ -80,7 +80,8 @@ def table(every: bool, slot: tuple[int, ...], pool: str | None, etcd: EtcdOption
 @list_output_option
 def sessions(slot: int | None, limit: int, pool: str | None, etcd: EtcdOptions, output: str) -> None:
     """List sessions with slot, size and expiry, ordered by slot."""
-    from understudy.deploy.inspect.query import connect, read_pool, read_sessions, require_pool
+    from understudy.deploy.inspect.query import connect, read_pool, require_pool
+    from understudy.deploy.inspect.sessions import read_sessions
     from understudy.deploy.inspect.tables import sessions_table
     from understudy.deploy.inspect.views import sessions_view
 
@@ -115,7 +116,8 @@ def explain(key: str, body: bool, pool: str | None, etcd: EtcdOptions, output: s
     is also the name of an option, write "--" before it.
     """
     from understudy.deploy.inspect.member_views import slots_of
-    from understudy.deploy.inspect.query import connect, read_pool, read_session, require_pool
+    from understudy.deploy.inspect.query import connect, read_pool, require_pool
+    from understudy.deploy.inspect.sessions import read_session
     from understudy.deploy.inspect.tables import explain_table
     from understudy.deploy.inspect.views import explain_view
     from understudy.statesync.pool.slots import slot_of
@@ -156,8 +158,8 @@ def failovers(limit: int, pool: str | None, etcd: EtcdOptions, output: str) -> N
     The order is that of etcd's revisions and does not depend on the members' clocks. The durations come from the
     traces on the control servers.
     """
-    from understudy.deploy.inspect.query import read_durations
     from understudy.deploy.inspect.tables import failovers_table
+    from understudy.deploy.inspect.traces import read_durations
     from understudy.xds.control.admin import MOST_LISTED
 
     place = locate_pool(etcd, pool)
@@ -201,8 +203,7 @@ def trace(trace_id: str, every: bool, pool: str | None, etcd: EtcdOptions, outpu
 
     ID is a trace id from 'understudy failovers', or the first digits of one. Default: the latest.
     """
-    from understudy.deploy.inspect.query import read_trace
-    from understudy.deploy.inspect.views import condense
+    from understudy.deploy.inspect.traces import condense, read_trace
     from understudy.telemetry.otlp.spans import StoredSpan
     from understudy.telemetry.slo.waterfall import as_json, waterfall
 

@@ -36,7 +36,8 @@ def own_checks(_: click.Context, parameter: click.Parameter, value: str) -> "tup
     """Option callback: health checks in YAML or JSON."""
     if not value:
         return ()
-    from understudy.statesync.pool.spec import SpecError, parse_checks
+    from understudy.statesync.pool.spec import SpecError
+    from understudy.statesync.pool.spec_reader import parse_checks
 
     try:
         return parse_checks(value, where=parameter.opts[0])
@@ -89,27 +90,23 @@ def control(
 
     Several control servers may run for one pool. One of them is the leader; all of them serve Envoys.
     """
-    from understudy.xds.control.identity import ServerTls
     from understudy.xds.control.server import ControlSettings, run_control
 
     require_name("--pool", pool)
     require_name("--name", name)
     start_logging(log_level)
-    reach = etcd.settings(None)
     settings = ControlSettings(
         pool=pool,
         name=name,
-        etcd=reach.endpoints,
+        etcd=etcd.settings(None),
         grpc=grpc,
         http=http,
         advertise_grpc=advertise_grpc,
         advertise_http=advertise_http,
         otlp_http=otlp_http,
         traces=traces,
-        tls=reach.tls,
-        username=reach.username,
-        password=reach.password,
-        serve_tls=ServerTls(tls.cert, tls.key, tls.ca, tls.domain) if tls else None,
+        tls=tls,
+        trust_domain=tls.domain if tls else DOMAIN,
         insecure=insecure,
         open_http=open_http,
     )
@@ -243,7 +240,6 @@ def sidecar(
     """
     from understudy.proxy.sidecar.settings import SidecarSettings
     from understudy.proxy.sidecar.sidecar import run_sidecar
-    from understudy.statesync.etcd.client import TlsFiles
 
     for option, name in (("--member", member), ("--pool", pool), ("--site", site)):
         if name:
@@ -268,7 +264,7 @@ def sidecar(
         priority=priority,
         drain_seconds=drain_seconds,
         etcd=etcd.settings(None),
-        tls=TlsFiles(tls.ca, tls.cert, tls.key) if tls else None,
+        tls=tls,
         trust_domain=tls.domain if tls else DOMAIN,
         session_token_file=session_token_file,
         socket_mode=session_socket_mode,
@@ -334,7 +330,6 @@ def envoy(
     If Envoy ends unexpectedly, this command starts it again.
     """
     from understudy.proxy.front.envoy import EnvoySettings, run_envoy
-    from understudy.proxy.front.envoy_tls import EnvoyTls
 
     require_name("--pool", pool)
     start_logging(log_level)
@@ -349,6 +344,6 @@ def envoy(
         concurrency=concurrency,
         drain=drain,
         directory=directory,
-        tls=EnvoyTls(tls.cert, tls.key, tls.ca) if tls else None,
+        tls=tls,
     )
     raise SystemExit(asyncio.run(run_envoy(settings)))

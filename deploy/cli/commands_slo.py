@@ -20,25 +20,24 @@ from understudy.deploy.common.options import (
     shown_option,
 )
 from understudy.deploy.common.printable import say
+from understudy.telemetry.timing.duration import parse_duration
 
 if TYPE_CHECKING:
     from understudy.deploy.inspect.review_inputs import Evidence
     from understudy.statesync.pool.spec import PoolSpec
 
-_UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _LONGEST = 366 * 86_400
 MISSED_EXIT_CODE, NO_EVIDENCE_EXIT_CODE = 1, 3
 
 
 def _window(_: click.Context, parameter: click.Parameter, value: str) -> int:
     """Option callback: a time like ``30d``, in seconds."""
-    number, unit = value[:-1], _UNITS.get(value[-1:], 0)
-    seconds = int(number) * unit if number.isascii() and number.isdigit() and len(number) < 9 else 0
-    if not 0 < seconds <= _LONGEST:
+    seconds = parse_duration(value, ("m", "h", "d", "w")) or 0.0
+    if not 1 <= seconds <= _LONGEST:
         raise click.BadParameter(
             f"{value!r} is not a duration of at most a year; examples: 90m, 24h, 30d, 4w", param=parameter
         )
-    return seconds
+    return int(seconds)
 
 
 @click.command(
@@ -121,7 +120,7 @@ def _gather(
 ) -> "tuple[PoolSpec, Evidence]":
     """The pool's spec, and what is known of the window."""
     from understudy.deploy.inspect.review_inputs import evidence_from
-    from understudy.statesync.pool.spec import load_spec
+    from understudy.statesync.pool.spec_reader import load_spec
 
     spec = None
     if spec_file is not None:

@@ -117,12 +117,13 @@ def _node_names(view: dict[str, Any]) -> list[str]:
 
 async def _status(place: PoolLocation, control_http: tuple[str, ...], tls: TlsOptions | None) -> dict[str, Any]:
     from understudy.deploy.common.layout import read_processes
+    from understudy.deploy.inspect.controls import ask_controls
     from understudy.deploy.inspect.draining import blocked_drains
     from understudy.deploy.inspect.envoys import read_envoys
     from understudy.deploy.inspect.fronts import front_warnings, read_fronts
-    from understudy.deploy.inspect.last_known import heard_by
+    from understudy.deploy.inspect.member_views import heard_by
     from understudy.deploy.inspect.missing_members import missing_warnings
-    from understudy.deploy.inspect.query import ask_controls, connect, read_pool, require_pool
+    from understudy.deploy.inspect.query import connect, read_pool, require_pool
     from understudy.deploy.inspect.views import status_view
     from understudy.statesync.etcd.client import Unavailable
 
@@ -159,10 +160,11 @@ async def _last_known(
 ) -> dict[str, Any]:
     """The pool from control servers and members. Raises :class:`DeployError` if none of them answers."""
     from understudy.deploy.common.layout import read_processes
+    from understudy.deploy.inspect.controls import ask_controls
     from understudy.deploy.inspect.envoys import read_envoys
     from understudy.deploy.inspect.fronts import read_fronts
-    from understudy.deploy.inspect.last_known import ask_members, heard_by, of_members_alone, read_last_known
-    from understudy.deploy.inspect.query import ask_controls
+    from understudy.deploy.inspect.last_known import ask_members, of_members_alone, read_last_known
+    from understudy.deploy.inspect.member_views import heard_by
     from understudy.deploy.inspect.views import status_view
 
     layout = place.layout

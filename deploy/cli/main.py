@@ -7,7 +7,6 @@ what failed, where, and what to do. Exit codes: 0 success, 1 negative answer, 2 
 import asyncio
 import difflib
 import importlib
-import importlib.metadata
 import os
 import sys
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any
 
 import click
 
+from understudy import __version__
 from understudy.deploy.common.errors import DeployError, NoPoolError
 from understudy.deploy.common.options import examples, shown_option
 from understudy.deploy.common.printable import one_line
@@ -161,13 +161,6 @@ def _user_message(error: Exception) -> str | None:
     return None
 
 
-def _version() -> str:
-    try:
-        return importlib.metadata.version("understudy")
-    except importlib.metadata.PackageNotFoundError:
-        return "(not installed, run from source)"
-
-
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -185,7 +178,7 @@ def _version() -> str:
     envvar="UNDERSTUDY_LOG_LEVEL",
     help="Log level of the long-running commands; they log to stderr.",
 )
-@click.version_option(_version(), message="understudy %(version)s")
+@click.version_option(__version__, message="understudy %(version)s")
 @click.pass_context
 def cli(ctx: click.Context, log_level: str) -> None:
     """Run stateful services behind Envoy that lose no session when a member dies."""

@@ -11,21 +11,19 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.layout import Layout, read_layout, state_directory
 from understudy.deploy.common.printable import LogFormatter, printable_view, say
+from understudy.statesync.etcd.settings import DEFAULT_ENDPOINT, EtcdSettings
 from understudy.statesync.pool.addresses import split_address
 from understudy.statesync.pool.app_health import AppHealth
 from understudy.statesync.tls.identity import DOMAIN
+from understudy.statesync.tls.pem_files import PemFiles
 
-if TYPE_CHECKING:  # it imports gRPC, which would slow down --help
-    from understudy.statesync.etcd.settings import EtcdSettings
-
-DEFAULT_ETCD = "127.0.0.1:2379"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -114,17 +112,14 @@ class EtcdOptions:
     key: Path | None
     user: str | None
 
-    def settings(self, layout: Layout | None) -> "EtcdSettings":
+    def settings(self, layout: Layout | None) -> EtcdSettings:
         """The addresses and credentials of etcd; ``layout`` is that of the local pool, if there is one."""
-        from understudy.statesync.etcd.client import TlsFiles
-        from understudy.statesync.etcd.settings import EtcdSettings
-
         if (self.cert or self.key) and not self.ca:
             raise DeployError("--etcd-cert and --etcd-key also need --etcd-ca")
         given = tuple(part.strip() for part in (self.endpoints or "").split(",") if part.strip())
         return EtcdSettings(
-            given or (layout.etcd if layout else (DEFAULT_ETCD,)),
-            tls=TlsFiles(self.ca, self.cert, self.key) if self.ca else None,
+            given or (layout.etcd if layout else (DEFAULT_ENDPOINT,)),
+            tls=PemFiles(self.cert, self.key, self.ca) if self.ca else None,
             username=self.user,
             password=os.environ.get("UNDERSTUDY_ETCD_PASSWORD"),
         )
@@ -184,15 +179,12 @@ _ETCD_OPTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class TlsOptions:
-    """The certificate of this process for mTLS over gRPC and the peer API: three PEM files.
+class TlsOptions(PemFiles):
+    """The certificate of this process for mTLS over gRPC and the peer API.
 
     ``domain`` is the trust domain of the SPIFFE ids in the peers' certificates.
     """
 
-    cert: Path
-    key: Path
-    ca: Path
     domain: str
 
 
@@ -355,7 +347,7 @@ def _output(command: F, text: str, *formats: str) -> F:
 class PoolLocation:
     """The pool that a command reads, and the etcd that has it."""
 
-    etcd: "EtcdSettings"
+    etcd: EtcdSettings
     pool: str
     directory: Path
     layout: Layout | None

@@ -6,27 +6,11 @@ machine, or ``$(VARIABLE)``, which Kubernetes expands. Options without a value a
 
 from dataclasses import dataclass
 
+from understudy.statesync.etcd.settings import EtcdSettings
+from understudy.statesync.tls.pem_files import PemFiles
+
 SESSION_API_VARIABLE = "UNDERSTUDY_URL"
 MEMBER_VARIABLE = "UNDERSTUDY_MEMBER"
-
-
-@dataclass(frozen=True, slots=True)
-class SidecarTls:
-    """Paths of the three PEM files of a member; see docs/security.md."""
-
-    cert: str
-    key: str
-    ca: str
-
-
-@dataclass(frozen=True, slots=True)
-class EtcdAccess:
-    """Addresses of etcd, and paths of PEM files for TLS: ``ca``, and ``cert`` with ``key`` for a client certificate."""
-
-    endpoints: tuple[str, ...]
-    ca: str = ""
-    cert: str = ""
-    key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +23,7 @@ class SidecarOptions:
 
     member: str
     pool: str
-    etcd: EtcdAccess
+    etcd: EtcdSettings
     app: str
     app_health: str
     session_api: str
@@ -54,20 +38,20 @@ class SidecarOptions:
     checks: str = ""
     session_keys: str = ""
     log_level: str = ""
-    tls: SidecarTls | None = None
+    tls: PemFiles | None = None
     insecure: bool = False
 
 
 def sidecar_arguments(place: SidecarOptions) -> tuple[str, ...]:
     """The arguments after ``understudy``."""
-    tls = place.tls or SidecarTls("", "", "")
+    etcd_tls, tls = _paths(place.etcd.tls), _paths(place.tls)
     options = {
         "--member": place.member,
         "--pool": place.pool,
         "--etcd": ",".join(place.etcd.endpoints),
-        "--etcd-ca": place.etcd.ca,
-        "--etcd-cert": place.etcd.cert,
-        "--etcd-key": place.etcd.key,
+        "--etcd-ca": etcd_tls["ca"],
+        "--etcd-cert": etcd_tls["cert"],
+        "--etcd-key": etcd_tls["key"],
         "--session-api": place.session_api,
         "--peer": place.peer,
         "--health": place.health,
@@ -81,13 +65,18 @@ def sidecar_arguments(place: SidecarOptions) -> tuple[str, ...]:
         "--drain-seconds": place.drain_seconds,
         "--checks": place.checks,
         "--session-keys": place.session_keys,
-        "--tls-cert": tls.cert,
-        "--tls-key": tls.key,
-        "--tls-ca": tls.ca,
+        "--tls-cert": tls["cert"],
+        "--tls-key": tls["key"],
+        "--tls-ca": tls["ca"],
     }
     given = tuple(part for option, value in options.items() if value for part in (option, value))
     level = ("--log-level", place.log_level) if place.log_level else ()
     return (*level, "sidecar", *given, *(("--insecure",) if place.insecure else ()))
+
+
+def _paths(files: PemFiles | None) -> dict[str, str]:
+    """The path of each part, '' for one that is not given."""
+    return {part: str(getattr(files, part, None) or "") for part in ("cert", "key", "ca")}
 
 
 def application_environment(*, session_api: str, member: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from understudy.statesync.parsing.stored import read_object
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Table
 from understudy.statesync.pool.spec import PoolSpec, refuse_contradiction
+from understudy.statesync.pool.spec_reader import decode_spec
 
 Applied = Literal["created", "changed", "unchanged"]
 _ATTEMPTS = 5
@@ -74,7 +75,7 @@ async def _running_spec(client: EtcdClient, found: Kv | None, spec: PoolSpec) ->
     if _is_garbage(found, spec.pool):
         await _refuse_other_slots(client, spec)
         return None
-    running = PoolSpec.decode(found.value)
+    running = decode_spec(found.value)
     refuse_contradiction(running, spec)
     return running
 

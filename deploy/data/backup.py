@@ -41,8 +41,9 @@ from understudy.statesync.etcd.client import (
     Put,
     TxnResult,
 )
-from understudy.statesync.etcd.txn_retry import definite_txn
-from understudy.statesync.pool.keys import KeyRange, PoolKeys, prefix_range, slot_in
+from understudy.statesync.etcd.key_range import KeyRange, prefix_range
+from understudy.statesync.etcd.txn_retry import retry_txn
+from understudy.statesync.pool.keys import PoolKeys, slot_in
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec, refuse_contradiction
@@ -293,7 +294,7 @@ class Restore:
         """Commit if all compares hold. Otherwise raise :class:`RestoreStoppedError` with ``otherwise``."""
         wanted = {step.key: step.value if isinstance(step, Put) else None for step in success if _of_one_key(step)}
         looks = [Get(key) for key in wanted]
-        result, resent = await definite_txn(self._client, compares, success, looks, patience=OUTCOME_TIMEOUT)
+        result, resent = await retry_txn(self._client, compares, success, looks, patience=OUTCOME_TIMEOUT)
         if result.succeeded:
             return result
         found = [answer[0] if answer else None for answer in result.answers]

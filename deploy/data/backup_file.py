@@ -25,6 +25,7 @@ from typing import IO, Any
 from understudy.deploy.common.errors import DeployError
 from understudy.statesync.parsing.stored import brief, made_of, read_object, typed
 from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_reader import decode_spec
 
 FORMAT = 1
 _LINE_MOST = 4_000_000
@@ -198,7 +199,7 @@ class _Reader:
         try:
             match line:
                 case {"spec": str(value)}:
-                    self._spec = PoolSpec.decode(base64.b64decode(value, validate=True))
+                    self._spec = decode_spec(base64.b64decode(value, validate=True))
                 case {"secret": str(value)}:
                     self._secret = base64.b64decode(value, validate=True)
                 case {"encryption": str(value)}:

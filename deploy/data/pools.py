@@ -7,10 +7,12 @@ from typing import Any
 from understudy.deploy.common.errors import DeployError, NoPoolError
 from understudy.deploy.inspect.query import connect
 from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 from understudy.statesync.etcd.settings import EtcdSettings
-from understudy.statesync.pool.keys import KeyRange, PoolKeys, prefix_range
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.pools import did_you_mean, pool_names
-from understudy.statesync.pool.spec import PoolSpec, SpecError
+from understudy.statesync.pool.spec import SpecError
+from understudy.statesync.pool.spec_reader import decode_known_spec
 
 BATCH = 500
 """Number of keys to delete in one request: small enough for etcd and for its watchers."""
@@ -66,7 +68,7 @@ async def read_content(client: EtcdClient, pool: str) -> PoolContent:
 
 def _slots(spec: bytes) -> int | None:
     try:
-        return PoolSpec.decode_known(spec)[0].slots
+        return decode_known_spec(spec)[0].slots
     except SpecError:
         return None
 

@@ -20,7 +20,7 @@ from understudy.proxy.peers.sync_api import DIGEST_PATH
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.state import PoolState
 from understudy.statesync.sessions.digests import Difference, Entry, Findings, SlotDigest, compare, digest_of, read_slot
-from understudy.statesync.sessions.session_crypto import SessionCodec
+from understudy.statesync.sessions.session_crypto import SessionCrypto
 
 SLOTS_AT_ONCE = 32
 READS_AT_ONCE = 4
@@ -104,7 +104,7 @@ class Verifier:
         state: PoolState,
         members: PeerApiClient,
         *,
-        codec: SessionCodec,
+        codec: SessionCrypto,
         progress: Callable[[int], None],
     ) -> None:
         self._client = client

@@ -18,7 +18,8 @@ from understudy.deploy.common.errors import DeployError
 from understudy.deploy.demo.report import DemoOutcome, Rejoin, print_outcome, write_report
 from understudy.deploy.demo.view import Progress
 from understudy.deploy.inspect.converged import actives, not_converged
-from understudy.deploy.inspect.query import read_pool, read_trace
+from understudy.deploy.inspect.query import read_pool
+from understudy.deploy.inspect.traces import read_trace
 from understudy.deploy.load.history_checker import MemberKill, check_history
 from understudy.deploy.load.http_load import Load
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings

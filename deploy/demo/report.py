@@ -15,7 +15,7 @@ from rich.text import Text
 
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.layout import write_atomically
-from understudy.deploy.inspect.views import condense
+from understudy.deploy.inspect.traces import condense
 from understudy.deploy.load.history_checker import HistoryReport
 from understudy.telemetry.otlp.spans import StoredSpan
 from understudy.telemetry.slo.waterfall import phases, total_ms, waterfall

@@ -26,7 +26,8 @@ from understudy.deploy.drill.conditions import (
 from understudy.deploy.drill.fault_injectors import CommandInjector, FaultInjector, LocalInjector
 from understudy.deploy.drill.measure import ClientMeasure, EnvoyMeasure, InjectedFault, LoadMeasure, clients_of
 from understudy.deploy.drill.record import DrillRecorder
-from understudy.deploy.inspect.query import AdminError, ask_control, read_pool, require_pool
+from understudy.deploy.inspect.controls import AdminError, ask_control
+from understudy.deploy.inspect.query import read_pool, require_pool
 from understudy.deploy.inspect.sync import newest_revision, read_sync
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
 from understudy.statesync.pool.records import Intent

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.drill.conditions import ClientView, DrillKind
-from understudy.deploy.inspect.query import AdminError, ask_control
+from understudy.deploy.inspect.controls import AdminError, ask_control
 from understudy.deploy.load.history_checker import HistoryReport, MemberKill, Op, check_history, percentile
 from understudy.deploy.load.http_load import Load
 from understudy.deploy.load.tcp_load import NotebookLoad

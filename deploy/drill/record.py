@@ -11,8 +11,8 @@ from dataclasses import replace
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.options import TlsOptions
 from understudy.deploy.drill.conditions import ClientView, DrillKind
-from understudy.deploy.inspect.query import read_trace
-from understudy.statesync.etcd.client import EtcdClient, ModRevision, Put, TlsFiles
+from understudy.deploy.inspect.traces import read_trace
+from understudy.statesync.etcd.client import EtcdClient, ModRevision, Put
 from understudy.statesync.pool.records import Failover
 from understudy.statesync.pool.state import PoolState
 from understudy.telemetry.otlp.spans import StoredSpan
@@ -71,8 +71,7 @@ class DrillRecorder:
         first, attributes = caused[0], self._attributes(seen, missed)
         begin = round(at * 1e9)
         end = begin + round((seen.worst_ms or 0.0) * 1e6)
-        files = TlsFiles(self._tls.ca, self._tls.cert, self._tls.key) if self._tls else None
-        credentials = files.credentials if files else None
+        credentials = self._tls.channel_credentials if self._tls else None
         telemetry = start_telemetry(names.SERVICE_CLIENT, "drill", credentials=credentials)
         try:
             telemetry.set_endpoints(at.record.grpc for at in self._state.controls.values())

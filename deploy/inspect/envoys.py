@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from understudy.deploy.common.console_style import coloured, plain_table
-from understudy.deploy.inspect.query import ask_controls
+from understudy.deploy.inspect.controls import ask_controls
 
 View = dict[str, Any]
 _WORST_FIRST = ("ERROR", "STALE", "NOT SENT", "SYNCED")

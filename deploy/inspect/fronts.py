@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from understudy.deploy.common.console_style import plain_table
-from understudy.deploy.inspect.query import ask_controls
+from understudy.deploy.inspect.controls import ask_controls
 
 View = dict[str, Any]
 

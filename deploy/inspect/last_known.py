@@ -6,18 +6,18 @@ servers have the records that they read last, and members report their own state
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from understudy.deploy.common.layout import MemberAddresses
 from understudy.deploy.common.options import TlsOptions
+from understudy.deploy.inspect.controls import ask_controls
 from understudy.deploy.inspect.member_views import MemberReport
 from understudy.deploy.inspect.members import MemberError, PeerApiClient, peer_apis
-from understudy.deploy.inspect.query import ask_controls
 from understudy.proxy.peers.sync_api import STATUS_PATH
 from understudy.statesync.etcd.client import Event, Kv
-from understudy.statesync.etcd.informer import MirrorBatch
+from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.parsing.stored import typed
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Member, MemberState, Owner
@@ -35,35 +35,6 @@ class LastKnown:
     state: PoolState
     revision: int
     age: float | None
-
-
-def heard_by(statuses: Iterable[Any]) -> dict[tuple[str, str], MemberReport]:
-    """The reports of control servers about each (member, boot), from their answers of ``/v1/status``.
-
-    The newest report wins. LOST counts only if all control servers report it.
-    """
-    found: dict[tuple[str, str], MemberReport] = {}
-    for status in statuses:
-        for row in status.get("heartbeats", ()) if isinstance(status, dict) else ():
-            one = _heard_in(row, status)
-            if one is not None:
-                known = found.get((one.member, one.boot))
-                found[one.member, one.boot] = one if known is None else min(known, one, key=_lost_and_age)
-    return found
-
-
-def _lost_and_age(one: MemberReport) -> tuple[bool, float]:
-    return one.state is MemberState.LOST, one.age
-
-
-def _heard_in(row: Any, answer: Mapping[str, Any]) -> MemberReport | None:  # noqa: ANN401 - JSON
-    match row:
-        case {"member": str(member), "boot": str(boot), "state": str(state), "reason": str(reason)}:
-            with contextlib.suppress(ValueError):
-                ago = row.get("heard_seconds_ago")
-                age = float(ago) if isinstance(ago, int | float) else 0.0
-                return MemberReport(member, boot, MemberState(state), reason, str(answer.get("control", "")), age)
-    return None
 
 
 async def read_last_known(addresses: Sequence[str], pool: str) -> tuple[LastKnown | None, list[str]]:
@@ -92,7 +63,7 @@ def _last_known_of(answer: Any, pool: str) -> LastKnown:  # noqa: ANN401 - JSON
         match row:
             case [str(key), int(at), str(value)]:
                 events.append(Event("put", Kv(key, value.encode(), at, at, 0)))
-    state.apply(MirrorBatch(revision, tuple(events), reset=True))
+    state.apply(InformerBatch(revision, tuple(events), reset=True))
     faults = answer.get("faults")
     state.faults |= {str(key): str(why) for key, why in faults.items()} if isinstance(faults, dict) else {}
     return LastKnown(

@@ -3,8 +3,9 @@
 Owner records decide which member is active. A report about a member that does not come from etcd wins over its record.
 """
 
+import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,3 +129,32 @@ def _roles(state: PoolState) -> Mapping[str, Counter[str]]:
                 continue  # wanted as active, but not yet
             roles[member][("active", "standby", "backup")[min(position, 2)]] += 1
     return roles
+
+
+def heard_by(statuses: Iterable[Any]) -> dict[tuple[str, str], MemberReport]:
+    """The reports of control servers about each (member, boot), from their answers of ``/v1/status``.
+
+    The newest report wins. LOST counts only if all control servers report it.
+    """
+    found: dict[tuple[str, str], MemberReport] = {}
+    for status in statuses:
+        for row in status.get("heartbeats", ()) if isinstance(status, dict) else ():
+            one = _heard_in(row, status)
+            if one is not None:
+                known = found.get((one.member, one.boot))
+                found[one.member, one.boot] = one if known is None else min(known, one, key=_lost_and_age)
+    return found
+
+
+def _lost_and_age(one: MemberReport) -> tuple[bool, float]:
+    return one.state is MemberState.LOST, one.age
+
+
+def _heard_in(row: Any, answer: Mapping[str, Any]) -> MemberReport | None:  # noqa: ANN401 - JSON
+    match row:
+        case {"member": str(member), "boot": str(boot), "state": str(state), "reason": str(reason)}:
+            with contextlib.suppress(ValueError):
+                ago = row.get("heard_seconds_ago")
+                age = float(ago) if isinstance(ago, int | float) else 0.0
+                return MemberReport(member, boot, MemberState(state), reason, str(answer.get("control", "")), age)
+    return None

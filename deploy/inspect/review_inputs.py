@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from understudy.deploy.common.errors import DeployError
-from understudy.deploy.inspect.query import AdminError, ask_control, spans_of
+from understudy.deploy.inspect.controls import AdminError, ask_control
+from understudy.deploy.inspect.traces import spans_of
 from understudy.statesync.pool.spec import Objectives
 from understudy.telemetry.otlp.counts import Period
 from understudy.telemetry.otlp.logs import StoredLog
@@ -19,7 +20,7 @@ from understudy.telemetry.slo.failovers import failovers_of, pictured
 from understudy.telemetry.slo.judgement import review
 from understudy.telemetry.slo.model import Review, Targets
 from understudy.telemetry.slo.requests import requests_of, with_requests
-from understudy.telemetry.slo.trace_backends import SourceError, Window, load
+from understudy.telemetry.slo.trace_backends import TraceBackendError, Window, load
 from understudy.telemetry.tracing.names import POOL
 
 _MOST_PAGES = 2_000
@@ -87,7 +88,7 @@ def evidence_from(source: str, since: int, until: int) -> tuple[Evidence, str]:
     """The evidence of another source (``trace_backends``) for the window, and a warning about unusable records."""
     try:
         found = load(source, Window(since, until))
-    except SourceError as error:
+    except TraceBackendError as error:
         raise DeployError(f"--from {error}") from None
     warning = f"{found.refused} records of {source} could not be used ({found.reason})" if found.refused else ""
     return Evidence(found.spans, found.reports, found.counts), warning

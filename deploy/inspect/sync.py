@@ -19,7 +19,8 @@ from understudy.deploy.inspect.members import MemberError, PeerApiClient, peer_a
 from understudy.deploy.inspect.views import ranges
 from understudy.proxy.peers.sync_api import STATUS_PATH
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.pool.keys import PoolKeys, prefix_range
+from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.state import PoolState
 
 

@@ -12,7 +12,7 @@ from understudy.deploy.inspect.envoys import envoys_table
 from understudy.deploy.inspect.fronts import fronts_table
 from understudy.deploy.inspect.member_views import View
 from understudy.deploy.inspect.views import summarise_table
-from understudy.telemetry.slo.view import length
+from understudy.telemetry.timing.duration import length
 
 TRACE_SHOWN = 12
 """Number of digits of a trace id in tables. They suffice for ``understudy trace``; ``-o json`` has all digits."""

@@ -6,17 +6,17 @@ table says which member should be.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from understudy.deploy.inspect.member_views import MemberReport, View, member_views, order_of, slots_of
-from understudy.deploy.inspect.query import FoundSession, unreadable_spec
+from understudy.deploy.inspect.query import unreadable_spec
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.parsing.stored import read_json
 from understudy.statesync.pool.records import Failover, Phase
 from understudy.statesync.pool.state import PoolState
-from understudy.telemetry.otlp.spans import StoredSpan
-from understudy.telemetry.tracing.names import SERVICE_INSTANCE_ID
+
+if TYPE_CHECKING:
+    from understudy.deploy.inspect.sessions import FoundSession
 
 
 def status_view(
@@ -130,7 +130,7 @@ def summarise_table(view: View) -> list[View]:
 
 
 def explain_view(
-    state: PoolState, found: FoundSession | None, key: str, slot: int, now_ms: int, *, body: bool = False
+    state: PoolState, found: "FoundSession | None", key: str, slot: int, now_ms: int, *, body: bool = False
 ) -> View:
     """The output of ``explain``: slot, owner and session of a key; ``body`` adds the content of the session."""
     return {
@@ -140,7 +140,7 @@ def explain_view(
     }
 
 
-def sessions_view(pool: str, found: Sequence[FoundSession], records: int, now_ms: int) -> View:
+def sessions_view(pool: str, found: "Sequence[FoundSession]", records: int, now_ms: int) -> View:
     """The output of ``sessions``; ``records`` also counts deleted and expired ones that are still in etcd."""
     return {
         "pool": pool,
@@ -229,7 +229,7 @@ def _slot_view(state: PoolState, slot: int) -> View:
     }
 
 
-def _session_view(found: FoundSession, now_ms: int, *, body: bool = False) -> View:
+def _session_view(found: "FoundSession", now_ms: int, *, body: bool = False) -> View:
     session = found.session
     view: View = {
         "alive": session.alive(now_ms),
@@ -266,24 +266,3 @@ def _failover_view(trace: str, parts: Sequence[Failover]) -> View:
         "cause": first.cause,
         "drill": next((part.drill for part in parts if part.drill), ""),
     }
-
-
-def condense(spans: Sequence[StoredSpan], most: int = 40) -> list[StoredSpan]:
-    """A trace with at most ``most`` spans unchanged. In a longer one, the spans of one process and phase are merged.
-
-    A merged span reaches from the first start to the last end. Its process name has the number of spans.
-    """
-    if len(spans) <= most:
-        return list(spans)
-    groups: dict[tuple[str, str], list[StoredSpan]] = defaultdict(list)
-    for span in spans:
-        groups[span.instance, span.name].append(span)
-    return [_merged(group) for group in groups.values()]
-
-
-def _merged(group: Sequence[StoredSpan]) -> StoredSpan:
-    first = min(group, key=lambda span: span.start_ns)
-    if len(group) == 1:
-        return first
-    who = {**first.resource, SERVICE_INSTANCE_ID: f"{first.instance} x{len(group)}"}
-    return replace(first, end_ns=max(span.end_ns for span in group), resource=who)

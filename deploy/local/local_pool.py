@@ -30,7 +30,6 @@ from understudy.deploy.common.layout import (
     write_atomically,
 )
 from understudy.deploy.common.sidecar_arguments import (
-    EtcdAccess,
     SidecarOptions,
     application_environment,
     sidecar_arguments,
@@ -41,6 +40,7 @@ from understudy.deploy.local.processes import START_TIMEOUT, Process, Processes,
 from understudy.deploy.local.starting import APP_SUFFIX, all_ready
 from understudy.proxy.front.envoy import EnvoyError, find_envoy
 from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.tls.secret_files import TooOpen, fault_of, make_private
 
@@ -253,7 +253,7 @@ def member_place(settings: LocalSettings, layout: Layout, place: MemberAddresses
     return SidecarOptions(
         member=place.name,
         pool=layout.pool,
-        etcd=EtcdAccess(layout.etcd),
+        etcd=EtcdSettings(layout.etcd),
         app=place.app,
         app_health=settings.app_health,
         session_api=place.session_api,

@@ -22,8 +22,9 @@ import aiohttp
 
 from understudy.deploy.common.errors import NotReadyError, ProcessStartError
 from understudy.proxy.front.pdeathsig import tethered
-from understudy.proxy.front.process_util import STEADY_AFTER, describe_exit, restart_delay
+from understudy.proxy.front.process_util import LONGEST_DELAY, STEADY_AFTER, describe_exit
 from understudy.statesync.pool.addresses import split_address
+from understudy.telemetry.timing.backoff import Backoff
 
 FIRST_DELAY = 0.2
 START_TIMEOUT = 60.0
@@ -192,7 +193,7 @@ class Processes:
         process.task = asyncio.create_task(self._supervise(process), name=f"supervise {process.name}")
 
     async def _supervise(self, process: Process) -> None:
-        deaths = 0
+        backoff = Backoff(FIRST_DELAY, LONGEST_DELAY)
         while True:
             born = time.monotonic()
             reason = await self._run_once(process)
@@ -200,9 +201,10 @@ class Processes:
             if process.state is ProcessState.KILLED or self._stopping:
                 self._set(process, process.state if process.state is ProcessState.KILLED else ProcessState.STOPPED, "")
                 return
-            deaths = 1 if time.monotonic() - born > STEADY_AFTER else deaths + 1
+            if time.monotonic() - born > STEADY_AFTER:
+                backoff.reset()
             self._set(process, ProcessState.WAITING, reason)
-            await asyncio.sleep(restart_delay(deaths, FIRST_DELAY))
+            await asyncio.sleep(backoff.next())
             process.restarts += 1
             self._set(process, ProcessState.STARTING, reason)
 

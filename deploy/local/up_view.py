@@ -13,11 +13,11 @@ from rich.text import Text
 
 from understudy.deploy.common.layout import Layout
 from understudy.deploy.inspect.member_views import View
-from understudy.deploy.inspect.query import read_durations
 from understudy.deploy.inspect.tables import TRACE_SHOWN, change_text, members_table, processes_table
+from understudy.deploy.inspect.traces import read_durations
 from understudy.deploy.local.processes import ProcessState
 from understudy.deploy.local.starting import APP_SUFFIX
-from understudy.telemetry.slo.view import length
+from understudy.telemetry.timing.duration import length
 
 FAILOVERS_SHOWN = 3
 """Number of failovers in the display. 'understudy failovers' lists all of them."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from understudy.statesync.heartbeat.heartbeat import MOST_CLAIMS, ClaimTold
+from understudy.statesync.heartbeat.heartbeat import MOST_CLAIMS, ClaimReport
 from understudy.telemetry.tracing import names
 from understudy.telemetry.tracing.ids import TraceIds
 from understudy.telemetry.tracing.setup import Attributes, Telemetry
@@ -25,7 +25,7 @@ _LONGEST = 64
 class Claim:
     """One claim; the caller only hands it back to :meth:`ClaimProgress.opened`."""
 
-    told: ClaimTold
+    told: ClaimReport
     trace: TraceIds
     slots: frozenset[int]
     changed: int
@@ -54,7 +54,7 @@ class ClaimProgress:
         self, trace: TraceIds, slots: Sequence[int], began_ns: int, claimed_ns: int, *, by_request: bool
     ) -> Claim:
         """A claim was won, and catching up with its slots is about to begin."""
-        told = ClaimTold(trace.hex, len(slots), began_ns, claimed_ns, by_request=by_request)
+        told = ClaimReport(trace.hex, len(slots), began_ns, claimed_ns, by_request=by_request)
         claim = Claim(told, trace, frozenset(slots), claimed_ns)
         self._claims = [*self._claims, claim][-MOST_CLAIMS:]
         for slot in slots:
@@ -108,7 +108,7 @@ class ClaimProgress:
         trace.phase(names.FIRST_OK, max(open_since, came_ns), now, attributes, links)
         self._on_change()
 
-    def told(self) -> tuple[ClaimTold, ...]:
+    def told(self) -> tuple[ClaimReport, ...]:
         """What the next beat should report; old claims are dropped."""
         if not self._claims:
             return ()

@@ -26,11 +26,13 @@ from typing import Any, Self
 import aiohttp
 
 from understudy.proxy.front.bootstrap import bootstrap, options
-from understudy.proxy.front.envoy_tls import EnvoyTls, secret_files, transport_socket
+from understudy.proxy.front.envoy_tls import secret_files, transport_socket
 from understudy.proxy.front.pdeathsig import tethered
-from understudy.proxy.front.process_util import STEADY_AFTER, describe_exit, restart_delay, try_to_listen
+from understudy.proxy.front.process_util import LONGEST_DELAY, STEADY_AFTER, describe_exit, try_to_listen
 from understudy.statesync.pool.addresses import split_address
+from understudy.statesync.tls.pem_files import PemFiles
 from understudy.statesync.tls.secret_files import fault_of, require_secret
+from understudy.telemetry.timing.backoff import Backoff
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +105,7 @@ class EnvoySettings:
     drain: float = 3.0
     binary: Path | None = None
     directory: Path | None = None
-    tls: EnvoyTls | None = None
+    tls: PemFiles | None = None
     trace_requests: bool = False
 
 
@@ -242,7 +244,7 @@ class EnvoyProcess:
 
     def _prepare(self) -> None:
         if self.settings.tls is not None:
-            _require_own_key(self.settings.tls.key)
+            _require_own_key(self.settings.tls.pair[1])
         directory = self.settings.directory
         if directory is None:
             made = tempfile.TemporaryDirectory(prefix="understudy-envoy-", ignore_cleanup_errors=True)
@@ -280,13 +282,14 @@ class EnvoyProcess:
         return child
 
     async def _supervise(self, child: asyncio.subprocess.Process) -> None:
-        deaths = 0
+        backoff = Backoff(FIRST_DELAY, LONGEST_DELAY)
         while True:
             code = await child.wait()
             await asyncio.wait({self._relaying})
             lived = time.monotonic() - self._born
-            deaths = 1 if lived > STEADY_AFTER else deaths + 1
-            delay = restart_delay(deaths, FIRST_DELAY)
+            if lived > STEADY_AFTER:
+                backoff.reset()
+            delay = backoff.next()
             self.last_end = describe_exit(code)
             logger.warning(
                 "Envoy %s ended after %.1f s (%s), starting it again in %.1f s; it said last: %s",

@@ -14,11 +14,6 @@ STEADY_AFTER = 10.0
 """Seconds of life after which earlier deaths no longer count for the delay before the next start."""
 
 
-def restart_delay(deaths: int, first: float) -> float:
-    """Seconds to wait before a start after ``deaths`` (at least 1) in close succession; ``first`` after the first."""
-    return min(LONGEST_DELAY, first * 2.0 ** min(deaths - 1, 10))
-
-
 def describe_exit(code: int, last_words: str = "") -> str:
     """Why a process ended, from its exit code (negative: a signal) and its last output."""
     if code >= 0:

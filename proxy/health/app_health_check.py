@@ -17,7 +17,7 @@ import aiohttp
 
 from understudy.proxy.health.grpc_health import GrpcHealth
 from understudy.proxy.health.tcp_health import ask
-from understudy.statesync.heartbeat.heartbeat import LOAD_WINDOW, patience
+from understudy.statesync.heartbeat.adaptive_timeout import LOAD_WINDOW, adaptive_timeout
 from understudy.statesync.pool.addresses import split_address
 from understudy.statesync.pool.app_health import AppHealth, HealthKind
 from understudy.statesync.pool.spec import Liveness
@@ -84,7 +84,7 @@ class AppHealthCheck:
     def patience(self) -> float:
         """How long it may be silent now, in seconds."""
         rules = self._rules()
-        return patience(rules.application_ms / 1000, max(self.delay, self._stall()), rules.load_cap_ms / 1000)
+        return adaptive_timeout(rules.application_ms / 1000, max(self.delay, self._stall()), rules.load_cap_ms / 1000)
 
     async def run(self) -> None:
         """Ask until cancelled."""

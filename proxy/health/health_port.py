@@ -75,7 +75,7 @@ class _Connection:
 class HealthPort:
     """Answers health checks at ``address`` until closed.
 
-    ``fault`` tells why the member does not serve; ``more`` are further questions, by path; ``wanting_at`` tells when
+    ``fault`` tells why the member does not serve; ``more`` are further questions, by path; ``no_leader_at`` tells when
     etcd was last seen to lack a leader (monotonic). Raises ``OSError`` if the address cannot be listened on.
     """
 
@@ -85,13 +85,13 @@ class HealthPort:
         fault: Question,
         loop_lag: LoopLag,
         more: Mapping[str, Question] | None = None,
-        wanting_at: Callable[[], float] = lambda: float("-inf"),
+        no_leader_at: Callable[[], float] = lambda: float("-inf"),
     ) -> None:
         self._listener = _listen(*address)
         self._listener.setblocking(False)
         self._loop_lag = loop_lag
         self._questions: Mapping[str, Question] = {
-            HEALTH: lambda: self._stalled(bearable(time.monotonic(), wanting_at())) or fault(),
+            HEALTH: lambda: self._stalled(bearable(time.monotonic(), no_leader_at())) or fault(),
             LIVE: lambda: self._stalled(HOPELESS_AFTER),
             **(more or {}),
         }
@@ -237,7 +237,7 @@ def open_health_port(
     fault: Question,
     loop_lag: LoopLag,
     more: Mapping[str, Question] | None = None,
-    wanting_at: Callable[[], float] = lambda: float("-inf"),
+    no_leader_at: Callable[[], float] = lambda: float("-inf"),
 ) -> str:
     """Open a health port that is closed with ``stack``, and return where it is.
 
@@ -246,5 +246,5 @@ def open_health_port(
     """
     beside = app.rpartition(":")[0]
     host, _, port = (address or f"{beside}:0").rpartition(":")
-    opened = stack.enter_context(HealthPort((host.strip("[]"), int(port)), fault, loop_lag, more, wanting_at))
+    opened = stack.enter_context(HealthPort((host.strip("[]"), int(port)), fault, loop_lag, more, no_leader_at))
     return f"{beside if host in WILDCARDS else host}:{opened.address[1]}"

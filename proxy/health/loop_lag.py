@@ -9,7 +9,8 @@ import time
 from collections import deque
 from pathlib import Path
 
-from understudy.statesync.heartbeat.heartbeat import LONGEST_LOAD, MOST_STANDSTILLS, Delays
+from understudy.statesync.heartbeat.adaptive_timeout import LONGEST_LOAD, Delays
+from understudy.statesync.heartbeat.heartbeat import MOST_STANDSTILLS
 
 POLL_INTERVAL = 0.05
 STALLED_AFTER = 1.0
@@ -51,12 +52,12 @@ def waited_for_cpu() -> float | None:
     return None
 
 
-def bearable(now: float, wanting_at: float) -> float:
+def bearable(now: float, no_leader_at: float) -> float:
     """Seconds for which the event loop may stand still at ``now`` before front Envoys should go elsewhere.
 
-    ``wanting_at`` is when etcd was last seen to have no leader; both are monotonic.
+    ``no_leader_at`` is when etcd was last seen to have no leader; both are monotonic.
     """
-    return STALLED_WITHOUT_ETCD if now - wanting_at < STALLED_WITHOUT_ETCD else STALLED_AFTER
+    return STALLED_WITHOUT_ETCD if now - no_leader_at < STALLED_WITHOUT_ETCD else STALLED_AFTER
 
 
 class LoopLag:

@@ -5,8 +5,8 @@ import time
 from dataclasses import dataclass
 
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.etcd.informer import Mirror
-from understudy.statesync.pool.keys import KeyRange
+from understudy.statesync.etcd.informer import Informer
+from understudy.statesync.etcd.key_range import KeyRange
 from understudy.statesync.sessions.replica import Replica
 from understudy.statesync.sessions.request_log import RequestLog
 
@@ -18,7 +18,7 @@ REQUESTS_PAGE = 500
 class LocalCopies:
     """The sessions of the held slots, the outcomes of requests, and the watch that keeps both current."""
 
-    mirror: Mirror
+    mirror: Informer
     replica: Replica
     requests: RequestLog
 

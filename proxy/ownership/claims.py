@@ -22,8 +22,8 @@ from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.ownership.owned_slots import OwnedSlot, OwnedSlots
 from understudy.proxy.ownership.read_deadline import BOUND
 from understudy.statesync.etcd.client import EtcdClient, EtcdError, Kv, Put, TxnResult
-from understudy.statesync.etcd.txn_retry import definite_txn
-from understudy.statesync.pool.keys import prefix_range
+from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.etcd.txn_retry import retry_txn
 from understudy.statesync.pool.ownership import (
     CLAIM_MOST,
     Claimed,
@@ -34,6 +34,7 @@ from understudy.statesync.pool.ownership import (
     replaced_members,
 )
 from understudy.statesync.testing.crash_points import CrashPoint, crash_point
+from understudy.telemetry.timing.backoff import Backoff
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +179,7 @@ class Claimer:
     async def _send(self, claims: Sequence[Claimed], extra: Sequence[Put]) -> tuple[int, Kv | None]:
         """Send a transaction until its outcome is definite: its revision (0 if lost), and the newest marker."""
         compares, success, failure = claim_transaction(self._keys, claims, extra)
-        result, _ = await definite_txn(self._etcd, compares, success, failure, patience=OUTCOME_TIMEOUT)
+        result, _ = await retry_txn(self._etcd, compares, success, failure, patience=OUTCOME_TIMEOUT)
         if result.succeeded:
             marker_answers = result.answers[len(claims) + len(extra) :]
             return result.revision, _newest(kv for found in marker_answers for kv in found)
@@ -229,14 +230,13 @@ class Claimer:
     @staticmethod
     async def _until_read(read: Callable[[], Awaitable[None]], what: str) -> None:
         """Read from etcd, again and again until it answers."""
-        pause = FIRST_RETRY
+        backoff = Backoff(FIRST_RETRY, LAST_RETRY)
         while True:
             try:
                 await read()
             except EtcdError as error:
                 logger.warning("%s cannot be read from etcd yet: %s", what, error)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, LAST_RETRY)
+                await asyncio.sleep(backoff.next())
             else:
                 return
 

@@ -24,7 +24,7 @@ from understudy.proxy.ownership.owned_slots import OwnedSlot, OwnedSlots, still_
 from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_protocol import NotTaken, PeerError
 from understudy.statesync.etcd.client import EtcdClient, Get, ModRevision, Put
-from understudy.statesync.etcd.txn_retry import definite_txn
+from understudy.statesync.etcd.txn_retry import retry_txn
 from understudy.statesync.pool.ownership import FailoverLog, finish_handover, start_handover, take_up, undo_handover
 from understudy.statesync.pool.records import Owner, Phase
 from understudy.statesync.pool.state import At
@@ -252,7 +252,7 @@ class Handover:
         0 if one of them is another by now.
         """
         keys = self._keys
-        result, _ = await definite_txn(
+        result, _ = await retry_txn(
             self._etcd,
             [ModRevision(keys.owner(slot), fence) for slot, fence in fences.items()],
             [*(Put(keys.owner(slot), record.encode()) for slot, record in records.items()), *extra],

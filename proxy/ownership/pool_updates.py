@@ -13,7 +13,7 @@ from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.ownership.drain_reason import DrainState
 from understudy.proxy.ownership.owned_slots import OwnedSlots
 from understudy.statesync.etcd.client import Event, Kv
-from understudy.statesync.etcd.informer import MirrorBatch
+from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.pool.ownership import is_handover
 from understudy.statesync.pool.state import Changed
 from understudy.statesync.sessions.replica import Replica
@@ -41,7 +41,7 @@ class PoolUpdates:
         self._incarnation = incarnation
         self._changed = asyncio.Event()
 
-    def apply(self, batch: MirrorBatch) -> Changed:
+    def apply(self, batch: InformerBatch) -> Changed:
         """Take in a batch: pool records first, then sessions. Returns what kinds of record changed."""
         state = self._pool.state
         if batch.reset:

@@ -15,8 +15,9 @@ from collections.abc import Callable, Collection
 
 from understudy.proxy.ownership.etcd_contact import EtcdContact
 from understudy.statesync.etcd.client import EtcdClient, EtcdError, Event
-from understudy.statesync.etcd.informer import MirrorBatch
-from understudy.statesync.pool.keys import PoolKeys, prefix_range
+from understudy.statesync.etcd.informer import InformerBatch
+from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import NO_ETCD
 
 POLL_INTERVAL = 0.4
@@ -33,7 +34,7 @@ class ReadDeadline:
         keys: PoolKeys,
         etcd: EtcdClient,
         contact: EtcdContact,
-        on_changes: Callable[[MirrorBatch], object],
+        on_changes: Callable[[InformerBatch], object],
         on_fault: Callable[[], None],
     ) -> None:
         """``on_changes`` takes owner records that the watch has not brought yet; ``on_fault`` hears of ``fault``."""
@@ -109,7 +110,7 @@ class ReadDeadline:
                 await self._etcd.pause(RETRY_INTERVAL)
                 continue
             if page.kvs:
-                self._on_changes(MirrorBatch(page.revision, tuple(Event("put", kv) for kv in page.kvs)))
+                self._on_changes(InformerBatch(page.revision, tuple(Event("put", kv) for kv in page.kvs)))
             self._contact.answered(time.monotonic())
             self._alone = False
             self._looked_at = page.revision

@@ -27,7 +27,7 @@ from understudy.proxy.ownership.slot_reconciler import SlotReconciler
 from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_protocol import PeerError, Taken
 from understudy.statesync.etcd.client import Kv
-from understudy.statesync.heartbeat.heartbeat import patience
+from understudy.statesync.heartbeat.adaptive_timeout import adaptive_timeout
 from understudy.statesync.pool.ownership import View, standbys_of
 from understudy.statesync.sessions.commit import Committer
 
@@ -98,7 +98,7 @@ class StepDown:
 
     def _suspicious(self) -> bool:
         expected = max(SUSPECT_AFTER, SLOWER_BY * self._contact.slowest)
-        limit = patience(expected, self._loop_lag.worst, self._pool.liveness.load_cap_ms / 1000)
+        limit = adaptive_timeout(expected, self._loop_lag.worst, self._pool.liveness.load_cap_ms / 1000)
         return self._contact.silent_for(time.monotonic()) >= limit
 
     def _has_something(self) -> bool:

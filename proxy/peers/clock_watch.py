@@ -9,7 +9,7 @@ import random
 
 from understudy.proxy.member.pool_view import Peer, PoolView
 from understudy.proxy.peers.peer_client import PeerClient
-from understudy.statesync.etcd.informer import Mirror
+from understudy.statesync.etcd.informer import Informer
 from understudy.statesync.pool.pool_clock import PoolClock
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ MAX_ASKED = 8
 class ClockWatch:
     """Asks for clocks and judges them; one per member."""
 
-    def __init__(self, pool: PoolView, mirror: Mirror, client: PeerClient, clock: PoolClock) -> None:
+    def __init__(self, pool: PoolView, mirror: Informer, client: PeerClient, clock: PoolClock) -> None:
         self._pool = pool
         self._mirror = mirror
         self._client = client

@@ -11,7 +11,7 @@ from understudy.proxy.member.pool_view import Peer, PoolView
 from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_protocol import ProbeResult
 from understudy.proxy.peers.predecessor_monitor import PredecessorMonitor
-from understudy.statesync.heartbeat.heartbeat import patience
+from understudy.statesync.heartbeat.adaptive_timeout import adaptive_timeout
 from understudy.statesync.heartbeat.probe import Found, Try
 
 TRIES = 3
@@ -48,7 +48,7 @@ class PeerProbe:
         rules = self._pool.liveness
         runs = at is not None and self._monitor.seen.get((member, at.record.boot), False)
         usual = max(rules.unanswered_ms, rules.application_ms) if runs else rules.unanswered_ms
-        return patience(usual / 1000, delay, rules.load_cap_ms / 1000)
+        return adaptive_timeout(usual / 1000, delay, rules.load_cap_ms / 1000)
 
     async def probe(self, peer: Peer, boot: str | None = None, *, patience: float | None = None) -> ProbeResult:
         """Whether ``peer`` lives (as the process ``boot``, if given).

@@ -32,8 +32,8 @@ from understudy.statesync.sessions.session import (
     Repeated,
     Session,
     Stored,
-    Terms,
     Write,
+    WriteContext,
     decide_write,
     etag_of,
     matches_none,
@@ -296,7 +296,7 @@ class OwnerCalls:
     def _decide(self, call: Call, write: Write, owned: OwnedSlot, spec: PoolSpec) -> Outcome:
         current = self._replica.session(owned.slot, call.key)
         limit = spec.limits.session_bytes
-        terms = Terms(owned.owner.epoch, self._clock.now_ms(), limit, spec.session_ttl, self._clock.expiry_ms())
+        terms = WriteContext(owned.owner.epoch, self._clock.now_ms(), limit, spec.session_ttl, self._clock.expiry_ms())
         settled = None
         if write.request is not None:
             settled = self._copies.requests.find(request_hash(call.key, write.request), write.fingerprint)

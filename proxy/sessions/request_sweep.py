@@ -7,7 +7,7 @@ from itertools import groupby
 
 from understudy.proxy.member.pool_view import PoolView
 from understudy.statesync.etcd.client import Delete, EtcdClient, EtcdError
-from understudy.statesync.pool.keys import KeyRange
+from understudy.statesync.etcd.key_range import KeyRange
 from understudy.statesync.sessions.request_log import RequestLog, Window
 
 logger = logging.getLogger(__name__)

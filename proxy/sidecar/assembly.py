@@ -49,10 +49,11 @@ from understudy.proxy.sidecar.parts import Sidecar
 from understudy.proxy.sidecar.registration import Registration
 from understudy.proxy.sidecar.settings import SidecarSettings
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.etcd.informer import Mirror, MirrorBatch
+from understudy.statesync.etcd.informer import Informer, InformerBatch
+from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.heartbeat.pulse import Pulses
 from understudy.statesync.pool.app_health import AppHealth
-from understudy.statesync.pool.keys import PoolKeys, prefix_range
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.ownership import FailoverLog
 from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.pool.pools import PoolWatch
@@ -62,7 +63,7 @@ from understudy.statesync.pool.state import Changed
 from understudy.statesync.sessions.commit import Committer
 from understudy.statesync.sessions.replica import Replica
 from understudy.statesync.sessions.request_log import RequestLog
-from understudy.statesync.sessions.session_crypto import SessionCodec
+from understudy.statesync.sessions.session_crypto import SessionCrypto
 from understudy.telemetry.metrics.phase_metrics import PhaseMetrics
 from understudy.telemetry.metrics.span_metrics import SpanMetrics
 from understudy.telemetry.tracing.setup import Telemetry, service_version
@@ -107,7 +108,7 @@ class _Base:
 
 
 def assemble(
-    settings: SidecarSettings, etcd: EtcdClient, client: PeerClient, telemetry: Telemetry, codec: SessionCodec
+    settings: SidecarSettings, etcd: EtcdClient, client: PeerClient, telemetry: Telemetry, codec: SessionCrypto
 ) -> Assembled:
     """Build all parts of a sidecar; nothing runs yet."""
     base = _base(settings, etcd, client, telemetry, codec)
@@ -193,7 +194,7 @@ def _facts(base: _Base, faults: Faults, spec_checks: SpecChecks, pool_watch: Poo
 
 
 def _base(
-    settings: SidecarSettings, etcd: EtcdClient, client: PeerClient, telemetry: Telemetry, codec: SessionCodec
+    settings: SidecarSettings, etcd: EtcdClient, client: PeerClient, telemetry: Telemetry, codec: SessionCrypto
 ) -> _Base:
     identity = MemberIdentity(settings.member, secrets.token_hex(8), PoolKeys(settings.pool), settings.site)
     keys = identity.keys
@@ -202,7 +203,7 @@ def _base(
     replica, requests = Replica(etcd, keys, codec), RequestLog(keys, identity.me, identity.boot)
     updates = PoolUpdates(pool, replica, requests, owned, drain, incarnation)
 
-    def on_batch(batch: MirrorBatch) -> None:
+    def on_batch(batch: InformerBatch) -> None:
         kinds = updates.apply(batch)
         if kinds & Changed.CONTROLS:
             telemetry.set_endpoints([at.record.grpc for at in pool.state.controls.values()])
@@ -210,7 +211,7 @@ def _base(
             changed()
 
     ranges = (*keys.without_sessions, prefix_range(keys.requests))
-    mirror = Mirror(etcd, ranges, on_batch, watched=(keys.everything,))
+    mirror = Informer(etcd, ranges, on_batch, watched=(keys.everything,))
     return _Base(
         settings=settings,
         etcd=etcd,

@@ -16,8 +16,8 @@ import grpc
 import grpc.aio
 
 from understudy.proxy.member.signal import Signal
-from understudy.statesync.etcd.client import TlsFiles
 from understudy.statesync.heartbeat.heartbeat import ANSWERS, BEAT_INTERVAL, METHOD, PINGS, STREAM_SILENCE, Answer, Beat
+from understudy.statesync.tls.pem_files import PemFiles
 from understudy.statesync.tls.secret_files import fault_of
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class HeartbeatClient:
         controls: Callable[[], Collection[str]],
         beat: Callable[[], Beat],
         on_answer: OnAnswer,
-        tls: TlsFiles | None,
+        tls: PemFiles | None,
         beat_now: Signal,
     ) -> None:
         self._controls = controls
@@ -150,10 +150,10 @@ class HeartbeatClient:
             return grpc.aio.insecure_channel(address, options=_OPTIONS)
         return grpc.aio.secure_channel(address, self._read_credentials(self._tls), options=_OPTIONS)
 
-    def _read_credentials(self, tls: TlsFiles) -> grpc.ChannelCredentials:
+    def _read_credentials(self, tls: PemFiles) -> grpc.ChannelCredentials:
         """What the files hold now; what they held before if they cannot be used. Raises ``OSError`` without that."""
         try:
-            self._credentials, self._fault = tls.credentials(), ""
+            self._credentials, self._fault = tls.channel_credentials(), ""
         except OSError as error:
             if self._credentials is None:
                 raise

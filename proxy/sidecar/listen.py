@@ -18,11 +18,11 @@ from pathlib import Path
 from aiohttp import web
 
 from understudy.proxy.sessions.admission import BadTokenFile, SessionTokens
-from understudy.statesync.etcd.client import TlsFiles
 from understudy.statesync.pool.addresses import split_address
-from understudy.statesync.sessions.session_crypto import BadKeyFile, SessionCodec, load_codec
+from understudy.statesync.sessions.session_crypto import BadKeyFile, SessionCrypto, load_session_crypto
 from understudy.statesync.tls.identity import Trust, is_loopback
 from understudy.statesync.tls.peer_tls import BadTlsFiles, Identity, PeerTls
+from understudy.statesync.tls.pem_files import PemFiles
 
 UNIX = "unix:"
 HANDSHAKE_SECONDS = 5.0
@@ -38,13 +38,13 @@ class Protection:
 
     peers: PeerTls | None
     tokens: SessionTokens | None
-    codec: SessionCodec
+    codec: SessionCrypto
 
 
 def protection(
     *,
     peer: str,
-    tls: TlsFiles | None,
+    tls: PemFiles | None,
     session_api: str,
     token_file: Path | None,
     key_file: Path | None,
@@ -60,13 +60,11 @@ def protection(
     refuse_open("--peer", peer, protected=tls is not None, insecure=insecure, remedy=remedy)
     remedy = "use a Unix socket, or give --session-token-file"
     refuse_open("--session-api", session_api, protected=token_file is not None, insecure=insecure, remedy=remedy)
-    if tls is not None and (tls.cert is None or tls.key is None):
-        raise CannotStart("mTLS needs a certificate and its key: --tls-cert, --tls-key")
     try:
         return Protection(
-            PeerTls(Identity(tls.cert, tls.key, tls.ca, trust)) if tls and tls.cert and tls.key else None,
+            PeerTls(Identity(tls.cert, tls.key, tls.ca, trust)) if tls else None,
             SessionTokens(token_file) if token_file else None,
-            load_codec(key_file),
+            load_session_crypto(key_file),
         )
     except (BadTlsFiles, BadTokenFile, BadKeyFile) as error:
         raise CannotStart(str(error)) from None

@@ -15,7 +15,7 @@ from understudy.proxy.health.loop_lag import LoopLag
 from understudy.proxy.member.signal import Signal
 from understudy.proxy.sidecar.name_holder import NameHolder, NameTaken
 from understudy.statesync.etcd.client import EtcdClient, EtcdError, LeaseNotFound
-from understudy.statesync.heartbeat.heartbeat import stall_step
+from understudy.statesync.heartbeat.adaptive_timeout import stall_step
 from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.pool.records import Member, MemberState
 

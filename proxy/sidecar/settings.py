@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from understudy.proxy.peers.anti_entropy import INTERVAL
-from understudy.statesync.etcd.client import TlsFiles
 from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.pool.spec import CheckSpec
 from understudy.statesync.tls.identity import DOMAIN
+from understudy.statesync.tls.pem_files import PemFiles
 
 NO_HEALTH_PORT = "off"
 
@@ -49,7 +49,7 @@ class SidecarSettings:
     drain_seconds: float = 10.0
     scrub_interval: float = INTERVAL
     etcd: EtcdSettings = field(default_factory=EtcdSettings)
-    tls: TlsFiles | None = None
+    tls: PemFiles | None = None
     trust_domain: str = DOMAIN
     session_token_file: Path | None = None
     socket_mode: int = 0o660

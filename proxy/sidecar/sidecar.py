@@ -33,10 +33,11 @@ from understudy.proxy.sidecar.services import running_services
 from understudy.proxy.sidecar.settings import NO_HEALTH_PORT, SidecarSettings
 from understudy.proxy.sidecar.status_view import status_view
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
-from understudy.statesync.etcd.settings import EtcdMissing, EtcdSettings, await_etcd
+from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.http.http_port import serve
+from understudy.statesync.pool.access import EtcdMissing, await_etcd
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.sessions.session_crypto import SessionCodec, agree
+from understudy.statesync.sessions.session_crypto import SessionCrypto, agree
 from understudy.statesync.testing.crash_points import UnknownCrashPoint, arm_from_environment
 from understudy.statesync.tls.identity import Trust
 from understudy.statesync.tls.secret_files import TooOpen, fault_of
@@ -114,7 +115,7 @@ async def _running(settings: SidecarSettings) -> AsyncIterator[Running]:
         stack.push_async_callback(etcd.close)
         client = PeerClient(guard.peers)
         stack.push_async_callback(client.close)
-        credentials = settings.tls.credentials if settings.tls else None
+        credentials = settings.tls.channel_credentials if settings.tls else None
         place = {POOL: settings.pool, **({SITE: settings.site} if settings.site else {})}
         telemetry = start_telemetry(SERVICE_SIDECAR, settings.member, attributes=place, credentials=credentials)
         stack.push_async_callback(telemetry.aclose)
@@ -189,7 +190,7 @@ def _open_health_port(
             lambda: sidecar.status.refusal,
             sidecar.loop_lag,
             _questions(sidecar, started),
-            lambda: etcd.wanting_at,
+            lambda: etcd.no_leader_at,
         )
     except (OSError, ValueError) as error:
         raise CannotStart(
@@ -216,7 +217,7 @@ def _etcd(settings: EtcdSettings) -> EtcdClient:
         raise CannotStart(f"--etcd {','.join(settings.endpoints)}: {error}") from None
 
 
-async def _agree(etcd: EtcdClient, keys: PoolKeys, codec: SessionCodec) -> None:
+async def _agree(etcd: EtcdClient, keys: PoolKeys, codec: SessionCrypto) -> None:
     """Start with the others' encryption key or not at all."""
     try:
         fault = await agree(etcd, keys, codec)

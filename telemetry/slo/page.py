@@ -11,7 +11,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from understudy.telemetry.slo import plots
 from understudy.telemetry.slo.model import MOST_PICTURED, Figure, Review, State
-from understudy.telemetry.slo.view import change_told, left_out_told, length, requests_told, share_told, verdict, when
+from understudy.telemetry.slo.view import change_told, left_out_told, requests_told, share_told, verdict, when
+from understudy.telemetry.timing.duration import length
 
 _CLASS = {
     State.MET: "met",

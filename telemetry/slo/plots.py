@@ -12,7 +12,7 @@ from typing import Any
 
 from understudy.telemetry.slo.judgement import outages
 from understudy.telemetry.slo.model import DAY_NS, Failover, Review, is_crash
-from understudy.telemetry.slo.view import length
+from understudy.telemetry.timing.duration import length
 from understudy.telemetry.tracing.names import AFTERMATH
 
 WIDTH = 480

@@ -18,7 +18,8 @@ from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.slots import slot_of
-from understudy.statesync.pool.spec import Objectives, load_spec
+from understudy.statesync.pool.spec import Objectives
+from understudy.statesync.pool.spec_reader import load_spec
 from understudy.statesync.pool.state import PoolState
 
 ROOT = Path(__file__).parents[2]

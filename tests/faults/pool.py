@@ -35,10 +35,12 @@ from tests.harness.waiting import free_port, until
 from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.inspect.query import read_pool
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.pool.keys import PoolKeys, prefix_range
+from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Lost, Owner, Table
 from understudy.statesync.pool.slots import slot_of
-from understudy.statesync.pool.spec import PoolSpec, parse_spec
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_reader import parse_spec
 
 ROOT = Path(__file__).parents[2]
 DEBIAN_ETCD = Path("/usr/bin/etcd")

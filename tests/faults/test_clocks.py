@@ -13,7 +13,7 @@ from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.inspect.views import status_view
 from understudy.proxy.sessions.session_sweep import SWEEP_INTERVAL
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.pool.keys import prefix_range
+from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.sessions.session import Session
 

@@ -18,7 +18,7 @@ from tests.harness.waiting import free_port, until
 from understudy.statesync.etcd.client import NoSpace
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.slots import slot_of
-from understudy.statesync.pool.spec import parse_spec
+from understudy.statesync.pool.spec_reader import parse_spec
 
 DEFINITE_NO = ("not-committed", "no-owner")
 QUOTA = 8 << 20

@@ -34,9 +34,10 @@ from understudy.proxy.sessions.owner_calls import OwnerCalls
 from understudy.proxy.sessions.routing import OwnerRouter
 from understudy.proxy.sessions.service import SessionService
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.etcd.informer import Mirror
+from understudy.statesync.etcd.informer import Informer
+from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.heartbeat.pulse import Pulses
-from understudy.statesync.pool.keys import PoolKeys, prefix_range
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.ownership import FailoverLog
 from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.pool.records import Member, MemberState, Owner, Table
@@ -111,7 +112,7 @@ class LocalMember:
         replica, requests = Replica(etcd, self.keys), RequestLog(self.keys, me, boot)
         self.updates = PoolUpdates(self.pool, replica, requests, self.owned, self.drain, Incarnation())
         ranges = (*self.keys.without_sessions, prefix_range(self.keys.requests))
-        mirror = Mirror(etcd, ranges, self.updates.apply, watched=(self.keys.everything,))
+        mirror = Informer(etcd, ranges, self.updates.apply, watched=(self.keys.everything,))
         self.copies = LocalCopies(mirror, replica, requests)
         self.recorder = recorder_of(me, pool)
         self.reads = ReadDeadline(self.keys, etcd, contact, self.updates.apply, lambda: None)

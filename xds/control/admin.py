@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from understudy.statesync.heartbeat.heartbeat import LOAD_WINDOW
+from understudy.statesync.heartbeat.adaptive_timeout import LOAD_WINDOW
 from understudy.statesync.parsing.strict_json import whole_number
 from understudy.statesync.pool.records import MemberState
 from understudy.statesync.pool.state import PoolState

@@ -16,9 +16,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.etcd.informer import Mirror, MirrorBatch
+from understudy.statesync.etcd.informer import Informer, InformerBatch
+from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
-from understudy.statesync.pool.keys import KeyRange, PoolKeys, prefix_range
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.telemetry.tracing.setup import Telemetry
 from understudy.xds.control.election import Leadership
@@ -89,7 +90,7 @@ class Controller:
         self._missing = MissingMembers()
         self.detector = FailureDetector(timing.detection, on_change=self._on_member_change)
         self.state_builder = StateBuilder(keys, self.detector)
-        self.mirror = Mirror(client, self._ranges, self._on_batch)
+        self.mirror = Informer(client, self._ranges, self._on_batch)
         self.publisher = Publisher(
             cache, self.state_builder.current, on_publish=self._on_publish, on_spec=on_spec, merge=timing.merge
         )
@@ -180,7 +181,7 @@ class Controller:
         """A member reported something new about a claim."""
         self.tracer.wake()
 
-    def _on_batch(self, batch: MirrorBatch) -> None:
+    def _on_batch(self, batch: InformerBatch) -> None:
         """Etcd's mirror brings changed records."""
         self.state_builder.apply(batch)
         self.detector.timeouts = self._timeouts()

@@ -12,8 +12,10 @@ import logging
 from collections.abc import Callable
 
 from understudy.statesync.etcd.client import CreateRevision, EtcdClient, EtcdError, Get, Lease, ModRevision, Put
-from understudy.statesync.pool.keys import KeyRange, PoolKeys
+from understudy.statesync.etcd.key_range import KeyRange
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import ControlServer
+from understudy.telemetry.timing.backoff import Backoff
 
 logger = logging.getLogger(__name__)
 
@@ -78,27 +80,27 @@ class Leadership:
 
     async def run(self) -> None:
         """Register, stand for election and lead, again and again, until :meth:`resign`; survives every etcd error."""
-        pause = RETRY_FIRST
+        backoff = Backoff(RETRY_FIRST, RETRY_LONGEST)
         self.ended.clear()
         try:
             while not self._resigned.is_set():
-                pause = await self._hold_one_lease(pause)
+                await self._hold_one_lease(backoff)
         finally:
             self.ended.set()
 
-    async def _hold_one_lease(self, pause: float) -> float:
-        """Serve one lease to its end; returns how long to wait after the next error."""
+    async def _hold_one_lease(self, backoff: Backoff) -> None:
+        """Serve one lease to its end; after an error, wait."""
         try:
             async with self._client.lease(self._ttl) as lease:
                 self._leases.add(lease.id)
                 await self._hold_lease(lease)
-                return RETRY_FIRST
+                backoff.reset()
         except EtcdError as error:
             self.trouble = str(error)
+            pause = backoff.next()
             logger.warning("election of pool %s: %s; trying again in %.1f s", self._keys.pool, error, pause)
             self._set_term(0)
             await self._pause(pause)
-            return min(pause * 2, RETRY_LONGEST)
         finally:
             self._set_term(0)
             self.registered.clear()

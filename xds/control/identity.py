@@ -7,11 +7,11 @@ certificates is left to the operator (docs/security.md).
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 
-from understudy.statesync.tls.identity import DOMAIN, MEMBER, Trust
+from understudy.statesync.tls.identity import MEMBER, Trust
+from understudy.statesync.tls.pem_files import PemFiles
 from understudy.statesync.tls.secret_files import read_secret
 from understudy.xds.server.wire import Node
 
@@ -22,39 +22,28 @@ _SAN = "x509_subject_alternative_name"
 AuthContext = Mapping[str, Iterable[bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class ServerTls:
-    """PEM files: the server's certificate chain and key, and the CA that signs the clients' certificates.
+def server_credentials(files: PemFiles) -> grpc.ServerCredentials:
+    """Credentials that demand a client certificate and read the files again at each handshake.
 
-    ``domain`` is the trust domain of the clients' SPIFFE ids.
+    Raises ``OSError`` when a file cannot be read now, or others can read the key. Files that cannot be read later
+    leave the last good ones in use.
     """
+    last_good = _read(files)
 
-    cert: Path
-    key: Path
-    ca: Path
-    domain: str = DOMAIN
+    def fetch() -> grpc.ServerCertificateConfiguration:
+        nonlocal last_good
+        try:
+            last_good = _read(files)
+        except OSError as fault:
+            logger.warning("the certificate files cannot be read, and the old certificates stay in use: %s", fault)
+        return last_good
 
-    def credentials(self) -> grpc.ServerCredentials:
-        """Credentials that demand a client certificate and read the files again at each handshake.
+    return grpc.dynamic_ssl_server_credentials(last_good, fetch, require_client_authentication=True)
 
-        Raises ``OSError`` when a file cannot be read now, or others can read the key. Files that cannot be read later
-        leave the last good ones in use.
-        """
-        last_good = self._read()
 
-        def fetch() -> grpc.ServerCertificateConfiguration:
-            nonlocal last_good
-            try:
-                last_good = self._read()
-            except OSError as fault:
-                logger.warning("the certificate files cannot be read, and the old certificates stay in use: %s", fault)
-            return last_good
-
-        return grpc.dynamic_ssl_server_credentials(last_good, fetch, require_client_authentication=True)
-
-    def _read(self) -> grpc.ServerCertificateConfiguration:
-        pair = (read_secret(self.key), self.cert.read_bytes())
-        return grpc.ssl_server_certificate_configuration([pair], self.ca.read_bytes())
+def _read(files: PemFiles) -> grpc.ServerCertificateConfiguration:
+    cert, key = files.pair
+    return grpc.ssl_server_certificate_configuration([(read_secret(key), cert.read_bytes())], files.ca.read_bytes())
 
 
 NODE = "node"

@@ -12,8 +12,9 @@ from understudy.statesync.http.http_port import serve
 from understudy.statesync.pool.addresses import split_address
 from understudy.statesync.tls.identity import Trust, is_loopback
 from understudy.statesync.tls.peer_tls import BadTlsFiles, Identity, PeerTls
+from understudy.statesync.tls.pem_files import PemFiles
 from understudy.statesync.tls.secret_files import fault_of
-from understudy.xds.control.identity import ServerTls
+from understudy.xds.control.identity import server_credentials
 from understudy.xds.server.ads import ACCEPT_ALL, KEEPALIVE
 from understudy.xds.server.stream_quota import HTTP2_LIMIT
 
@@ -25,7 +26,7 @@ class StartError(Exception):
     """The control server cannot start. The text is the one line that the user sees: what, where, what to do."""
 
 
-def grpc_server(address: str, tls: ServerTls | None, *, insecure: bool) -> tuple[grpc.aio.Server, int]:
+def grpc_server(address: str, tls: PemFiles | None, *, insecure: bool) -> tuple[grpc.aio.Server, int]:
     """A gRPC server that is bound to its address and not started, and its port."""
     credentials = _credentials(tls)
     require_private("--grpc", address, allowed=tls is not None or insecure)
@@ -47,10 +48,10 @@ def grpc_server(address: str, tls: ServerTls | None, *, insecure: bool) -> tuple
         raise _cannot_listen("--grpc", address) from None
 
 
-def _credentials(tls: ServerTls | None) -> grpc.ServerCredentials | None:
+def _credentials(tls: PemFiles | None) -> grpc.ServerCredentials | None:
     """What the gRPC port asks of its clients; None for plain text."""
     try:
-        return tls.credentials() if tls else None
+        return server_credentials(tls) if tls else None
     except OSError as error:
         raise StartError(fault_of(error)) from None
 
@@ -75,7 +76,7 @@ def require_private_http(address: str, *, allowed: bool) -> None:
         )
 
 
-def peer_tls(tls: ServerTls, trust: Trust) -> PeerTls:
+def peer_tls(tls: PemFiles, trust: Trust) -> PeerTls:
     """The server's identity for other ports: as a client of the members' peer ports, as a server of OTLP/HTTP."""
     try:
         return PeerTls(Identity(tls.cert, tls.key, tls.ca, trust))

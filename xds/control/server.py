@@ -19,20 +19,22 @@ from pathlib import Path
 
 import grpc
 
-from understudy.statesync.etcd.client import EtcdClient, EtcdError, TlsFiles
-from understudy.statesync.etcd.settings import START_PATIENCE, EtcdMissing, EtcdSettings, await_etcd
+from understudy.statesync.etcd.client import EtcdClient, EtcdError
+from understudy.statesync.etcd.settings import EtcdSettings
+from understudy.statesync.pool.access import START_TIMEOUT, EtcdMissing, await_etcd
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.pools import PoolWatch
 from understudy.statesync.pool.records import ControlServer
 from understudy.statesync.pool.spec import Timeouts
-from understudy.statesync.tls.identity import Trust
+from understudy.statesync.tls.identity import DOMAIN, Trust
+from understudy.statesync.tls.pem_files import PemFiles
 from understudy.statesync.tls.secret_files import TooOpen, fault_of
 from understudy.telemetry.metrics.phase_metrics import PhaseMetrics, expose
 from understudy.telemetry.metrics.span_metrics import SpanMetrics
 from understudy.telemetry.receiver.front_tally import FrontTally
 from understudy.telemetry.receiver.otlp_grpc import add_otlp_receiver
 from understudy.telemetry.receiver.otlp_http import OPENED, otlp_application
-from understudy.telemetry.receiver.otlp_service import Intake
+from understudy.telemetry.receiver.otlp_service import OtlpService
 from understudy.telemetry.store.schema import StoreError
 from understudy.telemetry.store.store import SpanStore
 from understudy.telemetry.tracing.names import POOL, SERVICE_CONTROL
@@ -41,7 +43,7 @@ from understudy.xds.control.admin import Admin
 from understudy.xds.control.controller import Controller, Timing
 from understudy.xds.control.election import LEASE_SECONDS, Leadership
 from understudy.xds.control.gc_tuning import collect_when_idle
-from understudy.xds.control.identity import Clients, ServerTls
+from understudy.xds.control.identity import Clients
 from understudy.xds.control.name_check import holder_of_name
 from understudy.xds.control.pool_metrics import PoolMetrics
 from understudy.xds.control.ports import (
@@ -81,14 +83,14 @@ class ControlSettings:
     Addresses are ``host:port``; port 0 takes a free one.
 
     Attributes:
-        grpc: without ``serve_tls``, and unless ``insecure``, it must be on loopback.
+        grpc: without ``tls``, and unless ``insecure``, it must be on loopback.
         http: it asks for no certificate, so it must be on loopback unless ``open_http`` or ``insecure``.
         otlp_http: takes OTLP over HTTP, under the rules of the gRPC port, which takes OTLP in any case; empty for none.
         advertise_grpc: what members and Envoys connect to, if that is not the listening address.
         advertise_http: what tools connect to, if that is not the listening address.
         traces: the SQLite file of the trace store.
-        tls: for etcd; so are ``username`` and ``password``.
-        serve_tls: makes the gRPC port ask for certificates.
+        tls: makes the gRPC port ask for certificates.
+        trust_domain: that of the SPIFFE ids in these certificates.
         max_stream_age: seconds (give or take a fifth) after which an xDS stream is ended, so that Envoys spread over
             the replicas.
         etcd_patience: how long, in seconds, etcd may be silent at the start.
@@ -96,22 +98,20 @@ class ControlSettings:
 
     pool: str
     name: str
-    etcd: tuple[str, ...]
+    etcd: EtcdSettings = field(default_factory=EtcdSettings)
     grpc: str = "127.0.0.1:18000"
     http: str = "127.0.0.1:18001"
     otlp_http: str = ""
     advertise_grpc: str = ""
     advertise_http: str = ""
     traces: str | Path = ":memory:"
-    tls: TlsFiles | None = None
-    username: str | None = None
-    password: str | None = None
-    serve_tls: ServerTls | None = None
+    tls: PemFiles | None = None
+    trust_domain: str = DOMAIN
     insecure: bool = False
     open_http: bool = False
     max_stream_age: float = MAX_STREAM_AGE
     lease: int = LEASE_SECONDS
-    etcd_patience: float = START_PATIENCE
+    etcd_patience: float = START_TIMEOUT
     timing: Timing = field(default_factory=Timing)
 
 
@@ -140,7 +140,7 @@ async def run_control(settings: ControlSettings) -> int:
 async def serve_until(settings: ControlSettings, stop: asyncio.Event) -> None:
     """Run a control server until ``stop`` is set. Raises :class:`StartError` when it cannot start."""
     async with contextlib.AsyncExitStack() as stack:
-        server, grpc_port = grpc_server(settings.grpc, settings.serve_tls, insecure=settings.insecure)
+        server, grpc_port = grpc_server(settings.grpc, settings.tls, insecure=settings.insecure)
         require_private_http(settings.http, allowed=settings.open_http or settings.insecure)
         listener = stack.enter_context(listening("--http", settings.http))
         store = await stack.enter_async_context(_store(settings.traces))
@@ -188,16 +188,17 @@ async def _serve(
         on_spec=listeners.apply_spec,
     )
     leadership.on_change = controller.leadership_changed
-    clients = Clients(Trust(settings.pool, settings.serve_tls.domain)) if settings.serve_tls else None
+    trust = Trust(settings.pool, settings.trust_domain)
+    clients = Clients(trust) if settings.tls else None
     ads = AdsServer(
         cache,
         StreamSettings(timeouts=StreamTimeouts(removal_linger=REMOVAL_LINGER), max_age=settings.max_stream_age),
         confirm_fresh=controller.confirm_fresh,
         identify=clients.refuse_node if clients else None,
     )
-    if settings.serve_tls and clients:
+    if settings.tls and clients:
         controller.heartbeat.identify = clients.refuse_member
-        controller.heartbeat.tls = peer_tls(settings.serve_tls, clients.trust)
+        controller.heartbeat.tls = peer_tls(settings.tls, clients.trust)
     fronts = FrontTally(asyncio.get_running_loop().time)
     metrics = _metrics(settings.pool, ads, controller, telemetry, store, fronts)
     admin = Admin(
@@ -211,7 +212,7 @@ async def _serve(
         exposition=lambda accept: expose(metrics.registry, accept),
         fronts=fronts,
     )
-    intake = Intake(store, asyncio.get_running_loop().time, fronts=fronts)
+    intake = OtlpService(store, asyncio.get_running_loop().time, fronts=fronts)
     ads.register(server)
     controller.heartbeat.register(server)
     add_otlp_receiver(server, intake)
@@ -274,14 +275,14 @@ async def _require_own_name(client: EtcdClient, keys: PoolKeys, record: ControlS
 
 
 @contextlib.asynccontextmanager
-async def _otlp_http(settings: ControlSettings, intake: Intake) -> AsyncIterator[None]:
+async def _otlp_http(settings: ControlSettings, intake: OtlpService) -> AsyncIterator[None]:
     """The OTLP/HTTP receiver, if one is wanted; it asks for certificates whenever the gRPC port does."""
     if not settings.otlp_http:
         yield
         return
-    certs = settings.serve_tls
-    require_private("--otlp-http", settings.otlp_http, allowed=certs is not None or settings.insecure)
-    tls = peer_tls(certs, Trust(settings.pool, certs.domain)).server() if certs else None
+    require_private("--otlp-http", settings.otlp_http, allowed=settings.tls is not None or settings.insecure)
+    trust = Trust(settings.pool, settings.trust_domain)
+    tls = peer_tls(settings.tls, trust).server() if settings.tls else None
     with listening("--otlp-http", settings.otlp_http) as listener:
         async with serving_http(otlp_application(intake), listener, tls, opens=OPENED):
             yield
@@ -302,15 +303,14 @@ async def _store(path: str | Path) -> AsyncIterator[SpanStore]:
 @contextlib.asynccontextmanager
 async def _etcd(settings: ControlSettings, stop: asyncio.Event) -> AsyncIterator[EtcdClient]:
     """A client of an etcd that answered once. It may go away after that."""
-    reach = EtcdSettings(settings.etcd, settings.tls, settings.username, settings.password)
     try:
-        client = reach.client()
+        client = settings.etcd.client()
     except TooOpen as error:
         raise StartError(fault_of(error)) from None
     except (ValueError, OSError) as error:
-        raise StartError(f"--etcd {','.join(settings.etcd)}: {error}") from None
+        raise StartError(f"--etcd {','.join(settings.etcd.endpoints)}: {error}") from None
     async with client:
-        waiting = asyncio.create_task(await_etcd(client, reach, settings.pool, patience=settings.etcd_patience))
+        waiting = asyncio.create_task(await_etcd(client, settings.etcd, settings.pool, timeout=settings.etcd_patience))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait([stopping, waiting], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()

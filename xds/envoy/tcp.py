@@ -18,17 +18,21 @@ import functools
 from dataclasses import dataclass
 from datetime import timedelta
 
-from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog, AccessLogFilter, ResponseFlagFilter
-from envoy_data_plane.envoy.config.core.v3 import BackoffStrategy
-from envoy_data_plane.envoy.config.listener.v3 import Listener, ListenerFilter
-from envoy_data_plane.envoy.extensions.filters.listener.proxy_protocol.v3 import ProxyProtocol
-from envoy_data_plane.envoy.extensions.filters.network.tcp_proxy.v3 import TcpProxy
-from envoy_data_plane.envoy.extensions.matching.common_inputs.network.v3 import SourceIpInput
-from envoy_data_plane.envoy.extensions.matching.input_matchers.consistent_hashing.v3 import ConsistentHashing
-from envoy_data_plane.google.protobuf import Any
-
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.envoy.listener import listener_name, stderr_lines
+from understudy.xds.envoy.messages import (
+    AccessLog,
+    AccessLogFilter,
+    Any,
+    BackoffStrategy,
+    ConsistentHashing,
+    Listener,
+    ListenerFilter,
+    ProxyProtocol,
+    ResponseFlagFilter,
+    SourceIpInput,
+    TcpProxy,
+)
 from understudy.xds.envoy.resources import slot_name, socket_address
 from understudy.xds.server.types import PREFIX
 from understudy.xds.server.wire import any_of, delimited

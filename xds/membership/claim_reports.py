@@ -9,7 +9,7 @@ times stays the same. So one clock measures a whole takeover (docs/telemetry.md,
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from understudy.statesync.heartbeat.heartbeat import Beat, ClaimTold
+from understudy.statesync.heartbeat.heartbeat import Beat, ClaimReport
 from understudy.xds.membership.member_health import SECOND, MemberBoot
 
 WINDOW_NS = 10 * SECOND
@@ -66,7 +66,7 @@ class ReportedClaim:
     """One claim of a takeover as a member reported it, with times in ns of our own clock."""
 
     member: str
-    report: ClaimTold
+    report: ClaimReport
 
     @property
     def served_at(self) -> int:
@@ -82,7 +82,7 @@ class ClaimReports:
 
     def __init__(self) -> None:
         self._offsets: dict[MemberBoot, ClockOffset] = {}
-        self._claims: dict[str, tuple[int, dict[MemberBoot, tuple[ClaimTold, ...]]]] = {}
+        self._claims: dict[str, tuple[int, dict[MemberBoot, tuple[ClaimReport, ...]]]] = {}
         self._requests: dict[MemberBoot, str] = {}
         self._sent: dict[MemberBoot, int] = {}
         self._standstills: dict[MemberBoot, tuple[tuple[int, int], ...]] = {}
@@ -160,7 +160,7 @@ class ClaimReports:
         self._claims = {trace: claims for trace, claims in newest if now - claims[0] < KEEP_NS}
 
 
-def _shifted(claim: ClaimTold, ahead: int, latest: int) -> ClaimTold:
+def _shifted(claim: ClaimReport, ahead: int, latest: int) -> ClaimReport:
     """The claim with its times shifted by ``ahead`` ns, none of them later than ``latest``; 0 stays 0."""
     began, claimed, opened, answered = (
         min(latest, time + ahead) if time else 0 for time in (claim.began, claim.claimed, claim.opened, claim.answered)

@@ -13,7 +13,7 @@ from understudy.statesync.pool.addresses import split_address
 from understudy.statesync.pool.records import Lost, Member, MemberState, Owner, Table
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.telemetry.tracing.ids import takeover_seed
-from understudy.xds.envoy.resources import Endpoint, PoolView
+from understudy.xds.envoy.pool_view import Endpoint, PoolView
 from understudy.xds.membership.member_health import Death, MemberBoot
 from understudy.xds.placement.solver import Candidate
 

@@ -18,7 +18,8 @@ A member that was never heard is trusted, and silence alone never makes it lost.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL, Delays, patience
+from understudy.statesync.heartbeat.adaptive_timeout import Delays, adaptive_timeout
+from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
 from understudy.statesync.pool.records import Member, MemberState
 from understudy.xds.membership.member_health import (
     LATE,
@@ -73,7 +74,7 @@ class FailureDetector:
 
     def _with_load(self, usual: int, health: MemberHealth) -> int:
         late = max(health.stall, round(self._own_delays.worst * SECOND))
-        return int(patience(usual, late, self.timeouts.load_cap))
+        return int(adaptive_timeout(usual, late, self.timeouts.load_cap))
 
     def death_of(self, member: str, boot: str) -> Death | None:
         """The death of this boot; None if it is not lost."""

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from understudy.statesync.etcd.informer import MirrorBatch
+from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import NO_ETCD, Member, MemberState, Owner, Phase
 from understudy.statesync.pool.spec import PoolSpec, SpecError, refuse_contradiction
@@ -61,7 +61,7 @@ class StateBuilder:
         """The revision that a new table must compare: that of the present value, even if it cannot be read."""
         return self.state.unreadable.get(self.state.keys.table, self.table_revision)
 
-    def apply(self, batch: MirrorBatch) -> None:
+    def apply(self, batch: InformerBatch) -> None:
         """Take in a batch of changes from etcd."""
         before = {member.member: member for member in self.members}
         self.state.apply(batch)

@@ -6,14 +6,16 @@ from :mod:`understudy.xds.envoy.listener` and :mod:`understudy.xds.envoy.tcp`.
 
 import logging
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from understudy.statesync.pool.addresses import split_address
 from understudy.statesync.pool.spec import PoolSpec
-from understudy.xds.envoy.listener import listener, listener_name
-from understudy.xds.envoy.tcp import TcpSettings, tcp_listener, tcp_settings
 from understudy.xds.server.cache import CacheError, ResourceCache
 from understudy.xds.server.types import LISTENER
 from understudy.xds.server.wire import Node
+
+if TYPE_CHECKING:  # Envoy's message classes take 0.3 s to import: not while a control server starts
+    from understudy.xds.envoy.tcp import TcpSettings
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,9 @@ class ListenerGroups:
 
     async def set_listener(self, group: str) -> None:
         """Set the listener of a group of Envoys (:func:`group_of`)."""
+        from understudy.xds.envoy.listener import listener, listener_name
+        from understudy.xds.envoy.tcp import tcp_listener
+
         listen, telemetry, traced = (*group.split(" "), "", "")[:3]
         try:
             host, port = split_address(listen)
@@ -58,6 +63,8 @@ class ListenerGroups:
 
     async def apply_spec(self, spec: PoolSpec) -> None:
         """Make the listeners as this spec wants them, now and later; its clusters must be in the cache."""
+        from understudy.xds.envoy.tcp import tcp_settings
+
         settings = tcp_settings(spec)
         if settings == self._tcp:
             return

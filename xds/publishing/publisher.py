@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from understudy.statesync.pool.spec import PoolSpec
-from understudy.xds.envoy.mesh import build_all, clusters_from_elsewhere
-from understudy.xds.envoy.resources import ENDPOINTS, ROUTES, Endpoint, PoolView
+from understudy.xds.envoy.pool_view import Endpoint, PoolView
 from understudy.xds.membership.cluster_state import ClusterState, pool_view
 from understudy.xds.server.cache import CacheError, ResourceCache
+from understudy.xds.server.types import ENDPOINTS, ROUTES
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class Publisher:
         await asyncio.gather(
             asyncio.sleep(self._merge - since if self._at else 0),
             # An error is reported when the view is to be published.
-            asyncio.gather(asyncio.to_thread(build_all, view), return_exceptions=True),
+            asyncio.gather(asyncio.to_thread(_build, view), return_exceptions=True),
         )
 
     async def _publish_health(self, view: PoolView) -> None:
@@ -139,7 +139,7 @@ class Publisher:
         if members == before.members:
             return
         after = replace(before, members=members)
-        old, new = self._resources, build_all(after)
+        old, new = self._resources, _build(after)
         self._published, self._resources = after, new
         logger.info("endpoints of pool %s: %s", view.spec.pool, _health_changes(before.members, members))
         for kind in (ENDPOINTS, ROUTES):
@@ -152,8 +152,8 @@ class Publisher:
         self._topology = topology
         self._at = asyncio.get_running_loop().time()
         try:
-            resources = build_all(view)
-            await self._cache.set_all(resources, known=clusters_from_elsewhere(view.spec))
+            resources = _build(view)
+            await self._cache.set_all(resources, known=_clusters_from_elsewhere(view.spec))
             await self._on_spec(view.spec)
         except (CacheError, ValueError) as error:
             # The last good content stays. The next view is tried when the pool changes.
@@ -171,6 +171,19 @@ class Publisher:
         self._published_event.set()
         self._published_event = asyncio.Event()
         self._on_publish()
+
+
+def _build(view: PoolView) -> dict[str, dict[str, bytes]]:
+    """All resources of a view. The first call imports Envoy's message classes, and is made in a thread."""
+    from understudy.xds.envoy.mesh import build_all
+
+    return build_all(view)
+
+
+def _clusters_from_elsewhere(spec: PoolSpec) -> frozenset[str]:
+    from understudy.xds.envoy.mesh import clusters_from_elsewhere
+
+    return clusters_from_elsewhere(spec)
 
 
 def _health_changes(before: Mapping[str, Endpoint], after: Mapping[str, Endpoint]) -> str:

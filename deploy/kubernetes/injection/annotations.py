@@ -24,7 +24,8 @@ from understudy.deploy.kubernetes.base.names import (
     SESSION_API_PORT,
 )
 from understudy.statesync.pool.app_health import HEALTH_FORMS, AppHealth
-from understudy.statesync.pool.spec import Name, SpecError, parse_checks
+from understudy.statesync.pool.spec import Name, SpecError
+from understudy.statesync.pool.spec_reader import parse_checks
 
 PREFIX = f"{DOMAIN}/"
 INJECTED = f"{PREFIX}injected"

@@ -8,8 +8,9 @@ is the site unless an annotation sets another.
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
-from understudy.deploy.common.sidecar_arguments import EtcdAccess, SidecarOptions, SidecarTls, sidecar_arguments
+from understudy.deploy.common.sidecar_arguments import SidecarOptions, sidecar_arguments
 from understudy.deploy.kubernetes.base.csi_certificates import csi_volume, spiffe
 from understudy.deploy.kubernetes.base.lenient_json import Body
 from understudy.deploy.kubernetes.base.names import MEMBER
@@ -17,6 +18,8 @@ from understudy.deploy.kubernetes.base.objects import container_security, from_f
 from understudy.deploy.kubernetes.base.sidecar_settings import NATIVE, SidecarSettings
 from understudy.deploy.kubernetes.injection.annotations import TOPOLOGIES, Wishes, quantity
 from understudy.deploy.kubernetes.injection.istio import original_path
+from understudy.statesync.etcd.settings import EtcdSettings
+from understudy.statesync.tls.pem_files import PemFiles
 
 SIDECAR = "understudy"
 PROGRAM = "understudy"
@@ -41,14 +44,11 @@ def place_of(
 ) -> SidecarOptions:
     """The settings of one pod's sidecar."""
     pod_ip = "$(UNDERSTUDY_POD_IP)"
-    etcd_files = {"ca": f"{_SECRETS}/etcd/ca.crt"} if settings.etcd_tls_secret else {}
-    if settings.etcd_tls_secret and settings.etcd_client_certificate:
-        etcd_files |= {"cert": f"{_SECRETS}/etcd/tls.crt", "key": f"{_SECRETS}/etcd/tls.key"}
-    tls = SidecarTls(*(f"{_SECRETS}/tls/{name}" for name in ("tls.crt", "tls.key", "ca.crt")))
+    etcd_tls = _pem_files("etcd", own=bool(settings.etcd_client_certificate)) if settings.etcd_tls_secret else None
     return SidecarOptions(
         member="$(UNDERSTUDY_MEMBER)",
         pool=wishes.pool,
-        etcd=EtcdAccess(settings.etcd, **etcd_files),
+        etcd=EtcdSettings(settings.etcd, etcd_tls),
         app=f"{pod_ip}:{app_port}",
         app_health=app_health,
         session_api=session_api_of(wishes),
@@ -64,9 +64,15 @@ def place_of(
         checks=wishes.checks,
         session_keys=f"{_SECRETS}/session-keys/keys" if settings.session_keys_secret else "",
         log_level=wishes.log_level or settings.log_level,
-        tls=tls if settings.peer_certificates else None,
+        tls=_pem_files("tls", own=True) if settings.peer_certificates else None,
         insecure=settings.peer_certificates is None,
     )
+
+
+def _pem_files(folder: str, *, own: bool) -> PemFiles:
+    """The PEM files of a mounted secret; ``own``: it has a certificate and key of ours, and not only the CA."""
+    cert, key, ca = (Path(_SECRETS, folder, name) for name in ("tls.crt", "tls.key", "ca.crt"))
+    return PemFiles(cert, key, ca) if own else PemFiles(None, None, ca)
 
 
 def sidecar_container(settings: SidecarSettings, wishes: Wishes, place: SidecarOptions, *, grace: int) -> Body:

@@ -29,7 +29,8 @@ from understudy.deploy.kubernetes.preflight.webhooks import webhook_findings
 from understudy.deploy.kubernetes.render.plan import host_and_port
 from understudy.deploy.kubernetes.render.pool import SPEC_FILE
 from understudy.statesync.etcd.client import EndpointStatus
-from understudy.statesync.pool.spec import PoolSpec, SpecError, parse_spec
+from understudy.statesync.pool.spec import PoolSpec, SpecError
+from understudy.statesync.pool.spec_reader import parse_spec
 
 AREA = "manifests"
 OLDEST_ENVOY = (1, 37)

@@ -35,8 +35,9 @@ from understudy.deploy.kubernetes.base.objects import (
 from understudy.deploy.kubernetes.render.control import host_of
 from understudy.deploy.kubernetes.render.plan import DRAIN_BY_ADMIN, Plan, digest
 from understudy.proxy.front.bootstrap import bootstrap, options
-from understudy.proxy.front.envoy_tls import EnvoyTls, secret_files, transport_socket
+from understudy.proxy.front.envoy_tls import secret_files, transport_socket
 from understudy.proxy.front.request_counts import NODE_VARIABLE
+from understudy.statesync.tls.pem_files import PemFiles
 from understudy.telemetry.tracing import names
 
 CONTAINER = "envoy"
@@ -106,7 +107,7 @@ def configuration(plan: Plan) -> dict[str, str]:
     """The files that Envoy reads at start, by name: bootstrap and certificate paths."""
     files = {BOOTSTRAP_FILE: front_bootstrap(plan)}
     if plan.certificates:
-        files |= secret_files(EnvoyTls(Path(CERT), Path(KEY), Path(CA)))
+        files |= secret_files(PemFiles(Path(CERT), Path(KEY), Path(CA)))
     return {name: json.dumps(content, indent=1) + "\n" for name, content in files.items()}
 
 

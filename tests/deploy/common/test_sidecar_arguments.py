@@ -8,16 +8,19 @@ import click
 
 from understudy.deploy.cli.commands_run import sidecar
 from understudy.deploy.common.layout import ControlAddresses, FrontAddresses, Layout, MemberAddresses
-from understudy.deploy.common.sidecar_arguments import EtcdAccess, SidecarOptions, SidecarTls, sidecar_arguments
+from understudy.deploy.common.sidecar_arguments import SidecarOptions, sidecar_arguments
 from understudy.deploy.kubernetes.base.sidecar_settings import SidecarSettings
 from understudy.deploy.kubernetes.injection.pod import inject
 from understudy.deploy.local.local_pool import LocalSettings, member_place, programs
+from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.tls.pem_files import PemFiles
 
+FILES = PemFiles(Path(__file__), Path(__file__), Path(__file__))
 EVERYTHING = SidecarOptions(
     member="cart-1",
     pool="cart",
-    etcd=EtcdAccess(("http://127.0.0.1:2379", "http://127.0.0.1:2380"), __file__, __file__, __file__),
+    etcd=EtcdSettings(("http://127.0.0.1:2379", "http://127.0.0.1:2380"), FILES),
     app="127.0.0.1:8000",
     app_health="/healthz",
     session_api="127.0.0.1:7600",
@@ -32,7 +35,7 @@ EVERYTHING = SidecarOptions(
     checks="[{name: db, http: 'http://127.0.0.1:1/'}]",
     session_keys=__file__,
     log_level="debug",
-    tls=SidecarTls(__file__, __file__, __file__),
+    tls=FILES,
     insecure=True,
 )
 

@@ -9,7 +9,8 @@ from click.testing import CliRunner
 from understudy.deploy.cli.main import cli
 from understudy.deploy.data.apply import Change, changes
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.spec import PoolSpec, parse_spec
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_reader import parse_spec
 
 
 def spec(text):

@@ -19,10 +19,11 @@ from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import until
 from understudy.deploy.data.backup import Restore, RestoreStoppedError, owners_after, write_backup
 from understudy.deploy.data.backup_file import OwnerLine, check, sessions_in
-from understudy.statesync.pool.keys import prefix_range
+from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_reader import decode_spec
 from understudy.statesync.sessions.session import Session
 
 FOREVER = 2**53
@@ -346,7 +347,7 @@ async def test_a_restore_stops_when_a_member_comes_up_too_early(
     assert (await operator.restore(tmp_path / "backup", "--replace"))[0] == 0
     assert len(await sessions(pool)) == 3000
     assert (await pool.owners())[15].epoch == 10
-    assert PoolSpec.decode((await everything(pool))[pool.keys.spec]) == pool.spec
+    assert decode_spec((await everything(pool))[pool.keys.spec]) == pool.spec
 
 
 async def test_a_restore_that_etcd_left_in_the_lurch_is_told_so_and_can_be_made_again(

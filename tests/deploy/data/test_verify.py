@@ -17,7 +17,7 @@ from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.sidecars_here import sidecars_here
 from tests.harness.waiting import until
 from understudy.deploy.data.backup_file import sessions_in
-from understudy.statesync.pool.keys import prefix_range
+from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.slots import slot_of
 
 A_FIRST = (("a", "b"),)

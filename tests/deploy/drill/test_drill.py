@@ -32,7 +32,8 @@ from understudy.deploy.drill.conditions import (
 from understudy.deploy.drill.drill import DrillResult
 from understudy.deploy.drill.fault_injectors import run_template
 from understudy.deploy.drill.report import drill_table, view_of
-from understudy.deploy.inspect.query import read_pool, read_trace
+from understudy.deploy.inspect.query import read_pool
+from understudy.deploy.inspect.traces import read_trace
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.statesync.etcd.client import EndpointStatus, EtcdClient
 from understudy.statesync.pool.keys import PoolKeys

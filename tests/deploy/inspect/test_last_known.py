@@ -11,11 +11,11 @@ from tests.harness.recorded import answering
 from tests.harness.waiting import free_port
 from understudy.deploy.common.console_style import Terminal
 from understudy.deploy.common.layout import ControlAddresses, FrontAddresses, Layout, MemberAddresses
-from understudy.deploy.inspect.last_known import heard_by, read_last_known
-from understudy.deploy.inspect.member_views import MemberReport, member_views
-from understudy.deploy.inspect.query import ask_controls
+from understudy.deploy.inspect.controls import ask_controls
+from understudy.deploy.inspect.last_known import read_last_known
+from understudy.deploy.inspect.member_views import MemberReport, heard_by, member_views
 from understudy.deploy.inspect.tables import status_table
-from understudy.statesync.etcd.informer import MirrorBatch
+from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import (
     NO_ETCD,
@@ -231,6 +231,6 @@ async def test_a_spec_of_another_version_is_not_taken_for_garbage(understudy, et
 def test_a_mirrored_pool_tells_all_that_it_was_told():
     state = pool()
     again = PoolState(KEYS)
-    again.apply(MirrorBatch(9, (), reset=True))
+    again.apply(InformerBatch(9, (), reset=True))
     assert {key for key, _, _ in state.stored()} >= {KEYS.spec, KEYS.leader, KEYS.table, KEYS.owner(3)}
     assert again.stored() == []

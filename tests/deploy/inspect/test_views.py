@@ -7,7 +7,8 @@ import pytest
 from understudy.deploy.common.layout import ControlAddresses, FrontAddresses, Layout, MemberAddresses
 from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.inspect.member_views import member_views, order_of
-from understudy.deploy.inspect.views import condense, explain_view, failovers_view, ranges, status_view
+from understudy.deploy.inspect.traces import condense
+from understudy.deploy.inspect.views import explain_view, failovers_view, ranges, status_view
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Failover, Member, MemberState, Owner, Phase, Table
 from understudy.statesync.pool.spec import PoolSpec

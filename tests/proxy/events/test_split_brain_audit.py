@@ -98,13 +98,13 @@ async def test_writes_that_the_fence_refused_are_told_in_the_trace_of_the_change
         await pool.settle(*A_FIRST)
         await pool.call("a", "PUT", "/k", "first")
         committer, gate = here["a"].committer, asyncio.Event()
-        send = committer._send_until_definite
+        send = committer._send_until_known
 
         async def late(batch):
             await gate.wait()
             return await send(batch)
 
-        committer._send_until_definite = late
+        committer._send_until_known = late
         spans = told(here["a"])
         other = next(key for key in map(str, range(1000)) if slot_of(key, 16) == slot_of("k", 16))
         waiting = asyncio.create_task(pool.call("a", "PUT", "/k", "too late"))

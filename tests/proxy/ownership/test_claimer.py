@@ -12,8 +12,8 @@ from tests.proxy.members import SLOTS, LocalPool, local_pool
 from understudy.proxy.events.cause import Cause
 from understudy.proxy.ownership import claims
 from understudy.statesync.etcd.client import EtcdClient, OutcomeUnknown
-from understudy.statesync.etcd.informer import MirrorBatch
-from understudy.statesync.pool.keys import prefix_range
+from understudy.statesync.etcd.informer import InformerBatch
+from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.records import Failover
 
 ALL = list(range(SLOTS))
@@ -61,7 +61,7 @@ async def test_what_the_dead_owner_wrote_last_is_there_before_the_first_answer(
 ) -> None:
     a, b = await pool.give("a", "b"), pool["b"]
     await b.reconciler._hold()
-    held_back: list[MirrorBatch] = []
+    held_back: list[InformerBatch] = []
     hand_over = b.copies.mirror._hand_over
     monkeypatch.setattr(b.copies.mirror, "_hand_over", held_back.append)
     monkeypatch.setattr(claims, "WATCH_TIMEOUT", 20.0)

@@ -18,7 +18,7 @@ from tests.harness.forkserver import forked
 from tests.harness.secrets import write_secret
 from tests.harness.sidecars import ROOT, SidecarPool, sidecar_pool
 from tests.harness.waiting import free_port, until
-from understudy.statesync.pool.keys import prefix_range
+from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.records import Failover, Intent, MemberState
 
 ADMIN = {"Understudy-Admin": "true"}

@@ -16,7 +16,8 @@ from understudy.proxy.member.identity import MemberIdentity
 from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.sessions.request_sweep import RequestSweep
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.pool.keys import PoolKeys, prefix_range
+from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.state import At
 from understudy.statesync.sessions.request_log import Entry, RequestLog

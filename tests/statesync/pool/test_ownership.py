@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from understudy.statesync.etcd.client import CreateRevision, Event, Kv, ModRevision
-from understudy.statesync.etcd.informer import MirrorBatch
+from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.ownership import (
     ClaimFree,
@@ -247,11 +247,11 @@ def test_intents_for_sites_and_for_members_are_kept_apart():
     state = PoolState(KEYS)
     put = {KEYS.intent("east"): Intent("east"), KEYS.site_intent("east"): Intent(until=9.0, site="east")}
     events = tuple(Event("put", Kv(key, record.encode(), 1, 1, 0)) for key, record in put.items())
-    state.apply(MirrorBatch(1, events, reset=True))
+    state.apply(InformerBatch(1, events, reset=True))
 
     assert state.intents["east"].record == Intent("east")
     assert [state.offline(now) for now in (8.0, 9.0)] == [{"east"}, frozenset()]
-    state.apply(MirrorBatch(2, (Event("delete", Kv(KEYS.site_intent("east"), b"", 2, 0, 0)),)))
+    state.apply(InformerBatch(2, (Event("delete", Kv(KEYS.site_intent("east"), b"", 2, 0, 0)),)))
     assert (set(state.intents), set(state.sites)) == ({"east"}, set())
 
 

@@ -130,7 +130,7 @@ class SimulatedMember(Process):
         assert await asyncio.wait_for(self.process.stdout.readline(), 40) == b"told\n"
 
     async def tell(self, claim: dict[str, Any]) -> None:
-        """From now on its beats tell of this claim, made and served just now; see ``ClaimTold`` for the fields."""
+        """From now on its beats tell of this claim, made and served just now; see ``ClaimReport`` for the fields."""
         assert self.process is not None
         assert self.process.stdin is not None
         assert self.process.stdout is not None

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.xds.control import server
 from understudy.xds.control.ports import StartError
 from understudy.xds.control.server import ControlSettings, run_control
@@ -73,5 +74,5 @@ async def test_the_process_names_the_service_in_one_line_and_exits_with_1(monkey
         raise ServiceFailed("failover tracer", ValueError("no such span"))
 
     monkeypatch.setattr(server, "serve_until", serve)
-    assert await run_control(ControlSettings("cart", "control-1", ("127.0.0.1:1",))) == 1
+    assert await run_control(ControlSettings("cart", "control-1", EtcdSettings(("127.0.0.1:1",)))) == 1
     assert capfd.readouterr().err == ("understudy control: service failover tracer failed (ValueError: no such span)\n")

@@ -21,12 +21,13 @@ from understudy.telemetry.otlp.counts import Period
 from understudy.telemetry.otlp.logs import StoredLog
 from understudy.telemetry.receiver.front_tally import FrontTally, Kind
 from understudy.telemetry.receiver.otlp_grpc import add_otlp_receiver
-from understudy.telemetry.receiver.otlp_service import Intake
+from understudy.telemetry.receiver.otlp_service import OtlpService
 from understudy.telemetry.slo.requests import requests_of
 from understudy.telemetry.store.store import SpanStore
 from understudy.telemetry.tracing import names
 from understudy.xds.envoy.listener import listener_name
-from understudy.xds.envoy.resources import Endpoint, PoolView, build
+from understudy.xds.envoy.pool_view import Endpoint, PoolView
+from understudy.xds.envoy.resources import build
 from understudy.xds.publishing.listener_groups import ListenerGroups, group_of
 from understudy.xds.server.ads import AdsServer
 from understudy.xds.server.cache import ResourceCache
@@ -105,7 +106,7 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
     server = grpc.aio.server()
     ads = AdsServer(cache)
     ads.register(server)
-    add_otlp_receiver(server, Intake(store, time.monotonic, fronts=tally))
+    add_otlp_receiver(server, OtlpService(store, time.monotonic, fronts=tally))
     xds = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     config = bootstrap(

@@ -20,7 +20,8 @@ from xxhash import xxh64_intdigest
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.envoy.listener import listener_name
-from understudy.xds.envoy.resources import CLUSTER, ENDPOINTS, ROUTES, Endpoint, PoolView, build
+from understudy.xds.envoy.pool_view import Endpoint, PoolView
+from understudy.xds.envoy.resources import CLUSTER, ENDPOINTS, ROUTES, build
 from understudy.xds.envoy.tcp import TcpSettings, tcp_listener, tcp_settings
 from understudy.xds.publishing.listener_groups import ListenerGroups
 from understudy.xds.server import types

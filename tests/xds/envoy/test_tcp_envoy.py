@@ -17,7 +17,8 @@ from tests.harness.waiting import free_port, stays, until
 from understudy.proxy.front.bootstrap import bootstrap
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
-from understudy.xds.envoy.resources import Endpoint, PoolView, build
+from understudy.xds.envoy.pool_view import Endpoint, PoolView
+from understudy.xds.envoy.resources import build
 from understudy.xds.publishing.listener_groups import ListenerGroups, group_of
 from understudy.xds.server.ads import AdsServer
 from understudy.xds.server.cache import ResourceCache

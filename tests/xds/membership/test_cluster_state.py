@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from understudy.statesync.etcd.client import Event, Kv
-from understudy.statesync.etcd.informer import MirrorBatch
+from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import NO_ETCD, Intent, Lost, Member, MemberState, Owner, Table
 from understudy.statesync.pool.spec import PoolSpec
@@ -451,7 +451,7 @@ def test_a_site_is_offline_until_its_time_is_over():
         keys.site_intent("west"): Intent(site="west").encode(),
     }
     events = tuple(Event("put", Kv(key, value, 1, 1, 0)) for key, value in put.items())
-    builder.apply(MirrorBatch(1, events, reset=True))
+    builder.apply(InformerBatch(1, events, reset=True))
 
     assert (builder.current().offline, builder.seconds_until_site_returns()) == ({"east", "west"}, 2.5)  # type: ignore[union-attr]
     clock[0] = 12.5
@@ -469,7 +469,7 @@ def test_a_member_that_cannot_reach_etcd_is_told_from_one_with_another_fault(bea
         put[keys.member(name)] = (at_rest if beats else replace(at_rest, state=DOWN, reason=reason)).encode()
         if beats:
             detector.on_beat(1, name, "one", DOWN, 1, reason=reason)
-    builder.apply(MirrorBatch(1, tuple(Event("put", Kv(key, value, 1, 1, 0)) for key, value in put.items())))
+    builder.apply(InformerBatch(1, tuple(Event("put", Kv(key, value, 1, 1, 0)) for key, value in put.items())))
 
     assert builder.current().cut_off == {"a"}  # type: ignore[union-attr]
 
@@ -479,7 +479,7 @@ def test_envoy_is_told_when_most_of_the_members_that_beat_are_late():
     detector = FailureDetector(on_change=lambda _: builder.members_changed())
     builder = StateBuilder(keys, detector)
     spec = Event("put", Kv(keys.spec, PoolSpec(pool="cart").encode(), 1, 1, 0))
-    builder.apply(MirrorBatch(1, (spec,), reset=True))
+    builder.apply(InformerBatch(1, (spec,), reset=True))
     told = []
     for name in "abc":
         detector.on_beat(1, name, "one", UP, 1)

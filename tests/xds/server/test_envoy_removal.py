@@ -15,7 +15,8 @@ from tests.harness.waiting import free_port, until
 from tests.xds.server.test_envoy_ads import VARIANTS, backend, bootstrap
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.envoy.listener import listener, listener_name
-from understudy.xds.envoy.resources import Endpoint, PoolView, build
+from understudy.xds.envoy.pool_view import Endpoint, PoolView
+from understudy.xds.envoy.resources import build
 from understudy.xds.server.ads import AdsServer, StreamSettings
 from understudy.xds.server.cache import ResourceCache
 from understudy.xds.server.stream_config import StreamTimeouts

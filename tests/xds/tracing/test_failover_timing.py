@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.statesync.heartbeat.heartbeat import Beat, ClaimTold
+from understudy.statesync.heartbeat.heartbeat import Beat, ClaimReport
 from understudy.statesync.pool.records import MemberState, Owner
 from understudy.telemetry.tracing import names
 from understudy.telemetry.tracing.ids import takeover_seed
@@ -38,7 +38,7 @@ def at(ms: float) -> int:
 
 def claimed(member: str = "b", slots: int = 3, **fields) -> ReportedClaim:
     times = {"began": at(55), "claimed": at(60), "opened": at(65), **fields}
-    return ReportedClaim(member, ClaimTold(IDS.hex, slots, **times))
+    return ReportedClaim(member, ClaimReport(IDS.hex, slots, **times))
 
 
 def lengths(path) -> dict[str, float]:
@@ -78,7 +78,7 @@ CLAIMS = st.builds(
     ReportedClaim,
     st.sampled_from("bcd"),
     st.builds(
-        ClaimTold,
+        ClaimReport,
         st.just(IDS.hex),
         st.integers(0, 300),
         TIMES,
@@ -137,7 +137,7 @@ def test_a_caller_who_was_refused_knew_it_before_the_closed_socket_did():
     assert replace(change, closed=False).corrected([refused]).began == TAKEOVER.began
 
 
-def beat(sent: int, *claims: ClaimTold, boot: str = "one") -> Beat:
+def beat(sent: int, *claims: ClaimReport, boot: str = "one") -> Beat:
     return Beat("cart", "b", boot, MemberState.UP, 1, sent=sent, claims=claims)
 
 
@@ -148,7 +148,7 @@ def beat(sent: int, *claims: ClaimTold, boot: str = "one") -> Beat:
 )
 def test_a_members_times_are_ours_but_for_the_quickest_way_of_its_beats(ahead, ways_ms, happened_ms):
     told = ClaimReports()
-    claim = ClaimTold(
+    claim = ClaimReport(
         IDS.hex, 1, at(happened_ms) + ahead, at(happened_ms + 7) + ahead, opened=at(happened_ms + 9) + ahead
     )
     now = 0
@@ -180,7 +180,7 @@ def test_a_drifting_clock_is_followed():
 
 def test_no_time_that_is_told_lies_in_the_future():
     told = ClaimReports()
-    told.on_beat(beat(SECOND, ClaimTold(IDS.hex, 1, 10**30, 10**30, opened=10**30)), at(0))
+    told.on_beat(beat(SECOND, ClaimReport(IDS.hex, 1, 10**30, 10**30, opened=10**30)), at(0))
     (found,) = told.claims_of(IDS.hex, at(1))
     assert found.served_at == at(1)
 
@@ -218,7 +218,7 @@ def test_a_clock_that_has_fallen_behind_stood_still_with_its_machine(after, foun
 
 def test_a_beat_tells_news_once_and_forgets_who_is_gone():
     told = ClaimReports()
-    claim = ClaimTold(IDS.hex, 1, SECOND, SECOND)
+    claim = ClaimReport(IDS.hex, 1, SECOND, SECOND)
     assert told.on_beat(beat(SECOND, claim), at(0))
     assert not told.on_beat(beat(SECOND, claim), at(1))
     assert told.on_beat(beat(SECOND, replace(claim, opened=SECOND)), at(2))
