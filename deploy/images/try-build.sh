@@ -41,4 +41,4 @@ for command in control sidecar injector apply status; do
         exit 1
     fi
 done
-as_container python -c 'import understudy.deploy.examples.cart, understudy.proxy.sidecar.sidecar, understudy.xds.control.server; print("all parts are imported")'
+as_container python -c 'import understudy.deploy.examples.cart, understudy.deploy.kubernetes.webhook.injector, understudy.proxy.sidecar.sidecar, understudy.xds.control.server; print("all parts are imported")'
