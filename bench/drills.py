@@ -27,9 +27,10 @@ import aiohttp
 
 from tests.harness.waiting import until
 from understudy.deploy.common.errors import DeployError
-from understudy.deploy.drill.fault_injectors import LocalHands
-from understudy.deploy.inspect.converged import unsettled
-from understudy.deploy.inspect.query import read_pool, read_trace
+from understudy.deploy.drill.fault_injectors import LocalInjector
+from understudy.deploy.inspect.converged import not_converged
+from understudy.deploy.inspect.query import read_pool
+from understudy.deploy.inspect.traces import read_trace
 from understudy.deploy.load.history_checker import percentile
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.statesync.etcd.client import EtcdClient
@@ -53,7 +54,7 @@ UNDISTURBED = 2.5
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ClientView:
     """One answer: who gave it and when (monotonic seconds), when it was asked for, and the request's traceparent."""
 
     session: str
@@ -113,7 +114,7 @@ class Clients:
 
     def __init__(self, url: str, sessions: int, rate: float) -> None:
         self.url, self.sessions, self.rate = url, sessions, rate
-        self.seen: list[Seen] = []
+        self.seen: list[ClientView] = []
         self.serving: dict[str, str] = {}
         self.late: list[tuple[float, float]] = []
         """How late this process was with each request, in seconds, and when (monotonic)."""
@@ -166,12 +167,12 @@ class Clients:
                     by, ok = answer.headers.get("X-Served-By", ""), answer.status == 200
         finally:
             del self._under_way[key]
-        self.seen.append(Seen(key, asked, time.monotonic(), by, ok, request))
+        self.seen.append(ClientView(key, asked, time.monotonic(), by, ok, request))
         if ok:
             self.serving[key] = by
 
 
-def gap_of(seen: Sequence[Seen], sessions: frozenset[str], member: str, struck: float) -> tuple[float, float]:
+def gap_of(seen: Sequence[ClientView], sessions: frozenset[str], member: str, struck: float) -> tuple[float, float]:
     """How long the sessions of a member that was struck had no answer, and how finely that was seen; both in ms.
 
     From the last answer of that member until the slowest of its successors has given its first. ``sessions`` are those
@@ -195,7 +196,7 @@ def gap_of(seen: Sequence[Seen], sessions: frozenset[str], member: str, struck: 
     return (slowest.answered - last) * 1000, (spacing + unseen) * 1000
 
 
-def waited(seen: Sequence[Seen], struck: float) -> tuple[float, float]:
+def waited(seen: Sequence[ClientView], struck: float) -> tuple[float, float]:
     """How much longer the slowest request of a drain took than one usually takes, and by how much those differ; in ms.
 
     What is usual is the median before it was ``struck``; they differ by what the slowest in a hundred takes more.
@@ -227,7 +228,7 @@ class Drills:
     def __init__(self, pool: LocalPool, etcd: EtcdClient, clients: Clients) -> None:
         self._pool, self._etcd, self._clients = pool, etcd, clients
         self._clock = Clock()
-        self._hands = LocalHands(pool.settings.directory, pool.layout)
+        self._injector = LocalInjector(pool.settings.directory, pool.layout)
 
     async def run(self, number: int, kind: str) -> Comparison:
         members = [place.name for place in self._pool.layout.members]
@@ -274,15 +275,15 @@ class Drills:
         )
 
     async def _kill(self, state: PoolState, member: str) -> list[StoredSpan]:
-        await self._hands.kill(member)
+        await self._injector.kill(member)
         return await self._takeover(state, member)
 
     async def _freeze(self, state: PoolState, member: str) -> list[StoredSpan]:
-        await self._hands.freeze(member)
+        await self._injector.freeze(member)
         try:
             return await self._takeover(state, member)
         finally:
-            await self._hands.mend()
+            await self._injector.undo()
 
     async def _drain(self, state: PoolState, member: str) -> list[StoredSpan]:
         key = state.keys.intent(member)
@@ -328,7 +329,7 @@ class Drills:
         members = [place.name for place in self._pool.layout.members]
 
         async def settled() -> bool:
-            return not unsettled(await self._state(), members)
+            return not not_converged(await self._state(), members)
 
         await until(settled, PATIENCE, "the pool is as before")
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self
 import aiohttp
 
 from bench.failover_proxies import WORKERS, envoy_config, haproxy_config
-from understudy.deploy.inspect.converged import unsettled
+from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.deploy.local.ports import PortPicker
@@ -115,7 +115,7 @@ class Peer:
         self.processes.kill(member)
 
     async def end(self, member: str) -> None:
-        await self.processes.end(member)
+        await self.processes.terminate(member)
 
     async def start_again(self, member: str, part: str = "") -> None:  # noqa: ARG002 - as above
         await self.processes.start_again(member)
@@ -273,7 +273,7 @@ class Understudy:
         self.pool.processes.kill(*self._names(member, part))
 
     async def end(self, member: str) -> None:
-        await self.pool.processes.end(*self._names(member))
+        await self.pool.processes.terminate(*self._names(member))
 
     async def start_again(self, member: str, part: str = "") -> None:
         await self.pool.processes.start_again(*self._names(member, part))
@@ -307,7 +307,7 @@ class Understudy:
             held[at.record.active] = held.get(at.record.active, 0) + 1
         # A fair share is one slot to either side of the exact one.
         fair = all(held.get(name, 0) >= 256 // MEMBERS - 1 for name in self.members)
-        return fair and not unsettled(state, []) and all(name in state.members for name in self.members)
+        return fair and not not_converged(state, []) and all(name in state.members for name in self.members)
 
     async def etcd_leader(self) -> str:
         """The process name of etcd's leader."""

@@ -17,7 +17,7 @@ from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.sessions.commit import BATCH_MOST, Committer
 from understudy.statesync.sessions.replica import Replica
-from understudy.statesync.sessions.session import Method, Stored, Terms, Write, decide_write
+from understudy.statesync.sessions.session import Method, Stored, Write, WriteContext, decide_write
 
 WRITERS = 300
 KEYS = PoolKeys("bench-layer")
@@ -65,7 +65,7 @@ async def layer(client: EtcdClient, seconds: float) -> int:
         while time.perf_counter() < end:
             turn += 1
             key = f"key-{number}-{turn % 30}"
-            terms = Terms(1, time.time_ns() // 1_000_000, 65536, 3600)
+            terms = WriteContext(1, time.time_ns() // 1_000_000, 65536, 3600)
             outcome = decide_write(replica.session(0, key), Write(Method.PUT, BODY), terms)
             assert isinstance(outcome, Stored)
             submission = committer.submit(0, fence, KEYS.session(0, key), outcome.session.encode())

@@ -31,9 +31,10 @@ from tests.harness.envoy import Envoy, running_envoy
 from tests.harness.waiting import free_port, until
 from understudy.proxy.front.bootstrap import bootstrap
 from understudy.statesync.pool.spec import PoolSpec
-from understudy.xds.envoy.resources import CLUSTER, ENDPOINTS, Endpoint, PoolView, build
-from understudy.xds.envoy.tcp import tcp_listener, tcp_terms
-from understudy.xds.publishing.listener_groups import Fronts, listen_of
+from understudy.xds.envoy.pool_view import Endpoint, PoolView
+from understudy.xds.envoy.resources import CLUSTER, ENDPOINTS, build
+from understudy.xds.envoy.tcp import tcp_listener, tcp_settings
+from understudy.xds.publishing.listener_groups import ListenerGroups, group_of
 from understudy.xds.server.ads import AdsServer
 from understudy.xds.server.cache import ResourceCache
 
@@ -109,18 +110,18 @@ class Front:
 async def front(home: Path, slots: int, members: int, member_port: int) -> AsyncIterator[tuple[Front, dict[str, Any]]]:
     """A running front Envoy of one shape, and what its start showed."""
     empty = view_of(slots, members, member_port)
-    cache = ResourceCache(listen_of)
-    fronts = Fronts(cache, "notes")
-    cache.on_group = fronts.give
+    cache = ResourceCache(group_of)
+    fronts = ListenerGroups(cache, "notes")
+    cache.on_group = fronts.set_listener
     began = time.perf_counter()
     resources = build(empty)
     encoded = time.perf_counter() - began
     began = time.perf_counter()
-    terms = tcp_terms(empty.spec)
+    terms = tcp_settings(empty.spec)
     assert terms is not None
     listener = tcp_listener.__wrapped__("notes", "127.0.0.1", 9000, terms)
     encoded_listener = time.perf_counter() - began
-    await fronts.follow(empty.spec)
+    await fronts.apply_spec(empty.spec)
     server = grpc.aio.server()
     ads = AdsServer(cache)
     ads.register(server)

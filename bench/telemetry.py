@@ -30,13 +30,14 @@ from understudy.proxy.front.bootstrap import bootstrap
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.telemetry.metrics.phase_metrics import PhaseMetrics
 from understudy.telemetry.receiver.otlp_grpc import add_otlp_receiver
-from understudy.telemetry.receiver.otlp_service import Intake
+from understudy.telemetry.receiver.otlp_service import OtlpService
 from understudy.telemetry.store.store import SpanStore
 from understudy.telemetry.tracing import names
 from understudy.telemetry.tracing.ids import trace_seed
 from understudy.telemetry.tracing.setup import start_telemetry
-from understudy.xds.envoy.resources import Endpoint, PoolView, build
-from understudy.xds.publishing.listener_groups import Fronts, listen_of
+from understudy.xds.envoy.pool_view import Endpoint, PoolView
+from understudy.xds.envoy.resources import build
+from understudy.xds.publishing.listener_groups import ListenerGroups, group_of
 from understudy.xds.server.ads import AdsServer
 from understudy.xds.server.cache import ResourceCache
 from understudy.xds.server.metrics import XdsMetrics
@@ -84,15 +85,15 @@ def answering(port: int) -> dict[str, Any]:
 async def fronts(home: Path) -> AsyncIterator[dict[str, int]]:
     """Ports of the front Envoys by variant."""
     member, ports = free_port(), {name: free_port() for name in VARIANTS}
-    cache = ResourceCache(listen_of)
-    cache.on_group = Fronts(cache, "cart").give
+    cache = ResourceCache(group_of)
+    cache.on_group = ListenerGroups(cache, "cart").set_listener
     await cache.set_all(build(PoolView(PoolSpec(pool="cart"), {"a": Endpoint("127.0.0.1", member)}, [("a",)] * 256)))
     cache.ready()
     store = SpanStore(home / "traces.db")
     server = grpc.aio.server()
     ads = AdsServer(cache)
     ads.register(server)
-    add_otlp_receiver(server, Intake(store, time.monotonic))
+    add_otlp_receiver(server, OtlpService(store, time.monotonic))
     xds = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     async with contextlib.AsyncExitStack() as stack:
@@ -195,7 +196,7 @@ async def failover_path() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as home:
         store = SpanStore(Path(home) / "traces.db")
         server = grpc.aio.server()
-        add_otlp_receiver(server, Intake(store, time.monotonic))
+        add_otlp_receiver(server, OtlpService(store, time.monotonic))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         found = {"receiver there": await asyncio.to_thread(recording, f"127.0.0.1:{port}")}

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.envoy.listener import listener, listener_name
-from understudy.xds.envoy.resources import Endpoint, PoolView, build
+from understudy.xds.envoy.pool_view import Endpoint, PoolView
+from understudy.xds.envoy.resources import build
 from understudy.xds.server.types import CLUSTER, ENDPOINTS, LISTENER, ROUTES
 
 POOL = "cart"

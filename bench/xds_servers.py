@@ -55,11 +55,11 @@ class Ours:
         wire.delta_response = counted
 
     def _pushed(self, event: PushEvent) -> None:
-        self.metrics.pushed(event)
+        self.metrics.on_push(event)
         self.written.append(event.written_at_ns)
 
     def _acked(self, event: AckEvent) -> None:
-        self.metrics.answered(event)
+        self.metrics.on_ack(event)
         self.acked.append(event.acked_at_ns)
 
     async def start(self) -> int:

@@ -1,1 +1,1 @@
-"""Runs and ships it: the command line, a whole pool on one machine, demo and examples."""
+"""Runs Understudy: command line, local pools, demo, drills, examples, Kubernetes."""

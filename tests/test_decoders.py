@@ -11,27 +11,28 @@ from hypothesis import strategies as st
 
 from understudy.deploy.common.layout import Layout
 from understudy.deploy.data.backup_file import BackupError, check
-from understudy.deploy.inspect.query import spans_of
+from understudy.deploy.inspect.traces import spans_of
 from understudy.statesync.etcd.client import Event, Kv
-from understudy.statesync.etcd.informer import MirrorBatch
+from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.heartbeat.heartbeat import Answer, Beat
+from understudy.statesync.heartbeat.probe import answer_in
 from understudy.statesync.parsing.stored import MOST_DEPTH, read_json, read_object
 from understudy.statesync.pool.keys import PoolKeys, slot_in
 from understudy.statesync.pool.records import ControlServer, Failover, Intent, Lost, Member, Owner, Table
-from understudy.statesync.pool.spec import PoolSpec, SpecError, parse_spec
+from understudy.statesync.pool.spec import PoolSpec, SpecError
+from understudy.statesync.pool.spec_reader import decode_known_spec, decode_spec, parse_spec
 from understudy.statesync.pool.state import PoolState
 from understudy.statesync.sessions.replica import Replica
 from understudy.statesync.sessions.request_log import RequestLog, decode_entries
 from understudy.statesync.sessions.session import Session
-from understudy.statesync.sessions.session_crypto import PLAIN, SealedSessions, SessionKey, Unreadable, outline
+from understudy.statesync.sessions.session_crypto import PLAIN, EncryptionKey, SealedSessions, Unreadable, outline
 from understudy.xds.membership.cluster_state import pool_view
-from understudy.xds.membership.failure_detector import LivenessBook, Rules
-from understudy.xds.membership.heartbeat_server import _boot_in
-from understudy.xds.membership.state_builder import Observer
+from understudy.xds.membership.failure_detector import FailureDetector
+from understudy.xds.membership.state_builder import StateBuilder
 from understudy.xds.planning.plan import next_plan
 
 KEYS = PoolKeys("cart")
-SEALED = SealedSessions((SessionKey.of(b"k" * 32),))
+SEALED = SealedSessions((EncryptionKey.of(b"k" * 32),))
 KEY = KEYS.session(3, "key")
 NAN, DEEP = b'{"epoch": NaN}', b"[" * 100_000 + b"]" * 100_000
 POISON = [
@@ -130,7 +131,7 @@ def in_state(value: bytes) -> None:
     """As the watch of a process brings it, under every prefix."""
     state = PoolState(KEYS)
     for key in all_keys():
-        state.apply(MirrorBatch(1, (Event("put", Kv(key, value, 1, 1, 0)),)))
+        state.apply(InformerBatch(1, (Event("put", Kv(key, value, 1, 1, 0)),)))
     state.read_owner(3, Kv(KEYS.owner(3), value, 1, 1, 0))
 
 
@@ -156,13 +157,13 @@ def in_request_log(value: bytes) -> None:
 
 def in_control_server(value: bytes) -> None:
     """Whatever was decoded, a control server can make its plan and Envoys' view of it."""
-    observer = Observer(KEYS, LivenessBook(Rules()))
+    observer = StateBuilder(KEYS, FailureDetector())
     good = PoolSpec(pool="cart", slots=4).encode()
-    observer.apply(MirrorBatch(1, (Event("put", Kv(KEYS.spec, good, 1, 1, 0)),)))
+    observer.apply(InformerBatch(1, (Event("put", Kv(KEYS.spec, good, 1, 1, 0)),)))
     for number, key in enumerate(all_keys(), start=2):
         if key != KEYS.spec:
-            observer.apply(MirrorBatch(number, (Event("put", Kv(key, value, number, number, 0)),)))
-    world = observer.world()
+            observer.apply(InformerBatch(number, (Event("put", Kv(key, value, number, number, 0)),)))
+    world = observer.current()
     assert world is not None
     pool_view(world)
     next_plan(world, 1.0)
@@ -173,8 +174,8 @@ DECODERS: dict[str, tuple[Callable[[bytes], Any], type[Exception] | tuple[()]]] 
     "object": (read_object, ValueError),
     **{kind.__name__: (kind.decode, ValueError) for kind in (Member, Owner, Intent, Lost, Table, ControlServer)},
     **{kind.__name__: (kind.decode, ValueError) for kind in (Failover, Beat, Answer)},
-    "spec": (PoolSpec.decode, SpecError),
-    "known spec": (PoolSpec.decode_known, SpecError),
+    "spec": (decode_spec, SpecError),
+    "known spec": (decode_known_spec, SpecError),
     "spec in YAML": (lambda value: parse_spec(value.decode(errors="replace"), where="f"), SpecError),
     "session": (lambda value: Session.decode(value, 1), ValueError),
     "plain session": (lambda value: PLAIN.decode(KEY, value, 1), Unreadable),
@@ -183,7 +184,7 @@ DECODERS: dict[str, tuple[Callable[[bytes], Any], type[Exception] | tuple[()]]] 
     "entries of requests": (decode_entries, ValueError),
     "slot": (lambda value: slot_in(value.decode(errors="replace"), ""), ValueError),
     "layout": (lambda value: Layout.decode(value.decode(errors="replace")), ValueError),
-    "boot in a probe's answer": (_boot_in, ()),
+    "a probe's answer": (answer_in, ()),
     "state": (in_state, ()),
     "replica": (in_replica, ()),
     "request log": (in_request_log, ()),
@@ -266,6 +267,6 @@ def test_a_replica_passes_over_keys_that_are_none(key: str) -> None:
 def test_a_record_under_another_name_is_not_taken() -> None:
     state = PoolState(KEYS)
     record = Member("cart-1", "boot", "127.0.0.1:1", "127.0.0.1:2").encode()
-    state.apply(MirrorBatch(1, (Event("put", Kv(KEYS.member("cart-2"), record, 1, 1, 0)),)))
+    state.apply(InformerBatch(1, (Event("put", Kv(KEYS.member("cart-2"), record, 1, 1, 0)),)))
     assert not state.members
     assert KEYS.member("cart-2") in state.faults

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from unittest.mock import AsyncMock, MagicMock
 
 import pytest
@@ -20,20 +19,23 @@ from tests.deploy.kubernetes.injection.harness import PLAIN
 from tests.harness.secrets import write_secret
 from understudy.deploy.examples.cart import make_app
 from understudy.deploy.kubernetes.webhook.server import Webhook
-from understudy.proxy.health.check_registry import CheckBook
+from understudy.proxy.health.check_registry import CheckRegistry
+from understudy.proxy.http.problems import Reply
+from understudy.proxy.member.identity import MemberIdentity
+from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.ownership.drain import DrainApi
 from understudy.proxy.peers.peer_api import peer_app
 from understudy.proxy.peers.sync_api import SyncApi, metrics_app
 from understudy.proxy.sessions.admission import SessionTokens
 from understudy.proxy.sessions.call import Call, write_of
-from understudy.proxy.sessions.problems import Reply
-from understudy.proxy.sessions.session_api import session_app
+from understudy.proxy.sessions.session_api import add_forwarded_calls, session_app
 from understudy.proxy.sidecar.checks_api import ChecksApi
 from understudy.statesync.http.headers import ADMIN_HEADER, ADMIN_VALUE
 from understudy.statesync.http.http_port import serve
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.tls.identity import Trust
 from understudy.telemetry.receiver.otlp_http import OPENED, otlp_application
-from understudy.telemetry.receiver.otlp_service import Intake
+from understudy.telemetry.receiver.otlp_service import OtlpService
 from understudy.telemetry.store.store import SpanStore
 from understudy.xds.control.admin import Admin
 
@@ -49,7 +51,7 @@ METHODS = ("POST", "PUT", "PATCH", "DELETE", "GET")
 
 def session_side(path: Path) -> web.Application:
     app = session_app(MagicMock(), lambda: ({"state": "UP", "reason": ""}, True), tokens(path))
-    ChecksApi(CheckBook(), list, lambda: None).add_to(app)
+    ChecksApi(CheckRegistry(), list, lambda: None).add_to(app)
     return app
 
 
@@ -59,17 +61,17 @@ def tokens(path: Path) -> SessionTokens:
 
 def without_tokens(drain: MagicMock) -> web.Application:
     app = session_app(MagicMock(), lambda: ({"state": "UP", "reason": ""}, True))
-    ChecksApi(CheckBook(), list, lambda: None).add_to(app)
+    ChecksApi(CheckRegistry(), list, lambda: None).add_to(app)
     DrainApi(drain, lambda: False).add_to(app)
     return app
 
 
 def peer_side(_: Path, *, certificates: bool = True) -> web.Application:
-    context = MagicMock(me="a", addresses={}, state=SimpleNamespace(controls={}))
-    context.replica.full_sync = AsyncMock()
-    handover, takeovers, reads = MagicMock(), MagicMock(), MagicMock()
-    app = peer_app(context, MagicMock(), handover, takeovers, reads, trust=Trust("cart") if certificates else None)
-    SyncApi(context, lambda: ({}, True), MagicMock(), lambda _: (b"", "text/plain")).add_to(app)
+    pool = PoolView(MemberIdentity("a", "a1", PoolKeys("cart")))
+    replica = MagicMock(full_sync=AsyncMock())
+    app = peer_app(pool, replica, MagicMock(), trust=Trust("cart") if certificates else None)
+    add_forwarded_calls(app, MagicMock())
+    SyncApi("a", MagicMock(), lambda: ({}, True), MagicMock(), lambda _: (b"", "text/plain")).add_to(app)
     return app
 
 
@@ -79,7 +81,7 @@ def admin(_: Path) -> web.Application:
 
 
 def otlp(_: Path) -> web.Application:
-    return otlp_application(Intake(SpanStore(":memory:"), asyncio.get_running_loop().time))
+    return otlp_application(OtlpService(SpanStore(":memory:"), asyncio.get_running_loop().time))
 
 
 @dataclass(frozen=True)

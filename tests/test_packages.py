@@ -2,12 +2,14 @@
 
 import ast
 import re
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
 import understudy
+from tests.test_layers import names_imported_by
 
 ROOT = Path(__file__).parents[1]
 TOP = ("deploy", "proxy", "statesync", "telemetry", "xds")
@@ -40,3 +42,14 @@ def test_the_common_name_holds_the_version_and_nothing_else() -> None:
 @pytest.mark.parametrize("folder", folders(), ids=str)
 def test_each_package_says_what_it_is_responsible_for(folder: Path) -> None:
     assert ast.get_docstring(ast.parse((ROOT / folder / "__init__.py").read_text()))
+
+
+def test_the_xds_server_alone_needs_only_the_packages_that_the_documentation_names() -> None:
+    names = {name for path in (ROOT / "xds/server").glob("*.py") for name in names_imported_by(path.read_text())}
+    wanted = {name.partition(".")[0] for name in names}
+    (command,) = re.findall(r"--no-deps understudy && pip install (.*)", (ROOT / "docs/architecture.md").read_text())
+    modules = {"grpcio": "grpc", "protobuf": "google"}
+
+    assert wanted - set(sys.stdlib_module_names) - {"understudy"} == {
+        modules.get(name, name) for name in command.split()
+    }

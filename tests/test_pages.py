@@ -10,7 +10,8 @@ import yaml
 from tests.harness.places import ROOT
 from understudy.deploy.cli.main import COMMANDS
 from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
-from understudy.statesync.pool.spec import CheckSpec, Mesh, PoolSpec, parse_spec
+from understudy.statesync.pool.spec import CheckSpec, Mesh, PoolSpec
+from understudy.statesync.pool.spec_reader import parse_spec
 from understudy.statesync.pool.spec_tcp import Tcp
 
 PAGE = (ROOT / "docs/reference.md").read_text()
@@ -21,6 +22,7 @@ DEFAULTS = re.findall(
 TOLD_OTHERWISE = ("objectives.*", "checks.*", "members.*")
 """Rows whose defaults the spec on the page, or another class than the spec, has."""
 MILLISECONDS = {"ms": 1, "s": 1000, "": 1}
+A_FILE = re.compile(r"`((?:deploy|xds|proxy|statesync|telemetry|tests|bench)/[\w./-]+\.\w+)`")
 
 
 def test_the_spec_on_the_page_has_every_key_that_a_spec_may_have() -> None:
@@ -101,6 +103,12 @@ def test_every_link_within_the_pages_leads_somewhere() -> None:
             assert aim.exists(), f"{page.name} links to {target}"
             if place and aim.suffix == ".md":
                 assert place[1:] in anchors(aim.read_text()), f"{page.name} links to {target}{place}"
+
+
+def test_every_file_that_a_page_names_is_there() -> None:
+    for page in (*(ROOT / "docs").glob("*.md"), ROOT / "README.md"):
+        for name in A_FILE.findall(page.read_text()):
+            assert (ROOT / name).is_file(), f"{page.name} names {name}"
 
 
 def anchors(text: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""``understudy apply``, which tells a pool what it should be."""
+"""``understudy apply``: writes a pool spec to etcd."""
 
 import asyncio
 import json
@@ -26,33 +26,35 @@ if TYPE_CHECKING:
     )
 )
 @spec_file_option()
-@click.option("--dry-run", is_flag=True, help="Change nothing; show what would change, field by field.")
+@click.option("--dry-run", is_flag=True, help="Change nothing; print each field that would change.")
 @etcd_options
 @output_option
 def apply(spec_file: Path, dry_run: bool, etcd: EtcdOptions, output: str) -> None:
-    """Check a pool spec and put it into etcd; a pool that is not there yet is made.
+    """Validate a pool spec and write it to etcd. The pool is created if it does not exist.
 
-    A spec with any fault, or one that contradicts the running pool, changes nothing. With --dry-run the exit code is
-    that of 'kubectl diff': 0 when nothing would change, 1 when something would, 2 when the spec would be refused.
+    A spec with an error, or one that contradicts the running pool, changes nothing.
+
+    Exit codes with --dry-run are those of 'kubectl diff': 0 nothing would change, 1 something would change, 2 the spec
+    would be refused.
     """
     from understudy.deploy.common.layout import read_layout, state_directory
-    from understudy.statesync.pool.spec import load_spec
+    from understudy.statesync.pool.spec_reader import load_spec
 
     spec = load_spec(spec_file)
     settings = etcd.settings(read_layout(state_directory(os.environ)))
     view, other = asyncio.run(_apply(settings, spec, dry_run=dry_run))
     if output == "table":
-        _tell(view)
+        _print_result(view)
     else:
         show(output, view, str)
     if other:
-        say(_question(spec.pool, other, dry_run=dry_run), err=True)
+        say(_similar_name(spec.pool, other, dry_run=dry_run), err=True)
     if dry_run and view["result"] != "unchanged":
         raise SystemExit(1)
 
 
 async def _apply(etcd: "EtcdSettings", spec: "PoolSpec", *, dry_run: bool) -> tuple[dict[str, Any], str]:
-    """What was or would be done, and the pool of nearly the same name beside one that is made, '' for none."""
+    """The result, and for a new pool the name of a similar pool that exists, '' for none."""
     from understudy.deploy.data.apply import apply_spec, compare_spec
     from understudy.deploy.inspect.query import connect
     from understudy.statesync.pool.pools import neighbour
@@ -63,39 +65,39 @@ async def _apply(etcd: "EtcdSettings", spec: "PoolSpec", *, dry_run: bool) -> tu
             result = await apply_spec(client, spec)
         other = await neighbour(client, spec.pool) if result == "created" else ""
     view = {"pool": spec.pool, "dry_run": dry_run, "result": result, "changes": [asdict(field) for field in fields]}
-    return view, other if _letters(other) != _letters(spec.pool) else ""
+    return view, other if _without_digits(other) != _without_digits(spec.pool) else ""
 
 
-def _letters(pool: str) -> str:
-    """A name without its digits: cart-1 and cart-2 are no misspellings of each other."""
+def _without_digits(pool: str) -> str:
+    """A name without its digits. The names cart-1 and cart-2 are similar on purpose, not by mistake."""
     return re.sub(r"\d", "", pool)
 
 
-def _question(pool: str, other: str, *, dry_run: bool) -> str:
+def _similar_name(pool: str, other: str, *, dry_run: bool) -> str:
     if dry_run:
-        return f"there is a pool {other}: was that meant?"
-    return f"there is a pool {other} as well: if that was meant, delete this one with 'understudy pools delete {pool}'"
+        return f"there is a pool {other}: did you mean that one?"
+    return f"there is also a pool {other}: if you meant that one, delete this one: 'understudy pools delete {pool}'"
 
 
-_WOULD_BE = {
-    "created": "would be created with these values, and defaults otherwise:",
+_DRY_RUN_RESULTS = {
+    "created": "would be created with these values and defaults for the rest:",
     "changed": "would be changed:",
-    "unchanged": "would stay as it is",
+    "unchanged": "would not change",
 }
 
 
-def _tell(view: dict[str, Any]) -> None:
-    """One line, and with ``--dry-run`` one more for each field that would change."""
+def _print_result(view: dict[str, Any]) -> None:
+    """Print one line, and with ``--dry-run`` one more for each field that would change."""
     if not view["dry_run"]:
         say(f"pool {view['pool']}: {view['result']}")
         return
-    made = view["result"] == "created"
-    said = _WOULD_BE[view["result"]] if view["changes"] or not made else "would be created with defaults"
-    say(f"pool {view['pool']}: {said}")
+    created = view["result"] == "created"
+    result = _DRY_RUN_RESULTS[view["result"]] if view["changes"] or not created else "would be created with defaults"
+    say(f"pool {view['pool']}: {result}")
     for change in view["changes"]:
-        before = "" if made else f"{_shown(change['before'])} -> "
-        say(f"  {change['field']}: {before}{_shown(change['after'])}")
+        before = "" if created else f"{_value(change['before'])} -> "
+        say(f"  {change['field']}: {before}{_value(change['after'])}")
 
 
-def _shown(value: object) -> str:
+def _value(value: object) -> str:
     return "not set" if value is None else json.dumps(value)

@@ -1,4 +1,4 @@
-"""The commands that look after a pool's session data: ``verify``, ``backup`` and ``restore``."""
+"""The commands for a pool's session data: ``verify``, ``backup`` and ``restore``."""
 
 import asyncio
 import contextlib
@@ -15,26 +15,27 @@ import click
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.options import (
     EtcdOptions,
-    Place,
+    PoolLocation,
     TlsOptions,
     etcd_options,
     examples,
-    find_place,
+    locate_pool,
     output_option,
     pool_option,
     show,
+    shown_option,
     tls_options,
 )
 
 if TYPE_CHECKING:
     from understudy.deploy.data.backup_file import Header
-    from understudy.deploy.data.verify import Report
-    from understudy.statesync.sessions.session_crypto import SessionCodec
+    from understudy.deploy.data.verify import VerifyReport
+    from understudy.statesync.sessions.session_crypto import SessionCrypto
 
 
 @contextlib.contextmanager
 def _progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr, if that is a terminal; what it yields is told how many more are done."""
+    """A progress bar on stderr, if that is a terminal. Yields a function that takes the number of items done."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from understudy.deploy.common.console_style import Terminal
@@ -54,24 +55,33 @@ def _progress(what: str, total: int | None = None) -> Iterator[Callable[[int], N
         "understudy verify --preflight --manifests manifests/overlays/production --etcd etcd-0:2379",
     )
 )
-@click.option("--repair", is_flag=True, help="Have every copy that differs forgotten and made anew from etcd.")
-@click.option("--slot", type=click.IntRange(min=0), multiple=True, help="Only this slot (repeatable).")
+@click.option("--repair", is_flag=True, help="Rebuild every copy that differs from etcd.")
 @click.option(
-    "--names", type=click.IntRange(0, 10_000), default=5, show_default=True, help="Name at most so many per copy."
+    "--slot", type=click.IntRange(min=0), multiple=True, help="Compare only this slot; repeatable. Default: all slots."
+)
+@shown_option(
+    "--names",
+    type=click.IntRange(0, 10_000),
+    default=5,
+    help="Maximum number of session keys to list for each copy that differs.",
 )
 @click.option(
     "--session-keys",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The pool's key file, if its sessions are encrypted.",
+    help="Key file of the pool. Required if its sessions are encrypted.",
 )
-@click.option("--preflight", is_flag=True, help="Before installing: judge manifests, etcd and cluster instead.")
+@click.option(
+    "--preflight", is_flag=True, help="Check manifests, etcd and cluster before an installation, instead of copies."
+)
 @click.option(
     "--manifests",
     type=click.Path(path_type=Path),
-    help="With --preflight: a file of manifests, a folder of them, or an overlay that 'render' wrote.",
+    help="With --preflight: a manifest file, a directory of manifests, or an overlay from 'render'. Default: none.",
 )
-@click.option("--cluster/--no-cluster", default=True, help="With --preflight: ask kubectl's cluster, if there is one.")
-@click.option("--context", default="", help="With --preflight: kubectl's context.")
+@shown_option(
+    "--cluster/--no-cluster", default=True, help="With --preflight: check the cluster of kubectl, if there is one."
+)
+@click.option("--context", default="", help="With --preflight: context of kubectl. Default: the current one.")
 @pool_option(required=False)
 @etcd_options
 @tls_options
@@ -90,27 +100,28 @@ def verify(
     tls: TlsOptions | None,
     output: str,
 ) -> None:
-    """Compare what owners, standbys and backups hold in memory with etcd, slot by slot.
+    """Compare the copies in the memory of all members with etcd, slot by slot.
 
-    The pool goes on working, and its writes give no false alarm. Exits with 1 when some copy differs or is missing,
-    or some member could not be asked; with --repair only when that is still so afterwards.
+    The pool may serve and write sessions meanwhile; writes do not show up as differences.
 
-    With --preflight nothing has to run yet: it judges what there is of manifests (--manifests), an etcd (--etcd) and a
-    cluster (kubectl's), changes nothing but a probe key of the pool (--pool), and exits with 1 when something stands in
-    the way.
+    Exit code 1: a copy differs or is missing, or a member cannot be asked. With --repair: this is still so after the
+    repair.
+
+    With --preflight the pool does not have to run. The command checks manifests (--manifests), an etcd (--etcd) and
+    the cluster of kubectl. It writes nothing except a probe key of the pool (--pool). Exit code 1: a check failed.
     """
     if preflight:
         _preflight(manifests, etcd, pool, cluster=cluster, context=context, output=output)
         return
     if manifests or context or not cluster:
-        raise DeployError("--manifests, --context and --no-cluster go with --preflight")
-    from understudy.statesync.sessions.session_crypto import BadKeyFile, load_codec
+        raise DeployError("--manifests, --context and --no-cluster need --preflight")
+    from understudy.statesync.sessions.session_crypto import BadKeyFile, load_session_crypto
 
     try:
-        codec = load_codec(session_keys)
+        codec = load_session_crypto(session_keys)
     except BadKeyFile as error:
         raise DeployError(str(error)) from None
-    report = asyncio.run(_verify(find_place(etcd, pool), sorted(set(slot)), tls, codec, repair=repair))
+    report = asyncio.run(_verify(locate_pool(etcd, pool), sorted(set(slot)), tls, codec, repair=repair))
     show(output, report.view(names), _verify_table)
     if not report.fine:
         raise SystemExit(1)
@@ -129,11 +140,11 @@ def _preflight(
 
 
 async def _verify(
-    place: Place, slots: list[int], tls: TlsOptions | None, codec: "SessionCodec", *, repair: bool
-) -> "Report":
+    place: PoolLocation, slots: list[int], tls: TlsOptions | None, codec: "SessionCrypto", *, repair: bool
+) -> "VerifyReport":
     from understudy.deploy.data.verify import Verifier, addresses_of
     from understudy.deploy.inspect.member_views import slots_of
-    from understudy.deploy.inspect.members import asking
+    from understudy.deploy.inspect.members import peer_apis
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
     from understudy.statesync.sessions.session_crypto import PLAIN
 
@@ -147,7 +158,7 @@ async def _verify(
         if slots and slots[-1] >= slots_of(state):
             raise DeployError(f"--slot {slots[-1]}: pool {place.pool!r} has slots 0 to {slots_of(state) - 1}")
         wanted = slots or list(range(slots_of(state)))
-        async with asking(addresses_of(state), tls, place.pool) as members:
+        async with peer_apis(addresses_of(state), tls, place.pool) as members:
             with _progress("comparing slots", len(wanted)) as advance:
                 return await Verifier(client, state, members, codec=codec, progress=advance).run(wanted, repair=repair)
 
@@ -159,12 +170,12 @@ def _verify_table(view: dict[str, Any]) -> Any:  # noqa: ANN401 - something that
     from understudy.deploy.common.console_style import plain_table
 
     compared = f"{view['copies']} copies of {view['slots']} slots, {view['sessions']} sessions"
-    verdict = (
+    headline = (
         Text(f"same: {compared}", style="green")
         if view["same"]
         else Text(f"DIFFERENT: {compared}; {len(view['different'])} copies differ", style="bold red")
     )
-    parts: list[Any] = [verdict]
+    parts: list[Any] = [headline]
     if view["different"]:
         table = plain_table("slot", "member", "role", "differ", "session", "fault", "held at", "in etcd at")
         for row in view["different"]:
@@ -183,7 +194,7 @@ def _verify_table(view: dict[str, Any]) -> Any:  # noqa: ANN401 - something that
         Text(f"! {member} could not be asked: {why}", style="yellow") for member, why in view["not_asked"].items()
     ]
     parts += [
-        Text(f"! slot {row['slot']}: {row['values']} values in etcd are no sessions", style="yellow")
+        Text(f"! slot {row['slot']}: {row['values']} values in etcd are not sessions", style="yellow")
         for row in view["unreadable"]
     ]
     parts += [Text(f"repaired: slot {row['slot']} at {row['member']}") for row in view["repaired"]]
@@ -201,21 +212,21 @@ def _revision(number: int) -> str:
     )
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @pool_option(required=False)
 @etcd_options
 @output_option
 def backup(file: Path, force: bool, pool: str | None, etcd: EtcdOptions, output: str) -> None:
-    """Write a pool's spec, sessions and epochs to FILE, as they are at one moment.
+    """Write a pool's spec, sessions and epochs to FILE. The backup is of one etcd revision.
 
-    The pool goes on working. A name that ends in .gz is compressed. The file holds what the sessions hold, so it is
-    readable by you alone; keep it as you keep etcd's data.
+    The pool may serve and write sessions meanwhile. If the name ends in .gz, the file is compressed. The file has the
+    content of all sessions, so only its owner can read it; protect it like etcd's data.
     """
     from understudy.deploy.data.backup import write_backup
     from understudy.deploy.inspect.query import connect
     from understudy.telemetry.tracing.setup import service_version
 
-    place = find_place(etcd, pool)
+    place = locate_pool(etcd, pool)
 
     async def run() -> "Header":
         async with connect(place.etcd) as client:
@@ -241,14 +252,18 @@ def backup(file: Path, force: bool, pool: str | None, etcd: EtcdOptions, output:
     )
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
-@click.option("--replace", is_flag=True, help="Delete the sessions that the pool has now.")
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Delete the sessions that the pool has now; without it a pool with sessions is refused.",
+)
 @etcd_options
 @output_option
 def restore(file: Path, replace: bool, etcd: EtcdOptions, output: str) -> None:
-    """Put a pool's spec and sessions back from FILE; stop all its sidecars first.
+    """Restore a pool's spec and sessions from FILE. Stop all sidecars of the pool first.
 
-    FILE is checked from end to end before anything is changed. Sessions that have expired since are left out. Every
-    session gets a new ETag, and every slot an epoch above all that it ever had.
+    The whole FILE is checked before anything is changed. Expired sessions are not restored. Every session gets a new
+    ETag. Every slot gets an epoch above all its earlier ones.
     """
     from understudy.deploy.common.layout import read_layout, state_directory
     from understudy.deploy.data.backup import Restore
@@ -276,10 +291,10 @@ def restore(file: Path, replace: bool, etcd: EtcdOptions, output: str) -> None:
 
 
 def _restored(view: dict[str, Any]) -> str:
-    from understudy.deploy.common.console_style import when
+    from understudy.deploy.common.console_style import utc_time
 
-    left_out = f", {view['left_out']} that are no sessions left out" if view["left_out"] else ""
+    left_out = f", {view['left_out']} skipped that are not sessions" if view["left_out"] else ""
     return (
-        f"pool {view['pool']}: {view['restored']} sessions restored as of {when(view['time'])} "
+        f"pool {view['pool']}: {view['restored']} sessions restored as of {utc_time(view['time'])} "
         f"(revision {view['revision']}), {view['expired']} had expired{left_out}; now start its sidecars"
     )

@@ -1,4 +1,4 @@
-"""The command ``drill``: break a part of a running pool on purpose, and see what its clients notice."""
+"""The command ``drill``: injects a fault into a running pool and reports what its clients saw."""
 
 import asyncio
 import sys
@@ -13,27 +13,28 @@ from understudy.deploy.common.options import (
     address,
     etcd_options,
     examples,
-    find_place,
+    locate_pool,
     output_option,
     pool_option,
     show,
+    shown_option,
     tls_options,
 )
 
 if TYPE_CHECKING:
-    from understudy.deploy.common.options import Place
-    from understudy.deploy.drill.conditions import Kind
+    from understudy.deploy.common.options import PoolLocation
+    from understudy.deploy.drill.conditions import DrillKind
     from understudy.deploy.drill.drill import DrillResult, DrillSettings
 
-_INTERRUPTED = 130
-_KINDS_TOLD = """\b
+INTERRUPTED_EXIT_CODE = 130
+_KINDS_HELP = """\b
 Kinds:
-  kill         a member, application and sidecar, by SIGKILL
-  freeze       a member, by SIGSTOP
-  drain        a member, and bring it back
-  rolling      drain, restart and bring back all members, one by one
-  etcd-leader  the leading etcd member, by SIGKILL
-  control      the leading control server, by SIGKILL
+  kill         send SIGKILL to a member (application and sidecar)
+  freeze       send SIGSTOP to a member, later SIGCONT
+  drain        drain a member, later undrain it
+  rolling      drain, restart and undrain all members, one after another
+  etcd-leader  send SIGKILL to the etcd leader
+  control      send SIGKILL to the leading control server
 
 """
 KINDS = ("kill", "freeze", "drain", "rolling", "etcd-leader", "control")
@@ -47,7 +48,7 @@ def _address_if_given(context: click.Context, parameter: click.Parameter, value:
 
 
 @click.command(
-    epilog=_KINDS_TOLD
+    epilog=_KINDS_HELP
     + examples(
         "understudy drill kill --load 300",
         "understudy drill drain --member cart-2 --for 10s",
@@ -57,24 +58,35 @@ def _address_if_given(context: click.Context, parameter: click.Parameter, value:
     )
 )
 @click.argument("kind", type=click.Choice(KINDS))
-@click.option("--member", default="", help="Which member (kill, freeze, drain). Default: each in turn.")
+@click.option(
+    "--member",
+    default="",
+    help="Member to inject the fault into (kill, freeze, drain). Default: another one in each drill.",
+)
 @click.option(
     "--load",
     "rate",
     type=click.IntRange(1, 5000),
-    help="Bring own clients, of the example cart or (TCP) notebook: so many requests a second.",
+    help="Requests per second of own clients, which use the example cart or, in a TCP pool, the notebook. "
+    "Default: no own clients, the counters of the front Envoy are read.",
 )
-@click.option("--for", "seconds", callback=duration, default="5s", show_default=True, help="How long it stays struck.")
-@click.option("--repeat", type=click.IntRange(1, 1000), default=1, show_default=True, help="So many drills in a row.")
-@click.option("--url", default="", help="Where --load's clients come in. Default: the local pool's front.")
+@shown_option(
+    "--for", "seconds", callback=duration, default="5s", metavar="TIME", help="Duration of the fault, such as 5s or 1m."
+)
+@shown_option("--repeat", type=click.IntRange(1, 1000), default=1, help="Number of drills to run.")
+@click.option("--url", default="", help="URL for the clients of --load. Default: the front Envoy of the local pool.")
 @click.option(
     "--admin",
     default="",
     callback=_address_if_given,
-    help="Front Envoy's admin interface. Default: the local pool's.",
+    help="Admin address of the front Envoy, HOST:PORT. Default: that of the local pool.",
 )
-@click.option("--command", default="", help="How to strike in a pool elsewhere; {name} is what to strike.")
-@click.option("--undo", default="", help="How to undo --command, where that is needed (freeze).")
+@click.option(
+    "--command",
+    default="",
+    help="Command that injects the fault; {name} is replaced by the target. Default: signals to the local pool.",
+)
+@click.option("--undo", default="", help="Command that undoes --command. Required for freeze. Default: none.")
 @pool_option(required=False)
 @tls_options
 @etcd_options
@@ -94,21 +106,21 @@ def drill(
     etcd: EtcdOptions,
     output: str,
 ) -> None:
-    """Break a part of a running pool on purpose, and tell what its clients noticed.
+    """Inject a fault into a running pool and report what its clients saw.
 
-    Refused unless every slot has a standby that is in sync and nothing is on the move. Watches the front Envoy's
-    counters, or with --load the answers to its own clients. Undoes what it did, also on Ctrl-C. The failovers that it
-    causes are marked as a drill.
+    A drill starts only if every slot has a standby in sync and no slot is moving. It reads the counters of the front
+    Envoy, or with --load the answers to its own clients. It undoes the fault, also on Ctrl-C. Failovers that a drill
+    causes are marked as such.
 
-    Exits with 1 if it is refused, if the pool does not recover, or if an objective of the pool spec is missed.
+    Exit code 1: the drill was refused, the pool did not recover, or an objective of the pool spec was missed.
     """
-    from understudy.deploy.drill.conditions import Kind
+    from understudy.deploy.drill.conditions import DrillKind
     from understudy.deploy.drill.drill import DrillSettings
     from understudy.deploy.drill.report import drill_table, view_of
 
-    _refuse_wrong_use(Kind(kind), member=member, rate=rate, url=url, command=command, undo=undo)
+    _check_options(DrillKind(kind), member=member, rate=rate, url=url, command=command, undo=undo)
     settings = DrillSettings(
-        kind=Kind(kind),
+        kind=DrillKind(kind),
         member=member,
         rate=rate or 0,
         seconds=seconds,
@@ -119,34 +131,34 @@ def drill(
         undo=undo,
         tls=tls,
     )
-    place = find_place(etcd, pool)
+    place = locate_pool(etcd, pool)
     results, interrupted = asyncio.run(_run(settings, place))
     view = view_of(place.pool, results)
     if results:
         show(output, view, drill_table)
     if interrupted:
-        raise SystemExit(_INTERRUPTED)
+        raise SystemExit(INTERRUPTED_EXIT_CODE)
     raise SystemExit(0 if view["ok"] else 1)
 
 
-def _refuse_wrong_use(kind: "Kind", *, member: str, rate: int | None, url: str, command: str, undo: str) -> None:
-    """Raise ``click.UsageError`` for options that say nothing together, or would strike another one than is told."""
+def _check_options(kind: "DrillKind", *, member: str, rate: int | None, url: str, command: str, undo: str) -> None:
+    """Raise ``click.UsageError`` for options that contradict each other, or that would hit another target."""
     if member and not kind.of_a_member:
         of_members = ", ".join(other for other in type(kind) if other.of_a_member)
-        raise click.UsageError(f"--member has no meaning for 'drill {kind}': it is for {of_members}")
+        raise click.UsageError(f"--member has no effect on 'drill {kind}': it is for {of_members}")
     if command and "{name}" not in command and not member and kind != "drain":
         raise click.UsageError(
-            f"--command {command!r} does not say what it strikes, and each drill strikes another one: "
-            "put {name} where its name belongs, or fix the member with --member"
+            f"--command {command!r} does not name its target, and each drill has another target: "
+            "write {name} in place of the target's name, or choose one member with --member"
         )
     if undo and not command:
-        raise click.UsageError("--undo undoes what --command did: give both, or none for a local pool")
+        raise click.UsageError("--undo needs --command: give both, or neither for a local pool")
     if url and rate is None:
-        raise click.UsageError("--url is where --load's clients come in: give --load N, or leave --url out")
+        raise click.UsageError("--url is for the clients of --load: give --load N, or leave --url out")
 
 
-async def _run(settings: "DrillSettings", place: "Place") -> tuple[list["DrillResult"], bool]:
-    """The results of all drills that were finished, and whether Ctrl-C or SIGTERM ended the row."""
+async def _run(settings: "DrillSettings", place: "PoolLocation") -> tuple[list["DrillResult"], bool]:
+    """The results of the finished drills, and whether Ctrl-C or SIGTERM interrupted them."""
     from understudy.deploy.common.printable import one_line
     from understudy.deploy.drill.drill import Drill
     from understudy.deploy.inspect.query import connect
@@ -163,6 +175,6 @@ async def _run(settings: "DrillSettings", place: "Place") -> tuple[list["DrillRe
             try:
                 results.append(await unless(stopping, Drill(settings, place, client, say).run(number)))
             except Interrupted:
-                say("interrupted; what the drill did is undone")
+                say("interrupted; the fault is undone")
                 return results, True
     return results, False

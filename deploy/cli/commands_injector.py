@@ -1,4 +1,4 @@
-"""``understudy injector`` (the admission webhook) and ``understudy inject`` (the same for files, without a cluster)."""
+"""``understudy injector`` (the admission webhook) and ``understudy inject`` (the same for files)."""
 
 import asyncio
 import functools
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from understudy.deploy.common.errors import DeployError, NotFoundError
-from understudy.deploy.common.options import address, examples, start_logging
+from understudy.deploy.common.errors import DeployError, NegativeAnswer
+from understudy.deploy.common.options import address, examples, shown_option, start_logging
 from understudy.deploy.common.printable import say
 
-if TYPE_CHECKING:  # pydantic takes its time, which no --help should wait for
+if TYPE_CHECKING:  # it imports pydantic, which would slow down --help
     from understudy.deploy.kubernetes.base.sidecar_settings import SidecarSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -24,7 +24,7 @@ _OPTIONS = (
         envvar="UNDERSTUDY_SIDECAR_IMAGE",
         show_envvar=True,
         required=True,
-        help="The sidecar's image.",
+        help="Container image of the sidecar.",
     ),
     click.option(
         "--etcd",
@@ -33,44 +33,53 @@ _OPTIONS = (
         show_envvar=True,
         metavar="HOST:PORT,...",
         required=True,
-        help="Where sidecars find etcd: as seen from their pods.",
+        help="Addresses of etcd as sidecars reach them from their pods.",
     ),
-    click.option(
+    shown_option(
         "--form",
         type=click.Choice(["auto", "native", "classic"]),
         default="auto",
-        show_default=True,
-        help="Native sidecars need Kubernetes 1.29; auto: by the cluster's version.",
+        help="Form of the sidecar container: native (Kubernetes 1.29 or newer), classic, or auto for the cluster's "
+        "version.",
     ),
-    click.option(
+    shown_option(
         "--peer-certificates",
         default="none",
-        show_default=True,
-        help="Members' certificates: none (plain text), csi:ISSUER[:KIND[:GROUP]] of cert-manager, or secret:NAME.",
+        help="Certificates of members: none (plain text), csi:ISSUER[:KIND[:GROUP]] (cert-manager), or secret:NAME.",
     ),
-    click.option("--etcd-tls-secret", default="", help="Secret beside the pod: ca.crt [tls.crt, tls.key] for etcd."),
     click.option(
-        "--etcd-client-certificate", is_flag=True, help="That Secret has tls.crt and tls.key to show to etcd."
+        "--etcd-tls-secret",
+        default="",
+        help="Secret in the pod's namespace with ca.crt for etcd. Default: no TLS to etcd.",
     ),
-    click.option("--etcd-credentials-secret", default="", help="Secret beside the pod: username, password for etcd."),
     click.option(
-        "--session-keys-secret", default="", help="Secret beside the pod: keys that sessions are sealed with."
+        "--etcd-client-certificate",
+        is_flag=True,
+        help="Use tls.crt and tls.key of --etcd-tls-secret as client certificate for etcd.",
     ),
-    click.option("--control-port", type=click.IntRange(1, 65535), default=18000, show_default=True, hidden=True),
-    click.option("--sidecar-log-level", type=_LEVELS, default="info", show_default=True, help="How much sidecars log."),
     click.option(
+        "--etcd-credentials-secret",
+        default="",
+        help="Secret in the pod's namespace with username and password for etcd. Default: no login.",
+    ),
+    click.option(
+        "--session-keys-secret",
+        default="",
+        help="Secret in the pod's namespace with the keys that encrypt sessions. Default: no encryption.",
+    ),
+    shown_option("--control-port", type=click.IntRange(1, 65535), default=18000, hidden=True),
+    shown_option("--sidecar-log-level", type=_LEVELS, default="info", help="Log level of sidecars."),
+    shown_option(
         "--drain-seconds",
         type=click.FloatRange(0, 600),
         default=10.0,
-        show_default=True,
-        help="How long a handover may take when a pod ends.",
+        help="Maximum seconds for the handover when a pod ends.",
     ),
-    click.option(
+    shown_option(
         "--run-as-user",
         type=click.IntRange(0, 2**31 - 1),
         default=65532,
-        show_default=True,
-        help="The sidecar's user id; 0 leaves it to the cluster (OpenShift).",
+        help="User id of the sidecar; 0: the cluster chooses it (OpenShift).",
     ),
 )
 
@@ -116,21 +125,22 @@ _PASSED_ON = (
         "    --sidecar-image registry.example/understudy-sidecar:0.1.0 --etcd etcd.understudy-system:2379",
     )
 )
-@click.option("--listen", default="0.0.0.0:9443", show_default=True, callback=address, help="Reviews, over TLS.")
-@click.option("--metrics", default="", callback=address, help="/metrics in plain HTTP here, host:port.")
+@shown_option("--listen", default="0.0.0.0:9443", callback=address, help="HTTPS address for reviews.")
+@click.option(
+    "--metrics", default="", callback=address, help="Plain HTTP address for /metrics, HOST:PORT. Default: none."
+)
 @click.option(
     "--cert-dir",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="tls.crt and tls.key, such as cert-manager keeps; read again when they change.",
+    help="Directory with tls.crt and tls.key, for example from cert-manager; changes are picked up. Default: none.",
 )
-@click.option("--self-signed", is_flag=True, help="Make certificates, keep them in a Secret, and renew them.")
-@click.option("--namespace", default="understudy-system", show_default=True, help="The injector's own namespace.")
-@click.option("--service", default="understudy-injector", show_default=True, help="Its Service and webhook by name.")
-@click.option(
+@click.option("--self-signed", is_flag=True, help="Create certificates, keep them in a Secret and renew them.")
+@shown_option("--namespace", default="understudy-system", help="Namespace of the injector.")
+@shown_option("--service", default="understudy-injector", help="Name of its Service and of its webhook.")
+@shown_option(
     "--certificates-secret",
     default="understudy-injector-certificates",
-    show_default=True,
-    help="The Secret for --self-signed; it must be there, and may be empty.",
+    help="Secret for --self-signed; it must exist, and may be empty.",
 )
 @sidecar_options
 @click.pass_obj
@@ -147,10 +157,13 @@ def injector(
 ) -> None:
     """Run the admission webhook that adds sidecars to pods labelled understudy.io/inject: "true"."""
     from understudy.deploy.kubernetes.webhook.configuration import InjectorPlace
-    from understudy.deploy.kubernetes.webhook.injector import InjectorSettings, run_injector
 
+    try:
+        from understudy.deploy.kubernetes.webhook.injector import InjectorSettings, run_injector
+    except ModuleNotFoundError as missing:
+        raise DeployError(f"{missing.name} is not installed: pip install 'understudy[injector]'") from None
     if (cert_dir is None) == (not self_signed):
-        raise DeployError("say where the certificate comes from: either --cert-dir DIR or --self-signed")
+        raise DeployError("the webhook needs a certificate: give either --cert-dir DIR or --self-signed")
     start_logging(log_level)
     place = InjectorPlace(namespace, service, certificates_secret if self_signed else "")
     settings = InjectorSettings(listen, sidecar, place, metrics, cert_dir, self_signed)
@@ -164,17 +177,20 @@ def injector(
         "kubectl get deployment cart -o yaml | understudy inject -f - --pool cart | kubectl apply -f -",
     )
 )
-@click.option("-f", "--file", "files", multiple=True, required=True, help="YAML or JSON; - for stdin; repeatable.")
-@click.option("-o", "--output", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True, help="Format.")
 @click.option(
-    "--pool", default="", help="The pool of every workload that names none; without it those stay as they are."
+    "-f", "--file", "files", multiple=True, required=True, help="Manifest file, YAML or JSON; - for stdin; repeatable."
 )
-@click.option("--kubernetes-version", default="", help="Choose the form for this version, such as 1.28.")
+@shown_option("-o", "--output", type=click.Choice(["yaml", "json"]), default="yaml", help="Output format.")
+@click.option("--pool", default="", help="Pool for workloads that name none. Default: such workloads are not changed.")
+@click.option(
+    "--kubernetes-version", default="", help="Choose the form for this version, such as 1.28. Default: that of --form."
+)
 @sidecar_options
 def inject(files: tuple[str, ...], output: str, pool: str, kubernetes_version: str, sidecar: "SidecarSettings") -> None:
     """Add sidecars to Pods, Deployments, StatefulSets, Jobs, CronJobs and Lists of them in files.
 
-    Writes everything to stdout, and what was done to stderr. Exit code 1 if a workload cannot have one.
+    The command writes all objects to stdout and a line for each workload to stderr. Exit code 1: a workload cannot
+    have a sidecar.
     """
     from dataclasses import replace
 
@@ -190,11 +206,11 @@ def inject(files: tuple[str, ...], output: str, pool: str, kubernetes_version: s
     except (BadSetting, Unreadable) as error:
         raise DeployError(str(error)) from None
     except Refused as refused:
-        raise NotFoundError(str(refused)) from None
+        raise NegativeAnswer(str(refused)) from None
     click.echo(write_objects(done, output), nl=False)
     for outcome in outcomes:
-        said = "sidecar added" if outcome.injected else "left as it is"
-        say(f"{outcome.name}: {'; '.join((said, *outcome.notes))}", err=True)
+        result = "sidecar added" if outcome.injected else "not changed"
+        say(f"{outcome.name}: {'; '.join((result, *outcome.notes))}", err=True)
 
 
 def _read(name: str) -> str:
@@ -204,6 +220,6 @@ def _read(name: str) -> str:
         if name == "-":
             return sys.stdin.read(FILE_MOST + 1)
         with Path(name).open(encoding="utf-8") as file:
-            return file.read(FILE_MOST + 1)  # a longer one is refused whatever it says
+            return file.read(FILE_MOST + 1)  # a longer one is refused
     except (OSError, UnicodeDecodeError) as error:
         raise DeployError(f"{name}: cannot be read: {error}") from None

@@ -1,4 +1,4 @@
-"""The command ``render istio``: options in, two directories of resources out."""
+"""The command ``render istio``: writes two directories of resources."""
 
 import json
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from understudy.deploy.common.options import examples, spec_file_option
+from understudy.deploy.common.options import examples, report_output_option, shown_option, spec_file_option
 
 
 @click.command(
@@ -20,21 +20,18 @@ from understudy.deploy.common.options import examples, spec_file_option
         "    --selector app=web --out istio-web",
     )
 )
-@spec_file_option("; its 'mesh' names the Service")
-@click.option(
-    "--out", default="istio", show_default=True, type=click.Path(path_type=Path, file_okay=False), help="Where to."
-)
-@click.option(
+@spec_file_option("; its key 'mesh' names the Service")
+@shown_option("--out", default="istio", type=click.Path(path_type=Path, file_okay=False), help="Directory to write to.")
+@shown_option(
     "--mode",
     default="gateway",
-    show_default=True,
     type=click.Choice(["gateway", "client"]),
-    help="Whose proxies route: a gateway's, or the sidecars of pods that call the pool.",
+    help="Proxies that route: those of a gateway, or the sidecars of client pods.",
 )
-@click.option("--istio-version", required=True, help="The oldest version of the proxies meant, such as 1.29.2.")
-@click.option("--namespace", default="understudy", show_default=True, help="The control servers' namespace.")
+@click.option("--istio-version", required=True, help="Oldest Istio version of these proxies, such as 1.29.2.")
+@shown_option("--namespace", default="understudy", help="Namespace of the control servers.")
 @click.option(
-    "--proxy-namespace", default="", help="The namespace of the proxies' pods. Default for a gateway: istio-system."
+    "--proxy-namespace", default="", help="Namespace of the proxies' pods. Default for a gateway: istio-system."
 )
 @click.option(
     "--selector",
@@ -43,34 +40,37 @@ from understudy.deploy.common.options import examples, spec_file_option
     metavar="KEY=VALUE",
     help="Labels of the proxies' pods; repeatable. Default for a gateway: istio=ingressgateway.",
 )
-@click.option(
-    "--port",
-    default=8080,
-    show_default=True,
-    type=click.IntRange(1, 65535),
-    help="The gateway's port, the pool's alone.",
+@shown_option(
+    "--port", default=8080, type=click.IntRange(1, 65535), help="Port of the gateway; only this pool may use it."
 )
 @click.option(
     "--listener-port",
     default=0,
     type=click.IntRange(0, 65535),
-    help="What the gateway's pods listen at for it (its Service's targetPort). Default: --port.",
+    help="Port that the gateway's pods listen on (targetPort of its Service). Default: --port.",
+)
+@shown_option(
+    "--host",
+    default="*",
+    help="With --credential: host name that clients ask for in TLS. Other hosts may share the port.",
 )
 @click.option(
-    "--host", default="*", help="With --credential: the host name of clients' TLS; other hosts may share the port."
+    "--credential",
+    default="",
+    help="Secret with the certificate of --host, in the gateway's namespace. Default: plain text.",
 )
-@click.option("--credential", default="", help="The Secret with the host's certificate, in the gateway's namespace.")
-@click.option("--app-port", default=8080, show_default=True, type=click.IntRange(1, 65535), help="Where members serve.")
-@click.option(
+@shown_option(
+    "--app-port", default=8080, type=click.IntRange(1, 65535), help="Port of the application in the members' pods."
+)
+@shown_option(
     "--xds-tls",
     default="mesh",
-    show_default=True,
     type=click.Choice(["mesh", "none"]),
-    help="How proxies reach the control servers: with Istio's mTLS (their pods are in the mesh), or in plain text.",
+    help="Connection to the control servers: mesh for Istio's mTLS (their pods are in the mesh), none for plain text.",
 )
-@click.option("--trust-domain", default="cluster.local", show_default=True, help="The mesh's trust domain.")
-@click.option("--cluster-domain", default="cluster.local", show_default=True, help="The cluster's DNS domain.")
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="For people or programs.")
+@shown_option("--trust-domain", default="cluster.local", help="Trust domain of the mesh.")
+@shown_option("--cluster-domain", default="cluster.local", help="DNS domain of the cluster.")
+@report_output_option
 def istio(
     spec_file: Path,
     out: Path,
@@ -89,10 +89,10 @@ def istio(
     cluster_domain: str,
     output: str,
 ) -> None:
-    """Write what lets the proxies of an Istio mesh route by slots: resources in two directories.
+    """Write resources that make the proxies of an Istio mesh route by slots, in two directories.
 
-    The first prepares the mesh and changes no request's way; the second switches routing by slots on, and deleting
-    it switches it off. docs/istio.md tells what each resource does. Nothing is applied.
+    The resources in the first directory prepare the mesh and change no routes. Those in the second turn on routing by
+    slots; to turn it off, delete them. docs/istio.md describes each resource. The command applies nothing.
     """
     from understudy.deploy.kubernetes.istio.plan import (
         GATEWAY_LABELS,
@@ -103,7 +103,7 @@ def istio(
     )
     from understudy.deploy.kubernetes.istio.tree import PREPARE, ROUTE, files
     from understudy.deploy.kubernetes.render.kustomize import write
-    from understudy.statesync.pool.spec import load_spec
+    from understudy.statesync.pool.spec_reader import load_spec
 
     gateway = mode == "gateway"
     plan = Plan(

@@ -1,11 +1,11 @@
-"""The command ``render kubernetes``: options in, a tree of manifests out."""
+"""The command ``render kubernetes``: writes a tree of manifests."""
 
 import json
 from pathlib import Path
 
 import click
 
-from understudy.deploy.common.options import examples, spec_file_option
+from understudy.deploy.common.options import examples, report_output_option, shown_option, spec_file_option
 
 
 @click.command(
@@ -17,48 +17,50 @@ from understudy.deploy.common.options import examples, spec_file_option
     )
 )
 @spec_file_option()
-@click.option(
-    "--out", default="manifests", show_default=True, type=click.Path(path_type=Path, file_okay=False), help="Where to."
+@shown_option(
+    "--out", default="manifests", type=click.Path(path_type=Path, file_okay=False), help="Directory to write to."
 )
-@click.option("--namespace", default="understudy", show_default=True, help="Understudy's own namespace.")
-@click.option("--app-namespace", default="", help="The application's namespace. Default: the pool's name.")
-@click.option("--app-port", default=8080, show_default=True, type=click.IntRange(1, 65535), help="Where it serves.")
-@click.option("--registry", required=True, help="Where you pushed the images that deploy/images builds.")
-@click.option("--version", default="", help="Their tag. Default: this version.")
+@shown_option("--namespace", default="understudy", help="Namespace of Understudy.")
+@click.option("--app-namespace", default="", help="Namespace of the application. Default: the pool's name.")
+@shown_option("--app-port", default=8080, type=click.IntRange(1, 65535), help="Port of the application in its pods.")
+@click.option("--registry", required=True, help="Registry with the images that deploy/images builds.")
+@click.option("--version", default="", help="Tag of these images. Default: the version of this program.")
 @click.option(
     "--image",
     multiple=True,
     metavar="PART=REFERENCE",
-    help="Another image for control, sidecar, injector, envoy or etcd, such as envoy=...@sha256:...; repeatable.",
+    help="Image of control, sidecar, injector, envoy or etcd, as in envoy=...@sha256:...; repeatable. Default: none.",
 )
-@click.option("--etcd", default="trial", show_default=True, help="'trial' for an own one, or endpoints: URL,...")
-@click.option("--etcd-tls-secret", default="", help="Secret with ca.crt; without a login also tls.crt and tls.key.")
-@click.option("--etcd-login-secret", default="", help="Secret with username and password for etcd.")
+@shown_option("--etcd", default="trial", help="'trial' to deploy one, or the URLs of yours: URL,...")
 @click.option(
+    "--etcd-tls-secret",
+    default="",
+    help="Secret with ca.crt for etcd, and without --etcd-login-secret also tls.crt and tls.key. Default: no TLS.",
+)
+@click.option("--etcd-login-secret", default="", help="Secret with username and password for etcd. Default: none.")
+@shown_option(
     "--certificates",
     default="none",
-    show_default=True,
-    help="mTLS between all parts: csi:ISSUER[:KIND[:GROUP]], an issuer of cert-manager for its CSI driver.",
+    help="mTLS between all parts: csi:ISSUER[:KIND[:GROUP]], an issuer for the CSI driver of cert-manager; or none.",
 )
-@click.option("--replicas", default=3, show_default=True, type=click.IntRange(1, 9), help="Control servers.")
-@click.option("--front-replicas", default=2, show_default=True, type=click.IntRange(1, 100), help="Front Envoys.")
-@click.option(
+@shown_option("--replicas", default=3, type=click.IntRange(1, 9), help="Number of control servers.")
+@shown_option("--front-replicas", default=2, type=click.IntRange(1, 100), help="Number of front Envoys.")
+@shown_option(
     "--front-service",
     default="ClusterIP",
-    show_default=True,
     type=click.Choice(["ClusterIP", "NodePort", "LoadBalancer"]),
-    help="How clients reach the front Envoys.",
+    help="Type of the Service of the front Envoys.",
 )
-@click.option(
+@shown_option(
     "--front-drain",
     default="admin",
-    show_default=True,
     type=click.Choice(["admin", "sleep"]),
-    help="How front Envoys end: 'admin' tells clients first, by the image's bash; 'sleep' needs Kubernetes 1.30.",
+    help="How a front Envoy stops: 'admin' asks clients to leave first (needs bash in the image), 'sleep' needs "
+    "Kubernetes 1.30.",
 )
-@click.option("--monitoring-namespace", default="monitoring", show_default=True, help="Where Prometheus is.")
-@click.option("--cluster-domain", default="cluster.local", show_default=True, help="The cluster's DNS domain.")
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="For people or programs.")
+@shown_option("--monitoring-namespace", default="monitoring", help="Namespace of Prometheus.")
+@shown_option("--cluster-domain", default="cluster.local", help="DNS domain of the cluster.")
+@report_output_option
 def kubernetes(
     spec_file: Path,
     out: Path,
@@ -82,12 +84,12 @@ def kubernetes(
 ) -> None:
     """Write manifests for one pool: a kustomize base, components and overlays.
 
-    'overlays/trial' has everything in it, an etcd too; 'overlays/production' is written when --etcd names yours.
-    Nothing is applied: 'kubectl apply -k DIR/overlays/NAME' does that.
+    'overlays/trial' contains everything, including an etcd. 'overlays/production' is written if --etcd has URLs.
+    The command applies nothing; use 'kubectl apply -k DIR/overlays/NAME'.
     """
     from understudy.deploy.kubernetes.render.kustomize import files, write
     from understudy.deploy.kubernetes.render.plan import Plan, choose_images, parse_certificates, parse_etcd
-    from understudy.statesync.pool.spec import load_spec
+    from understudy.statesync.pool.spec_reader import load_spec
     from understudy.telemetry.tracing.setup import service_version
 
     plan = Plan(

@@ -1,6 +1,6 @@
-"""``understudy leave``: tells the sidecar beside it that the end is near. Made for the preStop hooks of pods.
+"""``understudy leave``: asks the sidecar of this pod to hand over all slots. Made for preStop hooks.
 
-Starts quickly, since a pod's time to end runs meanwhile: nothing but the standard library is loaded.
+It must start fast, because the pod's grace period is running: it imports only the standard library and click.
 """
 
 import http.client
@@ -10,25 +10,26 @@ from pathlib import Path
 
 import click
 
-from understudy.deploy.common.errors import DeployError, NotFoundError
-from understudy.deploy.common.options import address_or_socket, examples
+from understudy.deploy.common.errors import DeployError, NegativeAnswer
+from understudy.deploy.common.options import address_or_socket, examples, shown_option
 from understudy.statesync.http.headers import ADMIN_HEADER, ADMIN_VALUE
 from understudy.statesync.pool.addresses import split_address
 from understudy.statesync.tls.secret_files import fault_of, read_secret
 
 UNTIL = ("handed-over", "application-gone")
-MARGIN = 5.0
+TIMEOUT_MARGIN = 5.0
+"""Seconds that an answer may take longer than ``--wait``."""
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
+    """An HTTP connection over a Unix socket."""
 
     def __init__(self, path: str, timeout: float) -> None:
         super().__init__("localhost", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
-        """Connect."""
+        """Connect to the socket."""
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
@@ -40,33 +41,42 @@ class _UnixConnection(http.client.HTTPConnection):
         "understudy leave --wait 20 --until application-gone --session-api unix:/run/understudy.sock",
     )
 )
-@click.option(
+@shown_option(
     "--session-api",
     envvar="UNDERSTUDY_SESSION_API",
     default="127.0.0.1:7600",
-    show_default=True,
     callback=address_or_socket,
-    help="Where the sidecar is.",
+    help="Session API of the sidecar: HOST:PORT or unix:/path.",
 )
 @click.option(
     "--session-token-file",
     type=click.Path(path_type=Path, dir_okay=False),
     envvar="UNDERSTUDY_SESSION_TOKEN_FILE",
-    help="The sidecar's token file, if it asks for tokens.",
+    help="Token file of the sidecar. Required if its session API asks for tokens.",
 )
-@click.option("--wait", type=click.FloatRange(0, 600), default=0.0, show_default=True, help="Seconds to wait for it.")
-@click.option("--until", type=click.Choice(UNTIL), default=UNTIL[0], show_default=True, help="What to wait for.")
+@shown_option(
+    "--wait",
+    type=click.FloatRange(0, 600),
+    default=0.0,
+    help="Seconds to wait for the end of the handover; 0: do not wait.",
+)
+@shown_option(
+    "--until",
+    type=click.Choice(UNTIL),
+    default=UNTIL[0],
+    help="What to wait for: the handover of all slots, or also the end of the application.",
+)
 def leave(session_api: str, session_token_file: Path | None, wait: float, until: str) -> None:
-    """Have this pod's member hand its slots over for good, while its application still serves.
+    """Hand over all slots of this pod's member for good, while its application still serves.
 
-    Exit code 1 if that is not done within --wait; it goes on nevertheless.
+    Exit code 1: the handover is not done within --wait. It continues nevertheless.
     """
     try:
         done, reason = _ask(session_api, _token(session_token_file), f"/v1/drain?wait={wait:g}&until={until}", wait)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise DeployError(f"the sidecar at {session_api} cannot be asked: {error}; is --session-api right?") from None
+        raise DeployError(f"the sidecar at {session_api} does not answer: {error}; check --session-api") from None
     if not done and wait:
-        raise NotFoundError(f"not done after {wait:g} s: {reason}")
+        raise NegativeAnswer(f"not done after {wait:g} s: {reason}")
 
 
 def _token(file: Path | None) -> str:
@@ -81,19 +91,21 @@ def _token(file: Path | None) -> str:
 
 
 def _ask(session_api: str, token: str, path: str, wait: float) -> tuple[bool, str]:
-    """Whether it is done, and why not."""
+    """Call the sidecar. Returns whether the handover is done, and if not, why."""
     if session_api.startswith("unix:"):
-        connection: http.client.HTTPConnection = _UnixConnection(session_api.removeprefix("unix:"), wait + MARGIN)
+        connection: http.client.HTTPConnection = _UnixConnection(
+            session_api.removeprefix("unix:"), wait + TIMEOUT_MARGIN
+        )
     else:
         host, port = split_address(session_api)
-        connection = http.client.HTTPConnection(host, port, timeout=wait + MARGIN)
+        connection = http.client.HTTPConnection(host, port, timeout=wait + TIMEOUT_MARGIN)
     try:
-        shown = {"Authorization": f"Bearer {token}"} if token else {}
-        connection.request("POST", path, headers={ADMIN_HEADER: ADMIN_VALUE, **shown})
+        authorization = {"Authorization": f"Bearer {token}"} if token else {}
+        connection.request("POST", path, headers={ADMIN_HEADER: ADMIN_VALUE, **authorization})
         answer = connection.getresponse()
-        said = json.loads(answer.read())
+        reply = json.loads(answer.read())
         if answer.status != 200:
-            raise DeployError(f"the sidecar at {session_api} says {answer.status}: {said.get('detail', '')}")
-        return bool(said["done"]), str(said["reason"])
+            raise DeployError(f"the sidecar at {session_api} answered {answer.status}: {reply.get('detail', '')}")
+        return bool(reply["done"]), str(reply["reason"])
     finally:
         connection.close()

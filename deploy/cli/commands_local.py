@@ -6,11 +6,11 @@ from pathlib import Path
 import click
 
 from understudy.deploy.common.layout import STATE_DIRECTORY
-from understudy.deploy.common.options import address, app_health_option, examples, require_name
+from understudy.deploy.common.options import address, app_health_option, examples, require_name, shown_option
 
 
 def site_names(_: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Option callback: names of sites with commas between them."""
+    """Option callback: site names, separated by commas."""
     names = tuple(name.strip() for name in (value or "").split(",") if name.strip())
     for name in names:
         require_name(parameter.opts[0], name)
@@ -23,22 +23,21 @@ def site_names(_: click.Context, parameter: click.Parameter, value: str | None) 
         "understudy demo --members 5 --rate 600",
     )
 )
-@click.option("--sessions", type=click.IntRange(1, 5000), default=200, show_default=True, help="How many clients.")
-@click.option("--rate", type=click.IntRange(1, 5000), default=300, show_default=True, help="Requests a second.")
-@click.option("--members", type=click.IntRange(3, 16), default=3, show_default=True, help="How many members.")
-@click.option(
+@shown_option("--sessions", type=click.IntRange(1, 5000), default=200, help="Number of clients.")
+@shown_option("--rate", type=click.IntRange(1, 5000), default=300, help="Requests per second.")
+@shown_option("--members", type=click.IntRange(3, 16), default=3, help="Number of members.")
+@shown_option(
     "--report",
     type=click.Path(path_type=Path, dir_okay=False),
     default="demo-report.json",
-    show_default=True,
-    help="Where to write the numbers.",
+    help="File for the results (JSON).",
 )
-@click.option("--keep", is_flag=True, help="Keep the temporary directory with logs and data.")
+@click.option("--keep", is_flag=True, help="Keep the temporary directory with logs and data at the end.")
 def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> None:
-    """Kill a member behind Envoy under load, and show what its clients noticed.
+    """Kill a member behind Envoy under load and report what its clients saw.
 
-    Starts a whole pool on loopback, kills one member with SIGKILL, starts it again, checks every session and stops
-    everything. Exits with 1 if a client noticed anything.
+    The demo starts a whole pool on loopback, kills one member with SIGKILL, starts it again, checks every session and
+    stops everything. Exit code 1: a client noticed something.
     """
     from understudy.deploy.demo.demo import DemoSettings, run_demo
 
@@ -53,32 +52,45 @@ def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> No
         "understudy up --members 4 --sites east,west",
     )
 )
-@click.option("--members", type=click.IntRange(1, 32), default=3, show_default=True, help="How many members.")
-@click.option("--app", default="", help="Command of your application; it gets HOST, PORT and UNDERSTUDY_URL.")
-@app_health_option
+@shown_option("--members", type=click.IntRange(1, 32), default=3, help="Number of members.")
 @click.option(
+    "--app",
+    default="",
+    help="Command that starts your application; its environment has HOST, PORT and UNDERSTUDY_URL. Default: an "
+    "example application.",
+)
+@app_health_option
+@shown_option(
     "--app-timeout",
     type=click.FloatRange(1, 3600),
     default=10.0,
-    show_default=True,
     metavar="SECONDS",
-    help="Time for your application to get ready, once all else is; a JVM may want 60.",
+    help="Time in seconds for your application to become ready, after all other processes; a JVM may need 60.",
 )
-@click.option("--listen", default="127.0.0.1:8080", show_default=True, callback=address, help="Where clients come in.")
-@click.option("--controls", type=click.IntRange(1, 5), default=1, show_default=True, help="How many control servers.")
-@click.option("--etcds", type=click.Choice(["1", "3", "5"]), default="1", show_default=True, help="Members of etcd.")
-@click.option("--otlp-http", is_flag=True, help="Have control servers take OTLP over HTTP too, each on a free port.")
-@click.option("--sites", callback=site_names, metavar="NAME,...", help="Put members on these sites, in turn.")
-@click.option("--pool", envvar="UNDERSTUDY_POOL", default="cart", show_default=True, help="Name of the pool.")
-@click.option("-f", "--file", "spec", type=click.Path(path_type=Path, dir_okay=False), help="A pool spec (YAML).")
+@shown_option("--listen", default="127.0.0.1:8080", callback=address, help="Address of the front Envoy for clients.")
+@shown_option("--controls", type=click.IntRange(1, 5), default=1, help="Number of control servers.")
+@shown_option("--etcds", type=click.Choice(["1", "3", "5"]), default="1", help="Number of etcd members.")
 @click.option(
+    "--otlp-http", is_flag=True, help="Receive OTLP over HTTP as well, at each control server on a free port."
+)
+@click.option(
+    "--sites", callback=site_names, metavar="NAME,...", help="Assign the members to these sites in turn. Default: none."
+)
+@shown_option("--pool", envvar="UNDERSTUDY_POOL", default="cart", help="Name of the pool.")
+@click.option(
+    "-f",
+    "--file",
+    "spec",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Pool spec (YAML file). Default: only defaults.",
+)
+@shown_option(
     "--dir",
     "directory",
     envvar="UNDERSTUDY_DIR",
     type=click.Path(path_type=Path, file_okay=False),
     default=STATE_DIRECTORY,
-    show_default=True,
-    help="Where data, logs and notes are kept.",
+    help="State directory: data and logs.",
 )
 @click.pass_obj
 def up(
@@ -96,13 +108,14 @@ def up(
     spec: Path | None,
     directory: Path,
 ) -> None:
-    """Run a whole pool on this machine until Ctrl-C, with a live status.
+    """Run a whole pool on this machine until Ctrl-C, and show its status.
 
-    What dies is started again. Sessions are kept in the state directory and are there again next time.
+    A process that ends is started again. Sessions stay in the state directory and are there at the next start.
     """
     from understudy.deploy.local.local_pool import LocalSettings
     from understudy.deploy.local.up import run_up
-    from understudy.statesync.pool.spec import PoolSpec, load_spec, parse_spec
+    from understudy.statesync.pool.spec import PoolSpec
+    from understudy.statesync.pool.spec_reader import load_spec, parse_spec
 
     wanted: PoolSpec = load_spec(spec) if spec else parse_spec(f"pool: {pool}", where="--pool")
     settings = LocalSettings(

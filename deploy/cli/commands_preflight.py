@@ -1,4 +1,4 @@
-"""``understudy verify --preflight``: gathers what there is to judge, judges it, and shows the findings."""
+"""``understudy verify --preflight``: checks manifests, an etcd and a cluster, and shows the findings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _MARKS = {Level.OK: "ok", Level.WARN: "warn", Level.FAIL: "FAIL", Level.SKIPPED:
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """What to look at: manifests at a path, an etcd if one is named, a cluster unless it is left out."""
+    """What to check: manifests at a path, etcd if it has an address, and the cluster unless ``cluster`` is False."""
 
     manifests: Path | None
     etcd: EtcdOptions
@@ -34,19 +34,19 @@ class Preflight:
 
 
 async def run_preflight(wanted: Preflight) -> list[Finding]:
-    """All findings, in the order in which things are installed. Raises ``DeployError`` for files of no use."""
+    """All findings, in the order of an installation. Raises ``DeployError`` for files that cannot be used."""
     objects = load(wanted.manifests) if wanted.manifests else []
     now = datetime.now(UTC)
     if wanted.manifests:
         found = judge_manifests(objects, now)
     else:
-        found = [Finding(Level.SKIPPED, MANIFESTS, "manifests", "none are named", "--manifests DIR")]
+        found = [Finding(Level.SKIPPED, MANIFESTS, "manifests", "none given", "--manifests DIR")]
     return [*found, *await _etcd(wanted), *await _cluster(wanted, objects, now)]
 
 
 async def _etcd(wanted: Preflight) -> list[Finding]:
     if not wanted.etcd.endpoints:
-        return [Finding(Level.SKIPPED, ETCD, "etcd", "none is named", "--etcd HOST:PORT,...")]
+        return [Finding(Level.SKIPPED, ETCD, "etcd", "none given", "--etcd HOST:PORT,...")]
     settings = wanted.etcd.settings(None)
     async with connect(settings) as client:
         return judge_etcd(await look_at_etcd(settings, client, wanted.pool))
@@ -62,7 +62,7 @@ async def _cluster(wanted: Preflight, objects: Sequence[Body], now: datetime) ->
 
 
 def preflight_table(view: dict[str, Any]) -> Any:  # noqa: ANN401 - something that rich can print
-    """The findings for people: what is not well first told in full, then the verdict."""
+    """The findings as a table, and the result."""
     from rich.console import Group
     from rich.text import Text
 
@@ -76,8 +76,6 @@ def preflight_table(view: dict[str, Any]) -> Any:  # noqa: ANN401 - something th
             Text(_MARKS[level], style=_COLOURS[level]), row["area"], row["what"], Text(row["detail"]), Text(remedy)
         )
     count = view["count"]
-    told = (
-        f"{count['fail']} in the way, {count['warn']} to know of, {count['ok']} well, {count['skipped']} not looked at"
-    )
-    verdict = Text(f"ready: {told}", style="green") if view["fine"] else Text(f"NOT READY: {told}", style="bold red")
-    return Group(table, verdict)
+    counts = f"{count['fail']} failed, {count['warn']} warnings, {count['ok']} passed, {count['skipped']} skipped"
+    result = Text(f"ready: {counts}", style="green") if view["fine"] else Text(f"NOT READY: {counts}", style="bold red")
+    return Group(table, result)

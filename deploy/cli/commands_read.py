@@ -1,4 +1,4 @@
-"""The commands that look into a pool."""
+"""The commands that read a pool: ``table``, ``explain``, ``sessions``, ``failovers`` and ``trace``."""
 
 import asyncio
 import time
@@ -6,22 +6,24 @@ from typing import Any
 
 import click
 
-from understudy.deploy.common.errors import DeployError, NotFoundError
+from understudy.deploy.common.errors import DeployError, NegativeAnswer
 from understudy.deploy.common.options import (
     EtcdOptions,
     KeyCommand,
-    Place,
+    PoolLocation,
     etcd_options,
     examples,
-    find_place,
     list_output_option,
+    locate_pool,
     pool_option,
     show,
+    shown_option,
 )
 from understudy.deploy.common.printable import printable_view
 
-SPANS_COME = 5.0
-"""Seconds within which a failover's spans are with the control servers; its record in etcd comes first."""
+SPANS_TIMEOUT = 5.0
+"""Seconds until control servers have the spans of a failover. Its record is in etcd before them."""
+POLL_INTERVAL = 0.2
 
 
 @click.command(
@@ -31,19 +33,21 @@ SPANS_COME = 5.0
         "understudy table --slot 17 -o json",
     )
 )
-@click.option("--all", "every", is_flag=True, help="One line per slot.")
-@click.option("--slot", type=click.IntRange(min=0), multiple=True, help="Only this slot (repeatable).")
+@click.option("--all", "every", is_flag=True, help="Print one line per slot.")
+@click.option(
+    "--slot", type=click.IntRange(min=0), multiple=True, help="Show only this slot; repeatable. Default: all slots."
+)
 @pool_option(required=False)
 @etcd_options
 @list_output_option
 def table(every: bool, slot: tuple[int, ...], pool: str | None, etcd: EtcdOptions, output: str) -> None:
-    """Show the slot table: who is active, standby and backup for which slots."""
+    """Show the slot table: the active, standby and backup members of all slots."""
     from understudy.deploy.inspect.member_views import slots_of
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
     from understudy.deploy.inspect.tables import slot_table
     from understudy.deploy.inspect.views import table_view
 
-    place = find_place(etcd, pool)
+    place = locate_pool(etcd, pool)
 
     async def run() -> dict[str, object]:
         async with connect(place.etcd) as client:
@@ -69,18 +73,19 @@ def table(every: bool, slot: tuple[int, ...], pool: str | None, etcd: EtcdOption
         "for key in $(understudy sessions -o name); do understudy explain $key; done",
     )
 )
-@click.option("--slot", type=click.IntRange(min=0), help="Only sessions of this slot.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many.")
+@click.option("--slot", type=click.IntRange(min=0), help="List only sessions of this slot. Default: all.")
+@shown_option("--limit", type=click.IntRange(1, 10_000), default=50, help="Maximum number of sessions.")
 @pool_option(required=False)
 @etcd_options
 @list_output_option
 def sessions(slot: int | None, limit: int, pool: str | None, etcd: EtcdOptions, output: str) -> None:
-    """List sessions with slot, size and expiry, in order of slot."""
-    from understudy.deploy.inspect.query import connect, read_pool, read_sessions, require_pool
+    """List sessions with slot, size and expiry, ordered by slot."""
+    from understudy.deploy.inspect.query import connect, read_pool, require_pool
+    from understudy.deploy.inspect.sessions import read_sessions
     from understudy.deploy.inspect.tables import sessions_table
     from understudy.deploy.inspect.views import sessions_view
 
-    place = find_place(etcd, pool)
+    place = locate_pool(etcd, pool)
 
     async def run() -> dict[str, object]:
         async with connect(place.etcd) as client:
@@ -100,26 +105,27 @@ def sessions(slot: int | None, limit: int, pool: str | None, etcd: EtcdOptions, 
     ),
 )
 @click.argument("key")
-@click.option("--body", is_flag=True, help="Show the content as well.")
+@click.option("--body", is_flag=True, help="Also show the content of the session.")
 @pool_option(required=False)
 @etcd_options
 @list_output_option
 def explain(key: str, body: bool, pool: str | None, etcd: EtcdOptions, output: str) -> None:
-    """Tell where the session KEY lives, and why there.
+    """Show the slot, the owner and the state of the session KEY.
 
-    Exits with 1 when there is no such session (the slot and its members are shown all the same). A key may begin with
-    "-"; one that is also an option's name comes after "--".
+    Exit code 1: there is no such session; its slot and members are shown nevertheless. A key may begin with "-". If it
+    is also the name of an option, write "--" before it.
     """
     from understudy.deploy.inspect.member_views import slots_of
-    from understudy.deploy.inspect.query import connect, read_pool, read_session, require_pool
+    from understudy.deploy.inspect.query import connect, read_pool, require_pool
+    from understudy.deploy.inspect.sessions import read_session
     from understudy.deploy.inspect.tables import explain_table
     from understudy.deploy.inspect.views import explain_view
     from understudy.statesync.pool.slots import slot_of
     from understudy.statesync.sessions.session import valid_key
 
     if not valid_key(key):
-        raise DeployError(f"{key!r} cannot be a session key: 1 to 256 characters of A-Z a-z 0-9 - . _ ~ :")
-    place = find_place(etcd, pool)
+        raise DeployError(f"{key!r} is not a session key: 1 to 256 characters of A-Z a-z 0-9 - . _ ~ :")
+    place = locate_pool(etcd, pool)
 
     async def run() -> dict[str, object]:
         async with connect(place.etcd) as client:
@@ -142,33 +148,33 @@ def explain(key: str, body: bool, pool: str | None, etcd: EtcdOptions, output: s
         "understudy failovers -o json",
     )
 )
-@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="At most so many.")
+@shown_option("--limit", type=click.IntRange(1, 10_000), default=20, help="Maximum number of failovers.")
 @pool_option(required=False)
 @etcd_options
 @list_output_option
 def failovers(limit: int, pool: str | None, etcd: EtcdOptions, output: str) -> None:
-    """List changes of active, latest first: takeovers after a death, and planned handovers.
+    """List takeovers and planned handovers, latest first.
 
-    They are in the order in which etcd has them, whatever the members' clocks say. Their lengths are those of their
-    traces, as far as control servers have them.
+    The order is that of etcd's revisions and does not depend on the members' clocks. The durations come from the
+    traces on the control servers.
     """
-    from understudy.deploy.inspect.query import read_lengths
     from understudy.deploy.inspect.tables import failovers_table
+    from understudy.deploy.inspect.traces import read_durations
     from understudy.xds.control.admin import MOST_LISTED
 
-    place = find_place(etcd, pool)
+    place = locate_pool(etcd, pool)
 
     async def run() -> dict[str, Any]:
         view, addresses = await _failovers(place)
         rows = view["failovers"][:limit]
-        # Drills that moved no slot have traces and no record, so that more are asked for.
-        lengths = await read_lengths(addresses, min(2 * limit, MOST_LISTED)) if rows else {}
+        # Drills that moved no slot have a trace and no record, so this asks for more traces.
+        lengths = await read_durations(addresses, min(2 * limit, MOST_LISTED)) if rows else {}
         return {**view, "failovers": [{**row, "took_ms": lengths.get(row["trace"])} for row in rows]}
 
     show(output, asyncio.run(run()), failovers_table, lambda view: [row["trace"] for row in view["failovers"]])
 
 
-async def _failovers(place: Place) -> tuple[dict[str, list[dict[str, str]]], list[str]]:
+async def _failovers(place: PoolLocation) -> tuple[dict[str, list[dict[str, str]]], list[str]]:
     """The failovers of a pool, and the admin addresses of its control servers."""
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
     from understudy.deploy.inspect.views import failovers_view
@@ -185,31 +191,32 @@ async def _failovers(place: Place) -> tuple[dict[str, list[dict[str, str]]], lis
         "understudy trace 5f3a -o json",
     )
 )
-@click.option("--all", "every", is_flag=True, help="Every single span, also of a change of many slots.")
+@click.option(
+    "--all", "every", is_flag=True, help="Show every span. Without it, long traces are summarised by process and phase."
+)
 @click.argument("trace_id", metavar="[ID]", default="latest")
 @pool_option(required=False)
 @etcd_options
 @list_output_option
 def trace(trace_id: str, every: bool, pool: str | None, etcd: EtcdOptions, output: str) -> None:
-    """Show a failover phase by phase.
+    """Show one takeover or handover phase by phase.
 
-    ID is a trace id from 'understudy failovers', or its beginning; without one it is the latest failover.
+    ID is a trace id from 'understudy failovers', or the first digits of one. Default: the latest.
     """
-    from understudy.deploy.inspect.query import read_trace
-    from understudy.deploy.inspect.views import condense
+    from understudy.deploy.inspect.traces import condense, read_trace
     from understudy.telemetry.otlp.spans import StoredSpan
     from understudy.telemetry.slo.waterfall import as_json, waterfall
 
-    place = find_place(etcd, pool)
+    place = locate_pool(etcd, pool)
 
     async def run() -> list[StoredSpan]:
         view, addresses = await _failovers(place)
         wanted = _find_trace(trace_id, [row["trace"] for row in view["failovers"]])
         started = next((row["started"] for row in view["failovers"] if row["trace"] == wanted), 0.0)
         while not (spans := await read_trace(addresses, wanted)):
-            if abs(time.time() - float(started)) > SPANS_COME:
-                raise NotFoundError(f"no control server has spans of trace {wanted} (any more)")
-            await asyncio.sleep(0.2)
+            if abs(time.time() - float(started)) > SPANS_TIMEOUT:
+                raise NegativeAnswer(f"no control server has spans of trace {wanted} (any more)")
+            await asyncio.sleep(POLL_INTERVAL)
         return spans
 
     spans = asyncio.run(run())
@@ -222,16 +229,16 @@ def trace(trace_id: str, every: bool, pool: str | None, etcd: EtcdOptions, outpu
 
 
 def _find_trace(wanted: str, known: list[str]) -> str:
-    """The full trace id that ``wanted`` begins; ``known`` has the latest first."""
+    """The full trace id that begins with ``wanted``; ``known`` has the latest first."""
     if wanted == "latest":
         if not known:
-            raise NotFoundError("there was no failover yet, so there is no trace")
+            raise NegativeAnswer("there was no failover yet, so there is no trace")
         return known[0]
     matching = [trace for trace in known if trace.startswith(wanted.lower())]
     if len(matching) > 1:
-        raise DeployError(f"{wanted!r} begins {len(matching)} trace ids; give some more digits")
+        raise DeployError(f"{len(matching)} trace ids begin with {wanted!r}; give more digits")
     if matching:
         return matching[0]
     if len(wanted) == 32:
-        return wanted.lower()  # traces of other changes than those recorded as failovers can be asked for in full
-    raise NotFoundError(f"no failover's trace begins with {wanted!r}; 'understudy failovers' lists them")
+        return wanted.lower()  # a full id may be of a trace that has no failover record
+    raise NegativeAnswer(f"no failover's trace begins with {wanted!r}; 'understudy failovers' lists them")

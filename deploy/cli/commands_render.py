@@ -1,4 +1,4 @@
-"""The command ``render``: writes manifests for a platform. A platform's subcommand is loaded when it is called for."""
+"""The command ``render``: writes manifests. The subcommand of a platform is imported when it is called."""
 
 import importlib
 
@@ -13,14 +13,14 @@ PLATFORMS = {
 
 
 class Platforms(click.Group):
-    """The platforms, each a module with a command of that name."""
+    """The platforms. Each is a module with a command of that name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """All names."""
         return list(PLATFORMS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
-        """Load a platform's command."""
+        """Import the command of a platform."""
         module = PLATFORMS.get(cmd_name)
         if module is None:
             return None
@@ -36,4 +36,4 @@ class Platforms(click.Group):
     ),
 )
 def render() -> None:
-    """Write the manifests that run a pool on a platform. Nothing is applied."""
+    """Write manifests that run a pool on a platform. Nothing is applied."""

@@ -1,6 +1,6 @@
-"""The commands that run one part of a pool: ``control``, ``sidecar`` and ``envoy``. SIGTERM stops each of them.
+"""The commands that run one process of a pool: ``control``, ``sidecar`` and ``envoy``. SIGTERM stops each of them.
 
-They only turn options into settings; a part that cannot start says why in one line and ends with exit code 2.
+They turn options into settings. A process that cannot start prints the reason in one line; its exit code is 2.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from understudy.deploy.common.options import (
     file_mode,
     pool_option,
     require_name,
+    shown_option,
     start_logging,
     tls_options,
 )
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
 
 
 def own_checks(_: click.Context, parameter: click.Parameter, value: str) -> "tuple[CheckSpec, ...]":
-    """Option callback: checks in YAML or JSON."""
+    """Option callback: health checks in YAML or JSON."""
     if not value:
         return ()
-    from understudy.statesync.pool.spec import SpecError, parse_checks
+    from understudy.statesync.pool.spec import SpecError
+    from understudy.statesync.pool.spec_reader import parse_checks
 
     try:
         return parse_checks(value, where=parameter.opts[0])
@@ -50,16 +52,22 @@ def own_checks(_: click.Context, parameter: click.Parameter, value: str) -> "tup
         "    --tls-cert control-2.pem --tls-key control-2.key --tls-ca ca.pem",
     )
 )
-@click.option("--name", required=True, help="Name of this control server; no other one of the pool may have it.")
+@click.option("--name", required=True, help="Name of this control server, unique in the pool.")
 @pool_option(required=True)
-@click.option("--grpc", default="127.0.0.1:18000", show_default=True, callback=address, help="xDS, heartbeats, OTLP.")
-@click.option("--http", default="127.0.0.1:18001", show_default=True, callback=address, help="Admin interface.")
-@click.option("--advertise-grpc", default="", help="What others are told instead of --grpc.")
-@click.option("--advertise-http", default="", help="What others are told instead of --http.")
-@click.option("--otlp-http", default="", help="Take OTLP over HTTP here too, such as 127.0.0.1:4318.")
-@click.option("--traces", default=":memory:", show_default=True, help="SQLite file for failover traces.")
-@click.option("--insecure", is_flag=True, help="Allow plain text on a --grpc or --http that is not loopback.")
-@click.option("--open-http", is_flag=True, help="Allow an --http that is not loopback; it asks for no certificate.")
+@shown_option("--grpc", default="127.0.0.1:18000", callback=address, help="Address for xDS, heartbeats and OTLP.")
+@shown_option("--http", default="127.0.0.1:18001", callback=address, help="Address of the admin interface.")
+@click.option("--advertise-grpc", default="", help="Address that other processes use for --grpc. Default: --grpc.")
+@click.option("--advertise-http", default="", help="Address that other processes use for --http. Default: --http.")
+@click.option("--otlp-http", default="", help="Address for OTLP over HTTP, such as 127.0.0.1:4318. Default: none.")
+@shown_option("--traces", default=":memory:", help="SQLite file for traces, or :memory:.")
+@click.option(
+    "--insecure", is_flag=True, help="Allow plain text on addresses of --grpc and --http that are not loopback."
+)
+@click.option(
+    "--open-http",
+    is_flag=True,
+    help="Allow an address of --http that is not loopback. Callers need no certificate there.",
+)
 @tls_options
 @etcd_options
 @click.pass_obj
@@ -78,31 +86,27 @@ def control(
     tls: TlsOptions | None,
     etcd: EtcdOptions,
 ) -> None:
-    """Run a control server: it keeps the slot table and feeds the Envoys.
+    """Run a control server. It writes the slot table and configures Envoys over xDS.
 
-    Several may run for one pool; one of them leads and all of them serve Envoys.
+    Several control servers may run for one pool. One of them is the leader; all of them serve Envoys.
     """
-    from understudy.xds.control.identity import ServerTls
     from understudy.xds.control.server import ControlSettings, run_control
 
     require_name("--pool", pool)
     require_name("--name", name)
     start_logging(log_level)
-    reach = etcd.settings(None)
     settings = ControlSettings(
         pool=pool,
         name=name,
-        etcd=reach.endpoints,
+        etcd=etcd.settings(None),
         grpc=grpc,
         http=http,
         advertise_grpc=advertise_grpc,
         advertise_http=advertise_http,
         otlp_http=otlp_http,
         traces=traces,
-        tls=reach.tls,
-        username=reach.username,
-        password=reach.password,
-        serve_tls=ServerTls(tls.cert, tls.key, tls.ca, tls.domain) if tls else None,
+        tls=tls,
+        trust_domain=tls.domain if tls else DOMAIN,
         insecure=insecure,
         open_http=open_http,
     )
@@ -110,7 +114,7 @@ def control(
 
 
 @click.command(
-    # Every option may come as UNDERSTUDY_<OPTION> too, such as UNDERSTUDY_SITE: that is how pods are told.
+    # Pods get their options from variables UNDERSTUDY_<OPTION>, such as UNDERSTUDY_SITE.
     context_settings={"auto_envvar_prefix": "UNDERSTUDY"},
     epilog=examples(
         "understudy sidecar --member cart-1 --pool cart --app 127.0.0.1:8000",
@@ -121,62 +125,86 @@ def control(
 )
 @click.option("--member", envvar="UNDERSTUDY_MEMBER", required=True, help="Name of this member.")
 @pool_option(required=True)
-@click.option("--app", required=True, callback=address, help="Where the application listens.")
+@click.option("--app", required=True, callback=address, help="Address of the application.")
 @app_health_option
-@click.option(
+@shown_option(
     "--session-api",
     default="127.0.0.1:7600",
-    show_default=True,
     callback=address_or_socket,
-    help="Where the application finds us: host:port or unix:/path.",
+    help="Address of the session API for the application: HOST:PORT or unix:/path.",
 )
-@click.option("--peer", default="127.0.0.1:7601", show_default=True, callback=address, help="For other sidecars.")
-@click.option("--advertise", default="", help="What other sidecars are told instead of --peer.")
+@shown_option("--peer", default="127.0.0.1:7601", callback=address, help="Address of the peer API for other sidecars.")
+@click.option("--advertise", default="", help="Address that other sidecars use for --peer. Default: --peer.")
 @click.option(
     "--health",
     default="",
     callback=address_or_off,
-    help="What front Envoys ask many times a second, host:port, *:port, or 'off'. Default: a free port of the host "
-    "of --app.",
+    help="Address for the health checks of front Envoys: HOST:PORT, *:PORT for all addresses, or 'off'. Default: a "
+    "free port on the host of --app.",
 )
 @click.option(
     "--envoy-admin",
     default="",
-    help="Admin interface, host:port, of an Envoy beside the application without which this member is no use.",
+    help="Admin address of a local Envoy that must be ready before this member is, HOST:PORT. Default: none.",
 )
-@click.option("--allow-command-checks", is_flag=True, help="Let the pool's spec have commands run here as checks.")
+@click.option(
+    "--allow-command-checks", is_flag=True, help="Allow checks of the pool spec that run commands on this machine."
+)
 @click.option(
     "--checks",
     default="",
     callback=own_checks,
-    help="Checks of this member alone, as the pool's spec writes them: [{name: db, http: 'http://...'}].",
+    help="Health checks of this member only, as in the pool spec: [{name: db, http: 'http://...'}]. Default: none.",
 )
-@click.option("--metrics", default="", callback=address, help="/metrics without a certificate here, host:port.")
-@click.option("--node", default="", help="Name of the machine, shown by 'understudy status -o json'.")
-@click.option("--site", default="", help="Name of the site (failure domain).")
-@click.option("--weight", type=click.IntRange(1, 1000), default=10, show_default=True, help="Share of the load.")
-@click.option("--priority", type=click.IntRange(1, 1000), default=1, show_default=True, help="Rank among members.")
-@click.option("--drain-seconds", type=click.FloatRange(0, 600), default=10.0, show_default=True, help="Time to drain.")
+@click.option(
+    "--metrics",
+    default="",
+    callback=address,
+    help="Address for /metrics without a client certificate, HOST:PORT. Default: only on --peer.",
+)
+@click.option("--node", default="", help="Name of the machine, shown by 'understudy status -o json'. Default: none.")
+@click.option("--site", default="", help="Name of the site (failure domain). Default: none.")
+@shown_option(
+    "--weight",
+    type=click.IntRange(1, 1000),
+    default=10,
+    help="Weight in mode load_sharing; a member with twice the weight gets twice the slots.",
+)
+@shown_option(
+    "--priority",
+    type=click.IntRange(1, 1000),
+    default=1,
+    help="Rank in mode active_standby; the lowest number becomes active first.",
+)
+@shown_option(
+    "--drain-seconds",
+    type=click.FloatRange(0, 600),
+    default=10.0,
+    help="Maximum seconds for the handover of all slots when the sidecar stops.",
+)
 @click.option(
     "--session-token-file",
     type=PRIVATE_FILE,
     envvar="UNDERSTUDY_SESSION_TOKEN_FILE",
-    help="Ask the application for one of these tokens (one a line) on the session API.",
+    help="Require one of the tokens in this file (one per line) on the session API. Default: no token.",
 )
-@click.option(
+@shown_option(
     "--session-socket-mode",
     default="0660",
-    show_default=True,
     callback=file_mode,
-    help="Permissions of a session API that is a Unix socket, octal.",
+    help="Permissions of the Unix socket of the session API, in octal.",
 )
 @click.option(
     "--session-keys",
     type=PRIVATE_FILE,
     envvar="UNDERSTUDY_SESSION_KEYS",
-    help="Encrypt what sessions hold in etcd with the first key in this file.",
+    help="Key file. Session content in etcd is encrypted with its first key. Default: no encryption.",
 )
-@click.option("--insecure", is_flag=True, help="Allow both APIs unprotected on addresses that are not loopback.")
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Allow the session API and the peer API without protection on addresses that are not loopback.",
+)
 @tls_options
 @etcd_options
 @click.pass_obj
@@ -206,13 +234,12 @@ def sidecar(
     tls: TlsOptions | None,
     etcd: EtcdOptions,
 ) -> None:
-    """Run the sidecar of one application instance: it keeps the sessions.
+    """Run the sidecar of one application instance. It keeps the application's sessions.
 
-    Every option may be given in the environment as well: --drain-seconds is UNDERSTUDY_DRAIN_SECONDS.
+    Every option can also be set in the environment, for example --drain-seconds as UNDERSTUDY_DRAIN_SECONDS.
     """
     from understudy.proxy.sidecar.settings import SidecarSettings
     from understudy.proxy.sidecar.sidecar import run_sidecar
-    from understudy.statesync.etcd.client import TlsFiles
 
     for option, name in (("--member", member), ("--pool", pool), ("--site", site)):
         if name:
@@ -237,7 +264,7 @@ def sidecar(
         priority=priority,
         drain_seconds=drain_seconds,
         etcd=etcd.settings(None),
-        tls=TlsFiles(tls.ca, tls.cert, tls.key) if tls else None,
+        tls=tls,
         trust_domain=tls.domain if tls else DOMAIN,
         session_token_file=session_token_file,
         socket_mode=session_socket_mode,
@@ -254,32 +281,33 @@ def sidecar(
         "    --listen 0.0.0.0:80",
     )
 )
-@click.option("--node", required=True, help="Name of this Envoy (its node id).")
+@click.option("--node", required=True, help="Name of this Envoy (its node id), unique in the pool.")
 @pool_option(required=True)
 @click.option(
     "--control", multiple=True, required=True, callback=address, help="xDS address of a control server; repeatable."
 )
-@click.option("--listen", default="127.0.0.1:8080", show_default=True, callback=address, help="Where clients come in.")
-@click.option("--admin", default="127.0.0.1:9901", show_default=True, callback=address, help="Envoy's admin interface.")
-@click.option("--xds", type=click.Choice(["delta", "sotw"]), default="delta", show_default=True, help="Variant of ADS.")
+@shown_option("--listen", default="127.0.0.1:8080", callback=address, help="Address for clients.")
+@shown_option("--admin", default="127.0.0.1:9901", callback=address, help="Address of Envoy's admin interface.")
+@shown_option("--xds", type=click.Choice(["delta", "sotw"]), default="delta", help="Variant of ADS.")
 @click.option(
-    "--trace-requests", is_flag=True, help="Add spans to the traces of callers; costs about 10 % of throughput."
+    "--trace-requests",
+    is_flag=True,
+    help="Add spans to the traces of callers. This costs about 10 % of the throughput.",
 )
-@click.option(
-    "--concurrency", type=click.IntRange(0, 256), default=2, show_default=True, help="Workers; 0: one a core."
+@shown_option(
+    "--concurrency", type=click.IntRange(0, 256), default=2, help="Number of worker threads; 0: one per core."
 )
-@click.option(
+@shown_option(
     "--drain",
     type=click.FloatRange(0, 600),
     default=3.0,
-    show_default=True,
-    help="Seconds for requests under way at a stop.",
+    help="Seconds that open requests have to finish when Envoy stops.",
 )
 @click.option(
     "--dir",
     "directory",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where the bootstrap is kept. Default: a temporary directory.",
+    help="Directory for Envoy's bootstrap file. Default: a temporary directory.",
 )
 @tls_options
 @click.pass_obj
@@ -297,9 +325,11 @@ def envoy(
     directory: Path | None,
     tls: TlsOptions | None,
 ) -> None:
-    """Run a front Envoy that takes its configuration from the control servers, and keep it running."""
+    """Run a front Envoy that gets its configuration from the control servers.
+
+    If Envoy ends unexpectedly, this command starts it again.
+    """
     from understudy.proxy.front.envoy import EnvoySettings, run_envoy
-    from understudy.proxy.front.envoy_tls import EnvoyTls
 
     require_name("--pool", pool)
     start_logging(log_level)
@@ -314,6 +344,6 @@ def envoy(
         concurrency=concurrency,
         drain=drain,
         directory=directory,
-        tls=EnvoyTls(tls.cert, tls.key, tls.ca) if tls else None,
+        tls=tls,
     )
     raise SystemExit(asyncio.run(run_envoy(settings)))

@@ -1,4 +1,4 @@
-"""``understudy schema``: what an editor needs to know of pool specs."""
+"""``understudy schema``: the JSON schema of pool specs, for editors."""
 
 import json
 
@@ -11,15 +11,15 @@ from understudy.deploy.common.options import examples
     epilog=examples(
         "understudy schema > pool.schema.json",
         "",
-        "and as the first line of pool.yaml:",
+        "Then write this as the first line of pool.yaml:",
         "# yaml-language-server: $schema=pool.schema.json",
     )
 )
 def schema() -> None:
     """Print the JSON schema of pool specs, for editors that complete and check YAML.
 
-    What a schema cannot tell, such as a number of slots that the running pool does not have, 'understudy apply
-    --dry-run' does.
+    A schema cannot check everything, for example whether the running pool has this number of slots. Use 'understudy
+    apply --dry-run' for that.
     """
     from understudy.statesync.pool.spec_schema import spec_schema
 

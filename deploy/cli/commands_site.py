@@ -1,4 +1,4 @@
-"""``understudy site``: a whole site out of service, before something is done to it, and back again."""
+"""``understudy site``: takes a whole site out of service, and brings it back."""
 
 import asyncio
 import time
@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from understudy.deploy.cli.commands_admin import duration, follow_until_empty, wait_option
-from understudy.deploy.common.errors import NotFoundError
+from understudy.deploy.cli.commands_admin import follow_until_empty, for_option, wait_option
+from understudy.deploy.common.errors import NegativeAnswer
 from understudy.deploy.common.options import (
     EtcdOptions,
-    Place,
+    PoolLocation,
     etcd_options,
     examples,
-    find_place,
+    locate_pool,
     output_option,
     pool_option,
     require_name,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def site() -> None:
     """Take all members of a site out of service, and bring them back.
 
-    A member's site is what its sidecar was told with --site: a zone, a rack, a data centre.
+    The option --site of a sidecar sets the site of its member: a zone, a rack or a data centre.
     """
 
 
@@ -45,8 +45,10 @@ def site() -> None:
     )
 )
 @click.argument("name", metavar="SITE")
-@click.option("--for", "seconds", callback=duration, metavar="TIME", help="Come back by itself after 90s, 10m, 2h...")
-@click.option("--force", is_flag=True, help="Also when no member is there: none that comes gets slots.")
+@for_option
+@click.option(
+    "--force", is_flag=True, help="Accept a site without members; members that start there later get no slots."
+)
 @wait_option
 @pool_option(required=False)
 @etcd_options
@@ -54,21 +56,23 @@ def site() -> None:
 def offline(
     name: str, seconds: float | None, force: bool, wait: float, pool: str | None, etcd: EtcdOptions, output: str
 ) -> None:
-    """Take SITE out of service: its members hand all their slots over, and no request fails.
+    """Take SITE out of service. Its members hand all their slots over, and no request fails.
 
-    Exits with 1 if no member is there, if no other site could take its slots, or if some are left after --wait. The
-    site stays out, also for members that are started there, until 'understudy site online' or the end of --for.
+    The site stays out of service until 'understudy site online' or until the time of --for is over. Members that start
+    there meanwhile get no slots.
+
+    Exit code 1: the site has no member, no other site can take its slots, or it still owns slots after --wait.
     """
     from understudy.statesync.pool.records import Intent
 
     require_name("SITE", name)
     now = time.time()
     intent = Intent(site=name, until=now + seconds if seconds else 0.0, since=now)
-    view = asyncio.run(_offline(find_place(etcd, pool), intent, wait, force=force, quiet=output != "table"))
+    view = asyncio.run(_offline(locate_pool(etcd, pool), intent, wait, force=force, quiet=output != "table"))
     show(output, view, _line)
 
 
-async def _offline(place: Place, intent: "Intent", wait: float, *, force: bool, quiet: bool) -> dict[str, Any]:
+async def _offline(place: PoolLocation, intent: "Intent", wait: float, *, force: bool, quiet: bool) -> dict[str, Any]:
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
 
     site = intent.site
@@ -77,11 +81,11 @@ async def _offline(place: Place, intent: "Intent", wait: float, *, force: bool, 
         require_pool(state, place.etcd)
         members = _members_of(state, site)
         if not members and not force:
-            raise _unknown(state, site, ", or say --force if its members are yet to come")
+            raise _unknown(state, site, ", or give --force if its members start later")
         away = state.offline(intent.since) | {site}
         if not any(at.record.site not in away and at.record.state.may_hold_slots for at in state.members.values()):
-            raise NotFoundError(
-                f"{site} is the last site that can serve pool {place.pool}: bring another one into service first"
+            raise NegativeAnswer(
+                f"{site} is the last site that can serve pool {place.pool}: bring another site into service first"
             )
         await client.put(state.keys.site_intent(site), intent.encode())
         left = await follow_until_empty(
@@ -96,14 +100,14 @@ async def _offline(place: Place, intent: "Intent", wait: float, *, force: bool, 
 @etcd_options
 @output_option
 def online(name: str, pool: str | None, etcd: EtcdOptions, output: str) -> None:
-    """Bring SITE back into service: its members take their share of the slots back, a few at a time.
+    """Bring SITE back into service. Its members get their share of the slots back, a few at a time.
 
-    Exits with 1 if it is not offline.
+    Exit code 1: the site is not offline.
     """
-    show(output, asyncio.run(_online(find_place(etcd, pool), name)), _line)
+    show(output, asyncio.run(_online(locate_pool(etcd, pool), name)), _line)
 
 
-async def _online(place: Place, site: str) -> dict[str, Any]:
+async def _online(place: PoolLocation, site: str) -> dict[str, Any]:
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
 
     async with connect(place.etcd) as client:
@@ -111,7 +115,7 @@ async def _online(place: Place, site: str) -> dict[str, Any]:
         require_pool(state, place.etcd)
         if not await client.delete(state.keys.site_intent(site)):
             known = bool(_members_of(state, site))
-            raise NotFoundError(f"site {site} is not offline") if known else _unknown(state, site)
+            raise NegativeAnswer(f"site {site} is not offline") if known else _unknown(state, site)
         return {"site": site, "offline": False, "members": _members_of(state, site)}
 
 
@@ -119,15 +123,15 @@ def _members_of(state: "PoolState", site: str) -> list[str]:
     return [name for name, at in sorted(state.members.items()) if at.record.site == site]
 
 
-def _unknown(state: "PoolState", site: str, remedy: str = "") -> NotFoundError:
+def _unknown(state: "PoolState", site: str, remedy: str = "") -> NegativeAnswer:
     known = ", ".join(sorted({at.record.site for at in state.members.values()} - {""})) or "none (--site of sidecars)"
-    return NotFoundError(
-        f"pool {state.keys.pool} has no member on a site {site!r}; its sites are {known}: name one of them{remedy}"
+    return NegativeAnswer(
+        f"pool {state.keys.pool} has no member on a site {site!r}; its sites are {known}: give one of them{remedy}"
     )
 
 
 def _line(view: dict[str, Any]) -> str:
-    """What was done, for people."""
+    """The result as a line of text."""
     if not view["offline"]:
         return f"site {view['site']} is in service again"
     left = f", and still owns {view['slots_left']} slots" if view["slots_left"] else ""

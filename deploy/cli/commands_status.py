@@ -1,4 +1,4 @@
-"""``understudy status``: how a pool is, by etcd, control servers and members."""
+"""``understudy status``: the state of a pool, from etcd, control servers and members."""
 
 import asyncio
 import time
@@ -10,13 +10,13 @@ import click
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.options import (
     EtcdOptions,
-    Place,
+    PoolLocation,
     TlsOptions,
     address_list,
     etcd_options,
     examples,
-    find_place,
     list_output_option,
+    locate_pool,
     pool_option,
     show,
     tls_options,
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from understudy.statesync.etcd.client import EndpointStatus
 
 STATUS_PATH = "/v1/status"
-LAST_KNOWN = 3
-"""The exit code while etcd is silent: what is shown is the last known."""
+LAST_KNOWN_EXIT_CODE = 3
+"""etcd does not answer, and the last known state is shown."""
 
 
 @click.command(
@@ -39,15 +39,15 @@ LAST_KNOWN = 3
         "understudy status --etcd etcd-0:2379 --pool cart --control-http control-1:18001",
     )
 )
-@click.option("--xds", is_flag=True, help="Only Envoys: per type what was sent, acknowledged or refused.")
-@click.option("--sync", is_flag=True, help="Only copies: how far each member's sessions are, asked of the members.")
+@click.option("--xds", is_flag=True, help="Show only Envoys: for each type what was sent, acknowledged or rejected.")
+@click.option("--sync", is_flag=True, help="Show only copies: how current the sessions of each member are.")
 @click.option(
     "--control-http",
     envvar="UNDERSTUDY_CONTROL_HTTP",
     metavar="HOST:PORT,...",
     default="",
     callback=address_list,
-    help="HTTP addresses of control servers, which are asked while etcd is silent. Default: the local pool's.",
+    help="HTTP addresses of control servers, used when etcd does not answer. Default: those of the local pool.",
 )
 @pool_option(required=False)
 @etcd_options
@@ -64,20 +64,20 @@ def status(
 ) -> None:
     """Show members, control servers, etcd and Envoys of a pool.
 
-    While etcd is silent, the last known state is shown with its age, as control servers and members tell it.
+    When etcd does not answer, the command shows the last known state and its age, from control servers and members.
 
-    Exits with 1 when some slot has nobody to serve it, or the spec cannot be read; with 3 while etcd is silent; with
-    --xds when some Envoy refuses its configuration; with --sync when some member is not in sync or cannot be asked.
+    Exit code 1: a slot has no active member, or the spec cannot be read; with --xds an Envoy rejects its configuration;
+    with --sync a member is not in sync or does not answer. Exit code 3: etcd does not answer.
     """
     from understudy.deploy.inspect.envoys import has_errors, xds_table
     from understudy.deploy.inspect.tables import status_table
 
     if xds and sync:
-        raise DeployError("--xds and --sync are two different views: give one of them")
+        raise DeployError("--xds and --sync are different views: give only one of them")
     if sync:
-        _show_sync(find_place(etcd, pool), tls, output)
+        _show_sync(locate_pool(etcd, pool), tls, output)
         return
-    view = asyncio.run(_status(find_place(etcd, pool), control_http, tls))
+    view = asyncio.run(_status(locate_pool(etcd, pool), control_http, tls))
     if xds:
         show(output, {"pool": view["pool"], "envoys": view["envoys"]}, xds_table, _node_names)
         if has_errors(view["envoys"]):
@@ -85,12 +85,12 @@ def status(
         return
     show(output, view, status_table, _member_names)
     if view["last_known"]:
-        raise SystemExit(LAST_KNOWN)
+        raise SystemExit(LAST_KNOWN_EXIT_CODE)
     if view["slots"]["served"] != view["slots"]["total"] or view["mode"] is None:
         raise SystemExit(1)
 
 
-def _show_sync(place: Place, tls: TlsOptions | None, output: str) -> None:
+def _show_sync(place: PoolLocation, tls: TlsOptions | None, output: str) -> None:
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
     from understudy.deploy.inspect.sync import newest_revision, read_sync, sync_table
 
@@ -115,14 +115,15 @@ def _node_names(view: dict[str, Any]) -> list[str]:
     return [node["node"] for node in view["envoys"]["nodes"]]
 
 
-async def _status(place: Place, control_http: tuple[str, ...], tls: TlsOptions | None) -> dict[str, Any]:
+async def _status(place: PoolLocation, control_http: tuple[str, ...], tls: TlsOptions | None) -> dict[str, Any]:
     from understudy.deploy.common.layout import read_processes
-    from understudy.deploy.inspect.draining import hindered_drains
+    from understudy.deploy.inspect.controls import ask_controls
+    from understudy.deploy.inspect.draining import blocked_drains
     from understudy.deploy.inspect.envoys import read_envoys
     from understudy.deploy.inspect.fronts import front_warnings, read_fronts
-    from understudy.deploy.inspect.last_known import heard_by
+    from understudy.deploy.inspect.member_views import heard_by
     from understudy.deploy.inspect.missing_members import missing_warnings
-    from understudy.deploy.inspect.query import ask_controls, connect, read_pool, require_pool
+    from understudy.deploy.inspect.query import connect, read_pool, require_pool
     from understudy.deploy.inspect.views import status_view
     from understudy.statesync.etcd.client import Unavailable
 
@@ -145,24 +146,25 @@ async def _status(place: Place, control_http: tuple[str, ...], tls: TlsOptions |
         envoys=envoys,
         processes=read_processes(place.directory) if place.layout else (),
         fronts=fronts,
-        hindered=[*hindered_drains(state, time.time()), *missing_warnings(statuses), *front_warnings(fronts)],
+        warnings=[*blocked_drains(state, time.time()), *missing_warnings(statuses), *front_warnings(fronts)],
         heard=heard_by(statuses),
     )
 
 
 async def _last_known(
-    place: Place,
+    place: PoolLocation,
     control_http: tuple[str, ...],
     tls: TlsOptions | None,
     fault: Exception,
     etcd: "Sequence[EndpointStatus]",
 ) -> dict[str, Any]:
-    """The pool as control servers and members tell it; raises :class:`DeployError` if none of them is known."""
+    """The pool from control servers and members. Raises :class:`DeployError` if none of them answers."""
     from understudy.deploy.common.layout import read_processes
+    from understudy.deploy.inspect.controls import ask_controls
     from understudy.deploy.inspect.envoys import read_envoys
     from understudy.deploy.inspect.fronts import read_fronts
-    from understudy.deploy.inspect.last_known import ask_members, heard_by, of_members_alone, read_last_known
-    from understudy.deploy.inspect.query import ask_controls
+    from understudy.deploy.inspect.last_known import ask_members, of_members_alone, read_last_known
+    from understudy.deploy.inspect.member_views import heard_by
     from understudy.deploy.inspect.views import status_view
 
     layout = place.layout
@@ -195,10 +197,10 @@ async def _last_known(
 
 
 def _unknown(fault: Exception, asked: tuple[str, ...], faults: list[str]) -> DeployError:
-    """What is said when etcd is silent and nobody else tells anything."""
-    hint = "is etcd running there? ('understudy up' starts one, --etcd names yours)"
+    """The error when neither etcd nor a control server nor a member answers."""
+    hint = "is etcd running there? (--etcd sets the address, 'understudy up' starts a local etcd)"
     if not asked:
-        more = "--control-http HOST:PORT names a control server, which tells the last known state"
+        more = "--control-http HOST:PORT asks a control server for the last known state"
     else:
-        more = f"no control server tells the last known state either: {'; '.join(faults)}"
+        more = f"no control server has the last known state either: {'; '.join(faults)}"
     return DeployError(f"{fault}; {hint}; {more}")

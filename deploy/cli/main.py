@@ -1,13 +1,12 @@
 """The command line, ``understudy``.
 
-Each command is a module that is loaded when it is called for. All errors end here: one line that says what, where
-and what to do, and an exit code: 0 fine, 1 the answer is no, 2 wrong use or a missing part.
+The module of a command is imported when the command is called. All errors end here: each becomes one line that says
+what failed, where, and what to do. Exit codes: 0 success, 1 negative answer, 2 wrong use or a missing part.
 """
 
 import asyncio
 import difflib
 import importlib
-import importlib.metadata
 import os
 import sys
 from collections.abc import Callable
@@ -15,56 +14,63 @@ from typing import Any
 
 import click
 
+from understudy import __version__
 from understudy.deploy.common.errors import DeployError, NoPoolError
-from understudy.deploy.common.options import examples
+from understudy.deploy.common.options import examples, shown_option
 from understudy.deploy.common.printable import one_line
 
 SECTIONS = {
     "On this machine": {
-        "demo": ("understudy.deploy.cli.commands_local", "Kill a member under load, and see what its clients notice."),
-        "up": ("understudy.deploy.cli.commands_local", "Run a whole pool here until Ctrl-C, with a live status."),
+        "demo": ("understudy.deploy.cli.commands_local", "Kill a member under load and report what its clients saw."),
+        "up": ("understudy.deploy.cli.commands_local", "Run a whole pool on this machine until Ctrl-C."),
     },
-    "See": {
-        "status": ("understudy.deploy.cli.commands_status", "Members, control servers, etcd, Envoys: is all well?"),
-        "table": ("understudy.deploy.cli.commands_read", "Who is active, standby and backup for which slots."),
-        "explain": ("understudy.deploy.cli.commands_read", "Where the session of a key lives, and why there."),
-        "sessions": ("understudy.deploy.cli.commands_read", "Sessions with slot, size and expiry."),
-        "failovers": ("understudy.deploy.cli.commands_read", "Changes of active, the latest first."),
-        "trace": ("understudy.deploy.cli.commands_read", "One of them phase by phase."),
-        "slo": ("understudy.deploy.cli.commands_slo", "Are the pool's objectives met, and by what evidence?"),
+    "Inspect": {
+        "status": (
+            "understudy.deploy.cli.commands_status",
+            "Show the state of members, control servers, etcd and Envoys.",
+        ),
+        "table": ("understudy.deploy.cli.commands_read", "Show the active, standby and backup members of all slots."),
+        "explain": ("understudy.deploy.cli.commands_read", "Show the slot, the owner and the state of one session."),
+        "sessions": ("understudy.deploy.cli.commands_read", "List sessions with slot, size and expiry."),
+        "failovers": ("understudy.deploy.cli.commands_read", "List takeovers and handovers, latest first."),
+        "trace": ("understudy.deploy.cli.commands_read", "Show one takeover or handover phase by phase."),
+        "slo": ("understudy.deploy.cli.commands_slo", "Check failovers against the pool's objectives."),
     },
     "Operate": {
-        "apply": ("understudy.deploy.cli.commands_apply", "Check a pool spec and put it into etcd."),
-        "schema": ("understudy.deploy.cli.commands_schema", "The JSON schema of pool specs, for editors."),
-        "pools": ("understudy.deploy.cli.commands_pools", "List the pools in etcd; delete one."),
+        "apply": ("understudy.deploy.cli.commands_apply", "Validate a pool spec and write it to etcd."),
+        "schema": ("understudy.deploy.cli.commands_schema", "Print the JSON schema of pool specs."),
+        "pools": ("understudy.deploy.cli.commands_pools", "List the pools in etcd, or delete one."),
         "drain": ("understudy.deploy.cli.commands_admin", "Take a member out of service; no request fails."),
-        "undrain": ("understudy.deploy.cli.commands_admin", "Bring it back."),
-        "site": ("understudy.deploy.cli.commands_site", "The same for all members of a site."),
-        "checks": ("understudy.deploy.cli.commands_checks", "What must be well for a member to serve."),
-        "drill": ("understudy.deploy.cli.commands_drill", "Break a part on purpose, and tell what clients noticed."),
-        "verify": ("understudy.deploy.cli.commands_data", "Compare all copies of sessions with etcd; preflight."),
+        "undrain": ("understudy.deploy.cli.commands_admin", "Bring a drained member back into service."),
+        "site": ("understudy.deploy.cli.commands_site", "Take a whole site out of service, or bring it back."),
+        "checks": ("understudy.deploy.cli.commands_checks", "Register, report and list the health checks of a member."),
+        "drill": ("understudy.deploy.cli.commands_drill", "Inject a fault and report what clients saw."),
+        "verify": ("understudy.deploy.cli.commands_data", "Compare all copies of sessions with etcd; run preflight."),
         "backup": ("understudy.deploy.cli.commands_data", "Write a pool's spec, sessions and epochs to a file."),
-        "restore": ("understudy.deploy.cli.commands_data", "Put them back."),
+        "restore": ("understudy.deploy.cli.commands_data", "Restore a pool from a backup file."),
     },
-    "Run the parts": {
-        "control": ("understudy.deploy.cli.commands_run", "A control server: slot table, xDS, traces."),
-        "sidecar": ("understudy.deploy.cli.commands_run", "The sidecar of one application instance."),
-        "envoy": ("understudy.deploy.cli.commands_run", "A front Envoy that the control servers configure."),
-        "leave": ("understudy.deploy.cli.commands_leave", "Hand over and go: the preStop hook of a pod."),
+    "Run one process": {
+        "control": ("understudy.deploy.cli.commands_run", "Run a control server: slot table, xDS, traces."),
+        "sidecar": ("understudy.deploy.cli.commands_run", "Run the sidecar of one application instance."),
+        "envoy": ("understudy.deploy.cli.commands_run", "Run a front Envoy that the control servers configure."),
+        "leave": ("understudy.deploy.cli.commands_leave", "Hand over all slots before a pod stops (preStop hook)."),
     },
-    "On Kubernetes and Istio": {
-        "render": ("understudy.deploy.cli.commands_render", "Write the manifests that run a pool on a platform."),
-        "inject": ("understudy.deploy.cli.commands_injector", "Add sidecars to workloads in files."),
-        "injector": ("understudy.deploy.cli.commands_injector", "The admission webhook that does so in a cluster."),
+    "Kubernetes and Istio": {
+        "render": ("understudy.deploy.cli.commands_render", "Write manifests for Kubernetes or Istio."),
+        "inject": ("understudy.deploy.cli.commands_injector", "Add sidecars to the workloads in manifest files."),
+        "injector": (
+            "understudy.deploy.cli.commands_injector",
+            "Run the admission webhook that adds sidecars to pods.",
+        ),
     },
 }
-"""The commands by what they are for, each with its module and its line in ``understudy --help``."""
+"""The commands by section, each with its module and its line in ``understudy --help``."""
 COMMANDS = {name: module for section in SECTIONS.values() for name, (module, _) in section.items()}
-_INTERRUPTED = 130
+INTERRUPTED_EXIT_CODE = 130
 
 
 class Failure(click.ClickException):
-    """A failed command: its message in one line (or one per fault), and its exit code."""
+    """A failed command: its message, one line for each fault, and its exit code."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -77,7 +83,7 @@ class Failure(click.ClickException):
 
 
 class Commands(click.Group):
-    """The group of all commands, each loaded when needed."""
+    """The group of all commands. Each is imported when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """All names, in the order of the help."""
@@ -92,14 +98,14 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, and name the nearest command to one that does not exist."""
+        """Find the command as click does. For an unknown name, suggest the most similar command."""
         near = difflib.get_close_matches(args[0], COMMANDS, n=1)
         if args[0] not in COMMANDS and near and not args[0].startswith("-"):
             ctx.fail(f"No such command '{args[0]}'. Did you mean '{near[0]}'?")
         return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
-        """Load a command."""
+        """Import a command."""
         module = COMMANDS.get(cmd_name)
         if module is None:
             return None
@@ -107,83 +113,75 @@ class Commands(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - whatever the command returns
-        """Run the command and turn every known error into a message and an exit code."""
-        return _explained(lambda: super(Commands, self).invoke(ctx))
+        """Run the command. Every known error becomes a message and an exit code."""
+        return _translating_errors(lambda: super(Commands, self).invoke(ctx))
 
 
-def _explained(run: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever the command returns
-    """Run ``run``, and raise :class:`Failure` for whatever it is known to raise."""
+def _translating_errors(run: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever the command returns
+    """Call ``run``. Raise :class:`Failure` for every known error."""
     try:
         return run()
     except NoPoolError as error:
-        raise Failure(f"{error}: {_remedy(error)}", error.exit_code) from None
+        raise Failure(f"{error}: {_pool_remedy(error)}", error.exit_code) from None
     except DeployError as error:
         raise Failure(str(error), error.exit_code) from None
     except KeyboardInterrupt:
-        raise Failure("stopped", _INTERRUPTED) from None
+        raise Failure("interrupted", INTERRUPTED_EXIT_CODE) from None
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
     except Exception as error:
-        message = _known(error)
+        message = _user_message(error)
         if message is None:
             raise
         raise Failure(message, 2) from None
 
 
-def _remedy(error: NoPoolError) -> str:
-    """What may be meant by the name of a pool that is not there, or how to make it."""
-    from understudy.deploy.data.pools import near
+def _pool_remedy(error: NoPoolError) -> str:
+    """What to do about a pool that does not exist: a pool of a similar name, or how to create it."""
+    from understudy.deploy.data.pools import similar_pool
 
-    return asyncio.run(near(error.etcd, error.pool)) or (
-        "check --pool and --etcd, or make it with 'understudy apply -f pool.yaml'"
+    return asyncio.run(similar_pool(error.etcd, error.pool)) or (
+        "check --pool and --etcd, or create it with 'understudy apply -f pool.yaml'"
     )
 
 
-def _known(error: Exception) -> str | None:
-    """The message of an error of another room, None if it is none that a user can do something about."""
+def _user_message(error: Exception) -> str | None:
+    """The message for an error from another package; None for an error that a user cannot correct."""
     from understudy.statesync.etcd.client import EtcdError, OutcomeUnknown, Rejected
     from understudy.statesync.pool.spec import SpecError
 
     if isinstance(error, SpecError):
         return str(error)
     if isinstance(error, OutcomeUnknown):
-        return f"{error}; it may have been carried out or not: the same command again is safe"
+        return f"{error}; the command may or may not have taken effect: it is safe to run it again"
     if isinstance(error, Rejected):
-        return f"{error}; check the credentials and rights (--etcd-user, UNDERSTUDY_ETCD_PASSWORD)"
+        return f"{error}; check the user, the password and the permissions (--etcd-user, UNDERSTUDY_ETCD_PASSWORD)"
     if isinstance(error, EtcdError):
-        return f"{error}; is etcd running there? ('understudy up' starts one, --etcd names yours)"
+        return f"{error}; is etcd running there? (--etcd sets the address, 'understudy up' starts a local etcd)"
     return None
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("understudy")
-    except importlib.metadata.PackageNotFoundError:
-        return "from a source tree that is not installed"
 
 
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=examples(
-        "understudy demo              kill a member and see what its clients notice",
+        "understudy demo              kill a member under load",
         "understudy up --members 3    run a pool here; then, in another terminal:",
-        "understudy status            who is there, and who serves what",
-        "understudy explain KEY       where a session lives",
+        "understudy status            show the state of the pool",
+        "understudy explain KEY       show the slot and the owner of a session",
     ),
 )
-@click.option(
+@shown_option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
-    show_default=True,
     envvar="UNDERSTUDY_LOG_LEVEL",
-    help="How much the long-running commands log (to stderr).",
+    help="Log level of the long-running commands; they log to stderr.",
 )
-@click.version_option(_version(), message="understudy %(version)s")
+@click.version_option(__version__, message="understudy %(version)s")
 @click.pass_context
 def cli(ctx: click.Context, log_level: str) -> None:
-    """Stateful services behind Envoy that lose no session when a member dies."""
+    """Run stateful services behind Envoy that lose no session when a member dies."""
     ctx.obj = log_level
 
 
@@ -192,6 +190,6 @@ def main() -> None:
     try:
         cli(prog_name="understudy")
     except BrokenPipeError:
-        # The reader of our output (head, less) has enough; leave without a complaint at interpreter exit.
+        # The reader of the output (head, less) has closed the pipe. Without this, Python complains when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -1,8 +1,8 @@
-"""The command lines of a pool's parts, from where things are: one source for the local pool and for Kubernetes.
+"""Command lines of ``understudy control`` and ``understudy apply``, for local pools and for Kubernetes.
 
-Pure. ``understudy up`` and ``understudy demo`` start their processes with these, and the rendered manifests their
-containers; what differs is only the addresses. Texts may be variables that the platform fills in, such as
-``$(POD_NAME)``. What an option means is told by ``understudy COMMAND --help``.
+Pure. ``understudy up`` and ``understudy demo`` start processes with these command lines, and rendered manifests start
+containers with them. Only the addresses differ. A value may be a variable that the platform expands, such as
+``$(POD_NAME)``. ``understudy COMMAND --help`` describes the options.
 """
 
 from collections.abc import Sequence
@@ -22,24 +22,24 @@ def control_arguments(
     insecure: bool = False,
     open_http: bool = False,
 ) -> tuple[str, ...]:
-    """``control ...``. Addresses are ``host:port``, ``etcd`` URLs or ``host:port``, ``traces`` a file."""
+    """The arguments of ``control``. Addresses are ``host:port``, ``etcd`` also URLs; ``traces`` is a file."""
     return (
         *("control", "--name", name, "--pool", pool, "--etcd", ",".join(etcd)),
         *("--grpc", grpc, "--http", http),
-        *given("--advertise-grpc", advertise_grpc),
-        *given("--advertise-http", advertise_http),
+        *option("--advertise-grpc", advertise_grpc),
+        *option("--advertise-http", advertise_http),
         *("--traces", traces),
-        *given("--otlp-http", otlp_http),
+        *option("--otlp-http", otlp_http),
         *(("--insecure",) if insecure else ()),
         *(("--open-http",) if open_http else ()),
     )
 
 
 def apply_arguments(*, file: str, etcd: Sequence[str]) -> tuple[str, ...]:
-    """``apply ...``: puts a pool's spec into etcd."""
+    """The arguments of ``apply``, which writes a pool's spec to etcd."""
     return ("apply", "-f", file, "--etcd", ",".join(etcd))
 
 
-def given(option: str, value: str) -> tuple[str, ...]:
-    """An option with its value; nothing if there is no value."""
-    return (option, value) if value else ()
+def option(name: str, value: str) -> tuple[str, ...]:
+    """An option with its value; nothing if the value is empty."""
+    return (name, value) if value else ()

@@ -1,7 +1,7 @@
-"""How answers look on a terminal, whatever they tell: tables without lines, states in colours, times in words.
+"""How output looks on a terminal: tables without lines, states in colours, times as text.
 
-All of it is printed by a :class:`Terminal`, which shows control characters instead of obeying them, and which wraps
-lines only for a terminal: in a pipe or a file a line is as long as what it says, so that ``grep`` finds it.
+A :class:`Terminal` prints everything. It escapes control characters. It wraps lines on a terminal only: in a pipe or a
+file every row is one line, so that ``grep`` finds it.
 """
 
 import sys
@@ -36,13 +36,13 @@ _COLOURS = {
 
 
 _UNBOUNDED = {"width": 100_000, "height": 1000}
-"""The size of what is no terminal. ``COLUMNS`` says nothing about a pipe, so it is not asked."""
+"""The size when the output is no terminal. ``COLUMNS`` is ignored then: it does not describe a pipe."""
 
 
 class Terminal(Console):
-    """A console for text of any origin: no markup in it is obeyed, and no control character reaches the terminal.
+    """A console for text from any source: it ignores markup and escapes control characters.
 
-    What is printed to anything but a terminal is not wrapped, unless ``width`` is given.
+    It wraps lines only on a terminal, or if ``width`` is given.
     """
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 - rich's
@@ -52,7 +52,7 @@ class Terminal(Console):
         super().__init__(markup=False, emoji=False, highlight=False, **{**size, **options})
 
     def print(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401 - rich's
-        """Print; lines that are not wrapped lose the spaces that fill up the last column of a table."""
+        """Print. Without wrapping, the spaces that pad the last column of a table are removed."""
         if self._wraps:
             super().print(*objects, **options)
             return
@@ -62,18 +62,18 @@ class Terminal(Console):
         self.file.flush()
 
     def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 - rich's
-        """A text, without control characters."""
+        """Render a text without control characters."""
         return super().render_str(block(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """What is printed for ``renderable``; everything that a table or a group holds comes by here as well."""
-        shown = _shown(renderable) if isinstance(renderable, Text) else renderable
+        """Render ``renderable``. The parts of a table or a group are rendered here too."""
+        shown = _escaped(renderable) if isinstance(renderable, Text) else renderable
         for segment in super().render(shown, options):
             yield segment if segment.control else segment._replace(text=block(segment.text))
 
 
-def _shown(text: Text) -> Text:
-    """A text without control characters; one that had any loses the styles within it."""
+def _escaped(text: Text) -> Text:
+    """A text without control characters. A text that had any loses the styles inside it."""
     plain = block(text.plain)
     if plain == text.plain:
         return text
@@ -81,7 +81,7 @@ def _shown(text: Text) -> Text:
 
 
 def plain_table(*columns: str) -> Table:
-    """A table of these columns without lines; what does not fit into one is folded."""
+    """A table of these columns without lines; a cell that is too wide is folded."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in columns:
         table.add_column(column, overflow="fold")
@@ -89,12 +89,12 @@ def plain_table(*columns: str) -> Table:
 
 
 def coloured(state: str) -> Text:
-    """The state of a member, a process or an Envoy, in the colour of how well that is."""
+    """The state of a member, a process or an Envoy, in its colour."""
     return Text(state, style=_COLOURS.get(state, ""))
 
 
-def when(seconds: float | None) -> str:
-    """A wall time in seconds, as people read it."""
+def utc_time(seconds: float | None) -> str:
+    """A wall time in seconds as text, in UTC."""
     if not seconds:
         return "unknown"
     return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%d %H:%M:%SZ")

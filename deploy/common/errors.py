@@ -1,20 +1,20 @@
-"""What goes wrong when pools are started and read; ``cli`` makes one line and an exit code of each."""
+"""Errors of the commands. ``cli`` turns each into a message of one line and an exit code."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # loading it brings gRPC along, which no --help should wait for
+if TYPE_CHECKING:  # it imports gRPC, which would slow down --help
     from understudy.statesync.etcd.settings import EtcdSettings
 
 
 class DeployError(Exception):
-    """Base of this room's errors: wrong use or a missing part. The text says what, where and what to do."""
+    """Base of the errors in ``deploy``: wrong use, or a missing part. The text says what, where and what to do."""
 
     exit_code = 2
 
 
 class PortInUseError(DeployError):
-    """An address to listen at is taken (``address``), or cannot be used on this machine."""
+    """The listen address ``address`` is in use, or cannot be used on this machine."""
 
     def __init__(self, address: str, remedy: str, detail: str = "in use by another process") -> None:
         super().__init__(f"{address} is {detail}: {remedy}")
@@ -22,15 +22,15 @@ class PortInUseError(DeployError):
 
 
 class ProgramMissingError(DeployError):
-    """A program that a local pool needs (``program``) is not installed."""
+    """``program``, which a local pool needs, is not installed."""
 
     def __init__(self, program: str, remedy: str) -> None:
         super().__init__(f"{program} was not found: {remedy}")
         self.program = program
 
 
-class StartError(DeployError):
-    """A process ended, or did not become ready in time; ``log`` is where it told why."""
+class ProcessStartError(DeployError):
+    """A process ended, or did not become ready in time; ``log`` is its log file."""
 
     def __init__(self, name: str, detail: str, log: str) -> None:
         super().__init__(f"{name} {detail}; its log is {log}")
@@ -38,8 +38,8 @@ class StartError(DeployError):
         self.log = log
 
 
-class NotReadyError(StartError):
-    """A process runs, but did not become ready in time. ``refused``: it answered, and said no."""
+class NotReadyError(ProcessStartError):
+    """A process runs, but did not become ready in time. ``refused``: it answered its health check with an error."""
 
     def __init__(self, name: str, detail: str, log: str, *, refused: bool = False) -> None:
         super().__init__(name, detail, log)
@@ -50,14 +50,14 @@ class AlreadyRunningError(DeployError):
     """Another pool runs in the same state directory."""
 
 
-class NotFoundError(DeployError):
-    """What was asked for is not there: the answer is no, exit code 1."""
+class NegativeAnswer(DeployError):
+    """The answer to the command is negative: what was asked for does not exist, or cannot be done. Exit code 1."""
 
     exit_code = 1
 
 
 class NoPoolError(DeployError):
-    """A pool of this name (``pool``) was never made in that ``etcd``; ``waiting``: the processes that wait for it."""
+    """``etcd`` has no pool of the name ``pool``; ``waiting`` are the processes that wait for it."""
 
     def __init__(self, pool: str, etcd: "EtcdSettings", waiting: Sequence[str] = ()) -> None:
         who = f", although {', '.join(waiting)} {'waits' if len(waiting) == 1 else 'wait'} for it" if waiting else ""

@@ -1,7 +1,7 @@
-"""Where everything of a local pool listens, and the note of it in the state directory.
+"""The addresses of a local pool, and the files in its state directory.
 
-``local.json`` is written by whoever runs a pool and read by the commands that look into one, so that inside the same
-directory they need no addresses. ``processes.json`` beside it tells how the processes are.
+The process that runs a pool writes ``local.json``. Commands that run in the same directory read it, so they need no
+addresses. ``processes.json`` beside it has the state of the processes.
 """
 
 import dataclasses
@@ -20,10 +20,10 @@ PROCESSES_FILE = "processes.json"
 
 
 @dataclass(frozen=True, slots=True)
-class ControlPlace:
+class ControlAddresses:
     """A control server: xDS, heartbeats and OTLP at ``grpc``, admin at ``http`` (both ``host:port``).
 
-    ``otlp_http`` is where it takes OTLP over HTTP, '' if it does not.
+    ``otlp_http`` is its address for OTLP over HTTP, '' for none.
     """
 
     name: str
@@ -33,8 +33,8 @@ class ControlPlace:
 
 
 @dataclass(frozen=True, slots=True)
-class FrontPlace:
-    """The front Envoy: where clients come in, and its admin interface (both ``host:port``)."""
+class FrontAddresses:
+    """The front Envoy: its listener for clients, and its admin interface (both ``host:port``)."""
 
     name: str
     listen: str
@@ -42,7 +42,7 @@ class FrontPlace:
 
 
 @dataclass(frozen=True, slots=True)
-class MemberPlace:
+class MemberAddresses:
     """A member: application, session API, peer API and health port (all ``host:port``), and its site, '' for none."""
 
     name: str
@@ -55,15 +55,15 @@ class MemberPlace:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A local pool's addresses. ``etcd`` has client URLs; ``etcd_peers`` the URLs of etcd's own traffic."""
+    """The addresses of a local pool. ``etcd`` has client URLs, ``etcd_peers`` the peer URLs of etcd."""
 
     pool: str
     pid: int
     etcd: tuple[str, ...]
     etcd_peers: tuple[str, ...]
-    controls: tuple[ControlPlace, ...]
-    front: FrontPlace
-    members: tuple[MemberPlace, ...]
+    controls: tuple[ControlAddresses, ...]
+    front: FrontAddresses
+    members: tuple[MemberAddresses, ...]
 
     def encode(self) -> str:
         """The layout as JSON text."""
@@ -79,38 +79,38 @@ class Layout:
             cls,
             {
                 **raw,
-                "controls": tuple(made_of(ControlPlace, place) for place in raw["controls"]),
-                "front": made_of(FrontPlace, raw.get("front")),
-                "members": tuple(made_of(MemberPlace, place) for place in raw["members"]),
+                "controls": tuple(made_of(ControlAddresses, place) for place in raw["controls"]),
+                "front": made_of(FrontAddresses, raw.get("front")),
+                "members": tuple(made_of(MemberAddresses, place) for place in raw["members"]),
             },
         )
 
     @property
     def etcd_names(self) -> tuple[str, ...]:
-        """Names of etcd's processes, in the order of :attr:`etcd`."""
+        """The names of the etcd processes, in the order of :attr:`etcd`."""
         count = len(self.etcd)
         return ("etcd",) if count == 1 else tuple(f"etcd-{number}" for number in range(1, count + 1))
 
     @property
     def front_url(self) -> str:
-        """Where clients send their requests."""
+        """The URL for clients' requests."""
         return f"http://{self.front.listen}"
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file as a whole, so that a reader never sees half of it."""
+    """Replace a file in one step, so that a reader never sees a part of it."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     scratch.write_text(text, encoding="utf-8")
     scratch.replace(path)
 
 
 def state_directory(environment: Mapping[str, str]) -> Path:
-    """The state directory that commands look into: ``UNDERSTUDY_DIR``, or ``.understudy`` here."""
+    """The state directory: ``UNDERSTUDY_DIR``, or ``.understudy`` in the current directory."""
     return Path(environment.get("UNDERSTUDY_DIR") or STATE_DIRECTORY)
 
 
 def read_layout(directory: Path) -> Layout | None:
-    """The layout noted in ``directory``; None if there is none, or none that can be read."""
+    """The layout in ``directory``; None if there is none, or it cannot be read."""
     try:
         return Layout.decode((directory / LAYOUT_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -118,9 +118,9 @@ def read_layout(directory: Path) -> Layout | None:
 
 
 def read_processes(directory: Path) -> list[dict[str, Any]]:
-    """The processes' state noted in ``directory``; empty if there is none."""
+    """The processes in ``directory`` with their state; empty if there are none."""
     try:
-        noted = json.loads((directory / PROCESSES_FILE).read_text(encoding="utf-8"))
+        processes = json.loads((directory / PROCESSES_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
-    return noted if isinstance(noted, list) else []
+    return processes if isinstance(processes, list) else []

@@ -1,6 +1,6 @@
-"""What the commands share: kinds of values, the options that say where etcd and the pool are, and ``-o``.
+"""What the commands share: option callbacks, the options for etcd, TLS and the pool, and ``-o``.
 
-Addresses come from the option, else the environment, else the note that a local pool left in its state directory.
+An address comes from the option, else from the environment, else from the state directory of a local pool.
 """
 
 import functools
@@ -11,26 +11,29 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.layout import Layout, read_layout, state_directory
 from understudy.deploy.common.printable import LogFormatter, printable_view, say
+from understudy.statesync.etcd.settings import DEFAULT_ENDPOINT, EtcdSettings
 from understudy.statesync.pool.addresses import split_address
 from understudy.statesync.pool.app_health import AppHealth
 from understudy.statesync.tls.identity import DOMAIN
+from understudy.statesync.tls.pem_files import PemFiles
 
-if TYPE_CHECKING:  # loading it brings gRPC along, which no --help should wait for
-    from understudy.statesync.etcd.settings import EtcdSettings
-
-DEFAULT_ETCD = "127.0.0.1:2379"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def shown_option(*names: str, **settings: Any) -> Callable[[F], F]:  # noqa: ANN401 - click's
+    """An option whose help shows its default."""
+    return click.option(*names, show_default=True, **settings)
+
+
 def _app_health(_: click.Context, parameter: click.Parameter, value: str) -> str:
-    """Option callback: a way to ask an application whether it is well (``understudy.statesync.pool.app_health``)."""
+    """Option callback: how the application's health is checked (``understudy.statesync.pool.app_health``)."""
     try:
         AppHealth.parse(value)
     except ValueError as error:
@@ -38,12 +41,12 @@ def _app_health(_: click.Context, parameter: click.Parameter, value: str) -> str
     return value
 
 
-app_health_option = click.option(
+app_health_option = shown_option(
     "--app-health",
     default="/healthz",
-    show_default=True,
     callback=_app_health,
-    help="How it says that it is well: a path that it answers with 200, grpc or grpc:SERVICE (grpc.health.v1), or tcp.",
+    help="Health check of the application: an HTTP path that must answer 200, grpc or grpc:SERVICE "
+    "(grpc.health.v1), or tcp for a connection.",
 )
 
 
@@ -70,7 +73,7 @@ def address_list(context: click.Context, parameter: click.Parameter, value: str)
 
 
 def _bracketed(text: str) -> str:
-    """``fd00::1:8000`` as ``[fd00::1]:8000``: what is put together from a pod's address and a port has no brackets."""
+    """``fd00::1:8000`` as ``[fd00::1]:8000``. A manifest that joins a pod's address and a port writes no brackets."""
     host, _, port = text.rpartition(":")
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else text
 
@@ -101,7 +104,7 @@ def file_mode(_: click.Context, parameter: click.Parameter, value: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class EtcdOptions:
-    """The etcd options as they were given; :meth:`settings` fills in what was not."""
+    """The etcd options of a command; :meth:`settings` fills in the defaults."""
 
     endpoints: str | None
     ca: Path | None
@@ -109,17 +112,14 @@ class EtcdOptions:
     key: Path | None
     user: str | None
 
-    def settings(self, layout: Layout | None) -> "EtcdSettings":
-        """Where etcd is and how to get in; ``layout`` is the local pool's, if there is one."""
-        from understudy.statesync.etcd.client import TlsFiles
-        from understudy.statesync.etcd.settings import EtcdSettings
-
+    def settings(self, layout: Layout | None) -> EtcdSettings:
+        """The addresses and credentials of etcd; ``layout`` is that of the local pool, if there is one."""
         if (self.cert or self.key) and not self.ca:
-            raise DeployError("--etcd-cert and --etcd-key need --etcd-ca as well")
+            raise DeployError("--etcd-cert and --etcd-key also need --etcd-ca")
         given = tuple(part.strip() for part in (self.endpoints or "").split(",") if part.strip())
         return EtcdSettings(
-            given or (layout.etcd if layout else (DEFAULT_ETCD,)),
-            tls=TlsFiles(self.ca, self.cert, self.key) if self.ca else None,
+            given or (layout.etcd if layout else (DEFAULT_ENDPOINT,)),
+            tls=PemFiles(self.cert, self.key, self.ca) if self.ca else None,
             username=self.user,
             password=os.environ.get("UNDERSTUDY_ETCD_PASSWORD"),
         )
@@ -151,33 +151,40 @@ _ETCD_OPTIONS = (
     click.option(
         "--etcd-user",
         envvar="UNDERSTUDY_ETCD_USER",
-        help="User name; the password is taken from UNDERSTUDY_ETCD_PASSWORD.",
+        help="User name for etcd; the password comes from UNDERSTUDY_ETCD_PASSWORD. Default: no login.",
     ),
-    click.option("--etcd-key", type=_PEM, envvar="UNDERSTUDY_ETCD_KEY", help="Our own key (PEM)."),
-    click.option("--etcd-cert", type=_PEM, envvar="UNDERSTUDY_ETCD_CERT", help="Our own certificate (PEM)."),
     click.option(
-        "--etcd-ca", type=_PEM, envvar="UNDERSTUDY_ETCD_CA", help="Use TLS; the CA of etcd's certificates (PEM)."
+        "--etcd-key", type=_PEM, envvar="UNDERSTUDY_ETCD_KEY", help="Client key for etcd (PEM file). Default: none."
+    ),
+    click.option(
+        "--etcd-cert",
+        type=_PEM,
+        envvar="UNDERSTUDY_ETCD_CERT",
+        help="Client certificate for etcd (PEM file). Default: none.",
+    ),
+    click.option(
+        "--etcd-ca",
+        type=_PEM,
+        envvar="UNDERSTUDY_ETCD_CA",
+        help="CA of etcd's certificates (PEM file). Default: no TLS to etcd.",
     ),
     click.option(
         "--etcd",
         "etcd_endpoints",
         envvar="UNDERSTUDY_ETCD",
         metavar="HOST:PORT,...",
-        help="Where etcd is. Default: the local pool's, else 127.0.0.1:2379.",
+        help="Addresses of etcd. Default: those of the local pool, else 127.0.0.1:2379.",
     ),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class TlsOptions:
-    """Who we are to control servers, members and Envoys, over gRPC and the peer API: three PEM files.
+class TlsOptions(PemFiles):
+    """The certificate of this process for mTLS over gRPC and the peer API.
 
-    ``domain`` is the trust domain of the others' SPIFFE ids.
+    ``domain`` is the trust domain of the SPIFFE ids in the peers' certificates.
     """
 
-    cert: Path
-    key: Path
-    ca: Path
     domain: str
 
 
@@ -199,18 +206,30 @@ def tls_options(command: F) -> F:
 
 
 _TLS_OPTIONS = (
-    click.option(
+    shown_option(
         "--trust-domain",
         default=DOMAIN,
-        show_default=True,
         envvar="UNDERSTUDY_TRUST_DOMAIN",
-        help="mTLS: the trust domain of the others' SPIFFE ids.",
+        help="mTLS: trust domain of the SPIFFE ids in the peers' certificates.",
     ),
     click.option(
-        "--tls-ca", type=_PEM, envvar="UNDERSTUDY_TLS_CA", help="mTLS: the CA of the others' certificates (PEM)."
+        "--tls-ca",
+        type=_PEM,
+        envvar="UNDERSTUDY_TLS_CA",
+        help="mTLS: CA of the peers' certificates (PEM file). Default: no mTLS.",
     ),
-    click.option("--tls-key", type=_PEM, envvar="UNDERSTUDY_TLS_KEY", help="mTLS: our own key (PEM)."),
-    click.option("--tls-cert", type=_PEM, envvar="UNDERSTUDY_TLS_CERT", help="mTLS: our own certificate (PEM)."),
+    click.option(
+        "--tls-key",
+        type=_PEM,
+        envvar="UNDERSTUDY_TLS_KEY",
+        help="mTLS: key of this process (PEM file). Default: no mTLS.",
+    ),
+    click.option(
+        "--tls-cert",
+        type=_PEM,
+        envvar="UNDERSTUDY_TLS_CERT",
+        help="mTLS: certificate of this process (PEM file). Default: no mTLS.",
+    ),
 )
 
 
@@ -224,30 +243,30 @@ def require_name(option: str, name: str) -> None:
         TypeAdapter(Name).validate_python(name)
     except ValidationError:
         raise DeployError(
-            f"{option} {name!r}: names have 1 to 63 of a-z 0-9 . - and begin and end with a letter or digit"
+            f"{option} {name!r}: a name has 1 to 63 of a-z 0-9 . - and starts and ends with a letter or digit"
         ) from None
 
 
 def examples(*lines: str) -> str:
-    """The examples below a command's help; they keep their lines."""
+    """The examples at the end of a command's help. Their lines are not wrapped."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 class KeyCommand(click.Command):
-    """A command with a key among its arguments, which may begin with ``-``: what is no option of it is the key.
+    """A command with an argument that may begin with ``-``: what is not one of its options is an argument.
 
-    Keys are random, and one in 64 begins so; a loop over keys must not trip over them. A key that reads exactly like an
-    option comes after ``--``.
+    Session keys are random, and one in 64 begins with ``-``. A loop over keys must work for all of them. A key that is
+    equal to an option must come after ``--``.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click does, with the arguments put behind ``--``."""
-        options, arguments = self._sorted_out(ctx, args)
+        """Parse as click does, with the arguments moved behind ``--``."""
+        options, arguments = self._split(ctx, args)
         if len(arguments) > sum(isinstance(parameter, click.Argument) for parameter in self.params):
-            return super().parse_args(ctx, args)  # a misspelt option, probably: click names the nearest
+            return super().parse_args(ctx, args)  # probably a misspelt option: click suggests the right one
         return super().parse_args(ctx, [*options, "--", *arguments])
 
-    def _sorted_out(self, ctx: click.Context, args: list[str]) -> tuple[list[str], list[str]]:
+    def _split(self, ctx: click.Context, args: list[str]) -> tuple[list[str], list[str]]:
         """The options with their values, and the arguments."""
         known = {
             name: parameter
@@ -273,7 +292,7 @@ class KeyCommand(click.Command):
 
 
 def _has_value(token: str, known: Mapping[str, click.Option]) -> bool:
-    """Whether it is an option and its value in one: ``--pool=cart``, ``-ojson``."""
+    """Whether ``token`` is an option with its value: ``--pool=cart``, ``-ojson``."""
     name, equals, _ = token.partition("=")
     if equals and name in known and name.startswith("--"):
         return True
@@ -283,63 +302,69 @@ def _has_value(token: str, known: Mapping[str, click.Option]) -> bool:
 
 def pool_option(*, required: bool) -> Callable[[F], F]:
     """The option ``--pool``."""
-    note = "" if required else " Default: the local pool."
-    return click.option("--pool", envvar="UNDERSTUDY_POOL", required=required, help=f"Name of the pool.{note}")
+    default = "" if required else " Default: the local pool."
+    return click.option("--pool", envvar="UNDERSTUDY_POOL", required=required, help=f"Name of the pool.{default}")
 
 
-def spec_file_option(more: str = "") -> Callable[[F], F]:
-    """``-f``, as ``spec_file``: the pool spec that the command is about."""
+def spec_file_option(note: str = "") -> Callable[[F], F]:
+    """The option ``-f``: a pool spec; the command gets it as ``spec_file``."""
     return click.option(
         "-f",
         "--file",
         "spec_file",
         required=True,
         type=click.Path(path_type=Path, dir_okay=False),
-        help=f"The pool spec (YAML){more}.",
+        help=f"Pool spec (YAML file){note}.",
     )
 
 
 def output_option(command: F) -> F:
-    """The option ``-o`` of a command that answers with one thing."""
-    return _output(command, "For people, or for programs.", *_FORMATS)
+    """The option ``-o`` of a command that shows one thing."""
+    return _output(command, f"{_FORMATS_HELP}.", *_FORMATS)
 
 
 def list_output_option(command: F) -> F:
-    """The option ``-o`` of a command that lists or shows things with names, which ``-o name`` prints for loops."""
-    return _output(command, "For people, or for programs; name: one name a line.", *_FORMATS, "name")
+    """The option ``-o`` of a command that lists things with names; ``-o name`` prints only the names."""
+    return _output(command, f"{_FORMATS_HELP}, name for one name per line.", *_FORMATS, "name")
+
+
+def report_output_option(command: F) -> F:
+    """The option ``-o`` of a command that writes files and reports what it wrote."""
+    return _output(command, "Output format: table for people, json for programs.", "table", "json")
 
 
 _FORMATS = ("table", "json", "yaml")
+_FORMATS_HELP = "Output format: table for people, json or yaml for programs"
 
 
-def _output(command: F, told: str, *formats: str) -> F:
-    return click.option("-o", "--output", type=click.Choice(formats), default="table", show_default=True, help=told)(
+def _output(command: F, text: str, *formats: str) -> F:
+    return click.option("-o", "--output", type=click.Choice(formats), default="table", show_default=True, help=text)(
         command
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Which pool a reading command looks into, and how it gets there."""
+class PoolLocation:
+    """The pool that a command reads, and the etcd that has it."""
 
-    etcd: "EtcdSettings"
+    etcd: EtcdSettings
     pool: str
     directory: Path
     layout: Layout | None
 
 
-def find_place(etcd: EtcdOptions, pool: str | None) -> Place:
-    """Put together options, environment and the local pool's note; raises :class:`DeployError`."""
+def locate_pool(etcd: EtcdOptions, pool: str | None) -> PoolLocation:
+    """Find the pool from options, environment and state directory. Raises :class:`DeployError` without one."""
     directory = state_directory(os.environ)
     layout = read_layout(directory)
     if pool is None and layout is None:
         raise DeployError(
             f"no local pool runs from this directory (there is no {directory}/local.json): "
-            "start one with 'understudy up', or name yours with --etcd and --pool"
+            "start one with 'understudy up', or name another pool with --etcd and --pool"
         )
     name = pool or (layout.pool if layout else "")
     own = layout if layout is not None and etcd.endpoints is None and layout.pool == name else None
-    return Place(etcd.settings(layout), name, directory, own)
+    return PoolLocation(etcd.settings(layout), name, directory, own)
 
 
 def show(
@@ -348,7 +373,7 @@ def show(
     draw: Callable[[Any], Any],
     names: Callable[[Any], Iterable[object]] = lambda _: (),
 ) -> None:
-    """Print a view: as JSON, as YAML, drawn, or only the ``names`` of what it lists, one a line."""
+    """Print a view as JSON, as YAML, as a table, or only the ``names`` in it, one per line."""
     if output == "json":
         click.echo(json.dumps(view, indent=2))
     elif output == "yaml":
@@ -363,14 +388,14 @@ def show(
 
 
 def _as_yaml(view: Mapping[str, Any]) -> str:
-    """The very data of ``-o json`` in YAML. As in JSON, no text is folded, and what is not ASCII is escaped."""
+    """The data of ``-o json`` in YAML. As in JSON, no text is folded, and non-ASCII characters are escaped."""
     import yaml
 
     return yaml.safe_dump(json.loads(json.dumps(view)), sort_keys=False, width=2**31)
 
 
 def start_logging(level: str) -> None:
-    """Log to stderr; called by the commands that keep running."""
+    """Set up logging to stderr, for the long-running commands."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])

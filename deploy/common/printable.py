@@ -1,8 +1,8 @@
-r"""Makes any text safe to print: what commands show and what processes log goes through here, once, at the edge.
+r"""Makes any text safe to print: the output of all commands and the log of all processes pass through here.
 
-Names, reasons and causes come from applications, from other members and from etcd. In a terminal a control character
-can hide or forge what stands on the screen, and in a log a newline can forge a line. Each such character is shown as
-its escape (``\x1b``, ``\u202e``). JSON output needs none of this: JSON escapes by itself.
+Names, reasons and causes come from applications, from other members and from etcd. A control character can hide or
+forge text on a terminal, and a newline can forge a line of a log. Each such character is shown as its escape
+(``\x1b``, ``\u202e``). JSON output does not need this, since JSON has its own escapes.
 """
 
 import dataclasses
@@ -15,9 +15,9 @@ import click
 
 _DANGEROUS = (
     "\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and newline
-    "\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff"  # direction of text, and what nobody sees
+    "\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff"  # text direction, and invisible characters
     "\u2028\u2029"  # line and paragraph separator
-    "\ud800-\udfff"  # halves of characters, which no terminal can be sent
+    "\ud800-\udfff"  # surrogates, which cannot be encoded
     "\ufff9-\ufffb\U000e0000-\U000e007f"  # annotations and tags
 )
 _IN_BLOCK = re.compile(f"[{_DANGEROUS}]")
@@ -27,17 +27,17 @@ LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
 def one_line(text: str) -> str:
-    """``text`` as one line: newlines are escaped as well."""
+    """``text`` as one line: newlines are escaped too."""
     return _IN_LINE.sub(_escaped, text)
 
 
 def block(text: str) -> str:
-    """``text`` with its lines as they are and every other control character escaped."""
+    """``text`` with its newlines kept and every other control character escaped."""
     return _IN_BLOCK.sub(_escaped, text)
 
 
 def printable_view(value: Any) -> Any:  # noqa: ANN401 - plain data, as JSON has it
-    """A view, or a record, whose every text is one line; keys as well, since they are names."""
+    """A view or a record in which every text, also every key, is one line."""
     if isinstance(value, str):
         return one_line(value)
     if isinstance(value, Mapping):
@@ -53,26 +53,26 @@ def printable_view(value: Any) -> Any:  # noqa: ANN401 - plain data, as JSON has
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print a line that names something; ``err``: to stderr."""
+    """Print one line; ``err``: to stderr."""
     click.echo(one_line(text), err=err)
 
 
 class LogFormatter(logging.Formatter):
-    """One line per record, whatever its arguments hold; a traceback follows with every line indented."""
+    """One line per record, whatever its arguments contain. A traceback follows with every line indented."""
 
     def __init__(self) -> None:
         super().__init__(LOG_FORMAT)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - as logging has it
-        """The line of a record."""
+        """Format the line of a record."""
         return one_line(super().formatMessage(record))
 
     def formatException(self, ei: Any) -> str:  # noqa: ANN401, N802 - as logging has it
-        """A traceback."""
+        """Format a traceback."""
         return _indented(super().formatException(ei))
 
     def formatStack(self, stack_info: str) -> str:  # noqa: N802 - as logging has it
-        """Where a record was logged."""
+        """Format the stack of a record."""
         return _indented(super().formatStack(stack_info))
 
 

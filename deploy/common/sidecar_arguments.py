@@ -1,46 +1,29 @@
-"""The sidecar's command line and what applications are told of it: the one source for local pools and for pods.
+"""The command line of ``understudy sidecar`` and the environment of applications, for local pools and for pods.
 
-``make demo`` and the injector start the same program with the same options; what differs are the values (addresses of
-this machine, or ``$(VARIABLE)`` for Kubernetes to fill in). Only what was said is passed on: the rest are the
-command's own defaults.
+``make demo`` and the injector start the same program with the same options. Only the values differ: addresses of this
+machine, or ``$(VARIABLE)``, which Kubernetes expands. Options without a value are left out and keep their defaults.
 """
 
 from dataclasses import dataclass
+
+from understudy.statesync.etcd.settings import EtcdSettings
+from understudy.statesync.tls.pem_files import PemFiles
 
 SESSION_API_VARIABLE = "UNDERSTUDY_URL"
 MEMBER_VARIABLE = "UNDERSTUDY_MEMBER"
 
 
-@dataclass(frozen=True, slots=True)
-class SidecarTls:
-    """Paths of the three PEM files that show who the member is; see docs/security.md."""
-
-    cert: str
-    key: str
-    ca: str
-
-
-@dataclass(frozen=True, slots=True)
-class EtcdAccess:
-    """Where etcd is, and paths of PEM files for TLS: ``ca``, and ``cert`` with ``key`` if it wants a certificate."""
-
-    endpoints: tuple[str, ...]
-    ca: str = ""
-    cert: str = ""
-    key: str = ""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SidecarPlace:
-    """One sidecar: the values of the options of ``understudy sidecar``, as text; '' leaves an option out.
+class SidecarOptions:
+    """The options of ``understudy sidecar`` for one sidecar, as text; '' leaves an option out.
 
-    ``app``, ``session_api``, ``peer``, ``health`` and ``metrics`` are ``host:port``. ``insecure``: without ``tls`` the
-    peer API may listen on an address that other machines reach.
+    ``app``, ``session_api``, ``peer``, ``health`` and ``metrics`` are ``host:port``. ``insecure`` permits a peer API
+    without ``tls`` on an address that other machines can reach.
     """
 
     member: str
     pool: str
-    etcd: EtcdAccess
+    etcd: EtcdSettings
     app: str
     app_health: str
     session_api: str
@@ -55,20 +38,20 @@ class SidecarPlace:
     checks: str = ""
     session_keys: str = ""
     log_level: str = ""
-    tls: SidecarTls | None = None
+    tls: PemFiles | None = None
     insecure: bool = False
 
 
-def sidecar_arguments(place: SidecarPlace) -> tuple[str, ...]:
+def sidecar_arguments(place: SidecarOptions) -> tuple[str, ...]:
     """The arguments after ``understudy``."""
-    tls = place.tls or SidecarTls("", "", "")
+    etcd_tls, tls = _paths(place.etcd.tls), _paths(place.tls)
     options = {
         "--member": place.member,
         "--pool": place.pool,
         "--etcd": ",".join(place.etcd.endpoints),
-        "--etcd-ca": place.etcd.ca,
-        "--etcd-cert": place.etcd.cert,
-        "--etcd-key": place.etcd.key,
+        "--etcd-ca": etcd_tls["ca"],
+        "--etcd-cert": etcd_tls["cert"],
+        "--etcd-key": etcd_tls["key"],
         "--session-api": place.session_api,
         "--peer": place.peer,
         "--health": place.health,
@@ -82,15 +65,20 @@ def sidecar_arguments(place: SidecarPlace) -> tuple[str, ...]:
         "--drain-seconds": place.drain_seconds,
         "--checks": place.checks,
         "--session-keys": place.session_keys,
-        "--tls-cert": tls.cert,
-        "--tls-key": tls.key,
-        "--tls-ca": tls.ca,
+        "--tls-cert": tls["cert"],
+        "--tls-key": tls["key"],
+        "--tls-ca": tls["ca"],
     }
     given = tuple(part for option, value in options.items() if value for part in (option, value))
     level = ("--log-level", place.log_level) if place.log_level else ()
     return (*level, "sidecar", *given, *(("--insecure",) if place.insecure else ()))
 
 
+def _paths(files: PemFiles | None) -> dict[str, str]:
+    """The path of each part, '' for one that is not given."""
+    return {part: str(getattr(files, part, None) or "") for part in ("cert", "key", "ca")}
+
+
 def application_environment(*, session_api: str, member: str) -> dict[str, str]:
-    """What an application is told in its environment: where its sidecar is, and which member it belongs to."""
+    """The environment variables for an application: the URL of its sidecar, and the name of its member."""
     return {SESSION_API_VARIABLE: f"http://{session_api}", MEMBER_VARIABLE: member}

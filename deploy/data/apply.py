@@ -1,6 +1,6 @@
-"""Puts a pool spec into etcd, or refuses it: a contradiction with the running pool changes nothing.
+"""Writes a pool spec to etcd, unless it contradicts the running pool. Also compares it field by field.
 
-What would change can be told beforehand, field by field.
+A refused spec changes nothing.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,6 +12,7 @@ from understudy.statesync.parsing.stored import read_object
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Table
 from understudy.statesync.pool.spec import PoolSpec, refuse_contradiction
+from understudy.statesync.pool.spec_reader import decode_spec
 
 Applied = Literal["created", "changed", "unchanged"]
 _ATTEMPTS = 5
@@ -30,15 +31,15 @@ async def apply_spec(client: EtcdClient, spec: PoolSpec) -> Applied:
     """Make ``spec`` the pool's spec.
 
     Raises:
-        SpecError: it contradicts the running pool, or what stands in etcd is a spec that this version cannot read.
-        Unavailable: etcd did not take it. OutcomeUnknown: it may have; applying it again is safe.
-        Conflict: others kept writing the spec at the same time.
+        SpecError: it contradicts the running pool, or this version cannot read the spec in etcd.
+        Unavailable: etcd did not answer. OutcomeUnknown: it may be written; applying it again is safe.
+        Conflict: other commands wrote the spec at the same time.
     """
     key = PoolKeys(spec.pool).spec
     value = spec.encode()
     for attempt in range(_ATTEMPTS):
         found = await client.get(key)
-        if await _followed(client, found, spec) == spec:
+        if await _running_spec(client, found, spec) == spec:
             return "unchanged"
         compare: Compare = ModRevision(key, found.mod_revision) if found else CreateRevision(key, 0)
         result = await client.txn([compare], [Put(key, value)])
@@ -50,37 +51,37 @@ async def apply_spec(client: EtcdClient, spec: PoolSpec) -> Applied:
 
 
 async def compare_spec(client: EtcdClient, spec: PoolSpec) -> tuple[Applied, list[Change]]:
-    """What :func:`apply_spec` would do, and to which fields; etcd stays as it is. Raises as it does.
+    """What :func:`apply_spec` would do, and the fields that would change. Raises the same errors; changes nothing.
 
-    A pool that is to be made is compared with one that has nothing but defaults.
+    A new pool is compared with a spec that has only defaults.
     """
     found = await client.get(PoolKeys(spec.pool).spec)
-    running = await _followed(client, found, spec)
+    running = await _running_spec(client, found, spec)
     if running is None and found is not None:
         return "changed", changes(PoolSpec(pool=spec.pool, protocol=spec.protocol), spec)
     if running is None:
         bare = PoolSpec(pool=spec.pool)
         if spec.tcp is None:
             return "created", changes(bare, spec)
-        protocol = Change("protocol", bare.protocol, spec.protocol)  # it changes what the other defaults are
+        protocol = Change("protocol", bare.protocol, spec.protocol)  # other defaults depend on it
         return "created", [protocol, *changes(PoolSpec(pool=spec.pool, protocol=spec.protocol), spec)]
     return ("unchanged" if running == spec else "changed"), changes(running, spec)
 
 
-async def _followed(client: EtcdClient, found: Kv | None, spec: PoolSpec) -> PoolSpec | None:
-    """The running spec, which ``spec`` may follow; None if there is none yet, or garbage. Raises ``SpecError``."""
+async def _running_spec(client: EtcdClient, found: Kv | None, spec: PoolSpec) -> PoolSpec | None:
+    """The running spec, checked against ``spec``; None if there is none, or garbage. Raises ``SpecError``."""
     if found is None:
         return None
     if _is_garbage(found, spec.pool):
         await _refuse_other_slots(client, spec)
         return None
-    running = PoolSpec.decode(found.value)
+    running = decode_spec(found.value)
     refuse_contradiction(running, spec)
     return running
 
 
 def changes(before: PoolSpec, after: PoolSpec) -> list[Change]:
-    """The fields in which two specs differ, in the order of the spec, and then what is gone. Lists count as one."""
+    """The fields in which two specs differ, in the order of the spec, then removed ones. A list is one field."""
     old, new = (dict(_fields(spec.model_dump(mode="json", exclude_none=True), "")) for spec in (before, after))
     pairs = ((field, old.get(field), new.get(field)) for field in {**new, **old})
     return [Change(field, was, wanted) for field, was, wanted in pairs if was != wanted]
@@ -90,12 +91,12 @@ def _fields(group: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
     for key, value in group.items():
         if isinstance(value, dict) and value:
             yield from _fields(value, f"{path}{key}.")
-        elif value != {} or path:  # a member without a word on it is still named
+        elif value != {} or path:  # a member without settings is still a field
             yield f"{path}{key}", value
 
 
 def _is_garbage(found: Kv, pool: str) -> bool:
-    """Whether what stands in the place of the spec was never one of this pool, in whatever version."""
+    """Whether the record in place of the spec is not a spec of this pool, of any version."""
     try:
         return read_object(found.value).get("pool") != pool
     except ValueError:
@@ -103,10 +104,10 @@ def _is_garbage(found: Kv, pool: str) -> bool:
 
 
 async def _refuse_other_slots(client: EtcdClient, spec: PoolSpec) -> None:
-    """The slot table tells how many slots the pool has while its spec does not. Raises :class:`SpecError`."""
+    """Compare the number of slots with the slot table, when the spec is garbage. Raises :class:`SpecError`."""
     found = await client.get(PoolKeys(spec.pool).table)
     try:
         slots = Table.decode(found.value).slots if found is not None else spec.slots
     except ValueError:
-        return  # there is nothing to compare with
+        return  # nothing to compare with
     refuse_contradiction(spec.model_copy(update={"slots": slots}), spec)

@@ -1,13 +1,13 @@
-"""``backup`` and ``restore`` of a pool: its spec, its sessions, and how far its epochs had come.
+"""``backup`` and ``restore`` of a pool: its spec, its sessions and its epochs.
 
-A backup is consistent: everything in it stood in etcd at one revision, while the pool went on working.
+A backup is consistent: all its records are from one etcd revision. The pool may work meanwhile.
 
-A restore happens to a pool without members, and it acts as an owner does. First the spec goes, and without a spec no
-sidecar answers a session call. Then every owner record is replaced by one that names a process which never was, one
-epoch above both the backup's and the present one: from there on no older process can commit anything. Each write
-compares these records, so if a member comes up too early and claims a slot, the restore stops instead of writing
-behind its back. At the end the records are written once more, so that whoever claims them has seen every restored
-session before (see docs/ownership.md, "Catching up"), and then comes the spec.
+A restore needs a pool without members, and it acts like an owner. First it deletes the spec, because without a spec no
+sidecar answers session calls. Then it replaces every owner record: the new one names a process that never existed, and
+its epoch is above that of the backup and the present one. From then on no older process can commit anything. Each write
+compares these records. So if a member starts too early and claims a slot, the restore stops. At the end the restore
+writes the owner records again, so that a member that claims them has read every restored session (docs/ownership.md,
+"Catching up"). Then it writes the spec.
 """
 
 import time
@@ -41,8 +41,9 @@ from understudy.statesync.etcd.client import (
     Put,
     TxnResult,
 )
-from understudy.statesync.etcd.txn_retry import definite_txn
-from understudy.statesync.pool.keys import KeyRange, PoolKeys, prefix_range, slot_in
+from understudy.statesync.etcd.key_range import KeyRange, prefix_range
+from understudy.statesync.etcd.txn_retry import retry_txn
+from understudy.statesync.pool.keys import PoolKeys, slot_in
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec, refuse_contradiction
@@ -51,25 +52,25 @@ from understudy.statesync.sessions.session import valid_key
 from understudy.statesync.sessions.session_crypto import outline
 
 PAGE_BYTES = 16_000_000
-PAGE_PATIENCE = 15.0
+PAGE_TIMEOUT = 15.0
 BATCH_MOST = 100
 BATCH_BYTES = 1_000_000
-OUTCOME_PATIENCE = 20.0
-NOBODY = "restored"
+OUTCOME_TIMEOUT = 20.0
+NO_MEMBER = "restored"
 
 Progress = Callable[[int], None]
 
 
 class RestoreRefusedError(DeployError):
-    """The pool is in a state into which nothing may be restored; nothing was changed."""
+    """The pool is in a state that does not permit a restore. Nothing was changed."""
 
 
 class RestoreStoppedError(DeployError):
-    """Somebody changed the pool in the middle of a restore; the pool serves nothing until one is finished."""
+    """Another process changed the pool during a restore. The pool serves nothing until a restore is finished."""
 
     def __init__(self, pool: str, detail: str) -> None:
         super().__init__(
-            f"pool {pool!r}: {detail}; the restore is not finished, and the pool serves no session until one is: "
+            f"pool {pool!r}: {detail}; the restore is not finished, and until then the pool serves no sessions: "
             "stop all its sidecars, and restore again with --replace"
         )
 
@@ -80,10 +81,10 @@ class RestoreStoppedError(DeployError):
 async def write_backup(
     client: EtcdClient, pool: str, path: Path, version: str, *, force: bool, progress: Progress
 ) -> Header:
-    """Write everything of ``pool`` that a restore needs to ``path``; returns the header.
+    """Write a backup of ``pool`` to ``path``. Returns the header.
 
     Raises:
-        BackupError: the file cannot be written, or is there already and ``force`` is not set.
+        BackupError: the file cannot be written, or it exists and ``force`` is not set.
         DeployError: there is no such pool, or etcd compacted the revision away meanwhile.
         EtcdError: etcd cannot be read.
     """
@@ -99,7 +100,7 @@ async def write_backup(
         count = (await client.range(sessions, limit=1, keys_only=True, revision=revision)).count
         header = Header(FORMAT, pool, revision, time.time(), version, len(state.owners), count)
         with writing(path, header, force=force) as append:
-            for kv in spec:  # as it stands: a newer version's may have keys that are not known here
+            for kv in spec:  # unchanged: the spec of a newer version may have other keys
                 append({"spec": encoded(kv.value)})
             for kv in secret:
                 append({"secret": encoded(kv.value)})
@@ -108,14 +109,14 @@ async def write_backup(
             for slot, at in sorted(state.owners.items()):
                 append({"owner": {"slot": slot, "active": at.record.active, "epoch": at.record.epoch}})
             page = _page(state.spec.record)
-            async for part in client.pages(sessions, page=page, revision=revision, timeout=PAGE_PATIENCE):
+            async for part in client.pages(sessions, page=page, revision=revision, timeout=PAGE_TIMEOUT):
                 for kv in part.kvs:
                     append({"session": _session_line(keys, kv)})
                 progress(len(part.kvs))
     except Compacted:
         raise DeployError(
-            f"etcd compacted revision {revision} away before all of it was read, and no file was written: "
-            "try again, or have etcd keep its history for longer (--auto-compaction-retention)"
+            f"etcd compacted revision {revision} before all of it was read, and no file was written: "
+            "try again, or set a longer --auto-compaction-retention for etcd"
         ) from None
     return header
 
@@ -125,7 +126,7 @@ def _just(key: str) -> KeyRange:
 
 
 def _page(spec: PoolSpec) -> int:
-    """How many sessions to read at once, so that a page of the largest ones is one reasonable message."""
+    """The number of sessions per page, so that a page of the largest ones is not too large for a message."""
     return max(1, min(500, PAGE_BYTES // (spec.limits.session_bytes + 1000)))
 
 
@@ -133,7 +134,7 @@ def _session_line(keys: PoolKeys, kv: Kv) -> dict[str, object]:
     try:
         slot = slot_in(kv.key, keys.sessions)
     except ValueError:
-        raise DeployError(f"what stands at {kv.key!r} in etcd is no session: delete it, then back up") from None
+        raise DeployError(f"the record at {kv.key!r} in etcd is not a session: delete it, then back up") from None
     key = kv.key.removeprefix(keys.slot_sessions(slot))
     return {"slot": slot, "key": key, "revision": kv.mod_revision, "value": encoded(kv.value)}
 
@@ -143,7 +144,7 @@ def _session_line(keys: PoolKeys, kv: Kv) -> dict[str, object]:
 
 @dataclass(slots=True)
 class Restored:
-    """What a restore did: sessions written; those left out because they have expired, or are no sessions."""
+    """The numbers of a restore: written sessions, expired ones, and records that are not sessions."""
 
     sessions: int = 0
     expired: int = 0
@@ -153,15 +154,15 @@ class Restored:
 def owners_after(
     backup: Iterable[OwnerLine], present: Mapping[int, Owner], slots: int, *, boot: str, now: float
 ) -> dict[int, Owner]:
-    """The owner record of every slot after a restore: of a process that never was, and above every epoch known.
+    """The owner record of every slot after a restore: of a process that never existed, above every known epoch.
 
-    ``boot`` is drawn for this restore. The names are kept, so that slots go back to where they were.
+    ``boot`` is new for this restore. The names of members stay, so that slots return to the same members.
     """
     saved = {line.slot: line for line in backup}
     records = {}
     for slot in range(slots):
         line, owner = saved.get(slot), present.get(slot)
-        active = line.active if line else (owner.active if owner else NOBODY)
+        active = line.active if line else (owner.active if owner else NO_MEMBER)
         epoch = max(line.epoch if line else 0, owner.epoch if owner else 0) + 1
         records[slot] = Owner(active, boot, epoch, cause="restored from a backup", since=now)
     return records
@@ -173,18 +174,18 @@ def refuse_unless_idle(state: PoolState, contents: Contents, sessions: int, *, r
     if state.members:
         raise RestoreRefusedError(
             f"pool {pool!r} has members: {', '.join(sorted(state.members))}; stop their sidecars first "
-            "(the record of a killed one goes after 10 s), then restore"
+            "(the record of a killed one expires after 10 s), then restore"
         )
     if state.spec is not None:
         refuse_contradiction(state.spec.record, contents.spec)
     if sessions and not replace:
         raise RestoreRefusedError(
-            f"pool {pool!r} has {sessions} sessions: give --replace to delete them all and have those of the backup"
+            f"pool {pool!r} has {sessions} sessions: give --replace to delete them and restore those of the backup"
         )
     beyond = [slot for slot in state.owners if slot >= contents.spec.slots]
     if beyond:
         raise RestoreRefusedError(
-            f"pool {pool!r} has an owner record of slot {beyond[0]}, which the backup's spec lacks"
+            f"pool {pool!r} has an owner record of slot {beyond[0]}, which is not in the backup's spec"
         )
 
 
@@ -206,16 +207,16 @@ class Restore:
         state, _ = await read_pool(self._client, keys.pool)
         refuse_unless_idle(state, contents, await self._count(), replace=replace)
         try:
-            await self._carry_out(state, replace=replace)
+            await self._restore(state, replace=replace)
         except EtcdError as error:
             raise RestoreStoppedError(keys.pool, str(error)) from None
         return self._done
 
     async def _count(self) -> int:
-        """How many sessions the pool has."""
+        """The number of sessions of the pool."""
         return (await self._client.range(prefix_range(self._keys.sessions), limit=1, keys_only=True)).count
 
-    async def _carry_out(self, state: PoolState, *, replace: bool) -> None:
+    async def _restore(self, state: PoolState, *, replace: bool) -> None:
         keys, contents = self._keys, self._contents
         spec = await self._client.get(keys.spec)
         if spec is not None:
@@ -224,7 +225,7 @@ class Restore:
         records = owners_after(contents.owners, known, contents.spec.slots, boot=self._boot, now=time.time())
         self._fences = {slot: at.revision for slot, at in state.owners.items()}
         await self._put_owners(records)
-        if await self._count():  # asked anew: only now that it is fenced can no forgotten process add to it
+        if await self._count():  # counted again: only now, after fencing, no old process can add sessions
             if not replace:
                 raise RestoreStoppedError(keys.pool, "a session was written while the restore began")
             await self._clear()
@@ -239,7 +240,7 @@ class Restore:
         )
 
     async def _put_owners(self, records: Mapping[int, Owner]) -> None:
-        """Write owner records over those that are known, and know the new ones."""
+        """Replace the known owner records, and remember the new revisions."""
         slots = list(records)
         for start in range(0, len(slots), BATCH_MOST):
             part = slots[start : start + BATCH_MOST]
@@ -248,7 +249,7 @@ class Restore:
             self._fences |= dict.fromkeys(part, result.revision)
 
     async def _clear(self) -> None:
-        """Delete all sessions that are there."""
+        """Delete all sessions."""
         slots = range(self._contents.spec.slots)
         for start in range(0, len(slots), BATCH_MOST):
             part = slots[start : start + BATCH_MOST]
@@ -290,15 +291,15 @@ class Restore:
         return [ModRevision(self._keys.owner(slot), self._fences.get(slot, 0)) for slot in slots]
 
     async def _guarded(self, compares: list[Compare], success: Sequence[Operation], otherwise: str) -> TxnResult:
-        """Do it if all compares hold. Raises :class:`RestoreStoppedError` with ``otherwise`` if not."""
+        """Commit if all compares hold. Otherwise raise :class:`RestoreStoppedError` with ``otherwise``."""
         wanted = {step.key: step.value if isinstance(step, Put) else None for step in success if _of_one_key(step)}
         looks = [Get(key) for key in wanted]
-        result, resent = await definite_txn(self._client, compares, success, looks, patience=OUTCOME_PATIENCE)
+        result, resent = await retry_txn(self._client, compares, success, looks, patience=OUTCOME_TIMEOUT)
         if result.succeeded:
             return result
         found = [answer[0] if answer else None for answer in result.answers]
         if resent and [kv.value if kv else None for kv in found] == list(wanted.values()):
-            # It was applied by a try whose answer was lost, and so changed what it compares.
+            # An earlier attempt was applied and its answer was lost, so the compares do not hold any more.
             return replace(result, revision=max((kv.mod_revision for kv in found if kv), default=result.revision))
         raise RestoreStoppedError(self._keys.pool, otherwise)
 
@@ -308,7 +309,7 @@ def _of_one_key(step: Operation) -> bool:
 
 
 def expired(line: SessionLine, now_ms: int) -> bool:
-    """Whether a session's time is over; what cannot be read is kept, and its owner will see to it."""
+    """Whether a session has expired. One that cannot be read is kept for its owner to handle."""
     try:
         return now_ms >= outline(line.value, line.revision).expires
     except ValueError:

@@ -1,12 +1,12 @@
-"""The file of ``backup``: JSON lines, so that it can be read with ordinary tools and checked line by line.
+"""The file format of ``backup``: JSON lines, which ordinary tools can read and which are checked line by line.
 
-The first line is the header: what it is a backup of, at which etcd revision, how many of what follow. Then come the
-pool spec, the pool's secret, the id of the key that seals sessions (if any), one line per owner record and one per
-session, values in base64 just as they stand in etcd. The last line has the SHA-256 of all bytes before it. A name that
-ends in ``.gz`` means gzip.
+The first line is the header: the pool, the etcd revision, and the numbers of records. Then come the pool spec, the
+pool's secret, the id of the key that encrypts sessions (if any), one line per owner record and one per session. Values
+are those in etcd, in base64. The last line has the SHA-256 of all bytes before it. A name that ends in ``.gz`` means
+gzip.
 
-Written beside its place and moved there when it is whole and on disk. Read twice: once to check every line, before
-anything else happens, and then for its content. Sessions are not looked into: encrypted ones stay so.
+The file is written under a temporary name and renamed when it is complete and on disk. A restore reads it twice: first
+to check every line, then for its content. Sessions are not decoded, so encrypted ones stay encrypted.
 """
 
 import base64
@@ -25,13 +25,14 @@ from typing import IO, Any
 from understudy.deploy.common.errors import DeployError
 from understudy.statesync.parsing.stored import brief, made_of, read_object, typed
 from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_reader import decode_spec
 
 FORMAT = 1
 _LINE_MOST = 4_000_000
 
 
 class BackupError(DeployError):
-    """A backup file that cannot be written or used; ``path`` is where, and the text says what and why."""
+    """The backup file at ``path`` cannot be written or used. The text says why."""
 
     def __init__(self, path: Path, detail: str) -> None:
         super().__init__(f"{path}: {detail}")
@@ -39,7 +40,7 @@ class BackupError(DeployError):
 
 
 class DamagedError(BackupError):
-    """A backup file that is not as it was written; nothing was changed for it."""
+    """The backup file was changed or truncated. The pool was not changed."""
 
     def __init__(self, path: Path, detail: str) -> None:
         super().__init__(path, f"{detail}; nothing was changed")
@@ -47,7 +48,7 @@ class DamagedError(BackupError):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The first line. ``time`` is wall time in seconds; ``version`` is that of the program that wrote it."""
+    """The first line. ``time`` is wall time in seconds; ``version`` is that of the program that wrote the file."""
 
     understudy_backup: int
     pool: str
@@ -60,7 +61,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class OwnerLine:
-    """The owner record of a slot, as far as a restore needs it."""
+    """The part of a slot's owner record that a restore needs."""
 
     slot: int
     active: str
@@ -69,7 +70,7 @@ class OwnerLine:
 
 @dataclass(frozen=True, slots=True)
 class SessionLine:
-    """A session as it stood in etcd; ``revision`` is its ``mod_revision`` there."""
+    """A session from etcd; ``revision`` is its ``mod_revision``."""
 
     slot: int
     key: str
@@ -79,7 +80,7 @@ class SessionLine:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """A checked backup, without its sessions: :func:`sessions_in` reads those."""
+    """A checked backup without its sessions, which :func:`sessions_in` reads."""
 
     path: Path
     header: Header
@@ -91,12 +92,12 @@ class Contents:
 
 @contextlib.contextmanager
 def writing(path: Path, header: Header, *, force: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Write a backup; what this yields appends a line. Nothing is left at ``path`` unless the block ends well.
+    """Write a backup. Yields a function that appends a line. There is no file at ``path`` if the block fails.
 
-    Raises :class:`BackupError`, also if something is at ``path`` already and ``force`` is not set.
+    Raises :class:`BackupError`, also if ``path`` exists and ``force`` is not set.
     """
     if path.exists() and not force:
-        raise BackupError(path, "exists already: choose another name, or give --force to replace it")
+        raise BackupError(path, "already exists: choose another name, or replace it with --force")
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         with partial.open("xb") as raw:
@@ -116,7 +117,7 @@ def writing(path: Path, header: Header, *, force: bool) -> Iterator[Callable[[di
             os.fsync(raw.fileno())
         _put_in_place(partial, path, force=force)
     except FileExistsError:
-        raise BackupError(path, "was made by somebody else meanwhile; this backup is dropped") from None
+        raise BackupError(path, "was created by another process meanwhile; this backup was not saved") from None
     except OSError as error:
         raise BackupError(path, f"cannot be written: {error.strerror or error}") from None
     finally:
@@ -125,7 +126,7 @@ def writing(path: Path, header: Header, *, force: bool) -> Iterator[Callable[[di
 
 @contextlib.contextmanager
 def _packed(raw: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
-    """``raw`` itself, or gzip in it if ``path`` says so."""
+    """``raw``, or a gzip stream into it if the name ends in ``.gz``."""
     if path.suffix != ".gz":
         yield raw
         return
@@ -146,30 +147,30 @@ def _put_in_place(partial: Path, path: Path, *, force: bool) -> None:
 
 
 def encoded(value: bytes) -> str:
-    """Bytes as they stand in a line."""
+    """Bytes as text for a line."""
     return base64.b64encode(value).decode()
 
 
 def check(path: Path) -> Contents:
-    """Read the whole file and check it: every line, the counts, and the digest. Raises :class:`BackupError`."""
+    """Read the whole file and check every line, the counts and the digest. Raises :class:`BackupError`."""
     lines = _lines(path)
     first = next(lines, b"")
     reader = _Reader(path, _header(path, first))
     digest = hashlib.sha256(first)
-    told = None
+    expected = None
     for number, line in enumerate(lines, start=2):
         content = _object(path, number, line)
-        if told is not None:
+        if expected is not None:
             raise DamagedError(path, f"line {number} comes after the digest")
         if "sha256" in content:
-            told = content["sha256"]
+            expected = content["sha256"]
         else:
             digest.update(line)
             reader.take(number, content)
-    if told is None:
-        raise DamagedError(path, "it is cut off: the last line, with the digest, is missing")
-    if told != digest.hexdigest():
-        raise DamagedError(path, "its content is not what its digest was made from")
+    if expected is None:
+        raise DamagedError(path, "it is truncated: the last line with the digest is missing")
+    if expected != digest.hexdigest():
+        raise DamagedError(path, "its content does not match its digest")
     return reader.contents()
 
 
@@ -182,7 +183,7 @@ def sessions_in(path: Path) -> Iterator[SessionLine]:
 
 
 class _Reader:
-    """Takes the lines between header and digest, and knows what must be there."""
+    """Reads the lines between header and digest, and checks that they are complete."""
 
     def __init__(self, path: Path, header: Header) -> None:
         self._path = path
@@ -198,7 +199,7 @@ class _Reader:
         try:
             match line:
                 case {"spec": str(value)}:
-                    self._spec = PoolSpec.decode(base64.b64decode(value, validate=True))
+                    self._spec = decode_spec(base64.b64decode(value, validate=True))
                 case {"secret": str(value)}:
                     self._secret = base64.b64decode(value, validate=True)
                 case {"encryption": str(value)}:
@@ -213,25 +214,25 @@ class _Reader:
         except ValueError as error:
             raise DamagedError(self._path, f"line {number} cannot be used: {brief(str(error))}") from None
         if unknown:
-            raise DamagedError(self._path, f"line {number} is none of spec, secret, encryption, owner and session")
+            raise DamagedError(self._path, f"line {number} is not a spec, secret, encryption, owner or session")
 
     def contents(self) -> Contents:
         header = self._header
         if self._spec is None or self._spec.pool != header.pool:
             raise DamagedError(self._path, f"it has no spec of pool {header.pool!r}")
-        for what, found, told in (
+        for what, found, expected in (
             ("owner records", len(self._owners), header.owners),
             ("sessions", self._sessions, header.sessions),
         ):
-            if found != told:
-                raise DamagedError(self._path, f"it has {found} {what}, and its header says {told}")
+            if found != expected:
+                raise DamagedError(self._path, f"it has {found} {what}, but its header says {expected}")
         if any(not 0 <= owner.slot < self._spec.slots for owner in self._owners):
-            raise DamagedError(self._path, "it has an owner record of a slot that its spec has not")
+            raise DamagedError(self._path, "it has an owner record of a slot that is not in its spec")
         return Contents(self._path, header, self._spec, self._secret, self._encryption, tuple(self._owners))
 
 
 def _session(line: dict[str, Any]) -> SessionLine:
-    """Raises ``ValueError`` if it is no session."""
+    """Read a session. Raises ``ValueError`` if it is not one."""
     value = base64.b64decode(typed("value", str, line.get("value")), validate=True)
     return made_of(SessionLine, {**line, "value": value})
 
@@ -241,13 +242,13 @@ def _header(path: Path, line: bytes) -> Header:
         raise BackupError(path, "is empty")
     raw = _object(path, 1, line)
     if "understudy_backup" not in raw:
-        raise BackupError(path, "was not made by 'understudy backup'")
+        raise BackupError(path, "is not a file of 'understudy backup'")
     if raw["understudy_backup"] != FORMAT:
         raise BackupError(path, f"has format {raw['understudy_backup']}; this version reads format {FORMAT}")
     try:
         return made_of(Header, raw)
     except ValueError:
-        raise DamagedError(path, "its header cannot be understood") from None
+        raise DamagedError(path, "its header cannot be read") from None
 
 
 def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:
@@ -256,12 +257,12 @@ def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:
     except ValueError:
         content = None
     if content is None or not line.endswith(b"\n"):
-        raise DamagedError(path, f"line {number} is cut off, or no JSON object")
+        raise DamagedError(path, f"line {number} is truncated, or is not a JSON object")
     return content
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file, unpacked if it is gzip (by its content, whatever its name)."""
+    """The lines of a file. Gzip is recognised by the content, not by the name."""
     try:
         with path.open("rb") as raw:
             packed = raw.peek(2)[:2] == b"\x1f\x8b"
@@ -269,6 +270,6 @@ def _lines(path: Path) -> Iterator[bytes]:
                 while line := reader.readline(_LINE_MOST):
                     yield line
     except EOFError:
-        raise DamagedError(path, "it is cut off") from None
+        raise DamagedError(path, "it is truncated") from None
     except (OSError, zlib.error) as error:
         raise DamagedError(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None

@@ -1,4 +1,4 @@
-"""The pools of an etcd: listed, and one of them deleted with all its keys."""
+"""Lists the pools in an etcd, and deletes one with all its keys."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,27 +7,29 @@ from typing import Any
 from understudy.deploy.common.errors import DeployError, NoPoolError
 from understudy.deploy.inspect.query import connect
 from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 from understudy.statesync.etcd.settings import EtcdSettings
-from understudy.statesync.pool.keys import KeyRange, PoolKeys, prefix_range
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.pools import did_you_mean, pool_names
-from understudy.statesync.pool.spec import PoolSpec, SpecError
+from understudy.statesync.pool.spec import SpecError
+from understudy.statesync.pool.spec_reader import decode_known_spec
 
 BATCH = 500
-"""Keys that are deleted at once: few enough for etcd, and for every watcher that is told of them."""
+"""Number of keys to delete in one request: small enough for etcd and for its watchers."""
 
 
-async def near(etcd: EtcdSettings, pool: str) -> str:
-    """A question that names the pool which ``pool`` may be a misspelling of, '' if none is known."""
+async def similar_pool(etcd: EtcdSettings, pool: str) -> str:
+    """The question whether a pool with a similar name was meant; '' if there is none."""
     async with connect(etcd) as client:
         return await did_you_mean(client, pool)
 
 
 @dataclass(frozen=True, slots=True)
-class Stock:
-    """What stands in etcd of one pool.
+class PoolContent:
+    """The number of keys that a pool has in etcd.
 
-    ``slots`` is None without a spec that can be read; ``sessions`` counts their records, those too of sessions that
-    were deleted a moment ago; ``keys`` counts everything.
+    ``made``: it has a spec. ``slots`` is None if the spec is missing or cannot be read. ``sessions`` also counts
+    deleted and expired sessions that are still in etcd. ``keys`` counts all keys.
     """
 
     pool: str
@@ -40,8 +42,8 @@ class Stock:
     keys: int
 
 
-async def read_stock(client: EtcdClient, pool: str) -> Stock:
-    """What stands in etcd of ``pool``; of one that is not there nothing does."""
+async def read_content(client: EtcdClient, pool: str) -> PoolContent:
+    """The content of ``pool``, which is empty if there is no such pool."""
     keys = PoolKeys(pool)
 
     async def count(within: KeyRange) -> int:
@@ -52,7 +54,7 @@ async def read_stock(client: EtcdClient, pool: str) -> Stock:
         return tuple(kv.key.removeprefix(prefix) for kv in page.kvs)
 
     spec = await client.get(keys.spec)
-    return Stock(
+    return PoolContent(
         pool,
         spec is not None,
         _slots(spec.value) if spec else None,
@@ -66,57 +68,61 @@ async def read_stock(client: EtcdClient, pool: str) -> Stock:
 
 def _slots(spec: bytes) -> int | None:
     try:
-        return PoolSpec.decode_known(spec)[0].slots
+        return decode_known_spec(spec)[0].slots
     except SpecError:
         return None
 
 
-async def read_stocks(client: EtcdClient) -> list[Stock]:
-    """All pools of an etcd, in order. Raises ``Rejected`` if this account may not read beyond its own pool."""
-    return [await read_stock(client, pool) for pool in await pool_names(client)]
+async def read_contents(client: EtcdClient) -> list[PoolContent]:
+    """All pools of an etcd, in order. Raises ``Rejected`` if this account may read only its own pool."""
+    return [await read_content(client, pool) for pool in await pool_names(client)]
 
 
-def pools_view(stocks: Sequence[Stock], etcd: EtcdSettings) -> dict[str, Any]:
-    """The answer of ``pools``."""
+def pools_view(contents: Sequence[PoolContent], etcd: EtcdSettings) -> dict[str, Any]:
+    """The output of ``pools``."""
     return {
         "etcd": list(etcd.endpoints),
         "pools": [
             {
-                "pool": stock.pool,
-                "made": stock.made,
-                "members": len(stock.members),
-                "controls": len(stock.controls),
-                "slots": stock.slots,
-                "sessions": stock.sessions,
+                "pool": content.pool,
+                "made": content.made,
+                "members": len(content.members),
+                "controls": len(content.controls),
+                "slots": content.slots,
+                "sessions": content.sessions,
             }
-            for stock in stocks
+            for content in contents
         ],
     }
 
 
-async def require_stock(client: EtcdClient, pool: str, etcd: EtcdSettings, *, force: bool) -> Stock:
-    """What deleting ``pool`` would delete.
+async def require_content(client: EtcdClient, pool: str, etcd: EtcdSettings, *, force: bool) -> PoolContent:
+    """The content of ``pool``, which can be deleted.
 
     Raises:
-        NoPoolError: nothing stands there.
+        NoPoolError: there is no such pool.
         DeployError: processes of the pool run, and ``force`` is not set.
     """
-    stock = await read_stock(client, pool)
-    if not stock.keys:
+    content = await read_content(client, pool)
+    if not content.keys:
         raise NoPoolError(pool, etcd)
-    running = [*(f"member {name}" for name in stock.members), *(f"control server {name}" for name in stock.controls)]
+    running = [
+        *(f"member {name}" for name in content.members),
+        *(f"control server {name}" for name in content.controls),
+    ]
     if running and not force:
         raise DeployError(
-            f"pool {pool!r} has {', '.join(running)}: stop them first (the record of a killed one goes after 10 s), "
-            "or say --force"
+            f"pool {pool!r} has {', '.join(running)}: stop them first (the record of a killed one expires after 10 s), "
+            "or give --force"
         )
-    return stock
+    return content
 
 
 async def delete_pool(client: EtcdClient, pool: str) -> int:
-    """Delete every key of a pool, its spec first; returns how many there were.
+    """Delete every key of a pool, its spec first; returns the number of keys.
 
-    Without a spec no sidecar answers a session call, so nobody sees half a pool. What is interrupted can be done again.
+    Without a spec no sidecar answers a session call, so no application sees a part of a pool. After an interruption,
+    it can be called again.
     """
     keys = PoolKeys(pool)
     deleted = await client.delete(keys.spec)

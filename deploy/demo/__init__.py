@@ -1,1 +1,1 @@
-"""``understudy demo``: kills a member of a pool under load and reports what its clients noticed."""
+"""``understudy demo``: kills a member of a pool under load and reports what its clients saw."""

@@ -1,8 +1,7 @@
-"""``understudy demo``: kills a member of a pool under load and tells what its clients noticed.
+"""``understudy demo``: kills a member of a pool under load and reports what its clients saw.
 
-The scenario only: the pool comes from ``local_pool``, the clients from ``http_load``, the judgement from
-``history_checker``, and what is shown and written from ``report``. Whatever happens, Ctrl-C included, everything that
-was started is stopped.
+This module has the scenario. The pool comes from ``local_pool``, the clients from ``http_load``, the check from
+``history_checker`` and the output from ``report``. Everything that was started is always stopped, also after Ctrl-C.
 """
 
 import asyncio
@@ -18,9 +17,10 @@ from understudy.deploy.common.console_style import Terminal
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.demo.report import DemoOutcome, Rejoin, print_outcome, write_report
 from understudy.deploy.demo.view import Progress
-from understudy.deploy.inspect.converged import actives, unsettled
-from understudy.deploy.inspect.query import read_pool, read_trace
-from understudy.deploy.load.history_checker import Killing, judge
+from understudy.deploy.inspect.converged import actives, not_converged
+from understudy.deploy.inspect.query import read_pool
+from understudy.deploy.inspect.traces import read_trace
+from understudy.deploy.load.history_checker import MemberKill, check_history
 from understudy.deploy.load.http_load import Load
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.deploy.local.up import Interrupted, stop_signal, unless
@@ -31,15 +31,14 @@ from understudy.telemetry.slo.waterfall import phases
 from understudy.telemetry.tracing.ids import trace_seed
 from understudy.telemetry.tracing.names import KIND_TAKEOVER
 
-SETTLE_PATIENCE = 40.0
-REJOIN_PATIENCE = 40.0
-TRACE_PATIENCE = 5.0
-_LOOK = 0.1
+CONVERGE_TIMEOUT = 40.0
+TRACE_TIMEOUT = 5.0
+POLL_INTERVAL = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class DemoSettings:
-    """How big, and where the report goes. Times in seconds of the load's clock."""
+    """The options of the demo. Times in seconds."""
 
     sessions: int = 200
     rate: float = 300.0
@@ -59,17 +58,17 @@ async def run_demo(settings: DemoSettings) -> int:
         async with stop_signal() as stopping:
             outcome = await unless(stopping, _Demo(settings, directory).run())
     except Interrupted:
-        _clear(settings, directory)
+        _clean_up(settings, directory)
         settings.console.print("interrupted; everything is stopped")
         return 130
     except (DeployError, EtcdError):
         settings.console.print(f"the logs are kept in {directory / 'logs'}")
         raise
-    _clear(settings, directory, keep=not outcome.flawless)
+    _clean_up(settings, directory, keep=not outcome.flawless)
     return 0 if outcome.flawless else 1
 
 
-def _clear(settings: DemoSettings, directory: Path, *, keep: bool = False) -> None:
+def _clean_up(settings: DemoSettings, directory: Path, *, keep: bool = False) -> None:
     if settings.keep or keep:
         settings.console.print(f"logs and data are kept in {directory}")
     else:
@@ -100,7 +99,7 @@ class _Demo:
 
     async def _play(self, etcd: EtcdClient, began: float) -> DemoOutcome:
         settings = self._settings
-        await self._wait_settled(etcd)
+        await self._wait_converged(etcd)
         self._console.print(f"the pool is up after {time.monotonic() - began:.1f} s: {self._pool.layout.front_url}")
         await self._load.open_sessions()
         victim = self._pool.layout.members[0].name
@@ -116,14 +115,14 @@ class _Demo:
             await self._pass(settings.back_for, f"{victim} is back")
             await self._load.stop()
         final = await self._load.final_contents()
-        verdict = judge(self._load.history, final, killing, pacing=self._load.pacing)
+        result = check_history(self._load.history, final, killing, pacing=self._load.pacing)
         trace_id = trace_seed(self._pool.layout.pool, KIND_TAKEOVER, f"{victim}/{boot}").hex
         spans = await self._trace(trace_id)
         outcome = DemoOutcome(
             members=settings.members,
             killed=victim,
-            verdict=verdict,
-            rejoin=Rejoin(handed_back, verdict.rejoin_sessions_moved, verdict.rejoin_failed_requests, rejoin_seconds),
+            result=result,
+            rejoin=Rejoin(handed_back, result.rejoin_sessions_moved, result.rejoin_failed_requests, rejoin_seconds),
             trace_id=trace_id,
             spans=tuple(spans),
             etcd_version=(await etcd.status())[0].version,
@@ -134,51 +133,51 @@ class _Demo:
         print_outcome(outcome, self._console, settings.report)
         return outcome
 
-    async def _bring_back(self, etcd: EtcdClient, victim: str, killed_at: float) -> tuple[Killing, float, int]:
-        """Start the victim again and wait until it has its share: the killing, seconds it took, slots it got."""
+    async def _bring_back(self, etcd: EtcdClient, victim: str, killed_at: float) -> tuple[MemberKill, float, int]:
+        """Start the killed member again and wait until it has its share. Returns the kill, seconds and slots."""
         rejoined_at = self._load.clock()
         self._progress.mark(f"{victim} is started again")
         await self._pool.processes.start_again(*self._pool.member_processes(victim))
-        await self._wait_settled(etcd)
+        await self._wait_converged(etcd)
         state, _ = await read_pool(etcd, self._pool.layout.pool)
         share = actives(state).get(victim, 0)
         took = self._load.clock() - rejoined_at
         self._progress.mark(f"{victim} has taken back {share} slots")
-        return Killing(victim, killed_at, rejoined_at), took, share
+        return MemberKill(victim, killed_at, rejoined_at), took, share
 
     async def _pass(self, seconds: float, what: str) -> None:
         self._progress.say(what)
         await asyncio.sleep(seconds)
 
-    async def _wait_settled(self, etcd: EtcdClient) -> None:
-        """Wait until every slot is owned, as the table wants it, by all members in fair shares."""
+    async def _wait_converged(self, etcd: EtcdClient) -> None:
+        """Wait until the pool has converged (``understudy.deploy.inspect.converged``)."""
         names = [place.name for place in self._pool.layout.members]
         reason = ""
         try:
-            async with asyncio.timeout(SETTLE_PATIENCE):
+            async with asyncio.timeout(CONVERGE_TIMEOUT):
                 while True:
                     try:
                         state, _ = await read_pool(etcd, self._pool.layout.pool)
-                        reason = unsettled(state, names)
+                        reason = not_converged(state, names)
                     except EtcdError as error:
                         reason = str(error)
                     if not reason:
                         return
-                    await asyncio.sleep(_LOOK)
+                    await asyncio.sleep(POLL_INTERVAL)
         except TimeoutError:
-            raise DeployError(f"the pool did not settle within {SETTLE_PATIENCE:.0f} s: {reason}") from None
+            raise DeployError(f"the pool did not converge within {CONVERGE_TIMEOUT:.0f} s: {reason}") from None
 
     async def _boot_of(self, etcd: EtcdClient, member: str) -> str:
         state, _ = await read_pool(etcd, self._pool.layout.pool)
         return state.members[member].record.boot
 
     async def _trace(self, trace_id: str) -> list[StoredSpan]:
-        """The failover's spans, once all its phases have arrived or patience ends."""
+        """The failover's spans, once all its phases have arrived or after a timeout."""
         addresses = [place.http for place in self._pool.layout.controls]
         expected = {"detect", "claim", "push", "ack", "first_ok"}
-        give_up = time.monotonic() + TRACE_PATIENCE
+        deadline = time.monotonic() + TRACE_TIMEOUT
         while True:
             spans = await read_trace(addresses, trace_id)
-            if expected <= phases(spans).keys() or time.monotonic() > give_up:
+            if expected <= phases(spans).keys() or time.monotonic() > deadline:
                 return spans
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(POLL_INTERVAL)

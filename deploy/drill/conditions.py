@@ -1,8 +1,7 @@
-"""When a drill may begin, when it is over, and what its result is worth. Pure: records in, reasons out.
+"""The conditions of a drill: when it may start, when it is over, and which objectives it missed. Pure.
 
-A drill breaks something on purpose, so it asks for more than the pool itself would: every slot with a living, proven
-standby, nothing on the move, nobody out of service. Breaking and mending is done by ``fault_injectors``, the course of
-events by ``drill``.
+A drill starts only if every slot has a standby that is alive and in sync, no slot is moving and no member is out of
+service. ``fault_injectors`` injects faults, ``drill`` controls the sequence.
 """
 
 from collections import Counter
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from understudy.deploy.inspect.converged import unsettled
+from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.inspect.member_views import order_of, slots_of
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.pool.records import MemberState
@@ -19,8 +18,8 @@ from understudy.statesync.pool.spec import Objectives
 from understudy.statesync.pool.state import PoolState
 
 
-class Kind(StrEnum):
-    """What is done to the pool."""
+class DrillKind(StrEnum):
+    """The kinds of drills."""
 
     KILL = "kill"
     FREEZE = "freeze"
@@ -31,52 +30,52 @@ class Kind(StrEnum):
 
     @property
     def of_a_member(self) -> bool:
-        """Whether it is about one member of the pool."""
-        return self in (Kind.KILL, Kind.FREEZE, Kind.DRAIN)
+        """Whether the target is one member."""
+        return self in (DrillKind.KILL, DrillKind.FREEZE, DrillKind.DRAIN)
 
     @property
     def of_a_leader(self) -> bool:
-        """Whether it is about whoever leads the control servers, or etcd: then no slot need change its active."""
-        return self in (Kind.CONTROL, Kind.ETCD_LEADER)
+        """Whether the target is the leader of the control servers or of etcd. Then no slot has to change its active."""
+        return self in (DrillKind.CONTROL, DrillKind.ETCD_LEADER)
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """A pool before a drill. ``sync`` is the answer of ``status --sync``, ``brakes`` why ownership is held."""
+class PoolSnapshot:
+    """A pool before a drill. ``sync`` is the output of ``status --sync``, ``holds`` why slots are held back."""
 
     state: PoolState
     sync: Mapping[str, Any]
-    brakes: Sequence[str] = ()
+    holds: Sequence[str] = ()
     etcd: Sequence[EndpointStatus] = ()
     now: float = 0.0
 
 
-def refusals(facts: Facts, kind: Kind) -> list[str]:
-    """Why the drill must not begin; empty when it may."""
+def refusals(facts: PoolSnapshot, kind: DrillKind) -> list[str]:
+    """The reasons why the drill must not start; empty if it may."""
     state = facts.state
     reasons = [*_absent(state, facts.now), *_unprotected(state)]
-    moving = unsettled(state, [])
+    moving = not_converged(state, [])
     if moving:
         reasons.append(f"a failover or handover is under way: {moving}")
-    reasons += [f"ownership is held: {why}" for why in facts.brakes]
+    reasons += [f"slots are held back: {why}" for why in facts.holds]
     rows = facts.sync["members"]
     reasons += [f"{row['member']} is not in sync: {row['reason']}" for row in rows if not row["in_sync"]]
     if state.leader is None:
-        reasons.append("no control server leads")
-    if kind is Kind.CONTROL and len(state.controls) < 2:
+        reasons.append("there is no leading control server")
+    if kind is DrillKind.CONTROL and len(state.controls) < 2:
         reasons.append("only one control server is registered: start a second one ('understudy up --controls 2')")
-    if kind is Kind.ETCD_LEADER:
+    if kind is DrillKind.ETCD_LEADER:
         sound = [status for status in facts.etcd if not status.errors]
         if len(sound) < 3:
             reasons.append(
-                f"{len(sound)} healthy etcd member(s) answer at the known endpoints and a quorum that survives a death "
-                "needs 3 ('understudy up --etcds 3', or name all of them with --etcd)"
+                f"{len(sound)} healthy etcd member(s) answer at the known endpoints, but etcd needs 3 to survive the "
+                "loss of one ('understudy up --etcds 3', or give all of them with --etcd)"
             )
     return reasons
 
 
 def _absent(state: PoolState, now: float) -> list[str]:
-    """Members that are not in service."""
+    """The members that are not in service."""
     reasons = [
         f"{name} is {at.record.state}{f': {at.record.reason}' if at.record.reason else ''}"
         for name, at in sorted(state.members.items())
@@ -94,23 +93,24 @@ def _absent(state: PoolState, now: float) -> list[str]:
 
 
 def _unprotected(state: PoolState) -> list[str]:
-    """Slots without a living standby: a drill there would be an outage."""
+    """The slots without a living standby. A drill would stop their service."""
     up = {name for name, at in state.members.items() if at.record.state is MemberState.UP}
     bare = [slot for slot in range(slots_of(state)) if len(up.intersection(order_of(state, slot))) < 2]
     if not bare:
         return []
-    return [f"{len(bare)} slots have no living standby: start another member, and see 'understudy table'"]
+    return [f"{len(bare)} slots have no living standby: start another member; see 'understudy table'"]
 
 
-def held(state: PoolState) -> dict[str, int]:
-    """How many slots each member is active for."""
+def slots_by_member(state: PoolState) -> dict[str, int]:
+    """The number of slots that each member is active for."""
     return dict(Counter(at.record.active for at in state.owners.values()))
 
 
-def unfinished(state: PoolState, before: Mapping[str, int], boots: Mapping[str, str]) -> str:
-    """Why the pool is not as it was before the drill; empty when it is.
+def not_recovered(state: PoolState, before: Mapping[str, int], boots: Mapping[str, str]) -> str:
+    """Why the pool has not recovered from the drill; empty when it has.
 
-    ``before`` is :func:`held` from then. ``boots`` are boot ids that must be gone: of members that were restarted.
+    ``before`` is :func:`slots_by_member` from before the drill. ``boots`` are the boot ids of members that were
+    restarted; they must be gone.
     """
     for name in before:
         at = state.members.get(name)
@@ -118,32 +118,32 @@ def unfinished(state: PoolState, before: Mapping[str, int], boots: Mapping[str, 
             return f"{name} is not back"
         if at.record.state is not MemberState.UP:
             return f"{name} is {at.record.state}"
-    moving = unsettled(state, [])
+    moving = not_converged(state, [])
     if moving:
         return moving
-    # A fair share is one slot to either side of the exact one, before and now.
-    now = held(state)
-    poor = [name for name, count in before.items() if now.get(name, 0) < count - 2]
-    return f"{', '.join(poor)} without a fair share" if poor else ""
+    # A share may be one slot off, before and now.
+    now = slots_by_member(state)
+    short = [name for name, count in before.items() if now.get(name, 0) < count - 2]
+    return f"{', '.join(short)} without a full share of slots" if short else ""
 
 
 def without_successor(before: PoolState, now: PoolState) -> str:
     """Why the killed leader of the control servers has no successor yet; empty when it has.
 
-    What a dead one has written stands until its lease runs out, and looks as if it were there.
+    The records of the killed one stay until its lease expires, so it still looks like the leader.
     """
-    led, leads = before.leader, now.leader
-    if led is None or (leads is not None and leads.revision > led.revision):
+    old, new = before.leader, now.leader
+    if old is None or (new is not None and new.revision > old.revision):
         return ""
-    return f"nobody leads in the place of {led.record} yet: its lease has not run out"
+    return f"{old.record} has no successor as leader yet: its lease has not expired"
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What clients saw of one drill. None: could not be measured in this way. Times in ms.
+class ClientView:
+    """What clients saw of one drill. None: not measured. Times in ms.
 
-    ``gap`` is how long touched sessions were without an answer beyond their pacing, ``wait`` the longest that each
-    session waited for one request; both p50, p99 and max. ``took_ms`` is the slowest failover's trace.
+    ``gap`` is the time without an answer of affected sessions, minus their normal pace. ``wait`` is the longest request
+    of each session. Both are p50, p99 and max. ``took_ms`` is the duration of the slowest failover, from its trace.
     """
 
     requests: int
@@ -157,20 +157,20 @@ class Seen:
     failures: tuple[str, ...] = field(default=())
 
     @property
-    def felt_ms(self) -> float | None:
-        """The p99 by which the objective is judged: of the clients' gaps, else of their waits, else by the trace."""
+    def worst_ms(self) -> float | None:
+        """The value for the objective: the p99 of the gaps, else of the waits, else the duration from the trace."""
         measured = self.gap or self.wait
         return measured[1] if measured else self.took_ms
 
 
-def missed(seen: Seen, wanted: Objectives) -> list[str]:
-    """The objectives that were not reached, in words."""
+def missed(seen: ClientView, wanted: Objectives) -> list[str]:
+    """The missed objectives, as text."""
     found = []
     share = seen.failed / seen.requests if seen.requests else 0.0
     if share > wanted.failed_requests:
         found.append(f"failed_requests: {share:.3%} of {seen.requests} (objective {wanted.failed_requests:.3%})")
-    if seen.felt_ms is not None and seen.felt_ms > wanted.rto.p99 * 1000:
-        found.append(f"rto p99: {seen.felt_ms:.0f} ms (objective {wanted.rto.p99 * 1000:.0f} ms)")
+    if seen.worst_ms is not None and seen.worst_ms > wanted.rto.p99 * 1000:
+        found.append(f"rto p99: {seen.worst_ms:.0f} ms (objective {wanted.rto.p99 * 1000:.0f} ms)")
     if (seen.lost_writes or 0) > wanted.rpo_sync_writes:
         found.append(f"rpo_sync_writes: {seen.lost_writes} lost (objective {wanted.rpo_sync_writes})")
     if (seen.needless_moves or 0) > wanted.needless_moves:

@@ -1,8 +1,8 @@
-"""The hands of a drill: they break a part of a pool, and mend it.
+"""Fault injectors: they inject the fault of a drill into a pool, and undo it.
 
-:class:`LocalHands` signals processes of a pool that ``understudy up`` runs, found in its state directory;
-:class:`CommandHands` runs commands that the operator gives, for pools elsewhere. What was broken and is not mended by
-a supervisor is mended by :meth:`Hands.mend`, which may be called at any time and more than once.
+:class:`LocalInjector` sends signals to the processes of a local pool, which it finds in the state directory.
+:class:`CommandInjector` runs commands of the operator, for other pools. :meth:`FaultInjector.undo` undoes what no
+supervisor undoes; it may be called at any time and more than once.
 """
 
 import asyncio
@@ -17,27 +17,27 @@ from typing import Protocol
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.layout import Layout, read_processes
 
-COMMAND_PATIENCE = 120.0
+COMMAND_TIMEOUT = 120.0
 
 
-class Hands(Protocol):
-    """Break and mend. Names are of members, of control servers, or endpoints of etcd."""
+class FaultInjector(Protocol):
+    """Injects faults and undoes them. A target is a member, a control server or an endpoint of etcd."""
 
     async def kill(self, name: str) -> None:
-        """End it without a chance to say goodbye; somebody starts it again."""
+        """Kill it without a warning. A supervisor starts it again."""
 
     async def freeze(self, name: str) -> None:
-        """Stop it from running, until :meth:`mend`."""
+        """Freeze it until :meth:`undo`."""
 
     async def restart(self, name: str) -> None:
-        """Have a drained member end and start again."""
+        """Stop a drained member. A supervisor starts it again."""
 
-    async def mend(self) -> None:
-        """Undo whatever does not come back by itself."""
+    async def undo(self) -> None:
+        """Undo what does not recover by itself."""
 
 
-class LocalHands:
-    """Signals to processes of the local pool in ``directory``, whose supervisor starts again what ends."""
+class LocalInjector:
+    """Sends signals to processes of the local pool in ``directory``. Its supervisor restarts processes that end."""
 
     def __init__(self, directory: Path, layout: Layout) -> None:
         self._directory = directory
@@ -45,43 +45,43 @@ class LocalHands:
         self._frozen: list[int] = []
 
     async def kill(self, name: str) -> None:
-        """SIGKILL to all its processes, one right after the other."""
+        """Send SIGKILL to all its processes."""
         self._signal(self._pids(name), signal.SIGKILL)
 
     async def freeze(self, name: str) -> None:
-        """SIGSTOP to all its processes."""
+        """Send SIGSTOP to all its processes."""
         pids = self._pids(name)
         self._frozen += pids
         self._signal(pids, signal.SIGSTOP)
 
     async def restart(self, name: str) -> None:
-        """SIGTERM to all its processes."""
+        """Send SIGTERM to all its processes."""
         self._signal(self._pids(name), signal.SIGTERM)
 
-    async def mend(self) -> None:
-        """SIGCONT to what was frozen."""
+    async def undo(self) -> None:
+        """Send SIGCONT to all frozen processes."""
         while self._frozen:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._frozen.pop(), signal.SIGCONT)
 
     def _pids(self, name: str) -> list[int]:
-        """The processes of a member (application and sidecar), a control server, or an etcd endpoint.
+        """The process ids of a member (application and sidecar), a control server or an etcd endpoint.
 
         Raises:
-            DeployError: one does not run, or the note is old and the number belongs to somebody else by now.
+            DeployError: one does not run, or the file is old and the id may belong to another process.
         """
         addresses = [url.partition("://")[2] for url in self._layout.etcd]
         etcds = dict(zip(addresses, self._layout.etcd_names, strict=True))
         wanted = {name, f"{name}/app", f"{name}/sidecar", etcds.get(name.partition("://")[2] or name, name)}
-        noted = {row["name"]: row for row in read_processes(self._directory) if row["name"] in wanted}
-        if not noted:
+        found = {row["name"]: row for row in read_processes(self._directory) if row["name"] in wanted}
+        if not found:
             raise DeployError(f"the local pool in {self._directory} has no process of {name}: see 'understudy status'")
-        for process, row in noted.items():
+        for process, row in found.items():
             if row["state"] != "running" or _parent(row["pid"]) != self._layout.pid:
                 raise DeployError(
                     f"{process} does not run under the pool in {self._directory}: see 'understudy status'"
                 )
-        return [row["pid"] for row in noted.values()]
+        return [row["pid"] for row in found.values()]
 
     def _signal(self, pids: list[int], number: signal.Signals) -> None:
         for pid in pids:
@@ -89,21 +89,21 @@ class LocalHands:
                 os.kill(pid, number)
 
 
-class CommandHands:
-    """Commands of the operator; ``{name}`` in them becomes what the drill is about.
+class CommandInjector:
+    """Runs commands of the operator; ``{name}`` in them is replaced by the target.
 
-    ``undo`` is run for whatever ``command`` was run for, once, when the drill is over or interrupted. It may be empty
-    where the platform restores a killed or restarted part by itself.
+    When the drill is over or interrupted, ``undo`` runs once for each target of ``command``. It may be empty if the
+    platform restarts the target by itself.
     """
 
     def __init__(self, command: str, undo: str = "") -> None:
         self._command = command
-        self._undo = undo
-        self._struck: list[str] = []
+        self._undo_command = undo
+        self._targets: list[str] = []
 
     async def kill(self, name: str) -> None:
         """Run the command."""
-        self._struck.append(name)
+        self._targets.append(name)
         await run_template(self._command, {"name": name})
 
     async def freeze(self, name: str) -> None:
@@ -114,42 +114,42 @@ class CommandHands:
         """Run the command."""
         await self.kill(name)
 
-    async def mend(self) -> None:
-        """Run the undo command for each that was struck."""
-        struck, self._struck = self._struck, []
-        for name in struck if self._undo else ():
-            await run_template(self._undo, {"name": name})
+    async def undo(self) -> None:
+        """Run the undo command for each target."""
+        targets, self._targets = self._targets, []
+        for name in targets if self._undo_command else ():
+            await run_template(self._undo_command, {"name": name})
 
 
 def template_arguments(template: str, values: Mapping[str, str]) -> list[str]:
-    """The command line of a template, each value within one argument whatever it holds; raises :class:`DeployError`."""
+    """The command line of a template. Each value stays inside one argument. Raises :class:`DeployError`."""
     try:
         return [part.format_map(values) for part in shlex.split(template)]
     except (ValueError, KeyError, IndexError) as error:
-        raise DeployError(f"{template!r} is no command: {error}; the only placeholder is {{name}}") from None
+        raise DeployError(f"{template!r} is not a command: {error}; the only placeholder is {{name}}") from None
 
 
 async def run_template(template: str, values: Mapping[str, str]) -> None:
-    """Run a command to its end; raises :class:`DeployError` when it fails or takes too long."""
+    """Run a command. Raises :class:`DeployError` if it fails or takes too long."""
     arguments = template_arguments(template, values)
     try:
         child = await asyncio.create_subprocess_exec(*arguments, stdin=asyncio.subprocess.DEVNULL)
     except (OSError, IndexError, TypeError) as error:
         raise DeployError(f"{template!r} cannot be run: {error}") from None
     try:
-        code = await asyncio.wait_for(child.wait(), COMMAND_PATIENCE)
+        code = await asyncio.wait_for(child.wait(), COMMAND_TIMEOUT)
     except BaseException as error:
         with contextlib.suppress(ProcessLookupError):
             child.kill()
         if isinstance(error, TimeoutError):
-            raise DeployError(f"{shlex.join(arguments)} took longer than {COMMAND_PATIENCE:g} s") from None
+            raise DeployError(f"{shlex.join(arguments)} took longer than {COMMAND_TIMEOUT:g} s") from None
         raise
     if code:
         raise DeployError(f"{shlex.join(arguments)} ended with exit code {code}")
 
 
 def _parent(pid: int) -> int:
-    """The parent of a process; 0 if there is none (any more)."""
+    """The parent of a process; 0 if the process does not exist."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
     except (OSError, ValueError, IndexError):

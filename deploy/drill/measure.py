@@ -1,8 +1,8 @@
-"""Watches a drill from its clients' side.
+"""Measures what clients see during a drill.
 
-:class:`LoadWatch` is the clients itself, of the example cart or notebook; their own records are judged by
-``history_checker``. :class:`EnvoyWatch` counts what the pool's real clients got, by the front Envoy's own statistics:
-requests and failures, no times. Times are seconds of ``time.monotonic()``.
+:class:`LoadMeasure` makes requests itself, to the example cart or notebook; ``history_checker`` checks them.
+:class:`EnvoyMeasure` counts the requests and failures of the pool's real clients in the front Envoy's statistics; it
+measures no times. Times are seconds of ``time.monotonic()``.
 """
 
 import ipaddress
@@ -13,44 +13,44 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from understudy.deploy.common.errors import DeployError
-from understudy.deploy.drill.conditions import Kind, Seen
-from understudy.deploy.inspect.query import AdminError, ask_control
-from understudy.deploy.load.history_checker import Killing, Op, Verdict, judge, percentile
+from understudy.deploy.drill.conditions import ClientView, DrillKind
+from understudy.deploy.inspect.controls import AdminError, ask_control
+from understudy.deploy.load.history_checker import HistoryReport, MemberKill, Op, check_history, percentile
 from understudy.deploy.load.http_load import Load
 from understudy.deploy.load.tcp_load import NotebookLoad
 from understudy.statesync.pool.addresses import split_address
 from understudy.statesync.pool.spec import PoolSpec
 
 LARGEST_PACING = 2 / 3
-"""Seconds between two requests of one shopper: the shorter, the finer the gap that can be seen."""
+"""Seconds between two requests of one client. Shorter ones measure gaps more exactly."""
 _COUNTERS = ("downstream_rq_completed", "downstream_rq_5xx", "downstream_rq_tx_reset")
 
 
 @dataclass(frozen=True, slots=True)
-class Blow:
-    """What was struck and when: ``mended`` is when the part was (or may have been) there again."""
+class InjectedFault:
+    """A fault: its target, and when it began and ended. At ``ended`` the target was (or may have been) back."""
 
-    kind: Kind
+    kind: DrillKind
     name: str
-    struck: float
-    mended: float = math.inf
+    began: float
+    ended: float = math.inf
 
 
-class Watch(Protocol):
-    """Clients of a pool, before, during and after a drill."""
+class ClientMeasure(Protocol):
+    """Measures clients of a pool before, during and after a drill."""
 
     async def start(self) -> None:
-        """Begin to watch. Raises ``DeployError`` when the pool does not serve."""
+        """Start. Raises ``DeployError`` if the pool does not serve."""
 
-    async def finish(self, blow: Blow) -> Seen:
-        """Stop watching and tell what was seen since the blow."""
+    async def finish(self, fault: InjectedFault) -> ClientView:
+        """Stop, and return what clients saw since the fault."""
 
     async def close(self) -> None:
-        """Let go of everything; also after an interruption."""
+        """Free everything, also after an interruption."""
 
 
-class LoadWatch:
-    """``rate`` requests a second by clients of our own, a third of them writes."""
+class LoadMeasure:
+    """Makes requests of its own, one third of them writes."""
 
     def __init__(self, load: Load | NotebookLoad) -> None:
         self._load = load
@@ -65,64 +65,64 @@ class LoadWatch:
             ) from None
         self._load.start()
 
-    async def finish(self, blow: Blow) -> Seen:
-        """Stop the requests, read every session once more, and judge the whole history."""
+    async def finish(self, fault: InjectedFault) -> ClientView:
+        """Stop the requests, read every session once more, and check the history."""
         await self._load.stop()
         final = await self._load.final_contents()
-        killing = Killing(blow.name, blow.struck, blow.mended) if blow.kind.of_a_member else None
-        verdict = judge(self._load.history, final, killing, pacing=self._load.pacing)
-        return seen_by_clients(verdict, self._load.history, blow)
+        killing = MemberKill(fault.name, fault.began, fault.ended) if fault.kind.of_a_member else None
+        result = check_history(self._load.history, final, killing, pacing=self._load.pacing)
+        return client_view(result, self._load.history, fault)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._load.close()
 
 
-def seen_by_clients(verdict: Verdict, history: Sequence[Op], blow: Blow) -> Seen:
-    """The verdict on the load as a drill's result. Pure."""
+def client_view(result: HistoryReport, history: Sequence[Op], fault: InjectedFault) -> ClientView:
+    """The result of a load as the clients' view of a drill. Pure."""
     waits: dict[str, float] = defaultdict(float)
     for op in history:
-        if op.ended >= blow.struck:
+        if op.ended >= fault.began:
             waits[op.session] = max(waits[op.session], (op.ended - op.started) * 1000)
-    gap, each = verdict.client_gap_ms, waits.values()
-    return Seen(
-        requests=verdict.requests,
-        failed=verdict.failed_requests,
+    gap, each = result.client_gap_ms, waits.values()
+    return ClientView(
+        requests=result.requests,
+        failed=result.failed_requests,
         gap=None if math.isnan(gap.max) else (gap.p50, gap.p99, gap.max),
         wait=(percentile(each, 0.5), percentile(each, 0.99), max(each)) if each else None,
-        touched=verdict.sessions_touched if blow.kind.of_a_member else None,
-        lost_writes=verdict.lost_writes,
-        # In a rolling restart every session moves, and how often it had to is not told apart.
-        needless_moves=None if blow.kind is Kind.ROLLING else verdict.moved_needlessly,
-        failures=verdict.failures[:5],
+        touched=result.sessions_touched if fault.kind.of_a_member else None,
+        lost_writes=result.lost_writes,
+        # In a rolling restart every session moves; needless moves cannot be told from others.
+        needless_moves=None if fault.kind is DrillKind.ROLLING else result.moved_needlessly,
+        failures=result.failures[:5],
     )
 
 
 def clients_of(pool: PoolSpec, url: str, rate: int) -> Load | NotebookLoad:
-    """Clients for a drill of ``pool``, ``rate`` requests a second in all; ``url`` is where its front Envoy listens.
+    """Clients for a drill of ``pool`` with ``rate`` requests per second in total; ``url`` is that of its front Envoy.
 
     Raises:
-        DeployError: a TCP pool's clients could not have addresses of their own there.
+        DeployError: the clients of a TCP pool could not have their own addresses there.
     """
     sessions = max(1, round(rate * LARGEST_PACING))
     if pool.tcp is None:
         return Load(url, sessions=sessions, rate=float(rate))
-    front, told = url.rpartition("://")[2], pool.tcp.accept_proxy_protocol
+    front, proxied = url.rpartition("://")[2], pool.tcp.accept_proxy_protocol
     try:
         host, _ = split_address(front)
-        local = told or ipaddress.ip_address(host) in ipaddress.ip_network("127.0.0.0/8")
+        local = proxied or ipaddress.ip_address(host) in ipaddress.ip_network("127.0.0.0/8")
     except ValueError:
         raise DeployError(f"--url {url!r} is not HOST:PORT with an IP address") from None
     if not local:
         raise DeployError(
-            f"--load brings clients with addresses of 127.0.0.0/8, which {front} would not see: run it beside the "
-            "front Envoy, or in a pool whose clients come through a proxy (tcp.accept_proxy_protocol)"
+            f"the clients of --load have addresses of 127.0.0.0/8, which {front} would not see: run the drill on the "
+            "machine of the front Envoy, or in a pool behind a proxy (tcp.accept_proxy_protocol)"
         )
-    return NotebookLoad(front, sessions, float(rate), told=told)
+    return NotebookLoad(front, sessions, float(rate), proxy_header=proxied)
 
 
-class EnvoyWatch:
-    """The real clients of a front Envoy, by the counters of its listener; ``admin`` is ``host:port``."""
+class EnvoyMeasure:
+    """Counts the requests of real clients, with the counters of a front Envoy at ``admin`` (``host:port``)."""
 
     def __init__(self, admin: str, pool: str) -> None:
         self._admin = admin
@@ -130,17 +130,17 @@ class EnvoyWatch:
         self._before: dict[str, int] = {}
 
     async def start(self) -> None:
-        """Note the counters."""
+        """Read the counters."""
         self._before = await self._counters()
 
-    async def finish(self, blow: Blow) -> Seen:  # noqa: ARG002 - the counters know no names
-        """How far the counters have risen."""
+    async def finish(self, fault: InjectedFault) -> ClientView:  # noqa: ARG002 - counters have no names
+        """How much the counters have increased."""
         now = await self._counters()
         completed, failed, reset = (now[name] - self._before[name] for name in _COUNTERS)
-        return Seen(requests=completed, failed=failed + reset)
+        return ClientView(requests=completed, failed=failed + reset)
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to free."""
 
     async def _counters(self) -> dict[str, int]:
         path = rf"/stats?format=json&filter=^http\.{self._pool}\.downstream_rq_"
@@ -148,12 +148,12 @@ class EnvoyWatch:
             answer = await ask_control(self._admin, path)
         except AdminError as error:
             raise DeployError(
-                f"the front Envoy's admin interface gives no counters ({error}): name it with --admin, or use --load N"
+                f"the front Envoy's admin interface has no counters ({error}): check --admin, or use --load N"
             ) from None
         found = {stat["name"].rpartition(".")[2]: stat["value"] for stat in answer.get("stats", ()) if "value" in stat}
         missing = [name for name in _COUNTERS if name not in found]
         if missing:
             raise DeployError(
-                f"the Envoy at {self._admin} has no counter {missing[0]} for pool {self._pool}: is it this pool's?"
+                f"the Envoy at {self._admin} has no counter {missing[0]} for pool {self._pool}: check --admin"
             )
         return found

@@ -1,6 +1,6 @@
-"""Writes down that a failover was a drill, and what its clients saw: in etcd's failover records and in the trace.
+"""Records that a failover was a drill, and what its clients saw, in the failover records in etcd and in the trace.
 
-So a review can tell practice from the real thing, and a drill's figures stand where those of every failover stand.
+So a review can distinguish drills from real failovers, and has the same figures for both.
 """
 
 import asyncio
@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.options import TlsOptions
-from understudy.deploy.drill.conditions import Kind, Seen
-from understudy.deploy.inspect.query import read_trace
-from understudy.statesync.etcd.client import EtcdClient, ModRevision, Put, TlsFiles
+from understudy.deploy.drill.conditions import ClientView, DrillKind
+from understudy.deploy.inspect.traces import read_trace
+from understudy.statesync.etcd.client import EtcdClient, ModRevision, Put
 from understudy.statesync.pool.records import Failover
 from understudy.statesync.pool.state import PoolState
 from understudy.telemetry.otlp.spans import StoredSpan
@@ -21,16 +21,16 @@ from understudy.telemetry.tracing import names
 from understudy.telemetry.tracing.ids import TraceIds, trace_seed
 from understudy.telemetry.tracing.setup import start_telemetry
 
-TRACE_PATIENCE = 3.0
-TELL_PATIENCE = 10.0
-"""Seconds for control servers to take what clients saw, without which a review cannot tell a drill from real."""
-_LOOK = 0.1
+TRACE_TIMEOUT = 3.0
+EXPORT_TIMEOUT = 10.0
+"""Seconds to send the clients' view to control servers. Without it a review takes the drill for a real failover."""
+POLL_INTERVAL = 0.1
 
 
-class Book:
-    """The records of one drill of ``kind``; ``state`` is the pool's after it."""
+class DrillRecorder:
+    """Writes the records of one drill of ``kind``; ``state`` is the pool after it."""
 
-    def __init__(self, etcd: EtcdClient, state: PoolState, kind: Kind, tls: TlsOptions | None) -> None:
+    def __init__(self, etcd: EtcdClient, state: PoolState, kind: DrillKind, tls: TlsOptions | None) -> None:
         self._etcd = etcd
         self._state = state
         self._kind = kind
@@ -38,25 +38,25 @@ class Book:
         self._spans: dict[str, list[StoredSpan]] = {}
 
     def caused(self, before: PoolState, name: str) -> list[Failover]:
-        """The failover records that are new since ``before`` and about ``name``; the first one first."""
+        """The failover records that are newer than ``before`` and about ``name``, oldest first."""
         known = {at.record.trace for at in before.failovers.values()}
         new = [at.record for at in self._state.failovers.values() if at.record.trace not in known]
-        every = self._kind is Kind.ROLLING
+        every = self._kind is DrillKind.ROLLING
         mine = [part for part in new if every or name in (part.source, part.to)]
         return sorted(mine, key=lambda part: part.started)
 
     def change_of_leader(self, name: str, successor: str, at: float) -> Failover:
-        """The record of a drill that moved no slot: of the leader ``name``, at the wall time ``at``."""
+        """The record of a drill that moved no slot: the leader ``name`` was hit at the wall time ``at``."""
         ids = trace_seed(self._state.keys.pool, names.KIND_TAKEOVER, f"drill/{self._kind}/{name}/{at}")
         return Failover(ids.hex, successor or "-", name, f"drill: {self._kind}", False, (), (), at)
 
-    async def slowest(self, caused: Sequence[Failover]) -> float | None:
-        """The length of the slowest takeover by its trace, in ms; None when none was measured."""
+    async def slowest_ms(self, caused: Sequence[Failover]) -> float | None:
+        """The duration of the slowest takeover in ms, from its trace; None if none was measured."""
         lengths = [total_ms(await self._trace(trace)) for trace in {part.trace for part in caused if not part.planned}]
         return max((ms for ms in lengths if ms is not None), default=None)
 
     async def mark(self, caused: Sequence[Failover]) -> None:
-        """Write into the failover records that they were a drill; who has changed one meanwhile wins."""
+        """Mark failover records as a drill. A record that has changed meanwhile stays unchanged."""
         keys = self._state.keys
         for part in caused:
             key = keys.failover(part.trace, part.to, part.source)
@@ -64,37 +64,36 @@ class Book:
             put = Put(key, replace(part, drill=str(self._kind)).encode())
             await self._etcd.txn([ModRevision(key, at.revision if at else 0)], [put])
 
-    async def record(self, caused: Sequence[Failover], seen: Seen, missed: Sequence[str], at: float) -> None:
-        """Add what clients saw to the trace of the first change; a change without a trace gets one of its own."""
+    async def record(self, caused: Sequence[Failover], seen: ClientView, missed: Sequence[str], at: float) -> None:
+        """Add the clients' view to the trace of the first failover. A drill that moved no slot gets its own trace."""
         if not caused:
             return
         first, attributes = caused[0], self._attributes(seen, missed)
         begin = round(at * 1e9)
-        end = begin + round((seen.felt_ms or 0.0) * 1e6)
-        files = TlsFiles(self._tls.ca, self._tls.cert, self._tls.key) if self._tls else None
-        credentials = files.credentials if files else None
+        end = begin + round((seen.worst_ms or 0.0) * 1e6)
+        credentials = self._tls.channel_credentials if self._tls else None
         telemetry = start_telemetry(names.SERVICE_CLIENT, "drill", credentials=credentials)
         try:
             telemetry.set_endpoints(at.record.grpc for at in self._state.controls.values())
             trace = telemetry.failover(await self._traceparent(first))
-            # Where no slot moved, what clients noticed is all that there is to wait for.
+            # If no slot moved, the clients' view is the only critical span.
             whole = {} if first.slots else {names.CRITICAL: True}
             trace.phase(names.DRILL_SEEN, begin, end, {**attributes, **whole})
             if not first.slots:
                 about = {names.CAUSE: first.cause, names.FROM: first.source, names.TO: first.to}
                 trace.root(begin, end, {**attributes, **about, names.PLANNED: False})
         finally:
-            await telemetry.aclose(TELL_PATIENCE)
+            await telemetry.aclose(EXPORT_TIMEOUT)
 
-    def _attributes(self, seen: Seen, missed: Sequence[str]) -> dict[str, str | int | float | bool]:
+    def _attributes(self, seen: ClientView, missed: Sequence[str]) -> dict[str, str | int | float | bool]:
         attributes: dict[str, str | int | float | bool] = {
             names.POOL: self._state.keys.pool,
             names.DRILL: str(self._kind),
             names.DRILL_REQUESTS: seen.requests,
             names.DRILL_FAILED: seen.failed,
         }
-        if seen.felt_ms is not None:
-            attributes[names.DRILL_GAP_MS] = round(seen.felt_ms, 3)
+        if seen.worst_ms is not None:
+            attributes[names.DRILL_GAP_MS] = round(seen.worst_ms, 3)
         if seen.lost_writes is not None:
             spec = self._state.spec
             lost_async = spec is not None and spec.record.durability == "async"
@@ -106,28 +105,28 @@ class Book:
         return attributes
 
     async def _traceparent(self, failover: Failover) -> str:
-        """The trace that the spans of ``failover`` hang in: its root is the parent that they all name."""
+        """The trace context of ``failover``: its trace, and as parent the root span."""
         spans = await self._trace(failover.trace) if failover.slots else []
         root = root_of(spans)
         parent = root.span_id if root else next((span.parent_id for span in spans), "")
         if parent:
             return f"00-{failover.trace}-{parent}-01"
-        # Nobody has told of this trace, so whatever hangs in it may hang under a root of our own making.
+        # There are no spans of this trace yet, so the parent may be any root.
         trace = int(failover.trace, 16)
         return TraceIds(trace, trace & 0xFFFF_FFFF_FFFF_FFFF or 1).traceparent
 
     async def _trace(self, trace: str) -> list[StoredSpan]:
-        """The spans of a trace, once its root is there or patience ends; empty when no control server can be asked."""
+        """The spans of a trace, once its root is there or after a timeout; empty if no control server answers."""
         if trace in self._spans:
             return self._spans[trace]
         addresses = [at.record.http for at in self._state.controls.values()]
-        give_up = time.monotonic() + TRACE_PATIENCE
+        deadline = time.monotonic() + TRACE_TIMEOUT
         while True:
             try:
                 spans = await read_trace(addresses, trace)
             except DeployError:
                 spans = []
-            if root_of(spans) is not None or time.monotonic() > give_up:
+            if root_of(spans) is not None or time.monotonic() > deadline:
                 self._spans[trace] = spans
                 return spans
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(POLL_INTERVAL)

@@ -1,4 +1,4 @@
-"""A drill's result: as JSON data, and as a table for people. Pure."""
+"""The result of drills as JSON data and as a table. Pure."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from understudy.deploy.drill.drill import DrillResult
 
 
 def view_of(pool: str, results: Sequence[DrillResult]) -> dict[str, Any]:
-    """The results as JSON data; what could not be measured is null. Times in ms, ``seconds`` in s."""
+    """The results as JSON data. A value that was not measured is null. Times in ms, ``seconds`` in s."""
     return {
         "pool": pool,
         "ok": all(not result.missed for result in results),
@@ -40,7 +40,7 @@ def view_of(pool: str, results: Sequence[DrillResult]) -> dict[str, Any]:
 
 
 def drill_table(view: dict[str, Any]) -> RenderableType:
-    """One line per drill, short enough for 80 columns, then what was missed."""
+    """One line per drill for 80 columns, then the missed objectives."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("drill", overflow="fold")
     for column in ("failed", "gap ms", "wait ms", "took\nms", "lost", "moved", "trace"):
@@ -61,10 +61,10 @@ def drill_table(view: dict[str, Any]) -> RenderableType:
         parts += [Text(f"{name} missed {text}", style="red") for text in row["missed"]]
         parts += [Text(f"{name} failed {text}", style="red") for text in row["failures"]]
         if not row["requests"]:
-            parts.append(Text(f"{name}: no client made a request; --load N brings clients", style="yellow"))
-    verdict = "every objective was met" if view["ok"] else "an objective was missed"
-    parts.append(Text("gap and wait: p50/p99/max over sessions; - not measured", style="dim"))
-    parts.append(Text(verdict, style="bold green" if view["ok"] else "bold red"))
+            parts.append(Text(f"{name}: no client made a request; use --load N for own clients", style="yellow"))
+    summary = "all objectives were met" if view["ok"] else "an objective was missed"
+    parts.append(Text("gap and wait: p50/p99/max over sessions; -: not measured", style="dim"))
+    parts.append(Text(summary, style="bold green" if view["ok"] else "bold red"))
     return Group(*parts)
 
 

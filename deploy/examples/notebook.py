@@ -1,17 +1,17 @@
-"""A notebook over plain TCP that keeps nothing in its own memory: an example of a service that is not HTTP.
+"""A notebook over plain TCP without state in its own memory: an example of a service that is not HTTP.
 
-A client's notebook belongs to its address, which is the session key of a TCP pool. The front Envoy tells it in a PROXY
-header (version 1) before the first line. All notes are in the session, which the sidecar next door keeps replicated:
-a client whose connection breaks connects again, comes to the standby, and finds what was acknowledged.
+Each client address has its own notebook. The address is the session key of a TCP pool; the front Envoy sends it in a
+PROXY header (version 1) before the first line. All notes are in the session, which the sidecar replicates. If its
+connection breaks, a client connects again, reaches the standby, and finds all acknowledged notes.
 
     PING            PONG
     WHO             ME <member> <address>
-    ADD <id> <text> OK <number of notes>    with an id of the client's own choice, so that it may say it again
-    LIST            NOTES <number>, and so many lines: <id> <text>
+    ADD <id> <text> OK <number of notes>    the client chooses the id, so that it can repeat the request
+    LIST            NOTES <number>, then one line per note: <id> <text>
 
-What goes wrong is answered by ``ERROR <why>``. Only when the outcome of a write is unknown, or the sidecar is not
-there, is the connection closed: the client says the same again on a new one, which comes to a member that can. Run it
-with ``python -m understudy.deploy.examples.notebook --port 8000``; its environment is that of
+The answer to a request that fails is ``ERROR <reason>``. If the outcome of a write is unknown, or if there is no
+sidecar, the service closes the connection. The client then repeats the request on a new connection, which reaches
+another member. Run it with ``python -m understudy.deploy.examples.notebook --port 8000``; its environment is that of
 :mod:`understudy.deploy.examples.cart`.
 """
 
@@ -30,12 +30,12 @@ LONGEST_LINE = 4096
 Notes = list[list[str]]
 
 
-class Refusal(Exception):
-    """What a client is told instead; its connection stays."""
+class RequestRefused(Exception):
+    """The request is answered with an error; the connection stays open."""
 
 
 async def client_of(reader: asyncio.StreamReader) -> str | None:
-    """The client's address from the PROXY header; '' for a check, which has no client; None for no header."""
+    """The client's address from the PROXY header; '' for a health check; None if there is no header."""
     words = (await reader.readline()).decode("ascii", "replace").split()
     if words[:2] == ["PROXY", "UNKNOWN"]:
         return ""
@@ -45,17 +45,17 @@ async def client_of(reader: asyncio.StreamReader) -> str | None:
 
 
 async def read_notes(sessions: Sessions, key: str) -> tuple[Notes, str | None]:
-    """The client's notes and the ETag to write them with; None while there is no session."""
+    """The client's notes and their ETag; None if there is no session yet."""
     answer = await sessions.call("GET", key)
     if answer.status == 404:
         return [], None
     if answer.status != 200:
-        raise Refusal(answer.problem)
+        raise RequestRefused(answer.problem)
     return json.loads(answer.body)["notes"], answer.headers["ETag"]
 
 
 async def add(sessions: Sessions, key: str, name: str, text: str) -> int:
-    """Add a note, once however often it is said; returns how many there are."""
+    """Add a note, only once for repeated requests. Returns the number of notes."""
     once = hashlib.sha256(f"{name}/{text}".encode()).hexdigest()
     for _ in range(ATTEMPTS):
         notes, etag = await read_notes(sessions, key)
@@ -67,12 +67,12 @@ async def add(sessions: Sessions, key: str, name: str, text: str) -> int:
         if answer.status in (200, 201):
             return len(notes) + 1
         if answer.status != 412:
-            raise Refusal(answer.problem)
-    raise Refusal("too many writers at once")
+            raise RequestRefused(answer.problem)
+    raise RequestRefused("too many writers at once")
 
 
 async def answer_to(line: str, sessions: Sessions, member: str, key: str) -> str:
-    """What is said to one line."""
+    """The answer to one line."""
     match line.split(maxsplit=2):
         case ["PING"]:
             return "PONG"
@@ -83,30 +83,30 @@ async def answer_to(line: str, sessions: Sessions, member: str, key: str) -> str
         case ["LIST"]:
             notes, _ = await read_notes(sessions, key)
             return "\n".join([f"NOTES {len(notes)}", *(f"{name} {text}" for name, text in notes)])
-    raise Refusal("say PING, WHO, ADD <id> <text> or LIST")
+    raise RequestRefused("the requests are PING, WHO, ADD <id> <text> and LIST")
 
 
 async def serve_client(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, sessions: Sessions, member: str
 ) -> None:
-    """One connection, from its PROXY header until either side closes it."""
+    """Serve one connection, from its PROXY header until one side closes it."""
     with contextlib.suppress(ConnectionError, ValueError, SidecarError):
         key = await client_of(reader)
         while key is not None and (line := (await reader.readline()).decode(errors="replace").strip()):
             try:
-                said = await answer_to(line, sessions, member, key)
-            except Refusal as why:
-                said = f"ERROR {why}"
-            writer.write(f"{said}\n".encode())
+                reply = await answer_to(line, sessions, member, key)
+            except RequestRefused as why:
+                reply = f"ERROR {why}"
+            writer.write(f"{reply}\n".encode())
             await writer.drain()
     writer.close()
 
 
 async def run(host: str, port: int) -> None:
     """Serve until SIGTERM or SIGINT."""
-    told = os.environ.get
-    sessions = Sessions(told("UNDERSTUDY_URL", SIDECAR_URL), told("UNDERSTUDY_TOKEN"))
-    serve = functools.partial(serve_client, sessions=sessions, member=told("UNDERSTUDY_MEMBER", "unnamed"))
+    env = os.environ.get
+    sessions = Sessions(env("UNDERSTUDY_URL", SIDECAR_URL), env("UNDERSTUDY_TOKEN"))
+    serve = functools.partial(serve_client, sessions=sessions, member=env("UNDERSTUDY_MEMBER", "unnamed"))
     server = await asyncio.start_server(serve, host, port, limit=LONGEST_LINE)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -117,7 +117,7 @@ async def run(host: str, port: int) -> None:
 
 
 def main() -> None:
-    """Take the address from the command line or the environment, and serve."""
+    """Read the address from the command line or the environment, and serve."""
     parser = argparse.ArgumentParser(description="Notebooks over TCP whose state is in Understudy sessions.")
     parser.add_argument("--host", default=os.environ.get("HOST", "127.0.0.1"))
     parser.add_argument("--port", type=int, default=int(os.environ.get("PORT", "8000")))

@@ -1,9 +1,9 @@
 #!/bin/sh
-# The build steps of the images: SOURCE (a checkout) becomes TARGET (a virtual environment with 'understudy' in it).
-# The Dockerfile runs this, and so does try-build.sh, which needs no container engine.
+# The build steps of the images: makes TARGET, a virtual environment with 'understudy', from SOURCE, a checkout.
+# The Dockerfile runs this script. So does try-build.sh, which needs no container engine.
 #
-# Promises: only files whose digests are in the requirements are installed; the same sources give the same bytes in
-# TARGET, whenever they are built (files have the time SOURCE_DATE_EPOCH).
+# It installs only files whose digests are in the requirements. The same sources always give the same bytes in TARGET
+# (all files have the time SOURCE_DATE_EPOCH).
 set -eu
 source=${1:?usage: install.sh SOURCE TARGET}
 target=${2:?usage: install.sh SOURCE TARGET}
@@ -13,7 +13,7 @@ export SOURCE_DATE_EPOCH PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR="${PIP_NO_CA
 images="$source/deploy/images"
 work="$target-build"
 
-into() { # ENVIRONMENT, then what pip is to do there; the environment itself needs no pip
+into() { # ENVIRONMENT, then the arguments for pip; the environment itself needs no pip
     environment=$1
     shift
     "$python" -m pip --quiet --python "$environment/bin/python" "$@"
@@ -22,7 +22,7 @@ into() { # ENVIRONMENT, then what pip is to do there; the environment itself nee
 "$python" -m venv --without-pip "$target"
 into "$target" install --require-hashes --no-deps --only-binary :all: --no-compile -r "$images/requirements.txt"
 
-# Our own wheel, built in a place of its own from a copy: a build leaves things behind.
+# The wheel of Understudy, built from a copy in another directory, because a build leaves files behind.
 "$python" -m venv --without-pip "$work"
 into "$work" install --require-hashes --no-deps --only-binary :all: --no-compile -r "$images/build-requirements.txt"
 mkdir "$work/source"
@@ -34,6 +34,6 @@ into "$work" wheel --no-build-isolation --no-deps --no-index --wheel-dir "$work/
 into "$target" install --no-deps --no-index --no-compile "$work"/wheel/understudy-*.whl
 rm -rf "$work"
 
-# Byte code is made here, since a container cannot write it; it is found valid without a look at the source's time.
+# Byte code is made here, because a container cannot write it. Python does not compare it with the source's time.
 "$target/bin/python" -m compileall -q --invalidation-mode unchecked-hash "$target/lib"
 find "$target" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +

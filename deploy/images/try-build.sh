@@ -1,8 +1,8 @@
 #!/bin/sh
-# Takes the images' build steps without a container engine: install.sh in an empty directory, then 'understudy' from
-# there as user 65532 without capabilities, where nothing can be written but /tmp; with --twice also whether a second
-# build gives the same bytes. Needs root (to be another user), a package index, and in PYTHON a Python that other users
-# may run. What it does not try: the base image, and the Dockerfile's own syntax.
+# Tests the build steps of the images without a container engine: runs install.sh in an empty directory, then 'understudy'
+# from there as user 65532 without capabilities, who can write only to /tmp. With --twice it also checks that a second
+# build gives the same bytes. It needs root (to change the user), a package index, and in PYTHON a Python that other
+# users may run. It does not test the base image and the syntax of the Dockerfile.
 set -eu
 source=$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd)
 PYTHON=${PYTHON:-/usr/bin/python3}
@@ -24,7 +24,7 @@ if [ "${1:-}" = --twice ]; then
     echo "built again: the same bytes"
 fi
 
-# As in a container: a read-only root, a /tmp of its own, another user without rights, an environment of its own.
+# As in a container: a read-only root, its own /tmp and environment, and a user without rights.
 as_container() {
     unshare --mount sh -c '
         mount --make-rprivate / && mount -o remount,ro,bind / && mount -t tmpfs -o mode=1777 tmpfs /tmp && cd /tmp
@@ -41,4 +41,4 @@ for command in control sidecar injector apply status; do
         exit 1
     fi
 done
-as_container python -c 'import understudy.deploy.examples.cart, understudy.proxy.sidecar.sidecar, understudy.xds.control.server; print("all parts are imported")'
+as_container python -c 'import understudy.deploy.examples.cart, understudy.deploy.kubernetes.webhook.injector, understudy.proxy.sidecar.sidecar, understudy.xds.control.server; print("all parts are imported")'

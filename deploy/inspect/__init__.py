@@ -1,1 +1,1 @@
-"""Looks at a pool from outside and shows what it finds. Read only."""
+"""Reads a pool from outside and shows its state. Read only."""

@@ -1,6 +1,6 @@
-"""Whether a pool is at rest: every slot owned as the table wants it, in fair shares. Pure.
+"""Whether a pool has converged: every slot has the owner that the table assigns, and shares are even. Pure.
 
-For whoever may strike only then (drills), starts counting only then (the demo, benchmarks), or waits for it (tests).
+Drills, the demo, benchmarks and tests wait for this before they start.
 """
 
 from understudy.deploy.inspect.member_views import member_views, slots_of
@@ -9,12 +9,12 @@ from understudy.statesync.pool.state import PoolState
 
 
 def actives(state: PoolState) -> dict[str, int]:
-    """How many slots each member is active for, by owner records."""
+    """The number of slots that each member is active for, by owner records."""
     return {view["member"]: view["active"] for view in member_views(state)}
 
 
-def unsettled(state: PoolState, members: list[str]) -> str:
-    """Why the pool is not at rest with fair shares yet; empty when it is."""
+def not_converged(state: PoolState, members: list[str]) -> str:
+    """Why the pool has not converged yet; '' when it has. ``members`` must be registered and have their shares."""
     total, table = slots_of(state), state.table.record if state.table else None
     if table is None:
         return "there is no slot table yet"
@@ -33,8 +33,8 @@ def unsettled(state: PoolState, members: list[str]) -> str:
         or at.record.boot != boots.get(at.record.active)
     ]
     if moving:
-        return f"{len(moving)} slots are on their way"
+        return f"{len(moving)} slots are moving"
     held = actives(state)
-    # A share is fair within one slot: what the table rests at, since it moves no slot for less.
+    # A share may be one slot off: the table moves no slot for less.
     unfair = {name: held.get(name, 0) for name in members if held.get(name, 0) < total // len(members) - 1}
-    return f"without a fair share of {total} slots: {unfair}" if unfair else ""
+    return f"these members have less than their share of {total} slots: {unfair}" if unfair else ""

@@ -1,4 +1,4 @@
-"""Why a member that is to leave still owns slots, and how it lost those that it had: for people who wait. Pure."""
+"""Why a member that is being drained still owns slots, and which of its slots were taken over. Pure."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from understudy.statesync.pool.state import PoolState
 
 
 def leaving_members(state: PoolState, now: float) -> dict[str, str]:
-    """The members that are to own nothing at ``now`` (wall time), each with what has to be done to keep it instead."""
+    """The members that are going out of service at ``now`` (wall time), each with the command that brings it back."""
     remedies: dict[str, str] = {}
     offline = state.offline(now)
     for name, at in sorted(state.members.items()):
@@ -25,7 +25,7 @@ def leaving_members(state: PoolState, now: float) -> dict[str, str]:
 
 
 def takers(state: PoolState, now: float) -> frozenset[str]:
-    """The members that can take slots at ``now`` (wall time), and that nobody wants to leave."""
+    """The members that can take slots at ``now`` (wall time), without those that are going out of service."""
     return able_to_take(state, now) - leaving_members(state, now).keys()
 
 
@@ -35,32 +35,32 @@ def owned_by(state: PoolState, members: Collection[str]) -> list[int]:
 
 
 def obstacle(state: PoolState, members: Collection[str], now: float) -> str:
-    """What keeps ``members`` from handing over the slots that they own; '' for nothing that the records show."""
+    """What prevents ``members`` from handing over their slots; '' if the records show nothing."""
     slots = owned_by(state, members)
     if not slots:
         return ""
     able = takers(state, now) - frozenset(members)
     if not able:
-        return f"nobody can take {_slots(slots)}: {_others(state, members, now)}"
-    gone = sorted({at.record.active for slot in slots if (at := state.owners[slot]) and not _lives(state, slot)})
+        return f"no other member can take {_slots(slots)}: {_others(state, members, now)}"
+    gone = sorted({at.record.active for slot in slots if (at := state.owners[slot]) and not _is_alive(state, slot)})
     if gone:
-        return f"{', '.join(gone)} has ended without handing {_slots(slots)} over: others must take them over"
+        return f"{', '.join(gone)} ended without handing over {_slots(slots)}: other members must take them over"
     table = state.table.record if state.table else None
     if state.leader is None:
         stuck = [s for s in slots if table is None or not able & set(table.orders[s] if s < table.slots else ())]
         if stuck:
-            return f"no control server leads, and none of the members in line for {_slots(stuck)} can take them"
+            return f"there is no leading control server, and no standby or backup of {_slots(stuck)} can take over"
     return ""
 
 
-def hindered_drains(state: PoolState, now: float) -> list[str]:
-    """What keeps each member from leaving that is to: a sentence for each, none for those that nothing keeps."""
+def blocked_drains(state: PoolState, now: float) -> list[str]:
+    """A sentence for each member that is being drained and cannot hand over its slots."""
     leaving = {*leaving_members(state, now), *(name for name, at in state.intents.items() if at.record.holds(now))}
     reasons = {name: obstacle(state, {name}, now) for name in sorted(leaving)}
-    return [f"{name} cannot leave: {why}" for name, why in reasons.items() if why]
+    return [f"{name} cannot hand over its slots: {why}" for name, why in reasons.items() if why]
 
 
-def _lives(state: PoolState, slot: int) -> bool:
+def _is_alive(state: PoolState, slot: int) -> bool:
     owner = state.owners[slot].record
     at = state.members.get(owner.active)
     lost = state.table.record.lost.get(owner.active) if state.table else None
@@ -75,25 +75,27 @@ def _others(state: PoolState, members: Collection[str], now: float) -> str:
         if name in members:
             continue
         if name in remedies:
-            found.append(f"{name} is to leave as well" + (f" ({remedies[name]} keeps it)" if remedies[name] else ""))
+            found.append(
+                f"{name} is also going out of service" + (f" ({remedies[name]} stops that)" if remedies[name] else "")
+            )
         else:
             found.append(f"{name} is {at.record.state}" + (f" ({at.record.reason})" if at.record.reason else ""))
     return "; ".join(found) or "there is no other member: start one"
 
 
 @dataclass(frozen=True, slots=True)
-class Departure:
-    """The slots that had been taken over from some members before they began to leave, by failover record."""
+class SlotsTakenOver:
+    """The slots that had been taken over from some members before their drain began, by failover record."""
 
     taken: Mapping[str, frozenset[int]]
 
     @classmethod
-    def of(cls, state: PoolState, members: Collection[str]) -> "Departure":
-        """The beginning of the departure of ``members``."""
+    def of(cls, state: PoolState, members: Collection[str]) -> "SlotsTakenOver":
+        """Those of ``members`` before their drain."""
         return cls(_taken(state, members))
 
-    def taken_over(self, state: PoolState, members: Collection[str]) -> list[int]:
-        """The slots that were taken over from ``members`` since, instead of being handed over by them."""
+    def since(self, state: PoolState, members: Collection[str]) -> list[int]:
+        """The slots that other members have taken over from ``members`` since then, without a handover."""
         known = _taken(state, members)
         return sorted({slot for key, slots in known.items() for slot in slots - self.taken.get(key, frozenset())})
 
@@ -106,9 +108,9 @@ def _taken(state: PoolState, members: Collection[str]) -> dict[str, frozenset[in
     }
 
 
-def died(subject: str, taken: Collection[int]) -> str:
-    """What is said of members that did not hand all of their slots over."""
-    return f"{subject} did not hand over {_slots(taken)}: it ended, or was lost, and others took them over"
+def not_handed_over(subject: str, taken: Collection[int]) -> str:
+    """The error for members that did not hand over all their slots."""
+    return f"{subject} did not hand over {_slots(taken)}: it ended or was lost, and other members took them over"
 
 
 def _slots(slots: Collection[int]) -> str:

@@ -1,7 +1,7 @@
-"""How far the Envoys of a pool are with their configuration, as all of its control servers tell. Read only.
+"""The xDS state of a pool's Envoys, from all control servers. Read only.
 
-An Envoy is connected to one control server at a time, so every one of them is asked. What the states mean is the
-control server's business (docs/xds.md): here they are put together and drawn.
+An Envoy is connected to one control server at a time, so all control servers are asked. docs/xds.md explains the
+states; this module merges the answers and shows them.
 """
 
 from collections import defaultdict
@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from understudy.deploy.common.console_style import coloured, plain_table
-from understudy.deploy.inspect.query import ask_controls
+from understudy.deploy.inspect.controls import ask_controls
 
 View = dict[str, Any]
 _WORST_FIRST = ("ERROR", "STALE", "NOT SENT", "SYNCED")
@@ -26,13 +26,13 @@ _TYPES = {
 
 
 async def read_envoys(controls: Mapping[str, str]) -> View:
-    """Ask all control servers (name -> HTTP address); one that does not answer is named under ``silent``."""
+    """Ask all control servers (name -> HTTP address). Those that do not answer are under ``silent``."""
     answers = await ask_controls(controls.values(), "/v1/xds")
     return envoys_view(dict(zip(controls, answers, strict=True)))
 
 
 def envoys_view(answers: Mapping[str, Any]) -> View:
-    """Put together what control servers say: a list of rows per node and type, or in words why there is none."""
+    """Merge the answers of control servers. An answer is a list of rows per node and type, or an error text."""
     nodes: dict[tuple[str, str], list[View]] = defaultdict(list)
     silent = {}
     for control, rows in answers.items():
@@ -59,24 +59,24 @@ def envoys_view(answers: Mapping[str, Any]) -> View:
 
 
 def worst(types: Sequence[Mapping[str, Any]]) -> str:
-    """The state of an Envoy as a whole: the worst of its types."""
+    """The state of an Envoy: the worst state of its resource types."""
     return next(state for state in _WORST_FIRST if any(one["state"] == state for one in types))
 
 
 def type_name(type_url: str) -> str:
-    """``CDS`` and so on; the message's name for types without a short one."""
+    """The short name of a resource type, such as ``CDS``; the message name if it has none."""
     message = type_url.rpartition(".")[2]
     return _TYPES.get(message, message)
 
 
 def has_errors(view: View) -> bool:
-    """Whether some Envoy refuses what it was sent."""
+    """Whether an Envoy rejects its configuration."""
     return any(node["state"] == "ERROR" for node in view["nodes"])
 
 
 def envoys_table(view: View) -> RenderableType | None:
-    """One line per Envoy; None when there is nothing to tell."""
-    table = plain_table("Envoy", "control server", "state", "refused because")
+    """One line per Envoy; None if there is nothing to show."""
+    table = plain_table("Envoy", "control server", "state", "error")
     for node in view["nodes"]:
         errors = [f"{one['type']}: {one['error']}" for one in node["types"] if one["error"]]
         table.add_row(node["node"], node["control"], coloured(node["state"]), Text("; ".join(errors)))
@@ -84,7 +84,7 @@ def envoys_table(view: View) -> RenderableType | None:
 
 
 def xds_table(view: View) -> RenderableType:
-    """One line per Envoy and type."""
+    """One line per Envoy and resource type."""
     envoys = view["envoys"]
     if not envoys["nodes"]:
         return _with_silent([Text("no Envoy is connected")], envoys) or Text("")
@@ -104,5 +104,5 @@ def xds_table(view: View) -> RenderableType:
 
 
 def _with_silent(parts: list[RenderableType], view: View) -> RenderableType | None:
-    parts += [Text(f"! {name} does not say: {why}", style="yellow") for name, why in view["silent"].items()]
+    parts += [Text(f"! {name} does not answer: {why}", style="yellow") for name, why in view["silent"].items()]
     return Group(*parts) if parts else None

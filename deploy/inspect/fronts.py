@@ -1,6 +1,6 @@
-"""What front Envoys told of late: requests without a session key, and members that did not answer or were not reached.
+"""Recent reports of front Envoys: requests without a session key, and members that did not answer. Read only.
 
-An Envoy tells one control server at a time, so all of them are asked and their counts put together. Read only.
+An Envoy reports to one control server at a time, so all control servers are asked and their counts are added.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,26 +9,26 @@ from typing import Any
 from rich.console import RenderableType
 
 from understudy.deploy.common.console_style import plain_table
-from understudy.deploy.inspect.query import ask_controls
+from understudy.deploy.inspect.controls import ask_controls
 
 View = dict[str, Any]
 
 KEYLESS_SHARE = 0.5
-"""From this share on, requests without a session key are warned of."""
+"""Share of requests without a session key from which there is a warning."""
 KEYLESS_LEAST = 100
-"""Fewer requests say nothing about a share."""
+"""Number of requests from which a share is meaningful."""
 TIMEOUTS_LEAST = 3
-"""A single request may be slow; so many of one member within the window are not answered."""
+"""Number of unanswered requests of one member from which there is a warning. Single requests may be slow."""
 _COUNTS = ("timeouts", "connect_failures", "elsewhere")
 
 
 async def read_fronts(controls: Mapping[str, str]) -> list[View]:
-    """Ask all control servers (name -> HTTP address); what one does not tell is left out."""
+    """Ask all control servers (name -> HTTP address). Those that do not answer are left out."""
     return fronts_view(await ask_controls(controls.values(), "/v1/fronts"))
 
 
 def fronts_view(answers: Iterable[Any]) -> list[View]:
-    """One entry per Envoy: its requests, those without a session key, and the members that it has trouble with."""
+    """One entry per Envoy: its requests, those without a session key, and the members that did not answer it."""
     found: dict[str, View] = {}
     for answer in (answer for answer in answers if isinstance(answer, dict)):
         minutes = round(answer.get("window_seconds", 0) / 60)
@@ -52,38 +52,38 @@ def _sum(before: Mapping[str, Any] | None, said: Mapping[str, Any]) -> View:
 
 
 def front_warnings(fronts: Sequence[View]) -> Iterable[str]:
-    """What an operator should look at, in words."""
+    """Warnings for operators."""
     requests, keyless = (sum(front[kind] for front in fronts) for kind in ("requests", "keyless"))
     if requests >= KEYLESS_LEAST and keyless >= requests * KEYLESS_SHARE:
         yield (
-            f"{keyless / requests:.0%} of {requests} requests of the last {fronts[0]['minutes']} min carried no "
-            "session key and went to any member: does session_key in the spec name the header or cookie that clients "
-            "send?"
+            f"{keyless / requests:.0%} of {requests} requests in the last {fronts[0]['minutes']} min had no session "
+            "key and went to any member: check that session_key in the spec names the header or cookie that clients "
+            "send"
         )
     for front in fronts:
         for member, said in front["members"].items():
-            yield from _troubles(front, member, said)
+            yield from _member_warnings(front, member, said)
 
 
-def _troubles(front: View, member: str, said: Mapping[str, Any]) -> Iterable[str]:
+def _member_warnings(front: View, member: str, said: Mapping[str, Any]) -> Iterable[str]:
     node, minutes = front["node"], front["minutes"]
     if said["unreachable_seconds"]:
         yield (
-            f"{node} has not reached {member} for {said['unreachable_seconds']:.0f} s, although {member} is well: "
-            "look at the network between them"
+            f"{node} has not reached {member} for {said['unreachable_seconds']:.0f} s, although {member} is healthy: "
+            "check the network between them"
         )
     if said["timeouts"] >= TIMEOUTS_LEAST:
         yield (
-            f"{member} took {said['timeouts']} requests of {node} within {minutes} min and did not answer them (504): "
-            "does its application hang?"
+            f"{member} did not answer {said['timeouts']} requests from {node} within {minutes} min (504): "
+            "check whether its application hangs"
         )
     if said["connect_failures"] >= TIMEOUTS_LEAST:
         yield f"{node} could not connect to {member} for {said['connect_failures']} requests within {minutes} min"
 
 
 def fronts_table(fronts: Sequence[View]) -> RenderableType:
-    """One line per Envoy, and one per member that it has trouble with."""
-    table = plain_table("requests of", "member", "in all", "no key", "504", "not connected", "answered elsewhere")
+    """One line per Envoy, and one per member that did not answer it."""
+    table = plain_table("requests of", "member", "total", "no key", "504", "not connected", "answered elsewhere")
     for front in fronts:
         share = f"{front['keyless'] / front['requests']:.0%}" if front["requests"] else ""
         table.add_row(f"{front['node']} ({front['minutes']} min)", "", str(front["requests"]), share, "", "", "")

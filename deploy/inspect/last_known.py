@@ -1,35 +1,35 @@
-"""What is known of a pool beside etcd: by control servers and by the members themselves. Read only.
+"""The state of a pool without etcd: from control servers and from the members themselves. Read only.
 
-Control servers hear members' heartbeats, also those of a member that cannot reach etcd. While etcd itself is silent,
-they tell the pool's records as they last read them, and members say themselves how they are.
+Control servers get heartbeats of all members, also of those that cannot reach etcd. When etcd does not answer, control
+servers have the records that they read last, and members report their own state.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from understudy.deploy.common.layout import MemberPlace
+from understudy.deploy.common.layout import MemberAddresses
 from understudy.deploy.common.options import TlsOptions
-from understudy.deploy.inspect.member_views import Heard
-from understudy.deploy.inspect.members import MemberError, Members, asking
-from understudy.deploy.inspect.query import ask_controls
+from understudy.deploy.inspect.controls import ask_controls
+from understudy.deploy.inspect.member_views import MemberReport
+from understudy.deploy.inspect.members import MemberError, PeerApiClient, peer_apis
 from understudy.proxy.peers.sync_api import STATUS_PATH
 from understudy.statesync.etcd.client import Event, Kv
-from understudy.statesync.etcd.informer import MirrorBatch
+from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.parsing.stored import typed
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Member, MemberState, Owner
 from understudy.statesync.pool.state import At, PoolState
 
-MEMBER_PATIENCE = 3.0
-"""Seconds in which a member answers, or is called silent."""
+MEMBER_TIMEOUT = 3.0
+"""Seconds that a member has to answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class LastKnown:
-    """A pool's records as ``source`` last read them, ``age`` seconds ago, at this revision; None: of unknown age."""
+    """A pool's records at ``revision``, which ``source`` read ``age`` seconds ago; None: the age is unknown."""
 
     source: str
     state: PoolState
@@ -37,37 +37,8 @@ class LastKnown:
     age: float | None
 
 
-def heard_by(statuses: Iterable[Any]) -> dict[tuple[str, str], Heard]:
-    """What control servers hear of each (member, boot), from their answers of ``/v1/status``.
-
-    Of several the newest counts, and LOST only if all say so.
-    """
-    found: dict[tuple[str, str], Heard] = {}
-    for status in statuses:
-        for row in status.get("heartbeats", ()) if isinstance(status, dict) else ():
-            one = _heard_in(row, status)
-            if one is not None:
-                known = found.get((one.member, one.boot))
-                found[one.member, one.boot] = one if known is None else min(known, one, key=_worth)
-    return found
-
-
-def _worth(one: Heard) -> tuple[bool, float]:
-    return one.state is MemberState.LOST, one.age
-
-
-def _heard_in(row: Any, answer: Mapping[str, Any]) -> Heard | None:  # noqa: ANN401 - JSON
-    match row:
-        case {"member": str(member), "boot": str(boot), "state": str(state), "reason": str(reason)}:
-            with contextlib.suppress(ValueError):
-                ago = row.get("heard_seconds_ago")
-                age = float(ago) if isinstance(ago, int | float) else 0.0
-                return Heard(member, boot, MemberState(state), reason, str(answer.get("control", "")), age)
-    return None
-
-
 async def read_last_known(addresses: Sequence[str], pool: str) -> tuple[LastKnown | None, list[str]]:
-    """The newest view of the pool that a control server has, and why others told none."""
+    """The newest records that a control server has, and the errors of the others."""
     faults: list[str] = []
     found: list[LastKnown] = []
     for address, answer in zip(addresses, await ask_controls(addresses, "/v1/records"), strict=True):
@@ -79,7 +50,7 @@ async def read_last_known(addresses: Sequence[str], pool: str) -> tuple[LastKnow
 
 
 def _last_known_of(answer: Any, pool: str) -> LastKnown:  # noqa: ANN401 - JSON
-    """Raises ``ValueError`` on what is no answer for this pool."""
+    """Read an answer. Raises ``ValueError`` if it is not one for this pool."""
     if not isinstance(answer, dict):
         raise ValueError("no answer")  # noqa: TRY004 - one error for all
     if answer.get("pool") != pool:
@@ -92,7 +63,7 @@ def _last_known_of(answer: Any, pool: str) -> LastKnown:  # noqa: ANN401 - JSON
         match row:
             case [str(key), int(at), str(value)]:
                 events.append(Event("put", Kv(key, value.encode(), at, at, 0)))
-    state.apply(MirrorBatch(revision, tuple(events), reset=True))
+    state.apply(InformerBatch(revision, tuple(events), reset=True))
     faults = answer.get("faults")
     state.faults |= {str(key): str(why) for key, why in faults.items()} if isinstance(faults, dict) else {}
     return LastKnown(
@@ -101,46 +72,49 @@ def _last_known_of(answer: Any, pool: str) -> LastKnown:  # noqa: ANN401 - JSON
 
 
 async def ask_members(
-    addresses: Mapping[str, str], heard: Mapping[tuple[str, str], Heard], tls: TlsOptions | None, pool: str
-) -> tuple[dict[tuple[str, str], Heard], dict[str, str], dict[str, list[int]]]:
-    """Ask members how they are: what is heard of them then, why some do not answer, and the slots that they serve."""
+    addresses: Mapping[str, str], heard: Mapping[tuple[str, str], MemberReport], tls: TlsOptions | None, pool: str
+) -> tuple[dict[tuple[str, str], MemberReport], dict[str, str], dict[str, list[int]]]:
+    """Ask members for their state. Returns all reports, the errors by member, and the slots that each serves."""
     silent: dict[str, str] = {}
     serving: dict[str, list[int]] = {}
     known = dict(heard)
-    async with asking(addresses, tls, pool) as members:
-        answers = await asyncio.gather(*(_how(members, name) for name in addresses))
+    async with peer_apis(addresses, tls, pool) as members:
+        answers = await asyncio.gather(*(_ask(members, name) for name in addresses))
     for name, answer in zip(addresses, answers, strict=True):
         match answer:
             case {"boot": str(boot), "state": str(state), "reason": str(reason), "active": list(slots)}:
                 with contextlib.suppress(ValueError):
-                    known[name, boot] = Heard(name, boot, MemberState(state), reason, name, 0.0)
+                    known[name, boot] = MemberReport(name, boot, MemberState(state), reason, name, 0.0)
                     serving[name] = [slot for slot in slots if isinstance(slot, int)]
             case _:
                 silent[name] = answer if isinstance(answer, str) else "its answer cannot be read"
     return known, silent, serving
 
 
-async def _how(members: Members, name: str) -> Any:  # noqa: ANN401 - JSON, or in words why there is none
+async def _ask(members: PeerApiClient, name: str) -> Any:  # noqa: ANN401 - JSON, or an error text
     try:
-        async with asyncio.timeout(MEMBER_PATIENCE):
-            return await members.ask(name, STATUS_PATH)
+        async with asyncio.timeout(MEMBER_TIMEOUT):
+            return await members.get(name, STATUS_PATH)
     except MemberError as error:
         return error.detail
     except TimeoutError:
-        return f"no answer within {MEMBER_PATIENCE:g} s"
+        return f"no answer within {MEMBER_TIMEOUT:g} s"
 
 
 def of_members_alone(
-    pool: str, places: Sequence[MemberPlace], heard: Mapping[tuple[str, str], Heard], serving: Mapping[str, list[int]]
+    pool: str,
+    places: Sequence[MemberAddresses],
+    heard: Mapping[tuple[str, str], MemberReport],
+    serving: Mapping[str, list[int]],
 ) -> LastKnown:
-    """The pool as its members tell it when no control server answers: who there is, and who serves which slots."""
+    """The pool from its members alone, when no control server answers: its members, and the slots that each serves."""
     state = PoolState(PoolKeys(pool))
     boots = dict(heard.keys())
     for place in places:
         boot = boots.get(place.name, "")
-        told = heard.get((place.name, boot))
+        report = heard.get((place.name, boot))
         record = Member(place.name, boot, place.app, place.peer, MemberState.LOST, site=place.site, health=place.health)
-        state.members[place.name] = At(replace(record, state=told.state) if told else record, 0)
+        state.members[place.name] = At(replace(record, state=report.state) if report else record, 0)
         for slot in serving.get(place.name, ()):
             state.owners[slot] = At(Owner(place.name, boot, 0), 0)
     return LastKnown("the members", state, 0, None)

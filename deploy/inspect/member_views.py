@@ -1,10 +1,11 @@
-"""How the members of a pool are, as plain JSON data: roles, states, and why one is not as it should be. Pure.
+"""The members of a pool as JSON data: roles, states, and the reasons for states. Pure.
 
-Actives are told by owner records (the truth). What is heard of a member beside etcd counts for more than its record.
+Owner records decide which member is active. A report about a member that does not come from etcd wins over its record.
 """
 
+import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,8 @@ View = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """How one boot of a member is by the word of ``source``, a control server or itself, ``age`` seconds ago."""
+class MemberReport:
+    """The state of one boot of a member, reported ``age`` seconds ago by ``source``: a control server or itself."""
 
     member: str
     boot: str
@@ -27,7 +28,7 @@ class Heard:
 
 
 def order_of(state: PoolState, slot: int) -> tuple[str, ...]:
-    """The members of a slot in order: the owner, then the others as the table has them."""
+    """The members of a slot in order: the owner, then the others in the order of the table."""
     table = state.table.record if state.table else None
     wanted = table.orders[slot] if table and slot < table.slots else ()
     owner = state.owners.get(slot)
@@ -37,19 +38,21 @@ def order_of(state: PoolState, slot: int) -> tuple[str, ...]:
 
 
 def slots_of(state: PoolState) -> int:
-    """How many slots the pool has: by its spec, or by what else is known while that cannot be read."""
+    """The number of slots of the pool, from its spec, or from other records if the spec cannot be read."""
     if state.spec:
         return state.spec.record.slots
     return state.table.record.slots if state.table else max(state.owners, default=-1) + 1
 
 
 def member_views(
-    state: PoolState, heard: Mapping[tuple[str, str], Heard] | None = None, silent: Mapping[str, str] | None = None
+    state: PoolState,
+    heard: Mapping[tuple[str, str], MemberReport] | None = None,
+    silent: Mapping[str, str] | None = None,
 ) -> list[View]:
-    """Every member that is registered, owns a slot, stands in the table, is known to be lost, or is heard.
+    """Every member that is registered, owns a slot, is in the table, is lost, or was reported.
 
-    What is ``heard`` of a member's process counts for more than its record, which it cannot change while it is cut off
-    from etcd. ``silent`` are members that were asked and did not answer, and why.
+    A report in ``heard`` wins over the member's record, because a member that is cut off from etcd cannot change its
+    record. ``silent`` has the errors of members that did not answer.
     """
     roles = _roles(state)
     lost = state.table.record.lost if state.table else {}
@@ -60,29 +63,29 @@ def member_views(
     ]
 
 
-def _current(state: PoolState, one: Heard) -> bool:
-    """Whether it is of the process that is registered; or of one that is not registered and lives."""
+def _current(state: PoolState, one: MemberReport) -> bool:
+    """Whether the report is about the registered process, or about one that lives and is not registered."""
     at = state.members.get(one.member)
     return at.record.boot == one.boot if at else one.state is not MemberState.LOST
 
 
-def _member_view(name: str, state: PoolState, roles: Counter[str], heard: Heard | None, silent: str) -> View:
+def _member_view(name: str, state: PoolState, roles: Counter[str], heard: MemberReport | None, silent: str) -> View:
     at = state.members.get(name)
     member = at.record if at else None
     lost = state.table.record.lost.get(name) if state.table else None
     if lost is not None and member is not None and member.boot != lost.boot:
         lost = None
-    told = _told(member, lost, heard)
+    reported = _state_and_reason(member, lost, heard)
     idle = state.table is not None and not roles.total()
     return {
         "member": name,
-        "state": str(told[0]),
+        "state": str(reported[0]),
         "site": member.site if member else "",
         "active": roles["active"],
         "standby": roles["standby"],
         "backup": roles["backup"],
         "boot": member.boot if member else (lost.boot if lost else heard.boot if heard else ""),
-        "reason": _reason(*told, idle=idle, heard=heard, silent=silent),
+        "reason": _reason(*reported, idle=idle, heard=heard, silent=silent),
         "since": lost.at if lost else (member.since if member else None),
         "late_seconds": 0.0 if lost or member is None else member.stall,
         "clock": "" if lost or member is None else member.clock,
@@ -94,8 +97,8 @@ def _member_view(name: str, state: PoolState, roles: Counter[str], heard: Heard 
     }
 
 
-def _told(member: Member | None, lost: Lost | None, heard: Heard | None) -> tuple[MemberState, str]:
-    """A member's state, and the reason as whoever tells it has it."""
+def _state_and_reason(member: Member | None, lost: Lost | None, heard: MemberReport | None) -> tuple[MemberState, str]:
+    """The state of a member, with the reason for it."""
     if lost is not None:
         return MemberState.LOST, lost.cause
     if member is None:
@@ -106,14 +109,14 @@ def _told(member: Member | None, lost: Lost | None, heard: Heard | None) -> tupl
     return (heard.state, heard.reason) if heard is not None else (member.state, member.reason)
 
 
-def _reason(state: MemberState, reason: str, *, idle: bool, heard: Heard | None, silent: str) -> str:
-    """Why a member is not as it should be; '' if it is. UP without a slot is a contradiction that wants a reason."""
+def _reason(state: MemberState, reason: str, *, idle: bool, heard: MemberReport | None, silent: str) -> str:
+    """The reason shown for a member's state; '' for none. UP without a slot is a contradiction, so it gets a reason."""
     if silent:
-        told = f"{reason}; " * bool(reason) + f"it does not answer: {silent}"
+        text = f"{reason}; " * bool(reason) + f"it does not answer: {silent}"
         beats = heard is not None and heard.state is not MemberState.LOST
-        return told + (f"; {heard.source} heard it {heard.age:.1f} s ago" if heard and beats else "")
+        return text + (f"; {heard.source} got a heartbeat {heard.age:.1f} s ago" if heard and beats else "")
     if idle and state is MemberState.UP and not reason:
-        return "it says UP and has no slot: it may be cut off from etcd"
+        return "it reports UP and has no slot: it may be cut off from etcd"
     return reason
 
 
@@ -126,3 +129,32 @@ def _roles(state: PoolState) -> Mapping[str, Counter[str]]:
                 continue  # wanted as active, but not yet
             roles[member][("active", "standby", "backup")[min(position, 2)]] += 1
     return roles
+
+
+def heard_by(statuses: Iterable[Any]) -> dict[tuple[str, str], MemberReport]:
+    """The reports of control servers about each (member, boot), from their answers of ``/v1/status``.
+
+    The newest report wins. LOST counts only if all control servers report it.
+    """
+    found: dict[tuple[str, str], MemberReport] = {}
+    for status in statuses:
+        for row in status.get("heartbeats", ()) if isinstance(status, dict) else ():
+            one = _heard_in(row, status)
+            if one is not None:
+                known = found.get((one.member, one.boot))
+                found[one.member, one.boot] = one if known is None else min(known, one, key=_lost_and_age)
+    return found
+
+
+def _lost_and_age(one: MemberReport) -> tuple[bool, float]:
+    return one.state is MemberState.LOST, one.age
+
+
+def _heard_in(row: Any, answer: Mapping[str, Any]) -> MemberReport | None:  # noqa: ANN401 - JSON
+    match row:
+        case {"member": str(member), "boot": str(boot), "state": str(state), "reason": str(reason)}:
+            with contextlib.suppress(ValueError):
+                ago = row.get("heard_seconds_ago")
+                age = float(ago) if isinstance(ago, int | float) else 0.0
+                return MemberReport(member, boot, MemberState(state), reason, str(answer.get("control", "")), age)
+    return None

@@ -1,7 +1,7 @@
-"""Asks sidecars over their peer API, at the addresses in the member records. Used by the operator's commands.
+"""A client of the peer APIs of a pool's sidecars, for the operator's commands.
 
-With ``--tls-cert`` and so on the calls go over mTLS, as an operator of the pool (docs/security.md); each member must
-show the certificate of just that member.
+With ``--tls-cert`` and so on it uses mTLS with an operator's certificate (docs/security.md). Each member must show its
+own certificate.
 """
 
 import contextlib
@@ -15,11 +15,11 @@ from understudy.deploy.common.options import TlsOptions
 from understudy.statesync.tls.identity import Trust
 from understudy.statesync.tls.peer_tls import BadTlsFiles, Identity, PeerTls
 
-PATIENCE = 10.0
+CALL_TIMEOUT = 10.0
 
 
 class MemberError(Exception):
-    """A member could not be asked, or said no; ``member`` and ``detail`` tell who and why."""
+    """A call to ``member`` failed, or it answered with an error; ``detail`` says why."""
 
     def __init__(self, member: str, detail: str) -> None:
         super().__init__(f"{member}: {detail}")
@@ -27,7 +27,7 @@ class MemberError(Exception):
         self.detail = detail
 
 
-class Members:
+class PeerApiClient:
     """Calls to peer APIs; ``addresses`` maps members to ``host:port``."""
 
     def __init__(self, http: aiohttp.ClientSession, addresses: Mapping[str, str], tls: PeerTls | None) -> None:
@@ -35,11 +35,11 @@ class Members:
         self._tls = tls
         self.addresses = dict(addresses)
 
-    async def ask(self, member: str, path: str, **query: int) -> Any:  # noqa: ANN401 - JSON
+    async def get(self, member: str, path: str, **query: int) -> Any:  # noqa: ANN401 - JSON
         """GET ``path``. Raises :class:`MemberError`."""
         return await self._call(member, "GET", path, params=query)
 
-    async def tell(self, member: str, path: str, body: Mapping[str, object]) -> Any:  # noqa: ANN401 - JSON
+    async def post(self, member: str, path: str, body: Mapping[str, object]) -> Any:  # noqa: ANN401 - JSON
         """POST ``body`` to ``path``. Raises :class:`MemberError`."""
         return await self._call(member, "POST", path, json=body)
 
@@ -56,15 +56,15 @@ class Members:
             address = self.addresses[member]
             raise MemberError(member, f"cannot be reached at {address}: {error.os_error or error}") from None
         except (aiohttp.ClientError, TimeoutError, ValueError, AttributeError) as error:
-            raise MemberError(member, str(error) or f"no answer within {PATIENCE:g} s") from None
+            raise MemberError(member, str(error) or f"no answer within {CALL_TIMEOUT:g} s") from None
 
 
 @contextlib.asynccontextmanager
-async def asking(addresses: Mapping[str, str], tls: TlsOptions | None, pool: str) -> AsyncIterator[Members]:
+async def peer_apis(addresses: Mapping[str, str], tls: TlsOptions | None, pool: str) -> AsyncIterator[PeerApiClient]:
     """A client of these members' peer APIs. Raises :class:`DeployError` if the TLS files cannot be used."""
     try:
         own = PeerTls(Identity(tls.cert, tls.key, tls.ca, Trust(pool, tls.domain))) if tls else None
     except BadTlsFiles as error:
         raise DeployError(str(error)) from None
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE)) as http:
-        yield Members(http, addresses, own)
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CALL_TIMEOUT)) as http:
+        yield PeerApiClient(http, addresses, own)

@@ -1,6 +1,6 @@
-"""Members that were lost and have not come back, as the control servers remember them. Pure.
+"""Lost members that have not come back, from the control servers. Pure.
 
-etcd forgets a lost member within seconds: its record goes with its lease, and the next table no longer names it.
+A lost member disappears from etcd within seconds: its record ends with its lease, and the next table does not name it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -8,10 +8,7 @@ from typing import Any
 
 
 def missing_warnings(statuses: Iterable[Any]) -> Iterable[str]:
-    """A warning for each member that some control server misses, from the answers of ``/v1/status``.
-
-    Older control servers tell of nobody.
-    """
+    """A warning for each lost member, from the answers of ``/v1/status``. Older control servers report none."""
     found: dict[str, Mapping[str, Any]] = {}
     for status in statuses:
         for one in status.get("missing", ()) if isinstance(status, dict) else ():

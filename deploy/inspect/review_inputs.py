@@ -1,7 +1,7 @@
-"""Gets what an SLO review needs: objectives from the pool's spec, spans and requests from control servers or elsewhere.
+"""The inputs of an SLO review: objectives from the pool's spec, spans and requests from control servers or files.
 
-Every control server has all spans, but of what front Envoys told each has what came to it: so spans are missing when
-none can be asked, and requests when one cannot, which is said.
+Every control server has all spans. But a front Envoy reports its requests to one control server only: if one control
+server does not answer, some requests are missing, and the command says so.
 """
 
 import contextlib
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from understudy.deploy.common.errors import DeployError
-from understudy.deploy.inspect.query import AdminError, ask_control, spans_of
+from understudy.deploy.inspect.controls import AdminError, ask_control
+from understudy.deploy.inspect.traces import spans_of
 from understudy.statesync.pool.spec import Objectives
 from understudy.telemetry.otlp.counts import Period
 from understudy.telemetry.otlp.logs import StoredLog
@@ -19,7 +20,7 @@ from understudy.telemetry.slo.failovers import failovers_of, pictured
 from understudy.telemetry.slo.judgement import review
 from understudy.telemetry.slo.model import Review, Targets
 from understudy.telemetry.slo.requests import requests_of, with_requests
-from understudy.telemetry.slo.trace_backends import SourceError, Window, load
+from understudy.telemetry.slo.trace_backends import TraceBackendError, Window, load
 from understudy.telemetry.tracing.names import POOL
 
 _MOST_PAGES = 2_000
@@ -27,7 +28,7 @@ _MOST_PAGES = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a review is made from. ``unasked`` are control servers whose part of the requests is missing, and why."""
+    """The inputs of a review. ``unasked`` has the errors of control servers whose requests are missing."""
 
     spans: Sequence[StoredSpan] = ()
     reports: Sequence[StoredLog] = ()
@@ -36,7 +37,7 @@ class Evidence:
 
 
 def targets_of(objectives: Objectives) -> Targets:
-    """The spec's objectives as the review takes them."""
+    """The spec's objectives as targets of a review."""
     return Targets(
         rto=objectives.rto.p99,
         planned_stall=objectives.planned_stall.p99,
@@ -54,7 +55,7 @@ def targets_of(objectives: Objectives) -> Targets:
 
 
 async def read_evidence(addresses: Sequence[str], since: int, until: int) -> Evidence:
-    """What all control servers have stored of the changes of active that began in the window, put together.
+    """The failovers and handovers of the window, merged from all control servers.
 
     Raises:
         DeployError: no control server could be asked.
@@ -69,7 +70,7 @@ async def read_evidence(addresses: Sequence[str], since: int, until: int) -> Evi
                 spans.update({(span.trace_id, span.span_id): span for span in spans_of(page)})
             mine: list[StoredLog] = []
             for page in [page async for page in _pages(address, "/v1/requests", since, until)]:
-                # A page begins where the one before says, so what that one has from there on comes again.
+                # A page starts at "next" of the page before, so entries from there on come again.
                 following = (page.get("next") if isinstance(page, dict) else None) or until + 1
                 mine += [one for one in _reports(page) if one.time_ns < following]
                 counts.update({(one.node, one.end_ns): one for one in _counts(page)})
@@ -84,26 +85,26 @@ async def read_evidence(addresses: Sequence[str], since: int, until: int) -> Evi
 
 
 def evidence_from(source: str, since: int, until: int) -> tuple[Evidence, str]:
-    """What another source (``trace_backends``) has of the window, and what to say of what was refused."""
+    """The evidence of another source (``trace_backends``) for the window, and a warning about unusable records."""
     try:
         found = load(source, Window(since, until))
-    except SourceError as error:
+    except TraceBackendError as error:
         raise DeployError(f"--from {error}") from None
-    told = f"{found.refused} records of {source} could not be used ({found.reason})" if found.refused else ""
-    return Evidence(found.spans, found.reports, found.counts), told
+    warning = f"{found.refused} records of {source} could not be used ({found.reason})" if found.refused else ""
+    return Evidence(found.spans, found.reports, found.counts), warning
 
 
 def reviews(
     evidence: Evidence, targets: Targets, *, pool: str, slots: int, start_ns: int, end_ns: int
 ) -> tuple[Review, Review]:
-    """The review of the window, and that of the window of the same length before it."""
+    """The review of the window, and the review of the window before it, of the same length."""
     failovers = failovers_of(evidence.spans, pool)
     requests = requests_of(one for one in evidence.reports if one.attributes.get(POOL, pool) == pool)
     counts = [one for one in evidence.counts if one.pool in ("", pool)]
 
     def of(start: int, end: int) -> Review:
-        told, traffic = with_requests(failovers, requests, counts, start_ns=start, end_ns=end)
-        found = review(told, targets, pool=pool, start_ns=start, end_ns=end, slots=slots, traffic=traffic)
+        counted, traffic = with_requests(failovers, requests, counts, start_ns=start, end_ns=end)
+        found = review(counted, targets, pool=pool, start_ns=start, end_ns=end, slots=slots, traffic=traffic)
         return pictured(found, evidence.spans)
 
     return of(start_ns, end_ns), of(2 * start_ns - end_ns, start_ns)
@@ -123,14 +124,14 @@ async def _pages(address: str, path: str, since: int, until: int) -> AsyncIterat
 
 
 def _reports(page: Any) -> Iterator[StoredLog]:  # noqa: ANN401 - JSON
-    """The reports of requests in a page; what is none is left out."""
+    """The request reports in a page. Entries that are not reports are left out."""
     for raw in page.get("reports", ()) if isinstance(page, dict) else ():
         with contextlib.suppress(TypeError):
             yield StoredLog(**raw)
 
 
 def _counts(page: Any) -> Iterator[Period]:  # noqa: ANN401 - JSON
-    """The counts in a page; what is none is left out."""
+    """The counts in a page. Entries that are not counts are left out."""
     for raw in page.get("counts", ()) if isinstance(page, dict) else ():
         with contextlib.suppress(TypeError):
             yield Period(**raw)

@@ -1,8 +1,8 @@
-"""How far every member's copies of the sessions are: ``status --sync``. Read only.
+"""``status --sync``: how current the copies of each member are. Read only.
 
-What etcd held when the command began is the yardstick: its newest revision of the pool is named to every member, and
-a member is in sync when it proves to have applied that (it may take a second) and holds every slot that the table
-wants it to hold. Members that cannot be asked are named with the reason.
+The command reads the pool's newest revision in etcd and sends it to every member. A member is in sync when it has
+applied that revision (it has one second for this) and holds every slot that the table assigns to it. For a member that
+does not answer, the error is shown.
 """
 
 import asyncio
@@ -12,46 +12,47 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from understudy.deploy.common.console_style import plain_table, when
+from understudy.deploy.common.console_style import plain_table, utc_time
 from understudy.deploy.common.options import TlsOptions
 from understudy.deploy.inspect.member_views import View
-from understudy.deploy.inspect.members import MemberError, Members, asking
+from understudy.deploy.inspect.members import MemberError, PeerApiClient, peer_apis
 from understudy.deploy.inspect.views import ranges
 from understudy.proxy.peers.sync_api import STATUS_PATH
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.pool.keys import PoolKeys, prefix_range
+from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.state import PoolState
 
 
 async def newest_revision(client: EtcdClient, state: PoolState) -> int:
-    """The newest revision of the pool by its records and its members' commit markers (every session write has one)."""
+    """The newest revision of the pool's records and commit markers; every session write updates a commit marker."""
     records = [*state.owners.values(), *state.members.values(), *(at for at in (state.table, state.spec) if at)]
     page = await client.range(prefix_range(state.keys.commits), keys_only=True)
     return max([0, *(at.revision for at in records), *(kv.mod_revision for kv in page.kvs)])
 
 
 async def read_sync(state: PoolState, revision: int, tls: TlsOptions | None = None) -> View:
-    """Ask every registered member; ``revision`` is what they should have applied."""
+    """Ask every registered member whether it has applied ``revision``."""
     addresses = {name: at.record.peer for name, at in sorted(state.members.items())}
-    async with asking(addresses, tls, state.keys.pool) as members:
+    async with peer_apis(addresses, tls, state.keys.pool) as members:
         answers = await asyncio.gather(*(_ask(members, member, revision) for member in addresses))
     return sync_view(state.keys, state, revision, dict(zip(addresses, answers, strict=True)))
 
 
-async def _ask(members: Members, member: str, revision: int) -> Any:  # noqa: ANN401 - JSON, or why there is none
+async def _ask(members: PeerApiClient, member: str, revision: int) -> Any:  # noqa: ANN401 - JSON, or an error text
     try:
-        return await members.ask(member, STATUS_PATH, revision=revision)
+        return await members.get(member, STATUS_PATH, revision=revision)
     except MemberError as error:
         return error.detail
 
 
 def sync_view(keys: PoolKeys, state: PoolState, revision: int, answers: Mapping[str, Any]) -> View:
-    """Put together what the members answered; a text instead of an answer is the reason why there is none."""
+    """Merge the answers of members. An answer is JSON, or an error text."""
     rows = [_row(name, str(state.members[name].record.state), revision, answer) for name, answer in answers.items()]
     table = state.table.record if state.table else None
     named = {member for order in (table.orders if table else ()) for member in order}
-    gone = "not registered: its sidecar does not run, or cannot reach etcd"
-    rows += [_row(name, "LOST", revision, gone) for name in sorted(named - answers.keys())]
+    not_registered = "not registered: its sidecar does not run, or cannot reach etcd"
+    rows += [_row(name, "LOST", revision, not_registered) for name in sorted(named - answers.keys())]
     return {
         "pool": keys.pool,
         "revision": revision,
@@ -63,7 +64,7 @@ def sync_view(keys: PoolKeys, state: PoolState, revision: int, answers: Mapping[
 def _row(name: str, state: str, revision: int, answer: Any) -> View:  # noqa: ANN401 - JSON
     row: View = {"member": name, "state": state, "in_sync": False, "reason": ""}
     if not isinstance(answer, dict) or not isinstance(answer.get("sync"), dict):
-        return {**row, "reason": answer if isinstance(answer, str) else "its sidecar is of an older version"}
+        return {**row, "reason": answer if isinstance(answer, str) else "its sidecar has an older version"}
     sync = answer["sync"]
     behind = max(revision - answer["applied_revision"], 0)
     row |= {
@@ -98,23 +99,23 @@ def _more(missing: int, sync: Mapping[str, Any]) -> str:
 
 
 def sync_table(view: View) -> RenderableType:
-    """The answer of ``status --sync``."""
+    """The table of ``status --sync``."""
     names = ("member", "state", "in sync", "slots", "behind", "lag ms", "queue", "last full sync", "resyncs", "reason")
     table = plain_table(*names)
     for row in view["members"]:
-        verdict = Text("yes", style="green") if row["in_sync"] else Text("no", style="red")
+        in_sync = Text("yes", style="green") if row["in_sync"] else Text("no", style="red")
         if "wanted" not in row:
-            table.add_row(row["member"], row["state"], verdict, *[""] * 6, row["reason"])
+            table.add_row(row["member"], row["state"], in_sync, *[""] * 6, row["reason"])
             continue
         table.add_row(
             row["member"],
             row["state"],
-            verdict,
+            in_sync,
             f"{row['synced']}/{row['wanted']}",
             str(row["behind_revisions"]),
             str(row["lag_ms"]),
             str(row["queued_writes"]),
-            when(row["last_full_sync"]) if row["last_full_sync"] else "never",
+            utc_time(row["last_full_sync"]) if row["last_full_sync"] else "never",
             str(row["resyncs"]),
             row["reason"],
         )

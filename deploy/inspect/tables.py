@@ -1,4 +1,4 @@
-"""Draws the answers of the reading commands for a terminal. Pure: views in, things that ``rich`` can print out."""
+"""The output of the reading commands as tables for a terminal. Pure: takes views, returns ``rich`` objects."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -7,19 +7,19 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from understudy.deploy.common.console_style import coloured, plain_table, when
+from understudy.deploy.common.console_style import coloured, plain_table, utc_time
 from understudy.deploy.inspect.envoys import envoys_table
 from understudy.deploy.inspect.fronts import fronts_table
 from understudy.deploy.inspect.member_views import View
 from understudy.deploy.inspect.views import summarise_table
-from understudy.telemetry.slo.view import length
+from understudy.telemetry.timing.duration import length
 
 TRACE_SHOWN = 12
-"""The digits of a trace id that tables show: enough for ``understudy trace``; ``-o json`` has them all."""
+"""Number of digits of a trace id in tables. They suffice for ``understudy trace``; ``-o json`` has all digits."""
 
 
 def status_table(view: View) -> RenderableType:
-    """The answer of ``status``."""
+    """The table of ``status``."""
     parts: list[RenderableType] = [_headline(view), *_last_known(view), members_table(view["members"])]
     controls = plain_table("control server", "role", "xDS", "admin", "version")
     for control in view["controls"]:
@@ -29,7 +29,7 @@ def status_table(view: View) -> RenderableType:
         parts.append(controls)
     etcd = plain_table("etcd", "version", "role", "size")
     for endpoint in view["etcd"]:
-        role = "leader" if endpoint["leader"] else ("follower" if endpoint["version"] else "silent")
+        role = "leader" if endpoint["leader"] else ("follower" if endpoint["version"] else "no answer")
         etcd.add_row(endpoint["endpoint"], endpoint["version"], role, _size(endpoint["db_size"]))
     if view["etcd"]:
         parts.append(etcd)
@@ -45,7 +45,7 @@ def status_table(view: View) -> RenderableType:
 
 
 def members_table(members: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """Members with their state and roles, and below them why some are not UP: a reason is a sentence."""
+    """Members with their state and roles. Below the table, a line with the reason of each that is not UP."""
     table = plain_table("member", "state", "active", "standby", "backup", "site", "boot", "application")
     for member in members:
         table.add_row(
@@ -60,7 +60,7 @@ def members_table(members: Sequence[Mapping[str, Any]]) -> RenderableType:
         Text(f"{member['member']}: {member['reason']}", style="yellow") for member in members if member["reason"]
     ]
     busy = [
-        Text(f"{member['member']}: its event loop was {late:g} s late of late, so it is given more time", style="dim")
+        Text(f"{member['member']}: its event loop was late by {late:g} s recently, so it gets more time", style="dim")
         for member in members
         if (late := member["late_seconds"])
     ]
@@ -82,7 +82,7 @@ def processes_table(processes: Iterable[Mapping[str, Any]]) -> Table:
 
 
 def slot_table(view: View, *, every: bool) -> RenderableType:
-    """The answer of ``table``: every slot, or slots of one order together."""
+    """The table of ``table``: a line for each slot, or for each order."""
     away = f", offline: {', '.join(view['offline'])}" if view["offline"] else ""
     heading = Text(f"pool {view['pool']}, table generation {view['generation']}{away}")
     if every:
@@ -102,17 +102,17 @@ def slot_table(view: View, *, every: bool) -> RenderableType:
     table = plain_table("active > standby > backup", "slots", "phase", "epochs", "which")
     for group in summarise_table(view):
         table.add_row(
-            " > ".join(group["order"]) or "nobody",
+            " > ".join(group["order"]) or "none",
             str(group["count"]),
             group["phase"],
             _span(group["epochs"]),
             _shortened(group["slots"]),
         )
-    return Group(heading, table, Text("every slot: understudy table --all", style="dim"))
+    return Group(heading, table, Text("for a line per slot: understudy table --all", style="dim"))
 
 
 def explain_table(view: View) -> RenderableType:
-    """The answer of ``explain``."""
+    """The table of ``explain``."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
@@ -124,19 +124,19 @@ def explain_table(view: View) -> RenderableType:
     table.add_row("backups", ", ".join(order[2:]) or "none")
     session = view["session"]
     if session is None or not session["alive"]:
-        why = "there is none" if session is None else ("deleted" if session["deleted"] else "expired")
+        why = "not found" if session is None else ("deleted" if session["deleted"] else "expired")
         table.add_row("session", why)
         return table
     table.add_row("session", f"{session['size']} bytes of {session['content_type']}")
     table.add_row("etag", f"{session['etag']} (etcd revision {session['revision']})")
-    table.add_row("expires", f"{when(session['expires'])}, in {session['expires_in']:.0f} s")
+    table.add_row("expires", f"{utc_time(session['expires'])}, in {session['expires_in']:.0f} s")
     if "body" in session:
         table.add_row("content", Text(str(session["body"])))
     return table
 
 
 def sessions_table(view: View) -> RenderableType:
-    """The answer of ``sessions``."""
+    """The table of ``sessions``."""
     table = plain_table("slot", "key", "bytes", "content type", "etag", "expires in s")
     for row in view["sessions"]:
         table.add_row(
@@ -152,7 +152,7 @@ def sessions_table(view: View) -> RenderableType:
 
 
 def failovers_table(view: View) -> RenderableType:
-    """The answer of ``failovers``."""
+    """The table of ``failovers``."""
     if not view["failovers"]:
         return Text(f"pool {view['pool']} has had no failover")
     table = Table(box=None, pad_edge=False, header_style="dim")
@@ -161,26 +161,26 @@ def failovers_table(view: View) -> RenderableType:
     table.add_column("what: from > to (slots), why", overflow="fold")
     for row in view["failovers"]:
         table.add_row(
-            when(row["started"]),
+            utc_time(row["started"]),
             "-" if row["took_ms"] is None else length(row["took_ms"]),
             row["trace"][:TRACE_SHOWN],
-            change_told(row),
+            change_text(row),
         )
     return table
 
 
-def change_told(row: Mapping[str, Any]) -> str:
-    """A change of active in words: kind, from whom to whom with how many slots, and why."""
+def change_text(row: Mapping[str, Any]) -> str:
+    """A takeover or handover as text: its kind, from and to which members, the number of slots, and the cause."""
     kind = row["kind"] + (f" (drill: {row['drill']})" if row["drill"] else "")
-    heirs = ", ".join(f"{member} ({count})" if count else member for member, count in row["to"].items())
-    return f"{kind} {', '.join(row['from']) or 'nobody'} > {heirs}: {row['cause']}"
+    successors = ", ".join(f"{member} ({count})" if count else member for member, count in row["to"].items())
+    return f"{kind} {', '.join(row['from']) or 'none'} > {successors}: {row['cause']}"
 
 
 def _headline(view: View) -> Text:
     slots = view["slots"]
     text = Text(f"pool {view['pool']}: ", style="bold")
     if view["last_known"]:
-        text.append("etcd is silent", style="bold red").append(
+        text.append("etcd does not answer", style="bold red").append(
             f"; {slots['served']} of {slots['total']} slots had an owner"
         )
     else:
@@ -195,25 +195,25 @@ def _headline(view: View) -> Text:
 
 
 def _last_known(view: View) -> list[RenderableType]:
-    """What is shown while etcd is silent: whose word it is, and how old."""
+    """The lines about the last known state, when etcd does not answer: its source and its age."""
     known = view["last_known"]
     if not known:
         return []
-    told = f"{known['source']} read the pool's records from etcd"
-    age = "" if known["age_seconds"] is None else f" {known['age_seconds']:.0f} s ago"
-    if not age:
-        told = "no control server answers: this is what the members say"
+    if known["age_seconds"] is None:
+        origin = "no control server answers, so it comes from the members"
+    else:
+        origin = f"{known['source']} read the pool's records from etcd {known['age_seconds']:.0f} s ago"
     return [
         Text(f"! {known['etcd']}", style="red"),
-        Text(f"! shown is the last known state: {told}{age}; members' states are as of now", style="yellow"),
+        Text(f"! this is the last known state: {origin}; the states of members are current", style="yellow"),
         *(Text(f"! {fault}", style="yellow") for fault in known["unasked"]),
     ]
 
 
 def _owner_line(view: View) -> str:
     if view["owner"] is None:
-        return "nobody yet"
-    line = f"{view['owner']}, epoch {view['epoch']}, since {when(view['since'])}"
+        return "none yet"
+    line = f"{view['owner']}, epoch {view['epoch']}, since {utc_time(view['since'])}"
     if view["phase"] != "stable":
         line += f", {view['phase']} to {view['to']}"
     return line + (f" ({view['cause']})" if view["cause"] else "")

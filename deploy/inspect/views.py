@@ -1,22 +1,22 @@
-"""What a pool's records say to a person: the answers of the reading commands as plain JSON data. Pure.
+"""The output of the reading commands as JSON data, from a pool's records. Pure.
 
-The same data is printed with ``-o json`` and drawn by ``tables``. Actives are told by owner records (the truth), the
-wish behind them by the slot table.
+``-o json`` prints this data, and ``tables`` shows it as tables. Owner records say which member is active. The slot
+table says which member should be.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from understudy.deploy.inspect.member_views import Heard, View, member_views, order_of, slots_of
-from understudy.deploy.inspect.query import FoundSession, unreadable_spec
+from understudy.deploy.inspect.member_views import MemberReport, View, member_views, order_of, slots_of
+from understudy.deploy.inspect.query import unreadable_spec
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.parsing.stored import read_json
 from understudy.statesync.pool.records import Failover, Phase
 from understudy.statesync.pool.state import PoolState
-from understudy.telemetry.otlp.spans import StoredSpan
-from understudy.telemetry.tracing.names import SERVICE_INSTANCE_ID
+
+if TYPE_CHECKING:
+    from understudy.deploy.inspect.sessions import FoundSession
 
 
 def status_view(
@@ -27,18 +27,24 @@ def status_view(
     envoys: View | None = None,
     fronts: Sequence[View] = (),
     processes: Sequence[Mapping[str, Any]] = (),
-    hindered: Sequence[str] = (),
-    heard: Mapping[tuple[str, str], Heard] | None = None,
+    warnings: Sequence[str] = (),
+    heard: Mapping[tuple[str, str], MemberReport] | None = None,
     silent: Mapping[str, str] | None = None,
     last_known: View | None = None,
 ) -> View:
-    """The pool at a glance. ``envoys`` is what the control servers say of their xDS clients (``envoys``).
+    """The output of ``status``.
 
-    ``fronts`` is what these told of requests and members (``understudy.deploy.inspect.fronts``). ``hindered`` says what
-    else there is to warn of, such as what keeps members from leaving that are to
-    (``understudy.deploy.inspect.draining``). ``heard``, ``silent`` and ``last_known`` are what is known beside etcd
-    (``understudy.deploy.inspect.last_known``): how members are, why some of them do not answer, and, while etcd is
-    silent, where the records come from and how old they are.
+    Args:
+        state: the records of the pool.
+        revision: the etcd revision of the records.
+        etcd: the state of each endpoint of etcd.
+        envoys: the xDS state of Envoys (``understudy.deploy.inspect.envoys``).
+        fronts: what front Envoys report about requests (``understudy.deploy.inspect.fronts``).
+        processes: the processes of a local pool.
+        warnings: more warnings, such as those about drains (``understudy.deploy.inspect.draining``).
+        heard: reports about members (``understudy.deploy.inspect.last_known``).
+        silent: the errors of members that do not answer.
+        last_known: the source and the age of the records, when etcd does not answer.
     """
     table = state.table.record if state.table else None
     total = slots_of(state)
@@ -89,12 +95,12 @@ def status_view(
         "envoys": envoys,
         "fronts": list(fronts),
         "processes": list(processes),
-        "warnings": [*_warnings(state, etcd, unowned, dead), *hindered],
+        "warnings": [*_warnings(state, etcd, unowned, dead), *warnings],
     }
 
 
 def table_view(state: PoolState, slots: Iterable[int] | None = None) -> View:
-    """The slot table as it is lived: per slot its order, owner, epoch and phase."""
+    """The output of ``table``: for each slot its order, owner, epoch and phase."""
     table = state.table.record if state.table else None
     wanted = range(slots_of(state)) if slots is None else slots
     return {
@@ -106,7 +112,7 @@ def table_view(state: PoolState, slots: Iterable[int] | None = None) -> View:
 
 
 def summarise_table(view: View) -> list[View]:
-    """A table view by order and phase: which slots, how many, and their epochs."""
+    """The slots of a table view grouped by order and phase, with their number and epochs."""
     groups: dict[tuple[tuple[str, ...], str, str], list[View]] = defaultdict(list)
     for row in view["slots"]:
         groups[tuple(row["order"]), row["phase"], row["wanted"] or ""].append(row)
@@ -124,9 +130,9 @@ def summarise_table(view: View) -> list[View]:
 
 
 def explain_view(
-    state: PoolState, found: FoundSession | None, key: str, slot: int, now_ms: int, *, body: bool = False
+    state: PoolState, found: "FoundSession | None", key: str, slot: int, now_ms: int, *, body: bool = False
 ) -> View:
-    """Where a session key belongs, who serves it, and what is stored of it (without its content, unless asked)."""
+    """The output of ``explain``: slot, owner and session of a key; ``body`` adds the content of the session."""
     return {
         "key": key,
         **_slot_view(state, slot),
@@ -134,8 +140,8 @@ def explain_view(
     }
 
 
-def sessions_view(pool: str, found: Sequence[FoundSession], records: int, now_ms: int) -> View:
-    """A list of sessions; ``records`` also counts what is deleted or expired and not yet swept."""
+def sessions_view(pool: str, found: "Sequence[FoundSession]", records: int, now_ms: int) -> View:
+    """The output of ``sessions``; ``records`` also counts deleted and expired ones that are still in etcd."""
     return {
         "pool": pool,
         "records": records,
@@ -148,7 +154,7 @@ def sessions_view(pool: str, found: Sequence[FoundSession], records: int, now_ms
 
 
 def failovers_view(state: PoolState) -> View:
-    """Changes of active, latest first: the records of all who took part, put together by trace."""
+    """The output of ``failovers``, latest first. Records of the same trace become one row."""
     return {
         "pool": state.keys.pool,
         "failovers": [_failover_view(trace, parts) for trace, parts in state.changes()],
@@ -156,7 +162,7 @@ def failovers_view(state: PoolState) -> View:
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """Numbers as people write them: ``0-3, 7``."""
+    """Numbers as ranges: ``0-3, 7``."""
     spans: list[list[int]] = []
     for number in sorted(numbers):
         if spans and number == spans[-1][1] + 1:
@@ -167,7 +173,7 @@ def ranges(numbers: Iterable[int]) -> str:
 
 
 def _dead_owned(state: PoolState) -> list[int]:
-    """Slots whose owner is not there any more, by what etcd says."""
+    """Slots whose owner does not run any more, by the records in etcd."""
     lost = state.table.record.lost if state.table else {}
     return [
         slot
@@ -183,11 +189,11 @@ def _warnings(
     if unowned:
         yield f"{len(unowned)} slots have no owner yet"
     if dead:
-        yield f"{len(dead)} slots belong to a member that is gone"
+        yield f"{len(dead)} slots are owned by a member that is lost"
     if not state.controls:
-        yield "no control server is registered: no slot moves, and new Envoys get no configuration"
+        yield "no control server is registered: slots do not move, and new Envoys get no configuration"
     elif state.leader is None:
-        yield "no control server leads at the moment"
+        yield "there is no leading control server at the moment"
     for status in etcd:
         if status.at_risk:
             yield status.at_risk
@@ -199,7 +205,7 @@ def _warnings(
     if unreadable:
         yield unreadable
     yield from (
-        f"what stands at {key} cannot be read in full: {fault}"
+        f"the record at {key} in etcd cannot be read completely: {fault}"
         for key, fault in sorted(state.faults.items())
         if not (unreadable and key == state.keys.spec)
     )
@@ -223,7 +229,7 @@ def _slot_view(state: PoolState, slot: int) -> View:
     }
 
 
-def _session_view(found: FoundSession, now_ms: int, *, body: bool = False) -> View:
+def _session_view(found: "FoundSession", now_ms: int, *, body: bool = False) -> View:
     session = found.session
     view: View = {
         "alive": session.alive(now_ms),
@@ -260,24 +266,3 @@ def _failover_view(trace: str, parts: Sequence[Failover]) -> View:
         "cause": first.cause,
         "drill": next((part.drill for part in parts if part.drill), ""),
     }
-
-
-def condense(spans: Sequence[StoredSpan], most: int = 40) -> list[StoredSpan]:
-    """A trace of at most some ``most`` spans as it is; of a longer one each process's spans of one phase as one.
-
-    The merged span reaches from the first start to the last end, and its process is marked with how many it was.
-    """
-    if len(spans) <= most:
-        return list(spans)
-    groups: dict[tuple[str, str], list[StoredSpan]] = defaultdict(list)
-    for span in spans:
-        groups[span.instance, span.name].append(span)
-    return [_merged(group) for group in groups.values()]
-
-
-def _merged(group: Sequence[StoredSpan]) -> StoredSpan:
-    first = min(group, key=lambda span: span.start_ns)
-    if len(group) == 1:
-        return first
-    who = {**first.resource, SERVICE_INSTANCE_ID: f"{first.instance} x{len(group)}"}
-    return replace(first, end_ns=max(span.end_ns for span in group), resource=who)

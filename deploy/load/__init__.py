@@ -1,1 +1,1 @@
-"""Puts load on a pool and judges what its clients saw."""
+"""Generates load on a pool and checks what its clients saw."""

@@ -1,9 +1,8 @@
-"""Judges what clients saw: from a history of requests to counts of what was lost, doubled, moved or late.
+"""Checks a history of requests: counts lost and duplicated writes, moved sessions and long waits.
 
-Pure and apart from the system under test: it knows requests, answers and the final content of sessions,
-nothing of slots, owners or etcd. Each write adds a sku of its own to its session, so that every single
-write can be found (or missed, or found twice) in the end. Driving the load is left to ``http_load``, telling the
-story to ``demo``.
+Pure, and independent of the system under test: it knows requests, answers and the final content of sessions, but no
+slots, owners or etcd. Each write adds its own sku to its session, so the final content shows for every write whether it
+is there, missing or doubled. ``http_load`` and ``tcp_load`` generate the load.
 """
 
 import itertools
@@ -13,22 +12,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-Kind = Literal["create", "read", "write", "check"]
+OpKind = Literal["create", "read", "write", "check"]
 Content = Mapping[str, int]
-"""What a session holds: quantity by sku."""
+"""The content of a session: quantity by sku."""
 
 
 @dataclass(frozen=True, slots=True)
 class Op:
     """One request as its client saw it.
 
-    Times are seconds of the client's monotonic clock. ``status`` is 0 when no answer came. ``wrote`` is the
-    sku that a write added. ``seen`` is the content in the answer, None when the answer carried none. ``attempts`` is
-    how often Envoy says it sent the request.
+    Times are seconds of the client's monotonic clock. ``status`` is 0 if there was no answer. ``wrote`` is the sku that
+    a write added. ``seen`` is the content in the answer, None if it had none. ``attempts`` is the number of times that
+    Envoy sent the request.
     """
 
     session: str
-    kind: Kind
+    kind: OpKind
     started: float
     ended: float
     status: int
@@ -40,13 +39,13 @@ class Op:
 
     @property
     def succeeded(self) -> bool:
-        """Whether the client got the answer it wanted; there is no second try."""
+        """Whether the answer was a success. Clients do not retry."""
         return 200 <= self.status < 300
 
 
 @dataclass(frozen=True, slots=True)
-class Killing:
-    """When which member was killed and, if it was, started again (same clock as the operations)."""
+class MemberKill:
+    """The member that was killed, with the times of the kill and of its new start, by the clock of the operations."""
 
     member: str
     killed_at: float
@@ -54,8 +53,8 @@ class Killing:
 
 
 @dataclass(frozen=True, slots=True)
-class Gap:
-    """How long clients waited around a kill, beyond their normal pacing, in ms; NaN if nobody waited."""
+class ClientGap:
+    """How much longer than their normal pace clients waited around a kill, in ms; NaN if none waited."""
 
     p50: float = math.nan
     p99: float = math.nan
@@ -63,11 +62,11 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What came out. :attr:`flawless` is the one answer; the rest says where it failed.
+class HistoryReport:
+    """The result of a check. :attr:`flawless` is the overall result; the other fields have the details.
 
-    ``answered_elsewhere`` are single answers of a member that a session was neither with before nor after: no session
-    moved for them.
+    ``answered_elsewhere`` counts single answers of a member that served the session neither before nor after. No
+    session moved because of them.
     """
 
     sessions: int
@@ -83,14 +82,14 @@ class Verdict:
     answered_elsewhere: int
     sessions_touched: int
     never_answered: int
-    client_gap_ms: Gap
+    client_gap_ms: ClientGap
     rejoin_failed_requests: int
     rejoin_sessions_moved: int
     failures: tuple[str, ...] = field(default=())
 
     @property
     def flawless(self) -> bool:
-        """Whether nothing was lost, doubled, refused or moved without need."""
+        """Whether nothing was lost, duplicated, refused or moved needlessly."""
         return not any(
             (
                 self.failed_requests,
@@ -104,27 +103,27 @@ class Verdict:
         )
 
 
-def judge(
+def check_history(
     history: Sequence[Op],
     final: Mapping[str, Content | None],
-    killing: Killing | None = None,
+    killing: MemberKill | None = None,
     *,
     pacing: float = 0.0,
-) -> Verdict:
-    """Judge a run.
+) -> HistoryReport:
+    """Check the history of a run.
 
     Args:
-        history: every request of every client, in any order, the final check included.
-        final: what each session held at the end; None (or missing) when it could not be read.
-        killing: which member was killed and when; None for a run without.
-        pacing: seconds between two requests of one session when all is well.
+        history: every request of every client, in any order, with the final reads.
+        final: the content of each session at the end; None or missing if it could not be read.
+        killing: the member that was killed; None if none was.
+        pacing: normal seconds between two requests of one session.
     """
     sessions = _by_session(history)
     failed = [op for op in history if not op.succeeded]
-    contents = [_judge_content(ops, final.get(session)) for session, ops in sessions.items()]
+    contents = [_check_content(ops, final.get(session)) for session, ops in sessions.items()]
     gaps = _gaps(sessions.values(), killing, pacing) if killing else []
     answered = [gap for gap in gaps if gap is not None]
-    return Verdict(
+    return HistoryReport(
         sessions=len(sessions),
         requests=len(history),
         failed_requests=len(failed),
@@ -154,7 +153,7 @@ def percentile(values: Iterable[float], share: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class _ContentVerdict:
+class _ContentReport:
     lost: int
     duplicated: int
     unexplained: int
@@ -167,16 +166,16 @@ def _by_session(history: Sequence[Op]) -> dict[str, list[Op]]:
     return dict(sessions)
 
 
-def _judge_content(ops: Sequence[Op], content: Content | None) -> _ContentVerdict:
-    """Compare a session's final content with what its client was told.
+def _check_content(ops: Sequence[Op], content: Content | None) -> _ContentReport:
+    """Compare the final content of a session with the answers to its client.
 
-    A write without an acknowledgement may have had its effect or not, but never twice. What nobody wrote is
-    somebody else's.
+    A write without an acknowledgement may have taken effect once, or not at all. A sku that the client never wrote
+    comes from another session.
     """
     found: Content = content or {}
     acknowledged = {op.wrote for op in ops if op.kind == "write" and op.succeeded}
     attempted = {op.wrote for op in ops if op.kind == "write"}
-    return _ContentVerdict(
+    return _ContentReport(
         lost=sum(found.get(sku, 0) < 1 for sku in acknowledged),
         duplicated=sum(found.get(sku, 0) > 1 for sku in attempted),
         unexplained=sum(sku not in attempted for sku in found),
@@ -184,7 +183,7 @@ def _judge_content(ops: Sequence[Op], content: Content | None) -> _ContentVerdic
 
 
 def _stale_reads(ops: Sequence[Op]) -> int:
-    """Answers that lacked a write acknowledged to the same client before it asked."""
+    """The number of answers without a write that the same client had acknowledged before it asked."""
     acknowledged = [(op.ended, op.wrote) for op in ops if op.kind == "write" and op.succeeded]
     return sum(
         any(ended <= op.started and sku not in op.seen for ended, sku in acknowledged)
@@ -193,12 +192,12 @@ def _stale_reads(ops: Sequence[Op]) -> int:
     )
 
 
-def _moved_needlessly(ops: Sequence[Op], killing: Killing | None) -> bool:
-    """Whether the session ever left a member that was alive, but to the one that came back for its share.
+def _moved_needlessly(ops: Sequence[Op], killing: MemberKill | None) -> bool:
+    """Whether the session left a member that was alive, except to return once to the restarted member.
 
-    The way back is taken once: a session that leaves the returned member again was moved needlessly. A single request
-    may be answered by the standby, which asks the active: Envoy repeated it, or avoided a member for the moment of a
-    check, or does not trust yet the one that came back. Whether the session moved, the next one tells.
+    A standby may answer a single request by asking the active: Envoy repeated the request, or avoided the active
+    because of a failed health check, or does not use the restarted member yet. Only the next request shows whether the
+    session moved.
     """
     answers = _served(ops)
     excursions = _excursions(answers, killing)
@@ -208,23 +207,23 @@ def _moved_needlessly(ops: Sequence[Op], killing: Killing | None) -> bool:
             continue
         if killing is None:
             return True
-        left_the_dead = before.served_by == killing.member and before.started < killing.rejoined_at
-        if not (left_the_dead or _came_back(after, killing)):
+        left_killed_member = before.served_by == killing.member and before.started < killing.rejoined_at
+        if not (left_killed_member or _came_back(after, killing)):
             return True
-        if left_the_dead and after.ended < killing.killed_at:
+        if left_killed_member and after.ended < killing.killed_at:
             return True
     return False
 
 
-def _came_back(op: Op, killing: Killing) -> bool:
-    """Whether the killed member gave this answer after its return."""
+def _came_back(op: Op, killing: MemberKill) -> bool:
+    """Whether the killed member gave this answer after its restart."""
     return op.served_by == killing.member and op.ended >= killing.rejoined_at
 
 
-def _excursions(served: Sequence[Op], killing: Killing | None) -> set[int]:
-    """Which of a session's answers are single ones of a member that it was neither with before nor after.
+def _excursions(served: Sequence[Op], killing: MemberKill | None) -> set[int]:
+    """The single answers of a session from a member that served it neither before nor after.
 
-    Before and after it was with the same one, or on its way to the member that came back.
+    The same member served it before and after, or the restarted member served it after.
     """
     away: set[int] = set()
     for number, (before, op, after) in enumerate(zip(served, served[1:], served[2:], strict=False), start=1):
@@ -235,12 +234,12 @@ def _excursions(served: Sequence[Op], killing: Killing | None) -> set[int]:
 
 
 def _served(ops: Sequence[Op]) -> list[Op]:
-    """The answered requests that carried the session's key; who makes a session need not be who serves it."""
+    """The answered requests with the session's key. Another member may have created the session."""
     return [op for op in ops if op.succeeded and op.served_by and op.kind != "create"]
 
 
-def _moved_back(ops: Sequence[Op], killing: Killing) -> bool:
-    """Whether the session was served by the returned member after its return, and by another one before."""
+def _moved_back(ops: Sequence[Op], killing: MemberKill) -> bool:
+    """Whether the restarted member served the session after its restart, and another member before."""
     served = _served(ops)
     return any(
         before.served_by != killing.member and _came_back(after, killing)
@@ -248,10 +247,10 @@ def _moved_back(ops: Sequence[Op], killing: Killing) -> bool:
     )
 
 
-def _gaps(sessions: Iterable[Sequence[Op]], killing: Killing, pacing: float) -> list[float | None]:
-    """For each session that the killed member served last: milliseconds without an answer beyond its pacing.
+def _gaps(sessions: Iterable[Sequence[Op]], killing: MemberKill, pacing: float) -> list[float | None]:
+    """For each session that the killed member served last: ms without an answer, minus the normal pace.
 
-    An answer that the killed member still gave counts as before, whenever it arrived. None: no answer came.
+    An answer of the killed member counts as before the kill, even if it arrived later. None: there was no answer.
     """
     gaps: list[float | None] = []
     for ops in sessions:
@@ -269,7 +268,7 @@ def _gaps(sessions: Iterable[Sequence[Op]], killing: Killing, pacing: float) -> 
     return gaps
 
 
-def _gap_summary(gaps: Sequence[float]) -> Gap:
+def _gap_summary(gaps: Sequence[float]) -> ClientGap:
     if not gaps:
-        return Gap()
-    return Gap(p50=percentile(gaps, 0.50), p99=percentile(gaps, 0.99), max=max(gaps))
+        return ClientGap()
+    return ClientGap(p50=percentile(gaps, 0.50), p99=percentile(gaps, 0.99), max=max(gaps))

@@ -1,7 +1,7 @@
-"""The demo's clients: shoppers at a steady pace, each with one cart, who never try a request twice.
+"""HTTP clients of the example cart at a constant rate. Each client has one cart and never retries a request.
 
-Every request is recorded as its client saw it; judging is left to ``history_checker``. Half of the clients carry their
-session key in a header and half in a cookie.
+Every request is recorded as its client saw it, for ``history_checker``. Half of the clients send their session key in a
+header, the other half in a cookie.
 """
 
 import asyncio
@@ -14,16 +14,16 @@ from typing import Any, ClassVar
 import aiohttp
 
 from understudy.deploy.common.errors import DeployError
-from understudy.deploy.load.history_checker import Content, Kind, Op
-from understudy.deploy.load.open_loop import Pace
+from understudy.deploy.load.history_checker import Content, Op, OpKind
+from understudy.deploy.load.open_loop import OpenLoop
 
-PATIENCE = 10.0
+ANSWER_TIMEOUT = 10.0
 """Seconds that a client waits for an answer."""
 
 
 @dataclass(slots=True)
 class Shopper:
-    """One client: its number, its session key once it has one, and what it was seen doing."""
+    """One client: its number, its session key once it has one, its number of writes, and the member that serves it."""
 
     number: int
     key: str = ""
@@ -38,7 +38,7 @@ class Shopper:
 
 @dataclass(slots=True)
 class Load:
-    """A running load against ``url``; ``clock`` gives the monotonic seconds of all records."""
+    """A load on ``url``; ``clock`` gives the monotonic seconds in all records."""
 
     url: str
     sessions: int = 200
@@ -48,30 +48,30 @@ class Load:
     shoppers: list[Shopper] = field(default_factory=list)
     drives: ClassVar[str] = "the example cart (POST /cart)"
     _http: aiohttp.ClientSession | None = None
-    _pace: Pace = field(init=False)
+    _open_loop: OpenLoop = field(init=False)
 
     def __post_init__(self) -> None:
-        self._pace = Pace(self.sessions, self.rate, self.clock)
+        self._open_loop = OpenLoop(self.sessions, self.rate, self.clock)
 
     @property
     def pacing(self) -> float:
         """Seconds between two requests of one session."""
-        return self._pace.between
+        return self._open_loop.between
 
     @property
     def late(self) -> float:
-        """How late a request began at the worst, in seconds."""
-        return self._pace.late
+        """The largest delay of the start of a request, in seconds."""
+        return self._open_loop.late
 
     async def open_sessions(self, *, at_once: int = 10) -> None:
-        """Let every client make its cart; raises :class:`DeployError` when one cannot."""
+        """Create the cart of every client. Raises :class:`DeployError` if one cannot be created."""
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=100, keepalive_timeout=30),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=PATIENCE),
+            timeout=aiohttp.ClientTimeout(total=ANSWER_TIMEOUT),
         )
-        # aiohttp would repeat a GET by itself on a kept connection that was lost; here that must count as a failure.
-        self._http._retry_connection = False  # noqa: SLF001 - there is no public way to say so
+        # aiohttp would repeat a GET after a lost connection. Here that must count as a failure.
+        self._http._retry_connection = False  # noqa: SLF001 - there is no public setting
         gate = asyncio.Semaphore(at_once)
 
         async def enter(number: int) -> Shopper:
@@ -83,27 +83,27 @@ class Load:
         self.shoppers = list(await asyncio.gather(*(enter(number) for number in range(self.sessions))))
 
     def start(self) -> None:
-        """Start the steady requests."""
-        self._pace.start(self._shop)
+        """Start the requests."""
+        self._open_loop.start(self._shop)
 
     async def stop(self) -> None:
-        """Send nothing new and wait for the answers still to come."""
-        await self._pace.stop()
+        """Start no new requests, and wait for the answers to the others."""
+        await self._open_loop.stop()
 
     async def final_contents(self) -> Mapping[str, Content | None]:
-        """Read every cart once more, as its client; None where that failed."""
+        """Read every cart once more, as its client; None if that failed."""
         gate = asyncio.Semaphore(10)
 
-        async def look(shopper: Shopper) -> tuple[str, Content | None]:
+        async def read(shopper: Shopper) -> tuple[str, Content | None]:
             async with gate:
                 op = await self._request(shopper, "check", "GET", "/cart")
             return shopper.key, op.seen if op.succeeded else None
 
-        return dict(await asyncio.gather(*(look(shopper) for shopper in self.shoppers)))
+        return dict(await asyncio.gather(*(read(shopper) for shopper in self.shoppers)))
 
     async def close(self) -> None:
-        """End whatever still runs and close the connections."""
-        await self._pace.cancel()
+        """Cancel all requests and close the connections."""
+        await self._open_loop.cancel()
         if self._http is not None:
             await self._http.close()
 
@@ -125,7 +125,7 @@ class Load:
     async def _request(
         self,
         shopper: Shopper,
-        kind: Kind,
+        kind: OpKind,
         method: str,
         path: str,
         *,

@@ -1,8 +1,7 @@
-"""The steady pace of a load: clients take turns, and each request is due by the clock whatever the answers do.
+"""An open-loop load: requests start at a constant rate, whatever the answers do.
 
-Request ``k`` is due at ``k / rate`` (open loop), and each client has at most one request on its way, as a person would.
-What a request is, and what becomes of it, is the load's business (:mod:`understudy.deploy.load.http_load`,
-:mod:`understudy.deploy.load.tcp_load`).
+Request ``k`` starts at ``k / rate``. Clients take turns, and each has at most one request at a time.
+:mod:`understudy.deploy.load.http_load` and :mod:`understudy.deploy.load.tcp_load` make the requests.
 """
 
 import asyncio
@@ -11,11 +10,11 @@ import itertools
 from collections.abc import Awaitable, Callable
 
 
-class Pace:
-    """The turns of ``clients`` clients, numbered from 0, which make ``rate`` requests a second together.
+class OpenLoop:
+    """``clients`` clients, numbered from 0, that make ``rate`` requests per second in total.
 
-    ``clock`` gives monotonic seconds. ``late`` is how late a request began at the worst, in seconds: a machine where
-    that is much is too busy to judge others.
+    ``clock`` gives monotonic seconds. ``late`` is the largest delay of the start of a request, in seconds. If it is
+    large, this machine is too busy and the results mean little.
     """
 
     def __init__(self, clients: int, rate: float, clock: Callable[[], float]) -> None:
@@ -32,17 +31,17 @@ class Pace:
         return self._clients / self._rate
 
     def start(self, ask: Callable[[int, bool], Awaitable[object]]) -> None:
-        """Begin: ``ask(number, writes)`` is one request of a client. A third of them write."""
+        """Start the load: ``ask(number, writes)`` makes one request of a client. One third of the requests write."""
         begin = self._clock()
         self._tasks = [asyncio.create_task(self._turns(number, begin, ask)) for number in range(self._clients)]
 
     async def stop(self) -> None:
-        """Begin nothing new and wait for the answers still to come."""
+        """Start no new requests, and wait for the answers to the others."""
         self._stopping.set()
         await asyncio.gather(*self._tasks)
 
     async def cancel(self) -> None:
-        """End whatever still runs."""
+        """Cancel all requests."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -55,5 +54,5 @@ class Pace:
             if self._stopping.is_set():
                 return
             self.late = max(self.late, self._clock() - due)
-            # A third of each client's requests are writes, and of each moment's as well.
+            # One third of each client's requests are writes, and one third at any moment.
             await ask(number, (turn + number) % 3 == 0)

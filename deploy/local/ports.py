@@ -1,7 +1,7 @@
-"""Addresses of a local pool: checks them before anything is started, and picks free ports with care.
+"""Addresses of a local pool: checks whether they are free, and picks free ports.
 
-Picked ports lie below the range from which the kernel takes ports for outgoing connections, so that no
-connection can take a port while its owner is being restarted. A port is free when it can be bound now.
+Picked ports are below the range for outgoing connections, so that no connection takes the port of a process that is
+being restarted. A port is free if it can be bound now.
 """
 
 import errno
@@ -21,7 +21,7 @@ _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def require_free(address: str, remedy: str) -> None:
-    """Raise :class:`PortInUseError` unless ``address`` can be bound now; ``remedy``: what to do then."""
+    """Raise :class:`PortInUseError` unless ``address`` can be bound now. ``remedy`` says what to do."""
     host, port = split_address(address)
     try:
         try_to_listen(host, port)
@@ -34,19 +34,19 @@ def require_free(address: str, remedy: str) -> None:
 
 
 class PortPicker:
-    """Picks free loopback ports, never the same twice, out of blocks of ports that no other picker is using.
+    """Picks free loopback ports, each once, from blocks of ports that no other picker uses.
 
-    The first port of a block is held until :meth:`close`: so two pools that start at the same moment do not get the
-    same port, although neither has bound it yet.
+    It binds the first port of a block until :meth:`close`. So two pools that start at the same time get different
+    ports, although neither has bound them yet.
     """
 
-    def __init__(self, draw: Callable[[int, int], int] = random.randint) -> None:
-        self._draw = draw
+    def __init__(self, random_int: Callable[[int, int], int] = random.randint) -> None:
+        self._random_int = random_int
         self._guards: list[socket.socket] = []
         self._left: Iterator[int] = iter(())
 
     def pick(self) -> str:
-        """A free ``127.0.0.1:port``; raises :class:`PortInUseError` if there seems to be none."""
+        """A free ``127.0.0.1:port``. Raises :class:`PortInUseError` if none is found."""
         for port in self._left:
             address = f"{LOOPBACK}:{port}"
             if _is_free(address):
@@ -55,23 +55,23 @@ class PortPicker:
         return self.pick()
 
     def close(self) -> None:
-        """Let the blocks go; what was picked is its user's business from now on."""
+        """Release the blocks. Picked ports are not protected any more."""
         for guard in self._guards:
             guard.close()
 
     def _next_block(self) -> Iterator[int]:
         highest = max(_LOWEST + 2000, _first_ephemeral() - 1)
         for _ in range(1000):
-            start = _LOWEST + BLOCK * self._draw(0, (highest - _LOWEST) // BLOCK - 1)
+            start = _LOWEST + BLOCK * self._random_int(0, (highest - _LOWEST) // BLOCK - 1)
             guard = _hold(start)
             if guard is not None:
                 self._guards.append(guard)
                 return iter(range(start + 1, start + BLOCK))
-        raise PortInUseError(f"{LOOPBACK}:{_LOWEST}-{highest}", "end some other programs", "full")
+        raise PortInUseError(f"{LOOPBACK}:{_LOWEST}-{highest}", "stop other programs", "full")
 
 
 def _hold(port: int) -> socket.socket | None:
-    """A socket that holds ``port``; None if it is in use."""
+    """A socket that is bound to ``port``; None if the port is in use."""
     guard = socket.socket()
     try:
         guard.bind((LOOPBACK, port))

@@ -1,9 +1,9 @@
-"""Runs the operating system processes of a local pool and keeps them running.
+"""Runs the processes of a local pool and restarts those that end.
 
-Each program gets a session of its own (a Ctrl-C at the terminal reaches only the parent, which stops the
-rest in order), a log file, and the kernel's promise to end with its parent (``understudy.proxy.front.pdeathsig``). What
-dies is started again after a growing delay, and the reason of its death is kept for whoever asks; what was killed
-on purpose stays down until it is started again. Which programs make a pool is told by ``local_pool``.
+Each program has its own session, so Ctrl-C reaches only the parent, which stops the others in order. It has a log
+file, and the kernel kills it when its parent ends (``understudy.proxy.front.pdeathsig``). A process that ends is
+started again after a growing delay, and the reason of its end is kept. A process that was killed on purpose stays down
+until it is started again. ``local_pool`` says which programs make a pool.
 """
 
 import asyncio
@@ -20,22 +20,23 @@ from typing import Self
 
 import aiohttp
 
-from understudy.deploy.common.errors import NotReadyError, StartError
+from understudy.deploy.common.errors import NotReadyError, ProcessStartError
 from understudy.proxy.front.pdeathsig import tethered
-from understudy.proxy.front.process_util import STEADY_AFTER, describe_exit, restart_delay
+from understudy.proxy.front.process_util import LONGEST_DELAY, STEADY_AFTER, describe_exit
 from understudy.statesync.pool.addresses import split_address
+from understudy.telemetry.timing.backoff import Backoff
 
 FIRST_DELAY = 0.2
-START_PATIENCE = 60.0
-"""Seconds within which a program must be ready: many, for a machine that has much to do. What ends is told at once."""
-REFUSAL_PATIENCE = 3.0
-"""Seconds for which a program may answer its health URL with 4xx. It runs by then, and has no such path."""
-_POLL = 0.05
-_QUESTION_PATIENCE = 1.0
+START_TIMEOUT = 60.0
+"""Seconds for a program to become ready: many, for a busy machine. A program that ends is reported at once."""
+REFUSAL_TIMEOUT = 3.0
+"""Seconds for which a program may answer its health URL with 4xx. After that, it probably has no such path."""
+POLL_INTERVAL = 0.05
+PROBE_TIMEOUT = 1.0
 
 
-class State(StrEnum):
-    """What a process is doing."""
+class ProcessState(StrEnum):
+    """The state of a process."""
 
     STARTING = "starting"
     RUNNING = "running"
@@ -46,9 +47,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to run, by absolute path. Higher stages stop earlier; ``health``: URL that answers 200 when ready.
+    """A program to run, by absolute path. Programs of a higher stage stop earlier.
 
-    Or ``tcp://host:port``, which is ready when somebody listens there.
+    ``health`` is a URL that answers 200 when the program is ready, or ``tcp://host:port``, which then accepts
+    connections. ``grace`` is the number of seconds between SIGTERM and SIGKILL.
     """
 
     name: str
@@ -62,14 +64,14 @@ class Program:
 
 @dataclass(slots=True)
 class Process:
-    """A program's present state. ``reason``: why it last ended; ``since``: wall time of the last change.
+    """The state of a program. ``reason``: why it last ended; ``since``: wall time of the last change.
 
-    ``log_from`` is how long its log was before it was started, ``unready`` what was found when it was last asked
-    whether it is ready, and ``refused`` that it answers, but says no for good.
+    ``log_from`` is the size of its log before its start. ``unready`` is the result of the last readiness probe.
+    ``refused``: it answers probes with 4xx.
     """
 
     program: Program
-    state: State = State.STOPPED
+    state: ProcessState = ProcessState.STOPPED
     pid: int = 0
     restarts: int = 0
     reason: str = ""
@@ -86,18 +88,18 @@ class Process:
         return self.program.name
 
     @property
-    def last_words(self) -> str:
-        """The last line that this life of the program wrote to its log; '' if it wrote none."""
+    def last_output(self) -> str:
+        """The last line in the log since the last start; '' if there is none."""
         return last_line(self.program.log, self.log_from)
 
-    def tell(self) -> None:
-        """Wake whoever waits for a change."""
+    def notify(self) -> None:
+        """Wake the tasks that wait for a change."""
         self.changed.set()
         self.changed = asyncio.Event()
 
 
 def last_line(log: Path, since: int = 0) -> str:
-    """The last line of a log, from byte ``since`` on, that says something; empty if there is none."""
+    """The last non-empty line of a log after byte ``since``; '' if there is none."""
     try:
         with log.open("rb") as file:
             file.seek(max(since, file.seek(0, os.SEEK_END) - 4096))
@@ -117,7 +119,7 @@ class Processes:
         self._stopping = False
 
     async def __aenter__(self) -> Self:
-        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_QUESTION_PATIENCE))
+        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -135,51 +137,51 @@ class Processes:
     def __getitem__(self, name: str) -> Process:
         return self._all[name]
 
-    async def start(self, *programs: Program, timeout: float = START_PATIENCE) -> None:
+    async def start(self, *programs: Program, timeout: float = START_TIMEOUT) -> None:
         """Start programs together and wait until all are ready; see :meth:`ready`."""
         self.launch(*programs)
         await self.ready(*(program.name for program in programs), timeout=timeout)
 
     def launch(self, *programs: Program) -> None:
-        """Start programs and wait for nothing."""
+        """Start programs without waiting."""
         for program in programs:
             process = self._all.setdefault(program.name, Process(program))
             process.program = program
             self._launch(process)
 
     async def ready(
-        self, *names: str, timeout: float = START_PATIENCE, after: "asyncio.Future[None] | None" = None
+        self, *names: str, timeout: float = START_TIMEOUT, after: "asyncio.Future[None] | None" = None
     ) -> None:
-        """Wait until all the named programs are ready. Their time begins when ``after`` is done, if it is given.
+        """Wait until all the named programs are ready. Their time starts when ``after`` is done, if it is given.
 
         Raises:
-            StartError: one ended, or could not be run.
-            NotReadyError: one was not ready in time, or answered for a while that it will not be. The others keep
-                running until :meth:`stop`.
+            ProcessStartError: one ended, or could not be run.
+            NotReadyError: one was not ready in time, or answered its probes with 4xx. The others keep running until
+                :meth:`stop`.
         """
         await asyncio.gather(*(self._until_ready(self._all[name], timeout, after) for name in names))
 
-    async def start_again(self, *names: str, timeout: float = START_PATIENCE) -> None:
+    async def start_again(self, *names: str, timeout: float = START_TIMEOUT) -> None:
         """Start programs that were killed on purpose; see :meth:`start`."""
         await self.start(*(self._all[name].program for name in names), timeout=timeout)
 
     def kill(self, *names: str) -> None:
-        """``kill -9`` the named processes, one right after the other, and leave them down."""
+        """Send SIGKILL to the named processes, and do not restart them."""
         victims = [self._all[name] for name in names]
         for process in victims:
-            self._set(process, State.KILLED, "killed on purpose")
+            self._set(process, ProcessState.KILLED, "killed on purpose")
         for process in victims:
             _signal(process.pid, signal.SIGKILL)
 
-    async def end(self, *names: str) -> None:
-        """Ask the named processes to end (SIGTERM), wait for it, and leave them down; see :meth:`stop`."""
+    async def terminate(self, *names: str) -> None:
+        """Send SIGTERM to the named processes, wait for their end, and do not restart them; see :meth:`stop`."""
         victims = [self._all[name] for name in names]
         for process in victims:
-            self._set(process, State.KILLED, "ended on purpose")
+            self._set(process, ProcessState.KILLED, "ended on purpose")
         await asyncio.gather(*(self._stop_one(process) for process in victims))
 
     async def stop(self) -> None:
-        """Stop everything, the last stage first; what does not end within its grace is killed."""
+        """Stop all processes, the last stage first. A process that does not end within its grace is killed."""
         self._stopping = True
         by_stage = sorted(self._all.values(), key=lambda process: -process.program.stage)
         for _, stage in groupby(by_stage, key=lambda process: process.program.stage):
@@ -187,26 +189,27 @@ class Processes:
 
     def _launch(self, process: Process) -> None:
         process.unready, process.refused = "", False
-        self._set(process, State.STARTING, process.reason)
+        self._set(process, ProcessState.STARTING, process.reason)
         process.task = asyncio.create_task(self._supervise(process), name=f"supervise {process.name}")
 
     async def _supervise(self, process: Process) -> None:
-        deaths = 0
+        backoff = Backoff(FIRST_DELAY, LONGEST_DELAY)
         while True:
             born = time.monotonic()
-            reason = await self._live_once(process)
+            reason = await self._run_once(process)
             process.pid = 0
-            if process.state is State.KILLED or self._stopping:
-                self._set(process, process.state if process.state is State.KILLED else State.STOPPED, "")
+            if process.state is ProcessState.KILLED or self._stopping:
+                self._set(process, process.state if process.state is ProcessState.KILLED else ProcessState.STOPPED, "")
                 return
-            deaths = 1 if time.monotonic() - born > STEADY_AFTER else deaths + 1
-            self._set(process, State.WAITING, reason)
-            await asyncio.sleep(restart_delay(deaths, FIRST_DELAY))
+            if time.monotonic() - born > STEADY_AFTER:
+                backoff.reset()
+            self._set(process, ProcessState.WAITING, reason)
+            await asyncio.sleep(backoff.next())
             process.restarts += 1
-            self._set(process, State.STARTING, reason)
+            self._set(process, ProcessState.STARTING, reason)
 
-    async def _live_once(self, process: Process) -> str:
-        """Run the program to its end; returns why it ended, or why it could not be run."""
+    async def _run_once(self, process: Process) -> str:
+        """Run the program until it ends. Returns why it ended, or why it could not be run."""
         program = process.program
         try:
             child = await self._spawn(process)
@@ -216,11 +219,11 @@ class Processes:
         readiness = asyncio.create_task(self._watch_readiness(process))
         try:
             code = await child.wait()
-            words = process.last_words
+            words = process.last_output
             return describe_exit(code, words) + (f"; its last output was: {words}" if words and not code else "")
         finally:
             readiness.cancel()
-            if child.returncode is None:  # the supervision itself was cancelled
+            if child.returncode is None:  # this task was cancelled
                 _signal(child.pid, signal.SIGKILL)
                 await child.wait()
             _kill_group(child.pid)
@@ -243,20 +246,20 @@ class Processes:
     async def _watch_readiness(self, process: Process) -> None:
         refused_since = 0.0
         while True:
-            process.unready, refused = await self._question(process.program.health)
+            process.unready, refused = await self._probe(process.program.health)
             if not process.unready:
                 break
             now = time.monotonic()
             refused_since = (refused_since or now) if refused else 0.0
-            if refused_since and now - refused_since >= REFUSAL_PATIENCE and not process.refused:
+            if refused_since and now - refused_since >= REFUSAL_TIMEOUT and not process.refused:
                 process.refused = True
-                process.tell()
-            await asyncio.sleep(_POLL)
-        if process.state is State.STARTING:
-            self._set(process, State.RUNNING, process.reason)
+                process.notify()
+            await asyncio.sleep(POLL_INTERVAL)
+        if process.state is ProcessState.STARTING:
+            self._set(process, ProcessState.RUNNING, process.reason)
 
-    async def _question(self, url: str) -> tuple[str, bool]:
-        """Ask whether a program is ready: '' if so, else what was found; and whether it said no for good (4xx)."""
+    async def _probe(self, url: str) -> tuple[str, bool]:
+        """Probe whether a program is ready: '' if so, else the reason; and whether it answered 4xx."""
         if not url or self._http is None:
             return "", False
         where = url.split("/")[2]
@@ -266,14 +269,14 @@ class Processes:
                 writer.close()
                 return "", False
             async with self._http.get(url) as response:
-                told = "" if response.status == 200 else f"it answered {response.status} at {url}"
-                return told, 400 <= response.status < 500
+                reason = "" if response.status == 200 else f"it answered {response.status} at {url}"
+                return reason, 400 <= response.status < 500
         except TimeoutError:
-            return f"it did not answer {url} within {_QUESTION_PATIENCE:g} s", False
-        except OSError:  # aiohttp's errors of connecting are such as well
+            return f"it did not answer {url} within {PROBE_TIMEOUT:g} s", False
+        except OSError:  # includes connection errors of aiohttp
             return f"nothing listens at {where}", False
         except aiohttp.ClientError as error:
-            return f"what it answered at {url} is not HTTP ({type(error).__name__})", False
+            return f"its answer at {url} is not HTTP ({type(error).__name__})", False
 
     async def _until_ready(self, process: Process, timeout: float, after: "asyncio.Future[None] | None") -> None:
         def begin(_: object = None) -> None:
@@ -291,15 +294,17 @@ class Processes:
                     if after is not None:
                         after.remove_done_callback(begin)
         except TimeoutError:
-            detail = f"was not ready after {timeout:g} s: {process.unready or 'it was not asked yet'}"
+            detail = f"was not ready after {timeout:g} s: {process.unready or 'it was not probed yet'}"
             raise NotReadyError(process.name, f"{detail}; {_so_far(process)}", str(process.program.log)) from None
 
     async def _ready_or_ended(self, process: Process) -> None:
         log = str(process.program.log)
-        while process.state is not State.RUNNING:
-            if process.state in (State.WAITING, State.STOPPED, State.KILLED):
+        while process.state is not ProcessState.RUNNING:
+            if process.state in (ProcessState.WAITING, ProcessState.STOPPED, ProcessState.KILLED):
                 reason = process.reason or "was stopped"
-                raise StartError(process.name, f"ended with {reason}" if reason.startswith("exit") else reason, log)
+                raise ProcessStartError(
+                    process.name, f"ended with {reason}" if reason.startswith("exit") else reason, log
+                )
             if process.refused:
                 detail = f"runs, but is not ready: {process.unready}"
                 raise NotReadyError(process.name, detail, log, refused=True)
@@ -318,21 +323,21 @@ class Processes:
             _signal(process.pid, signal.SIGKILL)
             _kill_group(process.pid)
             await asyncio.wait({task}, timeout=2.0)
-        self._set(process, State.STOPPED, process.reason)
+        self._set(process, ProcessState.STOPPED, process.reason)
 
-    def _set(self, process: Process, state: State, reason: str) -> None:
+    def _set(self, process: Process, state: ProcessState, reason: str) -> None:
         process.state, process.reason, process.since = state, reason, time.time()
-        process.tell()
+        process.notify()
         self._on_change()
 
 
 def _so_far(process: Process) -> str:
-    words = process.last_words
+    words = process.last_output
     return "its process still runs" + (f", and its last output was: {words}" if words else " and has printed nothing")
 
 
 def as_json(processes: Iterable[Process]) -> list[dict[str, object]]:
-    """The processes' state for status files and ``-o json``."""
+    """The state of processes for status files and ``-o json``."""
     return [
         {
             "name": process.name,
@@ -354,6 +359,6 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 
 def _kill_group(pid: int) -> None:
-    """End what a dead leader left behind in its group (children that it started)."""
+    """Kill the children that a process has left in its group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)

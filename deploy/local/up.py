@@ -1,4 +1,4 @@
-"""``understudy up``: a local pool that keeps running, with a live picture of it until it is told to stop."""
+"""``understudy up``: runs a local pool until it is stopped, and shows its state."""
 
 import asyncio
 import contextlib
@@ -17,15 +17,15 @@ from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.inspect.views import failovers_view, status_view
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.deploy.local.processes import as_json
-from understudy.deploy.local.up_view import Failovers, Now, addresses, kill_line, line, picture, things_to_try
+from understudy.deploy.local.up_view import Failovers, Now, addresses, display, kill_line, state_line, things_to_try
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
 
 T = TypeVar("T")
-_REFRESH = 0.5
+REFRESH_INTERVAL = 0.5
 
 
 async def run_up(settings: LocalSettings) -> int:
-    """Run the pool until SIGINT or SIGTERM; returns the exit code. Raises ``DeployError`` when it cannot start."""
+    """Run the pool until SIGINT or SIGTERM. Returns the exit code. Raises ``DeployError`` if it cannot start."""
     console = Terminal()
     async with stop_signal() as stopping:
         pool = LocalPool(settings, say=console.print)
@@ -50,7 +50,7 @@ async def run_up(settings: LocalSettings) -> int:
 
 @contextlib.asynccontextmanager
 async def stop_signal() -> AsyncIterator[asyncio.Event]:
-    """An event that SIGINT and SIGTERM set, for as long as the context is open."""
+    """An event that SIGINT and SIGTERM set while the context is open."""
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
@@ -62,11 +62,11 @@ async def stop_signal() -> AsyncIterator[asyncio.Event]:
 
 
 class Interrupted(Exception):
-    """The user pressed Ctrl-C, or sent SIGTERM."""
+    """The process got SIGINT (Ctrl-C) or SIGTERM."""
 
 
 async def unless(stopping: asyncio.Event, work: Awaitable[T]) -> T:
-    """Do the work; if the event is set first, cancel it, let it clean up, and raise :class:`Interrupted`."""
+    """Wait for ``work``. If the event is set first, cancel it, let it clean up, and raise :class:`Interrupted`."""
     working = asyncio.ensure_future(work)
     waiting = asyncio.create_task(stopping.wait())
     try:
@@ -82,43 +82,43 @@ async def unless(stopping: asyncio.Event, work: Awaitable[T]) -> T:
 
 
 async def _show_until(stopping: asyncio.Event, pool: LocalPool, console: Console) -> None:
-    """Show the pool's state until it stops: redrawn in a terminal, and gone with the pool; else one line per change."""
+    """Show the pool's state until it stops: a live display on a terminal, else one line per change."""
     failovers = Failovers([place.http for place in pool.layout.controls])
     async with EtcdClient(pool.etcd_endpoints) as client:
         if not console.is_terminal:
-            await _tell_changes(stopping, pool, client, console, failovers)
+            await _print_changes(stopping, pool, client, console, failovers)
             return
         with Live(console=console, auto_refresh=False, transient=True) as live:
             while not stopping.is_set():
-                live.update(picture(await _read(client, pool, failovers)), refresh=True)
+                live.update(display(await _read(client, pool, failovers)), refresh=True)
                 await _wait(stopping)
 
 
-async def _tell_changes(
+async def _print_changes(
     stopping: asyncio.Event, pool: LocalPool, client: EtcdClient, console: Console, failovers: Failovers
 ) -> None:
     first = _now(pool)
     console.print(things_to_try(first))
-    told = {"kill": kill_line(first)}
+    printed = {"kill": kill_line(first)}
     while not stopping.is_set():
         now = await _read(client, pool, failovers)
-        lines = {"state": line(now), "kill": kill_line(now)}
+        lines = {"state": state_line(now), "kill": kill_line(now)}
         for what, text in lines.items():
-            if text and told.get(what) != text:
+            if text and printed.get(what) != text:
                 console.print(text, soft_wrap=True)
-                told[what] = text
-        for text in failovers.to_tell(now.failovers):
+                printed[what] = text
+        for text in failovers.to_print(now.failovers):
             console.print(text, soft_wrap=True)
         await _wait(stopping)
 
 
 async def _wait(stopping: asyncio.Event) -> None:
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stopping.wait(), _REFRESH)
+        await asyncio.wait_for(stopping.wait(), REFRESH_INTERVAL)
 
 
 def _now(pool: LocalPool) -> Now:
-    """What is known without asking etcd."""
+    """The state without that from etcd."""
     settings = pool.settings
     return Now(pool.layout, as_json(pool.processes.all), example=not settings.app, tcp=settings.spec.tcp is not None)
 
@@ -128,7 +128,7 @@ async def _read(client: EtcdClient, pool: LocalPool, failovers: Failovers) -> No
     try:
         state, revision = await read_pool(client, pool.layout.pool)
     except EtcdError as error:
-        return replace(now, trouble=f"etcd: {error}")
+        return replace(now, error=f"etcd: {error}")
     view: View = printable_view(status_view(state, revision=revision))
     rows = printable_view(await failovers.latest(failovers_view(state)["failovers"]))
     return replace(now, view=view, failovers=tuple(rows))

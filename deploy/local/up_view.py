@@ -1,4 +1,4 @@
-"""What ``understudy up`` shows while it runs: the pool at this moment, its failovers, and three things to try."""
+"""The output of ``understudy up``: the state of the pool, its latest failovers, and three things to try."""
 
 import asyncio
 import contextlib
@@ -13,79 +13,79 @@ from rich.text import Text
 
 from understudy.deploy.common.layout import Layout
 from understudy.deploy.inspect.member_views import View
-from understudy.deploy.inspect.query import read_lengths
-from understudy.deploy.inspect.tables import TRACE_SHOWN, change_told, members_table, processes_table
-from understudy.deploy.local.processes import State
+from understudy.deploy.inspect.tables import TRACE_SHOWN, change_text, members_table, processes_table
+from understudy.deploy.inspect.traces import read_durations
+from understudy.deploy.local.processes import ProcessState
 from understudy.deploy.local.starting import APP_SUFFIX
-from understudy.telemetry.slo.view import length
+from understudy.telemetry.timing.duration import length
 
-SHOWN = 3
-"""Failovers in the picture; 'understudy failovers' has them all."""
-LENGTHS_KNOWN = 60.0
-"""Seconds after its begin within which a failover's length is asked for: it is recorded when the failover is over."""
-LENGTHS_PATIENCE = 0.5
-UNCHANGED = 2.0
-"""Seconds after which a failover is told as a line: its slots come in several steps."""
+FAILOVERS_SHOWN = 3
+"""Number of failovers in the display. 'understudy failovers' lists all of them."""
+DURATION_WINDOW = 60.0
+"""Seconds after the start of a failover in which its duration is read. It is known when the failover is over."""
+DURATION_TIMEOUT = 0.5
+UNCHANGED_FOR = 2.0
+"""Seconds without a change after which a failover is printed, because its slots move in several steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """The pool at one moment. ``view`` is the answer of ``status``; without it ``trouble`` says why it is not known."""
+    """The pool at one moment. ``view`` is the output of ``status``; None if there is an ``error``."""
 
     layout: Layout
     processes: Sequence[Mapping[str, Any]]
     example: bool
     tcp: bool
     view: View | None = None
-    trouble: str = ""
+    error: str = ""
     failovers: Sequence[Mapping[str, Any]] = ()
 
 
 class Failovers:
-    """The changes of active since this was made, with their lengths as far as ``controls`` (admin addresses) know."""
+    """The failovers and handovers since the start, with their durations from ``controls`` (admin addresses)."""
 
     def __init__(self, controls: Sequence[str]) -> None:
         self._controls = controls
         self._since = time.time()
-        self._lengths: dict[str, float] = {}
+        self._durations: dict[str, float] = {}
         self._seen: dict[str, tuple[int, float]] = {}
-        self._told: set[str] = set()
+        self._printed: set[str] = set()
 
     async def latest(self, rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """Those of ``rows`` (the answer of ``failovers``) that are to be shown, the latest first."""
-        mine = [row for row in rows if row["started"] >= self._since][:SHOWN]
-        young = [row for row in mine if time.time() - row["started"] < LENGTHS_KNOWN]
-        if any(row["trace"] not in self._lengths for row in young):
+        """The rows of ``failovers`` to show, latest first."""
+        mine = [row for row in rows if row["started"] >= self._since][:FAILOVERS_SHOWN]
+        young = [row for row in mine if time.time() - row["started"] < DURATION_WINDOW]
+        if any(row["trace"] not in self._durations for row in young):
             with contextlib.suppress(TimeoutError):
-                asked = read_lengths(self._controls, 4 * SHOWN)
-                self._lengths |= await asyncio.wait_for(asked, LENGTHS_PATIENCE)
-        return [{**row, "took_ms": self._lengths.get(row["trace"])} for row in mine]
+                asked = read_durations(self._controls, 4 * FAILOVERS_SHOWN)
+                self._durations |= await asyncio.wait_for(asked, DURATION_TIMEOUT)
+        return [{**row, "took_ms": self._durations.get(row["trace"])} for row in mine]
 
-    def to_tell(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-        """The failovers that are complete and were not told before, a line each, the oldest first."""
+    def to_print(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """A line for each failover that is complete and was not printed before, oldest first."""
         now, lines = time.monotonic(), []
         for row in reversed(rows):
             slots, since = self._seen.get(row["trace"], (-1, now))
             if slots != row["slots"]:
                 self._seen[row["trace"]] = (row["slots"], now)
-            elif now - since >= UNCHANGED and row["trace"] not in self._told:
-                self._told.add(row["trace"])
+            elif now - since >= UNCHANGED_FOR and row["trace"] not in self._printed:
+                self._printed.add(row["trace"])
                 lines.append(f"{failover_line(row)}; see 'understudy trace {row['trace'][:TRACE_SHOWN]}'")
         return lines
 
 
 def failover_line(row: Mapping[str, Any]) -> str:
-    """A failover in one line: when, how long, and what."""
+    """A failover in one line: its time, its duration, and what changed."""
     took = "" if row["took_ms"] is None else f" took {length(row['took_ms'])}:"
     at = time.strftime("%H:%M:%SZ", time.gmtime(row["started"]))
-    return f"{at}{took} {change_told(row)}"
+    return f"{at}{took} {change_text(row)}"
 
 
-def picture(now: Now) -> RenderableType:
-    """All of it. What a low terminal has no room for is cut off at the end, so the processes come last."""
+def display(now: Now) -> RenderableType:
+    """The whole display. A low terminal cuts off the end, so the processes come last."""
     processes = processes_table(now.processes)
     if now.view is None:
-        return Group(Text(now.trouble, style="red"), processes)
+        return Group(Text(now.error, style="red"), processes)
     failovers = [
         Text(
             failover_line(row),
@@ -96,25 +96,29 @@ def picture(now: Now) -> RenderableType:
         for row in now.failovers
     ]
     return Group(
-        Text(line(now), style="bold"), members_table(now.view["members"]), *failovers, things_to_try(now), processes
+        Text(state_line(now), style="bold"),
+        members_table(now.view["members"]),
+        *failovers,
+        things_to_try(now),
+        processes,
     )
 
 
-def line(now: Now) -> str:
-    """The pool's state in one line."""
+def state_line(now: Now) -> str:
+    """The state of the pool in one line."""
     if now.view is None:
-        return now.trouble
+        return now.error
     slots = now.view["slots"]
     members = ", ".join(f"{m['member']} {m['state']} ({m['active']} active)" for m in now.view["members"])
-    ailing = [process for process in now.processes if process["state"] != State.RUNNING]
+    not_running = [process for process in now.processes if process["state"] != ProcessState.RUNNING]
     return f"{slots['served']} of {slots['total']} slots served; {members}" + "".join(
-        f"; {process['name']} {process['state']}: {process['reason']}" for process in ailing
+        f"; {process['name']} {process['state']}: {process['reason']}" for process in not_running
     )
 
 
 def killable(now: Now) -> tuple[str, str]:
-    """A member that runs, and the command that kills it as it is now; texts are empty if none runs."""
-    running = {process["name"]: process["pid"] for process in now.processes if process["state"] == State.RUNNING}
+    """A running member, and the command that kills its processes; both are '' if none runs."""
+    running = {process["name"]: process["pid"] for process in now.processes if process["state"] == ProcessState.RUNNING}
     for place in now.layout.members:
         pids = [running.get(f"{place.name}{part}") for part in (APP_SUFFIX, "/sidecar")]
         if all(pids):
@@ -123,23 +127,23 @@ def killable(now: Now) -> tuple[str, str]:
 
 
 def kill_line(now: Now) -> str:
-    """How to kill a member, as a line; '' if none runs."""
+    """A line with the command that kills a member; '' if none runs."""
     member, command = killable(now)
     return f"kill {member}: {command}" if member else ""
 
 
 def things_to_try(now: Now) -> RenderableType:
-    """Three things to try, ready to be copied."""
+    """Three commands to try, for copying."""
     layout = now.layout
     if now.tcp:
-        use = f"nc {layout.front.listen.replace(':', ' ')}" + ("   # and say: ADD 1 hello" if now.example else "")
+        use = f"nc {layout.front.listen.replace(':', ' ')}" + ("   # then type: ADD 1 hello" if now.example else "")
     else:
         use = f"curl -i -X POST {layout.front_url}/cart" if now.example else f"curl -i {layout.front_url}/"
     member, kill = killable(now)
     lines = [
         ("use it", use),
         *([(f"kill {member}", kill)] if member else []),
-        ("see what it did", "understudy failovers; understudy trace"),
+        ("see the failover", "understudy failovers; understudy trace"),
     ]
     table = Table(box=None, pad_edge=False, show_header=False, title="Three things to try", title_justify="left")
     for what, command in lines:
@@ -148,12 +152,12 @@ def things_to_try(now: Now) -> RenderableType:
 
 
 def addresses(layout: Layout, *, tcp: bool) -> RenderableType:
-    """Where everything listens; ``tcp``: the applications are not HTTP."""
+    """The addresses of all processes; ``tcp``: the applications do not speak HTTP."""
     scheme = "" if tcp else "http://"
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
-    table.add_row("your clients", f"{scheme}{layout.front.listen}")
-    table.add_row("front Envoy's admin", f"http://{layout.front.admin}")
+    table.add_row("clients", f"{scheme}{layout.front.listen}")
+    table.add_row("front Envoy admin", f"http://{layout.front.admin}")
     for control in layout.controls:
         otlp = f", http://{control.otlp_http} (OTLP/HTTP)" if control.otlp_http else ""
         table.add_row(control.name, f"http://{control.http} (admin), {control.grpc} (xDS and OTLP){otlp}")

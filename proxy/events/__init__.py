@@ -1,1 +1,1 @@
-"""Records what this member knows of changes of active."""
+"""Records what this member knows of changes of active; the protocol reports to its one recorder."""

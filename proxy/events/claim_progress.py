@@ -1,8 +1,8 @@
-"""How far this member's takeovers have come: from a claim to the first good answer in the slots that it won.
+"""The progress of this member's takeovers: from a claim to the first good answer in the slots that it won.
 
-Each claim is recorded as the phases ``claim``, ``catch_up`` and ``first_ok`` of its takeover's trace, and told to the
-control servers in the next beats, for :data:`TOLD_NS`, so that whoever leads can measure the whole on its own clock.
-Also remembers the newest call answered here, which a takeover's trace links to if this member dies.
+Each claim is recorded as the phases ``claim``, ``catch_up`` and ``first_ok`` of its takeover's trace. The next beats
+report it to the control servers for :data:`TOLD_NS`, so that the leader can measure the takeover on its own clock.
+This also remembers the newest call that was answered here: a takeover's trace links to it if this member dies.
 """
 
 from collections import Counter
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from understudy.statesync.heartbeat.heartbeat import MOST_CLAIMS, ClaimTold
+from understudy.statesync.heartbeat.heartbeat import MOST_CLAIMS, ClaimReport
 from understudy.telemetry.tracing import names
 from understudy.telemetry.tracing.ids import TraceIds
 from understudy.telemetry.tracing.setup import Attributes, Telemetry
@@ -23,25 +23,25 @@ _LONGEST = 64
 
 @dataclass(slots=True, eq=False)
 class Claim:
-    """One claim; for whoever made it only something to hand back to :meth:`FirstAnswers.opened`."""
+    """One claim; the caller only hands it back to :meth:`ClaimProgress.opened`."""
 
-    told: ClaimTold
+    told: ClaimReport
     trace: TraceIds
     slots: frozenset[int]
     changed: int
 
 
-class FirstAnswers:
-    """The claims of late. ``on_change`` is called when a control server should hear of one at once."""
+class ClaimProgress:
+    """The recent claims. ``on_change`` is called when a control server should hear of one at once."""
 
-    def __init__(self, telemetry: Telemetry, pool: str, member: str) -> None:
+    def __init__(self, telemetry: Telemetry, pool: str, member: str, on_change: Callable[[], None]) -> None:
         self._telemetry = telemetry
         self._pool = pool
         self._member = member
         self._claims: list[Claim] = []
         self._awaited: dict[int, Claim] = {}
         self._waiting: Counter[int] = Counter()
-        self.on_change: Callable[[], None] = lambda: None
+        self._on_change = on_change
         self._last: dict[int, str] = {}
         self.last_request = ""
         """The traceparent of the newest call that was answered here and carried one."""
@@ -53,8 +53,8 @@ class FirstAnswers:
     def claimed(
         self, trace: TraceIds, slots: Sequence[int], began_ns: int, claimed_ns: int, *, by_request: bool
     ) -> Claim:
-        """A claim was won, and its slots are about to be caught up with."""
-        told = ClaimTold(trace.hex, len(slots), began_ns, claimed_ns, by_request=by_request)
+        """A claim was won, and catching up with its slots is about to begin."""
+        told = ClaimReport(trace.hex, len(slots), began_ns, claimed_ns, by_request=by_request)
         claim = Claim(told, trace, frozenset(slots), claimed_ns)
         self._claims = [*self._claims, claim][-MOST_CLAIMS:]
         for slot in slots:
@@ -75,7 +75,7 @@ class FirstAnswers:
         trace = self._telemetry.failover(claim.trace.traceparent)
         trace.phase(names.CLAIM, claim.told.began, claim.told.claimed, attributes)
         trace.phase(names.CATCH_UP, claim.told.claimed, now, attributes)
-        self.on_change()
+        self._on_change()
 
     @contextmanager
     def waiting(self, slot: int) -> Iterator[None]:
@@ -103,13 +103,13 @@ class FirstAnswers:
         claim.changed = now
         attributes: Attributes = {names.POOL: self._pool, names.MEMBER: self._member, names.SLOT: slot}
         trace = self._telemetry.failover(claim.trace.traceparent)
-        # A call that came later did not wait for us: only its own time is told.
+        # A call that came later did not wait for us: only its own time is recorded.
         links = ((claim.told.request, names.FIRST_REQUEST),)
         trace.phase(names.FIRST_OK, max(open_since, came_ns), now, attributes, links)
-        self.on_change()
+        self._on_change()
 
-    def told(self) -> tuple[ClaimTold, ...]:
-        """What the next beat should tell; what is too old is forgotten."""
+    def told(self) -> tuple[ClaimReport, ...]:
+        """What the next beat should report; old claims are dropped."""
         if not self._claims:
             return ()
         oldest = self._telemetry.now_ns() - TOLD_NS

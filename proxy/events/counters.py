@@ -1,15 +1,15 @@
-"""What a member has done since its start, counted where it is done; read by its status and its metrics."""
+"""What a member has done since its start, for its status and its metrics."""
 
 from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class Tally:
+class Counters:
     """Counters that only rise.
 
     ``takeovers`` counts claims after which slots of another member's process were served here, ``taken_over`` their
     slots. ``given`` and ``received`` are handovers that happened, ``refused`` those that this member, as the owner,
-    had to give up. ``checked`` counts slots compared with etcd, ``resyncs`` copies found wrong and made anew.
+    could not carry out. ``checked`` counts slots compared with etcd, ``resyncs`` copies made again.
     ``expired`` counts writes refused because their request began too long ago.
     ``refused_new`` and ``refused_writes`` are writes not taken in because commits lagged: those that would have begun a
     session, and others.

@@ -1,11 +1,12 @@
 """How long callers waited because slots moved: the call that was held up longest, for each trace of handovers.
 
-While slots move, a call to one of them waits at its gate and then for its answer from the new active, until front
-Envoys have the new routes. Of these calls the longest is recorded as ``held_up``, :data:`AFTER` seconds after the
-trace's last slot here: from when this process read it until its answer was out, by one clock. How much longer its
-caller may have waited is measured meanwhile and stated as its error: as long as the event loop was late, for so long
-calls wait unread; and twice as long as the application's slowest answer to this sidecar's questions took, for it may be
-as late with what it is asked as with what it is answered.
+While slots move, a call to one of them waits at its gate, and then for its answer from the new active, until front
+Envoys have the new routes. The longest of these calls is recorded as ``held_up``, :data:`AFTER` seconds after the
+trace's last slot here: from the moment at which this process read it until its answer was sent, by one clock.
+
+Its caller may have waited longer. By how much is stated as the error: the lateness of the event loop, because calls
+wait unread for that long, and twice the application's slowest answer to its health check, because the application may
+be as late with its question as with its answer.
 """
 
 import asyncio
@@ -18,8 +19,8 @@ from understudy.telemetry.tracing import names
 from understudy.telemetry.tracing.ids import TraceIds
 from understudy.telemetry.tracing.setup import Attributes, Telemetry
 
-TICK = 0.002
-"""Seconds between two looks at how late the event loop is; only while slots move."""
+POLL_INTERVAL = 0.002
+"""Seconds between two measurements of how late the event loop is; only while slots move."""
 _LONGEST = 64
 """Characters of a traceparent that is kept; version 00 has 55."""
 AFTER = 0.5
@@ -54,8 +55,8 @@ class _Moves:
     longest: Call | None = None
 
 
-class HeldUp:
-    """The moves of late, and the calls that they hold up.
+class HandoverLatency:
+    """The recent moves of slots, and the calls that they hold up.
 
     Args:
         telemetry: where spans are recorded.
@@ -118,7 +119,7 @@ class HeldUp:
 
     def _watch(self) -> None:
         loop = asyncio.get_running_loop()
-        due = loop.time() + TICK
+        due = loop.time() + POLL_INTERVAL
         self._tick = loop.call_at(due, self._look, due)
 
     def _look(self, due: float) -> None:

@@ -1,15 +1,15 @@
-"""How often this process was taken for dead and went on living. Pure.
+"""How often this process was taken for dead although it lived. Pure.
 
-A takeover's trace is named after the dead process (docs/telemetry.md). One that was only frozen can be taken over
-again, so its member record tells which of its lives this is; it changes once the others have surely finished.
+A takeover's trace is named after the dead process (docs/telemetry.md). A process that was only frozen can be taken over
+from again, so its member record counts its lives. The count rises once the others have surely finished the takeover.
 """
 
 SETTLED_AFTER = 0.4
-"""Seconds after the first sign of a takeover: nobody claims any more from a member that answers, and nobody gives it
-slots before it has beaten for a second (``understudy.xds.membership.failure_detector.Rules.revival``)."""
+"""Seconds after the first sign of a takeover. By then nobody claims any more from a member that answers, and nobody
+has given it slots: it must send beats for a second first (``Rules.revival`` of the failure detector)."""
 
 
-class Lives:
+class Incarnation:
     """Counts the takeovers that this process has survived."""
 
     def __init__(self) -> None:
@@ -17,7 +17,7 @@ class Lives:
         self._taken_at: float | None = None
 
     def taken(self, now: float) -> None:
-        """Somebody holds this process for dead, or has claimed a slot of it; ``now`` is monotonic."""
+        """Somebody takes this process for dead, or has claimed a slot of it; ``now`` is monotonic."""
         if self._taken_at is None:
             self._taken_at = now
 

@@ -1,12 +1,11 @@
-"""What this member can tell of correctness around a change of active: writes that the fence refused, and an audit.
+"""Proof of correctness around a change of active: writes that the fence refused, and an audit of slots taken over.
 
-A write decided here that commits too late is refused by its compare with the owner record: nothing is lost by that, but
-for an ``async`` write, which was answered already. How many of both there were is told as ``fenced`` in the trace of
-the change that refused them, once it has been quiet for :data:`QUIET` seconds.
+A write of this member that commits too late is refused, because it compares the owner record. Nothing is lost by that,
+except an ``async`` write, which was answered before. The numbers of both are recorded as ``fenced`` in the trace of the
+change that refused them, after :data:`QUIET` seconds without another.
 
-Whoever takes slots over from another member checks each of them against etcd soon
-(``understudy.proxy.peers.anti_entropy`` does): a session that was written after the claim under an older epoch would
-have a second writer. Told as ``audit``, found or not.
+After a takeover each slot is soon compared with etcd (``understudy.proxy.peers.anti_entropy``). A session that was
+written after the claim under an older epoch had a second writer. The result is recorded as ``audit`` in any case.
 """
 
 import asyncio
@@ -52,16 +51,16 @@ class _Audit:
 
 
 def written_late(reading: Reading, epoch: int, revision: int) -> int:
-    """How many sessions were written after the owner record of ``revision`` under an epoch before its ``epoch``.
+    """How many sessions were written after the owner record of ``revision`` under an epoch before ``epoch``.
 
-    Each of them proves that two members' writes were acknowledged for one slot: its fence did not hold.
+    Each of them proves that the writes of two members were acknowledged in one slot: the fence did not hold.
     """
     return sum(
         entry.revision > revision and reading.epochs.get(key, epoch) < epoch for key, entry in reading.entries.items()
     )
 
 
-class Writers:
+class SplitBrainAudit:
     """The refused writes and the audits of one member."""
 
     def __init__(self, telemetry: Telemetry, pool: str, member: str) -> None:
@@ -71,10 +70,10 @@ class Writers:
         self._refused: dict[str, _Refused] = {}
         self._audits: dict[int, _Audit] = {}
         self.breaches = 0
-        """Sessions found to have been written by somebody who owned their slot no longer."""
+        """Sessions that were written by a member that no longer owned their slot."""
 
     def refused(self, found: Kv | None, *, lost: bool) -> None:
-        """The owner record ``found`` refused a write of ours; ``lost``: which had been answered already."""
+        """The owner record ``found`` refused a write of ours; ``lost``: the write had been answered before."""
         try:
             traceparent = Owner.decode(found.value).traceparent if found is not None else ""
         except ValueError:

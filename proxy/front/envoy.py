@@ -26,13 +26,15 @@ from typing import Any, Self
 import aiohttp
 
 from understudy.proxy.front.bootstrap import bootstrap, options
-from understudy.proxy.front.envoy_tls import EnvoyTls, secret_files, transport_socket
+from understudy.proxy.front.envoy_tls import secret_files, transport_socket
 from understudy.proxy.front.pdeathsig import tethered
-from understudy.proxy.front.process_util import STEADY_AFTER, describe_exit, restart_delay, try_to_listen
+from understudy.proxy.front.process_util import LONGEST_DELAY, STEADY_AFTER, describe_exit, try_to_listen
 from understudy.statesync.pool.addresses import split_address
+from understudy.statesync.tls.pem_files import PemFiles
 from understudy.statesync.tls.secret_files import fault_of, require_secret
+from understudy.telemetry.timing.backoff import Backoff
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 BINARY_VARIABLE = "UNDERSTUDY_ENVOY"
 FIRST_DELAY = 0.1
@@ -45,10 +47,10 @@ _LEVELS = {
     "error": logging.ERROR,
     "critical": logging.CRITICAL,
 }
-_POLL = 0.05
-_TERMINATION = 2.0
+_POLL_INTERVAL = 0.05
+_TERMINATION_TIMEOUT = 2.0
 _QUIET = 1.0
-_START = 60.0
+_START_TIMEOUT = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ class EnvoySettings:
     drain: float = 3.0
     binary: Path | None = None
     directory: Path | None = None
-    tls: EnvoyTls | None = None
+    tls: PemFiles | None = None
     trace_requests: bool = False
 
 
@@ -195,15 +197,15 @@ class EnvoyProcess:
         self._supervision = asyncio.create_task(self._supervise(child), name=f"envoy {self.settings.node_id}")
 
     async def _until_it_answers(self, child: asyncio.subprocess.Process) -> None:
-        deadline = time.monotonic() + _START
+        deadline = time.monotonic() + _START_TIMEOUT
         while time.monotonic() < deadline:
             if await self._ask("GET", "/ready") is not None:
                 return
             if child.returncode is not None:
                 await asyncio.wait({self._relaying})
                 raise EnvoyStartError(describe_exit(child.returncode), self._last_words())
-            await asyncio.sleep(_POLL)
-        raise EnvoyStartError(f"its admin interface did not answer within {_START:.0f} s", self._last_words())
+            await asyncio.sleep(_POLL_INTERVAL)
+        raise EnvoyStartError(f"its admin interface did not answer within {_START_TIMEOUT:.0f} s", self._last_words())
 
     async def ready(self, timeout: float) -> bool:
         """Wait until Envoy has all its configuration and accepts clients; False if not in ``timeout`` seconds."""
@@ -212,7 +214,7 @@ class EnvoyProcess:
             answer = await self._ask("GET", "/ready")
             if answer is not None and answer.status == 200:
                 return True
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(_POLL_INTERVAL)
         return False
 
     async def stop(self) -> None:
@@ -242,7 +244,7 @@ class EnvoyProcess:
 
     def _prepare(self) -> None:
         if self.settings.tls is not None:
-            _require_own_key(self.settings.tls.key)
+            _require_own_key(self.settings.tls.pair[1])
         directory = self.settings.directory
         if directory is None:
             made = tempfile.TemporaryDirectory(prefix="understudy-envoy-", ignore_cleanup_errors=True)
@@ -280,15 +282,16 @@ class EnvoyProcess:
         return child
 
     async def _supervise(self, child: asyncio.subprocess.Process) -> None:
-        deaths = 0
+        backoff = Backoff(FIRST_DELAY, LONGEST_DELAY)
         while True:
             code = await child.wait()
             await asyncio.wait({self._relaying})
             lived = time.monotonic() - self._born
-            deaths = 1 if lived > STEADY_AFTER else deaths + 1
-            delay = restart_delay(deaths, FIRST_DELAY)
+            if lived > STEADY_AFTER:
+                backoff.reset()
+            delay = backoff.next()
             self.last_end = describe_exit(code)
-            log.warning(
+            logger.warning(
                 "Envoy %s ended after %.1f s (%s), starting it again in %.1f s; it said last: %s",
                 *(self.settings.node_id, lived, self.last_end, delay, self._last_words() or "nothing"),
             )
@@ -308,7 +311,7 @@ class EnvoyProcess:
             text = line.decode(errors="replace").rstrip()
             self._tail.append(text)
             level = next((number for name, number in _LEVELS.items() if f"][{name}][" in text), logging.INFO)
-            log.log(level, "%s: %s", self.settings.node_id, text)
+            logger.log(level, "%s: %s", self.settings.node_id, text)
 
     def _last_words(self) -> str:
         return next((line for line in reversed(self._tail) if line), "")
@@ -322,7 +325,7 @@ class EnvoyProcess:
             connections, requests = await self._clients()
             if not connections or (not requests and waited > _QUIET):
                 return
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(_POLL_INTERVAL)
 
     async def _clients(self) -> tuple[int, int]:
         """How many connections clients have open, and how many requests are under way."""
@@ -358,9 +361,9 @@ async def run_envoy(settings: EnvoySettings) -> int:
             reporting = asyncio.create_task(_report_readiness(envoy))
             await stopping.wait()
             reporting.cancel()
-            log.info("Envoy %s: draining and stopping", settings.node_id)
+            logger.info("Envoy %s: draining and stopping", settings.node_id)
     except (EnvoyError, ValueError) as error:
-        log.error("%s", error)  # noqa: TRY400 - the text is for the operator, who can do nothing with a trace
+        logger.error("%s", error)  # noqa: TRY400 - the text is for the operator, who can do nothing with a trace
         return 2
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -372,9 +375,9 @@ async def _report_readiness(envoy: EnvoyProcess) -> None:
     settings, patience = envoy.settings, 5.0
     while not await envoy.ready(patience):
         servers = ", ".join(settings.xds_addresses)
-        log.warning("Envoy %s has no configuration yet from %s, and serves nobody", settings.node_id, servers)
+        logger.warning("Envoy %s has no configuration yet from %s, and serves nobody", settings.node_id, servers)
         patience = min(60.0, 2 * patience)
-    log.info("Envoy %s serves pool %s on %s", settings.node_id, settings.pool, settings.listen)
+    logger.info("Envoy %s serves pool %s on %s", settings.node_id, settings.pool, settings.listen)
 
 
 def _require_own_key(key: Path) -> None:
@@ -388,7 +391,7 @@ def _require_own_key(key: Path) -> None:
 def require_free(purpose: str, address: str) -> None:
     """Raise :class:`AddressInUseError` unless ``address`` (an IP address and a port) can be listened on now.
 
-    Envoy would not tell: its listeners share their port with whoever of the same user listens there already.
+    Envoy itself would not notice: its listeners share a port with other processes of the same user.
     """
     try:
         try_to_listen(*split_address(address))
@@ -401,7 +404,7 @@ async def _terminate(child: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):
             end()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(child.wait(), _TERMINATION)
+            await asyncio.wait_for(child.wait(), _TERMINATION_TIMEOUT)
             return
 
 

@@ -6,31 +6,23 @@ own address, so that no other holder of a certificate can pose as one.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from understudy.proxy.front.addresses import is_ip
 from understudy.statesync.pool.addresses import split_address
+from understudy.statesync.tls.pem_files import PemFiles
 
 _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
 _OWN, _TRUST = "own", "trust"
 
 
-@dataclass(frozen=True, slots=True)
-class EnvoyTls:
-    """PEM files: Envoy's certificate (whose subject alternative name is its node id) and key, and the pool's CA."""
-
-    cert: Path
-    key: Path
-    ca: Path
-
-
-def secret_files(tls: EnvoyTls) -> dict[str, dict[str, Any]]:
+def secret_files(tls: PemFiles) -> dict[str, dict[str, Any]]:
     """The files that must stand beside the bootstrap: name -> content, to be written as JSON."""
+    cert, key = tls.pair
     own = {
-        "certificate_chain": {"filename": str(tls.cert.absolute())},
-        "private_key": {"filename": str(tls.key.absolute())},
+        "certificate_chain": {"filename": str(cert.absolute())},
+        "private_key": {"filename": str(key.absolute())},
     }
     trust = {"trusted_ca": {"filename": str(tls.ca.absolute())}}
     secrets = {_OWN: {"tls_certificate": own}, _TRUST: {"validation_context": trust}}

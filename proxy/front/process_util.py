@@ -1,7 +1,7 @@
-"""What keeping a process running takes, whatever the process: an address to ask for first, patience, words for its end.
+"""Helpers for keeping a child process running: delays before restarts, exit codes in words, free addresses.
 
-:mod:`understudy.proxy.front.envoy` keeps one Envoy running by these, the local pool its programs. Starting, watching
-and stopping are theirs; tying a process to its parent is :mod:`understudy.proxy.front.pdeathsig`.
+:mod:`understudy.proxy.front.envoy` uses them for Envoy, the local pool for its programs.
+:mod:`understudy.proxy.front.pdeathsig` ends a process with its parent.
 """
 
 import asyncio
@@ -9,18 +9,13 @@ import signal
 import socket
 
 LONGEST_DELAY = 5.0
-"""Seconds before a restart, at the most."""
+"""The longest delay before a restart, in seconds."""
 STEADY_AFTER = 10.0
-"""Seconds of life after which earlier deaths no longer lengthen the delay before the next start."""
-
-
-def restart_delay(deaths: int, first: float) -> float:
-    """Seconds to wait before a start after ``deaths`` (at least 1) in close succession; ``first`` after the first."""
-    return min(LONGEST_DELAY, first * 2.0 ** min(deaths - 1, 10))
+"""Seconds of life after which earlier deaths no longer count for the delay before the next start."""
 
 
 def describe_exit(code: int, last_words: str = "") -> str:
-    """Why a process ended, from its exit code (negative: a signal) and the last that it said."""
+    """Why a process ended, from its exit code (negative: a signal) and its last output."""
     if code >= 0:
         return f"exit code {code}" + (f": {last_words}" if last_words and code else "")
     try:
@@ -30,7 +25,7 @@ def describe_exit(code: int, last_words: str = "") -> str:
 
 
 def try_to_listen(host: str, port: int) -> None:
-    """Listen for a moment, as whoever is about to be started will.
+    """Listen for a moment where a process is about to listen.
 
     Raises:
         socket.gaierror: ``host`` cannot be resolved.
@@ -38,7 +33,7 @@ def try_to_listen(host: str, port: int) -> None:
     """
     family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     with socket.socket(family, kind, protocol) as probe:
-        # As servers do, so that connections still in TIME_WAIT don't count as use.
+        # As servers do, so that connections in TIME_WAIT do not count as use.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(where)
         probe.listen(1)

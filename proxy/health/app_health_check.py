@@ -1,10 +1,10 @@
 """Whether the application beside this sidecar answers.
 
-Asks it every :data:`INTERVAL` seconds, one question at a time, in one of the ways of
-:mod:`understudy.statesync.pool.app_health`. A refused connection counts at once, since nobody listens there; an answer
-that says no counts after :data:`FAILURES` in a row; silence counts after the patience that the pool's spec allows,
-longer while the application, or this process, was seen to be slow: busy is not dead. In a TCP pool it opens a
-connection instead, with the question that the spec names (:mod:`understudy.proxy.health.tcp_health`).
+Asks it every :data:`POLL_INTERVAL` seconds, one question at a time, in one of the ways of
+:mod:`understudy.statesync.pool.app_health`. A refused connection counts at once, since nobody listens there. A bad
+answer counts after :data:`FAILURES` in a row. Silence counts after the time that the pool's spec allows, and later
+while the application or this process is slow: a busy application is not dead. In a TCP pool it opens a connection
+instead, and asks what the spec says (:mod:`understudy.proxy.health.tcp_health`).
 """
 
 import asyncio
@@ -15,25 +15,25 @@ from contextlib import AsyncExitStack
 
 import aiohttp
 
-from understudy.proxy.health.grpc_health import GrpcQuestion
+from understudy.proxy.health.grpc_health import GrpcHealth
 from understudy.proxy.health.tcp_health import ask
-from understudy.statesync.heartbeat.heartbeat import LOAD_WINDOW, patience
+from understudy.statesync.heartbeat.adaptive_timeout import LOAD_WINDOW, adaptive_timeout
 from understudy.statesync.pool.addresses import split_address
 from understudy.statesync.pool.app_health import AppHealth, HealthKind
 from understudy.statesync.pool.spec import Liveness
 from understudy.statesync.pool.spec_tcp import Tcp
 
-INTERVAL = 0.1
+POLL_INTERVAL = 0.1
 FAILURES = 3
 
 Asking = Callable[[float], Awaitable[str]]
-"""Asks with so much patience in seconds, and says what is wrong, '' for nothing.
+"""Asks, waits at most so many seconds, and says what is wrong, '' for nothing.
 
 Raises ``TimeoutError``, ``ConnectionRefusedError``, or ``OSError`` for anything else that is no answer.
 """
 
 
-class ApplicationCheck:
+class AppHealthCheck:
     """The application's health, as last seen. ``reason`` is '' when it is well."""
 
     def __init__(
@@ -47,9 +47,9 @@ class ApplicationCheck:
         known: Callable[[], bool] = lambda: True,
         tcp: Callable[[], Tcp | None] = lambda: None,
     ) -> None:
-        """``app`` is ``host:port``; ``on_change`` is called when it becomes well or ill.
+        """``app`` is ``host:port``; ``on_change`` is called when it becomes well or stops being well.
 
-        ``rules`` are those of the pool as they are now; ``stall`` is how late this process was of late, in seconds;
+        ``rules`` are those of the pool as they are now; ``stall`` is its process's longest recent delay in seconds;
         ``tcp`` is what a TCP pool's spec says. Nothing is asked before the spec is ``known``.
         """
         self._app = app
@@ -64,7 +64,7 @@ class ApplicationCheck:
         self._delays: deque[tuple[float, float]] = deque()
         self.reason = "the application has not answered yet"
         self.listening = True
-        """Whether somebody listens at its address, as of the last question; until then it is believed."""
+        """Whether somebody listens at its address, by the last question; True before the first one."""
 
     @property
     def well(self) -> bool:
@@ -73,7 +73,7 @@ class ApplicationCheck:
 
     @property
     def delay(self) -> float:
-        """The application's slowest answer of late, in seconds."""
+        """The application's slowest recent answer, in seconds."""
         return max((delay for _, delay in self._delays), default=0.0)
 
     def slowest_since(self, then: float) -> float:
@@ -84,7 +84,7 @@ class ApplicationCheck:
     def patience(self) -> float:
         """How long it may be silent now, in seconds."""
         rules = self._rules()
-        return patience(rules.application_ms / 1000, max(self.delay, self._stall()), rules.load_cap_ms / 1000)
+        return adaptive_timeout(rules.application_ms / 1000, max(self.delay, self._stall()), rules.load_cap_ms / 1000)
 
     async def run(self) -> None:
         """Ask until cancelled."""
@@ -92,7 +92,7 @@ class ApplicationCheck:
             asking = await self._way(stack)
             while True:
                 if not self._known():
-                    await asyncio.sleep(INTERVAL)
+                    await asyncio.sleep(POLL_INTERVAL)
                     continue
                 began = time.monotonic()
                 fault, certain = await self._ask(asking)
@@ -102,23 +102,23 @@ class ApplicationCheck:
                 if not fault:
                     self._delays.append((now, now - began))
                 self._note(fault, certain)
-                await asyncio.sleep(INTERVAL)
+                await asyncio.sleep(POLL_INTERVAL)
 
     async def _way(self, stack: AsyncExitStack) -> Asking:
-        """How this application is asked unless its pool is one of TCP; what that opens is closed with ``stack``."""
+        """How this application is asked unless its pool is a TCP pool; connections are closed with ``stack``."""
         match self._health.kind:
             case HealthKind.HTTP:
                 http = await stack.enter_async_context(aiohttp.ClientSession())
                 return lambda patience: self._by_http(http, patience)
             case HealthKind.GRPC:
-                question = GrpcQuestion(self._app, self._health.what)
+                question = GrpcHealth(self._app, self._health.what)
                 stack.push_async_callback(question.close)
                 return question.ask
             case HealthKind.TCP:
                 return lambda patience: self._by_connection(None, patience)
 
     async def _ask(self, asking: Asking) -> tuple[str, bool]:
-        """What is wrong ('' for nothing), and whether that is beyond doubt."""
+        """What is wrong ('' for nothing), and whether that is certain."""
         allowed = self.patience
         tcp = self._tcp()
         try:
@@ -152,11 +152,11 @@ class ApplicationCheck:
         return "" if answer.startswith(tcp.pong) else f"answers {answer!r}, not {tcp.pong!r}"
 
     async def _refuses(self) -> bool:
-        """Whether nobody listens at the application's address: gRPC says no more than that it got no answer."""
+        """Whether nobody listens at the application's address: gRPC says only that it got no answer."""
         try:
-            await self._by_connection(None, INTERVAL)
+            await self._by_connection(None, POLL_INTERVAL)
         except OSError as error:
-            return isinstance(error, ConnectionRefusedError)  # anything else, silence too, is no proof
+            return isinstance(error, ConnectionRefusedError)  # nothing else proves it, silence neither
         return False
 
     def _note(self, fault: str, certain: bool) -> None:

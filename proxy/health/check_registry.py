@@ -1,7 +1,7 @@
-"""Checks: named reporters of a member's health, each with a deadline. Pure; times are monotonic seconds.
+"""Checks: named reports of a member's health, each with a deadline. Pure; times are monotonic seconds.
 
-A check that says ``problem``, or nothing for longer than its deadline, speaks against its member at once. One that says
-``init`` keeps a member that has no part in the pool yet from getting one. Who reports is not this module's business.
+A check that reports ``problem``, or nothing until its deadline, counts against its member at once. One that reports
+``init`` keeps a member without slots from getting any. Who reports does not matter here.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ class CheckState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check. ``deadline``: seconds within which the next report must come; 0: none. ``source``: who runs it."""
+    """One check. ``deadline``: seconds in which the next report must come; 0: none. ``source``: who runs it."""
 
     name: str
     deadline: float
@@ -52,7 +52,7 @@ class Check:
         }
 
 
-class CheckBook:
+class CheckRegistry:
     """The checks of one member, by name."""
 
     def __init__(self) -> None:
@@ -64,13 +64,13 @@ class CheckBook:
         return self._checks
 
     def register(self, name: str, deadline: float, source: str, now: float) -> Check:
-        """Have a check from now on; one that is there keeps what it said, and has its time anew."""
+        """Add a check; one that is there keeps what it reported, and its deadline begins again."""
         known = self._checks.get(name) or Check(name, deadline, source)
         self._checks[name] = replace(known, deadline=deadline, source=source, reported=now)
         return self._checks[name]
 
     def report(self, name: str, state: CheckState, reason: str, now: float) -> Check:
-        """Take in what a check says. Raises ``KeyError`` if nobody has registered it."""
+        """Take in a report. Raises ``KeyError`` if the check is not registered."""
         self._checks[name] = replace(self._checks[name], state=state, reason=reason, reported=now)
         return self._checks[name]
 
@@ -79,7 +79,7 @@ class CheckBook:
         del self._checks[name]
 
     def fault(self, now: float) -> str:
-        """What speaks against the member now: the first fault by name, '' for none."""
+        """What counts against the member now: the first fault by name, '' for none."""
         return next((fault for _, check in sorted(self._checks.items()) if (fault := check.fault(now))), "")
 
     def starting(self, now: float) -> str:

@@ -1,7 +1,7 @@
-"""Asking an application that speaks gRPC whether it is well: ``grpc.health.v1.Health/Check``.
+"""The health check of an application that speaks gRPC: ``grpc.health.v1.Health/Check``.
 
-The protocol's two messages have one field each, numbered 1: a text that names the service, and the status as a number.
-Protobuf's own wrappers of a text and of a number are the same on the wire, so no generated code is needed.
+The two messages have one field each, with number 1: the name of the service, and the status. Protobuf's own wrappers
+of a string and of a number look the same on the wire, so no generated code is needed.
 (https://github.com/grpc/grpc/blob/master/doc/health-checking.md)
 """
 
@@ -12,11 +12,11 @@ METHOD = "/grpc.health.v1.Health/Check"
 _SERVING = 1
 _STATUS = {0: "UNKNOWN", 2: "NOT_SERVING", 3: "SERVICE_UNKNOWN"}
 _OPTIONS = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 100))
-"""Somebody who asks ten times a second need not wait longer to connect again."""
+"""The check asks ten times a second, so it should not wait longer before it connects again."""
 
 
-class GrpcQuestion:
-    """The question to one application, asked over one connection. Close it when done.
+class GrpcHealth:
+    """The check of one application, over one connection. Close it when done.
 
     Args:
         app: ``host:port``.

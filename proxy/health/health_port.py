@@ -1,13 +1,13 @@
-"""The health port: what front Envoys ask, many times a second, to learn whether this member serves.
+"""The health port: front Envoys ask here, many times a second, whether this member serves.
 
 A thread of its own answers, so that a busy event loop (a large copy, a burst of writes) does not look like a frozen
-process: a stopped process answers nothing, a busy one does. It says 200 while the member serves and 503 with the
-reason when it does not, and no more; so it is plain HTTP, open to whoever reaches the application. Whether the member
-serves is decided elsewhere (``understudy.proxy.sidecar.sidecar``); this adds only that a stalled event loop has decided
-nothing lately, unless etcd has no leader: then nobody could serve in its stead (``understudy.proxy.health.loop_lag``).
+process: a stopped process answers nothing, a busy one does. It answers 200 while the member serves, and 503 with the
+reason when it does not. It says no more, so it is plain HTTP, open to everybody who reaches the application.
+``understudy.proxy.sidecar.member_state`` decides whether the member serves. This module adds that a member whose event
+loop stands still does not serve, unless etcd has no leader: then nobody else could (``loop_lag``).
 
-An orchestrator's probes and hooks ask here too: ``/live`` (is the process of use to anybody), and what ``more`` names.
-Any question may say ``?wait=SECONDS`` to be answered as soon as the answer is yes.
+Probes and hooks of an orchestrator ask here too: ``/live`` (may the process go on), and what ``more`` names. Any
+request may have ``?wait=SECONDS``: then it is answered as soon as the answer is yes.
 """
 
 import contextlib
@@ -23,15 +23,15 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs
 
-from understudy.proxy.health.loop_lag import StallWatch, bearable
+from understudy.proxy.health.loop_lag import LoopLag, bearable
 
 logger = logging.getLogger(__name__)
 
 HEALTH, LIVE = "/health", "/live"
 HOPELESS_AFTER = 30.0
-"""Seconds that the event loop stands still after which only a new process helps."""
-WAIT_MOST = 600.0
-LOOK = 0.05
+"""Seconds of a standstill of the event loop after which only a new process helps."""
+MAX_WAIT = 600.0
+POLL_INTERVAL = 0.05
 BACKLOG = 256
 MOST_CONNECTIONS = 1024
 HEAD_MOST = 8192
@@ -75,7 +75,7 @@ class _Connection:
 class HealthPort:
     """Answers health checks at ``address`` until closed.
 
-    ``fault`` tells why the member does not serve; ``more`` are further questions, by path; ``wanting_at`` tells when
+    ``fault`` tells why the member does not serve; ``more`` are further questions, by path; ``no_leader_at`` tells when
     etcd was last seen to lack a leader (monotonic). Raises ``OSError`` if the address cannot be listened on.
     """
 
@@ -83,15 +83,15 @@ class HealthPort:
         self,
         address: tuple[str, int],
         fault: Question,
-        stall: StallWatch,
+        loop_lag: LoopLag,
         more: Mapping[str, Question] | None = None,
-        wanting_at: Callable[[], float] = lambda: float("-inf"),
+        no_leader_at: Callable[[], float] = lambda: float("-inf"),
     ) -> None:
         self._listener = _listen(*address)
         self._listener.setblocking(False)
-        self._stall = stall
+        self._loop_lag = loop_lag
         self._questions: Mapping[str, Question] = {
-            HEALTH: lambda: self._stalled(bearable(time.monotonic(), wanting_at())) or fault(),
+            HEALTH: lambda: self._stalled(bearable(time.monotonic(), no_leader_at())) or fault(),
             LIVE: lambda: self._stalled(HOPELESS_AFTER),
             **(more or {}),
         }
@@ -121,7 +121,7 @@ class HealthPort:
             open_now: dict[socket.socket, _Connection] = {}
             while True:
                 patient = [each for each in open_now.values() if each.waiting]
-                for key, _ in ready.select(LOOK if patient else None):
+                for key, _ in ready.select(POLL_INTERVAL if patient else None):
                     if key.fileobj is self._woken:
                         for each in open_now:
                             each.close()
@@ -199,7 +199,7 @@ class HealthPort:
         return _response(status, {said: not fault, "reason": fault}, body=method == b"GET")
 
     def _stalled(self, bearable: float) -> str:
-        late = self._stall.now
+        late = self._loop_lag.now
         return f"the event loop stands still for {late:.1f} s" if late > bearable else ""
 
 
@@ -221,7 +221,7 @@ def _wait_of(head: bytes) -> float:
         wait = float(said)
     except ValueError:
         return 0.0
-    return wait if 0 <= wait <= WAIT_MOST else 0.0
+    return wait if 0 <= wait <= MAX_WAIT else 0.0
 
 
 def _response(status: str, content: dict[str, object], *, body: bool) -> bytes:
@@ -235,9 +235,9 @@ def open_health_port(
     address: str,
     app: str,
     fault: Question,
-    stall: StallWatch,
+    loop_lag: LoopLag,
     more: Mapping[str, Question] | None = None,
-    wanting_at: Callable[[], float] = lambda: float("-inf"),
+    no_leader_at: Callable[[], float] = lambda: float("-inf"),
 ) -> str:
     """Open a health port that is closed with ``stack``, and return where it is.
 
@@ -246,5 +246,5 @@ def open_health_port(
     """
     beside = app.rpartition(":")[0]
     host, _, port = (address or f"{beside}:0").rpartition(":")
-    opened = stack.enter_context(HealthPort((host.strip("[]"), int(port)), fault, stall, more, wanting_at))
+    opened = stack.enter_context(HealthPort((host.strip("[]"), int(port)), fault, loop_lag, more, no_leader_at))
     return f"{beside if host in WILDCARDS else host}:{opened.address[1]}"

@@ -1,6 +1,6 @@
-"""How late this process's event loop is: the measure of CPU load that heartbeats carry, and a check of its own.
+"""How late this process's event loop is: the measure of CPU load in heartbeats, and a check of its own.
 
-A task that wants to wake every :data:`TICK` and notes how late it was. Other threads may ask how long ago it last ran.
+A task wakes every :data:`POLL_INTERVAL` seconds and notes how late it was. Other threads may ask when it last ran.
 """
 
 import asyncio
@@ -9,34 +9,35 @@ import time
 from collections import deque
 from pathlib import Path
 
-from understudy.statesync.heartbeat.heartbeat import LONGEST_LOAD, MOST_STANDSTILLS, Delays
+from understudy.statesync.heartbeat.adaptive_timeout import LONGEST_LOAD, Delays
+from understudy.statesync.heartbeat.heartbeat import MOST_STANDSTILLS
 
-TICK = 0.05
+POLL_INTERVAL = 0.05
 STALLED_AFTER = 1.0
-"""Seconds without a turn of the event loop after which this member is no use to anybody, though it lives."""
+"""Seconds without a turn of the event loop after which this member cannot serve, although its process lives."""
 STALLED_WITHOUT_ETCD = 5.0
-"""The same while etcd keeps everybody waiting for a leader, and for as long after that. Then what has waited comes all
-at once, to every member; nobody else could serve instead, since nobody can claim; and who catches up is better left
-alone. A process that stands still for good does not hear of etcd any more either, so this lasts no longer."""
+"""The same while etcd has no leader, and for as long after that. The calls that have waited then come all at once, to
+every member. No other member could serve instead, since nobody can claim. A process that stands still for good no
+longer hears of etcd either, so this limit does not last."""
 STOOD_STILL = 0.5
 """Seconds by which the event loop must be late for the process to have stood still."""
 WAKING = 1.0
-"""Seconds after a standstill in which a call that is read may have waited in a socket all the while."""
+"""Seconds after a standstill for which a call that is read may have waited in its socket since before it."""
 
 
 STILL_FROM = 0.2
-"""Seconds from which on a delay may have been a standstill; front Envoys and pulses notice one of 0.3 s."""
+"""The shortest standstill that counts, in seconds; front Envoys and pulses notice one of 0.3 s."""
 STILL_TOLD = 40.0
-"""Seconds for which a standstill is told: longer than the control server listens for a member that was taken over."""
+"""Seconds for which a standstill is reported: longer than a control server waits for a member that was taken over."""
 _SCHEDSTAT = Path("/proc/thread-self/schedstat")
 
 
 def stood_still(late: float, ran: float, waited: float | None) -> float:
     """For how many of the ``late`` seconds the process stood still: it neither ran nor waited for a CPU. 0 for none.
 
-    So it was stopped, or its container was frozen; more CPU would not have helped. ``ran`` is the CPU time of the whole
-    process meanwhile, ``waited`` for how long this thread was ready to run and had no CPU; None where the kernel does
-    not tell: then a delay that no load explains counts.
+    Such a process was stopped, or its container was frozen; more CPU would not have helped. ``ran`` is the CPU time of
+    the whole process meanwhile. ``waited`` is how long this thread was ready to run without a CPU; None where the
+    kernel does not say. Then a delay counts that no load explains.
     """
     if waited is None:
         waited = 0.0 if late > LONGEST_LOAD else late
@@ -51,15 +52,15 @@ def waited_for_cpu() -> float | None:
     return None
 
 
-def bearable(now: float, wanting_at: float) -> float:
-    """Seconds for which the event loop may stand still at ``now`` before front Envoys had better go elsewhere.
+def bearable(now: float, no_leader_at: float) -> float:
+    """Seconds for which the event loop may stand still at ``now`` before front Envoys should go elsewhere.
 
-    ``wanting_at`` is when etcd was last seen to keep callers waiting for a leader; both monotonic.
+    ``no_leader_at`` is when etcd was last seen to have no leader; both are monotonic.
     """
-    return STALLED_WITHOUT_ETCD if now - wanting_at < STALLED_WITHOUT_ETCD else STALLED_AFTER
+    return STALLED_WITHOUT_ETCD if now - no_leader_at < STALLED_WITHOUT_ETCD else STALLED_AFTER
 
 
-class StallWatch:
+class LoopLag:
     """The event loop's delays of the last :data:`LOAD_WINDOW` seconds, as :meth:`run` sees them."""
 
     def __init__(self) -> None:
@@ -70,37 +71,37 @@ class StallWatch:
         self._stills: deque[tuple[float, float]] = deque(maxlen=MOST_STANDSTILLS)
 
     def standstills(self) -> list[tuple[float, float]]:
-        """The last times that this process stood still: for how many seconds, and how many seconds ago that ended."""
+        """The last standstills of this process: their length, and how long ago they ended, in seconds."""
         now = time.monotonic()
         return [(round(still, 3), round(now - woke, 3)) for woke, still in self._stills if now - woke < STILL_TOLD]
 
     def standstill(self) -> float:
         """Seconds for which a call that is read now may have waited in its socket because this process stood still."""
         now = time.monotonic()
-        late = now - self._ran_at - TICK
+        late = now - self._ran_at - POLL_INTERVAL
         stood = self._stood if now - self._woke_at < WAKING else 0.0
         return max(late if late > STOOD_STILL else 0.0, stood)
 
     @property
     def worst(self) -> float:
-        """The longest delay of late, in seconds."""
+        """The longest recent delay, in seconds."""
         return self._delays.worst
 
     @property
     def now(self) -> float:
         """How late the event loop is at this moment, in seconds; for other threads."""
-        return max(time.monotonic() - self._ran_at - TICK, 0.0)
+        return max(time.monotonic() - self._ran_at - POLL_INTERVAL, 0.0)
 
     async def run(self) -> None:
-        """Measure until cancelled. Each turn begins where the one before was read: no standstill falls between them."""
+        """Measure until cancelled. Each turn begins where the one before ended, so no standstill falls between them."""
         now, ran, waited = time.monotonic(), time.process_time(), waited_for_cpu()
         while True:
             self._ran_at, ran_before, waited_before = now, ran, waited
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(POLL_INTERVAL)
             now, ran, waited = time.monotonic(), time.process_time(), waited_for_cpu()
-            late = now - self._ran_at - TICK
+            late = now - self._ran_at - POLL_INTERVAL
             still = stood_still(late, ran - ran_before, _between(waited_before, waited))
-            if still:  # what it waited for a CPU it waited when it was woken
+            if still:  # it waited for a CPU only after it was woken
                 self._stills.append((now - late + still, still))
             self._delays.note(late, now)
             if late > STOOD_STILL:
@@ -108,5 +109,5 @@ class StallWatch:
 
 
 def _between(before: float | None, after: float | None) -> float | None:
-    """What lies between two readings; None if one of them is not known."""
+    """The difference of two readings; None if one of them is not known."""
     return None if before is None or after is None else after - before

@@ -1,7 +1,7 @@
 """The checks that the sidecar itself runs for the pool's spec: an HTTP request, or a command on this host.
 
-One task per check; a change of the spec starts and ends them. Commands are run only where the sidecar was started with
-leave to do so, since whoever may write the spec could otherwise run anything here.
+Each check has a task; a change of the spec starts and ends them. Commands run only if the sidecar was started with
+``--allow-command-checks``: otherwise everybody who may write the spec could run anything here.
 """
 
 import asyncio
@@ -12,39 +12,39 @@ from collections.abc import Callable, Sequence
 
 import aiohttp
 
-from understudy.proxy.health.check_registry import CheckBook, CheckState
+from understudy.proxy.health.check_registry import CheckRegistry, CheckState
 from understudy.statesync.pool.spec import CheckSpec
 
 logger = logging.getLogger(__name__)
 
 SOURCE = "spec"
-LOOK = 0.5
+POLL_INTERVAL = 0.5
 SAID_MOST = 200
 
 
-class Probes:
-    """Runs the checks of a spec and writes what they find into a book."""
+class SpecChecks:
+    """Runs the checks of a spec and reports what they find to the registry."""
 
-    def __init__(self, book: CheckBook, on_change: Callable[[], None], *, commands: bool) -> None:
+    def __init__(self, book: CheckRegistry, on_change: Callable[[], None], *, commands: bool) -> None:
         self._book = book
         self._on_change = on_change
         self._commands = commands
         self._tasks: dict[CheckSpec, asyncio.Task[None]] = {}
 
     async def run(self, wanted: Callable[[], Sequence[CheckSpec]]) -> None:
-        """Run the checks that ``wanted`` names, looking again every half second, until cancelled."""
+        """Run the checks that ``wanted`` names, as they are every half second, until cancelled."""
         async with aiohttp.ClientSession() as http:
             try:
                 while True:
                     self._follow(wanted(), http)
-                    await asyncio.sleep(LOOK)
+                    await asyncio.sleep(POLL_INTERVAL)
             finally:
                 for task in self._tasks.values():
                     task.cancel()
                 await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     def unbegun(self, wanted: Sequence[CheckSpec]) -> str:
-        """Which of the checks that ``wanted`` names has still to begin, '' for none."""
+        """Which of the ``wanted`` checks has not begun, '' for none."""
         return next(
             (f"check {check.name}: not begun" for check in self._runnable(wanted) if check not in self._tasks), ""
         )
@@ -61,7 +61,7 @@ class Probes:
             self._on_change()
         for check in runnable:
             if check not in self._tasks:
-                deadline = check.failures * (check.every_seconds + check.timeout_seconds) + LOOK
+                deadline = check.failures * (check.every_seconds + check.timeout_seconds) + POLL_INTERVAL
                 self._book.register(check.name, deadline, SOURCE, time.monotonic())
                 self._tasks[check] = asyncio.create_task(self._repeat(check, http), name=f"check {check.name}")
                 self._on_change()
@@ -87,7 +87,7 @@ class Probes:
 
 
 async def _asked(http: aiohttp.ClientSession, url: str) -> str:
-    """What is wrong with what answers at ``url``, '' for nothing."""
+    """What is wrong with the answer at ``url``, '' for nothing."""
     try:
         async with http.get(url, allow_redirects=False) as answer:
             return "" if answer.status < 400 else f"{url} answers {answer.status}"
@@ -96,7 +96,7 @@ async def _asked(http: aiohttp.ClientSession, url: str) -> str:
 
 
 async def _carried_out(command: Sequence[str]) -> str:
-    """What is wrong by a command's exit code, with the last line that it said; '' for nothing."""
+    """What is wrong by a command's exit code, with the last line of its output; '' for nothing."""
     try:
         process = await asyncio.create_subprocess_exec(
             *command,

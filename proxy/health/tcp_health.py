@@ -1,7 +1,7 @@
-"""Asking an application that is not HTTP whether it is well: a connection, and the question that the spec names.
+"""The health check of an application in a TCP pool: a connection, and the question that the spec names.
 
-Where Envoy sends a PROXY header, so does this, with nobody as the client: an application that expects one would not
-understand anything else. (https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt, 2.1 UNKNOWN, 2.2 LOCAL.)
+Where Envoy sends a PROXY header, this check sends one without a client: an application that expects a header would
+not understand anything else. (https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt, 2.1 UNKNOWN, 2.2 LOCAL.)
 """
 
 import asyncio
@@ -17,7 +17,7 @@ _NOBODY = {
 
 
 async def ask(app: str, tcp: Tcp) -> str:
-    """How the application at ``host:port`` answers, as much of it as ``pong`` is long; '' when nothing is expected.
+    """The answer of the application at ``host:port``, as long as ``pong``; '' when no answer is expected.
 
     Raises ``OSError`` when it cannot be reached or breaks the connection. Has no time limit of its own.
     """

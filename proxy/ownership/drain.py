@@ -1,8 +1,9 @@
-"""Going down in good order: this member hands its slots over, once, while whoever wants to know waits for it.
+"""Draining: this member hands all its slots over before it ends.
 
-Begun by SIGTERM, or over the session API (``POST /v1/drain``, which ``understudy leave`` calls from a preStop hook)
-while the application still serves. There is no way back: the process is about to end. What is handed over to whom is
-decided by ``understudy.proxy.ownership.slot_reconciler``; this says when that is done, or why it never will be.
+SIGTERM begins a drain, or the session API while the application still serves (``POST /v1/drain``, which ``understudy
+leave`` calls from a preStop hook). A drain cannot be undone: the process is about to end.
+``understudy.proxy.ownership.slot_reconciler`` decides what is handed over to whom. This module says when the drain is
+done, or why it will not be.
 """
 
 import asyncio
@@ -12,49 +13,53 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from understudy.proxy.ownership.context import MemberContext
-from understudy.proxy.ownership.slot_reconciler import Roles
-from understudy.proxy.sessions.problems import problem
-from understudy.proxy.sessions.session_api import respond
+from understudy.proxy.http.problems import problem
+from understudy.proxy.http.requests import respond
+from understudy.proxy.ownership.drain_reason import DrainState
+from understudy.proxy.ownership.owned_slots import OwnedSlots
+from understudy.proxy.ownership.pool_updates import PoolUpdates
 
 logger = logging.getLogger(__name__)
 
-LOOK = 0.05
+POLL_INTERVAL = 0.05
 LINGER = 1.0
-"""Seconds that a member still counts as needed after its last slot: until front Envoys have the routes without it."""
-BEGIN_PATIENCE = 10.0
-"""Seconds that whoever waits for the end of a handover waits for its beginning.
+"""Seconds for which a member must stay after its last slot: until front Envoys have the routes without it."""
+BEGIN_TIMEOUT = 10.0
+"""Seconds for which a caller that waits for the end of a drain waits for its beginning.
 
-An application's preStop hook also runs when the application alone is started again, and then nobody begins one. If
-somebody does, it is a command that has yet to be loaded, on a machine that may be busy.
+An application's preStop hook also runs when the application alone is restarted, and then nobody begins a drain. When
+somebody does, it is a command that has to be loaded first, on a machine that may be busy.
 """
-WAIT_MOST = 600.0
+MAX_WAIT = 600.0
 HANDED_OVER, APPLICATION_GONE = "handed-over", "application-gone"
 
 
 class Drain:
-    """The end of one member.
+    """The drain of this member.
 
     Args:
-        context: the member.
-        roles: hands its slots over.
-        stir: tell the pool that the member's state has changed.
+        state: why this member owns nothing; read by those who hand its slots over.
+        owned: its slots.
+        updates: wakes those who hand them over.
+        on_change: called when the member's state has changed.
         others: who else could serve, now or soon.
         seconds: how long to try.
     """
 
     def __init__(
         self,
-        context: MemberContext,
-        roles: Roles,
+        state: DrainState,
+        owned: OwnedSlots,
+        updates: PoolUpdates,
         *,
-        stir: Callable[[], None],
+        on_change: Callable[[], None],
         others: Callable[[], list[str]],
         seconds: float,
     ) -> None:
-        self._context = context
-        self._roles = roles
-        self._stir = stir
+        self._state = state
+        self._owned = owned
+        self._updates = updates
+        self._on_change = on_change
         self._others = others
         self._seconds = seconds
         self._work: asyncio.Task[None] | None = None
@@ -62,15 +67,15 @@ class Drain:
 
     @property
     def begun(self) -> bool:
-        """Whether this member is leaving."""
+        """Whether the drain has begun."""
         return self._work is not None
 
     def outstanding(self, now: float) -> str:
-        """Why this member had better not stop yet, '' if it may. ``now`` is monotonic; safe in any thread."""
+        """Why this member should not stop yet, '' if it may. ``now`` is monotonic; safe in any thread."""
         if self._work is None:
             return "nobody has asked this member to hand its slots over"
         if self._ended_at is None:
-            return f"{len(self._context.holdings)} slots are still to be handed over"
+            return f"{len(self._owned)} slots are still to be handed over"
         if now < self._ended_at + LINGER:
             return "front Envoys may not know yet"
         return ""
@@ -78,8 +83,8 @@ class Drain:
     def begin(self) -> "asyncio.Task[None]":
         """Begin to hand every slot over, unless that is under way; the task ends when it is done or given up."""
         if self._work is None:
-            self._roles.going_down = self._context.going_down = True
-            self._stir()
+            self._state.going_down = True
+            self._on_change()
             self._work = asyncio.create_task(self._hand_over(), name="drain")
         return self._work
 
@@ -88,23 +93,24 @@ class Drain:
         await asyncio.shield(self.begin())
 
     async def _hand_over(self) -> None:
-        holdings, give_up = self._context.holdings, time.monotonic() + self._seconds
-        while len(holdings) and time.monotonic() < give_up:
-            self._roles.wake()
+        give_up = time.monotonic() + self._seconds
+        while len(self._owned) and time.monotonic() < give_up:
+            self._updates.wake()
             if not self._others():
-                logger.warning("nobody is left to take %d slots over", len(holdings))
+                logger.warning("no other member can take %d slots over", len(self._owned))
                 break
-            await asyncio.sleep(LOOK)
-        if len(holdings):
-            logger.warning("%d slots were not handed over", len(holdings))
+            await asyncio.sleep(POLL_INTERVAL)
+        if len(self._owned):
+            logger.warning("%d slots were not handed over", len(self._owned))
         self._ended_at = time.monotonic()
 
 
 class DrainApi:
-    """``POST /v1/drain?wait=SECONDS&until=handed-over``: begin, and wait at most so long.
+    """``POST /v1/drain?wait=SECONDS&until=handed-over``: begin a drain, and wait at most so many seconds for its end.
 
-    With ``until=application-gone`` the answer also waits until the application has stopped listening: for a sidecar
-    that has to outlive it and is not made to by its orchestrator. ``listening`` tells whether it does.
+    With ``until=application-gone`` the answer also waits until the application has stopped listening. That is for a
+    sidecar that must outlive its application although its orchestrator does not see to it. ``listening`` says whether
+    the application listens.
     """
 
     def __init__(self, drain: Drain, listening: Callable[[], bool]) -> None:
@@ -121,8 +127,8 @@ class DrainApi:
             wait = float(request.query.get("wait", "0"))
         except ValueError:
             wait = -1.0
-        if not 0 <= wait <= WAIT_MOST or until not in (HANDED_OVER, APPLICATION_GONE):
-            detail = f"wait takes 0 to {WAIT_MOST:g} seconds, until takes {HANDED_OVER} or {APPLICATION_GONE}"
+        if not 0 <= wait <= MAX_WAIT or until not in (HANDED_OVER, APPLICATION_GONE):
+            detail = f"wait takes 0 to {MAX_WAIT:g} seconds, until takes {HANDED_OVER} or {APPLICATION_GONE}"
             return respond(problem(400, "bad-request", detail))
         self._drain.begin()
         give_up = time.monotonic() + wait
@@ -130,7 +136,7 @@ class DrainApi:
             outstanding = self._outstanding(until)
             if not outstanding or time.monotonic() >= give_up:
                 return web.json_response({"done": not outstanding, "reason": outstanding})
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL_INTERVAL)
 
     def _outstanding(self, until: str) -> str:
         outstanding = self._drain.outstanding(time.monotonic())

@@ -1,27 +1,31 @@
-"""Why a member hands its slots over and takes none: it goes down, or an operator wants it or its site away. Pure.
+"""Why a member hands its slots over and takes none: it goes down, or an operator wants it or its site out of service.
 
-The members of a site do not leave one by one. Who told the control servers at once would have its slots moved before
-they know of the others, perhaps to one of these. So a member waits until a table says that its site is offline, or
-until none has come for a while (``overdue``): then there is no control server, and each is on its own.
+The members of a site leave together. If one reported at once that it leaves, its slots would move before the control
+servers know of the others, perhaps to one of those. So a member waits until a table says that its site is offline.
+If no such table comes for a while (``overdue``), there is no control server, and each member leaves by itself.
 """
 
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from understudy.proxy.member.pool_view import PoolView
 from understudy.statesync.pool.ownership import DRAIN, site_cause
 from understudy.statesync.pool.records import Intent, Table
 from understudy.statesync.pool.state import PoolState
 
 
 @dataclass(frozen=True, slots=True)
-class Leaving:
-    """``why`` in words for whoever looks at the member, and the ``cause`` that its handovers are given."""
+class DrainReason:
+    """``why`` in words for people, and the ``cause`` that is written into its handovers."""
 
     why: str
     cause: str = DRAIN
 
 
-def leaving(state: PoolState, me: str, site: str, *, going_down: bool, overdue: bool, now: float) -> Leaving | None:
+def drain_reason(
+    state: PoolState, me: str, site: str, *, going_down: bool, overdue: bool, now: float
+) -> DrainReason | None:
     """Why ``me``, a member of ``site`` ('' for none), is to own nothing; None if it may.
 
     Args:
@@ -29,18 +33,18 @@ def leaving(state: PoolState, me: str, site: str, *, going_down: bool, overdue: 
         me: the member.
         site: its site.
         going_down: its process is about to end.
-        overdue: what operators want has stood for longer than a table takes to follow it.
+        overdue: the operators' intents have stood for longer than a table usually takes to follow them.
         now: wall time in seconds.
     """
     if going_down:
-        return Leaving("going down: handing its slots over")
+        return DrainReason("going down: handing its slots over")
     own = state.intents.get(me)
     if own is not None and own.record.holds(now):
-        return Leaving(f"drained by an operator{_until(own.record)}")
+        return DrainReason(f"drained by an operator{_until(own.record)}")
     of_site = state.sites.get(site) if site else None
     table = state.table.record if state.table else Table()
     if of_site is not None and of_site.record.holds(now) and (overdue or site in table.offline):
-        return Leaving(f"site {site} is offline{_until(of_site.record)}", site_cause([site], offline=True))
+        return DrainReason(f"site {site} is offline{_until(of_site.record)}", site_cause([site], offline=True))
     return None
 
 
@@ -53,3 +57,30 @@ def able_to_take(state: PoolState, now: float) -> frozenset[str]:
 
 def _until(intent: Intent) -> str:
     return f" until {datetime.fromtimestamp(intent.until, tz=UTC):%Y-%m-%d %H:%M:%SZ}" if intent.until else ""
+
+
+OVERDUE_AFTER = 0.3
+"""Seconds in which a table usually comes that says where the slots of a draining member go."""
+
+
+class DrainState:
+    """Whether this member is to hand its slots over, and since when its process is about to end."""
+
+    def __init__(self, pool: PoolView) -> None:
+        self._pool = pool
+        self.intents_changed = 0.0
+        """When an operator's intent last changed, as far as is known here (monotonic)."""
+        self.going_down = False
+        """Whether this process was told to end."""
+
+    @property
+    def reason(self) -> DrainReason | None:
+        """Why this member hands its slots over and takes none; None if it does not."""
+        return drain_reason(
+            self._pool.state,
+            self._pool.identity.me,
+            self._pool.identity.site,
+            going_down=self.going_down,
+            overdue=time.monotonic() - self.intents_changed >= OVERDUE_AFTER,
+            now=time.time(),
+        )

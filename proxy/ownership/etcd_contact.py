@@ -1,8 +1,8 @@
-"""What this member's looks at etcd have shown, and what may be concluded from that. Pure: times are monotonic seconds.
+"""How well this member reaches etcd, by its regular reads ("looks"). Pure: times are monotonic seconds.
 
-Two questions are answered. For how long has etcd been silent towards this member? And is it so long since etcd paused
-for this member that another one which does not reach etcd must be cut off alone? When etcd was away for everybody, some
-find it again before others: a member that has just found it knows from its own pause how long to wait for them.
+It answers two questions. For how long has etcd been silent towards this member? And has etcd answered this member
+steadily for so long that another member, which does not reach etcd, must be cut off alone? After an outage of etcd some
+members find it again before others. A member that has just found it knows from its own pause how long to wait for them.
 """
 
 from collections import deque
@@ -10,22 +10,20 @@ from collections import deque
 LATE = 0.5
 """Seconds after which a look that is not answered counts as a pause of etcd."""
 GRACE = 5.0
-"""Seconds after a long pause within which nobody is held for cut off alone.
+"""Seconds after a long pause in which no member counts as cut off alone.
 
-When etcd comes back after an outage, members find it again up to 2.5 s apart: a connection attempt that was begun
-during the outage may take 2 s to fail. After a short pause they do so sooner: TCP sends again at intervals that
-double, so that another member may be as late as the pause was long.
+When etcd comes back after an outage, members find it again up to 2.5 s apart: a connection attempt that began during
+the outage may take 2 s to fail. After a short pause they find it sooner: TCP repeats at intervals that double, so
+another member may be as late as the pause was long.
 """
-
-
 LOOKS_KEPT = 8
-"""Answered looks by which it is judged how long etcd usually takes to answer this member: those of three seconds."""
+"""Answered looks, those of three seconds, that show how long etcd usually takes to answer this member."""
 SLOW_MOST = 1.0
-"""Seconds that one look counts for at the most, so that an outage that is over does not make etcd look slow."""
+"""Seconds that one look counts for at most, so that etcd does not count as slow after an outage."""
 
 
 class EtcdContact:
-    """The looks of one member. All methods take the time, and none of them looks at a clock."""
+    """The looks of one member. All methods take the time; none reads a clock."""
 
     def __init__(self) -> None:
         self._unanswered_since: float | None = None
@@ -33,7 +31,7 @@ class EtcdContact:
         self._took: deque[float] = deque(maxlen=LOOKS_KEPT)
 
     def sent(self, now: float) -> None:
-        """A look is sent. One that fails is not answered: silence is counted from when the first of them was sent."""
+        """A look is sent. A look that fails is not answered, and silence begins when the first of them was sent."""
         if self._unanswered_since is None:
             self._unanswered_since = now
 
@@ -53,9 +51,9 @@ class EtcdContact:
 
     @property
     def slowest(self) -> float:
-        """Seconds that the slowest of the last looks took: a member whose way to etcd is slow is not cut off."""
+        """Seconds that the slowest of the last looks took: a member with a slow way to etcd is not cut off."""
         return max(self._took, default=0.0)
 
     def steady(self, now: float) -> bool:
-        """Whether another member that does not reach etcd may be held for cut off alone."""
+        """Whether another member that does not reach etcd may count as cut off alone."""
         return self._steady_from is not None and now >= self._steady_from and self.silent_for(now) <= LATE

@@ -1,9 +1,9 @@
 """The slots that this process owns right now, and the calls going on in each.
 
-A gate per owned slot. A call enters when the slot is caught up and not being handed over, and leaves when
-its write is resolved, so whoever closes the gate (a handover) can wait until nothing is under way. A gate may be closed
-to all but reads that memory answers at once: they are safe for as long as nobody else can have become active. Losing
-the slot opens the gate for good: everyone who waited is told :class:`NotMine` and goes to the new owner.
+Each owned slot has a gate. A call enters when the slot is caught up and not being handed over, and leaves when its
+write is resolved. So a handover, which closes the gate, can wait until nothing is under way. A closed gate may still
+admit reads that memory answers at once: they are safe while nobody else can have become active. When the slot is lost,
+the gate opens for good: every call that waited gets :class:`NotMine` and goes to the new owner.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from understudy.proxy.member.identity import MemberIdentity
 from understudy.statesync.pool.records import Owner, Phase
 
 
@@ -26,8 +27,8 @@ class NotMine(Exception):
 class OwnedSlot:
     """One owned slot. ``fence`` is the ``mod_revision`` of the owner record that makes it ours.
 
-    ``readable``: its gate is closed, but not to reads that memory answers at once. ``preparing``: it was claimed and is
-    being caught up; nobody but who claimed it may open its gate.
+    ``readable``: its closed gate still admits reads that memory answers at once. ``preparing``: it was claimed and is
+    being caught up; only its claim may open its gate.
     """
 
     slot: int
@@ -48,7 +49,7 @@ class OwnedSlot:
 
 
 async def still_busy(slots: Sequence[OwnedSlot], patience: float) -> list[OwnedSlot]:
-    """Those of ``slots``, whose gates are closed, in which calls are under way after ``patience`` seconds as well."""
+    """Those of ``slots``, whose gates are closed, in which calls are still under way after ``patience`` seconds."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(patience):
             for owned in slots:
@@ -56,13 +57,13 @@ async def still_busy(slots: Sequence[OwnedSlot], patience: float) -> list[OwnedS
     return [owned for owned in slots if owned.calls]
 
 
-class Holdings:
+class OwnedSlots:
     """All owned slots of this process."""
 
     def __init__(self) -> None:
         self._owned: dict[int, OwnedSlot] = {}
         self.given_up: dict[int, int] = {}
-        """Slots given up for good under the owner record of this revision, which may still name this process."""
+        """Slots given up for good, with the revision of their owner records, which may still name this process."""
 
     def __contains__(self, slot: int) -> bool:
         return slot in self._owned
@@ -94,7 +95,7 @@ class Holdings:
         return [slot for slot, owned in self._owned.items() if owned.open.is_set()]
 
     def gain(self, slot: int, owner: Owner, fence: int) -> OwnedSlot:
-        """Note a slot as ours, its gate still closed. An older holding of the same slot ends."""
+        """Note a slot as ours, its gate still closed; replaces what was noted of it before."""
         self.lose(slot)
         owned = OwnedSlot(slot, owner, fence)
         owned.idle.set()
@@ -110,7 +111,7 @@ class Holdings:
     def give_up(self, slots: Iterable[int]) -> None:
         """Answer nothing in ``slots`` any more, and never again under the owner records that make them ours now.
 
-        So whoever replaces such a record need not wait until our reads from memory are over.
+        So a member that replaces such a record need not wait until our reads from memory end.
         """
         for slot in slots:
             owned = self._owned.get(slot)
@@ -118,16 +119,16 @@ class Holdings:
                 self.given_up[slot] = owned.fence
                 self.lose(slot)
 
-    def learn(self, slot: int, owner: Owner, revision: int, *, me: str, boot: str) -> bool:
-        """Compare a holding with the owner record as etcd has it; drop it, and say so, if it is somebody else's."""
+    def learn(self, slot: int, owner: Owner, revision: int, me: MemberIdentity) -> bool:
+        """Compare a slot with its owner record as etcd has it; lose it, and say so, if it is somebody else's."""
         owned = self._owned.get(slot)
-        if owned is None or revision <= owned.fence or (owner.active == me and owner.boot == boot):
+        if owned is None or revision <= owned.fence or (owner.active == me.me and owner.boot == me.boot):
             return False
         self.lose(slot)
         return True
 
     def close(self, slots: Iterable[int], *, readable: bool = False) -> list[OwnedSlot]:
-        """Close the gates of ``slots`` for new calls; with ``readable`` not to reads that memory answers at once."""
+        """Close the gates of ``slots`` for new calls; with ``readable``, reads from memory may still enter."""
         closed = [self._owned[slot] for slot in slots if slot in self._owned]
         for owned in closed:
             owned.open.clear()
@@ -135,7 +136,7 @@ class Holdings:
         return closed
 
     def enter_to_read(self, slot: int) -> OwnedSlot | None:
-        """Begin a read past a closed gate, if one may; it ends with :meth:`OwnedSlot.leave`, without a pause."""
+        """Begin a read past a closed gate, if that is allowed; it must end with :meth:`OwnedSlot.leave` at once."""
         owned = self._owned.get(slot)
         if owned is None or not owned.readable:
             return None

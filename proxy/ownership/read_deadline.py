@@ -1,11 +1,11 @@
 """How long an owner may answer reads from memory.
 
-Every :data:`INTERVAL` the member reads, linearizably, the owner records changed since its last look. While the last
-successful look was *sent* no longer than :data:`BOUND` ago (monotonic clock), no other member can have become owner
-unnoticed for longer than that, and memory may answer. The look also repairs whatever a silent watch has missed.
+Every :data:`POLL_INTERVAL` the member reads, linearizably, the owner records that have changed since its last look.
+Memory may answer while the last successful look was *sent* at most :data:`BOUND` seconds ago (monotonic clock): no
+other member can have become owner unnoticed for longer. The look also repairs what a silent watch has missed.
 
-Past the deadline calls wait for the next look: one for all of them, however many they are. While etcd has no leader
-they come by the hundred, and a question for each of them would keep this process busy for longer than etcd is away.
+Past the deadline, calls wait for the next look, and one look serves them all. While etcd has no leader calls come by
+the hundred, and a look for each would keep this process busy for longer than etcd is away.
 """
 
 import asyncio
@@ -13,15 +13,16 @@ import contextlib
 import time
 from collections.abc import Callable, Collection
 
-from understudy.proxy.ownership.context import MemberContext
-from understudy.statesync.etcd.client import EtcdError, Event
-from understudy.statesync.etcd.informer import MirrorBatch
-from understudy.statesync.pool.keys import prefix_range
+from understudy.proxy.ownership.etcd_contact import EtcdContact
+from understudy.statesync.etcd.client import EtcdClient, EtcdError, Event
+from understudy.statesync.etcd.informer import InformerBatch
+from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import NO_ETCD
 
-INTERVAL = 0.4
+POLL_INTERVAL = 0.4
 BOUND = 1.5
-RETRY = 0.1
+RETRY_INTERVAL = 0.1
 CUT_OFF_AFTER = 5.0
 
 
@@ -30,12 +31,16 @@ class ReadDeadline:
 
     def __init__(
         self,
-        context: MemberContext,
-        on_changes: Callable[[MirrorBatch], object],
+        keys: PoolKeys,
+        etcd: EtcdClient,
+        contact: EtcdContact,
+        on_changes: Callable[[InformerBatch], object],
         on_fault: Callable[[], None],
     ) -> None:
         """``on_changes`` takes owner records that the watch has not brought yet; ``on_fault`` hears of ``fault``."""
-        self._context = context
+        self._owners = prefix_range(keys.owners)
+        self._etcd = etcd
+        self._contact = contact
         self._on_changes = on_changes
         self._on_fault = on_fault
         self._looked_at = 0
@@ -61,6 +66,11 @@ class ReadDeadline:
         """
         return await self._look_until(lambda: self._sent >= since, patience)
 
+    async def reaches_etcd(self, timeout: float) -> tuple[bool, bool]:
+        """Whether etcd answers a look that is sent now, and whether it has answered steadily before."""
+        answered = await self.confirmed(time.monotonic(), timeout)
+        return answered, self._contact.steady(time.monotonic())
+
     async def _look_until(self, enough: Callable[[], bool], patience: float) -> bool:
         with contextlib.suppress(TimeoutError):  # the answer is then whether it is enough so far
             async with asyncio.timeout(patience):
@@ -71,13 +81,13 @@ class ReadDeadline:
 
     @property
     def cut_off(self) -> bool:
-        """Whether others had better serve: they reach etcd, or etcd has been silent for longer than a restart takes."""
+        """Whether others should serve: they reach etcd, or etcd has been silent for longer than a restart takes."""
         return self._alone or time.monotonic() > self._valid_until + CUT_OFF_AFTER
 
     def step_down(self, reaching: Collection[str]) -> None:
         """Others reach etcd and this member does not: it is cut off until a look is answered again.
 
-        Who waits for a look is not kept waiting: others will serve the slots.
+        Calls that wait for a look stop waiting: others will serve the slots.
         """
         if self._alone:
             return
@@ -88,21 +98,20 @@ class ReadDeadline:
 
     async def run(self) -> None:
         """Look at etcd until cancelled."""
-        owners, contact = prefix_range(self._context.keys.owners), self._context.contact
         while True:
             sent = time.monotonic()
-            contact.sent(sent)
+            self._contact.sent(sent)
             try:
-                page = await self._context.etcd.range(owners, min_mod_revision=self._looked_at + 1)
+                page = await self._etcd.range(self._owners, min_mod_revision=self._looked_at + 1)
             except EtcdError as error:
                 if self.cut_off and not self._alone:
                     self.fault = f"{NO_ETCD}{error}"
                     self._on_fault()
-                await self._context.etcd.pause(RETRY)
+                await self._etcd.pause(RETRY_INTERVAL)
                 continue
             if page.kvs:
-                self._on_changes(MirrorBatch(page.revision, tuple(Event("put", kv) for kv in page.kvs)))
-            contact.answered(time.monotonic())
+                self._on_changes(InformerBatch(page.revision, tuple(Event("put", kv) for kv in page.kvs)))
+            self._contact.answered(time.monotonic())
             self._alone = False
             self._looked_at = page.revision
             self._valid_until, self._sent = sent + BOUND, sent
@@ -113,5 +122,5 @@ class ReadDeadline:
                 self.fault = ""
                 self._on_fault()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(INTERVAL):
+                async with asyncio.timeout(POLL_INTERVAL):
                     await self._wanted.wait()

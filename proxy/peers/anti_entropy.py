@@ -1,18 +1,20 @@
-"""Checks, slowly and without end, that this member's copies of sessions are as in etcd, and mends those that are not.
+"""Compares this member's copies of sessions with etcd, slot by slot, without end, and repairs the wrong ones.
 
-One slot after the other is digested in memory and then read from etcd; see ``understudy.statesync.sessions.digests``
-for what a difference proves. A wrong copy is forgotten and made anew, of an owned slot as well: calls wait until it is
-there, which is what they do after any gap in the watch. What was read also tells whether a former owner's write came
-through (``split_brain_audit``), so slots that were taken over have their turn first. Cost: one slot a second at the
-most, ten after a takeover, and no more than :data:`BYTES_PER_SECOND` read from etcd, whatever the size of the pool.
+Each slot is digested in memory and then read from etcd; ``understudy.statesync.sessions.digests`` says what a
+difference proves. A wrong copy is dropped and copied again, also that of an owned slot: calls wait for it, as
+after any gap in the watch. The read also shows whether a former owner's write came through (``split_brain_audit``), so
+slots that were taken over come first. The cost: at most one slot a second, ten a second after a takeover, and at most
+:data:`BYTES_PER_SECOND` read from etcd, whatever the size of the pool.
 """
 
 import asyncio
 import contextlib
 import logging
 
-from understudy.proxy.ownership.context import MemberContext
-from understudy.statesync.etcd.client import EtcdError
+from understudy.proxy.events.recorder import Recorder
+from understudy.proxy.member.local_copies import LocalCopies
+from understudy.proxy.member.pool_view import PoolView
+from understudy.statesync.etcd.client import EtcdClient, EtcdError
 from understudy.statesync.sessions.digests import Difference, Entry, Findings, compare, entries_of, read_slot
 
 logger = logging.getLogger(__name__)
@@ -20,7 +22,7 @@ logger = logging.getLogger(__name__)
 INTERVAL = 1.0
 AUDIT_INTERVAL = 0.1
 BYTES_PER_SECOND = 1 << 20
-PROBE_PATIENCE = 2.0
+PROBE_TIMEOUT = 2.0
 
 
 class NotHeld(Exception):
@@ -31,16 +33,22 @@ class NotHeld(Exception):
         self.slot = slot
 
 
-class Scrub:
-    """The check of this member's copies. ``interval`` is in seconds per slot."""
+class AntiEntropy:
+    """Checks this member's copies. ``interval`` is in seconds per slot."""
 
-    def __init__(self, context: MemberContext, *, interval: float) -> None:
-        self._context = context
+    def __init__(
+        self, pool: PoolView, copies: LocalCopies, etcd: EtcdClient, recorder: Recorder, *, interval: float
+    ) -> None:
+        self._pool = pool
+        self._copies = copies
+        self._replica = copies.replica
+        self._etcd = etcd
+        self._recorder = recorder
         self._interval = interval
         self._last = -1
 
     async def run(self) -> None:
-        """Check until cancelled; what etcd cannot answer now is checked in the next round."""
+        """Check until cancelled. What etcd cannot answer now is checked in the next round."""
         while True:
             audit = self._audit()
             slot = self._next() if audit is None else audit
@@ -51,34 +59,33 @@ class Scrub:
                 except EtcdError as error:
                     logger.debug("slot %d could not be checked: %s", slot, error)
                 except NotHeld:
-                    pass  # given away since it was chosen: the next one is looked at in its turn
+                    pass  # given away since it was chosen
             interval = self._interval if audit is None else min(AUDIT_INTERVAL, self._interval)
             await asyncio.sleep(max(interval, size / BYTES_PER_SECOND))
 
     async def check(self, slot: int) -> int:
-        """Compare one slot with etcd and make it anew if it is wrong; returns the bytes read.
+        """Compare one slot with etcd and copy it again if it is wrong; returns the bytes read.
 
         Raises :class:`NotHeld` and ``EtcdError``.
         """
         held, applied = await self.entries(slot)
-        context = self._context
-        etcd = await read_slot(context.etcd, context.keys, slot, codec=context.replica.codec)
-        findings = compare(held, applied, etcd)
-        self._context.tally.checked += 1
-        owner = context.state.owners.get(slot)
+        stored = await read_slot(self._etcd, self._pool.identity.keys, slot, codec=self._replica.codec)
+        findings = compare(held, applied, stored)
+        self._recorder.counters.checked += 1
+        owner = self._pool.state.owners.get(slot)
         if owner is not None:
-            context.writers.checked(etcd, slot, owner.record, owner.revision)
+            self._recorder.audit.checked(stored, slot, owner.record, owner.revision)
         wrong = [*findings.proved, *await self._confirmed(slot, findings)]
         if wrong:
-            await self._mend(slot, wrong, len(held))
-        return etcd.size
+            await self._repair(slot, wrong, len(held))
+        return stored.size
 
     async def entries(self, slot: int) -> tuple[dict[str, Entry], int]:
-        """The slot as it is held here, and the revision up to which it is surely complete. Raises :class:`NotHeld`."""
-        replica = self._context.replica
+        """The slot as it is held here, and the revision up to which it is complete. Raises :class:`NotHeld`."""
+        replica = self._replica
         if not replica.is_synced(slot):
             raise NotHeld(slot)
-        applied = self._context.mirror.revision
+        applied = self._copies.mirror.revision
         return await entries_of(list(replica.sessions_of(slot).items())), applied
 
     async def resync(self, slot: int) -> int:
@@ -86,55 +93,51 @@ class Scrub:
 
         Raises :class:`NotHeld` and ``EtcdError`` (then the copy is made as soon as etcd answers).
         """
-        context = self._context
-        if slot not in context.replica.held:
+        if slot not in self._replica.held:
             raise NotHeld(slot)
-        context.tally.resyncs += 1
-        await context.replica.recopy(slot)
-        return len(context.replica.sessions_of(slot))
+        self._recorder.counters.resyncs += 1
+        await self._replica.recopy(slot)
+        return len(self._replica.sessions_of(slot))
 
     def _audit(self) -> int | None:
-        """A slot that was taken over and is here to be checked; those that are gone again need not be."""
-        writers, replica = self._context.writers, self._context.replica
-        while (slot := writers.next_audit()) is not None and slot not in replica.held:
-            writers.left(slot)
-        return slot if slot is not None and replica.is_synced(slot) else None
+        """A slot that was taken over, is still held and has to be checked; None if there is none."""
+        audit = self._recorder.audit
+        while (slot := audit.next_audit()) is not None and slot not in self._replica.held:
+            audit.left(slot)
+        return slot if slot is not None and self._replica.is_synced(slot) else None
 
     def _next(self) -> int | None:
         """The next slot in turn, in order of number."""
-        synced = self._context.replica.synced
+        synced = self._replica.synced
         if not synced:
             return None
         self._last = min((slot for slot in synced if slot > self._last), default=min(synced))
         return self._last
 
     async def _confirmed(self, slot: int, findings: Findings) -> list[Difference]:
-        """Which of the open differences are real: those still held when the etcd read is surely applied."""
+        """Which of the open differences are real: those that are left once all that was read is applied here."""
         if not findings.open:
             return []
-        context = self._context
-        probe = context.keys.probe(context.me)
-        revision = await context.etcd.put(probe, b"")
+        identity = self._pool.identity
+        probe = identity.keys.probe(identity.me)
+        revision = await self._etcd.put(probe, b"")
         try:
-            async with asyncio.timeout(PROBE_PATIENCE):
-                await context.mirror.caught_up(revision)
-        except TimeoutError:
-            return []  # the watch is late: the next round tells
+            caught_up = await self._copies.caught_up(revision, PROBE_TIMEOUT)
         finally:
             with contextlib.suppress(EtcdError):
-                await context.etcd.delete(probe)
-        if not context.replica.is_synced(slot):
-            return []
+                await self._etcd.delete(probe)
+        if not caught_up or not self._replica.is_synced(slot):
+            return []  # if the watch is late, the next round decides
         return [
             one
             for one in findings.open
-            if (session := context.replica.session(slot, one.key)) is not None and session.revision == one.held
+            if (session := self._replica.session(slot, one.key)) is not None and session.revision == one.held
         ]
 
-    async def _mend(self, slot: int, wrong: list[Difference], held: int) -> None:
+    async def _repair(self, slot: int, wrong: list[Difference], held: int) -> None:
         kinds = ", ".join(sorted({str(one.fault) for one in wrong}))
         logger.warning(
-            "slot %d: %d of the %d sessions held here are not as in etcd (%s): copying the slot anew",
+            "slot %d: %d of %d sessions in memory differ from etcd (%s); copying the slot again",
             slot,
             len(wrong),
             held,

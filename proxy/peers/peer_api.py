@@ -1,96 +1,119 @@
-"""The peer API: what the other members' sidecars ask of this one (forwarded calls, probes, handovers)."""
+"""The peer API: what other sidecars and control servers ask of this one.
+
+Forwarded session calls are added by :func:`understudy.proxy.sessions.session_api.add_forwarded_calls`.
+"""
 
 import asyncio
 import dataclasses
-import time
-from collections.abc import Mapping
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
-from understudy.proxy.ownership.context import MemberContext
-from understudy.proxy.ownership.handover import Handover, HandoverFailed
-from understudy.proxy.ownership.read_deadline import ReadDeadline
-from understudy.proxy.ownership.takeovers import NotTaken, Takeovers
-from understudy.proxy.peers.peer_client import (
+from understudy.proxy.http.problems import problem
+from understudy.proxy.http.requests import MAX_BODY, as_json, problems, respond, revision_in, slots_in
+from understudy.proxy.member.pool_view import PoolView
+from understudy.proxy.peers.peer_protocol import (
     ACTIVATE_PATH,
+    ETCD_CHECK_TIMEOUT,
     ETCD_PATH,
-    LOOK_TIMEOUT,
     PREPARE_PATH,
-    PROBE_PATH,
     SESSIONS_PATH,
     TAKE_PATH,
-)
-from understudy.proxy.sessions.admission import certificate_wanted
-from understudy.proxy.sessions.problems import problem
-from understudy.proxy.sessions.service import SessionService
-from understudy.proxy.sessions.session_api import (
-    BODY_MOST,
-    add_session_routes,
-    as_json,
-    call_of,
-    problems,
-    respond,
-    revision_in,
-    slots_in,
+    NotTaken,
+    Taken,
 )
 from understudy.statesync.etcd.client import EtcdError
+from understudy.statesync.heartbeat.probe import PROBE_PATH
 from understudy.statesync.parsing.strict_json import whole_number
 from understudy.statesync.pool.pool_clock import wall_ms
+from understudy.statesync.pool.records import Owner
 from understudy.statesync.pool.slots import MAX_SLOTS
+from understudy.statesync.pool.state import At
+from understudy.statesync.sessions.replica import Replica
 from understudy.statesync.testing.crash_points import CrashPoint, crash_point
-from understudy.statesync.tls.identity import Trust
+from understudy.statesync.tls.identity import MEMBER, Trust, names_in
 
-TOGETHER_MOST = 100
+logger = logging.getLogger(__name__)
+
+MAX_SLOTS_TOGETHER = 100
 """Slots in one handover: one transaction must hold them."""
+_MEMBERS_ONLY = (SESSIONS_PATH, PREPARE_PATH, ACTIVATE_PATH)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def peer_app(
-    context: MemberContext,
-    service: SessionService,
-    handover: Handover,
-    takeovers: Takeovers,
-    reads: ReadDeadline,
-    *,
-    trust: Trust | None = None,
-) -> web.Application:
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the peer API answers with.
+
+    ``serving``: whether this member reaches etcd well enough to serve. ``reaches_etcd``: whether etcd answers within so
+    many seconds, and whether it has done so steadily. ``take`` ends a handover to this member; ``take_given`` claims
+    slots that their owner gives away. The last two raise ``NotTaken`` and ``EtcdError``.
+    """
+
+    serving: Callable[[], bool]
+    reaches_etcd: Callable[[float], Awaitable[tuple[bool, bool]]]
+    take: Callable[[Sequence[int], int], Awaitable[Mapping[int, At[Owner]]]]
+    take_given: Callable[[str, str, Mapping[int, int]], Awaitable[Taken]]
+
+
+def peer_app(pool: PoolView, replica: Replica, answers: Answers, *, trust: Trust | None = None) -> web.Application:
     """The peers' side of the sidecar; with ``trust`` they must show certificates of the pool that it names."""
     checks = []
     if trust is not None:
-        known = partial(trust.kinds_of, members=context.addresses, controls=context.state.controls)
-        checks.append(certificate_wanted(known, respond))
-    app = web.Application(client_max_size=BODY_MOST, middlewares=[problems, *checks])
+        kinds = partial(trust.kinds_of, members=pool.addresses, controls=pool.state.controls)
+        checks.append(certificate_wanted(kinds))
+    app = web.Application(client_max_size=MAX_BODY, middlewares=[problems, *checks])
+    me = pool.identity
 
     async def probe(_: web.Request) -> web.Response:
-        here = {"member": context.me, "boot": context.boot, "serving": not reads.cut_off, "clock": wall_ms()}
+        here = {"member": me.me, "boot": me.boot, "serving": answers.serving(), "clock": wall_ms()}
         return web.json_response(here)
 
-    async def one(request: web.Request) -> web.Response:
-        call = await call_of(request, key=request.match_info["key"])
-        return respond(await service.handle(dataclasses.replace(call, hop=True)))
-
     async def etcd(_: web.Request) -> web.Response:
-        """Whether etcd answers a look that is sent now, and has not paused of late."""
-        answered = await reads.confirmed(time.monotonic(), LOOK_TIMEOUT)
-        steady = context.contact.steady(time.monotonic())
-        return web.json_response({"member": context.me, "answered": answered, "steady": steady})
+        answered, steady = await answers.reaches_etcd(ETCD_CHECK_TIMEOUT)
+        return web.json_response({"member": me.me, "answered": answered, "steady": steady})
 
     app.router.add_get(PROBE_PATH, probe)
     app.router.add_get(ETCD_PATH, etcd)
-    _add_take_route(app, takeovers)
-    add_session_routes(app, SESSIONS_PATH + "{key}", one)
-    app.router.add_post(SESSIONS_PATH + "{key}", one)  # a refusal
-    _add_handover_routes(app, context, handover)
+    _add_take_route(app, answers)
+    _add_handover_routes(app, replica, answers)
     return app
 
 
-def _add_handover_routes(app: web.Application, context: MemberContext, handover: Handover) -> None:
+def certificate_wanted(kinds: Callable[[tuple[str, ...]], frozenset[str]]) -> Middleware:
+    """Middleware for mTLS: 403 unless the certificate's names, of these ``kinds``, may ask this.
+
+    Sessions and handovers are for members; the rest is for members, control servers and operators.
+    """
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        transport = request.transport
+        names = names_in(transport.get_extra_info("peercert") if transport else None)
+        who = kinds(names)
+        resource = request.match_info.route.resource
+        path = resource.canonical if resource else request.path
+        if MEMBER in who or (who and not path.startswith(_MEMBERS_ONLY)):
+            return await handler(request)
+        whose = ", ".join(names) or "nobody"
+        logger.warning("%s from %s refused: the certificate is for %s", path, request.remote, whose)
+        return respond(problem(403, "not-a-peer", f"the certificate is for {whose}, who may not ask this"))
+
+    return check
+
+
+def _add_handover_routes(app: web.Application, replica: Replica, answers: Answers) -> None:
     """The target's side of a handover."""
 
     async def prepare(request: web.Request) -> web.Response:
         try:
-            slots = slots_in(as_json(await request.read()), TOGETHER_MOST)
-            await asyncio.gather(*(context.replica.full_sync(slot) for slot in slots))
+            slots = slots_in(as_json(await request.read()), MAX_SLOTS_TOGETHER)
+            await asyncio.gather(*(replica.full_sync(slot) for slot in slots))
         except (ValueError, KeyError, TypeError) as error:
             return respond(problem(400, "bad-request", f"slots to prepare: {error}"))
         except EtcdError as error:
@@ -101,13 +124,13 @@ def _add_handover_routes(app: web.Application, context: MemberContext, handover:
     async def activate(request: web.Request) -> web.Response:
         try:
             asked = as_json(await request.read())
-            slots, revision = slots_in(asked, TOGETHER_MOST), revision_in(asked["revision"])
+            slots, revision = slots_in(asked, MAX_SLOTS_TOGETHER), revision_in(asked["revision"])
         except (ValueError, KeyError, TypeError) as error:
             return respond(problem(400, "bad-request", f"slots to take and the revision of their records: {error}"))
         try:
-            taken = await handover.take(slots, revision)
-        except HandoverFailed as error:
-            return respond(problem(409, "not-owner", f"slots {list(error.slots)}: {error.why}"))
+            taken = await answers.take(slots, revision)
+        except NotTaken as error:
+            return respond(problem(409, "not-owner", str(error)))
         except EtcdError as error:
             return respond(problem(503, "outcome-unknown", str(error), retry_after=1))
         owners = {slot: dataclasses.asdict(at.record) for slot, at in taken.items()}
@@ -117,7 +140,7 @@ def _add_handover_routes(app: web.Application, context: MemberContext, handover:
     app.router.add_post(ACTIVATE_PATH, activate)
 
 
-def _add_take_route(app: web.Application, takeovers: Takeovers) -> None:
+def _add_take_route(app: web.Application, answers: Answers) -> None:
     """Where an owner that alone is cut off from etcd gives its slots away."""
 
     async def take(request: web.Request) -> web.Response:
@@ -128,7 +151,7 @@ def _add_take_route(app: web.Application, takeovers: Takeovers) -> None:
         except (ValueError, KeyError, TypeError) as error:
             return respond(problem(400, "bad-request", f"who gives which slots, by their records' revisions: {error}"))
         try:
-            taken = await takeovers.given(member, boot, fences)
+            taken = await answers.take_given(member, boot, fences)
         except NotTaken as error:
             return respond(problem(409, "not-owner", str(error)))
         except EtcdError as error:

@@ -1,9 +1,9 @@
-"""Which owners, whose next in line this member is, run and which have stopped, as their pulses show.
+"""Watches the owners whose first standby this member is: which of their processes run, and which have stopped.
 
-Watches the pulses (:mod:`understudy.statesync.heartbeat.pulse`) of those members only, so that in a large pool nobody
-asks everybody. That one has stopped is a witness, and never the only one: a caller who was sent here is the other, or
-the silence of beats. That one runs is no proof that it is well, but who asks it is more patient. The control servers
-are told both.
+It watches the pulses (:mod:`understudy.statesync.heartbeat.pulse`) of those members only, so in a large pool nobody
+asks everybody. A missed pulse is one witness of a death and never the only one: the other is a caller who was sent
+here, or missed heartbeats. A pulse does not prove that a member is well, but probes of it are more patient. The control
+servers are told of both.
 """
 
 import asyncio
@@ -11,25 +11,25 @@ import logging
 import time
 from collections.abc import Callable
 
-from understudy.proxy.ownership.context import MemberContext
+from understudy.proxy.member.pool_view import PoolView
 from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
 from understudy.statesync.heartbeat.pulse import Identity, Pulses, is_running
 
 logger = logging.getLogger(__name__)
 
-LOOK = 0.05
-CHOOSE = 1.0
-"""Seconds after which it is looked anew whom to watch."""
+POLL_INTERVAL = 0.05
+SELECT_INTERVAL = 1.0
+"""Seconds after which the members to watch are chosen again."""
 
 
-class Silence:
-    """The owners among which somebody may fall silent, and ``seen``: which of them run (True) or have stopped (False).
+class PredecessorMonitor:
+    """``seen`` tells which of the watched processes run (True) or have stopped (False).
 
-    ``on_change`` is called when somebody stops or goes on.
+    ``on_change`` is called when one of them stops or goes on.
     """
 
-    def __init__(self, context: MemberContext, pulses: Pulses, on_change: Callable[[], None]) -> None:
-        self._context = context
+    def __init__(self, pool: PoolView, pulses: Pulses, on_change: Callable[[], None]) -> None:
+        self._pool = pool
         self._pulses = pulses
         self._on_change = on_change
         self._watched: dict[Identity, str] = {}
@@ -37,9 +37,9 @@ class Silence:
 
     def runs(self, member: str, boot: str | None = None) -> bool | None:
         """Whether this boot of a member, by default the one on record, runs; None if nothing can be said."""
-        record = self._context.known.get(member)
+        record = self._pool.known.get(member)
         who = (member, boot or (record.boot if record else ""))
-        rules = self._context.liveness
+        rules = self._pool.liveness
         return is_running(
             self._pulses.pulse(who),
             self._pulses.others(who),
@@ -49,7 +49,7 @@ class Silence:
         )
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Watch until cancelled."""
         choose_at = 0.0
         with self._pulses:
             while True:
@@ -57,9 +57,9 @@ class Silence:
                 if now >= choose_at:
                     self._watched = self._predecessors()
                     self._pulses.watch(self._watched)
-                    choose_at = now + CHOOSE
+                    choose_at = now + SELECT_INTERVAL
                 self._look()
-                await asyncio.sleep(LOOK)
+                await asyncio.sleep(POLL_INTERVAL)
 
     def _look(self) -> None:
         before = {who for who, runs in self.seen.items() if not runs}
@@ -68,22 +68,20 @@ class Silence:
         for member, boot in stopped - before:
             pulse = self._pulses.pulse((member, boot))
             worst = pulse.worst * 1000 if pulse is not None else 0.0
-            logger.warning(
-                "%s does not answer its pulse any more; that took %.0f ms at the most of late", member, worst
-            )
+            logger.warning("%s no longer answers its pulse; its slowest recent answer took %.0f ms", member, worst)
         if stopped != before:
             self._on_change()
 
     def _predecessors(self) -> dict[Identity, str]:
-        """Whose slots would come to this member next, now or once the table is carried out, and their health ports."""
-        context = self._context
-        view = context.view()
-        mine = [(slot, order) for slot, order in enumerate(view.table.orders) if context.me in order[:2]]
+        """The members whose slots would go to this one next, now or by the table, and their health ports."""
+        me = self._pool.identity.me
+        view = self._pool.view()
+        mine = [(slot, order) for slot, order in enumerate(view.table.orders) if me in order[:2]]
         owners = {at.record.active for slot, _ in mine if (at := view.owners.get(slot)) is not None}
         found = {}
-        for member in owners.union(order[0] for _, order in mine) - {context.me}:
-            context.peer(member)  # which keeps the record of a member whose lease has ended
-            record = context.known.get(member)
+        for member in owners.union(order[0] for _, order in mine) - {me}:
+            self._pool.remember(member)
+            record = self._pool.known.get(member)
             if record is not None and record.health:
                 found[member, record.boot] = record.health
         return found

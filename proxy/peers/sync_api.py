@@ -1,18 +1,15 @@
-"""The operator's part of the peer API: how far a member's copies are, their digests, and copying one anew.
+"""The operator's part of the peer API: status, digests of a member's copies, and making one copy again.
 
-``understudy status --sync`` and ``understudy verify`` ask here, and Prometheus reads ``/metrics``. Read only but for
-``resync``, which replaces a copy by what etcd holds. Session keys appear in ``entries`` alone, contents nowhere.
+``understudy status --sync`` and ``understudy verify`` ask here, and Prometheus reads ``/metrics``. Only ``resync``
+changes anything: it replaces a copy by what etcd holds. Only ``entries`` shows session keys; nothing shows contents.
 """
-
-import asyncio
-from collections.abc import Callable
 
 from aiohttp import web
 
-from understudy.proxy.ownership.context import MemberContext
-from understudy.proxy.peers.anti_entropy import NotHeld, Scrub
-from understudy.proxy.sessions.problems import problem
-from understudy.proxy.sessions.session_api import REVISION_MOST, Status, as_json, respond, revision_in, slots_in
+from understudy.proxy.http.problems import problem
+from understudy.proxy.http.requests import MAX_REVISION, Expose, Status, as_json, respond, revision_in, slots_in
+from understudy.proxy.member.local_copies import LocalCopies
+from understudy.proxy.peers.anti_entropy import AntiEntropy, NotHeld
 from understudy.statesync.etcd.client import EtcdError
 from understudy.statesync.parsing.strict_json import whole_number
 from understudy.statesync.sessions.digests import digest_of
@@ -20,37 +17,13 @@ from understudy.statesync.sessions.digests import digest_of
 STATUS_PATH = "/peer/v1/status"
 DIGEST_PATH = "/peer/v1/slots/digest"
 METRICS_PATH = "/metrics"
-SLOTS_MOST = 256
-NAMED_MOST = 20
-APPLY_PATIENCE = 1.0
-
-
-def sync_view(context: MemberContext) -> dict[str, object]:
-    """How far this member's copies are. ``lag_ms`` is how long ago etcd last confirmed that they are current."""
-    replica, mirror = context.replica, context.mirror
-    wanted = context.view().table.slots_held_by(context.me) | frozenset(context.holdings.slots)
-    missing = sorted(wanted - replica.synced)
-    return {
-        "wanted": len(wanted),
-        "in_sync": len(wanted) - len(missing),
-        "missing": missing[:NAMED_MOST],
-        "lag_ms": round(mirror.silent_for * 1000),
-        "full_syncs": replica.copies,
-        "last_full_sync": replica.copied_at,
-        "gaps": max(mirror.resets - 1, 0),
-        "checked_slots": context.tally.checked,
-        "resyncs": context.tally.resyncs,
-    }
-
-
-Expose = Callable[[str], tuple[bytes, str]]
-"""Text for Prometheus and its type, for what an ``Accept`` header asks for."""
+MAX_SLOTS_ASKED = 256
+APPLY_TIMEOUT = 1.0
 
 
 def metrics_app(expose: Expose) -> web.Application:
-    """``/metrics`` alone, for a port that asks for no certificate: numbers of the whole member, no session in them."""
+    """Only ``/metrics``, for a port without certificates: numbers of the whole member, nothing of sessions."""
     app = web.Application()
-
     _add_metrics(app, expose)
     return app
 
@@ -66,10 +39,13 @@ def _add_metrics(app: web.Application, expose: Expose) -> None:
 class SyncApi:
     """The handlers of the operator's routes."""
 
-    def __init__(self, context: MemberContext, status: Status, scrub: Scrub, metrics: Expose) -> None:
-        self._context = context
+    def __init__(
+        self, me: str, copies: LocalCopies, status: Status, anti_entropy: AntiEntropy, metrics: Expose
+    ) -> None:
+        self._me = me
+        self._copies = copies
         self._status = status
-        self._scrub = scrub
+        self._anti_entropy = anti_entropy
         self._metrics = metrics
 
     def add_to(self, app: web.Application) -> None:
@@ -82,45 +58,45 @@ class SyncApi:
 
     async def _show_status(self, request: web.Request) -> web.Response:
         revision = _number(request.query.get("revision", "0"))
-        await _applied(self._context, revision or 0)
+        await self._copies.caught_up(revision or 0, APPLY_TIMEOUT)
         return web.json_response(self._status()[0])
 
     async def _digest(self, request: web.Request) -> web.Response:
         try:
             asked = as_json(await request.read())
-            slots, revision = slots_in(asked, SLOTS_MOST), revision_in(asked["revision"])
+            slots, revision = slots_in(asked, MAX_SLOTS_ASKED), revision_in(asked["revision"])
         except (ValueError, KeyError, TypeError) as error:
-            return respond(problem(400, "bad-request", f"a digest is asked for with slots and a revision: {error}"))
-        if not await _applied(self._context, revision):
-            return _behind(self._context, revision)
+            return respond(problem(400, "bad-request", f"a digest needs slots and a revision: {error}"))
+        if not await self._copies.caught_up(revision, APPLY_TIMEOUT):
+            return _behind(self._copies.mirror.revision, revision)
         found: dict[str, object] = {}
         for slot in slots:
             try:
-                entries, _ = await self._scrub.entries(slot)
+                entries, _ = await self._anti_entropy.entries(slot)
             except NotHeld:
                 found[str(slot)] = None
             else:
                 one = digest_of(entries, revision)
                 found[str(slot)] = {"count": one.count, "digest": f"{one.digest:032x}"}
-        return web.json_response({"member": self._context.me, "slots": found})
+        return web.json_response({"member": self._me, "slots": found})
 
     async def _entries(self, request: web.Request) -> web.Response:
         revision = _number(request.query.get("revision", ""))
         if revision is None:
-            return respond(problem(400, "bad-request", "entries are asked for with ?revision=NUMBER"))
-        if not await _applied(self._context, revision):
-            return _behind(self._context, revision)
+            return respond(problem(400, "bad-request", "entries need ?revision=NUMBER"))
+        if not await self._copies.caught_up(revision, APPLY_TIMEOUT):
+            return _behind(self._copies.mirror.revision, revision)
         try:
-            held, applied = await self._scrub.entries(int(request.match_info["slot"]))
+            held, applied = await self._anti_entropy.entries(int(request.match_info["slot"]))
         except NotHeld as error:
             return respond(problem(409, "not-held", str(error)))
         listed = [[key, entry.revision, f"{entry.digest:032x}"] for key, entry in held.items()]
-        return web.json_response({"member": self._context.me, "applied": applied, "entries": listed})
+        return web.json_response({"member": self._me, "applied": applied, "entries": listed})
 
     async def _resync(self, request: web.Request) -> web.Response:
         slot = int(request.match_info["slot"])
         try:
-            count = await self._scrub.resync(slot)
+            count = await self._anti_entropy.resync(slot)
         except NotHeld as error:
             return respond(problem(409, "not-held", str(error)))
         except EtcdError as error:
@@ -128,20 +104,10 @@ class SyncApi:
         return web.json_response({"slot": slot, "sessions": count})
 
 
-async def _applied(context: MemberContext, revision: int) -> bool:
-    """Wait, within bounds, until every change up to ``revision`` is in memory; whether it is."""
-    try:
-        async with asyncio.timeout(APPLY_PATIENCE):
-            await context.mirror.caught_up(revision)
-    except TimeoutError:
-        return False
-    return True
-
-
-def _behind(context: MemberContext, revision: int) -> web.Response:
-    detail = f"this member has applied revision {context.mirror.revision}, and not {revision} yet"
+def _behind(applied: int, revision: int) -> web.Response:
+    detail = f"this member has applied revision {applied}, and not {revision} yet"
     return respond(problem(503, "not-ready", detail, retry_after=1))
 
 
 def _number(text: str) -> int | None:
-    return whole_number(text, REVISION_MOST)
+    return whole_number(text, MAX_REVISION)

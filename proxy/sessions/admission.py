@@ -1,7 +1,7 @@
-"""Who may ask: the names in a certificate at the peer API, a token and a header at the session API.
+"""Who may use the session API: a token, and for changes of anything but a session a header.
 
-Three middlewares and what they look up. Checks come before anything of a request is carried out or its body is read.
-Whether certificates and tokens are demanded at all is decided at start (``understudy.proxy.sidecar.listen``).
+Both checks come before a request is carried out or its body is read. Whether tokens are demanded at all is decided at
+start (``understudy.proxy.sidecar.listen``).
 """
 
 import hashlib
@@ -13,21 +13,19 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from understudy.proxy.peers.peer_client import ACTIVATE_PATH, PREPARE_PATH, SESSIONS_PATH
-from understudy.proxy.sessions.problems import Reply, problem
+from understudy.proxy.http.problems import Reply, problem
+from understudy.proxy.http.requests import respond
 from understudy.statesync.http.headers import ADMIN_HEADER, ADMIN_VALUE
-from understudy.statesync.tls.identity import MEMBER, names_in
 from understudy.statesync.tls.secret_files import fault_of, read_secret
 
 logger = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
-"""What orchestrators ask at the session API: they have no token, and learn nothing of sessions."""
+"""Paths for orchestrators, which have no token; they show nothing of sessions."""
 TOKEN_LEAST = 16
 SESSIONS_ROOT = "/v1/sessions"
-"""Below it are the calls of the session API that name a session, perhaps by a key that a client sent."""
+"""Below it are the calls that name a session, perhaps by a key that a client sent."""
 _READS = frozenset({"GET", "HEAD"})
-_MEMBERS_ONLY = (SESSIONS_PATH, PREPARE_PATH, ACTIVATE_PATH)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -37,9 +35,9 @@ class BadTokenFile(Exception):
 
 
 class SessionTokens:
-    """The tokens in a file, one a line, all of them valid: so a token is changed by having both there for a while.
+    """The tokens in a file, one a line. All are valid, so to change a token have both in the file for a while.
 
-    The file is looked at with each request (modification time); one that cannot be used leaves the last good tokens.
+    The file's modification time is checked with each request. While the file cannot be used, the last good tokens stay.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,7 +63,7 @@ class SessionTokens:
             if stamp != self._stamp:
                 self._stamp = stamp
                 self._digests = _digests(self._path)
-                logger.info("session tokens read anew from %s", self._path)
+                logger.info("session tokens read again from %s", self._path)
         except (OSError, BadTokenFile) as error:
             logger.warning("the session tokens in use stay: %s", error)
 
@@ -85,7 +83,7 @@ def _digests(path: Path) -> tuple[bytes, ...]:
     return tuple(hashlib.sha256(token.encode()).digest() for token in tokens)
 
 
-def token_wanted(tokens: SessionTokens, respond: Callable[[Reply], web.Response]) -> Middleware:
+def token_wanted(tokens: SessionTokens) -> Middleware:
     """Middleware of the session API: 401 without a valid token (RFC 6750, section 3), but for the health paths."""
 
     @web.middleware
@@ -101,11 +99,11 @@ def token_wanted(tokens: SessionTokens, respond: Callable[[Reply], web.Response]
     return check
 
 
-def admin_wanted(respond: Callable[[Reply], web.Response]) -> Middleware:
-    """Middleware of the session API: 403 for a change of anything but a session that lacks the header for it.
+def admin_wanted() -> Middleware:
+    """Middleware of the session API: 403 for a change of anything but a session without the header for it.
 
-    An application puts session keys into paths, and its clients may choose them: a key like ``../checks/db`` makes
-    a call for a session one for a check. No client can make the application send the header.
+    An application puts session keys into paths, and its clients may choose the keys. A key like ``../checks/db`` turns
+    a call for a session into a call for a check. But no client can make the application send the header.
     """
 
     @web.middleware
@@ -125,27 +123,3 @@ def admin_wanted(respond: Callable[[Reply], web.Response]) -> Middleware:
 
 def _names_a_session(path: str) -> bool:
     return path == SESSIONS_ROOT or path.startswith(f"{SESSIONS_ROOT}/")
-
-
-def certificate_wanted(
-    kinds: Callable[[tuple[str, ...]], frozenset[str]], respond: Callable[[Reply], web.Response]
-) -> Middleware:
-    """Middleware of the peer API over mTLS: 403 unless ``kinds`` of the certificate's names may ask this.
-
-    Sessions and handovers are for members; the rest is for members, control servers and operators.
-    """
-
-    @web.middleware
-    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        transport = request.transport
-        names = names_in(transport.get_extra_info("peercert") if transport else None)
-        who = kinds(names)
-        resource = request.match_info.route.resource
-        path = resource.canonical if resource else request.path
-        if MEMBER in who or (who and not path.startswith(_MEMBERS_ONLY)):
-            return await handler(request)
-        whose = ", ".join(names) or "nobody"
-        logger.warning("%s from %s refused: the certificate is for %s", path, request.remote, whose)
-        return respond(problem(403, "not-a-peer", f"the certificate is for {whose}, who may not ask this"))
-
-    return check

@@ -1,13 +1,12 @@
-"""One session call as it came in, from the application or from another sidecar, and the write that it asks for. Pure.
+"""One session call of the application or of another sidecar, and the write that it asks for. Pure.
 
-Which headers a call may have is in docs/api.md; what becomes of it is decided by
-:mod:`understudy.proxy.sessions.service` and :mod:`understudy.proxy.sessions.owner_calls`.
+docs/api.md lists the headers of a call. :mod:`understudy.proxy.sessions.service` answers it.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from understudy.proxy.sessions.problems import Reply, problem
+from understudy.proxy.http.problems import Reply, problem
 from understudy.statesync.parsing.strict_json import whole_number
 from understudy.statesync.sessions.request_log import REQUEST_HEADER, parse_stamp
 from understudy.statesync.sessions.session import Method, Write
@@ -49,7 +48,7 @@ def write_of(call: Call) -> Write | Reply:
             return problem(
                 400,
                 "bad-request",
-                "Understudy-Request takes SECONDS;ID, as the front Envoy sends it: hand it on as it is",
+                "Understudy-Request takes SECONDS;ID, as the front Envoy sends it: pass it on unchanged",
             )
         request, began = request or f"request:{stamp.id}", stamp.began
     if call.method == Method.REFUSE and request is None:

@@ -1,22 +1,23 @@
-"""One session call's way to the owner of its slot: how long it may take, and what it may have left behind.
+"""The attempts to answer one session call: how long they may take, and what they may have left behind.
 
-A write that was sent to a peer and not answered may still be carried out there: minutes later, if the peer was stopped
-in between. The outcome of the request is kept (:mod:`understudy.statesync.sessions.request_log`), so an effect is had
-once, and a refusal that is told is final. Only an answer that says that *this* copy did nothing tells too little then.
+A write that was forwarded and not answered may still be carried out by the peer, even minutes later if the peer was
+stopped meanwhile. The request log (:mod:`understudy.statesync.sessions.request_log`) sees to it that the request has
+its effect once, and that a refusal is final. But an answer that *this* copy of the request did nothing would then be
+misleading, so it becomes ``outcome-unknown``.
 """
 
 import json
 import time
 from dataclasses import dataclass, field
 
-from understudy.proxy.sessions.problems import Reply, problem
+from understudy.proxy.http.problems import Reply, problem
 
 
 @dataclass(slots=True)
-class Errand:
+class CallAttempts:
     """The state of one call. ``came`` and ``give_up`` are monotonic seconds.
 
-    ``doubts`` tells of each forwarded write that was not answered.
+    ``doubts`` has the error of each forwarded write that was not answered.
     """
 
     came: float
@@ -28,8 +29,8 @@ class Errand:
         """Seconds until the call is given up; not below 0."""
         return max(self.give_up - time.monotonic(), 0.0)
 
-    def honest(self, reply: Reply) -> Reply:
-        """The reply, unless it says that nothing was done while a peer may have done it, or may do it yet."""
+    def final_reply(self, reply: Reply) -> Reply:
+        """The reply, or ``outcome-unknown`` if it says that nothing was done although a peer may have done it."""
         if not self.doubts or not _of_this_copy_alone(reply):
             return reply
         detail = f"{self.doubts[0]}; read the session, or repeat the request with its Idempotency-Key"
@@ -37,7 +38,7 @@ class Errand:
 
 
 def _of_this_copy_alone(reply: Reply) -> bool:
-    """Whether the reply tells nothing of other copies of the request: it was not decided on."""
+    """Whether the reply says nothing about other copies of the request: this copy was not decided on."""
     if reply.status == 503:
         return True
     return reply.status == 409 and str(json.loads(reply.body).get("type", "")).endswith("/request-expired")

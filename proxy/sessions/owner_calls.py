@@ -1,8 +1,8 @@
 """Session calls at the owner of their slot: reads from memory, writes by group commit.
 
-Writes to one session run one after the other: each is decided on the committed state, and the next begins only when
-the outcome of the one before is known, even if its client has gone. So nothing is ever decided on a guess, and the
-slot counts as busy (for a handover) until every write in it is resolved.
+Writes to one session run one after the other. Each is decided on the committed state, and the next begins only when
+the outcome of the one before is known, even if its client has gone. So nothing is decided on a guess, and for a
+handover the slot counts as busy until every write in it is resolved.
 """
 
 import asyncio
@@ -11,15 +11,20 @@ import time
 from dataclasses import replace
 from functools import partial
 
-from understudy.proxy.ownership.context import MemberContext
-from understudy.proxy.ownership.owned_slots import OwnedSlot
+from understudy.proxy.events.recorder import Recorder
+from understudy.proxy.health.loop_lag import LoopLag
+from understudy.proxy.http.problems import Reply, problem
+from understudy.proxy.member.local_copies import LocalCopies
+from understudy.proxy.member.pool_view import PoolView
+from understudy.proxy.ownership.owned_slots import OwnedSlot, OwnedSlots
+from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.ownership.read_deadline import ReadDeadline
 from understudy.proxy.sessions.call import Call, write_of
-from understudy.proxy.sessions.problems import Reply, problem
-from understudy.proxy.sessions.session_locks import SessionTurns
-from understudy.statesync.etcd.client import EtcdError, Get, Kv, ModRevision
+from understudy.proxy.sessions.session_locks import SessionLocks
+from understudy.statesync.etcd.client import EtcdClient, EtcdError, Get, Kv, ModRevision
+from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.pool.spec import PoolSpec
-from understudy.statesync.sessions.commit import CommitUnknown, NotCommitted, NotOwner, Submission
+from understudy.statesync.sessions.commit import Committer, CommitUnknown, NotCommitted, NotOwner, Submission
 from understudy.statesync.sessions.request_log import Entry, Window, request_hash
 from understudy.statesync.sessions.session import (
     Outcome,
@@ -27,8 +32,8 @@ from understudy.statesync.sessions.session import (
     Repeated,
     Session,
     Stored,
-    Terms,
     Write,
+    WriteContext,
     decide_write,
     etag_of,
     matches_none,
@@ -36,20 +41,42 @@ from understudy.statesync.sessions.session import (
 from understudy.statesync.sessions.session_crypto import Unreadable
 
 RETRY_AFTER = 1
-ASYNC_PATIENCE = 1.0
-ETCD_PATIENCE = 1.5
+ASYNC_TIMEOUT = 1.0
+ETCD_TIMEOUT = 1.5
 """Seconds for which a read waits for etcd past the read deadline; also what a call to etcd may take."""
 
 logger = logging.getLogger(__name__)
 
 
 class OwnerCalls:
-    """Answers calls in owned slots. Both methods return None when the slot turned out not to be ours after all."""
+    """Answers calls in owned slots: None when a slot turned out not to be ours after all."""
 
-    def __init__(self, context: MemberContext, reads: ReadDeadline) -> None:
-        self._context = context
+    def __init__(
+        self,
+        pool: PoolView,
+        copies: LocalCopies,
+        etcd: EtcdClient,
+        owned: OwnedSlots,
+        committer: Committer,
+        reads: ReadDeadline,
+        clock: PoolClock,
+        loop_lag: LoopLag,
+        updates: PoolUpdates,
+        recorder: Recorder,
+    ) -> None:
+        self._me = pool.identity.me
+        self._keys = pool.identity.keys
+        self._copies = copies
+        self._replica = copies.replica
+        self._etcd = etcd
+        self._owned = owned
+        self._committer = committer
         self._reads = reads
-        self._turns = SessionTurns()
+        self._clock = clock
+        self._loop_lag = loop_lag
+        self._updates = updates
+        self._recorder = recorder
+        self._locks = SessionLocks()
         self._unanswered: dict[tuple[int, str], asyncio.Future[int]] = {}
         self.async_lost = 0
 
@@ -57,7 +84,7 @@ class OwnerCalls:
         """Whether :meth:`read` would answer a ``GET`` from memory now, without waiting for anything."""
         return (
             (slot, call.key) not in self._unanswered
-            and self._context.replica.is_synced(slot)
+            and self._replica.is_synced(slot)
             and call.headers.get("understudy-consistency") != "linearizable"
             and self._reads.holds()
         )
@@ -72,15 +99,15 @@ class OwnerCalls:
     async def _read(self, call: Call, owned: OwnedSlot) -> Reply | None:
         pending = self._unanswered.get((owned.slot, call.key))
         if pending is not None:
-            await asyncio.wait((pending,), timeout=ASYNC_PATIENCE)
+            await asyncio.wait((pending,), timeout=ASYNC_TIMEOUT)
         linearizable = call.headers.get("understudy-consistency") == "linearizable"
-        sure = linearizable or self._reads.holds() or await self._reads.renewed(ETCD_PATIENCE)
+        sure = linearizable or self._reads.holds() or await self._reads.renewed(ETCD_TIMEOUT)
         if not sure and self._holds(owned):
             detail = "etcd is needed to answer this read and does not answer"
             return problem(503, "no-owner", detail, retry_after=RETRY_AFTER)
         if not self._holds(owned):
             return None
-        session = self._context.replica.session(owned.slot, call.key)
+        session = self._replica.session(owned.slot, call.key)
         if linearizable:
             try:
                 seen = await self._read_etcd(call.key, owned)
@@ -92,8 +119,8 @@ class OwnerCalls:
             if not seen:
                 return None
             session = seen[0]
-        if session is None or not session.alive(self._context.clock.expiry_ms()):
-            absent = self._sealed_off(call, owned) or problem(404, "no-such-session", "there is no session of this key")
+        if session is None or not session.alive(self._clock.expiry_ms()):
+            absent = self._unreadable(call, owned) or problem(404, "no-such-session", "there is no session of this key")
             return self._placed(absent, owned)
         if_none_match = call.headers.get("if-none-match")
         if if_none_match is not None and matches_none(if_none_match, session):
@@ -104,18 +131,18 @@ class OwnerCalls:
     async def _read_etcd(self, key: str, owned: OwnedSlot) -> tuple[Session | None, ...]:
         """The session as etcd has it, in a tuple of one, while we own its slot; an empty tuple if we do not.
 
-        Memory takes it in as well: what one reader was shown, the next one must not be behind of.
+        It is taken into memory as well: a later reader must not see an older session than an earlier one.
         """
-        keys = self._context.keys
+        keys = self._keys
         owner_key = keys.owner(owned.slot)
-        result = await self._context.etcd.txn(
+        result = await self._etcd.txn(
             [ModRevision(owner_key, owned.fence)], [Get(keys.session(owned.slot, key))], [Get(owner_key)]
         )
         if not result.succeeded:
             self._learn(owned.slot, result.answers[0][0] if result.answers[0] else None)
             return ()
         found = result.answers[0]
-        replica = self._context.replica
+        replica = self._replica
         if not found:
             replica.committed(owned.slot, key, None, result.revision)
             return (None,)
@@ -132,11 +159,11 @@ class OwnerCalls:
             owned.leave()
             return write
         try:
-            if self._turns.taken(owned.slot, call.key):
+            if self._locks.locked(owned.slot, call.key):
                 async with asyncio.timeout(max(give_up - time.monotonic(), 0.0)):
-                    await self._turns.take(owned.slot, call.key)
+                    await self._locks.acquire(owned.slot, call.key)
             else:
-                await self._turns.take(owned.slot, call.key)
+                await self._locks.acquire(owned.slot, call.key)
         except TimeoutError:
             owned.leave()
             detail = "an earlier write to this session is not resolved yet; this one was not carried out"
@@ -148,10 +175,10 @@ class OwnerCalls:
         if not self._holds(owned):
             release()
             return None  # the slot was lost, or the watch had a gap, while this call waited
-        sealed_off = self._sealed_off(call, owned)
-        if sealed_off is not None:
+        unreadable = self._unreadable(call, owned)
+        if unreadable is not None:
             release()
-            return self._placed(sealed_off, owned)
+            return self._placed(unreadable, owned)
         expired = self._expired(call, write, spec)
         if expired is not None:
             release()
@@ -169,16 +196,16 @@ class OwnerCalls:
     def _expired(self, call: Call, write: Write, spec: PoolSpec) -> Reply | None:
         """The answer to a write that may be a copy of a request whose outcome is forgotten by now.
 
-        Without a stamp a call is as old as the time that it may have waited in its socket, as far as is known here.
+        A call without a stamp counts as old as the time for which it may have waited in its socket.
         """
         if write.began is not None:
-            age = self._context.clock.now_ms() / 1000 - write.began
+            age = self._clock.now_ms() / 1000 - write.began
         else:
-            age = 0.0 if call.hop else self._context.stall.standstill()
+            age = 0.0 if call.hop else self._loop_lag.standstill()
         fault = Window.of(spec.timeouts.request_seconds).fault(age)
         if not fault:
             return None
-        self._context.tally.expired += 1
+        self._recorder.counters.expired += 1
         return problem(409, "request-expired", f"{fault}; nothing was done")
 
     async def _carry_out(
@@ -199,7 +226,7 @@ class OwnerCalls:
             return overloaded
         entry = _entry_of(call, write, outcome)
         if isinstance(outcome, Refused):
-            submission = self._context.committer.submit(owned.slot, owned.fence, "", None, entry)
+            submission = self._committer.submit(owned.slot, owned.fence, "", None, entry)
             submission.done.add_done_callback(lambda _: release())
             return await self._resolve(submission, outcome, owned, give_up)
         submission = self._submit(call.key, outcome.session, owned, release, entry)
@@ -209,15 +236,16 @@ class OwnerCalls:
         return await self._resolve(submission, outcome, owned, give_up)
 
     async def _without_effect(self, outcome: Repeated | Refused, owned: OwnedSlot, spec: PoolSpec) -> Reply | None:
-        """A refusal or a repeated answer tells what memory holds, as a read does, so it needs as good a ground.
+        """A refusal or a repeated answer is made from memory, like a read, so it needs the same proof of ownership.
 
-        With ``takeover: lease`` that is the read deadline; with ``fast``, where the deadline allows old reads, a look
-        at etcd from now on. While the owner record is ours nobody else has written: memory is all there is to know.
+        With ``takeover: lease`` the proof is the read deadline. With ``fast``, where the deadline allows old reads, it
+        is a read of etcd that is sent from now on. While the owner record is ours nobody else has written, so memory
+        is complete.
         """
         if spec.takeover == "lease" and self._reads.holds():
             sure = True
         else:
-            sure = await self._reads.confirmed(time.monotonic(), ETCD_PATIENCE)
+            sure = await self._reads.confirmed(time.monotonic(), ETCD_TIMEOUT)
         if not sure and self._holds(owned):
             detail = "etcd is needed to answer this write and does not answer"
             return problem(503, "not-committed", detail, retry_after=RETRY_AFTER)
@@ -225,33 +253,33 @@ class OwnerCalls:
 
     def _holds(self, owned: OwnedSlot) -> bool:
         """Whether the slot is still ours and in memory after a call has waited for something."""
-        return self._context.holdings.get(owned.slot) is owned and self._context.replica.is_synced(owned.slot)
+        return self._owned.get(owned.slot) is owned and self._replica.is_synced(owned.slot)
 
     def _overload(self, spec: PoolSpec, *, new: bool) -> Reply | None:
         """The answer to a write that is not taken in because commits lag behind (``backpressure``)."""
-        now = self._context.committer.pressure(time.monotonic())
-        waiting = replace(now, writes=now.writes + self._turns.waiting)
+        now = self._committer.pressure(time.monotonic())
+        waiting = replace(now, writes=now.writes + self._locks.waiting)
         why = waiting.refusal(new=new, bound=spec.limits.queued_writes)
         if not why:
             return None
         if new:
-            self._context.tally.refused_new += 1
+            self._recorder.counters.refused_new += 1
         else:
-            self._context.tally.refused_writes += 1
+            self._recorder.counters.refused_writes += 1
         return problem(503, "overloaded", why, retry_after=RETRY_AFTER)
 
     def _too_many_requests(self, write: Write, spec: PoolSpec) -> Reply | None:
-        """The answer to a write whose outcome there is no room to keep: without it a copy might act again."""
-        if write.request is None or len(self._context.requests) < spec.limits.requests:
+        """The answer to a write whose outcome cannot be kept: without it, a copy of the request might act again."""
+        if write.request is None or len(self._copies.requests) < spec.limits.requests:
             return None
-        self._context.tally.refused_writes += 1
+        self._recorder.counters.refused_writes += 1
         detail = (
             f"the outcomes of {spec.limits.requests} requests are kept, as many as this pool's limits.requests allows"
         )
         return problem(503, "overloaded", detail, retry_after=RETRY_AFTER)
 
     def _follow(self, slot: int, key: str, submission: Submission) -> None:
-        """An ``async`` write is answered before it is committed: reads here wait for it, and its loss is counted."""
+        """An ``async`` write is answered before it is committed: reads wait for it, and its loss is counted."""
         self._unanswered[slot, key] = submission.done
 
         def settled(done: "asyncio.Future[int]") -> None:
@@ -260,33 +288,33 @@ class OwnerCalls:
                 self.async_lost += 1
                 error = done.exception() if not done.cancelled() else None
                 if isinstance(error, NotOwner):
-                    self._context.writers.refused(error.found, lost=True)
+                    self._recorder.audit.refused(error.found, lost=True)
                 logger.warning("an async write in slot %d was lost: %s", slot, done.exception())
 
         submission.done.add_done_callback(settled)
 
     def _decide(self, call: Call, write: Write, owned: OwnedSlot, spec: PoolSpec) -> Outcome:
-        current = self._context.replica.session(owned.slot, call.key)
-        clock, limit = self._context.clock, spec.limits.session_bytes
-        terms = Terms(owned.owner.epoch, clock.now_ms(), limit, spec.session_ttl, clock.expiry_ms())
+        current = self._replica.session(owned.slot, call.key)
+        limit = spec.limits.session_bytes
+        terms = WriteContext(owned.owner.epoch, self._clock.now_ms(), limit, spec.session_ttl, self._clock.expiry_ms())
         settled = None
         if write.request is not None:
-            settled = self._context.requests.find(request_hash(call.key, write.request), write.fingerprint)
+            settled = self._copies.requests.find(request_hash(call.key, write.request), write.fingerprint)
         outcome = decide_write(current, write, terms, settled)
         if isinstance(outcome, Stored) and outcome.status == 201 and current is None and self._full(spec):
             share = f"{spec.limits.sessions} sessions for {spec.slots} slots"
             return Refused(507, "too-many-sessions", f"this member's share of the pool's limit ({share}) is used up")
         return outcome
 
-    def _sealed_off(self, call: Call, owned: OwnedSlot) -> Reply | None:
-        """The answer for a session that is there and cannot be read here: it must not pass for absent."""
-        why = self._context.replica.unreadable(owned.slot, call.key)
+    def _unreadable(self, call: Call, owned: OwnedSlot) -> Reply | None:
+        """The answer for a session that exists and cannot be read here: it must not count as absent."""
+        why = self._replica.unreadable(owned.slot, call.key)
         return problem(503, "session-unreadable", why, retry_after=RETRY_AFTER) if why else None
 
     def _full(self, spec: PoolSpec) -> bool:
         """Whether this member's slots hold their proportional share of the pool's session limit."""
-        slots = self._context.holdings.slots
-        return self._context.replica.count(slots) * spec.slots >= spec.limits.sessions * max(len(slots), 1)
+        slots = self._owned.slots
+        return self._replica.count(slots) * spec.slots >= spec.limits.sessions * max(len(slots), 1)
 
     def _submit(
         self,
@@ -296,16 +324,15 @@ class OwnerCalls:
         release: "partial[None]",
         entry: Entry | None = None,
     ) -> Submission:
-        context = self._context
-        name = context.keys.session(owned.slot, key)
-        value = context.replica.codec.encode(name, session) if session is not None else None
-        submission = context.committer.submit(owned.slot, owned.fence, name, value, entry)
+        name = self._keys.session(owned.slot, key)
+        value = self._replica.codec.encode(name, session) if session is not None else None
+        submission = self._committer.submit(owned.slot, owned.fence, name, value, entry)
 
         def settled(done: "asyncio.Future[int]") -> None:
             if not done.cancelled() and done.exception() is None:
                 revision = done.result()
                 kept = session.at(revision) if session is not None else None
-                context.replica.committed(owned.slot, key, kept, revision)
+                self._replica.committed(owned.slot, key, kept, revision)
             release()
 
         submission.done.add_done_callback(settled)
@@ -315,9 +342,9 @@ class OwnerCalls:
         self, submission: Submission, outcome: Stored | Refused, owned: OwnedSlot, give_up: float
     ) -> Reply | None:
         try:
-            revision = await self._context.committer.outcome(submission, max(give_up - time.monotonic(), 0.0))
+            revision = await self._committer.outcome(submission, max(give_up - time.monotonic(), 0.0))
         except NotOwner as error:
-            self._context.writers.refused(error.found, lost=False)
+            self._recorder.audit.refused(error.found, lost=False)
             self._learn(owned.slot, error.found)
             return None
         except NotCommitted as error:
@@ -332,17 +359,17 @@ class OwnerCalls:
 
     async def remove_dead(self, key: str, owned: OwnedSlot) -> bool:
         """Remove an expired session or tombstone from etcd; the caller has entered the slot, and this leaves it."""
-        current = self._context.replica.session(owned.slot, key)
-        if self._turns.taken(owned.slot, key) or current is None or self._context.clock.expiry_ms() < current.expires:
+        current = self._replica.session(owned.slot, key)
+        if self._locks.locked(owned.slot, key) or current is None or self._clock.expiry_ms() < current.expires:
             owned.leave()
             return False
-        await self._turns.take(owned.slot, key)
+        await self._locks.acquire(owned.slot, key)
         submission = self._submit(key, None, owned, partial(self._release, owned, key))
         await asyncio.wait((submission.done,))
         return submission.done.exception() is None
 
     def _release(self, owned: OwnedSlot, key: str) -> None:
-        self._turns.give_back(owned.slot, key)
+        self._locks.release(owned.slot, key)
         owned.leave()
 
     @staticmethod
@@ -355,39 +382,32 @@ class OwnerCalls:
         return Reply(outcome.status, headers)
 
     def stale(self, call: Call, slot: int) -> Reply | None:
-        """What this member's copy says, whoever owns the slot, with its age; None if it holds no copy."""
-        context = self._context
-        if not context.replica.is_synced(slot) or context.replica.unreadable(slot, call.key):
+        """This member's copy of the session with its age, also in slots of others; None if it holds no copy."""
+        if not self._replica.is_synced(slot) or self._replica.unreadable(slot, call.key):
             return None
-        lag_ms = context.mirror.silent_for * 1000
+        lag_ms = self._copies.mirror.silent_for * 1000
         headers = {
             "Understudy-Slot": str(slot),
-            "Understudy-Served-By": context.me,
+            "Understudy-Served-By": self._me,
             "Understudy-Lag-Ms": f"{lag_ms:.0f}",
         }
-        session = context.replica.session(slot, call.key)
-        if session is None or not session.alive(context.clock.expiry_ms()):
+        session = self._replica.session(slot, call.key)
+        if session is None or not session.alive(self._clock.expiry_ms()):
             reply = problem(404, "no-such-session", "this copy has no session of this key")
             return Reply(404, {**reply.headers, **headers}, reply.body)
         return Reply(200, {**headers, "ETag": session.etag, "Content-Type": session.content_type}, session.body)
 
     def _learn(self, slot: int, found: Kv | None) -> None:
-        """Take in an owner record that etcd showed us while it refused something."""
-        if found is None:
-            return
-        context = self._context
-        owner = context.state.read_owner(slot, found)
-        if owner is not None and context.holdings.learn(
-            slot, owner, found.mod_revision, me=context.me, boot=context.boot
-        ):
-            context.lives.taken(time.monotonic())
+        """Take in the owner record that etcd showed while it refused something."""
+        if found is not None:
+            self._updates.refused_by(slot, found)
 
     def _placed(self, reply: Reply, owned: OwnedSlot) -> Reply:
         """The reply with the headers that say who answered for which slot, at which epoch."""
         place = {
             "Understudy-Slot": str(owned.slot),
             "Understudy-Epoch": str(owned.owner.epoch),
-            "Understudy-Served-By": self._context.me,
+            "Understudy-Served-By": self._me,
         }
         return Reply(reply.status, {**reply.headers, **place}, reply.body)
 

@@ -1,28 +1,28 @@
-"""Keeps the request log short: forgets outcomes whose time is over, and deletes their records from etcd."""
+"""Keeps the request log short: forgets outcomes that are too old, and deletes their records from etcd."""
 
 import asyncio
 import logging
 import time
 from itertools import groupby
 
-from understudy.proxy.ownership.context import MemberContext
-from understudy.statesync.etcd.client import Delete, EtcdError
-from understudy.statesync.pool.keys import KeyRange, prefix_range
-from understudy.statesync.sessions.request_log import Window
+from understudy.proxy.member.pool_view import PoolView
+from understudy.statesync.etcd.client import Delete, EtcdClient, EtcdError
+from understudy.statesync.etcd.key_range import KeyRange
+from understudy.statesync.sessions.request_log import RequestLog, Window
 
 logger = logging.getLogger(__name__)
 
 SWEEP_INTERVAL = 5.0
 DELETES_AT_ONCE = 100
-LOG_PAGE = 500
-"""Records in a page when the log is read from etcd."""
 
 
 class RequestSweep:
     """Forgets and deletes; one per member."""
 
-    def __init__(self, context: MemberContext) -> None:
-        self._context = context
+    def __init__(self, pool: PoolView, requests: RequestLog, etcd: EtcdClient) -> None:
+        self._pool = pool
+        self._requests = requests
+        self._etcd = etcd
         self._undeleted: list[KeyRange] = []
         self.interval = SWEEP_INTERVAL
 
@@ -34,7 +34,7 @@ class RequestSweep:
             while self._undeleted:
                 some = self._undeleted[:DELETES_AT_ONCE]
                 try:
-                    await self._context.etcd.txn([], [Delete(one) for one in some], [])
+                    await self._etcd.txn([], [Delete(one) for one in some], [])
                 except EtcdError as error:
                     logger.info("records of requests cannot be deleted yet: %s", error)
                     break
@@ -42,21 +42,14 @@ class RequestSweep:
 
     def _forget(self) -> list[KeyRange]:
         """The ranges of records that may go: neighbours go together, since a process numbers its records."""
-        context = self._context
-        spec = context.state.spec
+        spec = self._pool.spec
         if spec is None:
             return []
-        boots = {member: at.record.boot for member, at in context.state.members.items()}
-        keep = Window.of(spec.record.timeouts.request_seconds).keep
-        due = sorted(context.requests.forget(time.monotonic(), keep, boots))
+        boots = {member: at.record.boot for member, at in self._pool.state.members.items()}
+        keep = Window.of(spec.timeouts.request_seconds).keep
+        due = sorted(self._requests.forget(time.monotonic(), keep, boots))
         found = []
         for _, records in groupby(due, key=lambda record: record.rpartition("/")[0]):
             of_one_process = list(records)
             found.append(KeyRange(of_one_process[0], of_one_process[-1] + "\0"))
         return found
-
-
-async def read_requests(context: MemberContext) -> None:
-    """Take in the whole request log from etcd, for a member whose watch lags behind. Raises ``EtcdError``."""
-    async for page in context.etcd.pages(prefix_range(context.keys.requests), page=LOG_PAGE):
-        context.requests.read(page.kvs, time.monotonic())

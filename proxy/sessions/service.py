@@ -1,75 +1,76 @@
-"""The session service of a member: every session call, whoever makes it, ends here.
+"""The session service of a member: every session call of the application or of a peer ends here.
 
-A call in an owned slot is answered at once (``owner_calls``). Elsewhere it is corrected, not refused: it goes to the
-owner's sidecar, one hop at the most. If the owner turns out to be dead and this member is next in line, it takes over
-first and then answers. Calls wait for all of this up to :data:`CALL_PATIENCE`, since a client in the middle of a
-failover wants a late answer rather than an error.
+A call in an owned slot is answered at once (``owner_calls``). A call in another slot goes to the owner's sidecar
+(``routing``), which may mean that this member takes the slot over first. Calls wait for all of this up to
+:data:`CALL_TIMEOUT`, since a client in the middle of a failover prefers a late answer to an error.
 """
 
 import asyncio
-import logging
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from understudy.proxy.ownership.context import MemberContext
-from understudy.proxy.ownership.owned_slots import NotMine
-from understudy.proxy.ownership.slot_reconciler import Roles
-from understudy.proxy.peers.peer_client import Life, Peer, PeerBroken, PeerError, PeerRefused, PeerSilent
+from understudy.proxy.events.recorder import Recorder
+from understudy.proxy.health.loop_lag import LoopLag
+from understudy.proxy.http.problems import Reply, problem
+from understudy.proxy.member.pool_view import PoolView
+from understudy.proxy.ownership.owned_slots import NotMine, OwnedSlots
+from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.sessions.call import Call
-from understudy.proxy.sessions.call_attempts import Errand
-from understudy.proxy.sessions.creation import KEY_BYTES, derived_key, fault_of, identity_of
+from understudy.proxy.sessions.call_attempts import CallAttempts
+from understudy.proxy.sessions.creation import SessionKeys, fault_of
 from understudy.proxy.sessions.owner_calls import OwnerCalls
-from understudy.proxy.sessions.problems import Reply, problem
-from understudy.statesync.etcd.client import CreateRevision, EtcdError, Get, Put
+from understudy.proxy.sessions.routing import OwnerRouter
+from understudy.statesync.etcd.client import EtcdError
 from understudy.statesync.http.headers import CALLER_HEADER
-from understudy.statesync.pool.ownership import heirs_of
-from understudy.statesync.pool.records import Owner
+from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.sessions.request_log import REQUEST_HEADER, stamp_of
 from understudy.statesync.sessions.session import Method, valid_key
 
-logger = logging.getLogger(__name__)
-
-CALL_PATIENCE = 5.0
-LOOK_AGAIN = 0.05
-LOOK_AFTER = 0.05
-LOOK_AGAIN_AFTER = 0.3
-"""Seconds after which a peer that has a call of ours is probed for the first time, and again if it lives."""
-FORWARD_MARGIN = 0.5
-OWN_SLOT_TRIES = 4096
-SWEEP_INTERVAL = 10.0
-SWEEP_MOST = 500
+CALL_TIMEOUT = 5.0
+POLL_INTERVAL = 0.05
 
 
 class SessionService:
-    """Answers session calls; one per process. ``on_answer`` hears of every answer, for the metrics."""
+    """Answers session calls; one per process. ``on_answer`` is called with every answer, for the metrics."""
 
-    def __init__(self, context: MemberContext, roles: Roles, calls: OwnerCalls) -> None:
-        self._context = context
-        self._roles = roles
+    def __init__(
+        self,
+        pool: PoolView,
+        owned: OwnedSlots,
+        updates: PoolUpdates,
+        calls: OwnerCalls,
+        router: OwnerRouter,
+        keys: SessionKeys,
+        clock: PoolClock,
+        loop_lag: LoopLag,
+        recorder: Recorder,
+        on_answer: Callable[[Call, Reply], None],
+    ) -> None:
+        self._pool = pool
+        self._owned = owned
+        self._updates = updates
         self._calls = calls
-        self._secret = b""
-        self.forwarded = 0
-        self.on_answer: Callable[[Call, Reply], None] | None = None
+        self._router = router
+        self._keys = keys
+        self._clock = clock
+        self._loop_lag = loop_lag
+        self._recorder = recorder
+        self._on_answer = on_answer
 
     async def create(self, call: Call) -> Reply:
-        """A new session of a key drawn here, in a slot that this member is active for, or soon will be, if any.
-
-        If the call may have repeats (:mod:`understudy.proxy.sessions.creation`), the session key is derived instead of
-        drawn, so that a repeat finds the same session on any member; its slot may then be another member's.
-        """
-        spec = self._spec()
+        """Make a new session; its key is drawn or derived here (:mod:`understudy.proxy.sessions.creation`)."""
+        spec = self._pool.spec
         if spec is None:
             return self._not_ready()
         fault = fault_of(call.headers)
         if fault:
             return problem(400, "bad-request", fault)
-        identity = identity_of(call.headers)
         try:
-            key = derived_key(await self._pool_secret(), identity) if identity else self._draw_key(spec.slots)
+            key = await self._keys.key_for(call.headers, spec.slots)
         except EtcdError as error:
             return problem(503, "not-committed", f"etcd cannot be reached: {error}", retry_after=1)
         headers = {name: value for name, value in call.headers.items() if name != CALLER_HEADER}
@@ -80,37 +81,14 @@ class SessionService:
         body = f'{{"key":"{key}","slot":{slot_of(key, spec.slots)}}}'.encode()
         return Reply(201, {**reply.headers, **place}, body)
 
-    def _draw_key(self, slots: int) -> str:
-        own = frozenset(self._context.holdings.open_slots()) or self._slots_to_be()
-        for _ in range(OWN_SLOT_TRIES):
-            key = secrets.token_urlsafe(KEY_BYTES)
-            if not own or slot_of(key, slots) in own:
-                return key
-        return secrets.token_urlsafe(KEY_BYTES)
-
-    def _slots_to_be(self) -> frozenset[int]:
-        """The slots that the table wants this member active for: it serves them in a moment, if it does not yet."""
-        table = self._context.view().table
-        return frozenset(slot for slot in range(table.slots) if table.active_of(slot) == self._context.me)
-
-    async def _pool_secret(self) -> bytes:
-        """The pool's secret; the first member that needs one makes it."""
-        if not self._secret:
-            key = self._context.keys.secret
-            fresh = secrets.token_hex(32).encode()
-            result = await self._context.etcd.txn([CreateRevision(key, 0)], [Put(key, fresh)], [Get(key)])
-            self._secret = fresh if result.succeeded else result.answers[0][0].value
-        return self._secret
-
     async def handle(self, call: Call) -> Reply:
         """Answer a call to one session, wherever its owner is."""
         reply = await self._handle(call)
-        if self.on_answer is not None:
-            self.on_answer(call, reply)
+        self._on_answer(call, reply)
         return reply
 
     async def _handle(self, call: Call) -> Reply:
-        spec = self._spec()
+        spec = self._pool.spec
         if spec is None:
             return self._not_ready()
         if not valid_key(call.key):
@@ -123,194 +101,53 @@ class SessionService:
             if copy is not None:
                 return copy
         now = time.monotonic()
-        errand = Errand(now, now + CALL_PATIENCE)
-        if self._context.holdings.takes(slot):
-            return await self._carry(call, slot, spec, errand)
-        context, request = self._context, call.headers.get("traceparent", "")
-        with context.first_answers.waiting(slot), context.held_up.call(slot, now, request):
-            return await self._carry(call, slot, spec, errand)
+        attempts = CallAttempts(now, now + CALL_TIMEOUT)
+        if self._owned.takes(slot):
+            return await self._retry_loop(call, slot, spec, attempts)
+        with self._recorder.call_elsewhere(slot, now, call.headers.get("traceparent", "")):
+            return await self._retry_loop(call, slot, spec, attempts)
 
-    async def _carry(self, call: Call, slot: int, spec: PoolSpec, errand: Errand) -> Reply:
+    async def _retry_loop(self, call: Call, slot: int, spec: PoolSpec, attempts: CallAttempts) -> Reply:
         """Try until there is an answer, or no time left."""
         while True:
-            seen = self._roles.changed
-            if slot not in self._context.holdings:
-                call = self._stamped(call, errand)
-            reply = await self._try(call, slot, spec, errand)
+            seen = self._updates.changed
+            if slot not in self._owned:
+                call = self._with_stamp(call, attempts)
+            reply = await self._attempt(call, slot, spec, attempts)
             if reply is not None:
-                return errand.honest(reply)
-            if errand.left <= 0:
+                return attempts.final_reply(reply)
+            if attempts.left <= 0:
                 detail = f"no owner of slot {slot} could be reached"
-                return errand.honest(problem(503, "no-owner", detail, retry_after=1))
-            await self._roles.change(seen, min(LOOK_AGAIN, errand.left))
+                return attempts.final_reply(problem(503, "no-owner", detail, retry_after=1))
+            await self._updates.wait(seen, min(POLL_INTERVAL, attempts.left))
 
-    async def _try(self, call: Call, slot: int, spec: PoolSpec, errand: Errand) -> Reply | None:
+    async def _attempt(self, call: Call, slot: int, spec: PoolSpec, attempts: CallAttempts) -> Reply | None:
         """One attempt: the answer, or None to look again."""
-        holdings = self._context.holdings
         reading = call.method == "GET" and self._calls.at_hand(call, slot)
-        owned = holdings.enter_to_read(slot) if reading else None
+        owned = self._owned.enter_to_read(slot) if reading else None
         try:
             if owned is None:
-                async with asyncio.timeout(errand.left):
-                    owned = await holdings.enter(slot)
+                async with asyncio.timeout(attempts.left):
+                    owned = await self._owned.enter(slot)
         except NotMine:
-            return await self._elsewhere(call, slot, errand)
+            return await self._router.route(call, slot, attempts)
         except TimeoutError:
             return None
         if call.method == "GET":
             reply = await self._calls.read(call, owned)
         else:
-            reply = await self._calls.write(call, owned, spec, errand.give_up)
+            reply = await self._calls.write(call, owned, spec, attempts.give_up)
         if reply is not None and reply.status < 500:
-            context = self._context
-            came = context.telemetry.clock.at_ns(errand.came)
-            context.first_answers.answered(slot, came, call.headers.get("traceparent", ""))
+            self._recorder.answered(slot, attempts.came, call.headers.get("traceparent", ""))
         return reply
 
-    def _stamped(self, call: Call, errand: Errand) -> Call:
-        """A write that may travel gets a stamp, if its request has none: it has its effect once, wherever that is."""
+    def _with_stamp(self, call: Call, attempts: CallAttempts) -> Call:
+        """Stamp a write that may be forwarded, unless it has a stamp: so it has its effect once, wherever that is."""
         if call.method in ("GET", Method.REFUSE) or REQUEST_HEADER in call.headers:
             return call
-        waited = time.monotonic() - errand.came + self._context.stall.standstill()
-        stamp = stamp_of(self._context.clock.now_ms() / 1000 - waited, secrets.token_hex(12))
+        waited = time.monotonic() - attempts.came + self._loop_lag.standstill()
+        stamp = stamp_of(self._clock.now_ms() / 1000 - waited, secrets.token_hex(12))
         return replace(call, headers={**call.headers, REQUEST_HEADER: stamp})
-
-    # -- slots of others --
-
-    async def _elsewhere(self, call: Call, slot: int, errand: Errand) -> Reply | None:
-        view = self._context.view()
-        owner = view.owner(slot)
-        if call.hop:
-            return await self._at_the_hop(slot, owner, errand)
-        if owner is None:
-            return await self._ask_wanted(call, view.table.active_of(slot), errand)
-        if view.mine(slot):
-            return None
-        if view.replaced(owner):
-            return await self._ask_heirs(call, slot, owner, "it was restarted", errand)
-        try:
-            return await self._forward(call, owner.active, errand)
-        except (PeerRefused, PeerBroken) as error:
-            why = "connection refused" if isinstance(error, PeerRefused) else error.detail
-            witness = error.life if isinstance(error, PeerSilent) else None
-            return await self._ask_heirs(call, slot, owner, why, errand, witness)
-
-    async def _ask_wanted(self, call: Call, wanted: str | None, errand: Errand) -> Reply | None:
-        """Nobody has ever owned the slot: whoever the table names will soon."""
-        if wanted is None or wanted == self._context.me:
-            return None
-        try:
-            return await self._forward(call, wanted, errand)
-        except PeerError as error:
-            logger.info("first owner to be: %s", error)
-            return None
-
-    async def _at_the_hop(self, slot: int, owner: Owner | None, errand: Errand) -> Reply | None:
-        """A peer sent the call here, so there is no second hop: either the slot becomes ours, or the peer is told."""
-        view = self._context.view()
-        if owner is not None and view.mine(slot):
-            return None
-        if (
-            owner is not None
-            and self._context.me in heirs_of(view, slot)
-            and await self._roles.takeovers.for_caller(slot, owner, "a peer cannot reach it", errand.give_up)
-        ):
-            return None
-        return self._not_owner(slot, owner)
-
-    @staticmethod
-    def _not_owner(slot: int, owner: Owner | None) -> Reply:
-        """What a peer is told that sent a call to the wrong member."""
-        active = owner.active if owner else None
-        return problem(421, "not-owner", f"slot {slot} belongs to {active or 'nobody yet'}", owner=active)
-
-    async def _ask_heirs(
-        self, call: Call, slot: int, owner: Owner, why: str, errand: Errand, witness: Life | None = None
-    ) -> Reply | None:
-        """The owner does not answer: go down the slot's order until somebody serves it, ourselves included.
-
-        ``witness`` is what our own probe has just found, if it was asked.
-        """
-        for heir in heirs_of(self._context.view(), slot):
-            if heir == self._context.me:
-                await self._roles.takeovers.for_caller(slot, owner, why, errand.give_up, witness)
-                return None
-            try:
-                reply = await self._forward(call, heir, errand)
-            except PeerError as error:
-                logger.info("slot %d: %s", slot, error)
-                continue
-            if reply is not None:
-                return reply
-        return None
-
-    async def _forward(self, call: Call, member: str | None, errand: Errand) -> Reply | None:
-        """A peer's answer; None if it does not own the slot either. Raises ``PeerError`` if it does not answer.
-
-        A write that was not answered is in doubt from then on, even after a refused connection: the HTTP client may
-        have tried once before, on a connection that broke.
-        """
-        peer = self._context.peer(member) if member else None
-        if peer is None:
-            raise PeerRefused(str(member), "its address is unknown")
-        self.forwarded += 1
-        try:
-            reply = await self._send(peer, call, errand)
-        except PeerError as error:
-            if call.method != "GET":
-                errand.doubts.append(str(error))
-            raise
-        return reply if reply.status != 421 else None
-
-    async def _send(self, peer: Peer, call: Call, errand: Errand) -> Reply:
-        """Forward, and look after a peer that takes its time: a silent one is given up, a busy one is waited for."""
-        answer = asyncio.ensure_future(
-            self._context.peers.forward(
-                peer,
-                call.method,
-                call.key,
-                headers=dict(call.headers),
-                body=call.body,
-                timeout=errand.left + FORWARD_MARGIN,
-            )
-        )
-        waited = LOOK_AFTER
-        try:
-            while True:
-                await asyncio.wait((answer,), timeout=waited)
-                if answer.done():
-                    return answer.result()
-                # The time for which it has not answered the call is silence, too.
-                patience = max(self._context.patience(peer.member) - waited, LOOK_AFTER)
-                life = await self._context.peers.probe(peer, patience=patience)
-                waited = LOOK_AGAIN_AFTER
-                if life in (Life.SILENT, Life.STOPPED) and not answer.done():
-                    raise PeerSilent(peer.member, life)
-        finally:
-            answer.cancel()
-
-    # -- sweeping --
-
-    async def sweep(self) -> None:
-        """Remove expired sessions of owned slots from etcd, at most :data:`SWEEP_MOST` per round, until cancelled."""
-        while True:
-            await asyncio.sleep(SWEEP_INTERVAL)
-            now_ms = self._context.clock.expiry_ms()
-            dead = [
-                (slot, key)
-                for slot in self._context.holdings.open_slots()
-                for key, session in self._context.replica.sessions_of(slot).items()
-                if now_ms >= session.expires
-            ]
-            for slot, key in dead[:SWEEP_MOST]:
-                try:
-                    owned = await self._context.holdings.enter(slot)
-                except NotMine:
-                    continue
-                await self._calls.remove_dead(key, owned)
-
-    def _spec(self) -> PoolSpec | None:
-        return self._context.state.spec.record if self._context.state.spec else None
 
     @staticmethod
     def _not_ready() -> Reply:

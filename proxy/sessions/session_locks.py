@@ -1,25 +1,25 @@
-"""Whose turn it is to write a session. Turns are taken and given back by ``owner_calls``."""
+"""A lock for each session that is being written; ``owner_calls`` takes and releases them."""
 
 import asyncio
 from collections import deque
 
 
-class SessionTurns:
-    """Who may write a session now: one at a time per session, in order of asking. Idle sessions cost nothing.
+class SessionLocks:
+    """One writer at a time per session, in the order of asking. Idle sessions cost nothing.
 
-    ``waiting`` is how many wait for their turn.
+    ``waiting`` is how many wait for a lock.
     """
 
     def __init__(self) -> None:
         self._waiting: dict[tuple[int, str], deque[asyncio.Future[None]]] = {}
         self.waiting = 0
 
-    def taken(self, slot: int, key: str) -> bool:
-        """Whether somebody has the turn."""
+    def locked(self, slot: int, key: str) -> bool:
+        """Whether somebody has the lock."""
         return (slot, key) in self._waiting
 
-    async def take(self, slot: int, key: str) -> None:
-        """Wait for the turn; it must be given back."""
+    async def acquire(self, slot: int, key: str) -> None:
+        """Wait for the lock; it must be released."""
         queue = self._waiting.get((slot, key))
         if queue is None:
             self._waiting[slot, key] = deque()
@@ -31,13 +31,13 @@ class SessionTurns:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self.give_back(slot, key)
+                self.release(slot, key)
             raise
         finally:
             self.waiting -= 1
 
-    def give_back(self, slot: int, key: str) -> None:
-        """Pass the turn on to whoever has waited longest."""
+    def release(self, slot: int, key: str) -> None:
+        """Pass the lock on to the caller that has waited longest."""
         queue = self._waiting[slot, key]
         while queue:
             turn = queue.popleft()

@@ -1,1 +1,1 @@
-"""Runs the sidecar process: settings, assembly, registration, metrics."""
+"""Runs the sidecar process: settings, assembly, services, state, registration, metrics."""

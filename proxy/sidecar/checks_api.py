@@ -1,4 +1,4 @@
-"""The checks over HTTP, on the session API: how an application or an operator's script registers them and reports."""
+"""Checks over HTTP, on the session API: an application or an operator's script registers checks and reports."""
 
 import asyncio
 import time
@@ -6,27 +6,27 @@ from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
-from understudy.proxy.health.app_health_check import ApplicationCheck
-from understudy.proxy.health.check_registry import CheckBook, CheckState
-from understudy.proxy.health.loop_lag import STALLED_AFTER, StallWatch
-from understudy.proxy.ownership.context import MemberContext
+from understudy.proxy.health.app_health_check import AppHealthCheck
+from understudy.proxy.health.check_registry import CheckRegistry, CheckState
+from understudy.proxy.health.loop_lag import STALLED_AFTER, LoopLag
+from understudy.proxy.http.problems import problem
+from understudy.proxy.http.requests import as_json, respond
 from understudy.proxy.ownership.read_deadline import ReadDeadline
-from understudy.proxy.sessions.problems import problem
-from understudy.proxy.sessions.session_api import as_json, respond
+from understudy.statesync.sessions.replica import Replica
 from understudy.statesync.sessions.session import valid_key
 
 REGISTERED = "registered"
-MOST = 100
-REASON_MOST = 500
-DEADLINE_MOST = 86_400.0
+MAX_CHECKS = 100
+MAX_REASON = 500
+MAX_DEADLINE = 86_400.0
 
 
 def built_in_checks(
-    context: MemberContext, application: ApplicationCheck, reads: ReadDeadline, stall: StallWatch
+    application: AppHealthCheck, reads: ReadDeadline, replica: Replica, loop_lag: LoopLag
 ) -> list[Mapping[str, object]]:
     """The sidecar's own checks, as they are listed."""
-    copying = len(context.replica.held) - len(context.replica.synced)
-    late = f"late by {stall.worst * 1000:.0f} ms at the most of late"
+    copying = len(replica.held) - len(replica.synced)
+    late = f"slowest recent turn was {loop_lag.worst * 1000:.0f} ms late"
 
     def view(name: str, fault: str, note: str = "") -> Mapping[str, object]:
         return {"name": name, "state": "problem" if fault else "ok", "reason": fault or note, "source": "built in"}
@@ -34,16 +34,16 @@ def built_in_checks(
     return [
         view("application", application.reason),
         view("etcd", reads.fault),
-        view("replica", context.replica.fault, f"{copying} slots are being copied" if copying else ""),
-        view("event-loop", late if stall.worst > STALLED_AFTER else "", late),
+        view("replica", replica.fault, f"{copying} slots are being copied" if copying else ""),
+        view("event-loop", late if loop_lag.worst > STALLED_AFTER else "", late),
     ]
 
 
 class ChecksApi:
-    """The handlers. ``built_in`` tells of the sidecar's own checks; ``on_change`` hears of every change."""
+    """The handlers. ``built_in`` lists the sidecar's own checks; ``on_change`` is called at every change."""
 
     def __init__(
-        self, book: CheckBook, built_in: Callable[[], list[Mapping[str, object]]], on_change: Callable[[], None]
+        self, book: CheckRegistry, built_in: Callable[[], list[Mapping[str, object]]], on_change: Callable[[], None]
     ) -> None:
         self._book = book
         self._built_in = built_in
@@ -70,14 +70,14 @@ class ChecksApi:
         if not valid_key(name):
             detail = "a check's name has 1 to 256 of the characters A-Z a-z 0-9 - . _ ~ :, and is not . or .."
             return respond(problem(400, "bad-request", detail))
-        if not 0 < deadline <= DEADLINE_MOST:
+        if not 0 < deadline <= MAX_DEADLINE:
             detail = 'a deadline is above 0 and at most a day: {"deadline_seconds": 10}'
             return respond(problem(400, "bad-request", detail))
         known = self._book.checks.get(name)
         if known is not None and known.source != REGISTERED:
             return self._of_the_sidecar(name, "register another name")
-        if known is None and len(self._book.checks) >= MOST:
-            return respond(problem(409, "check-taken", f"there are {MOST} checks already: remove one first"))
+        if known is None and len(self._book.checks) >= MAX_CHECKS:
+            return respond(problem(409, "check-taken", f"there are {MAX_CHECKS} checks already: remove one first"))
         self._book.register(name, deadline, REGISTERED, time.monotonic())
         return self._changed(name, 200 if known else 201)
 
@@ -85,7 +85,7 @@ class ChecksApi:
         name = request.match_info["name"]
         try:
             said = as_json(await request.read())
-            state, reason = CheckState(str(said["state"])), str(said.get("reason", ""))[:REASON_MOST]
+            state, reason = CheckState(str(said["state"])), str(said.get("reason", ""))[:MAX_REASON]
         except (ValueError, KeyError):
             return respond(problem(400, "bad-request", 'send {"state": "ok" | "init" | "problem", "reason": "..."}'))
         known = self._book.checks.get(name)
@@ -110,13 +110,13 @@ class ChecksApi:
     def _changed(self, name: str, status: int) -> web.Response:
         check = self._book.checks[name]
         self._on_change()
-        # A deadline that passes is a change as well, at a moment that is known now.
+        # A missed deadline is a change as well, and its time is known now.
         asyncio.get_running_loop().call_later(check.deadline + 0.01, self._on_change)
         return web.json_response(check.view(time.monotonic()), status=status)
 
     @staticmethod
     def _of_the_sidecar(name: str, remedy: str) -> web.Response:
-        detail = f"check {name} is one that the sidecar runs by itself: {remedy}"
+        detail = f"the sidecar runs check {name} by itself: {remedy}"
         return respond(problem(409, "check-taken", detail))
 
     @staticmethod

@@ -1,8 +1,8 @@
-"""Heartbeat streams to the control servers: one to each, opened anew whenever it ends or falls silent.
+"""Heartbeat streams to the control servers: one to each, opened again whenever it ends or falls silent.
 
-A connection that lost packets may stay open and silent for a minute, since TCP waits longer and longer before it sends
-again. So a stream without an answer for :data:`~understudy.statesync.heartbeat.heartbeat.STREAM_SILENCE` is given up,
-and its connection with it.
+A connection that lost packets may stay open and silent for a minute, since TCP repeats at longer and longer intervals.
+So a stream without an answer for :data:`~understudy.statesync.heartbeat.heartbeat.STREAM_SILENCE` is closed, and its
+connection with it.
 """
 
 import asyncio
@@ -15,17 +15,18 @@ from dataclasses import dataclass
 import grpc
 import grpc.aio
 
-from understudy.statesync.etcd.client import TlsFiles
+from understudy.proxy.member.signal import Signal
 from understudy.statesync.heartbeat.heartbeat import ANSWERS, BEAT_INTERVAL, METHOD, PINGS, STREAM_SILENCE, Answer, Beat
+from understudy.statesync.tls.pem_files import PemFiles
 from understudy.statesync.tls.secret_files import fault_of
 
 logger = logging.getLogger(__name__)
 
-RECONNECT = 0.1
-CONNECTING = 3.0
-"""Seconds after which a connection that does not come is tried anew, with the certificate as it is then."""
+RECONNECT_INTERVAL = 0.1
+CONNECT_TIMEOUT = 3.0
+"""Seconds after which a connection attempt is given up and repeated, with the certificate as it is then."""
 STOOD_STILL = 1.0
-"""A turn this late, in seconds, means that this process stood still: the silence before it counts for nothing."""
+"""A turn this late, in seconds, means that this process stood still: silence before it does not count."""
 _OPTIONS = (
     *PINGS,
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -36,7 +37,7 @@ _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 _FAILURES = (grpc.aio.AioRpcError, TimeoutError, OSError, asyncio.InvalidStateError)
-"""How a stream can end: gRPC raises the last of them for whoever writes to a call that has ended already."""
+"""How a stream can end: gRPC raises the last of them for a write to a call that has ended."""
 
 Stream = grpc.aio.StreamStreamCall
 OnAnswer = Callable[[str, Answer], None]
@@ -54,15 +55,16 @@ class Hearing:
     expected: bool
 
     def silent(self, now: float) -> bool:
-        """Whether the stream is to be given up."""
+        """Whether the stream is to be closed."""
         return self.expected and now - self.at >= STREAM_SILENCE
 
 
 class HeartbeatClient:
     """Beats to every control server there is.
 
-    ``controls`` are their addresses as of now, ``beat`` makes a beat, ``on_answer`` hears each answer, with the address
-    of who sent it. ``tls`` is read anew for each connection.
+    ``controls`` are their addresses as of now, ``beat`` makes a beat, ``on_answer`` gets each answer, with the address
+    of its sender. ``tls`` is read again for each connection. ``beat_now`` says that control servers should hear of
+    something before the next beat is due.
     """
 
     def __init__(
@@ -70,7 +72,8 @@ class HeartbeatClient:
         controls: Callable[[], Collection[str]],
         beat: Callable[[], Beat],
         on_answer: OnAnswer,
-        tls: TlsFiles | None,
+        tls: PemFiles | None,
+        beat_now: Signal,
     ) -> None:
         self._controls = controls
         self._beat = beat
@@ -80,9 +83,9 @@ class HeartbeatClient:
         self._fault = ""
         self._due: dict[str, asyncio.Event] = {}
         self._streams: dict[str, asyncio.Task[None]] = {}
+        beat_now.listen(self._beat_at_once)
 
-    def beat_at_once(self) -> None:
-        """Something happened that control servers should hear of before the next beat is due."""
+    def _beat_at_once(self) -> None:
         for due in self._due.values():
             due.set()
 
@@ -102,7 +105,7 @@ class HeartbeatClient:
             await asyncio.gather(*self._streams.values(), return_exceptions=True)
 
     async def _keep(self, address: str) -> None:
-        """One stream after the other; only a cancellation of this task ends it."""
+        """Open one stream after the other until this task is cancelled."""
         due = self._due.setdefault(address, asyncio.Event())
         try:
             while True:
@@ -118,8 +121,8 @@ class HeartbeatClient:
                         raise
                     logger.debug("heartbeats to %s: the stream was cancelled", address)
                 except Exception:
-                    logger.exception("heartbeats to %s: the stream is opened anew", address)
-                await asyncio.sleep(RECONNECT)
+                    logger.exception("heartbeats to %s: opening the stream again", address)
+                await asyncio.sleep(RECONNECT_INTERVAL)
         finally:
             self._due.pop(address, None)
 
@@ -129,7 +132,7 @@ class HeartbeatClient:
             open_stream = channel.stream_stream(METHOD, request_serializer=None, response_deserializer=None)
             stream = open_stream(None, wait_for_ready=True)
             try:
-                async with asyncio.timeout(CONNECTING):
+                async with asyncio.timeout(CONNECT_TIMEOUT):
                     await stream.wait_for_connection()
                     greeting = await stream.initial_metadata()
                 hearing = Hearing(time.monotonic(), any(name == ANSWERS for name, _ in greeting or ()))
@@ -147,16 +150,16 @@ class HeartbeatClient:
             return grpc.aio.insecure_channel(address, options=_OPTIONS)
         return grpc.aio.secure_channel(address, self._read_credentials(self._tls), options=_OPTIONS)
 
-    def _read_credentials(self, tls: TlsFiles) -> grpc.ChannelCredentials:
+    def _read_credentials(self, tls: PemFiles) -> grpc.ChannelCredentials:
         """What the files hold now; what they held before if they cannot be used. Raises ``OSError`` without that."""
         try:
-            self._credentials, self._fault = tls.credentials(), ""
+            self._credentials, self._fault = tls.channel_credentials(), ""
         except OSError as error:
             if self._credentials is None:
                 raise
             if self._fault != (fault := fault_of(error)):
                 self._fault = fault
-                logger.warning("heartbeats: the certificates in use stay: %s", fault)
+                logger.warning("heartbeats: keeping the certificates in use: %s", fault)
         return self._credentials
 
     async def _read(self, address: str, stream: "Stream[bytes, bytes]", hearing: Hearing) -> None:
@@ -170,7 +173,7 @@ class HeartbeatClient:
             due.clear()
             async with asyncio.timeout(STREAM_SILENCE):
                 await stream.write(self._beat().encode())
-            with contextlib.suppress(TimeoutError):  # nothing happened that hurries: the next beat is due
+            with contextlib.suppress(TimeoutError):  # the next beat is due
                 async with asyncio.timeout(BEAT_INTERVAL):
                     await due.wait()
             now = time.monotonic()
@@ -178,4 +181,4 @@ class HeartbeatClient:
                 hearing.at = max(hearing.at, now)
             turn = now
             if hearing.silent(now):
-                raise SilentStream(f"no answer for {STREAM_SILENCE:g} s; connecting anew")
+                raise SilentStream(f"no answer for {STREAM_SILENCE:g} s; connecting again")

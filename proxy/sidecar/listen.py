@@ -1,8 +1,8 @@
 """Where a sidecar listens: TCP or a Unix socket, and what must protect it.
 
-Refuses to start an unprotected port that other machines can reach, unless told that this is meant. A Unix socket has
-its permissions before anybody can connect, and takes the place of nothing but a socket that nobody serves. How
-requests are taken in is in :mod:`understudy.statesync.http.http_port`.
+A sidecar does not start with an unprotected port that other machines can reach, except with ``--insecure``. A Unix
+socket has its permissions before anybody can connect, and replaces only a socket that nobody serves.
+:mod:`understudy.statesync.http.http_port` takes requests in.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ from pathlib import Path
 from aiohttp import web
 
 from understudy.proxy.sessions.admission import BadTokenFile, SessionTokens
-from understudy.statesync.etcd.client import TlsFiles
 from understudy.statesync.pool.addresses import split_address
-from understudy.statesync.sessions.session_crypto import BadKeyFile, SessionCodec, load_codec
+from understudy.statesync.sessions.session_crypto import BadKeyFile, SessionCrypto, load_session_crypto
 from understudy.statesync.tls.identity import Trust, is_loopback
 from understudy.statesync.tls.peer_tls import BadTlsFiles, Identity, PeerTls
+from understudy.statesync.tls.pem_files import PemFiles
 
 UNIX = "unix:"
 HANDSHAKE_SECONDS = 5.0
@@ -38,13 +38,13 @@ class Protection:
 
     peers: PeerTls | None
     tokens: SessionTokens | None
-    codec: SessionCodec
+    codec: SessionCrypto
 
 
 def protection(
     *,
     peer: str,
-    tls: TlsFiles | None,
+    tls: PemFiles | None,
     session_api: str,
     token_file: Path | None,
     key_file: Path | None,
@@ -60,22 +60,20 @@ def protection(
     refuse_open("--peer", peer, protected=tls is not None, insecure=insecure, remedy=remedy)
     remedy = "use a Unix socket, or give --session-token-file"
     refuse_open("--session-api", session_api, protected=token_file is not None, insecure=insecure, remedy=remedy)
-    if tls is not None and (tls.cert is None or tls.key is None):
-        raise CannotStart("mTLS needs a certificate and its key: --tls-cert, --tls-key")
     try:
         return Protection(
-            PeerTls(Identity(tls.cert, tls.key, tls.ca, trust)) if tls and tls.cert and tls.key else None,
+            PeerTls(Identity(tls.cert, tls.key, tls.ca, trust)) if tls else None,
             SessionTokens(token_file) if token_file else None,
-            load_codec(key_file),
+            load_session_crypto(key_file),
         )
     except (BadTlsFiles, BadTokenFile, BadKeyFile) as error:
         raise CannotStart(str(error)) from None
 
 
 class TlsSite(web.BaseSite):
-    """Like ``web.TCPSite``, with a time limit on handshakes that is fit for a local network.
+    """Like ``web.TCPSite``, with a time limit for handshakes that fits a local network.
 
-    ``protocols`` may have a say in what each connection to the server gets.
+    ``protocols`` may wrap what each connection to the server gets.
     """
 
     def __init__(
@@ -117,7 +115,7 @@ def refuse_open(option: str, address: str, *, protected: bool, insecure: bool, r
         return
     raise CannotStart(
         f"{option} {address} is not loopback: {remedy} (docs/security.md), "
-        "or --insecure if everybody in that network may be trusted"
+        "or --insecure if you trust everybody in that network"
     )
 
 
@@ -140,7 +138,7 @@ async def listen(
 
 
 def _unix_socket(path: str, mode: int) -> socket.socket:
-    """A bound socket whose file never had more permissions than ``mode``; a socket that somebody serves stays."""
+    """A bound socket whose file never has more permissions than ``mode``; a socket that somebody serves stays."""
     _remove_dead_socket(path)
     bound = socket.socket(socket.AF_UNIX)
     try:
@@ -167,7 +165,7 @@ def _remove_dead_socket(path: str) -> None:
         trial.settimeout(1.0)
         try:
             trial.connect(path)
-        except ConnectionRefusedError:  # any other error is no proof that nobody serves it
+        except ConnectionRefusedError:  # no other error proves that nobody serves it
             Path(path).unlink(missing_ok=True)
         except OSError:
             return

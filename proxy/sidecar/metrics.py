@@ -1,22 +1,21 @@
-"""What a sidecar tells Prometheus: calls and their outcome, commits, copies, ownership.
+"""A sidecar's metrics for Prometheus: calls and their outcome, commits, copies, ownership.
 
-Labels have few values that never change: slots, sessions and members are never labels. What the parts count anyhow is
-read when Prometheus asks; only calls and commits are noted as they happen. A registry of its own, so that nothing is
-global and several sidecars fit into one process.
+Labels have few values that never change: slots, sessions and members are never labels. Calls and commits are counted
+as they happen; what the parts count themselves is read when Prometheus asks. Each sidecar has its own registry, so that
+several fit into one process.
 """
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from understudy.proxy.ownership.context import MemberContext
-from understudy.proxy.ownership.read_deadline import ReadDeadline
+from understudy.proxy.http.problems import PROBLEM_TYPE, TITLES, Reply
 from understudy.proxy.sessions.call import Call
-from understudy.proxy.sessions.problems import PROBLEM_TYPE, TITLES, Reply
+from understudy.proxy.sidecar.parts import Sidecar
 from understudy.statesync.pool.records import MemberState
 
 _PREFIX = "understudy_"
@@ -26,25 +25,9 @@ _BATCH = (1, 2, 5, 10, 20, 50, 100)
 
 
 class SidecarMetrics:
-    """The metrics of one sidecar.
+    """The metrics of one sidecar. What its parts count is added by :class:`PartsCollector`."""
 
-    Args:
-        context: the member.
-        reads: its read deadline.
-        state: how the member is now.
-        forwarded: how many calls it sent on to other members.
-        async_lost: how many ``async`` writes it lost.
-    """
-
-    def __init__(
-        self,
-        context: MemberContext,
-        reads: ReadDeadline,
-        *,
-        state: Callable[[], MemberState],
-        forwarded: Callable[[], int],
-        async_lost: Callable[[], int],
-    ) -> None:
+    def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._calls = Counter(
             f"{_PREFIX}session_calls",
@@ -64,7 +47,6 @@ class SidecarMetrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self.registry.register(_PartsCollector(context, reads, state, forwarded, async_lost))
 
     def answered(self, call: Call, reply: Reply) -> None:
         """A session call was answered."""
@@ -90,22 +72,11 @@ def result_of(reply: Reply) -> str:
     return kind if kind in TITLES else "other"
 
 
-class _PartsCollector(Collector):
+class PartsCollector(Collector):
     """What the parts know, read when Prometheus asks."""
 
-    def __init__(
-        self,
-        context: MemberContext,
-        reads: ReadDeadline,
-        state: Callable[[], MemberState],
-        forwarded: Callable[[], int],
-        async_lost: Callable[[], int],
-    ) -> None:
-        self._context = context
-        self._reads = reads
-        self._state = state
-        self._forwarded = forwarded
-        self._async_lost = async_lost
+    def __init__(self, sidecar: Sidecar) -> None:
+        self._sidecar = sidecar
 
     def collect(self) -> Iterator[Metric]:
         """The member as it is now."""
@@ -116,62 +87,66 @@ class _PartsCollector(Collector):
             "Slots handed over (given, received), and handovers that this member as the owner had to give up (failed).",
             labels=("part",),
         )
-        tally = self._context.tally
-        for part, count in (("given", tally.given), ("received", tally.received), ("failed", tally.refused)):
+        counters = self._sidecar.recorder.counters
+        for part, count in (("given", counters.given), ("received", counters.received), ("failed", counters.refused)):
             handovers.add_metric([part], count)
         yield handovers
         state = GaugeMetricFamily(f"{_PREFIX}member_state", "1 for the state the member is in.", labels=("state",))
-        now = self._state()
+        now, _ = self._sidecar.status.look()
         for one in MemberState:
             state.add_metric([str(one)], one is now)
         yield state
 
     def _counters(self) -> Iterable[Metric]:
-        context, tally = self._context, self._context.tally
-        commits = context.committer.stats
+        sidecar, counters = self._sidecar, self._sidecar.recorder.counters
+        commits, copies = sidecar.committer.stats, sidecar.copies
         for name, text, value in (
             (
                 "writes_committed",
                 "Session writes committed to etcd, removals of expired sessions included.",
                 commits.writes,
             ),
-            ("writes_lost", "Async writes that were answered and then not committed.", self._async_lost()),
+            ("writes_lost", "Async writes that were answered and then not committed.", sidecar.calls.async_lost),
             (
                 "fence_breaches",
                 "Sessions found written by a former owner after its slot had a new one; must stay 0.",
-                context.writers.breaches,
+                sidecar.recorder.audit.breaches,
             ),
             ("transactions", "Transactions of session writes sent.", commits.transactions),
             ("transactions_resent", "Transactions sent again because their outcome was unknown.", commits.resent),
-            ("forwarded_calls", "Session calls sent on to another member.", self._forwarded()),
-            ("new_sessions_refused", "Writes that would have begun a session while commits lagged.", tally.refused_new),
-            ("writes_refused", "Writes refused since too many waited to be committed.", tally.refused_writes),
-            ("requests_expired", "Writes refused because their request began too long ago.", tally.expired),
-            ("takeovers", "Claims of slots of another member's dead process.", tally.takeovers),
-            ("slots_taken_over", "Slots gained by takeovers.", tally.taken_over),
-            ("full_syncs", "Full copies of a slot made from etcd.", context.replica.copies),
-            ("resyncs", "Copies of a slot that were found wrong, or that an operator repaired.", tally.resyncs),
-            ("slots_checked", "Slots compared with etcd in the background.", tally.checked),
+            ("forwarded_calls", "Session calls sent on to another member.", sidecar.router.forwarded),
+            (
+                "new_sessions_refused",
+                "Writes that would have begun a session while commits lagged.",
+                counters.refused_new,
+            ),
+            ("writes_refused", "Writes refused since too many waited to be committed.", counters.refused_writes),
+            ("requests_expired", "Writes refused because their request began too long ago.", counters.expired),
+            ("takeovers", "Claims of slots of another member's dead process.", counters.takeovers),
+            ("slots_taken_over", "Slots gained by takeovers.", counters.taken_over),
+            ("full_syncs", "Full copies of a slot made from etcd.", copies.replica.copies),
+            ("resyncs", "Copies of a slot that were found wrong, or that an operator repaired.", counters.resyncs),
+            ("slots_checked", "Slots compared with etcd in the background.", counters.checked),
             (
                 "watch_gaps",
                 "Times the watch had a gap, after which everything was read again.",
-                context.mirror.resets - 1,
+                copies.mirror.resets - 1,
             ),
         ):
             yield CounterMetricFamily(_PREFIX + name, text, value=max(value, 0))
 
     def _gauges(self) -> Iterable[Metric]:
-        context = self._context
-        replica, mirror, holdings = context.replica, context.mirror, context.holdings
+        sidecar, owned, clock = self._sidecar, self._sidecar.owned, self._sidecar.clock
+        replica, mirror = sidecar.copies.replica, sidecar.copies.mirror
         slots = GaugeMetricFamily(
             f"{_PREFIX}slots",
             "Slots that this member owns, that take calls, that it should hold by the table, and holds in full.",
             labels=("kind",),
         )
-        wanted = context.view().table.slots_held_by(context.me) | frozenset(holdings.slots)
+        wanted = sidecar.pool.assigned() | frozenset(owned.slots)
         for kind, count in (
-            ("owned", len(holdings)),
-            ("open", len(holdings.open_slots())),
+            ("owned", len(owned)),
+            ("open", len(owned.open_slots())),
             ("wanted", len(wanted)),
             ("in_sync", len(wanted & replica.synced)),
         ):
@@ -179,11 +154,11 @@ class _PartsCollector(Collector):
         yield slots
         for name, text, value in (
             ("sessions", "Sessions in memory, not yet swept ones included.", replica.count(replica.held)),
-            ("queued_writes", "Writes that wait for a transaction.", context.committer.queued),
+            ("queued_writes", "Writes that wait for a transaction.", sidecar.committer.queued),
             (
                 "oldest_write_seconds",
                 "How long the oldest write that is not resolved has been waiting; 0 when none is.",
-                context.committer.pressure(time.monotonic()).delay,
+                sidecar.committer.pressure(time.monotonic()).delay,
             ),
             ("applied_revision", "The etcd revision up to which the copies are complete.", mirror.revision),
             (
@@ -191,18 +166,18 @@ class _PartsCollector(Collector):
                 "How long ago etcd last confirmed that the copies are current; up to a second when nothing happens.",
                 mirror.silent_for,
             ),
-            ("requests_kept", "Outcomes of requests that are kept for copies of them.", len(context.requests)),
-            ("read_deadline_holds", "1 while reads may be answered from memory.", self._reads.holds()),
+            ("requests_kept", "Outcomes of requests that are kept for copies of them.", len(sidecar.copies.requests)),
+            ("read_deadline_holds", "1 while reads may be answered from memory.", sidecar.reads.holds()),
             (
                 "clock_deviation_seconds",
                 "How far this machine's wall clock is ahead of the pool's time.",
-                context.clock.time.deviation / 1000,
+                clock.time.deviation / 1000,
             ),
             (
                 "clock_agreed",
                 "1 while the pool's time is known; only then do sessions expire.",
-                context.clock.time.agreed,
+                clock.time.agreed,
             ),
-            ("cut_off", "1 while etcd has been silent so long that others had better serve.", self._reads.cut_off),
+            ("cut_off", "1 while this member is cut off from etcd: others should serve.", sidecar.reads.cut_off),
         ):
             yield GaugeMetricFamily(_PREFIX + name, text, value=float(value))

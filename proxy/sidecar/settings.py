@@ -1,34 +1,33 @@
-"""What a sidecar is told at start: the command line's options, as ``understudy.proxy.sidecar.sidecar`` wants them."""
+"""The settings of a sidecar, made from the options of the command line."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from understudy.proxy.peers.anti_entropy import INTERVAL
-from understudy.statesync.etcd.client import TlsFiles
 from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.pool.spec import CheckSpec
 from understudy.statesync.tls.identity import DOMAIN
+from understudy.statesync.tls.pem_files import PemFiles
 
 NO_HEALTH_PORT = "off"
 
 
 @dataclass(frozen=True, slots=True)
 class SidecarSettings:
-    """What a sidecar is told at start.
+    """How a sidecar is started.
 
-    ``session_api`` is ``host:port`` or ``unix:/path``; ``peer`` is where it listens for other sidecars, and
-    ``advertise`` what they are told (the same, unless given); ``app`` is where the application listens.
-    ``health`` is the health port (``host:port``) that front Envoys ask: a free port of the application's host unless
-    given, "off" for none. ``envoy_admin`` is the admin interface of an Envoy beside the application, if its readiness
-    counts. ``allow_command_checks``: the pool's spec may have commands run here. ``checks`` are further ones of this
-    member alone. ``metrics`` is where Prometheus may ask without a certificate (``host:port``), '' for nowhere.
-    ``node`` is the machine it runs on, for whoever looks.
-    ``scrub_interval`` is the least time in seconds between two slots that are checked against etcd.
-    ``tls`` is for the peer API, on both sides, and for the control servers' gRPC ports; all are plain text without it.
+    ``session_api`` is ``host:port`` or ``unix:/path``. ``peer`` is where it listens for other sidecars, ``advertise``
+    the address that they use (the same, unless given). ``app`` is where the application listens.
+    ``health`` is the health port (``host:port``) for front Envoys: a free port of the application's host unless given,
+    "off" for none. ``envoy_admin`` is the admin address of a local Envoy that must be ready before this member is.
+    ``allow_command_checks``: the pool's spec may run commands here. ``checks`` are further checks of this member alone.
+    ``metrics`` is a port for Prometheus without certificates (``host:port``), '' for none. ``node`` is the name of the
+    machine, for people. ``scrub_interval`` is the shortest time in seconds between two slots compared with etcd.
+    ``tls`` is for the peer API, on both sides, and for the control servers' gRPC ports; without it all are plain text.
     ``trust_domain`` is that of the SPIFFE ids in the others' certificates.
-    ``session_token_file`` holds the tokens that the session API asks for, ``socket_mode`` its permissions if it is a
-    Unix socket; ``session_keys`` is the key file that sessions are encrypted with. Without protection, and unless
-    ``insecure``, both APIs must be on loopback.
+    ``session_token_file`` holds the tokens of the session API, ``socket_mode`` its permissions if it is a Unix socket.
+    ``session_keys`` is the key file for encrypted sessions. Without protection, and unless ``insecure``, both APIs must
+    be on loopback.
     """
 
     member: str
@@ -50,7 +49,7 @@ class SidecarSettings:
     drain_seconds: float = 10.0
     scrub_interval: float = INTERVAL
     etcd: EtcdSettings = field(default_factory=EtcdSettings)
-    tls: TlsFiles | None = None
+    tls: PemFiles | None = None
     trust_domain: str = DOMAIN
     session_token_file: Path | None = None
     socket_mode: int = 0o660

@@ -2,16 +2,15 @@
 
 Every call has a deadline and every failure is one of the errors in :mod:`understudy.statesync.etcd.errors`. Reads are
 repeated on other endpoints inside their deadline, writes only when the first attempt surely changed nothing.
-Safe for many tasks on one event loop. How attempts are made is in ``transport``, what is done
-while etcd has no leader in ``leader``, watches in ``watch``, leases in ``lease``.
+Safe for many tasks on one event loop. Attempts are made in ``transport``; ``leader`` handles times without a leader,
+``watch`` watches, and ``lease`` leases.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Self
 
-from aetcd import rpc
-
+from understudy.statesync.etcd import etcd_pb2 as rpc
 from understudy.statesync.etcd.errors import (
     Compacted,
     Conflict,
@@ -22,6 +21,7 @@ from understudy.statesync.etcd.errors import (
     Rejected,
     Unavailable,
 )
+from understudy.statesync.etcd.key_range import KeyRange
 from understudy.statesync.etcd.lease import Lease
 from understudy.statesync.etcd.model import (
     Compare,
@@ -45,9 +45,9 @@ from understudy.statesync.etcd.model import (
     txn_request,
     txn_result,
 )
-from understudy.statesync.etcd.transport import Endpoint, TlsFiles, Transport
+from understudy.statesync.etcd.transport import Endpoint, Transport
 from understudy.statesync.etcd.watch import Watch
-from understudy.statesync.pool.keys import KeyRange
+from understudy.statesync.tls.pem_files import PemFiles
 
 __all__ = [
     "Compacted",
@@ -70,7 +70,6 @@ __all__ = [
     "Put",
     "RangePage",
     "Rejected",
-    "TlsFiles",
     "TxnResult",
     "Unavailable",
     "WatchBatch",
@@ -93,7 +92,7 @@ class EtcdClient:
         endpoints: Sequence[str],
         *,
         timeout: float = 1.5,
-        tls: TlsFiles | None = None,
+        tls: PemFiles | None = None,
         username: str | None = None,
         password: str | None = None,
     ) -> None:
@@ -194,10 +193,10 @@ class EtcdClient:
     def watch(self, ranges: Sequence[KeyRange] | KeyRange, start_revision: int) -> AsyncGenerator[WatchBatch, None]:
         """Every change of the ranges from ``start_revision`` on, once, in order of revision, without end.
 
-        Resumes by itself, on any endpoint, after disconnects and restarts of etcd. About every second without
-        a change a batch without events tells that the watch is alive. Raises :class:`Compacted` when changes
+        Resumes by itself, on any endpoint, after disconnects and restarts of etcd. While nothing changes, a batch
+        without events arrives about every second: the watch is alive. Raises :class:`Compacted` when changes
         since the last batch are gone (read again, and watch from there), and :class:`Rejected` when etcd
-        denies the watch. A loop that may be left early belongs into ``contextlib.aclosing``.
+        denies the watch. Use ``contextlib.aclosing`` around a loop that may end early.
         """
         several = [ranges] if isinstance(ranges, KeyRange) else list(ranges)
         return Watch(self._transport, several, start_revision).batches()
@@ -207,16 +206,16 @@ class EtcdClient:
         return Lease(self._transport, ttl)
 
     async def pause(self, seconds: float) -> None:
-        """Wait so long before another try; less if etcd has been without a leader and has one again."""
+        """Wait before another try; shorter if etcd had no leader and has one again."""
         await self._transport.pause(seconds)
 
     @property
-    def wanting_at(self) -> float:
-        """When (monotonic) etcd was last seen to keep callers waiting for a leader; -inf for never.
+    def no_leader_at(self) -> float:
+        """When (monotonic) callers last waited because etcd had no leader; -inf for never.
 
-        It keeps this process waiting and not the other way round: a member of etcd was asked meanwhile, and answered.
+        etcd was slow then, and not this process: a member of etcd was asked meanwhile, and it answered.
         """
-        return self._transport.wanting_at
+        return self._transport.no_leader_at
 
     async def compact(self, revision: int) -> None:
         """Drop all history before ``revision``."""
@@ -224,7 +223,7 @@ class EtcdClient:
         await self._transport.call("compact", request, repeatable=False)
 
     async def status(self) -> tuple[EndpointStatus, ...]:
-        """What each endpoint says of itself, in the order given; a silent one has only ``errors``."""
+        """What each endpoint reports of itself, in the order given; one that does not answer has only ``errors``."""
         return tuple(await asyncio.gather(*(self._status(endpoint) for endpoint in self._transport.endpoints)))
 
     async def _read(self, request: Message, timeout: float | None) -> Message:

@@ -1,9 +1,8 @@
-"""What can go wrong with a call to etcd, and what it means for a write.
+"""The errors of calls to etcd, and what they mean for a write.
 
-The one question a writer has after a failure is: was it carried out? :func:`judge` answers it from the gRPC
-status and etcd's text (the texts are etcd's public ``rpctypes`` errors). It is careful in one direction only:
-a write counts as not carried out when that is certain, and as unknown in every other case, including texts
-nobody has seen yet.
+After a failure a writer needs to know whether the write was carried out. :func:`judge` decides that from the gRPC
+status and etcd's text (the texts are etcd's public ``rpctypes`` errors). A write counts as not carried out only when
+that is certain. In every other case its outcome is unknown, also after a text that is not known here.
 """
 
 from enum import Enum

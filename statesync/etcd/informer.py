@@ -1,9 +1,8 @@
-"""A live copy of parts of the pool's keys: list once at one revision, then one watch from the next.
+"""Keeps a receiver up to date with key ranges in etcd: lists them once, then watches from the next revision.
 
-The shell between etcd and whoever keeps a model of the pool. It promises: batches arrive in revision order; the first
-one (and any after a gap, such as a compaction) is a *reset* that carries everything; trouble with etcd only delays
-batches, it never loses or invents one. What the keys mean is left to the receiver. A watch is for freshness: nothing
-here decides who may write (DESIGN: "never for safety").
+Batches arrive in the order of revisions. The first batch, and the first after a gap such as a compaction, is a *reset*
+that holds everything. A fault of etcd only delays batches; none is lost or invented. The receiver knows what the keys
+mean. A watch keeps copies fresh: nothing here decides who may write.
 """
 
 import asyncio
@@ -13,18 +12,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from understudy.statesync.etcd.client import Compacted, EtcdClient, EtcdError, Event, Kv
-from understudy.statesync.pool.keys import KeyRange
+from understudy.statesync.etcd.key_range import KeyRange
+from understudy.telemetry.timing.backoff import Backoff
 
 logger = logging.getLogger(__name__)
 
 RETRY_FIRST = 0.05
-RETRY_MOST = 1.0
-PAUSE = 2.5
-"""Seconds without a word from etcd that count as an outage; a watch on which nothing changes is heard every second."""
+RETRY_LONGEST = 1.0
+OUTAGE_AFTER = 2.5
+"""Seconds without a message from etcd that count as an outage; a watch without changes sends one every second."""
 
 
 @dataclass(frozen=True, slots=True)
-class MirrorBatch:
+class InformerBatch:
     """Changes up to and including ``revision``. With ``reset`` the events (all puts) replace everything known."""
 
     revision: int
@@ -32,10 +32,10 @@ class MirrorBatch:
     reset: bool = False
 
 
-class Mirror:
-    """Keeps a receiver in step with etcd.
+class Informer:
+    """Keeps a receiver up to date with etcd.
 
-    ``heard_at`` is when etcd last told something (monotonic), ``well_since`` since when it has without an outage.
+    ``heard_at`` is when the last message arrived (monotonic), ``well_since`` when the last outage ended.
 
     Args:
         client: the etcd client.
@@ -49,7 +49,7 @@ class Mirror:
         self,
         client: EtcdClient,
         ranges: Sequence[KeyRange],
-        on_batch: Callable[[MirrorBatch], None],
+        on_batch: Callable[[InformerBatch], None],
         *,
         watched: Sequence[KeyRange] | None = None,
     ) -> None:
@@ -66,24 +66,24 @@ class Mirror:
 
     @property
     def silent_for(self) -> float:
-        """Seconds since etcd last told something; below two while all is well."""
+        """Seconds since the last message from etcd; below two while all is well."""
         return time.monotonic() - self.heard_at
 
     async def run(self) -> None:
         """List and watch until cancelled; survives every etcd error."""
-        pause = RETRY_FIRST
+        backoff = Backoff(RETRY_FIRST, RETRY_LONGEST)
         while True:
             try:
                 await self._list()
-                pause = RETRY_FIRST
+                backoff.reset()
                 await self._follow()
             except Compacted as gap:
-                logger.warning("watch fell behind etcd's compaction (%s): listing again", gap)
+                logger.warning("the watch is older than etcd's last compaction (%s): listing again", gap)
             except EtcdError as error:
                 self.trouble = str(error)
-                logger.warning("etcd mirror: %s; trying again in %.2f s", error, pause)
+                pause = backoff.next()
+                logger.warning("etcd watch: %s; trying again in %.2f s", error, pause)
                 await self._client.pause(pause)
-                pause = min(pause * 2, RETRY_MOST)
 
     async def caught_up(self, revision: int) -> None:
         """Return once every watched change up to ``revision`` has been handed to the receiver.
@@ -107,7 +107,7 @@ class Mirror:
                 kvs.extend(page.kvs)
                 revision = revision or page.revision
         self.resets += 1
-        self._hand_over(MirrorBatch(revision, tuple(Event("put", kv) for kv in kvs), reset=True))
+        self._hand_over(InformerBatch(revision, tuple(Event("put", kv) for kv in kvs), reset=True))
         self.synced.set()
         self._heard(time.monotonic())
 
@@ -116,15 +116,15 @@ class Mirror:
             self._heard(time.monotonic())
             if batch.events:
                 last = max(event.kv.mod_revision for event in batch.events)
-                self._hand_over(MirrorBatch(last, tuple(batch.events)))
+                self._hand_over(InformerBatch(last, tuple(batch.events)))
 
     def _heard(self, now: float) -> None:
-        """Etcd has told something."""
-        if self.trouble or now - self.heard_at > PAUSE:
+        """A message from etcd has arrived."""
+        if self.trouble or now - self.heard_at > OUTAGE_AFTER:
             self.well_since = now
         self.heard_at, self.trouble = now, ""
 
-    def _hand_over(self, batch: MirrorBatch) -> None:
+    def _hand_over(self, batch: InformerBatch) -> None:
         self._on_batch(batch)
         self.revision = max(self.revision, batch.revision)
         for revision, waiter in self._waiters:

@@ -1,12 +1,12 @@
-"""Whether etcd has a leader, by the word of its members: what calls that wait for one have in common.
+"""Finds out whether etcd has a leader, for all calls that wait for one.
 
-When etcd's leader dies, a member that has not noticed yet passes writes on to nobody: they hang until their deadline,
-although a new leader is there sooner. And a member that has noticed refuses at once, so whoever asks again and again
-only keeps the processor from the election. So while a call is late, or somebody waits for a leader, the members are
-asked who leads (``Status``, which each answers by itself). As soon as one names a leader of a later term, calls that
-are late and were sent under an earlier one are given up, and everybody who waits for a leader is woken, once.
+When etcd's leader dies, a member that has not noticed it yet forwards writes to nobody. They hang until their deadline,
+although a new leader is elected sooner. A member that has noticed it refuses at once, and repeated calls only slow down
+the election. So while a call is late, or a caller waits for a leader, the members are asked who leads (``Status``,
+which each member answers by itself). As soon as one names a leader of a later term, the late calls of earlier terms are
+cancelled, and every caller that waits for a leader is woken once.
 
-:class:`Terms` is the pure part. Whether a call that was given up had an effect stays open, as after a timeout.
+:class:`RaftTerms` is the pure part. A cancelled call may have had an effect, as after a timeout.
 """
 
 import asyncio
@@ -18,33 +18,33 @@ from dataclasses import dataclass
 from understudy.statesync.etcd.errors import EtcdError
 from understudy.statesync.etcd.model import Message
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 LATE = 0.25
-"""Seconds after which a call is late: many times what etcd takes when it is well, and far below an election."""
-LOOK = 0.05
-LOOK_CALMLY = 0.25
-"""Seconds between two looks at a member: in the first :data:`SOON` seconds, when an election is likely; and after."""
-SOON = 5.0
-PATIENCE = 0.5
-"""Seconds after which a call that was refused for want of a leader tries again although no new one was seen: the member
-that refused it may have been cut off for a moment only."""
+"""Seconds after which a call is late: many times what a healthy etcd takes, and much less than an election takes."""
+FAST_POLL_INTERVAL = 0.05
+POLL_INTERVAL = 0.25
+"""Seconds between two questions to a member: in the first :data:`FAST_POLLING` seconds, and after that."""
+FAST_POLLING = 5.0
+NO_LEADER_PAUSE = 0.5
+"""Seconds after which a call is tried again that was refused because there is no leader, although no new leader was
+found: the member that refused it may have been cut off for only a moment."""
 
 
 class GivenUp(Exception):
-    """A call was sent under a leader that etcd has no more, and was late; it may have been carried out."""
+    """A late call was cancelled, since its leader has a successor; it may have been carried out."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
-    """What one member of etcd says: its raft term, and the id of its leader (0: it knows none)."""
+class LeaderReport:
+    """What one member of etcd reports: its Raft term, and the id of its leader (0: it knows none)."""
 
     term: int
     leader: int
 
 
-class Terms:
-    """The latest raft term in which etcd was seen to work."""
+class RaftTerms:
+    """The latest Raft term in which etcd worked."""
 
     def __init__(self) -> None:
         self.latest = 0
@@ -53,17 +53,17 @@ class Terms:
         """A call was answered in ``term``."""
         self.latest = max(self.latest, term)
 
-    def saw(self, sight: Sight) -> None:
-        """A member has spoken; only one that knows a leader counts."""
-        if sight.leader:
-            self.latest = max(self.latest, sight.term)
+    def reported(self, report: LeaderReport) -> None:
+        """Take in a member's report; it counts only if the member knows a leader."""
+        if report.leader:
+            self.latest = max(self.latest, report.term)
 
-    def replaced(self, sight: Sight, since: int) -> bool:
-        """Whether ``sight`` proves that the leader of term ``since`` (0: not known) has a successor.
+    def replaced(self, report: LeaderReport, since: int) -> bool:
+        """Whether ``report`` proves that the leader of term ``since`` (0: not known) has a successor.
 
-        A word under the same term proves nothing: a follower may not have noticed yet that its leader is gone.
+        A report of the same term proves nothing: a follower may not have noticed yet that its leader is gone.
         """
-        return bool(sight.leader) and 0 < since < sight.term == self.latest
+        return bool(report.leader) and 0 < since < report.term == self.latest
 
 
 @dataclass(slots=True, eq=False)
@@ -77,26 +77,28 @@ class _Sent:
 
 
 class LeaderWatch:
-    """Keeps an eye on the calls that one client has under way; see the module. Belongs to one event loop.
+    """Watches the calls that one client has under way; see the module. Belongs to one event loop.
 
-    ``look`` asks the member of an index what it sees and raises ``EtcdError`` if it does not say; ``on_leader`` hears
-    from which one a leader was learned.
+    ``ask`` asks the member of an index for its report and raises ``EtcdError`` if it does not answer; ``on_leader`` is
+    called with the index of the member that named a new leader.
     """
 
-    def __init__(self, members: int, look: Callable[[int], Awaitable[Sight]], on_leader: Callable[[int], None]) -> None:
+    def __init__(
+        self, members: int, ask: Callable[[int], Awaitable[LeaderReport]], on_leader: Callable[[int], None]
+    ) -> None:
         self._members = members
-        self._look = look
+        self._ask = ask
         self._on_leader = on_leader
-        self._terms = Terms()
+        self._terms = RaftTerms()
         self._sent: dict[_Sent, None] = {}
         self._waiting: dict[asyncio.Future[None], int] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._seeking: dict[int, asyncio.Task[None]] = {}
-        self.wanting_at = float("-inf")
-        """When (monotonic) etcd was last seen to keep callers waiting for a leader, while this process was not late."""
+        self.no_leader_at = float("-inf")
+        """When (monotonic) callers last waited because etcd had no leader, while this process itself was not late."""
 
     async def close(self) -> None:
-        """Ask no more."""
+        """Stop asking."""
         self._members = 0
         if self._timer is not None:
             self._timer.cancel()
@@ -105,9 +107,9 @@ class LeaderWatch:
         await asyncio.gather(*self._seeking.values(), return_exceptions=True)
 
     async def answer(self, call: Message, *, led: bool) -> Message:
-        """The answer of a gRPC call that was just made; raises what it raises, and :class:`GivenUp`.
+        """The answer of a gRPC call that was just made; raises what the call raises, and :class:`GivenUp`.
 
-        ``led``: only a member that has a leader answers it, so the term that it names is one in which etcd works.
+        ``led``: only a member that has a leader answers this call, so etcd works in the term that the answer names.
         """
         sent = _Sent(call, time.monotonic(), self._terms.latest)
         self._sent[sent] = None
@@ -128,7 +130,7 @@ class LeaderWatch:
 
     @property
     def term(self) -> int:
-        """The latest raft term in which etcd was seen to work."""
+        """The latest Raft term in which etcd worked."""
         return self._terms.latest
 
     async def pause(self, seconds: float, since: int | None = None) -> None:
@@ -142,7 +144,7 @@ class LeaderWatch:
             self._waiting.pop(leader, None)
 
     def _late(self) -> Sequence[_Sent]:
-        """The calls that are late; the oldest come first."""
+        """The late calls, the oldest first."""
         before = time.monotonic() - LATE
         late = []
         for sent in self._sent:
@@ -152,7 +154,7 @@ class LeaderWatch:
         return late
 
     def _watch(self) -> None:
-        """Look whether the oldest call is late; runs while any are under way."""
+        """Check whether the oldest call is late; runs while any are under way."""
         self._timer = None
         if self._late():
             self._seek()
@@ -162,33 +164,33 @@ class LeaderWatch:
     def _seek(self) -> None:
         for member in range(self._members):
             if member not in self._seeking or self._seeking[member].done():
-                self._seeking[member] = asyncio.create_task(self._ask(member), name=f"etcd leader/{member}")
+                self._seeking[member] = asyncio.create_task(self._poll(member), name=f"etcd leader/{member}")
 
-    async def _ask(self, member: int) -> None:
-        """Ask one member again and again, while anybody wants to know."""
-        soon = time.monotonic() + SOON
+    async def _poll(self, member: int) -> None:
+        """Ask one member repeatedly, while a call is late or a caller waits."""
+        fast_until = time.monotonic() + FAST_POLLING
         while self._waiting or self._late():
             try:
-                sight = await self._look(member)
+                report = await self._ask(member)
             except EtcdError as error:
-                _log.debug("etcd member %d does not say who leads: %s", member, error)
+                logger.debug("etcd member %d does not report its leader: %s", member, error)
             else:
-                self._saw(member, sight)
-            await asyncio.sleep(LOOK if time.monotonic() < soon else LOOK_CALMLY)
+                self._reported(member, report)
+            await asyncio.sleep(FAST_POLL_INTERVAL if time.monotonic() < fast_until else POLL_INTERVAL)
 
-    def _saw(self, member: int, sight: Sight) -> None:
+    def _reported(self, member: int, report: LeaderReport) -> None:
         late = self._late()
-        if late or not sight.leader:
-            self.wanting_at = time.monotonic()
-        self._terms.saw(sight)
+        if late or not report.leader:
+            self.no_leader_at = time.monotonic()
+        self._terms.reported(report)
         woken = [
             leader
             for leader, since in self._waiting.items()
-            if self._terms.replaced(sight, since) or (sight.leader and not since)
+            if self._terms.replaced(report, since) or (report.leader and not since)
         ]
-        stranded = [sent for sent in late if self._terms.replaced(sight, sent.term)]
+        stranded = [sent for sent in late if self._terms.replaced(report, sent.term)]
         for sent in late:
-            # What a new client sends first is taken to go to the leader that is heard of first.
+            # The first calls of a new client are attributed to the first leader that is reported.
             sent.term = sent.term or self._terms.latest
         if woken or stranded:
             self._on_leader(member)

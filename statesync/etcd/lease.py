@@ -1,8 +1,8 @@
-"""A lease that keeps itself alive, and knows when it may no longer be trusted.
+"""A lease that keeps itself alive, and knows when it may have expired.
 
-Etcd may drop a lease ``ttl`` seconds after it saw the last keepalive. So the owner counts from the moment the
-last successful keepalive was *sent*, by its own monotonic clock: ``lost`` is set before etcd may have let go,
-never after. Each keepalive is a short stream of its own, so it can go to whichever endpoint works.
+etcd may drop a lease ``ttl`` seconds after it received the last keepalive. The owner counts from the moment at which it
+*sent* the last successful keepalive, by its own monotonic clock. So ``lost`` is set before etcd may have dropped the
+lease, never after. Each keepalive is a short stream of its own, so it can go to whichever endpoint works.
 """
 
 import asyncio
@@ -14,14 +14,14 @@ from typing import Self
 
 import grpc
 import grpc.aio
-from aetcd import rpc
 
+from understudy.statesync.etcd import etcd_pb2 as rpc
 from understudy.statesync.etcd.errors import DENIED, EtcdError, Rejected, Unavailable
 from understudy.statesync.etcd.transport import Transport
 
 SHORTEST_TTL = 5
-_AGAIN = 0.1
-_log = logging.getLogger(__name__)
+RETRY_PAUSE = 0.1
+logger = logging.getLogger(__name__)
 
 
 class Lease:
@@ -66,7 +66,7 @@ class Lease:
         try:
             await self._transport.call("lease revoke", rpc.LeaseRevokeRequest(ID=self.id), repeatable=True)
         except EtcdError as failure:
-            _log.debug("lease %x is left to expire: %s", self.id, failure)
+            logger.debug("lease %x is left to expire: %s", self.id, failure)
 
     async def _keep(self) -> None:
         try:
@@ -80,9 +80,9 @@ class Lease:
                 try:
                     alive = await self._renewed(expiry, patience) or await self._renewed_after_all(expiry, patience)
                 except EtcdError as error:
-                    _log.debug("lease %x is not renewed yet: %s", self.id, error)
-                    # Whoever is late itself needs longer for each step: that is no reason to lose the lease.
-                    pause, patience = _AGAIN, 2 * patience
+                    logger.debug("lease %x is not renewed yet: %s", self.id, error)
+                    # A process that is itself late needs more time for each step; it must not lose the lease for that.
+                    pause, patience = RETRY_PAUSE, 2 * patience
                     continue
                 if not alive:
                     break
@@ -113,12 +113,12 @@ class Lease:
         return int(answer.TTL) > 0
 
     async def _renewed_after_all(self, expiry: float, patience: float) -> bool:
-        """Ask again after a linearizable read: a member just started may not have applied the grant before."""
+        """Ask again after a linearizable read: a member that has just started may not have applied the grant before."""
         try:
             await self._transport.call("range", rpc.RangeRequest(key=b"\x00", count_only=True), repeatable=True)
         except Rejected as error:
-            # A role that is confined to a prefix may not read this key. etcd says so after it has waited for its
-            # own log, so the answer serves as well.
+            # A role that is confined to a prefix may not read this key. etcd refuses it only after it has caught up
+            # with its log, so a refusal is as good as an answer.
             if error.detail != DENIED:
                 raise
         return await self._renewed(expiry, patience)

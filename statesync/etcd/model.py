@@ -1,17 +1,16 @@
-"""Keys, events, compares and operations as the rest of the program sees them, and as etcd's messages.
+"""Keys, events, compares and operations, and their conversion into etcd's messages.
 
-Frozen data and pure conversion, nothing else. Keys are text here and bytes in etcd; a foreign key that is not
-UTF-8 survives the way through (surrogate escapes) instead of breaking a watch.
+Frozen data and pure functions. Keys are text here and bytes in etcd. A foreign key that is not UTF-8 is kept (surrogate
+escapes) instead of breaking a watch.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from aetcd import rpc
-
+from understudy.statesync.etcd import etcd_pb2 as rpc
 from understudy.statesync.etcd.errors import Conflict
-from understudy.statesync.pool.keys import KeyRange
+from understudy.statesync.etcd.key_range import KeyRange
 
 # etcd's generated messages and stubs come without types.
 Message: TypeAlias = Any
@@ -19,7 +18,7 @@ Message: TypeAlias = Any
 
 @dataclass(frozen=True, slots=True)
 class Kv:
-    """A key with its value; ``lease`` 0: it hangs on none. Of a deleted key only ``mod_revision`` is told."""
+    """A key with its value; ``lease`` 0: it has none. A deleted key has only its ``mod_revision``."""
 
     key: str
     value: bytes
@@ -92,7 +91,7 @@ class TxnResult:
 
 @dataclass(frozen=True, slots=True)
 class RangePage:
-    """Keys in order, as they were at ``revision``; ``more``: the limit cut some off; ``count``: all there are."""
+    """Keys in order, as they were at ``revision``; ``more``: the limit left some out; ``count``: how many there are."""
 
     kvs: tuple[Kv, ...]
     revision: int
@@ -110,12 +109,11 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class WatchBatch:
-    """Events of one or more whole revisions of one watched range, in order, or none: a sign of life.
+    """Events of one or more whole revisions of one watched range, in order; without events, a sign of life.
 
-    With events, ``revision`` is that of the last one, and every earlier event of the same range has been
-    delivered: it may be noted as "applied up to". Without events it is only the store's revision as etcd told
-    it, and must not be noted so: many versions tell it while older events are still on their way (etcd issue
-    15220).
+    With events, ``revision`` is that of the last one, and every earlier event of the same range has been delivered: the
+    receiver may note it as applied. Without events, ``revision`` is only the store's revision and must not be noted as
+    applied: many versions of etcd report it while older events are still on their way (etcd issue 15220).
     """
 
     revision: int
@@ -124,7 +122,7 @@ class WatchBatch:
 
 @dataclass(frozen=True, slots=True)
 class EndpointStatus:
-    """One endpoint's own report; ``db_size`` in bytes; ``errors``: its alarms, or why it does not answer."""
+    """One endpoint's report of itself; ``db_size`` in bytes; ``errors``: its alarms, or why it does not answer."""
 
     endpoint: str
     version: str
@@ -134,7 +132,7 @@ class EndpointStatus:
 
     @property
     def at_risk(self) -> str:
-        """Why this version must not be trusted in production, '' if it may be.
+        """Why this version must not be used in production, '' if it may be.
 
         etcd 3.5.0 to 3.5.2: the notice of March 2022 to all users, "v3.5.[0-2] ... not recommended for production".
         """
@@ -200,7 +198,7 @@ def txn_request(compares: Sequence[Compare], success: Sequence[Operation], failu
     for branch, operations in ((request.success, success), (request.failure, failure)):
         for operation in operations:
             if isinstance(operation, Put):
-                # Filled in where it stands: a group commit has a hundred of them, and copying one costs as much again.
+                # Filled in place: a group commit has a hundred of them, and copying one would double its cost.
                 put = branch.add().request_put
                 put.key, put.value, put.lease = key_bytes(operation.key), operation.value, operation.lease
             else:

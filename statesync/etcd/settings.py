@@ -1,62 +1,27 @@
 """How to reach etcd: the settings that every process of a pool takes."""
 
-import asyncio
-import logging
-import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from understudy.statesync.etcd.client import EtcdClient, EtcdError, Rejected, TlsFiles
-from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.tls.pem_files import PemFiles
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from understudy.statesync.etcd.client import EtcdClient
 
-START_PATIENCE = 10.0
-
-
-class EtcdMissing(Exception):
-    """No etcd answered while a process started, or none let it in; the text says where it looked and what to do."""
+DEFAULT_ENDPOINT = "127.0.0.1:2379"
 
 
 @dataclass(frozen=True, slots=True)
 class EtcdSettings:
-    """``endpoints`` are ``host:port``; ``tls`` and the account are optional."""
+    """``endpoints`` are ``host:port``; ``tls`` and the user are optional."""
 
-    endpoints: tuple[str, ...] = ("127.0.0.1:2379",)
-    tls: TlsFiles | None = None
+    endpoints: tuple[str, ...] = (DEFAULT_ENDPOINT,)
+    tls: PemFiles | None = None
     username: str | None = None
     password: str | None = None
 
-    def client(self) -> EtcdClient:
-        """A new client; close it."""
+    def client(self) -> "EtcdClient":
+        """A new client; close it. Raises ``ValueError`` or ``OSError`` if the settings cannot be used."""
+        from understudy.statesync.etcd.client import EtcdClient  # brings gRPC along, which settings do not need
+
         return EtcdClient(self.endpoints, tls=self.tls, username=self.username, password=self.password)
-
-
-async def await_etcd(
-    client: EtcdClient, settings: EtcdSettings, pool: str, *, patience: float = START_PATIENCE
-) -> None:
-    """Return once etcd answers a linearizable read of ``pool``.
-
-    Raises:
-        EtcdMissing: it was silent for ``patience`` seconds, or does not let this account read the pool.
-    """
-    give_up = time.monotonic() + patience
-    keys = PoolKeys(pool)
-    while True:
-        try:
-            await client.get(keys.spec)
-        except Rejected as error:
-            raise EtcdMissing(
-                f"etcd at {', '.join(settings.endpoints)} refuses access to pool {pool} to "
-                f"{f'user {settings.username}' if settings.username else 'a client without a user'} ({error.detail}); "
-                f"grant its role readwrite on the prefix {keys.prefix}, or use another account (--etcd-user, "
-                "UNDERSTUDY_ETCD_PASSWORD)"
-            ) from None
-        except EtcdError as error:
-            if time.monotonic() > give_up:
-                raise EtcdMissing(
-                    f"etcd does not answer at {', '.join(settings.endpoints)} ({error}); "
-                    "start it, or name another one with --etcd or UNDERSTUDY_ETCD"
-                ) from None
-            await asyncio.sleep(0.2)
-        else:
-            return

@@ -1,9 +1,9 @@
-"""Carries single calls to etcd: several endpoints, deadlines, tokens, and what to do when an attempt fails.
+"""Sends single calls to etcd: several endpoints, deadlines, tokens, and what to do when an attempt fails.
 
-One gRPC channel per endpoint; calls stay with the endpoint that works and move on when it does not. A call is
-sent only on a connected channel, so "nobody reachable" is told from "sent, and no answer". A read is tried
-again elsewhere inside its deadline; a write only when the failed attempt surely changed nothing. Streams
-(watch, keepalive) take a connected endpoint from here, report its failures back, and do the rest themselves.
+There is one gRPC channel per endpoint. Calls stay with the endpoint that works and move on when it does not. A call is
+sent only on a connected channel, which separates "no endpoint is reachable" from "sent, but not answered". A read is
+tried again elsewhere before its deadline; a write only when the failed attempt certainly changed nothing. Streams
+(watch, keepalive) take a connected endpoint from here and report its failures back.
 """
 
 import asyncio
@@ -11,16 +11,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 
 import grpc
 import grpc.aio
-from aetcd import rpc
 
+from understudy.statesync.etcd import etcd_pb2 as rpc
+from understudy.statesync.etcd import etcd_pb2_grpc as stubs
 from understudy.statesync.etcd.errors import NO_LEADER, EtcdError, Unavailable, Verdict, error_of, judge
-from understudy.statesync.etcd.leader import PATIENCE, GivenUp, LeaderWatch, Sight
+from understudy.statesync.etcd.leader import NO_LEADER_PAUSE, GivenUp, LeaderReport, LeaderWatch
 from understudy.statesync.etcd.model import Message
-from understudy.statesync.tls.secret_files import read_secret
+from understudy.statesync.tls.pem_files import PemFiles
+from understudy.telemetry.timing.backoff import Backoff
 
 # etcd closes connections that ping more often than every 5 s, or without a call in flight.
 # The minimum reconnect backoff is gRPC's name for the time that one attempt to connect may take.
@@ -44,23 +45,6 @@ ALL_TRIED = 0.02
 _LEADER = ("hasleader", "true")
 
 Metadata = tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """PEM files: the CA of etcd's certificate, and our own certificate and key where etcd asks for one."""
-
-    ca: Path
-    cert: Path | None = None
-    key: Path | None = None
-
-    def credentials(self) -> grpc.ChannelCredentials:
-        """Read the files; raises ``OSError`` when one cannot be read, or others can read the key."""
-        return grpc.ssl_channel_credentials(
-            self.ca.read_bytes(),
-            read_secret(self.key) if self.key else None,
-            self.cert.read_bytes() if self.cert else None,
-        )
 
 
 class Choice(Enum):
@@ -94,7 +78,7 @@ class Endpoint:
         else:
             self.channel = grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
         self.suspect_until = 0.0
-        kv, lease = rpc.KVStub(self.channel), rpc.LeaseStub(self.channel)
+        kv, lease = stubs.KVStub(self.channel), stubs.LeaseStub(self.channel)
         self.unary: dict[str, Message] = {
             "range": kv.Range,
             "put": kv.Put,
@@ -103,10 +87,10 @@ class Endpoint:
             "compact": kv.Compact,
             "lease grant": lease.LeaseGrant,
             "lease revoke": lease.LeaseRevoke,
-            "authenticate": rpc.AuthStub(self.channel).Authenticate,
-            "status": rpc.MaintenanceStub(self.channel).Status,
+            "authenticate": stubs.AuthStub(self.channel).Authenticate,
+            "status": stubs.MaintenanceStub(self.channel).Status,
         }
-        self.watch = rpc.WatchStub(self.channel).Watch
+        self.watch = stubs.WatchStub(self.channel).Watch
         self.keep_alive = lease.LeaseKeepAlive
 
 
@@ -153,13 +137,13 @@ class Transport:
         endpoints: Sequence[str],
         *,
         timeout: float,
-        tls: TlsFiles | None,
+        tls: PemFiles | None,
         username: str | None,
         password: str | None,
     ) -> None:
         if not endpoints:
             raise ValueError("an etcd client needs at least one endpoint")
-        credentials = tls.credentials() if tls else None
+        credentials = tls.channel_credentials() if tls else None
         addresses = [endpoint.split("://")[-1].rstrip("/") for endpoint in endpoints]
         self.timeout = timeout
         self.endpoints = [Endpoint(address, credentials) for address in addresses]
@@ -168,7 +152,7 @@ class Transport:
         self._login = (username, password or "") if username else None
         self._token: str | None = None
         self._renewing = asyncio.Lock()
-        self._leaders = LeaderWatch(len(self.endpoints), self._look, self._prefer)
+        self._leaders = LeaderWatch(len(self.endpoints), self._leader_report, self._prefer)
 
     async def close(self) -> None:
         """Close all channels; calls still under way end as unknown or unavailable."""
@@ -200,17 +184,17 @@ class Transport:
             raise self._failure(error, call, endpoint)[1] from None
 
     async def pause(self, seconds: float) -> None:
-        """Wait so long before another try, or until etcd has a leader again if that is sooner."""
+        """Wait before another try, or until etcd has a leader again if that is sooner."""
         await self._leaders.pause(seconds)
 
     @property
-    def wanting_at(self) -> float:
-        """When (monotonic) etcd was last seen to keep callers waiting for a leader."""
-        return self._leaders.wanting_at
+    def no_leader_at(self) -> float:
+        """When (monotonic) callers last waited because etcd had no leader."""
+        return self._leaders.no_leader_at
 
     async def connected(self, name: str, deadline: float, *, patient: bool) -> Endpoint:
         """A connected endpoint, or :class:`Unavailable`: at the deadline or, if not ``patient``, once all fail."""
-        pause = 0.001
+        backoff = Backoff(0.001, 0.02)
         while True:
             choice = self._choose(name)
             if not isinstance(choice, Choice):
@@ -219,8 +203,7 @@ class Transport:
             remaining = deadline - time.monotonic()
             if remaining <= 0 or (choice is Choice.NONE and not patient):
                 raise await self._unreachable(name, choice)
-            await asyncio.sleep(min(pause, remaining))
-            pause = min(pause * 2, 0.02)
+            await asyncio.sleep(min(backoff.next(), remaining))
 
     async def metadata(self, deadline: float, *, leader: bool = True) -> Metadata:
         """Metadata of a call or stream, with a token if we have credentials; raises as :meth:`call`."""
@@ -235,7 +218,7 @@ class Transport:
             self._current = (self._current + 1) % len(self.endpoints)
 
     async def stream_failed(self, endpoint: Endpoint, error: grpc.aio.AioRpcError) -> None:
-        """Draw the conclusions from a stream's failure: a new token, or rather another endpoint."""
+        """Renew the token, or prefer another endpoint, after a stream has failed."""
         if judge(error.code(), error.details() or "") is Verdict.LOG_IN:
             await self.renew_token()
         else:
@@ -246,9 +229,9 @@ class Transport:
         await self._renew_token(self._token, time.monotonic() + self.timeout)
         return self._login is not None
 
-    async def _look(self, index: int) -> Sight:
+    async def _leader_report(self, index: int) -> LeaderReport:
         answer = await self.ask(self.endpoints[index], "status", rpc.StatusRequest())
-        return Sight(answer.raftTerm, answer.leader)
+        return LeaderReport(answer.raftTerm, answer.leader)
 
     def _prefer(self, index: int) -> None:
         """The member of this index knows a leader."""
@@ -330,7 +313,7 @@ class Transport:
                 raise failure
             if call.tried >= len(self.endpoints):
                 no_leader = failure.detail == NO_LEADER
-                await self._leaders.pause(min(PATIENCE if no_leader else ALL_TRIED, call.remaining), term)
+                await self._leaders.pause(min(NO_LEADER_PAUSE if no_leader else ALL_TRIED, call.remaining), term)
 
     async def _prepared_again(self, call: _Call, endpoint: Endpoint, verdict: Verdict, token: str | None) -> bool:
         """After a failed attempt: whether there is to be another one, which this prepares."""

@@ -1,8 +1,8 @@
-"""The watch: every change of some ranges, once and in order, over one gRPC stream, replaced when it fails.
+"""The watch: every change of some ranges, once and in order, over one gRPC stream that is replaced when it fails.
 
-:class:`Cursor` is the pure part: it says where to resume, drops what was seen already and joins fragments so
-that a revision's events are never split. The shell opens streams, asks for a sign of life when it is quiet,
-gives a silent stream up, and resumes elsewhere. A watch is for freshness; safety comes from compares in
+:class:`Cursor` is the pure part: it says where to resume, drops events that were seen before, and joins fragments, so
+that the events of one revision are never split. :class:`Watch` opens streams, asks for progress when nothing arrives,
+ends a stream that stays silent, and resumes elsewhere. A watch keeps copies fresh; safety comes from the compares in
 transactions.
 """
 
@@ -15,21 +15,24 @@ from typing import TypeVar
 
 import grpc
 import grpc.aio
-from aetcd import rpc
 
+from understudy.statesync.etcd import etcd_pb2 as rpc
 from understudy.statesync.etcd.errors import DENIED, Compacted, EtcdError, Rejected, Unavailable, Verdict, judge
+from understudy.statesync.etcd.key_range import KeyRange
 from understudy.statesync.etcd.model import Event, Message, WatchBatch, bounds, event_of
 from understudy.statesync.etcd.transport import Endpoint, Transport
-from understudy.statesync.pool.keys import KeyRange
+from understudy.telemetry.timing.backoff import Backoff
 
 QUIET_FOR = 1.0
 SILENT_FOR = 5.0
-_log = logging.getLogger(__name__)
+RETRY_FIRST = 0.05
+RETRY_LONGEST = 0.5
+logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
 class Cursor:
-    """How far the watch of one range has come. ``next_revision`` is where it resumes."""
+    """The progress of the watch of one range; it resumes at ``next_revision``."""
 
     def __init__(self, where: KeyRange, start_revision: int) -> None:
         self.where = where
@@ -37,14 +40,13 @@ class Cursor:
         self._held: list[Event] = []
 
     def restart(self) -> None:
-        """A new stream begins at ``next_revision``: forget what the old one left incomplete."""
+        """A new stream begins at ``next_revision``: drop what the old one left incomplete."""
         self._held = []
 
     def feed(self, events: Sequence[Event], *, fragment: bool) -> tuple[Event, ...]:
         """Take a response's events and return those of whole revisions that are new.
 
-        ``fragment`` says that the response goes on in the next one: events of the last revision then wait for
-        it.
+        ``fragment``: the response continues in the next one, for which the events of the last revision wait.
         """
         whole = self._held + [event for event in events if event.kv.mod_revision >= self.next_revision]
         self._held = []
@@ -58,7 +60,7 @@ class Cursor:
 
 
 class _StreamEndedError(Exception):
-    """The stream is of no more use; resume on another."""
+    """The stream cannot be used any more; resume on another."""
 
 
 class _Stream:
@@ -101,7 +103,7 @@ class _Stream:
         await asyncio.gather(self._pacemaker, return_exceptions=True)
 
     async def _carefully(self, step: Awaitable[_T]) -> _T:
-        """Tell a cancelled stream (by the pacemaker, or by closing the client) from a cancelled task."""
+        """Separate a cancelled stream (by :meth:`_keep_pace`, or by closing the client) from a cancelled task."""
         try:
             return await step
         except asyncio.CancelledError:
@@ -113,9 +115,9 @@ class _Stream:
             raise _StreamEndedError("the stream had ended") from None
 
     async def _keep_pace(self) -> None:
-        """Ask for progress when nothing came for a while; give the stream up if that is not answered either.
+        """Ask for progress when nothing has arrived for a while; end the stream if that is not answered either.
 
-        The time the consumer takes between two reads does not count.
+        The time that the consumer takes between two reads does not count.
         """
         while True:
             await asyncio.sleep(QUIET_FOR / 4)
@@ -127,19 +129,19 @@ class _Stream:
                 return
             if quiet >= QUIET_FOR and not self._asked:
                 self._asked = True
-                with contextlib.suppress(asyncio.InvalidStateError):  # ended meanwhile, as whoever reads it hears
+                with contextlib.suppress(asyncio.InvalidStateError):  # it has ended meanwhile, and the reader is told
                     await self._call.write(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
 
 
 class Watch:
-    """The shell around the cursors; iterate :meth:`batches` once."""
+    """Runs the streams for the cursors; iterate :meth:`batches` once."""
 
     def __init__(self, transport: Transport, ranges: Sequence[KeyRange], start_revision: int) -> None:
         if start_revision < 1:
             raise ValueError("a watch starts right after a revision that was read, so at 1 or later")
         self._transport = transport
         self._cursors = [Cursor(where, start_revision) for where in ranges]
-        self._failures = 0
+        self._backoff = Backoff(RETRY_FIRST, RETRY_LONGEST)
         self._denied = False
 
     async def batches(self) -> AsyncGenerator[WatchBatch, None]:
@@ -154,7 +156,8 @@ class Watch:
                 while True:
                     batch = await self._batch(await stream.read(), stream.endpoint)
                     if batch is not None:
-                        self._failures, self._denied = 0, False
+                        self._backoff.reset()
+                        self._denied = False
                         yield batch
             except _StreamEndedError as error:
                 self._transport.suspect(stream.endpoint)
@@ -181,12 +184,11 @@ class Watch:
     async def _pause(self, reason: str) -> None:
         if self._transport.closed:
             raise Unavailable("watch", "", "the client is closed")
-        _log.debug("watch resumes at %s: %s", [cursor.next_revision for cursor in self._cursors], reason)
-        await self._transport.pause(min(0.05 * 2**self._failures, 0.5))
-        self._failures = min(self._failures + 1, 4)
+        logger.debug("watch resumes at %s: %s", [cursor.next_revision for cursor in self._cursors], reason)
+        await self._transport.pause(self._backoff.next())
 
     async def _batch(self, response: Message, endpoint: Endpoint) -> WatchBatch | None:
-        """What a response means for the consumer, if anything; raises as :meth:`batches`."""
+        """What a response contains for the consumer, if anything; raises as :meth:`batches`."""
         if response.canceled:
             await self._cancelled(response, endpoint)
         if response.created:
@@ -199,7 +201,7 @@ class Watch:
         return WatchBatch(events[-1].kv.mod_revision, events) if events else None
 
     async def _check_history(self, response: Message, endpoint: Endpoint) -> None:
-        """Raise :class:`Compacted` if etcd, and not just this member, is behind what was seen: it was replaced."""
+        """Raise :class:`Compacted` if etcd, and not only this member, is behind what was seen: etcd was replaced."""
         seen = max(cursor.next_revision for cursor in self._cursors) - 1
         if response.header.revision >= seen:
             return
@@ -213,13 +215,12 @@ class Watch:
             raise Compacted("watch", endpoint.address, 0)
 
     async def _cancelled(self, response: Message, endpoint: Endpoint) -> None:
-        """Etcd ended one of the watches: always raises, what depends on the reason."""
+        """Etcd has ended one of the watches; always raises an error that depends on the reason."""
         if response.compact_revision:
             raise Compacted("watch", endpoint.address, response.compact_revision)
         reason = response.cancel_reason.partition("desc = ")[2] or response.cancel_reason
         if reason == DENIED or judge(grpc.StatusCode.UNKNOWN, reason) is Verdict.LOG_IN:
-            # etcd 3.5 calls a token that it has forgotten "permission denied", too; so a new one is tried,
-            # once.
+            # etcd 3.5 also answers "permission denied" to a token that it has forgotten, so a new one is tried once.
             if self._denied or not await self._transport.renew_token():
                 raise Rejected("watch", endpoint.address, reason)
             self._denied = True

@@ -1,16 +1,15 @@
-"""The heartbeat between a sidecar and a control server, as both put it on the wire.
+"""The heartbeats between a sidecar and a control server, as they are sent.
 
 A sidecar opens one bidirectional gRPC stream to every control server (method :data:`METHOD`) and sends a
 :class:`Beat` every ``BEAT_INTERVAL`` seconds and at once when something changes. The server sends an :class:`Answer`
-every ``ANSWER_INTERVAL``. A killed process is seen at once, since its kernel closes the socket.
+every ``ANSWER_INTERVAL``. A killed process is noticed at once, since its kernel closes the socket.
 
-Packets may be lost for a while, and TCP then waits longer and longer before it sends again. So whoever hears nothing on
-a stream for :data:`STREAM_SILENCE` ends it: the sidecar opens a new one on a new connection.
+While packets are lost, TCP waits longer and longer before it sends again. So either side ends a stream on which it has
+received nothing for :data:`STREAM_SILENCE`, and the sidecar opens a new one on a new connection.
 
-Silence is judged by :func:`patience`, here and beside the application: busy is not dead.
+How long a member may be silent is computed in :mod:`understudy.statesync.heartbeat.adaptive_timeout`.
 """
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,13 +29,6 @@ PINGS = (
     ("grpc.keepalive_permit_without_calls", 1),
 )
 """gRPC's own pings on a connection to a control server, which ends calls that are silent for another reason."""
-LOAD_FACTOR = 3.0
-"""How many times the worst delay of the last seconds is granted on top: a delay seldom triples from one second to the
-next while its cause stays the same."""
-LOAD_WINDOW = 10.0
-"""Seconds for which a delay is remembered."""
-
-
 MOST_CLAIMS = 32
 """Claims that one beat tells of at the most."""
 MOST_PULSES = 256
@@ -46,7 +38,7 @@ MOST_STANDSTILLS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class ClaimTold(Record):
+class ClaimReport(Record):
     """How far one claim of a takeover has come, as the member that made it tells. Times in ns on that member's clock.
 
     ``trace`` is the takeover's trace id in hex, ``slots`` how many slots the claim won. ``by_request``: a caller was
@@ -70,17 +62,17 @@ class ClaimTold(Record):
     def __post_init__(self) -> None:
         for name in ("slots", "began", "claimed", "opened", "answered"):
             if type(getattr(self, name)) is not int:
-                raise TypeError(f"ClaimTold: {name} is no whole number")
+                raise TypeError(f"ClaimReport: {name} is no whole number")
         for name in ("trace", "request"):
             if not isinstance(getattr(self, name), str):
-                raise TypeError(f"ClaimTold: {name} is no text")
+                raise TypeError(f"ClaimReport: {name} is no text")
 
 
 @dataclass(frozen=True, slots=True)
 class Beat(Record):
     """A sign of life. ``applied`` is the etcd revision that the member's replica has reached.
 
-    ``stall``: the longest time in seconds that the sidecar's event loop was late within the last :data:`LOAD_WINDOW`.
+    ``stall``: the longest time in seconds that the sidecar's event loop was late within the last ``LOAD_WINDOW``.
     ``pulses`` tells, of every (member, boot) whose pulse the member takes, whether it runs; see
     :mod:`understudy.statesync.heartbeat.pulse`. ``lacking`` is how many slots it should hold by the table and does not
     hold in full. ``sent`` is the time in ns, on the sender's clock, of this beat (0: not told), ``claims`` what its
@@ -99,7 +91,7 @@ class Beat(Record):
     stall: float = 0.0
     lacking: int = 0
     sent: int = 0
-    claims: Sequence[ClaimTold] = ()
+    claims: Sequence[ClaimReport] = ()
     request: str = ""
     pulses: Sequence[tuple[str, str, bool]] = ()
     answers: bool = False
@@ -111,7 +103,7 @@ class Beat(Record):
         object.__setattr__(self, "stood", _stood(self.stood))
         if not isinstance(self.claims, list | tuple):
             raise TypeError("Beat: claims is a list")
-        told = [one if isinstance(one, ClaimTold) else ClaimTold.of(one) for one in self.claims[:MOST_CLAIMS]]
+        told = [one if isinstance(one, ClaimReport) else ClaimReport.of(one) for one in self.claims[:MOST_CLAIMS]]
         object.__setattr__(self, "claims", tuple(told))
         if type(self.sent) is not int or not isinstance(self.request, str):
             raise TypeError("Beat: sent is a whole number, request a text")
@@ -145,45 +137,3 @@ def _stood(raw: object) -> tuple[tuple[float, float], ...]:
     if any(len(one) != 2 or not all(type(part) in (int, float) and 0 <= part <= 1e9 for part in one) for one in told):
         raise TypeError("Beat: stood is a list of seconds, and of how long ago that ended")
     return tuple((float(seconds), float(ago)) for seconds, ago in told)
-
-
-LONGEST_LOAD = 1.5
-"""A longer delay, in seconds, says nothing of load: the process was frozen, or its machine was."""
-STALL_STEPS = (0.0, 0.1, 0.25, 0.5, 1.0)
-"""What a member's record may say of its delays, in seconds: coarse, so that it seldom has to be written anew."""
-NOT_WORTH_TELLING = 0.05
-
-
-class Delays:
-    """The delays of one process within the last :data:`LOAD_WINDOW` seconds. Times and delays in seconds."""
-
-    def __init__(self) -> None:
-        self._noted: deque[tuple[float, float]] = deque()
-
-    @property
-    def worst(self) -> float:
-        """The longest of them."""
-        return self._noted[0][1] if self._noted else 0.0
-
-    def note(self, late: float, now: float) -> None:
-        """Take in a delay. What is older, or earlier and shorter, can no longer be the worst."""
-        while self._noted and self._noted[0][0] < now - LOAD_WINDOW:
-            self._noted.popleft()
-        if late > LONGEST_LOAD:
-            return
-        while self._noted and self._noted[-1][1] <= late:
-            self._noted.pop()
-        self._noted.append((now, late))
-
-
-def stall_step(delay: float) -> float:
-    """A delay as a member's record tells it: the least step above it, 0 while it is not worth telling."""
-    return min((step for step in STALL_STEPS if delay <= step + NOT_WORTH_TELLING), default=STALL_STEPS[-1])
-
-
-def patience(usual: float, delay: float, cap: float, *, factor: float = LOAD_FACTOR) -> float:
-    """How long somebody may be silent who is usually given ``usual``, and was ``delay`` late of late; in seconds.
-
-    ``factor`` times that delay is granted on top, at most ``cap``.
-    """
-    return usual + min(cap, factor * max(delay, 0.0))

@@ -19,7 +19,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL, Delays, patience
+from understudy.statesync.heartbeat.adaptive_timeout import Delays, adaptive_timeout
+from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
 from understudy.statesync.pool.addresses import split_address
 
 QUESTION = b"HEAD /live HTTP/1.1\r\nhost: understudy\r\n\r\n"
@@ -65,14 +66,14 @@ class Pulse:
 
     def overdue(self, now: float, usual: float, cap: float) -> bool:
         """Whether it has been silent for longer than ``usual`` seconds, or more where answers were late of late."""
-        return self.quiet(now) >= patience(usual, self.worst, cap, factor=FACTOR)
+        return self.quiet(now) >= adaptive_timeout(usual, self.worst, cap, factor=FACTOR)
 
 
 def is_running(pulse: Pulse | None, others: Iterable[Pulse], now: float, *, usual: float, cap: float) -> bool | None:
     """Whether the process of ``pulse`` runs; False: it answers no more while its connection stands, so it is stopped.
 
     None: nothing can be said. So it is while everybody else is silent too: then the fault is more likely on this side.
-    ``usual`` and ``cap`` are as for :func:`understudy.statesync.heartbeat.heartbeat.patience`.
+    ``usual`` and ``cap`` are as for :func:`understudy.statesync.heartbeat.adaptive_timeout`.
     """
     if pulse is None:
         return None

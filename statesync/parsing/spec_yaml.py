@@ -2,8 +2,8 @@
 
 YAML allows what nobody needs and what hurts: aliases that expand to gigabytes, nesting that exhausts the stack, and a
 key that stands twice, of which readers keep one in silence. All three are refused with their line, wherever Understudy
-reads YAML. Specs have no aliases at all. Manifests of Kubernetes and OpenSLO documents may have them, and may not grow
-by them beyond :data:`EXPANDED_MOST` values.
+reads YAML. Specs have no aliases at all. Manifests of Kubernetes may have them, and may not grow by them beyond
+:data:`EXPANDED_MOST` values.
 """
 
 from collections.abc import Callable, Hashable, Iterator

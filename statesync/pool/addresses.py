@@ -1,7 +1,4 @@
-"""``host:port`` as text, the one form in which addresses are configured, registered and told.
-
-Pure: whether a name resolves, or somebody listens there, is for those who connect.
-"""
+"""``host:port`` as text, the form in which addresses are configured, registered and shown. Pure."""
 
 import re
 
@@ -14,10 +11,10 @@ def split_address(address: str, *, lowest_port: int = 0) -> tuple[str, int]:
 
     Args:
         address: the text. An IPv6 address has brackets (RFC 3986, 3.2.2): without, nobody can tell its end from a port.
-        lowest_port: 1 where 0, "any free port", makes no sense.
+        lowest_port: 1 where 0, "any free port", is not allowed.
 
     Raises:
-        ValueError: the text is no address, or its port is out of range; says which text and how one looks.
+        ValueError: the text is not an address, or its port is out of range; the message has an example.
     """
     match = _ADDRESS.fullmatch(address)
     if match is None:

@@ -1,8 +1,8 @@
-"""How an application is asked whether it is well, as options and annotations write it. Pure.
+"""The health check of an application, as options and annotations write it. Pure.
 
-``/path`` is a GET over HTTP/1.1; ``grpc`` or ``grpc:SERVICE`` is gRPC's health checking protocol
-(https://github.com/grpc/grpc/blob/master/doc/health-checking.md), for applications that speak nothing but HTTP/2;
-``tcp`` is content with a connection. Pools with ``protocol: tcp`` have their own question, in the pool's spec.
+``/path`` is a GET over HTTP/1.1. ``grpc`` or ``grpc:SERVICE`` is gRPC's health checking protocol
+(https://github.com/grpc/grpc/blob/master/doc/health-checking.md), for applications that only speak HTTP/2. ``tcp``
+only needs a connection. Pools with ``protocol: tcp`` have a check of their own in the pool's spec.
 """
 
 import re
@@ -13,7 +13,7 @@ HEALTH_FORMS = "a path like /healthz, grpc, grpc:SERVICE or tcp"
 
 
 class HealthKind(StrEnum):
-    """What is spoken."""
+    """The protocol of the check."""
 
     HTTP = "http"
     GRPC = "grpc"
@@ -22,7 +22,7 @@ class HealthKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AppHealth:
-    """One way to ask. ``what`` is the path of an HTTP question, or the service of a gRPC one ('' for the whole)."""
+    """One health check. ``what`` is the path of an HTTP check, or the service of a gRPC one ('' for the server)."""
 
     kind: HealthKind
     what: str = ""

@@ -1,4 +1,4 @@
-"""Where everything of a pool stands in etcd.
+"""The etcd keys of a pool.
 
 One prefix per pool, ``/understudy/v1/<pool>/``. A sidecar watches the whole prefix with a single watch, so it sees
 all changes of its pool in one order: etcd's revisions. A control server leaves the sessions out and watches the two
@@ -7,23 +7,11 @@ ranges before and after them.
 
 from dataclasses import dataclass
 
+from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 from understudy.statesync.pool.slots import MAX_SLOTS
 
 ROOT = "/understudy/v1/"
 _DIGITS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class KeyRange:
-    """A half-open range of keys, ``[start, end)``, in etcd's byte order."""
-
-    start: str
-    end: str
-
-
-def prefix_range(prefix: str) -> KeyRange:
-    """The range of all keys that begin with ``prefix`` (which must end in a character below U+007F)."""
-    return KeyRange(prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1))
 
 
 @dataclass(frozen=True, slots=True)

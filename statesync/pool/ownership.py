@@ -1,12 +1,12 @@
 """Ownership of slots: which steps a member should take, and the transactions that carry them out. No I/O.
 
-The fence is one rule: an owner record is only ever replaced by a transaction that compares the ``mod_revision`` it was
-last seen at. So of two claimants one wins, a claimant always raises the epoch above what it replaces, and every
-session write that was decided under an older record fails its own compare. Leases, heartbeats and the slot table only
-say *when* to try; a wrong guess costs a handover, never a session.
+Fencing is one rule: an owner record is only replaced by a transaction that compares the ``mod_revision`` at which it
+was last seen. So one of two claimants wins, a claimant always raises the epoch, and every session write that was
+decided under an older record fails its own compare. Leases, heartbeats and the slot table only say *when* to try. A
+wrong guess costs a handover, never a session.
 
-How far the replaced owner's writes go is told in the claim's own answer: the revision of the old owner's commit
-marker. All its writes in the slot are at or below the larger of that and the revision of the owner record replaced.
+The answer to a claim also shows the last write of the replaced owner: the revision of its commit marker. All its writes
+in the slot are at or below the larger of that revision and that of the replaced owner record.
 """
 
 import re
@@ -23,16 +23,16 @@ CLAIM_MOST = 100
 DRAIN = "drain"
 REBALANCE = "rebalance"
 CUT_OFF = "it cannot reach etcd"
-"""With this at its end: the owner lived, said so itself, and could neither write nor hand the slot over."""
+"""The end of the cause when the owner was alive and said so, but could neither write nor hand the slot over."""
 UNFIT = "unfit: "
-"""With what is wrong behind it: the owner gave the slot away because it could not serve well itself."""
+"""The start of the cause when the owner gave the slot away because it could not serve well; the reason follows."""
 
 
 _OF_SITE = re.compile(r"site ([^:]+) (?:offline|online)")
 
 
 def site_cause(sites: Iterable[str], *, offline: bool) -> str:
-    """The cause of moves that were asked for by taking whole sites out of service, or by bringing them back."""
+    """The cause of moves by which whole sites are taken out of service, or brought back."""
     return f"site {', '.join(sorted(sites))} {'offline' if offline else 'online'}"
 
 
@@ -43,7 +43,7 @@ def sites_in(cause: str) -> str:
 
 
 def is_handover(cause: str) -> bool:
-    """Whether an owner record with this cause came by a handover; after a takeover it says who was lost, and how."""
+    """Whether this cause is that of a handover; the cause of a takeover says which member was lost, and how."""
     return cause in (DRAIN, REBALANCE) or cause.startswith(UNFIT) or sites_in(cause) != ""
 
 
@@ -159,7 +159,7 @@ def _own_slot(view: View, slot: int, owner: Owner, wanted: str | None, handing_o
     return (HandOver(slot, wanted),)
 
 
-def heirs_of(view: View, slot: int) -> tuple[str, ...]:
+def standbys_of(view: View, slot: int) -> tuple[str, ...]:
     """Who may serve ``slot`` if its owner does not, best first: the table's order without the owner."""
     owner = view.owner(slot)
     order = view.table.orders[slot] if slot < view.table.slots else ()
@@ -177,7 +177,7 @@ class Claimed:
 
 
 def claim(view: View, slots: Sequence[int], *, cause: str, traceparent: str, now: float) -> list[Claimed]:
-    """The owner records by which ``view.me`` claims ``slots``, each one epoch above what it replaces."""
+    """The owner records by which ``view.me`` claims ``slots``, each one epoch above the record that it replaces."""
     claims = []
     for slot in slots:
         at = view.owners.get(slot)
@@ -211,7 +211,7 @@ def replaced_members(claims: Sequence[Claimed]) -> list[str]:
 
 
 class FailoverLog:
-    """The failover records that this member has written: one per failover and source, growing slot by slot."""
+    """The failover records of this member: one per failover and source. A record grows as slots are taken."""
 
     def __init__(self, keys: PoolKeys, me: str) -> None:
         self._keys = keys
@@ -228,7 +228,7 @@ class FailoverLog:
         return Put(key, record.encode())
 
     def without(self, trace: str, source: str, slots: Collection[int]) -> Put | None:
-        """The put that notes that ``slots`` were not taken after all; None if nothing is left to be noted."""
+        """The put that records that ``slots`` were not taken over; None if nothing else was."""
         key = self._keys.failover(trace, self._me, source)
         before = self._records.pop(key, None)
         if before is None:
@@ -251,10 +251,10 @@ def finish_handover(owner: Owner, boot: str, *, now: float) -> Owner:
 
 
 def take_up(owner: Owner, *, now: float) -> Owner:
-    """The record by which an owner serves a slot again that it had given up: it promised not to under the old one."""
+    """The record by which an owner serves a slot again that it had given up, which the old record does not allow."""
     return replace(owner, epoch=owner.epoch + 1, phase=Phase.STABLE, to="", cause="etcd reached again", since=now)
 
 
 def undo_handover(owner: Owner, *, now: float) -> Owner:
-    """The record by which the owner takes a handover back; it gets a new epoch, since others saw the old one end."""
+    """The record by which the owner takes a handover back; with a new epoch, since others saw the old one end."""
     return replace(owner, epoch=owner.epoch + 1, phase=Phase.STABLE, to="", cause="handover undone", since=now)

@@ -1,12 +1,11 @@
-"""The pool's time: what a member stamps sessions with, and judges their end by.
+"""The pool's time, by which members stamp sessions and end them.
 
 A wall clock may be wrong, and one that is ahead would end every session. So a member asks the other members and the
-control servers what time it is, and goes by the median. Each clock is known as its distance from this process's own
-monotonic clock, which no operator and no NTP sets. So a wall clock that jumps changes one vote, its own, and the pool's
-time goes on as before.
+control servers for their time and uses the median. Each clock is stored as its distance from this process's monotonic
+clock, which neither operators nor NTP set. So a wall clock that jumps changes only one vote, its own.
 
-:func:`judge` decides, and is pure. :class:`PoolClock` keeps what was heard. Times of the monotonic clock are in
-seconds, times of wall clocks in ms since the Unix epoch.
+:func:`judge` decides, and is pure. :class:`PoolClock` keeps the answers. Times of the monotonic clock are in seconds,
+times of wall clocks in ms since the Unix epoch.
 """
 
 import time
@@ -15,31 +14,31 @@ from dataclasses import dataclass
 from statistics import median_low
 
 APART_MS = 10_000
-"""Clocks that are further apart than this do not agree; a member this far from the pool's time says so."""
+"""Clocks that differ by more than this do not agree; a member that differs that much from the pool reports it."""
 LATEST_ANSWER = 2.0
-"""Seconds after which an answer says too little about the time at which it was given."""
+"""An answer that took longer than this, in seconds, is too inexact."""
 KEPT = 300.0
-"""Seconds for which the clock of another is known after it was last heard."""
+"""Seconds for which the last answer of another clock counts."""
 SAID_FROM = 10.0
-"""Seconds after the start from which on it is said that no time is agreed: before, the others may not be heard yet."""
+"""Seconds after the start before which a missing agreement is not reported: the others may not have answered."""
 ALONE_FROM = 60.0
-"""Seconds after which a member that finds nobody else in the pool goes by its own clock."""
+"""Seconds after which a member that is alone in its pool uses its own clock."""
 
 
 def monotonic() -> float:
-    """Seconds of a clock that nobody sets; it counts the time in which the machine was suspended, where it can."""
+    """Seconds of a clock that is never set; where possible it includes the time for which the machine was suspended."""
     boot_time = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boot_time is None else time.clock_gettime(boot_time)
 
 
 def wall_ms() -> int:
-    """This machine's wall clock, right or wrong."""
+    """This machine's wall clock, which may be wrong."""
     return time.time_ns() // 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """The clock of another: how far it is ahead of this process's monotonic clock, in ms, and when it was heard."""
+    """Another clock: how far it is ahead of this process's monotonic clock, in ms, and when it was asked."""
 
     ahead: int
     at: float

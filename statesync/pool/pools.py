@@ -1,7 +1,7 @@
-"""Which pools stand in an etcd, and what to say to somebody who named one that does not.
+"""Lists the pools of an etcd, and finds the one that was meant by a misspelt name.
 
-A pool is made by its spec (``understudy apply``). Processes that were started for a pool without one wait for it, and
-say so: mostly its name is misspelt.
+A pool is created by its spec (``understudy apply``). A process that is started for a pool without a spec waits for it
+and logs that it waits; often the name is misspelt.
 """
 
 import asyncio
@@ -9,23 +9,24 @@ import logging
 from collections.abc import Callable, Sequence
 
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
-from understudy.statesync.pool.keys import ROOT, KeyRange, PoolKeys, prefix_range
+from understudy.statesync.etcd.key_range import KeyRange, prefix_range
+from understudy.statesync.pool.keys import ROOT, PoolKeys
 
 logger = logging.getLogger(__name__)
 
 POOLS_MOST = 1000
 """Pools of an etcd that are listed."""
 _SHORT = 5
-LOOK = 2.0
-"""Seconds between looks whether the pool of a process is there."""
-LOOKS_TOLD = 30
-"""Looks after which it is logged again that it is not."""
+POLL_INTERVAL = 2.0
+"""Seconds between two checks whether the pool of a process exists."""
+CHECKS_PER_WARNING = 30
+"""Checks after which it is logged again that the pool does not exist."""
 
 
 async def pool_names(client: EtcdClient) -> list[str]:
     """The names of all pools of which any key stands in etcd, in order; :data:`POOLS_MOST` at the most.
 
-    Raises ``Rejected`` if this account may not read beyond its own pool.
+    Raises ``Rejected`` if this user may not read beyond its own pool.
     """
     names: list[str] = []
     rest = prefix_range(ROOT)
@@ -42,7 +43,7 @@ async def pool_names(client: EtcdClient) -> list[str]:
 
 
 async def pools_with_spec(client: EtcdClient) -> list[str]:
-    """The names of the pools that were made, in order. Raises as :func:`pool_names`."""
+    """The names of the pools that have a spec, in order. Raises as :func:`pool_names`."""
     return [name for name in await pool_names(client) if await _has_spec(client, name)]
 
 
@@ -52,9 +53,9 @@ async def _has_spec(client: EtcdClient, pool: str) -> bool:
 
 
 def nearest(pool: str, others: Sequence[str]) -> str:
-    """The one of ``others`` that ``pool`` may be a misspelling of, '' if none is.
+    """The one of ``others`` that ``pool`` may be a misspelling of; '' if there is none.
 
-    One slip of a key is, in a long name two.
+    One wrong key press counts as a misspelling; in a long name, two.
     """
     slips = 1 if len(pool) <= _SHORT else 2
     near = [(_slips(pool, name), name) for name in others if name != pool and abs(len(name) - len(pool)) <= slips]
@@ -63,7 +64,7 @@ def nearest(pool: str, others: Sequence[str]) -> str:
 
 
 def _slips(one: str, other: str) -> int:
-    """How many letters were typed wrong, left out, added, or exchanged with the next one."""
+    """The number of letters that are wrong, missing, added, or exchanged with the next one."""
     before: list[int] = []
     last = list(range(len(other) + 1))
     for row, letter in enumerate(one, 1):
@@ -78,7 +79,7 @@ def _slips(one: str, other: str) -> int:
 
 
 async def neighbour(client: EtcdClient, pool: str) -> str:
-    """The pool whose name ``pool`` may be a misspelling of, '' if there is none or this account may not see it."""
+    """The pool whose name ``pool`` may be a misspelling of; '' if there is none or this user may not see it."""
     try:
         return nearest(pool, await pools_with_spec(client))
     except EtcdError:
@@ -86,36 +87,36 @@ async def neighbour(client: EtcdClient, pool: str) -> str:
 
 
 async def did_you_mean(client: EtcdClient, pool: str) -> str:
-    """What to add where ``pool`` was not found: a question with the name that comes next to it, '' if none does."""
+    """What to add to a message that ``pool`` was not found: a question with the nearest name; '' if none is near."""
     near = await neighbour(client, pool)
     return f"did you mean {near!r}?" if near else ""
 
 
 class PoolWatch:
-    """Tells that the pool of this process is not in etcd, for as long as that is so: in its log, and as ``fault``."""
+    """Reports while the pool of this process is not in etcd: in the log, and as ``fault``."""
 
     def __init__(self, client: EtcdClient, pool: str, missing: Callable[[], bool]) -> None:
-        """``missing``: whether etcd was read, and holds no spec of the pool."""
+        """``missing``: whether etcd was read and holds no spec of the pool."""
         self._client = client
         self._pool = pool
         self._missing = missing
         self.fault = ""
 
     async def run(self) -> None:
-        """Look until cancelled."""
-        looks = 0
+        """Check until cancelled."""
+        checks = 0
         while True:
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL_INTERVAL)
             if not self._missing():
                 if self.fault:
-                    logger.info("pool %s is there now", self._pool)
-                self.fault, looks = "", 0
+                    logger.info("pool %s exists now", self._pool)
+                self.fault, checks = "", 0
                 continue
-            if looks % LOOKS_TOLD == 0:
-                self.fault = await self._told()
+            if checks % CHECKS_PER_WARNING == 0:
+                self.fault = await self._fault()
                 logger.warning("waiting: %s", self.fault)
-            looks += 1
+            checks += 1
 
-    async def _told(self) -> str:
+    async def _fault(self) -> str:
         near = await did_you_mean(self._client, self._pool)
         return f"there is no pool {self._pool!r} in etcd: {near or 'understudy apply makes it'}"

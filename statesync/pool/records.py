@@ -1,8 +1,7 @@
-"""The records of a pool as they stand in etcd: members, slot table, owner records, failover records.
+"""The records of a pool in etcd: members, slot table, owner records, failover records.
 
-Frozen data with JSON in and out, and no behaviour beyond look-ups. Unknown fields are ignored when reading, so that
-a newer writer does not break an older reader. Every ``decode`` returns a record whose fields have their types, or
-raises ``ValueError``, whatever the bytes are.
+Frozen data, read from JSON and written as JSON. Unknown fields are ignored, so that a newer writer does not break an
+older reader. Every ``decode`` returns a record whose fields have their types, or raises ``ValueError``.
 """
 
 import dataclasses
@@ -22,7 +21,7 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 
 
 class MemberState(StrEnum):
-    """What a member says of itself, or (LOST) what others say of it."""
+    """The state that a member reports of itself, or (LOST) that others report of it."""
 
     INIT = "INIT"
     READY = "READY"
@@ -39,7 +38,7 @@ class MemberState(StrEnum):
 
 
 NO_ETCD = "etcd does not answer: "
-"""With what was heard instead behind it: the reason of a member that is DOWN because it cannot reach etcd."""
+"""How the reason begins of a member that is DOWN because it cannot reach etcd; the last error follows."""
 
 
 class Phase(StrEnum):
@@ -50,7 +49,7 @@ class Phase(StrEnum):
 
 
 class Record:
-    """JSON in and out for the frozen dataclasses below."""
+    """A frozen dataclass that is stored as JSON."""
 
     __slots__ = ()
 
@@ -73,7 +72,7 @@ class Record:
         return record
 
     def fault(self) -> str:
-        """Why nobody may go by a record that was read, although its fields have their types; '' if all may."""
+        """Why a record must not be used although its fields have their types; '' if it may be."""
         return ""
 
 
@@ -83,9 +82,9 @@ class Member(Record):
 
     ``boot`` is drawn anew at each start of the sidecar, so a restarted member is told from its former self.
     ``app`` and ``peer`` are ``host:port``; so is ``health``, which front Envoys ask ('' if there is none). ``node`` is
-    the machine that it runs on, if it knows. ``reason`` says in words why the state is not UP. ``stall`` is how late
-    its process was of late, in seconds, rounded up to a step: who probes it is so much more patient. ``life`` is how
-    many takeovers this very process has survived. ``clock`` says in words what is wrong with its wall clock.
+    the machine that it runs on, if it knows. ``reason`` says why the state is not UP. ``stall`` is how late its event
+    loop recently was, in seconds, rounded up to a step: probes of the member wait that much longer. ``life`` is how
+    many takeovers this process has survived. ``clock`` says what is wrong with its wall clock.
     """
 
     member: str
@@ -111,7 +110,7 @@ class Member(Record):
     def fault(self) -> str:
         """See :meth:`Record.fault`. The bounds are those of the sidecar's options."""
         if not _NAME.fullmatch(self.member):
-            return "member: no name of a member"
+            return "member: not a valid name"
         if not (1 <= self.weight <= SHARE_MOST and 1 <= self.priority <= SHARE_MOST):
             return f"weight and priority are 1 to {SHARE_MOST}"
         return ""
@@ -142,7 +141,7 @@ class Owner(Record):
 class Intent(Record):
     """An operator wants a member, or all members of a site, out of service; the other of the two names is ''.
 
-    ``until`` is wall time in seconds, 0 for until told otherwise.
+    ``until`` is wall time in seconds; 0: until an operator ends it.
     """
 
     member: str = ""
@@ -151,13 +150,13 @@ class Intent(Record):
     site: str = ""
 
     def holds(self, now: float) -> bool:
-        """Whether they are to stay out of service at ``now`` (wall time in seconds)."""
+        """Whether it applies at ``now`` (wall time in seconds)."""
         return not self.until or now < self.until
 
 
 @dataclass(frozen=True, slots=True)
 class Lost(Record):
-    """A member that the control servers found dead: which boot of it, why, and the trace of its failover."""
+    """A member that the control servers found dead: its boot id, why, and the trace of its failover."""
 
     boot: str
     cause: str
@@ -187,12 +186,12 @@ class Table:
         return len(self.orders)
 
     def active_of(self, slot: int) -> str | None:
-        """Who should be active for ``slot``; None when nobody could be."""
+        """The member that should be active for ``slot``; None if there is none."""
         order = self.orders[slot] if slot < len(self.orders) else ()
         return order[0] if order else None
 
     def slots_held_by(self, member: str) -> frozenset[int]:
-        """The slots in whose order ``member`` stands, in whichever role."""
+        """The slots in which ``member`` has any role."""
         return frozenset(slot for slot, order in enumerate(self.orders) if member in order)
 
     def encode(self) -> bytes:
@@ -230,7 +229,7 @@ def _orders_in(raw: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
     """The order of each slot in a table's JSON."""
     listed = raw.get("orders")
     if not isinstance(listed, list):
-        raise ValueError("Table: orders is a list")  # noqa: TRY004 - one error for all
+        raise ValueError("Table: orders is not a list")  # noqa: TRY004 - one error for all
     distinct = [typed("orders", tuple[str, ...], order) for order in listed]
     if any(len(set(order)) < len(order) for order in distinct):
         raise ValueError("Table: an order names a member twice")
@@ -243,7 +242,7 @@ def _orders_in(raw: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
 def _lost_in(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     lost = raw.get("lost", {})
     if not isinstance(lost, dict) or not all(is_text(member) for member in lost):
-        raise ValueError("Table: lost is an object by members")
+        raise ValueError("Table: lost is not an object with members as its keys")
     return lost
 
 

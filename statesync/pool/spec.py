@@ -1,22 +1,17 @@
-"""The pool spec: what an operator writes in YAML, checked key by key.
+"""The pool spec: the keys that an operator may set, their bounds and their defaults.
 
-A wrong spec is refused as a whole with every fault named, the nearest valid key beside an unknown one; the running
-pool keeps the spec it has. Only what this version carries out is accepted.
+:mod:`understudy.statesync.pool.spec_reader` reads a spec and explains what is wrong with it.
 """
 
-import difflib
 import json
 import re
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from understudy.statesync.http.headers import lost_at_the_front
-from understudy.statesync.parsing.spec_yaml import SIZE_MOST, BadYaml, read_yaml
-from understudy.statesync.parsing.stored import brief, read_object
 from understudy.statesync.pool.slots import DEFAULT_SLOTS, MAX_SLOTS
-from understudy.statesync.pool.spec_tcp import MAX_TCP_SLOTS, Tcp, vain_in, with_tcp_defaults
+from understudy.statesync.pool.spec_tcp import MAX_TCP_SLOTS, Tcp, with_tcp_defaults
+from understudy.telemetry.timing.duration import parse_duration
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
 """Names of pools, members and sites: DNS-like, since they become parts of resource names and keys."""
@@ -26,13 +21,10 @@ def _text(pattern: str) -> dict[str, str]:
     return {"type": "string", "pattern": pattern}
 
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0}
-
-
 def _seconds(value: object) -> object:
     """``250ms``, ``1s`` or ``2m`` as seconds; anything else is left to the field's own check."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m)", value) if isinstance(value, str) else None
-    return float(found[1]) * _UNITS[found[2]] if found else value
+    seconds = parse_duration(value, ("ms", "s", "m")) if isinstance(value, str) else None
+    return value if seconds is None else seconds
 
 
 def _share(value: object) -> object:
@@ -47,11 +39,6 @@ _SHARE_SAID = {
 }
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=3600), WithJsonSchema(_SECONDS_SAID)]
 Share = Annotated[float, BeforeValidator(_share), Field(ge=0, le=1), WithJsonSchema(_SHARE_SAID)]
-
-
-_IN_ETCD = "spec in etcd"
-FAULTS_MOST = 20
-"""Faults of a spec that are told; a hostile one can have a hundred thousand."""
 
 
 class SpecError(ValueError):
@@ -78,18 +65,18 @@ class SessionKey(_Strict):
 
 
 class MemberSpec(_Strict):
-    """An operator's word on a member; it overrides what the member says of itself."""
+    """Weight and priority of one member; they override the options of its sidecar."""
 
     weight: Annotated[int, Field(ge=1, le=1000)] | None = None
     priority: Annotated[int, Field(ge=1, le=1000)] | None = None
 
 
 class Limits(_Strict):
-    """What a pool may hold.
+    """Limits of a pool.
 
     ``session_bytes`` is the largest session body in bytes; ``queued_writes`` is how many writes may wait at one member.
-    ``requests`` is how many outcomes of requests may be kept at a time, each for ``timeouts.request_seconds`` and half
-    a minute; one takes some 250 bytes in every sidecar.
+    ``requests`` is how many outcomes of requests are kept, each for ``timeouts.request_seconds`` and 30 s more; one
+    takes about 250 bytes in every sidecar.
     """
 
     session_bytes: Annotated[int, Field(ge=1, le=1_000_000)] = 65536
@@ -111,7 +98,7 @@ class Stall(_Strict):
 
 
 class Propagation(_Strict):
-    """From a change known until the last Envoy acknowledged it: the 99th percentile, in seconds."""
+    """From the time a change is known until the last Envoy has acknowledged it: the 99th percentile, in seconds."""
 
     p99: Seconds = 1.0
 
@@ -123,12 +110,12 @@ class Protection(_Strict):
 
 
 class Objectives(_Strict):
-    """What a failover may cost. Shares are of 1, counts are over the window of a review.
+    """What a failover may cost. Shares are between 0 and 1, counts are those of the review's window.
 
-    ``rpo_sync_writes`` are acknowledged sync writes lost; ``rpo_async_writes`` the async ones, not judged unless given.
-    ``failed_requests`` is the share of the requests in the time of changes of active, ``unavailability`` that of all
-    requests that met a takeover (of slot time, where nobody counts requests), ``exposure`` the share of time with fewer
-    than two current copies of some slot, ``unmeasured`` the share of changes whose end nobody saw.
+    ``rpo_sync_writes`` are acknowledged sync writes that were lost; ``rpo_async_writes`` async ones, judged only if
+    given. ``failed_requests`` is the share of the requests during changes of active that failed, ``unavailability`` the
+    share of all requests that met a takeover (of slot time, where requests are not counted), ``exposure`` the share of
+    time with fewer than two current copies of some slot, ``unmeasured`` the share of changes without a measured end.
     """
 
     rto: Rto = Rto()
@@ -146,11 +133,11 @@ class Objectives(_Strict):
 
 
 class Timeouts(_Strict):
-    """How long Envoy waits. ``request_seconds`` is for a whole request with its retries; streams have no such end.
+    """How long Envoy waits. ``request_seconds`` is for a whole request with its retries; it does not apply to streams.
 
-    ``keep_alive_ms``: a connection to an application that is idle for so long is closed, before the application does.
-    ``ping_ms``: HTTP/2 connections to applications are pinged so often, and closed when one is unanswered for as long;
-    0: never. gRPC servers must permit it, else they close connections themselves.
+    ``keep_alive_ms``: Envoy closes a connection to an application that is idle for this long, before the application
+    does. ``ping_ms``: interval of pings on HTTP/2 connections to applications, and the time after which an unanswered
+    ping closes the connection; 0: no pings. gRPC servers must permit pings, else they close the connection.
     """
 
     connect_ms: Annotated[int, Field(ge=10, le=10_000)] = 250
@@ -161,10 +148,10 @@ class Timeouts(_Strict):
 
 
 class Retries(_Strict):
-    """How often Envoy repeats what may be repeated, and how many repeats may be under way per order of members.
+    """How often Envoy repeats requests that may be repeated, and how many repeats may run at once per order of members.
 
-    ``hedge_ms``: a request that may be repeated and has no answer for so long is sent to the next member as well, and
-    the first answer counts; 0: never.
+    ``hedge_ms``: a request that may be repeated and has no answer after this time is sent to the next member as well,
+    and the first answer counts; 0: never.
     """
 
     attempts: Annotated[int, Field(ge=0, le=10)] = 3
@@ -173,7 +160,7 @@ class Retries(_Strict):
 
 
 class HealthChecks(_Strict):
-    """How Envoy itself asks the members' health ports; see ``docs/operations.md`` for what the numbers are made of."""
+    """Envoy's own health checks of the members' health ports; ``docs/operations.md`` explains the numbers."""
 
     enabled: bool = True
     interval_ms: Annotated[int, Field(ge=20, le=60_000)] = 150
@@ -183,7 +170,7 @@ class HealthChecks(_Strict):
 
 
 class Outliers(_Strict):
-    """When Envoy avoids a member for its failures to connect or to keep connections; 0 ``failures``: never."""
+    """When Envoy avoids a member because connections to it fail or break; ``failures`` 0: never."""
 
     failures: Annotated[int, Field(ge=0, le=1000)] = 0
     base_ms: Annotated[int, Field(ge=100, le=60_000)] = 1000
@@ -191,10 +178,10 @@ class Outliers(_Strict):
 
 
 class Liveness(_Strict):
-    """When silence counts.
+    """When a silent member is suspected.
 
-    ``missed_beats`` is for beats and pulses, every 100 ms each; ``unanswered_ms`` for probes where pulses tell nothing.
-    ``load_cap_ms``: the most that a member under CPU load is given beyond that.
+    ``missed_beats`` is for heartbeats and pulses, each sent every 100 ms; ``unanswered_ms`` for probes where there are
+    no pulses. ``load_cap_ms``: the most that is added to these times for a member under CPU load.
     """
 
     missed_beats: Annotated[int, Field(ge=2, le=100)] = 3
@@ -216,10 +203,10 @@ class Mesh(_Strict):
 
 
 class CheckSpec(_Strict):
-    """A check that every sidecar runs: an HTTP request, or a command if the sidecar was given leave for those.
+    """A check that every sidecar runs: an HTTP request, or a command if the sidecar allows command checks.
 
-    Run every ``every_seconds``; a problem after ``failures`` bad results in a row, no result within
-    ``timeout_seconds`` being one.
+    It runs every ``every_seconds`` and fails after ``failures`` bad results in a row. No result within
+    ``timeout_seconds`` is a bad result.
     """
 
     name: Name
@@ -237,7 +224,7 @@ class CheckSpec(_Strict):
 
 
 class PoolSpec(_Strict):
-    """One pool. ``slots`` is fixed for the life of the pool; the rest may be applied anew at any time."""
+    """One pool. ``slots`` is fixed for the life of the pool; all other keys may be changed at any time."""
 
     pool: Name
     mode: Literal["load_sharing", "active_standby"] = "load_sharing"
@@ -297,97 +284,8 @@ class PoolSpec(_Strict):
         return self
 
     def encode(self) -> bytes:
-        """The spec as it stands in etcd: JSON with every default written out."""
+        """The spec as it is stored in etcd: JSON with every default."""
         return json.dumps(self.model_dump(mode="json", exclude_none=True), separators=(",", ":")).encode()
-
-    @classmethod
-    def decode(cls, value: bytes) -> "PoolSpec":
-        """Read a spec from etcd. Raises :class:`SpecError` if it is not one that this version understands in full."""
-        return _checked(_stored(value), _IN_ETCD)
-
-    @classmethod
-    def decode_known(cls, value: bytes) -> "tuple[PoolSpec, tuple[str, ...]]":
-        """Read a spec from etcd as far as this version knows its keys, and name those that it does not know.
-
-        For processes of a pool that is being upgraded: such a spec was checked by the newer version that applied it,
-        and whoever starts again meanwhile had better serve by what he knows of it than not at all. Values that this
-        version does not know are none that it may guess.
-
-        Raises:
-            SpecError: one of the keys that it knows has a value that it does not.
-        """
-        raw = _stored(value)
-        try:
-            return cls.model_validate(raw), ()
-        except ValidationError as error:
-            unknown = [fault["loc"] for fault in error.errors() if fault["type"] == "extra_forbidden"]
-            if not unknown:
-                raise SpecError(_explain(_IN_ETCD, error)) from None
-        for location in unknown:
-            _remove(raw, location)
-        return _checked(raw, _IN_ETCD), tuple(".".join(map(str, location)) for location in unknown)
-
-
-def _stored(value: bytes) -> dict[str, Any]:
-    """The JSON of a spec in etcd. Raises :class:`SpecError`."""
-    try:
-        return read_object(value)
-    except ValueError as error:
-        raise SpecError(f"{_IN_ETCD}: not a spec: {error}") from None
-
-
-def parse_spec(text: str, *, where: str) -> PoolSpec:
-    """Read a pool spec from YAML text.
-
-    Args:
-        text: the YAML.
-        where: the file's name, for messages.
-
-    Raises:
-        SpecError: with one line per fault: where, what, and what would be right.
-    """
-    raw = _yaml(text, where)
-    if not isinstance(raw, dict):
-        raise SpecError(f"{where}: a pool spec is a mapping that starts with 'pool: NAME'")
-    vain = vain_in(raw)
-    if vain:
-        raise SpecError("\n".join(f"{where}: {line}" for line in vain))
-    spec = _checked(raw, where)
-    lost = [why for key in spec.session_key if key.header and (why := lost_at_the_front(key.header))]
-    if lost:  # asked of new specs alone: a pool that runs with such a spec keeps it
-        raise SpecError("\n".join(f"{where}: session_key: {why}" for why in lost))
-    return spec
-
-
-def parse_checks(text: str, *, where: str) -> tuple[CheckSpec, ...]:
-    """Read checks from YAML text, a list as a spec's ``checks``. Raises :class:`SpecError`, as :func:`parse_spec`."""
-    return _checked({"pool": "any", "checks": _yaml(text, where)}, where).checks
-
-
-def _yaml(text: str, where: str) -> Any:  # noqa: ANN401 - whatever the text says
-    try:
-        return read_yaml(text)
-    except BadYaml as error:
-        raise SpecError(f"{where}: {error}") from None
-
-
-def _checked(raw: Any, where: str) -> PoolSpec:  # noqa: ANN401 - from YAML
-    try:
-        return PoolSpec.model_validate(raw)
-    except ValidationError as error:
-        raise SpecError(_explain(where, error)) from None
-
-
-def load_spec(path: Path) -> PoolSpec:
-    """Read a pool spec from a YAML file; see :func:`parse_spec`."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(SIZE_MOST + 1)  # a longer one is refused whatever it says
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror}; name the pool spec's file") from None
-    except UnicodeDecodeError as error:
-        raise SpecError(f"{path}: cannot be read: {error}") from None
-    return parse_spec(text, where=str(path))
 
 
 def refuse_contradiction(running: PoolSpec, wanted: PoolSpec) -> None:
@@ -402,54 +300,3 @@ def refuse_contradiction(running: PoolSpec, wanted: PoolSpec) -> None:
             f"protocol: the running pool {running.pool!r} has {running.protocol} and the new spec says "
             f"{wanted.protocol}; a pool stays with tcp, or without, for life (keep it, or make a new pool)"
         )
-
-
-def _remove(document: Any, location: tuple[int | str, ...]) -> None:  # noqa: ANN401 - parsed JSON
-    *parents, last = location
-    for part in parents:
-        document = document[part]
-    del document[last]
-
-
-def _explain(where: str, error: ValidationError) -> str:
-    lines = []
-    faults = error.errors()
-    for fault in faults[:FAULTS_MOST]:
-        location = tuple(str(part) for part in fault["loc"])
-        path = brief(".".join(location))
-        if fault["type"] == "extra_forbidden":
-            lines.append(f"{where}: unknown key '{path}'{_nearest(fault['loc'])}")
-        else:
-            said = fault.get("input")
-            got = "" if fault["type"] == "missing" or isinstance(said, dict) else f" (got {brief(repr(said))})"
-            message = fault["msg"].removeprefix("Value error, ")
-            lines.append(f"{where}: {path or 'spec'}: {message}{got}")
-    if len(faults) > FAULTS_MOST:
-        lines.append(f"{where}: and {len(faults) - FAULTS_MOST} more faults")
-    return "\n".join(lines)
-
-
-_KEY_MOST = 100
-
-
-def _nearest(location: tuple[int | str, ...]) -> str:
-    model: Any = PoolSpec
-    for part in location[:-1]:
-        model = _model_within(model, part)
-        if model is None:
-            return ""
-    valid = list(model.model_fields)
-    near = difflib.get_close_matches(str(location[-1])[:_KEY_MOST], valid, n=1)
-    return f"; did you mean '{near[0]}'?" if near else f"; valid keys are {', '.join(sorted(valid))}"
-
-
-def _model_within(model: Any, part: int | str) -> Any:  # noqa: ANN401 - walks pydantic's annotations
-    if isinstance(part, int) or part not in model.model_fields:
-        return model
-    pending = [model.model_fields[part].annotation]
-    while pending:
-        candidate = pending.pop()
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-        pending.extend(get_args(candidate))
-    return None

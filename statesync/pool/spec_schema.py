@@ -1,8 +1,8 @@
-"""The pool spec as a JSON schema, for editors: made from the models of ``spec``, and from nothing else.
+"""The pool spec as a JSON schema for editors, made from the models of ``spec``.
 
-What the models check by code is added here as far as a schema can say it. A schema cannot say that checks have distinct
-names, or that a running pool keeps its slots; ``understudy apply --dry-run`` does. It is a draft-07 schema, since that
-is what editors know.
+What the models check by code is added here, as far as a schema can express it. A schema cannot express that checks have
+distinct names, or that a running pool keeps its slots; ``understudy apply --dry-run`` checks these. The schema is of
+draft 7, which editors support.
 """
 
 import re
@@ -33,7 +33,7 @@ def spec_schema() -> Schema:
 
 
 def _plain(schema: Any) -> Any:  # noqa: ANN401 - any part of a schema
-    """A part of pydantic's schema: without the titles that it makes of names, defaults that say nothing, and RST."""
+    """A part of pydantic's schema, without titles made of names, empty defaults and reStructuredText."""
     if isinstance(schema, list):
         return [_plain(item) for item in schema]
     if not isinstance(schema, dict):
@@ -48,7 +48,7 @@ def _plain(schema: Any) -> Any:  # noqa: ANN401 - any part of a schema
 
 
 def _said(value: Any) -> Any:  # noqa: ANN401 - any default
-    """A default as a person would write it."""
+    """A default as people write it."""
     if isinstance(value, list):
         return [_said(item) for item in value]
     if isinstance(value, dict):
@@ -61,7 +61,7 @@ def _has(key: str, what: Schema) -> Schema:
 
 
 def _one_of(keys: Mapping[str, Schema]) -> Schema:
-    """Just one of these keys says something; ``null`` says nothing."""
+    """Exactly one of these keys has a value; ``null`` is none."""
     return {"oneOf": [_has(key, what) for key, what in keys.items()]}
 
 

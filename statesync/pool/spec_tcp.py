@@ -1,6 +1,6 @@
-"""What the spec of a TCP pool has that others have not: keys of its own, other defaults, and keys that mean nothing.
+"""The part of the spec that only TCP pools have: keys of their own, other defaults, and keys that they must not set.
 
-Part of :mod:`understudy.statesync.pool.spec`, which checks what is put together here.
+Part of :mod:`understudy.statesync.pool.spec`, which checks the result.
 """
 
 from collections.abc import Mapping
@@ -9,28 +9,28 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_TCP_SLOTS = 4096
-"""An Envoy holds a cluster for every slot of a TCP pool, some 34 KB each (docs/benchmarks.md)."""
+"""An Envoy keeps a cluster for every slot of a TCP pool, about 34 KB each (docs/benchmarks.md)."""
 
 _DEFAULTS: dict[str, Any] = {
     "session_key": [{"source_address": True}],
     "tcp": {},
-    # Envoy tries a connection anew without avoiding who refused it: only an ejected member is passed over.
+    # Envoy retries a connection without avoiding the member that refused it; only an ejected member is skipped.
     "outliers": {"failures": 1},
-    # A failed check ends connections here, so one late answer is not enough.
+    # A failed check ends connections here, so one late answer must not be enough.
     "health_checks": {"interval_ms": 250, "timeout_ms": 500, "failures": 2},
     "timeouts": {"idle_seconds": 3600},
 }
 MEANS_NOTHING = {"timeouts": {"request_seconds", "keep_alive_ms", "ping_ms"}, "retries": {"at_once", "hedge_ms"}}
-"""What only requests have, and an operator of a TCP pool may not set."""
+"""Keys for requests, which the spec of a TCP pool must not have."""
 
 
 class Tcp(BaseModel):
-    """What only pools with ``protocol: tcp`` have.
+    """Settings of pools with ``protocol: tcp``.
 
-    ``accept_proxy_protocol``: the front Envoys' clients are proxies that tell the client's address by a PROXY header
-    (v1 or v2), without which a connection is refused. ``send_proxy_protocol``: how a member's application is told the
-    client's address, which is its session key. ``ping`` is what a sidecar says to its application, ``pong`` how the
-    answer must begin; without either, an application that accepts connections is taken for well.
+    ``accept_proxy_protocol``: the front Envoys' clients are proxies that send the client's address in a PROXY header
+    (v1 or v2); a connection without one is refused. ``send_proxy_protocol``: how a member's application is told the
+    client's address, which is its session key. ``ping`` is what a sidecar sends to its application, ``pong`` how the
+    answer must begin; without either, an application that accepts connections is healthy.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,8 +59,8 @@ def with_tcp_defaults(raw: Any) -> Any:  # noqa: ANN401 - from YAML or a constru
     return merged
 
 
-def vain_in(raw: Mapping[str, Any]) -> list[str]:
-    """What an operator asks of a TCP pool and nobody would carry out, one line each."""
+def without_effect(raw: Mapping[str, Any]) -> list[str]:
+    """Keys in the spec of a TCP pool that would have no effect, one line each."""
     if raw.get("protocol") != "tcp":
         return []
     return [

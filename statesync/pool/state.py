@@ -1,9 +1,9 @@
-"""The pool as one process sees it: the decoded records, kept current by a mirror.
+"""The pool as one process sees it: the decoded records, kept up to date by an informer.
 
-Used by control servers and sidecars alike. Holds the last readable version of every record and the revision it was
-written at; a record that cannot be read is logged once, named in ``faults`` and otherwise left as it was, since a bad
-write must not take a running pool down. What a newer version added to records and spec is left out; of the spec, where
-it may matter, ``faults`` says so. Sessions and commit markers are not its business.
+Used by control servers and sidecars. Holds the last readable version of every record, with the revision at which it was
+written. A record that cannot be read is logged once and named in ``faults``, and the last readable one stays: a bad
+write must not stop a running pool. Fields that a newer version added are left out; for the spec, where they may matter,
+``faults`` says so. Sessions and commit markers are kept elsewhere.
 """
 
 import logging
@@ -15,11 +15,12 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from understudy.statesync.etcd.client import Event, Kv
-from understudy.statesync.etcd.informer import MirrorBatch
+from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.parsing.stored import brief
 from understudy.statesync.pool.keys import PoolKeys, slot_in
 from understudy.statesync.pool.records import ControlServer, Failover, Intent, Member, Owner, Record, Table
 from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_reader import decode_known_spec
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +66,9 @@ class PoolState:
     sites: dict[str, At[Intent]] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
     unreadable: dict[str, int] = field(default_factory=dict)
-    """The revision of each value that could not be read, by its key: whoever replaces it must compare that."""
+    """The revision of each value that could not be read, by its key; who replaces the value compares the revision."""
 
-    def apply(self, batch: MirrorBatch) -> Changed:
+    def apply(self, batch: InformerBatch) -> Changed:
         """Take in a batch and say what kinds of record it touched."""
         changed = Changed.NOTHING
         if batch.reset:
@@ -78,7 +79,7 @@ class PoolState:
         return changed
 
     def stored(self) -> list[tuple[str, int, Callable[[], bytes]]]:
-        """Every record that is known: its key in etcd, the revision it was written at, and what makes its value."""
+        """Every known record: its key in etcd, its revision, and a function that encodes its value."""
         keys = self.keys
         found: list[tuple[str, int, Callable[[], bytes]]] = []
         for key, one in ((keys.spec, self.spec), (keys.leader, self.leader), (keys.table, self.table)):
@@ -96,10 +97,10 @@ class PoolState:
         return found
 
     def note_owner(self, slot: int, owner: Owner, revision: int) -> bool:
-        """Take in an owner record that a transaction wrote or showed, unless a newer one is known by now.
+        """Take in an owner record that a transaction wrote or returned, unless a newer one is known.
 
-        Returns whether it is the newest known. An answer may arrive after the watch has brought what came later: who
-        won a slot and lost it again before it heard of the first must not bring the past back to life.
+        Returns whether it is the newest known. The answer to a transaction may arrive after the watch has brought a
+        later record: a member may have won a slot and lost it again before it hears that it has won.
         """
         known = self.owners.get(slot)
         if known is not None and known.revision > revision:
@@ -108,9 +109,9 @@ class PoolState:
         return True
 
     def read_owner(self, slot: int, kv: Kv) -> Owner | None:
-        """Take in an owner record that a transaction showed, and return it; None if it cannot be read.
+        """Take in an owner record that a transaction returned, and return it; None if it cannot be read.
 
-        The watch brings the same value, and with it the entry in ``faults``.
+        The watch brings the same value, and adds the entry in ``faults``.
         """
         try:
             owner = Owner.decode(kv.value)
@@ -125,9 +126,9 @@ class PoolState:
         return frozenset(site for site, at in self.sites.items() if site and at.record.holds(now))
 
     def changes(self) -> list[tuple[str, list[Failover]]]:
-        """The changes of active by trace, with the records of all who took part: the one last written comes first.
+        """The changes of active by trace, with the records of all members that took part; the newest comes first.
 
-        By etcd's revisions, which nobody's clock can put out of order.
+        The order is that of etcd's revisions, which does not depend on clocks.
         """
         by_trace: dict[str, list[At[Failover]]] = defaultdict(list)
         for at in self.failovers.values():
@@ -181,15 +182,15 @@ class PoolState:
         return self._decode_named(key, event)
 
     def _decode_spec(self, kv: Kv) -> At[PoolSpec]:
-        spec, unknown = PoolSpec.decode_known(kv.value)
+        spec, unknown = decode_known_spec(kv.value)
         if unknown:
-            fault = f"this version does not know {brief(', '.join(unknown))}, and goes by the rest: upgrade it"
+            fault = f"this version does not know {brief(', '.join(unknown))} and ignores it: upgrade this process"
             logger.warning("spec of pool %s: %s", spec.pool, fault)
             self.faults[kv.key] = fault
         return At(spec, kv.mod_revision)
 
     def _decode_named(self, key: str, event: Event) -> Changed:
-        """Records of which there is one per name under a prefix."""
+        """Decode a record of a kind that has one record per name under a prefix."""
         for prefix, keep, changed in (
             (self.keys.members, partial(_keep, self.members, kind=Member), Changed.MEMBERS),
             (self.keys.controls, partial(_keep, self.controls, kind=ControlServer), Changed.CONTROLS),
@@ -207,7 +208,7 @@ K = TypeVar("K")
 
 
 def _keep(records: dict[K, At[R]], name: K, kind: type[R], event: Event) -> None:
-    """Take the change in unless a newer one is known already (this process's own writes are noted at once)."""
+    """Take in a change unless a newer one is known: this process notes its own writes at once."""
     known = records.get(name)
     if known is not None and known.revision >= event.kv.mod_revision:
         return

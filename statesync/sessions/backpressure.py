@@ -1,29 +1,29 @@
-"""Which writes are taken in while commits lag behind: new sessions are refused first, established ones go on.
+"""Which writes are accepted while commits are late: new sessions are refused first.
 
-A user who already has a session loses work when a write is refused; one who is about to begin loses a second. So as
-soon as commits take noticeably longer than they should, no session is begun any more, and only when the writes that
-wait reach the pool's bound (which also bounds memory) are those of established sessions refused too. Reads never are.
+A user with a session loses work when a write is refused; a user without one only has to try again. So as soon as
+commits are late, new sessions are refused. Writes to existing sessions are refused only when the number of waiting
+writes reaches the pool's limit, which also bounds memory. Reads are never refused.
 """
 
 from dataclasses import dataclass
 
 NEW_SESSION_DELAY = 1.0
-"""Seconds for which the oldest write may have been waiting while new sessions are still begun. A commit takes some ms;
-on an etcd that is slow but works (0.2 s each way) a write waits for the batch before it and for its own, 0.8 s."""
+"""New sessions are accepted while the oldest write has waited for no more than these seconds. A commit takes a few ms;
+with a slow etcd (0.2 s each way) a write waits for the batch before it and for its own, 0.8 s."""
 
 NEW_SESSION_SHARE = 0.5
-"""The share of the bound on waiting writes up to which new sessions are begun."""
+"""New sessions are accepted up to this share of the limit on waiting writes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pressure:
-    """How far commits lag behind: writes that are not resolved, and for how many seconds the oldest of them."""
+class Backpressure:
+    """How late commits are: the number of unresolved writes, and for how many seconds the oldest has waited."""
 
     writes: int
     delay: float
 
     def refusal(self, *, new: bool, bound: int) -> str:
-        """Why a write is not taken in, in words for its caller; '' if it is.
+        """Why a write is refused, as text for its caller; '' if it is accepted.
 
         Args:
             new: whether the write would begin a session.

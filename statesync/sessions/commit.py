@@ -1,16 +1,16 @@
-"""Group commit: the one way by which a member's session writes reach etcd.
+"""Group commit: writes a member's sessions to etcd.
 
-Writes that arrive while a transaction is in flight go into the next one together, at most :data:`BATCH_MOST` of them.
-Each transaction compares the ``mod_revision`` of the owner record of every slot it touches, so it succeeds only while
-this process is the owner of all of them. It also compares and rewrites the member's *commit marker*
-(``commits/<member>``). The marker does two things:
+Writes that arrive while a transaction is under way go into the next one together, at most :data:`BATCH_MOST` of them.
+Each transaction compares the ``mod_revision`` of the owner record of every slot that it writes to, so it succeeds only
+while this process owns all of them. It also compares and rewrites the member's *commit marker* (``commits/<member>``),
+for two purposes:
 
-* a transaction whose outcome is unknown is sent again unchanged, until the answer is definite: if the first one did
-  arrive, the marker no longer compares and holds this batch's id, which proves that it was applied. So a batch is
-  applied once or not at all, and no answer is ever a guess;
-* its revision tells whoever takes this member's slots over how far the member's writes go (see ``ownership``).
+* A transaction whose outcome is unknown is sent again unchanged until the outcome is known. If the first one was
+  applied, the marker has changed and holds this batch's id, which proves it. So a batch is applied once or not at all,
+  and no answer is a guess.
+* The marker's revision shows a member that takes slots over where this member's writes end (see ``ownership``).
 
-A definite compare failure of an owner record fails only the writes of that slot; the others go into the next batch.
+When the compare of an owner record fails, only the writes to that slot fail; the others go into the next batch.
 """
 
 import asyncio
@@ -32,26 +32,26 @@ from understudy.statesync.etcd.client import (
     TxnResult,
     Unavailable,
 )
-from understudy.statesync.etcd.txn_retry import definite_txn
+from understudy.statesync.etcd.txn_retry import retry_txn
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Owner
-from understudy.statesync.sessions.backpressure import Pressure
+from understudy.statesync.sessions.backpressure import Backpressure
 from understudy.statesync.sessions.request_log import Entry, RequestLog, encode_entries
+from understudy.statesync.sessions.shared_timer import SharedTimer
 from understudy.statesync.testing.crash_points import CrashPoint, crash_point
+from understudy.telemetry.timing.backoff import Backoff
 
 logger = logging.getLogger(__name__)
 
 BATCH_MOST = 100
 BATCH_BYTES = 1_000_000
-"""A transaction holds no further write past this; etcd takes 1.5 MiB a request unless it is told otherwise."""
+"""A transaction that has reached this size takes no further write; etcd's default limit is 1.5 MiB per request."""
 RETRY_FIRST = 0.02
-RETRY_MOST = 0.5
-LATENESS = 0.02
-"""Seconds by which a wait for a write may end late."""
+RETRY_LONGEST = 0.5
 
 
 class CommitError(Exception):
-    """A write that was not acknowledged; ``applied`` is False when it surely had no effect, None when nobody knows."""
+    """A write that was not acknowledged; ``applied`` is False if it had no effect, None if that is unknown."""
 
     applied: bool | None = False
 
@@ -62,9 +62,9 @@ class CommitError(Exception):
 
 
 class NotOwner(CommitError):
-    """The slot's owner record is not the one this write was made under; the write had no effect.
+    """The slot has another owner record than when the write was made; the write had no effect.
 
-    ``found`` is the owner record as etcd has it, None if there is none.
+    ``found`` is the owner record in etcd, None if there is none.
     """
 
     def __init__(self, slot: int, found: Kv | None) -> None:
@@ -77,7 +77,7 @@ class NotCommitted(CommitError):
 
 
 class CommitUnknown(CommitError):
-    """The deadline passed while the outcome was open; the write may still take effect."""
+    """The deadline passed before the outcome was known; the write may still take effect."""
 
     applied = None
 
@@ -102,7 +102,7 @@ class Submission:
 
 @dataclass(slots=True)
 class CommitStats:
-    """Counters since start: writes committed, transactions, and repeats after an unknown outcome."""
+    """Counters since the start: writes committed, transactions, and repeats after an unknown outcome."""
 
     writes: int = 0
     transactions: int = 0
@@ -123,17 +123,23 @@ class _Batch:
 
 
 class Committer:
-    """Commits session writes of one member; one instance per process, run by :meth:`run`.
+    """Commits the session writes of one member; one instance per process, run by :meth:`run`.
 
-    ``on_commit`` hears of every committed batch: how many writes, and in how many seconds.
+    ``on_commit`` is called for every committed batch, with the number of writes and the seconds that it took.
 
     At most one write per session may be under way at a time: the caller keeps the order per session.
     """
 
     def __init__(
-        self, client: EtcdClient, keys: PoolKeys, member: str, boot: str, requests: RequestLog | None = None
+        self,
+        client: EtcdClient,
+        keys: PoolKeys,
+        member: str,
+        boot: str,
+        requests: RequestLog | None = None,
+        on_commit: Callable[[int, float], None] = lambda _writes, _seconds: None,
     ) -> None:
-        """``requests`` hears of the outcomes that were committed."""
+        """``requests`` notes the outcomes that were committed."""
         self._client = client
         self._keys = keys
         self._boot = boot
@@ -141,28 +147,27 @@ class Committer:
         self._marker_key = keys.commit(member)
         self._marker_revision = 0
         self._batches = 0
-        self._pause = RETRY_FIRST
+        self._backoff = Backoff(RETRY_FIRST, RETRY_LONGEST)
         self._one_by_one = 0
         self._queue: deque[Submission] = deque()
         self._sending: list[Submission] = []
         self._batch: _Batch | None = None
         self._runner: asyncio.Task[None] | None = None
         self._verdict: list[TxnResult] = []
-        self._deadlines: list[tuple[float, asyncio.Future[None]]] = []
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = SharedTimer()
         self._wake = asyncio.Event()
         self.stats = CommitStats()
-        self.on_commit: Callable[[int, float], None] | None = None
+        self._on_commit = on_commit
 
     @property
     def queued(self) -> int:
         """How many writes wait for a transaction."""
         return len(self._queue)
 
-    def pressure(self, now: float) -> Pressure:
-        """How far commits lag behind at ``now`` (monotonic)."""
+    def pressure(self, now: float) -> Backpressure:
+        """How late commits are at ``now`` (monotonic)."""
         oldest = self._sending[0] if self._sending else self._queue[0] if self._queue else None
-        return Pressure(len(self._queue) + len(self._sending), max(now - oldest.at, 0.0) if oldest else 0.0)
+        return Backpressure(len(self._queue) + len(self._sending), max(now - oldest.at, 0.0) if oldest else 0.0)
 
     def submit(self, slot: int, fence: int, key: str, value: bytes | None, entry: Entry | None = None) -> "Submission":
         """Queue a put of ``value`` at the full etcd key ``key`` (or its removal, for None).
@@ -192,7 +197,8 @@ class Committer:
             CommitUnknown: sent, and no definite answer yet; ``write.done`` still gets one later.
         """
         if not write.done.done():
-            await self._answered(write, timeout)
+            write.waiter = asyncio.get_running_loop().create_future()
+            await self._timer.wait(write.waiter, timeout)
         if write.done.done():
             return write.done.result()
         if write.sent:
@@ -203,10 +209,10 @@ class Committer:
         raise error
 
     def replaced(self, marker: Kv | None, lost: Mapping[int, Kv]) -> None:
-        """Others have claimed slots of ours, and say so because etcd does not: what follows for writes under way.
+        """Other members have claimed slots of ours and report it, while etcd does not answer: end the writes under way.
 
-        Their claims read our commit marker, and no write of ours in these slots can be applied after them. So the batch
-        under way was applied if the marker holds its id, and never will be if it touches one of these slots.
+        Their claims have read our commit marker, and no write of ours to these slots can be applied after them. So the
+        batch under way was applied if the marker holds its id, and never will be if it writes to one of these slots.
 
         Args:
             marker: our commit marker as a claim found it, None if there was none.
@@ -227,31 +233,8 @@ class Committer:
         runner.cancel()  # only from its wait for etcd, and it goes on; a task of its own would cost turns of the loop
 
     def _standing(self, slot: int, fence: int) -> Kv:
-        """An owner record of ours that, as far as is known, still stands at ``fence``; its content does not matter."""
+        """An owner record of ours that, as far as is known, is still at revision ``fence``, without its content."""
         return Kv(self._keys.owner(slot), b"", fence, 0, 0)
-
-    async def _answered(self, write: "Submission", timeout: float) -> None:
-        """Wait until ``write`` is resolved, or ``timeout`` seconds; a cancelled caller leaves it alone.
-
-        Writes come by the thousand and hardly any of them times out, so they share one timer.
-        """
-        loop = asyncio.get_running_loop()
-        write.waiter = loop.create_future()
-        self._deadlines.append((time.monotonic() + timeout, write.waiter))
-        if self._timer is None:
-            self._timer = loop.call_later(LATENESS, self._expire)
-        await write.waiter
-
-    def _expire(self) -> None:
-        """Give up the waits whose time is over; runs every :data:`LATENESS` seconds while there are any."""
-        now = time.monotonic()
-        open_waits = [(at, waiter) for at, waiter in self._deadlines if not waiter.done()]
-        for at, waiter in open_waits:
-            if at <= now:
-                waiter.set_result(None)
-        self._deadlines = [(at, waiter) for at, waiter in open_waits if at > now]
-        again = bool(self._deadlines)
-        self._timer = asyncio.get_running_loop().call_later(LATENESS, self._expire) if again else None
 
     async def run(self) -> None:
         """Commit what is queued until cancelled."""
@@ -264,13 +247,12 @@ class Committer:
                 self._sending = []
 
     async def _read_marker(self) -> None:
-        pause = RETRY_FIRST
+        backoff = Backoff(RETRY_FIRST, RETRY_LONGEST)
         while True:
             try:
                 kv = await self._client.get(self._marker_key)
             except (Unavailable, OutcomeUnknown):
-                await self._client.pause(pause)
-                pause = min(pause * 2, RETRY_MOST)
+                await self._client.pause(backoff.next())
             else:
                 self._marker_revision = kv.mod_revision if kv else 0
                 return
@@ -297,7 +279,7 @@ class Committer:
         batch = self._next_batch()
         began = time.monotonic()
         try:
-            result = await self._send_until_definite(batch)
+            result = await self._send_until_known(batch)
         except Rejected as error:
             self._rejected(batch, error)
             return
@@ -305,10 +287,9 @@ class Committer:
             logger.info("etcd did not take a batch of %d writes: %s", len(batch.pending), error)
             self._put_back(batch.pending)
             self._sending = []
-            await self._client.pause(self._pause)
-            self._pause = min(self._pause * 2, RETRY_MOST)
+            await self._client.pause(self._backoff.next())
             return
-        self._pause = RETRY_FIRST
+        self._backoff.reset()
         marker = result.answers[-1][0] if not result.succeeded and result.answers[-1] else None
         if result.succeeded:
             self._marker_revision = result.revision
@@ -321,7 +302,7 @@ class Committer:
             self._sort_out(batch, result)
 
     def _rejected(self, batch: _Batch, error: Rejected) -> None:
-        """Etcd will never take this transaction: find out which write it minds, so that the others go on."""
+        """Etcd will never accept this transaction: find the write that it refuses, so that the others are committed."""
         if len(batch.pending) > 1:
             self._one_by_one = len(batch.pending)
             self._put_back(batch.pending)
@@ -334,13 +315,12 @@ class Committer:
         self.stats.writes += len(batch.pending)
         if entries := batch.entries():
             self._requests.note(self._requests.record_key(batch.number), entries, revision, time.monotonic())
-        if self.on_commit is not None:
-            self.on_commit(len(batch.pending), seconds)
-        # In the loop's next turn: so the following transaction is on its way before a hundred callers go on.
+        self._on_commit(len(batch.pending), seconds)
+        # In the loop's next turn, so that the following transaction is sent before a hundred callers continue.
         asyncio.get_running_loop().call_soon(_resolve, batch.pending, revision)
 
     def _sort_out(self, batch: _Batch, result: TxnResult) -> None:
-        """Fail the writes whose slot is lost; the rest lost nothing and goes to the front of the queue."""
+        """Fail the writes whose slot is lost, and put the others back at the front of the queue."""
         lost: dict[int, Kv | None] = {}
         for (slot, fence), answer in zip(batch.fences().items(), result.answers[:-1], strict=True):
             if not answer or answer[0].mod_revision != fence:
@@ -355,8 +335,8 @@ class Committer:
             write.sent = False
             self._queue.appendleft(write)
 
-    async def _send_until_definite(self, batch: _Batch) -> TxnResult:
-        """The transaction's definite answer. Raises ``Unavailable`` only if no try can have been applied."""
+    async def _send_until_known(self, batch: _Batch) -> TxnResult:
+        """The transaction's known outcome. Raises ``Unavailable`` only if no try can have been applied."""
         compares = [ModRevision(self._keys.owner(slot), fence) for slot, fence in batch.fences().items()]
         compares.append(ModRevision(self._marker_key, self._marker_revision))
         success: list[Put | Delete] = [
@@ -374,7 +354,7 @@ class Committer:
         runner = asyncio.current_task()
         self._batch, self._runner, self._verdict = batch, runner, []
         try:
-            result, resent = await definite_txn(self._client, compares, success, failure)
+            result, resent = await retry_txn(self._client, compares, success, failure)
         except asyncio.CancelledError:
             if not self._verdict or runner is None or runner.uncancel():
                 raise
@@ -404,7 +384,7 @@ def _resolve(writes: list[Submission], revision: int) -> None:
 def _fail(write: Submission, error: CommitError) -> None:
     if not write.done.done():
         write.done.set_exception(error)
-        write.done.exception()  # seen, if only by us: its caller may have gone
+        write.done.exception()  # marks it as retrieved: its caller may have gone
         _wake(write)
 
 

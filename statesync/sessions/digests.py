@@ -1,11 +1,11 @@
-"""Comparing copies of a slot's sessions: digests of what is kept in memory, and what etcd has to say to them.
+"""Compares copies of a slot's sessions with etcd, by digests.
 
 Each session becomes an :class:`Entry`: its revision and a digest of its content. A slot's digest is the sum of its
-entries' digests modulo 2**128, so it depends on no order. Tombstones and expired sessions count like all others.
+entries' digests modulo 2**128, so their order does not matter. Tombstones and expired sessions count as well.
 
-Two copies of a slot that is being written are never taken at the same moment, so a difference proves nothing by
-itself. :func:`compare` knows which differences do: it wants the copy taken first, at a revision that the copy has
-surely applied, and etcd read afterwards. Nothing here changes anything; what to do about a difference is the caller's.
+Two copies of a slot that is being written are not taken at the same moment, so a difference alone proves nothing.
+:func:`compare` finds the differences that are proved. For this the copy must be taken first, at a revision that it has
+applied, and etcd must be read afterwards. Nothing is changed here; the caller decides what to do about a difference.
 """
 
 import asyncio
@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.pool.keys import PoolKeys, prefix_range
+from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.sessions.session import Session
-from understudy.statesync.sessions.session_crypto import PLAIN, SessionCodec, Unreadable
+from understudy.statesync.sessions.session_crypto import PLAIN, SessionCrypto, Unreadable
 
 PAGE = 50
 PAGE_PATIENCE = 5.0
@@ -54,7 +55,7 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Difference:
-    """A session that a copy holds otherwise than etcd; revision 0: it is not there."""
+    """A session that differs between a copy and etcd; revision 0: it does not exist there."""
 
     key: str
     fault: Fault
@@ -64,9 +65,9 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """Differences of a copy: those that are proved, and those that may be a change on its way.
+    """Differences of a copy: proved ones, and open ones, which may be changes that have not arrived yet.
 
-    An open one is proved if a copy that has applied the revision of the etcd read still holds the same entry.
+    An open one is proved if a copy that has applied the revision of the read from etcd still holds the same entry.
     """
 
     proved: tuple[Difference, ...] = ()
@@ -153,7 +154,7 @@ def compare(held: Mapping[str, Entry], applied: int, etcd: Reading) -> Findings:
 
 
 async def read_slot(
-    client: EtcdClient, keys: PoolKeys, slot: int, *, revision: int = 0, codec: SessionCodec = PLAIN
+    client: EtcdClient, keys: PoolKeys, slot: int, *, revision: int = 0, codec: SessionCrypto = PLAIN
 ) -> Reading:
     """Read a slot's sessions in pages at one revision (0: now).
 

@@ -1,11 +1,11 @@
-"""The sessions that this process holds in memory, slot by slot, in step with etcd.
+"""The sessions that this process keeps in memory, slot by slot, up to date with etcd.
 
-Fed from three sides, in any order: the watch (every session change of the pool, in revision order), full syncs of
-single slots (pages at one revision), and this process's own commits. Every change carries its revision and only a
-newer one counts, so the order of arrival does not matter. Sessions of slots that are not held are passed over.
+There are three sources, in any order: the watch (every session change of the pool, in the order of revisions), full
+syncs of single slots (pages at one revision), and this process's own commits. Every change has a revision and only a
+newer one counts, so the order of arrival does not matter. Sessions of slots that are not held are ignored.
 
-A slot is *synced* once a full sync of it, taken at one revision R, is in: from then on it is the state at R plus every
-watched change after R. How far the watch has come is the mirror's to tell (:meth:`Mirror.caught_up`).
+A slot is *synced* after a full sync of it at one revision R: from then on it is the state at R with every watched
+change after R. The progress of the watch is known to the informer (:meth:`Informer.caught_up`).
 """
 
 import logging
@@ -14,10 +14,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from understudy.statesync.etcd.client import EtcdClient, Event, Kv
+from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.parsing.stored import brief
-from understudy.statesync.pool.keys import PoolKeys, prefix_range, slot_in
+from understudy.statesync.pool.keys import PoolKeys, slot_in
 from understudy.statesync.sessions.session import Session
-from understudy.statesync.sessions.session_crypto import PLAIN, KeyMissing, SessionCodec, Unreadable
+from understudy.statesync.sessions.session_crypto import PLAIN, KeyMissing, SessionCrypto, Unreadable
 from understudy.statesync.testing.crash_points import CrashPoint, crash_point
 
 logger = logging.getLogger(__name__)
@@ -48,11 +49,11 @@ class Replica:
     """Sessions of the held slots.
 
     ``copies`` counts the full copies of slots made so far; ``copied_at`` is when the last one ended (wall time, 0.0:
-    never). ``fault`` says which key is missing here, once a session turned up that wants it: such a member must not
-    serve, since others may have the key.
+    never). ``fault`` says which key is missing here, after a session was found that needs it: such a member must not
+    serve, since other members may have the key.
     """
 
-    def __init__(self, client: EtcdClient, keys: PoolKeys, codec: SessionCodec = PLAIN) -> None:
+    def __init__(self, client: EtcdClient, keys: PoolKeys, codec: SessionCrypto = PLAIN) -> None:
         self._client = client
         self._keys = keys
         self.codec = codec
@@ -82,7 +83,7 @@ class Replica:
         return kept.sessions.get(key) if kept else None
 
     def unreadable(self, slot: int, key: str) -> str:
-        """Why the session that etcd has cannot be opened here; '' for all others. It is then not absent."""
+        """Why a session that exists in etcd cannot be opened here; '' for all others."""
         kept = self._slots.get(slot)
         return kept.unreadable[key][1] if kept and key in kept.unreadable else ""
 
@@ -119,8 +120,8 @@ class Replica:
     async def recopy(self, slot: int) -> None:
         """Forget a held slot and copy it from etcd; until then it is not synced. Raises ``EtcdError`` like the above.
 
-        What a faulty copy holds must not survive, whatever revision it claims to have: that is what :meth:`refresh`
-        does not do. Changes that arrive meanwhile are taken in as in a first copy.
+        Unlike :meth:`refresh`, this drops what a faulty copy holds, whatever its revision is. Changes that arrive
+        meanwhile are taken in as in a first copy.
         """
         self._slots[slot] = _Slot()
         await self.refresh(slot)
@@ -169,7 +170,7 @@ class Replica:
             try:
                 kept = self._slots.get(slot_in(full, prefix))
             except ValueError as error:
-                logger.warning("%s is no session: %s", brief(full), brief(str(error)))
+                logger.warning("%s is not a session: %s", brief(full), brief(str(error)))
                 continue
             if kept is None or event.kv.mod_revision <= kept.copied:
                 continue

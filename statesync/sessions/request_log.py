@@ -1,17 +1,16 @@
-"""What became of the requests of the last seconds: it keeps every copy of a request from having a second effect.
+"""The outcomes of recent requests, which keep a copy of a request from having a second effect.
 
-A front Envoy sends a request again (a retry) or twice (a hedge), and a copy may be carried out long after another one
-was answered: it waited in a frozen process, in a slow application, or in the kernel's retransmission queue. Two rules
-give each request one outcome, however late a copy arrives:
+A front Envoy sends a request again (a retry) or twice (a hedge). A copy may be carried out long after another one was
+answered: it waited in a frozen process, in a slow application, or in the kernel's retransmission queue. Two rules give
+each request one outcome, however late a copy arrives:
 
 * A write whose request began too long ago is refused (:meth:`Window.fault`). The request's age is known from the
   ``Understudy-Request`` header, which Envoy sets once for all copies of a request.
-* The outcome of every identified write is kept until no copy of it can pass that check any more
-  (:attr:`Window.keep`), refusals included. It is written in the transaction of the write itself, so every member that
-  may own the slot later has it.
+* The outcome of every identified write, also of a refused one, is kept until no copy of it can pass that check any more
+  (:attr:`Window.keep`). It is written in the transaction of the write, so every later owner of the slot has it.
 
-The log stands in etcd as one small record per commit batch, under ``session-requests/<member>/<boot>/``. Every member
-reads all of them through its watch. A record is deleted once its outcomes may be forgotten.
+The log is stored in etcd as one small record per commit batch, under ``session-requests/<member>/<boot>/``. Every
+member reads all records by its watch. A record is deleted when its outcomes are not needed any more.
 """
 
 import base64
@@ -108,9 +107,9 @@ class Settled:
 
 
 class Entry(NamedTuple):
-    """An outcome on its way into the log: ``request`` is the hash of the session's key and the request's id.
+    """An outcome to be written to the log: ``request`` is the hash of the session's key and the request's id.
 
-    A refusal has a ``problem``. It is kept for its content alone, since a request may write again with other content.
+    A refusal has a ``problem``, and holds for its content only: a request may write again with other content.
     """
 
     request: str
@@ -148,10 +147,10 @@ def _entry(fields: object) -> Entry:
 
 
 class RequestLog:
-    """The outcomes that this member knows of, all of the pool's; one instance per process.
+    """The outcomes of the whole pool, as this member knows them; one instance per process.
 
-    Fed by the watch, by reads from etcd and by this member's own commits, in any order. Forgetting goes by the time
-    since an outcome was *seen* here, on the monotonic clock: a wall clock that jumps makes nobody forget.
+    They come from the watch, from reads from etcd and from this member's own commits, in any order. An outcome is
+    dropped some time after it was *seen* here, by the monotonic clock: wall clocks that jump do not matter.
     """
 
     def __init__(self, keys: PoolKeys, member: str, boot: str) -> None:
@@ -168,7 +167,7 @@ class RequestLog:
         return f"{self._own}{batch:012d}"
 
     def find(self, request: str, fingerprint: str) -> Settled | None:
-        """What became of a write: the request's effect on the session, or the refusal of such a write."""
+        """The outcome of a write: the request's effect on the session, or the refusal of such a write."""
         kept = self._settled
         found = kept.get(request) or kept.get(f"{request}/{fingerprint}") or kept.get(f"{request}/{ANY_CONTENT}")
         return Settled(*found) if found else None
@@ -186,10 +185,10 @@ class RequestLog:
         self._records[record] = (now, tuple(keys))
 
     def apply(self, events: Iterable[Event], now: float) -> None:
-        """Take in the log's records among the changes of a watch batch; other changes are passed over.
+        """Take in the log's records of a watch batch; other changes are ignored.
 
-        This process's own records are as well: whoever commits them notes them. Deletions tell that another member has
-        forgotten, which is no reason to forget.
+        This process's own records are ignored too, since the committer notes them. So are deletions: another member
+        has dropped the record, but this one may still need it.
         """
         for event in events:
             key = event.kv.key

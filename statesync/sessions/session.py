@@ -1,15 +1,15 @@
-"""A session, how it stands in etcd, and what a write makes of it: pure functions.
+"""A session, its form in etcd, and the effect of a write on it. Pure.
 
-A stored session is one JSON header line and then the body's bytes. Its version is etcd's ``mod_revision`` of its key:
-no other number is needed for ETags (they never repeat, not even after delete and re-creation, and every replica knows
-the same one), nor to order writes. Deleting leaves a tombstone for :data:`TOMBSTONE_SECONDS`, so that a repeated
-``DELETE`` gets its first answer and a replica never needs to notice an absence.
+A stored session is one JSON header line, followed by the bytes of the body. Its version is etcd's ``mod_revision`` of
+its key. This serves as ETag, since it never repeats, not even after deletion and re-creation, and is the same on every
+replica; it also orders writes. A deleted session leaves a tombstone for :data:`TOMBSTONE_SECONDS`, so that a repeated
+``DELETE`` gets its first answer and replicas see a deletion as a change.
 
-Repeats: two things let a write have its effect once. What became of a request is kept by time, for as long as copies
-of it may still arrive (:mod:`understudy.statesync.sessions.request_log`). For a client that repeats a request later
-than that, each session keeps the answers to its last :data:`ANSWERS_KEPT` writes that carried an idempotency key (as
-the IETF draft "The Idempotency-Key HTTP Header Field" has it). Both are replicated, so a repeat gets its first answer
-on any member. The key is kept as a hash, with a fingerprint of the request to detect a reused key.
+Repeats: two mechanisms let a write have its effect once. The outcome of every request is kept for as long as copies of
+the request may still arrive (:mod:`understudy.statesync.sessions.request_log`). For clients that repeat a request
+later than that, each session keeps the answers to its last :data:`ANSWERS_KEPT` writes with an idempotency key (IETF
+draft "The Idempotency-Key HTTP Header Field"). Both are replicated, so a repeat gets its first answer on any member.
+The key is kept as a hash, with a fingerprint of the request to detect a reused key.
 """
 
 import base64
@@ -21,7 +21,7 @@ from enum import StrEnum
 from typing import Any
 
 from understudy.statesync.parsing.stored import read_object, typed
-from understudy.statesync.parsing.strict_json import read_json
+from understudy.statesync.sessions.merge_patch import JSON_TYPE, MERGE_PATCH_TYPE, CannotPatch, patched
 from understudy.statesync.sessions.request_log import ANY_CONTENT, Settled
 
 ANSWERS_KEPT = 8
@@ -29,8 +29,6 @@ TOMBSTONE_SECONDS = 600
 KEY_LENGTH_MOST = 256
 REQUEST_REFUSED = "request-refused"
 """The problem of a write whose request the application has refused (:attr:`Method.REFUSE`)."""
-JSON_TYPE = "application/json"
-MERGE_PATCH_TYPE = "application/merge-patch+json"
 _COMPACT = json.JSONEncoder(separators=(",", ":")).encode
 _KEY_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~:")
 
@@ -41,7 +39,7 @@ def _quoted(text: str) -> str:
 
 
 class Method(StrEnum):
-    """How a write changes the session. ``REFUSE`` changes nothing: no copy of the request may from then on."""
+    """How a write changes the session. ``REFUSE`` changes nothing, and later copies of the request may not either."""
 
     PUT = "PUT"
     PATCH = "PATCH"
@@ -51,7 +49,7 @@ class Method(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer once given to a keyed write. ``revision`` 0 means: that of the very record that holds it."""
+    """The answer that was given to a write with a key. ``revision`` 0: that of the record that holds the answer."""
 
     key: str
     fingerprint: str
@@ -72,7 +70,7 @@ class Session:
     answers: tuple[Answer, ...] = ()
 
     def alive(self, now_ms: int) -> bool:
-        """Whether the session is there for a reader at ``now_ms``."""
+        """Whether the session exists for a reader at ``now_ms``."""
         return not self.deleted and now_ms < self.expires
 
     @property
@@ -81,8 +79,8 @@ class Session:
         return etag_of(self.revision)
 
     def encode(self) -> bytes:
-        """The session as it stands in etcd; its own revision is not part of it."""
-        if not self.deleted and not self.answers:  # put together by hand, in half the time: most writes are like this
+        """The session as it is stored in etcd, without its own revision."""
+        if not self.deleted and not self.answers:  # most writes; formatted by hand, in half the time
             kind = _quoted(self.content_type)
             return f'{{"epoch":{self.epoch},"expires":{self.expires},"type":{kind}}}\n'.encode() + self.body
         header: dict[str, Any] = {"epoch": self.epoch, "expires": self.expires, "type": self.content_type}
@@ -100,8 +98,8 @@ class Session:
     def decode(cls, value: bytes, revision: int) -> "Session":
         """Read what :meth:`encode` wrote, as of ``revision``; raises ``ValueError`` otherwise.
 
-        What a newer version added to header or answers is left out: a session that an older member took for unreadable
-        would be gone to its users.
+        Fields that a newer version added to header or answers are left out. If an older member could not read such a
+        session, its users would lose it.
         """
         head, _, body = value.partition(b"\n")
         header = read_object(head)
@@ -139,7 +137,7 @@ def _answer(entry: object) -> Answer:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """What a client asks for.
+    """A write as a client asks for it.
 
     ``ttl`` in seconds, None for the pool's default; the tags are raw header values. ``request`` identifies the write
     among copies and repeats, if it can be identified. ``began`` is when its request began, in seconds of Unix time.
@@ -157,10 +155,10 @@ class Write:
 
     @property
     def fingerprint(self) -> str:
-        """A short digest of method and content, to tell a repeat from a reused key.
+        """A short digest of method and content, which separates a repeat from a reused key.
 
-        The content of a write with ``If-Match`` does not count: such a write was made from what its author had read,
-        so a true repeat, decided anew after a failover, may well carry other content.
+        It leaves out the content of a write with ``If-Match``: such a write depends on what its author had read, so a
+        true repeat after a failover may have other content.
         """
         if self.method is Method.REFUSE:
             return ANY_CONTENT
@@ -171,7 +169,7 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The write takes effect: commit ``session`` and then answer ``status``."""
+    """The write has an effect: commit ``session``, then answer ``status``."""
 
     session: Session
     status: int
@@ -179,7 +177,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """The write took effect before: give the first answer again."""
+    """The write had its effect before: give the first answer again."""
 
     status: int
     revision: int
@@ -189,7 +187,7 @@ class Repeated:
 class Refused:
     """The write has no effect. ``problem`` is the last part of the problem type (RFC 9457).
 
-    ``lasting``: the same write could have an effect later, so the refusal must be kept to be final.
+    ``lasting``: the same write could have an effect later, so the refusal must be stored to be final.
     """
 
     status: int
@@ -202,10 +200,10 @@ Outcome = Stored | Repeated | Refused
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """What holds at the owner now: its epoch, the pool's time in ms, and the pool's limits.
+class WriteContext:
+    """The owner's epoch, the pool's time in ms, and the pool's limits, at the moment of a write.
 
-    ``expiry_ms``: what ends at this time or earlier has ended; None stands for ``now_ms``.
+    ``expiry_ms``: sessions that expire at this time or earlier have expired; None: ``now_ms``.
     """
 
     epoch: int
@@ -216,7 +214,7 @@ class Terms:
 
     @property
     def ended_ms(self) -> int:
-        """What ends at this time or earlier has ended."""
+        """Sessions that expire at this time or earlier have expired."""
         return self.now_ms if self.expiry_ms is None else self.expiry_ms
 
 
@@ -240,42 +238,44 @@ def hashed(idempotency_key: str) -> str:
     return base64.urlsafe_b64encode(digest).decode()
 
 
-def decide_write(current: Session | None, write: Write, terms: Terms, settled: Settled | None = None) -> Outcome:
-    """What ``write`` does to the session as it stands (``current``, possibly a tombstone or expired, or None).
+def decide_write(
+    current: Session | None, write: Write, context: WriteContext, settled: Settled | None = None
+) -> Outcome:
+    """The effect of ``write`` on the session (``current``: may be a tombstone, expired, or None).
 
-    ``settled`` is what became of the same request before, if the request log has it.
+    ``settled`` is the outcome of the same request, if the request log has one.
 
     Order of the checks: a repeat gets its first answer whatever the preconditions say now (they were met then), then
     the preconditions (RFC 9110, section 13.2.2), then the content.
     """
     if settled is not None:
         return _settled_before(settled, write)
-    kept = _answers_in_force(current, terms.ended_ms)
+    kept = _answers_in_force(current, context.ended_ms)
     if write.idempotency_key is not None:
         repeat = _find_repeat(current, kept, write)
         if repeat is not None:
             return repeat
-    alive = current if current is not None and current.alive(terms.ended_ms) else None
+    alive = current if current is not None and current.alive(context.ended_ms) else None
     if write.method is Method.REFUSE:
         return Refused(204, REQUEST_REFUSED, "")
     refused = _check_preconditions(alive, write)
     if refused is not None:
         return refused
     if write.method is Method.DELETE:
-        return _deleted(current, alive, write, terms, kept)
+        return _deleted(current, alive, write, context, kept)
     content = _content_after(alive, write)
     if isinstance(content, Refused):
         return content
     content_type, body = content
-    if len(body) > terms.session_bytes:
+    if len(body) > context.session_bytes:
         return Refused(
             413,
             "session-too-large",
-            f"the session would have {len(body)} bytes; this pool allows {terms.session_bytes}",
+            f"the session would have {len(body)} bytes; this pool allows {context.session_bytes}",
         )
-    ttl = terms.default_ttl if write.ttl is None else write.ttl
+    ttl = context.default_ttl if write.ttl is None else write.ttl
     status = 200 if alive is not None else 201
-    session = Session(content_type, body, terms.now_ms + ttl * 1000, terms.epoch)
+    session = Session(content_type, body, context.now_ms + ttl * 1000, context.epoch)
     return _keeping_answer(session, current, kept, write, status)
 
 
@@ -342,18 +342,18 @@ def matches_none(header: str, session: Session) -> bool:
 
 
 def _deleted(
-    current: Session | None, alive: Session | None, write: Write, terms: Terms, kept: tuple[Answer, ...]
+    current: Session | None, alive: Session | None, write: Write, context: WriteContext, kept: tuple[Answer, ...]
 ) -> Outcome:
     if alive is None:
         return Refused(404, "no-such-session", "there is no session of this key")
-    grave = Session("", b"", terms.now_ms + TOMBSTONE_SECONDS * 1000, terms.epoch, deleted=True)
+    grave = Session("", b"", context.now_ms + TOMBSTONE_SECONDS * 1000, context.epoch, deleted=True)
     return _keeping_answer(grave, current, kept, write, 204)
 
 
 def _keeping_answer(
     session: Session, current: Session | None, kept: tuple[Answer, ...], write: Write, status: int
 ) -> Stored:
-    """Carry the kept answers over, now with the revision they belong to, and add this write's own."""
+    """Keep the earlier answers, now with their revisions, and add this write's own."""
     revision = current.revision if current else 0
     answers = tuple(replace(answer, revision=answer.revision or revision) for answer in kept)
     if write.idempotency_key is not None:
@@ -367,38 +367,6 @@ def _content_after(alive: Session | None, write: Write) -> tuple[str, bytes] | R
     if write.content_type.partition(";")[0].strip().lower() != MERGE_PATCH_TYPE:
         return Refused(415, "unsupported-patch", f"PATCH takes {MERGE_PATCH_TYPE} (RFC 7396)")
     try:
-        return _patched(alive, write)
-    except RecursionError:
-        return Refused(422, "not-json", "the merge patch or the session is nested too deeply")
-
-
-def _patched(alive: Session | None, write: Write) -> tuple[str, bytes] | Refused:
-    try:
-        patch = read_json(write.body)
-    except json.JSONDecodeError as error:
-        where = f"{error.msg}, line {error.lineno}, column {error.colno}"
-        return Refused(422, "not-json", f"the merge patch is not JSON: {where}")
-    except ValueError:  # its text would quote the content
-        return Refused(422, "not-json", "the merge patch is not JSON: not UTF-8, too deep, or a number too large")
-    try:
-        target = read_json(alive.body) if alive is not None and alive.body else {}
-    except ValueError:
-        return Refused(422, "session-not-json", "the session's content is not JSON, so no merge patch applies to it")
-    try:
-        merged = json.dumps(merge_patch(target, patch), separators=(",", ":"), ensure_ascii=False).encode()
-    except ValueError:  # a lone surrogate, written as an escape
-        return Refused(422, "not-json", "the merge patch has text that is not Unicode")
-    return JSON_TYPE, merged
-
-
-def merge_patch(target: Any, patch: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """Apply a JSON merge patch (RFC 7396, section 2); returns a new value, the arguments stay as they are."""
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(target) if isinstance(target, dict) else {}
-    for name, value in patch.items():
-        if value is None:
-            result.pop(name, None)
-        else:
-            result[name] = merge_patch(result.get(name), value)
-    return result
+        return JSON_TYPE, patched(alive.body if alive is not None else b"", write.body)
+    except CannotPatch as error:
+        return Refused(422, error.problem, str(error))

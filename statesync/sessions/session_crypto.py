@@ -1,13 +1,13 @@
-"""How sessions stand in etcd: in plain text, or sealed with AES-256-GCM.
+"""The form of sessions in etcd: in plain text, or sealed with AES-256-GCM.
 
 A sealed session is a JSON header line (key id, epoch, expiry) and then nonce and ciphertext of everything else: content
 type, body, and the answers to idempotent writes. The header and the session's etcd key are authenticated along with it,
 so a value cannot be moved to another session or get another expiry. Each session has an encryption key of its own,
 derived from the file's key and its etcd key, so random nonces are good for 2**32 writes of one session (NIST SP
-800-38D, section 8.3) rather than of the pool. What cannot be opened is never taken for anything else.
+800-38D, section 8.3) rather than of the pool. A value that cannot be opened is an error, never an empty session.
 
-It is no protection against whoever may write to etcd and deletes a session, or puts back an older value of it, or an
-unsealed one: unsealed sessions are read, since that is how encryption begins in a running pool.
+Encryption does not protect against somebody who can write to etcd and deletes a session, or restores an older or an
+unsealed value of it. Unsealed sessions are read, so that encryption can be switched on in a running pool.
 """
 
 import base64
@@ -41,22 +41,22 @@ _SESSION_CONTEXT = b"understudy session\n"
 
 
 class BadKeyFile(Exception):
-    """A key file that cannot be used; the text names it and the fault, in one line."""
+    """A key file that cannot be used; the text names the file and the fault, in one line."""
 
 
 class Unreadable(ValueError):
-    """A stored session that cannot be opened here; the text says why and has no content."""
+    """A stored session that cannot be opened here; the text says why, without the content."""
 
 
 class KeyMissing(Unreadable):
-    """It was sealed with a key that this process does not have. ``key_id`` names the key."""
+    """A session was sealed with a key that this process does not have; ``key_id`` names the key."""
 
     def __init__(self, key_id: str) -> None:
         super().__init__(f"it is encrypted with key {key_id}, which this process does not have")
         self.key_id = key_id
 
 
-class SessionCodec(Protocol):
+class SessionCrypto(Protocol):
     """Turns sessions into values of etcd and back; ``key`` is the full etcd key."""
 
     def encode(self, key: str, session: Session) -> bytes:
@@ -74,19 +74,19 @@ def _session(value: bytes, revision: int) -> Session:
 
 
 def _no_session(error: ValueError) -> Unreadable:
-    """The fault of a value without its content, which the error's own text may have."""
+    """The fault of a value, without the value, which the error's own text may contain."""
     return Unreadable(f"its value in etcd is no session ({type(error).__name__})")
 
 
 class PlainSessions:
-    """Sessions as they are."""
+    """Sessions in plain text."""
 
     def encode(self, key: str, session: Session) -> bytes:  # noqa: ARG002 - the protocol's signature
-        """See :class:`SessionCodec`."""
+        """See :class:`SessionCrypto`."""
         return session.encode()
 
     def decode(self, key: str, value: bytes, revision: int) -> Session:  # noqa: ARG002 - the protocol's signature
-        """See :class:`SessionCodec`."""
+        """See :class:`SessionCrypto`."""
         if value.startswith(_SEALED):
             raise KeyMissing(_key_id_of(_header_of(value)))
         return _session(value, revision)
@@ -96,14 +96,14 @@ PLAIN = PlainSessions()
 
 
 @dataclass(frozen=True, slots=True)
-class SessionKey:
-    """One key of a key file; ``id`` is derived from it, so that a wrong key never passes for the right one."""
+class EncryptionKey:
+    """One key of a key file; ``id`` is derived from the key, so a wrong key has another id."""
 
     id: str
     secret: bytes
 
     @classmethod
-    def of(cls, secret: bytes) -> "SessionKey":
+    def of(cls, secret: bytes) -> "EncryptionKey":
         """The key of these 32 bytes."""
         return cls(hmac.digest(secret, _ID_CONTEXT, "sha256")[:6].hex(), secret)
 
@@ -114,22 +114,22 @@ class SessionKey:
         return AESGCM(hmac.digest(self.secret, _SESSION_CONTEXT + key.encode(), "sha256"))
 
     def __repr__(self) -> str:
-        return f"SessionKey({self.id})"
+        return f"EncryptionKey({self.id})"
 
 
 class SealedSessions:
     """Sessions sealed with the first of ``keys``; the others open what was sealed with them before.
 
-    With ``plain`` nothing is sealed, only opened: that is for the time before and after encryption.
+    With ``plain`` sessions are only opened and never sealed, for the time before and after encryption.
     """
 
-    def __init__(self, keys: tuple[SessionKey, ...], *, plain: bool = False) -> None:
+    def __init__(self, keys: tuple[EncryptionKey, ...], *, plain: bool = False) -> None:
         self.first = keys[0]
         self.plain = plain
         self.keys = {key.id: key for key in keys}
 
     def encode(self, key: str, session: Session) -> bytes:
-        """See :class:`SessionCodec`."""
+        """See :class:`SessionCrypto`."""
         if self.plain:
             return session.encode()
         header: dict[str, Any] = {"sealed": self.first.id, "epoch": session.epoch, "expires": session.expires}
@@ -141,7 +141,7 @@ class SealedSessions:
         return head + b"\n" + nonce + sealed
 
     def decode(self, key: str, value: bytes, revision: int) -> Session:
-        """See :class:`SessionCodec`. What was stored before encryption was switched on is read as it is."""
+        """See :class:`SessionCrypto`. Sessions from before encryption was switched on are read as they are."""
         if not value.startswith(_SEALED):
             return _session(value, revision)
         from cryptography.exceptions import InvalidTag
@@ -158,7 +158,7 @@ class SealedSessions:
         return _session(opened, revision)
 
 
-def load_codec(path: Path | None) -> SessionCodec:
+def load_session_crypto(path: Path | None) -> SessionCrypto:
     """The codec of a key file; without one sessions are stored as they are. Raises :class:`BadKeyFile`.
 
     The file has one key a line: 32 random bytes in base64. The first one encrypts, unless the line ``plain`` stands
@@ -183,21 +183,21 @@ def load_codec(path: Path | None) -> SessionCodec:
     return SealedSessions(keys, plain=plain)
 
 
-def _session_key(path: Path, number: int, line: str) -> SessionKey:
+def _session_key(path: Path, number: int, line: str) -> EncryptionKey:
     try:
         secret = base64.b64decode(line, validate=True)
     except ValueError:
         secret = b""
     if len(secret) != KEY_BYTES:
         raise BadKeyFile(f"{path}, line {number}: a key is 32 bytes in base64, like 'openssl rand -base64 32' makes")
-    return SessionKey.of(secret)
+    return EncryptionKey.of(secret)
 
 
-async def agree(client: EtcdClient, keys: PoolKeys, codec: SessionCodec) -> str:
-    """Check that this process can open what the pool's others seal; returns what is in the way, '' for nothing.
+async def agree(client: EtcdClient, keys: PoolKeys, codec: SessionCrypto) -> str:
+    """Check that this process can open what other members of the pool seal; returns the fault, '' for none.
 
-    The id of the key in use stands in etcd since the first sidecar with a key started. One with another first key
-    that has the old one, too, replaces it: that is a rotation. Raises ``EtcdError``.
+    The first sidecar with a key writes the key's id into etcd. A sidecar with another first key that also has the old
+    key replaces the id: this is a rotation. Raises ``EtcdError``.
     """
     mine = codec if isinstance(codec, SealedSessions) else None
     while True:
@@ -219,18 +219,18 @@ async def agree(client: EtcdClient, keys: PoolKeys, codec: SessionCodec) -> str:
 
 
 def _key_id_in(kv: Kv) -> str:
-    """The id of a key that stands in etcd; '' for a value that is none, which says no more than no value."""
+    """The id of a key in etcd; '' for a value that is not an id."""
     key_id = kv.value.decode("ascii", "replace")
     if _KEY_ID.fullmatch(key_id):
         return key_id
-    logger.error("what stands at %s is no id of a key, and counts for nothing", brief(kv.key))
+    logger.error("the value at %s is not the id of a key; it is ignored", brief(kv.key))
     return ""
 
 
 def outline(value: bytes, revision: int) -> Session:
-    """What can be told of a stored session without a key; a sealed one has its ciphertext for a body.
+    """What can be read of a stored session without a key; the body of a sealed one is its ciphertext.
 
-    Raises :class:`Unreadable` on what is no session.
+    Raises :class:`Unreadable` if the value is not a session.
     """
     if not value.startswith(_SEALED):
         return _session(value, revision)

@@ -10,9 +10,9 @@ import logging
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from understudy.statesync.tls.identity import MEMBER, Trust, names_in
+from understudy.statesync.tls.pem_files import PemFiles
 from understudy.statesync.tls.secret_files import fault_of, require_secret
 
 logger = logging.getLogger(__name__)
@@ -33,20 +33,14 @@ class WrongName(ssl.SSLCertVerificationError):
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """PEM files: our certificate chain and key, and the authority that signs everybody's certificates.
+class Identity(PemFiles):
+    """The PEM files of a process that takes part in mTLS; ``trust`` says which names in other certificates count."""
 
-    ``trust`` says which names in the others' certificates count.
-    """
-
-    cert: Path
-    key: Path
-    ca: Path
     trust: Trust
 
     def stamp(self) -> _Stamp:
         """Something that differs once a file was replaced. Raises ``OSError``."""
-        found = [path.stat() for path in (self.cert, self.key, self.ca)]
+        found = [path.stat() for path in (*self.pair, self.ca)]
         return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in found)
 
     def load(self, context: ssl.SSLContext) -> ssl.SSLContext:
@@ -54,8 +48,9 @@ class Identity:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.check_hostname = False
         context.verify_mode = ssl.CERT_REQUIRED
-        require_secret(self.key)
-        context.load_cert_chain(self.cert, self.key)
+        cert, key = self.pair
+        require_secret(key)
+        context.load_cert_chain(cert, key)
         context.load_verify_locations(self.ca)
         return context
 

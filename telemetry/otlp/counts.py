@@ -1,9 +1,9 @@
-"""How many requests the front Envoys answered, period by period, as their OpenTelemetry stats sink tells it. Pure.
+"""How many requests the front Envoys answered, period by period, from their OpenTelemetry stats sink. Pure.
 
-The counterpart of :mod:`understudy.telemetry.otlp.logs`: there is each request that failed, here is how many there were
-at all. A :class:`Period` is what one Envoy counted between two of its reports. What it did not tell is never made up: a
-period without requests is known by Envoy's uptime, which is always there; without that there is no period. Metrics of
-others are refused, and told so, since nobody here would read them.
+The counterpart of :mod:`understudy.telemetry.otlp.logs`, which has each failed request; this module has the number of
+all requests. A :class:`Period` is what one Envoy counted between two of its reports. Nothing is guessed: a period
+without requests is known by Envoy's uptime, which every report has; without an uptime there is no period. Metrics of
+other senders are refused, since nothing here reads them.
 """
 
 from collections.abc import Iterable, Mapping

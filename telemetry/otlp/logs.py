@@ -1,7 +1,7 @@
-"""A log record as we keep it, and how it is read from OTLP; the counterpart of :mod:`understudy.telemetry.otlp.spans`.
+"""A stored log record, and how it is read from OTLP; the counterpart of :mod:`understudy.telemetry.otlp.spans`.
 
-Front Envoys report each request that failed or had to be repeated as such a record (docs/telemetry.md). Records of
-others are read as well; one that cannot be made sense of is told and the rest of its request kept. Pure; no I/O.
+Front Envoys report each request that failed or was repeated as such a record (docs/telemetry.md). Records of other
+senders are read as well. An unusable record is reported, and the rest of its request is kept. Pure.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
-"""OTLP in its JSON encoding: spans out of what Collectors, Tempo and OTLP/HTTP senders write.
+"""Reads spans from OTLP in its JSON encoding, as Collectors, Tempo and OTLP/HTTP senders write it.
 
 OTLP/JSON is protobuf's JSON mapping with one exception: ids are hexadecimal, not base64 (OTLP specification, "JSON
-Protobuf Encoding"). Tempo answers with plain protobuf JSON, so its ids are base64; their lengths tell the two apart.
-Span by span, so that one broken span costs itself and not its request. Pure; no I/O.
+Protobuf Encoding"). Tempo answers with plain protobuf JSON, so its ids are base64; the length shows which of the two it
+is. Each span is read by itself, so that one broken span does not cost the whole request. Pure.
 """
 
 import base64

@@ -1,8 +1,8 @@
-"""A span as we keep and show it, and how it is read from OTLP.
+"""A stored span, and how it is read from OTLP.
 
-:class:`StoredSpan` is what store, receiver and report speak. :func:`read_otlp` turns an OTLP export
-request (``opentelemetry.proto.collector.trace.v1``) into such spans; a span that nobody could make sense
-of is told apart and counted, and the rest of its request is kept. Pure; no I/O.
+Store, receiver and review use :class:`StoredSpan`. :func:`read_otlp` turns an OTLP export request
+(``opentelemetry.proto.collector.trace.v1``) into such spans. An unusable span is counted, and the rest of its request
+is kept. Pure.
 """
 
 import base64

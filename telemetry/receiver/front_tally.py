@@ -1,8 +1,8 @@
-"""What front Envoys told of late: requests without a session key, members that did not answer or were not reached.
+"""Counts of front Envoys: requests without a session key, and members that did not answer or were not reached.
 
-Fed by :mod:`understudy.telemetry.receiver.otlp_service` with what Envoys report and count. Held in memory for
-:data:`WINDOW_SECONDS`; the counters since the start are for Prometheus. What an Envoy could not send is missing, so
-every number is "at least".
+:mod:`understudy.telemetry.receiver.otlp_service` passes on what Envoys report and count. The counts of the last
+:data:`WINDOW_SECONDS` are kept in memory; Prometheus reads the counters since the start. Reports that an Envoy could
+not send are missing, so every number is a lower bound.
 """
 
 from collections import Counter, deque
@@ -16,11 +16,11 @@ from understudy.telemetry.tracing.names import ATTEMPTS, CLUSTER, COUNT_SECONDS,
 
 WINDOW_SECONDS = 300.0
 LASTING_SECONDS = 2 * COUNT_SECONDS
-"""A member that an Envoy has not reached for so long is called unreachable: a restart is quicker."""
+"""A member that an Envoy has not reached for this time is unreachable: a restart is quicker."""
 GAP_SECONDS = 3 * COUNT_SECONDS
 """Reports of failed checks that are no further apart belong together."""
 _MOST = 20_000
-"""Different Envoys, members and kinds that are counted at a time; what is above is counted in the totals alone."""
+"""The most different Envoys, members and kinds that are counted; others only count in the totals."""
 _MOST_NAME = 256
 
 
@@ -31,9 +31,9 @@ class Kind(StrEnum):
     KEYLESS = "keyless"
     """Requests without a session key."""
     TIMEOUTS = "timeouts"
-    """Requests that the member took and did not answer in their whole time: the client got 504."""
+    """Requests that the member accepted but did not answer in time: the client got 504."""
     CONNECT_FAILURES = "connect_failures"
-    """Requests that failed since no connection to the member came about."""
+    """Requests that failed because no connection to the member could be made."""
     ELSEWHERE = "elsewhere"
     """Requests that were answered by another member than the first of their slot, after a try there."""
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 import grpc
 from google.protobuf.message import Message
 
-from understudy.telemetry.receiver.otlp_service import Intake, Refused, Why
+from understudy.telemetry.receiver.otlp_service import OtlpService, Refused, Why
 
 TRACE_SERVICE = "opentelemetry.proto.collector.trace.v1.TraceService"
 LOGS_SERVICE = "opentelemetry.proto.collector.logs.v1.LogsService"
@@ -24,12 +24,12 @@ _CODES = {
     Why.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Why.BUSY: grpc.StatusCode.UNAVAILABLE,
 }
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Take = Callable[[bytes, str], Awaitable[Message]]
 
 
-def add_otlp_receiver(server: grpc.aio.Server, intake: Intake) -> None:
+def add_otlp_receiver(server: grpc.aio.Server, intake: OtlpService) -> None:
     """Let ``server`` (not yet started) take OTLP spans, log records and front Envoys' counts.
 
     The server's own ``grpc.max_receive_message_length`` bounds what is read from the wire at all (4 MiB
@@ -49,7 +49,7 @@ def _export(take: Take) -> Callable[[bytes, grpc.aio.ServicerContext[bytes, byte
         try:
             return (await take(payload, context.peer())).SerializeToString()
         except Refused as refused:
-            _log.debug("from %s: %s", context.peer(), refused)
+            logger.debug("from %s: %s", context.peer(), refused)
             await context.abort(_CODES[refused.why], str(refused))
 
     return export

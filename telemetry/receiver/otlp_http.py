@@ -15,7 +15,7 @@ from aiohttp import web
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 
-from understudy.telemetry.receiver.otlp_service import Intake, Refused, Why
+from understudy.telemetry.receiver.otlp_service import OtlpService, Refused, Why
 
 PROTOBUF = "application/x-protobuf"
 JSON = "application/json"
@@ -29,13 +29,13 @@ _STRING_TAG = 0x12
 
 
 class Take(Protocol):
-    """A method of :class:`~understudy.telemetry.receiver.otlp_service.Intake`."""
+    """A method of :class:`~understudy.telemetry.receiver.otlp_service.OtlpService`."""
 
     def __call__(self, payload: bytes, sender: str, *, json: bool = False) -> Awaitable[Message]:
         """Take one request."""
 
 
-def otlp_application(intake: Intake) -> web.Application:
+def otlp_application(intake: OtlpService) -> web.Application:
     """An aiohttp application with the three paths."""
     # Compressed content is opened here, within bounds, and not by aiohttp.
     app = web.Application(client_max_size=intake.bounds.request_bytes, handler_args={"auto_decompress": False})
@@ -45,7 +45,7 @@ def otlp_application(intake: Intake) -> web.Application:
     return app
 
 
-def _handler(intake: Intake, take: Take) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _handler(intake: OtlpService, take: Take) -> Callable[[web.Request], Awaitable[web.Response]]:
     """What answers one path."""
 
     async def handle(request: web.Request) -> web.Response:
@@ -68,7 +68,7 @@ def _handler(intake: Intake, take: Take) -> Callable[[web.Request], Awaitable[we
     return handle
 
 
-def _opened(body: bytes, compression: str, intake: Intake) -> bytes:
+def _opened(body: bytes, compression: str, intake: OtlpService) -> bytes:
     """The body without compression; a small one that grows past the bound is refused before it does."""
     if compression == "identity":
         return body

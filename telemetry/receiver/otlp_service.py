@@ -1,10 +1,10 @@
-"""What an OTLP request is worth, whichever way it came: read, bounded in size and rate, stored, answered.
+"""Handles OTLP requests for both receivers: reads them, limits their size and rate, stores and answers them.
 
 The gRPC and HTTP receivers (:mod:`understudy.telemetry.receiver.otlp_grpc`,
-:mod:`understudy.telemetry.receiver.otlp_http`) only translate :class:`Refused` into their codes. Input that is no OTLP,
-too large, or too much is refused with a text that says so; of a request in which some records are unusable the rest is
-taken and the answer says how many and why (OTLP: Partial Success). Nothing that a sender writes ends the server, and
-one sender's flood costs that sender.
+:mod:`understudy.telemetry.receiver.otlp_http`) only translate :class:`Refused` into their codes. Input that is not
+OTLP, too large or too frequent is refused, with a text that says why. If some records of a request are unusable, the
+others are stored, and the answer says how many were not and why (OTLP: Partial Success). No input ends the server, and
+the rate limit is per sender.
 """
 
 import asyncio
@@ -40,16 +40,16 @@ B = TypeVar("B")
 
 
 class Why(enum.Enum):
-    """Why a request was not taken."""
+    """Why a request was refused."""
 
     UNREADABLE = enum.auto()
     TOO_LARGE = enum.auto()
     BUSY = enum.auto()
-    """Come again: too much from this sender, or for the store, at the moment."""
+    """Too much from this sender, or for the store, at the moment; the sender should try again later."""
 
 
 class Refused(Exception):
-    """A request that was not taken; ``why`` and the text tell the sender what to do."""
+    """A request that was refused; ``why`` and the text say what the sender should do."""
 
     def __init__(self, why: Why, text: str) -> None:
         super().__init__(text)
@@ -65,7 +65,7 @@ class Bounds:
     burst: float = 20_000.0
 
 
-class Intake:
+class OtlpService:
     """Takes OTLP requests for a store."""
 
     def __init__(
@@ -75,7 +75,7 @@ class Intake:
         bounds: Bounds | None = None,
         fronts: FrontTally | None = None,
     ) -> None:
-        """``now`` tells monotonic time in seconds; ``fronts`` hears what front Envoys tell."""
+        """``now`` returns monotonic time in seconds; ``fronts`` counts what front Envoys report."""
         self.bounds = bounds or Bounds()
         self._fronts = fronts or FrontTally(now)
         self._store = store
@@ -133,9 +133,9 @@ class Intake:
     def _charge(self, sender: str, records: int, payload: bytes) -> None:
         """Take a request from what the sender may send now (a token bucket); refuse it when that is used up.
 
-        Records that are no good count as well, and a request by its size if it has fewer records than KiB: otherwise
-        what is worth nothing could be sent without end. Of a refused one only its size counts, so that one who comes
-        again and again gets through.
+        Unusable records count as well, and a request counts by its size if it has fewer records than KiB: otherwise
+        useless requests would not be limited. A refused request counts only by its size, so that a sender that repeats
+        it is accepted some time.
         """
         left, size = self._left(sender), _kibibytes(payload)
         cost = max(records, size)

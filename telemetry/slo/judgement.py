@@ -197,7 +197,7 @@ _ADVICE = {
     "ack": "an Envoy was slow to acknowledge; understudy status --xds names it",
     "between phases": "nobody recorded what took the time; do all processes send their spans?",
     "first_ok": "the new active was ready but slow to answer; check its load and its application's",
-    "move": "slots are handed over one after the other; check the members' load and etcd's commit latency",
+    "move": "slots are handed over in groups of up to eight; check the members' load and etcd's commit latency",
     "flush": "calls that were under way held the slot; what do they wait for?",
     "fence": "owner records were slow to change; check etcd's commit latency",
     "confirm": "the new owner was slow to confirm; check its load and understudy status --sync",

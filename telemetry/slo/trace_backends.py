@@ -1,10 +1,10 @@
-"""Failover traces from where other tools keep them: the Collector's files, Jaeger, Tempo.
+"""Reads failover traces from other tools: the files of an OpenTelemetry Collector, Jaeger, Tempo.
 
-One call, :func:`load`, for all of them. A Collector's files hold what front Envoys told of requests as well, if it
-passes through it. What it promises: each span comes back once; whatever was unusable is counted with the first reason;
-a source that does not answer, or that answers something else, is one
-:class:`SourceError` that says where and what to do. Answers are bounded in size and time. Judging the spans is left
-to the reader. Jaeger keeps microseconds, so lengths read from it are true to 1 us; the others keep nanoseconds.
+:func:`load` reads all of them. A Collector's files also hold the requests that front Envoys report, if they go through
+it. Each span is returned once. Unusable spans are counted, with the reason of the first. A source that does not answer,
+or sends something else, raises one :class:`TraceBackendError` with the source and a remedy. Answers are bounded in size
+and time. The reader judges the spans. Jaeger keeps microseconds, so durations from it are exact to 1 us; the others
+keep nanoseconds.
 """
 
 import http.client
@@ -33,7 +33,7 @@ _NS_PER_US = 1_000
 _DAY_NS = 86_400 * 10**9
 
 
-class SourceError(Exception):
+class TraceBackendError(Exception):
     """Spans cannot be had from a source; ``source`` and ``detail`` say which, why and what to do."""
 
     def __init__(self, source: str, detail: str) -> None:
@@ -74,7 +74,7 @@ def load(source: str, window: Window | None = None) -> Found:
         window: what time is asked about.
 
     Raises:
-        SourceError: the source cannot be read, or holds no such thing.
+        TraceBackendError: the source cannot be read, or holds no such thing.
     """
     kind, _, address = source.partition("=")
     match kind:
@@ -121,7 +121,7 @@ def _lately() -> Window:
 def _base(source: str, address: str) -> str:
     parts = urllib.parse.urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise SourceError(source, "after = comes the backend's address, such as http://127.0.0.1:16686")
+        raise TraceBackendError(source, "after = comes the backend's address, such as http://127.0.0.1:16686")
     return address.rstrip("/")
 
 
@@ -133,14 +133,14 @@ def _files(path: Path) -> Iterator[_Batch]:
     if path.is_dir():
         files = sorted(one for one in path.iterdir() if one.is_file() and one.suffix in _SUFFIXES)
         if not files:
-            raise SourceError(str(path), f"no file that ends in {', '.join(_SUFFIXES)}")
+            raise TraceBackendError(str(path), f"no file that ends in {', '.join(_SUFFIXES)}")
     else:
         files = [path]
     for one in files:
         try:
             yield from _file(one)
         except OSError as error:
-            raise SourceError(str(one), error.strerror or str(error)) from None
+            raise TraceBackendError(str(one), error.strerror or str(error)) from None
 
 
 def _file(path: Path) -> list[_Batch]:
@@ -164,7 +164,7 @@ def _file(path: Path) -> list[_Batch]:
         return [_read(path.read_bytes())]
     except ValueError as error:
         detail = wrong if len(batches) == 1 else str(error)
-        raise SourceError(
+        raise TraceBackendError(
             str(path),
             f"no OTLP JSON ({detail}); the Collector's file exporter writes it with format: json, uncompressed",
         ) from None
@@ -197,7 +197,9 @@ def _jaeger(base: str, window: Window) -> Iterator[OtlpBatch]:
         traces = answer.get("data")
         if not isinstance(traces, list):
             errors = answer.get("errors")
-            raise SourceError(f"jaeger={base}", f"no list of traces in the answer ({str(errors)[:200]}); is it Jaeger?")
+            raise TraceBackendError(
+                f"jaeger={base}", f"no list of traces in the answer ({str(errors)[:200]}); is it Jaeger?"
+            )
         yield from (_jaeger_trace(trace) for trace in traces)
 
 
@@ -279,7 +281,7 @@ def _tempo(base: str, window: Window) -> Iterator[OtlpBatch]:
     answer = _get(f"{base}/api/search?{query}")
     traces = answer.get("traces", [] if "metrics" in answer else None)
     if not isinstance(traces, list):
-        raise SourceError(f"tempo={base}", "no list of traces in the answer; is it Tempo?")
+        raise TraceBackendError(f"tempo={base}", "no list of traces in the answer; is it Tempo?")
     for found in traces:
         try:
             trace_id = _hex(found["traceID"], 32)
@@ -291,7 +293,7 @@ def _tempo(base: str, window: Window) -> Iterator[OtlpBatch]:
         try:
             yield spans_of(inner if isinstance(inner, dict) else document)
         except ValueError as wrong:
-            raise SourceError(f"tempo={base}", f"trace {trace_id}: {wrong}") from None
+            raise TraceBackendError(f"tempo={base}", f"trace {trace_id}: {wrong}") from None
 
 
 # Shared
@@ -306,14 +308,14 @@ def _get(url: str) -> dict[str, Any]:
     except urllib.error.HTTPError as error:
         with error:
             text = error.read(200).decode(errors="replace").strip()
-        raise SourceError(url, f"answered {error.code} {error.reason}: {text}") from None
+        raise TraceBackendError(url, f"answered {error.code} {error.reason}: {text}") from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-        raise SourceError(url, f"does not answer ({reason}); is the address right and the backend up?") from None
+        raise TraceBackendError(url, f"does not answer ({reason}); is the address right and the backend up?") from None
     if len(body) > _MOST_BYTES:
-        raise SourceError(url, f"answers more than {_MOST_BYTES >> 20} MiB; ask about a shorter window")
+        raise TraceBackendError(url, f"answers more than {_MOST_BYTES >> 20} MiB; ask about a shorter window")
     try:
         return parse_object(body)
     except ValueError as error:
         detail = "" if isinstance(error, json.JSONDecodeError) else f" ({error})"
-        raise SourceError(url, f"answers no JSON object{detail}: {body[:80]!r}") from None
+        raise TraceBackendError(url, f"answers no JSON object{detail}: {body[:80]!r}") from None

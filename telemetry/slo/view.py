@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from understudy.telemetry.slo.model import Failover, Figure, Review, State
+from understudy.telemetry.timing.duration import length
 
 COLOURS = {
     State.MET: "green",
@@ -48,13 +49,6 @@ def buckets(lengths_ms: Sequence[float]) -> list[tuple[str, int]]:
     names = [f"<= {length(bound)}" for bound in _BUCKETS_MS] + [f"> {length(_BUCKETS_MS[-1])}"]
     used = [at for at, count in enumerate(counts) if count]
     return list(zip(names, counts, strict=True))[used[0] : used[-1] + 1] if used else []
-
-
-def length(ms: float) -> str:
-    """A length in words."""
-    if ms >= 1000:
-        return f"{ms / 1000:.2f}".rstrip("0").rstrip(".") + " s"
-    return f"{ms:.0f} ms" if ms >= 10 else f"{ms:.1f} ms"
 
 
 def share_told(share: float, digits: int = 3) -> str:

@@ -1,8 +1,8 @@
-"""What the trace store keeps, and how it lets go of the rest.
+"""What the trace store keeps, and how it deletes the rest.
 
-Runs in the store's thread, on its connection. Failovers have bounds of their own, so that neither a flood of others'
-traces nor of requests pushes them out. What front Envoys counted is kept as it came around changes of active, and by
-the hour otherwise, since that is all a review of weeks needs.
+Runs in the store's thread, on its connection. Failovers have limits of their own, so that a flood of other traces or of
+requests does not displace them. Counts of front Envoys are kept in full around changes of active, and per hour
+otherwise, which is enough for a review of weeks.
 """
 
 import sqlite3

@@ -1,9 +1,8 @@
 """The trace store: finished spans, log records and request counts in one SQLite file, bounded in count and age.
 
-One thread owns the database; everything passes through it in order, so a reader sees what was added
-before and the event loop never waits for a disk. Adding never raises: what cannot be written (disk full,
-file locked, too much at once) is counted in :attr:`SpanStore.dropped`. A span is stored once, whoever
-sends it how often.
+One thread owns the database and handles everything in order, so a reader sees what was added before, and the event loop
+never waits for a disk. Adding never raises: what cannot be written (disk full, file locked, too much at once) is
+counted in :attr:`SpanStore.dropped`. A span is stored once, even if it is sent several times.
 """
 
 import asyncio
@@ -41,7 +40,7 @@ from understudy.telemetry.store.schema import StoreError, bring_up_to_date, sche
 
 _LOG_EVERY = 30.0
 _MAX_PENDING = 20_000
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 A = TypeVar("A")
 Insert = Callable[[sqlite3.Connection, Sequence[T], int], None]
@@ -61,7 +60,7 @@ class SpanStore:
 
         Raises:
             StoreTooNewError: a newer version wrote the file.
-            StoreError: it cannot be opened or is no such store.
+            StoreError: it cannot be opened, or is not such a store.
         """
         self.path = str(path)
         self._retention = retention or Retention()
@@ -216,7 +215,7 @@ class SpanStore:
         now = time.monotonic()
         if now - self._logged_at >= _LOG_EVERY:
             self._logged_at = now
-            _log.warning("trace store %s: spans or logs are dropped: %s", self.path, broken)
+            logger.warning("trace store %s: spans or logs are dropped: %s", self.path, broken)
 
 
 class _StoreExporter(SpanExporter):

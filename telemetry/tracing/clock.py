@@ -1,8 +1,7 @@
 """One clock per process: wall time that never jumps.
 
-The wall clock is read once, at the anchor; from then on time passes by the monotonic clock. So the phases
-that one process records keep their true lengths, whatever NTP or an operator does to the wall clock
-meanwhile. How far the clocks of two machines are apart is not this module's business.
+The wall clock is read once; from then on the monotonic clock counts. So the phases that one process records have their
+true durations, even if NTP or an operator sets the wall clock. The clocks of two machines may still differ.
 """
 
 import time

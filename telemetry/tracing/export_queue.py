@@ -1,10 +1,9 @@
-"""Takes finished spans out of the callers' hands and gets them delivered, whatever the receiver does.
+"""Queues finished spans and delivers them, also after failures of the receiver.
 
-OpenTelemetry's own batch processor drops a batch whose export failed. Failovers happen just when
-receivers are down, so this one keeps what was not delivered, within bounds, and offers it again;
-receivers recognise a span by its ids. A :class:`Pump` is one destination with its own thread;
-:class:`Destinations` gives every span to each of several and lets control servers come and go. Callers
-only ever append to a queue: no I/O, no exception, no wait.
+OpenTelemetry's own batch processor drops a batch whose export failed. Receivers are often down during a failover, so
+this one keeps a bounded number of undelivered spans and sends them again; receivers recognise a span by its ids. An
+:class:`ExportQueue` is one destination with its own thread. :class:`Destinations` gives every span to several queues,
+and follows the list of control servers. Callers only append to a queue: no I/O, no exception, no wait.
 """
 
 import logging
@@ -17,19 +16,19 @@ from dataclasses import dataclass
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from understudy.telemetry.timing.backoff import Backoff
 from understudy.telemetry.tracing.otlp_grpc_exporter import RefusedForGoodError
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _LOG_EVERY = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class PumpLimits:
-    """How a pump gathers, keeps and repeats; times in seconds.
+class QueueLimits:
+    """The limits of an export queue; times in seconds.
 
-    ``delay``: spans are gathered this long before they go out together. ``queue``: spans kept at the
-    most; past it the oldest go. ``batch``: spans per export. ``longest_pause``: between two tries at a
-    receiver that does not answer.
+    ``delay``: spans are collected for this long and sent together. ``queue``: the most spans that are kept; beyond it
+    the oldest are dropped. ``batch``: spans per export. ``longest_pause``: the longest pause between two tries.
     """
 
     delay: float = 0.2
@@ -40,7 +39,7 @@ class PumpLimits:
 
 @dataclass(frozen=True, slots=True)
 class ExportCounts:
-    """What became of spans: delivered, given up for want of room or time, still to be delivered."""
+    """Numbers of spans: delivered, dropped for lack of room or time, and waiting."""
 
     sent: int = 0
     dropped: int = 0
@@ -50,10 +49,10 @@ class ExportCounts:
         return ExportCounts(self.sent + other.sent, self.dropped + other.dropped, self.waiting + other.waiting)
 
 
-class Pump:
+class ExportQueue:
     """One destination: a bounded queue, and a daemon thread that exports from it."""
 
-    def __init__(self, name: str, exporter: SpanExporter, limits: PumpLimits) -> None:
+    def __init__(self, name: str, exporter: SpanExporter, limits: QueueLimits) -> None:
         self.name = name
         self._exporter = exporter
         self._limits = limits
@@ -71,22 +70,22 @@ class Pump:
 
     @property
     def counts(self) -> ExportCounts:
-        """What became of the spans so far."""
+        """The numbers of spans so far."""
         with self._changed:
             return ExportCounts(self._sent, self._dropped, len(self._queue) + len(self._in_flight))
 
     def offer(self, spans: Iterable[ReadableSpan]) -> None:
-        """Queue spans; returns at once. The oldest make room when there are too many."""
+        """Queue spans; returns at once. The oldest are dropped when there are too many."""
         with self._changed:
             was_empty = not self._queue
             self._queue.extend(spans)
             self._trim()
-            # The first span wakes the thread, and so does a full batch; what comes between just gathers.
+            # The first span and a full batch wake the thread; spans in between only collect.
             if was_empty or len(self._queue) >= self._batch:
                 self._changed.notify_all()
 
     def retire(self) -> list[ReadableSpan]:
-        """Stop without waiting and give back what was not known to be delivered."""
+        """Stop without waiting; returns the spans that may not have been delivered."""
         with self._changed:
             left = [*self._in_flight, *self._queue]
             self._queue.clear()
@@ -95,13 +94,13 @@ class Pump:
         return left
 
     def begin_stop(self) -> None:
-        """Let the thread deliver what it has, with one more try, and end."""
+        """Let the thread try once more to deliver its spans, and end."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
 
     def end_stop(self, deadline: float) -> None:
-        """Wait for the thread until ``deadline`` (``time.monotonic``), then cut its last export off."""
+        """Wait for the thread until ``deadline`` (``time.monotonic``), then abort its last export."""
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive():
             self._exporter.shutdown()
@@ -117,18 +116,17 @@ class Pump:
             self._dropped += 1
 
     def _run(self) -> None:
-        pause = self._limits.delay
+        backoff = Backoff(self._limits.delay, self._limits.longest_pause)
         while batch := self._next_batch():
             last_try = self._stopping
             fault, refused = self._export(batch)
             if self._settle(batch, fault, refused):
-                pause = self._limits.delay
+                backoff.reset()
                 continue
             if last_try:
                 break
             with self._changed:
-                self._changed.wait_for(lambda: self._stopping, timeout=pause)
-            pause = min(pause * 2, self._limits.longest_pause)
+                self._changed.wait_for(lambda: self._stopping, timeout=backoff.next())
         self._exporter.shutdown()
 
     def _next_batch(self) -> Sequence[ReadableSpan]:
@@ -143,7 +141,7 @@ class Pump:
             return self._in_flight
 
     def _export(self, batch: Sequence[ReadableSpan]) -> tuple[str, int]:
-        """Try once; what was wrong, empty when delivered, and how many spans the receiver will never take."""
+        """Try once; returns the fault (empty: delivered), and how many spans the receiver refuses for good."""
         try:
             result = self._exporter.export(batch)
         except RefusedForGoodError as refused:
@@ -154,10 +152,10 @@ class Pump:
         return "" if result is SpanExportResult.SUCCESS else "the exporter reports a failure", 0
 
     def _settle(self, batch: Sequence[ReadableSpan], fault: str, refused: int) -> bool:
-        """Book a try; a failed batch goes to the back of the queue, and the next ones are smaller.
+        """Record the result of a try; a failed batch goes to the back of the queue, and the next ones are smaller.
 
-        So a span that the receiver will never take, and does not say so, holds up the others only until it has been
-        told from them.
+        So a span that the receiver never accepts, without saying so, delays the others only until it is alone in a
+        batch.
         """
         with self._changed:
             self._in_flight = ()
@@ -168,7 +166,7 @@ class Pump:
                 return True
             self._batch = max(1, self._batch // 2)
             if not self._abandoned:
-                # At the back, but what is newer than it stays when there is too much.
+                # At the back; newer spans are kept when there are too many.
                 room = max(0, self._limits.queue - len(self._queue))
                 self._dropped += max(0, len(batch) - room)
                 self._queue.extend(batch[len(batch) - room :] if room < len(batch) else batch)
@@ -179,21 +177,21 @@ class Pump:
         now = time.monotonic()
         if now - self._logged_at >= _LOG_EVERY:
             self._logged_at = now
-            _log.log(level, "%s", text)
+            logger.log(level, "%s", text)
 
 
 class Destinations(SpanProcessor):
-    """Gives every finished span to all fixed pumps and to one pump per control server.
+    """Gives every finished span to all fixed queues and to one queue per control server.
 
-    While no control server is known, spans can wait here. When one goes, what it was not sent is given to
-    those that come; a span may so reach a store twice, which stores must expect anyway.
+    While no control server is known, spans can wait here. When one goes, the spans that it has not received go to the
+    next ones. So a span may reach a store twice, which stores must expect anyway.
     """
 
     def __init__(
         self,
-        fixed: Sequence[Pump],
+        fixed: Sequence[ExportQueue],
         open_exporter: Callable[[str], SpanExporter] | None,
-        limits: PumpLimits,
+        limits: QueueLimits,
         *,
         hold: bool,
     ) -> None:
@@ -206,7 +204,7 @@ class Destinations(SpanProcessor):
         self._limits = limits
         self._holds = hold and open_exporter is not None
         self._lock = threading.Lock()
-        self._pumps: dict[str, Pump] = {}
+        self._queues: dict[str, ExportQueue] = {}
         self._waiting: deque[ReadableSpan] = deque()
         self._retired = ExportCounts()
         self._closed = False
@@ -215,8 +213,8 @@ class Destinations(SpanProcessor):
     def counts(self) -> ExportCounts:
         """The sum over all destinations."""
         with self._lock:
-            pumps = (*self._fixed, *self._pumps.values())
-            return sum((pump.counts for pump in pumps), self._retired + ExportCounts(waiting=len(self._waiting)))
+            queues = (*self._fixed, *self._queues.values())
+            return sum((queue.counts for queue in queues), self._retired + ExportCounts(waiting=len(self._waiting)))
 
     def set_endpoints(self, endpoints: Iterable[str]) -> None:
         """Send to these control servers from now on; returns at once."""
@@ -226,16 +224,16 @@ class Destinations(SpanProcessor):
                 return
             left = list(self._waiting)
             self._waiting.clear()
-            for endpoint in [known for known in self._pumps if known not in wanted]:
-                pump = self._pumps.pop(endpoint)
-                left += pump.retire()
-                self._retired += ExportCounts(pump.counts.sent, pump.counts.dropped)
+            for endpoint in [known for known in self._queues if known not in wanted]:
+                queue = self._queues.pop(endpoint)
+                left += queue.retire()
+                self._retired += ExportCounts(queue.counts.sent, queue.counts.dropped)
             for endpoint in wanted:
-                if endpoint not in self._pumps:
+                if endpoint not in self._queues:
                     exporter = self._open_exporter(endpoint)
-                    self._pumps[endpoint] = Pump(endpoint, exporter, self._limits)
-                    self._pumps[endpoint].offer(left)
-            if not self._pumps:
+                    self._queues[endpoint] = ExportQueue(endpoint, exporter, self._limits)
+                    self._queues[endpoint].offer(left)
+            if not self._queues:
                 self._hold(left)
 
     def on_end(self, span: ReadableSpan) -> None:
@@ -243,9 +241,9 @@ class Destinations(SpanProcessor):
         with self._lock:
             if self._closed:
                 return
-            for pump in (*self._fixed, *self._pumps.values()):
-                pump.offer((span,))
-            if not self._pumps:
+            for queue in (*self._fixed, *self._queues.values()):
+                queue.offer((span,))
+            if not self._queues:
                 self._hold((span,))
 
     def close(self, timeout: float) -> None:
@@ -254,12 +252,12 @@ class Destinations(SpanProcessor):
             if self._closed:
                 return
             self._closed = True
-            pumps = (*self._fixed, *self._pumps.values())
+            queues = (*self._fixed, *self._queues.values())
         deadline = time.monotonic() + timeout
-        for pump in pumps:
-            pump.begin_stop()
-        for pump in pumps:
-            pump.end_stop(deadline)
+        for queue in queues:
+            queue.begin_stop()
+        for queue in queues:
+            queue.end_stop(deadline)
 
     def shutdown(self) -> None:
         """The SDK's name for :meth:`close`, with the usual bound."""

@@ -1,9 +1,8 @@
-"""Trace identity that needs no talk: the same facts give every process the same trace and root span id.
+"""Trace ids that need no communication: the same facts give every process the same trace id and root span id.
 
-A failover is seen by processes that may not reach each other. So its ids are hashes of what all of them
-know (pool, kind of change, whom or what it concerns), and its header is W3C Trace Context
-(``traceparent``), in which it also travels through etcd. Pure functions; who records which span is told
-by :mod:`understudy.telemetry.tracing.setup`.
+The processes that observe a failover may not reach each other. So its ids are hashes of facts that all of them know
+(pool, kind of change, and what it is about). They are written as a W3C Trace Context header (``traceparent``), also in
+etcd. Pure functions.
 """
 
 import hashlib

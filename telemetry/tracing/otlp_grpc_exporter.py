@@ -1,10 +1,9 @@
-"""OTLP over gRPC to one receiver, one bounded try at a time, and quiet.
+"""Exports spans by OTLP over gRPC to one receiver: one bounded try per call, without log messages.
 
-OpenTelemetry's exporter repeats failed calls by itself for as long as its timeout allows and logs each of
-them as a warning or error. Repeating is the pump's work here (:mod:`understudy.telemetry.tracing.export_queue`), and an
-unreachable receiver is an everyday matter for a sidecar. So every call gets one try, its log records are turned into
-the exception that tells the pump, and after a failure the connection is made anew, which finds a receiver
-that was restarted.
+OpenTelemetry's exporter repeats failed calls by itself for as long as its timeout allows and logs each failure as a
+warning or error. Here the export queue repeats (:mod:`understudy.telemetry.tracing.export_queue`), and an unreachable
+receiver is normal for a sidecar. So every call is one try, its log messages become the exception for the export queue,
+and after a failure a new connection is made, which finds a receiver that was restarted.
 """
 
 import logging
@@ -12,13 +11,16 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from grpc import ChannelCredentials, StatusCode
-from opentelemetry.exporter.otlp.proto.grpc import exporter as grpc_exporter
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+if TYPE_CHECKING:  # brings all of OpenTelemetry's metrics and logs along: imported in the thread that exports first
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+_EXPORTER_LOGGER = logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter")
 _TIMEOUT = 2.0
 _TIMEOUT_VARIABLES = ("OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT")
 # The exporter takes the codes to repeat at as a non-empty collection; no failure has the code OK.
@@ -26,11 +28,11 @@ _NEVER = (StatusCode.OK,)
 
 
 class NotDeliveredError(ConnectionError):
-    """An export that failed; the text is what OpenTelemetry's exporter says about it."""
+    """An export that failed; the text is that of OpenTelemetry's exporter."""
 
 
 class RefusedForGoodError(Exception):
-    """Spans that the receiver will never take, ``count`` of them; they must not be offered again."""
+    """The receiver refuses ``count`` spans for good; they must not be sent again."""
 
     def __init__(self, text: str, *, count: int) -> None:
         super().__init__(text)
@@ -84,7 +86,9 @@ class OtlpExporter(SpanExporter):
         if inner is not None:
             inner.shutdown()
 
-    def _open(self) -> OTLPSpanExporter:
+    def _open(self) -> "OTLPSpanExporter":
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
         timeout = None if any(os.environ.get(name) for name in _TIMEOUT_VARIABLES) else _TIMEOUT
         if self._endpoint is None:
             return OTLPSpanExporter(timeout=timeout, retryable_error_codes=_NEVER)
@@ -98,7 +102,7 @@ class OtlpExporter(SpanExporter):
 
 
 class _Listener(logging.Filter):
-    """Takes the log records that one thread causes, and leaves those of all other threads alone."""
+    """Collects the log records of one thread; those of other threads pass."""
 
     def __init__(self, heard: list[str]) -> None:
         super().__init__()
@@ -114,11 +118,11 @@ class _Listener(logging.Filter):
 
 @contextmanager
 def _listening() -> Iterator[list[str]]:
-    """Collect what OpenTelemetry's exporter logs in this thread meanwhile, instead of letting it through."""
+    """Collect what OpenTelemetry's exporter logs in this thread, instead of logging it."""
     heard: list[str] = []
     listener = _Listener(heard)
-    grpc_exporter.logger.addFilter(listener)
+    _EXPORTER_LOGGER.addFilter(listener)
     try:
         yield heard
     finally:
-        grpc_exporter.logger.removeFilter(listener)
+        _EXPORTER_LOGGER.removeFilter(listener)

@@ -1,9 +1,9 @@
 """OTLP over HTTP (``http/protobuf``) to the receiver that the ``OTEL_EXPORTER_OTLP_*`` variables name.
 
-As OpenTelemetry's "Protocol Exporter" page has the variables, with those for traces alone first. One bounded try at a
-time, like :mod:`understudy.telemetry.tracing.otlp_grpc_exporter`: repeating is the pump's work. What a receiver says it
-will never take (any 4xx but 408 and 429) is given up, as the OTLP page asks. On the standard library's HTTP client, so
-that it needs no other package.
+The variables are those of OpenTelemetry's "Protocol Exporter" page; variables for traces win. Each export is one
+bounded attempt, as in :mod:`understudy.telemetry.tracing.otlp_grpc_exporter`: the pump repeats failed ones. Spans that
+a receiver refuses for good (any 4xx but 408 and 429, or a partial success) are dropped and counted, as the OTLP page
+asks. OpenTelemetry's own exporter only tells success or failure, so it cannot be used for that.
 """
 
 import gzip

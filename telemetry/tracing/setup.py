@@ -1,9 +1,8 @@
-"""OpenTelemetry for one process: who it is, where its spans go, and how it adds to a failover's trace.
+"""OpenTelemetry for one process: its resource, the destinations of its spans, and how it records a failover.
 
-:func:`start_telemetry` builds everything and sets nothing global, so that an application in the same
-process keeps its own OpenTelemetry. The standard ``OTEL_*`` variables come first (docs/telemetry.md lists
-them); without them spans go to the control servers. Recording never waits, never raises, and is always
-sampled: failovers are rare and each one counts.
+:func:`start_telemetry` builds everything and sets nothing global, so that an application in the same process keeps its
+own OpenTelemetry. The standard ``OTEL_*`` variables have priority (docs/telemetry.md lists them); without them spans go
+to the control servers. Recording never waits and never raises. Every span is sampled, since failovers are rare.
 """
 
 import asyncio
@@ -14,7 +13,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from importlib import metadata
 
 from grpc import ChannelCredentials
 from opentelemetry.context import Context
@@ -34,8 +32,9 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from understudy import __version__
 from understudy.telemetry.tracing.clock import Clock
-from understudy.telemetry.tracing.export_queue import Destinations, ExportCounts, Pump, PumpLimits
+from understudy.telemetry.tracing.export_queue import Destinations, ExportCounts, ExportQueue, QueueLimits
 from understudy.telemetry.tracing.ids import TraceIds, TraceparentError
 from understudy.telemetry.tracing.names import (
     ERROR_TYPE,
@@ -49,7 +48,7 @@ from understudy.telemetry.tracing.names import (
 from understudy.telemetry.tracing.otlp_grpc_exporter import OtlpExporter
 from understudy.telemetry.tracing.otlp_http_exporter import OtlpHttpExporter, receiver_of
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _SHUTDOWN_BOUND = 2.0
 
 Attributes = Mapping[str, str | int | float | bool | Sequence[str]]
@@ -59,10 +58,10 @@ OnSpan = Callable[[str, TraceIds, float, Attributes], None]
 
 
 class FailoverTrace:
-    """One failover's trace, as this process adds to it. All methods are cheap, and safe in any thread."""
+    """Records the spans of this process in one failover's trace. All methods are cheap, and safe in any thread."""
 
     def __init__(self, telemetry: "Telemetry", ids: TraceIds | None) -> None:
-        """``ids`` None records nothing: a change whose record carries no usable traceparent."""
+        """``ids`` None records nothing, for a change whose record has no usable traceparent."""
         self._telemetry = telemetry
         self.ids = ids
 
@@ -85,10 +84,9 @@ class FailoverTrace:
         name: str = FAILOVER,
         links: Links = (),
     ) -> None:
-        """Record the root span, under the id that everybody's phases name as their parent.
+        """Record the root span, under the id that all phases name as their parent.
 
-        Exactly one process does this, when the failover is over: a trace without root counts as
-        ``unmeasured``.
+        Exactly one process does this, when the failover has ended. A trace without a root counts as ``unmeasured``.
         """
         if self.ids is not None:
             self._telemetry.record(name, self.ids, start_ns, end_ns, attributes, root=True, links=links)
@@ -104,7 +102,7 @@ class Telemetry:
         self._ids = PlannedIds()
         self._tracer: Tracer | None = None
         self.on_span: OnSpan = lambda *_: None
-        """Told of every span, recorded or not: its name, trace, seconds and attributes."""
+        """Called for every span, recorded or not, with its name, trace, seconds and attributes."""
         if enabled:
             provider = TracerProvider(
                 sampler=ALWAYS_ON,
@@ -128,7 +126,7 @@ class Telemetry:
 
     @property
     def counts(self) -> ExportCounts:
-        """What became of the spans recorded so far, summed over destinations."""
+        """How many spans were sent, dropped and are waiting, over all destinations."""
         return self._destinations.counts
 
     def now_ns(self) -> int:
@@ -140,7 +138,7 @@ class Telemetry:
         try:
             return FailoverTrace(self, TraceIds.from_traceparent(traceparent))
         except TraceparentError as wrong:
-            _log.debug("failover is not traced: %s", wrong)
+            logger.debug("the failover is not traced: %s", wrong)
             return FailoverTrace(self, None)
 
     def set_endpoint(self, endpoint: str) -> None:
@@ -148,10 +146,10 @@ class Telemetry:
         self.set_endpoints((endpoint,))
 
     def set_endpoints(self, endpoints: Iterable[str]) -> None:
-        """Send to these control servers from now on, to each of them everything.
+        """Send all spans to each of these control servers from now on.
 
-        So each can show a whole trace when another is gone. Returns at once. Without effect where the
-        ``OTEL_*`` variables name the destination. While the list is empty spans are kept, within bounds.
+        So each can show a whole trace when another one is gone. Returns at once. It has no effect if the ``OTEL_*``
+        variables name the destination. While the list is empty, a bounded number of spans is kept.
         """
         self._destinations.set_endpoints(endpoints)
 
@@ -166,7 +164,7 @@ class Telemetry:
         root: bool,
         links: Links = (),
     ) -> None:
-        """Record one finished span; for callers there is :class:`FailoverTrace`."""
+        """Record one finished span; callers use :class:`FailoverTrace`."""
         start = max(0, start_ns)
         requests = tuple(_requests(links))
         self.on_span(name, ids, max(0, end_ns - start) / 1e9, attributes or {})
@@ -175,7 +173,7 @@ class Telemetry:
         with self._ids.planned(ids if root else None):
             span = self._tracer.start_span(
                 name,
-                # Always an explicit context: whatever span is current in the caller is not our parent.
+                # Always an explicit context: a span that is current in the caller is not our parent.
                 context=Context() if root else _under(ids),
                 attributes={**(attributes or {}), **{which: text for text, which, _ in requests}},
                 links=[Link(context, {LINK: which}) for _, which, context in requests],
@@ -195,7 +193,7 @@ class Telemetry:
 
 
 class PlannedIds(IdGenerator):
-    """Random ids, except where a thread has announced which ids its next root span is to have."""
+    """Random ids, unless a thread has set the ids of its next root span."""
 
     def __init__(self) -> None:
         self._random = RandomIdGenerator()
@@ -203,7 +201,7 @@ class PlannedIds(IdGenerator):
 
     @contextmanager
     def planned(self, ids: TraceIds | None) -> Iterator[None]:
-        """Meanwhile, a span started in this thread gets these ids; None leaves them random."""
+        """In this block, a span that this thread starts gets these ids; None: random ones."""
         self._plan.ids = ids
         try:
             yield
@@ -240,20 +238,20 @@ def start_telemetry(
     servers; without it they are spoken to in plain text. ``direct`` is an exporter that gets all spans at once and
     always (a control server's own store), unless export is off.
 
-    A wrong variable costs a warning and its effect, never the start: a sidecar has more important work.
+    A wrong variable is logged and ignored; it never prevents the start.
     """
     limits = _limits()
     kinds = _exporter_kinds()
     fixed = []
     if "console" in kinds:
-        fixed.append(Pump("console", ConsoleSpanExporter(out=sys.stdout), limits))
+        fixed.append(ExportQueue("console", ConsoleSpanExporter(out=sys.stdout), limits))
     if direct is not None and kinds:
-        fixed.append(Pump("own store", direct, limits))
+        fixed.append(ExportQueue("own store", direct, limits))
     to_controls = "otlp" in kinds
     if to_controls and (receiver := _receiver()) is not None:
-        fixed.append(Pump("OTLP receiver", receiver, limits))
+        fixed.append(ExportQueue("OTLP receiver", receiver, limits))
         to_controls = False
-    # Who has a store of its own has its spans safe already.
+    # A process with a store of its own does not have to keep spans for others.
     to_control = partial(OtlpExporter, credentials=credentials) if to_controls else None
     destinations = Destinations(fixed, to_control, limits, hold=direct is None)
     if endpoint:
@@ -274,15 +272,12 @@ def resource_of(service: str, instance: str, attributes: Mapping[str, str]) -> R
 
 
 def service_version() -> str:
-    """The installed version of this project; ``0`` when it runs from a plain directory."""
-    try:
-        return metadata.version("understudy")
-    except metadata.PackageNotFoundError:
-        return "0"
+    """The version of this project."""
+    return __version__
 
 
 def _requests(links: Links) -> Iterator[tuple[str, str, SpanContext]]:
-    """The usable links: traceparent, which request it is, and the span that it names. Others are left out."""
+    """The usable links: traceparent, which request it is, and its span. Unusable ones are left out."""
     for text, which in links:
         try:
             ids = TraceIds.from_traceparent(text) if text else None
@@ -311,12 +306,12 @@ def _exporter_kinds() -> frozenset[str]:
     kinds = {kind.strip().lower() for kind in asked.split(",")}
     unknown = kinds - {"otlp", "console", "none"}
     if unknown:
-        _log.warning("OTEL_TRACES_EXPORTER: %s ignored; known are otlp, console, none", ", ".join(sorted(unknown)))
+        logger.warning("OTEL_TRACES_EXPORTER: %s ignored; known are otlp, console, none", ", ".join(sorted(unknown)))
     return frozenset(kinds & {"otlp", "console"}) or frozenset({"otlp"} if unknown else ())
 
 
 def _receiver() -> SpanExporter | None:
-    """The exporter to the OTLP receiver that the environment names; None if it names none that can be spoken to."""
+    """The exporter to the OTLP receiver that the environment names; None if it names no usable one."""
     receiver = _first_set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
     protocol = _first_set("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL") or "grpc"
     if not receiver:
@@ -326,7 +321,7 @@ def _receiver() -> SpanExporter | None:
     try:
         return OtlpHttpExporter(receiver_of(os.environ))
     except ValueError as wrong:
-        _log.warning("%s: spans go to the control servers instead of %s", wrong, receiver)
+        logger.warning("%s: spans go to the control servers instead of %s", wrong, receiver)
         return None
 
 
@@ -334,10 +329,10 @@ def _first_set(*names: str) -> str:
     return next((value for name in names if (value := os.environ.get(name, "").strip())), "")
 
 
-def _limits() -> PumpLimits:
-    """The pump's bounds, as far as the ``OTEL_BSP_*`` variables (milliseconds, counts) set them."""
-    usual = PumpLimits()
-    return PumpLimits(
+def _limits() -> QueueLimits:
+    """The limits of export queues, with those that the ``OTEL_BSP_*`` variables (milliseconds, counts) set."""
+    usual = QueueLimits()
+    return QueueLimits(
         delay=_positive("OTEL_BSP_SCHEDULE_DELAY", round(usual.delay * 1000)) / 1000,
         queue=_positive("OTEL_BSP_MAX_QUEUE_SIZE", usual.queue),
         batch=_positive("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", usual.batch),
@@ -350,5 +345,5 @@ def _positive(name: str, usual: int) -> int:
         return usual
     if text.isascii() and text.isdigit() and int(text) > 0:
         return int(text)
-    _log.warning("%s=%s ignored: not a positive number; using %d", name, text, usual)
+    logger.warning("%s=%s ignored: not a positive number; using %d", name, text, usual)
     return usual

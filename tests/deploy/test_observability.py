@@ -20,8 +20,6 @@ from understudy.deploy.kubernetes.webhook.server import WebhookMetrics
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.spec import PoolSpec
-from understudy.telemetry.slo.model import Targets
-from understudy.telemetry.slo.openslo import to_prometheus
 
 PROMETHEUS = shutil.which("prometheus")
 SHIPPED = ROOT / "deploy/observability"
@@ -55,12 +53,11 @@ class Asked:
 
 @asynccontextmanager
 async def scraping(directory: Path, targets: list[str]) -> AsyncIterator[Asked]:
-    """Prometheus with our rules, those of an export, and exemplars."""
+    """Prometheus with our rules and exemplars."""
     address = f"127.0.0.1:{free_port()}"
-    (directory / "exported.yaml").write_text(to_prometheus(Targets(), "watched"))
     config = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-        "rule_files": [str(SHIPPED / "rules.yaml"), str(directory / "exported.yaml")],
+        "rule_files": [str(SHIPPED / "rules.yaml")],
         "scrape_configs": [{"job_name": "understudy", "static_configs": [{"targets": targets}]}],
     }
     (directory / "prometheus.yaml").write_text(yaml.safe_dump(config))

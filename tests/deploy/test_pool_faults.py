@@ -17,15 +17,17 @@ from tests.harness.forkserver import forked
 from tests.harness.local_pools import settled
 from tests.harness.waiting import free_port, until
 from understudy.deploy.inspect.converged import actives
-from understudy.deploy.inspect.query import read_pool, read_trace
-from understudy.deploy.load.history_checker import Verdict, judge
+from understudy.deploy.inspect.query import read_pool
+from understudy.deploy.inspect.traces import read_trace
+from understudy.deploy.load.history_checker import HistoryReport, check_history
 from understudy.deploy.load.http_load import Load
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.proxy.ownership.handover import SLOTS_TOGETHER
 from understudy.proxy.ownership.handover_pacing import SPREAD
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.etcd.informer import Mirror, MirrorBatch
-from understudy.statesync.pool.keys import PoolKeys, prefix_range
+from understudy.statesync.etcd.informer import Informer, InformerBatch
+from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import MemberState, Owner, Phase, Table
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.state import PoolState
@@ -46,7 +48,7 @@ class Scene:
     pool: LocalPool
     load: Load
     etcd: EtcdClient
-    verdict: Verdict | None = None
+    result: HistoryReport | None = None
     earlier: frozenset[str] = frozenset()
     """The changes of active before the test did anything, as the members found together."""
 
@@ -159,21 +161,21 @@ async def under_load(
             yield scene
             await scene.progress()
             await load.stop()
-            scene.verdict = judge(load.history, await load.final_contents())
+            scene.result = check_history(load.history, await load.final_contents())
         finally:
             await load.close()
 
 
 def assert_nothing_lost(scene: Scene) -> None:
-    verdict = scene.verdict
-    assert verdict is not None
-    assert (verdict.lost_writes, verdict.duplicated_writes, verdict.stale_reads, verdict.unexplained_items) == (0,) * 4
+    result = scene.result
+    assert result is not None
+    assert (result.lost_writes, result.duplicated_writes, result.stale_reads, result.unexplained_items) == (0,) * 4
 
 
 def assert_nobody_noticed(scene: Scene) -> None:
     assert_nothing_lost(scene)
-    assert scene.verdict is not None
-    assert scene.verdict.failures == ()
+    assert scene.result is not None
+    assert scene.result.failures == ()
 
 
 async def test_nobody_notices_that_the_application_alone_is_killed(tmp_path: Path) -> None:
@@ -390,7 +392,7 @@ async def handovers_at_once(scene: Scene) -> AsyncIterator[dict[str, int]]:
     leaving: dict[str, set[str]] = defaultdict(set)
     most: dict[str, int] = {}
 
-    def look(batch: MirrorBatch) -> None:
+    def look(batch: InformerBatch) -> None:
         for event in batch.events:
             for slots in leaving.values():
                 slots.discard(event.kv.key)
@@ -399,7 +401,7 @@ async def handovers_at_once(scene: Scene) -> AsyncIterator[dict[str, int]]:
                 leaving[owner.active].add(event.kv.key)
                 most[owner.active] = max(most.get(owner.active, 0), len(leaving[owner.active]))
 
-    watching = asyncio.create_task(Mirror(scene.etcd, (prefix_range(keys.owners),), look).run())
+    watching = asyncio.create_task(Informer(scene.etcd, (prefix_range(keys.owners),), look).run())
     try:
         yield most
     finally:

@@ -18,7 +18,8 @@ from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.slots import slot_of
-from understudy.statesync.pool.spec import Objectives, load_spec
+from understudy.statesync.pool.spec import Objectives
+from understudy.statesync.pool.spec_reader import load_spec
 from understudy.statesync.pool.state import PoolState
 
 ROOT = Path(__file__).parents[2]
@@ -211,8 +212,8 @@ async def test_drills_bring_clients_of_their_own_and_judge_what_those_saw(tmp_pa
         front = scene.pool.layout.front.listen
         place = ("--etcd", ",".join(scene.pool.etcd_endpoints), "--pool", SPEC.pool, "--command", "true {name}")
         for given, why in (
-            (("--admin", front), "bring clients (--load N)"),
-            (("--load", "1", "--url", "192.0.2.1:80"), "run it beside the front"),
+            (("--admin", front), "use own clients (--load N)"),
+            (("--load", "1", "--url", "192.0.2.1:80"), "run the drill on the machine of the front"),
             (("--load", "1", "--url", "tcp://front"), "is not HOST:PORT with an IP address"),
         ):
             code, said = await understudy("drill", "kill", *given, *place)

@@ -19,11 +19,12 @@ from tests.harness.commands import ROOT, Commands, ask, commands, ready
 from tests.harness.etcd import EtcdServer
 from tests.harness.secrets import write_secret
 from tests.harness.waiting import free_port, stays, until
-from understudy.statesync.etcd.client import EtcdClient, TlsFiles
+from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.heartbeat.heartbeat import METHOD, Beat
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import MemberState
 from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.tls.pem_files import PemFiles
 from understudy.telemetry.tracing.ids import trace_seed
 from understudy.telemetry.tracing.setup import start_telemetry
 from understudy.xds.server import types, wire
@@ -60,7 +61,7 @@ class Secured:
 
     def shown(self, name: str) -> grpc.ChannelCredentials:
         at = self.certificates
-        return TlsFiles(at / "ca.pem", at / f"{name}.pem", at / f"{name}.key").credentials()
+        return PemFiles(at / f"{name}.pem", at / f"{name}.key", at / "ca.pem").channel_credentials()
 
     async def envoy(self, node: str, certificate: str) -> str:
         """Start a front Envoy; returns where it listens."""
@@ -162,8 +163,9 @@ async def test_a_member_cannot_beat_for_another_nor_an_envoy_for_a_member(world:
 
 
 async def test_spans_arrive_over_mtls(world: Secured):
-    files = TlsFiles(*(world.certificates / name for name in ("ca.pem", "cart-1.pem", "cart-1.key")))
-    telemetry = start_telemetry("understudy-sidecar", "cart-1", endpoint=world.grpc, credentials=files.credentials)
+    files = PemFiles(*(world.certificates / name for name in ("cart-1.pem", "cart-1.key", "ca.pem")))
+    credentials = files.channel_credentials
+    telemetry = start_telemetry("understudy-sidecar", "cart-1", endpoint=world.grpc, credentials=credentials)
     seed = trace_seed(world.pool, "takeover", "cart-9/boot")
     telemetry.failover(seed.traceparent).phase("claim", telemetry.now_ns() - 1000, telemetry.now_ns())
     try:

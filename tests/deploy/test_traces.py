@@ -11,7 +11,7 @@ import aiohttp
 from bench.drills import Clients, Drills
 from tests.harness.commands import ROOT
 from tests.harness.waiting import until
-from understudy.deploy.inspect.query import read_trace
+from understudy.deploy.inspect.traces import read_trace
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.spec import Objectives, PoolSpec

@@ -28,7 +28,7 @@ from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.local import processes as deploy_processes
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.pool.spec import parse_spec
+from understudy.statesync.pool.spec_reader import parse_spec
 
 PRIVATE = "UNDERSTUDY_TEST_PRIVATE_NETWORK"
 SPEC = "pool: lists\nslots: 24\nsession_ttl: 3600\ntakeover: {takeover}\n"

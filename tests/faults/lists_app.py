@@ -23,10 +23,10 @@ from understudy.deploy.examples.cart import (
     ATTEMPTS,
     SESSIONS,
     UNDERSTUDY_REQUEST,
-    Answer,
     Handler,
     Sessions,
     SidecarError,
+    SidecarResponse,
     ask_another_member,
 )
 
@@ -58,7 +58,7 @@ class Lists:
         given = request.headers.get("Idempotency-Key")
         self._given = hashlib.sha256(f"{given}/{request.method}".encode()).hexdigest() if given else None
 
-    async def call(self, method: str, body: object = None, *, action: str = "", **headers: str) -> Answer:
+    async def call(self, method: str, body: object = None, *, action: str = "", **headers: str) -> SidecarResponse:
         pace = self._request.app[PACE]
         await pace.perhaps_wait()
         named = {} if method == "GET" else {"Idempotency_Key": self._given}

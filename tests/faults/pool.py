@@ -32,13 +32,15 @@ from tests.harness.processes import bound_to
 from tests.harness.programs import Program
 from tests.harness.sockets import has_socket, inode_of_connection
 from tests.harness.waiting import free_port, until
-from understudy.deploy.inspect.converged import unsettled
+from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.inspect.query import read_pool
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.pool.keys import PoolKeys, prefix_range
+from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Lost, Owner, Table
 from understudy.statesync.pool.slots import slot_of
-from understudy.statesync.pool.spec import PoolSpec, parse_spec
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_reader import parse_spec
 
 DEBIAN_ETCD = Path("/usr/bin/etcd")
 
@@ -204,7 +206,7 @@ class FaultPool:
         if not await self.settled(client):
             return False
         state, _ = await read_pool(client, self.name)
-        return not unsettled(state, []) and {at.record.active for at in state.owners.values()} == set(self.names)
+        return not not_converged(state, []) and {at.record.active for at in state.owners.values()} == set(self.names)
 
     async def follow_owners(self) -> None:
         """Record every version of every owner record, until cancelled."""

@@ -11,9 +11,9 @@ from tests.harness.clock import LIBRARY, NO_LIBRARY
 from tests.harness.waiting import until
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.inspect.views import status_view
-from understudy.proxy.sessions.service import SWEEP_INTERVAL
+from understudy.proxy.sessions.session_sweep import SWEEP_INTERVAL
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.pool.keys import prefix_range
+from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.sessions.session import Session
 

@@ -1,4 +1,4 @@
-"""What a pool does when etcd is in trouble, and that it recovers without help: section 6 of the design, on real ones.
+"""What a pool does when a real etcd is in trouble, and that it recovers without help (docs/operations.md).
 
 Forgotten authentication tokens are in ``tests/proxy/test_security_etcd.py``.
 """
@@ -18,7 +18,7 @@ from tests.harness.waiting import free_port, until
 from understudy.statesync.etcd.client import NoSpace
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.slots import slot_of
-from understudy.statesync.pool.spec import parse_spec
+from understudy.statesync.pool.spec_reader import parse_spec
 
 DEFINITE_NO = ("not-committed", "no-owner")
 QUOTA = 8 << 20

@@ -19,7 +19,7 @@ from tests.faults.test_faults import NO_SAFE_ETCD
 from tests.harness.netns import unable
 from tests.harness.waiting import until
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.pool.keys import prefix_range
+from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.records import Member, MemberState, Table
 from understudy.statesync.pool.slots import slot_of
 

@@ -20,7 +20,7 @@ from tests.harness.clock import LIBRARY, NO_LIBRARY
 from tests.harness.commands import ask
 from tests.harness.envoy import running_envoy
 from tests.harness.waiting import free_port, until
-from understudy.deploy.inspect.query import read_trace
+from understudy.deploy.inspect.traces import read_trace
 from understudy.proxy.front.bootstrap import bootstrap
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.records import Intent, Member, Phase, Table

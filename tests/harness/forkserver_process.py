@@ -19,7 +19,15 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = ("deploy", "proxy", "statesync", "telemetry", "xds")
-_LOADED = ("encodings.idna", "envoy", "grpc.experimental", "http.server", "pydantic.type_adapter", "rich.live")
+_LOADED = (
+    "encodings.idna",
+    "envoy",
+    "grpc.experimental",
+    "http.server",
+    "opentelemetry.exporter.otlp.proto.grpc.trace_exporter",
+    "pydantic.type_adapter",
+    "rich.live",
+)
 # Programs of the tests: what they import stays.
 _PROGRAMS = (
     "tests.deploy.counting_app",

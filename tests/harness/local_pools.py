@@ -2,7 +2,7 @@
 
 from tests.harness.waiting import until
 from understudy.deploy.common.layout import Layout
-from understudy.deploy.inspect.converged import unsettled
+from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.inspect.query import read_pool
 from understudy.statesync.etcd.client import EtcdClient
 
@@ -13,6 +13,6 @@ async def settled(pool: Layout, etcd: EtcdClient) -> None:
 
     async def at_rest() -> bool:
         state, _ = await read_pool(etcd, pool.pool)
-        return not unsettled(state, names)
+        return not not_converged(state, names)
 
     await until(at_rest, 60, "every slot is served, in fair shares")

@@ -18,10 +18,12 @@ from tests.harness.etcd import EtcdServer
 from tests.harness.forkserver import forked
 from tests.harness.waiting import free_port, until
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.pool.keys import PoolKeys, prefix_range
+from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Lost, Member, Owner, Table
 from understudy.statesync.pool.slots import slot_of
-from understudy.statesync.pool.spec import PoolSpec, parse_spec
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_reader import parse_spec
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,9 +16,18 @@ from typing import NamedTuple
 from tests.model.explorer import Explored, search
 from tests.model.world import Violation
 from understudy.statesync.sessions.request_log import Settled
-from understudy.statesync.sessions.session import Method, Refused, Repeated, Session, Stored, Terms, Write, decide_write
+from understudy.statesync.sessions.session import (
+    Method,
+    Refused,
+    Repeated,
+    Session,
+    Stored,
+    Write,
+    WriteContext,
+    decide_write,
+)
 
-TERMS = Terms(epoch=1, now_ms=0, session_bytes=1000, default_ttl=1000)
+TERMS = WriteContext(epoch=1, now_ms=0, session_bytes=1000, default_ttl=1000)
 YOUNG, AGEING, OLD = range(3)
 WRITES = {
     "delete": Write(Method.DELETE),

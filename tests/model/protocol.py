@@ -14,11 +14,11 @@ from understudy.statesync.pool import ownership
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Owner, Phase, Table
 from understudy.statesync.pool.state import At
-from understudy.statesync.sessions.session import Method, Repeated, Session, Stored, Terms, decide_write
+from understudy.statesync.sessions.session import Method, Repeated, Session, Stored, WriteContext, decide_write
 from understudy.statesync.sessions.session import Write as SessionWrite
 
 KEYS = PoolKeys("model")
-TERMS = Terms(epoch=1, now_ms=0, session_bytes=1000, default_ttl=1000)
+TERMS = WriteContext(epoch=1, now_ms=0, session_bytes=1000, default_ttl=1000)
 
 
 def _owner(record: Record) -> Owner:

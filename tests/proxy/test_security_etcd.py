@@ -17,9 +17,10 @@ from tests.harness.commands import ROOT, commands, ready
 from tests.harness.etcd import EtcdServer, etcd_binary, running_etcd
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import free_port, until
-from understudy.statesync.etcd.client import EtcdClient, Rejected, TlsFiles
-from understudy.statesync.etcd.informer import Mirror
+from understudy.statesync.etcd.client import EtcdClient, Rejected
+from understudy.statesync.etcd.informer import Informer
 from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.tls.pem_files import PemFiles
 
 BOOK = re.search(r"```sh\n(.*?)```", (ROOT / "docs/security.md").read_text(), re.DOTALL)
 PASSWORD = "open-sesame"
@@ -156,7 +157,7 @@ async def test_a_watcher_survives_that_anybody_may_compact(guarded: EtcdServer, 
         guarded.client(**known) as writer,
         guarded.client(**hostile) as stranger,
     ):
-        mirror = Mirror(client, keys.without_sessions, seen.append)
+        mirror = Informer(client, keys.without_sessions, seen.append)
         watching = asyncio.create_task(mirror.run())
         await asyncio.wait_for(mirror.synced.wait(), 20)
         cable.reset()
@@ -176,7 +177,7 @@ async def test_a_sidecar_reaches_etcd_over_tls_by_its_flags(pool_name: str, tmp_
     authority = Authority(tmp_path / "authority")
     server, client = authority.issue("server", "IP:127.0.0.1"), authority.issue("client", "DNS:client")
     (tmp_path / "authority" / "server-key.pem").write_bytes(server.key.read_bytes())
-    files = TlsFiles(authority.ca, client.cert, client.key)
+    files = PemFiles(client.cert, client.key, authority.ca)
     flags = ["--etcd-ca", client.ca, "--etcd-cert", client.cert, "--etcd-key", client.key, "--drain-seconds", 0]
     async with running_etcd(tls=tmp_path / "authority") as etcd, sidecar_pool(etcd, pool_name, tls=files) as pool:
         pool.logs = tmp_path

@@ -13,7 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 
 from understudy.telemetry.otlp.spans import StoredSpan
 from understudy.telemetry.receiver.otlp_grpc import add_otlp_receiver
-from understudy.telemetry.receiver.otlp_service import Bounds, Intake
+from understudy.telemetry.receiver.otlp_service import Bounds, OtlpService
 from understudy.telemetry.store.store import SpanStore
 
 MS = 1_000_000
@@ -69,7 +69,7 @@ def otlp_request(*spans: Span) -> ExportTraceServiceRequest:
 async def receiving(store: SpanStore, port: int = 0, **bounds) -> AsyncIterator[str]:
     """A gRPC server with the receiver on ``port`` (0: any); gives its ``host:port``."""
     server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
-    add_otlp_receiver(server, Intake(store, time.monotonic, Bounds(**bounds)))
+    add_otlp_receiver(server, OtlpService(store, time.monotonic, Bounds(**bounds)))
     bound = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     try:

@@ -1,8 +1,7 @@
 """The control server's HTTP interface for people and tools: what it knows, as JSON. It changes nothing.
 
-Served on a port of its own, away from xDS. ``/healthz`` says that the process runs, ``/readyz`` that it can
-serve Envoys. Errors are ``application/problem+json`` (RFC 9457). What the values mean is documented at the
-builders below.
+It has a port of its own, apart from xDS. ``/healthz`` says that the process runs, ``/readyz`` that it can serve Envoys.
+Errors are ``application/problem+json`` (RFC 9457). The functions below that build the answers say what the values mean.
 """
 
 import asyncio
@@ -14,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from understudy.statesync.heartbeat.heartbeat import LOAD_WINDOW
+from understudy.statesync.heartbeat.adaptive_timeout import LOAD_WINDOW
 from understudy.statesync.parsing.strict_json import whole_number
 from understudy.statesync.pool.records import MemberState
 from understudy.statesync.pool.state import PoolState
@@ -26,12 +25,13 @@ from understudy.xds.control.controller import Controller
 from understudy.xds.control.election import Leadership
 from understudy.xds.control.front_view import fronts_view
 from understudy.xds.control.last_read import heartbeats_view, records_text
-from understudy.xds.membership.cluster_state import World, orders_for_envoy
-from understudy.xds.membership.failure_detector import LivenessBook, Pulse
+from understudy.xds.membership.cluster_state import ClusterState, orders_for_envoy
+from understudy.xds.membership.failure_detector import FailureDetector
+from understudy.xds.membership.member_health import MemberHealth
 from understudy.xds.server.cache import ResourceCache
 
 MOST_LISTED = 1000
-LOAD_NOTICED_MS = 20
+LOAD_SHOWN_MS = 20
 TRACES_PER_PAGE = 100
 RECORDS_PER_PAGE = 2_000
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -99,16 +99,16 @@ class Admin:
         controller = self._controller
         if not controller.mirror.synced.is_set():
             return f"etcd has not been read yet: {controller.mirror.trouble or 'no answer so far'}"
-        if controller.observer.spec is None:
-            return controller.observer.spec_fault
+        if controller.state_builder.spec is None:
+            return controller.state_builder.spec_fault
         if controller.publisher.publications:
             return ""
         return controller.publisher.fault or "the first configuration is being made"
 
     async def _status(self, _request: web.Request) -> web.Response:
         controller, leadership = self._controller, self._leadership
-        observer, mirror = controller.observer, controller.mirror
-        world = observer.world()
+        state_builder, mirror = controller.state_builder, controller.mirror
+        cluster = state_builder.current()
         return _json(
             {
                 "control": self._name,
@@ -116,37 +116,37 @@ class Admin:
                 "ready": not self._unready(),
                 "reason": self._unready(),
                 "leader": {
-                    "name": observer.state.leader.record if observer.state.leader else None,
+                    "name": state_builder.state.leader.record if state_builder.state.leader else None,
                     "is_me": leadership.is_leader,
                     "term": leadership.term,
                 },
                 "etcd": {
-                    "revision": observer.revision,
+                    "revision": state_builder.revision,
                     "synced": mirror.synced.is_set(),
                     "silent_seconds": round(mirror.silent_for, 1),
                     "resets": mirror.resets,
                     "trouble": mirror.trouble or leadership.trouble or controller.leader.trouble,
                 },
                 "spec": {
-                    "slots": world.spec.slots if world else None,
-                    "mode": world.spec.mode if world else None,
-                    "fault": observer.spec_fault,
+                    "slots": cluster.spec.slots if cluster else None,
+                    "mode": cluster.spec.mode if cluster else None,
+                    "fault": state_builder.spec_fault,
                 },
-                "faults": observer.state.faults,
-                "slots": _slots(world) if world else None,
-                "generation": world.table.generation if world and world.table else None,
+                "faults": state_builder.state.faults,
+                "slots": _slots(cluster) if cluster else None,
+                "generation": cluster.table.generation if cluster and cluster.table else None,
                 "brakes": [
-                    {"why": brake.why, "seconds": round(max(brake.until - self._now(), 0) / 1e9, 1)}
-                    for brake in (controller.leader.calm.brakes() if leadership.is_leader else [])
+                    {"why": hold.why, "seconds": round(max(hold.until - self._now(), 0) / 1e9, 1)}
+                    for hold in (controller.leader.damping.holds() if leadership.is_leader else [])
                 ],
                 "xds": {"publications": controller.publisher.publications, "fault": controller.publisher.fault},
-                "members": members_view(world, controller.book, self._now()) if world else [],
+                "members": members_view(cluster, controller.detector, self._now()) if cluster else [],
                 "missing": [
                     {"member": member, "cause": cause, "seconds": round(seconds)}
                     for member, (cause, seconds) in controller.missing.items()
                 ],
-                "heartbeats": heartbeats_view(controller.book, self._now()),
-                "controls": {name: dataclasses.asdict(at.record) for name, at in observer.state.controls.items()},
+                "heartbeats": heartbeats_view(controller.detector, self._now()),
+                "controls": {name: dataclasses.asdict(at.record) for name, at in state_builder.state.controls.items()},
             }
         )
 
@@ -154,35 +154,35 @@ class Admin:
         return _json(self._cache.status())
 
     async def _front_envoys(self, _request: web.Request) -> web.Response:
-        return _json(fronts_view(self._controller.observer.world(), self._fronts, time.time()))
+        return _json(fronts_view(self._controller.state_builder.current(), self._fronts, time.time()))
 
     async def _metrics(self, request: web.Request) -> web.Response:
         body, content_type = self._exposition(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _table(self, _request: web.Request) -> web.Response:
-        world = self._controller.observer.world()
-        if world is None or world.table is None:
+        cluster = self._controller.state_builder.current()
+        if cluster is None or cluster.table is None:
             return _problem(404, "no-table", "no slot table", "the pool has no slot table yet")
-        return _json(table_view(world))
+        return _json(table_view(cluster))
 
     async def _records(self, _request: web.Request) -> web.Response:
         """The pool's records as this server last read them, and for how long etcd has been silent since."""
-        observer, mirror = self._controller.observer, self._controller.mirror
+        state_builder, mirror = self._controller.state_builder, self._controller.mirror
         if not mirror.synced.is_set():
             return _problem(503, "not-ready", "not ready", self._unready())
         head = {
             "control": self._name,
             "pool": self._pool,
-            "revision": observer.revision,
+            "revision": state_builder.revision,
             "silent_seconds": round(mirror.silent_for, 1),
-            "faults": dict(observer.state.faults),
+            "faults": dict(state_builder.state.faults),
         }
-        text = await asyncio.to_thread(records_text, head, observer.state.stored())
+        text = await asyncio.to_thread(records_text, head, state_builder.state.stored())
         return web.Response(text=text, content_type="application/json")
 
     async def _failovers(self, _request: web.Request) -> web.Response:
-        return _json({"failovers": failovers_view(self._controller.observer.state)})
+        return _json({"failovers": failovers_view(self._controller.state_builder.state)})
 
     async def _traces(self, request: web.Request) -> web.Response:
         limit = whole_number(request.query.get("limit", "50"), MOST_LISTED)
@@ -209,7 +209,7 @@ class Admin:
         return await _json_of_many({"next": following}, spans=spans)
 
     async def _requests(self, request: web.Request) -> web.Response:
-        """What front Envoys told of ``[since, until]`` (ns since 1970): failed and repeated requests, and counts.
+        """What front Envoys reported for ``[since, until]`` (ns since 1970): failed and repeated requests, and counts.
 
         The first :data:`RECORDS_PER_PAGE` of each. ``next`` is the ``since`` of the next page, which repeats the last
         moment of this one; None when there is none.
@@ -245,56 +245,56 @@ def _window(request: web.Request) -> tuple[int, int] | None:
     return since, until
 
 
-def members_view(world: World, book: LivenessBook, now: int) -> list[dict[str, Any]]:
-    """Every known member: its record, its state as seen here, what it holds, its last sign of life in ms ago.
+def members_view(cluster: ClusterState, detector: FailureDetector, now: int) -> list[dict[str, Any]]:
+    """Every known member: its record, its state as seen here, the slots it holds, and its last sign of life.
 
-    ``patience_ms`` is how long it may be silent; ``under_load`` says why that is more than usual, if it is.
+    ``patience_ms`` is how long it may be silent. ``under_load`` says why that is longer than usual, if it is.
     """
-    orders = orders_for_envoy(world)
+    orders = orders_for_envoy(cluster)
     found = []
-    for name, member in sorted(world.members.items()):
-        pulse = book.pulses.get((name, member.boot))
+    for name, member in sorted(cluster.members.items()):
+        health = detector.members.get((name, member.boot))
         found.append(
             {
                 **dataclasses.asdict(member),
-                "state": world.state(name),
-                "registered": world.registered.get(name) == member.boot,
-                "owns": len(world.owned_by(name, member.boot)),
+                "state": cluster.state(name),
+                "registered": cluster.registered.get(name) == member.boot,
+                "owns": len(cluster.owned_by(name, member.boot)),
                 "active": sum(1 for order in orders if order[:1] == (name,)),
                 "standby": sum(1 for order in orders if order[1:2] == (name,)),
-                "standing": pulse.standing if pulse else None,
-                "heard_ms_ago": round((now - pulse.last_sign) / 1e6, 1) if pulse and pulse.last_sign else None,
-                "applied": pulse.applied if pulse else None,
-                "patience_ms": round(book.patience(pulse) / 1e6) if pulse else None,
-                "under_load": _load(pulse),
-                "reason": (pulse.cause or pulse.reason if pulse else "") or member.reason,
+                "standing": health.liveness if health else None,
+                "heard_ms_ago": round((now - health.last_sign) / 1e6, 1) if health and health.last_sign else None,
+                "applied": health.applied if health else None,
+                "patience_ms": round(detector.silence_timeout(health) / 1e6) if health else None,
+                "under_load": _load(health),
+                "reason": (health.explanation if health else "") or member.reason,
             }
         )
     return found
 
 
-def _load(pulse: Pulse | None) -> str:
-    """Why a member is given more time than usual; '' if it is not, or not noticeably."""
-    late = round(pulse.stall / 1e6) if pulse else 0
-    return f"its event loop was {late} ms late within the last {LOAD_WINDOW:g} s" if late >= LOAD_NOTICED_MS else ""
+def _load(health: MemberHealth | None) -> str:
+    """Why a member has more time than usual; '' if it has not, or only a little more."""
+    late = round(health.stall / 1e6) if health else 0
+    return f"its event loop was {late} ms late within the last {LOAD_WINDOW:g} s" if late >= LOAD_SHOWN_MS else ""
 
 
-def _slots(world: World) -> dict[str, int]:
-    """How many slots there are, have a living owner, and are on their way to another one."""
-    served = sum(1 for slot in range(world.spec.slots) if world.serving_owner(slot) is not None)
-    moving = len(world.pending_moves(world.table.orders)) if world.table else 0
-    return {"total": world.spec.slots, "served": served, "moving": moving}
+def _slots(cluster: ClusterState) -> dict[str, int]:
+    """Number of slots, of those with a living owner, and of those that are moving to another owner."""
+    served = sum(1 for slot in range(cluster.spec.slots) if cluster.serving_owner(slot) is not None)
+    moving = len(cluster.pending_moves(cluster.table.orders)) if cluster.table else 0
+    return {"total": cluster.spec.slots, "served": served, "moving": moving}
 
 
-def table_view(world: World) -> dict[str, Any]:
+def table_view(cluster: ClusterState) -> dict[str, Any]:
     """The table in force and, per slot, who owns it and in which order Envoy tries the members."""
-    table = world.table
+    table = cluster.table
     if table is None:
         return {}
-    effective = orders_for_envoy(world)
+    effective = orders_for_envoy(cluster)
     slots = []
     for slot, order in enumerate(table.orders):
-        owner = world.owners.get(slot)
+        owner = cluster.owners.get(slot)
         slots.append(
             {
                 "slot": slot,
@@ -316,7 +316,7 @@ def table_view(world: World) -> dict[str, Any]:
 
 
 def failovers_view(state: PoolState) -> list[dict[str, Any]]:
-    """Changes of active, newest first; what several members took over in one of them is one entry."""
+    """Changes of active, newest first. Several members that take over in one change make one entry."""
     return [
         {
             "trace": trace,
@@ -333,7 +333,7 @@ def failovers_view(state: PoolState) -> list[dict[str, Any]]:
 
 @web.middleware
 async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every error as a problem document; none shows a stack trace."""
+    """Make every error a problem document, without a stack trace."""
     try:
         return await handler(request)
     except web.HTTPException as error:
@@ -352,9 +352,9 @@ def _json(value: Any) -> web.Response:  # noqa: ANN401 - whatever the builders a
 
 
 async def _json_of_many(head: dict[str, Any], **records: Sequence[Any]) -> web.Response:
-    """A page of many records (dataclasses with slots), written in a thread: Envoys and members do not wait for it.
+    """A page of many records (dataclasses with slots), encoded in a thread so that Envoys and members need not wait.
 
-    Record by record, since the whole at once would keep the interpreter to itself for as long as it takes.
+    It is encoded record by record: ``json.dumps`` of the whole would not let other threads run until it is done.
     """
 
     def text() -> str:

@@ -1,50 +1,62 @@
-"""One pool's controller: wires what is seen to what is published and decided.
+"""One pool's controller: connects what is seen to what is published and decided.
 
-Every replica publishes to Envoy; the one that leads also writes the table. Both look at the same
-:class:`World`, which changes when etcd's mirror brings a batch, when a standing changes in the book of life,
-or when leadership changes. This module only connects: seeing is in :mod:`understudy.xds.membership.state_builder`,
-publishing in :mod:`understudy.xds.publishing.publisher`, leading in :mod:`understudy.xds.control.leader`, measuring in
-:mod:`understudy.xds.tracing.failover_tracer`.
+Every replica publishes to Envoy. The one that leads also writes the table. Both work on the same
+:class:`~understudy.xds.membership.cluster_state.ClusterState`. It changes in two ways:
+
+* etcd's mirror brings a batch of records (:meth:`Controller._on_batch`);
+* the failure detector finds a change of a member, above all its death (:meth:`Controller._on_member_change`).
+
+Each of the two wakes the services that act on it. The state is built in
+:mod:`understudy.xds.membership.state_builder`, published in :mod:`understudy.xds.publishing.publisher`, decided on in
+:mod:`understudy.xds.control.leader` and traced in :mod:`understudy.xds.tracing.failover_tracer`.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.etcd.informer import Mirror, MirrorBatch
+from understudy.statesync.etcd.informer import Informer, InformerBatch
+from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
-from understudy.statesync.pool.keys import KeyRange, PoolKeys, prefix_range
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.telemetry.tracing.setup import Telemetry
 from understudy.xds.control.election import Leadership
 from understudy.xds.control.leader import Leader
-from understudy.xds.membership.failure_detector import SECOND, LivenessBook, Rules
-from understudy.xds.membership.heartbeat_server import Heartbeat
-from understudy.xds.membership.missing_members import Missing
-from understudy.xds.membership.state_builder import Observer
-from understudy.xds.planning.plan import FirstTable
-from understudy.xds.publishing.publisher import MERGE_SECONDS, Publisher, nothing_more
+from understudy.xds.control.services import Service
+from understudy.xds.membership.failure_detector import FailureDetector
+from understudy.xds.membership.heartbeat_server import HeartbeatServer
+from understudy.xds.membership.member_health import SECOND, DetectorTimeouts, MemberChange
+from understudy.xds.membership.missing_members import MissingMembers
+from understudy.xds.membership.state_builder import StateBuilder
+from understudy.xds.planning.plan import FirstTableTimer
+from understudy.xds.publishing.publisher import MERGE_SECONDS, Publisher, ignore_spec
 from understudy.xds.server.cache import ResourceCache
-from understudy.xds.tracing.failover_timing import Course, Delivery
-from understudy.xds.tracing.failover_tracer import Courses
+from understudy.xds.tracing.failover_timing import Delivery, OwnershipChange
+from understudy.xds.tracing.failover_tracer import FailoverTracer
 from understudy.xds.tracing.post_failover import watch
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
     """Times of the controller, in seconds.
 
-    ``first_table``: the longest wait for further members before a pool's first table; ``first_quiet``: or so long
-    after the last change of any member. ``merge``: between publications of anything but health. ``settle``: how long
-    changes of owner that nothing else explains must rest before the table follows them.
+    Attributes:
+        first_table: the longest wait for further members before a pool's first table.
+        first_quiet: or the wait after the last change of any member.
+        merge: between two publications of anything but health.
+        settle: how long changes of owner that nothing else explains must rest before the table follows them.
+        detection: times of the failure detector, in ns; the spec sets some of them.
     """
 
     first_table: float = 1.0
     first_quiet: float = 0.3
     merge: float = MERGE_SECONDS
     settle: float = 2.0
-    rules: Rules = field(default_factory=Rules)
+    detection: DetectorTimeouts = field(default_factory=DetectorTimeouts)
 
 
 class Controller:
@@ -69,40 +81,51 @@ class Controller:
         cache: ResourceCache,
         telemetry: Telemetry,
         timing: Timing,
-        on_spec: Callable[[PoolSpec], Awaitable[None]] = nothing_more,
+        on_spec: Callable[[PoolSpec], Awaitable[None]] = ignore_spec,
     ) -> None:
-        self.book = LivenessBook(timing.rules)
-        self.heartbeat = Heartbeat(keys.pool, self.book, now_ns=telemetry.now_ns, on_change=self._changed)
-        self.observer = Observer(keys, self.book)
         self._client = client
         self._telemetry = telemetry
+        self._cache = cache
         self._ranges = watched_ranges(keys)
-        self._missing = Missing()
-        self.mirror = Mirror(client, self._ranges, self._on_batch)
+        self._missing = MissingMembers()
+        self.detector = FailureDetector(timing.detection, on_change=self._on_member_change)
+        self.state_builder = StateBuilder(keys, self.detector)
+        self.mirror = Informer(client, self._ranges, self._on_batch)
         self.publisher = Publisher(
-            cache, self.observer.world, on_publish=self._on_publish, on_spec=on_spec, merge=timing.merge
+            cache, self.state_builder.current, on_publish=self._on_publish, on_spec=on_spec, merge=timing.merge
         )
-        self.courses = Courses(
+        self.heartbeat = HeartbeatServer(keys.pool, self.detector, now_ns=telemetry.now_ns, on_claim=self._on_claim)
+        self.tracer = FailoverTracer(
             telemetry,
             cache,
             self.publisher,
-            self.observer.world,
-            self._watch_aftermath,
-            told=self.heartbeat.told,
+            self.state_builder.current,
+            self._watch_after,
+            reports=self.heartbeat.claim_reports,
             leads=lambda: leadership.is_leader,
         )
         self.leader = Leader(
             client,
             keys,
             leadership=leadership,
-            observer=self.observer,
-            courses=self.courses,
+            state_builder=self.state_builder,
+            on_table=self.tracer.on_table,
             now_ns=telemetry.now_ns,
-            first=FirstTable(most=int(timing.first_table * 1e9), quiet=int(timing.first_quiet * 1e9)),
-            reached_since=lambda: telemetry.clock.at_ns(self.mirror.well_since),
+            first_table=FirstTableTimer(longest=int(timing.first_table * 1e9), quiet=int(timing.first_quiet * 1e9)),
+            etcd_well_since=lambda: telemetry.clock.at_ns(self.mirror.well_since),
             settle=timing.settle,
         )
-        self._cache = cache
+
+    @property
+    def services(self) -> Mapping[str, Service]:
+        """What has to run, by name."""
+        return {
+            "etcd mirror": self.mirror.run,
+            "heartbeats": self.heartbeat.run,
+            "publisher": self.publisher.run,
+            "leader": self.leader.run,
+            "failover tracer": self.tracer.run,
+        }
 
     @property
     def missing(self) -> dict[str, tuple[str, float]]:
@@ -113,15 +136,15 @@ class Controller:
         """This server began or ceased to lead."""
         self.leader.wake()
 
-    def delivered(self, delivery: Delivery) -> None:
-        """An Envoy acknowledged an answer."""
-        self.courses.delivered(delivery)
+    def on_delivery(self, delivery: Delivery) -> None:
+        """An Envoy acknowledged a response."""
+        self.tracer.on_delivery(delivery)
 
     async def confirm_fresh(self) -> None:
         """Return when the cache is as new as etcd was at the call; raises ``EtcdError`` when etcd does not answer.
 
-        Asked before an Envoy that comes from another replica gets other versions than it has, so that a replica that
-        is behind rolls nobody back.
+        Called before an Envoy that comes from another replica gets other versions than it has. So a replica that is
+        behind gives no Envoy an older configuration.
         """
         newest = 0
         for key_range in self._ranges:
@@ -130,56 +153,66 @@ class Controller:
         await self.mirror.caught_up(newest)
         await self.publisher.settled()
 
-    async def run(self) -> None:
-        """Control the pool until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            for part in (self.mirror, self.heartbeat, self.publisher, self.leader, self.courses):
-                tasks.create_task(part.run(), name=type(part).__name__)
-
     def no_pool(self) -> bool:
         """Whether etcd was read, and holds no spec of the pool."""
-        state = self.observer.state
+        state = self.state_builder.state
         return self.mirror.synced.is_set() and state.spec is None and state.keys.spec not in state.faults
 
-    async def _watch_aftermath(self, course: Course) -> None:
-        observer = self.observer
+    async def _watch_after(self, change: OwnershipChange) -> None:
         await watch(
-            course,
+            change,
             self._telemetry,
-            observer.world,
-            lambda: self.book.pulses,
-            lambda: observer.table_revision,
-            self.heartbeat.told,
+            self.state_builder.current,
+            lambda: self.detector.members,
+            lambda: self.state_builder.table_revision,
+            self.heartbeat.claim_reports,
         )
 
-    def _on_batch(self, batch: MirrorBatch) -> None:
-        self.observer.apply(batch)
-        self.book.rules = self._rules()
-        self.heartbeat.record(self.observer.members, self.observer.owning)
-        table = self.observer.state.table
-        boots = {member.member: member.boot for member in self.observer.members}
-        self._missing.look(table.record.lost if table else {}, boots, self._telemetry.now_ns() / SECOND)
-        self._changed()
+    def _on_member_change(self, change: MemberChange) -> None:
+        """The failure detector found a death, a return or another state of a member."""
+        if change.death is not None:
+            logger.warning(
+                "member %s (boot %s) is lost: %s", change.after.member, change.after.boot, change.death.cause
+            )
+        self.state_builder.members_changed()
+        self._wake_services()
 
-    def _rules(self) -> Rules:
-        """How long members may be silent, by the spec in force."""
-        if self.observer.spec is None:
-            return self.book.rules
-        said = self.observer.spec.liveness
-        silence = round(said.missed_beats * BEAT_INTERVAL * SECOND)
-        times = (said.unanswered_ms, said.application_ms, said.load_cap_ms)
-        unanswered, running, load_cap = (ms * SECOND // 1000 for ms in times)
-        return replace(self.book.rules, silence=silence, unanswered=unanswered, running=running, load_cap=load_cap)
+    def _on_claim(self) -> None:
+        """A member reported something new about a claim."""
+        self.tracer.wake()
 
-    def _changed(self) -> None:
+    def _on_batch(self, batch: InformerBatch) -> None:
+        """Etcd's mirror brings changed records."""
+        self.state_builder.apply(batch)
+        self.detector.timeouts = self._timeouts()
+        self.heartbeat.update_records(self.state_builder.members, self.state_builder.owning)
+        table = self.state_builder.state.table
+        boots = {member.member: member.boot for member in self.state_builder.members}
+        self._missing.update(table.record.lost if table else {}, boots, self._telemetry.now_ns() / SECOND)
+        self.tracer.on_owners()
+        self._wake_services()
+
+    def _wake_services(self) -> None:
         self.publisher.wake()
         self.leader.wake()
-        self.courses.wake()
+        self.tracer.wake()
+
+    def _timeouts(self) -> DetectorTimeouts:
+        """How long members may be silent, by the spec in force."""
+        if self.state_builder.spec is None:
+            return self.detector.timeouts
+        liveness = self.state_builder.spec.liveness
+        silence = round(liveness.missed_beats * BEAT_INTERVAL * SECOND)
+        times = (liveness.unanswered_ms, liveness.application_ms, liveness.load_cap_ms)
+        unanswered, running, load_cap = (ms * SECOND // 1000 for ms in times)
+        return replace(
+            self.detector.timeouts, silence=silence, unanswered=unanswered, running=running, load_cap=load_cap
+        )
 
     def _on_publish(self) -> None:
         if self.publisher.publications:
             self._cache.ready()
-        self.courses.wake()
+        self.tracer.wake()
 
 
 def watched_ranges(keys: PoolKeys) -> tuple[KeyRange, ...]:

@@ -1,10 +1,9 @@
-"""One control server of a pool leads: it alone writes the slot table.
+"""The election: one control server of a pool leads, and it alone writes the slot table.
 
-The `leader` key is created by a transaction that demands its absence, on the process's one lease, which also
-carries the server's address record. The key's create revision is the term's fence: every write of the leader
-compares it, so a deposed leader that does not know it yet changes nothing. Being leader is therefore only a
-hint about who should try; the timing here decides how soon a successor steps in, never whether two can
-write. What the leader does with its term is left to the controller.
+The `leader` key is created by a transaction that demands its absence, on the process's one lease. The same lease
+carries the server's address record. The key's create revision fences the term: every write of the leader compares it,
+so a leader that was deposed and does not know it yet changes nothing. Whether this server leads is therefore only a
+hint about who should try. The times here decide how soon a successor takes over, never whether two can write.
 """
 
 import asyncio
@@ -13,25 +12,26 @@ import logging
 from collections.abc import Callable
 
 from understudy.statesync.etcd.client import CreateRevision, EtcdClient, EtcdError, Get, Lease, ModRevision, Put
-from understudy.statesync.pool.keys import KeyRange, PoolKeys
+from understudy.statesync.etcd.key_range import KeyRange
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import ControlServer
+from understudy.telemetry.timing.backoff import Backoff
 
 logger = logging.getLogger(__name__)
 
 LEASE_SECONDS = 5
 RETRY_FIRST = 0.1
-RETRY_MOST = 1.0
+RETRY_LONGEST = 1.0
 
 
 class Leadership:
-    """A control server's standing in the election, and its registration.
+    """A control server's part in the election, and its registration.
 
     Args:
         client: the etcd client.
         keys: key names of the pool.
-        record: name and addresses of this server; the name is what stands in the `leader` key. Names must be
-            unique.
-        ttl: seconds after which a silent server's lease goes, and with it its leadership.
+        record: name and addresses of this server; the `leader` key holds the name. Names must be unique.
+        ttl: seconds after which a silent server loses its lease, and with it its leadership.
 
     ``on_change`` is called on the event loop whenever :attr:`is_leader` changes.
     """
@@ -54,11 +54,12 @@ class Leadership:
         self._resigned = asyncio.Event()
         self._recheck = asyncio.Event()
         self.registered = asyncio.Event()
+        self.ended = asyncio.Event()
         self.trouble = ""
 
     @property
     def is_leader(self) -> bool:
-        """Whether this server believes that it leads; see :attr:`fence` for what makes it safe to act on."""
+        """Whether this server believes that it leads. :attr:`fence` makes it safe to act on that."""
         return self._term != 0
 
     @property
@@ -73,46 +74,54 @@ class Leadership:
             raise RuntimeError(f"control server {self._record.name!r} does not lead pool {self._keys.pool!r}")
         return CreateRevision(self._keys.leader, self._term)
 
-    def doubt(self) -> None:
-        """Look at the `leader` key again now: a fenced write was refused."""
+    def check_again(self) -> None:
+        """Read the `leader` key again now: a fenced write was refused."""
         self._recheck.set()
 
     async def run(self) -> None:
-        """Register, stand and lead, over and over, until :meth:`resign`; survives every etcd error."""
-        pause = RETRY_FIRST
-        while not self._resigned.is_set():
-            try:
-                async with self._client.lease(self._ttl) as lease:
-                    self._leases.add(lease.id)
-                    await self._serve_lease(lease)
-                    pause = RETRY_FIRST
-            except EtcdError as error:
-                self.trouble = str(error)
-                logger.warning("election of pool %s: %s; trying again in %.1f s", self._keys.pool, error, pause)
-                self._set_term(0)
-                await self._pause(pause)
-                pause = min(pause * 2, RETRY_MOST)
-            finally:
-                self._set_term(0)
-                self.registered.clear()
+        """Register, stand for election and lead, again and again, until :meth:`resign`; survives every etcd error."""
+        backoff = Backoff(RETRY_FIRST, RETRY_LONGEST)
+        self.ended.clear()
+        try:
+            while not self._resigned.is_set():
+                await self._hold_one_lease(backoff)
+        finally:
+            self.ended.set()
+
+    async def _hold_one_lease(self, backoff: Backoff) -> None:
+        """Serve one lease to its end; after an error, wait."""
+        try:
+            async with self._client.lease(self._ttl) as lease:
+                self._leases.add(lease.id)
+                await self._hold_lease(lease)
+                backoff.reset()
+        except EtcdError as error:
+            self.trouble = str(error)
+            pause = backoff.next()
+            logger.warning("election of pool %s: %s; trying again in %.1f s", self._keys.pool, error, pause)
+            self._set_term(0)
+            await self._pause(pause)
+        finally:
+            self._set_term(0)
+            self.registered.clear()
 
     def resign(self) -> None:
-        """Give all up: :meth:`run` revokes the lease, which removes both keys at once, and returns."""
+        """Stop leading: :meth:`run` revokes the lease, which removes both keys at once, and returns."""
         self._resigned.set()
 
-    async def _serve_lease(self, lease: Lease) -> None:
+    async def _hold_lease(self, lease: Lease) -> None:
         await self._client.put(self._keys.control(self._record.name), self._record.encode(), lease=lease.id)
         self.registered.set()
         while not (lease.lost.is_set() or self._resigned.is_set()):
             self._recheck.clear()
             seen = await self._stand(lease)
             self.trouble = ""
-            await self._until_leader_key_moves(lease, seen)
-        # Before the lease is revoked, which takes a while when etcd is away.
+            await self._wait_for_change(lease, seen)
+        # Before the lease is revoked: that takes long while etcd is away.
         self._set_term(0)
 
     async def _stand(self, lease: Lease) -> int:
-        """Try for the `leader` key once; returns the etcd revision from which on it must be watched."""
+        """Try to get the `leader` key once; returns the etcd revision from which to watch it."""
         key = self._keys.leader
         mine = Put(key, self._record.name.encode(), lease.id)
         result = await self._client.txn([CreateRevision(key, 0)], [mine], [Get(key)])
@@ -123,8 +132,7 @@ class Leadership:
         if seen.lease == lease.id:
             self._set_term(seen.create_revision)
         elif seen.lease in self._leases:
-            # Our own former lease still holds the key: carry the term over instead of waiting for the lease
-            # to go.
+            # Our own former lease still holds the key: keep the term instead of waiting until the lease ends.
             same = await self._client.txn([ModRevision(key, seen.mod_revision)], [mine])
             self._set_term(seen.create_revision if same.succeeded else 0)
             if same.succeeded:
@@ -133,8 +141,8 @@ class Leadership:
             self._set_term(0)
         return result.revision
 
-    async def _until_leader_key_moves(self, lease: Lease, revision: int) -> None:
-        """Wait for a reason to stand again: the key changed, the lease went, a doubt, or a TTL of silence."""
+    async def _wait_for_change(self, lease: Lease, revision: int) -> None:
+        """Wait until the key changes, the lease ends, a check is asked for, or the TTL has passed."""
         reasons = [
             asyncio.create_task(self._watch(revision)),
             asyncio.create_task(lease.lost.wait()),

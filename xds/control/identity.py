@@ -1,60 +1,49 @@
-"""Who may say what over mTLS: a client's certificate must be that of the node or member it claims to be.
+"""Which client may speak for which node or member over mTLS: its certificate must be for that name.
 
-Also makes the server's credentials, which take up renewed certificate files without a restart. How certificates come
-to be, and who signs them, is left to the operator (docs/security.md).
+Also makes the server's credentials, which use renewed certificate files without a restart. Who issues and signs the
+certificates is left to the operator (docs/security.md).
 """
 
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 
-from understudy.statesync.tls.identity import DOMAIN, MEMBER, Trust
+from understudy.statesync.tls.identity import MEMBER, Trust
+from understudy.statesync.tls.pem_files import PemFiles
 from understudy.statesync.tls.secret_files import read_secret
 from understudy.xds.server.wire import Node
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _SAN = "x509_subject_alternative_name"
 
 AuthContext = Mapping[str, Iterable[bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class ServerTls:
-    """PEM files: the server's certificate chain and key, and the CA that signs the clients' certificates.
+def server_credentials(files: PemFiles) -> grpc.ServerCredentials:
+    """Credentials that demand a client certificate and read the files again at each handshake.
 
-    ``domain`` is the trust domain of the clients' SPIFFE ids.
+    Raises ``OSError`` when a file cannot be read now, or others can read the key. Files that cannot be read later
+    leave the last good ones in use.
     """
+    last_good = _read(files)
 
-    cert: Path
-    key: Path
-    ca: Path
-    domain: str = DOMAIN
+    def fetch() -> grpc.ServerCertificateConfiguration:
+        nonlocal last_good
+        try:
+            last_good = _read(files)
+        except OSError as fault:
+            logger.warning("the certificate files cannot be read, and the old certificates stay in use: %s", fault)
+        return last_good
 
-    def credentials(self) -> grpc.ServerCredentials:
-        """Credentials that demand a client certificate and read the files again at each handshake.
+    return grpc.dynamic_ssl_server_credentials(last_good, fetch, require_client_authentication=True)
 
-        Raises ``OSError`` when a file cannot be read now, or others can read the key. Files that cannot be read later
-        leave the last good ones in use.
-        """
-        last_good = self._read()
 
-        def fetch() -> grpc.ServerCertificateConfiguration:
-            nonlocal last_good
-            try:
-                last_good = self._read()
-            except OSError as fault:
-                log.warning("the certificates in use stay, since the files cannot be read: %s", fault)
-            return last_good
-
-        return grpc.dynamic_ssl_server_credentials(last_good, fetch, require_client_authentication=True)
-
-    def _read(self) -> grpc.ServerCertificateConfiguration:
-        pair = (read_secret(self.key), self.cert.read_bytes())
-        return grpc.ssl_server_certificate_configuration([pair], self.ca.read_bytes())
+def _read(files: PemFiles) -> grpc.ServerCertificateConfiguration:
+    cert, key = files.pair
+    return grpc.ssl_server_certificate_configuration([(read_secret(key), cert.read_bytes())], files.ca.read_bytes())
 
 
 NODE = "node"
@@ -62,12 +51,12 @@ NODE = "node"
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """Who may say what, of the clients whose SPIFFE ids are those of ``trust`` (see ``identity``)."""
+    """Decides for which names clients may speak, by SPIFFE ids of ``trust`` (``understudy.statesync.tls.identity``)."""
 
     trust: Trust
 
     def refuse_node(self, node: Node, auth_context: AuthContext) -> str | None:
-        """Why the owner of a certificate must not speak for ``node``, or None when it may.
+        """Why a client with this certificate must not speak for ``node``, or None if it may.
 
         For ``AdsServer(identify=...)``.
         """
@@ -80,7 +69,7 @@ class Clients:
 
 def _refuse(trust: Trust, kind: str, name: str, auth_context: AuthContext) -> str | None:
     if not name:
-        return f"over mTLS a {kind} must say its name, so that it can be compared with the certificate"
+        return f"over mTLS a {kind} must give its name, so that it can be compared with the certificate"
     names = [one.decode(errors="replace") for one in auth_context.get(_SAN, ())]
     if not names:
         return "the client shows no certificate with a subject alternative name"

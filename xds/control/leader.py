@@ -1,9 +1,9 @@
-"""The leader's work: write the slot table when it should be another one, and follow what comes of it.
+"""The leader's work: write the slot table when another one is due, and have its results traced.
 
-Every write is one transaction that compares the `leader` key of this term and the table it replaces, so a
-deposed leader, or one that decided on old facts, changes nothing and looks again. An unknown outcome is read
-back. What the table should be is decided in :mod:`understudy.xds.planning.plan`; how long things took is put into spans
-by :mod:`understudy.xds.tracing.failover_tracer`.
+Every write is one transaction. It compares the `leader` key of this term and the table that it replaces. So a leader
+that was deposed, or that decided on old facts, changes nothing and decides again. After an unknown outcome the table is
+read back. The content of the table is decided in :mod:`understudy.xds.planning.plan`, and
+:mod:`understudy.xds.tracing.failover_tracer` records how long the changes took.
 """
 
 import asyncio
@@ -17,15 +17,16 @@ from understudy.statesync.etcd.client import CreateRevision, EtcdClient, EtcdErr
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Owner
 from understudy.xds.control.election import Leadership
-from understudy.xds.membership.cluster_state import World
-from understudy.xds.membership.state_builder import Observer
-from understudy.xds.planning.flap_damping import Calm
-from understudy.xds.planning.plan import Causes, FirstTable, Plan, causes_in, next_plan
-from understudy.xds.tracing.failover_tracer import Courses
+from understudy.xds.membership.cluster_state import ClusterState
+from understudy.xds.membership.state_builder import StateBuilder
+from understudy.xds.planning.flap_damping import FlapDamping
+from understudy.xds.planning.plan import DecisionInputs, FirstTableTimer, TablePlan, decision_inputs, next_plan
 
 logger = logging.getLogger(__name__)
 
-RETRY_SECONDS = 0.2
+RETRY_INTERVAL = 0.2
+TableWritten = Callable[[ClusterState, TablePlan, int], None]
+"""Called with the pool before the table, the plan that was written, and the time (ns)."""
 
 
 class Leader:
@@ -35,12 +36,12 @@ class Leader:
         client: the etcd client.
         keys: key names of the pool.
         leadership: whether this server leads, and the fence of its term.
-        observer: what it sees.
-        courses: is told of every table written.
+        state_builder: the pool as this server sees it.
+        on_table: called with every table written.
         now_ns: the process's clock.
-        first: how long the first table of a pool waits for members.
-        reached_since: since when etcd has answered this server without an outage, by its clock in ns.
-        settle: seconds that changes of owner alone must have rested before the table follows them.
+        first_table: how long the first table of a pool waits for members.
+        etcd_well_since: since when etcd has answered this server without an outage, by its clock in ns.
+        settle: seconds without further changes of owner before the table follows changes that nothing else explains.
     """
 
     def __init__(
@@ -49,74 +50,74 @@ class Leader:
         keys: PoolKeys,
         *,
         leadership: Leadership,
-        observer: Observer,
-        courses: Courses,
+        state_builder: StateBuilder,
+        on_table: TableWritten,
         now_ns: Callable[[], int],
-        first: FirstTable,
-        reached_since: Callable[[], int],
+        first_table: FirstTableTimer,
+        etcd_well_since: Callable[[], int],
         settle: float,
     ) -> None:
         self._client = client
         self._keys = keys
         self._leadership = leadership
-        self._observer = observer
-        self._courses = courses
+        self._state_builder = state_builder
+        self._on_table = on_table
         self._now = now_ns
-        self._first = first
-        self._reached_since = reached_since
+        self._first_table = first_table
+        self._etcd_well_since = etcd_well_since
         self._settle = settle
-        self._causes: Causes | None = None
+        self._inputs: DecisionInputs | None = None
         self._owners: Mapping[int, Owner] = {}
         self._seen_owners: Mapping[int, Owner] = {}
         self._owners_changed = 0
-        self._awake = asyncio.Event()
+        self._wake = asyncio.Event()
         self._written = 0
         self._leads = False
-        self.calm = Calm()
+        self.damping = FlapDamping()
         self.trouble = ""
 
     def wake(self) -> None:
-        """The world, or the leadership, may have changed."""
-        self._awake.set()
+        """The pool, or the leadership, may have changed."""
+        self._wake.set()
 
     async def run(self) -> None:
-        """Lead until cancelled, whenever this server is the leader."""
+        """Write tables until cancelled, whenever this server leads."""
         pause: float | None = None
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._awake.wait(), pause)
-            self._awake.clear()
+                await asyncio.wait_for(self._wake.wait(), pause)
+            self._wake.clear()
             try:
                 pause = await self._step()
                 self.trouble = ""
             except EtcdError as error:
                 self.trouble = str(error)
                 logger.warning("slot table of pool %s not written: %s", self._keys.pool, error)
-                pause = RETRY_SECONDS
+                pause = RETRY_INTERVAL
 
     async def _step(self) -> float | None:
-        """Write a table if one is due; returns after how many seconds to look again without being woken."""
-        world = self._observer.world()
-        if world is None or not self._leadership.is_leader:
-            self._causes, self._leads = None, False
+        """Write a table if one is due; returns the seconds until the next step is due without a wake-up."""
+        cluster = self._state_builder.current()
+        if cluster is None or not self._leadership.is_leader:
+            self._inputs, self._leads = None, False
             return None
-        if self._observer.revision < self._written:
+        if self._state_builder.revision < self._written:
             return None
-        wait = self._first_wait(world) if world.table is None else self._settle_wait(world)
+        wait = self._first_wait(cluster) if cluster.table is None else self._settle_wait(cluster)
         if wait is None or wait > 0:
             return wait
-        if not await self._decide(world):
-            self._leadership.doubt()
-            return RETRY_SECONDS
-        self._causes, self._owners = causes_in(world), world.owners
-        waits = (self.calm.look_again(self._now()), self._observer.look_again())
+        if not await self._decide(cluster):
+            self._leadership.check_again()
+            return RETRY_INTERVAL
+        self._inputs, self._owners = decision_inputs(cluster), cluster.owners
+        waits = (self.damping.seconds_until_release(self._now()), self._state_builder.seconds_until_site_returns())
         return min((wait for wait in waits if wait is not None), default=None)
 
-    async def _decide(self, world: World) -> bool:
-        """Bring the table into line with a world; False if it could not be written as things stand now."""
-        # The facts are frozen, so a large pool's decision need not hold up heartbeats.
-        read_at = self._observer.table_fence
-        plan = await asyncio.to_thread(self._tempered_plan, world)
+    async def _decide(self, cluster: ClusterState) -> bool:
+        """Write the table that the pool needs; False if it could not be written."""
+        # The state is frozen. A thread can decide on it, so that a large pool's decision does not delay heartbeats.
+        read_at = self._state_builder.table_fence
+        plan = await asyncio.to_thread(self._damped_plan, cluster)
         if plan is None:
             return True
         if not self._leadership.is_leader:
@@ -131,49 +132,49 @@ class Leader:
             plan.table.generation,
             revision,
             len(plan.moves),
-            ", ".join(sorted(plan.table.lost)) or "nobody",
+            ", ".join(sorted(plan.table.lost)) or "none",
         )
-        self._courses.begin(world, plan, self._now())
+        self._on_table(cluster, plan, self._now())
         return True
 
-    def _tempered_plan(self, world: World) -> Plan | None:
-        """The plan that is left when what would flap is held back."""
+    def _damped_plan(self, cluster: ClusterState) -> TablePlan | None:
+        """The next table without the moves that flap damping holds back."""
         now, at = self._now(), time.time()
         if not self._leads:
-            self._leads, self.calm = True, replace(self.calm, began=now)
-        self.calm = self.calm.found_etcd(self._reached_since())
-        world = self.calm.reached(world, now)
-        calm = self.calm.look(world, now)
-        steadied = calm.steadied(world)
-        plan = next_plan(steadied, at, calm.held(world))
-        if plan is not None and calm.frozen is None:
-            calm = calm.ask(world, plan.table.orders, now)
-            if calm.frozen is not None:
-                logger.error("planned moves are frozen: %s", calm.frozen.why)
-                plan = next_plan(steadied, at, calm.held(world))
-        self.calm = calm
+            self._leads, self.damping = True, replace(self.damping, began=now)
+        self.damping = self.damping.etcd_reached_since(self._etcd_well_since())
+        cluster = self.damping.with_cut_off_kept(cluster, now)
+        damping = self.damping.observe(cluster, now)
+        considered = damping.with_members_held(cluster)
+        plan = next_plan(considered, at, damping.held_slots(cluster))
+        if plan is not None and damping.frozen is None:
+            damping = damping.with_plan(cluster, plan.table.orders, now)
+            if damping.frozen is not None:
+                logger.error("planned moves are frozen: %s", damping.frozen.why)
+                plan = next_plan(considered, at, damping.held_slots(cluster))
+        self.damping = damping
         return plan
 
-    def _first_wait(self, world: World) -> float | None:
-        """Seconds until the first table of the pool is due; None while nobody could have a slot."""
+    def _first_wait(self, cluster: ClusterState) -> float | None:
+        """Seconds until the first table of the pool is due; None while no member may have a slot."""
         now = self._now()
-        self._first = self._first.look(world, now)
-        due = self._first.due()
+        self._first_table = self._first_table.observe(cluster, now)
+        due = self._first_table.due()
         return None if due is None else max(0, due - now) / 1e9
 
-    def _settle_wait(self, world: World) -> float:
-        """Seconds until changes of owner may be weighed; 0 if there is another cause, or nothing to weigh."""
-        if self._causes != causes_in(world):
+    def _settle_wait(self, cluster: ClusterState) -> float:
+        """Seconds until a decision may follow changes of owner; 0 if there is another cause, or no change."""
+        if self._inputs != decision_inputs(cluster):
             return 0
         now = self._now()
-        if world.owners != self._seen_owners:
-            self._seen_owners, self._owners_changed = world.owners, now
-        if world.owners == self._owners:
+        if cluster.owners != self._seen_owners:
+            self._seen_owners, self._owners_changed = cluster.owners, now
+        if cluster.owners == self._owners:
             return 0
         return max(0, self._owners_changed - now + int(self._settle * 1e9)) / 1e9
 
-    async def _write(self, plan: Plan, read_at: int) -> int:
-        """Write a table in place of the one written at ``read_at`` (0: none); the revision, or 0 if that failed."""
+    async def _write(self, plan: TablePlan, read_at: int) -> int:
+        """Replace the table written at ``read_at`` (0: there is none); returns the revision, or 0 if that failed."""
         key, value = self._keys.table, plan.table.encode()
         guard = ModRevision(key, read_at) if read_at else CreateRevision(key, 0)
         try:

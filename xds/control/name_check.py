@@ -1,4 +1,4 @@
-"""Before a control server starts: whether another one of its name runs, since both would share one record in etcd."""
+"""Checks, before a control server starts, that no other one has its name: they would share one record in etcd."""
 
 import aiohttp
 
@@ -7,13 +7,14 @@ from understudy.statesync.parsing.stored import read_object
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import ControlServer
 
-PATIENCE = aiohttp.ClientTimeout(total=1.5)
+STATUS_TIMEOUT = aiohttp.ClientTimeout(total=1.5)
 
 
 async def holder_of_name(client: EtcdClient, keys: PoolKeys, record: ControlServer) -> str:
-    """Who else runs as ``record.name`` and answers, in words; '' if nobody does. Raises ``EtcdError``.
+    """The addresses of another server that runs as ``record.name`` and answers, as text; '' if there is none.
 
-    A server with the addresses of ``record`` cannot be another living one: they are this process's own by now.
+    Raises ``EtcdError``. A server with the addresses of ``record`` cannot be another living one: this process listens
+    there.
     """
     found = await client.get(keys.control(record.name))
     try:
@@ -24,7 +25,7 @@ async def holder_of_name(client: EtcdClient, keys: PoolKeys, record: ControlServ
         return ""
     try:
         async with (
-            aiohttp.ClientSession(timeout=PATIENCE) as http,
+            aiohttp.ClientSession(timeout=STATUS_TIMEOUT) as http,
             http.get(f"http://{holder.http}/v1/status") as answer,
         ):
             said = read_object(await answer.read())

@@ -1,6 +1,6 @@
-"""What a control server tells Prometheus about its pool: slots, members, and what front Envoys told it.
+"""The Prometheus metrics of a control server about its pool: slots, members, and what front Envoys report.
 
-Read when Prometheus asks. Members and Envoys are never labels; ``understudy status`` names them.
+Computed when Prometheus asks. Members and Envoys are never labels; ``understudy status`` names them.
 """
 
 import time
@@ -13,12 +13,12 @@ from prometheus_client.registry import Collector
 from understudy.statesync.pool.records import MemberState
 from understudy.telemetry.receiver.front_tally import FrontTally, Kind
 from understudy.xds.control.front_view import cut_off_pairs
-from understudy.xds.membership.cluster_state import World
+from understudy.xds.membership.cluster_state import ClusterState
 
 _COUNTERS = {
     Kind.REQUESTS: (
         "understudy_front_requests",
-        "Requests that front Envoys answered, as they told this control server.",
+        "Requests that front Envoys answered, as they reported to this control server.",
     ),
     Kind.KEYLESS: ("understudy_front_requests_without_key", "Of these, requests without a session key."),
     Kind.TIMEOUTS: (
@@ -41,51 +41,51 @@ class PoolMetrics(Collector):
 
     Args:
         registry: where it registers itself.
-        world: the pool now; None while it cannot be seen.
+        current: the pool now; None while it is not known.
         missing: members that were lost and have not come back: why, and for how long.
-        fronts: what front Envoys told.
+        fronts: what front Envoys reported.
     """
 
     def __init__(
         self,
         registry: CollectorRegistry,
-        world: Callable[[], World | None],
+        current: Callable[[], ClusterState | None],
         missing: Callable[[], Mapping[str, tuple[str, float]]],
         fronts: FrontTally,
     ) -> None:
-        self._world = world
+        self._current = current
         self._missing = missing
         self._fronts = fronts
         registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
         """Everything as it is now."""
-        world = self._world()
-        if world is not None:
-            yield self._slots(world)
-            yield self._members(world)
+        cluster = self._current()
+        if cluster is not None:
+            yield self._slots(cluster)
+            yield self._members(cluster)
         for kind, (name, text) in _COUNTERS.items():
             yield CounterMetricFamily(name, text, self._fronts.totals[kind])
-        cut = len(cut_off_pairs(world, self._fronts, time.time())) if world is not None else 0
-        told = "Pairs of a front Envoy and a member that is well, between which health checks fail on the network."
-        yield GaugeMetricFamily("understudy_front_unreachable", told, cut)
+        cut = len(cut_off_pairs(cluster, self._fronts, time.time())) if cluster is not None else 0
+        text = "Pairs of a front Envoy and a member that is well, between which health checks fail on the network."
+        yield GaugeMetricFamily("understudy_front_unreachable", text, cut)
 
-    def _slots(self, world: World) -> Metric:
+    def _slots(self, cluster: ClusterState) -> Metric:
         family = GaugeMetricFamily(
             "understudy_pool_slots", "Slots of the pool, and those that have an active that lives.", labels=["kind"]
         )
-        family.add_metric(["total"], world.spec.slots)
-        served = sum(1 for slot in range(world.spec.slots) if world.serving_owner(slot) is not None)
+        family.add_metric(["total"], cluster.spec.slots)
+        served = sum(1 for slot in range(cluster.spec.slots) if cluster.serving_owner(slot) is not None)
         family.add_metric(["served"], served)
         return family
 
-    def _members(self, world: World) -> Metric:
+    def _members(self, cluster: ClusterState) -> Metric:
         family = GaugeMetricFamily(
             "understudy_pool_members",
             "Members by state; LOST for an hour at the most, if nobody starts them again.",
             labels=["state"],
         )
-        states = {member: world.state(member) for member in world.members}
+        states = {member: cluster.state(member) for member in cluster.members}
         states |= dict.fromkeys(self._missing(), MemberState.LOST)
         for state in MemberState:
             family.add_metric([str(state)], sum(1 for one in states.values() if one is state))

@@ -9,35 +9,35 @@ reported.
 
 from datetime import timedelta
 
-from envoy_data_plane.envoy.config.accesslog.v3 import (
+from understudy.telemetry.tracing import names
+from understudy.xds.envoy.messages import (
     AccessLog,
     AccessLogFilter,
+    Any,
+    AnyValue,
     ComparisonFilter,
     ComparisonFilterOp,
-    HeaderFilter,
-    OrFilter,
-    ResponseFlagFilter,
-    StatusCodeFilter,
-)
-from envoy_data_plane.envoy.config.core.v3 import (
+    FractionalPercent,
     GrpcService,
     GrpcServiceEnvoyGrpc,
+    HeaderFilter,
+    HeaderMatcher,
+    HttpConnectionManagerTracing,
+    Int64Range,
+    KeyValue,
+    KeyValueList,
+    OpenTelemetryAccessLogConfig,
+    OpenTelemetryConfig,
+    OrFilter,
+    ParentBasedSamplerConfig,
+    Percent,
+    ResponseFlagFilter,
     RuntimeUInt32,
+    StatusCodeFilter,
+    TraceIdRatioBasedSamplerConfig,
+    TracingHttp,
     TypedExtensionConfig,
 )
-from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher
-from envoy_data_plane.envoy.config.trace.v3 import OpenTelemetryConfig, TracingHttp
-from envoy_data_plane.envoy.extensions.access_loggers.open_telemetry.v3 import OpenTelemetryAccessLogConfig
-from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManagerTracing
-from envoy_data_plane.envoy.extensions.tracers.opentelemetry.samplers.v3 import (
-    ParentBasedSamplerConfig,
-    TraceIdRatioBasedSamplerConfig,
-)
-from envoy_data_plane.envoy.type.v3 import FractionalPercent, Int64Range, Percent
-from envoy_data_plane.google.protobuf import Any
-from envoy_data_plane.opentelemetry.proto.common.v1 import AnyValue, KeyValue, KeyValueList
-
-from understudy.telemetry.tracing import names
 
 _RECEIVER_PATIENCE = timedelta(seconds=2)
 _FLUSH = timedelta(milliseconds=200)

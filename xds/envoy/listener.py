@@ -8,35 +8,36 @@ import functools
 from collections.abc import Mapping
 from datetime import timedelta
 
-from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog, AccessLogFilter
-from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation, HeaderMutationRemoveOnMatch
-from envoy_data_plane.envoy.config.core.v3 import (
+from understudy.statesync.http.headers import CLIENTS_MAY_NOT
+from understudy.xds.envoy.envoy_telemetry import request_reports, server_errors, tracing
+from understudy.xds.envoy.messages import (
+    AccessLog,
+    AccessLogFilter,
+    Any,
     CidrRange,
+    EarlyHeaderMutation,
+    Filter,
+    FilterChain,
+    HeaderMutation,
+    HeaderMutationRemoveOnMatch,
     Http2ProtocolOptions,
-    HttpProtocolOptions,
-    HttpProtocolOptionsHeadersWithUnderscoresAction,
-    SubstitutionFormatString,
-    TypedExtensionConfig,
-)
-from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
-from envoy_data_plane.envoy.extensions.access_loggers.stream.v3 import StderrAccessLog
-from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
-from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     HttpConnectionManager,
     HttpConnectionManagerInternalAddressConfig,
     HttpConnectionManagerPathWithEscapedSlashesAction,
     HttpConnectionManagerUpgradeConfig,
     HttpFilter,
+    HttpProtocolOptions,
+    HttpProtocolOptionsHeadersWithUnderscoresAction,
+    Listener,
     Rds,
+    Router,
+    StderrAccessLog,
+    StringMatcher,
+    Struct,
+    SubstitutionFormatString,
+    TypedExtensionConfig,
+    Value,
 )
-from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import (
-    HeaderMutation as EarlyHeaderMutation,
-)
-from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
-from envoy_data_plane.google.protobuf import Any, Struct, Value
-
-from understudy.statesync.http.headers import CLIENTS_MAY_NOT
-from understudy.xds.envoy.envoy_telemetry import request_reports, server_errors, tracing
 from understudy.xds.envoy.resources import RETRY_BUFFER, ads_source, routes_name, socket_address
 
 

@@ -12,7 +12,8 @@ That policy goes by addresses alone and knows no health, so members that are sai
 from collections.abc import Mapping, Sequence
 
 from understudy.statesync.pool.spec import Mesh, PoolSpec
-from understudy.xds.envoy.resources import RETRY_BUFFER, ROUTES, Endpoint, PoolView, build, terms_of
+from understudy.xds.envoy.pool_view import Endpoint, PoolView
+from understudy.xds.envoy.resources import RETRY_BUFFER, ROUTES, build, terms_of
 from understudy.xds.envoy.routes import ordered_route_configuration
 
 

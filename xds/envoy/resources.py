@@ -12,12 +12,18 @@ listener is there.
 """
 
 import functools
-import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from envoy_data_plane.envoy.config.cluster.v3 import (
+from understudy.statesync.pool.spec import HealthChecks, Outliers, Retries, Timeouts
+from understudy.statesync.pool.spec_tcp import Tcp
+from understudy.xds.envoy.messages import (
+    Address,
+    AggregateCluster,
+    AggregatedConfigSource,
+    Any,
+    ApiVersion,
     CircuitBreakers,
     CircuitBreakersThresholds,
     Cluster,
@@ -26,52 +32,37 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
     ClusterDiscoveryType,
     ClusterEdsClusterConfig,
     ClusterLbPolicy,
+    ClusterLoadAssignment,
     ClusterTransportSocketMatch,
-    OutlierDetection,
-    UpstreamConnectionOptions,
-)
-from envoy_data_plane.envoy.config.core.v3 import (
-    Address,
-    AggregatedConfigSource,
-    ApiVersion,
     ConfigSource,
+    EndpointHealthCheckConfig,
+    EndpointMessage,
     HealthCheck,
     HealthCheckHttpHealthCheck,
     HealthStatus,
     Http1ProtocolOptions,
     Http2ProtocolOptions,
     HttpProtocolOptions,
-    KeepaliveSettings,
-    ProxyProtocolConfig,
-    ProxyProtocolConfigVersion,
-    SocketAddress,
-    TcpKeepalive,
-    TransportSocket,
-)
-from envoy_data_plane.envoy.config.endpoint.v3 import (
-    ClusterLoadAssignment,
-    EndpointHealthCheckConfig,
-    LbEndpoint,
-    LocalityLbEndpoints,
-)
-from envoy_data_plane.envoy.config.endpoint.v3 import (
-    Endpoint as EndpointMessage,
-)
-from envoy_data_plane.envoy.extensions.clusters.aggregate.v3 import ClusterConfig as AggregateCluster
-from envoy_data_plane.envoy.extensions.transport_sockets.proxy_protocol.v3 import ProxyProtocolUpstreamTransport
-from envoy_data_plane.envoy.extensions.transport_sockets.raw_buffer.v3 import RawBuffer
-from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
-    HttpProtocolOptions as UpstreamHttpOptions,
-)
-from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptionsExplicitHttpConfig,
     HttpProtocolOptionsUseDownstreamHttpConfig,
+    KeepaliveSettings,
+    LbEndpoint,
+    LocalityLbEndpoints,
+    OutlierDetection,
+    Percent,
+    ProxyProtocolConfig,
+    ProxyProtocolConfigVersion,
+    ProxyProtocolUpstreamTransport,
+    RawBuffer,
+    SocketAddress,
+    Struct,
+    TcpKeepalive,
+    TransportSocket,
+    UpstreamConnectionOptions,
+    UpstreamHttpOptions,
+    Value,
 )
-from envoy_data_plane.envoy.type.v3 import Percent
-from envoy_data_plane.google.protobuf import Any, Struct, Value
-
-from understudy.statesync.pool.spec import HealthChecks, Outliers, PoolSpec, Retries, Timeouts
-from understudy.statesync.pool.spec_tcp import Tcp
+from understudy.xds.envoy.pool_view import Endpoint, PoolView
 from understudy.xds.envoy.routes import Terms, route_configuration
 from understudy.xds.server.wire import delimited
 
@@ -100,26 +91,6 @@ RETRY_BUFFER = 2 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a member's application listens, and its sidecar's health port (``check``), if Envoy is to ask that.
-
-    Addresses are IP addresses: Envoy resolves no names in EDS and would refuse the whole assignment.
-    Raises ``ValueError`` otherwise.
-    """
-
-    address: str
-    port: int
-    healthy: bool = True
-    check: tuple[str, int] | None = None
-
-    def __post_init__(self) -> None:
-        for address, port in ((self.address, self.port), *((self.check,) if self.check else ())):
-            ipaddress.ip_address(address)
-            if not 0 < port < 65536:
-                raise ValueError(f"{port} is not a port number")
-
-
-@dataclass(frozen=True, slots=True)
 class Upstream:
     """What of a spec goes into clusters. Hashable, so that a cluster is encoded once per spec."""
 
@@ -129,21 +100,6 @@ class Upstream:
     health_checks: HealthChecks
     outliers: Outliers
     tcp: Tcp | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PoolView:
-    """What Envoy is to know of a pool.
-
-    ``orders`` has for each slot the members in order, active first; empty as a whole while there is no
-    table. Names that are not in ``members`` are left out of the orders. ``late``: most members are so busy that an
-    answer that has not come says nothing of who was asked.
-    """
-
-    spec: PoolSpec
-    members: Mapping[str, Endpoint]
-    orders: Sequence[tuple[str, ...]]
-    late: bool = False
 
 
 def build(view: PoolView) -> dict[str, dict[str, bytes]]:

@@ -15,15 +15,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from envoy_data_plane.envoy.config.core.v3 import (
+from understudy.statesync.http.headers import APPLICATION_HEADERS
+from understudy.statesync.pool.spec import Retries, SessionKey, Timeouts
+from understudy.statesync.sessions.request_log import REQUEST_HEADER
+from understudy.telemetry.tracing.names import KEYLESS_ROUTES
+from understudy.xds.envoy.messages import (
+    Any,
+    CookieMatcher,
+    HeaderMatcher,
     HeaderValue,
     HeaderValueOption,
     HeaderValueOptionHeaderAppendAction,
-)
-from envoy_data_plane.envoy.config.route.v3 import (
-    CookieMatcher,
-    HeaderMatcher,
     HedgePolicy,
+    PreviousHostsPredicate,
+    PreviousPrioritiesConfig,
+    RegexMatcher,
     RetryPolicy,
     RetryPolicyRetryBackOff,
     RetryPolicyRetryHostPredicate,
@@ -37,19 +43,11 @@ from envoy_data_plane.envoy.config.route.v3 import (
     RouteConfiguration,
     RouteMatch,
     RouteMatchGrpcRouteMatchOptions,
+    StringMatcher,
     VirtualHost,
     WeightedCluster,
     WeightedClusterClusterWeight,
 )
-from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
-from envoy_data_plane.envoy.extensions.retry.priority.previous_priorities.v3 import PreviousPrioritiesConfig
-from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
-from envoy_data_plane.google.protobuf import Any
-
-from understudy.statesync.http.headers import APPLICATION_HEADERS
-from understudy.statesync.pool.spec import Retries, SessionKey, Timeouts
-from understudy.statesync.sessions.request_log import REQUEST_HEADER
-from understudy.telemetry.tracing.names import KEYLESS_ROUTES
 from understudy.xds.server.wire import delimited
 
 REQUEST_STAMP = "%START_TIME(%s.%3f)%;%UNIQUE_ID%"

@@ -18,17 +18,21 @@ import functools
 from dataclasses import dataclass
 from datetime import timedelta
 
-from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog, AccessLogFilter, ResponseFlagFilter
-from envoy_data_plane.envoy.config.core.v3 import BackoffStrategy
-from envoy_data_plane.envoy.config.listener.v3 import Listener, ListenerFilter
-from envoy_data_plane.envoy.extensions.filters.listener.proxy_protocol.v3 import ProxyProtocol
-from envoy_data_plane.envoy.extensions.filters.network.tcp_proxy.v3 import TcpProxy
-from envoy_data_plane.envoy.extensions.matching.common_inputs.network.v3 import SourceIpInput
-from envoy_data_plane.envoy.extensions.matching.input_matchers.consistent_hashing.v3 import ConsistentHashing
-from envoy_data_plane.google.protobuf import Any
-
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.envoy.listener import listener_name, stderr_lines
+from understudy.xds.envoy.messages import (
+    AccessLog,
+    AccessLogFilter,
+    Any,
+    BackoffStrategy,
+    ConsistentHashing,
+    Listener,
+    ListenerFilter,
+    ProxyProtocol,
+    ResponseFlagFilter,
+    SourceIpInput,
+    TcpProxy,
+)
 from understudy.xds.envoy.resources import slot_name, socket_address
 from understudy.xds.server.types import PREFIX
 from understudy.xds.server.wire import any_of, delimited
@@ -56,7 +60,7 @@ _STRING_VALUE = 1
 
 
 @dataclass(frozen=True, slots=True)
-class TcpTerms:
+class TcpSettings:
     """What of a spec goes into the listener. ``attempts`` are those to connect, at all of a slot's members together."""
 
     slots: int
@@ -65,15 +69,15 @@ class TcpTerms:
     accept_proxy_protocol: bool
 
 
-def tcp_terms(spec: PoolSpec) -> TcpTerms | None:
-    """The terms of a TCP pool; None for any other.
+def tcp_settings(spec: PoolSpec) -> TcpSettings | None:
+    """The settings of a TCP pool's listener; None for any other pool.
 
     Every member but the last may be dead and not yet known to be: as many tries as it takes to eject it are lost.
     """
     if spec.tcp is None:
         return None
     lost = spec.outliers.failures * (spec.copies - 1)
-    return TcpTerms(
+    return TcpSettings(
         slots=spec.slots,
         attempts=1 + spec.retries.attempts + lost,
         idle_seconds=spec.timeouts.idle_seconds,
@@ -82,17 +86,17 @@ def tcp_terms(spec: PoolSpec) -> TcpTerms | None:
 
 
 @functools.lru_cache(maxsize=64)
-def tcp_listener(pool: str, address: str, port: int, terms: TcpTerms) -> bytes:
+def tcp_listener(pool: str, address: str, port: int, settings: TcpSettings) -> bytes:
     """The encoded ``Listener`` of a front Envoy that serves a TCP pool on ``address:port``."""
     frame = Listener(
         name=listener_name(pool),
         stat_prefix=pool,
         address=socket_address(address, port),
-        listener_filters=[_proxy_header()] if terms.accept_proxy_protocol else [],
+        listener_filters=[_proxy_header()] if settings.accept_proxy_protocol else [],
         access_log=[_failures_log()],
     )
-    chains = b"".join(_chains(pool, terms))
-    return bytes(frame) + chains + delimited(_LISTENER_MATCHER, _matcher(terms.slots))
+    chains = b"".join(_chains(pool, settings))
+    return bytes(frame) + chains + delimited(_LISTENER_MATCHER, _matcher(settings.slots))
 
 
 def chain_name(slot: int) -> str:
@@ -120,14 +124,14 @@ def _failures_log() -> AccessLog:
     return stderr_lines(AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=_FAILED)), line)
 
 
-def _chains(pool: str, terms: TcpTerms) -> list[bytes]:
+def _chains(pool: str, settings: TcpSettings) -> list[bytes]:
     """One filter chain per slot, all alike but for their names and clusters."""
     proxy = bytes(
         TcpProxy(
             stat_prefix=pool,
-            max_connect_attempts=terms.attempts,
+            max_connect_attempts=settings.attempts,
             backoff_options=BackoffStrategy(base_interval=FIRST_PAUSE, max_interval=LONGEST_PAUSE),
-            idle_timeout=timedelta(seconds=terms.idle_seconds),
+            idle_timeout=timedelta(seconds=settings.idle_seconds),
         )
     )
     name = delimited(_FILTER_NAME, b"envoy.filters.network.tcp_proxy")
@@ -138,7 +142,7 @@ def _chains(pool: str, terms: TcpTerms) -> list[bytes]:
         one = delimited(_CHAIN_FILTERS, name + delimited(_FILTER_CONFIG, config))
         return delimited(_LISTENER_CHAINS, one + delimited(_CHAIN_NAME, chain_name(slot).encode()))
 
-    return [chain(slot) for slot in range(terms.slots)]
+    return [chain(slot) for slot in range(settings.slots)]
 
 
 def _matcher(slots: int) -> bytes:

@@ -1,20 +1,17 @@
-"""The shell around the book of life: heartbeat streams in, probes out.
+"""Carries beats and probes for the failure detector: heartbeat streams in, probes out.
 
-Serves the bidirectional gRPC method of :mod:`understudy.statesync.heartbeat.heartbeat`, so that a killed member is
-noticed when its kernel closes the socket, and asks a suspect's peer port whether it still lives. Every judgement is
-left to :mod:`understudy.xds.membership.failure_detector`. A stream that says nonsense is ended with the reason; it
-never disturbs others.
+Serves the bidirectional gRPC method of :mod:`understudy.statesync.heartbeat.heartbeat`. A killed member is noticed when
+its kernel closes the socket. A suspect is probed at its peer port. Every decision is made by
+:mod:`understudy.xds.membership.failure_detector`. A stream with an invalid beat is ended with the reason; other streams
+go on.
 """
 
 import asyncio
 import contextlib
-import errno
 import itertools
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any, NoReturn
 
 import aiohttp
@@ -30,67 +27,70 @@ from understudy.statesync.heartbeat.heartbeat import (
     Answer,
     Beat,
 )
-from understudy.statesync.parsing.stored import read_object
+from understudy.statesync.heartbeat.probe import Found, ask
 from understudy.statesync.pool.pool_clock import wall_ms
 from understudy.statesync.pool.records import Member
-from understudy.statesync.tls.peer_tls import PeerTls, WrongName, trust_fault
-from understudy.xds.membership.claim_reports import Told
-from understudy.xds.membership.failure_detector import SECOND, Finding, Identity, LivenessBook, Question
+from understudy.statesync.tls.peer_tls import PeerTls
+from understudy.xds.membership.claim_reports import ClaimReports
+from understudy.xds.membership.failure_detector import FailureDetector
+from understudy.xds.membership.member_health import SECOND, MemberBoot, Probe, ProbeOutcome
 from understudy.xds.server.stream_quota import StreamQuota
 
 logger = logging.getLogger(__name__)
 
-PROBE_PATH = "/peer/v1/probe"
 PROBE_TRIES = 3
-_LARGEST_ANSWER = 65536
-_SILENCE = round(STREAM_SILENCE * SECOND)
-_ANSWER_EVERY = round(ANSWER_INTERVAL * SECOND)
+_STREAM_TIMEOUT = round(STREAM_SILENCE * SECOND)
+_ANSWER_INTERVAL = round(ANSWER_INTERVAL * SECOND)
 
 
 @dataclass(slots=True)
 class OpenStream:
-    """A heartbeat stream: when it was last heard and answered, in ns, and what ends it."""
+    """A heartbeat stream: when its last beat arrived and was answered, in ns, and the timeout that ends it."""
 
     heard: int
-    limit: asyncio.Timeout
+    timeout: asyncio.Timeout
     answered: int = 0
 
 
-class Heartbeat:
+class HeartbeatServer:
     """Heartbeat streams and probes of one pool.
 
     Args:
         pool: the pool's name; a beat for another pool is refused.
-        book: what is told of every sign of life.
+        detector: gets every sign of life and every probe result.
         now_ns: the process's clock.
-        on_change: called on the event loop when a standing or a reported state changed.
+        on_claim: called on the event loop when a beat reports something new about a claim.
 
     Attributes:
-        identify: given a member's name and gRPC's auth context, why its beats are not believed, or None. Set it before
-            the server starts.
+        identify: given a member's name and gRPC's auth context, returns why its beats are refused, or None. Set it
+            before the server starts.
         tls: for the probes, if the members' peer ports want mTLS. Set it before :meth:`run`.
-        told: what the members tell of their takeovers.
+        claim_reports: what the members report about their claims.
         quota: counts the open streams. They are not counted with those of xDS, so that neither can use up the other's.
     """
 
     def __init__(
-        self, pool: str, book: LivenessBook, *, now_ns: Callable[[], int], on_change: Callable[[], None]
+        self,
+        pool: str,
+        detector: FailureDetector,
+        *,
+        now_ns: Callable[[], int],
+        on_claim: Callable[[], None],
     ) -> None:
         self._pool = pool
-        self._book = book
+        self._detector = detector
         self._now = now_ns
-        self._on_change = on_change
+        self._on_claim = on_claim
         self.identify: Callable[[str, Mapping[str, Any]], str | None] = lambda _member, _context: None
         self.tls: PeerTls | None = None
-        self.told = Told()
+        self.claim_reports = ClaimReports()
         self.quota = StreamQuota()
-        self._seen = book.version
         self._numbers = itertools.count(1)
         self._stopping = False
-        self._look_now = asyncio.Event()
+        self._check_now = asyncio.Event()
         self._probes: set[asyncio.Task[None]] = set()
         self._open: dict[int, OpenStream] = {}
-        self._turn = 0
+        self._last_tick = 0
 
     def register(self, server: grpc.aio.Server) -> None:
         """Add the heartbeat service to a server that has not started yet."""
@@ -98,98 +98,108 @@ class Heartbeat:
         name = METHOD.rsplit("/", 1)[1]
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {name: handler}),))
 
-    def record(self, members: Iterable[Member], owning: Iterable[Identity]) -> None:
-        """Tell the book who is registered and who owns slots, as etcd has it now."""
-        self._book.record(members, owning, self._now())
-        self.told.keep(self._book.pulses)
-        self._look_now.set()
+    def update_records(self, members: Iterable[Member], owning: Iterable[MemberBoot]) -> None:
+        """Tell the detector which members are registered and which own slots, as etcd has it now."""
+        self._detector.update_records(members, owning, self._now())
+        self.claim_reports.forget_all_but(self._detector.members)
+        self._check_now.set()
 
     async def run(self) -> None:
-        """Let time pass for the book and carry out its probes, until cancelled."""
-        # A fresh connection for each probe: the question is whether anybody accepts one now.
+        """Run the detector's clock and carry out its probes, until cancelled."""
+        # Each probe needs a new connection: it asks whether the host accepts one now.
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
         ) as session:
             try:
                 while True:
-                    self._look_now.clear()
-                    for question in self._book.due(self._now()):
-                        self._start_probe(session, question)
-                    self._end_silent(self._now())
-                    self._tell()
+                    self._check_now.clear()
+                    for probe in self._detector.due_probes(self._now()):
+                        self._start_probe(session, probe)
+                    self._end_silent_streams(self._now())
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._look_now.wait(), BEAT_INTERVAL)
+                        await asyncio.wait_for(self._check_now.wait(), BEAT_INTERVAL)
             finally:
-                for probe in self._probes:
-                    probe.cancel()
+                for task in self._probes:
+                    task.cancel()
                 await asyncio.gather(*self._probes, return_exceptions=True)
 
     def stop(self) -> None:
-        """This server is about to end its streams itself: from now on, that is no sign of anything."""
+        """This server is about to end its streams itself. From now on a closed stream makes nobody a suspect."""
         self._stopping = True
 
     async def _stream(self, beats: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         async with self.quota.held(context):
-            # The open stream is what the member waits for, and this tells it that answers follow.
+            # The member waits for this. It also tells the member that beats will be answered.
             await context.send_initial_metadata(((ANSWERS, "1"),))
             await self._serve(beats, context)
 
     async def _serve(self, beats: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         stream = next(self._numbers)
         try:
-            async with asyncio.timeout(None) as limit:
-                self._open[stream] = OpenStream(self._now(), limit)
-                await self._listen(stream, beats, context)
+            async with asyncio.timeout(None) as timeout:
+                self._open[stream] = OpenStream(self._now(), timeout)
+                await self._read_beats(stream, beats, context)
         except TimeoutError:
-            logger.info("heartbeat stream %d is ended: nothing was heard on it for %g s", stream, STREAM_SILENCE)
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no beat was heard for too long")
+            logger.info("heartbeat stream %d ended: no beat for %g s", stream, STREAM_SILENCE)
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no beat for {STREAM_SILENCE:g} s")
         finally:
             self._open.pop(stream, None)
 
-    async def _listen(
+    async def _read_beats(
         self, stream: int, beats: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
     ) -> None:
-        who: Identity | None = None
+        who: MemberBoot | None = None
         try:
             async for raw in beats:
-                beat = await self._read(raw, who, context)
-                who, now = (beat.member, beat.boot), self._now()
-                self._open[stream].heard = now
-                self._book.beat(
-                    stream,
-                    *who,
-                    beat.state,
-                    now,
-                    reason=beat.reason,
-                    applied=beat.applied,
-                    stall=round(beat.stall * 1e9),
-                    lacking=beat.lacking,
-                    pulses={(member, boot): runs for member, boot, runs in beat.pulses},
-                )
-                self._tell()
-                if not all(runs for _, _, runs in beat.pulses):
-                    self._look_now.set()
-                if self.told.heard(beat, now):
-                    self._on_change()
-                if beat.answers and now - self._open[stream].answered >= _ANSWER_EVERY:
-                    self._open[stream].answered = now
-                    await context.write(Answer(beat.sent, wall_ms()).encode())
+                beat = await self._decode(raw, who, context)
+                who = beat.member, beat.boot
+                self._take_in(stream, beat)
+                await self._answer(stream, beat, context)
         finally:
             if who is not None and not self._stopping:
-                self._book.closed(stream, *who, self._now())
-                self._look_now.set()
+                self._detector.on_stream_closed(stream, *who, self._now())
+                self._check_now.set()
 
-    def _end_silent(self, now: int) -> None:
-        """End the streams on which nothing is heard; not for a silence in which this process stood still itself."""
-        late, self._turn = now - self._turn if self._turn else 0, now
-        for one in self._open.values():
-            if late > self._book.rules.pause:
-                one.heard = max(one.heard, now)
-            elif now - one.heard >= _SILENCE and not one.limit.expired():
-                one.heard = now
-                one.limit.reschedule(asyncio.get_running_loop().time())
+    def _take_in(self, stream: int, beat: Beat) -> None:
+        now = self._now()
+        self._open[stream].heard = now
+        self._detector.on_beat(
+            stream,
+            beat.member,
+            beat.boot,
+            beat.state,
+            now,
+            reason=beat.reason,
+            applied=beat.applied,
+            stall=round(beat.stall * 1e9),
+            lacking=beat.lacking,
+            pulses={(member, boot): runs for member, boot, runs in beat.pulses},
+        )
+        if not all(runs for _, _, runs in beat.pulses):
+            self._check_now.set()
+        if self.claim_reports.on_beat(beat, now):
+            self._on_claim()
 
-    async def _read(self, raw: bytes, who: Identity | None, context: grpc.aio.ServicerContext[bytes, bytes]) -> Beat:
+    async def _answer(self, stream: int, beat: Beat, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        now = self._now()
+        if beat.answers and now - self._open[stream].answered >= _ANSWER_INTERVAL:
+            self._open[stream].answered = now
+            await context.write(Answer(beat.sent, wall_ms()).encode())
+
+    def _end_silent_streams(self, now: int) -> None:
+        """End streams without a beat for too long, unless this process itself stood still meanwhile."""
+        late, self._last_tick = now - self._last_tick if self._last_tick else 0, now
+        for stream in self._open.values():
+            if late > self._detector.timeouts.pause:
+                stream.heard = max(stream.heard, now)
+            elif now - stream.heard >= _STREAM_TIMEOUT and not stream.timeout.expired():
+                stream.heard = now
+                stream.timeout.reschedule(asyncio.get_running_loop().time())
+
+    async def _decode(
+        self, raw: bytes, who: MemberBoot | None, context: grpc.aio.ServicerContext[bytes, bytes]
+    ) -> Beat:
+        """The beat; ends the stream if it is not a valid beat of this pool and of the member that the stream is for."""
         try:
             beat = Beat.decode(raw)
         except (ValueError, TypeError) as error:
@@ -200,74 +210,50 @@ class Heartbeat:
         if who is None and (reason := self.identify(beat.member, context.auth_context())):
             await _refuse(context, grpc.StatusCode.PERMISSION_DENIED, reason)
         if who is not None and who != (beat.member, beat.boot):
-            text = f"one stream is one boot of one member: it began as {who}, now {beat.member, beat.boot}"
+            text = f"this stream is for {who}, and the beat is from {beat.member, beat.boot}"
             await _refuse(context, grpc.StatusCode.INVALID_ARGUMENT, text)
         return beat
 
-    def _tell(self) -> None:
-        if self._seen != self._book.version:
-            self._seen = self._book.version
-            self._on_change()
+    def _start_probe(self, session: aiohttp.ClientSession, probe: Probe) -> None:
+        task = asyncio.create_task(self._carry_out(session, probe))
+        self._probes.add(task)
+        task.add_done_callback(self._probes.discard)
 
-    def _start_probe(self, session: aiohttp.ClientSession, question: Question) -> None:
-        probe = asyncio.create_task(self._probe(session, question))
-        self._probes.add(probe)
-        probe.add_done_callback(self._probes.discard)
-
-    async def _probe(self, session: aiohttp.ClientSession, question: Question) -> None:
-        patience = question.patience / SECOND
-        finding, boot = await probe(session, question.member, question.peer, self.tls, patience=patience)
-        logger.info("probe of %s (boot %s) at %s: %s", question.member, question.boot, question.peer, finding)
-        self._book.answered(question, finding, self._now(), boot=boot)
-        self._tell()
+    async def _carry_out(self, session: aiohttp.ClientSession, probe: Probe) -> None:
+        result, boot = await ask_peer(
+            session, probe.member, probe.peer, self.tls, timeout_seconds=probe.timeout / SECOND
+        )
+        logger.info("probe of %s (boot %s) at %s: %s", probe.member, probe.boot, probe.peer, result)
+        self._detector.on_probe_outcome(probe, result, self._now(), boot=boot)
 
 
-async def probe(
-    session: aiohttp.ClientSession, member: str, peer: str, tls: PeerTls | None = None, *, patience: float
-) -> tuple[Finding, str]:
-    """Ask a sidecar's peer port for its boot id: up to three tries against silence, ``patience`` seconds in all.
+async def ask_peer(
+    session: aiohttp.ClientSession, member: str, peer: str, tls: PeerTls | None = None, *, timeout_seconds: float
+) -> tuple[ProbeOutcome, str]:
+    """Ask a sidecar's peer port for its boot id: up to three tries against silence, ``timeout_seconds`` in all.
 
-    A refused connection is an answer at once: the kernel of that host speaks, and it says that nobody
-    listens. A try that took much longer than its time limit says more about this process than about the
-    member, and is void. So is an exchange that fails over certificates: somebody is there, and who is not
-    known. Only another member's certificate says for sure that this one is gone.
+    A refused connection is a result at once: the kernel of that host says that nobody listens. A try is void if it took
+    much longer than its time limit, since then this process was late. It is also void if the certificates are at fault:
+    somebody answers, but it is not known who. Only another member's certificate proves that this member is gone.
     """
     silent = False
-    most = patience / PROBE_TRIES
-    ssl, scheme = (tls.client(member), "https") if tls else (True, "http")
-    timeout = aiohttp.ClientTimeout(total=most)
+    longest = timeout_seconds / PROBE_TRIES
     for _ in range(PROBE_TRIES):
-        began = time.monotonic()
-        try:
-            async with session.get(f"{scheme}://{peer}{PROBE_PATH}", ssl=ssl, timeout=timeout) as answer:
-                if answer.status == HTTPStatus.FORBIDDEN:
-                    return Finding.VOID, ""
-                body = await answer.content.read(_LARGEST_ANSWER)
-                boot = _boot_in(body) if answer.status == HTTPStatus.OK else ""
-                if boot:
-                    return Finding.ANSWERED, boot
+        one = await ask(session, peer, member, tls, longest)
+        match one.found:
+            case Found.ANSWERED if one.boot:
+                return ProbeOutcome.ANSWERED, one.boot
+            case Found.OTHER_MEMBER:
+                return ProbeOutcome.ANSWERED, "of another member"
+            case Found.FORBIDDEN | Found.UNTRUSTED:
+                return ProbeOutcome.VOID, ""
+            case Found.REFUSED:
+                return ProbeOutcome.REFUSED, ""
+            case Found.SILENT:
+                silent = silent or one.seconds < 2 * longest
+            case _:
                 silent = True
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            fault = trust_fault(error)
-            if fault is not None:
-                logger.warning("%s at %s: %s", member, peer, fault)
-                other = isinstance(fault, WrongName)
-                return (Finding.ANSWERED, "of another member") if other else (Finding.VOID, "")
-            if isinstance(error, aiohttp.ClientConnectorError):
-                if error.os_error.errno == errno.ECONNREFUSED:
-                    return Finding.REFUSED, ""
-                silent = True
-            silent = silent or time.monotonic() - began < 2 * most
-    return (Finding.SILENT if silent else Finding.VOID), ""
-
-
-def _boot_in(body: bytes) -> str:
-    """The boot id in a probe's answer; empty when there is none."""
-    try:
-        boot = read_object(body).get("boot")
-    except ValueError:
-        return ""
-    return boot if isinstance(boot, str) else ""
+    return (ProbeOutcome.SILENT if silent else ProbeOutcome.VOID), ""
 
 
 async def _refuse(context: grpc.aio.ServicerContext[bytes, bytes], code: grpc.StatusCode, text: str) -> NoReturn:

@@ -1,6 +1,6 @@
-"""Members that were lost and have not come back, for whoever has to look at them. Pure; the time is an argument.
+"""Members that were lost and have not come back, so that an operator can look at them. Pure.
 
-One whose place another name has taken, as a Deployment's next pod does, is not missing.
+A member is not missing if another name has taken its place, as the next pod of a Deployment does.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from understudy.statesync.pool.records import Lost
 
 FORGET_SECONDS = 3600.0
-"""A lost member that nobody started again for so long was taken away on purpose."""
+"""A lost member that was not started again within this time was removed on purpose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,17 +18,17 @@ class _Entry:
     cause: str
     since: float
     size: int
-    """How many members there were with it."""
+    """Number of members while it was there."""
 
 
-class Missing:
-    """Remembers what the table said of lost members: it forgets them with its next change, this does not."""
+class MissingMembers:
+    """Remembers the members that a table named lost. Later tables name them no more."""
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
 
-    def look(self, lost: Mapping[str, Lost], registered: Mapping[str, str], now: float) -> None:
-        """Take in the table's lost members, and the boots of all that are registered."""
+    def update(self, lost: Mapping[str, Lost], registered: Mapping[str, str], now: float) -> None:
+        """Take in the table's lost members, and the boot of every registered member."""
         for member, one in lost.items():
             known = self._entries.get(member)
             if known is None or known.boot != one.boot:

@@ -1,6 +1,6 @@
-"""How one slot table differs from the one before it, each difference with its reason in plain words.
+"""The differences between a slot table and the one before it, each with its reason as text.
 
-For operators, logs and failover records; nothing decides by it.
+For operators, logs and failover records. No decision depends on it.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ Role = Literal["active", "standby", "backup"]
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One role of one slot that passes from ``source`` to ``target``; None stands for nobody."""
+    """One role of one slot that moves from ``source`` to ``target``; None stands for no member."""
 
     slot: int
     role: Role
@@ -25,8 +25,8 @@ class Move:
     reason: str
 
 
-class Known(Protocol):
-    """What is needed of a candidate."""
+class KnownMember(Protocol):
+    """The part of a candidate that is needed here."""
 
     @property
     def member(self) -> str:
@@ -46,24 +46,24 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What a decision was made from. ``shares`` is empty where no member has a share (active_standby)."""
+class MoveInputs:
+    """The inputs of a decision. ``shares`` is empty in a mode without shares (active_standby)."""
 
-    known: Sequence[Known]
+    known: Sequence[KnownMember]
     before: Sequence[tuple[str, ...]]
     after: Sequence[tuple[str, ...]]
     current: Mapping[int, str] = field(default_factory=dict)
     shares: Mapping[str, Share] = field(default_factory=dict)
 
 
-def explain(facts: Facts) -> tuple[Move, ...]:
-    """Every difference between two tables, by slot and role. Backups that only change places do not count."""
+def explain(facts: MoveInputs) -> tuple[Move, ...]:
+    """Every difference between two tables, by slot and role. Backups that only change their order do not count."""
     return tuple(_Explanation(facts).moves())
 
 
 class _Explanation:
-    def __init__(self, facts: Facts) -> None:
-        self._facts = facts
+    def __init__(self, facts: MoveInputs) -> None:
+        self._inputs = facts
         self._states = {candidate.member: candidate.state for candidate in facts.known}
         self._seen = {member for order in facts.before for member in order}
         owners = {slot: member for slot, member in facts.current.items() if self._serves(member)}
@@ -71,7 +71,7 @@ class _Explanation:
         self._kept = Counter(self._owners)
 
     def moves(self) -> Iterator[Move]:
-        for slot, (before, after) in enumerate(zip(self._facts.before, self._facts.after, strict=True)):
+        for slot, (before, after) in enumerate(zip(self._inputs.before, self._inputs.after, strict=True)):
             if before == after:
                 continue
             source, target = _at(before, 0), _at(after, 0)
@@ -93,7 +93,7 @@ class _Explanation:
         return f"{member} is gone" if state is None else f"{member} is {state}"
 
     def _why_active(self, slot: int, source: str | None, target: str | None) -> str:
-        shares, owner = self._facts.shares, self._owners[slot]
+        shares, owner = self._inputs.shares, self._owners[slot]
         if source is None:
             return "the slot had no active"
         if not self._serves(source) or target is None:
@@ -117,7 +117,7 @@ class _Explanation:
             return f"{source} is the slot's {('active', 'standby', 'backup')[min(after.index(source), 2)]} now"
         if target is None:
             return "the pool keeps fewer copies"
-        if not self._facts.shares:
+        if not self._inputs.shares:
             return f"{target} is next in line"
         if target not in self._seen:
             return f"new member {target} has too few {role} slots"

@@ -1,9 +1,8 @@
 """Integral flow of least cost in a small network.
 
-The slot table's standbys and backups are rounded with it: capacities are whole numbers, so the answer is too.
-It is the primal-dual method: shortest distances under reduced costs, then every path of that length at once.
-The result depends only on the order in which arcs were added. It promises exactness, not speed for networks
-of millions of arcs.
+The numbers of standbys and backups are rounded with it: capacities are whole numbers, so the result is too. It uses the
+primal-dual method: shortest distances under reduced costs, then all paths of that length at once. The result depends
+only on the order in which arcs were added. It is exact, and it is not meant for networks of millions of arcs.
 """
 
 from heapq import heappop, heappush
@@ -11,7 +10,7 @@ from heapq import heappop, heappush
 _FAR = 1 << 62
 
 
-class Flow:
+class MinCostFlow:
     """A network of ``nodes`` numbered nodes; costs must not be negative."""
 
     def __init__(self, nodes: int) -> None:

@@ -1,15 +1,14 @@
-"""Who is active for which slot: weighted quotas, and the fewest changes that meet them.
+"""Which member is active for which slot: weighted quotas, and the fewest changes that meet them.
 
-Members are numbers here, in the order of their names. A member's share is ``slots * weight / sum of
-weights``; it may be active for at most one slot more or less than that. :func:`choose_actives` changes
-exactly as many slots as any table within those quotas must, and lets members that already hold a slot's
-sessions have it first.
+Members are numbers here, in the order of their names. A member's share is ``slots * weight / sum of weights``. It may
+be active for at most one slot more or less than that. :func:`choose_actives` makes the fewest changes that any table
+within these quotas needs. Members that already hold a slot's sessions get it first.
 
-Why the minimum is ``max(orphans + too many, too few)``, with ``too many`` the slots above the upper quotas
-and ``too few`` those missing to the lower ones: orphans and slots above a quota must change, and each missing
-slot is a change of its own. It can be reached, because the lower quotas sum up to no more than the slots and
-the upper ones to no less: what is released first fills the lower quotas, the rest finds room below the upper
-ones, and if it does not suffice, members above their lower quota have enough to give.
+The fewest changes are ``max(orphans + too many, too few)``: ``too many`` is the number of slots above the upper quotas,
+``too few`` the number missing to the lower ones. Orphans and slots above a quota must change, and each missing slot is
+a change of its own. This number can be reached, because the lower quotas add up to at most the number of slots and the
+upper ones to at least that. Released slots first fill the lower quotas. The rest fits below the upper quotas. If there
+are too few released slots, members above their lower quota have enough to give.
 """
 
 from collections import defaultdict
@@ -17,9 +16,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
-from understudy.xds.placement.mincostflow import Flow
+from understudy.xds.placement.mincostflow import MinCostFlow
 
-_WISH = 8  # what a wish is worth, in slots nearer to a member's share
+_WISH = 8  # the value of a wish, in slots nearer to a member's share
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class Quota:
 
 
 def quota(slots: int, weight: int, total: int) -> Quota:
-    """The whole numbers within one of ``slots * weight / total``; none at all for a weight of 0."""
+    """The whole numbers within one of ``slots * weight / total``; 0 for a weight of 0."""
     if weight == 0:
         return Quota(0, 0)
     return Quota(max(0, -(-slots * weight // total) - 1), slots * weight // total + 1)
@@ -39,7 +38,7 @@ def quota(slots: int, weight: int, total: int) -> Quota:
 
 @dataclass(slots=True)
 class _Balance:
-    """How many slots each member has so far, and what is still to be given."""
+    """How many slots each member has so far, and how many are still to be given."""
 
     slots: int
     weights: Sequence[int]
@@ -49,7 +48,7 @@ class _Balance:
     missing: int
 
     def may_take(self, member: int) -> bool:
-        """Whether one slot of the pool may go to ``member`` without starving a member below its quota."""
+        """Whether ``member`` may get one slot of the pool so that enough are left for members below their quota."""
         count, limits = self.counts[member], self.quotas[member]
         return count < limits.fewest or (count < limits.most and self.pool > self.missing)
 
@@ -60,10 +59,10 @@ class _Balance:
         self.pool -= 1
 
     def neediest_first(self) -> Iterator[int]:
-        """Members by how far they are below their share, each counted anew after it took a slot.
+        """Members by how far they are below their share, each counted again after it got a slot.
 
-        The neediest is below its share while the pool is not empty, so it stays within its quota; and whoever
-        is below the lower quota is more than one slot short, so it comes before all others.
+        While the pool is not empty, the first of them is below its share, so it stays within its quota. A member below
+        its lower quota lacks more than one slot, so it comes before all others.
         """
         total = sum(self.weights)
         queue = [
@@ -86,8 +85,8 @@ def choose_actives(
     Args:
         weights: per member; not all 0.
         current: per slot the present active, or -1 for an orphan.
-        wishes: per slot the members that should rather have it than others if it changes, best first.
-        planned: per slot whether it is on its way to its first wish already.
+        wishes: per slot the members that should get it rather than others if it changes, best first.
+        planned: per slot whether it is already moving to its first wish.
     """
     slots, total = len(current), sum(weights)
     quotas = [quota(slots, weight, total) for weight in weights]
@@ -117,7 +116,7 @@ def choose_actives(
 
 
 def _releases(slots: int, weights: Sequence[int], quotas: Sequence[Quota], counts: Sequence[int]) -> list[int]:
-    """How many slots each member gives up: those above its quota, and as many more as others lack."""
+    """How many slots each member gives up: those above its quota, and as many more as other members lack."""
     total = sum(weights)
     releases = [max(0, count - limits.most) for count, limits in zip(counts, quotas, strict=True)]
     free = slots - sum(counts) + sum(releases)
@@ -144,10 +143,10 @@ def _granted(
     releases: Sequence[int],
     balance: _Balance,
 ) -> dict[int, int]:
-    """Which slots go to a member of their wishes, and to whom: as many as the quotas permit.
+    """The slots that a member of their wishes gets, and which one: as many as the quotas permit.
 
-    A move that is under way counts most, then first wishes, then others. It is a flow: from orphans and from members
-    that release slots, through the slots or else through the hub, to members with room, lower quotas first.
+    A move under way counts most, then first wishes, then others. It is a flow: from orphans and from members that
+    release slots, through the slots or through the hub, to members with room, lower quotas first.
     """
     takers = [member for member in range(len(balance.counts)) if balance.may_take(member)]
     able = frozenset(takers)
@@ -162,7 +161,7 @@ def _granted(
     hub, source, sink = range(len(asking) + len(givers) + len(takers), len(asking) + len(givers) + len(takers) + 3)
     giver_node = {member: len(asking) + place for place, member in enumerate(givers)}
     taker_node = {member: len(asking) + len(givers) + place for place, member in enumerate(takers)}
-    flow = Flow(sink + 1)
+    flow = MinCostFlow(sink + 1)
     for member in givers:
         flow.add(source, giver_node[member], releases[member], 0)
         flow.add(giver_node[member], hub, releases[member], 3 * _WISH)
@@ -194,9 +193,9 @@ def _granted(
 def _loose(
     chosen: Sequence[int], current: Sequence[int], wishes: Sequence[Sequence[int]], releases: list[int]
 ) -> list[int]:
-    """The slots that go to whoever has too few: all orphans left, and of each member what it still releases.
+    """The slots for members that have too few: all orphans left, and the slots that each member still releases.
 
-    A member gives slots of each of its standbys in turn, so that what it keeps stays spread over them.
+    A member gives slots of each of its standbys in turn, so that the slots it keeps stay spread over them.
     """
     loose = [slot for slot, member in enumerate(chosen) if member < 0]
     own: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))

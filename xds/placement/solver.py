@@ -1,10 +1,10 @@
-"""The decision function: which member is active, standby and backup for each slot.
+"""The solver: which member is active, standby and backup for each slot.
 
-Pure and deterministic: the same spec, candidates and previous table give the same next table on every control
-server, in whichever order the candidates come. It promises the five properties of the design: the fewest
-changes of active that the quotas allow, balance, even shock (any member's standbys are spread over all
-others), copies apart, and determinism. ``active_standby`` is the same function with other weights. Who is
-alive is decided by the caller, and when a table is acted on by the sidecars.
+Pure and deterministic: the same spec, candidates and previous table give the same next table on every control server,
+whatever the order of the candidates. It has five properties: the fewest changes of active that the quotas allow;
+balance; even load after a failure (the standbys of any member are spread over all others); copies on different sites;
+determinism. ``active_standby`` is the same function with other weights. The caller decides who is alive, and the
+sidecars decide when to act on a table.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from understudy.statesync.pool.records import MemberState, Table
 from understudy.statesync.pool.spec import PoolSpec
-from understudy.xds.placement.diff import Facts, Move, Share, explain
+from understudy.xds.placement.diff import Move, MoveInputs, Share, explain
 from understudy.xds.placement.quotas import choose_actives, quota
-from understudy.xds.placement.spread import Choice, Row, columns, spread
+from understudy.xds.placement.spread import EligibleMembers, Row, column_bounds, spread
 
 __all__ = ["Candidate", "Decision", "Move", "decide"]
 
@@ -23,7 +23,7 @@ Orders = tuple[tuple[str, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A member as the leader sees it: its own word, or LOST by others, or what an operator intends."""
+    """A member as the leader sees it: its reported state, or LOST, or the state that an operator wants."""
 
     member: str
     site: str
@@ -49,11 +49,10 @@ def decide(
 ) -> Decision:
     """The next slot table.
 
-    Members that are READY or UP share the slots by weight, within one slot. A slot keeps its active unless
-    that one may not hold slots any more, or has more than its quota, or others have less than theirs; it then
-    goes to its standby if the quotas permit, else to a backup, else to whoever has too few. If nobody may
-    hold slots, all orders stay as they are, as far as their members are still known: the last endpoint is
-    never removed.
+    Members that are READY or UP share the slots by weight, within one slot. A slot keeps its active unless that member
+    may not hold slots any more, or has more than its quota, or others have less than theirs. It then goes to its
+    standby if the quotas permit, else to a backup, else to a member that has too few. If no member may hold slots, all
+    orders stay as they are, without unknown members: the last endpoint is never removed.
 
     Args:
         spec: the pool; weights and priorities in ``spec.members`` override the candidates' own.
@@ -68,10 +67,10 @@ def decide(
     if not field:
         names = {candidate.member for candidate in known}
         orders = tuple(tuple(member for member in order if member in names) for order in before)
-        return Decision(orders, explain(Facts(known, before, orders)))
-    orders = _Casting(spec, field, before, current or {}).orders()
+        return Decision(orders, explain(MoveInputs(known, before, orders)))
+    orders = _Assignment(spec, field, before, current or {}).orders()
     shares = _shares(spec, field) if spec.mode == "load_sharing" else {}
-    return Decision(orders, explain(Facts(known, before, orders, current or {}, shares)))
+    return Decision(orders, explain(MoveInputs(known, before, orders, current or {}, shares)))
 
 
 def _shares(spec: PoolSpec, field: Sequence[Candidate]) -> dict[str, Share]:
@@ -93,7 +92,7 @@ def _priority(spec: PoolSpec, candidate: Candidate) -> int:
     return candidate.priority if override is None or override.priority is None else override.priority
 
 
-class _Casting:
+class _Assignment:
     """One decision under way, with members as numbers in the order of their names."""
 
     def __init__(self, spec: PoolSpec, field: Sequence[Candidate], before: Orders, current: Mapping[int, str]) -> None:
@@ -111,12 +110,12 @@ class _Casting:
         self.rank: list[int] | None = None
         if spec.mode == "active_standby":
             self.rank = self._ranks([_priority(spec, candidate) for candidate in field])
-        self._choices: dict[tuple[str | None, frozenset[int]], Choice] = {}
+        self._eligible: dict[tuple[str | None, frozenset[int]], EligibleMembers] = {}
         self._others: dict[str, list[int]] = {}
 
     def orders(self) -> Orders:
         """Fill the roles one after the other."""
-        weights = self._choice(range(len(self.names))).weights
+        weights = self._eligible_members(range(len(self.names))).weights
         actives = choose_actives(
             [weights.get(member, 0) for member in range(len(self.names))],
             self.present,
@@ -134,14 +133,14 @@ class _Casting:
         return tuple(tuple(self.names[member] for member in (*order[:2], *reversed(order[2:]))) for order in orders)
 
     def _holders(self, slot: int) -> tuple[int, ...]:
-        """Who may hold slots and has this slot's sessions already, in the order of the previous table."""
+        """The members that may hold slots and have this slot's sessions, in the order of the previous table."""
         return tuple(dict.fromkeys(member for member in (*self.before[slot], self.present[slot]) if member >= 0))
 
     def _ranks(self, priorities: list[int]) -> list[int]:
-        """For active_standby: the place of each member in line.
+        """For active_standby: the rank of each member.
 
-        First stands who is active for most slots, or, when no active is left, who is standby for most: it has
-        the sessions. Then priority counts, and at last the name.
+        First is the member that is active for most slots or, if no active is left, standby for most: it has the
+        sessions. Then priority counts, and last the name.
         """
         members = range(len(self.names))
         active, standby = [0] * len(self.names), [0] * len(self.names)
@@ -156,14 +155,14 @@ class _Casting:
             ranks[member] = rank
         return ranks
 
-    def _choice(self, members: Sequence[int] | range) -> Choice:
+    def _eligible_members(self, members: Sequence[int] | range) -> EligibleMembers:
         """The weights of ``members`` in a role that only they may have.
 
         In active_standby all weight is on the first in line.
         """
         if self.rank is not None:
-            return Choice({min(members, key=self.rank.__getitem__): 1})
-        return Choice({member: self.weights[member] for member in members})
+            return EligibleMembers({min(members, key=self.rank.__getitem__): 1})
+        return EligibleMembers({member: self.weights[member] for member in members})
 
     def _add_standbys(self, orders: list[list[int]]) -> None:
         counts = [0] * len(self.names)
@@ -182,51 +181,51 @@ class _Casting:
         equal = self.rank is None and len(set(self.weights)) == 1
         share = quota(self.slots, 1, len(self.names)) if equal else None
 
-        bounds = columns(rows, len(self.names), (share.fewest, share.most) if share else (0, self.slots))
+        bounds = column_bounds(rows, len(self.names), (share.fewest, share.most) if share else (0, self.slots))
         for slot, member in spread(rows, bounds, strain if self.rank is None else None).items():
             orders[slot].append(member)
 
     def _add_backups(self, orders: list[list[int]], role: int) -> None:
         """Add the backup at place ``role``; the last is added first, since it looks for another site."""
         rows = self._rows(orders, role, by_site=role == self.copies - 1 and len(set(self.sites)) > 1)
-        bounds = columns(rows, len(self.names), (0, self.slots))
+        bounds = column_bounds(rows, len(self.names), (0, self.slots))
         for slot, member in spread(rows, bounds).items():
             orders[slot].append(member)
 
     def _rows(self, orders: list[list[int]], role: int, *, by_site: bool) -> list[Row]:
         """The slots of each active in one row, or in two if only some can have a copy on another site.
 
-        So a member's copies in each role are spread over all others that may have it.
+        So a member's copies in each role are spread over all other members that may have it.
         """
-        groups: dict[tuple[int, Choice], list[int]] = {}
+        groups: dict[tuple[int, EligibleMembers], list[int]] = {}
         for slot, order in enumerate(orders):
-            groups.setdefault((order[0], self._choice_for(order, by_site=by_site)), []).append(slot)
+            groups.setdefault((order[0], self._eligible_for(order, by_site=by_site)), []).append(slot)
         return [
             Row(
-                choice,
+                eligible,
                 slots,
                 [frozenset(orders[slot]) for slot in slots],
-                [self._present(slot, role, orders[slot], choice) for slot in slots],
+                [self._present(slot, role, orders[slot], eligible) for slot in slots],
             )
-            for (_, choice), slots in groups.items()
+            for (_, eligible), slots in groups.items()
         ]
 
-    def _present(self, slot: int, role: int, order: Sequence[int], choice: Choice) -> int:
-        """Who should have the role: its present holder, else another that has the sessions, else -1."""
+    def _present(self, slot: int, role: int, order: Sequence[int], eligible: EligibleMembers) -> int:
+        """The member that should have the role: its holder, else another with the sessions, else -1."""
         before = self.before[slot]
         wanted = (before[role], *self.holders[slot]) if role < len(before) else self.holders[slot]
-        return next((member for member in wanted if member in choice.weights and member not in order), -1)
+        return next((member for member in wanted if member in eligible.weights and member not in order), -1)
 
-    def _choice_for(self, order: Sequence[int], *, by_site: bool) -> Choice:
-        """Who may have a slot's next role; with ``by_site``, only members away from the active's, if any."""
+    def _eligible_for(self, order: Sequence[int], *, by_site: bool) -> EligibleMembers:
+        """The members that may have a slot's next role; with ``by_site``, those on another site, if any."""
         site = self.sites[order[0]] if by_site else None
         if site is not None and all(member in order for member in self._away(site)):
             site = None
         taken = frozenset(order) if self.rank is not None else frozenset()
-        if (site, taken) not in self._choices:
+        if (site, taken) not in self._eligible:
             allowed = range(len(self.names)) if site is None else self._away(site)
-            self._choices[site, taken] = self._choice([member for member in allowed if member not in taken])
-        return self._choices[site, taken]
+            self._eligible[site, taken] = self._eligible_members([member for member in allowed if member not in taken])
+        return self._eligible[site, taken]
 
     def _away(self, site: str) -> list[int]:
         if site not in self._others:

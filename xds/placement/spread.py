@@ -1,11 +1,10 @@
-"""Spread one role (standby, or one of the backups) evenly: controlled rounding of a matrix of shares.
+"""Spreads one role (standby, or one of the backups) evenly: controlled rounding of a matrix of shares.
 
-A row is a group of slots (for standbys: the slots of one active), a column a member. The even share of a cell
-is seldom whole. Rounding keeps every cell at its share rounded down or up, every row at its size, and every
-column within one of the sum of its shares; that this is always possible is the integrality of flows. Among
-all such roundings the one is taken that breaks the fewest ``strain`` marks, then keeps the most present
-holders, then has columns closest to their sums. In tables of more than ``DENSE`` cells only some cells per
-row are offered to the flow.
+A row is a group of slots (for standbys: the slots of one active), a column is a member. The even share of a cell is
+seldom a whole number. Rounding keeps every cell at its share rounded down or up, every row at its size, and every
+column within one of the sum of its shares. This is always possible, because flows with whole capacities are whole. Of
+all such roundings the result is the one with the least ``strain``, then the most present holders, then the columns
+closest to their sums. In tables of more than ``DENSE`` cells the flow gets only some cells of each row.
 
 Members are numbers here, in the order of their names.
 """
@@ -18,14 +17,14 @@ from functools import cached_property
 from itertools import accumulate
 from math import ceil, floor
 
-from understudy.xds.placement.mincostflow import Flow
+from understudy.xds.placement.mincostflow import MinCostFlow
 
 DENSE = 1 << 14
 _EPSILON = 1e-9  # shares have denominators below 10^8, so what is nearer to a whole number is whole
 _GOLDEN = 0.6180339887498949
 
 
-class Choice:
+class EligibleMembers:
     """The members that may have a role in some slots, with their weights in that role."""
 
     def __init__(self, weights: dict[int, int]) -> None:
@@ -49,14 +48,13 @@ class Choice:
 
 @dataclass(slots=True)
 class Row:
-    """Slots that share one choice of members.
+    """Slots that may be held by the same members.
 
     ``barred`` runs parallel to ``slots``: the members that already hold the slot in another role.
-    ``present``: who should have it if anybody, or -1. After construction ``share`` tells a member's even
-    share of the row.
+    ``present``: the member that should have the slot, or -1. :meth:`share` is a member's even share of the row.
     """
 
-    choice: Choice
+    eligible: EligibleMembers
     slots: list[int]
     barred: list[frozenset[int]]
     present: list[int]
@@ -64,61 +62,61 @@ class Row:
     lost: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        weights = self.choice.weights
+        weights = self.eligible.weights
         for barred, times in Counter(self.barred).items():
             inside = [member for member in barred if member in weights]
-            rate = times / (self.choice.total - sum(weights[member] for member in inside))
+            rate = times / (self.eligible.total - sum(weights[member] for member in inside))
             self.rate += rate
             for member in inside:
                 self.lost[member] = self.lost.get(member, 0.0) + rate
 
     def share(self, member: int) -> float:
         """How many of the row's slots ``member`` would have if slots could be divided."""
-        return self.choice.weights[member] * (self.rate - self.lost.get(member, 0.0))
+        return self.eligible.weights[member] * (self.rate - self.lost.get(member, 0.0))
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """What a column may sum to; ``even`` is the sum of its shares."""
+class ColumnBounds:
+    """The sums that a column may have; ``even`` is the sum of its shares."""
 
     even: float
     fewest: int
     most: int
 
 
-def columns(rows: Sequence[Row], members: int, limits: tuple[int, int]) -> list[Column]:
+def column_bounds(rows: Sequence[Row], members: int, limits: tuple[int, int]) -> list[ColumnBounds]:
     """The bounds of every column: within one of its even sum, and within ``limits`` where these allow it."""
-    rates: dict[int, tuple[Choice, float]] = {}
+    rates: dict[int, tuple[EligibleMembers, float]] = {}
     even = [0.0] * members
     for row in rows:
-        choice, rate = rates.get(id(row.choice), (row.choice, 0.0))
-        rates[id(row.choice)] = (choice, rate + row.rate)
+        eligible, rate = rates.get(id(row.eligible), (row.eligible, 0.0))
+        rates[id(row.eligible)] = (eligible, rate + row.rate)
         for member, lost in row.lost.items():
-            even[member] -= lost * row.choice.weights[member]
-    for choice, rate in rates.values():
-        for member, weight in choice.weights.items():
+            even[member] -= lost * row.eligible.weights[member]
+    for eligible, rate in rates.values():
+        for member, weight in eligible.weights.items():
             even[member] += weight * rate
     bounds = []
     low, high = limits
     for share in even:
         fewest = max(0, ceil(share - 1 - _EPSILON), low)
         most = min(floor(share + 1 + _EPSILON), high)
-        bounds.append(Column(share, fewest, most))
+        bounds.append(ColumnBounds(share, fewest, most))
     return bounds
 
 
 def spread(
-    rows: Sequence[Row], bounds: Sequence[Column], strain: Callable[[int, int, int], int] | None = None
+    rows: Sequence[Row], bounds: Sequence[ColumnBounds], strain: Callable[[int, int, int], int] | None = None
 ) -> dict[int, int]:
-    """Who has the role, by slot.
+    """The member that has the role, by slot.
 
-    Asked again with its own answer as the present holders, it gives that answer.
+    With its own result as the present holders it gives the same result again.
 
     Args:
         rows: the groups of slots.
-        bounds: per member, from :func:`columns`.
-        strain: given row number, member and count, how far that cell would be from where it should be; at most
-            one more or less for a count that is one higher.
+        bounds: per member, from :func:`column_bounds`.
+        strain: given row number, member and count, how far that cell would be from where it should be. A count that
+            is one higher changes it by at most one.
     """
     while True:
         counts = _round(rows, bounds, strain)
@@ -138,17 +136,17 @@ def spread(
             row.present = [holders[slot] for slot in row.slots]
 
 
-def _unevenness(holders: dict[int, int], bounds: Sequence[Column]) -> int:
+def _unevenness(holders: dict[int, int], bounds: Sequence[ColumnBounds]) -> int:
     """How far the columns are from their even sums, in millionths of a slot."""
     totals = Counter(holders.values())
     return round(sum(abs(totals[member] - column.even) for member, column in enumerate(bounds)) * 1_000_000)
 
 
 def _round(
-    rows: Sequence[Row], bounds: Sequence[Column], strain: Callable[[int, int, int], int] | None
+    rows: Sequence[Row], bounds: Sequence[ColumnBounds], strain: Callable[[int, int, int], int] | None
 ) -> list[dict[int, int]]:
     """How many slots of each row each member has."""
-    cells = sum(len(row.choice.members) for row in rows)
+    cells = sum(len(row.eligible.members) for row in rows)
     densities = [8, 32, 128] if cells > DENSE else []
     for density in densities:
         counts, proper = _round_at(rows, bounds, strain, density)
@@ -159,16 +157,16 @@ def _round(
 
 def _round_at(
     rows: Sequence[Row],
-    bounds: Sequence[Column],
+    bounds: Sequence[ColumnBounds],
     strain: Callable[[int, int, int], int] | None,
     density: int | None,
 ) -> tuple[list[dict[int, int]], bool]:
-    """Round with about ``density`` times the cells per row that it needs; and whether all bounds are met."""
+    """Round with about ``density`` times the cells per row that it needs; also returns whether all bounds are met."""
     members = len(bounds)
     kept, strained = 2, 8 * (members + 1)
     shift = strained * 8 * (members + 1)
     source, sink = len(rows) + members, len(rows) + members + 1
-    flow = Flow(sink + 1)
+    flow = MinCostFlow(sink + 1)
     counts: list[dict[int, int]] = []
     base = [0] * members
     demand = 0
@@ -208,18 +206,18 @@ def _round_at(
 
 
 def _cells(row: Row, number: int, present: Counter[int], density: int | None) -> list[int]:
-    """The columns to look at in a row: all, or the whole shares, the present holders and an even sample."""
-    choice, size = row.choice, len(row.slots)
+    """The columns to use in a row: all, or the whole shares, the present holders and an even sample."""
+    eligible, size = row.eligible, len(row.slots)
     samples = density * size if density else 0
-    if not samples or samples >= 2 * len(choice.members):
-        return choice.members
-    cells = {member for member in present if member in choice.weights}
-    for member in choice.heaviest_first:
-        if choice.weights[member] * row.rate < 1 - _EPSILON:
+    if not samples or samples >= 2 * len(eligible.members):
+        return eligible.members
+    cells = {member for member in present if member in eligible.weights}
+    for member in eligible.heaviest_first:
+        if eligible.weights[member] * row.rate < 1 - _EPSILON:
             break
         cells.add(member)
     start = number * _GOLDEN % 1
-    cells.update(choice.at((place + start) / samples) for place in range(samples))
+    cells.update(eligible.at((place + start) / samples) for place in range(samples))
     return sorted(cells)
 
 
@@ -228,9 +226,9 @@ def _hand_out(
     counts: dict[int, int],
     holders: dict[int, int],
     totals: Counter[int],
-    bounds: Sequence[Column],
+    bounds: Sequence[ColumnBounds],
 ) -> bool:
-    """Give each slot of a row one of the members counted for it, present holders first; False if impossible."""
+    """Give each slot of a row one of the members counted for the row, present holders first; False if impossible."""
     left = dict(counts)
     open_slots = []
     for place, slot in enumerate(row.slots):
@@ -258,13 +256,15 @@ def _interleaved(left: dict[int, int]) -> list[int]:
     return turns[::-1]
 
 
-def _exchange(row: Row, place: int, holders: dict[int, int], totals: Counter[int], bounds: Sequence[Column]) -> bool:
-    """Mend a slot whose new holder already has it in another role: pass holders on between slots of the row.
+def _exchange(
+    row: Row, place: int, holders: dict[int, int], totals: Counter[int], bounds: Sequence[ColumnBounds]
+) -> bool:
+    """Repair a slot whose new holder already has it in another role: exchange holders between slots of the row.
 
-    With one barred member per slot (a standby, when the first backup is chosen) a single swap always does:
-    partners that are no use hold or bar the same member, and there are at most as many of them as the row has
-    slots, this slot counted twice. With more roles there may be no way at all; then whoever is furthest below
-    its share is taken, the row is no longer rounded exactly, and the answer is False.
+    With one barred member per slot (a standby, when the first backup is chosen) one swap is always enough: partners
+    that cannot swap hold or bar the same member, and there are at most as many of them as the row has slots, this slot
+    counted twice. With more roles there may be no way. Then the member furthest below its share is taken, the row is no
+    longer rounded exactly, and the result is False.
     """
     slot, wrong = row.slots[place], holders[row.slots[place]]
     if wrong >= 0:
@@ -275,7 +275,7 @@ def _exchange(row: Row, place: int, holders: dict[int, int], totals: Counter[int
                 holders[row.slots[link]] = member
             return True
         totals[wrong] -= 1
-    free = [member for member in row.choice.members if member not in row.barred[place]]
+    free = [member for member in row.eligible.members if member not in row.barred[place]]
     holders[slot] = min(free, key=lambda member: (totals[member] - bounds[member].even, member))
     totals[holders[slot]] += 1
     return False

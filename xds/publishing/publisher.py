@@ -1,10 +1,10 @@
-"""Brings what Envoy is told into the resource cache: health at once, everything else merged.
+"""Brings Envoy's configuration into the resource cache: health at once, all other changes merged.
 
-A change of health becomes one small EDS update (and, for a mesh, one of its routes), whatever else is under way.
-Other changes wait until 30 ms have passed since the last publication, so a burst costs one; after a quiet time the
-first of them goes at once. Equal content is never set again. Resources that were never encoded before are encoded in a
-thread first, so that heartbeats are not held up by it. Nothing is published before the world is known. Order on the
-wire and acknowledgement are the cache's.
+A change of health becomes one small EDS update (and, for a mesh, one of its routes), whatever else is under way. Other
+changes wait until 30 ms have passed since the last publication, so a burst of them costs one. After a quiet time the
+first of them goes at once. Equal content is never set again. Resources that were never encoded are first encoded in a
+thread, so they do not delay heartbeats. Nothing is published before the state of the pool is known. The cache keeps the
+order on the wire and waits for acknowledgements.
 """
 
 import asyncio
@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from understudy.statesync.pool.spec import PoolSpec
-from understudy.xds.envoy.mesh import build_all, clusters_from_elsewhere
-from understudy.xds.envoy.resources import ENDPOINTS, ROUTES, Endpoint, PoolView
-from understudy.xds.membership.cluster_state import World, pool_view
+from understudy.xds.envoy.pool_view import Endpoint, PoolView
+from understudy.xds.membership.cluster_state import ClusterState, pool_view
 from understudy.xds.server.cache import CacheError, ResourceCache
+from understudy.xds.server.types import ENDPOINTS, ROUTES
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +24,8 @@ MERGE_SECONDS = 0.03
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """The part of a view that makes clusters and routes: everything but health."""
+class Topology:
+    """The part of a view that clusters and routes depend on: all but the health of the members."""
 
     spec: PoolSpec
     addresses: Mapping[str, Endpoint]
@@ -33,45 +33,45 @@ class Shape:
     late: bool
 
 
-def shape_of(view: PoolView) -> Shape:
-    """The shape of a view."""
+def topology_of(view: PoolView) -> Topology:
+    """The topology of a view."""
     addresses = {name: replace(one, healthy=True) for name, one in view.members.items()}
-    return Shape(view.spec, addresses, view.orders, view.late)
+    return Topology(view.spec, addresses, view.orders, view.late)
 
 
-async def nothing_more(_: PoolSpec) -> None:
-    """For who has nothing to do with a spec that is published."""
+async def ignore_spec(_: PoolSpec) -> None:
+    """The default of ``on_spec``: does nothing."""
 
 
 class Publisher:
-    """Keeps a cache in step with the world.
+    """Keeps a cache in step with the pool.
 
     Args:
         cache: what the xDS streams are served from.
-        look: the world as it is now, or None while nothing can be said.
+        current: the pool as it is now, or None while it is not known.
         on_publish: called after each publication, of health too.
-        on_spec: awaited with the spec of each publication but of health, before ``on_publish`` is called.
-        merge: seconds between publications of anything but health.
+        on_spec: awaited with the spec of each publication except those of health, before ``on_publish`` is called.
+        merge: seconds between two publications of anything but health.
     """
 
     def __init__(
         self,
         cache: ResourceCache,
-        look: Callable[[], World | None],
+        current: Callable[[], ClusterState | None],
         *,
         on_publish: Callable[[], None],
-        on_spec: Callable[[PoolSpec], Awaitable[None]] = nothing_more,
+        on_spec: Callable[[PoolSpec], Awaitable[None]] = ignore_spec,
         merge: float = MERGE_SECONDS,
     ) -> None:
         self._cache = cache
-        self._look = look
+        self._current = current
         self._on_publish = on_publish
         self._on_spec = on_spec
         self._merge = merge
-        self._awake = asyncio.Event()
-        self._moved = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._published_event = asyncio.Event()
         self._published: PoolView | None = None
-        self._shape: Shape | None = None
+        self._topology: Topology | None = None
         self._resources: Mapping[str, Mapping[str, bytes]] = {}
         self._warming: asyncio.Task[None] | None = None
         self._at = 0.0
@@ -79,53 +79,53 @@ class Publisher:
         self.fault = ""
 
     def wake(self) -> None:
-        """The world may have changed."""
-        self._awake.set()
+        """The pool may have changed."""
+        self._wake.set()
 
     @property
-    def current(self) -> bool:
-        """Whether the cache holds what the world is now."""
-        world = self._look()
-        return world is not None and self._published == pool_view(world)
+    def is_current(self) -> bool:
+        """Whether the cache holds the pool as it is now."""
+        cluster = self._current()
+        return cluster is not None and self._published == pool_view(cluster)
 
     async def settled(self) -> None:
-        """Return once the cache holds what the world is now."""
-        while not self.current:
-            await self._moved.wait()
+        """Return once the cache holds the pool as it is now."""
+        while not self.is_current:
+            await self._published_event.wait()
 
     async def run(self) -> None:
         """Publish until cancelled."""
         try:
             while True:
-                await self._awake.wait()
-                self._awake.clear()
-                world = self._look()
-                if world is not None:
-                    await self._follow(pool_view(world))
+                await self._wake.wait()
+                self._wake.clear()
+                cluster = self._current()
+                if cluster is not None:
+                    await self._follow(pool_view(cluster))
         finally:
             if self._warming is not None:
                 self._warming.cancel()
 
     async def _follow(self, view: PoolView) -> None:
         await self._publish_health(view)
-        shape = shape_of(view)
+        topology = topology_of(view)
         ready = self._warming is not None and self._warming.done()
-        if shape == self._shape:
+        if topology == self._topology:
             self._warming = None if ready else self._warming
         elif self._warming is None:
             self._warming = asyncio.create_task(self._warm(view))
             self._warming.add_done_callback(lambda _: self.wake())
         elif ready:
             self._warming = None
-            await self._publish(view, shape)
+            await self._publish(view, topology)
 
     async def _warm(self, view: PoolView) -> None:
         """Wait out the merging time and have everything of a view encoded, so that building it again is quick."""
         since = asyncio.get_running_loop().time() - self._at
         await asyncio.gather(
             asyncio.sleep(self._merge - since if self._at else 0),
-            # What cannot be built is told when it is to be published.
-            asyncio.gather(asyncio.to_thread(build_all, view), return_exceptions=True),
+            # An error is reported when the view is to be published.
+            asyncio.gather(asyncio.to_thread(_build, view), return_exceptions=True),
         )
 
     async def _publish_health(self, view: PoolView) -> None:
@@ -139,40 +139,55 @@ class Publisher:
         if members == before.members:
             return
         after = replace(before, members=members)
-        old, new = self._resources, build_all(after)
+        old, new = self._resources, _build(after)
         self._published, self._resources = after, new
-        logger.info("endpoints of pool %s: %s", view.spec.pool, _told(before.members, members))
+        logger.info("endpoints of pool %s: %s", view.spec.pool, _health_changes(before.members, members))
         for kind in (ENDPOINTS, ROUTES):
             changed = {name: value for name, value in new[kind].items() if old[kind][name] != value}
             if changed:
                 await self._cache.update(kind, changed)
-        self._tell()
+        self._notify()
 
-    async def _publish(self, view: PoolView, shape: Shape) -> None:
-        self._shape = shape
+    async def _publish(self, view: PoolView, topology: Topology) -> None:
+        self._topology = topology
         self._at = asyncio.get_running_loop().time()
         try:
-            resources = build_all(view)
-            await self._cache.set_all(resources, known=clusters_from_elsewhere(view.spec))
+            resources = _build(view)
+            await self._cache.set_all(resources, known=_clusters_from_elsewhere(view.spec))
             await self._on_spec(view.spec)
         except (CacheError, ValueError) as error:
-            # The last good content stays. Another view is tried when there is one.
+            # The last good content stays. The next view is tried when the pool changes.
             self.fault = str(error)
-            logger.exception("pool %s: this view cannot be published", view.spec.pool)
+            logger.exception(
+                "pool %s: this configuration cannot be published, and Envoys keep the last one", view.spec.pool
+            )
             return
         self._published, self._resources = view, resources
         self.fault = ""
         self.publications += 1
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
-        self._moved.set()
-        self._moved = asyncio.Event()
+    def _notify(self) -> None:
+        self._published_event.set()
+        self._published_event = asyncio.Event()
         self._on_publish()
 
 
-def _told(before: Mapping[str, Endpoint], after: Mapping[str, Endpoint]) -> str:
-    """Changes of health in words."""
+def _build(view: PoolView) -> dict[str, dict[str, bytes]]:
+    """All resources of a view. The first call imports Envoy's message classes, and is made in a thread."""
+    from understudy.xds.envoy.mesh import build_all
+
+    return build_all(view)
+
+
+def _clusters_from_elsewhere(spec: PoolSpec) -> frozenset[str]:
+    from understudy.xds.envoy.mesh import clusters_from_elsewhere
+
+    return clusters_from_elsewhere(spec)
+
+
+def _health_changes(before: Mapping[str, Endpoint], after: Mapping[str, Endpoint]) -> str:
+    """Changes of health, as text for the log."""
     changes = [
         f"{name} {'healthy' if one.healthy else 'unhealthy'}"
         for name, one in sorted(after.items())

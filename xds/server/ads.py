@@ -1,13 +1,12 @@
 """The xDS server on gRPC: the aggregated service and those per type, both variants, one stream loop for all.
 
-Carries out what ``understudy.xds.server.stream`` decides. At most one response per stream is being written; what
-changes meanwhile is merged into the next one, so that a slow reader costs no memory and gets the newest content.
-Streams are refused until the cache is ready, and end cleanly when the server stops or when they are old. Any bytes from
-a client end in a clean gRPC status at worst.
+Carries out what ``understudy.xds.server.stream`` decides. At most one response per stream is being written. Changes
+meanwhile are merged into the next one, so a slow reader costs no memory and gets the newest content. Streams are
+refused until the cache is ready. They end cleanly when the server stops or when they are old. Invalid bytes from a
+client end its stream with a gRPC status.
 """
 
 import asyncio
-import contextlib
 import functools
 import itertools
 import logging
@@ -22,30 +21,30 @@ import grpc
 import grpc.aio
 
 from understudy.xds.server import types, wire
-from understudy.xds.server.cache import Client, PushEvent, ResourceCache
+from understudy.xds.server.cache import PushEvent, ResourceCache, Subscriber
 from understudy.xds.server.csds import add_client_status
-from understudy.xds.server.stream import Conversation
-from understudy.xds.server.stream_config import Limits, Outgoing, Pace, Refused, Variant
+from understudy.xds.server.freshness import Freshness, cancel
+from understudy.xds.server.stream import StreamState
+from understudy.xds.server.stream_config import EncodedResponse, RequestRefused, StreamLimits, StreamTimeouts, Variant
 from understudy.xds.server.stream_quota import HTTP2_LIMIT, QuotaLimits, StreamQuota
 from understudy.xds.server.wire import Malformed, Node
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Identify = Callable[[Node, Mapping[str, Any]], str | None]
 
 _READ = {Variant.SOTW: wire.read_request, Variant.DELTA: wire.read_delta_request}
 _END: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # not in the stubs
-_MAX_MESSAGE = 16 * 1024 * 1024
-_FRESH_RETRY = 1.0
-# gRPC refuses streams at random when more than 1,000 wait to be taken in, which is just what happens when the Envoys of
-# a replica that died all come at once. Each that waits costs little; 20,000 is far beyond what one process serves.
-TAKE_ALL = (
+_MAX_REQUEST_BYTES = 16 * 1024 * 1024
+# gRPC refuses streams at random when more than 1,000 wait to be accepted. That happens when all Envoys of a replica
+# that died come at once. A waiting stream costs little, and 20,000 is far more than one process serves.
+ACCEPT_ALL = (
     ("grpc.server.max_pending_requests", 20_000),
     ("grpc.server.max_pending_requests_hard_limit", 20_000),
 )
-# A client that was cut off is let go soon: until then its old stream stands beside the one that it opens anew. But an
-# Envoy may be busy with a large configuration for seconds.
+# The stream of a client that was cut off ends soon: until then its old stream exists beside its new one. But an Envoy
+# may be busy with a large configuration for seconds.
 KEEPALIVE = (
     ("grpc.keepalive_time_ms", 5_000),
     ("grpc.keepalive_timeout_ms", 5_000),
@@ -55,10 +54,10 @@ KEEPALIVE = (
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
 )
 _OPTIONS = (
-    *TAKE_ALL,
+    *ACCEPT_ALL,
     *KEEPALIVE,
     *HTTP2_LIMIT,
-    ("grpc.max_receive_message_length", _MAX_MESSAGE),
+    ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
     ("grpc.max_send_message_length", -1),
     ("grpc.so_reuseport", 0),
     ("grpc.enable_channelz", 0),  # 0.7 KB a connection, for a service that is not offered
@@ -70,15 +69,15 @@ class StreamSettings:
     """How streams are kept.
 
     Attributes:
-        pace: how long a stream waits for its node.
+        timeouts: how long a stream waits for its node.
         limits: what a stream may ask for.
         quota: how many streams may be open.
         max_age: seconds after which a stream is ended cleanly, so that clients spread over the replicas; each
             stream draws its own between 80 % and 120 %. 0 lets streams live.
     """
 
-    pace: Pace = field(default_factory=Pace)
-    limits: Limits = field(default_factory=Limits)
+    timeouts: StreamTimeouts = field(default_factory=StreamTimeouts)
+    limits: StreamLimits = field(default_factory=StreamLimits)
     quota: QuotaLimits = field(default_factory=QuotaLimits)
     max_age: float = 0.0
 
@@ -89,12 +88,13 @@ class AdsServer:
     Args:
         cache: what is served.
         settings: how streams are kept.
-        confirm_fresh: awaited before a client that brings versions from elsewhere is sent other ones; returns when
-            the cache is as new as the truth was when it was called. So a replica that is behind rolls nobody back.
+        confirm_fresh: awaited before a client with versions from another server is sent other ones. It returns when the
+            cache is as new as the source of truth was at the call. So a replica that is behind gives no client an older
+            configuration.
         identify: given a stream's node and gRPC's auth context, returns why the stream is not allowed, or None.
 
     Attributes:
-        quota: counts the open streams, and those that were refused.
+        quota: counts the open streams, and the refused ones.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class AdsServer:
         self._server: grpc.aio.Server | None = None
 
     def register(self, server: grpc.aio.Server) -> None:
-        """Add the discovery services and that of client status to a gRPC server that somebody else starts and stops."""
+        """Add the discovery and client status services to a gRPC server that the caller starts and stops."""
         methods = {
             "StreamAggregatedResources": self._handler(Variant.SOTW),
             "DeltaAggregatedResources": self._handler(Variant.DELTA),
@@ -136,7 +136,7 @@ class AdsServer:
     async def start(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
         """Serve on ``address`` (``host:port``, port 0 picks one) and return the port.
 
-        Plain text without ``credentials``. Raises ``RuntimeError`` when the address cannot be had.
+        Plain text without ``credentials``. Raises ``RuntimeError`` if the address cannot be used.
         """
         server = grpc.aio.server(options=_OPTIONS)
         self.register(server)
@@ -149,7 +149,7 @@ class AdsServer:
         return port
 
     async def stop(self, grace: float = 1.0) -> None:
-        """End every stream cleanly and, if :meth:`start` made one, the gRPC server; at the latest after ``grace`` s."""
+        """End every stream cleanly and, if :meth:`start` made one, the gRPC server, within ``grace`` seconds."""
         self._stopping = True
         for stream in self._streams:
             stream.wake()
@@ -177,16 +177,16 @@ class AdsServer:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "this server has not loaded its state yet")
         if self._stopping:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "this server is stopping")
-        conversation = Conversation(
+        stream_state = StreamState(
             variant,
             prefix=f"{self._boot}-{next(self._numbers):x}-",
             type_url=type_url,
-            pace=self.settings.pace,
+            timeouts=self.settings.timeouts,
             limits=self.settings.limits,
             siblings=self._siblings,
         )
         async with self.quota.held(context):
-            stream = _Stream(self, conversation, context)
+            stream = _Stream(self, stream_state, context)
             self._streams[stream] = None
             self.cache.counters.streams += 1
             try:
@@ -196,60 +196,60 @@ class AdsServer:
 
 
 class _Stream:
-    """One open stream: a reader task feeds the conversation, the handler's own task writes what it says."""
+    """One open stream: a reader task takes in requests, and the handler's own task writes responses."""
 
     __slots__ = (
         "_cache",
         "_client",
         "_context",
-        "_conversation",
         "_ends_at_ns",
         "_finished",
         "_refusal",
         "_server",
         "_stirred",
+        "_stream_state",
         "_waiter",
         "_waiting_for_freshness",
     )
 
-    def __init__(self, server: AdsServer, conversation: Conversation, context: Context) -> None:
+    def __init__(self, server: AdsServer, stream_state: StreamState, context: Context) -> None:
         self._server = server
         self._cache = server.cache
-        self._conversation = conversation
+        self._stream_state = stream_state
         self._context = context
         self._stirred = False
         self._waiter: asyncio.Future[None] | None = None
-        self._client: Client | None = None
+        self._client: Subscriber | None = None
         self._refusal: tuple[grpc.StatusCode, str] | None = None
         self._waiting_for_freshness: asyncio.Task[None] | None = None
         self._finished = False
         self._ends_at_ns = _end_of_life(server.settings.max_age)
-        conversation.fresh = server.freshness is None
+        stream_state.fresh = server.freshness is None
 
     def wake(self) -> None:
-        """Something may have to be done."""
+        """There may be something to do."""
         self._stirred = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     async def run(self) -> None:
         """Serve until the client or the server ends the stream."""
-        # One coroutine and one bare future per resting stream: there may be thousands of them.
+        # Only one coroutine and one future per idle stream: there may be thousands of them.
         loop = asyncio.get_running_loop()
         reader = asyncio.create_task(self._read())
         end = None
         if self._ends_at_ns != _NEVER:
-            left = (self._ends_at_ns - time.monotonic_ns()) / 1e9 + 0.001  # never a moment too early
+            left = (self._ends_at_ns - time.monotonic_ns()) / 1e9 + 0.001  # never too early
             end = loop.call_later(left, self.wake)
         try:
             while not self._is_over():
                 now_ns = time.monotonic_ns()
-                outgoing = self._conversation.next(now_ns) if self._client is not None else None
+                outgoing = self._stream_state.next(now_ns) if self._client is not None else None
                 if outgoing is not None:
-                    changed_ns = self._conversation.changed_ns
+                    changed_ns = self._stream_state.changed_ns
                     await self._context.write(outgoing.data)
                     self._tell_pushed(outgoing, changed_ns, now_ns)
-                    outgoing = None  # its bytes are not to stay with a stream that rests
+                    outgoing = None  # an idle stream must not keep its bytes
                     continue
                 timer = self._settle(now_ns)
                 if not self._stirred:
@@ -269,49 +269,49 @@ class _Stream:
                 end.cancel()
             if self._client is not None:
                 self._cache.leave(self._client)
-            await _cancel(reader, self._waiting_for_freshness)
+            await cancel(reader, self._waiting_for_freshness)
 
     # Reading
 
     async def _read(self) -> None:
         try:
-            # Read from the call itself: going through its iterator costs a generator per stream.
+            # Read from the call itself: its iterator costs a generator per stream.
             while (data := await self._context.read()) is not _END:
                 await self._take_in(data)
         except Malformed as fault:
             self._refusal = (grpc.StatusCode.INVALID_ARGUMENT, fault.detail)
-        except Refused as fault:
+        except RequestRefused as fault:
             code = grpc.StatusCode.RESOURCE_EXHAUSTED if fault.exhausted else grpc.StatusCode.INVALID_ARGUMENT
             self._refusal = (code, fault.detail)
         except _NotAllowed as fault:
             self._refusal = (grpc.StatusCode.PERMISSION_DENIED, str(fault))
         except Exception:
-            log.exception("a stream of %s ends because of a fault in the server", self._context.peer())
-            self._refusal = (grpc.StatusCode.INTERNAL, "a fault in the server; its log tells more")
+            logger.exception("a stream of %s ends because of an error in the server", self._context.peer())
+            self._refusal = (grpc.StatusCode.INTERNAL, "an error in the server; see its log")
         finally:
             self._finished = True
             self.wake()
 
     async def _take_in(self, data: bytes) -> None:
-        request = _READ[self._conversation.variant](data)
+        request = _READ[self._stream_state.variant](data)
         client = self._client
         if client is None:
-            client = await self._introduce(self._conversation.introduce(request))
+            client = await self._introduce(self._stream_state.introduce(request))
         now_ns = time.monotonic_ns()
-        type_url, facts = self._conversation.on_request(request, now_ns)
-        self._cache.heard(client, type_url, facts, now_ns)
-        if self._conversation.rests():
-            self._cache.rested(client)
+        type_url, outcome = self._stream_state.on_request(request, now_ns)
+        self._cache.on_request(client, type_url, outcome, now_ns)
+        if self._stream_state.rests():
+            self._cache.on_idle(client)
         else:
             self.wake()
 
-    async def _introduce(self, node: Node) -> Client:
+    async def _introduce(self, node: Node) -> Subscriber:
         if self._server.identify is not None:
             reason = self._server.identify(node, self._context.auth_context())
             if reason is not None:
                 raise _NotAllowed(reason)
         group = self._cache.node_group(node)
-        self._client = Client(self._conversation, group, self._context.peer(), self.wake)
+        self._client = Subscriber(self._stream_state, group, self._context.peer(), self.wake)
         await self._cache.join(self._client)
         return self._client
 
@@ -320,8 +320,8 @@ class _Stream:
     def _is_over(self) -> bool:
         return self._finished or self._server.stopping or time.monotonic_ns() >= self._ends_at_ns
 
-    def _tell_pushed(self, outgoing: Outgoing, changed_ns: int, now_ns: int) -> None:
-        self._cache.pushed(
+    def _tell_pushed(self, outgoing: EncodedResponse, changed_ns: int, now_ns: int) -> None:
+        self._cache.on_response_written(
             PushEvent(
                 node=self._client.node if self._client else "",
                 type_url=outgoing.type_url,
@@ -337,12 +337,12 @@ class _Stream:
         )
 
     def _settle(self, now_ns: int) -> asyncio.TimerHandle | None:
-        """There is nothing to send now: what else is to be done, and what wakes the stream by itself."""
+        """There is nothing to send now: do what else is due, and start the timer that wakes the stream."""
         if self._client is not None:
-            self._cache.rested(self._client)
-        if self._conversation.needs_freshness and self._waiting_for_freshness is None:
+            self._cache.on_idle(self._client)
+        if self._stream_state.needs_freshness and self._waiting_for_freshness is None:
             self._waiting_for_freshness = asyncio.create_task(self._become_fresh())
-        until = self._conversation.wake_ns
+        until = self._stream_state.wake_ns
         if until is None:
             return None
         return asyncio.get_running_loop().call_later(max(0, until - now_ns) / 1e9, self.wake)
@@ -350,47 +350,12 @@ class _Stream:
     async def _become_fresh(self) -> None:
         if self._server.freshness is not None:
             await self._server.freshness.confirmed()
-        self._conversation.fresh = True
+        self._stream_state.fresh = True
         self.wake()
 
 
 class _NotAllowed(Exception):
-    """The certificate that a client shows is not that of the node it claims to be."""
-
-
-class Freshness:
-    """Shares one confirmation among all streams that wait for one; a stream never joins one that began before it."""
-
-    def __init__(self, confirm: Callable[[], Awaitable[None]]) -> None:
-        self._confirm = confirm
-        self._waiting: list[asyncio.Future[None]] = []
-        self._task: asyncio.Task[None] | None = None
-
-    async def confirmed(self) -> None:
-        """Return when a confirmation that began after this call has succeeded, however often it has to be tried."""
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run())
-        await future
-
-    async def close(self) -> None:
-        """Stop trying."""
-        await _cancel(self._task)
-
-    async def _run(self) -> None:
-        while self._waiting:
-            served, self._waiting = self._waiting, []
-            try:
-                await self._confirm()
-            except Exception as fault:  # noqa: BLE001  whatever keeps the truth away, clients keep what they have
-                log.warning("cannot confirm to be up to date, clients with other versions wait: %s", fault)
-                self._waiting = [*served, *self._waiting]
-                await asyncio.sleep(_FRESH_RETRY)
-                continue
-            for future in served:
-                if not future.done():
-                    future.set_result(None)
+    """The client's certificate is not for the node that it claims to be."""
 
 
 _NEVER = (1 << 63) - 1
@@ -400,11 +365,3 @@ def _end_of_life(max_age: float) -> int:
     if max_age <= 0:
         return _NEVER
     return time.monotonic_ns() + round(max_age * random.uniform(0.8, 1.2) * 1e9)  # noqa: S311  spreads load only
-
-
-async def _cancel(*tasks: asyncio.Task[None] | None) -> None:
-    for task in tasks:
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task

@@ -1,10 +1,9 @@
-"""The cache: what every node group is to see, encoded once, and how far every connected node is with it.
+"""The cache: the resources of every node group, encoded once, and how far every connected node is with them.
 
-Usable by anyone who wants a Python xDS server: set resources, give the cache to
-``understudy.xds.server.ads.AdsServer``, wait for acknowledgement. Versions are hashes of content, so caches with equal
-content answer alike in any process. What does not hold together is refused as a whole, and the last good snapshot
-stays. Single-threaded: to be used from the event loop that its server runs on. Knows nothing of etcd, of pools or of
-gRPC.
+Set resources, give the cache to ``understudy.xds.server.ads.AdsServer`` and wait for acknowledgement. Versions are
+hashes of content, so caches with equal content answer alike in any process. Invalid content is refused as a whole, and
+the last good snapshot stays. Not thread-safe: use it on the event loop of its server. It knows nothing of etcd, pools
+or gRPC.
 """
 
 import asyncio
@@ -16,7 +15,7 @@ from typing import Protocol, TypeVar
 
 from google.protobuf.message import Message
 
-from understudy.xds.server import types
+from understudy.xds.server.consistency import new_problems
 from understudy.xds.server.events import (
     AckEvent,
     CacheError,
@@ -28,44 +27,44 @@ from understudy.xds.server.events import (
     TypeStatus,
 )
 from understudy.xds.server.references import Unreadable
-from understudy.xds.server.snapshot import EMPTY, Resource, Snapshot, TypeSnapshot, dangling, encode
-from understudy.xds.server.stream import Conversation
-from understudy.xds.server.subscription import Facts
+from understudy.xds.server.responses import RequestOutcome
+from understudy.xds.server.snapshot import EMPTY, Resource, Snapshot, TypeSnapshot, encode, merge_groups
+from understudy.xds.server.stream import StreamState
 from understudy.xds.server.wire import Node
 
 __all__ = [
     "AckEvent",
     "CacheError",
-    "Client",
     "ConfigRejected",
     "Counters",
     "InvalidResources",
     "NotAcknowledged",
     "PushEvent",
     "ResourceCache",
+    "Subscriber",
     "TypeStatus",
 ]
 
 
-class Serialisable(Protocol):
+class Serializable(Protocol):
     """A message that ``bytes()`` turns into its wire form, as betterproto2's do."""
 
     def __bytes__(self) -> bytes: ...
 
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _Event = TypeVar("_Event")
 
-Content = bytes | Message | Serialisable | Resource
+Content = bytes | Message | Serializable | Resource
 Resources = Mapping[str, Content]
 
 
 @dataclass(slots=True, eq=False)
-class Client:
+class Subscriber:
     """One open stream as the cache knows it. ``wake`` is called when the stream may have something to send."""
 
-    conversation: Conversation
+    stream_state: StreamState
     group: str
     peer: str
     wake: Callable[[], None]
@@ -73,18 +72,18 @@ class Client:
     @property
     def node(self) -> str:
         """The id of the stream's node, or the stream's own name where the node has none."""
-        return self.conversation.identity
+        return self.stream_state.identity
 
 
 class ResourceCache:
     """Resources by type and name, for all nodes (group ``""``) and for single groups beside or over them.
 
     Args:
-        node_group: which group a node belongs to. A node sees the resources of group ``""`` and those of its own
-            group; of two with one name its group's.
-        on_group: awaited with a group's name when its first node connects, before that node is answered; the place
-            to set the resources of groups that cannot be known beforehand.
-        known: names that nodes have from elsewhere (static clusters), which resources may point at.
+        node_group: the group of a node. A node sees the resources of group ``""`` and those of its own group. If both
+            have a name, it sees its own group's.
+        on_group: awaited with a group's name when its first node connects, before that node is answered. Set the
+            resources of groups here that are not known before.
+        known: names that nodes have from elsewhere (static clusters) and that resources may point at.
         on_push: called for every response that was written.
         on_ack: called for every ACK and NACK.
     """
@@ -109,16 +108,16 @@ class ResourceCache:
         self._snapshots: dict[str, Snapshot] = {"": Snapshot()}
         self._revision = 0
         self._ready = False
-        self._clients: dict[Client, None] = {}
-        self._of_node: dict[str, list[Client]] = {}
-        self._unsettled: dict[Client, None] = {}
-        self._refusing: dict[Client, None] = {}
+        self._clients: dict[Subscriber, None] = {}
+        self._of_node: dict[str, list[Subscriber]] = {}
+        self._unsettled: dict[Subscriber, None] = {}
+        self._refusing: dict[Subscriber, None] = {}
         self._waiters: set[asyncio.Future[None]] = set()
 
     # Content
 
     def ready(self) -> None:
-        """Declare the content complete: from now on streams are served, and what is not set does not exist."""
+        """Declare the content complete: from now on streams are served, and resources that are not set do not exist."""
         self._ready = True
 
     @property
@@ -182,14 +181,14 @@ class ResourceCache:
         return True
 
     async def drop_group(self, group: str) -> None:
-        """Forget what a group has of its own; its nodes see what all see."""
+        """Remove a group's own resources; its nodes see those of group ``""``."""
         if group and self._own.pop(group, None) is not None:
             self._snapshots.pop(group, None)
             self._refresh((group,))
         await asyncio.sleep(0)
 
     def resource_counts(self) -> dict[str, int]:
-        """How many resources there are by type; those of groups are counted beside those of all."""
+        """Number of resources by type, of all groups together."""
         counts: dict[str, int] = {}
         for own in self._own.values():
             for kind, one in own.items():
@@ -197,7 +196,7 @@ class ResourceCache:
         return counts
 
     def snapshot(self, group: str = "") -> Snapshot:
-        """What the nodes of a group see now."""
+        """The resources that the nodes of a group see now."""
         return self._snapshots.get(group, self._snapshots[""])
 
     async def _give_way(self, type_url: str, group: str) -> str:
@@ -247,12 +246,12 @@ class ResourceCache:
         now_ns = time.monotonic_ns()
         base = own if not group else self._own[""]
         merged = {
-            name: _merge(base, own if name == group else self._own.get(name, {}), self.snapshot(name), now_ns)
+            name: merge_groups(base, own if name == group else self._own.get(name, {}), self.snapshot(name), now_ns)
             for name in affected
         }
         problems: dict[tuple[str, str], str] = {}
         for name, snapshot in merged.items():
-            problems |= _new_problems(snapshot, self.snapshot(name), known)
+            problems |= new_problems(snapshot, self.snapshot(name), known)
         if problems:
             self._refuse(group, problems)
         self.refused.pop(group, None)
@@ -264,23 +263,23 @@ class ResourceCache:
     def _refresh(self, groups: tuple[str, ...] | None) -> None:
         for client in self._clients:
             if groups is None or client.group in groups:
-                client.conversation.offer(self.snapshot(client.group))
+                client.stream_state.offer(self.snapshot(client.group))
                 self._unsettled[client] = None
                 client.wake()
 
     # Clients: used by understudy.xds.server.ads
 
-    async def join(self, client: Client) -> None:
-        """A stream has told its node: let it see its group's snapshot."""
+    async def join(self, client: Subscriber) -> None:
+        """A stream has named its node: give it its group's snapshot."""
         first = client.group not in self._own and all(other.group != client.group for other in self._clients)
         self._clients[client] = None
         self._of_node.setdefault(client.node, []).append(client)
         self._unsettled[client] = None
         if first and client.group and self.on_group is not None:
             await self.on_group(client.group)
-        client.conversation.offer(self.snapshot(client.group))
+        client.stream_state.offer(self.snapshot(client.group))
 
-    def leave(self, client: Client) -> None:
+    def leave(self, client: Subscriber) -> None:
         """A stream has ended."""
         self._clients.pop(client, None)
         beside = self._of_node.get(client.node, [])
@@ -292,29 +291,29 @@ class ResourceCache:
         self._refusing.pop(client, None)
         self._tell_waiters()
 
-    def heard(self, client: Client, type_url: str, facts: Facts, now_ns: int) -> None:
+    def on_request(self, client: Subscriber, type_url: str, outcome: RequestOutcome, now_ns: int) -> None:
         """A client's request was taken in."""
         self._unsettled[client] = None
         for sibling in self._of_node[client.node]:
             if sibling is not client:
                 sibling.wake()
-        if facts.sent is None:
+        if outcome.sent is None:
             return
-        if facts.error is None:
+        if outcome.error is None:
             self.counters.acks += 1
         else:
             self.counters.nacks += 1
             self._refusing[client] = None
         if self.on_ack is not None:
-            sent = facts.sent
-            _tell(self.on_ack, AckEvent(client.node, type_url, sent.version, sent.at_ns, now_ns, facts.error))
+            sent = outcome.sent
+            _tell(self.on_ack, AckEvent(client.node, type_url, sent.version, sent.at_ns, now_ns, outcome.error))
 
-    def siblings(self, conversation: Conversation) -> tuple[Conversation, ...]:
+    def siblings(self, stream_state: StreamState) -> tuple[StreamState, ...]:
         """The other open streams of a stream's node."""
-        beside = self._of_node.get(conversation.identity, ())
-        return tuple(other.conversation for other in beside if other.conversation is not conversation)
+        beside = self._of_node.get(stream_state.identity, ())
+        return tuple(other.stream_state for other in beside if other.stream_state is not stream_state)
 
-    def pushed(self, event: PushEvent) -> None:
+    def on_response_written(self, event: PushEvent) -> None:
         """A response was written."""
         self.counters.pushes += 1
         self.counters.pushed_resources += event.resources
@@ -322,12 +321,12 @@ class ResourceCache:
         if self.on_push is not None:
             _tell(self.on_push, event)
 
-    def rested(self, client: Client) -> None:
-        """A client has nothing to be sent now."""
-        if client.conversation.settled:
+    def on_idle(self, client: Subscriber) -> None:
+        """There is nothing to send to a client now."""
+        if client.stream_state.settled:
             self._unsettled.pop(client, None)
         if self._waiters and (
-            not self._unsettled or (client in self._refusing and any(client.conversation.rejections()))
+            not self._unsettled or (client in self._refusing and any(client.stream_state.rejecting()))
         ):
             self._tell_waiters()
 
@@ -336,7 +335,7 @@ class ResourceCache:
     async def acknowledged(self, timeout: float = 10.0) -> None:
         """Wait until every connected node has acknowledged the content as it is now, or newer.
 
-        Removals that still wait for their time don't count. Raises :class:`ConfigRejected` when a node refuses
+        Removals that still wait do not count. Raises :class:`ConfigRejected` when a node refuses
         something, :class:`NotAcknowledged` (a ``TimeoutError``) after ``timeout`` seconds.
         """
         try:
@@ -360,7 +359,7 @@ class ResourceCache:
 
     def _raise_rejection(self) -> None:
         for client in self._refusing:
-            for one in client.conversation.rejections():
+            for one in client.stream_state.rejecting():
                 raise ConfigRejected(client.node, one.type_url, one.sent_version, one.error or "")
 
     def _tell_waiters(self) -> None:
@@ -369,7 +368,7 @@ class ResourceCache:
                 waiter.set_result(None)
 
     def status(self) -> tuple[TypeStatus, ...]:
-        """How every connected node stands with every type that it asked for, by node and in the order of sending."""
+        """How far every connected node is with every type that it asked for, by node and in the order of sending."""
         return tuple(
             TypeStatus(
                 node=client.node,
@@ -378,14 +377,14 @@ class ResourceCache:
                 type_url=one.type_url,
                 sent=one.sent_version,
                 acked=one.acked_version,
-                state=client.conversation.standing(one),
+                state=client.stream_state.status(one),
                 error=one.error or "",
                 nonce=one.nonce,
                 sent_at_ns=one.sent_at_ns,
                 acked_at_ns=one.acked_at_ns,
             )
             for client in sorted(self._clients, key=lambda client: client.node)
-            for one in client.conversation.subscriptions
+            for one in client.stream_state.subscriptions
         )
 
 
@@ -393,35 +392,4 @@ def _tell(hook: Callable[[_Event], None], event: _Event) -> None:
     try:
         hook(event)
     except Exception:
-        log.exception("a hook failed on %s", event)
-
-
-def _merge(
-    base: Mapping[str, TypeSnapshot], own: Mapping[str, TypeSnapshot], before: Snapshot, now_ns: int
-) -> Snapshot:
-    """What a group sees: ``base`` under ``own``. Types that did not change stay the same object, and so stay shared."""
-    seen: dict[str, TypeSnapshot] = {}
-    for kind in {**base, **own}:
-        under, over = base.get(kind, EMPTY), own.get(kind, EMPTY)
-        if over is under or not over.resources:
-            seen[kind] = under
-        elif not under.resources:
-            seen[kind] = over
-        else:
-            both = TypeSnapshot({**under.resources, **over.resources})
-            seen[kind] = before.of(kind) if not both.since(before.of(kind)) else both
-    return Snapshot(seen, now_ns)
-
-
-def _new_problems(snapshot: Snapshot, before: Snapshot, known: frozenset[str]) -> dict[tuple[str, str], str]:
-    """What leads nowhere in a snapshot and did not before. Endpoints point at nothing, so they need no look."""
-    kinds = snapshot.types.keys() | before.types.keys()
-    if all(kind == types.ENDPOINTS or snapshot.of(kind) is before.of(kind) for kind in kinds):
-        gone = snapshot.of(types.ENDPOINTS).since(before.of(types.ENDPOINTS)).removed
-        if not gone:
-            return {}
-    found = dangling(snapshot, known)
-    if not found:
-        return {}
-    old = dangling(Snapshot({kind: before.of(kind) for kind in snapshot.types}), known)
-    return {where: why for where, why in found.items() if where not in old}
+        logger.exception("a hook failed on %s", event)

@@ -1,8 +1,8 @@
 """The client status discovery service (CSDS): the status of every connected node, for any tool that speaks it.
 
-Answers for all nodes; when a request carries matchers, for those whose id one of them matches exactly or by prefix,
-and a request with any other kind of matcher is refused. Resource contents are not included. Field numbers are those
-of ``envoy.service.status.v3``.
+Answers for all nodes or, if a request has matchers, for the nodes whose id one of them matches exactly or by prefix.
+Other kinds of matchers are refused. Contents of resources are not included. Field numbers are those of
+``envoy.service.status.v3``.
 """
 
 from collections.abc import AsyncIterator, Iterable
@@ -14,8 +14,8 @@ from google.protobuf.message import DecodeError
 
 from understudy.xds.server.cache import ResourceCache, TypeStatus
 from understudy.xds.server.dynamic_protobuf import Dynamic, Schema
+from understudy.xds.server.responses import ConfigStatus
 from understudy.xds.server.stream_quota import StreamQuota
-from understudy.xds.server.subscription import Standing
 
 SERVICE = "envoy.service.status.v3.ClientStatusDiscoveryService"
 
@@ -57,7 +57,7 @@ _Request = _SCHEMA.message(f"{_STATUS}.ClientStatusRequest")
 _Response = _SCHEMA.message(f"{_STATUS}.ClientStatusResponse")
 
 # envoy.service.status.v3.ConfigStatus
-_CONFIG_STATUS = {Standing.SYNCED: 1, Standing.NOT_SENT: 2, Standing.STALE: 3, Standing.ERROR: 4}
+_CONFIG_STATUS = {ConfigStatus.SYNCED: 1, ConfigStatus.NOT_SENT: 2, ConfigStatus.STALE: 3, ConfigStatus.ERROR: 4}
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
@@ -66,12 +66,12 @@ def add_client_status(server: grpc.aio.Server, cache: ResourceCache, quota: Stre
     """Add the service to a gRPC server that is not started yet. Its streams count in ``quota``."""
 
     async def fetch(request: bytes, context: Context) -> bytes:
-        return await _answer(request, cache, context)
+        return await _response_for(request, cache, context)
 
     async def stream(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         async with quota.held(context):
             async for request in requests:
-                yield await _answer(request, cache, context)
+                yield await _response_for(request, cache, context)
 
     handlers = {
         "FetchClientStatus": grpc.unary_unary_rpc_method_handler(fetch),
@@ -80,7 +80,7 @@ def add_client_status(server: grpc.aio.Server, cache: ResourceCache, quota: Stre
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
 
-async def _answer(data: bytes, cache: ResourceCache, context: Context) -> bytes:
+async def _response_for(data: bytes, cache: ResourceCache, context: Context) -> bytes:
     try:
         matchers = _Request.FromString(data).node_matchers
         wanted = [_matcher(one) for one in matchers]

@@ -1,7 +1,7 @@
-"""Protobuf messages declared as plain tables, built at C speed (upb) in a private descriptor pool.
+"""Protobuf messages that are declared as tables and run at C speed (upb) in a private descriptor pool.
 
-Only the fields that this server reads or writes are declared; all others pass as unknown fields. The private pool
-keeps these partial declarations apart from any complete generated ones in the same process.
+Only the fields that this server reads or writes are declared. All others are unknown fields. The private pool keeps
+these partial declarations apart from complete generated ones in the same process.
 """
 
 from collections.abc import Mapping

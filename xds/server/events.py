@@ -1,4 +1,4 @@
-"""What the cache tells its users: errors, events of pushes and acknowledgements, status, counters.
+"""What users of the cache get: errors, events of pushes and acknowledgements, status, counters.
 
 Plain data. Times are monotonic nanoseconds of the process that serves.
 """
@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from understudy.xds.server import types
-from understudy.xds.server.subscription import Standing
+from understudy.xds.server.responses import ConfigStatus
 
 
 class CacheError(Exception):
-    """The root of this room's errors."""
+    """The base of this library's errors."""
 
 
 class InvalidResources(CacheError):
@@ -20,13 +20,13 @@ class InvalidResources(CacheError):
 
     def __init__(self, problems: Mapping[tuple[str, str], str]) -> None:
         self.problems = dict(problems)
-        told = [f"{types.short_name(kind)} {name}: {why}" for (kind, name), why in self.problems.items()]
-        more = f" (and {len(told) - 5} more)" if len(told) > 5 else ""
-        super().__init__("; ".join(told[:5]) + more)
+        reasons = [f"{types.short_name(kind)} {name}: {why}" for (kind, name), why in self.problems.items()]
+        more = f" (and {len(reasons) - 5} more)" if len(reasons) > 5 else ""
+        super().__init__("; ".join(reasons[:5]) + more)
 
 
 class ConfigRejected(CacheError):
-    """A node refused what it was sent. ``error`` is the node's own text."""
+    """A node rejected a response (NACK). ``error`` is the node's own text."""
 
     def __init__(self, node: str, type_url: str, version: str, error: str) -> None:
         super().__init__(f"{node} rejected {types.short_name(type_url)} {version}: {error}")
@@ -37,7 +37,7 @@ class ConfigRejected(CacheError):
 
 
 class NotAcknowledged(CacheError, TimeoutError):
-    """Some nodes did not answer in time; ``nodes`` names them."""
+    """Some nodes did not response in time; ``nodes`` names them."""
 
     def __init__(self, nodes: tuple[str, ...], timeout: float) -> None:
         shown = ", ".join(nodes[:10]) + (", ..." if len(nodes) > 10 else "")
@@ -65,7 +65,7 @@ class PushEvent(NamedTuple):
 
 
 class AckEvent(NamedTuple):
-    """A node's answer to a response: an ACK, or a NACK with its ``error``. Times are monotonic ns."""
+    """A node's response to a response: an ACK, or a NACK with its ``error``. Times are monotonic ns."""
 
     node: str
     type_url: str
@@ -77,10 +77,10 @@ class AckEvent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TypeStatus:
-    """How one connected node stands with one type.
+    """How far one connected node is with one type.
 
     ``sent`` and ``acked`` are versions, empty when there is none. ``nonce`` is that of the last response; the times
-    are monotonic ns of the last response and of the last answer to one, 0 when there was none.
+    are monotonic ns of the last response and of the last response to one, 0 when there was none.
     """
 
     node: str
@@ -89,7 +89,7 @@ class TypeStatus:
     type_url: str
     sent: str
     acked: str
-    state: Standing
+    state: ConfigStatus
     error: str
     nonce: str
     sent_at_ns: int
@@ -98,7 +98,7 @@ class TypeStatus:
 
 @dataclass(slots=True)
 class Counters:
-    """What the cache and its server did since they were made.
+    """What the cache and its server have done so far.
 
     ``encodings`` counts messages turned into bytes, ``encoded`` by type the resources made of them or of given bytes.
     """

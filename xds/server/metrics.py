@@ -1,4 +1,4 @@
-"""What a control server tells Prometheus about xDS: pushes, answers, streams, times, encodings, resources.
+"""The Prometheus metrics of xDS: pushes, acknowledgements, streams, times, encodings, resources.
 
 Labelled by type only: nodes, slots, members and sessions come and go without bound, so they are never labels, and
 types that only a client has ever named are counted together as ``other``. A registry of its own, so that nothing is
@@ -16,8 +16,8 @@ from prometheus_client.registry import Collector
 
 from understudy.xds.server import types
 from understudy.xds.server.cache import AckEvent, PushEvent, ResourceCache
+from understudy.xds.server.responses import ConfigStatus
 from understudy.xds.server.stream_quota import ADDRESS, TOTAL
-from understudy.xds.server.subscription import Standing
 
 OTHER = "other"
 _PREFIX = "understudy_xds_"
@@ -25,7 +25,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 
 
 class _Times:
-    """A histogram of durations. Plain numbers, since every push and every answer adds to one."""
+    """A histogram of durations. Plain numbers, since every push and every response adds to one."""
 
     __slots__ = ("counts", "seconds")
 
@@ -46,7 +46,7 @@ class _Times:
 
 
 @dataclass(slots=True)
-class _Tally:
+class _Counts:
     """What is counted of one type."""
 
     pushes: int = 0
@@ -62,7 +62,7 @@ class XdsMetrics:
     """Metrics of one cache and the server in front of it.
 
     Args:
-        cache: what is served; call :meth:`pushed` and :meth:`answered` from its hooks.
+        cache: what is served; call :meth:`on_push` and :meth:`on_ack` from its hooks.
         streams: how many streams are open now.
         refused: how many streams were refused so far, by the limit that they passed.
     """
@@ -71,32 +71,32 @@ class XdsMetrics:
         self, cache: ResourceCache, streams: Callable[[], int], refused: Callable[[], Mapping[str, int]] = dict
     ) -> None:
         self.registry = CollectorRegistry()
-        self._tallies: dict[str, _Tally] = {}
-        self.registry.register(_Collector(self._tallies, cache, streams, refused))
+        self._counts: dict[str, _Counts] = {}
+        self.registry.register(_Collector(self._counts, cache, streams, refused))
 
-    def pushed(self, event: PushEvent) -> None:
+    def on_push(self, event: PushEvent) -> None:
         """A response was written."""
-        tally = self._tally(event.type_url)
-        tally.pushes += 1
-        tally.resources += event.resources
-        tally.sent_bytes += event.size
+        counts = self._counts_of(event.type_url)
+        counts.pushes += 1
+        counts.resources += event.resources
+        counts.sent_bytes += event.size
         if not event.asked and event.changed_at_ns:
-            tally.send.add(event.written_at_ns - event.changed_at_ns)
+            counts.send.add(event.written_at_ns - event.changed_at_ns)
 
-    def answered(self, event: AckEvent) -> None:
+    def on_ack(self, event: AckEvent) -> None:
         """An Envoy answered a response."""
-        tally = self._tally(event.type_url)
+        counts = self._counts_of(event.type_url)
         if event.error is None:
-            tally.acks += 1
+            counts.acks += 1
         else:
-            tally.nacks += 1
-        tally.ack.add(event.acked_at_ns - event.sent_at_ns)
+            counts.nacks += 1
+        counts.ack.add(event.acked_at_ns - event.sent_at_ns)
 
-    def _tally(self, type_url: str) -> _Tally:
+    def _counts_of(self, type_url: str) -> _Counts:
         name = label(type_url)
-        found = self._tallies.get(name)
+        found = self._counts.get(name)
         if found is None:
-            found = self._tallies[name] = _Tally()
+            found = self._counts[name] = _Counts()
         return found
 
 
@@ -115,11 +115,11 @@ _COUNTERS = {
 _TIMES = {
     "send": (
         "send_seconds",
-        "From a change in the cache until the response with it is written, per Envoy; answers to requests don't count.",
+        "From a change in the cache until the response with it is written, per Envoy; requested ones don't count.",
     ),
     "ack": (
         "ack_seconds",
-        "From a response until the Envoy's answer to it; Envoy waits with that while clusters warm.",
+        "From a response until the Envoy's ACK or NACK; Envoy delays it while clusters warm.",
     ),
 }
 
@@ -129,12 +129,12 @@ class _Collector(Collector):
 
     def __init__(
         self,
-        tallies: Mapping[str, _Tally],
+        counts_by_type: Mapping[str, _Counts],
         cache: ResourceCache,
         streams: Callable[[], int],
         refused: Callable[[], Mapping[str, int]],
     ) -> None:
-        self._tallies = tallies
+        self._counts = counts_by_type
         self._cache = cache
         self._streams = streams
         self._refused = refused
@@ -143,13 +143,13 @@ class _Collector(Collector):
         """Everything as it is now."""
         for attribute, (name, text) in _COUNTERS.items():
             counter = CounterMetricFamily(f"{_PREFIX}{name}", text, labels=("type",))
-            for kind, tally in self._tallies.items():
-                counter.add_metric([kind], getattr(tally, attribute))
+            for kind, counts in self._counts.items():
+                counter.add_metric([kind], getattr(counts, attribute))
             yield counter
         for attribute, (name, text) in _TIMES.items():
             histogram = HistogramMetricFamily(f"{_PREFIX}{name}", text, labels=("type",))
-            for kind, tally in self._tallies.items():
-                times: _Times = getattr(tally, attribute)
+            for kind, counts in self._counts.items():
+                times: _Times = getattr(counts, attribute)
                 histogram.add_metric([kind], times.buckets(), times.seconds)
             yield histogram
         counters = self._cache.counters
@@ -203,7 +203,7 @@ class _Collector(Collector):
         family = GaugeMetricFamily(
             f"{_PREFIX}subscriptions", "Subscriptions of connected Envoys by state.", labels=("type", "state")
         )
-        counts: dict[tuple[str, Standing], int] = {}
+        counts: dict[tuple[str, ConfigStatus], int] = {}
         for one in self._cache.status():
             key = label(one.type_url), one.state
             counts[key] = counts.get(key, 0) + 1

@@ -1,9 +1,9 @@
-"""Which resource points at which, read from the encoded bytes.
+"""Reads from encoded bytes which resources a resource points at.
 
-Reads no more of a cluster, listener or route configuration than its name and the names it points at. From that come
-three things: a resource whose own name differs from the one it is filed under is refused, a snapshot in which a name
-leads nowhere is refused, and the stream knows which endpoints follow a cluster and which routes follow a listener.
-Extensions that this module does not know are taken to point at nothing.
+Reads only the name of a cluster, listener or route configuration and the names that it points at. They have three uses:
+a resource whose own name differs from its name in the cache is refused, a snapshot that points at a missing name is
+refused, and the stream knows which endpoints follow a cluster and which routes follow a listener. Extensions that this
+module does not know count as pointing at nothing.
 """
 
 from collections.abc import Iterable, Iterator
@@ -132,14 +132,13 @@ POINTED_AT = (types.CLUSTER, types.ROUTES, types.ENDPOINTS)
 
 
 class Unreadable(ValueError):
-    """A resource that is not what it is filed as; the text says why."""
+    """A resource that cannot be read as its type, or that has another name; the text says why."""
 
 
 def read_references(type_url: str, name: str, value: bytes) -> References:
     """What the resource ``name``, serialised as ``value``, points at.
 
-    Raises :class:`Unreadable` when the bytes are no message of that type or when it calls itself otherwise. Types
-    that this module does not know are not looked into.
+    Raises :class:`Unreadable` if the bytes are no such message or have another name. Unknown types are not read.
     """
     kind = _CLASSES.get(type_url)
     if kind is None:

@@ -1,33 +1,33 @@
-"""What is gone from the content and must stay with a client for now. Pure; times are monotonic ns.
+"""Decides how long a client keeps names that are gone from the content. Pure; times are monotonic ns.
 
-A name may go once the client has acknowledged everything that used it, and has had time for the requests that were
-under way. Every name has a time of its own: a removal that went through says nothing of the next one.
+A name is removed once the client has acknowledged all resources that used it, and has had time for the requests that
+were under way. Every name has its own time: one removal says nothing about the next one.
 """
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from understudy.xds.server.snapshot import Resource
-from understudy.xds.server.stream_config import Pace
+from understudy.xds.server.stream_config import StreamTimeouts
 
 FOREVER = (1 << 63) - 1
 SECOND = 1_000_000_000
 
 
-class Going(NamedTuple):
-    """One name that is to go: ``since`` when, and since when nothing at the client uses it (None: not known yet)."""
+class PendingRemoval(NamedTuple):
+    """One name to remove: ``since`` when, and since when nothing at the client uses it (None: not known yet)."""
 
     since: int
     unused: int | None = None
 
 
-class Users(NamedTuple):
-    """How a client stands with the types that may use what is to go.
+class Dependents(NamedTuple):
+    """How far a client is with the types that may use the names to remove.
 
     Attributes:
-        current: it has acknowledged all their content as it is now.
-        refused: it refuses some of their content on this stream, so it keeps older content that may use the names.
-        refused_beside: the same on another stream of its node id, which may be another client's.
+        current: it has acknowledged all their present content.
+        refused: it rejects some of their content on this stream, so it keeps older content that may use the names.
+        refused_beside: the same on another stream of its node id, which may belong to another client.
     """
 
     current: bool
@@ -35,35 +35,43 @@ class Users(NamedTuple):
     refused_beside: bool = False
 
 
-def follow(going: Mapping[str, Going], gone: Iterable[str], users: Users, now_ns: int) -> dict[str, Going]:
-    """The names that are to go now: new ones begin to wait, and names that are back are forgotten."""
-    unused_now = users.current and not users.refused and not users.refused_beside
+def follow(
+    removals: Mapping[str, PendingRemoval], gone: Iterable[str], dependents: Dependents, now_ns: int
+) -> dict[str, PendingRemoval]:
+    """The names to remove now: new ones begin to wait, and names that exist again are forgotten."""
+    unused_now = dependents.current and not dependents.refused and not dependents.refused_beside
     found = {}
     for name in gone:
-        one = going.get(name) or Going(now_ns)
+        one = removals.get(name) or PendingRemoval(now_ns)
         found[name] = one._replace(unused=now_ns) if unused_now and one.unused is None else one
     return found
 
 
-def kept(going: Mapping[str, Going], users: Users, pace: Pace, now_ns: int) -> tuple[frozenset[str], int]:
-    """The names that must stay for now, and when the first of them may go (``FOREVER``: no time is set)."""
-    ends = {name: _end(one, users, pace) for name, one in going.items()}
+def kept(
+    removals: Mapping[str, PendingRemoval], dependents: Dependents, timeouts: StreamTimeouts, now_ns: int
+) -> tuple[frozenset[str], int]:
+    """The names that must stay for now, and when the first of them may be removed (``FOREVER``: not known)."""
+    ends = {name: _end(one, dependents, timeouts) for name, one in removals.items()}
     left = {name: end for name, end in ends.items() if end > now_ns}
     return frozenset(left), min(left.values(), default=FOREVER)
 
 
-def _end(one: Going, users: Users, pace: Pace) -> int:
-    linger = round(pace.removal_linger * SECOND)
+def _end(one: PendingRemoval, dependents: Dependents, timeouts: StreamTimeouts) -> int:
+    linger = round(timeouts.removal_linger * SECOND)
     if one.unused is not None:
         return one.unused + linger
-    if users.refused:
+    if dependents.refused:
         return FOREVER
-    limit = max(pace.removal_limit, pace.beside_limit) if users.refused_beside else pace.removal_limit
+    limit = (
+        max(timeouts.removal_timeout, timeouts.sibling_timeout)
+        if dependents.refused_beside
+        else timeouts.removal_timeout
+    )
     return one.since + round(limit * SECOND) + linger
 
 
 def never_named(unnamed: frozenset[str], roots: Collection[str], clusters: Mapping[str, Resource]) -> frozenset[str]:
-    """Those of the clusters that nothing uses, now that ``roots`` (clusters) and all that they name are in use."""
+    """The clusters that nothing uses, now that ``roots`` (clusters) and all clusters that they name are in use."""
     left = unnamed
     todo = list(roots)
     while todo and left:

@@ -1,9 +1,9 @@
 """Immutable snapshots of encoded resources, shared by all streams that see the same content.
 
 A :class:`TypeSnapshot` holds the resources of one type, a :class:`Snapshot` those of all types that one node group
-sees. Versions are hashes of content, so any process computes the same ones. What many streams ask of the same
-snapshot (its difference from the one before, the version of a set of names, the bytes of an answer) is computed
-once and remembered beside it, for as long as somebody holds it.
+sees. Versions are hashes of content, so any process computes the same ones. Many streams need the same values of a
+snapshot: its difference from the one before, the version of a set of names, the bytes of a response. Each is computed
+once and kept as long as the snapshots are in use.
 """
 
 import weakref
@@ -14,16 +14,16 @@ from typing import Any, TypeVar
 
 import xxhash
 
-from understudy.xds.server import types, wire
+from understudy.xds.server import wire
 from understudy.xds.server.references import NONE, References, Unreadable, read_references
 
 _SUM_BITS = (1 << 64) - 1
 _SHORTEST_TTL = 0.1
-_PAYLOADS_KEPT = 64
-_VERSIONS_KEPT = 64
-_ANSWERS_KEPT = 64
+_MAX_PAYLOADS = 64
+_MAX_VERSIONS = 64
+_MAX_RESPONSES = 64
 
-_Answer = TypeVar("_Answer")
+_Response = TypeVar("_Response")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,8 +55,8 @@ def _version_of_value(value: bytes, ttl: float | None) -> str:
 def encode(type_url: str, name: str, value: bytes, ttl: float | None = None) -> Resource:
     """Make a resource of a serialised message.
 
-    Raises ``understudy.xds.server.references.Unreadable`` when the bytes are no such message or when it bears another
-    name, or when ``ttl`` is not at least 0.1 s.
+    Raises ``understudy.xds.server.references.Unreadable`` if the bytes are no such message, if the message has another
+    name, or if ``ttl`` is below 0.1 s.
     """
     if ttl is not None and ttl < _SHORTEST_TTL:
         raise Unreadable(f"a time to live of {ttl} s is too short")
@@ -68,7 +68,7 @@ def encode(type_url: str, name: str, value: bytes, ttl: float | None = None) -> 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What a newer snapshot has beyond an older one: names added or changed, and names gone; both sorted."""
+    """The difference of two snapshots: names added or changed, and names removed; both sorted."""
 
     changed: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
@@ -78,14 +78,14 @@ class Difference:
 
 
 class TypeSnapshot:
-    """The resources of one type at one moment; ``renewed`` are those with a TTL. Never changed; equal if identical."""
+    """The resources of one type at one moment; ``renewed`` are those with a TTL. Immutable; equal only to itself."""
 
     __slots__ = (
         "__weakref__",
-        "_answers",
         "_differences",
         "_keeping",
         "_payloads",
+        "_responses",
         "_versions",
         "renewed",
         "resources",
@@ -100,7 +100,7 @@ class TypeSnapshot:
         self._keeping: weakref.WeakKeyDictionary[TypeSnapshot, dict[frozenset[str], TypeSnapshot]] = (
             weakref.WeakKeyDictionary()
         )
-        self._answers: weakref.WeakKeyDictionary[TypeSnapshot, dict[Hashable, Any]] = weakref.WeakKeyDictionary()
+        self._responses: weakref.WeakKeyDictionary[TypeSnapshot, dict[Hashable, Any]] = weakref.WeakKeyDictionary()
         self._versions: dict[frozenset[str], str] = {}
         self._payloads: dict[Hashable, bytes] = {}
 
@@ -114,46 +114,46 @@ class TypeSnapshot:
         return known
 
     def keeping(self, older: "TypeSnapshot", names: frozenset[str]) -> "TypeSnapshot":
-        """This snapshot and, beside it, those of ``names`` that ``older`` has and this one no longer has."""
+        """This snapshot with those of ``names`` that ``older`` has and this one no longer has."""
         if not names:
             return self
         known = self._keeping.setdefault(older, {})
         found = known.get(names)
         if found is None:
-            if len(known) >= _VERSIONS_KEPT:
+            if len(known) >= _MAX_VERSIONS:
                 known.clear()
             gone = {name: older.resources[name] for name in self.since(older).removed if name in names}
             found = known[names] = TypeSnapshot({**self.resources, **gone}) if gone else self
         return found
 
     def version_of(self, names: frozenset[str]) -> str:
-        """The version of a part of the snapshot; that of the whole when ``names`` covers it."""
+        """The version of a part of the snapshot; that of the whole if ``names`` covers it."""
         version = self._versions.get(names)
         if version is None:
-            if len(self._versions) >= _VERSIONS_KEPT:
+            if len(self._versions) >= _MAX_VERSIONS:
                 self._versions.clear()
             found = (self.resources[name] for name in names if name in self.resources)
             version = self._versions[names] = _version(found)
         return version
 
-    def answer(self, older: "TypeSnapshot", key: Hashable, build: Callable[[], _Answer]) -> _Answer:
-        """What clients of one kind (``key``) that were offered ``older`` are to be sent; built for the first."""
-        answers = self._answers.get(older)
-        if answers is None:
-            answers = self._answers[older] = {}
+    def response(self, older: "TypeSnapshot", key: Hashable, build: Callable[[], _Response]) -> _Response:
+        """The response to clients of one kind (``key``) that have ``older``; built for the first of them."""
+        responses = self._responses.get(older)
+        if responses is None:
+            responses = self._responses[older] = {}
         try:
-            found: _Answer = answers[key]
+            found: _Response = responses[key]
         except KeyError:
-            if len(answers) >= _ANSWERS_KEPT:
-                answers.clear()
-            found = answers[key] = build()
+            if len(responses) >= _MAX_RESPONSES:
+                responses.clear()
+            found = responses[key] = build()
         return found
 
     def payload(self, key: Hashable, build: Callable[[], bytes]) -> bytes:
-        """The bytes of an answer from this snapshot, built by the first stream that needs them."""
+        """The bytes of a response from this snapshot, built by the first stream that needs them."""
         payload = self._payloads.get(key)
         if payload is None:
-            if len(self._payloads) >= _PAYLOADS_KEPT:
+            if len(self._payloads) >= _MAX_PAYLOADS:
                 self._payloads.clear()
             payload = self._payloads[key] = build()
         return payload
@@ -163,7 +163,7 @@ _SAME = Difference()
 
 
 def _version(resources: Iterable[Resource]) -> str:
-    """A hash over a set of resources that does not depend on their order, and so needs no sorting."""
+    """A hash of a set of resources. It does not depend on their order, so they need not be sorted."""
     return f"{sum(resource.mark for resource in resources) & _SUM_BITS:016x}"
 
 
@@ -193,22 +193,18 @@ class Snapshot:
 EMPTY = TypeSnapshot({})
 
 
-def dangling(snapshot: Snapshot, known: frozenset[str]) -> dict[tuple[str, str], str]:
-    """The names in a snapshot that lead nowhere: (type, resource) -> what it points at in vain.
-
-    ``known`` are names that the nodes have from elsewhere, such as static clusters of their bootstrap. A type of
-    which nothing was ever set is not looked into, since its resources may come from elsewhere too.
-    """
-    found = {}
-    for type_url, one in snapshot.types.items():
-        for target in (types.CLUSTER, types.ROUTES, types.ENDPOINTS):
-            held = snapshot.types.get(target)
-            if held is None:
-                continue
-            for name, resource in one.resources.items():
-                # One by one: what is taken off a set as another one's keys is looked up in a loop over all those keys.
-                missing = {aim for aim in resource.points_at.of_type(target) if aim not in held.resources} - known
-                if missing:
-                    what = ", ".join(sorted(missing)[:5])
-                    found[type_url, name] = f"points at {types.short_name(target)} resource {what}, which is not there"
-    return found
+def merge_groups(
+    base: Mapping[str, TypeSnapshot], own: Mapping[str, TypeSnapshot], before: Snapshot, now_ns: int
+) -> Snapshot:
+    """What a group sees: ``base`` and over it ``own``. Types without a change stay the same, shared object."""
+    seen: dict[str, TypeSnapshot] = {}
+    for kind in {**base, **own}:
+        under, over = base.get(kind, EMPTY), own.get(kind, EMPTY)
+        if over is under or not over.resources:
+            seen[kind] = under
+        elif not under.resources:
+            seen[kind] = over
+        else:
+            both = TypeSnapshot({**under.resources, **over.resources})
+            seen[kind] = before.of(kind) if not both.since(before.of(kind)) else both
+    return Snapshot(seen, now_ns)

@@ -1,55 +1,55 @@
-"""Cuts a large delta answer into parts that clients with a limit on the size of messages can take. Pure.
+"""Splits a large delta response, for clients with a limit on the size of messages. Pure.
 
-Only delta answers may be cut at will: each part is a complete delta response. In state of the world an answer for
-clusters or listeners is the whole set, and what is missing from it is deleted.
+Only delta responses can be split: each part is a complete delta response. In state of the world a response for clusters
+or listeners is the whole set, and names that are missing from it are deleted.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TypeVar
 
+from understudy.xds.server.responses import Response
 from understudy.xds.server.snapshot import Resource
-from understudy.xds.server.subscription import Answer
 
-# What surrounds a resource and a removed name in a response, at most: tags, lengths, version, time to live.
+# The most bytes around a resource and around a removed name: tags, lengths, version, time to live.
 _AROUND_RESOURCE = 64
 _AROUND_NAME = 12
 
 _Item = TypeVar("_Item")
 
 
-def parts_of(answer: Answer, limit: int) -> tuple[Answer, ...]:
-    """The answer in parts of about ``limit`` bytes at most; remembered, so that streams share the parts."""
-    found = answer.cut.get(limit)
+def parts_of(response: Response, limit: int) -> tuple[Response, ...]:
+    """The response in parts of about ``limit`` bytes at most; remembered, so that streams share the parts."""
+    found = response.cut.get(limit)
     if found is None:
-        found = answer.cut[limit] = _cut(answer, limit)
+        found = response.cut[limit] = _cut(response, limit)
     return found
 
 
-def _cut(answer: Answer, limit: int) -> tuple[Answer, ...]:
-    batches = batched(answer.resources, limit, _size_of_resource)
-    names = batched(answer.removed, limit, _size_of_name)
+def _cut(response: Response, limit: int) -> tuple[Response, ...]:
+    batches = batched(response.resources, limit, _size_of_resource)
+    names = batched(response.removed, limit, _size_of_name)
     if len(batches) + len(names) <= 1:
-        return (answer,)
-    if len(batches) == len(names) == 1 and _fits(answer, limit):
-        return (answer,)
-    parts = [_part(answer, batch, ()) for batch in batches]
-    parts += [_part(answer, (), batch) for batch in names]
+        return (response,)
+    if len(batches) == len(names) == 1 and _fits(response, limit):
+        return (response,)
+    parts = [_part(response, batch, ()) for batch in batches]
+    parts += [_part(response, (), batch) for batch in names]
     return tuple(parts)
 
 
-def _fits(answer: Answer, limit: int) -> bool:
-    return sum(map(_size_of_resource, answer.resources)) + sum(map(_size_of_name, answer.removed)) <= limit
+def _fits(response: Response, limit: int) -> bool:
+    return sum(map(_size_of_resource, response.resources)) + sum(map(_size_of_name, response.removed)) <= limit
 
 
-def _part(answer: Answer, resources: tuple[Resource, ...], removed: tuple[str, ...]) -> Answer:
+def _part(response: Response, resources: tuple[Resource, ...], removed: tuple[str, ...]) -> Response:
     names = frozenset(one.name for one in resources)
     return replace(
-        answer,
+        response,
         resources=resources,
         removed=removed,
-        changed=answer.changed & names,
-        added=answer.added & names,
+        changed=response.changed & names,
+        added=response.added & names,
         cut={},
     )
 

@@ -1,9 +1,9 @@
-"""One stream's conversation as a pure object: its subscriptions, and which answer goes next.
+"""The state of one stream: its subscriptions, and which response is sent next. Pure.
 
-Both variants and all services use it. It promises make before break: endpoints follow their clusters, routes wait
-until the clusters they newly name are warm at this node, removals wait until the node has acknowledged what no
-longer uses them; every wait has a time limit. Endpoint changes wait for nothing. Time comes in as an argument
-(monotonic ns); reading, writing and waking are left to ``understudy.xds.server.ads``.
+Both variants and all services use it. It keeps the order make before break: endpoints follow their clusters, routes
+wait until the clusters that they newly name are warm at this node, and removals wait until the node has acknowledged
+the resources that no longer use the names. Every wait has a limit. Changes of endpoints do not wait. Times (monotonic
+ns) are arguments. ``understudy.xds.server.ads`` reads, writes and wakes.
 """
 
 import bisect
@@ -13,30 +13,31 @@ from typing import NamedTuple
 from understudy.xds.server import types, wire
 from understudy.xds.server.order import NO_NAMES, Ordering
 from understudy.xds.server.removal import SECOND
+from understudy.xds.server.responses import ConfigStatus, RequestOutcome, Response
 from understudy.xds.server.snapshot import Resource, Snapshot, TypeSnapshot
 from understudy.xds.server.split import parts_of
-from understudy.xds.server.stream_config import Limits, Outgoing, Pace, Refused, Variant
-from understudy.xds.server.subscription import Answer, Facts, Standing, Subscription
+from understudy.xds.server.stream_config import EncodedResponse, RequestRefused, StreamLimits, StreamTimeouts, Variant
+from understudy.xds.server.subscription import Subscription
 from understudy.xds.server.variants import Delta, StateOfTheWorld
 from understudy.xds.server.wire import Node, Request
 
-# How the streams of nodes without an id are called in status and metrics, before the stream's own number.
+# The names of nodes without an id, in status and metrics: this and the stream's own number.
 UNNAMED = "unnamed-"
 
 
-class _Part(NamedTuple):
-    """An answer, or a part of one, that has its nonce. A ``renewal`` tells lifetimes and no content."""
+class _ResponsePart(NamedTuple):
+    """A response, or a part of one, with its nonce. A ``renewal`` carries lifetimes and no content."""
 
     type_url: str
-    answer: Answer
+    response: Response
     view: TypeSnapshot
     nonce: str
     asked: bool
     renewal: bool = False
 
 
-class Conversation(Ordering):
-    """What a stream's client wants, holds and is owed.
+class StreamState(Ordering):
+    """What a stream's client wants, what it holds and what is due.
 
     ``siblings`` gives the other streams of a stream's node, which matter when it uses one stream per type. What has
     to wait is decided by its base, :class:`understudy.xds.server.order.Ordering`.
@@ -67,11 +68,11 @@ class Conversation(Ordering):
         *,
         prefix: str,
         type_url: str = "",
-        pace: Pace | None = None,
-        limits: Limits | None = None,
-        siblings: "Callable[[Conversation], Iterable[Conversation]]" = lambda _: (),
+        timeouts: StreamTimeouts | None = None,
+        limits: StreamLimits | None = None,
+        siblings: "Callable[[StreamState], Iterable[StreamState]]" = lambda _: (),
     ) -> None:
-        super().__init__(pace or Pace(), siblings)
+        super().__init__(timeouts or StreamTimeouts(), siblings)
         self.variant = variant
         self.node: Node | None = None
         self.identity = ""
@@ -79,166 +80,168 @@ class Conversation(Ordering):
         self._resting: Snapshot | None = None
         self._prefix = prefix
         self._only_type = type_url
-        self._limits = limits or Limits()
-        self._parts: tuple[_Part, ...] = ()
+        self._limits = limits or StreamLimits()
+        self._parts: tuple[_ResponsePart, ...] = ()
         self._withheld = NO_NAMES
         self._renews = False
         self._count = 0
 
     @property
     def settled(self) -> bool:
-        """Whether the client has answered everything that it can be sent now. Pending removals don't count."""
+        """Whether the client has answered all that can be sent now. Pending removals do not count."""
         if self._unsettled or self._withheld:
             return False
-        for one in self._in_order:  # noqa: SIM110  asked at every turn of every stream: any() costs twice as much
-            if one.unanswered:
+        for one in self._in_order:  # noqa: SIM110  called very often, and any() costs twice as much
+            if one.unacknowledged:
                 return False
         return True
 
     @property
     def changed_ns(self) -> int:
-        """Monotonic time of the change that the client is to see."""
+        """Monotonic time of the newest change of the content."""
         return self.content.changed_ns
 
-    def rejections(self) -> Iterable[Subscription]:
-        """The subscriptions whose content, as it is now, the node refuses; none before :meth:`next` has settled."""
+    def rejecting(self) -> Iterable[Subscription]:
+        """The subscriptions whose present content the node rejects; none before :meth:`next` has settled."""
         for one in self._in_order:
-            pending = self._unsettled or one.unanswered or one.type_url in self._withheld
+            pending = self._unsettled or one.unacknowledged or one.type_url in self._withheld
             if one.error is not None and not pending:
                 yield one
 
     def offer(self, snapshot: Snapshot) -> None:
-        """From now on the client is to see this snapshot."""
+        """From now on the client should have this snapshot."""
         self.content = snapshot
         self._unsettled = True
-        if self._waits is not None:
-            self._waits.forget_what_is_back(snapshot)
+        if self._deferred is not None:
+            self._deferred.forget_what_is_back(snapshot)
 
     def introduce(self, request: Request) -> Node:
-        """The node that a stream's first request names; raises :class:`Refused` when it names none.
+        """The node that a stream's first request names; raises :class:`RequestRefused` when it names none.
 
         A node without an id is served too: clients of gRPC may have none.
         """
         if request.node is None:
-            raise Refused("the first request of a stream must carry the node")
+            raise RequestRefused("the first request of a stream must carry the node")
         self.node = request.node
         self.identity = request.node.id or f"{UNNAMED}{self._prefix.rstrip('-')}"
         self._renews = wire.heeds_ttl(request.node.features, delta=self.variant is Variant.DELTA)
         return request.node
 
-    def on_request(self, request: Request, now_ns: int) -> tuple[str, Facts]:
-        """Take in a request; returns its type URL and what it said. Raises :class:`Refused`."""
+    def on_request(self, request: Request, now_ns: int) -> tuple[str, RequestOutcome]:
+        """Take in a request; returns its type URL and its outcome. Raises :class:`RequestRefused`."""
         type_url = self._type_of(request)
         self._unsettled = True
         subscription = self.subscription(type_url) or self._subscribe_to(type_url)
-        facts = subscription.on_request(request, now_ns)
-        if facts.kind != "ack" or facts.subscription_changed:
+        outcome = subscription.on_request(request, now_ns)
+        if outcome.kind != "ack" or outcome.subscription_changed:
             self._resting = None
-        if type_url == types.CLUSTER and not subscription.unanswered:
+        if type_url == types.CLUSTER and not subscription.unacknowledged:
             self.unnamed = NO_NAMES
-        owed = self._waits.owed.pop(type_url, ()) if self._waits is not None else ()
-        if facts.kind == "first" and subscription.resumed:
+        owed = self._deferred.owed.pop(type_url, ()) if self._deferred is not None else ()
+        if outcome.kind == "first" and subscription.resumed:
             subscription.renew(owed)
         if len(subscription.names) > self._limits.names:
-            raise Refused(
+            raise RequestRefused(
                 f"{len(subscription.names)} names of {type_url}, more than {self._limits.names}", exhausted=True
             )
-        return type_url, facts
+        return type_url, outcome
 
     def _type_of(self, request: Request) -> str:
         if not self._only_type:
             if not request.type_url:
-                raise Refused("a request on an aggregated stream must carry a type_url")
+                raise RequestRefused("a request on an aggregated stream must carry a type_url")
             return request.type_url
         if request.type_url not in ("", self._only_type):
-            raise Refused(f"this service carries {self._only_type}, not {request.type_url}")
+            raise RequestRefused(f"this service carries {self._only_type}, not {request.type_url}")
         return self._only_type
 
     def _subscribe_to(self, type_url: str) -> Subscription:
         if len(self._in_order) >= self._limits.types:
-            raise Refused(f"more than {self._limits.types} types on one stream", exhausted=True)
+            raise RequestRefused(f"more than {self._limits.types} types on one stream", exhausted=True)
         kind = StateOfTheWorld if self.variant is Variant.SOTW else Delta
         subscription = kind(type_url)
         bisect.insort(self._in_order, subscription, key=lambda one: types.rank_of(one.type_url))
         return subscription
 
-    def next(self, now_ns: int) -> Outgoing | None:
-        """The response that goes now, counted as sent; None when there is none, or none before ``wake_ns``."""
+    def next(self, now_ns: int) -> EncodedResponse | None:
+        """The response to send now, which counts as sent; None if there is none, or none before ``wake_ns``."""
         self.wake_ns = self._resting = None
         if self._parts:
             return self._write(self._parts)
         self._withheld = NO_NAMES
         for subscription in self._in_order:
-            if subscription.is_quiet(self.content.of(subscription.type_url)):
+            if subscription.is_up_to_date(self.content.of(subscription.type_url)):
                 continue
             view = self.view_of(subscription, now_ns)
-            answer = subscription.what_to_send(view)
-            if answer is None:
+            response = subscription.next_response(view)
+            if response is None:
                 continue
-            until = self.held_until(subscription, answer, now_ns)
+            until = self.held_until(subscription, response, now_ns)
             if until <= now_ns:
-                return self._send(subscription, answer, view, now_ns)
+                return self._send(subscription, response, view, now_ns)
             self.wake_at(until)
             self._withheld |= {subscription.type_url}
         self._unsettled = False
-        if self._waits is not None and self._waits.held_up:
-            self._waits.held_up = {kind: at for kind, at in self._waits.held_up.items() if kind in self._withheld}
-        # An acknowledgement can change nothing as long as nothing is held back and the content is the same.
+        if self._deferred is not None and self._deferred.held_up:
+            self._deferred.held_up = {kind: at for kind, at in self._deferred.held_up.items() if kind in self._withheld}
+        # While nothing is held back and the content is the same, an acknowledgement changes nothing.
         self._resting = self.content if not self._withheld and self.wake_ns is None else None
         return self._heartbeat(now_ns) if self._renews else None
 
     def rests(self) -> bool:
-        """Whether there is surely nothing to send and nothing to wait for, so that :meth:`next` need not be asked."""
+        """Whether there is certainly nothing to send or to wait for, so that :meth:`next` need not be called."""
         if self._resting is not self.content or self._renews:
             return False
         self._unsettled = False
         return True
 
-    def _send(self, subscription: Subscription, answer: Answer, view: TypeSnapshot, now_ns: int) -> Outgoing:
+    def _send(self, subscription: Subscription, response: Response, view: TypeSnapshot, now_ns: int) -> EncodedResponse:
         type_url = subscription.type_url
-        self.note_what_is_named(subscription, answer)
-        asked = answer.asked or (subscription.resumed and not subscription.sent_version)
-        *before, last = self._parts_of(answer)
-        # Every part has its nonce before the first one is written, so the ACK of a part is none of the whole.
+        self.note_what_is_named(subscription, response)
+        asked = response.asked or (subscription.resumed and not subscription.sent_version)
+        *before, last = self._parts_of(response)
+        # Every part has its nonce before the first is written, so the ACK of a part is not taken for one of the whole.
         to_write = []
         for part in before:
-            to_write.append(_Part(type_url, part, view, self._next_nonce(), asked))
+            to_write.append(_ResponsePart(type_url, part, view, self._next_nonce(), asked))
             subscription.on_part_sent(part, to_write[-1].nonce, now_ns)
-        to_write.append(_Part(type_url, last, view, self._next_nonce(), asked))
+        to_write.append(_ResponsePart(type_url, last, view, self._next_nonce(), asked))
         subscription.on_sent(last, view, to_write[-1].nonce, now_ns)
-        self._let_follow(type_url, answer)
+        self._let_follow(type_url, response)
         return self._write(to_write)
 
-    def _parts_of(self, answer: Answer) -> tuple[Answer, ...]:
-        return parts_of(answer, self._limits.message) if self.variant is Variant.DELTA else (answer,)
+    def _parts_of(self, response: Response) -> tuple[Response, ...]:
+        return parts_of(response, self._limits.message) if self.variant is Variant.DELTA else (response,)
 
-    def _write(self, parts: Sequence[_Part]) -> Outgoing:
-        """The first of the parts; the others go before anything else."""
+    def _write(self, parts: Sequence[_ResponsePart]) -> EncodedResponse:
+        """The first of the parts; the others are sent before anything else."""
         self._parts = tuple(parts[1:])
-        return self._response(parts[0])
+        return self._encoded(parts[0])
 
-    def _response(self, part: _Part) -> Outgoing:
-        answer, renewal = part.answer, part.renewal
-        return Outgoing(
+    def _encoded(self, part: _ResponsePart) -> EncodedResponse:
+        response, renewal = part.response, part.renewal
+        return EncodedResponse(
             type_url=part.type_url,
-            version=answer.version,
+            version=response.version,
             nonce=part.nonce,
             data=wire.with_nonce(self._payload(part), part.nonce),
-            resources=0 if renewal else len(answer.resources),
-            removed=len(answer.removed),
+            resources=0 if renewal else len(response.resources),
+            removed=len(response.removed),
             asked=part.asked,
         )
 
-    def _payload(self, part: _Part) -> bytes:
-        type_url, answer = part.type_url, part.answer
-        names = tuple(resource.name for resource in answer.resources)
+    def _payload(self, part: _ResponsePart) -> bytes:
+        type_url, response = part.type_url, part.response
+        names = tuple(resource.name for resource in response.resources)
 
         def build() -> bytes:
-            return self._pack(type_url, answer.version, answer.resources, answer.removed, renewal=part.renewal)
+            return self._pack(type_url, response.version, response.resources, response.removed, renewal=part.renewal)
 
         if part.renewal:
             return build()
-        return part.view.payload((type_url, self.variant, self._renews, answer.version, names, answer.removed), build)
+        return part.view.payload(
+            (type_url, self.variant, self._renews, response.version, names, response.removed), build
+        )
 
     def _pack(
         self,
@@ -261,23 +264,25 @@ class Conversation(Ordering):
             return wire.response(type_url, version, packed)
         return wire.delta_response(type_url, version, packed, removed)
 
-    def _heartbeat(self, now_ns: int) -> Outgoing | None:
-        """Renew, at half of their time to live, resources that the client holds with a limited one."""
+    def _heartbeat(self, now_ns: int) -> EncodedResponse | None:
+        """Renew resources with a time to live that the client holds, at half of that time."""
         for subscription in self._in_order:
             held = [one for one in subscription.offered.renewed if subscription.wants_any((one.name,))]
             if not held or subscription.type_url in self._withheld:
                 continue
             half = round(min(one.ttl or 0 for one in held) / 2 * SECOND)
-            renewed_ns = self.waiting.renewed_ns
+            renewed_ns = self.deferred.renewed_ns
             last = max(renewed_ns.setdefault(subscription.type_url, now_ns), subscription.sent_at_ns)
             if last + half > now_ns:
                 self.wake_at(last + half)
                 continue
             renewed_ns[subscription.type_url] = now_ns
-            answer = Answer(subscription.sent_version, tuple(held))
+            response = Response(subscription.sent_version, tuple(held))
             parts = [
-                _Part(subscription.type_url, part, subscription.offered, self._next_nonce(), asked=True, renewal=True)
-                for part in self._parts_of(answer)
+                _ResponsePart(
+                    subscription.type_url, part, subscription.offered, self._next_nonce(), asked=True, renewal=True
+                )
+                for part in self._parts_of(response)
             ]
             for part in parts:
                 subscription.on_heartbeat(part.nonce, now_ns)
@@ -290,25 +295,25 @@ class Conversation(Ordering):
 
     # Order
 
-    def _let_follow(self, type_url: str, answer: Answer) -> None:
-        """A cluster is warm, and a listener takes traffic, only when what it points at came after it."""
+    def _let_follow(self, type_url: str, response: Response) -> None:
+        """Send what the resources point at after them: without it a cluster is not warm, and a listener not in use."""
         follower = {types.CLUSTER: types.ENDPOINTS, types.LISTENER: types.ROUTES}.get(type_url)
         if follower is None:
             return
         names: set[str] = set()
-        for resource in answer.resources:
-            if resource.name in answer.changed:
+        for resource in response.resources:
+            if resource.name in response.changed:
                 names |= resource.points_at.of_type(follower)
         names &= self.content.of(follower).resources.keys()
         subscription = self.subscription(follower)
         if subscription is None:
-            self.waiting.owed.setdefault(follower, set()).update(names)
+            self.deferred.owed.setdefault(follower, set()).update(names)
         else:
             subscription.renew(names)
 
-    def standing(self, subscription: Subscription) -> Standing:
-        """How the node stands with a type; STALE also while newer content for it is held back."""
-        standing = subscription.standing
-        if standing is Standing.SYNCED and subscription.type_url in self._withheld:
-            return Standing.STALE
-        return standing
+    def status(self, subscription: Subscription) -> ConfigStatus:
+        """How far the node is with a type; STALE also while newer content is held back."""
+        status = subscription.status
+        if status is ConfigStatus.SYNCED and subscription.type_url in self._withheld:
+            return ConfigStatus.STALE
+        return status

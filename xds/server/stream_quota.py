@@ -1,8 +1,8 @@
 """How many streams clients may have open on the gRPC port: per connection, per address, and in all.
 
-Each open stream costs some 30 KB, and a client needs one or two. The limit per connection is HTTP/2's own: clients
-learn it when they connect, and gRPC resets any stream past it. Clients that need more open another connection. The
-quota is for those that open very many connections: a stream past it ends with ``RESOURCE_EXHAUSTED``.
+Each open stream costs about 30 KB, and a client needs one or two. The limit per connection is HTTP/2's own: clients
+get it when they connect, and gRPC resets streams past it. Clients that need more streams open another connection. The
+quota limits clients that open very many connections: a stream past it ends with ``RESOURCE_EXHAUSTED``.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
-"""The resource types of xDS: their type URLs, the services that carry them, and the order they are sent in.
+"""The resource types of xDS: their type URLs, the services that carry them, and the order in which they are sent.
 
-Names and numbers are those of the public v3 API. What depends on what is written down here once, as data; who waits
-for whom because of it is decided in ``understudy.xds.server.stream``.
+Names and numbers are those of the public v3 API. The dependencies of types on each other are here, as data;
+``understudy.xds.server.stream`` decides what waits for what because of them.
 """
 
 PREFIX = "type.googleapis.com/"
@@ -13,15 +13,15 @@ SCOPED_ROUTES = PREFIX + "envoy.config.route.v3.ScopedRouteConfiguration"
 VIRTUAL_HOST = PREFIX + "envoy.config.route.v3.VirtualHost"
 SECRET = PREFIX + "envoy.extensions.transport_sockets.tls.v3.Secret"
 
-# Make before break: what is pointed at goes before what points at it. Types that are not named here come last.
+# Make before break: a resource is sent before the resources that point at it. Types that are not named come last.
 SEND_ORDER = (SECRET, CLUSTER, ENDPOINTS, LISTENER, SCOPED_ROUTES, ROUTES, VIRTUAL_HOST)
 
-# In state of the world an answer of these types is the whole wanted set: absence deletes. An empty first request
+# In state of the world a response of these types is the whole wanted set: absence deletes. An empty first request
 # for one of them is a wildcard. (Protocol text; scoped routes are treated so by Envoy.)
 FULL_STATE = frozenset({CLUSTER, LISTENER, SCOPED_ROUTES})
 
 # A resource of the type on the left is removed only when the types on the right, which may still point at it, are
-# acknowledged. Listeners go at once: kept beside their successor they would hold its address.
+# acknowledged. Listeners are removed at once: beside their successor they would keep its address.
 REMOVED_AFTER = {
     SECRET: (CLUSTER, LISTENER),
     CLUSTER: (LISTENER, SCOPED_ROUTES, ROUTES, VIRTUAL_HOST),
@@ -57,7 +57,7 @@ _RANK = {type_url: rank for rank, type_url in enumerate(SEND_ORDER)}
 
 
 def rank_of(type_url: str) -> int:
-    """Where a type stands in the order of sending; types without a place of their own come last."""
+    """The place of a type in the order of sending; unknown types come last."""
     return _RANK.get(type_url, len(_RANK))
 
 

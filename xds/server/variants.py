@@ -1,6 +1,6 @@
 """The two variants of a subscription: state of the world, and delta.
 
-What differs is how a request names resources, what a wildcard is, and how much an answer carries. Everything else
+They differ in how a request names resources, in what a wildcard is, and in how much a response carries. Everything else
 is in ``understudy.xds.server.subscription``.
 """
 
@@ -9,41 +9,42 @@ from collections import deque
 from collections.abc import Collection, Mapping
 
 from understudy.xds.server import types
+from understudy.xds.server.responses import Response
 from understudy.xds.server.snapshot import EMPTY, Resource, TypeSnapshot
-from understudy.xds.server.subscription import WILDCARD, Answer, Subscription
+from understudy.xds.server.subscription import WILDCARD, Subscription
 from understudy.xds.server.wire import Request
 
-# Thousands of Envoys want the same names: they share one set of them, for as long as one of them wants it.
+# Thousands of Envoys want the same names. They share one set of them while one of them needs it.
 _SHARED: weakref.WeakValueDictionary[frozenset[str], frozenset[str]] = weakref.WeakValueDictionary()
 
 
 def shared(names: frozenset[str]) -> frozenset[str]:
-    """An equal set that all clients with these names hold in common."""
+    """An equal set that all clients with these names share."""
     return _SHARED.setdefault(names, names)
 
 
-def _ghost(name: str, version: str) -> Resource:
-    """What a client says it holds from an earlier stream: a name and a version, the content unknown."""
+def _held_resource(name: str, version: str) -> Resource:
+    """A resource that a client says it holds from an earlier stream: name and version, without the content."""
     return Resource(name, version, packed=b"", mark=0)
 
 
-# The clients of a replica that died come back all at once and hold the same: they share one snapshot of it, and with
-# that what it lacks of the content. A stream lets go of it with its first answer; the last few are kept for the next.
-_GHOSTS: weakref.WeakValueDictionary[frozenset[tuple[str, str]], TypeSnapshot] = weakref.WeakValueDictionary()
-_RECENT: deque[TypeSnapshot] = deque(maxlen=8)
-_KEPT_NAMES = 5_000
+# The clients of a replica that died come back all at once and hold the same resources. They share one snapshot of them,
+# and so its difference from the content. A stream drops it with its first response; the last few are kept for others.
+_HELD: weakref.WeakValueDictionary[frozenset[tuple[str, str]], TypeSnapshot] = weakref.WeakValueDictionary()
+_RECENT_HELD: deque[TypeSnapshot] = deque(maxlen=8)
+_MAX_HELD_NAMES = 5_000
 
 
-def _ghosts(held: Mapping[str, str]) -> TypeSnapshot:
-    """What a client says it holds as a snapshot, shared by all that hold the same."""
+def _held_snapshot(held: Mapping[str, str]) -> TypeSnapshot:
+    """The resources that a client says it holds, as a snapshot that all clients with the same ones share."""
     if not held:
         return EMPTY
     key = frozenset(held.items())
-    found = _GHOSTS.get(key)
+    found = _HELD.get(key)
     if found is None:
-        found = _GHOSTS[key] = TypeSnapshot({name: _ghost(name, version) for name, version in held.items()})
-        if len(held) <= _KEPT_NAMES:
-            _RECENT.append(found)
+        found = _HELD[key] = TypeSnapshot({name: _held_resource(name, version) for name, version in held.items()})
+        if len(held) <= _MAX_HELD_NAMES:
+            _RECENT_HELD.append(found)
     return found
 
 
@@ -60,7 +61,7 @@ class StateOfTheWorld(Subscription):
         self._left_out: frozenset[str] = frozenset()
 
     def ignores_stale(self, request: Request) -> bool:
-        """Always: the client answers the newer response too, again with all its names.
+        """Always: the client responses the newer response too, again with all its names.
 
         But a name that it leaves out now and names again then may have been dropped in between, and is due again.
         """
@@ -75,16 +76,16 @@ class StateOfTheWorld(Subscription):
         self.resumed = bool(request.version)
         self._all_due, self._asked = True, not self.resumed
 
-    def what_to_send(self, snapshot: TypeSnapshot) -> Answer | None:
-        """As for both variants; and nothing for a client that came with the version it would get."""
+    def next_response(self, snapshot: TypeSnapshot) -> Response | None:
+        """As in both variants, but nothing for a client that came with the version that it would get."""
         if self._claimed and self._claimed == self._version(snapshot):
             self.offered, self._all_due, self._claimed = snapshot, False, ""
             self._has(snapshot)
-        return super().what_to_send(snapshot)
+        return super().next_response(snapshot)
 
-    def on_sent(self, answer: Answer, snapshot: TypeSnapshot, nonce: str, now_ns: int) -> None:
-        """As for both variants; what the client came with no longer counts."""
-        super().on_sent(answer, snapshot, nonce, now_ns)
+    def on_sent(self, response: Response, snapshot: TypeSnapshot, nonce: str, now_ns: int) -> None:
+        """As in both variants; the version that the client came with no longer counts."""
+        super().on_sent(response, snapshot, nonce, now_ns)
         self._claimed = ""
 
     def _subscribe(self, request: Request) -> bool:
@@ -105,9 +106,9 @@ class StateOfTheWorld(Subscription):
         self.names, self.wildcard = shared(names), wildcard
         return True
 
-    def _answer(
+    def _response_for(
         self, snapshot: TypeSnapshot, touched: Collection[str], gone: Collection[str], due: frozenset[str]
-    ) -> Answer | None:
+    ) -> Response | None:
         changed = snapshot.resources.keys() & due.union(touched)
         if self._full and (changed or gone or due or self._all_due):
             wanted = snapshot.resources if self.wildcard else snapshot.resources.keys() & self.names
@@ -118,21 +119,21 @@ class StateOfTheWorld(Subscription):
 
 
 class Delta(Subscription):
-    """The variant whose requests carry changes of interest and whose answers carry changes of content."""
+    """The variant whose requests carry changes of the wanted names and whose responses carry changes of content."""
 
     __slots__ = ()
 
     def ignores_stale(self, request: Request) -> bool:
-        """Only if there are none: a change of interest is said only once, so of an old nonce only the ACK is void."""
+        """Only if there are none: a change of the wanted names is sent only once, so it counts with any nonce."""
         return not request.subscribe and not request.unsubscribe
 
     def _begin(self, request: Request) -> None:
-        # Who begins by leaving something asks for nothing: only an empty request is the wildcard of old.
+        # A first request that only unsubscribes asks for nothing. Only an empty request is the legacy wildcard.
         self.wildcard = WILDCARD in request.subscribe or not (request.subscribe or request.unsubscribe)
         self.names = shared(frozenset(request.subscribe) - {WILDCARD})
         held = {name: version for name, version in request.held.items() if self.wildcard or name in self.names}
         self.resumed = bool(held)
-        self.offered = _ghosts(held)
+        self.offered = _held_snapshot(held)
         self._ask(self.names - held.keys())
         if self.wildcard and not self.resumed:
             self._ask_all()
@@ -147,7 +148,7 @@ class Delta(Subscription):
         if left:
             self.names = shared(self.names - left)
         if self.wildcard:
-            # Protocol text: the server says where a name stands now that only the wildcard covers it.
+            # Protocol text: the server sends the state of a name that only the wildcard still covers.
             self._ask(left)
         named = frozenset(request.subscribe) - {WILDCARD}
         if named:
@@ -158,9 +159,9 @@ class Delta(Subscription):
             self._ask_all()
         return bool(request.subscribe) or before != (self.wildcard, self.names)
 
-    def _answer(
+    def _response_for(
         self, snapshot: TypeSnapshot, touched: Collection[str], gone: Collection[str], due: frozenset[str]
-    ) -> Answer | None:
+    ) -> Response | None:
         names = due.union(touched)
         changed = frozenset(name for name in names if name in snapshot.resources and snapshot.resources[name].packed)
         removed = names.union(gone) - changed

@@ -1,9 +1,9 @@
-"""The discovery envelopes on the wire: requests in, responses out, as bytes.
+"""Discovery requests and responses as bytes.
 
-Requests of both variants are read into one frozen :class:`Request`, so that nothing behind this module knows
-protobuf. Any bytes either become a request or raise :class:`Malformed`. A response is put together from resources
-that are bytes already; its nonce is appended last, so that streams with the same answer share all other bytes
-(protobuf lets fields stand in any order). Field numbers are those of ``envoy.service.discovery.v3``.
+Requests of both variants are read into one frozen :class:`Request`, so no other module needs protobuf for them. Any
+bytes either become a request or raise :class:`Malformed`. A response is made of resources that are already encoded. Its
+nonce is appended last, so that streams with the same response share all other bytes (protobuf allows any order of
+fields). Field numbers are those of ``envoy.service.discovery.v3``.
 """
 
 import sys
@@ -99,8 +99,8 @@ DeltaDiscoveryResponse = SCHEMA.message(f"{_DISCOVERY}.DeltaDiscoveryResponse")
 
 RESOURCE_TYPE = f"type.googleapis.com/{_DISCOVERY}.Resource"
 TTL_FEATURE = "xds.config.supports-resource-ttl"
-# The protocol text gates lifetimes in state of the world by the first name. The list of client features, and gRPC, have
-# the second one: it says that the client can unwrap a Resource, not that it heeds what is in it.
+# In state of the world the protocol text allows lifetimes by the first name. The list of client features, and gRPC,
+# have the second one: it says that the client can read a Resource wrapper, and not that it respects lifetimes.
 SOTW_TTL_FEATURE = "xds.config.supports-resource-in-sotw"
 WRAPPER_FEATURE = "xds.config.resource-in-sotw"
 
@@ -113,7 +113,7 @@ def heeds_ttl(features: Container[str], *, delta: bool) -> bool:
 
 
 class Malformed(Exception):
-    """Bytes that are not the message they are said to be; ``detail`` says why."""
+    """Bytes that cannot be read as the expected message; ``detail`` says why."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -122,7 +122,7 @@ class Malformed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """Who a client says it is. ``metadata`` is its Struct as plain data; lists of extensions are dropped."""
+    """The node that a client names. ``metadata`` is its Struct as plain data; lists of extensions are dropped."""
 
     id: str
     cluster: str = ""
@@ -194,7 +194,7 @@ def _node(message: Dynamic) -> Node | None:
 
 
 def node_from(node: Dynamic) -> Node:
-    """Read a ``Node`` message; raises :class:`Malformed` when its metadata is no JSON-like Struct."""
+    """Read a ``Node`` message; raises :class:`Malformed` if its metadata is no valid Struct."""
     try:
         metadata = json_format.MessageToDict(node.metadata)
     except (json_format.Error, ValueError, RecursionError) as fault:
@@ -272,5 +272,5 @@ def delta_response(type_url: str, version: str, resources: Iterable[bytes], remo
 
 
 def with_nonce(shared: bytes, nonce: str) -> bytes:
-    """The shared bytes of a response with a stream's own nonce behind them (field 5 in both variants)."""
+    """The shared bytes of a response, and after them the stream's own nonce (field 5 in both variants)."""
     return shared + delimited(5, nonce.encode())

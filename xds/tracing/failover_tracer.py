@@ -1,8 +1,9 @@
 """Follows the changes of active that this leader ordered, and records their spans.
 
-A change is recorded when it is over, or when that takes too long: the root, the phases that it waited for, and what ran
-beside them. What belongs to a course, and when it is over, is told by :mod:`understudy.xds.tracing.failover_timing`;
-what follows a takeover by :mod:`understudy.xds.tracing.post_failover`; changes that no table ordered are counted by
+A change is recorded when it is over, or when its bound has passed: the root span, the phases of its critical path, and
+the phases beside it. What belongs to a change, and when it is over, is decided by
+:mod:`understudy.xds.tracing.failover_timing`. What follows a takeover is recorded by
+:mod:`understudy.xds.tracing.post_failover`. Changes that no table ordered come from
 :mod:`understudy.xds.tracing.untraced_changes`.
 """
 
@@ -15,58 +16,58 @@ from dataclasses import dataclass, field, replace
 from understudy.statesync.pool.ownership import CUT_OFF, sites_in
 from understudy.telemetry.tracing import names
 from understudy.telemetry.tracing.setup import Attributes, Telemetry
-from understudy.xds.membership.claim_reports import Claimed, Told
-from understudy.xds.membership.cluster_state import World
-from understudy.xds.planning.plan import NO_TABLE, Plan
+from understudy.xds.membership.claim_reports import ClaimReports, ReportedClaim
+from understudy.xds.membership.cluster_state import ClusterState
+from understudy.xds.planning.plan import NO_TABLE, TablePlan
 from understudy.xds.publishing.publisher import Publisher
 from understudy.xds.server.cache import ConfigRejected, ResourceCache
 from understudy.xds.tracing.failover_timing import (
-    Course,
     Delivery,
+    OwnershipChange,
     Phase,
     critical_path,
     delivery_phases,
-    handover_course,
+    handover_change,
     last_ack,
     leader_phases,
     slots_of,
-    takeover_course,
+    takeover_change,
 )
 from understudy.xds.tracing.post_failover import could_not_serve, returned_alive
-from understudy.xds.tracing.untraced_changes import Unmeasured, Unseen
+from understudy.xds.tracing.untraced_changes import UntracedChange, UntracedChanges
 
 logger = logging.getLogger(__name__)
 
-_DELIVERIES_KEPT = 20_000
-_TRACES_KEPT = 1_000
-_LOOK = 1.0
-_JUST_BEFORE = 200_000_000
-"""In this time (ns) before a takeover that only other members wanted they had their witnesses."""
+POLL_INTERVAL = 1.0
+_MAX_DELIVERIES = 20_000
+_MAX_TRACES = 1_000
+_WITNESS_TIME_NS = 200_000_000
+"""Members that took over by themselves found their proof within this time before the claim."""
 
 
 @dataclass(slots=True)
-class _End:
-    """How a course ended. ``settled``: when its slots had new owners (ns), 0 if they had not by the bound."""
+class _Outcome:
+    """How a change ended. ``settled``: when its slots had new owners (ns), 0 if they had not by the bound."""
 
     settled: int = 0
-    claims: Sequence[Claimed] = ()
+    claims: Sequence[ReportedClaim] = ()
     acknowledged: bool = False
     refused: str = ""
     deliveries: Sequence[Delivery] = field(default=())
 
 
-class Courses:
-    """The courses under way.
+class FailoverTracer:
+    """The changes of active under way.
 
     Args:
         telemetry: where spans are recorded.
         cache: asked whether everything is acknowledged.
         publisher: asked whether everything is in the cache.
-        look: the world as it is now.
-        follow: what watches a takeover after its end, planned moves from their begin
+        current: the pool as it is now.
+        watch_after: watches a takeover after its end, and planned moves from their beginning
             (:func:`understudy.xds.tracing.post_failover.watch`).
-        told: what members tell of their takeovers.
-        leads: whether this server leads; only then it counts what nobody measured.
+        reports: what members report about their claims.
+        leads: whether this server leads. Only the leader records changes that nobody measured.
     """
 
     def __init__(
@@ -74,151 +75,155 @@ class Courses:
         telemetry: Telemetry,
         cache: ResourceCache,
         publisher: Publisher,
-        look: Callable[[], World | None],
-        follow: Callable[[Course], Coroutine[None, None, None]],
+        current: Callable[[], ClusterState | None],
+        watch_after: Callable[[OwnershipChange], Coroutine[None, None, None]],
         *,
-        told: Told,
+        reports: ClaimReports,
         leads: Callable[[], bool],
     ) -> None:
         self._telemetry = telemetry
         self._cache = cache
         self._publisher = publisher
-        self._look = look
-        self._aftermath = follow
-        self._told = told
+        self._current = current
+        self._watch_after = watch_after
+        self._reports = reports
         self._leads = leads
-        self._known: OrderedDict[str, None] = OrderedDict()
-        self._unmeasured = Unmeasured()
-        self._deliveries: deque[Delivery] = deque(maxlen=_DELIVERIES_KEPT)
-        self._begun: asyncio.Queue[Course] = asyncio.Queue()
+        self._traced: OrderedDict[str, None] = OrderedDict()
+        self._untraced = UntracedChanges()
+        self._deliveries: deque[Delivery] = deque(maxlen=_MAX_DELIVERIES)
+        self._started: asyncio.Queue[OwnershipChange] = asyncio.Queue()
         self._changed = asyncio.Event()
 
-    def delivered(self, delivery: Delivery) -> None:
-        """A node acknowledged an answer."""
+    def on_delivery(self, delivery: Delivery) -> None:
+        """A node acknowledged a response."""
         self._deliveries.append(delivery)
 
     def wake(self) -> None:
-        """The world, or what is published, may have changed."""
-        world = self._look()
-        if world is not None:
-            self._unmeasured.look(world, self._telemetry.now_ns())
+        """The pool, the claim reports or the published content may have changed."""
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def begin(self, world: World, plan: Plan, now: int) -> None:
-        """A table was written: follow the takeovers and the planned moves that it orders."""
-        previous = world.table or NO_TABLE
-        for member in plan.newly_lost:
-            death = world.deaths.get(member)
-            slots = slots_of(world, previous, plan.table, member)
-            if death is not None and slots:
-                told = self._told
-                self._begin(
-                    takeover_course(world, plan.table, member, written=now, death=death, slots=slots, told=told)
-                )
-        planned = handover_course(world, plan.table, written=now)
-        if planned is not None and plan.table.traceparent != previous.traceparent:
-            self._begin(planned)
+    def on_owners(self) -> None:
+        """The owner records may have changed."""
+        cluster = self._current()
+        if cluster is not None:
+            self._untraced.observe(cluster, self._telemetry.now_ns())
 
-    def _begin(self, course: Course) -> None:
-        self._known[course.traceparent] = None
-        if len(self._known) > _TRACES_KEPT:
-            self._known.popitem(last=False)
-        self._begun.put_nowait(course)
+    def on_table(self, cluster: ClusterState, plan: TablePlan, now: int) -> None:
+        """A table was written: follow the takeovers and the planned moves that it orders."""
+        previous = cluster.table or NO_TABLE
+        for member in plan.newly_lost:
+            death = cluster.deaths.get(member)
+            slots = slots_of(cluster, previous, plan.table, member)
+            if death is not None and slots:
+                self._start(
+                    takeover_change(
+                        cluster, plan.table, member, written=now, death=death, slots=slots, reports=self._reports
+                    )
+                )
+        planned = handover_change(cluster, plan.table, written=now)
+        if planned is not None and plan.table.traceparent != previous.traceparent:
+            self._start(planned)
+
+    def _start(self, change: OwnershipChange) -> None:
+        self._traced[change.traceparent] = None
+        if len(self._traced) > _MAX_TRACES:
+            self._traced.popitem(last=False)
+        self._started.put_nowait(change)
 
     async def run(self) -> None:
-        """Follow every course to its end, and look for changes without one, until cancelled."""
+        """Follow every change to its end, and record those that no table ordered, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._count_unmeasured())
+            tasks.create_task(self._record_untraced())
             while True:
-                course = await self._begun.get()
-                tasks.create_task(self._follow(course))
-                if course.kind == names.KIND_HANDOVER:
-                    tasks.create_task(self._aftermath(course))
+                change = await self._started.get()
+                tasks.create_task(self._follow(change))
+                if change.kind == names.KIND_HANDOVER:
+                    tasks.create_task(self._watch_after(change))
 
-    async def _follow(self, course: Course) -> None:
-        end = await self._end_of(course)
-        course = course.corrected(end.claims)
+    async def _follow(self, change: OwnershipChange) -> None:
+        end = await self._outcome_of(change)
+        change = change.corrected(end.claims)
         end.deliveries = list(self._deliveries)
-        path = self._path(course, end)
-        whole = bool(path) or bool(end.settled and course.kind == names.KIND_HANDOVER)
-        self._record(course, path or leader_phases(course))
-        self._record(course, _beside(course, end, path))
-        attributes = course.attributes() | _told_by(end.claims)
-        if whole:
-            attributes[names.ERROR_MS] = course.doubt / 1e6
+        path = self._path(change, end)
+        measured = bool(path) or bool(end.settled and change.kind == names.KIND_HANDOVER)
+        self._record(change, path or leader_phases(change))
+        self._record(change, _beside(change, end, path))
+        attributes = change.attributes() | _takers(end.claims)
+        if measured:
+            attributes[names.ERROR_MS] = change.doubt / 1e6
         else:
             attributes[names.UNMEASURED] = True
         if end.refused:
             attributes[names.ERROR_TYPE] = end.refused
         ended = path[-1].end if path else end.settled or self._telemetry.now_ns()
-        links = ((course.last_request, names.LAST_REQUEST), (_first_request(end.claims), names.FIRST_REQUEST))
-        trace = self._telemetry.failover(course.traceparent)
-        trace.root(course.began, ended, attributes, name=course.root_name, links=links)
+        links = ((change.last_request, names.LAST_REQUEST), (_first_request(end.claims), names.FIRST_REQUEST))
+        trace = self._telemetry.failover(change.traceparent)
+        trace.root(change.began, ended, attributes, name=change.root_name, links=links)
         logger.info(
             "%s of %d slots%s: %.0f ms%s",
-            course.root_name,
-            len(course.moving),
-            f" of {course.subject}" if course.subject else "",
-            (ended - course.began) / 1e6,
-            "" if whole else " (unmeasured: it did not end in time)",
+            change.root_name,
+            len(change.moving),
+            f" of {change.subject}" if change.subject else "",
+            (ended - change.began) / 1e6,
+            "" if measured else " (unmeasured: it did not end in time)",
         )
-        if course.kind == names.KIND_TAKEOVER:
-            await self._aftermath(course)
+        if change.kind == names.KIND_TAKEOVER:
+            await self._watch_after(change)
 
-    async def _end_of(self, course: Course) -> _End:
-        """Wait for the end, and for the Envoys, until the course's bound."""
-        end = _End()
-        bound = course.ends_by
+    async def _outcome_of(self, change: OwnershipChange) -> _Outcome:
+        """Wait for the end, and for the Envoys, until the change's bound."""
+        end = _Outcome()
+        bound = change.ends_by
         try:
             async with asyncio.timeout((bound - self._telemetry.now_ns()) / 1e9):
-                while not self._over(course, end):
+                while not self._is_over(change, end):
                     await self._changed.wait()
                 await self._cache.acknowledged((bound - self._telemetry.now_ns()) / 1e9)
                 end.acknowledged = True
-        except TimeoutError:  # ``end`` tells what is missing
-            logger.debug("%s of %s did not end in time", course.kind, course.subject or "several members")
+        except TimeoutError:  # the outcome says what is missing
+            logger.debug("%s of %s did not end in time", change.kind, change.subject or "several members")
         except ConfigRejected as error:
             end.refused = str(error)
-        end.claims = self._claims(course)
+        end.claims = self._claims(change)
         return end
 
-    def _over(self, course: Course, end: _End) -> bool:
-        """Whether all slots have come to their new owners, are served, and the cache holds what follows from it."""
-        world = self._look()
-        if world is None or not course.settled(world):
+    def _is_over(self, change: OwnershipChange, end: _Outcome) -> bool:
+        """Whether all slots have their new owners and are served, and the cache holds the result."""
+        cluster = self._current()
+        if cluster is None or not change.settled(cluster):
             return False
         end.settled = end.settled or self._telemetry.now_ns()
-        served = course.kind == names.KIND_HANDOVER or course.served(world, self._claims(course))
-        return served and self._publisher.current
+        served = change.kind == names.KIND_HANDOVER or change.served(cluster, self._claims(change))
+        return served and self._publisher.is_current
 
-    def _claims(self, course: Course) -> list[Claimed]:
-        return self._told.claims(course.trace, self._telemetry.now_ns())
+    def _claims(self, change: OwnershipChange) -> list[ReportedClaim]:
+        return self._reports.claims_of(change.trace, self._telemetry.now_ns())
 
-    def _path(self, course: Course, end: _End) -> list[Phase]:
-        """The phases that the change waited for; empty while its end was not seen."""
-        if course.kind == names.KIND_HANDOVER:
-            acked = last_ack(course, end.deliveries)
-            return critical_path(course, (), end.settled, acked) if end.settled and end.acknowledged else []
-        world = self._look()
-        seen = world is not None and course.settled(world) and course.served(world, end.claims)
-        return critical_path(course, end.claims, end.settled, 0) if seen else []
+    def _path(self, change: OwnershipChange, end: _Outcome) -> list[Phase]:
+        """The phases of the critical path; empty if the end of the change was not seen."""
+        if change.kind == names.KIND_HANDOVER:
+            acked = last_ack(change, end.deliveries)
+            return critical_path(change, (), end.settled, acked) if end.settled and end.acknowledged else []
+        cluster = self._current()
+        seen = cluster is not None and change.settled(cluster) and change.served(cluster, end.claims)
+        return critical_path(change, end.claims, end.settled, 0) if seen else []
 
-    async def _count_unmeasured(self) -> None:
-        """Record, as unmeasured, the changes of active that have no course (``untraced_changes``)."""
+    async def _record_untraced(self) -> None:
+        """Record, as unmeasured, the changes of active that no table ordered (``untraced_changes``)."""
         while True:
-            await asyncio.sleep(_LOOK)
-            world, now = self._look(), self._telemetry.now_ns()
-            if world is None:
+            await asyncio.sleep(POLL_INTERVAL)
+            cluster, now = self._current(), self._telemetry.now_ns()
+            if cluster is None:
                 continue
-            for one in self._unmeasured.due(now, self._known.__contains__):
+            for one in self._untraced.due(now, self._traced.__contains__):
                 if not self._leads():
                     continue
-                site = sites_in(one.cause) if one.planned else world.site(one.source)
+                site = sites_in(one.cause) if one.planned else cluster.site(one.source)
                 kind = names.KIND_HANDOVER if one.planned else names.KIND_TAKEOVER
                 root = names.HANDOVER if one.planned else names.FAILOVER
                 attributes: Attributes = {
-                    names.POOL: world.spec.pool,
+                    names.POOL: cluster.spec.pool,
                     names.KIND: kind,
                     names.CAUSE: one.cause,
                     names.PLANNED: one.planned,
@@ -229,39 +234,41 @@ class Courses:
                 }
                 trace = self._telemetry.failover(one.traceparent)
                 trace.root(one.at, one.at, {**attributes, names.UNMEASURED: True}, name=root)
-                if not one.planned and (one.source, one.boot) in world.beating:
-                    trace.phase(names.RETURNED, one.at, now, {**attributes, **returned_alive(self._excuse(one))})
+                if not one.planned and (one.source, one.boot) in cluster.beating:
+                    trace.phase(
+                        names.RETURNED, one.at, now, {**attributes, **returned_alive(self._why_it_could_not_serve(one))}
+                    )
                 logger.info("%s from %s was not measured: %s", root, one.source, one.cause)
 
-    def _excuse(self, one: Unseen) -> str:
-        """Why a member that was taken over from, and that was never found dead here, could not serve."""
+    def _why_it_could_not_serve(self, one: UntracedChange) -> str:
+        """Why a member that others took over from, and that was never found dead here, could not serve."""
         if one.cause.endswith(CUT_OFF):
             return CUT_OFF
-        return could_not_serve(self._told, (one.source, one.boot), one.at - _JUST_BEFORE, one.at)
+        return could_not_serve(self._reports, (one.source, one.boot), one.at - _WITNESS_TIME_NS, one.at)
 
-    def _record(self, course: Course, phases: Iterable[Phase]) -> None:
-        trace = self._telemetry.failover(course.traceparent)
+    def _record(self, change: OwnershipChange, phases: Iterable[Phase]) -> None:
+        trace = self._telemetry.failover(change.traceparent)
         for phase in phases:
             trace.phase(phase.name, phase.start, phase.end, phase.attributes)
 
 
-def _beside(course: Course, end: _End, path: Sequence[Phase]) -> list[Phase]:
-    """What ran beside the path: push and ack, and the table where the claims did not wait for it."""
+def _beside(change: OwnershipChange, end: _Outcome, path: Sequence[Phase]) -> list[Phase]:
+    """The phases beside the critical path: push and ack, and detect and decide if the claims did not wait for them."""
     named = {phase.name for phase in path}
-    beside = [phase for phase in leader_phases(course) if path and phase.name not in named]
-    for phase in delivery_phases(course, end.deliveries):
+    beside = [phase for phase in leader_phases(change) if path and phase.name not in named]
+    for phase in delivery_phases(change, end.deliveries):
         late = phase.name == names.ACK and not end.acknowledged
         beside.append(replace(phase, attributes={**phase.attributes, names.UNMEASURED: True}) if late else phase)
     return beside
 
 
-def _told_by(claims: Sequence[Claimed]) -> dict[str, str | int | float | bool | Sequence[str]]:
-    """Who took over, in words."""
+def _takers(claims: Sequence[ReportedClaim]) -> dict[str, str | int | float | bool | Sequence[str]]:
+    """The members that took over, as an attribute."""
     members = sorted({claim.member for claim in claims})
     return {names.TO: ", ".join(members)} if members else {}
 
 
-def _first_request(claims: Sequence[Claimed]) -> str:
-    """The traceparent of the first call that one of the new actives answered well; '' if it carried none."""
-    answered = [claim.told for claim in claims if claim.told.answered]
-    return min(answered, key=lambda told: told.answered).request if answered else ""
+def _first_request(claims: Sequence[ReportedClaim]) -> str:
+    """The traceparent of the first call that one of the new actives answered with success; '' if it carried none."""
+    answered = [claim.report for claim in claims if claim.report.answered]
+    return min(answered, key=lambda report: report.answered).request if answered else ""

@@ -1,10 +1,10 @@
-"""What a change of active leaves behind: until when the pool had too few copies, and whether the dead came back alive.
+"""What follows a change of active: when every slot has enough copies again, and whether the lost member came back.
 
-Watched by the leader that follows the change, for :data:`BOUND_NS` at the most, and recorded in the same trace:
-``re_protect``, and of a takeover ``returned``. A takeover is watched from its end on, since its slots lack a copy from
-the last sign of life; planned moves from their table on, since they may leave slots with too few at any time. The
-judgement is pure; it errs on the careful side: a member counts as a copy only while it says that it holds *all* slots
-that the table gives it, as of that table.
+The leader watches this for :data:`RE_PROTECT_BOUND_NS` at most and records it in the trace of the change:
+``re_protect`` and, of a takeover, ``returned``. A takeover is watched from its end, since its slots lack a copy from
+the last sign of life. Planned moves are watched from their table, since they may leave slots with too few copies at any
+time. The decision is pure and errs on the safe side: a member counts as a copy only while it reports that it holds
+*all* slots that the table gives it, as of that table.
 """
 
 import asyncio
@@ -13,79 +13,79 @@ from collections.abc import Callable, Mapping
 from understudy.statesync.pool.records import MemberState
 from understudy.telemetry.tracing import names
 from understudy.telemetry.tracing.setup import Attributes, Telemetry
-from understudy.xds.membership.claim_reports import Told
-from understudy.xds.membership.cluster_state import World
-from understudy.xds.membership.failure_detector import SECOND, Identity, Pulse
-from understudy.xds.tracing.failover_timing import Course
+from understudy.xds.membership.claim_reports import ClaimReports
+from understudy.xds.membership.cluster_state import ClusterState
+from understudy.xds.membership.member_health import SECOND, MemberBoot, MemberHealth
+from understudy.xds.tracing.failover_timing import OwnershipChange
 
-BOUND_NS = 300 * 10**9
-"""Who is not back by then is gone, and a pool that lacks copies by then has missed every sane objective."""
-RETURN_NS = 30 * 10**9
-"""How long the member that was taken for dead is listened for."""
-_LOOK = 0.2
+RE_PROTECT_BOUND_NS = 300 * 10**9
+"""A pool that lacks copies for longer has missed every reasonable objective."""
+RETURN_BOUND_NS = 30 * 10**9
+"""How long to wait for beats of the member that was taken for dead."""
+POLL_INTERVAL = 0.2
 
 
-def protected(world: World, pulses: Mapping[Identity, Pulse], table_revision: int) -> bool:
+def protected(cluster: ClusterState, health: Mapping[MemberBoot, MemberHealth], table_revision: int) -> bool:
     """Whether every slot has two living members in its order that hold all they should, as of the table in force.
 
     ``table_revision`` is the etcd revision of that table.
     """
-    if world.table is None:
+    if cluster.table is None:
         return False
-    whole = {name for name in world.members if _whole(world, pulses, name, table_revision)}
-    return all(sum(member in whole for member in order) >= 2 for order in set(world.table.orders))
+    complete = {name for name in cluster.members if _is_complete(cluster, health, name, table_revision)}
+    return all(sum(member in complete for member in order) >= 2 for order in set(cluster.table.orders))
 
 
-def returned(world: World, course: Course) -> bool:
+def returned(cluster: ClusterState, change: OwnershipChange) -> bool:
     """Whether the very process whose slots were taken over beats again."""
-    return any((course.subject, boot) in world.beating for boot in set(course.moving.values()))
+    return any((change.subject, boot) in cluster.beating for boot in set(change.moving.values()))
 
 
-def could_not_serve(told: Told, who: Identity, start: int, end: int) -> str:
-    """Why a process that lives could not serve between these times (ns), in words; '' if it could, as far as is known.
+def could_not_serve(reports: ClaimReports, who: MemberBoot, start: int, end: int) -> str:
+    """Why a process that lives could not serve between these times (ns), as text; '' if it could, as far as is known.
 
-    A process that was only slow could: it is to be given more CPU, and not to be taken over from.
+    A slow process could serve. It needs more CPU, and a takeover from it was wrong.
     """
-    stood = told.stood_still(who, start, end)
-    return f"it stood still for {stood / SECOND:.1f} s" if stood else ""
+    standstill = reports.standstill(who, start, end)
+    return f"it stood still for {standstill / SECOND:.1f} s" if standstill else ""
 
 
 async def watch(
-    course: Course,
+    change: OwnershipChange,
     telemetry: Telemetry,
-    look: Callable[[], World | None],
-    pulses: Callable[[], Mapping[Identity, Pulse]],
+    current: Callable[[], ClusterState | None],
+    health: Callable[[], Mapping[MemberBoot, MemberHealth]],
     table_revision: Callable[[], int],
-    told: Told,
+    reports: ClaimReports,
 ) -> None:
-    """Record what follows ``course``; returns when both questions are answered or time is up."""
-    trace = telemetry.failover(course.traceparent)
-    whole, back = False, course.kind == names.KIND_HANDOVER
-    while not (whole and back):
-        await asyncio.sleep(_LOOK)
-        world, now = look(), telemetry.now_ns()
-        if world is None:
+    """Record what follows ``change``; returns when both questions are answered or time is up."""
+    trace = telemetry.failover(change.traceparent)
+    protection_known, return_known = False, change.kind == names.KIND_HANDOVER
+    while not (protection_known and return_known):
+        await asyncio.sleep(POLL_INTERVAL)
+        cluster, now = current(), telemetry.now_ns()
+        if cluster is None:
             continue
-        if not whole:
-            safe, late = protected(world, pulses(), table_revision()), now >= course.written + BOUND_NS
+        if not protection_known:
+            safe, late = protected(cluster, health(), table_revision()), now >= change.written + RE_PROTECT_BOUND_NS
             if safe or late:
-                whole = True
+                protection_known = True
                 mark = {} if safe else {names.UNMEASURED: True}
-                trace.phase(names.RE_PROTECT, course.began, now, {**course.attributes(), **mark})
-        if not back:
-            alive, late = returned(world, course), now >= course.written + RETURN_NS
+                trace.phase(names.RE_PROTECT, change.began, now, {**change.attributes(), **mark})
+        if not return_known:
+            alive, late = returned(cluster, change), now >= change.written + RETURN_BOUND_NS
             if alive or late:
-                back = True
-                told_of = {**course.attributes(), **_back(course, told, alive=alive)}
-                trace.phase(names.RETURNED, course.found, now, told_of)
+                return_known = True
+                attributes = {**change.attributes(), **_return_attributes(change, reports, alive=alive)}
+                trace.phase(names.RETURNED, change.found, now, attributes)
 
 
-def _back(course: Course, told: Told, *, alive: bool) -> Attributes:
-    """What is recorded of the member that was taken for dead: whether it lives, and why it could not serve then."""
+def _return_attributes(change: OwnershipChange, reports: ClaimReports, *, alive: bool) -> Attributes:
+    """Whether the member that was taken for dead lives, and why it could not serve then."""
     if not alive:
         return {names.RETURNED_ALIVE: False}
-    boots = set(course.moving.values())
-    whys = (could_not_serve(told, (course.subject, boot), course.last_beat, course.found) for boot in boots)
+    boots = set(change.moving.values())
+    whys = (could_not_serve(reports, (change.subject, boot), change.last_beat, change.found) for boot in boots)
     return returned_alive(next(filter(None, whys), ""))
 
 
@@ -94,8 +94,11 @@ def returned_alive(why: str) -> Attributes:
     return {names.RETURNED_ALIVE: True, **({names.COULD_NOT_SERVE: why} if why else {})}
 
 
-def _whole(world: World, pulses: Mapping[Identity, Pulse], name: str, table_revision: int) -> bool:
-    if world.state(name) not in (MemberState.UP, MemberState.READY, MemberState.DRAINING, MemberState.ATTENTION):
+def _is_complete(
+    cluster: ClusterState, health: Mapping[MemberBoot, MemberHealth], name: str, table_revision: int
+) -> bool:
+    """Whether a member lives and holds all sessions that it should, as of the table at this revision."""
+    if cluster.state(name) not in (MemberState.UP, MemberState.READY, MemberState.DRAINING, MemberState.ATTENTION):
         return False
-    pulse = pulses.get((name, world.members[name].boot))
-    return pulse is not None and bool(pulse.streams) and not pulse.lacking and pulse.applied >= table_revision
+    found = health.get((name, cluster.members[name].boot))
+    return found is not None and bool(found.streams) and not found.lacking and found.applied >= table_revision

@@ -1,7 +1,7 @@
-"""Certificates of pods from cert-manager's CSI driver: one of its own for each, named for what the pod is. Pure.
+"""Certificates of pods from cert-manager's CSI driver: each pod gets one in its own name. Pure.
 
-The driver fills in the pod's name when it mounts the volume, renews the files in place, and removes them with the pod.
-Who may have which name is what docs/security.md tells: the end of a SPIFFE id says what somebody is, and who.
+The driver inserts the pod's name when it mounts the volume, renews the files in place, and removes them with the pod.
+docs/security.md says who may have which name: the end of a SPIFFE id names a role and its owner.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ DRIVER = "csi.cert-manager.io"
 DIRECTORY = "/etc/understudy-tls"
 CERT, KEY, CA = f"{DIRECTORY}/tls.crt", f"{DIRECTORY}/tls.key", f"{DIRECTORY}/ca.crt"
 POD = "${POD_NAME}"
-"""What the driver replaces by the pod's name."""
+"""The variable that the driver replaces by the pod's name."""
 _VOLUME = "certificates"
 
 
@@ -46,16 +46,16 @@ def spiffe(pool: str, kind: str, name: str = POD) -> str:
 
 
 def volumes(issuer: PeerCertificates | None, pool: str, kind: str, dns: Sequence[str] = ()) -> list[Body]:
-    """The volume of a pod of ours that is a ``kind``; none without an issuer."""
+    """The volume of one of our pods of this ``kind``; none without an issuer."""
     return [csi_volume(_VOLUME, issuer, uri=spiffe(pool, kind), dns=dns)] if issuer else []
 
 
 def mounts(issuer: PeerCertificates | None) -> list[Body]:
-    """Where a container has them."""
+    """Where a container mounts them."""
     return [{"name": _VOLUME, "mountPath": DIRECTORY, "readOnly": True}] if issuer else []
 
 
 def variables(issuer: PeerCertificates | None) -> list[Body]:
-    """What tells an ``understudy`` command of them."""
+    """The options that name them to an ``understudy`` command."""
     files = {"UNDERSTUDY_TLS_CERT": CERT, "UNDERSTUDY_TLS_KEY": KEY, "UNDERSTUDY_TLS_CA": CA}
     return [{"name": name, "value": file} for name, file in files.items()] if issuer else []

@@ -1,6 +1,6 @@
-"""YAML for people: documents in the order they were built, with comments at the fields that need one. Pure.
+"""Writes YAML for people: documents in the given order, with comments at some fields. Pure.
 
-A :class:`Manifest` is one object with its comments; what it emits reads back as exactly the object.
+A :class:`Manifest` is one object with its comments. Its YAML reads back as exactly the same object.
 """
 
 import re
@@ -13,12 +13,12 @@ import yaml
 Body = dict[str, Any]
 Path = tuple[str | int, ...]
 _PLAIN_LINES = re.compile(r"[!-~][ -~]*(\n+[ -~]*[!-~])*\n[ -~]*[!-~]\n?")
-"""Several lines that a block shows as they are: printable, no space at an edge that YAML would take for its own."""
+"""Lines that a YAML block can show unchanged: printable, without spaces at an edge that YAML would interpret."""
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One Kubernetes object. ``about`` stands above it; ``notes`` above the fields that the paths lead to.
+    """One Kubernetes object. ``about`` is a comment above it; ``notes`` are comments above single fields.
 
     A note's path is written with dots, as in ``spec.template.spec.containers.0.args``.
     """
@@ -51,7 +51,7 @@ def document(manifest: Manifest) -> str:
 
 
 def _path(body: Body, where: str) -> Path:
-    """A note's path with numbers for list entries. A dot in a key's own name is matched by the longest key there is."""
+    """The parts of a path, with numbers for list entries. A dot within a key is found by the longest existing key."""
     at: Any = body
     path: list[str | int] = []
     rest = where

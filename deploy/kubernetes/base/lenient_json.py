@@ -1,7 +1,7 @@
-"""Reading documents that may have any shape, and saying no: where, what is wrong, and what would be right. Pure.
+"""Reads documents of unknown shape, and says where and what is wrong. Pure.
 
-Kubernetes hands over what its own schema has let through; files and strangers hand over anything. What is looked at is
-checked here, what is not looked at passes unread.
+Kubernetes passes on what its schema allows, files may contain anything. Each field is checked when it is read; other
+fields are not checked.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ Body = dict[str, Any]
 
 
 class Refused(Exception):
-    """A pod that cannot be given a sidecar. ``faults`` has one line per reason: where, what, and what to do."""
+    """A pod that cannot have a sidecar. ``faults`` has a line per reason: where, what, and what to do."""
 
     def __init__(self, *faults: str) -> None:
         super().__init__("\n".join(faults))
@@ -61,12 +61,12 @@ def text(parent: Body, key: str, where: str) -> str:
 
 
 def number(value: object) -> int | None:
-    """A whole number, and no truth value; None for anything else."""
+    """A whole number that is not a boolean; None for anything else."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def names_of(items: Iterable[Body]) -> list[str]:
-    """The names of containers, volumes and so on, of those that have one."""
+    """The names of containers, volumes and so on; entries without a name are left out."""
     return [item["name"] for item in items if isinstance(item.get("name"), str)]
 
 

@@ -1,8 +1,8 @@
-"""Names, labels and ports on Kubernetes: what manifests, injector and network policies must agree on. Pure."""
+"""Names, labels and ports on Kubernetes that manifests, injector and network policies share. Pure."""
 
 DOMAIN = "understudy.io"
 INJECT = f"{DOMAIN}/inject"
-"""Label of a pod that is to get a sidecar: "true"."""
+"""Label of a pod that asks for a sidecar: "true"."""
 INJECTION = f"{DOMAIN}/injection"
 """Label of a namespace in which pods get sidecars: "enabled"."""
 POOL = f"{DOMAIN}/pool"
@@ -31,13 +31,13 @@ CONTROL, FRONT, MEMBER, ETCD = "control", "front", "member", "etcd"
 INJECTOR, SPEC, OPERATOR = "injector", "spec", "operator"
 
 ETCD_CONFIG = "understudy-etcd"
-"""The ConfigMap that says where etcd is, under :data:`ETCD_VARIABLE`; each overlay brings its own."""
+"""The ConfigMap with the addresses of etcd, under :data:`ETCD_VARIABLE`; each overlay has its own."""
 ETCD_VARIABLE = "UNDERSTUDY_ETCD"
 INJECTOR_NAME = "understudy-injector"
 
 
 def labels(component: str, pool: str = "") -> dict[str, str]:
-    """The labels of everything that belongs to a component; with a pool, of that pool's."""
+    """The labels of all objects of a component; with a pool, of that pool's component."""
     return {
         "app.kubernetes.io/name": "understudy",
         COMPONENT: component,
@@ -47,7 +47,7 @@ def labels(component: str, pool: str = "") -> dict[str, str]:
 
 
 def selector(component: str, pool: str = "") -> dict[str, str]:
-    """The labels by which a component's pods are found; a Deployment can never change them."""
+    """The selector of a component's pods; it can never change in a Deployment."""
     return {
         "app.kubernetes.io/name": "understudy",
         COMPONENT: component,

@@ -1,6 +1,6 @@
-"""What all workloads share: metadata, security contexts, probes, variables. Pure.
+"""Parts that all workloads share: metadata, security contexts, probes, variables. Pure.
 
-Everything here meets the "restricted" Pod Security Standard, which the namespaces demand.
+Everything meets the "restricted" Pod Security Standard, which our namespaces enforce.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 from understudy.deploy.kubernetes.base.emit import Body
 
 USER = 65532
-"""The user of all containers: not root, and the number that distroless images use for it."""
+"""The user id of all containers: not root, and the usual one of distroless images."""
 
 
 def meta(name: str, namespace: str, labels: Mapping[str, str]) -> Body:
@@ -18,7 +18,7 @@ def meta(name: str, namespace: str, labels: Mapping[str, str]) -> Body:
 
 
 def service_account(name: str, namespace: str, labels: Mapping[str, str]) -> Body:
-    """An account whose token is not mounted: what uses it asks nothing of the API server."""
+    """A service account without a mounted token, for pods that do not use the Kubernetes API."""
     return {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
@@ -28,7 +28,7 @@ def service_account(name: str, namespace: str, labels: Mapping[str, str]) -> Bod
 
 
 def disruption_budget(name: str, namespace: str, labels: Mapping[str, str], match: Mapping[str, str]) -> Body:
-    """At most one pod of these may be evicted at a time."""
+    """A disruption budget: at most one of these pods may be evicted at a time."""
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
@@ -49,7 +49,7 @@ def pod_security() -> Body:
 
 
 def container_security() -> Body:
-    """The security context of a container: nothing to write to but its volumes, no way to more rights."""
+    """The security context of a container: it can write only to its volumes, and cannot gain privileges."""
     return {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
@@ -58,7 +58,7 @@ def container_security() -> Body:
 
 
 def spread(match: Mapping[str, str]) -> list[Body]:
-    """Over zones as far as there are any, and over nodes without exception where there are enough."""
+    """Spread over zones if there are any, and over nodes if there are enough."""
     return [
         {
             "maxSkew": 1,
@@ -77,7 +77,7 @@ def apart(match: Mapping[str, str]) -> Body:
 
 
 def rather_apart(match: Mapping[str, str]) -> Body:
-    """Anti-affinity that gives way when there are fewer nodes than pods."""
+    """Anti-affinity that is ignored if there are fewer nodes than pods."""
     term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": dict(match)}}
     weighted = {"weight": 100, "podAffinityTerm": term}
     return {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [weighted]}}
@@ -133,17 +133,17 @@ def http_probe(path: str, port: str | int, *, period: int, failures: int, timeou
 
 
 def resources(cpu: str, memory: str, *, limit: str) -> Body:
-    """Requests, and a limit of memory alone: one of CPU would stop a busy process, which others take for dead."""
+    """Requests, and a memory limit. There is no CPU limit: a throttled process looks dead to others."""
     return {"requests": {"cpu": cpu, "memory": memory}, "limits": {"memory": limit}}
 
 
 def from_field(name: str, field: str) -> Body:
-    """A variable out of the Downward API."""
+    """A variable from the Downward API."""
     return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": field}}}
 
 
 def from_config(name: str, config: str, key: str) -> Body:
-    """A variable out of a ConfigMap."""
+    """A variable from a ConfigMap."""
     return {"name": name, "valueFrom": {"configMapKeyRef": {"name": config, "key": key}}}
 
 
@@ -180,10 +180,10 @@ SCRATCH_VOLUME = "tmp"
 
 
 def scratch_volume() -> Body:
-    """A small volume for what libraries write to the temporary directory."""
+    """A small volume for temporary files of libraries."""
     return {"name": SCRATCH_VOLUME, "emptyDir": {"sizeLimit": "64Mi"}}
 
 
 def scratch_mount() -> Body:
-    """Where a container has the :func:`scratch_volume`."""
+    """Where a container mounts the :func:`scratch_volume`."""
     return {"name": SCRATCH_VOLUME, "mountPath": SCRATCH}

@@ -1,4 +1,4 @@
-"""What an injector is told once, for all pods: the image, where etcd is, how members show who they are. Pure."""
+"""Settings of an injector for all pods: image, etcd, certificates. Pure."""
 
 import re
 from dataclasses import dataclass, field, replace
@@ -6,19 +6,19 @@ from typing import Self
 
 NATIVE, CLASSIC = "native", "classic"
 NATIVE_SINCE = (1, 29)
-"""The first Kubernetes version with native sidecars unless somebody turns them off (they came in 1.28, turned off)."""
+"""The first Kubernetes version with native sidecars on by default (1.28 has them, off by default)."""
 
 
 class BadSetting(ValueError):
-    """A setting that cannot be; the text says what would be right."""
+    """A setting that is wrong; the text says what would be right."""
 
 
 @dataclass(frozen=True, slots=True)
 class PeerCertificates:
-    """Where members' certificates for the peer API come from.
+    """The source of members' certificates for the peer API.
 
-    Either a Secret in the pod's namespace (``secret``: ``tls.crt``, ``tls.key``, ``ca.crt``, with a name in it for each
-    member), or an issuer of cert-manager, whose CSI driver makes one for each pod.
+    Either a Secret in the pod's namespace (``secret``: ``tls.crt``, ``tls.key``, ``ca.crt``, with a name for each
+    member in the certificate), or an issuer of cert-manager, whose CSI driver makes one for each pod.
     """
 
     secret: str = ""
@@ -39,7 +39,7 @@ class PeerCertificates:
         raise BadSetting(f"{told!r}: say none, secret:NAME or csi:ISSUER[:KIND[:GROUP]]")
 
     def told(self) -> str:
-        """What :meth:`parse` would read."""
+        """The text from which :meth:`parse` makes it."""
         if self.secret:
             return f"secret:{self.secret}"
         return f"csi:{self.issuer}:{self.issuer_kind}:{self.issuer_group}"
@@ -75,7 +75,7 @@ class SidecarSettings:
     )
 
     def excluding(self, *namespaces: str) -> Self:
-        """The same with further namespaces left alone."""
+        """The same, with more namespaces excluded."""
         return replace(self, excluded_namespaces=self.excluded_namespaces | frozenset(filter(None, namespaces)))
 
 

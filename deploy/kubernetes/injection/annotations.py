@@ -1,7 +1,7 @@
-"""What a pod says for itself, in annotations ``understudy.io/...``: checked one by one, every fault named. Pure.
+"""The annotations ``understudy.io/...`` of a pod: checked one by one, and every fault is named. Pure.
 
-A wrong annotation refuses the pod. A sidecar that starts with other values than its owner wrote would be found out in
-a failover, not before.
+A wrong annotation rejects the pod. Otherwise the sidecar would start with other values than its owner wrote, and nobody
+would notice before a failover.
 """
 
 import difflib
@@ -24,11 +24,12 @@ from understudy.deploy.kubernetes.base.names import (
     SESSION_API_PORT,
 )
 from understudy.statesync.pool.app_health import HEALTH_FORMS, AppHealth
-from understudy.statesync.pool.spec import Name, SpecError, parse_checks
+from understudy.statesync.pool.spec import Name, SpecError
+from understudy.statesync.pool.spec_reader import parse_checks
 
 PREFIX = f"{DOMAIN}/"
 INJECTED = f"{PREFIX}injected"
-"""Our mark on a pod that has its sidecar: what was added, by which version."""
+"""The injector's annotation on a pod that has its sidecar: what was added, and by which version."""
 LOG_LEVELS = ("debug", "info", "warning", "error")
 TOPOLOGIES = {"zone": "topology.kubernetes.io/zone", "region": "topology.kubernetes.io/region", "none": ""}
 _QUANTITY = re.compile(r"^(?P<number>\d+(?:\.\d+)?)(?P<unit>m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$")
@@ -40,7 +41,7 @@ _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """A pod's annotations, understood; None and '' where it says nothing."""
+    """The parsed annotations of a pod; None and '' stand for missing ones."""
 
     pool: str
     app_port: int | str | None = None
@@ -66,7 +67,7 @@ class Wishes:
 
     @property
     def ports(self) -> dict[str, int]:
-        """The sidecar's own ports, by the annotation that sets them."""
+        """The sidecar's own ports, with the annotation that sets each."""
         return {
             "session-port": self.session_port,
             "peer-port": self.peer_port,
@@ -79,7 +80,7 @@ def quantity(text: str) -> Decimal:
     """A Kubernetes quantity such as ``250m`` or ``1.5Gi`` as a number. Raises ``ValueError``."""
     match = _QUANTITY.match(text)
     if match is None:
-        raise ValueError("is no quantity like 100m or 256Mi")
+        raise ValueError("is not a quantity such as 100m or 256Mi")
     unit = match["unit"] or ""
     return Decimal(match["number"]) * (Decimal("0.001") if unit == "m" else _POWERS[unit])
 
@@ -87,7 +88,7 @@ def quantity(text: str) -> Decimal:
 def _whole(least: int, most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not (text.isascii() and text.isdigit() and least <= int(text[:9]) <= most and len(text) < 9):
-            raise ValueError(f"is no whole number from {least} to {most}")
+            raise ValueError(f"is not a whole number from {least} to {most}")
         return int(text)
 
     return parse
@@ -107,7 +108,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value <= 600:
-        raise ValueError("is no number of seconds from 0 to 600")
+        raise ValueError("is not a number of seconds from 0 to 600")
     return value
 
 
@@ -115,7 +116,7 @@ def _app_health(text: str) -> str:
     try:
         AppHealth.parse(text)
     except ValueError:
-        raise ValueError(f"is none of {HEALTH_FORMS}") from None
+        raise ValueError(f"is not one of {HEALTH_FORMS}") from None
     return text
 
 
@@ -123,7 +124,7 @@ def _name(text: str) -> str:
     try:
         return _NAME.validate_python(text)
     except ValidationError:
-        raise ValueError("is no name: 1 to 63 of a-z 0-9 . - that begin and end with a letter or digit") from None
+        raise ValueError("is not a name: use 1 to 63 of a-z 0-9 . - and begin and end with a letter or digit") from None
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:
@@ -147,13 +148,13 @@ def _quantity(text: str) -> str:
 
 def _container(text: str) -> str:
     if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", text):
-        raise ValueError("is no name of a container")
+        raise ValueError("is not the name of a container")
     return text
 
 
 def _image(text: str) -> str:
     if not re.fullmatch(r"[!-~]{1,500}", text):
-        raise ValueError("is no image reference")
+        raise ValueError("is not an image reference")
     return text
 
 
@@ -163,7 +164,7 @@ def _checks(text: str) -> str:
     except SpecError as error:
         raise ValueError("; ".join(line.lstrip(": ") for line in str(error).splitlines())) from None
     if any(check.command for check in checks):
-        raise ValueError("takes http checks alone: a command would run in the sidecar's container, not in yours")
+        raise ValueError("may only have http checks: a command would run in the sidecar's container, not in yours")
     return text
 
 
@@ -193,7 +194,7 @@ _ANNOTATIONS: Mapping[str, Callable[[str], Any]] = {
 
 
 def read_annotations(annotations: Mapping[str, str], labels: Mapping[str, str]) -> Wishes:
-    """What a pod wants. The pool may be a label as well. Raises :class:`Refused` with every fault."""
+    """The parsed annotations. The pool may also be a label. Raises :class:`Refused` with every fault."""
     ours = {name.removeprefix(PREFIX): text for name, text in annotations.items() if name.startswith(PREFIX)}
     ours.pop(INJECTED.removeprefix(PREFIX), None)
     faults, found = [], {}
@@ -230,7 +231,7 @@ def _read_pool(found: dict[str, Any], ours: Mapping[str, str], labels: Mapping[s
 
 
 def _swapped(wishes: Wishes) -> list[str]:
-    """Requests above their limit."""
+    """Faults: requests above their limits."""
     return [
         f"annotation {PREFIX}{kind}-request: {request} is above {PREFIX}{kind}-limit, {limit}"
         for kind, request, limit in (
@@ -242,12 +243,12 @@ def _swapped(wishes: Wishes) -> list[str]:
 
 
 def _doubled(wishes: Wishes) -> list[str]:
-    """Two of the sidecar's ports with one number."""
+    """Faults: two of the sidecar's ports with the same number."""
     seen: dict[int, str] = {}
     faults = []
     for name, port in wishes.ports.items():
         if port in seen:
-            faults.append(f"annotation {PREFIX}{name}: {port} is the sidecar's {seen[port]} already")
+            faults.append(f"annotation {PREFIX}{name}: {port} is already used for the sidecar's {seen[port]}")
         seen[port] = name
     return faults
 

@@ -1,4 +1,4 @@
-"""Which container of a pod is the application, where it listens, and where it says that it is well. Pure."""
+"""Finds the application's container in a pod, its port, and its health check. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _KUBECTL_DEFAULT = "kubectl.kubernetes.io/default-container"
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """The application's container by name, its port, and the path that it answers with 200 if well."""
+    """The name of the application's container, its port, and the path that answers 200 while it is healthy."""
 
     container: str
     port: int
@@ -27,8 +27,8 @@ def find_application(
 ) -> Application:
     """The application of a pod.
 
-    ``known_health`` is the path that was found before, should the probe that told it be gone by now. Raises
-    :class:`Refused` if the application cannot be told, or a port is the sidecar's too.
+    ``known_health`` is the path that was found at an earlier injection, in case the probe with it is gone. Raises
+    :class:`Refused` if the application cannot be identified, or uses a port of the sidecar.
     """
     containers = [
         container
@@ -36,7 +36,7 @@ def find_application(
         if container.get("name") != SIDECAR and container.get("name") not in PROXIES
     ]
     if not containers:
-        raise Refused("spec.containers: there is no application beside which a sidecar could run")
+        raise Refused("spec.containers: there is no container of an application")
     container = _container(containers, wishes, annotations)
     port = _port(container, wishes)
     _refuse_collisions(spec, wishes, port)
@@ -84,13 +84,13 @@ def _port(container: Body, wishes: Wishes) -> int:
     if only is None:
         told = f"has {len(ports)} ports" if ports else "names no port"
         raise Refused(
-            f"annotation {PREFIX}app-port is missing, and container {name} {told}: say where it takes requests"
+            f"annotation {PREFIX}app-port is missing, and container {name} {told}: give the port that takes requests"
         )
     return only
 
 
 def _port_of(container: Body, wanted: int | str) -> int | None:
-    """The number of a container's port, which is known by number or name; None if there is none."""
+    """The number of a container's port, given by number or name; None if there is no such port."""
     for port in objects(container, "ports", f"container {container.get('name')}"):
         if _is_tcp(port) and wanted in (port.get("name"), port.get("containerPort")):
             return number(port.get("containerPort"))
@@ -102,7 +102,7 @@ def _is_tcp(port: Body) -> bool:
 
 
 def _health(spec: Body, container: Body, port: int) -> str:
-    """How the application's own readiness probe on that port asks, over HTTP or gRPC, '' if it has none."""
+    """How the application's own readiness probe checks that port, over HTTP or gRPC; '' without such a probe."""
     where = f"container {container.get('name')}"
     probe = mapping(container, "readinessProbe", where)
     by_grpc = mapping(probe, "grpc", f"{where}.readinessProbe")
@@ -123,11 +123,11 @@ def _health(spec: Body, container: Body, port: int) -> str:
 
 
 def _refuse_collisions(spec: Body, wishes: Wishes, app_port: int) -> None:
-    """Raise :class:`Refused` if the application, or another container, has a port of the sidecar's."""
+    """Raise :class:`Refused` if the application or another container uses a port of the sidecar."""
     ours = {port: name for name, port in wishes.ports.items()}
     faults = []
     if app_port in ours:
-        faults.append(f"{app_port} is the application's port and the sidecar's: set {PREFIX}{ours[app_port]}")
+        faults.append(f"{app_port} is used by the application and by the sidecar: set {PREFIX}{ours[app_port]}")
     for key in ("containers", "initContainers"):
         for container in objects(spec, key, "spec"):
             name = container.get("name")
@@ -137,7 +137,7 @@ def _refuse_collisions(spec: Body, wishes: Wishes, app_port: int) -> None:
                 taken = number(port.get("containerPort"))
                 if taken in ours and taken != app_port and _is_tcp(port):
                     faults.append(
-                        f"container {name} has port {taken}, which is the sidecar's: set {PREFIX}{ours[taken]}"
+                        f"container {name} uses port {taken}, which is the sidecar's: set {PREFIX}{ours[taken]}"
                     )
     if faults:
         raise Refused(*faults)

@@ -1,16 +1,16 @@
 """The sidecar's container for one pod, and the volumes that it needs. Pure.
 
 Its arguments are those of ``understudy.deploy.common.sidecar_arguments``, with variables that the kubelet fills in from
-the Downward
-API: the member is named for its pod, serves at the pod's address, and its site is the zone of its node unless said
-otherwise.
+the Downward API: the pod's name is the member's name, its address is where the member serves, and the zone of its node
+is the site unless an annotation sets another.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
-from understudy.deploy.common.sidecar_arguments import EtcdAccess, SidecarPlace, SidecarTls, sidecar_arguments
+from understudy.deploy.common.sidecar_arguments import SidecarOptions, sidecar_arguments
 from understudy.deploy.kubernetes.base.csi_certificates import csi_volume, spiffe
 from understudy.deploy.kubernetes.base.lenient_json import Body
 from understudy.deploy.kubernetes.base.names import MEMBER
@@ -18,6 +18,8 @@ from understudy.deploy.kubernetes.base.objects import container_security, from_f
 from understudy.deploy.kubernetes.base.sidecar_settings import NATIVE, SidecarSettings
 from understudy.deploy.kubernetes.injection.annotations import TOPOLOGIES, Wishes, quantity
 from understudy.deploy.kubernetes.injection.istio import original_path
+from understudy.statesync.etcd.settings import EtcdSettings
+from understudy.statesync.tls.pem_files import PemFiles
 
 SIDECAR = "understudy"
 PROGRAM = "understudy"
@@ -28,33 +30,30 @@ _PORTS = {"peer": "us-peer", "health": "us-health", "metrics": "us-metrics"}
 """Names of the sidecar's ports; Kubernetes allows 15 characters."""
 _PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 HOOK_MARGIN = 5.0
-"""Seconds that hooks wait longer than the handover may take: Envoys are given time to learn of it."""
+"""Seconds that hooks wait beyond the handover, so that Envoys learn of it."""
 OUTLIVE_MARGIN = 3.0
 
 
 def session_api_of(wishes: Wishes) -> str:
-    """Where the application finds its sidecar."""
+    """The variable with the address of the sidecar's session API, for the application."""
     return f"127.0.0.1:{wishes.session_port}"
 
 
 def place_of(
     settings: SidecarSettings, wishes: Wishes, *, app_port: int, app_health: str, drain: float
-) -> SidecarPlace:
-    """What the sidecar of a pod is told."""
+) -> SidecarOptions:
+    """The settings of one pod's sidecar."""
     pod_ip = "$(UNDERSTUDY_POD_IP)"
-    etcd_files = {"ca": f"{_SECRETS}/etcd/ca.crt"} if settings.etcd_tls_secret else {}
-    if settings.etcd_tls_secret and settings.etcd_client_certificate:
-        etcd_files |= {"cert": f"{_SECRETS}/etcd/tls.crt", "key": f"{_SECRETS}/etcd/tls.key"}
-    tls = SidecarTls(*(f"{_SECRETS}/tls/{name}" for name in ("tls.crt", "tls.key", "ca.crt")))
-    return SidecarPlace(
+    etcd_tls = _pem_files("etcd", own=bool(settings.etcd_client_certificate)) if settings.etcd_tls_secret else None
+    return SidecarOptions(
         member="$(UNDERSTUDY_MEMBER)",
         pool=wishes.pool,
-        etcd=EtcdAccess(settings.etcd, **etcd_files),
+        etcd=EtcdSettings(settings.etcd, etcd_tls),
         app=f"{pod_ip}:{app_port}",
         app_health=app_health,
         session_api=session_api_of(wishes),
         peer=f"{pod_ip}:{wishes.peer_port}",
-        # Everywhere, since Istio's agent may ask in the kubelet's place, from inside the pod.
+        # On all addresses, since Istio's agent may send the probes instead of the kubelet, from inside the pod.
         health=f"*:{wishes.health_port}",
         metrics=f"{pod_ip}:{wishes.metrics_port}",
         site="$(UNDERSTUDY_SITE)",
@@ -65,12 +64,18 @@ def place_of(
         checks=wishes.checks,
         session_keys=f"{_SECRETS}/session-keys/keys" if settings.session_keys_secret else "",
         log_level=wishes.log_level or settings.log_level,
-        tls=tls if settings.peer_certificates else None,
+        tls=_pem_files("tls", own=True) if settings.peer_certificates else None,
         insecure=settings.peer_certificates is None,
     )
 
 
-def sidecar_container(settings: SidecarSettings, wishes: Wishes, place: SidecarPlace, *, grace: int) -> Body:
+def _pem_files(folder: str, *, own: bool) -> PemFiles:
+    """The PEM files of a mounted secret; ``own``: it has a certificate and key of ours, and not only the CA."""
+    cert, key, ca = (Path(_SECRETS, folder, name) for name in ("tls.crt", "tls.key", "ca.crt"))
+    return PemFiles(cert, key, ca) if own else PemFiles(None, None, ca)
+
+
+def sidecar_container(settings: SidecarSettings, wishes: Wishes, place: SidecarOptions, *, grace: int) -> Body:
     """The container; ``grace`` is the pod's terminationGracePeriodSeconds."""
     native = settings.form == NATIVE
     ports = {"peer": wishes.peer_port, "health": wishes.health_port, "metrics": wishes.metrics_port}
@@ -82,7 +87,7 @@ def sidecar_container(settings: SidecarSettings, wishes: Wishes, place: SidecarP
         **({"restartPolicy": "Always"} if native else {}),
         "env": _variables(settings, wishes),
         "ports": [port(_PORTS[name], number) for name, number in ports.items()],
-        # By number: Istio finds out by the number alone that a port is none of its own, and lets such a probe be.
+        # By number: Istio compares numbers to see which ports are excluded, and leaves the probes of those alone.
         "startupProbe": http_probe("/started", wishes.health_port, period=1, failures=60),
         "readinessProbe": http_probe("/health", wishes.health_port, period=2, failures=2),
         "livenessProbe": http_probe("/live", wishes.health_port, period=10, failures=3, timeout=5),
@@ -108,32 +113,32 @@ def _mounts(settings: SidecarSettings) -> Body:
 
 
 def probed_as(kept: Body, ours: Body) -> Body:
-    """A sidecar that was injected before, with the probes of ``ours`` where somebody has sent them elsewhere.
+    """A sidecar of an earlier injection, with the probes of ``ours`` where something has redirected them.
 
-    Istio sends probes to its agent, those of init containers too. The agent may be in a container that starts only when
-    our startup probe has succeeded, and it has nothing to ask for ports that it was told to leave alone.
+    Istio sends probes to its agent, those of init containers too. The agent may be in a container that starts only
+    after our startup probe has succeeded, and it does not answer for ports that it was told to exclude.
     """
     return {**kept, **{name: ours[name] for name in _PROBES if _asked(kept.get(name)) != _asked(ours[name])}}
 
 
 def _asked(probe: object) -> tuple[object, object]:
-    """Path and port of an HTTP probe or hook, whatever else stands in it."""
+    """The path and port of an HTTP probe or hook, without its other fields."""
     asked = probe.get("httpGet") if isinstance(probe, dict) else None
     return (asked.get("path"), asked.get("port")) if isinstance(asked, dict) else (None, None)
 
 
 def hook_seconds(drain: float) -> int:
-    """How long hooks wait for a handover that may take ``drain`` seconds."""
+    """Seconds that hooks wait for a handover of up to ``drain`` seconds."""
     return int(drain + HOOK_MARGIN)
 
 
 def application_hook(wishes: Wishes, drain: float) -> Body:
-    """The application's preStop: it goes on serving until its slots are handed over."""
+    """The application's preStop hook: it keeps serving until its slots are handed over."""
     return {"httpGet": {"path": f"/drained?wait={hook_seconds(drain)}", "port": wishes.health_port}}
 
 
 def is_application_hook(lifecycle: Body, everybody: Sequence[Body]) -> bool:
-    """Whether a container's lifecycle has the hook that we give to applications, be it by way of Istio's agent.
+    """Whether a container has the preStop hook that we give to applications, directly or through Istio's agent.
 
     ``everybody`` are the pod's containers.
     """
@@ -145,7 +150,7 @@ def is_application_hook(lifecycle: Body, everybody: Sequence[Body]) -> bool:
 
 
 def volumes_for(settings: SidecarSettings, wishes: Wishes, *, grouped: bool) -> list[Body]:
-    """The volumes that the container mounts; ``grouped``: the pod has an ``fsGroup``, which may read the files."""
+    """The volumes that the container mounts. ``grouped``: the pod has an ``fsGroup``, which may read the files."""
     found = []
     certificates = settings.peer_certificates
     if certificates and certificates.secret:
@@ -161,7 +166,7 @@ def volumes_for(settings: SidecarSettings, wishes: Wishes, *, grouped: bool) -> 
 
 
 def _secret(name: str, secret: str, *, grouped: bool) -> Body:
-    """Without a group the files are root's, so the sidecar can read them only if everybody in its container can."""
+    """Without a group the files belong to root, so everybody in the container must be allowed to read them."""
     mode = {"defaultMode": 0o440} if grouped else {}
     return {"name": name, "secret": {"secretName": secret, **mode}}
 
@@ -179,7 +184,7 @@ def _variables(settings: SidecarSettings, wishes: Wishes) -> list[Body]:
     if wishes.site or not label:
         found.append({"name": "UNDERSTUDY_SITE", "value": wishes.site})
     else:
-        # A pod without this label (before Kubernetes 1.35) has an empty site, which is none.
+        # Before Kubernetes 1.35 pods do not have this label. Their site is then empty, which means none.
         found.append(from_field("UNDERSTUDY_SITE", f"metadata.labels['{label}']"))
     found.append({"name": "UNDERSTUDY_SESSION_API", "value": session_api_of(wishes)})
     resource = {
@@ -199,10 +204,10 @@ def _variables(settings: SidecarSettings, wishes: Wishes) -> list[Body]:
 
 
 def _leave(*, native: bool, drain: str, grace: int) -> Sequence[str]:
-    """The sidecar's own preStop. Kubelets run all preStop hooks of a pod at once, when its end begins."""
+    """The sidecar's own preStop hook. Kubelets run all preStop hooks of a pod at the same time."""
     if native:
         return [PROGRAM, "leave", "--wait", str(hook_seconds(float(drain)))]
-    # As a plain container it is sent SIGTERM with the application, and has to outlive it by itself.
+    # A plain container gets SIGTERM together with the application, and must outlive it by itself.
     return [PROGRAM, "leave", "--wait", f"{max(grace - OUTLIVE_MARGIN, 1):g}", "--until", "application-gone"]
 
 
@@ -218,7 +223,7 @@ def _security(user: int) -> Body:
 
 
 def _resources(settings: SidecarSettings, wishes: Wishes) -> Body:
-    """No limit of CPU unless asked for: a process that is stopped for its share looks dead to others."""
+    """No CPU limit unless an annotation sets one: a throttled process looks dead to others."""
     memory_limit = wishes.memory_limit or settings.memory_limit
     requests = {
         "cpu": wishes.cpu_request or _at_most(settings.cpu_request, wishes.cpu_limit),
@@ -237,5 +242,5 @@ def _at_least(limit: str, amount: str) -> str:
 
 
 def digest_of(container: Body) -> str:
-    """What tells one version of the container from another."""
+    """A digest that differs between versions of the container."""
     return hashlib.sha256(json.dumps(container, sort_keys=True).encode()).hexdigest()[:16]

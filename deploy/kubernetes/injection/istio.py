@@ -1,13 +1,12 @@
-"""Beside Istio: the sidecar's own ports go around its proxy. Pure.
+"""Beside Istio: excludes the sidecar's own ports from Istio's proxy. Pure.
 
-Why around: a member tells a dead peer from a slow one by a refused connection, and a proxy in between accepts every
-connection first. Peers, etcd and control servers are authenticated by certificates of their own (docs/security.md), and
-the health port is asked in plain HTTP. The application's port is left to Istio.
+A member recognises a dead peer by a refused connection, but a proxy in between accepts every connection. Peers, etcd
+and control servers are authenticated by certificates of their own (docs/security.md), and the health port is plain
+HTTP. The application's port stays with Istio.
 
-Istio reads the annotations when it injects, or later if its CNI plugin sets up the redirection. If it was here first,
-its init container has the ports in its arguments, and they are mended there too. If it comes after us, it may send our
-probes and hooks to its agent (istio's ``pkg/kube/inject/app_probe.go``); what it made of them is undone when we are
-asked again.
+Istio reads the annotations when it injects, or later if its CNI plugin sets up the redirection. If Istio came first,
+the ports are also in the arguments of its init container, which are changed too. If it comes after us, it may redirect
+our probes and hooks to its agent (istio's ``pkg/kube/inject/app_probe.go``); we undo that when we are called again.
 """
 
 import json
@@ -18,14 +17,14 @@ from understudy.deploy.kubernetes.base.lenient_json import Body, objects
 INBOUND = "traffic.sidecar.istio.io/excludeInboundPorts"
 OUTBOUND = "traffic.sidecar.istio.io/excludeOutboundPorts"
 PROXIES = frozenset({"istio-proxy", "linkerd-proxy", "envoy-sidecar"})
-"""Names of containers that a mesh adds; none of them is the application."""
+"""Names of containers that a mesh adds; they are never the application."""
 _REDIRECTING = frozenset({"istio-init", "istio-validation"})
 _PROGRAM = "istio-iptables"
 _PROBES = "ISTIO_KUBE_APP_PROBERS"
 
 
 def excluding(annotations: dict[str, str], *, inbound: Iterable[int], outbound: Iterable[int]) -> dict[str, str]:
-    """The annotations with these ports excluded, besides those that were."""
+    """The annotations with these ports excluded, in addition to those that already were."""
     return {
         **annotations,
         INBOUND: _joined(annotations.get(INBOUND, ""), inbound),
@@ -34,7 +33,7 @@ def excluding(annotations: dict[str, str], *, inbound: Iterable[int], outbound: 
 
 
 def mended(containers: Sequence[Body], *, inbound: Iterable[int], outbound: Iterable[int]) -> list[Body]:
-    """Init containers; if Istio's redirection is among them, with the ports excluded in its arguments."""
+    """The init containers. If Istio's is among them, these ports are excluded in its arguments."""
     found = []
     for container in containers:
         arguments = container.get("args")
@@ -46,9 +45,9 @@ def mended(containers: Sequence[Body], *, inbound: Iterable[int], outbound: Iter
 
 
 def original_path(containers: Iterable[Body], rewritten: str) -> tuple[str, int] | None:
-    """Path and port of a probe or hook as it was before Istio sent it to its agent at ``rewritten``.
+    """The path and port of a probe or hook before Istio redirected it to its agent at ``rewritten``.
 
-    None if it did not. Raises :class:`Refused` if a container's environment is none.
+    None if Istio did not. Raises :class:`Refused` if the environment of a container is malformed.
     """
     for container in containers:
         for variable in objects(container, "env", f"container {container.get('name')}"):
@@ -69,6 +68,6 @@ def _with_ports(arguments: list[object], flag: str, ports: Iterable[int]) -> lis
 
 
 def _joined(listed: str, ports: Iterable[int]) -> str:
-    """``listed`` with the ports that it lacks at its end."""
+    """``listed``, with missing ports added at its end."""
     known = [part.strip() for part in listed.split(",") if part.strip()]
     return ",".join(known + [str(port) for port in dict.fromkeys(ports) if str(port) not in known])

@@ -1,7 +1,7 @@
-"""The mutation: a pod with its sidecar. Pure; the same pod again gives the same pod, with nothing left to do.
+"""The mutation: adds the sidecar to a pod. Pure; a second call changes nothing.
 
-What was injected before, by this version or another one, is replaced and never doubled. The pod that is given is not
-changed; what stays as it was is shared with it.
+What an earlier injection added, by this version or another, is replaced and never doubled. The given pod is not
+changed; the result shares unchanged parts with it.
 """
 
 import json
@@ -42,29 +42,29 @@ from understudy.telemetry.tracing.setup import service_version
 
 DEFAULT_GRACE = 30
 STOPPING = 5.0
-"""Seconds of the grace period that are left to the application after the handover."""
+"""Seconds of the grace period that remain for the application after the handover."""
 NAME_MOST = 63
 DEFAULT_ETCD_PORT = 2379
 
 
 @dataclass(frozen=True, slots=True)
 class Injected:
-    """A pod (or pod template) with its sidecar, and what its owner had better know."""
+    """A pod (or pod template) with its sidecar, and warnings for its owner."""
 
     pod: Body
     warnings: tuple[str, ...] = ()
 
 
 def asks_for_sidecar(pod: Body) -> bool:
-    """Whether the pod's label asks for it. Raises :class:`Refused` on labels that are none."""
+    """Whether the pod's label asks for a sidecar. Raises :class:`Refused` on malformed labels."""
     return texts(mapping(pod, "metadata", "pod"), "labels", "metadata").get(INJECT) == "true"
 
 
 def inject(pod: Body, settings: SidecarSettings) -> Injected:
-    """Give a pod, or a workload's pod template, its sidecar.
+    """Add the sidecar to a pod, or to a workload's pod template.
 
     Raises:
-        Refused: it cannot have one, or what it says of it is wrong.
+        Refused: the pod cannot have one, or its annotations are wrong.
     """
     metadata, spec = mapping(pod, "metadata", "pod"), mapping(pod, "spec", "pod")
     annotations = texts(metadata, "annotations", "metadata")
@@ -112,7 +112,7 @@ def inject(pod: Body, settings: SidecarSettings) -> Injected:
 
 
 class _Before:
-    """What an earlier injection left in the pod."""
+    """The parts that an earlier injection added to the pod."""
 
     def __init__(self, mark: str | None, spec: Body) -> None:
         try:
@@ -149,24 +149,24 @@ def _refuse_impossible(metadata: Body, spec: Body, settings: SidecarSettings, be
     if len(text(metadata, "name", "metadata")) > NAME_MOST:
         faults.append(f"metadata.name: a member's name has at most {NAME_MOST} characters: shorten the pod's")
     if SIDECAR in names and not before.marked:
-        faults.append(f"spec: a container {SIDECAR} is there already and is not ours: rename it")
+        faults.append(f"spec: a container named {SIDECAR} exists already and is not ours: rename it")
     if names.count(SIDECAR) > 1:
         faults.append(f"spec: {names.count(SIDECAR)} containers are named {SIDECAR}: keep one of them or none")
     taken = VOLUMES & set(names_of(objects(spec, "volumes", "spec")))
     if taken and not before.marked:
-        faults.append(f"spec.volumes: {', '.join(sorted(taken))} is a name of ours: rename the volume")
+        faults.append(f"spec.volumes: {', '.join(sorted(taken))} is reserved for the sidecar: rename the volume")
     policy = text(spec, "restartPolicy", "spec") or "Always"
     if settings.form == CLASSIC and policy != "Always":
         faults.append(
-            f"spec.restartPolicy: {policy}: beside a sidecar in the classic form such a pod would never finish: "
-            "use Kubernetes 1.29 or newer with the native form, or take the label off"
+            f"spec.restartPolicy: {policy}: with a sidecar in the classic form such a pod would never finish: "
+            "use Kubernetes 1.29 or newer with the native form, or remove the label"
         )
     if faults:
         raise Refused(*faults)
 
 
 def _time_to_end(spec: Body, settings: SidecarSettings, wishes: Wishes) -> tuple[float, int, list[str]]:
-    """How long the handover may take, the pod's grace period (both in seconds), and warnings."""
+    """The seconds for the handover, the pod's grace period in seconds, and warnings."""
     said = number(spec.get("terminationGracePeriodSeconds"))
     grace = DEFAULT_GRACE if said is None else said
     drain = settings.drain_seconds if wishes.drain_seconds is None else wishes.drain_seconds
@@ -180,13 +180,13 @@ def _time_to_end(spec: Body, settings: SidecarSettings, wishes: Wishes) -> tuple
         )
     shorter = round(max(grace, 0) * 0.4, 1)
     warning = (
-        f"terminationGracePeriodSeconds {grace} is short: slots get {shorter:g} s to be handed over; {needed} is enough"
+        f"terminationGracePeriodSeconds {grace} is short: the handover gets only {shorter:g} s; {needed} is enough"
     )
     return shorter, grace, [warning]
 
 
 def _ports_around(wishes: Wishes, settings: SidecarSettings) -> dict[str, list[int]]:
-    """The ports that Istio shall leave alone."""
+    """The ports that Istio must exclude."""
     etcd = []
     for endpoint in settings.etcd:
         port = endpoint.rsplit("/", 1)[-1].rpartition(":")[2]
@@ -201,7 +201,7 @@ def _ports_around(wishes: Wishes, settings: SidecarSettings) -> dict[str, list[i
 def _told(
     container: Body, wishes: Wishes, hook: Body | None, before: _Before, warnings: list[str], *, mine: bool
 ) -> Body:
-    """A container of the pod's owner with what it is to know of the sidecar."""
+    """A container of the pod's owner, with variables and hooks for the sidecar."""
     name = str(container.get("name", ""))
     if name in istio.PROXIES:
         return container
@@ -221,7 +221,7 @@ def _told(
 
 
 def _renewed(variable: Body, ours: Mapping[str, Body]) -> Body:
-    """A variable; if an earlier injection put it there, as it is now."""
+    """Set a variable, or replace the value of an earlier injection."""
     value = variable.get("value")
     was_ours = variable.get("name") == SESSION_API_VARIABLE and str(value).startswith("http://127.0.0.1:")
     return ours[SESSION_API_VARIABLE] if was_ours else variable

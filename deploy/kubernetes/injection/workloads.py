@@ -1,6 +1,6 @@
-"""Pods and the workloads that make them, in files: found, given their sidecar, written again. Pure.
+"""Adds sidecars to pods and workloads in files. Pure.
 
-Reads YAML as kubectl does, not as YAML 1.1 would have it: ``22:22`` and ``2026-01-01`` are texts.
+YAML is read as kubectl reads it, not as YAML 1.1: ``22:22`` and ``2026-01-01`` are texts.
 """
 
 import contextlib
@@ -25,21 +25,21 @@ _TEMPLATES: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("Deployment", "StatefulSet", "ReplicaSet", "ReplicationController", "Job"), ("spec", "template")),
     "CronJob": ("spec", "jobTemplate", "spec", "template"),
 }
-"""Where each kind has its pod. A DaemonSet is none of them: its pods are no pool that requests are spread over."""
+"""The path to the pod in each kind. DaemonSets are left out: requests are not spread over their pods."""
 
 
 _LINE_ENDS = re.compile("[\x85\u2028\u2029]")
-"""Ends of lines to YAML 1.1 alone."""
+"""Line ends in YAML 1.1 only."""
 _FOREIGN = {f"tag:yaml.org,2002:{kind}" for kind in ("timestamp", "int", "float")}
 
 
 class Unreadable(ValueError):
-    """A file that is no list of Kubernetes objects; the text says why."""
+    """A file that is not a list of Kubernetes objects; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one object: ``kind/name``, whether it got a sidecar, and what its owner had better know."""
+    """The result for one object: ``kind/name``, whether it got a sidecar, and notes for its owner."""
 
     name: str
     injected: bool
@@ -54,12 +54,12 @@ def read_objects(text: str, where: str) -> list[Body]:
         raise Unreadable(f"{where}: {error}") from None
     for number, document in enumerate(documents, 1):
         if not isinstance(document, dict) or not isinstance(document.get("kind"), str):
-            raise Unreadable(f"{where}: document {number} is no Kubernetes object: it has no kind")
+            raise Unreadable(f"{where}: document {number} is not a Kubernetes object: it has no kind")
     return documents
 
 
 def _parsed(text: str) -> list[Any]:
-    """The documents in a text. JSON is read as such: to PyYAML a character beyond 16 bits in it is two."""
+    """The documents in a text. JSON is read as JSON, since PyYAML splits escaped characters beyond 16 bits in two."""
     if text.lstrip().startswith("{"):
         with contextlib.suppress(ValueError):
             return [read_json(text)]
@@ -77,9 +77,9 @@ def write_objects(documents: list[Body], output: str) -> str:
 def inject_objects(
     documents: list[Body], settings: SidecarSettings, *, pool: str = ""
 ) -> tuple[list[Body], list[Outcome]]:
-    """The objects with sidecars in their pods, and what became of each, Lists taken apart for the latter.
+    """The objects with sidecars in their pods, and a result for each object, also for those inside Lists.
 
-    A workload is taken if it names a pool, or ``pool`` names one for all, and its label does not say "false".
+    A workload gets a sidecar if it names a pool, or ``pool`` names one for all, and its label is not "false".
     Raises :class:`Refused`, each fault with the object's name.
     """
     outcomes: list[Outcome] = []
@@ -116,7 +116,7 @@ def _inject(document: Body, settings: SidecarSettings, pool: str, outcomes: list
 
 
 def _for_pool(pod: Body, pool: str) -> Body | None:
-    """The pod, with the pool that it belongs to; None if it is to be left alone. Raises :class:`Refused`."""
+    """The pod with its pool; None if it gets no sidecar. Raises :class:`Refused`."""
     metadata = mapping(pod, "metadata", "pod")
     labels, annotations = texts(metadata, "labels", "metadata"), texts(metadata, "annotations", "metadata")
     if labels.get(INJECT, "true") != "true":
@@ -139,7 +139,7 @@ def _replaced(document: Body, path: tuple[str, ...], pod: Body) -> Body:
 
 
 class _Loader(BoundedLoader):
-    """Bounded, and without the kinds of scalars that Kubernetes does not know: dates, numbers to the base of 60."""
+    """A bounded loader without the scalars that Kubernetes does not know: dates, and numbers to base 60."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - as the parent has it
         first: [(tag, pattern) for tag, pattern in resolvers if tag not in _FOREIGN]
@@ -158,7 +158,7 @@ _Loader.add_implicit_resolver(
 
 
 class _Dumper(yaml.SafeDumper):
-    """Safe, and without references: what is the same twice is written twice."""
+    """A safe dumper without references: equal values are written twice."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ANN401, ARG002 - PyYAML's signature
         """Never a reference."""
@@ -166,7 +166,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    """A text, in quotes if kubectl would otherwise read a number or a truth value (1e3, 089, y)."""
+    """A text, in quotes if kubectl would otherwise read it as a number or boolean (1e3, 089, y)."""
     doubtful = re.match(r"[-+.]?[0-9]|[yYnN]$", text)
     style = '"' if _LINE_ENDS.search(text) else "'" if doubtful else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)

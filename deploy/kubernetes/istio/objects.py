@@ -1,4 +1,4 @@
-"""The resources that are applied: ``EnvoyFilter`` patches, and what istiod must know around them. Pure."""
+"""The resources to apply: ``EnvoyFilter`` patches, and objects that istiod needs for them. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,20 +25,20 @@ from understudy.deploy.kubernetes.render.plan import digest
 METRICS_PORT = 7603
 PART = "mesh"
 BOOTSTRAP_FROM_ISTIOD = "BOOTSTRAP_XDS_AGENT"
-"""What an agent must have in its environment to fetch the bootstrap from istiod, which alone applies patches to it."""
+"""Environment of an agent that fetches its bootstrap from istiod, since only istiod applies patches to it."""
 
 PREPARED = "UNDERSTUDY"
 """Node metadata of proxies that were started with the above: only their routes may come from the control servers. Envoy
 takes RDS from a cluster that it lacks without a word, and answers 404 when it has waited long enough."""
 
 AFTER_OTHERS = 10
-"""Priority of our patches: after those of others, whose priority is 0 unless they say otherwise."""
+"""Priority of our patches: after others, which have 0 unless they set another."""
 
 _PROTOCOLS = {"http1": "http", "http2": "http2", "as_client": "http"}
 
 
 def member_side(plan: Plan) -> list[Manifest]:
-    """What stands beside the members: their Service, how it is called, and what their proxies answer."""
+    """Objects for the members: their Service, how it is called, and what their proxies answer."""
     named, members = labels(PART, plan.pool), {POOL: plan.pool}
     place = meta(plan.service, plan.app_namespace, named)
     connection: dict[str, Any] = {
@@ -140,7 +140,7 @@ def member_side(plan: Plan) -> list[Manifest]:
 
 
 def control_side(plan: Plan) -> list[Manifest]:
-    """What stands beside the control servers."""
+    """Objects for the control servers."""
     pods = selector(CONTROL, plan.pool)
     ports = (GRPC_PORT, HTTP_PORT)
     mesh = Manifest(
@@ -165,7 +165,7 @@ def control_side(plan: Plan) -> list[Manifest]:
 
 
 def proxy_side(plan: Plan) -> list[Manifest]:
-    """What the proxies need before their routes can come from the control servers."""
+    """What proxies need before their routes can come from the control servers."""
     named = labels(PART, plan.pool)
     return [
         Manifest(
@@ -199,7 +199,7 @@ def proxy_side(plan: Plan) -> list[Manifest]:
 
 
 def slot_routing(plan: Plan) -> list[Manifest]:
-    """The switch: with it the proxies route by slots, without it as Istio does."""
+    """The switch: with it proxies route by slots, without it as Istio does."""
     context = "GATEWAY" if plan.mode == "gateway" else "SIDECAR_OUTBOUND"
     service = {"service": plan.mesh.host, "portNumber": plan.mesh.port}
     chain = {**({"sni": plan.host} if plan.credential else {}), "filter": {"name": patches.HCM_NAME}}
@@ -223,7 +223,7 @@ def slot_routing(plan: Plan) -> list[Manifest]:
 
 
 def _name(plan: Plan, what: str) -> str:
-    """The name of something that each group of proxies has for itself; short for Istio's own gateway."""
+    """The name of an object that each group of proxies has; short for Istio's own gateway."""
     if plan.mode == "gateway" and plan.selector == GATEWAY_LABELS:
         return f"{plan.pool}-{what}"
     pods = (f"{key}={value}" for key, value in sorted(plan.selector.items()))
@@ -281,7 +281,7 @@ def _entrance(plan: Plan, named: Mapping[str, str]) -> list[Manifest]:
 
 
 def _opened(plan: Plan, what: str, namespace: str, pods: Mapping[str, str], port: int) -> Manifest:
-    """Network policies add up, so these only open to the proxies what Understudy's others leave closed."""
+    """Network policies add up, so these open for the proxies what Understudy's others keep closed."""
     return Manifest(
         {
             "apiVersion": "networking.k8s.io/v1",
@@ -332,7 +332,7 @@ def _patch(apply_to: str, context: str, value: patches.Fragment, proxy: Body | N
 
 
 def proxy_versions() -> str:
-    """A regular expression of the versions of Istio's proxy from :data:`OLDEST` on; older ones are left as they are."""
+    """A regular expression for versions of Istio's proxy from :data:`OLDEST` on; older ones are not patched."""
     major, minor = OLDEST
     tens, ones = divmod(minor, 10)
     return rf"^{major}\.({tens}[{''.join(map(str, range(ones, 10)))}]|[{tens + 1}-9]\d|\d{{3,}})\b"

@@ -1,8 +1,8 @@
-"""The fragments of Envoy configuration that ``EnvoyFilter`` resources bring into Istio's proxies. Pure.
+"""The fragments of Envoy configuration that ``EnvoyFilter`` resources put into Istio's proxies. Pure.
 
-Each is the value of one patch, in the form Istio's users know (field names of the API with underscores). Names of
-resources and headers come from :mod:`understudy.xds`, which serves what these ask for. What a patch does to the
-configuration that istiod generates is described in docs/istio.md and run in ``tests/deploy/kubernetes/istio``.
+Each is the value of one patch, in the form that Istio's users know (field names with underscores). Names of resources
+and headers come from :mod:`understudy.xds`, which serves them. docs/istio.md describes what each patch changes, and
+``tests/deploy/kubernetes/istio`` runs them.
 """
 
 from typing import Any
@@ -23,8 +23,9 @@ SDS_CLUSTER = "sds-grpc"
 """The cluster of Istio's bootstrap behind which the proxy's agent hands out its certificates."""
 
 FIRST_ROUTES = "10s"
-"""How long a proxy that starts waits for its first routes before it serves what it has: other listeners must not wait
-for a control server that is down for ever, which is what Istio's own 0s would mean."""
+"""How long a starting proxy waits for its first routes before it serves its other listeners. Istio's default, 0s, means
+for ever, even if no control server is up.
+"""
 
 
 def bootstrap(plan: Plan) -> Fragment:
@@ -40,9 +41,9 @@ def control_cluster(pool: str) -> str:
 
 
 def cluster() -> Fragment:
-    """The policy that takes hosts from our header, laid over the cluster that istiod makes of the Service.
+    """The policy that takes hosts from our header, added to the cluster that istiod makes of the Service.
 
-    Everything else of that cluster stays: endpoints, mTLS, telemetry. Past the end of the list any host will do.
+    The rest of that cluster stays: endpoints, mTLS, telemetry. After the end of the list any host may be used.
     """
     fallback = _policy("least_request", "least_request.v3.LeastRequest")
     return {
@@ -61,7 +62,7 @@ def cluster() -> Fragment:
 
 
 def routes(plan: Plan) -> Fragment:
-    """The listener's routes, from the control servers instead of istiod."""
+    """The listener's routes, taken from the control servers instead of istiod."""
     manager: Fragment = {
         "@type": _HCM,
         "rds": {
@@ -84,11 +85,11 @@ def routes(plan: Plan) -> Fragment:
 
 
 def told_refusals() -> Fragment:
-    """Has a member's own proxy say which of its errors may be tried at another member.
+    """Makes a member's own proxy say which of its errors may be retried at another member.
 
-    It lives on when the application beside it dies, and answers 503 for it: to the proxy that sent the request this is
-    an answer like any other. Where nothing was sent to the application (UF: no connection, UH: no host) every request
-    may be repeated; where the connection broke afterwards (UC, UR) what is harmless to repeat.
+    The proxy survives the application beside it and answers 503 for it. To the proxy that sent the request this is an
+    ordinary answer. If nothing was sent to the application (UF: no connection, UH: no host), every request may be
+    repeated. If the connection broke later (UC, UR), only harmless ones may.
     """
     harmless = {
         "or_filter": {

@@ -1,4 +1,4 @@
-"""What is to be rendered for an Istio mesh. Wishes that cannot work are refused here, by name. Pure."""
+"""The settings for an Istio mesh. Wrong settings raise an error that names them. Pure."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ OLDEST = (1, 29)
 
 GATEWAY_NAMESPACE = "istio-system"
 GATEWAY_LABELS: Mapping[str, str] = {"istio": "ingressgateway"}
-"""Where Istio's own installation puts its gateway, and the label that it gives it."""
+"""The namespace and label of the gateway that Istio's own installation creates."""
 
 _LABEL = re.compile(r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
 _LABEL_VALUE = re.compile(r"^[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$")
@@ -50,7 +50,7 @@ class Plan:
     cluster_domain: str = "cluster.local"
 
     def __post_init__(self) -> None:
-        """Refuse what would not work. Raises :class:`DeployError`."""
+        """Check what would not work. Raises :class:`DeployError`."""
         if self.istio < OLDEST:
             raise DeployError(
                 f"--istio-version {_written(self.istio)}: its proxy lacks what the routes use (clusters picked by "
@@ -63,33 +63,35 @@ class Plan:
         self._require_host()
         for option, name in (("--trust-domain", self.trust_domain), ("--cluster-domain", self.cluster_domain)):
             if not _DOMAIN.match(name):
-                raise DeployError(f"{option} {name!r} is no domain")
+                raise DeployError(f"{option} {name!r} is not a domain")
         self._place()
 
     def _require_host(self) -> None:
         if (self.credential or self.host != "*") and self.mode == "client":
-            raise DeployError("--host and --credential are a gateway's: sidecars listen at the port of the spec's mesh")
+            raise DeployError(
+                "--host and --credential are for gateways: sidecars listen at the port of the spec's mesh"
+            )
         if self.credential and not _DOMAIN.match(self.credential):
-            raise DeployError(f"--credential {self.credential!r} is no name of a Secret")
+            raise DeployError(f"--credential {self.credential!r} is not the name of a Secret")
         if self.host != "*" and not (self.credential and _DOMAIN.match(self.host)):
             raise DeployError(
                 f"--host {self.host!r}: one name, together with --credential. Without TLS all hosts of a port have "
                 "their routes in common, so the port is the pool's alone and --host says nothing"
             )
         if self.credential and self.host == "*":
-            raise DeployError("--credential: name the host with --host; the proxy knows by it whose routes are meant")
+            raise DeployError("--credential: give --host too: the proxy selects the routes by it")
 
     def _require_pods(self) -> None:
         if not self.selector:
-            raise DeployError("--selector: say which pods' proxies are meant, as in app=web; all would be too many")
+            raise DeployError("--selector: name the pods whose proxies are meant, as in app=web: not all of them")
         for key, value in self.selector.items():
             if not _LABEL_KEY.match(key) or not _LABEL_VALUE.match(value):
                 raise DeployError(f"--selector {key}={value}: not a label of pods")
         if not self.proxy_namespace:
-            raise DeployError("--proxy-namespace: say in which namespace the pods are whose proxies are meant")
+            raise DeployError("--proxy-namespace: name the namespace of the pods whose proxies are meant")
         for option, name in (("--namespace", self.namespace), ("--proxy-namespace", self.proxy_namespace)):
             if not _LABEL.match(name):
-                raise DeployError(f"{option} {name!r} is no name of a namespace: use at most 63 of a-z 0-9 -")
+                raise DeployError(f"{option} {name!r} is not the name of a namespace: use at most 63 of a-z 0-9 -")
 
     @property
     def pool(self) -> str:
@@ -118,12 +120,12 @@ class Plan:
 
     @property
     def control_host(self) -> str:
-        """The name by which proxies find the control servers."""
+        """The DNS name that proxies use for the control servers."""
         return f"{control_name(self.pool)}.{self.namespace}.svc.{self.cluster_domain}"
 
     @property
     def control_identity(self) -> str:
-        """What the control servers' certificate from Istio says: their ServiceAccount."""
+        """The identity in the control servers' certificate from Istio: their ServiceAccount."""
         return f"spiffe://{self.trust_domain}/ns/{self.namespace}/sa/{control_name(self.pool)}"
 
     @property
@@ -146,7 +148,7 @@ def parse_version(text: str) -> tuple[int, int]:
     """``1.29`` or ``1.29.2`` as a pair of numbers. Raises :class:`DeployError`."""
     found = _VERSION.match(text)
     if found is None:
-        raise DeployError(f"--istio-version {text!r}: say it like 1.29 or 1.29.2 ('istioctl version' tells)")
+        raise DeployError(f"--istio-version {text!r}: write it like 1.29 or 1.29.2 ('istioctl version' tells)")
     return int(found[1]), int(found[2])
 
 
@@ -155,7 +157,7 @@ def parse_selector(texts: Sequence[str]) -> dict[str, str]:
     pairs = [text.partition("=") for text in texts]
     for text, (key, equals, value) in zip(texts, pairs, strict=True):
         if not (key and equals and value):
-            raise DeployError(f"--selector {text!r}: say it as KEY=VALUE")
+            raise DeployError(f"--selector {text!r}: write it as KEY=VALUE")
     return {key: value for key, _, value in pairs}
 
 

@@ -1,4 +1,4 @@
-"""The files: two directories that are applied one after the other, and taken out the other way round. Pure."""
+"""The files: two directories, to be applied one after the other and removed in reverse order. Pure."""
 
 from understudy.deploy.kubernetes.base.folder import Folder
 from understudy.deploy.kubernetes.istio.objects import control_side, member_side, proxy_side, slot_routing

@@ -1,7 +1,7 @@
-"""Judges a running cluster, as ``kubectl`` tells: versions, rights, nodes, namespaces, the webhook.
+"""Checks a running cluster through ``kubectl``: versions, permissions, nodes, namespaces, the webhook.
 
-:func:`look_at_cluster` only asks (``kubectl ... -o json``, with the context that kubectl would use); what the answers
-mean is decided by :func:`judge_cluster`, which is pure. Nothing in the cluster is changed.
+:func:`look_at_cluster` collects facts (``kubectl ... -o json``). :func:`judge_cluster` decides what they mean, and is
+pure. Nothing in the cluster is changed.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ _PLURALS = {"NetworkPolicy": "networkpolicies", "Ingress": "ingresses"}
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What kubectl told. ``refused`` maps what could not be read to the reason; ``rights`` kinds to yes or no."""
+    """Answers of kubectl. ``refused``: failed request -> reason. ``rights``: kind -> may we create it?"""
 
     version: str
     nodes: Sequence[Body] = ()
@@ -50,11 +50,11 @@ class Cluster:
 
 
 class NoCluster(Exception):
-    """There is no cluster to ask; the text says why."""
+    """No cluster can be reached; the text says why."""
 
 
 async def look_at_cluster(objects: Sequence[Body], context: str = "") -> Cluster:
-    """Ask kubectl; ``objects`` are what is to be applied, as far as known. Raises :class:`NoCluster`."""
+    """Ask kubectl. ``objects`` are the manifests, if any. Raises :class:`NoCluster`."""
     binary = shutil.which("kubectl")
     if binary is None:
         raise NoCluster("kubectl is not on the PATH")
@@ -62,7 +62,9 @@ async def look_at_cluster(objects: Sequence[Body], context: str = "") -> Cluster
     told = await kubectl.ask("version")
     version = ((told or {}).get("serverVersion") or {}).get("gitVersion")
     if not version:
-        raise NoCluster(f"kubectl reaches no cluster: {kubectl.refused.get('version', 'it names no server version')}")
+        raise NoCluster(
+            f"kubectl reaches no cluster: {kubectl.refused.get('version', 'its answer has no server version')}"
+        )
     space = _home(objects)
     listings = {
         "nodes": ("get", "nodes"),
@@ -92,14 +94,14 @@ def _home(objects: Iterable[Body]) -> str:
 
 
 def resource_of(body: Body) -> str:
-    """What ``kubectl auth can-i`` calls an object's kind: ``deployments.apps``, ``services``."""
+    """The name of an object's kind for ``kubectl auth can-i``: ``deployments.apps``, ``services``."""
     kind, group = body["kind"], body["apiVersion"].rpartition("/")[0]
     plural = _PLURALS.get(kind, f"{kind.lower()}s")
     return f"{plural}.{group}" if group else plural
 
 
 class _Kubectl:
-    """Runs kubectl; notes what it refuses."""
+    """Runs kubectl, and records which requests failed."""
 
     def __init__(self, binary: str, context: str) -> None:
         self._command = (binary, *(("--context", context) if context else ()), "--request-timeout", f"{_PATIENCE:g}s")
@@ -107,7 +109,7 @@ class _Kubectl:
         self._gate = asyncio.Semaphore(4)
 
     async def ask(self, *arguments: str) -> Any:  # noqa: ANN401 - JSON
-        """The JSON of an answer; None if there is none."""
+        """An answer's JSON; None without an answer."""
         code, output, complaint = await self._run(*arguments, "--output", "json")
         try:
             answer = json.loads(output) if output.strip() else None
@@ -118,12 +120,12 @@ class _Kubectl:
         return answer
 
     async def items(self, *arguments: str) -> list[Body]:
-        """The objects of a listing; empty if it is refused."""
+        """The objects of a listing; empty if the request failed."""
         answer = await self.ask(*arguments)
         return list(answer.get("items") or ()) if isinstance(answer, dict) else []
 
     async def may_create(self, resource: str, namespace: str) -> bool:
-        """Whether we may create such objects."""
+        """Whether this account may create such objects."""
         _, output, _ = await self._run("auth", "can-i", "create", resource, "--namespace", namespace)
         return output.strip().splitlines()[-1:] == ["yes"]
 
@@ -146,27 +148,37 @@ class _Kubectl:
 
 
 def judge_cluster(cluster: Cluster, objects: Sequence[Body], now: datetime) -> list[Finding]:
-    """All findings; ``objects`` are what is to be applied, as far as known."""
+    """All findings. ``objects`` are the manifests, if any."""
     may_not = [f"you may not create {what}" for what, yes in cluster.rights.items() if not yes]
     unread = [f"{what}: {why}" for what, why in cluster.refused.items()]
     return [
         *_versions(cluster.version),
-        *judged(AREA, "you may create what the manifests hold", may_not, "ask the cluster's administrator"),
-        *judged(AREA, "kubectl may look at everything", unread, "what it may not see is not judged", Level.WARN),
+        *judged(AREA, "you may create all objects of the manifests", may_not, "ask the administrator of the cluster"),
+        *judged(AREA, "kubectl may read everything", unread, "what it may not read is not checked", Level.WARN),
+        *judged(AREA, "there are enough nodes", _nodes(cluster, objects), "add nodes, or reduce the replicas"),
         *judged(
-            AREA, "there are nodes for pods that stay apart", _nodes(cluster, objects), "add nodes, or replicas less"
+            AREA,
+            "nodes have zones",
+            _zones(cluster),
+            "without zones members have no site: see docs/kubernetes.md",
+            Level.WARN,
         ),
         *judged(
-            AREA, "nodes are in zones", _zones(cluster), "members then have no site, see docs/kubernetes.md", Level.WARN
+            AREA,
+            "namespaces have the injection label",
+            _spaces(cluster, objects),
+            f"kubectl label namespace ... {INJECTION}=enabled",
         ),
         *judged(
-            AREA, "namespaces take part", _spaces(cluster, objects), f"kubectl label namespace ... {INJECTION}=enabled"
+            AREA,
+            "resource definitions are installed",
+            _undefined(cluster, objects),
+            "install the operator that owns them",
         ),
-        *judged(AREA, "resource definitions are there", _undefined(cluster, objects), "install what brings them"),
+        *judged(AREA, "the CSI drivers are installed", _drivers(cluster, objects), "install cert-manager's csi-driver"),
         *judged(
-            AREA, "what mounts the volumes is there", _drivers(cluster, objects), "install cert-manager's csi-driver"
+            AREA, "network policies are enforced", _network(cluster), "ask the administrator of the cluster", Level.WARN
         ),
-        *judged(AREA, "network policies are enforced", _network(cluster), "ask who runs the network", Level.WARN),
         *_webhook(cluster, now),
         *_istio(cluster),
     ]
@@ -186,12 +198,16 @@ def _versions(told: str) -> Iterator[Finding]:
         AREA,
         "sidecars can be native (1.29)",
         classic,
-        "the injector does so by itself; see docs/injection.md",
+        "nothing to do: the injector chooses the form; see docs/injection.md",
         Level.WARN,
     )
-    blind = [f"it is {told}: pods don't know their zone"] if version < ZONE_IN_PODS else []
+    blind = [f"it is {told}: pods cannot read their zone"] if version < ZONE_IN_PODS else []
     yield from judged(
-        AREA, "pods learn their zone (1.35)", blind, "say understudy.io/site where sites matter", Level.WARN
+        AREA,
+        "pods can read their zone (1.35)",
+        blind,
+        "set the annotation understudy.io/site if sites matter",
+        Level.WARN,
     )
 
 
@@ -212,7 +228,7 @@ def _nodes(cluster: Cluster, objects: Sequence[Body]) -> Iterator[str]:
     there = len(_schedulable(cluster))
     for name, wanted in replicas_apart(workloads(objects)).items():
         if wanted > there:
-            yield f"{name} wants {wanted} nodes of its own, and {there} take pods"
+            yield f"{name} needs {wanted} nodes, but only {there} accept pods"
 
 
 def _zones(cluster: Cluster) -> list[str]:
@@ -237,7 +253,7 @@ def _spaces(cluster: Cluster, objects: Sequence[Body]) -> Iterator[str]:
     }
     for space in sorted(wanting - ours):
         if space not in labels:
-            yield f"namespace {space} is neither there nor among the manifests"
+            yield f"namespace {space} is neither in the cluster nor among the manifests"
         elif labels[space].get(INJECTION) != "enabled":
             yield f"namespace {space} has no label {INJECTION}: enabled"
 
@@ -265,7 +281,7 @@ def _network(cluster: Cluster) -> list[str]:
     names = [one["metadata"]["name"] for one in cluster.daemon_sets]
     if any(known in name for name in names for known in _ENFORCING):
         return []
-    return ["no network plugin that is known to enforce them is to be seen: plain text may be open to the cluster"]
+    return ["no network plugin was found that is known to enforce them: other pods may reach unencrypted ports"]
 
 
 def _webhook(cluster: Cluster, now: datetime) -> Iterator[Finding]:
@@ -289,7 +305,7 @@ def _webhook(cluster: Cluster, now: datetime) -> Iterator[Finding]:
         if (endpoint.get("conditions") or {}).get("ready") is not False
         for address in endpoint.get("addresses") or ()
     ]
-    nobody = [] if ready else ["no injector is ready: pods that want a sidecar are refused"]
+    nobody = [] if ready else ["no injector is ready: pods that ask for a sidecar are rejected"]
     yield from judged(
         AREA, "the webhook can be reached", nobody, f"kubectl get pods -l app.kubernetes.io/component={INJECTOR_NAME}"
     )
@@ -300,15 +316,13 @@ def _webhook(cluster: Cluster, now: datetime) -> Iterator[Finding]:
         if one["metadata"]["name"] in ("kube-system", "kube-public", "kube-node-lease")
         and matches(hook.get("namespaceSelector") or {}, one["metadata"].get("labels") or {})
     ]
-    yield from judged(AREA, "the webhook keeps out of the system's namespaces", strangers, "take the label off them")
+    yield from judged(AREA, "the webhook ignores system namespaces", strangers, "remove the injection label from them")
 
 
 def _istio(cluster: Cluster) -> Iterator[Finding]:
-    """Whether the mesh, if there is one, could route by slots itself; front Envoys of ours don't need it to."""
+    """Whether Istio, if it is installed, is new enough to route by slots. With our front Envoys it need not be."""
     what = f"Istio could route by slots ({ISTIO[0]}.{ISTIO[1]})"
     for one in cluster.istiods:
         tags = [str(each.get("image", "")).rpartition(":")[2] for made in workloads([one]) for each in made.containers]
         old = [f"istiod is {tag}" for tag in tags if (0, 0) < _number(tag) < ISTIO]
-        yield from judged(
-            AREA, what, old, "put front Envoys of your own before the members, as 'render kubernetes' does", Level.WARN
-        )
+        yield from judged(AREA, what, old, "use the front Envoys that 'render kubernetes' writes", Level.WARN)

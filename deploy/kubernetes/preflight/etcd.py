@@ -1,7 +1,7 @@
-"""Judges a running etcd: version, quorum, alarms, compaction, quota, and whether the account may write the pool's keys.
+"""Checks a running etcd: version, quorum, alarms, compaction, quota, and whether the account may write the pool's keys.
 
-Asks every endpoint over gRPC. Compaction and quota are not in etcd's API: its HTTP side tells them (``/metrics``, and
-its flags in ``/debug/vars``) where it can be reached, and what cannot be told is said to be unknown.
+It asks every endpoint over gRPC. etcd's API does not tell compaction and quota, so they are read over HTTP
+(``/metrics``, and the flags in ``/debug/vars``). If that fails, they are reported as unknown.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from understudy.statesync.pool.keys import PoolKeys
 
 AREA = "etcd"
 YOUNG = 10_000
-"""Revisions below which a history that is all there proves nothing."""
+"""Below this revision, an uncompacted history proves nothing."""
 _LEAST_QUOTA = 512 * 1024**2
 _PATIENCE = 3.0
 _PROBE_TTL = 10
@@ -32,7 +32,7 @@ _REVISION = re.compile(r"^etcd_debugging_mvcc_current_revision (\S+)$", re.MULTI
 
 @dataclass(frozen=True, slots=True)
 class EtcdFacts:
-    """What one endpoint says; None where it does not tell. ``flags`` is its command line, ``quota`` in bytes."""
+    """Facts about one endpoint; None if unknown. ``flags`` is its command line, ``quota`` is in bytes."""
 
     status: EndpointStatus
     quota: int | None = None
@@ -43,7 +43,7 @@ class EtcdFacts:
 
 @dataclass(frozen=True, slots=True)
 class EtcdReport:
-    """What all endpoints say, and why the pool's keys cannot be written ('' if they can, None: not tried)."""
+    """Facts about all endpoints, and why the pool's keys cannot be written ('' if they can, None: not tried)."""
 
     facts: tuple[EtcdFacts, ...]
     refusal: str | None = None
@@ -51,7 +51,7 @@ class EtcdReport:
 
 
 async def look_at_etcd(settings: EtcdSettings, client: EtcdClient, pool: str | None) -> EtcdReport:
-    """Ask everything; never raises for an etcd that does not answer. With a ``pool`` one probe key comes and goes."""
+    """Collect all facts. A silent etcd raises nothing. With a ``pool``, a probe key is written and deleted."""
     statuses = await client.status()
     timeout = aiohttp.ClientTimeout(total=_PATIENCE)
     async with aiohttp.ClientSession(timeout=timeout) as http:
@@ -61,7 +61,7 @@ async def look_at_etcd(settings: EtcdSettings, client: EtcdClient, pool: str | N
 
 
 async def _refusal(client: EtcdClient, pool: str) -> str:
-    """Why a probe key of the pool cannot be written; it is deleted again, and hangs on a lease anyhow."""
+    """Why a probe key of the pool cannot be written. The key is deleted again, and has a lease in case that fails."""
     key = PoolKeys(pool).probe(f"preflight-{secrets.token_hex(4)}")
     try:
         async with client.lease(_PROBE_TTL) as lease:
@@ -84,7 +84,7 @@ def _context(settings: EtcdSettings) -> ssl.SSLContext | None:
 async def _more(
     http: aiohttp.ClientSession, status: EndpointStatus, tls: ssl.SSLContext | None, settings: EtcdSettings
 ) -> EtcdFacts:
-    """Add what the endpoint's HTTP side tells."""
+    """The facts about an endpoint, with those that it tells over HTTP."""
     facts = EtcdFacts(status)
     if not status.version:
         return facts
@@ -129,10 +129,16 @@ def judge_etcd(report: EtcdReport) -> list[Finding]:
         return found
     return [
         *found,
-        *judged(AREA, "the version can be trusted", _versions(statuses), "upgrade etcd"),
+        *judged(AREA, "the version is safe", _versions(statuses), "upgrade etcd"),
         *judged(AREA, "there is no alarm", alarms, "etcdctl alarm list"),
-        *judged(AREA, "it survives the loss of a member", _size(statuses), "run 3 or 5, and name them all", Level.WARN),
-        *judged(AREA, "all endpoints are of one cluster", _clusters(statuses), "name the members of one cluster"),
+        *judged(
+            AREA,
+            "it survives the loss of a member",
+            _size(statuses),
+            "run 3 or 5 members and name them all",
+            Level.WARN,
+        ),
+        *judged(AREA, "all endpoints belong to one cluster", _clusters(statuses), "name the members of one cluster"),
         *[finding for one in answering for finding in (_compaction(one), _quota(one))],
         *_access(report.refusal),
     ]
@@ -150,13 +156,17 @@ def _versions(statuses: Sequence[EndpointStatus]) -> list[str]:
 def _size(statuses: Sequence[EndpointStatus]) -> list[str]:
     count = len(statuses)
     if count == 1:
-        return ["one endpoint is named: if it goes, so do all writes"]
-    return [] if count % 2 else [f"{count} endpoints are named: an even number survives no more than one fewer does"]
+        return ["only one endpoint is named: without it there are no writes"]
+    return (
+        []
+        if count % 2
+        else [f"{count} endpoints are named: an even number tolerates no more failures than one member less"]
+    )
 
 
 def _clusters(statuses: Sequence[EndpointStatus]) -> list[str]:
     leaders = [one.endpoint for one in statuses if one.leader]
-    return [f"{' and '.join(leaders)} each lead one"] if len(leaders) > 1 else []
+    return [f"{' and '.join(leaders)} are leaders of different clusters"] if len(leaders) > 1 else []
 
 
 def _compaction(one: EtcdFacts) -> Finding:
@@ -167,19 +177,19 @@ def _compaction(one: EtcdFacts) -> Finding:
     if one.compacted is not None and one.compacted > 0:
         return Finding(Level.OK, AREA, what, f"{where}: up to revision {one.compacted}")
     if one.revision is None or one.compacted is None:
-        return Finding(Level.WARN, AREA, what, f"{where} does not tell (its /metrics cannot be read)", remedy)
+        return Finding(Level.WARN, AREA, what, f"{where}: unknown, since /metrics cannot be read", remedy)
     if one.revision < YOUNG:
         return Finding(
-            Level.WARN, AREA, what, f"{where}: no flag says so, and revision {one.revision} is young", remedy
+            Level.WARN, AREA, what, f"{where}: no flag is set, and revision {one.revision} is too low to tell", remedy
         )
-    return Finding(Level.FAIL, AREA, what, f"{where}: all {one.revision} revisions are still there", remedy)
+    return Finding(Level.FAIL, AREA, what, f"{where}: none of {one.revision} revisions has been compacted", remedy)
 
 
 def _quota(one: EtcdFacts) -> Finding:
-    what, where = "there is a quota that sessions fit in", one.status.endpoint
+    what, where = "the quota is large enough", one.status.endpoint
     remedy = "--quota-backend-bytes=2147483648 or more (docs/operations.md)"
     if one.quota is None:
-        return Finding(Level.WARN, AREA, what, f"{where} does not tell (its /metrics cannot be read)", remedy)
+        return Finding(Level.WARN, AREA, what, f"{where}: unknown, since /metrics cannot be read", remedy)
     told = f"{where}: {one.status.db_size / 2**20:.0f} of {one.quota / 2**20:.0f} MiB are used"
     if one.quota < _LEAST_QUOTA:
         return Finding(Level.WARN, AREA, what, told, remedy)
@@ -192,7 +202,7 @@ def _quota(one: EtcdFacts) -> Finding:
 def _access(refusal: str | None) -> list[Finding]:
     what = "the pool's keys can be written"
     if refusal is None:
-        return [Finding(Level.SKIPPED, AREA, what, "no pool is named", "--pool, or manifests with a spec")]
+        return [Finding(Level.SKIPPED, AREA, what, "no pool is named", "give --pool, or manifests with a pool spec")]
     return judged(
         AREA, what, [refusal] if refusal else [], "grant the role readwrite on the pool's prefix (docs/security.md)"
     )

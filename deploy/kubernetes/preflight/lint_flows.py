@@ -1,7 +1,7 @@
-"""Which part must reach which, at which port: the table that network policies are held against. Pure.
+"""The connections that network policies must allow: which part connects to which, at which port. Pure.
 
-A part is a component's pods, or one of the places outside (:data:`CLIENTS`, :data:`API_SERVER`, :data:`PROMETHEUS`).
-Nodes are not in it: Kubernetes always lets a node reach its own pods, which is how probes work.
+A part is the pods of a component, or something outside (:data:`CLIENTS`, :data:`API_SERVER`, :data:`PROMETHEUS`).
+Nodes are left out: Kubernetes always lets a node reach its own pods, which is how probes work.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from understudy.deploy.kubernetes.base.names import (
 
 CLIENTS, API_SERVER, PROMETHEUS = "clients", "API server", "Prometheus"
 APP_PORT = 0
-"""Stands for the port of the application."""
+"""Stands for the application's port."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""Whether network policies let one pod reach another: the rules of networking.k8s.io/v1, as a pure function.
+"""Whether network policies let one pod connect to another: the rules of networking.k8s.io/v1. Pure.
 
-A pod that no policy selects for a direction is open in it; one that some policy selects is closed but for what any of
-its policies allows. Both ends must allow a connection. Selectors without any condition match everything.
+If no policy selects a pod for a direction, all traffic in that direction is allowed. If some policies select it, only
+what one of them allows is allowed. Both ends must allow a connection. Empty selectors match everything.
 """
 
 import ipaddress
@@ -15,7 +15,7 @@ from understudy.deploy.kubernetes.base.names import NAMESPACE_NAME
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod, as policies see it. ``ports`` maps the names of its ports to numbers."""
+    """A pod as network policies see it. ``ports`` maps names of ports to numbers."""
 
     namespace: str
     labels: Mapping[str, str]
@@ -24,7 +24,7 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """What is no pod: an address."""
+    """An address that is not a pod's."""
 
     address: str
 
@@ -110,7 +110,7 @@ class Policies:
 
 
 def _directions(spec: Mapping[str, Any]) -> Sequence[str]:
-    """``policyTypes``, or what Kubernetes takes for it when it is not given."""
+    """``policyTypes``, or the default of Kubernetes if the field is missing."""
     given: Sequence[str] | None = spec.get("policyTypes")
     return given or (("Ingress", "Egress") if spec.get("egress") else ("Ingress",))
 

@@ -1,7 +1,7 @@
-"""Reads manifests: a file, a folder of files, or a kustomization as far as 'render' writes them.
+"""Reads manifests from a file, a folder, or a kustomization that 'render' wrote.
 
-Of kustomize it knows resources, components and strategic merge patches in files, which is what our tree consists of; a
-test compares it with ``kubectl kustomize``. Anything else in a kustomization is refused with a hint to build it first.
+It supports the parts of kustomize that our tree uses: resources, components, and strategic merge patches in files. A
+test compares the result with ``kubectl kustomize``. Other kustomizations are rejected with a hint.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,12 +15,12 @@ from understudy.statesync.parsing.spec_yaml import BadYaml, read_document_file
 
 _KNOWN = {"apiVersion", "kind", "resources", "components", "patches"}
 _MERGE_KEYS = ("name", "mountPath", "containerPort", "topologyKey", "key")
-"""Fields that tell the entries of a list apart, in the lists that Kubernetes merges entry by entry."""
+"""Fields that identify the entries of a list, in lists that Kubernetes merges entry by entry."""
 _MERGED_LISTS = frozenset({"containers", "initContainers", "env", "volumes", "volumeMounts", "ports"})
 
 
 def load(path: Path) -> list[Body]:
-    """All objects of a YAML file or a folder. Raises :class:`DeployError` with the file that cannot be used."""
+    """All objects of a YAML file or a folder. Raises :class:`DeployError`, which names the file at fault."""
     if not path.exists():
         raise DeployError(f"{path} does not exist: name a file or folder of manifests")
     if path.is_file():
@@ -42,7 +42,7 @@ def _file(path: Path) -> Iterator[Body]:
         for body in listed or ():
             named = isinstance(body, dict) and isinstance(body.get("metadata"), dict) and "name" in body["metadata"]
             if not (named and isinstance(body.get("kind"), str) and isinstance(body.get("apiVersion"), str)):
-                raise DeployError(f"{path}: a document is no Kubernetes object (apiVersion, kind and metadata.name)")
+                raise DeployError(f"{path}: a document is not a Kubernetes object (apiVersion, kind and metadata.name)")
             yield body
 
 
@@ -54,7 +54,7 @@ def _documents(path: Path) -> list[Any]:
 
 
 def _build(folder: Path, objects: list[Body]) -> list[Body]:
-    """Add to ``objects`` what a kustomization brings, and patch them all."""
+    """``objects`` and those of a kustomization, with its patches applied to all of them."""
     file = folder / KUSTOMIZATION
     documents = _documents(file)
     told = documents[0] if len(documents) == 1 else None
@@ -64,7 +64,7 @@ def _build(folder: Path, objects: list[Body]) -> list[Body]:
     more += [f"patches with {key}" for one in told.get("patches") or () for key in sorted(set(one) - {"path"})]
     if more:
         raise DeployError(
-            f"{file} has {', '.join(more)}, which is more than 'render' writes: "
+            f"{file} has {', '.join(more)}, which is not supported here: "
             f"'kubectl kustomize {folder} > all.yaml', and name that file"
         )
     for name in told.get("resources") or ():
@@ -81,7 +81,7 @@ def _build(folder: Path, objects: list[Body]) -> list[Body]:
 def _patched(objects: list[Body], change: Body, file: Path) -> list[Body]:
     hit = [number for number, one in enumerate(objects) if _identity(one) == _identity(change)]
     if not hit:
-        raise DeployError(f"{file}: patches {change['kind']} {change['metadata']['name']}, which is not there")
+        raise DeployError(f"{file}: patches {change['kind']} {change['metadata']['name']}, which does not exist")
     return [merged(one, change) if number in hit else one for number, one in enumerate(objects)]
 
 
@@ -91,7 +91,7 @@ def _identity(body: Body) -> tuple[str, str, str]:
 
 
 def merged(old: Mapping[str, Any], change: Mapping[str, Any]) -> Body:
-    """A strategic merge: mappings and the well-known lists are merged, everything else is replaced."""
+    """A strategic merge: mappings and known lists are merged, everything else is replaced."""
     result = dict(old)
     for key, value in change.items():
         before = result.get(key)
@@ -105,7 +105,7 @@ def merged(old: Mapping[str, Any], change: Mapping[str, Any]) -> Body:
 
 
 def _merged_list(before: list[Body], change: list[Body]) -> list[Body]:
-    """Entries of the same key merged, new ones in front, as kustomize has it."""
+    """Entries with the same key are merged; new ones come first, as in kustomize."""
     mark = next((key for key in _MERGE_KEYS if all(key in entry for entry in [*before, *change])), None)
     if mark is None:
         return change

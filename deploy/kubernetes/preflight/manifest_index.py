@@ -1,18 +1,18 @@
-"""Looks things up among manifests: pod templates, and who selects whom. Pure; for any manifests, not only ours."""
+"""Finds the pod templates among manifests. Pure; for any manifests, not only ours."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from understudy.deploy.kubernetes.base.emit import Body
-from understudy.deploy.kubernetes.preflight.lint_reach import Pod, matches
+from understudy.deploy.kubernetes.preflight.lint_reach import Pod
 
 TEMPLATED = ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job")
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Something that makes pods, and the pods' spec and labels."""
+    """An object that creates pods, with their spec and labels."""
 
     body: Body
     pod: Mapping[str, Any]
@@ -20,7 +20,7 @@ class Workload:
 
     @property
     def where(self) -> str:
-        """How messages name it."""
+        """Its name in messages."""
         return where(self.body)
 
     @property
@@ -30,12 +30,12 @@ class Workload:
 
     @property
     def replicas(self) -> int:
-        """How many pods it keeps."""
+        """The number of its pods."""
         return int(self.body.get("spec", {}).get("replicas", 1))
 
     @property
     def containers(self) -> Sequence[Mapping[str, Any]]:
-        """All containers, the first ones too."""
+        """All containers, init containers included."""
         return [*(self.pod.get("initContainers") or ()), *(self.pod.get("containers") or ())]
 
     @property
@@ -54,7 +54,7 @@ class Workload:
 
 
 def where(body: Body) -> str:
-    """Kind, namespace and name, as in ``Deployment understudy/control-cart``."""
+    """Kind, namespace and name, such as ``Deployment understudy/control-cart``."""
     meta = body.get("metadata") or {}
     space = f"{meta['namespace']}/" if meta.get("namespace") else ""
     return f"{body.get('kind', '?')} {space}{meta.get('name', '?')}"
@@ -66,7 +66,7 @@ def namespace_of(body: Body) -> str:
 
 
 def workloads(objects: Iterable[Body]) -> Iterator[Workload]:
-    """Everything that makes pods, bare pods too."""
+    """All objects that create pods, and single pods."""
     for body in objects:
         kind = body.get("kind")
         spec = body.get("spec") or {}
@@ -77,8 +77,3 @@ def workloads(objects: Iterable[Body]) -> Iterator[Workload]:
             yield Workload(body, template.get("spec") or {}, (template.get("metadata") or {}).get("labels") or {})
         elif kind == "Pod":
             yield Workload(body, spec, (body.get("metadata") or {}).get("labels") or {})
-
-
-def selected(all_of: Iterable[Workload], namespace: str, selector: Mapping[str, Any]) -> list[Workload]:
-    """The workloads of a namespace whose pods a label selector matches."""
-    return [one for one in all_of if one.namespace == namespace and matches(selector, one.labels)]

@@ -1,4 +1,4 @@
-"""Judges manifests, rendered or edited: would this pool run, and be safe? Nothing is asked of a cluster. Pure."""
+"""Checks manifests, rendered or edited, without a cluster: will this pool run, and is it safe? Pure."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,43 +22,55 @@ from understudy.deploy.kubernetes.base.names import (
 )
 from understudy.deploy.kubernetes.preflight.findings import Finding, Level, judged
 from understudy.deploy.kubernetes.preflight.lint_flows import APP_PORT, FLOWS, PROMETHEUS, Flow
-from understudy.deploy.kubernetes.preflight.lint_hardening import habit_faults, standard_faults
 from understudy.deploy.kubernetes.preflight.lint_reach import End, Outside, Pod, Policies
-from understudy.deploy.kubernetes.preflight.lint_references import faults, left_to_operator
 from understudy.deploy.kubernetes.preflight.manifest_index import Workload, where, workloads
+from understudy.deploy.kubernetes.preflight.missing_secrets import missing_secrets
 from understudy.deploy.kubernetes.preflight.webhooks import webhook_findings
 from understudy.deploy.kubernetes.render.plan import host_and_port
 from understudy.deploy.kubernetes.render.pool import SPEC_FILE
 from understudy.statesync.etcd.client import EndpointStatus
-from understudy.statesync.pool.spec import PoolSpec, SpecError, parse_spec
+from understudy.statesync.pool.spec import PoolSpec, SpecError
+from understudy.statesync.pool.spec_reader import parse_spec
 
 AREA = "manifests"
 OLDEST_ENVOY = (1, 37)
-"""The first that picks a cluster by hash and matches cookies, as the routes do."""
+"""The first version that selects clusters by hash and matches cookies, which the routes need."""
 _STRANGER = Pod("a-namespace-of-somebody-else", {"app": "stranger"})
 _DOCUMENTATION_ADDRESS = "192.0.2.1"
-"""Stands for an address that nobody can know here (RFC 5737)."""
+"""Stands for any unknown address (RFC 5737)."""
 
 
 def judge_manifests(objects: Sequence[Body], now: datetime) -> list[Finding]:
-    """All findings; ``now`` is what certificates are held against."""
+    """All findings. ``now`` decides whether certificates have expired."""
     made = list(workloads(objects))
     return [
-        *judged(AREA, "every name that is used is there", faults(objects), "render again, or add what is missing"),
         *[
-            Finding(Level.WARN, AREA, "Secrets are there", f"{name} is not among the manifests", "make it first")
-            for name in left_to_operator(objects)
+            Finding(Level.WARN, AREA, "required Secrets exist", f"{name} is not among the manifests", "create it first")
+            for name in missing_secrets(objects)
         ],
-        *judged(AREA, "pods meet the restricted standard", standard_faults(objects), "see docs/kubernetes.md"),
-        *judged(AREA, "pods are as careful as can be", habit_faults(objects), "see docs/kubernetes.md", Level.WARN),
         *judged(
             AREA, "images are pinned by digest", _tags(made), "render with --image PART=...@sha256:...", Level.WARN
         ),
-        *judged(AREA, "network policies let the parts speak", _cut_flows(objects, made), "see docs/kubernetes.md"),
-        *judged(AREA, "plain text is confined", _open_ports(objects, made), "add the policies, or use certificates"),
+        *judged(
+            AREA,
+            "network policies allow the traffic between the parts",
+            _cut_flows(objects, made),
+            "see docs/kubernetes.md",
+        ),
+        *judged(
+            AREA,
+            "unencrypted ports are closed to other pods",
+            _open_ports(objects, made),
+            "add the policies, or use certificates",
+        ),
         *judged(AREA, "control servers are redundant", _few(made), "render with --replicas 3", Level.WARN),
-        *judged(AREA, "members' namespaces take part", _uninjected(objects, made), f"label it {INJECTION}=enabled"),
-        *judged(AREA, "Envoy knows all that it is sent", _old_envoys(made), "use 1.37 or newer"),
+        *judged(
+            AREA,
+            "namespaces of members have the injection label",
+            _uninjected(objects, made),
+            f"label it {INJECTION}=enabled",
+        ),
+        *judged(AREA, "Envoy is new enough", _old_envoys(made), "use 1.37 or newer"),
         *_etcd_findings(made),
         *_spec_findings(objects, made),
         *webhook_findings(objects, now),
@@ -68,12 +80,14 @@ def judge_manifests(objects: Sequence[Body], now: datetime) -> list[Finding]:
 def _tags(made: Iterable[Workload]) -> list[str]:
     images = {str(each.get("image", "")) for one in made for each in one.containers}
     return [
-        f"{image} may become another image under the same name" for image in sorted(images) if "@sha256:" not in image
+        f"{image}: another image can be pushed under the same tag"
+        for image in sorted(images)
+        if "@sha256:" not in image
     ]
 
 
 def _old_envoys(made: Iterable[Workload]) -> Iterator[str]:
-    """Front Envoys that would drop a part of their routes without a word, and scatter the sessions."""
+    """Front Envoys that would ignore a part of their routes and so send sessions to wrong members."""
     for one in made:
         for container in one.containers if one.labels.get(COMPONENT) == FRONT else ():
             version = re.search(r":v?(\d+)\.(\d+)", str(container.get("image", "")))
@@ -84,7 +98,7 @@ def _old_envoys(made: Iterable[Workload]) -> Iterator[str]:
 def _few(made: Iterable[Workload]) -> Iterator[str]:
     for one in made:
         if one.labels.get(COMPONENT) == CONTROL and one.replicas < 2:
-            yield f"{one.where} has one replica: while it restarts, tables don't change"
+            yield f"{one.where} has one replica: slot tables do not change while it restarts"
 
 
 def _is_member(one: Workload) -> bool:
@@ -96,18 +110,18 @@ def _uninjected(objects: Sequence[Body], made: Iterable[Workload]) -> Iterator[s
         one["metadata"]["name"]: one["metadata"].get("labels") or {} for one in objects if one["kind"] == "Namespace"
     }
     for one in made:
-        # A namespace that is not among the manifests is the cluster's to tell.
+        # Labels of a namespace that is not among the manifests are checked in the cluster.
         if _is_member(one) and one.namespace in spaces and spaces[one.namespace].get(INJECTION) != "enabled":
-            yield f"{one.where} wants a sidecar, and namespace {one.namespace} has no label {INJECTION}: enabled"
+            yield f"{one.where} asks for a sidecar, but namespace {one.namespace} has no label {INJECTION}: enabled"
 
 
-# -- who reaches whom --
+# -- network policies --
 
 
 def _cut_flows(objects: Sequence[Body], made: Sequence[Workload]) -> Iterator[str]:
     policies, ends = Policies(objects), _ends(objects, made)
     for flow in FLOWS:
-        # Prometheus may be missing; clients and the API server are held by nothing that we can see.
+        # Prometheus may be missing. No policies that we can see restrict clients and the API server.
         if flow.source == PROMETHEUS:
             continue
         for (source, _), (target, elsewhere) in product(ends.get(flow.source, ()), ends.get(flow.target, ())):
@@ -121,12 +135,12 @@ def _one_pool(source: End, target: End) -> bool:
 
 
 def _pool_of(end: End) -> str:
-    """The pool that a pod belongs to, as a member or as a part of Understudy; '' for what serves all of them."""
+    """The pool that a pod belongs to, as a member or as a part of Understudy; '' for parts that serve all pools."""
     return end.labels.get(POOL) or end.labels.get(INSTANCE, "") if isinstance(end, Pod) else ""
 
 
 def _port_of(flow: Flow, target: End) -> int:
-    """The port of a flow; an application's is its only one, 0 if nobody can tell."""
+    """The port of a flow. For an application: its only port, or 0 if it has none or several."""
     if flow.port != APP_PORT:
         return flow.port
     ports = list(target.ports.values()) if isinstance(target, Pod) else []
@@ -134,7 +148,7 @@ def _port_of(flow: Flow, target: End) -> int:
 
 
 def _ends(objects: Sequence[Body], made: Iterable[Workload]) -> dict[str, list[tuple[End, int]]]:
-    """The pods of each part, and etcd where it is elsewhere, with its port there (0: the usual one)."""
+    """The pods of each part with a port (0: the usual one); for an etcd outside the manifests, its address."""
     found: dict[str, list[tuple[End, int]]] = {}
     for one in made:
         part = MEMBER if _is_member(one) else one.labels.get(COMPONENT, "")
@@ -171,7 +185,7 @@ def _end_at(host: str) -> End:
 
 
 def _open_ports(objects: Sequence[Body], made: Iterable[Workload]) -> Iterator[str]:
-    """Ports that take orders without certificates and that any pod of the cluster reaches."""
+    """Ports without certificates that any pod of the cluster can reach."""
     policies = Policies(objects)
     for one in made:
         for container in one.containers:
@@ -179,7 +193,7 @@ def _open_ports(objects: Sequence[Body], made: Iterable[Workload]) -> Iterator[s
                 continue
             for port in container.get("ports") or ():
                 if policies.allow(_STRANGER, one.as_pod(), port["containerPort"]):
-                    yield f"{one.where}: any pod reaches port {port['containerPort']}, which speaks plain text"
+                    yield f"{one.where}: any pod can reach port {port['containerPort']}, which is not encrypted"
 
 
 # -- etcd and spec --
@@ -193,17 +207,17 @@ def _etcd_findings(made: Iterable[Workload]) -> Iterator[Finding]:
             if version is None:
                 continue
             status = EndpointStatus(one.where, version[1], leader=False, db_size=0, errors=())
-            yield from judged(AREA, "etcd's version can be trusted", [status.at_risk] if status.at_risk else [], "")
+            yield from judged(AREA, "etcd's version is safe", [status.at_risk] if status.at_risk else [], "")
             flags = " ".join(map(str, [*(container.get("command") or ()), *(container.get("args") or ())]))
             yield from judged(
                 AREA,
                 "etcd compacts and has a quota",
                 _missing_flags(one, flags),
-                "every session write leaves a revision behind, see docs/operations.md",
+                "each session write adds a revision: see docs/operations.md",
             )
             odd = one.replicas >= 3 and one.replicas % 2 == 1
             few = [] if odd else [f"{one.where} has {one.replicas} member(s): the loss of one stops all writes"]
-            yield from judged(AREA, "etcd has a quorum to lose a member from", few, "3 or 5", Level.WARN)
+            yield from judged(AREA, "etcd survives the loss of a member", few, "3 or 5", Level.WARN)
 
 
 def _missing_flags(one: Workload, flags: str) -> list[str]:
@@ -225,7 +239,7 @@ def _spec_findings(objects: Sequence[Body], made: Sequence[Workload]) -> Iterato
         members = [each for each in made if _is_member(each) and each.labels.get(POOL) == spec.pool]
         yield from judged(
             AREA,
-            "there are members for all copies",
+            "there are enough members for all copies",
             _short(spec, members),
             "more replicas, or fewer copies in the spec",
             Level.WARN,
@@ -236,11 +250,11 @@ def _short(spec: PoolSpec, members: Sequence[Workload]) -> list[str]:
     count = sum(one.replicas for one in members)
     if not members or count >= spec.copies:
         return []
-    return [f"pool {spec.pool} wants {spec.copies} copies of every slot and has {count} member(s)"]
+    return [f"pool {spec.pool} needs {spec.copies} members for the copies of each slot, but has {count}"]
 
 
 def replicas_apart(made: Iterable[Workload]) -> Mapping[str, int]:
-    """Workloads that insist on a node for each of their pods: name -> how many nodes that takes."""
+    """Workloads that require a node of its own for each pod: name -> number of nodes."""
     found = {}
     for one in made:
         anti = ((one.pod.get("affinity") or {}).get("podAntiAffinity") or {}).get(

@@ -1,4 +1,4 @@
-"""Judges admission webhooks: reachable, trusted by a certificate that is still good, and out of its own way. Pure."""
+"""Checks the admission webhook: is its certificate trusted and valid, and can it block its own start? Pure."""
 
 import base64
 import binascii
@@ -17,11 +17,13 @@ AREA = "manifests"
 
 
 def webhook_findings(objects: Sequence[Body], now: datetime) -> Iterator[Finding]:
-    """What there is to say, as of ``now``, of our webhook configuration, if it is among the objects."""
+    """Findings about our webhook configuration, if it is among the objects. ``now`` decides about certificates."""
     for body in objects:
         if body["kind"] == "MutatingWebhookConfiguration" and body["metadata"]["name"] == INJECTOR_NAME:
             for hook in body.get("webhooks") or ():
-                yield from judged(AREA, "the webhook is harmless", _harm(body, hook, objects), "render again")
+                yield from judged(
+                    AREA, "the webhook blocks nothing that it needs itself", _harm(body, hook, objects), "render again"
+                )
                 yield from judged(
                     AREA, "the webhook is trusted", _trust(body, hook, objects, now), "see docs/injection.md"
                 )
@@ -30,18 +32,18 @@ def webhook_findings(objects: Sequence[Body], now: datetime) -> Iterator[Finding
 def _harm(body: Body, hook: Mapping[str, Any], objects: Sequence[Body]) -> Iterator[str]:
     name = f"{where(body)}, {hook['name']}"
     if hook.get("sideEffects") not in ("None", "NoneOnDryRun"):
-        yield f"{name}: sideEffects must be None, or dry runs are refused"
+        yield f"{name}: sideEffects must be None, otherwise dry runs are rejected"
     if hook.get("timeoutSeconds", 10) > 5:
-        yield f"{name}: timeoutSeconds is {hook.get('timeoutSeconds', 10)}: a hanging one holds up every pod so long"
+        yield f"{name}: timeoutSeconds is {hook.get('timeoutSeconds', 10)}: if it hangs, each pod waits that long"
     service = (hook.get("clientConfig") or {}).get("service") or {}
     spaces = {
         one["metadata"]["name"]: one["metadata"].get("labels") or {} for one in objects if one["kind"] == "Namespace"
     }
     for space in {service.get("namespace", ""), "kube-system"} - {""}:
-        # As if somebody had opted in there by mistake: its own pods could then never start without it.
+        # If somebody sets the label there by mistake, its own pods could not start without it.
         labels = {**spaces.get(space, {}), NAMESPACE_NAME: space, INJECTION: "enabled"}
         if matches(hook.get("namespaceSelector") or {}, labels):
-            yield f"{name}: it is asked for pods of {space}, too: if it is down, {space} cannot be mended"
+            yield f"{name}: it also handles pods of {space}: while it is down, nobody can repair {space}"
 
 
 def _trust(body: Body, hook: Mapping[str, Any], objects: Sequence[Body], now: datetime) -> Iterator[str]:
@@ -49,7 +51,7 @@ def _trust(body: Body, hook: Mapping[str, Any], objects: Sequence[Body], now: da
     if not bundle:
         if CERT_MANAGER not in (body["metadata"].get("annotations") or {}) and not _kept_up(body, objects):
             yield (
-                f"{where(body)}, {hook['name']}: there is no caBundle, and nobody who would fill it in: "
+                f"{where(body)}, {hook['name']}: caBundle is empty, and nothing would fill it in: there is "
                 "neither cert-manager's annotation nor a ClusterRole that lets the injector update it"
             )
         return
@@ -72,11 +74,11 @@ def _kept_up(body: Body, objects: Sequence[Body]) -> bool:
 
 
 def bundle_faults(bundle: str, name: str, now: datetime) -> Iterator[str]:
-    """What is wrong with a ``caBundle`` (base64 of PEM) as of ``now``; its time is read by 'cryptography', if there."""
+    """What is wrong with a ``caBundle`` (base64 of PEM). Expiry is checked if 'cryptography' is installed."""
     try:
         pem = base64.b64decode(bundle, validate=True)
     except (binascii.Error, ValueError):
-        yield f"{name}: caBundle is no base64"
+        yield f"{name}: caBundle is not base64"
         return
     if b"-----BEGIN CERTIFICATE-----" not in pem:
         yield f"{name}: caBundle holds no certificate"
@@ -92,11 +94,11 @@ def bundle_faults(bundle: str, name: str, now: datetime) -> Iterator[str]:
         return
     best = max(one.not_valid_after_utc for one in certificates)
     if best <= now:
-        yield f"{name}: the authority's certificate ended {best:%Y-%m-%d}"
+        yield f"{name}: the CA certificate expired on {best:%Y-%m-%d}"
 
 
 def chain_faults(bundle: str, secret: Body) -> Iterator[str]:
-    """Whether a Secret's serving certificate (``tls.crt``) is signed by an authority of the bundle."""
+    """A fault if no CA of the bundle signed the serving certificate (``tls.crt``) of a Secret."""
     data = secret.get("data") or {}
     if "tls.crt" not in data:
         return
@@ -117,4 +119,4 @@ def chain_faults(bundle: str, secret: Body) -> Iterator[str]:
         except (ValueError, TypeError, InvalidSignature):
             continue
         return
-    yield f"{where(secret)}: its certificate is not signed by the authority in the webhook's caBundle"
+    yield f"{where(secret)}: its certificate is not signed by a CA in the webhook's caBundle"

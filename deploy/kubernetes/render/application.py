@@ -1,7 +1,7 @@
-"""The application's side of a pool: its namespace and policies, and the example cart for a trial. Pure.
+"""The application's part of a pool: its namespace and policies, and the example cart for a trial. Pure.
 
-What a pod of the application looks like is the application's own; the injector adds the sidecar. The example shows
-what a pod has to bring: labels, a pool, and time to end.
+The application's own manifests are the user's; the injector adds the sidecar. The example shows what a pod needs:
+labels, a pool, and time to end.
 """
 
 from understudy.deploy.kubernetes.base.emit import Body, Manifest
@@ -27,7 +27,7 @@ EXAMPLE = "example"
 def example_manifests(plan: Plan) -> list[Manifest]:
     """The example cart, or the notebook of a TCP pool, as a StatefulSet.
 
-    Its pods keep their names, and so their memberships, over restarts.
+    Pods of a StatefulSet keep their names over restarts, so they stay the same members.
     """
     name, named = plan.pool, {"app": plan.pool, POOL: plan.pool}
     namespace = plan.application_namespace

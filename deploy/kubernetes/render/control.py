@@ -1,8 +1,8 @@
-"""The control servers of a pool: three replicas behind one headless Service, none of which needs the Kubernetes API.
+"""The control servers of a pool: three replicas behind one headless Service. None uses the Kubernetes API. Pure.
 
-Leader election and truth stay in etcd. On SIGTERM a control server resigns first, so a rollout costs milliseconds of
-leadership; the Envoys' streams go on at another replica. With certificates they are a StatefulSet, and not for their
-state: its pods have names that can stand in a certificate, and that members can dial.
+Leader election and all state are in etcd. On SIGTERM a control server resigns first, so a rollout costs milliseconds
+without a leader, and the Envoys' streams move to another replica. With certificates they are a StatefulSet, although
+they keep no state: its pods have stable names, which certificates can contain and members can connect to.
 """
 
 from understudy.deploy.common.arguments import control_arguments
@@ -40,7 +40,7 @@ _TRACES = "/var/lib/understudy/traces.sqlite"
 
 
 def kind(plan: Plan) -> str:
-    """What runs control servers: names of their own are worth having only where certificates bear them."""
+    """The kind of workload: stable names are needed only with certificates."""
     return "StatefulSet" if plan.certificates else "Deployment"
 
 
@@ -89,8 +89,8 @@ def host_of(plan: Plan, pod: str = "") -> str:
 
 
 def arguments(plan: Plan) -> tuple[str, ...]:
-    """What a control server's container is started with."""
-    # Members dial what is advertised, and demand it of the certificate.
+    """The arguments of a control server's container."""
+    # Members connect to the advertised name, and the certificate must contain it.
     host = host_of(plan, "$(POD_NAME)") if plan.certificates else "$(POD_IP)"
     return control_arguments(
         name="$(POD_NAME)",
@@ -149,7 +149,7 @@ def _workload(plan: Plan) -> Body:
 
 
 RESOURCE = "k8s.namespace.name=$(POD_NAMESPACE),k8s.pod.name=$(POD_NAME),k8s.node.name=$(NODE_NAME)"
-"""Where a control server runs, on its spans, in the words of OpenTelemetry's semantic conventions."""
+"""Resource attributes of a control server's spans, by OpenTelemetry's semantic conventions."""
 
 
 def _container(plan: Plan) -> Body:

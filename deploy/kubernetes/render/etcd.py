@@ -1,7 +1,7 @@
-"""Where etcd is: the operator's own, or three members for a trial.
+"""The address of etcd: the operator's own cluster, or three members for a trial. Pure.
 
-The trial's etcd runs with periodic compaction and a quota, as every etcd under Understudy must, in plain text behind
-the network policies. It is no production etcd: nobody backs it up, and its volumes are what the cluster gives.
+The trial's etcd has periodic compaction and a quota, as every etcd of Understudy must. It is unencrypted behind the
+network policies. It is not for production: there are no backups, and its volumes are the cluster's default.
 """
 
 from understudy.deploy.kubernetes.base.emit import Body, Manifest
@@ -36,7 +36,7 @@ _DATA = "/var/lib/etcd"
 
 
 def config(plan: Plan, endpoints: tuple[str, ...]) -> Manifest:
-    """The ConfigMap that tells every part where etcd is."""
+    """The ConfigMap with the addresses of etcd, which every part reads."""
     return Manifest(
         {
             "apiVersion": "v1",
@@ -49,7 +49,7 @@ def config(plan: Plan, endpoints: tuple[str, ...]) -> Manifest:
 
 
 def trial_endpoints(plan: Plan) -> tuple[str, ...]:
-    """The client URLs of the trial's etcd, one per member, so that a client loses none when one is down."""
+    """The client URLs of the trial's etcd: one per member, so that clients survive the loss of one."""
     return tuple(f"http://{_host(plan, f'{NAME}-{number}')}:{ETCD_PORT}" for number in range(MEMBERS))
 
 
@@ -80,7 +80,7 @@ def _host(plan: Plan, pod: str) -> str:
 
 
 def arguments(plan: Plan) -> tuple[str, ...]:
-    """What an etcd member is started with."""
+    """The arguments of an etcd member."""
     cluster = ",".join(
         f"{NAME}-{number}=http://{_host(plan, f'{NAME}-{number}')}:{ETCD_PEER_PORT}" for number in range(MEMBERS)
     )

@@ -1,7 +1,7 @@
-"""The front Envoys of a pool: Envoy's own image, with the bootstrap that ``understudy envoy`` would write.
+"""The front Envoys of a pool: Envoy's own image, with the bootstrap that ``understudy envoy`` would write. Pure.
 
-Everything but the control servers' address comes over xDS. On deletion Envoy first asks its clients to go elsewhere
-(the same drain as ``understudy envoy`` does on SIGTERM), while Kubernetes takes the pod out of its Service.
+Everything but the control servers' address comes over xDS. Before a pod ends, Envoy asks its clients to reconnect
+elsewhere (as ``understudy envoy`` does on SIGTERM), while Kubernetes removes the pod from its Service.
 """
 
 import json
@@ -35,8 +35,9 @@ from understudy.deploy.kubernetes.base.objects import (
 from understudy.deploy.kubernetes.render.control import host_of
 from understudy.deploy.kubernetes.render.plan import DRAIN_BY_ADMIN, Plan, digest
 from understudy.proxy.front.bootstrap import bootstrap, options
-from understudy.proxy.front.envoy_tls import EnvoyTls, secret_files, transport_socket
+from understudy.proxy.front.envoy_tls import secret_files, transport_socket
 from understudy.proxy.front.request_counts import NODE_VARIABLE
+from understudy.statesync.tls.pem_files import PemFiles
 from understudy.telemetry.tracing import names
 
 CONTAINER = "envoy"
@@ -49,7 +50,7 @@ _ABOUT_DRAIN = {
     False: "Envoy goes on answering while its address leaves the Service. Connections that clients keep end with it.",
 }
 _NODE = "node"
-"""What an Envoy is in its certificate."""
+"""The role of an Envoy in its certificate."""
 
 
 def front_manifests(plan: Plan) -> list[Manifest]:
@@ -88,7 +89,7 @@ def front_manifests(plan: Plan) -> list[Manifest]:
 
 
 def front_bootstrap(plan: Plan) -> dict[str, Any]:
-    """The bootstrap; ``--service-node`` on the command line takes the place of its node id."""
+    """The bootstrap; ``--service-node`` on the command line replaces its node id."""
     xds = [f"{host_of(plan)}:{GRPC_PORT}"]
     return bootstrap(
         node_id=front_name(plan.pool),
@@ -103,10 +104,10 @@ def front_bootstrap(plan: Plan) -> dict[str, Any]:
 
 
 def configuration(plan: Plan) -> dict[str, str]:
-    """The files that Envoy reads at start, by name: its bootstrap, and where its certificates are."""
+    """The files that Envoy reads at start, by name: bootstrap and certificate paths."""
     files = {BOOTSTRAP_FILE: front_bootstrap(plan)}
     if plan.certificates:
-        files |= secret_files(EnvoyTls(Path(CERT), Path(KEY), Path(CA)))
+        files |= secret_files(PemFiles(Path(CERT), Path(KEY), Path(CA)))
     return {name: json.dumps(content, indent=1) + "\n" for name, content in files.items()}
 
 
@@ -116,21 +117,21 @@ def bootstrap_name(plan: Plan) -> str:
 
 
 def drain_command(admin_port: int = FRONT_ADMIN_PORT, seconds: int = DRAIN_SECONDS) -> list[str]:
-    """What preStop runs: ask Envoy to drain, and wait until its clients have gone elsewhere."""
+    """The command of the preStop hook: make Envoy drain, and wait until its clients are gone."""
     request = "POST /drain_listeners?graceful&skip_exit HTTP/1.1\\r\\nHost: admin\\r\\nConnection: close\\r\\n\\r\\n"
     ask = f"exec 3<>/dev/tcp/127.0.0.1/{admin_port} && printf '{request}' >&3 && cat <&3"
     return ["/bin/bash", "-c", f"{ask}; exec sleep {seconds}"]
 
 
 def _drain(plan: Plan) -> Body:
-    """The preStop hook. A kubelet that sleeps by itself needs nothing of the image, and can tell Envoy nothing."""
+    """The preStop hook. With ``sleep`` only the kubelet waits: no program is needed, but Envoy does not drain."""
     if plan.front_drain == DRAIN_BY_ADMIN:
         return {"exec": {"command": drain_command()}}
     return {"sleep": {"seconds": DRAIN_SECONDS}}
 
 
 def arguments() -> tuple[str, ...]:
-    """What Envoy is started with."""
+    """Envoy's arguments."""
     return (
         *("--config-path", f"{_BOOTSTRAP_DIRECTORY}/{BOOTSTRAP_FILE}"),
         *("--service-node", "$(POD_NAME)"),
@@ -139,7 +140,7 @@ def arguments() -> tuple[str, ...]:
 
 
 def _service(plan: Plan) -> Body:
-    # The client's address is a TCP pool's session key, so no node may put its own in its place.
+    # The session key of a TCP pool is the client's address, so nodes must not replace it by theirs.
     kept: Body = {"externalTrafficPolicy": "Local"} if plan.tcp and plan.front_service != "ClusterIP" else {}
     body = service(
         front_name(plan.pool),
@@ -156,7 +157,7 @@ def _service(plan: Plan) -> Body:
 
 
 def _port(plan: Plan) -> str:
-    """The name of the port at which clients come in."""
+    """The name of the port for clients."""
     return "tcp" if plan.tcp else "http"
 
 

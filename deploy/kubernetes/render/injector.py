@@ -1,8 +1,7 @@
-"""The injector: two replicas behind the webhook's Service, with rights to its own Secret and webhook, and no more.
+"""The injector: two replicas behind the webhook's Service, with permissions for its own Secret and webhook only. Pure.
 
-What the webhook says, the injector's command line and its rights come from
-``understudy.deploy.kubernetes.webhook.configuration``; here they are put into a workload. One injector serves all pools
-of a cluster.
+The webhook, command line and permissions come from ``understudy.deploy.kubernetes.webhook.configuration``; this module
+puts them into a workload. One injector serves all pools of a cluster.
 """
 
 from understudy.deploy.kubernetes.base.emit import Body, Manifest
@@ -42,12 +41,12 @@ REPLICAS = 2
 
 
 def injector_place(plan: Plan) -> InjectorPlace:
-    """Where the injector is."""
+    """The names of the injector's objects."""
     return InjectorPlace(namespace=plan.namespace)
 
 
 def sidecar_settings(plan: Plan, etcd: Etcd | None = None) -> SidecarSettings:
-    """The sidecar that pods get; ``etcd`` says how to get into the operator's own."""
+    """The settings of sidecars; ``etcd`` says how to connect to the operator's own."""
     variable = (f"$({ETCD_VARIABLE})",)
     if etcd is None:
         return SidecarSettings(image=plan.images.sidecar, etcd=variable, peer_certificates=plan.certificates)
@@ -62,12 +61,12 @@ def sidecar_settings(plan: Plan, etcd: Etcd | None = None) -> SidecarSettings:
 
 
 def arguments(plan: Plan, etcd: Etcd | None = None) -> tuple[str, ...]:
-    """What the injector's container is started with."""
+    """The arguments of the injector's container."""
     return injector_arguments(injector_place(plan), sidecar_settings(plan, etcd))
 
 
 def injector_manifests(plan: Plan) -> list[Manifest]:
-    """Account, rights, Secret, Service, Deployment, disruption budget and webhook."""
+    """Account, permissions, Secret, Service, Deployment, disruption budget and webhook."""
     place, named, match = injector_place(plan), labels(INJECTOR), selector(INJECTOR)
     account: Body = {
         "apiVersion": "v1",
@@ -161,7 +160,7 @@ def _container(plan: Plan) -> Body:
         "startupProbe": _probe("/healthz", period=1, failures=60),
         "readinessProbe": _probe("/readyz", period=2, failures=2),
         "livenessProbe": _probe("/healthz", period=10, failures=3),
-        # Some 80 MiB at rest, 100 more for the largest review, and what strangers may send beside it (``HELD_MOST``).
+        # About 80 MiB when idle, 100 more for the largest review, and the limit for all bodies (``HELD_MOST``).
         "resources": resources("100m", "96Mi", limit="512Mi"),
         "securityContext": container_security(),
     }

@@ -1,7 +1,7 @@
-"""The tree of files: a kustomize base, components, and overlays that put them together. Pure but for :func:`write`.
+"""The tree of files: a kustomize base, components, and overlays that combine them. Pure, except :func:`write`.
 
-An overlay is what gets applied (``kubectl apply -k DIR/overlays/NAME``). The base lacks only where etcd is, which is
-the difference between a trial and production.
+An overlay is applied with ``kubectl apply -k DIR/overlays/NAME``. The base lacks only the address of etcd, which
+differs between trial and production.
 """
 
 from collections.abc import Mapping
@@ -106,7 +106,7 @@ def files_of(folders: Mapping[str, Folder], command: str) -> dict[str, str]:
 
 
 def write(content: Mapping[str, str], directory: Path) -> None:
-    """Write files below a directory. Raises :class:`DeployError` if it holds other things, or cannot be written."""
+    """Write files below a directory. Raises :class:`DeployError` if it has other files, or cannot be written."""
     try:
         strangers = sorted(
             str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file() and not _ours(path)

@@ -1,7 +1,7 @@
-"""What Prometheus and Grafana take: monitors, the alert rules and the dashboard of ``deploy/observability``. Pure.
+"""Objects for Prometheus and Grafana: monitors, and the rules and dashboard of ``deploy/observability``. Pure.
 
-The monitors and rules are the Prometheus operator's resources (monitoring.coreos.com); the dashboard is a ConfigMap
-with the label that Grafana's sidecar looks for. Rules and dashboard are read from their one source.
+Monitors and rules are resources of the Prometheus operator (monitoring.coreos.com). The dashboard is a ConfigMap with
+the label that Grafana's sidecar looks for.
 """
 
 from importlib import resources as files

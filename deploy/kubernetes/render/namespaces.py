@@ -1,4 +1,4 @@
-"""The namespaces: Understudy's own, and the application's, in which pods get sidecars. Pure."""
+"""The namespaces: Understudy's own, and the application's, where pods get sidecars. Pure."""
 
 from understudy.deploy.kubernetes.base.emit import Body, Manifest
 from understudy.deploy.kubernetes.base.names import INJECTION
@@ -16,7 +16,7 @@ def understudy_namespace(plan: Plan) -> Manifest:
 
 
 def application_namespace(plan: Plan) -> Manifest:
-    """The application's namespace; a label is all that injection wants of it."""
+    """The application's namespace. Injection needs only a label on it."""
     return Manifest(_namespace(plan.application_namespace, {INJECTION: "enabled"}))
 
 

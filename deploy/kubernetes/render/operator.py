@@ -1,7 +1,7 @@
-"""A place from which people run ``understudy`` against a pool: a pod that only waits. Pure.
+"""A pod that only waits, in which people run ``understudy`` against a pool. Pure.
 
 ``kubectl exec deploy/operator-POOL -- understudy status`` needs no addresses: etcd and pool are in its environment, and
-the network policies let it where the commands look.
+the network policies allow what commands need.
 """
 
 from understudy.deploy.kubernetes.base.csi_certificates import mounts, variables, volumes

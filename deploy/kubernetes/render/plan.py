@@ -1,4 +1,4 @@
-"""What is to be rendered: the pool, the images, where things go. Wrong wishes are refused here, by name. Pure."""
+"""The settings of a rendered pool: spec, images, namespaces. Wrong settings raise an error that names them. Pure."""
 
 import hashlib
 import re
@@ -16,7 +16,7 @@ ENVOY_IMAGE = "docker.io/envoyproxy/envoy:v1.40.0"
 ETCD_IMAGE = "gcr.io/etcd-development/etcd:v3.5.21"
 _LABEL = re.compile(r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$")
 _POOL_LABEL = re.compile(r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$")
-"""Short enough for all names and labels that Kubernetes makes of it, those of a StatefulSet's revisions too."""
+"""Maximum length of names, so that all names and labels that Kubernetes derives fit, StatefulSet revisions included."""
 _IMAGE = re.compile(r"^[a-z0-9][a-z0-9._:/-]*(:[A-Za-z0-9._-]+)?(@sha256:[0-9a-f]{64})?$")
 
 
@@ -37,7 +37,9 @@ def choose_images(registry: str, version: str, others: Sequence[str] = ()) -> Im
     for other in others:
         part, _, reference = other.partition("=")
         if part not in (*parts, "envoy", "etcd") or not reference:
-            raise DeployError(f"--image {other!r}: say control=, sidecar=, injector=, envoy= or etcd=, and a reference")
+            raise DeployError(
+                f"--image {other!r}: use control=, sidecar=, injector=, envoy= or etcd=, followed by an image reference"
+            )
         parts[part] = reference
     return Images(**parts)
 
@@ -82,7 +84,7 @@ class Plan:
     example_members: int = 3
 
     def __post_init__(self) -> None:
-        """Refuse what Kubernetes would refuse, or what would not work. Raises :class:`DeployError`."""
+        """Check what Kubernetes would reject, and what would not work. Raises :class:`DeployError`."""
         if not _POOL_LABEL.match(self.pool):
             raise DeployError(
                 f"pool {self.pool!r} cannot name Kubernetes Services: use at most 40 of a-z 0-9 -, without dots"
@@ -93,7 +95,7 @@ class Plan:
             ("--monitoring-namespace", self.monitoring_namespace),
         ):
             if not _LABEL.match(name):
-                raise DeployError(f"{option} {name!r} is no name of a namespace: use at most 63 of a-z 0-9 -")
+                raise DeployError(f"{option} {name!r} is not the name of a namespace: use at most 63 of a-z 0-9 -")
         if self.application_namespace == self.namespace:
             raise DeployError(
                 f"--app-namespace {self.namespace!r} is the namespace of Understudy itself, in which no pod gets a "
@@ -125,7 +127,7 @@ class Plan:
 
     @property
     def application_namespace(self) -> str:
-        """Where the members are: the namespace given, else one of the pool's name."""
+        """The namespace of the members: as given, else named after the pool."""
         return self.app_namespace or self.pool
 
 
@@ -140,7 +142,7 @@ def parse_etcd(text: str, tls_secret: str = "", login_secret: str = "") -> Etcd 
     """``--etcd``: ``trial`` (None), or URLs or ``host:port`` with commas between. Raises :class:`DeployError`."""
     if text == "trial":
         if tls_secret or login_secret:
-            raise DeployError("--etcd-tls-secret and --etcd-login-secret go with an etcd of yours, named by --etcd")
+            raise DeployError("--etcd-tls-secret and --etcd-login-secret need an etcd of your own: name it by --etcd")
         return None
     endpoints = tuple(part.strip() for part in text.split(",") if part.strip())
     for endpoint in endpoints:
@@ -148,9 +150,9 @@ def parse_etcd(text: str, tls_secret: str = "", login_secret: str = "") -> Etcd 
         if endpoint.startswith("https://") and not tls_secret:
             raise DeployError(f"--etcd {endpoint}: https needs --etcd-tls-secret, a Secret with ca.crt in it")
         if tls_secret and endpoint.startswith("http://"):
-            raise DeployError(f"--etcd {endpoint}: with --etcd-tls-secret the URL begins with https://")
+            raise DeployError(f"--etcd {endpoint}: with --etcd-tls-secret the URL must begin with https://")
     if not endpoints:
-        raise DeployError("--etcd: say 'trial', or name endpoints like https://etcd-0.etcd.data.svc:2379")
+        raise DeployError("--etcd: use 'trial', or name endpoints such as https://etcd-0.etcd.data.svc:2379")
     return Etcd(endpoints, tls_secret, login_secret)
 
 
@@ -177,5 +179,5 @@ def host_and_port(endpoint: str) -> tuple[str, int]:
 
 
 def digest(*parts: str) -> str:
-    """Eight hex digits that change with any of the parts; they end names of objects that are replaced, not changed."""
+    """A digest of eight hex digits, for names of objects that are replaced instead of changed."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]

@@ -1,8 +1,8 @@
-"""Who may speak to whom: network policies that deny everything else in Understudy's namespace. Pure.
+"""Network policies: they deny everything in Understudy's namespace that is not listed here. Pure.
 
-``lint_flows`` has the table of what the parts need; a test holds the policies against it, in both directions. In the
-application's namespace only what comes in is confined, and only for the pool's pods: where an application may connect
-to is not Understudy's to decide.
+``lint_flows`` lists the connections that the parts need, and a test compares the policies with it in both directions.
+In the application's namespace only incoming traffic of the pool's pods is restricted: Understudy does not decide where
+an application may connect to.
 """
 
 import ipaddress
@@ -45,7 +45,7 @@ _CLIENTS = {"matchExpressions": [{"key": COMPONENT, "operator": "In", "values": 
 
 
 def namespace_policies(plan: Plan) -> list[Manifest]:
-    """For Understudy's own namespace: nothing is allowed but what follows."""
+    """For Understudy's own namespace: everything is denied except what follows."""
     everyone: Body = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     return [
         Manifest(
@@ -85,7 +85,7 @@ def member_policies(plan: Plan) -> list[Manifest]:
 
 
 def member_egress(plan: Plan, etcd: Sequence[Body]) -> list[Manifest]:
-    """For an application's namespace that denies what goes out: what sidecars need of it."""
+    """For an application's namespace that denies outgoing traffic: what sidecars need."""
     spec = {
         "podSelector": _pool(plan),
         "policyTypes": ["Egress"],
@@ -100,7 +100,7 @@ def member_egress(plan: Plan, etcd: Sequence[Body]) -> list[Manifest]:
 
 
 def monitoring_policies(plan: Plan) -> list[Manifest]:
-    """Lets Prometheus in, in both namespaces."""
+    """Allow Prometheus in both namespaces."""
     prometheus = [{"namespaceSelector": {"matchLabels": {NAMESPACE_NAME: plan.monitoring_namespace}}}]
     targets = {
         control_name(plan.pool): (plan.namespace, selector(CONTROL, plan.pool), HTTP_PORT),
@@ -125,7 +125,7 @@ def monitoring_policies(plan: Plan) -> list[Manifest]:
 
 
 def etcd_clients(plan: Plan, egress: Sequence[Body]) -> Manifest:
-    """Lets those out that are clients of etcd."""
+    """Allow outgoing traffic of etcd's clients."""
     spec = {
         "podSelector": _CLIENTS,
         "policyTypes": ["Egress"],
@@ -140,7 +140,7 @@ def trial_etcd_egress(plan: Plan) -> list[Body]:
 
 
 def own_etcd_egress(endpoints: Sequence[str]) -> list[Body]:
-    """To an etcd of the operator's: to its addresses, else to its namespace, else to its port wherever that is."""
+    """To an etcd of the operator: to its addresses, else to its namespace, else to its port anywhere."""
     rules: list[Body] = []
     for endpoint in endpoints:
         host, number = host_and_port(endpoint)
@@ -159,7 +159,7 @@ def own_etcd_egress(endpoints: Sequence[str]) -> list[Body]:
 
 
 def trial_etcd_policies(plan: Plan) -> list[Manifest]:
-    """For the trial's etcd: its clients, and its members among themselves."""
+    """For the trial's etcd: its clients, and its members among each other."""
     members = {"matchExpressions": [{"key": POOL, "operator": "Exists"}]}
     peers = {"podSelector": {"matchLabels": selector(ETCD)}}
     spec = {

@@ -1,8 +1,8 @@
-"""The pool spec: a ConfigMap, and the Job that puts it into etcd as ``understudy apply`` does.
+"""The pool spec: a ConfigMap, and the Job that writes it to etcd as ``understudy apply`` does. Pure.
 
-Both have a digest of spec and image in their names: a changed spec is a new Job, and an unchanged one runs no second
-time, so nothing is put back that an operator has changed since with ``understudy apply``. A spec that contradicts the
-running pool fails the Job, and the pool goes on with what it has.
+Both have a digest of spec and image in their names: a changed spec makes a new Job, and an unchanged one does not run
+again, so it does not undo a later ``understudy apply``. If the spec contradicts the running pool, the Job fails and the
+pool keeps its spec.
 """
 
 from pathlib import Path
@@ -58,7 +58,7 @@ def spec_text(plan: Plan) -> str:
 
 
 def spec_name(plan: Plan) -> str:
-    """The name of the ConfigMap and of the Job; another one for whatever changes the Job, which cannot be changed."""
+    """The name of ConfigMap and Job. It changes with the Job, since Jobs cannot be changed."""
     secrets = (plan.etcd.tls_secret, plan.etcd.login_secret) if plan.etcd else ("", "")
     return f"spec-{plan.pool}-{digest(spec_text(plan), plan.images.control, *secrets)}"
 
@@ -86,7 +86,7 @@ def _job(plan: Plan) -> Body:
 
 
 def arguments() -> tuple[str, ...]:
-    """What the Job's container is started with."""
+    """The arguments of the Job's container."""
     return apply_arguments(file=str(Path(_DIRECTORY) / SPEC_FILE), etcd=(f"$({ETCD_VARIABLE})",))
 
 

@@ -1,6 +1,6 @@
-"""The production overlay: the operator's etcd, monitoring, and control servers on nodes of their own each. Pure.
+"""The production overlay: the operator's etcd, monitoring, and control servers on different nodes. Pure.
 
-What differs from the base is written as strategic merge patches, so that it can be read as what it is.
+Differences from the base are strategic merge patches, so that they are easy to read.
 """
 
 from understudy.deploy.kubernetes.base.emit import Body, Manifest

@@ -1,7 +1,7 @@
-"""The few calls that the injector makes to Kubernetes: read and replace one object, on the version that was read.
+"""The two calls that the injector makes to Kubernetes: read an object, and replace it if nobody else has changed it.
 
-Plain HTTPS with the pod's own service account, whose token and authority are read anew for each call, since the kubelet
-renews them. No client library: two calls need none, and its rights are as small as what is called here.
+Plain HTTPS with the pod's service account. The token and the CA are read for each call, since the kubelet renews them.
+Two calls do not need a client library.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ USER_AGENT = "understudy-injector"
 
 
 class ClusterError(Exception):
-    """A call did not succeed; the text says which and why."""
+    """A call failed; the text says which and why."""
 
 
 class Conflict(ClusterError):
@@ -30,7 +30,7 @@ class Conflict(ClusterError):
 
 
 class Missing(ClusterError):
-    """The object is not there (404)."""
+    """The object does not exist (404)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +42,12 @@ class ApiServer:
 
     @classmethod
     def around(cls, environment: Mapping[str, str]) -> "ApiServer":
-        """The one of the cluster that this pod runs in. Raises :class:`DeployError` outside of one."""
+        """The API server of the cluster that this pod runs in. Raises :class:`DeployError` outside of a cluster."""
         host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT")
         if not host or not port or not (ACCOUNT / "token").exists():
             raise DeployError(
-                "--self-signed keeps its certificates in the cluster, and this is no pod with a service account: "
-                "run it in one, or give certificates with --cert-dir"
+                "--self-signed keeps its certificates in the cluster, but this is not a pod with a service account: "
+                "run the injector in a pod, or give certificates with --cert-dir"
             )
         return cls(f"https://{f'[{host}]' if ':' in host else host}:{port}")
 
@@ -64,10 +64,10 @@ class Cluster:
         return await self._call("GET", path)
 
     async def replace(self, path: str, body: Body) -> Body:
-        """Put ``body`` in the place of the version that it was made from (``metadata.resourceVersion``).
+        """Replace an object by ``body``, if its ``metadata.resourceVersion`` is still the current one.
 
         Raises:
-            Conflict: that version is no longer the current one.
+            Conflict: it is no longer the current one.
             ClusterError: anything else.
         """
         return await self._call("PUT", path, json=body)
@@ -97,10 +97,10 @@ class Cluster:
 
 
 def secret_path(namespace: str, name: str) -> str:
-    """Where a Secret is."""
+    """The path of a Secret."""
     return f"/api/v1/namespaces/{namespace}/secrets/{name}"
 
 
 def webhook_path(name: str) -> str:
-    """Where a MutatingWebhookConfiguration is."""
+    """The path of a MutatingWebhookConfiguration."""
     return f"/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{name}"

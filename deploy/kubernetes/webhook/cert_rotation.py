@@ -1,8 +1,8 @@
-"""Keeps the injector's own certificates: in one Secret that all replicas share, and in the webhook's caBundle.
+"""Keeps the injector's own certificates in one Secret that all replicas share, and in the webhook's caBundle.
 
-What to do next is decided by ``certificates.next_material``; every replica carries it out, and whoever comes second
-meets a conflict (resourceVersion), reads again and finds it done. A certificate is served once the caBundle has what
-signed it. While the API server is away, what is served stays.
+``certificates.next_material`` decides what to do next, and every replica does it. The second one gets a conflict
+(resourceVersion), reads again and finds the work done. A certificate is served once the caBundle contains the CA that
+signed it. While the API server is away, the replicas keep serving what they have.
 """
 
 import asyncio
@@ -21,27 +21,27 @@ from understudy.deploy.kubernetes.webhook.tls_reload import ServingCertificate
 logger = logging.getLogger(__name__)
 
 LOOK = 15.0
-"""Seconds between looks, on average."""
+"""Average seconds between two checks."""
 FIRST_LOOKS = 1.0
-"""The same while nothing can be served yet."""
+"""The same, while there is no certificate yet."""
 AT_ONCE = 20
-"""Steps that are taken one after the other before a pause: each one ends what another replica has begun."""
+"""Maximum number of steps before a pause. Each step may finish what another replica has begun."""
 
 
 def hosts_of(place: InjectorPlace) -> tuple[str, ...]:
-    """The names under which the injector is dialled."""
+    """The DNS names of the injector."""
     return place.host, f"{place.name}.{place.namespace}", f"{place.host}.cluster.local"
 
 
 class Keeper:
-    """One replica's part in it.
+    """The part of one replica.
 
     Args:
         cluster: the API server.
-        place: whose certificates.
-        serving: takes up what is to be served.
-        wall: the time.
-        lifetimes: how long things live.
+        place: the injector whose certificates are kept.
+        serving: receives the certificate to serve.
+        wall: the current time.
+        lifetimes: lifetimes of certificates.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class Keeper:
         self._serving = serving
         self._wall = wall
         self._lifetimes = lifetimes or Lifetimes()
-        self.trouble = "the certificates have not been looked at"
+        self.trouble = "the certificates have not been checked yet"
 
     async def run(self, looked: Callable[[], None]) -> None:
-        """Look again and again until cancelled; ``looked`` is called each time."""
+        """Check repeatedly until cancelled; ``looked`` is called after each check."""
         while True:
             await self.look()
             looked()
@@ -69,7 +69,7 @@ class Keeper:
             await asyncio.sleep(pause * random.uniform(0.7, 1.3))  # noqa: S311 - so that replicas don't meet
 
     async def look(self) -> None:
-        """Do what is to be done now; :attr:`trouble` says what could not be, '' for nothing."""
+        """Do what is due. Afterwards :attr:`trouble` says what failed, or is ''."""
         try:
             for _ in range(AT_ONCE):
                 try:
@@ -85,22 +85,22 @@ class Keeper:
         self.trouble = trouble
 
     async def _step(self) -> bool:
-        """One round; whether nothing is left to do. Raises :class:`ClusterError`, :class:`Refused`."""
+        """Take one step. True if nothing is left to do. Raises :class:`ClusterError`, :class:`Refused`."""
         path = secret_path(self._place.namespace, self._place.secret)
         secret = await self._cluster.get(path)
         material = _material_in(secret)
         wanted = next_material(material, hosts_of(self._place), self._wall(), self._lifetimes)
         if wanted is not material:
             await self._cluster.replace(path, {**secret, "data": wanted.encode()})
-            logger.info("certificates: the next step was taken")
+            logger.info("certificates: changed the Secret")
             return False
         await self._publish(wanted)
         if self._serving.take(wanted.certificate, wanted.key):
-            logger.info("certificate taken up")
+            logger.info("certificate loaded")
         return True
 
     async def _publish(self, material: Material) -> None:
-        """Have API servers trust what is to be trusted."""
+        """Put the current CAs into the webhook configuration, so that API servers trust them."""
         path = webhook_path(self._place.name)
         configuration = await self._cluster.get(path)
         bundle = base64.b64encode(material.trusted).decode()
@@ -109,14 +109,14 @@ class Keeper:
             return
         told = [_trusting(webhook, bundle) for webhook in webhooks]
         await self._cluster.replace(path, {**configuration, "webhooks": told})
-        logger.info("the webhook configuration trusts %d authorities", len(material.authorities))
+        logger.info("the webhook configuration trusts %d CAs", len(material.authorities))
 
 
 def _material_in(secret: Body) -> Material | None:
     try:
         return Material.decode(mapping(secret, "data", "secret"))
     except BadMaterial as error:
-        logger.warning("the Secret holds no certificates of ours and is filled anew: %s", error)
+        logger.warning("the Secret has no usable certificates, so new ones are made: %s", error)
         return None
 
 

@@ -1,8 +1,8 @@
-"""The injector's own authority and certificate: what they are, and what is to be done next. Pure but for making keys.
+"""The injector's own CA and certificate, and the next step of their renewal. Pure, except that it generates keys.
 
-Made so that a certificate can change under traffic. A new authority is first only trusted; it signs when everybody
-has had time to learn of it (:data:`SETTLE`); the old one is trusted until nobody serves with it any more. So at every
-moment what replicas serve is signed by something that API servers trust, however late each of them is within that time.
+Certificates change without interrupting traffic. A new CA is at first only trusted. It signs after everybody has had
+time to learn of it (:data:`SETTLE`). The old CA is trusted until nobody serves a certificate of it any more. So API
+servers always trust what replicas serve, as long as each learns of a change within that time.
 Needs the package ``cryptography`` (``understudy[injector]``).
 """
 
@@ -19,22 +19,22 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 AUTHORITY_DAYS = 365.0
 CERTIFICATE_DAYS = 90.0
 RENEW_AT = 2 / 3
-"""The part of its life after which a certificate is renewed."""
+"""The fraction of its lifetime after which a certificate is renewed."""
 SETTLE = 300.0
 """Seconds until every replica has seen the Secret and every API server the webhook configuration."""
 BACKDATED = 300.0
-"""Seconds by which certificates begin earlier, for clocks that are behind."""
+"""Seconds by which certificates are backdated, for clocks that are slow."""
 TRUSTED, CERTIFICATE, KEY = "ca.crt", "tls.crt", "tls.key"
 SIGNING_KEY = "ca.key"
 
 
 class BadMaterial(ValueError):
-    """What the Secret holds is not what was put there; the text says what."""
+    """The content of the Secret is not what the injector stored; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
-    """How long things live and take, in seconds."""
+    """Lifetimes and waiting times, in seconds."""
 
     authority: float = AUTHORITY_DAYS * 86400
     certificate: float = CERTIFICATE_DAYS * 86400
@@ -43,10 +43,10 @@ class Lifetimes:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What the Secret holds, all of it PEM.
+    """The content of the Secret, as PEM.
 
-    ``authorities`` are trusted, the newest first; ``signing_key`` is the newest one's. ``certificate`` and ``key`` are
-    served by every replica.
+    ``authorities`` are the trusted CAs, the newest first; ``signing_key`` belongs to the newest. Every replica serves
+    ``certificate`` with ``key``.
     """
 
     authorities: tuple[bytes, ...]
@@ -56,7 +56,7 @@ class Material:
 
     @property
     def trusted(self) -> bytes:
-        """The authorities as one file, as a caBundle wants them."""
+        """The CAs as one file, for a caBundle."""
         return b"".join(self.authorities)
 
     def encode(self) -> dict[str, str]:
@@ -95,13 +95,13 @@ def next_material(
     at: dt.datetime,
     lifetimes: Lifetimes = Lifetimes(),
 ) -> Material:
-    """What the Secret should hold next; the very same object if it is well as it is. One step at a time.
+    """The next content of the Secret, one step at a time; the same object if nothing is to be done.
 
     Args:
-        now: what it holds, None for nothing.
-        hosts: the DNS names that the certificate has to have, the first of them as its subject.
-        at: the time, with its zone.
-        lifetimes: how long things live.
+        now: its present content, None if it is empty.
+        hosts: the DNS names that the certificate must have; the first becomes its subject.
+        at: the current time, with a time zone.
+        lifetimes: lifetimes of certificates.
     """
     if now is None or not now.authorities:
         return _begin(hosts, at, lifetimes)
@@ -111,7 +111,7 @@ def next_material(
         return _begin(hosts, at, lifetimes)
     signed_by_newest = _signed(served, newest)
     if _is_due(newest, at) and not (signed_by_newest and _is_due(served, at)):
-        # A certificate that is due as well comes first: only the old authority is known to everybody.
+        # If the certificate is due too, it is renewed first: everybody trusts the old CA already.
         return _with_new_authority(now, at, lifetimes)
     settled = at >= _made_at(newest) + dt.timedelta(seconds=lifetimes.settle)
     fits = set(_hosts_of(served)) == set(hosts)
@@ -120,7 +120,7 @@ def next_material(
     if signed_by_newest and (_is_due(served, at) or not fits):
         return _with_new_certificate(now, hosts, at, lifetimes)
     if served.not_valid_after_utc <= at:
-        # Nothing is left that could be served; better an authority that some do not know yet.
+        # The certificate has expired, so sign by the new CA although some may not trust it yet.
         return _with_new_certificate(now, hosts, at, lifetimes)
     replaced = at >= _made_at(served) + dt.timedelta(seconds=lifetimes.settle)
     if signed_by_newest and replaced and len(now.authorities) > 1:
@@ -129,7 +129,7 @@ def next_material(
 
 
 def end_of(certificate: bytes) -> dt.datetime:
-    """Until when a certificate (PEM) is good."""
+    """When a certificate (PEM) expires."""
     return _load(certificate).not_valid_after_utc
 
 
@@ -147,7 +147,7 @@ def _with_new_authority(now: Material, at: dt.datetime, lifetimes: Lifetimes) ->
 def _with_new_certificate(now: Material, hosts: Sequence[str], at: dt.datetime, lifetimes: Lifetimes) -> Material:
     key = serialization.load_pem_private_key(now.signing_key, None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise BadMaterial(f"{SIGNING_KEY} is no elliptic curve key")
+        raise BadMaterial(f"{SIGNING_KEY} is not an elliptic curve key")
     certificate, own = _new_certificate(_load(now.authorities[0]), key, hosts, at, lifetimes)
     return replace(now, certificate=certificate, key=own)
 

@@ -1,6 +1,6 @@
-"""What the cluster has to know of the injector: its webhook, its rights, its command line. Pure.
+"""What the cluster must know about the injector: webhook configuration, permissions, command line. Pure.
 
-``understudy render kubernetes`` puts these into manifests; the injector itself looks for what they name.
+``understudy render kubernetes`` puts these into manifests, and the injector itself looks for the objects named here.
 """
 
 from dataclasses import dataclass
@@ -29,10 +29,10 @@ CERT_MANAGER = "cert-manager.io/inject-ca-from"
 
 @dataclass(frozen=True, slots=True)
 class InjectorPlace:
-    """Where the injector is in the cluster.
+    """The injector's objects in the cluster.
 
-    ``name`` is that of its Service and its MutatingWebhookConfiguration. ``secret`` holds the certificates that it
-    makes itself; '' if somebody else does (``inject_ca_from``: a Certificate of cert-manager, ``namespace/name``).
+    ``name`` is the name of its Service and its MutatingWebhookConfiguration. ``secret`` holds the certificates that it
+    makes itself. It is '' if cert-manager makes them (``inject_ca_from``: its Certificate, ``namespace/name``).
     """
 
     namespace: str
@@ -43,15 +43,15 @@ class InjectorPlace:
 
     @property
     def host(self) -> str:
-        """The name that API servers dial, and that has to be in the certificate."""
+        """The DNS name that API servers use; the certificate must have it."""
         return f"{self.name}.{self.namespace}.svc"
 
 
 def webhook_configuration(place: InjectorPlace, settings: SidecarSettings, *, ca_bundle: str = "") -> Body:
-    """The MutatingWebhookConfiguration; ``ca_bundle`` is base64 of PEM, '' if it is filled in later.
+    """The MutatingWebhookConfiguration. ``ca_bundle`` is base64 of PEM, '' if something else fills it in later.
 
-    ``failurePolicy: Fail``: it concerns only pods that ask for a sidecar, in namespaces that take part, and such a pod
-    without one would run without its sessions until somebody notices. Its controller tries again until it is let in.
+    ``failurePolicy: Fail``: this affects only pods that ask for a sidecar. Without its sidecar such a pod would
+    run without its sessions, and nobody would notice. Its controller repeats the request until it is admitted.
     """
     annotations = {CERT_MANAGER: place.inject_ca_from} if place.inject_ca_from else {}
     client: Body = {
@@ -97,14 +97,14 @@ def webhook_configuration(place: InjectorPlace, settings: SidecarSettings, *, ca
 
 
 def injector_role(place: InjectorPlace) -> list[Body]:
-    """Rules of the injector's Role: its one Secret, and no other. Empty if it makes no certificates."""
+    """Rules of the injector's Role: read and change its one Secret. Empty if it makes no certificates."""
     if not place.secret:
         return []
     return [{"apiGroups": [""], "resources": ["secrets"], "resourceNames": [place.secret], "verbs": ["get", "update"]}]
 
 
 def injector_cluster_role(place: InjectorPlace) -> list[Body]:
-    """Rules of its ClusterRole: its one webhook configuration, where its authority stands. Empty without a Secret."""
+    """Rules of its ClusterRole: read and change its webhook configuration, for the caBundle. Empty without a Secret."""
     if not place.secret:
         return []
     return [
@@ -118,7 +118,7 @@ def injector_cluster_role(place: InjectorPlace) -> list[Body]:
 
 
 def injector_arguments(place: InjectorPlace, settings: SidecarSettings) -> tuple[str, ...]:
-    """The arguments after ``understudy`` of the injector's container; etcd may be a ``$(VARIABLE)``."""
+    """The arguments of the injector's container after ``understudy``; etcd may be a ``$(VARIABLE)``."""
     options = {
         "--listen": f"0.0.0.0:{INJECTOR_PORT}",
         "--metrics": f"0.0.0.0:{INJECTOR_METRICS_PORT}",

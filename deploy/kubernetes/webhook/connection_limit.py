@@ -1,7 +1,7 @@
-"""Who may stay connected to the webhook: so many at once, and nobody who asks nothing.
+"""Limits connections to the webhook: their number, and the time until the first request.
 
-aiohttp limits how long a kept connection may rest between requests, but not how long a new one may take to send its
-first: whoever opens connections and says nothing would hold them for ever, and API servers would find none.
+aiohttp limits the time between two requests of a connection, but not the time until the first one. Without a limit,
+silent clients could occupy all connections, and API servers would get none.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Door:
-    """Lets connections in; ``most`` at once, each to have sent a whole request head within ``patience`` seconds."""
+    """Accepts ``most`` connections at once. Each must send a complete request head within ``patience`` seconds."""
 
     def __init__(self, most: int = MOST, patience: float = FIRST_REQUEST_SECONDS) -> None:
         self._most = most
@@ -29,13 +29,13 @@ class Door:
 
     @web.middleware
     async def note(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Middleware: whoever has asked something may stay."""
+        """Middleware: remember the connections that have sent a request."""
         if request.transport is not None:
             self._known.add(request.transport)
         return await handler(request)
 
     def protocols(self, server: web.Server) -> Callable[[], asyncio.Protocol]:
-        """What makes the protocol of each new connection to ``server``."""
+        """A factory of protocols for new connections to ``server``."""
 
         def make() -> asyncio.Protocol:
             if len(server.connections) >= self._most:
@@ -53,10 +53,10 @@ class Door:
 
 
 class _Refusal(asyncio.Protocol):
-    """Ends the connection that it is made for."""
+    """Closes the connection that it is made for."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Hang up."""
-        logger.warning("too many connections: one is refused")
+        """Close it."""
+        logger.warning("too many connections: a new one was closed")
         if isinstance(transport, asyncio.Transport):
             transport.abort()

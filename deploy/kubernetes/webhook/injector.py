@@ -1,6 +1,6 @@
-"""``understudy injector``: the webhook as a process, with certificates from files or of its own making.
+"""``understudy injector``: the webhook as a process. Its certificates come from files, or it makes them itself.
 
-On SIGTERM it says that it is not ready, answers for as long as the cluster may still send it reviews, and ends.
+After SIGTERM it reports that it is not ready, but answers until the cluster sends no more reviews; then it ends.
 """
 
 import asyncio
@@ -31,14 +31,14 @@ logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 STOPPING = 5.0
-"""Seconds that a stopping injector still answers: until no API server knows it as an endpoint any more."""
+"""Seconds for which a stopping injector still answers, until API servers have removed its endpoint."""
 
 
 @dataclass(frozen=True, slots=True)
 class InjectorSettings:
-    """What an injector is told. Certificates are in ``cert_dir``, or made by itself (``self_signed``) for ``place``.
+    """Settings of an injector. Certificates are in ``cert_dir``, or it makes them (``self_signed``) for ``place``.
 
-    ``listen`` and ``metrics`` are ``host:port``; ``sidecar.form`` may be :data:`AUTO`: what the cluster's version has.
+    ``listen`` and ``metrics`` are ``host:port``. ``sidecar.form`` may be :data:`AUTO`: by the version of the cluster.
     """
 
     listen: str
@@ -80,7 +80,7 @@ async def running_injector(settings: InjectorSettings) -> AsyncIterator[Webhook]
             webhook.readiness.reason = ""
             await _beside(stack, files.follow())
         else:
-            raise DeployError("say where the certificate comes from: --cert-dir DIR, or --self-signed")
+            raise DeployError("no certificate: give --cert-dir DIR or --self-signed")
         if settings.metrics:
             await _serve(stack, webhook.metrics_app(), settings.metrics)
         await _serve(stack, webhook.app(), settings.listen, (serving, webhook.door))
@@ -89,7 +89,7 @@ async def running_injector(settings: InjectorSettings) -> AsyncIterator[Webhook]
 
 
 async def _cluster(settings: InjectorSettings, stack: contextlib.AsyncExitStack) -> Cluster | None:
-    """The cluster around this process; None if there is none and none is needed."""
+    """The cluster that this process runs in; None if there is none and none is needed."""
     try:
         server = settings.api_server or ApiServer.around(os.environ)
     except DeployError:
@@ -100,7 +100,7 @@ async def _cluster(settings: InjectorSettings, stack: contextlib.AsyncExitStack)
 
 
 async def _form(wanted: str, cluster: Cluster | None) -> str:
-    """The form of sidecars: as told, or what the cluster's version has; the native one if that is unknown."""
+    """The form of sidecars: as set, or by the version of the cluster; native if the version is unknown."""
     if wanted != AUTO:
         return wanted
     if cluster is None:
@@ -109,7 +109,7 @@ async def _form(wanted: str, cluster: Cluster | None) -> str:
         told = await cluster.get("/version")
         return form_for(f"{told.get('major')}.{told.get('minor')}")
     except (ClusterError, BadSetting) as error:
-        logger.warning("the cluster's version is unknown, so sidecars get the native form: %s", error)
+        logger.warning("unknown Kubernetes version, so sidecars get the native form: %s", error)
         return NATIVE
 
 
@@ -120,7 +120,7 @@ async def _keep(
     serving: ServingCertificate,
     webhook: Webhook,
 ) -> None:
-    """Keep certificates of our own; ready once some are served and trusted."""
+    """Make and renew certificates. Ready as soon as one is served and trusted."""
     try:
         from understudy.deploy.kubernetes.webhook.cert_rotation import Keeper
     except ImportError:
@@ -128,7 +128,7 @@ async def _keep(
     keeper = Keeper(cluster, place, serving)
 
     def looked() -> None:
-        # Ready once and for all: while the API server is away later on, what is served and trusted stays so.
+        # Once ready it stays ready: if the API server is away later, the certificate is still served and trusted.
         if not webhook.readiness.stopping and (serving.current is None or webhook.readiness.reason):
             webhook.readiness.reason = keeper.trouble
 
@@ -141,7 +141,7 @@ async def _serve(
     address: str,
     over_tls: tuple[ServingCertificate, Door] | None = None,
 ) -> None:
-    """Serve an application at ``host:port``, over TLS with this certificate and door. Raises :class:`DeployError`."""
+    """Serve an application at ``host:port``, with TLS if ``over_tls`` is given. Raises :class:`DeployError`."""
     runner = await serve(stack, app)
     host, port = split_address(address)
     try:
@@ -166,11 +166,11 @@ async def _beside(stack: contextlib.AsyncExitStack, work: Coroutine[object, obje
 
 
 def _note_end(webhook: Webhook, certificate: bytes) -> None:
-    """Tell Prometheus until when the certificate is good, where that can be read."""
+    """Set the metric of the certificate's expiry, if ``cryptography`` is installed."""
     try:
         from understudy.deploy.kubernetes.webhook.certificates import end_of
     except ImportError:
         return
     end = end_of(certificate)
     webhook.metrics.certificate_end.set(end.timestamp())
-    logger.info("serving with a certificate that is good until %s", end.astimezone(dt.UTC).isoformat())
+    logger.info("serving with a certificate that expires at %s", end.astimezone(dt.UTC).isoformat())

@@ -1,29 +1,30 @@
-"""One admission review: the question of an API server, and the answer. Pure.
+"""One admission review: the request of an API server, and the answer. Pure.
 
-Understands ``admission.k8s.io/v1``. Only the creation of pods that ask for a sidecar is answered with more than "yes".
-Nothing is kept and nothing else is asked for an answer, so reviews have no side effects and may be repeated.
+It understands ``admission.k8s.io/v1``. It changes only new pods that ask for a sidecar, and allows everything else. A
+review has no side effects and may be repeated.
 """
 
 import base64
 import json
 from typing import Any
 
+import jsonpatch
+
 from understudy.deploy.kubernetes.base.lenient_json import Body, Refused, mapping, text
 from understudy.deploy.kubernetes.base.sidecar_settings import SidecarSettings
 from understudy.deploy.kubernetes.injection.pod import asks_for_sidecar, inject
-from understudy.deploy.kubernetes.webhook.json_patch import difference
 
 API_VERSION = "admission.k8s.io/v1"
 KIND = "AdmissionReview"
 INVALID = 422
 FAILED = 500
 WARNING_MOST = 256
-"""Characters of a warning; API servers cut all of them together at 4096."""
+"""Maximum characters of a warning. API servers cut all warnings of a review together at 4096."""
 MESSAGE_MOST = 4000
 
 
 class NoReview(ValueError):
-    """What came is no admission review of a kind that is understood here; the text says why."""
+    """The body is not an admission review that this version understands; the text says why."""
 
 
 def read_review(raw: bytes | bytearray) -> Body:
@@ -33,11 +34,11 @@ def read_review(raw: bytes | bytearray) -> Body:
     except RecursionError:
         raise NoReview("the document is nested too deeply") from None
     except ValueError as error:
-        raise NoReview(f"the body is no JSON: {error}") from None
+        raise NoReview(f"the body is not JSON: {error}") from None
     if not isinstance(document, dict):
         raise NoReview("the body must be a JSON object")
     if (document.get("apiVersion"), document.get("kind")) != (API_VERSION, KIND):
-        raise NoReview(f"only {KIND} of {API_VERSION} is understood")
+        raise NoReview(f"only {KIND} of {API_VERSION} is supported")
     request = document.get("request")
     if not isinstance(request, dict):
         raise NoReview("the review has no request")
@@ -48,14 +49,14 @@ def read_review(raw: bytes | bytearray) -> Body:
 
 
 def _refuse_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 def answer(request: Body, settings: SidecarSettings) -> tuple[Body, str]:
-    """The whole answer to a review's request, and its outcome in a word: ``injected``, ``ignored`` or ``denied``.
+    """The complete answer to a request, and its outcome: ``injected``, ``ignored`` or ``denied``.
 
     Raises:
-        RecursionError: the pod is nested too deeply to be worked on.
+        RecursionError: the pod is nested too deeply.
     """
     try:
         pod = _pod_in(request, settings)
@@ -65,7 +66,7 @@ def answer(request: Body, settings: SidecarSettings) -> tuple[Body, str]:
     except Refused as refused:
         return denial(request, str(refused), INVALID), "denied"
     response: Body = {"allowed": True}
-    operations = difference(pod, injected.pod)
+    operations = jsonpatch.make_patch(pod, injected.pod).patch
     if operations:
         encoded = json.dumps(operations, separators=(",", ":")).encode()
         response |= {"patchType": "JSONPatch", "patch": base64.b64encode(encoded).decode()}
@@ -75,7 +76,7 @@ def answer(request: Body, settings: SidecarSettings) -> tuple[Body, str]:
 
 
 def denial(request: Body, message: str, code: int) -> Body:
-    """An answer that says no; ``code`` is an HTTP status."""
+    """An answer that denies the request; ``code`` is an HTTP status."""
     reason = "Invalid" if code == INVALID else "InternalError"
     status = {
         "status": "Failure",
@@ -91,7 +92,7 @@ def _answer(request: Body, response: Body) -> Body:
 
 
 def _pod_in(request: Body, settings: SidecarSettings) -> Body | None:
-    """The pod that is to be created, None if the request is about anything else. Raises :class:`Refused`."""
+    """The pod to be created; None if the request is about anything else. Raises :class:`Refused`."""
     kind = mapping(request, "kind", "request")
     about: tuple[Any, ...] = (kind.get("group") or "", kind.get("version"), kind.get("kind"))
     if about != ("", "v1", "Pod") or request.get("operation") != "CREATE" or request.get("subResource"):

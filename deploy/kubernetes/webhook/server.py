@@ -1,7 +1,7 @@
-"""The webhook's HTTP side: bounds what may come, hands it to ``review``, and always gives an answer.
+"""The webhook's HTTP server: limits requests, passes them to ``review``, and always answers.
 
-Anything an API server sends gets a review; anything else a 4xx. A fault of ours is told as a denial, with the log
-saying why: the pod's controller tries again, and nothing that was asked for is left out silently.
+A valid review gets a review as its answer, everything else a 4xx. If the injector itself fails, the answer is a denial:
+the pod's controller tries again, and no pod silently starts without its sidecar. The log has the reason.
 """
 
 import asyncio
@@ -18,23 +18,24 @@ from understudy.deploy.kubernetes.base.lenient_json import Body
 from understudy.deploy.kubernetes.base.sidecar_settings import SidecarSettings
 from understudy.deploy.kubernetes.webhook.configuration import PATH
 from understudy.deploy.kubernetes.webhook.connection_limit import Door
-from understudy.deploy.kubernetes.webhook.review import FAILED, NoReview, answer, denial, read_review
+from understudy.deploy.kubernetes.webhook.review import FAILED, INVALID, NoReview, answer, denial, read_review
 from understudy.telemetry.metrics.phase_metrics import expose
 
 logger = logging.getLogger(__name__)
 
 BODY_MOST = 4 * 1024 * 1024
-"""Bytes of a review. Objects have 1.5 MiB at the most in etcd, and a review has the pod once, or twice."""
+"""Maximum bytes of a review. etcd limits objects to 1.5 MiB, and a review contains the pod once or twice."""
 BODY_SECONDS = 3.0
-"""In which a body has to come; an API server gives up after 5 s."""
+"""Seconds within which a body must arrive. API servers give up after 5 s."""
 HELD_MOST = 16 * 1024 * 1024
-"""Bytes of bodies that may be here at once, of all connections together. Reviews have some 20 KB and stay for a
-millisecond; who sends large ones on many connections is not to have the injector killed for its memory."""
+"""Maximum bytes of all bodies in memory at once. A review has about 20 KB and is done within a millisecond. The limit
+keeps clients that send large bodies on many connections from exhausting the injector's memory.
+"""
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 
 class WebhookMetrics:
-    """What the injector tells Prometheus."""
+    """The injector's metrics."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -61,13 +62,13 @@ class WebhookMetrics:
 
 @dataclass(slots=True)
 class Readiness:
-    """Whether API servers can be answered; ``reason`` says why not."""
+    """Whether the injector can answer API servers; ``reason`` says why not."""
 
     reason: str = "starting"
     stopping: bool = False
 
     def stop(self) -> None:
-        """It is about to end."""
+        """The injector will stop soon."""
         self.reason, self.stopping = "stopping", True
 
 
@@ -82,7 +83,7 @@ class Webhook:
     _held: int = field(default=0, init=False)
 
     def app(self) -> web.Application:
-        """Reviews, and an orchestrator's questions."""
+        """The application with reviews and probes."""
         app = web.Application(client_max_size=BODY_MOST, middlewares=[self.door.note, _clean])
         app.router.add_post(PATH, self._mutate)
         app.router.add_get("/healthz", self._alive)
@@ -114,9 +115,9 @@ class Webhook:
         return web.json_response(answered, dumps=_dumps)
 
     async def _take(self, request: web.Request, held: bytearray) -> None:
-        """The bytes of a review into ``held``; ends in a 4xx unless they are JSON by name and there in time.
+        """Read the body into ``held``. It ends in a 4xx unless the body is JSON by its type and arrives in time.
 
-        Also if they are too many, in a 4xx by themselves and in a 503 with those of all others.
+        It also ends in a 4xx if the body is too large, and in a 503 if all bodies together are.
         """
         if request.content_type != "application/json":
             raise web.HTTPUnsupportedMediaType(text="reviews are application/json")
@@ -132,13 +133,13 @@ class Webhook:
         except TimeoutError:
             raise web.HTTPRequestTimeout(text=f"the body did not come within {BODY_SECONDS:g} s") from None
         except (ConnectionError, web.RequestPayloadError):
-            raise web.HTTPBadRequest(text="the body broke off") from None
+            raise web.HTTPBadRequest(text="the body is incomplete") from None
 
     def _answer(self, asked: Body) -> tuple[Body, str]:
         try:
             answered, outcome = answer(asked, self.settings)
         except RecursionError:
-            return denial(asked, "the pod is nested too deeply", FAILED), "failed"
+            return denial(asked, "the pod is nested too deeply", INVALID), "denied"
         except Exception:
             logger.exception("a review failed")
             return denial(asked, "the injector failed; its log says why", FAILED), "failed"
@@ -163,7 +164,7 @@ def _dumps(document: object) -> str:
 
 
 def _refusal(status: int, message: str) -> web.Response:
-    """A 4xx in the shape in which Kubernetes tells of failures."""
+    """A 4xx as a Kubernetes Status object."""
     body = {"apiVersion": "v1", "kind": "Status", "status": "Failure", "code": status, "message": message}
     response = web.json_response(body, status=status)
     response.force_close()
@@ -174,7 +175,7 @@ def _refusal(status: int, message: str) -> web.Response:
 async def _clean(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Every refusal in one shape; after one nothing more is read from the connection."""
+    """Middleware: every 4xx has the same form, and the connection is closed after it."""
     try:
         return await handler(request)
     except web.HTTPException as error:

@@ -1,7 +1,7 @@
-"""The TLS side of the webhook: a context that takes up new certificates while connections stay open.
+"""The webhook's TLS: new certificates are loaded while connections stay open.
 
-New handshakes meet the newest pair, whole: certificate and key are tried together before they are taken up, and what
-cannot be used leaves the last good pair in force. Keys of our own making never touch a disk.
+New handshakes use the newest pair. Certificate and key are checked together before they are used; if they do not fit,
+the last good pair stays. Keys that the injector makes itself are never written to disk.
 """
 
 import asyncio
@@ -20,30 +20,30 @@ logger = logging.getLogger(__name__)
 
 CERTIFICATE, KEY = "tls.crt", "tls.key"
 LOOK = 1.0
-"""Seconds between looks at files."""
+"""Seconds between two checks of the files."""
 _Stamp = tuple[tuple[int, int, int], ...]
 
 
 class BadPair(ValueError):
-    """Certificate and key cannot be used together; the text says why."""
+    """Certificate and key do not fit together; the text says why."""
 
 
 class ServingCertificate:
-    """The context that the webhook serves with; without a certificate until :meth:`take` was called."""
+    """The webhook's TLS context. It has no certificate until :meth:`take` was called."""
 
     def __init__(self, on_change: Callable[[bytes], None] = lambda _: None) -> None:
-        """``on_change`` gets every certificate (PEM) that is taken up."""
+        """``on_change`` is called with every certificate (PEM) that is loaded."""
         self.context = _context()
         self.current: tuple[bytes, bytes] | None = None
         self._on_change = on_change
 
     def take(self, certificate: bytes, key: bytes) -> bool:
-        """Serve with this pair (PEM) from now on; False if that is so already. Raises :class:`BadPair`."""
+        """Use this pair (PEM) from now on. False if it is in use already. Raises :class:`BadPair`."""
         if (certificate, key) == self.current:
             return False
         with _as_file(certificate + b"\n" + key) as path:
             try:
-                # A pair that does not fit would leave the serving context without its key: so it is tried elsewhere.
+                # Loading a pair that does not fit would break the serving context, so another context tries it first.
                 _context().load_cert_chain(path)
                 self.context.load_cert_chain(path)
             except OSError as error:
@@ -69,18 +69,18 @@ class CertificateFiles:
             raise DeployError(f"{directory}: {CERTIFICATE} and {KEY} cannot be used: {_why(error)}") from None
 
     async def follow(self) -> None:
-        """Take up what is put there, until cancelled."""
+        """Load new files until cancelled."""
         while True:
             await asyncio.sleep(LOOK)
             self.look()
 
     def look(self) -> None:
-        """Take up what is there, if it is new and can be used."""
+        """Load the files if they are new and usable."""
         try:
             if self._take():
-                logger.info("certificate taken up from %s", self._files[0])
+                logger.info("certificate loaded from %s", self._files[0])
         except (OSError, BadPair) as error:
-            logger.warning("the certificate in use stays; %s: %s", self._files[0], _why(error))
+            logger.warning("new certificate not loaded, the old one stays in use: %s: %s", self._files[0], _why(error))
 
     def _take(self) -> bool:
         stamp = tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in map(Path.stat, self._files))
@@ -100,7 +100,7 @@ def _context() -> ssl.SSLContext:
 
 @contextmanager
 def _as_file(content: bytes) -> Iterator[str]:
-    """A path under which ``content`` can be read meanwhile; in memory where the system can (Linux)."""
+    """A temporary path to ``content``; in memory if the system supports it (Linux)."""
     if hasattr(os, "memfd_create"):
         number = os.memfd_create("certificate")
         try:

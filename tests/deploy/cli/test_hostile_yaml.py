@@ -17,12 +17,10 @@ OTHER_SPEC = "pool: cart\nslots: 8\nslots: 16\n"
 
 INJECT = ("inject", "--sidecar-image", "understudy-sidecar:test", "--etcd", "etcd:2379", "-f")
 PREFLIGHT = ("verify", "--preflight", "--manifests")
-OBJECTIVES = ("slo", "--export", "openslo", "--spec", "pool.yaml", "--objectives")
 
 
 def told_by(command, text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "pool.yaml").write_text("pool: cart\n")
     (tmp_path / "hostile.yaml").write_text(text)
     refused = CliRunner().invoke(cli, [*command, "hostile.yaml"])
     assert (refused.exit_code, refused.stdout) == (2, ""), refused.output
@@ -30,7 +28,7 @@ def told_by(command, text, tmp_path, monkeypatch):
     return refused.stderr
 
 
-@pytest.mark.parametrize("command", [INJECT, PREFLIGHT, OBJECTIVES], ids=["inject", "preflight", "objectives"])
+@pytest.mark.parametrize("command", [INJECT, PREFLIGHT], ids=["inject", "preflight"])
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -55,7 +53,7 @@ def test_files_of_documents_are_bounded_everywhere(command, text, said, tmp_path
         ("up", "-f"),
         ("render", "kubernetes", "--registry", "r.example", "--out", "out", "-f"),
         ("render", "istio", "--istio-version", "1.29", "--out", "out", "-f"),
-        ("slo", "--export", "openslo", "--spec"),
+        ("slo", "--from", "traces.json", "--spec"),
     ],
     ids=lambda command: " ".join(command[:2]),
 )

@@ -7,14 +7,16 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from rich.console import Console
 
 from tests.harness.recorded import answering
 from tests.harness.waiting import free_port
-from understudy.deploy.cli.main import COMMANDS, SECTIONS
+from understudy.deploy.cli.main import COMMANDS, SECTIONS, cli
 from understudy.deploy.inspect.tables import members_table
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import ControlServer, Failover, Intent, Lost, Member, MemberState, Owner, Table
@@ -90,6 +92,31 @@ def test_every_command_within_a_command_explains_itself_with_examples(understudy
     for group, commands in groups.items():
         for name in commands:
             assert f"understudy {group} {name}" in understudy(group, name, "--help").output.split("Examples:")[1]
+
+
+def commands_of(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
+    """Every command with its name, also those within commands."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        yield " ".join((*path, name)), command
+        if isinstance(command, click.Group):
+            yield from commands_of(command, (*path, name))
+
+
+def test_every_option_says_what_it_does_and_its_default():
+    faults = []
+    for name, command in commands_of(cli):
+        for option in command.params:
+            if not isinstance(option, click.Option) or option.hidden:
+                continue
+            text = option.help or ""
+            if not text.endswith("."):
+                faults.append(f"{name} {option.opts[0]}: its help is no sentence: {text!r}")
+            shown = option.show_default or option.is_flag or option.required or "Default" in text
+            if not (shown or "Required" in text):
+                faults.append(f"{name} {option.opts[0]}: its help does not name the default: {text!r}")
+    assert faults == []
 
 
 def within(shown: str) -> list[str]:
@@ -213,9 +240,9 @@ def test_a_wrong_address_is_told(understudy, arguments):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("control", "--member", "cart-1"), "--member has no meaning for 'drill control'"),
-        (("kill", "--command", "kubectl delete pod cart-1"), "put {name} where its name belongs"),
-        (("freeze", "--undo", "kill -CONT 7"), "--undo undoes what --command did"),
+        (("control", "--member", "cart-1"), "--member has no effect on 'drill control'"),
+        (("kill", "--command", "kubectl delete pod cart-1"), "write {name} in place of the target's name"),
+        (("freeze", "--undo", "kill -CONT 7"), "--undo needs --command"),
         (("kill", "--url", "http://shop.example"), "give --load N"),
     ],
 )
@@ -227,9 +254,9 @@ def test_a_drill_whose_options_contradict_each_other_is_wrong_use(understudy, ar
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("list", "--session-api", "cart-1"), "'cart-1' is none of HOST:PORT, http://HOST:PORT or unix:/path"),
-        (("remove", "a/b"), "'a/b': a check's name has 1 to 256 of"),
-        (("register", "db", "--deadline", "10"), "'10' is no duration; write 90s, 10m"),
+        (("list", "--session-api", "cart-1"), "'cart-1' is not HOST:PORT, http://HOST:PORT or unix:/path"),
+        (("remove", "a/b"), "'a/b': the name of a check has 1 to 256 characters of"),
+        (("register", "db", "--deadline", "10"), "'10' is not a duration; examples: 90s, 10m"),
         (("report", "db", "fine"), "'ok', 'init', 'problem'"),
     ],
 )
@@ -240,12 +267,12 @@ def test_a_check_that_cannot_be_is_wrong_use(understudy, arguments, told):
 
 def test_a_name_that_cannot_be_one_is_told(understudy):
     refused = understudy("sidecar", "--member", "Cart 1", "--pool", "cart", "--app", "127.0.0.1:80")
-    assert (refused.exit_code, "--member 'Cart 1': names have" in refused.stderr) == (2, True)
+    assert (refused.exit_code, "--member 'Cart 1': a name has" in refused.stderr) == (2, True)
 
 
 def test_without_a_local_pool_a_reading_command_says_how_to_name_one(understudy):
     refused = understudy("status")
-    assert (refused.exit_code, "name yours with --etcd and --pool" in refused.stderr) == (2, True)
+    assert (refused.exit_code, "name another pool with --etcd and --pool" in refused.stderr) == (2, True)
 
 
 def test_an_unknown_pool_is_told(understudy, etcd, pool_name):
@@ -273,7 +300,7 @@ async def test_status_tells_members_with_their_roles_and_why_one_is_gone(underst
     shown = screen.file.getvalue()
     assert f"\ncart-2: {long}\n" in shown, "a reason is not folded into a column"
     assert "127.0.0.1:21292" in shown
-    assert "cart-1: its event loop was 0.25 s late of late, so it is given more time" in shown
+    assert "cart-1: its event loop was late by 0.25 s recently, so it gets more time" in shown
     assert (one["late_seconds"], two["late_seconds"]) == (0.1, 0.0)
 
 

@@ -14,7 +14,7 @@ from understudy.deploy.cli.main import COMMANDS, cli
 from understudy.deploy.common.console_style import Terminal, plain_table
 from understudy.deploy.common.options import KeyCommand, show
 from understudy.deploy.inspect.tables import sessions_table
-from understudy.deploy.local.processes import State
+from understudy.deploy.local.processes import ProcessState
 
 KEY = "3kXo0b9Qh2" * 20
 VIEW = {
@@ -67,7 +67,7 @@ def test_no_line_in_a_pipe_is_filled_up_with_spaces() -> None:
 )
 def test_yaml_holds_what_json_holds(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     texts = {text: text}
-    view = {"texts": [text, texts], "same": (texts, texts), "state": State.RUNNING, "none": None, "half": 0.5}
+    view = {"texts": [text, texts], "same": (texts, texts), "state": ProcessState.RUNNING, "none": None, "half": 0.5}
     show("json", view, str)
     as_json = capsys.readouterr().out
     show("yaml", view, str)

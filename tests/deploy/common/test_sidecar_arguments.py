@@ -7,17 +7,20 @@ from pathlib import Path
 import click
 
 from understudy.deploy.cli.commands_run import sidecar
-from understudy.deploy.common.layout import ControlPlace, FrontPlace, Layout, MemberPlace
-from understudy.deploy.common.sidecar_arguments import EtcdAccess, SidecarPlace, SidecarTls, sidecar_arguments
+from understudy.deploy.common.layout import ControlAddresses, FrontAddresses, Layout, MemberAddresses
+from understudy.deploy.common.sidecar_arguments import SidecarOptions, sidecar_arguments
 from understudy.deploy.kubernetes.base.sidecar_settings import SidecarSettings
 from understudy.deploy.kubernetes.injection.pod import inject
 from understudy.deploy.local.local_pool import LocalSettings, member_place, programs
+from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.tls.pem_files import PemFiles
 
-EVERYTHING = SidecarPlace(
+FILES = PemFiles(Path(__file__), Path(__file__), Path(__file__))
+EVERYTHING = SidecarOptions(
     member="cart-1",
     pool="cart",
-    etcd=EtcdAccess(("http://127.0.0.1:2379", "http://127.0.0.1:2380"), __file__, __file__, __file__),
+    etcd=EtcdSettings(("http://127.0.0.1:2379", "http://127.0.0.1:2380"), FILES),
     app="127.0.0.1:8000",
     app_health="/healthz",
     session_api="127.0.0.1:7600",
@@ -32,7 +35,7 @@ EVERYTHING = SidecarPlace(
     checks="[{name: db, http: 'http://127.0.0.1:1/'}]",
     session_keys=__file__,
     log_level="debug",
-    tls=SidecarTls(__file__, __file__, __file__),
+    tls=FILES,
     insecure=True,
 )
 
@@ -60,14 +63,14 @@ def test_what_is_not_said_is_left_to_the_command() -> None:
 
 
 def test_the_sidecars_of_the_demo_are_started_with_these_arguments() -> None:
-    members = tuple(MemberPlace(f"cart-{n}", f"h:{n}1", f"h:{n}2", f"h:{n}3", f"h:{n}4") for n in (1, 2))
+    members = tuple(MemberAddresses(f"cart-{n}", f"h:{n}1", f"h:{n}2", f"h:{n}3", f"h:{n}4") for n in (1, 2))
     layout = Layout(
         "cart",
         1,
         ("http://h:1",),
         ("http://h:2",),
-        (ControlPlace("c", "h:3", "h:4"),),
-        FrontPlace("f", "h", "h"),
+        (ControlAddresses("c", "h:3", "h:4"),),
+        FrontAddresses("f", "h", "h"),
         members,
     )
     settings = LocalSettings(Path("x"), PoolSpec(pool="cart"))
@@ -78,8 +81,8 @@ def test_the_sidecars_of_the_demo_are_started_with_these_arguments() -> None:
 
 
 def test_the_sidecars_of_pods_have_every_option_that_those_of_the_demo_have() -> None:
-    members = (MemberPlace("cart-1", "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4"),)
-    layout = Layout("cart", 1, ("http://h:1",), (), (), FrontPlace("f", "h", "h"), members)
+    members = (MemberAddresses("cart-1", "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4"),)
+    layout = Layout("cart", 1, ("http://h:1",), (), (), FrontAddresses("f", "h", "h"), members)
     local = sidecar_arguments(member_place(LocalSettings(Path("x"), PoolSpec(pool="cart")), layout, members[0]))
     pod = {
         "metadata": {"annotations": {"understudy.io/pool": "cart"}},

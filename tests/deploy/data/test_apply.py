@@ -9,7 +9,8 @@ from click.testing import CliRunner
 from understudy.deploy.cli.main import cli
 from understudy.deploy.data.apply import Change, changes
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.spec import PoolSpec, parse_spec
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_reader import parse_spec
 
 
 def spec(text):
@@ -58,14 +59,14 @@ async def test_a_dry_run_tells_what_would_be_and_changes_nothing(apply, client, 
     new = apply("slots: 64", "--dry-run")
     assert (new.exit_code, new.stdout.splitlines()) == (
         1,
-        [f"pool {pool_name}: would be created with these values, and defaults otherwise:", "  slots: 64"],
+        [f"pool {pool_name}: would be created with these values and defaults for the rest:", "  slots: 64"],
     )
     assert await client.get(key) is None
 
     assert apply("slots: 64").exit_code == 0
     stands = await client.get(key)
     same = apply("slots: 64", "--dry-run")
-    assert (same.exit_code, same.stdout) == (0, f"pool {pool_name}: would stay as it is\n")
+    assert (same.exit_code, same.stdout) == (0, f"pool {pool_name}: would not change\n")
 
     other = apply("slots: 64\nlimits: {sessions: 5}\nmembers: {cart-1: {weight: 3}}", "--dry-run")
     assert (other.exit_code, other.stdout.splitlines()) == (
@@ -92,7 +93,7 @@ async def test_what_apply_would_refuse_a_dry_run_refuses_too(apply, text):
 
 
 async def test_a_tcp_pool_is_compared_with_the_defaults_of_tcp_pools(apply):
-    assert apply("protocol: tcp", "--dry-run").stdout.endswith('otherwise:\n  protocol: "tcp"\n')
+    assert apply("protocol: tcp", "--dry-run").stdout.endswith('for the rest:\n  protocol: "tcp"\n')
 
 
 async def test_the_answer_of_apply_for_programs(apply, pool_name):

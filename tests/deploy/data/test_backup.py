@@ -19,10 +19,11 @@ from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import until
 from understudy.deploy.data.backup import Restore, RestoreStoppedError, owners_after, write_backup
 from understudy.deploy.data.backup_file import OwnerLine, check, sessions_in
-from understudy.statesync.pool.keys import prefix_range
+from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_reader import decode_spec
 from understudy.statesync.sessions.session import Session
 
 FOREVER = 2**53
@@ -213,20 +214,20 @@ def damaged(content: bytes) -> dict[str, bytes]:
     changed = json.loads(lines[-2])
     changed["session"]["revision"] += 1
     return {
-        "it is cut off: the last line": b"".join(lines[:-1]),
-        "is cut off, or no JSON": content[: len(content) // 2],
-        "its content is not what its digest was made from": b"".join(
+        "it is truncated: the last line": b"".join(lines[:-1]),
+        "is truncated, or is not a JSON": content[: len(content) // 2],
+        "its content does not match its digest": b"".join(
             [*lines[:-2], json.dumps(changed, separators=(",", ":")).encode() + b"\n", lines[-1]]
         ),
         "comes after the digest": content + b"{}\n",
-        "was not made by": b'{"hello":1}\n',
+        "is not a file of": b'{"hello":1}\n',
         "has format 2": content.replace(b'{"understudy_backup":1', b'{"understudy_backup":2', 1),
         "is empty": b"",
         "cannot be used": b"".join(
             [*lines[:-2], b'{"session":{"slot":1,"key":"k","revision":1,"value":"?"}}\n', lines[-1]]
         ),
-        "none of spec": b"".join([*lines[:-2], b'{"what":1}\n', lines[-1]]),
-        "cut off": gzip.compress(content)[:-20],
+        "is not a spec, secret": b"".join([*lines[:-2], b'{"what":1}\n', lines[-1]]),
+        "it is truncated": gzip.compress(content)[:-20],
         "cannot be read": gzip.compress(content)[:30] + b"nonsense" * 9 + gzip.compress(content)[102:],
     }
 
@@ -346,7 +347,7 @@ async def test_a_restore_stops_when_a_member_comes_up_too_early(
     assert (await operator.restore(tmp_path / "backup", "--replace"))[0] == 0
     assert len(await sessions(pool)) == 3000
     assert (await pool.owners())[15].epoch == 10
-    assert PoolSpec.decode((await everything(pool))[pool.keys.spec]) == pool.spec
+    assert decode_spec((await everything(pool))[pool.keys.spec]) == pool.spec
 
 
 async def test_a_restore_that_etcd_left_in_the_lurch_is_told_so_and_can_be_made_again(

@@ -106,7 +106,7 @@ def test_a_pool_that_is_made_beside_one_of_nearly_the_same_name_is_questioned(un
     (tmp_path / "pool.yaml").write_text(f"pool: {misspelt(made.pool)}\n")
     done = understudy("apply", "-f", "pool.yaml")
     assert (done.exit_code, done.stdout) == (0, f"pool {misspelt(made.pool)}: created\n")
-    assert f"there is a pool {made.pool} as well" in done.stderr
+    assert f"there is also a pool {made.pool}" in done.stderr
     assert understudy("apply", "-f", "pool.yaml").stderr == ""
 
 
@@ -117,7 +117,7 @@ async def test_a_sidecar_of_a_misspelt_pool_says_so_and_serves_once_the_pool_is_
     settings = SidecarSettings("cart-1", keys.pool, *addresses, etcd=EtcdSettings((etcd.endpoint,)))
     said = f"there is no pool '{keys.pool}' in etcd: did you mean '{made.pool}'?"
     async with running_sidecar(settings) as sidecar:
-        await until(lambda: sidecar.state() == (MemberState.INIT, said), 20, "the sidecar says what it waits for")
+        await until(lambda: sidecar.status.look() == (MemberState.INIT, said), 20, "the sidecar says what it waits for")
 
         async def recorded() -> bool:
             record = await client.get(keys.member("cart-1"))
@@ -125,7 +125,7 @@ async def test_a_sidecar_of_a_misspelt_pool_says_so_and_serves_once_the_pool_is_
 
         await until(recorded, 20, "so does its record")
         await client.put(keys.spec, PoolSpec(pool=keys.pool, slots=4).encode())
-        await until(lambda: "no pool" not in sidecar.state()[1], 20, "the pool is there")
+        await until(lambda: "no pool" not in sidecar.status.look()[1], 20, "the pool is there")
 
 
 # -- listed --
@@ -172,7 +172,7 @@ async def test_a_pool_is_deleted_with_all_its_keys_in_batches_and_its_neighbours
 async def test_nothing_is_deleted_unless_somebody_agrees(understudy, client, made):
     assert understudy("pools", "delete", made.pool, answer="n\n").exit_code == 1
     silent = understudy("pools", "delete", made.pool, answer="")
-    assert (silent.exit_code, "say --yes" in silent.stderr) == (2, True)
+    assert (silent.exit_code, "give --yes" in silent.stderr) == (2, True)
     assert await count(client, made) == 12
     assert understudy("pools", "delete", made.pool, answer="y\n").exit_code == 0
     assert await count(client, made) == 0
@@ -210,4 +210,4 @@ async def test_what_is_written_behind_the_back_of_a_deletion_is_told(understudy,
 
     monkeypatch.setattr(deploy_pools, "delete_pool", with_a_late_writer)
     refused = await asyncio.to_thread(understudy, "pools", "delete", made.pool, "--yes")
-    assert (refused.exit_code, "has 1 key again: stop what writes there" in refused.stderr) == (2, True)
+    assert (refused.exit_code, "has 1 key again: stop the processes that write them" in refused.stderr) == (2, True)

@@ -17,7 +17,7 @@ from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.sidecars_here import sidecars_here
 from tests.harness.waiting import until
 from understudy.deploy.data.backup_file import sessions_in
-from understudy.statesync.pool.keys import prefix_range
+from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.slots import slot_of
 
 A_FIRST = (("a", "b"),)
@@ -90,9 +90,9 @@ async def test_status_sync_names_who_is_in_sync_and_who_is_not(pool: SidecarPool
 async def test_status_sync_names_a_member_that_lacks_copies_or_is_behind(pool: SidecarPool, operator: Operator) -> None:
     async with sidecars_here(pool, "a", "b") as sidecars:
         await pool.settle(*A_FIRST)
-        b = sidecars["b"].context
+        b = sidecars["b"].copies
         await until(lambda: len(b.replica.synced) == 16, what="the standby has its copies")
-        sidecars["b"].roles._start = lambda *_: None  # type: ignore[method-assign] # nothing is copied anew
+        sidecars["b"].reconciler._start = lambda *_: None  # type: ignore[method-assign] # nothing is copied anew
         b.mirror._hand_over = lambda _: None  # type: ignore[method-assign] # and nothing comes from the watch
         b.mirror.revision -= 1
         for slot in (3, 4, 9):
@@ -138,7 +138,7 @@ async def test_verify_names_what_differs_and_repairs_it(pool: SidecarPool, opera
         await pool.settle(*A_FIRST)
         for n in range(40):
             await pool.call("a", "PUT", f"/key-{n}", "x")
-        stand_by, owner = sidecars["b"].context.replica, sidecars["a"].context.replica
+        stand_by, owner = sidecars["b"].copies.replica, sidecars["a"].copies.replica
         await until(
             lambda: (len(stand_by.synced), stand_by.count(stand_by.held)) == (16, 40),
             what="the standby has all sessions, and makes no copy any more",
@@ -180,9 +180,9 @@ async def test_verify_names_missing_copies_and_members_that_cannot_be_asked(
     async with sidecars_here(pool, "a", "b") as sidecars:
         await pool.settle(*A_FIRST)
         await pool.call("a", "PUT", "/k", "x")
-        await until(lambda: len(sidecars["b"].context.replica.synced) == 16, what="the standby has its copies")
-        sidecars["b"].context.replica._slots[5].copied = 0
-        sidecars["b"].roles._start = lambda *_: None  # type: ignore[method-assign] # so that it is not copied anew
+        await until(lambda: len(sidecars["b"].copies.replica.synced) == 16, what="the standby has its copies")
+        sidecars["b"].copies.replica._slots[5].copied = 0
+        sidecars["b"].reconciler._start = lambda *_: None  # type: ignore[method-assign] # so that it is not copied anew
 
         code, view = await operator.ask("verify")
         assert (code, view["same"]) == (1, False)
@@ -220,9 +220,9 @@ async def test_encrypted_sessions_are_verified_backed_up_and_restored(
         assert (code, "give --session-keys" in told) == (2, True)
         code, view = await operator.ask("verify", "--session-keys", str(keys))
         assert (code, view["same"], view["sessions"]) == (0, True, 1)
-        kept = sidecars["a"].context.replica._slots[slot_of("k", 16)].sessions
+        kept = sidecars["a"].copies.replica._slots[slot_of("k", 16)].sessions
         kept["k"] = replace(kept["k"], body=b"spoiled")
-        await until(lambda: sidecars["a"].context.tally.resyncs == 1, what="the wrong copy is found")
+        await until(lambda: sidecars["a"].recorder.counters.resyncs == 1, what="the wrong copy is found")
         assert (await pool.call("a", "GET", "/k"))[2] == b"a secret matter"
         assert (await operator.run("backup", str(file)))[0] == 0
     assert b"secret matter" not in b"".join(line.value for line in sessions_in(file))

@@ -20,11 +20,20 @@ from tests.harness.forkserver import forked
 from tests.harness.waiting import until
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.layout import PROCESSES_FILE, read_layout, read_processes
-from understudy.deploy.drill.conditions import Facts, Kind, Seen, missed, refusals, unfinished, without_successor
+from understudy.deploy.drill.conditions import (
+    ClientView,
+    DrillKind,
+    PoolSnapshot,
+    missed,
+    not_recovered,
+    refusals,
+    without_successor,
+)
 from understudy.deploy.drill.drill import DrillResult
 from understudy.deploy.drill.fault_injectors import run_template
 from understudy.deploy.drill.report import drill_table, view_of
-from understudy.deploy.inspect.query import read_pool, read_trace
+from understudy.deploy.inspect.query import read_pool
+from understudy.deploy.inspect.traces import read_trace
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.statesync.etcd.client import EndpointStatus, EtcdClient
 from understudy.statesync.pool.keys import PoolKeys
@@ -53,7 +62,7 @@ def at_rest() -> PoolState:
 
 
 def test_a_pool_at_rest_may_be_drilled() -> None:
-    assert refusals(Facts(at_rest(), IN_SYNC), Kind.KILL) == []
+    assert refusals(PoolSnapshot(at_rest(), IN_SYNC), DrillKind.KILL) == []
 
 
 def test_a_drill_is_refused_for_every_reason_that_there_is() -> None:
@@ -63,13 +72,13 @@ def test_a_drill_is_refused_for_every_reason_that_there_is() -> None:
     state.sites["east"] = At(Intent(site="east"), 2)
     state.owners[0] = At(Owner("cart-2", "cart-2-a", 2), 2)
     sync = {"members": [{"member": "cart-1", "in_sync": False, "reason": "3 revisions behind"}]}
-    text = "\n".join(refusals(Facts(state, sync, ["too many moves (for 9 s)"], now=99.0), Kind.KILL))
+    text = "\n".join(refusals(PoolSnapshot(state, sync, ["too many moves (for 9 s)"], now=99.0), DrillKind.KILL))
     for reason in (
         "cart-2 is DOWN: check failed",
         "cart-1 is drained",
         "site east is offline",
         "4 slots have no living standby",
-        "1 slots are on their way",
+        "1 slots are moving",
         "too many moves (for 9 s)",
         "cart-1 is not in sync: 3 revisions behind",
     ):
@@ -77,44 +86,51 @@ def test_a_drill_is_refused_for_every_reason_that_there_is() -> None:
 
 
 def test_leaders_are_struck_only_where_others_can_follow() -> None:
-    facts = Facts(at_rest(), IN_SYNC, etcd=[EndpointStatus("127.0.0.1:1", "3.5.9", True, 0, ())])
-    assert "start a second one" in refusals(facts, Kind.CONTROL)[0]
-    assert "needs 3" in refusals(facts, Kind.ETCD_LEADER)[0]
+    facts = PoolSnapshot(at_rest(), IN_SYNC, etcd=[EndpointStatus("127.0.0.1:1", "3.5.9", True, 0, ())])
+    assert "start a second one" in refusals(facts, DrillKind.CONTROL)[0]
+    assert "needs 3" in refusals(facts, DrillKind.ETCD_LEADER)[0]
 
 
 def test_a_restarted_member_must_come_back_as_another_boot_and_with_its_share() -> None:
     state, before = at_rest(), {"cart-1": 2, "cart-2": 2}
-    assert unfinished(state, before, {}) == ""
-    assert unfinished(state, before, {"cart-1": "cart-1-a"}) == "cart-1 is not back"
-    assert "cart-2 without a fair share" in unfinished(state, {"cart-1": 2, "cart-2": 9}, {})
+    assert not_recovered(state, before, {}) == ""
+    assert not_recovered(state, before, {"cart-1": "cart-1-a"}) == "cart-1 is not back"
+    assert "cart-2 without a full share of slots" in not_recovered(state, {"cart-1": 2, "cart-2": 9}, {})
 
 
 def test_a_killed_leaders_own_record_is_no_successor() -> None:
     before, now = at_rest(), at_rest()
-    assert "control-1 yet" in without_successor(before, now)
+    assert "control-1 has no successor" in without_successor(before, now)
     now.leader = None
-    assert "control-1 yet" in without_successor(before, now)
+    assert "control-1 has no successor" in without_successor(before, now)
     now.leader = At("control-1", 2)
     assert without_successor(before, now) == "", "started again, it leads anew"
 
 
 def test_objectives_are_judged_by_what_clients_felt() -> None:
     wanted = Objectives.model_validate({"rto": {"p99": "200ms"}, "failed_requests": "1%"})
-    assert missed(Seen(requests=100, failed=1, gap=(1.0, 200.0, 900.0), lost_writes=0, needless_moves=0), wanted) == []
-    worse = Seen(requests=100, failed=2, gap=(1.0, 201.0, 201.0), lost_writes=1, needless_moves=3)
+    assert (
+        missed(ClientView(requests=100, failed=1, gap=(1.0, 200.0, 900.0), lost_writes=0, needless_moves=0), wanted)
+        == []
+    )
+    worse = ClientView(requests=100, failed=2, gap=(1.0, 201.0, 201.0), lost_writes=1, needless_moves=3)
     assert [text.partition(":")[0] for text in missed(worse, wanted)] == [
         "failed_requests",
         "rto p99",
         "rpo_sync_writes",
         "needless_moves",
     ]
-    assert missed(Seen(requests=0, failed=0, took_ms=201.0), wanted) == ["rto p99: 201 ms (objective 200 ms)"]
+    assert missed(ClientView(requests=0, failed=0, took_ms=201.0), wanted) == ["rto p99: 201 ms (objective 200 ms)"]
 
 
 def test_every_figure_of_a_drill_is_shown_on_a_narrow_terminal() -> None:
-    seen = Seen(12345, 17, gap=(38.0, 281.0, 2003.0), wait=(134.0, 403.0, 4012.0), lost_writes=3, needless_moves=9)
+    seen = ClientView(
+        12345, 17, gap=(38.0, 281.0, 2003.0), wait=(134.0, 403.0, 4012.0), lost_writes=3, needless_moves=9
+    )
     name = "cart-7f9c5d6b8-x2x9z-of-a-cluster"
-    result = DrillResult(Kind.KILL, name, 0.0, 9.0, replace(seen, took_ms=1056.0), ("rto p99: 281 ms",), ("ab" * 16,))
+    result = DrillResult(
+        DrillKind.KILL, name, 0.0, 9.0, replace(seen, took_ms=1056.0), ("rto p99: 281 ms",), ("ab" * 16,)
+    )
     screen = Console(width=80, file=io.StringIO())
     screen.print(drill_table(view_of("cart", [result])))
     shown = screen.file.getvalue()
@@ -179,7 +195,7 @@ class Running:
     async def _table_is_lived(self) -> bool:
         state = await self.state()
         shares = {name: sum(at.record.active == name for at in state.owners.values()) for name in state.members}
-        return unfinished(state, dict.fromkeys(shares, 85), {}) == "" and len(shares) == 3
+        return not_recovered(state, dict.fromkeys(shares, 85), {}) == "" and len(shares) == 3
 
 
 @asynccontextmanager
@@ -243,7 +259,7 @@ async def test_a_member_is_killed_in_a_drill_and_the_failover_is_marked(tmp_path
         await scene.etcd.put(state.keys.intent("cart-1"), Intent("cart-1", 0.0, time.time()).encode())
         code, view, said = await scene.drill("kill")
         assert (code, view) == (1, {})
-        assert "nothing was touched" in said
+        assert "nothing was changed" in said
         assert "cart-1 is drained" in said
         assert (await scene.state()).members["cart-2"].record.boot == state.members["cart-2"].record.boot
 

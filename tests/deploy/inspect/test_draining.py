@@ -13,7 +13,7 @@ from tests.harness.etcd import EtcdServer
 from tests.harness.forkserver import forked
 from tests.harness.sidecars import ROOT, SidecarPool, sidecar_pool
 from tests.harness.waiting import until
-from understudy.deploy.inspect.draining import Departure, hindered_drains, obstacle, takers
+from understudy.deploy.inspect.draining import SlotsTakenOver, blocked_drains, obstacle, takers
 from understudy.proxy.ownership.handover import SLOTS_TOGETHER
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Failover, Intent, Lost, Member, MemberState, Owner, Table
@@ -40,40 +40,45 @@ def pool_of(owners: str, leaving: str = "", leader: str = "c1", **states: Member
 def test_nothing_is_in_the_way_of_a_member_that_others_can_take_over_from() -> None:
     pool = pool_of("aab", leaving="a", a=DRAINING, b=UP)
     assert obstacle(pool, {"a"}, NOW) == ""
-    assert hindered_drains(pool, NOW) == []
+    assert blocked_drains(pool, NOW) == []
     assert takers(pool, NOW) == {"b"}
 
 
 def test_the_last_two_that_are_drained_at_once_are_told_of_each_other() -> None:
     pool = pool_of("aab", leaving="ab", a=DRAINING, b=UP)
     assert obstacle(pool, {"a"}, NOW) == (
-        "nobody can take 2 slots (0-1): b is to leave as well ('understudy undrain b' keeps it)"
+        "no other member can take 2 slots (0-1): b is also going out of service ('understudy undrain b' stops that)"
     )
-    assert [line.partition(":")[0] for line in hindered_drains(pool, NOW)] == ["a cannot leave", "b cannot leave"]
+    assert [line.partition(":")[0] for line in blocked_drains(pool, NOW)] == [
+        "a cannot hand over its slots",
+        "b cannot hand over its slots",
+    ]
 
 
 def test_who_cannot_take_slots_is_named_with_what_is_wrong() -> None:
     pool = pool_of("a", leaving="a", a=DRAINING, b=DOWN, c=DRAINING)
     pool.members["b"] = At(replace(pool.members["b"].record, reason="application does not answer"), 1)
     assert obstacle(pool, {"a"}, NOW) == (
-        "nobody can take slot 0: b is DOWN (application does not answer); c is to leave as well"
+        "no other member can take slot 0: b is DOWN (application does not answer); c is also going out of service"
     )
     assert "there is no other member" in obstacle(pool_of("a", leaving="a", a=DRAINING), {"a"}, NOW)
 
 
 def test_a_member_that_ended_is_named_while_its_slots_are_still_its_own() -> None:
     gone = pool_of("aab", leaving="a", b=UP)
-    assert obstacle(gone, {"a"}, NOW) == ("a has ended without handing 2 slots (0-1) over: others must take them over")
+    assert obstacle(gone, {"a"}, NOW) == (
+        "a ended without handing over 2 slots (0-1): other members must take them over"
+    )
     lost = pool_of("aab", leaving="a", a=DRAINING, b=UP)
     assert lost.table is not None
     lost.table = At(replace(lost.table.record, lost={"a": Lost("1", "refused", "", 0.0)}), 1)
-    assert obstacle(lost, {"a"}, NOW).startswith("a has ended")
+    assert obstacle(lost, {"a"}, NOW).startswith("a ended")
 
 
 def test_without_a_control_server_only_those_in_line_can_take_slots() -> None:
     pool = pool_of("aa", leaving="a", leader="", a=DRAINING, c=UP)
     assert obstacle(pool, {"a"}, NOW) == (
-        "no control server leads, and none of the members in line for 2 slots (0-1) can take them"
+        "there is no leading control server, and no standby or backup of 2 slots (0-1) can take over"
     )
     assert obstacle(pool_of("aa", leaving="a", leader="", a=DRAINING, b=UP), {"a"}, NOW) == ""
 
@@ -86,12 +91,12 @@ def test_slots_that_were_taken_over_are_told_from_those_handed_over_and_from_wha
         pool.failovers[key] = At(record, 1)
 
     note("old", 5)
-    before = Departure.of(pool, {"a"})
+    before = SlotsTakenOver.of(pool, {"a"})
     note("handed over", 1, 2, planned=True)
-    assert before.taken_over(pool, {"a"}) == []
+    assert before.since(pool, {"a"}) == []
     note("old", 5, 7)
     note("new", 3)
-    assert before.taken_over(pool, {"a"}) == [3, 7]
+    assert before.since(pool, {"a"}) == [3, 7]
 
 
 @pytest_asyncio.fixture
@@ -147,8 +152,8 @@ async def test_two_last_members_drained_at_once_say_what_is_in_the_way_and_go_on
 ) -> None:
     async with Command(pool, "a") as drain:
         await drained_too(pool, "a", "b")
-        await until(lambda: "cannot leave: nobody can take" in drain.said, 40, "the command says what is in the way")
-        assert "'understudy undrain b' keeps it" in drain.said
+        await until(lambda: "its slots: no other member can take" in drain.said, 40, "the command shows the obstacle")
+        assert "'understudy undrain b' stops that" in drain.said
         await pool.client.delete(pool.keys.intent("b"))
         assert await drain.ended() == 0, drain.said
         assert "a is drained" in drain.said
@@ -186,4 +191,4 @@ async def test_a_drain_that_takes_too_long_names_what_was_in_the_way(pool: Sidec
         await drained_too(pool, "a", "b")
         assert await drain.ended() == 1, drain.said
         assert "still owns" in drain.said
-        assert "nobody can take" in drain.said.splitlines()[-1]
+        assert "no other member can take" in drain.said.splitlines()[-1]

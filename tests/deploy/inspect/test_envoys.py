@@ -49,7 +49,7 @@ def test_a_control_server_that_does_not_answer_is_named_and_hides_nobody_else():
     assert not has_errors(view)
     shown = drawn(envoys_table(view))
     assert "front-1" in shown
-    assert "control-1 does not say: 10.0.0.1:18001: no answer in time" in shown
+    assert "control-1 does not answer: 10.0.0.1:18001: no answer in time" in shown
 
 
 def test_without_envoys_there_is_nothing_to_draw_and_xds_says_so():

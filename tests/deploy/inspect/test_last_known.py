@@ -10,12 +10,12 @@ import pytest
 from tests.harness.recorded import answering
 from tests.harness.waiting import free_port
 from understudy.deploy.common.console_style import Terminal
-from understudy.deploy.common.layout import ControlPlace, FrontPlace, Layout, MemberPlace
-from understudy.deploy.inspect.last_known import heard_by, read_last_known
-from understudy.deploy.inspect.member_views import Heard, member_views
-from understudy.deploy.inspect.query import ask_controls
+from understudy.deploy.common.layout import ControlAddresses, FrontAddresses, Layout, MemberAddresses
+from understudy.deploy.inspect.controls import ask_controls
+from understudy.deploy.inspect.last_known import read_last_known
+from understudy.deploy.inspect.member_views import MemberReport, heard_by, member_views
 from understudy.deploy.inspect.tables import status_table
-from understudy.statesync.etcd.informer import MirrorBatch
+from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import (
     NO_ETCD,
@@ -31,7 +31,8 @@ from understudy.statesync.pool.records import (
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.state import At, PoolState
 from understudy.xds.control.last_read import heartbeats_view, records_text
-from understudy.xds.membership.failure_detector import SECOND, LivenessBook
+from understudy.xds.membership.failure_detector import FailureDetector
+from understudy.xds.membership.member_health import SECOND
 
 KEYS = PoolKeys("cart")
 
@@ -115,9 +116,9 @@ def test_status_shows_the_last_known_pool_while_etcd_is_silent(understudy):
     assert (a["state"], a["active"], a["reason"]) == ("DOWN", 2, f"{NO_ETCD}it is reached by b")
     assert (b["state"], b["active"]) == ("UP", 2)
     assert "it does not answer: cannot be reached" in b["reason"]
-    assert "control-1 heard it 0.1 s ago" in b["reason"]
+    assert "control-1 got a heartbeat 0.1 s ago" in b["reason"]
     assert (c["state"], c["reason"]) == ("LOST", "refused")
-    assert "pool cart: etcd is silent; 4 of 4 slots had an owner" in drawn
+    assert "pool cart: etcd does not answer; 4 of 4 slots had an owner" in drawn
     assert "control-1 read the pool's records from etcd 41 s ago" in drawn
 
 
@@ -125,11 +126,11 @@ def test_without_any_control_server_members_of_the_note_tell(understudy, tmp_pat
     nowhere = f"127.0.0.1:{free_port()}"
     with answering({"/peer/v1/status": own_view("a", MemberState.UP, active=(0, 2))}) as (url, _):
         places = (
-            MemberPlace("a", "h:1", "h:2", url.removeprefix("http://"), "h:3"),
-            MemberPlace("b", "h:1", "h:2", nowhere, "h:3"),
+            MemberAddresses("a", "h:1", "h:2", url.removeprefix("http://"), "h:3"),
+            MemberAddresses("b", "h:1", "h:2", nowhere, "h:3"),
         )
-        front = FrontPlace("front-1", nowhere, nowhere)
-        controls = (ControlPlace("control-1", nowhere, nowhere),)
+        front = FrontAddresses("front-1", nowhere, nowhere)
+        controls = (ControlAddresses("control-1", nowhere, nowhere),)
         layout = Layout("cart", 1, (f"http://{nowhere}",), ("http://h:4",), controls, front, places)
         (tmp_path / ".understudy").mkdir()
         (tmp_path / ".understudy" / "local.json").write_text(layout.encode())
@@ -139,7 +140,7 @@ def test_without_any_control_server_members_of_the_note_tell(understudy, tmp_pat
     assert "\na: " not in shown.output, "it has no slot but those that it serves, as far as anybody knows"
     assert re.search(r"\nb +LOST ", shown.output)
     assert "\nb: it does not answer" in shown.output
-    assert "this is what the members say" in shown.output
+    assert "so it comes from the members" in shown.output
 
 
 def test_nobody_who_tells_anything_is_an_error_that_says_what_to_do(understudy):
@@ -147,12 +148,12 @@ def test_nobody_who_tells_anything_is_an_error_that_says_what_to_do(understudy):
     refused = understudy("status", "--pool", "cart", "--etcd", nowhere, "--control-http", nowhere)
     assert refused.exit_code == 2
     assert "is etcd running there?" in refused.stderr
-    assert f"no control server tells the last known state either: {nowhere}: " in refused.stderr
+    assert f"no control server has the last known state either: {nowhere}: " in refused.stderr
 
 
-def heard(name: str, state: MemberState, reason: str = "", boot: str = "") -> dict[tuple[str, str], Heard]:
+def heard(name: str, state: MemberState, reason: str = "", boot: str = "") -> dict[tuple[str, str], MemberReport]:
     boot = boot or f"{name}1"
-    return {(name, boot): Heard(name, boot, state, reason, "control-1", 0.1)}
+    return {(name, boot): MemberReport(name, boot, state, reason, "control-1", 0.1)}
 
 
 def test_a_member_that_is_cut_off_from_etcd_is_shown_as_control_servers_hear_it():
@@ -187,10 +188,10 @@ async def test_of_several_control_servers_the_newest_word_counts_and_lost_only_i
 
 
 def test_a_control_server_tells_of_members_without_a_record_what_their_beats_say():
-    book = LivenessBook()
-    book.beat(1, "a", "a1", MemberState.DOWN, 5 * SECOND, reason=f"{NO_ETCD}x")
-    book.record([Member("b", "b1", "h:1", "h:2")], [], 5 * SECOND)
-    (row,) = heartbeats_view(book, 7 * SECOND)
+    detector = FailureDetector()
+    detector.on_beat(1, "a", "a1", MemberState.DOWN, 5 * SECOND, reason=f"{NO_ETCD}x")
+    detector.update_records([Member("b", "b1", "h:1", "h:2")], [], 5 * SECOND)
+    (row,) = heartbeats_view(detector, 7 * SECOND)
     assert (row["member"], row["state"], row["reason"]) == ("a", MemberState.DOWN, f"{NO_ETCD}x")
     assert row["heard_seconds_ago"] == 2.0
 
@@ -230,6 +231,6 @@ async def test_a_spec_of_another_version_is_not_taken_for_garbage(understudy, et
 def test_a_mirrored_pool_tells_all_that_it_was_told():
     state = pool()
     again = PoolState(KEYS)
-    again.apply(MirrorBatch(9, (), reset=True))
+    again.apply(InformerBatch(9, (), reset=True))
     assert {key for key, _, _ in state.stored()} >= {KEYS.spec, KEYS.leader, KEYS.table, KEYS.owner(3)}
     assert again.stored() == []

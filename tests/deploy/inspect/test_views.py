@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from understudy.deploy.common.layout import ControlPlace, FrontPlace, Layout, MemberPlace
-from understudy.deploy.inspect.converged import unsettled
+from understudy.deploy.common.layout import ControlAddresses, FrontAddresses, Layout, MemberAddresses
+from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.inspect.member_views import member_views, order_of
-from understudy.deploy.inspect.views import condense, explain_view, failovers_view, ranges, status_view
+from understudy.deploy.inspect.traces import condense
+from understudy.deploy.inspect.views import explain_view, failovers_view, ranges, status_view
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Failover, Member, MemberState, Owner, Phase, Table
 from understudy.statesync.pool.spec import PoolSpec
@@ -34,32 +35,32 @@ def own(pool, slot, **changes):
 
 
 def test_a_pool_at_rest_is_settled(pool):
-    assert unsettled(pool, ["a", "b"]) == ""
+    assert not_converged(pool, ["a", "b"]) == ""
 
 
 def test_unrest_is_told(pool):
-    assert unsettled(pool, ["a", "b", "c"]) == "not registered: c"
+    assert not_converged(pool, ["a", "b", "c"]) == "not registered: c"
     own(pool, 0, phase=Phase.HANDOVER)
-    assert unsettled(pool, ["a", "b"]) == "1 slots are on their way"
+    assert not_converged(pool, ["a", "b"]) == "1 slots are moving"
     own(pool, 0, phase=Phase.STABLE, boot="before")
-    assert unsettled(pool, ["a", "b"]) == "1 slots are on their way"
+    assert not_converged(pool, ["a", "b"]) == "1 slots are moving"
     del pool.owners[0]
-    assert unsettled(pool, ["a", "b"]) == "1 slots have no owner"
+    assert not_converged(pool, ["a", "b"]) == "1 slots have no owner"
     pool.table = None
-    assert "no slot table" in unsettled(pool, ["a", "b"])
+    assert "no slot table" in not_converged(pool, ["a", "b"])
 
 
 def test_an_unfair_share_is_no_rest(pool):
     pool.table = At(Table(2, (("a", "b"),) * 4), 5)
     for slot in (1, 3):
         own(pool, slot, active="a", boot="a1")
-    assert "without a fair share" in unsettled(pool, ["a", "b"])
+    assert "less than their share" in not_converged(pool, ["a", "b"])
 
 
 def test_an_owner_that_is_gone_is_unrest_not_a_fault(pool):
     del pool.members["b"]
-    assert "not registered: b" in unsettled(pool, ["a", "b"])
-    assert unsettled(pool, ["a"]) == "2 slots are on their way"
+    assert "not registered: b" in not_converged(pool, ["a", "b"])
+    assert not_converged(pool, ["a"]) == "2 slots are moving"
 
 
 def test_the_owner_comes_first_and_the_rest_as_in_the_table(pool):
@@ -121,9 +122,9 @@ def test_a_layout_survives_its_file():
         7,
         ("http://127.0.0.1:1",),
         ("http://127.0.0.1:2",),
-        (ControlPlace("control-1", "127.0.0.1:3", "127.0.0.1:4"),),
-        FrontPlace("front-1", "127.0.0.1:5", "127.0.0.1:6"),
-        (MemberPlace("cart-1", "127.0.0.1:7", "127.0.0.1:8", "127.0.0.1:9", "127.0.0.1:10", "east"),),
+        (ControlAddresses("control-1", "127.0.0.1:3", "127.0.0.1:4"),),
+        FrontAddresses("front-1", "127.0.0.1:5", "127.0.0.1:6"),
+        (MemberAddresses("cart-1", "127.0.0.1:7", "127.0.0.1:8", "127.0.0.1:9", "127.0.0.1:10", "east"),),
     )
     assert Layout.decode(layout.encode()) == layout
 

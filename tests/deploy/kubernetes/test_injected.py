@@ -7,13 +7,13 @@ import kubernetes_validate
 import pytest
 
 from tests.deploy.kubernetes.conftest import find
+from tests.deploy.kubernetes.hardening import habit_faults, standard_faults
+from tests.deploy.kubernetes.references import faults
 from understudy.deploy.kubernetes.base.names import MEMBER, METRICS_PORT, POOL
 from understudy.deploy.kubernetes.injection.container import SIDECAR
 from understudy.deploy.kubernetes.injection.workloads import inject_objects
 from understudy.deploy.kubernetes.preflight.lint_flows import FLOWS
-from understudy.deploy.kubernetes.preflight.lint_hardening import habit_faults, standard_faults
 from understudy.deploy.kubernetes.preflight.lint_reach import matches
-from understudy.deploy.kubernetes.preflight.lint_references import faults
 from understudy.deploy.kubernetes.preflight.load_manifests import load
 from understudy.deploy.kubernetes.preflight.manifest_index import workloads
 from understudy.deploy.kubernetes.render.injector import sidecar_settings

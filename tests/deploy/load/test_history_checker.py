@@ -1,13 +1,13 @@
-"""The judge of the demo must find each kind of harm in a history, and none in a clean one."""
+"""The history checker must find each kind of damage in a history, and none in a clean one."""
 
 import math
 from dataclasses import replace
 
 import pytest
 
-from understudy.deploy.load.history_checker import Killing, Op, judge, percentile
+from understudy.deploy.load.history_checker import MemberKill, Op, check_history, percentile
 
-KILLING = Killing("cart-1", killed_at=5.0, rejoined_at=10.0)
+KILLING = MemberKill("cart-1", killed_at=5.0, rejoined_at=10.0)
 
 
 def read(session, at, by, seen=None, took=0.01):
@@ -31,70 +31,70 @@ CLEAN_END = {"a": {"a1": 1, "a2": 1}, "b": {"b1": 1}}
 
 
 def test_a_clean_failover_with_a_return_is_flawless():
-    verdict = judge(CLEAN, CLEAN_END, KILLING, pacing=1.0)
-    assert verdict.flawless
-    assert (verdict.sessions, verdict.requests, verdict.acknowledged_writes) == (2, 7, 3)
-    assert (verdict.sessions_touched, verdict.rejoin_sessions_moved) == (1, 1)
-    assert verdict.client_gap_ms.max == pytest.approx(20.0)
+    result = check_history(CLEAN, CLEAN_END, KILLING, pacing=1.0)
+    assert result.flawless
+    assert (result.sessions, result.requests, result.acknowledged_writes) == (2, 7, 3)
+    assert (result.sessions_touched, result.rejoin_sessions_moved) == (1, 1)
+    assert result.client_gap_ms.max == pytest.approx(20.0)
 
 
 def test_an_acknowledged_write_that_is_missing_at_the_end_is_lost():
-    verdict = judge(CLEAN, {**CLEAN_END, "a": {"a1": 1}}, KILLING)
-    assert (verdict.lost_writes, verdict.flawless) == (1, False)
+    result = check_history(CLEAN, {**CLEAN_END, "a": {"a1": 1}}, KILLING)
+    assert (result.lost_writes, result.flawless) == (1, False)
 
 
 def test_a_session_that_cannot_be_read_at_the_end_has_lost_all_its_writes():
-    assert judge(CLEAN, {**CLEAN_END, "a": None}, KILLING).lost_writes == 2
-    assert judge(CLEAN, {"b": {"b1": 1}}, KILLING).lost_writes == 2
+    assert check_history(CLEAN, {**CLEAN_END, "a": None}, KILLING).lost_writes == 2
+    assert check_history(CLEAN, {"b": {"b1": 1}}, KILLING).lost_writes == 2
 
 
 def test_a_write_found_twice_is_duplicated_whether_or_not_it_was_acknowledged():
-    assert judge(CLEAN, {**CLEAN_END, "b": {"b1": 2}}, KILLING).duplicated_writes == 1
+    assert check_history(CLEAN, {**CLEAN_END, "b": {"b1": 2}}, KILLING).duplicated_writes == 1
     refused = [*CLEAN, write("b", 5.1, "", "b2", status=503)]
-    verdict = judge(refused, {**CLEAN_END, "b": {"b1": 1, "b2": 2}}, KILLING)
-    assert (verdict.duplicated_writes, verdict.failed_requests, verdict.unknown_writes) == (1, 1, 1)
+    result = check_history(refused, {**CLEAN_END, "b": {"b1": 1, "b2": 2}}, KILLING)
+    assert (result.duplicated_writes, result.failed_requests, result.unknown_writes) == (1, 1, 1)
 
 
 @pytest.mark.parametrize("content", [{"b1": 1}, {"b1": 1, "b2": 1}])
 def test_a_write_without_an_answer_may_have_had_its_effect_or_not(content):
     history = [*CLEAN, replace(write("b", 5.1, "", "b2", status=0), error="reset")]
-    verdict = judge(history, {**CLEAN_END, "b": content}, KILLING)
-    assert (verdict.lost_writes, verdict.duplicated_writes, verdict.unexplained_items) == (0, 0, 0)
-    assert verdict.failed_requests == 1
-    assert verdict.failures == ("write b: reset",)
+    result = check_history(history, {**CLEAN_END, "b": content}, KILLING)
+    assert (result.lost_writes, result.duplicated_writes, result.unexplained_items) == (0, 0, 0)
+    assert result.failed_requests == 1
+    assert result.failures == ("write b: reset",)
 
 
 def test_content_of_another_session_is_found():
-    verdict = judge(CLEAN, {**CLEAN_END, "b": {"b1": 1, "a1": 1}}, KILLING)
-    assert (verdict.unexplained_items, verdict.flawless) == (1, False)
+    result = check_history(CLEAN, {**CLEAN_END, "b": {"b1": 1, "a1": 1}}, KILLING)
+    assert (result.unexplained_items, result.flawless) == (1, False)
 
 
 def test_a_read_that_misses_an_acknowledged_write_is_stale():
-    verdict = judge([*CLEAN, read("a", 6.5, "cart-2", {"a1": 1})], CLEAN_END, KILLING)
-    assert (verdict.stale_reads, verdict.flawless) == (1, False)
+    result = check_history([*CLEAN, read("a", 6.5, "cart-2", {"a1": 1})], CLEAN_END, KILLING)
+    assert (result.stale_reads, result.flawless) == (1, False)
 
 
 def test_a_read_that_ran_beside_the_write_may_miss_it():
-    assert judge([*CLEAN, read("a", 5.02, "cart-2", {"a1": 1}, took=0.1)], CLEAN_END, KILLING).stale_reads == 0
+    assert check_history([*CLEAN, read("a", 5.02, "cart-2", {"a1": 1}, took=0.1)], CLEAN_END, KILLING).stale_reads == 0
 
 
 def test_a_single_answer_of_a_standby_is_no_move_and_is_told():
     home, away = (lambda at: read("s", at, "cart-1")), (lambda at: read("s", at, "cart-2"))
-    returned = judge(
+    returned = check_history(
         [read("s", at, member) for at, member in ((9.0, "cart-2"), (12.0, "cart-1"), (13.0, "cart-2"))],
         {"s": {}},
         KILLING,
     )
     assert (returned.moved_needlessly, returned.answered_elsewhere) == (0, 1)
-    once = judge([home(1.0), away(2.0), home(3.0)], {"s": {}})
+    once = check_history([home(1.0), away(2.0), home(3.0)], {"s": {}})
     assert (once.moved_needlessly, once.answered_elsewhere) == (0, 1)
-    assert judge([home(1.0), away(2.0), away(3.0), home(4.0)], {"s": {}}).moved_needlessly == 1
-    assert judge([home(1.0), away(2.0), home(3.0), away(4.0), away(5.0)], {"s": {}}).moved_needlessly == 1
+    assert check_history([home(1.0), away(2.0), away(3.0), home(4.0)], {"s": {}}).moved_needlessly == 1
+    assert check_history([home(1.0), away(2.0), home(3.0), away(4.0), away(5.0)], {"s": {}}).moved_needlessly == 1
 
 
 def test_while_envoy_does_not_trust_the_returned_member_yet_its_standby_answers():
     def seen(*members):
-        return judge([read("s", 9.0 + number, by) for number, by in enumerate(members)], {"s": {}}, KILLING)
+        return check_history([read("s", 9.0 + number, by) for number, by in enumerate(members)], {"s": {}}, KILLING)
 
     on_the_way = seen("cart-2", "cart-3", "cart-1", "cart-1")
     assert (on_the_way.moved_needlessly, on_the_way.answered_elsewhere) == (0, 1)
@@ -105,8 +105,8 @@ def test_while_envoy_does_not_trust_the_returned_member_yet_its_standby_answers(
 def test_an_answer_to_a_repeated_request_is_no_move_unless_the_next_one_comes_from_there_too():
     repeated = replace(read("s", 2.0, "cart-2"), attempts=2)
     at_home, away = read("s", 3.0, "cart-1"), read("s", 3.0, "cart-2")
-    assert judge([read("s", 1.0, "cart-1"), repeated, at_home], {"s": {}}).moved_needlessly == 0
-    assert judge([read("s", 1.0, "cart-1"), repeated, away], {"s": {}}).moved_needlessly == 1
+    assert check_history([read("s", 1.0, "cart-1"), repeated, at_home], {"s": {}}).moved_needlessly == 0
+    assert check_history([read("s", 1.0, "cart-1"), repeated, away], {"s": {}}).moved_needlessly == 1
 
 
 @pytest.mark.parametrize(
@@ -129,45 +129,45 @@ def test_an_answer_to_a_repeated_request_is_no_move_unless_the_next_one_comes_fr
     ],
 )
 def test_a_session_that_leaves_a_living_member_moved_needlessly(history):
-    verdict = judge(history, {"s": {}}, KILLING)
-    assert (verdict.moved_needlessly, verdict.flawless) == (1, False)
+    result = check_history(history, {"s": {}}, KILLING)
+    assert (result.moved_needlessly, result.flawless) == (1, False)
 
 
 def test_who_made_a_session_need_not_be_who_serves_it():
     made = Op("s", "create", 0.0, 0.01, 201, "cart-2")
-    assert judge([made, read("s", 1.0, "cart-3"), read("s", 6.0, "cart-3")], {"s": {}}, KILLING).flawless
+    assert check_history([made, read("s", 1.0, "cart-3"), read("s", 6.0, "cart-3")], {"s": {}}, KILLING).flawless
 
 
 def test_without_a_kill_every_move_is_needless():
-    assert judge([read("s", 1.0, "cart-1"), read("s", 2.0, "cart-2")], {"s": {}}).moved_needlessly == 1
+    assert check_history([read("s", 1.0, "cart-1"), read("s", 2.0, "cart-2")], {"s": {}}).moved_needlessly == 1
 
 
 def test_a_touched_session_that_never_got_an_answer_again_spoils_the_run():
-    verdict = judge([read("s", 4.0, "cart-1")], {"s": {}}, KILLING)
-    assert (verdict.sessions_touched, verdict.never_answered, verdict.flawless) == (1, 1, False)
+    result = check_history([read("s", 4.0, "cart-1")], {"s": {}}, KILLING)
+    assert (result.sessions_touched, result.never_answered, result.flawless) == (1, 1, False)
 
 
 def test_the_gap_ends_at_the_first_good_answer_not_at_a_refusal():
     history = [read("s", 4.0, "cart-1"), write("s", 5.0, "", "s1", status=503), read("s", 6.0, "cart-2")]
-    verdict = judge(history, {"s": {}}, KILLING, pacing=1.0)
-    assert verdict.client_gap_ms.max == pytest.approx(1000.0)
+    result = check_history(history, {"s": {}}, KILLING, pacing=1.0)
+    assert result.client_gap_ms.max == pytest.approx(1000.0)
 
 
 def test_an_answer_the_dying_member_still_gave_counts_as_before():
     history = [read("s", 4.995, "cart-1"), read("s", 6.0, "cart-2", took=0.015)]
-    verdict = judge(history, {"s": {}}, KILLING, pacing=1.0)
-    assert verdict.client_gap_ms.max == pytest.approx(10.0)
+    result = check_history(history, {"s": {}}, KILLING, pacing=1.0)
+    assert result.client_gap_ms.max == pytest.approx(10.0)
 
 
 def test_sessions_of_survivors_have_no_gap():
-    verdict = judge([read("s", 4.0, "cart-2"), read("s", 8.0, "cart-2")], {"s": {}}, KILLING)
-    assert verdict.sessions_touched == 0
-    assert math.isnan(verdict.client_gap_ms.p99)
+    result = check_history([read("s", 4.0, "cart-2"), read("s", 8.0, "cart-2")], {"s": {}}, KILLING)
+    assert result.sessions_touched == 0
+    assert math.isnan(result.client_gap_ms.p99)
 
 
 def test_failures_after_the_return_are_counted_for_the_rejoin():
     history = [read("s", 4.0, "cart-2"), replace(read("s", 11.0, ""), status=503)]
-    assert judge(history, {"s": {}}, KILLING).rejoin_failed_requests == 1
+    assert check_history(history, {"s": {}}, KILLING).rejoin_failed_requests == 1
 
 
 def test_percentiles_are_values_that_occurred():

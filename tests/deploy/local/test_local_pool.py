@@ -19,18 +19,25 @@ from understudy.statesync.etcd.client import EtcdClient
 
 ROOT = Path(__file__).parents[3]
 PATIENCE = 60
+UNDERSTUDY = str(Path(sys.executable).with_name("understudy"))
+SHADOWS = ("deploy", "proxy", "statesync", "telemetry", "xds", "understudy", "aiohttp")
 
 
 class Terminal:
-    """``understudy`` commands in one directory; ``start`` leaves them running."""
+    """``understudy`` commands in one directory; ``start`` leaves them running.
+
+    Files in the directory have the names of modules, and nobody may import them.
+    """
 
     def __init__(self, directory):
         self.directory = directory
+        for name in SHADOWS:
+            (directory / f"{name}.py").write_text("raise ImportError('imported from the current directory')\n")
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(directory)}
         self.started = []
 
     def start(self, *arguments):
-        command = bound_to(os.getpid(), [sys.executable, "-m", "understudy.deploy.cli", *arguments])
+        command = bound_to(os.getpid(), [UNDERSTUDY, *arguments])
         with (self.directory / "output").open("wb") as output:
             child = subprocess.Popen(command, cwd=self.directory, env=self.environment, stdout=output, stderr=output)
         self.started.append(child)
@@ -38,7 +45,7 @@ class Terminal:
 
     def run(self, *arguments):
         return subprocess.run(
-            [sys.executable, "-m", "understudy.deploy.cli", *arguments],
+            [UNDERSTUDY, *arguments],
             cwd=self.directory,
             env=self.environment,
             capture_output=True,

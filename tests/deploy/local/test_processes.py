@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.harness.waiting import free_port, until
-from understudy.deploy.common.errors import StartError
-from understudy.deploy.local.processes import Processes, Program, State, last_line
+from understudy.deploy.common.errors import ProcessStartError
+from understudy.deploy.local.processes import Processes, ProcessState, Program, last_line
 
 WEB = """
 import http.server, sys
@@ -59,7 +59,7 @@ async def test_a_process_killed_by_hand_comes_back_and_its_end_is_told(tmp_path)
         await processes.start(web(tmp_path))
         first = processes["web"].pid
         os.kill(first, signal.SIGKILL)
-        await until(lambda: processes["web"].state is State.RUNNING and processes["web"].pid not in (0, first))
+        await until(lambda: processes["web"].state is ProcessState.RUNNING and processes["web"].pid not in (0, first))
         assert processes["web"].restarts == 1
         assert "SIGKILL" in processes["web"].reason
 
@@ -70,9 +70,9 @@ async def test_a_process_killed_on_purpose_stays_down_until_it_is_started_again(
         first = processes["web"].pid
         processes.kill("web")
         await until(lambda: processes["web"].pid == 0)
-        assert processes["web"].state is State.KILLED
+        assert processes["web"].state is ProcessState.KILLED
         await processes.start_again("web")
-        assert processes["web"].state is State.RUNNING
+        assert processes["web"].state is ProcessState.RUNNING
         assert processes["web"].pid not in (0, first)
 
 
@@ -82,11 +82,11 @@ async def test_a_process_ended_on_purpose_may_say_goodbye_and_stays_down_until_i
         await processes.start(program("polite", UNTIL_TERM, tmp_path, "goodbye", goodbyes))
         await until(lambda: last_line(processes["polite"].program.log) == "ready")
         first = processes["polite"].pid
-        await processes.end("polite")
+        await processes.terminate("polite")
         assert goodbyes.read_text().split() == ["goodbye"]
-        assert (processes["polite"].pid, processes["polite"].state) == (0, State.STOPPED)
+        assert (processes["polite"].pid, processes["polite"].state) == (0, ProcessState.STOPPED)
         await processes.start_again("polite")
-        assert processes["polite"].state is State.RUNNING
+        assert processes["polite"].state is ProcessState.RUNNING
         await until(lambda: processes["polite"].pid not in (0, first))
 
 
@@ -94,7 +94,7 @@ async def test_a_program_that_cannot_start_is_reported_with_its_last_words(tmp_p
     broken = program("broken", "import sys; sys.exit('the port is taken')", tmp_path, health="http://127.0.0.1:9/")
     async with Processes() as processes:
         with pytest.raises(
-            StartError, match=r"broken ended with exit code 1: the port is taken; its log is .*broken\.log"
+            ProcessStartError, match=r"broken ended with exit code 1: the port is taken; its log is .*broken\.log"
         ):
             await processes.start(broken)
 
@@ -104,14 +104,16 @@ async def test_a_program_that_is_not_there_is_reported(tmp_path):
         "missing", (str(tmp_path / "nothing"),), tmp_path / "missing.log", 0, health="http://127.0.0.1:9/"
     )
     async with Processes() as processes:
-        with pytest.raises(StartError, match=r"cannot run .*nothing: No such file"):
+        with pytest.raises(ProcessStartError, match=r"cannot run .*nothing: No such file"):
             await processes.start(missing)
 
 
 async def test_a_program_that_never_gets_ready_is_reported(tmp_path):
     slow = program("slow", "import time; time.sleep(600)", tmp_path, health="http://127.0.0.1:9/")
     async with Processes() as processes:
-        with pytest.raises(StartError, match=r"slow was not ready after 0\.3 s: nothing listens at 127.0.0.1:9;"):
+        with pytest.raises(
+            ProcessStartError, match=r"slow was not ready after 0\.3 s: nothing listens at 127.0.0.1:9;"
+        ):
             await processes.start(slow, timeout=0.3)
 
 

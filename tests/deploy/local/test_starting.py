@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from tests.harness.waiting import free_port, until
-from understudy.deploy.common.errors import DeployError, NotReadyError, StartError
+from understudy.deploy.common.errors import DeployError, NotReadyError, ProcessStartError
 from understudy.deploy.local import processes as under_test
 from understudy.deploy.local import starting
 from understudy.deploy.local.processes import Processes, Program
@@ -20,7 +20,7 @@ APP = "cart-1/app"
 
 @pytest.fixture
 async def processes(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Processes]:
-    monkeypatch.setattr(under_test, "REFUSAL_PATIENCE", 0.1)
+    monkeypatch.setattr(under_test, "REFUSAL_TIMEOUT", 0.1)
     async with Processes() as running:
         yield running
 
@@ -50,8 +50,10 @@ async def test_an_application_that_has_no_such_path_is_refused_long_before_its_t
     processes: Processes, tmp_path: Path, answering: str
 ) -> None:
     processes.launch(program(tmp_path, f"{answering}/404"))
-    with pytest.raises(DeployError, match=rf"it answered 404 at {answering}/404; .*: say with --app-health"):
-        await asyncio.wait_for(all_ready(processes, [APP], print, app_patience=600), 30)
+    with pytest.raises(
+        DeployError, match=rf"it answered 404 at {answering}/404; .*: set its health check with --app-health"
+    ):
+        await asyncio.wait_for(all_ready(processes, [APP], print, app_timeout=600), 30)
 
 
 async def test_an_application_that_is_not_well_yet_has_its_time(
@@ -61,7 +63,7 @@ async def test_an_application_that_is_not_well_yet_has_its_time(
     with pytest.raises(
         DeployError, match=r"not ready after 0.5 s: it answered 503 at .*: give it more time with --app-t"
     ):
-        await all_ready(processes, [APP], print, app_patience=0.5)
+        await all_ready(processes, [APP], print, app_timeout=0.5)
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "http"])
@@ -92,12 +94,12 @@ async def test_the_time_of_an_application_begins_when_all_else_is_ready(processe
 async def test_what_is_waited_for_is_told_meanwhile(
     processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(starting, "TOLD_EVERY", 0.05)
+    monkeypatch.setattr(starting, "PROGRESS_INTERVAL", 0.05)
     where = f"127.0.0.1:{free_port()}"
     processes.launch(program(tmp_path, f"tcp://{where}"), program(tmp_path, f"tcp://{where}", name="control-1"))
     told: list[str] = []
-    waiting = asyncio.create_task(all_ready(processes, ["control-1", APP], told.append, app_patience=60))
-    line = f"waiting for {APP}: nothing listens at {where} (for 60 s from when all else is ready)"
+    waiting = asyncio.create_task(all_ready(processes, ["control-1", APP], told.append, app_timeout=60))
+    line = f"waiting for {APP}: nothing listens at {where} (timeout 60 s after all other processes are ready)"
     await until(lambda: line in told, what=line)
     waiting.cancel()
     await asyncio.wait({waiting})
@@ -107,7 +109,9 @@ async def test_an_application_that_ends_is_told_at_once_with_its_last_output(
     processes: Processes, tmp_path: Path
 ) -> None:
     processes.launch(program(tmp_path, "tcp://127.0.0.1:9", "print('usage: shop serve')"))
-    with pytest.raises(StartError, match=r"ended with exit code 0; its last output was: usage: shop serve; its log"):
+    with pytest.raises(
+        ProcessStartError, match=r"ended with exit code 0; its last output was: usage: shop serve; its log"
+    ):
         await processes.ready(APP)
 
 
@@ -118,7 +122,7 @@ async def test_an_interpreter_that_may_not_be_run_is_told_at_once(
     python.write_text("not to be run")
     wanted = program(tmp_path, "tcp://127.0.0.1:9")
     monkeypatch.setattr(sys, "executable", str(python))  # what every process is started by, to be tied to this one
-    with pytest.raises(StartError, match=rf"{APP} cannot be run: {python}: Permission denied"):
+    with pytest.raises(ProcessStartError, match=rf"{APP} cannot be run: {python}: Permission denied"):
         await asyncio.wait_for(processes.start(wanted), 30)
 
 
@@ -126,5 +130,7 @@ async def test_a_script_whose_interpreter_is_missing_names_it(processes: Process
     script = tmp_path / "script"
     script.write_text("#!/nowhere/python3\n")
     script.chmod(0o755)
-    with pytest.raises(StartError, match=rf"cannot run {script} by its interpreter /nowhere/python3: No such file"):
+    with pytest.raises(
+        ProcessStartError, match=rf"cannot run {script} by its interpreter /nowhere/python3: No such file"
+    ):
         await processes.start(Program(APP, (str(script),), tmp_path / "app.log", 0, health="tcp://127.0.0.1:9"))

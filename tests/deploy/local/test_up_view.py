@@ -9,21 +9,23 @@ import pytest
 from rich.console import Console
 
 from tests.harness.recorded import answering
-from understudy.deploy.common.layout import ControlPlace, FrontPlace, Layout, MemberPlace
+from understudy.deploy.common.layout import ControlAddresses, FrontAddresses, Layout, MemberAddresses
 from understudy.deploy.inspect.views import status_view
 from understudy.deploy.local import up_view
-from understudy.deploy.local.up_view import Failovers, Now, failover_line, kill_line, picture
+from understudy.deploy.local.up_view import Failovers, Now, display, failover_line, kill_line
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.state import PoolState
 
-MEMBERS = tuple(MemberPlace(name, "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4") for name in ("a", "b"))
+MEMBERS = tuple(
+    MemberAddresses(name, "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4") for name in ("a", "b")
+)
 LAYOUT = Layout(
     "cart",
     1,
     ("http://127.0.0.1:5",),
     ("",),
-    (ControlPlace("control-1", "x:1", "x:2"),),
-    FrontPlace("f", "y:1", "y:2"),
+    (ControlAddresses("control-1", "x:1", "x:2"),),
+    FrontAddresses("f", "y:1", "y:2"),
     MEMBERS,
 )
 TRACE = "ab" * 16
@@ -50,7 +52,7 @@ def now(**changed: tuple[str, int]) -> Now:
 
 def drawn(what: Now, height: int = 40) -> str:
     console = Console(file=io.StringIO(), width=100, height=height)
-    console.print(picture(what))
+    console.print(display(what))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -80,7 +82,7 @@ def test_what_is_said_to_kill_a_member_names_processes_that_run() -> None:
     assert "kill -9" not in drawn(nobody)
 
 
-def test_the_picture_has_the_commands_and_failovers_of_this_moment() -> None:
+def test_the_display_has_the_commands_and_failovers_of_this_moment() -> None:
     shown = drawn(replace(now(a_app=("running", 31)), failovers=[row(took_ms=69.4)]))
     assert "kill -9 31 12" in shown
     assert "took 69 ms: takeover a > b (85): connection refused" in shown
@@ -88,7 +90,7 @@ def test_the_picture_has_the_commands_and_failovers_of_this_moment() -> None:
 
 
 def test_without_etcd_the_processes_are_shown_and_why_nothing_else_is() -> None:
-    shown = drawn(replace(now(), view=None, trouble="etcd: nobody answers"))
+    shown = drawn(replace(now(), view=None, error="etcd: nobody answers"))
     assert "etcd: nobody answers" in shown
     assert "a/sidecar" in shown
 
@@ -111,10 +113,10 @@ async def test_a_silent_control_server_keeps_no_failover_from_being_shown() -> N
 
 
 def test_a_failover_is_told_once_as_a_line_when_its_slots_have_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(up_view, "UNCHANGED", 0.0)
+    monkeypatch.setattr(up_view, "UNCHANGED_FOR", 0.0)
     failovers = Failovers([])
-    assert failovers.to_tell([row(43)]) == []
-    assert failovers.to_tell([row(85)]) == [], "it has just changed"
-    (told,) = failovers.to_tell([row(85, took_ms=69.4)])
+    assert failovers.to_print([row(43)]) == []
+    assert failovers.to_print([row(85)]) == [], "it has just changed"
+    (told,) = failovers.to_print([row(85, took_ms=69.4)])
     assert "took 69 ms: takeover a > b (85): connection refused; see 'understudy trace abababababab'" in told
-    assert failovers.to_tell([row(85)]) == []
+    assert failovers.to_print([row(85)]) == []

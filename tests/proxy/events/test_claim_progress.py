@@ -2,8 +2,8 @@
 
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from understudy.proxy.events.claim_progress import TOLD_NS, FirstAnswers
-from understudy.proxy.events.incarnation import SETTLED_AFTER, Lives
+from understudy.proxy.events.claim_progress import TOLD_NS, ClaimProgress
+from understudy.proxy.events.incarnation import SETTLED_AFTER, Incarnation
 from understudy.telemetry.tracing import names
 from understudy.telemetry.tracing.clock import Clock
 from understudy.telemetry.tracing.ids import takeover_seed, trace_seed
@@ -24,9 +24,8 @@ class Member:
             "understudy-sidecar", "cart-1", direct=self.kept, clock=Clock(lambda: 0, lambda: 0)
         )
         self.telemetry.clock.now_ns = lambda: self.now  # type: ignore[method-assign]
-        self.answers = FirstAnswers(self.telemetry, "cart", "cart-1")
+        self.answers = ClaimProgress(self.telemetry, "cart", "cart-1", self.beat)
         self.beats = 0
-        self.answers.on_change = self.beat
 
     def beat(self) -> None:
         self.beats += 1
@@ -125,7 +124,7 @@ def test_old_claims_are_told_no_more():
 
 
 def test_a_new_life_begins_when_a_takeover_that_one_survived_is_over():
-    lives = Lives()
+    lives = Incarnation()
     assert not lives.settle(100.0)
     lives.taken(10.0)
     lives.taken(10.1)

@@ -8,7 +8,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from tests.harness.waiting import until
-from understudy.proxy.events.handover_latency import HeldUp
+from understudy.proxy.events.handover_latency import HandoverLatency
 from understudy.telemetry.tracing import names
 from understudy.telemetry.tracing.ids import TraceIds, trace_seed
 from understudy.telemetry.tracing.setup import start_telemetry
@@ -28,7 +28,7 @@ class Member:
     def __init__(self) -> None:
         self.kept = InMemorySpanExporter()
         self.telemetry = start_telemetry("understudy-sidecar", "cart-1", direct=self.kept)
-        self.book = HeldUp(self.telemetry, "cart", "cart-1", lambda _: ASKED)
+        self.book = HandoverLatency(self.telemetry, "cart", "cart-1", lambda _: ASKED)
 
     async def told(self, trace: TraceIds) -> ReadableSpan:
         """The span of a trace, once it is there."""

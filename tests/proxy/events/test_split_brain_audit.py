@@ -12,8 +12,8 @@ from tests.harness.etcd import EtcdServer
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.sidecars_here import sidecars_here
 from tests.harness.waiting import until
-from understudy.proxy.events.split_brain_audit import Writers, written_late
-from understudy.proxy.sidecar.sidecar import Sidecar
+from understudy.proxy.events.split_brain_audit import SplitBrainAudit, written_late
+from understudy.proxy.sidecar.parts import Sidecar
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.sessions.digests import Entry, Reading
@@ -34,7 +34,7 @@ async def pool(etcd: EtcdServer, pool_name: str) -> AsyncIterator[SidecarPool]:
 def told(sidecar: Sidecar) -> list[tuple[str, Mapping[str, Any]]]:
     """The spans that a sidecar records from now on, by name, with their attributes."""
     found: list[tuple[str, Mapping[str, Any]]] = []
-    telemetry = sidecar.context.telemetry
+    telemetry = sidecar.recorder.telemetry
     telemetry.on_span = lambda name, _ids, _seconds, attributes: found.append((name, attributes))
     return found
 
@@ -53,7 +53,7 @@ def test_an_audit_is_told_when_the_last_of_its_slots_is_checked_or_gone():
     found = []
     telemetry = start_telemetry(names.SERVICE_SIDECAR, "b")
     telemetry.on_span = lambda name, ids, _seconds, attributes: found.append((name, ids.hex, dict(attributes)))
-    writers = Writers(telemetry, "cart", "b")
+    writers = SplitBrainAudit(telemetry, "cart", "b")
     writers.claimed(IDS, {1: 5, 2: 5, 3: 5}, 100)
     clean = Reading(130, {"k": Entry(120, 0)}, frozenset(), 0, {"k": 5})
     owner = Owner("b", "b1", 5)
@@ -87,7 +87,7 @@ async def test_slots_that_were_taken_over_are_audited_and_a_second_writer_is_fou
         assert (found[names.SLOTS], found[names.WRITES_BREACHED]) == (16, 0)
 
         await pool.client.put(session, by_a.value)  # as if a's write had come through the fence
-        await until(lambda: here["b"].context.writers.breaches, what="the second writer is found")
+        await until(lambda: here["b"].recorder.audit.breaches, what="the second writer is found")
         async with pool.http.get(f"http://{pool.members['b'].peer}/metrics") as answer:
             metrics = await answer.text()
         assert "understudy_fence_breaches_total 0.0" not in metrics
@@ -97,21 +97,21 @@ async def test_writes_that_the_fence_refused_are_told_in_the_trace_of_the_change
     async with sidecars_here(pool, "a", "b") as here:
         await pool.settle(*A_FIRST)
         await pool.call("a", "PUT", "/k", "first")
-        committer, gate = here["a"].context.committer, asyncio.Event()
-        send = committer._send_until_definite
+        committer, gate = here["a"].committer, asyncio.Event()
+        send = committer._send_until_known
 
         async def late(batch):
             await gate.wait()
             return await send(batch)
 
-        committer._send_until_definite = late
+        committer._send_until_known = late
         spans = told(here["a"])
         other = next(key for key in map(str, range(1000)) if slot_of(key, 16) == slot_of("k", 16))
         waiting = asyncio.create_task(pool.call("a", "PUT", "/k", "too late"))
         await until(lambda: committer.pressure(0).writes == 1, what="the write is on its way")
         assert (await pool.call("a", "PUT", f"/{other}", "lost", Understudy_Durability="async"))[0] == 201
         owner = (await pool.owners())[slot_of("k", 16)]
-        boot = here["b"].context.boot
+        boot = here["b"].pool.identity.boot
         taken = replace(owner, active="b", boot=boot, epoch=owner.epoch + 1, traceparent=IDS.traceparent)
         await pool.client.put(pool.keys.owner(slot_of("k", 16)), taken.encode())
         gate.set()

@@ -13,7 +13,8 @@ from tests.harness.waiting import free_port
 from understudy.proxy.front.envoy import EnvoySettings
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.envoy.listener import listener, listener_name
-from understudy.xds.envoy.resources import Endpoint, PoolView, build
+from understudy.xds.envoy.pool_view import Endpoint, PoolView
+from understudy.xds.envoy.resources import build
 from understudy.xds.server.ads import AdsServer
 from understudy.xds.server.cache import ResourceCache
 from understudy.xds.server.types import LISTENER

@@ -6,7 +6,8 @@ from tests.harness.certificates import Authority
 from tests.harness.envoy import running_envoy
 from tests.harness.waiting import free_port, until
 from understudy.proxy.front.bootstrap import bootstrap
-from understudy.proxy.front.envoy_tls import EnvoyTls, secret_files, transport_socket
+from understudy.proxy.front.envoy_tls import secret_files, transport_socket
+from understudy.statesync.tls.pem_files import PemFiles
 
 
 def volume(directory, authority, name):
@@ -25,7 +26,7 @@ def volume(directory, authority, name):
 async def test_a_volume_of_kubernetes_is_followed(tmp_path):
     authority, certificates = Authority(tmp_path / "authority"), tmp_path / "volume"
     volume(certificates, authority, "front-1")
-    files = EnvoyTls(*(certificates / name for name in ("tls.crt", "tls.key", "ca.crt")))
+    files = PemFiles(*(certificates / name for name in ("tls.crt", "tls.key", "ca.crt")))
     for name, content in secret_files(files).items():
         (tmp_path / name).write_text(json.dumps(content))
     servers = [f"127.0.0.1:{free_port()}"]

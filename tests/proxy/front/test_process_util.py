@@ -1,13 +1,8 @@
-"""What keeps processes running: patience that grows, and words for why one ended."""
+"""What keeps processes running: words for why one ended."""
 
 import pytest
 
-from understudy.proxy.front.process_util import LONGEST_DELAY, describe_exit, restart_delay
-
-
-def test_the_delay_doubles_up_to_a_bound():
-    assert [restart_delay(deaths, 0.1) for deaths in (1, 2, 3)] == [0.1, 0.2, 0.4]
-    assert restart_delay(1000, 0.1) == LONGEST_DELAY
+from understudy.proxy.front.process_util import describe_exit
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from aiohttp import web
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
 from tests.harness.waiting import free_port, until
-from understudy.proxy.health.app_health_check import ApplicationCheck
+from understudy.proxy.health.app_health_check import AppHealthCheck
 from understudy.statesync.pool.app_health import AppHealth, HealthKind
 from understudy.statesync.pool.spec import Liveness
 
@@ -19,9 +19,9 @@ SERVING, NOT_SERVING = 1, 2
 
 
 @asynccontextmanager
-async def checked(port: int, health: str) -> AsyncIterator[ApplicationCheck]:
+async def checked(port: int, health: str) -> AsyncIterator[AppHealthCheck]:
     """The check of an application at ``port``, under way."""
-    check = ApplicationCheck(
+    check = AppHealthCheck(
         f"127.0.0.1:{port}",
         AppHealth.parse(health),
         lambda: None,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from understudy.proxy.health.health_port import HealthPort, open_health_port
-from understudy.proxy.health.loop_lag import STALLED_AFTER, STALLED_WITHOUT_ETCD, StallWatch, bearable
+from understudy.proxy.health.loop_lag import STALLED_AFTER, STALLED_WITHOUT_ETCD, LoopLag, bearable
 
 
 class Member:
@@ -18,8 +18,8 @@ class Member:
 
     def __init__(self) -> None:
         self.fault = ""
-        self.stall = StallWatch()
-        self.wanting_at = float("inf")  # so that this thread may be late by some seconds, as on a busy machine
+        self.stall = LoopLag()
+        self.no_leader_at = float("inf")  # so that this thread may be late by some seconds, as on a busy machine
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def member() -> Member:
 @pytest.fixture
 def port(member: Member) -> Iterator[HealthPort]:
     address = ("127.0.0.1", 0)
-    with HealthPort(address, lambda: member.fault, member.stall, wanting_at=lambda: member.wanting_at) as port:
+    with HealthPort(address, lambda: member.fault, member.stall, no_leader_at=lambda: member.no_leader_at) as port:
         yield port
 
 
@@ -53,14 +53,14 @@ def test_one_connection_hears_of_every_change(port: HealthPort, member: Member) 
 def test_an_event_loop_that_stands_still_for_long_is_told(port: HealthPort, member: Member) -> None:
     connection = http.client.HTTPConnection(*port.address)
     assert asked(connection)[0] == 200
-    member.wanting_at = float("-inf")
+    member.no_leader_at = float("-inf")
     time.sleep(STALLED_AFTER + 0.2)  # nobody runs the stall watch: that is what a blocked event loop looks like
     status, text = asked(connection)
     assert status == 503
     assert "the event loop stands still" in text
-    member.wanting_at = time.monotonic()
+    member.no_leader_at = time.monotonic()
     assert asked(connection)[0] == 200  # etcd has no leader: nobody else could serve either
-    assert bearable(STALLED_WITHOUT_ETCD, wanting_at=0.0) == STALLED_AFTER  # for a while
+    assert bearable(STALLED_WITHOUT_ETCD, no_leader_at=0.0) == STALLED_AFTER  # for a while
 
 
 def test_requests_may_come_in_pieces_or_many_at_once_and_nonsense_ends_its_own_connection(port: HealthPort) -> None:

@@ -9,14 +9,14 @@ import time
 import pytest
 
 from tests.harness.commands import ROOT
-from understudy.proxy.health.loop_lag import StallWatch, stood_still, waited_for_cpu
+from understudy.proxy.health.loop_lag import LoopLag, stood_still, waited_for_cpu
 
 FROZEN = """
 import asyncio, time
-from understudy.proxy.health.loop_lag import StallWatch
+from understudy.proxy.health.loop_lag import LoopLag
 
 async def main():
-    watch = StallWatch()
+    watch = LoopLag()
     running = asyncio.create_task(watch.run())
     await asyncio.sleep(0.1)
     print("ready", flush=True)
@@ -54,7 +54,7 @@ def test_who_neither_ran_nor_waited_for_a_cpu_stood_still(late, ran, waited, sti
 
 async def stalled(block) -> list[tuple[float, float]]:
     """What a watch tells when ``block`` keeps its event loop from running."""
-    watch = StallWatch()
+    watch = LoopLag()
     running = asyncio.create_task(watch.run())
     await asyncio.sleep(0.1)
     block()

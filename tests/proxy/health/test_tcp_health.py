@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.harness.waiting import free_port, stays, until
-from understudy.proxy.health.app_health_check import ApplicationCheck
+from understudy.proxy.health.app_health_check import AppHealthCheck
 from understudy.proxy.health.tcp_health import ask
 from understudy.statesync.pool.app_health import AppHealth
 from understudy.statesync.pool.spec import Liveness
@@ -45,7 +45,7 @@ async def test_the_question_comes_after_a_header_that_names_nobody(header: str, 
 async def test_the_check_tells_what_is_wrong_and_asks_nothing_before_the_spec_is_known():
     spec: list[Tcp] = []
     port = free_port()
-    check = ApplicationCheck(
+    check = AppHealthCheck(
         f"127.0.0.1:{port}",
         AppHealth.parse("/"),
         lambda: None,

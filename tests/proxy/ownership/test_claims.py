@@ -11,8 +11,8 @@ from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.sidecars_here import sidecars_here
 from tests.harness.waiting import until
 from understudy.proxy.ownership.claims import Claimer
-from understudy.proxy.sidecar.sidecar import Sidecar
-from understudy.statesync.pool.keys import prefix_range
+from understudy.proxy.sidecar.parts import Sidecar
+from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.ownership import CLAIM_MOST
 from understudy.statesync.pool.records import Failover
 
@@ -46,7 +46,7 @@ async def test_a_takeover_of_many_slots_waits_once_for_the_old_owners_reads(
         pool.kill("a")
 
         assert (await pool.call("b", "GET", "/k"))[2] == b"kept"
-        await until(lambda: len(here["b"].context.holdings.open_slots()) == SLOTS, 40, "all slots are served")
+        await until(lambda: len(here["b"].owned.open_slots()) == SLOTS, 40, "all slots are served")
         assert waits == [SLOTS]
         page = await pool.client.range(prefix_range(pool.keys.failovers))
         (taken,) = [Failover.decode(kv.value) for kv in page.kvs]
@@ -61,7 +61,7 @@ async def test_a_slot_that_was_claimed_is_not_handed_over_before_it_is_open(pool
 
         pool.kill("a")
         caller = asyncio.create_task(pool.call("b", "GET", "/k"))
-        await until(lambda: b.context.holdings.preparing, 40, "the slots are claimed")
+        await until(lambda: b.owned.preparing, 40, "the slots are claimed")
         await pool.write_table((("c", "b"),))
         await until(lambda: _opened(b, early), 40, "the slots are open")
 
@@ -71,6 +71,6 @@ async def test_a_slot_that_was_claimed_is_not_handed_over_before_it_is_open(pool
 
 
 def _opened(sidecar: Sidecar, early: set[int]) -> bool:
-    preparing = sidecar.context.holdings.preparing
-    early |= preparing & sidecar.roles._handing
+    preparing = sidecar.owned.preparing
+    early |= preparing & sidecar.reconciler._handing
     return not preparing

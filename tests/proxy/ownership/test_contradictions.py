@@ -3,16 +3,20 @@
 import asyncio
 import logging
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from understudy.proxy.member.identity import MemberIdentity
+from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.ownership import takeovers
-from understudy.proxy.ownership.takeovers import LASTING, Contradictions, Takeovers
-from understudy.proxy.peers.peer_client import Life, Peer
+from understudy.proxy.ownership.drain_reason import DrainState
+from understudy.proxy.ownership.etcd_contact import EtcdContact
+from understudy.proxy.ownership.takeovers import LASTING_AFTER, Contradictions, Takeovers
+from understudy.proxy.peers.peer_protocol import ProbeResult
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.ownership import View
 from understudy.statesync.pool.records import Lost, Member, MemberState, Owner, Table
-from understudy.statesync.pool.state import At, PoolState
+from understudy.statesync.pool.state import At
 
 ME, OTHER = "b", ("a", "a1")
 
@@ -20,25 +24,31 @@ ME, OTHER = "b", ("a", "a1")
 class Answers:
     """Peers that always answer."""
 
-    async def probe(self, *_: object, **__: object) -> Life:
-        return Life.ALIVE
+    async def probe(self, *_: object, **__: object) -> ProbeResult:
+        return ProbeResult.ALIVE
 
 
 def taker(table: Table, *, registered: bool = True) -> Takeovers:
     """A member that is asked to take over from one that lives and answers."""
-    state = PoolState(PoolKeys("cart"))
-    state.table = At(table, 9)
-    state.owners = {0: At(Owner(*OTHER, 1), 5)}
-    if registered:
-        state.members["a"] = At(Member(*OTHER, "h:1", "h:2", MemberState.UP), 3)
-    context = SimpleNamespace(
-        state=state,
-        view=lambda: View(ME, "b1", table, 9, state.owners, state.members),
-        peer=lambda member: Peer(member, "h:2"),
-        patience=lambda _member: 0.5,
-        peers=Answers(),
+    pool, nothing = PoolView(MemberIdentity(ME, "b1", PoolKeys("cart"))), cast("Any", None)
+    pool.state.table = At(table, 9)
+    pool.state.owners = {0: At(Owner(*OTHER, 1), 5)}
+    pool.state.members["a"] = At(Member(*OTHER, "h:1", "h:2", MemberState.UP), 3)
+    pool.remember("a")
+    if not registered:
+        del pool.state.members["a"]
+    return Takeovers(
+        pool,
+        nothing,
+        nothing,
+        cast("Any", Answers()),
+        nothing,
+        claiming=asyncio.Lock(),
+        contact=EtcdContact(),
+        drain=DrainState(pool),
+        updates=nothing,
+        recorder=nothing,
     )
-    return Takeovers(context, None, asyncio.Lock(), lambda: None)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -68,9 +78,9 @@ async def test_an_ordinary_rebalance_is_no_contradiction(clock, caplog):
 
 async def test_a_passing_moment_is_not_told(clock, caplog):
     one = taker(LOST)
-    assert await told(one, clock, caplog, LASTING - 1) == []
-    clock.seconds += LASTING
-    assert await told(one, clock, caplog, LASTING - 1) == []
+    assert await told(one, clock, caplog, LASTING_AFTER - 1) == []
+    clock.seconds += LASTING_AFTER
+    assert await told(one, clock, caplog, LASTING_AFTER - 1) == []
 
 
 @pytest.mark.parametrize(
@@ -81,7 +91,7 @@ async def test_a_passing_moment_is_not_told(clock, caplog):
     ],
 )
 async def test_what_lasts_is_told_once(clock, caplog, taking, said):
-    assert await told(taking, clock, caplog, 30) == [f"{said}, but it has answered for 3 s: not taking over"]
+    assert await told(taking, clock, caplog, 30) == [f"{said}, but it has answered for 3 s: no takeover"]
 
 
 def test_each_process_has_its_own_time():

@@ -18,7 +18,7 @@ from tests.harness.forkserver import forked
 from tests.harness.secrets import write_secret
 from tests.harness.sidecars import ROOT, SidecarPool, sidecar_pool
 from tests.harness.waiting import free_port, until
-from understudy.statesync.pool.keys import prefix_range
+from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.records import Failover, Intent, MemberState
 
 ADMIN = {"Understudy-Admin": "true"}
@@ -184,7 +184,7 @@ async def test_who_cannot_wait_is_told_what_is_missing(pool: SidecarPool) -> Non
     nowhere = free_port()
     code, said = await leave(pool, "a", "--session-api", f"127.0.0.1:{nowhere}")
     assert code == 2
-    assert f"the sidecar at 127.0.0.1:{nowhere} cannot be asked" in said
+    assert f"the sidecar at 127.0.0.1:{nowhere} does not answer" in said
     for wrong in ("wait=-1", "wait=nan", "wait=soon", "until=monday"):
         async with pool.http.post(f"http://{pool.members['b'].api}/v1/drain?{wrong}", headers=ADMIN) as answer:
             assert answer.status == 400
@@ -290,7 +290,7 @@ async def test_leaving_works_over_a_unix_socket_that_asks_for_a_token(
                 _, said = await process.communicate()
                 codes.append((process.returncode, said.decode()))
             assert codes[0][0] == 2
-            assert "says 401" in codes[0][1]
+            assert "answered 401" in codes[0][1]
             assert codes[1] == (0, "")
         finally:
             sidecar.terminate()

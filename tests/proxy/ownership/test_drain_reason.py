@@ -2,14 +2,14 @@
 
 import pytest
 
-from understudy.proxy.ownership.drain_reason import Leaving, able_to_take, leaving
+from understudy.proxy.ownership.drain_reason import DrainReason, able_to_take, drain_reason
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Intent, Member, MemberState, Table
 from understudy.statesync.pool.state import At, PoolState
 
 NOW = 1_000.0
-DRAINED = Leaving("drained by an operator", "drain")
-OFFLINE = Leaving("site east is offline", "site east offline")
+DRAINED = DrainReason("drained by an operator", "drain")
+OFFLINE = DrainReason("site east is offline", "site east offline")
 
 
 def pool(*, intent: Intent | None = None, site: Intent | None = None, offline: tuple[str, ...] = ()) -> PoolState:
@@ -28,7 +28,7 @@ EAST = Intent(site="east")
         (pool(), {}, None),
         (pool(intent=Intent("a")), {}, DRAINED),
         (pool(intent=Intent("a", NOW)), {}, None),
-        (pool(intent=Intent("a", NOW + 0.5)), {}, Leaving("drained by an operator until 1970-01-01 00:16:40Z")),
+        (pool(intent=Intent("a", NOW + 0.5)), {}, DrainReason("drained by an operator until 1970-01-01 00:16:40Z")),
         (pool(site=EAST), {}, None),
         (pool(site=EAST), {"overdue": True}, OFFLINE),
         (pool(site=EAST, offline=("east", "north")), {}, OFFLINE),
@@ -37,7 +37,7 @@ EAST = Intent(site="east")
         (pool(site=Intent(until=NOW, site="east"), offline=("east",)), {"overdue": True}, None),
         (pool(offline=("east",)), {"overdue": True}, None),
         (pool(intent=Intent("a"), site=EAST, offline=("east",)), {}, DRAINED),
-        (pool(site=EAST), {"going_down": True}, Leaving("going down: handing its slots over", "drain")),
+        (pool(site=EAST), {"going_down": True}, DrainReason("going down: handing its slots over", "drain")),
     ],
     ids=[
         "nobody wants it away",
@@ -57,7 +57,7 @@ EAST = Intent(site="east")
 )
 def test_a_member_leaves_for_a_reason(state, asked, found):
     rest = {"site": "east", "going_down": False, "overdue": False, "now": NOW}
-    assert leaving(state, "a", **(rest | asked)) == found
+    assert drain_reason(state, "a", **(rest | asked)) == found
 
 
 def test_slots_are_left_to_nobody_who_is_about_to_leave_too():

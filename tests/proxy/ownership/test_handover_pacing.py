@@ -4,13 +4,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from understudy.proxy.ownership.handover_pacing import REST_MOST, SERIES_ENDS, SPREAD, Unhurried
+from understudy.proxy.ownership.handover_pacing import REST_MOST, SERIES_ENDS, SPREAD, HandoverPacing
 
 
-def series(many: int, took: float, begun: float = 100.0, unhurried: Unhurried | None = None) -> tuple[float, float]:
+def series(
+    many: int, took: float, begun: float = 100.0, unhurried: HandoverPacing | None = None
+) -> tuple[float, float]:
     """How long all rests of a series took, and when it ended."""
     rests, now = 0.0, begun
-    unhurried = unhurried or Unhurried()
+    unhurried = unhurried or HandoverPacing()
     for left in reversed(range(many)):
         now += took
         rest = unhurried.rest(now, left)
@@ -37,19 +39,19 @@ def test_many_quick_ones_are_spread_and_nobody_rests_after_the_last():
 
 @pytest.mark.parametrize("pause", [SERIES_ENDS + 0.1, 0.1], ids=["later", "at once"])
 def test_a_second_series_is_spread_like_the_first(pause: float):
-    unhurried = Unhurried()
+    unhurried = HandoverPacing()
     first, ended = series(40, 0.01, unhurried=unhurried)
     again, _ = series(40, 0.01, ended + pause, unhurried)
     assert abs(first - again) < 1e-6
 
 
 def test_who_has_little_time_to_leave_rests_for_little_of_it():
-    assert Unhurried.within(10.0).spread == SPREAD
-    assert series(40, 0.01, unhurried=Unhurried.within(1.0))[0] <= 0.25 + 1e-6
+    assert HandoverPacing.within(10.0).spread == SPREAD
+    assert series(40, 0.01, unhurried=HandoverPacing.within(1.0))[0] <= 0.25 + 1e-6
 
 
 def test_who_is_late_does_not_rest():
-    unhurried = Unhurried()
+    unhurried = HandoverPacing()
     assert unhurried.rest(100.0, 9) > 0
     for now in (100.9, 101.8, 102.7):
         unhurried.rest(now, 9)

@@ -4,14 +4,14 @@ import asyncio
 
 import pytest
 
-from understudy.proxy.ownership.owned_slots import Holdings, NotMine, still_busy
+from understudy.proxy.ownership.owned_slots import NotMine, OwnedSlots, still_busy
 from understudy.statesync.pool.records import Owner
 
 MINE = Owner("a", "one", 1)
 
 
 def holding(*slots):
-    holdings = Holdings()
+    holdings = OwnedSlots()
     for slot in slots:
         holdings.reopen(holdings.gain(slot, MINE, 7))
     return holdings

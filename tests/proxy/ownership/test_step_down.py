@@ -47,13 +47,13 @@ async def test_slots_that_were_given_up_and_not_taken_are_served_again_only_unde
         await pool.call("a", "PUT", "/k", "kept")
         before = await pool.owners()
 
-        fences = here["a"].roles.give_up()
+        fences = here["a"].reconciler.give_up()
 
         assert len(fences) == pool.spec.slots
-        assert len(here["a"].context.holdings) == 0
+        assert len(here["a"].owned) == 0
         status, headers, body = await pool.call("a", "GET", "/k")
         assert (status, body, headers["understudy-served-by"]) == (200, b"kept", "a")
-        await until(lambda: len(here["a"].context.holdings.open_slots()) == pool.spec.slots, what="all are served")
+        await until(lambda: len(here["a"].owned.open_slots()) == pool.spec.slots, what="all are served")
         after = await pool.owners()
         assert {slot: owner.epoch - 1 for slot, owner in after.items()} == {s: o.epoch for s, o in before.items()}
 
@@ -62,15 +62,16 @@ async def test_who_is_given_slots_takes_them_only_under_the_records_that_they_we
     async with sidecars_here(pool, "a", "b") as here:
         await pool.settle(*A_FIRST)
         a = here["a"]
-        peer = a.context.peer("b")
+        peer = a.pool.peer("b")
         assert peer is not None
-        stale = {slot: at.revision for slot, at in a.context.view().owners.items()}
+        stale = {slot: at.revision for slot, at in a.pool.view().owners.items()}
         stale |= {0: stale[0] - 1}
-        a.roles.give_up()
-        await a.context.peers.take_from(peer, "a", a.context.boot, stale)
+        a.reconciler.give_up()
+        await a.client.take_from(peer, "a", a.pool.identity.boot, stale)
 
         owners = await pool.owners()
         assert [slot for slot, owner in owners.items() if owner.active == "a"] == [0]
         await until(
-            lambda: a.context.lives.count == 1, what="the next takeover from it is another one, with its own trace"
+            lambda: a.registration.record.life == 1,
+            what="the next takeover from it is another one, with its own trace",
         )

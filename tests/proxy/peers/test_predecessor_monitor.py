@@ -20,8 +20,8 @@ from understudy.statesync.heartbeat.pulse import KNOWN_FROM, Pulse, Pulses, is_r
 PROCESS = """
 import os, sys, time
 from understudy.proxy.health.health_port import HealthPort
-from understudy.proxy.health.loop_lag import StallWatch
-with HealthPort(("127.0.0.1", 0), lambda: "", StallWatch()) as port:
+from understudy.proxy.health.loop_lag import LoopLag
+with HealthPort(("127.0.0.1", 0), lambda: "", LoopLag()) as port:
     print(port.address[1], flush=True)
     sys.stdin.readline()
     while True:  # an event loop with too much to do holds the interpreter like this

@@ -17,10 +17,14 @@ from tests.harness.etcd import EtcdServer
 from tests.harness.secrets import write_secret
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import free_port, stays, until
-from understudy.proxy.peers.peer_client import Life, Peer, PeerClient
+from tests.proxy.members import probe_of
+from understudy.proxy.member.pool_view import Peer
+from understudy.proxy.peers.peer_client import PeerClient
+from understudy.proxy.peers.peer_probe import PeerProbe
+from understudy.proxy.peers.peer_protocol import ProbeResult
 from understudy.statesync.tls.peer_tls import Identity, PeerTls, trust_fault
-from understudy.xds.membership.failure_detector import Finding
-from understudy.xds.membership.heartbeat_server import probe
+from understudy.xds.membership.heartbeat_server import ask_peer
+from understudy.xds.membership.member_health import ProbeOutcome
 
 A_FIRST = (("a", "b"),)
 B_FIRST = (("b", "a"),)
@@ -43,20 +47,19 @@ async def pool(etcd: EtcdServer, pool_name: str, tmp_path: Path, authority: Auth
         yield pool
 
 
-async def probed(caller: Identity, pool: SidecarPool, member: str, peer: str = "") -> Life:
+async def probed(caller: Identity, pool: SidecarPool, member: str, peer: str = "") -> ProbeResult:
     client = PeerClient(PeerTls(caller))
     try:
         # Three tries of 100 ms may all be too short on a busy machine, which is no finding of this test.
-        return await until(
-            lambda: answered(client, Peer(member, peer or pool.members[member].peer)), 20, f"{member} is probed"
-        )
+        probe, asked = probe_of(client), Peer(member, peer or pool.members[member].peer)
+        return await until(lambda: answered(probe, asked), 20, f"{member} is probed")
     finally:
         await client.close()
 
 
-async def answered(client: PeerClient, peer: Peer) -> Life | None:
-    life = await client.probe(peer, patience=0.3)
-    return None if life is Life.SILENT else life
+async def answered(probe: PeerProbe, peer: Peer) -> ProbeResult | None:
+    found = await probe.probe(peer, patience=0.3)
+    return None if found is ProbeResult.SILENT else found
 
 
 async def test_calls_handovers_and_takeovers_go_over_mtls(pool: SidecarPool) -> None:
@@ -123,15 +126,14 @@ async def test_what_a_probe_finds_behind_certificates(pool: SidecarPool, authori
     me, at = authority.member("b"), pool.members["a"].peer
     stranger = Authority(tmp_path / "other", pool.keys.pool).member("b")
 
-    assert await probed(me, pool, "a") is Life.ALIVE
-    assert await probed(me, pool, "c", at) is Life.REPLACED
-    assert await probed(stranger, pool, "a") is Life.UNTRUSTED
-    assert (
-        await probed(Identity(stranger.cert, stranger.key, authority.ca, authority.trust), pool, "a") is Life.UNTRUSTED
-    )
-    assert await probed(authority.issue("front-1", "DNS:front-1"), pool, "a") is Life.UNTRUSTED
-    assert await probed(me, pool, "a", f"127.0.0.1:{free_port()}") is Life.GONE
-    assert not Life.UNTRUSTED.condemns
+    assert await probed(me, pool, "a") is ProbeResult.ALIVE
+    assert await probed(me, pool, "c", at) is ProbeResult.REPLACED
+    assert await probed(stranger, pool, "a") is ProbeResult.UNTRUSTED
+    unknown = Identity(stranger.cert, stranger.key, authority.ca, authority.trust)
+    assert await probed(unknown, pool, "a") is ProbeResult.UNTRUSTED
+    assert await probed(authority.issue("front-1", "DNS:front-1"), pool, "a") is ProbeResult.UNTRUSTED
+    assert await probed(me, pool, "a", f"127.0.0.1:{free_port()}") is ProbeResult.GONE
+    assert not ProbeResult.UNTRUSTED.condemns
 
 
 async def test_a_control_servers_probe_tells_the_same_over_mtls(
@@ -144,17 +146,17 @@ async def test_a_control_servers_probe_tells_the_same_over_mtls(
     stranger = PeerTls(Authority(tmp_path / "other", pool.keys.pool).control("control-1"))
     envoy = PeerTls(authority.issue("front-1", "DNS:front-1"))
 
-    async def found(member: str, peer: str, tls: PeerTls) -> tuple[Finding, str] | None:
+    async def found(member: str, peer: str, tls: PeerTls) -> tuple[ProbeOutcome, str] | None:
         async with aiohttp.ClientSession() as http:
-            finding, boot = await probe(http, member, peer, tls, patience=0.3)
-        return None if finding is Finding.SILENT else (finding, boot)
+            finding, boot = await ask_peer(http, member, peer, tls, timeout_seconds=0.3)
+        return None if finding is ProbeOutcome.SILENT else (finding, boot)
 
     for member, peer, tls, expected in (
-        ("a", at, control, (Finding.ANSWERED, record.boot)),
-        ("b", at, control, (Finding.ANSWERED, "of another member")),
-        ("a", at, stranger, (Finding.VOID, "")),
-        ("a", at, envoy, (Finding.VOID, "")),
-        ("a", f"127.0.0.1:{free_port()}", control, (Finding.REFUSED, "")),
+        ("a", at, control, (ProbeOutcome.ANSWERED, record.boot)),
+        ("b", at, control, (ProbeOutcome.ANSWERED, "of another member")),
+        ("a", at, stranger, (ProbeOutcome.VOID, "")),
+        ("a", at, envoy, (ProbeOutcome.VOID, "")),
+        ("a", f"127.0.0.1:{free_port()}", control, (ProbeOutcome.REFUSED, "")),
     ):
         assert await until(partial(found, member, peer, tls), 40, "an answer to the probe") == expected
 
@@ -215,11 +217,11 @@ async def test_certificates_renewed_in_place_are_used_without_a_restart(
     renewed = Authority(tmp_path / "renewed", pool.keys.pool)
     mine = authority.member("a")
     caller = renewed.member("b")
-    assert await probed(caller, pool, "a") is Life.UNTRUSTED
+    assert await probed(caller, pool, "a") is ProbeResult.UNTRUSTED
     for file, new in zip((mine.key, mine.cert, mine.ca), _parts(renewed.member("a")), strict=True):
         shutil.copy(new, file.with_suffix(".new"))
         file.with_suffix(".new").replace(file)
-    assert await probed(caller, pool, "a") is Life.ALIVE
+    assert await probed(caller, pool, "a") is ProbeResult.ALIVE
 
 
 def _parts(identity: Identity) -> tuple[Path, Path, Path]:

@@ -12,8 +12,8 @@ from tests.harness.etcd import EtcdServer
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.sidecars_here import sidecars_here
 from tests.harness.waiting import until
-from understudy.proxy.sidecar.sidecar import Sidecar
-from understudy.statesync.pool.keys import prefix_range
+from understudy.proxy.sidecar.parts import Sidecar
+from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.sessions.digests import Difference, Fault, Findings
 
@@ -44,7 +44,7 @@ async def digests(pool: SidecarPool, member: str, slots: list[int]) -> dict[str,
 
 
 def spoil(sidecar: Sidecar, slot: int, key: str, how: str) -> None:
-    sessions = sidecar.context.replica._slots[slot].sessions
+    sessions = sidecar.copies.replica._slots[slot].sessions
     session = sessions[key]
     match how:
         case "missing":
@@ -115,14 +115,14 @@ async def test_a_member_finds_and_mends_a_wrong_copy_by_itself(pool: SidecarPool
             await pool.call("a", "PUT", f"/{key}", key)
         slot, sidecar = slot_of("k", 16), sidecars[member]
         await pool.await_copies("a", "b")
-        await until(lambda: sidecar.context.replica.session(slot, "k"), what="the session is copied")
+        await until(lambda: sidecar.copies.replica.session(slot, "k"), what="the session is copied")
 
         spoil(sidecar, slot, "k", how)
-        await until(lambda: sidecar.context.tally.resyncs == 1, what="the wrong copy is found")
-        await until(lambda: sidecar.context.replica.is_synced(slot), what="it is made anew")
+        await until(lambda: sidecar.recorder.counters.resyncs == 1, what="the wrong copy is found")
+        await until(lambda: sidecar.copies.replica.is_synced(slot), what="it is made anew")
 
         assert (await pool.call(member, "GET", "/k", Understudy_Consistency="stale"))[2] == b"k"
-        assert set(sidecar.context.replica.sessions_of(slot)) <= {"k", "l", "m"}
+        assert set(sidecar.copies.replica.sessions_of(slot)) <= {"k", "l", "m"}
         assert (await digests(pool, "a", [slot])) == (await digests(pool, "b", [slot]))
         assert (await pool.call("a", "PUT", "/k", "again"))[0] == 200
 
@@ -139,7 +139,7 @@ async def test_a_true_copy_is_left_alone_while_it_is_written(pool: SidecarPool) 
                     await pool.client.delete(pool.keys.session(slot_of(key, 16), key))
 
         await asyncio.gather(*(write(worker) for worker in range(4)))
-        checked = [sidecar.context.tally for sidecar in sidecars.values()]
+        checked = [sidecar.recorder.counters for sidecar in sidecars.values()]
         await until(lambda: all(tally.checked >= 32 for tally in checked), what="all slots are checked twice")
 
         assert [tally.resyncs for tally in checked] == [0, 0]
@@ -149,7 +149,7 @@ async def test_a_session_that_was_deleted_and_made_again_meanwhile_is_no_differe
     async with sidecars_here(pool, "a") as sidecars:
         await pool.settle(("a",))
         await pool.call("a", "PUT", "/k", "x")
-        scrub, slot = sidecars["a"].scrub, slot_of("k", 16)
+        scrub, slot = sidecars["a"].anti_entropy, slot_of("k", 16)
         held, _ = await scrub.entries(slot)
         now = held["k"].revision
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from understudy.proxy.sessions.call_attempts import Errand
-from understudy.proxy.sessions.problems import Reply, problem
+from understudy.proxy.http.problems import Reply, problem
+from understudy.proxy.sessions.call_attempts import CallAttempts
 
 EXPIRED = problem(409, "request-expired", "the request began 30.0 s ago")
 
@@ -23,11 +23,11 @@ EXPIRED = problem(409, "request-expired", "the request began 30.0 s ago")
     ],
 )
 def test_what_is_told_holds_for_all_copies(doubts: list[str], reply: Reply, told: int) -> None:
-    assert Errand(0.0, 0.0, doubts=doubts).honest(reply).status == told
+    assert CallAttempts(0.0, 0.0, doubts=doubts).final_reply(reply).status == told
 
 
 def test_what_is_in_doubt_never_passes_for_not_done() -> None:
-    errand = Errand(0.0, 0.0, doubts=["m1: silent"])
+    attempts = CallAttempts(0.0, 0.0, doubts=["m1: silent"])
 
-    assert b"outcome-unknown" in errand.honest(problem(503, "not-committed", "no etcd")).body
-    assert b"m1: silent" in errand.honest(problem(503, "no-owner", "nobody")).body
+    assert b"outcome-unknown" in attempts.final_reply(problem(503, "not-committed", "no etcd")).body
+    assert b"m1: silent" in attempts.final_reply(problem(503, "no-owner", "nobody")).body

@@ -13,10 +13,10 @@ from aiohttp.test_utils import TestServer
 from yarl import URL
 
 from understudy.deploy.examples.cart import make_app
-from understudy.proxy.health.check_registry import CheckBook
+from understudy.proxy.health.check_registry import CheckRegistry
+from understudy.proxy.http.problems import Reply, problem
 from understudy.proxy.ownership.drain import DrainApi
 from understudy.proxy.sessions.call import Call
-from understudy.proxy.sessions.problems import Reply, problem
 from understudy.proxy.sessions.session_api import session_app
 from understudy.proxy.sidecar.checks_api import REGISTERED, ChecksApi
 from understudy.statesync.sessions.session import valid_key
@@ -47,7 +47,7 @@ class Sidecar:
     """
 
     def __init__(self) -> None:
-        self.book, self.keys, self.begun = CheckBook(), [], False  # type: ignore[var-annotated]
+        self.book, self.keys, self.begun = CheckRegistry(), [], False  # type: ignore[var-annotated]
         self.book.register("db", 60, REGISTERED, time.monotonic())
 
     async def handle(self, call: Call) -> Reply:

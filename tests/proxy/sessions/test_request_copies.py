@@ -4,7 +4,6 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from types import SimpleNamespace
 
 import pytest
 import pytest_asyncio
@@ -13,10 +12,14 @@ from tests.harness.etcd import EtcdServer
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.sidecars_here import sidecars_here
 from tests.harness.waiting import until
+from understudy.proxy.member.identity import MemberIdentity
+from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.sessions.request_sweep import RequestSweep
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.pool.keys import PoolKeys, prefix_range
+from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.state import At
 from understudy.statesync.sessions.request_log import Entry, RequestLog
 from understudy.statesync.sessions.session import ANSWERS_KEPT
 
@@ -111,8 +114,8 @@ async def test_a_new_owner_whose_watch_lags_behind_reads_the_log_from_etcd(
     await pool.start("a")
     async with sidecars_here(pool, "b") as here:
         await pool.settle(*A_FIRST)
-        monkeypatch.setattr(here["b"].context.requests, "apply", lambda *_: None)
-        monkeypatch.setattr(here["b"].context.mirror, "caught_up", lambda _: asyncio.Event().wait())
+        monkeypatch.setattr(here["b"].copies.requests, "apply", lambda *_: None)
+        monkeypatch.setattr(here["b"].copies.mirror, "caught_up", lambda _: asyncio.Event().wait())
         assert (await pool.call("a", "DELETE", "/k", Idempotency_Key="d"))[0] == 404
         pool.kill("a")
 
@@ -138,12 +141,12 @@ async def test_a_request_that_is_too_old_or_from_the_future_is_refused_and_does_
 async def test_what_waited_while_its_sidecar_stood_still_counts_as_that_old(pool: SidecarPool) -> None:
     async with sidecars_here(pool, "a") as here:
         await pool.settle(("a",))
-        stall = here["a"].context.stall
+        stall = here["a"].loop_lag
         stall.standstill = lambda: 3600.0  # type: ignore[method-assign]
         assert (await pool.call("a", "PUT", "/k", "late"))[0] == 409
         assert (await pool.call("a", "PUT", "/k", "late", Idempotency_Key="w"))[0] == 409
         assert (await pool.call("a", "PUT", "/k", "new", Understudy_Request=stamp()))[0] == 201
-        assert here["a"].context.tally.expired == 2
+        assert here["a"].recorder.counters.expired == 2
 
 
 async def test_a_request_whose_write_was_refused_for_an_old_version_may_try_the_new_one(pool: SidecarPool) -> None:
@@ -195,15 +198,15 @@ async def test_when_no_more_outcomes_can_be_kept_identified_writes_are_refused_a
 async def test_records_are_deleted_once_their_time_is_over(client: EtcdClient, pool_name: str) -> None:
     keys = PoolKeys(pool_name)
     log = RequestLog(keys, "a", "boot")
-    spec = SimpleNamespace(record=PoolSpec(pool="cart"))
-    state = SimpleNamespace(spec=spec, members={})
+    pool = PoolView(MemberIdentity("a", "boot", keys))
+    pool.state.spec = At(PoolSpec(pool="cart"), 1)
     old, fresh = time.monotonic() - 1000, time.monotonic()
     for number in range(300):
         record = log.record_key(number) if number % 3 else f"{keys.requests}b/gone/{number:012d}"
         seen = old if number < 290 else fresh
         log.note(record, [Entry(f"r{number}", "f", 200)], 1, seen)
         await client.put(record, b"[]")
-    sweep = RequestSweep(SimpleNamespace(requests=log, state=state, etcd=client))  # type: ignore[arg-type]
+    sweep = RequestSweep(pool, log, client)
     sweep.interval = 0.01
     running = asyncio.create_task(sweep.run())
     try:

@@ -13,7 +13,7 @@ from tests.harness.etcd import EtcdServer
 from tests.harness.secrets import write_secret
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import free_port, until
-from understudy.statesync.pool.keys import prefix_range
+from understudy.statesync.etcd.key_range import prefix_range
 
 A_FIRST = (("a", "b"),)
 SECRET = "the customer's secret"

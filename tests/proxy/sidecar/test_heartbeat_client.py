@@ -10,11 +10,13 @@ import grpc.aio
 
 from tests.harness.cable import cable_to
 from tests.harness.waiting import until
+from understudy.proxy.member.signal import Signal
 from understudy.proxy.sidecar.heartbeat_client import HeartbeatClient
 from understudy.statesync.heartbeat.heartbeat import METHOD, SERVICE, Answer, Beat
 from understudy.statesync.pool.records import MemberState
-from understudy.xds.membership.failure_detector import LivenessBook, Standing
-from understudy.xds.membership.heartbeat_server import Heartbeat
+from understudy.xds.membership.failure_detector import FailureDetector
+from understudy.xds.membership.heartbeat_server import HeartbeatServer
+from understudy.xds.membership.member_health import LivenessState
 
 WHO = ("m1", "boot")
 BEAT = Beat("cart", *WHO, MemberState.UP, 1, sent=7, answers=True)
@@ -23,7 +25,7 @@ BEAT = Beat("cart", *WHO, MemberState.UP, 1, sent=7, answers=True)
 @asynccontextmanager
 async def beating(address: str, heard: list[Answer]) -> AsyncIterator[None]:
     """A member's heartbeats to one control server."""
-    client = HeartbeatClient(lambda: {address}, lambda: BEAT, lambda _, answer: heard.append(answer), None)
+    client = HeartbeatClient(lambda: {address}, lambda: BEAT, lambda _, answer: heard.append(answer), None, Signal())
     task = asyncio.create_task(client.run())
     try:
         yield
@@ -33,7 +35,7 @@ async def beating(address: str, heard: list[Answer]) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def serving(*handlers: grpc.GenericRpcHandler, heartbeat: Heartbeat | None = None) -> AsyncIterator[str]:
+async def serving(*handlers: grpc.GenericRpcHandler, heartbeat: HeartbeatServer | None = None) -> AsyncIterator[str]:
     """A gRPC server; where it listens."""
     server = grpc.aio.server(options=[("grpc.http2.min_ping_interval_without_data_ms", 1_000)])
     server.add_generic_rpc_handlers(handlers)
@@ -49,12 +51,12 @@ async def serving(*handlers: grpc.GenericRpcHandler, heartbeat: Heartbeat | None
 
 async def test_a_stream_that_falls_silent_is_replaced_on_both_sides() -> None:
     loop, numbers, heard = asyncio.get_running_loop(), itertools.count(1), []
-    book = LivenessBook()
-    heartbeat = Heartbeat("cart", book, now_ns=lambda: round(loop.time() * 1e9), on_change=lambda: None)
+    detector = FailureDetector()
+    heartbeat = HeartbeatServer("cart", detector, now_ns=lambda: round(loop.time() * 1e9), on_claim=lambda: None)
 
     def alive_on(*streams: int) -> bool:
-        known = book.pulses.get(WHO)
-        return known is not None and known.standing is Standing.ALIVE and known.streams == frozenset(streams)
+        known = detector.members.get(WHO)
+        return known is not None and known.liveness is LivenessState.ALIVE and known.streams == frozenset(streams)
 
     async with (
         serving(heartbeat=heartbeat) as address,

@@ -3,8 +3,6 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from aiohttp import web
@@ -13,16 +11,19 @@ from tests.harness.etcd import EtcdServer
 from tests.harness.sidecars import sidecar_pool
 from tests.harness.sidecars_here import sidecars_here
 from tests.harness.waiting import free_port, until
-from understudy.proxy.health.loop_lag import StallWatch
-from understudy.proxy.peers.peer_client import PROBE_PATH, PeerClient
+from tests.proxy.members import probe_of
+from understudy.proxy.member.identity import MemberIdentity
+from understudy.proxy.member.pool_view import PoolView
+from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.sidecar.listen import CannotStart
 from understudy.proxy.sidecar.name_holder import NameHolder, NameTaken
 from understudy.proxy.sidecar.sidecar import SidecarSettings, running_sidecar
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.settings import EtcdSettings
+from understudy.statesync.heartbeat.probe import PROBE_PATH
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Member, MemberState
-from understudy.statesync.pool.state import At, PoolState
+from understudy.statesync.pool.state import At
 
 LEASE = 10
 
@@ -49,13 +50,10 @@ async def process(client: EtcdClient, pool: str, boot: str, name: str = "cart-1"
     runner, port = web.AppRunner(app), free_port()
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
-    keys, peers = PoolKeys(pool), PeerClient()
-    context: Any = SimpleNamespace(
-        me=name, boot=boot, keys=keys, etcd=client, state=PoolState(keys), peers=peers, stall=StallWatch()
-    )
+    peers, view = PeerClient(), PoolView(MemberIdentity(name, boot, PoolKeys(pool)))
     record = Member(name, boot, "127.0.0.1:1", f"127.0.0.1:{port}", MemberState.UP, since=1.8e9, node="east-7")
     try:
-        yield Process(NameHolder(context), record, runner)
+        yield Process(NameHolder(view, client, probe_of(peers, view)), record, runner)
     finally:
         await peers.close()
         await runner.cleanup()
@@ -96,7 +94,7 @@ async def test_a_silent_process_is_replaced_and_gives_the_name_up_when_it_is_bac
         await second.holder.check()
         assert await second.holder.write(second.record, lease.id)
 
-        first.holder._context.state.members["cart-1"] = At(second.record, second.holder._revision)  # by its mirror
+        first.holder._pool.state.members["cart-1"] = At(second.record, second.holder._revision)  # by its mirror
         assert first.holder.replaced
         assert not second.holder.replaced
         with pytest.raises(NameTaken, match="boot second"):
@@ -130,7 +128,7 @@ async def test_a_second_sidecar_of_a_living_member_does_not_start(etcd: EtcdServ
         with pytest.raises(CannotStart, match="belongs to another process, which answers"):
             await stack.enter_async_context(running_sidecar(second))
 
-        assert {owner.boot for owner in (await pool.owners()).values()} == {sidecars["cart-1"].context.boot}
+        assert {owner.boot for owner in (await pool.owners()).values()} == {sidecars["cart-1"].pool.identity.boot}
 
 
 async def test_a_sidecar_whose_name_was_taken_unseen_ends(etcd: EtcdServer, pool_name: str) -> None:
@@ -139,7 +137,7 @@ async def test_a_sidecar_whose_name_was_taken_unseen_ends(etcd: EtcdServer, pool
         other = await stack.enter_async_context(process(pool.client, pool_name, "other"))
         sidecar = (await stack.enter_async_context(sidecars_here(pool, "cart-1")))["cart-1"]
         await pool.client.put(pool.keys.member("cart-1"), other.record.encode())
-        await until(sidecar.presence.displaced.is_set, what="the sidecar knows that it was replaced")
+        await until(sidecar.registration.displaced.is_set, what="the sidecar knows that it was replaced")
         kv = await pool.client.get(pool.keys.member("cart-1"))
         assert kv is not None
         assert Member.decode(kv.value).boot == "other"

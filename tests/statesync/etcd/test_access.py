@@ -9,8 +9,9 @@ import pytest
 
 from tests.harness.etcd import EtcdServer, running_etcd
 from tests.harness.waiting import until
-from understudy.statesync.etcd.client import EtcdClient, Rejected, TlsFiles, Unavailable
-from understudy.statesync.pool.keys import KeyRange, prefix_range
+from understudy.statesync.etcd.client import EtcdClient, Rejected, Unavailable
+from understudy.statesync.etcd.key_range import KeyRange, prefix_range
+from understudy.statesync.tls.pem_files import PemFiles
 
 PASSWORD = "open sesame"
 
@@ -149,9 +150,9 @@ def make_certificates(where: Path) -> None:
 
 async def test_tls_with_certificates_on_both_sides(tmp_path: Path) -> None:
     make_certificates(tmp_path)
-    ours = TlsFiles(tmp_path / "ca.pem", tmp_path / "client.pem", tmp_path / "client-key.pem")
-    nameless = TlsFiles(tmp_path / "ca.pem")
-    misled = TlsFiles(tmp_path / "foreign.pem", tmp_path / "client.pem", tmp_path / "client-key.pem")
+    ours = PemFiles(tmp_path / "client.pem", tmp_path / "client-key.pem", tmp_path / "ca.pem")
+    nameless = PemFiles(None, None, tmp_path / "ca.pem")
+    misled = PemFiles(tmp_path / "client.pem", tmp_path / "client-key.pem", tmp_path / "foreign.pem")
     async with running_etcd(tls=tmp_path) as server:
         async with EtcdClient([f"https://{server.endpoint}"], tls=ours) as client:
             revision = await client.put("key", b"secret")
@@ -167,4 +168,4 @@ async def test_tls_with_certificates_on_both_sides(tmp_path: Path) -> None:
 
 async def test_missing_certificate_files_are_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"ca\.pem"):
-        EtcdClient(["127.0.0.1:2379"], tls=TlsFiles(tmp_path / "ca.pem"))
+        EtcdClient(["127.0.0.1:2379"], tls=PemFiles(None, None, tmp_path / "ca.pem"))

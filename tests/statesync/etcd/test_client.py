@@ -24,7 +24,8 @@ from understudy.statesync.etcd.client import (
     Rejected,
     Unavailable,
 )
-from understudy.statesync.pool.keys import KeyRange, PoolKeys, prefix_range
+from understudy.statesync.etcd.key_range import KeyRange, prefix_range
+from understudy.statesync.pool.keys import PoolKeys
 
 
 @pytest.fixture

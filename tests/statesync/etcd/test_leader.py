@@ -7,32 +7,32 @@ import pytest
 from tests.harness.etcd import EtcdServer, running_cluster
 from tests.harness.waiting import until
 from understudy.statesync.etcd.client import EtcdClient, Get, ModRevision, OutcomeUnknown, Put
-from understudy.statesync.etcd.leader import GivenUp, LeaderWatch, Sight, Terms
-from understudy.statesync.etcd.txn_retry import definite_txn
+from understudy.statesync.etcd.leader import GivenUp, LeaderReport, LeaderWatch, RaftTerms
+from understudy.statesync.etcd.txn_retry import retry_txn
 
 UNHURRIED = ("100", "2000")
 """An election takes 2 s at the least: whatever a test sends after it has stopped a leader still goes to that one."""
 
 
 def test_only_a_leader_of_a_later_term_replaces_another() -> None:
-    terms = Terms()
+    terms = RaftTerms()
     terms.answered(4)
     for sight, replaced in {
-        Sight(term=4, leader=7): False,  # a follower that has not noticed
-        Sight(term=5, leader=0): False,  # a candidate
-        Sight(term=5, leader=8): True,
+        LeaderReport(term=4, leader=7): False,  # a follower that has not noticed
+        LeaderReport(term=5, leader=0): False,  # a candidate
+        LeaderReport(term=5, leader=8): True,
     }.items():
-        terms.saw(sight)
+        terms.reported(sight)
         assert terms.replaced(sight, since=4) is replaced
-    assert not terms.replaced(Sight(term=4, leader=7), since=3)  # it is behind: there is a later one
-    assert not terms.replaced(Sight(term=5, leader=8), since=5)
-    assert not terms.replaced(Sight(term=5, leader=8), since=0)  # nobody knows under which term that was
+    assert not terms.replaced(LeaderReport(term=4, leader=7), since=3)  # it is behind: there is a later one
+    assert not terms.replaced(LeaderReport(term=5, leader=8), since=5)
+    assert not terms.replaced(LeaderReport(term=5, leader=8), since=0)  # nobody knows under which term that was
 
 
 async def test_the_first_call_of_a_client_may_be_late_without_being_given_up() -> None:
-    sights = [Sight(term=2, leader=7)]
+    sights = [LeaderReport(term=2, leader=7)]
 
-    async def look(_: int) -> Sight:
+    async def look(_: int) -> LeaderReport:
         sights.append(sights[-1])
         return sights[-1]
 
@@ -42,7 +42,7 @@ async def test_the_first_call_of_a_client_may_be_late_without_being_given_up() -
     await until(lambda: len(sights) > 4, 20, "the member was asked while the call was late")
     assert not answer.done()
 
-    sights.append(Sight(term=3, leader=8))
+    sights.append(LeaderReport(term=3, leader=8))
     with pytest.raises(GivenUp):
         await asyncio.wait_for(answer, 20)
     await watch.close()
@@ -65,7 +65,7 @@ async def test_calls_under_way_to_a_leader_that_is_gone_are_given_up_when_there_
             leader.pause()
             write = asyncio.create_task(client.put("/key", b"perhaps"))
             replacing = [ModRevision("/fence", fence.mod_revision)], [Put("/fence", b"2")], [Get("/fence")]
-            definite = asyncio.create_task(definite_txn(client, *replacing))
+            definite = asyncio.create_task(retry_txn(client, *replacing))
             read = asyncio.create_task(client.get("/key"))
 
             with pytest.raises(OutcomeUnknown, match="new leader"):
@@ -74,7 +74,7 @@ async def test_calls_under_way_to_a_leader_that_is_gone_are_given_up_when_there_
             assert result.succeeded or result.answers[0][0].value == b"2"
             assert resent > 0
             assert await read in (None, await client.get("/key"))
-            assert client.wanting_at > float("-inf")
+            assert client.no_leader_at > float("-inf")
         leader.resume()
 
 

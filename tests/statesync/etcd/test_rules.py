@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from understudy.statesync.etcd.client import Event, Kv, NoSpace, OutcomeUnknown, Rejected, Unavailable
 from understudy.statesync.etcd.errors import Verdict, error_of, judge
+from understudy.statesync.etcd.key_range import KeyRange
 from understudy.statesync.etcd.transport import Choice, choose
 from understudy.statesync.etcd.watch import Cursor
-from understudy.statesync.pool.keys import KeyRange
 
 Code = grpc.StatusCode
 State = grpc.ChannelConnectivity

@@ -23,7 +23,8 @@ from understudy.statesync.etcd.client import (
     Unavailable,
     WatchBatch,
 )
-from understudy.statesync.pool.keys import KeyRange, PoolKeys
+from understudy.statesync.etcd.key_range import KeyRange
+from understudy.statesync.pool.keys import PoolKeys
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from understudy.statesync.heartbeat.heartbeat import Beat, Delays, patience, stall_step
+from understudy.statesync.heartbeat.adaptive_timeout import Delays, adaptive_timeout, stall_step
+from understudy.statesync.heartbeat.heartbeat import Beat
 from understudy.statesync.pool.records import MemberState
 
 
@@ -36,7 +37,7 @@ def test_a_record_tells_of_delays_in_steps_so_that_it_is_seldom_written(delay: f
 
 @pytest.mark.parametrize(("delay", "granted"), [(0.0, 0.5), (0.1, 0.8), (0.5, 2.0), (10.0, 2.5), (-1.0, 0.5)])
 def test_who_was_late_is_given_three_times_that_on_top_up_to_a_cap(delay: float, granted: float) -> None:
-    assert patience(0.5, delay, cap=2.0) == pytest.approx(granted)
+    assert adaptive_timeout(0.5, delay, cap=2.0) == pytest.approx(granted)
 
 
 def test_a_beat_tells_whose_pulses_are_taken_and_nonsense_is_refused() -> None:

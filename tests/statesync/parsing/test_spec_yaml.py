@@ -3,7 +3,8 @@
 import pytest
 
 from understudy.statesync.parsing.spec_yaml import DEPTH_MOST, SIZE_MOST, BadYaml, read_yaml
-from understudy.statesync.pool.spec import FAULTS_MOST, PoolSpec, SpecError, parse_checks, parse_spec
+from understudy.statesync.pool.spec import SpecError
+from understudy.statesync.pool.spec_reader import parse_spec
 
 BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 30))
 
@@ -40,11 +41,6 @@ def test_a_key_that_stands_twice_is_refused_with_its_line(text: str, said: str) 
     assert said in refusal(text)
 
 
-def test_a_check_of_a_member_is_read_by_the_same_rules() -> None:
-    with pytest.raises(SpecError, match="line 1: key 'name'"):
-        parse_checks("[{name: a, name: b, http: 'http://a/'}]", where="--checks")
-
-
 NOT_PLAIN = ["a: !!python/object:os.system x", "a: 2026-99-99", "? [a]\n: b", "\0", "a: *b", "<<: {a: 1}"]
 
 
@@ -52,10 +48,3 @@ NOT_PLAIN = ["a: !!python/object:os.system x", "a: 2026-99-99", "? [a]\n: b", "\
 def test_what_is_no_plain_yaml_is_bad(text: str) -> None:
     with pytest.raises(BadYaml):
         read_yaml(text)
-
-
-def test_a_hundred_thousand_faults_are_told_in_few_lines() -> None:
-    value = b'{"pool":"cart",' + b",".join(b'"k%d":1' % n for n in range(5000)) + b"}"
-    with pytest.raises(SpecError) as caught:
-        PoolSpec.decode(value)
-    assert len(str(caught.value).splitlines()) == FAULTS_MOST + 1

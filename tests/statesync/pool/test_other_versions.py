@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from understudy.statesync.etcd.client import Event, Kv
-from understudy.statesync.etcd.informer import MirrorBatch
-from understudy.statesync.heartbeat.heartbeat import Beat, ClaimTold
+from understudy.statesync.etcd.informer import InformerBatch
+from understudy.statesync.heartbeat.heartbeat import Beat, ClaimReport
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import ControlServer, Failover, Intent, Lost, Member, MemberState, Owner, Table
 from understudy.statesync.pool.spec import HealthChecks, Liveness, PoolSpec, SpecError
+from understudy.statesync.pool.spec_reader import decode_spec
 from understudy.statesync.pool.state import PoolState
 from understudy.statesync.sessions.session import Answer, Session
 
@@ -27,7 +28,7 @@ RECORDS = [
     Intent("cart-1", until=7.0),
     ControlServer("control-1", "127.0.0.1:3", "127.0.0.1:4", version="9.0"),
     Failover("1" * 32, "cart-1", "cart-2", "killed", False, (1, 2), (3, 4), 5.0),
-    Beat("cart", "cart-1", "boot-1", MemberState.UP, 17, sent=5, claims=(ClaimTold("1" * 32, 3, 1, 2),)),
+    Beat("cart", "cart-1", "boot-1", MemberState.UP, 17, sent=5, claims=(ClaimReport("1" * 32, 3, 1, 2),)),
     TABLE,
 ]
 
@@ -48,7 +49,7 @@ def newer(value: bytes) -> bytes:
 def state_of(*written: tuple[str, bytes]) -> PoolState:
     state = PoolState(KEYS)
     for revision, (key, value) in enumerate(written, start=1):
-        state.apply(MirrorBatch(revision, (Event("put", Kv(key, value, revision, revision, 0)),)))
+        state.apply(InformerBatch(revision, (Event("put", Kv(key, value, revision, revision, 0)),)))
     return state
 
 
@@ -64,7 +65,7 @@ def test_what_the_first_release_wrote_is_read(record: Any) -> None:
 
 def test_the_first_releases_spec_is_known_in_full() -> None:
     was = HealthChecks(interval_ms=250, timeout_ms=500, failures=2)
-    assert PoolSpec.decode(json.dumps(FIRST_RELEASE["PoolSpec"]).encode()) == PoolSpec(
+    assert decode_spec(json.dumps(FIRST_RELEASE["PoolSpec"]).encode()) == PoolSpec(
         pool="cart", slots=32, liveness=Liveness(missed_beats=5), health_checks=was
     )
 
@@ -90,8 +91,8 @@ def test_a_spec_is_gone_by_as_far_as_it_is_known_and_the_rest_is_told() -> None:
     for name in ("newer", "limits.newer", "session_key.0.newer"):
         assert name in state.faults[KEYS.spec]
     with pytest.raises(SpecError, match="unknown key"):
-        PoolSpec.decode(value)
-    state.apply(MirrorBatch(9, (Event("put", Kv(KEYS.spec, known.encode(), 9, 1, 0)),)))
+        decode_spec(value)
+    state.apply(InformerBatch(9, (Event("put", Kv(KEYS.spec, known.encode(), 9, 1, 0)),)))
     assert state.faults == {}
 
 

@@ -1,7 +1,7 @@
 """Ownership: what a member should do next, and that the fence holds whatever members believe.
 
 The state machine runs members with views as old as hypothesis likes against one store with etcd's compare semantics,
-and lets transactions arrive late: the invariants of DESIGN section 6 must hold in every history.
+and lets transactions arrive late: the invariants of docs/ownership.md must hold in every history.
 """
 
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from understudy.statesync.etcd.client import CreateRevision, Event, Kv, ModRevision
-from understudy.statesync.etcd.informer import MirrorBatch
+from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.ownership import (
     ClaimFree,
@@ -24,11 +24,11 @@ from understudy.statesync.pool.ownership import (
     claim,
     claim_transaction,
     finish_handover,
-    heirs_of,
     is_handover,
     next_steps,
     site_cause,
     sites_in,
+    standbys_of,
     start_handover,
     undo_handover,
 )
@@ -106,7 +106,7 @@ def test_a_slot_being_handed_over_is_left_alone() -> None:
 
 
 def test_the_heirs_of_a_slot_are_its_order_without_the_owner() -> None:
-    assert heirs_of(view(orders=(("a", "b", "c"),), owner=THEIRS), 0) == ("a", "c")
+    assert standbys_of(view(orders=(("a", "b", "c"),), owner=THEIRS), 0) == ("a", "c")
 
 
 @dataclass
@@ -247,11 +247,11 @@ def test_intents_for_sites_and_for_members_are_kept_apart():
     state = PoolState(KEYS)
     put = {KEYS.intent("east"): Intent("east"), KEYS.site_intent("east"): Intent(until=9.0, site="east")}
     events = tuple(Event("put", Kv(key, record.encode(), 1, 1, 0)) for key, record in put.items())
-    state.apply(MirrorBatch(1, events, reset=True))
+    state.apply(InformerBatch(1, events, reset=True))
 
     assert state.intents["east"].record == Intent("east")
     assert [state.offline(now) for now in (8.0, 9.0)] == [{"east"}, frozenset()]
-    state.apply(MirrorBatch(2, (Event("delete", Kv(KEYS.site_intent("east"), b"", 2, 0, 0)),)))
+    state.apply(InformerBatch(2, (Event("delete", Kv(KEYS.site_intent("east"), b"", 2, 0, 0)),)))
     assert (set(state.intents), set(state.sites)) == ({"east"}, set())
 
 

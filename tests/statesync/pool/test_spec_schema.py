@@ -9,7 +9,8 @@ import yaml
 from jsonschema import Draft7Validator
 
 from understudy.statesync.http.headers import lost_at_the_front
-from understudy.statesync.pool.spec import PoolSpec, SpecError, parse_spec
+from understudy.statesync.pool.spec import PoolSpec, SpecError
+from understudy.statesync.pool.spec_reader import parse_spec
 from understudy.statesync.pool.spec_schema import _lost_at_the_front, spec_schema
 
 ROOT = Path(__file__).parents[3]

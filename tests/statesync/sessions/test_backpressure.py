@@ -2,7 +2,7 @@
 
 import pytest
 
-from understudy.statesync.sessions.backpressure import NEW_SESSION_DELAY, Pressure
+from understudy.statesync.sessions.backpressure import NEW_SESSION_DELAY, Backpressure
 
 BOUND = 100
 
@@ -19,11 +19,11 @@ BOUND = 100
     ],
 )
 def test_new_sessions_are_refused_before_established_ones(writes: int, delay: float, refused: str) -> None:
-    pressure = Pressure(writes, delay)
+    pressure = Backpressure(writes, delay)
 
     assert bool(pressure.refusal(new=True, bound=BOUND)) == ("new" in refused)
     assert bool(pressure.refusal(new=False, bound=BOUND)) == ("established" in refused)
 
 
 def test_a_bound_of_one_still_lets_a_single_session_begin() -> None:
-    assert not Pressure(0, 0.0).refusal(new=True, bound=1)
+    assert not Backpressure(0, 0.0).refusal(new=True, bound=1)

@@ -10,7 +10,8 @@ from tests.harness.cable import Way, cable_to
 from tests.harness.etcd import EtcdServer
 from tests.harness.waiting import until
 from understudy.statesync.etcd.client import EtcdClient, Kv
-from understudy.statesync.pool.keys import PoolKeys, prefix_range
+from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.sessions.commit import Committer, CommitUnknown, NotCommitted, NotOwner, Submission
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from tests.harness.waiting import until
 from understudy.statesync.etcd.client import EtcdClient, Event, Kv
-from understudy.statesync.etcd.informer import Mirror
-from understudy.statesync.pool.keys import PoolKeys, prefix_range
+from understudy.statesync.etcd.informer import Informer
+from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.sessions.replica import Replica
 from understudy.statesync.sessions.session import Session
 
@@ -27,7 +28,7 @@ def bodies(replica: Replica, slot: int) -> dict[str, bytes]:
 async def test_a_full_sync_under_writes_ends_with_what_etcd_holds(client: EtcdClient, pool_name: str) -> None:
     keys = PoolKeys(pool_name)
     replica = Replica(client, keys)
-    mirror = Mirror(
+    mirror = Informer(
         client, keys.without_sessions, lambda batch: replica.apply(batch.events), watched=(keys.everything,)
     )
     watching = asyncio.create_task(mirror.run())
@@ -57,7 +58,7 @@ async def test_a_full_sync_under_writes_ends_with_what_etcd_holds(client: EtcdCl
 async def test_a_compacted_watch_starts_over_with_a_reset(client: EtcdClient, pool_name: str) -> None:
     keys = PoolKeys(pool_name)
     resets: list[bool] = []
-    mirror = Mirror(client, keys.without_sessions, lambda batch: resets.append(batch.reset))
+    mirror = Informer(client, keys.without_sessions, lambda batch: resets.append(batch.reset))
     await client.put(keys.table, b"old")
     watching = asyncio.create_task(mirror.run())
     await asyncio.wait_for(mirror.synced.wait(), 10)

@@ -22,10 +22,19 @@ from understudy.statesync.sessions.request_log import (
     request_hash,
     stamp_of,
 )
-from understudy.statesync.sessions.session import Method, Refused, Repeated, Session, Stored, Terms, Write, decide_write
+from understudy.statesync.sessions.session import (
+    Method,
+    Refused,
+    Repeated,
+    Session,
+    Stored,
+    Write,
+    WriteContext,
+    decide_write,
+)
 
 KEYS = PoolKeys("cart")
-TERMS = Terms(epoch=7, now_ms=1000, session_bytes=100, default_ttl=60)
+TERMS = WriteContext(epoch=7, now_ms=1000, session_bytes=100, default_ttl=60)
 R = request_hash("k", "request:1;r")
 EFFECT = Entry(R, "f1", 200)
 ABSENT = Entry(R, "f1", 404, "no-such-session")

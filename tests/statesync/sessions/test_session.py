@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from understudy.statesync.sessions.merge_patch import merge_patch
 from understudy.statesync.sessions.session import (
     ANSWERS_KEPT,
     MERGE_PATCH_TYPE,
@@ -14,16 +15,15 @@ from understudy.statesync.sessions.session import (
     Repeated,
     Session,
     Stored,
-    Terms,
     Write,
+    WriteContext,
     decide_write,
     matches_none,
-    merge_patch,
     valid_key,
 )
 
 NOW = 1_000_000
-TERMS = Terms(epoch=7, now_ms=NOW, session_bytes=100, default_ttl=60)
+TERMS = WriteContext(epoch=7, now_ms=NOW, session_bytes=100, default_ttl=60)
 HERE = Session("text/plain", b"here", NOW + 5000, epoch=3, revision=42)
 GONE = replace(HERE, deleted=True)
 EXPIRED = replace(HERE, expires=NOW)

@@ -15,16 +15,16 @@ from understudy.statesync.sessions.session import Answer, Session
 from understudy.statesync.sessions.session_crypto import (
     PLAIN,
     BadKeyFile,
+    EncryptionKey,
     KeyMissing,
     SealedSessions,
-    SessionKey,
     Unreadable,
     agree,
-    load_codec,
+    load_session_crypto,
     outline,
 )
 
-OLD, NEW = SessionKey.of(b"o" * 32), SessionKey.of(b"n" * 32)
+OLD, NEW = EncryptionKey.of(b"o" * 32), EncryptionKey.of(b"n" * 32)
 KEYS = PoolKeys("cart")
 AT = KEYS.session(3, "k")
 SESSION = Session("text/plain", b"the secret", 2**53, epoch=4, answers=(Answer("a", "f", 201),))
@@ -92,31 +92,31 @@ def test_sessions_from_before_encryption_are_read_and_plain_only_opens() -> None
     assert leaving.decode(AT, SealedSessions((NEW,)).encode(AT, SESSION), 1).body == SESSION.body
 
 
-def line(key: SessionKey) -> str:
+def line(key: EncryptionKey) -> str:
     return base64.b64encode(key.secret).decode()
 
 
 def test_a_key_file_is_read_line_by_line(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     write_secret(file, f"# of 2026\n{line(NEW)}\n\n{line(OLD)}  # until May\n")
-    codec = load_codec(file)
+    codec = load_session_crypto(file)
     assert isinstance(codec, SealedSessions)
     assert (codec.first, list(codec.keys), codec.plain) == (NEW, [NEW.id, OLD.id], False)
     write_secret(file, f"plain\n{line(NEW)}\n")
-    codec = load_codec(file)
+    codec = load_session_crypto(file)
     assert isinstance(codec, SealedSessions)
     assert codec.plain
-    assert load_codec(None) is PLAIN
+    assert load_session_crypto(None) is PLAIN
 
 
 @pytest.mark.parametrize("content", ["", "# none\n", "plain\n", "c2hvcnQ=\n", "not base64!\n", "=\n"])
 def test_a_bad_key_file_is_named_without_its_content(tmp_path: Path, content: str) -> None:
     write_secret(tmp_path / "keys", content)
     with pytest.raises(BadKeyFile, match="openssl rand -base64 32") as caught:
-        load_codec(tmp_path / "keys")
+        load_session_crypto(tmp_path / "keys")
     assert "c2hvcnQ" not in str(caught.value)
     with pytest.raises(BadKeyFile, match="cannot be read"):
-        load_codec(tmp_path / "missing")
+        load_session_crypto(tmp_path / "missing")
 
 
 def test_no_key_shows_in_a_representation() -> None:

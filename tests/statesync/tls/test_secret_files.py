@@ -15,16 +15,15 @@ from understudy.deploy.common.layout import PROCESSES_FILE
 from understudy.deploy.kubernetes.webhook.tls_reload import KEY, CertificateFiles, ServingCertificate
 from understudy.deploy.local.local_pool import _lock_directory
 from understudy.proxy.front.envoy import EnvoyError, EnvoyProcess, EnvoySettings
-from understudy.proxy.front.envoy_tls import EnvoyTls
 from understudy.proxy.sessions.admission import BadTokenFile, SessionTokens
 from understudy.proxy.sidecar.heartbeat_client import HeartbeatClient
-from understudy.statesync.etcd.client import TlsFiles
-from understudy.statesync.sessions.session_crypto import BadKeyFile, load_codec
+from understudy.statesync.sessions.session_crypto import BadKeyFile, load_session_crypto
 from understudy.statesync.tls.identity import Trust
 from understudy.statesync.tls.peer_tls import BadTlsFiles, Identity, PeerTls
+from understudy.statesync.tls.pem_files import PemFiles
 from understudy.statesync.tls.secret_files import TooOpen, fault_of, make_private, read_secret, require_secret, too_open
 from understudy.telemetry.store.store import SpanStore
-from understudy.xds.control.identity import ServerTls
+from understudy.xds.control.identity import server_credentials
 
 
 @pytest.mark.parametrize(
@@ -94,7 +93,7 @@ def envoy(key: Path) -> None:
         pool="cart",
         listen="127.0.0.1:9",
         xds_addresses=["127.0.0.1:1"],
-        tls=EnvoyTls(key, key, key),
+        tls=PemFiles(key, key, key),
         binary=Path("/bin/true"),
     )
     EnvoyProcess(settings)._prepare()
@@ -103,10 +102,10 @@ def envoy(key: Path) -> None:
 USERS: dict[str, tuple[Callable[[Path], object], type[Exception]]] = {
     "session tokens": (SessionTokens, BadTokenFile),
     "token of a command": (_token, DeployError),
-    "session keys": (load_codec, BadKeyFile),
+    "session keys": (load_session_crypto, BadKeyFile),
     "peer API": (peers, BadTlsFiles),
-    "gRPC port": (lambda key: ServerTls(key, key, key).credentials(), TooOpen),
-    "etcd's client": (lambda key: TlsFiles(key, key, key).credentials(), TooOpen),
+    "gRPC port": (lambda key: server_credentials(PemFiles(key, key, key)), TooOpen),
+    "etcd's client": (lambda key: PemFiles(key, key, key).channel_credentials(), TooOpen),
     "front Envoy": (envoy, EnvoyError),
     "injector": (webhook, DeployError),
 }
@@ -130,8 +129,8 @@ def test_tokens_that_become_readable_for_others_are_not_taken_up(tmp_path: Path)
 
 def test_heartbeats_go_on_with_the_key_in_use(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     key = secret(tmp_path / "key", "x", 0o600)
-    files = TlsFiles(key, key, key)
-    client = HeartbeatClient(list, MagicMock(), MagicMock(), files)
+    files = PemFiles(key, key, key)
+    client = HeartbeatClient(list, MagicMock(), MagicMock(), files, MagicMock())
     used = client._read_credentials(files)
     key.chmod(0o644)
     assert [client._read_credentials(files) for _ in range(2)] == [used, used]

@@ -19,7 +19,7 @@ from tests.harness.waiting import free_port
 from tests.telemetry.slo.test_trace_backends import FAILOVER, otlp_line
 from tests.telemetry.support import EPOCH_NS, TRACE, otlp_request, otlp_span, text_attribute
 from understudy.telemetry.receiver.otlp_http import JSON, PROTOBUF, otlp_application
-from understudy.telemetry.receiver.otlp_service import Bounds, Intake
+from understudy.telemetry.receiver.otlp_service import Bounds, OtlpService
 from understudy.telemetry.store.store import SpanStore
 
 
@@ -47,7 +47,7 @@ class Receiver:
 @pytest.fixture
 async def receiver(store: SpanStore) -> AsyncIterator[Receiver]:
     bounds = Bounds(request_bytes=20_000, records_per_second=0.001, burst=50)
-    runner = web.AppRunner(otlp_application(Intake(store, time.monotonic, bounds)))
+    runner = web.AppRunner(otlp_application(OtlpService(store, time.monotonic, bounds)))
     await runner.setup()
     port = free_port()
     await web.TCPSite(runner, "127.0.0.1", port).start()

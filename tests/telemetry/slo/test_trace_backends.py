@@ -12,7 +12,7 @@ from tests.harness.recorded import answering
 from tests.telemetry.support import EPOCH_NS, MS, ROOT, TRACE
 from understudy.telemetry.otlp.counts import Period
 from understudy.telemetry.otlp.otlp_json import read_otlp_json
-from understudy.telemetry.slo.trace_backends import SourceError, Window, load
+from understudy.telemetry.slo.trace_backends import TraceBackendError, Window, load
 from understudy.telemetry.slo.waterfall import phases, total_ms
 
 CLAIM = "1111111111111111"
@@ -131,14 +131,14 @@ def test_an_empty_file_has_no_spans(tmp_path, text):
 def test_a_file_of_something_else_is_named(tmp_path, text):
     file = tmp_path / "other.json"
     file.write_text(text)
-    with pytest.raises(SourceError, match=r"other\.json: no OTLP JSON .* file exporter"):
+    with pytest.raises(TraceBackendError, match=r"other\.json: no OTLP JSON .* file exporter"):
         load(str(file))
 
 
 def test_a_missing_file_and_an_empty_directory_are_named(tmp_path):
-    with pytest.raises(SourceError, match=r"absent\.json: No such file"):
+    with pytest.raises(TraceBackendError, match=r"absent\.json: No such file"):
         load(str(tmp_path / "absent.json"))
-    with pytest.raises(SourceError, match=r"no file that ends in \.json"):
+    with pytest.raises(TraceBackendError, match=r"no file that ends in \.json"):
         load(str(tmp_path))
 
 
@@ -289,7 +289,7 @@ def test_tempo_without_such_traces_is_no_error():
 def test_a_backend_that_is_none_is_told(kind, answer):
     with (
         answering({"/api/traces": answer, "/api/search": answer}) as (address, _),
-        pytest.raises(SourceError, match=r"http://127\.0\.0\.1"),
+        pytest.raises(TraceBackendError, match=r"http://127\.0\.0\.1"),
     ):
         load(f"{kind}={address}")
 
@@ -298,7 +298,7 @@ def test_a_backend_that_is_none_is_told(kind, answer):
 def test_a_backend_that_is_down_or_misspelt_is_told(kind):
     with answering({}) as (address, _):
         pass
-    with pytest.raises(SourceError, match="does not answer"):
+    with pytest.raises(TraceBackendError, match="does not answer"):
         load(f"{kind}={address}")
-    with pytest.raises(SourceError, match="such as http://"):
+    with pytest.raises(TraceBackendError, match="such as http://"):
         load(f"{kind}=localhost:3200")

@@ -22,7 +22,7 @@ from tests.telemetry.support import EPOCH_NS, MS
 from understudy.statesync.tls.peer_tls import PeerTls
 from understudy.telemetry.otlp.spans import from_request
 from understudy.telemetry.receiver.otlp_http import otlp_application
-from understudy.telemetry.receiver.otlp_service import Intake
+from understudy.telemetry.receiver.otlp_service import OtlpService
 from understudy.telemetry.tracing.ids import trace_seed
 from understudy.telemetry.tracing.otlp_http_exporter import receiver_of
 from understudy.telemetry.tracing.setup import start_telemetry
@@ -181,7 +181,7 @@ async def test_a_receiver_that_never_answers_holds_up_neither_callers_nor_the_en
 async def test_our_own_receiver_over_mutual_tls(store, variables, tmp_path):
     authority, stranger = Authority(tmp_path / "ca"), Authority(tmp_path / "other")
     server, client = authority.control("control-1"), authority.member("cart-1")
-    runner = web.AppRunner(otlp_application(Intake(store, time.monotonic)))
+    runner = web.AppRunner(otlp_application(OtlpService(store, time.monotonic)))
     await runner.setup()
     context: ssl.SSLContext = PeerTls(server).server()
     site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)

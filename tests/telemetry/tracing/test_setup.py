@@ -17,13 +17,13 @@ from tests.harness.waiting import free_port, until
 from tests.telemetry.support import EPOCH_NS, MS, receiving
 from understudy.telemetry.store.store import SpanStore
 from understudy.telemetry.tracing.clock import Clock
-from understudy.telemetry.tracing.export_queue import Destinations, Pump, PumpLimits
+from understudy.telemetry.tracing.export_queue import Destinations, ExportQueue, QueueLimits
 from understudy.telemetry.tracing.ids import trace_seed
 from understudy.telemetry.tracing.otlp_grpc_exporter import NotDeliveredError, OtlpExporter
 from understudy.telemetry.tracing.setup import PlannedIds, start_telemetry
 
 SEED = trace_seed("cart", "takeover", "cart-2/b1")
-FAST = PumpLimits(delay=0.01, longest_pause=0.05)
+FAST = QueueLimits(delay=0.01, longest_pause=0.05)
 
 
 def claim(telemetry, number: int = 0) -> None:
@@ -294,7 +294,7 @@ class Picky(SpanExporter):
 
 async def test_spans_that_are_never_taken_do_not_hold_up_the_others():
     picky = Picky(refused=[3, 40])
-    pump = Pump("picky", picky, FAST)
+    pump = ExportQueue("picky", picky, FAST)
     pump.offer(range(100))
     await until(lambda: len(picky.taken) == 98)
     assert set(picky.taken) == set(range(100)) - {3, 40}
@@ -304,7 +304,7 @@ async def test_spans_that_are_never_taken_do_not_hold_up_the_others():
 
 async def test_a_broken_exporter_loses_nothing_while_there_is_room():
     exporter = Picky(broken=True)
-    pump = Pump("broken", exporter, PumpLimits(delay=0.01, longest_pause=0.05, queue=10))
+    pump = ExportQueue("broken", exporter, QueueLimits(delay=0.01, longest_pause=0.05, queue=10))
     pump.offer(range(4))
     await until(lambda: pump._batch < 512)
     pump.offer(range(4, 15))
@@ -325,7 +325,7 @@ async def test_behind_a_receiver_that_hangs_the_oldest_spans_go():
             return super().export(spans)
 
     exporter = Hanging()
-    pump = Pump("hanging", exporter, PumpLimits(delay=0.01, queue=10))
+    pump = ExportQueue("hanging", exporter, QueueLimits(delay=0.01, queue=10))
     pump.offer([0])
     await until(entered.is_set)
     pump.offer(range(1, 26))

@@ -90,7 +90,7 @@ class SimulatedMember(Program):
         await self.answers("told")
 
     async def tell(self, claim: dict[str, Any]) -> None:
-        """From now on its beats tell of this claim, made and served just now; see ``ClaimTold`` for the fields."""
+        """From now on its beats tell of this claim, made and served just now; see ``ClaimReport`` for the fields."""
         self.say(json.dumps(claim))
         await self.answers("told")
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 import grpc
 from aiohttp import web
 
-from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL, METHOD, Beat, ClaimTold
+from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL, METHOD, Beat, ClaimReport
 from understudy.statesync.pool.records import MemberState
 from understudy.telemetry.tracing.clock import Clock
 
@@ -75,7 +75,7 @@ class SimulatedMember:
                 # Far enough in the past that an answer after it is not in the future.
                 opened = now - int(1e9 * (late := told.pop("answered_after", 0)))
                 made = {"began": opened, "claimed": opened, "opened": opened, "answered": now if late else 0}
-                self.claims[told["trace"], told["slots"]] = ClaimTold(**made | told)
+                self.claims[told["trace"], told["slots"]] = ClaimReport(**made | told)
                 sys.stdout.write("told\n")
                 sys.stdout.flush()
             elif line.startswith("00-"):

@@ -11,7 +11,7 @@ from understudy.telemetry.otlp.logs import StoredLog
 from understudy.telemetry.receiver.front_tally import FrontTally
 from understudy.xds.control.front_view import fronts_view
 from understudy.xds.control.pool_metrics import PoolMetrics
-from understudy.xds.membership.cluster_state import World
+from understudy.xds.membership.cluster_state import ClusterState
 
 NOW = 1.8e9
 
@@ -46,7 +46,7 @@ def test_without_a_pool_in_sight_addresses_stand_for_members():
 
 def test_prometheus_hears_of_slots_without_an_active_and_of_members_that_are_lost_or_down():
     registry = CollectorRegistry()
-    seen: list[World | None] = [world(member("a"), member("b", state=DOWN), orders=("ab",) * 4, owners="aa-c")]
+    seen: list[ClusterState | None] = [world(member("a"), member("b", state=DOWN), orders=("ab",) * 4, owners="aa-c")]
     missing = {"c": ("connection refused", 60.0)}
     PoolMetrics(registry, lambda: seen[0], lambda: missing, told_of("a"))
 

@@ -1,4 +1,4 @@
-"""When garbage is looked for; in a process of its own, since the collector is the process's."""
+"""When garbage is collected; in a process of its own, since the collector belongs to the process."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from tests.harness.commands import ROOT
 
 SCRIPT = """
 import asyncio, gc, weakref
-from understudy.xds.control.gc_tuning import YOUNG, collecting_when_calm
+from understudy.xds.control.gc_tuning import YOUNG_THRESHOLD, collect_when_idle
 
 class Thing:
     pass
@@ -19,10 +19,12 @@ def cycle():
 
 async def main():
     usual, pushes = gc.get_threshold(), 0
-    async with collecting_when_calm(lambda: pushes, every=0.05, calm=0.2):
+    collecting = asyncio.create_task(collect_when_idle(lambda: pushes, interval=0.05, idle=0.2))
+    await asyncio.sleep(0)
+    try:
         full = []
         gc.callbacks.append(lambda phase, info: full.append(pushes) if info["generation"] == 2 else None)
-        assert gc.get_threshold()[0] == YOUNG and gc.get_freeze_count() > 1000
+        assert gc.get_threshold()[0] == YOUNG_THRESHOLD and gc.get_freeze_count() > 1000
         lost = cycle()
         for _ in range(20):
             pushes += 1
@@ -32,12 +34,15 @@ async def main():
             while lost() is not None:
                 await asyncio.sleep(0.01)
         assert full[0] == pushes
+    finally:
+        collecting.cancel()
+        await asyncio.gather(collecting, return_exceptions=True)
     assert gc.get_threshold() == usual and gc.get_freeze_count() == 0
 
 asyncio.run(main())
 """
 
 
-def test_everything_is_looked_at_only_in_a_calm_moment_and_the_process_is_left_as_it_was():
+def test_all_objects_are_collected_only_while_the_process_is_idle_and_its_settings_are_restored():
     done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -10,10 +10,10 @@ import pytest_asyncio
 
 from understudy.statesync.heartbeat.heartbeat import METHOD as BEATS
 from understudy.telemetry.receiver.otlp_grpc import EXPORT, EXPORT_LOGS, METRICS_SERVICE, add_otlp_receiver
-from understudy.telemetry.receiver.otlp_service import Intake
+from understudy.telemetry.receiver.otlp_service import OtlpService
 from understudy.telemetry.store.store import SpanStore
-from understudy.xds.membership.failure_detector import LivenessBook, Rules
-from understudy.xds.membership.heartbeat_server import Heartbeat
+from understudy.xds.membership.failure_detector import FailureDetector
+from understudy.xds.membership.heartbeat_server import HeartbeatServer
 from understudy.xds.server import types
 from understudy.xds.server.ads import AdsServer
 from understudy.xds.server.cache import ResourceCache
@@ -46,9 +46,9 @@ async def port() -> AsyncIterator[int]:
     server, cache = grpc.aio.server(), ResourceCache()
     cache.ready()
     AdsServer(cache).register(server)
-    Heartbeat("cart", LivenessBook(Rules()), now_ns=lambda: 0, on_change=lambda: None).register(server)
+    HeartbeatServer("cart", FailureDetector(), now_ns=lambda: 0, on_claim=lambda: None).register(server)
     store = SpanStore(":memory:")
-    add_otlp_receiver(server, Intake(store, asyncio.get_running_loop().time))
+    add_otlp_receiver(server, OtlpService(store, asyncio.get_running_loop().time))
     number = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     yield number

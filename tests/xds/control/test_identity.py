@@ -11,7 +11,8 @@ import pytest
 
 from tests.xds.server.client import ADS, Stream
 from understudy.statesync.tls.identity import Trust
-from understudy.xds.control.identity import Clients, ServerTls
+from understudy.statesync.tls.pem_files import PemFiles
+from understudy.xds.control.identity import Clients, server_credentials
 from understudy.xds.server import types
 from understudy.xds.server.ads import AdsServer
 from understudy.xds.server.cache import ResourceCache
@@ -57,7 +58,7 @@ class Authority:
 
 
 class Secured:
-    def __init__(self, authority: Authority, tls: ServerTls, port: int) -> None:
+    def __init__(self, authority: Authority, tls: PemFiles, port: int) -> None:
         self.authority, self.tls, self.port = authority, tls, port
 
     @contextlib.asynccontextmanager
@@ -75,9 +76,9 @@ async def secured(directory: Path) -> AsyncIterator[Secured]:
     cert, key = await authority.issue("server", "IP:127.0.0.1")
     cache = ResourceCache()
     cache.ready()
-    tls = ServerTls(cert, key, authority.cert)
+    tls = PemFiles(cert, key, authority.cert)
     server = AdsServer(cache, identify=CLIENTS.refuse_node)
-    port = await server.start("127.0.0.1:0", tls.credentials())
+    port = await server.start("127.0.0.1:0", server_credentials(tls))
     try:
         yield Secured(authority, tls, port)
     finally:

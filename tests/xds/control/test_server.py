@@ -9,6 +9,7 @@ from aiohttp import web
 from tests.harness.etcd import running_etcd
 from tests.harness.waiting import free_port, until
 from tests.xds.control.control_pool import POOL, control_pool
+from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.heartbeat.heartbeat import METHOD, Beat
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import ControlServer, MemberState
@@ -20,7 +21,7 @@ def settings(**changes) -> ControlSettings:
     usual = {
         "pool": POOL,
         "name": "control-1",
-        "etcd": (f"127.0.0.1:{free_port()}",),
+        "etcd": EtcdSettings((f"127.0.0.1:{free_port()}",)),
         "grpc": "127.0.0.1:0",
         "http": "127.0.0.1:0",
         "etcd_patience": 0.5,
@@ -40,7 +41,7 @@ async def test_an_etcd_that_does_not_answer_is_named_in_one_line_and_the_code_is
     assert await run_control(wrong) == 2
 
     (line,) = capfd.readouterr().err.splitlines()
-    assert wrong.etcd[0] in line
+    assert wrong.etcd.endpoints[0] in line
     assert line.startswith("understudy control: etcd does not answer at")
 
 
@@ -60,7 +61,7 @@ async def test_a_taken_port_is_named(option):
         ({"http": "127.0.0.1:x"}, "--http: '127.0.0.1:x' is not HOST:PORT"),
         ({"http": "0.0.0.0:0"}, "--http 0.0.0.0:0 is not loopback"),
         ({"http": "[::]:0"}, "--http [::]:0 is not loopback"),
-        ({"etcd": ()}, "--etcd"),
+        ({"etcd": EtcdSettings(())}, "--etcd"),
     ],
 )
 async def test_wrong_settings_are_named(wrong, told):
@@ -78,7 +79,7 @@ async def test_etcd_may_come_a_little_later():
         etcd.stop()
         stop = asyncio.Event()
         http = f"127.0.0.1:{free_port()}"
-        late = settings(etcd=(etcd.endpoint,), etcd_patience=30, http=http)
+        late = settings(etcd=EtcdSettings((etcd.endpoint,)), etcd_patience=30, http=http)
         serving = asyncio.create_task(serve_until(late, stop))
         await etcd.start()
         await until(lambda: asyncio.open_connection(*http.split(":")), what="the admin port listens")
@@ -148,7 +149,7 @@ async def test_a_second_control_server_of_the_same_name_does_not_start(etcd, cli
     keys, holder = PoolKeys(pool_name), ControlServer("control-1", "127.0.0.1:1", f"127.0.0.1:{port}")
     await client.put(keys.control("control-1"), holder.encode())
     try:
-        told = await refused(settings(etcd=(etcd.endpoint,), pool=pool_name))
+        told = await refused(settings(etcd=EtcdSettings((etcd.endpoint,)), pool=pool_name))
         assert "--name control-1: another control server" in told
         assert f"gRPC at 127.0.0.1:1, HTTP at 127.0.0.1:{port}" in told
 

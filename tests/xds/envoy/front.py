@@ -27,7 +27,8 @@ from tests.harness.waiting import free_port, until
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.envoy.listener import listener
-from understudy.xds.envoy.resources import CLUSTER, ENDPOINTS, ROUTES, Endpoint, PoolView, build, routes_name
+from understudy.xds.envoy.pool_view import Endpoint, PoolView
+from understudy.xds.envoy.resources import CLUSTER, ENDPOINTS, ROUTES, build, routes_name
 
 MEMBERS = ("cart-1", "cart-2", "cart-3")
 EVERY_ORDER = tuple(itertools.permutations(MEMBERS))

@@ -21,13 +21,14 @@ from understudy.telemetry.otlp.counts import Period
 from understudy.telemetry.otlp.logs import StoredLog
 from understudy.telemetry.receiver.front_tally import FrontTally, Kind
 from understudy.telemetry.receiver.otlp_grpc import add_otlp_receiver
-from understudy.telemetry.receiver.otlp_service import Intake
+from understudy.telemetry.receiver.otlp_service import OtlpService
 from understudy.telemetry.slo.requests import requests_of
 from understudy.telemetry.store.store import SpanStore
 from understudy.telemetry.tracing import names
 from understudy.xds.envoy.listener import listener_name
-from understudy.xds.envoy.resources import Endpoint, PoolView, build
-from understudy.xds.publishing.listener_groups import Fronts, listen_of
+from understudy.xds.envoy.pool_view import Endpoint, PoolView
+from understudy.xds.envoy.resources import build
+from understudy.xds.publishing.listener_groups import ListenerGroups, group_of
 from understudy.xds.server.ads import AdsServer
 from understudy.xds.server.cache import ResourceCache
 from understudy.xds.server.types import LISTENER
@@ -73,8 +74,8 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
     """A control server, an Envoy, a member that is dead and its standby, which is well."""
     port = free_port()
     store = SpanStore(tmp_path / "traces.db")
-    cache = ResourceCache(listen_of)
-    cache.on_group = Fronts(cache, "cart").give
+    cache = ResourceCache(group_of)
+    cache.on_group = ListenerGroups(cache, "cart").set_listener
     tally = FrontTally(time.monotonic)
     made = Front(port, store, cache, tally)
 
@@ -105,7 +106,7 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
     server = grpc.aio.server()
     ads = AdsServer(cache)
     ads.register(server)
-    add_otlp_receiver(server, Intake(store, time.monotonic, fronts=tally))
+    add_otlp_receiver(server, OtlpService(store, time.monotonic, fronts=tally))
     xds = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     config = bootstrap(
@@ -200,9 +201,9 @@ async def test_envoy_goes_on_with_a_trace_that_its_caller_samples_and_begins_non
 async def test_a_node_that_names_no_cluster_for_reports_gets_a_listener_without_them():
     cache = ResourceCache()
     await cache.set_all(build(PoolView(PoolSpec(pool="cart"), {}, ())))
-    await Fronts(cache, "cart").give("127.0.0.1:10000")
-    await Fronts(cache, "cart").give("127.0.0.1:10001 understudy-xds")
-    await Fronts(cache, "cart").give("127.0.0.1:10002 understudy-xds traced")
+    await ListenerGroups(cache, "cart").set_listener("127.0.0.1:10000")
+    await ListenerGroups(cache, "cart").set_listener("127.0.0.1:10001 understudy-xds")
+    await ListenerGroups(cache, "cart").set_listener("127.0.0.1:10002 understudy-xds traced")
     plain, reporting, traced = (
         cache.snapshot(group).of(LISTENER).resources[listener_name("cart")].packed for group in cache.groups if group
     )

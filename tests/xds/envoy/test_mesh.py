@@ -6,9 +6,11 @@ import pytest
 from envoy_data_plane.envoy.config.route.v3 import Route, RouteConfiguration
 
 from understudy.statesync.http.headers import APPLICATION_HEADERS
-from understudy.statesync.pool.spec import Mesh, PoolSpec, Retries, parse_spec
+from understudy.statesync.pool.spec import Mesh, PoolSpec, Retries
+from understudy.statesync.pool.spec_reader import parse_spec
 from understudy.xds.envoy.mesh import build_all, clusters_from_elsewhere, mesh_routes, mesh_routes_name
-from understudy.xds.envoy.resources import ROUTES, Endpoint, PoolView
+from understudy.xds.envoy.pool_view import Endpoint, PoolView
+from understudy.xds.envoy.resources import ROUTES
 from understudy.xds.envoy.routes import ORDER_HEADER
 from understudy.xds.server.cache import InvalidResources, ResourceCache
 

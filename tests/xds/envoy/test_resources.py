@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from understudy.statesync.pool.spec import PoolSpec, SessionKey
 from understudy.xds.envoy.listener import listener
-from understudy.xds.envoy.resources import CLUSTER, ENDPOINTS, ROUTES, Endpoint, PoolView, build
+from understudy.xds.envoy.pool_view import Endpoint, PoolView
+from understudy.xds.envoy.resources import CLUSTER, ENDPOINTS, ROUTES, build
 
 MEMBERS = {f"cart-{number}": Endpoint("127.0.0.1", 9000 + number) for number in (1, 2, 3)}
 ORDERS = (("cart-1", "cart-2", "cart-3"), ("cart-2", "cart-1", "cart-3"), ("cart-3", "cart-1", "cart-2"))

@@ -20,9 +20,10 @@ from xxhash import xxh64_intdigest
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.envoy.listener import listener_name
-from understudy.xds.envoy.resources import CLUSTER, ENDPOINTS, ROUTES, Endpoint, PoolView, build
-from understudy.xds.envoy.tcp import TcpTerms, tcp_listener, tcp_terms
-from understudy.xds.publishing.listener_groups import Fronts
+from understudy.xds.envoy.pool_view import Endpoint, PoolView
+from understudy.xds.envoy.resources import CLUSTER, ENDPOINTS, ROUTES, build
+from understudy.xds.envoy.tcp import TcpSettings, tcp_listener, tcp_settings
+from understudy.xds.publishing.listener_groups import ListenerGroups
 from understudy.xds.server import types
 from understudy.xds.server.cache import ResourceCache
 from understudy.xds.server.references import read_references
@@ -36,8 +37,8 @@ def spec(**more: Any) -> PoolSpec:
     return PoolSpec(pool="notes", protocol="tcp", **more)
 
 
-def terms(slots: int = 256, **more: Any) -> TcpTerms:
-    found = tcp_terms(spec(slots=slots, **more))
+def terms(slots: int = 256, **more: Any) -> TcpSettings:
+    found = tcp_settings(spec(slots=slots, **more))
     assert found is not None
     return found
 
@@ -148,15 +149,15 @@ def test_there_are_enough_tries_for_all_members_but_one_to_be_dead():
 
 async def test_a_listener_follows_the_spec_and_rests_while_it_stays():
     cache = ResourceCache()
-    fronts = Fronts(cache, "notes")
+    fronts = ListenerGroups(cache, "notes")
 
     async def publish(wanted: PoolSpec) -> bytes:
         await cache.set_all(build(PoolView(wanted, MEMBERS, [])))
-        await fronts.follow(wanted)
+        await fronts.apply_spec(wanted)
         return cache.snapshot("127.0.0.1:9000").of(types.LISTENER).resources[listener_name("notes")].packed
 
-    await fronts.follow(spec())
-    await fronts.give("127.0.0.1:9000")
+    await fronts.apply_spec(spec())
+    await fronts.set_listener("127.0.0.1:9000")
     first = await publish(spec())
     again = await publish(spec(session_ttl=60))
     other = await publish(spec(tcp={"accept_proxy_protocol": True}))

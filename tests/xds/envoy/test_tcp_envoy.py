@@ -17,8 +17,9 @@ from tests.harness.waiting import free_port, stays, until
 from understudy.proxy.front.bootstrap import bootstrap
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
-from understudy.xds.envoy.resources import Endpoint, PoolView, build
-from understudy.xds.publishing.listener_groups import Fronts, listen_of
+from understudy.xds.envoy.pool_view import Endpoint, PoolView
+from understudy.xds.envoy.resources import build
+from understudy.xds.publishing.listener_groups import ListenerGroups, group_of
 from understudy.xds.server.ads import AdsServer
 from understudy.xds.server.cache import ResourceCache
 
@@ -80,7 +81,7 @@ class Front:
     """An Envoy of a TCP pool, and the members behind it."""
 
     cache: ResourceCache
-    fronts: Fronts
+    fronts: ListenerGroups
     envoy: Envoy
     port: int
     view: PoolView
@@ -96,7 +97,7 @@ class Front:
         """As the control server's publisher does, and until Envoy has it."""
         self.view = view
         await self.cache.set_all(build(view))
-        await self.fronts.follow(view.spec)
+        await self.fronts.apply_spec(view.spec)
         await self.cache.acknowledged()
 
     async def move(self, slot: int, order: tuple[str, ...]) -> None:
@@ -117,11 +118,11 @@ async def running_front(directory: Path, orders: Sequence[tuple[str, ...]], **sp
             port = member.server.sockets[0].getsockname()[1]
             endpoints[name] = Endpoint("127.0.0.1", port, check=("127.0.0.1", health))
         view = PoolView(wanted, endpoints, orders)
-        cache = ResourceCache(listen_of)
-        fronts = Fronts(cache, "notes")
-        cache.on_group = fronts.give
+        cache = ResourceCache(group_of)
+        fronts = ListenerGroups(cache, "notes")
+        cache.on_group = fronts.set_listener
         await cache.set_all(build(view))
-        await fronts.follow(wanted)
+        await fronts.apply_spec(wanted)
         cache.ready()
         server = grpc.aio.server()
         ads = AdsServer(cache)

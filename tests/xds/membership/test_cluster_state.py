@@ -3,26 +3,27 @@ from dataclasses import replace
 import pytest
 
 from understudy.statesync.etcd.client import Event, Kv
-from understudy.statesync.etcd.informer import MirrorBatch
+from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import NO_ETCD, Intent, Lost, Member, MemberState, Owner, Table
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.telemetry.tracing import names
 from understudy.telemetry.tracing.ids import trace_seed
 from understudy.xds.control.admin import members_view
-from understudy.xds.membership.claim_reports import Told
-from understudy.xds.membership.cluster_state import Death, World, endpoints, lost_entries, orders_for_envoy, pool_view
-from understudy.xds.membership.failure_detector import LivenessBook
-from understudy.xds.membership.state_builder import Observer
-from understudy.xds.planning.plan import FirstTable, next_plan
+from understudy.xds.membership.claim_reports import ClaimReports
+from understudy.xds.membership.cluster_state import ClusterState, endpoints, lost_entries, orders_for_envoy, pool_view
+from understudy.xds.membership.failure_detector import FailureDetector
+from understudy.xds.membership.member_health import Death
+from understudy.xds.membership.state_builder import StateBuilder
+from understudy.xds.planning.plan import FirstTableTimer, next_plan
 from understudy.xds.tracing.failover_timing import (
     Delivery,
     Phase,
     delivery_phases,
-    handover_course,
+    handover_change,
     leader_phases,
     slots_of,
-    takeover_course,
+    takeover_change,
 )
 
 UP, READY, INIT = MemberState.UP, MemberState.READY, MemberState.INIT
@@ -43,14 +44,14 @@ def world(
     beating: tuple[str, ...] = (),
     gone: tuple[str, ...] = (),
     newer: tuple[int, ...] = (),
-) -> World:
+) -> ClusterState:
     """``orders`` are written as "abc": a, b, c; ``owners`` one letter per slot, "-" for none."""
     known = {one.member: one for one in members}
     owned = {slot: Owner(name, "one", 1) for slot, name in enumerate(owners or "") if name != "-"}
     slots = max(len(orders), len(owners or ""), 1)
     table = Table(1, tuple(tuple(order) for order in orders), lost or {}) if orders else None
     found = deaths or {}
-    return World(
+    return ClusterState(
         spec=PoolSpec(pool="cart", slots=slots),
         members=known,
         states={
@@ -83,12 +84,12 @@ def test_envoy_tries_the_owner_first_and_then_the_order_of_the_table():
 
 
 def test_the_status_tells_who_is_given_more_time_and_why():
-    book, now = LivenessBook(), 100 * SECOND
-    book.record(ABC, (), now)
+    detector, now = FailureDetector(), 100 * SECOND
+    detector.update_records(ABC, (), now)
     for name, late in (("a", 0), ("b", SECOND // 4)):
-        book.beat(1, name, "one", UP, now, stall=late)
+        detector.on_beat(1, name, "one", UP, now, stall=late)
 
-    told = {row["member"]: (row["patience_ms"], row["under_load"]) for row in members_view(world(*ABC), book, now)}
+    told = {row["member"]: (row["patience_ms"], row["under_load"]) for row in members_view(world(*ABC), detector, now)}
 
     assert told["a"] == (300, "")
     assert told["b"] == (300 + 3 * 250, "its event loop was 250 ms late within the last 10 s")
@@ -245,12 +246,12 @@ def test_planned_moves_have_a_trace_and_keep_it_until_others_are_added():
     assert again.table.traceparent == first.table.traceparent
 
 
-def look(first: FirstTable, now: float, *members: Member) -> FirstTable:
-    return first.look(world(*members), int(now * SECOND))
+def look(first: FirstTableTimer, now: float, *members: Member) -> FirstTableTimer:
+    return first.observe(world(*members), int(now * SECOND))
 
 
 def test_the_first_table_waits_for_quiet_among_the_members():
-    first = FirstTable(most=SECOND, quiet=SECOND // 4)
+    first = FirstTableTimer(longest=SECOND, quiet=SECOND // 4)
     assert look(first, 10, member("a", state=INIT)).due() is None
 
     one = look(first, 10, member("a"))
@@ -261,7 +262,7 @@ def test_the_first_table_waits_for_quiet_among_the_members():
 
 
 def test_the_first_table_waits_no_longer_than_it_must():
-    first = FirstTable(most=SECOND, quiet=SECOND // 4)
+    first = FirstTableTimer(longest=SECOND, quiet=SECOND // 4)
     for step in range(20):
         first = look(first, 10 + step / 10, member("a"), replace(member("b"), weight=step + 1))
 
@@ -269,7 +270,7 @@ def test_the_first_table_waits_no_longer_than_it_must():
 
 
 def test_the_first_table_waits_longer_for_members_that_are_starting():
-    first = FirstTable(most=SECOND, quiet=SECOND // 4)
+    first = FirstTableTimer(longest=SECOND, quiet=SECOND // 4)
 
     assert look(first, 10, member("a"), member("b", state=INIT)).due() == 11 * SECOND
 
@@ -278,8 +279,14 @@ def takeover():
     seen = world(*ABC, orders=("abc", "bca"), owners="ab", deaths={"a": death()})
     plan = next_plan(seen, 1.0)
     assert plan is not None
-    course = takeover_course(
-        seen, plan.table, "a", written=12 * SECOND, death=seen.deaths["a"], slots=seen.owned_by("a", "one"), told=Told()
+    course = takeover_change(
+        seen,
+        plan.table,
+        "a",
+        written=12 * SECOND,
+        death=seen.deaths["a"],
+        slots=seen.owned_by("a", "one"),
+        reports=ClaimReports(),
     )
     return seen, course
 
@@ -344,7 +351,7 @@ def test_without_nodes_there_is_neither_push_nor_ack():
 def test_planned_moves_settle_slot_by_slot_and_let_go_of_what_a_later_table_takes_back():
     seen = world(*ABC, orders=("ab", "bc", "ca"), owners="aba")
     table = replace(seen.table, traceparent=trace_seed("cart", "handover", "1").traceparent, cause="rebalance")
-    course = handover_course(seen, table, written=SECOND)
+    course = handover_change(seen, table, written=SECOND)
     assert course is not None
     assert course.moving == {2: "c"}
     told = course.attributes()
@@ -367,7 +374,7 @@ def test_a_site_that_goes_offline_is_left_by_all_its_members_in_one_table_and_on
     assert plan is not None
     assert {name for order in plan.table.orders for name in order} == {"c", "d"}
     assert (plan.table.cause, plan.table.offline) == ("site east offline", ("east",))
-    told = handover_course(seen, plan.table, written=SECOND).attributes()  # type: ignore[union-attr]
+    told = handover_change(seen, plan.table, written=SECOND).attributes()  # type: ignore[union-attr]
     assert (told[names.FROM], told[names.TO]) == ("a, b", "c, d")
     assert (told[names.CAUSE], told[names.SITE], told[names.PLANNED]) == ("site east offline", "east", True)
 
@@ -383,7 +390,7 @@ def test_a_site_that_is_back_gets_its_share_in_one_table_and_one_trace():
 
     assert plan is not None
     assert (plan.table.cause, plan.table.offline) == ("site east online", ())
-    told = handover_course(away, plan.table, written=SECOND).attributes()  # type: ignore[union-attr]
+    told = handover_change(away, plan.table, written=SECOND).attributes()  # type: ignore[union-attr]
     assert (told[names.FROM], told[names.TO]) == ("c, d", "a, b")
     assert (told[names.CAUSE], told[names.SITE]) == ("site east online", "east")
 
@@ -437,47 +444,48 @@ def test_envoy_goes_by_what_members_tell_and_not_by_a_servers_clock():
 
 def test_a_site_is_offline_until_its_time_is_over():
     keys, clock = PoolKeys("cart"), [10.0]
-    observer = Observer(keys, LivenessBook(), lambda: clock[0])
+    builder = StateBuilder(keys, FailureDetector(), lambda: clock[0])
     put = {
         keys.spec: PoolSpec(pool="cart").encode(),
         keys.site_intent("east"): Intent(until=12.5, site="east").encode(),
         keys.site_intent("west"): Intent(site="west").encode(),
     }
     events = tuple(Event("put", Kv(key, value, 1, 1, 0)) for key, value in put.items())
-    observer.apply(MirrorBatch(1, events, reset=True))
+    builder.apply(InformerBatch(1, events, reset=True))
 
-    assert (observer.world().offline, observer.look_again()) == ({"east", "west"}, 2.5)  # type: ignore[union-attr]
+    assert (builder.current().offline, builder.seconds_until_site_returns()) == ({"east", "west"}, 2.5)  # type: ignore[union-attr]
     clock[0] = 12.5
-    assert (observer.world().offline, observer.look_again()) == ({"west"}, None)  # type: ignore[union-attr]
+    assert (builder.current().offline, builder.seconds_until_site_returns()) == ({"west"}, None)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("beats", [False, True], ids=["as the record says", "as the beats say"])
 def test_a_member_that_cannot_reach_etcd_is_told_from_one_with_another_fault(beats: bool):
-    keys, book = PoolKeys("cart"), LivenessBook()
-    observer = Observer(keys, book)
+    keys, detector = PoolKeys("cart"), FailureDetector()
+    builder = StateBuilder(keys, detector)
     said = {"a": f"{NO_ETCD}Deadline Exceeded", "b": "the application does not listen"}
     put = {keys.spec: PoolSpec(pool="cart").encode()}
     for name, reason in said.items():
         at_rest = Member(name, "one", "127.0.0.1:7000", "127.0.0.1:1", UP)
         put[keys.member(name)] = (at_rest if beats else replace(at_rest, state=DOWN, reason=reason)).encode()
         if beats:
-            book.beat(1, name, "one", DOWN, 1, reason=reason)
-    observer.apply(MirrorBatch(1, tuple(Event("put", Kv(key, value, 1, 1, 0)) for key, value in put.items())))
+            detector.on_beat(1, name, "one", DOWN, 1, reason=reason)
+    builder.apply(InformerBatch(1, tuple(Event("put", Kv(key, value, 1, 1, 0)) for key, value in put.items())))
 
-    assert observer.world().cut_off == {"a"}  # type: ignore[union-attr]
+    assert builder.current().cut_off == {"a"}  # type: ignore[union-attr]
 
 
 def test_envoy_is_told_when_most_of_the_members_that_beat_are_late():
-    keys, book = PoolKeys("cart"), LivenessBook()
-    observer = Observer(keys, book)
+    keys = PoolKeys("cart")
+    detector = FailureDetector(on_change=lambda _: builder.members_changed())
+    builder = StateBuilder(keys, detector)
     spec = Event("put", Kv(keys.spec, PoolSpec(pool="cart").encode(), 1, 1, 0))
-    observer.apply(MirrorBatch(1, (spec,), reset=True))
+    builder.apply(InformerBatch(1, (spec,), reset=True))
     told = []
     for name in "abc":
-        book.beat(1, name, "one", UP, 1)
+        detector.on_beat(1, name, "one", UP, 1)
     for late in "abc":
-        book.beat(1, late, "one", UP, 2, stall=SECOND)
-        told.append(pool_view(observer.world()).late)  # type: ignore[arg-type]
+        detector.on_beat(1, late, "one", UP, 2, stall=SECOND)
+        told.append(pool_view(builder.current()).late)  # type: ignore[arg-type]
 
     assert told == [False, True, True]
 
@@ -488,8 +496,8 @@ def test_the_takeovers_of_a_site_that_is_lost_can_be_found_by_it():
     plan = next_plan(dead, 1.0)
     assert plan is not None
     told = [
-        takeover_course(
-            dead, plan.table, name, written=SECOND, death=found, slots=frozenset({slot}), told=Told()
+        takeover_change(
+            dead, plan.table, name, written=SECOND, death=found, slots=frozenset({slot}), reports=ClaimReports()
         ).attributes()
         for slot, name in enumerate("ab")
     ]
@@ -502,4 +510,4 @@ def test_the_takeovers_of_a_site_that_is_lost_can_be_found_by_it():
 def test_a_table_that_moves_nothing_has_no_course():
     seen = world(*ABC, orders=("ab", "bc", "ca"), owners="abc")
 
-    assert handover_course(seen, seen.table, written=SECOND) is None
+    assert handover_change(seen, seen.table, written=SECOND) is None

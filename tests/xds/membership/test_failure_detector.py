@@ -1,7 +1,8 @@
 import pytest
 
 from understudy.statesync.pool.records import Member, MemberState
-from understudy.xds.membership.failure_detector import SECOND, Finding, LivenessBook, Question, Standing
+from understudy.xds.membership.failure_detector import FailureDetector
+from understudy.xds.membership.member_health import SECOND, Death, LivenessState, MemberChange, Probe, ProbeOutcome
 
 MS = SECOND // 1000
 UP = MemberState.UP
@@ -11,47 +12,48 @@ def member(name: str, boot: str = "one", state: MemberState = UP) -> Member:
     return Member(name, boot, app="127.0.0.1:1", peer=f"{name}:2", state=state)
 
 
-def ask(name: str, boot: str = "one", patience: int = 500 * MS) -> Question:
-    return Question(name, boot, f"{name}:2", patience)
+def ask(name: str, boot: str = "one", patience: int = 500 * MS) -> Probe:
+    return Probe(name, boot, f"{name}:2", patience)
 
 
 class Story:
-    """A book, and the time that passes in it."""
+    """A failure detector, and the time that passes in it."""
 
     def __init__(self, *names: str) -> None:
-        self.book = LivenessBook()
+        self.changes: list[MemberChange] = []
+        self.detector = FailureDetector(on_change=self.changes.append)
         self.now = 1_000 * SECOND
         self.members = {name: member(name) for name in names}
         self.owning: set[tuple[str, str]] = set()
         self.record()
 
     def record(self) -> None:
-        self.book.record(self.members.values(), self.owning, self.now)
+        self.detector.update_records(self.members.values(), self.owning, self.now)
 
     def beat(self, *names: str, state: MemberState = UP, boot: str = "one") -> None:
         for name in names:
-            self.book.beat(hash(name), name, boot, state, self.now)
+            self.detector.on_beat(hash(name), name, boot, state, self.now)
 
     def miss(self, witness: str, name: str, boot: str = "one", *, runs: bool = False) -> None:
         """``witness`` says that it misses a pulse, or that it feels it."""
-        self.book.beat(hash(witness), witness, "one", UP, self.now, pulses={(name, boot): runs})
+        self.detector.on_beat(hash(witness), witness, "one", UP, self.now, pulses={(name, boot): runs})
 
     def close(self, name: str, boot: str = "one") -> None:
-        self.book.closed(hash(name), name, boot, self.now)
+        self.detector.on_stream_closed(hash(name), name, boot, self.now)
 
-    def pass_time(self, seconds: float, *beating: str) -> list[Question]:
-        asked: list[Question] = []
+    def pass_time(self, seconds: float, *beating: str) -> list[Probe]:
+        asked: list[Probe] = []
         for _ in range(round(seconds * 10)):
             self.now += 100 * MS
             self.beat(*beating)
-            asked += self.book.due(self.now)
+            asked += self.detector.due_probes(self.now)
         return asked
 
-    def answer(self, question: Question, finding: Finding, boot: str = "") -> None:
-        self.book.answered(question, finding, self.now, boot=boot)
+    def answer(self, probe: Probe, result: ProbeOutcome, boot: str = "") -> None:
+        self.detector.on_probe_outcome(probe, result, self.now, boot=boot)
 
-    def standing(self, name: str, boot: str = "one") -> Standing:
-        return self.book.pulses[name, boot].standing
+    def liveness(self, name: str, boot: str = "one") -> LivenessState:
+        return self.detector.members[name, boot].liveness
 
 
 def test_a_closed_stream_is_only_a_suspicion_and_is_probed_at_once():
@@ -59,29 +61,29 @@ def test_a_closed_stream_is_only_a_suspicion_and_is_probed_at_once():
     story.beat("a", "b")
     story.close("a")
 
-    assert story.book.due(story.now) == (ask("a"),)
-    assert story.standing("a") is Standing.SUSPECT
-    assert not story.book.lost("a", "one")
+    assert story.detector.due_probes(story.now) == (ask("a"),)
+    assert story.liveness("a") is LivenessState.SUSPECT
+    assert not story.detector.death_of("a", "one")
 
 
 @pytest.mark.parametrize(
-    ("finding", "boot", "standing"),
+    ("result", "boot", "liveness"),
     [
-        (Finding.REFUSED, "", Standing.LOST),
-        (Finding.SILENT, "", Standing.LOST),
-        (Finding.ANSWERED, "two", Standing.LOST),
-        (Finding.ANSWERED, "one", Standing.SUSPECT),
-        (Finding.VOID, "", Standing.SUSPECT),
+        (ProbeOutcome.REFUSED, "", LivenessState.LOST),
+        (ProbeOutcome.SILENT, "", LivenessState.LOST),
+        (ProbeOutcome.ANSWERED, "two", LivenessState.LOST),
+        (ProbeOutcome.ANSWERED, "one", LivenessState.SUSPECT),
+        (ProbeOutcome.VOID, "", LivenessState.SUSPECT),
     ],
 )
-def test_the_probe_decides_about_a_suspect(finding, boot, standing):
+def test_the_probe_decides_about_a_suspect(result, boot, liveness):
     story = Story("a", "b")
     story.pass_time(0.5, "a", "b")
     story.close("a")
-    story.book.due(story.now)
-    story.answer(ask("a"), finding, boot)
+    story.detector.due_probes(story.now)
+    story.answer(ask("a"), result, boot)
 
-    assert story.standing("a") is standing
+    assert story.liveness("a") is liveness
 
 
 def test_a_beat_settles_a_suspicion():
@@ -89,18 +91,18 @@ def test_a_beat_settles_a_suspicion():
     story.beat("a")
     story.close("a")
     story.beat("a")
-    story.answer(ask("a"), Finding.REFUSED)
+    story.answer(ask("a"), ProbeOutcome.REFUSED)
 
-    assert story.standing("a") is Standing.ALIVE
+    assert story.liveness("a") is LivenessState.ALIVE
 
 
 def test_a_stream_stays_open_while_another_one_of_the_same_boot_is_there():
     story = Story("a")
-    story.book.beat(1, "a", "one", UP, story.now)
-    story.book.beat(2, "a", "one", UP, story.now)
-    story.book.closed(1, "a", "one", story.now)
+    story.detector.on_beat(1, "a", "one", UP, story.now)
+    story.detector.on_beat(2, "a", "one", UP, story.now)
+    story.detector.on_stream_closed(1, "a", "one", story.now)
 
-    assert story.standing("a") is Standing.ALIVE
+    assert story.liveness("a") is LivenessState.ALIVE
 
 
 def test_missed_beats_make_a_suspect():
@@ -114,8 +116,8 @@ def test_missed_beats_make_a_suspect():
 def test_a_member_whose_beats_tell_of_load_is_given_more_time_up_to_a_cap():
     story = Story("a", "b", "c")
     story.pass_time(0.5, "a", "b", "c")
-    story.book.beat(hash("a"), "a", "one", UP, story.now, stall=200 * MS)
-    story.book.beat(hash("b"), "b", "one", UP, story.now, stall=60 * SECOND)
+    story.detector.on_beat(hash("a"), "a", "one", UP, story.now, stall=200 * MS)
+    story.detector.on_beat(hash("b"), "b", "one", UP, story.now, stall=60 * SECOND)
 
     assert story.pass_time(0.8, "c") == []
     assert story.pass_time(0.1, "c") == [ask("a", patience=1100 * MS)]
@@ -126,31 +128,31 @@ def test_a_member_whose_beats_tell_of_load_is_given_more_time_up_to_a_cap():
 def test_a_pool_is_late_when_most_of_its_members_are_and_others_hear_of_it():
     story = Story("a", "b", "c")
     story.pass_time(0.5, "a", "b", "c")
-    heard = story.book.version
+    before = len(story.changes)
     told = []
     for name in "abc":
-        story.book.beat(hash(name), name, "one", UP, story.now, stall=300 * MS)
-        told.append((story.book.late, story.book.version - heard))
+        story.detector.on_beat(hash(name), name, "one", UP, story.now, stall=300 * MS)
+        told.append((story.detector.most_late, len(story.changes) - before))
     assert told == [(False, 1), (True, 2), (True, 3)]
 
     story.beat("a")
     story.close("b")
-    assert not story.book.late, "a is in time again, and of b nothing is heard"
+    assert not story.detector.most_late, "a is in time again, and of b nothing is heard"
 
 
 def test_silence_and_a_missed_pulse_condemn_without_a_probe_and_load_grants_nothing():
     story = Story("a", "b", "c")
     story.pass_time(0.5, "a", "b", "c")
-    story.book.beat(hash("a"), "a", "one", UP, story.now, stall=60 * SECOND)
+    story.detector.on_beat(hash("a"), "a", "one", UP, story.now, stall=60 * SECOND)
     story.pass_time(0.2, "b", "c")
     story.miss("b", "a")
-    story.book.due(story.now)
-    assert story.standing("a") is Standing.ALIVE, "its beats are not overdue"
+    story.detector.due_probes(story.now)
+    assert story.liveness("a") is LivenessState.ALIVE, "its beats are not overdue"
 
     story.now += 100 * MS
     story.miss("b", "a")
-    assert story.book.due(story.now) == ()
-    assert story.book.lost("a", "one").cause == "silent, and b misses its pulse"
+    assert story.detector.due_probes(story.now) == ()
+    assert story.detector.death_of("a", "one").cause == "silent, and b misses its pulse"
 
 
 def test_a_member_whose_pulse_is_felt_has_as_long_as_an_application_to_answer_a_probe():
@@ -159,7 +161,7 @@ def test_a_member_whose_pulse_is_felt_has_as_long_as_an_application_to_answer_a_
     story.pass_time(0.2, "b", "c")
     story.now += 100 * MS
     story.miss("b", "a", runs=True)
-    assert story.book.due(story.now) == (ask("a", patience=2000 * MS),)
+    assert story.detector.due_probes(story.now) == (ask("a", patience=2000 * MS),)
 
 
 @pytest.mark.parametrize(
@@ -179,8 +181,8 @@ def test_a_missed_pulse_alone_is_no_proof(why):
     story.miss("b", "a", boot="before" if why == "another boot" else "one")
     if why == "the witness is lost":
         story.close("b")
-        story.book.due(story.now)
-        story.answer(ask("b"), Finding.REFUSED)
+        story.detector.due_probes(story.now)
+        story.answer(ask("b"), ProbeOutcome.REFUSED)
     for _ in range(9):
         story.now += 50 * MS
         if why == "the witness is lost":
@@ -191,21 +193,21 @@ def test_a_missed_pulse_alone_is_no_proof(why):
             story.miss("c", "a", runs=True)
         if why in ("another boot", "taken back"):
             story.miss("b", "a", boot="before" if why == "another boot" else "never")
-        story.book.due(story.now)
+        story.detector.due_probes(story.now)
 
-    assert not story.book.lost("a", "one")
+    assert not story.detector.death_of("a", "one")
 
 
 def test_a_suspect_that_answers_is_asked_again_every_second_until_it_is_heard():
     story = Story("a", "b")
     story.beat("a", "b")
     story.close("a")
-    story.book.due(story.now)
-    story.answer(ask("a"), Finding.ANSWERED, "one")
+    story.detector.due_probes(story.now)
+    story.answer(ask("a"), ProbeOutcome.ANSWERED, "one")
 
     assert story.pass_time(0.9, "b") == []
     assert story.pass_time(0.2, "b") == [ask("a")]
-    assert story.pass_time(3, "b") == [], "the open question is not asked twice"
+    assert story.pass_time(3, "b") == [], "the open probe is not asked twice"
 
 
 def test_the_last_sign_of_life_and_the_cause_are_kept_for_the_trace():
@@ -214,13 +216,13 @@ def test_the_last_sign_of_life_and_the_cause_are_kept_for_the_trace():
     last_sign = story.now
     story.now += 40 * MS
     story.close("a")
-    story.book.due(story.now)
+    story.detector.due_probes(story.now)
     story.now += 2 * MS
-    story.answer(ask("a"), Finding.REFUSED)
+    story.answer(ask("a"), ProbeOutcome.REFUSED)
 
-    lost = story.book.lost("a", "one")
+    lost = story.detector.death_of("a", "one")
     assert lost is not None
-    assert (lost.last_sign, lost.lost_at) == (last_sign, story.now)
+    assert (lost.last_sign, lost.found) == (last_sign, story.now)
     assert lost.cause == "connection refused at a:2"
 
 
@@ -229,29 +231,29 @@ def test_who_was_never_heard_is_trusted_however_silent_he_is():
 
     assert set(story.pass_time(2.1)) == {ask("a"), ask("b"), ask("c")}
     for name in ("a", "b", "c"):
-        story.answer(ask(name), Finding.SILENT)
+        story.answer(ask(name), ProbeOutcome.SILENT)
     story.pass_time(60)
 
-    assert {story.standing(name) for name in ("a", "b", "c")} == {Standing.TRUSTED}
+    assert {story.liveness(name) for name in ("a", "b", "c")} == {LivenessState.TRUSTED}
 
 
 def test_who_was_never_heard_is_lost_when_his_host_says_so():
     story = Story("a", "b")
     story.pass_time(2.1, "b")
-    story.answer(ask("a"), Finding.REFUSED)
+    story.answer(ask("a"), ProbeOutcome.REFUSED)
 
-    assert story.book.lost("a", "one")
+    assert story.detector.death_of("a", "one")
 
 
 def test_silence_does_not_count_while_everybody_is_silent():
     story = Story("a", "b", "c")
     story.pass_time(0.5, "a", "b", "c")
     asked = story.pass_time(1.2)
-    for question in asked:
-        story.answer(question, Finding.SILENT)
+    for probe in asked:
+        story.answer(probe, ProbeOutcome.SILENT)
 
     assert len(asked) == 3
-    assert all(story.standing(name) is Standing.SUSPECT for name in ("a", "b", "c"))
+    assert all(story.liveness(name) is LivenessState.SUSPECT for name in ("a", "b", "c"))
 
 
 def test_silence_counts_for_one_among_many_and_in_a_pool_of_one():
@@ -259,11 +261,11 @@ def test_silence_counts_for_one_among_many_and_in_a_pool_of_one():
         story = Story("a", *others)
         story.pass_time(0.5, "a", *others)
         asked = story.pass_time(1.2, *others)
-        for question in asked:
-            story.answer(question, Finding.SILENT)
+        for probe in asked:
+            story.answer(probe, ProbeOutcome.SILENT)
 
         assert asked == [ask("a")]
-        assert story.book.lost("a", "one")
+        assert story.detector.death_of("a", "one")
 
 
 def test_time_in_which_this_server_stood_still_is_nobodys_silence():
@@ -271,7 +273,7 @@ def test_time_in_which_this_server_stood_still_is_nobodys_silence():
     story.pass_time(0.5, "a", "b")
     story.now += 20 * SECOND
 
-    assert story.book.due(story.now) == ()
+    assert story.detector.due_probes(story.now) == ()
     assert story.pass_time(0.2) == []
     assert len(story.pass_time(0.1)) == 2
 
@@ -282,7 +284,7 @@ def test_who_was_late_itself_is_more_patient_with_everybody():
     story.now += 200 * MS
     story.beat("a", "b")
 
-    assert story.book.due(story.now) == ()
+    assert story.detector.due_probes(story.now) == ()
     assert story.pass_time(0.5, "b") == []
     assert story.pass_time(0.1, "b") == [ask("a", patience=800 * MS)]
 
@@ -294,12 +296,12 @@ def test_a_vanished_record_of_an_owner_is_a_suspicion():
     del story.members["a"]
     story.record()
 
-    assert story.book.due(story.now) == (ask("a"),)
-    story.answer(ask("a"), Finding.ANSWERED, "one")
-    assert not story.book.lost("a", "one")
+    assert story.detector.due_probes(story.now) == (ask("a"),)
+    story.answer(ask("a"), ProbeOutcome.ANSWERED, "one")
+    assert not story.detector.death_of("a", "one")
     story.pass_time(1.1)
-    story.answer(ask("a"), Finding.SILENT)
-    assert story.book.lost("a", "one")
+    story.answer(ask("a"), ProbeOutcome.SILENT)
+    assert story.detector.death_of("a", "one")
 
 
 def test_a_vanished_record_says_nothing_against_beats_that_arrive():
@@ -310,7 +312,7 @@ def test_a_vanished_record_says_nothing_against_beats_that_arrive():
     story.record()
 
     assert story.pass_time(20, "a", "b") == []
-    assert story.standing("a") is Standing.ALIVE
+    assert story.liveness("a") is LivenessState.ALIVE
 
 
 def test_who_left_in_order_is_forgotten():
@@ -320,7 +322,7 @@ def test_who_left_in_order_is_forgotten():
     del story.members["a"]
     story.record()
 
-    assert ("a", "one") not in story.book.pulses
+    assert ("a", "one") not in story.detector.members
 
 
 def test_an_owner_of_whom_nothing_is_known_has_five_seconds_to_come_back():
@@ -329,9 +331,9 @@ def test_an_owner_of_whom_nothing_is_known_has_five_seconds_to_come_back():
     story.record()
 
     story.pass_time(4.9, "b")
-    assert not story.book.lost("a", "one")
+    assert not story.detector.death_of("a", "one")
     story.pass_time(0.2, "b")
-    assert story.book.lost("a", "one")
+    assert story.detector.death_of("a", "one")
 
 
 def test_an_owner_of_whom_nothing_is_known_comes_back():
@@ -343,7 +345,7 @@ def test_an_owner_of_whom_nothing_is_known_comes_back():
     story.record()
     story.pass_time(10, "b", "a")
 
-    assert story.standing("a") is Standing.ALIVE
+    assert story.liveness("a") is LivenessState.ALIVE
 
 
 def test_a_new_boot_in_the_record_ends_the_old_one_that_owned_slots():
@@ -354,40 +356,76 @@ def test_a_new_boot_in_the_record_ends_the_old_one_that_owned_slots():
     story.members["a"] = member("a", "two", MemberState.INIT)
     story.record()
 
-    assert story.book.lost("a", "one").cause == "restarted: boot two is registered"
-    assert story.standing("a", "two") is Standing.TRUSTED
+    assert story.detector.death_of("a", "one").cause == "restarted: boot two is registered"
+    assert story.liveness("a", "two") is LivenessState.TRUSTED
 
 
 def test_a_lost_boot_that_beats_again_counts_after_a_second():
     story = Story("a", "b")
     story.pass_time(0.5, "a", "b")
     story.close("a")
-    story.book.due(story.now)
-    story.answer(ask("a"), Finding.SILENT)
+    story.detector.due_probes(story.now)
+    story.answer(ask("a"), ProbeOutcome.SILENT)
     story.pass_time(5, "b")
 
     story.pass_time(0.9, "a", "b")
-    assert story.standing("a") is Standing.LOST
+    assert story.liveness("a") is LivenessState.LOST
     story.pass_time(0.3, "a", "b")
-    assert story.standing("a") is Standing.ALIVE
+    assert story.liveness("a") is LivenessState.ALIVE
 
 
 def test_what_a_beat_says_of_the_state_counts_at_once_and_only_while_the_stream_is_open():
     story = Story("a")
     story.beat("a")
-    before = story.book.version
+    story.changes.clear()
     story.beat("a", state=MemberState.DOWN)
 
-    assert story.book.version > before
-    assert story.book.state_of(story.members["a"]) is MemberState.DOWN
+    (change,) = story.changes
+    assert (change.after.state, change.death) == (MemberState.DOWN, None)
+    assert story.detector.state_of(story.members["a"]) is MemberState.DOWN
     story.close("a")
-    assert story.book.state_of(story.members["a"]) is UP
+    assert story.detector.state_of(story.members["a"]) is UP
 
 
 def test_beats_that_say_nothing_new_change_nothing_for_others():
     story = Story("a", "b")
     story.beat("a", "b")
-    before = story.book.version
+    story.changes.clear()
     story.pass_time(5, "a", "b")
 
-    assert story.book.version == before
+    assert story.changes == []
+
+
+def test_a_death_is_passed_on_once_with_all_that_is_known_of_it():
+    story = Story("a", "b")
+    story.pass_time(0.5, "a", "b")
+    last_sign = story.now
+    story.now += 40 * MS
+    closed = story.now
+    story.close("a")
+    story.detector.due_probes(story.now)
+    story.now += 2 * MS
+    found = story.now
+    story.answer(ask("a"), ProbeOutcome.REFUSED)
+    story.pass_time(3, "b")
+
+    (death,) = [change.death for change in story.changes if change.death]
+    assert death == Death("one", "connection refused at a:2", last_sign, found, closed, doubt=found - last_sign)
+    assert story.detector.death_of("a", "one") == death
+
+
+def test_a_death_stays_as_it_was_found_until_the_member_counts_as_alive_again():
+    story = Story("a", "b")
+    story.pass_time(0.5, "a", "b")
+    story.close("a")
+    story.detector.due_probes(story.now)
+    story.answer(ask("a"), ProbeOutcome.REFUSED)
+    death = story.detector.death_of("a", "one")
+
+    story.pass_time(0.9, "a", "b")
+    assert story.detector.death_of("a", "one") == death
+    story.changes.clear()
+    story.pass_time(0.3, "a", "b")
+    assert story.detector.death_of("a", "one") is None
+    (back,) = story.changes
+    assert (back.death, back.before.death) == (None, death)

@@ -3,7 +3,7 @@ from itertools import permutations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.xds.placement.mincostflow import Flow
+from understudy.xds.placement.mincostflow import MinCostFlow
 
 SIZE = 5
 NUMBERS = st.lists(st.lists(st.integers(0, 9), min_size=SIZE, max_size=SIZE), min_size=SIZE, max_size=SIZE)
@@ -11,7 +11,7 @@ NUMBERS = st.lists(st.lists(st.integers(0, 9), min_size=SIZE, max_size=SIZE), mi
 
 @given(NUMBERS)
 def test_an_assignment_costs_as_little_as_the_best_of_all(costs):
-    flow = Flow(2 * SIZE + 2)
+    flow = MinCostFlow(2 * SIZE + 2)
     source, sink = 2 * SIZE, 2 * SIZE + 1
     for node in range(SIZE):
         flow.add(source, node, 1, 0)
@@ -30,7 +30,7 @@ def test_an_assignment_costs_as_little_as_the_best_of_all(costs):
 
 @given(NUMBERS)
 def test_as_much_flows_as_the_narrowest_cut_lets_through(capacities):
-    flow = Flow(SIZE)
+    flow = MinCostFlow(SIZE)
     for tail in range(SIZE):
         for head in range(SIZE):
             if tail != head:

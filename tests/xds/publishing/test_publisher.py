@@ -9,7 +9,7 @@ from tests.harness.waiting import until
 from tests.xds.membership.test_cluster_state import ABC, member, world
 from understudy.statesync.pool.records import MemberState
 from understudy.xds.envoy.resources import CLUSTER, ENDPOINTS, ROUTES
-from understudy.xds.membership.cluster_state import World
+from understudy.xds.membership.cluster_state import ClusterState
 from understudy.xds.publishing.publisher import Publisher
 from understudy.xds.server.cache import ResourceCache
 
@@ -21,14 +21,14 @@ class Stage:
 
     def __init__(self, merge: float) -> None:
         self.cache = ResourceCache()
-        self.now: World | None = None
+        self.now: ClusterState | None = None
         self.told = 0
         self.publisher = Publisher(self.cache, lambda: self.now, on_publish=self._count, merge=merge)
 
     def _count(self) -> None:
         self.told += 1
 
-    def show(self, now: World | None) -> None:
+    def show(self, now: ClusterState | None) -> None:
         self.now = now
         self.publisher.wake()
 
@@ -49,16 +49,16 @@ async def stage(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
         await running
 
 
-def down(seen: World, name: str) -> World:
+def down(seen: ClusterState, name: str) -> ClusterState:
     return replace(seen, states={**seen.states, name: MemberState.DOWN})
 
 
 async def test_nothing_is_published_before_the_world_is_known(stage):
     stage.show(None)
-    await until(lambda: not stage.publisher._awake.is_set())
+    await until(lambda: not stage.publisher._wake.is_set())
 
     assert stage.cache.snapshot().types == {}
-    assert not stage.publisher.current
+    assert not stage.publisher.is_current
     stage.show(CALM)
     await stage.settled()
     assert len(stage.cache.snapshot().of(ENDPOINTS).resources) == 4
@@ -121,9 +121,9 @@ async def test_a_world_that_tells_envoy_nothing_new_publishes_nothing(stage):
     told = stage.told
     stage.show(replace(CALM, beating=frozenset({("a", "one")})))
     stage.show(world(member("a"), *ABC[1:], orders=("abc", "bca", "cab"), owners="abc"))
-    await until(lambda: not stage.publisher._awake.is_set())
+    await until(lambda: not stage.publisher._wake.is_set())
 
-    assert stage.publisher.current
+    assert stage.publisher.is_current
     assert stage.told == told
 
 

@@ -1,4 +1,4 @@
-"""One stream's conversation and the client on its other end, on a clock that the test turns."""
+"""One stream's stream_state and the client on its other end, on a clock that the test turns."""
 
 from collections.abc import Mapping
 
@@ -7,8 +7,8 @@ import pytest
 from tests.xds.server.made import cluster, endpoints, listener, routes
 from understudy.xds.server import types
 from understudy.xds.server.snapshot import Resource, Snapshot, TypeSnapshot, encode
-from understudy.xds.server.stream import Conversation
-from understudy.xds.server.stream_config import Limits, Outgoing, Pace, Variant
+from understudy.xds.server.stream import StreamState
+from understudy.xds.server.stream_config import EncodedResponse, StreamLimits, StreamTimeouts, Variant
 from understudy.xds.server.wire import DeltaDiscoveryResponse, DiscoveryResponse, Node, Request
 
 CDS, EDS, LDS, RDS = types.CLUSTER, types.ENDPOINTS, types.LISTENER, types.ROUTES
@@ -29,12 +29,14 @@ def a_pool(*clusters: str, to: str = "", mark: str = "", port: int = 1) -> dict[
 class Dialogue:
     """A client that subscribes like Envoy, and acknowledges when the test says so."""
 
-    def __init__(self, variant: Variant, pace: Pace | None = None, limits: Limits | None = None) -> None:
-        self.conversation = Conversation(variant, prefix="n", pace=pace or Pace(), limits=limits)
+    def __init__(
+        self, variant: Variant, timeouts: StreamTimeouts | None = None, limits: StreamLimits | None = None
+    ) -> None:
+        self.stream_state = StreamState(variant, prefix="n", timeouts=timeouts or StreamTimeouts(), limits=limits)
         self.variant = variant
         self.now = 0
         self.types: dict[str, TypeSnapshot] = {}
-        self.last: dict[str, Outgoing] = {}
+        self.last: dict[str, EncodedResponse] = {}
         self.names: dict[str, tuple[str, ...]] = {}
         self.before: dict[bytes, str] = {}
 
@@ -43,7 +45,7 @@ class Dialogue:
             made = TypeSnapshot(resources)
             if kind not in self.types or made.since(self.types[kind]):
                 self.types[kind] = made
-        self.conversation.offer(Snapshot(dict(self.types)))
+        self.stream_state.offer(Snapshot(dict(self.types)))
 
     def ask(self, type_url: str, *names: str, version: str = "") -> None:
         added = tuple(name for name in names if name not in self.names.get(type_url, ()))
@@ -54,7 +56,7 @@ class Dialogue:
         else:
             nonce = last.nonce if last else ""
             request = Request(type_url, Node("front"), names=names, nonce=nonce, version=version)
-        self.conversation.on_request(request, self.now)
+        self.stream_state.on_request(request, self.now)
 
     def acknowledge(self, *type_urls: str, error: str | None = None) -> None:
         for type_url in type_urls:
@@ -66,17 +68,17 @@ class Dialogue:
                 names=self.names[type_url] if self.variant is Variant.SOTW else (),
                 error=error,
             )
-            self.conversation.on_request(request, self.now)
+            self.stream_state.on_request(request, self.now)
 
     def said(self) -> list[str]:
         """What goes out now, as short type names with the names carried (and -names removed)."""
         out = []
-        while (outgoing := self.conversation.next(self.now)) is not None:
+        while (outgoing := self.stream_state.next(self.now)) is not None:
             self.last[outgoing.type_url] = outgoing
             out.append(f"{types.short_name(outgoing.type_url)} {' '.join(self.carried(outgoing))}".strip())
         return out
 
-    def carried(self, outgoing: Outgoing) -> list[str]:
+    def carried(self, outgoing: EncodedResponse) -> list[str]:
         if self.variant is Variant.DELTA:
             message = DeltaDiscoveryResponse.FromString(outgoing.data)
             return [one.name for one in message.resources] + [f"-{name}" for name in message.removed_resources]
@@ -92,11 +94,11 @@ class Dialogue:
         self.before = {one.packed: name for kind in self.types.values() for name, one in kind.resources.items()}
         self.acknowledge(*self.last)
         assert self.said() == []
-        assert self.conversation.settled
+        assert self.stream_state.settled
 
 
-def a_settled_client(variant: Variant, *clusters: str, pace: Pace | None = None) -> Dialogue:
-    dialogue = Dialogue(variant, pace)
+def a_settled_client(variant: Variant, *clusters: str, timeouts: StreamTimeouts | None = None) -> Dialogue:
+    dialogue = Dialogue(variant, timeouts)
     dialogue.content(a_pool(*clusters))
     dialogue.ask(CDS)
     dialogue.ask(EDS, *clusters)

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
+from understudy.xds.server.responses import RequestOutcome, Response
 from understudy.xds.server.snapshot import TypeSnapshot, encode
-from understudy.xds.server.subscription import Answer, Facts, Subscription
+from understudy.xds.server.subscription import Subscription
 from understudy.xds.server.variants import Delta, StateOfTheWorld
 from understudy.xds.server.wire import Request
 
@@ -27,11 +28,11 @@ class Talk:
         self.nonce = ""
         self.version = ""
 
-    def request(self, request: Request) -> Facts:
+    def request(self, request: Request) -> RequestOutcome:
         return self.subscription.on_request(request, 0)
 
-    def answer(self) -> Answer | None:
-        answer = self.subscription.what_to_send(self.content)
+    def answer(self) -> Response | None:
+        answer = self.subscription.next_response(self.content)
         if answer is not None:
             self.nonces += 1
             self.nonce, self.version = f"n{self.nonces}", answer.version
@@ -50,7 +51,7 @@ class Sotw(Talk):
     def __init__(self, type_url: str, **content: str) -> None:
         super().__init__(StateOfTheWorld(type_url), world(content))
 
-    def ask(self, *names: str, version: str = "", nonce: str | None = None, error: str | None = None) -> Facts:
+    def ask(self, *names: str, version: str = "", nonce: str | None = None, error: str | None = None) -> RequestOutcome:
         nonce = self.nonce if nonce is None else nonce
         return self.request(Request(PLAIN, names=names, version=version, nonce=nonce, error=error))
 
@@ -59,10 +60,12 @@ class Incremental(Talk):
     def __init__(self, **content: str) -> None:
         super().__init__(Delta(PLAIN), world(content))
 
-    def ask(self, *subscribe: str, leave: tuple[str, ...] = (), held: Mapping[str, str] | None = None) -> Facts:
+    def ask(
+        self, *subscribe: str, leave: tuple[str, ...] = (), held: Mapping[str, str] | None = None
+    ) -> RequestOutcome:
         return self.request(Request(PLAIN, subscribe=subscribe, unsubscribe=leave, held=held or {}))
 
-    def reply(self, nonce: str | None = None, error: str | None = None, **request: tuple[str, ...]) -> Facts:
+    def reply(self, nonce: str | None = None, error: str | None = None, **request: tuple[str, ...]) -> RequestOutcome:
         nonce = self.nonce if nonce is None else nonce
         return self.request(Request(PLAIN, nonce=nonce, error=error, **request))
 

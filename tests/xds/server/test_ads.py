@@ -11,9 +11,9 @@ from tests.xds.server.client import ADS, served
 from tests.xds.server.made import cluster, endpoints, listener, routes
 from understudy.xds.server import types, wire
 from understudy.xds.server.ads import StreamSettings
+from understudy.xds.server.responses import ConfigStatus
 from understudy.xds.server.stream import UNNAMED
-from understudy.xds.server.stream_config import Limits, Pace
-from understudy.xds.server.subscription import Standing
+from understudy.xds.server.stream_config import StreamLimits, StreamTimeouts
 
 CDS, EDS, LDS, RDS = types.CLUSTER, types.ENDPOINTS, types.LISTENER, types.ROUTES
 BOTH = pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])
@@ -93,7 +93,7 @@ async def test_rule_04_a_reconnect_with_version_gets_nothing_and_with_other_name
         assert (await again.receive()).type_url == RDS
         # The server may hear of the first stream's end a moment after what the second one asks.
         await until(lambda: world.server.streams == 1, what="the first stream has ended")
-        assert world.cache.status()[0].state is Standing.SYNCED
+        assert world.cache.status()[0].state is ConfigStatus.SYNCED
 
         other = world.stream(delta=False)
         await other.ask(CDS, "none-such", version_info=version)
@@ -109,7 +109,7 @@ async def test_rule_06_a_nack_is_not_answered_with_the_same_again(delta: bool):
         await until(lambda: world.cache.counters.nacks == 1)
         await stays(lambda: world.cache.counters.pushes == 1, 0.3, "silence after a NACK")
         (status,) = world.cache.status()
-        assert (status.state, status.error) == (Standing.ERROR, "no such cluster type")
+        assert (status.state, status.error) == (ConfigStatus.ERROR, "no such cluster type")
 
         await world.cache.update(CDS, {"a": cluster("a", mark="better")})
         assert len((await stream.receive()).resources) == 1
@@ -153,9 +153,9 @@ async def test_services_per_type_serve_their_type_only(delta: bool, service: str
 
 @BOTH
 async def test_rule_18_and_19_order_holds_between_the_streams_of_a_node_that_has_one_per_type(delta: bool):
-    pace = Pace(ack_wait=60, warm_limit=60, removal_limit=60)
+    timeouts = StreamTimeouts(ack_wait=60, warm_timeout=60, removal_timeout=60)
     methods = {kind: f"{service}/{names[delta]}" for service, (kind, *names) in types.TYPE_SERVICES.items()}
-    async with served(CONTENT, StreamSettings(pace=pace)) as world:
+    async with served(CONTENT, StreamSettings(timeouts=timeouts)) as world:
         clusters, config = (world.stream(delta=delta, method=methods[kind]) for kind in (CDS, RDS))
         await clusters.ask(CDS)
         await clusters.acknowledge(await clusters.receive())
@@ -180,8 +180,8 @@ async def test_rule_18_and_19_order_holds_between_the_streams_of_a_node_that_has
 
 @BOTH
 async def test_rule_22_a_change_of_endpoints_reaches_a_client_that_owes_acknowledgements(delta: bool):
-    pace = Pace(ack_wait=60, warm_limit=60, removal_limit=60)
-    async with served(CONTENT, StreamSettings(pace=pace)) as world:
+    timeouts = StreamTimeouts(ack_wait=60, warm_timeout=60, removal_timeout=60)
+    async with served(CONTENT, StreamSettings(timeouts=timeouts)) as world:
         stream = world.stream(delta=delta)
         for type_url, names in ((CDS, ()), (EDS, ("a",)), (LDS, ()), (RDS, ("r",))):
             await stream.ask(type_url, *names)
@@ -204,7 +204,7 @@ async def test_rule_25_streams_are_refused_until_the_cache_is_ready(delta: bool)
 
 async def test_rule_26_a_client_that_does_not_read_gets_the_newest_content_when_it_does():
     big = "x" * 200_000
-    settings_ = StreamSettings(pace=Pace(ack_wait=0))
+    settings_ = StreamSettings(timeouts=StreamTimeouts(ack_wait=0))
     async with served({CDS: {"a": cluster("a", eds=False, mark=big)}}, settings_) as world:
         slow, quick = world.stream(delta=False, node="slow"), world.stream(delta=False, node="quick")
         for stream in (slow, quick):
@@ -257,7 +257,7 @@ async def test_rule_30_a_client_with_other_versions_waits_until_the_server_is_su
 
 @BOTH
 async def test_a_stream_that_asks_for_too_many_names_is_told_so_and_others_go_on(delta: bool):
-    async with served(CONTENT, StreamSettings(limits=Limits(names=100))) as world:
+    async with served(CONTENT, StreamSettings(limits=StreamLimits(names=100))) as world:
         other = world.stream(delta=delta, node="other")
         await other.ask(CDS)
         await other.receive()

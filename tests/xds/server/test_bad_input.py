@@ -15,7 +15,7 @@ from tests.xds.server.made import cluster, endpoints
 from tests.xds.server.test_ads import BOTH
 from understudy.xds.server import types, wire
 from understudy.xds.server.csds import SERVICE as CSDS
-from understudy.xds.server.stream_config import Limits
+from understudy.xds.server.stream_config import StreamLimits
 
 CDS, EDS, LDS, RDS = types.CLUSTER, types.ENDPOINTS, types.LISTENER, types.ROUTES
 FEATURES = (wire.TTL_FEATURE, wire.SOTW_TTL_FEATURE, wire.WRAPPER_FEATURE)
@@ -127,7 +127,7 @@ async def test_any_bytes_to_the_client_status_service_are_answered_or_refused():
 
 @BOTH
 async def test_the_usual_limit_of_names_takes_what_is_allowed_and_tells_of_what_is_not(delta: bool):
-    most = Limits().names
+    most = StreamLimits().names
     names = [f"n{number}" for number in range(most)]
     async with served(CONTENT) as world:
         stream = world.stream(delta=delta)
@@ -146,7 +146,7 @@ async def test_the_usual_limit_of_names_takes_what_is_allowed_and_tells_of_what_
 async def test_a_stream_that_asks_for_too_many_types_is_told_so(delta: bool):
     async with served(CONTENT) as world:
         stream = world.stream(delta=delta)
-        for number in range(Limits().types + 1):
+        for number in range(StreamLimits().types + 1):
             await stream.ask(f"type.googleapis.com/made.up.Type{number}")
         code, text = await stream.status()
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -9,8 +9,8 @@ from tests.xds.server.client import served
 from tests.xds.server.made import cluster, endpoints, listener, routes
 from understudy.xds.server import types
 from understudy.xds.server.cache import ConfigRejected, InvalidResources, NotAcknowledged, ResourceCache
+from understudy.xds.server.responses import ConfigStatus
 from understudy.xds.server.snapshot import encode
-from understudy.xds.server.subscription import Standing
 
 CDS, EDS, LDS, RDS = types.CLUSTER, types.ENDPOINTS, types.LISTENER, types.ROUTES
 
@@ -195,14 +195,14 @@ async def test_rule_28_status_tells_sent_acknowledged_and_state_per_node_and_typ
 
         await until(lambda: len(world.cache.status()) == 2)
         clusters, wanted = world.cache.status()
-        assert (clusters.node, clusters.type_url, clusters.state) == ("front-7", CDS, Standing.STALE)
+        assert (clusters.node, clusters.type_url, clusters.state) == ("front-7", CDS, ConfigStatus.STALE)
         assert (clusters.sent, clusters.acked, clusters.nonce) == (response.version_info, "", response.nonce)
-        assert wanted.state is Standing.NOT_SENT
+        assert wanted.state is ConfigStatus.NOT_SENT
 
         await stream.acknowledge(response)
         await world.cache.acknowledged(30)
         clusters = world.cache.status()[0]
-        assert clusters.state is Standing.SYNCED
+        assert clusters.state is ConfigStatus.SYNCED
         assert clusters.acked == clusters.sent
         assert clusters.acked_at_ns > clusters.sent_at_ns > 0
 

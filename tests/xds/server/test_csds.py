@@ -10,7 +10,7 @@ from tests.xds.server.client import Served, served
 from tests.xds.server.made import cluster
 from understudy.xds.server import types
 from understudy.xds.server.csds import SERVICE
-from understudy.xds.server.subscription import Standing
+from understudy.xds.server.responses import ConfigStatus
 
 FETCH = f"/{SERVICE}/FetchClientStatus"
 
@@ -26,7 +26,7 @@ async def test_rule_28_csds_tells_state_and_error_of_every_node_and_type():
             await stream.ask(types.CLUSTER)
         await good.acknowledge(await good.receive())
         await bad.acknowledge(await bad.receive(), error="no such thing")
-        await until(lambda: {one.state for one in world.cache.status()} == {Standing.SYNCED, Standing.ERROR})
+        await until(lambda: {one.state for one in world.cache.status()} == {ConfigStatus.SYNCED, ConfigStatus.ERROR})
 
         answer = await fetch(world)
         told = {config.node.id: config.generic_xds_configs[0] for config in answer.config}

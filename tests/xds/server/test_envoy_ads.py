@@ -16,7 +16,7 @@ from tests.xds.server.made import cluster, endpoints, listener, routes
 from understudy.xds.server import types
 from understudy.xds.server.ads import AdsServer
 from understudy.xds.server.cache import ConfigRejected, ResourceCache
-from understudy.xds.server.subscription import Standing
+from understudy.xds.server.responses import ConfigStatus
 
 VARIANTS = ("DELTA_GRPC", "GRPC")
 NODE = "front-1"
@@ -125,7 +125,9 @@ async def test_envoy_takes_all_four_types_and_an_endpoint_change_moves_traffic(v
         await user.answers("200 one")
         await user.cache.acknowledged(30)
         asked = {status.type_url: status.state for status in user.cache.status()}
-        assert asked == dict.fromkeys((types.CLUSTER, types.ENDPOINTS, types.LISTENER, types.ROUTES), Standing.SYNCED)
+        assert asked == dict.fromkeys(
+            (types.CLUSTER, types.ENDPOINTS, types.LISTENER, types.ROUTES), ConfigStatus.SYNCED
+        )
 
         await user.cache.update(types.ENDPOINTS, {"a": endpoints("a", one, two, down=(one,))})
         await user.cache.acknowledged(30)
@@ -145,13 +147,13 @@ async def test_rule_06_envoy_refuses_a_listener_and_says_why_and_is_not_asked_ag
         assert rejected.value.node == NODE
         assert rejected.value.type_url == types.LISTENER
         status = next(one for one in user.cache.status() if one.type_url == types.LISTENER)
-        assert status.state is Standing.ERROR
+        assert status.state is ConfigStatus.ERROR
         assert status.error == rejected.value.error
         assert status.acked != status.sent
         assert user.cache.counters.nacks == 1
 
         await user.cache.update(types.ENDPOINTS, {"a": endpoints("a", one, 1)})
-        await until(lambda: state_of(user, types.ENDPOINTS) is Standing.SYNCED, 40)
+        await until(lambda: state_of(user, types.ENDPOINTS) is ConfigStatus.SYNCED, 40)
         assert user.cache.counters.nacks == 1
 
         await user.cache.remove(types.LISTENER, "bad")
@@ -159,7 +161,7 @@ async def test_rule_06_envoy_refuses_a_listener_and_says_why_and_is_not_asked_ag
         assert await user.get() == "200 one"
 
 
-def state_of(user: Front, type_url: str) -> Standing:
+def state_of(user: Front, type_url: str) -> ConfigStatus:
     return next(one.state for one in user.cache.status() if one.type_url == type_url)
 
 
@@ -177,7 +179,7 @@ async def test_rule_03_and_04_a_restarted_server_with_equal_content_sends_nothin
         cache.ready()
         user.server = AdsServer(cache)
         await user.server.start(f"127.0.0.1:{user.xds_port}")
-        await until(lambda: len([s for s in cache.status() if s.state is Standing.SYNCED]) == 4, 30)
+        await until(lambda: len([s for s in cache.status() if s.state is ConfigStatus.SYNCED]) == 4, 30)
         await cache.acknowledged(30)
 
         assert cache.counters.pushed_resources == 0

@@ -21,7 +21,7 @@ from tests.xds.server.test_envoy_ads import VARIANTS, backend, bootstrap
 from understudy.xds.server import types
 from understudy.xds.server.ads import AdsServer, StreamSettings
 from understudy.xds.server.cache import ResourceCache
-from understudy.xds.server.stream_config import Pace
+from understudy.xds.server.stream_config import StreamTimeouts
 
 WARM_AFTER = 1.5
 REMOVAL_LIMIT = 4.0  # longer than a cluster takes to warm
@@ -108,8 +108,8 @@ async def led_to_a(
     pool = Pool(free_port())
     await pool.lead_to(cluster("a"), host)
     pool.cache.ready()
-    pace = Pace(removal_limit=REMOVAL_LIMIT, removal_linger=linger, warm_limit=30)
-    server = AdsServer(pool.cache, StreamSettings(pace=pace))
+    timeouts = StreamTimeouts(removal_timeout=REMOVAL_LIMIT, removal_linger=linger, warm_timeout=30)
+    server = AdsServer(pool.cache, StreamSettings(timeouts=timeouts))
     traffic = Traffic(pool.port)
     try:
         async with running_envoy(bootstrap(await server.start("127.0.0.1:0"), variant), directory) as envoy:

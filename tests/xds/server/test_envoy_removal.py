@@ -15,10 +15,11 @@ from tests.harness.waiting import free_port, until
 from tests.xds.server.test_envoy_ads import VARIANTS, backend, bootstrap
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.envoy.listener import listener, listener_name
-from understudy.xds.envoy.resources import Endpoint, PoolView, build
+from understudy.xds.envoy.pool_view import Endpoint, PoolView
+from understudy.xds.envoy.resources import build
 from understudy.xds.server.ads import AdsServer, StreamSettings
 from understudy.xds.server.cache import ResourceCache
-from understudy.xds.server.stream_config import Pace
+from understudy.xds.server.stream_config import StreamTimeouts
 from understudy.xds.server.types import LISTENER
 
 SPEC = PoolSpec(pool="cart", slots=2)
@@ -57,7 +58,7 @@ async def dying_member() -> AsyncIterator[Dying]:
 @pytest.mark.parametrize("variant", VARIANTS)
 async def test_a_request_is_retried_although_its_order_is_gone_from_the_routes(variant: str, tmp_path: Path) -> None:
     cache, port = ResourceCache(), free_port()
-    server = AdsServer(cache, StreamSettings(pace=Pace(removal_linger=20)))
+    server = AdsServer(cache, StreamSettings(timeouts=StreamTimeouts(removal_linger=20)))
     async with dying_member() as dying, backend("b") as b:
         members = {"a": Endpoint("127.0.0.1", dying.port, healthy=True), "b": Endpoint("127.0.0.1", b, healthy=True)}
         fixed = {LISTENER: {listener_name("cart"): listener("cart", "127.0.0.1", port)}}

@@ -33,7 +33,7 @@ class Measured:
     def __init__(self, cache: ResourceCache) -> None:
         self.metrics = XdsMetrics(cache, lambda: self.streams)
         self.streams = 0
-        cache.on_push, cache.on_ack = self.metrics.pushed, self.metrics.answered
+        cache.on_push, cache.on_ack = self.metrics.on_push, self.metrics.on_ack
 
     @property
     def now(self) -> dict[tuple[str, ...], float]:

@@ -5,9 +5,9 @@ import pytest
 from tests.xds.server.dialogue import BOTH, CDS, EDS, LDS, RDS, SECOND, Dialogue, a_pool, a_settled_client
 from tests.xds.server.made import listener, routes
 from understudy.xds.server.order import Ordering
-from understudy.xds.server.removal import FOREVER, Going, Users, follow, kept, never_named
+from understudy.xds.server.removal import FOREVER, Dependents, PendingRemoval, follow, kept, never_named
 from understudy.xds.server.snapshot import Resource, encode
-from understudy.xds.server.stream_config import Pace, Variant
+from understudy.xds.server.stream_config import StreamTimeouts, Variant
 from understudy.xds.server.wire import Node, Request
 
 
@@ -26,7 +26,7 @@ def removal(variant: Variant, gone: str, *left: str) -> str:
 @BOTH
 @pytest.mark.parametrize("limit_passed", [False, True])
 def test_rule_19_a_later_removal_waits_as_the_first_one_did(variant: Variant, limit_passed: bool):
-    dialogue = a_settled_client(variant, "a", "b", pace=Pace(removal_limit=7))
+    dialogue = a_settled_client(variant, "a", "b", timeouts=StreamTimeouts(removal_timeout=7))
     dialogue.content(a_pool("b"))
     assert dialogue.said() == ["RDS r"]
     if limit_passed:
@@ -51,7 +51,7 @@ def test_rule_19_a_later_removal_waits_as_the_first_one_did(variant: Variant, li
 
 @BOTH
 def test_rule_19_a_name_that_came_back_waits_anew_when_it_goes_again(variant: Variant):
-    dialogue = a_settled_client(variant, "a", "b", pace=Pace(removal_limit=7))
+    dialogue = a_settled_client(variant, "a", "b", timeouts=StreamTimeouts(removal_timeout=7))
     dialogue.content(a_pool("b"))
     dialogue.said()
     dialogue.later(6)
@@ -65,7 +65,7 @@ def test_rule_19_a_name_that_came_back_waits_anew_when_it_goes_again(variant: Va
 
 
 def test_rule_19_each_name_has_its_own_limit():
-    dialogue = a_settled_client(Variant.DELTA, "a", "b", "c", pace=Pace(removal_limit=7))
+    dialogue = a_settled_client(Variant.DELTA, "a", "b", "c", timeouts=StreamTimeouts(removal_timeout=7))
     dialogue.content(a_pool("b", "c"))
     assert dialogue.said() == ["RDS r"]
     dialogue.later(4)
@@ -104,7 +104,7 @@ def test_rule_18_a_listener_that_names_a_new_route_waits_for_the_cluster_behind_
 
 @BOTH
 def test_rule_18_a_listener_does_not_wait_longer_than_the_limit_for_a_cluster_to_warm(variant: Variant):
-    dialogue = a_settled_client(variant, "a", pace=Pace(warm_limit=3))
+    dialogue = a_settled_client(variant, "a", timeouts=StreamTimeouts(warm_timeout=3))
     dialogue.content(switched("a", "b", route="r2", to="b"))
     dialogue.said()
     dialogue.later(2.9)
@@ -128,7 +128,7 @@ def test_rule_18_a_route_that_is_asked_for_waits_for_a_cluster_that_changed_mean
 
 @BOTH
 def test_rule_18_a_cluster_that_came_and_went_before_it_was_named_is_removed_at_once(variant: Variant):
-    dialogue = a_settled_client(variant, "a", pace=Pace(removal_limit=60, removal_linger=60))
+    dialogue = a_settled_client(variant, "a", timeouts=StreamTimeouts(removal_timeout=60, removal_linger=60))
     dialogue.content(a_pool("a", "b", to="b"))
     assert dialogue.said() == ["CDS b" if variant is Variant.DELTA else "CDS a b"]
     dialogue.content(a_pool("a", "c", to="c"))
@@ -136,13 +136,13 @@ def test_rule_18_a_cluster_that_came_and_went_before_it_was_named_is_removed_at_
     # A client that waits for the endpoints of b acknowledges nothing as long as it has b.
     assert dialogue.said() == ["CDS c -b" if variant is Variant.DELTA else "CDS a c"]
     dialogue.acknowledge(CDS)
-    assert not dialogue.conversation.unnamed
+    assert not dialogue.stream_state.unnamed
     assert dialogue.said() == ["RDS r"]
 
 
 @BOTH
 def test_rule_20_a_cluster_that_has_to_stay_keeps_its_endpoints_for_a_client_that_asks_later(variant: Variant):
-    dialogue = a_settled_client(variant, "a", pace=Pace(warm_limit=3, removal_limit=60))
+    dialogue = a_settled_client(variant, "a", timeouts=StreamTimeouts(warm_timeout=3, removal_timeout=60))
     dialogue.content(a_pool("a", "b", to="b"))
     dialogue.said()
     dialogue.later(3)
@@ -155,17 +155,17 @@ def test_rule_20_a_cluster_that_has_to_stay_keeps_its_endpoints_for_a_client_tha
     assert dialogue.said() == ["EDS b"]
 
 
-def two_streams_of_one_id(pace: Pace) -> tuple[Dialogue, Dialogue]:
-    one, other = Dialogue(Variant.DELTA, pace), Dialogue(Variant.DELTA, pace)
-    everybody = (one.conversation, other.conversation)
+def two_streams_of_one_id(timeouts: StreamTimeouts) -> tuple[Dialogue, Dialogue]:
+    one, other = Dialogue(Variant.DELTA, timeouts), Dialogue(Variant.DELTA, timeouts)
+    everybody = (one.stream_state, other.stream_state)
     for dialogue in (one, other):
-        dialogue.conversation._siblings = lambda me: tuple(each for each in everybody if each is not me)
+        dialogue.stream_state._siblings = lambda me: tuple(each for each in everybody if each is not me)
         dialogue.content(a_pool("a", "b"))
     return one, other
 
 
 def test_a_client_that_does_not_read_holds_another_one_of_its_id_up_for_a_limited_time():
-    one, other = two_streams_of_one_id(Pace(beside_limit=30))
+    one, other = two_streams_of_one_id(StreamTimeouts(sibling_timeout=30))
     other.ask(CDS)
     one.ask(RDS, "r")
     for dialogue in (other, one):
@@ -174,7 +174,7 @@ def test_a_client_that_does_not_read_holds_another_one_of_its_id_up_for_a_limite
     for dialogue in (one, other):
         dialogue.content(a_pool("a", "b", "c", to="c"))
     assert one.said() == []
-    assert one.conversation.wake_ns == 30 * SECOND
+    assert one.stream_state.wake_ns == 30 * SECOND
     one.later(29.9)
     assert one.said() == []
     one.later(0.1)
@@ -182,7 +182,7 @@ def test_a_client_that_does_not_read_holds_another_one_of_its_id_up_for_a_limite
 
 
 def test_a_client_that_refuses_routes_holds_another_one_of_its_id_up_for_a_limited_time():
-    one, other = two_streams_of_one_id(Pace(removal_limit=7, beside_limit=30))
+    one, other = two_streams_of_one_id(StreamTimeouts(removal_timeout=7, sibling_timeout=30))
     one.ask(CDS)
     other.ask(RDS, "r")
     for dialogue in (one, other):
@@ -200,7 +200,7 @@ def test_a_client_that_refuses_routes_holds_another_one_of_its_id_up_for_a_limit
 
 
 def test_what_held_a_stream_up_once_does_not_count_the_next_time():
-    one, other = two_streams_of_one_id(Pace(beside_limit=30))
+    one, other = two_streams_of_one_id(StreamTimeouts(sibling_timeout=30))
     other.ask(CDS)
     one.ask(RDS, "r")
     for dialogue in (other, one):
@@ -219,29 +219,29 @@ def test_what_held_a_stream_up_once_does_not_count_the_next_time():
 
 # The pure part
 
-NOT_YET, DONE = Users(current=False), Users(current=True)
+NOT_YET, DONE = Dependents(current=False), Dependents(current=True)
 
 
 def test_a_removal_counts_from_when_the_name_was_to_go_and_lingers_from_when_nothing_uses_it():
-    pace = Pace(removal_limit=10, removal_linger=5)
+    timeouts = StreamTimeouts(removal_timeout=10, removal_linger=5)
     going = follow({}, ["a"], NOT_YET, 100)
-    assert going == {"a": Going(100)}
-    assert kept(going, NOT_YET, pace, 100) == ({"a"}, 100 + 15 * SECOND)
+    assert going == {"a": PendingRemoval(100)}
+    assert kept(going, NOT_YET, timeouts, 100) == ({"a"}, 100 + 15 * SECOND)
 
     going = follow(going, ["a", "b"], DONE, 200)
-    assert going == {"a": Going(100, 200), "b": Going(200, 200)}
-    assert kept(going, NOT_YET, pace, 200) == ({"a", "b"}, 200 + 5 * SECOND)
-    assert kept(going, NOT_YET, pace, 200 + 5 * SECOND) == (frozenset(), FOREVER)
+    assert going == {"a": PendingRemoval(100, 200), "b": PendingRemoval(200, 200)}
+    assert kept(going, NOT_YET, timeouts, 200) == ({"a", "b"}, 200 + 5 * SECOND)
+    assert kept(going, NOT_YET, timeouts, 200 + 5 * SECOND) == (frozenset(), FOREVER)
 
 
 def test_a_name_that_no_longer_has_to_go_is_forgotten():
-    assert follow({"a": Going(1), "b": Going(1)}, ["b"], NOT_YET, 2) == {"b": Going(1)}
+    assert follow({"a": PendingRemoval(1), "b": PendingRemoval(1)}, ["b"], NOT_YET, 2) == {"b": PendingRemoval(1)}
 
 
 def test_what_a_client_refuses_keeps_the_names_for_good_and_what_another_stream_refuses_for_a_time():
-    going, pace = {"a": Going(0)}, Pace(removal_limit=10, beside_limit=30)
-    assert kept(going, Users(current=True, refused=True), pace, 1000 * SECOND) == ({"a"}, FOREVER)
-    assert kept(going, Users(current=True, refused_beside=True), pace, 0) == ({"a"}, 30 * SECOND)
+    going, timeouts = {"a": PendingRemoval(0)}, StreamTimeouts(removal_timeout=10, sibling_timeout=30)
+    assert kept(going, Dependents(current=True, refused=True), timeouts, 1000 * SECOND) == ({"a"}, FOREVER)
+    assert kept(going, Dependents(current=True, refused_beside=True), timeouts, 0) == ({"a"}, 30 * SECOND)
 
 
 def test_clusters_are_in_use_when_a_route_names_them_also_by_way_of_others():
@@ -261,6 +261,6 @@ def test_a_first_answer_is_not_held_back_by_clusters_of_the_same_moment():
     dialogue = Dialogue(Variant.DELTA)
     dialogue.content(a_pool("a"))
     for kind in (RDS, CDS):
-        dialogue.conversation.on_request(Request(kind, Node("n"), subscribe=("r",) if kind == RDS else ()), 0)
+        dialogue.stream_state.on_request(Request(kind, Node("n"), subscribe=("r",) if kind == RDS else ()), 0)
     assert dialogue.said() == ["CDS a", "RDS r"]
-    assert isinstance(dialogue.conversation, Ordering)
+    assert isinstance(dialogue.stream_state, Ordering)

@@ -7,25 +7,25 @@ from tests.harness.waiting import until
 from tests.xds.server.client import served
 from tests.xds.server.dialogue import CDS, EDS, RDS, Dialogue, a_pool, a_settled_client
 from tests.xds.server.made import cluster
+from understudy.xds.server.responses import ConfigStatus, Response
 from understudy.xds.server.snapshot import Snapshot, TypeSnapshot, encode
 from understudy.xds.server.split import parts_of
-from understudy.xds.server.stream import Conversation
-from understudy.xds.server.stream_config import Limits, Variant
-from understudy.xds.server.subscription import Answer, Standing
+from understudy.xds.server.stream import StreamState
+from understudy.xds.server.stream_config import StreamLimits, Variant
 from understudy.xds.server.wire import TTL_FEATURE, DeltaDiscoveryResponse, Node, Request
 
 GRPC_DEFAULT = 4 * 1024 * 1024
 PLAIN = "type.googleapis.com/example.Plain"
-SMALL = Limits(message=400)
+SMALL = StreamLimits(message=400)
 
 
-def an_answer(*sizes: int, removed: tuple[str, ...] = ()) -> Answer:
+def an_answer(*sizes: int, removed: tuple[str, ...] = ()) -> Response:
     resources = tuple(encode(PLAIN, f"r{number}", b"x" * size) for number, size in enumerate(sizes))
     names = frozenset(one.name for one in resources)
-    return Answer("v", resources, removed, changed=names, added=names)
+    return Response("v", resources, removed, changed=names, added=names)
 
 
-def names(answer: Answer) -> list[str]:
+def names(answer: Response) -> list[str]:
     return [*(one.name for one in answer.resources), *(f"-{name}" for name in answer.removed)]
 
 
@@ -50,7 +50,7 @@ def a_client_with_parts() -> Dialogue:
 def test_every_part_has_a_nonce_of_its_own_and_is_below_the_limit():
     dialogue = a_client_with_parts()
     parts = []
-    while (outgoing := dialogue.conversation.next(0)) is not None:
+    while (outgoing := dialogue.stream_state.next(0)) is not None:
         parts.append(outgoing)
     assert len(parts) > 1
     assert len({one.nonce for one in parts}) == len(parts)
@@ -62,34 +62,34 @@ def test_every_part_has_a_nonce_of_its_own_and_is_below_the_limit():
 
 def test_the_acknowledgement_of_a_part_is_none_of_the_whole():
     dialogue = a_client_with_parts()
-    first = dialogue.conversation.next(0)
-    (clusters,) = dialogue.conversation.subscriptions
-    _, facts = dialogue.conversation.on_request(Request(CDS, nonce=first.nonce), 0)
-    assert (facts.kind, facts.sent.nonce) == ("stale", first.nonce)
-    assert (clusters.standing, clusters.acked_version) == (Standing.STALE, "")
-    assert not dialogue.conversation.settled
+    first = dialogue.stream_state.next(0)
+    (clusters,) = dialogue.stream_state.subscriptions
+    _, outcome = dialogue.stream_state.on_request(Request(CDS, nonce=first.nonce), 0)
+    assert (outcome.kind, outcome.sent.nonce) == ("stale", first.nonce)
+    assert (clusters.status, clusters.acked_version) == (ConfigStatus.STALE, "")
+    assert not dialogue.stream_state.settled
 
     last = None
-    while (outgoing := dialogue.conversation.next(0)) is not None:
+    while (outgoing := dialogue.stream_state.next(0)) is not None:
         last = outgoing
-    dialogue.conversation.on_request(Request(CDS, nonce=last.nonce), 0)
-    assert (clusters.standing, clusters.acked_version) == (Standing.SYNCED, last.version)
+    dialogue.stream_state.on_request(Request(CDS, nonce=last.nonce), 0)
+    assert (clusters.status, clusters.acked_version) == (ConfigStatus.SYNCED, last.version)
     assert dialogue.said() == []
-    assert dialogue.conversation.settled
+    assert dialogue.stream_state.settled
 
 
 def test_what_was_refused_in_one_part_says_nothing_of_the_others():
     dialogue = a_client_with_parts()
     parts = []
-    while (outgoing := dialogue.conversation.next(0)) is not None:
+    while (outgoing := dialogue.stream_state.next(0)) is not None:
         parts.append(outgoing)
-    dialogue.conversation.on_request(Request(CDS, nonce=parts[0].nonce, error="b is bad"), 0)
+    dialogue.stream_state.on_request(Request(CDS, nonce=parts[0].nonce, error="b is bad"), 0)
     for part in parts[1:]:
-        dialogue.conversation.on_request(Request(CDS, nonce=part.nonce), 0)
-    (clusters,) = dialogue.conversation.subscriptions
+        dialogue.stream_state.on_request(Request(CDS, nonce=part.nonce), 0)
+    (clusters,) = dialogue.stream_state.subscriptions
     refused = dialogue.carried(parts[0])
-    assert (clusters.standing, clusters.error) == (Standing.ERROR, "b is bad")
-    assert [sorted(one.names) for one in clusters.refusals] == [refused]
+    assert (clusters.status, clusters.error) == (ConfigStatus.ERROR, "b is bad")
+    assert [sorted(one.names) for one in clusters.rejections] == [refused]
 
     better = a_pool("a", "b", "c", "d")
     better[CDS]["a"] = encode(CDS, "a", bytes(cluster("a", mark="better")))
@@ -99,30 +99,30 @@ def test_what_was_refused_in_one_part_says_nothing_of_the_others():
 
 def test_parts_go_before_anything_else_and_routes_wait_for_all_of_them():
     dialogue = a_settled_client(Variant.DELTA, "a")
-    dialogue.conversation._limits = SMALL
+    dialogue.stream_state._limits = SMALL
     more = ("a", *(f"c{number}" for number in range(6)))
     dialogue.content(a_pool(*more, to="c5"))
-    first = dialogue.conversation.next(0)
+    first = dialogue.stream_state.next(0)
     dialogue.last[CDS] = first
     dialogue.content(a_pool(*more, to="c5", port=2))
     said = dialogue.said()
     assert [one.split()[0] for one in said] == ["CDS"] * (len(said) - 1) + ["EDS"]
-    dialogue.conversation.on_request(Request(CDS, nonce=first.nonce), 0)
+    dialogue.stream_state.on_request(Request(CDS, nonce=first.nonce), 0)
     assert dialogue.said() == []
     dialogue.acknowledge(CDS)
     assert dialogue.said() == ["RDS r"]
 
 
 def test_heartbeats_are_split_too():
-    conversation = Conversation(Variant.DELTA, prefix="n", limits=SMALL)
+    stream_state = StreamState(Variant.DELTA, prefix="n", limits=SMALL)
     request = Request(CDS, Node("front", features=frozenset({TTL_FEATURE})))
-    conversation.introduce(request)
+    stream_state.introduce(request)
     content = {name: encode(CDS, name, bytes(cluster(name)), ttl=4) for name in "abcdef"}
-    conversation.offer(Snapshot({CDS: TypeSnapshot(content)}))
-    conversation.on_request(request, 0)
+    stream_state.offer(Snapshot({CDS: TypeSnapshot(content)}))
+    stream_state.on_request(request, 0)
     for at in (0, 2_000_000_000):
         told = []
-        while (outgoing := conversation.next(at)) is not None:
+        while (outgoing := stream_state.next(at)) is not None:
             told += [one.name for one in DeltaDiscoveryResponse.FromString(outgoing.data).resources]
             assert len(outgoing.data) <= SMALL.message
         assert told == list("abcdef")
@@ -145,7 +145,7 @@ async def test_a_client_with_grpcs_own_limit_gets_five_megabytes():
         assert told == sorted(large()[CDS])
         await world.cache.acknowledged(30)
         assert world.cache.counters.acks == world.cache.counters.pushes == 2
-        assert world.cache.status()[0].state is Standing.SYNCED
+        assert world.cache.status()[0].state is ConfigStatus.SYNCED
 
 
 async def test_state_of_the_world_is_not_split_and_ends_a_client_with_grpcs_own_limit():

@@ -4,10 +4,10 @@ import pytest
 
 from tests.xds.server.dialogue import BOTH, CDS, EDS, LDS, RDS, SECOND, Dialogue, a_pool, a_settled_client
 from tests.xds.server.made import cluster, listener
+from understudy.xds.server.responses import ConfigStatus
 from understudy.xds.server.snapshot import Snapshot, TypeSnapshot, encode
-from understudy.xds.server.stream import UNNAMED, Conversation
-from understudy.xds.server.stream_config import Outgoing, Pace, Refused, Variant
-from understudy.xds.server.subscription import Standing
+from understudy.xds.server.stream import UNNAMED, StreamState
+from understudy.xds.server.stream_config import EncodedResponse, RequestRefused, StreamTimeouts, Variant
 from understudy.xds.server.wire import (
     RESOURCE_TYPE,
     SCHEMA,
@@ -23,26 +23,26 @@ from understudy.xds.server.wire import (
 
 @BOTH
 def test_rule_01_a_first_request_without_a_node_is_refused_with_a_reason(variant: Variant):
-    with pytest.raises(Refused, match="node"):
-        Conversation(variant, prefix="").introduce(Request(CDS))
+    with pytest.raises(RequestRefused, match="node"):
+        StreamState(variant, prefix="").introduce(Request(CDS))
 
 
 @BOTH
 def test_rule_01_nodes_without_an_id_are_served_and_are_strangers_to_each_other(variant: Variant):
-    one, other = Conversation(variant, prefix="a1-0-"), Conversation(variant, prefix="a1-1-")
-    for conversation in (one, other):
-        assert conversation.introduce(Request(CDS, Node(""))).id == ""
+    one, other = StreamState(variant, prefix="a1-0-"), StreamState(variant, prefix="a1-1-")
+    for stream_state in (one, other):
+        assert stream_state.introduce(Request(CDS, Node(""))).id == ""
     assert one.identity == f"{UNNAMED}a1-0"
     assert other.identity == f"{UNNAMED}a1-1"
 
 
 @BOTH
 def test_rule_01_a_request_without_type_url_is_refused_on_an_aggregated_stream_only(variant: Variant):
-    with pytest.raises(Refused, match="type_url"):
-        Conversation(variant, prefix="").on_request(Request(""), 0)
-    only = Conversation(variant, prefix="", type_url=EDS)
+    with pytest.raises(RequestRefused, match="type_url"):
+        StreamState(variant, prefix="").on_request(Request(""), 0)
+    only = StreamState(variant, prefix="", type_url=EDS)
     assert only.on_request(Request("", Node("n")), 0)[0] == EDS
-    with pytest.raises(Refused, match=CDS):
+    with pytest.raises(RequestRefused, match=CDS):
         only.on_request(Request(CDS), 0)
 
 
@@ -51,7 +51,7 @@ def test_rule_16_answers_that_are_empty_bear_the_type_that_was_asked_for(variant
     dialogue = Dialogue(variant)
     for type_url in (CDS, LDS):
         dialogue.ask(type_url)
-        outgoing = dialogue.conversation.next(0)
+        outgoing = dialogue.stream_state.next(0)
         kind = DeltaDiscoveryResponse if variant is Variant.DELTA else DiscoveryResponse
         assert kind.FromString(outgoing.data).type_url == outgoing.type_url == type_url
 
@@ -84,7 +84,7 @@ def test_rule_18_a_route_waits_until_the_new_cluster_it_names_is_acknowledged(va
     dialogue.content(a_pool("a", "b", to="b"))
     assert dialogue.said()[0].startswith("CDS")
     assert dialogue.said() == []
-    assert dialogue.conversation.standing(next(iter(dialogue.conversation.subscriptions))) is Standing.STALE
+    assert dialogue.stream_state.status(next(iter(dialogue.stream_state.subscriptions))) is ConfigStatus.STALE
 
     dialogue.ask(EDS, "a", "b")
     assert dialogue.said() == ["EDS b"]
@@ -96,19 +96,19 @@ def test_rule_18_a_route_waits_until_the_new_cluster_it_names_is_acknowledged(va
 
 @BOTH
 def test_rule_18_a_route_does_not_wait_longer_than_the_limit_for_a_cluster_to_warm(variant: Variant):
-    dialogue = a_settled_client(variant, "a", pace=Pace(warm_limit=3))
+    dialogue = a_settled_client(variant, "a", timeouts=StreamTimeouts(warm_timeout=3))
     dialogue.content(a_pool("a", "b", to="b"))
     dialogue.said()
     dialogue.later(2.9)
     assert dialogue.said() == []
-    assert dialogue.conversation.wake_ns == 3 * SECOND
+    assert dialogue.stream_state.wake_ns == 3 * SECOND
     dialogue.later(0.1)
     assert dialogue.said() == ["RDS r"]
 
 
 @BOTH
 def test_rule_18_no_route_goes_while_its_cluster_itself_still_waits(variant: Variant):
-    dialogue = a_settled_client(variant, "a", pace=Pace(ack_wait=1, warm_limit=0))
+    dialogue = a_settled_client(variant, "a", timeouts=StreamTimeouts(ack_wait=1, warm_timeout=0))
     dialogue.content(a_pool("a", mark="x"))
     assert dialogue.said()[0] == "CDS a"
     dialogue.content(a_pool("a", "b", to="b", mark="x"))
@@ -125,8 +125,8 @@ def test_rule_18_routes_to_a_refused_cluster_are_kept_back_and_others_go(variant
     dialogue.acknowledge(CDS, error="cluster b: no good")
     dialogue.later(600)
     assert dialogue.said() == []
-    standings = {one.type_url: dialogue.conversation.standing(one) for one in dialogue.conversation.subscriptions}
-    assert (standings[CDS], standings[RDS]) == (Standing.ERROR, Standing.STALE)
+    standings = {one.type_url: dialogue.stream_state.status(one) for one in dialogue.stream_state.subscriptions}
+    assert (standings[CDS], standings[RDS]) == (ConfigStatus.ERROR, ConfigStatus.STALE)
 
     dialogue.content(a_pool("a", "b", "c", to="c"))
     assert dialogue.said() == ["RDS r"]
@@ -146,7 +146,7 @@ def test_rule_19_a_removal_waits_for_the_routes_to_be_acknowledged(variant: Vari
 
 @BOTH
 def test_rule_19_a_removal_waits_no_longer_than_the_limit(variant: Variant):
-    dialogue = a_settled_client(variant, "a", "b", pace=Pace(removal_limit=7))
+    dialogue = a_settled_client(variant, "a", "b", timeouts=StreamTimeouts(removal_timeout=7))
     dialogue.content(a_pool("b"))
     dialogue.said()
     dialogue.later(6.9)
@@ -157,7 +157,7 @@ def test_rule_19_a_removal_waits_no_longer_than_the_limit(variant: Variant):
 
 @BOTH
 def test_rule_19_a_removal_outlasts_the_requests_that_were_routed_before_the_acknowledgement(variant: Variant):
-    dialogue = a_settled_client(variant, "a", "b", pace=Pace(removal_limit=60, removal_linger=20))
+    dialogue = a_settled_client(variant, "a", "b", timeouts=StreamTimeouts(removal_timeout=60, removal_linger=20))
     dialogue.content(a_pool("b"))
     dialogue.said()
     dialogue.acknowledge(RDS)
@@ -170,7 +170,7 @@ def test_rule_19_a_removal_outlasts_the_requests_that_were_routed_before_the_ack
 
 @BOTH
 def test_rule_19_a_node_that_refuses_the_new_routes_keeps_what_its_old_ones_use(variant: Variant):
-    dialogue = a_settled_client(variant, "a", "b", pace=Pace(removal_limit=7))
+    dialogue = a_settled_client(variant, "a", "b", timeouts=StreamTimeouts(removal_timeout=7))
     dialogue.content(a_pool("b"))
     dialogue.said()
     dialogue.acknowledge(RDS, error="no")
@@ -202,7 +202,7 @@ def test_rule_19_a_delta_client_that_comes_again_keeps_old_clusters_until_its_ro
         held = {name: one.version for name, one in old[kind].items()}
         names = ("r",) if kind == RDS else ()
         dialogue.names[kind] = names
-        dialogue.conversation.on_request(Request(kind, Node("n"), subscribe=names, held=held), 0)
+        dialogue.stream_state.on_request(Request(kind, Node("n"), subscribe=names, held=held), 0)
     assert dialogue.said() == ["CDS b"]
     dialogue.acknowledge(CDS)
     assert dialogue.said() == ["RDS r"]
@@ -213,8 +213,8 @@ def test_rule_19_a_delta_client_that_comes_again_keeps_old_clusters_until_its_ro
 def test_rule_19_a_name_kept_only_by_the_client_is_never_sent_without_content():
     dialogue = Dialogue(Variant.DELTA)
     dialogue.content(a_pool("b"))
-    dialogue.conversation.on_request(Request(CDS, Node("n"), held={"a": "old"}), 0)
-    dialogue.conversation.on_request(Request(RDS, Node("n"), subscribe=("r",), held={"r": "old"}), 0)
+    dialogue.stream_state.on_request(Request(CDS, Node("n"), held={"a": "old"}), 0)
+    dialogue.stream_state.on_request(Request(RDS, Node("n"), subscribe=("r",), held={"r": "old"}), 0)
     dialogue.names[CDS] = ()
     assert dialogue.said() == ["CDS b"]
     dialogue.ask(CDS, "a")
@@ -244,17 +244,17 @@ def test_rule_20_endpoints_follow_clusters_that_changed_while_the_client_was_awa
     dialogue.content(content)
     held = {"a": content[EDS]["a"].version}
     version = TypeSnapshot(content[EDS]).version
-    dialogue.conversation.on_request(Request(CDS, Node("n"), version="old", held={"a": "old"}), 0)
+    dialogue.stream_state.on_request(Request(CDS, Node("n"), version="old", held={"a": "old"}), 0)
     assert dialogue.said() == ["CDS a"]
     sotw = Request(EDS, names=("a",), version=version)
     delta = Request(EDS, subscribe=("a",), held=held)
-    dialogue.conversation.on_request(sotw if variant is Variant.SOTW else delta, 0)
+    dialogue.stream_state.on_request(sotw if variant is Variant.SOTW else delta, 0)
     assert dialogue.said() == ["EDS a"]
 
 
 @BOTH
 def test_rule_22_endpoints_go_at_once_while_everything_else_waits(variant: Variant):
-    dialogue = a_settled_client(variant, "a", pace=Pace(ack_wait=100, warm_limit=100))
+    dialogue = a_settled_client(variant, "a", timeouts=StreamTimeouts(ack_wait=100, warm_timeout=100))
     dialogue.content(a_pool("a", "b", to="b"))
     dialogue.said()
     for port in (2, 3, 4):
@@ -264,7 +264,7 @@ def test_rule_22_endpoints_go_at_once_while_everything_else_waits(variant: Varia
 
 @BOTH
 def test_rule_22_a_single_change_goes_at_once_and_a_burst_becomes_one(variant: Variant):
-    dialogue = a_settled_client(variant, "a", pace=Pace(ack_wait=1))
+    dialogue = a_settled_client(variant, "a", timeouts=StreamTimeouts(ack_wait=1))
     dialogue.content(a_pool("a", mark="1"))
     assert dialogue.said()[0] == "CDS a"
     for mark in "2345":
@@ -277,15 +277,15 @@ def test_rule_22_a_single_change_goes_at_once_and_a_burst_becomes_one(variant: V
 @BOTH
 def test_rule_30_a_server_that_may_be_behind_sends_nothing_to_a_client_with_other_versions(variant: Variant):
     dialogue = Dialogue(variant)
-    dialogue.conversation.fresh = False
+    dialogue.stream_state.fresh = False
     dialogue.content(a_pool("a"))
-    dialogue.conversation.on_request(Request(CDS, Node("n"), version="other", held={"a": "other"}), 0)
+    dialogue.stream_state.on_request(Request(CDS, Node("n"), version="other", held={"a": "other"}), 0)
     dialogue.ask(RDS, "r")
     assert dialogue.said() == ["RDS r"]
-    assert dialogue.conversation.needs_freshness
+    assert dialogue.stream_state.needs_freshness
     dialogue.content(a_pool("b"))
     assert [one for one in dialogue.said() if one.startswith("CDS")] == []
-    dialogue.conversation.fresh = True
+    dialogue.stream_state.fresh = True
     assert dialogue.said()[0].startswith("CDS b")
 
 
@@ -294,21 +294,21 @@ def test_limits_on_names_and_types_are_told_as_exhausted(variant: Variant):
     dialogue = Dialogue(variant)
     for number in range(64):
         dialogue.ask(f"type.googleapis.com/t{number}", "a")
-    with pytest.raises(Refused, match="types") as refused:
+    with pytest.raises(RequestRefused, match="types") as refused:
         dialogue.ask("type.googleapis.com/one-more", "a")
     assert refused.value.exhausted
 
 
-def a_client_with_a_ttl(variant: Variant, *features: str) -> Conversation:
-    conversation = Conversation(variant, prefix="n")
+def a_client_with_a_ttl(variant: Variant, *features: str) -> StreamState:
+    stream_state = StreamState(variant, prefix="n")
     request = Request(CDS, Node("front", features=frozenset(features)))
-    conversation.introduce(request)
-    conversation.offer(Snapshot({CDS: TypeSnapshot({"a": encode(CDS, "a", bytes(cluster("a")), ttl=4)})}))
-    conversation.on_request(request, 0)
-    return conversation
+    stream_state.introduce(request)
+    stream_state.offer(Snapshot({CDS: TypeSnapshot({"a": encode(CDS, "a", bytes(cluster("a")), ttl=4)})}))
+    stream_state.on_request(request, 0)
+    return stream_state
 
 
-def wrapped(variant: Variant, outgoing: Outgoing):
+def wrapped(variant: Variant, outgoing: EncodedResponse):
     if variant is Variant.DELTA:
         (resource,) = DeltaDiscoveryResponse.FromString(outgoing.data).resources
         return resource
@@ -328,15 +328,15 @@ TTL_FEATURES = [
 def test_rule_23_a_client_that_supports_it_gets_the_ttl_and_is_kept_alive_without_content(
     variant: Variant, features: tuple[str, ...]
 ):
-    conversation = a_client_with_a_ttl(variant, *features)
-    first = wrapped(variant, conversation.next(0))
+    stream_state = a_client_with_a_ttl(variant, *features)
+    first = wrapped(variant, stream_state.next(0))
     assert (first.name, first.ttl.seconds, first.resource.type_url) == ("a", 4, CDS)
-    assert conversation.next(0) is None
-    assert conversation.wake_ns == 2 * SECOND
+    assert stream_state.next(0) is None
+    assert stream_state.wake_ns == 2 * SECOND
     for beat in (2, 4, 6):
-        again = wrapped(variant, conversation.next(beat * SECOND))
+        again = wrapped(variant, stream_state.next(beat * SECOND))
         assert (again.name, again.ttl.seconds, again.HasField("resource")) == ("a", 4, False)
-        assert conversation.next(beat * SECOND + 1) is None
+        assert stream_state.next(beat * SECOND + 1) is None
 
 
 OTHER_FEATURES = [
@@ -350,11 +350,11 @@ OTHER_FEATURES = [
 
 @pytest.mark.parametrize(("variant", "features"), OTHER_FEATURES)
 def test_rule_23_other_clients_get_the_bare_resource_and_no_heartbeat(variant: Variant, features: tuple[str, ...]):
-    conversation = a_client_with_a_ttl(variant, *features)
-    outgoing = conversation.next(0)
+    stream_state = a_client_with_a_ttl(variant, *features)
+    outgoing = stream_state.next(0)
     if variant is Variant.DELTA:
         assert not wrapped(variant, outgoing).HasField("ttl")
     else:
         assert DiscoveryResponse.FromString(outgoing.data).resources[0].type_url == CDS
-    assert conversation.next(3600 * SECOND) is None
-    assert conversation.wake_ns is None
+    assert stream_state.next(3600 * SECOND) is None
+    assert stream_state.wake_ns is None

@@ -15,8 +15,8 @@ from tests.xds.server.made import cluster
 from tests.xds.server.test_metrics import parsed
 from understudy.statesync.heartbeat.heartbeat import METHOD
 from understudy.telemetry.metrics.phase_metrics import expose
-from understudy.xds.membership.failure_detector import LivenessBook, Rules
-from understudy.xds.membership.heartbeat_server import Heartbeat
+from understudy.xds.membership.failure_detector import FailureDetector
+from understudy.xds.membership.heartbeat_server import HeartbeatServer
 from understudy.xds.server import types
 from understudy.xds.server.ads import AdsServer, StreamSettings
 from understudy.xds.server.csds import SERVICE as CSDS
@@ -103,7 +103,7 @@ def samples(server: AdsServer) -> dict[tuple[str, ...], float]:
 
 async def test_heartbeats_are_limited_by_a_quota_of_their_own() -> None:
     server = grpc.aio.server()
-    heartbeat = Heartbeat("cart", LivenessBook(Rules()), now_ns=lambda: 0, on_change=lambda: None)
+    heartbeat = HeartbeatServer("cart", FailureDetector(), now_ns=lambda: 0, on_claim=lambda: None)
     heartbeat.quota = StreamQuota(QuotaLimits(total=2))
     heartbeat.register(server)
     port = server.add_insecure_port("127.0.0.1:0")

@@ -4,7 +4,7 @@ import pytest
 
 from tests.xds.server.talk import Incremental, Sotw
 from understudy.xds.server import types
-from understudy.xds.server.subscription import Standing
+from understudy.xds.server.responses import ConfigStatus
 
 CDS, EDS, RDS = types.CLUSTER, types.ENDPOINTS, types.ROUTES
 
@@ -35,7 +35,7 @@ def test_rule_04_a_reconnect_with_version_and_names_gets_nothing_and_with_other_
     same.ask("a", "b", version=before.version)
     other.ask("a", "c", version=before.version)
     assert same.names() is None
-    assert same.subscription.standing is Standing.SYNCED
+    assert same.subscription.status is ConfigStatus.SYNCED
     assert other.names() == ["a", "c"]
 
 
@@ -55,9 +55,9 @@ def test_rule_05_error_detail_makes_a_nack_whatever_the_version_says(version: st
     talk = Sotw(CDS, a="1")
     talk.ask()
     talk.answer()
-    facts = talk.ask(version=version or talk.version, error="no")
-    assert facts.kind == "nack"
-    assert talk.subscription.standing is Standing.ERROR
+    outcome = talk.ask(version=version or talk.version, error="no")
+    assert outcome.kind == "nack"
+    assert talk.subscription.status is ConfigStatus.ERROR
     assert talk.subscription.acked_version == ""
 
 
@@ -84,7 +84,7 @@ def test_rule_06_sotw_after_a_nack_nothing_goes_until_the_content_changes():
     talk.change(a="1")
     assert talk.names() == ["a"]
     talk.ask(version=talk.version)
-    assert talk.subscription.standing is Standing.SYNCED
+    assert talk.subscription.status is ConfigStatus.SYNCED
 
 
 def test_rule_06_sotw_after_a_nack_a_changed_subscription_is_answered():
@@ -104,7 +104,7 @@ def test_rule_06_delta_other_content_goes_on_beside_what_was_refused():
     talk.change(a="bad", b="1", c="1")
     assert talk.both() == (["c"], [])
     talk.reply()
-    assert talk.subscription.standing is Standing.ERROR
+    assert talk.subscription.status is ConfigStatus.ERROR
 
 
 def test_rule_06_delta_what_was_refused_together_is_tried_again_together():
@@ -115,7 +115,7 @@ def test_rule_06_delta_what_was_refused_together_is_tried_again_together():
     talk.change(a="good", b="1")
     assert talk.both() == (["a", "b"], [])
     talk.reply()
-    assert talk.subscription.standing is Standing.SYNCED
+    assert talk.subscription.status is ConfigStatus.SYNCED
 
 
 def test_rule_06_delta_leaving_the_refused_name_brings_the_rest_of_its_answer():
@@ -135,7 +135,7 @@ def test_rule_06_delta_a_late_nack_of_an_earlier_answer_is_not_lost():
     talk.answer()
     talk.reply(nonce=first, error="a is bad")
     talk.reply()
-    assert talk.subscription.standing is Standing.ERROR
+    assert talk.subscription.status is ConfigStatus.ERROR
     assert talk.subscription.error == "a is bad"
     talk.change(a="good", b="1")
     assert talk.both() == (["a"], [])
@@ -149,11 +149,11 @@ def test_rule_06_delta_renewing_one_refused_name_forgets_not_the_others():
     talk.subscription.renew(["a"])
     assert talk.both() == (["a"], [])
     talk.reply()
-    assert talk.subscription.standing is Standing.ERROR
+    assert talk.subscription.status is ConfigStatus.ERROR
     talk.change(a="bad", b="2")
     assert talk.both() == (["b"], [])
     talk.reply()
-    assert talk.subscription.standing is Standing.SYNCED
+    assert talk.subscription.status is ConfigStatus.SYNCED
 
 
 def test_rule_06_a_refused_name_that_is_gone_is_no_error_any_more():
@@ -163,7 +163,7 @@ def test_rule_06_a_refused_name_that_is_gone_is_no_error_any_more():
     talk.ask("a", error="a is bad")
     talk.change()
     assert talk.names() is None
-    assert talk.subscription.standing is not Standing.ERROR
+    assert talk.subscription.status is not ConfigStatus.ERROR
 
 
 def test_rule_06_delta_a_late_nack_says_nothing_of_what_was_sent_again_since():
@@ -175,7 +175,7 @@ def test_rule_06_delta_a_late_nack_says_nothing_of_what_was_sent_again_since():
     talk.answer()
     talk.reply(nonce=first, error="a is bad")
     talk.reply()
-    assert talk.subscription.standing is Standing.SYNCED
+    assert talk.subscription.status is ConfigStatus.SYNCED
 
 
 @pytest.mark.parametrize("later", [{"a": "good", "b": "new"}, {"b": "new"}], ids=["replaced", "removed"])
@@ -195,7 +195,7 @@ def test_rule_06_what_was_refused_beside_a_name_that_is_different_by_now_is_sent
     assert talk.names() == ["b"]
     reply("a", "b")
     assert talk.names() is None
-    assert talk.subscription.standing is Standing.SYNCED
+    assert talk.subscription.status is ConfigStatus.SYNCED
 
 
 def test_rule_06_delta_what_was_refused_is_tried_again_though_the_bad_name_came_back_in_between():
@@ -229,9 +229,9 @@ def test_rule_07_names_that_arrive_with_a_nack_count():
     talk = Sotw(EDS, a="bad", b="1")
     talk.ask("a")
     talk.answer()
-    facts = talk.ask("a", "b", error="a is bad")
-    assert facts.kind == "nack"
-    assert facts.subscription_changed
+    outcome = talk.ask("a", "b", error="a is bad")
+    assert outcome.kind == "nack"
+    assert outcome.subscription_changed
     assert "b" in talk.names()
 
 

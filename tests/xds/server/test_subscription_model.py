@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.xds.server.talk import Incremental, Sotw, Talk, world
 from understudy.xds.server import types
-from understudy.xds.server.subscription import Answer
+from understudy.xds.server.responses import Response
 
 CDS, EDS, RDS = types.CLUSTER, types.ENDPOINTS, types.ROUTES
 NAMES = ("a", "b", "c", "d")
@@ -16,7 +16,7 @@ some_names = st.frozensets(st.sampled_from(NAMES), max_size=3)
 some_content = st.dictionaries(st.sampled_from(NAMES), st.sampled_from(("1", "2", "3")))
 
 
-class Refused(NamedTuple):
+class Nacked(NamedTuple):
     """An answer that was refused: all that was in it, and the names of it that were not sent again since."""
 
     versions: dict[str, str]
@@ -35,8 +35,8 @@ class AnyClient(RuleBasedStateMachine):
     def begin(self, talk: Talk) -> None:
         self.talk = talk
         self.held: dict[str, str] = {}
-        self.pending: list[tuple[str, Answer]] = []
-        self.refused: list[Refused] = []
+        self.pending: list[tuple[str, Response]] = []
+        self.refused: list[Nacked] = []
 
     @rule(content=some_content)
     def content_changes(self, content: dict[str, str]) -> None:
@@ -71,7 +71,7 @@ class AnyClient(RuleBasedStateMachine):
         later = {one.name for _, other in self.pending for one in other.resources}
         later.update(name for _, other in self.pending for name in other.removed)
         batch = {one.name: one.version for one in answer.resources} | dict.fromkeys(answer.removed, "")
-        self.refused.append(Refused(batch, batch.keys() - later))
+        self.refused.append(Nacked(batch, batch.keys() - later))
         self.reply(nonce, self.accepted_version, "no")
 
     accepted_version = ""
@@ -85,16 +85,16 @@ class AnyClient(RuleBasedStateMachine):
         return found.version if found else ""
 
     def not_refused(self, names: set[str]) -> None:
-        self.refused = [Refused(batch.versions, batch.names - names) for batch in self.refused]
+        self.refused = [Nacked(batch.versions, batch.names - names) for batch in self.refused]
 
-    def is_outdated(self, batch: Refused) -> bool:
+    def is_outdated(self, batch: Nacked) -> bool:
         told = {name: version for name, version in batch.versions.items() if self.server_knows_of(name)}
         return any(self.version_now(name) != version for name, version in told.items())
 
     def wants(self, name: str) -> bool:
         return self.wildcard or name in self.names
 
-    def take(self, answer: Answer) -> None:
+    def take(self, answer: Response) -> None:
         raise NotImplementedError
 
     def reply(self, nonce: str, version: str, error: str | None) -> None:
@@ -102,7 +102,7 @@ class AnyClient(RuleBasedStateMachine):
 
     @invariant()
     def a_client_that_rests_holds_what_it_wants(self) -> None:
-        if self.pending or self.talk.subscription.what_to_send(self.talk.content) is not None:
+        if self.pending or self.talk.subscription.next_response(self.talk.content) is not None:
             return
         content = {n: r.version for n, r in self.talk.content.resources.items() if self.wants(n)}
         aside = {name for batch in self.refused for name in batch.names}
@@ -139,7 +139,7 @@ class SotwClient(AnyClient):
         self.held = {name: version for name, version in self.held.items() if self.wants(name)}
         self.say(None)
 
-    def take(self, answer: Answer) -> None:
+    def take(self, answer: Response) -> None:
         self.accepted_version = answer.version
         self.held.update({one.name: one.version for one in answer.resources if self.wants(one.name)})
 
@@ -156,7 +156,7 @@ class SotwFullClient(SotwClient):
 
     type_url = CDS
 
-    def take(self, answer: Answer) -> None:
+    def take(self, answer: Response) -> None:
         self.held = {}
         super().take(answer)
 
@@ -203,7 +203,7 @@ class DeltaClient(AnyClient):
     def forget(self) -> None:
         self.held = {name: version for name, version in self.held.items() if self.wants(name)}
 
-    def take(self, answer: Answer) -> None:
+    def take(self, answer: Response) -> None:
         self.held.update({one.name: one.version for one in answer.resources if self.wants(one.name)})
         for name in answer.removed:
             self.held.pop(name, None)

@@ -4,7 +4,7 @@ import pytest
 
 from tests.xds.server.talk import Incremental, Sotw, world
 from understudy.xds.server import types
-from understudy.xds.server.subscription import Standing
+from understudy.xds.server.responses import ConfigStatus
 
 CDS, EDS, RDS = types.CLUSTER, types.ENDPOINTS, types.ROUTES
 
@@ -139,7 +139,7 @@ def test_rule_15_delta_reconnect_with_everything_unchanged_gets_nothing():
     talk = Incremental(a="1", b="1")
     talk.ask(held={name: one.version for name, one in talk.content.resources.items()})
     assert talk.both() is None
-    assert talk.subscription.standing is Standing.SYNCED
+    assert talk.subscription.status is ConfigStatus.SYNCED
 
 
 def test_rule_15_clients_that_hold_the_same_share_what_is_known_of_it():
@@ -202,7 +202,7 @@ def test_rule_21_one_ack_covers_the_versions_before_it_and_a_missing_one_is_stal
     talk.answer()
     talk.change(a="2")
     talk.answer()
-    assert talk.subscription.standing is Standing.STALE
+    assert talk.subscription.status is ConfigStatus.STALE
     talk.ask(version=talk.version)
-    assert talk.subscription.standing is Standing.SYNCED
-    assert not talk.subscription.unanswered
+    assert talk.subscription.status is ConfigStatus.SYNCED
+    assert not talk.subscription.unacknowledged

@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.statesync.heartbeat.heartbeat import Beat, ClaimTold
+from understudy.statesync.heartbeat.heartbeat import Beat, ClaimReport
 from understudy.statesync.pool.records import MemberState, Owner
 from understudy.telemetry.tracing import names
 from understudy.telemetry.tracing.ids import takeover_seed
-from understudy.xds.membership.claim_reports import WINDOW_NS, Claimed, Told
-from understudy.xds.tracing.failover_timing import Course, critical_path
+from understudy.xds.membership.claim_reports import WINDOW_NS, ClaimReports, ReportedClaim
+from understudy.xds.tracing.failover_timing import OwnershipChange, critical_path
 
 MS = 1_000_000
 SECOND = 1_000 * MS
 IDS = takeover_seed("cart", "a", "one")
-TAKEOVER = Course(
+TAKEOVER = OwnershipChange(
     kind=names.KIND_TAKEOVER,
     pool="cart",
     traceparent=IDS.traceparent,
@@ -36,9 +36,9 @@ def at(ms: float) -> int:
     return TAKEOVER.began + round(ms * MS)
 
 
-def claimed(member: str = "b", slots: int = 3, **fields) -> Claimed:
+def claimed(member: str = "b", slots: int = 3, **fields) -> ReportedClaim:
     times = {"began": at(55), "claimed": at(60), "opened": at(65), **fields}
-    return Claimed(member, ClaimTold(IDS.hex, slots, **times))
+    return ReportedClaim(member, ClaimReport(IDS.hex, slots, **times))
 
 
 def lengths(path) -> dict[str, float]:
@@ -75,10 +75,10 @@ def test_planned_moves_are_the_moves_and_then_the_acknowledgements():
 
 TIMES = st.integers(-(10**19), 10**19)
 CLAIMS = st.builds(
-    Claimed,
+    ReportedClaim,
     st.sampled_from("bcd"),
     st.builds(
-        ClaimTold,
+        ClaimReport,
         st.just(IDS.hex),
         st.integers(0, 300),
         TIMES,
@@ -92,15 +92,15 @@ CLAIMS = st.builds(
 
 
 @given(st.sampled_from([TAKEOVER, HANDOVER]), st.lists(CLAIMS, min_size=1, max_size=5), TIMES, TIMES)
-def test_whatever_is_told_the_phases_follow_each_other_without_gap_and_add_up(course, claims, settled, acked):
-    path = critical_path(course, claims, settled, acked)
-    at = course.began
+def test_whatever_is_told_the_phases_follow_each_other_without_gap_and_add_up(change, claims, settled, acked):
+    path = critical_path(change, claims, settled, acked)
+    at = change.began
     for phase in path:
         assert phase.start == at
         assert phase.end > phase.start
         assert phase.attributes[names.CRITICAL] is True
         at = phase.end
-    assert sum(phase.end - phase.start for phase in path) == at - course.began
+    assert sum(phase.end - phase.start for phase in path) == at - change.began
     assert len({phase.name for phase in path}) == len(path)
 
 
@@ -129,15 +129,15 @@ def test_slots_that_moved_on_since_are_others_business():
 
 
 def test_a_caller_who_was_refused_knew_it_before_the_closed_socket_did():
-    course = replace(TAKEOVER, closed=True, last_beat=at(-80))
+    change = replace(TAKEOVER, closed=True, last_beat=at(-80))
     refused = claimed(by_request=True, began=at(-20))
-    assert (course.corrected([refused]).began, course.corrected([refused]).doubt) == (at(-20), 60 * MS)
-    assert course.corrected([claimed(by_request=True, began=at(-90))]).began == at(-80)
-    assert course.corrected([claimed(by_request=True, began=at(3))]) == course
-    assert replace(course, closed=False).corrected([refused]).began == TAKEOVER.began
+    assert (change.corrected([refused]).began, change.corrected([refused]).doubt) == (at(-20), 60 * MS)
+    assert change.corrected([claimed(by_request=True, began=at(-90))]).began == at(-80)
+    assert change.corrected([claimed(by_request=True, began=at(3))]) == change
+    assert replace(change, closed=False).corrected([refused]).began == TAKEOVER.began
 
 
-def beat(sent: int, *claims: ClaimTold, boot: str = "one") -> Beat:
+def beat(sent: int, *claims: ClaimReport, boot: str = "one") -> Beat:
     return Beat("cart", "b", boot, MemberState.UP, 1, sent=sent, claims=claims)
 
 
@@ -147,42 +147,42 @@ def beat(sent: int, *claims: ClaimTold, boot: str = "one") -> Beat:
     st.integers(0, 50),
 )
 def test_a_members_times_are_ours_but_for_the_quickest_way_of_its_beats(ahead, ways_ms, happened_ms):
-    told = Told()
-    claim = ClaimTold(
+    told = ClaimReports()
+    claim = ClaimReport(
         IDS.hex, 1, at(happened_ms) + ahead, at(happened_ms + 7) + ahead, opened=at(happened_ms + 9) + ahead
     )
     now = 0
     for number, way in enumerate(ways_ms):
         now = max(now, at(100 + 100 * number + way))
-        told.heard(beat(at(100 + 100 * number) + ahead, claim), now)
-    (found,) = told.claims(IDS.hex, now)
-    late = found.told.began - at(happened_ms)
+        told.on_beat(beat(at(100 + 100 * number) + ahead, claim), now)
+    (found,) = told.claims_of(IDS.hex, now)
+    late = found.report.began - at(happened_ms)
     assert 0 <= late <= min(ways_ms) * MS + 300 * MS * (len(ways_ms) > 1)
-    assert found.told.claimed - found.told.began == 7 * MS
-    assert found.told.opened - found.told.claimed == 2 * MS
+    assert found.report.claimed - found.report.began == 7 * MS
+    assert found.report.opened - found.report.claimed == 2 * MS
 
 
 def test_beats_that_were_late_are_no_worse_than_the_best_of_late():
-    told = Told()
-    told.heard(beat(SECOND), SECOND + MS)
+    told = ClaimReports()
+    told.on_beat(beat(SECOND), SECOND + MS)
     for later in (WINDOW_NS, WINDOW_NS + SECOND):
-        told.heard(beat(SECOND + later), SECOND + later + 40 * MS)
+        told.on_beat(beat(SECOND + later), SECOND + later + 40 * MS)
     assert told.last_beat(("b", "one")) == 2 * SECOND + WINDOW_NS + MS
 
 
 def test_a_drifting_clock_is_followed():
-    told = Told()
-    told.heard(beat(SECOND), SECOND)
+    told = ClaimReports()
+    told.on_beat(beat(SECOND), SECOND)
     for later in (WINDOW_NS, 2 * WINDOW_NS, 3 * WINDOW_NS):
-        told.heard(beat(SECOND + later - 5 * MS), SECOND + later)
+        told.on_beat(beat(SECOND + later - 5 * MS), SECOND + later)
     assert told.last_beat(("b", "one")) == SECOND + 3 * WINDOW_NS
 
 
 def test_no_time_that_is_told_lies_in_the_future():
-    told = Told()
-    told.heard(beat(SECOND, ClaimTold(IDS.hex, 1, 10**30, 10**30, opened=10**30)), at(0))
-    (found,) = told.claims(IDS.hex, at(1))
-    assert found.ready == at(1)
+    told = ClaimReports()
+    told.on_beat(beat(SECOND, ClaimReport(IDS.hex, 1, 10**30, 10**30, opened=10**30)), at(0))
+    (found,) = told.claims_of(IDS.hex, at(1))
+    assert found.served_at == at(1)
 
 
 def stood(sent: int, *times: tuple[float, float]) -> Beat:
@@ -190,14 +190,14 @@ def stood(sent: int, *times: tuple[float, float]) -> Beat:
 
 
 def test_a_standstill_counts_if_it_was_when_the_member_was_taken_for_dead():
-    told, who = Told(), ("b", "one")
-    told.heard(stood(SECOND, (5.0, 1.0), (0.3, 0.2)), 100 * SECOND)
-    assert told.stood_still(who, 95 * SECOND, 95 * SECOND + SECOND // 2) == 5 * SECOND
-    assert told.stood_still(who, 92 * SECOND, 95 * SECOND) == 0, "it was silent long before it stood still"
-    assert told.stood_still(who, 99 * SECOND + SECOND // 10, 99 * SECOND + SECOND // 2) == 0, "that was after it woke"
-    assert told.stood_still(("b", "another"), 95 * SECOND, 96 * SECOND) == 0
-    told.keep([])
-    assert told.stood_still(who, 95 * SECOND, 96 * SECOND) == 0
+    told, who = ClaimReports(), ("b", "one")
+    told.on_beat(stood(SECOND, (5.0, 1.0), (0.3, 0.2)), 100 * SECOND)
+    assert told.standstill(who, 95 * SECOND, 95 * SECOND + SECOND // 2) == 5 * SECOND
+    assert told.standstill(who, 92 * SECOND, 95 * SECOND) == 0, "it was silent long before it stood still"
+    assert told.standstill(who, 99 * SECOND + SECOND // 10, 99 * SECOND + SECOND // 2) == 0, "that was after it woke"
+    assert told.standstill(("b", "another"), 95 * SECOND, 96 * SECOND) == 0
+    told.forget_all_but([])
+    assert told.standstill(who, 95 * SECOND, 96 * SECOND) == 0
 
 
 @pytest.mark.parametrize(
@@ -210,21 +210,21 @@ def test_a_standstill_counts_if_it_was_when_the_member_was_taken_for_dead():
     ids=["machine stood still", "network was cut", "process stood still"],
 )
 def test_a_clock_that_has_fallen_behind_stood_still_with_its_machine(after, found_ms):
-    told = Told()
+    told = ClaimReports()
     for sent, arrived in (*((100 * number, 100 * number) for number in range(5)), *after):
-        told.heard(beat(at(sent)), at(arrived))
-    assert told.stood_still(("b", "one"), at(500), at(900)) == found_ms * MS
+        told.on_beat(beat(at(sent)), at(arrived))
+    assert told.standstill(("b", "one"), at(500), at(900)) == found_ms * MS
 
 
 def test_a_beat_tells_news_once_and_forgets_who_is_gone():
-    told = Told()
-    claim = ClaimTold(IDS.hex, 1, SECOND, SECOND)
-    assert told.heard(beat(SECOND, claim), at(0))
-    assert not told.heard(beat(SECOND, claim), at(1))
-    assert told.heard(beat(SECOND, replace(claim, opened=SECOND)), at(2))
-    told.keep([])
-    assert len(told.claims(IDS.hex, at(3))) == 1
-    assert told.claims("f" * 32, at(3)) == []
+    told = ClaimReports()
+    claim = ClaimReport(IDS.hex, 1, SECOND, SECOND)
+    assert told.on_beat(beat(SECOND, claim), at(0))
+    assert not told.on_beat(beat(SECOND, claim), at(1))
+    assert told.on_beat(beat(SECOND, replace(claim, opened=SECOND)), at(2))
+    told.forget_all_but([])
+    assert len(told.claims_of(IDS.hex, at(3))) == 1
+    assert told.claims_of("f" * 32, at(3)) == []
 
 
 @pytest.mark.parametrize(

@@ -7,18 +7,18 @@ import pytest
 from tests.xds.membership.test_cluster_state import member, world
 from understudy.statesync.pool.records import MemberState
 from understudy.telemetry.tracing import names
-from understudy.xds.membership.failure_detector import Pulse
-from understudy.xds.tracing.failover_timing import Course
+from understudy.xds.membership.member_health import MemberHealth
+from understudy.xds.tracing.failover_timing import OwnershipChange
 from understudy.xds.tracing.post_failover import protected, returned
 
 NOW = 100
 
 
-def pulses(**changes: dict) -> dict:
+def health_of_all(**changes: dict) -> dict:
     found = {}
     for name in "abc":
-        pulse = Pulse(name, "one", streams=frozenset({1}), applied=NOW)
-        found[name, "one"] = replace(pulse, **changes.get(name, {}))
+        health = MemberHealth(name, "one", streams=frozenset({1}), applied=NOW)
+        found[name, "one"] = replace(health, **changes.get(name, {}))
     return found
 
 
@@ -28,24 +28,24 @@ def three(**states: MemberState):
 
 
 def test_a_pool_at_rest_is_protected():
-    assert protected(three(), pulses(), NOW)
+    assert protected(three(), health_of_all(), NOW)
 
 
 @pytest.mark.parametrize(
     "lacks", [{"lacking": 1}, {"applied": NOW - 1}, {"streams": frozenset()}], ids=["copies", "news", "heartbeat"]
 )
 def test_who_lacks_something_is_no_copy(lacks):
-    assert protected(three(), pulses(b=lacks), NOW)
-    assert not protected(three(), pulses(b=lacks, c=lacks), NOW)
+    assert protected(three(), health_of_all(b=lacks), NOW)
+    assert not protected(three(), health_of_all(b=lacks, c=lacks), NOW)
 
 
 def test_two_of_three_protect_and_one_does_not():
-    assert protected(three(c=MemberState.LOST), pulses(), NOW)
-    assert not protected(three(b=MemberState.INIT, c=MemberState.LOST), pulses(), NOW)
-    assert not protected(world(member("a"), owners="a"), pulses(), NOW)
+    assert protected(three(c=MemberState.LOST), health_of_all(), NOW)
+    assert not protected(three(b=MemberState.INIT, c=MemberState.LOST), health_of_all(), NOW)
+    assert not protected(world(member("a"), owners="a"), health_of_all(), NOW)
 
 
 def test_only_the_same_process_counts_as_returned():
-    course = Course(names.KIND_TAKEOVER, "cart", "", "a", "silence", {0: "one"}, 0, 0, 0, 1)
-    assert returned(three(), course)
-    assert not returned(three(), replace(course, moving={0: "another"}))
+    change = OwnershipChange(names.KIND_TAKEOVER, "cart", "", "a", "silence", {0: "one"}, 0, 0, 0, 1)
+    assert returned(three(), change)
+    assert not returned(three(), replace(change, moving={0: "another"}))

@@ -6,10 +6,10 @@ import kubernetes_validate
 import pytest
 
 from tests.deploy.kubernetes.conftest import OWN_ETCD, find, render
+from tests.deploy.kubernetes.hardening import standard_faults
+from tests.deploy.kubernetes.references import faults
 from tests.deploy.kubernetes.render.test_render import kustomized, without_order
 from understudy.deploy.kubernetes.base.names import COMPONENT
-from understudy.deploy.kubernetes.preflight.lint_hardening import standard_faults
-from understudy.deploy.kubernetes.preflight.lint_references import faults
 from understudy.deploy.kubernetes.preflight.load_manifests import load
 from understudy.deploy.kubernetes.preflight.manifest_index import workloads
 from understudy.statesync.tls.identity import Trust

@@ -6,7 +6,6 @@ import json
 import uuid
 from typing import Any
 
-import jsonpatch
 import kubernetes_validate
 
 from understudy.deploy.kubernetes.base.sidecar_settings import CLASSIC, PeerCertificates, SidecarSettings
@@ -61,12 +60,44 @@ def review(pod: object, **request: Any) -> Body:
 
 
 def patched(pod: Body, response: Body) -> Body:
-    """The pod after the patch in an answer, applied by a library that is not ours."""
+    """The pod after the patch in an answer."""
     if "patch" not in response:
         return pod
     assert response["patchType"] == "JSONPatch"
-    operations = json.loads(base64.b64decode(response["patch"]))
-    return dict(jsonpatch.apply_patch(copy.deepcopy(pod), operations))
+    return dict(applied(pod, json.loads(base64.b64decode(response["patch"]))))
+
+
+def applied(document: Any, operations: list[Body]) -> Any:
+    """A document after a JSON patch (RFC 6902), by code that is not the library that made it."""
+    root = {"": copy.deepcopy(document)}
+    for operation in operations:
+        value = copy.deepcopy(operation.get("value"))
+        if "from" in operation:
+            at, key = _place(root, operation["from"])
+            value = copy.deepcopy(at[key])
+        if operation["op"] in ("move", "remove"):
+            at, key = _place(root, operation["from"] if operation["op"] == "move" else operation["path"])
+            del at[key]
+        if operation["op"] != "remove":
+            at, key = _place(root, operation["path"])
+            if operation["op"] == "replace":
+                assert key in at if isinstance(at, dict) else 0 <= key < len(at)
+            if isinstance(at, list) and operation["op"] != "replace":
+                assert 0 <= key <= len(at)
+                at.insert(key, value)
+            else:
+                at[key] = value
+    return root[""]
+
+
+def _place(root: Any, pointer: str) -> tuple[Any, Any]:
+    """What a JSON pointer (RFC 6901) names, as a container and the key in it."""
+    parts = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")]
+    at = root
+    for part in parts[:-1]:
+        at = at[int(part)] if isinstance(at, list) else at[part]
+    last = parts[-1]
+    return at, (len(at) if last == "-" else int(last)) if isinstance(at, list) else last
 
 
 def validate(pod: Body, *versions: str) -> None:

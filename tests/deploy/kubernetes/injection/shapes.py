@@ -206,7 +206,7 @@ SHAPES: dict[str, Shape] = {
     ),
     "another container at a port of ours": denied(
         pod({"container": "app"}, containers=[container(), container("x", ports=[{"containerPort": 7602}])]),
-        "container x has port 7602",
+        "container x uses port 7602",
         "set understudy.io/health-port",
     ),
     "a port of ours moved away": Shape(
@@ -269,5 +269,5 @@ SHAPES: dict[str, Shape] = {
     "of the injector's namespace": Shape(
         {**pod(), "metadata": {**pod()["metadata"], "namespace": "understudy-system"}}, "ignored"
     ),
-    "a mesh proxy alone": denied(pod(containers=[istio_proxy()]), "no application"),
+    "a mesh proxy alone": denied(pod(containers=[istio_proxy()]), "no container of an application"),
 }  # fmt: skip

@@ -62,9 +62,9 @@ def test_many_documents_lists_and_what_is_no_workload_in_one_file(tmp_path: Path
     assert result.exit_code == 0, result.output
     assert result.stderr.splitlines() == [
         "Deployment/cart: sidecar added",
-        "Service/cart: left as it is",
-        "StatefulSet/cart: left as it is; names no pool, or is labelled understudy.io/inject: 'false'",
-        "Service/cart: left as it is",
+        "Service/cart: not changed",
+        "StatefulSet/cart: not changed; names no pool, or is labelled understudy.io/inject: 'false'",
+        "Service/cart: not changed",
     ]
     done = list(yaml.safe_load_all(result.stdout))
     assert len(sidecars(done[0]["items"][0]["spec"]["template"])) == 1
@@ -88,7 +88,7 @@ def test_a_version_chooses_the_form_and_a_job_without_native_sidecars_is_refused
     validate(done, OLDEST["classic"], NEWEST)
     refused = run("-f", "-", "--kubernetes-version", "1.25", stdin=yaml.safe_dump(workload("Job")))
     assert refused.exit_code == 1
-    assert "Job/cart: spec.restartPolicy: Never: beside a sidecar in the classic form" in refused.stderr
+    assert "Job/cart: spec.restartPolicy: Never: with a sidecar in the classic form" in refused.stderr
 
 
 def test_every_fault_of_every_workload_is_told_and_nothing_is_written() -> None:
@@ -105,8 +105,8 @@ def test_every_fault_of_every_workload_is_told_and_nothing_is_written() -> None:
     ("text", "words"),
     [
         ("a: [", "not YAML"),
-        ("- 1\n", "no Kubernetes object"),
-        ("kind: 3\n", "no Kubernetes object"),
+        ("- 1\n", "not a Kubernetes object"),
+        ("kind: 3\n", "not a Kubernetes object"),
         ("x: y\n", "no kind"),
     ],
 )

@@ -9,11 +9,10 @@ import jsonpatch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.deploy.kubernetes.injection.harness import CLASSIC_FORM, PLAIN, SECURED, patched, review, sidecars
+from tests.deploy.kubernetes.injection.harness import CLASSIC_FORM, PLAIN, SECURED, applied, patched, review, sidecars
 from tests.deploy.kubernetes.injection.shapes import SHAPES
 from understudy.deploy.kubernetes.base.sidecar_settings import SidecarSettings
 from understudy.deploy.kubernetes.injection.workloads import read_objects, write_objects
-from understudy.deploy.kubernetes.webhook.json_patch import difference
 from understudy.deploy.kubernetes.webhook.review import answer, read_review
 
 TEXTS = st.one_of(
@@ -75,7 +74,8 @@ def test_any_pod_gets_an_answer_and_an_injected_one_is_done(pod: Any, told: Side
 @example(before=[1, 2, 3], after=[3])
 @example(before={"a/b": 1, "a~b": 1, "~1": 1}, after={"a/b": 2, "a~b": 3})
 def test_a_patch_leads_from_any_document_to_any_other(before: Any, after: Any) -> None:
-    assert same(jsonpatch.apply_patch(copy.deepcopy(before), difference(before, after)), after)
+    """Versions of jsonpatch before 1.47 moved list entries to wrong places."""
+    assert same(applied(before, jsonpatch.make_patch(before, after).patch), after)
 
 
 @settings(max_examples=200)
@@ -83,8 +83,7 @@ def test_a_patch_leads_from_any_document_to_any_other(before: Any, after: Any) -
 def test_a_change_at_one_place_is_a_patch_at_that_place(before: Any, seed: int, value: Any) -> None:
     place = random.Random(seed).choice(places(before))
     after = put(before, place, value)
-    operations = difference(before, after)
-    assert same(jsonpatch.apply_patch(copy.deepcopy(before), operations), after)
+    assert same(applied(before, jsonpatch.make_patch(before, after).patch), after)
 
 
 def same(one: Any, other: Any) -> bool:

@@ -6,6 +6,7 @@ import itertools
 import json
 from typing import Any
 
+import jsonpatch
 import pytest
 
 from tests.deploy.kubernetes.injection.harness import (
@@ -33,7 +34,6 @@ from understudy.deploy.kubernetes.base.lenient_json import Refused
 from understudy.deploy.kubernetes.base.names import POOL
 from understudy.deploy.kubernetes.base.sidecar_settings import BadSetting, PeerCertificates, form_for
 from understudy.deploy.kubernetes.injection.pod import inject
-from understudy.deploy.kubernetes.webhook.json_patch import difference
 
 INJECTED = {name: shape for name, shape in SHAPES.items() if shape.outcome == "injected"}
 DENIED = {name: shape for name, shape in SHAPES.items() if shape.outcome == "denied"}
@@ -51,7 +51,7 @@ def test_a_pod_of_every_shape_gets_one_valid_sidecar_and_the_same_one_again(shap
     assert (shape.warned in " ".join(injected.warnings)) if shape.warned else injected.warnings == ()
     again = inject(injected.pod, settings)
     assert again.pod == injected.pod
-    assert difference(injected.pod, again.pod) == []
+    assert jsonpatch.make_patch(injected.pod, again.pod).patch == []
 
 
 @pytest.mark.parametrize("shape", INJECTED.values(), ids=INJECTED)

@@ -13,12 +13,12 @@ import aiohttp
 from tests.deploy.kubernetes.istio.meshlike import GATEWAY, Istiod, envoy_filters, running_proxy
 from tests.harness.envoy import Envoy
 from tests.harness.waiting import free_port, until
-from understudy.deploy.inspect.converged import unsettled
+from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.inspect.envoys import read_envoys
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.kubernetes.istio.plan import Plan
 from understudy.deploy.kubernetes.istio.tree import PREPARE, ROUTE
-from understudy.deploy.load.history_checker import Killing, judge
+from understudy.deploy.load.history_checker import MemberKill, check_history
 from understudy.deploy.load.http_load import Load
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.statesync.etcd.client import EtcdClient
@@ -82,7 +82,7 @@ class Scene:
         names = [place.name for place in self.pool.layout.members if place.name not in absent]
 
         async def at_rest() -> bool:
-            return not unsettled((await read_pool(self.etcd, "cart"))[0], names)
+            return not not_converged((await read_pool(self.etcd, "cart"))[0], names)
 
         await until(at_rest, 60, f"{', '.join(names)} own all slots")
 
@@ -164,13 +164,13 @@ async def test_nobody_notices_that_a_member_is_killed(tmp_path: Path) -> None:
             await until(scene.routed, 40, "every request goes to the owner of its slot")
             await progress(load)
             await load.stop()
-            verdict = judge(load.history, await load.final_contents(), Killing("cart-1", killed_at))
+            result = check_history(load.history, await load.final_contents(), MemberKill("cart-1", killed_at))
         finally:
             await load.close()
 
-    assert verdict.failures == ()
-    assert verdict.flawless
-    assert verdict.sessions_touched > 0
+    assert result.failures == ()
+    assert result.flawless
+    assert result.sessions_touched > 0
 
 
 async def without_detours(scene: Scene) -> bool:

@@ -73,7 +73,7 @@ def test_kustomize_takes_the_directories(tmp_path: Path, folder: str):
     ("options", "spec", "why"),
     [
         (("--istio-version", "1.28.5"), SPEC, "would scatter sessions unnoticed"),
-        (("--istio-version", "latest"), SPEC, "say it like 1.29"),
+        (("--istio-version", "latest"), SPEC, "write it like 1.29"),
         (("--istio-version", "1.29"), "pool: cart\n", "mesh: {host: cart-slots.cart.svc.cluster.local, port: 7680}"),
         (("--istio-version", "1.29"), "pool: cart\nmesh: {host: example.com}\n", "SERVICE.NAMESPACE.svc.cluster.local"),
         (("--istio-version", "1.29"), "pool: a.b\nmesh: {host: a.b.svc.cluster.local}\n", "without dots"),
@@ -81,11 +81,11 @@ def test_kustomize_takes_the_directories(tmp_path: Path, folder: str):
         (("--istio-version", "1.29", "--mode", "client", "--selector", "a=b"), SPEC, "--proxy-namespace"),
         (("--istio-version", "1.29", "--selector", "app"), SPEC, "KEY=VALUE"),
         (("--istio-version", "1.29", "--selector", "app=a b"), SPEC, "not a label"),
-        (("--istio-version", "1.29", "--namespace", "Under_study"), SPEC, "no name of a namespace"),
-        (("--istio-version", "1.29", "--trust-domain", "a/b"), SPEC, "no domain"),
+        (("--istio-version", "1.29", "--namespace", "Under_study"), SPEC, "not the name of a namespace"),
+        (("--istio-version", "1.29", "--trust-domain", "a/b"), SPEC, "not a domain"),
         (("--istio-version", "1.29", "--host", "cart.example.com"), SPEC, "together with --credential"),
-        (("--istio-version", "1.29", "--credential", "cart-tls"), SPEC, "name the host"),
-        (("--istio-version", "1.29", *CLIENT, "--host", "a.b", "--credential", "x"), SPEC, "are a gateway's"),
+        (("--istio-version", "1.29", "--credential", "cart-tls"), SPEC, "give --host too"),
+        (("--istio-version", "1.29", *CLIENT, "--host", "a.b", "--credential", "x"), SPEC, "are for gateways"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(tmp_path: Path, options: tuple[str, ...], spec: str, why: str):

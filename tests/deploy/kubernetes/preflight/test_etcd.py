@@ -25,10 +25,10 @@ async def test_the_embedded_etcd_is_told_to_be_for_development(tmp_path, etcd, c
         code, found = await preflight(running, "--etcd", etcd.endpoint, "--pool", pool_name)
 
     assert code == 1
-    assert "etcd 3.5.1" in found["fail", "the version can be trusted"]
-    assert [what for level, what in found if level == "fail"] == ["the version can be trusted"]
-    assert found["ok", "there is a quota that sessions fit in"].endswith("of 2048 MiB are used")
-    assert "no flag says so" in found["warn", "history is compacted"]
+    assert "etcd 3.5.1" in found["fail", "the version is safe"]
+    assert [what for level, what in found if level == "fail"] == ["the version is safe"]
+    assert found["ok", "the quota is large enough"].endswith("of 2048 MiB are used")
+    assert "no flag is set" in found["warn", "history is compacted"]
     assert ("ok", "the pool's keys can be written") in found
     left = await client.range(PoolKeys(pool_name).everything)
     assert left.kvs == (), "the probe key is gone"
@@ -81,8 +81,8 @@ def test_a_good_one_has_nothing_against_it():
 @pytest.mark.parametrize(
     ("facts", "what", "level"),
     [
-        (replace(GOOD, status=replace(GOOD.status, version="3.5.2")), "the version can be trusted", Level.FAIL),
-        (replace(GOOD, status=replace(GOOD.status, version="3.3.27")), "the version can be trusted", Level.FAIL),
+        (replace(GOOD, status=replace(GOOD.status, version="3.5.2")), "the version is safe", Level.FAIL),
+        (replace(GOOD, status=replace(GOOD.status, version="3.3.27")), "the version is safe", Level.FAIL),
         (replace(GOOD, status=replace(GOOD.status, errors=("alarm:NOSPACE",))), "there is no alarm", Level.FAIL),
         (replace(GOOD, compacted=-1, revision=YOUNG), "history is compacted", Level.FAIL),
         (replace(GOOD, compacted=-1), "history is compacted", Level.WARN),
@@ -92,11 +92,11 @@ def test_a_good_one_has_nothing_against_it():
             "history is compacted",
             Level.FAIL,
         ),
-        (replace(GOOD, quota=None), "there is a quota that sessions fit in", Level.WARN),
-        (replace(GOOD, quota=1 << 20), "there is a quota that sessions fit in", Level.WARN),
+        (replace(GOOD, quota=None), "the quota is large enough", Level.WARN),
+        (replace(GOOD, quota=1 << 20), "the quota is large enough", Level.WARN),
         (
             replace(GOOD, status=replace(GOOD.status, db_size=2 << 30)),
-            "there is a quota that sessions fit in",
+            "the quota is large enough",
             Level.FAIL,
         ),
     ],
@@ -114,7 +114,7 @@ def test_one_or_two_members_and_two_clusters_are_told():
     assert levels(GOOD) == {"it survives the loss of a member": Level.WARN}
     assert levels(*two_more(GOOD)[:2]) == {"it survives the loss of a member": Level.WARN}
     other = replace(GOOD, status=replace(GOOD.status, endpoint="z:2379"))
-    assert levels(*two_more(GOOD)[:2], other) == {"all endpoints are of one cluster": Level.FAIL}
+    assert levels(*two_more(GOOD)[:2], other) == {"all endpoints belong to one cluster": Level.FAIL}
 
 
 def test_an_account_without_rights_is_told():

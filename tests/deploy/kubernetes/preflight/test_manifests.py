@@ -47,7 +47,7 @@ def test_what_is_rendered_is_ready(tree, overlay):
     skipped = {one["area"] for one in told["findings"] if one["level"] == "skipped"}
     assert skipped == {"etcd", "cluster"}
     secrets = [
-        one["detail"] for one in told["findings"] if one["what"] == "Secrets are there" and one["level"] == "warn"
+        one["detail"] for one in told["findings"] if one["what"] == "required Secrets exist" and one["level"] == "warn"
     ]
     assert secrets == (["understudy/etcd-client is not among the manifests"] if overlay == "production" else [])
 
@@ -98,10 +98,10 @@ BREAKAGES = [
     (old_etcd, Level.FAIL, "etcd 3.5.1"),
     (forgetful_etcd, Level.FAIL, "--auto-compaction-retention is not given"),
     (closed_members, Level.FAIL, "member cannot reach member at port 7601"),
-    (without_policies, Level.FAIL, "any pod reaches port 18000, which speaks plain text"),
+    (without_policies, Level.FAIL, "any pod can reach port 18000, which is not encrypted"),
     (unlabelled, Level.FAIL, "namespace cart has no label understudy.io/injection"),
     (broken_spec, Level.FAIL, "slotz"),
-    (too_few_members, Level.WARN, "wants 3 copies of every slot and has 2 member(s)"),
+    (too_few_members, Level.WARN, "needs 3 members for the copies of each slot, but has 2"),
     (old_envoy, Level.FAIL, "does not match cookies"),
     (lonely_control, Level.WARN, "has one replica"),
 ]
@@ -156,11 +156,12 @@ def test_a_webhook_that_nobody_will_trust_is_told(tmp_path):
     good = secret(ours.issue("injector", "DNS:understudy-injector.understudy.svc"))
     now = datetime.now(UTC)
 
-    assert any("nobody who would fill it in" in one for one in told_of(webhook()))
-    assert any("no base64" in one for one in told_of(with_bundle("%%%")))
+    assert any("nothing would fill it in" in one for one in told_of(webhook()))
+    assert any("not base64" in one for one in told_of(with_bundle("%%%")))
     assert not any("signed" in one for one in told_of(with_bundle(bundle(ours)), good, now=now))
-    assert any("not signed by the authority" in one for one in told_of(with_bundle(bundle(theirs)), good, now=now))
-    assert any("ended" in one for one in told_of(with_bundle(bundle(ours)), good, now=datetime(2099, 1, 1, tzinfo=UTC)))
+    assert any("not signed by a CA" in one for one in told_of(with_bundle(bundle(theirs)), good, now=now))
+    later = datetime(2099, 1, 1, tzinfo=UTC)
+    assert any("expired" in one for one in told_of(with_bundle(bundle(ours)), good, now=later))
 
 
 def test_a_webhook_in_its_own_way_is_told():
@@ -186,7 +187,7 @@ def test_files_that_cannot_be_judged_are_named(tmp_path, tree):
 
     for path, complaint in (
         (tmp_path / "gone", "does not exist"),
-        (tmp_path / "a.yaml", "no Kubernetes object"),
+        (tmp_path / "a.yaml", "not a Kubernetes object"),
         (tmp_path / "b", "kubectl kustomize"),
         (tmp_path / "c", "no YAML files"),
         (tree, "several kustomizations"),
@@ -209,11 +210,11 @@ def test_for_people_it_ends_in_a_verdict(tree):
         cli, ["verify", "--preflight", "--no-cluster", "--manifests", str(path)]
     )
 
-    assert shown.output.splitlines()[-1].startswith("ready: 0 in the way")
+    assert shown.output.splitlines()[-1].startswith("ready: 0 failed")
 
 
 def test_the_options_of_a_preflight_want_a_preflight(tmp_path):
     refused = CliRunner().invoke(cli, ["verify", "--manifests", str(tmp_path)])
 
     assert refused.exit_code == 2
-    assert "go with --preflight" in refused.output
+    assert "need --preflight" in refused.output

@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from tests.deploy.kubernetes.conftest import OWN_ETCD, SPEC, documents, find, render
+from tests.deploy.kubernetes.references import faults
 from tests.harness.commands import ROOT
-from understudy.deploy.kubernetes.preflight.lint_references import faults
 from understudy.deploy.kubernetes.preflight.load_manifests import load
 from understudy.deploy.kubernetes.preflight.manifest_index import where, workloads
 from understudy.deploy.local.local_pool import COMPACTION, ETCD_QUOTA_BYTES
-from understudy.statesync.pool.spec import parse_spec
+from understudy.statesync.pool.spec_reader import parse_spec
 
 needs_kubectl = pytest.mark.skipif(
     shutil.which("kubectl") is None,
@@ -170,8 +170,8 @@ def test_json_for_programs(tmp_path):
         (("--image", "envoy=envoyproxy/envoy:distroless-v1.40.0"), "--front-drain sleep"),
         (("--image", "proxy=a:1"), "control=, sidecar=, injector=, envoy= or etcd="),
         (("--etcd", "https://etcd.data.svc:2379"), "--etcd-tls-secret"),
-        (("--etcd", "http://etcd.data.svc:2379", "--etcd-tls-secret", "s"), "begins with https"),
-        (("--etcd-login-secret", "s"), "an etcd of yours"),
+        (("--etcd", "http://etcd.data.svc:2379", "--etcd-tls-secret", "s"), "must begin with https"),
+        (("--etcd-login-secret", "s"), "an etcd of your own"),
         (("--etcd", "etcd:notaport:1"), "etcd:notaport:1"),
         (("--etcd", ","), "'trial'"),
     ],

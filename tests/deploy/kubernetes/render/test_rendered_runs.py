@@ -18,7 +18,7 @@ from tests.deploy.kubernetes.conftest import render
 from tests.deploy.kubernetes.render.on_this_machine import Cluster
 from tests.harness.commands import ask, commands
 from tests.harness.waiting import until
-from understudy.deploy.common.layout import ControlPlace, FrontPlace, Layout
+from understudy.deploy.common.layout import ControlAddresses, FrontAddresses, Layout
 from understudy.deploy.kubernetes.preflight.load_manifests import load
 from understudy.deploy.kubernetes.render.front import drain_command
 from understudy.deploy.kubernetes.render.plan import Plan, choose_images, parse_certificates
@@ -195,8 +195,8 @@ def test_local_pool_and_manifests_start_control_servers_by_one_function(cluster,
         pid=os.getpid(),
         etcd=("http://127.0.0.1:1",),
         etcd_peers=("http://127.0.0.1:2",),
-        controls=(ControlPlace("control-1", "127.0.0.1:3", "127.0.0.1:4"),),
-        front=FrontPlace("front-1", "127.0.0.1:5", "127.0.0.1:6"),
+        controls=(ControlAddresses("control-1", "127.0.0.1:3", "127.0.0.1:4"),),
+        front=FrontAddresses("front-1", "127.0.0.1:5", "127.0.0.1:6"),
         members=(),
     )
     settings = LocalSettings(tmp_path, PoolSpec(pool=cluster.pool))

@@ -1,13 +1,16 @@
 """What the cluster is told of the injector: valid manifests, the least rights, a command line that is understood."""
 
+import sys
 from dataclasses import replace
 
 import click
 import kubernetes_validate
 import pytest
+from click.testing import CliRunner
 
 from tests.deploy.kubernetes.injection.harness import NEWEST, PLAIN, SECURED
 from understudy.deploy.cli.commands_injector import injector
+from understudy.deploy.cli.main import cli
 from understudy.deploy.kubernetes.base.sidecar_settings import CLASSIC, PeerCertificates, SidecarSettings
 from understudy.deploy.kubernetes.webhook.cert_rotation import hosts_of
 from understudy.deploy.kubernetes.webhook.configuration import (
@@ -87,3 +90,14 @@ def test_with_cert_manager_the_certificate_is_read_from_a_mounted_secret() -> No
     assert "--self-signed" not in arguments
     assert arguments[arguments.index("--cert-dir") + 1] == "/var/run/understudy"
     assert arguments[arguments.index("--etcd") + 1] == "$(UNDERSTUDY_ETCD)"
+
+
+def test_an_injector_without_its_packages_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("injector", "server", "review"):
+        monkeypatch.delitem(sys.modules, f"understudy.deploy.kubernetes.webhook.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "jsonpatch", None)
+
+    refused = CliRunner().invoke(cli, ["injector", "--sidecar-image", "image", "--etcd", "etcd:2379", "--self-signed"])
+
+    assert refused.exit_code == 2
+    assert "jsonpatch is not installed: pip install 'understudy[injector]'" in refused.output

@@ -1,7 +1,6 @@
 """Errors as clients see them: ``application/problem+json`` (RFC 9457) with stable types.
 
-The one place that turns the member's errors into HTTP answers. A problem tells what happened and what to
-do; it never carries a stack trace or a session's content.
+A problem says what happened and what to do. It never contains a stack trace or a session's content.
 """
 
 import json
@@ -45,7 +44,7 @@ TITLES = {
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An HTTP answer of the session API, whoever gave it."""
+    """An HTTP answer of the session API, by this sidecar or by a peer."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)

@@ -5,8 +5,8 @@ import copy
 import pytest
 
 from tests.deploy.kubernetes.conftest import find
-from understudy.deploy.kubernetes.preflight.lint_hardening import habit_faults, standard_faults
-from understudy.deploy.kubernetes.preflight.lint_references import faults, left_to_operator
+from tests.deploy.kubernetes.hardening import habit_faults, standard_faults
+from tests.deploy.kubernetes.references import faults
 
 
 def test_everything_that_is_named_is_there(objects):
@@ -16,12 +16,6 @@ def test_everything_that_is_named_is_there(objects):
 def test_all_pods_meet_the_restricted_standard_and_our_habits(objects):
     assert standard_faults(objects) == []
     assert habit_faults(objects) == []
-
-
-def test_what_the_operator_brings_is_told(overlay, objects):
-    wanted = ["understudy/etcd-client", "understudy/etcd-login"] if overlay.name == "production" else []
-
-    assert left_to_operator(objects) == wanted
 
 
 def container(objects):

@@ -1,17 +1,17 @@
 """Whether manifests fit together: every name that one object uses is there in another. Pure; for any manifests.
 
-Kubernetes accepts an object whose Service, port or ConfigMap is missing, and the pool then fails at run time. What the
-manifests leave to the operator (Secrets of their own making) is told apart from what is wrong.
+Kubernetes accepts an object whose Service, port or ConfigMap is missing, and the pool then fails at run time. Secrets
+may be missing: operators create them.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from understudy.deploy.kubernetes.base.emit import Body
 from understudy.deploy.kubernetes.preflight.lint_reach import matches
-from understudy.deploy.kubernetes.preflight.manifest_index import Workload, namespace_of, selected, where, workloads
+from understudy.deploy.kubernetes.preflight.manifest_index import Workload, namespace_of, where, workloads
 
 _VARIABLE = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_.]*)\)")
 _PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
@@ -30,11 +30,9 @@ def faults(objects: Sequence[Body]) -> list[str]:
     return found
 
 
-def left_to_operator(objects: Sequence[Body]) -> list[str]:
-    """The Secrets that workloads want and the manifests do not have, each as ``namespace/name``."""
-    there = {_key(body) for body in objects if body["kind"] == "Secret"}
-    wanted = {(one.namespace, name) for one in workloads(objects) for kind, name in _names(one) if kind == "Secret"}
-    return sorted("/".join(secret) for secret in wanted - there)
+def selected(all_of: Iterable[Workload], namespace: str, selector: Mapping[str, Any]) -> list[Workload]:
+    """The workloads of a namespace whose pods a label selector matches."""
+    return [one for one in all_of if one.namespace == namespace and matches(selector, one.labels)]
 
 
 def _key(body: Body) -> tuple[str, str]:

@@ -1,0 +1,1 @@
+"""What the sidecar's HTTP APIs share: replies, problem documents and the reading of requests."""

@@ -1,0 +1,73 @@
+"""How the sidecar's HTTP APIs read requests and answer: JSON bodies, slots, revisions, problem documents."""
+
+import logging
+from collections.abc import Callable, Mapping
+
+from aiohttp import web
+
+from understudy.proxy.http.problems import Reply, problem
+from understudy.statesync.http.http_port import BROKEN_BODY
+from understudy.statesync.parsing.strict_json import read_json
+from understudy.statesync.pool.slots import MAX_SLOTS
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY = 1_100_000
+"""Bytes of a request body that are read at all: above the largest ``session_bytes`` a spec may allow."""
+MAX_REVISION = (1 << 63) - 1
+
+Status = Callable[[], tuple[dict[str, object], bool]]
+"""The member's view of itself, and whether it is ready."""
+Expose = Callable[[str], tuple[bytes, str]]
+"""Text for Prometheus and its type, for what an ``Accept`` header asks for."""
+
+
+def respond(reply: Reply) -> web.Response:
+    """An aiohttp response of a reply."""
+    return web.Response(status=reply.status, headers=reply.headers, body=reply.body or None)
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Callable[[web.Request], object]) -> web.StreamResponse:
+    """Turn aiohttp's own errors and unforeseen ones into problem documents."""
+    try:
+        return await handler(request)  # type: ignore[misc, no-any-return]
+    except web.HTTPRequestEntityTooLarge:
+        return respond(problem(413, "session-too-large", f"the request body is larger than {MAX_BODY} bytes"))
+    except web.HTTPNotFound:
+        return respond(problem(404, "not-found", "the session API is under /v1/sessions; see docs/api.md"))
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        reply = problem(405, "method-not-allowed", f"allowed here: {allowed}")
+        return respond(Reply(405, {**reply.headers, "Allow": allowed}, reply.body))
+    except (web.HTTPException, ConnectionError, *BROKEN_BODY):
+        raise
+    except Exception:
+        resource = request.match_info.route.resource  # not the path: it contains the session key
+        logger.exception("%s %s failed", request.method, resource.canonical if resource else "a request")
+        return respond(problem(500, "internal", "the sidecar failed; its log says why"))
+
+
+def slots_in(asked: Mapping[str, object], most: int) -> list[int]:
+    """The ``slots`` that a request is about, each once; raises ``ValueError`` or ``KeyError``."""
+    slots = asked["slots"]
+    if not isinstance(slots, list) or not 0 < len(slots) <= most:
+        raise ValueError(f"expected a list of 1 to {most} slots")
+    if not all(type(slot) is int and 0 <= slot < MAX_SLOTS for slot in slots):
+        raise ValueError(f"a slot is a whole number below {MAX_SLOTS}")
+    return list(dict.fromkeys(slots))
+
+
+def revision_in(value: object) -> int:
+    """A revision of etcd in a request; raises ``ValueError``."""
+    if type(value) is not int or not 0 <= value <= MAX_REVISION:
+        raise ValueError("a revision is a whole number of 64 bits")
+    return value
+
+
+def as_json(body: bytes) -> dict[str, object]:
+    """A JSON object from a request body. Raises ``ValueError``."""
+    content = read_json(body or b"{}")
+    if not isinstance(content, dict):
+        raise ValueError("expected a JSON object")  # noqa: TRY004 - bad input, not a programming error
+    return content

@@ -1,0 +1,37 @@
+"""What this member keeps in memory of its pool's sessions and requests, and how far the watch has brought it."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.etcd.informer import Informer
+from understudy.statesync.etcd.key_range import KeyRange
+from understudy.statesync.sessions.replica import Replica
+from understudy.statesync.sessions.request_log import RequestLog
+
+REQUESTS_PAGE = 500
+"""Records in a page when the request log is read from etcd."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalCopies:
+    """The sessions of the held slots, the outcomes of requests, and the watch that keeps both current."""
+
+    mirror: Informer
+    replica: Replica
+    requests: RequestLog
+
+    async def caught_up(self, revision: int, timeout: float) -> bool:
+        """Wait up to ``timeout`` seconds until every change up to ``revision`` is here; whether it is."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self.mirror.caught_up(revision)
+        except TimeoutError:
+            return False
+        return True
+
+    async def read_requests(self, etcd: EtcdClient, requests: KeyRange) -> None:
+        """Read the whole request log from etcd, because the watch lags behind. Raises ``EtcdError``."""
+        async for page in etcd.pages(requests, page=REQUESTS_PAGE):
+            self.requests.read(page.kvs, time.monotonic())

@@ -1,0 +1,386 @@
+"""Puts the parts of a sidecar together: each gets what it uses through its constructor, lower parts first."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import partial
+
+from understudy.proxy.events.incarnation import Incarnation
+from understudy.proxy.events.recorder import Recorder
+from understudy.proxy.health.app_health_check import AppHealthCheck
+from understudy.proxy.health.check_registry import CheckRegistry
+from understudy.proxy.health.loop_lag import LoopLag
+from understudy.proxy.health.spec_checks import SpecChecks
+from understudy.proxy.member.identity import MemberIdentity
+from understudy.proxy.member.local_copies import LocalCopies
+from understudy.proxy.member.pool_view import PoolView
+from understudy.proxy.member.signal import Signal
+from understudy.proxy.ownership.claims import Claimer
+from understudy.proxy.ownership.drain import Drain
+from understudy.proxy.ownership.drain_reason import DrainState
+from understudy.proxy.ownership.etcd_contact import EtcdContact
+from understudy.proxy.ownership.handover import Handover
+from understudy.proxy.ownership.handover_pacing import HandoverPacing
+from understudy.proxy.ownership.owned_slots import OwnedSlots
+from understudy.proxy.ownership.pool_updates import PoolUpdates
+from understudy.proxy.ownership.read_deadline import ReadDeadline
+from understudy.proxy.ownership.slot_reconciler import SlotReconciler
+from understudy.proxy.ownership.step_down import StepDown
+from understudy.proxy.ownership.takeovers import Takeovers
+from understudy.proxy.peers.anti_entropy import AntiEntropy
+from understudy.proxy.peers.clock_watch import ClockWatch
+from understudy.proxy.peers.peer_client import PeerClient
+from understudy.proxy.peers.peer_probe import PeerProbe
+from understudy.proxy.peers.predecessor_monitor import PredecessorMonitor
+from understudy.proxy.sessions.creation import SessionKeys
+from understudy.proxy.sessions.owner_calls import OwnerCalls
+from understudy.proxy.sessions.request_sweep import RequestSweep
+from understudy.proxy.sessions.routing import OwnerRouter
+from understudy.proxy.sessions.service import SessionService
+from understudy.proxy.sessions.session_sweep import SessionSweep
+from understudy.proxy.sidecar.beats import Beats
+from understudy.proxy.sidecar.heartbeat_client import HeartbeatClient
+from understudy.proxy.sidecar.member_state import Facts, Faults, MemberStatus, fit_others, lasting_others
+from understudy.proxy.sidecar.metrics import PartsCollector, SidecarMetrics
+from understudy.proxy.sidecar.name_holder import NameHolder
+from understudy.proxy.sidecar.parts import Sidecar
+from understudy.proxy.sidecar.registration import Registration
+from understudy.proxy.sidecar.settings import SidecarSettings
+from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.etcd.informer import Informer, InformerBatch
+from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.heartbeat.pulse import Pulses
+from understudy.statesync.pool.app_health import AppHealth
+from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.ownership import FailoverLog
+from understudy.statesync.pool.pool_clock import PoolClock
+from understudy.statesync.pool.pools import PoolWatch
+from understudy.statesync.pool.records import Member, MemberState
+from understudy.statesync.pool.spec import CheckSpec
+from understudy.statesync.pool.state import Changed
+from understudy.statesync.sessions.commit import Committer
+from understudy.statesync.sessions.replica import Replica
+from understudy.statesync.sessions.request_log import RequestLog
+from understudy.statesync.sessions.session_crypto import SessionCrypto
+from understudy.telemetry.metrics.phase_metrics import PhaseMetrics
+from understudy.telemetry.metrics.span_metrics import SpanMetrics
+from understudy.telemetry.tracing.setup import Telemetry, service_version
+
+Service = Coroutine[object, object, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """A sidecar that does not run yet, with what only its process needs.
+
+    ``changed`` is the signal that the member's state may be another one. ``services`` makes the coroutines that run
+    it, by their names, in the order of their start.
+    """
+
+    sidecar: Sidecar
+    probe: PeerProbe
+    metrics: SidecarMetrics
+    changed: Signal
+    services: Callable[[], dict[str, Service]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """What most parts are built upon."""
+
+    settings: SidecarSettings
+    etcd: EtcdClient
+    client: PeerClient
+    telemetry: Telemetry
+    pool: PoolView
+    copies: LocalCopies
+    owned: OwnedSlots
+    updates: PoolUpdates
+    drain: DrainState
+    incarnation: Incarnation
+    clock: PoolClock
+    contact: EtcdContact
+    loop_lag: LoopLag
+    changed: Signal
+    beat_now: Signal
+
+
+def assemble(
+    settings: SidecarSettings, etcd: EtcdClient, client: PeerClient, telemetry: Telemetry, codec: SessionCrypto
+) -> Assembled:
+    """Build all parts of a sidecar; nothing runs yet."""
+    base = _base(settings, etcd, client, telemetry, codec)
+    pool, copies, owned, metrics = base.pool, base.copies, base.owned, SidecarMetrics()
+    reads = ReadDeadline(pool.identity.keys, etcd, base.contact, base.updates.apply, base.changed)
+    check, checks = _check(base), CheckRegistry()
+    spec_checks = SpecChecks(checks, base.changed, commands=settings.allow_command_checks)
+    faults = Faults(check, checks, reads, copies.replica)
+    recorder = _recorder(base, check)
+    monitor = PredecessorMonitor(pool, Pulses(), base.beat_now)
+    probe = PeerProbe(client, pool, base.loop_lag, monitor)
+    handover, takeovers, reconciler = _ownership(base, probe, recorder, faults)
+    committer, calls, router, service = _sessions(base, probe, recorder, reads, takeovers, metrics)
+    pool_watch = PoolWatch(etcd, settings.pool, partial(_no_pool, base))
+    status = MemberStatus(partial(_facts, base, faults, spec_checks, pool_watch))
+    name = NameHolder(pool, etcd, probe)
+    sidecar = Sidecar(
+        pool=pool,
+        copies=copies,
+        owned=owned,
+        clock=base.clock,
+        loop_lag=base.loop_lag,
+        recorder=recorder,
+        client=client,
+        monitor=monitor,
+        reads=reads,
+        check=check,
+        checks=checks,
+        status=status,
+        handover=handover,
+        takeovers=takeovers,
+        reconciler=reconciler,
+        drain=_drain(base),
+        committer=committer,
+        calls=calls,
+        router=router,
+        service=service,
+        anti_entropy=AntiEntropy(pool, copies, etcd, recorder, interval=settings.scrub_interval),
+        name=name,
+        registration=_registration(base, status, name),
+    )
+    _meter(metrics, sidecar, telemetry)
+    return Assembled(sidecar, probe, metrics, base.changed, partial(_services, base, sidecar, spec_checks, pool_watch))
+
+
+def _services(base: _Base, sidecar: Sidecar, spec_checks: SpecChecks, pool_watch: PoolWatch) -> dict[str, Service]:
+    pool, copies, owned, etcd, clock = base.pool, base.copies, base.owned, base.etcd, base.clock
+    return {
+        "group commit": sidecar.committer.run(),
+        "ownership": sidecar.reconciler.run(),
+        "read deadline": sidecar.reads.run(),
+        "contact with etcd": _step_down(base, sidecar).run(),
+        "session sweep": SessionSweep(copies.replica, owned, clock, sidecar.calls).run(),
+        "request sweep": RequestSweep(pool, copies.requests, etcd).run(),
+        "anti-entropy": sidecar.anti_entropy.run(),
+        "application check": sidecar.check.run(),
+        "event loop lag": base.loop_lag.run(),
+        "pulses": sidecar.monitor.run(),
+        "pool clock": ClockWatch(pool, copies.mirror, base.client, clock).run(),
+        "checks of the spec": spec_checks.run(partial(_wanted_checks, base)),
+        "member state": sidecar.registration.watch_state(),
+        "pool": pool_watch.run(),
+        "watch": copies.mirror.run(),
+        "member record": sidecar.registration.run(),
+        "heartbeats": _heartbeats(base, sidecar).run(),
+    }
+
+
+def _facts(base: _Base, faults: Faults, spec_checks: SpecChecks, pool_watch: PoolWatch) -> Facts:
+    """What decides about the member's state, as of now."""
+    pool, reason, owns = base.pool, base.drain.reason, bool(len(base.owned))
+    return Facts(
+        draining=reason.why if reason else "",
+        fault=faults.any(),
+        own_fault=faults.own(),
+        synced=base.copies.mirror.synced.is_set() and pool.spec is not None,
+        owns=owns,
+        has_roles=owns or bool(pool.assigned()),
+        others=bool(fit_others(pool)),
+        starting=spec_checks.unbegun(_wanted_checks(base)) or faults.checks.starting(time.monotonic()),
+        no_pool=pool_watch.fault,
+    )
+
+
+def _base(
+    settings: SidecarSettings, etcd: EtcdClient, client: PeerClient, telemetry: Telemetry, codec: SessionCrypto
+) -> _Base:
+    identity = MemberIdentity(settings.member, secrets.token_hex(8), PoolKeys(settings.pool), settings.site)
+    keys = identity.keys
+    pool, owned, incarnation, changed = PoolView(identity), OwnedSlots(), Incarnation(), Signal()
+    drain = DrainState(pool)
+    replica, requests = Replica(etcd, keys, codec), RequestLog(keys, identity.me, identity.boot)
+    updates = PoolUpdates(pool, replica, requests, owned, drain, incarnation)
+
+    def on_batch(batch: InformerBatch) -> None:
+        kinds = updates.apply(batch)
+        if kinds & Changed.CONTROLS:
+            telemetry.set_endpoints([at.record.grpc for at in pool.state.controls.values()])
+        if kinds:
+            changed()
+
+    ranges = (*keys.without_sessions, prefix_range(keys.requests))
+    mirror = Informer(etcd, ranges, on_batch, watched=(keys.everything,))
+    return _Base(
+        settings=settings,
+        etcd=etcd,
+        client=client,
+        telemetry=telemetry,
+        pool=pool,
+        copies=LocalCopies(mirror, replica, requests),
+        owned=owned,
+        updates=updates,
+        drain=drain,
+        incarnation=incarnation,
+        clock=PoolClock(),
+        contact=EtcdContact(),
+        loop_lag=LoopLag(),
+        changed=changed,
+        beat_now=Signal(),
+    )
+
+
+def _check(base: _Base) -> AppHealthCheck:
+    pool, loop_lag = base.pool, base.loop_lag
+    return AppHealthCheck(
+        base.settings.app,
+        AppHealth.parse(base.settings.app_health),
+        base.changed,
+        rules=lambda: pool.liveness,
+        stall=lambda: loop_lag.worst,
+        known=lambda: pool.spec is not None,
+        tcp=lambda: pool.spec.tcp if pool.spec else None,
+    )
+
+
+def _recorder(base: _Base, check: AppHealthCheck) -> Recorder:
+    return Recorder(
+        base.telemetry,
+        base.settings.pool,
+        base.settings.member,
+        slowest=check.slowest_since,
+        on_progress=base.beat_now,
+        going_down=lambda: base.drain.going_down,
+    )
+
+
+def _ownership(
+    base: _Base, probe: PeerProbe, recorder: Recorder, faults: Faults
+) -> tuple[Handover, Takeovers, SlotReconciler]:
+    pool, copies, etcd, owned = base.pool, base.copies, base.etcd, base.owned
+    failovers, claiming = FailoverLog(pool.identity.keys, pool.identity.me), asyncio.Lock()
+    claimer = Claimer(pool, copies, etcd, owned, failovers, recorder)
+    handover = Handover(pool, copies, etcd, base.client, owned, failovers, recorder)
+    takeovers = Takeovers(
+        pool, copies, etcd, probe, claimer, claiming, base.contact, base.drain, base.updates, recorder
+    )
+    reconciler = SlotReconciler(
+        pool,
+        copies,
+        owned,
+        base.updates,
+        base.drain,
+        base.contact,
+        claimer,
+        handover,
+        takeovers,
+        claiming,
+        recorder,
+        faults.any,
+        HandoverPacing.within(base.settings.drain_seconds),
+    )
+    return handover, takeovers, reconciler
+
+
+def _sessions(
+    base: _Base,
+    probe: PeerProbe,
+    recorder: Recorder,
+    reads: ReadDeadline,
+    takeovers: Takeovers,
+    metrics: SidecarMetrics,
+) -> tuple[Committer, OwnerCalls, OwnerRouter, SessionService]:
+    pool, copies, etcd, owned, updates = base.pool, base.copies, base.etcd, base.owned, base.updates
+    me, clock, loop_lag = pool.identity, base.clock, base.loop_lag
+    committer = Committer(etcd, me.keys, me.me, me.boot, copies.requests, metrics.committed)
+    calls = OwnerCalls(pool, copies, etcd, owned, committer, reads, clock, loop_lag, updates, recorder)
+    router, keys = OwnerRouter(pool, base.client, probe, takeovers), SessionKeys(pool, owned, etcd)
+    service = SessionService(pool, owned, updates, calls, router, keys, clock, loop_lag, recorder, metrics.answered)
+    return committer, calls, router, service
+
+
+def _drain(base: _Base) -> Drain:
+    others = partial(lasting_others, base.pool)
+    seconds = base.settings.drain_seconds
+    return Drain(base.drain, base.owned, base.updates, on_change=base.changed, others=others, seconds=seconds)
+
+
+def _registration(base: _Base, status: MemberStatus, name: NameHolder) -> Registration:
+    return Registration(
+        _record(base.settings, base.pool.identity.boot),
+        status.look,
+        base.etcd,
+        name,
+        base.loop_lag,
+        base.clock,
+        base.incarnation,
+        base.changed,
+        base.beat_now,
+    )
+
+
+def _step_down(base: _Base, sidecar: Sidecar) -> StepDown:
+    return StepDown(
+        base.pool,
+        base.owned,
+        base.client,
+        base.updates,
+        base.contact,
+        base.loop_lag,
+        sidecar.reads,
+        sidecar.reconciler,
+        sidecar.committer,
+    )
+
+
+def _heartbeats(base: _Base, sidecar: Sidecar) -> HeartbeatClient:
+    beats = Beats(
+        base.pool,
+        base.copies,
+        lambda: sidecar.registration.record,
+        base.loop_lag,
+        base.clock,
+        sidecar.recorder.claims,
+        sidecar.monitor,
+        base.telemetry.now_ns,
+    )
+    return HeartbeatClient(beats.controls, beats.beat, beats.answered, base.settings.tls, base.beat_now)
+
+
+def _meter(metrics: SidecarMetrics, sidecar: Sidecar, telemetry: Telemetry) -> None:
+    metrics.registry.register(PartsCollector(sidecar))
+    telemetry.on_span = PhaseMetrics(metrics.registry, sidecar.pool.identity.keys.pool).recorded
+    SpanMetrics(metrics.registry, lambda: telemetry.counts)
+
+
+def _no_pool(base: _Base) -> bool:
+    """Whether the pool surely has no spec; one that cannot be read is there."""
+    state = base.pool.state
+    return base.copies.mirror.synced.is_set() and state.spec is None and state.keys.spec not in state.faults
+
+
+def _wanted_checks(base: _Base) -> tuple[CheckSpec, ...]:
+    """The checks that the sidecar is to run now: the spec's, this member's own, and the local Envoy's."""
+    settings, spec = base.settings, base.pool.spec
+    envoy = settings.envoy_admin
+    ready = (CheckSpec(name="envoy", http=f"http://{envoy}/ready", failures=3),) if envoy else ()
+    shared = spec.checks if spec else ()
+    return ready + shared + tuple(own for own in settings.checks if own.name not in {c.name for c in shared})
+
+
+def _record(settings: SidecarSettings, boot: str) -> Member:
+    return Member(
+        settings.member,
+        boot,
+        settings.app,
+        settings.advertise or settings.peer,
+        MemberState.INIT,
+        site=settings.site,
+        weight=settings.weight,
+        priority=settings.priority,
+        reason="starting",
+        since=time.time(),
+        version=service_version(),
+        node=settings.node,
+    )

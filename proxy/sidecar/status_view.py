@@ -1,0 +1,59 @@
+"""The member's view of itself, for ``/v1/status`` and for ``understudy status``."""
+
+import time
+
+from understudy.proxy.peers.clock_watch import clock_view
+from understudy.proxy.sidecar.parts import Sidecar
+from understudy.statesync.pool.records import MemberState
+
+MAX_NAMED = 20
+
+
+def status_view(sidecar: Sidecar) -> tuple[dict[str, object], bool]:
+    """The member's view of itself for ``/v1/status``, and whether it is ready."""
+    state, reason = sidecar.status.look()
+    me, replica, mirror = sidecar.pool.identity, sidecar.copies.replica, sidecar.copies.mirror
+    commits, pressure = sidecar.committer.stats, sidecar.committer.pressure(time.monotonic())
+    view: dict[str, object] = {
+        "member": me.me,
+        "pool": me.keys.pool,
+        "boot": me.boot,
+        "state": state,
+        "reason": reason,
+        "active": sorted(sidecar.owned.slots),
+        "held": len(replica.held),
+        "in_sync": len(replica.synced),
+        "sessions": replica.count(replica.held),
+        "applied_revision": mirror.revision,
+        "queued_writes": sidecar.committer.queued,
+        "unresolved_writes": pressure.writes,
+        "oldest_write_ms": round(pressure.delay * 1000),
+        "committed_writes": commits.writes,
+        "transactions": commits.transactions,
+        "resent_transactions": commits.resent,
+        "async_lost": sidecar.calls.async_lost,
+        "forwarded_calls": sidecar.router.forwarded,
+        "sync": sync_view(sidecar),
+        "pulses": {member: runs for (member, _), runs in sorted(sidecar.monitor.seen.items())},
+        "clock": clock_view(sidecar.clock),
+        "trouble": sidecar.reconciler.trouble or mirror.trouble,
+    }
+    return view, state in (MemberState.READY, MemberState.UP)
+
+
+def sync_view(sidecar: Sidecar) -> dict[str, object]:
+    """How complete this member's copies are. ``lag_ms``: how long ago etcd last confirmed that they are current."""
+    replica, mirror, counters = sidecar.copies.replica, sidecar.copies.mirror, sidecar.recorder.counters
+    wanted = sidecar.pool.assigned() | frozenset(sidecar.owned.slots)
+    missing = sorted(wanted - replica.synced)
+    return {
+        "wanted": len(wanted),
+        "in_sync": len(wanted) - len(missing),
+        "missing": missing[:MAX_NAMED],
+        "lag_ms": round(mirror.silent_for * 1000),
+        "full_syncs": replica.copies,
+        "last_full_sync": replica.copied_at,
+        "gaps": max(mirror.resets - 1, 0),
+        "checked_slots": counters.checked,
+        "resyncs": counters.resyncs,
+    }

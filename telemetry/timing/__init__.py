@@ -1,0 +1,1 @@
+"""Pauses between retries, and durations as people write them."""

@@ -1,0 +1,282 @@
+"""Members without processes: the real parts of a sidecar on a real etcd, with plain objects for the network."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Any, cast
+
+from tests.harness.waiting import until
+from understudy.proxy.events.incarnation import Incarnation
+from understudy.proxy.events.recorder import Recorder
+from understudy.proxy.health.loop_lag import LoopLag
+from understudy.proxy.http.problems import Reply
+from understudy.proxy.member.identity import MemberIdentity
+from understudy.proxy.member.local_copies import LocalCopies
+from understudy.proxy.member.pool_view import Peer, PoolView
+from understudy.proxy.ownership.claims import Claimer
+from understudy.proxy.ownership.drain_reason import DrainState
+from understudy.proxy.ownership.etcd_contact import EtcdContact
+from understudy.proxy.ownership.handover import Handover
+from understudy.proxy.ownership.handover_pacing import HandoverPacing
+from understudy.proxy.ownership.owned_slots import OwnedSlots
+from understudy.proxy.ownership.pool_updates import PoolUpdates
+from understudy.proxy.ownership.read_deadline import ReadDeadline
+from understudy.proxy.ownership.slot_reconciler import SlotReconciler
+from understudy.proxy.ownership.takeovers import Takeovers
+from understudy.proxy.peers.peer_client import PeerClient
+from understudy.proxy.peers.peer_probe import PeerProbe
+from understudy.proxy.peers.peer_protocol import NotTaken, PeerDeclined, PeerRefused, ProbeResult
+from understudy.proxy.peers.predecessor_monitor import PredecessorMonitor
+from understudy.proxy.sessions.call import Call
+from understudy.proxy.sessions.creation import SessionKeys
+from understudy.proxy.sessions.owner_calls import OwnerCalls
+from understudy.proxy.sessions.routing import OwnerRouter
+from understudy.proxy.sessions.service import SessionService
+from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.etcd.informer import Informer
+from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.heartbeat.pulse import Pulses
+from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.ownership import FailoverLog
+from understudy.statesync.pool.pool_clock import PoolClock
+from understudy.statesync.pool.records import Member, MemberState, Owner, Table
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.sessions.commit import Committer
+from understudy.statesync.sessions.replica import Replica
+from understudy.statesync.sessions.request_log import RequestLog
+from understudy.telemetry.tracing import names
+from understudy.telemetry.tracing.setup import start_telemetry
+
+SLOTS = 4
+
+
+def view_of(me: str, pool: str = "cart", boot: str = "") -> PoolView:
+    """The pool as a member sees it that has not read it yet."""
+    return PoolView(MemberIdentity(me, boot or f"{me}1", PoolKeys(pool)))
+
+
+def probe_of(client: PeerClient, pool: PoolView | None = None) -> PeerProbe:
+    """Probes of a member that sees no pulses."""
+    pool = pool or view_of("a")
+    return PeerProbe(client, pool, LoopLag(), PredecessorMonitor(pool, Pulses(), lambda: None))
+
+
+def recorder_of(me: str, pool: str = "cart") -> Recorder:
+    """A recorder whose spans go nowhere."""
+    telemetry = start_telemetry(names.SERVICE_SIDECAR, me)
+    return Recorder(telemetry, pool, me, slowest=lambda _: 0.0, on_progress=lambda: None, going_down=lambda: False)
+
+
+class Network:
+    """The calls between members, made directly. Who is in ``dead`` refuses every connection."""
+
+    def __init__(self) -> None:
+        self.members: dict[str, LocalMember] = {}
+        self.dead: set[str] = set()
+
+    def _reach(self, peer: Peer) -> "LocalMember":
+        if peer.member in self.dead:
+            raise PeerRefused(peer.member, "connection refused")
+        return self.members[peer.member]
+
+    async def prepare(self, peer: Peer, slots: Sequence[int]) -> None:
+        replica = self._reach(peer).copies.replica
+        await asyncio.gather(*(replica.full_sync(slot) for slot in slots))
+
+    async def activate(self, peer: Peer, slots: Sequence[int], revision: int) -> tuple[dict[int, Owner], int]:
+        try:
+            taken = await self._reach(peer).handover.take(slots, revision)
+        except NotTaken as error:
+            raise PeerDeclined(peer.member, str(error)) from None
+        return {slot: at.record for slot, at in taken.items()}, taken[slots[0]].revision
+
+    async def forward(self, peer: Peer, method: str, key: str, **call: Any) -> Reply:
+        headers = {name.lower(): value for name, value in call["headers"].items()}
+        return await self._reach(peer).service.handle(Call(method, key, headers, call["body"], hop=True))
+
+    def patience(self, _member: str) -> float:
+        return 0.5
+
+    async def probe(self, peer: Peer, _boot: str | None = None, **_: object) -> ProbeResult:
+        return ProbeResult.GONE if peer.member in self.dead else ProbeResult.ALIVE
+
+
+class LocalMember:
+    """The parts of one member that own slots and answer session calls, put together as ``assembly`` does."""
+
+    def __init__(self, etcd: EtcdClient, pool: str, me: str, network: Network) -> None:
+        self.pool = view_of(me, pool)
+        self.keys, boot = self.pool.identity.keys, self.pool.identity.boot
+        self.owned, self.drain, contact, clock = OwnedSlots(), DrainState(self.pool), EtcdContact(), PoolClock()
+        replica, requests = Replica(etcd, self.keys), RequestLog(self.keys, me, boot)
+        self.updates = PoolUpdates(self.pool, replica, requests, self.owned, self.drain, Incarnation())
+        ranges = (*self.keys.without_sessions, prefix_range(self.keys.requests))
+        mirror = Informer(etcd, ranges, self.updates.apply, watched=(self.keys.everything,))
+        self.copies = LocalCopies(mirror, replica, requests)
+        self.recorder = recorder_of(me, pool)
+        self.reads = ReadDeadline(self.keys, etcd, contact, self.updates.apply, lambda: None)
+        client, probe = cast("PeerClient", network), cast("PeerProbe", network)
+        failovers, claiming = FailoverLog(self.keys, me), asyncio.Lock()
+        self.claimer = Claimer(self.pool, self.copies, etcd, self.owned, failovers, self.recorder)
+        self.handover = Handover(self.pool, self.copies, etcd, client, self.owned, failovers, self.recorder)
+        self.takeovers = Takeovers(
+            self.pool,
+            self.copies,
+            etcd,
+            probe,
+            self.claimer,
+            claiming,
+            contact,
+            self.drain,
+            self.updates,
+            self.recorder,
+        )
+        self.fault = ""
+        self.reconciler = SlotReconciler(
+            self.pool,
+            self.copies,
+            self.owned,
+            self.updates,
+            self.drain,
+            contact,
+            self.claimer,
+            self.handover,
+            self.takeovers,
+            claiming,
+            self.recorder,
+            lambda: self.fault,
+            HandoverPacing(0.0),
+        )
+        self.committer = Committer(etcd, self.keys, me, boot, requests)
+        calls = OwnerCalls(
+            self.pool,
+            self.copies,
+            etcd,
+            self.owned,
+            self.committer,
+            self.reads,
+            clock,
+            LoopLag(),
+            self.updates,
+            self.recorder,
+        )
+        self.router = OwnerRouter(self.pool, client, probe, self.takeovers)
+        self.answered: list[int] = []
+        self.service = SessionService(
+            self.pool,
+            self.owned,
+            self.updates,
+            calls,
+            self.router,
+            SessionKeys(self.pool, self.owned, etcd),
+            clock,
+            LoopLag(),
+            self.recorder,
+            lambda _call, reply: self.answered.append(reply.status),
+        )
+
+    async def call(self, method: str, key: str, body: str = "", **headers: str) -> Reply:
+        """A session call of this member's application."""
+        given = {name.replace("_", "-").lower(): value for name, value in headers.items()}
+        return await self.service.handle(Call(method, key, given, body.encode()))
+
+
+class LocalPool:
+    """Members of one pool, each with its watch, its read deadline and its group commit running."""
+
+    def __init__(self, etcd: EtcdClient, name: str, stack: AsyncExitStack, takeover: str) -> None:
+        self.etcd = etcd
+        self.name = name
+        self.keys = PoolKeys(name)
+        self.network = Network()
+        self.takeover = takeover
+        self._stack = stack
+        self._generation = 0
+
+    def __getitem__(self, member: str) -> LocalMember:
+        return self.network.members[member]
+
+    async def join(self, *members: str) -> None:
+        """Have members in the pool; their reconcilers do not run."""
+        spec = PoolSpec(pool=self.name, slots=SLOTS, takeover=cast("Any", self.takeover))
+        await self.etcd.put(self.keys.spec, spec.encode())
+        for name in members:
+            record = Member(name, f"{name}1", "127.0.0.1:1", "127.0.0.1:2", MemberState.UP)
+            await self.etcd.put(self.keys.member(name), record.encode())
+            member = self.network.members[name] = LocalMember(self.etcd, self.name, name, self.network)
+            for part in (member.copies.mirror.run(), member.reads.run(), member.committer.run()):
+                await self.run(part)
+        for name in members:
+            await self[name].copies.mirror.synced.wait()
+            await until(partial(self._sees, self[name], members), what=f"{name} sees the others")
+
+    @staticmethod
+    def _sees(member: LocalMember, others: Sequence[str]) -> bool:
+        return set(others) <= set(member.pool.state.members)
+
+    async def run(self, part: Any) -> asyncio.Task[None]:
+        """Run a part of a member until the pool ends."""
+        task = asyncio.create_task(part)
+
+        async def end() -> None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        self._stack.push_async_callback(end)
+        return task
+
+    async def assign(self, *order: str, lost: Mapping[str, Any] | None = None) -> None:
+        """Write a table with this order for every slot, and wait until all members have it."""
+        self._generation += 1
+        table = Table(self._generation, (order,) * SLOTS, dict(lost or {}))
+        await self.etcd.put(self.keys.table, table.encode())
+        await self._everybody(lambda member: member.pool.view().table == table, "has the table")
+
+    async def give(self, me: str, *order: str) -> LocalMember:
+        """Have a member own every slot, by its own claim, and the members of ``order`` hold them."""
+        await self.assign(me, *order)
+        member = self[me]
+        await member.reconciler._hold()
+        await member.reconciler._claim_free()
+        assert sorted(member.owned.open_slots()) == list(range(SLOTS))
+        await self._everybody(lambda one: all(owner == me for owner in owners(one).values()), "knows the owners")
+        return member
+
+    async def _everybody(self, condition: Any, what: str) -> None:
+        for name, member in self.network.members.items():
+            await until(partial(condition, member), what=f"{name} {what}")
+
+    async def kill(self, name: str) -> None:
+        """A member refuses connections from now on, and its record is gone."""
+        self.network.dead.add(name)
+        await self.etcd.delete(self.keys.member(name))
+        living = [m for n, m in self.network.members.items() if n != name]
+        await until(lambda: all(name not in m.pool.state.members for m in living), what="its record is gone")
+
+    async def record(self, slot: int) -> Owner:
+        """The owner record of a slot, as etcd has it."""
+        kv = await self.etcd.get(self.keys.owner(slot))
+        assert kv is not None
+        return Owner.decode(kv.value)
+
+
+def owners(member: LocalMember) -> dict[int, str]:
+    """Who owns which slot, as a member sees it."""
+    view = member.pool.view()
+    found = {slot: view.owner(slot) for slot in range(SLOTS)}
+    return {slot: owner.active if owner else "" for slot, owner in found.items()}
+
+
+@asynccontextmanager
+async def local_pool(etcd: EtcdClient, name: str, *members: str, takeover: str = "fast") -> AsyncIterator[LocalPool]:
+    """A pool whose members run in this very process."""
+    async with AsyncExitStack() as stack:
+        pool = LocalPool(etcd, name, stack, takeover)
+        await pool.join(*members)
+        yield pool
+
+
+def headers_of(reply: Reply) -> dict[str, str]:
+    """The headers of a reply, by lower-case name."""
+    return {name.lower(): value for name, value in reply.headers.items()}

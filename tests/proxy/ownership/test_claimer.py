@@ -1,0 +1,147 @@
+"""The claimer: one winner for each slot, caught up before the first answer, and nothing won on a guess."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+import pytest_asyncio
+
+from tests.harness.waiting import stays, until
+from tests.proxy.members import SLOTS, LocalPool, local_pool
+from understudy.proxy.events.cause import Cause
+from understudy.proxy.ownership import claims
+from understudy.statesync.etcd.client import EtcdClient, OutcomeUnknown
+from understudy.statesync.etcd.informer import InformerBatch
+from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.pool.records import Failover
+
+ALL = list(range(SLOTS))
+
+
+@pytest_asyncio.fixture
+async def pool(client: EtcdClient, pool_name: str) -> AsyncIterator[LocalPool]:
+    async with local_pool(client, pool_name, "a", "b") as pool:
+        yield pool
+
+
+def taking_over(pool: LocalPool, me: str, member: str) -> Cause:
+    trace = pool[me].pool.takeover_of(member, f"{member}1")
+    return Cause(f"{member} lost: connection refused", trace, source=member)
+
+
+async def test_a_claimed_slot_takes_no_call_before_it_is_opened(pool: LocalPool) -> None:
+    a = pool["a"]
+    won = await a.claimer.win(a.pool.view(), ALL, Cause("first owner"))
+
+    assert a.owned.preparing == frozenset(ALL)
+    assert a.owned.open_slots() == []
+    assert await a.claimer.open(won) == ALL
+    assert a.owned.open_slots() == ALL
+    assert a.copies.replica.synced == frozenset(ALL)
+    assert (await pool.record(0)).epoch == 1
+
+
+async def test_of_two_claimants_with_the_same_view_one_wins_and_the_other_learns_who(pool: LocalPool) -> None:
+    a, b = pool["a"], pool["b"]
+    view = b.pool.view()
+    stale = replace(view, owners=dict(view.owners))
+    won = await a.claimer.win(a.pool.view(), ALL, Cause("first owner"))
+    lost = await b.claimer.win(stale, ALL, Cause("first owner"))
+
+    assert lost.claims == []
+    assert await b.claimer.open(lost) == []
+    assert len(b.owned) == 0
+    assert {at.record.active for at in b.pool.state.owners.values()} == {"a"}
+    assert await a.claimer.open(won) == ALL
+
+
+async def test_what_the_dead_owner_wrote_last_is_there_before_the_first_answer(
+    pool: LocalPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await pool.give("a", "b"), pool["b"]
+    await b.reconciler._hold()
+    held_back: list[InformerBatch] = []
+    hand_over = b.copies.mirror._hand_over
+    monkeypatch.setattr(b.copies.mirror, "_hand_over", held_back.append)
+    monkeypatch.setattr(claims, "WATCH_TIMEOUT", 20.0)
+    assert (await a.call("PUT", "k", "last")).status == 201
+
+    won = await b.claimer.win(b.pool.view(), ALL, taking_over(pool, "b", "a"))
+    assert won.marker is not None
+    opening = asyncio.create_task(b.claimer.open(won))
+    await until(lambda: any(b.keys.commit("a") in str(batch) for batch in held_back), what="the write is on its way")
+    await stays(lambda: not opening.done() and not b.owned.open_slots(), 0.3, "no slot is opened before")
+    for batch in held_back:
+        hand_over(batch)
+
+    assert await opening == ALL
+    assert (await b.call("GET", "k")).body == b"last"
+    assert (await pool.record(0)).epoch == 2
+    assert (b.recorder.counters.takeovers, b.recorder.counters.taken_over) == (1, SLOTS)
+    assert b.recorder.audit.next_audit() == 0
+
+
+async def test_a_watch_that_lags_behind_is_made_up_for_by_reading_etcd(
+    pool: LocalPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await pool.give("a", "b"), pool["b"]
+    await b.reconciler._hold()
+    monkeypatch.setattr(b.copies.mirror, "_hand_over", lambda _: None)
+    assert (await a.call("PUT", "k", "unseen", Idempotency_Key="once")).status == 201
+
+    won = await b.claimer.win(b.pool.view(), ALL, taking_over(pool, "b", "a"))
+    assert await b.claimer.open(won) == ALL
+
+    assert (await b.call("GET", "k")).body == b"unseen"
+    assert len(b.copies.requests) == 1
+
+
+async def test_a_claim_whose_answer_was_lost_is_found_to_have_won(
+    pool: LocalPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, sent = pool["a"], []
+    txn = a.claimer._etcd.txn
+
+    async def losing_the_first_answer(*args: object, **options: object) -> object:
+        result = await txn(*args, **options)  # type: ignore[arg-type]
+        sent.append(result)
+        if len(sent) == 1:
+            raise OutcomeUnknown("txn", "127.0.0.1:1", "the connection broke")
+        return result
+
+    monkeypatch.setattr(a.claimer._etcd, "txn", losing_the_first_answer)
+    won = await a.claimer.win(a.pool.view(), ALL, Cause("first owner"))
+
+    assert [c.slot for c in won.claims] == ALL
+    assert [result.succeeded for result in sent] == [True, False]  # type: ignore[attr-defined]
+    assert (await pool.record(0)).epoch == 1
+
+
+async def test_the_failover_record_names_the_slots_that_were_won(pool: LocalPool) -> None:
+    await pool.give("a", "b")
+    b = pool["b"]
+    await b.claimer.open(await b.claimer.win(b.pool.view(), [0, 2], taking_over(pool, "b", "a")))
+
+    (record,) = [Failover.decode(kv.value) for kv in (await pool.etcd.range(prefix_range(pool.keys.failovers))).kvs]
+    assert (record.source, record.to, record.planned) == ("a", "b", False)
+    assert (record.slots, record.epochs) == ((0, 2), (2, 2))
+
+
+@pytest.mark.parametrize(("takeover", "given", "waits"), [("lease", False, 1), ("lease", True, 0), ("fast", False, 0)])
+async def test_only_a_lease_takeover_waits_for_the_old_owners_reads(
+    client: EtcdClient, pool_name: str, monkeypatch: pytest.MonkeyPatch, takeover: str, given: bool, waits: int
+) -> None:
+    waited = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    async with local_pool(client, pool_name, "a", "b", takeover=takeover) as pool:
+        await pool.give("a", "b")
+        b = pool["b"]
+        won = await b.claimer.win(b.pool.view(), ALL, taking_over(pool, "b", "a"))
+        with monkeypatch.context() as patch:
+            patch.setattr("understudy.proxy.ownership.claims.asyncio.sleep", sleep)
+            await b.claimer.open(won, given=given)
+    assert len([seconds for seconds in waited if seconds > 1]) == waits

@@ -1,0 +1,182 @@
+"""The handover, both sides in one process: nothing is lost, the target wins by one transaction, failures are undone."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.harness.waiting import until
+from tests.proxy.members import SLOTS, LocalMember, LocalPool, local_pool
+from understudy.proxy.member.pool_view import Peer
+from understudy.proxy.ownership.handover import HandoverFailed
+from understudy.proxy.ownership.owned_slots import NotMine
+from understudy.proxy.peers.peer_protocol import NotTaken
+from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.pool.ownership import start_handover
+from understudy.statesync.pool.records import Phase
+from understudy.statesync.pool.slots import slot_of
+
+ALL = list(range(SLOTS))
+
+
+@pytest_asyncio.fixture
+async def pool(client: EtcdClient, pool_name: str) -> AsyncIterator[LocalPool]:
+    async with local_pool(client, pool_name, "a", "b") as pool:
+        yield pool
+
+
+async def give(owner: LocalMember, *slots: int) -> None:
+    await owner.handover.give(slots or ALL, "b", cause="drain", trace=None)
+
+
+async def test_the_target_owns_the_slots_with_the_next_epochs_and_all_sessions(pool: LocalPool) -> None:
+    a, b = await pool.give("a", "b"), pool["b"]
+    assert (await a.call("PUT", "k", "kept")).status == 201
+
+    await give(a)
+
+    assert len(a.owned) == 0
+    assert sorted(b.owned.open_slots()) == ALL
+    record = await pool.record(0)
+    assert (record.active, record.boot, record.epoch, record.phase) == ("b", "b1", 2, Phase.STABLE)
+    assert (await b.call("GET", "k")).body == b"kept"
+    assert (a.recorder.counters.given, b.recorder.counters.received) == (SLOTS, SLOTS)
+
+
+async def test_a_call_that_waits_at_the_gate_goes_to_the_target(
+    pool: LocalPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await pool.give("a", "b"), pool["b"]
+    closed, go_on = asyncio.Event(), asyncio.Event()
+    activate = pool.network.activate
+
+    async def held(peer: Peer, slots: list[int], revision: int) -> object:
+        closed.set()
+        await go_on.wait()
+        return await activate(peer, slots, revision)
+
+    monkeypatch.setattr(pool.network, "activate", held)
+    handover = asyncio.create_task(give(a))
+    await closed.wait()
+    waiting = asyncio.create_task(a.call("PUT", "k", "late"))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    go_on.set()
+    await handover
+
+    reply = await waiting
+    assert (reply.status, reply.headers["Understudy-Served-By"]) == (201, "b")
+    assert (await b.call("GET", "k")).body == b"late"
+
+
+async def test_reads_go_on_behind_the_closed_gate_and_end_before_the_target_is_asked(
+    pool: LocalPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await pool.give("a", "b")
+    await a.call("PUT", "k", "kept")
+    slot, seen = slot_of("k", SLOTS), []
+
+    async def looking_at_the_gate(*_: object) -> None:
+        seen.append(("asked", a.owned.enter_to_read(slot)))
+        raise TimeoutError
+
+    replace_records = a.handover._replace_records
+
+    async def looking_before_the_fence(*args: object) -> int:
+        owned = a.owned.enter_to_read(slot)
+        seen.append(("fencing", owned))
+        if owned:
+            owned.leave()
+        return await replace_records(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pool.network, "activate", looking_at_the_gate)
+    monkeypatch.setattr(a.handover, "_replace_records", looking_before_the_fence)
+    with pytest.raises(HandoverFailed):
+        await give(a, slot)
+    assert [(when, owned is not None) for when, owned in seen[:2]] == [("fencing", True), ("asked", False)]
+
+
+async def test_a_target_that_refuses_gets_nothing_and_the_owner_serves_on_under_new_epochs(
+    pool: LocalPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await pool.give("a", "b"), pool["b"]
+
+    async def refusing(*_: object) -> None:
+        raise NotTaken("not today")
+
+    monkeypatch.setattr(b.handover, "take", refusing)
+    with pytest.raises(HandoverFailed, match="not today"):
+        await give(a)
+
+    assert sorted(a.owned.open_slots()) == ALL
+    record = await pool.record(0)
+    assert (record.active, record.epoch, record.phase) == ("a", 2, Phase.STABLE)
+    assert (await a.call("PUT", "k", "served")).status == 201
+    assert a.recorder.counters.refused == SLOTS
+
+
+async def test_an_answer_that_comes_too_late_leaves_the_slots_with_the_target(
+    pool: LocalPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await pool.give("a", "b"), pool["b"]
+    activate = pool.network.activate
+
+    async def answer_lost(peer: Peer, slots: list[int], revision: int) -> object:
+        await activate(peer, slots, revision)
+        raise TimeoutError
+
+    monkeypatch.setattr(pool.network, "activate", answer_lost)
+    with pytest.raises(HandoverFailed):
+        await give(a)
+
+    assert len(a.owned) == 0
+    assert sorted(b.owned.open_slots()) == ALL
+    assert (await pool.record(0)).active == "b"
+
+
+async def test_a_slot_whose_call_does_not_end_stays_and_the_others_go(pool: LocalPool) -> None:
+    a = await pool.give("a", "b")
+    busy = await a.owned.enter(1)
+    with pytest.raises(HandoverFailed, match="slot 1 to b: calls under way did not end in time"):
+        await give(a)
+    busy.leave()
+    assert a.owned.open_slots() == [1]
+    assert [(await pool.record(slot)).active for slot in ALL] == ["b", "a", "b", "b"]
+
+
+async def test_a_slot_that_somebody_claimed_meanwhile_is_lost_and_not_handed_over(pool: LocalPool) -> None:
+    a = await pool.give("a", "b")
+    record = await pool.record(2)
+    await pool.etcd.put(pool.keys.owner(2), record.encode())  # the same content at another revision: not our record
+    await until(lambda: a.pool.state.owners[2].revision > a.owned.get(2).fence, what="the watch has brought it")  # type: ignore[union-attr]
+    with pytest.raises(HandoverFailed, match="somebody else has claimed a slot"):
+        await give(a)
+    assert sorted(a.owned.slots) == [0, 1, 3]
+    with pytest.raises(NotMine):
+        await a.owned.enter(2)
+
+
+async def test_the_target_takes_only_what_is_left_to_it_at_that_very_revision(pool: LocalPool) -> None:
+    a, b = await pool.give("a", "b"), pool["b"]
+    fenced = start_handover(await pool.record(0), "b", cause="drain", traceparent="", now=1.0)
+    revision = (await pool.etcd.put(pool.keys.owner(0), fenced.encode())) or 0
+    with pytest.raises(NotTaken, match=f"no handover to b stands at revision {revision - 1}"):
+        await b.handover.take([0], revision - 1)
+    with pytest.raises(NotTaken, match="no handover to b stands"):
+        await b.handover.take([1], a.owned.get(1).fence)  # type: ignore[union-attr]
+    assert len(b.owned) == 0
+    taken = await b.handover.take([0], revision)
+    assert taken[0].record.epoch == fenced.epoch + 1
+    assert b.owned.open_slots() == [0]
+
+
+async def test_a_handover_that_nobody_carries_out_any_more_is_undone(pool: LocalPool) -> None:
+    a = await pool.give("a", "b")
+    fenced = start_handover(await pool.record(0), "b", cause="drain", traceparent="", now=1.0)
+    revision = (await pool.etcd.put(pool.keys.owner(0), fenced.encode())) or 0
+    await until(lambda: a.pool.state.owners[0].revision == revision, what="the owner has seen it")
+    await a.handover.undo_stale(0)
+    record = await pool.record(0)
+    assert (record.active, record.epoch, record.phase) == ("a", fenced.epoch + 1, Phase.STABLE)
+    assert 0 in a.owned.open_slots()

@@ -1,0 +1,45 @@
+"""What Envoy is to know of a pool, before it is made into Envoy's resources.
+
+Apart from :mod:`understudy.xds.envoy.resources`, which makes them, since importing Envoy's message classes takes long.
+"""
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from understudy.statesync.pool.spec import PoolSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a member's application listens, and its sidecar's health port (``check``), if Envoy is to ask that.
+
+    Addresses are IP addresses: Envoy resolves no names in EDS and would refuse the whole assignment.
+    Raises ``ValueError`` otherwise.
+    """
+
+    address: str
+    port: int
+    healthy: bool = True
+    check: tuple[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        for address, port in ((self.address, self.port), *((self.check,) if self.check else ())):
+            ipaddress.ip_address(address)
+            if not 0 < port < 65536:
+                raise ValueError(f"{port} is not a port number")
+
+
+@dataclass(frozen=True, slots=True)
+class PoolView:
+    """What Envoy is to know of a pool.
+
+    ``orders`` has for each slot the members in order, active first; empty as a whole while there is no
+    table. Names that are not in ``members`` are left out of the orders. ``late``: most members are so busy that an
+    answer that has not come says nothing of who was asked.
+    """
+
+    spec: PoolSpec
+    members: Mapping[str, Endpoint]
+    orders: Sequence[tuple[str, ...]]
+    late: bool = False
