@@ -13,9 +13,9 @@ from functools import partial
 from tests.faults.pool import (
     FaultMember,
     FaultPool,
+    FaultProgram,
     Ground,
     KilledEtcd,
-    Program,
     control_command,
     sidecar_command,
 )
@@ -108,12 +108,12 @@ class Namespaces(Ground):
         way_in = await self._way_in(stack, name, API)
         return FaultMember(name, [*self.net.inside(name), *command], pool.home / f"{name}.log", api=way_in.address)
 
-    async def control(self, pool: FaultPool, stack: contextlib.AsyncExitStack, name: str) -> Program:
+    async def control(self, pool: FaultPool, stack: contextlib.AsyncExitStack, name: str) -> FaultProgram:
         """A control server, not started yet."""
         host = self.net.addresses[name]
         flags = ("--grpc", f"{host}:{GRPC}", "--http", f"127.0.0.1:{HTTP}", "--insecure")
         command = control_command(pool, name, *flags, etcds=self._addresses(pool))
-        return Program(name, [*self.net.inside(name), *command], pool.home / f"{name}.log")
+        return FaultProgram(name, [*self.net.inside(name), *command], pool.home / f"{name}.log")
 
     async def front(self, pool: FaultPool, stack: contextlib.AsyncExitStack, name: str) -> str:
         """A front Envoy with all control servers, started; the test's way to where it takes requests."""
@@ -123,7 +123,7 @@ class Namespaces(Ground):
             *("--pool", pool.name, "--listen", f"127.0.0.1:{LISTEN}", "--concurrency", "1"),
             *(part for control in controls for part in ("--control", control)),
         ]
-        envoy = Program(name, command, pool.home / f"{name}.log")
+        envoy = FaultProgram(name, command, pool.home / f"{name}.log")
         stack.callback(envoy.kill)
         envoy.start()
         return (await self._way_in(stack, name, LISTEN)).address

@@ -11,7 +11,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -27,9 +26,10 @@ from tests.faults.history import OwnerChange
 from tests.harness.cable import Cable, cable_to
 from tests.harness.clock import WallClock
 from tests.harness.etcd import EtcdServer
-from tests.harness.forkserver import forked
 from tests.harness.netns import Network
+from tests.harness.places import ROOT
 from tests.harness.processes import bound_to
+from tests.harness.programs import Program
 from tests.harness.sockets import has_socket, inode_of_connection
 from tests.harness.waiting import free_port, until
 from understudy.deploy.inspect.converged import not_converged
@@ -42,7 +42,6 @@ from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_reader import parse_spec
 
-ROOT = Path(__file__).parents[2]
 DEBIAN_ETCD = Path("/usr/bin/etcd")
 
 SIDECAR = """
@@ -88,56 +87,22 @@ class KilledEtcd(EtcdServer):
             )
 
 
-@dataclass
-class Program:
-    """A process of the pool that can be killed, frozen and started again. Its log goes on over restarts.
+@dataclass(eq=False)
+class FaultProgram(Program):
+    """A process of the pool. ``to_etcd`` are its cables to each etcd."""
 
-    ``to_etcd`` are its cables to each etcd.
-    """
-
-    name: str
-    command: list[str]
-    log: Path
     to_etcd: list[Cable] = field(default_factory=list)
-    environment: dict[str, str] = field(default_factory=dict)
-    process: subprocess.Popen[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        self.environment = {"OTEL_SDK_DISABLED": "true", "PYTHONPATH": str(ROOT), **self.environment}
 
     def option(self, name: str) -> str:
         """The value of an option of its command line."""
         return self.command[self.command.index(name) + 1]
 
-    @property
-    def runs(self) -> bool:
-        """Whether it has not ended."""
-        return self.process is not None and self.process.poll() is None
 
-    def start(self, **environment: str) -> None:
-        """Start it (again), with these variables besides its usual ones."""
-        usual = {**os.environ, "OTEL_SDK_DISABLED": "true", "PYTHONPATH": str(ROOT)}
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                forked(self.command),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=ROOT,
-                env={**usual, **self.environment, **environment},
-            )
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send it a signal, if it still runs."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(number)
-
-    def kill(self) -> None:
-        """``kill -9``."""
-        if self.process is not None:
-            self.signal(signal.SIGKILL)
-            self.process.wait()
-
-
-@dataclass
-class FaultMember(Program):
+@dataclass(eq=False)
+class FaultMember(FaultProgram):
     """A sidecar: ``api`` for its application, the cable of its peers, and its wall clock if that can be set."""
 
     api: str = ""
@@ -155,7 +120,7 @@ class FaultPool:
         self.home = home
         self.keys = PoolKeys(name)
         self.etcds: list[EtcdServer] = []
-        self.controls: list[Program] = []
+        self.controls: list[FaultProgram] = []
         self.members: dict[str, FaultMember] = {}
         self.network: Network | None = None
         self.owner_changes: list[OwnerChange] = []
@@ -301,14 +266,14 @@ class Ground:
             advertise=from_peers.address,
             etcd=[cable.address for cable in cables],
         )
-        return FaultMember(name, command, pool.home / f"{name}.log", cables, api=api, from_peers=from_peers)
+        return FaultMember(name, command, pool.home / f"{name}.log", to_etcd=cables, api=api, from_peers=from_peers)
 
-    async def control(self, pool: "FaultPool", stack: contextlib.AsyncExitStack, name: str) -> Program:
+    async def control(self, pool: "FaultPool", stack: contextlib.AsyncExitStack, name: str) -> FaultProgram:
         """A control server, not started yet."""
         cables = [await stack.enter_async_context(cable_to(etcd.endpoint)) for etcd in pool.etcds]
         grpc, http = (f"127.0.0.1:{free_port()}" for _ in range(2))
         command = control_command(pool, name, "--grpc", grpc, "--http", http, etcds=[c.address for c in cables])
-        return Program(name, command, pool.home / f"{name}.log", cables)
+        return FaultProgram(name, command, pool.home / f"{name}.log", to_etcd=cables)
 
     async def _application(self, stack: contextlib.AsyncExitStack) -> str:
         """What stands for an application: it answers its health path."""

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from tests.faults.judged import Caller
-from tests.faults.pool import DEBIAN_ETCD, FaultPool, Ground, Program, fault_pool
+from tests.faults.pool import DEBIAN_ETCD, FaultPool, FaultProgram, Ground, fault_pool
 from tests.faults.test_faults import NO_SAFE_ETCD
 from tests.harness.commands import ask
 from tests.harness.waiting import free_port, until
@@ -39,7 +39,7 @@ def unable() -> str:
 class SmallDisk(Ground):
     """The control server's traces are on a disk of their own."""
 
-    async def control(self, pool: FaultPool, stack: contextlib.AsyncExitStack, name: str) -> Program:
+    async def control(self, pool: FaultPool, stack: contextlib.AsyncExitStack, name: str) -> FaultProgram:
         program = await super().control(pool, stack, name)
         disk = pool.home / "disk"
         disk.mkdir()

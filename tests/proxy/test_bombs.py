@@ -29,4 +29,4 @@ async def test_bombs_cost_a_sidecar_and_a_control_server_nothing(tmp_path: Path)
             ):
                 await require_unharmed(target)
         finally:
-            await controls.close()
+            controls.close()

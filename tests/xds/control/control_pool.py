@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -14,7 +13,7 @@ from typing import Any
 import aiohttp
 
 from tests.harness.etcd import EtcdServer, running_etcd
-from tests.harness.forkserver import forked
+from tests.harness.programs import Program
 from tests.harness.waiting import free_port, until
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.keys import PoolKeys
@@ -25,44 +24,13 @@ POOL = "cart"
 SLOTS = 32
 
 
-class Process:
-    """A child process whose end is certain."""
-
-    def __init__(self, module: str, settings: dict[str, Any], log: Path) -> None:
-        self.module, self.settings, self.log = module, settings, log
-        self.process: asyncio.subprocess.Process | None = None
-
-    async def start(self) -> None:
-        command = [sys.executable, "-m", self.module, json.dumps(self.settings)]
-        with self.log.open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                *forked(command),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=log,
-            )
-
-    def send(self, signum: signal.Signals) -> None:
-        assert self.process is not None
-        if self.process.returncode is None:
-            self.process.send_signal(signum)
-
-    async def kill(self) -> None:
-        self.send(signal.SIGKILL)
-        await self.ended()
-
-    async def ended(self) -> int:
-        assert self.process is not None
-        return await asyncio.wait_for(self.process.wait(), 40)
-
-
-class SimulatedMember(Process):
+class SimulatedMember(Program):
     """A member: its process, and its records in etcd, which the test writes for it."""
 
     def __init__(self, pool: "ControlPool", name: str) -> None:
-        self.pool, self.name, self.boots = pool, name, 0
+        self.pool, self.boots = pool, 0
         self.record = Member(name, "", f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}")
-        super().__init__("tests.xds.control.simulated_member", {}, pool.home / f"{name}.log")
+        super().__init__(name, [], pool.home / f"{name}.log", piped=True)
 
     @property
     def boot(self) -> str:
@@ -77,7 +45,7 @@ class SimulatedMember(Process):
     async def begin(self, state: MemberState) -> None:
         """Start the process."""
         self.boots += 1
-        self.settings = {
+        settings = {
             "pool": POOL,
             "member": self.name,
             "boot": self.boot,
@@ -85,10 +53,9 @@ class SimulatedMember(Process):
             "controls": [control.grpc for control in self.pool.controls.values()],
             "state": state,
         }
-        await self.start()
-        assert self.process is not None
-        assert self.process.stdout is not None
-        assert await asyncio.wait_for(self.process.stdout.readline(), 40) == b"ready\n", self.log.read_text()
+        self.command = [sys.executable, "-m", "tests.xds.control.simulated_member", json.dumps(settings)]
+        self.start()
+        await self.answers("ready")
 
     async def register(self, state: MemberState) -> None:
         self.record = replace(self.record, boot=self.boot, state=state)
@@ -98,12 +65,9 @@ class SimulatedMember(Process):
         """What etcd does when the member's lease expires."""
         await self.pool.client.delete(self.pool.keys.member(self.name))
 
-    async def say(self, state: MemberState, reason: str = "") -> None:
+    def is_now(self, state: MemberState, reason: str = "") -> None:
         """From now on its beats tell this state; its record does not."""
-        assert self.process is not None
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{state} {reason}\n".encode())
-        await self.process.stdin.drain()
+        self.say(f"{state} {reason}")
 
     async def claim(self, *slots: int, table: Table | None = None) -> None:
         """Write itself into owner records, whoever they name; with the ``table`` that asked for it, in its trace."""
@@ -120,33 +84,38 @@ class SimulatedMember(Process):
             if count:
                 await self.tell({"trace": trace.split("-")[1], "slots": count})
 
-    async def answered(self, traceparent: str) -> None:
+    async def has_answered(self, traceparent: str) -> None:
         """From now on its beats tell that it has answered this request; the first of them is on its way by then."""
-        assert self.process is not None
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{traceparent}\n".encode())
-        await self.process.stdin.drain()
-        assert await asyncio.wait_for(self.process.stdout.readline(), 40) == b"told\n"
+        self.say(traceparent)
+        await self.answers("told")
 
     async def tell(self, claim: dict[str, Any]) -> None:
         """From now on its beats tell of this claim, made and served just now; see ``ClaimReport`` for the fields."""
-        assert self.process is not None
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{json.dumps(claim)}\n".encode())
-        await self.process.stdin.drain()
-        assert await asyncio.wait_for(self.process.stdout.readline(), 40) == b"told\n"
+        self.say(json.dumps(claim))
+        await self.answers("told")
 
 
-class Control(Process):
+class Control(Program):
     """A control server."""
 
     def __init__(self, pool: "ControlPool", name: str) -> None:
-        self.name = name
         self.grpc, self.http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-        settings = {"pool": POOL, "name": name, "etcd": pool.etcd.endpoints, "grpc": self.grpc, "http": self.http}
-        super().__init__("tests.xds.control.control_process", settings, pool.home / f"{name}.log")
+        self.settings: dict[str, Any] = {
+            "pool": POOL,
+            "name": name,
+            "etcd": pool.etcd.endpoints,
+            "grpc": self.grpc,
+            "http": self.http,
+        }
+        super().__init__(name, [], pool.home / f"{name}.log")
+
+    def start(self, **environment: str) -> None:
+        """Start it (again), with its settings as they are now."""
+        self.command = self.command_line()
+        super().start(**environment)
+
+    def command_line(self) -> list[str]:
+        return [sys.executable, "-m", "tests.xds.control.control_process", json.dumps(self.settings)]
 
     async def ask(self, path: str) -> Any:
         async with aiohttp.ClientSession() as session, session.get(f"http://{self.http}{path}") as answer:
@@ -197,7 +166,7 @@ class ControlPool:
     async def control(self, name: str = "control-1", **settings: Any) -> Control:
         control = self.controls[name] = Control(self, name)
         control.settings |= settings
-        await control.start()
+        control.start()
         return control
 
     def member(self, name: str) -> SimulatedMember:
@@ -228,11 +197,9 @@ class ControlPool:
             mine = [slot for slot, order in enumerate(seen.table.orders) if order[:1] == (name,)]
             await member.claim(*mine, table=seen.table)
 
-    async def close(self) -> None:
-        processes = [*self.controls.values(), *self.members.values()]
-        for process in processes:
-            if process.process is not None:
-                await process.kill()
+    def close(self) -> None:
+        for program in (*self.controls.values(), *self.members.values()):
+            program.kill()
 
 
 @contextlib.asynccontextmanager
@@ -244,4 +211,4 @@ async def control_pool(home: Path) -> AsyncIterator[ControlPool]:
             await pool.apply(PoolSpec(pool=POOL, slots=SLOTS))
             yield pool
         finally:
-            await pool.close()
+            pool.close()

@@ -96,7 +96,7 @@ async def test_there_is_no_table_without_a_spec_and_none_for_members_that_only_s
     assert actives(seen.table) == {"cart-1": SLOTS}
 
     await starting.register(MemberState.READY)
-    await starting.say(MemberState.READY)
+    starting.is_now(MemberState.READY)
     await pool.table_with(lambda table: actives(table)["cart-2"] >= SLOTS // 2 - 1, "the second member has its share")
 
 
@@ -106,7 +106,7 @@ async def test_a_killed_member_is_lost_in_table_and_endpoints_and_only_its_slots
     async with connected(control.grpc, POOL) as node:
         assert node.healthy("cart-1") is True
         told = len(node.seen)
-        await first.kill()
+        first.kill()
         await until(lambda: node.healthy("cart-1") is False, what="the endpoint is unhealthy")
         after = await trio.table_with(lost("cart-1"), "the table names it lost")
         await until(lambda: all("cart-1" not in order for order in node.orders()), what="routes without it")
@@ -127,7 +127,7 @@ async def test_a_killed_member_is_lost_in_table_and_endpoints_and_only_its_slots
 async def test_claims_that_follow_a_death_change_nothing_for_envoy(trio):
     control, (first, *_) = trio.controls["control-1"], trio.members.values()
     async with connected(control.grpc, POOL) as node:
-        await first.kill()
+        first.kill()
         after = await trio.table_with(lost("cart-1"), "the table names it lost")
         await until(lambda: node.orders() == list(after.table.orders), what="routes as the table has them")
         routes = node.seen.count("RDS")
@@ -152,7 +152,7 @@ async def test_envoy_is_sent_to_the_owner_whatever_the_table_wishes(trio):
 async def test_what_a_beat_says_acts_before_the_record_does(trio):
     control, first = trio.controls["control-1"], trio.members["cart-1"]
     async with connected(control.grpc, POOL) as node:
-        await first.say(MemberState.DOWN)
+        first.is_now(MemberState.DOWN)
         await until(lambda: node.healthy("cart-1") is False, what="the endpoint is unhealthy")
         after = await trio.table_with(lambda table: not actives(table)["cart-1"], "its slots go to others")
 
@@ -163,7 +163,7 @@ async def test_what_a_beat_says_acts_before_the_record_does(trio):
 async def test_a_draining_member_serves_until_it_owns_nothing(trio):
     control, first = trio.controls["control-1"], trio.members["cart-1"]
     async with connected(control.grpc, POOL) as node:
-        await first.say(MemberState.DRAINING)
+        first.is_now(MemberState.DRAINING)
         after = await trio.table_with(lambda table: not actives(table)["cart-1"], "its slots go to others")
         assert await state_of(control, "cart-1") == "DRAINING"
         assert node.healthy("cart-1") is True
@@ -176,7 +176,7 @@ async def test_the_last_members_stay_in_although_their_checks_fail(trio):
     before = await trio.table()
     async with connected(control.grpc, POOL) as node:
         for member in trio.members.values():
-            await member.say(MemberState.DOWN)
+            member.is_now(MemberState.DOWN)
 
         async def all_down() -> bool:
             return {await state_of(control, name) for name in trio.members} == {"DOWN"}
@@ -195,14 +195,14 @@ async def test_a_second_control_server_steps_in_with_the_same_table_and_versions
     before = await trio.table()
     async with connected(first.grpc, POOL) as here, connected(second.grpc, POOL) as there:
         assert here.versions == there.versions
-        await first.kill()
+        first.kill()
         del trio.controls["control-1"]
         await until(second.leads, 40, "the second one leads")
         told = list(there.seen)
         dead = trio.members["cart-3"]
         assert await trio.table() == before
 
-        await dead.kill()
+        dead.kill()
         after = await trio.table_with(lost("cart-3"), "the new leader writes tables")
         assert after.table.generation == before.table.generation + 1
         assert "EDS" in told
@@ -213,7 +213,7 @@ async def test_a_leader_that_is_told_to_stop_hands_over_at_once(pool):
     first = pool.controls["control-1"]
     second = await pool.control("control-2")
     await second.ready()
-    first.send(signal.SIGTERM)
+    first.signal(signal.SIGTERM)
 
     await until(second.leads, 40, "the second one leads long before the first one's lease could expire")
     assert await first.ended() == 0
@@ -227,10 +227,10 @@ async def test_a_leader_that_is_told_to_stop_hands_over_at_once(pool):
 async def test_a_control_server_that_starts_again_declares_nobody_lost(trio):
     before = await trio.table()
     control = trio.controls["control-1"]
-    await control.kill()
+    control.kill()
     for member in trio.members.values():
-        member.send(signal.SIGSTOP)
-    await control.start()
+        member.signal(signal.SIGSTOP)
+    control.start()
     await until(control.leads, 40)
     await control.ready()
 
@@ -240,18 +240,18 @@ async def test_a_control_server_that_starts_again_declares_nobody_lost(trio):
     await until(probed, 40, "every member was probed twice in vain")
     assert {await state_of(control, name) for name in trio.members} == {"READY"}
     for member in trio.members.values():
-        member.send(signal.SIGCONT)
+        member.signal(signal.SIGCONT)
     await control.hears(*trio.members.values())
     assert await trio.table() == before
 
 
 async def test_a_frozen_member_is_lost_and_counts_again_when_it_goes_on(trio):
     control, first = trio.controls["control-1"], trio.members["cart-1"]
-    first.send(signal.SIGSTOP)
+    first.signal(signal.SIGSTOP)
     seen = await trio.table_with(lost("cart-1"), "the table names it lost")
     assert "silent" in seen.table.lost["cart-1"].cause
 
-    first.send(signal.SIGCONT)
+    first.signal(signal.SIGCONT)
     await trio.table_with(lambda table: not table.lost and actives(table)["cart-1"], "it has slots again")
     assert await state_of(control, "cart-1") == "READY"
 
@@ -269,17 +269,17 @@ async def test_a_member_whose_record_vanished_stays_while_it_beats_and_is_lost_w
         assert node.healthy("cart-1") is True
         assert await trio.table() == before
 
-        await first.kill()
+        first.kill()
         await trio.table_with(lost("cart-1"), "the table names it lost")
         await until(lambda: "cart-1" not in {member for order in node.orders() for member in order})
 
 
 async def test_a_member_that_died_while_nobody_looked_is_found(trio):
     control, first = trio.controls["control-1"], trio.members["cart-1"]
-    await control.kill()
-    await first.kill()
+    control.kill()
+    first.kill()
     await first.vanish()
-    await control.start()
+    control.start()
 
     seen = await trio.table_with(lost("cart-1"), "the table names it lost")
     assert not actives(seen.table)["cart-1"]
@@ -292,7 +292,7 @@ async def missing(trio, *names: str) -> bool:
 
 async def test_a_restarted_member_is_no_longer_lost_and_gets_its_share_when_it_is_ready(trio):
     first = trio.members["cart-1"]
-    await first.kill()
+    first.kill()
     seen = await trio.table_with(lost("cart-1"), "the table names it lost")
     await until(lambda: missing(trio, "cart-1"), what="the control server says that it is missing")
     await trio.claim_all(seen)
@@ -302,7 +302,7 @@ async def test_a_restarted_member_is_no_longer_lost_and_gets_its_share_when_it_i
     assert not actives(seen.table)["cart-1"]
 
     await first.register(MemberState.READY)
-    await first.say(MemberState.READY)
+    first.is_now(MemberState.READY)
     seen = await trio.table_with(lambda table: actives(table)["cart-1"] >= 9, "it has its share")
     assert seen.table.traceparent == trace_seed(POOL, "handover", str(seen.table.generation)).traceparent
 
@@ -329,7 +329,7 @@ async def test_etcd_may_restart(trio):
     trio.etcd.kill()
     await trio.etcd.start()
 
-    await trio.members["cart-1"].kill()
+    trio.members["cart-1"].kill()
     after = await trio.table_with(lost("cart-1"), "the table names it lost")
     assert after.table.generation == before.table.generation + 1
 
@@ -346,8 +346,8 @@ async def test_when_etcd_is_back_a_member_that_finds_it_late_keeps_its_slots_for
     await trio.etcd.settle(trio.client)
     trio.etcd.kill()
     await until(nobody_leads, 40)
-    await late.say(MemberState.DOWN, f"{NO_ETCD}Deadline Exceeded")
-    await failing.say(MemberState.DOWN, "the application does not listen")
+    late.is_now(MemberState.DOWN, f"{NO_ETCD}Deadline Exceeded")
+    failing.is_now(MemberState.DOWN, "the application does not listen")
     await until(both_are_down, 40)
     await trio.etcd.start()
     first = await trio.table_with(lambda table: not actives(table)["cart-2"], "nobody waits for a failing member")
@@ -360,7 +360,7 @@ async def test_a_death_while_etcd_is_away_reaches_envoy_at_once_and_the_table_la
     async with connected(control.grpc, POOL) as node:
         await trio.etcd.settle(trio.client)
         trio.etcd.kill()
-        await trio.members["cart-1"].kill()
+        trio.members["cart-1"].kill()
         await until(lambda: node.healthy("cart-1") is False, what="the endpoint is unhealthy")
         assert (await control.ask("/healthz"))["status"] == "ok"
         await trio.etcd.start()
@@ -385,8 +385,8 @@ async def test_a_takeover_is_one_trace_from_the_last_sign_of_life_to_the_last_sl
     control = trio.controls["control-1"]
     ids = takeover_seed(POOL, "cart-1", "boot-1")
     async with connected(control.grpc, POOL):
-        await trio.members["cart-1"].answered(LAST)
-        await trio.members["cart-1"].kill()
+        await trio.members["cart-1"].has_answered(LAST)
+        trio.members["cart-1"].kill()
         await trio.claim_all(await trio.table_with(lost("cart-1"), "the table names it lost"))
         spans = await trace_of(control, ids)
     path = sorted((s for s in spans if s["attributes"].get("understudy.critical")), key=lambda span: span["start_ns"])
@@ -410,8 +410,8 @@ async def test_a_takeover_ends_with_the_answer_that_somebody_waited_for(trio):
     told = {"trace": ids.hex, "slots": 0}
     await control.hears(trio.members["cart-2"])
     await trio.members["cart-2"].tell({**told, "waiting": True})
-    await trio.members["cart-2"].answered(LAST)  # the beat that tells of this tells of the claim as well
-    await trio.members["cart-1"].kill()
+    await trio.members["cart-2"].has_answered(LAST)  # the beat that tells of this tells of the claim as well
+    trio.members["cart-1"].kill()
     await trio.claim_all(await trio.table_with(lost("cart-1"), "the table names it lost"))
     await trio.members["cart-2"].tell({**told, "answered_after": 0.001, "awaited": True, "request": FIRST})
     spans = {span["name"]: span for span in await trace_of(control, ids)}
@@ -428,7 +428,7 @@ async def test_what_nobody_tells_of_and_what_nobody_ordered_is_counted_as_unmeas
     slot = next(slot for slot, order in enumerate(seen.table.orders) if order[0] == "cart-2")
     owner = Owner("cart-3", "boot-1", 9, cause="cart-2 lost: silent", traceparent=stray.traceparent)
     await trio.client.put(trio.keys.owner(slot), owner.encode())
-    await trio.members["cart-1"].kill()
+    trio.members["cart-1"].kill()
     seen = await trio.table_with(lost("cart-1"), "the table names it lost")
     for name in ("cart-2", "cart-3"):
         await trio.members[name].claim(*[slot for slot, order in enumerate(seen.table.orders) if order[0] == name])
@@ -444,7 +444,7 @@ async def test_what_nobody_tells_of_and_what_nobody_ordered_is_counted_as_unmeas
 
 async def test_planned_moves_are_one_trace_of_their_own(trio):
     control = trio.controls["control-1"]
-    await trio.members["cart-1"].say(MemberState.DRAINING)
+    trio.members["cart-1"].is_now(MemberState.DRAINING)
     after = await trio.table_with(lambda table: not actives(table)["cart-1"], "its slots go to others")
     await trio.claim_all(after)
     trace = trace_seed(POOL, "handover", str(after.table.generation)).hex
@@ -465,8 +465,8 @@ async def test_routes_that_nobody_changed_are_not_sent_again_after_a_restart(tri
     control = trio.controls["control-1"]
     async with connected(control.grpc, POOL) as node:
         before = dict(node.versions)
-    await control.kill()
-    await control.start()
+    control.kill()
+    control.start()
     await control.ready()
     async with connected(control.grpc, POOL) as node:
         assert node.versions == before
@@ -479,7 +479,8 @@ async def test_two_control_servers_may_lose_their_members_streams_and_find_them_
     before = await trio.table()
     for name in trio.members:
         assert await state_of(second, name) == "READY"
-    await asyncio.gather(*(trio.members[name].kill() for name in ("cart-2", "cart-3")))
+    for name in ("cart-2", "cart-3"):
+        trio.members[name].kill()
     after = await trio.table_with(lambda table: len(table.lost) == 2, "both are lost")
 
     assert actives(after.table) == {"cart-1": SLOTS}
@@ -489,7 +490,7 @@ async def test_two_control_servers_may_lose_their_members_streams_and_find_them_
 async def test_claims_that_run_ahead_of_a_death_do_not_send_slots_to_the_dead(trio):
     first, second = trio.members["cart-1"], trio.members["cart-2"]
     before = await trio.table()
-    first.send(signal.SIGSTOP)
+    first.signal(signal.SIGSTOP)
     slots = [slot for slot, order in enumerate(before.table.orders) if order[0] == "cart-1"]
     await second.claim(*slots)
     after = await trio.table_with(lost("cart-1"), "the table names it lost")

@@ -23,7 +23,7 @@ async def test_it_leads_by_what_it_knows_of_them_and_says_what_it_does_not_know(
         first, _ = await pool.join("cart-1", "cart-2")
         await control.hears(*pool.members.values())
         await pool.claim_all(await pool.table_with(lambda table: table.generation >= 7, "a table"))
-        await first.kill()
+        first.kill()
 
         await pool.table_with(
             lambda table: "cart-1" in table.lost and table.active_of(0) == "cart-2", "it is found lost"

@@ -12,8 +12,7 @@ import pytest
 from aiohttp import web
 
 from tests.harness.cable import Way, cable_to
-from tests.harness.commands import ROOT, ask
-from tests.harness.forkserver import forked
+from tests.harness.commands import ask
 from tests.harness.waiting import free_port, stays, until
 from tests.xds.control.control_pool import POOL, SLOTS, Control, ControlPool, control_pool
 from tests.xds.server.test_metrics import parsed
@@ -30,13 +29,11 @@ class CommandControl(Control):
         super().__init__(pool, name)
         self.etcd = etcd
 
-    async def start(self) -> None:
-        command = [
+    def command_line(self) -> list[str]:
+        return [
             *(sys.executable, "-m", "understudy.deploy.cli", "control", "--name", self.name, "--pool", POOL),
             *("--etcd", self.etcd, "--grpc", self.grpc, "--http", self.http),
         ]
-        with self.log.open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(*forked(command), stdout=log, stderr=log, cwd=ROOT)
 
     async def serves(self, node: str) -> bool:
         """Whether an Envoy is connected here and has everything, as it is now."""
@@ -120,7 +117,7 @@ async def replicated(pool: ControlPool, *, etcd_of_second: str) -> AsyncIterator
         first = CommandControl(pool, "control-1", pool.etcd.endpoint)
         second = CommandControl(pool, "control-2", etcd_of_second)
         pool.controls = {control.name: control for control in (first, second)}
-        await first.start()
+        first.start()
         await first.ready()
         members = await pool.join("cart-1", "cart-2", "cart-3")
         for member in members:
@@ -140,7 +137,7 @@ async def replicated(pool: ControlPool, *, etcd_of_second: str) -> AsyncIterator
         )
         envoy = await stack.enter_async_context(EnvoyProcess(settings))
         await until(lambda: first.serves("front-1"), 30, "Envoy is served by the only control server there is")
-        await second.start()
+        second.start()
         await second.ready()
         await second.hears(*members)
         await until(lambda: all_served(second), 40, "the second has seen it all")
@@ -170,7 +167,7 @@ async def test_the_leader_that_envoy_is_on_dies_under_traffic_and_nobody_notices
         table, owned = await pool.table(), await owners(pool)
         assert any("route" in name for name in before)
         assert await world.first.leads()
-        await world.first.kill()
+        world.first.kill()
         del pool.controls["control-1"]
 
         await until(lambda: world.second.serves("front-1"), 30, "Envoy is with the second one")
@@ -182,7 +179,7 @@ async def test_the_leader_that_envoy_is_on_dies_under_traffic_and_nobody_notices
         assert (await pool.table(), await owners(pool)) == (table, owned)
         assert traffic.answers.keys() == {200}
 
-        await pool.members["cart-1"].kill()
+        pool.members["cart-1"].kill()
         await until(lambda: changed(world, before), 40, "what happens now reaches Envoy")
         assert traffic.answers.keys() == {200}
 
@@ -201,7 +198,7 @@ async def test_a_replica_that_is_behind_rolls_envoy_back_to_nothing_older(pool):
         await until(lambda: changed(world, old), 40, "Envoy has the new routes from the first one")
         await until(lambda: world.first.serves("front-1"), 40)
         new = await world.configuration()
-        await world.first.kill()
+        world.first.kill()
         del pool.controls["control-1"]
 
         await until(lambda: connected(world.second), 30, "Envoy is with the second one")
@@ -224,7 +221,7 @@ async def test_a_fresh_replica_refuses_streams_until_it_has_loaded(pool):
     spec = (await pool.client.get(pool.keys.spec)).value
     await pool.client.delete(pool.keys.spec)
     control = pool.controls["control-1"] = CommandControl(pool, "control-1", pool.etcd.endpoint)
-    await control.start()
+    control.start()
     await until(control.leads, 40)
     first = wire.DeltaDiscoveryRequest(node={"id": "front-1"}, type_url=types.CLUSTER).SerializeToString()
     async with grpc.aio.insecure_channel(control.grpc) as channel:

@@ -19,7 +19,7 @@ async def test_a_slow_etcd_is_seen_in_the_phase_that_waits_for_etcd(tmp_path):
     async with control_pool(tmp_path) as pool, cable_to(pool.etcd.endpoints[0]) as cable:
         control = pool.controls["control-1"] = Control(pool, "control-1")
         control.settings["etcd"] = [cable.address]
-        await control.start()
+        control.start()
         await control.ready()
         members = await pool.join("cart-1", "cart-2", "cart-3")
         await control.hears(*members)
@@ -33,7 +33,7 @@ async def test_a_slow_etcd_is_seen_in_the_phase_that_waits_for_etcd(tmp_path):
         async with connected(control.grpc, POOL):
             cable.cut(Way.ANSWERS)
             began = time.monotonic()
-            await members[0].kill()
+            members[0].kill()
             await asyncio.sleep(HELD)
             held = time.monotonic() - began
             cable.mend()

@@ -10,8 +10,9 @@ import ssl
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.deploy.kubernetes.injection.harness import NEWEST, OLDEST, patched, r
 from tests.deploy.kubernetes.injection.shapes import SHAPES, Shape, pod
 from tests.harness.bombs import Target, require_unharmed
 from tests.harness.certificates import Authority
+from tests.harness.forkserver import forked
 from tests.harness.processes import bound_to
 from tests.harness.sidecars import ROOT
 from tests.harness.waiting import free_port, until
@@ -43,12 +45,12 @@ class Injector:
 
 @pytest.fixture(scope="module")
 def injector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Injector]:
-    with started(tmp_path_factory.mktemp("injector")) as running:
+    with started(tmp_path_factory.mktemp("injector"), forked) as running:
         yield running
 
 
 @contextlib.contextmanager
-def started(home: Path) -> Iterator[Injector]:
+def started(home: Path, how: Callable[[Sequence[str]], list[str]]) -> Iterator[Injector]:
     """An injector's process, until the end of the block."""
     authority = Authority(home / "authority")
     identity = authority.issue("tls", f"DNS:{HOST}", use="serverAuth")
@@ -69,7 +71,7 @@ def started(home: Path) -> Iterator[Injector]:
         *("--metrics", f"127.0.0.1:{metrics}", "--sidecar-image", "understudy-sidecar:test", "--etcd", "etcd:2379"),
     ]
     with (home / "log").open("wb") as log:
-        process = subprocess.Popen(bound_to(os.getpid(), command), cwd=ROOT, stderr=log)
+        process = subprocess.Popen(how(command), cwd=ROOT, stderr=log)
     try:
         yield Injector(port, metrics, process, home / "log", ssl.create_default_context(cafile=str(identity.ca)))
     finally:
@@ -286,7 +288,7 @@ async def test_many_large_bodies_at_once_are_refused_before_they_fill_the_memory
     size, senders = 4_000_000, 60
     head = f"POST /mutate HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
     head += f"Content-Length: {size + 1}\r\n\r\n"
-    with started(tmp_path) as flooded:
+    with started(tmp_path, partial(bound_to, os.getpid())) as flooded:  # a fork's memory is not its own
 
         def peak() -> int:
             status = Path(f"/proc/{flooded.process.pid}/status").read_text()
@@ -321,7 +323,7 @@ async def test_many_large_bodies_at_once_are_refused_before_they_fill_the_memory
 
 
 async def test_an_injector_that_is_told_to_stop_answers_until_nobody_sends_it_reviews(tmp_path: Path) -> None:
-    with started(tmp_path) as stopping:
+    with started(tmp_path, forked) as stopping:
         async with aiohttp.ClientSession() as http:
             client = Client(stopping, http)
             await until(lambda: client.review({}), 40, "the injector answers")
