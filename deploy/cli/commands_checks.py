@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from understudy.deploy.cli.commands_admin import duration
+from understudy.deploy.cli.commands_drain import duration
 from understudy.deploy.common.errors import DeployError, NegativeAnswer
 from understudy.deploy.common.options import KeyCommand, examples, list_output_option, show, shown_option
 from understudy.deploy.common.printable import say

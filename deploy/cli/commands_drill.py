@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from understudy.deploy.cli.commands_admin import duration
+from understudy.deploy.cli.commands_drain import duration
 from understudy.deploy.common.options import (
     EtcdOptions,
     TlsOptions,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from understudy.deploy.cli.commands_admin import follow_until_empty, for_option, wait_option
+from understudy.deploy.cli.commands_drain import follow_until_empty, for_option, wait_option
 from understudy.deploy.common.errors import NegativeAnswer
 from understudy.deploy.common.options import (
     EtcdOptions,

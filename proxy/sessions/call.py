@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from understudy.proxy.http.problems import Reply, problem
+from understudy.statesync.http.headers import DURABILITY_HEADER, TTL_HEADER
 from understudy.statesync.parsing.strict_json import whole_number
 from understudy.statesync.sessions.request_log import REQUEST_HEADER, parse_stamp
 from understudy.statesync.sessions.session import Method, Write
@@ -31,14 +32,14 @@ def write_of(call: Call) -> Write | Reply:
     """The write that a call asks for, or the problem with it."""
     headers = call.headers
     ttl: int | None = None
-    if "understudy-ttl" in headers:
-        ttl = whole_number(headers["understudy-ttl"], TTL_MOST)
+    if TTL_HEADER in headers:
+        ttl = whole_number(headers[TTL_HEADER], TTL_MOST)
         if not ttl:
             return problem(400, "bad-request", f"Understudy-TTL takes whole seconds from 1 to {TTL_MOST}")
     idempotency_key = headers.get("idempotency-key")
     if idempotency_key is not None and not 1 <= len(idempotency_key) <= 255:
         return problem(400, "bad-request", "Idempotency-Key takes 1 to 255 characters")
-    if headers.get("understudy-durability", "sync") not in DURABILITIES:
+    if headers.get(DURABILITY_HEADER, "sync") not in DURABILITIES:
         return problem(400, "bad-request", "Understudy-Durability takes sync or async")
     request, began = (f"key:{idempotency_key}" if idempotency_key is not None else None), None
     if REQUEST_HEADER in headers:

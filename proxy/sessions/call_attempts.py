@@ -4,6 +4,8 @@ A write that was forwarded and not answered may still be carried out by the peer
 stopped meanwhile. The request log (:mod:`understudy.statesync.sessions.request_log`) sees to it that the request has
 its effect once, and that a refusal is final. But an answer that *this* copy of the request did nothing would then be
 misleading, so it becomes ``outcome-unknown``.
+
+Envoy's own retries and hedged requests are in :mod:`understudy.xds.envoy.routes`.
 """
 
 import json

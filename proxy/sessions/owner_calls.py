@@ -22,6 +22,7 @@ from understudy.proxy.ownership.read_deadline import ReadDeadline
 from understudy.proxy.sessions.call import Call, write_of
 from understudy.proxy.sessions.session_locks import SessionLocks
 from understudy.statesync.etcd.client import EtcdClient, EtcdError, Get, Kv, ModRevision
+from understudy.statesync.http.headers import CONSISTENCY_HEADER, DURABILITY_HEADER
 from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.sessions.commit import Committer, CommitUnknown, NotCommitted, NotOwner, Submission
@@ -85,7 +86,7 @@ class OwnerCalls:
         return (
             (slot, call.key) not in self._unanswered
             and self._replica.is_synced(slot)
-            and call.headers.get("understudy-consistency") != "linearizable"
+            and call.headers.get(CONSISTENCY_HEADER) != "linearizable"
             and self._reads.holds()
         )
 
@@ -100,7 +101,7 @@ class OwnerCalls:
         pending = self._unanswered.get((owned.slot, call.key))
         if pending is not None:
             await asyncio.wait((pending,), timeout=ASYNC_TIMEOUT)
-        linearizable = call.headers.get("understudy-consistency") == "linearizable"
+        linearizable = call.headers.get(CONSISTENCY_HEADER) == "linearizable"
         sure = linearizable or self._reads.holds() or await self._reads.renewed(ETCD_TIMEOUT)
         if not sure and self._holds(owned):
             detail = "etcd is needed to answer this read and does not answer"
@@ -230,7 +231,7 @@ class OwnerCalls:
             submission.done.add_done_callback(lambda _: release())
             return await self._resolve(submission, outcome, owned, give_up)
         submission = self._submit(call.key, outcome.session, owned, release, entry)
-        if call.headers.get("understudy-durability", spec.durability) == "async":
+        if call.headers.get(DURABILITY_HEADER, spec.durability) == "async":
             self._follow(owned.slot, call.key, submission)
             return self._placed(Reply(outcome.status, {"Understudy-Durability": "async"}), owned)
         return await self._resolve(submission, outcome, owned, give_up)

@@ -23,7 +23,7 @@ from understudy.proxy.sessions.creation import SessionKeys, fault_of
 from understudy.proxy.sessions.owner_calls import OwnerCalls
 from understudy.proxy.sessions.routing import OwnerRouter
 from understudy.statesync.etcd.client import EtcdError
-from understudy.statesync.http.headers import CALLER_HEADER
+from understudy.statesync.http.headers import CALLER_HEADER, CONSISTENCY_HEADER
 from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
@@ -96,7 +96,7 @@ class SessionService:
                 400, "bad-key", "a session key has 1 to 256 of the characters A-Z a-z 0-9 - . _ ~ :, and is not . or .."
             )
         slot = slot_of(call.key, spec.slots)
-        if call.method == "GET" and call.headers.get("understudy-consistency") == "stale":
+        if call.method == "GET" and call.headers.get(CONSISTENCY_HEADER) == "stale":
             copy = self._calls.stale(call, slot)
             if copy is not None:
                 return copy

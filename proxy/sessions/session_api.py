@@ -13,7 +13,7 @@ from understudy.proxy.peers.peer_protocol import SESSIONS_PATH
 from understudy.proxy.sessions.admission import SessionTokens, admin_wanted, token_wanted
 from understudy.proxy.sessions.call import Call
 from understudy.proxy.sessions.service import SessionService
-from understudy.statesync.http.headers import CALLER_HEADER
+from understudy.statesync.http.headers import SESSION_HEADERS
 from understudy.statesync.sessions.request_log import REQUEST_HEADER
 
 CARRIED = (
@@ -21,11 +21,8 @@ CARRIED = (
     "if-match",
     "if-none-match",
     "idempotency-key",
-    "understudy-ttl",
-    "understudy-consistency",
-    "understudy-durability",
     "traceparent",
-    CALLER_HEADER,
+    *SESSION_HEADERS,
     REQUEST_HEADER,
 )
 """The request headers of a session call; all others are dropped."""

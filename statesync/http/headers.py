@@ -15,13 +15,14 @@ ADMIN_VALUE = "true"
 CALLER_HEADER = "understudy-caller"
 """Whose ``Idempotency-Key`` it is on a ``POST`` that makes a session."""
 
-APPLICATION_HEADERS = (
-    ADMIN_HEADER,
-    CALLER_HEADER,
-    "understudy-ttl",
-    "understudy-consistency",
-    "understudy-durability",
-)
+TTL_HEADER = "understudy-ttl"
+CONSISTENCY_HEADER = "understudy-consistency"
+DURABILITY_HEADER = "understudy-durability"
+
+SESSION_HEADERS = (CALLER_HEADER, TTL_HEADER, CONSISTENCY_HEADER, DURABILITY_HEADER)
+"""The headers of ours that a session call may have. A new one is added here: the session API drops all others."""
+
+APPLICATION_HEADERS = (ADMIN_HEADER, *SESSION_HEADERS)
 """The headers that only applications set on calls to their sidecar."""
 
 

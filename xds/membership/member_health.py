@@ -39,6 +39,8 @@ class LivenessState(StrEnum):
 class DetectorTimeouts:
     """The times of the failure detector, in nanoseconds.
 
+    The controller sets them from ``liveness`` of the pool's spec; what is written here holds until it has read that.
+
     Attributes:
         silence: a stream without a beat for this long makes its member a suspect.
         unanswered: a suspect that answers no probe for this long is lost.

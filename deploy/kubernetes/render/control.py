@@ -3,6 +3,7 @@
 Leader election and all state are in etcd. On SIGTERM a control server resigns first, so a rollout costs milliseconds
 without a leader, and the Envoys' streams move to another replica. With certificates they are a StatefulSet, although
 they keep no state: its pods have stable names, which certificates can contain and members can connect to.
+The overlay for production (:mod:`understudy.deploy.kubernetes.render.production`) adds the credentials for etcd.
 """
 
 from understudy.deploy.common.arguments import control_arguments
