@@ -1,9 +1,10 @@
 """Asks control servers at their admin interfaces."""
 
 import asyncio
-import re
+import contextlib
 from collections.abc import Iterable
 from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from typing import Any
 
 from understudy.statesync.parsing.stored import read_json
@@ -25,29 +26,21 @@ async def ask_control(address: str, path: str) -> Any:  # noqa: ANN401 - JSON
     """GET ``path`` from a control server's admin interface; raises :class:`AdminError`."""
     try:
         async with asyncio.timeout(HTTP_TIMEOUT):
-            status, content = await _get(address, path)
+            status, content = await asyncio.to_thread(_get, address, path)
         if status != HTTPStatus.OK:
             raise AdminError(address, f"{path} answered {status}")
         return read_json(content)
-    except (OSError, TimeoutError, ValueError) as error:
+    except (OSError, HTTPException, TimeoutError, ValueError) as error:
         raise AdminError(address, str(error) or "no answer in time") from None
 
 
-async def _get(address: str, path: str) -> tuple[int, bytes]:
-    """Status and content of an answer over HTTP/1.0, whose content ends with its connection (RFC 1945).
-
-    An HTTP library would take longer to import than most commands take in all.
-    """
-    reader, writer = await asyncio.open_connection(*split_address(address))
-    try:
-        writer.write(f"GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n".encode())
-        head, end, content = (await reader.read()).partition(b"\r\n\r\n")
-    finally:
-        writer.close()
-    found = re.match(rb"HTTP/1\.[01] (\d{3})\b", head)
-    if not found or not end:
-        raise ValueError("its answer is not HTTP")
-    return int(found[1]), content
+def _get(address: str, path: str) -> tuple[int, bytes]:
+    """Status and content of an answer. http.client, since importing aiohttp takes longer than most commands run."""
+    connection = HTTPConnection(*split_address(address), timeout=HTTP_TIMEOUT)
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
 
 
 async def ask_controls(addresses: Iterable[str], path: str) -> list[Any]:

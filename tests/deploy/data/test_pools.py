@@ -111,7 +111,7 @@ def test_a_pool_that_is_made_beside_one_of_nearly_the_same_name_is_questioned(un
 
 
 async def test_a_sidecar_of_a_misspelt_pool_says_so_and_serves_once_the_pool_is_made(made, client, etcd, monkeypatch):
-    monkeypatch.setattr(statesync_pools, "LOOK", 0.05)
+    monkeypatch.setattr(statesync_pools, "POLL_INTERVAL", 0.05)
     keys = PoolKeys(misspelt(made.pool))
     addresses = [f"127.0.0.1:{free_port()}" for _ in range(3)]
     settings = SidecarSettings("cart-1", keys.pool, *addresses, etcd=EtcdSettings((etcd.endpoint,)))

@@ -33,6 +33,7 @@ from understudy.deploy.drill.drill import DrillResult
 from understudy.deploy.drill.fault_injectors import run_template
 from understudy.deploy.drill.report import drill_table, view_of
 from understudy.deploy.inspect.query import read_pool
+from understudy.deploy.inspect.sync import newest_revision, read_sync
 from understudy.deploy.inspect.traces import read_trace
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.statesync.etcd.client import EndpointStatus, EtcdClient
@@ -195,7 +196,10 @@ class Running:
     async def _table_is_lived(self) -> bool:
         state = await self.state()
         shares = {name: sum(at.record.active == name for at in state.owners.values()) for name in state.members}
-        return not_recovered(state, dict.fromkeys(shares, 85), {}) == "" and len(shares) == 3
+        if not_recovered(state, dict.fromkeys(shares, 85), {}) or len(shares) != 3:
+            return False
+        sync = await read_sync(state, await newest_revision(self.etcd, state))
+        return all(row["in_sync"] for row in sync["members"])
 
 
 @asynccontextmanager
@@ -227,7 +231,8 @@ async def test_a_member_is_killed_in_a_drill_and_the_failover_is_marked(tmp_path
 
         state = await scene.state()
         assert state.members["cart-2"].record.boot != boot
-        takeovers = [at.record for at in state.failovers.values() if at.record.source == "cart-2"]
+        records = [at.record for at in state.failovers.values()]
+        takeovers = [record for record in records if record.source == "cart-2" and not record.planned]
         assert takeovers
         assert {record.drill for record in takeovers} == {"kill"}
         controls = [at.record.http for at in state.controls.values()]
