@@ -177,7 +177,7 @@ def cost(more: list[float], less: list[float]) -> dict[str, float]:
 def recording(endpoint: str | None) -> dict[str, float]:
     """Microseconds that ``phase()`` takes its caller."""
     telemetry = start_telemetry(names.SERVICE_CONTROL, "bench", endpoint=endpoint)
-    telemetry.on_span = PhaseMetrics(XdsMetrics(ResourceCache(), lambda: 0).registry).recorded
+    telemetry.on_span = PhaseMetrics(XdsMetrics(ResourceCache(), lambda: 0).registry, "cart").recorded
     trace = telemetry.failover(trace_seed("cart", names.KIND_TAKEOVER, "a/b").traceparent)
     attributes = {names.POOL: "cart", names.SLOTS: 85, names.CAUSE: "connection refused", names.EPOCH: 4}
     took = []

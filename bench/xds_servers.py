@@ -77,7 +77,7 @@ class Ours:
 
     def _asked_for_all(self, streams: int) -> bool:
         clients = self.cache._clients
-        return len(clients) == streams and all(len(one.conversation._in_order) == TYPES for one in clients)
+        return len(clients) == streams and all(len(one.stream_state._in_order) == TYPES for one in clients)
 
     async def change(self, healthy: bool) -> dict[str, Any]:
         counters = self.cache.counters
