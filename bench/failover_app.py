@@ -53,7 +53,9 @@ class Memory:
     async def create(self, key: str, body: str) -> None:
         self._kept[key] = (body, 1)
 
-    async def call(self, method: str, key: str = "", body: object = None, **headers: str | None) -> cart.SidecarResponse:
+    async def call(
+        self, method: str, key: str = "", body: object = None, **headers: str | None
+    ) -> cart.SidecarResponse:
         if key not in self._kept:
             return answer(404, "0", "{}")
         text, version = self._kept[key]
@@ -83,13 +85,17 @@ class Redis:
         await self._redis.hset(f"session:{key}", mapping={"body": body, "v": "1"})
         await self._redis.expire(f"session:{key}", TTL)
 
-    async def call(self, method: str, key: str = "", body: object = None, **headers: str | None) -> cart.SidecarResponse:
+    async def call(
+        self, method: str, key: str = "", body: object = None, **headers: str | None
+    ) -> cart.SidecarResponse:
         try:
             return await self._call(method, f"session:{key}", body, headers)
         except redis.exceptions.RedisError as error:
             raise cart.SidecarError(f"Redis: {error}", sent=method != "GET") from None
 
-    async def _call(self, method: str, where: str, body: object, headers: Mapping[str, str | None]) -> cart.SidecarResponse:
+    async def _call(
+        self, method: str, where: str, body: object, headers: Mapping[str, str | None]
+    ) -> cart.SidecarResponse:
         if method == "GET":
             text, version = await self._redis.hmget(where, "body", "v")
             return answer(200, version, text) if version else answer(404, "0", "{}")
