@@ -71,12 +71,12 @@ bench-drills: $(STAMP)  ## 50 drills whose traces are put beside what clients sa
 bench-tcp: $(STAMP)  ## what the slots of TCP pools cost, beside a plain tcp_proxy; needs wrk; writes bench/results/tcp.json (3 min)
 	$(BIN)/python -m bench.tcp
 
-etcd-stubs: $(TYPES)  ## the etcd client's messages and stubs, from statesync/etcd/etcd.proto
+etcd-stubs: $(TYPES)  ## the etcd client's messages, from statesync/etcd/etcd.proto
 	@# The oldest protoc whose code runs with every protobuf from 5 to 7: that of 5.27 refuses protobuf 7 at import.
 	$(PYTHON) -m venv build/protoc
 	build/protoc/bin/python -m pip install --quiet --disable-pip-version-check 'grpcio-tools==1.62.3' 'setuptools<81'
 	build/protoc/bin/python -m grpc_tools.protoc -I build/types --python_out=build/types --pyi_out=build/types \
-	    --grpc_python_out=build/types build/types/understudy/statesync/etcd/etcd.proto
+	    build/types/understudy/statesync/etcd/etcd.proto
 
 format: $(STAMP)  ## put the code into house form
 	$(BIN)/ruff check --fix .

@@ -4,7 +4,6 @@
 :mod:`understudy.proxy.front.pdeathsig` ends a process with its parent.
 """
 
-import asyncio
 import signal
 import socket
 
@@ -37,13 +36,3 @@ def try_to_listen(host: str, port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(where)
         probe.listen(1)
-
-
-async def first_of(*events: asyncio.Event) -> None:
-    """Return as soon as one of the events is set."""
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()

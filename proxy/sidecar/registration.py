@@ -84,7 +84,7 @@ class Registration:
             await asyncio.sleep(STATE_POLL_INTERVAL)
 
     async def run(self) -> None:
-        """Keep the record in etcd until cancelled, or until :attr:`displaced`; the record is removed when this ends."""
+        """Keep the record in etcd until cancelled. Once :attr:`displaced`, leave it to the other process."""
         while True:
             try:
                 async with self._etcd.lease(LEASE_SECONDS) as lease:
@@ -93,7 +93,7 @@ class Registration:
             except NameTaken as error:
                 logger.error("%s", error)  # noqa: TRY400 - the text is for the operator
                 self.displaced.set()
-                return
+                await asyncio.Event().wait()
             except EtcdError as error:
                 logger.warning("the member's record cannot be written: %s", error)
             await asyncio.sleep(RETRY_INTERVAL)

@@ -16,7 +16,6 @@ from functools import partial
 
 from aiohttp import web
 
-from understudy.proxy.front.process_util import first_of
 from understudy.proxy.health.health_port import Patient, Question, open_health_port
 from understudy.proxy.http.requests import Expose, Status
 from understudy.proxy.ownership.drain import BEGIN_TIMEOUT, DrainApi
@@ -29,7 +28,6 @@ from understudy.proxy.sidecar.checks_api import ChecksApi, built_in_checks
 from understudy.proxy.sidecar.listen import CannotStart, Protection, listen, protection
 from understudy.proxy.sidecar.name_holder import NameHolder, NameTaken
 from understudy.proxy.sidecar.parts import Sidecar
-from understudy.proxy.sidecar.services import running_services
 from understudy.proxy.sidecar.settings import NO_HEALTH_PORT, SidecarSettings
 from understudy.proxy.sidecar.status_view import status_view
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
@@ -37,6 +35,7 @@ from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.http.http_port import serve
 from understudy.statesync.pool.access import EtcdMissing, await_etcd
 from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.process.services import Services, first_of, running_services
 from understudy.statesync.sessions.session_crypto import SessionCrypto, agree
 from understudy.statesync.testing.crash_points import UnknownCrashPoint, arm_from_environment
 from understudy.statesync.tls.identity import Trust
@@ -50,16 +49,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A sidecar that serves; ``died`` is set when one of its services has died."""
+    """A sidecar that serves, and its services."""
 
     sidecar: Sidecar
-    died: asyncio.Event
+    services: Services
 
 
 async def run_sidecar(settings: SidecarSettings) -> int:
     """Run a sidecar until SIGTERM or SIGINT; returns the process's exit code.
 
-    1: another process of the same name has taken its place. 2: it could not start.
+    1: another process of the same name has taken its place, or a service failed. 2: it could not start.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -67,18 +66,18 @@ async def run_sidecar(settings: SidecarSettings) -> int:
         loop.add_signal_handler(number, stop.set)
     try:
         arm_from_environment()
-        async with _running(settings) as running:
+        async with _running(settings, stop) as running:
             _freeze_objects()
             logger.info("sidecar of %s: session API on %s", settings.member, settings.session_api)
             displaced = running.sidecar.registration.displaced
-            await first_of(stop, running.died, displaced)
+            await first_of(stop, running.services.failed, displaced)
             if displaced.is_set() and not stop.is_set():
                 return 1
             await running.sidecar.drain.run()
+            return 1 if running.services.failure else 0
     except (CannotStart, EtcdMissing, UnknownCrashPoint) as error:
         logger.error("sidecar of %s cannot start: %s", settings.member, error)  # noqa: TRY400 - one line is the point
         return 2
-    return 0
 
 
 def _freeze_objects() -> None:
@@ -94,12 +93,12 @@ def _freeze_objects() -> None:
 @contextlib.asynccontextmanager
 async def running_sidecar(settings: SidecarSettings) -> AsyncIterator[Sidecar]:
     """A sidecar that serves inside the block. Raises :class:`CannotStart` or ``EtcdMissing``."""
-    async with _running(settings) as running:
+    async with _running(settings, asyncio.Event()) as running:
         yield running.sidecar
 
 
 @contextlib.asynccontextmanager
-async def _running(settings: SidecarSettings) -> AsyncIterator[Running]:
+async def _running(settings: SidecarSettings, stop: asyncio.Event) -> AsyncIterator[Running]:
     trust = Trust(settings.pool, settings.trust_domain)
     guard = protection(
         peer=settings.peer,
@@ -130,9 +129,9 @@ async def _running(settings: SidecarSettings) -> AsyncIterator[Running]:
         await await_etcd(etcd, settings.etcd, settings.pool)
         await _agree(etcd, sidecar.pool.identity.keys, guard.codec)
         await _own_name(sidecar.name)
-        died = await stack.enter_async_context(running_services(assembled.services()))
+        services = await stack.enter_async_context(running_services(assembled.services(), stop))
         started.set()
-        yield Running(sidecar, died)
+        yield Running(sidecar, services)
 
 
 async def _open_ports(

@@ -8,7 +8,7 @@ tried again elsewhere before its deadline; a write only when the failed attempt 
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -16,7 +16,6 @@ import grpc
 import grpc.aio
 
 from understudy.statesync.etcd import etcd_pb2 as rpc
-from understudy.statesync.etcd import etcd_pb2_grpc as stubs
 from understudy.statesync.etcd.errors import NO_LEADER, EtcdError, Unavailable, Verdict, error_of, judge
 from understudy.statesync.etcd.leader import NO_LEADER_PAUSE, GivenUp, LeaderReport, LeaderWatch
 from understudy.statesync.etcd.model import Message
@@ -43,6 +42,18 @@ LOGINS = 3
 ALL_TRIED = 0.02
 """Seconds before a call goes round all endpoints again."""
 _LEADER = ("hasleader", "true")
+UNARY_METHODS = {
+    "range": "KV.Range",
+    "put": "KV.Put",
+    "delete": "KV.DeleteRange",
+    "txn": "KV.Txn",
+    "compact": "KV.Compact",
+    "lease grant": "Lease.LeaseGrant",
+    "lease revoke": "Lease.LeaseRevoke",
+    "authenticate": "Auth.Authenticate",
+    "status": "Maintenance.Status",
+}
+"""The calls of one question and one answer: their names in messages, and the methods of etcd's API."""
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -69,7 +80,7 @@ def choose(states: Sequence[grpc.ChannelConnectivity], suspect: Sequence[bool], 
 
 
 class Endpoint:
-    """One etcd member as a client reaches it: address, channel, stubs, and until when it is suspect."""
+    """One etcd member as a client reaches it: address, channel, its methods, and until when it is suspect."""
 
     def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
         self.address = address
@@ -78,20 +89,20 @@ class Endpoint:
         else:
             self.channel = grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
         self.suspect_until = 0.0
-        kv, lease = stubs.KVStub(self.channel), stubs.LeaseStub(self.channel)
-        self.unary: dict[str, Message] = {
-            "range": kv.Range,
-            "put": kv.Put,
-            "delete": kv.DeleteRange,
-            "txn": kv.Txn,
-            "compact": kv.Compact,
-            "lease grant": lease.LeaseGrant,
-            "lease revoke": lease.LeaseRevoke,
-            "authenticate": stubs.AuthStub(self.channel).Authenticate,
-            "status": stubs.MaintenanceStub(self.channel).Status,
-        }
-        self.watch = stubs.WatchStub(self.channel).Watch
-        self.keep_alive = lease.LeaseKeepAlive
+        self.unary = {name: _method(self.channel.unary_unary, method) for name, method in UNARY_METHODS.items()}
+        self.watch = _method(self.channel.stream_stream, "Watch.Watch")
+        self.keep_alive = _method(self.channel.stream_stream, "Lease.LeaseKeepAlive")
+
+
+def _method(kind: Callable[..., Message], name: str) -> Message:
+    """A method of etcd's API, for example ``KV.Range``, as a callable of a channel."""
+    service, _, method = name.partition(".")
+    described = rpc.DESCRIPTOR.services_by_name[service].methods_by_name[method]
+    return kind(
+        f"/{described.containing_service.full_name}/{method}",
+        request_serializer=getattr(rpc, described.input_type.name).SerializeToString,
+        response_deserializer=getattr(rpc, described.output_type.name).FromString,
+    )
 
 
 @dataclass(slots=True)

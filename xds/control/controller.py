@@ -12,8 +12,9 @@ Each of the two wakes the services that act on it. The state is built in
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.informer import Informer, InformerBatch
@@ -24,7 +25,6 @@ from understudy.statesync.pool.spec import PoolSpec
 from understudy.telemetry.tracing.setup import Telemetry
 from understudy.xds.control.election import Leadership
 from understudy.xds.control.leader import Leader
-from understudy.xds.control.services import Service
 from understudy.xds.membership.failure_detector import FailureDetector
 from understudy.xds.membership.heartbeat_server import HeartbeatServer
 from understudy.xds.membership.member_health import SECOND, DetectorTimeouts, MemberChange
@@ -116,15 +116,14 @@ class Controller:
             settle=timing.settle,
         )
 
-    @property
-    def services(self) -> Mapping[str, Service]:
+    def services(self) -> dict[str, Coroutine[Any, Any, None]]:
         """What has to run, by name."""
         return {
-            "etcd mirror": self.mirror.run,
-            "heartbeats": self.heartbeat.run,
-            "publisher": self.publisher.run,
-            "leader": self.leader.run,
-            "failover tracer": self.tracer.run,
+            "etcd mirror": self.mirror.run(),
+            "heartbeats": self.heartbeat.run(),
+            "publisher": self.publisher.run(),
+            "leader": self.leader.run(),
+            "failover tracer": self.tracer.run(),
         }
 
     @property

@@ -26,6 +26,7 @@ from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.pools import PoolWatch
 from understudy.statesync.pool.records import ControlServer
 from understudy.statesync.pool.spec import Timeouts
+from understudy.statesync.process.services import ServiceFailed, running_services
 from understudy.statesync.tls.identity import DOMAIN, Trust
 from understudy.statesync.tls.pem_files import PemFiles
 from understudy.statesync.tls.secret_files import TooOpen, fault_of
@@ -56,7 +57,6 @@ from understudy.xds.control.ports import (
     require_private_http,
     serving_http,
 )
-from understudy.xds.control.services import ServiceFailed, run_services
 from understudy.xds.publishing.listener_groups import ListenerGroups, group_of
 from understudy.xds.server.ads import AdsServer, StreamSettings
 from understudy.xds.server.cache import AckEvent, ResourceCache
@@ -225,16 +225,20 @@ async def _serve(
         await ads.stop(STOP_TIMEOUT)
         await server.stop(STOP_TIMEOUT)
 
-    services = {
-        "garbage collection": lambda: collect_when_idle(lambda: cache.counters.pushes),
-        **controller.services,
-        "election": leadership.run,
-        "pool watch": PoolWatch(client, settings.pool, controller.no_pool).run,
-    }
     async with serving_http(admin.app(), listener), _otlp_http(settings, intake):
         await server.start()
         logger.info("control server %s serves pool %s: %s", settings.name, settings.pool, record)
-        await run_services(services, stop, wind_down)
+        services = {
+            "garbage collection": collect_when_idle(lambda: cache.counters.pushes),
+            **controller.services(),
+            "election": leadership.run(),
+            "pool watch": PoolWatch(client, settings.pool, controller.no_pool).run(),
+        }
+        async with running_services(services, stop) as running:
+            await running.until_stop_or_failure()
+            await wind_down()
+            if running.failure:
+                raise running.failure
 
 
 def _metrics(

@@ -13,6 +13,7 @@ from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.heartbeat.heartbeat import METHOD, Beat
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import ControlServer, MemberState
+from understudy.xds.control import server
 from understudy.xds.control.name_check import holder_of_name
 from understudy.xds.control.server import ControlSettings, StartError, run_control, serve_until
 
@@ -85,6 +86,18 @@ async def test_etcd_may_come_a_little_later():
         await until(lambda: asyncio.open_connection(*http.split(":")), what="the admin port listens")
         stop.set()
         await asyncio.wait_for(serving, 15)
+
+
+async def test_a_service_that_fails_is_named_in_one_line_and_the_code_is_1(monkeypatch, capfd):
+    async def broken(_: object) -> None:
+        raise ValueError("no such span")
+
+    monkeypatch.setattr(server, "collect_when_idle", broken)
+    async with running_etcd() as etcd, asyncio.timeout(30):
+        assert await run_control(settings(etcd=EtcdSettings((etcd.endpoint,)))) == 1
+
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert line == "understudy control: service garbage collection failed (ValueError: no such span)"
 
 
 async def test_the_admin_interface_says_what_is_wrong_with_a_request(tmp_path):
