@@ -19,24 +19,19 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import grpc
 
 from bench.telemetry import answering, cpu_seconds
 from bench.xds import ROOT, machine
 from tests.harness.envoy import Envoy, running_envoy
+from tests.harness.front import Front, PoolCache, running_front
 from tests.harness.waiting import free_port, until
-from understudy.proxy.front.bootstrap import bootstrap
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.envoy.pool_view import Endpoint, PoolView
 from understudy.xds.envoy.resources import CLUSTER, ENDPOINTS, build
 from understudy.xds.envoy.tcp import tcp_listener, tcp_settings
-from understudy.xds.publishing.listener_groups import ListenerGroups, group_of
-from understudy.xds.server.ads import AdsServer
-from understudy.xds.server.cache import ResourceCache
 
 RESULTS = ROOT / "bench/results/tcp.json"
 SHAPES = ((256, 3), (1024, 3), (4096, 3), (256, 16), (1024, 16), (4096, 16))
@@ -77,83 +72,57 @@ def ill(view: PoolView, *, healthy: bool) -> PoolView:
     return replace(view, members={**view.members, "m-0": replace(view.members["m-0"], healthy=healthy)})
 
 
-@dataclass
-class Front:
-    """An Envoy of one shape, and the cache that feeds it."""
+async def push(front: Front, view: PoolView, before: PoolView) -> float:
+    """Milliseconds from the change of the cache to Envoy's acknowledgement; encoding is not in it."""
+    resources, old = build(view), build(before)[ENDPOINTS]
+    changed = {name: value for name, value in resources[ENDPOINTS].items() if old[name] != value}
+    began = time.perf_counter()
+    if view.orders == before.orders:
+        await front.cache.update(ENDPOINTS, changed)
+    else:
+        await front.cache.set_all(resources)
+    await front.cache.acknowledged(60)
+    return (time.perf_counter() - began) * 1e3
 
-    envoy: Envoy
-    cache: ResourceCache
-    port: int
-    view: PoolView
-    config: Path
 
-    async def push(self, view: PoolView) -> float:
-        """Milliseconds from the change of the cache to Envoy's acknowledgement; encoding is not in it."""
-        resources, old = build(view), build(self.view)[ENDPOINTS]
-        changed = {name: value for name, value in resources[ENDPOINTS].items() if old[name] != value}
-        began = time.perf_counter()
-        if view.orders == self.view.orders:
-            await self.cache.update(ENDPOINTS, changed)
-        else:
-            await self.cache.set_all(resources)
-        await self.cache.acknowledged(60)
-        self.view = view
-        return (time.perf_counter() - began) * 1e3
-
-    async def memory(self) -> int:
-        """Bytes that Envoy has allocated."""
-        async with self.envoy.http.get(f"{self.envoy.admin}/memory") as answer:
-            return int((await answer.json(content_type=None))["allocated"])
+async def memory(envoy: Envoy) -> int:
+    """Bytes that Envoy has allocated."""
+    async with envoy.http.get(f"{envoy.admin}/memory") as answer:
+        return int((await answer.json(content_type=None))["allocated"])
 
 
 @contextlib.asynccontextmanager
-async def front(home: Path, slots: int, members: int, member_port: int) -> AsyncIterator[tuple[Front, dict[str, Any]]]:
-    """A running front Envoy of one shape, and what its start showed."""
-    empty = view_of(slots, members, member_port)
-    cache = ResourceCache(group_of)
-    fronts = ListenerGroups(cache, "notes")
-    cache.on_group = fronts.set_listener
+async def served(home: Path, view: PoolView) -> AsyncIterator[tuple[Front, dict[str, Any]]]:
+    """A running front Envoy with this view, and what its start showed."""
+    cache = PoolCache("notes")
     began = time.perf_counter()
-    resources = build(empty)
+    resources = build(view)
     encoded = time.perf_counter() - began
     began = time.perf_counter()
-    terms = tcp_settings(empty.spec)
+    terms = tcp_settings(view.spec)
     assert terms is not None
     listener = tcp_listener.__wrapped__("notes", "127.0.0.1", 9000, terms)
     encoded_listener = time.perf_counter() - began
-    await fronts.apply_spec(empty.spec)
-    server = grpc.aio.server()
-    ads = AdsServer(cache)
-    ads.register(server)
-    xds = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    port = free_port()
-    config = bootstrap(node_id="front", pool="notes", listen=f"127.0.0.1:{port}", xds_addresses=[f"127.0.0.1:{xds}"])
-    del config["admin"]
-    async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(server.stop, 0.2)
-        stack.push_async_callback(ads.stop, 0.2)
-        envoy = await stack.enter_async_context(running_envoy(config, home))
-        one = Front(envoy, cache, port, empty, home / "envoy.json")
-        base = await one.memory()
-        await cache.set_all(resources)
+    async with running_front(home, cache, pool="notes") as front:
+        base = await memory(front.envoy)
+        await cache.publish(view)
         began = time.perf_counter()
         cache.ready()
-        await until(lambda: _accepts(envoy), 60, "Envoy accepts clients", every=0.005)
+        await until(lambda: _accepts(front.envoy), 60, "Envoy accepts clients", every=0.005)
         accepts = time.perf_counter() - began
         await cache.acknowledged(60)
         yield (
-            one,
+            front,
             {
-                "slots": slots,
-                "members": members,
-                "orders": len(set(empty.orders)),
+                "slots": len(view.orders),
+                "members": len(view.members),
+                "orders": len(set(view.orders)),
                 "listener_bytes": len(listener),
                 "cluster_bytes": sum(map(len, resources[CLUSTER].values())),
                 "encode_listener_ms": round(encoded_listener * 1e3, 1),
                 "encode_clusters_ms": round(encoded * 1e3, 1),
                 "first_accept_ms": round(accepts * 1e3),
-                "envoy_bytes": await one.memory() - base,
+                "envoy_bytes": await memory(front.envoy) - base,
             },
         )
 
@@ -165,14 +134,19 @@ async def _accepts(envoy: Envoy) -> bool:
 async def configuration(home: Path, member_port: int, rounds: int) -> list[dict[str, Any]]:
     found = []
     for slots, members in SHAPES:
-        async with front(home / f"{slots}-{members}", slots, members, member_port) as (one, shown):
-            view = one.view
-            moves = [await one.push(moved(one.view, number)) for number in range(rounds)]
-            deaths, checks = [], []
+        view = view_of(slots, members, member_port)
+        async with served(home / f"{slots}-{members}", view) as (front, shown):
+            before, moves, deaths, checks = view, [], [], []
+            for number in range(rounds):
+                after = moved(before, number)
+                moves.append(await push(front, after, before))
+                before = after
             for _ in range(rounds):
-                checks.append(await one.push(ill(view, healthy=False)))
-                deaths.append(await one.push(without_first(view)))
-                await one.push(view)
+                sick, dead = ill(view, healthy=False), without_first(view)
+                checks.append(await push(front, sick, before))
+                deaths.append(await push(front, dead, sick))
+                await push(front, view, dead)
+                before = view
             found.append(
                 {**shown, "one_slot_ms": spread(moves), "endpoint_ms": spread(checks), "death_ms": spread(deaths)}
             )
@@ -221,8 +195,9 @@ async def connections(home: Path, member_port: int, rounds: int, seconds: int) -
     async with contextlib.AsyncExitStack() as stack:
         at: dict[str, tuple[int, Path]] = {}
         for slots, members in UNDER_LOAD:
-            one, _ = await stack.enter_async_context(front(home / f"load-{slots}", slots, members, member_port))
-            at[f"{slots} slots"] = one.port, one.config
+            directory = home / f"load-{slots}"
+            front, _ = await stack.enter_async_context(served(directory, view_of(slots, members, member_port)))
+            at[f"{slots} slots"] = front.port, directory / "envoy.json"
         port = free_port()
         await stack.enter_async_context(running_envoy(peer(port, member_port, 16), home / PEER))
         at[PEER] = port, home / PEER / "envoy.json"

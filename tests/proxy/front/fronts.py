@@ -9,15 +9,12 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from tests.harness.front import PoolCache, xds_server
+from tests.harness.http_app import http_app
 from tests.harness.waiting import free_port
 from understudy.proxy.front.envoy import EnvoySettings
 from understudy.statesync.pool.spec import PoolSpec
-from understudy.xds.envoy.listener import listener, listener_name
 from understudy.xds.envoy.pool_view import Endpoint, PoolView
-from understudy.xds.envoy.resources import build
-from understudy.xds.server.ads import AdsServer
-from understudy.xds.server.cache import ResourceCache
-from understudy.xds.server.types import LISTENER
 
 
 @dataclass
@@ -56,26 +53,16 @@ class Control:
 
 @contextlib.asynccontextmanager
 async def running_control() -> AsyncIterator[Control]:
-    application, port = Application(), free_port()
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", application.answer)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", free_port())
-    await site.start()
-    member = Endpoint("127.0.0.1", int(site.name.rpartition(":")[2]))
-    cache = ResourceCache()
-    resources = build(PoolView(PoolSpec(pool="cart"), {"cart-1": member}, [("cart-1",)] * 256))
-    await cache.set_all({**resources, LISTENER: {listener_name("cart"): listener("cart", "127.0.0.1", port)}})
-    cache.ready()
-    server = AdsServer(cache)
-    xds_port = await server.start("127.0.0.1:0")
-    try:
-        yield Control(f"127.0.0.1:{port}", f"127.0.0.1:{xds_port}", application)
-    finally:
-        application.go.set()
-        await server.stop(0.1)
-        await runner.cleanup()
+    application, port, cache = Application(), free_port(), PoolCache("cart")
+    async with http_app(application.answer) as member, xds_server(cache) as xds:
+        await cache.publish(
+            PoolView(PoolSpec(pool="cart"), {"cart-1": Endpoint("127.0.0.1", member)}, [("cart-1",)] * 256)
+        )
+        cache.ready()
+        try:
+            yield Control(f"127.0.0.1:{port}", xds, application)
+        finally:
+            application.go.set()
 
 
 async def answers(address: str, path: str = "/") -> str:

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
-import grpc
 import pytest
 from aiohttp import web
 
-from tests.harness.envoy import running_envoy
+from tests.harness.front import Front, PoolCache, running_front
+from tests.harness.http_app import http_app
 from tests.harness.waiting import free_port, until
-from understudy.proxy.front.bootstrap import bootstrap
 from understudy.statesync.pool.spec import PoolSpec, Timeouts
 from understudy.telemetry.otlp.counts import Period
 from understudy.telemetry.otlp.logs import StoredLog
@@ -28,8 +27,7 @@ from understudy.telemetry.tracing import names
 from understudy.xds.envoy.listener import listener_name
 from understudy.xds.envoy.pool_view import Endpoint, PoolView
 from understudy.xds.envoy.resources import build
-from understudy.xds.publishing.listener_groups import ListenerGroups, group_of
-from understudy.xds.server.ads import AdsServer
+from understudy.xds.publishing.listener_groups import ListenerGroups
 from understudy.xds.server.cache import ResourceCache
 from understudy.xds.server.types import LISTENER
 
@@ -38,11 +36,12 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 @dataclass
-class Front:
-    port: int
+class ReportingPool:
+    """An Envoy that reports to a control server, and how the member behind it answers."""
+
     store: SpanStore
-    cache: ResourceCache
     tally: FrontTally
+    front: Front | None = None
     member: int = 0
     status: int = 200
     hang: float = 0.0
@@ -50,16 +49,20 @@ class Front:
     seen: list[str] = field(default_factory=list)
 
     async def get(self, method: str = "GET", **headers: str) -> int:
-        url = f"http://127.0.0.1:{self.port}/secret-path?secret=query"
-        async with aiohttp.ClientSession() as http, http.request(method, url, headers=headers) as answer:
-            await answer.read()
-            return answer.status
+        assert self.front is not None
+        return (await self.front.request(method, "/secret-path?secret=query", **headers)).status
 
-    async def answers(self, status: int) -> None:
-        async def same() -> bool:
-            return await self.get() == status
-
-        await until(same, 40, f"Envoy answers {status}")
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """What the member does."""
+        self.seen.append(request.headers.get("traceparent", ""))
+        await asyncio.sleep(self.hang)
+        if self.cut and request.transport is not None:
+            begun = web.StreamResponse()
+            await begun.prepare(request)
+            await begun.write(b"half of it")
+            request.transport.close()
+            return begun
+        return web.Response(status=self.status)
 
     async def reports(self, count: int) -> list[StoredLog]:
         async def there() -> list[StoredLog] | None:
@@ -70,68 +73,32 @@ class Front:
 
 
 @pytest.fixture
-async def front(tmp_path: Path) -> AsyncIterator[Front]:
+async def pool(tmp_path: Path) -> AsyncIterator[ReportingPool]:
     """A control server, an Envoy, a member that is dead and its standby, which is well."""
-    port = free_port()
-    store = SpanStore(tmp_path / "traces.db")
-    cache = ResourceCache(group_of)
-    cache.on_group = ListenerGroups(cache, "cart").set_listener
-    tally = FrontTally(time.monotonic)
-    made = Front(port, store, cache, tally)
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        made.seen.append(request.headers.get("traceparent", ""))
-        await asyncio.sleep(made.hang)
-        if made.cut and request.transport is not None:
-            begun = web.StreamResponse()
-            await begun.prepare(request)
-            await begun.write(b"half of it")
-            request.transport.close()
-            return begun
-        return web.Response(status=made.status)
-
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", free_port())
-    await site.start()
-    made.member = int(site.name.rpartition(":")[2])
-    well = Endpoint("127.0.0.1", made.member)
-    nowhere = "127.0.0.1", free_port()
-    members = {"cart-1": Endpoint(*nowhere), "cart-2": well, "cart-3.east": Endpoint(*nowhere, check=nowhere)}
-    spec = PoolSpec(pool="cart", timeouts=Timeouts(request_seconds=1))
-    await cache.set_all(build(PoolView(spec, members, [("cart-1", "cart-2")] * 256)))
-    cache.ready()
-    server = grpc.aio.server()
-    ads = AdsServer(cache)
-    ads.register(server)
-    add_otlp_receiver(server, OtlpService(store, time.monotonic, fronts=tally))
-    xds = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    config = bootstrap(
-        node_id="front-1",
-        pool="cart",
-        listen=f"127.0.0.1:{port}",
-        xds_addresses=[f"127.0.0.1:{xds}"],
-        trace_requests=True,
-    )
-    del config["admin"]
+    made = ReportingPool(SpanStore(tmp_path / "traces.db"), FrontTally(time.monotonic))
+    otlp = OtlpService(made.store, time.monotonic, fronts=made.tally)
+    cache = PoolCache("cart")
     async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(store.aclose)
-        stack.push_async_callback(runner.cleanup)
-        stack.push_async_callback(server.stop, 0.2)
-        stack.push_async_callback(ads.stop, 0.2)
-        await stack.enter_async_context(running_envoy(config, tmp_path))
-        await made.answers(200)
+        stack.push_async_callback(made.store.aclose)
+        made.member = await stack.enter_async_context(http_app(made.answer))
+        well = Endpoint("127.0.0.1", made.member)
+        nowhere = "127.0.0.1", free_port()
+        members = {"cart-1": Endpoint(*nowhere), "cart-2": well, "cart-3.east": Endpoint(*nowhere, check=nowhere)}
+        spec = PoolSpec(pool="cart", timeouts=Timeouts(request_seconds=1))
+        await cache.publish(PoolView(spec, members, [("cart-1", "cart-2")] * 256))
+        cache.ready()
+        receives = [lambda server: add_otlp_receiver(server, otlp)]
+        running = running_front(tmp_path, cache, trace_requests=True, services=receives)
+        made.front = await stack.enter_async_context(running)
+        await made.front.answers("200")
         yield made
 
 
-async def test_requests_that_failed_or_were_repeated_are_reported_and_others_are_not(front: Front):
-    assert await front.get(**{"x-session-id": KEY}) == 200
-    front.status = 503
-    assert await front.get(**{"x-session-id": KEY}) == 503
-    reports = [one for one in await front.reports(2) if "/order/" in one.attributes[names.CLUSTER]]
+async def test_requests_that_failed_or_were_repeated_are_reported_and_others_are_not(pool: ReportingPool):
+    assert await pool.get(**{"x-session-id": KEY}) == 200
+    pool.status = 503
+    assert await pool.get(**{"x-session-id": KEY}) == 503
+    reports = [one for one in await pool.reports(2) if "/order/" in one.attributes[names.CLUSTER]]
     repeated, failed = sorted(reports, key=lambda one: one.attributes[names.HTTP_STATUS])
     assert repeated.attributes[names.HTTP_STATUS] == "200"
     assert repeated.attributes[names.ATTEMPTS] == "2"
@@ -143,59 +110,59 @@ async def test_requests_that_failed_or_were_repeated_are_reported_and_others_are
     assert told == [("front-1", "cart-1", True, False), ("front-1", "cart-1", False, True)]
     assert "secret" not in str(reports)
     assert KEY not in str(reports)
-    assert front.tally.recent()["front-1", "cart-1", Kind.ELSEWHERE] == 1
+    assert pool.tally.recent()["front-1", "cart-1", Kind.ELSEWHERE] == 1
 
 
-async def test_a_member_that_takes_requests_and_never_answers_is_counted(front: Front):
-    front.hang = 5.0
-    assert await front.get("POST", **{"x-session-id": KEY}) == 504
-    told = ("front-1", f"127.0.0.1:{front.member}", Kind.TIMEOUTS)
-    await until(lambda: front.tally.recent().get(told) == 1, 40, "the member is named")
+async def test_a_member_that_takes_requests_and_never_answers_is_counted(pool: ReportingPool):
+    pool.hang = 5.0
+    assert await pool.get("POST", **{"x-session-id": KEY}) == 504
+    told = ("front-1", f"127.0.0.1:{pool.member}", Kind.TIMEOUTS)
+    await until(lambda: pool.tally.recent().get(told) == 1, 40, "the member is named")
 
 
-async def test_an_answer_that_was_cut_short_is_reported_although_its_status_is_good(front: Front):
-    front.cut = True
+async def test_an_answer_that_was_cut_short_is_reported_although_its_status_is_good(pool: ReportingPool):
+    pool.cut = True
     with pytest.raises(aiohttp.ClientPayloadError):
-        await front.get(**{"x-session-id": KEY})
-    (cut,) = [one for one in await front.reports(1) if one.attributes[names.FLAGS] != "-"]
+        await pool.get(**{"x-session-id": KEY})
+    (cut,) = [one for one in await pool.reports(1) if one.attributes[names.FLAGS] != "-"]
     assert cut.attributes[names.HTTP_STATUS] == "200"
     assert [one.failed for one in requests_of([cut])] == [True]
 
 
-async def test_envoy_counts_all_requests_and_tells_of_idle_periods_as_well(front: Front):
+async def test_envoy_counts_all_requests_and_tells_of_idle_periods_as_well(pool: ReportingPool):
     for _ in range(5):
-        await front.get(**{"x-session-id": KEY})
+        await pool.get(**{"x-session-id": KEY})
     for _ in range(7):
-        await front.get()
+        await pool.get()
 
     async def counted() -> list[Period] | None:
-        found = await front.store.counts(0, time.time_ns() + 10**10)
+        found = await pool.store.counts(0, time.time_ns() + 10**10)
         return found if sum(one.requests for one in found) >= 5 and not found[-1].requests else None
 
     periods = await until(counted, 30, "counts of the requests, and of a period without any")
     assert {one.node for one in periods} == {"front-1"}
     assert all(before.end_ns <= after.end_ns for before, after in itertools.pairwise(periods))
     assert all(0 < one.end_ns - one.start_ns < 8 * 10**9 for one in periods)
-    counts = front.tally.recent()
+    counts = pool.tally.recent()
     requests, keyless = (counts["front-1", "", kind] for kind in (Kind.REQUESTS, Kind.KEYLESS))
     assert requests == sum(one.requests for one in periods)
     assert keyless == requests - 5
-    assert ("front-1", "cart-3.east") in front.tally.unreachable(lasting=0)
+    assert ("front-1", "cart-3.east") in pool.tally.unreachable(lasting=0)
 
 
-async def test_envoy_goes_on_with_a_trace_that_its_caller_samples_and_begins_none(front: Front):
+async def test_envoy_goes_on_with_a_trace_that_its_caller_samples_and_begins_none(pool: ReportingPool):
     not_sampled, sampled = f"00-{TRACE[::-1]}-00f067aa0ba902b7-00", f"00-{TRACE}-00f067aa0ba902b7-01"
     for header in (not_sampled, sampled):
-        await front.get(**{"x-session-id": KEY, "traceparent": header})
+        await pool.get(**{"x-session-id": KEY, "traceparent": header})
 
     async def spans():
-        return await front.store.trace(TRACE)
+        return await pool.store.trace(TRACE)
 
     found = await until(spans, 40, "Envoy's spans")
     assert {span.resource[names.SERVICE_NAME] for span in found} == {names.SERVICE_ENVOY}
-    assert not await front.store.trace(TRACE[::-1])
-    assert await front.store.traces() == [], "requests are no failovers"
-    assert front.seen == ["", not_sampled, sampled], "the application sees what its caller sent"
+    assert not await pool.store.trace(TRACE[::-1])
+    assert await pool.store.traces() == [], "requests are no failovers"
+    assert pool.seen == ["", not_sampled, sampled], "the application sees what its caller sent"
 
 
 async def test_a_node_that_names_no_cluster_for_reports_gets_a_listener_without_them():

@@ -11,16 +11,15 @@ import pytest
 import pytest_asyncio
 
 from tests.harness.waiting import until
-from tests.xds.envoy.front import MEMBERS, Front, running_front
 from tests.xds.envoy.grpc_member import SERVICE
-from understudy.proxy.front.envoy import find_envoy
+from tests.xds.envoy.served_pool import MEMBERS, ServedPool, served_pool
 from understudy.statesync.pool.spec import PoolSpec, Retries
 
 
 class Client:
     """One channel to Envoy, which keeps it whatever happens to members."""
 
-    def __init__(self, front: Front) -> None:
+    def __init__(self, front: ServedPool) -> None:
         self.front = front
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{front.port}")
 
@@ -53,7 +52,7 @@ async def client(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterato
     # No hedges within the time of a test: on a slow machine they would have a third member answer.
     unhurried = Retries(hedge_ms=10_000)
     spec = PoolSpec(pool="cart", protocol=request.param, timeouts={"request_seconds": 1}, retries=unhurried)
-    async with running_front(tmp_path, find_envoy(), spec=spec, program="tests.xds.envoy.grpc_member") as front:
+    async with served_pool(tmp_path, spec=spec, program="tests.xds.envoy.grpc_member") as front:
         client = Client(front)
         for member in MEMBERS:
             key = front.key_of(member)
@@ -77,7 +76,7 @@ async def test_calls_and_streams_go_to_the_member_of_their_slot_and_to_the_next_
     await talking.write(b"tea")
     assert await talking.read() == b"cart-1 tea"
 
-    await front.kill("cart-1")
+    front.kill("cart-1")
 
     assert {await end_of(counting), await end_of(talking)} <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL}
     assert await client.say(x_session_id=key) == second
@@ -103,7 +102,7 @@ async def test_a_call_under_way_is_repeated_only_with_an_idempotency_key(client:
     keyed = client.say(x_session_id=key, x_request="keyed", x_wait="1", idempotency_key="1")
     await until(lambda: front.who_saw("plain") == ["cart-3"] and "cart-3" in front.who_saw("keyed"), what="both there")
 
-    await front.kill("cart-3")
+    front.kill("cart-3")
     front.answer_now()
 
     assert await keyed == second.encode()

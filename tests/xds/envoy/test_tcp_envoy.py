@@ -8,20 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 from aiohttp import web
 
-from tests.harness.envoy import Envoy, running_envoy
-from tests.harness.waiting import free_port, stays, until
-from understudy.proxy.front.bootstrap import bootstrap
+from tests.harness.envoy import Envoy
+from tests.harness.front import Front, PoolCache, running_front
+from tests.harness.http_app import http_app
+from tests.harness.waiting import stays, until
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.envoy.pool_view import Endpoint, PoolView
-from understudy.xds.envoy.resources import build
-from understudy.xds.publishing.listener_groups import ListenerGroups, group_of
-from understudy.xds.server.ads import AdsServer
-from understudy.xds.server.cache import ResourceCache
 
 SLOTS = 64
 ORDERS = [("m-1", "m-2", "m-3"), ("m-2", "m-3", "m-1"), ("m-3", "m-1", "m-2"), ("m-1", "m-3", "m-2")]
@@ -68,6 +64,9 @@ class Member:
         self.open.discard(writer)
         writer.close()
 
+    async def check(self, _: web.Request) -> web.Response:
+        return web.Response(status=200 if self.well else 503)
+
     def die(self) -> None:
         """What a kill -9 does: nobody listens, and connections are reset."""
         assert self.server is not None
@@ -77,18 +76,16 @@ class Member:
 
 
 @dataclass
-class Front:
+class TcpPool:
     """An Envoy of a TCP pool, and the members behind it."""
 
-    cache: ResourceCache
-    fronts: ListenerGroups
-    envoy: Envoy
-    port: int
+    cache: PoolCache
+    front: Front
     view: PoolView
     members: dict[str, Member]
 
     async def connect(self, source: str = "127.0.0.1", header: str = "") -> Connection:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, local_addr=(source, 0))
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.front.port, local_addr=(source, 0))
         writer.write(f"{header}\r\n".encode() if header else b"")
         greeting = (await asyncio.wait_for(reader.readline(), 30)).decode().strip()
         return Connection(greeting, reader, writer)
@@ -96,17 +93,12 @@ class Front:
     async def publish(self, view: PoolView) -> None:
         """As the control server's publisher does, and until Envoy has it."""
         self.view = view
-        await self.cache.set_all(build(view))
-        await self.fronts.apply_spec(view.spec)
+        await self.cache.publish(view)
         await self.cache.acknowledged()
-
-    async def move(self, slot: int, order: tuple[str, ...]) -> None:
-        orders = [*self.view.orders[:slot], order, *self.view.orders[slot + 1 :]]
-        await self.publish(replace(self.view, orders=orders))
 
 
 @contextlib.asynccontextmanager
-async def running_front(directory: Path, orders: Sequence[tuple[str, ...]], **spec: Any) -> AsyncIterator[Front]:
+async def tcp_pool(directory: Path, orders: Sequence[tuple[str, ...]], **spec: Any) -> AsyncIterator[TcpPool]:
     wanted = PoolSpec(pool="notes", protocol="tcp", slots=SLOTS, **spec)
     async with contextlib.AsyncExitStack() as stack:
         members, endpoints = {}, {}
@@ -114,48 +106,16 @@ async def running_front(directory: Path, orders: Sequence[tuple[str, ...]], **sp
             member = members[name] = Member(name)
             member.server = await asyncio.start_server(member.serve, "127.0.0.1", 0)
             stack.callback(member.die)
-            health = await _health_port(stack, member)
+            health = await stack.enter_async_context(http_app(member.check))
             port = member.server.sockets[0].getsockname()[1]
             endpoints[name] = Endpoint("127.0.0.1", port, check=("127.0.0.1", health))
-        view = PoolView(wanted, endpoints, orders)
-        cache = ResourceCache(group_of)
-        fronts = ListenerGroups(cache, "notes")
-        cache.on_group = fronts.set_listener
-        await cache.set_all(build(view))
-        await fronts.apply_spec(wanted)
+        cache, view = PoolCache("notes"), PoolView(wanted, endpoints, orders)
+        await cache.publish(view)
         cache.ready()
-        server = grpc.aio.server()
-        ads = AdsServer(cache)
-        ads.register(server)
-        xds = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        stack.push_async_callback(server.stop, 0.2)
-        stack.push_async_callback(ads.stop, 0.2)
-        port = free_port()
-        config = bootstrap(
-            node_id="front-1", pool="notes", listen=f"127.0.0.1:{port}", xds_addresses=[f"127.0.0.1:{xds}"]
-        )
-        del config["admin"]
-        envoy = await stack.enter_async_context(running_envoy(config, directory))
-        front = Front(cache, fronts, envoy, port, view, members)
-        await until(lambda: _serves(envoy), 40, "Envoy accepts clients, and all members are healthy")
+        front = await stack.enter_async_context(running_front(directory, cache, pool="notes"))
+        await until(lambda: _serves(front.envoy), 40, "Envoy accepts clients, and all members are healthy")
         await cache.acknowledged()
-        yield front
-
-
-async def _health_port(stack: contextlib.AsyncExitStack, member: Member) -> int:
-    async def answer(_: web.Request) -> web.Response:
-        return web.Response(status=200 if member.well else 503)
-
-    app = web.Application()
-    app.router.add_get("/health", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port: int = runner.addresses[0][1]
-    return port
+        yield TcpPool(cache, front, view, members)
 
 
 async def _serves(envoy: Envoy) -> bool:
@@ -168,31 +128,31 @@ async def _serves(envoy: Envoy) -> bool:
 
 
 @pytest.fixture
-async def front(tmp_path: Path) -> AsyncIterator[Front]:
-    async with running_front(tmp_path, [ORDERS[slot % 4] for slot in range(SLOTS)]) as running:
+async def pool(tmp_path: Path) -> AsyncIterator[TcpPool]:
+    async with tcp_pool(tmp_path, [ORDERS[slot % 4] for slot in range(SLOTS)]) as running:
         yield running
 
 
-async def test_connections_go_where_the_sidecars_say_and_the_application_is_told_whose_they_are(front: Front):
+async def test_connections_go_where_the_sidecars_say_and_the_application_is_told_whose_they_are(pool: TcpPool):
     sources = [f"127.{first}.{second}.{first + 7}" for first in range(0, 240, 24) for second in range(0, 240, 16)]
     for source in sources:
-        one = await front.connect(source)
+        one = await pool.connect(source)
         member, header = one.greeting.split(" ", 1)
-        assert member == front.view.orders[slot_of(source, SLOTS)][0]
+        assert member == pool.view.orders[slot_of(source, SLOTS)][0]
         assert header.split()[:3] == ["PROXY", "TCP4", source]
         one.writer.close()
 
 
-async def test_connections_live_through_the_move_of_slots_and_new_ones_follow_it(front: Front):
+async def test_connections_live_through_the_move_of_slots_and_new_ones_follow_it(pool: TcpPool):
     sources = [address_in(slot) for slot in range(8)]
-    before = [await front.connect(source) for source in sources]
-    listeners = await front.envoy.stat("listener_manager.lds.update_success")
+    before = [await pool.connect(source) for source in sources]
+    listeners = await pool.front.envoy.stat("listener_manager.lds.update_success")
     # Slot 0 moves; the order that slots 1 and 5 have ends altogether, their active stays.
-    orders = [("m-2", "m-1", "m-3") if order == ORDERS[1] else order for order in front.view.orders]
-    await front.publish(replace(front.view, orders=[ORDERS[2], *orders[1:]]))
+    orders = [("m-2", "m-1", "m-3") if order == ORDERS[1] else order for order in pool.view.orders]
+    await pool.publish(replace(pool.view, orders=[ORDERS[2], *orders[1:]]))
 
-    assert (await front.connect(sources[0])).greeting.startswith("m-3 ")
-    assert (await front.connect(sources[1])).greeting.startswith("m-2 ")
+    assert (await pool.connect(sources[0])).greeting.startswith("m-3 ")
+    assert (await pool.connect(sources[1])).greeting.startswith("m-2 ")
     for connection in before:
         member = connection.greeting.split()[0]
         assert [await connection.say("one"), await connection.say("two")] == [f"{member} one", f"{member} two"]
@@ -202,33 +162,33 @@ async def test_connections_live_through_the_move_of_slots_and_new_ones_follow_it
         return all([await connection.say("still?") for connection in before])
 
     await stays(all_answer, 1.5, "connections of before the change answer")
-    assert await front.envoy.stat("listener_manager.lds.update_success") == listeners
-    assert await front.envoy.stat("listener_manager.total_filter_chains_draining") == 0
+    assert await pool.front.envoy.stat("listener_manager.lds.update_success") == listeners
+    assert await pool.front.envoy.stat("listener_manager.total_filter_chains_draining") == 0
 
 
-async def test_a_dead_members_clients_find_the_standby_and_nobody_elses_connection_breaks(front: Front):
+async def test_a_dead_members_clients_find_the_standby_and_nobody_elses_connection_breaks(pool: TcpPool):
     dead, living = address_in(0), address_in(1)
-    first, other = await front.connect(dead), await front.connect(living)
+    first, other = await pool.connect(dead), await pool.connect(living)
     assert (first.greeting.split()[0], other.greeting.split()[0]) == ("m-1", "m-2")
-    front.members["m-1"].die()
+    pool.members["m-1"].die()
     assert await first.say("anybody?") == ""
-    again = await asyncio.gather(*(front.connect(dead) for _ in range(30)))
+    again = await asyncio.gather(*(pool.connect(dead) for _ in range(30)))
     assert {one.greeting.split()[0] for one in again} == {"m-2"}
     assert await other.say("still?") == "m-2 still?"
 
 
-async def test_a_member_that_fails_its_checks_loses_its_connections_to_the_standby(front: Front):
+async def test_a_member_that_fails_its_checks_loses_its_connections_to_the_standby(pool: TcpPool):
     source = address_in(0)
-    first = await front.connect(source)
+    first = await pool.connect(source)
     assert first.greeting.startswith("m-1 ")
-    front.members["m-1"].well = False
+    pool.members["m-1"].well = False
     assert await asyncio.wait_for(first.reader.read(), 30) == b""
-    assert (await front.connect(source)).greeting.startswith("m-2 ")
+    assert (await pool.connect(source)).greeting.startswith("m-2 ")
 
 
 async def test_behind_another_proxy_the_address_that_it_tells_counts(tmp_path: Path):
     orders = [ORDERS[slot % 4] for slot in range(SLOTS)]
-    async with running_front(tmp_path, orders, tcp={"accept_proxy_protocol": True}) as front:
+    async with tcp_pool(tmp_path, orders, tcp={"accept_proxy_protocol": True}) as pool:
         for said, key in (
             ("10.1.2.3", "10.1.2.3"),
             ("192.0.2.200", "192.0.2.200"),
@@ -237,13 +197,13 @@ async def test_behind_another_proxy_the_address_that_it_tells_counts(tmp_path: P
             ("::ffff:10.1.2.3", "::ffff:10.1.2.3"),
         ):
             family, here = ("TCP6", "2001:db8::2") if ":" in said else ("TCP4", "10.0.0.1")
-            one = await front.connect(header=f"PROXY {family} {said} {here} 1000 80")
+            one = await pool.connect(header=f"PROXY {family} {said} {here} 1000 80")
             member, header = one.greeting.split(" ", 1)
-            assert member == front.view.orders[slot_of(key, SLOTS)][0]
+            assert member == pool.view.orders[slot_of(key, SLOTS)][0]
             assert header.split()[2] == key
             numeric = socket.AF_INET6 if ":" in said else socket.AF_INET
             assert socket.inet_ntop(numeric, socket.inet_pton(numeric, said)) == key, "as docs/tcp.md says"
-        reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", pool.front.port)
         writer.write(b"no header\r\n")
         with contextlib.suppress(ConnectionResetError):
             assert await asyncio.wait_for(reader.read(), 30) == b""
