@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,14 +30,14 @@ from tests.harness.netns import Network
 from tests.harness.places import ROOT
 from tests.harness.processes import bound_to
 from tests.harness.programs import Program
+from tests.harness.records import PoolRecords
 from tests.harness.sockets import has_socket, inode_of_connection
 from tests.harness.waiting import free_port, until
 from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.inspect.query import read_pool
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.key_range import prefix_range
-from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.records import Lost, Owner, Table
+from understudy.statesync.pool.records import Owner
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_reader import parse_spec
@@ -110,21 +110,19 @@ class FaultMember(FaultProgram):
     clock: WallClock | None = None
 
 
-class FaultPool:
-    """Everything that runs, and the test's hands on it."""
+class FaultPool(PoolRecords):
+    """Everything that runs, the pool's records, and the test's hands on all of it."""
 
-    def __init__(self, name: str, spec: PoolSpec, http: aiohttp.ClientSession, home: Path) -> None:
-        self.name = name
-        self.spec = spec
+    def __init__(self, client: EtcdClient, spec: PoolSpec, http: aiohttp.ClientSession, home: Path) -> None:
+        super().__init__(client, spec)
+        self.name = spec.pool
         self.http = http
         self.home = home
-        self.keys = PoolKeys(name)
         self.etcds: list[EtcdServer] = []
         self.controls: list[FaultProgram] = []
         self.members: dict[str, FaultMember] = {}
         self.network: Network | None = None
         self.owner_changes: list[OwnerChange] = []
-        self._generation = 0
 
     @property
     def names(self) -> list[str]:
@@ -174,38 +172,22 @@ class FaultPool:
             content: dict[str, object] = await answer.json()
             return content
 
-    async def owners(self, client: EtcdClient) -> dict[int, Owner]:
-        """All owner records."""
-        page = await client.range(prefix_range(self.keys.owners))
-        return {int(kv.key[-5:]): Owner.decode(kv.value) for kv in page.kvs}
-
-    async def write_table(self, client: EtcdClient, *order: str, lost: Mapping[str, str] | None = None) -> None:
-        """Write a table with this order of members for all slots: for pools without a control server.
-
-        ``lost`` maps members that are to be called dead to their boot.
-        """
-        self._generation += 1
-        dead = {name: Lost(boot, "said by the test", "", 0.0) for name, boot in (lost or {}).items()}
-        table = Table(self._generation, (order,) * self.spec.slots, dead)
-        await client.put(self.keys.table, table.encode())
-
-    async def settled(self, client: EtcdClient) -> bool:
+    async def settled(self) -> bool:
         """Whether every slot is owned, stably, by a member that runs and knows it, and none waits to be moved."""
         for member in self.members.values():
             if not member.runs:
                 member.start()
-        owners = await self.owners(client)
-        table = await client.get(self.keys.table)
-        if table is None or len(owners) != self.spec.slots:
+        owners = await self.owners()
+        if await self.table() is None or len(owners) != self.spec.slots:
             return False
         holding = {name: set(_numbers(await self.status(name))) for name in self.names}
         return all(owner.phase == "stable" and slot in holding[owner.active] for slot, owner in owners.items())
 
-    async def at_rest(self, client: EtcdClient) -> bool:
+    async def at_rest(self) -> bool:
         """Whether it is settled, and every slot is with whom the table wants, some with each member."""
-        if not await self.settled(client):
+        if not await self.settled():
             return False
-        state, _ = await read_pool(client, self.name)
+        state, _ = await read_pool(self.client, self.name)
         return not not_converged(state, []) and {at.record.active for at in state.owners.values()} == set(self.names)
 
     async def follow_owners(self) -> None:
@@ -356,11 +338,11 @@ async def fault_pool(
         http = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
         http._retry_connection = False  # aiohttp's own silent repeats would be attempts that nobody recorded
         ground = ground or Ground()
-        pool = FaultPool(name, spec, http, home)
-        pool.network = ground.network
-        pool.etcds = await _start_etcds(stack, ground, etcds, etcd_arguments)
-        client = await stack.enter_async_context(EtcdClient([etcd.endpoint for etcd in pool.etcds]))
-        await client.put(pool.keys.spec, spec.encode())
+        servers = await _start_etcds(stack, ground, etcds, etcd_arguments)
+        client = await stack.enter_async_context(EtcdClient([etcd.endpoint for etcd in servers]))
+        pool = FaultPool(client, spec, http, home)
+        pool.network, pool.etcds = ground.network, servers
+        await pool.apply(spec)
         for number in range(1, members + 1):
             member = await ground.member(pool, stack, f"m{number}")
             if clocks:
@@ -370,12 +352,12 @@ async def fault_pool(
         for number in range(1, controls + 1):
             pool.controls.append(await ground.control(pool, stack, f"control-{number}"))
         if not pool.controls:
-            await pool.write_table(client, *pool.names)
+            await pool.write_table([pool.names])
         for program in (*pool.controls, *pool.members.values()):
             stack.callback(program.kill)
             program.environment |= {"OTEL_SDK_DISABLED": ""} if traces else {}
             program.start()
-        await until(lambda: pool.settled(client), 60, f"the pool is served (logs: {home})", every=0.2)
+        await until(pool.settled, 60, f"the pool is served (logs: {home})", every=0.2)
         following = asyncio.create_task(pool.follow_owners())
         try:
             await until(lambda: len(pool.owner_changes) >= slots, 40, "the owner records are followed")

@@ -11,7 +11,6 @@ from tests.faults.history import History
 from tests.faults.nemesis import FAULTS, Fault, Nemesis
 from tests.faults.pool import FaultPool
 from tests.harness.waiting import until
-from understudy.statesync.etcd.client import EtcdClient
 
 PEACE = 40.0
 """Seconds within which a pool must be whole again once all faults are healed."""
@@ -62,11 +61,10 @@ async def play(
 async def _peace(pool: FaultPool, crowd: Clients) -> list[Violation]:
     """Wait until the pool is whole; then every session must be readable and writable through every member."""
     begin = time.monotonic()
-    async with EtcdClient([etcd.endpoint for etcd in pool.etcds]) as client:
-        try:
-            await until(lambda: pool.settled(client), PEACE, "the pool is whole again", every=0.2)
-        except AssertionError as error:
-            return [Violation("not whole again without help", pool.name, (str(error), *await _views(pool, client)))]
+    try:
+        await until(pool.settled, PEACE, "the pool is whole again", every=0.2)
+    except AssertionError as error:
+        return [Violation("not whole again without help", pool.name, (str(error), *await _views(pool)))]
     found = []
     for name in pool.names:
         silent = await crowd.read_all(name)
@@ -80,9 +78,9 @@ async def _peace(pool: FaultPool, crowd: Clients) -> list[Violation]:
     return found
 
 
-async def _views(pool: FaultPool, client: EtcdClient) -> list[str]:
+async def _views(pool: FaultPool) -> list[str]:
     """Who owns what, in etcd's words and in the members' own."""
-    lines = [f"slot {slot}: {owner}" for slot, owner in sorted((await pool.owners(client)).items())]
+    lines = [f"slot {slot}: {owner}" for slot, owner in sorted((await pool.owners()).items())]
     for name in pool.names:
         try:
             lines.append(f"{name}: {await pool.status(name)}")

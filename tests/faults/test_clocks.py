@@ -12,7 +12,6 @@ from tests.harness.waiting import until
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.inspect.views import status_view
 from understudy.proxy.sessions.session_sweep import SWEEP_INTERVAL
-from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.sessions.session import Session
@@ -34,25 +33,22 @@ async def _agreed(pool: FaultPool) -> bool:
     return all(view["agreed"] and view["agreeing"] == 4 for view in views)
 
 
-async def _warnings(pool: FaultPool, client: EtcdClient) -> list[str]:
+async def _warnings(pool: FaultPool) -> list[str]:
     """What ``understudy status`` warns of."""
-    state, revision = await read_pool(client, pool.name)
+    state, revision = await read_pool(pool.client, pool.name)
     return [text for text in status_view(state, revision=revision)["warnings"] if "clock" in text]
 
 
-async def _lost(pool: FaultPool, caller: Caller, client: EtcdClient) -> set[str]:
+async def _lost(pool: FaultPool, caller: Caller) -> set[str]:
     """The sessions that some member does not find, or that are gone from etcd."""
-    kept = {kv.key.rpartition("/")[2] for kv in (await client.range(prefix_range(pool.keys.sessions))).kvs}
+    kept = {kv.key.rpartition("/")[2] for kv in (await pool.client.range(prefix_range(pool.keys.sessions))).kvs}
     answers = {(key, name): await caller.get(name, key) for key in SESSIONS for name in pool.names}
     return set(SESSIONS) - kept | {key for (key, _), answer in answers.items() if answer != (200, key)}
 
 
 @pytest.mark.skipif(not LIBRARY.exists(), reason=NO_LIBRARY)
 async def test_a_member_whose_clock_is_two_hours_ahead_ends_no_session_and_status_names_it(tmp_path):
-    async with (
-        fault_pool(takeover="lease", clocks=True, home=tmp_path) as pool,
-        pool.etcds[0].client() as client,
-    ):
+    async with fault_pool(takeover="lease", clocks=True, home=tmp_path) as pool:
         caller, member = Caller(pool), pool.members["m1"]
         assert member.clock is not None
         assert pool.spec.session_ttl < AHEAD
@@ -64,29 +60,29 @@ async def test_a_member_whose_clock_is_two_hours_ahead_ends_no_session_and_statu
         told = ["m1: its clock is about 2 h ahead of the pool's, which counts here"]
 
         async def named() -> bool:
-            return await _warnings(pool, client) == told
+            return await _warnings(pool) == told
 
         await until(named, 40, "status names the member")
         await asyncio.sleep(SWEEP_INTERVAL + 1)  # it has looked for what has ended at least once
-        assert await _lost(pool, caller, client) == set()
+        assert await _lost(pool, caller) == set()
 
         slots = (await pool.status("m1"))["active"]
         key = next(key for key in map(str, range(1000)) if slot_of(key, pool.spec.slots) in slots)
         assert (await caller.put("m1", key, "v"))[0] == 201
-        kv = await client.get(pool.keys.session(slot_of(key, pool.spec.slots), key))
+        kv = await pool.client.get(pool.keys.session(slot_of(key, pool.spec.slots), key))
         expires = Session.decode(kv.value, kv.mod_revision).expires / 1000
         assert abs(expires - time.time() - pool.spec.session_ttl) < 60
 
         member.kill()
-        await until(lambda: pool.settled(client), 40, "it is started again, with the wrong clock")
+        await until(pool.settled, 40, "it is started again, with the wrong clock")
         await until(named, 40, "status names it again")
         await asyncio.sleep(SWEEP_INTERVAL + 1)
-        assert await _lost(pool, caller, client) == set()
+        assert await _lost(pool, caller) == set()
 
         member.clock.shift(0)
         await until(lambda: _agreed(pool), 40, "the clocks agree again")
 
         async def nothing_said() -> bool:
-            return await _warnings(pool, client) == []
+            return await _warnings(pool) == []
 
         await until(nothing_said, 40, "status has nothing to say")

@@ -15,7 +15,6 @@ from tests.faults.judged import judged_clients
 from tests.faults.pool import FaultPool, fault_pool
 from tests.harness.waiting import until
 from understudy.proxy.ownership.handover import SLOTS_TOGETHER
-from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.testing.crash_points import VARIABLE, CrashPoint, UnknownCrashPoint, arm_from_environment
 
 FIRST, SECOND, THIRD = "m1", "m2", "m3"
@@ -29,7 +28,6 @@ class Stage:
     """A pool, and the test's way to lead it to a point."""
 
     pool: FaultPool
-    etcd: EtcdClient
 
     async def played(self, point: CrashPoint) -> None:
         """Lead the pool to ``point`` once, and have a member end there; then all is as before."""
@@ -56,7 +54,7 @@ class Stage:
                 await self._ready(SECOND)
 
         async def ended() -> bool:
-            await self.pool.write_table(self.etcd, *order)
+            await self.pool.write_table([order])
             return not self.pool.members[member].runs
 
         await until(ended, PATIENCE, f"{member} ends at {point}", every=0.3)
@@ -86,12 +84,12 @@ class Stage:
         """Have the first member own everything; a table that is older than a takeover would change nothing."""
 
         async def owning() -> bool:
-            owners = await self.pool.owners(self.etcd)
+            owners = await self.pool.owners()
             active = (await self.pool.status(FIRST))["active"]
             usual = all(owner.active == FIRST and owner.phase == "stable" for owner in owners.values())
             if usual and isinstance(active, list) and len(active) == self.pool.spec.slots:
                 return True
-            await self.pool.write_table(self.etcd, *AS_USUAL)
+            await self.pool.write_table([AS_USUAL])
             return False
 
         await until(owning, PATIENCE, f"{FIRST} owns all slots", every=0.3)
@@ -106,11 +104,8 @@ class Stage:
     ids=["writes, claims and copies", "handovers"],
 )
 async def test_a_sidecar_that_ends_at_any_named_point_breaks_no_promise(takeover, points, tmp_path):
-    async with (
-        fault_pool(takeover=takeover, controls=0, slots=3 * SLOTS_TOGETHER, home=tmp_path) as pool,
-        pool.etcds[0].client() as etcd,
-    ):
-        stage = Stage(pool, etcd)
+    async with fault_pool(takeover=takeover, controls=0, slots=3 * SLOTS_TOGETHER, home=tmp_path) as pool:
+        stage = Stage(pool)
         async with judged_clients(pool) as history:
             for point in points:
                 await stage.played(point)

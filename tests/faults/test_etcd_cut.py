@@ -32,23 +32,19 @@ needs_safe_etcd = pytest.mark.skipif(not DEBIAN_ETCD.exists(), reason=NO_SAFE_ET
 async def test_a_member_that_alone_is_cut_off_from_etcd_gives_its_slots_away_and_keeps_every_promise(
     cut, takeover, tmp_path
 ):
-    async with fault_pool(takeover=takeover, home=tmp_path) as pool, pool.etcds[0].client() as etcd:
-        await until(lambda: pool.at_rest(etcd), 60, "every member has its share")
+    async with fault_pool(takeover=takeover, home=tmp_path) as pool:
+        await until(pool.at_rest, 60, "every member has its share")
         async with judged_clients(pool):
             await asyncio.sleep(GRACE)
             settled = len(pool.owner_changes)
             for cable in pool.members["m1"].to_etcd:
                 CUTS[cut](cable)
-            await until(lambda: _gone_from(pool, etcd, "m1"), 40, "its slots are others'")
+            await until(lambda: pool.owns_nothing("m1"), 40, "its slots are others'")
             assert "m1 lost: it gave its slots away; it cannot reach etcd" in {c.cause for c in pool.takeovers(settled)}
             await until(lambda: _answers_anywhere(pool), 40, "the member that is cut off sends its callers on")
             for cable in pool.members["m1"].to_etcd:
                 cable.mend()
-            await until(lambda: pool.at_rest(etcd), 60, "it has its share again")
-
-
-async def _gone_from(pool: FaultPool, etcd, member: str) -> bool:
-    return all(owner.active != member for owner in (await pool.owners(etcd)).values())
+            await until(pool.at_rest, 60, "it has its share again")
 
 
 async def _answers_anywhere(pool: FaultPool) -> bool:
@@ -72,11 +68,11 @@ async def away(pool: FaultPool, how: str) -> AsyncIterator[None]:
 @needs_safe_etcd
 @pytest.mark.parametrize(("etcds", "how"), [(3, "killed"), (1, "frozen")])
 async def test_no_slot_changes_its_owner_when_etcd_was_away_and_some_find_it_before_others(etcds, how, tmp_path):
-    async with fault_pool(takeover="fast", etcds=etcds, home=tmp_path) as pool, pool.etcds[-1].client() as etcd:
-        await until(lambda: pool.at_rest(etcd), 60, "every member has its share")
+    async with fault_pool(takeover="fast", etcds=etcds, home=tmp_path) as pool:
+        await until(pool.at_rest, 60, "every member has its share")
         async with judged_clients(pool):
             await asyncio.sleep(GRACE)
-            before = {slot: owner.active for slot, owner in (await pool.owners(etcd)).items()}
+            before = {slot: owner.active for slot, owner in (await pool.owners()).items()}
             settled = len(pool.owner_changes)
 
             async with away(pool, how):

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.faults.judged import Caller, judged_clients
-from tests.faults.pool import DEBIAN_ETCD, FaultPool, KilledEtcd, fault_pool
+from tests.faults.pool import DEBIAN_ETCD, KilledEtcd, fault_pool
 from tests.faults.test_faults import NO_SAFE_ETCD
 from tests.harness.commands import commands, ready
 from tests.harness.etcd import EtcdServer
@@ -152,12 +152,8 @@ async def test_watches_whose_history_was_compacted_read_everything_anew(tmp_path
             await until(in_sync_again, 40, "the deaf member has read everything anew")
             assert await caller.get("m1", key, Understudy_Consistency="stale") == (200, "meanwhile")
             pool.members["m3"].kill()
-            await until(lambda: _left_by(pool, client, "m3"), 40, "the control server sees that a member is gone")
-            await until(lambda: pool.settled(client), 30, "the pool is whole again")
-
-
-async def _left_by(pool: FaultPool, client, member: str) -> bool:
-    return all(owner.active != member for owner in (await pool.owners(client)).values())
+            await until(lambda: pool.owns_nothing("m3"), 40, "the control server sees that a member is gone")
+            await until(pool.settled, 30, "the pool is whole again")
 
 
 @pytest.mark.parametrize(("make", "warned"), [(EtcdServer, True), (KilledEtcd, False)], ids=["3.5.1", "Debian's"])

@@ -24,21 +24,14 @@ async def test_lost_packets_and_resets_between_any_two_parts_break_no_promise(tm
     async with (
         namespaces() as ground,
         fault_pool(takeover="lease", ground=ground, home=tmp_path) as pool,
-        pool.etcds[0].client() as client,
         judged_clients(pool),
     ):
         caller, net = Caller(pool), ground.net
 
-        async def owners() -> set[str]:
-            return {owner.active for owner in (await pool.owners(client)).values()}
-
-        async def gave_way(member: str) -> bool:
-            return member not in await owners()
-
         with net.severed([("etcd1", "m1")]):
-            await until(lambda: gave_way("m1"), 30, "an owner that hears nothing from etcd gives way")
+            await until(lambda: pool.owns_nothing("m1"), 30, "an owner that hears nothing from etcd gives way")
             await until(lambda: _taken(caller, "m2"), 40, "the others take writes meanwhile")
-        await until(lambda: pool.settled(client), 40, "the member that was deaf is whole again")
+        await until(pool.settled, 40, "the member that was deaf is whole again")
 
         with net.severed([("m2", "m3"), ("m3", "m2"), ("m2", "control-1")], reset=True):
             await asyncio.sleep(2.0)
@@ -49,11 +42,11 @@ async def test_lost_packets_and_resets_between_any_two_parts_break_no_promise(tm
 
         everybody = [party for party in net.addresses if party != "m2"]
         with net.severed([pair for party in everybody for pair in (("m2", party), (party, "m2"))]):
-            await until(lambda: gave_way("m2"), 30, "a member that is cut off from all gives way")
+            await until(lambda: pool.owns_nothing("m2"), 30, "a member that is cut off from all gives way")
             assert (await caller.put("m2", "alone", "v"))[0] == 503
             # Until its read deadline it may answer from memory: so long its successors serve nobody.
             await until(lambda: _refuses(caller, "m2"), 40, "it answers no reads either")
-        await until(lambda: pool.settled(client), 40, "the pool is whole again")
+        await until(pool.settled, 40, "the pool is whole again")
         await until(lambda: caller.accepted("after all of it"), 40, "all members take writes")
 
 
@@ -67,11 +60,7 @@ async def _taken(caller: Caller, member: str) -> bool:
 
 @pytest.mark.skipif(not LIBRARY.exists(), reason=NO_LIBRARY)
 async def test_a_wall_clock_that_jumps_by_minutes_moves_nothing_and_breaks_nothing(tmp_path):
-    async with (
-        fault_pool(takeover="lease", clocks=True, home=tmp_path) as pool,
-        pool.etcds[0].client() as client,
-        judged_clients(pool),
-    ):
+    async with fault_pool(takeover="lease", clocks=True, home=tmp_path) as pool, judged_clients(pool):
         caller, settled = Caller(pool), len(pool.owner_changes)
         clock = pool.members["m1"].clock
         assert clock is not None
@@ -80,7 +69,7 @@ async def test_a_wall_clock_that_jumps_by_minutes_moves_nothing_and_breaks_nothi
             """Whether ``m1`` has taken a slot of ``member`` over, at a time that is ``by`` seconds wrong."""
             return any(
                 owner.active == "m1" and f"{member} lost" in owner.cause and abs(owner.since - time.time() - by) < 60
-                for owner in (await pool.owners(client)).values()
+                for owner in (await pool.owners()).values()
             )
 
         for member, by in (("m2", MINUTES), ("m3", -MINUTES)):
@@ -95,6 +84,6 @@ async def test_a_wall_clock_that_jumps_by_minutes_moves_nothing_and_breaks_nothi
             await until(lambda member=member, by=by: changed_hands(member, by), 40, f"a takeover at {by:+.0f} s")
             assert await caller.delete("m1", key, Idempotency_Key=f"once-{by}") == 204
             pool.members[member].start()
-            await until(lambda: pool.settled(client), 40, "the pool is whole again")
+            await until(pool.settled, 40, "the pool is whole again")
 
         assert [change for change in pool.takeovers(settled) if "m1 lost" in change.cause] == []

@@ -18,9 +18,8 @@ from tests.faults.pool import DEBIAN_ETCD, FaultPool, fault_pool
 from tests.faults.test_faults import NO_SAFE_ETCD
 from tests.harness.netns import unable
 from tests.harness.waiting import until
-from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.key_range import prefix_range
-from understudy.statesync.pool.records import Member, MemberState, Table
+from understudy.statesync.pool.records import Member, MemberState
 from understudy.statesync.pool.slots import slot_of
 
 CUT = 8.0
@@ -59,7 +58,6 @@ class Whole:
     """Looks whether the pool is whole: ``missing`` says what is not, '' for nothing."""
 
     pool: FaultPool
-    client: EtcdClient
     front: str
     admins: Sequence[str]
 
@@ -71,13 +69,13 @@ class Whole:
         return ""
 
     async def _records(self) -> str:
-        page = await self.client.range(prefix_range(self.pool.keys.members))
+        page = await self.pool.client.range(prefix_range(self.pool.keys.members))
         states = {member.member: member.state for member in (Member.decode(kv.value) for kv in page.kvs)}
         if states != dict.fromkeys(self.pool.names, MemberState.UP):
             return f"member records: {states}"
-        table = await self.client.get(self.pool.keys.table)
-        lost = Table.decode(table.value).lost if table else {}
-        owners = await self.pool.owners(self.client)
+        seen = await self.pool.table()
+        lost = seen.table.lost if seen else {}
+        owners = await self.pool.owners()
         unstable = [slot for slot, owner in owners.items() if owner.phase != "stable"]
         return f"lost: {list(lost)}, {len(owners)} owners, on their way: {unstable}" if lost or unstable else ""
 
@@ -121,9 +119,9 @@ class Whole:
             return json.loads(await answer.text())
 
 
-async def _whole(pool: FaultPool, client: EtcdClient, ground: Namespaces, stack: AsyncExitStack) -> Whole:
+async def _whole(pool: FaultPool, ground: Namespaces, stack: AsyncExitStack) -> Whole:
     admins = [await ground.admin(stack, control.name) for control in pool.controls]
-    return Whole(pool, client, await ground.front(pool, stack, FRONT), admins)
+    return Whole(pool, await ground.front(pool, stack, FRONT), admins)
 
 
 @pytest.mark.skipif(not DEBIAN_ETCD.exists(), reason=NO_SAFE_ETCD)
@@ -134,9 +132,8 @@ async def test_after_a_cut_of_eight_seconds_between_any_two_parts_all_is_as_befo
         AsyncExitStack() as stack,
         namespaces(controls=2, more=[FRONT]) as ground,
         fault_pool(takeover="fast", controls=2, ground=ground, home=tmp_path) as pool,
-        pool.etcds[0].client() as client,
     ):
-        whole = await _whole(pool, client, ground, stack)
+        whole = await _whole(pool, ground, stack)
 
         async def all_is_well() -> bool:
             fault = await whole.missing()

@@ -17,7 +17,6 @@ from tests.faults.pool import DEBIAN_ETCD, FaultPool, FaultProgram, Ground, faul
 from tests.faults.test_faults import NO_SAFE_ETCD
 from tests.harness.commands import ask
 from tests.harness.waiting import free_port, until
-from understudy.statesync.pool.records import Member
 from understudy.telemetry.tracing.ids import takeover_seed
 
 DISK = "1m"
@@ -76,23 +75,20 @@ async def test_a_takeover_is_served_with_receivers_gone_and_hanging_and_the_disk
         "m2": f"http://127.0.0.1:{hanging.sockets[0].getsockname()[1]}",
         "m3": f"http://127.0.0.1:{free_port()}",
     }
-    async with (
-        fault_pool(takeover="fast", traces=True, ground=SmallDisk(), home=tmp_path) as pool,
-        pool.etcds[0].client() as client,
-    ):
+    async with fault_pool(takeover="fast", traces=True, ground=SmallDisk(), home=tmp_path) as pool:
         (control,), caller = pool.controls, Caller(pool)
         http = control.option("--http")
         for name, receiver in receivers.items():
             pool.members[name].kill()
             pool.members[name].start(OTEL_EXPORTER_OTLP_ENDPOINT=receiver)
-            await until(lambda: pool.at_rest(client), 40, "the pool is whole again")
+            await until(pool.at_rest, 40, "the pool is whole again")
         disk = f"/proc/{control.process.pid}/root{pool.home / 'disk'}"
         ballast = Path(f"{disk}/ballast")
         await asyncio.to_thread(fill, ballast)
 
         measured = 'understudy_changes_total{kind="failover",outcome="measured"}'
         before = await metric(http, measured)
-        lost = await takeover(pool, client, caller)
+        lost = await takeover(pool, caller)
         # Measured by the control server, though it cannot be kept: metrics need no disk.
         await until(lambda: _risen(http, measured, before), 30, "the takeover is measured")
         await until(lambda: _risen(http, "understudy_store_dropped_total", 0), 30, "what was lost is counted")
@@ -105,8 +101,8 @@ async def test_a_takeover_is_served_with_receivers_gone_and_hanging_and_the_disk
             assert await metric(peer, "understudy_spans_waiting") > 0
 
         await asyncio.to_thread(ballast.unlink)
-        await until(lambda: pool.at_rest(client), 40, "the pool is whole again")
-        kept = await takeover(pool, client, caller)
+        await until(pool.at_rest, 40, "the pool is whole again")
+        kept = await takeover(pool, caller)
 
         async def rooted() -> bool:
             spans = (await ask(http, f"/v1/traces/{kept}")).get("spans", [])
@@ -116,9 +112,10 @@ async def test_a_takeover_is_served_with_receivers_gone_and_hanging_and_the_disk
     hanging.close()
 
 
-async def takeover(pool: FaultPool, client, caller: Caller) -> str:
+async def takeover(pool: FaultPool, caller: Caller) -> str:
     """Kill a member and see every write of its sessions taken by others; returns the trace's id."""
-    record = Member.decode((await client.get(pool.keys.member("m1"))).value)
+    record = await pool.record("m1")
+    assert record is not None
     pool.members["m1"].kill()
 
     async def served() -> bool:

@@ -22,8 +22,7 @@ from tests.harness.envoy import running_envoy
 from tests.harness.waiting import free_port, until
 from understudy.deploy.inspect.traces import read_trace
 from understudy.proxy.front.bootstrap import bootstrap
-from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.pool.records import Intent, Member, Phase, Table
+from understudy.statesync.pool.records import Intent, Phase, Table
 from understudy.statesync.pool.slots import slot_of
 from understudy.telemetry.otlp.spans import StoredSpan
 from understudy.telemetry.slo.waterfall import is_measured, path, root_of
@@ -44,17 +43,19 @@ pytestmark = pytest.mark.skipif(not DEBIAN_ETCD.exists(), reason=NO_SAFE_ETCD)
 class Traced:
     """A pool, and what its traces say."""
 
-    def __init__(self, pool: FaultPool, client: EtcdClient) -> None:
-        self.pool, self.client = pool, client
+    def __init__(self, pool: FaultPool) -> None:
+        self.pool = pool
 
     async def boot(self, member: str) -> tuple[str, int]:
         """A member's boot id, and which of its lives this is."""
-        kv = await self.client.get(self.pool.keys.member(member))
-        record = Member.decode(kv.value)
+        record = await self.pool.record(member)
+        assert record is not None
         return record.boot, record.life
 
     async def table(self) -> Table:
-        return Table.decode((await self.client.get(self.pool.keys.table)).value)
+        seen = await self.pool.table()
+        assert seen is not None
+        return seen.table
 
     async def trace(self, trace: str, *also: str) -> dict[str, list[StoredSpan]]:
         """The spans of a trace by name, once the root and spans of the members ``also`` are there."""
@@ -82,13 +83,13 @@ class Traced:
         return await self.trace(takeover_seed(self.pool.name, member, *boot).hex, *others)
 
     async def settled(self) -> None:
-        await until(lambda: self.pool.at_rest(self.client), 40, "the pool is whole again")
+        await until(self.pool.at_rest, 40, "the pool is whole again")
 
 
 @contextlib.asynccontextmanager
 async def traced(home: Path, **wanted: object) -> AsyncIterator[Traced]:
-    async with fault_pool(takeover="fast", traces=True, home=home, **wanted) as pool, pool.etcds[0].client() as client:
-        yield Traced(pool, client)
+    async with fault_pool(takeover="fast", traces=True, home=home, **wanted) as pool:
+        yield Traced(pool)
 
 
 def seconds(spans: list[StoredSpan]) -> dict[str, float]:
@@ -186,7 +187,7 @@ async def test_an_envoy_that_is_late_with_its_word_holds_up_a_handover_and_no_ta
                 etcd_to_target = pool.members["m3"].to_etcd
                 for late in etcd_to_target:
                     late.cut(Way.ANSWERS)
-                await world.client.put(pool.keys.intent("m2"), Intent("m2", 0.0, time.time()).encode())
+                await pool.client.put(pool.keys.intent("m2"), Intent("m2", 0.0, time.time()).encode())
                 (slot,) = await until(lambda: _on_its_way(world, "m2"), 40, "a slot is on its way")
                 caller = asyncio.create_task(_waited(pool, "m2", slot))
                 await asyncio.sleep(AT_THE_GATE)
@@ -239,7 +240,7 @@ async def _lost(world: Traced, member: str) -> bool:
 
 async def _on_its_way(world: Traced, member: str) -> list[int]:
     """A slot that the member is handing over, if there is one."""
-    owners = await world.pool.owners(world.client)
+    owners = await world.pool.owners()
     return [slot for slot, one in owners.items() if one.active == member and one.phase is Phase.HANDOVER][:1]
 
 
@@ -255,7 +256,7 @@ async def _waited(pool: FaultPool, member: str, slot: int) -> float:
 async def _emptied(world: Traced, before: Table, member: str) -> Table | None:
     """The table by which the member's slots went, once they have."""
     table = await world.table()
-    owners = await world.pool.owners(world.client)
+    owners = await world.pool.owners()
     gone = table.generation > before.generation and all(owner.active != member for owner in owners.values())
     return table if gone and table.traceparent else None
 

@@ -7,20 +7,19 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 
 from tests.harness.etcd import EtcdServer
 from tests.harness.forkserver import forked
+from tests.harness.records import PoolRecords
 from tests.harness.waiting import free_port, until
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.etcd.key_range import prefix_range
-from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.records import Lost, Member, Owner, Table
+from understudy.statesync.pool.records import Member
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_reader import parse_spec
@@ -62,24 +61,20 @@ class MemberProcesses:
     application: subprocess.Popen[bytes] | None = None
 
 
-@dataclass
-class SidecarPool:
-    """The sidecars of one pool, and the test's hand on the pool's records.
+class SidecarPool(PoolRecords):
+    """The sidecars of one pool, and its records.
 
     With ``flags`` they are started as ``understudy sidecar`` with what ``flags(member)`` says, and log into ``logs``.
     ``before`` is what single members' programs do before anything else.
     """
 
-    etcd: EtcdServer
-    client: EtcdClient
-    http: aiohttp.ClientSession
-    keys: PoolKeys
-    spec: PoolSpec
-    members: dict[str, MemberProcesses] = field(default_factory=dict)
-    generation: int = 0
-    flags: Callable[[str], Sequence[object]] | None = None
-    logs: Path | None = None
-    before: dict[str, str] = field(default_factory=dict)
+    def __init__(self, etcd: EtcdServer, client: EtcdClient, http: aiohttp.ClientSession, spec: PoolSpec) -> None:
+        super().__init__(client, spec)
+        self.etcd, self.http = etcd, http
+        self.members: dict[str, MemberProcesses] = {}
+        self.flags: Callable[[str], Sequence[object]] | None = None
+        self.logs: Path | None = None
+        self.before: dict[str, str] = {}
 
     async def start(self, *names: str, etcd: str = "") -> None:
         """Start members (again), and wait until each is ready. ``etcd`` is another way to etcd than the direct one."""
@@ -131,40 +126,6 @@ class SidecarPool:
                 return False
 
         await until(ready, timeout=40, what=f"{name} is ready")
-
-    async def write_table(self, orders: Sequence[Sequence[str]], lost: Mapping[str, str] | None = None) -> None:
-        """Write a slot table; ``orders`` is repeated over all slots, ``lost`` maps dead members to their boot."""
-        self.generation += 1
-        slots = tuple(tuple(orders[slot % len(orders)]) for slot in range(self.spec.slots))
-        dead = {name: Lost(boot, "said by the test", "", 0.0) for name, boot in (lost or {}).items()}
-        await self.client.put(self.keys.table, Table(self.generation, slots, dead).encode())
-
-    async def owners(self) -> dict[int, Owner]:
-        """All owner records."""
-        page = await self.client.range(prefix_range(self.keys.owners))
-        return {int(kv.key[-5:]): Owner.decode(kv.value) for kv in page.kvs}
-
-    async def record(self, name: str) -> Member | None:
-        """A member's record."""
-        kv = await self.client.get(self.keys.member(name))
-        return Member.decode(kv.value) if kv else None
-
-    async def await_owners(self, orders: Sequence[Sequence[str]]) -> None:
-        """Wait until every slot is owned, stably, by the first of its order."""
-
-        async def settled() -> bool:
-            owners = await self.owners()
-            return len(owners) == self.spec.slots and all(
-                owner.active == orders[slot % len(orders)][0] and owner.phase == "stable"
-                for slot, owner in owners.items()
-            )
-
-        await until(settled, timeout=40, what=f"slots are owned as in {orders}")
-
-    async def settle(self, *orders: Sequence[str]) -> None:
-        """Write a table of these orders and wait until it is so."""
-        await self.write_table(orders)
-        await self.await_owners(orders)
 
     async def await_copies(self, *members: str) -> None:
         """Wait until these members hold copies of all slots, as each of them says."""
@@ -225,9 +186,8 @@ async def sidecar_pool(
     """A pool without members yet, its spec applied; ``access`` is how the test's own client gets into etcd."""
     async with etcd.client(**access) as client, aiohttp.ClientSession() as http:
         parsed = parse_spec(f"pool: {pool}\n{spec}", where="test")
-        keys = PoolKeys(pool)
-        await client.put(keys.spec, parsed.encode())
-        sidecars = SidecarPool(etcd, client, http, keys, parsed)
+        sidecars = SidecarPool(etcd, client, http, parsed)
+        await sidecars.apply(parsed)
         try:
             yield sidecars
         finally:

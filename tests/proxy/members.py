@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, cast
 
+from tests.harness.records import PoolRecords
 from tests.harness.waiting import until
 from understudy.proxy.events.incarnation import Incarnation
 from understudy.proxy.events.recorder import Recorder
@@ -40,7 +41,7 @@ from understudy.statesync.heartbeat.pulse import Pulses
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.ownership import FailoverLog
 from understudy.statesync.pool.pool_clock import PoolClock
-from understudy.statesync.pool.records import Member, MemberState, Owner, Table
+from understudy.statesync.pool.records import Lost, Member, MemberState, Owner
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.sessions.commit import Committer
 from understudy.statesync.sessions.replica import Replica
@@ -72,10 +73,10 @@ class Network:
     """The calls between members, made directly. Who is in ``dead`` refuses every connection."""
 
     def __init__(self) -> None:
-        self.members: dict[str, LocalMember] = {}
+        self.members: dict[str, InProcessMember] = {}
         self.dead: set[str] = set()
 
-    def _reach(self, peer: Peer) -> "LocalMember":
+    def _reach(self, peer: Peer) -> "InProcessMember":
         if peer.member in self.dead:
             raise PeerRefused(peer.member, "connection refused")
         return self.members[peer.member]
@@ -102,7 +103,7 @@ class Network:
         return ProbeResult.GONE if peer.member in self.dead else ProbeResult.ALIVE
 
 
-class LocalMember:
+class InProcessMember:
     """The parts of one member that own slots and answer session calls, put together as ``assembly`` does."""
 
     def __init__(self, etcd: EtcdClient, pool: str, me: str, network: Network) -> None:
@@ -182,29 +183,23 @@ class LocalMember:
         return await self.service.handle(Call(method, key, given, body.encode()))
 
 
-class LocalPool:
+class InProcessPool(PoolRecords):
     """Members of one pool, each with its watch, its read deadline and its group commit running."""
 
-    def __init__(self, etcd: EtcdClient, name: str, stack: AsyncExitStack, takeover: str) -> None:
-        self.etcd = etcd
-        self.name = name
-        self.keys = PoolKeys(name)
+    def __init__(self, client: EtcdClient, spec: PoolSpec, stack: AsyncExitStack) -> None:
+        super().__init__(client, spec)
         self.network = Network()
-        self.takeover = takeover
         self._stack = stack
-        self._generation = 0
 
-    def __getitem__(self, member: str) -> LocalMember:
+    def __getitem__(self, member: str) -> InProcessMember:
         return self.network.members[member]
 
     async def join(self, *members: str) -> None:
         """Have members in the pool; their reconcilers do not run."""
-        spec = PoolSpec(pool=self.name, slots=SLOTS, takeover=cast("Any", self.takeover))
-        await self.etcd.put(self.keys.spec, spec.encode())
+        await self.apply(self.spec)
         for name in members:
-            record = Member(name, f"{name}1", "127.0.0.1:1", "127.0.0.1:2", MemberState.UP)
-            await self.etcd.put(self.keys.member(name), record.encode())
-            member = self.network.members[name] = LocalMember(self.etcd, self.name, name, self.network)
+            await self.write_record(Member(name, f"{name}1", "127.0.0.1:1", "127.0.0.1:2", MemberState.UP))
+            member = self.network.members[name] = InProcessMember(self.client, self.spec.pool, name, self.network)
             for part in (member.copies.mirror.run(), member.reads.run(), member.committer.run()):
                 await self.run(part)
         for name in members:
@@ -212,7 +207,7 @@ class LocalPool:
             await until(partial(self._sees, self[name], members), what=f"{name} sees the others")
 
     @staticmethod
-    def _sees(member: LocalMember, others: Sequence[str]) -> bool:
+    def _sees(member: InProcessMember, others: Sequence[str]) -> bool:
         return set(others) <= set(member.pool.state.members)
 
     async def run(self, part: Any) -> asyncio.Task[None]:
@@ -226,14 +221,12 @@ class LocalPool:
         self._stack.push_async_callback(end)
         return task
 
-    async def assign(self, *order: str, lost: Mapping[str, Any] | None = None) -> None:
+    async def assign(self, *order: str, lost: Mapping[str, Lost] | None = None) -> None:
         """Write a table with this order for every slot, and wait until all members have it."""
-        self._generation += 1
-        table = Table(self._generation, (order,) * SLOTS, dict(lost or {}))
-        await self.etcd.put(self.keys.table, table.encode())
+        table = await self.write_table([order], lost)
         await self._everybody(lambda member: member.pool.view().table == table, "has the table")
 
-    async def give(self, me: str, *order: str) -> LocalMember:
+    async def give(self, me: str, *order: str) -> InProcessMember:
         """Have a member own every slot, by its own claim, and the members of ``order`` hold them."""
         await self.assign(me, *order)
         member = self[me]
@@ -250,18 +243,12 @@ class LocalPool:
     async def kill(self, name: str) -> None:
         """A member refuses connections from now on, and its record is gone."""
         self.network.dead.add(name)
-        await self.etcd.delete(self.keys.member(name))
+        await self.delete_record(name)
         living = [m for n, m in self.network.members.items() if n != name]
         await until(lambda: all(name not in m.pool.state.members for m in living), what="its record is gone")
 
-    async def record(self, slot: int) -> Owner:
-        """The owner record of a slot, as etcd has it."""
-        kv = await self.etcd.get(self.keys.owner(slot))
-        assert kv is not None
-        return Owner.decode(kv.value)
 
-
-def owners(member: LocalMember) -> dict[int, str]:
+def owners(member: InProcessMember) -> dict[int, str]:
     """Who owns which slot, as a member sees it."""
     view = member.pool.view()
     found = {slot: view.owner(slot) for slot in range(SLOTS)}
@@ -269,10 +256,13 @@ def owners(member: LocalMember) -> dict[int, str]:
 
 
 @asynccontextmanager
-async def local_pool(etcd: EtcdClient, name: str, *members: str, takeover: str = "fast") -> AsyncIterator[LocalPool]:
+async def in_process_pool(
+    client: EtcdClient, name: str, *members: str, takeover: str = "fast"
+) -> AsyncIterator[InProcessPool]:
     """A pool whose members run in this very process."""
     async with AsyncExitStack() as stack:
-        pool = LocalPool(etcd, name, stack, takeover)
+        spec = PoolSpec(pool=name, slots=SLOTS, takeover=cast("Any", takeover))
+        pool = InProcessPool(client, spec, stack)
         await pool.join(*members)
         yield pool
 

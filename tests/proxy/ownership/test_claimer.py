@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from tests.harness.waiting import stays, until
-from tests.proxy.members import SLOTS, LocalPool, local_pool
+from tests.proxy.members import SLOTS, InProcessPool, in_process_pool
 from understudy.proxy.events.cause import Cause
 from understudy.proxy.ownership import claims
 from understudy.statesync.etcd.client import EtcdClient, OutcomeUnknown
@@ -20,17 +20,17 @@ ALL = list(range(SLOTS))
 
 
 @pytest_asyncio.fixture
-async def pool(client: EtcdClient, pool_name: str) -> AsyncIterator[LocalPool]:
-    async with local_pool(client, pool_name, "a", "b") as pool:
+async def pool(client: EtcdClient, pool_name: str) -> AsyncIterator[InProcessPool]:
+    async with in_process_pool(client, pool_name, "a", "b") as pool:
         yield pool
 
 
-def taking_over(pool: LocalPool, me: str, member: str) -> Cause:
+def taking_over(pool: InProcessPool, me: str, member: str) -> Cause:
     trace = pool[me].pool.takeover_of(member, f"{member}1")
     return Cause(f"{member} lost: connection refused", trace, source=member)
 
 
-async def test_a_claimed_slot_takes_no_call_before_it_is_opened(pool: LocalPool) -> None:
+async def test_a_claimed_slot_takes_no_call_before_it_is_opened(pool: InProcessPool) -> None:
     a = pool["a"]
     won = await a.claimer.win(a.pool.view(), ALL, Cause("first owner"))
 
@@ -39,10 +39,10 @@ async def test_a_claimed_slot_takes_no_call_before_it_is_opened(pool: LocalPool)
     assert await a.claimer.open(won) == ALL
     assert a.owned.open_slots() == ALL
     assert a.copies.replica.synced == frozenset(ALL)
-    assert (await pool.record(0)).epoch == 1
+    assert (await pool.owner(0)).epoch == 1
 
 
-async def test_of_two_claimants_with_the_same_view_one_wins_and_the_other_learns_who(pool: LocalPool) -> None:
+async def test_of_two_claimants_with_the_same_view_one_wins_and_the_other_learns_who(pool: InProcessPool) -> None:
     a, b = pool["a"], pool["b"]
     view = b.pool.view()
     stale = replace(view, owners=dict(view.owners))
@@ -57,7 +57,7 @@ async def test_of_two_claimants_with_the_same_view_one_wins_and_the_other_learns
 
 
 async def test_what_the_dead_owner_wrote_last_is_there_before_the_first_answer(
-    pool: LocalPool, monkeypatch: pytest.MonkeyPatch
+    pool: InProcessPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = await pool.give("a", "b"), pool["b"]
     await b.reconciler._hold()
@@ -77,13 +77,13 @@ async def test_what_the_dead_owner_wrote_last_is_there_before_the_first_answer(
 
     assert await opening == ALL
     assert (await b.call("GET", "k")).body == b"last"
-    assert (await pool.record(0)).epoch == 2
+    assert (await pool.owner(0)).epoch == 2
     assert (b.recorder.counters.takeovers, b.recorder.counters.taken_over) == (1, SLOTS)
     assert b.recorder.audit.next_audit() == 0
 
 
 async def test_a_watch_that_lags_behind_is_made_up_for_by_reading_etcd(
-    pool: LocalPool, monkeypatch: pytest.MonkeyPatch
+    pool: InProcessPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = await pool.give("a", "b"), pool["b"]
     await b.reconciler._hold()
@@ -98,7 +98,7 @@ async def test_a_watch_that_lags_behind_is_made_up_for_by_reading_etcd(
 
 
 async def test_a_claim_whose_answer_was_lost_is_found_to_have_won(
-    pool: LocalPool, monkeypatch: pytest.MonkeyPatch
+    pool: InProcessPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, sent = pool["a"], []
     txn = a.claimer._etcd.txn
@@ -115,15 +115,15 @@ async def test_a_claim_whose_answer_was_lost_is_found_to_have_won(
 
     assert [c.slot for c in won.claims] == ALL
     assert [result.succeeded for result in sent] == [True, False]  # type: ignore[attr-defined]
-    assert (await pool.record(0)).epoch == 1
+    assert (await pool.owner(0)).epoch == 1
 
 
-async def test_the_failover_record_names_the_slots_that_were_won(pool: LocalPool) -> None:
+async def test_the_failover_record_names_the_slots_that_were_won(pool: InProcessPool) -> None:
     await pool.give("a", "b")
     b = pool["b"]
     await b.claimer.open(await b.claimer.win(b.pool.view(), [0, 2], taking_over(pool, "b", "a")))
 
-    (record,) = [Failover.decode(kv.value) for kv in (await pool.etcd.range(prefix_range(pool.keys.failovers))).kvs]
+    (record,) = [Failover.decode(kv.value) for kv in (await pool.client.range(prefix_range(pool.keys.failovers))).kvs]
     assert (record.source, record.to, record.planned) == ("a", "b", False)
     assert (record.slots, record.epochs) == ((0, 2), (2, 2))
 
@@ -137,7 +137,7 @@ async def test_only_a_lease_takeover_waits_for_the_old_owners_reads(
     async def sleep(seconds: float) -> None:
         waited.append(seconds)
 
-    async with local_pool(client, pool_name, "a", "b", takeover=takeover) as pool:
+    async with in_process_pool(client, pool_name, "a", "b", takeover=takeover) as pool:
         await pool.give("a", "b")
         b = pool["b"]
         won = await b.claimer.win(b.pool.view(), ALL, taking_over(pool, "b", "a"))

@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from tests.harness.waiting import until
-from tests.proxy.members import SLOTS, LocalMember, LocalPool, local_pool
+from tests.proxy.members import SLOTS, InProcessMember, InProcessPool, in_process_pool
 from understudy.proxy.member.pool_view import Peer
 from understudy.proxy.ownership.handover import HandoverFailed
 from understudy.proxy.ownership.owned_slots import NotMine
@@ -21,16 +21,16 @@ ALL = list(range(SLOTS))
 
 
 @pytest_asyncio.fixture
-async def pool(client: EtcdClient, pool_name: str) -> AsyncIterator[LocalPool]:
-    async with local_pool(client, pool_name, "a", "b") as pool:
+async def pool(client: EtcdClient, pool_name: str) -> AsyncIterator[InProcessPool]:
+    async with in_process_pool(client, pool_name, "a", "b") as pool:
         yield pool
 
 
-async def give(owner: LocalMember, *slots: int) -> None:
+async def give(owner: InProcessMember, *slots: int) -> None:
     await owner.handover.give(slots or ALL, "b", cause="drain", trace=None)
 
 
-async def test_the_target_owns_the_slots_with_the_next_epochs_and_all_sessions(pool: LocalPool) -> None:
+async def test_the_target_owns_the_slots_with_the_next_epochs_and_all_sessions(pool: InProcessPool) -> None:
     a, b = await pool.give("a", "b"), pool["b"]
     assert (await a.call("PUT", "k", "kept")).status == 201
 
@@ -38,14 +38,14 @@ async def test_the_target_owns_the_slots_with_the_next_epochs_and_all_sessions(p
 
     assert len(a.owned) == 0
     assert sorted(b.owned.open_slots()) == ALL
-    record = await pool.record(0)
+    record = await pool.owner(0)
     assert (record.active, record.boot, record.epoch, record.phase) == ("b", "b1", 2, Phase.STABLE)
     assert (await b.call("GET", "k")).body == b"kept"
     assert (a.recorder.counters.given, b.recorder.counters.received) == (SLOTS, SLOTS)
 
 
 async def test_a_call_that_waits_at_the_gate_goes_to_the_target(
-    pool: LocalPool, monkeypatch: pytest.MonkeyPatch
+    pool: InProcessPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = await pool.give("a", "b"), pool["b"]
     closed, go_on = asyncio.Event(), asyncio.Event()
@@ -71,7 +71,7 @@ async def test_a_call_that_waits_at_the_gate_goes_to_the_target(
 
 
 async def test_reads_go_on_behind_the_closed_gate_and_end_before_the_target_is_asked(
-    pool: LocalPool, monkeypatch: pytest.MonkeyPatch
+    pool: InProcessPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a = await pool.give("a", "b")
     await a.call("PUT", "k", "kept")
@@ -98,7 +98,7 @@ async def test_reads_go_on_behind_the_closed_gate_and_end_before_the_target_is_a
 
 
 async def test_a_target_that_refuses_gets_nothing_and_the_owner_serves_on_under_new_epochs(
-    pool: LocalPool, monkeypatch: pytest.MonkeyPatch
+    pool: InProcessPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = await pool.give("a", "b"), pool["b"]
 
@@ -110,14 +110,14 @@ async def test_a_target_that_refuses_gets_nothing_and_the_owner_serves_on_under_
         await give(a)
 
     assert sorted(a.owned.open_slots()) == ALL
-    record = await pool.record(0)
+    record = await pool.owner(0)
     assert (record.active, record.epoch, record.phase) == ("a", 2, Phase.STABLE)
     assert (await a.call("PUT", "k", "served")).status == 201
     assert a.recorder.counters.refused == SLOTS
 
 
 async def test_an_answer_that_comes_too_late_leaves_the_slots_with_the_target(
-    pool: LocalPool, monkeypatch: pytest.MonkeyPatch
+    pool: InProcessPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = await pool.give("a", "b"), pool["b"]
     activate = pool.network.activate
@@ -132,23 +132,23 @@ async def test_an_answer_that_comes_too_late_leaves_the_slots_with_the_target(
 
     assert len(a.owned) == 0
     assert sorted(b.owned.open_slots()) == ALL
-    assert (await pool.record(0)).active == "b"
+    assert (await pool.owner(0)).active == "b"
 
 
-async def test_a_slot_whose_call_does_not_end_stays_and_the_others_go(pool: LocalPool) -> None:
+async def test_a_slot_whose_call_does_not_end_stays_and_the_others_go(pool: InProcessPool) -> None:
     a = await pool.give("a", "b")
     busy = await a.owned.enter(1)
     with pytest.raises(HandoverFailed, match="slot 1 to b: calls under way did not end in time"):
         await give(a)
     busy.leave()
     assert a.owned.open_slots() == [1]
-    assert [(await pool.record(slot)).active for slot in ALL] == ["b", "a", "b", "b"]
+    assert [(await pool.owner(slot)).active for slot in ALL] == ["b", "a", "b", "b"]
 
 
-async def test_a_slot_that_somebody_claimed_meanwhile_is_lost_and_not_handed_over(pool: LocalPool) -> None:
+async def test_a_slot_that_somebody_claimed_meanwhile_is_lost_and_not_handed_over(pool: InProcessPool) -> None:
     a = await pool.give("a", "b")
-    record = await pool.record(2)
-    await pool.etcd.put(pool.keys.owner(2), record.encode())  # the same content at another revision: not our record
+    record = await pool.owner(2)
+    await pool.client.put(pool.keys.owner(2), record.encode())  # the same content at another revision: not our record
     await until(lambda: a.pool.state.owners[2].revision > a.owned.get(2).fence, what="the watch has brought it")  # type: ignore[union-attr]
     with pytest.raises(HandoverFailed, match="somebody else has claimed a slot"):
         await give(a)
@@ -157,10 +157,10 @@ async def test_a_slot_that_somebody_claimed_meanwhile_is_lost_and_not_handed_ove
         await a.owned.enter(2)
 
 
-async def test_the_target_takes_only_what_is_left_to_it_at_that_very_revision(pool: LocalPool) -> None:
+async def test_the_target_takes_only_what_is_left_to_it_at_that_very_revision(pool: InProcessPool) -> None:
     a, b = await pool.give("a", "b"), pool["b"]
-    fenced = start_handover(await pool.record(0), "b", cause="drain", traceparent="", now=1.0)
-    revision = (await pool.etcd.put(pool.keys.owner(0), fenced.encode())) or 0
+    fenced = start_handover(await pool.owner(0), "b", cause="drain", traceparent="", now=1.0)
+    revision = (await pool.client.put(pool.keys.owner(0), fenced.encode())) or 0
     with pytest.raises(NotTaken, match=f"no handover to b stands at revision {revision - 1}"):
         await b.handover.take([0], revision - 1)
     with pytest.raises(NotTaken, match="no handover to b stands"):
@@ -171,12 +171,12 @@ async def test_the_target_takes_only_what_is_left_to_it_at_that_very_revision(po
     assert b.owned.open_slots() == [0]
 
 
-async def test_a_handover_that_nobody_carries_out_any_more_is_undone(pool: LocalPool) -> None:
+async def test_a_handover_that_nobody_carries_out_any_more_is_undone(pool: InProcessPool) -> None:
     a = await pool.give("a", "b")
-    fenced = start_handover(await pool.record(0), "b", cause="drain", traceparent="", now=1.0)
-    revision = (await pool.etcd.put(pool.keys.owner(0), fenced.encode())) or 0
+    fenced = start_handover(await pool.owner(0), "b", cause="drain", traceparent="", now=1.0)
+    revision = (await pool.client.put(pool.keys.owner(0), fenced.encode())) or 0
     await until(lambda: a.pool.state.owners[0].revision == revision, what="the owner has seen it")
     await a.handover.undo_stale(0)
-    record = await pool.record(0)
+    record = await pool.owner(0)
     assert (record.active, record.epoch, record.phase) == ("a", fenced.epoch + 1, Phase.STABLE)
     assert 0 in a.owned.open_slots()

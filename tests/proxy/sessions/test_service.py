@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from tests.harness.waiting import until
-from tests.proxy.members import SLOTS, LocalPool, headers_of, local_pool
+from tests.proxy.members import SLOTS, InProcessPool, headers_of, in_process_pool
 from understudy.proxy.http.problems import Reply
 from understudy.proxy.member.pool_view import Peer
 from understudy.proxy.peers.peer_protocol import PeerBroken
@@ -19,8 +19,8 @@ from understudy.statesync.pool.slots import slot_of
 
 
 @pytest_asyncio.fixture
-async def pool(client: EtcdClient, pool_name: str) -> AsyncIterator[LocalPool]:
-    async with local_pool(client, pool_name, "a", "b", "c") as pool:
+async def pool(client: EtcdClient, pool_name: str) -> AsyncIterator[InProcessPool]:
+    async with in_process_pool(client, pool_name, "a", "b", "c") as pool:
         yield pool
 
 
@@ -32,7 +32,7 @@ def kind_of(reply: Reply) -> tuple[int, str]:
     return reply.status, str(json.loads(reply.body)["type"]).rpartition("/")[2]
 
 
-async def test_a_call_at_the_owner_is_answered_there_and_one_elsewhere_takes_one_hop(pool: LocalPool) -> None:
+async def test_a_call_at_the_owner_is_answered_there_and_one_elsewhere_takes_one_hop(pool: InProcessPool) -> None:
     a, b = await pool.give("a", "b", "c"), pool["b"]
     assert headers_of(await a.call("PUT", "k", "one"))["understudy-served-by"] == "a"
     reply = await b.call("GET", "k")
@@ -42,7 +42,7 @@ async def test_a_call_at_the_owner_is_answered_there_and_one_elsewhere_takes_one
 
 
 async def test_a_forwarded_write_carries_a_stamp_so_that_it_has_its_effect_once(
-    pool: LocalPool, monkeypatch: pytest.MonkeyPatch
+    pool: InProcessPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await pool.give("a", "b", "c")
     forward, sent = pool.network.forward, []
@@ -59,7 +59,7 @@ async def test_a_forwarded_write_carries_a_stamp_so_that_it_has_its_effect_once(
     assert "understudy-request" not in read
 
 
-async def test_the_first_standby_takes_over_from_an_owner_that_refuses_connections(pool: LocalPool) -> None:
+async def test_the_first_standby_takes_over_from_an_owner_that_refuses_connections(pool: InProcessPool) -> None:
     a, b = await pool.give("a", "b", "c"), pool["b"]
     await a.call("PUT", "k", "kept")
     pool.network.dead.add("a")
@@ -69,10 +69,10 @@ async def test_the_first_standby_takes_over_from_an_owner_that_refuses_connectio
     assert (reply.status, reply.body, reply.headers["Understudy-Served-By"]) == (200, b"kept", "b")
     assert reply.headers["Understudy-Epoch"] == "2"
     assert sorted(b.owned.open_slots()) == list(range(SLOTS))
-    assert (await pool.record(0)).cause == "a lost: connection refused; connection refused"
+    assert (await pool.owner(0)).cause == "a lost: connection refused; connection refused"
 
 
-async def test_a_later_standby_sends_the_call_to_the_first_which_takes_over(pool: LocalPool) -> None:
+async def test_a_later_standby_sends_the_call_to_the_first_which_takes_over(pool: InProcessPool) -> None:
     a, b, c = await pool.give("a", "b", "c"), pool["b"], pool["c"]
     await a.call("PUT", "k", "kept")
     pool.network.dead.add("a")
@@ -83,7 +83,7 @@ async def test_a_later_standby_sends_the_call_to_the_first_which_takes_over(pool
 
 
 async def test_a_living_owner_is_not_taken_over_from_because_one_peer_cannot_reach_it(
-    pool: LocalPool, monkeypatch: pytest.MonkeyPatch
+    pool: InProcessPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await pool.give("a", "b", "c")
     forward = pool.network.forward
@@ -96,11 +96,11 @@ async def test_a_living_owner_is_not_taken_over_from_because_one_peer_cannot_rea
     monkeypatch.setattr(pool.network, "forward", cut_off_from_a)
     monkeypatch.setattr(service, "CALL_TIMEOUT", 0.5)
     assert kind_of(await pool["b"].call("GET", "k")) == (503, "no-owner")
-    assert (await pool.record(slot_of("k", SLOTS))).active == "a"
+    assert (await pool.owner(slot_of("k", SLOTS))).active == "a"
 
 
 async def test_a_write_that_was_sent_and_not_answered_is_unknown_and_not_refused(
-    pool: LocalPool, monkeypatch: pytest.MonkeyPatch
+    pool: InProcessPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await pool.give("a", "b", "c")
 
@@ -113,7 +113,7 @@ async def test_a_write_that_was_sent_and_not_answered_is_unknown_and_not_refused
     assert kind_of(await pool["b"].call("GET", "k")) == (503, "no-owner")
 
 
-async def test_a_forwarded_call_goes_no_second_hop(pool: LocalPool) -> None:
+async def test_a_forwarded_call_goes_no_second_hop(pool: InProcessPool) -> None:
     await pool.give("a", "b", "c")
     reply = await pool.network.forward(Peer("b", ""), "GET", "k", headers={}, body=b"")
     assert kind_of(reply) == (421, "not-owner")
@@ -121,7 +121,7 @@ async def test_a_forwarded_call_goes_no_second_hop(pool: LocalPool) -> None:
     assert pool["b"].router.forwarded == 0
 
 
-async def test_before_the_first_claim_calls_go_to_whoever_the_table_names_and_wait_for_it(pool: LocalPool) -> None:
+async def test_before_the_first_claim_calls_go_to_whoever_the_table_names_and_wait_for_it(pool: InProcessPool) -> None:
     await pool.assign("a", "b", "c")
     waiting = asyncio.create_task(pool["b"].call("PUT", "k", "x"))
     await until(lambda: pool["b"].router.forwarded, what="the call was sent to a")
@@ -130,7 +130,7 @@ async def test_before_the_first_claim_calls_go_to_whoever_the_table_names_and_wa
     assert (reply.status, reply.headers["Understudy-Served-By"]) == (201, "a")
 
 
-async def test_new_sessions_get_keys_in_slots_that_are_served_here(pool: LocalPool) -> None:
+async def test_new_sessions_get_keys_in_slots_that_are_served_here(pool: InProcessPool) -> None:
     a = await pool.give("a", "b", "c")
     created = [await a.service.create(call_of()) for _ in range(5)]
     assert {reply.status for reply in created} == {201}
@@ -138,7 +138,7 @@ async def test_new_sessions_get_keys_in_slots_that_are_served_here(pool: LocalPo
     assert a.router.forwarded == 0
 
 
-async def test_a_repeated_creation_finds_the_same_session_at_any_member(pool: LocalPool) -> None:
+async def test_a_repeated_creation_finds_the_same_session_at_any_member(pool: InProcessPool) -> None:
     a = await pool.give("a", "b", "c")
     headers = {"idempotency-key": "one", "understudy-caller": "ann"}
     first = await a.service.create(call_of(headers))
@@ -150,11 +150,11 @@ async def test_a_repeated_creation_finds_the_same_session_at_any_member(pool: Lo
 
 
 @pytest.mark.parametrize(("key", "kind"), [("..", (400, "bad-key")), ("", (400, "bad-key"))])
-async def test_a_key_that_cannot_be_used_is_refused(pool: LocalPool, key: str, kind: tuple[int, str]) -> None:
+async def test_a_key_that_cannot_be_used_is_refused(pool: InProcessPool, key: str, kind: tuple[int, str]) -> None:
     assert kind_of(await pool["a"].call("GET", key)) == kind
 
 
-async def test_without_a_spec_the_member_is_not_ready(pool: LocalPool) -> None:
+async def test_without_a_spec_the_member_is_not_ready(pool: InProcessPool) -> None:
     pool["a"].pool.state.spec = None
     assert kind_of(await pool["a"].call("GET", "k")) == (503, "not-ready")
     assert kind_of(await pool["a"].service.create(call_of())) == (503, "not-ready")

@@ -6,7 +6,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ import aiohttp
 
 from tests.harness.etcd import EtcdServer, running_etcd
 from tests.harness.programs import Program
+from tests.harness.records import PoolRecords, SeenTable
 from tests.harness.waiting import free_port, until
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Member, MemberState, Owner, Table
 from understudy.statesync.pool.spec import PoolSpec
 
@@ -59,11 +59,11 @@ class SimulatedMember(Program):
 
     async def register(self, state: MemberState) -> None:
         self.record = replace(self.record, boot=self.boot, state=state)
-        await self.pool.client.put(self.pool.keys.member(self.name), self.record.encode())
+        await self.pool.write_record(self.record)
 
     async def vanish(self) -> None:
         """What etcd does when the member's lease expires."""
-        await self.pool.client.delete(self.pool.keys.member(self.name))
+        await self.pool.delete_record(self.name)
 
     def is_now(self, state: MemberState, reason: str = "") -> None:
         """From now on its beats tell this state; its record does not."""
@@ -73,8 +73,7 @@ class SimulatedMember(Program):
         """Write itself into owner records, whoever they name; with the ``table`` that asked for it, in its trace."""
         won: Counter[str] = Counter()
         for slot in slots:
-            kv = await self.pool.client.get(self.pool.keys.owner(slot))
-            before = Owner.decode(kv.value) if kv else None
+            before = await self.pool.owner(slot)
             lost = table.lost.get(before.active) if table and before else None
             trace = lost.traceparent if lost else table.traceparent if table else ""
             owner = Owner(self.name, self.boot, before.epoch + 1 if before else 1, cause="test", traceparent=trace)
@@ -145,23 +144,14 @@ class Control(Program):
         await until(all_heard, 40, f"{self.name} hears {[member.name for member in members]}")
 
 
-@dataclass(frozen=True)
-class SeenTable:
-    revision: int
-    table: Table
-
-
-class ControlPool:
-    """The whole."""
+class ControlPool(PoolRecords):
+    """Control servers, simulated members and the records of their pool."""
 
     def __init__(self, etcd: EtcdServer, client: EtcdClient, home: Path) -> None:
-        self.etcd, self.client, self.home = etcd, client, home
-        self.keys = PoolKeys(POOL)
+        super().__init__(client, PoolSpec(pool=POOL, slots=SLOTS))
+        self.etcd, self.home = etcd, home
         self.controls: dict[str, Control] = {}
         self.members: dict[str, SimulatedMember] = {}
-
-    async def apply(self, spec: PoolSpec) -> None:
-        await self.client.put(self.keys.spec, spec.encode())
 
     async def control(self, name: str = "control-1", **settings: Any) -> Control:
         control = self.controls[name] = Control(self, name)
@@ -180,17 +170,6 @@ class ControlPool:
         await asyncio.gather(*(member.register(MemberState.READY) for member in members))
         return members
 
-    async def table(self) -> SeenTable | None:
-        kv = await self.client.get(self.keys.table)
-        return SeenTable(kv.mod_revision, Table.decode(kv.value)) if kv else None
-
-    async def table_with(self, condition: Any, what: str, timeout: float = 40) -> SeenTable:
-        async def found() -> SeenTable | None:
-            seen = await self.table()
-            return seen if seen is not None and condition(seen.table) else None
-
-        return await until(found, timeout, what)
-
     async def claim_all(self, seen: SeenTable) -> None:
         """Every slot is claimed by the member that the table names."""
         for name, member in self.members.items():
@@ -208,7 +187,7 @@ async def control_pool(home: Path) -> AsyncIterator[ControlPool]:
     async with running_etcd() as etcd, EtcdClient(etcd.endpoints) as client:
         pool = ControlPool(etcd, client, home)
         try:
-            await pool.apply(PoolSpec(pool=POOL, slots=SLOTS))
+            await pool.apply(pool.spec)
             yield pool
         finally:
             pool.close()

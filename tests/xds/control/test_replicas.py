@@ -155,16 +155,10 @@ async def pool(tmp_path):
         yield running
 
 
-async def owners(pool: ControlPool) -> dict[str, bytes]:
-    return {
-        str(slot): kv.value for slot in range(SLOTS) if (kv := await pool.client.get(pool.keys.owner(slot))) is not None
-    }
-
-
 async def test_the_leader_that_envoy_is_on_dies_under_traffic_and_nobody_notices(pool):
     async with replicated(pool, etcd_of_second=pool.etcd.endpoint) as world, world.traffic() as traffic:
         before = await world.configuration()
-        table, owned = await pool.table(), await owners(pool)
+        table, owned = await pool.table(), await pool.owners()
         assert any("route" in name for name in before)
         assert await world.first.leads()
         world.first.kill()
@@ -176,7 +170,7 @@ async def test_the_leader_that_envoy_is_on_dies_under_traffic_and_nobody_notices
         await until(lambda: traffic.answers[200] > done + 200, 40, "requests go on")
         assert await world.second.resources_sent() == 0
         assert await world.configuration() == before
-        assert (await pool.table(), await owners(pool)) == (table, owned)
+        assert (await pool.table(), await pool.owners()) == (table, owned)
         assert traffic.answers.keys() == {200}
 
         pool.members["cart-1"].kill()

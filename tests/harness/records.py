@@ -1,0 +1,106 @@
+"""The records of a pool in etcd, as tests read and write them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tests.harness.waiting import until
+from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.records import Lost, Member, Owner, Table
+from understudy.statesync.pool.spec import PoolSpec
+
+
+@dataclass(frozen=True)
+class SeenTable:
+    """A slot table, and the revision at which it was written."""
+
+    revision: int
+    table: Table
+
+
+class PoolRecords:
+    """What etcd has of the pool of ``spec``. The pools of the harness are this, and run processes besides."""
+
+    def __init__(self, client: EtcdClient, spec: PoolSpec) -> None:
+        self.client = client
+        self.spec = spec
+        self.keys = PoolKeys(spec.pool)
+        self._generation = 0
+
+    async def apply(self, spec: PoolSpec) -> None:
+        """Write a spec."""
+        self.spec = spec
+        await self.client.put(self.keys.spec, spec.encode())
+
+    async def record(self, name: str) -> Member | None:
+        """The record of a member."""
+        kv = await self.client.get(self.keys.member(name))
+        return Member.decode(kv.value) if kv else None
+
+    async def write_record(self, record: Member) -> None:
+        """Register a member."""
+        await self.client.put(self.keys.member(record.member), record.encode())
+
+    async def delete_record(self, name: str) -> None:
+        """What etcd does when a member's lease expires."""
+        await self.client.delete(self.keys.member(name))
+
+    async def owner(self, slot: int) -> Owner | None:
+        """The owner record of a slot."""
+        kv = await self.client.get(self.keys.owner(slot))
+        return Owner.decode(kv.value) if kv else None
+
+    async def owners(self) -> dict[int, Owner]:
+        """All owner records."""
+        page = await self.client.range(prefix_range(self.keys.owners))
+        return {int(kv.key[-5:]): Owner.decode(kv.value) for kv in page.kvs}
+
+    async def owns_nothing(self, name: str) -> bool:
+        """Whether a member is active for no slot."""
+        return all(owner.active != name for owner in (await self.owners()).values())
+
+    async def table(self) -> SeenTable | None:
+        """The slot table."""
+        kv = await self.client.get(self.keys.table)
+        return SeenTable(kv.mod_revision, Table.decode(kv.value)) if kv else None
+
+    async def table_with(self, condition: Any, what: str, timeout: float = 40) -> SeenTable:
+        """Wait until there is a table that fulfils ``condition``."""
+
+        async def found() -> SeenTable | None:
+            seen = await self.table()
+            return seen if seen is not None and condition(seen.table) else None
+
+        return await until(found, timeout, what)
+
+    async def write_table(self, orders: Sequence[Sequence[str]], lost: Mapping[str, str | Lost] | None = None) -> Table:
+        """Write a table; ``orders`` is repeated over all slots, ``lost`` maps dead members to their boot or record."""
+        self._generation += 1
+        slots = tuple(tuple(orders[slot % len(orders)]) for slot in range(self.spec.slots))
+        dead = {name: _lost(one) for name, one in (lost or {}).items()}
+        table = Table(self._generation, slots, dead)
+        await self.client.put(self.keys.table, table.encode())
+        return table
+
+    async def await_owners(self, orders: Sequence[Sequence[str]]) -> None:
+        """Wait until every slot is owned, stably, by the first of its order."""
+
+        async def settled() -> bool:
+            owners = await self.owners()
+            return len(owners) == self.spec.slots and all(
+                owner.active == orders[slot % len(orders)][0] and owner.phase == "stable"
+                for slot, owner in owners.items()
+            )
+
+        await until(settled, timeout=40, what=f"slots are owned as in {orders}")
+
+    async def settle(self, *orders: Sequence[str]) -> None:
+        """Write a table of these orders and wait until it is so."""
+        await self.write_table(orders)
+        await self.await_owners(orders)
+
+
+def _lost(one: str | Lost) -> Lost:
+    return one if isinstance(one, Lost) else Lost(one, "said by the test", "", 0.0)
