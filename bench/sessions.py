@@ -268,7 +268,6 @@ async def takeover(pool: SidecarPool, load: Child, rounds: int) -> list[float]:
 def resident(pool: SidecarPool, member: str) -> int:
     """Resident bytes of a member's sidecar."""
     process = pool.members[member].sidecar
-    assert process is not None
     return int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 

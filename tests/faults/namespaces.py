@@ -11,34 +11,20 @@ from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
 from tests.faults.pool import (
-    FaultMember,
+    DRAIN_SECONDS,
     FaultPool,
     FaultProgram,
     Ground,
     KilledEtcd,
     control_command,
-    sidecar_command,
 )
 from tests.harness.cable import Cable, cable_to
 from tests.harness.etcd import EtcdServer
 from tests.harness.forkserver import forked
 from tests.harness.netns import Network, network
+from tests.harness.sidecars import application_command, sidecar_command
 
 APP, API, PEER, GRPC, HTTP, LISTEN = range(7000, 7006)
-
-APPLICATION = """
-import sys
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-class Answer(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    def do_GET(self):
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-    def log_message(self, *_):
-        pass
-ThreadingHTTPServer((sys.argv[1], int(sys.argv[2])), Answer).serve_forever()
-"""
 
 
 class NamespacedEtcd(KilledEtcd):
@@ -93,12 +79,13 @@ class Namespaces(Ground):
                 etcd.cables.append(await self._way_in(stack, etcd.name, port))
         return made
 
-    async def member(self, pool: FaultPool, stack: contextlib.AsyncExitStack, name: str) -> FaultMember:
+    async def member(self, pool: FaultPool, stack: contextlib.AsyncExitStack, name: str) -> FaultProgram:
         """A sidecar, not started yet, and what stands for its application, which runs."""
         self._start_application(stack, name)
         command = sidecar_command(
-            pool,
             name,
+            pool.name,
+            drain_seconds=DRAIN_SECONDS,
             app=f"{self.net.addresses[name]}:{APP}",
             session_api=f"127.0.0.1:{API}",
             peer=f"{self.net.addresses[name]}:{PEER}",
@@ -106,7 +93,7 @@ class Namespaces(Ground):
             etcd=self._addresses(pool),
         )
         way_in = await self._way_in(stack, name, API)
-        return FaultMember(name, [*self.net.inside(name), *command], pool.home / f"{name}.log", api=way_in.address)
+        return FaultProgram(name, [*self.net.inside(name), *command], pool.home / f"{name}.log", api=way_in.address)
 
     async def control(self, pool: FaultPool, stack: contextlib.AsyncExitStack, name: str) -> FaultProgram:
         """A control server, not started yet."""
@@ -133,7 +120,7 @@ class Namespaces(Ground):
         return (await self._way_in(stack, name, HTTP)).address
 
     def _start_application(self, stack: contextlib.AsyncExitStack, name: str) -> None:
-        program = [*self.net.inside(name), sys.executable, "-c", APPLICATION, self.net.addresses[name], str(APP)]
+        program = [*self.net.inside(name), *application_command(self.net.addresses[name], APP)]
         application = subprocess.Popen(forked(program))
         stack.callback(application.wait)
         stack.callback(application.kill)

@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from tests.faults.history import FaultWindow, History
-from tests.faults.pool import FaultMember, FaultPool
+from tests.faults.pool import FaultPool, FaultProgram
 from tests.harness.cable import Cable, Way
 from understudy.statesync.testing.crash_points import VARIABLE, CrashPoint
 
@@ -43,7 +43,7 @@ class Harm:
     pool: FaultPool
     draw: random.Random
 
-    def member(self) -> FaultMember:
+    def member(self) -> FaultProgram:
         """Some member that runs."""
         running = [member for member in self.pool.members.values() if member.runs]
         return self.draw.choice(running or list(self.pool.members.values()))
@@ -112,7 +112,7 @@ async def drained_member(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
         member.start()
 
 
-async def _ended(member: FaultMember) -> None:
+async def _ended(member: FaultProgram) -> None:
     if member.process is not None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             await asyncio.to_thread(member.process.wait, 10)

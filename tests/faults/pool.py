@@ -7,7 +7,6 @@ for each application: these tests are about what happens below them. ``namespace
 
 import asyncio
 import contextlib
-import json
 import os
 import random
 import shutil
@@ -26,11 +25,13 @@ from tests.faults.history import OwnerChange
 from tests.harness.cable import Cable, cable_to
 from tests.harness.clock import WallClock
 from tests.harness.etcd import EtcdServer
+from tests.harness.http_app import http_app
 from tests.harness.netns import Network
 from tests.harness.places import ROOT
 from tests.harness.processes import bound_to
 from tests.harness.programs import Program
 from tests.harness.records import PoolRecords
+from tests.harness.sidecars import sidecar_command
 from tests.harness.sockets import has_socket, inode_of_connection
 from tests.harness.waiting import free_port, until
 from understudy.deploy.inspect.converged import not_converged
@@ -44,14 +45,7 @@ from understudy.statesync.pool.spec_reader import parse_spec
 
 DEBIAN_ETCD = Path("/usr/bin/etcd")
 
-SIDECAR = """
-import asyncio, json, logging, sys
-from understudy.proxy.sidecar.sidecar import SidecarSettings, run_sidecar
-from understudy.statesync.etcd.settings import EtcdSettings
-logging.basicConfig(level="INFO", stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
-raw = json.loads(sys.argv[1])
-sys.exit(asyncio.run(run_sidecar(SidecarSettings(**{**raw, "etcd": EtcdSettings(tuple(raw["etcd"]))}))))
-"""
+DRAIN_SECONDS = 5.0
 
 
 class KilledEtcd(EtcdServer):
@@ -89,9 +83,16 @@ class KilledEtcd(EtcdServer):
 
 @dataclass(eq=False)
 class FaultProgram(Program):
-    """A process of the pool. ``to_etcd`` are its cables to each etcd."""
+    """A process of the pool, with what faults need.
+
+    ``to_etcd`` are its cables to each etcd. A sidecar also has the address of its session ``api``, the cable of its
+    peers, and its wall clock if that can be set.
+    """
 
     to_etcd: list[Cable] = field(default_factory=list)
+    api: str = ""
+    from_peers: Cable | None = None
+    clock: WallClock | None = None
 
     def __post_init__(self) -> None:
         self.environment = {"OTEL_SDK_DISABLED": "true", "PYTHONPATH": str(ROOT), **self.environment}
@@ -99,15 +100,6 @@ class FaultProgram(Program):
     def option(self, name: str) -> str:
         """The value of an option of its command line."""
         return self.command[self.command.index(name) + 1]
-
-
-@dataclass(eq=False)
-class FaultMember(FaultProgram):
-    """A sidecar: ``api`` for its application, the cable of its peers, and its wall clock if that can be set."""
-
-    api: str = ""
-    from_peers: Cable | None = None
-    clock: WallClock | None = None
 
 
 class FaultPool(PoolRecords):
@@ -120,7 +112,7 @@ class FaultPool(PoolRecords):
         self.home = home
         self.etcds: list[EtcdServer] = []
         self.controls: list[FaultProgram] = []
-        self.members: dict[str, FaultMember] = {}
+        self.members: dict[str, FaultProgram] = {}
         self.network: Network | None = None
         self.owner_changes: list[OwnerChange] = []
 
@@ -234,21 +226,22 @@ class Ground:
         """So many etcds, not started yet."""
         return [KilledEtcd(f"etcd{number}", arguments=arguments) for number in range(1, count + 1)]
 
-    async def member(self, pool: "FaultPool", stack: contextlib.AsyncExitStack, name: str) -> FaultMember:
+    async def member(self, pool: "FaultPool", stack: contextlib.AsyncExitStack, name: str) -> FaultProgram:
         """A sidecar, not started yet, and what stands for its application, which runs."""
         api, peer = (f"127.0.0.1:{free_port()}" for _ in range(2))
         cables = [await stack.enter_async_context(cable_to(etcd.endpoint)) for etcd in pool.etcds]
         from_peers = await stack.enter_async_context(cable_to(peer, pool.source_of))
         command = sidecar_command(
-            pool,
             name,
-            app=await self._application(stack),
+            pool.name,
+            drain_seconds=DRAIN_SECONDS,
+            app=f"127.0.0.1:{await stack.enter_async_context(http_app(self._answer))}",
             session_api=api,
             peer=peer,
             advertise=from_peers.address,
             etcd=[cable.address for cable in cables],
         )
-        return FaultMember(name, command, pool.home / f"{name}.log", to_etcd=cables, api=api, from_peers=from_peers)
+        return FaultProgram(name, command, pool.home / f"{name}.log", to_etcd=cables, api=api, from_peers=from_peers)
 
     async def control(self, pool: "FaultPool", stack: contextlib.AsyncExitStack, name: str) -> FaultProgram:
         """A control server, not started yet."""
@@ -257,22 +250,10 @@ class Ground:
         command = control_command(pool, name, "--grpc", grpc, "--http", http, etcds=[c.address for c in cables])
         return FaultProgram(name, command, pool.home / f"{name}.log", to_etcd=cables)
 
-    async def _application(self, stack: contextlib.AsyncExitStack) -> str:
+    @staticmethod
+    async def _answer(_: web.Request) -> web.Response:
         """What stands for an application: it answers its health path."""
-        app = web.Application()
-        app.router.add_get("/healthz", lambda _: asyncio.sleep(0, web.Response(text="ok")))
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        port = free_port()
-        await web.TCPSite(runner, "127.0.0.1", port).start()
-        return f"127.0.0.1:{port}"
-
-
-def sidecar_command(pool: FaultPool, name: str, **settings: object) -> list[str]:
-    """How a sidecar is started; ``settings`` are those of ``SidecarSettings``."""
-    told = {"member": name, "pool": pool.name, "drain_seconds": 5.0, **settings}
-    return [sys.executable, "-c", SIDECAR, json.dumps(told)]
+        return web.Response(text="ok")
 
 
 def control_command(pool: FaultPool, name: str, *flags: str, etcds: Sequence[str]) -> list[str]:

@@ -90,12 +90,12 @@ async def test_a_write_whose_refusal_was_told_is_not_carried_out_when_a_stopped_
     async with sidecar_pool(etcd, pool_name) as pool:
         await pool.start("a", "b")
         await pool.settle(A_FIRST)
-        pool.members["a"].sidecar.send_signal(signal.SIGSTOP)
+        pool.members["a"].sidecar.signal(signal.SIGSTOP)
         deleted, _, _ = await pool.call("b", "DELETE", "/k")  # left behind in the stopped owner's socket as well
         await pool.call("b", "PUT", "/k", "kept")
         pool.kill("b")
 
-        pool.members["a"].sidecar.send_signal(signal.SIGCONT)
+        pool.members["a"].sidecar.signal(signal.SIGCONT)
 
         await until(lambda: _answered(pool, "a", "DELETE"), what="the woken member has dealt with what it was sent")
         assert deleted == 404

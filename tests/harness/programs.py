@@ -1,6 +1,7 @@
 """A process as tests handle it: started, stopped for a while, killed, started again."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,19 +17,20 @@ from tests.harness.waiting import until
 class Program:
     """A process by its command, which ends with the test process. Its log goes on over restarts.
 
-    ``environment`` is added to the test's own. A ``piped`` program answers lines that the test says with lines.
+    Without a ``log`` its output is the test's. ``environment`` is added to the test's own. A ``piped`` program answers
+    lines that the test says with lines.
     """
 
     name: str
     command: list[str]
-    log: Path
+    log: Path | None
     environment: dict[str, str] = field(default_factory=dict)
     piped: bool = False
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def start(self, **environment: str) -> None:
         """Start it (again), with these variables besides its usual ones."""
-        with self.log.open("ab") as log:
+        with self.log.open("ab") if self.log else contextlib.nullcontext() as log:
             self.process = subprocess.Popen(
                 forked(self.command),
                 stdin=subprocess.PIPE if self.piped else subprocess.DEVNULL,
@@ -42,6 +44,12 @@ class Program:
     def runs(self) -> bool:
         """Whether it was started and has not ended."""
         return self.process is not None and self.process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The process id of its last start."""
+        assert self.process is not None
+        return self.process.pid
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal, if it runs."""
@@ -72,4 +80,4 @@ class Program:
         assert self.process is not None
         assert self.process.stdout is not None
         heard = await asyncio.wait_for(asyncio.to_thread(self.process.stdout.readline), 40)
-        assert heard.decode().strip() == line, self.log.read_text()
+        assert heard.decode().strip() == line, self.log and self.log.read_text()

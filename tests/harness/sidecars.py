@@ -4,18 +4,16 @@ Each member is two processes, as in life: a sidecar, and an application that doe
 """
 
 import asyncio
-import signal
-import subprocess
+import json
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 
 from tests.harness.etcd import EtcdServer
-from tests.harness.forkserver import forked
+from tests.harness.programs import Program
 from tests.harness.records import PoolRecords
 from tests.harness.waiting import free_port, until
 from understudy.statesync.etcd.client import EtcdClient
@@ -24,41 +22,50 @@ from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_reader import parse_spec
 
-ROOT = Path(__file__).parents[2]
-
 SIDECAR = """
-import asyncio, logging, sys
+import asyncio, json, logging, sys
 from understudy.proxy.sidecar.sidecar import SidecarSettings, run_sidecar
 from understudy.statesync.etcd.settings import EtcdSettings
 logging.basicConfig(level="INFO", stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
-member, pool, app, api, peer, etcd = sys.argv[1:]
-settings = SidecarSettings(member, pool, app, api, peer, etcd=EtcdSettings(tuple(etcd.split(","))))
-sys.exit(asyncio.run(run_sidecar(settings)))
+raw = json.loads(sys.argv[1])
+sys.exit(asyncio.run(run_sidecar(SidecarSettings(**{**raw, "etcd": EtcdSettings(tuple(raw["etcd"]))}))))
 """
 
 APPLICATION = """
 import sys
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Health(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
     def do_GET(self):
         self.send_response(200)
+        self.send_header("Content-Length", "0")
         self.end_headers()
     def log_message(self, *_):
         pass
-HTTPServer(("127.0.0.1", int(sys.argv[1])), Health).serve_forever()
+ThreadingHTTPServer((sys.argv[1], int(sys.argv[2])), Health).serve_forever()
 """
 
 
-@dataclass
+def sidecar_command(member: str, pool: str, *, before: str = "", **settings: object) -> list[str]:
+    """How a sidecar is started with these ``SidecarSettings``; ``before`` is what its program does first."""
+    return [sys.executable, "-c", before + SIDECAR, json.dumps({"member": member, "pool": pool, **settings})]
+
+
+def application_command(host: str, port: int | str) -> list[str]:
+    """How an application is started that answers every GET with 200."""
+    return [sys.executable, "-c", APPLICATION, host, str(port)]
+
+
 class MemberProcesses:
     """One member: where it listens, and its two processes."""
 
-    member: str
-    app: str
-    api: str
-    peer: str
-    sidecar: subprocess.Popen[bytes] | None = None
-    application: subprocess.Popen[bytes] | None = None
+    def __init__(self, member: str) -> None:
+        self.member = member
+        self.app, self.api, self.peer = (f"127.0.0.1:{free_port()}" for _ in range(3))
+        self.sidecar = Program(f"sidecar {member}", [], None)
+        self.application = Program(
+            f"application {member}", application_command("127.0.0.1", self.app.rpartition(":")[2]), None
+        )
 
 
 class SidecarPool(PoolRecords):
@@ -81,28 +88,31 @@ class SidecarPool(PoolRecords):
         before = {name: await self.record(name) for name in names}
         for name in names:
             if name not in self.members:
-                ports = [f"127.0.0.1:{free_port()}" for _ in range(3)]
-                self.members[name] = MemberProcesses(name, *ports)
+                self.members[name] = MemberProcesses(name)
             member = self.members[name]
-            if member.application is None or member.application.poll() is not None:
-                member.application = _start(APPLICATION, member.app.rpartition(":")[2])
-            where = etcd or self.etcd.endpoint
-            if self.flags is not None:
-                member.sidecar = self._command(member, where, self.flags(name))
-            else:
-                program = self.before.get(name, "") + SIDECAR
-                member.sidecar = _start(program, name, self.keys.pool, member.app, member.api, member.peer, where)
+            if not member.application.runs:
+                member.application.start()
+            member.sidecar.command = self._command(member, etcd or self.etcd.endpoint)
+            member.sidecar.log = self.logs and self.logs / f"{name}.log"
+            member.sidecar.start()
         await asyncio.gather(*(self.await_ready(name, before[name]) for name in names))
 
-    def _command(self, member: MemberProcesses, etcd: str, flags: Sequence[object]) -> subprocess.Popen[bytes]:
-        assert self.logs is not None
-        command = [
+    def _command(self, member: MemberProcesses, etcd: str) -> list[str]:
+        if self.flags is None:
+            return sidecar_command(
+                member.member,
+                self.keys.pool,
+                before=self.before.get(member.member, ""),
+                app=member.app,
+                session_api=member.api,
+                peer=member.peer,
+                etcd=etcd.split(","),
+            )
+        return [
             *(sys.executable, "-m", "understudy.deploy.cli", "--log-level", "debug", "sidecar"),
             *("--member", member.member, "--pool", self.keys.pool, "--app", member.app, "--etcd", etcd),
-            *("--session-api", member.api, "--peer", member.peer, *map(str, flags)),
+            *("--session-api", member.api, "--peer", member.peer, *map(str, self.flags(member.member))),
         ]
-        with (self.logs / f"{member.member}.log").open("ab") as log:
-            return subprocess.Popen(forked(command), cwd=ROOT, stdout=log, stderr=log)
 
     def log(self, name: str) -> str:
         """What a member that was started with ``flags`` has logged."""
@@ -140,12 +150,9 @@ class SidecarPool(PoolRecords):
 
     def kill(self, name: str, *, application: bool = True) -> None:
         """Kill -9 a member's sidecar, and its application too unless told otherwise."""
-        member = self.members[name]
-        doomed = [member.sidecar, member.application] if application else [member.sidecar]
-        for process in doomed:
-            assert process is not None
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        self.members[name].sidecar.kill()
+        if application:
+            self.members[name].application.kill()
 
     def key_in(self, orders: Sequence[Sequence[str]], active: str, number: int = 0) -> str:
         """A session key whose slot ``active`` is active for in a table of ``orders``."""
@@ -168,15 +175,8 @@ class SidecarPool(PoolRecords):
 
     def stop_all(self) -> None:
         """Kill whatever still runs."""
-        for member in self.members.values():
-            for process in (member.sidecar, member.application):
-                if process is not None and process.poll() is None:
-                    process.kill()
-                    process.wait()
-
-
-def _start(program: str, *arguments: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(forked([sys.executable, "-c", program, *arguments]), cwd=ROOT)
+        for name in self.members:
+            self.kill(name)
 
 
 @asynccontextmanager

@@ -4,8 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from tests.harness.sidecars import APPLICATION, MemberProcesses, SidecarPool, _start
-from tests.harness.waiting import free_port
+from tests.harness.sidecars import MemberProcesses, SidecarPool
 from understudy.proxy.sidecar.sidecar import Sidecar, SidecarSettings, running_sidecar
 from understudy.statesync.etcd.settings import EtcdSettings
 
@@ -23,9 +22,8 @@ async def sidecars_here(
     async with AsyncExitStack() as stack:
         sidecars = {}
         for name in names:
-            member = MemberProcesses(name, *(f"127.0.0.1:{free_port()}" for _ in range(3)))
-            member.application = _start(APPLICATION, member.app.rpartition(":")[2])
-            pool.members[name] = member
+            member = pool.members[name] = MemberProcesses(name)
+            member.application.start()
             settings = SidecarSettings(
                 name,
                 pool.keys.pool,

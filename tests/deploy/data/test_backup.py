@@ -283,14 +283,13 @@ async def test_a_process_that_was_frozen_over_a_restore_writes_nothing_under_its
     await pool.call("a", "PUT", "/k", "kept")
     assert (await operator.backup(tmp_path / "backup"))[0] == 0
     frozen = pool.members["a"].sidecar
-    assert frozen is not None
-    frozen.send_signal(signal.SIGSTOP)
+    frozen.signal(signal.SIGSTOP)
     await pool.client.delete(pool.keys.member("a"))  # what etcd does by itself once its lease is over
 
     code, told = await operator.restore(tmp_path / "backup", "--replace")
     assert code == 0, told
     fenced = (await pool.owners())[slot_of("k", 16)].epoch
-    frozen.send_signal(signal.SIGCONT)
+    frozen.signal(signal.SIGCONT)
     epochs = []
 
     async def written() -> bool:

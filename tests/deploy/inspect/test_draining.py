@@ -11,7 +11,8 @@ import pytest_asyncio
 
 from tests.harness.etcd import EtcdServer
 from tests.harness.forkserver import forked
-from tests.harness.sidecars import ROOT, SidecarPool, sidecar_pool
+from tests.harness.places import ROOT
+from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import until
 from understudy.deploy.inspect.draining import SlotsTakenOver, blocked_drains, obstacle, takers
 from understudy.proxy.ownership.handover import SLOTS_TOGETHER
@@ -175,8 +176,7 @@ async def _state_is(pool: SidecarPool, name: str, state: MemberState) -> bool:
 async def test_a_member_that_is_killed_in_its_drain_is_not_drained(pool: SidecarPool) -> None:
     boot = (await pool.owners())[0].boot
     sidecar = pool.members["a"].sidecar
-    assert sidecar is not None
-    sidecar.send_signal(signal.SIGSTOP)
+    sidecar.signal(signal.SIGSTOP)
     async with Command(pool, "a") as drain:
         await until(lambda: f"a owns {OWNED} slots" in drain.said, 40, "the drain has begun")
         pool.kill("a")

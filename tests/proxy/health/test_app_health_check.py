@@ -15,7 +15,8 @@ from aiohttp.test_utils import TestServer
 from tests.harness.envoy import running_envoy
 from tests.harness.etcd import EtcdServer
 from tests.harness.forkserver import forked
-from tests.harness.sidecars import ROOT, SidecarPool, sidecar_pool
+from tests.harness.places import ROOT
+from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import until
 from understudy.statesync.pool.records import MemberState
 
@@ -175,10 +176,9 @@ async def test_a_frozen_application_is_told_from_a_frozen_sidecar(pool: SidecarP
     await pool.start("a", "b")
     await pool.settle(*A_FIRST)
     application = pool.members["a"].application
-    assert application is not None
-    application.send_signal(signal.SIGSTOP)
+    application.signal(signal.SIGSTOP)
     await is_in(pool, "a", MemberState.DOWN, "the application is silent")
     assert (await health(pool, "a"))[0] == 503
-    application.send_signal(signal.SIGCONT)
+    application.signal(signal.SIGCONT)
     await is_in(pool, "a", MemberState.UP, "")
     assert await health(pool, "a") == (200, "")

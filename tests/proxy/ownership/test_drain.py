@@ -15,8 +15,9 @@ import pytest_asyncio
 
 from tests.harness.etcd import EtcdServer
 from tests.harness.forkserver import forked
+from tests.harness.places import ROOT
 from tests.harness.secrets import write_secret
-from tests.harness.sidecars import ROOT, SidecarPool, sidecar_pool
+from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import free_port, until
 from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.records import Failover, Intent, MemberState
@@ -74,10 +75,8 @@ async def test_a_leaving_member_serves_on_until_its_slots_are_given_away_and_the
     assert (await ask(pool, "a", "/live"))[0] == 200
 
     sidecar = pool.members["a"].sidecar
-    assert sidecar is not None
-    sidecar.send_signal(signal.SIGTERM)
-    await until(lambda: sidecar.poll() is not None, what="the sidecar ends")
-    assert sidecar.returncode == 0
+    sidecar.signal(signal.SIGTERM)
+    assert await sidecar.ended() == 0
 
 
 async def test_the_last_member_does_not_wait_for_heirs_that_there_are_not(pool: SidecarPool) -> None:
@@ -99,16 +98,15 @@ async def test_a_member_that_leaves_waits_for_one_that_still_starts(pool: Sideca
     await until(lambda: is_in(pool, "b", MemberState.INIT), 40, "b says that it starts")
     assert (await pool.call("a", "PUT", "/k", "kept"))[0] == 201
     sidecar = pool.members["a"].sidecar
-    assert sidecar is not None
 
-    sidecar.terminate()
+    sidecar.signal(signal.SIGTERM)
     await until(lambda: is_in(pool, "a", MemberState.DRAINING), 40, "a says that it leaves")
     async with pool.http.post(warming, json={"state": "ok"}, headers=ADMIN) as answer:
         assert answer.status == 200
     await until(lambda: is_in(pool, "b", MemberState.READY), 40, "b could serve")
     await pool.settle(B_FIRST)
 
-    assert await asyncio.to_thread(sidecar.wait, 20) == 0
+    assert await sidecar.ended() == 0
     assert {owner.cause for owner in (await pool.owners()).values()} == {"drain"}
     assert (await pool.call("b", "GET", "/k"))[2] == b"kept"
 
@@ -165,8 +163,7 @@ async def test_a_sidecar_that_has_to_outlive_its_application_waits_for_the_end_o
     assert not outliving.done()
 
     application = pool.members["a"].application
-    assert application is not None
-    application.terminate()
+    application.signal(signal.SIGTERM)
 
     assert await outliving == (0, "")
 

@@ -173,12 +173,11 @@ async def test_a_frozen_owner_is_taken_over_and_learns_of_it_when_it_wakes(pool:
     await pool.settle(*A_FIRST)
     await pool.call("a", "PUT", "/k", "old")
     frozen = pool.members["a"].sidecar
-    assert frozen is not None
     await until(partial(_feels, pool, "b", "a"), 40, "b feels the pulse of a")
 
-    frozen.send_signal(signal.SIGSTOP)
+    frozen.signal(signal.SIGSTOP)
     status, headers, _ = await pool.call("b", "PUT", "/k", "new")
-    frozen.send_signal(signal.SIGCONT)
+    frozen.signal(signal.SIGCONT)
 
     assert (status, headers["understudy-served-by"]) == (200, "b")
     assert {owner.cause for owner in (await pool.owners()).values()} == {
@@ -196,12 +195,11 @@ async def test_an_owner_that_is_known_to_be_busy_is_waited_for(pool: SidecarPool
     await pool.settle(*A_FIRST)
     await pool.call("a", "PUT", "/k", "{}", Content_Type="application/json")
     owner = pool.members["a"].sidecar
-    assert owner is not None
 
     async def stand_still(seconds: float) -> None:
-        owner.send_signal(signal.SIGSTOP)
+        owner.signal(signal.SIGSTOP)
         await asyncio.sleep(seconds)
-        owner.send_signal(signal.SIGCONT)
+        owner.signal(signal.SIGCONT)
 
     await stand_still(0.4)
     await until(partial(_told_of_delays, pool, "a", "b"), 40, "a's record tells b that it was late")
@@ -244,15 +242,14 @@ async def test_a_drained_sidecar_hands_its_slots_over_and_ends_well(pool: Sideca
     await pool.start("a", "b")
     await pool.settle(*A_FIRST)
     draining = pool.members["a"].sidecar
-    assert draining is not None
 
     async with Writers(pool, at="b") as writers:
         await writers.progress()
-        draining.terminate()
+        draining.signal(signal.SIGTERM)
         await pool.await_owners(B_FIRST)
         await writers.progress()
 
-    assert await asyncio.to_thread(draining.wait, 20) == 0
+    assert await draining.ended() == 0
     assert writers.refused == []
     assert await writers.lost(at="b") == set()
     assert await pool.record("a") is None
@@ -307,11 +304,10 @@ async def test_with_takeover_lease_a_replaced_owner_never_answers_an_old_read(et
         await pool.settle(*A_FIRST)
         await pool.call("a", "PUT", "/k", "old")
         frozen = pool.members["a"].sidecar
-        assert frozen is not None
 
-        frozen.send_signal(signal.SIGSTOP)
+        frozen.signal(signal.SIGSTOP)
         status, headers, _ = await pool.call("b", "PUT", "/k", "new")
-        frozen.send_signal(signal.SIGCONT)
+        frozen.signal(signal.SIGCONT)
 
         assert (status, headers["understudy-served-by"]) == (200, "b")
         for _ in range(20):

@@ -17,7 +17,8 @@ import aiohttp
 
 from tests.deploy.kubernetes.injection.harness import named, sidecars
 from tests.harness.forkserver import forked
-from tests.harness.sidecars import APPLICATION, ROOT
+from tests.harness.places import ROOT
+from tests.harness.sidecars import application_command
 from tests.harness.waiting import until
 
 Body = dict[str, Any]
@@ -96,8 +97,7 @@ class RunningPod:
         await until(lambda: self.probe("startupProbe"), 30, f"{self.ip} has started (log: {self.log})")
         app = named(self.pod, "app")
         port = str(app["ports"][0]["containerPort"])
-        program = APPLICATION.replace('"127.0.0.1"', f'"{self.ip}"')
-        command = [*self.application] or [sys.executable, "-c", program, port]
+        command = [*self.application] or application_command(self.ip, port)
         told = {"HOST": self.ip, "PORT": port, **environment_of(app, self.pod, self.ip)}
         self.processes.append(
             await asyncio.create_subprocess_exec(

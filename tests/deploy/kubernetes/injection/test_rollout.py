@@ -13,7 +13,8 @@ from tests.deploy.kubernetes.injection.kubelet import RunningPod
 from tests.deploy.kubernetes.injection.shapes import container, pod
 from tests.harness.etcd import EtcdServer
 from tests.harness.forkserver import forked
-from tests.harness.sidecars import ROOT, SidecarPool, sidecar_pool
+from tests.harness.places import ROOT
+from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import free_port, until
 from understudy.deploy.kubernetes.injection.pod import inject
 from understudy.deploy.load.http_load import Load

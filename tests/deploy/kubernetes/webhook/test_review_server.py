@@ -25,8 +25,8 @@ from tests.deploy.kubernetes.injection.shapes import SHAPES, Shape, pod
 from tests.harness.bombs import Target, require_unharmed
 from tests.harness.certificates import Authority
 from tests.harness.forkserver import forked
+from tests.harness.places import ROOT
 from tests.harness.processes import bound_to
-from tests.harness.sidecars import ROOT
 from tests.harness.waiting import free_port, until
 
 HOST = "understudy-injector.understudy-system.svc"
