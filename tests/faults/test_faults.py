@@ -70,8 +70,8 @@ async def test_killing_etcd_again_and_again_loses_nothing_and_moves_nothing(seed
 
 async def test_a_quiet_pool_moves_no_slot_and_refuses_nobody(seed, tmp_path):
     nothing = (Fault("nothing", 1.0, 2.0, 1, _no_harm),)
-    async with fault_pool(takeover="fast", home=tmp_path) as pool, pool.etcds[0].client() as client:
-        await until(lambda: pool.at_rest(client), 60, "every member has its share of the slots")
+    async with fault_pool(takeover="fast", home=tmp_path) as pool:
+        await until(pool.at_rest, 60, "every member has its share of the slots")
         settled = len(pool.owner_changes)
         result = await play(pool, seed, seconds=4.0, faults=nothing)
     attempts = [attempt for op in result.history.ops for attempt in op.attempts]
