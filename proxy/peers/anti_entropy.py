@@ -15,7 +15,7 @@ from understudy.proxy.events.recorder import Recorder
 from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.member.pool_view import PoolView
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
-from understudy.statesync.sessions.digests import Difference, Entry, Findings, compare, entries_of, read_slot
+from understudy.statesync.sessions.digests import Difference, DigestEntry, Findings, compare, entries_of, read_slot
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class AntiEntropy:
             await self._repair(slot, wrong, len(held))
         return stored.size
 
-    async def entries(self, slot: int) -> tuple[dict[str, Entry], int]:
+    async def entries(self, slot: int) -> tuple[dict[str, DigestEntry], int]:
         """The slot as it is held here, and the revision up to which it is complete. Raises :class:`NotHeld`."""
         replica = self._replica
         if not replica.is_synced(slot):

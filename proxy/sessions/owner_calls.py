@@ -26,20 +26,20 @@ from understudy.statesync.http.headers import CONSISTENCY_HEADER, DURABILITY_HEA
 from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.sessions.commit import Committer, CommitUnknown, NotCommitted, NotOwner, Submission
-from understudy.statesync.sessions.request_log import Entry, Window, request_hash
+from understudy.statesync.sessions.request_log import LogEntry, Window, request_hash
 from understudy.statesync.sessions.session import (
     Outcome,
-    Refused,
     Repeated,
     Session,
     Stored,
     Write,
     WriteContext,
+    WriteRefused,
     decide_write,
     etag_of,
     matches_none,
 )
-from understudy.statesync.sessions.session_crypto import Unreadable
+from understudy.statesync.sessions.session_crypto import UnreadableSession
 
 RETRY_AFTER = 1
 ASYNC_TIMEOUT = 1.0
@@ -115,7 +115,7 @@ class OwnerCalls:
             except EtcdError as error:
                 detail = f"etcd is needed to answer this read and cannot be reached: {error}"
                 return problem(503, "no-owner", detail, retry_after=RETRY_AFTER)
-            except Unreadable as error:
+            except UnreadableSession as error:
                 return self._placed(problem(503, "session-unreadable", str(error), retry_after=RETRY_AFTER), owned)
             if not seen:
                 return None
@@ -186,7 +186,7 @@ class OwnerCalls:
             return self._placed(expired, owned)
         outcome = self._decide(call, write, owned, spec)
         if isinstance(outcome, Stored) or (
-            isinstance(outcome, Refused) and outcome.lasting and write.request is not None
+            isinstance(outcome, WriteRefused) and outcome.lasting and write.request is not None
         ):
             return await self._carry_out(call, write, outcome, owned, spec, release, give_up)
         try:
@@ -213,7 +213,7 @@ class OwnerCalls:
         self,
         call: Call,
         write: Write,
-        outcome: Stored | Refused,
+        outcome: Stored | WriteRefused,
         owned: OwnedSlot,
         spec: PoolSpec,
         release: "partial[None]",
@@ -226,7 +226,7 @@ class OwnerCalls:
             release()
             return overloaded
         entry = _entry_of(call, write, outcome)
-        if isinstance(outcome, Refused):
+        if isinstance(outcome, WriteRefused):
             submission = self._committer.submit(owned.slot, owned.fence, "", None, entry)
             submission.done.add_done_callback(lambda _: release())
             return await self._resolve(submission, outcome, owned, give_up)
@@ -236,7 +236,7 @@ class OwnerCalls:
             return self._placed(Reply(outcome.status, {"Understudy-Durability": "async"}), owned)
         return await self._resolve(submission, outcome, owned, give_up)
 
-    async def _without_effect(self, outcome: Repeated | Refused, owned: OwnedSlot, spec: PoolSpec) -> Reply | None:
+    async def _without_effect(self, outcome: Repeated | WriteRefused, owned: OwnedSlot, spec: PoolSpec) -> Reply | None:
         """A refusal or a repeated answer is made from memory, like a read, so it needs the same proof of ownership.
 
         With ``takeover: lease`` the proof is the read deadline. With ``fast``, where the deadline allows old reads, it
@@ -304,7 +304,9 @@ class OwnerCalls:
         outcome = decide_write(current, write, terms, settled)
         if isinstance(outcome, Stored) and outcome.status == 201 and current is None and self._full(spec):
             share = f"{spec.limits.sessions} sessions for {spec.slots} slots"
-            return Refused(507, "too-many-sessions", f"this member's share of the pool's limit ({share}) is used up")
+            return WriteRefused(
+                507, "too-many-sessions", f"this member's share of the pool's limit ({share}) is used up"
+            )
         return outcome
 
     def _unreadable(self, call: Call, owned: OwnedSlot) -> Reply | None:
@@ -323,7 +325,7 @@ class OwnerCalls:
         session: Session | None,
         owned: OwnedSlot,
         release: "partial[None]",
-        entry: Entry | None = None,
+        entry: LogEntry | None = None,
     ) -> Submission:
         name = self._keys.session(owned.slot, key)
         value = self._replica.codec.encode(name, session) if session is not None else None
@@ -340,7 +342,7 @@ class OwnerCalls:
         return submission
 
     async def _resolve(
-        self, submission: Submission, outcome: Stored | Refused, owned: OwnedSlot, give_up: float
+        self, submission: Submission, outcome: Stored | WriteRefused, owned: OwnedSlot, give_up: float
     ) -> Reply | None:
         try:
             revision = await self._committer.outcome(submission, max(give_up - time.monotonic(), 0.0))
@@ -353,7 +355,7 @@ class OwnerCalls:
         except CommitUnknown as error:
             detail = f"{error.detail}; read the session, or repeat the request with its Idempotency-Key"
             return problem(503, "outcome-unknown", detail, retry_after=RETRY_AFTER)
-        if isinstance(outcome, Refused):
+        if isinstance(outcome, WriteRefused):
             return self._placed(self._unchanged(outcome), owned)
         headers = {"ETag": etag_of(revision), "Understudy-Durability": "sync"}
         return self._placed(Reply(outcome.status, headers), owned)
@@ -374,8 +376,8 @@ class OwnerCalls:
         owned.leave()
 
     @staticmethod
-    def _unchanged(outcome: Repeated | Refused) -> Reply:
-        if isinstance(outcome, Refused):
+    def _unchanged(outcome: Repeated | WriteRefused) -> Reply:
+        if isinstance(outcome, WriteRefused):
             if outcome.status == 204:
                 return Reply(204)  # the application itself refuses the request
             return problem(outcome.status, outcome.problem, outcome.detail)
@@ -413,9 +415,9 @@ class OwnerCalls:
         return Reply(reply.status, {**reply.headers, **place}, reply.body)
 
 
-def _entry_of(call: Call, write: Write, outcome: Stored | Refused) -> Entry | None:
+def _entry_of(call: Call, write: Write, outcome: Stored | WriteRefused) -> LogEntry | None:
     """What the request log keeps of a write; None if nothing tells the write from others."""
     if write.request is None:
         return None
-    why = outcome.problem if isinstance(outcome, Refused) else ""
-    return Entry(request_hash(call.key, write.request), write.fingerprint, outcome.status, why)
+    why = outcome.problem if isinstance(outcome, WriteRefused) else ""
+    return LogEntry(request_hash(call.key, write.request), write.fingerprint, outcome.status, why)

@@ -31,7 +31,7 @@ CUT_SHORT = frozenset({"LR", "UR", "UC", "SI", "UMSDR", "UPE"})
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class AffectedRequest:
     """A request that did not go smoothly, by an Envoy's report: from when to when, and in whose order it was.
 
     ``first`` is the member that comes first in the order of its slot; empty without a session key. ``status`` is what
@@ -47,7 +47,7 @@ class Request:
     retried: bool
 
 
-def requests_of(records: Iterable[StoredLog]) -> list[Request]:
+def requests_of(records: Iterable[StoredLog]) -> list[AffectedRequest]:
     """The requests in front Envoys' log records; records of other things are left out."""
     found = []
     for record in records:
@@ -61,13 +61,13 @@ def requests_of(records: Iterable[StoredLog]) -> list[Request]:
         ended = record.time_ns + _number(facts.get(DURATION_MS)) * 1_000_000
         retried = not failed and _number(facts.get(ATTEMPTS)) > 1
         node = str(record.resource.get(NODE_NAME, ""))
-        found.append(Request(node, record.time_ns, ended, order.partition("+")[0], status, failed, retried))
+        found.append(AffectedRequest(node, record.time_ns, ended, order.partition("+")[0], status, failed, retried))
     return found
 
 
 def with_requests(
     failovers: Sequence[Failover],
-    requests: Iterable[Request],
+    requests: Iterable[AffectedRequest],
     periods: Iterable[Period],
     *,
     start_ns: int,
@@ -84,11 +84,11 @@ def with_requests(
     return told, counts.traffic(start_ns, end_ns, reported)
 
 
-def _moved(one: Request, lag: int) -> Request:
+def _moved(one: AffectedRequest, lag: int) -> AffectedRequest:
     return replace(one, began_ns=one.began_ns + lag, ended_ns=one.ended_ns + lag)
 
 
-def _through(one: Failover, met: Sequence[Request], counts: "_Counts", taken: set[Period]) -> Through | None:
+def _through(one: Failover, met: Sequence[AffectedRequest], counts: "_Counts", taken: set[Period]) -> Through | None:
     failed, retried = sum(each.failed for each in met), sum(each.retried for each in met)
     touching = counts.touching(*_time(one, 0))
     if touching is None:
@@ -114,11 +114,11 @@ def _time(one: Failover, margin: int) -> tuple[int, int]:
     return one.began_ns - margin, one.began_ns + length + margin
 
 
-def _met(ordered: Sequence[Failover], requests: Iterable[Request]) -> dict[int, list[Request]]:
+def _met(ordered: Sequence[Failover], requests: Iterable[AffectedRequest]) -> dict[int, list[AffectedRequest]]:
     """The requests of each failover, by its place in ``ordered``; each request belongs to one at the most."""
     begun = [one.began_ns for one in ordered]
     longest = max((end - start for start, end in (_time(one, 0) for one in ordered)), default=0)
-    met: dict[int, list[Request]] = defaultdict(list)
+    met: dict[int, list[AffectedRequest]] = defaultdict(list)
     for request in requests:
         low = bisect.bisect_left(begun, request.began_ns - longest - MARGIN_NS)
         high = bisect.bisect_right(begun, request.ended_ns + MARGIN_NS)
@@ -134,7 +134,7 @@ def _met(ordered: Sequence[Failover], requests: Iterable[Request]) -> dict[int, 
     return met
 
 
-def _nearness(one: Failover, request: Request) -> int | None:
+def _nearness(one: Failover, request: AffectedRequest) -> int | None:
     """How well a request fits to a change, 0 best; None if it is of other slots."""
     if request.first in one.losers:
         return 0

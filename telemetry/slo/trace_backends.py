@@ -43,7 +43,7 @@ class TraceBackendError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class TimeRange:
     """The time that is asked about, in ns since 1970, both ends included; files are read whole and then cut."""
 
     start_ns: int = 0
@@ -55,7 +55,7 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class TraceData:
     """What a source holds: spans, front Envoys' reports and counts, how much was unusable, and why the first of it."""
 
     spans: tuple[StoredSpan, ...] = ()
@@ -65,7 +65,7 @@ class Found:
     reason: str = ""
 
 
-def load(source: str, window: Window | None = None) -> Found:
+def load(source: str, window: TimeRange | None = None) -> TraceData:
     """All that a source holds of ``window`` (None: all of a file, the last 30 days of a backend).
 
     Args:
@@ -84,7 +84,7 @@ def load(source: str, window: Window | None = None) -> Found:
             found = _put_together(_tempo(_base(source, address), window or _lately()))
         case _:
             found = _put_together(_files(Path(source)))
-    kept = window or Window()
+    kept = window or TimeRange()
     return replace(
         found,
         spans=tuple(span for span in found.spans if kept.holds(span.start_ns, span.end_ns)),
@@ -96,7 +96,7 @@ def load(source: str, window: Window | None = None) -> Found:
 _Batch = OtlpBatch | LogBatch | PeriodBatch
 
 
-def _put_together(batches: Iterable[_Batch]) -> Found:
+def _put_together(batches: Iterable[_Batch]) -> TraceData:
     spans: list[OtlpBatch] = []
     reports: list[StoredLog] = []
     counts: list[Period] = []
@@ -110,12 +110,12 @@ def _put_together(batches: Iterable[_Batch]) -> Found:
                 reports += batch.records
             case PeriodBatch():
                 counts += batch.periods
-    return Found(join(spans).spans, tuple(reports), tuple(dict.fromkeys(counts)), refused, reason)
+    return TraceData(join(spans).spans, tuple(reports), tuple(dict.fromkeys(counts)), refused, reason)
 
 
-def _lately() -> Window:
+def _lately() -> TimeRange:
     now = time.time_ns()
-    return Window(now - 30 * _DAY_NS, now)
+    return TimeRange(now - 30 * _DAY_NS, now)
 
 
 def _base(source: str, address: str) -> str:
@@ -182,7 +182,7 @@ def _read(text: bytes) -> _Batch:
 # Jaeger
 
 
-def _jaeger(base: str, window: Window) -> Iterator[OtlpBatch]:
+def _jaeger(base: str, window: TimeRange) -> Iterator[OtlpBatch]:
     """All traces with a span of one of our services, by the HTTP API that Jaeger's own UI uses."""
     for service in SERVICES:
         query = urllib.parse.urlencode(
@@ -267,7 +267,7 @@ def _hex(text: str, width: int) -> str:
 # Tempo
 
 
-def _tempo(base: str, window: Window) -> Iterator[OtlpBatch]:
+def _tempo(base: str, window: TimeRange) -> Iterator[OtlpBatch]:
     """Search for traces of our services (TraceQL), then fetch each: Tempo has no call for many whole traces."""
     ours = "|".join(SERVICES)
     query = urllib.parse.urlencode(

@@ -13,8 +13,8 @@ from tests.harness.waiting import free_port
 from understudy.proxy.front.envoy import EnvoySettings
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.envoy.listener import listener, listener_name
-from understudy.xds.envoy.pool_view import Endpoint, PoolView
 from understudy.xds.envoy.resources import build
+from understudy.xds.envoy.routing_view import Endpoint, RoutingView
 from understudy.xds.server.ads import AdsServer
 from understudy.xds.server.cache import ResourceCache
 from understudy.xds.server.types import LISTENER
@@ -65,7 +65,7 @@ async def running_control() -> AsyncIterator[Control]:
     await site.start()
     member = Endpoint("127.0.0.1", int(site.name.rpartition(":")[2]))
     cache = ResourceCache()
-    resources = build(PoolView(PoolSpec(pool="cart"), {"cart-1": member}, [("cart-1",)] * 256))
+    resources = build(RoutingView(PoolSpec(pool="cart"), {"cart-1": member}, [("cart-1",)] * 256))
     await cache.set_all({**resources, LISTENER: {listener_name("cart"): listener("cart", "127.0.0.1", port)}})
     cache.ready()
     server = AdsServer(cache)

@@ -14,7 +14,7 @@ from understudy.proxy.ownership import claims
 from understudy.statesync.etcd.client import EtcdClient, OutcomeUnknown
 from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.etcd.key_range import prefix_range
-from understudy.statesync.pool.records import Failover
+from understudy.statesync.pool.records import FailoverRecord
 
 ALL = list(range(SLOTS))
 
@@ -123,7 +123,9 @@ async def test_the_failover_record_names_the_slots_that_were_won(pool: LocalPool
     b = pool["b"]
     await b.claimer.open(await b.claimer.win(b.pool.view(), [0, 2], taking_over(pool, "b", "a")))
 
-    (record,) = [Failover.decode(kv.value) for kv in (await pool.etcd.range(prefix_range(pool.keys.failovers))).kvs]
+    (record,) = [
+        FailoverRecord.decode(kv.value) for kv in (await pool.etcd.range(prefix_range(pool.keys.failovers))).kvs
+    ]
     assert (record.source, record.to, record.planned) == ("a", "b", False)
     assert (record.slots, record.epochs) == ((0, 2), (2, 2))
 

@@ -10,7 +10,16 @@ from understudy.statesync.etcd.client import Event, Kv
 from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.heartbeat.heartbeat import Beat, ClaimReport
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.records import ControlServer, Failover, Intent, Lost, Member, MemberState, Owner, Table
+from understudy.statesync.pool.records import (
+    ControlServer,
+    FailoverRecord,
+    Intent,
+    Lost,
+    Member,
+    MemberState,
+    Owner,
+    Table,
+)
 from understudy.statesync.pool.spec import HealthChecks, Liveness, PoolSpec, SpecError
 from understudy.statesync.pool.spec_reader import decode_spec
 from understudy.statesync.pool.state import PoolState
@@ -27,7 +36,7 @@ RECORDS = [
     Owner("cart-1", "boot-1", 4, cause="takeover"),
     Intent("cart-1", until=7.0),
     ControlServer("control-1", "127.0.0.1:3", "127.0.0.1:4", version="9.0"),
-    Failover("1" * 32, "cart-1", "cart-2", "killed", False, (1, 2), (3, 4), 5.0),
+    FailoverRecord("1" * 32, "cart-1", "cart-2", "killed", False, (1, 2), (3, 4), 5.0),
     Beat("cart", "cart-1", "boot-1", MemberState.UP, 17, sent=5, claims=(ClaimReport("1" * 32, 3, 1, 2),)),
     TABLE,
 ]

@@ -27,8 +27,8 @@ from tests.harness.waiting import free_port, until
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.envoy.listener import listener
-from understudy.xds.envoy.pool_view import Endpoint, PoolView
 from understudy.xds.envoy.resources import CLUSTER, ENDPOINTS, ROUTES, build, routes_name
+from understudy.xds.envoy.routing_view import Endpoint, RoutingView
 
 MEMBERS = ("cart-1", "cart-2", "cart-3")
 EVERY_ORDER = tuple(itertools.permutations(MEMBERS))
@@ -65,7 +65,7 @@ class Front:
             name: Endpoint("127.0.0.1", port, check=("127.0.0.1", port) if checked else None)
             for name, port in ports.items()
         }
-        self.view = PoolView(spec or PoolSpec(pool="cart"), members, orders)
+        self.view = RoutingView(spec or PoolSpec(pool="cart"), members, orders)
         self.port, self.admin = free_port(), free_port()
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._http: aiohttp.ClientSession | None = None
@@ -125,7 +125,7 @@ class Front:
     def say(self, member: str, *, healthy: bool) -> None:
         """Tell Envoy of a member's health."""
         members = {**self.view.members, member: replace(self.view.members[member], healthy=healthy)}
-        self.view = PoolView(self.view.spec, members, self.orders)
+        self.view = RoutingView(self.view.spec, members, self.orders)
         for name, assignment in build(self.view)[ENDPOINTS].items():
             self._write_endpoints(name, assignment)
 

@@ -17,8 +17,8 @@ from tests.harness.waiting import free_port, stays, until
 from understudy.proxy.front.bootstrap import bootstrap
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
-from understudy.xds.envoy.pool_view import Endpoint, PoolView
 from understudy.xds.envoy.resources import build
+from understudy.xds.envoy.routing_view import Endpoint, RoutingView
 from understudy.xds.publishing.listener_groups import ListenerGroups, group_of
 from understudy.xds.server.ads import AdsServer
 from understudy.xds.server.cache import ResourceCache
@@ -84,7 +84,7 @@ class Front:
     fronts: ListenerGroups
     envoy: Envoy
     port: int
-    view: PoolView
+    view: RoutingView
     members: dict[str, Member]
 
     async def connect(self, source: str = "127.0.0.1", header: str = "") -> Connection:
@@ -93,7 +93,7 @@ class Front:
         greeting = (await asyncio.wait_for(reader.readline(), 30)).decode().strip()
         return Connection(greeting, reader, writer)
 
-    async def publish(self, view: PoolView) -> None:
+    async def publish(self, view: RoutingView) -> None:
         """As the control server's publisher does, and until Envoy has it."""
         self.view = view
         await self.cache.set_all(build(view))
@@ -117,7 +117,7 @@ async def running_front(directory: Path, orders: Sequence[tuple[str, ...]], **sp
             health = await _health_port(stack, member)
             port = member.server.sockets[0].getsockname()[1]
             endpoints[name] = Endpoint("127.0.0.1", port, check=("127.0.0.1", health))
-        view = PoolView(wanted, endpoints, orders)
+        view = RoutingView(wanted, endpoints, orders)
         cache = ResourceCache(group_of)
         fronts = ListenerGroups(cache, "notes")
         cache.on_group = fronts.set_listener

@@ -15,8 +15,8 @@ from tests.harness.waiting import free_port, until
 from tests.xds.server.test_envoy_ads import VARIANTS, backend, bootstrap
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.envoy.listener import listener, listener_name
-from understudy.xds.envoy.pool_view import Endpoint, PoolView
 from understudy.xds.envoy.resources import build
+from understudy.xds.envoy.routing_view import Endpoint, RoutingView
 from understudy.xds.server.ads import AdsServer, StreamSettings
 from understudy.xds.server.cache import ResourceCache
 from understudy.xds.server.stream_config import StreamTimeouts
@@ -62,7 +62,7 @@ async def test_a_request_is_retried_although_its_order_is_gone_from_the_routes(v
     async with dying_member() as dying, backend("b") as b:
         members = {"a": Endpoint("127.0.0.1", dying.port, healthy=True), "b": Endpoint("127.0.0.1", b, healthy=True)}
         fixed = {LISTENER: {listener_name("cart"): listener("cart", "127.0.0.1", port)}}
-        await cache.set_all({**build(PoolView(SPEC, members, (("a", "b"), ("a", "b")))), **fixed})
+        await cache.set_all({**build(RoutingView(SPEC, members, (("a", "b"), ("a", "b")))), **fixed})
         cache.ready()
         xds_port = await server.start("127.0.0.1:0")
         try:
@@ -82,7 +82,7 @@ async def test_a_request_is_retried_although_its_order_is_gone_from_the_routes(v
                 asked = asyncio.create_task(ask())
                 await until(lambda: dying.held, what="the request is at the member that is going to die")
 
-                await cache.set_all({**build(PoolView(SPEC, members, (("b",), ("b",)))), **fixed})
+                await cache.set_all({**build(RoutingView(SPEC, members, (("b",), ("b",)))), **fixed})
                 await cache.acknowledged(30)
                 assert await ask() == "200 b"
                 dying.die()

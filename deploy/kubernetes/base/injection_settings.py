@@ -46,7 +46,7 @@ class PeerCertificates:
 
 
 @dataclass(frozen=True, slots=True)
-class SidecarSettings:
+class InjectionSettings:
     """The sidecar that all pods get, unless their annotations say otherwise. Secrets are in the pod's namespace.
 
     ``etcd_tls_secret`` has ``ca.crt`` and, for etcd that wants certificates, ``tls.crt`` and ``tls.key`` (then
