@@ -85,7 +85,7 @@ class AntiEntropy:
         replica = self._replica
         if not replica.is_synced(slot):
             raise NotHeld(slot)
-        applied = self._copies.mirror.revision
+        applied = self._copies.informer.revision
         return await entries_of(list(replica.sessions_of(slot).items())), applied
 
     async def resync(self, slot: int) -> int:

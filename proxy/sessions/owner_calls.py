@@ -388,7 +388,7 @@ class OwnerCalls:
         """This member's copy of the session with its age, also in slots of others; None if it holds no copy."""
         if not self._replica.is_synced(slot) or self._replica.unreadable(slot, call.key):
             return None
-        lag_ms = self._copies.mirror.silent_for * 1000
+        lag_ms = self._copies.informer.silent_for * 1000
         headers = {
             "Understudy-Slot": str(slot),
             "Understudy-Served-By": self._me,

@@ -47,7 +47,7 @@ class Beats:
             member=record.member,
             boot=record.boot,
             state=record.state,
-            applied=self._copies.mirror.revision,
+            applied=self._copies.informer.revision,
             reason=record.reason,
             stall=round(self._loop_lag.worst, 3),
             lacking=len(self._pool.assigned() - self._copies.replica.synced),

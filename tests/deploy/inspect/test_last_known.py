@@ -228,7 +228,7 @@ async def test_a_spec_of_another_version_is_not_taken_for_garbage(understudy, et
     assert (refused.exit_code, "spec in etcd: slots" in refused.stderr) == (2, True)
 
 
-def test_a_mirrored_pool_tells_all_that_it_was_told():
+def test_a_copied_pool_has_every_record():
     state = pool()
     again = PoolState(KEYS)
     again.apply(InformerBatch(9, (), reset=True))
