@@ -59,7 +59,7 @@ class AntiEntropy:
                 except EtcdError as error:
                     logger.debug("slot %d could not be checked: %s", slot, error)
                 except NotHeld:
-                    pass  # given away since it was chosen
+                    logger.debug("slot %d was not checked: this member gave it away meanwhile", slot)
             interval = self._interval if audit is None else min(AUDIT_INTERVAL, self._interval)
             await asyncio.sleep(max(interval, size / BYTES_PER_SECOND))
 

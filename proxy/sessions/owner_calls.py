@@ -8,7 +8,6 @@ handover the slot counts as busy until every write in it is resolved.
 import asyncio
 import logging
 import time
-from dataclasses import replace
 from functools import partial
 
 from understudy.proxy.events.recorder import Recorder
@@ -21,6 +20,7 @@ from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.ownership.read_deadline import ReadDeadline
 from understudy.proxy.sessions.call import Call, write_of
 from understudy.proxy.sessions.session_locks import SessionLocks
+from understudy.proxy.sessions.write_limits import RETRY_AFTER, WriteLimits
 from understudy.statesync.etcd.client import EtcdClient, EtcdError, Get, Kv, ModRevision
 from understudy.statesync.http.headers import CONSISTENCY_HEADER, DURABILITY_HEADER
 from understudy.statesync.pool.pool_clock import PoolClock
@@ -41,7 +41,6 @@ from understudy.statesync.sessions.session import (
 )
 from understudy.statesync.sessions.session_crypto import UnreadableSession
 
-RETRY_AFTER = 1
 ASYNC_TIMEOUT = 1.0
 ETCD_TIMEOUT = 1.5
 """Seconds for which a read waits for etcd past the read deadline; also what a call to etcd may take."""
@@ -78,6 +77,7 @@ class OwnerCalls:
         self._updates = updates
         self._recorder = recorder
         self._locks = SessionLocks()
+        self._limits = WriteLimits(committer, self._locks, copies, owned, recorder.counters)
         self._unanswered: dict[tuple[int, str], asyncio.Future[int]] = {}
         self.async_lost = 0
 
@@ -155,7 +155,7 @@ class OwnerCalls:
         """Answer a write by ``give_up`` (monotonic); the caller has entered the slot, and this leaves it."""
         write = write_of(call)
         if not isinstance(write, Reply):
-            write = self._overload(spec, new=False) or write
+            write = self._limits.overload(spec, new=False) or write
         if isinstance(write, Reply):
             owned.leave()
             return write
@@ -220,8 +220,8 @@ class OwnerCalls:
         give_up: float,
     ) -> Reply | None:
         """Commit what was decided, and answer; whatever comes of it calls ``release``."""
-        overloaded = self._overload(spec, new=True) if outcome.status == 201 else None
-        overloaded = overloaded or self._too_many_requests(write, spec)
+        overloaded = self._limits.overload(spec, new=True) if outcome.status == 201 else None
+        overloaded = overloaded or self._limits.too_many_requests(write, spec)
         if overloaded is not None:
             release()
             return overloaded
@@ -256,29 +256,6 @@ class OwnerCalls:
         """Whether the slot is still ours and in memory after a call has waited for something."""
         return self._owned.get(owned.slot) is owned and self._replica.is_synced(owned.slot)
 
-    def _overload(self, spec: PoolSpec, *, new: bool) -> Reply | None:
-        """The answer to a write that is not taken in because commits lag behind (``backpressure``)."""
-        now = self._committer.pressure(time.monotonic())
-        waiting = replace(now, writes=now.writes + self._locks.waiting)
-        why = waiting.refusal(new=new, bound=spec.limits.queued_writes)
-        if not why:
-            return None
-        if new:
-            self._recorder.counters.refused_new += 1
-        else:
-            self._recorder.counters.refused_writes += 1
-        return problem(503, "overloaded", why, retry_after=RETRY_AFTER)
-
-    def _too_many_requests(self, write: Write, spec: PoolSpec) -> Reply | None:
-        """The answer to a write whose outcome cannot be kept: without it, a copy of the request might act again."""
-        if write.request is None or len(self._copies.requests) < spec.limits.requests:
-            return None
-        self._recorder.counters.refused_writes += 1
-        detail = (
-            f"the outcomes of {spec.limits.requests} requests are kept, as many as this pool's limits.requests allows"
-        )
-        return problem(503, "overloaded", detail, retry_after=RETRY_AFTER)
-
     def _follow(self, slot: int, key: str, submission: Submission) -> None:
         """An ``async`` write is answered before it is committed: reads wait for it, and its loss is counted."""
         self._unanswered[slot, key] = submission.done
@@ -302,7 +279,7 @@ class OwnerCalls:
         if write.request is not None:
             settled = self._copies.requests.find(request_hash(call.key, write.request), write.fingerprint)
         outcome = decide_write(current, write, terms, settled)
-        if isinstance(outcome, Stored) and outcome.status == 201 and current is None and self._full(spec):
+        if isinstance(outcome, Stored) and outcome.status == 201 and current is None and self._limits.full(spec):
             share = f"{spec.limits.sessions} sessions for {spec.slots} slots"
             return WriteRefused(
                 507, "too-many-sessions", f"this member's share of the pool's limit ({share}) is used up"
@@ -313,11 +290,6 @@ class OwnerCalls:
         """The answer for a session that exists and cannot be read here: it must not count as absent."""
         why = self._replica.unreadable(owned.slot, call.key)
         return problem(503, "session-unreadable", why, retry_after=RETRY_AFTER) if why else None
-
-    def _full(self, spec: PoolSpec) -> bool:
-        """Whether this member's slots hold their proportional share of the pool's session limit."""
-        slots = self._owned.slots
-        return self._replica.count(slots) * spec.slots >= spec.limits.sessions * max(len(slots), 1)
 
     def _submit(
         self,

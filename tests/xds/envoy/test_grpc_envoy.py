@@ -13,7 +13,7 @@ import pytest_asyncio
 from tests.harness.waiting import until
 from tests.xds.envoy.front import MEMBERS, Front, running_front
 from tests.xds.envoy.grpc_member import SERVICE
-from understudy.proxy.front.envoy import find_envoy
+from understudy.proxy.front.binary import find_envoy
 from understudy.statesync.pool.spec import PoolSpec, Retries
 
 

@@ -16,7 +16,7 @@ from yarl import URL
 
 from tests.harness.waiting import until
 from tests.xds.envoy.front import EVERY_ORDER, Front, evenly, running_front
-from understudy.proxy.front.envoy import find_envoy
+from understudy.proxy.front.binary import find_envoy
 from understudy.statesync.pool.spec import PoolSpec, Retries
 from understudy.statesync.sessions.request_log import parse_stamp
 
