@@ -58,7 +58,7 @@ _OPTIONS = (
         help="Use tls.crt and tls.key of --etcd-tls-secret as client certificate for etcd.",
     ),
     click.option(
-        "--etcd-credentials-secret",
+        "--etcd-login-secret",
         default="",
         help="Secret in the pod's namespace with username and password for etcd. Default: no login.",
     ),
@@ -112,7 +112,7 @@ def sidecar_options(command: F) -> F:
 
 
 _PASSED_ON = (
-    *("form", "etcd_tls_secret", "etcd_client_certificate", "etcd_credentials_secret", "session_keys_secret"),
+    *("form", "etcd_tls_secret", "etcd_client_certificate", "etcd_login_secret", "session_keys_secret"),
     *("control_port", "drain_seconds", "run_as_user"),
 )
 

@@ -196,9 +196,9 @@ def _variables(settings: InjectionSettings, wishes: Wishes) -> list[Body]:
     }
     attributes = ",".join(f"{name}={value}" for name, value in resource.items())
     found.append({"name": "OTEL_RESOURCE_ATTRIBUTES", "value": attributes})
-    if settings.etcd_credentials_secret:
+    if settings.etcd_login_secret:
         for name, key in (("UNDERSTUDY_ETCD_USER", "username"), ("UNDERSTUDY_ETCD_PASSWORD", "password")):
-            reference = {"name": settings.etcd_credentials_secret, "key": key}
+            reference = {"name": settings.etcd_login_secret, "key": key}
             found.append({"name": name, "valueFrom": {"secretKeyRef": reference}})
     return found
 

@@ -56,7 +56,7 @@ def sidecar_settings(plan: Plan, etcd: Etcd | None = None) -> InjectionSettings:
         peer_certificates=plan.certificates,
         etcd_tls_secret=etcd.tls_secret,
         etcd_client_certificate=bool(etcd.tls_secret and not etcd.login_secret),
-        etcd_credentials_secret=etcd.login_secret,
+        etcd_login_secret=etcd.login_secret,
     )
 
 

@@ -131,7 +131,7 @@ def injector_arguments(place: InjectorPlace, settings: InjectionSettings) -> tup
         "--form": CLASSIC if settings.form == CLASSIC else "",
         "--peer-certificates": settings.peer_certificates.told() if settings.peer_certificates else "",
         "--etcd-tls-secret": settings.etcd_tls_secret,
-        "--etcd-credentials-secret": settings.etcd_credentials_secret,
+        "--etcd-login-secret": settings.etcd_login_secret,
         "--session-keys-secret": settings.session_keys_secret,
     }
     given = tuple(part for option, value in options.items() if value for part in (option, value))

@@ -24,7 +24,7 @@ SECURED = InjectionSettings(
     peer_certificates=PeerCertificates(issuer="understudy", issuer_kind="ClusterIssuer"),
     etcd_tls_secret="etcd-tls",
     etcd_client_certificate=True,
-    etcd_credentials_secret="etcd-user",
+    etcd_login_secret="etcd-user",
     session_keys_secret="session-keys",
 ).excluding("understudy-system")
 

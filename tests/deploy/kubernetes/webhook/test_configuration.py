@@ -80,7 +80,7 @@ def test_its_command_line_is_understood_and_says_what_was_meant(settings: Inject
     assert told["cert_dir"] is None
     assert told["form"] == ("classic" if settings.form == CLASSIC else "auto")
     assert PeerCertificates.parse(told["peer_certificates"]) == settings.peer_certificates
-    for name in ("etcd_tls_secret", "etcd_client_certificate", "etcd_credentials_secret", "session_keys_secret"):
+    for name in ("etcd_tls_secret", "etcd_client_certificate", "etcd_login_secret", "session_keys_secret"):
         assert told[name] == getattr(settings, name)
         assert (name in given) is bool(getattr(settings, name))
 
