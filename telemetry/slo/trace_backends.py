@@ -25,7 +25,7 @@ from understudy.telemetry.otlp.spans import MAX_TEXT, OtlpBatch, StoredSpan
 from understudy.telemetry.tracing.names import SERVICE_NAME, SERVICES
 
 MOST_TRACES = 2_000
-"""Traces asked of a backend at the most; a shorter window shows the rest."""
+"""The most traces that are requested from a backend; a shorter window shows the rest."""
 _MOST_BYTES = 64 << 20
 _TIMEOUT = 15.0
 _SUFFIXES = (".json", ".jsonl", ".ndjson")
@@ -34,7 +34,7 @@ _DAY_NS = 86_400 * 10**9
 
 
 class TraceBackendError(Exception):
-    """Spans cannot be had from a source; ``source`` and ``detail`` say which, why and what to do."""
+    """Spans cannot be read from a source; ``source`` and ``detail`` say which source, why, and what to do."""
 
     def __init__(self, source: str, detail: str) -> None:
         super().__init__(f"{source}: {detail}")
@@ -44,19 +44,19 @@ class TraceBackendError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TimeRange:
-    """The time that is asked about, in ns since 1970, both ends included; files are read whole and then cut."""
+    """The requested time, in ns since 1970, both ends included. Files are read as a whole and then filtered."""
 
     start_ns: int = 0
     end_ns: int = 1 << 62
 
     def holds(self, start_ns: int, end_ns: int) -> bool:
-        """Whether any of what went on from ``start_ns`` to ``end_ns`` lies in it."""
+        """Whether the time from ``start_ns`` to ``end_ns`` overlaps it."""
         return start_ns <= self.end_ns and end_ns >= self.start_ns
 
 
 @dataclass(frozen=True, slots=True)
 class TraceData:
-    """What a source holds: spans, front Envoys' reports and counts, how much was unusable, and why the first of it."""
+    """The content of a source: spans, the reports and counts of front Envoys, the number of unusable records, why."""
 
     spans: tuple[StoredSpan, ...] = ()
     reports: tuple[StoredLog, ...] = ()
@@ -129,7 +129,7 @@ def _base(source: str, address: str) -> str:
 
 
 def _files(path: Path) -> Iterator[_Batch]:
-    """Every request in a file, or in all JSON files of a directory, rotated ones included."""
+    """Every request in a file, or in all JSON files of a directory, also rotated ones."""
     if path.is_dir():
         files = sorted(one for one in path.iterdir() if one.is_file() and one.suffix in _SUFFIXES)
         if not files:
@@ -144,7 +144,7 @@ def _files(path: Path) -> Iterator[_Batch]:
 
 
 def _file(path: Path) -> list[_Batch]:
-    """One file. The last line may be half written: its Collector is still at work; it is counted as refused."""
+    """Read one file. A half-written last line counts as refused: the Collector may be writing it now."""
     batches: list[_Batch] = []
     usable, wrong = 0, ""
     with path.open("rb") as lines:
@@ -160,7 +160,7 @@ def _file(path: Path) -> list[_Batch]:
     if usable or not batches:
         return batches
     try:
-        # No line stands alone: one document over many lines.
+        # No line is a document by itself: the file is one document over many lines.
         return [_read(path.read_bytes())]
     except ValueError as error:
         detail = wrong if len(batches) == 1 else str(error)
@@ -171,7 +171,7 @@ def _file(path: Path) -> list[_Batch]:
 
 
 def _read(text: bytes) -> _Batch:
-    """One request, of whichever signal; raises ``ValueError`` when it is none."""
+    """Read one request of any signal; raises ``ValueError`` if it is not one."""
     if b'"resourceLogs":' in text:
         return read_otlp_logs_json(text)
     if b'"resourceMetrics":' in text:
@@ -249,7 +249,7 @@ def _jaeger_span(raw: Mapping[str, Any], resource: Mapping[str, Any]) -> StoredS
 
 
 def _jaeger_tags(tags: Iterable[Mapping[str, Any]] | None) -> dict[str, Any]:
-    """Attributes out of tags. Jaeger writes lists as JSON texts, which stay texts."""
+    """Attributes from tags. Jaeger writes lists as JSON texts, and they stay texts."""
     return {
         str(tag["key"]): tag["value"][:MAX_TEXT] if isinstance(tag["value"], str) else tag["value"]
         for tag in tags or ()
@@ -257,7 +257,7 @@ def _jaeger_tags(tags: Iterable[Mapping[str, Any]] | None) -> dict[str, Any]:
 
 
 def _hex(text: str, width: int) -> str:
-    """An id with the leading zeros that Jaeger and Tempo leave out; raises ``ValueError`` if it is none."""
+    """An id with the leading zeros that Jaeger and Tempo leave out; raises ``ValueError`` if it is not an id."""
     whole = text.lower().zfill(width)
     if len(whole) != width or not int(whole, 16):
         raise ValueError(f"not an id: {text[:40]!r}")
@@ -268,7 +268,7 @@ def _hex(text: str, width: int) -> str:
 
 
 def _tempo(base: str, window: TimeRange) -> Iterator[OtlpBatch]:
-    """Search for traces of our services (TraceQL), then fetch each: Tempo has no call for many whole traces."""
+    """Search for traces of our services (TraceQL), then fetch each: Tempo cannot return many whole traces at once."""
     ours = "|".join(SERVICES)
     query = urllib.parse.urlencode(
         {
