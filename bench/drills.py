@@ -73,7 +73,7 @@ class Comparison:
     from the order until front Envoys had the routes, and ``trace`` for how long calls were held up at the most.
 
     ``stated``: by how much the trace says that it may be wrong. ``seeing``: how finely the clients can see, the longest
-    time between two requests that could have shown the beginning or the end; of a drain, how late they were themselves.
+    time between two requests that could have shown the beginning or the end, and how late they were themselves.
     ``way``: how long an answer takes when all is well (p99 of the second before), of a drain without what is usual.
     """
 
@@ -144,6 +144,10 @@ class Clients:
         """Read the sessions that this member served last, or all of them; returns which."""
         self._watched = [key for key, by in self.serving.items() if not member or by == member]
         return frozenset(self._watched)
+
+    def latest(self, begin: float, end: float) -> float:
+        """By how many ms this process was late with a request at the most, between two moments (monotonic seconds)."""
+        return max((late for at, late in self.late if begin <= at < end), default=0.0) * 1000
 
     async def _pace(self, http: aiohttp.ClientSession) -> None:
         begin = time.monotonic()
@@ -253,10 +257,11 @@ class Drills:
             ended = struck + (root.end_ns - self._clock.at_ns(struck)) / 1e9
             met = [one for one in clients.seen if one.asked < ended]
             trace, stated, (gap, way) = callers.ms, callers.error_ms, waited(met, struck)
-            seeing = max((late for at, late in clients.late if struck <= at < ended), default=0.0) * 1000
+            seeing = clients.latest(struck, ended)
         else:
             trace, stated = root.duration_ns / 1e6, float(root.attributes[names.ERROR_MS])
             gap, seeing = gap_of(clients.seen, theirs, member, struck)
+            seeing += clients.latest(struck, time.monotonic())
         path = {span.name: round(span.duration_ns / 1e6, 2) for span in spans if span.attributes.get(names.CRITICAL)}
         if not is_measured(root):
             raise SystemExit(f"drill {number} ({kind} {member}): trace {root.trace_id} is unmeasured")

@@ -4,6 +4,7 @@ The map in docs/architecture.md names every file once, under its sub-package.
 """
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ MAY_IMPORT = {
 OUTSIDE = {"tests", "bench"}
 
 
+@functools.cache
 def names_imported_by(source: str) -> set[str]:
     """The full names in any import statement, wherever it stands; ``from a import b`` is ``a.b``."""
     imported: set[str] = set()
@@ -45,6 +47,7 @@ def modules() -> Iterator[Path]:
         yield from (path.relative_to(ROOT) for path in sorted((ROOT / package).rglob("*.py")))
 
 
+@functools.cache
 def subpackage_of(name: str) -> str:
     """The sub-package that an imported name of ours is in: its longest beginning that is a folder."""
     parts = name.split(".")[1:]

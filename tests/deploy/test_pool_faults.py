@@ -68,7 +68,7 @@ class Scene:
 
         await until(gone, timeout=30, what=f"{member} owns nothing")
 
-    async def progress(self, requests: int = 60) -> None:
+    async def progress(self, requests: int = 40) -> None:
         """Wait until the clients have got so many more good answers."""
         goal = sum(op.succeeded for op in self.load.history) + requests
         await until(lambda: sum(op.succeeded for op in self.load.history) >= goal, 40, "requests are answered")
@@ -140,7 +140,7 @@ class Scene:
 async def under_load(
     directory: Path, controls: int = 1, members: int = MEMBERS, sites: tuple[str, ...] = ()
 ) -> AsyncIterator[Scene]:
-    """A pool at rest with 60 clients at 90 requests/s; at the end the load stops and is judged."""
+    """A pool at rest with 60 clients at 45 requests/s; at the end the load stops and is judged."""
     settings = LocalSettings(
         directory=directory,
         spec=PoolSpec(pool="cart"),
@@ -150,7 +150,7 @@ async def under_load(
         controls=controls,
     )
     async with LocalPool(settings) as pool, EtcdClient(pool.etcd_endpoints) as etcd:
-        load = Load(pool.layout.front_url, sessions=60, rate=90.0)
+        load = Load(pool.layout.front_url, sessions=60, rate=45.0)
         try:
             scene = Scene(pool, load, etcd)
             await scene.settled()
@@ -209,7 +209,7 @@ async def test_nobody_notices_that_the_sidecar_alone_is_killed(tmp_path: Path) -
 async def test_nobody_notices_that_a_member_is_drained(tmp_path: Path) -> None:
     async with under_load(tmp_path) as scene:
         os.kill(scene.pool.processes["cart-1/sidecar"].pid, signal.SIGTERM)
-        await scene.progress(150)
+        await scene.progress(90)
         await scene.settled()
 
     assert_nobody_noticed(scene)
@@ -282,7 +282,7 @@ async def test_failover_goes_on_while_the_control_server_is_dead_and_it_catches_
         scene.pool.processes.kill("control-1")
         await scene.progress()
         scene.pool.processes.kill(*scene.pool.member_processes("cart-1"))
-        await scene.progress(150)
+        await scene.progress(90)
         await scene.pool.processes.start_again("control-1")
         await scene.served_without("cart-1")
         table = (await scene.state()).table

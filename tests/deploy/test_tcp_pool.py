@@ -28,6 +28,8 @@ SPEC = _SHIPPED.model_copy(
     update={"objectives": Objectives.model_validate({"rto": {"p99": "30s"}, "failed_requests": "1%"})}
 )
 CLIENTS = 40
+REST = 0.2
+"""Seconds between two notes of a client."""
 
 
 @dataclass
@@ -72,7 +74,7 @@ class Client:
             name = f"{len(self.acknowledged)}"
             if (await service.say(f"ADD {name} of {self.source}")).startswith("OK "):
                 self.acknowledged.append(name)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(REST)
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[Conversation]:

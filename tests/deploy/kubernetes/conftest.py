@@ -1,7 +1,9 @@
 """Rendered trees, as users get them: by the command line, in a directory of their own."""
 
+import functools
 from pathlib import Path
 
+import kubernetes_validate.utils
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -20,6 +22,15 @@ def render(directory, *arguments, spec=SPEC):
     out = Path(directory) / "manifests"
     wanted = ("render", "kubernetes", "-f", str(file), "--out", str(out), "--registry", "registry.example", *arguments)
     return CliRunner().invoke(cli, list(wanted)), out
+
+
+@pytest.fixture(scope="session", autouse=True)
+def schemas_read_once():
+    """The validator reads a megabyte of schemas for each object; here it does so once for each schema."""
+    with pytest.MonkeyPatch.context() as patch:
+        read = functools.cache(kubernetes_validate.utils.schema_contents)
+        patch.setattr(kubernetes_validate.utils, "schema_contents", read)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,10 @@ async def pool(etcd: EtcdServer, pool_name: str) -> AsyncIterator[SidecarPool]:
         yield pool
 
 
+REST = 0.02
+"""Seconds between two writes of a client: sessions grow with each write, and slots are handed over in seconds."""
+
+
 class Writers:
     """Clients that keep adding numbered fields to sessions through one member; remembers what was acknowledged."""
 
@@ -61,6 +65,7 @@ class Writers:
                 self.acknowledged[key].add(field)
             else:
                 self.refused.append((status, body))
+            await asyncio.sleep(REST)
 
     async def progress(self, more: int = 5) -> None:
         """Wait until every session has ``more`` further acknowledged writes."""

@@ -309,6 +309,7 @@ def test_any_death_moves_only_the_orphans_and_as_many_as_can_be_to_their_standby
     assert strays == {6: 4, 7: 1, 10: 4, 11: 9, 12: 4}.get(count, 0)
 
 
+@pytest.mark.heavy
 def test_many_members_and_slots():
     spec = pool(1024)
     field = members(*(f"m-{number:04}" for number in range(600)))

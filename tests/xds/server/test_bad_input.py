@@ -187,6 +187,7 @@ def whole(entry, *, delta: bool, wrapped: bool):
     return wire.SCHEMA.message("envoy.service.discovery.v3.Resource").FromString(entry.value)
 
 
+@pytest.mark.heavy
 async def test_two_thousand_streams_that_come_at_once_are_all_taken_in():
     async with served(CONTENT) as world, contextlib.AsyncExitStack() as stack:
         channels = [await stack.enter_async_context(connection(world.port)) for _ in range(125)]

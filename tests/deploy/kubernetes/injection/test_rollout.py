@@ -78,7 +78,7 @@ async def cluster(etcd: EtcdServer, pool_name: str, tmp_path: Path) -> AsyncIter
 async def test_a_rollout_under_load_fails_no_request_and_loses_no_write(cluster: Cluster) -> None:
     await asyncio.gather(*(cluster.create(f"cart-old-{number}") for number in range(2)))
     await until(lambda: cluster.serves("cart-old-0", "cart-old-1"), 30, "the old pods serve")
-    load = Load(f"http://{cluster.front}", sessions=40, rate=200)
+    load = Load(f"http://{cluster.front}", sessions=40, rate=80)
 
     async def shop_opens() -> bool:
         async with cluster.pool.http.get(f"http://{cluster.front}/cart", headers={"X-Session-Id": "none"}) as answer:

@@ -151,7 +151,7 @@ async def test_slots_are_switched_on_and_off_by_one_directory(tmp_path: Path) ->
 async def test_nobody_notices_that_a_member_is_killed(tmp_path: Path) -> None:
     async with gateway(tmp_path) as scene:
         await scene.slots(on=True)
-        load = Load(scene.url, sessions=60, rate=90.0)
+        load = Load(scene.url, sessions=60, rate=45.0)
         try:
             await load.open_sessions()
             load.start()
