@@ -43,7 +43,7 @@ unit: $(STAMP)  ## the tests alone, in parallel
 chaos: $(STAMP)  ## random faults against the session protocol: MINUTES=30, SEED=... to repeat
 	$(BIN)/python -m tests.faults.chaos --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS)
 
-quick: $(STAMP)  ## the tests that start no process and search nothing (about a minute)
+quick: $(STAMP)  ## the tests that start no process and search nothing (about half a minute)
 	$(BIN)/python -m pytest --quick -n auto --dist worksteal $(PYTEST_ARGS)
 
 bench-xds: $(STAMP)  ## how quick and how large the xDS server is; writes bench/results/xds.json (about 4 min)

@@ -21,7 +21,7 @@ from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.deploy.local.ports import PortPicker
 from understudy.deploy.local.processes import Processes, Program
-from understudy.proxy.front.envoy import find_envoy
+from understudy.proxy.front.binary import find_envoy
 from understudy.proxy.ownership.drain import LINGER
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
 from understudy.statesync.pool.records import Intent

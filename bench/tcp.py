@@ -29,8 +29,8 @@ from tests.harness.envoy import Envoy, running_envoy
 from tests.harness.front import Front, PoolCache, running_front
 from tests.harness.waiting import free_port, until
 from understudy.statesync.pool.spec import PoolSpec
-from understudy.xds.envoy.pool_view import Endpoint, PoolView
 from understudy.xds.envoy.resources import CLUSTER, ENDPOINTS, build
+from understudy.xds.envoy.routing_view import Endpoint, RoutingView
 from understudy.xds.envoy.tcp import tcp_listener, tcp_settings
 
 RESULTS = ROOT / "bench/results/tcp.json"
@@ -41,7 +41,7 @@ TCP_PROXY = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.T
 KINDS = {"connections": ("-H", "Connection: close"), "round trips": ()}
 
 
-def view_of(slots: int, members: int, port: int) -> PoolView:
+def view_of(slots: int, members: int, port: int) -> RoutingView:
     """A pool whose slots have all orders of three, mixed."""
     endpoints = {f"m-{number}": Endpoint(f"127.0.2.{number + 1}", port) for number in range(members)}
     orders = list(itertools.permutations(endpoints, 3))
@@ -53,26 +53,26 @@ def view_of(slots: int, members: int, port: int) -> PoolView:
         tcp={"send_proxy_protocol": "none"},  # type: ignore[arg-type]
         health_checks={"enabled": False},  # type: ignore[arg-type]
     )
-    return PoolView(spec, endpoints, [orders[slot % len(orders)] for slot in range(slots)])
+    return RoutingView(spec, endpoints, [orders[slot % len(orders)] for slot in range(slots)])
 
 
-def moved(view: PoolView, number: int) -> PoolView:
+def moved(view: RoutingView, number: int) -> RoutingView:
     """One slot goes to its standby."""
     slot = number % len(view.orders)
     first, second, *rest = view.orders[slot]
     return replace(view, orders=[*view.orders[:slot], (second, first, *rest), *view.orders[slot + 1 :]])
 
 
-def without_first(view: PoolView) -> PoolView:
+def without_first(view: RoutingView) -> RoutingView:
     """The first member is dead: nobody's orders have it any more."""
     return replace(view, orders=[tuple(one for one in order if one != "m-0") for order in view.orders])
 
 
-def ill(view: PoolView, *, healthy: bool) -> PoolView:
+def ill(view: RoutingView, *, healthy: bool) -> RoutingView:
     return replace(view, members={**view.members, "m-0": replace(view.members["m-0"], healthy=healthy)})
 
 
-async def push(front: Front, view: PoolView, before: PoolView) -> float:
+async def push(front: Front, view: RoutingView, before: RoutingView) -> float:
     """Milliseconds from the change of the cache to Envoy's acknowledgement; encoding is not in it."""
     resources, old = build(view), build(before)[ENDPOINTS]
     changed = {name: value for name, value in resources[ENDPOINTS].items() if old[name] != value}
@@ -92,7 +92,7 @@ async def memory(envoy: Envoy) -> int:
 
 
 @contextlib.asynccontextmanager
-async def served(home: Path, view: PoolView) -> AsyncIterator[tuple[Front, dict[str, Any]]]:
+async def served(home: Path, view: RoutingView) -> AsyncIterator[tuple[Front, dict[str, Any]]]:
     """A running front Envoy with this view, and what its start showed."""
     cache = PoolCache("notes")
     began = time.perf_counter()

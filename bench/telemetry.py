@@ -35,8 +35,8 @@ from understudy.telemetry.store.store import SpanStore
 from understudy.telemetry.tracing import names
 from understudy.telemetry.tracing.ids import trace_seed
 from understudy.telemetry.tracing.setup import start_telemetry
-from understudy.xds.envoy.pool_view import Endpoint, PoolView
 from understudy.xds.envoy.resources import build
+from understudy.xds.envoy.routing_view import Endpoint, RoutingView
 from understudy.xds.publishing.listener_groups import ListenerGroups, group_of
 from understudy.xds.server.ads import AdsServer
 from understudy.xds.server.cache import ResourceCache
@@ -87,7 +87,7 @@ async def fronts(home: Path) -> AsyncIterator[dict[str, int]]:
     member, ports = free_port(), {name: free_port() for name in VARIANTS}
     cache = ResourceCache(group_of)
     cache.on_group = ListenerGroups(cache, "cart").set_listener
-    await cache.set_all(build(PoolView(PoolSpec(pool="cart"), {"a": Endpoint("127.0.0.1", member)}, [("a",)] * 256)))
+    await cache.set_all(build(RoutingView(PoolSpec(pool="cart"), {"a": Endpoint("127.0.0.1", member)}, [("a",)] * 256)))
     cache.ready()
     store = SpanStore(home / "traces.db")
     server = grpc.aio.server()

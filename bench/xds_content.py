@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.envoy.listener import listener, listener_name
-from understudy.xds.envoy.pool_view import Endpoint, PoolView
 from understudy.xds.envoy.resources import build
+from understudy.xds.envoy.routing_view import Endpoint, RoutingView
 from understudy.xds.server.types import CLUSTER, ENDPOINTS, LISTENER, ROUTES
 
 POOL = "cart"
@@ -14,7 +14,7 @@ MEMBERS = 16
 METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 
 
-def view(healthy: bool = True) -> PoolView:
+def view(healthy: bool = True) -> RoutingView:
     """The pool; ``healthy`` is that of its first member."""
     names = [f"cart-{number:02}" for number in range(MEMBERS)]
     members = {name: Endpoint(f"10.0.0.{number + 1}", 8000) for number, name in enumerate(names)}
@@ -23,7 +23,7 @@ def view(healthy: bool = True) -> PoolView:
     for slot in range(SLOTS):
         active, step = slot % MEMBERS, 1 + slot // MEMBERS % (MEMBERS - 1)
         orders.append(tuple(names[(active + turn * step) % MEMBERS] for turn in range(3)))
-    return PoolView(PoolSpec(pool=POOL, slots=SLOTS), members, [tuple(dict.fromkeys(order)) for order in orders])
+    return RoutingView(PoolSpec(pool=POOL, slots=SLOTS), members, [tuple(dict.fromkeys(order)) for order in orders])
 
 
 def content(healthy: bool = True, listen: tuple[str, int] = ("127.0.0.1", 10_000)) -> dict[str, dict[str, bytes]]:

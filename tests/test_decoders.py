@@ -14,18 +14,24 @@ from understudy.deploy.data.backup_file import BackupError, check
 from understudy.deploy.inspect.traces import spans_of
 from understudy.statesync.etcd.client import Event, Kv
 from understudy.statesync.etcd.informer import InformerBatch
-from understudy.statesync.heartbeat.heartbeat import Answer, Beat
+from understudy.statesync.heartbeat.heartbeat import Beat, BeatAnswer
 from understudy.statesync.heartbeat.probe import answer_in
 from understudy.statesync.parsing.stored import MOST_DEPTH, read_json, read_object
 from understudy.statesync.pool.keys import PoolKeys, slot_in
-from understudy.statesync.pool.records import ControlServer, Failover, Intent, Lost, Member, Owner, Table
+from understudy.statesync.pool.records import ControlServer, FailoverRecord, Intent, Lost, Member, Owner, Table
 from understudy.statesync.pool.spec import PoolSpec, SpecError
 from understudy.statesync.pool.spec_reader import decode_known_spec, decode_spec, parse_spec
 from understudy.statesync.pool.state import PoolState
 from understudy.statesync.sessions.replica import Replica
 from understudy.statesync.sessions.request_log import RequestLog, decode_entries
 from understudy.statesync.sessions.session import Session
-from understudy.statesync.sessions.session_crypto import PLAIN, EncryptionKey, SealedSessions, Unreadable, outline
+from understudy.statesync.sessions.session_crypto import (
+    PLAIN,
+    EncryptionKey,
+    SealedSessions,
+    UnreadableSession,
+    outline,
+)
 from understudy.xds.membership.cluster_state import pool_view
 from understudy.xds.membership.failure_detector import FailureDetector
 from understudy.xds.membership.state_builder import StateBuilder
@@ -173,14 +179,14 @@ DECODERS: dict[str, tuple[Callable[[bytes], Any], type[Exception] | tuple[()]]] 
     "json": (read_json, ValueError),
     "object": (read_object, ValueError),
     **{kind.__name__: (kind.decode, ValueError) for kind in (Member, Owner, Intent, Lost, Table, ControlServer)},
-    **{kind.__name__: (kind.decode, ValueError) for kind in (Failover, Beat, Answer)},
+    **{kind.__name__: (kind.decode, ValueError) for kind in (FailoverRecord, Beat, BeatAnswer)},
     "spec": (decode_spec, SpecError),
     "known spec": (decode_known_spec, SpecError),
     "spec in YAML": (lambda value: parse_spec(value.decode(errors="replace"), where="f"), SpecError),
     "session": (lambda value: Session.decode(value, 1), ValueError),
-    "plain session": (lambda value: PLAIN.decode(KEY, value, 1), Unreadable),
-    "sealed session": (lambda value: SEALED.decode(KEY, value, 1), Unreadable),
-    "outline": (lambda value: outline(value, 1), Unreadable),
+    "plain session": (lambda value: PLAIN.decode(KEY, value, 1), UnreadableSession),
+    "sealed session": (lambda value: SEALED.decode(KEY, value, 1), UnreadableSession),
+    "outline": (lambda value: outline(value, 1), UnreadableSession),
     "entries of requests": (decode_entries, ValueError),
     "slot": (lambda value: slot_in(value.decode(errors="replace"), ""), ValueError),
     "layout": (lambda value: Layout.decode(value.decode(errors="replace")), ValueError),

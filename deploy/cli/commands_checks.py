@@ -10,7 +10,8 @@ import click
 
 from understudy.deploy.cli.commands_drain import duration
 from understudy.deploy.common.errors import DeployError, NegativeAnswer
-from understudy.deploy.common.options import KeyCommand, examples, list_output_option, show, shown_option
+from understudy.deploy.common.key_command import KeyCommand
+from understudy.deploy.common.options import examples, list_output_option, show, shown_option
 from understudy.deploy.common.printable import say
 from understudy.statesync.http.headers import ADMIN_HEADER, ADMIN_VALUE
 from understudy.statesync.pool.addresses import split_address

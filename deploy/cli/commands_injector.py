@@ -14,7 +14,7 @@ from understudy.deploy.common.options import address, examples, shown_option, st
 from understudy.deploy.common.printable import say
 
 if TYPE_CHECKING:  # it imports pydantic, which would slow down --help
-    from understudy.deploy.kubernetes.base.sidecar_settings import SidecarSettings
+    from understudy.deploy.kubernetes.base.injection_settings import InjectionSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 _LEVELS = click.Choice(["debug", "info", "warning", "error"])
@@ -58,7 +58,7 @@ _OPTIONS = (
         help="Use tls.crt and tls.key of --etcd-tls-secret as client certificate for etcd.",
     ),
     click.option(
-        "--etcd-credentials-secret",
+        "--etcd-login-secret",
         default="",
         help="Secret in the pod's namespace with username and password for etcd. Default: no login.",
     ),
@@ -85,18 +85,18 @@ _OPTIONS = (
 
 
 def sidecar_options(command: F) -> F:
-    """Add the options that describe the sidecar; the command gets ``sidecar: SidecarSettings``."""
+    """Add the options that describe the sidecar; the command gets ``sidecar: InjectionSettings``."""
 
     @functools.wraps(command)
     def collect(**given: Any) -> Any:  # noqa: ANN401 - whatever the command returns
-        from understudy.deploy.kubernetes.base.sidecar_settings import BadSetting, PeerCertificates, SidecarSettings
+        from understudy.deploy.kubernetes.base.injection_settings import BadSetting, InjectionSettings, PeerCertificates
 
         try:
             certificates = PeerCertificates.parse(given.pop("peer_certificates"))
         except BadSetting as error:
             raise DeployError(f"--peer-certificates {error}") from None
         etcd = tuple(part.strip() for part in given.pop("etcd_endpoints").split(",") if part.strip())
-        settings = SidecarSettings(
+        settings = InjectionSettings(
             image=given.pop("sidecar_image"),
             etcd=etcd,
             peer_certificates=certificates,
@@ -112,7 +112,7 @@ def sidecar_options(command: F) -> F:
 
 
 _PASSED_ON = (
-    *("form", "etcd_tls_secret", "etcd_client_certificate", "etcd_credentials_secret", "session_keys_secret"),
+    *("form", "etcd_tls_secret", "etcd_client_certificate", "etcd_login_secret", "session_keys_secret"),
     *("control_port", "drain_seconds", "run_as_user"),
 )
 
@@ -153,7 +153,7 @@ def injector(
     namespace: str,
     service: str,
     certificates_secret: str,
-    sidecar: "SidecarSettings",
+    sidecar: "InjectionSettings",
 ) -> None:
     """Run the admission webhook that adds sidecars to pods labelled understudy.io/inject: "true"."""
     from understudy.deploy.kubernetes.webhook.configuration import InjectorPlace
@@ -186,7 +186,9 @@ def injector(
     "--kubernetes-version", default="", help="Choose the form for this version, such as 1.28. Default: that of --form."
 )
 @sidecar_options
-def inject(files: tuple[str, ...], output: str, pool: str, kubernetes_version: str, sidecar: "SidecarSettings") -> None:
+def inject(
+    files: tuple[str, ...], output: str, pool: str, kubernetes_version: str, sidecar: "InjectionSettings"
+) -> None:
     """Add sidecars to Pods, Deployments, StatefulSets, Jobs, CronJobs and Lists of them in files.
 
     The command writes all objects to stdout and a line for each workload to stderr. Exit code 1: a workload cannot
@@ -194,18 +196,23 @@ def inject(files: tuple[str, ...], output: str, pool: str, kubernetes_version: s
     """
     from dataclasses import replace
 
-    from understudy.deploy.kubernetes.base.lenient_json import Refused
-    from understudy.deploy.kubernetes.base.sidecar_settings import NATIVE, BadSetting, form_for
-    from understudy.deploy.kubernetes.injection.workloads import Unreadable, inject_objects, read_objects, write_objects
+    from understudy.deploy.kubernetes.base.injection_settings import NATIVE, BadSetting, form_for
+    from understudy.deploy.kubernetes.base.lenient_json import InjectionRefused
+    from understudy.deploy.kubernetes.injection.workloads import (
+        UnreadableFile,
+        inject_objects,
+        read_objects,
+        write_objects,
+    )
 
     try:
         form = form_for(kubernetes_version) if kubernetes_version else sidecar.form
         settings = replace(sidecar, form=NATIVE if form == "auto" else form)
         documents = [document for name in files for document in read_objects(_read(name), name)]
         done, outcomes = inject_objects(documents, settings, pool=pool)
-    except (BadSetting, Unreadable) as error:
+    except (BadSetting, UnreadableFile) as error:
         raise DeployError(str(error)) from None
-    except Refused as refused:
+    except InjectionRefused as refused:
         raise NegativeAnswer(str(refused)) from None
     click.echo(write_objects(done, output), nl=False)
     for outcome in outcomes:

@@ -97,7 +97,7 @@ def istio(
     from understudy.deploy.kubernetes.istio.plan import (
         GATEWAY_LABELS,
         GATEWAY_NAMESPACE,
-        Plan,
+        MeshPlan,
         parse_selector,
         parse_version,
     )
@@ -106,7 +106,7 @@ def istio(
     from understudy.statesync.pool.spec_reader import load_spec
 
     gateway = mode == "gateway"
-    plan = Plan(
+    plan = MeshPlan(
         spec=load_spec(spec_file),
         mode=mode,
         istio=parse_version(istio_version),

@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from understudy.deploy.common.errors import DeployError, NegativeAnswer
+from understudy.deploy.common.key_command import KeyCommand
 from understudy.deploy.common.options import (
     EtcdOptions,
-    KeyCommand,
     PoolLocation,
     etcd_options,
     examples,

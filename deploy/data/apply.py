@@ -33,7 +33,7 @@ async def apply_spec(client: EtcdClient, spec: PoolSpec) -> Applied:
     Raises:
         SpecError: it contradicts the running pool, or this version cannot read the spec in etcd.
         Unavailable: etcd did not answer. OutcomeUnknown: it may be written; applying it again is safe.
-        Conflict: other commands wrote the spec at the same time.
+        CompareFailed: other commands wrote the spec at the same time.
     """
     key = PoolKeys(spec.pool).spec
     value = spec.encode()

@@ -19,7 +19,15 @@ from understudy.deploy.inspect.query import read_pool
 from understudy.proxy.peers.sync_api import DIGEST_PATH
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.state import PoolState
-from understudy.statesync.sessions.digests import Difference, Entry, Findings, SlotDigest, compare, digest_of, read_slot
+from understudy.statesync.sessions.digests import (
+    Difference,
+    DigestEntry,
+    Findings,
+    SlotDigest,
+    compare,
+    digest_of,
+    read_slot,
+)
 from understudy.statesync.sessions.session_crypto import SessionCrypto
 
 SLOTS_AT_ONCE = 32
@@ -222,7 +230,7 @@ class Verifier:
         revision = await self._new_revision()
         try:
             answer = await self._members.get(copy.member, f"/peer/v1/slots/{copy.slot}/entries", revision=revision)
-            held = {key: Entry(written, int(digest, 16)) for key, written, digest in answer["entries"]}
+            held = {key: DigestEntry(written, int(digest, 16)) for key, written, digest in answer["entries"]}
             applied = int(answer["applied"])
         except MemberError as error:
             return error.detail

@@ -13,7 +13,7 @@ from understudy.deploy.common.options import TlsOptions
 from understudy.deploy.drill.conditions import ClientView, DrillKind
 from understudy.deploy.inspect.traces import read_trace
 from understudy.statesync.etcd.client import EtcdClient, ModRevision, Put
-from understudy.statesync.pool.records import Failover
+from understudy.statesync.pool.records import FailoverRecord
 from understudy.statesync.pool.state import PoolState
 from understudy.telemetry.otlp.spans import StoredSpan
 from understudy.telemetry.slo.waterfall import root_of, total_ms
@@ -37,7 +37,7 @@ class DrillRecorder:
         self._tls = tls
         self._spans: dict[str, list[StoredSpan]] = {}
 
-    def caused(self, before: PoolState, name: str) -> list[Failover]:
+    def caused(self, before: PoolState, name: str) -> list[FailoverRecord]:
         """The failover records that are newer than ``before`` and about ``name``, oldest first."""
         known = {at.record.trace for at in before.failovers.values()}
         new = [at.record for at in self._state.failovers.values() if at.record.trace not in known]
@@ -45,17 +45,17 @@ class DrillRecorder:
         mine = [part for part in new if every or name in (part.source, part.to)]
         return sorted(mine, key=lambda part: part.started)
 
-    def change_of_leader(self, name: str, successor: str, at: float) -> Failover:
+    def change_of_leader(self, name: str, successor: str, at: float) -> FailoverRecord:
         """The record of a drill that moved no slot: the leader ``name`` was hit at the wall time ``at``."""
         ids = trace_seed(self._state.keys.pool, names.KIND_TAKEOVER, f"drill/{self._kind}/{name}/{at}")
-        return Failover(ids.hex, successor or "-", name, f"drill: {self._kind}", False, (), (), at)
+        return FailoverRecord(ids.hex, successor or "-", name, f"drill: {self._kind}", False, (), (), at)
 
-    async def slowest_ms(self, caused: Sequence[Failover]) -> float | None:
+    async def slowest_ms(self, caused: Sequence[FailoverRecord]) -> float | None:
         """The duration of the slowest takeover in ms, from its trace; None if none was measured."""
         lengths = [total_ms(await self._trace(trace)) for trace in {part.trace for part in caused if not part.planned}]
         return max((ms for ms in lengths if ms is not None), default=None)
 
-    async def mark(self, caused: Sequence[Failover]) -> None:
+    async def mark(self, caused: Sequence[FailoverRecord]) -> None:
         """Mark failover records as a drill. A record that has changed meanwhile stays unchanged."""
         keys = self._state.keys
         for part in caused:
@@ -64,7 +64,9 @@ class DrillRecorder:
             put = Put(key, replace(part, drill=str(self._kind)).encode())
             await self._etcd.txn([ModRevision(key, at.revision if at else 0)], [put])
 
-    async def record(self, caused: Sequence[Failover], seen: ClientView, missed: Sequence[str], at: float) -> None:
+    async def record(
+        self, caused: Sequence[FailoverRecord], seen: ClientView, missed: Sequence[str], at: float
+    ) -> None:
         """Add the clients' view to the trace of the first failover. A drill that moved no slot gets its own trace."""
         if not caused:
             return
@@ -104,7 +106,7 @@ class DrillRecorder:
             attributes[names.DRILL_MISSED] = ", ".join(text.partition(":")[0] for text in missed)
         return attributes
 
-    async def _traceparent(self, failover: Failover) -> str:
+    async def _traceparent(self, failover: FailoverRecord) -> str:
         """The trace context of ``failover``: its trace, and as parent the root span."""
         spans = await self._trace(failover.trace) if failover.slots else []
         root = root_of(spans)

@@ -30,7 +30,7 @@ LONGEST_LINE = 4096
 Notes = list[list[str]]
 
 
-class RequestRefused(Exception):
+class BadRequest(Exception):
     """The request is answered with an error; the connection stays open."""
 
 
@@ -50,7 +50,7 @@ async def read_notes(sessions: Sessions, key: str) -> tuple[Notes, str | None]:
     if answer.status == 404:
         return [], None
     if answer.status != 200:
-        raise RequestRefused(answer.problem)
+        raise BadRequest(answer.problem)
     return json.loads(answer.body)["notes"], answer.headers["ETag"]
 
 
@@ -67,8 +67,8 @@ async def add(sessions: Sessions, key: str, name: str, text: str) -> int:
         if answer.status in (200, 201):
             return len(notes) + 1
         if answer.status != 412:
-            raise RequestRefused(answer.problem)
-    raise RequestRefused("too many writers at once")
+            raise BadRequest(answer.problem)
+    raise BadRequest("too many writers at once")
 
 
 async def answer_to(line: str, sessions: Sessions, member: str, key: str) -> str:
@@ -83,7 +83,7 @@ async def answer_to(line: str, sessions: Sessions, member: str, key: str) -> str
         case ["LIST"]:
             notes, _ = await read_notes(sessions, key)
             return "\n".join([f"NOTES {len(notes)}", *(f"{name} {text}" for name, text in notes)])
-    raise RequestRefused("the requests are PING, WHO, ADD <id> <text> and LIST")
+    raise BadRequest("the requests are PING, WHO, ADD <id> <text> and LIST")
 
 
 async def serve_client(
@@ -95,7 +95,7 @@ async def serve_client(
         while key is not None and (line := (await reader.readline()).decode(errors="replace").strip()):
             try:
                 reply = await answer_to(line, sessions, member, key)
-            except RequestRefused as why:
+            except BadRequest as why:
                 reply = f"ERROR {why}"
             writer.write(f"{reply}\n".encode())
             await writer.drain()

@@ -20,7 +20,7 @@ from understudy.telemetry.slo.failovers import failovers_of, pictured
 from understudy.telemetry.slo.judgement import review
 from understudy.telemetry.slo.model import Review, Targets
 from understudy.telemetry.slo.requests import requests_of, with_requests
-from understudy.telemetry.slo.trace_backends import TraceBackendError, Window, load
+from understudy.telemetry.slo.trace_backends import TimeRange, TraceBackendError, load
 from understudy.telemetry.tracing.names import POOL
 
 _MOST_PAGES = 2_000
@@ -87,7 +87,7 @@ async def read_evidence(addresses: Sequence[str], since: int, until: int) -> Evi
 def evidence_from(source: str, since: int, until: int) -> tuple[Evidence, str]:
     """The evidence of another source (``trace_backends``) for the window, and a warning about unusable records."""
     try:
-        found = load(source, Window(since, until))
+        found = load(source, TimeRange(since, until))
     except TraceBackendError as error:
         raise DeployError(f"--from {error}") from None
     warning = f"{found.refused} records of {source} could not be used ({found.reason})" if found.refused else ""

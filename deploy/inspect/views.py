@@ -12,7 +12,7 @@ from understudy.deploy.inspect.member_views import MemberReport, View, member_vi
 from understudy.deploy.inspect.query import unreadable_spec
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.parsing.stored import read_json
-from understudy.statesync.pool.records import Failover, Phase
+from understudy.statesync.pool.records import FailoverRecord, Phase
 from understudy.statesync.pool.state import PoolState
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ def _session_view(found: "FoundSession", now_ms: int, *, body: bool = False) -> 
     return view
 
 
-def _failover_view(trace: str, parts: Sequence[Failover]) -> View:
+def _failover_view(trace: str, parts: Sequence[FailoverRecord]) -> View:
     first = min(parts, key=lambda part: part.started)
     taken: Counter[str] = Counter()
     for part in parts:

@@ -38,7 +38,7 @@ from understudy.deploy.data.apply import apply_spec
 from understudy.deploy.local.ports import PortPicker, require_free
 from understudy.deploy.local.processes import START_TIMEOUT, Process, Processes, ProcessState, Program, as_json
 from understudy.deploy.local.starting import APP_SUFFIX, all_ready
-from understudy.proxy.front.envoy import EnvoyError, find_envoy
+from understudy.proxy.front.binary import EnvoyError, find_envoy
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.pool.spec import PoolSpec

@@ -28,7 +28,7 @@ AFTER = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class HeldCall:
     """A call that was held up: monotonic seconds, and its traceparent, '' if it carried none."""
 
     slot: int
@@ -52,7 +52,7 @@ class _Moves:
     busy: int = 0
     calls: int = 0
     late: float = 0.0
-    longest: Call | None = None
+    longest: HeldCall | None = None
 
 
 class HandoverLatency:
@@ -105,7 +105,7 @@ class HandoverLatency:
         finally:
             moves.busy -= 1
             moves.calls += 1
-            call = Call(slot, came, time.monotonic(), request if len(request) <= _LONGEST else "")
+            call = HeldCall(slot, came, time.monotonic(), request if len(request) <= _LONGEST else "")
             if moves.longest is None or call.seconds > moves.longest.seconds:
                 moves.longest = call
 

@@ -13,7 +13,7 @@ from understudy.proxy.events.counters import Counters
 from understudy.proxy.events.handover_latency import HandoverLatency
 from understudy.proxy.events.split_brain_audit import SplitBrainAudit
 from understudy.statesync.pool.ownership import Claimed
-from understudy.statesync.pool.records import Failover, Owner
+from understudy.statesync.pool.records import FailoverRecord, Owner
 from understudy.statesync.pool.state import At
 from understudy.telemetry.tracing import names
 from understudy.telemetry.tracing.ids import TraceIds, TraceparentError
@@ -61,7 +61,7 @@ class Recorder:
         """A claim begins."""
         return ClaimRecord(self, cause)
 
-    def reclaimed(self, slot: int, at: At[Owner], failovers: Iterable[Failover]) -> None:
+    def reclaimed(self, slot: int, at: At[Owner], failovers: Iterable[FailoverRecord]) -> None:
         """A slot turned out to be ours: count it if it was taken over by a claim whose answer never came.
 
         Such a claim wrote a failover record that names the slot with this epoch.

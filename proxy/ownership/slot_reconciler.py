@@ -125,7 +125,7 @@ class SlotReconciler:
 
     def _reconcile(self) -> None:
         """Start what has to be done now."""
-        if not self._copies.mirror.synced.is_set():
+        if not self._copies.informer.synced.is_set():
             return
         self._start("hold", self._hold)
         view = self._pool.view()

@@ -15,7 +15,7 @@ from understudy.proxy.events.recorder import Recorder
 from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.member.pool_view import PoolView
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
-from understudy.statesync.sessions.digests import Difference, Entry, Findings, compare, entries_of, read_slot
+from understudy.statesync.sessions.digests import Difference, DigestEntry, Findings, compare, entries_of, read_slot
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class AntiEntropy:
                 except EtcdError as error:
                     logger.debug("slot %d could not be checked: %s", slot, error)
                 except NotHeld:
-                    pass  # given away since it was chosen
+                    logger.debug("slot %d was not checked: this member gave it away meanwhile", slot)
             interval = self._interval if audit is None else min(AUDIT_INTERVAL, self._interval)
             await asyncio.sleep(max(interval, size / BYTES_PER_SECOND))
 
@@ -80,12 +80,12 @@ class AntiEntropy:
             await self._repair(slot, wrong, len(held))
         return stored.size
 
-    async def entries(self, slot: int) -> tuple[dict[str, Entry], int]:
+    async def entries(self, slot: int) -> tuple[dict[str, DigestEntry], int]:
         """The slot as it is held here, and the revision up to which it is complete. Raises :class:`NotHeld`."""
         replica = self._replica
         if not replica.is_synced(slot):
             raise NotHeld(slot)
-        applied = self._copies.mirror.revision
+        applied = self._copies.informer.revision
         return await entries_of(list(replica.sessions_of(slot).items())), applied
 
     async def resync(self, slot: int) -> int:

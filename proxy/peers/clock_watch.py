@@ -24,9 +24,9 @@ MAX_ASKED = 8
 class ClockWatch:
     """Asks for clocks and judges them; one per member."""
 
-    def __init__(self, pool: PoolView, mirror: Informer, client: PeerClient, clock: PoolClock) -> None:
+    def __init__(self, pool: PoolView, informer: Informer, client: PeerClient, clock: PoolClock) -> None:
         self._pool = pool
-        self._mirror = mirror
+        self._informer = informer
         self._client = client
         self._clock = clock
         self._ask_at = 0.0
@@ -39,7 +39,7 @@ class ClockWatch:
             if now >= self._ask_at or not clock.time.agreed:
                 self._ask_at = now + ASK_INTERVAL
                 await self._ask_others()
-            alone = self._mirror.synced.is_set() and not self._pool.state.controls and not self._pool.others()
+            alone = self._informer.synced.is_set() and not self._pool.state.controls and not self._pool.others()
             before = clock.fault
             clock.look(alone=alone)
             if clock.fault != before:

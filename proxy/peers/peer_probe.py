@@ -12,7 +12,7 @@ from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_protocol import ProbeResult
 from understudy.proxy.peers.predecessor_monitor import PredecessorMonitor
 from understudy.statesync.heartbeat.adaptive_timeout import adaptive_timeout
-from understudy.statesync.heartbeat.probe import Found, Try
+from understudy.statesync.heartbeat.probe import Try, TryResult
 
 TRIES = 3
 VOID_FROM = 1.5
@@ -91,15 +91,15 @@ class PeerProbe:
 def _certain(one: Try, boot: str | None) -> ProbeResult | None:
     """What a single try proves, if anything."""
     match one.found:
-        case Found.ANSWERED:
+        case TryResult.ANSWERED:
             if boot not in (None, one.boot):
                 return ProbeResult.REPLACED
             return ProbeResult.ALIVE if one.said.get("serving", True) else ProbeResult.CUT_OFF
-        case Found.FORBIDDEN | Found.UNTRUSTED:
+        case TryResult.FORBIDDEN | TryResult.UNTRUSTED:
             return ProbeResult.UNTRUSTED
-        case Found.OTHER_MEMBER:
+        case TryResult.OTHER_MEMBER:
             return ProbeResult.REPLACED
-        case Found.REFUSED | Found.UNREACHABLE:
+        case TryResult.REFUSED | TryResult.UNREACHABLE:
             return ProbeResult.GONE
         case _:
             return None

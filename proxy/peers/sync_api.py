@@ -68,7 +68,7 @@ class SyncApi:
         except (ValueError, KeyError, TypeError) as error:
             return respond(problem(400, "bad-request", f"a digest needs slots and a revision: {error}"))
         if not await self._copies.caught_up(revision, APPLY_TIMEOUT):
-            return _behind(self._copies.mirror.revision, revision)
+            return _behind(self._copies.informer.revision, revision)
         found: dict[str, object] = {}
         for slot in slots:
             try:
@@ -85,7 +85,7 @@ class SyncApi:
         if revision is None:
             return respond(problem(400, "bad-request", "entries need ?revision=NUMBER"))
         if not await self._copies.caught_up(revision, APPLY_TIMEOUT):
-            return _behind(self._copies.mirror.revision, revision)
+            return _behind(self._copies.informer.revision, revision)
         try:
             held, applied = await self._anti_entropy.entries(int(request.match_info["slot"]))
         except NotHeld as error:

@@ -8,7 +8,6 @@ handover the slot counts as busy until every write in it is resolved.
 import asyncio
 import logging
 import time
-from dataclasses import replace
 from functools import partial
 
 from understudy.proxy.events.recorder import Recorder
@@ -21,27 +20,27 @@ from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.ownership.read_deadline import ReadDeadline
 from understudy.proxy.sessions.call import Call, write_of
 from understudy.proxy.sessions.session_locks import SessionLocks
+from understudy.proxy.sessions.write_limits import RETRY_AFTER, WriteLimits
 from understudy.statesync.etcd.client import EtcdClient, EtcdError, Get, Kv, ModRevision
 from understudy.statesync.http.headers import CONSISTENCY_HEADER, DURABILITY_HEADER
 from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.sessions.commit import Committer, CommitUnknown, NotCommitted, NotOwner, Submission
-from understudy.statesync.sessions.request_log import Entry, Window, request_hash
+from understudy.statesync.sessions.request_log import LogEntry, Window, request_hash
 from understudy.statesync.sessions.session import (
     Outcome,
-    Refused,
     Repeated,
     Session,
     Stored,
     Write,
     WriteContext,
+    WriteRefused,
     decide_write,
     etag_of,
     matches_none,
 )
-from understudy.statesync.sessions.session_crypto import Unreadable
+from understudy.statesync.sessions.session_crypto import UnreadableSession
 
-RETRY_AFTER = 1
 ASYNC_TIMEOUT = 1.0
 ETCD_TIMEOUT = 1.5
 """Seconds for which a read waits for etcd past the read deadline; also what a call to etcd may take."""
@@ -78,6 +77,7 @@ class OwnerCalls:
         self._updates = updates
         self._recorder = recorder
         self._locks = SessionLocks()
+        self._limits = WriteLimits(committer, self._locks, copies, owned, recorder.counters)
         self._unanswered: dict[tuple[int, str], asyncio.Future[int]] = {}
         self.async_lost = 0
 
@@ -115,7 +115,7 @@ class OwnerCalls:
             except EtcdError as error:
                 detail = f"etcd is needed to answer this read and cannot be reached: {error}"
                 return problem(503, "no-owner", detail, retry_after=RETRY_AFTER)
-            except Unreadable as error:
+            except UnreadableSession as error:
                 return self._placed(problem(503, "session-unreadable", str(error), retry_after=RETRY_AFTER), owned)
             if not seen:
                 return None
@@ -155,7 +155,7 @@ class OwnerCalls:
         """Answer a write by ``give_up`` (monotonic); the caller has entered the slot, and this leaves it."""
         write = write_of(call)
         if not isinstance(write, Reply):
-            write = self._overload(spec, new=False) or write
+            write = self._limits.overload(spec, new=False) or write
         if isinstance(write, Reply):
             owned.leave()
             return write
@@ -186,7 +186,7 @@ class OwnerCalls:
             return self._placed(expired, owned)
         outcome = self._decide(call, write, owned, spec)
         if isinstance(outcome, Stored) or (
-            isinstance(outcome, Refused) and outcome.lasting and write.request is not None
+            isinstance(outcome, WriteRefused) and outcome.lasting and write.request is not None
         ):
             return await self._carry_out(call, write, outcome, owned, spec, release, give_up)
         try:
@@ -213,20 +213,20 @@ class OwnerCalls:
         self,
         call: Call,
         write: Write,
-        outcome: Stored | Refused,
+        outcome: Stored | WriteRefused,
         owned: OwnedSlot,
         spec: PoolSpec,
         release: "partial[None]",
         give_up: float,
     ) -> Reply | None:
         """Commit what was decided, and answer; whatever comes of it calls ``release``."""
-        overloaded = self._overload(spec, new=True) if outcome.status == 201 else None
-        overloaded = overloaded or self._too_many_requests(write, spec)
+        overloaded = self._limits.overload(spec, new=True) if outcome.status == 201 else None
+        overloaded = overloaded or self._limits.too_many_requests(write, spec)
         if overloaded is not None:
             release()
             return overloaded
         entry = _entry_of(call, write, outcome)
-        if isinstance(outcome, Refused):
+        if isinstance(outcome, WriteRefused):
             submission = self._committer.submit(owned.slot, owned.fence, "", None, entry)
             submission.done.add_done_callback(lambda _: release())
             return await self._resolve(submission, outcome, owned, give_up)
@@ -236,7 +236,7 @@ class OwnerCalls:
             return self._placed(Reply(outcome.status, {"Understudy-Durability": "async"}), owned)
         return await self._resolve(submission, outcome, owned, give_up)
 
-    async def _without_effect(self, outcome: Repeated | Refused, owned: OwnedSlot, spec: PoolSpec) -> Reply | None:
+    async def _without_effect(self, outcome: Repeated | WriteRefused, owned: OwnedSlot, spec: PoolSpec) -> Reply | None:
         """A refusal or a repeated answer is made from memory, like a read, so it needs the same proof of ownership.
 
         With ``takeover: lease`` the proof is the read deadline. With ``fast``, where the deadline allows old reads, it
@@ -255,29 +255,6 @@ class OwnerCalls:
     def _holds(self, owned: OwnedSlot) -> bool:
         """Whether the slot is still ours and in memory after a call has waited for something."""
         return self._owned.get(owned.slot) is owned and self._replica.is_synced(owned.slot)
-
-    def _overload(self, spec: PoolSpec, *, new: bool) -> Reply | None:
-        """The answer to a write that is not taken in because commits lag behind (``backpressure``)."""
-        now = self._committer.pressure(time.monotonic())
-        waiting = replace(now, writes=now.writes + self._locks.waiting)
-        why = waiting.refusal(new=new, bound=spec.limits.queued_writes)
-        if not why:
-            return None
-        if new:
-            self._recorder.counters.refused_new += 1
-        else:
-            self._recorder.counters.refused_writes += 1
-        return problem(503, "overloaded", why, retry_after=RETRY_AFTER)
-
-    def _too_many_requests(self, write: Write, spec: PoolSpec) -> Reply | None:
-        """The answer to a write whose outcome cannot be kept: without it, a copy of the request might act again."""
-        if write.request is None or len(self._copies.requests) < spec.limits.requests:
-            return None
-        self._recorder.counters.refused_writes += 1
-        detail = (
-            f"the outcomes of {spec.limits.requests} requests are kept, as many as this pool's limits.requests allows"
-        )
-        return problem(503, "overloaded", detail, retry_after=RETRY_AFTER)
 
     def _follow(self, slot: int, key: str, submission: Submission) -> None:
         """An ``async`` write is answered before it is committed: reads wait for it, and its loss is counted."""
@@ -302,9 +279,11 @@ class OwnerCalls:
         if write.request is not None:
             settled = self._copies.requests.find(request_hash(call.key, write.request), write.fingerprint)
         outcome = decide_write(current, write, terms, settled)
-        if isinstance(outcome, Stored) and outcome.status == 201 and current is None and self._full(spec):
+        if isinstance(outcome, Stored) and outcome.status == 201 and current is None and self._limits.full(spec):
             share = f"{spec.limits.sessions} sessions for {spec.slots} slots"
-            return Refused(507, "too-many-sessions", f"this member's share of the pool's limit ({share}) is used up")
+            return WriteRefused(
+                507, "too-many-sessions", f"this member's share of the pool's limit ({share}) is used up"
+            )
         return outcome
 
     def _unreadable(self, call: Call, owned: OwnedSlot) -> Reply | None:
@@ -312,18 +291,13 @@ class OwnerCalls:
         why = self._replica.unreadable(owned.slot, call.key)
         return problem(503, "session-unreadable", why, retry_after=RETRY_AFTER) if why else None
 
-    def _full(self, spec: PoolSpec) -> bool:
-        """Whether this member's slots hold their proportional share of the pool's session limit."""
-        slots = self._owned.slots
-        return self._replica.count(slots) * spec.slots >= spec.limits.sessions * max(len(slots), 1)
-
     def _submit(
         self,
         key: str,
         session: Session | None,
         owned: OwnedSlot,
         release: "partial[None]",
-        entry: Entry | None = None,
+        entry: LogEntry | None = None,
     ) -> Submission:
         name = self._keys.session(owned.slot, key)
         value = self._replica.codec.encode(name, session) if session is not None else None
@@ -340,7 +314,7 @@ class OwnerCalls:
         return submission
 
     async def _resolve(
-        self, submission: Submission, outcome: Stored | Refused, owned: OwnedSlot, give_up: float
+        self, submission: Submission, outcome: Stored | WriteRefused, owned: OwnedSlot, give_up: float
     ) -> Reply | None:
         try:
             revision = await self._committer.outcome(submission, max(give_up - time.monotonic(), 0.0))
@@ -353,7 +327,7 @@ class OwnerCalls:
         except CommitUnknown as error:
             detail = f"{error.detail}; read the session, or repeat the request with its Idempotency-Key"
             return problem(503, "outcome-unknown", detail, retry_after=RETRY_AFTER)
-        if isinstance(outcome, Refused):
+        if isinstance(outcome, WriteRefused):
             return self._placed(self._unchanged(outcome), owned)
         headers = {"ETag": etag_of(revision), "Understudy-Durability": "sync"}
         return self._placed(Reply(outcome.status, headers), owned)
@@ -374,8 +348,8 @@ class OwnerCalls:
         owned.leave()
 
     @staticmethod
-    def _unchanged(outcome: Repeated | Refused) -> Reply:
-        if isinstance(outcome, Refused):
+    def _unchanged(outcome: Repeated | WriteRefused) -> Reply:
+        if isinstance(outcome, WriteRefused):
             if outcome.status == 204:
                 return Reply(204)  # the application itself refuses the request
             return problem(outcome.status, outcome.problem, outcome.detail)
@@ -386,7 +360,7 @@ class OwnerCalls:
         """This member's copy of the session with its age, also in slots of others; None if it holds no copy."""
         if not self._replica.is_synced(slot) or self._replica.unreadable(slot, call.key):
             return None
-        lag_ms = self._copies.mirror.silent_for * 1000
+        lag_ms = self._copies.informer.silent_for * 1000
         headers = {
             "Understudy-Slot": str(slot),
             "Understudy-Served-By": self._me,
@@ -413,9 +387,9 @@ class OwnerCalls:
         return Reply(reply.status, {**reply.headers, **place}, reply.body)
 
 
-def _entry_of(call: Call, write: Write, outcome: Stored | Refused) -> Entry | None:
+def _entry_of(call: Call, write: Write, outcome: Stored | WriteRefused) -> LogEntry | None:
     """What the request log keeps of a write; None if nothing tells the write from others."""
     if write.request is None:
         return None
-    why = outcome.problem if isinstance(outcome, Refused) else ""
-    return Entry(request_hash(call.key, write.request), write.fingerprint, outcome.status, why)
+    why = outcome.problem if isinstance(outcome, WriteRefused) else ""
+    return LogEntry(request_hash(call.key, write.request), write.fingerprint, outcome.status, why)

@@ -167,11 +167,11 @@ def _services(base: _Base, sidecar: Sidecar, spec_checks: SpecChecks, pool_watch
         "application check": sidecar.check.run(),
         "event loop lag": base.loop_lag.run(),
         "pulses": sidecar.monitor.run(),
-        "pool clock": ClockWatch(pool, copies.mirror, base.client, clock).run(),
+        "pool clock": ClockWatch(pool, copies.informer, base.client, clock).run(),
         "checks of the spec": spec_checks.run(partial(_wanted_checks, base)),
         "member state": sidecar.registration.watch_state(),
         "pool": pool_watch.run(),
-        "watch": copies.mirror.run(),
+        "watch": copies.informer.run(),
         "member record": sidecar.registration.run(),
         "heartbeats": _heartbeats(base, sidecar).run(),
     }
@@ -184,7 +184,7 @@ def _facts(base: _Base, faults: Faults, spec_checks: SpecChecks, pool_watch: Poo
         draining=reason.why if reason else "",
         fault=faults.any(),
         own_fault=faults.own(),
-        synced=base.copies.mirror.synced.is_set() and pool.spec is not None,
+        synced=base.copies.informer.synced.is_set() and pool.spec is not None,
         owns=owns,
         has_roles=owns or bool(pool.assigned()),
         others=bool(fit_others(pool)),
@@ -211,14 +211,14 @@ def _base(
             changed()
 
     ranges = (*keys.without_sessions, prefix_range(keys.requests))
-    mirror = Informer(etcd, ranges, on_batch, watched=(keys.everything,))
+    informer = Informer(etcd, ranges, on_batch, watched=(keys.everything,))
     return _Base(
         settings=settings,
         etcd=etcd,
         client=client,
         telemetry=telemetry,
         pool=pool,
-        copies=LocalCopies(mirror, replica, requests),
+        copies=LocalCopies(informer, replica, requests),
         owned=owned,
         updates=updates,
         drain=drain,
@@ -357,7 +357,7 @@ def _meter(metrics: SidecarMetrics, sidecar: Sidecar, telemetry: Telemetry) -> N
 def _no_pool(base: _Base) -> bool:
     """Whether the pool surely has no spec; one that cannot be read is there."""
     state = base.pool.state
-    return base.copies.mirror.synced.is_set() and state.spec is None and state.keys.spec not in state.faults
+    return base.copies.informer.synced.is_set() and state.spec is None and state.keys.spec not in state.faults
 
 
 def _wanted_checks(base: _Base) -> tuple[CheckSpec, ...]:

@@ -7,7 +7,7 @@ from understudy.proxy.health.loop_lag import LoopLag
 from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.peers.predecessor_monitor import PredecessorMonitor
-from understudy.statesync.heartbeat.heartbeat import Answer, Beat
+from understudy.statesync.heartbeat.heartbeat import Beat, BeatAnswer
 from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.pool.records import Member
 
@@ -47,7 +47,7 @@ class Beats:
             member=record.member,
             boot=record.boot,
             state=record.state,
-            applied=self._copies.mirror.revision,
+            applied=self._copies.informer.revision,
             reason=record.reason,
             stall=round(self._loop_lag.worst, 3),
             lacking=len(self._pool.assigned() - self._copies.replica.synced),
@@ -59,7 +59,7 @@ class Beats:
             stood=self._loop_lag.standstills(),
         )
 
-    def answered(self, address: str, answer: Answer) -> None:
+    def answered(self, address: str, answer: BeatAnswer) -> None:
         """A control server answered with its clock, which it read between the beat that it answers and now."""
         now = self._clock.passed()
         asked = now - max(self._now_ns() - answer.sent, 0) / 1e9

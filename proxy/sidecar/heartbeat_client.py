@@ -16,7 +16,15 @@ import grpc
 import grpc.aio
 
 from understudy.proxy.member.signal import Signal
-from understudy.statesync.heartbeat.heartbeat import ANSWERS, BEAT_INTERVAL, METHOD, PINGS, STREAM_SILENCE, Answer, Beat
+from understudy.statesync.heartbeat.heartbeat import (
+    ANSWERS,
+    BEAT_INTERVAL,
+    METHOD,
+    PINGS,
+    STREAM_SILENCE,
+    Beat,
+    BeatAnswer,
+)
 from understudy.statesync.tls.pem_files import PemFiles
 from understudy.statesync.tls.secret_files import fault_of
 
@@ -40,7 +48,7 @@ _FAILURES = (grpc.aio.AioRpcError, TimeoutError, OSError, asyncio.InvalidStateEr
 """How a stream can end: gRPC raises the last of them for a write to a call that has ended."""
 
 Stream = grpc.aio.StreamStreamCall
-OnAnswer = Callable[[str, Answer], None]
+OnAnswer = Callable[[str, BeatAnswer], None]
 
 
 class SilentStream(OSError):
@@ -165,7 +173,7 @@ class HeartbeatClient:
     async def _read(self, address: str, stream: "Stream[bytes, bytes]", hearing: Hearing) -> None:
         async for raw in stream:
             hearing.at = time.monotonic()
-            self._on_answer(address, Answer.decode(raw))
+            self._on_answer(address, BeatAnswer.decode(raw))
 
     async def _send(self, stream: "Stream[bytes, bytes]", due: asyncio.Event, hearing: Hearing) -> None:
         turn = time.monotonic()

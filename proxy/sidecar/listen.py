@@ -33,7 +33,7 @@ class CannotStart(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Protection:
+class SidecarSecurity:
     """What protects a sidecar: mTLS at the peer API, tokens at the session API (each may be missing), encryption."""
 
     peers: PeerTls | None
@@ -50,7 +50,7 @@ def protection(
     key_file: Path | None,
     insecure: bool,
     trust: Trust,
-) -> Protection:
+) -> SidecarSecurity:
     """Read certificates, tokens and keys, and check that they are there where other machines reach a port.
 
     Raises:
@@ -61,7 +61,7 @@ def protection(
     remedy = "use a Unix socket, or give --session-token-file"
     refuse_open("--session-api", session_api, protected=token_file is not None, insecure=insecure, remedy=remedy)
     try:
-        return Protection(
+        return SidecarSecurity(
             PeerTls(Identity(tls.cert, tls.key, tls.ca, trust)) if tls else None,
             SessionTokens(token_file) if token_file else None,
             load_session_crypto(key_file),

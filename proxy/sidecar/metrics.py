@@ -130,14 +130,14 @@ class PartsCollector(Collector):
             (
                 "watch_gaps",
                 "Times the watch had a gap, after which everything was read again.",
-                copies.mirror.resets - 1,
+                copies.informer.resets - 1,
             ),
         ):
             yield CounterMetricFamily(_PREFIX + name, text, value=max(value, 0))
 
     def _gauges(self) -> Iterable[Metric]:
         sidecar, owned, clock = self._sidecar, self._sidecar.owned, self._sidecar.clock
-        replica, mirror = sidecar.copies.replica, sidecar.copies.mirror
+        replica, informer = sidecar.copies.replica, sidecar.copies.informer
         slots = GaugeMetricFamily(
             f"{_PREFIX}slots",
             "Slots that this member owns, that take calls, that it should hold by the table, and holds in full.",
@@ -160,11 +160,11 @@ class PartsCollector(Collector):
                 "How long the oldest write that is not resolved has been waiting; 0 when none is.",
                 sidecar.committer.pressure(time.monotonic()).delay,
             ),
-            ("applied_revision", "The etcd revision up to which the copies are complete.", mirror.revision),
+            ("applied_revision", "The etcd revision up to which the copies are complete.", informer.revision),
             (
                 "replica_lag_seconds",
                 "How long ago etcd last confirmed that the copies are current; up to a second when nothing happens.",
-                mirror.silent_for,
+                informer.silent_for,
             ),
             ("requests_kept", "Outcomes of requests that are kept for copies of them.", len(sidecar.copies.requests)),
             ("read_deadline_holds", "1 while reads may be answered from memory.", sidecar.reads.holds()),

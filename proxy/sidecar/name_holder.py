@@ -44,7 +44,7 @@ class NameHolder:
 
     @property
     def replaced(self) -> bool:
-        """Whether another process has written the record since this one did, as far as the mirror shows."""
+        """Whether another process has written the record since this one did, as far as the informer shows."""
         seen = self._pool.state.members.get(self._me)
         return seen is not None and seen.record.boot != self._boot and seen.revision > self._revision > 0
 

@@ -25,7 +25,7 @@ from understudy.proxy.peers.sync_api import SyncApi, metrics_app
 from understudy.proxy.sessions.session_api import add_forwarded_calls, session_app
 from understudy.proxy.sidecar.assembly import Assembled, assemble
 from understudy.proxy.sidecar.checks_api import ChecksApi, built_in_checks
-from understudy.proxy.sidecar.listen import CannotStart, Protection, listen, protection
+from understudy.proxy.sidecar.listen import CannotStart, SidecarSecurity, listen, protection
 from understudy.proxy.sidecar.name_holder import NameHolder, NameTaken
 from understudy.proxy.sidecar.parts import Sidecar
 from understudy.proxy.sidecar.settings import NO_HEALTH_PORT, SidecarSettings
@@ -135,7 +135,11 @@ async def _running(settings: SidecarSettings, stop: asyncio.Event) -> AsyncItera
 
 
 async def _open_ports(
-    stack: contextlib.AsyncExitStack, settings: SidecarSettings, guard: Protection, assembled: Assembled, trust: Trust
+    stack: contextlib.AsyncExitStack,
+    settings: SidecarSettings,
+    guard: SidecarSecurity,
+    assembled: Assembled,
+    trust: Trust,
 ) -> None:
     """Listen at the session API, the peer API and the metrics port."""
     sidecar = assembled.sidecar
@@ -149,7 +153,7 @@ async def _open_ports(
         await listen(await serve(stack, metrics_app(exposed)), settings.metrics, "the metrics port")
 
 
-def _session_side(assembled: Assembled, guard: Protection, status: Status) -> web.Application:
+def _session_side(assembled: Assembled, guard: SidecarSecurity, status: Status) -> web.Application:
     sidecar = assembled.sidecar
     app = session_app(sidecar.service, status, guard.tokens)
     own = partial(built_in_checks, sidecar.check, sidecar.reads, sidecar.copies.replica, sidecar.loop_lag)
@@ -158,7 +162,9 @@ def _session_side(assembled: Assembled, guard: Protection, status: Status) -> we
     return app
 
 
-def _peer_side(sidecar: Sidecar, guard: Protection, status: Status, exposed: Expose, trust: Trust) -> web.Application:
+def _peer_side(
+    sidecar: Sidecar, guard: SidecarSecurity, status: Status, exposed: Expose, trust: Trust
+) -> web.Application:
     answers = Answers(
         serving=lambda: not sidecar.reads.cut_off,
         reaches_etcd=sidecar.reads.reaches_etcd,

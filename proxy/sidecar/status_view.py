@@ -12,7 +12,7 @@ MAX_NAMED = 20
 def status_view(sidecar: Sidecar) -> tuple[dict[str, object], bool]:
     """The member's view of itself for ``/v1/status``, and whether it is ready."""
     state, reason = sidecar.status.look()
-    me, replica, mirror = sidecar.pool.identity, sidecar.copies.replica, sidecar.copies.mirror
+    me, replica, informer = sidecar.pool.identity, sidecar.copies.replica, sidecar.copies.informer
     commits, pressure = sidecar.committer.stats, sidecar.committer.pressure(time.monotonic())
     view: dict[str, object] = {
         "member": me.me,
@@ -24,7 +24,7 @@ def status_view(sidecar: Sidecar) -> tuple[dict[str, object], bool]:
         "held": len(replica.held),
         "in_sync": len(replica.synced),
         "sessions": replica.count(replica.held),
-        "applied_revision": mirror.revision,
+        "applied_revision": informer.revision,
         "queued_writes": sidecar.committer.queued,
         "unresolved_writes": pressure.writes,
         "oldest_write_ms": round(pressure.delay * 1000),
@@ -36,24 +36,24 @@ def status_view(sidecar: Sidecar) -> tuple[dict[str, object], bool]:
         "sync": sync_view(sidecar),
         "pulses": {member: runs for (member, _), runs in sorted(sidecar.monitor.seen.items())},
         "clock": clock_view(sidecar.clock),
-        "trouble": sidecar.reconciler.trouble or mirror.trouble,
+        "trouble": sidecar.reconciler.trouble or informer.trouble,
     }
     return view, state in (MemberState.READY, MemberState.UP)
 
 
 def sync_view(sidecar: Sidecar) -> dict[str, object]:
     """How complete this member's copies are. ``lag_ms``: how long ago etcd last confirmed that they are current."""
-    replica, mirror, counters = sidecar.copies.replica, sidecar.copies.mirror, sidecar.recorder.counters
+    replica, informer, counters = sidecar.copies.replica, sidecar.copies.informer, sidecar.recorder.counters
     wanted = sidecar.pool.assigned() | frozenset(sidecar.owned.slots)
     missing = sorted(wanted - replica.synced)
     return {
         "wanted": len(wanted),
         "in_sync": len(wanted) - len(missing),
         "missing": missing[:MAX_NAMED],
-        "lag_ms": round(mirror.silent_for * 1000),
+        "lag_ms": round(informer.silent_for * 1000),
         "full_syncs": replica.copies,
         "last_full_sync": replica.copied_at,
-        "gaps": max(mirror.resets - 1, 0),
+        "gaps": max(informer.resets - 1, 0),
         "checked_slots": counters.checked,
         "resyncs": counters.resyncs,
     }

@@ -13,7 +13,7 @@ from typing import Self
 from understudy.statesync.etcd import etcd_pb2 as rpc
 from understudy.statesync.etcd.errors import (
     Compacted,
-    Conflict,
+    CompareFailed,
     EtcdError,
     LeaseNotFound,
     NoSpace,
@@ -45,14 +45,14 @@ from understudy.statesync.etcd.model import (
     txn_request,
     txn_result,
 )
-from understudy.statesync.etcd.transport import Endpoint, Transport
+from understudy.statesync.etcd.transport import EtcdEndpoint, Transport
 from understudy.statesync.etcd.watch import Watch
 from understudy.statesync.tls.pem_files import PemFiles
 
 __all__ = [
     "Compacted",
     "Compare",
-    "Conflict",
+    "CompareFailed",
     "CreateRevision",
     "Delete",
     "EndpointStatus",
@@ -231,7 +231,7 @@ class EtcdClient:
         leader = not request.serializable
         return await self._transport.call("range", request, repeatable=True, timeout=timeout, leader=leader)
 
-    async def _status(self, endpoint: Endpoint) -> EndpointStatus:
+    async def _status(self, endpoint: EtcdEndpoint) -> EndpointStatus:
         try:
             answer = await self._transport.ask(endpoint, "status", rpc.StatusRequest())
         except EtcdError as error:

@@ -56,7 +56,7 @@ class Compacted(EtcdError):
         self.revision = revision
 
 
-class Conflict(EtcdError):
+class CompareFailed(EtcdError):
     """The compares of a transaction failed: a key had changed. Nothing of the success branch was done."""
 
 

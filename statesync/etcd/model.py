@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from understudy.statesync.etcd import etcd_pb2 as rpc
-from understudy.statesync.etcd.errors import Conflict
+from understudy.statesync.etcd.errors import CompareFailed
 from understudy.statesync.etcd.key_range import KeyRange
 
 # etcd's generated messages and stubs come without types.
@@ -83,9 +83,9 @@ class TxnResult:
     answers: tuple[tuple[Kv, ...], ...]
 
     def or_conflict(self, what: str) -> "TxnResult":
-        """This result; raises :class:`Conflict`, naming ``what`` was tried, when the compares failed."""
+        """This result; raises :class:`CompareFailed`, naming ``what`` was tried, when the compares failed."""
         if not self.succeeded:
-            raise Conflict("txn", "", f"{what}: a compared key has changed")
+            raise CompareFailed("txn", "", f"{what}: a compared key has changed")
         return self
 
 

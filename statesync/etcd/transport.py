@@ -79,7 +79,7 @@ def choose(states: Sequence[grpc.ChannelConnectivity], suspect: Sequence[bool], 
     return Choice.NONE
 
 
-class Endpoint:
+class EtcdEndpoint:
     """One etcd member as a client reaches it: address, channel, its methods, and until when it is suspect."""
 
     def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
@@ -157,7 +157,7 @@ class Transport:
         credentials = tls.channel_credentials() if tls else None
         addresses = [endpoint.split("://")[-1].rstrip("/") for endpoint in endpoints]
         self.timeout = timeout
-        self.endpoints = [Endpoint(address, credentials) for address in addresses]
+        self.endpoints = [EtcdEndpoint(address, credentials) for address in addresses]
         self.closed = False
         self._current = 0
         self._login = (username, password or "") if username else None
@@ -184,7 +184,7 @@ class Transport:
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
         return await self._carry_out(_Call(name, request, deadline, repeatable, leader))
 
-    async def ask(self, endpoint: Endpoint, name: str, request: Message) -> Message:
+    async def ask(self, endpoint: EtcdEndpoint, name: str, request: Message) -> Message:
         """One attempt at this very endpoint, to ask about the endpoint itself; raises as :meth:`call`."""
         if self.closed:
             raise Unavailable(name, endpoint.address, "the client is closed")
@@ -203,7 +203,7 @@ class Transport:
         """When (monotonic) callers last waited because etcd had no leader."""
         return self._leaders.no_leader_at
 
-    async def connected(self, name: str, deadline: float, *, patient: bool) -> Endpoint:
+    async def connected(self, name: str, deadline: float, *, patient: bool) -> EtcdEndpoint:
         """A connected endpoint, or :class:`Unavailable`: at the deadline or, if not ``patient``, once all fail."""
         backoff = Backoff(0.001, 0.02)
         while True:
@@ -222,13 +222,13 @@ class Transport:
             await self._renew_token(None, deadline)
         return self._head(leader=leader)
 
-    def suspect(self, endpoint: Endpoint) -> None:
+    def suspect(self, endpoint: EtcdEndpoint) -> None:
         """Prefer the other endpoints for a while: this one failed."""
         endpoint.suspect_until = time.monotonic() + SUSPECT_FOR
         if self.endpoints[self._current] is endpoint:
             self._current = (self._current + 1) % len(self.endpoints)
 
-    async def stream_failed(self, endpoint: Endpoint, error: grpc.aio.AioRpcError) -> None:
+    async def stream_failed(self, endpoint: EtcdEndpoint, error: grpc.aio.AioRpcError) -> None:
         """Renew the token, or prefer another endpoint, after a stream has failed."""
         if judge(error.code(), error.details() or "") is Verdict.LOG_IN:
             await self.renew_token()
@@ -326,7 +326,7 @@ class Transport:
                 no_leader = failure.detail == NO_LEADER
                 await self._leaders.pause(min(NO_LEADER_PAUSE if no_leader else ALL_TRIED, call.remaining), term)
 
-    async def _prepared_again(self, call: _Call, endpoint: Endpoint, verdict: Verdict, token: str | None) -> bool:
+    async def _prepared_again(self, call: _Call, endpoint: EtcdEndpoint, verdict: Verdict, token: str | None) -> bool:
         """After a failed attempt: whether there is to be another one, which this prepares."""
         if verdict is Verdict.LOG_IN and call.may_log_in and self._login:
             call.logins += 1
@@ -337,7 +337,7 @@ class Transport:
         return call.may_go_on(verdict, len(self.endpoints))
 
     async def _attempt(
-        self, endpoint: Endpoint, call: _Call, metadata: Metadata, timeout: float, *, watched: bool = True
+        self, endpoint: EtcdEndpoint, call: _Call, metadata: Metadata, timeout: float, *, watched: bool = True
     ) -> Message:
         """The answer to one attempt; raises :class:`GivenUp` only if ``watched``."""
         attempt = endpoint.unary[call.name](call.request, timeout=timeout, metadata=metadata)
@@ -353,7 +353,7 @@ class Transport:
             raise error_of(Verdict.UNKNOWN, call.name, where, detail, repeatable=repeatable) from None
 
     @staticmethod
-    def _failure(error: grpc.aio.AioRpcError, call: _Call, endpoint: Endpoint) -> tuple[Verdict, EtcdError]:
+    def _failure(error: grpc.aio.AioRpcError, call: _Call, endpoint: EtcdEndpoint) -> tuple[Verdict, EtcdError]:
         detail = error.details() or error.code().name
         verdict = judge(error.code(), detail)
         return verdict, error_of(verdict, call.name, endpoint.address, detail, repeatable=call.repeatable)

@@ -20,7 +20,7 @@ from understudy.statesync.etcd import etcd_pb2 as rpc
 from understudy.statesync.etcd.errors import DENIED, Compacted, EtcdError, Rejected, Unavailable, Verdict, judge
 from understudy.statesync.etcd.key_range import KeyRange
 from understudy.statesync.etcd.model import Event, Message, WatchBatch, bounds, event_of
-from understudy.statesync.etcd.transport import Endpoint, Transport
+from understudy.statesync.etcd.transport import EtcdEndpoint, Transport
 from understudy.telemetry.timing.backoff import Backoff
 
 QUIET_FOR = 1.0
@@ -66,7 +66,7 @@ class _StreamEndedError(Exception):
 class _Stream:
     """One gRPC watch stream with one watch per cursor; watch ids are their positions, counted from 1."""
 
-    def __init__(self, endpoint: Endpoint, call: Message) -> None:
+    def __init__(self, endpoint: EtcdEndpoint, call: Message) -> None:
         self.endpoint = endpoint
         self._call = call
         self._waiting_since: float | None = None
@@ -187,7 +187,7 @@ class Watch:
         logger.debug("watch resumes at %s: %s", [cursor.next_revision for cursor in self._cursors], reason)
         await self._transport.pause(self._backoff.next())
 
-    async def _batch(self, response: Message, endpoint: Endpoint) -> WatchBatch | None:
+    async def _batch(self, response: Message, endpoint: EtcdEndpoint) -> WatchBatch | None:
         """What a response contains for the consumer, if anything; raises as :meth:`batches`."""
         if response.canceled:
             await self._cancelled(response, endpoint)
@@ -200,7 +200,7 @@ class Watch:
         events = cursor.feed([event_of(event) for event in response.events], fragment=response.fragment)
         return WatchBatch(events[-1].kv.mod_revision, events) if events else None
 
-    async def _check_history(self, response: Message, endpoint: Endpoint) -> None:
+    async def _check_history(self, response: Message, endpoint: EtcdEndpoint) -> None:
         """Raise :class:`Compacted` if etcd, and not only this member, is behind what was seen: etcd was replaced."""
         seen = max(cursor.next_revision for cursor in self._cursors) - 1
         if response.header.revision >= seen:
@@ -214,7 +214,7 @@ class Watch:
         if now < seen:
             raise Compacted("watch", endpoint.address, 0)
 
-    async def _cancelled(self, response: Message, endpoint: Endpoint) -> None:
+    async def _cancelled(self, response: Message, endpoint: EtcdEndpoint) -> None:
         """Etcd has ended one of the watches; always raises an error that depends on the reason."""
         if response.compact_revision:
             raise Compacted("watch", endpoint.address, response.compact_revision)

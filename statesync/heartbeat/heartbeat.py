@@ -1,7 +1,7 @@
 """The heartbeats between a sidecar and a control server, as they are sent.
 
 A sidecar opens one bidirectional gRPC stream to every control server (method :data:`METHOD`) and sends a
-:class:`Beat` every ``BEAT_INTERVAL`` seconds and at once when something changes. The server sends an :class:`Answer`
+:class:`Beat` every ``BEAT_INTERVAL`` seconds and at once when something changes. The server sends a :class:`BeatAnswer`
 every ``ANSWER_INTERVAL``. A killed process is noticed at once, since its kernel closes the socket.
 
 While packets are lost, TCP waits longer and longer before it sends again. So either side ends a stream on which it has
@@ -110,7 +110,7 @@ class Beat(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer(Record):
+class BeatAnswer(Record):
     """What a control server says to a beat: the beat's ``sent``, and its own wall clock in ms."""
 
     sent: int
@@ -118,7 +118,7 @@ class Answer(Record):
 
     def __post_init__(self) -> None:
         if type(self.sent) is not int or type(self.clock) is not int:
-            raise TypeError("Answer: sent and clock are whole numbers")
+            raise TypeError("BeatAnswer: sent and clock are whole numbers")
 
 
 def _pulses(raw: object) -> tuple[tuple[str, str, bool], ...]:

@@ -22,7 +22,7 @@ PROBE_PATH = "/peer/v1/probe"
 _LARGEST_ANSWER = 65536
 
 
-class Found(StrEnum):
+class TryResult(StrEnum):
     """What one try found. A certificate that is wrong on one side proves neither life nor death."""
 
     ANSWERED = "it answered"
@@ -39,7 +39,7 @@ class Found(StrEnum):
 class Try:
     """One try: how many seconds it took, and what the peer said if it answered."""
 
-    found: Found
+    found: TryResult
     seconds: float
     said: Mapping[str, object] = field(default_factory=dict)
 
@@ -58,14 +58,14 @@ async def ask(session: aiohttp.ClientSession, address: str, member: str, tls: Pe
     try:
         async with session.get(f"{scheme}://{address}{PROBE_PATH}", ssl=ssl, timeout=limit) as answer:
             if answer.status == HTTPStatus.FORBIDDEN:
-                found = Found.FORBIDDEN
+                found = TryResult.FORBIDDEN
                 logger.warning("%s at %s does not accept this process as one of its pool", member, address)
             else:
                 said = answer_in(await answer.content.read(_LARGEST_ANSWER))
-                found = Found.ANSWERED if said and answer.status == HTTPStatus.OK else Found.SILENT
+                found = TryResult.ANSWERED if said and answer.status == HTTPStatus.OK else TryResult.SILENT
     except (aiohttp.ClientError, OSError, ValueError) as error:
         found = _found_by(error)
-        if found is Found.UNTRUSTED:
+        if found is TryResult.UNTRUSTED:
             logger.warning("%s at %s cannot be trusted: %s", member, address, trust_fault(error))
     return Try(found, time.monotonic() - began, said)
 
@@ -78,16 +78,16 @@ def answer_in(body: bytes) -> dict[str, object]:
         return {}
 
 
-def _found_by(error: Exception) -> Found:
+def _found_by(error: Exception) -> TryResult:
     fault = trust_fault(error)
     if fault is not None:
-        return Found.OTHER_MEMBER if isinstance(fault, WrongName) else Found.UNTRUSTED
+        return TryResult.OTHER_MEMBER if isinstance(fault, WrongName) else TryResult.UNTRUSTED
     if not isinstance(error, aiohttp.ClientConnectorError):
-        return Found.SILENT
+        return TryResult.SILENT
     if error.os_error.errno == errno.ECONNREFUSED:
-        return Found.REFUSED
+        return TryResult.REFUSED
     # A peer that hangs up in the handshake, or speaks no TLS, is there.
     there = isinstance(error, aiohttp.ClientSSLError) or isinstance(
         error.os_error, (ConnectionResetError, ConnectionAbortedError)
     )
-    return Found.BROKEN if there else Found.UNREACHABLE
+    return TryResult.BROKEN if there else TryResult.UNREACHABLE

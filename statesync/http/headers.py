@@ -1,33 +1,33 @@
-"""The headers by which an application tells its sidecar more than its users may say. Pure.
+"""The headers with which an application tells its sidecar what its users must not say. Pure.
 
-Front Envoys remove all headers with these prefixes from clients' requests (:mod:`understudy.xds.envoy.listener`), so
-that an application which hands on what it was sent does not hand on a user's wish. The proxies of a mesh remove the
-headers that are named here.
+Front Envoys remove all headers with these prefixes from clients' requests (:mod:`understudy.xds.envoy.listener`). So an
+application that passes on a user's headers does not pass on these. The proxies of a mesh remove the headers that are
+named here.
 """
 
 CLIENTS_MAY_NOT = ("understudy-", "x-understudy-")
-"""Prefixes of headers that mean something to Envoys and sidecars of ours."""
+"""Prefixes of headers that our Envoys and sidecars read."""
 
 ADMIN_HEADER = "understudy-admin"
 """Marks a call that changes the member, not a session: a check, a drain."""
 ADMIN_VALUE = "true"
 
 CALLER_HEADER = "understudy-caller"
-"""Whose ``Idempotency-Key`` it is on a ``POST`` that makes a session."""
+"""The client to whom the ``Idempotency-Key`` of a ``POST`` that makes a session belongs."""
 
 TTL_HEADER = "understudy-ttl"
 CONSISTENCY_HEADER = "understudy-consistency"
 DURABILITY_HEADER = "understudy-durability"
 
 SESSION_HEADERS = (CALLER_HEADER, TTL_HEADER, CONSISTENCY_HEADER, DURABILITY_HEADER)
-"""The headers of ours that a session call may have. A new one is added here: the session API drops all others."""
+"""Our headers that a session call may have. Add new ones here: the session API drops all others."""
 
 APPLICATION_HEADERS = (ADMIN_HEADER, *SESSION_HEADERS)
 """The headers that only applications set on calls to their sidecar."""
 
 
 def lost_at_the_front(name: str) -> str:
-    """Why a client's header of this name does not come through a front Envoy; '' if it does."""
+    """Why a front Envoy removes a client's header of this name; '' if it does not."""
     if "_" in name:
         return f"front Envoys refuse requests with an underscore in a header's name (got {name!r})"
     if name.lower().startswith(CLIENTS_MAY_NOT):

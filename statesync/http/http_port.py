@@ -1,11 +1,11 @@
-"""How every HTTP port of ours is served: the one place that makes an aiohttp server.
+"""Serves every HTTP port of ours in one way. Only this module makes aiohttp servers.
 
 A server that is made here never decompresses a request body. aiohttp would do so on the event loop while it parses, for
-any path and before any check: 1 MB of gzip becomes 1 GB, and the loop stands still for that long. A body with a
-``Content-Encoding`` is refused with 415 instead, before it is read. Refused as well are headers that are not UTF-8
-(400), bodies that break off (400), and changes that a browser's page asks for (403): no port here is for pages.
+any path and before any check. Then 1 MB of gzip becomes 1 GB, and stops the loop for that long. A body with a
+``Content-Encoding`` is refused with 415 before it is read. Also refused are headers that are not UTF-8 (400), bodies
+that end too early (400), and changes that a page in a browser asks for (403), because no port here is for pages.
 
-What clients send wrongly never gets into the log with its content, and never as a traceback.
+The log never has the content of an invalid request, and never a traceback for it.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from aiohttp.typedefs import Middleware
 logger = logging.getLogger(__name__)
 
 BROKEN_BODY = (HttpProcessingError, web.RequestPayloadError)
-"""What reading a body raises when it is not as HTTP has it, or ends too early."""
+"""The errors of reading a body that is not valid HTTP, or ends too early."""
 SHUTDOWN_SECONDS = 2.0
 _PROBLEM_TYPE = "https://understudy.dev/problems/"
 _TITLES = {
@@ -37,9 +37,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class _Discreet(logging.LoggerAdapter[logging.Logger]):
-    """Logs what aiohttp has to say without the exception: that quotes the bytes that could not be parsed.
+    """Logs the messages of aiohttp without the exception, which quotes the bytes that could not be parsed.
 
-    What is the client's fault is logged at DEBUG: otherwise anybody could fill the log.
+    Faults of clients are logged at DEBUG. Otherwise anybody could fill the log.
     """
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:  # noqa: ANN401
@@ -52,13 +52,13 @@ class _Discreet(logging.LoggerAdapter[logging.Logger]):
 async def serve(
     stack: contextlib.AsyncExitStack, app: web.Application, *, opens: Collection[str] = ()
 ) -> web.AppRunner:
-    """Set an application up; it ends with the stack.
+    """Start an application's server. It stops when the stack is closed.
 
     Args:
         stack: ends the server.
-        app: what to serve; it gets one more middleware, before all others.
-        opens: the content codings that the application opens by itself, within bounds of its own. It gets the bytes as
-            they were sent.
+        app: the application to serve; it gets one more middleware, before all others.
+        opens: the content codings that the application decodes itself, within its own limits. It gets the bytes as they
+            were sent.
     """
     app.middlewares.insert(0, _guard(frozenset(opens)))
     discreet: Any = _Discreet(logger, {})
@@ -71,7 +71,7 @@ async def serve(
 
 
 def _guard(opens: frozenset[str]) -> Middleware:
-    """The middleware before all others: what no application of ours has to look at itself."""
+    """The first middleware: checks that no application has to make itself."""
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -98,27 +98,27 @@ def _guard(opens: frozenset[str]) -> Middleware:
 
 
 def codings_of(request: web.Request) -> frozenset[str]:
-    """What was done to the request's body, but for ``identity``; in lower case."""
+    """The content codings of the request's body, without ``identity``, in lower case."""
     values = request.headers.getall("Content-Encoding", ())
     return frozenset(one.strip().lower() for value in values for one in value.split(",")) - {"", "identity"}
 
 
 def from_a_page(request: web.Request) -> bool:
-    """Whether a page in a browser sent the request: only browsers send these headers, and a page cannot hide them.
+    """Whether a page in a browser sent the request. Only browsers send these headers, and a page cannot hide them.
 
-    A page is never one of ours, whatever ``Origin`` says: names can be made to resolve to 127.0.0.1.
+    No page is ours, whatever its ``Origin`` says: any name can be made to resolve to 127.0.0.1.
     """
     return "Origin" in request.headers or request.headers.get("Sec-Fetch-Site", "none") not in _OWN_SITE
 
 
 def _is_text(request: web.Request) -> bool:
-    """Whether all that is text in the request's head is UTF-8; aiohttp lets other bytes through as surrogates."""
+    """Whether all text in the request's head is UTF-8. aiohttp passes other bytes on as surrogates."""
     texts = (request.raw_path, *(value for value in request.headers.values()))
     return all(text.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in text) for text in texts)
 
 
 def _problem(status: int, kind: str, detail: str) -> web.Response:
-    """An answer after which the connection ends, so that nothing more of the request is waited for."""
+    """An answer that closes the connection, so that the rest of the request is not read."""
     body = {"type": _PROBLEM_TYPE + kind, "title": _TITLES[kind], "status": status, "detail": detail}
     headers = {"Accept-Encoding": "identity"} if status == 415 else {}
     response = web.Response(

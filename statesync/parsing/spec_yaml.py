@@ -1,8 +1,8 @@
-"""Reads YAML that a person, or a stranger, has written: in bounded time and memory, and without surprises.
+"""Reads YAML that anybody may have written, in bounded time and memory.
 
-YAML allows what nobody needs and what hurts: aliases that expand to gigabytes, nesting that exhausts the stack, and a
-key that stands twice, of which readers keep one in silence. All three are refused with their line, wherever Understudy
-reads YAML. Specs have no aliases at all. Manifests of Kubernetes may have them, and may not grow by them beyond
+YAML allows input that nobody needs and that does harm. Aliases can expand to gigabytes, deep nesting exhausts the
+stack, and of a key that occurs twice, readers keep one without a message. All three are refused with their line,
+wherever Understudy reads YAML. Specs may have no aliases. Kubernetes manifests may have aliases, up to
 :data:`EXPANDED_MOST` values.
 """
 
@@ -13,25 +13,25 @@ from typing import Any, TypeVar
 import yaml
 
 SIZE_MOST = 250_000
-"""Characters of a spec, which are read in a second; a spec of a thousand members has 40,000."""
+"""Characters of a spec. They are read in a second; a spec of a thousand members has 40,000."""
 FILE_MOST = 10_000_000
 """Characters of a file of documents, such as manifests."""
 DEPTH_MOST = 32
-"""Mappings and lists within each other; a spec has five."""
+"""Levels of mappings and lists; a spec has five."""
 FILE_DEPTH_MOST = 100
-"""The same in a file of documents; schemas in CustomResourceDefinitions have thirty."""
+"""Levels in a file of documents; schemas in CustomResourceDefinitions have thirty."""
 EXPANDED_MOST = 100_000
-"""Values that aliases may stand for, in all documents of a file; a long text counts as several."""
+"""Values that aliases may expand to, in all documents of a file; a long text counts as several."""
 _VALUE = 100
 T = TypeVar("T")
 
 
 class BadYaml(ValueError):
-    """A text that is not YAML, or more than is read here; says what is wrong, and in which line if that can be told."""
+    """A text that is not YAML, or is larger than allowed. Says what is wrong, and in which line if that is known."""
 
 
 class BoundedLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, which also counts levels and what aliases stand for, and wants each key once."""
+    """PyYAML's safe loader, which also limits levels and aliases, and refuses a key that occurs twice."""
 
     depth_most = FILE_DEPTH_MOST
     expanded_most = EXPANDED_MOST
@@ -44,13 +44,13 @@ class BoundedLoader(yaml.SafeLoader):
         self._looked_at: set[int] = set()
 
     def compose_document(self) -> yaml.Node | None:
-        """One document; its nodes are forgotten with the one before."""
+        """Read one document, and forget the nodes of the document before."""
         self._sizes.clear()
         self._looked_at.clear()
         return super().compose_document()
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """One value and what is within it, if that is not too deep and not too much."""
+        """Read one value with its content, unless it is too deep or too large."""
         event = self.peek_event()  # type: ignore[no-untyped-call]
         self._depth += 1
         if self._depth > self.depth_most:
@@ -64,7 +64,7 @@ class BoundedLoader(yaml.SafeLoader):
         return node
 
     def _count(self, node: yaml.Node, event: yaml.Event) -> None:
-        """Note how many values a node has; raise :class:`BadYaml` if aliases have brought too many."""
+        """Record how many values a node has; raise :class:`BadYaml` if aliases have added too many."""
         if not isinstance(event, yaml.AliasEvent):
             own = 1 + (len(node.value) // _VALUE if isinstance(node, yaml.ScalarNode) else 0)
             self._sizes[id(node)] = own + sum(self._sizes.get(id(part), 0) for part in _parts(node))
@@ -78,7 +78,7 @@ class BoundedLoader(yaml.SafeLoader):
             raise BadYaml(f"line {_line(event)}: aliases stand for more than {self.expanded_most} values")
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """As PyYAML does (merge keys), once it is clear that each key stands here once."""
+        """Resolve merge keys as PyYAML does, after a check that each key occurs once."""
         if id(node) not in self._looked_at:
             self._looked_at.add(id(node))
             self._require_distinct(node)
@@ -137,7 +137,7 @@ def _read(text: str, make: type[BoundedLoader], take: Callable[[BoundedLoader], 
         raise
     except yaml.YAMLError as error:
         raise BadYaml(f"not YAML: {' '.join(str(error).split())}") from None
-    except (ValueError, OverflowError) as error:  # a date or a number that is none
+    except (ValueError, OverflowError) as error:  # an impossible date or number
         raise BadYaml(f"not YAML: {error}") from None
 
 

@@ -1,8 +1,8 @@
 """Reads JSON that anybody may have written: values in etcd, lines of a backup, answers of peers.
 
-The one way to parse such JSON. It promises to return a document that is safe to walk, compare and print, or to raise
-``ValueError``, whatever the bytes are: nesting is bounded, NaN and infinity are refused, and so is a key that stands
-twice in one object (readers would disagree on which one counts). :func:`typed` does the same for a single field.
+All such JSON is parsed here. Whatever the bytes are, the result is a document that is safe to walk, compare and print,
+or a ``ValueError``. Nesting is bounded. NaN and infinity are refused. A key that occurs twice in one object is refused
+too, because readers would disagree on which one counts. :func:`typed` does the same for a single field.
 """
 
 import dataclasses
@@ -16,30 +16,30 @@ from typing import Any, TypeVar, get_args, get_origin
 from understudy.statesync.parsing.strict_json import finite, no_constant
 
 MOST_DEPTH = 64
-"""Arrays and objects within each other. The deepest value that Understudy writes, a spec, has five."""
+"""Levels of arrays and objects. The deepest value that Understudy writes, a spec, has five."""
 WHOLE_MOST = 2**63 - 1
 SECONDS_MOST = 253_402_300_799
 """The last second of the year 9999, which is the last one that can be shown as a date."""
 TOLD_MOST = 300
-"""Characters of a fault that are logged and shown."""
+"""Longest text of a fault that is logged and shown, in characters."""
 
 T = TypeVar("T")
 
 
 def read_json(value: bytes | str) -> Any:  # noqa: ANN401 - whatever the JSON holds
-    """The document in ``value``. Raises ``ValueError``, and nothing else, on anything that is not one."""
+    """The document in ``value``. Raises only ``ValueError``, on anything that is not one."""
     text = value if isinstance(value, str) else value.decode()
     try:
         document = _DECODER.decode(text)
     except RecursionError:
         raise _too_deep() from None
-    if text.count("[") + text.count("{") > MOST_DEPTH:  # else it cannot be that deep, which is quicker to know
+    if text.count("[") + text.count("{") > MOST_DEPTH:  # a quick check: otherwise it cannot be that deep
         _refuse_depth(document)
     return document
 
 
 def read_object(value: bytes | str) -> dict[str, Any]:
-    """The JSON object in ``value``. Raises ``ValueError``, and nothing else, on anything that is not one."""
+    """The JSON object in ``value``. Raises only ``ValueError``, on anything that is not one."""
     document = read_json(value)
     if not isinstance(document, dict):
         raise ValueError(f"expected a JSON object, got {type(document).__name__}")  # noqa: TRY004 - one error for all
@@ -47,10 +47,10 @@ def read_object(value: bytes | str) -> dict[str, Any]:
 
 
 def typed(name: str, kind: Any, value: object) -> Any:  # noqa: ANN401 - ``kind`` is an annotation
-    """``value`` as the field ``name`` of type ``kind`` takes it. Raises ``ValueError`` if it does not fit.
+    """Convert ``value`` to the type ``kind`` of the field ``name``. Raises ``ValueError`` if it does not fit.
 
     ``kind`` is ``str``, ``int``, ``float`` (seconds), ``bool``, a ``StrEnum``, or a tuple of any number of one of
-    these. Values of all other kinds are returned as they are: whoever declares such a field checks it.
+    these. Values of all other kinds are returned unchanged, and the class that declares the field checks them.
     """
     fits = _FITS.get(kind)
     if fits is None:
@@ -68,7 +68,7 @@ def typed(name: str, kind: Any, value: object) -> Any:  # noqa: ANN401 - ``kind`
 
 
 def made_of(cls: type[T], raw: object) -> T:
-    """A dataclass made of the fields in ``raw`` that it knows, each of its type. Raises ``ValueError``."""
+    """A dataclass made of the fields in ``raw`` that it has, with their types checked. Raises ``ValueError``."""
     if not isinstance(raw, dict):
         raise ValueError(f"{cls.__name__}: expected a JSON object, got {type(raw).__name__}")  # noqa: TRY004 - as above
     kinds = _kinds(cls)  # type: ignore[arg-type] # a class is hashable
@@ -80,13 +80,13 @@ def made_of(cls: type[T], raw: object) -> T:
 
 
 def brief(text: str) -> str:
-    """``text`` for a log line: cut where it is too long, and bytes that are no UTF-8 (surrogates) as escapes."""
+    """``text`` for a log line: cut if it is too long, with bytes that are not UTF-8 (surrogates) as escapes."""
     text = text.encode(errors="backslashreplace").decode()
     return text if len(text) <= TOLD_MOST else f"{text[:TOLD_MOST]}... ({len(text)} characters)"
 
 
 def is_text(value: object) -> bool:
-    """Whether ``value`` is text that UTF-8 can carry: JSON may escape half a character."""
+    """Whether UTF-8 can encode ``value``: JSON may escape half a character."""
     if not isinstance(value, str):
         return False
     try:
@@ -102,7 +102,7 @@ def is_whole(value: object) -> bool:
 
 
 def _is_seconds(value: object) -> bool:
-    """NaN and infinity are none."""
+    """Whether ``value`` is a number of seconds, which NaN and infinity are not."""
     return type(value) in (int, float) and 0 <= value <= SECONDS_MOST  # type: ignore[operator]
 
 

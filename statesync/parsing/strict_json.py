@@ -1,4 +1,7 @@
-"""JSON from clients, read as RFC 8259 has it: Python's reader takes ``NaN``, and makes infinity of ``1e400``. Pure."""
+"""Reads JSON from clients as RFC 8259 defines it. Pure.
+
+Python's reader accepts ``NaN``, and turns ``1e400`` into infinity. This one refuses both.
+"""
 
 import json
 import math
@@ -9,8 +12,8 @@ def read_json(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
     """The value in ``body``.
 
     Raises:
-        ValueError: it is no JSON, is nested too deeply, or has a number that JSON or a float does not have. Only a
-            ``json.JSONDecodeError`` has a text that does not quote the content.
+        ValueError: it is not JSON, is nested too deeply, or has a number that JSON or a float cannot hold. Only the
+            text of a ``json.JSONDecodeError`` does not quote the content.
     """
     try:
         return json.loads(body, parse_float=finite, parse_constant=no_constant)
@@ -19,7 +22,7 @@ def read_json(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def whole_number(text: str, most: int) -> int | None:
-    """The number that ``text`` is in decimal digits, from 0 to ``most``; None if it is none."""
+    """The number from 0 to ``most`` that ``text`` is in decimal digits; None if it is not one."""
     if not text.isascii() or not text.isdigit() or len(text) > len(str(most)):  # int() fails at 5,000 digits
         return None
     number = int(text)
@@ -35,5 +38,5 @@ def finite(text: str) -> float:
 
 
 def no_constant(name: str) -> NoReturn:
-    """For ``NaN`` and ``Infinity``, which Python's reader takes for numbers."""
+    """Refuse ``NaN`` and ``Infinity``, which Python's reader accepts as numbers."""
     raise ValueError(f"{name} is no JSON")

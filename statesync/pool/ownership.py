@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from understudy.statesync.etcd.client import Compare, CreateRevision, Get, ModRevision, Operation, Put
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.records import Failover, Member, Owner, Phase, Table
+from understudy.statesync.pool.records import FailoverRecord, Member, Owner, Phase, Table
 from understudy.statesync.pool.state import At
 
 CLAIM_MOST = 100
@@ -216,12 +216,12 @@ class FailoverLog:
     def __init__(self, keys: PoolKeys, me: str) -> None:
         self._keys = keys
         self._me = me
-        self._records: dict[str, Failover] = {}
+        self._records: dict[str, FailoverRecord] = {}
 
     def add(self, trace: str, source: str, taken: Mapping[int, int], *, cause: str, planned: bool, now: float) -> Put:
         """The put that notes slots (mapped to their new epochs) as taken, with all noted before in this failover."""
         key = self._keys.failover(trace, self._me, source)
-        before = self._records.get(key) or Failover(trace, self._me, source, cause, planned, (), (), now)
+        before = self._records.get(key) or FailoverRecord(trace, self._me, source, cause, planned, (), (), now)
         epochs = {**dict(zip(before.slots, before.epochs, strict=True)), **taken}
         record = replace(before, slots=tuple(epochs), epochs=tuple(epochs.values()))
         self._records[key] = record

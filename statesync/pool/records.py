@@ -257,7 +257,7 @@ class ControlServer(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Failover(Record):
+class FailoverRecord(Record):
     """What one member took over in one change of active; several records with one ``trace`` make one failover.
 
     ``slots`` and ``epochs`` run in parallel. ``started`` is wall time in seconds; durations are in the trace.

@@ -18,7 +18,7 @@ from understudy.statesync.etcd.client import Event, Kv
 from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.parsing.stored import brief
 from understudy.statesync.pool.keys import PoolKeys, slot_in
-from understudy.statesync.pool.records import ControlServer, Failover, Intent, Member, Owner, Record, Table
+from understudy.statesync.pool.records import ControlServer, FailoverRecord, Intent, Member, Owner, Record, Table
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_reader import decode_known_spec
 
@@ -61,7 +61,7 @@ class PoolState:
     members: dict[str, At[Member]] = field(default_factory=dict)
     owners: dict[int, At[Owner]] = field(default_factory=dict)
     controls: dict[str, At[ControlServer]] = field(default_factory=dict)
-    failovers: dict[str, At[Failover]] = field(default_factory=dict)
+    failovers: dict[str, At[FailoverRecord]] = field(default_factory=dict)
     intents: dict[str, At[Intent]] = field(default_factory=dict)
     sites: dict[str, At[Intent]] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
@@ -125,12 +125,12 @@ class PoolState:
         """The sites that an operator wants out of service at ``now`` (wall time in seconds)."""
         return frozenset(site for site, at in self.sites.items() if site and at.record.holds(now))
 
-    def changes(self) -> list[tuple[str, list[Failover]]]:
+    def changes(self) -> list[tuple[str, list[FailoverRecord]]]:
         """The changes of active by trace, with the records of all members that took part; the newest comes first.
 
         The order is that of etcd's revisions, which does not depend on clocks.
         """
-        by_trace: dict[str, list[At[Failover]]] = defaultdict(list)
+        by_trace: dict[str, list[At[FailoverRecord]]] = defaultdict(list)
         for at in self.failovers.values():
             by_trace[at.record.trace].append(at)
         newest = sorted(by_trace.items(), key=lambda item: max(at.revision for at in item[1]), reverse=True)
@@ -194,7 +194,7 @@ class PoolState:
         for prefix, keep, changed in (
             (self.keys.members, partial(_keep, self.members, kind=Member), Changed.MEMBERS),
             (self.keys.controls, partial(_keep, self.controls, kind=ControlServer), Changed.CONTROLS),
-            (self.keys.failovers, partial(_keep, self.failovers, kind=Failover), Changed.FAILOVERS),
+            (self.keys.failovers, partial(_keep, self.failovers, kind=FailoverRecord), Changed.FAILOVERS),
             (self.keys.site_intents, partial(_keep, self.sites, kind=Intent), Changed.INTENTS),
             (self.keys.admin, partial(_keep, self.intents, kind=Intent), Changed.INTENTS),
         ):

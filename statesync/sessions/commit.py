@@ -36,7 +36,7 @@ from understudy.statesync.etcd.txn_retry import retry_txn
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.sessions.backpressure import Backpressure
-from understudy.statesync.sessions.request_log import Entry, RequestLog, encode_entries
+from understudy.statesync.sessions.request_log import LogEntry, RequestLog, encode_entries
 from understudy.statesync.sessions.shared_timer import SharedTimer
 from understudy.statesync.testing.crash_points import CrashPoint, crash_point
 from understudy.telemetry.timing.backoff import Backoff
@@ -95,7 +95,7 @@ class Submission:
     value: bytes | None
     done: asyncio.Future[int]
     at: float
-    entry: Entry | None = None
+    entry: LogEntry | None = None
     sent: bool = False
     waiter: asyncio.Future[None] | None = None
 
@@ -115,7 +115,7 @@ class _Batch:
     number: int
     pending: list[Submission] = field(default_factory=list)
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[LogEntry]:
         return [write.entry for write in self.pending if write.entry is not None]
 
     def fences(self) -> dict[int, int]:
@@ -169,7 +169,9 @@ class Committer:
         oldest = self._sending[0] if self._sending else self._queue[0] if self._queue else None
         return Backpressure(len(self._queue) + len(self._sending), max(now - oldest.at, 0.0) if oldest else 0.0)
 
-    def submit(self, slot: int, fence: int, key: str, value: bytes | None, entry: Entry | None = None) -> "Submission":
+    def submit(
+        self, slot: int, fence: int, key: str, value: bytes | None, entry: LogEntry | None = None
+    ) -> "Submission":
         """Queue a put of ``value`` at the full etcd key ``key`` (or its removal, for None).
 
         Args:

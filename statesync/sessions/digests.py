@@ -1,6 +1,6 @@
 """Compares copies of a slot's sessions with etcd, by digests.
 
-Each session becomes an :class:`Entry`: its revision and a digest of its content. A slot's digest is the sum of its
+Each session becomes a :class:`DigestEntry`: its revision and a digest of its content. A slot's digest is the sum of its
 entries' digests modulo 2**128, so their order does not matter. Tombstones and expired sessions count as well.
 
 Two copies of a slot that is being written are not taken at the same moment, so a difference alone proves nothing.
@@ -18,7 +18,7 @@ from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.sessions.session import Session
-from understudy.statesync.sessions.session_crypto import PLAIN, SessionCrypto, Unreadable
+from understudy.statesync.sessions.session_crypto import PLAIN, SessionCrypto, UnreadableSession
 
 PAGE = 50
 PAGE_PATIENCE = 5.0
@@ -28,7 +28,7 @@ _MODULUS = 1 << 128
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class DigestEntry:
     """One session of a copy: when it was last written, and 128 bits over its key, revision and content."""
 
     revision: int
@@ -87,24 +87,24 @@ class Reading:
     """
 
     revision: int
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, DigestEntry]
     unreadable: frozenset[str]
     size: int
     epochs: Mapping[str, int] = field(default_factory=dict)
 
 
-def entry_of(key: str, session: Session) -> Entry:
+def entry_of(key: str, session: Session) -> DigestEntry:
     """The entry of a session as some copy holds it."""
     answers = [(a.key, a.fingerprint, a.status, a.revision) for a in session.answers]
     head = (key, session.revision, session.epoch, session.expires, session.deleted, session.content_type, answers)
     digest = hashlib.blake2b(repr(head).encode("utf-8", "surrogateescape"), digest_size=16)
     digest.update(session.body)
-    return Entry(session.revision, int.from_bytes(digest.digest(), "big"))
+    return DigestEntry(session.revision, int.from_bytes(digest.digest(), "big"))
 
 
-async def entries_of(sessions: Iterable[tuple[str, Session]]) -> dict[str, Entry]:
+async def entries_of(sessions: Iterable[tuple[str, Session]]) -> dict[str, DigestEntry]:
     """The entries of a copy; lets others run every millisecond or so. ``sessions`` must not change meanwhile."""
-    entries: dict[str, Entry] = {}
+    entries: dict[str, DigestEntry] = {}
     size = 0
     for number, (key, session) in enumerate(sessions, start=1):
         entries[key] = entry_of(key, session)
@@ -115,7 +115,7 @@ async def entries_of(sessions: Iterable[tuple[str, Session]]) -> dict[str, Entry
     return entries
 
 
-def digest_of(entries: Mapping[str, Entry], revision: int) -> SlotDigest:
+def digest_of(entries: Mapping[str, DigestEntry], revision: int) -> SlotDigest:
     """The digest of what was last written at ``revision`` or before.
 
     Two copies that have both applied ``revision`` have the same digest, unless one is wrong or a session has been
@@ -125,7 +125,7 @@ def digest_of(entries: Mapping[str, Entry], revision: int) -> SlotDigest:
     return SlotDigest(len(old), sum(old) % _MODULUS)
 
 
-def compare(held: Mapping[str, Entry], applied: int, etcd: Reading) -> Findings:
+def compare(held: Mapping[str, DigestEntry], applied: int, etcd: Reading) -> Findings:
     """How a copy differs from etcd.
 
     Args:
@@ -161,7 +161,7 @@ async def read_slot(
     Raises ``EtcdError``; of which ``Compacted`` when ``revision`` is gone.
     """
     prefix = keys.slot_sessions(slot)
-    entries: dict[str, Entry] = {}
+    entries: dict[str, DigestEntry] = {}
     epochs: dict[str, int] = {}
     unreadable = set()
     size = 0
@@ -172,7 +172,7 @@ async def read_slot(
             size += len(kv.key) + len(kv.value)
             try:
                 session = codec.decode(kv.key, kv.value, kv.mod_revision)
-            except Unreadable:
+            except UnreadableSession:
                 unreadable.add(key)
             else:
                 entries[key], epochs[key] = entry_of(key, session), session.epoch

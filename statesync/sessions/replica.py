@@ -18,7 +18,7 @@ from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.parsing.stored import brief
 from understudy.statesync.pool.keys import PoolKeys, slot_in
 from understudy.statesync.sessions.session import Session
-from understudy.statesync.sessions.session_crypto import PLAIN, KeyMissing, SessionCrypto, Unreadable
+from understudy.statesync.sessions.session_crypto import PLAIN, KeyMissing, SessionCrypto, UnreadableSession
 from understudy.statesync.testing.crash_points import CrashPoint, crash_point
 
 logger = logging.getLogger(__name__)
@@ -203,7 +203,7 @@ class Replica:
             return
         try:
             kept.sessions[key] = self.codec.decode(kv.key, kv.value, revision)
-        except Unreadable as error:
+        except UnreadableSession as error:
             kept.sessions.pop(key, None)
             kept.unreadable[key] = (revision, str(error))
             logger.warning("session at revision %d cannot be opened: %s", revision, error)

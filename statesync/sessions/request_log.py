@@ -106,7 +106,7 @@ class Settled:
     problem: str = ""
 
 
-class Entry(NamedTuple):
+class LogEntry(NamedTuple):
     """An outcome to be written to the log: ``request`` is the hash of the session's key and the request's id.
 
     A refusal has a ``problem``, and holds for its content only: a request may write again with other content.
@@ -124,12 +124,12 @@ def request_hash(session: str, name: str) -> str:
     return base64.urlsafe_b64encode(digest).decode()
 
 
-def encode_entries(entries: Sequence[Entry]) -> bytes:
+def encode_entries(entries: Sequence[LogEntry]) -> bytes:
     """A record of the log, as it stands in etcd: a JSON list of lists."""
     return _COMPACT([entry if entry.problem else entry[:3] for entry in entries]).encode()
 
 
-def decode_entries(value: bytes) -> list[Entry]:
+def decode_entries(value: bytes) -> list[LogEntry]:
     """Read what :func:`encode_entries` wrote; fields that a newer version added are left out. Raises ``ValueError``."""
     listed = read_json(value)
     if not isinstance(listed, list):
@@ -137,12 +137,12 @@ def decode_entries(value: bytes) -> list[Entry]:
     return [_entry(fields) for fields in listed]
 
 
-def _entry(fields: object) -> Entry:
+def _entry(fields: object) -> LogEntry:
     match fields:
         case [str(request), str(fingerprint), int(status)]:
-            return Entry(request, fingerprint, status)
+            return LogEntry(request, fingerprint, status)
         case [str(request), str(fingerprint), int(status), str(problem), *_]:
-            return Entry(request, fingerprint, status, problem)
+            return LogEntry(request, fingerprint, status, problem)
     raise ValueError("not a record of requests: an entry is a request, a fingerprint, a status and a problem")
 
 
@@ -172,7 +172,7 @@ class RequestLog:
         found = kept.get(request) or kept.get(f"{request}/{fingerprint}") or kept.get(f"{request}/{ANY_CONTENT}")
         return Settled(*found) if found else None
 
-    def note(self, record: str, entries: Iterable[Entry], revision: int, now: float) -> None:
+    def note(self, record: str, entries: Iterable[LogEntry], revision: int, now: float) -> None:
         """Take in a record, committed at ``revision``; the first outcome of a request is the one that counts."""
         if record in self._records:
             return

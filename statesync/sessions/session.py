@@ -184,7 +184,7 @@ class Repeated:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class WriteRefused:
     """The write has no effect. ``problem`` is the last part of the problem type (RFC 9457).
 
     ``lasting``: the same write could have an effect later, so the refusal must be stored to be final.
@@ -196,7 +196,7 @@ class Refused:
     lasting: bool = True
 
 
-Outcome = Stored | Repeated | Refused
+Outcome = Stored | Repeated | WriteRefused
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,18 +257,18 @@ def decide_write(
             return repeat
     alive = current if current is not None and current.alive(context.ended_ms) else None
     if write.method is Method.REFUSE:
-        return Refused(204, REQUEST_REFUSED, "")
+        return WriteRefused(204, REQUEST_REFUSED, "")
     refused = _check_preconditions(alive, write)
     if refused is not None:
         return refused
     if write.method is Method.DELETE:
         return _deleted(current, alive, write, context, kept)
     content = _content_after(alive, write)
-    if isinstance(content, Refused):
+    if isinstance(content, WriteRefused):
         return content
     content_type, body = content
     if len(body) > context.session_bytes:
-        return Refused(
+        return WriteRefused(
             413,
             "session-too-large",
             f"the session would have {len(body)} bytes; this pool allows {context.session_bytes}",
@@ -279,21 +279,21 @@ def decide_write(
     return _keeping_answer(session, current, kept, write, status)
 
 
-def _settled_before(settled: Settled, write: Write) -> Repeated | Refused:
+def _settled_before(settled: Settled, write: Write) -> Repeated | WriteRefused:
     """The answer to a write of a request whose outcome is known."""
     if settled.problem and write.method is Method.REFUSE:
-        return Refused(204, settled.problem, "", lasting=False)
+        return WriteRefused(204, settled.problem, "", lasting=False)
     if settled.problem:
         status = 409 if settled.problem == REQUEST_REFUSED else settled.status
-        return Refused(status, settled.problem, "this request was refused before, which is final", lasting=False)
+        return WriteRefused(status, settled.problem, "this request was refused before, which is final", lasting=False)
     if write.method is not Method.REFUSE and settled.fingerprint != write.fingerprint:
         return _reused()
     return Repeated(settled.status, settled.revision)
 
 
-def _reused() -> Refused:
+def _reused() -> WriteRefused:
     detail = "this Idempotency-Key came with a different request before; give every write of a request a key of its own"
-    return Refused(422, "idempotency-key-reused", detail, lasting=False)
+    return WriteRefused(422, "idempotency-key-reused", detail, lasting=False)
 
 
 def _answers_in_force(current: Session | None, now_ms: int) -> tuple[Answer, ...]:
@@ -302,7 +302,7 @@ def _answers_in_force(current: Session | None, now_ms: int) -> tuple[Answer, ...
     return current.answers
 
 
-def _find_repeat(current: Session | None, kept: tuple[Answer, ...], write: Write) -> Repeated | Refused | None:
+def _find_repeat(current: Session | None, kept: tuple[Answer, ...], write: Write) -> Repeated | WriteRefused | None:
     key = hashed(write.idempotency_key or "")
     for answer in kept:
         if answer.key == key:
@@ -312,14 +312,16 @@ def _find_repeat(current: Session | None, kept: tuple[Answer, ...], write: Write
     return None
 
 
-def _check_preconditions(alive: Session | None, write: Write) -> Refused | None:
+def _check_preconditions(alive: Session | None, write: Write) -> WriteRefused | None:
     if write.if_match is not None and not _matches(write.if_match, alive, weak=False):
         detail = f"If-Match: the session's ETag is {_named(alive)}"
-        return Refused(412, "precondition-failed", detail, lasting="*" in write.if_match)  # an ETag never comes back
+        return WriteRefused(
+            412, "precondition-failed", detail, lasting="*" in write.if_match
+        )  # an ETag never comes back
     if write.if_none_match is not None and _matches(write.if_none_match, alive, weak=True):
-        return Refused(412, "precondition-failed", f"If-None-Match: the session's ETag is {_named(alive)}")
+        return WriteRefused(412, "precondition-failed", f"If-None-Match: the session's ETag is {_named(alive)}")
     if alive is None and write.method is not Method.PUT:
-        return Refused(404, "no-such-session", "there is no session of this key")
+        return WriteRefused(404, "no-such-session", "there is no session of this key")
     return None
 
 
@@ -345,7 +347,7 @@ def _deleted(
     current: Session | None, alive: Session | None, write: Write, context: WriteContext, kept: tuple[Answer, ...]
 ) -> Outcome:
     if alive is None:
-        return Refused(404, "no-such-session", "there is no session of this key")
+        return WriteRefused(404, "no-such-session", "there is no session of this key")
     grave = Session("", b"", context.now_ms + TOMBSTONE_SECONDS * 1000, context.epoch, deleted=True)
     return _keeping_answer(grave, current, kept, write, 204)
 
@@ -361,12 +363,12 @@ def _keeping_answer(
     return Stored(replace(session, answers=answers[-ANSWERS_KEPT:]), status)
 
 
-def _content_after(alive: Session | None, write: Write) -> tuple[str, bytes] | Refused:
+def _content_after(alive: Session | None, write: Write) -> tuple[str, bytes] | WriteRefused:
     if write.method is Method.PUT:
         return write.content_type, write.body
     if write.content_type.partition(";")[0].strip().lower() != MERGE_PATCH_TYPE:
-        return Refused(415, "unsupported-patch", f"PATCH takes {MERGE_PATCH_TYPE} (RFC 7396)")
+        return WriteRefused(415, "unsupported-patch", f"PATCH takes {MERGE_PATCH_TYPE} (RFC 7396)")
     try:
         return JSON_TYPE, patched(alive.body if alive is not None else b"", write.body)
     except CannotPatch as error:
-        return Refused(422, error.problem, str(error))
+        return WriteRefused(422, error.problem, str(error))

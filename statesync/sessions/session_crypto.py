@@ -44,11 +44,11 @@ class BadKeyFile(Exception):
     """A key file that cannot be used; the text names the file and the fault, in one line."""
 
 
-class Unreadable(ValueError):
+class UnreadableSession(ValueError):
     """A stored session that cannot be opened here; the text says why, without the content."""
 
 
-class KeyMissing(Unreadable):
+class KeyMissing(UnreadableSession):
     """A session was sealed with a key that this process does not have; ``key_id`` names the key."""
 
     def __init__(self, key_id: str) -> None:
@@ -63,7 +63,7 @@ class SessionCrypto(Protocol):
         """The value to store."""
 
     def decode(self, key: str, value: bytes, revision: int) -> Session:
-        """The session in a value as of ``revision``. Raises :class:`Unreadable`, whatever the value is."""
+        """The session in a value as of ``revision``. Raises :class:`UnreadableSession`, whatever the value is."""
 
 
 def _session(value: bytes, revision: int) -> Session:
@@ -73,9 +73,9 @@ def _session(value: bytes, revision: int) -> Session:
         raise _no_session(error) from None
 
 
-def _no_session(error: ValueError) -> Unreadable:
+def _no_session(error: ValueError) -> UnreadableSession:
     """The fault of a value, without the value, which the error's own text may contain."""
-    return Unreadable(f"its value in etcd is no session ({type(error).__name__})")
+    return UnreadableSession(f"its value in etcd is no session ({type(error).__name__})")
 
 
 class PlainSessions:
@@ -154,7 +154,7 @@ class SealedSessions:
         try:
             opened = self.keys[key_id].cipher(key).decrypt(nonce, sealed, _associated(key, head))
         except (InvalidTag, ValueError):
-            raise Unreadable("it was changed in etcd after it was encrypted") from None
+            raise UnreadableSession("it was changed in etcd after it was encrypted") from None
         return _session(opened, revision)
 
 
@@ -230,7 +230,7 @@ def _key_id_in(kv: Kv) -> str:
 def outline(value: bytes, revision: int) -> Session:
     """What can be read of a stored session without a key; the body of a sealed one is its ciphertext.
 
-    Raises :class:`Unreadable` if the value is not a session.
+    Raises :class:`UnreadableSession` if the value is not a session.
     """
     if not value.startswith(_SEALED):
         return _session(value, revision)
@@ -249,7 +249,7 @@ def outline(value: bytes, revision: int) -> Session:
 
 
 def _header_of(value: bytes) -> dict[str, Any]:
-    """The readable part of a sealed value. Raises :class:`Unreadable`."""
+    """The readable part of a sealed value. Raises :class:`UnreadableSession`."""
     try:
         return read_object(value.partition(b"\n")[0])
     except ValueError as error:
@@ -257,10 +257,10 @@ def _header_of(value: bytes) -> dict[str, Any]:
 
 
 def _key_id_of(header: dict[str, Any]) -> str:
-    """The id of the key that a value was sealed with. Raises :class:`Unreadable`."""
+    """The id of the key that a value was sealed with. Raises :class:`UnreadableSession`."""
     key_id = header.get("sealed")
     if not isinstance(key_id, str) or not _KEY_ID.fullmatch(key_id):
-        raise Unreadable("its value in etcd is no session: it names no key")
+        raise UnreadableSession("its value in etcd is no session: it names no key")
     return key_id
 
 

@@ -1,9 +1,9 @@
-"""Whose certificate it is: the names in it, and for whom they speak. Pure.
+"""The names in a certificate, and for whom a certificate speaks. Pure.
 
-One rule for every mTLS connection of a pool. A certificate speaks for a member, node or control server if one of its
-subject alternative names is that name, or the SPIFFE id ``spiffe://<domain>/<pool>/<kind>/<name>``. All of the id
-counts: the trust domain and the pool as well as kind and name. The kind tells an Envoy from a member of the same name.
-Who signs certificates, and for whom, is the operator's (docs/security.md).
+One rule holds for every mTLS connection of a pool. A certificate speaks for a member, node or control server if one of
+its subject alternative names is that name, or the SPIFFE id ``spiffe://<domain>/<pool>/<kind>/<name>``. All parts of
+the id must match: trust domain, pool, kind and name. The kind tells an Envoy from a member of the same name. The
+operator decides who signs certificates, and for whom (docs/security.md).
 """
 
 import ipaddress
@@ -21,14 +21,14 @@ _KINDS = frozenset({MEMBER, CONTROL, OPERATOR})
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Which SPIFFE ids count: those of one pool, in one trust domain."""
+    """The SPIFFE ids that count: those of one pool, in one trust domain."""
 
     pool: str
     domain: str = DOMAIN
 
     @property
     def prefix(self) -> str:
-        """What the SPIFFE id of everybody in the pool begins with."""
+        """The beginning of every SPIFFE id in the pool."""
         return f"spiffe://{self.domain}/{self.pool}/"
 
     def speaks_for(self, names: Iterable[str], kind: str, name: str) -> bool:
@@ -37,10 +37,10 @@ class Trust:
         return any(one == wanted if _is_uri(one) else one == name for one in names)
 
     def kinds_of(self, names: Iterable[str], *, members: Container[str], controls: Container[str]) -> frozenset[str]:
-        """Whose certificate it is: a member's, a control server's, an operator's, or (empty) of nobody in the pool.
+        """The kinds for which a certificate speaks: member, control server, operator; empty if it is not of this pool.
 
-        A SPIFFE id says so by itself, since the authority vouches for the kind. A plain name does not, so it must be
-        that of one of the ``members`` or ``controls`` known here.
+        A SPIFFE id names the kind, and the authority vouches for it. A plain name does not name a kind, so it must be
+        one of the ``members`` or ``controls`` known here.
         """
         kinds = set()
         for one in names:
@@ -53,7 +53,7 @@ class Trust:
 
 
 def _is_uri(name: str) -> bool:
-    """Whether a name is a URI, which never counts as the plain name of anybody."""
+    """Whether a name is a URI. A URI never counts as a plain name."""
     return "://" in name
 
 
@@ -64,7 +64,7 @@ def names_in(certificate: Mapping[str, Any] | None) -> tuple[str, ...]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a listening address: where plain text needs no excuse."""
+    """Whether only this machine can reach a listening address. Plain text is allowed there."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

@@ -1,9 +1,9 @@
 """mTLS between sidecars, and from control servers to sidecars: contexts that follow their files and check names.
 
-Both sides show a certificate of the pool's authority. The side that connects goes on only if the other's certificate
-speaks for the very member that it means to reach; which clients are let in is left to the peer API. Certificates are
-renewed by replacing the files: each handshake looks whether they changed (modification time, size, inode) and uses
-what they hold then. Files that cannot be used leave the last good ones in force. Open connections stay as they are.
+Both sides show a certificate of the pool's authority. The side that connects continues only if the other certificate
+speaks for the member that it wants to reach. The peer API decides which clients it accepts. To renew certificates,
+replace the files. Each handshake checks whether they changed (modification time, size, inode), and uses the new ones.
+If new files cannot be used, the last good ones stay in use. Open connections are not affected.
 """
 
 import logging
@@ -25,7 +25,7 @@ class BadTlsFiles(Exception):
 
 
 class WrongName(ssl.SSLCertVerificationError):
-    """A certificate of the right authority, but of somebody else: ``names`` are those it speaks for."""
+    """A certificate of the right authority for another name. ``names`` are the names for which it speaks."""
 
     def __init__(self, member: str, names: tuple[str, ...]) -> None:
         super().__init__(f"the certificate is for {', '.join(names) or 'nobody'}, not for member {member}")
@@ -34,17 +34,17 @@ class WrongName(ssl.SSLCertVerificationError):
 
 @dataclass(frozen=True, slots=True)
 class Identity(PemFiles):
-    """The PEM files of a process that takes part in mTLS; ``trust`` says which names in other certificates count."""
+    """The PEM files of a process that takes part in mTLS. ``trust`` says which names in other certificates count."""
 
     trust: Trust
 
     def stamp(self) -> _Stamp:
-        """Something that differs once a file was replaced. Raises ``OSError``."""
+        """A value that changes when a file is replaced. Raises ``OSError``."""
         found = [path.stat() for path in (*self.pair, self.ca)]
         return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in found)
 
     def load(self, context: ssl.SSLContext) -> ssl.SSLContext:
-        """Make ``context`` show our certificate and demand one of the authority. Raises ``OSError``."""
+        """Make ``context`` show our certificate, and require one of the authority. Raises ``OSError``."""
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.check_hostname = False
         context.verify_mode = ssl.CERT_REQUIRED
@@ -79,7 +79,7 @@ class PeerTls:
         return _following(ssl.PROTOCOL_TLS_SERVER, self._identity, make)
 
     def client(self, member: str) -> ssl.SSLContext:
-        """For calls to ``member`` alone; the same object each time, so that connections to it are reused."""
+        """The context for calls to ``member`` only. It is the same object each time, so connections are reused."""
         context = self._clients.get(member)
         if context is None:
             checked = type("_Checked", (_NamedPeer,), {"member": member, "trust": self._identity.trust})
@@ -94,10 +94,10 @@ class PeerTls:
 
 
 def trust_fault(error: BaseException) -> ssl.SSLError | None:
-    """What TLS has against the other side, or it against us, somewhere in ``error``; None if it is another trouble.
+    """The TLS fault of either side that is somewhere in ``error``; None if the error is another one.
 
-    Such a fault is no sign of death: a process is there, and certificates are wrong. Speaking no TLS at all, hanging
-    up or silence are no such faults.
+    Such a fault does not mean that the member is dead: a process is there, and the certificates are wrong. A peer that
+    speaks no TLS, closes the connection or does not answer has no such fault.
     """
     for one in _within(error, set()):
         refused = isinstance(one, ssl.SSLError) and "ALERT" in str(getattr(one, "reason", None) or "")
@@ -109,7 +109,7 @@ def trust_fault(error: BaseException) -> ssl.SSLError | None:
 
 
 def _within(error: BaseException | None, seen: set[int]) -> Iterator[BaseException]:
-    """The error, and those that it was made from."""
+    """The error, and those that caused it."""
     if not isinstance(error, BaseException) or id(error) in seen:
         return
     seen.add(id(error))
@@ -120,7 +120,7 @@ def _within(error: BaseException | None, seen: set[int]) -> Iterator[BaseExcepti
 
 
 class _NamedPeer(ssl.SSLObject):
-    """A client's end that ends the handshake unless the server is ``member``, of the pool in ``trust``."""
+    """The client's side: it ends the handshake unless the server is ``member``, of the pool in ``trust``."""
 
     member = ""
     trust = Trust("")
@@ -133,11 +133,11 @@ class _NamedPeer(ssl.SSLObject):
 
 
 class _Outspoken(ssl.SSLObject):
-    """A server's end that tells the client why it is refused.
+    """The server's side: it tells the client why it is refused.
 
-    asyncio closes the connection on a failed handshake and drops the alert that OpenSSL wants to send. So the failure
-    is first reported as "more input needed", which sends the alert, and as what it is at the next call, or by the time
-    limit on handshakes.
+    asyncio closes the connection on a failed handshake and drops the alert that OpenSSL wants to send. So this object
+    first reports the failure as "more input needed", which sends the alert. At the next call, or at the time limit on
+    handshakes, it reports the real failure.
     """
 
     _failure: ssl.SSLError | None = None

@@ -1,4 +1,4 @@
-"""The PEM files by which a process shows who it is, and whom it trusts."""
+"""The PEM files with which a process proves who it is, and checks the certificates of others."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ class PemFiles:
         return self.cert, self.key
 
     def channel_credentials(self) -> "grpc.ChannelCredentials":
-        """What a gRPC client shows and trusts; reads the files now.
+        """Credentials of a gRPC client; reads the files now.
 
         Raises:
             OSError: a file cannot be read, or others can read the key.

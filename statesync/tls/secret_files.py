@@ -1,13 +1,13 @@
-"""Files that hold secrets are read only if other users of the machine cannot read them; what we write is ours alone.
+"""Reads files that hold secrets, and makes directories private.
 
-The rules are those of OpenSSH and PostgreSQL:
+A secret file is read only if other users of the machine cannot read it. The rules are those of OpenSSH and PostgreSQL:
 
 - A file of our own user has no permissions for group and others.
-- A file of another user, such as root, may be read by its group. That is how a service reads it, and how Kubernetes
-  mounts a Secret for a pod with an ``fsGroup``.
-- On a read-only file system permissions do not count: nobody can mend them there. So Kubernetes and container engines
-  mount secrets, and there is nobody else in the container. In a pod without an ``fsGroup`` a process that is not root
-  can read a Secret only if everybody can.
+- A file of another user, such as root, may be read by its group. A service reads its files in this way, and Kubernetes
+  mounts a Secret in this way for a pod with an ``fsGroup``.
+- On a read-only file system permissions are not checked, because nobody can change them there. Kubernetes and container
+  engines mount secrets read-only, and no other user is in the container. In a pod without an ``fsGroup`` a process that
+  is not root can read a Secret only if everybody can.
 """
 
 import errno
@@ -23,14 +23,14 @@ class TooOpen(PermissionError):
 
 
 def read_secret(path: Path) -> bytes:
-    """What a secret file holds. Raises ``OSError``: :class:`TooOpen` if others can read it."""
+    """The content of a secret file. Raises ``OSError``: :class:`TooOpen` if others can read it."""
     with path.open("rb") as file:
         _refuse_open(path, file.fileno())
         return file.read()
 
 
 def require_secret(path: Path) -> None:
-    """Raise ``OSError`` unless a secret file can be read, and by us alone: for libraries that read it themselves."""
+    """Raise ``OSError`` unless only we can read a secret file. For libraries that read the file themselves."""
     with path.open("rb") as file:
         _refuse_open(path, file.fileno())
 
@@ -62,12 +62,12 @@ def _refuse_open(path: Path, file: int) -> None:
 
 
 def make_private(directory: Path, mark: str) -> bool:
-    """Make a directory that only we can enter; True if it was there and had to be closed to others.
+    """Make a directory that only we can enter. True if it existed and others could enter it until now.
 
-    Only a directory of ours is closed: an empty one, or one in which ``mark`` stands, which we write. Others may use
-    any other one, such as ``/tmp``.
+    An existing directory is closed only if it is ours: if it is empty, or contains ``mark``, which we write. Any other
+    directory may be used by others, such as ``/tmp``.
 
-    Raises ``OSError``: :class:`TooOpen` if others can enter it, and it is not ours to close.
+    Raises ``OSError``: :class:`TooOpen` if others can enter it, and it is not ours.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = directory.stat()

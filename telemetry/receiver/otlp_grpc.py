@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 import grpc
 from google.protobuf.message import Message
 
-from understudy.telemetry.receiver.otlp_service import OtlpService, Refused, Why
+from understudy.telemetry.receiver.otlp_service import ExportRefused, OtlpService, Why
 
 TRACE_SERVICE = "opentelemetry.proto.collector.trace.v1.TraceService"
 LOGS_SERVICE = "opentelemetry.proto.collector.logs.v1.LogsService"
@@ -48,7 +48,7 @@ def _export(take: Take) -> Callable[[bytes, grpc.aio.ServicerContext[bytes, byte
     async def export(payload: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         try:
             return (await take(payload, context.peer())).SerializeToString()
-        except Refused as refused:
+        except ExportRefused as refused:
             logger.debug("from %s: %s", context.peer(), refused)
             await context.abort(_CODES[refused.why], str(refused))
 

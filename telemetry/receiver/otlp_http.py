@@ -15,7 +15,7 @@ from aiohttp import web
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 
-from understudy.telemetry.receiver.otlp_service import OtlpService, Refused, Why
+from understudy.telemetry.receiver.otlp_service import ExportRefused, OtlpService, Why
 
 PROTOBUF = "application/x-protobuf"
 JSON = "application/json"
@@ -60,7 +60,7 @@ def _handler(intake: OtlpService, take: Take) -> Callable[[web.Request], Awaitab
             answer = await take(payload, request.remote or "", json=encoding == JSON)
         except web.HTTPRequestEntityTooLarge:
             return _error(413, f"at most {intake.bounds.request_bytes} bytes are taken", encoding)
-        except Refused as refused:
+        except ExportRefused as refused:
             return _error(_STATUS[refused.why], str(refused), encoding)
         body = MessageToJson(answer, indent=None).encode() if encoding == JSON else answer.SerializeToString()
         return web.Response(body=body, headers={"Content-Type": encoding})
@@ -76,11 +76,11 @@ def _opened(body: bytes, compression: str, intake: OtlpService) -> bytes:
     try:
         opened = unzip.decompress(body, intake.bounds.request_bytes + 1)
     except zlib.error as wrong:
-        raise Refused(Why.UNREADABLE, f"not gzip: {wrong}") from None
+        raise ExportRefused(Why.UNREADABLE, f"not gzip: {wrong}") from None
     if len(opened) > intake.bounds.request_bytes:
-        raise Refused(Why.TOO_LARGE, f"at most {intake.bounds.request_bytes} bytes are taken, unpacked")
+        raise ExportRefused(Why.TOO_LARGE, f"at most {intake.bounds.request_bytes} bytes are taken, unpacked")
     if not unzip.eof:
-        raise Refused(Why.UNREADABLE, "gzip that ends too early")
+        raise ExportRefused(Why.UNREADABLE, "gzip that ends too early")
     return opened
 
 

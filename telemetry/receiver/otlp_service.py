@@ -1,10 +1,10 @@
 """Handles OTLP requests for both receivers: reads them, limits their size and rate, stores and answers them.
 
 The gRPC and HTTP receivers (:mod:`understudy.telemetry.receiver.otlp_grpc`,
-:mod:`understudy.telemetry.receiver.otlp_http`) only translate :class:`Refused` into their codes. Input that is not
-OTLP, too large or too frequent is refused, with a text that says why. If some records of a request are unusable, the
-others are stored, and the answer says how many were not and why (OTLP: Partial Success). No input ends the server, and
-the rate limit is per sender.
+:mod:`understudy.telemetry.receiver.otlp_http`) only translate :class:`ExportRefused` into their codes. Input
+that is not OTLP, too large or too frequent is refused, with a text that says why. If some records of a request are
+unusable, the others are stored, and the answer says how many were not and why (OTLP: Partial Success). No input ends
+the server, and the rate limit is per sender.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ class Why(enum.Enum):
     """Too much from this sender, or for the store, at the moment; the sender should try again later."""
 
 
-class Refused(Exception):
+class ExportRefused(Exception):
     """A request that was refused; ``why`` and the text say what the sender should do."""
 
     def __init__(self, why: Why, text: str) -> None:
@@ -83,7 +83,7 @@ class OtlpService:
         self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     async def traces(self, payload: bytes, sender: str, *, json: bool = False) -> Message:
-        """Take an ``ExportTraceServiceRequest``; returns the response. Raises :class:`Refused`."""
+        """Take an ``ExportTraceServiceRequest``; returns the response. Raises :class:`ExportRefused`."""
         batch: OtlpBatch = await self._read(read_otlp_json if json else read_otlp, payload, sender)
         self._charge(sender, len(batch.spans) + batch.refused, payload)
         if not self._store.add(batch.spans):
@@ -94,7 +94,7 @@ class OtlpService:
         return ExportTraceServiceResponse(partial_success=told)
 
     async def logs(self, payload: bytes, sender: str, *, json: bool = False) -> Message:
-        """Take an ``ExportLogsServiceRequest``; returns the response. Raises :class:`Refused`."""
+        """Take an ``ExportLogsServiceRequest``; returns the response. Raises :class:`ExportRefused`."""
         batch: LogBatch = await self._read(read_otlp_logs_json if json else read_otlp_logs, payload, sender)
         self._charge(sender, len(batch.records) + batch.refused, payload)
         if not self._store.add_logs(batch.records):
@@ -106,7 +106,7 @@ class OtlpService:
         return ExportLogsServiceResponse(partial_success=told)
 
     async def metrics(self, payload: bytes, sender: str, *, json: bool = False) -> Message:
-        """Take an ``ExportMetricsServiceRequest``, of which front Envoys' counts are kept; raises :class:`Refused`."""
+        """Take an ``ExportMetricsServiceRequest``; keep front Envoys' counts. Raises :class:`ExportRefused`."""
         batch: PeriodBatch = await self._read(read_otlp_metrics_json if json else read_otlp_metrics, payload, sender)
         self._charge(sender, len(batch.periods) + batch.refused, payload)
         if not self._store.add_counts(batch.periods):
@@ -119,7 +119,7 @@ class OtlpService:
 
     async def _read(self, read: Callable[[bytes], B], payload: bytes, sender: str) -> B:
         if len(payload) > self.bounds.request_bytes:
-            raise Refused(
+            raise ExportRefused(
                 Why.TOO_LARGE, f"request of {len(payload)} bytes; at most {self.bounds.request_bytes} are taken"
             )
         if self._left(sender) < 1:
@@ -128,7 +128,7 @@ class OtlpService:
             return read(payload) if len(payload) <= _INLINE_BYTES else await asyncio.to_thread(read, payload)
         except ValueError as wrong:
             self._spend(sender, _kibibytes(payload))
-            raise Refused(Why.UNREADABLE, str(wrong)) from None
+            raise ExportRefused(Why.UNREADABLE, str(wrong)) from None
 
     def _charge(self, sender: str, records: int, payload: bytes) -> None:
         """Take a request from what the sender may send now (a token bucket); refuse it when that is used up.
@@ -157,8 +157,8 @@ class OtlpService:
         if len(self._spent) > _MOST_SENDERS:
             self._spent.popitem(last=False)
 
-    def _too_much(self, sender: str) -> Refused:
-        return Refused(
+    def _too_much(self, sender: str) -> ExportRefused:
+        return ExportRefused(
             Why.BUSY, f"more than {self.bounds.records_per_second:.0f} records a second from {sender}; try again"
         )
 
@@ -167,5 +167,5 @@ def _kibibytes(payload: bytes) -> int:
     return max(1, len(payload) // 1024)
 
 
-def _full() -> Refused:
-    return Refused(Why.BUSY, "the trace store is busy or closing; try again")
+def _full() -> ExportRefused:
+    return ExportRefused(Why.BUSY, "the trace store is busy or closing; try again")

@@ -1,7 +1,8 @@
-"""The judgement of what is counted rather than timed: lost writes, second writers, moves without need. Pure.
+"""Judges the objectives that are counts, not times: lost writes, second writers, unnecessary moves. Pure.
 
-Correctness (a lost sync write, a second writer) has no budget: one is a breach. A count is judged only over changes of
-active that somebody watched for it; of the others nothing is claimed, and what would tell is said.
+The objectives of correctness (a lost sync write, a second writer) have no budget: one event misses them. A count is
+judged only over the changes of active in which it was measured. Nothing is claimed for the others, and the advice says
+what would measure them.
 """
 
 from collections.abc import Sequence
@@ -10,12 +11,12 @@ from dataclasses import replace
 from understudy.telemetry.slo.model import Failover, Figure, State, Targets
 
 _WHYS = 3
-"""The reasons that are told one by one."""
+"""The reasons that are shown one by one."""
 _STOP = "no budget covers this: stop changing the pool, run understudy verify, and keep the traces"
 
 
 def lost_sync(held: Sequence[Failover], targets: Targets) -> Figure:
-    """Acknowledged sync writes that clients (of drills) did not find again."""
+    """Acknowledged sync writes that the clients of drills did not find again."""
     counted = [one.lost_writes for one in held if one.lost_writes is not None]
     key, title = "rpo_sync_writes", "lost sync writes"
     if not counted:
@@ -29,7 +30,7 @@ def lost_sync(held: Sequence[Failover], targets: Targets) -> Figure:
 
 
 def lost_async(held: Sequence[Failover], targets: Targets) -> Figure:
-    """Async writes that were answered and are gone: by clients, or by a former owner that lived to tell."""
+    """Async writes that were answered and then lost, as counted by clients or by a former owner that still ran."""
     crashes = [one for one in held if not one.planned and one.slots]
     told = [one.lost_async for one in crashes if one.lost_async is not None]
     key, title, wanted = "rpo_async_writes", "lost async writes", targets.rpo_async_writes
@@ -52,7 +53,7 @@ def lost_async(held: Sequence[Failover], targets: Targets) -> Figure:
 
 
 def two_writers(crashes: Sequence[Failover], targets: Targets) -> Figure:
-    """Sessions that a former owner wrote after its slot had a new one, found by the new owners' audits."""
+    """Sessions that a former owner wrote after its slot had a new owner, found by the audits of the new owners."""
     told = [one.second_writes for one in crashes if one.second_writes is not None]
     slots, fenced = sum(one.audited for one in crashes), sum(one.fenced for one in crashes)
     key, title = "two_writers", "second writers"
@@ -84,7 +85,7 @@ def _count(key: str, title: str, found: int, allowed: int, total: int, advice: s
 
 
 def needless(held: Sequence[Failover], targets: Targets) -> Figure:
-    """Sessions that left a member that was alive, as clients of drills saw it."""
+    """Sessions that left a member that was alive, as the clients of drills saw it."""
     counted = [one.needless_moves for one in held if one.needless_moves is not None]
     if not counted:
         advice = "nobody watched which sessions moved; understudy drill kill does"
@@ -96,9 +97,10 @@ def needless(held: Sequence[Failover], targets: Targets) -> Figure:
 
 
 def false(crashes: Sequence[Failover], targets: Targets) -> Figure:
-    """Takeovers from a member that was heard again as the same process, and that could have served all the while.
+    """Takeovers from a member that was heard again as the same process, and could have served all the time.
 
-    One that stood still, or was cut off from etcd, was rightly taken over; a drill that freezes one wanted that.
+    A takeover from a member that stood still, or was cut off from etcd, was right. A drill that freezes a member wants
+    it.
     """
     known = [one for one in crashes if one.returned is not None and one.drill != "freeze"]
     if crashes and not known:

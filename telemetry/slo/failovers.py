@@ -1,7 +1,7 @@
-"""From spans to records: one :class:`~understudy.telemetry.slo.model.Failover` for each trace of a change of active.
+"""Makes one :class:`~understudy.telemetry.slo.model.Failover` from the spans of each change of active. Pure.
 
-Pure. What other programs wrote into the same store is left out; a trace without a usable end becomes a record without
-a total, so that it is counted as unmeasured. An attribute of the wrong type counts as absent: nothing is guessed.
+Spans of other programs in the same store are left out. A trace without a usable end becomes a record without a total,
+which counts as unmeasured. An attribute of the wrong type counts as missing.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from understudy.telemetry.slo.waterfall import is_measured, root_of
 from understudy.telemetry.tracing import names
 
 BETWEEN = "between phases"
-"""The time of a failover in which no phase ran that anybody recorded."""
+"""The time of a failover in which no recorded phase ran."""
 MOST_BARS = 60
 _WAITED_FOR = (
     names.DETECT,
@@ -44,18 +44,18 @@ def failovers_of(spans: Iterable[StoredSpan], pool: str = "") -> list[Failover]:
     found = [
         _failover(sorted(group.values(), key=_order))
         for group in traces.values()
-        # Members that are told to leave at once ask each other in vain: nothing changed, and nobody waited.
+        # Members that all leave at once ask each other without success: nothing changed, and nobody waited.
         if any(span.name != names.HELD_UP for span in group.values())
     ]
     return sorted((one for one in found if pool in ("", one.pool)), key=lambda one: (one.began_ns, one.trace))
 
 
 def costs_of(root: StoredSpan, spans: Sequence[StoredSpan]) -> dict[str, float]:
-    """The root's length in ms, shared out over the phases; the parts add up to the whole.
+    """The length of the root in ms, divided among the phases; the parts add up to the whole.
 
-    Where the phases that the change waited for are marked, they alone count. Else phases overlap, and a moment belongs
-    to the earliest, in the order of the protocol, that still runs: what comes after it waits for it. What no phase
-    covers is told as :data:`BETWEEN`.
+    If the phases that the change waited for are marked, only they count. Otherwise phases overlap. A moment then
+    belongs to the first phase, in the order of the protocol, that still runs, because the later phases wait for it.
+    Time that no phase covers counts as :data:`BETWEEN`.
     """
     path = [span for span in spans if span.attributes.get(names.CRITICAL)]
     within = [
@@ -119,7 +119,7 @@ def _failover(spans: Sequence[StoredSpan]) -> Failover:
 
 
 def pictured(review: Review, spans: Iterable[StoredSpan]) -> Review:
-    """The review with the bars of its worst failovers, which are the only ones that are drawn span by span."""
+    """The review with the bars of its worst failovers. Only these are drawn span by span."""
     wanted: dict[str, dict[str, StoredSpan]] = {one.trace: {} for one in review.worst[:MOST_PICTURED]}
     for span in spans:
         if span.trace_id in wanted and (span.name in names.ROOTS or span.name in names.PHASES):
@@ -137,10 +137,10 @@ def pictured(review: Review, spans: Iterable[StoredSpan]) -> Review:
 
 
 def _propagation(spans: Sequence[StoredSpan], *, planned: bool) -> float | None:
-    """From the cause known until the last Envoy acknowledged, in ms; None if nobody did.
+    """From the known cause until the last Envoy acknowledged, in ms; None if no Envoy did.
 
-    Of planned moves the cause is the last slot's new owner, from which on ``ack`` counts: the moves before it, which
-    ``push`` accompanies, are no matter of Envoys.
+    In planned moves the cause is the new owner of the last slot, where ``ack`` begins. ``push`` covers the moves before
+    it, which Envoys need not know.
     """
     begins = [span.start_ns for span in spans if span.name == (names.ACK if planned else names.PUSH)]
     acks = [span.end_ns for span in spans if span.name == names.ACK]
@@ -148,16 +148,16 @@ def _propagation(spans: Sequence[StoredSpan], *, planned: bool) -> float | None:
 
 
 def _told(spans: Sequence[StoredSpan]) -> Mapping[str, Any]:
-    """What the spans say of the whole; the root's word comes before that of a phase."""
+    """What the spans say about the whole change. The root has priority over the phases."""
     told: dict[str, Any] = {}
-    aside = (names.FENCED, names.AUDIT)  # theirs are counts of their own
+    aside = (names.FENCED, names.AUDIT)  # these have their own counts
     for span in sorted((span for span in spans if span.name not in aside), key=lambda span: span.is_root):
         told.update(span.attributes)
     return told
 
 
 def _receivers(spans: Sequence[StoredSpan], told: Mapping[str, Any]) -> str:
-    """Who took over: as the root says, or else who confirmed."""
+    """Who took over: as the root says, or otherwise who confirmed."""
     said = told.get(names.TO)
     if isinstance(said, str) and said:
         return said
@@ -165,7 +165,7 @@ def _receivers(spans: Sequence[StoredSpan], told: Mapping[str, Any]) -> str:
 
 
 def _lost_async(spans: Sequence[StoredSpan], told: Mapping[str, Any]) -> int | None:
-    """Async writes lost, as told by clients and by a former owner that lived; None if neither could tell."""
+    """Async writes lost, as counted by clients and by a former owner that still ran; None if neither could count."""
     by_clients = _whole(told.get(names.DRILL_LOST_ASYNC))
     lived = [span for span in spans if span.name == names.RETURNED and span.attributes.get(names.RETURNED_ALIVE)]
     by_owner = [_whole(span.attributes.get(names.WRITES_LOST)) or 0 for span in spans if span.name == names.FENCED]
@@ -175,23 +175,23 @@ def _lost_async(spans: Sequence[StoredSpan], told: Mapping[str, Any]) -> int | N
 
 
 def _of_a_stop_or_start(spans: Sequence[StoredSpan]) -> bool:
-    """Whether all who took slots over were going down themselves, or had never met the process that they replaced."""
+    """Whether every member that took slots over was going down itself, or had never met the process it replaced."""
     claims = [span for span in spans if span.name == names.CLAIM]
     return bool(claims) and all(span.attributes.get(names.STOP_OR_START) is True for span in claims)
 
 
 def _listed(members: str) -> frozenset[str]:
-    """Members as attributes name them: joined by commas."""
+    """The members in an attribute, where commas separate them."""
     return frozenset(name for name in members.split(", ") if name)
 
 
 def _moves_only(spans: Sequence[StoredSpan]) -> bool:
-    """Whether the phases of a trace without a root are those that only a planned move has."""
+    """Whether a trace without a root has only the phases of planned moves."""
     return any(span.name in (names.FENCE, names.FLUSH, names.CONFIRM) for span in spans)
 
 
 def _stalls(spans: Sequence[StoredSpan]) -> tuple[float, ...]:
-    """Per slot of a planned move: from its fence until the new owner's word, both on the old owner's clock, in ms."""
+    """For each slot of a planned move, the ms from its fence until the new owner's report, by the old owner's clock."""
     fenced: dict[object, int] = {}
     confirmed: dict[object, int] = {}
     for span in spans:

@@ -1,10 +1,10 @@
-"""The judgement: failovers of a window against objectives, with budget, burn, evidence and advice. Pure.
+"""Judges the failovers of a window against objectives: budget, burn rates, evidence and advice. Pure.
 
-An objective over a percentile is met only when enough failovers show it: with ``k`` of ``n`` beyond the target it is
-shown at confidence ``c`` when seeing so few would be unlikely (1 - c) if the true share beyond it were ``1 - p``. With
-k = 0 that is n >= ln(1-c) / ln(p), 299 failovers for p99 at 95 %. Practice (drills) counts as evidence of lengths.
-What is counted, correctness above all, is judged in :mod:`understudy.telemetry.slo.counted`. :data:`BURNS` are the
-windows of the Google SRE workbook, table 5-8.
+An objective over a percentile is met only if enough failovers prove it. Let ``k`` of ``n`` failovers be beyond the
+target. The objective is proved at confidence ``c`` if so few would be unlikely (1 - c) with a true share of ``1 - p``
+beyond the target. With k = 0 that means n >= ln(1-c) / ln(p): 299 failovers for p99 at 95 %. Drills count as evidence
+of lengths. Counts, above all those of correctness, are judged in :mod:`understudy.telemetry.slo.counted`. :data:`BURNS`
+are the windows of the Google SRE workbook, table 5-8.
 """
 
 import math
@@ -33,7 +33,7 @@ BURNS = (
     ("6 h", 6 * HOUR_NS, "30 min", 30 * _MINUTE_NS, 6.0, "page"),
     ("3 d", 3 * DAY_NS, "6 h", 6 * HOUR_NS, 1.0, "ticket"),
 )
-"""Long window, short window, burn rate at which somebody is called, and how."""
+"""Long window, short window, burn rate that alerts, and kind of alert."""
 _MOST_DRILLS = 100_000
 
 
@@ -47,7 +47,7 @@ def review(
     slots: int,
     traffic: Traffic | None = None,
 ) -> Review:
-    """Judge the failovers that began in ``[start_ns, end_ns)``; ``slots`` is how many the pool has.
+    """Judge the failovers that began in ``[start_ns, end_ns)``; ``slots`` is the number of slots in the pool.
 
     ``traffic`` is what front Envoys counted in that time (:func:`understudy.telemetry.slo.requests.with_requests`).
     """
@@ -85,15 +85,16 @@ def review(
 
 
 def _unseen(figure: Figure) -> Figure:
-    """A figure that is zero because nothing at all is known of the window: that is no sign that nothing happened."""
+    """A figure that is zero because nothing is known of the window. That does not prove that nothing happened."""
     advice = "no change of active is known, and no front Envoy told that it was there: was anything recorded at all?"
     return replace(figure, state=State.NO_DATA, value=None, attainment=None, budget_left=None, burns=(), advice=advice)
 
 
 def needed(beyond: int = 0, *, percentile: float = PERCENTILE, confidence: float = CONFIDENCE) -> int:
-    """How many failovers it takes to show a percentile when ``beyond`` of them were past the target.
+    """The number of failovers that prove a percentile when ``beyond`` of them were past the target.
 
-    The smallest n at which a binomial with share ``1 - percentile`` has at most ``1 - confidence`` chance of so few.
+    It is the smallest n for which a binomial with share ``1 - percentile`` has at most ``1 - confidence`` chance of so
+    few.
     """
     low, high = beyond + 1, beyond + 2
     while not _shown(high, beyond, percentile, confidence):
@@ -110,7 +111,7 @@ def needed(beyond: int = 0, *, percentile: float = PERCENTILE, confidence: float
 
 
 def quantile(values: Sequence[float], share: float = PERCENTILE) -> float | None:
-    """The smallest value that at least ``share`` of the values do not exceed; None without values."""
+    """The smallest value such that at least ``share`` of the values are not above it; None without values."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None
 
@@ -149,8 +150,8 @@ def _percentile(
 ) -> Figure:
     """An objective on the 99th percentile of lengths (target in s, lengths in ms).
 
-    A change with many lengths, one per slot, is one piece of evidence all the same: its slots moved in the same
-    moment, on the same machines, so that a hundred of them show no more than one.
+    A change with many lengths, one per slot, counts as one piece of evidence. Its slots moved at the same time on the
+    same machines, so a hundred of them prove no more than one.
     """
     events = [(one.began_ns, ms) for one in failovers for ms in lengths(one)]
     total = len(events)
@@ -217,7 +218,7 @@ def _share(
     events: Sequence[tuple[int, float, float]],
     end_ns: int,
 ) -> Figure:
-    """An objective on a share of events that may be bad: counts, so all of them are known, and it is met or missed."""
+    """An objective on the share of events that may be bad. All events are counted, so it is either met or missed."""
     value = bad / total
     left = 1 - value / allowed if allowed else (1.0 if not bad else -math.inf)
     return Figure(
@@ -236,7 +237,7 @@ def _with(figure: Figure, advice: str) -> Figure:
 
 
 def _requests(held: Sequence[Failover], targets: Targets, traffic: Traffic, end_ns: int) -> Figure:
-    """Failed among the requests of the changes' times: as front Envoys counted, or else the clients of a drill."""
+    """The failed share of requests during changes, counted by front Envoys or else by the clients of a drill."""
     key, title = "failed_requests", "failed requests"
     events, unknown, by_envoys, by_clients = [], 0, 0, 0
     for one in held:
@@ -273,17 +274,17 @@ def _requests(held: Sequence[Failover], targets: Targets, traffic: Traffic, end_
 
 
 def _listed(*parts: tuple[int, str]) -> str:
-    """How many of what, without what there is none of."""
+    """The counts with their names, without those that are zero."""
     return ", ".join(f"{count} {what}" for count, what in parts if count)
 
 
 def _unavailability(
     crashes: Sequence[Failover], targets: Targets, traffic: Traffic, window: tuple[int, int], slots: int
 ) -> Figure:
-    """The share of requests that met a takeover: its length, times its share of slots, times the traffic it fell into.
+    """The share of requests that met a takeover: its length, its share of slots and the traffic then, multiplied.
 
-    By the rate of requests around each takeover where front Envoys counted around all of them; else by time alone,
-    as if requests were spread evenly over it. Sessions are spread evenly over slots either way.
+    The traffic is the rate of requests around each takeover, if front Envoys counted around all of them. Otherwise only
+    time counts, as if requests were spread evenly over it. In both cases sessions are spread evenly over slots.
     """
     key, title = "unavailability", "failover unavailability"
     endless = sum(one.total_ms is None for one in crashes)
@@ -313,10 +314,10 @@ def _unavailability(
 def outages(
     crashes: Sequence[Failover], traffic: Traffic, window: tuple[int, int], slots: int
 ) -> tuple[list[float], bool]:
-    """What each takeover cost, in ms of the whole pool at its mean traffic; and whether traffic was counted for it."""
+    """The cost of each takeover, in ms of the whole pool at mean traffic, and whether traffic was counted for it."""
     rates = [one.through.rate for one in crashes if one.through is not None and one.through.rate is not None]
     weighted = bool(traffic.requests) and bool(crashes) and len(rates) == len(crashes)
-    # A mean over the time in which anybody counted: what was not counted is taken for as busy as the rest.
+    # A mean over the time in which any Envoy counted. Other times are assumed to be as busy.
     seconds = max(traffic.covered, 1e-12) * max(window[1] - window[0], 1) / 1e9
     mean = (traffic.requests or 0) / seconds
     weights = [rate / mean for rate in rates] if weighted else [1.0] * len(crashes)
@@ -328,7 +329,7 @@ def outages(
 
 
 def _time_burns(lost: Sequence[tuple[int, float]], allowed: float, end_ns: int) -> tuple[Burn, ...]:
-    """Burn of a budget of time: each moment's loss in ms against the length of the window."""
+    """Burn rates of a budget of time: the loss of each moment in ms, divided by the length of the window."""
     if not allowed:
         return ()
 

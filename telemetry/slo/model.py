@@ -1,8 +1,8 @@
-"""What an SLO review speaks of: one change of active as a record, what it is held against, and what came out.
+"""The data of an SLO review: one change of active as a record, the objectives, and the results.
 
-Frozen data and nothing else. Records are made from spans by :mod:`understudy.telemetry.slo.failovers`, judged by
-:mod:`understudy.telemetry.slo.judgement`, and drawn by others. A figure for which nobody recorded anything is ``no
-data``, never zero.
+Frozen data only. :mod:`understudy.telemetry.slo.failovers` makes records from spans, and
+:mod:`understudy.telemetry.slo.judgement` judges them. Other modules draw them. A figure for which nothing was recorded
+is ``no data``, never zero.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ MOST_PICTURED = 5
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One span of a record, for its picture: who, which phase, ms after the record's start, ms of length."""
+    """One span of a record, for its picture: process, phase, ms after the record's start, length in ms."""
 
     who: str
     name: str
@@ -28,11 +28,12 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Through:
-    """What front Envoys told of a change of active: requests that met it.
+    """The requests that a change of active met, as front Envoys reported and counted them.
 
-    ``failed`` were answered with 5xx or cut short, ``retried`` answered well by another try. ``total`` is how many
-    requests of the pool ended in the counting periods that touch the change, ``uncounted`` those of them in no period
-    of an earlier change, ``rate`` how many there were a second; None where the Envoys did not count all of its time.
+    ``failed`` were answered with 5xx or cut off. ``retried`` were answered successfully by a second try. ``total`` is
+    how many requests of the pool ended in the counting periods that overlap the change. ``uncounted`` is how many of
+    those are in no period of an earlier change. ``rate`` is how many there were per second. The last three are None if
+    the Envoys did not count all of its time.
     """
 
     failed: int
@@ -44,10 +45,11 @@ class Through:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """All requests that front Envoys counted in a window; ``requests`` None: none of them counted.
+    """All requests that front Envoys counted in a window; ``requests`` is None if none of them counted.
 
-    ``since_ns`` is the first count, ``covered`` the share of the window in which any Envoy counted. ``unreported``
-    failed ones were counted but not told one by one: whether they met a change of active is not known.
+    ``since_ns`` is the first count, ``covered`` the share of the window in which any Envoy counted. ``unreported`` are
+    failed requests that were counted but not reported one by one, so it is not known whether they met a change of
+    active.
     """
 
     requests: int | None = None
@@ -59,21 +61,21 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Failover:
-    """One change of active, told by its trace. None: not recorded. Lengths in ms, ``began_ns`` since 1970.
+    """One change of active, as its trace describes it. None: not recorded. Lengths in ms, ``began_ns`` since 1970.
 
-    ``total_ms`` is None when nobody saw the end. ``costs`` shares the total out over the phases; its values add
-    up to it. ``stalls_ms`` are, per slot of a planned move, how long the slot could not be written. ``propagation_ms``
-    is from the cause known until the last Envoy acknowledged. ``requests``, ``failed``, ``gap_ms``, ``lost_writes`` (of
-    sync writes) and ``needless_moves`` were seen by clients (of a drill), ``through`` by the front Envoys. ``losers``
-    and ``winners`` are the members that slots left and came to.
+    ``total_ms`` is None if the end was not recorded. ``costs`` divides the total among the phases; its values add up to
+    it. ``stalls_ms`` has, for each slot of a planned move, how long the slot could not be written. ``propagation_ms``
+    is the time from the known cause until the last Envoy acknowledged. Clients of a drill counted ``requests``,
+    ``failed``, ``gap_ms``, ``lost_writes`` (of sync writes) and ``needless_moves``; front Envoys counted ``through``.
+    ``losers`` and ``winners`` are the members that lost and won slots.
 
-    ``lost_async`` are async writes that were answered and are gone, by clients or by an old active that lived on to
-    tell; ``fenced`` writes of its that were refused, and repeated elsewhere. ``second_writes`` are sessions found in
-    the ``audited`` slots that a former owner wrote too late. ``exposed_ms`` is how long some slot had fewer than two
-    current copies; ``protected`` tells whether that ended. ``returned`` tells whether the member that was taken for
-    dead was heard again as the same process, and ``could_not_serve`` why it was rightly taken over from all the same.
-    ``stop_or_start``: it has no measured end, and every member that took slots over was going down itself or had never
-    met the process it replaced: the pool was stopped or started.
+    ``lost_async`` are async writes that were answered and then lost, as counted by clients or by an old active that
+    still ran. ``fenced`` are writes of the old active that were refused, and repeated elsewhere. ``second_writes`` are
+    sessions in the ``audited`` slots that a former owner wrote too late. ``exposed_ms`` is how long some slot had fewer
+    than two current copies; ``protected`` says whether that ended. ``returned`` says whether the member that was
+    considered dead was heard again as the same process, and ``could_not_serve`` why the takeover was right
+    nevertheless. ``stop_or_start``: the pool was stopped or started. That is assumed if there is no measured end, and
+    every member that took slots over was going down itself or had never met the process it replaced.
     """
 
     trace: str
@@ -110,13 +112,13 @@ class Failover:
 
     @property
     def dearest(self) -> str:
-        """The phase that cost most; empty when nothing is known of phases."""
+        """The phase that took longest; empty if no phases are known."""
         return max(self.costs, key=lambda name: self.costs[name], default="")
 
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """What a review holds the figures against: the pool spec's objectives. Seconds, shares of 1, and counts.
+    """The objectives of the pool's spec, against which a review judges. Seconds, shares of 1, and counts.
 
     Times are 99th percentiles. None: not judged.
     """
@@ -137,7 +139,7 @@ class Targets:
 
 
 class State(StrEnum):
-    """What can be said of an objective."""
+    """The result for an objective."""
 
     MET = "met"
     MISSED = "missed"
@@ -148,9 +150,9 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Burn:
-    """How fast the budget went in a long and a short window, against the rate that calls for somebody.
+    """How fast the budget was spent in a long and a short window, and the rate that alerts.
 
-    1 is the rate that uses up the budget just at the end of its window. Windows and rates are those of the Google SRE
+    A rate of 1 spends the budget exactly by the end of its window. Windows and rates are those of the Google SRE
     workbook, chapter 5, table 5-8.
     """
 
@@ -163,18 +165,18 @@ class Burn:
 
     @property
     def firing(self) -> bool:
-        """Whether both windows are over the limit: it burns fast, and it still does."""
+        """Whether both windows are above the limit: the budget is spent fast, and still is."""
         return self.long_rate >= self.limit and self.short_rate >= self.limit
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One objective and how it stands.
+    """One objective and its result.
 
     ``value`` and ``target`` are in ``unit`` (``s``, ``%`` or empty for a count). ``good`` of ``total`` events were
-    within the objective. ``budget_left`` is a share of 1, below 0 when overdrawn, and None where there is no budget.
-    ``drills`` is how many more good failovers would show what is not yet shown. ``advice`` says what to do, ``basis``
-    what the figure was made from, where that differs from pool to pool.
+    within the objective. ``budget_left`` is a share of 1, below 0 if more was spent, and None if there is no budget.
+    ``drills`` is how many more good failovers would prove what is not proved yet. ``advice`` says what to do. ``basis``
+    says from what the figure was made, where that differs from pool to pool.
     """
 
     key: str
@@ -205,9 +207,9 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """The whole: what was looked at, every figure, and the failovers, oldest first. Times in ns since 1970.
+    """A whole review: its window, every figure, and the failovers, oldest first. Times in ns since 1970.
 
-    ``left_out`` is how many changes belong to stops and starts of the pool, which are in no figure.
+    ``left_out`` is the number of changes that belong to stops and starts of the pool. They are in no figure.
     """
 
     pool: str
@@ -222,7 +224,7 @@ class Review:
 
     @property
     def state(self) -> State:
-        """The verdict: missed if anything is, met if everything judged is, else not yet shown."""
+        """The verdict: missed if any figure is missed, met if all judged figures are met, otherwise not yet shown."""
         states = {figure.state for figure in self.figures} - {State.NOT_JUDGED}
         if State.MISSED in states:
             return State.MISSED
@@ -240,7 +242,7 @@ class Review:
 
     @property
     def costliest(self) -> tuple[Failover, ...]:
-        """The changes, planned ones as well, in which requests failed by front Envoys' word; the most first."""
+        """The changes, also planned ones, in which requests failed according to front Envoys; most failures first."""
         hurt = [one for one in self.failovers if one.through is not None and one.through.failed]
         return tuple(sorted(hurt, key=lambda one: -one.through.failed if one.through else 0))
 
@@ -256,7 +258,7 @@ def _quantity(value: float | None, unit: str) -> str:
     if unit == "s":
         return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
     if unit == "%":
-        # Never as 1e-05: that is for machines. Four digits that matter, as far as seven places go.
+        # Never as 1e-05, which people do not read. Four significant digits, at most seven decimal places.
         percent = value * 100
         return f"{percent:.4g} %" if percent >= 0.001 or not percent else f"{percent:.7f}".rstrip("0") + " %"
     return f"{value:.0f}"

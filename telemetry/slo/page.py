@@ -1,8 +1,8 @@
 """A review as one HTML page without scripts, fonts or network access. Pure.
 
-The verdict comes first. The page fits phones and wide screens, light and dark, and paper. Colour never carries meaning
+The verdict comes first. The page fits phones, wide screens and paper, in light and dark. Nothing is shown by colour
 alone: states are words, and kinds of change have shapes. The templates escape everything that they insert, and a
-content security policy in the page itself forbids scripts and downloads.
+content security policy in the page forbids scripts and downloads.
 """
 
 from pathlib import Path
@@ -70,5 +70,5 @@ def _templates() -> Environment:
 
 
 def _advice(figure: Figure) -> str:
-    """What a figure was made from, and what to do about it."""
+    """From what a figure was made, and what to do about it."""
     return "; ".join(filter(None, (figure.basis, figure.advice)))

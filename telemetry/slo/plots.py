@@ -1,6 +1,6 @@
-"""The pictures of a review's page: what each shows, as shapes for inline SVG. Pure.
+"""The pictures of the HTML page of a review, as shapes for inline SVG. Pure.
 
-Each picture has a title and a summary for readers who cannot see it. Colours come from the page's style sheet. A
+Each picture has a title and a summary for readers who cannot see it. Colours come from the style sheet of the page. A
 picture is 480 units wide, so that its text stays readable on a phone. The template writes and escapes the shapes.
 """
 
@@ -37,7 +37,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What a picture shows; without shapes, only the summary."""
+    """A picture. Without shapes, only its summary is shown."""
 
     name: str
     summary: str

@@ -1,12 +1,12 @@
-"""Which requests met a change of active: front Envoys' reports and counts, put to the failovers they belong to. Pure.
+"""Finds the requests that met a change of active, from the reports and counts of front Envoys. Pure.
 
-Two things come from Envoys: a report of each request that failed or was repeated
-(:mod:`understudy.telemetry.otlp.logs`), and how many there were (:mod:`understudy.telemetry.otlp.counts`). A request
-belongs to a change when it was under way in its time (give or take :data:`MARGIN_NS`, for the clocks) and its slot's
-order begins with a member that lost or won slots in it, or when it had no session key: so one that a frozen member
-never answered counts, however late it ended. All requests of a change are those of the counting periods that touch it,
-of the whole pool: Envoy counts no finer. Where an Envoy that was there did not count, the number is not known, and
-never guessed.
+Envoys send two things: a report of each request that failed or was repeated (:mod:`understudy.telemetry.otlp.logs`),
+and the number of all requests (:mod:`understudy.telemetry.otlp.counts`). A request belongs to a change on two
+conditions. It was under way at that time, plus or minus :data:`MARGIN_NS` because clocks differ. And the order of its
+slot begins with a member that lost or won slots in the change, or it had no session key. So a request that a frozen
+member never answered counts, however late it ended. All requests of a change are those of the whole pool in the
+counting periods that overlap it, because Envoy counts no finer. If an Envoy that ran did not count, the number is
+unknown.
 """
 
 import bisect
@@ -21,18 +21,18 @@ from understudy.telemetry.slo.model import Failover, Through, Traffic
 from understudy.telemetry.tracing.names import ATTEMPTS, CLUSTER, DURATION_MS, FLAGS, HTTP_STATUS, NODE_NAME
 
 MARGIN_NS = 10**9
-"""How far apart the clocks of an Envoy and of a control server may be, beyond what the reports' arrival corrects."""
+"""How far the clocks of an Envoy and a control server may differ, after the correction by the reports' arrival."""
 OPEN_ENDED_NS = 10 * 10**9
-"""How long a change is taken to have lasted if nobody saw its end."""
+"""The assumed length of a change whose end was not recorded."""
 NEAR_NS = 60 * 10**9
-"""An Envoy whose counts end or begin so close to a change was there, and its counts are missing."""
+"""An Envoy whose counts end or begin so close to a change was running, and its counts are missing."""
 CUT_SHORT = frozenset({"LR", "UR", "UC", "SI", "UMSDR", "UPE"})
-"""Envoy's response flags of answers that began well and never ended."""
+"""Envoy's response flags for answers that began without an error and never ended."""
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """A request that did not go smoothly, by an Envoy's report: from when to when, and in whose order it was.
+class AffectedRequest:
+    """A request that failed or was repeated, as an Envoy reported it: when it began and ended, and its slot's order.
 
     ``first`` is the member that comes first in the order of its slot; empty without a session key. ``status`` is what
     the client was answered.
@@ -47,7 +47,7 @@ class Request:
     retried: bool
 
 
-def requests_of(records: Iterable[StoredLog]) -> list[Request]:
+def requests_of(records: Iterable[StoredLog]) -> list[AffectedRequest]:
     """The requests in front Envoys' log records; records of other things are left out."""
     found = []
     for record in records:
@@ -61,19 +61,19 @@ def requests_of(records: Iterable[StoredLog]) -> list[Request]:
         ended = record.time_ns + _number(facts.get(DURATION_MS)) * 1_000_000
         retried = not failed and _number(facts.get(ATTEMPTS)) > 1
         node = str(record.resource.get(NODE_NAME, ""))
-        found.append(Request(node, record.time_ns, ended, order.partition("+")[0], status, failed, retried))
+        found.append(AffectedRequest(node, record.time_ns, ended, order.partition("+")[0], status, failed, retried))
     return found
 
 
 def with_requests(
     failovers: Sequence[Failover],
-    requests: Iterable[Request],
+    requests: Iterable[AffectedRequest],
     periods: Iterable[Period],
     *,
     start_ns: int,
     end_ns: int,
 ) -> tuple[list[Failover], Traffic]:
-    """The failovers with what went through the Envoys in their time, and all traffic of ``[start_ns, end_ns)``."""
+    """The failovers with the requests that they met, and all traffic of ``[start_ns, end_ns)``."""
     ordered = sorted(failovers, key=lambda one: (one.began_ns, one.trace))
     counts = _Counts(periods)
     known = [_moved(one, counts.lag(one.node)) for one in requests]
@@ -84,11 +84,11 @@ def with_requests(
     return told, counts.traffic(start_ns, end_ns, reported)
 
 
-def _moved(one: Request, lag: int) -> Request:
+def _moved(one: AffectedRequest, lag: int) -> AffectedRequest:
     return replace(one, began_ns=one.began_ns + lag, ended_ns=one.ended_ns + lag)
 
 
-def _through(one: Failover, met: Sequence[Request], counts: "_Counts", taken: set[Period]) -> Through | None:
+def _through(one: Failover, met: Sequence[AffectedRequest], counts: "_Counts", taken: set[Period]) -> Through | None:
     failed, retried = sum(each.failed for each in met), sum(each.retried for each in met)
     touching = counts.touching(*_time(one, 0))
     if touching is None:
@@ -114,11 +114,11 @@ def _time(one: Failover, margin: int) -> tuple[int, int]:
     return one.began_ns - margin, one.began_ns + length + margin
 
 
-def _met(ordered: Sequence[Failover], requests: Iterable[Request]) -> dict[int, list[Request]]:
-    """The requests of each failover, by its place in ``ordered``; each request belongs to one at the most."""
+def _met(ordered: Sequence[Failover], requests: Iterable[AffectedRequest]) -> dict[int, list[AffectedRequest]]:
+    """The requests of each failover, by its position in ``ordered``. A request belongs to one failover at most."""
     begun = [one.began_ns for one in ordered]
     longest = max((end - start for start, end in (_time(one, 0) for one in ordered)), default=0)
-    met: dict[int, list[Request]] = defaultdict(list)
+    met: dict[int, list[AffectedRequest]] = defaultdict(list)
     for request in requests:
         low = bisect.bisect_left(begun, request.began_ns - longest - MARGIN_NS)
         high = bisect.bisect_right(begun, request.ended_ns + MARGIN_NS)
@@ -134,8 +134,8 @@ def _met(ordered: Sequence[Failover], requests: Iterable[Request]) -> dict[int, 
     return met
 
 
-def _nearness(one: Failover, request: Request) -> int | None:
-    """How well a request fits to a change, 0 best; None if it is of other slots."""
+def _nearness(one: Failover, request: AffectedRequest) -> int | None:
+    """How well a request fits a change, 0 is best; None if it belongs to other slots."""
     if request.first in one.losers:
         return 0
     if request.first in one.winners:
@@ -166,7 +166,7 @@ class _Counts:
         return self._lags.get(node, 0)
 
     def touching(self, start: int, end: int) -> list[Period] | None:
-        """The fine periods that touch a time; None if an Envoy that was there did not count all of it, or none was."""
+        """The periods that overlap a time; None if some Envoy that ran did not count all of it, or none ran."""
         found: list[Period] = []
         for node, periods in self._nodes.items():
             ends = self._ends[node]
@@ -181,7 +181,7 @@ class _Counts:
         return found or None
 
     def traffic(self, start_ns: int, end_ns: int, reported: int) -> Traffic:
-        """What was counted within a window; ``reported`` requests of it were told one by one as 5xx."""
+        """What was counted within a window; ``reported`` of its requests were reported one by one as 5xx."""
         within = [one for found in self._nodes.values() for one in found if start_ns < one.end_ns <= end_ns]
         if not within:
             return Traffic()
@@ -203,6 +203,6 @@ def _seamless(periods: Sequence[Period]) -> bool:
 
 
 def _number(value: object) -> int:
-    """Envoy's formatters write texts, ``-`` for what is not known."""
+    """The number in a text of an Envoy's formatter, which writes ``-`` for an unknown value."""
     text = str(value)
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 16 else 0

@@ -25,7 +25,7 @@ from understudy.telemetry.otlp.spans import MAX_TEXT, OtlpBatch, StoredSpan
 from understudy.telemetry.tracing.names import SERVICE_NAME, SERVICES
 
 MOST_TRACES = 2_000
-"""Traces asked of a backend at the most; a shorter window shows the rest."""
+"""The most traces that are requested from a backend; a shorter window shows the rest."""
 _MOST_BYTES = 64 << 20
 _TIMEOUT = 15.0
 _SUFFIXES = (".json", ".jsonl", ".ndjson")
@@ -34,7 +34,7 @@ _DAY_NS = 86_400 * 10**9
 
 
 class TraceBackendError(Exception):
-    """Spans cannot be had from a source; ``source`` and ``detail`` say which, why and what to do."""
+    """Spans cannot be read from a source; ``source`` and ``detail`` say which source, why, and what to do."""
 
     def __init__(self, source: str, detail: str) -> None:
         super().__init__(f"{source}: {detail}")
@@ -43,20 +43,20 @@ class TraceBackendError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
-    """The time that is asked about, in ns since 1970, both ends included; files are read whole and then cut."""
+class TimeRange:
+    """The requested time, in ns since 1970, both ends included. Files are read as a whole and then filtered."""
 
     start_ns: int = 0
     end_ns: int = 1 << 62
 
     def holds(self, start_ns: int, end_ns: int) -> bool:
-        """Whether any of what went on from ``start_ns`` to ``end_ns`` lies in it."""
+        """Whether the time from ``start_ns`` to ``end_ns`` overlaps it."""
         return start_ns <= self.end_ns and end_ns >= self.start_ns
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a source holds: spans, front Envoys' reports and counts, how much was unusable, and why the first of it."""
+class TraceData:
+    """The content of a source: spans, the reports and counts of front Envoys, the number of unusable records, why."""
 
     spans: tuple[StoredSpan, ...] = ()
     reports: tuple[StoredLog, ...] = ()
@@ -65,7 +65,7 @@ class Found:
     reason: str = ""
 
 
-def load(source: str, window: Window | None = None) -> Found:
+def load(source: str, window: TimeRange | None = None) -> TraceData:
     """All that a source holds of ``window`` (None: all of a file, the last 30 days of a backend).
 
     Args:
@@ -84,7 +84,7 @@ def load(source: str, window: Window | None = None) -> Found:
             found = _put_together(_tempo(_base(source, address), window or _lately()))
         case _:
             found = _put_together(_files(Path(source)))
-    kept = window or Window()
+    kept = window or TimeRange()
     return replace(
         found,
         spans=tuple(span for span in found.spans if kept.holds(span.start_ns, span.end_ns)),
@@ -96,7 +96,7 @@ def load(source: str, window: Window | None = None) -> Found:
 _Batch = OtlpBatch | LogBatch | PeriodBatch
 
 
-def _put_together(batches: Iterable[_Batch]) -> Found:
+def _put_together(batches: Iterable[_Batch]) -> TraceData:
     spans: list[OtlpBatch] = []
     reports: list[StoredLog] = []
     counts: list[Period] = []
@@ -110,12 +110,12 @@ def _put_together(batches: Iterable[_Batch]) -> Found:
                 reports += batch.records
             case PeriodBatch():
                 counts += batch.periods
-    return Found(join(spans).spans, tuple(reports), tuple(dict.fromkeys(counts)), refused, reason)
+    return TraceData(join(spans).spans, tuple(reports), tuple(dict.fromkeys(counts)), refused, reason)
 
 
-def _lately() -> Window:
+def _lately() -> TimeRange:
     now = time.time_ns()
-    return Window(now - 30 * _DAY_NS, now)
+    return TimeRange(now - 30 * _DAY_NS, now)
 
 
 def _base(source: str, address: str) -> str:
@@ -129,7 +129,7 @@ def _base(source: str, address: str) -> str:
 
 
 def _files(path: Path) -> Iterator[_Batch]:
-    """Every request in a file, or in all JSON files of a directory, rotated ones included."""
+    """Every request in a file, or in all JSON files of a directory, also rotated ones."""
     if path.is_dir():
         files = sorted(one for one in path.iterdir() if one.is_file() and one.suffix in _SUFFIXES)
         if not files:
@@ -144,7 +144,7 @@ def _files(path: Path) -> Iterator[_Batch]:
 
 
 def _file(path: Path) -> list[_Batch]:
-    """One file. The last line may be half written: its Collector is still at work; it is counted as refused."""
+    """Read one file. A half-written last line counts as refused: the Collector may be writing it now."""
     batches: list[_Batch] = []
     usable, wrong = 0, ""
     with path.open("rb") as lines:
@@ -160,7 +160,7 @@ def _file(path: Path) -> list[_Batch]:
     if usable or not batches:
         return batches
     try:
-        # No line stands alone: one document over many lines.
+        # No line is a document by itself: the file is one document over many lines.
         return [_read(path.read_bytes())]
     except ValueError as error:
         detail = wrong if len(batches) == 1 else str(error)
@@ -171,7 +171,7 @@ def _file(path: Path) -> list[_Batch]:
 
 
 def _read(text: bytes) -> _Batch:
-    """One request, of whichever signal; raises ``ValueError`` when it is none."""
+    """Read one request of any signal; raises ``ValueError`` if it is not one."""
     if b'"resourceLogs":' in text:
         return read_otlp_logs_json(text)
     if b'"resourceMetrics":' in text:
@@ -182,7 +182,7 @@ def _read(text: bytes) -> _Batch:
 # Jaeger
 
 
-def _jaeger(base: str, window: Window) -> Iterator[OtlpBatch]:
+def _jaeger(base: str, window: TimeRange) -> Iterator[OtlpBatch]:
     """All traces with a span of one of our services, by the HTTP API that Jaeger's own UI uses."""
     for service in SERVICES:
         query = urllib.parse.urlencode(
@@ -249,7 +249,7 @@ def _jaeger_span(raw: Mapping[str, Any], resource: Mapping[str, Any]) -> StoredS
 
 
 def _jaeger_tags(tags: Iterable[Mapping[str, Any]] | None) -> dict[str, Any]:
-    """Attributes out of tags. Jaeger writes lists as JSON texts, which stay texts."""
+    """Attributes from tags. Jaeger writes lists as JSON texts, and they stay texts."""
     return {
         str(tag["key"]): tag["value"][:MAX_TEXT] if isinstance(tag["value"], str) else tag["value"]
         for tag in tags or ()
@@ -257,7 +257,7 @@ def _jaeger_tags(tags: Iterable[Mapping[str, Any]] | None) -> dict[str, Any]:
 
 
 def _hex(text: str, width: int) -> str:
-    """An id with the leading zeros that Jaeger and Tempo leave out; raises ``ValueError`` if it is none."""
+    """An id with the leading zeros that Jaeger and Tempo leave out; raises ``ValueError`` if it is not an id."""
     whole = text.lower().zfill(width)
     if len(whole) != width or not int(whole, 16):
         raise ValueError(f"not an id: {text[:40]!r}")
@@ -267,8 +267,8 @@ def _hex(text: str, width: int) -> str:
 # Tempo
 
 
-def _tempo(base: str, window: Window) -> Iterator[OtlpBatch]:
-    """Search for traces of our services (TraceQL), then fetch each: Tempo has no call for many whole traces."""
+def _tempo(base: str, window: TimeRange) -> Iterator[OtlpBatch]:
+    """Search for traces of our services (TraceQL), then fetch each: Tempo cannot return many whole traces at once."""
     ours = "|".join(SERVICES)
     query = urllib.parse.urlencode(
         {

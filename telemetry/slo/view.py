@@ -42,7 +42,7 @@ def when(ns: int) -> str:
 
 
 def buckets(lengths_ms: Sequence[float]) -> list[tuple[str, int]]:
-    """A histogram of lengths: how many up to each bound, from the first that is used to the last."""
+    """A histogram of lengths: the number up to each bound, from the first to the last bound with any."""
     counts = [0] * (len(_BUCKETS_MS) + 1)
     for ms in lengths_ms:
         counts[next((at for at, bound in enumerate(_BUCKETS_MS) if ms <= bound), len(_BUCKETS_MS))] += 1
@@ -52,7 +52,7 @@ def buckets(lengths_ms: Sequence[float]) -> list[tuple[str, int]]:
 
 
 def share_told(share: float, digits: int = 3) -> str:
-    """A share in percent, with no more digits than it needs, and as many as tell it from 0 and from 100 %."""
+    """A share in percent, with as few digits as show that it is neither 0 nor 100 %."""
     text = f"{share * 100:.{digits}f}"
     least = f"{10**-digits:.{digits}f}"
     if share and float(text) == 0:
@@ -69,7 +69,7 @@ def change_told(one: Failover) -> str:
 
 
 def requests_told(one: Failover) -> str:
-    """What became of the requests that met a change, in words; empty if no Envoy told."""
+    """What happened to the requests that met a change, in words; empty if no Envoy reported."""
     through = one.through
     if through is None:
         return ""
@@ -133,7 +133,7 @@ class Drawing:
 
 
 def _table(review: Review, before: Review | None, width: int) -> Table:
-    """Every figure in a line; where 80 columns are too few, words go on in the next line, and no number is cut."""
+    """Every figure in a line. If 80 columns are too few, words continue in the next line, and numbers are never cut."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2 if width >= 100 else 1, 0, 0))
     for column in ("objective", "state"):
         table.add_column(column)
@@ -196,7 +196,7 @@ def _histogram(review: Review, options: ConsoleOptions) -> RenderResult:
 
 
 def _waterfall(one: Failover, options: ConsoleOptions) -> RenderResult:
-    """What one failover's time went to; the parts add up to the total."""
+    """How much time each phase of one failover took; the parts add up to the total."""
     total = one.total_ms or 0.0
     drill = f", drill: {one.drill}" if one.drill else ""
     source = f" from {_safe(one.source)}" if one.source else ""

@@ -1,8 +1,8 @@
-"""What a failover's trace says, in numbers and as a picture for the terminal.
+"""Shows the trace of a failover as numbers and as a picture for the terminal.
 
-Pure: spans in, numbers or something that ``rich`` can draw out. A trace without its root is shown as far
-as it goes and marked ``unmeasured``. Phases of several members may overlap; a phase then reaches from its
-first start to its last end.
+Pure: takes spans, and returns numbers or something that ``rich`` can draw. A trace without its root is shown as far as
+it goes, and marked ``unmeasured``. Phases of several members may overlap. A phase then lasts from its first start to
+its last end.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,7 +41,7 @@ _MAX_BAR = 100
 
 @dataclass(frozen=True, slots=True)
 class PhaseTime:
-    """A phase over all its spans: ms after the trace's start, ms to its last end, number of spans."""
+    """A phase over all its spans: start in ms after that of the trace, ms to its last end, number of spans."""
 
     start_ms: float
     duration_ms: float
@@ -65,7 +65,7 @@ def root_of(spans: Iterable[StoredSpan]) -> StoredSpan | None:
 
 
 def total_ms(spans: Iterable[StoredSpan]) -> float | None:
-    """How long the failover took, by its root span; None when it is unmeasured."""
+    """How long the failover took, by its root span; None if it is unmeasured."""
     root = root_of(spans)
     return root.duration_ns / 1e6 if root is not None and is_measured(root) else None
 
@@ -77,7 +77,7 @@ def path(spans: Iterable[StoredSpan]) -> list[StoredSpan]:
 
 @dataclass(frozen=True, slots=True)
 class HeldUp:
-    """For how long planned moves held ``calls`` up: ``ms`` at the most, which may be wrong by ``error_ms``."""
+    """How long planned moves delayed ``calls``: ``ms`` at most, with a possible error of ``error_ms``."""
 
     ms: float
     error_ms: float
@@ -85,7 +85,7 @@ class HeldUp:
 
 
 def held_up(spans: Iterable[StoredSpan]) -> HeldUp | None:
-    """What all members tell of the calls that planned moves held up; None if none tells."""
+    """The calls that planned moves delayed, as all members reported them; None if none did."""
     told = [span for span in spans if span.name == HELD_UP]
     if not told:
         return None
@@ -95,7 +95,7 @@ def held_up(spans: Iterable[StoredSpan]) -> HeldUp | None:
 
 
 def is_measured(root: StoredSpan | None) -> bool:
-    """Whether the end was seen: there is a root, and who recorded it did not have to give up."""
+    """Whether the end was recorded: there is a root, and its recorder did not give up."""
     return root is not None and not root.attributes.get(UNMEASURED)
 
 
@@ -144,7 +144,7 @@ def waterfall(spans: Iterable[StoredSpan]) -> "Waterfall":
 
 @dataclass(frozen=True, slots=True)
 class Waterfall:
-    """One line per span: who, phase, start and length in ms, and a bar on a common time axis."""
+    """One line per span: process, phase, start and length in ms, and a bar on a common time axis."""
 
     spans: tuple[StoredSpan, ...]
 
@@ -156,7 +156,7 @@ class Waterfall:
         ascii_only = options.ascii_only or options.legacy_windows
         root = root_of(self.spans)
         origin = min(span.start_ns for span in self.spans)
-        # What is told after the end can take minutes: on the axis it would leave no room for the failover itself.
+        # Spans after the end can take minutes. On the axis they would leave no room for the failover itself.
         drawn = [span for span in self.spans if span.name not in AFTERMATH] or self.spans
         length = max(max(span.end_ns for span in drawn) - origin, 1)
         room = options.max_width - _WHO_WIDTH - _NAME_WIDTH - 2 * _NUMBER_WIDTH - _GAPS
@@ -215,7 +215,7 @@ def _heading(root: StoredSpan | None, trace_id: str, origin: int) -> Iterable[Te
 
 
 def _facts(root: StoredSpan) -> str:
-    """Which pool, from whom to whom, how many slots and why, as far as the root span says."""
+    """The pool, the members, the number of slots and the cause, as far as the root span has them."""
     known: Mapping[str, Any] = root.attributes
     source, target = known.get(FROM), known.get(TO)
     moved = f"{source} -> {target}" if source and target else f"from {source}" if source else ""
@@ -226,14 +226,14 @@ def _facts(root: StoredSpan) -> str:
 
 
 def _line(words: tuple[str, str, str, str], style: str) -> Text:
-    """Who, phase, start and length in their columns; the bar comes behind."""
+    """Process, phase, start and length in their columns; the bar follows."""
     who, name, start, duration = words
     text = f"{_fit(who, _WHO_WIDTH)} {_fit(name, _NAME_WIDTH)} {start:>{_NUMBER_WIDTH}} "
     return Text(f"{text}{duration:>{_NUMBER_WIDTH}} ", style, no_wrap=True, overflow="crop")
 
 
 def _fit(text: str, width: int) -> str:
-    """Cut or fill to ``width`` cells; names from outside may be wide or hold control characters."""
+    """Cut or fill to ``width`` cells. Names from outside may be wide or contain control characters."""
     clean = _printable(text)
     if cell_len(clean) > width:
         while cell_len(clean) > width - 1:
@@ -243,7 +243,7 @@ def _fit(text: str, width: int) -> str:
 
 
 def _printable(text: str) -> str:
-    """Text from outside without what could steer a terminal."""
+    """Text from outside without the characters that control a terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 

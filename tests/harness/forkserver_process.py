@@ -146,7 +146,7 @@ def _warm_up() -> None:
     spec = importlib.import_module("understudy.statesync.pool.spec").PoolSpec
     members = {"a": envoy.Endpoint("127.0.0.1", 1), "b": envoy.Endpoint("127.0.0.1", 1, check=("127.0.0.1", 2))}
     for protocol in ("http1", "tcp"):
-        envoy.build(envoy.PoolView(spec(pool="warm", slots=2, protocol=protocol), members, [("a", "b")] * 2))
+        envoy.build(envoy.RoutingView(spec(pool="warm", slots=2, protocol=protocol), members, [("a", "b")] * 2))
     listeners = importlib.import_module("understudy.xds.envoy.listener")
     listeners.listener("warm", "127.0.0.1", 1, "telemetry", traced=True)
 

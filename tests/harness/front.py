@@ -16,8 +16,8 @@ import grpc.aio
 from tests.harness.envoy import Envoy, running_envoy
 from tests.harness.waiting import free_port, until
 from understudy.proxy.front.bootstrap import bootstrap
-from understudy.xds.envoy.pool_view import PoolView
 from understudy.xds.envoy.resources import build
+from understudy.xds.envoy.routing_view import RoutingView
 from understudy.xds.publishing.listener_groups import ListenerGroups, group_of
 from understudy.xds.server.ads import ACCEPT_ALL, KEEPALIVE, AdsServer, StreamSettings
 from understudy.xds.server.cache import ResourceCache
@@ -35,7 +35,7 @@ class PoolCache(ResourceCache):
         self._groups = ListenerGroups(self, pool)
         self.on_group = self._groups.set_listener
 
-    async def publish(self, view: PoolView) -> None:
+    async def publish(self, view: RoutingView) -> None:
         """Set everything as this view wants it."""
         await self.set_all(build(view))
         await self._groups.apply_spec(view.spec)

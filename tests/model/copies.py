@@ -18,12 +18,12 @@ from tests.model.world import Violation
 from understudy.statesync.sessions.request_log import Settled
 from understudy.statesync.sessions.session import (
     Method,
-    Refused,
     Repeated,
     Session,
     Stored,
     Write,
     WriteContext,
+    WriteRefused,
     decide_write,
 )
 
@@ -205,7 +205,7 @@ def decide(verb: str, present: bool, known: str) -> str:
         return "done"
     if isinstance(outcome, Repeated):
         return "done before"
-    assert isinstance(outcome, Refused)
+    assert isinstance(outcome, WriteRefused)
     return "refused" if outcome.lasting else "refused before"
 
 

@@ -113,8 +113,8 @@ class InProcessMember:
         replica, requests = Replica(etcd, self.keys), RequestLog(self.keys, me, boot)
         self.updates = PoolUpdates(self.pool, replica, requests, self.owned, self.drain, Incarnation())
         ranges = (*self.keys.without_sessions, prefix_range(self.keys.requests))
-        mirror = Informer(etcd, ranges, self.updates.apply, watched=(self.keys.everything,))
-        self.copies = LocalCopies(mirror, replica, requests)
+        informer = Informer(etcd, ranges, self.updates.apply, watched=(self.keys.everything,))
+        self.copies = LocalCopies(informer, replica, requests)
         self.recorder = recorder_of(me, pool)
         self.reads = ReadDeadline(self.keys, etcd, contact, self.updates.apply, lambda: None)
         client, probe = cast("PeerClient", network), cast("PeerProbe", network)
@@ -200,10 +200,10 @@ class InProcessPool(PoolRecords):
         for name in members:
             await self.write_record(Member(name, f"{name}1", "127.0.0.1:1", "127.0.0.1:2", MemberState.UP))
             member = self.network.members[name] = InProcessMember(self.client, self.spec.pool, name, self.network)
-            for part in (member.copies.mirror.run(), member.reads.run(), member.committer.run()):
+            for part in (member.copies.informer.run(), member.reads.run(), member.committer.run()):
                 await self.run(part)
         for name in members:
-            await self[name].copies.mirror.synced.wait()
+            await self[name].copies.informer.synced.wait()
             await until(partial(self._sees, self[name], members), what=f"{name} sees the others")
 
     @staticmethod

@@ -157,19 +157,19 @@ async def test_a_watcher_survives_that_anybody_may_compact(guarded: EtcdServer, 
         guarded.client(**known) as writer,
         guarded.client(**hostile) as stranger,
     ):
-        mirror = Informer(client, keys.without_sessions, seen.append)
-        watching = asyncio.create_task(mirror.run())
-        await asyncio.wait_for(mirror.synced.wait(), 20)
+        informer = Informer(client, keys.without_sessions, seen.append)
+        watching = asyncio.create_task(informer.run())
+        await asyncio.wait_for(informer.synced.wait(), 20)
         cable.reset()
         revision = max([await writer.put(keys.table, str(number).encode()) for number in range(5)])
         await stranger.compact(revision)
         cable.mend()
 
-        await asyncio.wait_for(mirror.caught_up(revision), 60)
-        assert mirror.resets == 2
+        await asyncio.wait_for(informer.caught_up(revision), 60)
+        assert informer.resets == 2
         assert seen[-1].events[-1].kv.value == b"4"
         after = await writer.put(keys.table, b"after")
-        await asyncio.wait_for(mirror.caught_up(after), 20)
+        await asyncio.wait_for(informer.caught_up(after), 20)
         watching.cancel()
 
 

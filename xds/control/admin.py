@@ -97,8 +97,8 @@ class Admin:
     def _unready(self) -> str:
         """Why Envoys cannot be served yet; empty when they can."""
         controller = self._controller
-        if not controller.mirror.synced.is_set():
-            return f"etcd has not been read yet: {controller.mirror.trouble or 'no answer so far'}"
+        if not controller.informer.synced.is_set():
+            return f"etcd has not been read yet: {controller.informer.trouble or 'no answer so far'}"
         if controller.state_builder.spec is None:
             return controller.state_builder.spec_fault
         if controller.publisher.publications:
@@ -107,7 +107,7 @@ class Admin:
 
     async def _status(self, _request: web.Request) -> web.Response:
         controller, leadership = self._controller, self._leadership
-        state_builder, mirror = controller.state_builder, controller.mirror
+        state_builder, informer = controller.state_builder, controller.informer
         cluster = state_builder.current()
         return _json(
             {
@@ -122,10 +122,10 @@ class Admin:
                 },
                 "etcd": {
                     "revision": state_builder.revision,
-                    "synced": mirror.synced.is_set(),
-                    "silent_seconds": round(mirror.silent_for, 1),
-                    "resets": mirror.resets,
-                    "trouble": mirror.trouble or leadership.trouble or controller.leader.trouble,
+                    "synced": informer.synced.is_set(),
+                    "silent_seconds": round(informer.silent_for, 1),
+                    "resets": informer.resets,
+                    "trouble": informer.trouble or leadership.trouble or controller.leader.trouble,
                 },
                 "spec": {
                     "slots": cluster.spec.slots if cluster else None,
@@ -168,14 +168,14 @@ class Admin:
 
     async def _records(self, _request: web.Request) -> web.Response:
         """The pool's records as this server last read them, and for how long etcd has been silent since."""
-        state_builder, mirror = self._controller.state_builder, self._controller.mirror
-        if not mirror.synced.is_set():
+        state_builder, informer = self._controller.state_builder, self._controller.informer
+        if not informer.synced.is_set():
             return _problem(503, "not-ready", "not ready", self._unready())
         head = {
             "control": self._name,
             "pool": self._pool,
             "revision": state_builder.revision,
-            "silent_seconds": round(mirror.silent_for, 1),
+            "silent_seconds": round(informer.silent_for, 1),
             "faults": dict(state_builder.state.faults),
         }
         text = await asyncio.to_thread(records_text, head, state_builder.state.stored())

@@ -3,7 +3,7 @@
 Every replica publishes to Envoy. The one that leads also writes the table. Both work on the same
 :class:`~understudy.xds.membership.cluster_state.ClusterState`. It changes in two ways:
 
-* etcd's mirror brings a batch of records (:meth:`Controller._on_batch`);
+* the etcd informer brings a batch of records (:meth:`Controller._on_batch`);
 * the failure detector finds a change of a member, above all its death (:meth:`Controller._on_member_change`).
 
 Each of the two wakes the services that act on it. The state is built in
@@ -90,7 +90,7 @@ class Controller:
         self._missing = MissingMembers()
         self.detector = FailureDetector(timing.detection, on_change=self._on_member_change)
         self.state_builder = StateBuilder(keys, self.detector)
-        self.mirror = Informer(client, self._ranges, self._on_batch)
+        self.informer = Informer(client, self._ranges, self._on_batch)
         self.publisher = Publisher(
             cache, self.state_builder.current, on_publish=self._on_publish, on_spec=on_spec, merge=timing.merge
         )
@@ -112,14 +112,14 @@ class Controller:
             on_table=self.tracer.on_table,
             now_ns=telemetry.now_ns,
             first_table=FirstTableTimer(longest=int(timing.first_table * 1e9), quiet=int(timing.first_quiet * 1e9)),
-            etcd_well_since=lambda: telemetry.clock.at_ns(self.mirror.well_since),
+            etcd_well_since=lambda: telemetry.clock.at_ns(self.informer.well_since),
             settle=timing.settle,
         )
 
     def services(self) -> dict[str, Coroutine[Any, Any, None]]:
         """What has to run, by name."""
         return {
-            "etcd mirror": self.mirror.run(),
+            "etcd informer": self.informer.run(),
             "heartbeats": self.heartbeat.run(),
             "publisher": self.publisher.run(),
             "leader": self.leader.run(),
@@ -149,13 +149,13 @@ class Controller:
         for key_range in self._ranges:
             page = await self._client.range(key_range, keys_only=True)
             newest = max([newest, *(kv.mod_revision for kv in page.kvs)])
-        await self.mirror.caught_up(newest)
+        await self.informer.caught_up(newest)
         await self.publisher.settled()
 
     def no_pool(self) -> bool:
         """Whether etcd was read, and holds no spec of the pool."""
         state = self.state_builder.state
-        return self.mirror.synced.is_set() and state.spec is None and state.keys.spec not in state.faults
+        return self.informer.synced.is_set() and state.spec is None and state.keys.spec not in state.faults
 
     async def _watch_after(self, change: OwnershipChange) -> None:
         await watch(
@@ -181,7 +181,7 @@ class Controller:
         self.tracer.wake()
 
     def _on_batch(self, batch: InformerBatch) -> None:
-        """Etcd's mirror brings changed records."""
+        """The etcd informer brings changed records."""
         self.state_builder.apply(batch)
         self.detector.timeouts = self._timeouts()
         self.heartbeat.update_records(self.state_builder.members, self.state_builder.owning)
@@ -215,7 +215,7 @@ class Controller:
 
 
 def watched_ranges(keys: PoolKeys) -> tuple[KeyRange, ...]:
-    """What a control server mirrors: neither sessions nor commit markers, which change with every write."""
+    """What a control server copies from etcd: neither sessions nor commit markers, which change with every write."""
     return (
         prefix_range(keys.site_intents),
         prefix_range(keys.controls),

@@ -12,9 +12,9 @@ That policy goes by addresses alone and knows no health, so members that are sai
 from collections.abc import Mapping, Sequence
 
 from understudy.statesync.pool.spec import Mesh, PoolSpec
-from understudy.xds.envoy.pool_view import Endpoint, PoolView
 from understudy.xds.envoy.resources import RETRY_BUFFER, ROUTES, build, terms_of
 from understudy.xds.envoy.routes import ordered_route_configuration
+from understudy.xds.envoy.routing_view import Endpoint, RoutingView
 
 
 def mesh_routes_name(pool: str) -> str:
@@ -32,7 +32,7 @@ def clusters_from_elsewhere(spec: PoolSpec) -> frozenset[str]:
     return frozenset({mesh_cluster(spec.mesh)} if spec.mesh else ())
 
 
-def build_all(view: PoolView) -> dict[str, dict[str, bytes]]:
+def build_all(view: RoutingView) -> dict[str, dict[str, bytes]]:
     """What :func:`build` makes of a view, and the mesh's routes if its spec names a mesh."""
     resources = build(view)
     if view.spec.mesh is not None:
@@ -40,7 +40,7 @@ def build_all(view: PoolView) -> dict[str, dict[str, bytes]]:
     return resources
 
 
-def mesh_routes(view: PoolView, mesh: Mesh) -> bytes:
+def mesh_routes(view: RoutingView, mesh: Mesh) -> bytes:
     """The encoded ``RouteConfiguration`` of a mesh.
 
     A slot's list has its healthy members in order; all of them if none is healthy, since a check that fails

@@ -1,6 +1,6 @@
 """What a front Envoy gets for a pool: clusters, endpoints, routes and the listener, as ready protobuf bytes.
 
-Pure functions from a :class:`PoolView` to resources. Promises that equal views give equal bytes, that every
+Pure functions from a :class:`RoutingView` to resources. Promises that equal views give equal bytes, that every
 name a resource mentions is among the resources, and that a rebuild costs little: what depends on one member
 or one order is encoded once and remembered. Leaves the decision who serves what to the caller, sending to
 :mod:`understudy.xds.server.ads`, and the matching of requests to :mod:`understudy.xds.envoy.routes`.
@@ -62,8 +62,8 @@ from understudy.xds.envoy.messages import (
     UpstreamHttpOptions,
     Value,
 )
-from understudy.xds.envoy.pool_view import Endpoint, PoolView
 from understudy.xds.envoy.routes import Terms, route_configuration
+from understudy.xds.envoy.routing_view import Endpoint, RoutingView
 from understudy.xds.server.wire import delimited
 
 CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
@@ -102,7 +102,7 @@ class Upstream:
     tcp: Tcp | None = None
 
 
-def build(view: PoolView) -> dict[str, dict[str, bytes]]:
+def build(view: RoutingView) -> dict[str, dict[str, bytes]]:
     """All resources of a pool but the listener: type URL -> name -> encoded message.
 
     A slot that nobody serves is routed to ``<pool>/any``: a live member's sidecar knows better than Envoy
@@ -141,7 +141,7 @@ def build(view: PoolView) -> dict[str, dict[str, bytes]]:
     return {CLUSTER: clusters, ENDPOINTS: endpoints, ROUTES: {routes_name(pool): routes}}
 
 
-def terms_of(view: PoolView) -> Terms:
+def terms_of(view: RoutingView) -> Terms:
     """What of a spec goes into routes.
 
     Where most members are late hedges wait longer, by as much as load grants to silence at the most: a busy pool

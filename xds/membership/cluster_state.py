@@ -13,7 +13,7 @@ from understudy.statesync.pool.addresses import split_address
 from understudy.statesync.pool.records import Lost, Member, MemberState, Owner, Table
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.telemetry.tracing.ids import takeover_seed
-from understudy.xds.envoy.pool_view import Endpoint, PoolView
+from understudy.xds.envoy.routing_view import Endpoint, RoutingView
 from understudy.xds.membership.member_health import Death, MemberBoot
 from understudy.xds.placement.solver import Candidate
 
@@ -150,9 +150,9 @@ def _serves(state: MemberState, placed: bool, owning: bool) -> bool:
     return state.may_hold_slots and (placed or owning)
 
 
-def pool_view(cluster: ClusterState) -> PoolView:
+def pool_view(cluster: ClusterState) -> RoutingView:
     """What Envoy gets."""
-    return PoolView(cluster.spec, endpoints(cluster), orders_for_envoy(cluster), late=cluster.late)
+    return RoutingView(cluster.spec, endpoints(cluster), orders_for_envoy(cluster), late=cluster.late)
 
 
 def candidates(cluster: ClusterState) -> list[Candidate]:

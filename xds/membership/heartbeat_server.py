@@ -24,10 +24,10 @@ from understudy.statesync.heartbeat.heartbeat import (
     METHOD,
     SERVICE,
     STREAM_SILENCE,
-    Answer,
     Beat,
+    BeatAnswer,
 )
-from understudy.statesync.heartbeat.probe import Found, ask
+from understudy.statesync.heartbeat.probe import TryResult, ask
 from understudy.statesync.pool.pool_clock import wall_ms
 from understudy.statesync.pool.records import Member
 from understudy.statesync.tls.peer_tls import PeerTls
@@ -184,7 +184,7 @@ class HeartbeatServer:
         now = self._now()
         if beat.answers and now - self._open[stream].answered >= _ANSWER_INTERVAL:
             self._open[stream].answered = now
-            await context.write(Answer(beat.sent, wall_ms()).encode())
+            await context.write(BeatAnswer(beat.sent, wall_ms()).encode())
 
     def _end_silent_streams(self, now: int) -> None:
         """End streams without a beat for too long, unless this process itself stood still meanwhile."""
@@ -241,15 +241,15 @@ async def ask_peer(
     for _ in range(PROBE_TRIES):
         one = await ask(session, peer, member, tls, longest)
         match one.found:
-            case Found.ANSWERED if one.boot:
+            case TryResult.ANSWERED if one.boot:
                 return ProbeOutcome.ANSWERED, one.boot
-            case Found.OTHER_MEMBER:
+            case TryResult.OTHER_MEMBER:
                 return ProbeOutcome.ANSWERED, "of another member"
-            case Found.FORBIDDEN | Found.UNTRUSTED:
+            case TryResult.FORBIDDEN | TryResult.UNTRUSTED:
                 return ProbeOutcome.VOID, ""
-            case Found.REFUSED:
+            case TryResult.REFUSED:
                 return ProbeOutcome.REFUSED, ""
-            case Found.SILENT:
+            case TryResult.SILENT:
                 silent = silent or one.seconds < 2 * longest
             case _:
                 silent = True

@@ -1,8 +1,8 @@
-"""Builds the :class:`ClusterState` from the mirrored records of etcd and the failure detector.
+"""Builds the :class:`ClusterState` from the records that the etcd informer holds, and the failure detector.
 
 Keeps two things that neither of them has: the spec in force (a spec that contradicts the running pool is refused and
 reported, and the old spec stays), and the records of members whose lease ended although they still own slots, since a
-vanished record alone is no death. There is no state before the mirror is in step and a spec exists.
+vanished record alone is no death. There is no state before the informer has read etcd and a spec exists.
 """
 
 import logging
@@ -80,7 +80,7 @@ class StateBuilder:
         self._built = None
 
     def current(self) -> ClusterState | None:
-        """The pool as it is now; None while there is no spec or the mirror has brought nothing yet."""
+        """The pool as it is now; None while there is no spec or the informer has brought nothing yet."""
         if self.spec is None or not self.revision:
             return None
         offline = self.state.offline(self._wall())

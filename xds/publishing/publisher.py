@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from understudy.statesync.pool.spec import PoolSpec
-from understudy.xds.envoy.pool_view import Endpoint, PoolView
+from understudy.xds.envoy.routing_view import Endpoint, RoutingView
 from understudy.xds.membership.cluster_state import ClusterState, pool_view
 from understudy.xds.server.cache import CacheError, ResourceCache
 from understudy.xds.server.types import ENDPOINTS, ROUTES
@@ -33,7 +33,7 @@ class Topology:
     late: bool
 
 
-def topology_of(view: PoolView) -> Topology:
+def topology_of(view: RoutingView) -> Topology:
     """The topology of a view."""
     addresses = {name: replace(one, healthy=True) for name, one in view.members.items()}
     return Topology(view.spec, addresses, view.orders, view.late)
@@ -70,7 +70,7 @@ class Publisher:
         self._merge = merge
         self._wake = asyncio.Event()
         self._published_event = asyncio.Event()
-        self._published: PoolView | None = None
+        self._published: RoutingView | None = None
         self._topology: Topology | None = None
         self._resources: Mapping[str, Mapping[str, bytes]] = {}
         self._warming: asyncio.Task[None] | None = None
@@ -106,7 +106,7 @@ class Publisher:
             if self._warming is not None:
                 self._warming.cancel()
 
-    async def _follow(self, view: PoolView) -> None:
+    async def _follow(self, view: RoutingView) -> None:
         await self._publish_health(view)
         topology = topology_of(view)
         ready = self._warming is not None and self._warming.done()
@@ -119,7 +119,7 @@ class Publisher:
             self._warming = None
             await self._publish(view, topology)
 
-    async def _warm(self, view: PoolView) -> None:
+    async def _warm(self, view: RoutingView) -> None:
         """Wait out the merging time and have everything of a view encoded, so that building it again is quick."""
         since = asyncio.get_running_loop().time() - self._at
         await asyncio.gather(
@@ -128,7 +128,7 @@ class Publisher:
             asyncio.gather(asyncio.to_thread(_build, view), return_exceptions=True),
         )
 
-    async def _publish_health(self, view: PoolView) -> None:
+    async def _publish_health(self, view: RoutingView) -> None:
         before = self._published
         if before is None:
             return
@@ -148,7 +148,7 @@ class Publisher:
                 await self._cache.update(kind, changed)
         self._notify()
 
-    async def _publish(self, view: PoolView, topology: Topology) -> None:
+    async def _publish(self, view: RoutingView, topology: Topology) -> None:
         self._topology = topology
         self._at = asyncio.get_running_loop().time()
         try:
@@ -173,7 +173,7 @@ class Publisher:
         self._on_publish()
 
 
-def _build(view: PoolView) -> dict[str, dict[str, bytes]]:
+def _build(view: RoutingView) -> dict[str, dict[str, bytes]]:
     """All resources of a view. The first call imports Envoy's message classes, and is made in a thread."""
     from understudy.xds.envoy.mesh import build_all
 

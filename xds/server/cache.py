@@ -20,13 +20,13 @@ from understudy.xds.server.events import (
     AckEvent,
     CacheError,
     ConfigRejected,
-    Counters,
     InvalidResources,
     NotAcknowledged,
     PushEvent,
+    ServerCounters,
     TypeStatus,
 )
-from understudy.xds.server.references import Unreadable
+from understudy.xds.server.references import UnreadableResource
 from understudy.xds.server.responses import RequestOutcome
 from understudy.xds.server.snapshot import EMPTY, Resource, Snapshot, TypeSnapshot, encode, merge_groups
 from understudy.xds.server.stream import StreamState
@@ -36,11 +36,11 @@ __all__ = [
     "AckEvent",
     "CacheError",
     "ConfigRejected",
-    "Counters",
     "InvalidResources",
     "NotAcknowledged",
     "PushEvent",
     "ResourceCache",
+    "ServerCounters",
     "Subscriber",
     "TypeStatus",
 ]
@@ -101,7 +101,7 @@ class ResourceCache:
         self.on_group = on_group
         self.on_push = on_push
         self.on_ack = on_ack
-        self.counters = Counters()
+        self.counters = ServerCounters()
         self.refused: dict[str, str] = {}
         self._known = known
         self._own: dict[str, dict[str, TypeSnapshot]] = {"": {}}
@@ -211,7 +211,7 @@ class ResourceCache:
         for name, content in resources.items():
             try:
                 encoded[name] = self._one(type_url, name, content, before.get(name), ttl)
-            except Unreadable as fault:
+            except UnreadableResource as fault:
                 problems[type_url, name] = str(fault)
         if problems:
             self._refuse(group, problems)

@@ -97,7 +97,7 @@ class TypeStatus:
 
 
 @dataclass(slots=True)
-class Counters:
+class ServerCounters:
     """What the cache and its server have done so far.
 
     ``encodings`` counts messages turned into bytes, ``encoded`` by type the resources made of them or of given bytes.

@@ -131,14 +131,14 @@ NONE = References()
 POINTED_AT = (types.CLUSTER, types.ROUTES, types.ENDPOINTS)
 
 
-class Unreadable(ValueError):
+class UnreadableResource(ValueError):
     """A resource that cannot be read as its type, or that has another name; the text says why."""
 
 
 def read_references(type_url: str, name: str, value: bytes) -> References:
     """What the resource ``name``, serialised as ``value``, points at.
 
-    Raises :class:`Unreadable` if the bytes are no such message or have another name. Unknown types are not read.
+    Raises :class:`UnreadableResource` if the bytes are no such message or have another name. Unknown types are skipped.
     """
     kind = _CLASSES.get(type_url)
     if kind is None:
@@ -146,10 +146,10 @@ def read_references(type_url: str, name: str, value: bytes) -> References:
     try:
         message = kind.FromString(value)
         if message.name != name:
-            raise Unreadable(f"it calls itself {message.name!r}")
+            raise UnreadableResource(f"it calls itself {message.name!r}")
         return _references(type_url, message)
     except DecodeError as fault:
-        raise Unreadable(f"its bytes are no {type_url.rpartition('.')[2]}: {fault}") from None
+        raise UnreadableResource(f"its bytes are no {type_url.rpartition('.')[2]}: {fault}") from None
 
 
 def _references(type_url: str, message: Dynamic) -> References:

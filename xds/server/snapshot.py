@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import xxhash
 
 from understudy.xds.server import wire
-from understudy.xds.server.references import NONE, References, Unreadable, read_references
+from understudy.xds.server.references import NONE, References, UnreadableResource, read_references
 
 _SUM_BITS = (1 << 64) - 1
 _SHORTEST_TTL = 0.1
@@ -55,11 +55,11 @@ def _version_of_value(value: bytes, ttl: float | None) -> str:
 def encode(type_url: str, name: str, value: bytes, ttl: float | None = None) -> Resource:
     """Make a resource of a serialised message.
 
-    Raises ``understudy.xds.server.references.Unreadable`` if the bytes are no such message, if the message has another
-    name, or if ``ttl`` is below 0.1 s.
+    Raises ``understudy.xds.server.references.UnreadableResource`` if the bytes are no such message, if the message has
+    another name, or if ``ttl`` is below 0.1 s.
     """
     if ttl is not None and ttl < _SHORTEST_TTL:
-        raise Unreadable(f"a time to live of {ttl} s is too short")
+        raise UnreadableResource(f"a time to live of {ttl} s is too short")
     points_at = read_references(type_url, name, value)
     version = _version_of_value(value, ttl)
     mark = xxhash.xxh3_64_intdigest(f"{name}\0{version}".encode())
@@ -67,7 +67,7 @@ def encode(type_url: str, name: str, value: bytes, ttl: float | None = None) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class SnapshotDiff:
     """The difference of two snapshots: names added or changed, and names removed; both sorted."""
 
     changed: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ class TypeSnapshot:
         self.resources = MappingProxyType(dict(resources))
         self.version = _version(self.resources.values())
         self.renewed = tuple(resource for resource in self.resources.values() if resource.ttl is not None)
-        self._differences: weakref.WeakKeyDictionary[TypeSnapshot, Difference] = weakref.WeakKeyDictionary()
+        self._differences: weakref.WeakKeyDictionary[TypeSnapshot, SnapshotDiff] = weakref.WeakKeyDictionary()
         self._keeping: weakref.WeakKeyDictionary[TypeSnapshot, dict[frozenset[str], TypeSnapshot]] = (
             weakref.WeakKeyDictionary()
         )
@@ -104,7 +104,7 @@ class TypeSnapshot:
         self._versions: dict[frozenset[str], str] = {}
         self._payloads: dict[Hashable, bytes] = {}
 
-    def since(self, older: "TypeSnapshot") -> Difference:
+    def since(self, older: "TypeSnapshot") -> SnapshotDiff:
         """What changed from ``older`` to this snapshot."""
         if older is self:
             return _SAME
@@ -159,7 +159,7 @@ class TypeSnapshot:
         return payload
 
 
-_SAME = Difference()
+_SAME = SnapshotDiff()
 
 
 def _version(resources: Iterable[Resource]) -> str:
@@ -167,14 +167,14 @@ def _version(resources: Iterable[Resource]) -> str:
     return f"{sum(resource.mark for resource in resources) & _SUM_BITS:016x}"
 
 
-def _difference(older: Mapping[str, Resource], newer: Mapping[str, Resource]) -> Difference:
+def _difference(older: Mapping[str, Resource], newer: Mapping[str, Resource]) -> SnapshotDiff:
     changed = []
     for name, resource in newer.items():
         before = older.get(name)
         if before is not resource and (before is None or before.version != resource.version):
             changed.append(name)
     removed = [name for name in older if name not in newer]
-    return Difference(tuple(sorted(changed)), tuple(sorted(removed)))
+    return SnapshotDiff(tuple(sorted(changed)), tuple(sorted(removed)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

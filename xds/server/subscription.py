@@ -303,7 +303,7 @@ class Subscription:
         self._all_due = self._asked = True
 
     def _rejected_and_changed(self, snapshot: TypeSnapshot) -> frozenset[str]:
-        """RequestRefused names to try again: all that were refused together with one that is different now."""
+        """Rejected names to try again: all that were refused together with one that is different now."""
         names: frozenset[str] = frozenset()
         for rejection in self.rejections:
             if rejection.is_outdated(snapshot.resources):

@@ -143,7 +143,7 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
+class PhaseSpan:
     """A finished phase, ready to be recorded."""
 
     name: str
@@ -152,7 +152,7 @@ class Phase:
     attributes: Attributes
 
 
-def leader_phases(change: OwnershipChange) -> list[Phase]:
+def leader_phases(change: OwnershipChange) -> list[PhaseSpan]:
     """``detect`` (last sign of life to the death found) and ``decide`` (to the table written) of a takeover.
 
     All that can be recorded of a takeover whose end was not seen.
@@ -160,12 +160,14 @@ def leader_phases(change: OwnershipChange) -> list[Phase]:
     if change.kind != names.KIND_TAKEOVER:
         return []
     return [
-        Phase(names.DETECT, change.began, change.found, change.attributes()),
-        Phase(names.DECIDE, change.found, change.written, change.attributes()),
+        PhaseSpan(names.DETECT, change.began, change.found, change.attributes()),
+        PhaseSpan(names.DECIDE, change.found, change.written, change.attributes()),
     ]
 
 
-def critical_path(change: OwnershipChange, claims: Sequence[ReportedClaim], settled: int, acked: int) -> list[Phase]:
+def critical_path(
+    change: OwnershipChange, claims: Sequence[ReportedClaim], settled: int, acked: int
+) -> list[PhaseSpan]:
     """The phases that the change waited for, one after the other; together they are as long as the whole.
 
     A takeover ends when the last claim's slots are served, so its path is that of this claim: ``detect`` (by a caller
@@ -183,18 +185,18 @@ def critical_path(change: OwnershipChange, claims: Sequence[ReportedClaim], sett
     return _chain(change, [*ends, (names.FIRST_OK, last.served_at)], {names.MEMBER: last.member})
 
 
-def _chain(change: OwnershipChange, ends: Sequence[tuple[str, int]], more: Attributes | None = None) -> list[Phase]:
+def _chain(change: OwnershipChange, ends: Sequence[tuple[str, int]], more: Attributes | None = None) -> list[PhaseSpan]:
     """Phases that end at these times, each beginning where the one before ended; phases without length are left out."""
     phases, at = [], change.began
     attributes = {**change.attributes(), **(more or {}), names.CRITICAL: True}
     for name, end in ends:
         if end > at:
-            phases.append(Phase(name, at, end, attributes))
+            phases.append(PhaseSpan(name, at, end, attributes))
             at = end
     return phases
 
 
-def delivery_phases(change: OwnershipChange, deliveries: Sequence[Delivery]) -> list[Phase]:
+def delivery_phases(change: OwnershipChange, deliveries: Sequence[Delivery]) -> list[PhaseSpan]:
     """``push`` (from the cause known to the last response sent) and, of a takeover, ``ack`` (first sent to last acked).
 
     Both cover all nodes. Attributes give their number, and after how many ms the first and the last of them were
@@ -206,13 +208,13 @@ def delivery_phases(change: OwnershipChange, deliveries: Sequence[Delivery]) -> 
     sent, acked = [d.sent for d in counting], [d.acked for d in counting]
     nodes = len({delivery.node for delivery in counting})
 
-    def phase(name: str, start: int, ends: list[int]) -> Phase:
+    def phase(name: str, start: int, ends: list[int]) -> PhaseSpan:
         by_node = {
             names.NODE_COUNT: nodes,
             names.NODE_FIRST_MS: (min(ends) - start) / _MS,
             names.NODE_LAST_MS: (max(ends) - start) / _MS,
         }
-        return Phase(name, start, max(ends), {**change.attributes(), **by_node})
+        return PhaseSpan(name, start, max(ends), {**change.attributes(), **by_node})
 
     push = phase(names.PUSH, change.found, sent)
     return [push] if change.kind == names.KIND_HANDOVER else [push, phase(names.ACK, min(sent), acked)]

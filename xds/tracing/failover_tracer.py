@@ -24,7 +24,7 @@ from understudy.xds.server.cache import ConfigRejected, ResourceCache
 from understudy.xds.tracing.failover_timing import (
     Delivery,
     OwnershipChange,
-    Phase,
+    PhaseSpan,
     critical_path,
     delivery_phases,
     handover_change,
@@ -200,7 +200,7 @@ class FailoverTracer:
     def _claims(self, change: OwnershipChange) -> list[ReportedClaim]:
         return self._reports.claims_of(change.trace, self._telemetry.now_ns())
 
-    def _path(self, change: OwnershipChange, end: _Outcome) -> list[Phase]:
+    def _path(self, change: OwnershipChange, end: _Outcome) -> list[PhaseSpan]:
         """The phases of the critical path; empty if the end of the change was not seen."""
         if change.kind == names.KIND_HANDOVER:
             acked = last_ack(change, end.deliveries)
@@ -246,13 +246,13 @@ class FailoverTracer:
             return CUT_OFF
         return could_not_serve(self._reports, (one.source, one.boot), one.at - _WITNESS_TIME_NS, one.at)
 
-    def _record(self, change: OwnershipChange, phases: Iterable[Phase]) -> None:
+    def _record(self, change: OwnershipChange, phases: Iterable[PhaseSpan]) -> None:
         trace = self._telemetry.failover(change.traceparent)
         for phase in phases:
             trace.phase(phase.name, phase.start, phase.end, phase.attributes)
 
 
-def _beside(change: OwnershipChange, end: _Outcome, path: Sequence[Phase]) -> list[Phase]:
+def _beside(change: OwnershipChange, end: _Outcome, path: Sequence[PhaseSpan]) -> list[PhaseSpan]:
     """The phases beside the critical path: push and ack, and detect and decide if the claims did not wait for them."""
     named = {phase.name for phase in path}
     beside = [phase for phase in leader_phases(change) if path and phase.name not in named]

@@ -7,8 +7,8 @@ docs/security.md says who may have which name: the end of a SPIFFE id names a ro
 from collections.abc import Sequence
 
 from understudy.deploy.kubernetes.base.emit import Body
+from understudy.deploy.kubernetes.base.injection_settings import PeerCertificates
 from understudy.deploy.kubernetes.base.objects import USER
-from understudy.deploy.kubernetes.base.sidecar_settings import PeerCertificates
 
 DRIVER = "csi.cert-manager.io"
 DIRECTORY = "/etc/understudy-tls"

@@ -11,7 +11,7 @@ Body = dict[str, Any]
 """A JSON object."""
 
 
-class Refused(Exception):
+class InjectionRefused(Exception):
     """A pod that cannot have a sidecar. ``faults`` has a line per reason: where, what, and what to do."""
 
     def __init__(self, *faults: str) -> None:
@@ -20,43 +20,45 @@ class Refused(Exception):
 
 
 def mapping(parent: Body, key: str, where: str) -> Body:
-    """``parent[key]``, an object; {} if it is missing or null. Raises :class:`Refused`."""
+    """``parent[key]``, an object; {} if it is missing or null. Raises :class:`InjectionRefused`."""
     value = parent.get(key)
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise Refused(f"{where}.{key}: must be an object, not {_kind(value)}")
+        raise InjectionRefused(f"{where}.{key}: must be an object, not {_kind(value)}")
     return value
 
 
 def objects(parent: Body, key: str, where: str) -> list[Body]:
-    """``parent[key]``, a list of objects whose names are texts; [] if it is missing. Raises :class:`Refused`."""
+    """``parent[key]``, objects whose names are texts; [] if it is missing. Raises :class:`InjectionRefused`."""
     value = parent.get(key)
     if value is None:
         return []
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise Refused(f"{where}.{key}: must be a list of objects, not {_kind(value)}")
+        raise InjectionRefused(f"{where}.{key}: must be a list of objects, not {_kind(value)}")
     for at, item in enumerate(value):
         text(item, "name", f"{where}.{key}[{at}]")
     return value
 
 
 def texts(parent: Body, key: str, where: str) -> dict[str, str]:
-    """``parent[key]``, texts by name, as labels and annotations are. Raises :class:`Refused`."""
+    """``parent[key]``, texts by name, as labels and annotations are. Raises :class:`InjectionRefused`."""
     value = mapping(parent, key, where)
     wrong = [name for name, text in value.items() if not isinstance(text, str)]
     if wrong:
-        raise Refused(f"{where}.{key}.{wrong[0]}: must be a text, not {_kind(value[wrong[0]])}: put it in quotes")
+        raise InjectionRefused(
+            f"{where}.{key}.{wrong[0]}: must be a text, not {_kind(value[wrong[0]])}: put it in quotes"
+        )
     return value
 
 
 def text(parent: Body, key: str, where: str) -> str:
-    """``parent[key]``, a text; '' if it is missing or null. Raises :class:`Refused`."""
+    """``parent[key]``, a text; '' if it is missing or null. Raises :class:`InjectionRefused`."""
     value = parent.get(key)
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise Refused(f"{where}.{key}: must be a text, not {_kind(value)}")
+        raise InjectionRefused(f"{where}.{key}: must be a text, not {_kind(value)}")
     return value
 
 

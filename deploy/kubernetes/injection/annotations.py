@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from understudy.deploy.kubernetes.base.lenient_json import Refused
+from understudy.deploy.kubernetes.base.lenient_json import InjectionRefused
 from understudy.deploy.kubernetes.base.names import (
     DOMAIN,
     HEALTH_PORT,
@@ -194,7 +194,7 @@ _ANNOTATIONS: Mapping[str, Callable[[str], Any]] = {
 
 
 def read_annotations(annotations: Mapping[str, str], labels: Mapping[str, str]) -> Wishes:
-    """The parsed annotations. The pool may also be a label. Raises :class:`Refused` with every fault."""
+    """The parsed annotations. The pool may also be a label. Raises :class:`InjectionRefused` with every fault."""
     ours = {name.removeprefix(PREFIX): text for name, text in annotations.items() if name.startswith(PREFIX)}
     ours.pop(INJECTED.removeprefix(PREFIX), None)
     faults, found = [], {}
@@ -209,11 +209,11 @@ def read_annotations(annotations: Mapping[str, str], labels: Mapping[str, str]) 
             faults.append(f"annotation {PREFIX}{name}: {text[:60]!r} {error}")
     _read_pool(found, ours, labels, faults)
     if faults:
-        raise Refused(*faults)
+        raise InjectionRefused(*faults)
     wishes = Wishes(**found)
     faults = [*_swapped(wishes), *_doubled(wishes)]
     if faults:
-        raise Refused(*faults)
+        raise InjectionRefused(*faults)
     return wishes
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from understudy.deploy.kubernetes.base.lenient_json import Body, Refused, mapping, names_of, number, objects
+from understudy.deploy.kubernetes.base.lenient_json import Body, InjectionRefused, mapping, names_of, number, objects
 from understudy.deploy.kubernetes.injection.annotations import PREFIX, Wishes
 from understudy.deploy.kubernetes.injection.container import SIDECAR
 from understudy.deploy.kubernetes.injection.istio import PROXIES, original_path
@@ -28,7 +28,7 @@ def find_application(
     """The application of a pod.
 
     ``known_health`` is the path that was found at an earlier injection, in case the probe with it is gone. Raises
-    :class:`Refused` if the application cannot be identified, or uses a port of the sidecar.
+    :class:`InjectionRefused` if the application cannot be identified, or uses a port of the sidecar.
     """
     containers = [
         container
@@ -36,7 +36,7 @@ def find_application(
         if container.get("name") != SIDECAR and container.get("name") not in PROXIES
     ]
     if not containers:
-        raise Refused("spec.containers: there is no container of an application")
+        raise InjectionRefused("spec.containers: there is no container of an application")
     container = _container(containers, wishes, annotations)
     port = _port(container, wishes)
     _refuse_collisions(spec, wishes, port)
@@ -48,7 +48,7 @@ def _container(containers: list[Body], wishes: Wishes, annotations: Mapping[str,
     named = {name: container for container in containers if isinstance(name := container.get("name"), str)}
     if wishes.container:
         if wishes.container not in named:
-            raise Refused(
+            raise InjectionRefused(
                 f"annotation {PREFIX}container: there is no container {wishes.container!r}; there are {_listed(named)}"
             )
         return named[wishes.container]
@@ -60,7 +60,7 @@ def _container(containers: list[Body], wishes: Wishes, annotations: Mapping[str,
     fitting = [each for each in named.values() if wishes.app_port and _port_of(each, wishes.app_port)]
     if len(fitting) == 1:
         return fitting[0]
-    raise Refused(
+    raise InjectionRefused(
         f"annotation {PREFIX}container is missing: name the application's container; there are {_listed(named)}"
     )
 
@@ -73,7 +73,7 @@ def _port(container: Body, wishes: Wishes) -> int:
         found = _port_of(container, wishes.app_port)
         if found is None:
             known = names_of(objects(container, "ports", f"container {name}"))
-            raise Refused(
+            raise InjectionRefused(
                 f"annotation {PREFIX}app-port: container {name} has no port named {wishes.app_port!r}; "
                 + (f"there are {_listed(known)}" if known else "give its number")
             )
@@ -83,7 +83,7 @@ def _port(container: Body, wishes: Wishes) -> int:
     only = numbers.pop() if len(numbers) == 1 else None
     if only is None:
         told = f"has {len(ports)} ports" if ports else "names no port"
-        raise Refused(
+        raise InjectionRefused(
             f"annotation {PREFIX}app-port is missing, and container {name} {told}: give the port that takes requests"
         )
     return only
@@ -123,7 +123,7 @@ def _health(spec: Body, container: Body, port: int) -> str:
 
 
 def _refuse_collisions(spec: Body, wishes: Wishes, app_port: int) -> None:
-    """Raise :class:`Refused` if the application or another container uses a port of the sidecar."""
+    """Raise :class:`InjectionRefused` if the application or another container uses a port of the sidecar."""
     ours = {port: name for name, port in wishes.ports.items()}
     faults = []
     if app_port in ours:
@@ -140,7 +140,7 @@ def _refuse_collisions(spec: Body, wishes: Wishes, app_port: int) -> None:
                         f"container {name} uses port {taken}, which is the sidecar's: set {PREFIX}{ours[taken]}"
                     )
     if faults:
-        raise Refused(*faults)
+        raise InjectionRefused(*faults)
 
 
 def _listed(names: Mapping[str, Body] | list[str]) -> str:

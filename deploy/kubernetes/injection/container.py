@@ -12,10 +12,10 @@ from pathlib import Path
 
 from understudy.deploy.common.sidecar_arguments import SidecarOptions, sidecar_arguments
 from understudy.deploy.kubernetes.base.csi_certificates import csi_volume, spiffe
+from understudy.deploy.kubernetes.base.injection_settings import NATIVE, InjectionSettings
 from understudy.deploy.kubernetes.base.lenient_json import Body
 from understudy.deploy.kubernetes.base.names import MEMBER
 from understudy.deploy.kubernetes.base.objects import container_security, from_field, http_probe, port
-from understudy.deploy.kubernetes.base.sidecar_settings import NATIVE, SidecarSettings
 from understudy.deploy.kubernetes.injection.annotations import TOPOLOGIES, Wishes, quantity
 from understudy.deploy.kubernetes.injection.istio import original_path
 from understudy.statesync.etcd.settings import EtcdSettings
@@ -40,7 +40,7 @@ def session_api_of(wishes: Wishes) -> str:
 
 
 def place_of(
-    settings: SidecarSettings, wishes: Wishes, *, app_port: int, app_health: str, drain: float
+    settings: InjectionSettings, wishes: Wishes, *, app_port: int, app_health: str, drain: float
 ) -> SidecarOptions:
     """The settings of one pod's sidecar."""
     pod_ip = "$(UNDERSTUDY_POD_IP)"
@@ -75,7 +75,7 @@ def _pem_files(folder: str, *, own: bool) -> PemFiles:
     return PemFiles(cert, key, ca) if own else PemFiles(None, None, ca)
 
 
-def sidecar_container(settings: SidecarSettings, wishes: Wishes, place: SidecarOptions, *, grace: int) -> Body:
+def sidecar_container(settings: InjectionSettings, wishes: Wishes, place: SidecarOptions, *, grace: int) -> Body:
     """The container; ``grace`` is the pod's terminationGracePeriodSeconds."""
     native = settings.form == NATIVE
     ports = {"peer": wishes.peer_port, "health": wishes.health_port, "metrics": wishes.metrics_port}
@@ -98,7 +98,7 @@ def sidecar_container(settings: SidecarSettings, wishes: Wishes, place: SidecarO
     }
 
 
-def _mounts(settings: SidecarSettings) -> Body:
+def _mounts(settings: InjectionSettings) -> Body:
     wanted = {
         TLS: ("tls", settings.peer_certificates),
         ETCD_TLS: ("etcd", settings.etcd_tls_secret),
@@ -149,7 +149,7 @@ def is_application_hook(lifecycle: Body, everybody: Sequence[Body]) -> bool:
     return (before[0] if before else path).startswith("/drained?wait=")
 
 
-def volumes_for(settings: SidecarSettings, wishes: Wishes, *, grouped: bool) -> list[Body]:
+def volumes_for(settings: InjectionSettings, wishes: Wishes, *, grouped: bool) -> list[Body]:
     """The volumes that the container mounts. ``grouped``: the pod has an ``fsGroup``, which may read the files."""
     found = []
     certificates = settings.peer_certificates
@@ -171,7 +171,7 @@ def _secret(name: str, secret: str, *, grouped: bool) -> Body:
     return {"name": name, "secret": {"secretName": secret, **mode}}
 
 
-def _variables(settings: SidecarSettings, wishes: Wishes) -> list[Body]:
+def _variables(settings: InjectionSettings, wishes: Wishes) -> list[Body]:
     fields = {
         "UNDERSTUDY_MEMBER": "metadata.name",
         "UNDERSTUDY_NAMESPACE": "metadata.namespace",
@@ -196,9 +196,9 @@ def _variables(settings: SidecarSettings, wishes: Wishes) -> list[Body]:
     }
     attributes = ",".join(f"{name}={value}" for name, value in resource.items())
     found.append({"name": "OTEL_RESOURCE_ATTRIBUTES", "value": attributes})
-    if settings.etcd_credentials_secret:
+    if settings.etcd_login_secret:
         for name, key in (("UNDERSTUDY_ETCD_USER", "username"), ("UNDERSTUDY_ETCD_PASSWORD", "password")):
-            reference = {"name": settings.etcd_credentials_secret, "key": key}
+            reference = {"name": settings.etcd_login_secret, "key": key}
             found.append({"name": name, "valueFrom": {"secretKeyRef": reference}})
     return found
 
@@ -222,7 +222,7 @@ def _security(user: int) -> Body:
     }
 
 
-def _resources(settings: SidecarSettings, wishes: Wishes) -> Body:
+def _resources(settings: InjectionSettings, wishes: Wishes) -> Body:
     """No CPU limit unless an annotation sets one: a throttled process looks dead to others."""
     memory_limit = wishes.memory_limit or settings.memory_limit
     requests = {

@@ -47,7 +47,7 @@ def mended(containers: Sequence[Body], *, inbound: Iterable[int], outbound: Iter
 def original_path(containers: Iterable[Body], rewritten: str) -> tuple[str, int] | None:
     """The path and port of a probe or hook before Istio redirected it to its agent at ``rewritten``.
 
-    None if Istio did not. Raises :class:`Refused` if the environment of a container is malformed.
+    None if Istio did not. Raises :class:`InjectionRefused` if the environment of a container is malformed.
     """
     for container in containers:
         for variable in objects(container, "env", f"container {container.get('name')}"):

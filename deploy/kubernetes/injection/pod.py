@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from understudy.deploy.common.sidecar_arguments import MEMBER_VARIABLE, SESSION_API_VARIABLE, application_environment
+from understudy.deploy.kubernetes.base.injection_settings import CLASSIC, NATIVE, InjectionSettings
 from understudy.deploy.kubernetes.base.lenient_json import (
     Body,
-    Refused,
+    InjectionRefused,
     mapping,
     names_of,
     number,
@@ -21,7 +22,6 @@ from understudy.deploy.kubernetes.base.lenient_json import (
 )
 from understudy.deploy.kubernetes.base.names import INJECT, PEER_PORT, POOL
 from understudy.deploy.kubernetes.base.objects import from_field
-from understudy.deploy.kubernetes.base.sidecar_settings import CLASSIC, NATIVE, SidecarSettings
 from understudy.deploy.kubernetes.injection import istio
 from understudy.deploy.kubernetes.injection.annotations import INJECTED, PREFIX, Wishes, read_annotations
 from understudy.deploy.kubernetes.injection.application import find_application
@@ -56,15 +56,15 @@ class Injected:
 
 
 def asks_for_sidecar(pod: Body) -> bool:
-    """Whether the pod's label asks for a sidecar. Raises :class:`Refused` on malformed labels."""
+    """Whether the pod's label asks for a sidecar. Raises :class:`InjectionRefused` on malformed labels."""
     return texts(mapping(pod, "metadata", "pod"), "labels", "metadata").get(INJECT) == "true"
 
 
-def inject(pod: Body, settings: SidecarSettings) -> Injected:
+def inject(pod: Body, settings: InjectionSettings) -> Injected:
     """Add the sidecar to a pod, or to a workload's pod template.
 
     Raises:
-        Refused: the pod cannot have one, or its annotations are wrong.
+        InjectionRefused: the pod cannot have one, or its annotations are wrong.
     """
     metadata, spec = mapping(pod, "metadata", "pod"), mapping(pod, "spec", "pod")
     annotations = texts(metadata, "annotations", "metadata")
@@ -133,7 +133,7 @@ class _Before:
                     self.container, self.position = container, position
 
 
-def _refuse_impossible(metadata: Body, spec: Body, settings: SidecarSettings, before: _Before) -> None:
+def _refuse_impossible(metadata: Body, spec: Body, settings: InjectionSettings, before: _Before) -> None:
     faults = []
     names = [*names_of(objects(spec, "containers", "spec")), *names_of(objects(spec, "initContainers", "spec"))]
     operating_system = mapping(spec, "os", "spec").get("name") or texts(spec, "nodeSelector", "spec").get(
@@ -162,10 +162,10 @@ def _refuse_impossible(metadata: Body, spec: Body, settings: SidecarSettings, be
             "use Kubernetes 1.29 or newer with the native form, or remove the label"
         )
     if faults:
-        raise Refused(*faults)
+        raise InjectionRefused(*faults)
 
 
-def _time_to_end(spec: Body, settings: SidecarSettings, wishes: Wishes) -> tuple[float, int, list[str]]:
+def _time_to_end(spec: Body, settings: InjectionSettings, wishes: Wishes) -> tuple[float, int, list[str]]:
     """The seconds for the handover, the pod's grace period in seconds, and warnings."""
     said = number(spec.get("terminationGracePeriodSeconds"))
     grace = DEFAULT_GRACE if said is None else said
@@ -174,7 +174,7 @@ def _time_to_end(spec: Body, settings: SidecarSettings, wishes: Wishes) -> tuple
         return drain, grace, []
     needed = int(hook_seconds(drain) + STOPPING)
     if wishes.drain_seconds is not None:
-        raise Refused(
+        raise InjectionRefused(
             f"annotation {PREFIX}drain-seconds: {drain:g} needs spec.terminationGracePeriodSeconds of {needed} or "
             f"more, and it is {grace}: raise that or lower this"
         )
@@ -185,7 +185,7 @@ def _time_to_end(spec: Body, settings: SidecarSettings, wishes: Wishes) -> tuple
     return shorter, grace, [warning]
 
 
-def _ports_around(wishes: Wishes, settings: SidecarSettings) -> dict[str, list[int]]:
+def _ports_around(wishes: Wishes, settings: InjectionSettings) -> dict[str, list[int]]:
     """The ports that Istio must exclude."""
     etcd = []
     for endpoint in settings.etcd:
@@ -243,7 +243,7 @@ def _with_hook(container: Body, name: str, hook: Body | None, everybody: list[Bo
     return {key: value for key, value in container.items() if key != "lifecycle"}
 
 
-def _volumes(spec: Body, settings: SidecarSettings, wishes: Wishes) -> Body:
+def _volumes(spec: Body, settings: InjectionSettings, wishes: Wishes) -> Body:
     kept = [volume for volume in objects(spec, "volumes", "spec") if volume.get("name") not in VOLUMES]
     grouped = "fsGroup" in mapping(spec, "securityContext", "spec")
     wanted = volumes_for(settings, wishes, grouped=grouped)

@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from understudy.deploy.kubernetes.base.lenient_json import Body, Refused, mapping, objects, texts
+from understudy.deploy.kubernetes.base.injection_settings import InjectionSettings
+from understudy.deploy.kubernetes.base.lenient_json import Body, InjectionRefused, mapping, objects, texts
 from understudy.deploy.kubernetes.base.names import INJECT, POOL
-from understudy.deploy.kubernetes.base.sidecar_settings import SidecarSettings
 from understudy.deploy.kubernetes.injection.annotations import PREFIX
 from understudy.deploy.kubernetes.injection.pod import inject
 from understudy.statesync.parsing.spec_yaml import BadYaml, BoundedLoader, read_documents
@@ -33,7 +33,7 @@ _LINE_ENDS = re.compile("[\x85\u2028\u2029]")
 _FOREIGN = {f"tag:yaml.org,2002:{kind}" for kind in ("timestamp", "int", "float")}
 
 
-class Unreadable(ValueError):
+class UnreadableFile(ValueError):
     """A file that is not a list of Kubernetes objects; the text says why."""
 
 
@@ -47,14 +47,14 @@ class Outcome:
 
 
 def read_objects(text: str, where: str) -> list[Body]:
-    """All objects in YAML or JSON text. Raises :class:`Unreadable`."""
+    """All objects in YAML or JSON text. Raises :class:`UnreadableFile`."""
     try:
         documents = _parsed(text)
     except BadYaml as error:
-        raise Unreadable(f"{where}: {error}") from None
+        raise UnreadableFile(f"{where}: {error}") from None
     for number, document in enumerate(documents, 1):
         if not isinstance(document, dict) or not isinstance(document.get("kind"), str):
-            raise Unreadable(f"{where}: document {number} is not a Kubernetes object: it has no kind")
+            raise UnreadableFile(f"{where}: document {number} is not a Kubernetes object: it has no kind")
     return documents
 
 
@@ -75,22 +75,22 @@ def write_objects(documents: list[Body], output: str) -> str:
 
 
 def inject_objects(
-    documents: list[Body], settings: SidecarSettings, *, pool: str = ""
+    documents: list[Body], settings: InjectionSettings, *, pool: str = ""
 ) -> tuple[list[Body], list[Outcome]]:
     """The objects with sidecars in their pods, and a result for each object, also for those inside Lists.
 
     A workload gets a sidecar if it names a pool, or ``pool`` names one for all, and its label is not "false".
-    Raises :class:`Refused`, each fault with the object's name.
+    Raises :class:`InjectionRefused`, each fault with the object's name.
     """
     outcomes: list[Outcome] = []
     faults: list[str] = []
     done = [_inject(document, settings, pool, outcomes, faults) for document in documents]
     if faults:
-        raise Refused(*faults)
+        raise InjectionRefused(*faults)
     return done, outcomes
 
 
-def _inject(document: Body, settings: SidecarSettings, pool: str, outcomes: list[Outcome], faults: list[str]) -> Body:
+def _inject(document: Body, settings: InjectionSettings, pool: str, outcomes: list[Outcome], faults: list[str]) -> Body:
     if document.get("kind") == "List":
         items = objects(document, "items", "List")
         return {**document, "items": [_inject(item, settings, pool, outcomes, faults) for item in items]}
@@ -108,7 +108,7 @@ def _inject(document: Body, settings: SidecarSettings, pool: str, outcomes: list
             outcomes.append(Outcome(name, injected=False, notes=(f"names no pool, or is labelled {INJECT}: 'false'",)))
             return document
         injected = inject(wanted, settings)
-    except Refused as refused:
+    except InjectionRefused as refused:
         faults += [f"{name}: {fault}" for fault in refused.faults]
         return document
     outcomes.append(Outcome(name, injected=True, notes=injected.warnings))
@@ -116,7 +116,7 @@ def _inject(document: Body, settings: SidecarSettings, pool: str, outcomes: list
 
 
 def _for_pool(pod: Body, pool: str) -> Body | None:
-    """The pod with its pool; None if it gets no sidecar. Raises :class:`Refused`."""
+    """The pod with its pool; None if it gets no sidecar. Raises :class:`InjectionRefused`."""
     metadata = mapping(pod, "metadata", "pod")
     labels, annotations = texts(metadata, "labels", "metadata"), texts(metadata, "annotations", "metadata")
     if labels.get(INJECT, "true") != "true":

@@ -19,7 +19,7 @@ from understudy.deploy.kubernetes.base.names import (
 )
 from understudy.deploy.kubernetes.base.objects import meta
 from understudy.deploy.kubernetes.istio import patches
-from understudy.deploy.kubernetes.istio.plan import GATEWAY_LABELS, OLDEST, Plan
+from understudy.deploy.kubernetes.istio.plan import GATEWAY_LABELS, OLDEST, MeshPlan
 from understudy.deploy.kubernetes.render.plan import digest
 
 METRICS_PORT = 7603
@@ -37,7 +37,7 @@ AFTER_OTHERS = 10
 _PROTOCOLS = {"http1": "http", "http2": "http2", "as_client": "http"}
 
 
-def member_side(plan: Plan) -> list[Manifest]:
+def member_side(plan: MeshPlan) -> list[Manifest]:
     """Objects for the members: their Service, how it is called, and what their proxies answer."""
     named, members = labels(PART, plan.pool), {POOL: plan.pool}
     place = meta(plan.service, plan.app_namespace, named)
@@ -139,7 +139,7 @@ def member_side(plan: Plan) -> list[Manifest]:
     ]
 
 
-def control_side(plan: Plan) -> list[Manifest]:
+def control_side(plan: MeshPlan) -> list[Manifest]:
     """Objects for the control servers."""
     pods = selector(CONTROL, plan.pool)
     ports = (GRPC_PORT, HTTP_PORT)
@@ -164,7 +164,7 @@ def control_side(plan: Plan) -> list[Manifest]:
     ]
 
 
-def proxy_side(plan: Plan) -> list[Manifest]:
+def proxy_side(plan: MeshPlan) -> list[Manifest]:
     """What proxies need before their routes can come from the control servers."""
     named = labels(PART, plan.pool)
     return [
@@ -198,7 +198,7 @@ def proxy_side(plan: Plan) -> list[Manifest]:
     ]
 
 
-def slot_routing(plan: Plan) -> list[Manifest]:
+def slot_routing(plan: MeshPlan) -> list[Manifest]:
     """The switch: with it proxies route by slots, without it as Istio does."""
     context = "GATEWAY" if plan.mode == "gateway" else "SIDECAR_OUTBOUND"
     service = {"service": plan.mesh.host, "portNumber": plan.mesh.port}
@@ -222,7 +222,7 @@ def slot_routing(plan: Plan) -> list[Manifest]:
     ]
 
 
-def _name(plan: Plan, what: str) -> str:
+def _name(plan: MeshPlan, what: str) -> str:
     """The name of an object that each group of proxies has; short for Istio's own gateway."""
     if plan.mode == "gateway" and plan.selector == GATEWAY_LABELS:
         return f"{plan.pool}-{what}"
@@ -234,7 +234,7 @@ def _bootstrap_name(pods: Mapping[str, str]) -> str:
     return f"understudy-bootstrap-{digest(*(f'{key}={value}' for key, value in sorted(pods.items())))}"
 
 
-def _entrance(plan: Plan, named: Mapping[str, str]) -> list[Manifest]:
+def _entrance(plan: MeshPlan, named: Mapping[str, str]) -> list[Manifest]:
     name = _name(plan, "slots")
     protocol = "HTTPS" if plan.credential else "HTTP"
     server: Body = {
@@ -280,7 +280,7 @@ def _entrance(plan: Plan, named: Mapping[str, str]) -> list[Manifest]:
     ]
 
 
-def _opened(plan: Plan, what: str, namespace: str, pods: Mapping[str, str], port: int) -> Manifest:
+def _opened(plan: MeshPlan, what: str, namespace: str, pods: Mapping[str, str], port: int) -> Manifest:
     """Network policies add up, so these open for the proxies what Understudy's others keep closed."""
     return Manifest(
         {

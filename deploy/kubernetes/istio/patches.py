@@ -8,7 +8,7 @@ and headers come from :mod:`understudy.xds`, which serves them. docs/istio.md de
 from typing import Any
 
 from understudy.deploy.kubernetes.base.names import GRPC_PORT
-from understudy.deploy.kubernetes.istio.plan import Plan
+from understudy.deploy.kubernetes.istio.plan import MeshPlan
 from understudy.proxy.front.bootstrap import XDS_CLUSTER, reconnect, xds_cluster
 from understudy.xds.envoy.mesh import mesh_routes_name
 from understudy.xds.envoy.routes import IDEMPOTENCY_KEY, ORDER_HEADER, REPEATABLE_METHODS, RETRY_HEADER, RETRY_SAFE
@@ -28,7 +28,7 @@ for ever, even if no control server is up.
 """
 
 
-def bootstrap(plan: Plan) -> Fragment:
+def bootstrap(plan: MeshPlan) -> Fragment:
     """The control servers as a cluster. Routes may only come from a cluster that the bootstrap has."""
     socket = _mesh_tls(plan.control_identity) if plan.xds_tls == "mesh" else None
     addresses = [f"{plan.control_host}:{GRPC_PORT}"]
@@ -61,7 +61,7 @@ def cluster() -> Fragment:
     }
 
 
-def routes(plan: Plan) -> Fragment:
+def routes(plan: MeshPlan) -> Fragment:
     """The listener's routes, taken from the control servers instead of istiod."""
     manager: Fragment = {
         "@type": _HCM,

@@ -24,7 +24,7 @@ _VERSION = re.compile(r"^v?(\d+)\.(\d+)(?:[.-].*)?$")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MeshPlan:
     """One pool and the proxies that are to route by its slots.
 
     ``mode`` is ``gateway`` (proxies that clients come in at) or ``client`` (sidecars of pods that call the pool).

@@ -2,13 +2,13 @@
 
 from understudy.deploy.kubernetes.base.folder import Folder
 from understudy.deploy.kubernetes.istio.objects import control_side, member_side, proxy_side, slot_routing
-from understudy.deploy.kubernetes.istio.plan import Plan
+from understudy.deploy.kubernetes.istio.plan import MeshPlan
 from understudy.deploy.kubernetes.render.kustomize import files_of
 
 PREPARE, ROUTE = "1-prepare", "2-route"
 
 
-def tree(plan: Plan) -> dict[str, Folder]:
+def tree(plan: MeshPlan) -> dict[str, Folder]:
     """All folders by their path."""
     return {
         PREPARE: Folder(
@@ -26,6 +26,6 @@ def tree(plan: Plan) -> dict[str, Folder]:
     }
 
 
-def files(plan: Plan) -> dict[str, str]:
+def files(plan: MeshPlan) -> dict[str, str]:
     """Every file of the tree: path -> content."""
     return files_of(tree(plan), "istio")

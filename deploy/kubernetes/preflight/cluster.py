@@ -32,7 +32,7 @@ _PLURALS = {"NetworkPolicy": "networkpolicies", "Ingress": "ingresses"}
 
 
 @dataclass(frozen=True, slots=True)
-class Cluster:
+class KubectlAnswers:
     """Answers of kubectl. ``refused``: failed request -> reason. ``rights``: kind -> may we create it?"""
 
     version: str
@@ -53,7 +53,7 @@ class NoCluster(Exception):
     """No cluster can be reached; the text says why."""
 
 
-async def look_at_cluster(objects: Sequence[Body], context: str = "") -> Cluster:
+async def look_at_cluster(objects: Sequence[Body], context: str = "") -> KubectlAnswers:
     """Ask kubectl. ``objects`` are the manifests, if any. Raises :class:`NoCluster`."""
     binary = shutil.which("kubectl")
     if binary is None:
@@ -86,7 +86,9 @@ async def look_at_cluster(objects: Sequence[Body], context: str = "") -> Cluster
     answers = await asyncio.gather(*(kubectl.may_create(one, space) for one in wanted))
     rights = dict(zip(wanted, answers, strict=True))
     known = None if "get csidrivers" in kubectl.refused else drivers
-    return Cluster(version, definitions=definitions, drivers=known, rights=rights, refused=kubectl.refused, **found)
+    return KubectlAnswers(
+        version, definitions=definitions, drivers=known, rights=rights, refused=kubectl.refused, **found
+    )
 
 
 def _home(objects: Iterable[Body]) -> str:
@@ -147,7 +149,7 @@ class _Kubectl:
         return child.returncode or 0, output.decode(errors="replace"), complaint.decode(errors="replace")
 
 
-def judge_cluster(cluster: Cluster, objects: Sequence[Body], now: datetime) -> list[Finding]:
+def judge_cluster(cluster: KubectlAnswers, objects: Sequence[Body], now: datetime) -> list[Finding]:
     """All findings. ``objects`` are the manifests, if any."""
     may_not = [f"you may not create {what}" for what, yes in cluster.rights.items() if not yes]
     unread = [f"{what}: {why}" for what, why in cluster.refused.items()]
@@ -211,7 +213,7 @@ def _versions(told: str) -> Iterator[Finding]:
     )
 
 
-def _schedulable(cluster: Cluster) -> list[Body]:
+def _schedulable(cluster: KubectlAnswers) -> list[Body]:
     return [
         node
         for node in cluster.nodes
@@ -222,7 +224,7 @@ def _schedulable(cluster: Cluster) -> list[Body]:
     ]
 
 
-def _nodes(cluster: Cluster, objects: Sequence[Body]) -> Iterator[str]:
+def _nodes(cluster: KubectlAnswers, objects: Sequence[Body]) -> Iterator[str]:
     if not cluster.nodes:
         return
     there = len(_schedulable(cluster))
@@ -231,7 +233,7 @@ def _nodes(cluster: Cluster, objects: Sequence[Body]) -> Iterator[str]:
             yield f"{name} needs {wanted} nodes, but only {there} accept pods"
 
 
-def _zones(cluster: Cluster) -> list[str]:
+def _zones(cluster: KubectlAnswers) -> list[str]:
     bare = [
         node["metadata"]["name"]
         for node in _schedulable(cluster)
@@ -240,7 +242,7 @@ def _zones(cluster: Cluster) -> list[str]:
     return [f"{len(bare)} node(s) have no label topology.kubernetes.io/zone, such as {bare[0]}"] if bare else []
 
 
-def _spaces(cluster: Cluster, objects: Sequence[Body]) -> Iterator[str]:
+def _spaces(cluster: KubectlAnswers, objects: Sequence[Body]) -> Iterator[str]:
     labels = {one["metadata"]["name"]: one["metadata"].get("labels") or {} for one in cluster.namespaces}
     ours = {one["metadata"]["name"] for one in objects if one["kind"] == "Namespace"}
     wanting = {one.namespace for one in workloads(objects) if one.labels.get(INJECT) == "true"}
@@ -258,14 +260,14 @@ def _spaces(cluster: Cluster, objects: Sequence[Body]) -> Iterator[str]:
             yield f"namespace {space} has no label {INJECTION}: enabled"
 
 
-def _undefined(cluster: Cluster, objects: Sequence[Body]) -> list[str]:
+def _undefined(cluster: KubectlAnswers, objects: Sequence[Body]) -> list[str]:
     wanted = {resource_of(one) for one in objects if one["apiVersion"].startswith(f"{_MONITORING}/")}
     if not cluster.definitions:
         return []
     return [f"{one} is not defined" for one in sorted(wanted - cluster.definitions)]
 
 
-def _drivers(cluster: Cluster, objects: Sequence[Body]) -> list[str]:
+def _drivers(cluster: KubectlAnswers, objects: Sequence[Body]) -> list[str]:
     if cluster.drivers is None:
         return []
     wanted = {
@@ -277,14 +279,14 @@ def _drivers(cluster: Cluster, objects: Sequence[Body]) -> list[str]:
     return [f"CSI driver {name} is not installed" for name in sorted(wanted - cluster.drivers)]
 
 
-def _network(cluster: Cluster) -> list[str]:
+def _network(cluster: KubectlAnswers) -> list[str]:
     names = [one["metadata"]["name"] for one in cluster.daemon_sets]
     if any(known in name for name in names for known in _ENFORCING):
         return []
     return ["no network plugin was found that is known to enforce them: other pods may reach unencrypted ports"]
 
 
-def _webhook(cluster: Cluster, now: datetime) -> Iterator[Finding]:
+def _webhook(cluster: KubectlAnswers, now: datetime) -> Iterator[Finding]:
     ours = [one for one in cluster.webhooks if one["metadata"]["name"] == INJECTOR_NAME]
     if not ours:
         yield Finding(Level.SKIPPED, AREA, "the webhook can be reached", "it is not installed yet")
@@ -319,7 +321,7 @@ def _webhook(cluster: Cluster, now: datetime) -> Iterator[Finding]:
     yield from judged(AREA, "the webhook ignores system namespaces", strangers, "remove the injection label from them")
 
 
-def _istio(cluster: Cluster) -> Iterator[Finding]:
+def _istio(cluster: KubectlAnswers) -> Iterator[Finding]:
     """Whether Istio, if it is installed, is new enough to route by slots. With our front Envoys it need not be."""
     what = f"Istio could route by slots ({ISTIO[0]}.{ISTIO[1]})"
     for one in cluster.istiods:

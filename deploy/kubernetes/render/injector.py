@@ -5,6 +5,7 @@ puts them into a workload. One injector serves all pools of a cluster.
 """
 
 from understudy.deploy.kubernetes.base.emit import Body, Manifest
+from understudy.deploy.kubernetes.base.injection_settings import InjectionSettings
 from understudy.deploy.kubernetes.base.names import (
     ETCD_CONFIG,
     ETCD_VARIABLE,
@@ -26,7 +27,6 @@ from understudy.deploy.kubernetes.base.objects import (
     resources,
     service,
 )
-from understudy.deploy.kubernetes.base.sidecar_settings import SidecarSettings
 from understudy.deploy.kubernetes.render.plan import Etcd, Plan
 from understudy.deploy.kubernetes.webhook.configuration import (
     InjectorPlace,
@@ -45,18 +45,18 @@ def injector_place(plan: Plan) -> InjectorPlace:
     return InjectorPlace(namespace=plan.namespace)
 
 
-def sidecar_settings(plan: Plan, etcd: Etcd | None = None) -> SidecarSettings:
+def sidecar_settings(plan: Plan, etcd: Etcd | None = None) -> InjectionSettings:
     """The settings of sidecars; ``etcd`` says how to connect to the operator's own."""
     variable = (f"$({ETCD_VARIABLE})",)
     if etcd is None:
-        return SidecarSettings(image=plan.images.sidecar, etcd=variable, peer_certificates=plan.certificates)
-    return SidecarSettings(
+        return InjectionSettings(image=plan.images.sidecar, etcd=variable, peer_certificates=plan.certificates)
+    return InjectionSettings(
         image=plan.images.sidecar,
         etcd=variable,
         peer_certificates=plan.certificates,
         etcd_tls_secret=etcd.tls_secret,
         etcd_client_certificate=bool(etcd.tls_secret and not etcd.login_secret),
-        etcd_credentials_secret=etcd.login_secret,
+        etcd_login_secret=etcd.login_secret,
     )
 
 

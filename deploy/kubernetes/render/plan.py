@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from understudy.deploy.common.errors import DeployError
+from understudy.deploy.kubernetes.base.injection_settings import BadSetting, PeerCertificates
 from understudy.deploy.kubernetes.base.names import ETCD_PORT
-from understudy.deploy.kubernetes.base.sidecar_settings import BadSetting, PeerCertificates
 from understudy.statesync.pool.addresses import split_address
 from understudy.statesync.pool.spec import PoolSpec
 

@@ -52,7 +52,7 @@ class ApiServer:
         return cls(f"https://{f'[{host}]' if ':' in host else host}:{port}")
 
 
-class Cluster:
+class ApiClient:
     """Calls to one API server."""
 
     def __init__(self, server: ApiServer, http: aiohttp.ClientSession) -> None:

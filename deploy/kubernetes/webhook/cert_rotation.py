@@ -12,8 +12,8 @@ import logging
 import random
 from collections.abc import Callable
 
-from understudy.deploy.kubernetes.base.lenient_json import Body, Refused, mapping, objects
-from understudy.deploy.kubernetes.webhook.api_client import Cluster, ClusterError, Conflict, secret_path, webhook_path
+from understudy.deploy.kubernetes.base.lenient_json import Body, InjectionRefused, mapping, objects
+from understudy.deploy.kubernetes.webhook.api_client import ApiClient, ClusterError, Conflict, secret_path, webhook_path
 from understudy.deploy.kubernetes.webhook.certificates import BadMaterial, Lifetimes, Material, next_material
 from understudy.deploy.kubernetes.webhook.configuration import InjectorPlace
 from understudy.deploy.kubernetes.webhook.tls_reload import ServingCertificate
@@ -46,7 +46,7 @@ class Keeper:
 
     def __init__(
         self,
-        cluster: Cluster,
+        cluster: ApiClient,
         place: InjectorPlace,
         serving: ServingCertificate,
         *,
@@ -78,14 +78,14 @@ class Keeper:
                 except Conflict:
                     logger.debug("another replica was first")
             trouble = ""
-        except (ClusterError, Refused, BadMaterial) as error:
+        except (ClusterError, InjectionRefused, BadMaterial) as error:
             trouble = f"the certificates cannot be kept: {error}"
         if trouble and trouble != self.trouble:
             logger.warning("%s", trouble)
         self.trouble = trouble
 
     async def _step(self) -> bool:
-        """Take one step. True if nothing is left to do. Raises :class:`ClusterError`, :class:`Refused`."""
+        """Take one step. True if nothing is left to do. Raises :class:`ClusterError`, :class:`InjectionRefused`."""
         path = secret_path(self._place.namespace, self._place.secret)
         secret = await self._cluster.get(path)
         material = _material_in(secret)

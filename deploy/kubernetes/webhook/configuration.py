@@ -5,6 +5,7 @@
 
 from dataclasses import dataclass
 
+from understudy.deploy.kubernetes.base.injection_settings import CLASSIC, InjectionSettings
 from understudy.deploy.kubernetes.base.lenient_json import Body
 from understudy.deploy.kubernetes.base.names import (
     INJECT,
@@ -16,7 +17,6 @@ from understudy.deploy.kubernetes.base.names import (
     NAMESPACE_NAME,
     labels,
 )
-from understudy.deploy.kubernetes.base.sidecar_settings import CLASSIC, SidecarSettings
 
 PATH = "/mutate"
 WEBHOOK = "sidecar.understudy.io"
@@ -47,7 +47,7 @@ class InjectorPlace:
         return f"{self.name}.{self.namespace}.svc"
 
 
-def webhook_configuration(place: InjectorPlace, settings: SidecarSettings, *, ca_bundle: str = "") -> Body:
+def webhook_configuration(place: InjectorPlace, settings: InjectionSettings, *, ca_bundle: str = "") -> Body:
     """The MutatingWebhookConfiguration. ``ca_bundle`` is base64 of PEM, '' if something else fills it in later.
 
     ``failurePolicy: Fail``: this affects only pods that ask for a sidecar. Without its sidecar such a pod would
@@ -117,7 +117,7 @@ def injector_cluster_role(place: InjectorPlace) -> list[Body]:
     ]
 
 
-def injector_arguments(place: InjectorPlace, settings: SidecarSettings) -> tuple[str, ...]:
+def injector_arguments(place: InjectorPlace, settings: InjectionSettings) -> tuple[str, ...]:
     """The arguments of the injector's container after ``understudy``; etcd may be a ``$(VARIABLE)``."""
     options = {
         "--listen": f"0.0.0.0:{INJECTOR_PORT}",
@@ -131,7 +131,7 @@ def injector_arguments(place: InjectorPlace, settings: SidecarSettings) -> tuple
         "--form": CLASSIC if settings.form == CLASSIC else "",
         "--peer-certificates": settings.peer_certificates.told() if settings.peer_certificates else "",
         "--etcd-tls-secret": settings.etcd_tls_secret,
-        "--etcd-credentials-secret": settings.etcd_credentials_secret,
+        "--etcd-login-secret": settings.etcd_login_secret,
         "--session-keys-secret": settings.session_keys_secret,
     }
     given = tuple(part for option, value in options.items() if value for part in (option, value))

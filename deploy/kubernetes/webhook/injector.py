@@ -17,8 +17,8 @@ import aiohttp
 from aiohttp import web
 
 from understudy.deploy.common.errors import DeployError, PortInUseError
-from understudy.deploy.kubernetes.base.sidecar_settings import NATIVE, BadSetting, SidecarSettings, form_for
-from understudy.deploy.kubernetes.webhook.api_client import ApiServer, Cluster, ClusterError
+from understudy.deploy.kubernetes.base.injection_settings import NATIVE, BadSetting, InjectionSettings, form_for
+from understudy.deploy.kubernetes.webhook.api_client import ApiClient, ApiServer, ClusterError
 from understudy.deploy.kubernetes.webhook.configuration import InjectorPlace
 from understudy.deploy.kubernetes.webhook.connection_limit import Door
 from understudy.deploy.kubernetes.webhook.server import Webhook
@@ -42,7 +42,7 @@ class InjectorSettings:
     """
 
     listen: str
-    sidecar: SidecarSettings
+    sidecar: InjectionSettings
     place: InjectorPlace
     metrics: str = ""
     cert_dir: Path | None = None
@@ -88,7 +88,7 @@ async def running_injector(settings: InjectorSettings) -> AsyncIterator[Webhook]
         yield webhook
 
 
-async def _cluster(settings: InjectorSettings, stack: contextlib.AsyncExitStack) -> Cluster | None:
+async def _cluster(settings: InjectorSettings, stack: contextlib.AsyncExitStack) -> ApiClient | None:
     """The cluster that this process runs in; None if there is none and none is needed."""
     try:
         server = settings.api_server or ApiServer.around(os.environ)
@@ -96,10 +96,10 @@ async def _cluster(settings: InjectorSettings, stack: contextlib.AsyncExitStack)
         if settings.self_signed:
             raise
         return None
-    return Cluster(server, await stack.enter_async_context(aiohttp.ClientSession()))
+    return ApiClient(server, await stack.enter_async_context(aiohttp.ClientSession()))
 
 
-async def _form(wanted: str, cluster: Cluster | None) -> str:
+async def _form(wanted: str, cluster: ApiClient | None) -> str:
     """The form of sidecars: as set, or by the version of the cluster; native if the version is unknown."""
     if wanted != AUTO:
         return wanted
@@ -116,7 +116,7 @@ async def _form(wanted: str, cluster: Cluster | None) -> str:
 async def _keep(
     stack: contextlib.AsyncExitStack,
     place: InjectorPlace,
-    cluster: Cluster,
+    cluster: ApiClient,
     serving: ServingCertificate,
     webhook: Webhook,
 ) -> None:

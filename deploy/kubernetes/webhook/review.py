@@ -10,8 +10,8 @@ from typing import Any
 
 import jsonpatch
 
-from understudy.deploy.kubernetes.base.lenient_json import Body, Refused, mapping, text
-from understudy.deploy.kubernetes.base.sidecar_settings import SidecarSettings
+from understudy.deploy.kubernetes.base.injection_settings import InjectionSettings
+from understudy.deploy.kubernetes.base.lenient_json import Body, InjectionRefused, mapping, text
 from understudy.deploy.kubernetes.injection.pod import asks_for_sidecar, inject
 
 API_VERSION = "admission.k8s.io/v1"
@@ -52,7 +52,7 @@ def _refuse_constant(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-def answer(request: Body, settings: SidecarSettings) -> tuple[Body, str]:
+def answer(request: Body, settings: InjectionSettings) -> tuple[Body, str]:
     """The complete answer to a request, and its outcome: ``injected``, ``ignored`` or ``denied``.
 
     Raises:
@@ -63,7 +63,7 @@ def answer(request: Body, settings: SidecarSettings) -> tuple[Body, str]:
         if pod is None or not asks_for_sidecar(pod):
             return _answer(request, {"allowed": True}), "ignored"
         injected = inject(pod, settings)
-    except Refused as refused:
+    except InjectionRefused as refused:
         return denial(request, str(refused), INVALID), "denied"
     response: Body = {"allowed": True}
     operations = jsonpatch.make_patch(pod, injected.pod).patch
@@ -91,8 +91,8 @@ def _answer(request: Body, response: Body) -> Body:
     return {"apiVersion": API_VERSION, "kind": KIND, "response": {"uid": request["uid"], **response}}
 
 
-def _pod_in(request: Body, settings: SidecarSettings) -> Body | None:
-    """The pod to be created; None if the request is about anything else. Raises :class:`Refused`."""
+def _pod_in(request: Body, settings: InjectionSettings) -> Body | None:
+    """The pod to be created; None if the request is about anything else. Raises :class:`InjectionRefused`."""
     kind = mapping(request, "kind", "request")
     about: tuple[Any, ...] = (kind.get("group") or "", kind.get("version"), kind.get("kind"))
     if about != ("", "v1", "Pod") or request.get("operation") != "CREATE" or request.get("subResource"):

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from understudy.deploy.kubernetes.base.injection_settings import InjectionSettings
 from understudy.deploy.kubernetes.base.lenient_json import Body
-from understudy.deploy.kubernetes.base.sidecar_settings import SidecarSettings
 from understudy.deploy.kubernetes.webhook.configuration import PATH
 from understudy.deploy.kubernetes.webhook.connection_limit import Door
 from understudy.deploy.kubernetes.webhook.review import FAILED, INVALID, NoReview, answer, denial, read_review
@@ -76,7 +76,7 @@ class Readiness:
 class Webhook:
     """The handlers of one injector."""
 
-    settings: SidecarSettings
+    settings: InjectionSettings
     metrics: WebhookMetrics = field(default_factory=WebhookMetrics)
     readiness: Readiness = field(default_factory=Readiness)
     door: Door = field(default_factory=Door)

@@ -19,7 +19,16 @@ from tests.harness.waiting import free_port
 from understudy.deploy.cli.main import COMMANDS, SECTIONS, cli
 from understudy.deploy.inspect.tables import members_table
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.records import ControlServer, Failover, Intent, Lost, Member, MemberState, Owner, Table
+from understudy.statesync.pool.records import (
+    ControlServer,
+    FailoverRecord,
+    Intent,
+    Lost,
+    Member,
+    MemberState,
+    Owner,
+    Table,
+)
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.sessions.session import Session
@@ -73,7 +82,7 @@ async def small_pool(client, pool_name):
         await client.put(keys.owner(number), Owner("cart-1", "boot1", 2, cause="cart-2 lost").encode())
     await client.put(keys.session(slot, "tea-for-two"), session.encode())
     await client.put(keys.session(slot, "gone"), Session("", b"", FAR_FUTURE_MS, 2, deleted=True).encode())
-    failover = Failover(TRACE, "cart-1", "cart-2", "cart-2 lost", False, (1, 3), (2, 2), 1000.0)
+    failover = FailoverRecord(TRACE, "cart-1", "cart-2", "cart-2 lost", False, (1, 3), (2, 2), 1000.0)
     await client.put(keys.failover(TRACE, "cart-1", "cart-2"), failover.encode())
     return pool_name
 
@@ -390,7 +399,7 @@ async def test_sessions_lists_the_living(understudy, etcd, small_pool):
 
 
 async def test_failovers_are_put_together_by_trace(understudy, etcd, client, small_pool):
-    more = Failover(TRACE, "cart-3", "cart-2", "cart-2 lost", False, (0,), (2,), 1000.5)
+    more = FailoverRecord(TRACE, "cart-3", "cart-2", "cart-2 lost", False, (0,), (2,), 1000.5)
     await client.put(PoolKeys(small_pool).failover(TRACE, "cart-3", "cart-2"), more.encode())
     read = ("failovers", "--etcd", etcd.endpoint, "--pool", small_pool)
     (row,) = json.loads(understudy(*read, "-o", "json").output)["failovers"]
@@ -437,7 +446,7 @@ async def test_the_trace_of_a_failover_that_has_just_been_is_waited_for(understu
     span = {"trace_id": TRACE, "span_id": "c" * 16, "parent_id": "", "name": "failover", "start_ns": 1, "end_ns": 9}
 
     async def told(started):
-        record = Failover(TRACE, "cart-1", "cart-2", "cart-2 lost", False, (1, 3), (2, 2), started)
+        record = FailoverRecord(TRACE, "cart-1", "cart-2", "cart-2 lost", False, (1, 3), (2, 2), started)
         await client.put(keys.failover(TRACE, "cart-1", "cart-2"), record.encode())
         with answering(Late({f"/v1/traces/{TRACE}": {"spans": [span]}})) as (address, _):
             control = ControlServer("control-1", "127.0.0.1:9", address.removeprefix("http://"))

@@ -12,7 +12,8 @@ from rich.text import Text
 from understudy.deploy.cli.commands_read import explain
 from understudy.deploy.cli.main import COMMANDS, cli
 from understudy.deploy.common.console_style import Terminal, plain_table
-from understudy.deploy.common.options import KeyCommand, show
+from understudy.deploy.common.key_command import KeyCommand
+from understudy.deploy.common.options import show
 from understudy.deploy.inspect.tables import sessions_table
 from understudy.deploy.local.processes import ProcessState
 

@@ -9,7 +9,7 @@ import click
 from understudy.deploy.cli.commands_run import sidecar
 from understudy.deploy.common.layout import ControlAddresses, FrontAddresses, Layout, MemberAddresses
 from understudy.deploy.common.sidecar_arguments import SidecarOptions, sidecar_arguments
-from understudy.deploy.kubernetes.base.sidecar_settings import SidecarSettings
+from understudy.deploy.kubernetes.base.injection_settings import InjectionSettings
 from understudy.deploy.kubernetes.injection.pod import inject
 from understudy.deploy.local.local_pool import LocalSettings, member_place, programs
 from understudy.statesync.etcd.settings import EtcdSettings
@@ -88,7 +88,7 @@ def test_the_sidecars_of_pods_have_every_option_that_those_of_the_demo_have() ->
         "metadata": {"annotations": {"understudy.io/pool": "cart"}},
         "spec": {"containers": [{"name": "app", "ports": [{"containerPort": 8000}]}]},
     }
-    injected = inject(pod, SidecarSettings("understudy-sidecar:1", ("http://h:1",))).pod
+    injected = inject(pod, InjectionSettings("understudy-sidecar:1", ("http://h:1",))).pod
     arguments = injected["spec"]["initContainers"][0]["args"]
     assert options(local) <= options(arguments)
     # Read by the command itself, once the variables have values, they say the same of everything but addresses.

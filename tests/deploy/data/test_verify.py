@@ -93,8 +93,8 @@ async def test_status_sync_names_a_member_that_lacks_copies_or_is_behind(pool: S
         b = sidecars["b"].copies
         await until(lambda: len(b.replica.synced) == 16, what="the standby has its copies")
         sidecars["b"].reconciler._start = lambda *_: None  # type: ignore[method-assign] # nothing is copied anew
-        b.mirror._hand_over = lambda _: None  # type: ignore[method-assign] # and nothing comes from the watch
-        b.mirror.revision -= 1
+        b.informer._hand_over = lambda _: None  # type: ignore[method-assign] # and nothing comes from the watch
+        b.informer.revision -= 1
         for slot in (3, 4, 9):
             b.replica._slots[slot].copied = 0
         await pool.call("a", "PUT", "/k", "x")

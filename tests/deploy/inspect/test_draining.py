@@ -17,7 +17,7 @@ from tests.harness.waiting import until
 from understudy.deploy.inspect.draining import SlotsTakenOver, blocked_drains, obstacle, takers
 from understudy.proxy.ownership.handover import SLOTS_TOGETHER
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.records import Failover, Intent, Lost, Member, MemberState, Owner, Table
+from understudy.statesync.pool.records import FailoverRecord, Intent, Lost, Member, MemberState, Owner, Table
 from understudy.statesync.pool.state import At, PoolState
 
 NOW = 100.0
@@ -88,7 +88,7 @@ def test_slots_that_were_taken_over_are_told_from_those_handed_over_and_from_wha
     pool = pool_of("bb", leaving="a", a=DRAINING, b=UP)
 
     def note(key: str, *slots: int, planned: bool = False) -> None:
-        record = Failover(key, "b", "a", "", planned, slots, tuple(1 for _ in slots), 0.0)
+        record = FailoverRecord(key, "b", "a", "", planned, slots, tuple(1 for _ in slots), 0.0)
         pool.failovers[key] = At(record, 1)
 
     note("old", 5)

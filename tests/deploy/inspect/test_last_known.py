@@ -20,7 +20,7 @@ from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import (
     NO_ETCD,
     ControlServer,
-    Failover,
+    FailoverRecord,
     Intent,
     Lost,
     Member,
@@ -46,7 +46,7 @@ def pool() -> PoolState:
     state.members = {name: At(Member(name, f"{name}1", "h:1", "h:2", MemberState.UP), 4) for name in ("a", "b")}
     state.owners = {slot: At(Owner("ab"[slot % 2], f"{'ab'[slot % 2]}1", 1), 5) for slot in range(4)}
     state.controls = {"control-1": At(ControlServer("control-1", "h:3", "h:4"), 6)}
-    state.failovers = {"ab/a/c": At(Failover("ab", "a", "c", "c lost", False, (1,), (2,), 1.0), 7)}
+    state.failovers = {"ab/a/c": At(FailoverRecord("ab", "a", "c", "c lost", False, (1,), (2,), 1.0), 7)}
     state.intents, state.sites = {"a": At(Intent("a"), 8)}, {"east": At(Intent(site="east"), 9)}
     return state
 
@@ -228,7 +228,7 @@ async def test_a_spec_of_another_version_is_not_taken_for_garbage(understudy, et
     assert (refused.exit_code, "spec in etcd: slots" in refused.stderr) == (2, True)
 
 
-def test_a_mirrored_pool_tells_all_that_it_was_told():
+def test_a_copied_pool_has_every_record():
     state = pool()
     again = PoolState(KEYS)
     again.apply(InformerBatch(9, (), reset=True))

@@ -10,7 +10,7 @@ from understudy.deploy.inspect.member_views import member_views, order_of
 from understudy.deploy.inspect.traces import condense
 from understudy.deploy.inspect.views import explain_view, failovers_view, ranges, status_view
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.records import Failover, Member, MemberState, Owner, Phase, Table
+from understudy.statesync.pool.records import FailoverRecord, Member, MemberState, Owner, Phase, Table
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.state import At, PoolState
 from understudy.telemetry.otlp.spans import StoredSpan
@@ -131,7 +131,9 @@ def test_a_layout_survives_its_file():
 
 def test_failovers_are_in_the_order_of_etcd_whatever_the_clocks_of_their_writers_say(pool):
     def changed(trace, to, *, started, revision):
-        pool.failovers[f"{trace}/{to}/c"] = At(Failover(trace, to, "c", "c lost", False, (1,), (2,), started), revision)
+        pool.failovers[f"{trace}/{to}/c"] = At(
+            FailoverRecord(trace, to, "c", "c lost", False, (1,), (2,), started), revision
+        )
 
     changed("first", "a", started=9000.0, revision=10)
     changed("second", "a", started=100.0, revision=11)

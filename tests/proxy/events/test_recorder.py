@@ -3,7 +3,7 @@
 import pytest
 
 from understudy.proxy.events.recorder import Recorder
-from understudy.statesync.pool.records import Failover, Owner
+from understudy.statesync.pool.records import FailoverRecord, Owner
 from understudy.statesync.pool.state import At
 from understudy.telemetry.tracing import names
 from understudy.telemetry.tracing.ids import takeover_seed
@@ -12,8 +12,10 @@ from understudy.telemetry.tracing.setup import start_telemetry
 TRACE = takeover_seed("cart", "a", "a1")
 
 
-def failover(*slots: int, epochs: tuple[int, ...], to: str = "b", source: str = "a", planned: bool = False) -> Failover:
-    return Failover(TRACE.hex, to, source, "", planned, slots, epochs, 1.0)
+def failover(
+    *slots: int, epochs: tuple[int, ...], to: str = "b", source: str = "a", planned: bool = False
+) -> FailoverRecord:
+    return FailoverRecord(TRACE.hex, to, source, "", planned, slots, epochs, 1.0)
 
 
 FAILOVERS = [

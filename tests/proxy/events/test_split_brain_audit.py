@@ -16,7 +16,7 @@ from understudy.proxy.events.split_brain_audit import SplitBrainAudit, written_l
 from understudy.proxy.sidecar.parts import Sidecar
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.pool.slots import slot_of
-from understudy.statesync.sessions.digests import Entry, Reading
+from understudy.statesync.sessions.digests import DigestEntry, Reading
 from understudy.telemetry.tracing import names
 from understudy.telemetry.tracing.ids import takeover_seed
 from understudy.telemetry.tracing.setup import start_telemetry
@@ -45,7 +45,9 @@ def told(sidecar: Sidecar) -> list[tuple[str, Mapping[str, Any]]]:
     ids=["the owner's own", "a former owner's, afterwards", "a former owner's, in its time", "the next owner's"],
 )
 def test_only_a_former_owners_later_write_has_two_writers(epoch, revision, late):
-    reading = Reading(130, {"k": Entry(revision, 0), "l": Entry(110, 0)}, frozenset(), 0, {"k": epoch, "l": 5})
+    reading = Reading(
+        130, {"k": DigestEntry(revision, 0), "l": DigestEntry(110, 0)}, frozenset(), 0, {"k": epoch, "l": 5}
+    )
     assert written_late(reading, 5, 100) == late
 
 
@@ -55,11 +57,11 @@ def test_an_audit_is_told_when_the_last_of_its_slots_is_checked_or_gone():
     telemetry.on_span = lambda name, ids, _seconds, attributes: found.append((name, ids.hex, dict(attributes)))
     writers = SplitBrainAudit(telemetry, "cart", "b")
     writers.claimed(IDS, {1: 5, 2: 5, 3: 5}, 100)
-    clean = Reading(130, {"k": Entry(120, 0)}, frozenset(), 0, {"k": 5})
+    clean = Reading(130, {"k": DigestEntry(120, 0)}, frozenset(), 0, {"k": 5})
     owner = Owner("b", "b1", 5)
     assert writers.next_audit() == 1
     writers.checked(clean, 1, owner, 100)
-    writers.checked(Reading(130, {"k": Entry(120, 0)}, frozenset(), 0, {"k": 4}), 2, owner, 125)
+    writers.checked(Reading(130, {"k": DigestEntry(120, 0)}, frozenset(), 0, {"k": 4}), 2, owner, 125)
     assert not found
     writers.left(3)
     expected = {names.POOL: "cart", names.MEMBER: "b", names.SLOTS: 2, names.WRITES_BREACHED: 1}

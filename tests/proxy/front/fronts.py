@@ -14,7 +14,7 @@ from tests.harness.http_app import http_app
 from tests.harness.waiting import free_port
 from understudy.proxy.front.envoy import EnvoySettings
 from understudy.statesync.pool.spec import PoolSpec
-from understudy.xds.envoy.pool_view import Endpoint, PoolView
+from understudy.xds.envoy.routing_view import Endpoint, RoutingView
 
 
 @dataclass
@@ -56,7 +56,7 @@ async def running_control() -> AsyncIterator[Control]:
     application, port, cache = Application(), free_port(), PoolCache("cart")
     async with http_app(application.answer) as member, xds_server(cache) as xds:
         await cache.publish(
-            PoolView(PoolSpec(pool="cart"), {"cart-1": Endpoint("127.0.0.1", member)}, [("cart-1",)] * 256)
+            RoutingView(PoolSpec(pool="cart"), {"cart-1": Endpoint("127.0.0.1", member)}, [("cart-1",)] * 256)
         )
         cache.ready()
         try:

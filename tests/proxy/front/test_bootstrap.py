@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from understudy.proxy.front.binary import find_envoy
 from understudy.proxy.front.bootstrap import XDS_CLUSTER, bootstrap
-from understudy.proxy.front.envoy import find_envoy
 
 SETTINGS: dict[str, Any] = {
     "node_id": "front-1",

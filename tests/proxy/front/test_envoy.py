@@ -17,13 +17,11 @@ import pytest_asyncio
 from tests.harness.forkserver import forked
 from tests.harness.waiting import free_port, until
 from tests.proxy.front.fronts import Control, answers, running_control
+from understudy.proxy.front.binary import BINARY_VARIABLE, EnvoyMissingError, find_envoy
 from understudy.proxy.front.envoy import (
-    BINARY_VARIABLE,
     AddressInUseError,
-    EnvoyMissingError,
     EnvoyProcess,
     EnvoyStartError,
-    find_envoy,
     run_envoy,
 )
 

@@ -14,7 +14,7 @@ from understudy.proxy.ownership import claims
 from understudy.statesync.etcd.client import EtcdClient, OutcomeUnknown
 from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.etcd.key_range import prefix_range
-from understudy.statesync.pool.records import Failover
+from understudy.statesync.pool.records import FailoverRecord
 
 ALL = list(range(SLOTS))
 
@@ -62,8 +62,8 @@ async def test_what_the_dead_owner_wrote_last_is_there_before_the_first_answer(
     a, b = await pool.give("a", "b"), pool["b"]
     await b.reconciler._hold()
     held_back: list[InformerBatch] = []
-    hand_over = b.copies.mirror._hand_over
-    monkeypatch.setattr(b.copies.mirror, "_hand_over", held_back.append)
+    hand_over = b.copies.informer._hand_over
+    monkeypatch.setattr(b.copies.informer, "_hand_over", held_back.append)
     monkeypatch.setattr(claims, "WATCH_TIMEOUT", 20.0)
     assert (await a.call("PUT", "k", "last")).status == 201
 
@@ -87,7 +87,7 @@ async def test_a_watch_that_lags_behind_is_made_up_for_by_reading_etcd(
 ) -> None:
     a, b = await pool.give("a", "b"), pool["b"]
     await b.reconciler._hold()
-    monkeypatch.setattr(b.copies.mirror, "_hand_over", lambda _: None)
+    monkeypatch.setattr(b.copies.informer, "_hand_over", lambda _: None)
     assert (await a.call("PUT", "k", "unseen", Idempotency_Key="once")).status == 201
 
     won = await b.claimer.win(b.pool.view(), ALL, taking_over(pool, "b", "a"))
@@ -123,7 +123,9 @@ async def test_the_failover_record_names_the_slots_that_were_won(pool: InProcess
     b = pool["b"]
     await b.claimer.open(await b.claimer.win(b.pool.view(), [0, 2], taking_over(pool, "b", "a")))
 
-    (record,) = [Failover.decode(kv.value) for kv in (await pool.client.range(prefix_range(pool.keys.failovers))).kvs]
+    (record,) = [
+        FailoverRecord.decode(kv.value) for kv in (await pool.client.range(prefix_range(pool.keys.failovers))).kvs
+    ]
     assert (record.source, record.to, record.planned) == ("a", "b", False)
     assert (record.slots, record.epochs) == ((0, 2), (2, 2))
 

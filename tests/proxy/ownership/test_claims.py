@@ -14,7 +14,7 @@ from understudy.proxy.ownership.claims import Claimer
 from understudy.proxy.sidecar.parts import Sidecar
 from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.ownership import CLAIM_MOST
-from understudy.statesync.pool.records import Failover
+from understudy.statesync.pool.records import FailoverRecord
 
 A_FIRST = (("a", "b"),)
 SLOTS = 3 * CLAIM_MOST + 20
@@ -49,7 +49,7 @@ async def test_a_takeover_of_many_slots_waits_once_for_the_old_owners_reads(
         await until(lambda: len(here["b"].owned.open_slots()) == SLOTS, 40, "all slots are served")
         assert waits == [SLOTS]
         page = await pool.client.range(prefix_range(pool.keys.failovers))
-        (taken,) = [Failover.decode(kv.value) for kv in page.kvs]
+        (taken,) = [FailoverRecord.decode(kv.value) for kv in page.kvs]
         assert sorted(taken.slots) == list(range(SLOTS))
 
 

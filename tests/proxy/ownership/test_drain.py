@@ -20,7 +20,7 @@ from tests.harness.secrets import write_secret
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import free_port, until
 from understudy.statesync.etcd.key_range import prefix_range
-from understudy.statesync.pool.records import Failover, Intent, MemberState
+from understudy.statesync.pool.records import FailoverRecord, Intent, MemberState
 
 ADMIN = {"Understudy-Admin": "true"}
 A_FIRST = ("a", "b")
@@ -134,7 +134,7 @@ async def test_a_site_hands_over_without_a_control_server_too_and_not_to_itself(
     for name in ("a", "b"):
         await until(lambda name=name: says_that_its_site_is_offline(pool, name), 40, f"{name} says why it gives way")
     page = await pool.client.range(prefix_range(pool.keys.failovers))
-    given = [Failover.decode(kv.value) for kv in page.kvs]
+    given = [FailoverRecord.decode(kv.value) for kv in page.kvs]
     assert {(one.source, one.to, one.cause) for one in given if one.planned} == {
         ("a", "c", "site east offline"),
         ("b", "c", "site east offline"),

@@ -20,7 +20,7 @@ from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.state import At
-from understudy.statesync.sessions.request_log import Entry, RequestLog
+from understudy.statesync.sessions.request_log import LogEntry, RequestLog
 from understudy.statesync.sessions.session import ANSWERS_KEPT
 
 A_FIRST, B_FIRST = (("a", "b"),), (("b", "a"),)
@@ -115,7 +115,7 @@ async def test_a_new_owner_whose_watch_lags_behind_reads_the_log_from_etcd(
     async with sidecars_here(pool, "b") as here:
         await pool.settle(*A_FIRST)
         monkeypatch.setattr(here["b"].copies.requests, "apply", lambda *_: None)
-        monkeypatch.setattr(here["b"].copies.mirror, "caught_up", lambda _: asyncio.Event().wait())
+        monkeypatch.setattr(here["b"].copies.informer, "caught_up", lambda _: asyncio.Event().wait())
         assert (await pool.call("a", "DELETE", "/k", Idempotency_Key="d"))[0] == 404
         pool.kill("a")
 
@@ -204,7 +204,7 @@ async def test_records_are_deleted_once_their_time_is_over(client: EtcdClient, p
     for number in range(300):
         record = log.record_key(number) if number % 3 else f"{keys.requests}b/gone/{number:012d}"
         seen = old if number < 290 else fresh
-        log.note(record, [Entry(f"r{number}", "f", 200)], 1, seen)
+        log.note(record, [LogEntry(f"r{number}", "f", 200)], 1, seen)
         await client.put(record, b"[]")
     sweep = RequestSweep(pool, log, client)
     sweep.interval = 0.01

@@ -12,7 +12,7 @@ from tests.harness.cable import cable_to
 from tests.harness.waiting import until
 from understudy.proxy.member.signal import Signal
 from understudy.proxy.sidecar.heartbeat_client import HeartbeatClient
-from understudy.statesync.heartbeat.heartbeat import METHOD, SERVICE, Answer, Beat
+from understudy.statesync.heartbeat.heartbeat import METHOD, SERVICE, Beat, BeatAnswer
 from understudy.statesync.pool.records import MemberState
 from understudy.xds.membership.failure_detector import FailureDetector
 from understudy.xds.membership.heartbeat_server import HeartbeatServer
@@ -23,7 +23,7 @@ BEAT = Beat("cart", *WHO, MemberState.UP, 1, sent=7, answers=True)
 
 
 @asynccontextmanager
-async def beating(address: str, heard: list[Answer]) -> AsyncIterator[None]:
+async def beating(address: str, heard: list[BeatAnswer]) -> AsyncIterator[None]:
     """A member's heartbeats to one control server."""
     client = HeartbeatClient(lambda: {address}, lambda: BEAT, lambda _, answer: heard.append(answer), None, Signal())
     task = asyncio.create_task(client.run())

@@ -94,7 +94,7 @@ async def test_a_silent_process_is_replaced_and_gives_the_name_up_when_it_is_bac
         await second.holder.check()
         assert await second.holder.write(second.record, lease.id)
 
-        first.holder._pool.state.members["cart-1"] = At(second.record, second.holder._revision)  # by its mirror
+        first.holder._pool.state.members["cart-1"] = At(second.record, second.holder._revision)  # by its informer
         assert first.holder.replaced
         assert not second.holder.replaced
         with pytest.raises(NameTaken, match="boot second"):

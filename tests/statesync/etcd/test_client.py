@@ -10,7 +10,7 @@ from tests.harness.waiting import until
 from understudy.statesync.etcd import transport as etcd_transport
 from understudy.statesync.etcd.client import (
     Compacted,
-    Conflict,
+    CompareFailed,
     CreateRevision,
     Delete,
     EtcdClient,
@@ -133,7 +133,7 @@ async def test_a_transaction_answers_each_operation_of_the_branch_taken(client: 
     assert not lost.succeeded
     assert lost.answers == ((Kv(keys.owner(1), b"b", won.revision, revision, 0),),)
     assert lost.revision == won.revision
-    with pytest.raises(Conflict, match="claim of slot 1"):
+    with pytest.raises(CompareFailed, match="claim of slot 1"):
         lost.or_conflict("claim of slot 1")
 
 

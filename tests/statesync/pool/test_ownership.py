@@ -32,7 +32,7 @@ from understudy.statesync.pool.ownership import (
     start_handover,
     undo_handover,
 )
-from understudy.statesync.pool.records import Failover, Intent, Lost, Member, MemberState, Owner, Phase, Table
+from understudy.statesync.pool.records import FailoverRecord, Intent, Lost, Member, MemberState, Owner, Phase, Table
 from understudy.statesync.pool.state import At, PoolState
 
 KEYS = PoolKeys("p")
@@ -262,8 +262,8 @@ def test_a_failover_record_forgets_slots_that_were_not_taken_after_all() -> None
     put = log.without("t", "a", {2})
     assert put is not None
     assert put.key == keys.failover("t", "b", "a")
-    left = Failover.decode(put.value)
+    left = FailoverRecord.decode(put.value)
     assert (left.slots, left.epochs) == ((1, 3), (4, 6))
     assert log.without("t", "a", {1, 3}) is None
-    again = Failover.decode(log.add("t", "a", {7: 2}, cause="a lost", planned=False, now=2.0).value)
+    again = FailoverRecord.decode(log.add("t", "a", {7: 2}, cause="a lost", planned=False, now=2.0).value)
     assert again.slots == (7,)

@@ -10,7 +10,7 @@ from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.sessions.digests import (
     Difference,
-    Entry,
+    DigestEntry,
     Fault,
     Reading,
     compare,
@@ -25,11 +25,11 @@ SESSION = Session("text/plain", b"hello", 5000, epoch=3, revision=7, answers=(An
 
 
 def reading(**entries: tuple[int, int]) -> Reading:
-    return Reading(100, {key: Entry(*entry) for key, entry in entries.items()}, frozenset(), 0)
+    return Reading(100, {key: DigestEntry(*entry) for key, entry in entries.items()}, frozenset(), 0)
 
 
-def held(**entries: tuple[int, int]) -> dict[str, Entry]:
-    return {key: Entry(*entry) for key, entry in entries.items()}
+def held(**entries: tuple[int, int]) -> dict[str, DigestEntry]:
+    return {key: DigestEntry(*entry) for key, entry in entries.items()}
 
 
 def test_every_part_of_a_session_counts() -> None:
@@ -51,7 +51,7 @@ def test_a_session_as_it_was_written_and_as_it_is_read_back_has_the_same_entry()
 
 
 def test_a_slots_digest_depends_on_no_order_and_not_on_what_came_later() -> None:
-    entries = [(f"key-{n}", Entry(n, random.Random(n).getrandbits(128))) for n in range(50)]
+    entries = [(f"key-{n}", DigestEntry(n, random.Random(n).getrandbits(128))) for n in range(50)]
     shuffled = random.Random(1).sample(entries, len(entries))
     assert digest_of(dict(entries), 100) == digest_of(dict(shuffled), 100)
     assert digest_of(dict(entries), 29) == digest_of(dict(entries[:30]), 100)
@@ -94,13 +94,13 @@ def test_a_value_that_is_no_session_is_not_held_against_the_copy() -> None:
 def test_a_true_copy_is_never_found_wrong(
     history: list[tuple[str, bool]], applied: int, read_at: int, ahead: frozenset[str]
 ) -> None:
-    def as_of(revision: int, keys: str | frozenset[str] = "abcd") -> dict[str, Entry]:
-        state: dict[str, Entry] = {}
+    def as_of(revision: int, keys: str | frozenset[str] = "abcd") -> dict[str, DigestEntry]:
+        state: dict[str, DigestEntry] = {}
         for number, (key, put) in enumerate(history[:revision], start=1):
             if key in keys:
                 state.pop(key, None)
                 if put:
-                    state[key] = Entry(number, number)
+                    state[key] = DigestEntry(number, number)
         return state
 
     read_at = max(applied, read_at)

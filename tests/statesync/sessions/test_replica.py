@@ -28,11 +28,11 @@ def bodies(replica: Replica, slot: int) -> dict[str, bytes]:
 async def test_a_full_sync_under_writes_ends_with_what_etcd_holds(client: EtcdClient, pool_name: str) -> None:
     keys = PoolKeys(pool_name)
     replica = Replica(client, keys)
-    mirror = Informer(
+    informer = Informer(
         client, keys.without_sessions, lambda batch: replica.apply(batch.events), watched=(keys.everything,)
     )
-    watching = asyncio.create_task(mirror.run())
-    await asyncio.wait_for(mirror.synced.wait(), 10)
+    watching = asyncio.create_task(informer.run())
+    await asyncio.wait_for(informer.synced.wait(), 10)
 
     async def write(part: int) -> None:
         for n in range(60):
@@ -46,7 +46,7 @@ async def test_a_full_sync_under_writes_ends_with_what_etcd_holds(client: EtcdCl
     await replica.full_sync(3)
     await asyncio.gather(*writers)
     last = await client.put(keys.session(3, "last"), value_of("last"))
-    await asyncio.wait_for(mirror.caught_up(last), 10)
+    await asyncio.wait_for(informer.caught_up(last), 10)
 
     page = await client.range(prefix_range(keys.slot_sessions(3)))
     in_etcd = {kv.key.rpartition("/")[2]: Session.decode(kv.value, kv.mod_revision).body for kv in page.kvs}
@@ -58,22 +58,22 @@ async def test_a_full_sync_under_writes_ends_with_what_etcd_holds(client: EtcdCl
 async def test_a_compacted_watch_starts_over_with_a_reset(client: EtcdClient, pool_name: str) -> None:
     keys = PoolKeys(pool_name)
     resets: list[bool] = []
-    mirror = Informer(client, keys.without_sessions, lambda batch: resets.append(batch.reset))
+    informer = Informer(client, keys.without_sessions, lambda batch: resets.append(batch.reset))
     await client.put(keys.table, b"old")
-    watching = asyncio.create_task(mirror.run())
-    await asyncio.wait_for(mirror.synced.wait(), 10)
+    watching = asyncio.create_task(informer.run())
+    await asyncio.wait_for(informer.synced.wait(), 10)
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
     for n in range(5):
         revision = await client.put(keys.table, str(n).encode())
     await client.compact(revision)
 
-    seen_before = mirror.revision
-    again = asyncio.create_task(mirror.run())
-    await until(lambda: len(resets) > 1, what="the mirror lists again")
+    seen_before = informer.revision
+    again = asyncio.create_task(informer.run())
+    await until(lambda: len(resets) > 1, what="the informer reads everything again")
     again.cancel()
 
-    assert mirror.revision > seen_before
+    assert informer.revision > seen_before
     assert resets[-1] is True
 
 

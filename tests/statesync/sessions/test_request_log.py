@@ -12,7 +12,7 @@ from understudy.statesync.sessions.request_log import (
     ANY_CONTENT,
     CLOCK_MARGIN,
     MEMBER_MARGIN,
-    Entry,
+    LogEntry,
     RequestLog,
     Settled,
     Window,
@@ -24,23 +24,23 @@ from understudy.statesync.sessions.request_log import (
 )
 from understudy.statesync.sessions.session import (
     Method,
-    Refused,
     Repeated,
     Session,
     Stored,
     Write,
     WriteContext,
+    WriteRefused,
     decide_write,
 )
 
 KEYS = PoolKeys("cart")
 TERMS = WriteContext(epoch=7, now_ms=1000, session_bytes=100, default_ttl=60)
 R = request_hash("k", "request:1;r")
-EFFECT = Entry(R, "f1", 200)
-ABSENT = Entry(R, "f1", 404, "no-such-session")
+EFFECT = LogEntry(R, "f1", 200)
+ABSENT = LogEntry(R, "f1", 404, "no-such-session")
 
 
-def log_of(*records: tuple[str, Entry, int], seen: float = 0.0) -> RequestLog:
+def log_of(*records: tuple[str, LogEntry, int], seen: float = 0.0) -> RequestLog:
     log = RequestLog(KEYS, "a", "boot")
     for record, entry, revision in records:
         log.note(record, [entry], revision, seen)
@@ -93,10 +93,10 @@ def test_the_window_is_open_to_every_request_that_somebody_still_waits_for() -> 
 
 
 def test_records_come_back_from_etcd_as_they_were() -> None:
-    entries = [EFFECT, ABSENT, Entry(R, ANY_CONTENT, 204, "request-refused")]
+    entries = [EFFECT, ABSENT, LogEntry(R, ANY_CONTENT, 204, "request-refused")]
     assert decode_entries(encode_entries(entries)) == entries
     newer = b'[["r","f",200,"",{"what":"is this"}]]'
-    assert decode_entries(newer) == [Entry("r", "f", 200)]
+    assert decode_entries(newer) == [LogEntry("r", "f", 200)]
 
 
 @pytest.mark.parametrize("junk", [b"", b"{}x", b"7", b"[7]", b'[["r"]]', b"\xff"])
@@ -112,13 +112,13 @@ def test_an_outcome_is_known_by_its_request_and_a_refusal_by_its_content_too() -
     log = log_of((log_of().record_key(1), ABSENT, 9))
     assert log.find(R, "f1") == Settled("f1", 404, 0, "no-such-session")
     assert log.find(R, "other") is None
-    log = log_of((log_of().record_key(1), Entry(R, ANY_CONTENT, 204, "request-refused"), 9))
+    log = log_of((log_of().record_key(1), LogEntry(R, ANY_CONTENT, 204, "request-refused"), 9))
     assert log.find(R, "whatever") is not None
 
 
 def test_the_first_outcome_counts_and_a_record_is_read_once() -> None:
     log = log_of((log_of().record_key(1), EFFECT, 9), (log_of().record_key(2), EFFECT, 10))
-    log.apply([event(log.record_key(1), encode_entries([Entry(R, "f9", 201)]))], 1.0)
+    log.apply([event(log.record_key(1), encode_entries([LogEntry(R, "f9", 201)]))], 1.0)
     assert log.find(R, "f1") == Settled("f1", 200, 9)
 
 
@@ -153,8 +153,8 @@ CREATE = Write(Method.PUT, b"x", if_none_match="*")
 REFUSE = Write(Method.REFUSE)
 
 
-def settled_by(outcome: Stored | Refused | Repeated, write: Write) -> Settled:
-    if isinstance(outcome, Refused):
+def settled_by(outcome: Stored | WriteRefused | Repeated, write: Write) -> Settled:
+    if isinstance(outcome, WriteRefused):
         return Settled(write.fingerprint, outcome.status, 0, outcome.problem)
     return Settled(write.fingerprint, outcome.status, 77)
 
@@ -168,19 +168,19 @@ def test_a_refusal_that_a_copy_could_contradict_is_kept_and_final(
     first: Session | None, write: Write, later: Session | None
 ) -> None:
     refused = decide_write(first, write, TERMS)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, WriteRefused)
     assert refused.lasting
     again = decide_write(later, write, TERMS, settled_by(refused, write))
-    assert isinstance(again, Refused)
+    assert isinstance(again, WriteRefused)
     assert (again.status, again.problem, again.lasting) == (refused.status, refused.problem, False)
 
 
 def test_a_refusal_that_no_copy_can_contradict_is_not_kept() -> None:
     refused = decide_write(HERE, Write(Method.PUT, b"x", if_match='"1"'), TERMS)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, WriteRefused)
     assert not refused.lasting
     star = decide_write(None, Write(Method.PUT, b"x", if_match="*"), TERMS)
-    assert isinstance(star, Refused)
+    assert isinstance(star, WriteRefused)
     assert star.lasting
 
 
@@ -189,12 +189,12 @@ def test_an_effect_is_told_to_copies_and_not_to_other_writes() -> None:
     effect = settled_by(decide_write(HERE, cas, TERMS), cas)
     assert decide_write(HERE, Write(Method.PUT, b"anew", if_match='"4d"'), TERMS, effect) == Repeated(200, 77)
     other = decide_write(HERE, DELETE, TERMS, effect)
-    assert (other.status, isinstance(other, Refused)) == (422, True)
+    assert (other.status, isinstance(other, WriteRefused)) == (422, True)
 
 
 def test_a_request_that_the_application_refused_changes_nothing_any_more() -> None:
     refusal = decide_write(None, REFUSE, TERMS)
-    assert isinstance(refusal, Refused)
+    assert isinstance(refusal, WriteRefused)
     assert (refusal.status, refusal.lasting) == (204, True)
     known = settled_by(refusal, REFUSE)
     assert decide_write(HERE, DELETE, TERMS, known).status == 409

@@ -18,7 +18,7 @@ from understudy.statesync.sessions.session_crypto import (
     EncryptionKey,
     KeyMissing,
     SealedSessions,
-    Unreadable,
+    UnreadableSession,
     agree,
     load_session_crypto,
     outline,
@@ -81,7 +81,7 @@ def test_a_value_that_was_moved_or_changed_does_not_open() -> None:
         (AT, stored[: stored.index(b"\n") + 5]),
     ):
         assert (key, value) != (AT, stored)
-        with pytest.raises(Unreadable, match="changed in etcd"):
+        with pytest.raises(UnreadableSession, match="changed in etcd"):
             codec.decode(key, value, 1)
 
 

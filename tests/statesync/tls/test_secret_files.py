@@ -14,7 +14,8 @@ from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.layout import PROCESSES_FILE
 from understudy.deploy.kubernetes.webhook.tls_reload import KEY, CertificateFiles, ServingCertificate
 from understudy.deploy.local.local_pool import _lock_directory
-from understudy.proxy.front.envoy import EnvoyError, EnvoyProcess, EnvoySettings
+from understudy.proxy.front.binary import EnvoyError
+from understudy.proxy.front.envoy import EnvoyProcess, EnvoySettings
 from understudy.proxy.sessions.admission import BadTokenFile, SessionTokens
 from understudy.proxy.sidecar.heartbeat_client import HeartbeatClient
 from understudy.statesync.sessions.session_crypto import BadKeyFile, load_session_crypto

@@ -14,7 +14,7 @@ from understudy.telemetry.otlp.logs import StoredLog
 from understudy.telemetry.slo.judgement import review
 from understudy.telemetry.slo.model import DAY_NS, Failover, Figure, State, Targets, Through
 from understudy.telemetry.slo.page import page
-from understudy.telemetry.slo.requests import Request, requests_of, with_requests
+from understudy.telemetry.slo.requests import AffectedRequest, requests_of, with_requests
 from understudy.telemetry.slo.view import Drawing, as_json
 
 SECOND = 1000 * MS
@@ -206,7 +206,9 @@ def test_unavailability_is_weighted_by_the_traffic_that_a_takeover_met():
 )
 def test_no_request_counts_twice_and_no_denominator_is_made_up(reported, changes, fives):
     requests = [
-        Request("front-1", EPOCH_NS + at * SECOND, EPOCH_NS + (at + took) * SECOND, f"cart-{who}", 503, True, False)
+        AffectedRequest(
+            "front-1", EPOCH_NS + at * SECOND, EPOCH_NS + (at + took) * SECOND, f"cart-{who}", 503, True, False
+        )
         for at, took, who in reported
     ]
     failovers = [

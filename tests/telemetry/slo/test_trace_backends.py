@@ -12,7 +12,7 @@ from tests.harness.recorded import answering
 from tests.telemetry.support import EPOCH_NS, MS, ROOT, TRACE
 from understudy.telemetry.otlp.counts import Period
 from understudy.telemetry.otlp.otlp_json import read_otlp_json
-from understudy.telemetry.slo.trace_backends import TraceBackendError, Window, load
+from understudy.telemetry.slo.trace_backends import TimeRange, TraceBackendError, load
 from understudy.telemetry.slo.waterfall import phases, total_ms
 
 CLAIM = "1111111111111111"
@@ -77,7 +77,7 @@ def test_what_front_envoys_told_is_read_from_a_collectors_files_too(tmp_path):
     found = load(str(tmp_path))
     assert (len(found.spans), len(found.reports), found.refused) == (1, 1, 0)
     assert found.counts == (Period("front-1", EPOCH_NS - 5000 * MS, EPOCH_NS, 40),)
-    assert load(str(tmp_path), Window(EPOCH_NS + 1)).reports == ()
+    assert load(str(tmp_path), TimeRange(EPOCH_NS + 1)).reports == ()
 
 
 def test_one_indented_document_is_read_as_well(tmp_path):
@@ -116,8 +116,8 @@ def test_links_and_fields_of_later_versions_are_passed_over(tmp_path):
 def test_only_what_touches_the_window_comes_back(tmp_path):
     file = tmp_path / "traces.json"
     file.write_text(otlp_line(FAILOVER))
-    assert load(str(file), Window(EPOCH_NS + 31 * MS)).spans
-    assert not load(str(file), Window(EPOCH_NS + 31 * MS + 1)).spans
+    assert load(str(file), TimeRange(EPOCH_NS + 31 * MS)).spans
+    assert not load(str(file), TimeRange(EPOCH_NS + 31 * MS + 1)).spans
 
 
 @pytest.mark.parametrize("text", ["", "\n\n"])
@@ -217,7 +217,7 @@ JAEGER = {
 
 def test_jaeger_is_asked_for_our_services_and_read():
     with answering({"/api/traces": JAEGER}) as (address, asked):
-        found = load(f"jaeger={address}/", Window(EPOCH_NS, EPOCH_NS + 10**9))
+        found = load(f"jaeger={address}/", TimeRange(EPOCH_NS, EPOCH_NS + 10**9))
     questions = [parse_qs(urlsplit(path).query) for path in asked]
     assert {"understudy-control", "understudy-sidecar"} <= {question["service"][0] for question in questions}
     assert {question["start"][0] for question in questions} == {str(EPOCH_NS // 1000)}
@@ -272,7 +272,7 @@ TEMPO_TRACE = {
 )
 def test_tempo_is_searched_and_each_trace_fetched(trace):
     with answering({"/api/search": TEMPO_SEARCH, f"/api/traces/{TRACE}": trace}) as (address, asked):
-        found = load(f"tempo={address}", Window(EPOCH_NS, EPOCH_NS + 10**9))
+        found = load(f"tempo={address}", TimeRange(EPOCH_NS, EPOCH_NS + 10**9))
     assert "understudy-control" in parse_qs(urlsplit(asked[0]).query)["q"][0]
     (span,) = found.spans
     assert (span.trace_id, span.span_id, span.name, span.error) == (TRACE, ROOT, "failover", "lost")

@@ -16,8 +16,8 @@ from tests.harness.programs import Program
 from tests.harness.waiting import free_port, until
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
-from understudy.xds.envoy.pool_view import Endpoint, PoolView
 from understudy.xds.envoy.resources import CLUSTER, build
+from understudy.xds.envoy.routing_view import Endpoint, RoutingView
 
 MEMBERS = ("cart-1", "cart-2", "cart-3")
 EVERY_ORDER = tuple(itertools.permutations(MEMBERS))
@@ -34,7 +34,7 @@ def evenly(orders: Sequence[tuple[str, ...]] = EVERY_ORDER) -> tuple[tuple[str, 
 class ServedPool:
     """The members, and the Envoy that clients reach them by. ``view`` says who serves which slot."""
 
-    def __init__(self, directory: Path, view: PoolView, program: str) -> None:
+    def __init__(self, directory: Path, view: RoutingView, program: str) -> None:
         self.view = view
         self.cache = PoolCache(view.spec.pool)
         self.notes = directory / "notes"
@@ -111,14 +111,14 @@ class ServedPool:
         return (await self.request(x_session_id=self.key_of(member))).text == member
 
 
-def view_of(spec: PoolSpec, orders: Sequence[tuple[str, ...]], *, checked: bool) -> PoolView:
+def view_of(spec: PoolSpec, orders: Sequence[tuple[str, ...]], *, checked: bool) -> RoutingView:
     """Three members at free ports; if ``checked``, they answer health checks where they answer everything else."""
     ports = {member: free_port() for member in MEMBERS}
     members = {
         name: Endpoint("127.0.0.1", port, check=("127.0.0.1", port) if checked else None)
         for name, port in ports.items()
     }
-    return PoolView(spec, members, orders)
+    return RoutingView(spec, members, orders)
 
 
 @contextlib.asynccontextmanager

@@ -25,8 +25,8 @@ from understudy.telemetry.slo.requests import requests_of
 from understudy.telemetry.store.store import SpanStore
 from understudy.telemetry.tracing import names
 from understudy.xds.envoy.listener import listener_name
-from understudy.xds.envoy.pool_view import Endpoint, PoolView
 from understudy.xds.envoy.resources import build
+from understudy.xds.envoy.routing_view import Endpoint, RoutingView
 from understudy.xds.publishing.listener_groups import ListenerGroups
 from understudy.xds.server.cache import ResourceCache
 from understudy.xds.server.types import LISTENER
@@ -85,7 +85,7 @@ async def pool(tmp_path: Path) -> AsyncIterator[ReportingPool]:
         nowhere = "127.0.0.1", free_port()
         members = {"cart-1": Endpoint(*nowhere), "cart-2": well, "cart-3.east": Endpoint(*nowhere, check=nowhere)}
         spec = PoolSpec(pool="cart", timeouts=Timeouts(request_seconds=1))
-        await cache.publish(PoolView(spec, members, [("cart-1", "cart-2")] * 256))
+        await cache.publish(RoutingView(spec, members, [("cart-1", "cart-2")] * 256))
         cache.ready()
         receives = [lambda server: add_otlp_receiver(server, otlp)]
         running = running_front(tmp_path, cache, trace_requests=True, services=receives)
@@ -167,7 +167,7 @@ async def test_envoy_goes_on_with_a_trace_that_its_caller_samples_and_begins_non
 
 async def test_a_node_that_names_no_cluster_for_reports_gets_a_listener_without_them():
     cache = ResourceCache()
-    await cache.set_all(build(PoolView(PoolSpec(pool="cart"), {}, ())))
+    await cache.set_all(build(RoutingView(PoolSpec(pool="cart"), {}, ())))
     await ListenerGroups(cache, "cart").set_listener("127.0.0.1:10000")
     await ListenerGroups(cache, "cart").set_listener("127.0.0.1:10001 understudy-xds")
     await ListenerGroups(cache, "cart").set_listener("127.0.0.1:10002 understudy-xds traced")

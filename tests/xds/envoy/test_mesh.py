@@ -9,9 +9,9 @@ from understudy.statesync.http.headers import APPLICATION_HEADERS
 from understudy.statesync.pool.spec import Mesh, PoolSpec, Retries
 from understudy.statesync.pool.spec_reader import parse_spec
 from understudy.xds.envoy.mesh import build_all, clusters_from_elsewhere, mesh_routes, mesh_routes_name
-from understudy.xds.envoy.pool_view import Endpoint, PoolView
 from understudy.xds.envoy.resources import ROUTES
 from understudy.xds.envoy.routes import ORDER_HEADER
+from understudy.xds.envoy.routing_view import Endpoint, RoutingView
 from understudy.xds.server.cache import InvalidResources, ResourceCache
 
 MESH = Mesh(host="cart-slots.cart.svc.cluster.local", port=7680)
@@ -20,12 +20,12 @@ MEMBERS = {name: Endpoint(f"10.0.0.{number}", 8080) for number, name in enumerat
 ORDERS = (("a", "b", "c"), ("b", "c", "a"), ("c", "a", "b"), ())
 
 
-def view(ill: str = "", spec: PoolSpec = SPEC) -> PoolView:
+def view(ill: str = "", spec: PoolSpec = SPEC) -> RoutingView:
     members = {name: replace(one, healthy=name not in ill) for name, one in MEMBERS.items()}
-    return PoolView(spec, members, ORDERS)
+    return RoutingView(spec, members, ORDERS)
 
 
-def routes(of: PoolView) -> list[Route]:
+def routes(of: RoutingView) -> list[Route]:
     config = RouteConfiguration.parse(mesh_routes(of, MESH))
     assert config.name == mesh_routes_name("cart")
     (host,) = config.virtual_hosts
@@ -49,13 +49,13 @@ def lists(route: Route) -> list[str]:
     return found
 
 
-def keyed(of: PoolView) -> list[str]:
+def keyed(of: RoutingView) -> list[str]:
     found = {tuple(lists(route)) for route in routes(of) if route.name.startswith("keyed")}
     assert len(found) == 1
     return list(found.pop())
 
 
-def keyless(of: PoolView) -> list[str]:
+def keyless(of: RoutingView) -> list[str]:
     return lists(next(route for route in routes(of) if route.name == "keyless"))
 
 
@@ -85,7 +85,7 @@ def test_slots_are_picked_by_hash_and_requests_without_a_key_by_chance():
 
 
 def test_without_members_clients_still_cannot_choose_a_host():
-    config = RouteConfiguration.parse(mesh_routes(PoolView(SPEC, {}, ()), MESH))
+    config = RouteConfiguration.parse(mesh_routes(RoutingView(SPEC, {}, ()), MESH))
     (host,) = config.virtual_hosts
     assert ORDER_HEADER in host.request_headers_to_remove
     assert set(APPLICATION_HEADERS) <= set(host.request_headers_to_remove)
@@ -93,7 +93,7 @@ def test_without_members_clients_still_cannot_choose_a_host():
 
 
 def test_ipv6_addresses_are_written_as_envoy_writes_them():
-    one = PoolView(SPEC, {"a": Endpoint("fd00::1", 8080)}, ORDERS)
+    one = RoutingView(SPEC, {"a": Endpoint("fd00::1", 8080)}, ORDERS)
     assert b"[fd00::1]:8080" in mesh_routes(one, MESH)
 
 
@@ -108,7 +108,7 @@ def test_what_does_not_change_but_health_repeats_like_the_front_envoys_routes():
 
 
 def test_a_pool_outside_a_mesh_has_no_such_routes():
-    alone = PoolView(PoolSpec(pool="cart", slots=4), MEMBERS, ORDERS)
+    alone = RoutingView(PoolSpec(pool="cart", slots=4), MEMBERS, ORDERS)
     assert list(build_all(alone)[ROUTES]) == ["cart/routes"]
 
 

@@ -18,18 +18,18 @@ from hypothesis import strategies as st
 
 from understudy.statesync.pool.spec import PoolSpec, SessionKey
 from understudy.xds.envoy.listener import listener
-from understudy.xds.envoy.pool_view import Endpoint, PoolView
 from understudy.xds.envoy.resources import CLUSTER, ENDPOINTS, ROUTES, build
+from understudy.xds.envoy.routing_view import Endpoint, RoutingView
 
 MEMBERS = {f"cart-{number}": Endpoint("127.0.0.1", 9000 + number) for number in (1, 2, 3)}
 ORDERS = (("cart-1", "cart-2", "cart-3"), ("cart-2", "cart-1", "cart-3"), ("cart-3", "cart-1", "cart-2"))
 
 
-def view(orders: Any = ORDERS, members: Any = MEMBERS, **spec: Any) -> PoolView:
-    return PoolView(PoolSpec(pool="cart", **{"slots": 3, **spec}), members, orders)
+def view(orders: Any = ORDERS, members: Any = MEMBERS, **spec: Any) -> RoutingView:
+    return RoutingView(PoolSpec(pool="cart", **{"slots": 3, **spec}), members, orders)
 
 
-def routes(of: PoolView) -> dict[str, Route]:
+def routes(of: RoutingView) -> dict[str, Route]:
     configuration = RouteConfiguration.parse(build(of)[ROUTES]["cart/routes"])
     return {route.name: route for route in configuration.virtual_hosts[0].routes}
 
@@ -38,7 +38,7 @@ def slot_clusters(route: Route) -> list[str]:
     return [entry.name for entry in route.route.weighted_clusters.clusters]
 
 
-def health(of: PoolView, name: str) -> dict[int, HealthStatus]:
+def health(of: RoutingView, name: str) -> dict[int, HealthStatus]:
     assignment = ClusterLoadAssignment.parse(build(of)[ENDPOINTS][name])
     hosts = [host for locality in assignment.endpoints for host in locality.lb_endpoints]
     return {host.endpoint.address.socket_address.port_value: host.health_status for host in hosts}
@@ -149,7 +149,7 @@ def test_a_hedge_waits_longer_where_most_members_are_late_and_no_cluster_changes
     calm = view(retries={"hedge_ms": hedge_ms})
     busy = replace(calm, late=True)
 
-    def waits(of: PoolView) -> float | None:
+    def waits(of: RoutingView) -> float | None:
         wait = routes(of)["keyed"].route.retry_policy.per_try_timeout
         return wait.total_seconds() if wait else None
 

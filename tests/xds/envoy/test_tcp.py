@@ -20,8 +20,8 @@ from xxhash import xxh64_intdigest
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.envoy.listener import listener_name
-from understudy.xds.envoy.pool_view import Endpoint, PoolView
 from understudy.xds.envoy.resources import CLUSTER, ENDPOINTS, ROUTES, build
+from understudy.xds.envoy.routing_view import Endpoint, RoutingView
 from understudy.xds.envoy.tcp import TcpSettings, tcp_listener, tcp_settings
 from understudy.xds.publishing.listener_groups import ListenerGroups
 from understudy.xds.server import types
@@ -89,7 +89,7 @@ def test_every_slot_has_a_chain_that_leads_to_its_own_cluster(slots: int):
 @given(before=st.lists(ORDERS, min_size=8, max_size=8), after=ORDERS, slot=st.integers(0, 7))
 def test_a_slot_that_moves_changes_its_own_cluster_and_nothing_else(before: list[Any], after: Any, slot: int):
     orders = [*before[:slot], after, *before[slot + 1 :]]
-    first, second = (build(PoolView(spec(slots=8), MEMBERS, one)) for one in (before, orders))
+    first, second = (build(RoutingView(spec(slots=8), MEMBERS, one)) for one in (before, orders))
     changed = {name for name, value in second[CLUSTER].items() if first[CLUSTER].get(name) != value}
     assert changed == ({f"notes/slot/{slot}"} if after != before[slot] else set())
     assert first[CLUSTER].keys() == second[CLUSTER].keys()
@@ -99,7 +99,7 @@ def test_a_slot_that_moves_changes_its_own_cluster_and_nothing_else(before: list
 
 @given(orders=st.one_of(st.just([]), st.lists(ORDERS, min_size=8, max_size=8)))
 def test_whatever_the_listener_points_at_is_there_before_the_first_table_too(orders: list[Any]):
-    clusters = build(PoolView(spec(slots=8), MEMBERS, orders))[CLUSTER]
+    clusters = build(RoutingView(spec(slots=8), MEMBERS, orders))[CLUSTER]
     found = read_references(types.LISTENER, "notes/listener", tcp_listener("notes", "127.0.0.1", 9000, terms(8)))
     assert found.clusters == {f"notes/slot/{slot}" for slot in range(8)}
     for name in found.clusters:
@@ -108,7 +108,7 @@ def test_whatever_the_listener_points_at_is_there_before_the_first_table_too(ord
 
 def test_a_slots_cluster_tries_its_members_in_order_and_without_any_all_of_them():
     orders = [("notes-2", "notes-1", "gone"), ()]
-    clusters = build(PoolView(spec(slots=2), MEMBERS, orders))[CLUSTER]
+    clusters = build(RoutingView(spec(slots=2), MEMBERS, orders))[CLUSTER]
 
     def tried(slot: int) -> list[str]:
         one = Cluster.parse(clusters[f"notes/slot/{slot}"])
@@ -120,7 +120,7 @@ def test_a_slots_cluster_tries_its_members_in_order_and_without_any_all_of_them(
 
 
 def member_cluster(**tcp: Any) -> Cluster:
-    view = PoolView(spec(slots=1, tcp=tcp), MEMBERS, [])
+    view = RoutingView(spec(slots=1, tcp=tcp), MEMBERS, [])
     return Cluster.parse(build(view)[CLUSTER]["notes/member/notes-1"])
 
 
@@ -152,7 +152,7 @@ async def test_a_listener_follows_the_spec_and_rests_while_it_stays():
     fronts = ListenerGroups(cache, "notes")
 
     async def publish(wanted: PoolSpec) -> bytes:
-        await cache.set_all(build(PoolView(wanted, MEMBERS, [])))
+        await cache.set_all(build(RoutingView(wanted, MEMBERS, [])))
         await fronts.apply_spec(wanted)
         return cache.snapshot("127.0.0.1:9000").of(types.LISTENER).resources[listener_name("notes")].packed
 

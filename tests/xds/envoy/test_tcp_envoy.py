@@ -17,7 +17,7 @@ from tests.harness.http_app import http_app
 from tests.harness.waiting import stays, until
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
-from understudy.xds.envoy.pool_view import Endpoint, PoolView
+from understudy.xds.envoy.routing_view import Endpoint, RoutingView
 
 SLOTS = 64
 ORDERS = [("m-1", "m-2", "m-3"), ("m-2", "m-3", "m-1"), ("m-3", "m-1", "m-2"), ("m-1", "m-3", "m-2")]
@@ -81,7 +81,7 @@ class TcpPool:
 
     cache: PoolCache
     front: Front
-    view: PoolView
+    view: RoutingView
     members: dict[str, Member]
 
     async def connect(self, source: str = "127.0.0.1", header: str = "") -> Connection:
@@ -90,7 +90,7 @@ class TcpPool:
         greeting = (await asyncio.wait_for(reader.readline(), 30)).decode().strip()
         return Connection(greeting, reader, writer)
 
-    async def publish(self, view: PoolView) -> None:
+    async def publish(self, view: RoutingView) -> None:
         """As the control server's publisher does, and until Envoy has it."""
         self.view = view
         await self.cache.publish(view)
@@ -109,7 +109,7 @@ async def tcp_pool(directory: Path, orders: Sequence[tuple[str, ...]], **spec: A
             health = await stack.enter_async_context(http_app(member.check))
             port = member.server.sockets[0].getsockname()[1]
             endpoints[name] = Endpoint("127.0.0.1", port, check=("127.0.0.1", health))
-        cache, view = PoolCache("notes"), PoolView(wanted, endpoints, orders)
+        cache, view = PoolCache("notes"), RoutingView(wanted, endpoints, orders)
         await cache.publish(view)
         cache.ready()
         front = await stack.enter_async_context(running_front(directory, cache, pool="notes"))

@@ -18,7 +18,7 @@ from understudy.xds.membership.state_builder import StateBuilder
 from understudy.xds.planning.plan import FirstTableTimer, next_plan
 from understudy.xds.tracing.failover_timing import (
     Delivery,
-    Phase,
+    PhaseSpan,
     delivery_phases,
     handover_change,
     leader_phases,
@@ -339,7 +339,7 @@ def test_push_and_ack_span_all_nodes_and_leave_out_what_was_sent_before():
     assert (push.attributes[names.NODE_FIRST_MS], push.attributes[names.NODE_LAST_MS]) == (2.0, 5.0)
     assert (ack.attributes[names.NODE_FIRST_MS], ack.attributes[names.NODE_LAST_MS]) == (8.0, 28.0)
     assert push.attributes[names.NODE_COUNT] == 2
-    assert isinstance(push, Phase)
+    assert isinstance(push, PhaseSpan)
 
 
 def test_without_nodes_there_is_neither_push_nor_ack():

@@ -13,7 +13,7 @@ from tests.harness.front import PoolCache, running_front
 from tests.harness.waiting import free_port, until
 from tests.xds.server.test_envoy_ads import VARIANTS, backend
 from understudy.statesync.pool.spec import PoolSpec
-from understudy.xds.envoy.pool_view import Endpoint, PoolView
+from understudy.xds.envoy.routing_view import Endpoint, RoutingView
 from understudy.xds.server.ads import StreamSettings
 from understudy.xds.server.stream_config import StreamTimeouts
 
@@ -56,14 +56,14 @@ async def test_a_request_is_retried_although_its_order_is_gone_from_the_routes(v
     settings = StreamSettings(timeouts=StreamTimeouts(removal_linger=20))
     async with dying_member() as dying, backend("b") as b:
         members = {"a": Endpoint("127.0.0.1", dying.port, healthy=True), "b": Endpoint("127.0.0.1", b, healthy=True)}
-        await cache.publish(PoolView(SPEC, members, (("a", "b"), ("a", "b"))))
+        await cache.publish(RoutingView(SPEC, members, (("a", "b"), ("a", "b"))))
         cache.ready()
         async with running_front(tmp_path, cache, delta=variant == "DELTA_GRPC", settings=settings) as front:
             await front.listens()
             asked = asyncio.create_task(front.request(x_session_id="k"))
             await until(lambda: dying.held, what="the request is at the member that is going to die")
 
-            await cache.publish(PoolView(SPEC, members, (("b",), ("b",))))
+            await cache.publish(RoutingView(SPEC, members, (("b",), ("b",))))
             await cache.acknowledged(30)
             assert str(await front.request(x_session_id="k")) == "200 b"
             dying.die()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.xds.server.made import cluster, endpoints, listener, routes
 from understudy.xds.server import types, wire
-from understudy.xds.server.references import Unreadable, read_references
+from understudy.xds.server.references import UnreadableResource, read_references
 
 NODE = Node(
     id="front-1",
@@ -163,7 +163,7 @@ def test_references_are_read_from_resources_of_each_type():
 
 @given(st.sampled_from([types.CLUSTER, types.LISTENER, types.ROUTES, types.ENDPOINTS, types.SECRET]), st.binary())
 def test_any_bytes_are_a_resource_or_unreadable(type_url: str, data: bytes):
-    with contextlib.suppress(Unreadable):
+    with contextlib.suppress(UnreadableResource):
         assert read_references(type_url, "a", data) is not None
 
 
@@ -172,5 +172,5 @@ def test_an_extension_with_broken_bytes_is_unreadable():
     made.filter_chains[0].filters[0].typed_config = Any(
         type_url=made.filter_chains[0].filters[0].typed_config.type_url, value=b"\xff\xff"
     )
-    with pytest.raises(Unreadable):
+    with pytest.raises(UnreadableResource):
         read_references(types.LISTENER, "l", bytes(made))

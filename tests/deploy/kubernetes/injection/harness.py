@@ -8,23 +8,23 @@ from typing import Any
 
 import kubernetes_validate
 
-from understudy.deploy.kubernetes.base.sidecar_settings import CLASSIC, PeerCertificates, SidecarSettings
+from understudy.deploy.kubernetes.base.injection_settings import CLASSIC, InjectionSettings, PeerCertificates
 from understudy.deploy.kubernetes.injection.container import SIDECAR
 
 Body = dict[str, Any]
 OLDEST = {"native": "1.29", "classic": "1.25"}
 NEWEST = "1.37"
-PLAIN = SidecarSettings(image="registry.example/understudy-sidecar:0.1.0", etcd=("http://etcd-0.etcd:2379",)).excluding(
-    "understudy-system"
-)
-CLASSIC_FORM = SidecarSettings(image=PLAIN.image, etcd=PLAIN.etcd, form=CLASSIC).excluding("understudy-system")
-SECURED = SidecarSettings(
+PLAIN = InjectionSettings(
+    image="registry.example/understudy-sidecar:0.1.0", etcd=("http://etcd-0.etcd:2379",)
+).excluding("understudy-system")
+CLASSIC_FORM = InjectionSettings(image=PLAIN.image, etcd=PLAIN.etcd, form=CLASSIC).excluding("understudy-system")
+SECURED = InjectionSettings(
     image=PLAIN.image,
     etcd=("https://etcd-0.etcd:2379", "https://etcd-1.etcd:2380"),
     peer_certificates=PeerCertificates(issuer="understudy", issuer_kind="ClusterIssuer"),
     etcd_tls_secret="etcd-tls",
     etcd_client_certificate=True,
-    etcd_credentials_secret="etcd-user",
+    etcd_login_secret="etcd-user",
     session_keys_secret="session-keys",
 ).excluding("understudy-system")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.deploy.kubernetes.injection.harness import CLASSIC_FORM, PLAIN, SECURED, applied, patched, review, sidecars
 from tests.deploy.kubernetes.injection.shapes import SHAPES
-from understudy.deploy.kubernetes.base.sidecar_settings import SidecarSettings
+from understudy.deploy.kubernetes.base.injection_settings import InjectionSettings
 from understudy.deploy.kubernetes.injection.workloads import read_objects, write_objects
 from understudy.deploy.kubernetes.webhook.review import answer, read_review
 
@@ -55,7 +55,7 @@ def odd_pods(draw: st.DrawFn) -> Any:
 
 @settings(max_examples=400)
 @given(pod=odd_pods(), told=SETTINGS)
-def test_any_pod_gets_an_answer_and_an_injected_one_is_done(pod: Any, told: SidecarSettings) -> None:
+def test_any_pod_gets_an_answer_and_an_injected_one_is_done(pod: Any, told: InjectionSettings) -> None:
     asked = read_review(json.dumps(review(pod, namespace="shop")).encode())
     answered, outcome = answer(asked, told)
     response = json.loads(json.dumps(answered, allow_nan=False))["response"]

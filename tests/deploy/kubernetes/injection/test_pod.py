@@ -30,9 +30,9 @@ from tests.deploy.kubernetes.injection.shapes import (
     istio_proxy,
     pod,
 )
-from understudy.deploy.kubernetes.base.lenient_json import Refused
+from understudy.deploy.kubernetes.base.injection_settings import BadSetting, PeerCertificates, form_for
+from understudy.deploy.kubernetes.base.lenient_json import InjectionRefused
 from understudy.deploy.kubernetes.base.names import POOL
-from understudy.deploy.kubernetes.base.sidecar_settings import BadSetting, PeerCertificates, form_for
 from understudy.deploy.kubernetes.injection.pod import inject
 
 INJECTED = {name: shape for name, shape in SHAPES.items() if shape.outcome == "injected"}
@@ -57,7 +57,7 @@ def test_a_pod_of_every_shape_gets_one_valid_sidecar_and_the_same_one_again(shap
 @pytest.mark.parametrize("shape", INJECTED.values(), ids=INJECTED)
 def test_the_classic_form_is_a_container_beside_the_application(shape: Shape) -> None:
     if shape.pod["spec"].get("restartPolicy") in ("Never", "OnFailure"):
-        with pytest.raises(Refused, match="would never finish"):
+        with pytest.raises(InjectionRefused, match="would never finish"):
             inject(shape.pod, CLASSIC_FORM)
         return
     injected = inject(shape.pod, CLASSIC_FORM).pod
@@ -72,7 +72,7 @@ def test_the_classic_form_is_a_container_beside_the_application(shape: Shape) ->
 
 @pytest.mark.parametrize("shape", DENIED.values(), ids=DENIED)
 def test_a_pod_that_cannot_have_one_is_refused_with_all_reasons(shape: Shape) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InjectionRefused) as refused:
         inject(shape.pod, PLAIN)
     for words in shape.denied:
         assert words in str(refused.value)

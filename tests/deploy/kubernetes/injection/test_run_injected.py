@@ -17,7 +17,7 @@ from tests.deploy.kubernetes.injection.shapes import container, pod
 from tests.harness.etcd import EtcdServer
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import free_port, stays, until
-from understudy.deploy.kubernetes.base.sidecar_settings import CLASSIC, NATIVE
+from understudy.deploy.kubernetes.base.injection_settings import CLASSIC, NATIVE
 from understudy.deploy.kubernetes.injection.pod import inject
 
 Start = Callable[..., Awaitable[RunningPod]]

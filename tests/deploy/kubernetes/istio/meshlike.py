@@ -38,7 +38,7 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOpti
 
 from tests.deploy.kubernetes.istio.envoyfilter import Proxy, effective, patch_bootstrap, patch_cluster, patch_listener
 from tests.harness.envoy import Envoy, running_envoy
-from understudy.deploy.kubernetes.istio.plan import Plan
+from understudy.deploy.kubernetes.istio.plan import MeshPlan
 from understudy.deploy.kubernetes.istio.tree import files
 from understudy.statesync.pool.spec import Mesh
 from understudy.statesync.tls.peer_tls import Identity
@@ -54,13 +54,13 @@ MANY = 4294967295
 GATEWAY = Proxy("GATEWAY", "istio-system", {"istio": "ingressgateway", "app": "istio-ingressgateway"})
 
 
-def resources_of(plan: Plan, folder: str) -> list[dict[str, Any]]:
+def resources_of(plan: MeshPlan, folder: str) -> list[dict[str, Any]]:
     """What ``kubectl apply -k`` of a rendered folder would apply."""
     texts = [text for name, text in files(plan).items() if name.startswith(folder) and "kustomization" not in name]
     return [body for text in texts for body in yaml.safe_load_all(text)]
 
 
-def envoy_filters(plan: Plan, folder: str) -> list[dict[str, Any]]:
+def envoy_filters(plan: MeshPlan, folder: str) -> list[dict[str, Any]]:
     """The EnvoyFilters among them."""
     return [body for body in resources_of(plan, folder) if body["kind"] == "EnvoyFilter"]
 

@@ -16,7 +16,7 @@ from tests.harness.waiting import free_port, until
 from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.inspect.envoys import read_envoys
 from understudy.deploy.inspect.query import read_pool
-from understudy.deploy.kubernetes.istio.plan import Plan
+from understudy.deploy.kubernetes.istio.plan import MeshPlan
 from understudy.deploy.kubernetes.istio.tree import PREPARE, ROUTE
 from understudy.deploy.load.history_checker import MemberKill, check_history
 from understudy.deploy.load.http_load import Load
@@ -36,7 +36,7 @@ class Scene:
     pool: LocalPool
     etcd: EtcdClient
     istiod: Istiod
-    plan: Plan
+    plan: MeshPlan
     envoy: Envoy
     http: aiohttp.ClientSession
 
@@ -104,7 +104,7 @@ class Scene:
 async def gateway(directory: Path) -> AsyncIterator[Scene]:
     settings = LocalSettings(directory=directory / "pool", spec=SPEC, members=3)
     async with LocalPool(settings) as pool, EtcdClient(pool.etcd_endpoints) as etcd, aiohttp.ClientSession() as http:
-        plan = Plan(SPEC, "gateway", (1, 29), listener_port=free_port(), xds_tls="none")
+        plan = MeshPlan(SPEC, "gateway", (1, 29), listener_port=free_port(), xds_tls="none")
         pods = [place.app for place in pool.layout.members]
         istiod = Istiod(GATEWAY, plan.mesh, plan.proxy_port, pods, envoy_filters(plan, PREPARE))
         controls = [place.grpc for place in pool.layout.controls]

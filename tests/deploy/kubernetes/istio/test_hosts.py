@@ -10,7 +10,7 @@ from tests.deploy.kubernetes.istio.meshlike import GATEWAY, Istiod, envoy_filter
 from tests.harness.certificates import Authority
 from tests.harness.waiting import free_port, until
 from tests.xds.control.control_pool import SLOTS, control_pool
-from understudy.deploy.kubernetes.istio.plan import Plan
+from understudy.deploy.kubernetes.istio.plan import MeshPlan
 from understudy.deploy.kubernetes.istio.tree import PREPARE, ROUTE
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import Mesh, PoolSpec
@@ -24,7 +24,9 @@ async def test_one_host_of_a_shared_port_goes_by_slot(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ca")
     own = authority.issue("gateway", f"DNS:{HOST},DNS:{OTHER}")
     trust = ssl.create_default_context(cafile=str(own.ca))
-    plan = Plan(SPEC, "gateway", (1, 29), listener_port=free_port(), host=HOST, credential="cart-tls", xds_tls="none")
+    plan = MeshPlan(
+        SPEC, "gateway", (1, 29), listener_port=free_port(), host=HOST, credential="cart-tls", xds_tls="none"
+    )
     filters = [*envoy_filters(plan, PREPARE), *envoy_filters(plan, ROUTE)]
     with running_apps(MEMBERS, tmp_path / "notes") as apps:
         async with control_pool(tmp_path) as pool, aiohttp.ClientSession() as http:

@@ -16,7 +16,7 @@ from tests.deploy.kubernetes.istio.fields import refuse_unknown_fields
 from tests.deploy.kubernetes.istio.meshlike import GATEWAY, envoy_filters, resources_of
 from understudy.deploy.cli.main import cli
 from understudy.deploy.kubernetes.istio.objects import proxy_versions
-from understudy.deploy.kubernetes.istio.plan import Plan
+from understudy.deploy.kubernetes.istio.plan import MeshPlan
 from understudy.deploy.kubernetes.istio.tree import PREPARE, ROUTE
 from understudy.statesync.pool.spec import Mesh, PoolSpec
 
@@ -102,7 +102,7 @@ def test_proxies_that_can_are_patched(version: str):
 
 @pytest.mark.parametrize("version", ["1.28.9", "1.9.0", "1.2.9", "1.19.0", "11.29.0", "2.1.0"])
 def test_proxies_that_cannot_keep_their_routes(version: str):
-    plan = Plan(PoolSpec(pool="cart", mesh=Mesh(host="cart-slots.cart.svc.cluster.local")), "gateway", (1, 29))
+    plan = MeshPlan(PoolSpec(pool="cart", mesh=Mesh(host="cart-slots.cart.svc.cluster.local")), "gateway", (1, 29))
     filters = [*envoy_filters(plan, PREPARE), *envoy_filters(plan, ROUTE)]
     old = Proxy(GATEWAY.context, GATEWAY.namespace, GATEWAY.labels, version)
     assert effective(filters, old) == []
@@ -110,7 +110,7 @@ def test_proxies_that_cannot_keep_their_routes(version: str):
 
 
 def test_proxies_that_were_not_restarted_keep_their_routes():
-    plan = Plan(PoolSpec(pool="cart", mesh=Mesh(host="cart-slots.cart.svc.cluster.local")), "gateway", (1, 29))
+    plan = MeshPlan(PoolSpec(pool="cart", mesh=Mesh(host="cart-slots.cart.svc.cluster.local")), "gateway", (1, 29))
     (config,) = (body for body in resources_of(plan, PREPARE) if body["kind"] == "ProxyConfig")
     environment = config["spec"]["environmentVariables"]
     told = {name.removeprefix("ISTIO_META_"): value for name, value in environment.items() if "ISTIO_META_" in name}
@@ -122,7 +122,9 @@ def test_proxies_that_were_not_restarted_keep_their_routes():
 def test_a_gateway_of_two_pools_gets_two_clusters_of_control_servers():
     names = set()
     for pool in ("cart", "chat"):
-        plan = Plan(PoolSpec(pool=pool, mesh=Mesh(host=f"{pool}-slots.{pool}.svc.cluster.local")), "gateway", (1, 29))
+        plan = MeshPlan(
+            PoolSpec(pool=pool, mesh=Mesh(host=f"{pool}-slots.{pool}.svc.cluster.local")), "gateway", (1, 29)
+        )
         (patch,) = (
             p for f in envoy_filters(plan, PREPARE) for p in f["spec"]["configPatches"] if p["applyTo"] == "BOOTSTRAP"
         )
@@ -131,7 +133,7 @@ def test_a_gateway_of_two_pools_gets_two_clusters_of_control_servers():
 
 
 def test_localities_and_outlier_detection_stay_off_and_mtls_on():
-    plan = Plan(PoolSpec(pool="cart", mesh=Mesh(host="cart-slots.cart.svc.cluster.local")), "gateway", (1, 29))
+    plan = MeshPlan(PoolSpec(pool="cart", mesh=Mesh(host="cart-slots.cart.svc.cluster.local")), "gateway", (1, 29))
     by_kind = {
         body["kind"]: body["spec"] for body in resources_of(plan, PREPARE) if body["metadata"]["namespace"] == "cart"
     }
@@ -144,7 +146,9 @@ def test_localities_and_outlier_detection_stay_off_and_mtls_on():
 
 def test_groups_of_callers_have_their_own_and_share_what_is_beside_the_members():
     spec = PoolSpec(pool="cart", mesh=Mesh(host="cart-slots.cart.svc.cluster.local"))
-    groups = [Plan(spec, "client", (1, 29), proxy_namespace="shop", selector={"app": app}) for app in ("web", "job")]
+    groups = [
+        MeshPlan(spec, "client", (1, 29), proxy_namespace="shop", selector={"app": app}) for app in ("web", "job")
+    ]
     one, two = (
         {(body["kind"], body["metadata"]["name"]): body for body in resources_of(group, "")} for group in groups
     )

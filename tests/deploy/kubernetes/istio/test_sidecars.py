@@ -26,7 +26,7 @@ from tests.harness.certificates import Authority
 from tests.harness.envoy import Envoy, running_envoy
 from tests.harness.waiting import free_port, until
 from tests.xds.control.control_pool import SLOTS, ControlPool, control_pool
-from understudy.deploy.kubernetes.istio.plan import Plan
+from understudy.deploy.kubernetes.istio.plan import MeshPlan
 from understudy.deploy.kubernetes.istio.tree import PREPARE, ROUTE
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import Mesh, PoolSpec
@@ -82,7 +82,7 @@ async def caller(directory: Path) -> AsyncIterator[Caller]:
     app_port, listen = free_port(), free_port()
     network = own_network()
     pods = {name: f"{network}{number}" for number, name in enumerate(MEMBERS, 1)}
-    plan = Plan(SPEC, "client", (1, 29), proxy_namespace="shop", selector={"app": "web"}, app_port=app_port)
+    plan = MeshPlan(SPEC, "client", (1, 29), proxy_namespace="shop", selector={"app": "web"}, app_port=app_port)
     filters = [*envoy_filters(plan, PREPARE), *envoy_filters(plan, ROUTE)]
     with running_apps(MEMBERS, directory / "notes") as apps:
         async with control_pool(directory) as pool, aiohttp.ClientSession() as http:

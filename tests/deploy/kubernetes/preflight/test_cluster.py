@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from tests.deploy.kubernetes.conftest import OWN_ETCD, render
 from understudy.deploy.cli.main import cli
-from understudy.deploy.kubernetes.preflight.cluster import Cluster, judge_cluster, resource_of
+from understudy.deploy.kubernetes.preflight.cluster import KubectlAnswers, judge_cluster, resource_of
 from understudy.deploy.kubernetes.preflight.findings import Level
 from understudy.deploy.kubernetes.preflight.load_manifests import load
 
@@ -155,7 +155,7 @@ def cluster(**changes):
         "namespaces": TOLD["get namespaces"]["items"],
         "daemon_sets": TOLD["get daemonsets"]["items"],
     }
-    return Cluster(**{**good, **changes})
+    return KubectlAnswers(**{**good, **changes})
 
 
 def told(found, level):

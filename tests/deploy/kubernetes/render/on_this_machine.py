@@ -17,7 +17,7 @@ from tests.harness.certificates import Authority
 from tests.harness.commands import ready
 from tests.harness.waiting import free_port
 from understudy.deploy.kubernetes.base.csi_certificates import DRIVER
-from understudy.deploy.kubernetes.base.sidecar_settings import SidecarSettings
+from understudy.deploy.kubernetes.base.injection_settings import InjectionSettings
 from understudy.deploy.kubernetes.injection.container import SIDECAR
 from understudy.deploy.kubernetes.injection.workloads import inject_objects
 
@@ -35,7 +35,7 @@ class Cluster:
         self._operator = None
         self.authority = Authority(self.home / "authority") if certificates else None
         image = "registry.example/understudy-sidecar:1"
-        self.sidecars = SidecarSettings(image=image, etcd=(etcd,), peer_certificates=certificates)
+        self.sidecars = InjectionSettings(image=image, etcd=(etcd,), peer_certificates=certificates)
 
     @property
     def service(self):

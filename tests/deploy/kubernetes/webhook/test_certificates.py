@@ -23,7 +23,7 @@ from tests.deploy.kubernetes.webhook.api_server import PLACE, SECRET, WEBHOOK, F
 from tests.harness.certificates import Authority
 from tests.harness.waiting import free_port, until
 from understudy.deploy.common.errors import DeployError
-from understudy.deploy.kubernetes.webhook.api_client import ApiServer, Cluster
+from understudy.deploy.kubernetes.webhook.api_client import ApiClient, ApiServer
 from understudy.deploy.kubernetes.webhook.cert_rotation import Keeper, hosts_of
 from understudy.deploy.kubernetes.webhook.certificates import BadMaterial, Lifetimes, Material, end_of, next_material
 from understudy.deploy.kubernetes.webhook.configuration import webhook_configuration
@@ -151,7 +151,7 @@ async def test_replicas_that_start_at_once_agree_on_one_authority(around: tuple[
     fake, server = around
     async with aiohttp.ClientSession() as http:
         serving = [ServingCertificate() for _ in range(5)]
-        keepers = [Keeper(Cluster(server, http), PLACE, one) for one in serving]
+        keepers = [Keeper(ApiClient(server, http), PLACE, one) for one in serving]
         await asyncio.gather(*(keeper.look() for keeper in keepers))
     assert [keeper.trouble for keeper in keepers] == [""] * 5
     assert len({one.current for one in serving}) == 1
@@ -168,7 +168,7 @@ async def test_what_somebody_else_does_to_the_secret_or_the_webhook_is_mended(
 ) -> None:
     fake, server = around
     async with aiohttp.ClientSession() as http:
-        keeper = Keeper(Cluster(server, http), PLACE, ServingCertificate())
+        keeper = Keeper(ApiClient(server, http), PLACE, ServingCertificate())
         await keeper.look()
         first = fake.bundles
         fake.put(WEBHOOK, webhook_configuration(PLACE, PLAIN))
@@ -186,7 +186,7 @@ async def test_what_is_served_stays_while_the_api_server_fails_and_trouble_is_to
     fake, server = around
     async with aiohttp.ClientSession() as http:
         serving = ServingCertificate()
-        keeper = Keeper(Cluster(server, http), PLACE, serving)
+        keeper = Keeper(ApiClient(server, http), PLACE, serving)
         await keeper.look()
         before = serving.current
         fake.failing = 1
@@ -217,7 +217,7 @@ async def test_certificates_change_under_traffic_without_a_review_lost(
     told = InjectorSettings(f"127.0.0.1:{port}", PLAIN, PLACE, self_signed=True, api_server=server)
     async with aiohttp.ClientSession() as http, aiohttp.ClientSession() as kept:
         keeper = Keeper(
-            Cluster(server, http),
+            ApiClient(server, http),
             PLACE,
             other,
             wall=lambda: dt.datetime.now(dt.UTC) + dt.timedelta(seconds=ahead),

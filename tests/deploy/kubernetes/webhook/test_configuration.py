@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from tests.deploy.kubernetes.injection.harness import NEWEST, PLAIN, SECURED
 from understudy.deploy.cli.commands_injector import injector
 from understudy.deploy.cli.main import cli
-from understudy.deploy.kubernetes.base.sidecar_settings import CLASSIC, PeerCertificates, SidecarSettings
+from understudy.deploy.kubernetes.base.injection_settings import CLASSIC, InjectionSettings, PeerCertificates
 from understudy.deploy.kubernetes.webhook.cert_rotation import hosts_of
 from understudy.deploy.kubernetes.webhook.configuration import (
     InjectorPlace,
@@ -62,12 +62,12 @@ def test_its_rights_are_two_objects_by_name_and_none_if_others_make_certificates
 SETTINGS = {
     "plain": PLAIN,
     "secured": SECURED,
-    "classic": SidecarSettings("x:1", ("etcd:2379",), form=CLASSIC, peer_certificates=PeerCertificates(secret="c")),
+    "classic": InjectionSettings("x:1", ("etcd:2379",), form=CLASSIC, peer_certificates=PeerCertificates(secret="c")),
 }
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_its_command_line_is_understood_and_says_what_was_meant(settings: SidecarSettings) -> None:
+def test_its_command_line_is_understood_and_says_what_was_meant(settings: InjectionSettings) -> None:
     command, *arguments = injector_arguments(SELF_SIGNED, settings)
     assert command == "injector"
     context = injector.make_context("injector", list(arguments))
@@ -80,7 +80,7 @@ def test_its_command_line_is_understood_and_says_what_was_meant(settings: Sideca
     assert told["cert_dir"] is None
     assert told["form"] == ("classic" if settings.form == CLASSIC else "auto")
     assert PeerCertificates.parse(told["peer_certificates"]) == settings.peer_certificates
-    for name in ("etcd_tls_secret", "etcd_client_certificate", "etcd_credentials_secret", "session_keys_secret"):
+    for name in ("etcd_tls_secret", "etcd_client_certificate", "etcd_login_secret", "session_keys_secret"):
         assert told[name] == getattr(settings, name)
         assert (name in given) is bool(getattr(settings, name))
 

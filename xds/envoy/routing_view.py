@@ -31,7 +31,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class PoolView:
+class RoutingView:
     """What Envoy is to know of a pool.
 
     ``orders`` has for each slot the members in order, active first; empty as a whole while there is no

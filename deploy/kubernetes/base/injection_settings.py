@@ -46,11 +46,11 @@ class PeerCertificates:
 
 
 @dataclass(frozen=True, slots=True)
-class SidecarSettings:
+class InjectionSettings:
     """The sidecar that all pods get, unless their annotations say otherwise. Secrets are in the pod's namespace.
 
     ``etcd_tls_secret`` has ``ca.crt`` and, for etcd that wants certificates, ``tls.crt`` and ``tls.key`` (then
-    ``etcd_client_certificate``); ``etcd_credentials_secret`` has ``username`` and ``password``;
+    ``etcd_client_certificate``); ``etcd_login_secret`` has ``username`` and ``password``;
     ``session_keys_secret`` has ``keys``. ``form`` is :data:`NATIVE` or :data:`CLASSIC`. ``run_as_user`` is the user id
     in the image, 0 to leave it to the cluster (OpenShift). ``drain_seconds``: how long a handover may take.
     """
@@ -61,7 +61,7 @@ class SidecarSettings:
     peer_certificates: PeerCertificates | None = None
     etcd_tls_secret: str = ""
     etcd_client_certificate: bool = False
-    etcd_credentials_secret: str = ""
+    etcd_login_secret: str = ""
     session_keys_secret: str = ""
     control_port: int = 18000
     log_level: str = "info"

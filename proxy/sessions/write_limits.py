@@ -1,0 +1,57 @@
+"""Writes that an owner does not take: its commits lag behind, or a limit of the pool is reached."""
+
+import time
+from dataclasses import replace
+
+from understudy.proxy.events.counters import Counters
+from understudy.proxy.http.problems import Reply, problem
+from understudy.proxy.member.local_copies import LocalCopies
+from understudy.proxy.ownership.owned_slots import OwnedSlots
+from understudy.proxy.sessions.session_locks import SessionLocks
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.sessions.commit import Committer
+from understudy.statesync.sessions.session import Write
+
+RETRY_AFTER = 1
+"""Seconds after which a client should try again what could not be done now."""
+
+
+class WriteLimits:
+    """Checks a write against the queue of commits and the limits of the pool."""
+
+    def __init__(
+        self, committer: Committer, locks: SessionLocks, copies: LocalCopies, owned: OwnedSlots, counters: Counters
+    ) -> None:
+        self._committer = committer
+        self._locks = locks
+        self._copies = copies
+        self._owned = owned
+        self._counters = counters
+
+    def overload(self, spec: PoolSpec, *, new: bool) -> Reply | None:
+        """The answer to a write that is not taken in because commits lag behind (``backpressure``)."""
+        now = self._committer.pressure(time.monotonic())
+        waiting = replace(now, writes=now.writes + self._locks.waiting)
+        why = waiting.refusal(new=new, bound=spec.limits.queued_writes)
+        if not why:
+            return None
+        if new:
+            self._counters.refused_new += 1
+        else:
+            self._counters.refused_writes += 1
+        return problem(503, "overloaded", why, retry_after=RETRY_AFTER)
+
+    def too_many_requests(self, write: Write, spec: PoolSpec) -> Reply | None:
+        """The answer to a write whose outcome cannot be kept: without it, a copy of the request might act again."""
+        if write.request is None or len(self._copies.requests) < spec.limits.requests:
+            return None
+        self._counters.refused_writes += 1
+        detail = (
+            f"the outcomes of {spec.limits.requests} requests are kept, as many as this pool's limits.requests allows"
+        )
+        return problem(503, "overloaded", detail, retry_after=RETRY_AFTER)
+
+    def full(self, spec: PoolSpec) -> bool:
+        """Whether this member's slots hold their proportional share of the pool's session limit."""
+        slots = self._owned.slots
+        return self._copies.replica.count(slots) * spec.slots >= spec.limits.sessions * max(len(slots), 1)
