@@ -202,6 +202,12 @@ class FaultPool(PoolRecords):
                         )
                     )
 
+    async def followed(self) -> bool:
+        """Whether :attr:`owner_changes` has come to the owner records as they are now."""
+        newest = {change.slot: change.revision for change in self.owner_changes}
+        page = await self.client.range(prefix_range(self.keys.owners))
+        return newest == {int(kv.key[-5:]): kv.mod_revision for kv in page.kvs}
+
     def describe(self) -> str:
         """What etcd it is."""
         version = "Debian's 3.4" if DEBIAN_ETCD.exists() else "the embedded 3.5.1"
@@ -338,10 +344,11 @@ async def fault_pool(
             stack.callback(program.kill)
             program.environment |= {"OTEL_SDK_DISABLED": ""} if traces else {}
             program.start()
-        await until(pool.settled, 60, f"the pool is served (logs: {home})", every=0.2)
+        served = pool.at_rest if pool.controls else pool.settled
+        await until(served, 60, f"the pool is served (logs: {home})", every=0.2)
         following = asyncio.create_task(pool.follow_owners())
         try:
-            await until(lambda: len(pool.owner_changes) >= slots, 40, "the owner records are followed")
+            await until(pool.followed, 40, "the owner records are followed")
             yield pool
         finally:
             following.cancel()

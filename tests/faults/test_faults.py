@@ -14,7 +14,6 @@ import pytest
 from tests.faults.nemesis import FAULTS, Fault, Harm, killed_etcd, paused_member
 from tests.faults.pool import DEBIAN_ETCD, fault_pool
 from tests.faults.rounds import Result, play
-from tests.harness.waiting import until
 
 SECONDS = 20.0
 ETCD_KILLS = frozenset({"kill -9 of etcd", "kill -9 of etcd's leader", "loss of etcd's quorum"})
@@ -71,7 +70,6 @@ async def test_killing_etcd_again_and_again_loses_nothing_and_moves_nothing(seed
 async def test_a_quiet_pool_moves_no_slot_and_refuses_nobody(seed, tmp_path):
     nothing = (Fault("nothing", 1.0, 2.0, 1, _no_harm),)
     async with fault_pool(takeover="fast", home=tmp_path) as pool:
-        await until(pool.at_rest, 60, "every member has its share of the slots")
         settled = len(pool.owner_changes)
         result = await play(pool, seed, seconds=4.0, faults=nothing)
     attempts = [attempt for op in result.history.ops for attempt in op.attempts]

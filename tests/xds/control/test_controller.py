@@ -535,7 +535,7 @@ async def test_a_deposed_leader_that_does_not_know_it_writes_nothing(pool):
         telemetry=telemetry,
         timing=Timing(first_table=0.0),
     )
-    running = asyncio.gather(*(service() for service in controller.services.values()))
+    running = asyncio.gather(*controller.services().values())
     try:
         leadership._term = term - 1
         controller.leadership_changed()
