@@ -1,0 +1,7 @@
+"""Commands on hashes. Pure."""
+
+from typing import Final
+
+from understudy.statesync.redis.command import Rule
+
+RULES: Final[dict[bytes, Rule]] = {}
