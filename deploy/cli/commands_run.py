@@ -133,6 +133,12 @@ def control(
     callback=address_or_socket,
     help="Address of the session API for the application: HOST:PORT or unix:/path.",
 )
+@click.option(
+    "--redis",
+    default="",
+    callback=lambda context, parameter, value: address_or_socket(context, parameter, value) if value else "",
+    help="Address of the Redis port for the application: HOST:PORT or unix:/path. Default: no Redis port.",
+)
 @shown_option("--peer", default="127.0.0.1:7601", callback=address, help="Address of the peer API for other sidecars.")
 @click.option("--advertise", default="", help="Address that other sidecars use for --peer. Default: --peer.")
 @click.option(
@@ -215,6 +221,7 @@ def sidecar(
     app: str,
     app_health: str,
     session_api: str,
+    redis: str,
     peer: str,
     advertise: str,
     health: str,
@@ -250,6 +257,7 @@ def sidecar(
         pool=pool,
         app=app,
         session_api=session_api,
+        redis=redis,
         peer=peer,
         advertise=advertise,
         app_health=app_health,

@@ -43,7 +43,10 @@ class FrontAddresses:
 
 @dataclass(frozen=True, slots=True)
 class MemberAddresses:
-    """A member: application, session API, peer API and health port (all ``host:port``), and its site, '' for none."""
+    """A member: application, session API, Redis port, peer API and health port (all ``host:port``), and its site.
+
+    '' stands for no site, and for no Redis port.
+    """
 
     name: str
     app: str
@@ -51,6 +54,7 @@ class MemberAddresses:
     peer: str
     health: str
     site: str = ""
+    redis: str = ""
 
 
 @dataclass(frozen=True, slots=True)

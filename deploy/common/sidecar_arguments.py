@@ -10,6 +10,7 @@ from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.tls.pem_files import PemFiles
 
 SESSION_API_VARIABLE = "UNDERSTUDY_URL"
+REDIS_VARIABLE = "UNDERSTUDY_REDIS_URL"
 MEMBER_VARIABLE = "UNDERSTUDY_MEMBER"
 
 
@@ -17,7 +18,7 @@ MEMBER_VARIABLE = "UNDERSTUDY_MEMBER"
 class SidecarOptions:
     """The options of ``understudy sidecar`` for one sidecar, as text; '' leaves an option out.
 
-    ``app``, ``session_api``, ``peer``, ``health`` and ``metrics`` are ``host:port``. ``insecure`` permits a peer API
+    ``app``, ``session_api``, ``redis``, ``peer``, ``health`` and ``metrics`` are ``host:port``. ``insecure`` permits a peer API
     without ``tls`` on an address that other machines can reach.
     """
 
@@ -29,6 +30,7 @@ class SidecarOptions:
     session_api: str
     peer: str
     health: str
+    redis: str = ""
     metrics: str = ""
     site: str = ""
     node: str = ""
@@ -53,6 +55,7 @@ def sidecar_arguments(place: SidecarOptions) -> tuple[str, ...]:
         "--etcd-cert": etcd_tls["cert"],
         "--etcd-key": etcd_tls["key"],
         "--session-api": place.session_api,
+        "--redis": place.redis,
         "--peer": place.peer,
         "--health": place.health,
         "--metrics": place.metrics,
@@ -79,6 +82,10 @@ def _paths(files: PemFiles | None) -> dict[str, str]:
     return {part: str(getattr(files, part, None) or "") for part in ("cert", "key", "ca")}
 
 
-def application_environment(*, session_api: str, member: str) -> dict[str, str]:
-    """The environment variables for an application: the URL of its sidecar, and the name of its member."""
-    return {SESSION_API_VARIABLE: f"http://{session_api}", MEMBER_VARIABLE: member}
+def application_environment(*, session_api: str, redis: str, member: str) -> dict[str, str]:
+    """The environment of an application: the URLs of its sidecar over HTTP and over Redis, and its member's name."""
+    return {
+        SESSION_API_VARIABLE: f"http://{session_api}",
+        REDIS_VARIABLE: f"redis://{redis}/0",
+        MEMBER_VARIABLE: member,
+    }

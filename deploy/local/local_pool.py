@@ -132,6 +132,7 @@ def plan_layout(settings: LocalSettings, ports: PortPicker) -> Layout:
                 peer=ports.pick(),
                 health=ports.pick(),
                 site=settings.sites[(number - 1) % len(settings.sites)] if settings.sites else "",
+                redis=ports.pick(),
             )
             for number in range(1, settings.members + 1)
         ),
@@ -228,7 +229,7 @@ def _member_programs(settings: LocalSettings, layout: Layout, place: MemberAddre
         env=dict(
             HOST=host,
             PORT=port,
-            **application_environment(session_api=place.session_api, member=place.name),
+            **application_environment(session_api=place.session_api, redis=place.redis, member=place.name),
         ),
         health=_startup_probe(settings, place.app),
     )
@@ -257,6 +258,7 @@ def member_place(settings: LocalSettings, layout: Layout, place: MemberAddresses
         app=place.app,
         app_health=settings.app_health,
         session_api=place.session_api,
+        redis=place.redis,
         peer=place.peer,
         health=place.health,
         site=place.site,

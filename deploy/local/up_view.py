@@ -164,5 +164,6 @@ def addresses(layout: Layout, *, tcp: bool) -> RenderableType:
     table.add_row("etcd", ", ".join(layout.etcd))
     for member in layout.members:
         where = f"{scheme}{member.app} (application), http://{member.session_api} (session API)"
+        where += f", redis://{member.redis}"
         table.add_row(member.name, where)
     return table

@@ -82,6 +82,18 @@ class LoopLag:
         stood = self._stood if now - self._woke_at < WAKING else 0.0
         return max(late if late > STOOD_STILL else 0.0, stood)
 
+    def input_waited(self, since: float, longest: float, settled: float) -> bool:
+        """Whether input of a connection made at ``since`` (monotonic) may have waited in its socket for too long.
+
+        ``longest`` is how long it may wait. Connections that were made ``settled`` seconds after a standstill or
+        later bring only what was sent after it.
+        """
+        now = time.monotonic()
+        if now - self._ran_at - POLL_INTERVAL > longest:
+            return True
+        woke = now - self._woke_at
+        return self._stood > longest and woke < WAKING and since < self._woke_at + settled
+
     @property
     def worst(self) -> float:
         """The longest recent delay, in seconds."""

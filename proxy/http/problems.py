@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 PROBLEM_TYPE = "application/problem+json"
+RESP_TYPE = "application/vnd.understudy.resp"
+"""The type of an answer to commands of the Redis port."""
 TYPE_PREFIX = "https://understudy.dev/problems/"
 
 TITLES = {

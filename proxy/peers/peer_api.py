@@ -18,6 +18,7 @@ from understudy.proxy.http.requests import MAX_BODY, as_json, problems, respond,
 from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.peers.peer_protocol import (
     ACTIVATE_PATH,
+    COMMANDS_PATH,
     ETCD_CHECK_TIMEOUT,
     ETCD_PATH,
     PREPARE_PATH,
@@ -41,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 MAX_SLOTS_TOGETHER = 100
 """Slots in one handover: one transaction must hold them."""
-_MEMBERS_ONLY = (SESSIONS_PATH, PREPARE_PATH, ACTIVATE_PATH)
+_MEMBERS_ONLY = (SESSIONS_PATH, COMMANDS_PATH, PREPARE_PATH, ACTIVATE_PATH)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -16,7 +16,6 @@ from understudy.proxy.peers.peer_protocol import (
     ETCD_PATH,
     HOP_HEADER,
     PREPARE_PATH,
-    SESSIONS_PATH,
     TAKE_PATH,
     PeerBroken,
     PeerDeclined,
@@ -63,7 +62,7 @@ class PeerClient:
         return self._tls.client(peer.member) if self._tls else True
 
     async def forward(
-        self, peer: Peer, method: str, key: str, *, headers: dict[str, str], body: bytes, timeout: float
+        self, peer: Peer, method: str, path: str, *, headers: dict[str, str], body: bytes, timeout: float
     ) -> Reply:
         """Send a session call to ``peer`` and bring its answer back.
 
@@ -74,7 +73,7 @@ class PeerClient:
         try:
             async with self._http.request(
                 method,
-                f"{self._scheme}://{peer.address}{SESSIONS_PATH}{key}",
+                f"{self._scheme}://{peer.address}{path}",
                 ssl=self._ssl(peer),
                 headers={**headers, HOP_HEADER: "1"},
                 data=body,

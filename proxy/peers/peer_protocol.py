@@ -18,6 +18,7 @@ from understudy.statesync.pool.records import Owner
 from understudy.statesync.pool.state import At
 
 SESSIONS_PATH = "/peer/v1/sessions/"
+COMMANDS_PATH = "/peer/v1/commands"
 PREPARE_PATH = "/peer/v1/handover/prepare"
 ACTIVATE_PATH = "/peer/v1/handover/activate"
 ETCD_PATH = "/peer/v1/etcd"

@@ -1,6 +1,7 @@
 """One session call of the application or of another sidecar, and the write that it asks for. Pure.
 
-docs/api.md lists the headers of a call. :mod:`understudy.proxy.sessions.service` answers it.
+A call is an HTTP request or commands of the Redis port. docs/api.md lists the headers of a call.
+:mod:`understudy.proxy.sessions.service` answers it.
 """
 
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from understudy.proxy.http.problems import Reply, problem
 from understudy.statesync.http.headers import DURABILITY_HEADER, TTL_HEADER
 from understudy.statesync.parsing.strict_json import whole_number
+from understudy.statesync.sessions.command_batch import CommandBatch
 from understudy.statesync.sessions.request_log import REQUEST_HEADER, parse_stamp
 from understudy.statesync.sessions.session import Method, Write
 
@@ -19,13 +21,32 @@ TTL_MOST = 31_536_000
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One session call. ``headers`` are those that matter, by lower-case name; ``hop`` marks a forwarded call."""
+    """One session call. ``headers`` are those that matter, by lower-case name; ``hop`` marks a forwarded call.
+
+    ``batch`` are commands of the Redis port; then the method is ``COMMANDS``, and there is no body.
+    """
 
     method: str
     key: str
     headers: Mapping[str, str]
     body: bytes = b""
     hop: bool = False
+    batch: CommandBatch | None = None
+
+    @classmethod
+    def of_commands(cls, batch: CommandBatch, headers: Mapping[str, str], *, hop: bool = False) -> "Call":
+        """The call of commands on one key."""
+        return cls(Method.COMMANDS, key_text(batch.key), headers, hop=hop, batch=batch)
+
+    @property
+    def reads(self) -> bool:
+        """Whether it can change nothing."""
+        return self.method == "GET" if self.batch is None else self.batch.reads
+
+
+def key_text(key: bytes) -> str:
+    """A Redis key as the key of a session; bytes that are not UTF-8 are kept as surrogate escapes."""
+    return key.decode("utf-8", "surrogateescape")
 
 
 def write_of(call: Call) -> Write | Reply:
@@ -58,7 +79,7 @@ def write_of(call: Call) -> Write | Reply:
         )
     return Write(
         Method(call.method),
-        call.body,
+        call.body if call.batch is None or request is None else call.batch.encode(),
         headers.get("content-type", "application/octet-stream"),
         headers.get("if-match"),
         headers.get("if-none-match"),

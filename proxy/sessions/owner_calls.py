@@ -12,7 +12,7 @@ from functools import partial
 
 from understudy.proxy.events.recorder import Recorder
 from understudy.proxy.health.loop_lag import LoopLag
-from understudy.proxy.http.problems import Reply, problem
+from understudy.proxy.http.problems import RESP_TYPE, Reply, problem
 from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.ownership.owned_slots import OwnedSlot, OwnedSlots
@@ -25,9 +25,11 @@ from understudy.statesync.etcd.client import EtcdClient, EtcdError, Get, Kv, Mod
 from understudy.statesync.http.headers import CONSISTENCY_HEADER, DURABILITY_HEADER
 from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.sessions.command_batch import CommandBatch, decide_commands, reply_to_keep, value_of
 from understudy.statesync.sessions.commit import Committer, CommitUnknown, NotCommitted, NotOwner, Submission
 from understudy.statesync.sessions.request_log import LogEntry, Window, request_hash
 from understudy.statesync.sessions.session import (
+    NoEffect,
     Outcome,
     Repeated,
     Session,
@@ -42,6 +44,7 @@ from understudy.statesync.sessions.session import (
 from understudy.statesync.sessions.session_crypto import UnreadableSession
 
 ASYNC_TIMEOUT = 1.0
+RESP_HEADERS = {"Content-Type": RESP_TYPE}
 ETCD_TIMEOUT = 1.5
 """Seconds for which a read waits for etcd past the read deadline; also what a call to etcd may take."""
 
@@ -91,7 +94,7 @@ class OwnerCalls:
         )
 
     async def read(self, call: Call, owned: OwnedSlot) -> Reply | None:
-        """Answer a ``GET``; the caller has entered the slot and this leaves it."""
+        """Answer a ``GET`` or commands that only read; the caller has entered the slot and this leaves it."""
         try:
             return await self._read(call, owned)
         finally:
@@ -120,6 +123,12 @@ class OwnerCalls:
             if not seen:
                 return None
             session = seen[0]
+        return self._found(call, session, owned)
+
+    def _found(self, call: Call, session: Session | None, owned: OwnedSlot) -> Reply:
+        """The answer to a read that has found ``session``."""
+        if call.batch is not None:
+            return self._unreadable(call, owned) or self._read_commands(call.batch, session)
         if session is None or not session.alive(self._clock.expiry_ms()):
             absent = self._unreadable(call, owned) or problem(404, "no-such-session", "there is no session of this key")
             return self._placed(absent, owned)
@@ -128,6 +137,24 @@ class OwnerCalls:
             return self._placed(Reply(304, {"ETag": session.etag}), owned)
         headers = {"ETag": session.etag, "Content-Type": session.content_type}
         return self._placed(Reply(200, headers, session.body), owned)
+
+    def _read_commands(self, batch: CommandBatch, session: Session | None) -> Reply:
+        value = value_of(session, self._clock.expiry_ms())
+        return Reply(200, RESP_HEADERS, batch.answer(value, self._clock.now_ms())[0])
+
+    def read_now(self, batch: CommandBatch, key: str, owned: OwnedSlot) -> bytes | None:
+        """The answer to commands that only read, if memory can give it at once: then nothing has to be waited for."""
+        slot = owned.slot
+        if (
+            (owned.open.is_set() or owned.readable)
+            and (slot, key) not in self._unanswered
+            and self._replica.is_synced(slot)
+            and self._reads.holds()
+            and not self._replica.unreadable(slot, key)
+        ):
+            value = value_of(self._replica.session(slot, key), self._clock.expiry_ms())
+            return batch.answer(value, self._clock.now_ms())[0]
+        return None
 
     async def _read_etcd(self, key: str, owned: OwnedSlot) -> tuple[Session | None, ...]:
         """The session as etcd has it, in a tuple of one, while we own its slot; an empty tuple if we do not.
@@ -233,10 +260,14 @@ class OwnerCalls:
         submission = self._submit(call.key, outcome.session, owned, release, entry)
         if call.headers.get(DURABILITY_HEADER, spec.durability) == "async":
             self._follow(owned.slot, call.key, submission)
+            if outcome.reply:
+                return Reply(200, RESP_HEADERS, outcome.reply)
             return self._placed(Reply(outcome.status, {"Understudy-Durability": "async"}), owned)
         return await self._resolve(submission, outcome, owned, give_up)
 
-    async def _without_effect(self, outcome: Repeated | WriteRefused, owned: OwnedSlot, spec: PoolSpec) -> Reply | None:
+    async def _without_effect(
+        self, outcome: Repeated | NoEffect | WriteRefused, owned: OwnedSlot, spec: PoolSpec
+    ) -> Reply | None:
         """A refusal or a repeated answer is made from memory, like a read, so it needs the same proof of ownership.
 
         With ``takeover: lease`` the proof is the read deadline. With ``fast``, where the deadline allows old reads, it
@@ -278,7 +309,10 @@ class OwnerCalls:
         settled = None
         if write.request is not None:
             settled = self._copies.requests.find(request_hash(call.key, write.request), write.fingerprint)
-        outcome = decide_write(current, write, terms, settled)
+        if call.batch is not None:
+            outcome = decide_commands(current, call.batch, write, terms, settled)
+        else:
+            outcome = decide_write(current, write, terms, settled)
         if isinstance(outcome, Stored) and outcome.status == 201 and current is None and self._limits.full(spec):
             share = f"{spec.limits.sessions} sessions for {spec.slots} slots"
             return WriteRefused(
@@ -329,6 +363,8 @@ class OwnerCalls:
             return problem(503, "outcome-unknown", detail, retry_after=RETRY_AFTER)
         if isinstance(outcome, WriteRefused):
             return self._placed(self._unchanged(outcome), owned)
+        if outcome.reply:
+            return Reply(200, RESP_HEADERS, outcome.reply)
         headers = {"ETag": etag_of(revision), "Understudy-Durability": "sync"}
         return self._placed(Reply(outcome.status, headers), owned)
 
@@ -348,11 +384,15 @@ class OwnerCalls:
         owned.leave()
 
     @staticmethod
-    def _unchanged(outcome: Repeated | WriteRefused) -> Reply:
+    def _unchanged(outcome: Repeated | NoEffect | WriteRefused) -> Reply:
         if isinstance(outcome, WriteRefused):
             if outcome.status == 204:
                 return Reply(204)  # the application itself refuses the request
             return problem(outcome.status, outcome.problem, outcome.detail)
+        if outcome.reply:
+            return Reply(200, RESP_HEADERS, outcome.reply)
+        if isinstance(outcome, NoEffect):
+            raise TypeError("commands without an answer")
         headers = {"ETag": etag_of(outcome.revision), "Understudy-Durability": "sync", "Understudy-Repeated": "true"}
         return Reply(outcome.status, headers)
 
@@ -391,5 +431,7 @@ def _entry_of(call: Call, write: Write, outcome: Stored | WriteRefused) -> LogEn
     """What the request log keeps of a write; None if nothing tells the write from others."""
     if write.request is None:
         return None
-    why = outcome.problem if isinstance(outcome, WriteRefused) else ""
-    return LogEntry(request_hash(call.key, write.request), write.fingerprint, outcome.status, why)
+    request = request_hash(call.key, write.request)
+    if isinstance(outcome, WriteRefused):
+        return LogEntry(request, write.fingerprint, outcome.status, outcome.problem)
+    return LogEntry(request, write.fingerprint, outcome.status, reply=reply_to_keep(outcome.reply))

@@ -12,7 +12,15 @@ from understudy.proxy.member.pool_view import Peer, PoolView
 from understudy.proxy.ownership.takeovers import Takeovers
 from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_probe import PeerProbe
-from understudy.proxy.peers.peer_protocol import PeerBroken, PeerError, PeerRefused, PeerSilent, ProbeResult
+from understudy.proxy.peers.peer_protocol import (
+    COMMANDS_PATH,
+    SESSIONS_PATH,
+    PeerBroken,
+    PeerError,
+    PeerRefused,
+    PeerSilent,
+    ProbeResult,
+)
 from understudy.proxy.sessions.call import Call
 from understudy.proxy.sessions.call_attempts import CallAttempts
 from understudy.statesync.pool.ownership import standbys_of
@@ -119,20 +127,21 @@ class OwnerRouter:
         try:
             reply = await self._send(peer, call, attempts)
         except PeerError as error:
-            if call.method != "GET":
+            if not call.reads:
                 attempts.doubts.append(str(error))
             raise
         return reply if reply.status != 421 else None
 
     async def _send(self, peer: Peer, call: Call, attempts: CallAttempts) -> Reply:
         """Forward a call, and probe a peer that takes long: a silent one is given up, a busy one is waited for."""
+        commands = call.batch is not None
         answer = asyncio.ensure_future(
             self._client.forward(
                 peer,
-                call.method,
-                call.key,
+                "POST" if commands else call.method,
+                COMMANDS_PATH if commands else SESSIONS_PATH + call.key,
                 headers=dict(call.headers),
-                body=call.body,
+                body=call.batch.encode() if call.batch is not None else call.body,
                 timeout=attempts.left + FORWARD_MARGIN,
             )
         )

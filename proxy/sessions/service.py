@@ -17,7 +17,7 @@ from understudy.proxy.http.problems import Reply, problem
 from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.ownership.owned_slots import NotMine, OwnedSlots
 from understudy.proxy.ownership.pool_updates import PoolUpdates
-from understudy.proxy.sessions.call import Call
+from understudy.proxy.sessions.call import Call, key_text
 from understudy.proxy.sessions.call_attempts import CallAttempts
 from understudy.proxy.sessions.creation import SessionKeys, fault_of
 from understudy.proxy.sessions.owner_calls import OwnerCalls
@@ -27,11 +27,14 @@ from understudy.statesync.http.headers import CALLER_HEADER, CONSISTENCY_HEADER
 from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.sessions.command_batch import CommandBatch
 from understudy.statesync.sessions.request_log import REQUEST_HEADER, stamp_of
 from understudy.statesync.sessions.session import Method, valid_key
 
 CALL_TIMEOUT = 5.0
 POLL_INTERVAL = 0.05
+KEY_BYTES_MOST = 512
+"""Bytes of the key of a command."""
 
 
 class SessionService:
@@ -87,14 +90,26 @@ class SessionService:
         self._on_answer(call, reply)
         return reply
 
+    def read_now(self, batch: CommandBatch) -> bytes | None:
+        """The answer to commands that only read, if this member's memory can give it at once; None if not."""
+        spec = self._pool.spec
+        if spec is None:
+            return None
+        key = key_text(batch.key)
+        slot = slot_of(key, spec.slots)
+        owned = self._owned.get(slot)
+        answer = self._calls.read_now(batch, key, owned) if owned is not None else None
+        if answer is not None:
+            self._recorder.answered(slot, time.monotonic(), "")
+        return answer
+
     async def _handle(self, call: Call) -> Reply:
         spec = self._pool.spec
         if spec is None:
             return self._not_ready()
-        if not valid_key(call.key):
-            return problem(
-                400, "bad-key", "a session key has 1 to 256 of the characters A-Z a-z 0-9 - . _ ~ :, and is not . or .."
-            )
+        fault = _key_fault(call)
+        if fault is not None:
+            return fault
         slot = slot_of(call.key, spec.slots)
         if call.method == "GET" and call.headers.get(CONSISTENCY_HEADER) == "stale":
             copy = self._calls.stale(call, slot)
@@ -123,7 +138,7 @@ class SessionService:
 
     async def _attempt(self, call: Call, slot: int, spec: PoolSpec, attempts: CallAttempts) -> Reply | None:
         """One attempt: the answer, or None to look again."""
-        reading = call.method == "GET" and self._calls.at_hand(call, slot)
+        reading = call.reads and self._calls.at_hand(call, slot)
         owned = self._owned.enter_to_read(slot) if reading else None
         try:
             if owned is None:
@@ -133,7 +148,7 @@ class SessionService:
             return await self._router.route(call, slot, attempts)
         except TimeoutError:
             return None
-        if call.method == "GET":
+        if call.reads:
             reply = await self._calls.read(call, owned)
         else:
             reply = await self._calls.write(call, owned, spec, attempts.give_up)
@@ -143,7 +158,7 @@ class SessionService:
 
     def _with_stamp(self, call: Call, attempts: CallAttempts) -> Call:
         """Stamp a write that may be forwarded, unless it has a stamp: so it has its effect once, wherever that is."""
-        if call.method in ("GET", Method.REFUSE) or REQUEST_HEADER in call.headers:
+        if call.reads or call.method == Method.REFUSE or REQUEST_HEADER in call.headers:
             return call
         waited = time.monotonic() - attempts.came + self._loop_lag.standstill()
         stamp = stamp_of(self._clock.now_ms() / 1000 - waited, secrets.token_hex(12))
@@ -152,3 +167,16 @@ class SessionService:
     @staticmethod
     def _not_ready() -> Reply:
         return problem(503, "not-ready", "this member has not seen the pool's spec yet", retry_after=1)
+
+
+def _key_fault(call: Call) -> Reply | None:
+    """What is wrong with the key of a call. Over HTTP it stands in a path; commands have it as it is."""
+    if call.batch is not None:
+        if len(call.batch.key) <= KEY_BYTES_MOST:
+            return None
+        detail = f"the key has {len(call.batch.key)} bytes; keys have at most {KEY_BYTES_MOST}"
+        return problem(400, "bad-key", detail)
+    if valid_key(call.key):
+        return None
+    detail = "a session key has 1 to 256 of the characters A-Z a-z 0-9 - . _ ~ :, and is not . or .."
+    return problem(400, "bad-key", detail)

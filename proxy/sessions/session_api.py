@@ -8,12 +8,14 @@ from dataclasses import replace
 
 from aiohttp import web
 
+from understudy.proxy.http.problems import problem
 from understudy.proxy.http.requests import MAX_BODY, Status, problems, respond
-from understudy.proxy.peers.peer_protocol import SESSIONS_PATH
+from understudy.proxy.peers.peer_protocol import COMMANDS_PATH, SESSIONS_PATH
 from understudy.proxy.sessions.admission import SessionTokens, admin_wanted, token_wanted
 from understudy.proxy.sessions.call import Call
 from understudy.proxy.sessions.service import SessionService
 from understudy.statesync.http.headers import SESSION_HEADERS
+from understudy.statesync.sessions.command_batch import CommandBatch
 from understudy.statesync.sessions.request_log import REQUEST_HEADER
 
 CARRIED = (
@@ -65,7 +67,16 @@ def add_forwarded_calls(app: web.Application, service: SessionService) -> None:
         call = await call_of(request, key=request.match_info["key"])
         return respond(await service.handle(replace(call, hop=True)))
 
+    async def commands(request: web.Request) -> web.Response:
+        try:
+            batch = CommandBatch.decode(await request.read())
+        except ValueError as error:
+            return respond(problem(400, "bad-request", str(error)))
+        headers = {name: request.headers[name] for name in CARRIED if name in request.headers}
+        return respond(await service.handle(Call.of_commands(batch, headers, hop=True)))
+
     add_session_routes(app, SESSIONS_PATH + "{key}", one)
+    app.router.add_post(COMMANDS_PATH, commands)
     app.router.add_post(SESSIONS_PATH + "{key}", one)  # a refusal
 
 

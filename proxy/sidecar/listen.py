@@ -46,6 +46,7 @@ def protection(
     peer: str,
     tls: PemFiles | None,
     session_api: str,
+    redis: str,
     token_file: Path | None,
     key_file: Path | None,
     insecure: bool,
@@ -59,7 +60,9 @@ def protection(
     remedy = "give --tls-cert, --tls-key and --tls-ca"
     refuse_open("--peer", peer, protected=tls is not None, insecure=insecure, remedy=remedy)
     remedy = "use a Unix socket, or give --session-token-file"
-    refuse_open("--session-api", session_api, protected=token_file is not None, insecure=insecure, remedy=remedy)
+    for option, address in (("--session-api", session_api), ("--redis", redis)):
+        if address:
+            refuse_open(option, address, protected=token_file is not None, insecure=insecure, remedy=remedy)
     try:
         return SidecarSecurity(
             PeerTls(Identity(tls.cert, tls.key, tls.ca, trust)) if tls else None,
@@ -133,6 +136,16 @@ async def listen(
         else:
             host, port = split_address(address)
             await (TlsSite(runner, host, port, tls) if tls else web.TCPSite(runner, host, port)).start()
+    except (OSError, ValueError) as error:
+        raise CannotStart(f"{what} cannot listen on {address}: {error}; free the address or choose another") from None
+
+
+def bound_socket(address: str, what: str, *, mode: int = 0o660) -> socket.socket:
+    """A socket bound to ``host:port`` or ``unix:/path``. Raises :class:`CannotStart`; ``what`` is for its text."""
+    try:
+        if address.startswith(UNIX):
+            return _unix_socket(address.removeprefix(UNIX), mode)
+        return socket.create_server(split_address(address))
     except (OSError, ValueError) as error:
         raise CannotStart(f"{what} cannot listen on {address}: {error}; free the address or choose another") from None
 

@@ -16,7 +16,8 @@ NO_HEALTH_PORT = "off"
 class SidecarSettings:
     """How a sidecar is started.
 
-    ``session_api`` is ``host:port`` or ``unix:/path``. ``peer`` is where it listens for other sidecars, ``advertise``
+    ``session_api`` is ``host:port`` or ``unix:/path``, and so is ``redis``, the Redis port; '' for none.
+    ``peer`` is where it listens for other sidecars, ``advertise``
     the address that they use (the same, unless given). ``app`` is where the application listens.
     ``health`` is the health port (``host:port``) for front Envoys: a free port of the application's host unless given,
     "off" for none. ``envoy_admin`` is the admin address of a local Envoy that must be ready before this member is.
@@ -34,6 +35,7 @@ class SidecarSettings:
     pool: str
     app: str
     session_api: str = "127.0.0.1:7600"
+    redis: str = ""
     peer: str = "127.0.0.1:7601"
     advertise: str = ""
     app_health: str = "/healthz"

@@ -25,7 +25,7 @@ from understudy.proxy.peers.sync_api import SyncApi, metrics_app
 from understudy.proxy.sessions.session_api import add_forwarded_calls, session_app
 from understudy.proxy.sidecar.assembly import Assembled, assemble
 from understudy.proxy.sidecar.checks_api import ChecksApi, built_in_checks
-from understudy.proxy.sidecar.listen import CannotStart, SidecarSecurity, listen, protection
+from understudy.proxy.sidecar.listen import CannotStart, SidecarSecurity, bound_socket, listen, protection
 from understudy.proxy.sidecar.name_holder import NameHolder, NameTaken
 from understudy.proxy.sidecar.parts import Sidecar
 from understudy.proxy.sidecar.settings import NO_HEALTH_PORT, SidecarSettings
@@ -104,6 +104,7 @@ async def _running(settings: SidecarSettings, stop: asyncio.Event) -> AsyncItera
         peer=settings.peer,
         tls=settings.tls,
         session_api=settings.session_api,
+        redis=settings.redis,
         token_file=settings.session_token_file,
         key_file=settings.session_keys,
         insecure=settings.insecure,
@@ -149,8 +150,28 @@ async def _open_ports(
     peer_runner = await serve(stack, _peer_side(sidecar, guard, status, exposed, trust))
     await listen(peer_runner, settings.peer, "the peer API", tls=guard.peers.server() if guard.peers else None)
     await listen(session_runner, settings.session_api, "the session API", mode=settings.socket_mode)
+    if settings.redis:
+        await _open_redis(stack, settings, guard, sidecar)
     if settings.metrics:
         await listen(await serve(stack, metrics_app(exposed)), settings.metrics, "the metrics port")
+
+
+async def _open_redis(
+    stack: contextlib.AsyncExitStack, settings: SidecarSettings, guard: SidecarSecurity, sidecar: Sidecar
+) -> None:
+    from understudy.proxy.redis.port import RedisPort
+
+    replica = sidecar.copies.replica
+    port = RedisPort(
+        sidecar.service,
+        guard.tokens,
+        sidecar.loop_lag,
+        member=settings.member,
+        run_id=sidecar.pool.identity.boot,
+        keys=lambda: replica.count(replica.held),
+        now_ms=sidecar.clock.now_ms,
+    )
+    await port.listen(stack, bound_socket(settings.redis, "the Redis port", mode=settings.socket_mode))
 
 
 def _session_side(assembled: Assembled, guard: SidecarSecurity, status: Status) -> web.Application:

@@ -18,4 +18,4 @@ def slot_of(session_key: str, slots: int) -> int:
         session_key: the value that clients send in the session header or cookie, without quotes.
         slots: how many slots the pool has; at least 1.
     """
-    return int(xxhash.xxh64_intdigest(session_key.encode(), seed=0)) % slots
+    return int(xxhash.xxh64_intdigest(session_key.encode("utf-8", "surrogateescape"), seed=0)) % slots

@@ -24,6 +24,7 @@ __all__ = [
     "KeyCommand",
     "KeyCommands",
     "apply",
+    "arities",
     "is_read",
     "known_script",
     "load_script",
@@ -76,6 +77,11 @@ def parse(argv: Sequence[bytes]) -> KeyCommand | KeyCommands | RedisError:
             return KeyCommands(tuple(KeyCommand(name, key, ()) for key in argv[1:]), combine)
         return KeyCommand(name, argv[1], ())
     return rule.check(args) or KeyCommand(name, argv[key_at], args)
+
+
+def arities() -> dict[bytes, int]:
+    """The arity of every command on keys, in Redis's form, by its name in upper case."""
+    return {name: rule.arity for name, rule in _RULES.items() if b" " not in name and b":" not in name} | _SCRIPTS
 
 
 def is_read(command: KeyCommand) -> bool:

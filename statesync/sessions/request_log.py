@@ -98,35 +98,46 @@ class Settled:
     """The outcome of an identified write.
 
     ``revision`` is that of the session it wrote; a refusal has a ``problem`` (the last part of its type) instead.
+    ``reply`` is the answer to commands, if it was short.
     """
 
     fingerprint: str
     status: int
     revision: int = 0
     problem: str = ""
+    reply: bytes = b""
 
 
 class LogEntry(NamedTuple):
     """An outcome to be written to the log: ``request`` is the hash of the session's key and the request's id.
 
     A refusal has a ``problem``, and holds for its content only: a request may write again with other content.
+    ``reply`` is the answer to commands, if it is short.
     """
 
     request: str
     fingerprint: str
     status: int
     problem: str = ""
+    reply: str = ""
 
 
 def request_hash(session: str, name: str) -> str:
     """A request's id as it is kept: 96 bits of BLAKE2b over the session's key and the id, base64url."""
-    digest = hashlib.blake2b(f"{session}\n{name}".encode(), digest_size=12).digest()
+    text = f"{session}\n{name}".encode("utf-8", "surrogateescape")
+    digest = hashlib.blake2b(text, digest_size=12).digest()
     return base64.urlsafe_b64encode(digest).decode()
 
 
 def encode_entries(entries: Sequence[LogEntry]) -> bytes:
     """A record of the log, as it stands in etcd: a JSON list of lists."""
-    return _COMPACT([entry if entry.problem else entry[:3] for entry in entries]).encode()
+    return _COMPACT([_without_blanks(entry) for entry in entries]).encode()
+
+
+def _without_blanks(entry: LogEntry) -> tuple[str | int, ...]:
+    if entry.reply:
+        return entry
+    return entry[:4] if entry.problem else entry[:3]
 
 
 def decode_entries(value: bytes) -> list[LogEntry]:
@@ -141,8 +152,10 @@ def _entry(fields: object) -> LogEntry:
     match fields:
         case [str(request), str(fingerprint), int(status)]:
             return LogEntry(request, fingerprint, status)
-        case [str(request), str(fingerprint), int(status), str(problem), *_]:
+        case [str(request), str(fingerprint), int(status), str(problem)]:
             return LogEntry(request, fingerprint, status, problem)
+        case [str(request), str(fingerprint), int(status), str(problem), str(reply), *_]:
+            return LogEntry(request, fingerprint, status, problem, reply)
     raise ValueError("not a record of requests: an entry is a request, a fingerprint, a status and a problem")
 
 
@@ -156,7 +169,7 @@ class RequestLog:
     def __init__(self, keys: PoolKeys, member: str, boot: str) -> None:
         self._prefix = keys.requests
         self._own = f"{keys.requests}{member}/{boot}/"
-        self._settled: dict[str, tuple[str, int, int, str]] = {}
+        self._settled: dict[str, tuple[str, int, int, str, bytes]] = {}
         self._records: dict[str, tuple[float, tuple[str, ...]]] = {}
 
     def __len__(self) -> int:
@@ -177,10 +190,10 @@ class RequestLog:
         if record in self._records:
             return
         settled, keys = self._settled, []
-        for request, fingerprint, status, problem in entries:
+        for request, fingerprint, status, problem, reply in entries:
             key = f"{request}/{fingerprint}" if problem else request
             if key not in settled:
-                settled[key] = (fingerprint, status, 0 if problem else revision, problem)
+                settled[key] = (fingerprint, status, 0 if problem else revision, problem, reply.encode())
                 keys.append(key)
         self._records[record] = (now, tuple(keys))
 

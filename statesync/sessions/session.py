@@ -39,12 +39,16 @@ def _quoted(text: str) -> str:
 
 
 class Method(StrEnum):
-    """How a write changes the session. ``REFUSE`` changes nothing, and later copies of the request may not either."""
+    """How a write changes the session. ``REFUSE`` changes nothing, and later copies of the request may not either.
+
+    ``COMMANDS`` are commands of the Redis port (:mod:`understudy.statesync.sessions.command_batch`).
+    """
 
     PUT = "PUT"
     PATCH = "PATCH"
     DELETE = "DELETE"
     REFUSE = "POST"
+    COMMANDS = "COMMANDS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +173,11 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The write has an effect: commit ``session``, then answer ``status``."""
+    """The write has an effect: commit ``session``, then answer ``status``, or ``reply`` to commands."""
 
     session: Session
     status: int
+    reply: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +186,15 @@ class Repeated:
 
     status: int
     revision: int
+    reply: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class NoEffect:
+    """The commands of a write change nothing: answer ``reply``."""
+
+    reply: bytes
+    status: int = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +210,7 @@ class WriteRefused:
     lasting: bool = True
 
 
-Outcome = Stored | Repeated | WriteRefused
+Outcome = Stored | Repeated | NoEffect | WriteRefused
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +263,7 @@ def decide_write(
     the preconditions (RFC 9110, section 13.2.2), then the content.
     """
     if settled is not None:
-        return _settled_before(settled, write)
+        return settled_before(settled, write)
     kept = _answers_in_force(current, context.ended_ms)
     if write.idempotency_key is not None:
         repeat = _find_repeat(current, kept, write)
@@ -279,7 +293,7 @@ def decide_write(
     return _keeping_answer(session, current, kept, write, status)
 
 
-def _settled_before(settled: Settled, write: Write) -> Repeated | WriteRefused:
+def settled_before(settled: Settled, write: Write) -> Repeated | WriteRefused:
     """The answer to a write of a request whose outcome is known."""
     if settled.problem and write.method is Method.REFUSE:
         return WriteRefused(204, settled.problem, "", lasting=False)
@@ -288,7 +302,7 @@ def _settled_before(settled: Settled, write: Write) -> Repeated | WriteRefused:
         return WriteRefused(status, settled.problem, "this request was refused before, which is final", lasting=False)
     if write.method is not Method.REFUSE and settled.fingerprint != write.fingerprint:
         return _reused()
-    return Repeated(settled.status, settled.revision)
+    return Repeated(settled.status, settled.revision, settled.reply)
 
 
 def _reused() -> WriteRefused:

@@ -111,7 +111,7 @@ class EncryptionKey:
         """The cipher of one session."""
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-        return AESGCM(hmac.digest(self.secret, _SESSION_CONTEXT + key.encode(), "sha256"))
+        return AESGCM(hmac.digest(self.secret, _SESSION_CONTEXT + key.encode("utf-8", "surrogateescape"), "sha256"))
 
     def __repr__(self) -> str:
         return f"EncryptionKey({self.id})"
@@ -265,4 +265,4 @@ def _key_id_of(header: dict[str, Any]) -> str:
 
 
 def _associated(key: str, head: bytes) -> bytes:
-    return key.encode() + b"\n" + head
+    return key.encode("utf-8", "surrogateescape") + b"\n" + head

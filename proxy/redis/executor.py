@@ -1,0 +1,137 @@
+"""Carries out the commands of clients as session calls, at the owner of each key.
+
+A command on one key is one call of :class:`~understudy.proxy.sessions.service.SessionService`, so it is fenced,
+forwarded and carried out once like every other. A command on several keys is one call for each of them.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections import OrderedDict
+
+from understudy.proxy.http.problems import PROBLEM_TYPE, Reply
+from understudy.proxy.redis.client import Client
+from understudy.proxy.sessions.call import Call
+from understudy.proxy.sessions.service import SessionService
+from understudy.statesync.http.headers import DURABILITY_HEADER
+from understudy.statesync.redis.command import KeyCommand, KeyCommands
+from understudy.statesync.redis.reply import OK, RedisError, encode
+from understudy.statesync.sessions.command_batch import CommandBatch, RawValue, copied, removed, taken
+
+logger = logging.getLogger(__name__)
+
+UNHEARD_SECONDS = 60.0
+"""Seconds for which an answer that a client did not get is remembered."""
+UNHEARD_MOST = 1000
+_WON = frozenset({b"+OK\r\n", b":1\r\n"})
+_SET_NX = frozenset({b"SET", b"SETNX"})
+
+
+class Executor:
+    """Carries out commands; one per port."""
+
+    def __init__(self, service: SessionService) -> None:
+        self._service = service
+        self._unheard: OrderedDict[tuple[bytes, bytes], float] = OrderedDict()
+
+    def read_now(self, command: KeyCommand, client: Client) -> bytes | None:
+        """The answer of a command that only reads, if this member's memory can give it at once; None if not."""
+        return self._service.read_now(CommandBatch((command,), client.protocol))
+
+    async def one(self, command: KeyCommand, client: Client) -> bytes:
+        """The answer of a command on one key."""
+        value = _value_set_if_absent(command)
+        if value is not None and await self._won_unheard(command, value, client):
+            return encode(OK if command.name == b"SET" else 1, client.protocol)
+        return await self._call(CommandBatch((command,), client.protocol), client)
+
+    async def transaction(self, commands: tuple[KeyCommand, ...], client: Client) -> bytes:
+        """The answer of ``EXEC`` for commands on one key."""
+        return await self._call(CommandBatch(commands, client.protocol, exec=True), client)
+
+    async def several(self, commands: KeyCommands, client: Client) -> bytes:
+        """The answer of a command on several keys. It is carried out for each of them alone, not for all or none."""
+        replies = await asyncio.gather(*(self._parsed(part, client) for part in commands.parts))
+        failed = next((reply for reply in replies if isinstance(reply, RedisError)), None)
+        return encode(failed or commands.combine(replies), client.protocol)
+
+    async def rename(self, source: bytes, target: bytes, client: Client, *, only_new: bool) -> bytes:
+        """Move a value to another key, perhaps of another member: copied first, then removed, so it is never lost.
+
+        If this member fails between the two, both keys have the value.
+        """
+        while True:
+            value = await self._raw(taken(source), client)
+            if isinstance(value, RedisError):
+                return encode(value, client.protocol)
+            if value is None:
+                return encode(RedisError("ERR no such key"), client.protocol)
+            if source != target:
+                made = await self._parsed(copied(target, value, only_new=only_new), client)
+                if made != 1:
+                    return encode(made, client.protocol)
+                gone = await self._parsed(removed(source, value), client)
+                if gone == 0:
+                    continue  # somebody has written to the source meanwhile
+                if isinstance(gone, RedisError):
+                    return encode(gone, client.protocol)
+            return encode((0 if source == target else 1) if only_new else OK, client.protocol)
+
+    def unheard(self, command: KeyCommand, answer: bytes) -> None:
+        """A client has gone without the answer to a command: who sets the same value again may be told that it won."""
+        value = _value_set_if_absent(command)
+        if value is not None and answer in _WON:
+            self._unheard[command.key, value] = time.monotonic()
+            if len(self._unheard) > UNHEARD_MOST:
+                self._unheard.popitem(last=False)
+
+    async def _won_unheard(self, command: KeyCommand, value: bytes, client: Client) -> bool:
+        """Whether a ``SET NX`` repeats one that has won and whose client did not hear of it. One repeat is told so."""
+        at = self._unheard.pop((command.key, value), None)
+        if at is None or time.monotonic() - at > UNHEARD_SECONDS:
+            return False
+        stands = KeyCommand(b"GET", command.key, ())
+        return await self._call(CommandBatch((stands,), 2), client) == encode(value, 2)
+
+    async def _parsed(self, command: KeyCommand, client: Client) -> object:
+        """The answer of a command as a value."""
+        batch = CommandBatch((command,), 2)
+        reply = await self._service.handle(Call.of_commands(batch, _headers(client)))
+        return batch.parse_reply(reply.body) if _is_answer(reply) else error_of(reply)
+
+    async def _raw(self, command: KeyCommand, client: Client) -> RawValue | RedisError | None:
+        answer = await self._parsed(command, client)
+        return answer if isinstance(answer, RedisError) else RawValue.of(answer)
+
+    async def _call(self, batch: CommandBatch, client: Client) -> bytes:
+        reply = await self._service.handle(Call.of_commands(batch, _headers(client)))
+        return reply.body if _is_answer(reply) else encode(error_of(reply), client.protocol)
+
+
+def _headers(client: Client) -> dict[str, str]:
+    return {DURABILITY_HEADER: client.durability} if client.durability else {}
+
+
+def _value_set_if_absent(command: KeyCommand) -> bytes | None:
+    """The value that a command sets if there is none; None for all other commands."""
+    if command.name not in _SET_NX:
+        return None
+    if command.name == b"SET" and not any(arg.upper() == b"NX" for arg in command.args[1:]):
+        return None
+    return command.args[0]
+
+
+def _is_answer(reply: Reply) -> bool:
+    return reply.status == 200 and reply.headers.get("Content-Type") != PROBLEM_TYPE
+
+
+def error_of(reply: Reply) -> RedisError:
+    """A problem of the session service as Redis's clients see errors."""
+    try:
+        problem = json.loads(reply.body)
+        kind, detail = str(problem["type"]).rpartition("/")[2], str(problem["detail"])
+    except (ValueError, KeyError, TypeError):
+        return RedisError(f"ERR the owner of the key answered {reply.status}")
+    code = "OOM" if kind in ("session-too-large", "too-many-sessions") else "ERR"
+    return RedisError(f"{code} {kind}: {detail}")

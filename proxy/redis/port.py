@@ -1,0 +1,106 @@
+"""The Redis port of a sidecar: listens for applications, and keeps track of their connections."""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import socket
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from understudy.proxy.health.loop_lag import LoopLag
+from understudy.proxy.redis.client import Client
+from understudy.proxy.redis.connection import Connection
+from understudy.proxy.redis.executor import Executor
+from understudy.proxy.redis.info import Server
+from understudy.proxy.sessions.admission import SessionTokens
+from understudy.proxy.sessions.service import SessionService
+
+logger = logging.getLogger(__name__)
+
+CONNECTIONS_MOST = 10_000
+STALE_AFTER = 1.0
+"""Seconds for which this process may have stood still before commands that waited meanwhile are not carried out: their
+clients may have given them up, and have sent others elsewhere."""
+FRESH_AFTER = 0.2
+"""Seconds after a standstill from which new connections bring new commands: those that waited are accepted by then."""
+CLOSE_TIMEOUT = 2.0
+
+
+class RedisPort:
+    """The connections of the Redis port; ``notices`` counts the notices of waits."""
+
+    def __init__(
+        self,
+        service: SessionService,
+        tokens: SessionTokens | None,
+        loop_lag: LoopLag,
+        *,
+        member: str,
+        run_id: str,
+        keys: Callable[[], int],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self.executor = Executor(service)
+        self.server = Server(
+            member,
+            run_id,
+            0,
+            tokens,
+            self.clients,
+            keys,
+            now_us=lambda: now_ms() * 1000 + time.time_ns() // 1000 % 1000,
+        )
+        self.notices = 0
+        self._loop_lag = loop_lag
+        self._numbers = itertools.count(1)
+        self._connections: set[Connection] = set()
+        self._empty = asyncio.Event()
+
+    @property
+    def full(self) -> bool:
+        """Whether there are more connections than :data:`CONNECTIONS_MOST`."""
+        return len(self._connections) > CONNECTIONS_MOST
+
+    def clients(self) -> list[Client]:
+        """All clients, by their numbers."""
+        return sorted((one.client for one in self._connections), key=lambda client: client.number)
+
+    def admit(self, connection: Connection, transport: asyncio.Transport) -> tuple[int, str, bool]:
+        """Note a new connection. Returns the client's number, its address, and whether it needs no password."""
+        self._connections.add(connection)
+        peer = transport.get_extra_info("peername")
+        address = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "unix"
+        return next(self._numbers), address, self.server.open
+
+    def forget(self, connection: Connection) -> None:
+        """A connection has ended."""
+        self._connections.discard(connection)
+        if not self._connections:
+            self._empty.set()
+
+    def stale(self, since: float) -> bool:
+        """Whether input of a connection made at ``since`` (monotonic) may have waited too long to be carried out."""
+        return self._loop_lag.input_waited(since, STALE_AFTER, FRESH_AFTER)
+
+    async def listen(self, stack: AsyncExitStack, bound: socket.socket) -> None:
+        """Serve a bound socket until the stack is closed."""
+        loop = asyncio.get_running_loop()
+        if bound.family == socket.AF_UNIX:
+            server = await loop.create_unix_server(lambda: Connection(self), sock=bound, backlog=1024)
+        else:
+            server = await loop.create_server(lambda: Connection(self), sock=bound, backlog=1024)
+        stack.push_async_callback(self._close, server)
+
+    async def _close(self, server: asyncio.Server) -> None:
+        """Accept no more, let what is under way end, and close the connections."""
+        server.close()
+        for connection in tuple(self._connections):
+            connection.close()
+        if self._connections:
+            self._empty.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT):
+                    await self._empty.wait()
+        for connection in tuple(self._connections):
+            connection.abort()
