@@ -27,6 +27,13 @@ class RedisError:
 
 
 @dataclass(frozen=True, slots=True)
+class OrderedSet:
+    """The members of a set in the order in which they are sent."""
+
+    members: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Push:
     """A message that answers no command: a push in RESP3, an array in RESP2."""
 
@@ -131,13 +138,6 @@ def _push(value: Push, protocol: int) -> bytes:
 
 def _null_array(_: _NullArray, protocol: int) -> bytes:
     return b"_\r\n" if protocol == 3 else b"*-1\r\n"
-
-
-@dataclass(frozen=True, slots=True)
-class OrderedSet:
-    """The members of a set in the order in which they are sent."""
-
-    members: tuple[bytes, ...]
 
 
 _WRITERS: Final[dict[type, Callable[[Any, int], bytes]]] = {
