@@ -18,8 +18,8 @@ MEMBER_VARIABLE = "UNDERSTUDY_MEMBER"
 class SidecarOptions:
     """The options of ``understudy sidecar`` for one sidecar, as text; '' leaves an option out.
 
-    ``app``, ``session_api``, ``redis``, ``peer``, ``health`` and ``metrics`` are ``host:port``. ``insecure`` permits a peer API
-    without ``tls`` on an address that other machines can reach.
+    ``app``, ``session_api``, ``redis``, ``peer``, ``health`` and ``metrics`` are ``host:port``. ``insecure`` permits a
+    peer API without ``tls`` on an address that other machines can reach.
     """
 
     member: str

@@ -39,7 +39,7 @@ class Server:
 def info_text(server: Server, version: str, sections: Sequence[str]) -> str:
     """The sections that are asked for, all if none is; lines as Redis writes them."""
     uptime = int(time.monotonic() - server.since)
-    everything = {
+    everything: dict[str, dict[str, object]] = {
         "server": {
             "redis_version": version,
             "redis_mode": "standalone",

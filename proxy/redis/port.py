@@ -42,15 +42,7 @@ class RedisPort:
         now_ms: Callable[[], int],
     ) -> None:
         self.executor = Executor(service)
-        self.server = Server(
-            member,
-            run_id,
-            0,
-            tokens,
-            self.clients,
-            keys,
-            now_us=lambda: now_ms() * 1000 + time.time_ns() // 1000 % 1000,
-        )
+        self.server = Server(member, run_id, tokens, self.clients, keys, now_us=lambda: now_ms() * 1000)
         self.notices = 0
         self._loop_lag = loop_lag
         self._numbers = itertools.count(1)

@@ -71,15 +71,18 @@ class CommandBatch:
     @staticmethod
     def parse_reply(reply: bytes) -> object:
         """The answer of a batch with one command in RESP2 as a value; an error is a ``RedisError``."""
-        reader = hiredis.Reader(replyError=RedisError)
+        if reply == b"+OK\r\n":
+            return OK
+        reader = hiredis.Reader()
         reader.feed(reply)
-        return OK if reply == b"+OK\r\n" else reader.gets()
+        value = reader.gets()
+        return RedisError(str(value)) if isinstance(value, hiredis.ReplyError) else value
 
     def encode(self) -> bytes:
         """As it travels to another member: one command after the other, in RESP. The name of each is its first part."""
         kind = b"exec" if self.exec else b"one"
-        head = hiredis.pack_command((kind, b"%d" % self.protocol))
-        return b"".join((head, *(hiredis.pack_command((c.name, c.key, *c.args)) for c in self.commands)))
+        arrays = ((kind, b"%d" % self.protocol), *((c.name, c.key, *c.args) for c in self.commands))
+        return b"".join(hiredis.pack_command(array) for array in arrays)  # type: ignore[arg-type]
 
     @classmethod
     def decode(cls, body: bytes) -> "CommandBatch":

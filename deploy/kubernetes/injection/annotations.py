@@ -21,6 +21,7 @@ from understudy.deploy.kubernetes.base.names import (
     METRICS_PORT,
     PEER_PORT,
     POOL,
+    REDIS_PORT,
     SESSION_API_PORT,
 )
 from understudy.statesync.pool.app_health import HEALTH_FORMS, AppHealth
@@ -62,6 +63,7 @@ class Wishes:
     peer_port: int = PEER_PORT
     health_port: int = HEALTH_PORT
     metrics_port: int = METRICS_PORT
+    redis_port: int = REDIS_PORT
     drain_seconds: float | None = None
     wait_for_handover: bool = True
 
@@ -73,6 +75,7 @@ class Wishes:
             "peer-port": self.peer_port,
             "health-port": self.health_port,
             "metrics-port": self.metrics_port,
+            "redis-port": self.redis_port,
         }
 
 
@@ -188,6 +191,7 @@ _ANNOTATIONS: Mapping[str, Callable[[str], Any]] = {
     "peer-port": _whole(1024, 65535),
     "health-port": _whole(1024, 65535),
     "metrics-port": _whole(1024, 65535),
+    "redis-port": _whole(1024, 65535),
     "drain-seconds": _seconds,
     "wait-for-handover": _truth,
 }

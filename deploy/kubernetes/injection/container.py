@@ -39,6 +39,11 @@ def session_api_of(wishes: Wishes) -> str:
     return f"127.0.0.1:{wishes.session_port}"
 
 
+def redis_of(wishes: Wishes) -> str:
+    """Where the sidecar's Redis port is, for the application."""
+    return f"127.0.0.1:{wishes.redis_port}"
+
+
 def place_of(
     settings: InjectionSettings, wishes: Wishes, *, app_port: int, app_health: str, drain: float
 ) -> SidecarOptions:
@@ -52,6 +57,7 @@ def place_of(
         app=f"{pod_ip}:{app_port}",
         app_health=app_health,
         session_api=session_api_of(wishes),
+        redis=redis_of(wishes),
         peer=f"{pod_ip}:{wishes.peer_port}",
         # On all addresses, since Istio's agent may send the probes instead of the kubelet, from inside the pod.
         health=f"*:{wishes.health_port}",

@@ -8,7 +8,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from understudy.deploy.common.sidecar_arguments import MEMBER_VARIABLE, SESSION_API_VARIABLE, application_environment
+from understudy.deploy.common.sidecar_arguments import (
+    MEMBER_VARIABLE,
+    REDIS_VARIABLE,
+    SESSION_API_VARIABLE,
+    application_environment,
+)
 from understudy.deploy.kubernetes.base.injection_settings import CLASSIC, NATIVE, InjectionSettings
 from understudy.deploy.kubernetes.base.lenient_json import (
     Body,
@@ -34,6 +39,7 @@ from understudy.deploy.kubernetes.injection.container import (
     is_application_hook,
     place_of,
     probed_as,
+    redis_of,
     session_api_of,
     sidecar_container,
     volumes_for,
@@ -198,6 +204,10 @@ def _ports_around(wishes: Wishes, settings: InjectionSettings) -> dict[str, list
     }
 
 
+_ADDRESSES = {SESSION_API_VARIABLE: "http://127.0.0.1:", REDIS_VARIABLE: "redis://127.0.0.1:"}
+"""The variables with addresses of the sidecar, and how the values that we set begin."""
+
+
 def _told(
     container: Body, wishes: Wishes, hook: Body | None, before: _Before, warnings: list[str], *, mine: bool
 ) -> Body:
@@ -205,9 +215,9 @@ def _told(
     name = str(container.get("name", ""))
     if name in istio.PROXIES:
         return container
-    environment = application_environment(session_api=session_api_of(wishes), member="")
+    environment = application_environment(session_api=session_api_of(wishes), redis=redis_of(wishes), member="")
     ours: Mapping[str, Body] = {
-        SESSION_API_VARIABLE: {"name": SESSION_API_VARIABLE, "value": environment[SESSION_API_VARIABLE]},
+        **{name: {"name": name, "value": environment[name]} for name in _ADDRESSES},
         MEMBER_VARIABLE: from_field(MEMBER_VARIABLE, "metadata.name"),
     }
     given = objects(container, "env", f"container {name}")
@@ -223,8 +233,9 @@ def _told(
 def _renewed(variable: Body, ours: Mapping[str, Body]) -> Body:
     """Set a variable, or replace the value of an earlier injection."""
     value = variable.get("value")
-    was_ours = variable.get("name") == SESSION_API_VARIABLE and str(value).startswith("http://127.0.0.1:")
-    return ours[SESSION_API_VARIABLE] if was_ours else variable
+    start = _ADDRESSES.get(str(variable.get("name")))
+    was_ours = start is not None and str(value).startswith(start)
+    return ours[str(variable["name"])] if was_ours else variable
 
 
 def _with_hook(container: Body, name: str, hook: Body | None, everybody: list[Body], warnings: list[str]) -> Body:
