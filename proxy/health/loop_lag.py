@@ -66,6 +66,7 @@ class LoopLag:
     def __init__(self) -> None:
         self._ran_at = time.monotonic()
         self._delays = Delays()
+        self._ran, self._waited = time.process_time(), waited_for_cpu()
         self._stood = 0.0
         self._woke_at = -WAKING
         self._stills: deque[tuple[float, float]] = deque(maxlen=MOST_STANDSTILLS)
@@ -82,17 +83,25 @@ class LoopLag:
         stood = self._stood if now - self._woke_at < WAKING else 0.0
         return max(late if late > STOOD_STILL else 0.0, stood)
 
-    def input_waited(self, since: float, longest: float, settled: float) -> bool:
+    def input_waited(self, since: float, still_most: float, late_most: float, settled: float) -> bool:
         """Whether input of a connection made at ``since`` (monotonic) may have waited in its socket for too long.
 
-        ``longest`` is how long it may wait. Connections that were made ``settled`` seconds after a standstill or
-        later bring only what was sent after it.
+        It has if this process stood still for longer than ``still_most`` seconds, or had no time for it for longer than
+        ``late_most``. Connections that were made ``settled`` seconds after that, or later, bring only new input.
         """
         now = time.monotonic()
-        if now - self._ran_at - POLL_INTERVAL > longest:
+        late = now - self._ran_at - POLL_INTERVAL
+        if late > late_most or (late > still_most and self._still(late) > still_most):
             return True
-        woke = now - self._woke_at
-        return self._stood > longest and woke < WAKING and since < self._woke_at + settled
+        if late_most < self._stood and now - self._woke_at < WAKING and since < self._woke_at + settled:
+            return True
+        return any(
+            still > still_most and now - woke < WAKING and since < woke + settled for woke, still in self._stills
+        )
+
+    def _still(self, late: float) -> float:
+        """For how long this process has stood still of the time by which it is late now."""
+        return stood_still(late, time.process_time() - self._ran, _between(self._waited, waited_for_cpu()))
 
     @property
     def worst(self) -> float:
@@ -108,11 +117,11 @@ class LoopLag:
         """Measure until cancelled. Each turn begins where the one before ended, so no standstill falls between them."""
         now, ran, waited = time.monotonic(), time.process_time(), waited_for_cpu()
         while True:
-            self._ran_at, ran_before, waited_before = now, ran, waited
+            self._ran_at, self._ran, self._waited = now, ran, waited
             await asyncio.sleep(POLL_INTERVAL)
             now, ran, waited = time.monotonic(), time.process_time(), waited_for_cpu()
             late = now - self._ran_at - POLL_INTERVAL
-            still = stood_still(late, ran - ran_before, _between(waited_before, waited))
+            still = stood_still(late, ran - self._ran, _between(self._waited, waited))
             if still:  # it waited for a CPU only after it was woken
                 self._stills.append((now - late + still, still))
             self._delays.note(late, now)

@@ -19,9 +19,11 @@ from understudy.proxy.sessions.service import SessionService
 logger = logging.getLogger(__name__)
 
 CONNECTIONS_MOST = 10_000
-STALE_AFTER = 1.0
+STILL_MOST = 1.0
 """Seconds for which this process may have stood still before commands that waited meanwhile are not carried out: their
 clients may have given them up, and have sent others elsewhere."""
+LATE_MOST = 5.0
+"""The same for commands that waited because this process got no CPU."""
 FRESH_AFTER = 0.2
 """Seconds after a standstill from which new connections bring new commands: those that waited are accepted by then."""
 CLOSE_TIMEOUT = 2.0
@@ -73,7 +75,7 @@ class RedisPort:
 
     def stale(self, since: float) -> bool:
         """Whether input of a connection made at ``since`` (monotonic) may have waited too long to be carried out."""
-        return self._loop_lag.input_waited(since, STALE_AFTER, FRESH_AFTER)
+        return self._loop_lag.input_waited(since, STILL_MOST, LATE_MOST, FRESH_AFTER)
 
     async def listen(self, stack: AsyncExitStack, bound: socket.socket) -> None:
         """Serve a bound socket until the stack is closed."""

@@ -2,20 +2,28 @@
 
 hiredis parses what clients send. This module checks what hiredis does not, since it is made for replies: that a request
 holds strings only, and that its lengths stay within limits. The errors are those of Redis (``networking.c``).
+
+hiredis makes room for all elements of an array as soon as it reads their number. So bytes that may hold a large number
+never get there: they are parsed here.
 """
+
+import re
 
 import hiredis
 
 BULK_MOST = 4 * 1024 * 1024
 """Bytes of one argument that are read at all; a session is smaller (``limits.session_bytes``)."""
 REQUEST_MOST = 8 * 1024 * 1024
-ARGUMENTS_MOST = 1024 * 1024
+ARGUMENTS_MOST = 99_999
+_MANY_ARGUMENTS = re.compile(rb"\*\d{6}")
 LINE_MOST = 64 * 1024
 """Bytes of an inline command, and of a line with a length."""
 STRANGER_BULK_MOST = 16 * 1024
 STRANGER_ARGUMENTS_MOST = 10
 """The same for a client that has not shown its password yet."""
 _SPACE = b" \t\n\v\f\r\0"
+_COUNTED = 1000
+_DIGITS = [len(str(length)) for length in range(_COUNTED)]
 _ESCAPES = {b"n"[0]: b"\n", b"r"[0]: b"\r", b"t"[0]: b"\t", b"b"[0]: b"\b", b"a"[0]: b"\a"}
 
 Request = list[bytes]
@@ -32,32 +40,36 @@ class RequestReader:
         self.trusted = trusted
         self._reader = hiredis.Reader()
         self._tail = b""
+        self._slow = False
 
     def feed(self, data: bytes) -> tuple[list[Request], BadProtocol | None]:
         """The requests that are complete with ``data``, and the error after them, if there is one."""
         chunk = self._tail + data if self._tail else data
         requests: list[Request] = []
-        if self.trusted and chunk.startswith(b"*"):
+        if self.trusted and not self._slow and chunk.startswith(b"*") and not _MANY_ARGUMENTS.search(chunk):
             self._reader.feed(data)
-            if self._parse_fast(requests) and not self._reader.has_data():
+            if self._parse_fast(requests) == len(chunk):
                 self._tail = b""
                 return requests, None
         return requests, self._parse_rest(chunk, requests)
 
-    def _parse_fast(self, requests: list[Request]) -> bool:
-        """Take what hiredis has; False if something is not a request, or breaks off."""
-        gets = self._reader.gets
+    def _parse_fast(self, requests: list[Request]) -> int:
+        """Take what hiredis has; returns the bytes that this is in its shortest form, -1 if something is no request."""
+        gets, size = self._reader.gets, 0
         try:
             while (request := gets()) is not False:
                 if type(request) is not list or not request:
-                    return False
+                    return -1
+                size += 3 + len(str(len(request)))
                 for part in request:
                     if type(part) is not bytes:
-                        return False
+                        return -1
+                    length = len(part)
+                    size += length + (_DIGITS[length] if length < _COUNTED else len(str(length))) + 5
                 requests.append(request)
         except hiredis.HiredisError:
-            return False
-        return True
+            return -1
+        return size
 
     def _parse_rest(self, chunk: bytes, requests: list[Request]) -> BadProtocol | None:
         """Find where the requests that were taken end in ``chunk``, and take what comes after them, step by step."""
@@ -78,7 +90,8 @@ class RequestReader:
             return error
         self._tail = chunk[position:]
         self._reader = hiredis.Reader()
-        if self._tail.startswith(b"*"):
+        self._slow = bool(_MANY_ARGUMENTS.search(self._tail))
+        if self._tail.startswith(b"*") and not self._slow:
             self._reader.feed(self._tail)
         if len(self._tail) > REQUEST_MOST:
             return BadProtocol("Protocol error: too big request")

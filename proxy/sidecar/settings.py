@@ -35,7 +35,6 @@ class SidecarSettings:
     pool: str
     app: str
     session_api: str = "127.0.0.1:7600"
-    redis: str = ""
     peer: str = "127.0.0.1:7601"
     advertise: str = ""
     app_health: str = "/healthz"
@@ -44,6 +43,7 @@ class SidecarSettings:
     allow_command_checks: bool = False
     checks: tuple[CheckSpec, ...] = ()
     metrics: str = ""
+    redis: str = ""
     node: str = ""
     site: str = ""
     weight: int = 10

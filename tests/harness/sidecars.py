@@ -61,7 +61,7 @@ class MemberProcesses:
 
     def __init__(self, member: str) -> None:
         self.member = member
-        self.app, self.api, self.peer = (f"127.0.0.1:{free_port()}" for _ in range(3))
+        self.app, self.api, self.peer, self.redis = (f"127.0.0.1:{free_port()}" for _ in range(4))
         self.sidecar = Program(f"sidecar {member}", [], None)
         self.application = Program(
             f"application {member}", application_command("127.0.0.1", self.app.rpartition(":")[2]), None
@@ -105,6 +105,7 @@ class SidecarPool(PoolRecords):
                 before=self.before.get(member.member, ""),
                 app=member.app,
                 session_api=member.api,
+                redis=member.redis,
                 peer=member.peer,
                 etcd=etcd.split(","),
             )
