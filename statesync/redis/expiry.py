@@ -19,14 +19,10 @@ _NO_KEY: Final = -2
 _NO_EXPIRY: Final = -1
 
 
+@lru_cache(maxsize=256)
 def invalid_expire_time(command: str) -> RedisError:
     """The error of a command whose expiry is not positive, or too far in the future."""
     return error(f"invalid expire time in '{command}' command")
-
-
-@lru_cache(maxsize=256)
-def _invalid(command: str) -> RedisError:
-    return invalid_expire_time(command)
 
 
 def with_expiry(value: Value, expires: int | None, now_ms: int) -> Value | None:
@@ -41,7 +37,7 @@ def deadline(text: bytes, *, seconds: bool, absolute: bool, now_ms: int, command
         return NOT_AN_INTEGER
     milliseconds = number * 1000 if seconds else number
     expires = milliseconds if absolute else milliseconds + now_ms
-    return expires if number > 0 and milliseconds <= GREATEST and expires <= GREATEST else _invalid(command)
+    return expires if number > 0 and milliseconds <= GREATEST and expires <= GREATEST else invalid_expire_time(command)
 
 
 def _options(args: Args) -> frozenset[bytes] | RedisError:
@@ -50,7 +46,7 @@ def _options(args: Args) -> frozenset[bytes] | RedisError:
     for argument in args:
         name = option(argument)
         if name not in _OPTIONS:
-            return error(f"Unsupported option {text_of(argument.partition(bytes(1))[0])}")
+            return error(f"Unsupported option {text_of(argument.partition(bytes(1))[0])}".rstrip("\r\n"))
         found.add(name)
     if b"NX" in found and len(found) > 1:
         return _CONFLICT_NX
@@ -58,7 +54,7 @@ def _options(args: Args) -> frozenset[bytes] | RedisError:
 
 
 def _check_expire(args: Args) -> RedisError | None:
-    options = _options(args[1:])
+    options = _options(args[1:]) if len(args) > 1 else None
     if isinstance(options, RedisError):
         return options
     return NOT_AN_INTEGER if integer_of(args[0]) is None else None
@@ -76,13 +72,13 @@ def _allowed(options: frozenset[bytes], expires: int, current: int | None) -> bo
 def expire(args: Args, before: Value | None, now_ms: int, *, seconds: bool, absolute: bool, command: str) -> Effect:
     """EXPIRE, PEXPIRE, EXPIREAT and PEXPIREAT."""
     number = integer_of(args[0])
-    options = _options(args[1:]) if len(args) > 1 else frozenset()
+    options = _options(args[1:]) if len(args) > 1 else None
     if number is None or isinstance(options, RedisError):
         return Effect(NOT_AN_INTEGER if number is None else options, before)
     expires = number * 1000 if seconds else number
     base = 0 if absolute else now_ms
     if not LEAST <= expires <= GREATEST - base:
-        return Effect(_invalid(command), before)
+        return Effect(invalid_expire_time(command), before)
     expires += base
     if before is None or (options and not _allowed(options, expires, before.expires)):
         return Effect(0, before)

@@ -7,6 +7,8 @@ from typing import Final
 LEAST: Final = -(1 << 63)
 GREATEST: Final = (1 << 63) - 1
 _INTEGER: Final = re.compile(rb"0|-?[1-9][0-9]{0,18}")
+_DIGITS_ALWAYS_IN_RANGE: Final = 19
+_ZERO: Final = ord("0")
 _DECIMAL: Final = re.compile(rb"([+-]?)(?=\.?[0-9])([0-9]*)(?:\.([0-9]*))?(?:e([+-]?[0-9]+))?", re.IGNORECASE)
 _HEXADECIMAL: Final = re.compile(
     rb"([+-]?)0x(?=\.?[0-9a-f])([0-9a-f]*)(?:\.([0-9a-f]*))?(?:p([+-]?[0-9]+))?", re.IGNORECASE
@@ -25,6 +27,8 @@ INFINITE: Final = "infinite"
 
 def integer_of(text: bytes) -> int | None:
     """The 64-bit integer that ``text`` is; None for anything else, also for a plus sign or leading zeros."""
+    if len(text) < _DIGITS_ALWAYS_IN_RANGE and text.isdigit() and (text[0] != _ZERO or text == b"0"):
+        return int(text)  # most numbers, in a third of the time
     if _INTEGER.fullmatch(text) is None:
         return None
     number = int(text)

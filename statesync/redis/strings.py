@@ -30,6 +30,9 @@ _NOT_A_FLOAT: Final = error("value is not a valid float")
 _INFINITE_SUM: Final = error("increment would produce NaN or Infinity")
 _TIMES: Final = {b"EX": (True, False), b"PX": (False, False), b"EXAT": (True, True), b"PXAT": (False, True)}
 """Option -> (the number is in seconds, it is a Unix time)."""
+_USUAL_TIMES: Final = {b"EX": True, b"ex": True, b"PX": False, b"px": False}
+"""An option that most SETs have alone -> its number is in seconds."""
+_NO_FLAGS: Final[frozenset[bytes]] = frozenset()
 _KEEPS_OR_CLEARS: Final = frozenset({b"KEEPTTL", b"PERSIST"})
 _OF_SET: Final = frozenset({b"NX", b"XX", b"GET", b"KEEPTTL"})
 _OF_GETEX: Final = frozenset({b"PERSIST"})
@@ -81,29 +84,48 @@ def _expires(options: Options, now_ms: int, command: str) -> int | RedisError | 
     return deadline(options.number, seconds=seconds, absolute=absolute, now_ms=now_ms, command=command)
 
 
-def string(data: bytes, expires: int | None = None) -> Value:
-    """A string as a value."""
+def _string(data: bytes, expires: int | None = None) -> Value:
     return Value(Kind.STRING, data, expires)
 
 
-def _check_set(args: Args) -> RedisError | None:
+def _stored(data: bytes, expires: int | None, now_ms: int) -> Value | None:
+    """The string as a value; None if it has expired at once."""
+    return None if expires is not None and expires <= now_ms else Value(Kind.STRING, data, expires)
+
+
+def _read_set(args: Args, now_ms: int) -> tuple[frozenset[bytes], int | None] | RedisError:
+    """The flags of a SET with these arguments, and when its value expires (KEEPTTL aside)."""
     if len(args) == 1:
-        return None
+        return _NO_FLAGS, None
+    seconds = _USUAL_TIMES.get(args[1]) if len(args) == 3 else None
+    if seconds is not None:
+        expires = deadline(args[2], seconds=seconds, absolute=False, now_ms=now_ms, command="set")
+        return expires if isinstance(expires, RedisError) else (_NO_FLAGS, expires)
     options = _options(args[1:], _OF_SET)
     if isinstance(options, RedisError):
         return options
-    expires = _expires(options, 0, "set")
-    return expires if isinstance(expires, RedisError) else None
+    time = _expires(options, now_ms, "set")
+    return time if isinstance(time, RedisError) else (options.flags, time)
+
+
+def _check_set(args: Args) -> RedisError | None:
+    found = _read_set(args, 0)
+    return found if isinstance(found, RedisError) else None
 
 
 def _set(args: Args, before: Value | None, now_ms: int) -> Effect:
-    if len(args) == 1:
-        return Effect(OK, Value(Kind.STRING, args[0], None))
-    options = _options(args[1:], _OF_SET)
-    expires = options if isinstance(options, RedisError) else _expires(options, now_ms, "set")
-    if isinstance(options, RedisError) or isinstance(expires, RedisError):
-        return Effect(expires, before)
-    flags = options.flags
+    found = _read_set(args, now_ms)
+    if isinstance(found, RedisError):
+        return Effect(found, before)
+    flags, expires = found
+    if not flags:
+        return Effect(OK, _stored(args[0], expires, now_ms))
+    return _set_with_flags(args[0], flags, expires, before, now_ms)
+
+
+def _set_with_flags(
+    data: bytes, flags: frozenset[bytes], expires: int | None, before: Value | None, now_ms: int
+) -> Effect:
     reply: object = OK
     if b"GET" in flags:
         if before is not None and before.kind is not Kind.STRING:
@@ -113,7 +135,7 @@ def _set(args: Args, before: Value | None, now_ms: int) -> Effect:
         return Effect(None if reply is OK else reply, before)
     if b"KEEPTTL" in flags and before is not None:
         expires = before.expires
-    return Effect(reply, with_expiry(string(args[0]), expires, now_ms))
+    return Effect(reply, _stored(data, expires, now_ms))
 
 
 def _check_setex(args: Args, *, seconds: bool, command: str) -> RedisError | None:
@@ -126,11 +148,11 @@ def setex(args: Args, before: Value | None, now_ms: int, *, seconds: bool = True
     expires = deadline(args[0], seconds=seconds, absolute=False, now_ms=now_ms, command=command)
     if isinstance(expires, RedisError):
         return Effect(expires, before)
-    return Effect(OK, string(args[1], expires))
+    return Effect(OK, _string(args[1], expires))
 
 
 def _setnx(args: Args, before: Value | None, _: int) -> Effect:
-    return Effect(1, string(args[0])) if before is None else Effect(0, before)
+    return Effect(1, _string(args[0])) if before is None else Effect(0, before)
 
 
 def get(_: Args, before: Value | None, __: int) -> Effect:
@@ -154,7 +176,7 @@ def _getdel(_: Args, before: Value | None, __: int) -> Effect:
 def _getset(args: Args, before: Value | None, _: int) -> Effect:
     if before is not None and before.kind is not Kind.STRING:
         return Effect(WRONG_TYPE, before)
-    return Effect(before and before.data, string(args[0]))
+    return Effect(before and before.data, _string(args[0]))
 
 
 def _check_getex(args: Args) -> RedisError | None:
@@ -187,7 +209,7 @@ def on_string(change: Apply) -> Apply:
 
 def _edited(before: Value | None, data: bytes) -> Value:
     """The string with another content and the same expiry."""
-    return string(data, before.expires if before else None)
+    return _string(data, before.expires if before else None)
 
 
 def _append(args: Args, before: Value | None, _: int) -> Effect:
