@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from understudy.proxy.redis.info import Server, info_text
 from understudy.statesync.redis.command import KeyCommand
 from understudy.statesync.redis.commands import arities, known_script, load_script
-from understudy.statesync.redis.reply import OK, RedisError, Simple
+from understudy.statesync.redis.reply import OK, RedisError, Simple, text_of
 
 VERSION = "7.2.0"
 """The version of Redis that clients are told: they decide by it which commands they use."""
@@ -82,6 +82,7 @@ def _hello(client: Client, args: Sequence[bytes], server: Server) -> object:
     name: bytes | None = None
     trusted = client.trusted
     while rest:
+        shown = text_of(rest[0])
         option = rest.pop(0).upper()
         if option == b"AUTH" and len(rest) >= 2:
             _, password, *rest = rest
@@ -93,7 +94,7 @@ def _hello(client: Client, args: Sequence[bytes], server: Server) -> object:
             if fault := _name_fault(name):
                 return fault
         else:
-            return RedisError(f"ERR Syntax error in HELLO option '{option.decode(errors='replace').lower()}'")
+            return RedisError(f"ERR Syntax error in HELLO option '{shown}'")
     if not trusted:
         return RedisError(
             "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH "

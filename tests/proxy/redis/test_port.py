@@ -2,17 +2,18 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Sequence
 
 import hiredis
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck, given, settings
 
 from tests.harness.redis_client import RedisClient, redis_client
 from tests.harness.sidecars import SidecarPool, sidecar_pool
-from tests.harness.waiting import until
-from tests.statesync.redis.server import running_redis
+from tests.statesync.redis.generated import KEYS, Argv, sequence
+from tests.statesync.redis.server import RawConnection, running_redis
+from tests.statesync.redis.test_differential import Peer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 NAMES = ("a", "b", "c")
@@ -44,9 +45,37 @@ def fresh() -> str:
     return uuid.uuid4().hex
 
 
+class Both(Peer):
+    """A real Redis, and our port beside it."""
+
+    def __init__(self, reference: RawConnection, port: RawConnection, protocol: int) -> None:
+        super().__init__(reference, protocol)
+        self.port = port
+        self.once_large = set(KEYS)
+
+    def check(self, commands: Sequence[Argv]) -> None:
+        """Both give the same answers to these commands, which are sent at once."""
+        theirs = self.connection.ask([(b"FLUSHALL",), *commands])[1:]
+        ours = self.port.ask([*((b"DEL", key) for key in KEYS), *commands])[len(KEYS) :]
+        for argv, our, their in zip(commands, ours, theirs, strict=True):
+            assert self.same(argv, our, their), f"{argv}: {our!r} instead of {their!r}"
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_generated_commands_give_the_bytes_of_redis_whoever_owns_their_keys(pool, real, protocol):
+    both = Both(RawConnection(real, protocol), RawConnection(pool.members["a"].redis, protocol), protocol)
+
+    @settings(max_examples=30, suppress_health_check=list(HealthCheck))
+    @given(commands=sequence)
+    def play(commands: list[Argv]) -> None:
+        both.check(commands)
+
+    await asyncio.to_thread(play)
+
+
 CONVERSATIONS = {
     "greetings": b"PING\r\nPING hi\r\nPING a b\r\nECHO x\r\nECHO\r\n*1\r\n$4\r\nping\r\n",
-    "versions": b"HELLO 4\r\nHELLO x\r\nHELLO 3 FOO\r\nHELLO 2 SETNAME\r\nHELLO 3 SETNAME a\r\nCLIENT GETNAME\r\nGET none\r\n",
+    "versions": b"HELLO 4\r\nHELLO x\r\nHELLO 3 FOO\r\nHELLO 2 SETNAME\r\nGET none\r\n",
     "passwords": b"AUTH\r\nAUTH x\r\nAUTH a b c\r\n",
     "names": b'CLIENT SETNAME "a b"\r\nCLIENT GETNAME\r\nCLIENT SETNAME ok\r\nCLIENT GETNAME\r\nCLIENT SETNAME\r\n'
     b"CLIENT NO-EVICT on\r\nCLIENT REPLY ON\r\nCLIENT TRACKING OFF\r\nRESET\r\nCLIENT GETNAME\r\n",
@@ -68,6 +97,15 @@ async def test_conversations_are_those_of_redis(ours, real, name):
     async with redis_client(f"unix:{real}") as reference:
         expected = await reference.until_closed(said)
     assert await ours.until_closed(said) == expected
+
+
+async def test_the_greeting_in_version_3_has_what_clients_look_for(ours):
+    ours.send(("HELLO", 3, "SETNAME", "x"), ("GET", fresh()), ("CLIENT", "GETNAME"))
+    greeting, nothing, name = await ours.answers(3)
+    assert (greeting[b"server"], greeting[b"proto"], greeting[b"mode"], greeting[b"role"]) == (
+        *(b"redis", 3, b"standalone", b"master"),
+    )
+    assert (type(greeting[b"id"]), nothing, name) == (int, None, b"x")
 
 
 BROKEN = {
@@ -102,6 +140,63 @@ async def test_input_in_single_bytes_is_understood(ours):
         ours.writer.write(bytes([byte]))
         await ours.writer.drain()
         await asyncio.sleep(0)
-    assert await ours.answers(3) == ["OK", b"v\r\n", "PONG"]
+    assert await ours.answers(3) == [b"OK", b"v\r\n", b"PONG"]
     ours.send(("GET", key))
     assert await ours.answer() == b"v\r\n"
+
+
+async def test_a_pipeline_over_the_keys_of_all_members_is_answered_in_order(ours):
+    keys = [fresh() for _ in range(12)]
+    commands = [command for n in range(10) for key in keys for command in (("SET", key, n), ("GET", key))]
+    ours.send(*commands)
+    answers = await ours.answers(len(commands))
+    assert answers[::2] == [b"OK"] * (len(commands) // 2)
+    assert answers[1::2] == [str(n).encode() for n in range(10) for _ in keys]
+
+
+async def test_commands_on_several_keys_reach_every_owner(ours):
+    keys = [fresh() for _ in range(9)]
+    assert await ours("MSET", *(word for key in keys for word in (key, key[:3]))) == b"OK"
+    assert await ours("MGET", *keys, "none") == [*(key[:3].encode() for key in keys), None]
+    assert await ours("EXISTS", *keys, keys[0]) == 10
+    assert await ours("DEL", *keys, "none") == 9
+    assert await ours("MGET", *keys) == [None] * 9
+
+
+async def test_a_key_is_renamed_from_one_member_to_another(ours):
+    for source, target in [(fresh(), fresh()) for _ in range(8)]:
+        await ours("HSET", source, "f", b"\xff")
+        await ours("PEXPIRE", source, 500_000)
+        assert await ours("RENAME", source, target) == b"OK"
+        assert (await ours("EXISTS", source), await ours("HGETALL", target)) == (0, [b"f", b"\xff"])
+        assert 490_000 < await ours("PTTL", target) <= 500_000
+        await ours("SET", source, "other")
+        assert await ours("RENAMENX", source, target) == 0
+        assert (await ours("GET", source), await ours("TYPE", target)) == (b"other", b"hash")
+        assert await ours("RENAME", source, source) == b"OK"
+        assert str(await ours("RENAME", fresh(), target)) == "ERR no such key"
+
+
+async def test_a_transaction_is_on_one_key_and_the_others_see_all_of_it_or_nothing(pool, ours):
+    key = fresh()
+    async with redis_client(pool.members["b"].redis) as other:
+        ours.send(("MULTI",), ("SET", key, "v", "EX", 100), ("APPEND", key, "w"), ("GET", key))
+        await ours.answers(4)
+        assert await other("GET", key) is None
+        assert await ours("EXEC") == [b"OK", 2, b"vw"]
+        assert await other("GET", key) == b"vw"
+    ours.send(("MULTI",), ("SET", key, "1"), ("SET", fresh(), "2"), ("EXEC",))
+    _, _, crossing, outcome = await ours.answers(4)
+    assert str(crossing).startswith("CROSSSLOT")
+    assert str(outcome).startswith("EXECABORT")
+    assert await ours("GET", key) == b"vw"
+
+
+async def test_sessions_are_the_same_over_redis_and_http(pool, ours):
+    key = fresh()
+    await ours("SET", key, "from redis", "EX", 100)
+    status, headers, body = await pool.call("b", "GET", f"/{key}")
+    assert (status, body) == (200, b"from redis")
+    await pool.call("c", "PUT", f"/{key}", b"from http", If_Match=headers["etag"])
+    assert await ours("GET", key) == b"from http"
+    assert 0 < await ours("TTL", key) <= pool.spec.session_ttl

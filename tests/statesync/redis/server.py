@@ -46,10 +46,15 @@ def _answers(path: Path) -> bool:
 class RawConnection:
     """A connection that gives each reply as the bytes that came."""
 
-    def __init__(self, path: Path, protocol: int) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(START_TIMEOUT)
-        self._socket.connect(str(path))
+    def __init__(self, path: Path | str, protocol: int) -> None:
+        """``path`` is that of a Unix socket, or ``host:port``."""
+        if isinstance(path, Path):
+            self._socket = socket.socket(socket.AF_UNIX)
+            self._socket.settimeout(START_TIMEOUT)
+            self._socket.connect(str(path))
+        else:
+            host, _, port = path.rpartition(":")
+            self._socket = socket.create_connection((host, int(port)), START_TIMEOUT)
         self.ask([(b"HELLO", b"%d" % protocol)])
 
     def ask(self, commands: Sequence[Sequence[bytes]]) -> list[bytes]:
