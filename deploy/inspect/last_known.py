@@ -15,7 +15,7 @@ from understudy.deploy.common.options import TlsOptions
 from understudy.deploy.inspect.controls import ask_controls
 from understudy.deploy.inspect.member_views import MemberReport
 from understudy.deploy.inspect.members import MemberError, PeerApiClient, peer_apis
-from understudy.proxy.peers.sync_api import STATUS_PATH
+from understudy.proxy.peers.peer_protocol import STATUS_PATH
 from understudy.statesync.etcd.client import Event, Kv
 from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.parsing.stored import typed

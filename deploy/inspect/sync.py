@@ -17,7 +17,7 @@ from understudy.deploy.common.options import TlsOptions
 from understudy.deploy.inspect.member_views import View
 from understudy.deploy.inspect.members import MemberError, PeerApiClient, peer_apis
 from understudy.deploy.inspect.views import ranges
-from understudy.proxy.peers.sync_api import STATUS_PATH
+from understudy.proxy.peers.peer_protocol import STATUS_PATH
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.keys import PoolKeys

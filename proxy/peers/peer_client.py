@@ -16,6 +16,7 @@ from understudy.proxy.peers.peer_protocol import (
     ETCD_PATH,
     HOP_HEADER,
     PREPARE_PATH,
+    STATUS_PATH,
     TAKE_PATH,
     PeerBroken,
     PeerDeclined,
@@ -87,6 +88,17 @@ class PeerClient:
                 return Reply(answer.status, kept, content)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _as_peer_error(peer, error) from None
+
+    async def applied(self, peer: Peer, revision: int) -> int:
+        """The revision up to which a peer's copies are complete; it waits for ``revision``. Raises ``PeerError``."""
+        url = f"{self._scheme}://{peer.address}{STATUS_PATH}?revision={revision}"
+        try:
+            async with self._http.get(url, ssl=self._ssl(peer), timeout=aiohttp.ClientTimeout(total=2.0)) as answer:
+                return int((await answer.json())["applied_revision"])
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _as_peer_error(peer, error) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise PeerBroken(peer.member, f"its status cannot be read: {error!r}") from None
 
     async def prepare(self, peer: Peer, slots: Sequence[int]) -> None:
         """Ask ``peer`` to have the sessions of slots in memory, so that a handover is quick. Raises ``PeerError``."""

@@ -22,6 +22,7 @@ COMMANDS_PATH = "/peer/v1/commands"
 PREPARE_PATH = "/peer/v1/handover/prepare"
 ACTIVATE_PATH = "/peer/v1/handover/activate"
 ETCD_PATH = "/peer/v1/etcd"
+STATUS_PATH = "/peer/v1/status"
 TAKE_PATH = "/peer/v1/take"
 ETCD_CHECK_TIMEOUT = 0.7
 """Seconds in which etcd must answer a read that a peer asks for; after that it counts as silent."""

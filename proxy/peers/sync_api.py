@@ -10,11 +10,11 @@ from understudy.proxy.http.problems import problem
 from understudy.proxy.http.requests import MAX_REVISION, Expose, Status, as_json, respond, revision_in, slots_in
 from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.peers.anti_entropy import AntiEntropy, NotHeld
+from understudy.proxy.peers.peer_protocol import STATUS_PATH
 from understudy.statesync.etcd.client import EtcdError
 from understudy.statesync.parsing.strict_json import whole_number
 from understudy.statesync.sessions.digests import digest_of
 
-STATUS_PATH = "/peer/v1/status"
 DIGEST_PATH = "/peer/v1/slots/digest"
 METRICS_PATH = "/metrics"
 MAX_SLOTS_ASKED = 256

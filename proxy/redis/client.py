@@ -33,7 +33,10 @@ class Transaction:
 
 @dataclass(slots=True, eq=False)
 class Client:
-    """One connection. ``since`` is monotonic; ``notices``: it asked for notices of maintenance."""
+    """One connection. ``since`` is monotonic; ``notices``: it asked for notices of maintenance.
+
+    ``written`` is the key that it has written last.
+    """
 
     number: int
     address: str
@@ -45,6 +48,7 @@ class Client:
     durability: str = ""
     notices: bool = False
     ends: bool = False
+    written: str | None = None
     channels: set[bytes] = field(default_factory=set)
     transaction: Transaction | None = None
     since: float = field(default_factory=time.monotonic)

@@ -38,6 +38,8 @@ NOTICE_AFTER = 0.1
 """Seconds after which a client that asked for notices hears that a command waits."""
 NOTICE_TTL = 10
 """Seconds for which the client should be patient then."""
+_ARGUMENTS = {b"SCAN": (1, 1000), b"DBSIZE": (0, 0), b"WAIT": (2, 2)}
+"""How many arguments the commands on all keys take: at least, and at most."""
 _QUEUED = Simple("QUEUED")
 Work = Coroutine[object, object, bytes]
 
@@ -76,6 +78,9 @@ class Connection(asyncio.Protocol):
             b"DISCARD": self._discard,
             b"RENAME": self._rename,
             b"RENAMENX": self._rename,
+            b"SCAN": self._of_all_keys,
+            b"DBSIZE": self._of_all_keys,
+            b"WAIT": self._of_all_keys,
         }
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -255,6 +260,19 @@ class Connection(asyncio.Protocol):
             only_new = name == b"RENAMENX"
             work = self._executor.rename(source, target, self.client, only_new=only_new)
             self._begin((source, target), None, work)
+
+    def _of_all_keys(self, request: Request) -> None:
+        """Carry out a command that is not about a key when all earlier ones are done; later ones do not wait for it."""
+        name, args = request[0].upper(), request[1:]
+        least, most = _ARGUMENTS[name]
+        if self.client.transaction is not None:
+            self.client.transaction.failed = True
+            self._say(RedisError("CROSSSLOT a transaction has commands on one key only; see docs/redis.md"))
+        elif not least <= len(args) <= most:
+            self._say(wrong_arguments(name.decode().lower()))
+        else:
+            earlier = {key for pending in self._pending if not pending.answer for key in pending.keys}
+            self._begin(tuple(earlier), None, self._executor.of_all_keys(name, args, self.client))
 
     def _begin(self, keys: tuple[bytes, ...], command: KeyCommand | None, work: Work) -> None:
         """Carry out ``work`` when the earlier commands on these keys are done."""

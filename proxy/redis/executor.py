@@ -9,13 +9,18 @@ import json
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from understudy.proxy.http.problems import PROBLEM_TYPE, Reply
 from understudy.proxy.redis.client import Client
-from understudy.proxy.sessions.call import Call
+from understudy.proxy.redis.copies import CopyCount
+from understudy.proxy.redis.scan import KeyScan
+from understudy.proxy.sessions.call import Call, key_text
 from understudy.proxy.sessions.service import SessionService
+from understudy.statesync.etcd.client import EtcdError
 from understudy.statesync.http.headers import DURABILITY_HEADER
 from understudy.statesync.redis.command import KeyCommand, KeyCommands
+from understudy.statesync.redis.commands import is_read
 from understudy.statesync.redis.reply import OK, RedisError, encode
 from understudy.statesync.sessions.command_batch import CommandBatch, RawValue, copied, removed, taken
 
@@ -31,8 +36,10 @@ _SET_NX = frozenset({b"SET", b"SETNX"})
 class Executor:
     """Carries out commands; one per port."""
 
-    def __init__(self, service: SessionService) -> None:
+    def __init__(self, service: SessionService, scan: KeyScan, copies: CopyCount) -> None:
         self._service = service
+        self._scan = scan
+        self._copies = copies
         self._unheard: OrderedDict[tuple[bytes, bytes], float] = OrderedDict()
 
     def read_now(self, command: KeyCommand, client: Client) -> bytes | None:
@@ -41,6 +48,7 @@ class Executor:
 
     async def one(self, command: KeyCommand, client: Client) -> bytes:
         """The answer of a command on one key."""
+        self._note(command, client)
         value = _value_set_if_absent(command)
         if value is not None and await self._won_unheard(command, value, client):
             return encode(OK if command.name == b"SET" else 1, client.protocol)
@@ -48,6 +56,7 @@ class Executor:
 
     async def transaction(self, commands: tuple[KeyCommand, ...], client: Client) -> bytes:
         """The answer of ``EXEC`` for commands on one key."""
+        self._note(commands[0], client)
         return await self._call(CommandBatch(commands, client.protocol, exec=True), client)
 
     async def several(self, commands: KeyCommands, client: Client) -> bytes:
@@ -78,6 +87,19 @@ class Executor:
                     return encode(gone, client.protocol)
             return encode((0 if source == target else 1) if only_new else OK, client.protocol)
 
+    async def of_all_keys(self, name: bytes, args: Sequence[bytes], client: Client) -> bytes:
+        """The answer of ``SCAN``, ``DBSIZE`` or ``WAIT``."""
+        try:
+            if name == b"SCAN":
+                answer = await self._scan.scan(args)
+            elif name == b"DBSIZE":
+                answer = await self._scan.count()
+            else:
+                answer = await self._copies.wait(args, client.written)
+        except EtcdError as error:
+            answer = RedisError(f"ERR not-ready: etcd cannot be read: {error}")
+        return encode(answer, client.protocol)
+
     def unheard(self, command: KeyCommand, answer: bytes) -> None:
         """A client has gone without the answer to a command: who sets the same value again may be told that it won."""
         value = _value_set_if_absent(command)
@@ -94,9 +116,16 @@ class Executor:
         stands = KeyCommand(b"GET", command.key, ())
         return await self._call(CommandBatch((stands,), 2), client) == encode(value, 2)
 
+    @staticmethod
+    def _note(command: KeyCommand, client: Client) -> None:
+        if not is_read(command):
+            client.written = key_text(command.key)
+
     async def _parsed(self, command: KeyCommand, client: Client) -> object:
         """The answer of a command as a value."""
         batch = CommandBatch((command,), 2)
+        if not batch.reads:
+            client.written = key_text(command.key)
         reply = await self._service.handle(Call.of_commands(batch, _headers(client)))
         return batch.parse_reply(reply.body) if _is_answer(reply) else error_of(reply)
 

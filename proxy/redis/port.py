@@ -14,7 +14,6 @@ from understudy.proxy.redis.connection import Connection
 from understudy.proxy.redis.executor import Executor
 from understudy.proxy.redis.info import Server
 from understudy.proxy.sessions.admission import SessionTokens
-from understudy.proxy.sessions.service import SessionService
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ class RedisPort:
 
     def __init__(
         self,
-        service: SessionService,
+        executor: Executor,
         tokens: SessionTokens | None,
         loop_lag: LoopLag,
         *,
@@ -43,7 +42,7 @@ class RedisPort:
         keys: Callable[[], int],
         now_ms: Callable[[], int],
     ) -> None:
-        self.executor = Executor(service)
+        self.executor = executor
         self.server = Server(member, run_id, tokens, self.clients, keys, now_us=lambda: now_ms() * 1000)
         self.notices = 0
         self._loop_lag = loop_lag

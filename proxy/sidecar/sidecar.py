@@ -126,7 +126,7 @@ async def _running(settings: SidecarSettings, stop: asyncio.Event) -> AsyncItera
         registration = sidecar.registration
         health = _open_health_port(stack, settings, sidecar, etcd, started)
         registration.record = replace(registration.record, health=health)
-        await _open_ports(stack, settings, guard, assembled, trust)
+        await _open_ports(stack, settings, guard, assembled, trust, etcd)
         await await_etcd(etcd, settings.etcd, settings.pool)
         await _agree(etcd, sidecar.pool.identity.keys, guard.codec)
         await _own_name(sidecar.name)
@@ -141,6 +141,7 @@ async def _open_ports(
     guard: SidecarSecurity,
     assembled: Assembled,
     trust: Trust,
+    etcd: EtcdClient,
 ) -> None:
     """Listen at the session API, the peer API and the metrics port."""
     sidecar = assembled.sidecar
@@ -151,19 +152,27 @@ async def _open_ports(
     await listen(peer_runner, settings.peer, "the peer API", tls=guard.peers.server() if guard.peers else None)
     await listen(session_runner, settings.session_api, "the session API", mode=settings.socket_mode)
     if settings.redis:
-        await _open_redis(stack, settings, guard, sidecar)
+        await _open_redis(stack, settings, guard, sidecar, etcd)
     if settings.metrics:
         await listen(await serve(stack, metrics_app(exposed)), settings.metrics, "the metrics port")
 
 
 async def _open_redis(
-    stack: contextlib.AsyncExitStack, settings: SidecarSettings, guard: SidecarSecurity, sidecar: Sidecar
+    stack: contextlib.AsyncExitStack,
+    settings: SidecarSettings,
+    guard: SidecarSecurity,
+    sidecar: Sidecar,
+    etcd: EtcdClient,
 ) -> None:
+    from understudy.proxy.redis.copies import CopyCount
+    from understudy.proxy.redis.executor import Executor
     from understudy.proxy.redis.port import RedisPort
+    from understudy.proxy.redis.scan import KeyScan
 
     replica = sidecar.copies.replica
+    scan = KeyScan(sidecar.pool, sidecar.copies, etcd, sidecar.clock)
     port = RedisPort(
-        sidecar.service,
+        Executor(sidecar.service, scan, CopyCount(sidecar.pool, etcd, sidecar.client)),
         guard.tokens,
         sidecar.loop_lag,
         member=settings.member,

@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 import hiredis
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.harness.redis_client import RedisClient, redis_client
 from tests.harness.sidecars import SidecarPool, sidecar_pool
-from tests.statesync.redis.generated import KEYS, Argv, sequence
+from tests.statesync.redis.generated import KEYS, RELEASE, Argv, sequence
 from tests.statesync.redis.server import RawConnection, running_redis
 from tests.statesync.redis.test_differential import Peer
 
@@ -200,3 +201,83 @@ async def test_sessions_are_the_same_over_redis_and_http(pool, ours):
     await pool.call("c", "PUT", f"/{key}", b"from http", If_Match=headers["etag"])
     assert await ours("GET", key) == b"from http"
     assert 0 < await ours("TTL", key) <= pool.spec.session_ttl
+
+
+async def test_a_scan_finds_the_keys_of_all_members(pool, ours):
+    mark = fresh()
+    keys = {f"{mark}:{n}".encode() for n in range(40)}
+    await ours("MSET", *(word for key in keys for word in (key, "v")))
+    await ours("HSET", f"{mark}:hash", "f", "v")
+    await ours("SET", f"{mark}:gone", "v")
+    await ours("DEL", f"{mark}:gone")
+
+    async def found(*options: str) -> set[bytes]:
+        cursor, everything = b"0", set()
+        while True:
+            cursor, some = await ours("SCAN", cursor, *options)
+            everything |= set(some)
+            if cursor == b"0":
+                return everything
+
+    assert await found("MATCH", f"{mark}:[0-9]*") == keys
+    assert await found("MATCH", f"{mark}*", "COUNT", "1000") == {*keys, f"{mark}:hash".encode()}
+    assert await found("MATCH", f"{mark}*", "TYPE", "hash") == {f"{mark}:hash".encode()}
+    assert await ours("DBSIZE") >= len(keys) + 1
+    for wrong, error in ((("x",), "ERR invalid cursor"), (("0", "COUNT", "0"), "ERR syntax error"), ((), "ERR wrong")):
+        assert str(await ours("SCAN", *wrong)).startswith(error)
+
+
+async def test_wait_counts_the_members_that_have_the_last_write(pool, ours):
+    await ours("SET", fresh(), "v")
+    assert await ours("WAIT", 2, 0) == 2
+    assert await ours("WAIT", 5, 100) == 2
+    assert str(await ours("WAIT", "x", 0)).startswith("ERR value is not an integer")
+
+
+async def test_scripts_are_known_by_their_text_and_their_digest(ours):
+    key, text = fresh(), RELEASE
+    digest = await ours("SCRIPT", "LOAD", text)
+    assert await ours("SCRIPT", "EXISTS", digest, "0" * 40) == [1, 0]
+    await ours("SET", key, "me")
+    assert await ours("EVALSHA", digest, 1, key, "other") == 0
+    assert await ours("EVALSHA", digest, 1, key, "me") == 1
+    assert await ours("EXISTS", key) == 0
+    assert "docs/redis.md" in str(await ours("SCRIPT", "LOAD", "return 1"))
+
+
+async def test_a_value_beyond_the_limit_is_refused_and_the_connection_goes_on(pool, ours):
+    key = fresh()
+    assert str(await ours("SET", key, b"x" * (pool.spec.limits.session_bytes + 1))).startswith("OOM session-too-large")
+    assert await ours("EXISTS", key) == 0
+    assert str(await ours("SET", "k" * 513, "v")).startswith("ERR bad-key")
+    assert await ours("SET", key, b"x" * pool.spec.limits.session_bytes) == b"OK"
+
+
+async def test_a_client_that_reads_nothing_costs_no_memory_and_no_neighbour(pool, ours):
+    key = pool.key_in(ORDERS, "a")
+    await ours("SET", key, b"x" * 60_000)
+    before = memory_of(pool)
+    async with redis_client(pool.members["a"].redis) as lazy:
+        lazy.writer.transport.set_write_buffer_limits(1 << 30)
+        lazy.send(*[("GET", key)] * 20_000)  # 1.2 GB of answers
+        for _ in range(200):
+            assert await ours("GET", key) == b"x" * 60_000
+        assert memory_of(pool) - before < 60_000_000
+
+
+async def test_a_thousand_idle_connections_cost_little(pool, ours):
+    before = memory_of(pool)
+    idle = [await RedisClient.connect(pool.members["a"].redis) for _ in range(1000)]
+    try:
+        assert await idle[-1]("PING") == b"PONG"
+        assert await ours("SET", fresh(), "v") == b"OK"
+        assert (memory_of(pool) - before) / len(idle) < 30_000
+    finally:
+        for client in idle:
+            client.close()
+
+
+def memory_of(pool: SidecarPool) -> int:
+    """Resident bytes of the sidecar that the clients are connected to."""
+    status = Path(f"/proc/{pool.members['a'].sidecar.pid}/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))) * 1024

@@ -1,0 +1,116 @@
+"""``SCAN`` and ``DBSIZE``: the keys of the whole pool, one slot at a time.
+
+The cursor is the number of the next slot, so it needs no memory here, and any member can go on with it. A slot that
+this member holds is read from memory, another one from etcd. As in Redis, a key that exists all the time is returned,
+and the number of keys in an answer is not what ``COUNT`` says.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from understudy.proxy.member.local_copies import LocalCopies
+from understudy.proxy.member.pool_view import PoolView
+from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.pool.pool_clock import PoolClock
+from understudy.statesync.redis.command import NOT_AN_INTEGER, SYNTAX_ERROR
+from understudy.statesync.redis.glob import Glob
+from understudy.statesync.redis.reply import RedisError
+from understudy.statesync.redis.value import kind_of
+from understudy.statesync.sessions.session import Session
+from understudy.statesync.sessions.session_crypto import UnreadableSession
+
+KEYS_AT_ONCE = 10
+"""Keys after which an answer ends, unless ``COUNT`` says otherwise; a slot is never divided."""
+CATCH_UP_TIMEOUT = 1.0
+
+
+class KeyScan:
+    """Finds keys; one per port."""
+
+    def __init__(self, pool: PoolView, copies: LocalCopies, etcd: EtcdClient, clock: PoolClock) -> None:
+        self._pool = pool
+        self._copies = copies
+        self._etcd = etcd
+        self._clock = clock
+
+    async def scan(self, args: Sequence[bytes]) -> object:
+        """The answer to ``SCAN`` with these arguments. Raises ``EtcdError``."""
+        spec = self._pool.spec
+        if not args[0].isdigit():
+            return RedisError("ERR invalid cursor")
+        options = _options(args[1:])
+        if isinstance(options, RedisError):
+            return options
+        pattern, count, kind = options
+        slot, found = int(args[0]), list[bytes]()
+        slots = spec.slots if spec else 0
+        current = await self._current()
+        while slot < slots:
+            found += [
+                key for key, of in await self._keys(slot, current=current) if kind in (b"", of) and pattern.fits(key)
+            ]
+            slot += 1
+            if len(found) >= count:
+                break
+        return [b"%d" % (slot if slot < slots else 0), found]
+
+    async def count(self) -> int:
+        """How many keys the pool has. Raises ``EtcdError``."""
+        spec = self._pool.spec
+        current = await self._current()
+        total = 0
+        for slot in range(spec.slots if spec else 0):
+            total += len(await self._keys(slot, current=current))
+        return total
+
+    async def _current(self) -> bool:
+        """Whether the copies in memory have every write that has been acknowledged by now."""
+        page = await self._etcd.range(prefix_range(self._pool.identity.keys.spec))
+        return await self._copies.caught_up(page.revision, CATCH_UP_TIMEOUT)
+
+    async def _keys(self, slot: int, *, current: bool) -> list[tuple[bytes, bytes]]:
+        """The keys of a slot, and the type of each."""
+        replica, now = self._copies.replica, self._clock.expiry_ms()
+        if current and replica.is_synced(slot):
+            sessions: Iterator[tuple[str, Session]] = iter(replica.sessions_of(slot).items())
+        else:
+            sessions = iter(await self._in_etcd(slot))
+        return [
+            (key.encode("utf-8", "surrogateescape"), kind_of(session.content_type).encode())
+            for key, session in sessions
+            if session.alive(now)
+        ]
+
+    async def _in_etcd(self, slot: int) -> list[tuple[str, Session]]:
+        prefix = self._pool.identity.keys.slot_sessions(slot)
+        found = []
+        async for page in self._etcd.pages(prefix_range(prefix), page=50):
+            for kv in page.kvs:
+                try:
+                    session = self._copies.replica.codec.decode(kv.key, kv.value, kv.mod_revision)
+                except UnreadableSession:
+                    continue
+                found.append((kv.key.removeprefix(prefix), session))
+        return found
+
+
+def _options(args: Sequence[bytes]) -> tuple[Glob, int, bytes] | RedisError:
+    """The pattern, the number of keys and the type that are wanted; b'' for any type."""
+    pattern, count, kind = b"*", KEYS_AT_ONCE, b""
+    if len(args) % 2:
+        return SYNTAX_ERROR
+    for name, value in zip(args[::2], args[1::2], strict=True):
+        option = name.upper()
+        if option == b"MATCH":
+            pattern = value
+        elif option == b"TYPE":
+            kind = value.lower()
+        elif option != b"COUNT":
+            return SYNTAX_ERROR
+        elif not value.removeprefix(b"-").isdigit():
+            return NOT_AN_INTEGER
+        elif int(value) < 1:
+            return SYNTAX_ERROR
+        else:
+            count = int(value)
+    return Glob(pattern), count, kind
