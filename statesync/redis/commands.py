@@ -115,13 +115,13 @@ def _look_up(argv: Sequence[bytes]) -> tuple[bytes, int, Rule | None]:
 
 def _no_rule(argv: Sequence[bytes], name: bytes) -> RedisError:
     """The error for a command that Redis has and this package has not, or that nobody has."""
+    word = argv[0].upper() if argv else b""
     if name in _CONTAINERS:
         return wrong_number_of_arguments(name)
-    if name in NOT_SUPPORTED or name in SUBCOMMANDS_NOT_SUPPORTED:
+    if name in (NOT_SUPPORTED if name == word else SUBCOMMANDS_NOT_SUPPORTED):
         return not_supported(name)
-    first, _, second = name.partition(b" ")
-    if second and first in _CONTAINERS:
-        return error(f"unknown subcommand '{_shown(argv[1])}'. Try {text_of(first)} HELP.")
+    if word in _CONTAINERS:
+        return error(f"unknown subcommand '{_shown(argv[1])}'. Try {text_of(word)} HELP.")
     beginning = b""
     for argument in argv[1:]:
         if len(beginning) >= _SHOWN_BYTES:
