@@ -250,7 +250,7 @@ def grid() -> Iterator[Argv]:
     options = ((), *times, *flags, *(one + other for one, other in product(times + flags, repeat=2)))
     yield from ((b"SET", b"a", b"v", *chosen) for chosen in options)
     yield from ((b"GETEX", b"a", *chosen) for chosen in options)
-    conditions = ((), *((name,) for name in (b"NX", b"xx", b"GT", b"LT\x00tail", b"FOO")))
+    conditions = ((), *((name,) for name in (b"NX", b"xx", b"GT", b"LT\x00tail", b"FOO\r\n")))
     for one, other in product(conditions, repeat=2):
         yield from ((b"PEXPIREAT", b"a", date, *one, *other) for date in (*DATES_MILLISECONDS, *PAST))
         yield from ((b"EXPIREAT", b"a", date, *one, *other) for date in (*DATES, *PAST, *TOO_FAR))

@@ -1,11 +1,14 @@
 """Commands one by one: errors, rules of expiry, and what is one key's business."""
 
+import re
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.harness.places import ROOT
 from tests.statesync.redis.generated import command as some_command
-from understudy.statesync.redis import strings
+from understudy.statesync.redis import commands, strings
 from understudy.statesync.redis.commands import Effect, KeyCommand, KeyCommands, apply, is_read, parse, refusal
 from understudy.statesync.redis.reply import OK, WRONG_TYPE, RedisError, encode
 from understudy.statesync.redis.value import HASH_TYPE, SET_TYPE, Kind, Value, encode_hash, encode_set, kind_of
@@ -247,7 +250,7 @@ NASTY = (
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(
     argv=st.lists(st.sampled_from(NASTY) | st.binary(max_size=4), max_size=5).flatmap(
         lambda args: st.sampled_from(NAMES).map(lambda name: (name, *args)) | st.just(tuple(args))
@@ -268,3 +271,10 @@ def test_no_input_raises(argv: tuple[bytes, ...], before: Value | None, now_ms: 
 
 def test_the_kinds_of_sessions_are_those_of_values() -> None:
     assert [kind_of(HASH_TYPE), kind_of(SET_TYPE)] == [Kind.HASH, Kind.SET]
+
+
+def test_the_page_names_every_command() -> None:
+    table = (ROOT / "docs/redis.md").read_text().partition("| commands |")[2].partition("\n\n")[0]
+    named = {name for row in table.splitlines() for name in re.findall(r"`([A-Z ]+)`", "|".join(row.split("|")[2:3]))}
+    rules = {name.decode() for name in commands._RULES if not name.startswith(b"SCRIPT:")}
+    assert named == rules | {"MSET", "EVAL", "EVALSHA"}

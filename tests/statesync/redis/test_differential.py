@@ -25,10 +25,10 @@ from understudy.statesync.redis.keys import delete
 from understudy.statesync.redis.reply import RedisError, encode
 from understudy.statesync.redis.value import Kind, Value, decode_hash
 
-REMAINING = {b"TTL": 2, b"PTTL": 2000}
-DATES = {b"EXPIRETIME": 2, b"PEXPIRETIME": 2000}
-"""Command -> by how much two replies may differ; dates only if they come of relative expiries, which end soon."""
-SOON = {b"EXPIRETIME": 3_900_000_000, b"PEXPIRETIME": 3_900_000_000_000}
+TOLERANCE = {b"TTL": 2, b"PTTL": 2000, b"EXPIRETIME": 2, b"PEXPIRETIME": 2000}
+"""Command -> by how much two replies may differ; but dates that were set as dates are exact."""
+SET_AS_DATES = {b"EXPIRETIME": range(3_900_000_000, 6_000_000_000)}
+SET_AS_DATES[b"PEXPIRETIME"] = range(3_900_000_000_000, 6_000_000_000_000)
 OF_HASHES = {b"HGETALL", b"HKEYS", b"HVALS"}
 LONGEST_IN_ORDER = 64
 
@@ -93,9 +93,9 @@ class Peer:
             return our[:1] == their[:1] == b":"
         if name == b"EVAL" and their[:1] == b"-":
             return our == re.sub(rb" script: .*\r\n", b"\r\n", their)
-        if our[:1] != b":" or their[:1] != b":" or int(our[1:]) <= 0 or int(their[1:]) > SOON.get(name, 1 << 64):
+        if our[:1] != b":" or their[:1] != b":" or int(our[1:]) <= 0 or int(their[1:]) in SET_AS_DATES.get(name, ()):
             return False
-        return abs(int(our[1:]) - int(their[1:])) <= (REMAINING | DATES).get(name, 0)
+        return abs(int(our[1:]) - int(their[1:])) <= TOLERANCE.get(name, 0)
 
 
 def items_of(reply: bytes, *, pairs: bool) -> tuple[bytes, list[object]]:
