@@ -96,10 +96,13 @@ def is_read(command: KeyCommand) -> bool:
 def apply(command: KeyCommand, before: Value | None, now_ms: int) -> Effect:
     """The effect of ``command`` on a key that holds ``before``, at ``now_ms`` in Unix milliseconds.
 
-    ``before`` is None for a key that does not exist or has expired.
+    ``before`` is None for a key that does not exist or has expired. A command that only a newer version has is refused.
     """
+    rule = _RULES.get(command.name)
+    if rule is None:
+        return Effect(not_supported(command.name), before)
     try:
-        return _RULES[command.name].apply(command.args, before, now_ms)
+        return rule.apply(command.args, before, now_ms)
     except CorruptValue as reason:
         return Effect(error(str(reason)), before)
 

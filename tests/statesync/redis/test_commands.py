@@ -227,6 +227,12 @@ def test_writes_are_no_reads(line: str) -> None:
     assert not is_read(command)
 
 
+def test_a_command_of_a_newer_version_is_refused() -> None:
+    reply, after = apply(KeyCommand(b"NEWER", b"a", ()), TEXT, NOW)
+    assert isinstance(reply, RedisError)
+    assert after is TEXT
+
+
 def test_long_options_are_not_remembered() -> None:
     kept = strings._remembered_options.cache_info().currsize
     assert refused(b"SET", b"a", b"b", b"EX", b"1" * 100_000) == "ERR value is not an integer or out of range"
