@@ -102,10 +102,13 @@ def is_read(command: KeyCommand) -> bool:
 def apply(command: KeyCommand, before: Value | None, now_ms: int) -> Effect:
     """The effect of ``command`` on a key that holds ``before``, at ``now_ms`` in Unix milliseconds.
 
-    ``before`` is None for a key that does not exist or has expired.
+    ``before`` is None for a key that does not exist or has expired. A command that only a newer version has is refused.
     """
+    rule = _RULES.get(command.name)
+    if rule is None:
+        return Effect(not_supported(command.name), before)
     try:
-        return _RULES[command.name].apply(command.args, before, now_ms)
+        return rule.apply(command.args, before, now_ms)
     except CorruptValue as reason:
         return Effect(error(str(reason)), before)
 
@@ -121,13 +124,13 @@ def _look_up(argv: Sequence[bytes]) -> tuple[bytes, int, Rule | None]:
 
 def _no_rule(argv: Sequence[bytes], name: bytes) -> RedisError:
     """The error for a command that Redis has and this package has not, or that nobody has."""
+    word = argv[0].upper() if argv else b""
     if name in _CONTAINERS:
         return wrong_number_of_arguments(name)
-    if name in NOT_SUPPORTED or name in SUBCOMMANDS_NOT_SUPPORTED:
+    if name in (NOT_SUPPORTED if name == word else SUBCOMMANDS_NOT_SUPPORTED):
         return not_supported(name)
-    first, _, second = name.partition(b" ")
-    if second and first in _CONTAINERS:
-        return error(f"unknown subcommand '{_shown(argv[1])}'. Try {text_of(first)} HELP.")
+    if word in _CONTAINERS:
+        return error(f"unknown subcommand '{_shown(argv[1])}'. Try {text_of(word)} HELP.")
     beginning = b""
     for argument in argv[1:]:
         if len(beginning) >= _SHOWN_BYTES:

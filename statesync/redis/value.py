@@ -92,7 +92,7 @@ def _unpack(data: bytes) -> list[bytes]:
         reader.feed(data)
         items = reader.gets()
     except hiredis.HiredisError as error:
-        raise CorruptValue(f"the stored value is no RESP: {error}") from error
+        raise CorruptValue("the stored value is no RESP") from error
     if not isinstance(items, list) or reader.has_data() or not all(isinstance(item, bytes) for item in items):
         raise CorruptValue("the stored value is not one array of strings")
     return items

@@ -4,7 +4,8 @@ Expiries are such that the outcome does not depend on the moment: relative ones 
 come with absolute ones alone, as two equal relative ones differ by a millisecond or not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import product
 
 from hypothesis import strategies as st
 
@@ -227,3 +228,57 @@ def _misshapen(argv: Argv) -> st.SearchStrategy[Argv]:
 well_formed = st.one_of(strings, counters, expiries, keys, hashes, sets)
 command = st.one_of(strings, counters, expiries, keys, hashes, sets, scripts, well_formed.flatmap(_misshapen))
 sequence = st.lists(command, min_size=1, max_size=25)
+
+
+STATES: tuple[tuple[Argv, ...], ...] = (
+    (),
+    ((b"SET", b"a", b"10"),),
+    ((b"SET", b"a", b"hello", b"PXAT", DATES_MILLISECONDS[2]),),
+    ((b"SET", b"a", b"", b"EX", b"1000"),),
+    ((b"HSET", b"a", b"f", b"1", b"g", b"text"), (b"PEXPIREAT", b"a", DATES_MILLISECONDS[2])),
+    ((b"SADD", b"a", b"f", b"x"),),
+)
+"""Ways to make the key ``a``, each in some commands."""
+LOOKS: tuple[Argv, ...] = ((b"GET", b"a"), (b"PEXPIRETIME", b"a"), (b"HGETALL", b"a"), (b"SMEMBERS", b"a"))
+
+
+def grid() -> Iterator[Argv]:
+    """Every command on the key ``a``, with every option and every pair of options."""
+    absolute = ((b"EXAT", DATES[0]), (b"PXAT", DATES_MILLISECONDS[1]), (b"PXAT", b"1"))
+    times = ((b"EX", b"1000"), (b"PX", b"1000000"), *absolute)
+    flags = ((b"NX",), (b"XX",), (b"GET",), (b"KEEPTTL",), (b"PERSIST",), (b"nx\x00tail",), (b"",))
+    options = ((), *times, *flags, *(one + other for one, other in product(times + flags, repeat=2)))
+    yield from ((b"SET", b"a", b"v", *chosen) for chosen in options)
+    yield from ((b"GETEX", b"a", *chosen) for chosen in options)
+    conditions = ((), *((name,) for name in (b"NX", b"xx", b"GT", b"LT\x00tail", b"FOO\r\n")))
+    for one, other in product(conditions, repeat=2):
+        yield from ((b"PEXPIREAT", b"a", date, *one, *other) for date in (*DATES_MILLISECONDS, *PAST))
+        yield from ((b"EXPIREAT", b"a", date, *one, *other) for date in (*DATES, *PAST, *TOO_FAR))
+    for number in (*FAR, *PAST, *TOO_FAR, *NO_INTEGERS):
+        yield from ((name, b"a", number, b"v") for name in (b"SETEX", b"PSETEX"))
+        yield from ((name, b"a", number) for name in (b"EXPIRE", b"PEXPIRE"))
+    for start, end in product((b"-300", b"-2", b"-1", b"0", b"1", b"3", b"40", b"x"), repeat=2):
+        yield from ((name, b"a", start, end) for name in (b"GETRANGE", b"SUBSTR", b"SETRANGE"))
+    for number in (*INTEGERS, *NO_INTEGERS, *FLOATS, *NO_FLOATS):
+        yield from ((name, b"a", number) for name in (b"INCRBY", b"DECRBY", b"INCRBYFLOAT"))
+        yield from ((name, b"a", b"f", number) for name in (b"HINCRBY", b"HINCRBYFLOAT"))
+    for name in (b"GET", b"GETDEL", b"STRLEN", b"INCR", b"DECR", b"TTL", b"PTTL", b"EXPIRETIME", b"PERSIST", b"TYPE"):
+        yield from ((name, b"a"), (name,), (name, b"a", b"b"))
+    for name in (b"DEL", b"UNLINK", b"EXISTS", b"TOUCH", b"MGET", b"HLEN", b"HKEYS", b"HVALS", b"SCARD"):
+        yield from ((name, b"a"), (name,), (name, b"a", b"b"), (name, b"a", b"a"))
+    for name in (
+        b"SETNX",
+        b"GETSET",
+        b"APPEND",
+        b"HGET",
+        b"HEXISTS",
+        b"HSTRLEN",
+        b"HMGET",
+        b"HDEL",
+        b"HSETNX",
+        b"HSET",
+    ):
+        yield from ((name, b"a", b"f"), (name, b"a", b"f", b"g"), (name, b"a", b"new", b"v"), (name, b"a", b""))
+    for name in (b"SADD", b"SREM", b"SISMEMBER", b"SMISMEMBER", b"HSET", b"HMSET", b"MSET"):
+        yield from ((name, b"a", b"f"), (name, b"a", b"f", b"x"), (name, b"a", b"new", b"new"))
+        yield (name, b"a", b"f", b"x", b"y")
