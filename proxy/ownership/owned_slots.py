@@ -41,6 +41,11 @@ class OwnedSlot:
     readable: bool = False
     preparing: bool = False
 
+    def enter(self) -> None:
+        """One call more; only while the gate is open."""
+        self.calls += 1
+        self.idle.clear()
+
     def leave(self) -> None:
         """One call less."""
         self.calls -= 1

@@ -9,7 +9,8 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from understudy.proxy.redis.client import (
@@ -20,6 +21,7 @@ from understudy.proxy.redis.client import (
     Transaction,
     wrong_arguments,
 )
+from understudy.proxy.redis.executor import BegunWrite
 from understudy.proxy.redis.requests import BadProtocol, Request, RequestReader
 from understudy.statesync.redis.command import KeyCommand, KeyCommands
 from understudy.statesync.redis.commands import is_read, parse
@@ -45,13 +47,15 @@ Work = Coroutine[object, object, bytes]
 
 
 @dataclass(slots=True, eq=False)
-class _Pending:
+class Pending:
     """A command under way; ``answer`` is empty until it is known."""
 
     keys: tuple[bytes, ...]
     command: KeyCommand | None = None
     answer: bytes = b""
     task: "asyncio.Task[None] | None" = None
+    done: bool = False
+    waiters: "list[asyncio.Future[None]]" = field(default_factory=list)
 
 
 class Connection(asyncio.Protocol):
@@ -64,9 +68,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._requests: deque[Request] = deque()
         self._fault: BadProtocol | None = None
-        self._pending: deque[_Pending] = deque()
-        self._last: dict[bytes, _Pending] = {}
-        self._barrier: _Pending | None = None
+        self._pending: deque[Pending] = deque()
+        self._last: dict[bytes, Pending] = {}
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._choked = self._paused = self._sending = False
@@ -186,12 +189,42 @@ class Connection(asyncio.Protocol):
 
     def _one(self, command: KeyCommand) -> None:
         key = command.key
-        if key not in self._last and self._barrier is None and is_read(command):
-            answer = self._executor.read_now(command, self.client)
-            if answer is not None:
-                self._add(answer)
-                return
+        if key not in self._last:
+            if is_read(command):
+                answer = self._executor.read_now(command, self.client)
+                if answer is not None:
+                    self._add(answer)
+                    return
+            else:
+                write = self._executor.write_now(command, self.client)
+                if write is not None:
+                    self._await_commit(write, command)
+                    return
         self._begin((key,), command, self._executor.one(command, self.client))
+
+    def _await_commit(self, write: BegunWrite, command: KeyCommand) -> None:
+        """Answer a write when it is committed, or when it took too long."""
+        pending = Pending((command.key,), command)
+        self._last[command.key] = pending
+        self._pending.append(pending)
+        self._port.limit(pending, write, self)
+        write.begun.submission.done.add_done_callback(partial(self._committed, pending, write))
+        self._notice_later(pending)
+
+    def _committed(self, pending: Pending, write: BegunWrite, done: "asyncio.Future[int]") -> None:
+        if pending.task is not None or pending.done:
+            return  # it took too long
+        if done.cancelled() or done.exception() is not None:
+            self.settle(pending, write)
+            return
+        pending.answer = self._executor.written(write)
+        self._done(pending)
+
+    def settle(self, pending: Pending, write: BegunWrite) -> None:
+        """Find out what to answer to a write that has failed or takes too long."""
+        if pending.task is None and not pending.done:
+            work = self._executor.settle(write, self.client)
+            pending.task = self._loop.create_task(self._carry_out(pending, set(), work))
 
     def _connection_command(self, name: bytes, request: Request) -> None:
         arity, handler = CONNECTION_COMMANDS[name]
@@ -276,21 +309,30 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, keys: tuple[bytes, ...], command: KeyCommand | None, work: Work) -> None:
         """Carry out ``work`` when the earlier commands on these keys are done."""
-        pending = _Pending(keys, command)
+        pending = Pending(keys, command)
         last = self._last
         before = {earlier for key in keys if (earlier := last.get(key)) is not None}
         for key in keys:
             last[key] = pending
         self._pending.append(pending)
         pending.task = self._loop.create_task(self._carry_out(pending, before, work))
+        self._notice_later(pending)
+
+    def _notice_later(self, pending: Pending) -> None:
         if self.client.notices and self._notice is None and self.client.protocol == 3:
             self._notice = self._loop.call_later(NOTICE_AFTER, self._say_that_it_waits, pending)
 
-    async def _carry_out(self, pending: _Pending, before: set[_Pending], work: Work) -> None:
+    async def _after(self, earlier: Pending) -> None:
+        """Wait until an earlier command is done."""
+        if not earlier.done:
+            waiter = self._loop.create_future()
+            earlier.waiters.append(waiter)
+            await waiter
+
+    async def _carry_out(self, pending: Pending, before: set[Pending], work: Work) -> None:
         try:
             for earlier in before:
-                if earlier.task is not None and not earlier.answer:
-                    await asyncio.wait((earlier.task,))
+                await self._after(earlier)
             if self._transport is None:
                 work.close()
                 return
@@ -299,12 +341,20 @@ class Connection(asyncio.Protocol):
             logger.exception("a Redis command failed")
             pending.answer = encode(RedisError("ERR the sidecar failed; its log says why"), 2)
         finally:
-            pending.task = None
-            for key in pending.keys:
-                if self._last.get(key) is pending:
-                    del self._last[key]
-            if self._transport is None and pending.command is not None and pending.answer:
-                self._executor.unheard(pending.command, pending.answer)
+            self._done(pending)
+
+    def _done(self, pending: Pending) -> None:
+        """A command is answered, or was given up."""
+        pending.task, pending.done = None, True
+        for key in pending.keys:
+            if self._last.get(key) is pending:
+                del self._last[key]
+        if self._transport is None and pending.command is not None and pending.answer:
+            self._executor.unheard(pending.command, pending.answer)
+        waiters, pending.waiters = pending.waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
         if not self._sending:
             self._sending = True
             self._loop.call_soon(self._go_on)
@@ -322,7 +372,7 @@ class Connection(asyncio.Protocol):
     def _add(self, answer: bytes) -> None:
         """Add an answer after those that are not known yet."""
         if self._pending:
-            self._pending.append(_Pending((), None, answer))
+            self._pending.append(Pending((), None, answer))
         else:
             self._out.append(answer)
             self._out_bytes += len(answer)
@@ -341,7 +391,7 @@ class Connection(asyncio.Protocol):
         if self.client.ends and not pending:
             transport.close()
 
-    def _say_that_it_waits(self, pending: _Pending) -> None:
+    def _say_that_it_waits(self, pending: Pending) -> None:
         """Tell a client that asked for it that a command waits, and later that it waits no more."""
         self._notice = None
         if self._transport is None:
@@ -352,7 +402,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(encode(Push((b"FAILING_OVER", self._noticed, NOTICE_TTL)), 3))
             self._notice = self._loop.call_later(NOTICE_AFTER, self._say_that_it_goes_on, pending)
 
-    def _say_that_it_goes_on(self, pending: _Pending) -> None:
+    def _say_that_it_goes_on(self, pending: Pending) -> None:
         self._notice = None
         if self._transport is None:
             return

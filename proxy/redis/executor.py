@@ -10,12 +10,14 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from understudy.proxy.http.problems import PROBLEM_TYPE, Reply
 from understudy.proxy.redis.client import Client
 from understudy.proxy.redis.copies import CopyCount
 from understudy.proxy.redis.scan import KeyScan
 from understudy.proxy.sessions.call import Call, key_text
+from understudy.proxy.sessions.owner_calls import Begun
 from understudy.proxy.sessions.service import SessionService
 from understudy.statesync.etcd.client import EtcdError
 from understudy.statesync.http.headers import DURABILITY_HEADER
@@ -31,6 +33,15 @@ UNHEARD_SECONDS = 60.0
 UNHEARD_MOST = 1000
 _WON = frozenset({b"+OK\r\n", b":1\r\n"})
 _SET_NX = frozenset({b"SET", b"SETNX"})
+
+
+@dataclass(frozen=True, slots=True)
+class BegunWrite:
+    """A write that waits for its commit since ``came`` (monotonic)."""
+
+    call: Call
+    begun: Begun
+    came: float
 
 
 class Executor:
@@ -53,6 +64,27 @@ class Executor:
         if value is not None and await self._won_unheard(command, value, client):
             return encode(OK if command.name == b"SET" else 1, client.protocol)
         return await self._call(CommandBatch((command,), client.protocol), client)
+
+    def write_now(self, command: KeyCommand, client: Client) -> BegunWrite | None:
+        """Begin a write that this member can carry out at once; None, with nothing done, for others."""
+        if client.durability or (command.name in _SET_NX and self._unheard):
+            return None
+        call = Call.of_commands(CommandBatch((command,), client.protocol), {})
+        begun = self._service.write_now(call)
+        if begun is None:
+            return None
+        client.written = call.key
+        return BegunWrite(call, begun, time.monotonic())
+
+    def written(self, write: BegunWrite) -> bytes:
+        """The answer to a write that is committed."""
+        self._service.written(write.begun, write.came)
+        return write.begun.outcome.reply
+
+    async def settle(self, write: BegunWrite, client: Client) -> bytes:
+        """The answer to a write that was begun and has failed, or takes too long."""
+        reply = await self._service.settle(write.call, write.begun)
+        return reply.body if _is_answer(reply) else encode(error_of(reply), client.protocol)
 
     async def transaction(self, commands: tuple[KeyCommand, ...], client: Client) -> bytes:
         """The answer of ``EXEC`` for commands on one key."""

@@ -5,15 +5,18 @@ import contextlib
 import itertools
 import logging
 import socket
+import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from understudy.proxy.health.loop_lag import LoopLag
 from understudy.proxy.redis.client import Client
-from understudy.proxy.redis.connection import Connection
-from understudy.proxy.redis.executor import Executor
+from understudy.proxy.redis.connection import Connection, Pending
+from understudy.proxy.redis.executor import BegunWrite, Executor
 from understudy.proxy.redis.info import Server
 from understudy.proxy.sessions.admission import SessionTokens
+from understudy.proxy.sessions.service import CALL_TIMEOUT
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +29,8 @@ LATE_MOST = 5.0
 FRESH_AFTER = 0.2
 """Seconds after a standstill from which new connections bring new commands: those that waited are accepted by then."""
 CLOSE_TIMEOUT = 2.0
+LATENESS = 0.1
+"""Seconds by which a write may be settled too late."""
 
 
 class RedisPort:
@@ -49,6 +54,8 @@ class RedisPort:
         self._numbers = itertools.count(1)
         self._connections: set[Connection] = set()
         self._empty = asyncio.Event()
+        self._begun: deque[tuple[float, Pending, BegunWrite, Connection]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def full(self) -> bool:
@@ -75,6 +82,19 @@ class RedisPort:
     def stale(self, since: float) -> bool:
         """Whether input of a connection made at ``since`` (monotonic) may have waited too long to be carried out."""
         return self._loop_lag.input_waited(since, STILL_MOST, LATE_MOST, FRESH_AFTER)
+
+    def limit(self, pending: Pending, write: BegunWrite, connection: Connection) -> None:
+        """Have a write settled if it is not committed within :data:`CALL_TIMEOUT` seconds."""
+        self._begun.append((write.came + CALL_TIMEOUT, pending, write, connection))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(LATENESS, self._settle_late)
+
+    def _settle_late(self) -> None:
+        now, begun = time.monotonic(), self._begun
+        while begun and (begun[0][0] <= now or begun[0][1].done):
+            _, pending, write, connection = begun.popleft()
+            connection.settle(pending, write)
+        self._timer = asyncio.get_running_loop().call_later(LATENESS, self._settle_late) if begun else None
 
     async def listen(self, stack: AsyncExitStack, bound: socket.socket) -> None:
         """Serve a bound socket until the stack is closed."""

@@ -8,6 +8,7 @@ handover the slot counts as busy until every write in it is resolved.
 import asyncio
 import logging
 import time
+from dataclasses import dataclass
 from functools import partial
 
 from understudy.proxy.events.recorder import Recorder
@@ -29,6 +30,7 @@ from understudy.statesync.sessions.command_batch import CommandBatch, decide_com
 from understudy.statesync.sessions.commit import Committer, CommitUnknown, NotCommitted, NotOwner, Submission
 from understudy.statesync.sessions.request_log import LogEntry, Window, request_hash
 from understudy.statesync.sessions.session import (
+    Method,
     NoEffect,
     Outcome,
     Repeated,
@@ -48,7 +50,18 @@ RESP_HEADERS = {"Content-Type": RESP_TYPE}
 ETCD_TIMEOUT = 1.5
 """Seconds for which a read waits for etcd past the read deadline; also what a call to etcd may take."""
 
+COMMANDS = Write(Method.COMMANDS)
+"""A write of commands without a stamp; what it does is in the call's batch."""
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A write that was decided and waits for its commit."""
+
+    submission: Submission
+    outcome: Stored
+    owned: OwnedSlot
 
 
 class OwnerCalls:
@@ -220,6 +233,33 @@ class OwnerCalls:
             return await self._without_effect(outcome, owned, spec)
         finally:
             release()
+
+    def write_now(self, call: Call, owned: OwnedSlot, spec: PoolSpec) -> Begun | None:
+        """Begin a write of commands that has to wait for nothing but its commit; None, with nothing done, for others.
+
+        Most writes are like that. They need no task of their own: ``submission.done`` tells when to answer ``reply``.
+        """
+        slot, key = owned.slot, call.key
+        if (
+            not owned.open.is_set()
+            or self._locks.locked(slot, key)
+            or not self._replica.is_synced(slot)
+            or self._replica.unreadable(slot, key)
+            or self._loop_lag.standstill()
+            or self._limits.overload_now(spec)
+        ):
+            return None
+        outcome = self._decide(call, COMMANDS, owned, spec)
+        if not isinstance(outcome, Stored):
+            return None
+        self._locks.take(slot, key)
+        owned.enter()
+        submission = self._submit(key, outcome.session, owned, partial(self._release, owned, key))
+        return Begun(submission, outcome, owned)
+
+    async def settle(self, begun: Begun) -> Reply | None:
+        """The answer to a write that was begun and has failed, or takes too long; None to try it again."""
+        return await self._resolve(begun.submission, begun.outcome, begun.owned, time.monotonic())
 
     def _expired(self, call: Call, write: Write, spec: PoolSpec) -> Reply | None:
         """The answer to a write that may be a copy of a request whose outcome is forgotten by now.

@@ -20,7 +20,7 @@ from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.sessions.call import Call, key_text
 from understudy.proxy.sessions.call_attempts import CallAttempts
 from understudy.proxy.sessions.creation import SessionKeys, fault_of
-from understudy.proxy.sessions.owner_calls import OwnerCalls
+from understudy.proxy.sessions.owner_calls import Begun, OwnerCalls
 from understudy.proxy.sessions.routing import OwnerRouter
 from understudy.statesync.etcd.client import EtcdError
 from understudy.statesync.http.headers import CALLER_HEADER, CONSISTENCY_HEADER
@@ -102,6 +102,22 @@ class SessionService:
         if answer is not None:
             self._recorder.answered(slot, time.monotonic(), "")
         return answer
+
+    def write_now(self, call: Call) -> Begun | None:
+        """Begin a write of commands that this member can carry out at once; None, with nothing done, for others."""
+        spec = self._pool.spec
+        if spec is None or spec.durability != "sync" or call.headers or _key_fault(call) is not None:
+            return None
+        owned = self._owned.get(slot_of(call.key, spec.slots))
+        return self._calls.write_now(call, owned, spec) if owned is not None else None
+
+    def written(self, begun: Begun, came: float) -> None:
+        """A write that was begun at ``came`` (monotonic) is committed."""
+        self._recorder.answered(begun.owned.slot, came, "")
+
+    async def settle(self, call: Call, begun: Begun) -> Reply:
+        """The answer to a write that was begun and has failed, or takes longer than :data:`CALL_TIMEOUT`."""
+        return await self._calls.settle(begun) or await self.handle(call)
 
     async def _handle(self, call: Call) -> Reply:
         spec = self._pool.spec

@@ -18,6 +18,10 @@ class SessionLocks:
         """Whether somebody has the lock."""
         return (slot, key) in self._waiting
 
+    def take(self, slot: int, key: str) -> None:
+        """Take a lock that nobody has; it must be released."""
+        self._waiting[slot, key] = deque()
+
     async def acquire(self, slot: int, key: str) -> None:
         """Wait for the lock; it must be released."""
         queue = self._waiting.get((slot, key))

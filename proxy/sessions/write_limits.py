@@ -28,6 +28,11 @@ class WriteLimits:
         self._owned = owned
         self._counters = counters
 
+    def overload_now(self, spec: PoolSpec) -> bool:
+        """Whether a write that begins a session would not be taken in because commits lag behind."""
+        now = self._committer.pressure(time.monotonic())
+        return bool(self._locks.waiting or now.refusal(new=True, bound=spec.limits.queued_writes))
+
     def overload(self, spec: PoolSpec, *, new: bool) -> Reply | None:
         """The answer to a write that is not taken in because commits lag behind (``backpressure``)."""
         now = self._committer.pressure(time.monotonic())
