@@ -45,9 +45,13 @@ class Example:
         return [sys.executable, "-m", f"understudy.deploy.examples.frameworks.{self.module}"]
 
 
+CACHED_DB = {"SESSION_ENGINE": "django.contrib.sessions.backends.cached_db"}
 FLASK = Example("flask", "session", "flask_app", ("flask_session",))
+DJANGO = Example("django", "sessionid", "django_app", ("django",))
 EXAMPLES_OF_ALL = (
     FLASK,
+    DJANGO,
+    Example("django with cached_db", "sessionid", "django_app", ("django",), CACHED_DB),
 )
 
 
