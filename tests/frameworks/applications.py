@@ -48,10 +48,13 @@ class Example:
 CACHED_DB = {"SESSION_ENGINE": "django.contrib.sessions.backends.cached_db"}
 FLASK = Example("flask", "session", "flask_app", ("flask_session",))
 DJANGO = Example("django", "sessionid", "django_app", ("django",))
+EXPRESS = Example("express", "connect.sid", "express")
 EXAMPLES_OF_ALL = (
     FLASK,
     DJANGO,
     Example("django with cached_db", "sessionid", "django_app", ("django",), CACHED_DB),
+    EXPRESS,
+    Example("express with ioredis", "connect.sid", "express", (), {"REDIS_CLIENT": "ioredis"}),
 )
 
 
