@@ -53,6 +53,7 @@ EXAMPLES_OF_ALL = (
     FLASK,
     DJANGO,
     Example("django with cached_db", "sessionid", "django_app", ("django",), CACHED_DB),
+    Example("starlette", "session", "starlette_app", ("starsessions", "uvicorn")),
     EXPRESS,
     Example("express with ioredis", "connect.sid", "express", (), {"REDIS_CLIENT": "ioredis"}),
 )
