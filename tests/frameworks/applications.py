@@ -45,6 +45,7 @@ class Example:
         return [sys.executable, "-m", f"understudy.deploy.examples.frameworks.{self.module}"]
 
 
+DJANGO_REDIS = {"CACHE_BACKEND": "django_redis.cache.RedisCache"}
 CACHED_DB = {"SESSION_ENGINE": "django.contrib.sessions.backends.cached_db"}
 FLASK = Example("flask", "session", "flask_app", ("flask_session",))
 DJANGO = Example("django", "sessionid", "django_app", ("django",))
@@ -53,6 +54,7 @@ EXAMPLES_OF_ALL = (
     FLASK,
     DJANGO,
     Example("django with cached_db", "sessionid", "django_app", ("django",), CACHED_DB),
+    Example("django-redis", "sessionid", "django_app", ("django_redis",), DJANGO_REDIS),
     Example("starlette", "session", "starlette_app", ("starsessions", "uvicorn")),
     EXPRESS,
     Example("express with ioredis", "connect.sid", "express", (), {"REDIS_CLIENT": "ioredis"}),
