@@ -58,6 +58,8 @@ EXAMPLES_OF_ALL = (
     Example("starlette", "session", "starlette_app", ("starsessions", "uvicorn")),
     EXPRESS,
     Example("express with ioredis", "connect.sid", "express", (), {"REDIS_CLIENT": "ioredis"}),
+    Example("php", "PHPSESSID", "php"),
+    Example("php with locks", "PHPSESSID", "php", (), {"SESSION_LOCKING": "1"}),
 )
 
 
