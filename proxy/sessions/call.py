@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from understudy.proxy.http.problems import Reply, problem
-from understudy.statesync.http.headers import DURABILITY_HEADER, TTL_HEADER
+from understudy.statesync.http.headers import DURABILITIES, DURABILITY_HEADER, TTL_HEADER
 from understudy.statesync.parsing.strict_json import whole_number
 from understudy.statesync.sessions.request_log import REQUEST_HEADER, parse_stamp
 from understudy.statesync.sessions.session import Method, Write
 
-DURABILITIES = ("sync", "async")
 TTL_MOST = 31_536_000
 """Seconds: a year."""
 
@@ -35,7 +34,8 @@ def write_of(call: Call) -> Write | Reply:
     if TTL_HEADER in headers:
         ttl = whole_number(headers[TTL_HEADER], TTL_MOST)
         if not ttl:
-            return problem(400, "bad-request", f"Understudy-TTL takes whole seconds from 1 to {TTL_MOST}")
+            detail = f"Understudy-TTL takes whole seconds from 1 to {TTL_MOST} (got {headers[TTL_HEADER][:20]!r})"
+            return problem(400, "bad-request", detail)
     idempotency_key = headers.get("idempotency-key")
     if idempotency_key is not None and not 1 <= len(idempotency_key) <= 255:
         return problem(400, "bad-request", "Idempotency-Key takes 1 to 255 characters")

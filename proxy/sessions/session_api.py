@@ -4,40 +4,34 @@ It turns HTTP requests into calls and replies into HTTP; it decides nothing. ``d
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from aiohttp import web
 
+from understudy.proxy.http.problems import Reply
 from understudy.proxy.http.requests import MAX_BODY, Status, problems, respond
 from understudy.proxy.peers.peer_protocol import SESSIONS_PATH
 from understudy.proxy.sessions.admission import SessionTokens, admin_wanted, token_wanted
 from understudy.proxy.sessions.call import Call
+from understudy.proxy.sessions.request_headers import carried_headers, session_headers
 from understudy.proxy.sessions.service import SessionService
-from understudy.statesync.http.headers import SESSION_HEADERS
-from understudy.statesync.sessions.request_log import REQUEST_HEADER
-
-CARRIED = (
-    "content-type",
-    "if-match",
-    "if-none-match",
-    "idempotency-key",
-    "traceparent",
-    *SESSION_HEADERS,
-    REQUEST_HEADER,
-)
-"""The request headers of a session call; all others are dropped."""
 
 
-def session_app(service: SessionService, status: Status, tokens: SessionTokens | None = None) -> web.Application:
+def session_app(
+    service: SessionService,
+    status: Status,
+    tokens: SessionTokens | None = None,
+) -> web.Application:
     """The application's side of the sidecar; with ``tokens`` every request must carry one of them."""
     checks = [token_wanted(tokens)] if tokens else []
     app = web.Application(client_max_size=MAX_BODY, middlewares=[problems, *checks, admin_wanted()])
 
     async def create(request: web.Request) -> web.Response:
-        return respond(await service.create(await call_of(request, key="")))
+        call = await _call_of(request, "")
+        return respond(call if isinstance(call, Reply) else await service.create(call))
 
     async def one(request: web.Request) -> web.Response:
-        return respond(await service.handle(await call_of(request, key=request.match_info["key"])))
+        call = await _call_of(request, request.match_info["key"])
+        return respond(call if isinstance(call, Reply) else await service.handle(call))
 
     async def show_status(_: web.Request) -> web.Response:
         return web.json_response(status()[0])
@@ -62,8 +56,8 @@ def add_forwarded_calls(app: web.Application, service: SessionService) -> None:
     """Add the session calls of other sidecars to the peer API."""
 
     async def one(request: web.Request) -> web.Response:
-        call = await call_of(request, key=request.match_info["key"])
-        return respond(await service.handle(replace(call, hop=True)))
+        headers, body = carried_headers(request.headers), await request.read()
+        return respond(await service.handle(Call(request.method, request.match_info["key"], headers, body, hop=True)))
 
     add_session_routes(app, SESSIONS_PATH + "{key}", one)
     app.router.add_post(SESSIONS_PATH + "{key}", one)  # a refusal
@@ -75,7 +69,9 @@ def add_session_routes(app: web.Application, path: str, handler: Callable[[web.R
         app.router.add_route(method, path, handler)  # type: ignore[arg-type]
 
 
-async def call_of(request: web.Request, *, key: str) -> Call:
-    """The session call in an HTTP request. A body that is too large ends in 413 by ``problems``."""
-    headers = {name: request.headers[name] for name in CARRIED if name in request.headers}
+async def _call_of(request: web.Request, key: str) -> Call | Reply:
+    """An application's session call, or its refusal. A body that is too large ends in 413 by ``problems``."""
+    headers = session_headers(request.headers)
+    if isinstance(headers, Reply):
+        return headers
     return Call(request.method, key, headers, await request.read())

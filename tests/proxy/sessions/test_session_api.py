@@ -134,6 +134,7 @@ async def test_bad_requests_get_problem_documents(pool: SidecarPool) -> None:
     for expected, answer in [
         ((400, "bad-key"), await pool.call("a", "PUT", "/no%20spaces", "x")),
         ((400, "bad-request"), await pool.call("a", "PUT", "/k", "x", Understudy_TTL="soon")),
+        ((400, "bad-request"), await pool.call("a", "GET", "/k", Understudy_Consistency="lineraizable")),
         ((404, "no-such-session"), await pool.call("a", "GET", "/absent")),
         ((413, "session-too-large"), await pool.call("a", "PUT", "/k", b"x" * 70_000)),
         ((413, "session-too-large"), await pool.call("a", "PUT", "/k", b"x" * 2_000_000)),
