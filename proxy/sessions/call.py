@@ -3,12 +3,13 @@
 docs/api.md lists the headers of a call. :mod:`understudy.proxy.sessions.service` answers it.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from understudy.proxy.http.problems import Reply, problem
 from understudy.statesync.http.headers import DURABILITIES, DURABILITY_HEADER, TTL_HEADER
-from understudy.statesync.parsing.strict_json import whole_number
+from understudy.statesync.parsing.strict_json import json_fault, whole_number
 from understudy.statesync.sessions.request_log import REQUEST_HEADER, parse_stamp
 from understudy.statesync.sessions.session import Method, Write
 
@@ -25,6 +26,24 @@ class Call:
     headers: Mapping[str, str]
     body: bytes = b""
     hop: bool = False
+
+
+def claim_fault(headers: Mapping[str, str], body: bytes) -> Reply | None:
+    """The refusal of a body whose ``Content-Type`` claims JSON and which is not; None if there is no such fault.
+
+    Otherwise the fault would be found when the session is read, perhaps by another application. An empty body is no
+    JSON either.
+    """
+    if not _claims_json(headers.get("content-type", "")):
+        return None
+    fault = json_fault(body)
+    return problem(400, "not-json", f"the Content-Type says JSON, and the body is not: {fault}") if fault else None
+
+
+@functools.lru_cache(maxsize=256)
+def _claims_json(content_type: str) -> bool:
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type == "application/json" or media_type.endswith("+json")
 
 
 def write_of(call: Call) -> Write | Reply:

@@ -11,7 +11,7 @@ from understudy.proxy.http.problems import Reply
 from understudy.proxy.http.requests import MAX_BODY, Status, problems, respond
 from understudy.proxy.peers.peer_protocol import SESSIONS_PATH
 from understudy.proxy.sessions.admission import SessionTokens, admin_wanted, token_wanted
-from understudy.proxy.sessions.call import Call
+from understudy.proxy.sessions.call import Call, claim_fault
 from understudy.proxy.sessions.request_headers import carried_headers, session_headers
 from understudy.proxy.sessions.service import SessionService
 
@@ -20,17 +20,21 @@ def session_app(
     service: SessionService,
     status: Status,
     tokens: SessionTokens | None = None,
+    session_bytes: Callable[[], int] = lambda: MAX_BODY,
 ) -> web.Application:
-    """The application's side of the sidecar; with ``tokens`` every request must carry one of them."""
+    """The application's side of the sidecar; with ``tokens`` every request must carry one of them.
+
+    ``session_bytes``: the most that a session may have. A larger body is refused, so its content is not checked.
+    """
     checks = [token_wanted(tokens)] if tokens else []
     app = web.Application(client_max_size=MAX_BODY, middlewares=[problems, *checks, admin_wanted()])
 
     async def create(request: web.Request) -> web.Response:
-        call = await _call_of(request, "")
+        call = await _call_of(request, "", session_bytes)
         return respond(call if isinstance(call, Reply) else await service.create(call))
 
     async def one(request: web.Request) -> web.Response:
-        call = await _call_of(request, request.match_info["key"])
+        call = await _call_of(request, request.match_info["key"], session_bytes)
         return respond(call if isinstance(call, Reply) else await service.handle(call))
 
     async def show_status(_: web.Request) -> web.Response:
@@ -69,9 +73,12 @@ def add_session_routes(app: web.Application, path: str, handler: Callable[[web.R
         app.router.add_route(method, path, handler)  # type: ignore[arg-type]
 
 
-async def _call_of(request: web.Request, key: str) -> Call | Reply:
+async def _call_of(request: web.Request, key: str, session_bytes: Callable[[], int]) -> Call | Reply:
     """An application's session call, or its refusal. A body that is too large ends in 413 by ``problems``."""
     headers = session_headers(request.headers)
     if isinstance(headers, Reply):
         return headers
-    return Call(request.method, key, headers, await request.read())
+    body = await request.read()
+    is_content = request.method == "PUT" or not key
+    refused = claim_fault(headers, body) if is_content and len(body) <= session_bytes() else None
+    return refused or Call(request.method, key, headers, body)
