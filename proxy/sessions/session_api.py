@@ -1,12 +1,17 @@
 """The session API: an application in any language asks its own sidecar, over TCP on loopback or a Unix socket.
 
-It turns HTTP requests into calls and replies into HTTP; it decides nothing. ``docs/api.md`` describes the calls.
+It turns HTTP requests into calls and replies into HTTP; it decides nothing. ``docs/api.md`` and
+``openapi.json`` describe the calls.
 """
 
+import functools
+import json
 from collections.abc import Callable
+from importlib.resources import files
 
 from aiohttp import web
 
+from understudy import __version__
 from understudy.proxy.http.problems import Reply
 from understudy.proxy.http.requests import MAX_BODY, Status, problems, respond
 from understudy.proxy.peers.peer_protocol import SESSIONS_PATH
@@ -47,13 +52,25 @@ def session_app(
         view, is_ready = status()
         return web.Response(text=f"{view['state']}: {view['reason'] or 'ready'}\n", status=200 if is_ready else 503)
 
+    async def describe(_: web.Request) -> web.Response:
+        return web.Response(body=description(), content_type="application/json")
+
     app.router.add_post("/v1/sessions", create)
     add_session_routes(app, "/v1/sessions/{key}", one)
     app.router.add_post("/v1/sessions/{key}/refusal", one)
     app.router.add_get("/v1/status", show_status)
     app.router.add_get("/healthz", alive)
     app.router.add_get("/readyz", ready)
+    app.router.add_get("/openapi.json", describe)
     return app
+
+
+@functools.cache
+def description() -> bytes:
+    """The OpenAPI document that describes this API, with the version of this package."""
+    document = json.loads(files(__package__).joinpath("openapi.json").read_text())
+    document["info"]["version"] = __version__
+    return json.dumps(document).encode()
 
 
 def add_forwarded_calls(app: web.Application, service: SessionService) -> None:
