@@ -55,8 +55,8 @@ def session_app(
     async def describe(_: web.Request) -> web.Response:
         return web.Response(body=description(), content_type="application/json")
 
+    add_session_routes(app, "/v1/sessions/{key}", one)  # first: aiohttp tries the routes in this order
     app.router.add_post("/v1/sessions", create)
-    add_session_routes(app, "/v1/sessions/{key}", one)
     app.router.add_post("/v1/sessions/{key}/refusal", one)
     app.router.add_get("/v1/status", show_status)
     app.router.add_get("/healthz", alive)
