@@ -95,7 +95,7 @@ async def _call_of(request: web.Request, key: str, session_bytes: Callable[[], i
     headers = session_headers(request.headers)
     if isinstance(headers, Reply):
         return headers
-    body = await request.read()
+    body = await request.read() if request.can_read_body else b""
     is_content = request.method == "PUT" or not key
     refused = claim_fault(headers, body) if is_content and len(body) <= session_bytes() else None
     return refused or Call(request.method, key, headers, body)
