@@ -174,6 +174,40 @@ def test_the_first_session_key_that_is_present_decides_alone():
     assert all(policy.terminal for policy in hashing)
 
 
+def test_a_cookie_with_a_pattern_is_hashed_only_where_it_matches_and_behind_what_comes_first():
+    sources = (
+        SessionKey(header="x-id"),
+        SessionKey(preset="express"),
+        SessionKey(cookie="sid"),
+        SessionKey(cookie="old", pattern="v1-(.+)"),
+        SessionKey(preset="rails"),
+    )
+    found = routes(view(session_key=sources))
+    assert list(found) == [
+        f"{source}{suffix}"
+        for source in ("keyed/connect.sid", "keyed/old", "keyless", "keyed")
+        for suffix in ("-once", "")
+    ]
+    for cookie, before in (("connect.sid", ["x-id"]), ("old", ["x-id", "sid"])):
+        for route in (found[f"keyed/{cookie}"], found[f"keyed/{cookie}-once"]):
+            *others, own = route.route.hash_policy
+            assert [policy.cookie.name if policy.cookie else policy.header.header_name for policy in others] == before
+            matched = route.match.headers[0]
+            assert matched.name == own.header.header_name == "cookie"
+            assert matched.string_match.safe_regex == own.header.regex_rewrite.pattern
+            assert slot_clusters(route) == slot_clusters(found["keyed"])
+    assert len(found["keyed"].route.hash_policy) == 3
+    assert [matcher.name for matcher in found["keyless"].match.cookies] == ["sid", "understudy-route"]
+    sets = {name for name, route in found.items() if route.response_headers_to_add}
+    assert sets == {"keyless", "keyless-once"}
+
+
+def test_a_pool_that_knows_only_patterns_has_no_further_keyed_routes():
+    found = routes(view(session_key=(SessionKey(preset="express"),)))
+    assert list(found) == ["keyed/connect.sid-once", "keyed/connect.sid", "keyless-once", "keyless"]
+    assert not found["keyless"].match.cookies
+
+
 def test_an_unhealthy_member_is_marked_in_its_own_cluster_and_among_all():
     seen = view(members={**MEMBERS, "cart-2": Endpoint("127.0.0.1", 9002, healthy=False)})
     assert health(seen, "cart/member/cart-2") == {9002: HealthStatus.UNHEALTHY}
