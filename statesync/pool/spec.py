@@ -138,12 +138,14 @@ class Retries(_Strict):
     """How often Envoy repeats requests that may be repeated, and how many repeats may run at once per order of members.
 
     ``hedge_ms``: a request that may be repeated and has no answer after this time is sent to the next member as well,
-    and the first answer counts; 0: never.
+    and the first answer counts; 0: never. ``hedge``: with ``measured`` Envoy waits at least as long as 99 % of the
+    pool's answers took in the last minute, with ``fixed`` always ``hedge_ms``.
     """
 
     attempts: Annotated[int, Field(ge=0, le=10)] = 3
     at_once: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
     hedge_ms: Annotated[int, Field(ge=0, le=60_000)] = 300
+    hedge: Literal["measured", "fixed"] = "measured"
 
 
 class HealthChecks(_Strict):

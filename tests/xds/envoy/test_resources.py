@@ -157,6 +157,26 @@ def test_a_hedge_waits_longer_where_most_members_are_late_and_no_cluster_changes
     assert build(calm)[CLUSTER] == build(busy)[CLUSTER]
 
 
+@pytest.mark.parametrize(
+    ("retries", "answer_ms", "late", "wait"),
+    [
+        ({}, 0, False, 0.3),
+        ({}, 250, False, 0.3),
+        ({}, 1000, False, 1.0),
+        ({}, 1000, True, 3.0),
+        ({"hedge_ms": 2000}, 1000, False, 2.0),
+        ({"hedge": "fixed"}, 1000, False, 0.3),
+        ({"hedge": "fixed"}, 1000, True, 2.3),
+        ({"hedge_ms": 0}, 1000, True, None),
+    ],
+)
+def test_a_hedge_waits_longer_than_answers_take_unless_the_spec_fixes_it(retries, answer_ms, late, wait):
+    seen = replace(view(retries=retries), answer_ms=answer_ms, late=late)
+    waits = {route.route.retry_policy.per_try_timeout for name, route in routes(seen).items() if "once" not in name}
+    assert waits == {timedelta(seconds=wait) if wait else None}
+    assert build(seen)[CLUSTER] == build(replace(seen, answer_ms=0))[CLUSTER]
+
+
 def test_grpc_is_routed_apart_where_members_speak_http2_and_has_no_time_limit_but_the_clients():
     found = routes(view(protocol="as_client"))
     assert list(found)[:2] == ["keyless-grpc-once", "keyless-grpc"]
