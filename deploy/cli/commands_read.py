@@ -101,7 +101,9 @@ def sessions(slot: int | None, limit: int, pool: str | None, etcd: EtcdOptions, 
     cls=KeyCommand,
     epilog=examples(
         "understudy explain 3kXo0b9Qh2",
-        "understudy explain 3kXo0b9Qh2 --body -o json",
+        "understudy explain sess:3kXo0b9Qh2 --body -o json",
+        "understudy explain 'connect.sid=s%3A3kXo0b9Qh2.c2lnbmVk; theme=dark'",
+        "understudy explain 'x-session-id: 3kXo0b9Qh2'",
     ),
 )
 @click.argument("key")
@@ -112,28 +114,33 @@ def sessions(slot: int | None, limit: int, pool: str | None, etcd: EtcdOptions, 
 def explain(key: str, body: bool, pool: str | None, etcd: EtcdOptions, output: str) -> None:
     """Show the slot, the owner and the state of the session KEY.
 
-    Exit code 1: there is no such session; its slot and members are shown nevertheless. A key may begin with "-". If it
-    is also the name of an option, write "--" before it.
+    KEY is a session key of the session API or of Redis's protocol, a cookie or several (NAME=VALUE; ...), or a header
+    (NAME: VALUE). What is neither a cookie nor a header that the spec names is taken for a key.
+
+    Exit code 1: there is no such session; what is hashed, the slot and its members are shown nevertheless. A key may
+    begin with "-". If it is also the name of an option, write "--" before it.
     """
+    from understudy.deploy.inspect.hashed_text import hashed_text
     from understudy.deploy.inspect.member_views import slots_of
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
     from understudy.deploy.inspect.sessions import read_session
     from understudy.deploy.inspect.tables import explain_table
     from understudy.deploy.inspect.views import explain_view
     from understudy.statesync.pool.slots import slot_of
-    from understudy.statesync.sessions.session import valid_key
 
-    if not valid_key(key):
-        raise DeployError(f"{key!r} is not a session key: 1 to 256 characters of A-Z a-z 0-9 - . _ ~ :")
     place = locate_pool(etcd, pool)
 
     async def run() -> dict[str, object]:
         async with connect(place.etcd) as client:
             state, _ = await read_pool(client, place.pool)
             require_pool(state, place.etcd)
-            found = await read_session(client, state, key, slots_of(state))
-        slot = slot_of(key, slots_of(state))
-        return explain_view(state, found, key, slot, int(time.time() * 1000), body=body)
+            spec = state.spec.record if state.spec else None
+            hashed, found = hashed_text(spec, key), None
+            slot = None if hashed.text is None else slot_of(hashed.text, slots_of(state))
+            for name in hashed.keys:
+                stored_in = spec.slot_of_key(name) if spec else slot_of(name, slots_of(state))
+                found = found or await read_session(client, state, name, stored_in)
+        return explain_view(state, found, key, hashed, slot, int(time.time() * 1000), body=body)
 
     view = asyncio.run(run())
     show(output, view, explain_table, lambda view: [view["key"]])

@@ -45,7 +45,6 @@ from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 from understudy.statesync.etcd.txn_retry import retry_txn
 from understudy.statesync.pool.keys import PoolKeys, slot_in
 from understudy.statesync.pool.records import Owner
-from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec, refuse_contradiction
 from understudy.statesync.pool.state import PoolState
 from understudy.statesync.sessions.session import valid_key
@@ -272,7 +271,7 @@ class Restore:
             await self._put_batch(batch)
 
     def _wanted(self, line: SessionLine, now_ms: int) -> bool:
-        if not valid_key(line.key) or slot_of(line.key, self._contents.spec.slots) != line.slot:
+        if not valid_key(line.key) or self._contents.spec.slot_of_key(line.key) != line.slot:
             self._done.foreign += 1
             return False
         if expired(line, now_ms):

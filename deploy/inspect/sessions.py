@@ -7,7 +7,6 @@ from understudy.deploy.common.errors import DeployError
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.keys import PoolKeys, slot_in
-from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.state import PoolState
 from understudy.statesync.sessions.session import Session
 from understudy.statesync.sessions.session_crypto import outline
@@ -22,12 +21,11 @@ class FoundSession:
     session: Session
 
 
-async def read_session(client: EtcdClient, state: PoolState, key: str, slots: int) -> FoundSession | None:
+async def read_session(client: EtcdClient, state: PoolState, key: str, slot: int) -> FoundSession | None:
     """One session, or the tombstone of a deleted one; None if there is no record.
 
     Raises :class:`DeployError` if the record is not a session.
     """
-    slot = slot_of(key, slots)
     kv = await client.get(state.keys.session(slot, key))
     try:
         return FoundSession(key, slot, outline(kv.value, kv.mod_revision)) if kv else None

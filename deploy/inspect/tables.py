@@ -117,7 +117,11 @@ def explain_table(view: View) -> RenderableType:
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     order = view["order"]
-    table.add_row("session key", view["key"])
+    table.add_row("session key", Text(view["key"]))
+    table.add_row("read as", Text(view["read_as"]))
+    if view["slot"] is None:
+        return table
+    table.add_row("hashed", Text(view["hashed"]))
     table.add_row("slot", str(view["slot"]))
     table.add_row("owner", _owner_line(view))
     table.add_row("standby", order[1] if len(order) > 1 else "none")

@@ -16,6 +16,7 @@ from understudy.statesync.pool.records import FailoverRecord, Phase
 from understudy.statesync.pool.state import PoolState
 
 if TYPE_CHECKING:
+    from understudy.deploy.inspect.hashed_text import HashedText
     from understudy.deploy.inspect.sessions import FoundSession
 
 
@@ -130,12 +131,24 @@ def summarise_table(view: View) -> list[View]:
 
 
 def explain_view(
-    state: PoolState, found: "FoundSession | None", key: str, slot: int, now_ms: int, *, body: bool = False
+    state: PoolState,
+    found: "FoundSession | None",
+    key: str,
+    hashed: "HashedText",
+    slot: int | None,
+    now_ms: int,
+    *,
+    body: bool = False,
 ) -> View:
-    """The output of ``explain``: slot, owner and session of a key; ``body`` adds the content of the session."""
+    """The output of ``explain``: what of ``key`` was hashed, its slot, owner and session.
+
+    ``slot`` is None if there is no session key in the text. ``body`` adds the content of the session.
+    """
     return {
-        "key": key,
-        **_slot_view(state, slot),
+        "key": found.key if found else key,
+        "read_as": hashed.read_as,
+        "hashed": hashed.text,
+        **(_NO_SLOT if slot is None else _slot_view(state, slot)),
         "session": _session_view(found, now_ms, body=body) if found else None,
     }
 
@@ -209,6 +222,9 @@ def _warnings(
         for key, fault in sorted(state.faults.items())
         if not (unreadable and key == state.keys.spec)
     )
+
+
+_NO_SLOT: View = {"slot": None, "order": [], "owner": None}
 
 
 def _slot_view(state: PoolState, slot: int) -> View:

@@ -44,6 +44,7 @@ def request_counts(*, node_id: str, pool: str, cluster: str) -> dict[str, Any]:
     stats = {
         f"http.{pool}.downstream_rq_completed": names.COUNT_REQUESTS,
         f"http.{pool}.downstream_rq_5xx": names.COUNT_FAILED,
+        f"http.{pool}.downstream_rq_time": names.COUNT_DURATION,
         f"vhost.{pool}/routes.route.{names.KEYLESS_ROUTES}.upstream_rq_completed": names.COUNT_KEYLESS,
         "access_logs.open_telemetry_access_log.understudy.logs_dropped": names.COUNT_DROPPED,
         "server.uptime": names.COUNT_UPTIME,
@@ -89,6 +90,7 @@ def request_counts(*, node_id: str, pool: str, cluster: str) -> dict[str, Any]:
             "@type": sink,
             "grpc_service": {"envoy_grpc": {"cluster_name": cluster}, "timeout": "2s"},
             "report_counters_as_deltas": True,
+            "report_histograms_as_deltas": True,
             "emit_tags_as_attributes": True,  # which member a check was of
             "resource_detectors": [resource] if node_id else [resource, from_environment],
             "custom_metric_conversions": {

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from understudy.proxy.redis.client import (
     BEFORE_AUTH,
@@ -88,13 +88,12 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Register the client; close the connection if there are too many."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - asyncio's own types are wider
-        self._transport = transport
-        self.client = Client(*self._port.admit(self, transport))
+        self._transport = stream = cast("asyncio.Transport", transport)
+        self.client = Client(*self._port.admit(self, stream))
         self._reader = RequestReader(trusted=self.client.trusted)
         if self._port.full:
-            transport.write(b"-ERR max number of clients reached\r\n")
-            transport.close()
+            stream.write(b"-ERR max number of clients reached\r\n")
+            stream.close()
 
     def connection_lost(self, _: Exception | None) -> None:
         """Forget the client. Commands that have not begun are not carried out; the others end by themselves."""

@@ -15,6 +15,7 @@ from aiohttp.typedefs import Middleware
 
 from understudy.proxy.http.problems import Reply, problem
 from understudy.proxy.http.requests import respond
+from understudy.proxy.sessions.request_headers import session_headers
 from understudy.statesync.http.headers import ADMIN_HEADER, ADMIN_VALUE
 from understudy.statesync.tls.secret_files import fault_of, read_secret
 
@@ -103,15 +104,18 @@ def admin_wanted() -> Middleware:
     """Middleware of the session API: 403 for a change of anything but a session without the header for it.
 
     An application puts session keys into paths, and its clients may choose the keys. A key like ``../checks/db`` turns
-    a call for a session into a call for a check. But no client can make the application send the header.
+    a call for a session into a call for a check. But no client can make the application send the header. The calls of
+    other resources than sessions get their headers checked here too (:mod:`understudy.proxy.sessions.request_headers`).
     """
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         resource = request.match_info.route.resource
-        harmless = request.method in _READS or resource is None or _names_a_session(resource.canonical)
-        if harmless or request.headers.get(ADMIN_HEADER) == ADMIN_VALUE:
+        if resource is None or _names_a_session(resource.canonical):
             return await handler(request)
+        if request.method in _READS or request.headers.get(ADMIN_HEADER) == ADMIN_VALUE:
+            headers = session_headers(request.headers)
+            return respond(headers) if isinstance(headers, Reply) else await handler(request)
         detail = (
             "nothing was changed: this call needs the header 'Understudy-Admin: true'. If it was meant for a session, "
             "the session key was not quoted in the path"

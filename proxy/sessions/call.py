@@ -4,17 +4,17 @@ A call is an HTTP request or commands of the Redis port. docs/api.md lists the h
 :mod:`understudy.proxy.sessions.service` answers it.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from understudy.proxy.http.problems import Reply, problem
-from understudy.statesync.http.headers import DURABILITY_HEADER, TTL_HEADER
-from understudy.statesync.parsing.strict_json import whole_number
+from understudy.statesync.http.headers import DURABILITIES, DURABILITY_HEADER, TTL_HEADER
+from understudy.statesync.parsing.strict_json import json_fault, whole_number
 from understudy.statesync.sessions.command_batch import CommandBatch
 from understudy.statesync.sessions.request_log import REQUEST_HEADER, parse_stamp
 from understudy.statesync.sessions.session import Method, Write
 
-DURABILITIES = ("sync", "async")
 TTL_MOST = 31_536_000
 """Seconds: a year."""
 
@@ -49,6 +49,24 @@ def key_text(key: bytes) -> str:
     return key.decode("utf-8", "surrogateescape")
 
 
+def claim_fault(headers: Mapping[str, str], body: bytes) -> Reply | None:
+    """The refusal of a body whose ``Content-Type`` claims JSON and which is not; None if there is no such fault.
+
+    Otherwise the fault would be found when the session is read, perhaps by another application. An empty body is no
+    JSON either.
+    """
+    if not _claims_json(headers.get("content-type", "")):
+        return None
+    fault = json_fault(body)
+    return problem(400, "not-json", f"the Content-Type says JSON, and the body is not: {fault}") if fault else None
+
+
+@functools.lru_cache(maxsize=256)
+def _claims_json(content_type: str) -> bool:
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type == "application/json" or media_type.endswith("+json")
+
+
 def write_of(call: Call) -> Write | Reply:
     """The write that a call asks for, or the problem with it."""
     headers = call.headers
@@ -56,7 +74,8 @@ def write_of(call: Call) -> Write | Reply:
     if TTL_HEADER in headers:
         ttl = whole_number(headers[TTL_HEADER], TTL_MOST)
         if not ttl:
-            return problem(400, "bad-request", f"Understudy-TTL takes whole seconds from 1 to {TTL_MOST}")
+            detail = f"Understudy-TTL takes whole seconds from 1 to {TTL_MOST} (got {headers[TTL_HEADER][:20]!r})"
+            return problem(400, "bad-request", detail)
     idempotency_key = headers.get("idempotency-key")
     if idempotency_key is not None and not 1 <= len(idempotency_key) <= 255:
         return problem(400, "bad-request", "Idempotency-Key takes 1 to 255 characters")

@@ -1,45 +1,47 @@
 """The session API: an application in any language asks its own sidecar, over TCP on loopback or a Unix socket.
 
-It turns HTTP requests into calls and replies into HTTP; it decides nothing. ``docs/api.md`` describes the calls.
+It turns HTTP requests into calls and replies into HTTP; it decides nothing. ``docs/api.md`` and
+``openapi.json`` describe the calls.
 """
 
+import functools
+import json
 from collections.abc import Callable
-from dataclasses import replace
+from importlib.resources import files
 
 from aiohttp import web
 
-from understudy.proxy.http.problems import problem
+from understudy import __version__
+from understudy.proxy.http.problems import Reply, problem
 from understudy.proxy.http.requests import MAX_BODY, Status, problems, respond
 from understudy.proxy.peers.peer_protocol import COMMANDS_PATH, SESSIONS_PATH
 from understudy.proxy.sessions.admission import SessionTokens, admin_wanted, token_wanted
-from understudy.proxy.sessions.call import Call
+from understudy.proxy.sessions.call import Call, claim_fault
+from understudy.proxy.sessions.request_headers import carried_headers, session_headers
 from understudy.proxy.sessions.service import SessionService
-from understudy.statesync.http.headers import SESSION_HEADERS
 from understudy.statesync.sessions.command_batch import CommandBatch
-from understudy.statesync.sessions.request_log import REQUEST_HEADER
-
-CARRIED = (
-    "content-type",
-    "if-match",
-    "if-none-match",
-    "idempotency-key",
-    "traceparent",
-    *SESSION_HEADERS,
-    REQUEST_HEADER,
-)
-"""The request headers of a session call; all others are dropped."""
 
 
-def session_app(service: SessionService, status: Status, tokens: SessionTokens | None = None) -> web.Application:
-    """The application's side of the sidecar; with ``tokens`` every request must carry one of them."""
+def session_app(
+    service: SessionService,
+    status: Status,
+    tokens: SessionTokens | None = None,
+    session_bytes: Callable[[], int] = lambda: MAX_BODY,
+) -> web.Application:
+    """The application's side of the sidecar; with ``tokens`` every request must carry one of them.
+
+    ``session_bytes``: the most that a session may have. A larger body is refused, so its content is not checked.
+    """
     checks = [token_wanted(tokens)] if tokens else []
     app = web.Application(client_max_size=MAX_BODY, middlewares=[problems, *checks, admin_wanted()])
 
     async def create(request: web.Request) -> web.Response:
-        return respond(await service.create(await call_of(request, key="")))
+        call = await _call_of(request, "", session_bytes)
+        return respond(call if isinstance(call, Reply) else await service.create(call))
 
     async def one(request: web.Request) -> web.Response:
-        return respond(await service.handle(await call_of(request, key=request.match_info["key"])))
+        call = await _call_of(request, request.match_info["key"], session_bytes)
+        return respond(call if isinstance(call, Reply) else await service.handle(call))
 
     async def show_status(_: web.Request) -> web.Response:
         return web.json_response(status()[0])
@@ -51,29 +53,40 @@ def session_app(service: SessionService, status: Status, tokens: SessionTokens |
         view, is_ready = status()
         return web.Response(text=f"{view['state']}: {view['reason'] or 'ready'}\n", status=200 if is_ready else 503)
 
+    async def describe(_: web.Request) -> web.Response:
+        return web.Response(body=description(), content_type="application/json")
+
+    add_session_routes(app, "/v1/sessions/{key}", one)  # first: aiohttp tries the routes in this order
     app.router.add_post("/v1/sessions", create)
-    add_session_routes(app, "/v1/sessions/{key}", one)
     app.router.add_post("/v1/sessions/{key}/refusal", one)
     app.router.add_get("/v1/status", show_status)
     app.router.add_get("/healthz", alive)
     app.router.add_get("/readyz", ready)
+    app.router.add_get("/openapi.json", describe)
     return app
+
+
+@functools.cache
+def description() -> bytes:
+    """The OpenAPI document that describes this API, with the version of this package."""
+    document = json.loads(files(__package__).joinpath("openapi.json").read_text())
+    document["info"]["version"] = __version__
+    return json.dumps(document).encode()
 
 
 def add_forwarded_calls(app: web.Application, service: SessionService) -> None:
     """Add the session calls of other sidecars to the peer API."""
 
     async def one(request: web.Request) -> web.Response:
-        call = await call_of(request, key=request.match_info["key"])
-        return respond(await service.handle(replace(call, hop=True)))
+        headers, body = carried_headers(request.headers), await request.read()
+        return respond(await service.handle(Call(request.method, request.match_info["key"], headers, body, hop=True)))
 
     async def commands(request: web.Request) -> web.Response:
         try:
             batch = CommandBatch.decode(await request.read())
         except ValueError as error:
             return respond(problem(400, "bad-request", str(error)))
-        headers = {name: request.headers[name] for name in CARRIED if name in request.headers}
-        return respond(await service.handle(Call.of_commands(batch, headers, hop=True)))
+        return respond(await service.handle(Call.of_commands(batch, carried_headers(request.headers), hop=True)))
 
     add_session_routes(app, SESSIONS_PATH + "{key}", one)
     app.router.add_post(COMMANDS_PATH, commands)
@@ -86,7 +99,12 @@ def add_session_routes(app: web.Application, path: str, handler: Callable[[web.R
         app.router.add_route(method, path, handler)  # type: ignore[arg-type]
 
 
-async def call_of(request: web.Request, *, key: str) -> Call:
-    """The session call in an HTTP request. A body that is too large ends in 413 by ``problems``."""
-    headers = {name: request.headers[name] for name in CARRIED if name in request.headers}
-    return Call(request.method, key, headers, await request.read())
+async def _call_of(request: web.Request, key: str, session_bytes: Callable[[], int]) -> Call | Reply:
+    """An application's session call, or its refusal. A body that is too large ends in 413 by ``problems``."""
+    headers = session_headers(request.headers)
+    if isinstance(headers, Reply):
+        return headers
+    body = await request.read() if request.can_read_body else b""
+    is_content = request.method == "PUT" or not key
+    refused = claim_fault(headers, body) if is_content and len(body) <= session_bytes() else None
+    return refused or Call(request.method, key, headers, body)

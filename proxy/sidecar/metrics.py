@@ -35,6 +35,7 @@ class SidecarMetrics:
             labelnames=("via", "method", "result"),
             registry=self.registry,
         )
+        self._answers: dict[tuple[str, str, str], Counter] = {}
         self._batch = Histogram(
             f"{_PREFIX}commit_batch_writes",
             "Writes per committed transaction.",
@@ -51,7 +52,11 @@ class SidecarMetrics:
     def answered(self, call: Call, reply: Reply) -> None:
         """A session call was answered."""
         method = call.method if call.method in _METHODS else "other"
-        self._calls.labels("peer" if call.hop else "application", method, result_of(reply)).inc()
+        labels = ("peer" if call.hop else "application", method, result_of(reply))
+        counter = self._answers.get(labels)
+        if counter is None:  # ``labels()`` takes as long as the rest of this method
+            counter = self._answers[labels] = self._calls.labels(*labels)
+        counter.inc()
 
     def committed(self, writes: int, seconds: float) -> None:
         """A batch was committed."""

@@ -17,7 +17,8 @@ from functools import partial
 from aiohttp import web
 
 from understudy.proxy.health.health_port import Patient, Question, open_health_port
-from understudy.proxy.http.requests import Expose, Status
+from understudy.proxy.http.requests import MAX_BODY, Expose, Status
+from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.ownership.drain import BEGIN_TIMEOUT, DrainApi
 from understudy.proxy.peers.peer_api import Answers, peer_app
 from understudy.proxy.peers.peer_client import PeerClient
@@ -185,11 +186,15 @@ async def _open_redis(
 
 def _session_side(assembled: Assembled, guard: SidecarSecurity, status: Status) -> web.Application:
     sidecar = assembled.sidecar
-    app = session_app(sidecar.service, status, guard.tokens)
+    app = session_app(sidecar.service, status, guard.tokens, partial(_most_bytes, sidecar.pool))
     own = partial(built_in_checks, sidecar.check, sidecar.reads, sidecar.copies.replica, sidecar.loop_lag)
     ChecksApi(sidecar.checks, own, assembled.changed).add_to(app)
     DrainApi(sidecar.drain, lambda: sidecar.check.listening).add_to(app)
     return app
+
+
+def _most_bytes(pool: PoolView) -> int:
+    return pool.spec.limits.session_bytes if pool.spec else MAX_BODY
 
 
 def _peer_side(

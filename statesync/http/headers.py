@@ -19,6 +19,9 @@ TTL_HEADER = "understudy-ttl"
 CONSISTENCY_HEADER = "understudy-consistency"
 DURABILITY_HEADER = "understudy-durability"
 
+CONSISTENCIES = ("linearizable", "stale")
+DURABILITIES = ("sync", "async")
+
 SESSION_HEADERS = (CALLER_HEADER, TTL_HEADER, CONSISTENCY_HEADER, DURABILITY_HEADER)
 """Our headers that a session call may have. Add new ones here: the session API drops all others."""
 

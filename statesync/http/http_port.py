@@ -32,6 +32,7 @@ _TITLES = {
 }
 _READING = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _OWN_SITE = frozenset({"none", "same-origin"})
+_NONE: frozenset[str] = frozenset()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -77,8 +78,7 @@ def _guard(opens: frozenset[str]) -> Middleware:
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not _is_text(request):
             return _problem(400, "bad-request", "the path and the values of headers must be UTF-8")
-        codings = codings_of(request)
-        if codings - opens:
+        if codings_of(request) - opens:
             return _problem(415, "encoded-body", "send the body as it is, without Content-Encoding")
         if request.method not in _READING and from_a_page(request):
             detail = "the call has an Origin or Sec-Fetch-Site header, so a browser's page sent it"
@@ -100,6 +100,8 @@ def _guard(opens: frozenset[str]) -> Middleware:
 def codings_of(request: web.Request) -> frozenset[str]:
     """The content codings of the request's body, without ``identity``, in lower case."""
     values = request.headers.getall("Content-Encoding", ())
+    if not values:
+        return _NONE
     return frozenset(one.strip().lower() for value in values for one in value.split(",")) - {"", "identity"}
 
 
@@ -113,8 +115,8 @@ def from_a_page(request: web.Request) -> bool:
 
 def _is_text(request: web.Request) -> bool:
     """Whether all text in the request's head is UTF-8. aiohttp passes other bytes on as surrogates."""
-    texts = (request.raw_path, *(value for value in request.headers.values()))
-    return all(text.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in text) for text in texts)
+    text = request.raw_path + "".join(request.headers.values())
+    return text.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
 def _problem(status: int, kind: str, detail: str) -> web.Response:

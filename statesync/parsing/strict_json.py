@@ -16,9 +16,25 @@ def read_json(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
             text of a ``json.JSONDecodeError`` does not quote the content.
     """
     try:
-        return json.loads(body, parse_float=finite, parse_constant=no_constant)
+        return _DECODER.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def json_fault(body: bytes) -> str:
+    """What keeps :func:`read_json` from reading ``body``, without quoting it; '' if nothing does."""
+    try:
+        read_json(body)
+    except ValueError as error:
+        return described(error)
+    return ""
+
+
+def described(error: ValueError) -> str:
+    """An error of :func:`read_json`, without the content that it may quote."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg}, line {error.lineno}, column {error.colno}"
+    return "not UTF-8, nested too deeply, or a number that JSON or a float cannot hold"
 
 
 def whole_number(text: str, most: int) -> int | None:
@@ -40,3 +56,6 @@ def finite(text: str) -> float:
 def no_constant(name: str) -> NoReturn:
     """Refuse ``NaN`` and ``Infinity``, which Python's reader accepts as numbers."""
     raise ValueError(f"{name} is no JSON")
+
+
+_DECODER = json.JSONDecoder(parse_float=finite, parse_constant=no_constant)

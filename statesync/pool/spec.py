@@ -3,13 +3,15 @@
 :mod:`understudy.statesync.pool.spec_reader` reads a spec and explains what is wrong with it.
 """
 
+import functools
 import json
 import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from understudy.statesync.pool.slots import DEFAULT_SLOTS, MAX_SLOTS
+from understudy.statesync.pool.session_key import SessionKey
+from understudy.statesync.pool.slots import DEFAULT_SLOTS, MAX_SLOTS, SlotRule, StoreKeys, slot_of, slot_rule
 from understudy.statesync.pool.spec_tcp import MAX_TCP_SLOTS, Tcp, with_tcp_defaults
 from understudy.telemetry.timing.duration import parse_duration
 
@@ -47,21 +49,6 @@ class SpecError(ValueError):
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SessionKey(_Strict):
-    """Where the session key is found: in one header, in one cookie or, in a TCP pool, in the client's address."""
-
-    header: Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")] | None = None
-    cookie: Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")] | None = None
-
-    source_address: Literal[True] | None = None
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> "SessionKey":
-        if sum(source is not None for source in (self.header, self.cookie, self.source_address)) != 1:
-            raise ValueError("name either a header or a cookie (or source_address: true in a pool with protocol: tcp)")
-        return self
 
 
 class MemberSpec(_Strict):
@@ -151,12 +138,14 @@ class Retries(_Strict):
     """How often Envoy repeats requests that may be repeated, and how many repeats may run at once per order of members.
 
     ``hedge_ms``: a request that may be repeated and has no answer after this time is sent to the next member as well,
-    and the first answer counts; 0: never.
+    and the first answer counts; 0: never. ``hedge``: with ``measured`` Envoy waits at least as long as 99 % of the
+    pool's answers took in the last minute, with ``fixed`` always ``hedge_ms``.
     """
 
     attempts: Annotated[int, Field(ge=0, le=10)] = 3
     at_once: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
     hedge_ms: Annotated[int, Field(ge=0, le=60_000)] = 300
+    hedge: Literal["measured", "fixed"] = "measured"
 
 
 class HealthChecks(_Strict):
@@ -224,7 +213,7 @@ class CheckSpec(_Strict):
 
 
 class PoolSpec(_Strict):
-    """One pool. ``slots`` is fixed for the life of the pool; all other keys may be changed at any time."""
+    """One pool. ``slots`` and :attr:`slot_rule` are fixed for its life; all other keys may be changed at any time."""
 
     pool: Name
     mode: Literal["load_sharing", "active_standby"] = "load_sharing"
@@ -277,11 +266,35 @@ class PoolSpec(_Strict):
         return self
 
     @model_validator(mode="after")
+    def _one_rule_for_each_key(self) -> "PoolSpec":
+        seen: dict[str, StoreKeys] = {}
+        for store in (store for key in self.session_key for store in key.stores()):
+            if seen.setdefault(store.prefix, store) != store:
+                raise ValueError(
+                    f"session_key: two entries have the prefix {store.prefix!r}, with different suffixes or transforms"
+                )
+        if sum(bool(key.generated) for key in self.session_key) > 1:
+            raise ValueError("session_key: one generated cookie is enough; rails, laravel, aspnet and gorilla share it")
+        return self
+
+    @model_validator(mode="after")
     def _distinct_checks(self) -> "PoolSpec":
         names = [check.name for check in self.checks]
         if len(set(names)) < len(names):
             raise ValueError("checks: every check needs a name of its own")
         return self
+
+    @functools.cached_property
+    def slot_rule(self) -> SlotRule | None:
+        """Which part of a stored key is hashed; None: every key is hashed as it is."""
+        if all(key.redis_prefixes is None for key in self.session_key):
+            return None
+        return slot_rule({store for key in self.session_key for store in key.stores()})
+
+    def slot_of_key(self, key: str) -> int:
+        """The slot of a stored session key, by the session API or by Redis's protocol."""
+        rule = self.slot_rule
+        return slot_of(key if rule is None else rule.hashed_text(key), self.slots)
 
     def encode(self) -> bytes:
         """The spec as it is stored in etcd: JSON with every default."""
@@ -295,8 +308,28 @@ def refuse_contradiction(running: PoolSpec, wanted: PoolSpec) -> None:
             f"slots: the running pool {running.pool!r} has {running.slots} slots and the new spec says {wanted.slots}; "
             "the number is fixed for the life of a pool (keep it, or make a new pool)"
         )
+    if running.slot_rule != wanted.slot_rule:
+        raise SpecError(
+            "session_key: redis_prefixes, redis_suffixes and transform (presets have them too) decide the slots of "
+            f"stored sessions. The running pool {running.pool!r} has {_rule_said(running)}, and the new spec says "
+            f"{_rule_said(wanted)}; they are fixed for the life of a pool (keep them, or make a new pool); headers, "
+            "cookies and patterns may change"
+        )
     if (running.tcp is None) != (wanted.tcp is None):
         raise SpecError(
             f"protocol: the running pool {running.pool!r} has {running.protocol} and the new spec says "
             f"{wanted.protocol}; a pool stays with tcp, or without, for life (keep it, or make a new pool)"
         )
+
+
+def _rule_said(spec: PoolSpec) -> str:
+    """The slot rule in the words of a spec."""
+    rule = spec.slot_rule
+    if rule is None:
+        return "none"
+    stores = [
+        f"{store.prefix!r}{f' to {list(store.suffixes)}' if store.suffixes else ''}"
+        f"{f' in {store.transform}' if store.transform else ''}"
+        for store in rule.stores
+    ]
+    return ", ".join(stores) or "redis_prefixes: []"

@@ -23,7 +23,7 @@ def spec_schema() -> Schema:
     """The schema of a pool spec."""
     made = _plain(PoolSpec.model_json_schema())
     parts = made.pop("$defs")
-    parts["SessionKey"] |= _one_of({"header": _TEXT, "cookie": _TEXT, "source_address": _TRUE})
+    parts["SessionKey"] |= _SESSION_KEY
     parts["SessionKey"]["properties"]["header"]["not"] = {"type": "string", "pattern": _lost_at_the_front()}
     parts["CheckSpec"] |= _one_of({"http": _TEXT, "command": {"minItems": 1}})
     parts["Tcp"] |= {"if": _has("ping", _TEXT), "then": _has("pong", _TEXT)}
@@ -75,6 +75,20 @@ def _lost_at_the_front() -> str:
 
 
 _NOTHING: Schema = {"type": "null"}
+_SESSION_KEY: Schema = {
+    "if": _has("preset", _TEXT),
+    "then": {"properties": {"header": _NOTHING, "source_address": _NOTHING, "cookie": _TEXT}},
+    "else": {
+        **_one_of({"header": _TEXT, "cookie": _TEXT, "source_address": _TRUE}),
+        "allOf": [
+            {"if": {"anyOf": [_has(key, what) for key, what in about.items()]}, "then": _has(needed, {"type": kind})}
+            for about, needed, kind in (
+                ({"pattern": _TEXT, "generated": _TRUE}, "cookie", "string"),
+                ({"redis_suffixes": {"minItems": 1}, "transform": _TEXT}, "redis_prefixes", "array"),
+            )
+        ],
+    },
+}
 _TCP: Schema = {
     "properties": {
         "slots": {"maximum": MAX_TCP_SLOTS},

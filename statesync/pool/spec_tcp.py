@@ -20,7 +20,10 @@ _DEFAULTS: dict[str, Any] = {
     "health_checks": {"interval_ms": 250, "timeout_ms": 500, "failures": 2},
     "timeouts": {"idle_seconds": 3600},
 }
-MEANS_NOTHING = {"timeouts": {"request_seconds", "keep_alive_ms", "ping_ms"}, "retries": {"at_once", "hedge_ms"}}
+MEANS_NOTHING = {
+    "timeouts": {"request_seconds", "keep_alive_ms", "ping_ms"},
+    "retries": {"at_once", "hedge", "hedge_ms"},
+}
 """Keys for requests, which the spec of a TCP pool must not have."""
 
 

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from understudy.statesync.parsing.strict_json import read_json
+from understudy.statesync.parsing.strict_json import described, read_json
 
 JSON_TYPE = "application/json"
 MERGE_PATCH_TYPE = "application/merge-patch+json"
@@ -31,12 +31,8 @@ def patched(body: bytes, patch: bytes) -> bytes:
 def _patched(body: bytes, patch: bytes) -> bytes:
     try:
         changes = read_json(patch)
-    except json.JSONDecodeError as error:
-        where = f"{error.msg}, line {error.lineno}, column {error.colno}"
-        raise CannotPatch("not-json", f"the merge patch is not JSON: {where}") from None
-    except ValueError:
-        detail = "the merge patch is not JSON: not UTF-8, too deep, or a number too large"
-        raise CannotPatch("not-json", detail) from None
+    except ValueError as error:
+        raise CannotPatch("not-json", f"the merge patch is not JSON: {described(error)}") from None
     try:
         target = read_json(body) if body else {}
     except ValueError:

@@ -6,8 +6,9 @@ without requests is known by Envoy's uptime, which every report has; without an 
 other senders are refused, since nothing here reads them.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -22,6 +23,7 @@ from understudy.telemetry.otlp.otlp_json import first, objects, parse_into, pars
 from understudy.telemetry.otlp.spans import MAX_NS, MAX_TEXT, mapping
 from understudy.telemetry.tracing.names import (
     COUNT_DROPPED,
+    COUNT_DURATION,
     COUNT_FAILED,
     COUNT_KEYLESS,
     COUNT_REQUESTS,
@@ -38,6 +40,8 @@ FINE_NS = 2 * COUNT_SECONDS * 10**9
 """The longest period that tells something of a single moment; longer ones were put together from many."""
 MOST_MEMBERS = 2_000
 """Points of one metric that are read, one per member."""
+MOST_BUCKETS = 64
+MAX_MS = 86_400_000.0
 _GROUPS = ("resourceMetrics", "resource_metrics")
 _YEAR_2000_NS = 946_684_800 * 10**9
 
@@ -66,13 +70,14 @@ class FrontCount:
     """What the Envoy ``node`` counted in a period besides: nothing of it is stored.
 
     ``keyless`` of ``requests`` had no session key. ``unreached``: of which members how many health checks failed on the
-    network.
+    network. ``durations``: how many answers took at most so many ms, and longer than the next smaller number.
     """
 
     node: str
     requests: int
     keyless: int
     unreached: Mapping[str, int]
+    durations: Mapping[float, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,19 +116,22 @@ def _periods(groups: Iterable[ResourceMetrics]) -> PeriodBatch:
         node, pool = str(resource.get(NODE_NAME) or "")[:MAX_TEXT], str(resource.get(POOL) or "")[:MAX_TEXT]
         points: dict[str, NumberDataPoint] = {}
         unreached: dict[str, int] = {}
+        durations: dict[float, int] = {}
         for metric in (metric for scope in group.scope_metrics for metric in scope.metrics):
             fault = _fault(metric, node)
             if fault:
                 refused, reason = refused + 1, reason or fault
             elif metric.name == COUNT_UNREACHED:
                 unreached |= _by_member(metric)
+            elif metric.name == COUNT_DURATION:
+                durations |= _durations(metric)
             else:
                 points[metric.name] = _points(metric)[0]
         if points:
             kept.append(replace(_period(node, points), pool=pool))
-        if points or unreached:
+        if points or unreached or durations:
             requests, keyless = _count(points, COUNT_REQUESTS), _count(points, COUNT_KEYLESS)
-            fronts.append(FrontCount(node, requests, keyless, unreached))
+            fronts.append(FrontCount(node, requests, keyless, unreached, durations))
     return PeriodBatch(tuple(kept), refused, reason, tuple(fronts))
 
 
@@ -133,6 +141,8 @@ def _fault(metric: Metric, node: str) -> str:
         return f"only {', '.join(METRICS)} are kept"
     if not node:
         return f"the resource has no {NODE_NAME}"
+    if metric.name == COUNT_DURATION:
+        return _fault_of_durations(metric)
     points = _points(metric)
     sound = all(0 < point.time_unix_nano <= MAX_NS and 0 <= point.as_int <= MAX_NS for point in points)
     if not sound or not 0 < len(points) <= (MOST_MEMBERS if metric.name == COUNT_UNREACHED else 1):
@@ -141,6 +151,28 @@ def _fault(metric: Metric, node: str) -> str:
     if metric.name != COUNT_UPTIME and not (metric.HasField("sum") and delta):
         return f"{metric.name} must be a sum of deltas"
     return ""
+
+
+def _fault_of_durations(metric: Metric) -> str:
+    points = list(metric.histogram.data_points)
+    if metric.histogram.aggregation_temporality != AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA:
+        return f"{metric.name} must be a histogram of deltas"
+    if len(points) != 1 or not 0 < len(points[0].explicit_bounds) <= MOST_BUCKETS:
+        return f"{metric.name} must have one point with 1 to {MOST_BUCKETS} bounds"
+    bounds, counts = list(points[0].explicit_bounds), points[0].bucket_counts
+    rising = bounds == sorted(set(bounds)) and bounds[0] > 0 and bounds[-1] <= MAX_MS
+    if not rising or len(counts) != len(bounds) + 1 or max(counts) > MAX_NS:
+        return f"{metric.name} must have rising bounds in ms, and a count for each"
+    return ""
+
+
+def _durations(metric: Metric) -> dict[float, int]:
+    """The counts of a histogram by the upper bound of their bucket; the last one has no bound, and gets the last."""
+    (point,) = metric.histogram.data_points
+    found: Counter[float] = Counter()
+    for bound, count in zip([*point.explicit_bounds, point.explicit_bounds[-1]], point.bucket_counts, strict=True):
+        found[bound] += count
+    return dict(+found)
 
 
 def _points(metric: Metric) -> list[NumberDataPoint]:

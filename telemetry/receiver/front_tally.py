@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from understudy.telemetry.otlp.counts import FrontCount
 from understudy.telemetry.otlp.logs import StoredLog
+from understudy.telemetry.receiver.answer_times import AnswerTimes
 from understudy.telemetry.tracing.names import ATTEMPTS, CLUSTER, COUNT_SECONDS, FLAGS, HOST, HTTP_STATUS, NODE_NAME
 
 WINDOW_SECONDS = 300.0
@@ -54,10 +55,14 @@ class FrontTally:
 
     Args:
         now: monotonic time in seconds.
+        on_answer_time: called with the time in ms within which nearly all answers came, whenever Envoys have reported
+            enough of them.
     """
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], float], on_answer_time: Callable[[int], None] = lambda _: None) -> None:
         self.totals: Counter[Kind] = Counter()
+        self._on_answer_time = on_answer_time
+        self._answer_times = AnswerTimes()
         self._now = now
         self._counts: dict[tuple[str, str, Kind], deque[tuple[float, int]]] = {}
         self._unreached: dict[tuple[str, str], _Run] = {}
@@ -71,6 +76,10 @@ class FrontTally:
             self._add(node, "", Kind.KEYLESS, front.keyless, now)
             for member in front.unreached:
                 self._note_unreached(node, member[:_MOST_NAME], now)
+            if front.durations:
+                self._answer_times.add(front.durations, now)
+        if self._answer_times.within_ms is not None:
+            self._on_answer_time(self._answer_times.within_ms)
 
     def reported(self, records: Iterable[StoredLog]) -> None:
         """Envoys reported requests that failed or were repeated; records of other things are left out."""

@@ -153,10 +153,19 @@ ATTRIBUTES: Final = (
 COUNT_REQUESTS: Final = "understudy.requests"
 COUNT_FAILED: Final = "understudy.requests.failed"
 COUNT_KEYLESS: Final = "understudy.requests.keyless"
+COUNT_DURATION: Final = "understudy.requests.duration"
 COUNT_UNREACHED: Final = "understudy.member.unreached"
 COUNT_DROPPED: Final = "understudy.reports.dropped"
 COUNT_UPTIME: Final = "understudy.uptime"
-METRICS: Final = (COUNT_REQUESTS, COUNT_FAILED, COUNT_KEYLESS, COUNT_UNREACHED, COUNT_DROPPED, COUNT_UPTIME)
+METRICS: Final = (
+    COUNT_REQUESTS,
+    COUNT_FAILED,
+    COUNT_KEYLESS,
+    COUNT_DURATION,
+    COUNT_UNREACHED,
+    COUNT_DROPPED,
+    COUNT_UPTIME,
+)
 COUNT_SECONDS: Final = 5
 KEYLESS_ROUTES: Final = "keyless"
 """What the statistics of routes for requests without a session key are called in Envoy."""

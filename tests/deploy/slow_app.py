@@ -1,6 +1,7 @@
 """An application for tests that takes its time: ``POST /slow`` answers only when ``POST /go`` was called.
 
-``GET /`` tells the member's name and how many slow requests it holds. Nothing is kept in a session.
+``GET /page`` takes half a second. ``GET /`` tells the member's name, how many slow requests it holds and how many pages
+it has made. Nothing is kept in a session.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ from aiohttp import web
 
 GO = web.AppKey("go", asyncio.Event)
 HELD = web.AppKey("held", list)
+PAGES = web.AppKey("pages", list)
 
 
 async def slow(request: web.Request) -> web.Response:
@@ -18,8 +20,15 @@ async def slow(request: web.Request) -> web.Response:
     return web.Response()
 
 
+async def page(request: web.Request) -> web.Response:
+    request.app[PAGES].append(request)
+    await asyncio.sleep(0.5)
+    return web.Response()
+
+
 async def about(request: web.Request) -> web.Response:
-    return web.json_response({"member": os.environ["UNDERSTUDY_MEMBER"], "held": len(request.app[HELD])})
+    held, pages = len(request.app[HELD]), len(request.app[PAGES])
+    return web.json_response({"member": os.environ["UNDERSTUDY_MEMBER"], "held": held, "pages": pages})
 
 
 async def go(request: web.Request) -> web.Response:
@@ -37,7 +46,8 @@ async def prepare(app: web.Application) -> None:
 
 if __name__ == "__main__":
     app = web.Application()
-    app[HELD] = []
+    app[HELD], app[PAGES] = [], []
     app.on_startup.append(prepare)
     app.add_routes([web.post("/slow", slow), web.get("/", about), web.post("/go", go), web.get("/healthz", healthz)])
+    app.add_routes([web.get("/page", page)])
     web.run_app(app, host=os.environ["HOST"], port=int(os.environ["PORT"]), print=None, access_log=None)

@@ -31,7 +31,7 @@ from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.spec_reader import parse_spec
 
 PRIVATE = "UNDERSTUDY_TEST_PRIVATE_NETWORK"
-SPEC = "pool: lists\nslots: 24\nsession_ttl: 3600\ntakeover: {takeover}\n"
+SPEC = "pool: lists\nslots: 24\nsession_ttl: 3600\ntakeover: {takeover}\nretries: {{hedge: fixed}}\n"
 APP = f"{sys.executable} -m tests.faults.lists_app"
 PARTS = ("app", "sidecar")
 

@@ -139,7 +139,11 @@ class Admin:
                     {"why": hold.why, "seconds": round(max(hold.until - self._now(), 0) / 1e9, 1)}
                     for hold in (controller.leader.damping.holds() if leadership.is_leader else [])
                 ],
-                "xds": {"publications": controller.publisher.publications, "fault": controller.publisher.fault},
+                "xds": {
+                    "publications": controller.publisher.publications,
+                    "fault": controller.publisher.fault,
+                    "answer_ms": cluster.answer_ms if cluster else None,
+                },
                 "members": members_view(cluster, controller.detector, self._now()) if cluster else [],
                 "missing": [
                     {"member": member, "cause": cause, "seconds": round(seconds)}

@@ -144,7 +144,7 @@ with _without_pydantic():
         HttpProtocolOptionsExplicitHttpConfig,
         HttpProtocolOptionsUseDownstreamHttpConfig,
     )
-    from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
+    from envoy_data_plane.envoy.type.matcher.v3 import RegexMatchAndSubstitute, RegexMatcher, StringMatcher
     from envoy_data_plane.envoy.type.v3 import FractionalPercent, Int64Range, Percent
     from envoy_data_plane.google.protobuf import Any, Struct, Value
     from envoy_data_plane.opentelemetry.proto.common.v1 import AnyValue, KeyValue, KeyValueList

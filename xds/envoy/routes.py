@@ -1,8 +1,9 @@
 """The routes of a pool: which slot a request belongs to, and what may be repeated when a member dies.
 
 Promises: a session key in the pool's header or cookie picks the entry ``understudy.statesync.pool.slots.slot_of(key,
-slots)`` of the weighted clusters, and a request that may already have had an effect is repeated only if
-that is harmless. Leaves the clusters themselves to :mod:`understudy.xds.envoy.resources`.
+slots)`` of the weighted clusters, where the key is the group of the cookie's pattern if it has one. A request that may
+already have had an effect is repeated only if that is harmless. Leaves the clusters themselves to
+:mod:`understudy.xds.envoy.resources`, and where a request has its key to :mod:`understudy.xds.envoy.key_sources`.
 
 A change of one slot's order changes only one entry among hundreds, and encoding an entry in Python takes
 some 40 us. So each distinct entry is encoded once and the list is put together from bytes; the encodings of
@@ -16,12 +17,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from understudy.statesync.http.headers import APPLICATION_HEADERS
-from understudy.statesync.pool.spec import Retries, SessionKey, Timeouts
+from understudy.statesync.pool.session_key import SessionKey
+from understudy.statesync.pool.spec import Retries, Timeouts
 from understudy.statesync.sessions.request_log import REQUEST_HEADER
 from understudy.telemetry.tracing.names import KEYLESS_ROUTES
+from understudy.xds.envoy.key_sources import KeySource, key_sources
 from understudy.xds.envoy.messages import (
     Any,
-    CookieMatcher,
     HeaderMatcher,
     HeaderValue,
     HeaderValueOption,
@@ -36,9 +38,6 @@ from understudy.xds.envoy.messages import (
     RetryPolicyRetryPriority,
     Route,
     RouteAction,
-    RouteActionHashPolicy,
-    RouteActionHashPolicyCookie,
-    RouteActionHashPolicyHeader,
     RouteActionMaxStreamDuration,
     RouteConfiguration,
     RouteMatch,
@@ -83,6 +82,10 @@ _WISHES_OF_CALLERS = (
 """Headers by which a caller that Envoy trusts for its address could have a plain POST repeated. Whom it trusts is the
 listener's business, and in a mesh that is not ours."""
 
+_ROUTING_COOKIE_VALUE = "%UNIQUE_ID%"
+"""A random UUID. The cookie that Envoy's own hash policy would set is a hash of addresses, from which they can be found
+by trying; and Envoy does not set it where the hash chooses among clusters."""
+
 # Field numbers in route.proto and route_components.proto, for what is put together from bytes.
 _CONFIGURATION_VIRTUAL_HOSTS = 2
 _VIRTUAL_HOST_ROUTES = 3
@@ -108,10 +111,10 @@ class Terms:
 def route_configuration(*, name: str, terms: Terms, slot_clusters: Sequence[str], any_cluster: str) -> bytes:
     """The encoded ``RouteConfiguration`` of a pool.
 
-    Routes are tried in order: without and with a session key, and in each case first what must not be
-    repeated once it is on the wire, then the rest. "Without a key" and "not repeatable" are conjunctions of
-    absent things, which a route can match; their opposites are what is left over. gRPC, where there is any, comes
-    before the rest of each kind.
+    Routes are tried in order: for each cookie with a pattern the requests that it matches, then requests without a
+    session key, then those with one; and in each case first what must not be repeated once it is on the wire, then the
+    rest. "Without a key" and "not repeatable" are conjunctions of absent things, which a route can match; their
+    opposites are what is left over. gRPC, where there is any, comes before the rest of each kind.
 
     Args:
         name: of the route configuration.
@@ -152,15 +155,19 @@ def ordered_route_configuration(
     return _configuration(host, frames, to_any, slots)
 
 
-_Frames = tuple[tuple[bytes, bytes], ...]
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """An encoded route and its action, which still lacks its clusters: those of all slots if ``keyed``, else any."""
+
+    route: bytes
+    action: bytes
+    keyed: bool
 
 
-def _configuration(host: VirtualHost, frames: tuple[_Frames, _Frames], to_any: bytes, to_slot: bytes) -> bytes:
+def _configuration(host: VirtualHost, frames: Sequence[_Frame], to_any: bytes, to_slot: bytes) -> bytes:
     """The routes put together: ``to_any`` and ``to_slot`` are the encoded clusters of their actions."""
     routes = [
-        head + delimited(_ROUTE_ACTION, action + clusters)
-        for kind, clusters in zip(frames, (to_any, to_slot), strict=True)
-        for head, action in kind
+        frame.route + delimited(_ROUTE_ACTION, frame.action + (to_slot if frame.keyed else to_any)) for frame in frames
     ]
     # Applications and clients are told how often a request was sent: an answer of a second member is no move.
     host.domains = ["*"]
@@ -196,31 +203,34 @@ _PLAIN = (
 
 
 @functools.lru_cache(maxsize=256)
-def _frames(terms: Terms, *, by_priority: bool) -> tuple[_Frames, _Frames]:
-    """What of the routes does not depend on clusters, encoded: the routes without a session key, and those with one.
+def _frames(terms: Terms, *, by_priority: bool) -> tuple[_Frame, ...]:
+    """What of the routes does not depend on clusters, encoded, in order.
 
-    Of each the route and its action, which still lacks its clusters. ``by_priority``: the members of a slot are
-    priorities of its cluster.
+    ``by_priority``: the members of a slot are priorities of its cluster.
     """
-    headers, cookies = _keyless(terms.session_key)
     kinds = (*(_GRPC if terms.grpc else ()), *_PLAIN)
+    return tuple(
+        _frame(group, kind, terms, by_priority=by_priority)
+        for group in key_sources(terms.session_key)
+        for kind in kinds
+    )
 
-    def match_of(kind: _Kind) -> RouteMatch:
-        once = _not_repeatable() if kind.once else []
-        return RouteMatch(prefix="/", headers=once, grpc=RouteMatchGrpcRouteMatchOptions() if kind.grpc else None)
 
-    def to_any(kind: _Kind) -> tuple[bytes, bytes]:
-        match = match_of(kind)
-        match.headers, match.cookies = [*headers, *match.headers], cookies
-        route = Route(name=f"keyless{kind.suffix}", stat_prefix=KEYLESS_ROUTES, match=match)
-        return bytes(route), bytes(_action(terms, kind, by_priority=False))
-
-    def to_slot(kind: _Kind) -> tuple[bytes, bytes]:
-        action = _action(terms, kind, by_priority=by_priority)
-        action.hash_policy = _hash_policy(terms.session_key)
-        return bytes(Route(name=f"keyed{kind.suffix}", match=match_of(kind))), bytes(action)
-
-    return tuple(map(to_any, kinds)), tuple(map(to_slot, kinds))
+def _frame(group: KeySource, kind: _Kind, terms: Terms, *, by_priority: bool) -> _Frame:
+    keyed = bool(group.policies)
+    match = RouteMatch(
+        prefix="/",
+        headers=[*group.headers, *(_not_repeatable() if kind.once else [])],
+        cookies=list(group.cookies),
+        grpc=RouteMatchGrpcRouteMatchOptions() if kind.grpc else None,
+    )
+    route = Route(name=f"{group.name}{kind.suffix}", match=match, stat_prefix="" if keyed else KEYLESS_ROUTES)
+    if group.sets and not kind.grpc:
+        cookie = f"{group.sets}={_ROUTING_COOKIE_VALUE}; Path=/; HttpOnly; SameSite=Lax"
+        route.response_headers_to_add = [HeaderValueOption(header=HeaderValue(key="set-cookie", value=cookie))]
+    action = _action(terms, kind, by_priority=by_priority and keyed)
+    action.hash_policy = list(group.policies)
+    return _Frame(bytes(route), bytes(action), keyed)
 
 
 def _action(terms: Terms, kind: _Kind, *, by_priority: bool) -> RouteAction:
@@ -244,44 +254,12 @@ def _action(terms: Terms, kind: _Kind, *, by_priority: bool) -> RouteAction:
     return action
 
 
-def _keyless(session_key: tuple[SessionKey, ...]) -> tuple[list[HeaderMatcher], list[CookieMatcher]]:
-    """What a request without any session key matches.
-
-    A header counts as present even if empty, a cookie only with a value: that is when Envoy's hash policy
-    finds one.
-    """
-    headers = [
-        HeaderMatcher(name=source.header.lower(), present_match=True, invert_match=True)
-        for source in session_key
-        if source.header
-    ]
-    some_value = StringMatcher(safe_regex=RegexMatcher(regex=".+"))
-    cookies = [
-        CookieMatcher(name=source.cookie, string_match=some_value, invert_match=True)
-        for source in session_key
-        if source.cookie
-    ]
-    return headers, cookies
-
-
 def _not_repeatable() -> list[HeaderMatcher]:
     """What a request matches that must not be sent again once a member may have seen it (RFC 9110, 9.2.2)."""
     methods = StringMatcher(safe_regex=RegexMatcher(regex=REPEATABLE_METHODS))
     return [
         HeaderMatcher(name=":method", string_match=methods, invert_match=True),
         HeaderMatcher(name=IDEMPOTENCY_KEY, present_match=True, invert_match=True),
-    ]
-
-
-def _hash_policy(session_key: tuple[SessionKey, ...]) -> list[RouteActionHashPolicy]:
-    """One terminal policy per source, so that the first one present decides alone."""
-    return [
-        RouteActionHashPolicy(
-            header=RouteActionHashPolicyHeader(header_name=source.header.lower()) if source.header else None,
-            cookie=RouteActionHashPolicyCookie(name=source.cookie) if source.cookie else None,
-            terminal=True,
-        )
-        for source in session_key
     ]
 
 

@@ -33,6 +33,7 @@ class ClusterState:
         offline: the sites that an operator wants out of service.
         cut_off: the members that are DOWN only because they cannot reach etcd.
         late: whether most members that beat here are too busy to answer soon.
+        answer_ms: nearly all answers came within this time, as far as Envoys report here.
     """
 
     spec: PoolSpec
@@ -47,6 +48,7 @@ class ClusterState:
     offline: frozenset[str] = frozenset()
     cut_off: frozenset[str] = frozenset()
     late: bool = False
+    answer_ms: int = 0
 
     def state(self, member: str) -> MemberState:
         """The member's state as it counts for slots: on an offline site it is DRAINING, even before it knows."""
@@ -152,7 +154,9 @@ def _serves(state: MemberState, placed: bool, owning: bool) -> bool:
 
 def pool_view(cluster: ClusterState) -> RoutingView:
     """What Envoy gets."""
-    return RoutingView(cluster.spec, endpoints(cluster), orders_for_envoy(cluster), late=cluster.late)
+    return RoutingView(
+        cluster.spec, endpoints(cluster), orders_for_envoy(cluster), late=cluster.late, answer_ms=cluster.answer_ms
+    )
 
 
 def candidates(cluster: ClusterState) -> list[Candidate]:

@@ -21,6 +21,10 @@ from understudy.xds.membership.member_health import Death, MemberBoot
 logger = logging.getLogger(__name__)
 
 
+UNKNOWN_ANSWER_MS = 1000
+"""How long answers may take as long as front Envoys have not reported enough of them."""
+
+
 class StateBuilder:
     """Follows one pool; :meth:`current` costs little while nothing has changed.
 
@@ -39,6 +43,7 @@ class StateBuilder:
         self._detector = detector
         self._wall = wall
         self._remembered: dict[str, Member] = {}
+        self._answer_ms = UNKNOWN_ANSWER_MS
         self._built: ClusterState | None = None
 
     @property
@@ -79,6 +84,13 @@ class StateBuilder:
         """The health of a member has changed: the next :meth:`current` builds the state anew."""
         self._built = None
 
+    def answers_took(self, within_ms: int) -> bool:
+        """Envoys reported that nearly all answers came within this time. Whether that is new."""
+        if within_ms == self._answer_ms:
+            return False
+        self._answer_ms, self._built = within_ms, None
+        return True
+
     def current(self) -> ClusterState | None:
         """The pool as it is now; None while there is no spec or the informer has brought nothing yet."""
         if self.spec is None or not self.revision:
@@ -115,6 +127,7 @@ class StateBuilder:
             beating=frozenset(who for who, health in self._detector.members.items() if health.beating),
             cut_off=frozenset(name for name, member in members.items() if self._cut_off(member)),
             late=self._detector.most_late,
+            answer_ms=self._answer_ms,
         )
 
     def _cut_off(self, member: Member) -> bool:

@@ -31,12 +31,13 @@ class Topology:
     addresses: Mapping[str, Endpoint]
     orders: Sequence[tuple[str, ...]]
     late: bool
+    answer_ms: int
 
 
 def topology_of(view: RoutingView) -> Topology:
     """The topology of a view."""
     addresses = {name: replace(one, healthy=True) for name, one in view.members.items()}
-    return Topology(view.spec, addresses, view.orders, view.late)
+    return Topology(view.spec, addresses, view.orders, view.late, view.answer_ms)
 
 
 async def ignore_spec(_: PoolSpec) -> None:

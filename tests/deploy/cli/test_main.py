@@ -389,7 +389,35 @@ async def test_explain_answers_no_for_a_session_that_is_not_there(understudy, et
         shown = understudy("explain", key, "--etcd", etcd.endpoint, "--pool", small_pool)
         assert shown.exit_code == 1
         assert "standby" in shown.output
-    assert understudy("explain", "no/key", "--etcd", etcd.endpoint, "--pool", small_pool).exit_code == 2
+
+
+async def test_explain_takes_cookies_headers_and_keys_of_stores_and_says_what_is_hashed(
+    understudy, client, etcd, small_pool
+):
+    keys, session = PoolKeys(small_pool), Session("", b"1", FAR_FUTURE_MS, 2)
+    entries = ({"header": "X-Id"}, {"preset": "express"}, {"preset": "spring"})
+    await client.put(keys.spec, PoolSpec(pool=small_pool, slots=4, session_key=entries).encode())
+    for key in ("sess:-tea", "spring:session:sessions:java"):
+        text = {"sess:-tea": "-tea"}.get(key, "amF2YQ==")
+        await client.put(keys.session(slot_of(text, 4), key), session.encode())
+
+    def explained(given: str) -> tuple[str | None, int | None, str, bool]:
+        shown = understudy("explain", given, "--etcd", etcd.endpoint, "--pool", small_pool, "-o", "json")
+        view = json.loads(shown.output)
+        assert shown.exit_code == (0 if view["session"] else 1)
+        return view["hashed"], view["slot"], view["key"], view["session"] is not None
+
+    for given in ("sess:-tea", "connect.sid=s%3A-tea.signed", "Cookie: a=b; connect.sid=s%3A-tea.x", "x-id: -tea"):
+        expected = "sess:-tea" if given != "x-id: -tea" else given
+        assert explained(given) == ("-tea", slot_of("-tea", 4), expected, expected == "sess:-tea"), given
+    found = ("amF2YQ==", slot_of("amF2YQ==", 4), "spring:session:sessions:java", True)
+    assert explained("SESSION=amF2YQ==") == explained("spring:session:sessions:java") == found
+    for odd in ("-tea", "no/key", "-", "a b|c", "connect=1", "", "[red]", "\udcff{", "café"):
+        assert explained(odd) == (odd, slot_of(odd, 4), odd, False)
+    assert explained("{-tea}:x") == ("-tea", slot_of("-tea", 4), "{-tea}:x", False)
+    assert explained("connect.sid=garbage; b=c") == (None, None, "connect.sid=garbage; b=c", False)
+    shown = understudy("explain", "a=b; connect.sid=c", "--etcd", etcd.endpoint, "--pool", small_pool).output
+    assert "such a request goes to any member" in shown
 
 
 async def test_sessions_lists_the_living(understudy, etcd, small_pool):

@@ -6,6 +6,7 @@ import pytest
 
 from understudy.deploy.common.layout import ControlAddresses, FrontAddresses, Layout, MemberAddresses
 from understudy.deploy.inspect.converged import not_converged
+from understudy.deploy.inspect.hashed_text import HashedText
 from understudy.deploy.inspect.member_views import member_views, order_of
 from understudy.deploy.inspect.traces import condense
 from understudy.deploy.inspect.views import explain_view, failovers_view, ranges, status_view
@@ -85,7 +86,7 @@ def test_a_wanted_active_is_not_counted_before_it_is_one(pool):
 
 
 def test_a_session_that_nobody_made_is_explained_all_the_same(pool):
-    view = explain_view(pool, None, "key", 2, 0)
+    view = explain_view(pool, None, "key", HashedText("a key", "key", ("key",)), 2, 0)
     assert (view["owner"], view["order"], view["session"]) == ("a", ["a", "b"], None)
 
 

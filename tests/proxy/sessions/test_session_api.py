@@ -134,12 +134,16 @@ async def test_bad_requests_get_problem_documents(pool: SidecarPool) -> None:
     for expected, answer in [
         ((400, "bad-key"), await pool.call("a", "PUT", "/no%20spaces", "x")),
         ((400, "bad-request"), await pool.call("a", "PUT", "/k", "x", Understudy_TTL="soon")),
+        ((400, "bad-request"), await pool.call("a", "GET", "/k", Understudy_Consistency="lineraizable")),
+        ((400, "not-json"), await pool.call("a", "PUT", "/k", "{", Content_Type="application/json")),
+        ((400, "not-json"), await pool.call("a", "POST", "", "[" * 50_000, Content_Type="application/a+json")),
         ((404, "no-such-session"), await pool.call("a", "GET", "/absent")),
         ((413, "session-too-large"), await pool.call("a", "PUT", "/k", b"x" * 70_000)),
         ((413, "session-too-large"), await pool.call("a", "PUT", "/k", b"x" * 2_000_000)),
         ((415, "unsupported-patch"), await pool.call("a", "PATCH", "/text", "{}", Content_Type="text/plain")),
         ((422, "not-json"), await pool.call("a", "PATCH", "/text", "{", Content_Type=merge)),
         ((422, "session-not-json"), await pool.call("a", "PATCH", "/text", "{}", Content_Type=merge)),
+        ((404, "no-such-session"), await pool.call("a", "GET", "/k")),
         ((405, "method-not-allowed"), await pool.call("a", "POST", "/k", "x")),
     ]:
         status, headers, body = answer

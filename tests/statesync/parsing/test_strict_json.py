@@ -2,7 +2,7 @@
 
 import pytest
 
-from understudy.statesync.parsing.strict_json import read_json, whole_number
+from understudy.statesync.parsing.strict_json import json_fault, read_json, whole_number
 
 
 def test_json_is_read() -> None:
@@ -13,6 +13,25 @@ def test_json_is_read() -> None:
 def test_what_is_no_json_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - the text is for nobody: it may quote the content
         read_json(text.encode("latin-1"))
+
+
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        (b'{"a": [1, 2.5]}', ""),
+        (b"", "Expecting value, line 1, column 1"),
+        (b'{"secret": 1,\n]', "line 2, column 1"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'"\xff"', "not UTF-8"),
+        (b'["secret", NaN]', "number"),
+        (b"1e400", "number"),
+    ],
+)
+def test_a_fault_says_where_it_is_and_never_quotes_the_content(body: bytes, fault: str) -> None:
+    said = json_fault(body)
+    assert fault in said
+    assert bool(said) == bool(fault)
+    assert "secret" not in said
 
 
 @pytest.mark.parametrize(

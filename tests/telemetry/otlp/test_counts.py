@@ -39,6 +39,48 @@ def test_counts_of_a_period_are_read_in_both_encodings():
     assert read_otlp_metrics_json(MessageToJson(request)).periods == expected
 
 
+def durations(bounds: list[float], counts: list[int], *, temporality: int = DELTA, points: int = 1):
+    """A request with a histogram, as Envoy 1.40 makes it; the last count is of what is above all bounds."""
+    request = export({})
+    metric = request.resource_metrics[0].scope_metrics[0].metrics.add(name="understudy.requests.duration")
+    metric.histogram.aggregation_temporality = temporality
+    for _ in range(points):
+        metric.histogram.data_points.add(explicit_bounds=bounds, bucket_counts=counts)
+    return request
+
+
+def test_how_long_answers_took_is_read_by_bucket():
+    for read, payload in (
+        (read_otlp_metrics, durations([0.5, 10, 250], [7, 0, 2, 1]).SerializeToString()),
+        (read_otlp_metrics_json, MessageToJson(durations([0.5, 10, 250], [7, 0, 2, 1]))),
+    ):
+        batch = read(payload)
+        assert [(front.node, front.durations) for front in batch.fronts] == [("front-1", {0.5: 7, 250.0: 3})]
+        assert (batch.periods, batch.refused) == ((), 0)
+
+
+@pytest.mark.parametrize(
+    ("request_", "why"),
+    [
+        (durations([1], [1, 1], temporality=CUMULATIVE), "histogram of deltas"),
+        (durations([1], [1, 1], points=2), "one point"),
+        (durations([], [1]), "1 to 64 bounds"),
+        (durations(list(range(1, 66)), [1] * 66), "1 to 64 bounds"),
+        (durations([1, 2], [1, 1]), "a count for each"),
+        (durations([2, 1], [1, 1, 1]), "rising bounds"),
+        (durations([0, 1], [1, 1, 1]), "rising bounds"),
+        (durations([float("nan")], [1, 1]), "rising bounds"),
+        (durations([1, float("inf")], [1, 1, 1]), "rising bounds"),
+        (durations([1], [1, 2**63]), "a count for each"),
+        (export({"understudy.requests.duration": 4}), "histogram of deltas"),
+    ],
+)
+def test_a_histogram_that_tells_nothing_is_refused(request_, why):
+    batch = read_otlp_metrics(request_.SerializeToString())
+    assert (batch.fronts, batch.refused) == ((), 1)
+    assert why in batch.reason
+
+
 def test_an_idle_period_is_known_by_the_uptime():
     (idle,) = read_otlp_metrics(export({"understudy.uptime": 60}).SerializeToString()).periods
     assert idle == Period("front-1", EPOCH_NS, EPOCH_NS + 5 * SECOND)

@@ -4,7 +4,7 @@
 
 ``python -m tests.xds.envoy.echo_member NAME PORT NOTES``. ``/wait`` answers only when the file ``NOTES.go`` exists.
 ``/safe-unless`` and ``/fail-unless`` answer 503, with and without ``understudy-retry: safe``, unless the query's
-``member`` is this one.
+``member`` is this one. ``/set-cookie`` sets a cookie.
 """
 
 import os
@@ -39,6 +39,8 @@ def application(name: str, notes: Path) -> web.Application:
             return web.Response(status=503)
         ours = [header.lower() for header in request.headers if "understudy-" in header.lower()]
         told = {"x-body-bytes": str(len(body)), "x-ours": " ".join(sorted(ours))}
+        if request.path == "/set-cookie":
+            told["set-cookie"] = "basket=3"
         return web.Response(text=name, headers=told)
 
     app = web.Application(client_max_size=1 << 24)

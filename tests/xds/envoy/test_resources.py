@@ -157,6 +157,26 @@ def test_a_hedge_waits_longer_where_most_members_are_late_and_no_cluster_changes
     assert build(calm)[CLUSTER] == build(busy)[CLUSTER]
 
 
+@pytest.mark.parametrize(
+    ("retries", "answer_ms", "late", "wait"),
+    [
+        ({}, 0, False, 0.3),
+        ({}, 250, False, 0.3),
+        ({}, 1000, False, 1.0),
+        ({}, 1000, True, 3.0),
+        ({"hedge_ms": 2000}, 1000, False, 2.0),
+        ({"hedge": "fixed"}, 1000, False, 0.3),
+        ({"hedge": "fixed"}, 1000, True, 2.3),
+        ({"hedge_ms": 0}, 1000, True, None),
+    ],
+)
+def test_a_hedge_waits_longer_than_answers_take_unless_the_spec_fixes_it(retries, answer_ms, late, wait):
+    seen = replace(view(retries=retries), answer_ms=answer_ms, late=late)
+    waits = {route.route.retry_policy.per_try_timeout for name, route in routes(seen).items() if "once" not in name}
+    assert waits == {timedelta(seconds=wait) if wait else None}
+    assert build(seen)[CLUSTER] == build(replace(seen, answer_ms=0))[CLUSTER]
+
+
 def test_grpc_is_routed_apart_where_members_speak_http2_and_has_no_time_limit_but_the_clients():
     found = routes(view(protocol="as_client"))
     assert list(found)[:2] == ["keyless-grpc-once", "keyless-grpc"]
@@ -172,6 +192,40 @@ def test_the_first_session_key_that_is_present_decides_alone():
     found = [policy.cookie.name if policy.cookie else policy.header.header_name for policy in hashing]
     assert found == ["sid", "x-session-id", "old"]
     assert all(policy.terminal for policy in hashing)
+
+
+def test_a_cookie_with_a_pattern_is_hashed_only_where_it_matches_and_behind_what_comes_first():
+    sources = (
+        SessionKey(header="x-id"),
+        SessionKey(preset="express"),
+        SessionKey(cookie="sid"),
+        SessionKey(cookie="old", pattern="v1-(.+)"),
+        SessionKey(preset="rails"),
+    )
+    found = routes(view(session_key=sources))
+    assert list(found) == [
+        f"{source}{suffix}"
+        for source in ("keyed/connect.sid", "keyed/old", "keyless", "keyed")
+        for suffix in ("-once", "")
+    ]
+    for cookie, before in (("connect.sid", ["x-id"]), ("old", ["x-id", "sid"])):
+        for route in (found[f"keyed/{cookie}"], found[f"keyed/{cookie}-once"]):
+            *others, own = route.route.hash_policy
+            assert [policy.cookie.name if policy.cookie else policy.header.header_name for policy in others] == before
+            matched = route.match.headers[0]
+            assert matched.name == own.header.header_name == "cookie"
+            assert matched.string_match.safe_regex == own.header.regex_rewrite.pattern
+            assert slot_clusters(route) == slot_clusters(found["keyed"])
+    assert len(found["keyed"].route.hash_policy) == 3
+    assert [matcher.name for matcher in found["keyless"].match.cookies] == ["sid", "understudy-route"]
+    sets = {name for name, route in found.items() if route.response_headers_to_add}
+    assert sets == {"keyless", "keyless-once"}
+
+
+def test_a_pool_that_knows_only_patterns_has_no_further_keyed_routes():
+    found = routes(view(session_key=(SessionKey(preset="express"),)))
+    assert list(found) == ["keyed/connect.sid-once", "keyed/connect.sid", "keyless-once", "keyless"]
+    assert not found["keyless"].match.cookies
 
 
 def test_an_unhealthy_member_is_marked_in_its_own_cluster_and_among_all():

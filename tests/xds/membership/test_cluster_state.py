@@ -490,6 +490,21 @@ def test_envoy_is_told_when_most_of_the_members_that_beat_are_late():
     assert told == [False, True, True]
 
 
+def test_envoy_is_told_how_long_answers_take_and_a_second_while_nobody_knows():
+    keys = PoolKeys("cart")
+    builder = StateBuilder(keys, FailureDetector(on_change=lambda _: None))
+    builder.apply(InformerBatch(1, (Event("put", Kv(keys.spec, PoolSpec(pool="cart").encode(), 1, 1, 0)),), reset=True))
+
+    def told() -> int:
+        return pool_view(builder.current()).answer_ms  # type: ignore[arg-type]
+
+    assert told() == 1000
+    assert builder.answers_took(250)
+    assert told() == 250
+    assert not builder.answers_took(250)
+    assert told() == 250
+
+
 def test_the_takeovers_of_a_site_that_is_lost_can_be_found_by_it():
     found = replace(death(), site="east")
     dead = world(*EAST_WEST, orders=FOUR, owners="abcd", deaths={"a": found, "b": found})

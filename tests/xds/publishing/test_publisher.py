@@ -91,11 +91,12 @@ async def test_health_is_one_small_update_that_leaves_all_else_alone(stage):
     assert changed == {"cart/member/a", "cart/any"}
 
 
-async def test_a_pool_that_becomes_busy_is_a_change_of_its_routes_and_of_nothing_else(stage):
+@pytest.mark.parametrize("busy", [replace(CALM, late=True), replace(CALM, answer_ms=1000)], ids=["late", "slow"])
+async def test_a_pool_that_becomes_busy_is_a_change_of_its_routes_and_of_nothing_else(stage, busy):
     stage.show(CALM)
     await stage.settled()
     before = stage.versions()
-    stage.show(replace(CALM, late=True))
+    stage.show(busy)
     await stage.settled()
 
     after = stage.versions()
