@@ -65,14 +65,14 @@ class Executor:
             return encode(OK if command.name == b"SET" else 1, client.protocol)
         return await self._call(CommandBatch((command,), client.protocol), client)
 
-    def write_now(self, command: KeyCommand, client: Client) -> BegunWrite | None:
-        """Begin a write that this member can carry out at once; None, with nothing done, for others."""
+    def write_now(self, command: KeyCommand, client: Client) -> BegunWrite | bytes | None:
+        """Begin a write that this member can carry out at once, or answer it; None, with nothing done, for others."""
         if client.durability or (command.name in _SET_NX and self._unheard):
             return None
         call = Call.of_commands(CommandBatch((command,), client.protocol), {})
         begun = self._service.write_now(call)
-        if begun is None:
-            return None
+        if begun is None or isinstance(begun, bytes):
+            return begun
         client.written = call.key
         return BegunWrite(call, begun, time.monotonic())
 
