@@ -39,6 +39,9 @@ _PROGRAMS = (
     "tests.xds.envoy.echo_member",
 )
 
+_NOT_LOADED = "understudy.deploy.examples.frameworks"
+"""Its programs import web frameworks, and Django can be configured only once."""
+
 ROOT = Path(__file__).parents[2]
 _PR_SET_PDEATHSIG = 1
 _CLONE_NEWNET = 0x40000000
@@ -130,7 +133,7 @@ def load() -> None:
     for package in _PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             name = ".".join(("understudy", *path.relative_to(ROOT).with_suffix("").parts))
-            if path.stem != "__main__":
+            if path.stem != "__main__" and not name.startswith(_NOT_LOADED):
                 importlib.import_module(name.removesuffix(".__init__"))
     for name in (*_LOADED, *_PROGRAMS):
         importlib.import_module(name)

@@ -18,13 +18,17 @@ START_TIMEOUT = 10.0
 
 
 @contextlib.contextmanager
-def running_redis(directory: Path) -> Iterator[Path]:
-    """The path of the socket of a Redis that keeps nothing; skips the test where there is no redis-server."""
+def running_redis(directory: Path, port: int = 0) -> Iterator[Path]:
+    """The path of the socket of a Redis that keeps nothing; skips the test where there is no redis-server.
+
+    It listens on a loopback port too if one is given.
+    """
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("redis-server is not installed")
     path = directory / "redis.sock"
-    options = ("--port", "0", "--unixsocket", str(path), "--save", "", "--appendonly", "no", "--dir", str(directory))
+    listening = ("--port", str(port), "--bind", "127.0.0.1", "--unixsocket", str(path))
+    options = (*listening, "--save", "", "--appendonly", "no", "--dir", str(directory))
     process = subprocess.Popen(bound_to(os.getpid(), (program, *options)), stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + START_TIMEOUT

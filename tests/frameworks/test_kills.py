@@ -1,0 +1,51 @@
+"""Web frameworks, unmodified, behind a pool of three members: a kill under load costs no acknowledged item."""
+
+import asyncio
+import shlex
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.frameworks.applications import DJANGO, EXPRESS, FLASK, Example
+from tests.frameworks.shoppers import Shopper
+from tests.harness.local_pools import settled
+from tests.harness.waiting import until
+from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.pool.spec import PoolSpec, SessionKey
+
+pytestmark = pytest.mark.heavy
+SHOPPERS = 12
+ITEMS = 3
+"""Items that each shopper adds before the kill, and again after it, at the least."""
+
+
+@pytest.mark.parametrize("example", [FLASK, DJANGO, EXPRESS], ids=lambda example: example.name)
+async def test_every_acknowledged_item_survives_a_kill_under_load(example: Example, tmp_path: Path) -> None:
+    spec = PoolSpec(pool="shop", session_key=(SessionKey(cookie=example.cookie),))
+    settings = LocalSettings(tmp_path, spec, app=shlex.join(example.command()), app_timeout=60)
+    timeout = aiohttp.ClientTimeout(total=30)
+    async with (
+        LocalPool(settings) as pool,
+        EtcdClient(pool.etcd_endpoints) as etcd,
+        aiohttp.ClientSession(timeout=timeout) as http,
+    ):
+        await settled(pool.layout, etcd)
+        shoppers = [Shopper(http, pool.layout.front_url, example.cookie, f"user{number}") for number in range(SHOPPERS)]
+        done = asyncio.Event()
+        async with asyncio.TaskGroup() as load:
+            for shopper in shoppers:
+                load.create_task(shopper.shop(done))
+            await until(lambda: all(len(each.acknowledged) >= ITEMS for each in shoppers), 30, "all have begun")
+            pool.processes.kill(*pool.member_processes("shop-1"))
+            before = {each.name: len(each.acknowledged) for each in shoppers}
+            await until(
+                lambda: all(len(each.acknowledged) >= before[each.name] + ITEMS for each in shoppers),
+                30,
+                "all have gone on",
+            )
+            done.set()
+        for shopper in shoppers:
+            await shopper.check()
+        assert len({shopper.cookie for shopper in shoppers}) == SHOPPERS
