@@ -169,8 +169,9 @@ class SessionService:
 
     async def _attempt(self, call: Call, slot: int, spec: PoolSpec, attempts: CallAttempts) -> Reply | None:
         """One attempt: the answer, or None to look again."""
-        reading = call.reads and self._calls.at_hand(call, slot)
-        owned = self._owned.enter_to_read(slot) if reading else None
+        owned = self._owned.enter_now(slot)  # a timeout takes as long as all of a read
+        if owned is None and call.reads and self._calls.at_hand(call, slot):
+            owned = self._owned.enter_to_read(slot)
         try:
             if owned is None:
                 async with asyncio.timeout(attempts.left):
