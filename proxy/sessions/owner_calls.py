@@ -163,6 +163,13 @@ class OwnerCalls:
         value = value_of(session, self._clock.expiry_ms())
         return Reply(200, RESP_HEADERS, batch.answer(value, self._clock.now_ms())[0])
 
+    def get_now(self, call: Call, slot: int) -> Reply | None:
+        """The answer to a ``GET``, if memory can give it at once."""
+        owned = self._owned.get(slot)
+        if owned is None or not (owned.open.is_set() or owned.readable) or not self.at_hand(call, slot):
+            return None
+        return self._found(call, self._replica.session(slot, call.key), owned)
+
     def read_now(self, batch: CommandBatch, key: str, owned: OwnedSlot) -> bytes | None:
         """The answer to commands that only read, if memory can give it at once: then nothing has to be waited for."""
         slot = owned.slot

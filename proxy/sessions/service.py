@@ -134,6 +134,19 @@ class SessionService:
         """The answer to a write that was begun and has failed, or takes longer than :data:`CALL_TIMEOUT`."""
         return await self._calls.settle(begun) or await self.handle(call)
 
+    def get_now(self, call: Call) -> Reply | None:
+        """The answer to a ``GET``, if this member's memory can give it at once; None if not."""
+        spec = self._pool.spec
+        if spec is None or call.headers.get(CONSISTENCY_HEADER) == "stale" or _key_fault(call) is not None:
+            return None
+        slot = slot_of(call.key, spec.slots)
+        reply = self._calls.get_now(call, slot)
+        if reply is not None:
+            if reply.status < 500:
+                self._recorder.answered(slot, time.monotonic(), call.headers.get("traceparent", ""))
+            self._on_answer(call, reply)
+        return reply
+
     async def _handle(self, call: Call) -> Reply:
         spec = self._pool.spec
         if spec is None:
