@@ -68,7 +68,7 @@ def good(answer: object) -> bool:
 def drive(asked: dict[str, Any]) -> dict[str, Any]:
     """As many commands as the connections get done in so many seconds, or, with 0 seconds, each key once.
 
-    A time is that of a whole batch.
+    A time is that of a whole batch. Commands that failed do not count in the rate.
     """
     depth, number = asked["depth"], asked["connections"]
     begin = hiredis.pack_command((b"CLIENT", b"SETNAME", asked["name"].encode())) if asked.get("name") else b""
@@ -104,7 +104,8 @@ def drive(asked: dict[str, Any]) -> dict[str, Any]:
     took = time.perf_counter() - started
     for connection in open_connections.values():
         connection.wire.close()
-    return {"requests": len(times) * depth, "per_second": len(times) * depth / took, "failed": failed, **spread(times)}
+    done = len(times) * depth
+    return {"requests": done, "per_second": max(done - failed, 0) / took, "failed": failed, **spread(times)}
 
 
 def spread(times: list[float]) -> dict[str, float]:

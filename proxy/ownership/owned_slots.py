@@ -140,6 +140,15 @@ class OwnedSlots:
             owned.readable = readable
         return closed
 
+    def enter_now(self, slot: int) -> OwnedSlot | None:
+        """Begin a call in ``slot`` if its gate is open; it must end with :meth:`OwnedSlot.leave`."""
+        owned = self._owned.get(slot)
+        if owned is None or not owned.open.is_set():
+            return None
+        owned.calls += 1
+        owned.idle.clear()
+        return owned
+
     def enter_to_read(self, slot: int) -> OwnedSlot | None:
         """Begin a read past a closed gate, if that is allowed; it must end with :meth:`OwnedSlot.leave` at once."""
         owned = self._owned.get(slot)

@@ -196,7 +196,10 @@ class Connection(asyncio.Protocol):
                     return
             else:
                 write = self._executor.write_now(command, self.client)
-                if write is not None:
+                if type(write) is bytes:
+                    self._add(write)
+                    return
+                if isinstance(write, BegunWrite):
                     self._await_commit(write, command)
                     return
         self._begin((key,), command, self._executor.one(command, self.client))

@@ -14,7 +14,6 @@ from understudy.proxy.peers.peer_protocol import PeerError
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.ownership import standbys_of
-from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.redis.command import NOT_AN_INTEGER
 from understudy.statesync.redis.reply import RedisError
 
@@ -42,7 +41,7 @@ class CopyCount:
         if spec is None or written is None:
             return len(self._pool.others())
         revision = (await self._etcd.range(prefix_range(self._pool.identity.keys.spec))).revision
-        holders = standbys_of(self._pool.view(), slot_of(written, spec.slots))
+        holders = standbys_of(self._pool.view(), spec.slot_of_key(written))
         until = time.monotonic() + (min(timeout / 1000, WAIT_MOST) or WAIT_MOST)
         while True:
             having = await asyncio.gather(*(self._has(member, revision) for member in holders))

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 UNHEARD_SECONDS = 60.0
 """Seconds for which an answer that a client did not get is remembered."""
 UNHEARD_MOST = 1000
+COUNTED = ("memory", "commit", "other")
+"""How commands are carried out: from memory, by a commit of this member alone, or in any other way."""
 _WON = frozenset({b"+OK\r\n", b":1\r\n"})
 _SET_NX = frozenset({b"SET", b"SETNX"})
 
@@ -51,11 +53,15 @@ class Executor:
         self._service = service
         self._scan = scan
         self._copies = copies
+        self.counts = dict.fromkeys(COUNTED, 0)
         self._unheard: OrderedDict[tuple[bytes, bytes], float] = OrderedDict()
 
     def read_now(self, command: KeyCommand, client: Client) -> bytes | None:
         """The answer of a command that only reads, if this member's memory can give it at once; None if not."""
-        return self._service.read_now(CommandBatch((command,), client.protocol))
+        answer = self._service.read_now(CommandBatch((command,), client.protocol))
+        if answer is not None:
+            self.counts["memory"] += 1
+        return answer
 
     async def one(self, command: KeyCommand, client: Client) -> bytes:
         """The answer of a command on one key."""
@@ -65,14 +71,17 @@ class Executor:
             return encode(OK if command.name == b"SET" else 1, client.protocol)
         return await self._call(CommandBatch((command,), client.protocol), client)
 
-    def write_now(self, command: KeyCommand, client: Client) -> BegunWrite | None:
-        """Begin a write that this member can carry out at once; None, with nothing done, for others."""
+    def write_now(self, command: KeyCommand, client: Client) -> BegunWrite | bytes | None:
+        """Begin a write that this member can carry out at once, or answer it; None, with nothing done, for others."""
         if client.durability or (command.name in _SET_NX and self._unheard):
             return None
         call = Call.of_commands(CommandBatch((command,), client.protocol), {})
         begun = self._service.write_now(call)
-        if begun is None:
-            return None
+        if isinstance(begun, bytes):
+            self.counts["memory"] += 1
+        if begun is None or isinstance(begun, bytes):
+            return begun
+        self.counts["commit"] += 1
         client.written = call.key
         return BegunWrite(call, begun, time.monotonic())
 
@@ -156,6 +165,7 @@ class Executor:
     async def _parsed(self, command: KeyCommand, client: Client) -> object:
         """The answer of a command as a value."""
         batch = CommandBatch((command,), 2)
+        self.counts["other"] += 1
         if not batch.reads:
             client.written = key_text(command.key)
         reply = await self._service.handle(Call.of_commands(batch, _headers(client)))
@@ -166,6 +176,7 @@ class Executor:
         return answer if isinstance(answer, RedisError) else RawValue.of(answer)
 
     async def _call(self, batch: CommandBatch, client: Client) -> bytes:
+        self.counts["other"] += 1
         reply = await self._service.handle(Call.of_commands(batch, _headers(client)))
         return reply.body if _is_answer(reply) else encode(error_of(reply), client.protocol)
 

@@ -74,8 +74,7 @@ def write_of(call: Call) -> Write | Reply:
     if TTL_HEADER in headers:
         ttl = whole_number(headers[TTL_HEADER], TTL_MOST)
         if not ttl:
-            detail = f"Understudy-TTL takes whole seconds from 1 to {TTL_MOST} (got {headers[TTL_HEADER][:20]!r})"
-            return problem(400, "bad-request", detail)
+            return problem(400, "bad-request", f"Understudy-TTL takes whole seconds from 1 to {TTL_MOST}")
     idempotency_key = headers.get("idempotency-key")
     if idempotency_key is not None and not 1 <= len(idempotency_key) <= 255:
         return problem(400, "bad-request", "Idempotency-Key takes 1 to 255 characters")

@@ -13,13 +13,12 @@ import base64
 import hashlib
 import hmac
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.ownership.owned_slots import OwnedSlots
 from understudy.statesync.etcd.client import CreateRevision, EtcdClient, Get, Put
 from understudy.statesync.http.headers import CALLER_HEADER
-from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.sessions.request_log import REQUEST_HEADER
 
 KEY_BYTES = 18
@@ -63,20 +62,20 @@ class SessionKeys:
         self._etcd = etcd
         self._secret = b""
 
-    async def key_for(self, headers: Mapping[str, str], slots: int) -> str:
+    async def key_for(self, headers: Mapping[str, str], slot_of: Callable[[str], int]) -> str:
         """The key of the session that a call with these headers makes. Raises ``EtcdError``.
 
         A call that may have repeats gets a derived key, so that a repeat finds the same session at any member; its slot
         may be another member's. All other keys are drawn, in a slot that this member is active for, or soon will be.
         """
         identity = identity_of(headers)
-        return derived_key(await self._pool_secret(), identity) if identity else self._drawn_key(slots)
+        return derived_key(await self._pool_secret(), identity) if identity else self._drawn_key(slot_of)
 
-    def _drawn_key(self, slots: int) -> str:
+    def _drawn_key(self, slot_of: Callable[[str], int]) -> str:
         own = frozenset(self._owned.open_slots()) or self._assigned_slots()
         for _ in range(OWN_SLOT_TRIES):
             key = secrets.token_urlsafe(KEY_BYTES)
-            if not own or slot_of(key, slots) in own:
+            if not own or slot_of(key) in own:
                 return key
         return secrets.token_urlsafe(KEY_BYTES)
 

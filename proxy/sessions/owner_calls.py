@@ -26,7 +26,7 @@ from understudy.statesync.etcd.client import EtcdClient, EtcdError, Get, Kv, Mod
 from understudy.statesync.http.headers import CONSISTENCY_HEADER, DURABILITY_HEADER
 from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.pool.spec import PoolSpec
-from understudy.statesync.sessions.command_batch import CommandBatch, decide_commands, reply_to_keep, value_of
+from understudy.statesync.sessions.command_batch import NEVER, CommandBatch, decide_commands, reply_to_keep, value_of
 from understudy.statesync.sessions.commit import Committer, CommitUnknown, NotCommitted, NotOwner, Submission
 from understudy.statesync.sessions.request_log import LogEntry, Window, request_hash
 from understudy.statesync.sessions.session import (
@@ -50,6 +50,10 @@ RESP_HEADERS = {"Content-Type": RESP_TYPE}
 ETCD_TIMEOUT = 1.5
 """Seconds for which a read waits for etcd past the read deadline; also what a call to etcd may take."""
 
+EXPIRES_IN = "Understudy-Expires-In"
+"""The header of an answer with the seconds after which the session expires, unless it is renewed or written."""
+RENEWAL_SHARE = 0.1
+"""The part of a session's lifetime that may be added without a commit."""
 COMMANDS = Write(Method.COMMANDS)
 """A write of commands without a stamp; what it does is in the call's batch."""
 logger = logging.getLogger(__name__)
@@ -146,14 +150,25 @@ class OwnerCalls:
             absent = self._unreadable(call, owned) or problem(404, "no-such-session", "there is no session of this key")
             return self._placed(absent, owned)
         if_none_match = call.headers.get("if-none-match")
+        left = {EXPIRES_IN: str(self._seconds_left(session))} if session.expires < NEVER else {}
         if if_none_match is not None and matches_none(if_none_match, session):
-            return self._placed(Reply(304, {"ETag": session.etag}), owned)
-        headers = {"ETag": session.etag, "Content-Type": session.content_type}
+            return self._placed(Reply(304, {"ETag": session.etag, **left}), owned)
+        headers = {"ETag": session.etag, "Content-Type": session.content_type, **left}
         return self._placed(Reply(200, headers, session.body), owned)
+
+    def _seconds_left(self, session: Session) -> int:
+        return max(session.expires - self._clock.now_ms(), 0) // 1000
 
     def _read_commands(self, batch: CommandBatch, session: Session | None) -> Reply:
         value = value_of(session, self._clock.expiry_ms())
         return Reply(200, RESP_HEADERS, batch.answer(value, self._clock.now_ms())[0])
+
+    def get_now(self, call: Call, slot: int) -> Reply | None:
+        """The answer to a ``GET``, if memory can give it at once."""
+        owned = self._owned.get(slot)
+        if owned is None or not (owned.open.is_set() or owned.readable) or not self.at_hand(call, slot):
+            return None
+        return self._found(call, self._replica.session(slot, call.key), owned)
 
     def read_now(self, batch: CommandBatch, key: str, owned: OwnedSlot) -> bytes | None:
         """The answer to commands that only read, if memory can give it at once: then nothing has to be waited for."""
@@ -234,8 +249,10 @@ class OwnerCalls:
         finally:
             release()
 
-    def write_now(self, call: Call, owned: OwnedSlot, spec: PoolSpec) -> Begun | None:
+    def write_now(self, call: Call, owned: OwnedSlot, spec: PoolSpec) -> Begun | bytes | None:
         """Begin a write of commands that has to wait for nothing but its commit; None, with nothing done, for others.
+
+        One that waits for nothing at all is answered.
 
         Most writes are like that. They need no task of their own: ``submission.done`` tells when to answer ``reply``.
         """
@@ -252,10 +269,32 @@ class OwnerCalls:
         outcome = self._decide(call, COMMANDS, owned, spec)
         if not isinstance(outcome, Stored):
             return None
+        if self._renewed(call, outcome, owned):
+            return outcome.reply
         self._locks.take(slot, key)
         owned.enter()
         submission = self._submit(key, outcome.session, owned, partial(self._release, owned, key))
         return Begun(submission, outcome, owned)
+
+    def _renewed(self, call: Call, outcome: Stored, owned: OwnedSlot) -> bool:
+        """Whether a write only gives the session more time, so little that memory will do; then it is done.
+
+        Stores renew their session with every request. A commit for each would cost more than all else. What is not
+        committed is lost with this process: less than :data:`RENEWAL_SHARE` of the session's lifetime. Commands that
+        write a value are always committed, even the same value: only that proves that nobody else owns the slot.
+        """
+        if call.batch is None or not call.batch.renews:
+            return False
+        slot, key, after = owned.slot, call.key, outcome.session
+        before = self._replica.session(slot, key)
+        if before is None or before.body != after.body or before.content_type != after.content_type or after.deleted:
+            return False
+        gained = after.expires - self._replica.stored_expiry(slot, key)
+        lifetime = after.expires - self._clock.now_ms()
+        if after.expires >= NEVER or not 0 <= gained < lifetime * RENEWAL_SHARE or not self._reads.holds():
+            return False
+        self._replica.touch(slot, key, after.expires)
+        return True
 
     async def settle(self, begun: Begun) -> Reply | None:
         """The answer to a write that was begun and has failed, or takes too long; None to try it again."""
@@ -287,6 +326,9 @@ class OwnerCalls:
         give_up: float,
     ) -> Reply | None:
         """Commit what was decided, and answer; whatever comes of it calls ``release``."""
+        if isinstance(outcome, Stored) and self._renewed(call, outcome, owned):
+            release()
+            return Reply(200, RESP_HEADERS, outcome.reply)
         overloaded = self._limits.overload(spec, new=True) if outcome.status == 201 else None
         overloaded = overloaded or self._limits.too_many_requests(write, spec)
         if overloaded is not None:

@@ -16,6 +16,8 @@ from understudy.statesync.http.headers import (
     DURABILITIES,
     DURABILITY_HEADER,
     SESSION_HEADERS,
+    TOUCH_HEADER,
+    TOUCH_VALUE,
 )
 from understudy.statesync.sessions.request_log import REQUEST_HEADER
 
@@ -37,6 +39,7 @@ NAMES = (
     "Understudy-TTL",
     "Understudy-Consistency",
     "Understudy-Durability",
+    "Understudy-Touch",
     "Understudy-Admin",
 )
 """Our request headers, as docs/api.md writes them."""
@@ -46,6 +49,7 @@ _VALUES: Mapping[str, tuple[str, ...]] = {
     ADMIN_HEADER: (ADMIN_VALUE,),
     CONSISTENCY_HEADER: CONSISTENCIES,
     DURABILITY_HEADER: DURABILITIES,
+    TOUCH_HEADER: (TOUCH_VALUE,),
 }
 """The headers that are read, and the values that each may have; empty: what uses the header checks it."""
 _SHOWN_MOST = 64

@@ -17,21 +17,23 @@ from understudy.proxy.http.problems import Reply, problem
 from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.ownership.owned_slots import NotMine, OwnedSlots
 from understudy.proxy.ownership.pool_updates import PoolUpdates
-from understudy.proxy.sessions.call import Call, key_text
+from understudy.proxy.sessions.call import TTL_MOST, Call, key_text
 from understudy.proxy.sessions.call_attempts import CallAttempts
 from understudy.proxy.sessions.creation import SessionKeys, fault_of
 from understudy.proxy.sessions.owner_calls import Begun, OwnerCalls
 from understudy.proxy.sessions.routing import OwnerRouter
 from understudy.statesync.etcd.client import EtcdError
-from understudy.statesync.http.headers import CALLER_HEADER, CONSISTENCY_HEADER
+from understudy.statesync.http.headers import CALLER_HEADER, CONSISTENCY_HEADER, TOUCH_HEADER, TTL_HEADER
+from understudy.statesync.parsing.strict_json import whole_number
 from understudy.statesync.pool.pool_clock import PoolClock
-from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.redis.command import KeyCommand
 from understudy.statesync.sessions.command_batch import CommandBatch
 from understudy.statesync.sessions.request_log import REQUEST_HEADER, stamp_of
 from understudy.statesync.sessions.session import Method, valid_key
 
 CALL_TIMEOUT = 5.0
+_FOUND = (200, 304)
 POLL_INTERVAL = 0.05
 KEY_BYTES_MOST = 512
 """Bytes of the key of a command."""
@@ -73,7 +75,7 @@ class SessionService:
         if fault:
             return problem(400, "bad-request", fault)
         try:
-            key = await self._keys.key_for(call.headers, spec.slots)
+            key = await self._keys.key_for(call.headers, spec.slot_of_key)
         except EtcdError as error:
             return problem(503, "not-committed", f"etcd cannot be reached: {error}", retry_after=1)
         headers = {name: value for name, value in call.headers.items() if name != CALLER_HEADER}
@@ -81,14 +83,24 @@ class SessionService:
         if reply.status != 201:
             return reply
         place = {"Location": f"/v1/sessions/{key}", "Content-Type": "application/json"}
-        body = f'{{"key":"{key}","slot":{slot_of(key, spec.slots)}}}'.encode()
+        body = f'{{"key":"{key}","slot":{spec.slot_of_key(key)}}}'.encode()
         return Reply(201, {**reply.headers, **place}, body)
 
     async def handle(self, call: Call) -> Reply:
         """Answer a call to one session, wherever its owner is."""
         reply = await self._handle(call)
         self._on_answer(call, reply)
+        if reply.status in _FOUND and TOUCH_HEADER in call.headers and not call.hop:
+            await self._renew(call)
         return reply
+
+    async def _renew(self, call: Call) -> None:
+        """Renew the session that a call has read. Its answer stands whatever comes of this."""
+        spec = self._pool.spec
+        if spec is not None:
+            ttl = whole_number(call.headers.get(TTL_HEADER, ""), TTL_MOST) or spec.session_ttl
+            renewal = KeyCommand(b"EXPIRE", call.key.encode(), (b"%d" % ttl,))
+            await self._handle(Call.of_commands(CommandBatch((renewal,)), {}))
 
     def read_now(self, batch: CommandBatch) -> bytes | None:
         """The answer to commands that only read, if this member's memory can give it at once; None if not."""
@@ -96,19 +108,22 @@ class SessionService:
         if spec is None:
             return None
         key = key_text(batch.key)
-        slot = slot_of(key, spec.slots)
+        slot = spec.slot_of_key(key)
         owned = self._owned.get(slot)
         answer = self._calls.read_now(batch, key, owned) if owned is not None else None
         if answer is not None:
             self._recorder.answered(slot, time.monotonic(), "")
         return answer
 
-    def write_now(self, call: Call) -> Begun | None:
-        """Begin a write of commands that this member can carry out at once; None, with nothing done, for others."""
+    def write_now(self, call: Call) -> Begun | bytes | None:
+        """Begin a write of commands that this member can carry out at once; None, with nothing done, for others.
+
+        One that waits for no commit is answered at once.
+        """
         spec = self._pool.spec
         if spec is None or spec.durability != "sync" or call.headers or _key_fault(call) is not None:
             return None
-        owned = self._owned.get(slot_of(call.key, spec.slots))
+        owned = self._owned.get(spec.slot_of_key(call.key))
         return self._calls.write_now(call, owned, spec) if owned is not None else None
 
     def written(self, begun: Begun, came: float) -> None:
@@ -119,6 +134,19 @@ class SessionService:
         """The answer to a write that was begun and has failed, or takes longer than :data:`CALL_TIMEOUT`."""
         return await self._calls.settle(begun) or await self.handle(call)
 
+    def get_now(self, call: Call) -> Reply | None:
+        """The answer to a ``GET``, if this member's memory can give it at once; None if not."""
+        spec = self._pool.spec
+        if spec is None or call.headers.get(CONSISTENCY_HEADER) == "stale" or _key_fault(call) is not None:
+            return None
+        slot = slot_of(call.key, spec.slots)
+        reply = self._calls.get_now(call, slot)
+        if reply is not None:
+            if reply.status < 500:
+                self._recorder.answered(slot, time.monotonic(), call.headers.get("traceparent", ""))
+            self._on_answer(call, reply)
+        return reply
+
     async def _handle(self, call: Call) -> Reply:
         spec = self._pool.spec
         if spec is None:
@@ -126,7 +154,7 @@ class SessionService:
         fault = _key_fault(call)
         if fault is not None:
             return fault
-        slot = slot_of(call.key, spec.slots)
+        slot = spec.slot_of_key(call.key)
         if call.method == "GET" and call.headers.get(CONSISTENCY_HEADER) == "stale":
             copy = self._calls.stale(call, slot)
             if copy is not None:
@@ -154,8 +182,9 @@ class SessionService:
 
     async def _attempt(self, call: Call, slot: int, spec: PoolSpec, attempts: CallAttempts) -> Reply | None:
         """One attempt: the answer, or None to look again."""
-        reading = call.reads and self._calls.at_hand(call, slot)
-        owned = self._owned.enter_to_read(slot) if reading else None
+        owned = self._owned.enter_now(slot)  # a timeout takes as long as all of a read
+        if owned is None and call.reads and self._calls.at_hand(call, slot):
+            owned = self._owned.enter_to_read(slot)
         try:
             if owned is None:
                 async with asyncio.timeout(attempts.left):

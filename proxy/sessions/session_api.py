@@ -41,7 +41,10 @@ def session_app(
 
     async def one(request: web.Request) -> web.Response:
         call = await _call_of(request, request.match_info["key"], session_bytes)
-        return respond(call if isinstance(call, Reply) else await service.handle(call))
+        if isinstance(call, Reply):
+            return respond(call)
+        reply = service.get_now(call) if call.method == "GET" else None
+        return respond(reply or await service.handle(call))
 
     async def show_status(_: web.Request) -> web.Response:
         return web.json_response(status()[0])

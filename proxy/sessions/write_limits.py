@@ -36,7 +36,7 @@ class WriteLimits:
     def overload(self, spec: PoolSpec, *, new: bool) -> Reply | None:
         """The answer to a write that is not taken in because commits lag behind (``backpressure``)."""
         now = self._committer.pressure(time.monotonic())
-        waiting = replace(now, writes=now.writes + self._locks.waiting)
+        waiting = replace(now, writes=now.writes + self._locks.waiting) if self._locks.waiting else now
         why = waiting.refusal(new=new, bound=spec.limits.queued_writes)
         if not why:
             return None

@@ -153,7 +153,7 @@ async def _open_ports(
     await listen(peer_runner, settings.peer, "the peer API", tls=guard.peers.server() if guard.peers else None)
     await listen(session_runner, settings.session_api, "the session API", mode=settings.socket_mode)
     if settings.redis:
-        await _open_redis(stack, settings, guard, sidecar, etcd)
+        await _open_redis(stack, settings, guard, assembled, etcd)
     if settings.metrics:
         await listen(await serve(stack, metrics_app(exposed)), settings.metrics, "the metrics port")
 
@@ -162,14 +162,16 @@ async def _open_redis(
     stack: contextlib.AsyncExitStack,
     settings: SidecarSettings,
     guard: SidecarSecurity,
-    sidecar: Sidecar,
+    assembled: Assembled,
     etcd: EtcdClient,
 ) -> None:
     from understudy.proxy.redis.copies import CopyCount
     from understudy.proxy.redis.executor import Executor
+    from understudy.proxy.redis.metrics import RedisCollector
     from understudy.proxy.redis.port import RedisPort
     from understudy.proxy.redis.scan import KeyScan
 
+    sidecar = assembled.sidecar
     replica = sidecar.copies.replica
     scan = KeyScan(sidecar.pool, sidecar.copies, etcd, sidecar.clock)
     port = RedisPort(
@@ -181,6 +183,7 @@ async def _open_redis(
         keys=lambda: replica.count(replica.held),
         now_ms=sidecar.clock.now_ms,
     )
+    assembled.metrics.registry.register(RedisCollector(port))
     await port.listen(stack, bound_socket(settings.redis, "the Redis port", mode=settings.socket_mode))
 
 

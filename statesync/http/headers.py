@@ -19,10 +19,14 @@ TTL_HEADER = "understudy-ttl"
 CONSISTENCY_HEADER = "understudy-consistency"
 DURABILITY_HEADER = "understudy-durability"
 
+TOUCH_HEADER = "understudy-touch"
+"""On a ``GET``: renew the session by its lifetime."""
+TOUCH_VALUE = "true"
+
 CONSISTENCIES = ("linearizable", "stale")
 DURABILITIES = ("sync", "async")
 
-SESSION_HEADERS = (CALLER_HEADER, TTL_HEADER, CONSISTENCY_HEADER, DURABILITY_HEADER)
+SESSION_HEADERS = (CALLER_HEADER, TTL_HEADER, CONSISTENCY_HEADER, DURABILITY_HEADER, TOUCH_HEADER)
 """Our headers that a session call may have. Add new ones here: the session API drops all others."""
 
 APPLICATION_HEADERS = (ADMIN_HEADER, *SESSION_HEADERS)

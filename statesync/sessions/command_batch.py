@@ -32,6 +32,7 @@ NEVER = 253_402_300_800_000
 SHORT_REPLY = 40
 """Bytes of an answer that the request log keeps: numbers, ``OK`` and nil, but no content of sessions."""
 COMMITTED = 200
+_RENEWALS = frozenset({b"EXPIRE", b"PEXPIRE", b"EXPIREAT", b"PEXPIREAT", b"GETEX"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,11 @@ class CommandBatch:
     def reads(self) -> bool:
         """Whether no command can change anything."""
         return all(_reads(command) for command in self.commands)
+
+    @property
+    def renews(self) -> bool:
+        """Whether the commands can change nothing but the expiry."""
+        return all(command.name in _RENEWALS for command in self.commands)
 
     def answer(self, before: Value | None, now_ms: int) -> tuple[bytes, Value | None]:
         """The answer in RESP, and the value afterwards: ``before`` itself if it is unchanged."""

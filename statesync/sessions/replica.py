@@ -11,7 +11,7 @@ change after R. The progress of the watch is known to the informer (:meth:`Infor
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from understudy.statesync.etcd.client import EtcdClient, Event, Kv
 from understudy.statesync.etcd.key_range import prefix_range
@@ -31,12 +31,14 @@ PAGE = 50
 class _Slot:
     """``copied`` is the revision of the last full copy; ``removed`` guards a copy under way against the past.
 
-    ``unreadable`` has the revision of each session that is there and cannot be opened, and why.
+    ``unreadable`` has the revision of each session that is there and cannot be opened, and why. ``touched`` has the
+    later expiry of a session that its owner has renewed in memory alone, and the revision that this holds for.
     """
 
     sessions: dict[str, Session] = field(default_factory=dict)
     unreadable: dict[str, tuple[int, str]] = field(default_factory=dict)
     removed: dict[str, int] = field(default_factory=dict)
+    touched: dict[str, tuple[int, int]] = field(default_factory=dict)
     copying: int = 0
     copied: int = 0
 
@@ -80,7 +82,22 @@ class Replica:
     def session(self, slot: int, key: str) -> Session | None:
         """The session as last seen here; possibly expired or a tombstone. None if unknown."""
         kept = self._slots.get(slot)
-        return kept.sessions.get(key) if kept else None
+        if kept is None:
+            return None
+        session = kept.sessions.get(key)
+        if kept.touched and session is not None and key in kept.touched:
+            return _touched(kept, key, session)
+        return session
+
+    def touch(self, slot: int, key: str, expires: int) -> None:
+        """Renew a session in memory, as its owner; a crash takes that back. The next write contains it."""
+        kept = self._slots[slot]
+        kept.touched[key] = (kept.sessions[key].revision, expires)
+
+    def stored_expiry(self, slot: int, key: str) -> int:
+        """When a session expires as far as etcd knows; 0 if there is none."""
+        session = self.sessions_of(slot).get(key)
+        return session.expires if session is not None else 0
 
     def unreadable(self, slot: int, key: str) -> str:
         """Why a session that exists in etcd cannot be opened here; '' for all others."""
@@ -221,3 +238,12 @@ class Replica:
             del kept.unreadable[key]
         if kept.copying:
             kept.removed[key] = max(revision, kept.removed.get(key, 0))
+
+
+def _touched(kept: _Slot, key: str, session: Session) -> Session:
+    """The session with the expiry that it was renewed to, unless it was written since."""
+    revision, expires = kept.touched[key]
+    if revision == session.revision:
+        return replace(session, expires=expires)
+    del kept.touched[key]
+    return session

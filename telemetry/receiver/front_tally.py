@@ -12,7 +12,6 @@ from enum import StrEnum
 
 from understudy.telemetry.otlp.counts import FrontCount
 from understudy.telemetry.otlp.logs import StoredLog
-from understudy.telemetry.receiver.answer_times import AnswerTimes
 from understudy.telemetry.tracing.names import ATTEMPTS, CLUSTER, COUNT_SECONDS, FLAGS, HOST, HTTP_STATUS, NODE_NAME
 
 WINDOW_SECONDS = 300.0
@@ -55,14 +54,14 @@ class FrontTally:
 
     Args:
         now: monotonic time in seconds.
-        on_answer_time: called with the time in ms within which nearly all answers came, whenever Envoys have reported
-            enough of them.
+        on_durations: called with what an Envoy reported of how long its answers took.
     """
 
-    def __init__(self, now: Callable[[], float], on_answer_time: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(
+        self, now: Callable[[], float], on_durations: Callable[[Mapping[float, int]], None] = lambda _: None
+    ) -> None:
         self.totals: Counter[Kind] = Counter()
-        self._on_answer_time = on_answer_time
-        self._answer_times = AnswerTimes()
+        self._on_durations = on_durations
         self._now = now
         self._counts: dict[tuple[str, str, Kind], deque[tuple[float, int]]] = {}
         self._unreached: dict[tuple[str, str], _Run] = {}
@@ -77,9 +76,7 @@ class FrontTally:
             for member in front.unreached:
                 self._note_unreached(node, member[:_MOST_NAME], now)
             if front.durations:
-                self._answer_times.add(front.durations, now)
-        if self._answer_times.within_ms is not None:
-            self._on_answer_time(self._answer_times.within_ms)
+                self._on_durations(front.durations)
 
     def reported(self, records: Iterable[StoredLog]) -> None:
         """Envoys reported requests that failed or were repeated; records of other things are left out."""

@@ -12,7 +12,7 @@ Each of the two wakes the services that act on it. The state is built in
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,9 +22,11 @@ from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.spec import PoolSpec
+from understudy.telemetry.tracing.names import COUNT_SECONDS
 from understudy.telemetry.tracing.setup import Telemetry
 from understudy.xds.control.election import Leadership
 from understudy.xds.control.leader import Leader
+from understudy.xds.membership.answer_times import AnswerTimes
 from understudy.xds.membership.failure_detector import FailureDetector
 from understudy.xds.membership.heartbeat_server import HeartbeatServer
 from understudy.xds.membership.member_health import SECOND, DetectorTimeouts, MemberChange
@@ -88,6 +90,7 @@ class Controller:
         self._cache = cache
         self._ranges = watched_ranges(keys)
         self._missing = MissingMembers()
+        self._answer_times = AnswerTimes()
         self.detector = FailureDetector(timing.detection, on_change=self._on_member_change)
         self.state_builder = StateBuilder(keys, self.detector)
         self.informer = Informer(client, self._ranges, self._on_batch)
@@ -167,9 +170,11 @@ class Controller:
             self.heartbeat.claim_reports,
         )
 
-    def on_answer_time(self, within_ms: int) -> None:
-        """Front Envoys reported how long the pool's answers take: hedges wait for longer than that."""
-        if self.state_builder.answers_took(within_ms):
+    def on_durations(self, durations: Mapping[float, int]) -> None:
+        """An Envoy reported how long answers took: hedges wait for longer than nearly all of them."""
+        self._answer_times.add(durations, self._telemetry.now_ns() / SECOND)
+        within_ms = self._answer_times.within_ms
+        if within_ms is not None and self.state_builder.answers_took(within_ms):
             logger.info("99 %% of the answers came within %d ms: requests are hedged only after that", within_ms)
             self.publisher.wake()
 
@@ -179,6 +184,10 @@ class Controller:
             logger.warning(
                 "member %s (boot %s) is lost: %s", change.after.member, change.after.boot, change.death.cause
             )
+        if change.death is not None or change.goes_down:
+            spec = self.state_builder.spec
+            held = (spec.timeouts.request_seconds if spec else 0) + COUNT_SECONDS
+            self._answer_times.ignore_until(self._telemetry.now_ns() / SECOND + held)
         self.state_builder.members_changed()
         self._wake_services()
 

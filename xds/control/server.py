@@ -199,7 +199,7 @@ async def _serve(
     if settings.tls and clients:
         controller.heartbeat.identify = clients.refuse_member
         controller.heartbeat.tls = peer_tls(settings.tls, clients.trust)
-    fronts = FrontTally(asyncio.get_running_loop().time, controller.on_answer_time)
+    fronts = FrontTally(asyncio.get_running_loop().time, controller.on_durations)
     metrics = _metrics(settings.pool, ads, controller, telemetry, store, fronts)
     admin = Admin(
         name=settings.name,

@@ -181,3 +181,9 @@ class MemberChange:
         """The death, if the change is one."""
         already_dead = self.before is not None and self.before.death is not None
         return None if already_dead else self.after.death
+
+    @property
+    def goes_down(self) -> bool:
+        """Whether the member began to report that it cannot serve."""
+        down_before = self.before is not None and self.before.state is MemberState.DOWN
+        return self.after.state is MemberState.DOWN and not down_before

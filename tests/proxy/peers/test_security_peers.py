@@ -240,6 +240,7 @@ async def test_an_unprotected_port_beyond_loopback_needs_to_be_asked_for(
         for options, named in (
             ((*lone, "--peer", peer), ("--peer", "not loopback", "--tls-cert", "--insecure")),
             ((*lone, "--session-api", api), ("--session-api", "not loopback", "--session-token-file", "--insecure")),
+            ((*lone, "--redis", api), ("--redis", "not loopback", "--session-token-file", "--insecure")),
         ):
             code, told = await running.run("sidecar", *where, *options)
             assert code == 2

@@ -42,6 +42,9 @@ def test_any_other_content_is_taken_as_it_is(content_type: str) -> None:
 class Service:
     """A session service that takes every call."""
 
+    def get_now(self, _: Call) -> Reply | None:
+        return None
+
     async def handle(self, _: Call) -> Reply:
         return Reply(200)
 

@@ -11,7 +11,7 @@ SECRET = b"the pool's"
 PARTS = st.fixed_dictionaries(
     {},
     optional={
-        name: st.text(st.characters(min_codepoint=32), min_size=1, max_size=4)
+        name: st.text(st.characters(min_codepoint=32, codec="utf-8"), min_size=1, max_size=4)
         for name in ("idempotency-key", "understudy-caller", "understudy-request")
     },
 )

@@ -50,6 +50,9 @@ class Sidecar:
         self.book, self.keys, self.begun = CheckRegistry(), [], False  # type: ignore[var-annotated]
         self.book.register("db", 60, REGISTERED, time.monotonic())
 
+    def get_now(self, _: Call) -> Reply | None:
+        return None
+
     async def handle(self, call: Call) -> Reply:
         self.keys.append(call.key)
         return problem(404, "no-such-session", "") if valid_key(call.key) else problem(400, "bad-key", "")

@@ -90,6 +90,9 @@ class Service:
     def __init__(self) -> None:
         self.calls: list[Call] = []
 
+    def get_now(self, _: Call) -> Reply | None:
+        return None
+
     async def handle(self, call: Call) -> Reply:
         self.calls.append(call)
         return Reply(200)

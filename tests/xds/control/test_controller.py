@@ -9,12 +9,16 @@ import pytest
 from tests.harness.waiting import until
 from tests.xds.ads_node import connected
 from tests.xds.control.control_pool import POOL, SLOTS, ControlPool, control_pool
+from understudy.statesync.etcd.client import EtcdClient, Event, Kv
+from understudy.statesync.etcd.informer import InformerBatch
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import NO_ETCD, ControlServer, Intent, Member, MemberState, Owner, Table
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.telemetry.tracing.ids import takeover_seed, trace_seed
 from understudy.telemetry.tracing.setup import start_telemetry
 from understudy.xds.control.controller import Controller, Timing
 from understudy.xds.control.election import Leadership
+from understudy.xds.membership.member_health import Death, MemberChange
 from understudy.xds.server import types
 from understudy.xds.server.cache import ResourceCache
 
@@ -565,3 +569,36 @@ async def test_a_site_is_offline_for_as_long_as_was_said_and_comes_back_though_n
     assert time.time() >= intent.until
     assert back.table.generation == gone.table.generation + 1
     assert actives(back.table).keys() == trio.members.keys()
+
+
+@pytest.mark.parametrize("dead", [True, False], ids=["dead", "down"])
+async def test_what_a_lost_member_held_up_does_not_make_hedges_wait_longer(dead: bool):
+    client, keys = EtcdClient(["127.0.0.1:1"]), PoolKeys(POOL)
+    controller = Controller(
+        client,
+        keys,
+        leadership=Leadership(client, keys, ControlServer("control-1", "", "")),
+        cache=ResourceCache(),
+        telemetry=start_telemetry("understudy-control", "control-1"),
+        timing=Timing(),
+    )
+    spec = Event("put", Kv(keys.spec, PoolSpec(pool=POOL).encode(), 1, 1, 0))
+    controller._on_batch(InformerBatch(1, (spec,), reset=True))
+
+    def answer_ms() -> int:
+        return controller.state_builder.current().answer_ms  # type: ignore[union-attr]
+
+    assert answer_ms() == 1000
+    controller.on_durations({5.0: 200})
+    assert answer_ms() == 5
+    controller.detector.on_beat(1, "cart-1", "one", MemberState.UP, 1)
+    controller.on_durations({250.0: 200})
+    assert answer_ms() == 250
+    if dead:
+        (well,) = controller.detector.members.values()
+        controller._on_member_change(MemberChange(well, replace(well, death=Death("one", "silent", 1, 2, 0))))
+    else:
+        controller.detector.on_beat(1, "cart-1", "one", MemberState.DOWN, 2)
+    controller.on_durations({5000.0: 2000})
+    assert answer_ms() == 250
+    await client.close()

@@ -1,6 +1,6 @@
 """How long the pool's answers take: 99 % of the last minute's, by the buckets that Envoys report."""
 
-from understudy.telemetry.receiver.answer_times import LEAST_ANSWERS, AnswerTimes
+from understudy.xds.membership.answer_times import LEAST_ANSWERS, AnswerTimes
 
 QUICK, SLOW = {5.0: 200}, {1000.0: 200}
 
@@ -38,6 +38,17 @@ def test_it_rises_at_once_and_falls_when_clearly_more_are_quick() -> None:
     assert after(slow_before, (61, {5.0: 992, 1000.0: 8})) == 1000
     assert after(slow_before, (61, {5.0: 996, 1000.0: 4})) == 5
     assert after((0, QUICK), (61, {5.0: 992, 1000.0: 8})) == 5
+
+
+def test_what_is_reported_while_a_dead_members_requests_may_end_is_left_out() -> None:
+    times = AnswerTimes()
+    times.add(QUICK, 0)
+    times.ignore_until(20)
+    times.ignore_until(10)
+    times.add({5000.0: 1000}, 19)
+    assert times.within_ms == 5
+    times.add({500.0: 1000}, 20)
+    assert times.within_ms == 500
 
 
 def test_it_stays_as_it_was_while_there_is_nothing_new() -> None:

@@ -2,6 +2,9 @@
 
 Front Envoys report every few seconds how many answers took how long, in fixed buckets. The control server has them
 hedge only requests that take longer than nearly all others did (:mod:`understudy.xds.envoy.resources`).
+
+A member that dies or freezes holds requests up, and they say nothing of the application: if they counted, hedges would
+wait longer after each freeze. So reports are left out until the requests that it held must have ended.
 """
 
 from collections import Counter, deque
@@ -24,10 +27,17 @@ class AnswerTimes:
     def __init__(self) -> None:
         self.within_ms: int | None = None
         """99 % of the answers took no longer than this, rounded up to a bucket; None: too few answers were reported."""
+        self._ignored_until = float("-inf")
         self._slots: deque[tuple[float, Counter[float]]] = deque()
+
+    def ignore_until(self, end: float) -> None:
+        """Leave out what is reported before ``end`` (monotonic)."""
+        self._ignored_until = max(self._ignored_until, end)
 
     def add(self, durations: Mapping[float, int], now: float) -> None:
         """An Envoy reported answers: how many, by the upper bound of their bucket in ms. ``now`` is monotonic."""
+        if now < self._ignored_until:
+            return
         if not self._slots or now - self._slots[-1][0] >= _SLOT_SECONDS:
             self._slots.append((now, Counter()))
         latest = self._slots[-1][1]
