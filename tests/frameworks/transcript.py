@@ -8,7 +8,7 @@ from http.cookies import SimpleCookie
 
 import aiohttp
 
-SESSION_SECONDS = 3
+SESSION_SECONDS = 2
 """The lifetime of a session in these tests."""
 LARGE = 15
 """Items of 6000 bytes that are more than a session may hold."""
