@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from tests.frameworks.applications import EXAMPLES_OF_ALL, running
-from tests.frameworks.transcript import SESSION_SECONDS, transcript
+from tests.frameworks.transcript import SESSION_SECONDS, refused, transcript
 from tests.harness.redis_client import redis_client
 from tests.harness.sidecars import sidecar_pool
 from tests.harness.waiting import free_port, until
@@ -52,6 +52,9 @@ async def test_the_answers_are_the_same_with_a_sidecar_as_with_redis(example, re
             environment = {variable: store, "SESSION_SECONDS": str(SESSION_SECONDS)}
             urls.append(await stack.enter_async_context(running(example, directory, **environment)))
         expected, seen = await asyncio.gather(*(transcript(url, example.cookie) for url in urls))
+        if not example.keeps_elsewhere:
+            acknowledged, kept = await refused(urls[1], example.cookie)
+            assert acknowledged == kept, "an item that was not stored was acknowledged"
     assert seen == expected
     statuses = {answer[3] for answers in expected.values() for answer in answers}
     assert statuses == {200}

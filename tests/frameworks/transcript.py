@@ -1,6 +1,7 @@
 """What a client of an example sees: the same requests to each application, and its answers without what is random."""
 
 import asyncio
+import json
 import time
 from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
@@ -9,6 +10,8 @@ import aiohttp
 
 SESSION_SECONDS = 3
 """The lifetime of a session in these tests."""
+LARGE = 15
+"""Items of 6000 bytes that are more than a session may hold."""
 
 
 @dataclass
@@ -96,3 +99,18 @@ async def _stranger(one: Browser) -> None:
     one.cookie = sent
     await one.ask("POST", "/add", item="tea")
     await one.ask("GET")
+
+
+async def refused(url: str, cookie: str) -> tuple[int, int]:
+    """How many items an example has acknowledged before the first that it did not, and how many it has kept then.
+
+    A session becomes larger than a sidecar takes.
+    """
+    async with aiohttp.ClientSession() as http:
+        browser = Browser(http, url, cookie)
+        for acknowledged in range(LARGE):
+            await browser.ask("POST", "/add", item="x" * 6000)
+            if browser.seen[-1][3] != 200:
+                await browser.ask("GET")
+                return acknowledged, json.loads(browser.seen[-1][5])["count"]
+    raise AssertionError("no write was refused")

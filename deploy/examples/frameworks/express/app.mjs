@@ -31,11 +31,12 @@ const shown = (cart) => ({ count: cart?.count ?? 0, items: cart?.items ?? [] });
 
 app.get("/", (request, response) => response.json(shown(request.session)));
 
-app.post("/add", (request, response) => {
+// Without save(), express-session answers 200 first and stores afterwards: a refused write would go unnoticed.
+app.post("/add", (request, response, next) => {
   const cart = request.session;
   cart.count = (cart.count ?? 0) + 1;
   cart.items = [...(cart.items ?? []), request.query.item];
-  response.json(shown(cart));
+  cart.save((error) => (error ? next(error) : response.json(shown(cart))));
 });
 
 app.post("/logout", (request, response, next) => {

@@ -22,5 +22,10 @@ if ($path === '/add') {
     $_SESSION = [];
     session_destroy();
 }
+// Otherwise PHP stores the session after the answer: a refused write would go unnoticed.
+if (session_status() === PHP_SESSION_ACTIVE && !session_write_close()) {
+    http_response_code(500);
+    return;
+}
 header('Content-Type: application/json');
 echo json_encode(['count' => $_SESSION['count'] ?? 0, 'items' => $_SESSION['items'] ?? []]);
