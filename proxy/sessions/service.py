@@ -136,10 +136,10 @@ class SessionService:
 
     def get_now(self, call: Call) -> Reply | None:
         """The answer to a ``GET``, if this member's memory can give it at once; None if not."""
-        spec = self._pool.spec
-        if spec is None or call.headers.get(CONSISTENCY_HEADER) == "stale" or _key_fault(call) is not None:
+        spec, headers = self._pool.spec, call.headers
+        if spec is None or headers.get(CONSISTENCY_HEADER) == "stale" or TOUCH_HEADER in headers or _key_fault(call):
             return None
-        slot = slot_of(call.key, spec.slots)
+        slot = spec.slot_of_key(call.key)
         reply = self._calls.get_now(call, slot)
         if reply is not None:
             if reply.status < 500:

@@ -152,10 +152,10 @@ def _entry(fields: object) -> LogEntry:
     match fields:
         case [str(request), str(fingerprint), int(status)]:
             return LogEntry(request, fingerprint, status)
-        case [str(request), str(fingerprint), int(status), str(problem)]:
-            return LogEntry(request, fingerprint, status, problem)
         case [str(request), str(fingerprint), int(status), str(problem), str(reply), *_]:
             return LogEntry(request, fingerprint, status, problem, reply)
+        case [str(request), str(fingerprint), int(status), str(problem), *_]:
+            return LogEntry(request, fingerprint, status, problem)
     raise ValueError("not a record of requests: an entry is a request, a fingerprint, a status and a problem")
 
 

@@ -27,7 +27,7 @@ from understudy.proxy.ownership.slot_reconciler import SlotReconciler
 from understudy.proxy.ownership.takeovers import Takeovers
 from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_probe import PeerProbe
-from understudy.proxy.peers.peer_protocol import NotTaken, PeerDeclined, PeerRefused, ProbeResult
+from understudy.proxy.peers.peer_protocol import SESSIONS_PATH, NotTaken, PeerDeclined, PeerRefused, ProbeResult
 from understudy.proxy.peers.predecessor_monitor import PredecessorMonitor
 from understudy.proxy.sessions.call import Call
 from understudy.proxy.sessions.creation import SessionKeys
@@ -92,9 +92,11 @@ class Network:
             raise PeerDeclined(peer.member, str(error)) from None
         return {slot: at.record for slot, at in taken.items()}, taken[slots[0]].revision
 
-    async def forward(self, peer: Peer, method: str, key: str, **call: Any) -> Reply:
+    async def forward(self, peer: Peer, method: str, path: str, **call: Any) -> Reply:
         headers = {name.lower(): value for name, value in call["headers"].items()}
-        return await self._reach(peer).service.handle(Call(method, key, headers, call["body"], hop=True))
+        return await self._reach(peer).service.handle(
+            Call(method, path.removeprefix(SESSIONS_PATH), headers, call["body"], hop=True)
+        )
 
     def patience(self, _member: str) -> float:
         return 0.5

@@ -93,7 +93,7 @@ def test_the_window_is_open_to_every_request_that_somebody_still_waits_for() -> 
 
 
 def test_records_come_back_from_etcd_as_they_were() -> None:
-    entries = [EFFECT, ABSENT, LogEntry(R, ANY_CONTENT, 204, "request-refused")]
+    entries = [EFFECT, ABSENT, LogEntry(R, ANY_CONTENT, 204, "request-refused"), LogEntry(R, "f", 200, reply=":1\r\n")]
     assert decode_entries(encode_entries(entries)) == entries
     newer = b'[["r","f",200,"",{"what":"is this"}]]'
     assert decode_entries(newer) == [LogEntry("r", "f", 200)]
