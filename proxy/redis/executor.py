@@ -18,7 +18,7 @@ from understudy.proxy.redis.copies import CopyCount
 from understudy.proxy.redis.scan import KeyScan
 from understudy.proxy.sessions.call import Call, key_text
 from understudy.proxy.sessions.owner_calls import Begun
-from understudy.proxy.sessions.service import SessionService
+from understudy.proxy.sessions.service import CALL_TIMEOUT, SessionService
 from understudy.statesync.etcd.client import EtcdError
 from understudy.statesync.http.headers import DURABILITY_HEADER
 from understudy.statesync.redis.command import KeyCommand, KeyCommands
@@ -28,6 +28,8 @@ from understudy.statesync.sessions.command_batch import CommandBatch, RawValue, 
 
 logger = logging.getLogger(__name__)
 
+OVERLOAD_PAUSE = 0.05
+"""Seconds between two attempts at a command while commits lag behind."""
 UNHEARD_SECONDS = 60.0
 """Seconds for which an answer that a client did not get is remembered."""
 UNHEARD_MOST = 1000
@@ -177,7 +179,12 @@ class Executor:
 
     async def _call(self, batch: CommandBatch, client: Client) -> bytes:
         self.counts["other"] += 1
-        reply = await self._service.handle(Call.of_commands(batch, _headers(client)))
+        call = Call.of_commands(batch, _headers(client))
+        reply = await self._service.handle(call)
+        until = time.monotonic() + CALL_TIMEOUT
+        while _is_overloaded(reply) and time.monotonic() < until:
+            await asyncio.sleep(OVERLOAD_PAUSE)
+            reply = await self._service.handle(call)
         return reply.body if _is_answer(reply) else encode(error_of(reply), client.protocol)
 
 
@@ -192,6 +199,11 @@ def _value_set_if_absent(command: KeyCommand) -> bytes | None:
     if command.name == b"SET" and not any(arg.upper() == b"NX" for arg in command.args[1:]):
         return None
     return command.args[0]
+
+
+def _is_overloaded(reply: Reply) -> bool:
+    """Whether commits lag behind: then commands wait, and the client is soon not read from."""
+    return reply.status == 503 and b"/overloaded" in reply.body
 
 
 def _is_answer(reply: Reply) -> bool:
