@@ -27,6 +27,7 @@ EVERYTHING = SidecarOptions(
     peer="127.0.0.1:7601",
     health="127.0.0.1:7602",
     metrics="127.0.0.1:7603",
+    redis="127.0.0.1:7604",
     site="east",
     node="node-1",
     weight="20",

@@ -96,6 +96,7 @@ def test_the_sidecar_is_told_who_where_and_what_it_is() -> None:
     assert injected["metadata"]["labels"][POOL] == "cart"
     app = {variable["name"]: variable for variable in named(injected, "app")["env"]}
     assert app["UNDERSTUDY_URL"]["value"] == "http://127.0.0.1:7600"
+    assert app["UNDERSTUDY_REDIS_URL"]["value"] == "redis://127.0.0.1:7604/0"
     assert app["UNDERSTUDY_MEMBER"]["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.name"
 
 
@@ -170,11 +171,13 @@ def test_hooks_and_variables_of_an_earlier_injection_follow_new_annotations() ->
     changed = copy.deepcopy(injected)
     changed["metadata"]["annotations"] |= {
         "understudy.io/session-port": "17600",
+        "understudy.io/redis-port": "17604",
         "understudy.io/wait-for-handover": "false",
     }
     again = inject(changed, PLAIN).pod
     env = {variable["name"]: variable.get("value") for variable in named(again, "app")["env"]}
     assert env["UNDERSTUDY_URL"] == "http://127.0.0.1:17600"
+    assert env["UNDERSTUDY_REDIS_URL"] == "redis://127.0.0.1:17604/0"
     assert "lifecycle" not in named(again, "app")
     assert len(sidecars(again)) == 1
     assert "--insecure" in sidecars(again)[0]["args"]

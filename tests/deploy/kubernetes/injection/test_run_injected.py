@@ -35,7 +35,7 @@ async def start(pool: SidecarPool, tmp_path: Path) -> AsyncIterator[Start]:
     running: list[RunningPod] = []
 
     async def one(name: str, form: str = NATIVE, **annotations: str) -> RunningPod:
-        ports = {f"{kind}-port": str(free_port()) for kind in ("session", "peer", "health", "metrics")}
+        ports = {f"{kind}-port": str(free_port()) for kind in ("session", "peer", "health", "metrics", "redis")}
         told = {"pool": pool.keys.pool, **ports, **{key.replace("_", "-"): text for key, text in annotations.items()}}
         created = pod(told, containers=[container(ports=[{"containerPort": free_port()}])])
         injected = inject(created, replace(PLAIN, etcd=(pool.etcd.endpoint,), form=form)).pod
@@ -129,7 +129,7 @@ async def test_an_etcd_that_is_away_makes_no_pod_unready_and_ends_no_sidecar(
     etcd_server: EtcdServer, pool_name: str, tmp_path: Path
 ) -> None:
     async with sidecar_pool(etcd_server, pool_name) as pool:
-        ports = {f"{kind}-port": str(free_port()) for kind in ("session", "peer", "health", "metrics")}
+        ports = {f"{kind}-port": str(free_port()) for kind in ("session", "peer", "health", "metrics", "redis")}
         created = pod({"pool": pool_name, **ports}, containers=[container(ports=[{"containerPort": free_port()}])])
         injected = inject(created, replace(PLAIN, etcd=(etcd_server.endpoint,))).pod
         injected["metadata"] |= {"name": "cart-0", "uid": "u"}

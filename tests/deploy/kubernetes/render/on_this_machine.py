@@ -22,7 +22,7 @@ from understudy.deploy.kubernetes.injection.container import SIDECAR
 from understudy.deploy.kubernetes.injection.workloads import inject_objects
 
 PORTS = (18000, 18001, 8080, 19000, 9901)
-MEMBER_PORTS = (7600, 7601, 7602, 7603)
+MEMBER_PORTS = (7600, 7601, 7602, 7603, 7604)
 
 
 class Cluster:
