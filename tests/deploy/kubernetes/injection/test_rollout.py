@@ -32,7 +32,7 @@ class Cluster:
 
     async def create(self, name: str) -> None:
         """What happens to a pod of the Deployment: admission, a node, a kubelet."""
-        ports = {f"{kind}-port": str(free_port()) for kind in ("session", "peer", "health", "metrics")}
+        ports = {f"{kind}-port": str(free_port()) for kind in ("session", "peer", "health", "metrics", "redis")}
         asked = pod(
             {"pool": self.pool.keys.pool, **ports}, containers=[container(ports=[{"containerPort": free_port()}])]
         )
