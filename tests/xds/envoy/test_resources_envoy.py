@@ -102,7 +102,7 @@ async def test_after_a_death_every_key_is_answered_by_the_next_in_its_order(fron
     front.kill("cart-1")
     keys = [secrets.token_hex(8) for _ in range(300)]
     answers = []
-    for some in (keys[at : at + 30] for at in range(0, len(keys), 30)):  # all at once, connects may take longer than Envoy waits for them
+    for some in (keys[at : at + 30] for at in range(0, len(keys), 30)):  # Envoy does not wait long for connects
         answers += await asyncio.gather(*(front.request("POST", x_session_id=key) for key in some))
     for key, answer in zip(keys, answers, strict=True):
         first, second, _ = front.order_of(key)
