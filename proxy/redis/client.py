@@ -21,6 +21,7 @@ NO_AUTH = RedisError("NOAUTH Authentication required.")
 WRONG_PASSWORD = RedisError("WRONGPASS invalid username-password pair or user is disabled.")
 _NO_CLUSTER = RedisError("ERR This instance has cluster support disabled")
 _LONGEST_NAME = 256
+CHANNELS_MOST = 100
 
 
 @dataclass(slots=True)
@@ -293,6 +294,8 @@ def _info(_: Client, args: Sequence[bytes], server: Server) -> object:
 
 def _subscribe(client: Client, args: Sequence[bytes], _: Server) -> object:
     """Acknowledge a subscription: some clients subscribe when they connect. Nothing is ever published here."""
+    if len(client.channels) >= CHANNELS_MOST:
+        return RedisError(f"ERR a connection has at most {CHANNELS_MOST} subscriptions here")
     client.channels.update(args[:1])
     return [b"subscribe", args[0], len(client.channels)]
 

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 PENDING_MOST = 512
 """Commands of one connection that are under way at a time; the others stay unread."""
+TRANSACTION_MOST = 1000
+"""Commands between ``MULTI`` and ``EXEC``."""
 OUTPUT_AT_ONCE = 256 * 1024
 """Bytes of answers that are collected before they are sent."""
 NOTICE_AFTER = 0.1
@@ -253,6 +255,8 @@ class Connection(asyncio.Protocol):
             isinstance(command, KeyCommand) and transaction.commands and transaction.commands[0].key != command.key
         ):
             command = RedisError("CROSSSLOT a transaction has commands on one key only; see docs/redis.md")
+        if len(transaction.commands) >= TRANSACTION_MOST:
+            command = RedisError(f"ERR a transaction has at most {TRANSACTION_MOST} commands")
         if isinstance(command, RedisError):
             transaction.failed = True
             self._say(command)

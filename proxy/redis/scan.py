@@ -5,6 +5,7 @@ this member holds is read from memory, another one from etcd. As in Redis, a key
 and the number of keys in an answer is not what ``COUNT`` says.
 """
 
+import asyncio
 from collections.abc import Iterator, Sequence
 
 from understudy.proxy.member.local_copies import LocalCopies
@@ -60,6 +61,7 @@ class KeyScan:
         current = await self._current()
         total = 0
         for slot in range(spec.slots if spec else 0):
+            await asyncio.sleep(0)
             total += len(await self._keys(slot, current=current))
         return total
 

@@ -281,3 +281,14 @@ def memory_of(pool: SidecarPool) -> int:
     """Resident bytes of the sidecar that the clients are connected to."""
     status = Path(f"/proc/{pool.members['a'].sidecar.pid}/status").read_text()
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))) * 1024
+
+
+async def test_a_transaction_and_subscriptions_have_an_end(ours):
+    await ours("MULTI")
+    ours.send(*[("SET", "k", "v")] * 1001)
+    answers = await ours.answers(1001)
+    assert answers[:1000] == [b"QUEUED"] * 1000
+    assert str(answers[1000]) == "ERR a transaction has at most 1000 commands"
+    assert str(await ours("EXEC")).startswith("EXECABORT")
+    ours.send(*[("SUBSCRIBE", f"c{n}") for n in range(101)])
+    assert str((await ours.answers(101))[100]) == "ERR a connection has at most 100 subscriptions here"
