@@ -47,9 +47,9 @@ class KeyScan:
         slots = spec.slots if spec else 0
         current = await self._current()
         while slot < slots:
-            found += [
-                key for key, of in await self._keys(slot, current=current) if kind in (b"", of) and pattern.fits(key)
-            ]
+            await asyncio.sleep(0)  # others want to be answered, however many keys a slot has
+            keys = await self._keys(slot, current=current)
+            found += [key for key, of in keys if kind in (b"", of) and pattern.fits(key)]
             slot += 1
             if len(found) >= count:
                 break
