@@ -7,6 +7,8 @@ from prometheus_client.registry import Collector
 
 from understudy.proxy.redis.port import RedisPort
 
+_PREFIX = "understudy_"
+
 
 class RedisCollector(Collector):
     """What the port has counted, read when Prometheus asks."""
@@ -17,7 +19,7 @@ class RedisCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """The port as it is now."""
         commands = CounterMetricFamily(
-            "understudy_redis_commands",
+            f"{_PREFIX}redis_commands",
             "Commands on keys by how they were carried out: from memory, by a commit of this member, or otherwise.",
             labels=("how",),
         )
@@ -25,5 +27,5 @@ class RedisCollector(Collector):
             commands.add_metric([how], count)
         yield commands
         yield GaugeMetricFamily(
-            "understudy_redis_connections", "Connections of Redis clients.", value=len(self._port.clients())
+            f"{_PREFIX}redis_connections", "Connections of Redis clients.", value=len(self._port.clients())
         )
