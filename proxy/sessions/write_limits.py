@@ -30,14 +30,11 @@ class WriteLimits:
 
     def overload_now(self, spec: PoolSpec) -> bool:
         """Whether a write that begins a session would not be taken in because commits lag behind."""
-        now = self._committer.pressure(time.monotonic())
-        return bool(self._locks.waiting or now.refusal(new=True, bound=spec.limits.queued_writes))
+        return bool(self._why(spec, new=True))
 
     def overload(self, spec: PoolSpec, *, new: bool) -> Reply | None:
         """The answer to a write that is not taken in because commits lag behind (``backpressure``)."""
-        now = self._committer.pressure(time.monotonic())
-        waiting = replace(now, writes=now.writes + self._locks.waiting) if self._locks.waiting else now
-        why = waiting.refusal(new=new, bound=spec.limits.queued_writes)
+        why = self._why(spec, new=new)
         if not why:
             return None
         if new:
@@ -45,6 +42,11 @@ class WriteLimits:
         else:
             self._counters.refused_writes += 1
         return problem(503, "overloaded", why, retry_after=RETRY_AFTER)
+
+    def _why(self, spec: PoolSpec, *, new: bool) -> str:
+        now = self._committer.pressure(time.monotonic())
+        waiting = replace(now, writes=now.writes + self._locks.waiting) if self._locks.waiting else now
+        return waiting.refusal(new=new, bound=spec.limits.queued_writes)
 
     def too_many_requests(self, write: Write, spec: PoolSpec) -> Reply | None:
         """The answer to a write whose outcome cannot be kept: without it, a copy of the request might act again."""
