@@ -44,6 +44,7 @@ async def test_slots_that_were_given_up_and_not_taken_are_served_again_only_unde
 ) -> None:
     async with sidecars_here(pool, "a", "b") as here:
         await pool.settle(*A_FIRST)
+        await until(lambda: len(here["a"].owned.open_slots()) == pool.spec.slots, what="a knows what it owns")
         await pool.call("a", "PUT", "/k", "kept")
         before = await pool.owners()
 
@@ -62,6 +63,7 @@ async def test_who_is_given_slots_takes_them_only_under_the_records_that_they_we
     async with sidecars_here(pool, "a", "b") as here:
         await pool.settle(*A_FIRST)
         a = here["a"]
+        await until(lambda: len(a.owned.open_slots()) == pool.spec.slots, what="a knows what it owns")
         peer = a.pool.peer("b")
         assert peer is not None
         stale = {slot: at.revision for slot, at in a.pool.view().owners.items()}
