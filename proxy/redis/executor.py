@@ -28,8 +28,8 @@ from understudy.statesync.sessions.command_batch import CommandBatch, RawValue, 
 
 logger = logging.getLogger(__name__)
 
-OVERLOAD_PAUSE = 0.05
-"""Seconds between two attempts at a command while commits lag behind."""
+PAUSE = 0.01
+"""Seconds between two attempts at a command that this member or another cannot carry out yet."""
 UNHEARD_SECONDS = 60.0
 """Seconds for which an answer that a client did not get is remembered."""
 UNHEARD_MOST = 1000
@@ -56,6 +56,7 @@ class Executor:
         self._scan = scan
         self._copies = copies
         self.counts = dict.fromkeys(COUNTED, 0)
+        self._turn = asyncio.Lock()
         self._unheard: OrderedDict[tuple[bytes, bytes], float] = OrderedDict()
 
     def read_now(self, command: KeyCommand, client: Client) -> bytes | None:
@@ -75,7 +76,7 @@ class Executor:
 
     def write_now(self, command: KeyCommand, client: Client) -> BegunWrite | bytes | None:
         """Begin a write that this member can carry out at once, or answer it; None, with nothing done, for others."""
-        if client.durability or (command.name in _SET_NX and self._unheard):
+        if client.durability or self._turn.locked() or (command.name in _SET_NX and self._unheard):
             return None
         call = Call.of_commands(CommandBatch((command,), client.protocol), {})
         begun = self._service.write_now(call)
@@ -104,7 +105,16 @@ class Executor:
 
     async def several(self, commands: KeyCommands, client: Client) -> bytes:
         """The answer of a command on several keys. It is carried out for each of them alone, not for all or none."""
-        replies = await asyncio.gather(*(self._parsed(part, client) for part in commands.parts))
+        replies: list[object] = [None] * len(commands.parts)
+        places: dict[bytes, list[int]] = {}
+        for place, part in enumerate(commands.parts):
+            places.setdefault(part.key, []).append(place)
+
+        async def on_one_key(its: list[int]) -> None:
+            for place in its:
+                replies[place] = await self._parsed(commands.parts[place], client)
+
+        await asyncio.gather(*(on_one_key(its) for its in places.values()))
         failed = next((reply for reply in replies if isinstance(reply, RedisError)), None)
         return encode(failed or commands.combine(replies), client.protocol)
 
@@ -113,6 +123,7 @@ class Executor:
 
         If this member fails between the two, both keys have the value.
         """
+        made_here = False
         while True:
             value = await self._raw(taken(source), client)
             if isinstance(value, RedisError):
@@ -120,9 +131,10 @@ class Executor:
             if value is None:
                 return encode(RedisError("ERR no such key"), client.protocol)
             if source != target:
-                made = await self._parsed(copied(target, value, only_new=only_new), client)
+                made = await self._parsed(copied(target, value, only_new=only_new and not made_here), client)
                 if made != 1:
                     return encode(made, client.protocol)
+                made_here = True
                 gone = await self._parsed(removed(source, value), client)
                 if gone == 0:
                     continue  # somebody has written to the source meanwhile
@@ -170,7 +182,7 @@ class Executor:
         self.counts["other"] += 1
         if not batch.reads:
             client.written = key_text(command.key)
-        reply = await self._service.handle(Call.of_commands(batch, _headers(client)))
+        reply = await self._handled(Call.of_commands(batch, _headers(client)))
         return batch.parse_reply(reply.body) if _is_answer(reply) else error_of(reply)
 
     async def _raw(self, command: KeyCommand, client: Client) -> RawValue | RedisError | None:
@@ -179,13 +191,27 @@ class Executor:
 
     async def _call(self, batch: CommandBatch, client: Client) -> bytes:
         self.counts["other"] += 1
-        call = Call.of_commands(batch, _headers(client))
-        reply = await self._service.handle(call)
-        until = time.monotonic() + CALL_TIMEOUT
-        while _is_overloaded(reply) and time.monotonic() < until:
-            await asyncio.sleep(OVERLOAD_PAUSE)
-            reply = await self._service.handle(call)
+        reply = await self._handled(Call.of_commands(batch, _headers(client)))
         return reply.body if _is_answer(reply) else encode(error_of(reply), client.protocol)
+
+    async def _handled(self, call: Call) -> Reply:
+        """The session service's reply. Commands wait while a member starts, or while commits lag behind."""
+        until = time.monotonic() + CALL_TIMEOUT
+        while True:
+            if not call.reads:
+                await self._take_turn(until)
+            reply = await self._service.handle(call)
+            if not _may_pass(reply) or time.monotonic() >= until:
+                return reply
+            await asyncio.sleep(PAUSE)
+
+    async def _take_turn(self, until: float) -> None:
+        """Wait until this member takes writes, or until ``until`` (monotonic). Writes wait in their order."""
+        if not self._turn.locked() and self._service.takes_writes():
+            return
+        async with self._turn:
+            while not self._service.takes_writes() and time.monotonic() < until:  # noqa: ASYNC110 - no event tells it
+                await asyncio.sleep(PAUSE)
 
 
 def _headers(client: Client) -> dict[str, str]:
@@ -201,9 +227,9 @@ def _value_set_if_absent(command: KeyCommand) -> bytes | None:
     return command.args[0]
 
 
-def _is_overloaded(reply: Reply) -> bool:
-    """Whether commits lag behind: then commands wait, and the client is soon not read from."""
-    return reply.status == 503 and b"/overloaded" in reply.body
+def _may_pass(reply: Reply) -> bool:
+    """Whether nothing was done and the reason lasts for a moment: commits lag behind, or a member is starting."""
+    return reply.status == 503 and (b"/overloaded" in reply.body or b"/not-ready" in reply.body)
 
 
 def _is_answer(reply: Reply) -> bool:

@@ -263,7 +263,7 @@ class OwnerCalls:
             or not self._replica.is_synced(slot)
             or self._replica.unreadable(slot, key)
             or self._loop_lag.standstill()
-            or self._limits.overload_now(spec)
+            or self.lags(spec)
         ):
             return None
         outcome = self._decide(call, COMMANDS, owned, spec)
@@ -275,6 +275,10 @@ class OwnerCalls:
         owned.enter()
         submission = self._submit(key, outcome.session, owned, partial(self._release, owned, key))
         return Begun(submission, outcome, owned)
+
+    def lags(self, spec: PoolSpec) -> bool:
+        """Whether commits lag behind, so that a new session would be refused."""
+        return self._limits.lags(spec)
 
     def _renewed(self, call: Call, outcome: Stored, owned: OwnedSlot) -> bool:
         """Whether a write only gives the session more time, so little that memory will do; then it is done.

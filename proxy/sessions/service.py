@@ -126,6 +126,11 @@ class SessionService:
         owned = self._owned.get(spec.slot_of_key(call.key))
         return self._calls.write_now(call, owned, spec) if owned is not None else None
 
+    def takes_writes(self) -> bool:
+        """Whether the pool's spec is known, and commits do not lag behind."""
+        spec = self._pool.spec
+        return spec is not None and not self._calls.lags(spec)
+
     def written(self, begun: Begun, came: float) -> None:
         """A write that was begun at ``came`` (monotonic) is committed."""
         self._recorder.answered(begun.owned.slot, came, "")

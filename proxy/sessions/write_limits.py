@@ -28,8 +28,8 @@ class WriteLimits:
         self._owned = owned
         self._counters = counters
 
-    def overload_now(self, spec: PoolSpec) -> bool:
-        """Whether a write that begins a session would not be taken in because commits lag behind."""
+    def lags(self, spec: PoolSpec) -> bool:
+        """Whether commits lag behind, so that a write that begins a session would be refused."""
         return bool(self._why(spec, new=True))
 
     def overload(self, spec: PoolSpec, *, new: bool) -> Reply | None:

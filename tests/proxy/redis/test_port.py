@@ -160,7 +160,9 @@ async def test_commands_on_several_keys_reach_every_owner(ours):
     assert await ours("MSET", *(word for key in keys for word in (key, key[:3]))) == b"OK"
     assert await ours("MGET", *keys, "none") == [*(key[:3].encode() for key in keys), None]
     assert await ours("EXISTS", *keys, keys[0]) == 10
-    assert await ours("DEL", *keys, "none") == 9
+    assert await ours("MSET", *(word for n in range(40) for word in (keys[n % 9], n))) == b"OK"
+    assert await ours("MGET", *keys) == [b"36", b"37", b"38", b"39", *(b"%d" % n for n in range(31, 36))]
+    assert await ours("DEL", *keys, *keys, "none") == 9
     assert await ours("MGET", *keys) == [None] * 9
 
 

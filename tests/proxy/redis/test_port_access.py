@@ -6,6 +6,7 @@ from pathlib import Path
 from tests.harness.redis_client import RedisClient, redis_client
 from tests.harness.secrets import write_secret
 from tests.harness.sidecars import sidecar_pool
+from tests.harness.waiting import until
 
 TOKEN = "a-token-of-some-length"
 
@@ -56,11 +57,34 @@ async def test_clients_that_asked_for_it_hear_of_a_wait_before_and_after_it(etcd
 
 
 async def test_commands_wait_while_commits_lag_behind(etcd, pool_name):
-    async with sidecar_pool(etcd, pool_name, "slots: 16\nlimits: {queued_writes: 20}") as pool:
+    async with sidecar_pool(etcd, pool_name, "slots: 16\nlimits: {queued_writes: 4}") as pool:
         await pool.start("a")
         await pool.settle(("a",))
         async with redis_client(pool.members["a"].redis) as client:
             await client("CLIENT", "SETNAME", "understudy:durability=async")
-            client.send(*[("SET", f"k{n}", "v") for n in range(60)])
-            assert await client.answers(60) == [b"OK"] * 60
-            assert await client("DBSIZE") == 60
+            client.send(*[("SET", f"k{n}", "v") for n in range(300)])
+            assert await client.answers(300) == [b"OK"] * 300
+            assert await client("DBSIZE") == 300
+
+
+async def test_commands_wait_while_the_sidecar_starts(etcd_server, pool_name):
+    async with sidecar_pool(etcd_server, pool_name) as pool:
+        await pool.start("a")
+        await pool.settle(("a",))
+        sidecar, address = pool.members["a"].sidecar, pool.members["a"].redis
+        sidecar.kill()
+        etcd_server.pause()
+        sidecar.start()
+        await until(lambda: _listens(address), 30, "the port is open")
+        async with redis_client(address) as client:
+            client.send(("SET", "k", "v"), ("GET", "k"))
+            etcd_server.resume()
+            assert await client.answers(2) == [b"OK", b"v"]
+
+
+async def _listens(address: str) -> bool:
+    try:
+        (await RedisClient.connect(address)).close()
+    except OSError:
+        return False
+    return True
