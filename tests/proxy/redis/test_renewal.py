@@ -8,6 +8,8 @@ from tests.harness.waiting import until
 
 ORDERS = (("a", "b"), ("b", "a"))
 LIFETIME = 1000
+SLOW = 20
+"""Seconds that a loaded machine may take between two commands here."""
 
 
 async def committed(pool: SidecarPool, member: str) -> int:
@@ -26,7 +28,7 @@ async def test_a_renewal_is_committed_when_a_tenth_of_the_lifetime_is_at_stake_a
             before = await committed(pool, "a")
             for extra in range(95):
                 assert await client("EXPIRE", key, LIFETIME + extra) == 1
-                assert await client("TTL", key) in (LIFETIME + extra, LIFETIME + extra - 1)
+                assert LIFETIME + extra - SLOW <= await client("TTL", key) <= LIFETIME + extra
             assert await other("EXPIRE", key, LIFETIME + 96) == 1, "also where it is forwarded"
             assert await client("GETEX", key, "EX", LIFETIME + 97) == b"v"
             assert await committed(pool, "a") == before, "no commit below a tenth"
@@ -39,7 +41,7 @@ async def test_a_renewal_is_committed_when_a_tenth_of_the_lifetime_is_at_stake_a
 
             await client("EXPIRE", key, LIFETIME // 2 + 49)
             await client("APPEND", key, "w")
-            assert await client("TTL", key) >= LIFETIME // 2 + 48, "the next write contains the renewal"
+            assert await client("TTL", key) >= LIFETIME // 2 + 49 - SLOW, "the next write contains the renewal"
             await client("SET", key, "v", "EX", LIFETIME)
             await client("EXPIRE", key, LIFETIME + 99)
             pool.kill("a")
