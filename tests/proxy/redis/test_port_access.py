@@ -64,7 +64,7 @@ async def test_commands_wait_while_commits_lag_behind(etcd, pool_name):
             await client("CLIENT", "SETNAME", "understudy:durability=async")
             client.send(*[("SET", f"k{n}", "v") for n in range(300)])
             assert await client.answers(300) == [b"OK"] * 300
-            assert await client("DBSIZE") == 300
+            await until(lambda: _has_keys(client, 300), 30, "all writes are committed")
 
 
 async def test_commands_wait_while_the_sidecar_starts(etcd_server, pool_name):
@@ -76,10 +76,15 @@ async def test_commands_wait_while_the_sidecar_starts(etcd_server, pool_name):
         etcd_server.pause()
         sidecar.start()
         await until(lambda: _listens(address), 30, "the port is open")
-        async with redis_client(address) as client:
-            client.send(("SET", "k", "v"), ("GET", "k"))
+        async with redis_client(address) as client, redis_client(address) as other:
+            client.send(("GET", "none"), ("SET", "k", "v"), ("GET", "k"))
+            assert await other("PING") == b"PONG", "the commands have arrived"
             etcd_server.resume()
-            assert await client.answers(2) == [b"OK", b"v"]
+            assert await client.answers(3) == [None, b"OK", b"v"]
+
+
+async def _has_keys(client: RedisClient, count: int) -> bool:
+    return await client("DBSIZE") == count
 
 
 async def _listens(address: str) -> bool:
