@@ -17,7 +17,7 @@ from understudy.proxy.redis.client import Client
 from understudy.proxy.redis.copies import CopyCount
 from understudy.proxy.redis.scan import KeyScan
 from understudy.proxy.sessions.call import Call, key_text
-from understudy.proxy.sessions.owner_calls import Begun
+from understudy.proxy.sessions.owner_writes import Begun
 from understudy.proxy.sessions.service import CALL_TIMEOUT, SessionService
 from understudy.statesync.etcd.client import EtcdError
 from understudy.statesync.http.headers import DURABILITY_HEADER

@@ -1,8 +1,8 @@
 """The session service of a member: every session call of the application or of a peer ends here.
 
-A call in an owned slot is answered at once (``owner_calls``). A call in another slot goes to the owner's sidecar
-(``routing``), which may mean that this member takes the slot over first. Calls wait for all of this up to
-:data:`CALL_TIMEOUT`, since a client in the middle of a failover prefers a late answer to an error.
+A call in an owned slot is answered at once (``owner_reads``, ``owner_writes``). A call in another slot goes to the
+owner's sidecar (``routing``), which may mean that this member takes the slot over first. Calls wait for all of this up
+to :data:`CALL_TIMEOUT`, since a client in the middle of a failover prefers a late answer to an error.
 """
 
 import asyncio
@@ -20,7 +20,8 @@ from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.sessions.call import TTL_MOST, Call, key_text
 from understudy.proxy.sessions.call_attempts import CallAttempts
 from understudy.proxy.sessions.creation import SessionKeys, fault_of
-from understudy.proxy.sessions.owner_calls import Begun, OwnerCalls
+from understudy.proxy.sessions.owner_reads import OwnerReads
+from understudy.proxy.sessions.owner_writes import Begun, OwnerWrites
 from understudy.proxy.sessions.routing import OwnerRouter
 from understudy.statesync.etcd.client import EtcdError
 from understudy.statesync.http.headers import CALLER_HEADER, CONSISTENCY_HEADER, TOUCH_HEADER, TTL_HEADER
@@ -47,7 +48,8 @@ class SessionService:
         pool: PoolView,
         owned: OwnedSlots,
         updates: PoolUpdates,
-        calls: OwnerCalls,
+        reads: OwnerReads,
+        writes: OwnerWrites,
         router: OwnerRouter,
         keys: SessionKeys,
         clock: PoolClock,
@@ -58,7 +60,8 @@ class SessionService:
         self._pool = pool
         self._owned = owned
         self._updates = updates
-        self._calls = calls
+        self._reads = reads
+        self._writes = writes
         self._router = router
         self._keys = keys
         self._clock = clock
@@ -110,7 +113,7 @@ class SessionService:
         key = key_text(batch.key)
         slot = spec.slot_of_key(key)
         owned = self._owned.get(slot)
-        answer = self._calls.read_now(batch, key, owned) if owned is not None else None
+        answer = self._reads.read_now(batch, key, owned) if owned is not None else None
         if answer is not None:
             self._recorder.answered(slot, time.monotonic(), "")
         return answer
@@ -124,12 +127,12 @@ class SessionService:
         if spec is None or spec.durability != "sync" or call.headers or _key_fault(call) is not None:
             return None
         owned = self._owned.get(spec.slot_of_key(call.key))
-        return self._calls.write_now(call, owned, spec) if owned is not None else None
+        return self._writes.write_now(call, owned, spec) if owned is not None else None
 
     def takes_writes(self) -> bool:
         """Whether the pool's spec is known, and commits do not lag behind."""
         spec = self._pool.spec
-        return spec is not None and not self._calls.lags(spec)
+        return spec is not None and not self._writes.lags(spec)
 
     def written(self, begun: Begun, came: float) -> None:
         """A write that was begun at ``came`` (monotonic) is committed."""
@@ -137,7 +140,7 @@ class SessionService:
 
     async def settle(self, call: Call, begun: Begun) -> Reply:
         """The answer to a write that was begun and has failed, or takes longer than :data:`CALL_TIMEOUT`."""
-        return await self._calls.settle(begun) or await self.handle(call)
+        return await self._writes.settle(begun) or await self.handle(call)
 
     def get_now(self, call: Call) -> Reply | None:
         """The answer to a ``GET``, if this member's memory can give it at once; None if not."""
@@ -145,7 +148,7 @@ class SessionService:
         if spec is None or headers.get(CONSISTENCY_HEADER) == "stale" or TOUCH_HEADER in headers or _key_fault(call):
             return None
         slot = spec.slot_of_key(call.key)
-        reply = self._calls.get_now(call, slot)
+        reply = self._reads.get_now(call, slot)
         if reply is not None:
             if reply.status < 500:
                 self._recorder.answered(slot, time.monotonic(), call.headers.get("traceparent", ""))
@@ -161,7 +164,7 @@ class SessionService:
             return fault
         slot = spec.slot_of_key(call.key)
         if call.method == "GET" and call.headers.get(CONSISTENCY_HEADER) == "stale":
-            copy = self._calls.stale(call, slot)
+            copy = self._reads.stale(call, slot)
             if copy is not None:
                 return copy
         now = time.monotonic()
@@ -188,7 +191,7 @@ class SessionService:
     async def _attempt(self, call: Call, slot: int, spec: PoolSpec, attempts: CallAttempts) -> Reply | None:
         """One attempt: the answer, or None to look again."""
         owned = self._owned.enter_now(slot)  # a timeout takes as long as all of a read
-        if owned is None and call.reads and self._calls.at_hand(call, slot):
+        if owned is None and call.reads and self._reads.at_hand(call, slot):
             owned = self._owned.enter_to_read(slot)
         try:
             if owned is None:
@@ -199,9 +202,9 @@ class SessionService:
         except TimeoutError:
             return None
         if call.reads:
-            reply = await self._calls.read(call, owned)
+            reply = await self._reads.read(call, owned)
         else:
-            reply = await self._calls.write(call, owned, spec, attempts.give_up)
+            reply = await self._writes.write(call, owned, spec, attempts.give_up)
         if reply is not None and reply.status < 500:
             self._recorder.answered(slot, attempts.came, call.headers.get("traceparent", ""))
         return reply

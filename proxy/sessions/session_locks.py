@@ -1,4 +1,4 @@
-"""A lock for each session that is being written; ``owner_calls`` takes and releases them."""
+"""A lock for each session that is being written; ``owner_writes`` takes and releases them."""
 
 import asyncio
 from collections import deque

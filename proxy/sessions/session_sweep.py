@@ -3,7 +3,7 @@
 import asyncio
 
 from understudy.proxy.ownership.owned_slots import NotMine, OwnedSlots
-from understudy.proxy.sessions.owner_calls import OwnerCalls
+from understudy.proxy.sessions.owner_writes import OwnerWrites
 from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.sessions.replica import Replica
 
@@ -15,11 +15,11 @@ MAX_SWEPT = 500
 class SessionSweep:
     """Sweeps; one per member."""
 
-    def __init__(self, replica: Replica, owned: OwnedSlots, clock: PoolClock, calls: OwnerCalls) -> None:
+    def __init__(self, replica: Replica, owned: OwnedSlots, clock: PoolClock, writes: OwnerWrites) -> None:
         self._replica = replica
         self._owned = owned
         self._clock = clock
-        self._calls = calls
+        self._writes = writes
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -37,4 +37,4 @@ class SessionSweep:
                     owned = await self._owned.enter(slot)
                 except NotMine:
                     continue
-                await self._calls.remove_dead(key, owned)
+                await self._writes.remove_dead(key, owned)

@@ -34,8 +34,10 @@ from understudy.proxy.peers.clock_watch import ClockWatch
 from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_probe import PeerProbe
 from understudy.proxy.peers.predecessor_monitor import PredecessorMonitor
+from understudy.proxy.sessions.async_writes import AsyncWrites
 from understudy.proxy.sessions.creation import SessionKeys
-from understudy.proxy.sessions.owner_calls import OwnerCalls
+from understudy.proxy.sessions.owner_reads import OwnerReads
+from understudy.proxy.sessions.owner_writes import OwnerWrites
 from understudy.proxy.sessions.request_sweep import RequestSweep
 from understudy.proxy.sessions.routing import OwnerRouter
 from understudy.proxy.sessions.service import SessionService
@@ -121,7 +123,8 @@ def assemble(
     monitor = PredecessorMonitor(pool, Pulses(), base.beat_now)
     probe = PeerProbe(client, pool, base.loop_lag, monitor)
     handover, takeovers, reconciler = _ownership(base, probe, recorder, faults)
-    committer, calls, router, service = _sessions(base, probe, recorder, reads, takeovers, metrics)
+    async_writes = AsyncWrites(recorder)
+    committer, writes, router, service = _sessions(base, probe, recorder, reads, async_writes, takeovers, metrics)
     pool_watch = PoolWatch(etcd, settings.pool, partial(_no_pool, base))
     status = MemberStatus(partial(_facts, base, faults, spec_checks, pool_watch))
     name = NameHolder(pool, etcd, probe)
@@ -143,7 +146,8 @@ def assemble(
         reconciler=reconciler,
         drain=_drain(base),
         committer=committer,
-        calls=calls,
+        writes=writes,
+        async_writes=async_writes,
         router=router,
         service=service,
         anti_entropy=AntiEntropy(pool, copies, etcd, recorder, interval=settings.scrub_interval),
@@ -161,7 +165,7 @@ def _services(base: _Base, sidecar: Sidecar, spec_checks: SpecChecks, pool_watch
         "ownership": sidecar.reconciler.run(),
         "read deadline": sidecar.reads.run(),
         "contact with etcd": _step_down(base, sidecar).run(),
-        "session sweep": SessionSweep(copies.replica, owned, clock, sidecar.calls).run(),
+        "session sweep": SessionSweep(copies.replica, owned, clock, sidecar.writes).run(),
         "request sweep": RequestSweep(pool, copies.requests, etcd).run(),
         "anti-entropy": sidecar.anti_entropy.run(),
         "application check": sidecar.check.run(),
@@ -287,17 +291,21 @@ def _sessions(
     base: _Base,
     probe: PeerProbe,
     recorder: Recorder,
-    reads: ReadDeadline,
+    deadline: ReadDeadline,
+    async_writes: AsyncWrites,
     takeovers: Takeovers,
     metrics: SidecarMetrics,
-) -> tuple[Committer, OwnerCalls, OwnerRouter, SessionService]:
+) -> tuple[Committer, OwnerWrites, OwnerRouter, SessionService]:
     pool, copies, etcd, owned, updates = base.pool, base.copies, base.etcd, base.owned, base.updates
     me, clock, loop_lag = pool.identity, base.clock, base.loop_lag
     committer = Committer(etcd, me.keys, me.me, me.boot, copies.requests, metrics.committed)
-    calls = OwnerCalls(pool, copies, etcd, owned, committer, reads, clock, loop_lag, updates, recorder)
+    reads = OwnerReads(pool, copies, etcd, owned, deadline, clock, updates, async_writes)
+    writes = OwnerWrites(pool, copies, owned, committer, deadline, clock, loop_lag, updates, recorder, async_writes)
     router, keys = OwnerRouter(pool, base.client, probe, takeovers), SessionKeys(pool, owned, etcd)
-    service = SessionService(pool, owned, updates, calls, router, keys, clock, loop_lag, recorder, metrics.answered)
-    return committer, calls, router, service
+    service = SessionService(
+        pool, owned, updates, reads, writes, router, keys, clock, loop_lag, recorder, metrics.answered
+    )
+    return committer, writes, router, service
 
 
 def _drain(base: _Base) -> Drain:

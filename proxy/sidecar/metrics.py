@@ -111,7 +111,7 @@ class PartsCollector(Collector):
                 "Session writes committed to etcd, removals of expired sessions included.",
                 commits.writes,
             ),
-            ("writes_lost", "Async writes that were answered and then not committed.", sidecar.calls.async_lost),
+            ("writes_lost", "Async writes that were answered and then not committed.", sidecar.async_writes.lost),
             (
                 "fence_breaches",
                 "Sessions found written by a former owner after its slot had a new one; must stay 0.",

@@ -17,7 +17,8 @@ from understudy.proxy.ownership.takeovers import Takeovers
 from understudy.proxy.peers.anti_entropy import AntiEntropy
 from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.predecessor_monitor import PredecessorMonitor
-from understudy.proxy.sessions.owner_calls import OwnerCalls
+from understudy.proxy.sessions.async_writes import AsyncWrites
+from understudy.proxy.sessions.owner_writes import OwnerWrites
 from understudy.proxy.sessions.routing import OwnerRouter
 from understudy.proxy.sessions.service import SessionService
 from understudy.proxy.sidecar.member_state import MemberStatus
@@ -48,7 +49,8 @@ class Sidecar:
     reconciler: SlotReconciler
     drain: Drain
     committer: Committer
-    calls: OwnerCalls
+    writes: OwnerWrites
+    async_writes: AsyncWrites
     router: OwnerRouter
     service: SessionService
     anti_entropy: AntiEntropy

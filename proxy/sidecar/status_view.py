@@ -31,7 +31,7 @@ def status_view(sidecar: Sidecar) -> tuple[dict[str, object], bool]:
         "committed_writes": commits.writes,
         "transactions": commits.transactions,
         "resent_transactions": commits.resent,
-        "async_lost": sidecar.calls.async_lost,
+        "async_lost": sidecar.async_writes.lost,
         "forwarded_calls": sidecar.router.forwarded,
         "sync": sync_view(sidecar),
         "pulses": {member: runs for (member, _), runs in sorted(sidecar.monitor.seen.items())},

@@ -29,9 +29,11 @@ from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_probe import PeerProbe
 from understudy.proxy.peers.peer_protocol import SESSIONS_PATH, NotTaken, PeerDeclined, PeerRefused, ProbeResult
 from understudy.proxy.peers.predecessor_monitor import PredecessorMonitor
+from understudy.proxy.sessions.async_writes import AsyncWrites
 from understudy.proxy.sessions.call import Call
 from understudy.proxy.sessions.creation import SessionKeys
-from understudy.proxy.sessions.owner_calls import OwnerCalls
+from understudy.proxy.sessions.owner_reads import OwnerReads
+from understudy.proxy.sessions.owner_writes import OwnerWrites
 from understudy.proxy.sessions.routing import OwnerRouter
 from understudy.proxy.sessions.service import SessionService
 from understudy.statesync.etcd.client import EtcdClient
@@ -152,10 +154,11 @@ class InProcessMember:
             HandoverPacing(0.0),
         )
         self.committer = Committer(etcd, self.keys, me, boot, requests)
-        calls = OwnerCalls(
+        async_writes = AsyncWrites(self.recorder)
+        reads = OwnerReads(self.pool, self.copies, etcd, self.owned, self.reads, clock, self.updates, async_writes)
+        writes = OwnerWrites(
             self.pool,
             self.copies,
-            etcd,
             self.owned,
             self.committer,
             self.reads,
@@ -163,6 +166,7 @@ class InProcessMember:
             LoopLag(),
             self.updates,
             self.recorder,
+            async_writes,
         )
         self.router = OwnerRouter(self.pool, client, probe, self.takeovers)
         self.answered: list[int] = []
@@ -170,7 +174,8 @@ class InProcessMember:
             self.pool,
             self.owned,
             self.updates,
-            calls,
+            reads,
+            writes,
             self.router,
             SessionKeys(self.pool, self.owned, etcd),
             clock,

@@ -1,0 +1,172 @@
+"""Reads of sessions at the owner of their slot: from memory, or from etcd for a linearizable one."""
+
+from understudy.proxy.http.problems import Reply, problem
+from understudy.proxy.member.local_copies import LocalCopies
+from understudy.proxy.member.pool_view import PoolView
+from understudy.proxy.ownership.owned_slots import OwnedSlot, OwnedSlots
+from understudy.proxy.ownership.pool_updates import PoolUpdates
+from understudy.proxy.ownership.read_deadline import ReadDeadline
+from understudy.proxy.sessions.async_writes import AsyncWrites
+from understudy.proxy.sessions.call import Call
+from understudy.proxy.sessions.owner_replies import ETCD_TIMEOUT, RESP_HEADERS, placed, unreadable
+from understudy.proxy.sessions.write_limits import RETRY_AFTER
+from understudy.statesync.etcd.client import EtcdClient, EtcdError, Get, ModRevision
+from understudy.statesync.http.headers import CONSISTENCY_HEADER
+from understudy.statesync.pool.pool_clock import PoolClock
+from understudy.statesync.sessions.command_batch import NEVER, CommandBatch, value_of
+from understudy.statesync.sessions.session import Session, matches_none
+from understudy.statesync.sessions.session_crypto import UnreadableSession
+
+EXPIRES_IN = "Understudy-Expires-In"
+"""The header of an answer with the seconds after which the session expires, unless it is renewed or written."""
+
+
+class OwnerReads:
+    """Answers reads in owned slots: None when a slot turned out not to be ours after all."""
+
+    def __init__(
+        self,
+        pool: PoolView,
+        copies: LocalCopies,
+        etcd: EtcdClient,
+        owned: OwnedSlots,
+        deadline: ReadDeadline,
+        clock: PoolClock,
+        updates: PoolUpdates,
+        async_writes: AsyncWrites,
+    ) -> None:
+        self._me = pool.identity.me
+        self._keys = pool.identity.keys
+        self._copies = copies
+        self._replica = copies.replica
+        self._etcd = etcd
+        self._owned = owned
+        self._deadline = deadline
+        self._clock = clock
+        self._updates = updates
+        self._async_writes = async_writes
+
+    def at_hand(self, call: Call, slot: int) -> bool:
+        """Whether :meth:`read` would answer a ``GET`` from memory now, without waiting for anything."""
+        return (
+            not self._async_writes.waiting(slot, call.key)
+            and self._replica.is_synced(slot)
+            and call.headers.get(CONSISTENCY_HEADER) != "linearizable"
+            and self._deadline.holds()
+        )
+
+    async def read(self, call: Call, owned: OwnedSlot) -> Reply | None:
+        """Answer a ``GET`` or commands that only read; the caller has entered the slot and this leaves it."""
+        try:
+            return await self._read(call, owned)
+        finally:
+            owned.leave()
+
+    async def _read(self, call: Call, owned: OwnedSlot) -> Reply | None:
+        await self._async_writes.settled(owned.slot, call.key)
+        linearizable = call.headers.get(CONSISTENCY_HEADER) == "linearizable"
+        sure = linearizable or self._deadline.holds() or await self._deadline.renewed(ETCD_TIMEOUT)
+        if not sure and self._holds(owned):
+            detail = "etcd is needed to answer this read and does not answer"
+            return problem(503, "no-owner", detail, retry_after=RETRY_AFTER)
+        if not self._holds(owned):
+            return None
+        session = self._replica.session(owned.slot, call.key)
+        if linearizable:
+            try:
+                seen = await self._read_etcd(call.key, owned)
+            except EtcdError as error:
+                detail = f"etcd is needed to answer this read and cannot be reached: {error}"
+                return problem(503, "no-owner", detail, retry_after=RETRY_AFTER)
+            except UnreadableSession as error:
+                return placed(problem(503, "session-unreadable", str(error), retry_after=RETRY_AFTER), owned, self._me)
+            if not seen:
+                return None
+            session = seen[0]
+        return self._found(call, session, owned)
+
+    def _found(self, call: Call, session: Session | None, owned: OwnedSlot) -> Reply:
+        """The answer to a read that has found ``session``."""
+        if call.batch is not None:
+            return unreadable(self._replica, call, owned) or self._read_commands(call.batch, session)
+        if session is None or not session.alive(self._clock.expiry_ms()):
+            absent = unreadable(self._replica, call, owned)
+            absent = absent or problem(404, "no-such-session", "there is no session of this key")
+            return placed(absent, owned, self._me)
+        if_none_match = call.headers.get("if-none-match")
+        left = {EXPIRES_IN: str(self._seconds_left(session))} if session.expires < NEVER else {}
+        if if_none_match is not None and matches_none(if_none_match, session):
+            return placed(Reply(304, {"ETag": session.etag, **left}), owned, self._me)
+        headers = {"ETag": session.etag, "Content-Type": session.content_type, **left}
+        return placed(Reply(200, headers, session.body), owned, self._me)
+
+    def _seconds_left(self, session: Session) -> int:
+        return max(session.expires - self._clock.now_ms(), 0) // 1000
+
+    def _read_commands(self, batch: CommandBatch, session: Session | None) -> Reply:
+        value = value_of(session, self._clock.expiry_ms())
+        return Reply(200, RESP_HEADERS, batch.answer(value, self._clock.now_ms())[0])
+
+    def get_now(self, call: Call, slot: int) -> Reply | None:
+        """The answer to a ``GET``, if memory can give it at once."""
+        owned = self._owned.get(slot)
+        if owned is None or not (owned.open.is_set() or owned.readable) or not self.at_hand(call, slot):
+            return None
+        return self._found(call, self._replica.session(slot, call.key), owned)
+
+    def read_now(self, batch: CommandBatch, key: str, owned: OwnedSlot) -> bytes | None:
+        """The answer to commands that only read, if memory can give it at once: then nothing has to be waited for."""
+        slot = owned.slot
+        if (
+            (owned.open.is_set() or owned.readable)
+            and not self._async_writes.waiting(slot, key)
+            and self._replica.is_synced(slot)
+            and self._deadline.holds()
+            and not self._replica.unreadable(slot, key)
+        ):
+            value = value_of(self._replica.session(slot, key), self._clock.expiry_ms())
+            return batch.answer(value, self._clock.now_ms())[0]
+        return None
+
+    async def _read_etcd(self, key: str, owned: OwnedSlot) -> tuple[Session | None, ...]:
+        """The session as etcd has it, in a tuple of one, while we own its slot; an empty tuple if we do not.
+
+        It is taken into memory as well: a later reader must not see an older session than an earlier one.
+        """
+        keys = self._keys
+        owner_key = keys.owner(owned.slot)
+        result = await self._etcd.txn(
+            [ModRevision(owner_key, owned.fence)], [Get(keys.session(owned.slot, key))], [Get(owner_key)]
+        )
+        if not result.succeeded:
+            if result.answers[0]:
+                self._updates.refused_by(owned.slot, result.answers[0][0])
+            return ()
+        found = result.answers[0]
+        replica = self._replica
+        if not found:
+            replica.committed(owned.slot, key, None, result.revision)
+            return (None,)
+        session = replica.codec.decode(found[0].key, found[0].value, found[0].mod_revision)
+        replica.committed(owned.slot, key, session, session.revision)
+        return (session,)
+
+    def stale(self, call: Call, slot: int) -> Reply | None:
+        """This member's copy of the session with its age, also in slots of others; None if it holds no copy."""
+        if not self._replica.is_synced(slot) or self._replica.unreadable(slot, call.key):
+            return None
+        lag_ms = self._copies.informer.silent_for * 1000
+        headers = {
+            "Understudy-Slot": str(slot),
+            "Understudy-Served-By": self._me,
+            "Understudy-Lag-Ms": f"{lag_ms:.0f}",
+        }
+        session = self._replica.session(slot, call.key)
+        if session is None or not session.alive(self._clock.expiry_ms()):
+            reply = problem(404, "no-such-session", "this copy has no session of this key")
+            return Reply(404, {**reply.headers, **headers}, reply.body)
+        return Reply(200, {**headers, "ETag": session.etag, "Content-Type": session.content_type}, session.body)
+
+    def _holds(self, owned: OwnedSlot) -> bool:
+        """Whether the slot is still ours and in memory after a call has waited for something."""
+        return self._owned.get(owned.slot) is owned and self._replica.is_synced(owned.slot)
