@@ -23,6 +23,8 @@ from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.state import PoolState
 
+KEYS_SHOWN = 5
+
 
 async def newest_revision(client: EtcdClient, state: PoolState) -> int:
     """The newest revision of the pool's records and commit markers; every session write updates a commit marker."""
@@ -76,6 +78,7 @@ def _row(name: str, state: str, revision: int, answer: Any) -> View:  # noqa: AN
         "lag_ms": sync["lag_ms"],
         "queued_writes": answer["queued_writes"],
         "async_lost": answer["async_lost"],
+        "overwrites": answer.get("overwrites"),
         "sessions": answer["sessions"],
         "last_full_sync": sync["last_full_sync"] or None,
         "full_syncs": sync["full_syncs"],
@@ -120,4 +123,16 @@ def sync_table(view: View) -> RenderableType:
             row["reason"],
         )
     heading = Text(f"pool {view['pool']}, etcd revision {view['revision']}", style="bold")
-    return Group(heading, table)
+    lost = [Text(line, style="yellow") for row in view["members"] if (line := _lost_updates(row))]
+    return Group(heading, table, *lost)
+
+
+def _lost_updates(row: View) -> str:
+    """The lost updates that a member has seen, in a line; '' for none."""
+    seen = row.get("overwrites")
+    if not seen or not seen["written"] + seen["refused"]:
+        return ""
+    keys = ", ".join(f"{key['key_sha256']} ({key['count']})" for key in seen["keys"][:KEYS_SHOWN])
+    return (
+        f"{row['member']}: lost updates: {seen['written']} written, {seen['refused']} refused; SHA-256 of keys: {keys}"
+    )

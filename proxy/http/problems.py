@@ -35,6 +35,7 @@ TITLES = {
     "not-committed": "The write was not carried out",
     "outcome-unknown": "Nobody knows yet whether the write was carried out",
     "not-ready": "This member is not ready",
+    "overwrite": "The value has changed since it was read",
     "not-held": "This member holds no complete copy of the slot",
     "no-such-check": "There is no such check",
     "check-taken": "The check cannot be registered",

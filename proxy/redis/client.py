@@ -5,6 +5,7 @@ to shake hands, and which answers they need, was read from their sources: docs/r
 """
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -22,6 +23,8 @@ WRONG_PASSWORD = RedisError("WRONGPASS invalid username-password pair or user is
 _NO_CLUSTER = RedisError("ERR This instance has cluster support disabled")
 _LONGEST_NAME = 256
 CHANNELS_MOST = 100
+SEEN_MOST = 64
+"""Values whose versions are remembered for a connection: those that it has read or written last."""
 
 
 @dataclass(slots=True)
@@ -36,7 +39,7 @@ class Transaction:
 class Client:
     """One connection. ``since`` is monotonic; ``notices``: it asked for notices of maintenance.
 
-    ``written`` is the key that it has written last.
+    ``written`` is the key that it has written last. ``seen`` are the versions of values that it knows, by their keys.
     """
 
     number: int
@@ -53,12 +56,21 @@ class Client:
     channels: set[bytes] = field(default_factory=set)
     transaction: Transaction | None = None
     since: float = field(default_factory=time.monotonic)
+    seen: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
+
+    def knows(self, key: bytes, version: int) -> None:
+        """Note the version of a value that this client has read or written."""
+        self.seen[key] = version
+        self.seen.move_to_end(key)
+        if len(self.seen) > SEEN_MOST:
+            self.seen.popitem(last=False)
 
     def reset(self, *, trusted: bool) -> None:
         """Go back to the state of a new connection (``RESET``)."""
         self.protocol, self.trusted, self.name, self.durability = 2, trusted, b"", ""
         self.transaction, self.notices = None, False
         self.channels.clear()
+        self.seen.clear()
 
 
 Handler = Callable[[Client, Sequence[bytes], Server], object]

@@ -221,7 +221,7 @@ class Connection(asyncio.Protocol):
         if done.cancelled() or done.exception() is not None:
             self.settle(pending, write)
             return
-        pending.answer = self._executor.written(write)
+        pending.answer = self._executor.written(write, pending.keys[0], self.client)
         self._done(pending)
 
     def settle(self, pending: Pending, write: BegunWrite) -> None:

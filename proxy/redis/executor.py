@@ -25,6 +25,7 @@ from understudy.statesync.redis.command import KeyCommand, KeyCommands
 from understudy.statesync.redis.commands import is_read
 from understudy.statesync.redis.reply import OK, RedisError, encode
 from understudy.statesync.sessions.command_batch import CommandBatch, RawValue, copied, removed, taken
+from understudy.statesync.sessions.overwrites import VALUE_HEADER, learns_value, replaces_value, version_after
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ UNHEARD_MOST = 1000
 COUNTED = ("memory", "commit", "other")
 """How commands are carried out: from memory, by a commit of this member alone, or in any other way."""
 _WON = frozenset({b"+OK\r\n", b":1\r\n"})
+_CODES = {"session-too-large": "OOM", "too-many-sessions": "OOM", "overwrite": "CONFLICT"}
+"""The first word of an error, by the kind of the problem; others begin with ERR."""
 _SET_NX = frozenset({b"SET", b"SETNX"})
 
 
@@ -61,9 +64,13 @@ class Executor:
 
     def read_now(self, command: KeyCommand, client: Client) -> bytes | None:
         """The answer of a command that only reads, if this member's memory can give it at once; None if not."""
-        answer = self._service.read_now(CommandBatch((command,), client.protocol))
-        if answer is not None:
-            self.counts["memory"] += 1
+        found = self._service.read_now(CommandBatch((command,), client.protocol))
+        if found is None:
+            return None
+        self.counts["memory"] += 1
+        answer, version = found
+        if learns_value(command) and self._service.watches_overwrites:
+            client.knows(command.key, version)
         return answer
 
     async def one(self, command: KeyCommand, client: Client) -> bytes:
@@ -78,7 +85,7 @@ class Executor:
         """Begin a write that this member can carry out at once, or answer it; None, with nothing done, for others."""
         if client.durability or self._turn.locked() or (command.name in _SET_NX and self._unheard):
             return None
-        call = Call.of_commands(CommandBatch((command,), client.protocol), {})
+        call = Call.of_commands(CommandBatch((command,), client.protocol), {}, seen=_seen(client, command))
         begun = self._service.write_now(call)
         if isinstance(begun, bytes):
             self.counts["memory"] += 1
@@ -88,14 +95,19 @@ class Executor:
         client.written = call.key
         return BegunWrite(call, begun, time.monotonic())
 
-    def written(self, write: BegunWrite) -> bytes:
+    def written(self, write: BegunWrite, key: bytes, client: Client) -> bytes:
         """The answer to a write that is committed."""
-        self._service.written(write.begun, write.came)
-        return write.begun.outcome.reply
+        begun = write.begun
+        self._service.written(begun, write.came)
+        if key in client.seen:
+            client.knows(key, version_after(begun.outcome.session, begun.submission.done.result()))
+        return begun.outcome.reply
 
     async def settle(self, write: BegunWrite, client: Client) -> bytes:
         """The answer to a write that was begun and has failed, or takes too long."""
         reply = await self._service.settle(write.call, write.begun)
+        if write.call.batch is not None:
+            _learn(client, write.call.batch, reply)
         return reply.body if _is_answer(reply) else encode(error_of(reply), client.protocol)
 
     async def transaction(self, commands: tuple[KeyCommand, ...], client: Client) -> bytes:
@@ -182,7 +194,7 @@ class Executor:
         self.counts["other"] += 1
         if not batch.reads:
             client.written = key_text(command.key)
-        reply = await self._handled(Call.of_commands(batch, _headers(client)))
+        reply = await self._carried_out(batch, client)
         return batch.parse_reply(reply.body) if _is_answer(reply) else error_of(reply)
 
     async def _raw(self, command: KeyCommand, client: Client) -> RawValue | RedisError | None:
@@ -191,8 +203,13 @@ class Executor:
 
     async def _call(self, batch: CommandBatch, client: Client) -> bytes:
         self.counts["other"] += 1
-        reply = await self._handled(Call.of_commands(batch, _headers(client)))
+        reply = await self._carried_out(batch, client)
         return reply.body if _is_answer(reply) else encode(error_of(reply), client.protocol)
+
+    async def _carried_out(self, batch: CommandBatch, client: Client) -> Reply:
+        reply = await self._handled(Call.of_commands(batch, _headers(client), seen=_seen(client, *batch.commands)))
+        _learn(client, batch, reply)
+        return reply
 
     async def _handled(self, call: Call) -> Reply:
         """The session service's reply. Commands wait while a member starts, or while commits lag behind."""
@@ -216,6 +233,22 @@ class Executor:
 
 def _headers(client: Client) -> dict[str, str]:
     return {DURABILITY_HEADER: client.durability} if client.durability else {}
+
+
+def _seen(client: Client, *commands: KeyCommand) -> int | None:
+    """The version that the client has read of a value which it replaces; None if it has not read it."""
+    seen = client.seen.get(commands[0].key) if client.seen else None
+    return seen if seen is not None and any(map(replaces_value, commands)) else None
+
+
+def _learn(client: Client, batch: CommandBatch, reply: Reply) -> None:
+    """Note what the client knows of the value after these commands."""
+    if batch.key in client.seen or any(map(learns_value, batch.commands)):
+        version = reply.headers.get(VALUE_HEADER)
+        if version is not None and version.isdigit():
+            client.knows(batch.key, int(version))
+        elif not batch.reads and _is_answer(reply):
+            client.seen.pop(batch.key, None)
 
 
 def _value_set_if_absent(command: KeyCommand) -> bytes | None:
@@ -243,5 +276,5 @@ def error_of(reply: Reply) -> RedisError:
         kind, detail = str(problem["type"]).rpartition("/")[2], str(problem["detail"])
     except (ValueError, KeyError, TypeError):
         return RedisError(f"ERR the owner of the key answered {reply.status}")
-    code = "OOM" if kind in ("session-too-large", "too-many-sessions") else "ERR"
+    code = _CODES.get(kind, "ERR")
     return RedisError(f"{code} {kind}: {detail}")

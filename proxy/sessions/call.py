@@ -23,7 +23,9 @@ TTL_MOST = 31_536_000
 class Call:
     """One session call. ``headers`` are those that matter, by lower-case name; ``hop`` marks a forwarded call.
 
-    ``batch`` are commands of the Redis port; then the method is ``COMMANDS``, and there is no body.
+    ``batch`` are commands of the Redis port; then the method is ``COMMANDS``, and there is no body. ``seen`` is the
+    version of the value that the author of a write has read, if that matters
+    (:mod:`understudy.statesync.sessions.overwrites`).
     """
 
     method: str
@@ -32,11 +34,14 @@ class Call:
     body: bytes = b""
     hop: bool = False
     batch: CommandBatch | None = None
+    seen: int | None = None
 
     @classmethod
-    def of_commands(cls, batch: CommandBatch, headers: Mapping[str, str], *, hop: bool = False) -> "Call":
+    def of_commands(
+        cls, batch: CommandBatch, headers: Mapping[str, str], *, hop: bool = False, seen: int | None = None
+    ) -> "Call":
         """The call of commands on one key."""
-        return cls(Method.COMMANDS, key_text(batch.key), headers, hop=hop, batch=batch)
+        return cls(Method.COMMANDS, key_text(batch.key), headers, hop=hop, batch=batch, seen=seen)
 
     @property
     def reads(self) -> bool:

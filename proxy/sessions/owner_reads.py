@@ -14,6 +14,7 @@ from understudy.statesync.etcd.client import EtcdClient, EtcdError, Get, ModRevi
 from understudy.statesync.http.headers import CONSISTENCY_HEADER
 from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.sessions.command_batch import NEVER, CommandBatch, value_of
+from understudy.statesync.sessions.overwrites import ABSENT, VALUE_HEADER, version_of
 from understudy.statesync.sessions.session import Session, matches_none
 from understudy.statesync.sessions.session_crypto import UnreadableSession
 
@@ -35,6 +36,7 @@ class OwnerReads:
         updates: PoolUpdates,
         async_writes: AsyncWrites,
     ) -> None:
+        self._pool = pool
         self._me = pool.identity.me
         self._keys = pool.identity.keys
         self._copies = copies
@@ -105,7 +107,11 @@ class OwnerReads:
 
     def _read_commands(self, batch: CommandBatch, session: Session | None) -> Reply:
         value = value_of(session, self._clock.expiry_ms())
-        return Reply(200, RESP_HEADERS, batch.answer(value, self._clock.now_ms())[0])
+        spec = self._pool.spec
+        headers = RESP_HEADERS
+        if spec is not None and spec.concurrency != "ignore":
+            headers = {**RESP_HEADERS, VALUE_HEADER: str(version_of(session, self._clock.expiry_ms()))}
+        return Reply(200, headers, batch.answer(value, self._clock.now_ms())[0])
 
     def get_now(self, call: Call, slot: int) -> Reply | None:
         """The answer to a ``GET``, if memory can give it at once."""
@@ -114,8 +120,8 @@ class OwnerReads:
             return None
         return self._found(call, self._replica.session(slot, call.key), owned)
 
-    def read_now(self, batch: CommandBatch, key: str, owned: OwnedSlot) -> bytes | None:
-        """The answer to commands that only read, if memory can give it at once: then nothing has to be waited for."""
+    def read_now(self, batch: CommandBatch, key: str, owned: OwnedSlot) -> tuple[bytes, int] | None:
+        """The answer to commands that only read, and the version of the value, if memory can give them at once."""
         slot = owned.slot
         if (
             (owned.open.is_set() or owned.readable)
@@ -124,8 +130,10 @@ class OwnerReads:
             and self._deadline.holds()
             and not self._replica.unreadable(slot, key)
         ):
-            value = value_of(self._replica.session(slot, key), self._clock.expiry_ms())
-            return batch.answer(value, self._clock.now_ms())[0]
+            session = self._replica.session(slot, key)
+            value = value_of(session, self._clock.expiry_ms())
+            version = ABSENT if value is None or session is None else session.value_revision
+            return batch.answer(value, self._clock.now_ms())[0], version
         return None
 
     async def _read_etcd(self, key: str, owned: OwnedSlot) -> tuple[Session | None, ...]:

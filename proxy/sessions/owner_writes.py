@@ -7,7 +7,7 @@ handover the slot counts as busy until every write in it is resolved.
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from understudy.proxy.events.recorder import Recorder
@@ -20,6 +20,7 @@ from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.ownership.read_deadline import ReadDeadline
 from understudy.proxy.sessions.async_writes import AsyncWrites
 from understudy.proxy.sessions.call import Call, write_of
+from understudy.proxy.sessions.overwrite_log import OverwriteLog
 from understudy.proxy.sessions.owner_replies import ETCD_TIMEOUT, RESP_HEADERS, placed, unreadable
 from understudy.proxy.sessions.session_locks import SessionLocks
 from understudy.proxy.sessions.write_limits import RETRY_AFTER, WriteLimits
@@ -28,6 +29,7 @@ from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.sessions.command_batch import NEVER, decide_commands, reply_to_keep
 from understudy.statesync.sessions.commit import Committer, CommitUnknown, NotCommitted, NotOwner, Submission
+from understudy.statesync.sessions.overwrites import VALUE_HEADER, overwrites, version_after
 from understudy.statesync.sessions.request_log import LogEntry, Window, request_hash
 from understudy.statesync.sessions.session import (
     Method,
@@ -45,6 +47,8 @@ from understudy.statesync.sessions.session import (
 
 RENEWAL_SHARE = 0.1
 """The part of a session's lifetime that may be added without a commit."""
+OVERWRITE = "overwrite"
+"""The problem of a write that is refused because its author did not know the value that it would replace."""
 COMMANDS = Write(Method.COMMANDS)
 """A write of commands without a stamp; what it does is in the call's batch."""
 
@@ -73,6 +77,7 @@ class OwnerWrites:
         updates: PoolUpdates,
         recorder: Recorder,
         async_writes: AsyncWrites,
+        overwritten: OverwriteLog,
     ) -> None:
         self._me = pool.identity.me
         self._keys = pool.identity.keys
@@ -88,6 +93,7 @@ class OwnerWrites:
         self._locks = SessionLocks()
         self._limits = WriteLimits(committer, self._locks, copies, owned, recorder.counters)
         self._async_writes = async_writes
+        self._overwritten = overwritten
 
     async def write(self, call: Call, owned: OwnedSlot, spec: PoolSpec, give_up: float) -> Reply | None:
         """Answer a write by ``give_up`` (monotonic); the caller has entered the slot, and this leaves it."""
@@ -128,7 +134,7 @@ class OwnerWrites:
         ):
             return await self._carry_out(call, write, outcome, owned, spec, release, give_up)
         try:
-            return await self._without_effect(outcome, owned, spec)
+            return await self._without_effect(call, outcome, owned, spec)
         finally:
             release()
 
@@ -156,7 +162,7 @@ class OwnerWrites:
             return outcome.reply
         self._locks.take(slot, key)
         owned.enter()
-        submission = self._submit(key, outcome.session, owned, partial(self._release, owned, key))
+        submission = self._submit_stored(key, outcome, owned, partial(self._release, owned, key))
         return Begun(submission, outcome, owned)
 
     def lags(self, spec: PoolSpec) -> bool:
@@ -226,7 +232,7 @@ class OwnerWrites:
             submission = self._committer.submit(owned.slot, owned.fence, "", None, entry)
             submission.done.add_done_callback(lambda _: release())
             return await self._resolve(submission, outcome, owned, give_up)
-        submission = self._submit(call.key, outcome.session, owned, release, entry)
+        submission = self._submit_stored(call.key, outcome, owned, release, entry)
         if call.headers.get(DURABILITY_HEADER, spec.durability) == "async":
             self._async_writes.follow(owned.slot, call.key, submission)
             if outcome.reply:
@@ -235,7 +241,7 @@ class OwnerWrites:
         return await self._resolve(submission, outcome, owned, give_up)
 
     async def _without_effect(
-        self, outcome: Repeated | NoEffect | WriteRefused, owned: OwnedSlot, spec: PoolSpec
+        self, call: Call, outcome: Repeated | NoEffect | WriteRefused, owned: OwnedSlot, spec: PoolSpec
     ) -> Reply | None:
         """A refusal or a repeated answer is made from memory, like a read, so it needs the same proof of ownership.
 
@@ -250,7 +256,11 @@ class OwnerWrites:
         if not sure and self._holds(owned):
             detail = "etcd is needed to answer this write and does not answer"
             return problem(503, "not-committed", detail, retry_after=RETRY_AFTER)
-        return placed(_unchanged(outcome), owned, self._me) if self._holds(owned) else None
+        if not self._holds(owned):
+            return None
+        if isinstance(outcome, WriteRefused) and outcome.problem == OVERWRITE:
+            self._overwritten.note(call.key, refused=True)
+        return placed(_unchanged(outcome), owned, self._me)
 
     def _holds(self, owned: OwnedSlot) -> bool:
         """Whether the slot is still ours and in memory after a call has waited for something."""
@@ -272,7 +282,22 @@ class OwnerWrites:
             return WriteRefused(
                 507, "too-many-sessions", f"this member's share of the pool's limit ({share}) is used up"
             )
+        if call.seen is not None and isinstance(outcome, Stored) and overwrites(current, call.seen, terms.ended_ms):
+            return _overwriting(outcome, spec)
         return outcome
+
+    def _submit_stored(
+        self, key: str, outcome: Stored, owned: OwnedSlot, release: "partial[None]", entry: LogEntry | None = None
+    ) -> Submission:
+        submission = self._submit(key, outcome.session, owned, release, entry)
+        if outcome.overwrites:
+
+            def note(done: "asyncio.Future[int]") -> None:
+                if not done.cancelled() and done.exception() is None:
+                    self._overwritten.note(key, refused=False)
+
+            submission.done.add_done_callback(note)
+        return submission
 
     def _submit(
         self,
@@ -314,7 +339,8 @@ class OwnerWrites:
         if isinstance(outcome, WriteRefused):
             return placed(_unchanged(outcome), owned, self._me)
         if outcome.reply:
-            return Reply(200, RESP_HEADERS, outcome.reply)
+            version = str(version_after(outcome.session, revision))
+            return Reply(200, {**RESP_HEADERS, VALUE_HEADER: version}, outcome.reply)
         headers = {"ETag": etag_of(revision), "Understudy-Durability": "sync"}
         return placed(Reply(outcome.status, headers), owned, self._me)
 
@@ -332,6 +358,16 @@ class OwnerWrites:
     def _release(self, owned: OwnedSlot, key: str) -> None:
         self._locks.release(owned.slot, key)
         owned.leave()
+
+
+def _overwriting(outcome: Stored, spec: PoolSpec) -> Outcome:
+    """What becomes of a write that replaces a value which its author did not know (``concurrency``)."""
+    if spec.concurrency == "ignore":
+        return outcome
+    if spec.concurrency == "refuse":
+        detail = "another client has changed the value since this connection read it; read it again"
+        return WriteRefused(409, OVERWRITE, detail, lasting=False)
+    return replace(outcome, overwrites=True)
 
 
 def _entry_of(call: Call, write: Write, outcome: Stored | WriteRefused) -> LogEntry | None:

@@ -25,6 +25,7 @@ from understudy.proxy.sessions.call import Call
 from understudy.proxy.sessions.call_attempts import CallAttempts
 from understudy.statesync.pool.ownership import standbys_of
 from understudy.statesync.pool.records import Owner
+from understudy.statesync.sessions.overwrites import SEEN_HEADER
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ class OwnerRouter:
                 peer,
                 "POST" if commands else call.method,
                 COMMANDS_PATH if commands else SESSIONS_PATH + call.key,
-                headers=dict(call.headers),
+                headers=dict(call.headers) if call.seen is None else {**call.headers, SEEN_HEADER: str(call.seen)},
                 body=call.batch.encode() if call.batch is not None else call.body,
                 timeout=attempts.left + FORWARD_MARGIN,
             )

@@ -105,8 +105,14 @@ class SessionService:
             renewal = KeyCommand(b"EXPIRE", call.key.encode(), (b"%d" % ttl,))
             await self._handle(Call.of_commands(CommandBatch((renewal,)), {}))
 
-    def read_now(self, batch: CommandBatch) -> bytes | None:
-        """The answer to commands that only read, if this member's memory can give it at once; None if not."""
+    @property
+    def watches_overwrites(self) -> bool:
+        """Whether the pool wants to know of lost updates."""
+        spec = self._pool.spec
+        return spec is not None and spec.concurrency != "ignore"
+
+    def read_now(self, batch: CommandBatch) -> tuple[bytes, int] | None:
+        """The answer to commands that only read, and the version of the value, if this member's memory has them."""
         spec = self._pool.spec
         if spec is None:
             return None

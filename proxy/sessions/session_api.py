@@ -19,7 +19,9 @@ from understudy.proxy.sessions.admission import SessionTokens, admin_wanted, tok
 from understudy.proxy.sessions.call import Call, claim_fault
 from understudy.proxy.sessions.request_headers import carried_headers, session_headers
 from understudy.proxy.sessions.service import SessionService
+from understudy.statesync.parsing.strict_json import whole_number
 from understudy.statesync.sessions.command_batch import CommandBatch
+from understudy.statesync.sessions.overwrites import REVISION_MOST, SEEN_HEADER
 
 
 def session_app(
@@ -89,7 +91,9 @@ def add_forwarded_calls(app: web.Application, service: SessionService) -> None:
             batch = CommandBatch.decode(await request.read())
         except ValueError as error:
             return respond(problem(400, "bad-request", str(error)))
-        return respond(await service.handle(Call.of_commands(batch, carried_headers(request.headers), hop=True)))
+        headers = carried_headers(request.headers)
+        seen = whole_number(request.headers.get(SEEN_HEADER, ""), REVISION_MOST)
+        return respond(await service.handle(Call.of_commands(batch, headers, hop=True, seen=seen)))
 
     add_session_routes(app, SESSIONS_PATH + "{key}", one)
     app.router.add_post(COMMANDS_PATH, commands)

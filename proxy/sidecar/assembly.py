@@ -36,6 +36,7 @@ from understudy.proxy.peers.peer_probe import PeerProbe
 from understudy.proxy.peers.predecessor_monitor import PredecessorMonitor
 from understudy.proxy.sessions.async_writes import AsyncWrites
 from understudy.proxy.sessions.creation import SessionKeys
+from understudy.proxy.sessions.overwrite_log import OverwriteLog
 from understudy.proxy.sessions.owner_reads import OwnerReads
 from understudy.proxy.sessions.owner_writes import OwnerWrites
 from understudy.proxy.sessions.request_sweep import RequestSweep
@@ -123,8 +124,10 @@ def assemble(
     monitor = PredecessorMonitor(pool, Pulses(), base.beat_now)
     probe = PeerProbe(client, pool, base.loop_lag, monitor)
     handover, takeovers, reconciler = _ownership(base, probe, recorder, faults)
-    async_writes = AsyncWrites(recorder)
-    committer, writes, router, service = _sessions(base, probe, recorder, reads, async_writes, takeovers, metrics)
+    async_writes, overwritten = AsyncWrites(recorder), OverwriteLog()
+    committer, writes, router, service = _sessions(
+        base, probe, recorder, reads, async_writes, overwritten, takeovers, metrics
+    )
     pool_watch = PoolWatch(etcd, settings.pool, partial(_no_pool, base))
     status = MemberStatus(partial(_facts, base, faults, spec_checks, pool_watch))
     name = NameHolder(pool, etcd, probe)
@@ -148,6 +151,7 @@ def assemble(
         committer=committer,
         writes=writes,
         async_writes=async_writes,
+        overwritten=overwritten,
         router=router,
         service=service,
         anti_entropy=AntiEntropy(pool, copies, etcd, recorder, interval=settings.scrub_interval),
@@ -293,6 +297,7 @@ def _sessions(
     recorder: Recorder,
     deadline: ReadDeadline,
     async_writes: AsyncWrites,
+    overwritten: OverwriteLog,
     takeovers: Takeovers,
     metrics: SidecarMetrics,
 ) -> tuple[Committer, OwnerWrites, OwnerRouter, SessionService]:
@@ -300,7 +305,9 @@ def _sessions(
     me, clock, loop_lag = pool.identity, base.clock, base.loop_lag
     committer = Committer(etcd, me.keys, me.me, me.boot, copies.requests, metrics.committed)
     reads = OwnerReads(pool, copies, etcd, owned, deadline, clock, updates, async_writes)
-    writes = OwnerWrites(pool, copies, owned, committer, deadline, clock, loop_lag, updates, recorder, async_writes)
+    writes = OwnerWrites(
+        pool, copies, owned, committer, deadline, clock, loop_lag, updates, recorder, async_writes, overwritten
+    )
     router, keys = OwnerRouter(pool, base.client, probe, takeovers), SessionKeys(pool, owned, etcd)
     service = SessionService(
         pool, owned, updates, reads, writes, router, keys, clock, loop_lag, recorder, metrics.answered

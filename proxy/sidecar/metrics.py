@@ -117,6 +117,12 @@ class PartsCollector(Collector):
                 "Sessions found written by a former owner after its slot had a new one; must stay 0.",
                 sidecar.recorder.audit.breaches,
             ),
+            (
+                "overwrites",
+                "Writes that replaced a value which had changed since their connection read it.",
+                sidecar.overwritten.written,
+            ),
+            ("overwrites_refused", "The same, refused (concurrency: refuse).", sidecar.overwritten.refused),
             ("transactions", "Transactions of session writes sent.", commits.transactions),
             ("transactions_resent", "Transactions sent again because their outcome was unknown.", commits.resent),
             ("forwarded_calls", "Session calls sent on to another member.", sidecar.router.forwarded),

@@ -18,6 +18,7 @@ from understudy.proxy.peers.anti_entropy import AntiEntropy
 from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.predecessor_monitor import PredecessorMonitor
 from understudy.proxy.sessions.async_writes import AsyncWrites
+from understudy.proxy.sessions.overwrite_log import OverwriteLog
 from understudy.proxy.sessions.owner_writes import OwnerWrites
 from understudy.proxy.sessions.routing import OwnerRouter
 from understudy.proxy.sessions.service import SessionService
@@ -51,6 +52,7 @@ class Sidecar:
     committer: Committer
     writes: OwnerWrites
     async_writes: AsyncWrites
+    overwritten: OverwriteLog
     router: OwnerRouter
     service: SessionService
     anti_entropy: AntiEntropy

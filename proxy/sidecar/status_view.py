@@ -32,6 +32,7 @@ def status_view(sidecar: Sidecar) -> tuple[dict[str, object], bool]:
         "transactions": commits.transactions,
         "resent_transactions": commits.resent,
         "async_lost": sidecar.async_writes.lost,
+        "overwrites": sidecar.overwritten.view(),
         "forwarded_calls": sidecar.router.forwarded,
         "sync": sync_view(sidecar),
         "pulses": {member: runs for (member, _), runs in sorted(sidecar.monitor.seen.items())},

@@ -226,6 +226,7 @@ class PoolSpec(_Strict):
     recovery: Literal["keep_current"] = "keep_current"
     takeover: Literal["fast", "lease"] = "fast"
     durability: Literal["sync", "async"] = "sync"
+    concurrency: Literal["ignore", "count", "refuse"] = "count"
     members: dict[Name, MemberSpec] = Field(default_factory=dict)
     limits: Limits = Limits()
     objectives: Objectives = Objectives()

@@ -234,15 +234,20 @@ def decide_commands(
         detail = f"the value would have {len(after.data)} bytes; this pool allows {context.session_bytes}"
         return WriteRefused(413, "session-too-large", detail)
     expires = NEVER if after.expires is None else min(after.expires, NEVER)
-    return Stored(_session(current, after, expires, context.epoch), 200 if before else 201, reply)
+    same = before is not None and after.data == before.data and after.kind is before.kind
+    return Stored(_session(current, after, expires, context.epoch, same=same), 200 if before else 201, reply)
 
 
-def _session(current: Session | None, after: Value, expires: int, epoch: int) -> Session:
-    """The session of a value. One that an application wrote over HTTP keeps its content type and its answers."""
+def _session(current: Session | None, after: Value, expires: int, epoch: int, *, same: bool) -> Session:
+    """The session of a value; ``same``: it was this value before.
+
+    One that an application wrote over HTTP keeps its content type and its answers.
+    """
     if current is None or current.deleted or kind_of(current.content_type) != after.kind:
         return Session(content_type_of(after.kind), after.data, expires, epoch)
     answers = tuple(replace(answer, revision=answer.revision or current.revision) for answer in current.answers)
-    return Session(current.content_type, after.data, expires, epoch, answers=answers)
+    since = current.value_revision if same else 0
+    return Session(current.content_type, after.data, expires, epoch, answers=answers, since=since)
 
 
 def _settled(settled: Settled, write: Write) -> Outcome:

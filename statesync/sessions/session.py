@@ -63,7 +63,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One session. ``expires`` is the pool's time in ms; ``revision`` is its ``mod_revision``, 0 until committed."""
+    """One session. ``expires`` is the pool's time in ms; ``revision`` is its ``mod_revision``, 0 until committed.
+
+    ``since`` is the revision at which the value was written, if it was only renewed or written again since; else 0.
+    """
 
     content_type: str
     body: bytes
@@ -72,6 +75,12 @@ class Session:
     revision: int = 0
     deleted: bool = False
     answers: tuple[Answer, ...] = ()
+    since: int = 0
+
+    @property
+    def value_revision(self) -> int:
+        """The revision at which the value was written."""
+        return self.since or self.revision
 
     def alive(self, now_ms: int) -> bool:
         """Whether the session exists for a reader at ``now_ms``."""
@@ -84,19 +93,22 @@ class Session:
 
     def encode(self) -> bytes:
         """The session as it is stored in etcd, without its own revision."""
-        if not self.deleted and not self.answers:  # most writes; formatted by hand, in half the time
+        if not self.deleted and not self.answers and not self.since:  # most writes; formatted by hand, in half the time
             kind = _quoted(self.content_type)
             return f'{{"epoch":{self.epoch},"expires":{self.expires},"type":{kind}}}\n'.encode() + self.body
         header: dict[str, Any] = {"epoch": self.epoch, "expires": self.expires, "type": self.content_type}
         if self.deleted:
             header["deleted"] = True
+        if self.since:
+            header["since"] = self.since
         if self.answers:
             header["answers"] = [[a.key, a.fingerprint, a.status, a.revision] for a in self.answers]
         return _COMPACT(header).encode() + b"\n" + self.body
 
     def at(self, revision: int) -> "Session":
         """The session as committed at ``revision``."""
-        return Session(self.content_type, self.body, self.expires, self.epoch, revision, self.deleted, self.answers)
+        kept = (self.deleted, self.answers, self.since)
+        return Session(self.content_type, self.body, self.expires, self.epoch, revision, *kept)
 
     @classmethod
     def decode(cls, value: bytes, revision: int) -> "Session":
@@ -115,6 +127,7 @@ class Session:
             revision=revision,
             deleted=typed("deleted", bool, header.get("deleted", False)),
             answers=_answers_in(header.get("answers", ())),
+            since=typed("since", int, header.get("since", 0)),
         )
 
 
@@ -173,11 +186,15 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The write has an effect: commit ``session``, then answer ``status``, or ``reply`` to commands."""
+    """The write has an effect: commit ``session``, then answer ``status``, or ``reply`` to commands.
+
+    ``overwrites``: it replaces a value that its author did not know.
+    """
 
     session: Session
     status: int
     reply: bytes = b""
+    overwrites: bool = False
 
 
 @dataclass(frozen=True, slots=True)

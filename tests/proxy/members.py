@@ -32,6 +32,7 @@ from understudy.proxy.peers.predecessor_monitor import PredecessorMonitor
 from understudy.proxy.sessions.async_writes import AsyncWrites
 from understudy.proxy.sessions.call import Call
 from understudy.proxy.sessions.creation import SessionKeys
+from understudy.proxy.sessions.overwrite_log import OverwriteLog
 from understudy.proxy.sessions.owner_reads import OwnerReads
 from understudy.proxy.sessions.owner_writes import OwnerWrites
 from understudy.proxy.sessions.routing import OwnerRouter
@@ -167,6 +168,7 @@ class InProcessMember:
             self.updates,
             self.recorder,
             async_writes,
+            OverwriteLog(),
         )
         self.router = OwnerRouter(self.pool, client, probe, self.takeovers)
         self.answered: list[int] = []

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest_asyncio
 
 from tests.harness.commands import Commands, commands
 from tests.harness.etcd import EtcdServer
+from tests.harness.redis_client import redis_client
 from tests.harness.secrets import write_secret
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.sidecars_here import sidecars_here
@@ -85,6 +87,23 @@ async def test_status_sync_names_who_is_in_sync_and_who_is_not(pool: SidecarPool
     assert code == 1
     assert "16/16" in shown
     assert pool.members["b"].peer in shown
+
+
+async def test_status_sync_names_keys_with_lost_updates(pool: SidecarPool, operator: Operator) -> None:
+    await pool.start("a")
+    await pool.settle(("a",))
+    address = pool.members["a"].redis
+    async with redis_client(address) as one, redis_client(address) as other:
+        for client in (one, other):
+            await client("GET", "k")
+        for client in (one, other):
+            await client("SET", "k", "v1")
+            await client("SET", "k", "v2")
+    code, shown = await operator.run("status", "--sync")
+    digest = hashlib.sha256(b"k").hexdigest()[:16]
+    assert f"a: lost updates: 1 written, 0 refused; SHA-256 of keys: {digest} (1)" in " ".join(shown.split())
+    code, view = await operator.ask("status", "--sync")
+    assert (code, [key["key_sha256"] for key in view["members"][0]["overwrites"]["keys"]]) == (0, [digest])
 
 
 async def test_status_sync_names_a_member_that_lacks_copies_or_is_behind(pool: SidecarPool, operator: Operator) -> None:

@@ -1,0 +1,50 @@
+"""Lost updates: writes that replace a value which has changed since their author read it. Pure.
+
+A value's version is the revision at which it was written, :attr:`Session.value_revision`. A renewal of the session does
+not change it, nor does a write of the same value.
+"""
+
+from understudy.statesync.redis.command import KeyCommand, option
+from understudy.statesync.sessions.session import Session
+
+ABSENT = 0
+"""The version of a value that does not exist."""
+VALUE_HEADER = "Understudy-Value"
+"""In an answer between sidecars: the version of the value that was read or written."""
+SEEN_HEADER = "understudy-seen"
+"""In a write between sidecars: the version that its author has read."""
+REVISION_MOST = 2**63 - 1
+_READS = frozenset({b"GET", b"GETEX"})
+_REPLACES = frozenset({b"SET", b"SETEX", b"PSETEX"})
+
+
+def learns_value(command: KeyCommand) -> bool:
+    """Whether a client knows the whole value after this command."""
+    return command.name in _READS
+
+
+def replaces_value(command: KeyCommand) -> bool:
+    """Whether a command replaces the whole value, whatever it is."""
+    return command.name in _REPLACES and (
+        command.name != b"SET" or not any(option(arg) in (b"NX", b"GET") for arg in command.args[1:])
+    )
+
+
+def version_of(session: Session | None, ended_ms: int) -> int:
+    """The version of a value for a reader; sessions that expire at ``ended_ms`` or earlier have expired."""
+    return ABSENT if session is None or not session.alive(ended_ms) else session.value_revision
+
+
+def version_after(session: Session, revision: int) -> int:
+    """The version of a value that was committed at ``revision``."""
+    return ABSENT if session.deleted else session.since or revision
+
+
+def overwrites(current: Session | None, seen: int, ended_ms: int) -> bool:
+    """Whether a write whose author has read version ``seen`` replaces a newer value, or undoes a deletion.
+
+    A session that has expired is no loss.
+    """
+    if current is None or ended_ms >= current.expires:
+        return False
+    return seen != (ABSENT if current.deleted else current.value_revision)
