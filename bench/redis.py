@@ -6,21 +6,18 @@ stands the CPU that each process took, from /proc. docs/benchmarks.md tells what
 """
 
 import argparse
-import asyncio
 import contextlib
 import importlib.metadata
-import json
 import os
 import socket
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from bench.sessions import ETCD, ONE, child, machine, median, pool_of, redis_pair
+from bench.sessions import ETCD, ONE, child, machine, median, pool_of, redis_pair, report
 from bench.xds import Child
 from tests.harness.etcd import running_etcd
 from tests.harness.sidecars import MemberProcesses, SidecarPool
@@ -227,13 +224,7 @@ def main() -> None:
     parser.add_argument("--pid", action="append", default=[], help="NAME=PID of a process whose CPU counts there")
     parser.add_argument("--no-file", action="store_true", help="print only")
     options = parser.parse_args()
-    with tempfile.NamedTemporaryFile(prefix="understudy-bench-", suffix=".log", delete=False) as log:
-        os.dup2(log.fileno(), 2)  # what the sidecars log
-    results = asyncio.run(run(options))
-    if not options.no_file:
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    print(table(results), file=sys.stdout)
-    Path(log.name).unlink()
+    report(run(options), table, None if options.no_file else RESULTS)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -367,6 +367,23 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def report(
+    measuring: Coroutine[None, None, dict[str, Any]], table: Callable[[dict[str, Any]], str], file: Path | None
+) -> None:
+    """Measure, print the table and write the results to ``file``.
+
+    What the sidecars log goes to a temporary file, which stays if this fails.
+    """
+    with tempfile.NamedTemporaryFile(prefix="understudy-bench-", suffix=".log", delete=False) as log:
+        os.dup2(log.fileno(), 2)
+    results = asyncio.run(measuring)
+    if file is not None:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(results, indent=1) + "\n")
+    print(table(results), file=sys.stdout)
+    Path(log.name).unlink()
+
+
 async def run(options: argparse.Namespace) -> dict[str, Any]:
     results: dict[str, Any] = {"machine": machine()}
     results["throughput"] = await throughput(options.rounds, options.seconds)
@@ -383,14 +400,7 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, nargs="*", default=[1_000, 100_000])
     parser.add_argument("--no-file", action="store_true", help="print only")
     options = parser.parse_args()
-    with tempfile.NamedTemporaryFile(prefix="understudy-bench-", suffix=".log", delete=False) as log:
-        os.dup2(log.fileno(), 2)  # what the sidecars log
-    results = asyncio.run(run(options))
-    if not options.no_file:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    print(table(results), file=sys.stdout)
-    Path(log.name).unlink()
+    report(run(options), table, None if options.no_file else RESULTS)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.harness.redis_client import RedisClient, redis_client
 from tests.harness.sidecars import SidecarPool, sidecar_pool
+from tests.statesync.redis.comparison import Peer
 from tests.statesync.redis.generated import KEYS, RELEASE, Argv, sequence
 from tests.statesync.redis.server import RawConnection, running_redis
-from tests.statesync.redis.test_differential import Peer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 NAMES = ("a", "b", "c")
