@@ -8,7 +8,7 @@ TYPES  := build/types/understudy
 PACKAGES := xds proxy statesync telemetry deploy
 unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes, which would compile all modules anew
 
-.PHONY: help setup demo test lint format unit quick chaos bench-xds bench-sessions bench-redis bench-failover bench-telemetry bench-tcp bench-drills images-try etcd-stubs clean
+.PHONY: help setup demo test lint format unit quick chaos bench-xds bench-sessions bench-redis bench-requests bench-failover bench-telemetry bench-tcp bench-drills images-try etcd-stubs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -55,6 +55,10 @@ bench-sessions: $(STAMP)  ## how quick the session path is, beside raw etcd and 
 bench-redis: $(STAMP)  ## the Redis port beside Redis, with the same client; needs redis-server; writes bench/results/redis.json (5 min)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m bench.redis
+
+bench-requests: $(STAMP)  ## a whole request through Envoy and an application, beside Redis; writes bench/results/requests.json (9 min)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python -m bench.requests
 
 bench-failover: $(STAMP)  ## failovers beside Envoy and HAProxy with Redis; EVENTS=20; in parts: python -m bench.failover --help (an hour)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'

@@ -368,20 +368,27 @@ def table(results: dict[str, Any]) -> str:
 
 
 def report(
-    measuring: Coroutine[None, None, dict[str, Any]], table: Callable[[dict[str, Any]], str], file: Path | None
+    measuring: Coroutine[None, None, dict[str, Any]],
+    table: Callable[[dict[str, Any]], str],
+    file: Path | None,
+    *,
+    hide_logs: bool = True,
 ) -> None:
     """Measure, print the table and write the results to ``file``.
 
-    What the sidecars log goes to a temporary file, which stays if this fails.
+    ``hide_logs``: what the sidecars log goes to a temporary file, which stays if this fails.
     """
-    with tempfile.NamedTemporaryFile(prefix="understudy-bench-", suffix=".log", delete=False) as log:
-        os.dup2(log.fileno(), 2)
+    log = None
+    if hide_logs:
+        with tempfile.NamedTemporaryFile(prefix="understudy-bench-", suffix=".log", delete=False) as log:
+            os.dup2(log.fileno(), 2)
     results = asyncio.run(measuring)
     if file is not None:
         file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps(results, indent=1) + "\n")
     print(table(results), file=sys.stdout)
-    Path(log.name).unlink()
+    if log is not None:
+        Path(log.name).unlink()
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:

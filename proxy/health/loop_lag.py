@@ -5,9 +5,11 @@ A task wakes every :data:`POLL_INTERVAL` seconds and notes how late it was. Othe
 
 import asyncio
 import contextlib
+import os
 import time
 from collections import deque
 from pathlib import Path
+from typing import BinaryIO
 
 from understudy.statesync.heartbeat.adaptive_timeout import LONGEST_LOAD, Delays
 from understudy.statesync.heartbeat.heartbeat import MOST_STANDSTILLS
@@ -45,11 +47,21 @@ def stood_still(late: float, ran: float, waited: float | None) -> float:
     return still if still >= STILL_FROM else 0.0
 
 
-def waited_for_cpu() -> float | None:
-    """Seconds for which this thread has been ready to run and had no CPU (Linux: sched_info, run_delay)."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        return int(_SCHEDSTAT.read_text().split()[1]) / 1e9
-    return None
+class CpuWait:
+    """How long the thread that makes this object has been ready to run without a CPU (Linux: sched_info, run_delay)."""
+
+    def __init__(self) -> None:
+        self._file: BinaryIO | None = None
+        with contextlib.suppress(OSError):
+            self._file = _SCHEDSTAT.open("rb", buffering=0)  # once: opening takes longer than all else in a look
+
+    def seconds(self) -> float | None:
+        """The time so far; None where the kernel does not say."""
+        if self._file is None:
+            return None
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            return int(os.pread(self._file.fileno(), 100, 0).split()[1]) / 1e9
+        return None
 
 
 def bearable(now: float, no_leader_at: float) -> float:
@@ -61,12 +73,16 @@ def bearable(now: float, no_leader_at: float) -> float:
 
 
 class LoopLag:
-    """The event loop's delays of the last :data:`LOAD_WINDOW` seconds, as :meth:`run` sees them."""
+    """The event loop's delays of the last :data:`LOAD_WINDOW` seconds, as :meth:`run` sees them.
+
+    Make it in the thread of the event loop.
+    """
 
     def __init__(self) -> None:
         self._ran_at = time.monotonic()
         self._delays = Delays()
-        self._ran, self._waited = time.process_time(), waited_for_cpu()
+        self._cpu_wait = CpuWait()
+        self._ran, self._waited = time.process_time(), self._cpu_wait.seconds()
         self._stood = 0.0
         self._woke_at = -WAKING
         self._stills: deque[tuple[float, float]] = deque(maxlen=MOST_STANDSTILLS)
@@ -101,7 +117,7 @@ class LoopLag:
 
     def _still(self, late: float) -> float:
         """For how long this process has stood still of the time by which it is late now."""
-        return stood_still(late, time.process_time() - self._ran, _between(self._waited, waited_for_cpu()))
+        return stood_still(late, time.process_time() - self._ran, _between(self._waited, self._cpu_wait.seconds()))
 
     @property
     def worst(self) -> float:
@@ -115,11 +131,11 @@ class LoopLag:
 
     async def run(self) -> None:
         """Measure until cancelled. Each turn begins where the one before ended, so no standstill falls between them."""
-        now, ran, waited = time.monotonic(), time.process_time(), waited_for_cpu()
+        now, ran, waited = time.monotonic(), time.process_time(), self._cpu_wait.seconds()
         while True:
             self._ran_at, self._ran, self._waited = now, ran, waited
             await asyncio.sleep(POLL_INTERVAL)
-            now, ran, waited = time.monotonic(), time.process_time(), waited_for_cpu()
+            now, ran, waited = time.monotonic(), time.process_time(), self._cpu_wait.seconds()
             late = now - self._ran_at - POLL_INTERVAL
             still = stood_still(late, ran - self._ran, _between(self._waited, waited))
             if still:  # it waited for a CPU only after it was woken

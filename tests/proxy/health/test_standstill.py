@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.harness.commands import ROOT
-from understudy.proxy.health.loop_lag import LoopLag, stood_still, waited_for_cpu
+from understudy.proxy.health.loop_lag import CpuWait, LoopLag, stood_still
 
 FROZEN = """
 import asyncio, time
@@ -27,7 +27,7 @@ async def main():
 
 asyncio.run(main())
 """
-needs_linux = pytest.mark.skipif(waited_for_cpu() is None, reason="the kernel does not tell who waits for a CPU")
+needs_linux = pytest.mark.skipif(CpuWait().seconds() is None, reason="the kernel does not tell who waits for a CPU")
 
 
 @pytest.mark.parametrize(
