@@ -1,6 +1,5 @@
 """Pulses: a stopped process is told from a busy one, and no silence counts that may be our own or means nothing."""
 
-import itertools
 import os
 import subprocess
 import sys
@@ -29,6 +28,8 @@ with HealthPort(("127.0.0.1", 0), lambda: "", LoopLag()) as port:
 """
 WHO = ("cart-1", "boot")
 USUAL, CAP = 0.3, 2.0
+BUSY = 5.0
+"""Seconds for which a process that has more to do than this machine can may be silent."""
 NOW = 1_000.0
 
 
@@ -76,14 +77,15 @@ async def test_a_busy_process_has_a_pulse_and_a_stopped_one_has_none(
     assert process.stdout is not None
     assert process.stdin is not None
 
-    def runs() -> bool | None:
-        return is_running(pulses.pulse(WHO), (), time.monotonic(), usual=USUAL, cap=CAP)
+    def runs(usual: float = USUAL) -> bool | None:
+        return is_running(pulses.pulse(WHO), (), time.monotonic(), usual=usual, cap=CAP)
 
     pulses.watch({WHO: f"127.0.0.1:{process.stdout.readline().strip()}"})
     await until(lambda: pulses.pulse(WHO), 40, "enough answers to mean something")
 
     print(file=process.stdin, flush=True)
-    await stays(runs, 1.0, "a busy process has a pulse")
+    await stays(lambda: runs(usual=BUSY) is not False, 1.0, "a busy process has a pulse")
+    await until(lambda: runs(usual=BUSY), 40, "it answers")
 
     process.send_signal(SIGSTOP)
     await until(lambda: runs() is False, 40, "a stopped process has none")
@@ -100,15 +102,20 @@ async def test_a_connection_that_lost_everything_is_replaced(pulses: Pulses, pro
     def runs() -> bool | None:
         return is_running(pulses.pulse(WHO), (), time.monotonic(), usual=USUAL, cap=CAP)
 
-    numbers = itertools.count(1)
+    connections: list[str] = []
+
+    def connected(*_: int) -> str:
+        connections.append(f"connection {len(connections)}")
+        return connections[-1]
+
     port = process.stdout.readline().strip()
-    async with cable_to(f"127.0.0.1:{port}", lambda *_: f"connection {next(numbers)}") as cable:
+    async with cable_to(f"127.0.0.1:{port}", connected) as cable:
         pulses.watch({WHO: cable.address})
         await until(lambda: pulses.pulse(WHO), 40, "enough answers to mean something")
-        for number in (1, 2):
-            cable.cut(source=f"connection {number}")  # for good: what is lost on it never comes
+        for connection in (*connections, f"connection {len(connections)}"):
+            cable.cut(source=connection)  # for good: what is lost on it never comes
         await until(lambda: runs() is False, 40, "it is silent")
-        await until(runs, 40, "the third connection is answered")
+        await until(runs, 40, "the connection after the next one is answered")
 
 
 async def test_who_never_answered_cannot_fall_silent(pulses: Pulses, process: subprocess.Popen[str]) -> None:
