@@ -25,8 +25,9 @@ from understudy.statesync.redis.keys import delete
 from understudy.statesync.redis.reply import RedisError, encode
 from understudy.statesync.redis.value import Kind, Value, decode_hash
 
-TOLERANCE = {b"TTL": 2, b"PTTL": 2000, b"EXPIRETIME": 2, b"PEXPIRETIME": 2000}
-"""Command -> by how much two replies may differ; but dates that were set as dates are exact."""
+TOLERANCE = {b"TTL": (2, 1), b"PTTL": (2000, 1000), b"EXPIRETIME": (2, 1), b"PEXPIRETIME": (2000, 1000)}
+"""Command -> by how much two replies may differ, and by how much more for each second for which Redis was asked; but
+dates that were set as dates are exact."""
 SET_AS_DATES = {b"EXPIRETIME": range(3_900_000_000, 6_000_000_000)}
 SET_AS_DATES[b"PEXPIRETIME"] = range(3_900_000_000_000, 6_000_000_000_000)
 OF_HASHES = {b"HGETALL", b"HKEYS", b"HVALS"}
@@ -77,13 +78,14 @@ class Peer:
         """Both give the same replies to these commands."""
         self.values.clear()
         self.once_large.clear()
+        asked_ms = time.time_ns() // 1_000_000
         theirs = self.connection.ask([(b"FLUSHALL",), *commands])[1:]
         now_ms = time.time_ns() // 1_000_000
         for argv, their in zip(commands, theirs, strict=True):
             our = self.run(argv, now_ms)
-            assert self.same(argv, our, their), f"{argv}: {our!r} instead of {their!r}"
+            assert self.same(argv, our, their, now_ms - asked_ms), f"{argv}: {our!r} instead of {their!r}"
 
-    def same(self, argv: Argv, our: bytes, their: bytes) -> bool:
+    def same(self, argv: Argv, our: bytes, their: bytes, took_ms: int) -> bool:
         if our == their:
             return True
         name = argv[0].upper()
@@ -95,7 +97,8 @@ class Peer:
             return our == re.sub(rb" script: .*\r\n", b"\r\n", their)
         if our[:1] != b":" or their[:1] != b":" or int(our[1:]) <= 0 or int(their[1:]) in SET_AS_DATES.get(name, ()):
             return False
-        return abs(int(our[1:]) - int(their[1:])) <= TOLERANCE.get(name, 0)
+        tolerance, per_second = TOLERANCE.get(name, (0, 0))
+        return abs(int(our[1:]) - int(their[1:])) <= tolerance + took_ms * per_second / 1000
 
 
 def items_of(reply: bytes, *, pairs: bool) -> tuple[bytes, list[object]]:
