@@ -139,7 +139,7 @@ class SidecarPool(PoolRecords):
             except aiohttp.ClientError:
                 return False
 
-        await until(ready, timeout=40, what=f"{name} is ready")
+        await until(ready, timeout=120, what=f"{name} is ready")
 
     async def await_copies(self, *members: str) -> None:
         """Wait until these members hold copies of all slots, as each of them says."""

@@ -85,7 +85,7 @@ class Peer:
             our = self.run(argv, now_ms)
             assert self.same(argv, our, their, now_ms - asked_ms), f"{argv}: {our!r} instead of {their!r}"
 
-    def same(self, argv: Argv, our: bytes, their: bytes, took_ms: int) -> bool:
+    def same(self, argv: Argv, our: bytes, their: bytes, took_ms: int = 0) -> bool:
         if our == their:
             return True
         name = argv[0].upper()
