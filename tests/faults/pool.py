@@ -152,7 +152,7 @@ class FaultPool(PoolRecords):
         for etcd in self.etcds:
             if etcd.process is None:
                 continue
-            async with etcd.client() as client:
+            async with etcd.client(timeout=1.5) as client:
                 if any(status.leader for status in await client.status()):
                     return etcd
         raise LookupError("etcd has no leader")

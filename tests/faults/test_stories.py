@@ -87,7 +87,7 @@ async def _revision_rises(pool):
 
 
 async def test_a_write_whose_refusal_was_told_is_not_carried_out_when_a_stopped_member_wakes(etcd, pool_name):
-    async with sidecar_pool(etcd, pool_name) as pool:
+    async with sidecar_pool(etcd, pool_name, "slots: 16") as pool:
         await pool.start("a", "b")
         await pool.settle(A_FIRST)
         pool.members["a"].sidecar.signal(signal.SIGSTOP)

@@ -61,7 +61,7 @@ class Commands:
             cwd=ROOT,
             env={**os.environ, "COLUMNS": "200", **variables},
         )
-        output, _ = await asyncio.wait_for(process.communicate(), 60)
+        output, _ = await asyncio.wait_for(process.communicate(), 120)
         assert process.returncode is not None
         return process.returncode, output.decode()
 

@@ -56,7 +56,7 @@ async def running_envoy(bootstrap: Mapping[str, Any], directory: Path) -> AsyncI
     ]
     process = await asyncio.create_subprocess_exec(*bound_to(os.getpid(), command), stderr=asyncio.subprocess.DEVNULL)
     try:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as http:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as http:
 
             async def answers() -> str:
                 assert process.returncode is None, log.read_text()[-2000:]

@@ -18,6 +18,8 @@ from tests.harness.processes import bound_to
 from tests.harness.waiting import free_port, until
 from understudy.statesync.etcd.client import EtcdClient
 
+PATIENCE = 20.0
+
 
 def etcd_binary(name: str = "etcd") -> Path:
     """Path of ``etcd`` (or ``etcdctl``, ``etcdutl``)."""
@@ -64,9 +66,9 @@ class EtcdServer:
         """Where the other members reach this one."""
         return f"http://127.0.0.1:{self.peer_port}"
 
-    def client(self, **options: object) -> EtcdClient:
-        """A new client of this server."""
-        return EtcdClient(self.endpoints, **options)  # type: ignore[arg-type]
+    def client(self, *, timeout: float = PATIENCE, **options: object) -> EtcdClient:
+        """A new client of this server. Unless told otherwise its calls may take as long as a busy machine needs."""
+        return EtcdClient(self.endpoints, timeout=timeout, **options)  # type: ignore[arg-type]
 
     def spawn(self) -> None:
         """Start the process and return at once."""
@@ -203,7 +205,7 @@ class EtcdServer:
             [str(etcd_binary("etcdctl")), f"--endpoints={self.endpoint}", *arguments],
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=60,
             check=False,
             env={**os.environ, "ETCDCTL_API": "3"},
         )

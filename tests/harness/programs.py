@@ -64,7 +64,7 @@ class Program:
 
     async def ended(self) -> int:
         """Wait until it has ended; returns its exit code."""
-        await until(lambda: not self.runs, 40, f"{self.name} ends")
+        await until(lambda: not self.runs, 120, f"{self.name} ends")
         assert self.process is not None
         return self.process.wait()
 

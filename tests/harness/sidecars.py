@@ -22,6 +22,9 @@ from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_reader import parse_spec
 
+PATIENT = "liveness: {missed_beats: 100, unanswered_ms: 10000, application_ms: 20000}"
+"""For a spec: a process may stand still for some seconds, as on a busy machine. One that is killed is found at once."""
+
 SIDECAR = """
 import asyncio, json, logging, sys
 from understudy.proxy.sidecar.sidecar import SidecarSettings, run_sidecar
@@ -136,7 +139,7 @@ class SidecarPool(PoolRecords):
             except aiohttp.ClientError:
                 return False
 
-        await until(ready, timeout=40, what=f"{name} is ready")
+        await until(ready, timeout=120, what=f"{name} is ready")
 
     async def await_copies(self, *members: str) -> None:
         """Wait until these members hold copies of all slots, as each of them says."""
@@ -182,7 +185,7 @@ class SidecarPool(PoolRecords):
 
 @asynccontextmanager
 async def sidecar_pool(
-    etcd: EtcdServer, pool: str, spec: str = "slots: 16", **access: object
+    etcd: EtcdServer, pool: str, spec: str = f"slots: 16\n{PATIENT}", **access: object
 ) -> AsyncIterator[SidecarPool]:
     """A pool without members yet, its spec applied; ``access`` is how the test's own client gets into etcd."""
     async with etcd.client(**access) as client, aiohttp.ClientSession() as http:

@@ -55,8 +55,8 @@ async def test_poison_under_every_prefix_ends_nobody_and_is_named(pool: SidecarP
 
         await poison(pool.client, pool.keys)
 
-        await until(lambda: names_poison(control, pool.keys), 20, "the control server names what it cannot read")
-        await until(lambda: applied(pool, "a"), 20, "the sidecar has seen all of it")
+        await until(lambda: names_poison(control, pool.keys), 60, "the control server names what it cannot read")
+        await until(lambda: applied(pool, "a"), 60, "the sidecar has seen all of it")
         assert (await pool.call("a", "GET", "/key"))[2] == b"before"
         assert (await pool.call("a", "PUT", "/key", "after"))[0] == 200
         for key in (pool.keys.owner(3), pool.keys.table, pool.keys.spec, pool.keys.member("odd-0")):
@@ -65,11 +65,11 @@ async def test_poison_under_every_prefix_ends_nobody_and_is_named(pool: SidecarP
         await pool.client.put(pool.keys.spec, pool.spec.encode())
         await pool.start("b")  # a process that starts with all of it there
         assert (await pool.call("b", "GET", "/key"))[2] == b"after"
-        await until(lambda: table_is_new(pool), 30, "the leader replaces the table that nobody can read")
+        await until(lambda: table_is_new(pool), 60, "the leader replaces the table that nobody can read")
 
         third = next(key for key in map(str, range(1000)) if slot_of(key, pool.spec.slots) == 3)
         await pool.client.delete(pool.keys.owner(3))
-        await until(lambda: is_written(pool, third), 30, "the slot of a deleted owner record is served again")
+        await until(lambda: is_written(pool, third), 60, "the slot of a deleted owner record is served again")
         assert [pool.members[name].sidecar.runs for name in "ab"] == [True, True]
         assert control.runs
     finally:

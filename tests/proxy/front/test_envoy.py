@@ -83,7 +83,7 @@ async def test_a_killed_envoy_comes_back_and_the_log_says_what_it_died_of(
         killed = envoy.pid
         assert killed is not None
         os.kill(killed, signal.SIGKILL)
-        await until(lambda: envoy.restarts == 1 and serves(control), timeout=40, what="Envoy back")
+        await until(lambda: envoy.restarts >= 1 and serves(control), timeout=40, what="Envoy back")
         assert envoy.pid not in (None, killed)
         assert "ended by SIGKILL" in caplog.text
 
@@ -94,7 +94,7 @@ async def test_a_stop_lets_requests_under_way_finish_and_leaves_nothing(control:
         pid, directory = envoy.pid, envoy._admin_file.parent
         assert pid is not None
         request = asyncio.create_task(answers(control.listen, "/wait"))
-        await until(lambda: control.application.waiting == 1, what="the request at its member")
+        await until(lambda: control.application.waiting, what="the request at its member")
         stopping = asyncio.create_task(envoy.stop())
         await until(lambda: not envoy.supervised, what="the stop begun")
         control.application.go.set()
@@ -109,7 +109,7 @@ async def test_a_stop_does_not_wait_for_ever(control: Control):
     async with EnvoyProcess(control.settings(drain=0.2)) as envoy:
         assert await envoy.ready(40)
         request = asyncio.create_task(answers(control.listen, "/wait"))
-        await until(lambda: control.application.waiting == 1, what="the request at its member")
+        await until(lambda: control.application.waiting, what="the request at its member")
     with pytest.raises(aiohttp.ClientError):
         await request
 
@@ -118,7 +118,7 @@ async def test_sigterm_ends_the_supervisor_and_its_envoy(control: Control, tmp_p
     async with front_process(control, tmp_path) as process:
         await until(lambda: serves(control), timeout=40, what="the front")
         process.terminate()
-        assert await asyncio.wait_for(process.wait(), 20) == 0
+        assert await asyncio.wait_for(process.wait(), 40) == 0
         assert not listens(control.listen)
 
 
@@ -146,7 +146,7 @@ async def test_a_port_in_use_is_named(control: Control, which: str, caplog: pyte
 
 async def test_another_envoy_on_the_same_port_is_noticed_too(control: Control):
     async with EnvoyProcess(control.settings()) as first:
-        assert await first.ready(20)
+        assert await first.ready(40)
         with pytest.raises(AddressInUseError):
             await EnvoyProcess(control.settings(node_id="front-2")).start()
 

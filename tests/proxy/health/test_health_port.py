@@ -80,7 +80,7 @@ def test_requests_may_come_in_pieces_or_many_at_once_and_nonsense_ends_its_own_c
 
 
 def gone(connection: socket.socket) -> bool:
-    connection.settimeout(5)
+    connection.settimeout(20)
     try:
         return connection.recv(4096) == b""
     except ConnectionResetError:
@@ -89,7 +89,9 @@ def gone(connection: socket.socket) -> bool:
 
 async def test_a_port_of_all_addresses_is_told_as_one_of_the_applications_host(member: Member) -> None:
     async with contextlib.AsyncExitStack() as stack:
-        told = open_health_port(stack, "0.0.0.0:0", "127.0.0.1:8000", lambda: "", member.stall)
+        told = open_health_port(
+            stack, "0.0.0.0:0", "127.0.0.1:8000", lambda: "", member.stall, no_leader_at=lambda: member.no_leader_at
+        )
         host, _, number = told.rpartition(":")
         assert host == "127.0.0.1"
         assert (await asyncio.to_thread(asked, http.client.HTTPConnection(host, int(number))))[0] == 200

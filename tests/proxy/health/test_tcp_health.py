@@ -49,7 +49,7 @@ async def test_the_check_tells_what_is_wrong_and_asks_nothing_before_the_spec_is
         f"127.0.0.1:{port}",
         AppHealth.parse("/"),
         lambda: None,
-        rules=lambda: Liveness(application_ms=300),
+        rules=lambda: Liveness(application_ms=20_000),
         stall=lambda: 0.0,
         known=lambda: bool(spec),
         tcp=lambda: spec[-1] if spec else None,

@@ -4,11 +4,14 @@ import asyncio
 import http.client
 import json
 import os
+import select
 import signal
 import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import aiohttp
 import pytest_asyncio
@@ -19,8 +22,12 @@ from tests.harness.places import ROOT
 from tests.harness.secrets import write_secret
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import free_port, until
+from tests.proxy.members import view_of
+from understudy.proxy.ownership.drain import LINGER, Drain
+from understudy.proxy.ownership.drain_reason import DrainState
+from understudy.proxy.ownership.owned_slots import OwnedSlots
 from understudy.statesync.etcd.key_range import prefix_range
-from understudy.statesync.pool.records import FailoverRecord, Intent, MemberState
+from understudy.statesync.pool.records import FailoverRecord, Intent, MemberState, Owner
 
 ADMIN = {"Understudy-Admin": "true"}
 A_FIRST = ("a", "b")
@@ -194,11 +201,14 @@ async def test_a_question_that_waits_does_not_hold_up_others_on_the_health_port(
     assert record is not None
     host, _, port = record.health.rpartition(":")
     patient, hasty = (http.client.HTTPConnection(host, int(port), timeout=20) for _ in range(2))
-    patient.request("GET", "/drained?wait=0.4")
+    patient.request("GET", "/drained?wait=60")
     for _ in range(3):
-        hasty.request("GET", "/health")
-        assert hasty.getresponse().read() == b'{"serving": true, "reason": ""}'
-    assert patient.getresponse().status == 503
+        hasty.request("GET", "/started")
+        assert hasty.getresponse().read() == b'{"yes": true, "reason": ""}'
+    assert not select.select([patient.sock], [], [], 0)[0]
+    hasty.request("GET", "/drained?wait=0.1")
+    answer = hasty.getresponse()
+    assert (answer.status, answer.read()[:12]) == (503, b'{"yes": fals')
     for nonsense in ("nan", "-3", "1e9", "x"):
         hasty.request("GET", f"/drained?wait={nonsense}")
         answer = hasty.getresponse()
@@ -233,9 +243,12 @@ async def test_a_sidecar_takes_all_its_options_from_the_environment(
             async with aiohttp.ClientSession() as http:
                 async with http.get(f"http://{bracketed(metrics)}/metrics") as answer:
                     assert "understudy_member_state" in await answer.text()
-                async with http.get(f"http://{bracketed(api)}/v1/checks") as answer:
-                    names = [check["name"] for check in (await answer.json())["checks"]]
-                    assert "deep" in names
+
+                async def has_the_check() -> bool:
+                    async with http.get(f"http://{bracketed(api)}/v1/checks") as answer:
+                        return "deep" in [check["name"] for check in (await answer.json())["checks"]]
+
+                await until(has_the_check, 40, "the sidecar's own check has begun")
         finally:
             process.terminate()
             await process.wait()
@@ -246,21 +259,28 @@ def bracketed(address: str) -> str:
     return f"[{host}]:{port}"
 
 
-async def test_front_envoys_are_given_time_to_learn_of_the_end(pool: SidecarPool) -> None:
+async def test_front_envoys_are_given_time_to_learn_of_the_end() -> None:
+    owned, updates = OwnedSlots(), cast("Any", SimpleNamespace(wake=lambda: None))
+    owned.reopen(owned.gain(1, Owner("a", "a1", 1), 7))
+    state = DrainState(view_of("a"))
+    drain = Drain(state, owned, updates, on_change=lambda: None, others=lambda: ["b"], seconds=60.0)
+    handing_over = drain.begin()
+    await asyncio.sleep(0)
+    assert drain.outstanding(time.monotonic()) == "1 slots are still to be handed over"
+
+    before = time.monotonic()
+    owned.lose(1)
+    await handing_over
+    assert drain.outstanding(before) == "front Envoys may not know yet"
+    assert drain.outstanding(before + LINGER) == "front Envoys may not know yet"
+    assert drain.outstanding(time.monotonic() + LINGER) == ""
+
+
+async def test_a_leave_that_does_not_wait_begins_the_drain(pool: SidecarPool) -> None:
     await pool.start("a", "b")
     await pool.settle(A_FIRST)
-    reasons = set()
-
-    async def over() -> bool:
-        status, said = await ask(pool, "a", "/drained")
-        reasons.add(said["reason"])
-        return status == 200
-
-    # Looked at from the beginning: the command itself may take longer to end than the member has left to say so.
-    watching = asyncio.create_task(until(over, 40, "a has nothing more to do"))
     assert await leave(pool, "a") == (0, "")
-    await watching
-    assert "front Envoys may not know yet" in reasons
+    await until(lambda: drained(pool, "a"), 40, "a has nothing more to do")
 
 
 async def test_leaving_works_over_a_unix_socket_that_asks_for_a_token(

@@ -2,13 +2,16 @@
 
 from collections.abc import AsyncIterator
 
+import pytest
 import pytest_asyncio
 
 from tests.harness.etcd import EtcdServer
-from tests.harness.sidecars import SidecarPool, sidecar_pool
+from tests.harness.sidecars import PATIENT, SidecarPool, sidecar_pool
 from tests.harness.sidecars_here import sidecars_here
 from tests.harness.waiting import until
+from understudy.proxy.ownership import slot_reconciler
 from understudy.proxy.ownership.step_down import receivers
+from understudy.proxy.peers import peer_client
 from understudy.statesync.pool.ownership import View
 from understudy.statesync.pool.records import Owner, Table
 from understudy.statesync.pool.state import At
@@ -18,7 +21,7 @@ A_FIRST = (("a", "b"),)
 
 @pytest_asyncio.fixture
 async def pool(etcd: EtcdServer, pool_name: str) -> AsyncIterator[SidecarPool]:
-    async with sidecar_pool(etcd, pool_name, "slots: 16\ntakeover: lease") as pool:
+    async with sidecar_pool(etcd, pool_name, f"slots: 16\ntakeover: lease\n{PATIENT}") as pool:
         yield pool
 
 
@@ -52,14 +55,22 @@ async def test_slots_that_were_given_up_and_not_taken_are_served_again_only_unde
 
         assert len(fences) == pool.spec.slots
         assert len(here["a"].owned) == 0
-        status, headers, body = await pool.call("a", "GET", "/k")
-        assert (status, body, headers["understudy-served-by"]) == (200, b"kept", "a")
+
+        async def answer() -> tuple[int, bytes, str | None] | None:
+            status, headers, body = await pool.call("a", "GET", "/k")
+            return None if status == 503 else (status, body, headers.get("understudy-served-by"))
+
+        assert await until(answer, what="the call is answered") == (200, b"kept", "a")
         await until(lambda: len(here["a"].owned.open_slots()) == pool.spec.slots, what="all are served")
         after = await pool.owners()
         assert {slot: owner.epoch - 1 for slot, owner in after.items()} == {s: o.epoch for s, o in before.items()}
 
 
-async def test_who_is_given_slots_takes_them_only_under_the_records_that_they_were_given_by(pool: SidecarPool) -> None:
+async def test_who_is_given_slots_takes_them_only_under_the_records_that_they_were_given_by(
+    pool: SidecarPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_client, "CALL_TIMEOUT", 20.0)
+    monkeypatch.setattr(slot_reconciler, "ORPHANED_AFTER", 60.0)
     async with sidecars_here(pool, "a", "b") as here:
         await pool.settle(*A_FIRST)
         a = here["a"]

@@ -17,10 +17,14 @@ from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import until
 from understudy.statesync.pool.records import Member
 from understudy.statesync.pool.slots import slot_of
+from understudy.statesync.pool.spec_reader import parse_spec
 
 A_FIRST = (("a", "b"),)
 B_FIRST = (("b", "a"),)
 MERGE = "application/merge-patch+json"
+PULSES_ALONE = "liveness: {unanswered_ms: 20000, application_ms: 20000}"
+"""For a spec: a process that stops is found by its pulse, and never before by probes that it does not answer."""
+BUSY_FOR_LONG = "liveness: {load_cap_ms: 20000}"
 
 
 @pytest_asyncio.fixture
@@ -44,15 +48,18 @@ class Writers:
 
     async def __aenter__(self) -> Self:
         for key in self.acknowledged:
-            new = {"Content_Type": "application/json", "If_None_Match": "*"}
-            status, _, body = await self.pool.call(self.at, "PUT", f"/{key}", "{}", **new)
-            assert status in (201, 412), body  # another writer may have made it
+            await until(partial(self._made, key), 40, f"session {key} is there")
         self._tasks = [asyncio.create_task(self._write(key)) for key in self.acknowledged]
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._stopping = True
         await asyncio.gather(*self._tasks)
+
+    async def _made(self, key: str) -> bool:
+        """Whether a session is there, made just now or by another writer; a busy member refuses new ones for a time."""
+        new = {"Content_Type": "application/json", "If_None_Match": "*"}
+        return (await self.pool.call(self.at, "PUT", f"/{key}", "{}", **new))[0] in (201, 412)
 
     async def _write(self, key: str) -> None:
         for number in count():
@@ -119,7 +126,8 @@ async def test_a_request_at_the_standby_takes_a_killed_owners_slots_over(pool: S
     assert (status, body, headers["understudy-served-by"], headers["understudy-epoch"]) == (200, b"kept", "b", "2")
     owners = await pool.owners()
     assert {owner.active for owner in owners.values()} == {"b"}
-    assert "a lost: connection refused" in owners[0].cause
+    assert owners[0].cause.startswith("a lost: ")
+    assert owners[0].cause.endswith("; connection refused")
 
 
 async def test_a_standby_claims_all_slots_of_a_lost_member_without_any_request(pool: SidecarPool) -> None:
@@ -174,6 +182,7 @@ async def test_a_handover_loses_nothing_and_refuses_nobody(pool: SidecarPool) ->
 
 
 async def test_a_frozen_owner_is_taken_over_and_learns_of_it_when_it_wakes(pool: SidecarPool) -> None:
+    await pool.apply(parse_spec(f"pool: {pool.keys.pool}\nslots: 16\n{PULSES_ALONE}", where="test"))
     await pool.start("a", "b")
     await pool.settle(*A_FIRST)
     await pool.call("a", "PUT", "/k", "old")
@@ -196,6 +205,7 @@ async def test_a_frozen_owner_is_taken_over_and_learns_of_it_when_it_wakes(pool:
 
 async def test_an_owner_that_is_known_to_be_busy_is_waited_for(pool: SidecarPool) -> None:
     """As under a CPU limit: the owner stands still again and again, and each time longer than a silence that counts."""
+    await pool.apply(parse_spec(f"pool: {pool.keys.pool}\nslots: 16\n{BUSY_FOR_LONG}", where="test"))
     await pool.start("a", "b")
     await pool.settle(*A_FIRST)
     await pool.call("a", "PUT", "/k", "{}", Content_Type="application/json")
@@ -206,8 +216,11 @@ async def test_an_owner_that_is_known_to_be_busy_is_waited_for(pool: SidecarPool
         await asyncio.sleep(seconds)
         owner.signal(signal.SIGCONT)
 
-    await stand_still(0.4)
-    await until(partial(_told_of_delays, pool, "a", "b"), 40, "a's record tells b that it was late")
+    async def was_late() -> bool:
+        await stand_still(0.4)  # a standstill that a busy machine makes much longer does not count as load
+        return await _told_of_delays(pool, "a", "b")
+
+    await until(was_late, 40, "a's record tells b that it was late")
     for number in range(3):
         pause = asyncio.create_task(stand_still(0.9))
         status, headers, _ = await pool.call(
@@ -310,11 +323,14 @@ async def test_with_takeover_lease_a_replaced_owner_never_answers_an_old_read(et
         await pool.call("a", "PUT", "/k", "old")
         frozen = pool.members["a"].sidecar
 
+        async def taken_over() -> bool:
+            status, headers, _ = await pool.call("b", "PUT", "/k", "new")
+            return (status, headers.get("understudy-served-by")) == (200, "b")
+
         frozen.signal(signal.SIGSTOP)
-        status, headers, _ = await pool.call("b", "PUT", "/k", "new")
+        await until(taken_over, 40, "b serves")
         frozen.signal(signal.SIGCONT)
 
-        assert (status, headers["understudy-served-by"]) == (200, "b")
         for _ in range(20):
             assert (await pool.call("a", "GET", "/k"))[2] == b"new"
 

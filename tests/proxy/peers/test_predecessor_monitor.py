@@ -1,6 +1,5 @@
 """Pulses: a stopped process is told from a busy one, and no silence counts that may be our own or means nothing."""
 
-import itertools
 import os
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from understudy.proxy.health.loop_lag import LoopLag
 with HealthPort(("127.0.0.1", 0), lambda: "", LoopLag()) as port:
     print(port.address[1], flush=True)
     sys.stdin.readline()
+    print("busy", flush=True)
     while True:  # an event loop with too much to do holds the interpreter like this
         sum(range(10_000))
 """
@@ -79,11 +79,17 @@ async def test_a_busy_process_has_a_pulse_and_a_stopped_one_has_none(
     def runs() -> bool | None:
         return is_running(pulses.pulse(WHO), (), time.monotonic(), usual=USUAL, cap=CAP)
 
+    def answers() -> int:
+        pulse = pulses.pulse(WHO)
+        return pulse.answers if pulse is not None else 0
+
     pulses.watch({WHO: f"127.0.0.1:{process.stdout.readline().strip()}"})
     await until(lambda: pulses.pulse(WHO), 40, "enough answers to mean something")
 
     print(file=process.stdin, flush=True)
-    await stays(runs, 1.0, "a busy process has a pulse")
+    assert process.stdout.readline() == "busy\n"
+    more = await until(answers, 40, "it answers") + 20
+    await until(lambda: answers() >= more, 40, "a busy process has a pulse")
 
     process.send_signal(SIGSTOP)
     await until(lambda: runs() is False, 40, "a stopped process has none")
@@ -100,15 +106,20 @@ async def test_a_connection_that_lost_everything_is_replaced(pulses: Pulses, pro
     def runs() -> bool | None:
         return is_running(pulses.pulse(WHO), (), time.monotonic(), usual=USUAL, cap=CAP)
 
-    numbers = itertools.count(1)
+    connections: list[str] = []
+
+    def connected(*_: int) -> str:
+        connections.append(f"connection {len(connections)}")
+        return connections[-1]
+
     port = process.stdout.readline().strip()
-    async with cable_to(f"127.0.0.1:{port}", lambda *_: f"connection {next(numbers)}") as cable:
+    async with cable_to(f"127.0.0.1:{port}", connected) as cable:
         pulses.watch({WHO: cable.address})
         await until(lambda: pulses.pulse(WHO), 40, "enough answers to mean something")
-        for number in (1, 2):
-            cable.cut(source=f"connection {number}")  # for good: what is lost on it never comes
+        for connection in (*connections, f"connection {len(connections)}"):
+            cable.cut(source=connection)  # for good: what is lost on it never comes
         await until(lambda: runs() is False, 40, "it is silent")
-        await until(runs, 40, "the third connection is answered")
+        await until(runs, 40, "the connection after the next one is answered")
 
 
 async def test_who_never_answered_cannot_fall_silent(pulses: Pulses, process: subprocess.Popen[str]) -> None:

@@ -50,16 +50,15 @@ async def pool(etcd: EtcdServer, pool_name: str, tmp_path: Path, authority: Auth
 async def probed(caller: Identity, pool: SidecarPool, member: str, peer: str = "") -> ProbeResult:
     client = PeerClient(PeerTls(caller))
     try:
-        # Three tries of 100 ms may all be too short on a busy machine, which is no finding of this test.
         probe, asked = probe_of(client), Peer(member, peer or pool.members[member].peer)
-        return await until(lambda: answered(probe, asked), 20, f"{member} is probed")
+        return await until(lambda: answered(probe, asked), 120, f"{member} is probed")
     finally:
         await client.close()
 
 
 async def answered(probe: PeerProbe, peer: Peer) -> ProbeResult | None:
-    found = await probe.probe(peer, patience=0.3)
-    return None if found is ProbeResult.SILENT else found
+    found = await probe.probe(peer, patience=20)  # for three tries
+    return None if found in (ProbeResult.SILENT, ProbeResult.VOID) else found
 
 
 async def test_calls_handovers_and_takeovers_go_over_mtls(pool: SidecarPool) -> None:
@@ -70,7 +69,7 @@ async def test_calls_handovers_and_takeovers_go_over_mtls(pool: SidecarPool) -> 
 
     await pool.settle(*B_FIRST)
     assert (await pool.call("a", "PUT", "/k", "two"))[1]["understudy-served-by"] == "b"
-    assert {owner.epoch for owner in (await pool.owners()).values()} == {2}
+    assert {owner.cause for owner in (await pool.owners()).values()} == {"rebalance"}, "no takeover"
 
     pool.kill("b")
     status, headers, body = await pool.call("a", "GET", "/k")
@@ -148,7 +147,7 @@ async def test_a_control_servers_probe_tells_the_same_over_mtls(
 
     async def found(member: str, peer: str, tls: PeerTls) -> tuple[ProbeOutcome, str] | None:
         async with aiohttp.ClientSession() as http:
-            finding, boot = await ask_peer(http, member, peer, tls, timeout_seconds=0.3)
+            finding, boot = await ask_peer(http, member, peer, tls, timeout_seconds=60)
         return None if finding is ProbeOutcome.SILENT else (finding, boot)
 
     for member, peer, tls, expected in (
@@ -173,10 +172,10 @@ async def test_a_pool_with_mtls_everywhere_survives_a_killed_member(
         )
         await ready(http)
         await pool.start("a", "b")
-        await until(lambda: owned_by(pool, {"a", "b"}), 30, "both own slots")
+        await until(lambda: owned_by(pool, {"a", "b"}), 60, "both own slots")
         assert (await pool.call("a", "PUT", "/k", "kept"))[0] == 201
         pool.kill("a")
-        await until(lambda: owned_by(pool, {"b"}), 30, "the survivor owns every slot")
+        await until(lambda: owned_by(pool, {"b"}), 60, "the survivor owns every slot")
         assert (await pool.call("b", "GET", "/k"))[2] == b"kept"
         await until(lambda: "lost: a" in running.log("control"), 30, "the control server says whom it took for lost")
 

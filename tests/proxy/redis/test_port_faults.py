@@ -79,7 +79,7 @@ async def test_no_acknowledged_command_is_lost_or_carried_out_twice_when_members
 
 
 async def test_commands_that_waited_in_a_stopped_sidecar_are_not_carried_out(etcd, pool_name):
-    async with sidecar_pool(etcd, pool_name) as pool:
+    async with sidecar_pool(etcd, pool_name, "slots: 16") as pool:
         await pool.start(*NAMES)
         await pool.settle(*ORDERS)
         await pool.await_copies(*NAMES)

@@ -132,6 +132,11 @@ async def test_a_running_sidecar_that_lacks_a_new_key_neither_serves_nor_overwri
 
     await until(unfit, 40, "b says that it lacks a key")
     pool.kill("a")
+
+    async def told() -> bool:
+        return b"/no-owner" not in (await pool.call("b", "GET", "/k"))[2]
+
+    await until(told, 40, "b has taken over")
     for method in ("GET", "PUT", "DELETE", "GET"):
         status, _, body = await pool.call("b", method, "/k", "overwritten")
         assert (status, json.loads(body)["type"].rpartition("/")[2]) == (503, "session-unreadable")

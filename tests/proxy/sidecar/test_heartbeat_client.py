@@ -50,25 +50,30 @@ async def serving(*handlers: grpc.GenericRpcHandler, heartbeat: HeartbeatServer 
 
 
 async def test_a_stream_that_falls_silent_is_replaced_on_both_sides() -> None:
-    loop, numbers, heard = asyncio.get_running_loop(), itertools.count(1), []
+    loop, connections, heard = asyncio.get_running_loop(), list[str](), []
     detector = FailureDetector()
     heartbeat = HeartbeatServer("cart", detector, now_ns=lambda: round(loop.time() * 1e9), on_claim=lambda: None)
 
-    def alive_on(*streams: int) -> bool:
+    def connected(*_: int) -> str:
+        connections.append(f"connection {len(connections)}")
+        return connections[-1]
+
+    def alive_on() -> frozenset[int]:
         known = detector.members.get(WHO)
-        return known is not None and known.liveness is LivenessState.ALIVE and known.streams == frozenset(streams)
+        return known.streams if known is not None and known.liveness is LivenessState.ALIVE else frozenset()
 
     async with (
         serving(heartbeat=heartbeat) as address,
-        cable_to(address, lambda *_: f"connection {next(numbers)}") as cable,
+        cable_to(address, connected) as cable,
         beating(cable.address, heard),
     ):
         running = asyncio.create_task(heartbeat.run())
-        await until(lambda: alive_on(1) and heard, 20, "the first stream beats, and is answered")
-        cable.cut(source="connection 1")  # for good: what is lost on it never comes
-        await until(lambda: alive_on(2), 20, "the member opens another, and the server ends the first")
+        first = await until(lambda: heard and alive_on(), 40, "the first stream beats, and is answered")
+        for connection in connections:
+            cable.cut(source=connection)  # for good: what is lost on it never comes
+        await until(lambda: alive_on() and not alive_on() & first, 40, "a new stream beats, and the first has ended")
         heard.clear()
-        await until(lambda: heard, 20, "the new stream is answered")
+        await until(lambda: heard, 40, "the new stream is answered")
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
@@ -90,4 +95,4 @@ async def test_a_stream_that_the_server_ends_between_two_beats_is_opened_anew() 
     name = METHOD.rsplit("/", 1)[1]
     handler = grpc.method_handlers_generic_handler(SERVICE, {name: grpc.stream_stream_rpc_method_handler(short)})
     async with serving(handler) as address, beating(address, []):
-        await until(lambda: 4 in beats, 20, "three streams were ended, and the fourth beats")
+        await until(lambda: 4 in beats, 40, "three streams were ended, and the fourth beats")

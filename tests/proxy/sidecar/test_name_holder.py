@@ -23,6 +23,7 @@ from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.heartbeat.probe import PROBE_PATH
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Member, MemberState
+from understudy.statesync.pool.spec import Liveness, PoolSpec
 from understudy.statesync.pool.state import At
 
 LEASE = 10
@@ -51,6 +52,7 @@ async def process(client: EtcdClient, pool: str, boot: str, name: str = "cart-1"
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
     peers, view = PeerClient(), PoolView(MemberIdentity(name, boot, PoolKeys(pool)))
+    view.state.spec = At(PoolSpec(pool=pool, liveness=Liveness(unanswered_ms=20_000)), 1)
     record = Member(name, boot, "127.0.0.1:1", f"127.0.0.1:{port}", MemberState.UP, since=1.8e9, node="east-7")
     try:
         yield Process(NameHolder(view, client, probe_of(peers, view)), record, runner)

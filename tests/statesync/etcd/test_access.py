@@ -46,7 +46,7 @@ async def test_a_user_works_where_its_role_allows_and_nowhere_else(guarded: Etcd
         with pytest.raises(Rejected, match="permission denied"):
             await client.get("/other")
         with pytest.raises(Rejected, match="permission denied"):
-            await asyncio.wait_for(anext(client.watch(KeyRange("/other", "/othes"), 1)), 10)
+            await asyncio.wait_for(anext(client.watch(KeyRange("/other", "/othes"), 1)), 40)
 
 
 async def test_strangers_are_rejected(guarded: EtcdServer) -> None:
@@ -54,7 +54,7 @@ async def test_strangers_are_rejected(guarded: EtcdServer) -> None:
         with pytest.raises(Rejected, match="authentication failed"):
             await client.put("/app/key", b"x")
         with pytest.raises(Rejected, match="authentication failed"):
-            await asyncio.wait_for(anext(client.watch(prefix_range("/app/"), 1)), 10)
+            await asyncio.wait_for(anext(client.watch(prefix_range("/app/"), 1)), 40)
     async with guarded.client() as client:
         with pytest.raises(Rejected, match="user name is empty"):
             await client.get("/app/key")
@@ -65,10 +65,11 @@ async def test_a_token_that_etcd_has_forgotten_is_renewed_without_anyone_noticin
         begin = await client.put("/app/key", b"before")
         watch = client.watch(prefix_range("/app/"), begin + 1)
         seen = asyncio.create_task(anext_event(watch))
-        async with client.lease(5) as lease:
+        async with client.lease(10) as lease:
             await client.put("/app/leased", b"x", lease=lease.id)
             assert await seen == b"x"
             seen = asyncio.create_task(anext_event(watch))
+            await settled(guarded)
             guarded.kill()
             await guarded.start()
 
@@ -76,6 +77,12 @@ async def test_a_token_that_etcd_has_forgotten_is_renewed_without_anyone_noticin
             await asyncio.gather(*(client.put("/app/key", b"after") for _ in range(20)))
             assert await asyncio.wait_for(seen, 10) == b"after"
             assert not lease.lost.is_set()
+
+
+async def settled(guarded: EtcdServer) -> None:
+    """Have what was written so far survive a kill."""
+    async with guarded.client(username="root", password=PASSWORD) as root:
+        await guarded.settle(root)
 
 
 async def test_a_watch_renews_its_token_even_if_nothing_else_is_called(guarded: EtcdServer) -> None:
@@ -87,6 +94,7 @@ async def test_a_watch_renews_its_token_even_if_nothing_else_is_called(guarded: 
         watch = watching.watch(prefix_range("/app/"), begin)
         assert await anext_event(watch) == b"before"
         seen = asyncio.create_task(anext_event(watch))
+        await settled(guarded)
         guarded.kill()
         await guarded.start()
 
@@ -154,14 +162,14 @@ async def test_tls_with_certificates_on_both_sides(tmp_path: Path) -> None:
     nameless = PemFiles(None, None, tmp_path / "ca.pem")
     misled = PemFiles(tmp_path / "client.pem", tmp_path / "client-key.pem", tmp_path / "foreign.pem")
     async with running_etcd(tls=tmp_path) as server:
-        async with EtcdClient([f"https://{server.endpoint}"], tls=ours) as client:
+        async with EtcdClient([f"https://{server.endpoint}"], tls=ours, timeout=20) as client:
             revision = await client.put("key", b"secret")
             assert (await anext(client.watch(KeyRange("k", "l"), revision))).events
         for files in (nameless, misled, None):
-            async with server.client(tls=files) as client:
+            async with server.client(tls=files, timeout=1.5) as client:
                 with pytest.raises(Unavailable):
                     await client.put("key", b"x")
-        async with server.client(tls=misled) as client:
+        async with server.client(tls=misled, timeout=5) as client:
             with pytest.raises(Unavailable, match="CERTIFICATE_VERIFY_FAILED"):
                 await client.get("key")
 

@@ -224,12 +224,12 @@ async def put_without_end(client: EtcdClient, keys: PoolKeys) -> None:
 
 async def test_while_etcd_is_down_reads_and_writes_are_surely_not_carried_out(etcd_server: EtcdServer) -> None:
     async with etcd_server.client(timeout=0.5) as client:
-        await client.put("key", b"before")
+        await client.put("key", b"before", timeout=20)
         etcd_server.kill()
         await until(lambda: refused(client), what="the loss of the connection is noticed")
 
         with pytest.raises(Unavailable, match="Connection refused"):
-            await asyncio.wait_for(client.put("key", b"lost", timeout=60), 10)
+            await asyncio.wait_for(client.put("key", b"lost", timeout=120), 40)
         with pytest.raises(Unavailable):
             await client.get("key")
         with pytest.raises(Unavailable):
@@ -255,7 +255,7 @@ async def refused(client: EtcdClient) -> bool:
 
 async def test_a_write_without_an_answer_is_unknown_and_a_read_unavailable(etcd_server: EtcdServer) -> None:
     async with etcd_server.client(timeout=0.4) as client:
-        await client.put("key", b"before")
+        await client.put("key", b"before", timeout=20)
         etcd_server.pause()
 
         with pytest.raises(OutcomeUnknown):
@@ -286,7 +286,7 @@ async def test_a_write_that_is_unknown_may_have_been_carried_out_and_is_not_sent
         cable.mend()
 
         with pytest.raises(OutcomeUnknown):
-            await asyncio.wait_for(writing, 10)
+            await asyncio.wait_for(writing, 25)
         await until(lambda: remote.get(keys.spec), what="the client works again")
         assert await client.get(keys.spec) == done
 
@@ -308,7 +308,7 @@ async def test_a_read_waits_out_a_restart_within_its_deadline(etcd_server: EtcdS
         await client.put("key", b"kept")
         await etcd_server.settle(client)
         etcd_server.kill()
-        reading = asyncio.create_task(client.get("key", timeout=20))
+        reading = asyncio.create_task(client.get("key", timeout=60))
         await etcd_server.start()
 
         found = await reading
@@ -342,7 +342,7 @@ async def test_a_cancelled_task_is_cancelled(etcd_server: EtcdServer) -> None:
 
 
 async def test_the_second_endpoint_is_used_when_the_first_is_down(etcd: EtcdServer, keys: PoolKeys) -> None:
-    async with EtcdClient(["127.0.0.1:1", f"http://{etcd.endpoint}"]) as client:
+    async with EtcdClient(["127.0.0.1:1", f"http://{etcd.endpoint}"], timeout=20) as client:
         await client.put(keys.spec, b"x")
         assert await client.get(keys.spec)
         first, second = await client.status()
@@ -359,7 +359,7 @@ async def test_a_client_without_endpoints_is_refused() -> None:
 
 async def test_a_cluster_serves_on_while_any_one_member_is_silent_or_dead() -> None:
     async with running_cluster(3) as members, EtcdClient([member.endpoint for member in members]) as client:
-        await client.put("key", b"start")
+        await until(lambda: client.put("key", b"start"), what="the cluster serves")
 
         members[0].pause()
         # It may have been the leader: then nobody answers before another one is elected.
@@ -373,7 +373,7 @@ async def test_a_cluster_serves_on_while_any_one_member_is_silent_or_dead() -> N
 
         members[2].kill()
         await until(lambda: refused_without_leader(client), what="without a quorum writes are refused at once")
-        assert await client.get("key", serializable=True)
+        assert await client.get("key", serializable=True, timeout=20)
 
 
 async def refused_without_leader(client: EtcdClient) -> bool:

@@ -39,17 +39,17 @@ async def test_the_first_call_of_a_client_may_be_late_without_being_given_up() -
     watch = LeaderWatch(1, look, lambda _: None)
     call = asyncio.get_running_loop().create_future()
     answer = asyncio.create_task(watch.answer(call, led=True))
-    await until(lambda: len(sights) > 4, 20, "the member was asked while the call was late")
+    await until(lambda: len(sights) > 4, 40, "the member was asked while the call was late")
     assert not answer.done()
 
     sights.append(LeaderReport(term=3, leader=8))
     with pytest.raises(GivenUp):
-        await asyncio.wait_for(answer, 20)
+        await asyncio.wait_for(answer, 40)
     await watch.close()
 
 
 async def leader_and_follower(members: list[EtcdServer]) -> tuple[EtcdServer, EtcdServer]:
-    async with EtcdClient([member.endpoint for member in members]) as client:
+    async with EtcdClient([member.endpoint for member in members], timeout=20) as client:
         leads = [status.leader for status in await client.status()]
     return members[leads.index(True)], members[leads.index(False)]
 
@@ -88,7 +88,7 @@ async def test_a_client_that_knows_all_endpoints_goes_on_with_the_new_leader() -
             leader.pause()
             with pytest.raises(OutcomeUnknown, match="new leader"):
                 await client.put("/key", b"2")
-            await client.put("/key", b"3")
+            await until(lambda: client.put("/key", b"3"), what="the new leader serves")
             found = await client.get("/key")
             assert found is not None
             assert found.value == b"3"
@@ -99,9 +99,9 @@ async def test_a_pause_before_another_try_ends_when_there_is_a_leader_again() ->
     async with running_cluster() as members:
         leader, follower = await leader_and_follower(members)
         async with EtcdClient([follower.endpoint]) as client:
-            await client.put("/key", b"1")
+            await until(lambda: client.put("/key", b"1"), what="the cluster serves")
             leader.pause()
             async with asyncio.timeout(60):
                 await client.pause(3600)
-            await client.put("/key", b"2", timeout=30)
+            await until(lambda: client.put("/key", b"2"), what="the new leader serves")
         leader.resume()

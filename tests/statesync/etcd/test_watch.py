@@ -234,7 +234,7 @@ async def test_changes_that_are_gone_are_reported_with_the_oldest_revision_left(
 
 
 async def until_event(watch: AsyncIterator[WatchBatch], value: bytes) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         async for batch in watch:
             if any(event.kv.value == value for event in batch.events):
                 return
@@ -243,7 +243,7 @@ async def until_event(watch: AsyncIterator[WatchBatch], value: bytes) -> None:
 async def test_a_watch_notices_that_etcd_has_lost_its_history(etcd_server: EtcdServer) -> None:
     async with etcd_server.client(timeout=0.3) as client:
         for n in range(10):
-            await client.put("a", b"%d" % n)
+            await client.put("a", b"%d" % n, timeout=20)
         watch = client.watch(KeyRange("a", "b"), 1)
         await until_event(watch, b"9")
         etcd_server.kill()
@@ -258,10 +258,10 @@ async def test_a_watch_notices_that_etcd_has_lost_its_history(etcd_server: EtcdS
 async def test_a_resumed_watch_whose_changes_are_gone_says_so(etcd_server: EtcdServer) -> None:
     where = KeyRange("a", "b")
     async with etcd_server.client(timeout=0.3) as client:
-        await client.put("a", b"0")
+        await client.put("a", b"0", timeout=20)
         watch = client.watch(where, 1)
         assert (await anext(watch)).events
-        revisions = [await client.put("a", b"%d" % n) for n in range(1, 10)]
+        revisions = [await client.put("a", b"%d" % n, timeout=20) for n in range(1, 10)]
         await etcd_server.settle(client)
         etcd_server.kill()
         await etcd_server.start()
@@ -304,17 +304,19 @@ async def test_a_watch_leaves_a_silent_endpoint_for_another(
         assert [event.kv.value for event in watcher.events] == [b"first", b"second"]
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_a_slow_consumer_does_not_make_the_stream_look_dead(
-    client: EtcdClient, keys: PoolKeys, caplog: pytest.LogCaptureFixture
+    client: EtcdClient, keys: PoolKeys, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(etcd_watch, "QUIET_FOR", 0.1)
     caplog.set_level(logging.DEBUG, "understudy.statesync.etcd.watch")
     begin = await client.put(keys.spec, b"0")
     async with contextlib.aclosing(client.watch(keys.everything, begin)) as watch:
         assert (await anext(watch)).events
         for n in range(1, 4):
             await client.put(keys.spec, b"%d" % n)
-        await asyncio.sleep(1)
+        with monkeypatch.context() as impatient:  # only now: while it reads, etcd may be slow
+            impatient.setattr(etcd_watch, "SILENT_FOR", 0.4)
+            await asyncio.sleep(1)
         values: list[bytes] = []
         async for batch in watch:
             values += [event.kv.value for event in batch.events]

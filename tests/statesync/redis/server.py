@@ -14,7 +14,7 @@ import pytest
 
 from tests.harness.processes import bound_to
 
-START_TIMEOUT = 10.0
+START_TIMEOUT = 40.0
 
 
 @contextlib.contextmanager

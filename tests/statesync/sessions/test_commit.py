@@ -36,7 +36,7 @@ async def test_writes_that_wait_together_are_committed_together(client: EtcdClie
     fences = [await own(client, keys, slot) for slot in range(4)]
     async with committing(client, keys) as committer:
         writes = [committer.submit(n % 4, fences[n % 4], keys.session(n % 4, f"k{n}"), b"v") for n in range(250)]
-        revisions = [await committer.outcome(write, 5) for write in writes]
+        revisions = [await committer.outcome(write, 30) for write in writes]
 
     assert committer.stats.transactions == 3
     assert len(set(revisions)) == 3
@@ -52,8 +52,8 @@ async def test_losing_one_slot_fails_only_its_writes(client: EtcdClient, pool_na
         bad = committer.submit(1, lost, keys.session(1, "bad"), b"v")
 
         with pytest.raises(NotOwner, match="names b at epoch 2") as refusal:
-            await committer.outcome(bad, 5)
-        await committer.outcome(good, 5)
+            await committer.outcome(bad, 30)
+        await committer.outcome(good, 30)
 
     assert refusal.value.found is not None
     assert await client.get(keys.session(1, "bad")) is None
@@ -69,8 +69,8 @@ async def test_a_slot_lost_and_won_again_does_not_let_an_old_write_through(clien
         fresh = committer.submit(0, new, keys.session(0, "l"), b"new")
 
         with pytest.raises(NotOwner):
-            await committer.outcome(late, 5)
-        await committer.outcome(fresh, 5)
+            await committer.outcome(late, 30)
+        await committer.outcome(fresh, 30)
 
     assert await client.get(keys.session(0, "k")) is None
 
@@ -79,13 +79,18 @@ async def test_an_unknown_outcome_is_resolved_and_the_write_is_applied_once(
     etcd_server: EtcdServer, pool_name: str
 ) -> None:
     keys = PoolKeys(pool_name)
-    async with etcd_server.client(timeout=0.3) as client, committing(client, keys) as committer:
-        fence = await own(client, keys, 0)
+    async with (
+        etcd_server.client() as patient,
+        etcd_server.client(timeout=0.3) as client,
+        committing(client, keys) as committer,
+    ):
+        fence = await own(patient, keys, 0)
         first = committer.submit(0, fence, keys.session(0, "k"), b"v")
-        await committer.outcome(first, 5)
+        await committer.outcome(first, 30)
 
         etcd_server.pause()
         frozen = committer.submit(0, fence, keys.session(0, "l"), b"v")
+        await until(lambda: frozen.sent, what="the write is under way")
         with pytest.raises(CommitUnknown):
             await committer.outcome(frozen, 0.7)
         waiting = committer.submit(0, fence, keys.session(0, "m"), b"v")
@@ -93,11 +98,11 @@ async def test_an_unknown_outcome_is_resolved_and_the_write_is_applied_once(
             await committer.outcome(waiting, 0.1)
         etcd_server.resume()
 
-        revision = await asyncio.wait_for(frozen.done, 10)
-        written = await client.get(keys.session(0, "l"))
+        revision = await asyncio.wait_for(frozen.done, 30)
+        written = await patient.get(keys.session(0, "l"))
         assert written is not None
         assert written.create_revision == written.mod_revision == revision
-        assert await client.get(keys.session(0, "m")) is None
+        assert await patient.get(keys.session(0, "m")) is None
         assert committer.stats.resent >= 1
 
 
@@ -106,7 +111,7 @@ async def test_a_former_life_of_the_member_does_not_block_its_commits(client: Et
     fence = await own(client, keys, 0)
     async with committing(client, keys, "old") as old, committing(client, keys, "new") as new:
         for committer, key in ((old, "k"), (new, "l"), (old, "m"), (new, "n")):
-            await committer.outcome(committer.submit(0, fence, keys.session(0, key), b"v"), 5)
+            await committer.outcome(committer.submit(0, fence, keys.session(0, key), b"v"), 30)
 
     assert (await client.range(prefix_range(keys.sessions))).count == 4
 
@@ -117,7 +122,7 @@ async def test_large_writes_are_spread_over_transactions_that_etcd_takes(client:
     async with committing(client, keys) as committer:
         writes = [committer.submit(0, fence, keys.session(0, f"k{n}"), bytes(65_536)) for n in range(60)]
         for write in writes:
-            await committer.outcome(write, 10)
+            await committer.outcome(write, 30)
 
     assert committer.stats.transactions >= 4
 
@@ -131,9 +136,9 @@ async def test_a_write_that_etcd_refuses_does_not_hold_up_the_others(client: Etc
         after = committer.submit(0, fence, keys.session(0, "after"), b"v")
 
         with pytest.raises(NotCommitted, match="etcd refuses it"):
-            await committer.outcome(huge, 10)
-        await committer.outcome(before, 10)
-        await committer.outcome(after, 10)
+            await committer.outcome(huge, 30)
+        await committer.outcome(before, 30)
+        await committer.outcome(after, 30)
 
     assert await client.get(keys.session(0, "huge")) is None
 
@@ -149,7 +154,7 @@ async def cut_off_with_a_batch(
         EtcdClient([cable.address], timeout=0.3) as far,
         committing(far, keys) as committer,
     ):
-        await committer.outcome(committer.submit(0, fences[0], keys.session(0, "first"), b"v"), 5)
+        await committer.outcome(committer.submit(0, fences[0], keys.session(0, "first"), b"v"), 30)
         cable.cut(way)
         writes = [committer.submit(slot, fences[slot], keys.session(slot, "k"), b"v") for slot in (0, 1)]
         await until(lambda: all(write.sent for write in writes), what="the batch is under way")
@@ -176,7 +181,7 @@ async def test_what_is_under_way_is_settled_by_a_claim_of_others_that_came_befor
 
         for write in (writes[1], behind):
             with pytest.raises(NotOwner, match="names b at epoch 2"):
-                await committer.outcome(write, 5)
+                await committer.outcome(write, 30)
         assert not writes[0].done.done(), "the other slot is ours still, and its write goes into another batch"
         assert await client.get(keys.session(1, "k")) is None
 
@@ -190,7 +195,7 @@ async def test_what_is_under_way_is_settled_by_a_claim_of_others_that_came_after
         committer.replaced(marker, owners)
 
         assert marker is not None
-        assert [await committer.outcome(write, 5) for write in writes] == [marker.mod_revision] * 2
+        assert [await committer.outcome(write, 30) for write in writes] == [marker.mod_revision] * 2
 
 
 async def test_a_claim_of_slots_that_a_batch_does_not_touch_says_nothing_of_it(

@@ -32,7 +32,7 @@ async def test_a_full_sync_under_writes_ends_with_what_etcd_holds(client: EtcdCl
         client, keys.without_sessions, lambda batch: replica.apply(batch.events), watched=(keys.everything,)
     )
     watching = asyncio.create_task(informer.run())
-    await asyncio.wait_for(informer.synced.wait(), 10)
+    await asyncio.wait_for(informer.synced.wait(), 40)
 
     async def write(part: int) -> None:
         for n in range(60):
@@ -46,7 +46,7 @@ async def test_a_full_sync_under_writes_ends_with_what_etcd_holds(client: EtcdCl
     await replica.full_sync(3)
     await asyncio.gather(*writers)
     last = await client.put(keys.session(3, "last"), value_of("last"))
-    await asyncio.wait_for(informer.caught_up(last), 10)
+    await asyncio.wait_for(informer.caught_up(last), 40)
 
     page = await client.range(prefix_range(keys.slot_sessions(3)))
     in_etcd = {kv.key.rpartition("/")[2]: Session.decode(kv.value, kv.mod_revision).body for kv in page.kvs}
@@ -61,7 +61,7 @@ async def test_a_compacted_watch_starts_over_with_a_reset(client: EtcdClient, po
     informer = Informer(client, keys.without_sessions, lambda batch: resets.append(batch.reset))
     await client.put(keys.table, b"old")
     watching = asyncio.create_task(informer.run())
-    await asyncio.wait_for(informer.synced.wait(), 10)
+    await asyncio.wait_for(informer.synced.wait(), 40)
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
     for n in range(5):
