@@ -18,7 +18,7 @@ from understudy.deploy.common.layout import read_layout, read_processes
 from understudy.statesync.etcd.client import EtcdClient
 
 ROOT = Path(__file__).parents[3]
-PATIENCE = 60
+PATIENCE = 120
 AT_ONCE = 5
 """Seconds for a killed process to be gone; one that was only asked to end takes longer."""
 UNDERSTUDY = str(Path(sys.executable).with_name("understudy"))

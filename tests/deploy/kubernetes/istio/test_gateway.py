@@ -84,7 +84,7 @@ class Scene:
         async def at_rest() -> bool:
             return not not_converged((await read_pool(self.etcd, "cart"))[0], names)
 
-        await until(at_rest, 60, f"{', '.join(names)} own all slots")
+        await until(at_rest, 120, f"{', '.join(names)} own all slots")
 
     async def misrouted(self, keys: int = 150) -> list[str]:
         """Keys that another member answers than the one that owns their slot."""
