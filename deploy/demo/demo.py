@@ -31,7 +31,7 @@ from understudy.telemetry.slo.waterfall import phases
 from understudy.telemetry.tracing.ids import trace_seed
 from understudy.telemetry.tracing.names import KIND_TAKEOVER
 
-CONVERGE_TIMEOUT = 40.0
+CONVERGE_TIMEOUT = 60.0
 TRACE_TIMEOUT = 5.0
 POLL_INTERVAL = 0.1
 

@@ -162,7 +162,10 @@ class Processes:
         await asyncio.gather(*(self._until_ready(self._all[name], timeout, after) for name in names))
 
     async def start_again(self, *names: str, timeout: float = START_TIMEOUT) -> None:
-        """Start programs that were killed on purpose; see :meth:`start`."""
+        """Start programs that were killed on purpose, as soon as their processes have ended; see :meth:`start`."""
+        ending = {task for name in names if (task := self._all[name].task) is not None}
+        if ending:
+            await asyncio.wait(ending)
         await self.start(*(self._all[name].program for name in names), timeout=timeout)
 
     def kill(self, *names: str) -> None:

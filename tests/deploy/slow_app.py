@@ -1,11 +1,12 @@
 """An application for tests that takes its time: ``POST /slow`` answers only when ``POST /go`` was called.
 
-``GET /page`` takes half a second. ``GET /`` tells the member's name, how many slow requests it holds and how many pages
-it has made. Nothing is kept in a session.
+``GET /page`` takes half a second. ``GET /`` tells the member's name, how many slow requests it holds and for which
+sessions it made pages, with the monotonic time when it began each. Nothing is kept in a session.
 """
 
 import asyncio
 import os
+import time
 
 from aiohttp import web
 
@@ -21,14 +22,14 @@ async def slow(request: web.Request) -> web.Response:
 
 
 async def page(request: web.Request) -> web.Response:
-    request.app[PAGES].append(request)
+    request.app[PAGES].append((request.headers["x-session-id"], time.monotonic()))
     await asyncio.sleep(0.5)
     return web.Response()
 
 
 async def about(request: web.Request) -> web.Response:
-    held, pages = len(request.app[HELD]), len(request.app[PAGES])
-    return web.json_response({"member": os.environ["UNDERSTUDY_MEMBER"], "held": held, "pages": pages})
+    held = len(request.app[HELD])
+    return web.json_response({"member": os.environ["UNDERSTUDY_MEMBER"], "held": held, "pages": request.app[PAGES]})
 
 
 async def go(request: web.Request) -> web.Response:

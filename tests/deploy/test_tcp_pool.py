@@ -18,14 +18,18 @@ from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.slots import slot_of
-from understudy.statesync.pool.spec import Objectives
+from understudy.statesync.pool.spec import Liveness, Objectives
 from understudy.statesync.pool.spec_reader import load_spec
 from understudy.statesync.pool.state import PoolState
 
 ROOT = Path(__file__).parents[2]
 _SHIPPED = load_spec(ROOT / "deploy/examples/tcp.yaml")
 SPEC = _SHIPPED.model_copy(
-    update={"objectives": Objectives.model_validate({"rto": {"p99": "30s"}, "failed_requests": "1%"})}
+    update={
+        "objectives": Objectives.model_validate({"rto": {"p99": "30s"}, "failed_requests": "1%"}),
+        # A sidecar that stands still for a moment is to be no fault: all others' connections live.
+        "liveness": Liveness(missed_beats=30),
+    }
 )
 CLIENTS = 40
 REST = 0.2
@@ -242,3 +246,4 @@ async def test_a_frozen_application_is_found_by_the_question_that_the_spec_names
         os.kill(scene.pool.processes[f"{frozen}/app"].pid, signal.SIGSTOP)
         await until(lambda: all(client.members[-1] != frozen for client in touched), 30, "its clients were sent away")
         await scene.progress()
+        scene.pool.processes.kill(f"{frozen}/app")  # it would not end by itself

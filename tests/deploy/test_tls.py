@@ -140,7 +140,7 @@ async def test_an_envoy_with_the_certificate_of_another_node_gets_nothing(world:
         assert "not for node front-2" in await call.details()
     await until(
         lambda: "PERMISSION_DENIED" in world.running.log("front-2") or "not for node" in world.running.log("front-2"),
-        20,
+        40,
         "Envoy is told why",
     )
     await stays(lambda: ask_rows(world), 0.5, "no status of a node that was refused")
@@ -210,7 +210,7 @@ async def test_certificates_renewed_under_a_new_authority_are_taken_up_by_runnin
         *("control", "--name", "control-1", "--pool", world.pool, "--etcd", world.etcd),
         *("--grpc", world.grpc, "--http", world.http, *world.tls("control-1")),
     )
-    await until(lambda: world.synced("front-1"), 30, "the same Envoy is back, with its new certificate")
+    await until(lambda: world.synced("front-1"), 60, "the same Envoy is back, with its new certificate")
 
 
 async def test_plain_text_beyond_loopback_needs_to_be_asked_for(tmp_path: Path, etcd, client, pool_name):

@@ -143,14 +143,16 @@ class Command:
 
 
 async def drained_too(pool: SidecarPool, first: str, second: str) -> None:
-    """Have ``second`` drained as soon as ``first`` is to be: before it has handed anything over."""
+    """Have ``second`` drained as soon as ``first`` is to be, and have ``first`` go on only then."""
     await until(lambda: pool.client.get(pool.keys.intent(first)), 40, "the command has told the pool")
     await pool.client.put(pool.keys.intent(second), Intent(second).encode())
+    pool.members[first].sidecar.signal(signal.SIGCONT)
 
 
 async def test_two_last_members_drained_at_once_say_what_is_in_the_way_and_go_on_when_it_is_gone(
     pool: SidecarPool,
 ) -> None:
+    pool.members["a"].sidecar.signal(signal.SIGSTOP)
     async with Command(pool, "a") as drain:
         await drained_too(pool, "a", "b")
         await until(lambda: "its slots: no other member can take" in drain.said, 40, "the command shows the obstacle")
@@ -187,7 +189,8 @@ async def test_a_member_that_is_killed_in_its_drain_is_not_drained(pool: Sidecar
 
 
 async def test_a_drain_that_takes_too_long_names_what_was_in_the_way(pool: SidecarPool) -> None:
-    async with Command(pool, "a", wait=2) as drain:
+    pool.members["a"].sidecar.signal(signal.SIGSTOP)
+    async with Command(pool, "a", wait=4) as drain:
         await drained_too(pool, "a", "b")
         assert await drain.ended() == 1, drain.said
         assert "still owns" in drain.said

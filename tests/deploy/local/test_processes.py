@@ -36,7 +36,7 @@ time.sleep(600)
 """
 
 
-def program(name, code, tmp_path, *arguments, stage=0, health="", grace=6.0):
+def program(name, code, tmp_path, *arguments, stage=0, health="", grace=30.0):
     command = (sys.executable, "-c", code, *(str(argument) for argument in arguments))
     return Program(name, command, tmp_path / f"{name}.log", stage, health=health, grace=grace)
 
@@ -76,6 +76,17 @@ async def test_a_process_killed_on_purpose_stays_down_until_it_is_started_again(
         assert processes["web"].pid not in (0, first)
 
 
+async def test_a_process_killed_on_purpose_has_ended_before_it_is_started_again(tmp_path):
+    async with Processes() as processes:
+        await processes.start(web(tmp_path))
+        first = processes["web"].pid
+        processes.kill("web")
+        await processes.start_again("web")
+        assert not alive(first)
+        assert (processes["web"].state, processes["web"].restarts) == (ProcessState.RUNNING, 0)
+        assert alive(processes["web"].pid)
+
+
 async def test_a_process_ended_on_purpose_may_say_goodbye_and_stays_down_until_it_is_started_again(tmp_path):
     goodbyes = tmp_path / "goodbyes"
     async with Processes() as processes:
@@ -111,10 +122,12 @@ async def test_a_program_that_is_not_there_is_reported(tmp_path):
 async def test_a_program_that_never_gets_ready_is_reported(tmp_path):
     slow = program("slow", "import time; time.sleep(600)", tmp_path, health="http://127.0.0.1:9/")
     async with Processes() as processes:
+        processes.launch(slow)
+        await until(lambda: processes["slow"].unready)
         with pytest.raises(
             ProcessStartError, match=r"slow was not ready after 0\.3 s: nothing listens at 127.0.0.1:9;"
         ):
-            await processes.start(slow, timeout=0.3)
+            await processes.ready("slow", timeout=0.3)
 
 
 async def test_stopping_ends_the_last_stage_first_and_waits_for_it(tmp_path):

@@ -60,6 +60,7 @@ async def test_an_application_that_is_not_well_yet_has_its_time(
     processes: Processes, tmp_path: Path, answering: str
 ) -> None:
     processes.launch(program(tmp_path, f"{answering}/503"))
+    await until(lambda: processes[APP].unready)
     with pytest.raises(
         DeployError, match=r"not ready after 0.5 s: it answered 503 at .*: give it more time with --app-t"
     ):
@@ -74,6 +75,7 @@ async def test_an_application_that_does_not_listen_is_told_with_what_it_printed(
     where = f"127.0.0.1:{free_port()}"
     silent = program(tmp_path, f"{scheme}://{where}")
     processes.launch(silent)
+    await until(lambda: processes[APP].unready)
     expected = f"nothing listens at {where}; its process still runs and has printed nothing"
     with pytest.raises(NotReadyError, match=expected):
         await processes.ready(APP, timeout=0.5)

@@ -95,7 +95,10 @@ def test_without_etcd_the_processes_are_shown_and_why_nothing_else_is() -> None:
     assert "a/sidecar" in shown
 
 
-async def test_only_failovers_since_the_start_are_shown_with_the_length_that_control_servers_tell() -> None:
+async def test_only_failovers_since_the_start_are_shown_with_the_length_that_control_servers_tell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(up_view, "DURATION_TIMEOUT", 20.0)
     known = {"traces": [{"trace_id": TRACE, "total_ms": 31.4}]}
     with answering({"/v1/traces": known}) as (address, asked):
         failovers = Failovers([address.removeprefix("http://")])

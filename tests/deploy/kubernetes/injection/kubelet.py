@@ -94,7 +94,7 @@ class RunningPod:
                     *forked(command), env={**os.environ, **self.environment}, cwd=ROOT, stderr=log
                 )
             )
-        await until(lambda: self.probe("startupProbe"), 30, f"{self.ip} has started (log: {self.log})")
+        await until(lambda: self.probe("startupProbe"), 60, f"{self.ip} has started (log: {self.log})")
         app = named(self.pod, "app")
         port = str(app["ports"][0]["containerPort"])
         command = [*self.application] or application_command(self.ip, port)
@@ -104,7 +104,7 @@ class RunningPod:
                 *forked(command), env={**os.environ, **told}, cwd=ROOT, stderr=asyncio.subprocess.DEVNULL
             )
         )
-        await until(lambda: self.probe("readinessProbe"), 30, f"{self.ip} is ready (log: {self.log})")
+        await until(lambda: self.probe("readinessProbe"), 60, f"{self.ip} is ready (log: {self.log})")
 
     async def probe(self, name: str) -> bool:
         """Ask a probe of the sidecar as the kubelet does: at the pod's address."""

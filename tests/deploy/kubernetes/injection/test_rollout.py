@@ -20,6 +20,9 @@ from understudy.deploy.kubernetes.injection.pod import inject
 from understudy.deploy.load.http_load import Load
 from understudy.deploy.local.local_pool import EXAMPLE_APP
 
+SPEC = "slots: 24\nretries: {hedge_ms: 0}\nliveness: {missed_beats: 30}"
+"""No request goes to a second member because the first one stands still for a moment."""
+
 
 @dataclass
 class Cluster:
@@ -56,10 +59,10 @@ class Cluster:
 
 @pytest_asyncio.fixture
 async def cluster(etcd: EtcdServer, pool_name: str, tmp_path: Path) -> AsyncIterator[Cluster]:
-    async with sidecar_pool(etcd, pool_name, "slots: 24\nretries: {hedge_ms: 0}") as pool:
+    async with sidecar_pool(etcd, pool_name, SPEC) as pool:
         grpc, http, front, admin = (f"127.0.0.1:{free_port()}" for _ in range(4))
         control = ("control", "--name", "control-1", "--grpc", grpc, "--http", http, "--etcd", etcd.endpoint)
-        envoy = ("envoy", "--node", "front-1", "--control", grpc, "--listen", front, "--admin", admin)
+        envoy = ("envoy", "--node", "front-1", "--control", grpc, "--listen", front, "--admin", admin, "--drain", "0")
         processes = []
         made = Cluster(pool, tmp_path, front, {})
         try:
@@ -78,19 +81,19 @@ async def cluster(etcd: EtcdServer, pool_name: str, tmp_path: Path) -> AsyncIter
 
 async def test_a_rollout_under_load_fails_no_request_and_loses_no_write(cluster: Cluster) -> None:
     await asyncio.gather(*(cluster.create(f"cart-old-{number}") for number in range(2)))
-    await until(lambda: cluster.serves("cart-old-0", "cart-old-1"), 30, "the old pods serve")
+    await until(lambda: cluster.serves("cart-old-0", "cart-old-1"), 60, "the old pods serve")
     load = Load(f"http://{cluster.front}", sessions=40, rate=80)
 
     async def shop_opens() -> bool:
         async with cluster.pool.http.get(f"http://{cluster.front}/cart", headers={"X-Session-Id": "none"}) as answer:
             return answer.status < 500
 
-    await until(shop_opens, 30, "the front Envoy has its routes")
+    await until(shop_opens, 60, "the front Envoy has its routes")
     try:
         await load.open_sessions()
         load.start()
         await cluster.create("cart-new-0")
-        await until(lambda: cluster.serves("cart-old-0", "cart-old-1", "cart-new-0"), 40, "the new pod serves as well")
+        await until(lambda: cluster.serves("cart-old-0", "cart-old-1", "cart-new-0"), 60, "the new pod serves as well")
         await cluster.delete("cart-old-0")
         assert await cluster.serves("cart-old-1", "cart-new-0")
         await load.stop()

@@ -13,10 +13,15 @@ from tests.xds.control.control_pool import SLOTS, control_pool
 from understudy.deploy.kubernetes.istio.plan import MeshPlan
 from understudy.deploy.kubernetes.istio.tree import PREPARE, ROUTE
 from understudy.statesync.pool.slots import slot_of
-from understudy.statesync.pool.spec import Mesh, PoolSpec
+from understudy.statesync.pool.spec import Liveness, Mesh, PoolSpec
 
 HOST, OTHER = "cart.example.com", "blog.example.com"
-SPEC = PoolSpec(pool="cart", slots=SLOTS, mesh=Mesh(host="cart-slots.cart.svc.cluster.local"))
+SPEC = PoolSpec(
+    pool="cart",
+    slots=SLOTS,
+    mesh=Mesh(host="cart-slots.cart.svc.cluster.local"),
+    liveness=Liveness(missed_beats=30),
+)
 MEMBERS = ("cart-1", "cart-2", "cart-3")
 
 

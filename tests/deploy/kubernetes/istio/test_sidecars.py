@@ -29,11 +29,14 @@ from tests.xds.control.control_pool import SLOTS, ControlPool, control_pool
 from understudy.deploy.kubernetes.istio.plan import MeshPlan
 from understudy.deploy.kubernetes.istio.tree import PREPARE, ROUTE
 from understudy.statesync.pool.slots import slot_of
-from understudy.statesync.pool.spec import Mesh, PoolSpec
+from understudy.statesync.pool.spec import Liveness, Mesh, PoolSpec, Retries
 from understudy.statesync.tls.peer_tls import Identity
 
 MESH = Mesh(host="cart-slots.cart.svc.cluster.local")
-SPEC = PoolSpec(pool="cart", slots=SLOTS, mesh=MESH)
+SPEC = PoolSpec(
+    pool="cart", slots=SLOTS, mesh=MESH, liveness=Liveness(missed_beats=30), retries=Retries(hedge_ms=10_000)
+)
+"""No call goes to a second member because the first one stands still for a moment."""
 WEB = Proxy("SIDECAR_OUTBOUND", "shop", {"app": "web"})
 MEMBER = Proxy("SIDECAR_INBOUND", "cart", {"understudy.io/pool": "cart"})
 MEMBERS = ("cart-1", "cart-2", "cart-3")
@@ -117,7 +120,7 @@ async def caller(directory: Path) -> AsyncIterator[Caller]:
             ):
                 url = f"http://{istiod.address}:{listen}"
                 calling = Caller(url, http, pool, orders, apps, directory / "notes", inbound)
-                await until(lambda: every_member_answers(calling), 30, "every member answers for its slots")
+                await until(lambda: every_member_answers(calling), 60, "every member answers for its slots")
                 yield calling
 
 

@@ -138,7 +138,7 @@ async def test_the_first_failover_is_as_the_page_tells_it(tmp_path, secured):
         await until(in_sync, 40, "the standby has it too", every=0.3)
         serving = (await told("explain", key))["owner"]
 
-        for part in ("app", "sidecar"):
+        for part in ("sidecar", "app"):  # without its application a sidecar would hand over what it has
             await running.kill(f"{serving}-{part}")
 
         async with http.get(f"{front}/cart", headers={"x-session-id": key}) as reply:
@@ -149,7 +149,7 @@ async def test_the_first_failover_is_as_the_page_tells_it(tmp_path, secured):
             return [one for one in failovers if (one["kind"], one["from"]) == ("takeover", [serving])]
 
         await until(known, 40, "the failover is on record", every=0.3)
-        assert await told("trace")
+        await until(lambda: told("trace"), 40, "and its trace")
 
 
 async def test_the_pre_stop_hook_sends_clients_elsewhere_and_refuses_nobody(tmp_path, cluster):

@@ -43,15 +43,15 @@ async def test_who_connects_and_asks_nothing_is_dropped_and_more_than_there_is_r
                 return bool((await answer.json())["response"]["allowed"])
 
         try:
-            assert await reviewed()  # on a connection that is kept
+            await until(reviewed, what="a review, on a connection that is kept")
             idle = [await connect() for _ in range(room - 1)]
             for _, writer in idle[:1]:
                 writer.write(HEAD)  # and never the end of it
             reader, _ = await connect()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 assert await ended(reader)
             assert await reviewed()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 assert all([await ended(reader) for reader, _ in idle])
             await until(reviewed, what="reviews go on")
             async with aiohttp.ClientSession() as another:
