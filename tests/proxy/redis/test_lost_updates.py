@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from tests.harness.redis_client import RedisClient, redis_client
-from tests.harness.sidecars import SidecarPool, sidecar_pool
+from tests.harness.sidecars import PATIENT, SidecarPool, sidecar_pool
 from tests.harness.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -112,7 +112,7 @@ async def test_a_deletion_and_a_creation_that_were_not_seen_count(pool, clients,
 
 
 async def test_a_pool_may_refuse_lost_updates(etcd, pool_name):
-    async with sidecar_pool(etcd, pool_name, "slots: 16\nconcurrency: refuse") as pool:
+    async with sidecar_pool(etcd, pool_name, f"slots: 16\n{PATIENT}\nconcurrency: refuse") as pool:
         await pool.start("a", "b")
         await pool.settle(("a", "b"), ("b", "a"))
         await pool.await_copies("a", "b")
@@ -144,7 +144,7 @@ async def _takes(client: RedisClient, key: str) -> bool:
 
 
 async def test_a_pool_may_ignore_lost_updates(etcd, pool_name):
-    async with sidecar_pool(etcd, pool_name, "slots: 16\nconcurrency: ignore") as pool:
+    async with sidecar_pool(etcd, pool_name, f"slots: 16\n{PATIENT}\nconcurrency: ignore") as pool:
         await pool.start("a")
         await pool.settle(("a",))
         async with redis_client(pool.members["a"].redis) as one, redis_client(pool.members["a"].redis) as other:
