@@ -77,9 +77,12 @@ async def state_of(control, name: str) -> str:
 
 
 async def test_members_that_start_together_share_the_slots_from_the_first_table_on(pool):
-    control = await pool.control()
+    control = await pool.control(timing={"first_table": 30.0, "first_quiet": 3.0})
     await control.ready()
-    await pool.join("cart-1", "cart-2", "cart-3")
+    members = [pool.member(name) for name in ("cart-1", "cart-2", "cart-3")]
+    await asyncio.gather(*(member.begin(MemberState.READY) for member in members))
+    for member in members:
+        await member.register(MemberState.READY)
     seen = await pool.table_with(lambda table: True, "a table")
 
     assert seen.table.generation == 1
