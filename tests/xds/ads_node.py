@@ -16,13 +16,17 @@ STREAM = f"/{types.AGGREGATED_SERVICE}/StreamAggregatedResources"
 
 
 class AdsNode:
-    """A front Envoy, as far as the protocol goes. ``seen`` lists the short names of the answers in their order."""
+    """A front Envoy, as far as the protocol goes.
+
+    ``seen`` lists the short names of the answers in their order, ``routes`` the contents of those that are routes.
+    """
 
     def __init__(self, address: str, pool: str, listen: str = "127.0.0.1:10000") -> None:
         self.address, self.pool, self.listen = address, pool, listen
         self.versions: dict[str, str] = {}
         self.raw: dict[str, list[bytes]] = {}
         self.seen: list[str] = []
+        self.routes: list[bytes] = []
         self.code: grpc.StatusCode | None = None
 
     async def run(self) -> None:
@@ -51,6 +55,8 @@ class AdsNode:
         if kind == types.ENDPOINTS:
             self._endpoints = {**getattr(self, "_endpoints", {}), **self._read_endpoints()}
         self.seen.append(types.short_name(kind))
+        if kind == types.ROUTES:
+            self.routes.append(self.raw[kind][0])
         names = [f"{self.pool}/routes"] if kind == types.ROUTES else []
         ack = wire.DiscoveryRequest(type_url=kind, version_info=answer.version_info, response_nonce=answer.nonce)
         ack.resource_names.extend(self._clusters() if kind == types.ENDPOINTS else names)
@@ -88,12 +94,11 @@ class AdsNode:
         hosts = getattr(self, "_endpoints", {}).get(f"{self.pool}/member/{member}")
         return all(hosts.values()) if hosts else None
 
-    def orders(self) -> list[tuple[str, ...]]:
-        """The members of each slot, in order, as the routes and the names of their clusters tell."""
-        raw = self.raw.get(types.ROUTES)
-        if not raw:
+    def orders(self, answer: int = -1) -> list[tuple[str, ...]]:
+        """The members of each slot, in order, as the routes (of this answer) and the names of their clusters tell."""
+        if not self.routes:
             return []
-        routes = RouteConfiguration.parse(raw[0]).virtual_hosts[0].routes
+        routes = RouteConfiguration.parse(self.routes[answer]).virtual_hosts[0].routes
         for route in routes:
             if route.route is not None and route.route.weighted_clusters is not None:
                 names = [entry.name for entry in route.route.weighted_clusters.clusters]

@@ -117,15 +117,15 @@ async def test_a_sidecar_of_a_misspelt_pool_says_so_and_serves_once_the_pool_is_
     settings = SidecarSettings("cart-1", keys.pool, *addresses, etcd=EtcdSettings((etcd.endpoint,)))
     said = f"there is no pool '{keys.pool}' in etcd: did you mean '{made.pool}'?"
     async with running_sidecar(settings) as sidecar:
-        await until(lambda: sidecar.status.look() == (MemberState.INIT, said), 20, "the sidecar says what it waits for")
+        await until(lambda: sidecar.status.look() == (MemberState.INIT, said), 40, "the sidecar says what it waits for")
 
         async def recorded() -> bool:
             record = await client.get(keys.member("cart-1"))
             return record is not None and Member.decode(record.value).reason == said
 
-        await until(recorded, 20, "so does its record")
+        await until(recorded, 40, "so does its record")
         await client.put(keys.spec, PoolSpec(pool=keys.pool, slots=4).encode())
-        await until(lambda: "no pool" not in sidecar.status.look()[1], 20, "the pool is there")
+        await until(lambda: "no pool" not in sidecar.status.look()[1], 40, "the pool is there")
 
 
 # -- listed --

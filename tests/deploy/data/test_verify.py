@@ -68,7 +68,7 @@ async def test_status_sync_names_who_is_in_sync_and_who_is_not(pool: SidecarPool
         code, view = await operator.ask("status", "--sync")
         return (code, view) if view["in_sync"] else None
 
-    code, view = await until(in_sync, timeout=30, what="all copies are made")
+    code, view = await until(in_sync, timeout=60, what="all copies are made")
     assert code == 0
     for row in view["members"]:
         assert (row["in_sync"], row["synced"], row["wanted"], row["behind_revisions"]) == (True, 16, 16, 0)
@@ -142,10 +142,16 @@ async def test_verify_is_content_with_a_pool_under_load(pool: SidecarPool, opera
             if n % 7 == 0:  # what the sweep does to dead sessions, only oftener
                 await pool.client.delete(pool.keys.session(slot_of(key, 16), key))
 
+    async def all_asked() -> tuple[int, dict[str, Any]] | None:
+        """What is found once every member keeps up with the load: one that is behind cannot be compared."""
+        code, view = await operator.ask("verify")
+        behind = view["not_asked"] or any("has applied revision" in row["reason"] for row in view["different"])
+        return None if behind else (code, view)
+
     loads = [asyncio.create_task(load(worker)) for worker in range(6)]
     for _ in range(3):
-        code, view = await operator.ask("verify")
-        assert (code, view["different"], view["not_asked"]) == (0, [], {})
+        code, view = await until(all_asked, 60, "every member is asked")
+        assert (code, view["different"]) == (0, [])
         assert (view["slots"], view["copies"]) == (16, 48)
     done.set()
     await asyncio.gather(*loads)
@@ -241,7 +247,7 @@ async def test_encrypted_sessions_are_verified_backed_up_and_restored(
         assert (code, view["same"], view["sessions"]) == (0, True, 1)
         kept = sidecars["a"].copies.replica._slots[slot_of("k", 16)].sessions
         kept["k"] = replace(kept["k"], body=b"spoiled")
-        await until(lambda: sidecars["a"].recorder.counters.resyncs == 1, what="the wrong copy is found")
+        await until(lambda: sidecars["a"].recorder.counters.resyncs >= 1, what="the wrong copy is found")
         assert (await pool.call("a", "GET", "/k"))[2] == b"a secret matter"
         assert (await operator.run("backup", str(file)))[0] == 0
     assert b"secret matter" not in b"".join(line.value for line in sessions_in(file))

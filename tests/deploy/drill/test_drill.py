@@ -39,7 +39,7 @@ from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.statesync.etcd.client import EndpointStatus, EtcdClient
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import ControlServer, Intent, Member, MemberState, Owner, Table
-from understudy.statesync.pool.spec import Objectives, PoolSpec
+from understudy.statesync.pool.spec import HealthChecks, Liveness, Objectives, PoolSpec
 from understudy.statesync.pool.state import At, PoolState
 from understudy.telemetry.slo.waterfall import phases, root_of
 from understudy.telemetry.tracing.names import DRILL, DRILL_GAP_MS
@@ -177,13 +177,13 @@ class Running:
             stdout=asyncio.subprocess.PIPE,
             env={**os.environ, "UNDERSTUDY_DIR": str(self.directory)},
         )
-        output, _ = await asyncio.wait_for(process.communicate(), 60)
+        output, _ = await asyncio.wait_for(process.communicate(), 120)
         return process.returncode, json.loads(output)
 
     async def drill(self, *arguments: str) -> tuple[int, dict, str]:
         """Run a drill to its end: exit code, the JSON that it printed, what it said."""
         process = await self.start(*arguments)
-        output, said = await asyncio.wait_for(process.communicate(), 120)
+        output, said = await asyncio.wait_for(process.communicate(), 300)
         return process.returncode, json.loads(output or b"{}"), said.decode()
 
     def pids(self, name: str) -> list[int]:
@@ -191,7 +191,7 @@ class Running:
 
     async def ready(self) -> None:
         """Wait until a drill would not be refused."""
-        await until(self._table_is_lived, timeout=60, what="the pool is at rest")
+        await until(self._table_is_lived, timeout=120, what="the pool is at rest")
 
     async def _table_is_lived(self) -> bool:
         state = await self.state()
@@ -202,12 +202,21 @@ class Running:
         return all(row["in_sync"] for row in sync["members"])
 
 
+PATIENT = Liveness(missed_beats=20, unanswered_ms=5000)
+FREEZING = Liveness(missed_beats=10, unanswered_ms=1500)
+"""A frozen member is found within 7 s, on a slow machine as well."""
+
+
 @asynccontextmanager
-async def running(directory: Path, *, rto: str = "60s") -> AsyncIterator[Running]:
-    """Three members, two control servers. The objectives are such that a slow test machine does not miss them."""
+async def running(directory: Path, *, rto: str = "60s", liveness: Liveness = PATIENT) -> AsyncIterator[Running]:
+    """Three members, two control servers.
+
+    A slow test machine misses none of the objectives, and no member that it holds up is taken for dead.
+    """
     times = {name: {"p99": "60s"} for name in ("planned_stall", "propagation", "re_protection")}
     objectives = Objectives.model_validate({**times, "rto": {"p99": rto}, "exposure": "100%"})
-    spec = PoolSpec(pool="cart", objectives=objectives)
+    checks = HealthChecks(timeout_ms=2000)
+    spec = PoolSpec(pool="cart", objectives=objectives, liveness=liveness, health_checks=checks)
     settings = LocalSettings(directory=directory, spec=spec, members=3, controls=2)
     async with LocalPool(settings) as pool, EtcdClient(pool.etcd_endpoints) as etcd:
         scene = Running(directory, etcd)
@@ -219,9 +228,14 @@ def stopped(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
+def stopped_of(scene: Running, member: str) -> list[int]:
+    return list(filter(stopped, scene.pids(member)))
+
+
 async def test_a_member_is_killed_in_a_drill_and_the_failover_is_marked(tmp_path: Path) -> None:
     async with running(tmp_path) as scene:
-        boot = (await scene.state()).members["cart-2"].record.boot
+        before = await scene.state()
+        boot = before.members["cart-2"].record.boot
         code, view, said = await scene.drill("kill", "--member", "cart-2", "--load", "60", "--for", "1s")
         assert (code, view["ok"]) == (0, True), said
         (row,) = view["drills"]
@@ -231,7 +245,7 @@ async def test_a_member_is_killed_in_a_drill_and_the_failover_is_marked(tmp_path
 
         state = await scene.state()
         assert state.members["cart-2"].record.boot != boot
-        records = [at.record for at in state.failovers.values()]
+        records = [at.record for trace, at in state.failovers.items() if trace not in before.failovers]
         takeovers = [record for record in records if record.source == "cart-2" and not record.planned]
         assert takeovers
         assert {record.drill for record in takeovers} == {"kill"}
@@ -286,10 +300,10 @@ async def test_a_control_server_is_killed_and_ctrl_c_thaws_a_frozen_member_and_u
 
         await scene.ready()
         freezing = await scene.start("freeze", "--member", "cart-1", "--for", "10m")
-        await until(lambda: all(map(stopped, scene.pids("cart-1"))), 60, "both processes of cart-1 are frozen")
+        await until(lambda: len(stopped_of(scene, "cart-1")) == 2, 60, "both processes of cart-1 are frozen")
         freezing.send_signal(signal.SIGINT)
-        assert await asyncio.wait_for(freezing.wait(), 30) == 130
-        assert not any(map(stopped, scene.pids("cart-1")))
+        assert await asyncio.wait_for(freezing.wait(), 60) == 130
+        assert stopped_of(scene, "cart-1") == []
         await scene.ready()
 
         draining = await scene.start("drain", "--member", "cart-3", "--for", "10m")
@@ -300,7 +314,7 @@ async def test_a_control_server_is_killed_and_ctrl_c_thaws_a_frozen_member_and_u
 
         await until(drained, 60, "cart-3 owns nothing")
         draining.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(draining.wait(), 30) == 130
+        assert await asyncio.wait_for(draining.wait(), 60) == 130
         assert "cart-3" not in (await scene.state()).intents
         await scene.ready()
 
@@ -320,7 +334,7 @@ async def test_a_pool_elsewhere_is_frozen_twice_by_the_operators_own_commands(tm
     elsewhere.mkdir()
     script = tmp_path / "send.py"
     script.write_text(SIGNAL)
-    async with running(home, rto="1ms") as scene:
+    async with running(home, rto="1ms", liveness=FREEZING) as scene:
         layout = read_layout(home)
         assert layout is not None
         command = f"{sys.executable} {script} {{signal}} {{name}} {home / PROCESSES_FILE}"
@@ -328,7 +342,7 @@ async def test_a_pool_elsewhere_is_frozen_twice_by_the_operators_own_commands(tm
         scene.directory = elsewhere
         code, view, said = await scene.drill(
             *("freeze", "--etcd", ",".join(layout.etcd), "--pool", "cart", "--url", f"http://{layout.front.listen}"),
-            *("--command", freeze, "--undo", thaw, "--repeat", "2", "--for", "4s", "--load", "60"),
+            *("--command", freeze, "--undo", thaw, "--repeat", "2", "--for", "8s", "--load", "60"),
         )
         assert (code, view["ok"]) == (1, False), (said, view)
         assert [[text.partition(":")[0] for text in row["missed"]] for row in view["drills"]] == [["rto p99"]] * 2, view

@@ -5,7 +5,7 @@ import contextlib
 import json
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,18 @@ from tests.harness.etcd import EtcdServer, running_etcd
 from tests.harness.programs import Program
 from tests.harness.records import PoolRecords, SeenTable
 from tests.harness.waiting import free_port, until
-from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.etcd.client import EtcdClient, Put
+from understudy.statesync.etcd.key_range import KeyRange
 from understudy.statesync.pool.records import Member, MemberState, Owner, Table
-from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec import Liveness, PoolSpec
 
 POOL = "cart"
 SLOTS = 32
+PATIENT = Liveness(missed_beats=20, unanswered_ms=5000)
+"""Nobody is lost because the machine is slow. A killed member is found all the same: its host refuses connections."""
+QUICK = Liveness()
+"""For tests that stop a member and wait until it is found."""
+SPEC = PoolSpec(pool=POOL, slots=SLOTS, liveness=PATIENT)
 
 
 class SimulatedMember(Program):
@@ -42,6 +48,11 @@ class SimulatedMember(Program):
         await self.register(state)
         return self
 
+    def record_as(self, state: MemberState) -> Put:
+        """The write that registers it."""
+        self.record = replace(self.record, boot=self.boot, state=state)
+        return Put(self.pool.keys.member(self.name), self.record.encode())
+
     async def begin(self, state: MemberState) -> None:
         """Start the process."""
         self.boots += 1
@@ -58,8 +69,7 @@ class SimulatedMember(Program):
         await self.answers("ready")
 
     async def register(self, state: MemberState) -> None:
-        self.record = replace(self.record, boot=self.boot, state=state)
-        await self.pool.write_record(self.record)
+        await self.pool.client.txn([], [self.record_as(state)])
 
     async def vanish(self) -> None:
         """What etcd does when the member's lease expires."""
@@ -70,15 +80,22 @@ class SimulatedMember(Program):
         self.say(f"{state} {reason}")
 
     async def claim(self, *slots: int, table: Table | None = None) -> None:
-        """Write itself into owner records, whoever they name; with the ``table`` that asked for it, in its trace."""
+        """Write itself into owner records, whoever they name; with the ``table`` that asked for it, in its trace.
+
+        In one step: a takeover is measured only if it ends within seconds.
+        """
+        if not slots:
+            return
+        owners, puts = await self.pool.owners(), []
         won: Counter[str] = Counter()
         for slot in slots:
-            before = await self.pool.owner(slot)
+            before = owners.get(slot)
             lost = table.lost.get(before.active) if table and before else None
             trace = lost.traceparent if lost else table.traceparent if table else ""
             owner = Owner(self.name, self.boot, before.epoch + 1 if before else 1, cause="test", traceparent=trace)
-            await self.pool.client.put(self.pool.keys.owner(slot), owner.encode())
+            puts.append(Put(self.pool.keys.owner(slot), owner.encode()))
             won[trace] += bool(lost)
+        await self.pool.client.txn([], puts)
         for trace, count in won.items():
             if count:
                 await self.tell({"trace": trace.split("-")[1], "slots": count})
@@ -147,8 +164,8 @@ class Control(Program):
 class ControlPool(PoolRecords):
     """Control servers, simulated members and the records of their pool."""
 
-    def __init__(self, etcd: EtcdServer, client: EtcdClient, home: Path) -> None:
-        super().__init__(client, PoolSpec(pool=POOL, slots=SLOTS))
+    def __init__(self, etcd: EtcdServer, client: EtcdClient, home: Path, spec: PoolSpec = SPEC) -> None:
+        super().__init__(client, spec)
         self.etcd, self.home = etcd, home
         self.controls: dict[str, Control] = {}
         self.members: dict[str, SimulatedMember] = {}
@@ -167,8 +184,20 @@ class ControlPool(PoolRecords):
         """Start members and register them at the same moment."""
         members = [self.member(name) for name in names]
         await asyncio.gather(*(member.begin(MemberState.READY) for member in members))
-        await asyncio.gather(*(member.register(MemberState.READY) for member in members))
+        await self.client.txn([], [member.record_as(MemberState.READY) for member in members])
         return members
+
+    async def tables_until(self, condition: Callable[[Table], Any], *, after: int) -> list[Table]:
+        """Every table written after a revision, up to the first that fulfils ``condition``; none is missed."""
+        tables: list[Table] = []
+        only = KeyRange(self.keys.table, self.keys.table + "\0")
+        async with asyncio.timeout(60), contextlib.aclosing(self.client.watch(only, after + 1)) as batches:
+            async for batch in batches:
+                for event in batch.events:
+                    tables.append(Table.decode(event.kv.value))
+                    if condition(tables[-1]):
+                        return tables
+        raise AssertionError("the watch has ended")
 
     async def claim_all(self, seen: SeenTable) -> None:
         """Every slot is claimed by the member that the table names."""
@@ -182,10 +211,10 @@ class ControlPool(PoolRecords):
 
 
 @contextlib.asynccontextmanager
-async def control_pool(home: Path) -> AsyncIterator[ControlPool]:
+async def control_pool(home: Path, spec: PoolSpec = SPEC) -> AsyncIterator[ControlPool]:
     """A pool with etcd and an applied spec, and nobody in it yet."""
     async with running_etcd() as etcd, EtcdClient(etcd.endpoints) as client:
-        pool = ControlPool(etcd, client, home)
+        pool = ControlPool(etcd, client, home, spec)
         try:
             await pool.apply(pool.spec)
             yield pool

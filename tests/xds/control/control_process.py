@@ -6,9 +6,11 @@ import logging
 import sys
 
 from understudy.statesync.etcd.settings import EtcdSettings
+from understudy.xds.control.controller import Timing
 from understudy.xds.control.server import ControlSettings, run_control
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     raw = json.loads(sys.argv[1])
-    sys.exit(asyncio.run(run_control(ControlSettings(**{**raw, "etcd": EtcdSettings(tuple(raw["etcd"]))}))))
+    made = {"etcd": EtcdSettings(tuple(raw["etcd"])), "timing": Timing(**raw.get("timing", {}))}
+    sys.exit(asyncio.run(run_control(ControlSettings(**{**raw, **made}))))

@@ -8,7 +8,7 @@ import pytest
 
 from tests.harness.waiting import until
 from tests.xds.ads_node import connected
-from tests.xds.control.control_pool import POOL, SLOTS, ControlPool, control_pool
+from tests.xds.control.control_pool import POOL, QUICK, SLOTS, SPEC, ControlPool, control_pool
 from understudy.statesync.etcd.client import EtcdClient, Event, Kv
 from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.pool.keys import PoolKeys
@@ -33,6 +33,13 @@ async def pool(tmp_path):
 async def trio(pool: ControlPool):
     """Three members with all slots claimed, under one control server."""
     return await three_members(pool)
+
+
+@pytest.fixture
+async def quick_trio(tmp_path):
+    """The same in a pool that soon finds a member that was stopped."""
+    async with control_pool(tmp_path, SPEC.model_copy(update={"liveness": QUICK})) as running:
+        yield await three_members(running)
 
 
 async def three_members(pool: ControlPool, **settings: int) -> ControlPool:
@@ -70,9 +77,12 @@ async def state_of(control, name: str) -> str:
 
 
 async def test_members_that_start_together_share_the_slots_from_the_first_table_on(pool):
-    control = await pool.control()
+    control = await pool.control(timing={"first_table": 30.0, "first_quiet": 3.0})
     await control.ready()
-    await pool.join("cart-1", "cart-2", "cart-3")
+    members = [pool.member(name) for name in ("cart-1", "cart-2", "cart-3")]
+    await asyncio.gather(*(member.begin(MemberState.READY) for member in members))
+    for member in members:
+        await member.register(MemberState.READY)
     seen = await pool.table_with(lambda table: True, "a table")
 
     assert seen.table.generation == 1
@@ -95,7 +105,7 @@ async def test_there_is_no_table_without_a_spec_and_none_for_members_that_only_s
     assert await pool.table() is None
     await until(lambda: f"waiting: there is no pool '{POOL}' in etcd" in control.log.read_text(), 40, "it says so")
 
-    await pool.apply(PoolSpec(pool=POOL, slots=SLOTS))
+    await pool.apply(SPEC)
     seen = await pool.table_with(lambda table: True, "a table")
     assert actives(seen.table) == {"cart-1": SLOTS}
 
@@ -134,14 +144,14 @@ async def test_claims_that_follow_a_death_change_nothing_for_envoy(trio):
         first.kill()
         after = await trio.table_with(lost("cart-1"), "the table names it lost")
         await until(lambda: node.orders() == list(after.table.orders), what="routes as the table has them")
-        routes = node.seen.count("RDS")
+        told = len(node.routes)
         await trio.claim_all(after)
         await until(lambda: all_served(control))
         marker = next(slot for slot, order in enumerate(after.table.orders) if order[0] == "cart-3")
         await trio.members["cart-2"].claim(marker)
-        await until(lambda: node.orders()[marker][0] == "cart-2", what="the next change that Envoy must know")
+        await until(lambda: len(node.routes) > told, what="the next change of routes")
 
-        assert node.seen.count("RDS") == routes + 1
+        assert node.orders(told)[marker][0] == "cart-2", "it is the next one that Envoy must know"
 
 
 async def test_envoy_is_sent_to_the_owner_whatever_the_table_wishes(trio):
@@ -228,7 +238,8 @@ async def test_a_leader_that_is_told_to_stop_hands_over_at_once(pool):
     await until(alone, 40, "the second one sees that the first one is gone")
 
 
-async def test_a_control_server_that_starts_again_declares_nobody_lost(trio):
+async def test_a_control_server_that_starts_again_declares_nobody_lost(quick_trio):
+    trio = quick_trio
     before = await trio.table()
     control = trio.controls["control-1"]
     control.kill()
@@ -249,7 +260,8 @@ async def test_a_control_server_that_starts_again_declares_nobody_lost(trio):
     assert await trio.table() == before
 
 
-async def test_a_frozen_member_is_lost_and_counts_again_when_it_goes_on(trio):
+async def test_a_frozen_member_is_lost_and_counts_again_when_it_goes_on(quick_trio):
+    trio = quick_trio
     control, first = trio.controls["control-1"], trio.members["cart-1"]
     first.signal(signal.SIGSTOP)
     seen = await trio.table_with(lost("cart-1"), "the table names it lost")
@@ -314,7 +326,7 @@ async def test_a_restarted_member_is_no_longer_lost_and_gets_its_share_when_it_i
 async def test_a_spec_with_other_slots_is_refused_and_a_sound_one_is_taken(trio):
     control = trio.controls["control-1"]
     before = await trio.table()
-    await trio.apply(PoolSpec(pool=POOL, slots=SLOTS * 2))
+    await trio.apply(SPEC.model_copy(update={"slots": SLOTS * 2}))
 
     async def refused() -> str:
         return (await control.ask("/v1/status"))["spec"]["fault"]
@@ -322,7 +334,7 @@ async def test_a_spec_with_other_slots_is_refused_and_a_sound_one_is_taken(trio)
     assert f"{SLOTS} slots" in await until(refused)
     assert await trio.table() == before
 
-    await trio.apply(PoolSpec(pool=POOL, slots=SLOTS, copies=2))
+    await trio.apply(SPEC.model_copy(update={"copies": 2}))
     await trio.table_with(lambda table: {len(order) for order in table.orders} == {2}, "two copies")
     assert not await refused()
 
@@ -340,6 +352,7 @@ async def test_etcd_may_restart(trio):
 
 async def test_when_etcd_is_back_a_member_that_finds_it_late_keeps_its_slots_for_a_while(trio):
     control, late, failing = trio.controls["control-1"], trio.members["cart-1"], trio.members["cart-2"]
+    before = await trio.table()
 
     async def nobody_leads() -> bool:
         return not await control.leads()
@@ -354,9 +367,9 @@ async def test_when_etcd_is_back_a_member_that_finds_it_late_keeps_its_slots_for
     failing.is_now(MemberState.DOWN, "the application does not listen")
     await until(both_are_down, 40)
     await trio.etcd.start()
-    first = await trio.table_with(lambda table: not actives(table)["cart-2"], "nobody waits for a failing member")
-    assert actives(first.table)["cart-1"]
-    await trio.table_with(lambda table: not actives(table)["cart-1"], "nor for ever for the other")
+    tables = await trio.tables_until(lambda table: not actives(table)["cart-1"], after=before.revision)
+    first = next(table for table in tables if not actives(table)["cart-2"])
+    assert actives(first)["cart-1"], "nobody waits for a failing member, but for a while for the other"
 
 
 async def test_a_death_while_etcd_is_away_reaches_envoy_at_once_and_the_table_later(trio):
@@ -401,7 +414,7 @@ async def test_a_takeover_is_one_trace_from_the_last_sign_of_life_to_the_last_sl
     assert root["attributes"]["understudy.slots"] in (10, 11)
     assert root["attributes"]["understudy.to"] == "cart-2, cart-3"
     assert root["attributes"]["understudy.request.last"] == LAST
-    assert 0 <= root["attributes"]["understudy.error_ms"] <= 1_000
+    assert 0 <= root["attributes"]["understudy.error_ms"] <= 20_000
     assert "understudy.unmeasured" not in root["attributes"]
     push = next(span for span in spans if span["name"] == "push")
     assert push["attributes"]["understudy.node.count"] == 1
@@ -417,6 +430,7 @@ async def test_a_takeover_ends_with_the_answer_that_somebody_waited_for(trio):
     await trio.members["cart-2"].has_answered(LAST)  # the beat that tells of this tells of the claim as well
     trio.members["cart-1"].kill()
     await trio.claim_all(await trio.table_with(lost("cart-1"), "the table names it lost"))
+    await until(lambda: all_served(control), what="all that is missing is the answer")
     await trio.members["cart-2"].tell({**told, "answered_after": 0.001, "awaited": True, "request": FIRST})
     spans = {span["name"]: span for span in await trace_of(control, ids)}
     root, last = spans["failover"], spans["first_ok"]
@@ -491,7 +505,8 @@ async def test_two_control_servers_may_lose_their_members_streams_and_find_them_
     assert after.table.generation <= before.table.generation + 2
 
 
-async def test_claims_that_run_ahead_of_a_death_do_not_send_slots_to_the_dead(trio):
+async def test_claims_that_run_ahead_of_a_death_do_not_send_slots_to_the_dead(quick_trio):
+    trio = quick_trio
     first, second = trio.members["cart-1"], trio.members["cart-2"]
     before = await trio.table()
     first.signal(signal.SIGSTOP)
@@ -511,9 +526,10 @@ async def test_claims_that_sidecars_made_by_themselves_are_followed_once_they_re
         [slot for slot, order in enumerate(before.table.orders) if order[0] == name] for name in ("cart-1", "cart-2")
     )
     swaps = list(zip(mine, yours, strict=False))[:5]
-    for here, there in swaps:
-        await trio.members["cart-2"].claim(here)
-        await trio.members["cart-1"].claim(there)
+    claims = [
+        (trio.members[name], slot) for pair in swaps for name, slot in zip(("cart-2", "cart-1"), pair, strict=True)
+    ]
+    await asyncio.gather(*(member.claim(slot) for member, slot in claims))
 
     def followed(table: Table) -> bool:
         owners = [(table.orders[here][0], table.orders[there][0]) for here, there in swaps]
@@ -559,16 +575,24 @@ async def test_a_site_is_offline_for_as_long_as_was_said_and_comes_back_though_n
     for name, member in trio.members.items():
         member.record = replace(member.record, site="west" if name == "cart-3" else "east")
         await member.register(MemberState.READY)
+    before = await trio.table()
     intent = Intent(until=time.time() + 5.0, site="east")
     await trio.client.put(trio.keys.site_intent("east"), intent.encode())
 
-    gone = await trio.table_with(lambda table: table.offline == ("east",), "a table without the site")
-    assert actives(gone.table).keys() == {"cart-3"}
-    assert gone.table.cause == "site east offline"
-    back = await trio.table_with(lambda table: not table.offline, "a table with it again")
+    seen: list[tuple[str, ...]] = []
+
+    def gone_and_back(table: Table) -> bool:
+        seen.append(table.offline)
+        return ("east",) in seen and not table.offline
+
+    tables = await trio.tables_until(gone_and_back, after=before.revision)
+    gone, back = next(table for table in tables if table.offline), tables[-1]
+    assert gone.offline == ("east",)
+    assert actives(gone).keys() == {"cart-3"}
+    assert gone.cause == "site east offline"
     assert time.time() >= intent.until
-    assert back.table.generation == gone.table.generation + 1
-    assert actives(back.table).keys() == trio.members.keys()
+    assert back.generation == gone.generation + 1
+    assert actives(back).keys() == trio.members.keys()
 
 
 @pytest.mark.parametrize("dead", [True, False], ids=["dead", "down"])

@@ -9,17 +9,21 @@ from tests.harness.waiting import until
 from understudy.statesync.etcd.client import EtcdClient, Put
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import ControlServer
-from understudy.xds.control.election import Leadership
+from understudy.xds.control.election import LEASE_SECONDS, Leadership
 
 KEYS = PoolKeys("cart")
+NEVER = 600
+"""Seconds of a lease that does not expire in a test, however slow the machine is."""
+FOUND_AGAIN = 2 * LEASE_SECONDS
+"""Seconds in which a slow machine finds an etcd that is back."""
 
 
 class Candidate:
     """A control server that stands for election, with a client of its own."""
 
-    def __init__(self, etcd: EtcdServer, name: str) -> None:
+    def __init__(self, etcd: EtcdServer, name: str, ttl: int) -> None:
         self.client = EtcdClient(etcd.endpoints)
-        self.leadership = Leadership(self.client, KEYS, ControlServer(name, f"{name}:1", f"{name}:2"))
+        self.leadership = Leadership(self.client, KEYS, ControlServer(name, f"{name}:1", f"{name}:2"), ttl=ttl)
         self.changes: list[bool] = []
         self.leadership.on_change = lambda: self.changes.append(self.leadership.is_leader)
         self.task = asyncio.create_task(self.leadership.run())
@@ -51,8 +55,8 @@ async def etcd() -> AsyncIterator[EtcdServer]:
 async def stand(etcd: EtcdServer):
     standing: list[Candidate] = []
 
-    def start(name: str) -> Candidate:
-        standing.append(Candidate(etcd, name))
+    def start(name: str, ttl: int = NEVER) -> Candidate:
+        standing.append(Candidate(etcd, name, ttl))
         return standing[-1]
 
     yield start
@@ -91,7 +95,7 @@ async def test_a_leader_that_resigns_is_followed_at_once_and_leaves_nothing_behi
 
 
 async def test_a_leader_that_crashes_is_followed_when_its_lease_goes(stand):
-    first = stand("a")
+    first = stand("a", LEASE_SECONDS)
     await until(leads(first))
     second = stand("b")
     await second.leadership.registered.wait()
@@ -116,7 +120,7 @@ async def test_a_deposed_leader_cannot_write_and_notices(stand, etcd):
 
 
 async def test_a_leader_stays_leader_over_a_restart_of_etcd(stand, etcd):
-    first = stand("a")
+    first = stand("a", FOUND_AGAIN)
     await until(leads(first))
     fence = first.leadership.fence
     await etcd.settle(first.client)
@@ -149,7 +153,7 @@ async def test_a_server_that_lost_its_lease_stands_again(stand, etcd):
 
 
 async def test_nobody_leads_while_etcd_is_away_and_somebody_does_afterwards(stand, etcd):
-    first = stand("a")
+    first = stand("a", LEASE_SECONDS)
     await until(leads(first))
     await etcd.settle(first.client)
     etcd.kill()
@@ -162,7 +166,7 @@ async def test_nobody_leads_while_etcd_is_away_and_somebody_does_afterwards(stan
 
 
 async def test_a_leader_whose_key_is_still_there_on_its_former_lease_goes_on_with_its_term(stand, etcd):
-    first = stand("a")
+    first = stand("a", FOUND_AGAIN)
     await until(leads(first))
     fence = first.leadership.fence
     await etcd.settle(first.client)

@@ -1,6 +1,6 @@
 """A member's application for tests: says who it is, and notes every request in a file that outlives it.
 
-``NOTES.copies`` has for each request its mark, which try of Envoy's it was, and its ``Understudy-Request``.
+``NOTES.copies`` has for each request its mark, which try of Envoy's it was, the member, and its ``Understudy-Request``.
 
 ``python -m tests.xds.envoy.echo_member NAME PORT NOTES``. ``/wait`` answers only when the file ``NOTES.go`` exists.
 ``/safe-unless`` and ``/fail-unless`` answer 503, with and without ``understudy-retry: safe``, unless the query's
@@ -26,10 +26,10 @@ def application(name: str, notes: Path) -> web.Application:
         if request.path == "/health":
             return web.Response()
         os.write(file, f"{name} {request.headers.get('x-request', '-')}\n".encode())
-        seen = [
+        mark, attempt, stamp = (
             request.headers.get(header, "-") for header in ("x-request", "x-envoy-attempt-count", "understudy-request")
-        ]
-        os.write(copies, f"{' '.join(seen)}\n".encode())
+        )
+        os.write(copies, f"{mark} {attempt} {name} {stamp}\n".encode())
         if request.path == "/wait":
             await until(go.exists, timeout=60, what="leave to answer")
         elsewhere = request.query.get("member", name) != name

@@ -1,6 +1,7 @@
 """gRPC through a real Envoy to real gRPC members: who answers, and what a death does to calls and streams."""
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,8 +13,8 @@ import pytest_asyncio
 
 from tests.harness.waiting import until
 from tests.xds.envoy.grpc_member import SERVICE
-from tests.xds.envoy.served_pool import MEMBERS, ServedPool, served_pool
-from understudy.statesync.pool.spec import PoolSpec, Retries
+from tests.xds.envoy.served_pool import MEMBERS, UNHURRIED, ServedPool, served_pool
+from understudy.statesync.pool.spec import PoolSpec
 
 
 class Client:
@@ -49,10 +50,23 @@ def _pairs(metadata: dict[str, str]) -> tuple[tuple[str, str], ...]:
 
 @pytest_asyncio.fixture(params=["http2", "as_client"])
 async def client(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Client]:
-    # No hedges within the time of a test: on a slow machine they would have a third member answer.
-    unhurried = Retries(hedge_ms=10_000)
-    spec = PoolSpec(pool="cart", protocol=request.param, timeouts={"request_seconds": 1}, retries=unhurried)
-    async with served_pool(tmp_path, spec=spec, program="tests.xds.envoy.grpc_member") as front:
+    async with client_of(tmp_path, UNHURRIED.model_copy(update={"protocol": request.param})) as client:
+        yield client
+
+
+@pytest_asyncio.fixture(params=["http2", "as_client"])
+async def limited(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Client]:
+    """In a pool whose requests may take a second."""
+    timeouts = UNHURRIED.timeouts.model_copy(update={"request_seconds": 1})
+    async with client_of(
+        tmp_path, UNHURRIED.model_copy(update={"protocol": request.param, "timeouts": timeouts})
+    ) as client:
+        yield client
+
+
+@contextlib.asynccontextmanager
+async def client_of(directory: Path, spec: PoolSpec) -> AsyncIterator[Client]:
+    async with served_pool(directory, spec=spec, program="tests.xds.envoy.grpc_member") as front:
         client = Client(front)
         for member in MEMBERS:
             key = front.key_of(member)
@@ -60,7 +74,7 @@ async def client(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterato
             async def answers(member: str = member, key: str = key) -> bool:
                 return await client.say(x_session_id=key) == member.encode()
 
-            await until(answers, timeout=30, what=f"{member} behind Envoy")
+            await until(answers, timeout=60, what=f"{member} behind Envoy")
         try:
             yield client
         finally:
@@ -86,8 +100,8 @@ async def test_calls_and_streams_go_to_the_member_of_their_slot_and_to_the_next_
     assert await again.read() == second + b" tea"
 
 
-async def test_a_stream_outlives_the_time_limit_of_requests(client: Client):
-    stream = client.count(x_session_id=client.front.key_of("cart-2"))
+async def test_a_stream_outlives_the_time_limit_of_requests(limited: Client):
+    stream = limited.count(x_session_id=limited.front.key_of("cart-2"))
     begin = asyncio.get_running_loop().time()
     while asyncio.get_running_loop().time() < begin + 1.5:
         assert await stream.read() == b"cart-2"

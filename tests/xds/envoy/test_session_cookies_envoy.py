@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest_asyncio
 
-from tests.xds.envoy.served_pool import ServedPool, served_pool
+from tests.xds.envoy.served_pool import UNHURRIED, ServedPool, served_pool
 from understudy.statesync.pool.session_key import ROUTING_COOKIE, SessionKey
-from understudy.statesync.pool.spec import PoolSpec, Retries
+from understudy.statesync.pool.spec import PoolSpec
 
 SPEC = PoolSpec(
     pool="cart",
-    retries=Retries(hedge_ms=10_000),
+    timeouts=UNHURRIED.timeouts,
+    retries=UNHURRIED.retries,
+    health_checks=UNHURRIED.health_checks,
     session_key=(
         SessionKey(header="x-session-id"),
         SessionKey(preset="express"),

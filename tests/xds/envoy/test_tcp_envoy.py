@@ -16,10 +16,13 @@ from tests.harness.front import Front, PoolCache, running_front
 from tests.harness.http_app import http_app
 from tests.harness.waiting import stays, until
 from understudy.statesync.pool.slots import slot_of
-from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec import HealthChecks, PoolSpec, Timeouts
 from understudy.xds.envoy.routing_view import Endpoint, RoutingView
 
 SLOTS = 64
+UNHURRIED = Timeouts(connect_ms=10_000)
+PATIENT = HealthChecks(timeout_ms=20_000)
+"""A member that is slow to answer keeps its connections; one that answers 503 loses them."""
 ORDERS = [("m-1", "m-2", "m-3"), ("m-2", "m-3", "m-1"), ("m-3", "m-1", "m-2"), ("m-1", "m-3", "m-2")]
 
 
@@ -99,7 +102,7 @@ class TcpPool:
 
 @contextlib.asynccontextmanager
 async def tcp_pool(directory: Path, orders: Sequence[tuple[str, ...]], **spec: Any) -> AsyncIterator[TcpPool]:
-    wanted = PoolSpec(pool="notes", protocol="tcp", slots=SLOTS, **spec)
+    wanted = PoolSpec(pool="notes", protocol="tcp", slots=SLOTS, timeouts=UNHURRIED, health_checks=PATIENT, **spec)
     async with contextlib.AsyncExitStack() as stack:
         members, endpoints = {}, {}
         for name in ("m-1", "m-2", "m-3"):

@@ -43,7 +43,7 @@ def cluster(name: str, *, eds: bool = True, mark: str = "") -> Cluster:
     made = Cluster(
         name=name,
         alt_stat_name=mark,
-        connect_timeout=timedelta(seconds=0.25),
+        connect_timeout=timedelta(seconds=5),
         common_lb_config=ClusterCommonLbConfig(
             healthy_panic_threshold=Percent(value=0), update_merge_window=timedelta(0)
         ),

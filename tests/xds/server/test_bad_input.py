@@ -167,7 +167,7 @@ async def test_rule_23_only_a_client_that_announces_it_is_given_a_ttl_and_kept_a
         assert (resource is not None and resource.ttl.nanos == 400_000_000) is renews
         await stream.acknowledge(first)
         if not renews:
-            await world.cache.acknowledged()
+            await world.cache.acknowledged(30)
             await asyncio.wait({asyncio.create_task(asyncio.sleep(0.5))})
             assert world.cache.counters.pushes == 1
             return

@@ -152,6 +152,7 @@ async def test_acknowledged_returns_when_every_node_has_answered(delta: bool):
         first, response = await one.receive(), await two.receive()
         waiting = asyncio.create_task(world.cache.acknowledged(30))
         await one.acknowledge(first)
+        await until(lambda: ("one", ConfigStatus.SYNCED) in [(each.node, each.state) for each in world.cache.status()])
         with pytest.raises(NotAcknowledged) as late:
             await world.cache.acknowledged(0.2)
         assert late.value.nodes == ("two",)
@@ -220,7 +221,7 @@ async def test_hooks_hear_of_pushes_and_acknowledgements_and_may_fail():
         await stream.ask(CDS)
         response = await stream.receive()
         await stream.acknowledge(response, error="no")
-        await until(lambda: acks)
+        await until(lambda: acks and pushes)
         (push,) = pushes
         assert (push.node, push.type_url, push.resources, push.removed) == ("front", CDS, 1, 0)
         assert push.size == response.ByteSize()

@@ -37,7 +37,7 @@ def checked(name: str) -> Cluster:
     made = cluster(name)
     made.health_checks = [
         HealthCheck(
-            timeout=timedelta(seconds=5),
+            timeout=timedelta(seconds=30),
             interval=timedelta(seconds=60),
             unhealthy_threshold=1,
             healthy_threshold=1,

@@ -24,7 +24,7 @@ with grpc.insecure_channel("xds:///shop") as channel:
     call = channel.unary_unary("/test.Shop/Who")
     for line in sys.stdin:
         try:
-            print(call(b"", wait_for_ready=True, timeout=20).decode(), flush=True)
+            print(call(b"", wait_for_ready=True, timeout=60).decode(), flush=True)
         except grpc.RpcError as fault:
             print(fault.code(), fault.details(), flush=True)
 """
@@ -73,7 +73,7 @@ async def caller(xds_port: int, node: str = "proxyless-1") -> AsyncIterator[asyn
 
 async def asked(process: asyncio.subprocess.Process) -> str:
     process.stdin.write(b"\n")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         return (await process.stdout.readline()).decode().strip()
 
 

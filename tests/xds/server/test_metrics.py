@@ -53,7 +53,7 @@ async def test_pushes_answers_and_their_times_are_counted_by_type():
         await cache.acknowledged()
         await cache.update(EDS, {"a": endpoints("a", 2)})
         await stream.acknowledge(await stream.receive(), error="no")
-        await until(lambda: cache.counters.nacks == 1)
+        await until(lambda: (cache.counters.pushes, cache.counters.nacks) == (3, 1))
         measured.streams = world.server.streams
         now = measured.now
     assert now["pushes_total", "CDS"] == 1
