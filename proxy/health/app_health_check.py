@@ -22,6 +22,7 @@ from understudy.statesync.pool.addresses import split_address
 from understudy.statesync.pool.app_health import AppHealth, HealthKind
 from understudy.statesync.pool.spec import Liveness
 from understudy.statesync.pool.spec_tcp import Tcp
+from understudy.statesync.process.ticks import until_tick
 
 POLL_INTERVAL = 0.1
 FAILURES = 3
@@ -102,7 +103,7 @@ class AppHealthCheck:
                 if not fault:
                     self._delays.append((now, now - began))
                 self._note(fault, certain)
-                await asyncio.sleep(POLL_INTERVAL)
+                await asyncio.sleep(until_tick(POLL_INTERVAL))
 
     async def _way(self, stack: AsyncExitStack) -> Asking:
         """How this application is asked unless its pool is a TCP pool; connections are closed with ``stack``."""

@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from understudy.statesync.heartbeat.adaptive_timeout import LONGEST_LOAD, Delays
 from understudy.statesync.heartbeat.heartbeat import MOST_STANDSTILLS
+from understudy.statesync.process.ticks import until_tick
 
 POLL_INTERVAL = 0.05
 STALLED_AFTER = 1.0
@@ -134,9 +135,10 @@ class LoopLag:
         now, ran, waited = time.monotonic(), time.process_time(), self._cpu_wait.seconds()
         while True:
             self._ran_at, self._ran, self._waited = now, ran, waited
-            await asyncio.sleep(POLL_INTERVAL)
+            rest = until_tick(POLL_INTERVAL)
+            await asyncio.sleep(rest)
             now, ran, waited = time.monotonic(), time.process_time(), self._cpu_wait.seconds()
-            late = now - self._ran_at - POLL_INTERVAL
+            late = now - self._ran_at - rest
             still = stood_still(late, ran - self._ran, _between(self._waited, waited))
             if still:  # it waited for a CPU only after it was woken
                 self._stills.append((now - late + still, still))

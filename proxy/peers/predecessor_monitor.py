@@ -14,6 +14,7 @@ from collections.abc import Callable
 from understudy.proxy.member.pool_view import PoolView
 from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
 from understudy.statesync.heartbeat.pulse import Identity, Pulses, is_running
+from understudy.statesync.process.ticks import until_tick
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class PredecessorMonitor:
                     self._pulses.watch(self._watched)
                     choose_at = now + SELECT_INTERVAL
                 self._look()
-                await asyncio.sleep(POLL_INTERVAL)
+                await asyncio.sleep(until_tick(POLL_INTERVAL))
 
     def _look(self) -> None:
         before = {who for who, runs in self.seen.items() if not runs}

@@ -25,6 +25,7 @@ from understudy.statesync.heartbeat.heartbeat import (
     Beat,
     BeatAnswer,
 )
+from understudy.statesync.process.ticks import until_tick
 from understudy.statesync.tls.pem_files import PemFiles
 from understudy.statesync.tls.secret_files import fault_of
 
@@ -106,7 +107,7 @@ class HeartbeatClient:
                     self._streams[address] = asyncio.create_task(self._keep(address), name=f"beat/{address}")
                 for address in self._streams.keys() - wanted:
                     self._streams.pop(address).cancel()
-                await asyncio.sleep(BEAT_INTERVAL)
+                await asyncio.sleep(until_tick(BEAT_INTERVAL))
         finally:
             for task in self._streams.values():
                 task.cancel()
