@@ -61,7 +61,7 @@ class Commands:
             cwd=ROOT,
             env={**os.environ, "COLUMNS": "200", **variables},
         )
-        output, _ = await asyncio.wait_for(process.communicate(), 60)
+        output, _ = await asyncio.wait_for(process.communicate(), 120)
         assert process.returncode is not None
         return process.returncode, output.decode()
 
@@ -107,7 +107,7 @@ async def ask(address: str, path: str) -> Any:
     return text
 
 
-async def ready(http: str, timeout: float = 30) -> None:
+async def ready(http: str, timeout: float = 60) -> None:
     """Wait until a control server can serve Envoys."""
 
     async def is_ready() -> bool:

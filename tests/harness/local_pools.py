@@ -15,4 +15,4 @@ async def settled(pool: Layout, etcd: EtcdClient) -> None:
         state, _ = await read_pool(etcd, pool.pool)
         return not not_converged(state, names)
 
-    await until(at_rest, 60, "every slot is served, in fair shares")
+    await until(at_rest, 90, "every slot is served, in fair shares")

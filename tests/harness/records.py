@@ -66,7 +66,7 @@ class PoolRecords:
         kv = await self.client.get(self.keys.table)
         return SeenTable(kv.mod_revision, Table.decode(kv.value)) if kv else None
 
-    async def table_with(self, condition: Any, what: str, timeout: float = 40) -> SeenTable:
+    async def table_with(self, condition: Any, what: str, timeout: float = 60) -> SeenTable:
         """Wait until there is a table that fulfils ``condition``."""
 
         async def found() -> SeenTable | None:
@@ -94,7 +94,7 @@ class PoolRecords:
                 for slot, owner in owners.items()
             )
 
-        await until(settled, timeout=40, what=f"slots are owned as in {orders}")
+        await until(settled, timeout=60, what=f"slots are owned as in {orders}")
 
     async def settle(self, *orders: Sequence[str]) -> None:
         """Write a table of these orders and wait until it is so."""

@@ -136,7 +136,7 @@ class SidecarPool(PoolRecords):
             except aiohttp.ClientError:
                 return False
 
-        await until(ready, timeout=40, what=f"{name} is ready")
+        await until(ready, timeout=90, what=f"{name} is ready")
 
     async def await_copies(self, *members: str) -> None:
         """Wait until these members hold copies of all slots, as each of them says."""
@@ -147,7 +147,7 @@ class SidecarPool(PoolRecords):
             return bool(sync["in_sync"] == sync["wanted"] == self.spec.slots)
 
         for member in members:
-            await until(lambda member=member: in_sync(member), what=f"{member} is in sync")
+            await until(lambda member=member: in_sync(member), timeout=60, what=f"{member} is in sync")
 
     def kill(self, name: str, *, application: bool = True) -> None:
         """Kill -9 a member's sidecar, and its application too unless told otherwise."""

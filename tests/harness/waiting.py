@@ -21,7 +21,7 @@ _left: list[int] = []
 
 async def until(
     condition: Callable[[], Any | Awaitable[Any]],
-    timeout: float = 30,
+    timeout: float = 60,
     what: str = "the condition",
     every: float = 0.02,
 ) -> Any:
