@@ -11,13 +11,19 @@ from tests.harness.clock import LIBRARY, NO_LIBRARY
 from tests.harness.waiting import until
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.inspect.views import status_view
-from understudy.proxy.sessions.session_sweep import SWEEP_INTERVAL
 from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.sessions.session import Session
 
 AHEAD = 2 * 3600.0
 """More than the time for which sessions last here."""
+OFTEN = """
+import understudy.proxy.peers.clock_watch, understudy.proxy.sessions.session_sweep
+understudy.proxy.peers.clock_watch.ASK_INTERVAL = understudy.proxy.sessions.session_sweep.SWEEP_INTERVAL = 1.0
+"""
+"""What a sidecar does first that asks for others' clocks, and looks for what has ended, every second."""
+LOOKS = 5.0
+"""Seconds in which each sidecar has looked for what has ended some times."""
 SESSIONS = [f"s{number}" for number in range(90)]
 
 
@@ -58,7 +64,7 @@ async def _answer(caller: Caller, name: str, key: str) -> tuple[int, str]:
 
 @pytest.mark.skipif(not LIBRARY.exists(), reason=NO_LIBRARY)
 async def test_a_member_whose_clock_is_two_hours_ahead_ends_no_session_and_status_names_it(tmp_path):
-    async with fault_pool(takeover="lease", clocks=True, home=tmp_path) as pool:
+    async with fault_pool(takeover="lease", clocks=True, before=OFTEN, home=tmp_path) as pool:
         caller, member = Caller(pool), pool.members["m1"]
         assert member.clock is not None
         assert pool.spec.session_ttl < AHEAD
@@ -73,7 +79,7 @@ async def test_a_member_whose_clock_is_two_hours_ahead_ends_no_session_and_statu
             return await _warnings(pool) == told
 
         await until(named, 60, "status names the member")
-        await asyncio.sleep(SWEEP_INTERVAL + 1)  # it has looked for what has ended at least once
+        await asyncio.sleep(LOOKS)
         assert await _lost(pool, caller) == set()
 
         key = await pool.key_at("m1")
@@ -85,7 +91,7 @@ async def test_a_member_whose_clock_is_two_hours_ahead_ends_no_session_and_statu
         member.kill()
         await until(pool.settled, 60, "it is started again, with the wrong clock")
         await until(named, 60, "status names it again")
-        await asyncio.sleep(SWEEP_INTERVAL + 1)
+        await asyncio.sleep(LOOKS)
         assert await _lost(pool, caller) == set()
 
         member.clock.shift(0)
