@@ -86,9 +86,13 @@ class Traced:
         assert waited[0].start_ns == root.start_ns
         return by_name | {"path": waited}
 
-    async def held_up(self, table: Table, member: str) -> StoredSpan | None:
+    async def spans(self, traceparent: str) -> list[StoredSpan]:
+        """All spans of a trace that are there by now."""
+        return await read_trace([self.pool.controls[0].option("--http")], traceparent.split("-")[1])
+
+    async def held_up(self, traceparent: str, member: str) -> StoredSpan | None:
         """The call that the member held up longest; a member that paused between two slots has a span for each part."""
-        spans = await read_trace([self.pool.controls[0].option("--http")], table.traceparent.split("-")[1])
+        spans = await self.spans(traceparent)
         told = [span for span in spans if span.name == names.HELD_UP and span.instance == member]
         return next((span for span in told if names.SLOT in span.attributes), None)
 
@@ -206,7 +210,7 @@ async def test_an_envoy_that_is_late_with_its_word_holds_up_a_handover_and_no_ta
                     held_back.cut(Way.ANSWERS)
                 asked = time.monotonic()
                 await pool.client.put(pool.keys.intent("m2"), Intent("m2", 0.0, time.time()).encode())
-                (slot,) = await until(lambda: _on_its_way(world, "m2", "m3"), 40, "a slot is on its way")
+                slot, traceparent = await until(lambda: _on_its_way(world, "m2", "m3"), 40, "a slot is on its way")
                 called = asyncio.Event()
                 with lateness() as late:
                     caller = asyncio.create_task(_waited(pool, "m2", slot, called))
@@ -229,13 +233,13 @@ async def test_an_envoy_that_is_late_with_its_word_holds_up_a_handover_and_no_ta
 
                 # Who called meanwhile waited for the target's word, at the gate, for as long as the trace says.
                 assert waited >= AT_THE_GATE
-                told = await until(lambda: world.held_up(after, "m2"), 60, "the call is in the trace")
+                told = await until(lambda: world.held_up(traceparent, "m2"), 60, "the call is in the trace")
                 assert (told.attributes[names.SLOT], told.attributes[names.CALLS]) == (slot, 1)
                 wrong = told.attributes[names.ERROR_MS] / 1000 + OURS
                 assert (mended - told.start_ns) / 1e9 - wrong <= told.duration_ns / 1e9 <= waited + wrong
                 assert AT_THE_GATE - wrong - late.worst <= told.duration_ns / 1e9
-                its = [trace[name] for name in (names.FLUSH, names.FENCE, names.CONFIRM)]
-                of_slot = [one for spans in its for one in spans if one.attributes[names.SLOT] == slot]
+                its = [one for one in await world.spans(traceparent) if one.attributes.get(names.SLOT) == slot]
+                of_slot = [one for one in its if one.name in (names.FLUSH, names.FENCE, names.CONFIRM)]
                 times = {one.name: one.duration_ns for one in of_slot}
                 assert max(times, key=times.get) == names.CONFIRM
                 assert times[names.CONFIRM] / 1e9 >= AT_THE_GATE - OURS
@@ -262,14 +266,12 @@ async def _lost(world: Traced, member: str) -> bool:
     return member in (await world.table()).lost
 
 
-async def _on_its_way(world: Traced, member: str, target: str) -> list[int]:
-    """A slot that the member is handing over to the target, if there is one."""
-    leaving = {
-        slot: one.to
-        for slot, one in (await world.pool.owners()).items()
-        if one.active == member and one.phase is Phase.HANDOVER
-    }
-    return [slot for slot, to in leaving.items() if to == target][:1]
+async def _on_its_way(world: Traced, member: str, target: str) -> tuple[int, str] | None:
+    """A slot that the member is handing over to the target, and the traceparent of its move, if there is one."""
+    for slot, one in (await world.pool.owners()).items():
+        if one.active == member and one.phase is Phase.HANDOVER and one.to == target:
+            return slot, one.traceparent
+    return None
 
 
 async def _waited(pool: FaultPool, member: str, slot: int, called: asyncio.Event) -> float:
