@@ -23,7 +23,10 @@ SOURCES = ("pyproject.toml", "README.md", "LICENSE", "understudy", *TOP)
 FOREIGN = ("proxy.py", "xds-protos")
 SHARED = Path(sysconfig.get_paths()["purelib"])
 """The packages that this test runs with."""
-UNREACHABLE = ("Failed to establish a new connection", "failure in name resolution", "Name or service not known")
+UNREACHABLE = (
+    *("Failed to establish a new connection", "failure in name resolution", "Name or service not known"),
+    *("Read timed out", "Connection reset by peer", "Max retries exceeded"),
+)
 """What pip says when there is no package index, and not when a package is missing there."""
 DATA = {".css", ".html", ".json", ".proto", ".pyi", ".txt", ".yaml"}
 LIBRARY = """

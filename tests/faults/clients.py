@@ -25,6 +25,8 @@ own and the owner's), and the longest pause of a process."""
 OPEN_BESIDE = 2
 ATTEMPTS = 4
 ANSWER_PATIENCE = 7.0
+LAST_ATTEMPTS, LAST_PATIENCE = 20, 40.0
+"""So often, and for so many seconds, the last calls are repeated, which must succeed."""
 NO_EFFECT = frozenset({"not-committed", "no-owner", "not-ready", "overloaded"})
 """The 503 problems that promise that nothing was done."""
 MERGE = "application/merge-patch+json"
@@ -196,8 +198,10 @@ class Clients:
             if attempt.status not in (0, 503):
                 break
             again = wish.kind is Kind.READ or wish.keyed
-            tries = 20 if stubborn or via else ATTEMPTS
-            if not again or len(attempts) >= tries or (not stubborn and not via and self._random.random() < 0.15):
+            last = stubborn or bool(via)
+            tired = len(attempts) >= (LAST_ATTEMPTS if last else ATTEMPTS)
+            tired &= not last or time.monotonic() > begin + LAST_PATIENCE
+            if not again or tired or (not last and self._random.random() < 0.15):
                 break
             await asyncio.sleep(self._random.uniform(0.01, 0.3))
         op = _judged(session, wish, client, begin, tuple(attempts), body)

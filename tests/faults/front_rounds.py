@@ -23,9 +23,11 @@ import aiohttp
 from tests.faults.checker import Violation, check_session
 from tests.faults.front_pool import FAULTS, FrontNemesis, FrontPool, await_whole, enter_private_network, front_pool
 from tests.faults.history import Attempt, History, Kind, Op, Outcome
+from tests.harness.waiting import until
 
 MODULE = "tests.faults.front_rounds"
 CLIENT_PATIENCE = 25.0
+LAST_PATIENCE = 40.0
 LATE_COPIES = 6.0
 """Seconds after the last fault in which late copies show what they do."""
 ROUNDS_PER_POOL = 4
@@ -72,6 +74,16 @@ class ListClients:
             (kind,) = self._random.choices(KINDS, WEIGHTS)
             await self.ask(self._random.choice(self.keys), kind, number)
             await asyncio.sleep(self._random.uniform(0, 2 * pause))
+
+    async def read(self, key: str) -> Op:
+        """A read that is repeated for a while until it is answered."""
+
+        async def answered() -> Op | None:
+            op = await self.ask(key, Kind.READ, 99)
+            return op if op.outcome is Outcome.OK or time.monotonic() > end else None
+
+        end = time.monotonic() + LAST_PATIENCE
+        return await until(answered, 2 * LAST_PATIENCE, "the last read", every=0.3)
 
     async def ask(self, key: str, kind: Kind, client: int) -> Op:
         """One request, recorded."""
@@ -127,11 +139,11 @@ async def play(pool: FrontPool, seed: str, seconds: float, faults: list[str]) ->
     await working
     violations: list[Violation] = []
     try:
-        await await_whole(pool, 60)
+        await await_whole(pool, 90)
     except AssertionError as error:
         violations.append(Violation("not whole again without help", "pool", (str(error),)))
     await asyncio.sleep(LATE_COPIES)
-    last = await asyncio.gather(*(crowd.ask(key, Kind.READ, 99) for key in crowd.keys))
+    last = await asyncio.gather(*(crowd.read(key) for key in crowd.keys))
     violations += [
         Violation("a list that cannot be read", op.session, (op.line(),)) for op in last if op.outcome is not Outcome.OK
     ]

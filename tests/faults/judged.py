@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import secrets
 import time
 from collections.abc import AsyncIterator
 
@@ -29,7 +30,8 @@ async def judged_clients(pool: FaultPool) -> AsyncIterator[History]:
         await working
     for name in pool.names:
         await until(lambda name=name: _begun(pool, name), 60, f"{name} has begun")
-    assert await crowd.write_all() == []
+    refused = await crowd.write_all()
+    assert not refused, "\n".join(refused)
     for name in pool.names:
         unread = await crowd.read_all(name)
         assert not unread, "\n".join(unread)
@@ -61,6 +63,16 @@ class Caller:
         async with self._pool.http.put(self._url(member, key), data=value, headers=sent) as answer:
             problem = "" if answer.status < 400 else (await answer.json(content_type=None))["type"].rpartition("/")[2]
             return answer.status, problem, answer.headers.get("Retry-After", "")
+
+    async def store(self, member: str, key: str, value: str, **headers: str) -> int:
+        """The status of a write that is repeated while its answer is 503, as one write with one key."""
+        once = {"Idempotency_Key": f"{key}-{secrets.token_hex(4)}", **headers}
+
+        async def definite() -> int:
+            status, _, _ = await self.put(member, key, value, **once)
+            return status if status != 503 else 0
+
+        return await until(definite, 40, f"{member} takes the write")
 
     async def delete(self, member: str, key: str, **headers: str) -> int:
         """Status."""

@@ -85,6 +85,7 @@ class Namespaces(Ground):
         command = sidecar_command(
             name,
             pool.name,
+            before=pool.before,
             drain_seconds=DRAIN_SECONDS,
             app=f"{self.net.addresses[name]}:{APP}",
             session_api=f"127.0.0.1:{API}",

@@ -7,6 +7,7 @@ for each application: these tests are about what happens below them. ``namespace
 
 import asyncio
 import contextlib
+import math
 import os
 import random
 import shutil
@@ -36,9 +37,9 @@ from tests.harness.sockets import has_socket, inode_of_connection
 from tests.harness.waiting import free_port, until
 from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.inspect.query import read_pool
-from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.etcd.key_range import prefix_range
-from understudy.statesync.pool.records import Owner
+from understudy.statesync.etcd.client import EtcdClient, Kv
+from understudy.statesync.etcd.key_range import KeyRange, prefix_range
+from understudy.statesync.pool.records import Lost, Owner, Table
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_reader import parse_spec
@@ -46,6 +47,9 @@ from understudy.statesync.pool.spec_reader import parse_spec
 DEBIAN_ETCD = Path("/usr/bin/etcd")
 
 DRAIN_SECONDS = 5.0
+STATUS_TIMEOUT = 10.0
+SILENCES = ("silent", "its process has stopped")
+"""What causes say of a member that did not answer in time."""
 
 
 class KilledEtcd(EtcdServer):
@@ -114,7 +118,11 @@ class FaultPool(PoolRecords):
         self.controls: list[FaultProgram] = []
         self.members: dict[str, FaultProgram] = {}
         self.network: Network | None = None
+        self.before = ""
+        """What each sidecar's program does before anything else."""
         self.owner_changes: list[OwnerChange] = []
+        self.silences: dict[tuple[str, Lost], int] = {}
+        """For each time that a table called a member lost by silence: the revision of the first such table."""
 
     @property
     def names(self) -> list[str]:
@@ -141,7 +149,30 @@ class FaultPool(PoolRecords):
         Not those by silence: on a busy machine a process may be late with its answer, whatever the test does.
         """
         changes = [change for change in self.owner_changes[since:] if " lost: " in change.cause]
-        return [change for change in changes if "silent" not in change.cause]
+        return [change for change in changes if not _tells_silence(change.cause)]
+
+    def moves(self, since: int) -> list[OwnerChange]:
+        """All recorded changes from number ``since`` on, until a member was called lost by silence.
+
+        What a busy machine causes is not the test's, and neither are the moves that follow from it.
+        """
+        end = self.silence(since) or math.inf
+        return [change for change in self.owner_changes[since:] if change.revision < end]
+
+    def silence(self, since: int) -> int:
+        """The revision at which a member was first called lost by silence, after change ``since``; 0: none was."""
+        before = max((change.revision for change in self.owner_changes[:since]), default=0)
+        told = [change.revision for change in self.owner_changes[since:] if _tells_silence(change.cause)]
+        told += [revision for revision in self.silences.values() if revision > before]
+        return min(told, default=0)
+
+    async def key_at(self, name: str) -> str:
+        """A session key in a slot of this member; waits until it owns one."""
+
+        async def owned() -> list[int]:
+            return _numbers(await self.status(name))
+
+        return self.key_of(await until(owned, 40, f"{name} owns a slot"))
 
     def key_of(self, slots: Collection[int]) -> str:
         """A session key in one of these slots."""
@@ -160,7 +191,7 @@ class FaultPool(PoolRecords):
     async def status(self, name: str) -> dict[str, object]:
         """A member's view of itself; raises ``aiohttp.ClientError`` or ``TimeoutError``."""
         url = f"http://{self.members[name].api}/v1/status"
-        async with self.http.get(url, timeout=aiohttp.ClientTimeout(total=1)) as answer:
+        async with self.http.get(url, timeout=aiohttp.ClientTimeout(total=STATUS_TIMEOUT)) as answer:
             content: dict[str, object] = await answer.json()
             return content
 
@@ -183,11 +214,14 @@ class FaultPool(PoolRecords):
         return not not_converged(state, []) and {at.record.active for at in state.owners.values()} == set(self.names)
 
     async def follow_owners(self) -> None:
-        """Record every version of every owner record, until cancelled."""
+        """Record every version of every owner record, and who is called lost by silence, until cancelled."""
         async with EtcdClient([etcd.endpoint for etcd in self.etcds]) as client:
-            owners = prefix_range(self.keys.owners)
-            async for batch in client.watch(owners, 1):
+            ranges = [prefix_range(self.keys.owners), KeyRange(self.keys.table, f"{self.keys.table}\0")]
+            async for batch in client.watch(ranges, 1):
                 for event in batch.events:
+                    if event.kv.key == self.keys.table:
+                        self._note_silences(event.kv)
+                        continue
                     record = Owner.decode(event.kv.value)
                     self.owner_changes.append(
                         OwnerChange(
@@ -202,6 +236,11 @@ class FaultPool(PoolRecords):
                         )
                     )
 
+    def _note_silences(self, kv: Kv) -> None:
+        for entry in Table.decode(kv.value).lost.items():
+            if _tells_silence(entry[1].cause):
+                self.silences.setdefault(entry, kv.mod_revision)
+
     async def followed(self) -> bool:
         """Whether :attr:`owner_changes` has come to the owner records as they are now."""
         newest = {change.slot: change.revision for change in self.owner_changes}
@@ -214,6 +253,10 @@ class FaultPool(PoolRecords):
         return (
             f"{len(self.members)} members, {len(self.controls)} control server(s), {len(self.etcds)} x etcd {version}"
         )
+
+
+def _tells_silence(cause: str) -> bool:
+    return any(silence in cause for silence in SILENCES)
 
 
 def _numbers(status: dict[str, object]) -> list[int]:
@@ -240,6 +283,7 @@ class Ground:
         command = sidecar_command(
             name,
             pool.name,
+            before=pool.before,
             drain_seconds=DRAIN_SECONDS,
             app=f"127.0.0.1:{await stack.enter_async_context(http_app(self._answer))}",
             session_api=api,
@@ -308,11 +352,12 @@ async def fault_pool(
     ground: Ground | None = None,
     clocks: bool = False,
     traces: bool = False,
+    before: str = "",
 ) -> AsyncIterator[FaultPool]:
     """A pool of its own that has settled; gone at the end of the block. ``home`` keeps the logs.
 
     With ``traces`` the processes trace what they do. With ``clocks`` the members' wall clocks can be set, which needs
-    :data:`~tests.harness.clock.LIBRARY`.
+    :data:`~tests.harness.clock.LIBRARY`. ``before`` is what each sidecar's program does first.
     Without control servers the test writes the slot table; at first all slots have the members in the order of names.
     """
     async with contextlib.AsyncExitStack() as stack:
@@ -328,7 +373,7 @@ async def fault_pool(
         servers = await _start_etcds(stack, ground, etcds, etcd_arguments)
         client = await stack.enter_async_context(EtcdClient([etcd.endpoint for etcd in servers]))
         pool = FaultPool(client, spec, http, home)
-        pool.network, pool.etcds = ground.network, servers
+        pool.network, pool.etcds, pool.before = ground.network, servers, before
         await pool.apply(spec)
         for number in range(1, members + 1):
             member = await ground.member(pool, stack, f"m{number}")
@@ -345,7 +390,7 @@ async def fault_pool(
             program.environment |= {"OTEL_SDK_DISABLED": ""} if traces else {}
             program.start()
         served = pool.at_rest if pool.controls else pool.settled
-        await until(served, 60, f"the pool is served (logs: {home})", every=0.2)
+        await until(served, 90, f"the pool is served (logs: {home})", every=0.2)
         following = asyncio.create_task(pool.follow_owners())
         try:
             await until(pool.followed, 40, "the owner records are followed")

@@ -12,7 +12,7 @@ from tests.faults.nemesis import FAULTS, Fault, Nemesis
 from tests.faults.pool import FaultPool
 from tests.harness.waiting import until
 
-PEACE = 40.0
+PEACE = 90.0
 """Seconds within which a pool must be whole again once all faults are healed."""
 
 

@@ -20,7 +20,7 @@ from understudy.statesync.testing.crash_points import VARIABLE, CrashPoint, Unkn
 FIRST, SECOND, THIRD = "m1", "m2", "m3"
 AS_USUAL = (FIRST, SECOND, THIRD)
 THE_OTHER_WAY = (SECOND, FIRST, THIRD)
-PATIENCE = 30.0
+PATIENCE = 90.0
 
 
 @dataclass

@@ -12,7 +12,6 @@ from tests.faults.test_faults import NO_SAFE_ETCD
 from tests.harness.clock import LIBRARY, NO_LIBRARY
 from tests.harness.netns import unable
 from tests.harness.waiting import until
-from understudy.statesync.pool.slots import slot_of
 
 MINUTES = 300.0
 
@@ -29,9 +28,9 @@ async def test_lost_packets_and_resets_between_any_two_parts_break_no_promise(tm
         caller, net = Caller(pool), ground.net
 
         with net.severed([("etcd1", "m1")]):
-            await until(lambda: pool.owns_nothing("m1"), 30, "an owner that hears nothing from etcd gives way")
+            await until(lambda: pool.owns_nothing("m1"), 60, "an owner that hears nothing from etcd gives way")
             await until(lambda: _taken(caller, "m2"), 40, "the others take writes meanwhile")
-        await until(pool.settled, 40, "the member that was deaf is whole again")
+        await until(pool.settled, 90, "the member that was deaf is whole again")
 
         with net.severed([("m2", "m3"), ("m3", "m2"), ("m2", "control-1")], reset=True):
             await asyncio.sleep(2.0)
@@ -42,11 +41,11 @@ async def test_lost_packets_and_resets_between_any_two_parts_break_no_promise(tm
 
         everybody = [party for party in net.addresses if party != "m2"]
         with net.severed([pair for party in everybody for pair in (("m2", party), (party, "m2"))]):
-            await until(lambda: pool.owns_nothing("m2"), 30, "a member that is cut off from all gives way")
+            await until(lambda: pool.owns_nothing("m2"), 60, "a member that is cut off from all gives way")
             assert (await caller.put("m2", "alone", "v"))[0] == 503
             # Until its read deadline it may answer from memory: so long its successors serve nobody.
             await until(lambda: _refuses(caller, "m2"), 40, "it answers no reads either")
-        await until(pool.settled, 40, "the pool is whole again")
+        await until(pool.settled, 90, "the pool is whole again")
         await until(lambda: caller.accepted("after all of it"), 40, "all members take writes")
 
 
@@ -73,17 +72,16 @@ async def test_a_wall_clock_that_jumps_by_minutes_moves_nothing_and_breaks_nothi
             )
 
         for member, by in (("m2", MINUTES), ("m3", -MINUTES)):
-            slots = (await pool.status(member))["active"]
-            key = next(key for key in map(str, range(1000)) if slot_of(key, pool.spec.slots) in slots)
-            await caller.put(member, key, "v")
+            key = await pool.key_at(member)
+            await caller.store(member, key, "v")
             assert await caller.delete(member, key, Idempotency_Key=f"once-{by}") == 204
             clock.shift(by)
             await asyncio.sleep(2.5)  # the library looks once a second
-            assert await caller.accepted(f"{by:+.0f} s")
+            await until(lambda by=by: caller.accepted(f"{by:+.0f} s"), 40, "all members take writes")
             pool.members[member].kill()
             await until(lambda member=member, by=by: changed_hands(member, by), 40, f"a takeover at {by:+.0f} s")
             assert await caller.delete("m1", key, Idempotency_Key=f"once-{by}") == 204
             pool.members[member].start()
-            await until(pool.at_rest, 40, "the pool is whole again, with a share of the slots for each member")
+            await until(pool.at_rest, 90, "the pool is whole again, with a share of the slots for each member")
 
         assert [change for change in pool.takeovers(settled) if "m1 lost" in change.cause] == []

@@ -133,7 +133,7 @@ async def running(example: Example, directory: Path, **environment: str) -> Asyn
                         return answer.status == 200
                 return False
 
-            await until(ready, 40, f"{example.name} answers")
+            await until(ready, 90, f"{example.name} answers")
         yield f"http://{address}"
     finally:
         program.kill()

@@ -45,12 +45,12 @@ async def test_every_acknowledged_item_survives_a_kill_under_load(name: str, tmp
         async with asyncio.TaskGroup() as load:
             for shopper in shoppers:
                 load.create_task(shopper.shop(done))
-            await until(lambda: all(len(each.acknowledged) >= ITEMS for each in shoppers), 30, "all have begun")
+            await until(lambda: all(len(each.acknowledged) >= ITEMS for each in shoppers), 60, "all have begun")
             pool.processes.kill(*pool.member_processes("shop-1"))
             before = {each.name: len(each.acknowledged) for each in shoppers}
             await until(
                 lambda: all(len(each.acknowledged) >= before[each.name] + ITEMS for each in shoppers),
-                30,
+                60,
                 "all have gone on",
             )
             done.set()

@@ -39,7 +39,7 @@ async def sidecar(etcd) -> AsyncIterator[str]:
     async with sidecar_pool(etcd, f"pool-{uuid.uuid4().hex[:12]}") as pool:
         await pool.start("a", "b")
         await pool.settle(("a", "b"), ("b", "a"))
-        await until(lambda: expires(pool.members["a"].redis), 40, "the members agree on the time")
+        await until(lambda: expires(pool.members["a"].redis), 90, "the members agree on the time")
         yield f"redis://{pool.members['a'].redis}/0"
 
 

@@ -107,7 +107,7 @@ async def ask(address: str, path: str) -> Any:
     return text
 
 
-async def ready(http: str, timeout: float = 30) -> None:
+async def ready(http: str, timeout: float = 60) -> None:
     """Wait until a control server can serve Envoys."""
 
     async def is_ready() -> bool:

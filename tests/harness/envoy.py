@@ -64,7 +64,7 @@ async def running_envoy(bootstrap: Mapping[str, Any], directory: Path) -> AsyncI
                 async with http.get(f"{url}/server_info") as reply:
                     return url if reply.status == 200 else ""
 
-            yield Envoy(await until(answers, 40, "Envoy's admin interface"), log, http)
+            yield Envoy(await until(answers, 60, "Envoy's admin interface"), log, http)
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()

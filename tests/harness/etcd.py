@@ -104,7 +104,7 @@ class EtcdServer:
 
     async def ready(self) -> None:
         """Wait until this member answers linearizable reads."""
-        await until(lambda: self._ended() or self._healthy(), 30, f"etcd {self.name} is ready (log: {self.log})")
+        await until(lambda: self._ended() or self._healthy(), 60, f"etcd {self.name} is ready (log: {self.log})")
         assert not self._ended(), f"etcd {self.name} has ended: {self.log.read_text()[-2000:]}"
 
     def _ended(self) -> bool:

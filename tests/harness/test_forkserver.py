@@ -49,7 +49,7 @@ def test_it_can_be_signalled_and_leads_a_session_if_that_is_asked() -> None:
     assert os.getsid(process.pid) == process.pid
     assert process.poll() is None
     os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait(20) == -signal.SIGTERM
+    assert process.wait(60) == -signal.SIGTERM
 
 
 def test_a_module_is_run_as_the_main_one() -> None:
@@ -74,7 +74,7 @@ async def test_it_ends_when_the_test_process_is_killed() -> None:
         sys.executable, "-c", STARTS_ONE_AND_WAITS, stdout=-1, cwd=Path(__file__).parents[2]
     )
     assert starter.stdout is not None
-    pid = int(await asyncio.wait_for(starter.stdout.readline(), 60))
+    pid = int(await asyncio.wait_for(starter.stdout.readline(), 120))
     os.kill(pid, 0)
     starter.kill()
     await starter.wait()

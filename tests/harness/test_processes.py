@@ -13,7 +13,7 @@ from tests.harness.etcd import EtcdServer
 async def main():
     server = await EtcdServer().start()
     print(server.process.pid, server.home, flush=True)
-    await asyncio.sleep(60)
+    await asyncio.sleep(600)
 asyncio.run(main())
 """
 
@@ -23,7 +23,7 @@ async def test_etcd_ends_when_the_test_process_is_killed() -> None:
         sys.executable, "-c", STARTS_ETCD_AND_WAITS, stdout=asyncio.subprocess.PIPE
     )
     assert test_process.stdout is not None
-    pid, home = (await asyncio.wait_for(test_process.stdout.readline(), 30)).decode().split()
+    pid, home = (await asyncio.wait_for(test_process.stdout.readline(), 90)).decode().split()
     assert alive(int(pid))
 
     test_process.kill()

@@ -20,7 +20,7 @@ from understudy.telemetry.slo.waterfall import waterfall
 
 async def export(endpoint: str, payload: bytes) -> ExportTraceServiceResponse:
     async with grpc.aio.insecure_channel(endpoint) as channel:
-        return ExportTraceServiceResponse.FromString(await channel.unary_unary(EXPORT)(payload, timeout=10))
+        return ExportTraceServiceResponse.FromString(await channel.unary_unary(EXPORT)(payload, timeout=40))
 
 
 async def test_broken_bytes_are_refused_and_the_next_export_works(store):

@@ -13,7 +13,7 @@ def main() -> None:
     trace = telemetry.failover(traceparent)
     for name, start_ns, end_ns in json.loads(phases):
         trace.phase(name, start_ns, end_ns, {"understudy.member": instance})
-    telemetry.shutdown(10)
+    telemetry.shutdown(60)
     json.dump({"sent": telemetry.counts.sent, "dropped": telemetry.counts.dropped}, sys.stdout)
 
 

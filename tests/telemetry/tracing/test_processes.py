@@ -19,7 +19,7 @@ async def contribute(instance: str, endpoint: str, traceparent: str, *recorded: 
         *(sys.executable, "-m", "tests.telemetry.tracing.contributor", instance, endpoint, traceparent),
         json.dumps([(name, EPOCH_NS + start * MS, EPOCH_NS + end * MS) for name, start, end in recorded]),
         cwd=Path(__file__).parents[3],
-        env=clean_environment(),
+        env={**clean_environment(), "OTEL_EXPORTER_OTLP_TIMEOUT": "40"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -66,7 +66,7 @@ async def test_two_members_and_a_control_server_build_one_trace_without_talking(
 
 async def test_a_member_whose_control_server_is_gone_ends_in_peace():
     seed = trace_seed("cart", "takeover", "cart-2/boot-7")
-    said = await asyncio.wait_for(contribute("cart-1", "127.0.0.1:1", seed.traceparent, ("claim", 10, 20)), timeout=60)
+    said = await asyncio.wait_for(contribute("cart-1", "127.0.0.1:1", seed.traceparent, ("claim", 10, 20)), timeout=90)
     assert said == {"sent": 0, "dropped": 1}
 
 

@@ -91,7 +91,8 @@ async def test_spans_wait_while_no_control_server_is_known(store):
     await telemetry.aclose()
 
 
-async def test_a_receiver_that_refuses_is_tried_once_per_export(store):
+async def test_a_receiver_that_refuses_is_tried_once_per_export(store, monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "60")
     async with receiving(store) as endpoint:
         await store.aclose()
         tries = []
@@ -118,7 +119,7 @@ async def test_a_silent_receiver_holds_up_neither_callers_nor_the_end(monkeypatc
     port = silent.sockets[0].getsockname()[1]
     telemetry = start_telemetry("understudy-sidecar", "cart-1", endpoint=f"127.0.0.1:{port}")
     claim(telemetry, 1)
-    await asyncio.wait_for(connected.wait(), 10)
+    await asyncio.wait_for(connected.wait(), 40)
     for number in range(1000):
         claim(telemetry, number)
     await asyncio.wait_for(telemetry.aclose(0.1), 30)
