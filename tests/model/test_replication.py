@@ -1,0 +1,56 @@
+"""The contract for replication between members, explored to the last state: it holds, and each rule is needed for it.
+
+``UNDERSTUDY_MODEL=large`` explores the larger bounds too, which takes some minutes.
+"""
+
+import os
+
+import pytest
+
+from tests.model.replication.bounds import LARGE, MUTANTS, SMALL, explored
+from tests.model.replication.world import Bounds, Rules
+
+
+@pytest.mark.parametrize("bounds", SMALL.values(), ids=SMALL)
+def test_every_invariant_holds_in_every_state(bounds: Bounds) -> None:
+    found = explored(Rules(), bounds)
+    assert not found.broken, found
+
+
+@pytest.mark.skipif(os.environ.get("UNDERSTUDY_MODEL") != "large", reason="UNDERSTUDY_MODEL=large explores these")
+@pytest.mark.parametrize("bounds", LARGE.values(), ids=LARGE)
+def test_every_invariant_holds_within_larger_bounds(bounds: Bounds) -> None:
+    found = explored(Rules(), bounds)
+    assert not found.broken, found
+
+
+@pytest.mark.parametrize(("rule", "mutant"), MUTANTS.items(), ids=MUTANTS)
+def test_without_any_one_rule_there_is_a_history_that_breaks_the_contract(
+    rule: str, mutant: tuple[Bounds, str]
+) -> None:
+    bounds, broken = mutant
+    found = explored(Rules()._replace(**{rule: False}), bounds)
+    assert found.broken.startswith(broken), found
+
+
+def test_every_rule_has_a_mutant() -> None:
+    assert set(MUTANTS) == set(Rules._fields)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "met"),
+    [
+        (Bounds(), "b begins to serve in epoch 2"),
+        (Bounds(), "a is refused"),
+        (Bounds(saves=1), "a acknowledges [1] as sync"),
+        (Bounds(members=3, claims=0, grows=1), "etcd gets a's growth"),
+        (Bounds(shrinks=1, saves=1, claims=0), "etcd gets a's shrink"),
+        (Bounds(memory=False, forgets=1, claims=0), "a acknowledges [1] as replicas"),
+        (Bounds(deaths=2, restarts=1), "etcd gets b's loss"),
+        (Bounds(handovers=1, claims=0), "b begins to serve in epoch 2"),
+        (Bounds(questions=1, claims=0), "a hears the promise of b"),
+        (Bounds(shrinks=1, saves=1), "a acknowledges [1] as replicas"),
+    ],
+)
+def test_the_model_reaches_what_it_is_about(bounds: Bounds, met: str) -> None:
+    assert any(step.startswith(met) for step in explored(Rules(), bounds).kinds)
