@@ -31,7 +31,7 @@ LARGE = {
     "a loss after a takeover": Bounds(claims=2, deaths=2, restarts=1, saves=1),
     "a shrink, and all is saved": Bounds(shrinks=1, forgets=1, saves=2),
     "reads of three": Bounds(members=3, sync=3, questions=1),
-    "reads, and etcd alone has the writes": Bounds(members=3, memory=False, questions=1, saves=1, forgets=1),
+    "reads, and etcd alone has the writes": Bounds(members=3, memory=False, questions=1, saves=1),
     "two writes of a deposed active": Bounds(members=3, sync=3, writes=2, deposed=True),
     "a stale reader": Bounds(members=3, sync=3, stale_reads=True),
 }
