@@ -5,7 +5,6 @@ to shake hands, and which answers they need, was read from their sources: docs/r
 """
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -23,8 +22,8 @@ WRONG_PASSWORD = RedisError("WRONGPASS invalid username-password pair or user is
 _NO_CLUSTER = RedisError("ERR This instance has cluster support disabled")
 _LONGEST_NAME = 256
 CHANNELS_MOST = 100
-SEEN_MOST = 64
-"""Values whose versions are remembered for a connection: those that it has read or written last."""
+SEEN_LEAST = 64
+"""Values whose versions are remembered for a connection, at the least: those that it has read or written last."""
 
 
 @dataclass(slots=True)
@@ -39,7 +38,8 @@ class Transaction:
 class Client:
     """One connection. ``since`` is monotonic; ``notices``: it asked for notices of maintenance.
 
-    ``written`` is the key that it has written last. ``seen`` are the versions of values that it knows, by their keys.
+    ``written`` is the key that it has written last. ``seen`` and ``seen_before`` are the versions of values that it
+    knows, by their keys.
     """
 
     number: int
@@ -56,14 +56,25 @@ class Client:
     channels: set[bytes] = field(default_factory=set)
     transaction: Transaction | None = None
     since: float = field(default_factory=time.monotonic)
-    seen: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
+    seen: dict[bytes, int] = field(default_factory=dict)
+    seen_before: dict[bytes, int] = field(default_factory=dict)
 
     def knows(self, key: bytes, version: int) -> None:
         """Note the version of a value that this client has read or written."""
-        self.seen[key] = version
-        self.seen.move_to_end(key)
-        if len(self.seen) > SEEN_MOST:
-            self.seen.popitem(last=False)
+        seen = self.seen
+        seen[key] = version
+        if len(seen) >= SEEN_LEAST:
+            self.seen_before, self.seen = seen, {}
+
+    def version_of(self, key: bytes) -> int | None:
+        """The version of a value that this client knows; None if it knows none."""
+        version = self.seen.get(key)
+        return self.seen_before.get(key) if version is None else version
+
+    def forget(self, key: bytes) -> None:
+        """Forget the version of a value."""
+        self.seen.pop(key, None)
+        self.seen_before.pop(key, None)
 
     def reset(self, *, trusted: bool) -> None:
         """Go back to the state of a new connection (``RESET``)."""
@@ -71,6 +82,7 @@ class Client:
         self.transaction, self.notices = None, False
         self.channels.clear()
         self.seen.clear()
+        self.seen_before.clear()
 
 
 Handler = Callable[[Client, Sequence[bytes], Server], object]

@@ -25,7 +25,7 @@ from understudy.statesync.redis.command import KeyCommand, KeyCommands
 from understudy.statesync.redis.commands import is_read
 from understudy.statesync.redis.reply import OK, RedisError, encode
 from understudy.statesync.sessions.command_batch import CommandBatch, RawValue, copied, removed, taken
-from understudy.statesync.sessions.overwrites import VALUE_HEADER, learns_value, replaces_value, version_after
+from understudy.statesync.sessions.overwrites import LEARNING, VALUE_HEADER, replaces_value, version_after
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Executor:
             return None
         self.counts["memory"] += 1
         answer, version = found
-        if learns_value(command) and self._service.watches_overwrites:
+        if version is not None and command.name in LEARNING:
             client.knows(command.key, version)
         return answer
 
@@ -99,7 +99,7 @@ class Executor:
         """The answer to a write that is committed."""
         begun = write.begun
         self._service.written(begun, write.came)
-        if key in client.seen:
+        if client.version_of(key) is not None:
             client.knows(key, version_after(begun.outcome.session, begun.submission.done.result()))
         return begun.outcome.reply
 
@@ -237,18 +237,18 @@ def _headers(client: Client) -> dict[str, str]:
 
 def _seen(client: Client, *commands: KeyCommand) -> int | None:
     """The version that the client has read of a value which it replaces; None if it has not read it."""
-    seen = client.seen.get(commands[0].key) if client.seen else None
+    seen = client.version_of(commands[0].key)
     return seen if seen is not None and any(map(replaces_value, commands)) else None
 
 
 def _learn(client: Client, batch: CommandBatch, reply: Reply) -> None:
     """Note what the client knows of the value after these commands."""
-    if batch.key in client.seen or any(map(learns_value, batch.commands)):
+    if client.version_of(batch.key) is not None or any(command.name in LEARNING for command in batch.commands):
         version = reply.headers.get(VALUE_HEADER)
         if version is not None and version.isdigit():
             client.knows(batch.key, int(version))
         elif not batch.reads and _is_answer(reply):
-            client.seen.pop(batch.key, None)
+            client.forget(batch.key)
 
 
 def _value_set_if_absent(command: KeyCommand) -> bytes | None:

@@ -13,6 +13,7 @@ from understudy.proxy.sessions.write_limits import RETRY_AFTER
 from understudy.statesync.etcd.client import EtcdClient, EtcdError, Get, ModRevision
 from understudy.statesync.http.headers import CONSISTENCY_HEADER
 from understudy.statesync.pool.pool_clock import PoolClock
+from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.sessions.command_batch import NEVER, CommandBatch, value_of
 from understudy.statesync.sessions.overwrites import ABSENT, VALUE_HEADER, version_of
 from understudy.statesync.sessions.session import Session, matches_none
@@ -120,8 +121,13 @@ class OwnerReads:
             return None
         return self._found(call, self._replica.session(slot, call.key), owned)
 
-    def read_now(self, batch: CommandBatch, key: str, owned: OwnedSlot) -> tuple[bytes, int] | None:
-        """The answer to commands that only read, and the version of the value, if memory can give them at once."""
+    def read_now(
+        self, batch: CommandBatch, key: str, owned: OwnedSlot, spec: PoolSpec
+    ) -> tuple[bytes, int | None] | None:
+        """The answer to commands that only read, if memory can give it at once, and the version of the value.
+
+        The version is None if the pool ignores lost updates.
+        """
         slot = owned.slot
         if (
             (owned.open.is_set() or owned.readable)
@@ -132,7 +138,9 @@ class OwnerReads:
         ):
             session = self._replica.session(slot, key)
             value = value_of(session, self._clock.expiry_ms())
-            version = ABSENT if value is None or session is None else session.value_revision
+            version = None
+            if spec.concurrency != "ignore":
+                version = ABSENT if value is None or session is None else session.since or session.revision
             return batch.answer(value, self._clock.now_ms())[0], version
         return None
 

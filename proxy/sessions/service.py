@@ -105,21 +105,18 @@ class SessionService:
             renewal = KeyCommand(b"EXPIRE", call.key.encode(), (b"%d" % ttl,))
             await self._handle(Call.of_commands(CommandBatch((renewal,)), {}))
 
-    @property
-    def watches_overwrites(self) -> bool:
-        """Whether the pool wants to know of lost updates."""
-        spec = self._pool.spec
-        return spec is not None and spec.concurrency != "ignore"
+    def read_now(self, batch: CommandBatch) -> tuple[bytes, int | None] | None:
+        """The answer to commands that only read, if this member's memory has it, and the version of the value.
 
-    def read_now(self, batch: CommandBatch) -> tuple[bytes, int] | None:
-        """The answer to commands that only read, and the version of the value, if this member's memory has them."""
+        The version is None if the pool ignores lost updates.
+        """
         spec = self._pool.spec
         if spec is None:
             return None
         key = key_text(batch.key)
         slot = spec.slot_of_key(key)
         owned = self._owned.get(slot)
-        answer = self._reads.read_now(batch, key, owned) if owned is not None else None
+        answer = self._reads.read_now(batch, key, owned, spec) if owned is not None else None
         if answer is not None:
             self._recorder.answered(slot, time.monotonic(), "")
         return answer

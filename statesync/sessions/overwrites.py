@@ -14,13 +14,9 @@ VALUE_HEADER = "Understudy-Value"
 SEEN_HEADER = "understudy-seen"
 """In a write between sidecars: the version that its author has read."""
 REVISION_MOST = 2**63 - 1
-_READS = frozenset({b"GET", b"GETEX"})
+LEARNING = frozenset({b"GET", b"GETEX"})
+"""The commands after which a client knows the whole value."""
 _REPLACES = frozenset({b"SET", b"SETEX", b"PSETEX"})
-
-
-def learns_value(command: KeyCommand) -> bool:
-    """Whether a client knows the whole value after this command."""
-    return command.name in _READS
 
 
 def replaces_value(command: KeyCommand) -> bool:

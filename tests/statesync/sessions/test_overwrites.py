@@ -5,7 +5,7 @@ import pytest
 from understudy.statesync.redis.command import KeyCommand
 from understudy.statesync.redis.commands import parse
 from understudy.statesync.sessions.command_batch import NEVER, CommandBatch, decide_commands
-from understudy.statesync.sessions.overwrites import ABSENT, learns_value, overwrites, replaces_value, version_of
+from understudy.statesync.sessions.overwrites import ABSENT, overwrites, replaces_value, version_of
 from understudy.statesync.sessions.session import Method, Session, Stored, Write, WriteContext
 
 NOW = 1_000_000
@@ -57,13 +57,6 @@ def test_commands_that_replace_the_value(line):
 )
 def test_commands_that_do_not_or_that_tell_the_client_what_they_replaced(line):
     assert not replaces_value(command(line))
-
-
-@pytest.mark.parametrize(
-    ("line", "learns"), [("GET k", True), ("GETEX k EX 9", True), ("TTL k", False), ("EXISTS k", False)]
-)
-def test_commands_after_which_a_client_knows_the_value(line, learns):
-    assert learns_value(command(line)) is learns
 
 
 @pytest.mark.parametrize(
