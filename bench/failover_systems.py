@@ -72,13 +72,13 @@ class Peer:
 
     own_key = True
 
-    def __init__(self, name: str, directory: Path) -> None:
+    def __init__(self, name: str, directory: Path, members: int = MEMBERS) -> None:
         self._proxy = "haproxy" if name.startswith("haproxy") else "envoy"
         self._sticky = "cookie" if name.startswith("cookie") else "hash"
         self._with_redis = name.endswith("redis")
         self._directory = directory
         ports = self._ports = PortPicker()
-        self.members = tuple(f"app-{number}" for number in range(1, MEMBERS + 1))
+        self.members = tuple(f"app-{number}" for number in range(1, members + 1))
         self._apps = {name: ports.pick() for name in self.members}
         self._listen, self._admin, self._peer_listen = ports.pick(), ports.pick(), ports.pick()
         self._peers = {"one": ports.pick(), "two": ports.pick()}
@@ -155,7 +155,7 @@ class Peer:
         async with self._http.get(f"http://{self._admin}/stats", params={"filter": wanted}) as answer:
             found = dict(line.split(": ") for line in (await answer.text()).splitlines())
         ejected = found["cluster.apps.outlier_detection.ejections_active"]
-        return (found["cluster.apps.membership_healthy"], ejected) == (str(MEMBERS), "0")
+        return (found["cluster.apps.membership_healthy"], ejected) == (str(len(self.members)), "0")
 
     async def _seen_of(self, member: str) -> tuple[bool, int]:
         """Whether the proxy has taken the member out of use, and how many requests to it are under way."""

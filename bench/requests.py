@@ -50,7 +50,7 @@ class OverRedis(Peer):
     """Envoy with Maglev, three applications, Redis and its replica."""
 
     def __init__(self, directory: Path, *, wait: bool) -> None:
-        super().__init__("maglev-redis", directory)
+        super().__init__("maglev-redis", directory, MEMBERS)
         self._wait = wait
 
     def _app(self, name: str) -> Program:

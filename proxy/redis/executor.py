@@ -39,6 +39,8 @@ COUNTED = ("memory", "commit", "other")
 _WON = frozenset({b"+OK\r\n", b":1\r\n"})
 _CODES = {"session-too-large": "OOM", "too-many-sessions": "OOM", "overwrite": "CONFLICT"}
 """The first word of an error, by the kind of the problem; others begin with ERR."""
+_MAY_HAVE_WRITTEN = (200, 503)
+"""The replies after which the value may be another one, of a version that was not told."""
 _SET_NX = frozenset({b"SET", b"SETNX"})
 
 
@@ -247,7 +249,7 @@ def _learn(client: Client, batch: CommandBatch, reply: Reply) -> None:
         version = reply.headers.get(VALUE_HEADER)
         if version is not None and version.isdigit():
             client.knows(batch.key, int(version))
-        elif not batch.reads and _is_answer(reply):
+        elif not batch.reads and reply.status in _MAY_HAVE_WRITTEN:
             client.forget(batch.key)
 
 

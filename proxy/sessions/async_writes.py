@@ -36,9 +36,9 @@ class AsyncWrites:
             self._waiting.pop((slot, key), None)
             if done.cancelled() or done.exception() is not None:
                 self.lost += 1
-                error = done.exception() if not done.cancelled() else None
+                error = None if done.cancelled() else done.exception()
                 if isinstance(error, NotOwner):
                     self._recorder.audit.refused(error.found, lost=True)
-                logger.warning("an async write in slot %d was lost: %s", slot, error)
+                logger.warning("an async write in slot %d was lost: %s", slot, error or "it was cancelled")
 
         submission.done.add_done_callback(settled)

@@ -1,7 +1,6 @@
 """Lost updates of Redis clients: counted or refused at the owner, whichever member the clients are connected to."""
 
 import hashlib
-import uuid
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -10,18 +9,14 @@ import pytest_asyncio
 from tests.harness.redis_client import RedisClient, redis_client
 from tests.harness.sidecars import PATIENT, SidecarPool, sidecar_pool
 from tests.harness.waiting import until
+from tests.proxy.redis.three_owners import NAMES, ORDERS, three_owners
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-NAMES = ("a", "b", "c")
-ORDERS = (("a", "b", "c"), ("b", "c", "a"), ("c", "a", "b"))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pool(etcd) -> AsyncIterator[SidecarPool]:
-    async with sidecar_pool(etcd, f"pool-{uuid.uuid4().hex[:12]}") as sidecars:
-        await sidecars.start(*NAMES)
-        await sidecars.settle(*ORDERS)
-        await sidecars.await_copies(*NAMES)
+    async with three_owners(etcd) as sidecars:
         yield sidecars
 
 

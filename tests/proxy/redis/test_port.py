@@ -11,22 +11,18 @@ import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 
 from tests.harness.redis_client import RedisClient, redis_client
-from tests.harness.sidecars import SidecarPool, sidecar_pool
+from tests.harness.sidecars import SidecarPool
+from tests.proxy.redis.three_owners import ORDERS, three_owners
 from tests.statesync.redis.comparison import Peer
 from tests.statesync.redis.generated import KEYS, RELEASE, Argv, sequence
 from tests.statesync.redis.server import RawConnection, running_redis
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-NAMES = ("a", "b", "c")
-ORDERS = (("a", "b", "c"), ("b", "c", "a"), ("c", "a", "b"))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pool(etcd) -> AsyncIterator[SidecarPool]:
-    async with sidecar_pool(etcd, f"pool-{uuid.uuid4().hex[:12]}") as sidecars:
-        await sidecars.start(*NAMES)
-        await sidecars.settle(*ORDERS)
-        await sidecars.await_copies(*NAMES)
+    async with three_owners(etcd) as sidecars:
         yield sidecars
 
 
