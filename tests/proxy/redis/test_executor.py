@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Iterator
 from typing import cast
 
+import pytest
+
 from understudy.proxy.http.problems import RESP_TYPE, Reply, problem
 from understudy.proxy.redis.client import Client
 from understudy.proxy.redis.copies import CopyCount
@@ -15,6 +17,8 @@ from understudy.statesync.redis.command import KeyCommand, KeyCommands
 from understudy.statesync.redis.commands import parse
 
 OK = Reply(200, {"Content-Type": RESP_TYPE}, b"+OK\r\n")
+UNKNOWN = problem(503, "outcome-unknown", "etcd does not answer")
+CONFLICT = problem(409, "overwrite", "another client has changed the value")
 BUSY = problem(503, "overloaded", "commits lag behind", retry_after=1)
 TURNS = 100
 """Turns of the event loop in which every task that can go on has done so."""
@@ -26,6 +30,7 @@ class Service:
     def __init__(self, delays: Iterator[int] | None = None) -> None:
         self.takes = True
         self.refusals = 0
+        self.reply = OK
         self.done: list[tuple[str, bytes]] = []
         self._delays = delays or iter(())
 
@@ -39,7 +44,7 @@ class Service:
             return BUSY
         assert call.batch is not None
         self.done.append((call.key, call.batch.commands[0].args[0]))
-        return OK
+        return self.reply
 
 
 def executor_of(service: Service) -> tuple[Executor, Client]:
@@ -85,3 +90,13 @@ async def test_a_command_that_was_refused_for_a_moment_is_tried_again():
     executor, client = executor_of(service)
     service.refusals = 3
     assert await executor.one(command("SET", "k", "v"), client) == b"+OK\r\n"
+
+
+@pytest.mark.parametrize(("reply", "known"), [(OK, None), (UNKNOWN, None), (CONFLICT, 7)])
+async def test_after_a_write_that_may_have_happened_a_client_knows_the_value_no_more(reply, known):
+    service = Service()
+    executor, client = executor_of(service)
+    service.reply = reply
+    client.knows(b"k", 7)
+    await executor.one(command("SET", "k", "v"), client)
+    assert client.version_of(b"k") == known
