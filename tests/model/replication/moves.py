@@ -25,6 +25,8 @@ from tests.model.replication.world import (
     with_member,
 )
 from tests.model.world import name_of
+from understudy.statesync.replication import sync_set
+from understudy.statesync.replication.sync_set import Progress, Source, SyncSet
 
 Step = tuple[str, Callable[[], World]]
 
@@ -96,13 +98,17 @@ def _carry_out(world: World, change: Change) -> World:
     if world.record.revision != change.compares:
         return world
     if change.kind == "loss":
-        world = _lost(world)
-    return world._replace(record=change.record._replace(revision=world.record.revision + 1))
+        world = _lost(world, change)
+    newer = tuple(write for write in change.saves if write not in world.checkpoint)
+    record = change.record._replace(revision=world.record.revision + 1)
+    return world._replace(record=record, checkpoint=(*world.checkpoint, *newer))
 
 
-def _lost(world: World) -> World:
-    """A loss: what is not in the checkpoint has died with everybody who had it, and nothing ``sync`` is missing."""
+def _lost(world: World, change: Change) -> World:
+    """A loss: what its claimer and etcd lack has died with everybody who had it, and nothing ``sync`` is missing."""
     left = frozenset(world.checkpoint)
+    if change.record.source is Source.BOTH and runs(world, change.sender):
+        left |= frozenset(world.members[change.sender[0]].log)
     missing = world.acknowledged - left
     if missing & world.synced:
         raise Violation(f"no sync write is lost: {sorted(missing & world.synced)}")
@@ -120,11 +126,13 @@ def _watch(world: World, number: int, member: Member) -> World:
         seen = seen._replace(change=None)
     if seen.serving and record.epoch != seen.serving:
         seen = _stopped(seen)
+    elif seen.serving and len(record.sync.members) == 1:
+        seen = seen._replace(saved=max(seen.saved, seen.began))
     return with_member(world, number, seen)
 
 
 def _stopped(member: Member) -> Member:
-    return member._replace(serving=0, heard=(), asked=0, promises=frozenset(), saved=0)
+    return member._replace(serving=0, heard=(), asked=0, promises=frozenset(), saved=0, began=0)
 
 
 def _open_change(world: World, number: int, member: Member, change: Change | None) -> World:
@@ -199,41 +207,74 @@ def _serving(world: World, rules: Rules, bounds: Bounds, number: int, member: Me
             yield f"a frame from {name} to {name_of(other)} is delayed", partial(_spend, delayed, "delayed")
     yield from _acknowledging(world, rules, bounds, number, member)
     fenced = world.record.revision == member.view.revision and member.change is None
-    if fenced and spent.saves < bounds.saves and member.saved < len(member.log):
-        saved = with_member(world, number, member._replace(saved=len(member.log)))
-        yield f"{name} saves {member.log}", partial(_spend, saved._replace(checkpoint=member.log), "saves")
+    has = _held(world, member, me, rules) if rules.saved_is_what_all_have else len(member.log)
+    if fenced and spent.saves < bounds.saves and member.saved < has:
+        saved = with_member(world, number, member._replace(saved=has))
+        newer = tuple(write for write in member.log[:has] if write not in world.checkpoint)
+        after = saved._replace(checkpoint=(*world.checkpoint, *newer))
+        yield f"{name} saves {member.log[:has]}", partial(_spend, after, "saves")
     if member.view.epoch == member.serving and member.change is None:
         yield from _changing(world, rules, bounds, number, member)
     yield from _reading(world, rules, bounds, number, member)
 
 
 def needed(member: Member, rules: Rules) -> frozenset[Process]:
-    """The processes that must have a write before it counts: the sync set, and that of an open change."""
-    change = member.change
-    return member.view.sync | (change.record.sync if change is not None and rules.open_change_counts else frozenset())
+    """The processes that must have a write before it counts."""
+    return sync_set.needed(member.view.sync, _counted(member, rules))
 
 
-def _confirmed_by_all(member: Member, me: Process, rules: Rules) -> int:
+def _counted(member: Member, rules: Rules) -> SyncSet | None:
+    """The set of the change that is under way."""
+    return member.change.record.sync if member.change is not None and rules.open_change_counts else None
+
+
+def _progress(world: World, member: Member) -> Progress:
+    told = [place for place, write in enumerate(member.log, 1) if write in world.acknowledged | world.seen]
+    acknowledged = max([member.began, *told])
+    return Progress(len(member.log), dict(member.heard), member.saved, member.saved, acknowledged)
+
+
+def _held(world: World, member: Member, me: Process, rules: Rules) -> int:
     """How much of the log all have that must have it."""
-    heard = dict(member.heard)
-    others = [heard.get(other, 0) for other in needed(member, rules) - {me}]
-    if not rules.all_of_the_set_confirm and others:
-        return min(max(heard.values(), default=0), len(member.log))
-    return min([len(member.log), *others])
+    if not rules.all_of_the_set_confirm and needed(member, rules) != {me}:
+        return min(max((has for _, has in member.heard), default=0), len(member.log))
+    return sync_set.held(member.view.sync, _counted(member, rules), me, _progress(world, member))
 
 
 def _acknowledging(world: World, rules: Rules, bounds: Bounds, number: int, member: Member) -> Iterator[Step]:
-    me, name, change = (number, member.boot), name_of(number), member.change
-    has = _confirmed_by_all(member, me, rules)
-    forgets = change is not None and not change.record.memory and rules.open_forgetting_stops
-    announced = (member.view.memory or not rules.memory_is_announced) and not forgets
-    enough = len(needed(member, rules)) > 1 or not rules.two_have_it
-    if announced and enough and member.view.epoch == member.serving:
+    me, name = (number, member.boot), name_of(number)
+    has = _held(world, member, me, rules)
+    if member.view.epoch == member.serving and _from_memory(member, rules):
         yield from _acknowledge(world, rules, number, member, has, "replicas", frozenset())
-    saved = min(member.saved, has) if rules.saved_needs_the_set_too else member.saved
-    yield from _acknowledge(world, rules, number, member, saved, "sync", frozenset(member.log[:saved]))
+    yield from _acknowledge(world, rules, number, member, member.saved, "sync", frozenset(member.log[: member.saved]))
     if bounds.stale_reads and member.shown < has and frozenset(member.log[:has]) <= world.acknowledged:
         yield f"{name} may show {has}", partial(with_member, world, number, member._replace(shown=has))
+    owns = world.record.active == me and world.record.epoch == member.serving
+    if bounds.reads and owns and _readable(world, member, me, rules):
+        shown = world._replace(seen=world.seen | frozenset(member.log))
+        yield f"{name} answers a read with {member.log}", partial(World._replace, shown)
+
+
+def _readable(world: World, member: Member, me: Process, rules: Rules) -> bool:
+    """Whether a reader may see the whole log."""
+    if not rules.readers_see_what_all_have:
+        return True
+    agreed, change, progress = member.view.sync, _counted(member, rules), _progress(world, member)
+    if not rules.readers_see_what_is_saved:
+        return sync_set.held(agreed, change, me, progress) == len(member.log)
+    return sync_set.visible(agreed, change, me, progress) == len(member.log)
+
+
+def _from_memory(member: Member, rules: Rules) -> bool:
+    """Whether a write may be acknowledged before etcd has it."""
+    agreed, change = member.view.sync, member.change.record.sync if member.change is not None else None
+    if not rules.open_forgetting_stops and change is not None:
+        change = change._replace(memory=True)
+    if not rules.memory_is_announced:
+        agreed = agreed._replace(memory=True)
+    return sync_set.acknowledges_from_memory(agreed, change) or (
+        not rules.two_have_it and agreed.memory and needed(member, rules) == {member.view.active}
+    )
 
 
 def _acknowledge(
@@ -262,51 +303,59 @@ def _acknowledged(after: World, told: str, *, alone: bool) -> World:
 
 
 def _changing(world: World, rules: Rules, bounds: Bounds, number: int, member: Member) -> Iterator[Step]:
-    me, name, view, spent = (number, member.boot), name_of(number), member.view, world.spent
-    all_saved = member.saved == len(member.log)
-    others = sorted(view.sync - {me})
+    name, spent = name_of(number), world.spent
+    for kind, told, change in _changes(world, rules, member):
+        if change is not None and getattr(spent, f"{kind}s") < getattr(bounds, f"{kind}s"):
+            record = member.view._replace(sync=change)
+            yield f"{name} {told}", partial(_send, world, number, member, kind, record)
     if spent.shrinks < bounds.shrinks:
-        for other in others:
-            sync = view.sync - {other}
-            alone = len(sync) == 1
-            if alone and not all_saved and rules.shrink_saves_first:
-                continue
-            record = view._replace(sync=sync, memory=view.memory and not alone)
-            told = f"{name} takes {name_of(other[0])} out of the set"
-            yield told, partial(_send, world, number, member, "shrink", record, "shrinks")
-    if spent.grows < bounds.grows:
-        everything = 0
-        for place, write in enumerate(member.log, 1):
-            everything = place if write in world.acknowledged else everything
-        for learner, has in member.heard:
-            if learner not in view.sync and (has >= everything or not rules.learner_has_everything):
-                record = view._replace(sync=view.sync | {learner})
-                told = f"{name} adds {name_of(learner[0])} to the set"
-                yield told, partial(_send, world, number, member, "growth", record, "grows")
-    if spent.forgets < bounds.forgets and view.memory and (all_saved or not rules.forgetting_saves_first):
-        record = view._replace(memory=False)
-        yield f"{name} says that all is saved", partial(_send, world, number, member, "forgetting", record, "forgets")
-    if spent.forgets < bounds.forgets and not view.memory and len(view.sync) > 1:
-        record = view._replace(memory=True)
-        told = f"{name} announces writes in memory"
-        yield told, partial(_send, world, number, member, "announcement", record, "forgets")
+        yield from _shrinking(world, rules, number, member)
     if spent.handovers < bounds.handovers:
-        for other in others:
-            record = view._replace(epoch=view.epoch + 1, active=other, former=view.former | {me}, saved_only=False)
-            told = f"{name} hands over to {name_of(other[0])}"
-            yield told, partial(_send, world, number, member, "handover", record, "handovers")
+        yield from _handing_over(world, number, member)
 
 
-def _send(
-    world: World,
-    number: int,
-    member: Member,
-    kind: str,
-    record: Record,
-    spent: str,
-) -> World:
-    change = Change(kind, (number, member.boot), member.view.revision, record._replace(revision=0))
-    return _spend(_open_change(world, number, member, change), spent)
+def _changes(world: World, rules: Rules, member: Member) -> Iterator[tuple[str, str, SyncSet | None]]:
+    """Growths and changes of ``memory`` by the active: the kind, what it is, and the set (None: not now)."""
+    agreed, progress = member.view.sync, _progress(world, member)
+    careless = progress._replace(saved=progress.acknowledged)
+    eager = progress
+    if not rules.learner_has_what_is_acknowledged:
+        eager = eager._replace(acknowledged=0)
+    if not rules.learner_has_what_is_saved:
+        eager = eager._replace(sent=0)
+    for learner in sorted(set(progress.confirmed) - agreed.members):
+        yield "growth", f"adds {name_of(learner[0])} to the set", sync_set.with_learner(agreed, learner, eager)
+    forgetting = sync_set.all_saved(agreed, progress if rules.forgetting_saves_first else careless)
+    yield "memory_change", "says that all is saved", forgetting
+    yield "memory_change", "announces writes in memory", sync_set.announced(agreed)
+
+
+def _shrinking(world: World, rules: Rules, number: int, member: Member) -> Iterator[Step]:
+    agreed, me, progress = member.view.sync, (number, member.boot), _progress(world, member)
+    for other in sorted(agreed.members - {me}):
+        removal = sync_set.without(agreed, {other}, me, progress)
+        if not rules.shrink_saves_first:
+            removal = sync_set.without(agreed, {other}, me, progress._replace(saved=progress.acknowledged))
+        if removal is not None:
+            record = member.view._replace(sync=removal.sync)
+            saves = member.log[: progress.acknowledged] if removal.saves else ()
+            told = f"{name_of(number)} takes {name_of(other[0])} out of the set"
+            yield told, partial(_send, world, number, member, "shrink", record, saves)
+
+
+def _handing_over(world: World, number: int, member: Member) -> Iterator[Step]:
+    me, view = (number, member.boot), member.view
+    for other in sorted(view.sync.members - {me}):
+        after = sync_set.handed_over(view.sync, me, other)
+        assert after is not None
+        record = Record(0, view.epoch + 1, other, after)
+        told = f"{name_of(number)} hands over to {name_of(other[0])}"
+        yield told, partial(_send, world, number, member, "handover", record)
+
+
+def _send(world: World, number: int, member: Member, kind: str, record: Record, saves: tuple[int, ...] = ()) -> World:
+    change = Change(kind, (number, member.boot), member.view.revision, record._replace(revision=0), saves)
+    return _spend(_open_change(world, number, member, change), "claims" if kind == "loss" else f"{kind}s")
 
 
 # -- taking the slot --
@@ -316,23 +365,34 @@ def _claiming(world: World, rules: Rules, bounds: Bounds, number: int, member: M
     me, name, view = (number, member.boot), name_of(number), member.view
     if world.spent.claims >= bounds.claims or member.change is not None or view.active == me:
         return
-    in_set = me in view.sync
-    if not rules.boots_are_identities:
-        in_set = any(process[0] == number for process in view.sync)
-    next_one = view._replace(epoch=view.epoch + 1, active=me, former=view.former | {view.active}, saved_only=False)
-    if not view.memory:
-        record = next_one._replace(sync=frozenset({me}), saved_only=True)
-        yield f"{name} claims from etcd", partial(_send, world, number, member, "claim", record, "claims")
+    agreed = view.sync
+    if not rules.only_the_set_claims or (not rules.boots_are_identities and _named(agreed, number)):
+        agreed = agreed._replace(members=agreed.members | {me})
+    claim = sync_set.claim(agreed, view.active, me, _dead(world, rules, view))
+    if claim is None:
         return
-    if in_set or not rules.only_the_set_claims:
-        rest = view.sync - {view.active} | {me} if rules.claim_keeps_the_others else frozenset({me})
-        record = next_one._replace(sync=rest)
-        yield f"{name} claims epoch {record.epoch}", partial(_send, world, number, member, "claim", record, "claims")
-    gone = not any(runs(world, process) for process in view.sync) or not rules.loss_proves_the_set_dead
-    former = not any(runs(world, process) for process in view.former) or not rules.loss_proves_former_actives_dead
-    if gone and former:
-        record = next_one._replace(sync=frozenset({me}), memory=False, saved_only=True)
-        yield f"{name} claims after a loss", partial(_send, world, number, member, "loss", record, "claims")
+    after, source = claim.sync, claim.source
+    if not rules.claim_keeps_the_others and source is Source.MEMORY:
+        after = after._replace(members=frozenset({me}))
+    if claim.loss and not rules.former_actives_bring_what_they_have:
+        after, source = SyncSet(frozenset({me})), Source.ETCD
+    record = Record(0, view.epoch + 1, me, after, source)
+    told = f"{name} claims epoch {record.epoch} from {source}{' after a loss' if claim.loss else ''}"
+    yield told, partial(_send, world, number, member, "loss" if claim.loss else "claim", record)
+
+
+def _named(agreed: SyncSet, number: int) -> bool:
+    return any(process[0] == number for process in agreed.members)
+
+
+def _dead(world: World, rules: Rules, view: Record) -> frozenset[Process]:
+    """Who is taken for dead: who is."""
+    dead = {process for process in view.sync.members | view.sync.former | {view.active} if not runs(world, process)}
+    if not rules.loss_proves_the_set_dead:
+        dead |= view.sync.members | {view.active}
+    if not rules.loss_proves_former_actives_dead:
+        dead |= view.sync.former
+    return frozenset(dead)
 
 
 def _begin(world: World, rules: Rules, number: int, member: Member) -> Iterator[Step]:
@@ -349,14 +409,17 @@ def _begin(world: World, rules: Rules, number: int, member: Member) -> Iterator[
 
 def _serve(world: World, number: int, member: Member) -> World:
     view = member.view
-    log = world.checkpoint if view.saved_only else member.log
+    log = world.checkpoint if view.source is Source.ETCD else member.log
+    if view.source is Source.BOTH:
+        log = (*log, *(write for write in world.checkpoint if write not in log))
     serving = member._replace(
         log=log,
         follows=view.epoch,
         known=view.epoch,
         serving=view.epoch,
         heard=(),
-        saved=len(log) if view.saved_only else 0,
+        saved=len(log) if view.source is Source.ETCD else 0,
+        began=len(log),
         shown=min(member.shown, len(log)),
     )
     return with_member(world, number, serving)
@@ -377,7 +440,7 @@ def _reading(world: World, rules: Rules, bounds: Bounds, number: int, member: Me
     if not rules.every_member_promises:
         promised = bool(member.promises)
     change = member.change
-    memory = member.view.memory and (change is None or change.record.memory)
+    memory = member.view.sync.memory and (change is None or change.record.sync.memory)
     if promised and (memory or not rules.promises_need_memory) and member.view.epoch == member.serving:
         yield f"{name} answers a read", partial(_read, world, number, member)
 

@@ -7,33 +7,30 @@ of them. All of it is named tuples, so that a state is its own key.
 from typing import NamedTuple
 
 from tests.model.world import Violation, name_of
+from understudy.statesync.replication.sync_set import Source, SyncSet
 
 Process = tuple[int, int]
-"""A member and its boot."""
+"""A member and its boot. The protocol's functions only compare processes, so numbers do for names."""
 
 
 class Record(NamedTuple):
-    """The owner record. ``sync`` is the sync set, ``former`` are the actives before this one.
-
-    ``memory``: acknowledged writes may be in memory only. ``saved_only``: the active took its log from the checkpoint.
-    """
+    """The owner record; ``source`` is where its active has the log from."""
 
     revision: int
     epoch: int
     active: Process
-    sync: frozenset[Process]
-    memory: bool
-    former: frozenset[Process] = frozenset()
-    saved_only: bool = False
+    sync: SyncSet
+    source: Source = Source.MEMORY
 
 
 class Change(NamedTuple):
-    """A transaction that replaces the owner record of revision ``compares``."""
+    """A transaction that replaces the owner record of revision ``compares``, and saves ``saves``."""
 
     kind: str
     sender: Process
     compares: int
     record: Record
+    saves: tuple[int, ...] = ()
 
 
 class Frame(NamedTuple):
@@ -75,8 +72,9 @@ class Member(NamedTuple):
 
     ``known`` is the highest epoch that it knows, ``follows`` that of its log, ``serving`` the one it serves in, or 0.
     ``change`` is its own change of the record whose outcome it does not know. ``heard`` is how much others have
-    confirmed in this epoch, ``saved`` how much it knows to be in the checkpoint, ``shown`` how much stale readers may
-    see. ``asked`` is its last question, ``promises`` who has answered it, ``promised`` the questions it has answered.
+    confirmed in this epoch, ``saved`` how much it knows to be in the checkpoint, ``began`` how much it had when it
+    began to serve, ``shown`` how much stale readers may see. ``asked`` is its last question, ``promises`` who has
+    answered it, ``promised`` the questions it has answered.
     """
 
     alive: bool
@@ -89,6 +87,7 @@ class Member(NamedTuple):
     change: Change | None = None
     heard: tuple[tuple[Process, int], ...] = ()
     saved: int = 0
+    began: int = 0
     shown: int = 0
     asked: int = 0
     promises: frozenset[Process] = frozenset()
@@ -103,8 +102,8 @@ class Spent(NamedTuple):
     deaths: int = 0
     restarts: int = 0
     shrinks: int = 0
-    grows: int = 0
-    forgets: int = 0
+    growths: int = 0
+    memory_changes: int = 0
     handovers: int = 0
     questions: int = 0
     saves: int = 0
@@ -115,7 +114,7 @@ class World(NamedTuple):
     """Everything. ``checkpoint`` is what etcd has of the log.
 
     ``acknowledged`` are the writes that clients were told of, ``synced`` those of class ``sync`` among them, ``seen``
-    those that a stale reader was shown. ``holders`` tells which processes had a write when it was acknowledged.
+    those that a reader was shown. ``holders`` tells which processes had a write when it was acknowledged.
     ``expired`` are the questions that nobody may count on any more; ``askers`` has who asked which.
     """
 
@@ -146,13 +145,14 @@ class Bounds(NamedTuple):
     deaths: int = 0
     restarts: int = 0
     shrinks: int = 0
-    grows: int = 0
-    forgets: int = 0
+    growths: int = 0
+    memory_changes: int = 0
     handovers: int = 0
     questions: int = 0
     saves: int = 0
     delayed: int = 0
     stale_reads: bool = False
+    reads: bool = False
     deposed: bool = False
 
 
@@ -164,7 +164,6 @@ class Rules(NamedTuple):
     open_forgetting_stops: bool = True
     memory_is_announced: bool = True
     two_have_it: bool = True
-    saved_needs_the_set_too: bool = True
     old_epochs_are_refused: bool = True
     logs_follow_epochs: bool = True
     boots_are_identities: bool = True
@@ -172,7 +171,12 @@ class Rules(NamedTuple):
     claim_keeps_the_others: bool = True
     shrink_saves_first: bool = True
     forgetting_saves_first: bool = True
-    learner_has_everything: bool = True
+    learner_has_what_is_acknowledged: bool = True
+    learner_has_what_is_saved: bool = True
+    saved_is_what_all_have: bool = True
+    readers_see_what_all_have: bool = True
+    readers_see_what_is_saved: bool = True
+    former_actives_bring_what_they_have: bool = True
     loss_proves_the_set_dead: bool = True
     loss_proves_former_actives_dead: bool = True
     copies_show_what_is_acknowledged: bool = True
@@ -183,14 +187,14 @@ class Rules(NamedTuple):
 
 def start(bounds: Bounds) -> World:
     """The first member owns the slot and serves; everybody knows."""
-    sync = frozenset((number, 1) for number in range(bounds.sync))
-    record = Record(1, 1, (0, 1), sync, bounds.memory)
+    members = frozenset((number, 1) for number in range(bounds.sync))
+    record = Record(1, 1, (0, 1), SyncSet(members, bounds.memory))
     first = Member(True, 1, record, 1, follows=1, serving=1)
     other = Member(True, 1, record, 1, follows=1)
     world = World(record, (), (first, *(other,) * (bounds.members - 1)), frozenset())
     if not bounds.deposed:
         return world
-    claimed = Record(2, 2, (1, 1), sync - {(0, 1)}, bounds.memory, frozenset({(0, 1)}))
+    claimed = Record(2, 2, (1, 1), SyncSet(members - {(0, 1)}, bounds.memory, frozenset({(0, 1)})))
     heir = Member(True, 1, claimed, 2, follows=2, serving=2)
     return with_member(world, 1, heir)._replace(record=claimed)
 
@@ -215,6 +219,9 @@ def checked(world: World) -> World:
         lost = world.acknowledged - frozenset(member.log)
         if lost:
             raise Violation(f"no acknowledged write is lost: {name_of(active)} serves without {sorted(lost)}")
+        back = frozenset(world.checkpoint) - frozenset(member.log)
+        if back:
+            raise Violation(f"nothing comes back: {name_of(active)} serves without {sorted(back)}, which etcd has")
         gone = world.seen - frozenset(member.log)
         if gone:
             raise Violation(f"nothing that was shown vanishes: {name_of(active)} serves without {sorted(gone)}")

@@ -1,0 +1,1 @@
+"""Replication between members: sync sets, histories, both sides of a slot's stream, messages. Pure."""

@@ -1,0 +1,133 @@
+"""What members say to each other about slots, and its form on the wire. The active speaks first; the copy answers.
+
+A frame is a MessagePack array of messages, so that one frame can have the writes of many slots. A message is an array
+that begins with its number. A reader ignores fields that a newer release has added at the end of a message, and takes
+the defaults for those that an older one does not send. A message of an unknown number is an error, so a release that
+adds one must see from the greeting that the other side knows it.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+PROTOCOL = 1
+"""The version of the messages that this release speaks. Both sides use the smaller one of the two."""
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag=0):
+    """The first message on a connection, from each side: which process speaks, and which versions it understands."""
+
+    pool: str
+    member: str
+    boot: str
+    protocol: int = PROTOCOL
+
+
+class LoggedWrite(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One write of a slot's history: the session as it is stored, None if it was removed.
+
+    ``outcome`` is the outcome of its request for the request log; b'' if the write has no request. Without a ``key`` it
+    changes no session, and only the outcome counts.
+    """
+
+    key: str
+    value: bytes | None
+    outcome: bytes = b""
+
+
+class Lead(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+    """The active of ``epoch`` tells its history, and asks how much of it the copy has."""
+
+    slot: int
+    epoch: int
+    history: tuple[int, ...]
+
+
+class Writes(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+    """Writes ``first``, ``first + 1`` and so on, after the version ``after``.
+
+    Readers of the copy may see what is up to ``shown``.
+    """
+
+    slot: int
+    epoch: int
+    after: int
+    first: int
+    writes: tuple[LoggedWrite, ...]
+    shown: int
+
+
+class Stored(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A session in a part of a copy."""
+
+    key: str
+    version: int
+    value: bytes
+
+
+class Part(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
+    """A part of a copy of the whole slot as of ``at``. The first one empties the copy.
+
+    The writes after ``at`` come between the parts and after them. A part may have later versions than ``at``.
+    """
+
+    slot: int
+    epoch: int
+    at: int
+    history: tuple[int, ...]
+    sessions: tuple[Stored, ...]
+    first: bool
+    last: bool
+
+
+class At(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
+    """The copy has the active's history up to ``version``. If it is not ``whole``, it needs a copy of the slot."""
+
+    slot: int
+    epoch: int
+    version: int
+    whole: bool
+
+
+class Have(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
+    """The copy has everything up to ``version`` in memory."""
+
+    slot: int
+    epoch: int
+    version: int
+
+
+class Refused(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13):
+    """The epoch of the sender is over: the copy knows of ``known``."""
+
+    slot: int
+    epoch: int
+    known: int
+
+
+class Behind(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=14):
+    """The copy lacks what comes before a message; the active must ask again with :class:`Lead`."""
+
+    slot: int
+    epoch: int
+
+
+FromActive = Lead | Writes | Part
+FromCopy = At | Have | Refused | Behind
+Message = Hello | FromActive | FromCopy
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[Message])
+
+
+def encode_frame(messages: Sequence[Message]) -> bytes:
+    """The messages as one frame."""
+    return _encoder.encode(messages)
+
+
+def decode_frame(frame: bytes) -> list[Message]:
+    """The messages of a frame; raises ``ValueError`` on anything that is not one, and says where it is wrong."""
+    try:
+        return _decoder.decode(frame)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"not a frame of the replication protocol: {error}") from error

@@ -1,0 +1,126 @@
+"""The copy's side of a slot's stream: what it has, what readers may see of it, and what it answers. No I/O.
+
+A copy keeps the writes that are not known to be acknowledged apart (``pending``). So it can drop them when the next
+active has not had them, and no reader has seen them.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from understudy.statesync.replication.history import History, common, cut, extended, last_of
+from understudy.statesync.replication.messages import (
+    At,
+    Behind,
+    FromCopy,
+    Have,
+    Lead,
+    LoggedWrite,
+    Part,
+    Refused,
+    Writes,
+)
+
+
+class Entry(NamedTuple):
+    """A write with its version."""
+
+    version: int
+    write: LoggedWrite
+
+
+class SlotCopy:
+    """One slot's copy in this process.
+
+    ``known`` is the highest epoch that it has heard of; messages of earlier ones are refused. ``follows`` is the epoch
+    whose active it follows. ``history`` is what it has, ``shown`` the last version that readers may see. ``whole``: it
+    has everything up to ``history``, and not only parts of a copy.
+    """
+
+    def __init__(
+        self,
+        slot: int,
+        *,
+        history: History = (),
+        shown: int = 0,
+        pending: Iterable[Entry] = (),
+        known: int = 0,
+        whole: bool = False,
+    ) -> None:
+        self.slot = slot
+        self.history = history
+        self.shown = shown
+        self.pending = deque(pending)
+        self.known = known
+        self.follows = 0
+        self.whole = whole
+
+    @property
+    def have(self) -> int:
+        """The last version that it has."""
+        return last_of(self.history)
+
+    def heard_of(self, epoch: int) -> None:
+        """An owner record of ``epoch`` was seen."""
+        self.known = max(self.known, epoch)
+
+    def lead(self, message: Lead) -> FromCopy:
+        """Follow the active of an epoch; what goes beyond its history is dropped."""
+        if message.epoch < self.known:
+            return Refused(self.slot, message.epoch, self.known)
+        self.known = self.follows = message.epoch
+        point = common(self.history, message.history)
+        if point < self.shown:
+            self.whole = False  # only if a record was changed by hand: what readers have seen is not in the history
+        self.history = cut(self.history, point)
+        while self.pending and self.pending[-1].version > point:
+            self.pending.pop()
+        return At(self.slot, message.epoch, point, self.whole)
+
+    def writes(self, message: Writes) -> tuple[FromCopy | None, list[Entry]]:
+        """Take writes in; the answer, and the writes that readers may see from now on, in order.
+
+        A copy that is not whole yet takes writes in and does not confirm them.
+        """
+        refused = self._refusal(message.epoch)
+        if refused is not None:
+            return refused, []
+        if message.after != self.have:
+            return Behind(self.slot, message.epoch), []
+        version = message.first
+        for write in message.writes:
+            self.pending.append(Entry(version, write))
+            version += 1
+        if message.writes:
+            self.history = extended(self.history, version - 1)
+        visible = self._show(message.shown)
+        return (Have(self.slot, message.epoch, self.have) if self.whole else None), visible
+
+    def part(self, message: Part) -> FromCopy | None:
+        """Take a part of a copy in. The caller stores its sessions, those of the first part into an empty slot."""
+        refused = self._refusal(message.epoch)
+        if refused is not None:
+            return refused
+        if message.first:
+            self.history, self.shown, self.whole = message.history, message.at, False
+            self.pending.clear()
+        if not message.last:
+            return None
+        self.whole = True
+        return Have(self.slot, message.epoch, self.have)
+
+    def become_active(self) -> list[Entry]:
+        """The writes that are not known to be acknowledged, for the stream of the epoch that this process begins."""
+        return list(self.pending)
+
+    def _refusal(self, epoch: int) -> FromCopy | None:
+        if epoch < self.known:
+            return Refused(self.slot, epoch, self.known)
+        return None if epoch == self.follows else Behind(self.slot, epoch)
+
+    def _show(self, version: int) -> list[Entry]:
+        self.shown = max(self.shown, min(version, self.have))
+        visible = []
+        while self.pending and self.pending[0].version <= self.shown:
+            visible.append(self.pending.popleft())
+        return visible

@@ -1,0 +1,201 @@
+"""The active's side of a slot's stream: numbers its writes, sends them to copies, and counts who has them. No I/O.
+
+Each copy is asked first how much of the history it has. If the log still has what it lacks, it gets that. Otherwise it
+gets a copy of the whole slot, and new writes between the parts. Memory is bounded: a copy that is slower than the log
+is long starts again with a copy of the slot.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from operator import attrgetter
+
+from understudy.statesync.replication import sync_set
+from understudy.statesync.replication.history import History, cut, epoch_of, extended, last_of, version_of
+from understudy.statesync.replication.messages import At, Lead, LoggedWrite, Part, Writes
+from understudy.statesync.replication.slot_copy import Entry
+from understudy.statesync.replication.sync_set import Process, Progress, SyncSet
+
+LOG_MOST = 1000
+"""Acknowledged writes that are kept for copies that come back after a short break."""
+WRITES_MOST = 100
+BYTES_MOST = 500_000
+"""Writes in one message, and their bytes; a longer write goes alone."""
+
+_version = attrgetter("version")
+
+
+@dataclass(slots=True)
+class _Reader:
+    """A copy that gets the writes: the last version that was sent to it, and up to where it was told to show them."""
+
+    sent: int
+    shown: int
+
+
+class SlotStream:
+    """The stream of one slot in one epoch, by its active ``me``.
+
+    ``agreed`` is the sync set as etcd last confirmed it. ``change`` is that of a transaction whose outcome is not known
+    yet, if there is one.
+    """
+
+    def __init__(
+        self,
+        slot: int,
+        epoch: int,
+        me: Process,
+        agreed: SyncSet,
+        *,
+        history: History = (),
+        inherited: Iterable[Entry] = (),
+        saved: int = 0,
+    ) -> None:
+        """Begin an epoch.
+
+        Args:
+            slot: the slot.
+            epoch: of the owner record that names this process.
+            me: this process.
+            agreed: the sync set of that record.
+            history: what this process has of the slot.
+            inherited: the end of the history: the writes that it does not know to be acknowledged.
+            saved: the last version up to which etcd is known to have everything.
+        """
+        self.slot = slot
+        self.epoch = epoch
+        self.me = me
+        self.agreed = agreed
+        self.change: SyncSet | None = None
+        self.history = history
+        self.saved = self.sent_to_etcd = saved
+        self.acknowledged = last_of(history)
+        self._log = list(inherited)
+        self._visible = self._floor = _before(history, self._log)
+        self._confirmed = dict.fromkeys(agreed.members, self._floor)  # readers saw it, so all of the set have it
+        self._readers: dict[Process, _Reader] = {}
+
+    @property
+    def last(self) -> int:
+        """The last version of the history."""
+        return last_of(self.history)
+
+    @property
+    def progress(self) -> Progress:
+        """How far the writes are."""
+        return Progress(self.last, self._confirmed, self.sent_to_etcd, self.saved, self.acknowledged)
+
+    @property
+    def held(self) -> int:
+        """The last version that all have that must have it, so that it may be saved in etcd."""
+        return sync_set.held(self.agreed, self.change, self.me, self.progress)
+
+    @property
+    def visible(self) -> int:
+        """The last version that readers may see. It never goes back."""
+        return self._visible
+
+    @property
+    def unseen(self) -> list[Entry]:
+        """The writes that readers may not see yet, in order."""
+        return self._log[self._place_after(self._visible) :]
+
+    def append(self, write: LoggedWrite) -> int:
+        """Number a write; returns its version."""
+        last = self.last
+        version = last + 1 if epoch_of(last) == self.epoch else version_of(self.epoch, 1)
+        self._log.append(Entry(version, write))
+        self.history = extended(self.history, version)
+        return version
+
+    def advance(self) -> list[Entry]:
+        """The writes that readers may see from now on, in order: their clients may be told, unless they wait for etcd.
+
+        To be called after anything that can bring them forward: a confirmation, a commit, a change of the sync set.
+        """
+        before, now = self._visible, sync_set.visible(self.agreed, self.change, self.me, self.progress)
+        if now <= before:
+            return []
+        self._visible = now
+        self.acknowledged = max(self.acknowledged, now)
+        seen = self._log[self._place_after(before) : self._place_after(now)]
+        self._forget()
+        return seen
+
+    def decided(self, agreed: SyncSet) -> None:
+        """The outcome of a change of the sync set is known: etcd now has ``agreed``."""
+        self.agreed, self.change = agreed, None
+
+    def lead(self) -> Lead:
+        """What to say first on every new connection."""
+        return Lead(self.slot, self.epoch, self.history)
+
+    def at(self, copy: Process, answer: At) -> Part | None:
+        """A copy has told what it has. If it needs a copy of the slot, the first part, without sessions."""
+        if answer.whole and answer.version >= self._floor:
+            self._readers[copy] = _Reader(answer.version, -1)
+            self.has(copy, answer.version)
+            return None
+        return self.begin_copy(copy)
+
+    def begin_copy(self, copy: Process) -> Part:
+        """The first part of a copy, without sessions. The caller sends those in more parts, the last one marked."""
+        at = self._visible
+        self._readers[copy] = _Reader(at, at)
+        return Part(self.slot, self.epoch, at, cut(self.history, at), (), first=True, last=False)
+
+    def has(self, copy: Process, version: int) -> None:
+        """A copy has confirmed everything up to ``version``."""
+        self._confirmed[copy] = max(self._confirmed.get(copy, 0), version)
+
+    def gone(self, copy: Process) -> None:
+        """The connection to a copy has ended. What it has confirmed, it still has, unless its process has ended."""
+        self._readers.pop(copy, None)
+
+    def outgoing(self, copy: Process) -> Writes | Part | None:
+        """The next message to a copy; None if it has been sent everything, or is not being sent anything."""
+        reader = self._readers.get(copy)
+        if reader is None:
+            return None
+        if reader.sent < self._floor:
+            return self.begin_copy(copy)
+        first, writes = self._run_after(reader.sent)
+        if not writes and reader.shown >= self._visible:
+            return None
+        message = Writes(self.slot, self.epoch, reader.sent, first, tuple(writes), self._visible)
+        if writes:
+            reader.sent = first + len(writes) - 1
+        reader.shown = self._visible
+        return message
+
+    def _run_after(self, version: int) -> tuple[int, list[LoggedWrite]]:
+        """The version of the first write after ``version``, and as many writes from there as go into one message."""
+        writes: list[LoggedWrite] = []
+        start, size = self._place_after(version), 0
+        for entry in self._log[start : start + WRITES_MOST]:
+            size += len(entry.write.value or b"")
+            if writes and (size > BYTES_MOST or epoch_of(entry.version) != epoch_of(self._log[start].version)):
+                break
+            writes.append(entry.write)
+        return (self._log[start].version if writes else 0), writes
+
+    def _place_after(self, version: int) -> int:
+        """Where in the log the first write after ``version`` is."""
+        return bisect_right(self._log, version, key=_version)
+
+    def _forget(self) -> None:
+        """Drop what is longest acknowledged, when there is much of it."""
+        known = self._place_after(self._visible)
+        if known > 2 * LOG_MOST:
+            self._floor = self._log[known - LOG_MOST - 1].version
+            del self._log[: known - LOG_MOST]
+
+
+def _before(history: History, log: list[Entry]) -> int:
+    """The version before the first write of a log, which is the end of a history."""
+    if not log:
+        return last_of(history)
+    first = log[0].version
+    if first > version_of(epoch_of(first), 1):
+        return first - 1
+    return max((end for end in history if epoch_of(end) < epoch_of(first)), default=0)

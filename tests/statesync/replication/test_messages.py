@@ -1,0 +1,74 @@
+"""Frames: what is written is read, strangers' bytes are refused, and two releases understand each other."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from understudy.statesync.replication.history import version_of
+from understudy.statesync.replication.messages import (
+    At,
+    Behind,
+    Have,
+    Hello,
+    Lead,
+    LoggedWrite,
+    Part,
+    Refused,
+    Stored,
+    Writes,
+    decode_frame,
+    encode_frame,
+)
+
+LAST = version_of(2**24 - 1, 2**40 - 1)
+EVERY_MESSAGE = [
+    Hello("pool", "m1", "boot"),
+    Lead(3, 7, (1, LAST)),
+    Writes(3, 7, 5, 6, (LoggedWrite("key", b"\xff\x00value", b"outcome"), LoggedWrite("gone", None)), LAST),
+    Part(3, 7, 5, (1, 5), (Stored("key", 5, b"value"),), first=True, last=False),
+    At(3, 7, 5, whole=True),
+    Have(3, 7, LAST),
+    Refused(3, 7, 8),
+    Behind(3, 7),
+]
+
+
+def test_a_frame_has_any_messages_of_any_slots() -> None:
+    assert decode_frame(encode_frame(EVERY_MESSAGE)) == EVERY_MESSAGE
+
+
+@pytest.mark.parametrize(
+    ("frame", "told"),
+    [
+        (b"", "not a frame"),
+        (b"\x00", "not a frame"),
+        (b"GET / HTTP/1.1\r\n\r\n", "not a frame"),
+        (encode_frame(EVERY_MESSAGE)[:-1], "truncated"),
+        (msgspec.msgpack.encode([[99, 3, 7]]), "99"),
+        (msgspec.msgpack.encode([[12, "3", 7, 5]]), r"\$\[0\]\[1\]"),
+        (msgspec.msgpack.encode([[12, 3]]), "length"),
+    ],
+)
+def test_what_is_no_frame_is_refused_with_its_place(frame: bytes, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        decode_frame(frame)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_frame_or_refused(frame: bytes) -> None:
+    try:
+        messages = decode_frame(frame)
+    except ValueError:
+        return
+    assert decode_frame(encode_frame(messages)) == messages
+
+
+def test_a_field_that_a_newer_release_adds_is_left_out() -> None:
+    assert decode_frame(msgspec.msgpack.encode([[12, 3, 7, 5, "new"]])) == [Have(3, 7, 5)]
+
+
+def test_a_field_that_an_older_release_does_not_send_has_its_default() -> None:
+    assert decode_frame(msgspec.msgpack.encode([[2, 3, 7, 5, 6, [["key", b"value"]], 4]])) == [
+        Writes(3, 7, 5, 6, (LoggedWrite("key", b"value", b""),), 4)
+    ]
