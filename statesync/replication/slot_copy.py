@@ -109,6 +109,10 @@ class SlotCopy:
         self.whole = True
         return Have(self.slot, message.epoch, self.have)
 
+    def accepts(self, epoch: int) -> bool:
+        """Whether messages of the active of ``epoch`` are taken in."""
+        return self._refusal(epoch) is None
+
     def become_active(self) -> list[Entry]:
         """The writes that are not known to be acknowledged, for the stream of the epoch that this process begins."""
         return list(self.pending)

@@ -130,19 +130,17 @@ class SlotStream:
         """What to say first on every new connection."""
         return Lead(self.slot, self.epoch, self.history)
 
-    def at(self, copy: Process, answer: At) -> Part | None:
-        """A copy has told what it has. If it needs a copy of the slot, the first part, without sessions."""
+    def at(self, copy: Process, answer: At) -> None:
+        """A copy has told what it has: from now on it is sent what it lacks."""
         if answer.whole and answer.version >= self._floor:
             self._readers[copy] = _Reader(answer.version, -1)
             self.has(copy, answer.version)
-            return None
-        return self.begin_copy(copy)
+        else:
+            self._readers[copy] = _Reader(-1, -1)
 
-    def begin_copy(self, copy: Process) -> Part:
-        """The first part of a copy, without sessions. The caller sends those in more parts, the last one marked."""
-        at = self._visible
-        self._readers[copy] = _Reader(at, at)
-        return Part(self.slot, self.epoch, at, cut(self.history, at), (), first=True, last=False)
+    def follows(self, copy: Process) -> bool:
+        """Whether a copy has told what it has, on the connection that there is."""
+        return copy in self._readers
 
     def has(self, copy: Process, version: int) -> None:
         """A copy has confirmed everything up to ``version``."""
@@ -153,12 +151,17 @@ class SlotStream:
         self._readers.pop(copy, None)
 
     def outgoing(self, copy: Process) -> Writes | Part | None:
-        """The next message to a copy; None if it has been sent everything, or is not being sent anything."""
+        """The next message to a copy; None if it has been sent everything, or is not being sent anything.
+
+        A part is the first of a copy of the slot, without sessions: the caller sends those in more parts, as they are
+        when they are sent, and marks the last one.
+        """
         reader = self._readers.get(copy)
         if reader is None:
             return None
         if reader.sent < self._floor:
-            return self.begin_copy(copy)
+            at = reader.sent = reader.shown = self._visible
+            return Part(self.slot, self.epoch, at, cut(self.history, at), (), first=True, last=False)
         first, writes = self._run_after(reader.sent)
         if not writes and reader.shown >= self._visible:
             return None

@@ -217,10 +217,8 @@ class SimulatedSlot:
             return
         match message:
             case At():
-                part = stream.at(sender, message)
-                if part is not None:
-                    member.parts[sender] = deque(sorted(member.store))
-                    self.links[member.process, sender].append(encode_frame([part]))
+                stream.at(sender, message)
+                member.parts.pop(sender, None)
             case Have():
                 stream.has(sender, message.version)
             case Behind():

@@ -362,15 +362,18 @@ def test_a_copy_that_missed_little_gets_only_that() -> None:
 
 def test_a_copy_that_was_cut_off_before_its_last_part_is_made_anew() -> None:
     stream = stream_of(3)
-    part = stream.at(B, At(7, 1, version_of(1, 3), whole=False))
-    assert part is not None
+    stream.at(B, At(7, 1, version_of(1, 3), whole=False))
+    part = stream.outgoing(B)
+    assert isinstance(part, Part)
     assert part.first
 
 
 def test_a_copy_gets_what_is_not_acknowledged_as_writes_after_it() -> None:
     stream = stream_of(3)
     stream.append(LoggedWrite("x", b"not saved yet"))
-    part = stream.begin_copy(B)
+    stream.at(B, At(7, 1, 0, whole=False))
+    part = stream.outgoing(B)
+    assert isinstance(part, Part)
     assert (part.at, part.history) == (version_of(1, 3), (version_of(1, 3),))
     message = stream.outgoing(B)
     assert isinstance(message, Writes)
@@ -388,13 +391,16 @@ def stream_of(writes: int) -> SlotStream:
 
 def test_a_copy_that_missed_more_than_the_log_has_is_made_anew() -> None:
     stream = stream_of(3 * slot_stream.LOG_MOST)
-    assert isinstance(stream.at(B, At(7, 1, version_of(1, 100), whole=True)), Part)
-    assert stream.at(B, At(7, 1, version_of(1, 2 * slot_stream.LOG_MOST), whole=True)) is None
+    stream.at(B, At(7, 1, version_of(1, 100), whole=True))
+    assert isinstance(stream.outgoing(B), Part)
+    stream.at(B, At(7, 1, version_of(1, 2 * slot_stream.LOG_MOST), whole=True))
+    assert isinstance(stream.outgoing(B), Writes)
 
 
 def test_a_copy_that_is_slower_than_the_log_is_long_starts_again() -> None:
     stream = stream_of(10)
-    assert stream.at(B, At(7, 1, version_of(1, 10), whole=True)) is None
+    stream.at(B, At(7, 1, version_of(1, 10), whole=True))
+    assert isinstance(stream.outgoing(B), Writes)
     for number in range(3 * slot_stream.LOG_MOST):
         stream.saved = stream.append(LoggedWrite("x", b"%d" % number))
         stream.advance()

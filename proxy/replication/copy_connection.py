@@ -1,0 +1,236 @@
+"""The active's end: keeps one connection to a process that has copies of its slots, and sends them what they lack."""
+
+import asyncio
+import logging
+import ssl
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Protocol
+
+import aiohttp
+
+from understudy.proxy.replication.wire import (
+    FRAME_MOST,
+    PING_SECONDS,
+    REPLICATION_PATH,
+    ConnectionEnded,
+    greeting,
+    receive,
+    send,
+)
+from understudy.statesync.replication.messages import (
+    At,
+    Behind,
+    FromActive,
+    Have,
+    Hello,
+    Message,
+    Part,
+    Refused,
+    Stored,
+)
+from understudy.statesync.replication.slot_stream import BYTES_MOST, SlotStream
+from understudy.statesync.replication.sync_set import Process
+from understudy.telemetry.timing.backoff import Backoff
+
+logger = logging.getLogger(__name__)
+
+FIRST_RETRY, LAST_RETRY = 0.02, 1.0
+CONNECT_TIMEOUT = 2.0
+MESSAGES_MOST = 100
+"""Messages in one frame."""
+PART_BYTES = 100_000
+"""Bytes of sessions in one part of a copy. New writes go between the parts, so a part delays them."""
+
+
+class SessionSource(Protocol):
+    """The sessions of the slots in which this process is active, as readers see them."""
+
+    def keys(self, slot: int) -> Iterable[str]:
+        """The keys of all sessions of a slot."""
+
+    def stored(self, slot: int, key: str) -> Stored | None:
+        """A session with its version; None if it is gone."""
+
+
+class CopyConnection:
+    """Sends the streams of this process to one other process, and takes in what that confirms.
+
+    Args:
+        me: this process.
+        to: the process at the other end. If another boot answers, it is not sent anything.
+        pool: the name of the pool.
+        streams: the slots in which this process is active; the caller changes it, and tells by :meth:`send`.
+        source: the sessions as readers see them, for copies of whole slots.
+        on_progress: is told of slots in which the process has confirmed something.
+        on_refused: is told that the other process knows a later epoch of a slot.
+    """
+
+    def __init__(
+        self,
+        me: Process,
+        to: Process,
+        pool: str,
+        streams: Mapping[int, SlotStream],
+        source: SessionSource,
+        on_progress: Callable[[Iterable[int]], None],
+        on_refused: Callable[[int, int], None],
+    ) -> None:
+        self._hello = Hello(pool, me.member, me.boot)
+        self._to = to
+        self._streams = streams
+        self._source = source
+        self._on_progress = on_progress
+        self._on_refused = on_refused
+        self._due: dict[int, None] = {}
+        self._leads: dict[int, None] = {}
+        self._keys: dict[int, deque[str]] = {}
+        self._wake = asyncio.Event()
+        self.connected = False
+
+    def send(self, slot: int) -> None:
+        """There is something new to send in a slot: a write, what is acknowledged, or a stream that has begun."""
+        stream = self._streams.get(slot)
+        if stream is not None and not stream.follows(self._to):
+            self._leads[slot] = None
+        self._due[slot] = None
+        self._wake.set()
+
+    async def run(self, http: aiohttp.ClientSession, url: str, tls: ssl.SSLContext | bool = True) -> None:
+        """Keep the connection until cancelled. ``url`` is that of the peer API, without a path."""
+        backoff = Backoff(FIRST_RETRY, LAST_RETRY)
+        while True:
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT) as limit:
+                    socket = await http.ws_connect(
+                        url + REPLICATION_PATH,
+                        ssl=tls,
+                        compress=0,
+                        max_msg_size=FRAME_MOST,
+                        heartbeat=PING_SECONDS,
+                        timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
+                    )
+                    await self._greet(socket)
+                    limit.reschedule(None)
+                    backoff.reset()
+                    await self._serve(socket)
+            except (ConnectionEnded, aiohttp.ClientError, OSError, TimeoutError) as error:
+                logger.info("no replication connection to %s: %s", self._to.member, error or type(error).__name__)
+            finally:
+                self._ended()
+            await asyncio.sleep(backoff.next())
+
+    async def _greet(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        await send(socket, [self._hello])
+        hello = await greeting(socket, self._hello.pool)
+        if Process(hello.member, hello.boot) != self._to:
+            raise ConnectionEnded(f"it answers as {hello.member} with boot {hello.boot}, and not {self._to.boot}")
+
+    async def _serve(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        """Send and receive until the connection ends. Raises :class:`ConnectionEnded`."""
+        self.connected = True
+        self._due = dict.fromkeys(self._streams)
+        self._leads = dict.fromkeys(self._streams)
+        self._wake.set()
+        writer = asyncio.create_task(self._write(socket))
+        try:
+            while True:
+                self._take(await receive(socket))
+        finally:
+            writer.cancel()
+            with suppress(asyncio.CancelledError, ConnectionEnded):
+                await writer
+            await socket.close()
+
+    def _ended(self) -> None:
+        self.connected = False
+        self._keys.clear()
+        for stream in self._streams.values():
+            stream.gone(self._to)
+
+    async def _write(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while frame := self._frame():
+                    await send(socket, frame)
+        except ConnectionEnded:
+            await socket.close()  # the reader hears of it
+
+    def _frame(self) -> list[Message]:
+        """What is due, slot by slot: greetings of streams, then writes, then parts of copies."""
+        frame: list[Message] = []
+        size = 0
+        while self._due and len(frame) < MESSAGES_MOST and size < BYTES_MOST:
+            slot = next(iter(self._due))
+            message = self._next(slot)
+            if message is None:
+                del self._due[slot]
+                continue
+            self._due[slot] = self._due.pop(slot)  # to the end, so that one slot does not hold up the others
+            frame.append(message)
+            size += _size(message)
+        return frame
+
+    def _next(self, slot: int) -> FromActive | None:
+        stream = self._streams.get(slot)
+        if stream is None:
+            return None
+        if slot in self._leads:
+            del self._leads[slot]
+            return stream.lead()
+        message = stream.outgoing(self._to)
+        if isinstance(message, Part):
+            self._keys[slot] = deque(self._source.keys(slot))
+        elif message is None and slot in self._keys:
+            message = self._part(stream, self._keys[slot])
+        return message
+
+    def _part(self, stream: SlotStream, keys: deque[str]) -> Part:
+        """The next part of a copy: the sessions as they are now. What was removed since is in no part."""
+        sessions: list[Stored] = []
+        size = 0
+        while keys and size < PART_BYTES:
+            stored = self._source.stored(stream.slot, keys.popleft())
+            if stored is not None:
+                sessions.append(stored)
+                size += len(stored.value)
+        if not keys:
+            del self._keys[stream.slot]
+        return Part(stream.slot, stream.epoch, stream.visible, (), tuple(sessions), first=False, last=not keys)
+
+    def _take(self, messages: list[Message]) -> None:
+        progress: dict[int, None] = {}
+        for message in messages:
+            if not isinstance(message, At | Have | Refused | Behind):
+                raise ConnectionEnded(f"a copy does not say {type(message).__name__}")
+            stream = self._streams.get(message.slot)
+            if stream is None or stream.epoch != message.epoch:
+                continue
+            match message:
+                case Have():
+                    stream.has(self._to, message.version)
+                    progress[message.slot] = None
+                case At():
+                    self._keys.pop(message.slot, None)
+                    stream.at(self._to, message)
+                    progress[message.slot] = None
+                    self.send(message.slot)
+                case Behind():
+                    stream.gone(self._to)
+                    self.send(message.slot)
+                case Refused():
+                    stream.gone(self._to)
+                    self._on_refused(message.slot, message.known)
+        if progress:
+            self._on_progress(progress)
+
+
+def _size(message: FromActive) -> int:
+    """About how many bytes a message has."""
+    if isinstance(message, Part):
+        return PART_BYTES
+    writes = getattr(message, "writes", ())
+    return sum(len(write.value or b"") for write in writes)

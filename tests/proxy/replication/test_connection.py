@@ -1,0 +1,203 @@
+"""The connection between an active and a copy: real sockets, cut and slow ones, and a copy that is a real process."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+
+from tests.harness.programs import Program
+from tests.harness.waiting import free_port, until
+from tests.proxy.replication.members import POOL, A, Active, B, Sessions, keeper_here
+from understudy.proxy.replication.wire import REPLICATION_PATH
+from understudy.statesync.replication import slot_stream
+from understudy.statesync.replication.messages import PROTOCOL, Have, Hello, decode_frame, encode_frame
+from understudy.statesync.replication.slot_copy import SlotCopy
+from understudy.statesync.replication.sync_set import Process, SyncSet
+
+
+async def until_equal(active: Active, sessions: Sessions) -> None:
+    await until(lambda: active.sessions.digest() == sessions.digest(), what="the copy equals its active")
+
+
+async def test_writes_of_many_slots_are_told_when_the_copy_has_them() -> None:
+    slots = range(1, 6)
+    active = Active(slots, [A, B], memory=True)
+    async with keeper_here() as (keeper, sessions, port), active.connected(port) as connection:
+        keeper.copies.update({slot: copy_of_nothing(active, slot) for slot in slots})
+        versions = {slot: active.write(slot, "key", b"%d" % slot) for slot in slots}
+        assert all(active.streams[slot].visible < version for slot, version in versions.items())
+        for slot, version in versions.items():
+            await active.until_visible(slot, version)
+        assert connection.connected
+        await until_equal(active, sessions)
+        assert keeper.parts == 0
+
+
+def copy_of_nothing(active: Active, slot: int) -> SlotCopy:
+    return SlotCopy(slot, history=active.streams[slot].history, whole=True)
+
+
+async def test_a_removed_session_is_removed_in_the_copy() -> None:
+    active = Active()
+    async with keeper_here() as (_, sessions, port), active.connected(port):
+        active.write(1, "stays", b"x")
+        active.write(1, "goes", b"x")
+        await until_equal(active, sessions)
+        active.write(1, "goes", None)
+        await until_equal(active, sessions)
+        assert sessions.keys(1) == ["stays"]
+
+
+async def test_a_new_copy_gets_the_slot_in_parts_while_it_is_written() -> None:
+    active = Active()
+    for number in range(3000):
+        active.write(1, f"key-{number}", os.urandom(500))
+    async with keeper_here() as (keeper, sessions, port), active.connected(port):
+        for number in range(2000):
+            active.write(1, f"key-{number % 700}", os.urandom(50) if number % 3 else None)
+            await asyncio.sleep(0)
+        await until_equal(active, sessions)
+        assert keeper.parts > 5
+
+
+async def test_after_a_cut_a_copy_gets_only_what_it_lacks() -> None:
+    active = Active()
+    async with keeper_here() as (keeper, sessions, port), active.connected(port) as connection:
+        active.write(1, "first", b"x")
+        await until_equal(active, sessions)
+        parts = keeper.parts
+    await until(lambda: not connection.connected)
+    active.write(1, "second", b"y")
+    async with active.connected(port):
+        active.write(1, "third", b"z")
+        async with keeper_here(port=port, keeper=keeper):
+            await until_equal(active, sessions)
+            assert keeper.parts == parts
+
+
+async def test_a_copy_that_missed_more_than_the_log_has_is_made_anew() -> None:
+    active = Active()
+    async with keeper_here() as (keeper, sessions, port):
+        async with active.connected(port):
+            active.write(1, "first", b"x")
+            await until_equal(active, sessions)
+            parts = keeper.parts
+        for number in range(3 * slot_stream.LOG_MOST):
+            active.write(1, f"key-{number % 10}", b"%d" % number)
+        async with active.connected(port):
+            await until_equal(active, sessions)
+            assert keeper.parts > parts
+
+
+async def test_another_boot_is_sent_nothing() -> None:
+    active = Active()
+    active.write(1, "key", b"x")
+    async with keeper_here(Process("b", "2")) as (keeper, sessions, port), active.connected(port) as connection:
+        await until(lambda: keeper.served >= 3, what="the active tries again")
+        assert not connection.connected
+        assert sessions.slots == {}
+        assert keeper.copies == {}
+
+
+@pytest.mark.parametrize(
+    ("said", "answered"),
+    [
+        ([Hello("another", "a", "1")], "of the pool another"),
+        ([Hello(POOL, "a", "1", PROTOCOL - 1)], "version"),
+        ([Have(1, 1, 1)], "greeting"),
+        ([Hello(POOL, "a", "1"), Hello(POOL, "a", "1")], "greeting"),
+    ],
+)
+async def test_a_connection_that_begins_wrongly_ends_with_the_reason(said: list, answered: str) -> None:
+    async with keeper_here() as (_, _, port), connected_by_hand(port) as socket:
+        await socket.send_bytes(encode_frame(said))
+        message = await socket.receive(timeout=30)
+        assert message.type is aiohttp.WSMsgType.CLOSE
+        assert answered in message.extra
+
+
+@asynccontextmanager
+async def connected_by_hand(port: int) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+    url = f"http://127.0.0.1:{port}{REPLICATION_PATH}"
+    async with aiohttp.ClientSession() as http, http.ws_connect(url) as socket:
+        yield socket
+
+
+@pytest.mark.parametrize("frame", [b"garbage", encode_frame([Have(1, 1, 1)])])
+async def test_what_no_active_says_ends_the_connection_and_leaves_the_copies(frame: bytes) -> None:
+    async with keeper_here() as (keeper, _, port), connected_by_hand(port) as socket:
+        await socket.send_bytes(encode_frame([Hello(POOL, "a", "1")]))
+        assert decode_frame((await socket.receive(timeout=30)).data) == [Hello(POOL, "b", "1")]
+        await socket.send_bytes(frame)
+        assert (await socket.receive(timeout=30)).type is aiohttp.WSMsgType.CLOSE
+        assert keeper.copies == {}
+
+
+async def test_an_active_hears_that_its_epoch_is_over() -> None:
+    active = Active()
+    async with keeper_here() as (keeper, sessions, port):
+        keeper.copies[1] = SlotCopy(1, known=5)
+        async with active.connected(port):
+            active.write(1, "key", b"x")
+            await until(lambda: active.refused == [(1, 5)], what="the refusal")
+            assert sessions.slots == {}
+
+
+async def copy_process(port: int, boot: str = "1") -> Program:
+    program = Program("copy", [sys.executable, "-m", "tests.proxy.replication.members", str(port), boot], None)
+    program.start()
+    await until(lambda: told_by(port), what="the copy's process answers")
+    return program
+
+
+async def told_by(port: int) -> dict:
+    async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}/sessions") as answer:
+        return await answer.json()
+
+
+async def test_a_frozen_copy_costs_its_active_bounded_memory_and_is_made_anew() -> None:
+    port = free_port()
+    program = await copy_process(port)
+    try:
+        active = Active()
+        async with active.connected(port):
+            active.write(1, "first", b"x")
+            await until(lambda: equal(active, port), what="the copy equals its active")
+            program.signal(signal.SIGSTOP)
+            for number in range(20_000):
+                active.write(1, f"key-{number % 100}", os.urandom(5_000))  # 100 MB, which no buffer may hold
+                await asyncio.sleep(0)
+            assert len(active.streams[1]._log) <= 2 * slot_stream.LOG_MOST
+            program.signal(signal.SIGCONT)
+            await until(lambda: equal(active, port), what="the copy equals its active again")
+    finally:
+        program.kill()
+
+
+async def equal(active: Active, port: int) -> bool:
+    return (await told_by(port))["digest"] == active.sessions.digest()
+
+
+async def test_a_killed_copy_is_waited_for_until_it_is_taken_out_of_the_set() -> None:
+    port = free_port()
+    program = await copy_process(port)
+    try:
+        active = Active(members=[A, B], memory=True)
+        async with active.connected(port):
+            await active.until_visible(1, active.write(1, "key", b"first"))
+            program.kill()
+            version = active.write(1, "key", b"second")
+            program = await copy_process(port, boot="2")  # it has forgotten everything, and does not count
+            stream = active.streams[1]
+            assert stream.visible < version
+            stream.decided(SyncSet(frozenset({A})))
+            stream.saved = stream.held
+            active._advance([1])
+            assert stream.visible == version
+    finally:
+        program.kill()
