@@ -124,7 +124,7 @@ def without(agreed: SyncSet, lost: Collection[Process], me: Process, progress: P
     saved before. The rest is what this active had as a copy and does not know to be acknowledged. It may be saved only
     if the set changes with it: a process that is still in the set could claim without having it.
     """
-    members = agreed.members.difference(lost)
+    members = agreed.members.difference(lost) | {me}
     if len(members) > 1 or not agreed.memory:
         return Removal(agreed._replace(members=members))
     if progress.saved < min(progress.acknowledged, held(agreed, None, me, progress)):

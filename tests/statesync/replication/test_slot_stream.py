@@ -340,6 +340,42 @@ def test_a_new_active_may_not_save_what_the_others_lack() -> None:
     assert slot.record.sync == SyncSet(frozenset({B}))
 
 
+def test_an_announcement_that_its_active_did_not_survive_ends_with_its_heir() -> None:
+    """A transient state is frozen by a crash (patroni 3662): nobody else could claim the slot for ever."""
+    slot, a, b, _ = pool(2, memory=False)
+    slot.propose(a, sync_set.announced(a.stream.agreed))
+    slot.carry_out(slot.changes[0])
+    slot.kill(a)
+    assert slot.record.sync.memory
+    take_over(slot, b)
+    slot.shrink(b, A)
+    slot.save(b)
+    slot.propose(b, sync_set.all_saved(b.stream.agreed, b.stream.progress))
+    settle(slot)
+    assert slot.record.sync == SyncSet(frozenset({B}))
+
+
+def test_a_planned_handover_takes_every_acknowledged_write_along() -> None:
+    """A planned failover rolls back (redis 6062): the old active has acknowledged more than the new one has."""
+    slot, a, b, _ = pool(2)
+    slot.write(a, "x")
+    talk(slot, a, b)
+    slot.propose(a, sync_set.handed_over(a.stream.agreed, A, B), epoch=2, active=B)
+    slot.write(a, "y")
+    slot.write(a, "z")
+    for _ in range(3):
+        slot.pump(a, B)
+        slot.deliver((A, B))
+    slot.carry_out(slot.changes[0])
+    slot.look(b)
+    talk(slot, a, b)
+    slot.look(a)
+    assert slot.owner() is b
+    has = contents(slot)
+    assert all(has[key][: len(told)] == told for key, told in slot.acknowledged.items())
+    assert slot.acknowledged["x"] == [1]
+
+
 def test_a_learner_needs_what_etcd_may_have() -> None:
     slot, a, _, c = pool(1, memory=False)
     slot.write(a, "x")

@@ -1,6 +1,8 @@
 """The rules of the sync set, one table each. That they suffice is what tests/model and the state machine show."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from understudy.statesync.replication.sync_set import (
     Claim,
@@ -159,3 +161,34 @@ def test_who_may_claim_a_slot_of_a_lost_active(
     agreed: SyncSet, me: Process, dead: tuple[Process, ...], how: Claim | None
 ) -> None:
     assert claim(agreed, A, me, dead) == how
+
+
+PROCESSES = [A, B, C, D, B2]
+SETS = st.sets(st.sampled_from(PROCESSES))
+
+
+@given(members=SETS, memory=st.booleans(), former=SETS, lost=SETS, other=st.sampled_from(PROCESSES), numbers=st.data())
+def test_no_change_of_the_set_makes_it_empty(
+    members: set[Process],
+    memory: bool,
+    former: set[Process],
+    lost: set[Process],
+    other: Process,
+    numbers: st.DataObject,
+) -> None:
+    """An empty set was written, and everybody was in sync with it (patroni 3328)."""
+    agreed = SyncSet(frozenset(members | {A}), memory, frozenset(former) if memory else frozenset())
+    draw = lambda: numbers.draw(st.integers(0, 9))  # noqa: E731
+    progress = Progress(9, {process: draw() for process in PROCESSES}, draw(), draw(), draw())
+    removal, found = without(agreed, lost, A, progress), claim(agreed, A, other, lost)
+    changes = {
+        "removal": removal.sync if removal is not None else None,
+        "growth": with_learner(agreed, other, progress),
+        "announcement": announced(agreed),
+        "clearing": all_saved(agreed, progress),
+        "claim": found.sync if found is not None else None,
+    }
+    for kind, change in changes.items():
+        if change is not None:
+            assert (other if kind == "claim" else A) in change.members, kind
+            assert change.memory or not change.former, kind
