@@ -87,6 +87,7 @@ async def test_a_copy_that_missed_more_than_the_log_has_is_made_anew() -> None:
             active.write(1, "first", b"x")
             await until_equal(active, sessions)
             parts = keeper.parts
+        active.write(1, "first", None)
         for number in range(3 * slot_stream.LOG_MOST):
             active.write(1, f"key-{number % 10}", b"%d" % number)
         async with active.connected(port):
@@ -165,7 +166,7 @@ async def test_a_frozen_copy_costs_its_active_bounded_memory_and_is_made_anew() 
     program = await copy_process(port)
     try:
         active = Active()
-        async with active.connected(port):
+        async with active.connected(port) as connection:
             active.write(1, "first", b"x")
             await until(lambda: equal(active, port), what="the copy equals its active")
             program.signal(signal.SIGSTOP)
@@ -173,6 +174,7 @@ async def test_a_frozen_copy_costs_its_active_bounded_memory_and_is_made_anew() 
                 active.write(1, f"key-{number % 100}", os.urandom(5_000))  # 100 MB, which no buffer may hold
                 await asyncio.sleep(0)
             assert len(active.streams[1]._log) <= 2 * slot_stream.LOG_MOST
+            await until(lambda: not connection.connected, what="the silent connection ends")
             program.signal(signal.SIGCONT)
             await until(lambda: equal(active, port), what="the copy equals its active again")
     finally:
