@@ -12,8 +12,10 @@ writes the owner records again, so that a member that claims them has read every
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.data.backup_file import (

@@ -5,7 +5,8 @@ A problem says what happened and what to do. It never contains a stack trace or 
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 PROBLEM_TYPE = "application/problem+json"
 RESP_TYPE = "application/vnd.understudy.resp"
@@ -45,12 +46,11 @@ TITLES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True, gc=False):
     """An HTTP answer of the session API, by this sidecar or by a peer."""
 
     status: int
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     body: bytes = b""
 
 

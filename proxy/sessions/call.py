@@ -6,7 +6,8 @@ A call is an HTTP request or commands of the Redis port. docs/api.md lists the h
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from understudy.proxy.http.problems import Reply, problem
 from understudy.statesync.http.headers import DURABILITIES, DURABILITY_HEADER, TTL_HEADER
@@ -19,8 +20,7 @@ TTL_MOST = 31_536_000
 """Seconds: a year."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, gc=False):
     """One session call. ``headers`` are those that matter, by lower-case name; ``hop`` marks a forwarded call.
 
     ``batch`` are commands of the Redis port; then the method is ``COMMANDS``, and there is no body. ``seen`` is the

@@ -10,13 +10,13 @@ Envoy's own retries and hedged requests are in :mod:`understudy.xds.envoy.routes
 
 import json
 import time
-from dataclasses import dataclass, field
+
+import msgspec
 
 from understudy.proxy.http.problems import Reply, problem
 
 
-@dataclass(slots=True)
-class CallAttempts:
+class CallAttempts(msgspec.Struct):
     """The state of one call. ``came`` and ``give_up`` are monotonic seconds.
 
     ``doubts`` has the error of each forwarded write that was not answered.
@@ -24,7 +24,7 @@ class CallAttempts:
 
     came: float
     give_up: float
-    doubts: list[str] = field(default_factory=list)
+    doubts: list[str] = msgspec.field(default_factory=list)
 
     @property
     def left(self) -> float:

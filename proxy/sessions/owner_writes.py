@@ -7,8 +7,10 @@ handover the slot counts as busy until every write in it is resolved.
 
 import asyncio
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+
+from msgspec.structs import replace
 
 from understudy.proxy.events.recorder import Recorder
 from understudy.proxy.health.loop_lag import LoopLag

@@ -9,7 +9,8 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from understudy.proxy.events.recorder import Recorder
 from understudy.proxy.health.loop_lag import LoopLag

@@ -1,7 +1,8 @@
 """Writes that an owner does not take: its commits lag behind, or a limit of the pool is reached."""
 
 import time
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from understudy.proxy.events.counters import Counters
 from understudy.proxy.http.problems import Reply, problem

@@ -9,7 +9,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from understudy.statesync.etcd.client import Compacted, EtcdClient, EtcdError, Event, Kv
 from understudy.statesync.etcd.key_range import KeyRange
@@ -23,8 +24,7 @@ OUTAGE_AFTER = 2.5
 """Seconds without a message from etcd that count as an outage; a watch without changes sends one every second."""
 
 
-@dataclass(frozen=True, slots=True)
-class InformerBatch:
+class InformerBatch(msgspec.Struct, frozen=True, gc=False):
     """Changes up to and including ``revision``. With ``reset`` the events (all puts) replace everything known."""
 
     revision: int

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import msgspec
+
 from understudy.statesync.etcd import etcd_pb2 as rpc
 from understudy.statesync.etcd.errors import CompareFailed
 from understudy.statesync.etcd.key_range import KeyRange
@@ -16,8 +18,7 @@ from understudy.statesync.etcd.key_range import KeyRange
 Message: TypeAlias = Any
 
 
-@dataclass(frozen=True, slots=True)
-class Kv:
+class Kv(msgspec.Struct, frozen=True, gc=False):
     """A key with its value; ``lease`` 0: it has none. A deleted key has only its ``mod_revision``."""
 
     key: str
@@ -27,24 +28,21 @@ class Kv:
     lease: int
 
 
-@dataclass(frozen=True, slots=True)
-class ModRevision:
+class ModRevision(msgspec.Struct, frozen=True, gc=False):
     """Compare: the key's last change was exactly at ``revision`` (0: the key does not exist)."""
 
     key: str
     revision: int
 
 
-@dataclass(frozen=True, slots=True)
-class CreateRevision:
+class CreateRevision(msgspec.Struct, frozen=True, gc=False):
     """Compare: the key was created exactly at ``revision`` (0: the key does not exist)."""
 
     key: str
     revision: int
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(msgspec.Struct, frozen=True, gc=False):
     """Operation: set a key; ``lease`` 0 takes it off any lease."""
 
     key: str
@@ -52,15 +50,13 @@ class Put:
     lease: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Get:
+class Get(msgspec.Struct, frozen=True, gc=False):
     """Operation: read a key, or all keys of a range."""
 
     key: str | KeyRange
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(msgspec.Struct, frozen=True, gc=False):
     """Operation: delete a key, or all keys of a range."""
 
     key: str | KeyRange
@@ -70,8 +66,7 @@ Compare = ModRevision | CreateRevision
 Operation = Put | Get | Delete
 
 
-@dataclass(frozen=True, slots=True)
-class TxnResult:
+class TxnResult(msgspec.Struct, frozen=True, gc=False):
     """What a transaction did.
 
     ``succeeded`` tells which branch ran, ``revision`` is the store's revision after it, and ``answers`` has
@@ -99,16 +94,14 @@ class RangePage:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True, gc=False):
     """One change of one key."""
 
     kind: Literal["put", "delete"]
     kv: Kv
 
 
-@dataclass(frozen=True, slots=True)
-class WatchBatch:
+class WatchBatch(msgspec.Struct, frozen=True, gc=False):
     """Events of one or more whole revisions of one watched range, in order; without events, a sign of life.
 
     With events, ``revision`` is that of the last one, and every earlier event of the same range has been delivered: the

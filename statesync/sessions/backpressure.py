@@ -5,7 +5,7 @@ commits are late, new sessions are refused. Writes to existing sessions are refu
 writes reaches the pool's limit, which also bounds memory. Reads are never refused.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 NEW_SESSION_DELAY = 1.0
 """New sessions are accepted while the oldest write has waited for no more than these seconds. A commit takes a few ms;
@@ -15,8 +15,7 @@ NEW_SESSION_SHARE = 0.5
 """New sessions are accepted up to this share of the limit on waiting writes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Backpressure:
+class Backpressure(msgspec.Struct, frozen=True, gc=False):
     """How late commits are: the number of unresolved writes, and for how many seconds the oldest has waited."""
 
     writes: int

@@ -5,9 +5,10 @@ A value without an expiry is a session that expires at :data:`NEVER`.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import hiredis
+from msgspec.structs import replace
 
 from understudy.statesync.redis.command import Effect, KeyCommand
 from understudy.statesync.redis.commands import apply, is_read

@@ -20,6 +20,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import msgspec
+
 from understudy.statesync.etcd.client import (
     Delete,
     EtcdClient,
@@ -82,8 +84,7 @@ class CommitUnknown(CommitError):
     applied = None
 
 
-@dataclass(slots=True, eq=False)
-class Submission:
+class Submission(msgspec.Struct, eq=False):
     """One write on its way since ``at`` (monotonic); ``sent`` while a transaction that holds it is under way.
 
     Without a ``key`` it changes no session: only ``entry`` is written, the outcome of a request.

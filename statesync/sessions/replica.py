@@ -11,7 +11,9 @@ change after R. The progress of the watch is known to the informer (:meth:`Infor
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from understudy.statesync.etcd.client import EtcdClient, Event, Kv
 from understudy.statesync.etcd.key_range import prefix_range

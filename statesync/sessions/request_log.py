@@ -14,6 +14,7 @@ member reads all records by its watch. A record is deleted when its outcomes are
 """
 
 import base64
+import functools
 import hashlib
 import json
 import logging
@@ -21,6 +22,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
 
 from understudy.statesync.etcd.client import Event, Kv
 from understudy.statesync.parsing.stored import brief, read_json
@@ -39,8 +42,7 @@ ANY_CONTENT = "*"
 _COMPACT = json.JSONEncoder(separators=(",", ":")).encode
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(msgspec.Struct, frozen=True, gc=False):
     """Which request a call belongs to: ``id`` is the same for all copies, ``began`` is Unix time in seconds."""
 
     id: str
@@ -75,11 +77,12 @@ class Window:
     ahead: float
     keep: float
 
-    @classmethod
-    def of(cls, request_seconds: float) -> "Window":
+    @staticmethod
+    @functools.lru_cache(maxsize=4)
+    def of(request_seconds: float) -> "Window":
         """The window for a route whose requests end after ``request_seconds``, retries included."""
         oldest = request_seconds + CLOCK_MARGIN
-        return cls(oldest, CLOCK_MARGIN, oldest + CLOCK_MARGIN + MEMBER_MARGIN)
+        return Window(oldest, CLOCK_MARGIN, oldest + CLOCK_MARGIN + MEMBER_MARGIN)
 
     def fault(self, age: float) -> str:
         """Why a request of ``age`` seconds may not write; '' if it may."""
@@ -93,8 +96,7 @@ class Window:
         return ""
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(msgspec.Struct, frozen=True, gc=False):
     """The outcome of an identified write.
 
     ``revision`` is that of the session it wrote; a refusal has a ``problem`` (the last part of its type) instead.
@@ -122,6 +124,7 @@ class LogEntry(NamedTuple):
     reply: str = ""
 
 
+@functools.lru_cache(maxsize=1)  # a write is looked up and, a moment later, noted
 def request_hash(session: str, name: str) -> str:
     """A request's id as it is kept: 96 bits of BLAKE2b over the session's key and the id, base64url."""
     text = f"{session}\n{name}".encode("utf-8", "surrogateescape")

@@ -16,9 +16,12 @@ import base64
 import functools
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from understudy.statesync.parsing.stored import read_object, typed
 from understudy.statesync.sessions.merge_patch import JSON_TYPE, MERGE_PATCH_TYPE, CannotPatch, patched
@@ -51,8 +54,7 @@ class Method(StrEnum):
     COMMANDS = "COMMANDS"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """The answer that was given to a write with a key. ``revision`` 0: that of the record that holds the answer."""
 
     key: str
@@ -61,8 +63,7 @@ class Answer:
     revision: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(msgspec.Struct, frozen=True, gc=False):
     """One session. ``expires`` is the pool's time in ms; ``revision`` is its ``mod_revision``, 0 until committed.
 
     ``since`` is the revision at which the value was written, if it was only renewed or written again since; else 0.
@@ -152,8 +153,7 @@ def _answer(entry: object) -> Answer:
     raise ValueError("answers: expected key, fingerprint, status and revision")
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(msgspec.Struct, frozen=True, gc=False):
     """A write as a client asks for it.
 
     ``ttl`` in seconds, None for the pool's default; the tags are raw header values. ``request`` identifies the write
@@ -169,6 +169,7 @@ class Write:
     idempotency_key: str | None = None
     request: str | None = None
     began: float | None = None
+    _digest: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -179,13 +180,14 @@ class Write:
         """
         if self.method is Method.REFUSE:
             return ANY_CONTENT
-        content = b"" if self.if_match is not None else self.body
-        digest = hashlib.blake2b(f"{self.method}\n{self.content_type}\n".encode() + content, digest_size=6)
-        return digest.hexdigest()
+        if not self._digest:
+            content = b"" if self.if_match is not None else self.body
+            digest = hashlib.blake2b(f"{self.method}\n{self.content_type}\n".encode() + content, digest_size=6)
+            msgspec.structs.force_setattr(self, "_digest", digest.hexdigest())
+        return self._digest
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True, gc=False):
     """The write has an effect: commit ``session``, then answer ``status``, or ``reply`` to commands.
 
     ``overwrites``: it replaces a value that its author did not know.
@@ -197,8 +199,7 @@ class Stored:
     overwrites: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Repeated:
+class Repeated(msgspec.Struct, frozen=True, gc=False):
     """The write had its effect before: give the first answer again."""
 
     status: int
@@ -214,8 +215,7 @@ class NoEffect:
     status: int = 200
 
 
-@dataclass(frozen=True, slots=True)
-class WriteRefused:
+class WriteRefused(msgspec.Struct, frozen=True, gc=False):
     """The write has no effect. ``problem`` is the last part of the problem type (RFC 9457).
 
     ``lasting``: the same write could have an effect later, so the refusal must be stored to be final.
@@ -230,8 +230,7 @@ class WriteRefused:
 Outcome = Stored | Repeated | NoEffect | WriteRefused
 
 
-@dataclass(frozen=True, slots=True)
-class WriteContext:
+class WriteContext(msgspec.Struct, frozen=True, gc=False):
     """The owner's epoch, the pool's time in ms, and the pool's limits, at the moment of a write.
 
     ``expiry_ms``: sessions that expire at this time or earlier have expired; None: ``now_ms``.
@@ -263,6 +262,7 @@ def etag_of(revision: int) -> str:
     return f'"{revision:x}"'
 
 
+@functools.lru_cache(maxsize=1)  # a write is looked up and, a moment later, noted
 def hashed(idempotency_key: str) -> str:
     """An idempotency key as it is kept: 96 bits of its BLAKE2b digest, base64url."""
     digest = hashlib.blake2b(idempotency_key.encode(), digest_size=12).digest()

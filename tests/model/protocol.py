@@ -5,8 +5,9 @@ Every record that changes an owner comes from ``understudy.statesync.pool.owners
 times.
 """
 
-from dataclasses import replace
 from functools import cache
+
+from msgspec.structs import replace
 
 from tests.model.world import Record
 from understudy.statesync.etcd.client import ModRevision

@@ -1,10 +1,10 @@
 """Which differences between a copy and etcd prove something, and digests that depend on nothing but content."""
 
 import random
-from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.keys import PoolKeys

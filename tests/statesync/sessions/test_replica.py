@@ -1,10 +1,10 @@
 """The replica holds what etcd holds, in whatever order watch, copies and own commits bring it."""
 
 import asyncio
-from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.harness.waiting import until
 from understudy.statesync.etcd.client import EtcdClient, Event, Kv

@@ -1,11 +1,11 @@
 """What a write makes of a session: the rules one by one, and properties over any sequence of writes."""
 
 import json
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from understudy.statesync.sessions.merge_patch import merge_patch
 from understudy.statesync.sessions.session import (
