@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from aiohttp import web
 
 from understudy.proxy.http.problems import Reply, problem
-from understudy.statesync.http.http_port import BROKEN_BODY
+from understudy.statesync.http.http_port import BROKEN_BODY, route_of
 from understudy.statesync.parsing.strict_json import read_json
 from understudy.statesync.pool.slots import MAX_SLOTS
 
@@ -43,8 +43,7 @@ async def problems(request: web.Request, handler: Callable[[web.Request], object
     except (web.HTTPException, ConnectionError, *BROKEN_BODY):
         raise
     except Exception:
-        resource = request.match_info.route.resource  # not the path: it contains the session key
-        logger.exception("%s %s failed", request.method, resource.canonical if resource else "a request")
+        logger.exception("%s %s failed", request.method, route_of(request))
         return respond(problem(500, "internal", "the sidecar failed; its log says why"))
 
 

@@ -6,10 +6,11 @@ It turns HTTP requests into calls and replies into HTTP; it decides nothing. ``d
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from understudy import __version__
 from understudy.proxy.http.problems import Reply, problem
@@ -19,9 +20,14 @@ from understudy.proxy.sessions.admission import SessionTokens, admin_wanted, tok
 from understudy.proxy.sessions.call import Call, claim_fault
 from understudy.proxy.sessions.request_headers import carried_headers, session_headers
 from understudy.proxy.sessions.service import SessionService
+from understudy.statesync.http.http_port import DIRECT, Direct, Handler
 from understudy.statesync.parsing.strict_json import whole_number
 from understudy.statesync.sessions.command_batch import CommandBatch
 from understudy.statesync.sessions.overwrites import REVISION_MOST, SEEN_HEADER
+from understudy.statesync.sessions.session import valid_key
+
+_METHODS = ("GET", "PUT", "PATCH", "DELETE")
+_SESSION_PATH = "/v1/sessions/"
 
 
 def session_app(
@@ -42,7 +48,13 @@ def session_app(
         return respond(call if isinstance(call, Reply) else await service.create(call))
 
     async def one(request: web.Request) -> web.Response:
-        call = await _call_of(request, request.match_info["key"], session_bytes)
+        return await answer(request, request.match_info["key"])
+
+    async def direct(request: web.Request) -> web.Response:
+        return await answer(request, request.raw_path[len(_SESSION_PATH) :])
+
+    async def answer(request: web.Request, key: str) -> web.Response:
+        call = await _call_of(request, key, session_bytes)
         if isinstance(call, Reply):
             return respond(call)
         reply = service.get_now(call) if call.method == "GET" else None
@@ -68,7 +80,29 @@ def session_app(
     app.router.add_get("/healthz", alive)
     app.router.add_get("/readyz", ready)
     app.router.add_get("/openapi.json", describe)
+    app[DIRECT] = Direct(_is_plain, _inside((problems, *checks), direct))
     return app
+
+
+def _inside(middlewares: Sequence[Middleware], handler: Handler) -> Handler:
+    """``handler`` with these around it, the first one outermost."""
+    for middleware in reversed(middlewares):
+        handler = functools.partial(middleware, handler=handler)
+    return handler
+
+
+def _is_plain(request: web.Request) -> bool:
+    """Whether a request names a session in a path that nothing has to be decoded in, with a method of session calls.
+
+    ``admin_wanted`` has no say in these.
+    """
+    path = request.raw_path
+    return (
+        path.startswith(_SESSION_PATH)
+        and request.method in _METHODS
+        and valid_key(path[len(_SESSION_PATH) :])
+        and "Expect" not in request.headers
+    )
 
 
 @functools.cache
@@ -102,7 +136,7 @@ def add_forwarded_calls(app: web.Application, service: SessionService) -> None:
 
 def add_session_routes(app: web.Application, path: str, handler: Callable[[web.Request], object]) -> None:
     """Route the methods of a session call to ``handler``."""
-    for method in ("GET", "PUT", "PATCH", "DELETE"):
+    for method in _METHODS:
         app.router.add_route(method, path, handler)  # type: ignore[arg-type]
 
 

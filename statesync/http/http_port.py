@@ -12,7 +12,8 @@ import contextlib
 import json
 import logging
 from collections.abc import Awaitable, Callable, Collection
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -35,6 +36,21 @@ _OWN_SITE = frozenset({"none", "same-origin"})
 _NONE: frozenset[str] = frozenset()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Direct(NamedTuple):
+    """Requests that ``handler`` answers without the router and the middlewares of their application.
+
+    These two take a tenth of the time of a session write. ``handler`` does what the middlewares would do for a request
+    that ``takes`` accepts; only the checks of this module come before it.
+    """
+
+    takes: Callable[[web.Request], bool]
+    handler: Handler
+
+
+DIRECT = web.AppKey("direct", Direct)
+"""Where an application has its direct requests, if any."""
 
 
 class _Discreet(logging.LoggerAdapter[logging.Logger]):
@@ -68,6 +84,14 @@ async def serve(
     )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
+    server, direct = runner.server, app.get(DIRECT)
+    if server is not None and direct is not None:
+        routed, direct_handler = server.request_handler, partial(app.middlewares[0], handler=direct.handler)
+
+        def handle(request: Any) -> Awaitable[web.StreamResponse]:  # noqa: ANN401 - aiohttp's own handler takes less
+            return direct_handler(request) if direct.takes(request) else routed(request)
+
+        server.request_handler = handle
     return runner
 
 
@@ -90,11 +114,18 @@ def _guard(opens: frozenset[str]) -> Middleware:
         except (web.HTTPException, ConnectionError):
             raise
         except Exception:
-            resource = request.match_info.route.resource  # not the path: it may have a session key in it
-            logger.exception("%s %s failed", request.method, resource.canonical if resource else "a request")
+            logger.exception("%s %s failed", request.method, route_of(request))
             return _problem(500, "internal", "the log of the process says why")
 
     return guard
+
+
+def route_of(request: web.Request) -> str:
+    """The pattern of the request's path, for the log; the path itself may have a session key in it."""
+    resource = None
+    with contextlib.suppress(AssertionError, AttributeError):  # a direct request was not routed
+        resource = request.match_info.route.resource
+    return resource.canonical if resource else "a request"
 
 
 def codings_of(request: web.Request) -> frozenset[str]:
