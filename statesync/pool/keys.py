@@ -6,6 +6,7 @@ ranges before and after them.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 from understudy.statesync.pool.slots import MAX_SLOTS
@@ -14,68 +15,68 @@ ROOT = "/understudy/v1/"
 _DIGITS = 5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PoolKeys:
-    """Key names of one pool."""
+    """Key names of one pool. The prefixes are made once: every write and every change from etcd needs some."""
 
     pool: str
 
-    @property
+    @cached_property
     def prefix(self) -> str:
         """Everything of the pool starts with this."""
         return f"{ROOT}{self.pool}/"
 
-    @property
+    @cached_property
     def spec(self) -> str:
         """The pool spec; written by the operator."""
         return f"{self.prefix}spec"
 
-    @property
+    @cached_property
     def table(self) -> str:
         """The slot table; written by the leading control server."""
         return f"{self.prefix}table"
 
-    @property
+    @cached_property
     def leader(self) -> str:
         """The leading control server's name; lives on its lease."""
         return f"{self.prefix}leader"
 
-    @property
+    @cached_property
     def members(self) -> str:
         """Prefix of the member records."""
         return f"{self.prefix}members/"
 
-    @property
+    @cached_property
     def admin(self) -> str:
         """Prefix of the operator's intents for members."""
         return f"{self.prefix}admin/"
 
-    @property
+    @cached_property
     def site_intents(self) -> str:
         """Prefix of the operator's intents for whole sites."""
         return f"{self.admin}site/"
 
-    @property
+    @cached_property
     def controls(self) -> str:
         """Prefix of the control servers' addresses."""
         return f"{self.prefix}controls/"
 
-    @property
+    @cached_property
     def owners(self) -> str:
         """Prefix of the owner records."""
         return f"{self.prefix}owners/"
 
-    @property
+    @cached_property
     def commits(self) -> str:
         """Prefix of the members' commit markers."""
         return f"{self.prefix}commits/"
 
-    @property
+    @cached_property
     def sessions(self) -> str:
         """Prefix of the sessions of all slots."""
         return f"{self.prefix}sessions/"
 
-    @property
+    @cached_property
     def requests(self) -> str:
         """Prefix of the records of what became of requests, see ``request_log``.
 
@@ -83,22 +84,22 @@ class PoolKeys:
         """
         return f"{self.prefix}session-requests/"
 
-    @property
+    @cached_property
     def failovers(self) -> str:
         """Prefix of the records of changes of active."""
         return f"{self.prefix}failovers/"
 
-    @property
+    @cached_property
     def probes(self) -> str:
         """Prefix of the keys that are written only to see when a member has applied their revision."""
         return f"{self.prefix}probes/"
 
-    @property
+    @cached_property
     def secret(self) -> str:
         """A random secret of the pool, from which the session keys of idempotent creations are derived."""
         return f"{self.prefix}secret"
 
-    @property
+    @cached_property
     def encryption(self) -> str:
         """The id of the key that sessions are encrypted with, if they are."""
         return f"{self.prefix}encryption"

@@ -24,11 +24,12 @@ SAID_FROM = 10.0
 ALONE_FROM = 60.0
 """Seconds after which a member that is alone in its pool uses its own clock."""
 
+_BOOT_TIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+
 
 def monotonic() -> float:
     """Seconds of a clock that is never set; where possible it includes the time for which the machine was suspended."""
-    boot_time = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if boot_time is None else time.clock_gettime(boot_time)
+    return time.monotonic() if _BOOT_TIME is None else time.clock_gettime(_BOOT_TIME)
 
 
 def wall_ms() -> int:
