@@ -310,14 +310,13 @@ class OwnerWrites:
         entry: LogEntry | None = None,
     ) -> Submission:
         name = self._keys.session(owned.slot, key)
-        value = self._replica.codec.encode(name, session) if session is not None else None
+        value = self._replica.encoded(owned.slot, key, session) if session is not None else None
         submission = self._committer.submit(owned.slot, owned.fence, name, value, entry)
 
         def settled(done: "asyncio.Future[int]") -> None:
+            self._replica.forget_write(owned.slot, key)
             if not done.cancelled() and done.exception() is None:
-                revision = done.result()
-                kept = session.at(revision) if session is not None else None
-                self._replica.committed(owned.slot, key, kept, revision)
+                self._replica.committed(owned.slot, key, session, done.result())
             release()
 
         submission.done.add_done_callback(settled)

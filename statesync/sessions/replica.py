@@ -35,12 +35,14 @@ class _Slot:
 
     ``unreadable`` has the revision of each session that is there and cannot be opened, and why. ``touched`` has the
     later expiry of a session that its owner has renewed in memory alone, and the revision that this holds for.
+    ``written`` has what this process writes at the moment: the value, and the session that it holds.
     """
 
     sessions: dict[str, Session] = field(default_factory=dict)
     unreadable: dict[str, tuple[int, str]] = field(default_factory=dict)
     removed: dict[str, int] = field(default_factory=dict)
     touched: dict[str, tuple[int, int]] = field(default_factory=dict)
+    written: dict[str, tuple[bytes, Session]] = field(default_factory=dict)
     copying: int = 0
     copied: int = 0
 
@@ -201,6 +203,24 @@ class Replica:
             else:
                 self._remove(kept, key, event.kv.mod_revision)
 
+    def encoded(self, slot: int, key: str, session: Session) -> bytes:
+        """The value of a session that this process, as its owner, is about to write.
+
+        The watch often brings the value back before etcd answers the write. Then it need not be decoded. Only one write
+        of a session is under way at a time, and :meth:`forget_write` ends it.
+        """
+        value = self.codec.encode(self._keys.session(slot, key), session)
+        kept = self._slots.get(slot)
+        if kept is not None:
+            kept.written[key] = (value, session)
+        return value
+
+    def forget_write(self, slot: int, key: str) -> None:
+        """What became of a write is known."""
+        kept = self._slots.get(slot)
+        if kept is not None:
+            kept.written.pop(key, None)
+
     def committed(self, slot: int, key: str, session: Session | None, revision: int) -> None:
         """Take in this process's own commit at ``revision`` (None: the session was removed)."""
         kept = self._slots.get(slot)
@@ -211,7 +231,7 @@ class Replica:
         else:
             known = kept.sessions.get(key)
             if known is None or known.revision < revision:
-                kept.sessions[key] = session
+                kept.sessions[key] = session.at(revision)
 
     def _put(self, kept: _Slot, key: str, kv: Kv) -> None:
         revision = kv.mod_revision
@@ -220,8 +240,12 @@ class Replica:
             return
         if kept.unreadable and kept.unreadable.get(key, (0, ""))[0] >= revision:
             return
+        own = kept.written.get(key)
         try:
-            kept.sessions[key] = self.codec.decode(kv.key, kv.value, revision)
+            if own is not None and own[0] == kv.value:
+                kept.sessions[key] = own[1].at(revision)
+            else:
+                kept.sessions[key] = self.codec.decode(kv.key, kv.value, revision)
         except UnreadableSession as error:
             kept.sessions.pop(key, None)
             kept.unreadable[key] = (revision, str(error))

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -12,7 +13,7 @@ from understudy.statesync.etcd.informer import Informer
 from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.sessions.replica import Replica
-from understudy.statesync.sessions.session import Session
+from understudy.statesync.sessions.session import Answer, Session
 
 SESSION = Session("text/plain", b"", 2**53, epoch=1)
 
@@ -111,3 +112,21 @@ def test_own_commits_and_the_watch_agree_in_any_order(history: list[tuple[str, b
     replica.apply(events)
 
     assert bodies(replica, 1) == expected
+
+
+def test_what_this_process_has_written_is_not_decoded_when_it_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = PoolKeys("pool")
+    replica = Replica(None, keys)  # type: ignore[arg-type]
+    replica.hold(1)
+    full, mine = keys.session(1, "a"), replace(SESSION, body=b"mine", answers=(Answer("k", "f", 200),))
+    value = replica.encoded(1, "a", mine)
+    monkeypatch.setattr(replica, "codec", None)
+    replica.apply([Event("put", Kv(full, value, 7, 7, 0))])
+    monkeypatch.undo()
+    assert replica.session(1, "a") == mine.at(7) == Session.decode(value, 7)
+
+    replica.apply([Event("put", Kv(full, value_of("another's"), 8, 7, 0))])  # the slot was lost meanwhile
+    assert bodies(replica, 1) == {"a": b"another's"}
+    replica.forget_write(1, "a")
+    replica.committed(1, "a", mine, 7)
+    assert bodies(replica, 1) == {"a": b"another's"}
