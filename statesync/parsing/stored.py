@@ -1,4 +1,4 @@
-"""Reads JSON that anybody may have written: values in etcd, lines of a backup, answers of peers.
+"""Reads JSON that anybody may have written: values in etcd, lines of a backup, answers of peers. Writes small ones.
 
 All such JSON is parsed here. Whatever the bytes are, the result is a document that is safe to walk, compare and print,
 or a ``ValueError``. Nesting is bounded. NaN and infinity are refused. A key that occurs twice in one object is refused
@@ -13,6 +13,8 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any, TypeVar, get_args, get_origin
 
+import msgspec
+
 from understudy.statesync.parsing.strict_json import finite, no_constant
 
 MOST_DEPTH = 64
@@ -24,6 +26,7 @@ TOLD_MOST = 300
 """Longest text of a fault that is logged and shown, in characters."""
 
 T = TypeVar("T")
+_COMPACT = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def read_json(value: bytes | str) -> Any:  # noqa: ANN401 - whatever the JSON holds
@@ -44,6 +47,14 @@ def read_object(value: bytes | str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ValueError(f"expected a JSON object, got {type(document).__name__}")  # noqa: TRY004 - one error for all
     return document
+
+
+def compact_json(document: object) -> bytes:
+    """``document`` as JSON without blanks, for values that are written often: ``json`` takes ten times as long."""
+    try:
+        return msgspec.json.encode(document)
+    except UnicodeEncodeError:  # half a character, which ``json`` escapes
+        return _COMPACT(document).encode()
 
 
 def typed(name: str, kind: Any, value: object) -> Any:  # noqa: ANN401 - ``kind`` is an annotation

@@ -16,7 +16,6 @@ member reads all records by its watch. A record is deleted when its outcomes are
 import base64
 import functools
 import hashlib
-import json
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +25,7 @@ from typing import NamedTuple
 import msgspec
 
 from understudy.statesync.etcd.client import Event, Kv
-from understudy.statesync.parsing.stored import brief, read_json
+from understudy.statesync.parsing.stored import brief, compact_json, read_json
 from understudy.statesync.pool.keys import PoolKeys
 
 logger = logging.getLogger(__name__)
@@ -39,7 +38,6 @@ MEMBER_MARGIN = 10.0
 ID_LENGTH_MOST = 255
 ANY_CONTENT = "*"
 """The fingerprint of a refusal that holds for all writes of a request, whatever their content."""
-_COMPACT = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Stamp(msgspec.Struct, frozen=True, gc=False):
@@ -134,7 +132,7 @@ def request_hash(session: str, name: str) -> str:
 
 def encode_entries(entries: Sequence[LogEntry]) -> bytes:
     """A record of the log, as it stands in etcd: a JSON list of lists."""
-    return _COMPACT([_without_blanks(entry) for entry in entries]).encode()
+    return compact_json([_without_blanks(entry) for entry in entries])
 
 
 def _without_blanks(entry: LogEntry) -> tuple[str | int, ...]:

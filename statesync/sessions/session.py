@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from understudy.statesync.parsing.stored import read_object, typed
+from understudy.statesync.parsing.stored import compact_json, read_object, typed
 from understudy.statesync.sessions.merge_patch import JSON_TYPE, MERGE_PATCH_TYPE, CannotPatch, patched
 from understudy.statesync.sessions.request_log import ANY_CONTENT, Settled
 
@@ -32,7 +32,6 @@ TOMBSTONE_SECONDS = 600
 KEY_LENGTH_MOST = 256
 REQUEST_REFUSED = "request-refused"
 """The problem of a write whose request the application has refused (:attr:`Method.REFUSE`)."""
-_COMPACT = json.JSONEncoder(separators=(",", ":")).encode
 _KEY_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~:")
 
 
@@ -104,7 +103,7 @@ class Session(msgspec.Struct, frozen=True, gc=False):
             header["since"] = self.since
         if self.answers:
             header["answers"] = [[a.key, a.fingerprint, a.status, a.revision] for a in self.answers]
-        return _COMPACT(header).encode() + b"\n" + self.body
+        return compact_json(header) + b"\n" + self.body
 
     def at(self, revision: int) -> "Session":
         """The session as committed at ``revision``."""
@@ -390,7 +389,7 @@ def _keeping_answer(
     if not kept and write.idempotency_key is None:  # most writes; ``replace`` alone takes some microseconds
         return Stored(session, status)
     revision = current.revision if current else 0
-    answers = tuple(replace(answer, revision=answer.revision or revision) for answer in kept)
+    answers = tuple(answer if answer.revision else replace(answer, revision=revision) for answer in kept)
     if write.idempotency_key is not None:
         answers = (*answers, Answer(hashed(write.idempotency_key), write.fingerprint, status))
     return Stored(replace(session, answers=answers[-ANSWERS_KEPT:]), status)
