@@ -1,9 +1,15 @@
 """How the sidecar's HTTP APIs read requests and answer: JSON bodies, slots, revisions, problem documents."""
 
+import functools
 import logging
+import time
 from collections.abc import Callable, Mapping
+from email.utils import formatdate
+from http.client import responses
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import SERVER_SOFTWARE
 
 from understudy.proxy.http.problems import Reply, problem
 from understudy.statesync.http.http_port import BROKEN_BODY, route_of
@@ -16,6 +22,11 @@ MAX_BODY = 1_100_000
 """Bytes of a request body that are read at all: above the largest ``session_bytes`` a spec may allow."""
 MAX_REVISION = (1 << 63) - 1
 
+READY_MOST = 16_384
+"""Bytes of a body that is copied, so that it is sent together with the headers."""
+_EMPTY = (204, 304)
+_TYPE = "Content-Type"
+
 Status = Callable[[], tuple[dict[str, object], bool]]
 """The member's view of itself, and whether it is ready."""
 Expose = Callable[[str], tuple[bytes, str]]
@@ -25,6 +36,57 @@ Expose = Callable[[str], tuple[bytes, str]]
 def respond(reply: Reply) -> web.Response:
     """An aiohttp response of a reply."""
     return web.Response(status=reply.status, headers=reply.headers, body=reply.body or None)
+
+
+class ReadyResponse(web.StreamResponse):
+    """A response whose bytes are ready, to a client that keeps its connection; see :func:`respond_to`."""
+
+    def __init__(self, status: int, content: bytes) -> None:
+        super().__init__(status=status)
+        self._content = content
+
+    @property
+    def keep_alive(self) -> bool:
+        """The connection goes on."""
+        return True
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send it."""
+        await request.writer.write(self._content)
+        await request.writer.drain()
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing is left to send."""
+
+
+def respond_to(request: web.Request, reply: Reply) -> web.StreamResponse:
+    """The same response as :func:`respond`, made in a fraction of the time if it is as simple as most.
+
+    That is: an answer with headers of one line each, on a connection that goes on.
+    """
+    if reply.status < 200 or reply.status in _EMPTY or len(reply.body) > READY_MOST or request.method == "HEAD":
+        return respond(reply)
+    if request.version != HttpVersion11 or not request.keep_alive or (reply.body and _TYPE not in reply.headers):
+        return respond(reply)
+    fields = [f"{name}: {value}" for name, value in reply.headers.items()]
+    lines = (_status_line(reply.status), *fields, f"Content-Length: {len(reply.body)}", _date(int(time.time())))
+    head = "\r\n".join(lines)
+    one_line_each = head.count("\n") == head.count("\r") == len(lines)  # the date has two
+    if not one_line_each or not head.isascii():
+        return respond(reply)
+    return ReadyResponse(reply.status, f"{head}\r\n\r\n".encode() + reply.body)
+
+
+@functools.cache
+def _status_line(status: int) -> str:
+    return f"HTTP/1.1 {status} {responses.get(status, '')}"
+
+
+@functools.lru_cache(maxsize=1)
+def _date(now: int) -> str:
+    """The last headers of every response, at this second of Unix time."""
+    return f"Date: {formatdate(now, usegmt=True)}\r\nServer: {SERVER_SOFTWARE}"
 
 
 @web.middleware

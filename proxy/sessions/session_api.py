@@ -14,7 +14,7 @@ from aiohttp.typedefs import Middleware
 
 from understudy import __version__
 from understudy.proxy.http.problems import Reply, problem
-from understudy.proxy.http.requests import MAX_BODY, Status, problems, respond
+from understudy.proxy.http.requests import MAX_BODY, Status, problems, respond, respond_to
 from understudy.proxy.peers.peer_protocol import COMMANDS_PATH, SESSIONS_PATH
 from understudy.proxy.sessions.admission import SessionTokens, admin_wanted, token_wanted
 from understudy.proxy.sessions.call import Call, claim_fault
@@ -47,18 +47,18 @@ def session_app(
         call = await _call_of(request, "", session_bytes)
         return respond(call if isinstance(call, Reply) else await service.create(call))
 
-    async def one(request: web.Request) -> web.Response:
+    async def one(request: web.Request) -> web.StreamResponse:
         return await answer(request, request.match_info["key"])
 
-    async def direct(request: web.Request) -> web.Response:
+    async def direct(request: web.Request) -> web.StreamResponse:
         return await answer(request, request.raw_path[len(_SESSION_PATH) :])
 
-    async def answer(request: web.Request, key: str) -> web.Response:
+    async def answer(request: web.Request, key: str) -> web.StreamResponse:
         call = await _call_of(request, key, session_bytes)
         if isinstance(call, Reply):
             return respond(call)
         reply = service.get_now(call) if call.method == "GET" else None
-        return respond(reply or await service.handle(call))
+        return respond_to(request, reply or await service.handle(call))
 
     async def show_status(_: web.Request) -> web.Response:
         return web.json_response(status()[0])
