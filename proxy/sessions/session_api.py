@@ -145,7 +145,14 @@ async def _call_of(request: web.Request, key: str, session_bytes: Callable[[], i
     headers = session_headers(request.headers)
     if isinstance(headers, Reply):
         return headers
-    body = await request.read() if request.can_read_body else b""
+    body = await _body_of(request) if request.can_read_body else b""
     is_content = request.method == "PUT" or not key
     refused = claim_fault(headers, body) if is_content and len(body) <= session_bytes() else None
     return refused or Call(request.method, key, headers, body)
+
+
+async def _body_of(request: web.Request) -> bytes:
+    """The body of a request, without waiting if all of it is here, as it is for most."""
+    if request.content.is_eof() and request.content.total_bytes <= MAX_BODY:
+        return request.content.read_nowait()
+    return await request.read()

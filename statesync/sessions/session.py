@@ -16,6 +16,7 @@ import base64
 import functools
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -32,7 +33,7 @@ TOMBSTONE_SECONDS = 600
 KEY_LENGTH_MOST = 256
 REQUEST_REFUSED = "request-refused"
 """The problem of a write whose request the application has refused (:attr:`Method.REFUSE`)."""
-_KEY_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~:")
+_is_key = re.compile(rf"[A-Za-z0-9._~:-]{{1,{KEY_LENGTH_MOST}}}").fullmatch
 
 
 @functools.lru_cache(maxsize=256)
@@ -253,7 +254,7 @@ def valid_key(key: str) -> bool:
     And the colon, which a URI's path may have as it is (section 3.3), for IPv6 addresses, the keys of TCP pools. ``.``
     and ``..`` are no keys: HTTP clients take them for steps in the path (section 5.2.4).
     """
-    return 0 < len(key) <= KEY_LENGTH_MOST and _KEY_CHARACTERS.issuperset(key) and key not in (".", "..")
+    return _is_key(key) is not None and key not in (".", "..")
 
 
 def etag_of(revision: int) -> str:

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from tests.harness.waiting import free_port
 from understudy.proxy.http.problems import Reply, problem
-from understudy.proxy.http.requests import READY_MOST
+from understudy.proxy.http.requests import MAX_BODY, READY_MOST
 from understudy.proxy.sessions.admission import SessionTokens
 from understudy.proxy.sessions.call import Call
 from understudy.proxy.sessions.session_api import session_app
@@ -148,3 +148,24 @@ async def test_a_header_of_several_lines_is_never_sent() -> None:
     async with served(Service(Reply(200, {"X": "a\r\nY: b"}))) as port:
         answer = await exchanged(port, call("PUT", "/v1/sessions/abc"), LAST)
     assert "Y: b" not in answer
+
+
+async def test_a_body_that_comes_in_parts_is_the_same_as_one_that_is_there() -> None:
+    service = Service(Reply(200))
+    async with served(service) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for parts in (["whole"], ["in ", "two ", "parts"], [""]):
+            body = "".join(parts)
+            writer.write(call("PUT", "/v1/sessions/abc", body=body).removesuffix(body).encode())
+            for part in parts:
+                await writer.drain()
+                await asyncio.sleep(0.02)
+                writer.write(part.encode())
+            await reader.readuntil(b"\r\n\r\n")
+        chunks = "Transfer-Encoding: chunked\r\n\r\n2\r\nin\r\n7\r\n chunks\r\n0\r\n\r\n"
+        writer.write(f"PUT /v1/sessions/abc HTTP/1.1\r\n{HEAD}{chunks}".encode())
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(call("PUT", "/v1/sessions/abc", body="x" * (MAX_BODY + 1)).encode())
+        assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
+        writer.close()
+    assert [one.body for one in service.calls] == [b"whole", b"in two parts", b"", b"in chunks"]
