@@ -5,7 +5,7 @@ import logging
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Protocol
 
 import aiohttp
@@ -84,16 +84,13 @@ class CopyConnection:
         self._on_progress = on_progress
         self._on_refused = on_refused
         self._due: dict[int, None] = {}
-        self._leads: dict[int, None] = {}
+        self._asked: dict[int, int] = {}
         self._keys: dict[int, deque[str]] = {}
         self._wake = asyncio.Event()
         self.connected = False
 
     def send(self, slot: int) -> None:
         """There is something new to send in a slot: a write, what is acknowledged, or a stream that has begun."""
-        stream = self._streams.get(slot)
-        if stream is not None and not stream.follows(self._to):
-            self._leads[slot] = None
         self._due[slot] = None
         self._wake.set()
 
@@ -102,15 +99,7 @@ class CopyConnection:
         backoff = Backoff(FIRST_RETRY, LAST_RETRY)
         while True:
             try:
-                async with asyncio.timeout(CONNECT_TIMEOUT) as limit:
-                    socket = await http.ws_connect(
-                        url + REPLICATION_PATH,
-                        ssl=tls,
-                        compress=0,
-                        max_msg_size=FRAME_MOST,
-                        heartbeat=PING_SECONDS,
-                        timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
-                    )
+                async with asyncio.timeout(CONNECT_TIMEOUT) as limit, self._dial(http, url, tls) as socket:
                     await self._greet(socket)
                     limit.reschedule(None)
                     backoff.reset()
@@ -120,6 +109,19 @@ class CopyConnection:
             finally:
                 self._ended()
             await asyncio.sleep(backoff.next())
+
+    @staticmethod
+    def _dial(
+        http: aiohttp.ClientSession, url: str, tls: ssl.SSLContext | bool
+    ) -> AbstractAsyncContextManager[aiohttp.ClientWebSocketResponse]:
+        return http.ws_connect(
+            url + REPLICATION_PATH,
+            ssl=tls,
+            compress=0,
+            max_msg_size=FRAME_MOST,
+            heartbeat=PING_SECONDS,
+            timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
+        )
 
     async def _greet(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         await send(socket, [self._hello])
@@ -131,7 +133,6 @@ class CopyConnection:
         """Send and receive until the connection ends. Raises :class:`ConnectionEnded`."""
         self.connected = True
         self._due = dict.fromkeys(self._streams)
-        self._leads = dict.fromkeys(self._streams)
         self._wake.set()
         writer = asyncio.create_task(self._write(socket))
         try:
@@ -141,11 +142,11 @@ class CopyConnection:
             writer.cancel()
             with suppress(asyncio.CancelledError, ConnectionEnded):
                 await writer
-            await socket.close()
 
     def _ended(self) -> None:
         self.connected = False
         self._keys.clear()
+        self._asked.clear()
         for stream in self._streams.values():
             stream.gone(self._to)
 
@@ -178,8 +179,10 @@ class CopyConnection:
         stream = self._streams.get(slot)
         if stream is None:
             return None
-        if slot in self._leads:
-            del self._leads[slot]
+        if not stream.follows(self._to):
+            if self._asked.get(slot) == stream.epoch:
+                return None
+            self._asked[slot] = stream.epoch
             return stream.lead()
         message = stream.outgoing(self._to)
         if isinstance(message, Part):
@@ -209,6 +212,8 @@ class CopyConnection:
             stream = self._streams.get(message.slot)
             if stream is None or stream.epoch != message.epoch:
                 continue
+            if not isinstance(message, Have):
+                self._asked.pop(message.slot, None)
             match message:
                 case Have():
                     stream.has(self._to, message.version)

@@ -16,7 +16,7 @@ from understudy.proxy.replication.copy_connection import CopyConnection
 from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.proxy.replication.wire import FRAME_MOST
 from understudy.statesync.replication.history import begun
-from understudy.statesync.replication.messages import LoggedWrite, Message, Part, Stored
+from understudy.statesync.replication.messages import Lead, LoggedWrite, Message, Part, Stored
 from understudy.statesync.replication.slot_copy import Entry
 from understudy.statesync.replication.slot_stream import SlotStream
 from understudy.statesync.replication.sync_set import Process, SyncSet
@@ -68,9 +68,10 @@ class Sessions:
 
 
 class CountingKeeper(CopyKeeper):
-    """A copy that counts the connections that it serves, and the parts of copies that it gets."""
+    """A copy that counts the connections that it serves, how often it was led, and the parts of copies that it gets."""
 
     served = 0
+    led = 0
     parts = 0
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
@@ -78,6 +79,7 @@ class CountingKeeper(CopyKeeper):
         return await super().serve(request)
 
     def take(self, messages: list[Message]) -> list[Message]:
+        self.led += sum(isinstance(message, Lead) for message in messages)
         self.parts += sum(isinstance(message, Part) for message in messages)
         return super().take(messages)
 

@@ -42,6 +42,18 @@ def copy_of_nothing(active: Active, slot: int) -> SlotCopy:
     return SlotCopy(slot, history=active.streams[slot].history, whole=True)
 
 
+async def test_an_active_that_writes_much_asks_a_copy_once_where_it_is() -> None:
+    active = Active()
+    async with keeper_here() as (keeper, sessions, port), active.connected(port) as connection:
+        number = 0
+        while not connection.connected or number < 1000:
+            number += 1
+            active.write(1, f"key-{number % 100}", b"%d" % number)
+            await asyncio.sleep(0)
+        await until_equal(active, sessions)
+        assert keeper.led == 1
+
+
 async def test_a_removed_session_is_removed_in_the_copy() -> None:
     active = Active()
     async with keeper_here() as (_, sessions, port), active.connected(port):
