@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import msgspec
+
 from understudy.statesync.etcd.client import Kv
 from understudy.statesync.pool.ownership import CUT_OFF
 from understudy.statesync.pool.records import Owner
@@ -96,7 +98,7 @@ class Taken:
         marker = None
         if self.marker is not None:  # it may hold any bytes
             value = self.marker.value.decode("utf-8", "surrogateescape")
-            marker = {**dataclasses.asdict(self.marker), "value": value}
+            marker = {**msgspec.structs.asdict(self.marker), "value": value}
         owners = {
             str(slot): {"record": dataclasses.asdict(at.record), "revision": at.revision}
             for slot, at in self.owners.items()

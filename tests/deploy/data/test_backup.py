@@ -7,13 +7,13 @@ import signal
 import stat
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from click.testing import CliRunner
+from msgspec.structs import replace
 
 from tests.harness.commands import Commands, commands
 from tests.harness.etcd import EtcdServer

@@ -5,11 +5,11 @@ import base64
 import hashlib
 import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest_asyncio
+from msgspec.structs import replace
 
 from tests.harness.commands import Commands, commands
 from tests.harness.etcd import EtcdServer
