@@ -10,15 +10,8 @@ from typing import Protocol
 
 import aiohttp
 
-from understudy.proxy.replication.wire import (
-    FRAME_MOST,
-    PING_SECONDS,
-    REPLICATION_PATH,
-    ConnectionEnded,
-    greeting,
-    receive,
-    send,
-)
+from understudy.proxy.replication import wire
+from understudy.proxy.replication.wire import ConnectionEnded
 from understudy.statesync.replication.messages import (
     At,
     Behind,
@@ -29,6 +22,7 @@ from understudy.statesync.replication.messages import (
     Part,
     Refused,
     Stored,
+    Writes,
 )
 from understudy.statesync.replication.slot_stream import BYTES_MOST, SlotStream
 from understudy.statesync.replication.sync_set import Process
@@ -115,17 +109,17 @@ class CopyConnection:
         http: aiohttp.ClientSession, url: str, tls: ssl.SSLContext | bool
     ) -> AbstractAsyncContextManager[aiohttp.ClientWebSocketResponse]:
         return http.ws_connect(
-            url + REPLICATION_PATH,
+            url + wire.REPLICATION_PATH,
             ssl=tls,
             compress=0,
-            max_msg_size=FRAME_MOST,
-            heartbeat=PING_SECONDS,
+            max_msg_size=wire.FRAME_MOST,
+            heartbeat=wire.PING_SECONDS,
             timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
         )
 
     async def _greet(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        await send(socket, [self._hello])
-        hello = await greeting(socket, self._hello.pool)
+        await wire.send(socket, [self._hello])
+        hello = await wire.greeting(socket, self._hello.pool)
         if Process(hello.member, hello.boot) != self._to:
             raise ConnectionEnded(f"it answers as {hello.member} with boot {hello.boot}, and not {self._to.boot}")
 
@@ -137,7 +131,7 @@ class CopyConnection:
         writer = asyncio.create_task(self._write(socket))
         try:
             while True:
-                self._take(await receive(socket))
+                self._take(await wire.receive(socket))
         finally:
             writer.cancel()
             with suppress(asyncio.CancelledError, ConnectionEnded):
@@ -156,7 +150,7 @@ class CopyConnection:
                 await self._wake.wait()
                 self._wake.clear()
                 while frame := self._frame():
-                    await send(socket, frame)
+                    await wire.send(socket, frame)
         except ConnectionEnded:
             await socket.close()  # the reader hears of it
 
@@ -235,7 +229,6 @@ class CopyConnection:
 
 def _size(message: FromActive) -> int:
     """About how many bytes a message has."""
-    if isinstance(message, Part):
-        return PART_BYTES
-    writes = getattr(message, "writes", ())
-    return sum(len(write.value or b"") for write in writes)
+    if isinstance(message, Writes):
+        return sum(len(write.value or b"") for write in message.writes)
+    return PART_BYTES if isinstance(message, Part) else 0

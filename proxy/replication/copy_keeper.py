@@ -6,16 +6,10 @@ from typing import Protocol
 
 from aiohttp import web
 
-from understudy.proxy.replication.wire import (
-    FRAME_MOST,
-    PING_SECONDS,
-    REPLICATION_PATH,
-    ConnectionEnded,
-    greeting,
-    receive,
-    send,
-)
+from understudy.proxy.replication import wire
+from understudy.proxy.replication.wire import ConnectionEnded
 from understudy.statesync.replication.messages import (
+    Behind,
     FromCopy,
     Have,
     Hello,
@@ -59,22 +53,27 @@ class CopyKeeper:
         self._store = store
         self._refuses = refuses
         self.copies: dict[int, SlotCopy] = {}
+        self._led_by: dict[int, object] = {}
 
-    def take(self, messages: Sequence[Message]) -> list[FromCopy]:
-        """Take in a frame; the answers, of confirmations only the last of each slot."""
+    def take(self, connection: object, messages: Sequence[Message]) -> list[FromCopy]:
+        """Take in a frame; the answers, of confirmations only the last of each slot.
+
+        A slot follows the connection on which it was led last. What is left of an earlier one must not mix with it: the
+        last part of a copy that was broken off would make the next one look whole.
+        """
         answers: list[FromCopy] = []
         confirmed: dict[int, Have] = {}
         for message in messages:
             if not isinstance(message, Lead | Writes | Part):
                 raise ConnectionEnded(f"an active does not say {type(message).__name__}")
-            answer = self._take(message)
+            answer = self._take(connection, message)
             if isinstance(answer, Have):
                 confirmed[answer.slot] = answer
             elif answer is not None:
                 answers.append(answer)
         return [*answers, *confirmed.values()]
 
-    def _take(self, message: Lead | Writes | Part) -> FromCopy | None:
+    def _take(self, connection: object, message: Lead | Writes | Part) -> FromCopy | None:
         slot = message.slot
         known = self._refuses(slot, message.epoch)
         if known:
@@ -83,7 +82,10 @@ class CopyKeeper:
         if copy is None:
             copy = self.copies[slot] = SlotCopy(slot)
         if isinstance(message, Lead):
+            self._led_by[slot] = connection
             return copy.lead(message)
+        if self._led_by.get(slot) is not connection:
+            return Behind(slot, message.epoch)
         if isinstance(message, Writes):
             answer, visible = copy.writes(message)
             if visible:
@@ -101,18 +103,16 @@ class CopyKeeper:
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Answer an active's connection until it ends."""
-        socket = web.WebSocketResponse(
-            compress=False, max_msg_size=FRAME_MOST, heartbeat=PING_SECONDS, writer_limit=1_000_000
-        )
+        socket = web.WebSocketResponse(compress=False, max_msg_size=wire.FRAME_MOST, heartbeat=wire.PING_SECONDS)
         await socket.prepare(request)
         who = str(request.remote)
         try:
-            who = (await greeting(socket, self._hello.pool)).member
-            await send(socket, [self._hello])
+            who = (await wire.greeting(socket, self._hello.pool)).member
+            await wire.send(socket, [self._hello])
             while True:
-                answers = self.take(await receive(socket))
+                answers = self.take(socket, await wire.receive(socket))
                 if answers:
-                    await send(socket, answers)
+                    await wire.send(socket, answers)
         except ConnectionEnded as ended:
             logger.info("the replication connection of %s has ended: %s", who, ended)
             await socket.close(message=str(ended).encode()[:120])
@@ -120,4 +120,4 @@ class CopyKeeper:
 
     def add_to(self, app: web.Application) -> None:
         """Serve connections of actives at the peer API."""
-        app.router.add_get(REPLICATION_PATH, self.serve)
+        app.router.add_get(wire.REPLICATION_PATH, self.serve)

@@ -17,7 +17,8 @@ from understudy.statesync.replication.slot_copy import Entry
 from understudy.statesync.replication.sync_set import Process, Progress, SyncSet
 
 LOG_MOST = 1000
-"""Acknowledged writes that are kept for copies that come back after a short break."""
+LOG_BYTES = 2_000_000
+"""Acknowledged writes, and their bytes, that are kept for copies that come back after a short break."""
 WRITES_MOST = 100
 BYTES_MOST = 500_000
 """Writes in one message, and their bytes; a longer write goes alone."""
@@ -71,6 +72,7 @@ class SlotStream:
         self.saved = self.sent_to_etcd = saved
         self.acknowledged = last_of(history)
         self._log = list(inherited)
+        self._bytes = sum(map(_bytes_of, self._log))
         self._visible = self._floor = _before(history, self._log)
         self._confirmed = dict.fromkeys(agreed.members, self._floor)  # readers saw it, so all of the set have it
         self._readers: dict[Process, _Reader] = {}
@@ -104,7 +106,9 @@ class SlotStream:
         """Number a write; returns its version."""
         last = self.last
         version = last + 1 if epoch_of(last) == self.epoch else version_of(self.epoch, 1)
-        self._log.append(Entry(version, write))
+        entry = Entry(version, write)
+        self._log.append(entry)
+        self._bytes += _bytes_of(entry)
         self.history = extended(self.history, version)
         return version
 
@@ -161,6 +165,7 @@ class SlotStream:
             return None
         if reader.sent < self._floor:
             at = reader.sent = reader.shown = self._visible
+            self._confirmed.pop(copy, None)  # the part empties it
             return Part(self.slot, self.epoch, at, cut(self.history, at), (), first=True, last=False)
         first, writes = self._run_after(reader.sent)
         if not writes and reader.shown >= self._visible:
@@ -176,7 +181,7 @@ class SlotStream:
         writes: list[LoggedWrite] = []
         start, size = self._place_after(version), 0
         for entry in self._log[start : start + WRITES_MOST]:
-            size += len(entry.write.value or b"")
+            size += _bytes_of(entry)
             if writes and (size > BYTES_MOST or epoch_of(entry.version) != epoch_of(self._log[start].version)):
                 break
             writes.append(entry.write)
@@ -187,11 +192,21 @@ class SlotStream:
         return bisect_right(self._log, version, key=_version)
 
     def _forget(self) -> None:
-        """Drop what is longest acknowledged, when there is much of it."""
+        """Drop what is longest acknowledged, when the log is twice as long as what is kept."""
         known = self._place_after(self._visible)
-        if known > 2 * LOG_MOST:
-            self._floor = self._log[known - LOG_MOST - 1].version
-            del self._log[: known - LOG_MOST]
+        if known <= 2 * LOG_MOST and self._bytes <= 2 * LOG_BYTES:
+            return
+        dropped = 0
+        while dropped < known and (known - dropped > LOG_MOST or self._bytes > LOG_BYTES):
+            self._bytes -= _bytes_of(self._log[dropped])
+            dropped += 1
+        if dropped:
+            self._floor = self._log[dropped - 1].version
+            del self._log[:dropped]
+
+
+def _bytes_of(entry: Entry) -> int:
+    return len(entry.write.value or b"")
 
 
 def _before(history: History, log: list[Entry]) -> int:

@@ -78,10 +78,10 @@ class CountingKeeper(CopyKeeper):
         self.served += 1
         return await super().serve(request)
 
-    def take(self, messages: list[Message]) -> list[Message]:
+    def take(self, connection: object, messages: list[Message]) -> list[Message]:
         self.led += sum(isinstance(message, Lead) for message in messages)
         self.parts += sum(isinstance(message, Part) for message in messages)
-        return super().take(messages)
+        return super().take(connection, messages)
 
 
 class Active:

@@ -13,10 +13,26 @@ import pytest
 from tests.harness.programs import Program
 from tests.harness.waiting import free_port, until
 from tests.proxy.replication.members import POOL, A, Active, B, Sessions, keeper_here
+from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.proxy.replication.wire import REPLICATION_PATH
 from understudy.statesync.replication import slot_stream
-from understudy.statesync.replication.messages import PROTOCOL, Have, Hello, decode_frame, encode_frame
+from understudy.statesync.replication.history import version_of
+from understudy.statesync.replication.messages import (
+    PROTOCOL,
+    At,
+    Behind,
+    Have,
+    Hello,
+    Lead,
+    LoggedWrite,
+    Part,
+    Stored,
+    Writes,
+    decode_frame,
+    encode_frame,
+)
 from understudy.statesync.replication.slot_copy import SlotCopy
+from understudy.statesync.replication.slot_stream import WRITES_MOST
 from understudy.statesync.replication.sync_set import Process, SyncSet
 
 
@@ -144,11 +160,78 @@ async def connected_by_hand(port: int) -> AsyncIterator[aiohttp.ClientWebSocketR
 @pytest.mark.parametrize("frame", [b"garbage", encode_frame([Have(1, 1, 1)])])
 async def test_what_no_active_says_ends_the_connection_and_leaves_the_copies(frame: bytes) -> None:
     async with keeper_here() as (keeper, _, port), connected_by_hand(port) as socket:
-        await socket.send_bytes(encode_frame([Hello(POOL, "a", "1")]))
-        assert decode_frame((await socket.receive(timeout=30)).data) == [Hello(POOL, "b", "1")]
+        await greet(socket)
         await socket.send_bytes(frame)
         assert (await socket.receive(timeout=30)).type is aiohttp.WSMsgType.CLOSE
         assert keeper.copies == {}
+
+
+async def test_what_is_left_of_an_earlier_connection_does_not_end_a_later_copy() -> None:
+    """The active has lost the first connection and begun again, while the copy still reads from the first."""
+    at, history = version_of(1, 5), (version_of(1, 5),)
+    begin = [Lead(1, 1, history), Part(1, 1, at, history, (), first=True, last=False)]
+    end = [Part(1, 1, at, (), (Stored("key", at, b"x"),), first=False, last=True)]
+    async with keeper_here() as (keeper, sessions, port), connected_by_hand(port) as old:
+        await greet(old)
+        await old.send_bytes(encode_frame(begin))
+        assert decode_frame((await old.receive(timeout=30)).data) == [At(1, 1, 0, whole=False)]
+        async with connected_by_hand(port) as new:
+            await greet(new)
+            await new.send_bytes(encode_frame(begin))
+            assert not decode_frame((await new.receive(timeout=30)).data)[0].whole
+            await old.send_bytes(encode_frame(end))
+            assert decode_frame((await old.receive(timeout=30)).data) == [Behind(1, 1)]
+            assert not keeper.copies[1].whole
+            assert sessions.slots[1] == {}
+            await new.send_bytes(encode_frame(end))
+            assert decode_frame((await new.receive(timeout=30)).data) == [Have(1, 1, at)]
+
+
+async def greet(socket: aiohttp.ClientWebSocketResponse) -> None:
+    await socket.send_bytes(encode_frame([Hello(POOL, "a", "1")]))
+    assert decode_frame((await socket.receive(timeout=30)).data) == [Hello(POOL, "b", "1")]
+
+
+async def test_a_session_that_is_removed_while_its_part_waits_is_in_no_part() -> None:
+    active = Active()
+    for number in range(3000):
+        active.write(1, f"key-{number}", b"v" * 500)
+    async with active.connected(free_port()) as connection:
+        active.streams[1].at(B, At(1, 1, 0, whole=False))
+        connection.send(1)
+        sent = connection._frame()
+        active.write(1, "key-2999", None)
+        while frame := connection._frame():
+            sent += frame
+    keys = [stored.key for part in sent if isinstance(part, Part) for stored in part.sessions]
+    assert len(keys) == len(set(keys)) == 2999
+    assert "key-2999" not in keys
+
+
+async def test_a_frame_has_something_of_each_slot_before_more_of_one() -> None:
+    slots = range(1, 6)
+    active = Active(slots)
+    for slot in slots:
+        for number in range(3 * WRITES_MOST):
+            active.write(slot, f"key-{number}", b"x")
+    async with active.connected(free_port()) as connection:
+        for slot in slots:
+            active.streams[slot].at(B, At(slot, 1, version_of(1, 0), whole=True))
+            connection.send(slot)
+        frame = connection._frame()
+    assert [message.slot for message in frame if message.writes] == [*slots] * 3
+
+
+async def test_a_copy_confirms_only_the_last_of_each_slot_in_a_frame() -> None:
+    keeper = CopyKeeper(B, POOL, Sessions())
+    base, write = version_of(1, 0), LoggedWrite("key", b"x")
+    for slot in (1, 2):
+        keeper.copies[slot] = SlotCopy(slot, history=(base,), whole=True)
+    keeper.take("connection", [Lead(slot, 1, (base,)) for slot in (1, 2)])
+    messages = [
+        Writes(slot, 1, base + number, base + number + 1, (write,), base) for number in range(3) for slot in (1, 2)
+    ]
+    assert keeper.take("connection", messages) == [Have(1, 1, base + 3), Have(2, 1, base + 3)]
 
 
 async def test_an_active_hears_that_its_epoch_is_over() -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from tests.harness.waiting import free_port
+from tests.harness.waiting import free_port, until
 from understudy.proxy.http.problems import Reply, problem
 from understudy.proxy.http.requests import MAX_BODY, READY_MOST
+from understudy.proxy.sessions import session_api
 from understudy.proxy.sessions.admission import SessionTokens
 from understudy.proxy.sessions.call import Call
 from understudy.proxy.sessions.session_api import session_app
@@ -150,18 +151,26 @@ async def test_a_header_of_several_lines_is_never_sent() -> None:
     assert "Y: b" not in answer
 
 
-async def test_a_body_that_comes_in_parts_is_the_same_as_one_that_is_there() -> None:
+async def test_a_body_that_comes_in_parts_is_the_same_as_one_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+    body_of = session_api._body_of
+
+    async def noted(request: web.Request) -> bytes:
+        begun.append(request.path)
+        return await body_of(request)
+
+    monkeypatch.setattr(session_api, "_body_of", noted)
     service = Service(Reply(200))
     async with served(service) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        for parts in (["whole"], ["in ", "two ", "parts"], [""]):
-            body = "".join(parts)
-            writer.write(call("PUT", "/v1/sessions/abc", body=body).removesuffix(body).encode())
-            for part in parts:
-                await writer.drain()
-                await asyncio.sleep(0.02)
-                writer.write(part.encode())
-            await reader.readuntil(b"\r\n\r\n")
+        writer.write(call("PUT", "/v1/sessions/abc", body="whole").encode())
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(call("PUT", "/v1/sessions/abc", body="in two parts").removesuffix("two parts").encode())
+        await until(lambda: len(begun) == 2, what="the sidecar waits for the rest of the body")
+        writer.write(b"two parts")
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(call("PUT", "/v1/sessions/abc", body="").encode())
+        await reader.readuntil(b"\r\n\r\n")
         chunks = "Transfer-Encoding: chunked\r\n\r\n2\r\nin\r\n7\r\n chunks\r\n0\r\n\r\n"
         writer.write(f"PUT /v1/sessions/abc HTTP/1.1\r\n{HEAD}{chunks}".encode())
         await reader.readuntil(b"\r\n\r\n")

@@ -447,6 +447,28 @@ def test_a_copy_that_is_slower_than_the_log_is_long_starts_again() -> None:
 
 def test_the_log_does_not_grow_without_end() -> None:
     assert len(stream_of(10 * slot_stream.LOG_MOST)._log) <= 2 * slot_stream.LOG_MOST
+    stream = stream_of(0)
+    for _ in range(100):
+        stream.saved = stream.append(LoggedWrite("x", b"v" * (slot_stream.LOG_BYTES // 10)))
+        stream.advance()
+    assert sum(len(entry.write.value) for entry in stream._log) <= 2 * slot_stream.LOG_BYTES
+    assert stream._bytes == sum(len(entry.write.value) for entry in stream._log)
+
+
+def test_what_is_not_acknowledged_stays_in_the_log_however_large_it_is() -> None:
+    stream = stream_of(10)
+    written = [stream.append(LoggedWrite("x", b"v" * slot_stream.LOG_BYTES)) for _ in range(4)]
+    stream.saved = written[0]
+    stream.advance()
+    assert [entry.version for entry in stream.unseen] == written[1:]
+
+
+def test_who_gets_a_copy_of_the_slot_has_confirmed_nothing() -> None:
+    stream = stream_of(3)
+    stream.has(B, version_of(1, 3))
+    stream.at(B, At(7, 1, 0, whole=False))
+    assert isinstance(stream.outgoing(B), Part)
+    assert sync_set.with_learner(stream.agreed, B, stream.progress) is None
 
 
 def test_a_message_has_writes_of_one_epoch_and_a_bounded_size() -> None:
