@@ -35,7 +35,7 @@ from understudy.deploy.load.history_checker import percentile
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.records import Intent
-from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec import PoolSpec, Retries
 from understudy.statesync.pool.state import PoolState
 from understudy.telemetry.otlp.spans import StoredSpan
 from understudy.telemetry.slo.waterfall import held_up, is_measured, root_of
@@ -48,6 +48,9 @@ KINDS = ("kill", "freeze", "drain")
 PATIENCE = 60.0
 AT_ONCE = 0.01
 """Seconds: who had to wait no longer was answered as usual."""
+PROMPT_HEDGES = Retries(hedge="fixed")
+"""A frozen member keeps the requests that it has, until they are hedged. Until Envoy has measured how long answers take
+that is a second, which may be longer than the takeover: then clients would see the wait for the hedge, and not it."""
 WARM_UP = 1.0
 UNDISTURBED = 2.5
 """Seconds from a drain's order in which nobody looks how far it is: longer than its handovers take."""
@@ -233,6 +236,7 @@ class Drills:
         self._pool, self._etcd, self._clients = pool, etcd, clients
         self._clock = Clock()
         self._injector = LocalInjector(pool.settings.directory, pool.layout)
+        self._struck: tuple[frozenset[str], str, float] = (frozenset(), "", 0.0)
 
     async def run(self, number: int, kind: str) -> Comparison:
         members = [place.name for place in self._pool.layout.members]
@@ -249,6 +253,7 @@ class Drills:
         await asyncio.sleep(WARM_UP)
         way = percentile([(one.answered - one.asked) * 1000 for one in clients.seen], 0.99)
         struck = time.monotonic()
+        self._struck = theirs, member, struck
         spans = await getattr(self, f"_{kind}")(state, member)
         root = root_of(spans)
         assert root is not None
@@ -317,7 +322,12 @@ class Drills:
         found: list[StoredSpan] = await until(
             lambda: self._trace(ids.hex), PATIENCE, f"the trace of {member}'s takeover"
         )
+        await until(self._successor_answered, PATIENCE, f"an answer by a successor of {member}")
         return found
+
+    def _successor_answered(self) -> bool:
+        """Whether clients of the member that was struck have an answer by another one."""
+        return not math.isnan(gap_of(self._clients.seen, *self._struck)[0])
 
     async def _trace(self, trace: str) -> list[StoredSpan]:
         """The spans of a trace that has its root."""
@@ -342,7 +352,7 @@ class Drills:
 async def drill(count: int, sessions: int, rate: float, kinds: Sequence[str] = KINDS) -> list[Comparison]:
     """Run so many drills of these kinds in turn on a pool of their own."""
     with tempfile.TemporaryDirectory() as home:
-        settings = LocalSettings(Path(home), PoolSpec(pool="cart"))
+        settings = LocalSettings(Path(home), PoolSpec(pool="cart", retries=PROMPT_HEDGES))
         async with LocalPool(settings) as pool, EtcdClient(pool.etcd_endpoints) as etcd:
             clients = Clients(pool.layout.front_url, sessions, rate)
             drills = Drills(pool, etcd, clients)

@@ -5,6 +5,7 @@ limit that statesync is measured against: transactions of 100 puts, one in fligh
 """
 
 import asyncio
+import itertools
 import json
 import sys
 import time
@@ -15,9 +16,10 @@ from bench.sessions_load import BODY
 from understudy.statesync.etcd.client import EtcdClient, Put
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Owner
+from understudy.statesync.replication.history import version_of
 from understudy.statesync.sessions.commit import BATCH_MOST, Committer
 from understudy.statesync.sessions.replica import Replica
-from understudy.statesync.sessions.session import Method, Stored, Write, WriteContext, decide_write
+from understudy.statesync.sessions.session import Method, Stored, Write, WriteContext, decide_write, give_version
 
 WRITERS = 300
 KEYS = PoolKeys("bench-layer")
@@ -58,6 +60,7 @@ async def layer(client: EtcdClient, seconds: float) -> int:
     runner = asyncio.create_task(committer.run())
     end = time.perf_counter() + seconds
     done = 0
+    numbers = itertools.count(1)
 
     async def writer(number: int) -> None:
         nonlocal done
@@ -68,6 +71,7 @@ async def layer(client: EtcdClient, seconds: float) -> int:
             terms = WriteContext(1, time.time_ns() // 1_000_000, 65536, 3600)
             outcome = decide_write(replica.session(0, key), Write(Method.PUT, BODY), terms)
             assert isinstance(outcome, Stored)
+            give_version(outcome.session, version_of(1, next(numbers)))
             submission = committer.submit(0, fence, KEYS.session(0, key), outcome.session.encode())
             revision = await committer.outcome(submission, 5)
             replica.committed(0, key, outcome.session.at(revision), revision)

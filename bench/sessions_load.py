@@ -14,6 +14,8 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
+from understudy.statesync.replication.history import version_of
+
 BODY = bytes(random.Random(1).randbytes(128).hex(), "ascii")
 
 
@@ -209,7 +211,10 @@ class Load:
 
 def _etag(answer: bytes) -> int:
     at = answer.find(b'ETag: "')
-    return int(answer[at + 7 : answer.index(b'"', at + 7)], 16) if at >= 0 else 0
+    if at < 0:
+        return 0
+    epoch, _, index = answer[at + 7 : answer.index(b'"', at + 7)].partition(b".")
+    return version_of(int(epoch), int(index))
 
 
 async def main() -> None:

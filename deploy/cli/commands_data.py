@@ -177,16 +177,14 @@ def _verify_table(view: dict[str, Any]) -> Any:  # noqa: ANN401 - something that
     )
     parts: list[Any] = [headline]
     if view["different"]:
-        table = plain_table("slot", "member", "role", "differ", "session", "fault", "held at", "in etcd at")
+        table = plain_table("slot", "member", "role", "differ", "session", "fault", "held version", "in etcd")
         for row in view["different"]:
             head = (str(row["slot"]), row["member"], row["role"])
             if row["reason"]:
                 table.add_row(*head, "", "", row["reason"], "", "")
             for number, one in enumerate(row["sessions"]):
                 place = (*head, str(row["count"])) if number == 0 else ("", "", "", "")
-                table.add_row(
-                    *place, one["key"], one["fault"], _revision(one["held_revision"]), _revision(one["etcd_revision"])
-                )
+                table.add_row(*place, one["key"], one["fault"], one["held_version"] or "-", one["etcd_version"] or "-")
             if row["count"] and not row["sessions"]:
                 table.add_row(*head, str(row["count"]), "", "", "", "")
         parts.append(table)
@@ -199,10 +197,6 @@ def _verify_table(view: dict[str, Any]) -> Any:  # noqa: ANN401 - something that
     ]
     parts += [Text(f"repaired: slot {row['slot']} at {row['member']}") for row in view["repaired"]]
     return Group(*parts)
-
-
-def _revision(number: int) -> str:
-    return str(number) if number else "-"
 
 
 @click.command(
@@ -263,7 +257,7 @@ def restore(file: Path, replace: bool, etcd: EtcdOptions, output: str) -> None:
     """Restore a pool's spec and sessions from FILE. Stop all sidecars of the pool first.
 
     The whole FILE is checked before anything is changed. Expired sessions are not restored. Every session gets a new
-    ETag. Every slot gets an epoch above all its earlier ones.
+    ETag, unless it is encrypted. Every slot gets an epoch above all its earlier ones.
     """
     from understudy.deploy.common.layout import read_layout, state_directory
     from understudy.deploy.data.backup import Restore

@@ -9,11 +9,11 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import msgspec
 
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.layout import Layout, read_layout, state_directory
@@ -102,8 +102,7 @@ def file_mode(_: click.Context, parameter: click.Parameter, value: str) -> int:
     return mode
 
 
-@dataclass(frozen=True, slots=True)
-class EtcdOptions:
+class EtcdOptions(msgspec.Struct, frozen=True):
     """The etcd options of a command; :meth:`settings` fills in the defaults."""
 
     endpoints: str | None
@@ -178,8 +177,7 @@ _ETCD_OPTIONS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class TlsOptions(PemFiles):
+class TlsOptions(PemFiles, frozen=True):
     """The certificate of this process for mTLS over gRPC and the peer API.
 
     ``domain`` is the trust domain of the SPIFFE ids in the peers' certificates.
@@ -295,8 +293,7 @@ def _output(command: F, text: str, *formats: str) -> F:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class PoolLocation:
+class PoolLocation(msgspec.Struct, frozen=True):
     """The pool that a command reads, and the etcd that has it."""
 
     etcd: EtcdSettings

@@ -8,6 +8,10 @@ its epoch is above that of the backup and the present one. From then on no older
 compares these records. So if a member starts too early and claims a slot, the restore stops. At the end the restore
 writes the owner records again, so that a member that claims them has read every restored session (docs/ownership.md,
 "Catching up"). Then it writes the spec.
+
+A restored session gets a new version, that of its record in the etcd where it is now. A sealed one keeps its version,
+because it cannot be changed without its key. That version does not come back either: its epoch is not above that of
+the backup's owner record, and every later write is under a higher one.
 """
 
 import time
@@ -49,7 +53,7 @@ from understudy.statesync.pool.keys import PoolKeys, slot_in
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.pool.spec import PoolSpec, refuse_contradiction
 from understudy.statesync.pool.state import PoolState
-from understudy.statesync.sessions.session import valid_key
+from understudy.statesync.sessions.session import valid_key, without_version
 from understudy.statesync.sessions.session_crypto import outline
 
 PAGE_BYTES = 16_000_000
@@ -283,7 +287,7 @@ class Restore:
 
     async def _put_batch(self, batch: Sequence[SessionLine]) -> None:
         slots = list(dict.fromkeys(line.slot for line in batch))
-        puts = [Put(self._keys.session(line.slot, line.key), line.value) for line in batch]
+        puts = [Put(self._keys.session(line.slot, line.key), without_version(line.value)) for line in batch]
         await self._guarded(self._compares(slots), puts, "a member claimed a slot")
         self._done.sessions += len(batch)
         self._progress(len(batch))

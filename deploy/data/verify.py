@@ -19,6 +19,7 @@ from understudy.deploy.inspect.query import read_pool
 from understudy.proxy.peers.sync_api import DIGEST_PATH
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.state import PoolState
+from understudy.statesync.replication.history import as_text
 from understudy.statesync.sessions.digests import (
     Difference,
     DigestEntry,
@@ -97,10 +98,19 @@ def _fault_view(fault: CopyFault, named: int) -> View:
         "reason": fault.why,
         "count": len(fault.differences),
         "sessions": [
-            {"key": one.key, "fault": str(one.fault), "held_revision": one.held, "etcd_revision": one.in_etcd}
+            {
+                "key": one.key,
+                "fault": str(one.fault),
+                "held_version": _shown(one.held),
+                "etcd_version": _shown(one.in_etcd),
+            }
             for one in fault.differences[:named]
         ],
     }
+
+
+def _shown(version: int) -> str | None:
+    return as_text(version) if version else None
 
 
 class Verifier:
@@ -230,7 +240,7 @@ class Verifier:
         revision = await self._new_revision()
         try:
             answer = await self._members.get(copy.member, f"/peer/v1/slots/{copy.slot}/entries", revision=revision)
-            held = {key: DigestEntry(written, int(digest, 16)) for key, written, digest in answer["entries"]}
+            held = _entries_in(answer)
             applied = int(answer["applied"])
         except MemberError as error:
             return error.detail
@@ -250,6 +260,16 @@ class Verifier:
         self.report.faults = await self._lasting(faulty)
         still = {fault.copy for fault in self.report.faults}
         self.report.repaired = [copy for copy in faulty if copy not in still]
+
+
+def _entries_in(answer: View) -> dict[str, DigestEntry]:
+    """The entries of a member. One of a release without versions names none: there the version is the revision."""
+    entries = answer["entries"]
+    versions = answer.get("versions") or [written for _, written, _ in entries]
+    return {
+        key: DigestEntry(written, int(digest, 16), int(version))
+        for (key, written, digest), version in zip(entries, versions, strict=True)
+    }
 
 
 def _digest_in(answer: Mapping[str, object] | None) -> SlotDigest | None:

@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from understudy.deploy.inspect.views import ranges
-from understudy.proxy.ownership.drain_reason import able_to_take
 from understudy.statesync.pool.records import MemberState
 from understudy.statesync.pool.state import PoolState
 
@@ -26,6 +25,8 @@ def leaving_members(state: PoolState, now: float) -> dict[str, str]:
 
 def takers(state: PoolState, now: float) -> frozenset[str]:
     """The members that can take slots at ``now`` (wall time), without those that are going out of service."""
+    from understudy.proxy.ownership.drain_reason import able_to_take  # brings the ownership protocol along
+
     return able_to_take(state, now) - leaving_members(state, now).keys()
 
 

@@ -132,7 +132,7 @@ def explain_table(view: View) -> RenderableType:
         table.add_row("session", why)
         return table
     table.add_row("session", f"{session['size']} bytes of {session['content_type']}")
-    table.add_row("etag", f"{session['etag']} (etcd revision {session['revision']})")
+    table.add_row("etag", session["etag"])
     table.add_row("expires", f"{utc_time(session['expires'])}, in {session['expires_in']:.0f} s")
     if "body" in session:
         table.add_row("content", Text(str(session["body"])))

@@ -14,6 +14,7 @@ from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.parsing.stored import read_json
 from understudy.statesync.pool.records import FailoverRecord, Phase
 from understudy.statesync.pool.state import PoolState
+from understudy.statesync.replication.history import as_text
 
 if TYPE_CHECKING:
     from understudy.deploy.inspect.hashed_text import HashedText
@@ -251,7 +252,7 @@ def _session_view(found: "FoundSession", now_ms: int, *, body: bool = False) -> 
         "alive": session.alive(now_ms),
         "deleted": session.deleted,
         "etag": session.etag,
-        "revision": session.revision,
+        "version": as_text(session.version),
         "epoch": session.epoch,
         "size": len(session.body),
         "content_type": session.content_type,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from understudy.proxy.member.identity import MemberIdentity
 from understudy.statesync.pool.records import Owner, Phase
+from understudy.statesync.replication.history import epoch_of, version_of
 
 
 class NotMine(Exception):
@@ -28,7 +29,7 @@ class OwnedSlot:
     """One owned slot. ``fence`` is the ``mod_revision`` of the owner record that makes it ours.
 
     ``readable``: its closed gate still admits reads that memory answers at once. ``preparing``: it was claimed and is
-    being caught up; only its claim may open its gate.
+    being caught up; only its claim may open its gate. ``version`` is the last one that was given to a write.
     """
 
     slot: int
@@ -40,6 +41,13 @@ class OwnedSlot:
     answered: bool = False
     readable: bool = False
     preparing: bool = False
+    version: int = 0
+
+    def next_version(self) -> int:
+        """The version of the next write; nobody else gets it, whatever becomes of the write."""
+        last, epoch = self.version, self.owner.epoch
+        self.version = last + 1 if epoch_of(last) == epoch else version_of(epoch, 1)
+        return self.version
 
     def enter(self) -> None:
         """One call more; only while the gate is open."""
@@ -69,6 +77,8 @@ class OwnedSlots:
         self._owned: dict[int, OwnedSlot] = {}
         self.given_up: dict[int, int] = {}
         """Slots given up for good, with the revision of their owner records, which may still name this process."""
+        self._versions: dict[int, int] = {}
+        """The last version given in each slot that was lost: it may be ours again under a record of the same epoch."""
 
     def __contains__(self, slot: int) -> bool:
         return slot in self._owned
@@ -102,7 +112,7 @@ class OwnedSlots:
     def gain(self, slot: int, owner: Owner, fence: int) -> OwnedSlot:
         """Note a slot as ours, its gate still closed; replaces what was noted of it before."""
         self.lose(slot)
-        owned = OwnedSlot(slot, owner, fence)
+        owned = OwnedSlot(slot, owner, fence, version=self._versions.get(slot, 0))
         owned.idle.set()
         self._owned[slot] = owned
         return owned
@@ -111,6 +121,7 @@ class OwnedSlots:
         """Note that a slot is not ours; calls that wait at its gate are told so."""
         owned = self._owned.pop(slot, None)
         if owned is not None:
+            self._versions[slot] = owned.version
             owned.open.set()
 
     def give_up(self, slots: Iterable[int]) -> None:

@@ -131,7 +131,7 @@ class AntiEntropy:
         return [
             one
             for one in findings.open
-            if (session := self._replica.session(slot, one.key)) is not None and session.revision == one.held
+            if (session := self._replica.session(slot, one.key)) is not None and session.version == one.held
         ]
 
     async def _repair(self, slot: int, wrong: list[Difference], held: int) -> None:

@@ -91,7 +91,8 @@ class SyncApi:
         except NotHeld as error:
             return respond(problem(409, "not-held", str(error)))
         listed = [[key, entry.revision, f"{entry.digest:032x}"] for key, entry in held.items()]
-        return web.json_response({"member": self._me, "applied": applied, "entries": listed})
+        versions = [entry.version for entry in held.values()]
+        return web.json_response({"member": self._me, "applied": applied, "entries": listed, "versions": versions})
 
     async def _resync(self, request: web.Request) -> web.Response:
         slot = int(request.match_info["slot"])

@@ -102,7 +102,7 @@ class Executor:
         begun = write.begun
         self._service.written(begun, write.came)
         if client.version_of(key) is not None:
-            client.knows(key, version_after(begun.outcome.session, begun.submission.done.result()))
+            client.knows(key, version_after(begun.outcome.session))
         return begun.outcome.reply
 
     async def settle(self, write: BegunWrite, client: Client) -> bytes:

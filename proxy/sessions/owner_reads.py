@@ -140,7 +140,7 @@ class OwnerReads:
             value = value_of(session, self._clock.expiry_ms())
             version = None
             if spec.concurrency != "ignore":
-                version = ABSENT if value is None or session is None else session.since or session.revision
+                version = ABSENT if value is None or session is None else session.value_version
             return batch.answer(value, self._clock.now_ms())[0], version
         return None
 

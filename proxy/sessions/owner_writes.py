@@ -45,6 +45,7 @@ from understudy.statesync.sessions.session import (
     WriteRefused,
     decide_write,
     etag_of,
+    give_version,
 )
 
 RENEWAL_SHARE = 0.1
@@ -164,6 +165,7 @@ class OwnerWrites:
             return outcome.reply
         self._locks.take(slot, key)
         owned.enter()
+        give_version(outcome.session, owned.next_version())
         submission = self._submit_stored(key, outcome, owned, partial(self._release, owned, key))
         return Begun(submission, outcome, owned)
 
@@ -229,6 +231,8 @@ class OwnerWrites:
         if overloaded is not None:
             release()
             return overloaded
+        if isinstance(outcome, Stored):
+            give_version(outcome.session, owned.next_version())
         entry = _entry_of(call, write, outcome)
         if isinstance(outcome, WriteRefused):
             submission = self._committer.submit(owned.slot, owned.fence, "", None, entry)
@@ -326,7 +330,7 @@ class OwnerWrites:
         self, submission: Submission, outcome: Stored | WriteRefused, owned: OwnedSlot, give_up: float
     ) -> Reply | None:
         try:
-            revision = await self._committer.outcome(submission, max(give_up - time.monotonic(), 0.0))
+            await self._committer.outcome(submission, max(give_up - time.monotonic(), 0.0))
         except NotOwner as error:
             self._recorder.audit.refused(error.found, lost=False)
             if error.found is not None:
@@ -340,9 +344,9 @@ class OwnerWrites:
         if isinstance(outcome, WriteRefused):
             return placed(_unchanged(outcome), owned, self._me)
         if outcome.reply:
-            version = str(version_after(outcome.session, revision))
+            version = str(version_after(outcome.session))
             return Reply(200, {**RESP_HEADERS, VALUE_HEADER: version}, outcome.reply)
-        headers = {"ETag": etag_of(revision), "Understudy-Durability": "sync"}
+        headers = {"ETag": outcome.session.etag, "Understudy-Durability": "sync"}
         return placed(Reply(outcome.status, headers), owned, self._me)
 
     async def remove_dead(self, key: str, owned: OwnedSlot) -> bool:
@@ -378,7 +382,8 @@ def _entry_of(call: Call, write: Write, outcome: Stored | WriteRefused) -> LogEn
     request = request_hash(call.key, write.request)
     if isinstance(outcome, WriteRefused):
         return LogEntry(request, write.fingerprint, outcome.status, outcome.problem)
-    return LogEntry(request, write.fingerprint, outcome.status, reply=reply_to_keep(outcome.reply))
+    reply = reply_to_keep(outcome.reply)
+    return LogEntry(request, write.fingerprint, outcome.status, "", reply, outcome.session.version)
 
 
 def _unchanged(outcome: Repeated | NoEffect | WriteRefused) -> Reply:
@@ -390,5 +395,5 @@ def _unchanged(outcome: Repeated | NoEffect | WriteRefused) -> Reply:
         return Reply(200, RESP_HEADERS, outcome.reply)
     if isinstance(outcome, NoEffect):
         raise TypeError("commands without an answer")
-    headers = {"ETag": etag_of(outcome.revision), "Understudy-Durability": "sync", "Understudy-Repeated": "true"}
+    headers = {"ETag": etag_of(outcome.version), "Understudy-Durability": "sync", "Understudy-Repeated": "true"}
     return Reply(outcome.status, headers)

@@ -23,7 +23,7 @@ from understudy.proxy.sessions.service import SessionService
 from understudy.statesync.http.http_port import DIRECT, Direct, Handler
 from understudy.statesync.parsing.strict_json import whole_number
 from understudy.statesync.sessions.command_batch import CommandBatch
-from understudy.statesync.sessions.overwrites import REVISION_MOST, SEEN_HEADER
+from understudy.statesync.sessions.overwrites import SEEN_HEADER, VERSION_MOST
 from understudy.statesync.sessions.session import valid_key
 
 _METHODS = ("GET", "PUT", "PATCH", "DELETE")
@@ -126,7 +126,7 @@ def add_forwarded_calls(app: web.Application, service: SessionService) -> None:
         except ValueError as error:
             return respond(problem(400, "bad-request", str(error)))
         headers = carried_headers(request.headers)
-        seen = whole_number(request.headers.get(SEEN_HEADER, ""), REVISION_MOST)
+        seen = whole_number(request.headers.get(SEEN_HEADER, ""), VERSION_MOST)
         return respond(await service.handle(Call.of_commands(batch, headers, hop=True, seen=seen)))
 
     add_session_routes(app, SESSIONS_PATH + "{key}", one)

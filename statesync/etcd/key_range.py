@@ -1,10 +1,9 @@
 """Ranges of keys in etcd's byte order."""
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class KeyRange:
+class KeyRange(msgspec.Struct, frozen=True):
     """A half-open range of keys, ``[start, end)``, in etcd's byte order."""
 
     start: str

@@ -15,6 +15,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from understudy.statesync.etcd.errors import EtcdError
 from understudy.statesync.etcd.model import Message
 
@@ -35,8 +37,7 @@ class GivenUp(Exception):
     """A late call was cancelled, since its leader has a successor; it may have been carried out."""
 
 
-@dataclass(frozen=True, slots=True)
-class LeaderReport:
+class LeaderReport(msgspec.Struct, frozen=True):
     """What one member of etcd reports: its Raft term, and the id of its leader (0: it knows none)."""
 
     term: int

@@ -5,7 +5,6 @@ escapes) instead of breaking a watch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -84,8 +83,7 @@ class TxnResult(msgspec.Struct, frozen=True, gc=False):
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class RangePage:
+class RangePage(msgspec.Struct, frozen=True):
     """Keys in order, as they were at ``revision``; ``more``: the limit left some out; ``count``: how many there are."""
 
     kvs: tuple[Kv, ...]
@@ -113,8 +111,7 @@ class WatchBatch(msgspec.Struct, frozen=True, gc=False):
     events: tuple[Event, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointStatus:
+class EndpointStatus(msgspec.Struct, frozen=True):
     """One endpoint's report of itself; ``db_size`` in bytes; ``errors``: its alarms, or why it does not answer."""
 
     endpoint: str

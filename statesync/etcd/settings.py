@@ -1,7 +1,8 @@
 """How to reach etcd: the settings that every process of a pool takes."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from understudy.statesync.tls.pem_files import PemFiles
 
@@ -11,8 +12,7 @@ if TYPE_CHECKING:
 DEFAULT_ENDPOINT = "127.0.0.1:2379"
 
 
-@dataclass(frozen=True, slots=True)
-class EtcdSettings:
+class EtcdSettings(msgspec.Struct, frozen=True):
     """``endpoints`` are ``host:port``; ``tls`` and the user are optional."""
 
     endpoints: tuple[str, ...] = (DEFAULT_ENDPOINT,)

@@ -9,11 +9,11 @@ tried again elsewhere before its deadline; a write only when the failed attempt 
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 
 import grpc
 import grpc.aio
+import msgspec
 
 from understudy.statesync.etcd import etcd_pb2 as rpc
 from understudy.statesync.etcd.errors import NO_LEADER, EtcdError, Unavailable, Verdict, error_of, judge
@@ -105,8 +105,7 @@ def _method(kind: Callable[..., Message], name: str) -> Message:
     )
 
 
-@dataclass(slots=True)
-class _Call:
+class _Call(msgspec.Struct):
     """One call over all its attempts."""
 
     name: str

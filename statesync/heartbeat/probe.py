@@ -7,11 +7,11 @@ import errno
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from http import HTTPStatus
 
 import aiohttp
+import msgspec
 
 from understudy.statesync.parsing.stored import read_object
 from understudy.statesync.tls.peer_tls import PeerTls, WrongName, trust_fault
@@ -35,13 +35,12 @@ class TryResult(StrEnum):
     SILENT = "no answer, or none that can be used"
 
 
-@dataclass(frozen=True, slots=True)
-class Try:
+class Try(msgspec.Struct, frozen=True):
     """One try: how many seconds it took, and what the peer said if it answered."""
 
     found: TryResult
     seconds: float
-    said: Mapping[str, object] = field(default_factory=dict)
+    said: Mapping[str, object] = msgspec.field(default_factory=dict)
 
     @property
     def boot(self) -> str:

@@ -9,7 +9,8 @@ Envoy rejects all routes of a pool if an expression is larger than 100 instructi
 
 import functools
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 LENGTH_MOST = 256
 _SIZE_MOST = 100
@@ -58,8 +59,7 @@ def id_in_value(pattern: str, value: str) -> str | None:
     return (found[1] or "") if found else None
 
 
-@dataclass(frozen=True, slots=True)
-class _ValuePattern:
+class _ValuePattern(msgspec.Struct, frozen=True):
     """What a cookie's whole value must match, and how many instructions of RE2 that takes at the most."""
 
     regex: str

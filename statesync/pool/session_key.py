@@ -45,7 +45,7 @@ class SessionKey(BaseModel):
     web framework needs them; a field beside it replaces the preset's.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     preset: Preset | None = None
     header: _Token | None = None

@@ -9,9 +9,9 @@ names such keys, :class:`SlotRule` takes the id out of the key, so that the key 
 """
 
 import base64
-from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 import xxhash
 
 MAX_SLOTS = 16384
@@ -32,8 +32,7 @@ def slot_of(session_key: str, slots: int) -> int:
     return int(xxhash.xxh64_intdigest(session_key.encode("utf-8", "surrogateescape"), seed=0)) % slots
 
 
-@dataclass(frozen=True, slots=True)
-class StoreKeys:
+class StoreKeys(msgspec.Struct, frozen=True):
     """The keys of one session store: ``prefix``, the session id, and perhaps one of the ``suffixes``."""
 
     prefix: str
@@ -53,8 +52,7 @@ class StoreKeys:
         return text
 
 
-@dataclass(frozen=True, slots=True)
-class SlotRule:
+class SlotRule(msgspec.Struct, frozen=True):
     """Which part of a stored key is hashed; ``stores`` has the longest prefix first.
 
     It decides in which slot a session is found, so it is fixed for the life of a pool.

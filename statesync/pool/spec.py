@@ -48,7 +48,9 @@ class SpecError(ValueError):
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # A model's validator is built when it is first used, and a part of PoolSpec needs none of its own. So the defaults
+    # here come from model_construct, which uses none.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class MemberSpec(_Strict):
@@ -105,10 +107,10 @@ class Objectives(_Strict):
     time with fewer than two current copies of some slot, ``unmeasured`` the share of changes without a measured end.
     """
 
-    rto: Rto = Rto()
-    planned_stall: Stall = Stall()
-    propagation: Propagation = Propagation()
-    re_protection: Protection = Protection()
+    rto: Rto = Rto.model_construct()
+    planned_stall: Stall = Stall.model_construct()
+    propagation: Propagation = Propagation.model_construct()
+    re_protection: Protection = Protection.model_construct()
     rpo_sync_writes: Annotated[int, Field(ge=0)] = 0
     rpo_async_writes: Annotated[int, Field(ge=0)] | None = None
     failed_requests: Share = 0.001
@@ -220,24 +222,24 @@ class PoolSpec(_Strict):
     slots: Annotated[int, Field(ge=1, le=MAX_SLOTS)] = DEFAULT_SLOTS
     copies: Annotated[int, Field(ge=2, le=8)] = 3
     session_key: Annotated[tuple[SessionKey, ...], Field(min_length=1, max_length=8)] = (
-        SessionKey(header="x-session-id"),
-        SessionKey(cookie="sid"),
+        SessionKey.model_construct(header="x-session-id"),
+        SessionKey.model_construct(cookie="sid"),
     )
     recovery: Literal["keep_current"] = "keep_current"
     takeover: Literal["fast", "lease"] = "fast"
     durability: Literal["sync", "async"] = "sync"
     concurrency: Literal["ignore", "count", "refuse"] = "count"
     members: dict[Name, MemberSpec] = Field(default_factory=dict)
-    limits: Limits = Limits()
-    objectives: Objectives = Objectives()
+    limits: Limits = Limits.model_construct()
+    objectives: Objectives = Objectives.model_construct()
     session_ttl: Annotated[int, Field(ge=1, le=31_536_000)] = 3600
     protocol: Literal["http1", "http2", "as_client", "tcp"] = "http1"
     tcp: Tcp | None = None
-    timeouts: Timeouts = Timeouts()
-    retries: Retries = Retries()
-    health_checks: HealthChecks = HealthChecks()
-    outliers: Outliers = Outliers()
-    liveness: Liveness = Liveness()
+    timeouts: Timeouts = Timeouts.model_construct()
+    retries: Retries = Retries.model_construct()
+    health_checks: HealthChecks = HealthChecks.model_construct()
+    outliers: Outliers = Outliers.model_construct()
+    liveness: Liveness = Liveness.model_construct()
     checks: Annotated[tuple[CheckSpec, ...], Field(max_length=20)] = ()
     mesh: Mesh | None = None
 

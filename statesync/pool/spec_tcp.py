@@ -36,7 +36,7 @@ class Tcp(BaseModel):
     answer must begin; without either, an application that accepts connections is healthy.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     accept_proxy_protocol: bool = False
     send_proxy_protocol: Literal["v1", "v2", "none"] = "v1"

@@ -9,10 +9,11 @@ write must not stop a running pool. Fields that a newer version added are left o
 import logging
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import Flag, auto
 from functools import partial
 from typing import Generic, TypeVar
+
+import msgspec
 
 from understudy.statesync.etcd.client import Event, Kv
 from understudy.statesync.etcd.informer import InformerBatch
@@ -42,30 +43,28 @@ class Changed(Flag):
     INTENTS = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class At(Generic[T]):
+class At(msgspec.Struct, Generic[T], frozen=True):
     """A record and the etcd revision at which it was last written (its ``mod_revision``)."""
 
     record: T
     revision: int
 
 
-@dataclass(slots=True)
-class PoolState:
+class PoolState(msgspec.Struct):
     """The records of one pool. Mutable, but every record in it is frozen."""
 
     keys: PoolKeys
     spec: At[PoolSpec] | None = None
     table: At[Table] | None = None
     leader: At[str] | None = None
-    members: dict[str, At[Member]] = field(default_factory=dict)
-    owners: dict[int, At[Owner]] = field(default_factory=dict)
-    controls: dict[str, At[ControlServer]] = field(default_factory=dict)
-    failovers: dict[str, At[FailoverRecord]] = field(default_factory=dict)
-    intents: dict[str, At[Intent]] = field(default_factory=dict)
-    sites: dict[str, At[Intent]] = field(default_factory=dict)
-    faults: dict[str, str] = field(default_factory=dict)
-    unreadable: dict[str, int] = field(default_factory=dict)
+    members: dict[str, At[Member]] = msgspec.field(default_factory=dict)
+    owners: dict[int, At[Owner]] = msgspec.field(default_factory=dict)
+    controls: dict[str, At[ControlServer]] = msgspec.field(default_factory=dict)
+    failovers: dict[str, At[FailoverRecord]] = msgspec.field(default_factory=dict)
+    intents: dict[str, At[Intent]] = msgspec.field(default_factory=dict)
+    sites: dict[str, At[Intent]] = msgspec.field(default_factory=dict)
+    faults: dict[str, str] = msgspec.field(default_factory=dict)
+    unreadable: dict[str, int] = msgspec.field(default_factory=dict)
     """The revision of each value that could not be read, by its key; who replaces the value compares the revision."""
 
     def apply(self, batch: InformerBatch) -> Changed:

@@ -246,8 +246,8 @@ def _session(current: Session | None, after: Value, expires: int, epoch: int, *,
     """
     if current is None or current.deleted or kind_of(current.content_type) != after.kind:
         return Session(content_type_of(after.kind), after.data, expires, epoch)
-    answers = tuple(replace(answer, revision=answer.revision or current.revision) for answer in current.answers)
-    since = current.value_revision if same else 0
+    answers = tuple(replace(answer, version=answer.version or current.version) for answer in current.answers)
+    since = current.value_version if same else 0
     return Session(current.content_type, after.data, expires, epoch, answers=answers, since=since)
 
 

@@ -1,7 +1,8 @@
 """Compares copies of a slot's sessions with etcd, by digests.
 
-Each session becomes a :class:`DigestEntry`: its revision and a digest of its content. A slot's digest is the sum of its
-entries' digests modulo 2**128, so their order does not matter. Tombstones and expired sessions count as well.
+Each session becomes a :class:`DigestEntry`: its revision, its version, and a digest of both and of its content. A
+slot's digest is the sum of its entries' digests modulo 2**128, so their order does not matter. Tombstones and expired
+sessions count as well.
 
 Two copies of a slot that is being written are not taken at the same moment, so a difference alone proves nothing.
 :func:`compare` finds the differences that are proved. For this the copy must be taken first, at a revision that it has
@@ -29,10 +30,14 @@ _MODULUS = 1 << 128
 
 @dataclass(frozen=True, slots=True)
 class DigestEntry:
-    """One session of a copy: when it was last written, and 128 bits over its key, revision and content."""
+    """One session of a copy: when it was last written, and 128 bits over its key, revision, version and content.
+
+    ``version`` is for people; the revisions tell which of two entries is newer.
+    """
 
     revision: int
     digest: int
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,7 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Difference:
-    """A session that differs between a copy and etcd; revision 0: it does not exist there."""
+    """A session that differs between a copy and etcd: its versions, 0 where it does not exist."""
 
     key: str
     fault: Fault
@@ -95,11 +100,12 @@ class Reading:
 
 def entry_of(key: str, session: Session) -> DigestEntry:
     """The entry of a session as some copy holds it."""
-    answers = [(a.key, a.fingerprint, a.status, a.revision) for a in session.answers]
-    head = (key, session.revision, session.epoch, session.expires, session.deleted, session.content_type, answers)
+    answers = [(a.key, a.fingerprint, a.status, a.version) for a in session.answers]
+    written = (session.revision, session.version, session.epoch)
+    head = (key, *written, session.expires, session.deleted, session.content_type, answers)
     digest = hashlib.blake2b(repr(head).encode("utf-8", "surrogateescape"), digest_size=16)
     digest.update(session.body)
-    return DigestEntry(session.revision, int.from_bytes(digest.digest(), "big"))
+    return DigestEntry(session.revision, int.from_bytes(digest.digest(), "big"), session.version)
 
 
 async def entries_of(sessions: Iterable[tuple[str, Session]]) -> dict[str, DigestEntry]:
@@ -140,16 +146,16 @@ def compare(held: Mapping[str, DigestEntry], applied: int, etcd: Reading) -> Fin
         if truth.revision > applied:
             continue  # written after the copy was surely complete: on its way
         if copy is None:
-            proved.append(Difference(key, Fault.MISSING, 0, truth.revision))
+            proved.append(Difference(key, Fault.MISSING, 0, truth.version))
         elif copy.revision != truth.revision:
             fault = Fault.OLDER if copy.revision < truth.revision else Fault.NEWER
-            proved.append(Difference(key, fault, copy.revision, truth.revision))
+            proved.append(Difference(key, fault, copy.version, truth.version))
         elif copy.digest != truth.digest:
-            proved.append(Difference(key, Fault.CONTENT, copy.revision, truth.revision))
+            proved.append(Difference(key, Fault.CONTENT, copy.version, truth.version))
     for key, copy in held.items():
         if key not in etcd.entries and key not in etcd.unreadable:
             # Removed from etcd before it was read; whether after ``applied`` nobody can say yet.
-            open_.append(Difference(key, Fault.EXTRA, copy.revision, 0))
+            open_.append(Difference(key, Fault.EXTRA, copy.version, 0))
     return Findings(tuple(sorted(proved)), tuple(sorted(open_)))
 
 

@@ -1,7 +1,7 @@
 """Lost updates: writes that replace a value which has changed since their author read it. Pure.
 
-A value's version is the revision at which it was written, :attr:`Session.value_revision`. A renewal of the session does
-not change it, nor does a write of the same value.
+A value's version is that of the write that wrote it, :attr:`Session.value_version`. A renewal of the session does not
+change it, nor does a write of the same value.
 """
 
 from understudy.statesync.redis.command import KeyCommand, option
@@ -13,7 +13,7 @@ VALUE_HEADER = "Understudy-Value"
 """In an answer between sidecars: the version of the value that was read or written."""
 SEEN_HEADER = "understudy-seen"
 """In a write between sidecars: the version that its author has read."""
-REVISION_MOST = 2**63 - 1
+VERSION_MOST = 2**63 - 1
 LEARNING = frozenset({b"GET", b"GETEX"})
 """The commands after which a client knows the whole value."""
 _REPLACES = frozenset({b"SET", b"SETEX", b"PSETEX"})
@@ -28,12 +28,12 @@ def replaces_value(command: KeyCommand) -> bool:
 
 def version_of(session: Session | None, ended_ms: int) -> int:
     """The version of a value for a reader; sessions that expire at ``ended_ms`` or earlier have expired."""
-    return ABSENT if session is None or not session.alive(ended_ms) else session.value_revision
+    return ABSENT if session is None or not session.alive(ended_ms) else session.value_version
 
 
-def version_after(session: Session, revision: int) -> int:
-    """The version of a value that was committed at ``revision``."""
-    return ABSENT if session.deleted else session.since or revision
+def version_after(session: Session) -> int:
+    """The version of the value after a write that has made ``session``."""
+    return ABSENT if session.deleted else session.value_version
 
 
 def overwrites(current: Session | None, seen: int, ended_ms: int) -> bool:
@@ -43,4 +43,4 @@ def overwrites(current: Session | None, seen: int, ended_ms: int) -> bool:
     """
     if current is None or ended_ms >= current.expires:
         return False
-    return seen != (ABSENT if current.deleted else current.value_revision)
+    return seen != (ABSENT if current.deleted else current.value_version)

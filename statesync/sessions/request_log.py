@@ -36,6 +36,8 @@ CLOCK_MARGIN = 10.0
 MEMBER_MARGIN = 10.0
 """Seconds by which the members' views of the pool's time may differ (``pool_clock.APART_MS``)."""
 ID_LENGTH_MOST = 255
+_WHOLE = (str, str, int, str, str, int)
+"""The types of an outcome's fields as this release writes them; to ``match`` them takes six times as long."""
 ANY_CONTENT = "*"
 """The fingerprint of a refusal that holds for all writes of a request, whatever their content."""
 
@@ -97,13 +99,13 @@ class Window:
 class Settled(msgspec.Struct, frozen=True, gc=False):
     """The outcome of an identified write.
 
-    ``revision`` is that of the session it wrote; a refusal has a ``problem`` (the last part of its type) instead.
+    ``version`` is that of the session it wrote; a refusal has a ``problem`` (the last part of its type) instead.
     ``reply`` is the answer to commands, if it was short.
     """
 
     fingerprint: str
     status: int
-    revision: int = 0
+    version: int = 0
     problem: str = ""
     reply: bytes = b""
 
@@ -112,7 +114,8 @@ class LogEntry(NamedTuple):
     """An outcome to be written to the log: ``request`` is the hash of the session's key and the request's id.
 
     A refusal has a ``problem``, and holds for its content only: a request may write again with other content.
-    ``reply`` is the answer to commands, if it is short.
+    ``reply`` is the answer to commands, if it is short. ``version`` is that of the session that the write has made, 0
+    for a refusal. Releases without versions wrote none.
     """
 
     request: str
@@ -120,6 +123,7 @@ class LogEntry(NamedTuple):
     status: int
     problem: str = ""
     reply: str = ""
+    version: int = 0
 
 
 @functools.lru_cache(maxsize=1)  # a write is looked up and, a moment later, noted
@@ -136,8 +140,10 @@ def encode_entries(entries: Sequence[LogEntry]) -> bytes:
 
 
 def _without_blanks(entry: LogEntry) -> tuple[str | int, ...]:
-    if entry.reply:
+    if entry.version:
         return entry
+    if entry.reply:
+        return entry[:5]
     return entry[:4] if entry.problem else entry[:3]
 
 
@@ -150,9 +156,13 @@ def decode_entries(value: bytes) -> list[LogEntry]:
 
 
 def _entry(fields: object) -> LogEntry:
+    if type(fields) is list and tuple(map(type, fields)) == _WHOLE:
+        return LogEntry(*fields)
     match fields:
         case [str(request), str(fingerprint), int(status)]:
             return LogEntry(request, fingerprint, status)
+        case [str(request), str(fingerprint), int(status), str(problem), str(reply), int(version), *_]:
+            return LogEntry(request, fingerprint, status, problem, reply, version)
         case [str(request), str(fingerprint), int(status), str(problem), str(reply), *_]:
             return LogEntry(request, fingerprint, status, problem, reply)
         case [str(request), str(fingerprint), int(status), str(problem), *_]:
@@ -187,14 +197,18 @@ class RequestLog:
         return Settled(*found) if found else None
 
     def note(self, record: str, entries: Iterable[LogEntry], revision: int, now: float) -> None:
-        """Take in a record, committed at ``revision``; the first outcome of a request is the one that counts."""
+        """Take in a record, committed at ``revision``; the first outcome of a request is the one that counts.
+
+        ``revision`` is the version of sessions whose outcome names none.
+        """
         if record in self._records:
             return
         settled, keys = self._settled, []
-        for request, fingerprint, status, problem, reply in entries:
+        for request, fingerprint, status, problem, reply, version in entries:
             key = f"{request}/{fingerprint}" if problem else request
             if key not in settled:
-                settled[key] = (fingerprint, status, 0 if problem else revision, problem, reply.encode())
+                made = 0 if problem else version or revision
+                settled[key] = (fingerprint, status, made, problem, reply.encode())
                 keys.append(key)
         self._records[record] = (now, tuple(keys))
 

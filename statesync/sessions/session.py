@@ -1,9 +1,13 @@
 """A session, its form in etcd, and the effect of a write on it. Pure.
 
-A stored session is one JSON header line, followed by the bytes of the body. Its version is etcd's ``mod_revision`` of
-its key. This serves as ETag, since it never repeats, not even after deletion and re-creation, and is the same on every
-replica; it also orders writes. A deleted session leaves a tombstone for :data:`TOMBSTONE_SECONDS`, so that a repeated
-``DELETE`` gets its first answer and replicas see a deletion as a change.
+A stored session is one JSON header line, followed by the bytes of the body. Its version is ``epoch.index``: the epoch
+of the owner record under which the write was decided, and the number of the write in the slot in this epoch. As one
+number (:mod:`understudy.statesync.replication.history`) it rises from write to write, and never repeats, not even after
+deletion and re-creation. It serves as ETag. Release 0.1.0 stored no ``index``; the version of such a session is
+``0.revision``, with etcd's ``mod_revision`` of its key.
+
+A deleted session leaves a tombstone for :data:`TOMBSTONE_SECONDS`, so that a repeated ``DELETE`` gets its first answer
+and replicas see a deletion as a change.
 
 Repeats: two mechanisms let a write have its effect once. The outcome of every request is kept for as long as copies of
 the request may still arrive (:mod:`understudy.statesync.sessions.request_log`). For clients that repeat a request
@@ -17,6 +21,7 @@ import functools
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -25,12 +30,14 @@ import msgspec
 from msgspec.structs import replace
 
 from understudy.statesync.parsing.stored import compact_json, read_object, typed
+from understudy.statesync.replication.history import INDEX_BITS, as_text, epoch_of, version_of
 from understudy.statesync.sessions.merge_patch import JSON_TYPE, MERGE_PATCH_TYPE, CannotPatch, patched
 from understudy.statesync.sessions.request_log import ANY_CONTENT, Settled
 
 ANSWERS_KEPT = 8
 TOMBSTONE_SECONDS = 600
 KEY_LENGTH_MOST = 256
+INDEX_MOST = (1 << INDEX_BITS) - 1
 REQUEST_REFUSED = "request-refused"
 """The problem of a write whose request the application has refused (:attr:`Method.REFUSE`)."""
 _is_key = re.compile(rf"[A-Za-z0-9._~:-]{{1,{KEY_LENGTH_MOST}}}").fullmatch
@@ -55,18 +62,19 @@ class Method(StrEnum):
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
-    """The answer that was given to a write with a key. ``revision`` 0: that of the record that holds the answer."""
+    """The answer that was given to a write with a key. ``version`` 0: that of the session that holds the answer."""
 
     key: str
     fingerprint: str
     status: int
-    revision: int = 0
+    version: int = 0
 
 
 class Session(msgspec.Struct, frozen=True, gc=False):
-    """One session. ``expires`` is the pool's time in ms; ``revision`` is its ``mod_revision``, 0 until committed.
+    """One session. ``expires`` is the pool's time in ms; ``version`` is 0 until :func:`give_version` sets it.
 
-    ``since`` is the revision at which the value was written, if it was only renewed or written again since; else 0.
+    ``revision`` is its ``mod_revision``, 0 until committed; it only orders what arrives from etcd. ``since`` is the
+    version of the write that wrote the value, if it was only renewed or written again since; else 0.
     """
 
     content_type: str
@@ -77,11 +85,12 @@ class Session(msgspec.Struct, frozen=True, gc=False):
     deleted: bool = False
     answers: tuple[Answer, ...] = ()
     since: int = 0
+    version: int = 0
 
     @property
-    def value_revision(self) -> int:
-        """The revision at which the value was written."""
-        return self.since or self.revision
+    def value_version(self) -> int:
+        """The version of the write that wrote the value."""
+        return self.since or self.version
 
     def alive(self, now_ms: int) -> bool:
         """Whether the session exists for a reader at ``now_ms``."""
@@ -90,25 +99,36 @@ class Session(msgspec.Struct, frozen=True, gc=False):
     @property
     def etag(self) -> str:
         """Strong entity tag (RFC 9110, section 8.8.3), quoted."""
-        return etag_of(self.revision)
+        return etag_of(self.version)
+
+    @property
+    def index(self) -> int:
+        """The number of the write in its epoch; 0 for a version that was not given, or by a release without them."""
+        return self.version & INDEX_MOST if self.version > INDEX_MOST else 0
 
     def encode(self) -> bytes:
-        """The session as it is stored in etcd, without its own revision."""
-        if not self.deleted and not self.answers and not self.since:  # most writes; formatted by hand, in half the time
+        """The session as it is stored in etcd, without its ``mod_revision``."""
+        index = self.index
+        if index and not self.deleted and not self.answers and not self.since:
+            # Most writes; formatted by hand, in half the time.
             kind = _quoted(self.content_type)
-            return f'{{"epoch":{self.epoch},"expires":{self.expires},"type":{kind}}}\n'.encode() + self.body
-        header: dict[str, Any] = {"epoch": self.epoch, "expires": self.expires, "type": self.content_type}
+            head = f'{{"epoch":{self.epoch},"index":{index},"expires":{self.expires},"type":{kind}}}\n'
+            return head.encode() + self.body
+        header: dict[str, Any] = {"epoch": self.epoch}
+        if index:
+            header["index"] = index
+        header |= {"expires": self.expires, "type": self.content_type}
         if self.deleted:
             header["deleted"] = True
         if self.since:
             header["since"] = self.since
         if self.answers:
-            header["answers"] = [[a.key, a.fingerprint, a.status, a.revision] for a in self.answers]
+            header["answers"] = [[a.key, a.fingerprint, a.status, a.version] for a in self.answers]
         return compact_json(header) + b"\n" + self.body
 
     def at(self, revision: int) -> "Session":
         """The session as committed at ``revision``."""
-        kept = (self.deleted, self.answers, self.since)
+        kept = (self.deleted, self.answers, self.since, self.version or revision)
         return Session(self.content_type, self.body, self.expires, self.epoch, revision, *kept)
 
     @classmethod
@@ -120,16 +140,49 @@ class Session(msgspec.Struct, frozen=True, gc=False):
         """
         head, _, body = value.partition(b"\n")
         header = read_object(head)
+        epoch = typed("epoch", int, header.get("epoch"))
         return cls(
             content_type=_content_type(header.get("type")),
             body=body,
             expires=typed("expires", int, header.get("expires")),
-            epoch=typed("epoch", int, header.get("epoch")),
+            epoch=epoch,
             revision=revision,
             deleted=typed("deleted", bool, header.get("deleted", False)),
             answers=_answers_in(header.get("answers", ())),
             since=typed("since", int, header.get("since", 0)),
+            version=version_in(header, epoch, revision),
         )
+
+
+def version_in(header: Mapping[str, Any], epoch: int, revision: int) -> int:
+    """The version of a stored session, by its header. Raises ``ValueError``."""
+    index = header.get("index")
+    if index is None:
+        return revision
+    if not 0 < typed("index", int, index) <= INDEX_MOST or epoch < 0:
+        raise ValueError("index: expected the number of a write in its epoch")
+    return version_of(epoch, index)
+
+
+def give_version(session: Session, version: int) -> None:
+    """Set the version of a session that was just decided and that nobody else has yet; a copy would take longer."""
+    msgspec.structs.force_setattr(session, "version", version)
+
+
+def without_version(value: bytes) -> bytes:
+    """A stored session that begins anew in another etcd: as if a release without versions had written it there.
+
+    A sealed session, or what is no session, stays as it is.
+    """
+    head, separator, body = value.partition(b"\n")
+    try:
+        header = read_object(head)
+    except ValueError:
+        return value
+    if "sealed" in header or header.keys().isdisjoint(("index", "since")):
+        return value
+    kept = {name: field for name, field in header.items() if name not in ("index", "since")}
+    return json.dumps(kept, separators=(",", ":")).encode() + separator + body
 
 
 def _content_type(value: object) -> str:
@@ -148,9 +201,9 @@ def _answers_in(raw: object) -> tuple[Answer, ...]:
 
 def _answer(entry: object) -> Answer:
     match entry:
-        case [str(key), str(fingerprint), int(status), int(revision), *_]:
-            return Answer(key, fingerprint, status, revision)
-    raise ValueError("answers: expected key, fingerprint, status and revision")
+        case [str(key), str(fingerprint), int(status), int(version), *_]:
+            return Answer(key, fingerprint, status, version)
+    raise ValueError("answers: expected key, fingerprint, status and version")
 
 
 class Write(msgspec.Struct, frozen=True, gc=False):
@@ -203,7 +256,7 @@ class Repeated(msgspec.Struct, frozen=True, gc=False):
     """The write had its effect before: give the first answer again."""
 
     status: int
-    revision: int
+    version: int
     reply: bytes = b""
 
 
@@ -257,9 +310,9 @@ def valid_key(key: str) -> bool:
     return _is_key(key) is not None and key not in (".", "..")
 
 
-def etag_of(revision: int) -> str:
-    """The entity tag of a session last written at ``revision``."""
-    return f'"{revision:x}"'
+def etag_of(version: int) -> str:
+    """The entity tag of a session of ``version``."""
+    return f'"{as_text(version)}"'
 
 
 @functools.lru_cache(maxsize=1)  # a write is looked up and, a moment later, noted
@@ -319,7 +372,7 @@ def settled_before(settled: Settled, write: Write) -> Repeated | WriteRefused:
         return WriteRefused(status, settled.problem, "this request was refused before, which is final", lasting=False)
     if write.method is not Method.REFUSE and settled.fingerprint != write.fingerprint:
         return _reused()
-    return Repeated(settled.status, settled.revision, settled.reply)
+    return Repeated(settled.status, settled.version, settled.reply)
 
 
 def _reused() -> WriteRefused:
@@ -339,7 +392,7 @@ def _find_repeat(current: Session | None, kept: tuple[Answer, ...], write: Write
         if answer.key == key:
             if write.method is not Method.REFUSE and answer.fingerprint != write.fingerprint:
                 return _reused()
-            return Repeated(answer.status, answer.revision or (current.revision if current else 0))
+            return Repeated(answer.status, answer.version or (current.version if current else 0))
     return None
 
 
@@ -366,7 +419,9 @@ def _matches(header: str, alive: Session | None, *, weak: bool) -> bool:
     tags = [tag.strip() for tag in header.split(",")]
     if weak:
         tags = [tag.removeprefix("W/") for tag in tags]
-    return "*" in tags or alive.etag in tags
+    if "*" in tags or alive.etag in tags:
+        return True
+    return not epoch_of(alive.version) and f'"{alive.version:x}"' in tags  # a release without epochs gave this ETag
 
 
 def matches_none(header: str, session: Session) -> bool:
@@ -386,11 +441,11 @@ def _deleted(
 def _keeping_answer(
     session: Session, current: Session | None, kept: tuple[Answer, ...], write: Write, status: int
 ) -> Stored:
-    """Keep the earlier answers, now with their revisions, and add this write's own."""
+    """Keep the earlier answers, now with their versions, and add this write's own."""
     if not kept and write.idempotency_key is None:  # most writes; ``replace`` alone takes some microseconds
         return Stored(session, status)
-    revision = current.revision if current else 0
-    answers = tuple(answer if answer.revision else replace(answer, revision=revision) for answer in kept)
+    version = current.version if current else 0
+    answers = tuple(answer if answer.version else replace(answer, version=version) for answer in kept)
     if write.idempotency_key is not None:
         answers = (*answers, Answer(hashed(write.idempotency_key), write.fingerprint, status))
     return Stored(replace(session, answers=answers[-ANSWERS_KEPT:]), status)

@@ -1,9 +1,9 @@
 """The form of sessions in etcd: in plain text, or sealed with AES-256-GCM.
 
-A sealed session is a JSON header line (key id, epoch, expiry) and then nonce and ciphertext of everything else: content
-type, body, and the answers to idempotent writes. The header and the session's etcd key are authenticated along with it,
-so a value cannot be moved to another session or get another expiry. Each session has an encryption key of its own,
-derived from the file's key and its etcd key, so random nonces are good for 2**32 writes of one session (NIST SP
+A sealed session is a JSON header line (key id, epoch, index, expiry) and then nonce and ciphertext of everything else:
+content type, body, and the answers to idempotent writes. The header and the session's etcd key are authenticated along
+with it, so a value cannot be moved to another session or get another expiry. Each session has an encryption key of its
+own, derived from the file's key and its etcd key, so random nonces are good for 2**32 writes of one session (NIST SP
 800-38D, section 8.3) rather than of the pool. A value that cannot be opened is an error, never an empty session.
 
 Encryption does not protect against somebody who can write to etcd and deletes a session, or restores an older or an
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from understudy.statesync.etcd.client import EtcdClient, Get, Kv, ModRevision, Put
 from understudy.statesync.parsing.stored import brief, read_object, typed
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.sessions.session import Session
+from understudy.statesync.sessions.session import Session, version_in
 from understudy.statesync.tls.secret_files import fault_of, read_secret
 
 if TYPE_CHECKING:
@@ -133,6 +133,8 @@ class SealedSessions:
         if self.plain:
             return session.encode()
         header: dict[str, Any] = {"sealed": self.first.id, "epoch": session.epoch, "expires": session.expires}
+        if session.index:
+            header["index"] = session.index
         if session.deleted:
             header["deleted"] = True
         head = json.dumps(header, separators=(",", ":")).encode()
@@ -236,13 +238,15 @@ def outline(value: bytes, revision: int) -> Session:
         return _session(value, revision)
     header = _header_of(value)
     try:
+        epoch = typed("epoch", int, header.get("epoch"))
         return Session(
             content_type=f"encrypted (key {_key_id_of(header)})",
             body=value.partition(b"\n")[2][NONCE_BYTES:],
             expires=typed("expires", int, header.get("expires")),
-            epoch=typed("epoch", int, header.get("epoch")),
+            epoch=epoch,
             revision=revision,
             deleted=typed("deleted", bool, header.get("deleted", False)),
+            version=version_in(header, epoch, revision),
         )
     except ValueError as error:
         raise _no_session(error) from None

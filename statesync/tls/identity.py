@@ -8,8 +8,9 @@ operator decides who signs certificates, and for whom (docs/security.md).
 
 import ipaddress
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 MEMBER = "member"
 CONTROL = "control"
@@ -19,8 +20,7 @@ DOMAIN = "understudy"
 _KINDS = frozenset({MEMBER, CONTROL, OPERATOR})
 
 
-@dataclass(frozen=True, slots=True)
-class Trust:
+class Trust(msgspec.Struct, frozen=True):
     """The SPIFFE ids that count: those of one pool, in one trust domain."""
 
     pool: str

@@ -9,7 +9,6 @@ If new files cannot be used, the last good ones stay in use. Open connections ar
 import logging
 import ssl
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from understudy.statesync.tls.identity import MEMBER, Trust, names_in
 from understudy.statesync.tls.pem_files import PemFiles
@@ -32,8 +31,7 @@ class WrongName(ssl.SSLCertVerificationError):
         self.names = names
 
 
-@dataclass(frozen=True, slots=True)
-class Identity(PemFiles):
+class Identity(PemFiles, frozen=True):
     """The PEM files of a process that takes part in mTLS. ``trust`` says which names in other certificates count."""
 
     trust: Trust

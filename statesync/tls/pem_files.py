@@ -1,8 +1,9 @@
 """The PEM files with which a process proves who it is, and checks the certificates of others."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from understudy.statesync.tls.secret_files import read_secret
 
@@ -10,8 +11,7 @@ if TYPE_CHECKING:
     import grpc
 
 
-@dataclass(frozen=True, slots=True)
-class PemFiles:
+class PemFiles(msgspec.Struct, frozen=True):
     """Our certificate chain and its key, and the CA of the others' certificates.
 
     ``cert`` and ``key`` are None for a client that shows no certificate, such as to an etcd that asks for none.

@@ -8,8 +8,9 @@ other senders are refused, since nothing here reads them.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
+import msgspec
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import (
@@ -65,8 +66,7 @@ class Period:
     pool: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class FrontCount:
+class FrontCount(msgspec.Struct, frozen=True):
     """What the Envoy ``node`` counted in a period besides: nothing of it is stored.
 
     ``keyless`` of ``requests`` had no session key. ``unreached``: of which members how many health checks failed on the
@@ -77,11 +77,10 @@ class FrontCount:
     requests: int
     keyless: int
     unreached: Mapping[str, int]
-    durations: Mapping[float, int] = field(default_factory=dict)
+    durations: Mapping[float, int] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class PeriodBatch:
+class PeriodBatch(msgspec.Struct, frozen=True):
     """What an export request held: the periods, how many points were refused, and why the first of those was."""
 
     periods: tuple[Period, ...]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+import msgspec
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
@@ -59,8 +60,7 @@ class StoredSpan:
         return str(self.resource.get(SERVICE_INSTANCE_ID) or self.resource.get(SERVICE_NAME) or "unknown")
 
 
-@dataclass(frozen=True, slots=True)
-class OtlpBatch:
+class OtlpBatch(msgspec.Struct, frozen=True):
     """What an export request held: the spans, how many were refused, and why the first of those was."""
 
     spans: tuple[StoredSpan, ...]

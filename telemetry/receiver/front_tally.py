@@ -7,8 +7,9 @@ not send are missing, so every number is a lower bound.
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from understudy.telemetry.otlp.counts import FrontCount
 from understudy.telemetry.otlp.logs import StoredLog
@@ -41,8 +42,7 @@ class Kind(StrEnum):
 OF_MEMBERS = (Kind.TIMEOUTS, Kind.CONNECT_FAILURES, Kind.ELSEWHERE)
 
 
-@dataclass(slots=True)
-class _Run:
+class _Run(msgspec.Struct):
     """An unbroken time of failed checks: its first and its last report."""
 
     first: float

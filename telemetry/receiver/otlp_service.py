@@ -11,9 +11,9 @@ import asyncio
 import enum
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
+import msgspec
 from google.protobuf.message import Message
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsPartialSuccess, ExportLogsServiceResponse
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
@@ -56,8 +56,7 @@ class ExportRefused(Exception):
         self.why = why
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(msgspec.Struct, frozen=True):
     """What is taken at the most: bytes a request, and of one sender records (or KiB) a second and at once."""
 
     request_bytes: int = MAX_REQUEST_BYTES

@@ -5,6 +5,7 @@ alone: states are words, and kinds of change have shapes. The templates escape e
 content security policy in the page forbids scripts and downloads.
 """
 
+import functools
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -45,8 +46,9 @@ def page(review: Review, before: Review | None = None) -> str:
     )
 
 
+@functools.cache
 def _templates() -> Environment:
-    """The templates beside this file, and the filters that they use."""
+    """The templates beside this file, compiled once, and the filters that they use."""
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,

@@ -6,7 +6,8 @@ otherwise, which is enough for a review of weeks.
 """
 
 import sqlite3
-from dataclasses import dataclass
+
+import msgspec
 
 from understudy.telemetry.otlp.counts import FINE_NS
 
@@ -16,8 +17,7 @@ _LONGEST_CHANGE_NS = 10 * 60 * 10**9
 """No trace of a change of active lasts longer (``understudy.xds.tracing.post_failover`` gives up before)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Retention:
+class Retention(msgspec.Struct, frozen=True):
     """What is kept: the newest ``traces`` traces, of each up to ``spans_per_trace`` spans, for ``age_ns``.
 
     ``foreign_traces``: those to which only others added, requests through Envoy for instance. ``logs``: log records.

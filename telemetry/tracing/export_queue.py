@@ -11,8 +11,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
+import msgspec
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
@@ -23,8 +23,7 @@ logger = logging.getLogger(__name__)
 _LOG_EVERY = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class QueueLimits:
+class QueueLimits(msgspec.Struct, frozen=True):
     """The limits of an export queue; times in seconds.
 
     ``delay``: spans are collected for this long and sent together. ``queue``: the most spans that are kept; beyond it
@@ -37,8 +36,7 @@ class QueueLimits:
     longest_pause: float = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class ExportCounts:
+class ExportCounts(msgspec.Struct, frozen=True):
     """Numbers of spans: delivered, dropped for lack of room or time, and waiting."""
 
     sent: int = 0

@@ -7,7 +7,8 @@ etcd. Pure functions.
 
 import hashlib
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from understudy.telemetry.tracing.names import KIND_TAKEOVER
 
@@ -26,8 +27,7 @@ class TraceparentError(ValueError):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class TraceIds:
+class TraceIds(msgspec.Struct, frozen=True):
     """Ids of a trace (128 bits) and of its root span (64 bits); neither is zero (W3C Trace Context 3.2)."""
 
     trace_id: int

@@ -12,10 +12,10 @@ import ssl
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import msgspec
 from google.protobuf.message import DecodeError
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
@@ -31,12 +31,11 @@ _COME_AGAIN = (408, 429)
 _TRACES_PATH = "v1/traces"
 
 
-@dataclass(frozen=True, slots=True)
-class HttpReceiver:
+class HttpReceiver(msgspec.Struct, frozen=True):
     """Where spans are posted, and how. Times in seconds; no ``certificate`` means the system's authorities."""
 
     url: str
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     certificate: str = ""
     client_certificate: str = ""
     client_key: str = ""

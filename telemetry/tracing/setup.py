@@ -141,12 +141,8 @@ class Telemetry:
             logger.debug("the failover is not traced: %s", wrong)
             return FailoverTrace(self, None)
 
-    def set_endpoint(self, endpoint: str) -> None:
-        """Send to this control server (``host:port``) from now on. See :meth:`set_endpoints`."""
-        self.set_endpoints((endpoint,))
-
     def set_endpoints(self, endpoints: Iterable[str]) -> None:
-        """Send all spans to each of these control servers from now on.
+        """Send all spans to each of these control servers (``host:port``) from now on.
 
         So each can show a whole trace when another one is gone. Returns at once. It has no effect if the ``OTEL_*``
         variables name the destination. While the list is empty, a bounded number of spans is kept.

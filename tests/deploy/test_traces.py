@@ -8,7 +8,7 @@ from pathlib import Path
 
 import aiohttp
 
-from bench.drills import Clients, Drills
+from bench.drills import PROMPT_HEDGES, Clients, Drills
 from tests.harness.commands import ROOT
 from tests.harness.waiting import until
 from understudy.deploy.inspect.traces import read_trace
@@ -63,7 +63,8 @@ async def drilled(directory: Path) -> None:
 
 
 async def test_traces_agree_with_clients_link_to_their_requests_and_emit_what_is_documented(tmp_path: Path) -> None:
-    spec = PoolSpec(pool="cart", objectives=Objectives.model_validate({"rto": {"p99": "30s"}, "failed_requests": "5%"}))
+    objectives = Objectives.model_validate({"rto": {"p99": "30s"}, "failed_requests": "5%"})
+    spec = PoolSpec(pool="cart", objectives=objectives, retries=PROMPT_HEDGES)
     async with LocalPool(LocalSettings(tmp_path, spec)) as pool, EtcdClient(pool.etcd_endpoints) as etcd:
         clients = Clients(pool.layout.front_url, sessions=48, rate=80.0)
         drills = Drills(pool, etcd, clients)

@@ -13,8 +13,10 @@ Each of the two wakes the services that act on it. The state is built in
 
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
+
+import msgspec
 
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.informer import Informer, InformerBatch
@@ -42,8 +44,7 @@ from understudy.xds.tracing.post_failover import watch
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(msgspec.Struct, frozen=True):
     """Times of the controller, in seconds.
 
     Attributes:
@@ -58,7 +59,7 @@ class Timing:
     first_quiet: float = 0.3
     merge: float = MERGE_SECONDS
     settle: float = 2.0
-    detection: DetectorTimeouts = field(default_factory=DetectorTimeouts)
+    detection: DetectorTimeouts = msgspec.field(default_factory=DetectorTimeouts)
 
 
 class Controller:

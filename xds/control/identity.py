@@ -6,9 +6,9 @@ certificates is left to the operator (docs/security.md).
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import grpc
+import msgspec
 
 from understudy.statesync.tls.identity import MEMBER, Trust
 from understudy.statesync.tls.pem_files import PemFiles
@@ -49,8 +49,7 @@ def _read(files: PemFiles) -> grpc.ServerCertificateConfiguration:
 NODE = "node"
 
 
-@dataclass(frozen=True, slots=True)
-class Clients:
+class Clients(msgspec.Struct, frozen=True):
     """Decides for which names clients may speak, by SPIFFE ids of ``trust`` (``understudy.statesync.tls.identity``)."""
 
     trust: Trust

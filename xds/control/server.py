@@ -14,10 +14,10 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
+import msgspec
 
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
 from understudy.statesync.etcd.settings import EtcdSettings
@@ -71,13 +71,12 @@ logger = logging.getLogger(__name__)
 FAILED = 1
 WRONG_USE = 2
 STOP_TIMEOUT = 2.0
-REMOVAL_LINGER = Timeouts().request_seconds + 5.0
+REMOVAL_LINGER = Timeouts.model_construct().request_seconds + 5.0
 """Seconds that Envoy keeps a cluster after its last route is gone, so that earlier requests can be retried."""
 MAX_STREAM_AGE = 1800.0
 
 
-@dataclass(frozen=True, slots=True)
-class ControlSettings:
+class ControlSettings(msgspec.Struct, frozen=True):
     """How a control server is started.
 
     Addresses are ``host:port``; port 0 takes a free one.
@@ -98,7 +97,7 @@ class ControlSettings:
 
     pool: str
     name: str
-    etcd: EtcdSettings = field(default_factory=EtcdSettings)
+    etcd: EtcdSettings = msgspec.field(default_factory=EtcdSettings)
     grpc: str = "127.0.0.1:18000"
     http: str = "127.0.0.1:18001"
     otlp_http: str = ""
@@ -112,7 +111,7 @@ class ControlSettings:
     max_stream_age: float = MAX_STREAM_AGE
     lease: int = LEASE_SECONDS
     etcd_patience: float = START_TIMEOUT
-    timing: Timing = field(default_factory=Timing)
+    timing: Timing = msgspec.field(default_factory=Timing)
 
 
 async def run_control(settings: ControlSettings) -> int:

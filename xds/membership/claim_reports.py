@@ -9,6 +9,8 @@ times stays the same. So one clock measures a whole takeover (docs/telemetry.md,
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from understudy.statesync.heartbeat.heartbeat import Beat, ClaimReport
 from understudy.xds.membership.member_health import SECOND, MemberBoot
 
@@ -61,8 +63,7 @@ class BeatGap:
         return min(self.end, self.end - (self.after - self.before)), self.end
 
 
-@dataclass(frozen=True, slots=True)
-class ReportedClaim:
+class ReportedClaim(msgspec.Struct, frozen=True):
     """One claim of a takeover as a member reported it, with times in ns of our own clock."""
 
     member: str

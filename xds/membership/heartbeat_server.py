@@ -11,11 +11,11 @@ import contextlib
 import itertools
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import aiohttp
 import grpc
+import msgspec
 
 from understudy.statesync.heartbeat.heartbeat import (
     ANSWER_INTERVAL,
@@ -43,8 +43,7 @@ _STREAM_TIMEOUT = round(STREAM_SILENCE * SECOND)
 _ANSWER_INTERVAL = round(ANSWER_INTERVAL * SECOND)
 
 
-@dataclass(slots=True)
-class OpenStream:
+class OpenStream(msgspec.Struct):
     """A heartbeat stream: when its last beat arrived and was answered, in ns, and the timeout that ends it."""
 
     heard: int

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+import msgspec
+
 from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
 from understudy.statesync.pool.records import MemberState
 
@@ -64,8 +66,7 @@ class DetectorTimeouts:
     pause: int = SECOND // 4
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(msgspec.Struct, frozen=True):
     """A probe to carry out: does this boot of the member still answer at ``peer`` (``host:port``)?
 
     ``timeout``: how long it may take to answer, in ns.
@@ -169,8 +170,7 @@ class MemberHealth:
         return self.death.cause if self.death else self.reason
 
 
-@dataclass(frozen=True, slots=True)
-class MemberChange:
+class MemberChange(msgspec.Struct, frozen=True):
     """A change of one boot of a member that others act on: death, return, another state, late or in time again."""
 
     before: MemberHealth | None

@@ -4,7 +4,8 @@ A member is not missing if another name has taken its place, as the next pod of 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from understudy.statesync.pool.records import Lost
 
@@ -12,8 +13,7 @@ FORGET_SECONDS = 3600.0
 """A lost member that was not started again within this time was removed on purpose."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(msgspec.Struct, frozen=True):
     boot: str
     cause: str
     since: float

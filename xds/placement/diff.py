@@ -5,17 +5,17 @@ For operators, logs and failover records. No decision depends on it.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Literal, Protocol
+
+import msgspec
 
 from understudy.statesync.pool.records import MemberState
 
 Role = Literal["active", "standby", "backup"]
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
+class Move(msgspec.Struct, frozen=True):
     """One role of one slot that moves from ``source`` to ``target``; None stands for no member."""
 
     slot: int
@@ -37,23 +37,21 @@ class KnownMember(Protocol):
         """Its state."""
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(msgspec.Struct, frozen=True):
     """A member's even share of the actives, rounded, and the most that it may have."""
 
     even: int
     most: int
 
 
-@dataclass(frozen=True, slots=True)
-class MoveInputs:
+class MoveInputs(msgspec.Struct, frozen=True):
     """The inputs of a decision. ``shares`` is empty in a mode without shares (active_standby)."""
 
     known: Sequence[KnownMember]
     before: Sequence[tuple[str, ...]]
     after: Sequence[tuple[str, ...]]
-    current: Mapping[int, str] = field(default_factory=dict)
-    shares: Mapping[str, Share] = field(default_factory=dict)
+    current: Mapping[int, str] = msgspec.field(default_factory=dict)
+    shares: Mapping[str, Share] = msgspec.field(default_factory=dict)
 
 
 def explain(facts: MoveInputs) -> tuple[Move, ...]:

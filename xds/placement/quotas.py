@@ -13,16 +13,16 @@ are too few released slots, members above their lower quota have enough to give.
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+
+import msgspec
 
 from understudy.xds.placement.mincostflow import MinCostFlow
 
 _WISH = 8  # the value of a wish, in slots nearer to a member's share
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
+class Quota(msgspec.Struct, frozen=True):
     """The fewest and the most slots that a member may be active for."""
 
     fewest: int
@@ -36,8 +36,7 @@ def quota(slots: int, weight: int, total: int) -> Quota:
     return Quota(max(0, -(-slots * weight // total) - 1), slots * weight // total + 1)
 
 
-@dataclass(slots=True)
-class _Balance:
+class _Balance(msgspec.Struct):
     """How many slots each member has so far, and how many are still to be given."""
 
     slots: int

@@ -8,7 +8,8 @@ sidecars decide when to act on a table.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from understudy.statesync.pool.records import MemberState, Table
 from understudy.statesync.pool.spec import PoolSpec
@@ -21,8 +22,7 @@ __all__ = ["Candidate", "Decision", "Move", "decide"]
 Orders = tuple[tuple[str, ...], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True):
     """A member as the leader sees it: its reported state, or LOST, or the state that an operator wants."""
 
     member: str
@@ -32,8 +32,7 @@ class Candidate:
     state: MemberState
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """The next table's orders, one per slot, and how they differ from the previous ones."""
 
     orders: Orders

@@ -12,10 +12,11 @@ Members are numbers here, in the order of their names.
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from math import ceil, floor
+
+import msgspec
 
 from understudy.xds.placement.mincostflow import MinCostFlow
 
@@ -46,8 +47,7 @@ class EligibleMembers:
         return self.members[min(bisect_right(self._ends, place * self.total), len(self.members) - 1)]
 
 
-@dataclass(slots=True)
-class Row:
+class Row(msgspec.Struct):
     """Slots that may be held by the same members.
 
     ``barred`` runs parallel to ``slots``: the members that already hold the slot in another role.
@@ -59,7 +59,7 @@ class Row:
     barred: list[frozenset[int]]
     present: list[int]
     rate: float = 0.0
-    lost: dict[int, float] = field(default_factory=dict)
+    lost: dict[int, float] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         weights = self.eligible.weights
@@ -75,8 +75,7 @@ class Row:
         return self.eligible.weights[member] * (self.rate - self.lost.get(member, 0.0))
 
 
-@dataclass(frozen=True, slots=True)
-class ColumnBounds:
+class ColumnBounds(msgspec.Struct, frozen=True):
     """The sums that a column may have; ``even`` is the sum of its shares."""
 
     even: float

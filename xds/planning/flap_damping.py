@@ -25,6 +25,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+import msgspec
+
 from understudy.statesync.pool.records import MemberState, Owner
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.membership.cluster_state import ClusterState
@@ -44,8 +46,7 @@ FREEZE_TIME = 30 * SECOND
 _Key = TypeVar("_Key")
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(msgspec.Struct, frozen=True):
     """A change that is held back: why, as text for people, and until when (ns)."""
 
     why: str

@@ -7,7 +7,9 @@ given to the first of them costs a handover later. :mod:`understudy.xds.placemen
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+import msgspec
 
 from understudy.statesync.pool.ownership import DRAIN, REBALANCE, site_cause
 from understudy.statesync.pool.records import Lost, MemberState, Table
@@ -21,8 +23,7 @@ from understudy.xds.placement.solver import Candidate, Move, decide
 NO_TABLE = Table()
 
 
-@dataclass(frozen=True, slots=True)
-class TablePlan:
+class TablePlan(msgspec.Struct, frozen=True):
     """A table to write, its moves of slots, and the members that it is the first to name lost."""
 
     table: Table
@@ -130,8 +131,7 @@ def _cause(cluster: ClusterState, previous: Table, pending: Mapping[int, str]) -
     return DRAIN if all(cluster.state(member) is MemberState.DRAINING for member in leaving) else REBALANCE
 
 
-@dataclass(frozen=True, slots=True)
-class DecisionInputs:
+class DecisionInputs(msgspec.Struct, frozen=True):
     """The inputs that a decision reacts to at once: the spec, the members and their states, and the deaths.
 
     Changes of owner are not among them. Most of them carry out what the table says. The others are claims of sidecars
@@ -150,8 +150,7 @@ def decision_inputs(cluster: ClusterState) -> DecisionInputs:
     return DecisionInputs(cluster.spec, tuple(candidates(cluster)), dead, cluster.beating)
 
 
-@dataclass(frozen=True, slots=True)
-class FirstTableTimer:
+class FirstTableTimer(msgspec.Struct, frozen=True):
     """When the first table of a pool is due: at a cold start members arrive one by one. Times in ns.
 
     Attributes:

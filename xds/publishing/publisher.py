@@ -10,7 +10,9 @@ order on the wire and waits for acknowledgements.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+import msgspec
 
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.envoy.routing_view import Endpoint, RoutingView
@@ -23,8 +25,7 @@ logger = logging.getLogger(__name__)
 MERGE_SECONDS = 0.03
 
 
-@dataclass(frozen=True, slots=True)
-class Topology:
+class Topology(msgspec.Struct, frozen=True):
     """The part of a view that clusters and routes depend on: all but the health of the members."""
 
     spec: PoolSpec

@@ -128,7 +128,6 @@ class References:
 
 
 NONE = References()
-POINTED_AT = (types.CLUSTER, types.ROUTES, types.ENDPOINTS)
 
 
 class UnreadableResource(ValueError):

@@ -10,6 +10,8 @@ end within its bound is recorded as unmeasured, so it still counts.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from understudy.statesync.pool.ownership import sites_in
 from understudy.statesync.pool.records import Table
 from understudy.telemetry.tracing import names
@@ -133,8 +135,7 @@ class OwnershipChange:
         return bool(won) and all(ready.get(member, 0) >= count for member, count in won.items())
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True):
     """One response of this server that a node acknowledged. Times in ns."""
 
     node: str

@@ -11,7 +11,9 @@ import asyncio
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+
+import msgspec
 
 from understudy.statesync.pool.ownership import CUT_OFF, sites_in
 from understudy.telemetry.tracing import names
@@ -45,15 +47,14 @@ _WITNESS_TIME_NS = 200_000_000
 """Members that took over by themselves found their proof within this time before the claim."""
 
 
-@dataclass(slots=True)
-class _Outcome:
+class _Outcome(msgspec.Struct):
     """How a change ended. ``settled``: when its slots had new owners (ns), 0 if they had not by the bound."""
 
     settled: int = 0
     claims: Sequence[ReportedClaim] = ()
     acknowledged: bool = False
     refused: str = ""
-    deliveries: Sequence[Delivery] = field(default=())
+    deliveries: Sequence[Delivery] = msgspec.field(default=())
 
 
 class FailoverTracer:

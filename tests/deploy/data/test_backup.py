@@ -27,7 +27,9 @@ from understudy.statesync.pool.records import Owner
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_reader import decode_spec
+from understudy.statesync.replication.history import epoch_of, version_of
 from understudy.statesync.sessions.session import Session
+from understudy.statesync.sessions.session_crypto import EncryptionKey, SealedSessions
 
 FOREVER = 2**53
 ONCE = {"Idempotency_Key": "order-1", "Understudy_Caller": "anna"}
@@ -129,6 +131,7 @@ async def test_a_restored_pool_serves_what_it_served_and_its_epochs_rise(
     for n in range(120):
         status, headers, body = await asked(pool, "b", "GET", f"/key-{n}")
         assert (status, body, headers["content-type"]) == (200, f"before {n}".encode(), "text/plain")
+        assert headers["etag"].startswith('"0.'), "a restored session has a new version"
     assert (await asked(pool, "a", "GET", "/new"))[0] == 404
     assert (await asked(pool, "b", "POST", "", "by key", **ONCE))[2] == created
     assert (await asked(pool, "a", "PUT", "/key-1", "again"))[0] == 200
@@ -172,6 +175,30 @@ async def test_expired_sessions_and_foreign_keys_are_left_out(
     done = json.loads(told)
     assert (code, done["restored"], done["expired"], done["left_out"]) == (0, 3, 1, 1)
     assert set(await sessions(pool)) == {kept, grave, unreadable}
+
+
+async def test_versions_begin_anew_in_the_etcd_of_a_restore_and_those_of_sealed_sessions_do_not_come_back(
+    pool: SidecarPool, operator: Operator, tmp_path: Path
+) -> None:
+    codec = SealedSessions((EncryptionKey.of(b"k" * 32),))
+    session = replace(SESSION, epoch=7, version=version_of(7, 42), since=version_of(7, 40))
+    plain = await put_session(pool, "k", session)
+    sealed = pool.keys.session(slot_of("s", 16), "s")
+    await pool.client.put(sealed, codec.encode(sealed, session))
+    for slot in (slot_of("k", 16), slot_of("s", 16)):
+        await pool.client.put(pool.keys.owner(slot), Owner("a", "boot", 7).encode())
+    assert (await operator.backup(tmp_path / "backup"))[0] == 0
+    await pool.client.delete(pool.keys.everything)
+
+    assert (await operator.restore(tmp_path / "backup"))[0] == 0
+
+    restored, kept = await pool.client.get(plain), await pool.client.get(sealed)
+    assert restored is not None
+    assert kept is not None
+    begun = Session.decode(restored.value, restored.mod_revision)
+    assert begun == replace(session, revision=restored.mod_revision, version=restored.mod_revision, since=0)
+    assert codec.decode(sealed, kept.value, 1).version == session.version
+    assert (await pool.owners())[slot_of("s", 16)].epoch > epoch_of(session.version)
 
 
 async def test_a_backup_under_load_is_of_one_moment(pool: SidecarPool, operator: Operator, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from tests.harness.waiting import until
 from understudy.deploy.data.backup_file import sessions_in
 from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.slots import slot_of
+from understudy.statesync.replication.history import as_text
 
 A_FIRST = (("a", "b"),)
 FOREVER = 2**53
@@ -181,6 +182,9 @@ async def test_verify_names_what_differs_and_repairs_it(pool: SidecarPool, opera
         assert set(found) == {(lost, "b", "standby"), (altered, "a", "owner")}
         at_b, at_a = found[lost, "b", "standby"]["sessions"], found[altered, "a", "owner"]["sessions"]
         assert [(one["key"], one["fault"]) for one in at_b] == [("key-1", "missing")]
+        versions = [(one["held_version"], one["etcd_version"]) for one in (*at_b, *at_a)]
+        text = as_text(kept["key-2"].version)
+        assert versions == [(None, as_text(owner.session(lost, "key-1").version)), (text, text), (text, None)]
         assert [(one["key"], one["fault"]) for one in at_a] == [
             ("key-2", "other content"),
             ("never-written", "not in etcd"),
@@ -190,6 +194,7 @@ async def test_verify_names_what_differs_and_repairs_it(pool: SidecarPool, opera
         assert code == 1
         assert "DIFFERENT" in shown
         assert "other content" in shown
+        assert text in shown
         assert "never-written" not in shown
 
         code, view = await operator.ask("verify", "--repair")

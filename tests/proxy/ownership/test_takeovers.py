@@ -307,7 +307,7 @@ async def test_an_owner_that_is_cut_off_from_etcd_gives_way_and_acknowledges_not
         assert (answers["cut off"][0], answers["cut off"][1].get("understudy-served-by")) in {(503, None), (200, "b")}
         assert "it cannot reach etcd" in (await pool.owners())[0].cause
         acknowledged = {text: headers["etag"] for text, (status, headers, _) in answers.items() if status == 200}
-        newest = max(acknowledged, key=lambda text: int(acknowledged[text].strip('"'), 16))
+        newest = max(acknowledged, key=lambda text: tuple(map(int, acknowledged[text].strip('"').split("."))))
 
         async def a_knows() -> bool:
             status, headers, body = await pool.call("a", "GET", "/k")

@@ -158,7 +158,7 @@ async def test_a_session_that_was_deleted_and_made_again_meanwhile_is_no_differe
         await pool.call("a", "PUT", "/k", "x")
         scrub, slot = sidecars["a"].anti_entropy, slot_of("k", 16)
         held, _ = await scrub.entries(slot)
-        now = held["k"].revision
+        now = held["k"].version
 
         before = Findings(open=(Difference("k", Fault.EXTRA, now - 1, 0),))
         still = Findings(open=(Difference("k", Fault.EXTRA, now, 0),))

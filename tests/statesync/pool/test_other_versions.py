@@ -23,6 +23,7 @@ from understudy.statesync.pool.records import (
 from understudy.statesync.pool.spec import HealthChecks, Liveness, PoolSpec, SpecError
 from understudy.statesync.pool.spec_reader import decode_spec
 from understudy.statesync.pool.state import PoolState
+from understudy.statesync.replication.history import as_text, version_of
 from understudy.statesync.sessions.session import Answer, Session
 
 KEYS = PoolKeys("cart")
@@ -82,11 +83,45 @@ def test_the_first_releases_spec_is_known_in_full() -> None:
 
 
 def test_a_session_is_read_whatever_its_header_and_answers_have_beside() -> None:
-    session = Session("text/plain", b"body\nof two lines", 99, 4, 12, answers=(Answer("key", "f", 201, 7),))
+    answers = (Answer("key", "f", 201, 7),)
+    session = Session("text/plain", b"body\nof two lines", 99, 4, 12, answers=answers, version=version_of(4, 17))
     head, _, body = session.encode().partition(b"\n")
     told = {**json.loads(head), **MORE, "answers": [["key", "f", 201, 7, "more", {}]]}
 
     assert Session.decode(json.dumps(told).encode() + b"\n" + body, 12) == session
+
+
+SESSION_OF_0_1_0 = (
+    b'{"epoch":4,"expires":99,"type":"text/plain","since":9,"answers":[["key","f",201,7]]}\nbody\nof two lines'
+)
+SESSION_NOW = (
+    b'{"epoch":4,"index":17,"expires":99,"type":"text/plain","since":4398046511105,'
+    b'"answers":[["key","f",201,4398046511112]]}\nbody\nof two lines'
+)
+
+
+def test_a_session_of_the_first_release_has_its_revision_as_version() -> None:
+    answers = (Answer("key", "f", 201, 7),)
+    was = Session("text/plain", b"body\nof two lines", 99, 4, 12, answers=answers, since=9, version=version_of(0, 12))
+
+    assert Session.decode(SESSION_OF_0_1_0, 12) == was
+    assert was.encode() == SESSION_OF_0_1_0
+    assert (was.etag, as_text(was.value_version)) == ('"0.12"', "0.9")
+
+
+def test_the_first_release_reads_what_is_written_of_a_session_now() -> None:
+    """It takes these fields, of these types, and passes over all others; see the release's ``Session.decode``."""
+    answers = (Answer("key", "f", 201, version_of(4, 8)),)
+    version, since = version_of(4, 17), version_of(4, 1)
+    now = Session("text/plain", b"body\nof two lines", 99, 4, 12, answers=answers, since=since, version=version)
+
+    assert now.encode() == SESSION_NOW
+    head, was = json.loads(SESSION_NOW.partition(b"\n")[0]), json.loads(SESSION_OF_0_1_0.partition(b"\n")[0])
+    assert {name: type(field) for name, field in head.items() if name != "index"} == {
+        name: type(field) for name, field in was.items()
+    }
+    assert [list(map(type, answer)) for answer in head["answers"]] == [[str, str, int, int]]
+    assert max(head["since"], head["answers"][0][3]) < 2**63, "it reads whole numbers of 64 bits"
 
 
 def test_a_spec_is_gone_by_as_far_as_it_is_known_and_the_rest_is_told() -> None:

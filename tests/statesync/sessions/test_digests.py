@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.replication.history import version_of
 from understudy.statesync.sessions.digests import (
     Difference,
     DigestEntry,
@@ -21,15 +22,18 @@ from understudy.statesync.sessions.digests import (
 )
 from understudy.statesync.sessions.session import Answer, Session
 
-SESSION = Session("text/plain", b"hello", 5000, epoch=3, revision=7, answers=(Answer("k", "f", 201),))
+SESSION = Session(
+    "text/plain", b"hello", 5000, epoch=3, revision=7, answers=(Answer("k", "f", 201),), version=version_of(3, 5)
+)
 
 
 def reading(**entries: tuple[int, int]) -> Reading:
-    return Reading(100, {key: DigestEntry(*entry) for key, entry in entries.items()}, frozenset(), 0)
+    return Reading(100, held(**entries), frozenset(), 0)
 
 
 def held(**entries: tuple[int, int]) -> dict[str, DigestEntry]:
-    return {key: DigestEntry(*entry) for key, entry in entries.items()}
+    """Entries whose versions do not rise with their revisions, as is so in an etcd that was restored."""
+    return {key: DigestEntry(*entry, version=1000 - entry[0]) for key, entry in entries.items()}
 
 
 def test_every_part_of_a_session_counts() -> None:
@@ -39,6 +43,7 @@ def test_every_part_of_a_session_counts() -> None:
         {"expires": 5001},
         {"epoch": 4},
         {"revision": 8},
+        {"version": version_of(3, 6)},
         {"deleted": True},
         {"answers": ()},
     ]
@@ -63,10 +68,10 @@ def test_real_differences_are_proved() -> None:
     copy = held(older=(19, 2), newer=(31, 3), other=(40, 9), same=(50, 5))
 
     assert compare(copy, 60, etcd).proved == (
-        Difference("missing", Fault.MISSING, 0, 10),
-        Difference("newer", Fault.NEWER, 31, 30),
-        Difference("older", Fault.OLDER, 19, 20),
-        Difference("other", Fault.CONTENT, 40, 40),
+        Difference("missing", Fault.MISSING, 0, 990),
+        Difference("newer", Fault.NEWER, 969, 970),
+        Difference("older", Fault.OLDER, 981, 980),
+        Difference("other", Fault.CONTENT, 960, 960),
     )
 
 
@@ -77,7 +82,7 @@ def test_a_change_on_its_way_proves_nothing() -> None:
     findings = compare(copy, 60, etcd)
 
     assert findings.proved == ()
-    assert findings.open == (Difference("removed", Fault.EXTRA, 30, 0),)
+    assert findings.open == (Difference("removed", Fault.EXTRA, 970, 0),)
 
 
 def test_a_value_that_is_no_session_is_not_held_against_the_copy() -> None:

@@ -4,15 +4,16 @@ import pytest
 
 from understudy.statesync.redis.command import KeyCommand
 from understudy.statesync.redis.commands import parse
+from understudy.statesync.replication import history
 from understudy.statesync.sessions.command_batch import NEVER, CommandBatch, decide_commands
-from understudy.statesync.sessions.overwrites import ABSENT, overwrites, replaces_value, version_of
-from understudy.statesync.sessions.session import Method, Session, Stored, Write, WriteContext
+from understudy.statesync.sessions.overwrites import ABSENT, overwrites, replaces_value, version_after, version_of
+from understudy.statesync.sessions.session import Method, Session, Stored, Write, WriteContext, give_version
 
 NOW = 1_000_000
-VALUE = Session("application/x-understudy-string", b"v", NOW + 5000, 1, revision=7)
-RENEWED = Session("application/x-understudy-string", b"v", NOW + 9000, 1, revision=9, since=7)
-GONE = Session("", b"", NOW + 5000, 1, revision=8, deleted=True)
-EXPIRED = Session("application/x-understudy-string", b"v", NOW, 1, revision=7)
+VALUE = Session("application/x-understudy-string", b"v", NOW + 5000, 1, version=7)
+RENEWED = Session("application/x-understudy-string", b"v", NOW + 9000, 1, version=9, since=7)
+GONE = Session("", b"", NOW + 5000, 1, version=8, deleted=True)
+EXPIRED = Session("application/x-understudy-string", b"v", NOW, 1, version=7)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ def test_a_write_overwrites_what_its_author_has_not_read(current, seen, lost):
 @pytest.mark.parametrize(
     ("session", "version"), [(VALUE, 7), (RENEWED, 7), (GONE, ABSENT), (EXPIRED, ABSENT), (None, ABSENT)]
 )
-def test_the_version_of_a_value_is_the_revision_at_which_it_was_written(session, version):
+def test_the_version_of_a_value_is_that_of_the_write_that_wrote_it(session, version):
     assert version_of(session, NOW) == version
 
 
@@ -69,8 +70,10 @@ def test_a_renewal_or_the_same_value_keeps_the_version(current, line, since):
     outcome = decide_commands(current, CommandBatch((command(line),)), Write(Method.COMMANDS), context, None)
     assert isinstance(outcome, Stored)
     assert outcome.session.since == since
+    give_version(outcome.session, history.version_of(2, 5))
     committed = outcome.session.at(12)
-    assert committed.value_revision == (since or 12)
+    assert committed.value_version == (since or history.version_of(2, 5))
+    assert version_after(outcome.session) == (ABSENT if line.startswith("DEL") else committed.value_version)
     assert Session.decode(committed.encode(), 12) == committed
 
 

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from understudy.statesync.etcd.client import Event, Kv
+from understudy.statesync.parsing.stored import read_json
 from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.replication.history import version_of
 from understudy.statesync.sessions.request_log import (
     ANY_CONTENT,
     CLOCK_MARGIN,
@@ -36,7 +38,7 @@ from understudy.statesync.sessions.session import (
 KEYS = PoolKeys("cart")
 TERMS = WriteContext(epoch=7, now_ms=1000, session_bytes=100, default_ttl=60)
 R = request_hash("k", "request:1;r")
-EFFECT = LogEntry(R, "f1", 200)
+EFFECT = LogEntry(R, "f1", 200, version=version_of(7, 42))
 ABSENT = LogEntry(R, "f1", 404, "no-such-session")
 
 
@@ -94,9 +96,32 @@ def test_the_window_is_open_to_every_request_that_somebody_still_waits_for() -> 
 
 def test_records_come_back_from_etcd_as_they_were() -> None:
     entries = [EFFECT, ABSENT, LogEntry(R, ANY_CONTENT, 204, "request-refused"), LogEntry(R, "f", 200, reply=":1\r\n")]
+    entries += [LogEntry(R, "f", 200, "", ":1\r\n", version_of(7, 42)), LogEntry(R, "f", 200)]
     assert decode_entries(encode_entries(entries)) == entries
-    newer = b'[["r","f",200,"",{"what":"is this"}]]'
-    assert decode_entries(newer) == [LogEntry("r", "f", 200)]
+    newer = b'[["r","f",200,"",{"what":"is this"}],["r","f",200,"","",5,3,"more"]]'
+    assert decode_entries(newer) == [LogEntry("r", "f", 200), LogEntry("r", "f", 200, version=5)]
+
+
+def test_an_outcome_of_an_earlier_release_has_the_version_of_its_record() -> None:
+    recorded = b'[["r1","f1",200],["r2","f2",404,"no-such-session"],["r3","f3",200,"",":1\\r\\n"]]'
+    log = log_of()
+    log.apply([event(f"{KEYS.requests}b/boot/1", recorded, 1234)], 0.0)
+    assert log.find("r1", "any") == Settled("f1", 200, 1234)
+    assert log.find("r2", "f2") == Settled("f2", 404, 0, "no-such-session")
+    assert log.find("r3", "f3") == Settled("f3", 200, 1234, "", b":1\r\n")
+    log.note(log.record_key(1), [LogEntry("r1", "f1", 201, version=version_of(7, 1))], 1235, 0.0)
+    assert log.find("r1", "f1") == Settled("f1", 200, 1234), "the first outcome counts"
+    log.forget(100, 30, {})
+    assert len(log) == 0
+
+
+def test_an_earlier_release_reads_every_part_of_an_outcome_that_it_knows() -> None:
+    written = encode_entries([EFFECT, ABSENT, LogEntry(R, "f", 200, "", ":1\r\n", version_of(7, 43))])
+    assert read_json(written) == [  # it reads five fields of a list with at least five, and passes over what follows
+        [R, "f1", 200, "", "", version_of(7, 42)],
+        [R, "f1", 404, "no-such-session"],
+        [R, "f", 200, "", ":1\r\n", version_of(7, 43)],
+    ]
 
 
 @pytest.mark.parametrize("junk", [b"", b"{}x", b"7", b"[7]", b'[["r"]]', b"\xff"])
@@ -108,7 +133,7 @@ def test_a_record_that_is_none_is_passed_over(junk: bytes) -> None:
 
 def test_an_outcome_is_known_by_its_request_and_a_refusal_by_its_content_too() -> None:
     log = log_of((log_of().record_key(1), EFFECT, 9))
-    assert log.find(R, "f1") == log.find(R, "other") == Settled("f1", 200, 9)
+    assert log.find(R, "f1") == log.find(R, "other") == Settled("f1", 200, version_of(7, 42))
     log = log_of((log_of().record_key(1), ABSENT, 9))
     assert log.find(R, "f1") == Settled("f1", 404, 0, "no-such-session")
     assert log.find(R, "other") is None
@@ -119,7 +144,7 @@ def test_an_outcome_is_known_by_its_request_and_a_refusal_by_its_content_too() -
 def test_the_first_outcome_counts_and_a_record_is_read_once() -> None:
     log = log_of((log_of().record_key(1), EFFECT, 9), (log_of().record_key(2), EFFECT, 10))
     log.apply([event(log.record_key(1), encode_entries([LogEntry(R, "f9", 201)]))], 1.0)
-    assert log.find(R, "f1") == Settled("f1", 200, 9)
+    assert log.find(R, "f1") == Settled("f1", 200, version_of(7, 42))
 
 
 def test_what_another_member_deletes_is_kept_until_its_time_is_over_here() -> None:
@@ -147,7 +172,7 @@ def test_a_member_deletes_its_own_records_and_those_of_processes_that_are_gone(
 
 # -- what a write makes of a known outcome --
 
-HERE = Session("text/plain", b"here", 5000, epoch=3, revision=42)
+HERE = Session("text/plain", b"here", 5000, epoch=3, version=version_of(3, 42))
 DELETE = Write(Method.DELETE)
 CREATE = Write(Method.PUT, b"x", if_none_match="*")
 REFUSE = Write(Method.REFUSE)
@@ -185,9 +210,9 @@ def test_a_refusal_that_no_copy_can_contradict_is_not_kept() -> None:
 
 
 def test_an_effect_is_told_to_copies_and_not_to_other_writes() -> None:
-    cas = Write(Method.PUT, b"x", if_match='"2a"')
+    cas = Write(Method.PUT, b"x", if_match='"3.42"')
     effect = settled_by(decide_write(HERE, cas, TERMS), cas)
-    assert decide_write(HERE, Write(Method.PUT, b"anew", if_match='"4d"'), TERMS, effect) == Repeated(200, 77)
+    assert decide_write(HERE, Write(Method.PUT, b"anew", if_match='"3.77"'), TERMS, effect) == Repeated(200, 77)
     other = decide_write(HERE, DELETE, TERMS, effect)
     assert (other.status, isinstance(other, WriteRefused)) == (422, True)
 

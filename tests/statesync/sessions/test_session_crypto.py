@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.harness.secrets import write_secret
 from understudy.statesync.etcd.client import EtcdClient, Event, Kv
 from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.replication.history import version_of
 from understudy.statesync.sessions.replica import Replica
 from understudy.statesync.sessions.session import Answer, Session
 from understudy.statesync.sessions.session_crypto import (
@@ -27,12 +28,13 @@ from understudy.statesync.sessions.session_crypto import (
 OLD, NEW = EncryptionKey.of(b"o" * 32), EncryptionKey.of(b"n" * 32)
 KEYS = PoolKeys("cart")
 AT = KEYS.session(3, "k")
-SESSION = Session("text/plain", b"the secret", 2**53, epoch=4, answers=(Answer("a", "f", 201),))
+VERSION = version_of(4, 17)
+SESSION = Session("text/plain", b"the secret", 2**53, epoch=4, answers=(Answer("a", "f", 201),), version=VERSION)
 
 
 @given(st.binary(max_size=200), st.text(max_size=20), st.booleans())
 def test_what_was_sealed_is_opened_as_it_was(body: bytes, content_type: str, deleted: bool) -> None:
-    session = Session(content_type, body, 1234, epoch=2, revision=7, deleted=deleted)
+    session = Session(content_type, body, 1234, epoch=2, revision=7, deleted=deleted, version=version_of(2, 9))
     codec = SealedSessions((NEW,))
     assert codec.decode(AT, codec.encode(AT, session), 7) == session
 
@@ -44,7 +46,7 @@ def test_nothing_of_the_content_is_in_a_sealed_value_and_no_two_are_alike() -> N
     for part in (b"secret", b"text/plain", b"201", b'"a"'):
         assert part not in one
     shown = outline(one, 9)
-    assert (shown.epoch, shown.expires, shown.revision) == (4, 2**53, 9)
+    assert (shown.epoch, shown.expires, shown.revision, shown.etag) == (4, 2**53, 9, '"4.17"')
     assert NEW.id in shown.content_type
     assert b"secret" not in shown.body
 
@@ -76,6 +78,7 @@ def test_a_value_that_was_moved_or_changed_does_not_open() -> None:
         (KEYS.session(3, "other"), stored),
         (AT, longer_life),
         (AT, stored.replace(b'"epoch":4', b'"epoch":5')),
+        (AT, stored.replace(b'"index":17', b'"index":18')),
         (AT, stored[:-1] + bytes([stored[-1] ^ 1])),
         (AT, stored[:-20]),
         (AT, stored[: stored.index(b"\n") + 5]),

@@ -319,7 +319,8 @@ def test_any_review_can_be_shown(lengths, planned):
         *[replace(CRASH, total_ms=ms, planned=planned, began_ns=EPOCH_NS + n) for n, ms in enumerate(lengths)]
     )
     json.dumps(as_json(found, found), allow_nan=False)
-    assert page(found, found).count("<svg") == page(found, found).count("</svg>")
+    shown = page(found, found)
+    assert shown.count("<svg") == shown.count("</svg>")
     assert sum(count for _, count in buckets(lengths)) == len(lengths)
 
 

@@ -69,7 +69,7 @@ async def test_another_control_server_gets_what_the_first_did_not_take(store):
     telemetry = start_telemetry("understudy-sidecar", "cart-1", endpoint=f"127.0.0.1:{free_port()}")
     claim(telemetry, 1)
     async with receiving(store) as endpoint:
-        telemetry.set_endpoint(endpoint)
+        telemetry.set_endpoints([endpoint])
         claim(telemetry, 2)
         await until(lambda: telemetry.counts.sent == 2, 30)
     assert await names_in(store) == {"claim-1", "claim-2"}
@@ -81,11 +81,11 @@ async def test_spans_wait_while_no_control_server_is_known(store):
     claim(telemetry, 1)
     assert telemetry.counts.waiting == 1
     async with receiving(store) as endpoint:
-        telemetry.set_endpoint(endpoint)
+        telemetry.set_endpoints([endpoint])
         await until(lambda: telemetry.counts.sent == 1)
         telemetry.set_endpoints(())
         claim(telemetry, 2)
-        telemetry.set_endpoint(endpoint)
+        telemetry.set_endpoints([endpoint])
         await until(lambda: telemetry.counts.waiting == 0)
     assert await names_in(store) == {"claim-1", "claim-2"}
     await telemetry.aclose()
@@ -191,7 +191,7 @@ def test_switched_off_it_takes_all_calls_and_records_nothing(monkeypatch, variab
     telemetry = start_telemetry("understudy-control", "control-1", endpoint="127.0.0.1:1", direct=kept)
     claim(telemetry)
     telemetry.failover(SEED.traceparent).root(EPOCH_NS, EPOCH_NS)
-    telemetry.set_endpoint("127.0.0.1:2")
+    telemetry.set_endpoints(["127.0.0.1:2"])
     assert recorded(telemetry, kept) == []
     assert (telemetry.counts.sent, telemetry.counts.waiting, telemetry.counts.dropped) == (0, 0, 0)
 
@@ -209,7 +209,7 @@ async def test_a_named_receiver_gets_the_spans_instead_of_the_control_server(sto
     async with receiving(store) as control, receiving(other) as backend:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{backend}")
         telemetry = start_telemetry("understudy-sidecar", "cart-1", endpoint=control)
-        telemetry.set_endpoint(control)
+        telemetry.set_endpoints([control])
         claim(telemetry, 1)
         await until(lambda: telemetry.counts.sent == 1)
     assert await names_in(other) == {"claim-1"}
@@ -264,7 +264,7 @@ def test_after_the_end_calls_are_taken_and_ignored():
     telemetry.shutdown()
     telemetry.shutdown()
     claim(telemetry)
-    telemetry.set_endpoint("127.0.0.1:1")
+    telemetry.set_endpoints(["127.0.0.1:1"])
     assert kept.get_finished_spans() == ()
 
 

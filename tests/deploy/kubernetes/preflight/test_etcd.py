@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from tests.harness.commands import commands
 from tests.harness.etcd import running_etcd
@@ -67,7 +68,7 @@ GOOD = EtcdFacts(
 def two_more(facts):
     return (
         facts,
-        *(replace(facts, status=replace(facts.status, endpoint=f"{name}:2379", leader=False)) for name in "bc"),
+        *(replace(facts, status=structs.replace(facts.status, endpoint=f"{name}:2379", leader=False)) for name in "bc"),
     )
 
 
@@ -83,9 +84,13 @@ def test_a_good_one_has_nothing_against_it():
 @pytest.mark.parametrize(
     ("facts", "what", "level"),
     [
-        (replace(GOOD, status=replace(GOOD.status, version="3.5.2")), "the version is safe", Level.FAIL),
-        (replace(GOOD, status=replace(GOOD.status, version="3.3.27")), "the version is safe", Level.FAIL),
-        (replace(GOOD, status=replace(GOOD.status, errors=("alarm:NOSPACE",))), "there is no alarm", Level.FAIL),
+        (replace(GOOD, status=structs.replace(GOOD.status, version="3.5.2")), "the version is safe", Level.FAIL),
+        (replace(GOOD, status=structs.replace(GOOD.status, version="3.3.27")), "the version is safe", Level.FAIL),
+        (
+            replace(GOOD, status=structs.replace(GOOD.status, errors=("alarm:NOSPACE",))),
+            "there is no alarm",
+            Level.FAIL,
+        ),
         (replace(GOOD, compacted=-1, revision=YOUNG), "history is compacted", Level.FAIL),
         (replace(GOOD, compacted=-1), "history is compacted", Level.WARN),
         (replace(GOOD, compacted=None), "history is compacted", Level.WARN),
@@ -97,7 +102,7 @@ def test_a_good_one_has_nothing_against_it():
         (replace(GOOD, quota=None), "the quota is large enough", Level.WARN),
         (replace(GOOD, quota=1 << 20), "the quota is large enough", Level.WARN),
         (
-            replace(GOOD, status=replace(GOOD.status, db_size=2 << 30)),
+            replace(GOOD, status=structs.replace(GOOD.status, db_size=2 << 30)),
             "the quota is large enough",
             Level.FAIL,
         ),
@@ -115,7 +120,7 @@ def test_flags_count_in_both_spellings():
 def test_one_or_two_members_and_two_clusters_are_told():
     assert levels(GOOD) == {"it survives the loss of a member": Level.WARN}
     assert levels(*two_more(GOOD)[:2]) == {"it survives the loss of a member": Level.WARN}
-    other = replace(GOOD, status=replace(GOOD.status, endpoint="z:2379"))
+    other = replace(GOOD, status=structs.replace(GOOD.status, endpoint="z:2379"))
     assert levels(*two_more(GOOD)[:2], other) == {"all endpoints belong to one cluster": Level.FAIL}
 
 
