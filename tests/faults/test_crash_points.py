@@ -85,12 +85,12 @@ class Stage:
 
         async def owning() -> bool:
             owners = await self.pool.owners()
-            active = (await self.pool.status(FIRST))["active"]
-            usual = all(owner.active == FIRST and owner.phase == "stable" for owner in owners.values())
-            if usual and isinstance(active, list) and len(active) == self.pool.spec.slots:
+            status = await self.pool.status(FIRST)
+            elsewhere = [slot for slot, at in owners.items() if (at.active, at.phase) != (FIRST, "stable")]
+            if not elsewhere and len(status["active"]) == self.pool.spec.slots:
                 return True
             await self.pool.write_table([AS_USUAL])
-            return False
+            raise LookupError(f"not with {FIRST}: {elsewhere}; its status: {status}")
 
         await until(owning, PATIENCE, f"{FIRST} owns all slots", every=0.3)
 

@@ -27,7 +27,8 @@ async def until(
 ) -> Any:
     """Call ``condition`` (plain or async) until its answer is true, and return that; fail after ``timeout`` seconds.
 
-    An exception of the condition counts as "not yet"; the failure text names the last one and the last answer.
+    An exception of the condition counts as "not yet". The failure text names the last answer or exception, and says
+    apart from that if the deadline cut off the last call.
     The pause between two calls is ``every`` seconds at first. It grows with the time that the wait has lasted, up to
     0.1 s, and with the time that a call takes: what is waited for has the machine to itself most of the time.
     """
@@ -36,18 +37,23 @@ async def until(
     last: object = "nothing"
     while True:
         called = time.monotonic()
+        cut_off, limit = "", None
         try:
             answer = condition()
             if inspect.isawaitable(answer):
-                answer = await asyncio.wait_for(answer, max(deadline - time.monotonic(), 0.05))
+                async with asyncio.timeout(max(deadline - called, 0.05)) as limit:
+                    answer = await answer
             if answer:
                 return answer
             last = answer
         except Exception as error:  # noqa: BLE001 - whatever is not there yet
-            last = error
+            if isinstance(error, TimeoutError) and limit is not None and limit.expired():
+                cut_off = f"; the last call was cut off after {time.monotonic() - called:.1f} s"
+            else:
+                last = error
         now = time.monotonic()
         if now > deadline:
-            raise AssertionError(f"{what}: not within {timeout} s; last seen: {last!r}")
+            raise AssertionError(f"{what}: not within {timeout} s; last seen: {last!r}{cut_off}")
         await asyncio.sleep(max(every, min((now - begin) / 20, 0.1), min(4 * (now - called), 0.5)))
 
 
