@@ -137,7 +137,8 @@ async def run_template(template: str, values: Mapping[str, str]) -> None:
     except (OSError, IndexError, TypeError) as error:
         raise DeployError(f"{template!r} cannot be run: {error}") from None
     try:
-        code = await asyncio.wait_for(child.wait(), COMMAND_TIMEOUT)
+        async with asyncio.timeout(COMMAND_TIMEOUT):
+            code = await child.wait()
     except BaseException as error:
         with contextlib.suppress(ProcessLookupError):
             child.kill()

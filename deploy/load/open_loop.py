@@ -5,9 +5,10 @@ Request ``k`` starts at ``k / rate``. Clients take turns, and each has at most o
 """
 
 import asyncio
-import contextlib
 import itertools
 from collections.abc import Awaitable, Callable
+
+from understudy.statesync.process.services import set_within
 
 
 class OpenLoop:
@@ -49,9 +50,7 @@ class OpenLoop:
     async def _turns(self, number: int, begin: float, ask: Callable[[int, bool], Awaitable[object]]) -> None:
         for turn in itertools.count():
             due = begin + (turn * self._clients + number) / self._rate
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), max(0.0, due - self._clock()))
-            if self._stopping.is_set():
+            if await set_within(self._stopping, max(0.0, due - self._clock())):
                 return
             self.late = max(self.late, self._clock() - due)
             # One third of each client's requests are writes, and one third at any moment.

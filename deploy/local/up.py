@@ -19,6 +19,7 @@ from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.deploy.local.processes import as_json
 from understudy.deploy.local.up_view import Failovers, Now, addresses, display, kill_line, state_line, things_to_try
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
+from understudy.statesync.process.services import set_within
 
 T = TypeVar("T")
 REFRESH_INTERVAL = 0.5
@@ -91,7 +92,7 @@ async def _show_until(stopping: asyncio.Event, pool: LocalPool, console: Console
         with Live(console=console, auto_refresh=False, transient=True) as live:
             while not stopping.is_set():
                 live.update(display(await _read(client, pool, failovers)), refresh=True)
-                await _wait(stopping)
+                await set_within(stopping, REFRESH_INTERVAL)
 
 
 async def _print_changes(
@@ -109,12 +110,7 @@ async def _print_changes(
                 printed[what] = text
         for text in failovers.to_print(now.failovers):
             console.print(text, soft_wrap=True)
-        await _wait(stopping)
-
-
-async def _wait(stopping: asyncio.Event) -> None:
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stopping.wait(), REFRESH_INTERVAL)
+        await set_within(stopping, REFRESH_INTERVAL)
 
 
 def _now(pool: LocalPool) -> Now:

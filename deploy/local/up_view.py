@@ -57,8 +57,8 @@ class Failovers:
         young = [row for row in mine if time.time() - row["started"] < DURATION_WINDOW]
         if any(row["trace"] not in self._durations for row in young):
             with contextlib.suppress(TimeoutError):
-                asked = read_durations(self._controls, 4 * FAILOVERS_SHOWN)
-                self._durations |= await asyncio.wait_for(asked, DURATION_TIMEOUT)
+                async with asyncio.timeout(DURATION_TIMEOUT):
+                    self._durations |= await read_durations(self._controls, 4 * FAILOVERS_SHOWN)
         return [{**row, "took_ms": self._durations.get(row["trace"])} for row in mine]
 
     def to_print(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:

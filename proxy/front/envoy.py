@@ -371,5 +371,6 @@ async def _terminate(child: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):
             end()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(child.wait(), _TERMINATION_TIMEOUT)
+            async with asyncio.timeout(_TERMINATION_TIMEOUT):
+                await child.wait()
             return

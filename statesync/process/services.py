@@ -77,6 +77,18 @@ async def running_services(
         raise error
 
 
+async def set_within(event: asyncio.Event, seconds: float | None) -> bool:
+    """Wait until ``event`` is set, for at most ``seconds`` (None: without end); returns whether it is set.
+
+    A loop may wait like this and still be cancelled at any time. With ``asyncio.wait_for`` it may not: before
+    Python 3.12 that returns normally if the cancellation comes together with the event, and the loop goes on for ever.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
+
+
 async def first_of(*events: asyncio.Event) -> None:
     """Return as soon as one of the events is set."""
     waits = [asyncio.ensure_future(event.wait()) for event in events]

@@ -7,7 +7,6 @@ hint about who should try. The times here decide how soon a successor takes over
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 
@@ -15,6 +14,7 @@ from understudy.statesync.etcd.client import CreateRevision, EtcdClient, EtcdErr
 from understudy.statesync.etcd.key_range import KeyRange
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import ControlServer
+from understudy.statesync.process.services import set_within
 from understudy.telemetry.timing.backoff import Backoff
 
 logger = logging.getLogger(__name__)
@@ -175,5 +175,4 @@ class Leadership:
         self.on_change()
 
     async def _pause(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._resigned.wait(), seconds)
+        await set_within(self._resigned, seconds)

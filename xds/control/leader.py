@@ -7,7 +7,6 @@ read back. The content of the table is decided in :mod:`understudy.xds.planning.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from dataclasses import replace
 from understudy.statesync.etcd.client import CreateRevision, EtcdClient, EtcdError, ModRevision, OutcomeUnknown, Put
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Owner
+from understudy.statesync.process.services import set_within
 from understudy.xds.control.election import Leadership
 from understudy.xds.membership.cluster_state import ClusterState
 from understudy.xds.membership.state_builder import StateBuilder
@@ -84,8 +84,7 @@ class Leader:
         """Write tables until cancelled, whenever this server leads."""
         pause: float | None = None
         while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause)
+            await set_within(self._wake, pause)
             self._wake.clear()
             try:
                 pause = await self._step()

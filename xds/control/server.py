@@ -26,7 +26,7 @@ from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.pools import PoolWatch
 from understudy.statesync.pool.records import ControlServer
 from understudy.statesync.pool.spec import Timeouts
-from understudy.statesync.process.services import ServiceFailed, running_services
+from understudy.statesync.process.services import ServiceFailed, running_services, set_within
 from understudy.statesync.tls.identity import DOMAIN, Trust
 from understudy.statesync.tls.pem_files import PemFiles
 from understudy.statesync.tls.secret_files import TooOpen, fault_of
@@ -218,8 +218,7 @@ async def _serve(
 
     async def wind_down() -> None:
         leadership.resign()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(leadership.ended.wait(), STOP_TIMEOUT)
+        await set_within(leadership.ended, STOP_TIMEOUT)
         controller.heartbeat.stop()
         await ads.stop(STOP_TIMEOUT)
         await server.stop(STOP_TIMEOUT)

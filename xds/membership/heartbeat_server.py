@@ -7,7 +7,6 @@ go on.
 """
 
 import asyncio
-import contextlib
 import itertools
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -30,6 +29,7 @@ from understudy.statesync.heartbeat.heartbeat import (
 from understudy.statesync.heartbeat.probe import TryResult, ask
 from understudy.statesync.pool.pool_clock import wall_ms
 from understudy.statesync.pool.records import Member
+from understudy.statesync.process.services import set_within
 from understudy.statesync.tls.peer_tls import PeerTls
 from understudy.xds.membership.claim_reports import ClaimReports
 from understudy.xds.membership.failure_detector import FailureDetector
@@ -115,8 +115,7 @@ class HeartbeatServer:
                     for probe in self._detector.due_probes(self._now()):
                         self._start_probe(session, probe)
                     self._end_silent_streams(self._now())
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._check_now.wait(), BEAT_INTERVAL)
+                    await set_within(self._check_now, BEAT_INTERVAL)
             finally:
                 for task in self._probes:
                     task.cancel()

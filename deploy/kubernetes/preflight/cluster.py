@@ -141,7 +141,8 @@ class _Kubectl:
                 stderr=asyncio.subprocess.PIPE,
             )
             try:
-                output, complaint = await asyncio.wait_for(child.communicate(), _PATIENCE + 5)
+                async with asyncio.timeout(_PATIENCE + 5):
+                    output, complaint = await child.communicate()
             except TimeoutError:
                 child.kill()
                 await child.wait()

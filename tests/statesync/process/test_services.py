@@ -1,10 +1,12 @@
 """The services of a process: one that fails is named and told, an orderly stop ends all, the last of them first."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
-from understudy.statesync.process.services import running_services
+from tests.harness.places import ROOT
+from understudy.statesync.process.services import running_services, set_within
 
 
 async def steady() -> None:
@@ -90,3 +92,36 @@ async def test_an_error_in_the_block_is_raised_as_it_is() -> None:
 
     with pytest.raises(KeyError):
         await failing()
+
+
+@pytest.mark.parametrize("steps", range(5))
+async def test_a_loop_that_waits_for_an_event_ends_when_it_is_cancelled_together_with_the_event(steps: int) -> None:
+    event = asyncio.Event()
+
+    async def loop() -> None:
+        while True:
+            event.clear()
+            await set_within(event, 0.05)
+
+    looping = asyncio.create_task(loop())
+    await asyncio.sleep(0.01)
+    event.set()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    looping.cancel()
+    done, _ = await asyncio.wait({looping}, timeout=1)
+    assert done
+
+
+async def test_a_wait_tells_whether_the_event_is_set() -> None:
+    event = asyncio.Event()
+    assert not await set_within(event, 0)
+    assert not await set_within(event, 0.01)
+    event.set()
+    assert await set_within(event, 0)
+    assert await set_within(event, None)
+
+
+@pytest.mark.parametrize("package", ["deploy", "proxy", "statesync", "telemetry", "xds"])
+def test_nothing_waits_in_the_way_that_loses_cancellations_before_python_3_12(package: str) -> None:
+    assert [path for path in Path(ROOT, package).rglob("*.py") if "asyncio.wait_for(" in path.read_text()] == []
