@@ -135,7 +135,7 @@ class Handover:
         if not fenced:
             for owned in slots:
                 if not self._stands(owned):
-                    self._owned.lose(owned.slot)
+                    self._owned.drop(owned)
             raise HandoverFailed(numbers, peer.member, "somebody else has claimed a slot")
         for owned in slots:
             owned.owner, owned.fence = leaving[owned.slot], fenced
@@ -153,7 +153,8 @@ class Handover:
         crash_point(CrashPoint.HANDOVER_CONFIRMED)
         for slot, successor in successors.items():
             self._pool.state.note_owner(slot, successor, revision)
-            self._owned.lose(slot)
+        for owned in slots:
+            self._owned.drop(owned)
         record.given(numbers, peer.member, revision, trace)
 
     def _stands(self, owned: OwnedSlot) -> bool:
@@ -162,14 +163,17 @@ class Handover:
         return at is not None and at.revision <= owned.fence
 
     async def _take_back(self, owned: OwnedSlot) -> None:
-        """Undo a fence. If the compare fails, the target became active after all."""
+        """Undo a fence. If the compare fails, the target became active after all.
+
+        It may have died since, and this member may have claimed the slot from it: then it keeps what it has claimed.
+        """
         crash_point(CrashPoint.UNDO_DECIDED)
         mine = undo_handover(owned.owner, now=time.time())
         revision = await self._replace_records({owned.slot: owned.fence}, {owned.slot: mine})
         if revision and self._pool.state.note_owner(owned.slot, mine, revision):
             owned.owner, owned.fence = mine, revision
         else:
-            self._owned.lose(owned.slot)
+            self._owned.drop(owned)
 
     async def undo_stale(self, slot: int) -> None:
         """Take back a handover that its record still shows under way, although nobody carries it out."""

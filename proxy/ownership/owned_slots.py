@@ -124,6 +124,11 @@ class OwnedSlots:
             self._versions[slot] = owned.version
             owned.open.set()
 
+    def drop(self, owned: OwnedSlot) -> None:
+        """Note that a slot is not ours, unless it was lost and gained again since ``owned`` was gained."""
+        if self._owned.get(owned.slot) is owned:
+            self.lose(owned.slot)
+
     def give_up(self, slots: Iterable[int]) -> None:
         """Answer nothing in ``slots`` any more, and never again under the owner records that make them ours now.
 

@@ -138,7 +138,7 @@ class SlotReconciler:
                     self._start(f"takeover/{member}", partial(self._takeovers.of_lost, member, boot, slots))
                 case ClaimFree():
                     self._start("claim", self._claim_free)
-                case HandOver(_, to):
+                case HandOver(slot, to) if slot in self._owned:
                     receivers.append(to)
                 case Undo(slot):
                     self._start(f"undo/{slot}", partial(self._handover.undo_stale, slot))
@@ -286,6 +286,14 @@ class SlotReconciler:
                 standbys[slot] = standby
         return standbys
 
+    def _handovers(self, view: View) -> list[HandOver]:
+        """The handovers that the table asks for, of slots that are served here.
+
+        A slot whose record names this process, and that it does not serve, is reclaimed first.
+        """
+        steps = next_steps(view, handing_over=self._busy)
+        return [step for step in steps if isinstance(step, HandOver) and step.slot in self._owned]
+
     def _order_for(self, to: str) -> tuple[list[int], TraceIds]:
         """The slots that ``to`` is to get now, and the trace of their handover.
 
@@ -293,8 +301,7 @@ class SlotReconciler:
         has no root, so it counts as unmeasured.
         """
         view = self._pool.view()
-        steps = next_steps(view, handing_over=self._busy)
-        wanted = [step.slot for step in steps if isinstance(step, HandOver) and step.to == to]
+        wanted = [step.slot for step in self._handovers(view) if step.to == to]
         if wanted:
             with contextlib.suppress(TraceparentError):
                 return wanted, TraceIds.from_traceparent(view.table.traceparent)
@@ -315,8 +322,7 @@ class SlotReconciler:
     def _handovers_left(self) -> int:
         """How many handovers are left, if each has as many slots as it may."""
         view = self._pool.view()
-        steps = next_steps(view, handing_over=self._busy)
-        receivers = self._standbys(view) | {step.slot: step.to for step in steps if isinstance(step, HandOver)}
+        receivers = self._standbys(view) | {step.slot: step.to for step in self._handovers(view)}
         return sum(-(-slots // SLOTS_TOGETHER) for slots in Counter(receivers.values()).values())
 
     def _begin_handovers(self, receivers: Sequence[str]) -> None:

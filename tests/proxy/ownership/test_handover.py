@@ -7,14 +7,14 @@ import pytest
 import pytest_asyncio
 
 from tests.harness.waiting import until
-from tests.proxy.members import SLOTS, InProcessMember, InProcessPool, in_process_pool
+from tests.proxy.members import SLOTS, InProcessMember, InProcessPool, in_process_pool, owners
 from understudy.proxy.member.pool_view import Peer
 from understudy.proxy.ownership.handover import HandoverFailed
 from understudy.proxy.ownership.owned_slots import NotMine
-from understudy.proxy.peers.peer_protocol import NotTaken
+from understudy.proxy.peers.peer_protocol import NotTaken, PeerError
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.ownership import start_handover
-from understudy.statesync.pool.records import Phase
+from understudy.statesync.pool.records import Lost, Phase
 from understudy.statesync.pool.slots import slot_of
 
 ALL = list(range(SLOTS))
@@ -133,6 +133,27 @@ async def test_an_answer_that_comes_too_late_leaves_the_slots_with_the_target(
     assert len(a.owned) == 0
     assert sorted(b.owned.open_slots()) == ALL
     assert (await pool.owner(0)).active == "b"
+
+
+async def test_an_owner_that_has_claimed_the_slots_back_from_a_dead_target_keeps_them(
+    pool: InProcessPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, activate = await pool.give("a", "b"), pool.network.activate
+
+    async def dying(peer: Peer, slots: list[int], revision: int) -> object:
+        await activate(peer, slots, revision)
+        pool.network.dead.add("b")
+        await pool.assign("a", lost={"b": Lost("b1", "silent", "", 1.0)})
+        await until(lambda: set(owners(a).values()) == {"b"}, what="a knows that b was active")
+        await a.takeovers.of_lost("b", "b1", tuple(slots))
+        raise PeerError("b", "Server disconnected")
+
+    monkeypatch.setattr(pool.network, "activate", dying)
+    with pytest.raises(HandoverFailed, match="Server disconnected"):
+        await give(a)
+
+    assert sorted(a.owned.open_slots()) == ALL
+    assert (await a.call("PUT", "k", "served")).headers["Understudy-Served-By"] == "a"
 
 
 async def test_a_slot_whose_call_does_not_end_stays_and_the_others_go(pool: InProcessPool) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -106,6 +107,26 @@ async def test_slots_whose_record_names_this_process_unknown_to_it_are_reclaimed
     await until(lambda: sorted(a.owned.open_slots()) == ALL, what="a serves them again")
     assert (await a.call("GET", "k")).body == b"kept"
     assert (await pool.owner(0)).epoch == 1
+
+
+async def test_slots_that_this_process_does_not_serve_are_reclaimed_though_a_table_gives_them_away(
+    pool: InProcessPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await pool.give("a", "b"), pool["b"]
+    prepare = pool.network.prepare
+
+    async def slow(*arguments: Any) -> None:
+        a.updates.wake()  # as clients' writes do all the time
+        await asyncio.sleep(0.05)
+        await prepare(*arguments)
+
+    monkeypatch.setattr(pool.network, "prepare", slow)
+    monkeypatch.setattr(slot_reconciler, "ORPHANED_AFTER", 0.3)
+    for slot in ALL:
+        a.owned.lose(slot)
+    await reconcile(pool, "a", "b")
+    await pool.assign("b", "a")
+    await until(lambda: sorted(b.owned.open_slots()) == ALL, 20, "b serves all slots")
 
 
 async def test_slots_that_were_given_up_are_served_again_only_under_new_records(
