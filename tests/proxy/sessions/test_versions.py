@@ -77,7 +77,7 @@ async def test_versions_rise_over_handovers_and_takeovers(pool: SidecarPool) -> 
     assert int(headers["understudy-epoch"]) > 2
 
 
-async def test_an_outcome_is_kept_with_its_slot_and_the_version_that_it_has_made(pool: SidecarPool) -> None:
+async def test_an_outcome_is_kept_with_the_version_that_it_has_made(pool: SidecarPool) -> None:
     await pool.start("a", "b")
     await pool.settle(*A_FIRST)
     first = await pool.call("a", "PUT", "/k", "x", Idempotency_Key="once")
@@ -90,10 +90,9 @@ async def test_an_outcome_is_kept_with_its_slot_and_the_version_that_it_has_made
     assert first[1]["etag"] == '"1.1"'
 
     page = await pool.client.range(prefix_range(pool.keys.requests))
-    kept = {entry.request: (entry.version, entry.slot) for kv in page.kvs for entry in decode_entries(kv.value)}
-    slot = slot_of("k", 16)
-    assert kept[request_hash("k", "key:once")] == (version_of(1, 1), slot)
-    assert kept[request_hash("k", "key:refused")] == (0, slot)
+    kept = {entry.request: entry.version for kv in page.kvs for entry in decode_entries(kv.value)}
+    assert kept[request_hash("k", "key:once")] == version_of(1, 1)
+    assert kept[request_hash("k", "key:refused")] == 0
 
 
 @pytest.mark.parametrize("value", [OF_0_1_0, OF_0_1_0_WITH_ANSWERS], ids=["plain", "with answers"])
