@@ -197,13 +197,15 @@ async def test_a_drained_members_clients_go_on_elsewhere_and_its_return_breaks_n
         place = ("--etcd", ",".join(scene.pool.etcd_endpoints), "--pool", SPEC.pool)
         touched = await scene.clients_of(drained)
         others = {client: len(client.members) for client in scene.clients if client not in touched}
-        assert (await understudy("drain", drained, *place))[0] == 0
+        code, said = await understudy("drain", drained, *place)
+        assert code == 0, said
         await until(lambda: all(client.members[-1] != drained for client in touched), 30, "its clients were sent away")
         await scene.progress()
         assert {client: len(client.members) for client in others} == others, "their connections live"
 
         connections = [len(client.members) for client in scene.clients]
-        assert (await understudy("undrain", drained, *place))[0] == 0
+        code, said = await understudy("undrain", drained, *place)
+        assert code == 0, said
         await scene.settled()
         await scene.progress()
         assert [len(client.members) for client in scene.clients] == connections, "slots came back, connections stayed"
