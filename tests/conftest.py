@@ -27,7 +27,7 @@ LONG = {
     *("test_gateway.py", "test_sidecars.py", "test_security_encryption.py", "test_security_etcd.py"),
 }
 """Files with tests that take many seconds, most of which they wait; so do those in ``tests/faults``."""
-WORKERS = 3
+WORKERS = 4
 """Workers at the least: a test with real servers waits for more than half of its time."""
 
 
