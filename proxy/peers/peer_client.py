@@ -41,13 +41,17 @@ class PeerClient:
     def __init__(self, tls: PeerTls | None = None) -> None:
         self._tls = tls
         self._scheme = "https" if tls else "http"
-        self._http = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=CALL_TIMEOUT),
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
-        )
+        timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT)
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
+        self._http = aiohttp.ClientSession(timeout=timeout, connector=connector)
+        # aiohttp sends a PUT or DELETE again when a kept connection breaks. The answer to the second copy may say that
+        # nothing was done although the first copy was carried out.
+        self._once = aiohttp.ClientSession(timeout=timeout, connector=connector, connector_owner=False)
+        self._once._retry_connection = False  # noqa: SLF001 - there is no public setting
 
     async def close(self) -> None:
         """Close all connections."""
+        await self._once.close()
         await self._http.close()
 
     async def clock(self, peer: Peer) -> int | None:
@@ -65,14 +69,15 @@ class PeerClient:
     async def forward(
         self, peer: Peer, method: str, path: str, *, headers: dict[str, str], body: bytes, timeout: float
     ) -> Reply:
-        """Send a session call to ``peer`` and bring its answer back.
+        """Send a session call to ``peer`` and bring its answer back. A write is sent once.
 
         Raises:
             PeerRefused: nobody listens there.
             PeerBroken: no complete answer came, or (``PeerUntrusted``) certificates are wrong.
         """
+        session = self._http if method == "GET" else self._once
         try:
-            async with self._http.request(
+            async with session.request(
                 method,
                 f"{self._scheme}://{peer.address}{path}",
                 ssl=self._ssl(peer),
