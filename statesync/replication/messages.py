@@ -46,7 +46,7 @@ class Lead(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
 class Writes(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     """Writes ``first``, ``first + 1`` and so on, after the version ``after``.
 
-    Readers of the copy may see what is up to ``shown``.
+    Readers of the copy may see what is up to ``shown``. etcd has everything up to ``saved``.
     """
 
     slot: int
@@ -55,6 +55,7 @@ class Writes(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     first: int
     writes: tuple[LoggedWrite, ...]
     shown: int
+    saved: int = 0
 
 
 class Stored(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -65,10 +66,24 @@ class Stored(msgspec.Struct, frozen=True, array_like=True, gc=False):
     value: bytes
 
 
+class Unsaved(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A write that readers may see and that etcd may lack: its session, and the outcome of its request, b'' for none.
+
+    The session's value is not here: a copy has the newest one, and only that is saved.
+    """
+
+    version: int
+    key: str
+    outcome: bytes = b""
+
+
 class Part(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     """A part of a copy of the whole slot as of ``at``. The first one empties the copy.
 
     The writes after ``at`` come between the parts and after them. A part may have later versions than ``at``.
+
+    The first one also tells what etcd has. It has everything up to ``saved``. Of the writes from there up to ``at``,
+    ``unsaved`` has the outcomes of requests; those of all earlier ones are in etcd's request log at ``revision``.
     """
 
     slot: int
@@ -78,6 +93,9 @@ class Part(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     sessions: tuple[Stored, ...]
     first: bool
     last: bool
+    saved: int = 0
+    revision: int = 0
+    unsaved: tuple[Unsaved, ...] = ()
 
 
 class At(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):

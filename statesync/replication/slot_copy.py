@@ -4,8 +4,10 @@ A copy keeps the writes that are not known to be acknowledged apart (``pending``
 active has not had them, and no reader has seen them.
 """
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import NamedTuple
 
 from understudy.statesync.replication.history import History, common, cut, extended, last_of
@@ -18,8 +20,11 @@ from understudy.statesync.replication.messages import (
     LoggedWrite,
     Part,
     Refused,
+    Unsaved,
     Writes,
 )
+
+_version = attrgetter("version")
 
 
 class Entry(NamedTuple):
@@ -35,6 +40,10 @@ class SlotCopy:
     ``known`` is the highest epoch that it has heard of; messages of earlier ones are refused. ``follows`` is the epoch
     whose active it follows. ``history`` is what it has, ``shown`` the last version that readers may see. ``whole``: it
     has everything up to ``history``, and not only parts of a copy.
+
+    etcd has everything up to ``saved``. ``unsaved`` are the later writes that readers may see, in order: who becomes
+    active with this copy has to save them. ``joined`` is the version as of which the copy was made. The outcomes of
+    requests up to there are in ``unsaved``, or in etcd's request log at ``revision``.
     """
 
     def __init__(
@@ -46,6 +55,9 @@ class SlotCopy:
         pending: Iterable[Entry] = (),
         known: int = 0,
         whole: bool = False,
+        saved: int = 0,
+        unsaved: Iterable[Unsaved] = (),
+        revision: int = 0,
     ) -> None:
         self.slot = slot
         self.history = history
@@ -54,6 +66,10 @@ class SlotCopy:
         self.known = known
         self.follows = 0
         self.whole = whole
+        self.saved = saved
+        self.unsaved = list(unsaved)
+        self.joined = 0
+        self.revision = revision
 
     @property
     def have(self) -> int:
@@ -94,6 +110,7 @@ class SlotCopy:
         if message.writes:
             self.history = extended(self.history, version - 1)
         visible = self._show(message.shown)
+        self._note_saved(message.saved)
         return (Have(self.slot, message.epoch, self.have) if self.whole else None), visible
 
     def part(self, message: Part) -> FromCopy | None:
@@ -104,6 +121,8 @@ class SlotCopy:
         if message.first:
             self.history, self.shown, self.whole = message.history, message.at, False
             self.pending.clear()
+            self.saved, self.unsaved = message.saved, list(message.unsaved)
+            self.joined, self.revision = message.at, message.revision
         if not message.last:
             return None
         self.whole = True
@@ -126,5 +145,12 @@ class SlotCopy:
         self.shown = max(self.shown, min(version, self.have))
         visible = []
         while self.pending and self.pending[0].version <= self.shown:
-            visible.append(self.pending.popleft())
+            entry = self.pending.popleft()
+            visible.append(entry)
+            self.unsaved.append(Unsaved(entry.version, entry.write.key, entry.write.outcome))
         return visible
+
+    def _note_saved(self, version: int) -> None:
+        self.saved = max(self.saved, version)
+        if self.unsaved and self.unsaved[0].version <= self.saved:
+            del self.unsaved[: bisect_right(self.unsaved, self.saved, key=_version)]

@@ -6,14 +6,14 @@ is long starts again with a copy of the slot.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from operator import attrgetter
 
 from understudy.statesync.replication import sync_set
 from understudy.statesync.replication.history import History, cut, epoch_of, extended, last_of, version_of
-from understudy.statesync.replication.messages import At, Lead, LoggedWrite, Part, Writes
-from understudy.statesync.replication.slot_copy import Entry
+from understudy.statesync.replication.messages import At, Lead, LoggedWrite, Part, Unsaved, Writes
+from understudy.statesync.replication.slot_copy import Entry, SlotCopy
 from understudy.statesync.replication.sync_set import Process, Progress, SyncSet
 
 LOG_MOST = 1000
@@ -28,10 +28,14 @@ _version = attrgetter("version")
 
 @dataclass(slots=True)
 class _Reader:
-    """A copy that gets the writes: the last version that was sent to it, and up to where it was told to show them."""
+    """A copy that gets the writes: the last version that was sent to it.
+
+    ``shown`` and ``saved``: up to where it was told that readers may see the writes, and that etcd has them.
+    """
 
     sent: int
     shown: int
+    saved: int = 0
 
 
 class SlotStream:
@@ -39,6 +43,12 @@ class SlotStream:
 
     ``agreed`` is the sync set as etcd last confirmed it. ``change`` is that of a transaction whose outcome is not known
     yet, if there is one.
+
+    ``kept_back`` is set by the caller (:class:`~understudy.statesync.replication.sync_set.Progress`).
+
+    Three more attributes are set by the caller, and copies are told them. ``saved`` is the last version up to which
+    etcd has everything. ``unsaved`` has the later writes that readers may see, in order; earlier ones in it do no harm.
+    ``revision`` is etcd's when the request log there had the outcomes of everything up to ``saved``.
     """
 
     def __init__(
@@ -51,6 +61,8 @@ class SlotStream:
         history: History = (),
         inherited: Iterable[Entry] = (),
         saved: int = 0,
+        unsaved: Collection[Unsaved] = (),
+        revision: int = 0,
     ) -> None:
         """Begin an epoch.
 
@@ -62,6 +74,8 @@ class SlotStream:
             history: what this process has of the slot.
             inherited: the end of the history: the writes that it does not know to be acknowledged.
             saved: the last version up to which etcd is known to have everything.
+            unsaved: the writes after ``saved`` that readers may see.
+            revision: of the owner record with this epoch; what earlier actives have saved was in etcd by then.
         """
         self.slot = slot
         self.epoch = epoch
@@ -70,6 +84,9 @@ class SlotStream:
         self.change: SyncSet | None = None
         self.history = history
         self.saved = self.sent_to_etcd = saved
+        self.unsaved = unsaved
+        self.revision = revision
+        self.kept_back = 0
         self.acknowledged = last_of(history)
         self._log = list(inherited)
         self._bytes = sum(map(_bytes_of, self._log))
@@ -83,9 +100,15 @@ class SlotStream:
         return last_of(self.history)
 
     @property
+    def next(self) -> int:
+        """The version that the next write will get."""
+        last = self.last
+        return last + 1 if epoch_of(last) == self.epoch else version_of(self.epoch, 1)
+
+    @property
     def progress(self) -> Progress:
         """How far the writes are."""
-        return Progress(self.last, self._confirmed, self.sent_to_etcd, self.saved, self.acknowledged)
+        return Progress(self.last, self._confirmed, self.sent_to_etcd, self.saved, self.acknowledged, self.kept_back)
 
     @property
     def held(self) -> int:
@@ -104,13 +127,16 @@ class SlotStream:
 
     def append(self, write: LoggedWrite) -> int:
         """Number a write; returns its version."""
-        last = self.last
-        version = last + 1 if epoch_of(last) == self.epoch else version_of(self.epoch, 1)
+        version = self.next
         entry = Entry(version, write)
         self._log.append(entry)
         self._bytes += _bytes_of(entry)
         self.history = extended(self.history, version)
         return version
+
+    def between(self, after: int, upto: int) -> list[Entry]:
+        """The writes after one version and up to another, as far as they are still kept."""
+        return self._log[self._place_after(after) : self._place_after(upto)]
 
     def advance(self) -> list[Entry]:
         """The writes that readers may see from now on, in order: their clients may be told, unless they wait for etcd.
@@ -154,27 +180,83 @@ class SlotStream:
         """The connection to a copy has ended. What it has confirmed, it still has, unless its process has ended."""
         self._readers.pop(copy, None)
 
+    @property
+    def stuck(self) -> frozenset[Process]:
+        """The processes that need a copy of the slot and get none, because they must have every write (see below)."""
+        behind = [copy for copy, reader in self._readers.items() if reader.sent < self._floor]
+        return self._needed.intersection(behind) if behind else frozenset()
+
     def outgoing(self, copy: Process) -> Writes | Part | None:
         """The next message to a copy; None if it has been sent everything, or is not being sent anything.
 
         A part is the first of a copy of the slot, without sessions: the caller sends those in more parts, as they are
         when they are sent, and marks the last one.
+
+        A process that is in the sync set, or may be in it, is never sent a part: the part would empty what the process
+        may have to claim the slot with. It must be taken out of the set first.
         """
         reader = self._readers.get(copy)
         if reader is None:
             return None
         if reader.sent < self._floor:
-            at = reader.sent = reader.shown = self._visible
-            self._confirmed.pop(copy, None)  # the part empties it
-            return Part(self.slot, self.epoch, at, cut(self.history, at), (), first=True, last=False)
+            return None if copy in self._needed else self._first_part(copy, reader)
         first, writes = self._run_after(reader.sent)
         if not writes and reader.shown >= self._visible:
             return None
-        message = Writes(self.slot, self.epoch, reader.sent, first, tuple(writes), self._visible)
+        message = Writes(self.slot, self.epoch, reader.sent, first, tuple(writes), self._visible, self.saved)
         if writes:
             reader.sent = first + len(writes) - 1
-        reader.shown = self._visible
+        reader.shown, reader.saved = self._visible, self.saved
         return message
+
+    def tell_saved(self, copy: Process) -> bool:
+        """Let the next message to a copy tell what is saved, even without a write; whether the copy does not know it.
+
+        Otherwise a copy is told only with the next write, or when readers may see more.
+        """
+        reader = self._readers.get(copy)
+        if reader is None or reader.saved >= self.saved:
+            return False
+        reader.shown = -1
+        return True
+
+    def as_copy(self) -> SlotCopy:
+        """What this process has, as a copy of the slot: it is not active any more."""
+        return SlotCopy(
+            self.slot,
+            history=self.history,
+            shown=self._visible,
+            pending=self.unseen,
+            known=self.epoch,
+            whole=True,
+            saved=self.saved,
+            unsaved=self._unsaved(),
+            revision=self.revision,
+        )
+
+    @property
+    def _needed(self) -> frozenset[Process]:
+        return sync_set.needed(self.agreed, self.change)
+
+    def _first_part(self, copy: Process, reader: _Reader) -> Part:
+        at = reader.sent = reader.shown = self._visible
+        reader.saved = self.saved
+        self._confirmed.pop(copy, None)  # the part empties it
+        return Part(
+            self.slot,
+            self.epoch,
+            at,
+            cut(self.history, at),
+            (),
+            first=True,
+            last=False,
+            saved=self.saved,
+            revision=self.revision,
+            unsaved=tuple(self._unsaved()),
+        )
+
+    def _unsaved(self) -> list[Unsaved]:
+        return [write for write in self.unsaved if write.version > self.saved]
 
     def _run_after(self, version: int) -> tuple[int, list[LoggedWrite]]:
         """The version of the first write after ``version``, and as many writes from there as go into one message."""

@@ -1,8 +1,9 @@
 """The sync set of a slot: who must have a write before it is acknowledged, and who may claim the slot. Pure.
 
-The sync set is part of the slot's owner record, so every change of it is a transaction that compares the record. These
-functions say what the active may do with the set that etcd has confirmed and the change that is under way, and what
-another member may claim. ``tests/model/replication`` explores them, and breaks each rule in turn.
+The sync set stands in a record of its own beside the slot's owner record. Every change of either compares both; only
+saves compare the owner record alone. These functions say what the active may do with the set that etcd has confirmed
+and the change that is under way, and what another member may claim. ``tests/model/replication`` explores them, and
+breaks each rule in turn.
 
 The family of the protocol: PacificA (Lin et al., MSR-TR-2008-25), Kafka's in-sync replicas (KIP-966, KIP-903),
 Patroni's synchronous mode.
@@ -21,7 +22,7 @@ class Process(NamedTuple):
 
 
 class SyncSet(NamedTuple):
-    """What the owner record says about the copies of a slot.
+    """What the sync record says about the copies of a slot.
 
     ``members`` are the processes that must have a write before it is acknowledged. The active is one of them.
     ``memory``: acknowledged writes may be in the memory of these processes only; without it, etcd has all of them.
@@ -40,6 +41,9 @@ class Progress(NamedTuple):
     ``confirmed``: what each other process has, in memory. ``sent``: a transaction that saves it in etcd has been sent.
     ``saved``: etcd has it, and all before it. ``acknowledged``: its client was told or a reader has seen it, by this
     active or perhaps by one before it.
+
+    ``kept_back`` is the first write that is not saved because this active has a later one to the same session that it
+    had before its epoch, and not all have that one; 0: there is none.
     """
 
     last: int
@@ -47,6 +51,7 @@ class Progress(NamedTuple):
     sent: int = 0
     saved: int = 0
     acknowledged: int = 0
+    kept_back: int = 0
 
 
 class Removal(NamedTuple):
@@ -90,6 +95,16 @@ def held(agreed: SyncSet, change: SyncSet | None, me: Process, progress: Progres
     return min([progress.last, *(confirmed.get(other, 0) for other in needed(agreed, change) if other != me)])
 
 
+def savable(agreed: SyncSet, change: SyncSet | None, me: Process, progress: Progress) -> int:
+    """The last write up to which everything may be saved in etcd.
+
+    The active before this one may have saved the later write to a session. An earlier one must not replace it there, so
+    it waits until all have the later one.
+    """
+    in_memory = held(agreed, change, me, progress)
+    return min(in_memory, progress.kept_back - 1) if progress.kept_back else in_memory
+
+
 def acknowledges_from_memory(agreed: SyncSet, change: SyncSet | None) -> bool:
     """Whether a write of class ``replicas`` may be acknowledged before etcd has it.
 
@@ -122,12 +137,13 @@ def without(agreed: SyncSet, lost: Collection[Process], me: Process, progress: P
 
     A process that stays alone in the set may not be the only one to have an acknowledged write. What all have can be
     saved before. The rest is what this active had as a copy and does not know to be acknowledged. It may be saved only
-    if the set changes with it: a process that is still in the set could claim without having it.
+    if the set changes with it: a process that is still in the set could claim without having it. No other save of the
+    slot may be under way at the same time: if it comes first, this one would replace what is newer.
     """
     members = agreed.members.difference(lost) | {me}
     if len(members) > 1 or not agreed.memory:
         return Removal(agreed._replace(members=members))
-    if progress.saved < min(progress.acknowledged, held(agreed, None, me, progress)):
+    if progress.saved < min(progress.acknowledged, savable(agreed, None, me, progress)):
         return None
     return Removal(SyncSet(members), saves=progress.saved < progress.acknowledged)
 
@@ -154,8 +170,8 @@ def claim(agreed: SyncSet, active: Process, me: Process, dead: Collection[Proces
     """How ``me`` may claim the slot of ``active``, once its death is witnessed; None if it may not.
 
     Args:
-        agreed: the sync set in the owner record that the claim replaces.
-        active: the active of that record.
+        agreed: the sync set that the claim replaces.
+        active: the active of the owner record.
         me: the process that wants to claim.
         dead: the processes that are proven dead: refused by a live host, or another boot is registered. Silence proves
             nothing.

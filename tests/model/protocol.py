@@ -10,7 +10,7 @@ from functools import cache
 from msgspec.structs import replace
 
 from tests.model.world import Record
-from understudy.statesync.etcd.client import ModRevision
+from understudy.statesync.etcd.client import CreateRevision, ModRevision
 from understudy.statesync.pool import ownership
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Owner, Phase, Table
@@ -48,9 +48,10 @@ def claimed(me: str, boot: int, seen: Record, revision: int, stamp: int) -> tupl
     view = _view(me, boot, seen, revision)
     (claim,) = ownership.claim(view, [0], cause="", traceparent="", now=float(stamp))
     compares, _, _ = ownership.claim_transaction(KEYS, [claim])
-    (compare,) = compares
+    compare, not_replicated = compares
     assert isinstance(compare, ModRevision)
     assert compare.key == KEYS.owner(0)
+    assert not_replicated == CreateRevision(KEYS.sync_set(0), 0)
     return compare.revision, _record(claim.owner)
 
 

@@ -6,22 +6,31 @@ from tests.model.explorer import Explored, search
 from tests.model.replication.moves import moves
 from tests.model.replication.world import Bounds, Rules, start
 
+SYNCED = "no sync write is lost"
 LOST, SHOWN = "no acknowledged write is lost", "nothing that was shown vanishes"
 KEPT, STALE, ALONE = "nothing is given up while somebody has it", "no stale read", "two have what is acknowledged"
 BACK = "nothing comes back"
 
 SMALL = {
-    "a takeover": Bounds(writes=2, claims=1),
-    "a takeover of three": Bounds(members=3, sync=3, writes=1, claims=1, deaths=1),
-    "a death and a restart": Bounds(writes=1, claims=1, deaths=1, restarts=1),
-    "a shrink under way": Bounds(writes=1, claims=1, shrinks=1, saves=1),
-    "a learner joins": Bounds(members=3, writes=1, claims=1, growths=1),
-    "memory is announced and all is saved": Bounds(writes=1, claims=1, memory=False, memory_changes=2, saves=1),
-    "a loss": Bounds(writes=1, claims=1, deaths=2, restarts=1, saves=1),
-    "a handover": Bounds(writes=2, claims=1, handovers=1),
-    "reads without etcd": Bounds(writes=1, claims=1, questions=1, deaths=1),
+    "a takeover": Bounds(writes=2),
+    "a takeover of three": Bounds(members=3, sync=3, deaths=1),
+    "a death and a restart": Bounds(deaths=1, restarts=1),
+    "a shrink and a save under way": Bounds(shrinks=1, saves=1),
+    "a learner joins": Bounds(members=3, growths=1),
+    "a learner joins while a save is under way": Bounds(sync=1, memory=False, writes=2, growths=1, saves=1),
+    "memory is announced and all is saved": Bounds(memory=False, memory_changes=2, saves=1),
+    "a loss": Bounds(deaths=2, restarts=1, saves=1),
+    "a handover": Bounds(writes=2, handovers=1),
+    "a handover and a save under way": Bounds(handovers=1, saves=1),
+    "reads without etcd": Bounds(questions=1, deaths=1),
     "reads at the active": Bounds(members=3, sync=3, reads=True),
-    "a former active claims": Bounds(claims=2, deaths=1, saves=1, shrinks=1, reads=True),
+    "a former active claims": Bounds(claims=2, deaths=1, saves=1, shrinks=1),
+    "transactions that arrive twice": Bounds(sync=1, memory=False, growths=1, shrinks=1, saves=1, resends=2),
+    "an active with what etcd has and others may lack": Bounds(members=3, sync=3, writes=2, saves=1, before="saved"),
+    "a removal that saves": Bounds(members=3, sync=3, writes=2, shrinks=1, saves=1, before="inherited"),
+    "a plain slot becomes replicated": Bounds(writes=2, growths=1, memory_changes=1, plain=True, before="void"),
+    "a void record": Bounds(writes=2, saves=1, deaths=1, before="void"),
+    "one record is seen before the other": Bounds(shrinks=1, saves=1, torn=True),
 }
 
 
@@ -29,14 +38,22 @@ LARGE = {
     "two claimants": Bounds(members=3, sync=3, claims=2),
     "two claimants and a death": Bounds(members=3, sync=3, claims=2, deaths=1),
     "a shrink and a growth": Bounds(members=3, shrinks=1, growths=1, saves=1),
-    "a late frame of an old active": Bounds(members=3, sync=3, writes=2, claims=0, delayed=1, deposed=True),
+    "a late frame of an old active": Bounds(members=3, sync=3, writes=2, claims=0, delayed=1, before="deposed"),
     "a restart in the middle of a growth": Bounds(members=3, deaths=1, restarts=1, growths=1),
     "a loss after a takeover": Bounds(claims=2, deaths=2, restarts=1, saves=1),
+    "a former active claims, and reads": Bounds(claims=2, deaths=1, saves=1, shrinks=1, reads=True),
     "a shrink, and all is saved": Bounds(shrinks=1, memory_changes=1, saves=2),
     "reads of three": Bounds(members=3, sync=3, questions=1),
     "reads, and etcd alone has the writes": Bounds(members=3, memory=False, questions=1, saves=1),
-    "two writes of a deposed active": Bounds(members=3, sync=3, writes=2, deposed=True),
+    "two writes of a deposed active": Bounds(members=3, sync=3, writes=2, before="deposed"),
     "a stale reader": Bounds(members=3, sync=3, stale_reads=True),
+    "saves of three": Bounds(members=3, sync=3, saves=2),
+    "a growth, and transactions that arrive twice": Bounds(members=3, growths=1, shrinks=1, resends=1),
+    "three see one record before the other": Bounds(members=3, sync=3, saves=1, shrinks=1, torn=True, before="claimed"),
+    "a plain slot of three": Bounds(
+        members=3, writes=2, growths=1, memory_changes=1, saves=1, plain=True, before="void"
+    ),
+    "a removal that saves, and a claim": Bounds(members=3, sync=3, writes=2, shrinks=1, saves=2, before="inherited"),
 }
 
 
@@ -47,10 +64,21 @@ MUTANTS = {
     "memory_is_announced": (Bounds(members=3, memory=False), LOST),
     "two_have_it": (Bounds(sync=1, deaths=1), ALONE),
     "saved_is_what_all_have": (Bounds(saves=1), BACK),
+    "saves_compare_the_owner": (Bounds(sync=1, memory=False, saves=1), BACK),
+    "saves_keep_what_is_newer": (Bounds(members=3, sync=3, writes=2, saves=1, before="saved"), SYNCED),
+    "one_batch_at_a_time": (
+        Bounds(members=3, sync=3, writes=2, shrinks=1, saves=1, before="inherited"),
+        SYNCED,
+    ),
+    "claims_compare_both": (Bounds(saves=1, shrinks=1), BACK),
+    "plain_claims_compare_both": (Bounds(writes=2, growths=1, memory_changes=1, plain=True, before="void"), LOST),
+    "set_changes_compare_both": (Bounds(sync=1, memory=False, growths=1, shrinks=1, saves=1, resends=1), BACK),
+    "void_records_count_for_nothing": (Bounds(writes=2, before="void"), LOST),
+    "actives_begin_with_both_records": (Bounds(members=3, sync=3, saves=1, torn=True, before="claimed"), BACK),
     "readers_see_what_all_have": (Bounds(reads=True), SHOWN),
     "readers_see_what_is_saved": (Bounds(members=3, memory=False, reads=True), SHOWN),
-    "old_epochs_are_refused": (Bounds(members=3, sync=3, writes=2, deposed=True), LOST),
-    "logs_follow_epochs": (Bounds(members=3, sync=3, writes=3, deposed=True), LOST),
+    "old_epochs_are_refused": (Bounds(members=3, sync=3, writes=3, before="ahead"), LOST),
+    "logs_follow_epochs": (Bounds(members=3, sync=3, writes=3, before="ahead"), LOST),
     "boots_are_identities": (Bounds(deaths=1, restarts=1), LOST),
     "only_the_set_claims": (Bounds(members=3), LOST),
     "claim_keeps_the_others": (Bounds(members=3, sync=3, claims=2, deaths=2), KEPT),
@@ -63,8 +91,8 @@ MUTANTS = {
     "former_actives_bring_what_they_have": (Bounds(claims=2, deaths=1), KEPT),
     "copies_show_what_is_acknowledged": (Bounds(stale_reads=True), SHOWN),
     "promises_outlast_the_deadline": (Bounds(questions=1, saves=1), STALE),
-    "every_member_promises": (Bounds(members=3, sync=3, questions=1), STALE),
-    "promises_need_memory": (Bounds(members=3, memory=False, questions=1, saves=1), STALE),
+    "every_member_promises": (Bounds(members=3, sync=3, before="promised"), STALE),
+    "promises_need_memory": (Bounds(members=3, memory=False, saves=1, before="promised"), STALE),
 }
 
 

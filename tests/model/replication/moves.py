@@ -1,7 +1,8 @@
 """What can happen next to a slot whose members replicate to each other: every step of a member, etcd or the network.
 
 A pause needs no step of its own: a member that is not chosen for a while is paused. Nor does the loss of a message, or
-of etcd's answer: a member learns what became of its change by its watch, and a watch that is not chosen lags.
+of etcd's answer to a change: a member learns what became of its change by its watch, and a watch that is not chosen
+lags. A transaction whose compares fail for ever is forgotten.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,13 +14,19 @@ from tests.model.replication.world import (
     Confirmation,
     Frame,
     Member,
+    Message,
+    Owner,
     Process,
     Promise,
-    Record,
+    Records,
     Refusal,
     Rules,
+    Save,
+    Saved,
+    SyncRecord,
     Violation,
     World,
+    agreed,
     checked,
     runs,
     with_member,
@@ -42,8 +49,16 @@ def _moves(world: World, rules: Rules, bounds: Bounds) -> Iterator[Step]:
         arrived = world._replace(transit=world.transit - {message})
         match message:
             case Change():
-                told = f"etcd gets {name_of(message.sender[0])}'s {message.kind} (replaces {message.compares})"
+                told = f"etcd gets {name_of(message.sender[0])}'s {message.kind} (compares {message.compares})"
                 yield told, partial(_carry_out, arrived, message)
+                if world.spent.resends < bounds.resends:
+                    yield f"{told}, which arrives twice", partial(_carry_out, _spend(world, "resends"), message)
+            case Save():
+                told = f"etcd gets {name_of(message.sender[0])}'s save of {message.log}"
+                yield told, partial(_save, arrived, message)
+            case Saved():
+                told = f"{name_of(message.to[0])} hears that etcd has {message.length}"
+                yield told, partial(_heard_saved, arrived, message)
             case Frame():
                 told = f"{name_of(message.to[0])} gets {message.log} of epoch {message.epoch}"
                 yield told, partial(_frame, arrived, rules, message)
@@ -61,6 +76,7 @@ def _moves(world: World, rules: Rules, bounds: Bounds) -> Iterator[Step]:
             yield f"the time of question {question} is over", partial(World._replace, expired)
     for number, member in enumerate(world.members):
         if member.alive:
+            yield from _watching(world, bounds, number, member)
             yield from _living(world, rules, bounds, number, member)
         elif world.spent.restarts < bounds.restarts:
             yield f"{name_of(number)} starts again", partial(_restart, world, number, member)
@@ -68,11 +84,6 @@ def _moves(world: World, rules: Rules, bounds: Bounds) -> Iterator[Step]:
 
 def _living(world: World, rules: Rules, bounds: Bounds, number: int, member: Member) -> Iterator[Step]:
     name = name_of(number)
-    if member.view != world.record:
-        yield f"{name} sees the record of revision {world.record.revision}", partial(_watch, world, number, member)
-    change = member.change
-    if change is not None and change not in world.transit and world.record.revision == change.compares:
-        yield f"{name} learns that its change failed", partial(_open_change, world, number, member, None)
     if world.spent.deaths < bounds.deaths:
         yield f"{name} dies", partial(_die, world, number, member)
     if member.serving:
@@ -94,20 +105,69 @@ def _spend(world: World, kind: str) -> World:
 # -- etcd and the watch --
 
 
+def _watching(world: World, bounds: Bounds, number: int, member: Member) -> Iterator[Step]:
+    name, records, view = name_of(number), world.records, member.view
+    if view != records:
+        yield f"{name} sees the records of {records.revisions}", partial(_watch, world, number, member, records)
+    if bounds.torn and view.owner != records.owner and view.sync != records.sync:
+        owner, sync = view._replace(owner=records.owner), view._replace(sync=records.sync)
+        yield f"{name} sees the owner record of {owner.revisions}", partial(_watch, world, number, member, owner)
+        yield f"{name} sees the sync record of {sync.revisions}", partial(_watch, world, number, member, sync)
+
+
 def _carry_out(world: World, change: Change) -> World:
-    if world.record.revision != change.compares:
+    records = world.records
+    if not _applies(records, change):
         return world
     if change.kind == "loss":
         world = _lost(world, change)
-    newer = tuple(write for write in change.saves if write not in world.checkpoint)
-    record = change.record._replace(revision=world.record.revision + 1)
-    return world._replace(record=record, checkpoint=(*world.checkpoint, *newer))
+    (owner, sync), (first, second) = records, records.revisions
+    if change.owner is not None:
+        owner = change.owner._replace(revision=first + 1)
+    if change.sync is not None:
+        sync = change.sync._replace(revision=second + 1)
+    after = Records(owner, sync)
+    transit = frozenset(message for message in world.transit if _may_matter(message, after))
+    return world._replace(records=after, transit=transit, checkpoint=change.saves or world.checkpoint)
+
+
+def _applies(records: Records, change: Change) -> bool:
+    if change.both:
+        return records.revisions == change.compares
+    return records.owner.revision == change.compares[0]
+
+
+def _may_matter(message: Message, records: Records) -> bool:
+    """Whether a message can still have an effect: revisions only rise, so a compare that fails never holds again."""
+    match message:
+        case Change():
+            return _applies(records, message)
+        case Save():
+            return message.compares in (0, records.owner.revision)
+    return True
+
+
+def _save(world: World, save: Save) -> World:
+    if save.compares not in (0, world.records.owner.revision):
+        return world
+    sender = world.members[save.sender[0]]
+    after = world._replace(checkpoint=save.log)
+    if not runs(world, save.sender) or sender.serving != save.epoch:
+        return after
+    return after._replace(transit=after.transit | {Saved(save.sender, save.epoch, len(save.log))})
+
+
+def _heard_saved(world: World, word: Saved) -> World:
+    member = world.members[word.to[0]]
+    if not runs(world, word.to) or member.serving != word.epoch:
+        return world
+    return with_member(world, word.to[0], member._replace(saving=0, saved=max(member.saved, word.length)))
 
 
 def _lost(world: World, change: Change) -> World:
     """A loss: what its claimer and etcd lack has died with everybody who had it, and nothing ``sync`` is missing."""
     left = frozenset(world.checkpoint)
-    if change.record.source is Source.BOTH and runs(world, change.sender):
+    if change.owner is not None and change.owner.source is Source.BOTH and runs(world, change.sender):
         left |= frozenset(world.members[change.sender[0]].log)
     missing = world.acknowledged - left
     if missing & world.synced:
@@ -118,26 +178,20 @@ def _lost(world: World, change: Change) -> World:
     return world._replace(acknowledged=world.acknowledged & left, seen=world.seen & left)
 
 
-def _watch(world: World, number: int, member: Member) -> World:
-    record, change = world.record, member.change
-    known = max(member.known, record.epoch)
-    seen = member._replace(view=record, known=known)
-    if change is not None and record.revision > change.compares:
+def _watch(world: World, number: int, member: Member, view: Records) -> World:
+    change, epoch = member.change, view.owner.epoch
+    seen = member._replace(view=view, known=max(member.known, epoch))
+    if change is not None and view.revisions != change.compares:
         seen = seen._replace(change=None)
-    if seen.serving and record.epoch != seen.serving:
+        if epoch == member.serving:
+            seen = seen._replace(saved=max(seen.saved, len(change.saves)))
+    if seen.serving and epoch > seen.serving:
         seen = _stopped(seen)
-    elif seen.serving and len(record.sync.members) == 1:
-        seen = seen._replace(saved=max(seen.saved, seen.began))
     return with_member(world, number, seen)
 
 
 def _stopped(member: Member) -> Member:
-    return member._replace(serving=0, heard=(), asked=0, promises=frozenset(), saved=0, began=0)
-
-
-def _open_change(world: World, number: int, member: Member, change: Change | None) -> World:
-    changed = with_member(world, number, member._replace(change=change))
-    return changed if change is None else changed._replace(transit=changed.transit | {change})
+    return member._replace(serving=0, heard=(), asked=0, promises=frozenset(), saving=0, saved=0, began=0)
 
 
 # -- the stream --
@@ -206,50 +260,80 @@ def _serving(world: World, rules: Rules, bounds: Bounds, number: int, member: Me
             delayed = world._replace(transit=world.transit | {frame})
             yield f"a frame from {name} to {name_of(other)} is delayed", partial(_spend, delayed, "delayed")
     yield from _acknowledging(world, rules, bounds, number, member)
-    fenced = world.record.revision == member.view.revision and member.change is None
-    has = _held(world, member, me, rules) if rules.saved_is_what_all_have else len(member.log)
-    if fenced and spent.saves < bounds.saves and member.saved < has:
-        saved = with_member(world, number, member._replace(saved=has))
-        newer = tuple(write for write in member.log[:has] if write not in world.checkpoint)
-        after = saved._replace(checkpoint=(*world.checkpoint, *newer))
-        yield f"{name} saves {member.log[:has]}", partial(_spend, after, "saves")
-    if member.view.epoch == member.serving and member.change is None:
+    if spent.saves < bounds.saves:
+        yield from _saving(world, rules, number, member)
+    if member.view.owner.epoch == member.serving and member.change is None:
         yield from _changing(world, rules, bounds, number, member)
     yield from _reading(world, rules, bounds, number, member)
 
 
+def _saving(world: World, rules: Rules, number: int, member: Member) -> Iterator[Step]:
+    """A save may be sent while the set changes. One is under way at a time, and none beside a removal that saves."""
+    me, owner = (number, member.boot), member.view.owner
+    busy = member.saving or (rules.one_batch_at_a_time and member.change is not None and member.change.saves)
+    fenced = owner == world.records.owner or not rules.saves_compare_the_owner
+    if member.saved == len(member.log) or busy or not fenced or owner.epoch != member.serving:
+        return
+    upto = _savable(world, member, me, rules)
+    if upto <= member.saved:
+        return
+    compares = owner.revision if rules.saves_compare_the_owner else 0
+    save = Save(me, compares, member.serving, member.log[:upto])
+    sent = with_member(world, number, member._replace(saving=upto))
+    after = sent._replace(transit=sent.transit | {save})
+    yield f"{name_of(number)} sends a save of {save.log}", partial(_spend, after, "saves")
+
+
 def needed(member: Member, rules: Rules) -> frozenset[Process]:
     """The processes that must have a write before it counts."""
-    return sync_set.needed(member.view.sync, _counted(member, rules))
+    return sync_set.needed(agreed(member.view, rules), _counted(member, rules))
+
+
+def _after(member: Member) -> SyncSet | None:
+    """The set of the change that is under way."""
+    change = member.change
+    return change.sync.sync if change is not None and change.sync is not None else None
 
 
 def _counted(member: Member, rules: Rules) -> SyncSet | None:
-    """The set of the change that is under way."""
-    return member.change.record.sync if member.change is not None and rules.open_change_counts else None
+    """The set of the change that is under way, if it counts."""
+    return _after(member) if rules.open_change_counts else None
 
 
-def _progress(world: World, member: Member) -> Progress:
+def _progress(world: World, member: Member, me: Process, rules: Rules) -> Progress:
     told = [place for place, write in enumerate(member.log, 1) if write in world.acknowledged | world.seen]
-    acknowledged = max([member.began, *told])
-    return Progress(len(member.log), dict(member.heard), member.saved, member.saved, acknowledged)
+    acknowledged, sent = max([member.began, *told]), max(member.saving, member.saved)
+    progress = Progress(len(member.log), dict(member.heard), sent, member.saved, acknowledged)
+    has = sync_set.held(agreed(member.view, rules), _counted(member, rules), me, progress)
+    return progress._replace(kept_back=1) if has < member.began and rules.saves_keep_what_is_newer else progress
 
 
 def _held(world: World, member: Member, me: Process, rules: Rules) -> int:
     """How much of the log all have that must have it."""
     if not rules.all_of_the_set_confirm and needed(member, rules) != {me}:
         return min(max((has for _, has in member.heard), default=0), len(member.log))
-    return sync_set.held(member.view.sync, _counted(member, rules), me, _progress(world, member))
+    progress = _progress(world, member, me, rules)
+    return sync_set.held(agreed(member.view, rules), _counted(member, rules), me, progress)
+
+
+def _savable(world: World, member: Member, me: Process, rules: Rules) -> int:
+    """How much of the log may be saved."""
+    if not rules.saved_is_what_all_have:
+        return len(member.log)
+    progress = _progress(world, member, me, rules)
+    return sync_set.savable(agreed(member.view, rules), _counted(member, rules), me, progress)
 
 
 def _acknowledging(world: World, rules: Rules, bounds: Bounds, number: int, member: Member) -> Iterator[Step]:
     me, name = (number, member.boot), name_of(number)
     has = _held(world, member, me, rules)
-    if member.view.epoch == member.serving and _from_memory(member, rules):
+    if member.view.owner.epoch == member.serving and _from_memory(member, rules):
         yield from _acknowledge(world, rules, number, member, has, "replicas", frozenset())
     yield from _acknowledge(world, rules, number, member, member.saved, "sync", frozenset(member.log[: member.saved]))
     if bounds.stale_reads and member.shown < has and frozenset(member.log[:has]) <= world.acknowledged:
         yield f"{name} may show {has}", partial(with_member, world, number, member._replace(shown=has))
-    owns = world.record.active == me and world.record.epoch == member.serving
+    owner = world.records.owner
+    owns = owner.active == me and owner.epoch == member.serving
     if bounds.reads and owns and _readable(world, member, me, rules):
         shown = world._replace(seen=world.seen | frozenset(member.log))
         yield f"{name} answers a read with {member.log}", partial(World._replace, shown)
@@ -259,21 +343,21 @@ def _readable(world: World, member: Member, me: Process, rules: Rules) -> bool:
     """Whether a reader may see the whole log."""
     if not rules.readers_see_what_all_have:
         return True
-    agreed, change, progress = member.view.sync, _counted(member, rules), _progress(world, member)
+    now, change, progress = agreed(member.view, rules), _counted(member, rules), _progress(world, member, me, rules)
     if not rules.readers_see_what_is_saved:
-        return sync_set.held(agreed, change, me, progress) == len(member.log)
-    return sync_set.visible(agreed, change, me, progress) == len(member.log)
+        return sync_set.held(now, change, me, progress) == len(member.log)
+    return sync_set.visible(now, change, me, progress) == len(member.log)
 
 
 def _from_memory(member: Member, rules: Rules) -> bool:
     """Whether a write may be acknowledged before etcd has it."""
-    agreed, change = member.view.sync, member.change.record.sync if member.change is not None else None
+    now, change = agreed(member.view, rules), _after(member)
     if not rules.open_forgetting_stops and change is not None:
         change = change._replace(memory=True)
     if not rules.memory_is_announced:
-        agreed = agreed._replace(memory=True)
-    return sync_set.acknowledges_from_memory(agreed, change) or (
-        not rules.two_have_it and agreed.memory and needed(member, rules) == {member.view.active}
+        now = now._replace(memory=True)
+    return sync_set.acknowledges_from_memory(now, change) or (
+        not rules.two_have_it and now.memory and needed(member, rules) == {member.view.owner.active}
     )
 
 
@@ -299,63 +383,74 @@ def _acknowledged(after: World, told: str, *, alone: bool) -> World:
     return after
 
 
-# -- changes of the record by its active --
+# -- changes of the records by their active --
 
 
 def _changing(world: World, rules: Rules, bounds: Bounds, number: int, member: Member) -> Iterator[Step]:
-    name, spent = name_of(number), world.spent
-    for kind, told, change in _changes(world, rules, member):
-        if change is not None and getattr(spent, f"{kind}s") < getattr(bounds, f"{kind}s"):
-            record = member.view._replace(sync=change)
-            yield f"{name} {told}", partial(_send, world, number, member, kind, record)
+    name, spent, epoch = name_of(number), world.spent, member.serving
+    more = spent.growths < bounds.growths or spent.memory_changes < bounds.memory_changes
+    for kind, told, after in _changes(world, rules, number, member) if more else ():
+        if after is not None and getattr(spent, f"{kind}s") < getattr(bounds, f"{kind}s"):
+            change = _set_change(member, rules, kind, number, SyncRecord(0, epoch, after))
+            yield f"{name} {told}", partial(_send, world, change)
     if spent.shrinks < bounds.shrinks:
         yield from _shrinking(world, rules, number, member)
     if spent.handovers < bounds.handovers:
-        yield from _handing_over(world, number, member)
+        yield from _handing_over(world, rules, number, member)
 
 
-def _changes(world: World, rules: Rules, member: Member) -> Iterator[tuple[str, str, SyncSet | None]]:
+def _set_change(
+    member: Member, rules: Rules, kind: str, number: int, record: SyncRecord, saves: tuple[int, ...] = ()
+) -> Change:
+    me, both = (number, member.boot), rules.set_changes_compare_both
+    return Change(kind, me, member.view.revisions, None, record, saves, both)
+
+
+def _changes(world: World, rules: Rules, number: int, member: Member) -> Iterator[tuple[str, str, SyncSet | None]]:
     """Growths and changes of ``memory`` by the active: the kind, what it is, and the set (None: not now)."""
-    agreed, progress = member.view.sync, _progress(world, member)
+    now, progress = agreed(member.view, rules), _progress(world, member, (number, member.boot), rules)
     careless = progress._replace(saved=progress.acknowledged)
     eager = progress
     if not rules.learner_has_what_is_acknowledged:
         eager = eager._replace(acknowledged=0)
     if not rules.learner_has_what_is_saved:
         eager = eager._replace(sent=0)
-    for learner in sorted(set(progress.confirmed) - agreed.members):
-        yield "growth", f"adds {name_of(learner[0])} to the set", sync_set.with_learner(agreed, learner, eager)
-    forgetting = sync_set.all_saved(agreed, progress if rules.forgetting_saves_first else careless)
+    for learner in sorted(set(progress.confirmed) - now.members):
+        yield "growth", f"adds {name_of(learner[0])} to the set", sync_set.with_learner(now, learner, eager)
+    forgetting = sync_set.all_saved(now, progress if rules.forgetting_saves_first else careless)
     yield "memory_change", "says that all is saved", forgetting
-    yield "memory_change", "announces writes in memory", sync_set.announced(agreed)
+    yield "memory_change", "announces writes in memory", sync_set.announced(now)
 
 
 def _shrinking(world: World, rules: Rules, number: int, member: Member) -> Iterator[Step]:
-    agreed, me, progress = member.view.sync, (number, member.boot), _progress(world, member)
-    for other in sorted(agreed.members - {me}):
-        removal = sync_set.without(agreed, {other}, me, progress)
+    now, me = agreed(member.view, rules), (number, member.boot)
+    progress = _progress(world, member, me, rules)
+    for other in sorted(now.members - {me}):
+        removal = sync_set.without(now, {other}, me, progress)
         if not rules.shrink_saves_first:
-            removal = sync_set.without(agreed, {other}, me, progress._replace(saved=progress.acknowledged))
-        if removal is not None:
-            record = member.view._replace(sync=removal.sync)
+            removal = sync_set.without(now, {other}, me, progress._replace(saved=progress.acknowledged))
+        if removal is not None and not (removal.saves and member.saving and rules.one_batch_at_a_time):
+            record = SyncRecord(0, member.serving, removal.sync)
             saves = member.log[: progress.acknowledged] if removal.saves else ()
             told = f"{name_of(number)} takes {name_of(other[0])} out of the set"
-            yield told, partial(_send, world, number, member, "shrink", record, saves)
+            yield told, partial(_send, world, _set_change(member, rules, "shrink", number, record, saves))
 
 
-def _handing_over(world: World, number: int, member: Member) -> Iterator[Step]:
+def _handing_over(world: World, rules: Rules, number: int, member: Member) -> Iterator[Step]:
     me, view = (number, member.boot), member.view
-    for other in sorted(view.sync.members - {me}):
-        after = sync_set.handed_over(view.sync, me, other)
+    now, epoch = agreed(view, rules), view.owner.epoch + 1
+    for other in sorted(now.members - {me}):
+        after = sync_set.handed_over(now, me, other)
         assert after is not None
-        record = Record(0, view.epoch + 1, other, after)
-        told = f"{name_of(number)} hands over to {name_of(other[0])}"
-        yield told, partial(_send, world, number, member, "handover", record)
+        change = Change("handover", me, view.revisions, Owner(0, epoch, other), SyncRecord(0, epoch, after))
+        yield f"{name_of(number)} hands over to {name_of(other[0])}", partial(_send, world, change)
 
 
-def _send(world: World, number: int, member: Member, kind: str, record: Record, saves: tuple[int, ...] = ()) -> World:
-    change = Change(kind, (number, member.boot), member.view.revision, record._replace(revision=0), saves)
-    return _spend(_open_change(world, number, member, change), "claims" if kind == "loss" else f"{kind}s")
+def _send(world: World, change: Change) -> World:
+    number = change.sender[0]
+    sent = with_member(world, number, world.members[number]._replace(change=change))
+    sent = sent._replace(transit=sent.transit | {change})
+    return _spend(sent, "claims" if change.kind == "loss" else f"{change.kind}s")
 
 
 # -- taking the slot --
@@ -363,62 +458,73 @@ def _send(world: World, number: int, member: Member, kind: str, record: Record, 
 
 def _claiming(world: World, rules: Rules, bounds: Bounds, number: int, member: Member) -> Iterator[Step]:
     me, name, view = (number, member.boot), name_of(number), member.view
-    if world.spent.claims >= bounds.claims or member.change is not None or view.active == me:
+    if world.spent.claims >= bounds.claims or member.change is not None or view.owner.active == me:
         return
-    agreed = view.sync
-    if not rules.only_the_set_claims or (not rules.boots_are_identities and _named(agreed, number)):
-        agreed = agreed._replace(members=agreed.members | {me})
-    claim = sync_set.claim(agreed, view.active, me, _dead(world, rules, view))
-    if claim is None:
+    now, epoch = agreed(view, rules), view.owner.epoch + 1
+    if bounds.plain and not view.valid:
+        owner = Owner(0, epoch, me, Source.ETCD, plain=True)
+        claim = Change("claim", me, view.revisions, owner, None, both=rules.plain_claims_compare_both)
+        yield f"{name} claims epoch {epoch} as that of a plain slot", partial(_send, world, claim)
+    if not rules.only_the_set_claims or (not rules.boots_are_identities and _named(now, number)):
+        now = now._replace(members=now.members | {me})
+    found = sync_set.claim(now, view.owner.active, me, _dead(world, rules, view))
+    if found is None:
         return
-    after, source = claim.sync, claim.source
+    after, source = found.sync, found.source
     if not rules.claim_keeps_the_others and source is Source.MEMORY:
         after = after._replace(members=frozenset({me}))
-    if claim.loss and not rules.former_actives_bring_what_they_have:
+    if found.loss and not rules.former_actives_bring_what_they_have:
         after, source = SyncSet(frozenset({me})), Source.ETCD
-    record = Record(0, view.epoch + 1, me, after, source)
-    told = f"{name} claims epoch {record.epoch} from {source}{' after a loss' if claim.loss else ''}"
-    yield told, partial(_send, world, number, member, "loss" if claim.loss else "claim", record)
+    kind, both = "loss" if found.loss else "claim", rules.claims_compare_both
+    claim = Change(kind, me, view.revisions, Owner(0, epoch, me, source), SyncRecord(0, epoch, after), both=both)
+    told = f"{name} claims epoch {epoch} from {source}{' after a loss' if found.loss else ''}"
+    yield told, partial(_send, world, claim)
 
 
-def _named(agreed: SyncSet, number: int) -> bool:
-    return any(process[0] == number for process in agreed.members)
+def _named(now: SyncSet, number: int) -> bool:
+    return any(process[0] == number for process in now.members)
 
 
-def _dead(world: World, rules: Rules, view: Record) -> frozenset[Process]:
+def _dead(world: World, rules: Rules, view: Records) -> frozenset[Process]:
     """Who is taken for dead: who is."""
-    dead = {process for process in view.sync.members | view.sync.former | {view.active} if not runs(world, process)}
+    now, active = agreed(view, rules), view.owner.active
+    dead = {process for process in now.members | now.former | {active} if not runs(world, process)}
     if not rules.loss_proves_the_set_dead:
-        dead |= view.sync.members | {view.active}
+        dead |= now.members | {active}
     if not rules.loss_proves_former_actives_dead:
-        dead |= view.sync.former
+        dead |= now.former
     return frozenset(dead)
 
 
 def _begin(world: World, rules: Rules, number: int, member: Member) -> Iterator[Step]:
     """Who sees that it is the active begins to serve."""
-    view = member.view
-    if view.active != (number, member.boot) or view.epoch < member.known or view.epoch <= member.follows:
+    view, owner = member.view, member.view.owner
+    if owner.active != (number, member.boot) or owner.epoch < member.known or owner.epoch <= member.follows:
+        return
+    if rules.actives_begin_with_both_records and not view.valid and not owner.plain:
         return
     if rules.promises_outlast_the_deadline and any(
         question not in world.expired and runs(world, world.askers[question - 1]) for question in member.promised
     ):
         return
-    yield f"{name_of(number)} begins to serve in epoch {view.epoch}", partial(_serve, world, number, member)
+    yield f"{name_of(number)} begins to serve in epoch {owner.epoch}", partial(_serve, world, rules, number, member)
 
 
-def _serve(world: World, number: int, member: Member) -> World:
-    view = member.view
-    log = world.checkpoint if view.source is Source.ETCD else member.log
-    if view.source is Source.BOTH:
+def _serve(world: World, rules: Rules, number: int, member: Member) -> World:
+    owner, me = member.view.owner, (number, member.boot)
+    log = world.checkpoint if owner.source is Source.ETCD else member.log
+    if owner.source is Source.BOTH:
         log = (*log, *(write for write in world.checkpoint if write not in log))
+    shown = 0 if owner.source is Source.ETCD else member.shown
+    others = agreed(member.view, rules).members - {me} if shown else ()
     serving = member._replace(
         log=log,
-        follows=view.epoch,
-        known=view.epoch,
-        serving=view.epoch,
-        heard=(),
-        saved=len(log) if view.source is Source.ETCD else 0,
+        follows=owner.epoch,
+        known=owner.epoch,
+        serving=owner.epoch,
+        heard=tuple((other, shown) for other in sorted(others)),
+        saving=0,
+        saved=len(log) if owner.source is Source.ETCD else 0,
         began=len(log),
         shown=min(member.shown, len(log)),
     )
@@ -439,9 +545,9 @@ def _reading(world: World, rules: Rules, bounds: Bounds, number: int, member: Me
     promised = needed(member, rules) - {me} <= member.promises
     if not rules.every_member_promises:
         promised = bool(member.promises)
-    change = member.change
-    memory = member.view.sync.memory and (change is None or change.record.sync.memory)
-    if promised and (memory or not rules.promises_need_memory) and member.view.epoch == member.serving:
+    after, epoch = _after(member), member.view.owner.epoch
+    memory = agreed(member.view, rules).memory and (after is None or after.memory)
+    if promised and (memory or not rules.promises_need_memory) and epoch == member.serving:
         yield f"{name} answers a read", partial(_read, world, number, member)
 
 
@@ -482,12 +588,12 @@ def _heard_promise(world: World, word: Promise) -> World:
 
 def _die(world: World, number: int, member: Member) -> World:
     process = (number, member.boot)
-    left = frozenset(m for m in world.transit if isinstance(m, Change) or m.to != process)
+    left = frozenset(m for m in world.transit if isinstance(m, Change | Save) or m.to != process)
     gone = Member(False, member.boot, member.view, 0)
     return _spend(with_member(world, number, gone)._replace(transit=left), "deaths")
 
 
 def _restart(world: World, number: int, member: Member) -> World:
     boot = member.boot + 1
-    fresh = Member(True, boot, world.record, world.record.epoch)
+    fresh = Member(True, boot, world.records, world.records.owner.epoch)
     return _spend(with_member(world, number, fresh), "restarts")

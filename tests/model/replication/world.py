@@ -1,9 +1,11 @@
-"""The state of a slot whose members replicate to each other: the owner record, the checkpoint, members, messages.
+"""The state of a slot whose members replicate to each other: its two records, the checkpoint, members, messages.
 
 The model of the contract for replication between members (docs/ownership.md). A write is a number, and a log is a tuple
-of them. All of it is named tuples, so that a state is its own key.
+of them. All writes change one session, so the checkpoint is the log as of one write, and a later save replaces it. All
+of it is named tuples, so that a state is its own key.
 """
 
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from tests.model.world import Violation, name_of
@@ -13,24 +15,76 @@ Process = tuple[int, int]
 """A member and its boot. The protocol's functions only compare processes, so numbers do for names."""
 
 
-class Record(NamedTuple):
-    """The owner record; ``source`` is where its active has the log from."""
+class Owner(NamedTuple):
+    """The owner record.
+
+    What its active alone knows stands here too: ``source`` is where it has the log from, and ``plain`` says that it has
+    claimed the slot without writing the sync record.
+    """
 
     revision: int
     epoch: int
     active: Process
-    sync: SyncSet
     source: Source = Source.MEMORY
+    plain: bool = False
+
+
+class SyncRecord(NamedTuple):
+    """The sync record. It is void if its epoch is not that of the owner record."""
+
+    revision: int
+    epoch: int
+    sync: SyncSet
+
+
+class Records(NamedTuple):
+    """Both records, as they are or as a member has seen them."""
+
+    owner: Owner
+    sync: SyncRecord
+
+    @property
+    def valid(self) -> bool:
+        """Whether the sync record is one of the epoch of the owner record."""
+        return self.sync.epoch == self.owner.epoch
+
+    @property
+    def revisions(self) -> tuple[int, int]:
+        """The revisions that a transaction compares."""
+        return self.owner.revision, self.sync.revision
 
 
 class Change(NamedTuple):
-    """A transaction that replaces the owner record of revision ``compares``, and saves ``saves``."""
+    """A transaction that replaces records. Those that are None stay.
+
+    It compares the revisions ``compares`` of both records, or of the owner record alone (``both`` is false). It saves
+    ``saves``.
+    """
 
     kind: str
     sender: Process
-    compares: int
-    record: Record
+    compares: tuple[int, int]
+    owner: Owner | None
+    sync: SyncRecord | None
     saves: tuple[int, ...] = ()
+    both: bool = True
+
+
+class Save(NamedTuple):
+    """A transaction that saves the log in etcd. It compares the owner record's revision alone; 0: nothing."""
+
+    sender: Process
+    compares: int
+    epoch: int
+    log: tuple[int, ...]
+
+
+class Saved(NamedTuple):
+    """etcd's answer to a save: it has so much of the log of an epoch."""
+
+    to: Process
+    epoch: int
+    length: int
 
 
 class Frame(NamedTuple):
@@ -67,25 +121,30 @@ class Promise(NamedTuple):
     question: int
 
 
+Message = Change | Save | Saved | Frame | Confirmation | Refusal | Promise
+"""All that can be under way."""
+
+
 class Member(NamedTuple):
     """One process and its successors of the same name.
 
     ``known`` is the highest epoch that it knows, ``follows`` that of its log, ``serving`` the one it serves in, or 0.
-    ``change`` is its own change of the record whose outcome it does not know. ``heard`` is how much others have
-    confirmed in this epoch, ``saved`` how much it knows to be in the checkpoint, ``began`` how much it had when it
-    began to serve, ``shown`` how much stale readers may see. ``asked`` is its last question, ``promises`` who has
-    answered it, ``promised`` the questions it has answered.
+    ``change`` is its own change of the records whose outcome it does not know. ``heard`` is how much others have
+    confirmed in this epoch, ``saving`` how much a save under way holds, ``saved`` how much it knows to be in the
+    checkpoint, ``began`` how much it had when it began to serve, ``shown`` how much stale readers may see. ``asked`` is
+    its last question, ``promises`` who has answered it, ``promised`` the questions it has answered.
     """
 
     alive: bool
     boot: int
-    view: Record
+    view: Records
     known: int
     log: tuple[int, ...] = ()
     follows: int = 0
     serving: int = 0
     change: Change | None = None
     heard: tuple[tuple[Process, int], ...] = ()
+    saving: int = 0
     saved: int = 0
     began: int = 0
     shown: int = 0
@@ -108,20 +167,21 @@ class Spent(NamedTuple):
     questions: int = 0
     saves: int = 0
     delayed: int = 0
+    resends: int = 0
 
 
 class World(NamedTuple):
-    """Everything. ``checkpoint`` is what etcd has of the log.
+    """Everything. ``checkpoint`` is the log as of what etcd has.
 
     ``acknowledged`` are the writes that clients were told of, ``synced`` those of class ``sync`` among them, ``seen``
     those that a reader was shown. ``holders`` tells which processes had a write when it was acknowledged.
     ``expired`` are the questions that nobody may count on any more; ``askers`` has who asked which.
     """
 
-    record: Record
+    records: Records
     checkpoint: tuple[int, ...]
     members: tuple[Member, ...]
-    transit: frozenset[Change | Frame | Confirmation | Refusal | Promise]
+    transit: frozenset[Message]
     acknowledged: frozenset[int] = frozenset()
     synced: frozenset[int] = frozenset()
     seen: frozenset[int] = frozenset()
@@ -134,7 +194,9 @@ class World(NamedTuple):
 class Bounds(NamedTuple):
     """How much may happen in one history; ``sync`` members are in the sync set at first, ``memory`` as in the record.
 
-    ``deposed``: the second member has just taken the slot over, and the first has not heard of it.
+    ``before`` is a key of :data:`BEGINNINGS`. ``torn``: a member may see a new owner record without the sync record of
+    the same transaction, or the other way round. ``plain``: members claim a plain slot without writing a sync record.
+    ``resends``: so many transactions arrive twice.
     """
 
     members: int = 2
@@ -151,9 +213,12 @@ class Bounds(NamedTuple):
     questions: int = 0
     saves: int = 0
     delayed: int = 0
+    resends: int = 0
     stale_reads: bool = False
     reads: bool = False
-    deposed: bool = False
+    torn: bool = False
+    plain: bool = False
+    before: str = ""
 
 
 class Rules(NamedTuple):
@@ -174,6 +239,14 @@ class Rules(NamedTuple):
     learner_has_what_is_acknowledged: bool = True
     learner_has_what_is_saved: bool = True
     saved_is_what_all_have: bool = True
+    saves_compare_the_owner: bool = True
+    saves_keep_what_is_newer: bool = True
+    one_batch_at_a_time: bool = True
+    claims_compare_both: bool = True
+    plain_claims_compare_both: bool = True
+    set_changes_compare_both: bool = True
+    void_records_count_for_nothing: bool = True
+    actives_begin_with_both_records: bool = True
     readers_see_what_all_have: bool = True
     readers_see_what_is_saved: bool = True
     former_actives_bring_what_they_have: bool = True
@@ -188,15 +261,90 @@ class Rules(NamedTuple):
 def start(bounds: Bounds) -> World:
     """The first member owns the slot and serves; everybody knows."""
     members = frozenset((number, 1) for number in range(bounds.sync))
-    record = Record(1, 1, (0, 1), SyncSet(members, bounds.memory))
-    first = Member(True, 1, record, 1, follows=1, serving=1)
-    other = Member(True, 1, record, 1, follows=1)
-    world = World(record, (), (first, *(other,) * (bounds.members - 1)), frozenset())
-    if not bounds.deposed:
-        return world
-    claimed = Record(2, 2, (1, 1), SyncSet(members - {(0, 1)}, bounds.memory, frozenset({(0, 1)})))
-    heir = Member(True, 1, claimed, 2, follows=2, serving=2)
-    return with_member(world, 1, heir)._replace(record=claimed)
+    records = Records(Owner(1, 1, (0, 1)), SyncRecord(1, 1, SyncSet(members, bounds.memory)))
+    first = Member(True, 1, records, 1, follows=1, serving=1)
+    other = Member(True, 1, records, 1, follows=1)
+    world = World(records, (), (first, *(other,) * (bounds.members - 1)), frozenset())
+    return BEGINNINGS[bounds.before](world) if bounds.before else world
+
+
+def _replaced(world: World) -> World:
+    agreed, second = world.records.sync.sync, (1, 1)
+    after = SyncSet(agreed.members - {(0, 1)}, agreed.memory, frozenset({(0, 1)}))
+    return world._replace(records=Records(Owner(2, 2, second), SyncRecord(2, 2, after)))
+
+
+def _claimed(world: World) -> World:
+    first = world.members[0]
+    return with_member(_replaced(world), 0, Member(False, 1, first.view, 0))
+
+
+def _deposed(world: World) -> World:
+    replaced = _replaced(world)
+    return with_member(replaced, 1, Member(True, 1, replaced.records, 2, follows=2, serving=2))
+
+
+def _inherited(world: World) -> World:
+    claimed = _claimed(world)
+    heir = Member(True, 1, claimed.records, 2, log=(1,), follows=2, serving=2, began=1)
+    return with_member(claimed, 1, heir)._replace(spent=Spent(writes=1))
+
+
+def _ahead(world: World) -> World:
+    deposed = _deposed(world)
+    first, second, *others = deposed.members
+    members = (first._replace(log=(1, 2)), second, *(other._replace(log=(1, 2)) for other in others))
+    return deposed._replace(members=members, spent=Spent(writes=2))
+
+
+def _saved(world: World) -> World:
+    first, *others = world.members
+    heard = tuple(((number, 1), 2) for number in range(1, len(world.members)))
+    first = first._replace(log=(1, 2), shown=1, saved=2, heard=heard)
+    members = (first, *(other._replace(log=(1, 2), shown=1) for other in others))
+    return _all_told(world._replace(checkpoint=(1, 2), members=members))
+
+
+def _all_told(world: World) -> World:
+    """The world in which everything in etcd was acknowledged as ``sync``."""
+    told = frozenset(world.checkpoint)
+    holders = frozenset(
+        (write, (number, 1)) for number, member in enumerate(world.members) for write in told & set(member.log)
+    )
+    return world._replace(acknowledged=told, synced=told, holders=holders, spent=Spent(writes=len(told)))
+
+
+def _promised(world: World) -> World:
+    first, second, *others = world.members
+    members = (first._replace(asked=1, promises=frozenset({(1, 1)})), second._replace(promised=frozenset({1})), *others)
+    return world._replace(members=members, askers=((0, 1),))
+
+
+def _void(world: World) -> World:
+    records = world.records._replace(owner=Owner(2, 2, (0, 1), plain=True))
+    first, *others = (member._replace(view=records, known=2) for member in world.members)
+    first = first._replace(log=(1,), follows=2, serving=2, saved=1, began=1)
+    return _all_told(world._replace(records=records, checkpoint=(1,), members=(first, *others)))
+
+
+BEGINNINGS: Mapping[str, Callable[[World], World]] = {
+    "claimed": _claimed,
+    "deposed": _deposed,
+    "inherited": _inherited,
+    "ahead": _ahead,
+    "saved": _saved,
+    "promised": _promised,
+    "void": _void,
+}
+"""What has happened before the first step. Histories that begin later are shorter.
+
+``claimed``: the first member has died, the second has taken over, and nobody has heard of it. ``inherited``: the second
+serves then, with a write that others of the set may lack. ``deposed``: the second has taken over and serves, and the
+first lives and has not heard of it. ``ahead``: so it is, and others have two writes that the second lacks. ``saved``:
+etcd and everybody have two writes, but the copies have not heard that the second one is acknowledged. ``promised``: the
+second member has promised the first not to serve. ``void``: the first member has claimed the slot from etcd, where a
+write is, and has written no sync record; that of the epoch before still stands.
+"""
 
 
 def with_member(world: World, number: int, member: Member) -> World:
@@ -211,18 +359,29 @@ def runs(world: World, process: Process) -> bool:
     return member.alive and member.boot == process[1]
 
 
+def agreed(view: Records, rules: Rules) -> SyncSet:
+    """The sync set of the slot. If its record is void, etcd has everything, and the active is alone."""
+    if view.valid or not rules.void_records_count_for_nothing:
+        return view.sync.sync
+    return SyncSet(frozenset({view.owner.active}))
+
+
 def checked(world: World) -> World:
     """The world, if its invariants hold; raises :class:`Violation`."""
-    active, boot = world.record.active
+    owner = world.records.owner
+    active, boot = owner.active
     member = world.members[active]
-    if member.alive and member.boot == boot and member.serving == world.record.epoch:
-        lost = world.acknowledged - frozenset(member.log)
+    gone = world.synced.difference(world.checkpoint)
+    if gone:
+        raise Violation(f"no sync write is lost: etcd has no longer {sorted(gone)}")
+    if member.alive and member.boot == boot and member.serving == owner.epoch:
+        lost = world.acknowledged.difference(member.log)
         if lost:
             raise Violation(f"no acknowledged write is lost: {name_of(active)} serves without {sorted(lost)}")
-        back = frozenset(world.checkpoint) - frozenset(member.log)
+        back = frozenset(world.checkpoint).difference(member.log)
         if back:
             raise Violation(f"nothing comes back: {name_of(active)} serves without {sorted(back)}, which etcd has")
-        gone = world.seen - frozenset(member.log)
+        gone = world.seen.difference(member.log)
         if gone:
             raise Violation(f"nothing that was shown vanishes: {name_of(active)} serves without {sorted(gone)}")
     return world

@@ -1,7 +1,8 @@
 """One slot with its members, their connections and etcd, on the protocol's real objects and frames, one step at a time.
 
 Members have a store of what readers may see. Sessions are lists of the numbers of writes: what is lost, doubled or
-comes back is visible in the value. Connections keep the order of their frames; messages are encoded and decoded.
+comes back is visible in the value. The outcome of a write's request is its number. Connections keep the order of their
+frames; messages are encoded and decoded.
 """
 
 import json
@@ -9,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from understudy.statesync.replication import sync_set
-from understudy.statesync.replication.history import begun
+from understudy.statesync.replication.history import begun, version_of
 from understudy.statesync.replication.messages import (
     At,
     Behind,
@@ -20,6 +21,7 @@ from understudy.statesync.replication.messages import (
     Part,
     Refused,
     Stored,
+    Unsaved,
     Writes,
     decode_frame,
     encode_frame,
@@ -55,17 +57,22 @@ class Change:
     loss: bool = False
     outcome: bool | None = None
     saves: tuple[Stored, ...] = ()
+    outcomes: frozenset[int] = frozenset()
 
 
 @dataclass(eq=False)
 class Member:
-    """One process: either it is active (``stream``), or it has a copy. ``store`` is what readers see."""
+    """One process: either it is active (``stream``), or it has a copy. ``store`` is what readers see.
+
+    ``log`` has the outcomes of requests that streams have brought; those in etcd come in addition.
+    """
 
     process: Process
     view: Record
     copy: SlotCopy
     stream: SlotStream | None = None
     store: dict[str, Stored] = field(default_factory=dict)
+    log: set[int] = field(default_factory=set)
     alive: bool = True
     open: Change | None = None
     parts: dict[Process, deque[str]] = field(default_factory=dict)
@@ -83,6 +90,7 @@ class SimulatedSlot:
         self.links: dict[tuple[Process, Process], deque[bytes]] = {}
         self.changes: list[Change] = []
         self.saved: dict[str, Stored] = {}
+        self.outcomes: list[frozenset[int]] = []  # the request log in etcd; what is at place n has the revision n + 1
         self.acknowledged: dict[str, list[int]] = {key: [] for key in KEYS}
         self.numbers = 0
         self.losses = 0
@@ -115,7 +123,8 @@ class SimulatedSlot:
             return
         self.numbers += 1
         value = [*numbers_in(member.store.get(key)), self.numbers]
-        stream.append(LoggedWrite(key, json.dumps(value).encode()))
+        version = stream.next
+        assert stream.append(LoggedWrite(key, json.dumps(value).encode(), b"%d" % self.numbers)) == version
         self._advance(member)
 
     def _advance(self, member: Member) -> None:
@@ -124,6 +133,7 @@ class SimulatedSlot:
         assert stream is not None
         for entry in stream.advance():
             _store(member, entry)
+            stream.unsaved = [*stream.unsaved, Unsaved(entry.version, entry.write.key, entry.write.outcome)]
             self.acknowledged[entry.write.key] = numbers_in(member.store[entry.write.key])
 
     # -- connections --
@@ -200,6 +210,7 @@ class SimulatedSlot:
             if not isinstance(answer, Refused | Behind):
                 if message.first:
                     member.store.clear()
+                    member.log.update(int(write.outcome) for write in message.unsaved if write.outcome)
                 for stored in message.sessions:
                     _keep(member, stored)
         if answer is not None:
@@ -240,8 +251,21 @@ class SimulatedSlot:
         stream.sent_to_etcd = max(stream.sent_to_etcd, upto)
         for stored in _sessions(active, upto):
             self._put(stored)
-        stream.saved = max(stream.saved, upto)
+        self.outcomes.append(_outcomes(active, upto))
+        self._note_saved(active, upto)
         self._advance(active)
+
+    def _note_saved(self, active: Member, upto: int) -> None:
+        stream = active.stream
+        assert stream is not None
+        stream.saved = max(stream.saved, upto)
+        stream.revision = len(self.outcomes)
+        stream.unsaved = [write for write in stream.unsaved if write.version > stream.saved]
+
+    def requests(self, member: Member) -> set[int]:
+        """The numbers of the writes whose outcomes a member knows, or will know before it becomes active."""
+        source = member.stream or member.copy
+        return member.log.union(*self.outcomes[: source.revision])
 
     def shrink(self, active: Member, lost: Process) -> None:
         """Take a process out of the sync set."""
@@ -252,6 +276,7 @@ class SimulatedSlot:
             self.propose(active, removal.sync)
             if removal.saves and active.open is not None and active.open.outcome is None:
                 active.open.saves = _sessions(active, stream.acknowledged)
+                active.open.outcomes = _outcomes(active, stream.acknowledged)
 
     def _put(self, stored: Stored) -> None:
         if stored.key not in self.saved or self.saved[stored.key].version < stored.version:
@@ -290,6 +315,8 @@ class SimulatedSlot:
             self.record = Record(self.record.revision + 1, change.epoch, change.active, change.sync)
             for stored in change.saves:
                 self._put(stored)
+            if change.outcomes:
+                self.outcomes.append(change.outcomes)
 
     def _lose(self, change: Change) -> None:
         """A loss: what neither etcd nor the claimer has is gone, and had died with everybody who had it."""
@@ -315,7 +342,7 @@ class SimulatedSlot:
             self._step_down(member)
         elif stream is not None:
             if change is not None and change.outcome and change.saves:
-                stream.saved = max([stream.saved, *(stored.version for stored in change.saves)])
+                self._note_saved(member, max(stored.version for stored in change.saves))
             stream.decided(self.record.sync)
             self._advance(member)
         elif self.record.active == member.process and before.epoch < self.record.epoch >= member.copy.known:
@@ -333,10 +360,22 @@ class SimulatedSlot:
                 record.sync,
                 history=copy.history,
                 inherited=copy.become_active(),
+                saved=copy.saved,
+                unsaved=copy.unsaved,
+                revision=len(self.outcomes),
             )
             return self._advance(member)
         member.store = dict(self.saved)
-        member.stream = SlotStream(SLOT, record.epoch, member.process, record.sync, history=begun(record.epoch))
+        member.log = member.log.union(*self.outcomes)
+        member.stream = SlotStream(
+            SLOT,
+            record.epoch,
+            member.process,
+            record.sync,
+            history=begun(record.epoch),
+            saved=version_of(record.epoch, 0) if source is Source.ETCD else 0,
+            revision=len(self.outcomes),
+        )
         if source is Source.BOTH:
             for entry in copy.become_active():
                 mine[entry.write.key] = Stored(entry.write.key, entry.version, entry.write.value or b"")
@@ -348,14 +387,8 @@ class SimulatedSlot:
     def _step_down(self, member: Member) -> None:
         stream = member.stream
         assert stream is not None
-        member.copy = SlotCopy(
-            SLOT,
-            history=stream.history,
-            shown=stream.visible,
-            pending=stream.unseen,
-            known=max(member.copy.known, stream.epoch),
-            whole=True,
-        )
+        known, member.copy = member.copy.known, stream.as_copy()
+        member.copy.heard_of(known)
         member.stream = None
         member.parts.clear()
 
@@ -386,7 +419,17 @@ def _sessions(active: Member, upto: int) -> tuple[Stored, ...]:
     return tuple(sessions.values())
 
 
+def _outcomes(active: Member, upto: int) -> frozenset[int]:
+    """The outcomes that an active has to save with everything up to a version."""
+    assert active.stream is not None
+    told = [write.outcome for write in active.stream.unsaved if write.version <= upto]
+    told += [entry.write.outcome for entry in active.stream.unseen if entry.version <= upto]
+    return frozenset(int(outcome) for outcome in told if outcome)
+
+
 def _store(member: Member, entry: Entry) -> None:
+    if entry.write.outcome:
+        member.log.add(int(entry.write.outcome))
     assert entry.write.value is not None
     _keep(member, Stored(entry.write.key, entry.version, entry.write.value))
 

@@ -16,6 +16,7 @@ from understudy.statesync.replication.messages import (
     Part,
     Refused,
     Stored,
+    Unsaved,
     Writes,
     decode_frame,
     encode_frame,
@@ -25,8 +26,8 @@ LAST = version_of(2**24 - 1, 2**40 - 1)
 EVERY_MESSAGE = [
     Hello("pool", "m1", "boot"),
     Lead(3, 7, (1, LAST)),
-    Writes(3, 7, 5, 6, (LoggedWrite("key", b"\xff\x00value", b"outcome"), LoggedWrite("gone", None)), LAST),
-    Part(3, 7, 5, (1, 5), (Stored("key", 5, b"value"),), first=True, last=False),
+    Writes(3, 7, 5, 6, (LoggedWrite("key", b"\xff\x00value", b"outcome"), LoggedWrite("gone", None)), LAST, 4),
+    Part(3, 7, 5, (1, 5), (Stored("key", 5, b"value"),), True, False, 4, 99, (Unsaved(5, "key", b"outcome"),)),
     At(3, 7, 5, whole=True),
     Have(3, 7, LAST),
     Refused(3, 7, 8),
@@ -71,4 +72,18 @@ def test_a_field_that_a_newer_release_adds_is_left_out() -> None:
 def test_a_field_that_an_older_release_does_not_send_has_its_default() -> None:
     assert decode_frame(msgspec.msgpack.encode([[2, 3, 7, 5, 6, [["key", b"value"]], 4]])) == [
         Writes(3, 7, 5, 6, (LoggedWrite("key", b"value", b""),), 4)
+    ]
+
+
+def test_messages_without_what_is_saved_are_read_as_they_were_recorded() -> None:
+    recorded = (
+        "95940103079201059702030705069293a16bc40176c40093a4676f6e65c0c4016f"
+        "04980303070591059193a16b05c40176c3c2950b030705c3940c030705"
+    )
+    assert decode_frame(bytes.fromhex(recorded)) == [
+        Lead(3, 7, (1, 5)),
+        Writes(3, 7, 5, 6, (LoggedWrite("k", b"v"), LoggedWrite("gone", None, b"o")), 4),
+        Part(3, 7, 5, (5,), (Stored("k", 5, b"v"),), first=True, last=False),
+        At(3, 7, 5, whole=True),
+        Have(3, 7, 5),
     ]

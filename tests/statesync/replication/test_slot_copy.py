@@ -12,6 +12,7 @@ from understudy.statesync.replication.messages import (
     Part,
     Refused,
     Stored,
+    Unsaved,
     Writes,
 )
 from understudy.statesync.replication.slot_copy import Entry, SlotCopy
@@ -32,8 +33,8 @@ def write(text: str) -> LoggedWrite:
     return LoggedWrite("key", text.encode())
 
 
-def writes(after: str, first: str, *texts: str, shown: str = "0.0", epoch: int = 2) -> Writes:
-    return Writes(SLOT, epoch, v(after), v(first), tuple(write(text) for text in texts), v(shown))
+def writes(after: str, first: str, *texts: str, shown: str = "0.0", saved: str = "0.0", epoch: int = 2) -> Writes:
+    return Writes(SLOT, epoch, v(after), v(first), tuple(write(text) for text in texts), v(shown), v(saved))
 
 
 def copy_at(*ends: str, shown: str = "0.0", epoch: int = 2, whole: bool = True) -> SlotCopy:
@@ -125,3 +126,37 @@ def test_who_becomes_active_begins_with_what_it_does_not_know_to_be_acknowledged
     copy.writes(writes("2.1", "2.2", "a", "b"))
     copy.writes(writes("2.3", "0.0", shown="2.2"))
     assert copy.become_active() == [Entry(v("2.3"), write("b"))]
+
+
+def unsaved(copy: SlotCopy) -> list[int]:
+    return [write.version for write in copy.unsaved]
+
+
+def test_a_copy_knows_what_it_would_have_to_save() -> None:
+    copy = copy_at("2.1", shown="2.1")
+    copy.writes(writes("2.1", "2.2", "a", "b", "c", shown="2.3"))
+    assert copy.unsaved == [Unsaved(v("2.2"), "key"), Unsaved(v("2.3"), "key")]
+    copy.writes(writes("2.4", "0.0", shown="2.4", saved="2.2"))
+    assert (copy.saved, unsaved(copy)) == (v("2.2"), [v("2.3"), v("2.4")])
+    copy.writes(writes("2.4", "2.5", "d", shown="2.5", saved="2.5"))
+    assert (copy.saved, unsaved(copy)) == (v("2.5"), [])
+    copy.writes(writes("2.5", "2.6", "e", shown="2.6", saved="2.4"))
+    assert (copy.saved, unsaved(copy)) == (v("2.5"), [v("2.6")]), "what was saved stays saved"
+
+
+def test_a_copy_keeps_the_outcome_with_what_it_would_have_to_save() -> None:
+    copy = copy_at("2.1", shown="2.1")
+    refusal = LoggedWrite("", None, b"refused")
+    copy.writes(Writes(SLOT, 2, v("2.1"), v("2.2"), (refusal,), v("2.2")))
+    assert copy.unsaved == [Unsaved(v("2.2"), "", b"refused")]
+
+
+def test_the_first_part_tells_what_is_not_saved_yet() -> None:
+    copy = copy_at("1.9", shown="1.9")
+    copy.writes(writes("1.9", "2.1", "of another history", shown="2.1"))
+    told = (Unsaved(v("2.4"), "key", b"outcome"),)
+    told_first = {"saved": v("2.3"), "revision": 7, "unsaved": told}
+    first = Part(SLOT, 2, v("2.4"), history("2.4"), (), first=True, last=False, **told_first)
+    copy.part(first)
+    copy.part(Part(SLOT, 2, v("2.4"), (), (), first=False, last=True))
+    assert (copy.joined, copy.saved, copy.revision, copy.unsaved) == (v("2.4"), v("2.3"), 7, [*told])

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.statesync.replication.simulated_slot import KEYS, Member, SimulatedSlot, numbers_in
 from understudy.statesync.replication import slot_stream, sync_set
 from understudy.statesync.replication.history import begun, version_of
-from understudy.statesync.replication.messages import At, LoggedWrite, Part, Writes
+from understudy.statesync.replication.messages import At, Lead, LoggedWrite, Part, Unsaved, Writes
 from understudy.statesync.replication.slot_copy import Entry
 from understudy.statesync.replication.slot_stream import SlotStream
 from understudy.statesync.replication.sync_set import Process, SyncSet
@@ -182,6 +182,29 @@ class Replication(RuleBasedStateMachine):
                 for key in KEYS:
                     seen = numbers_in(member.store.get(key))
                     assert has[key][: len(seen)] == seen, f"{key}: {member.process} showed {seen}, there is {has[key]}"
+
+    @invariant()
+    def a_copy_knows_what_it_would_have_to_save(self) -> None:
+        """What readers have seen of a session is in etcd in its newest version, or the copy names it as unsaved."""
+        for member in self.slot.members.values():
+            copy = member.copy
+            if not member.alive or member.stream is not None or not copy.whole or self.slot.losses:
+                continue
+            versions = [write.version for write in copy.unsaved]
+            assert versions == sorted(set(versions))
+            assert all(copy.saved < version <= copy.shown for version in versions)
+            for key, stored in member.store.items():
+                in_etcd = self.slot.saved.get(key)
+                saved = in_etcd.version if in_etcd is not None else 0
+                assert stored.version <= saved or stored.version in versions, f"{key}: {member.process} would lose it"
+
+    @invariant()
+    def a_copy_knows_the_outcome_of_every_write_that_it_has(self) -> None:
+        for member in self.slot.members.values():
+            if member.alive and (member.stream is not None or member.copy.whole) and not self.slot.losses:
+                known = self.slot.requests(member)
+                for stored in member.store.values():
+                    assert known.issuperset(numbers_in(stored)), f"{member.process} would carry a request out again"
 
     def teardown(self) -> None:
         """All is well again: every member that lives gets everything, and joins the sync set."""
@@ -486,6 +509,96 @@ def test_a_message_has_writes_of_one_epoch_and_a_bounded_size() -> None:
         (version_of(2, 1), version_of(2, 2), 1),
         (version_of(2, 2), version_of(2, 3), 1),
     ]
+
+
+def test_the_next_version_is_told_before_the_write() -> None:
+    inherited = [Entry(version_of(1, 5), LoggedWrite("x", b""))]
+    stream = SlotStream(7, 2, A, SyncSet(frozenset({A})), history=(version_of(1, 5),), inherited=inherited)
+    for expected in (version_of(2, 1), version_of(2, 2)):
+        assert stream.next == expected
+        assert stream.append(LoggedWrite("x", b"")) == expected
+
+
+def stuck_stream() -> SlotStream:
+    """A stream of a and b, in which b has lost its copy."""
+    stream = SlotStream(7, 1, A, SyncSet(frozenset({A, B}), memory=True), history=(version_of(1, 3),))
+    stream.at(B, At(7, 1, 0, whole=False))
+    return stream
+
+
+def test_a_process_of_the_set_is_never_sent_a_part_of_a_copy() -> None:
+    """The part would empty what it may have to claim the slot with."""
+    stream = stuck_stream()
+    stream.append(LoggedWrite("x", b""))
+    assert stream.outgoing(B) is None
+    assert stream.stuck == {B}
+    stream.decided(SyncSet(frozenset({A})))
+    assert stream.stuck == frozenset()
+    assert isinstance(stream.outgoing(B), Part)
+
+
+def test_who_may_be_in_the_set_already_is_sent_no_part() -> None:
+    stream = stuck_stream()
+    stream.decided(SyncSet(frozenset({A})))
+    stream.change = SyncSet(frozenset({A, B}))
+    assert (stream.outgoing(B), stream.stuck) == (None, {B})
+    stream.change = None
+    assert isinstance(stream.outgoing(B), Part)
+
+
+def test_who_gets_writes_or_has_no_connection_is_not_stuck() -> None:
+    stream = stuck_stream()
+    stream.at(B, At(7, 1, version_of(1, 3), whole=True))
+    assert stream.stuck == frozenset()
+    stream.at(B, At(7, 1, 0, whole=False))
+    stream.gone(B)
+    assert stream.stuck == frozenset()
+
+
+def test_what_is_saved_is_told_with_the_next_message_or_when_it_is_asked_for() -> None:
+    stream = stream_of(3)
+    stream.at(B, At(7, 1, version_of(1, 3), whole=True))
+    told = stream.outgoing(B)
+    assert isinstance(told, Writes)
+    assert told.saved == version_of(1, 3)
+    assert not stream.tell_saved(B)
+    assert not stream.tell_saved(C), "it has no connection"
+    stream.append(LoggedWrite("x", b""))
+    assert stream.outgoing(B).saved == version_of(1, 3)
+    stream.saved = version_of(1, 4)
+    assert stream.outgoing(B) is None
+    assert stream.tell_saved(B)
+    told = stream.outgoing(B)
+    assert (told.writes, told.after, told.saved) == ((), version_of(1, 4), version_of(1, 4))
+    assert not stream.tell_saved(B)
+    assert stream.outgoing(B) is None
+
+
+def test_the_first_part_of_a_copy_tells_what_etcd_lacks() -> None:
+    stream = stream_of(3)
+    stream.saved, stream.revision = version_of(1, 2), 99
+    stream.unsaved = [Unsaved(version_of(1, number), "x", b"%d" % number) for number in (2, 3)]
+    stream.at(B, At(7, 1, 0, whole=False))
+    part = stream.outgoing(B)
+    assert (part.saved, part.revision, part.unsaved) == (version_of(1, 2), 99, (Unsaved(version_of(1, 3), "x", b"3"),))
+    assert not stream.tell_saved(B)
+
+
+def test_what_a_former_active_has_is_a_copy_that_the_next_one_can_lead() -> None:
+    stream = SlotStream(7, 3, A, SyncSet(frozenset({A, B})), history=begun(3), saved=version_of(3, 0), revision=42)
+    for number in (1, 2, 3):
+        stream.append(LoggedWrite("x", b"%d" % number, b"outcome"))
+    stream.has(B, version_of(3, 2))
+    stream.saved = version_of(3, 2)
+    stream.unsaved = [Unsaved(entry.version, "x", entry.write.outcome) for entry in stream.advance()]
+    stream.saved = version_of(3, 1)
+    copy = stream.as_copy()
+    assert (copy.history, copy.shown, copy.saved) == ((version_of(3, 3),), version_of(3, 2), version_of(3, 1))
+    assert (copy.known, copy.revision, copy.whole) == (3, 42, True)
+    assert copy.unsaved == [Unsaved(version_of(3, 2), "x", b"outcome")]
+    assert [entry.version for entry in copy.become_active()] == [version_of(3, 3)]
+    assert copy.lead(Lead(7, 4, (version_of(3, 2), version_of(4, 1)))) == At(7, 4, version_of(3, 2), whole=True)
+    assert copy.become_active() == []
 
 
 Replication.TestCase.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)

@@ -18,6 +18,7 @@ from understudy.statesync.replication.sync_set import (
     handed_over,
     held,
     needed,
+    savable,
     visible,
     with_learner,
     without,
@@ -51,6 +52,13 @@ def test_a_write_is_held_when_all_have_it_that_must(
     change: SyncSet | None, confirmed: dict[Process, int], all_have: int
 ) -> None:
     assert held(of(A, B, C), change, A, Progress(9, confirmed)) == all_have
+
+
+@pytest.mark.parametrize(("kept_back", "may"), [(0, 5), (9, 5), (4, 3), (1, 0)])
+def test_what_all_have_is_saved_except_where_a_later_write_to_the_session_may_be_in_etcd(
+    kept_back: int, may: int
+) -> None:
+    assert savable(of(A, B), None, A, Progress(9, {B: 5}, kept_back=kept_back)) == may
 
 
 @pytest.mark.parametrize(
@@ -106,6 +114,9 @@ def test_memory_is_cleared_when_everything_acknowledged_is_saved(
         (of(A, B, memory=True), Progress(9, {B: 7}, saved=7, acknowledged=7), Removal(of(A))),
         # What it had before its epoch goes along: the other one may lack it and is still in the set.
         (of(A, B, memory=True), Progress(9, {B: 5}, saved=5, acknowledged=7), Removal(of(A), saves=True)),
+        # What a save keeps back need not be saved before: it goes along too.
+        (of(A, B, memory=True), Progress(9, {B: 5}, 2, 2, 7, kept_back=4), None),
+        (of(A, B, memory=True), Progress(9, {B: 5}, 3, 3, 7, kept_back=4), Removal(of(A), saves=True)),
     ],
 )
 def test_who_does_not_confirm_is_taken_out_when_nothing_gets_lost_by_it(
