@@ -9,6 +9,9 @@ compares these records. So if a member starts too early and claims a slot, the r
 writes the owner records again, so that a member that claims them has read every restored session (docs/ownership.md,
 "Catching up"). Then it writes the spec.
 
+A backup has what etcd has. In a pool with ``durability: replicas`` the newest writes may be in the memory of members
+alone, for ``replication.checkpoint_ms``. A backup has no sync sets, and a restore deletes those that there are.
+
 A restored session gets a new version, that of its record in the etcd where it is now. A sealed one keeps its version,
 because it cannot be changed without its key. That version does not come back either: its epoch is not above that of
 the backup's owner record, and every later write is under a higher one.
@@ -245,12 +248,16 @@ class Restore:
         )
 
     async def _put_owners(self, records: Mapping[int, Owner]) -> None:
-        """Replace the known owner records, and remember the new revisions."""
+        """Replace the known owner records, and remember the new revisions.
+
+        No process has a restored session in memory, so there is no sync set any more.
+        """
         slots = list(records)
         for start in range(0, len(slots), BATCH_MOST):
             part = slots[start : start + BATCH_MOST]
-            puts = [Put(self._keys.owner(slot), records[slot].encode()) for slot in part]
-            result = await self._guarded(self._compares(part), puts, "a member claimed a slot")
+            steps: list[Operation] = [Put(self._keys.owner(slot), records[slot].encode()) for slot in part]
+            steps.append(Delete(prefix_range(self._keys.sync_sets)))
+            result = await self._guarded(self._compares(part), steps, "a member claimed a slot")
             self._fences |= dict.fromkeys(part, result.revision)
 
     async def _clear(self) -> None:

@@ -24,7 +24,7 @@ TOUCH_HEADER = "understudy-touch"
 TOUCH_VALUE = "true"
 
 CONSISTENCIES = ("linearizable", "stale")
-DURABILITIES = ("sync", "async")
+DURABILITIES = ("sync", "async", "replicas")
 
 SESSION_HEADERS = (CALLER_HEADER, TTL_HEADER, CONSISTENCY_HEADER, DURABILITY_HEADER, TOUCH_HEADER)
 """Our headers that a session call may have. Add new ones here: the session API drops all others."""

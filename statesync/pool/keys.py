@@ -67,6 +67,11 @@ class PoolKeys:
         return f"{self.prefix}owners/"
 
     @cached_property
+    def sync_sets(self) -> str:
+        """Prefix of the sync records, which stand beside the owner records of replicated slots."""
+        return f"{self.prefix}sync-sets/"
+
+    @cached_property
     def commits(self) -> str:
         """Prefix of the members' commit markers."""
         return f"{self.prefix}commits/"
@@ -124,6 +129,10 @@ class PoolKeys:
         """Owner record of a slot; never on a lease."""
         return f"{self.owners}{slot:05d}"
 
+    def sync_set(self, slot: int) -> str:
+        """Sync record of a slot; never on a lease."""
+        return f"{self.sync_sets}{slot:05d}"
+
     def commit(self, member: str) -> str:
         """Commit marker of a member: its last committed batch, in whichever slots."""
         return self.commits + member
@@ -161,7 +170,7 @@ class PoolKeys:
 
 
 def slot_in(key: str, prefix: str) -> int:
-    """The slot number that follows ``prefix`` in a key of owners or sessions.
+    """The slot number that follows ``prefix`` in a key of owners, sync sets or sessions.
 
     Raises ``ValueError`` unless it is five digits, of a slot that a pool may have, with nothing or a slash behind.
     """

@@ -7,19 +7,27 @@ wrong guess costs a handover, never a session.
 
 The answer to a claim also shows the last write of the replaced owner: the revision of its commit marker. All its writes
 in the slot are at or below the larger of that revision and that of the replaced owner record.
+
+A slot may have a sync record beside its owner record. It says which processes have the acknowledged writes in memory,
+by the rules of :mod:`understudy.statesync.replication.sync_set`. It is valid only in the epoch of the owner record.
+Each transaction that raises the epoch compares both records. So it never succeeds beside a change of the sync set that
+it does not know of.
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from understudy.statesync.etcd.client import Compare, CreateRevision, Get, ModRevision, Operation, Put
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.records import FailoverRecord, Member, Owner, Phase, Table
+from understudy.statesync.pool.records import FailoverRecord, Member, Owner, Phase, SyncRecord, Table
 from understudy.statesync.pool.state import At
+from understudy.statesync.replication import sync_set
+from understudy.statesync.replication.sync_set import Process, Source, SyncSet
 
-CLAIM_MOST = 100
-"""Slots per claim transaction: owner records, failover record and markers stay below etcd's 128 operations."""
+CLAIM_MOST = 60
+"""Slots per claim transaction: two records of each, the failover record and the marker stay below etcd's 128
+operations."""
 DRAIN = "drain"
 REBALANCE = "rebalance"
 CUT_OFF = "it cannot reach etcd"
@@ -49,7 +57,11 @@ def is_handover(cause: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a member knows when it decides; ``table_revision`` is when the table was written (0: never)."""
+    """What a member knows when it decides; ``table_revision`` is when the table was written (0: never).
+
+    ``replicates``: the spec wants the slots replicated between members. ``restores``: it lets a slot go on with what
+    etcd has, when all processes with its newest writes have died.
+    """
 
     me: str
     boot: str
@@ -57,11 +69,25 @@ class View:
     table_revision: int
     owners: Mapping[int, At[Owner]]
     members: Mapping[str, At[Member]]
+    sync_sets: Mapping[int, At[SyncRecord]] = field(default_factory=dict)
+    replicates: bool = False
+    restores: bool = True
+
+    @property
+    def process(self) -> Process:
+        """This very process."""
+        return Process(self.me, self.boot)
 
     def owner(self, slot: int) -> Owner | None:
         """The slot's owner record, or None before the first claim."""
         at = self.owners.get(slot)
         return at.record if at else None
+
+    def memory_of(self, slot: int) -> SyncSet | None:
+        """The slot's sync set if it says that writes may be in the memory of its processes alone; else None."""
+        owner, at = self.owner(slot), self.sync_sets.get(slot)
+        agreed = at.record.sync_set() if owner is not None and at is not None and is_replicated(owner, at) else None
+        return agreed if agreed is not None and agreed.memory else None
 
     def mine(self, slot: int) -> bool:
         """Whether the owner record names this very process."""
@@ -87,6 +113,23 @@ class View:
         if self.named_lost(owner.active, owner.boot) or owner.active not in self.members:
             return True
         return self.table_revision > self.owners[slot].revision and owner.active not in self.table.orders[slot]
+
+
+def process_of(owner: Owner) -> Process:
+    """The process that an owner record makes active."""
+    return Process(owner.active, owner.boot)
+
+
+def is_replicated(owner: Owner, at: At[SyncRecord] | None) -> bool:
+    """Whether a slot is replicated between members: it has a sync record of the epoch of its owner record."""
+    return at is not None and at.record.epoch == owner.epoch
+
+
+def agreed_set(owner: Owner, at: At[SyncRecord] | None) -> SyncSet:
+    """The sync set that etcd has agreed to; without a valid record the active alone, and etcd has everything."""
+    if at is None or not is_replicated(owner, at):
+        return SyncSet(frozenset({process_of(owner)}))
+    return at.record.sync_set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +175,11 @@ def next_steps(view: View, *, handing_over: frozenset[int] = frozenset()) -> lis
         wanted = view.table.active_of(slot)
         owner = view.owner(slot)
         if owner is None or view.replaced(owner):
-            if wanted == view.me:
+            if heir_of(view, slot) == view.me:
                 free.append(slot)
         elif view.mine(slot):
             handovers.extend(_own_slot(view, slot, owner, wanted, handing_over))
-        elif wanted == view.me and view.suspected(slot, owner):
+        elif view.suspected(slot, owner) and heir_of(view, slot) == view.me:
             suspects.setdefault((owner.active, owner.boot), []).append(slot)
     steps: list[Step] = [TakeOver(member, boot, tuple(slots)) for (member, boot), slots in suspects.items()]
     if free:
@@ -159,32 +202,135 @@ def _own_slot(view: View, slot: int, owner: Owner, wanted: str | None, handing_o
     return (HandOver(slot, wanted),)
 
 
+def heir_of(view: View, slot: int) -> str | None:
+    """Who is to claim a slot whose owner is gone: the member that the table names.
+
+    If the newest writes may be in memory alone, it is one that has them. When nobody has them any more, the member that
+    the table names may restore the slot.
+    """
+    return next(iter(_holders_of_memory(view, slot)), None) or view.table.active_of(slot)
+
+
 def standbys_of(view: View, slot: int) -> tuple[str, ...]:
-    """Who may serve ``slot`` if its owner does not, best first: the table's order without the owner."""
+    """Who may serve ``slot`` if its owner does not, best first: the table's order without the owner.
+
+    If the newest writes may be in memory alone, those who have them come first: nobody else may claim the slot.
+    """
     owner = view.owner(slot)
-    order = view.table.orders[slot] if slot < view.table.slots else ()
-    return tuple(member for member in order if owner is None or member != owner.active)
+    order = (*_holders_of_memory(view, slot), *_order(view, slot))
+    return tuple(member for member in dict.fromkeys(order) if owner is None or member != owner.active)
+
+
+def _holders_of_memory(view: View, slot: int) -> list[str]:
+    """The living members, in the table's order, that have writes of a slot which may be in memory alone."""
+    agreed, owner = view.memory_of(slot), view.owner(slot)
+    if agreed is None or owner is None:
+        return []
+    living = {
+        process.member
+        for process in agreed.members - {process_of(owner)}
+        if (at := view.members.get(process.member)) is not None
+        and at.record.boot == process.boot
+        and not view.named_lost(*process)
+    }
+    return [member for member in dict.fromkeys((*_order(view, slot), *sorted(living))) if member in living]
+
+
+def _order(view: View, slot: int) -> tuple[str, ...]:
+    return view.table.orders[slot] if slot < view.table.slots else ()
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """One slot in a claim: the record to write, and the revision (0: none) of the one it replaces."""
+    """One slot in a claim: the record to write, and the revision (0: none) of the one it replaces.
+
+    ``sync`` is the sync record to write; None for a slot that is not replicated. ``replaces_sync`` is the revision of
+    the sync record that stands, valid or not (0: none). ``source``: where the sessions come from. ``loss``:
+    acknowledged writes may be missing.
+    """
 
     slot: int
     owner: Owner
     replaces: int
     replaced_active: str
+    sync: SyncRecord | None = None
+    replaces_sync: int = 0
+    source: Source = Source.ETCD
+    loss: bool = False
 
 
-def claim(view: View, slots: Sequence[int], *, cause: str, traceparent: str, now: float) -> list[Claimed]:
-    """The owner records by which ``view.me`` claims ``slots``, each one epoch above the record that it replaces."""
+def claim(
+    view: View,
+    slots: Sequence[int],
+    *,
+    cause: str,
+    traceparent: str,
+    now: float,
+    whole: Callable[[int], bool] = lambda _slot: False,
+    dead: Collection[Process] = (),
+) -> list[Claimed]:
+    """The records by which ``view.me`` claims ``slots``, each one epoch above the record that it replaces.
+
+    Slots that this process may not claim are left out; :func:`unclaimable` says why.
+
+    Args:
+        view: what this process knows.
+        slots: the slots to claim.
+        cause: why, for people.
+        traceparent: of the failover's trace.
+        now: wall time in seconds.
+        whole: whether this process has everything of a slot in memory, as a copy of it.
+        dead: processes that are proven dead. Silence proves nothing.
+    """
     claims = []
     for slot in slots:
-        at = view.owners.get(slot)
+        decided = _claim_of_set(view, slot, whole, dead)
+        if isinstance(decided, str):
+            continue
+        at, standing = view.owners.get(slot), view.sync_sets.get(slot)
         epoch = at.record.epoch + 1 if at else 1
-        record = Owner(view.me, view.boot, epoch, cause=cause, traceparent=traceparent, since=now)
-        claims.append(Claimed(slot, record, at.revision if at else 0, at.record.active if at else ""))
+        sync = None
+        if decided is not None:
+            losses = (standing.record.losses if standing else 0) + decided.loss
+            sync = SyncRecord.of_set(epoch, decided.sync, losses)
+        claims.append(
+            Claimed(
+                slot,
+                Owner(view.me, view.boot, epoch, cause=cause, traceparent=traceparent, since=now),
+                at.revision if at else 0,
+                at.record.active if at else "",
+                sync,
+                standing.revision if standing else 0,
+                decided.source if decided else Source.ETCD,
+                decided.loss if decided else False,
+            )
+        )
     return claims
+
+
+def unclaimable(view: View, slot: int, *, whole: Callable[[int], bool], dead: Collection[Process]) -> str:
+    """Why this process may not claim a slot, '' if it may; see :func:`claim`."""
+    decided = _claim_of_set(view, slot, whole, dead)
+    return decided if isinstance(decided, str) else ""
+
+
+def _claim_of_set(
+    view: View, slot: int, whole: Callable[[int], bool], dead: Collection[Process]
+) -> sync_set.Claim | str | None:
+    """How the sync set of a slot lets this process claim it; None if it is to have none; a text: why it may not."""
+    me, owner, at = view.process, view.owner(slot), view.sync_sets.get(slot)
+    if owner is None or at is None or not is_replicated(owner, at):
+        return sync_set.Claim(SyncSet(frozenset({me})), Source.ETCD) if view.replicates else None
+    agreed = at.record.sync_set()
+    found = sync_set.claim(agreed, process_of(owner), me, dead)
+    if found is None:
+        having = ", ".join(sorted(process.member for process in (agreed.members | agreed.former) - {me}))
+        return f"its newest writes may be in memory alone, at {having}, and not all of these are proven dead"
+    if found.source is Source.MEMORY:
+        return found if whole(slot) else "this process belongs to the sync set, and its copy is not whole"
+    if found.loss and not view.restores:
+        return "all processes with its newest writes are gone, and the spec says on_total_loss: wait"
+    return sync_set.Claim(SyncSet(frozenset({me})), Source.ETCD, found.loss)
 
 
 def claim_transaction(
@@ -192,17 +338,39 @@ def claim_transaction(
 ) -> tuple[list[Compare], list[Operation], list[Operation]]:
     """Compares, success and failure of a claim.
 
-    Success answers, after the puts, one ``Get`` per distinct replaced member (in :func:`replaced_members` order): its
-    commit marker. Failure answers one ``Get`` of the owner record per claim.
+    Every claim compares the sync record too, or that there is none: the claimer may not know yet that the slot is
+    replicated. The last answers of success are one ``Get`` per distinct replaced member (in :func:`replaced_members`
+    order): its commit marker. Failure answers as :func:`records_read` has it.
     """
-    compares: list[Compare] = [
-        ModRevision(keys.owner(c.slot), c.replaces) if c.replaces else CreateRevision(keys.owner(c.slot), 0)
-        for c in claims
-    ]
-    success: list[Operation] = [Put(keys.owner(c.slot), c.owner.encode()) for c in claims]
+    slots = [c.slot for c in claims]
+    compares = records_compared(keys, {c.slot: c.replaces for c in claims}, {c.slot: c.replaces_sync for c in claims})
+    success = records_written(
+        keys, {c.slot: c.owner for c in claims}, {c.slot: c.sync for c in claims if c.sync is not None}
+    )
     success.extend(extra)
     success.extend(Get(keys.commit(member)) for member in replaced_members(claims))
-    return compares, success, [Get(keys.owner(c.slot)) for c in claims]
+    return compares, success, records_read(keys, slots)
+
+
+def records_compared(keys: PoolKeys, owners: Mapping[int, int], sync_sets: Mapping[int, int]) -> list[Compare]:
+    """The compares of a change of owner and sync records that were last written at these revisions (0: are none)."""
+    wanted = {keys.owner(slot): revision for slot, revision in owners.items()}
+    wanted |= {keys.sync_set(slot): revision for slot, revision in sync_sets.items()}
+    return [ModRevision(key, revision) if revision else CreateRevision(key, 0) for key, revision in wanted.items()]
+
+
+def records_written(
+    keys: PoolKeys, owners: Mapping[int, Owner], sync_sets: Mapping[int, SyncRecord]
+) -> list[Operation]:
+    """The puts of owner and sync records."""
+    puts: list[Operation] = [Put(keys.owner(slot), owner.encode()) for slot, owner in owners.items()]
+    puts.extend(Put(keys.sync_set(slot), record.encode()) for slot, record in sync_sets.items())
+    return puts
+
+
+def records_read(keys: PoolKeys, slots: Sequence[int]) -> list[Operation]:
+    """The reads of the owner records of ``slots``, and then of their sync records."""
+    return [*(Get(keys.owner(slot)) for slot in slots), *(Get(keys.sync_set(slot)) for slot in slots)]
 
 
 def replaced_members(claims: Sequence[Claimed]) -> list[str]:
@@ -258,3 +426,22 @@ def take_up(owner: Owner, *, now: float) -> Owner:
 def undo_handover(owner: Owner, *, now: float) -> Owner:
     """The record by which the owner takes a handover back; with a new epoch, since others saw the old one end."""
     return replace(owner, epoch=owner.epoch + 1, phase=Phase.STABLE, to="", cause="handover undone", since=now)
+
+
+class NotInSet(ValueError):
+    """A slot cannot go to a process that is not in its sync set."""
+
+
+def sync_beside(before: Owner, at: At[SyncRecord] | None, after: Owner) -> SyncRecord | None:
+    """The sync record to write beside the owner record ``after``, which replaces ``before`` and is no claim.
+
+    None for a slot that is not replicated. Raises :class:`NotInSet` if ``after`` names another process that is not in
+    the sync set: it may lack writes that were acknowledged.
+    """
+    if at is None or not is_replicated(before, at):
+        return None
+    agreed, me, to = at.record.sync_set(), process_of(before), process_of(after)
+    kept = agreed if to == me else sync_set.handed_over(agreed, me, to)
+    if kept is None:
+        raise NotInSet(f"{to.member} is not in the sync set")
+    return SyncRecord.of_set(after.epoch, kept, at.record.losses)

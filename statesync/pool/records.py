@@ -1,4 +1,4 @@
-"""The records of a pool in etcd: members, slot table, owner records, failover records.
+"""The records of a pool in etcd: members, slot table, owner records, sync records, failover records.
 
 Frozen data, read from JSON and written as JSON. Unknown fields are ignored, so that a newer writer does not break an
 older reader. Every ``decode`` returns a record whose fields have their types, or raises ``ValueError``.
@@ -7,13 +7,14 @@ older reader. Every ``decode`` returns a record whose fields have their types, o
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
 from understudy.statesync.parsing.stored import is_text, made_of, read_json, read_object, typed
 from understudy.statesync.pool.slots import MAX_SLOTS
+from understudy.statesync.replication.sync_set import Process, SyncSet
 
 SHARE_MOST = 1000
 """The largest weight and the largest priority of a member."""
@@ -135,6 +136,54 @@ class Owner(Record):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "phase", Phase(self.phase))
+
+
+@dataclass(frozen=True, slots=True)
+class SyncRecord(Record):
+    """The sync set of one slot, beside its owner record: which processes must have a write in memory.
+
+    It is valid only while ``epoch`` is that of the owner record. See :class:`SyncSet` for ``members``, ``memory`` and
+    ``former``. ``losses`` counts how often the slot was claimed although acknowledged writes may have been missing.
+    """
+
+    epoch: int
+    members: tuple[Process, ...]
+    memory: bool = False
+    former: tuple[Process, ...] = ()
+    losses: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "members", _processes("members", self.members))
+        object.__setattr__(self, "former", _processes("former", self.former))
+
+    @classmethod
+    def of_set(cls, epoch: int, sync: SyncSet, losses: int) -> "SyncRecord":
+        """The record of a sync set in an epoch; equal sets make equal records."""
+        return cls(epoch, tuple(sorted(sync.members)), sync.memory, tuple(sorted(sync.former)), losses)
+
+    def sync_set(self) -> SyncSet:
+        """The sync set, which counts only in the epoch of the record."""
+        return SyncSet(frozenset(self.members), self.memory, frozenset(self.former))
+
+    def fault(self) -> str:
+        """See :meth:`Record.fault`."""
+        if not self.members:
+            return "members: a sync set is never empty"
+        if self.former and not self.memory:
+            return "former: without memory there are no former actives"
+        return "" if self.losses >= 0 else "losses: less than none"
+
+
+def _processes(name: str, listed: Iterable[object]) -> tuple[Process, ...]:
+    """Members and their boots in a record's JSON, each once. Raises ``ValueError``."""
+    processes = []
+    for item in listed:
+        if not isinstance(item, list | tuple) or [is_text(part) for part in item] != [True, True]:
+            raise ValueError(f"{name}: expected a member and its boot")
+        processes.append(Process(*item))
+    if len(set(processes)) < len(processes):
+        raise ValueError(f"{name}: a process stands there twice")
+    return tuple(processes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,13 +65,28 @@ class Limits(_Strict):
 
     ``session_bytes`` is the largest session body in bytes; ``queued_writes`` is how many writes may wait at one member.
     ``requests`` is how many outcomes of requests are kept, each for ``timeouts.request_seconds`` and 30 s more; one
-    takes about 250 bytes in every sidecar.
+    takes about 250 bytes in every sidecar. ``unsaved_bytes``: the most that one member acknowledges from memory before
+    etcd has it, in bytes of session bodies.
     """
 
     session_bytes: Annotated[int, Field(ge=1, le=1_000_000)] = 65536
     sessions: Annotated[int, Field(ge=1)] = 100_000
     queued_writes: Annotated[int, Field(ge=1, le=1_000_000)] = 5_000
     requests: Annotated[int, Field(ge=1, le=10_000_000)] = 500_000
+    unsaved_bytes: Annotated[int, Field(ge=1_000_000, le=100_000_000_000)] = 64 * 1024 * 1024
+
+
+class Replication(_Strict):
+    """Replication between members, for pools with ``durability: replicas``.
+
+    ``patience_ms``: a member that has not confirmed a write after this time is taken out of the slot's sync set.
+    ``checkpoint_ms``: how old a write gets at the most before etcd has it too. ``on_total_loss``: when all members that
+    have a slot's newest writes have died, ``restore`` goes on with what etcd has, and ``wait`` waits for an operator.
+    """
+
+    patience_ms: Annotated[int, Field(ge=20, le=60_000)] = 300
+    checkpoint_ms: Annotated[int, Field(ge=20, le=60_000)] = 1000
+    on_total_loss: Literal["restore", "wait"] = "restore"
 
 
 class Rto(_Strict):
@@ -227,7 +242,8 @@ class PoolSpec(_Strict):
     )
     recovery: Literal["keep_current"] = "keep_current"
     takeover: Literal["fast", "lease"] = "fast"
-    durability: Literal["sync", "async"] = "sync"
+    durability: Literal["sync", "async", "replicas"] = "sync"
+    replication: Replication = Replication.model_construct()
     concurrency: Literal["ignore", "count", "refuse"] = "count"
     members: dict[Name, MemberSpec] = Field(default_factory=dict)
     limits: Limits = Limits.model_construct()
@@ -293,6 +309,11 @@ class PoolSpec(_Strict):
         if all(key.redis_prefixes is None for key in self.session_key):
             return None
         return slot_rule({store for key in self.session_key for store in key.stores()})
+
+    @property
+    def replicates(self) -> bool:
+        """Whether members replicate the pool's slots to each other."""
+        return self.durability == "replicas"
 
     def slot_of_key(self, key: str) -> int:
         """The slot of a stored session key, by the session API or by Redis's protocol."""

@@ -19,7 +19,16 @@ from understudy.statesync.etcd.client import Event, Kv
 from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.parsing.stored import brief
 from understudy.statesync.pool.keys import PoolKeys, slot_in
-from understudy.statesync.pool.records import ControlServer, FailoverRecord, Intent, Member, Owner, Record, Table
+from understudy.statesync.pool.records import (
+    ControlServer,
+    FailoverRecord,
+    Intent,
+    Member,
+    Owner,
+    Record,
+    SyncRecord,
+    Table,
+)
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_reader import decode_known_spec
 
@@ -41,6 +50,7 @@ class Changed(Flag):
     LEADER = auto()
     FAILOVERS = auto()
     INTENTS = auto()
+    SYNC_SETS = auto()
 
 
 class At(msgspec.Struct, Generic[T], frozen=True):
@@ -59,6 +69,7 @@ class PoolState(msgspec.Struct):
     leader: At[str] | None = None
     members: dict[str, At[Member]] = msgspec.field(default_factory=dict)
     owners: dict[int, At[Owner]] = msgspec.field(default_factory=dict)
+    sync_sets: dict[int, At[SyncRecord]] = msgspec.field(default_factory=dict)
     controls: dict[str, At[ControlServer]] = msgspec.field(default_factory=dict)
     failovers: dict[str, At[FailoverRecord]] = msgspec.field(default_factory=dict)
     intents: dict[str, At[Intent]] = msgspec.field(default_factory=dict)
@@ -93,6 +104,7 @@ class PoolState(msgspec.Struct):
         ):
             found += [(prefix + name, at.revision, at.record.encode) for name, at in records.items()]
         found += [(keys.owner(slot), at.revision, at.record.encode) for slot, at in self.owners.items()]
+        found += [(keys.sync_set(slot), at.revision, at.record.encode) for slot, at in self.sync_sets.items()]
         return found
 
     def note_owner(self, slot: int, owner: Owner, revision: int) -> bool:
@@ -101,24 +113,35 @@ class PoolState(msgspec.Struct):
         Returns whether it is the newest known. The answer to a transaction may arrive after the watch has brought a
         later record: a member may have won a slot and lost it again before it hears that it has won.
         """
-        known = self.owners.get(slot)
-        if known is not None and known.revision > revision:
-            return False
-        self.owners[slot] = At(owner, revision)
-        return True
+        return _note(self.owners, slot, owner, revision)
+
+    def note_sync_set(self, slot: int, record: SyncRecord, revision: int) -> bool:
+        """Take in a sync record that a transaction wrote, as :meth:`note_owner` does with an owner record."""
+        return _note(self.sync_sets, slot, record, revision)
 
     def read_owner(self, slot: int, kv: Kv) -> Owner | None:
         """Take in an owner record that a transaction returned, and return it; None if it cannot be read.
 
         The watch brings the same value, and adds the entry in ``faults``.
         """
+        owner = self._read(Owner, kv)
+        if owner is not None:
+            self.note_owner(slot, owner, kv.mod_revision)
+        return owner
+
+    def read_sync_set(self, slot: int, kv: Kv) -> SyncRecord | None:
+        """Take in a sync record that a transaction returned, as :meth:`read_owner` does with an owner record."""
+        record = self._read(SyncRecord, kv)
+        if record is not None:
+            self.note_sync_set(slot, record, kv.mod_revision)
+        return record
+
+    def _read(self, kind: type[R], kv: Kv) -> R | None:
         try:
-            owner = Owner.decode(kv.value)
+            return kind.decode(kv.value)
         except ValueError as error:
             self._log_fault(kv.key, brief(str(error)))
             return None
-        self.note_owner(slot, owner, kv.mod_revision)
-        return owner
 
     def offline(self, now: float) -> frozenset[str]:
         """The sites that an operator wants out of service at ``now`` (wall time in seconds)."""
@@ -138,7 +161,7 @@ class PoolState(msgspec.Struct):
     def _forget_all(self) -> None:
         self.spec = self.table = self.leader = None
         named = (self.members, self.controls, self.failovers, self.intents, self.sites)
-        for records in (*named, self.owners, self.faults, self.unreadable):
+        for records in (*named, self.owners, self.sync_sets, self.faults, self.unreadable):
             records.clear()
 
     def _apply_event(self, event: Event) -> Changed:
@@ -173,11 +196,11 @@ class PoolState(msgspec.Struct):
             self.leader = At(kv.value.decode(), kv.mod_revision) if kv else None
             return Changed.LEADER
         if key.startswith(keys.owners):
-            slot = slot_in(key, keys.owners)
-            if key != keys.owner(slot):
-                raise ValueError("its key names no slot")
-            _keep(self.owners, slot, Owner, event)
+            _keep(self.owners, _just_slot_in(key, keys.owners), Owner, event)
             return Changed.OWNERS
+        if key.startswith(keys.sync_sets):
+            _keep(self.sync_sets, _just_slot_in(key, keys.sync_sets), SyncRecord, event)
+            return Changed.SYNC_SETS
         return self._decode_named(key, event)
 
     def _decode_spec(self, kv: Kv) -> At[PoolSpec]:
@@ -204,6 +227,22 @@ class PoolState(msgspec.Struct):
 
 
 K = TypeVar("K")
+
+
+def _just_slot_in(key: str, prefix: str) -> int:
+    """The slot number with which a key ends. Raises ``ValueError``."""
+    if "/" in key.removeprefix(prefix):
+        raise ValueError("its key names no slot")
+    return slot_in(key, prefix)
+
+
+def _note(records: dict[K, At[R]], name: K, record: R, revision: int) -> bool:
+    """Take in a record unless a newer one is known; whether it is the newest."""
+    known = records.get(name)
+    if known is not None and known.revision > revision:
+        return False
+    records[name] = At(record, revision)
+    return True
 
 
 def _keep(records: dict[K, At[R]], name: K, kind: type[R], event: Event) -> None:

@@ -48,6 +48,10 @@ logger = logging.getLogger(__name__)
 BATCH_MOST = 100
 BATCH_BYTES = 1_000_000
 """A transaction that has reached this size takes no further write; etcd's default limit is 1.5 MiB per request."""
+ENTRY_BYTES = 200
+"""About the size of the largest outcome of a request in the request log; most have half of it."""
+ENTRIES_MOST = 2000
+"""Outcomes in one submission; with more, etcd might refuse the transaction."""
 RETRY_FIRST = 0.02
 RETRY_LONGEST = 0.5
 
@@ -87,7 +91,8 @@ class CommitUnknown(CommitError):
 class Submission(msgspec.Struct, eq=False):
     """One write on its way since ``at`` (monotonic); ``sent`` while a transaction that holds it is under way.
 
-    Without a ``key`` it changes no session: only ``entry`` is written, the outcome of a request.
+    Without a ``key`` it changes no session: only ``entries`` are written, the outcomes of requests. One that is
+    ``firm`` is never withdrawn.
     """
 
     slot: int
@@ -96,7 +101,8 @@ class Submission(msgspec.Struct, eq=False):
     value: bytes | None
     done: asyncio.Future[int]
     at: float
-    entry: LogEntry | None = None
+    entries: tuple[LogEntry, ...] = ()
+    firm: bool = False
     sent: bool = False
     waiter: asyncio.Future[None] | None = None
 
@@ -117,7 +123,7 @@ class _Batch:
     pending: list[Submission] = field(default_factory=list)
 
     def entries(self) -> list[LogEntry]:
-        return [write.entry for write in self.pending if write.entry is not None]
+        return [entry for write in self.pending for entry in write.entries]
 
     def fences(self) -> dict[int, int]:
         return {write.slot: write.fence for write in self.pending}
@@ -128,7 +134,7 @@ class Committer:
 
     ``on_commit`` is called for every committed batch, with the number of writes and the seconds that it took.
 
-    At most one write per session may be under way at a time: the caller keeps the order per session.
+    Writes of one session are carried out in the order in which they were submitted, each in a transaction of its own.
     """
 
     def __init__(
@@ -147,6 +153,7 @@ class Committer:
         self._requests = requests if requests is not None else RequestLog(keys, member, boot)
         self._marker_key = keys.commit(member)
         self._marker_revision = 0
+        self._revision = 0
         self._batches = 0
         self._backoff = Backoff(RETRY_FIRST, RETRY_LONGEST)
         self._one_by_one = 0
@@ -161,6 +168,11 @@ class Committer:
         self._on_commit = on_commit
 
     @property
+    def revision(self) -> int:
+        """The revision of the last committed batch; 0 before the first one. Its outcomes are in the request log."""
+        return self._revision
+
+    @property
     def queued(self) -> int:
         """How many writes wait for a transaction."""
         return len(self._queue)
@@ -171,22 +183,31 @@ class Committer:
         return Backpressure(len(self._queue) + len(self._sending), max(now - oldest.at, 0.0) if oldest else 0.0)
 
     def submit(
-        self, slot: int, fence: int, key: str, value: bytes | None, entry: LogEntry | None = None
+        self,
+        slot: int,
+        fence: int,
+        key: str,
+        value: bytes | None,
+        entries: tuple[LogEntry, ...] = (),
+        *,
+        firm: bool = False,
     ) -> "Submission":
         """Queue a put of ``value`` at the full etcd key ``key`` (or its removal, for None).
 
         Args:
             slot: the slot of the session.
             fence: ``mod_revision`` of the slot's owner record under which the write was decided.
-            key: full etcd key; "" to write ``entry`` alone.
+            key: full etcd key; "" to write ``entries`` alone.
             value: encoded session, or None to remove a dead one.
-            entry: the outcome of the request, for the request log.
+            entries: the outcomes of requests, for the request log: one, or those of all the writes that this one saves.
+                They go into one transaction, so the caller bounds them (:data:`ENTRIES_MOST`).
+            firm: the write has taken effect already, in the memory of copies: :meth:`outcome` does not withdraw it.
 
         Returns:
             The submission; its ``done`` future gets the revision, or :class:`NotOwner`, or :class:`NotCommitted`.
         """
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        write = Submission(slot, fence, key, value, done, time.monotonic(), entry)
+        write = Submission(slot, fence, key, value, done, time.monotonic(), entries, firm)
         self._queue.append(write)
         self._wake.set()
         return write
@@ -197,7 +218,7 @@ class Committer:
         Raises:
             NotOwner: the owner record has changed; no effect.
             NotCommitted: not taken in time and withdrawn; no effect.
-            CommitUnknown: sent, and no definite answer yet; ``write.done`` still gets one later.
+            CommitUnknown: sent, or firm, and no definite answer yet; ``write.done`` still gets one later.
         """
         if not write.done.done():
             write.waiter = asyncio.get_running_loop().create_future()
@@ -206,6 +227,8 @@ class Committer:
             return write.done.result()
         if write.sent:
             raise CommitUnknown(write.slot, f"etcd gave no definite answer within {timeout:g} s")
+        if write.firm:
+            raise CommitUnknown(write.slot, f"etcd did not take the write within {timeout:g} s; it stays queued")
         self._queue.remove(write)
         error = NotCommitted(write.slot, f"etcd did not take the write within {timeout:g} s")
         _fail(write, error)
@@ -264,15 +287,18 @@ class Committer:
         self._batches += 1
         batch = _Batch(f"{self._boot}:{self._batches}".encode(), self._batches)
         fences: dict[int, int] = {}
+        names: set[str] = set()
         most, size = (1 if self._one_by_one else BATCH_MOST), 0
         self._one_by_one = max(self._one_by_one - 1, 0)
         while self._queue and len(batch.pending) < most:
             write = self._queue[0]
-            size += len(write.value or b"")
-            if batch.pending and size > BATCH_BYTES:
-                break
+            size += len(write.value or b"") + len(write.entries) * ENTRY_BYTES
+            if batch.pending and (size > BATCH_BYTES or write.key in names):
+                break  # etcd refuses a transaction that writes a key twice
             if fences.setdefault(write.slot, write.fence) != write.fence:
                 break  # the slot was lost and won again in between: the two fences cannot share a transaction
+            if write.key:
+                names.add(write.key)
             write.sent = True
             batch.pending.append(self._queue.popleft())
         self._sending = batch.pending
@@ -316,6 +342,7 @@ class Committer:
 
     def _succeed(self, batch: _Batch, revision: int, seconds: float) -> None:
         self.stats.writes += len(batch.pending)
+        self._revision = revision
         if entries := batch.entries():
             self._requests.note(self._requests.record_key(batch.number), entries, revision, time.monotonic())
         self._on_commit(len(batch.pending), seconds)

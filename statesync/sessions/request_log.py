@@ -170,11 +170,22 @@ def _entry(fields: object) -> LogEntry:
     raise ValueError("not a record of requests: an entry is a request, a fingerprint, a status and a problem")
 
 
+def encode_entry(entry: LogEntry) -> bytes:
+    """One outcome, as it goes from member to member with its write."""
+    return compact_json(_without_blanks(entry))
+
+
+def decode_entry(value: bytes) -> LogEntry:
+    """Read what :func:`encode_entry` wrote; fields that a newer version added are left out. Raises ``ValueError``."""
+    return _entry(read_json(value))
+
+
 class RequestLog:
     """The outcomes of the whole pool, as this member knows them; one instance per process.
 
-    They come from the watch, from reads from etcd and from this member's own commits, in any order. An outcome is
-    dropped some time after it was *seen* here, by the monotonic clock: wall clocks that jump do not matter.
+    They come from the watch, from reads from etcd, from this member's own commits and from the streams of slots that
+    replicate between members, in any order. An outcome is dropped some time after it was *seen* here, by the monotonic
+    clock: wall clocks that jump do not matter.
     """
 
     def __init__(self, keys: PoolKeys, member: str, boot: str) -> None:
@@ -211,6 +222,17 @@ class RequestLog:
                 settled[key] = (fingerprint, status, made, problem, reply.encode())
                 keys.append(key)
         self._records[record] = (now, tuple(keys))
+
+    def note_entry(self, entry: LogEntry, now: float) -> None:
+        """Take in the outcome of a write in a slot that replicates between members; it is in no record of etcd yet.
+
+        The first outcome of a request is the one that counts, here too.
+        """
+        request, fingerprint, status, problem, reply, version = entry
+        key = f"{request}/{fingerprint}" if problem else request
+        if key not in self._settled:
+            self._settled[key] = (fingerprint, status, 0 if problem else version, problem, reply.encode())
+            self._records[key] = (now, (key,))
 
     def apply(self, events: Iterable[Event], now: float) -> None:
         """Take in the log's records of a watch batch; other changes are ignored.
@@ -257,5 +279,7 @@ class RequestLog:
         return [record for record in due if self._is_ours_to_delete(record, boots)]
 
     def _is_ours_to_delete(self, record: str, boots: Mapping[str, str]) -> bool:
+        if not record.startswith(self._prefix):
+            return False  # it came by a stream
         member, _, rest = record.removeprefix(self._prefix).partition("/")
         return record.startswith(self._own) or boots.get(member) != rest.partition("/")[0]

@@ -23,11 +23,12 @@ from understudy.deploy.cli.main import cli
 from understudy.deploy.data.backup import Restore, RestoreStoppedError, owners_after, write_backup
 from understudy.deploy.data.backup_file import OwnerLine, SessionLine, check, sessions_in
 from understudy.statesync.etcd.key_range import prefix_range
-from understudy.statesync.pool.records import Owner
+from understudy.statesync.pool.records import Owner, SyncRecord
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_reader import decode_spec
 from understudy.statesync.replication.history import epoch_of, version_of
+from understudy.statesync.replication.sync_set import Process
 from understudy.statesync.sessions.session import Session
 from understudy.statesync.sessions.session_crypto import EncryptionKey, SealedSessions
 
@@ -199,6 +200,19 @@ async def test_versions_begin_anew_in_the_etcd_of_a_restore_and_those_of_sealed_
     assert begun == replace(session, revision=restored.mod_revision, version=restored.mod_revision, since=0)
     assert codec.decode(sealed, kept.value, 1).version == session.version
     assert (await pool.owners())[slot_of("s", 16)].epoch > epoch_of(session.version)
+
+
+async def test_no_sync_set_outlives_a_restore(pool: SidecarPool, operator: Operator, tmp_path: Path) -> None:
+    await pool.client.put(pool.keys.owner(3), Owner("a", "boot", 7).encode())
+    assert (await operator.backup(tmp_path / "backup"))[0] == 0
+    await pool.client.delete(pool.keys.owner(3))
+    sync = SyncRecord(8, (Process("a", "boot"),), memory=True)
+    await pool.client.put(pool.keys.sync_set(3), sync.encode())
+
+    assert (await operator.restore(tmp_path / "backup"))[0] == 0
+
+    assert (await pool.owners())[3].epoch == sync.epoch, "it would be valid"
+    assert (await pool.client.range(prefix_range(pool.keys.sync_sets))).kvs == ()
 
 
 async def test_a_backup_under_load_is_of_one_moment(pool: SidecarPool, operator: Operator, tmp_path: Path) -> None:

@@ -205,6 +205,25 @@ async def test_verify_names_what_differs_and_repairs_it(pool: SidecarPool, opera
         assert (await operator.run("verify"))[0] == 0
 
 
+async def test_verify_counts_slots_that_replicate_between_members_and_compares_the_others(
+    pool: SidecarPool, operator: Operator
+) -> None:
+    async with sidecars_here(pool, "a", "b") as sidecars:
+        await pool.settle(*A_FIRST)
+        await pool.call("a", "PUT", "/k", "x")
+        replicas = [sidecar.copies.replica for sidecar in sidecars.values()]
+        await until(lambda: all(len(one.synced) == 16 for one in replicas), what="all copies are made")
+        slot = slot_of("k", 16)
+        for replica in replicas:
+            replica.adopt(slot)
+        replicas[0].put(slot, "never-saved", replicas[0].session(slot, "k"))
+
+        code, view = await operator.ask("verify", "--repair")
+        assert (code, view["same"], view["replicated"], view["copies"]) == (0, True, 1, 30)
+        code, shown = await operator.run("verify")
+        assert (code, "not compared: 1 slots that replicate between members" in shown) == (0, True)
+
+
 async def test_verify_names_missing_copies_and_members_that_cannot_be_asked(
     pool: SidecarPool, operator: Operator
 ) -> None:

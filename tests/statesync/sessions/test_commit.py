@@ -13,12 +13,23 @@ from understudy.statesync.etcd.client import EtcdClient, Kv
 from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Owner
-from understudy.statesync.sessions.commit import Committer, CommitUnknown, NotCommitted, NotOwner, Submission
+from understudy.statesync.sessions.command_batch import SHORT_REPLY
+from understudy.statesync.sessions.commit import (
+    ENTRIES_MOST,
+    Committer,
+    CommitUnknown,
+    NotCommitted,
+    NotOwner,
+    Submission,
+)
+from understudy.statesync.sessions.request_log import LogEntry, RequestLog, Settled, decode_entries, request_hash
 
 
 @contextlib.asynccontextmanager
-async def committing(client: EtcdClient, keys: PoolKeys, boot: str = "boot") -> AsyncIterator[Committer]:
-    committer = Committer(client, keys, "a", boot)
+async def committing(
+    client: EtcdClient, keys: PoolKeys, boot: str = "boot", requests: RequestLog | None = None
+) -> AsyncIterator[Committer]:
+    committer = Committer(client, keys, "a", boot, requests)
     task = asyncio.create_task(committer.run())
     try:
         yield committer
@@ -141,6 +152,86 @@ async def test_a_write_that_etcd_refuses_does_not_hold_up_the_others(client: Etc
         await committer.outcome(after, 30)
 
     assert await client.get(keys.session(0, "huge")) is None
+
+
+async def test_writes_of_one_session_that_wait_together_are_committed_in_their_order(
+    client: EtcdClient, pool_name: str
+) -> None:
+    keys = PoolKeys(pool_name)
+    fence = await own(client, keys, 0)
+    async with committing(client, keys) as committer:
+        given = [("k", b"1"), ("l", b"1"), ("k", b"2"), ("k", None), ("k", b"3"), ("l", None)]
+        writes = [committer.submit(0, fence, keys.session(0, key), value) for key, value in given]
+        revisions = [await committer.outcome(write, 30) for write in writes]
+
+    assert revisions == sorted(revisions)
+    assert revisions[0] == revisions[1], "different sessions go into one transaction"
+    assert len({revisions[0], revisions[2], revisions[3], revisions[4]}) == 4
+    kept = await client.get(keys.session(0, "k"))
+    assert kept is not None
+    assert (kept.value, await client.get(keys.session(0, "l"))) == (b"3", None)
+
+
+async def test_outcomes_without_sessions_go_into_one_transaction(client: EtcdClient, pool_name: str) -> None:
+    keys = PoolKeys(pool_name)
+    fence = await own(client, keys, 0)
+    async with committing(client, keys) as committer:
+        writes = [committer.submit(0, fence, "", None, (LogEntry(f"r{n}", "f", 404, "absent"),)) for n in range(3)]
+        assert len({await committer.outcome(write, 30) for write in writes}) == 1
+
+
+async def test_a_write_brings_the_outcomes_of_all_that_it_saves(client: EtcdClient, pool_name: str) -> None:
+    keys = PoolKeys(pool_name)
+    fence = await own(client, keys, 0)
+    requests = RequestLog(keys, "a", "boot")
+    async with committing(client, keys, requests=requests) as committer:
+        assert committer.revision == 0
+        entries = tuple(LogEntry(f"r{n}", "f", 200, version=n) for n in (1, 2, 3))
+        revision = await committer.outcome(committer.submit(0, fence, keys.session(0, "k"), b"v", entries), 30)
+        assert committer.revision == revision
+        later = await committer.outcome(committer.submit(0, fence, keys.session(0, "k"), b"w"), 30)
+        assert committer.revision == later > revision
+
+    page = await client.range(prefix_range(keys.requests))
+    assert [decode_entries(kv.value) for kv in page.kvs] == [[*entries]]
+    assert [requests.find(f"r{n}", "f") for n in (1, 2, 3)] == [Settled("f", 200, n) for n in (1, 2, 3)]
+
+
+async def test_as_many_outcomes_as_one_write_may_bring_are_taken_by_etcd(client: EtcdClient, pool_name: str) -> None:
+    keys = PoolKeys(pool_name)
+    fence = await own(client, keys, 0)
+    entries = tuple(
+        LogEntry(request_hash("k", str(n)), "f" * 16, 200, "", "r" * SHORT_REPLY, 2**63 - 1)
+        for n in range(ENTRIES_MOST)
+    )
+    async with committing(client, keys) as committer:
+        writes = [committer.submit(0, fence, keys.session(0, f"k{n}"), b"v", entries) for n in range(8)]
+        revisions = [await committer.outcome(write, 30) for write in writes]
+    assert (committer.stats.transactions, len(set(revisions))) == (4, 4), "what etcd would refuse is not sent"
+
+
+async def test_a_firm_write_is_not_withdrawn_at_its_deadline(etcd_server: EtcdServer, pool_name: str) -> None:
+    keys = PoolKeys(pool_name)
+    async with (
+        etcd_server.client() as patient,
+        etcd_server.client(timeout=0.3) as client,
+        committing(client, keys) as committer,
+    ):
+        fence = await own(patient, keys, 0)
+        await committer.outcome(committer.submit(0, fence, keys.session(0, "k"), b"v"), 30)
+        etcd_server.pause()
+        under_way = committer.submit(0, fence, keys.session(0, "k"), b"w")
+        await until(lambda: under_way.sent, what="the write is under way")
+        firm = committer.submit(0, fence, keys.session(0, "l"), b"v", firm=True)
+        with pytest.raises(CommitUnknown):
+            await committer.outcome(firm, 0.1)
+        assert not firm.sent
+        etcd_server.resume()
+
+        revision = await asyncio.wait_for(firm.done, 30)
+        written = await patient.get(keys.session(0, "l"))
+        assert written is not None
+        assert written.mod_revision == revision
 
 
 @contextlib.asynccontextmanager

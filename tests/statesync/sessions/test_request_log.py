@@ -19,7 +19,9 @@ from understudy.statesync.sessions.request_log import (
     Settled,
     Window,
     decode_entries,
+    decode_entry,
     encode_entries,
+    encode_entry,
     parse_stamp,
     request_hash,
     stamp_of,
@@ -229,3 +231,46 @@ def test_a_request_that_the_application_refused_changes_nothing_any_more() -> No
 def test_a_refusal_that_comes_after_the_effect_learns_of_it() -> None:
     effect = settled_by(decide_write(HERE, DELETE, TERMS), DELETE)
     assert decide_write(None, REFUSE, TERMS, effect) == Repeated(204, 77)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [EFFECT, ABSENT, LogEntry(R, ANY_CONTENT, 204, "request-refused"), LogEntry(R, "f", 200, "", ":1\r\n", 7)],
+)
+def test_an_outcome_that_goes_with_its_write_comes_as_it_was(entry: LogEntry) -> None:
+    assert decode_entry(encode_entry(entry)) == entry
+
+
+def test_an_outcome_of_a_newer_release_is_read_and_junk_is_refused() -> None:
+    assert decode_entry(b'["r","f",200,"","",5,3,"more"]') == LogEntry("r", "f", 200, version=5)
+    for junk in (b"", b"{}", b"7", b"[]", b'["r"]', b"\xff"):
+        with pytest.raises(ValueError):  # noqa: PT011 - any of them
+            decode_entry(junk)
+
+
+def test_an_outcome_that_came_by_a_stream_is_found_and_the_first_one_counts() -> None:
+    log = log_of()
+    for entry in (EFFECT, LogEntry(R, "f1", 201, version=9), ABSENT):
+        log.note_entry(entry, 0.0)
+    assert log.find(R, "any") == Settled("f1", 200, version_of(7, 42))
+    assert log.find("other", "f1") is None
+    log.note_entry(LogEntry("other", "f1", 404, "no-such-session", version=3), 0.0)
+    assert log.find("other", "f1") == Settled("f1", 404, 0, "no-such-session")
+    assert log.find("other", "f2") is None
+
+
+def test_an_outcome_that_came_by_a_stream_is_forgotten_and_never_deleted_in_etcd() -> None:
+    log = log_of()
+    log.note_entry(EFFECT, 0.0)
+    log.note(log.record_key(1), [EFFECT], 5, 10.0)  # now it is saved, too
+    log.note_entry(LogEntry("later", "f", 200, version=3), 20.0)
+    assert log.forget(29, 30, {}) == []
+    assert log.find(R, "any") is not None
+    assert log.forget(35, 30, {}) == []
+    assert log.find(R, "any") is None
+    assert log.forget(45, 30, {}) == [log.record_key(1)]
+    assert log.find("later", "f") is not None
+    assert log.forget(60, 30, {}) == []
+    assert len(log) == 0
+    log.note_entry(EFFECT, 70.0)
+    assert log.find(R, "any") is not None
