@@ -19,10 +19,12 @@ from typing import Any
 
 from bench.sessions import ETCD, ONE, child, machine, median, pool_of, redis_pair, report
 from bench.xds import Child
-from tests.harness.etcd import running_etcd
+from tests.harness.etcd import EtcdServer, running_etcd
 from tests.harness.sidecars import MemberProcesses, SidecarPool
 from tests.harness.waiting import free_port, until
 from understudy.proxy.sidecar.settings import SidecarSettings
+from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.pool.records import SyncRecord
 
 RESULTS = Path(__file__).parents[1] / "bench/results/redis.json"
 KEYS = 12_800
@@ -95,14 +97,34 @@ async def sidecars() -> AsyncIterator[list[System]]:
     if "redis" not in {each.name for each in fields(SidecarSettings)}:
         yield []
         return
-    async with running_etcd(arguments=ETCD) as etcd, pool_of(etcd, "bench") as pool:
-        ports = {name: f"127.0.0.1:{free_port()}" for name in ("a", "b")}
+    async with (
+        running_etcd(arguments=ETCD) as etcd,
+        _started(etcd, "bench", "sync") as (url, processes),
+        _started(etcd, "bench-replicas", "replicas") as (replicas_url, replicas_processes),
+    ):
+        replicas = System("ours, replicas", replicas_url, replicas_processes, ("SET",))
+        yield [*ours(url, processes), replicas]
+
+
+@asynccontextmanager
+async def _started(etcd: EtcdServer, name: str, durability: str) -> AsyncIterator[tuple[str, dict[str, int]]]:
+    """Two sidecars, one of which owns all slots: where its Redis port is, and the processes that take part."""
+    async with pool_of(etcd, name, durability=durability) as pool:
+        ports = {member: f"127.0.0.1:{free_port()}" for member in ("a", "b")}
         pool._command = lambda member, endpoint: _command(pool, member, endpoint, ports[member.member])
         await pool.start(*ports)
         await pool.settle(*ONE)
         await until(lambda: _answers(ports["a"]), 20, "the Redis port answers")
-        pids = {f"sidecar {name}": pool.members[name].sidecar.pid for name in ports}
-        yield list(ours(ports["a"], {**pids, "etcd": pid_at(int(etcd.endpoint.rpartition(":")[2]))}))
+        if durability == "replicas":
+            await until(lambda: _two_copies(pool), 20, "every slot has two copies")
+        pids = {f"sidecar {member}": pool.members[member].sidecar.pid for member in ports}
+        yield ports["a"], {**pids, "etcd": pid_at(int(etcd.endpoint.rpartition(":")[2]))}
+
+
+async def _two_copies(pool: SidecarPool) -> bool:
+    found = await pool.client.range(prefix_range(pool.keys.sync_sets))
+    records = [SyncRecord.decode(kv.value) for kv in found.kvs]
+    return len(records) == pool.spec.slots and all(record.memory for record in records)
 
 
 def _command(pool: SidecarPool, member: MemberProcesses, etcd: str, redis: str) -> list[str]:

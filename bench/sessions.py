@@ -57,8 +57,9 @@ async def child(*module: str) -> AsyncIterator[Child]:
 
 
 @asynccontextmanager
-async def pool_of(etcd: EtcdServer, name: str, *members: str) -> AsyncIterator[SidecarPool]:
-    async with sidecar_pool(etcd, name, f"slots: {SLOTS}\nlimits: {{sessions: 1000000}}") as pool:
+async def pool_of(etcd: EtcdServer, name: str, *members: str, durability: str = "sync") -> AsyncIterator[SidecarPool]:
+    spec = f"slots: {SLOTS}\nlimits: {{sessions: 1000000}}\ndurability: {durability}"
+    async with sidecar_pool(etcd, name, spec) as pool:
         await pool.start(*members)
         yield pool
 

@@ -18,7 +18,16 @@ from understudy.statesync.heartbeat.heartbeat import Beat, BeatAnswer
 from understudy.statesync.heartbeat.probe import answer_in
 from understudy.statesync.parsing.stored import MOST_DEPTH, read_json, read_object
 from understudy.statesync.pool.keys import PoolKeys, slot_in
-from understudy.statesync.pool.records import ControlServer, FailoverRecord, Intent, Lost, Member, Owner, Table
+from understudy.statesync.pool.records import (
+    ControlServer,
+    FailoverRecord,
+    Intent,
+    Lost,
+    Member,
+    Owner,
+    SyncRecord,
+    Table,
+)
 from understudy.statesync.pool.spec import PoolSpec, SpecError
 from understudy.statesync.pool.spec_reader import decode_known_spec, decode_spec, parse_spec
 from understudy.statesync.pool.state import PoolState
@@ -124,6 +133,9 @@ FIELDS = (
         "header",
         "spec",
         "owner",
+        "memory",
+        "former",
+        "losses",
     ),
 )
 fit_values = json_values | st.sampled_from(["UP", "stable", "cart", "a", 1, 0, [["a"]], [0], {"a": {}}, True, "tcp"])
@@ -139,12 +151,20 @@ def in_state(value: bytes) -> None:
     for key in all_keys():
         state.apply(InformerBatch(1, (Event("put", Kv(key, value, 1, 1, 0)),)))
     state.read_owner(3, Kv(KEYS.owner(3), value, 1, 1, 0))
+    state.read_sync_set(3, Kv(KEYS.sync_set(3), value, 1, 1, 0))
 
 
 def all_keys(of: str = "a") -> list[str]:
     named = (KEYS.members, KEYS.admin, KEYS.site_intents, KEYS.controls, KEYS.failovers, KEYS.commits, KEYS.probes)
     single = (KEYS.spec, KEYS.table, KEYS.leader, KEYS.secret, KEYS.encryption)
-    return [*(prefix + of for prefix in named), *single, KEYS.owner(3), KEYS.requests + f"{of}/b/1", KEY]
+    return [
+        *(prefix + of for prefix in named),
+        *single,
+        KEYS.owner(3),
+        KEYS.sync_set(3),
+        KEYS.requests + f"{of}/b/1",
+        KEY,
+    ]
 
 
 def in_replica(value: bytes) -> None:
@@ -178,7 +198,10 @@ def in_control_server(value: bytes) -> None:
 DECODERS: dict[str, tuple[Callable[[bytes], Any], type[Exception] | tuple[()]]] = {
     "json": (read_json, ValueError),
     "object": (read_object, ValueError),
-    **{kind.__name__: (kind.decode, ValueError) for kind in (Member, Owner, Intent, Lost, Table, ControlServer)},
+    **{
+        kind.__name__: (kind.decode, ValueError)
+        for kind in (Member, Owner, SyncRecord, Intent, Lost, Table, ControlServer)
+    },
     **{kind.__name__: (kind.decode, ValueError) for kind in (FailoverRecord, Beat, BeatAnswer)},
     "spec": (decode_spec, SpecError),
     "known spec": (decode_known_spec, SpecError),

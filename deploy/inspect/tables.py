@@ -20,7 +20,12 @@ TRACE_SHOWN = 12
 
 def status_table(view: View) -> RenderableType:
     """The table of ``status``."""
-    parts: list[RenderableType] = [_headline(view), *_last_known(view), members_table(view["members"])]
+    parts: list[RenderableType] = [
+        _headline(view),
+        *_last_known(view),
+        *_replication(view["replication"]),
+        members_table(view["members"]),
+    ]
     controls = plain_table("control server", "role", "xDS", "admin", "version")
     for control in view["controls"]:
         role = "leader" if control["leader"] else "standby"
@@ -212,6 +217,26 @@ def _last_known(view: View) -> list[RenderableType]:
         Text(f"! this is the last known state: {origin}; the states of members are current", style="yellow"),
         *(Text(f"! {fault}", style="yellow") for fault in known["unasked"]),
     ]
+
+
+def _replication(view: View | None) -> Iterable[Text]:
+    """The line about copies of a pool that replicates between members."""
+    if not view:
+        return
+    single, memory, losses = view["one_copy"], view["memory"], view["losses"]
+    text = Text("replication: ")
+    if single:
+        text.append(
+            f"{single} of {view['slots']} slots have fewer than two copies, so their writes go through etcd",
+            style="yellow",
+        )
+    else:
+        text.append(f"all {view['slots']} slots have two copies or more")
+    if memory and not view["wanted"]:
+        text.append(f"; the newest writes of {memory} slots may be in memory alone", style="yellow")
+    if losses:
+        text.append(f"; slots that were restored from etcd after all their copies were lost: {losses}", style="yellow")
+    yield text
 
 
 def _owner_line(view: View) -> str:

@@ -12,6 +12,7 @@ from understudy.deploy.inspect.member_views import MemberReport, View, member_vi
 from understudy.deploy.inspect.query import unreadable_spec
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.parsing.stored import read_json
+from understudy.statesync.pool.ownership import agreed_set
 from understudy.statesync.pool.records import FailoverRecord, Phase
 from understudy.statesync.pool.state import PoolState
 from understudy.statesync.replication.history import as_text
@@ -73,6 +74,7 @@ def status_view(
             "copies": state.spec.record.copies if state.spec else None,
             "offline": list(table.offline) if table else [],
         },
+        "replication": None if last_known else _replication_view(state),
         "members": member_views(state, heard or {}, silent or {}),
         "controls": [
             {
@@ -195,6 +197,26 @@ def _dead_owned(state: PoolState) -> list[int]:
         if at.record.active not in state.members
         or (at.record.active in lost and lost[at.record.active].boot == at.record.boot)
     ]
+
+
+def _replication_view(state: PoolState) -> View | None:
+    """What the sync records say; None for a pool that does not replicate, once etcd has all that it has acknowledged.
+
+    ``wanted``: the spec says ``durability: replicas``. ``one_copy``: slots with fewer than two processes in their sync
+    set. ``memory``: slots whose newest writes may be in memory alone.
+    """
+    sets = [agreed_set(at.record, state.sync_sets.get(slot)) for slot, at in state.owners.items()]
+    memory = sum(one.memory for one in sets)
+    wanted = state.spec is not None and state.spec.record.replicates
+    if not memory and not wanted:
+        return None
+    return {
+        "wanted": wanted,
+        "slots": len(sets),
+        "one_copy": sum(len(one.members) < 2 for one in sets),
+        "memory": memory,
+        "losses": sum(at.record.losses for at in state.sync_sets.values()),
+    }
 
 
 def _warnings(

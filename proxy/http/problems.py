@@ -38,6 +38,7 @@ TITLES = {
     "not-ready": "This member is not ready",
     "overwrite": "The value has changed since it was read",
     "not-held": "This member holds no complete copy of the slot",
+    "replicated": "The slot replicates between members, and etcd has only its checkpoint",
     "no-such-check": "There is no such check",
     "check-taken": "The check cannot be registered",
     "not-found": "There is nothing here",

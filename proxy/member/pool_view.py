@@ -50,7 +50,18 @@ class PoolView:
         at = self.state.table
         table, revision = (at.record, at.revision) if at else (Table(), 0)
         me = self.identity
-        return View(me.me, me.boot, table, revision, self.state.owners, self.state.members)
+        spec = self.spec
+        return View(
+            me.me,
+            me.boot,
+            table,
+            revision,
+            self.state.owners,
+            self.state.members,
+            self.state.sync_sets,
+            replicates=spec is not None and spec.replicates,
+            restores=spec is None or spec.replication.on_total_loss == "restore",
+        )
 
     def assigned(self) -> frozenset[int]:
         """The slots that the table wants this member to hold, as active, standby or backup."""

@@ -6,12 +6,15 @@ hundred slots would make one death in a large pool cost many seconds.
 After a claim no older owner can write: its compare fails. So the writes that the local copies lack end at a known
 revision, that of the replaced owner's commit marker, which the claim itself reads. The copies wait for that revision;
 if the watch does not bring it soon, the slots are read from etcd instead.
+
+In a replicated slot a process of the sync set has everything in memory: it waits for nothing but the other processes of
+the set, if it has writes that they may lack.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,8 +22,10 @@ from understudy.proxy.events.cause import Cause
 from understudy.proxy.events.recorder import ClaimRecord, Recorder
 from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.member.pool_view import PoolView
+from understudy.proxy.ownership.active_slots import ActiveSlots
 from understudy.proxy.ownership.owned_slots import OwnedSlot, OwnedSlots
 from understudy.proxy.ownership.read_deadline import BOUND
+from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.statesync.etcd.client import EtcdClient, EtcdError, Kv, Put, TxnResult
 from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.etcd.txn_retry import retry_txn
@@ -32,7 +37,9 @@ from understudy.statesync.pool.ownership import (
     claim,
     claim_transaction,
     replaced_members,
+    unclaimable,
 )
+from understudy.statesync.replication.sync_set import Process, Source
 from understudy.statesync.testing.crash_points import CrashPoint, crash_point
 from understudy.telemetry.timing.backoff import Backoff
 
@@ -78,6 +85,8 @@ class Claimer:
         copies: LocalCopies,
         etcd: EtcdClient,
         owned: OwnedSlots,
+        active: ActiveSlots,
+        keeper: CopyKeeper,
         failovers: FailoverLog,
         recorder: Recorder,
     ) -> None:
@@ -86,20 +95,29 @@ class Claimer:
         self._copies = copies
         self._etcd = etcd
         self._owned = owned
+        self._active = active
+        self._keeper = keeper
         self._failovers = failovers
         self._recorder = recorder
         self._copying = asyncio.Semaphore(COPIES_AT_ONCE)
+        self._left_out: dict[int, int] = {}
 
-    async def win(self, view: View, slots: Sequence[int], cause: Cause) -> Won:
+    async def win(self, view: View, slots: Sequence[int], cause: Cause, dead: Collection[Process] | None = None) -> Won:
         """Try to claim ``slots``: a transaction for each :data:`CLAIM_MOST` of them, all sent together.
 
         A transaction is lost as a whole when somebody else has claimed one of its slots; the caller looks again and
         retries with what is left. What was won must be given to :meth:`open`. Raises ``EtcdError`` when nothing was
         won and etcd gave no definite answer.
+
+        ``dead`` are processes that are proven dead; None if nobody has asked yet. A replicated slot that this process
+        may not claim is left out.
         """
         record, now = self._recorder.claim(cause), time.time()
         traceparent = cause.trace.traceparent if cause.trace else ""
-        claims = claim(view, slots, cause=cause.text, traceparent=traceparent, now=now)
+        whole, gone = self._keeper.is_whole, frozenset(dead or ()) | replaced_processes(view, slots)
+        claims = claim(view, slots, cause=cause.text, traceparent=traceparent, now=now, whole=whole, dead=gone)
+        if dead is not None:
+            self._log_left_out(view, set(slots) - {c.slot for c in claims}, gone)
         parts = [claims[start : start + CLAIM_MOST] for start in range(0, len(claims), CLAIM_MOST)]
         note = self._failover_record(claims, cause, now)
         crash_point(CrashPoint.CLAIM_DECIDED)
@@ -125,14 +143,21 @@ class Claimer:
 
         ``given``: its owner has given it up, so that there are no readers to wait for.
         """
-        claims = won.claims
+        claims = {c.slot: c for c in won.claims}
         if not claims:
             return []
-        won.record.opening([c.slot for c in claims])
+        won.record.opening(list(claims))
         if not given:
-            await self._outwait_readers(claims)
+            await self._outwait_readers(won.claims)
         written = won.marker.mod_revision if won.marker else 0
-        await self.catch_up(won.owned, max([written, *(c.replaces for c in claims)]))
+        in_memory = [owned for owned in won.owned if claims[owned.slot].source is Source.MEMORY]
+        others = [owned for owned in won.owned if claims[owned.slot].source is not Source.MEMORY]
+        async with asyncio.TaskGroup() as group:
+            for owned in in_memory:
+                group.create_task(self._open_from_memory(owned, claims[owned.slot]))
+            if others:
+                revision = max([written, *(c.replaces for c in won.claims)])
+                group.create_task(self._catch_up(others, claims, revision))
         sessions = self._copies.replica.count([owned.slot for owned in won.owned])
         won.record.opened(won.parts, len(won.owned), sessions)
         logger.info("claimed %d slots at revision %d: %s", len(won.owned), won.parts[-1][1], won.cause.text)
@@ -152,9 +177,25 @@ class Claimer:
         """The slot as ours, unless somebody has claimed it again by the time that we hear of our claim."""
         if not self._pool.state.note_owner(claimed.slot, claimed.owner, revision):
             return None
+        if claimed.sync is not None:
+            self._pool.state.note_sync_set(claimed.slot, claimed.sync, revision)
+        if claimed.loss:
+            logger.error(
+                "slot %d: all that had its newest 'replicas' writes are dead; etcd may lack some", claimed.slot
+            )
+        self._keeper.heard_of(claimed.slot, claimed.owner.epoch)
         owned = self._owned.gain(claimed.slot, claimed.owner, revision)
         owned.preparing = True
         return owned
+
+    def _log_left_out(self, view: View, slots: Collection[int], dead: Collection[Process]) -> None:
+        """Say once for each owner record why this process does not claim a slot."""
+        for slot in slots:
+            at = view.owners.get(slot)
+            why = unclaimable(view, slot, whole=self._keeper.is_whole, dead=dead)
+            if why and at is not None and self._left_out.get(slot) != at.revision:
+                self._left_out[slot] = at.revision
+                logger.warning("slot %d cannot be claimed: %s", slot, why)
 
     def _failover_record(self, claims: Sequence[Claimed], cause: Cause, now: float) -> list[Put]:
         """The put of the failover record, with all ``claims``: each transaction writes it, whichever comes last."""
@@ -181,7 +222,7 @@ class Claimer:
         compares, success, failure = claim_transaction(self._keys, claims, extra)
         result, _ = await retry_txn(self._etcd, compares, success, failure, patience=OUTCOME_TIMEOUT)
         if result.succeeded:
-            marker_answers = result.answers[len(claims) + len(extra) :]
+            marker_answers = result.answers[len(success) - len(replaced_members(claims)) :]
             return result.revision, _newest(kv for found in marker_answers for kv in found)
         revision = self._won_before(claims, result)
         return (revision, await self._marker(claims)) if revision else (0, None)
@@ -191,18 +232,35 @@ class Claimer:
 
         The records that were found are taken into the pool state, so that the next decision is not made from old ones.
         """
-        found = [(c, answer[0]) for c, answer in zip(claims, result.answers, strict=True) if answer]
+        owners, sync_sets = result.answers[: len(claims)], result.answers[len(claims) :]
+        found = [(c, answer[0]) for c, answer in zip(claims, owners, strict=True) if answer]
         ours = [kv for c, kv in found if kv.value == c.owner.encode()]
         if len(ours) == len(claims):
             return ours[0].mod_revision
         for c, kv in found:
             self._pool.state.read_owner(c.slot, kv)
+        for c, answer in zip(claims, sync_sets, strict=True):
+            if answer:
+                self._pool.state.read_sync_set(c.slot, answer[0])
         return 0
 
     async def _marker(self, claims: Sequence[Claimed]) -> Kv | None:
         return _newest([await self._etcd.get(self._keys.commit(member)) for member in replaced_members(claims)])
 
-    async def catch_up(self, won: Sequence[OwnedSlot], revision: int) -> None:
+    async def _open_from_memory(self, owned: OwnedSlot, claimed: Claimed) -> None:
+        """Serve a slot of which this process has a copy, once the rest of its sync set has all of it."""
+        copy = self._keeper.copies.get(owned.slot)
+        if copy is not None and not await self._copies.caught_up(copy.revision, WATCH_TIMEOUT):
+            await self._until_read(self._read_requests, "the request log")
+        if self._owned.get(owned.slot) is not owned or claimed.sync is None:
+            return
+        if not self._active.begin_from_memory(owned, claimed.sync.sync_set()):
+            logger.error("slot %d: the copy that it was claimed with is gone", owned.slot)
+            return
+        if await self._active.settled(owned.slot):
+            self._owned.reopen(owned)
+
+    async def _catch_up(self, won: Sequence[OwnedSlot], claims: Mapping[int, Claimed], revision: int) -> None:
         """Make slots ready that are fenced for us: in memory up to ``revision`` at least; then open their gates."""
         late = not await self._copies.caught_up(revision, WATCH_TIMEOUT)
         if late:
@@ -210,9 +268,15 @@ class Claimer:
             await self._until_read(self._read_requests, "the request log")
 
         async def make_ready(owned: OwnedSlot) -> None:
-            if late or not self._copies.replica.is_synced(owned.slot):
+            slot = owned.slot
+            if self._copies.replica.streamed(slot):
+                self._keeper.drop(slot)  # it may have what was never acknowledged, and lack what was
+            if late or not self._copies.replica.is_synced(slot):
                 async with self._copying:
-                    await self._until_read(partial(self._copy, owned), f"slot {owned.slot}")
+                    await self._until_read(partial(self._copy, owned), f"slot {slot}")
+            sync = claims[slot].sync
+            if sync is not None and self._owned.get(slot) is owned:
+                self._active.begin(owned, sync.sync_set(), None)
             self._owned.reopen(owned)
 
         async with asyncio.TaskGroup() as group:
@@ -239,6 +303,21 @@ class Claimer:
                 await asyncio.sleep(backoff.next())
             else:
                 return
+
+
+def replaced_processes(view: View, slots: Iterable[int]) -> frozenset[Process]:
+    """The processes of the slots' sync sets that surely are dead, since their members have other ones by now."""
+    named = {
+        process
+        for slot in slots
+        if (agreed := view.memory_of(slot)) is not None
+        for process in (*agreed.members, *agreed.former)
+    }
+    return frozenset(
+        process
+        for process in named
+        if (at := view.members.get(process.member)) is not None and at.record.boot != process.boot
+    )
 
 
 def _newest(markers: Iterable[Kv | None]) -> Kv | None:

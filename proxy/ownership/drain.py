@@ -43,6 +43,7 @@ class Drain:
         updates: wakes those who hand them over.
         on_change: called when the member's state has changed.
         others: who else could serve, now or soon.
+        needed: how many slots of others count on this process's copy.
         seconds: how long to try.
     """
 
@@ -54,6 +55,7 @@ class Drain:
         *,
         on_change: Callable[[], None],
         others: Callable[[], list[str]],
+        needed: Callable[[], int],
         seconds: float,
     ) -> None:
         self._state = state
@@ -61,6 +63,7 @@ class Drain:
         self._updates = updates
         self._on_change = on_change
         self._others = others
+        self._needed = needed
         self._seconds = seconds
         self._work: asyncio.Task[None] | None = None
         self._ended_at: float | None = None
@@ -74,6 +77,8 @@ class Drain:
         """Why this member should not stop yet, '' if it may. ``now`` is monotonic; safe in any thread."""
         if self._work is None:
             return "nobody has asked this member to hand its slots over"
+        if self._ended_at is None and not len(self._owned):
+            return f"{self._needed()} slots of other members still count on a copy here"
         if self._ended_at is None:
             return f"{len(self._owned)} slots are still to be handed over"
         if now < self._ended_at + LINGER:
@@ -94,7 +99,7 @@ class Drain:
 
     async def _hand_over(self) -> None:
         give_up = time.monotonic() + self._seconds
-        while len(self._owned) and time.monotonic() < give_up:
+        while (len(self._owned) or self._needed()) and time.monotonic() < give_up:
             self._updates.wake()
             if not self._others():
                 logger.warning("no other member can take %d slots over", len(self._owned))
@@ -102,6 +107,8 @@ class Drain:
             await asyncio.sleep(POLL_INTERVAL)
         if len(self._owned):
             logger.warning("%d slots were not handed over", len(self._owned))
+        elif self._needed():
+            logger.warning("%d slots of other members still count on a copy here", self._needed())
         self._ended_at = time.monotonic()
 
 

@@ -2,7 +2,8 @@
 
 Several slots go to one target together, which costs hardly more than one slot would. The steps:
 
-1. The target reads the slots' sessions into memory.
+1. The target reads the slots' sessions into memory. Of a replicated slot it has them: the owner waits until the target
+   is in the sync set, and leaves the set as it is until the end.
 2. The owner closes the slots' gates for new calls, and waits until the calls under way end. A slot whose calls do not
    end soon leaves the others and goes after them, alone. Reads from memory go on.
 3. One transaction of the owner puts the owner records into phase ``handover``, which fences every late write.
@@ -14,28 +15,47 @@ If the target fails, or stays silent for :data:`CONFIRM_TIMEOUT`, the owner take
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping, Sequence
 
 from understudy.proxy.events.recorder import HandoverRecord, Recorder
 from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.member.pool_view import Peer, PoolView
+from understudy.proxy.ownership.active_slots import ActiveSlots
 from understudy.proxy.ownership.owned_slots import OwnedSlot, OwnedSlots, still_busy
+from understudy.proxy.ownership.set_changes import SetChanges
 from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_protocol import NotTaken, PeerError
-from understudy.statesync.etcd.client import EtcdClient, Get, ModRevision, Put
+from understudy.statesync.etcd.client import EtcdClient, Put
 from understudy.statesync.etcd.txn_retry import retry_txn
-from understudy.statesync.pool.ownership import FailoverLog, finish_handover, start_handover, take_up, undo_handover
-from understudy.statesync.pool.records import Owner, Phase
+from understudy.statesync.pool.ownership import (
+    FailoverLog,
+    NotInSet,
+    finish_handover,
+    records_compared,
+    records_read,
+    records_written,
+    start_handover,
+    sync_beside,
+    take_up,
+    undo_handover,
+)
+from understudy.statesync.pool.records import Owner, Phase, SyncRecord
 from understudy.statesync.pool.state import At
+from understudy.statesync.replication.sync_set import Process
 from understudy.statesync.testing.crash_points import CrashPoint, crash_point
 from understudy.telemetry.tracing.ids import TraceIds
+
+logger = logging.getLogger(__name__)
 
 SLOTS_TOGETHER = 8
 """Slots in one handover. Their gates close together, so new calls in all of them wait for the last call under way."""
 TOGETHER_TIMEOUT = 0.02
 """Seconds in which the calls of a slot must end, else it does not go together with the others."""
 DRAIN_TIMEOUT = 0.25
+COPY_TIMEOUT = 2.0
+"""Seconds in which the target of a handover must get its copies of replicated slots; else it is tried again."""
 CONFIRM_TIMEOUT = 1.0
 OUTCOME_TIMEOUT = 10.0
 
@@ -58,6 +78,8 @@ class Handover:
         etcd: EtcdClient,
         client: PeerClient,
         owned: OwnedSlots,
+        active: ActiveSlots,
+        changes: SetChanges,
         failovers: FailoverLog,
         recorder: Recorder,
     ) -> None:
@@ -68,8 +90,11 @@ class Handover:
         self._etcd = etcd
         self._client = client
         self._owned = owned
+        self._active = active
+        self._changes = changes
         self._failovers = failovers
         self._recorder = recorder
+        self._opening: set[asyncio.Task[None]] = set()
 
     async def give(self, slots: Sequence[int], to: str, *, cause: str, trace: TraceIds | None) -> None:
         """Hand ``slots`` over to ``to``, at most :data:`SLOTS_TOGETHER` of them.
@@ -89,15 +114,29 @@ class Handover:
             raise
 
     async def _prepared(self, slots: Sequence[int], to: str) -> Peer:
-        """Have the target read the sessions of ``slots`` into memory; returns where it is."""
+        """Have the target get the sessions of ``slots`` into memory; returns where it is."""
         peer = self._pool.peer(to)
         if peer is None:
             raise HandoverFailed(slots, to, "its address is unknown")
+        replicated = [slot for slot in slots if slot in self._active]
+        await self._until_in_set(replicated, to, COPY_TIMEOUT)
+        plain = [slot for slot in slots if slot not in replicated]
         try:
-            await self._client.prepare(peer, slots)
+            if plain:
+                await self._client.prepare(peer, plain)
         except PeerError as error:
             raise HandoverFailed(slots, to, str(error)) from None
         return peer
+
+    async def _until_in_set(self, slots: Sequence[int], to: str, timeout: float) -> None:
+        """Wait until the target is in the sync sets of replicated slots. Raises :class:`HandoverFailed`."""
+        if not slots:
+            return
+        at = self._pool.state.members.get(to)
+        found = await self._changes.until_in(slots, Process(to, at.record.boot), timeout) if at is not None else ()
+        missing = [slot for slot in slots if slot not in found]
+        if missing:
+            raise HandoverFailed(missing, to, "it has no whole copy of them yet")
 
     async def _give(
         self, slots: Sequence[OwnedSlot], peer: Peer, cause: str, trace: TraceIds | None, patience: float
@@ -105,7 +144,10 @@ class Handover:
         """Close the gates and hand over what is idle in time. Returns the others; alone, a slot fails instead."""
         record = self._recorder.handover()
         closed = self._owned.close([owned.slot for owned in slots], readable=True)
+        replicated = [owned.slot for owned in closed if owned.slot in self._active]
+        self._changes.frozen.update(replicated)
         try:
+            await self._until_in_set(replicated, peer.member, DRAIN_TIMEOUT)
             busy = await still_busy(closed, patience)
             for owned in busy:
                 self._owned.reopen(owned)
@@ -116,6 +158,7 @@ class Handover:
                 raise HandoverFailed([busy[0].slot], peer.member, "calls under way did not end in time")
             return busy
         finally:
+            self._changes.frozen.difference_update(replicated)
             for owned in closed:
                 self._owned.reopen(owned)
 
@@ -169,11 +212,25 @@ class Handover:
         """
         crash_point(CrashPoint.UNDO_DECIDED)
         mine = undo_handover(owned.owner, now=time.time())
-        revision = await self._replace_records({owned.slot: owned.fence}, {owned.slot: mine})
-        if revision and self._pool.state.note_owner(owned.slot, mine, revision):
+        sync = self._sync_beside(owned.slot, owned.owner, mine)
+        revision = await self._replace_records({owned.slot: owned.fence}, {owned.slot: mine}, sync)
+        if revision and self._note(owned.slot, mine, sync, revision):
             owned.owner, owned.fence = mine, revision
+            if owned.slot in sync:
+                self._active.begin_anew(owned, sync[owned.slot].sync_set())
         else:
             self._owned.drop(owned)
+
+    def _sync_beside(self, slot: int, before: Owner, after: Owner) -> dict[int, SyncRecord]:
+        """The sync record to write beside an owner record, by its slot; empty if the slot is not replicated."""
+        record = sync_beside(before, self._pool.state.sync_sets.get(slot), after)
+        return {slot: record} if record is not None else {}
+
+    def _note(self, slot: int, owner: Owner, sync_sets: Mapping[int, SyncRecord], revision: int) -> bool:
+        """Take in the records that a transaction has written; whether nobody has replaced them since."""
+        if slot in sync_sets:
+            self._pool.state.note_sync_set(slot, sync_sets[slot], revision)
+        return self._pool.state.note_owner(slot, owner, revision)
 
     async def undo_stale(self, slot: int) -> None:
         """Take back a handover that its record still shows under way, although nobody carries it out."""
@@ -185,15 +242,26 @@ class Handover:
         await self._take_back(owned)
         self._owned.reopen(owned)
 
+    async def read_records(self, slot: int) -> bool:
+        """Read both records of a slot, as of one revision; whether the owner record names this process."""
+        result = await self._etcd.txn([], records_read(self._keys, [slot]), [])
+        (owners, sync_sets), state = result.answers, self._pool.state
+        for kv in sync_sets:
+            state.read_sync_set(slot, kv)
+        for kv in owners:
+            state.read_owner(slot, kv)
+        return bool(owners) and self._pool.view().mine(slot)
+
     async def take_up_again(self, slot: int, at: At[Owner]) -> At[Owner] | None:
         """Own a slot again, under a new record, that was given up under ``at``; None if somebody else has it.
 
         While ``at`` stands, a member that was asked to take the slot may claim it without a wait for our reads.
         """
         mine = take_up(at.record, now=time.time())
-        revision = await self._replace_records({slot: at.revision}, {slot: mine})
+        sync = self._sync_beside(slot, at.record, mine)
+        revision = await self._replace_records({slot: at.revision}, {slot: mine}, sync)
         self._owned.given_up.pop(slot, None)
-        if not revision or not self._pool.state.note_owner(slot, mine, revision):
+        if not revision or not self._note(slot, mine, sync, revision):
             return None
         return At(mine, revision)
 
@@ -215,17 +283,40 @@ class Handover:
         if trace is not None:
             taken = {slot: owner.epoch for slot, owner in mine.items()}
             note = [self._failovers.add(trace.hex, first.active, taken, cause=first.cause, planned=True, now=now)]
+        sync_sets: dict[int, SyncRecord] = {}
+        try:
+            for slot in slots:
+                sync_sets |= self._sync_beside(slot, leaving[slot], mine[slot])
+        except NotInSet as error:
+            raise NotTaken(str(error)) from None
         crash_point(CrashPoint.TARGET_ASKED)
         with self._recorder.moving(slots, trace):
-            won = await self._replace_records(dict.fromkeys(slots, revision), mine, note)
+            won = await self._replace_records(dict.fromkeys(slots, revision), mine, sync_sets, note)
         if not won:
             raise NotTaken(f"slots {list(slots)}: their owner took one of them back")
         crash_point(CrashPoint.TARGET_ACTIVE)
         for slot, owner in mine.items():
-            if self._pool.state.note_owner(slot, owner, won):
-                self._owned.reopen(self._owned.gain(slot, owner, won))
+            if self._note(slot, owner, sync_sets, won):
+                self._serve(self._owned.gain(slot, owner, won), sync_sets.get(slot))
         record.received(slots, trace)
         return {slot: At(owner, won) for slot, owner in mine.items()}
+
+    def _serve(self, owned: OwnedSlot, sync: SyncRecord | None) -> None:
+        """Open the gate of a slot that was given to us; of a replicated one when the whole set has what we have."""
+        if sync is None:
+            self._owned.reopen(owned)
+            return
+        owned.preparing = True
+        if not self._active.begin_from_memory(owned, sync.sync_set()):
+            logger.error("slot %d: the copy that it was handed over with is gone", owned.slot)
+            return
+        work = asyncio.create_task(self._open(owned))
+        self._opening.add(work)
+        work.add_done_callback(self._opening.discard)
+
+    async def _open(self, owned: OwnedSlot) -> None:
+        if await self._active.settled(owned.slot):
+            self._owned.reopen(owned)
 
     def _left_to_us(self, slots: Sequence[int], revision: int) -> dict[int, Owner]:
         """The records by which their owner leaves ``slots`` to us. Raises ``NotTaken``."""
@@ -245,29 +336,43 @@ class Handover:
                 kv = await self._etcd.get(self._keys.owner(slot))
                 if kv is not None:
                     self._pool.state.read_owner(slot, kv)
+                kv = await self._etcd.get(self._keys.sync_set(slot))
+                if kv is not None:
+                    self._pool.state.read_sync_set(slot, kv)
         for slot in slots:
             await self._copies.replica.full_sync(slot)
 
     async def _replace_records(
-        self, fences: Mapping[int, int], records: Mapping[int, Owner], extra: Sequence[Put] = ()
+        self,
+        fences: Mapping[int, int],
+        records: Mapping[int, Owner],
+        sync_sets: Mapping[int, SyncRecord] | None = None,
+        extra: Sequence[Put] = (),
     ) -> int:
         """Replace owner records that were written at ``fences``, all or none, and return the new revision.
 
-        0 if one of them is another by now.
+        With ``sync_sets`` the epoch rises. Then the sync records of all slots are compared with what is known of them
+        here, and those of ``sync_sets`` are replaced. 0 if a record is another by now.
         """
-        keys = self._keys
+        keys, state, beside = self._keys, self._pool.state, sync_sets or {}
+        compared = records if sync_sets is not None else ()
+        standing = {slot: at.revision if (at := state.sync_sets.get(slot)) else 0 for slot in compared}
         result, _ = await retry_txn(
             self._etcd,
-            [ModRevision(keys.owner(slot), fence) for slot, fence in fences.items()],
-            [*(Put(keys.owner(slot), record.encode()) for slot, record in records.items()), *extra],
-            [Get(keys.owner(slot)) for slot in records],
+            records_compared(keys, fences, standing),
+            [*records_written(keys, records, beside), *extra],
+            records_read(keys, list(records)),
             patience=OUTCOME_TIMEOUT,
         )
         if result.succeeded:
             return result.revision
-        found = {slot: kvs[0] for slot, kvs in zip(records, result.answers, strict=True) if kvs}
+        owners, others = result.answers[: len(records)], result.answers[len(records) :]
+        found = {slot: kvs[0] for slot, kvs in zip(records, owners, strict=True) if kvs}
         if len(found) == len(records) and all(kv.value == records[slot].encode() for slot, kv in found.items()):
             return next(iter(found.values())).mod_revision
         for slot, kv in found.items():
-            self._pool.state.read_owner(slot, kv)
+            state.read_owner(slot, kv)
+        for slot, kvs in zip(records, others, strict=True):
+            if kvs:
+                state.read_sync_set(slot, kvs[0])
         return 0

@@ -8,7 +8,7 @@ the gate opens for good: every call that waited gets :class:`NotMine` and goes t
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from understudy.proxy.member.identity import MemberIdentity
@@ -77,6 +77,8 @@ class OwnedSlots:
         self._owned: dict[int, OwnedSlot] = {}
         self.given_up: dict[int, int] = {}
         """Slots given up for good, with the revision of their owner records, which may still name this process."""
+        self.on_lose: Callable[[int], None] = lambda _slot: None
+        """Called once for each slot that is lost or given up, while it still counts as ours."""
         self._versions: dict[int, int] = {}
         """The last version given in each slot that was lost: it may be ours again under a record of the same epoch."""
 
@@ -119,8 +121,9 @@ class OwnedSlots:
 
     def lose(self, slot: int) -> None:
         """Note that a slot is not ours; calls that wait at its gate are told so."""
-        owned = self._owned.pop(slot, None)
-        if owned is not None:
+        if slot in self._owned:
+            self.on_lose(slot)
+            owned = self._owned.pop(slot)
             self._versions[slot] = owned.version
             owned.open.set()
 

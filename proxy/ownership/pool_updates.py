@@ -6,7 +6,7 @@ when others took this process for dead, since its next takeover is then another 
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from understudy.proxy.events.incarnation import Incarnation
 from understudy.proxy.member.pool_view import PoolView
@@ -40,6 +40,8 @@ class PoolUpdates:
         self._drain = drain
         self._incarnation = incarnation
         self._changed = asyncio.Event()
+        self.on_epoch: Callable[[int, int], None] = lambda _slot, _epoch: None
+        """Called with each slot and the epoch of its owner record, when owner records have changed."""
 
     def apply(self, batch: InformerBatch) -> Changed:
         """Take in a batch: pool records first, then sessions. Returns what kinds of record changed."""
@@ -50,10 +52,12 @@ class PoolUpdates:
         changed = state.apply(batch)
         self._replica.apply(batch.events)
         self._requests.apply(batch.events, time.monotonic())
+        for slot, at in state.owners.items() if changed & Changed.OWNERS else ():
+            self.on_epoch(slot, at.record.epoch)
         for slot in self._owned.slots if changed & Changed.OWNERS else ():
-            at = state.owners.get(slot)
-            if at is not None and self._owned.learn(slot, at.record, at.revision, self._pool.identity):
-                self._note_takeover(not is_handover(at.record.cause))
+            found = state.owners.get(slot)
+            if found is not None and self._owned.learn(slot, found.record, found.revision, self._pool.identity):
+                self._note_takeover(not is_handover(found.record.cause))
         me = self._pool.identity
         if changed & Changed.TABLE:
             self._note_takeover(self._pool.view().named_lost(me.me, me.boot))

@@ -11,13 +11,14 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from functools import partial
 
 from understudy.proxy.events.cause import Cause
 from understudy.proxy.events.recorder import Recorder
 from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.member.pool_view import PoolView
+from understudy.proxy.ownership.active_slots import ActiveSlots
 from understudy.proxy.ownership.claims import Claimer, Won
 from understudy.proxy.ownership.drain_reason import OVERDUE_AFTER, DrainState, able_to_take
 from understudy.proxy.ownership.etcd_contact import LATE, EtcdContact
@@ -27,6 +28,7 @@ from understudy.proxy.ownership.owned_slots import OwnedSlots
 from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.ownership.read_deadline import BOUND
 from understudy.proxy.ownership.takeovers import Takeovers
+from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.statesync.etcd.client import EtcdError
 from understudy.statesync.pool.ownership import (
     REBALANCE,
@@ -36,10 +38,15 @@ from understudy.statesync.pool.ownership import (
     TakeOver,
     Undo,
     View,
+    agreed_set,
+    is_replicated,
     next_steps,
     sites_in,
     standbys_of,
 )
+from understudy.statesync.pool.records import Owner
+from understudy.statesync.pool.state import At
+from understudy.statesync.replication.sync_set import Process, SyncSet
 from understudy.telemetry.tracing import names
 from understudy.telemetry.tracing.ids import TraceIds, TraceparentError, trace_seed
 
@@ -74,6 +81,8 @@ class SlotReconciler:
         pool: PoolView,
         copies: LocalCopies,
         owned: OwnedSlots,
+        active: ActiveSlots,
+        keeper: CopyKeeper,
         updates: PoolUpdates,
         drain: DrainState,
         contact: EtcdContact,
@@ -89,6 +98,8 @@ class SlotReconciler:
         self._copies = copies
         self._replica = copies.replica
         self._owned = owned
+        self._active = active
+        self._keeper = keeper
         self._updates = updates
         self._drain = drain
         self._contact = contact
@@ -172,8 +183,10 @@ class SlotReconciler:
         """Hold the sessions of the slots that the table assigns to us and of those that we own; drop the others."""
         wanted = self._pool.assigned() | frozenset(self._owned.slots)
         for slot in self._replica.held - wanted:
+            if self._replica.streamed(slot) and not self._counted_on(slot):
+                self._keeper.drop(slot)
             self._replica.drop(slot)
-        missing = wanted - self._replica.synced
+        missing = wanted - self._replica.synced - self._replica.streamed_slots
         serving = bool(len(self._owned))
         gate = asyncio.Semaphore(1 if serving else COPIES_AT_ONCE)
 
@@ -191,18 +204,34 @@ class SlotReconciler:
             if not owned.open.is_set() and not busy:
                 self._owned.reopen(owned)
 
+    def _counted_on(self, slot: int) -> bool:
+        """Whether the slot's sync set has this process, so that its copy must stay."""
+        view = self._pool.view()
+        owner = view.owner(slot)
+        return owner is not None and view.process in agreed_set(owner, view.sync_sets.get(slot)).members
+
     # -- claims --
 
     async def _claim_free(self) -> None:
-        """Claim slots that nobody can be writing: for those the table alone is reason enough."""
+        """Claim slots that nobody can be writing: for those the table alone is reason enough.
+
+        Once more for those that are left, if others that may have their newest writes alone are proven dead.
+        """
+        left = await self._claim_free_with(None)
+        if left:
+            await self._claim_free_with(await self._takeovers.proven_dead(left))
+
+    async def _claim_free_with(self, dead: Collection[Process] | None) -> list[int]:
+        """Claim what is free, once these processes are known to be dead; returns the slots that are left."""
         won: list[Won] = []
+        wanted: list[int] = []
         try:
             async with self._claiming:
                 view = self._pool.view()
-                free = [step.slots for step in next_steps(view) if isinstance(step, ClaimFree)]
+                wanted = [slot for step in next_steps(view) if isinstance(step, ClaimFree) for slot in step.slots]
                 fresh: list[int] = []
                 replaced: dict[tuple[str, str], list[int]] = {}
-                for slot in (slot for slots in free for slot in slots):
+                for slot in wanted:
                     owner = view.owner(slot)
                     if owner is None:
                         fresh.append(slot)
@@ -212,10 +241,12 @@ class SlotReconciler:
                     won.append(await self._claimer.win(view, fresh, Cause("first owner")))
                 for (member, boot), slots in replaced.items():
                     cause = self._takeovers.cause(member, boot, f"{member} was restarted")
-                    won.append(await self._claimer.win(view, slots, cause))
+                    won.append(await self._claimer.win(view, slots, cause, dead))
         finally:
             await asyncio.gather(*(self._claimer.open(one) for one in won))
         self._updates.wake()
+        claimed = {c.slot for one in won for c in one.claims}
+        return [slot for slot in wanted if slot not in claimed]
 
     def _lasting_orphaned(self, view: View) -> list[int]:
         """Slots whose record has named this process for :data:`ORPHANED_AFTER` seconds although it does not serve them.
@@ -259,14 +290,40 @@ class SlotReconciler:
                     if at is None:
                         continue
                 self._owned.close([slot])
-                await self._replica.refresh(slot)
-                if self._pool.state.owners.get(slot) == at:
+                if await self._serve_again(slot, at):
                     logger.warning(
                         "slot %d is ours at revision %d, though no answer said so: reclaimed", slot, at.revision
                     )
-                    self._owned.reopen(self._owned.gain(slot, at.record, at.revision))
                     failovers = [found.record for found in self._pool.state.failovers.values()]
                     self._recorder.reclaimed(slot, at, failovers)
+
+    async def _serve_again(self, slot: int, at: At[Owner]) -> bool:
+        """Serve a slot that is ours by its record, once its sessions are here; False if it is not, or they are not.
+
+        Both records are read anew, together: what is known here may be an owner record without the sync record that was
+        written with it, and then the slot would look as if it were not replicated.
+        """
+        if not await self._handover.read_records(slot):
+            return False
+        sync = self._pool.state.sync_sets.get(slot)
+        agreed, replicated = agreed_set(at.record, sync), is_replicated(at.record, sync)
+        alone = agreed == SyncSet(frozenset({self._pool.view().process}))
+        if replicated and alone and slot not in self._owned and not self._keeper.is_whole(slot):
+            self._keeper.drop(slot)
+        await self._replica.refresh(slot)
+        if self._pool.state.owners.get(slot) != at:
+            return False
+        owned = self._owned.gain(slot, at.record, at.revision)
+        if replicated and not self._active.begin_from_memory(owned, agreed):
+            if not alone:
+                logger.error("slot %d is ours, but its newest writes are in other members' memory", slot)
+                self._owned.lose(slot)
+                return False
+            self._active.begin(owned, agreed, None)
+        if replicated and not await self._active.settled(slot):
+            return False
+        self._owned.reopen(owned)
+        return True
 
     # -- handovers --
 

@@ -9,7 +9,7 @@ callers may wait.
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from understudy.proxy.events.cause import Cause
@@ -26,6 +26,7 @@ from understudy.statesync.etcd.client import EtcdClient, EtcdError
 from understudy.statesync.pool.ownership import View, standbys_of
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.pool.state import At
+from understudy.statesync.replication.sync_set import Process
 
 logger = logging.getLogger(__name__)
 
@@ -191,16 +192,41 @@ class Takeovers:
     async def _take_over(
         self, member: str, boot: str, cause: str, slots: Sequence[int], *, by_request: bool = False
     ) -> None:
-        """Claim those of ``slots`` that still belong to ``boot`` of ``member``; after a lost race, once more."""
+        """Claim those of ``slots`` that still belong to ``boot`` of ``member``.
+
+        Once more for those that are left: after a lost race, or because others may have their newest writes alone.
+        """
+        dead: frozenset[Process] | None = None
         for _ in range(2):
             async with self._claiming:
                 view = self._pool.view()
                 left = [slot for slot in slots if _belongs(view, slot, member, boot)]
                 if not left:
                     return
-                won = await self._claimer.win(view, left, self.cause(member, boot, cause, by_request=by_request))
+                why = self.cause(member, boot, cause, by_request=by_request)
+                won = await self._claimer.win(view, left, why, dead)
             await self._claimer.open(won)
             self._updates.wake()
+            dead = await self.proven_dead(left)
+
+    async def proven_dead(self, slots: Iterable[int]) -> frozenset[Process]:
+        """The processes that are proven dead, of those that alone may have the newest writes of ``slots``.
+
+        Only they are asked whose slots this member may not claim while they may live. It takes as long as it takes to
+        probe a silent process.
+        """
+        view = self._pool.view()
+        me = view.process
+        asked = {
+            process
+            for slot in slots
+            if (agreed := view.memory_of(slot)) is not None and me not in agreed.members
+            for process in (*agreed.members, *agreed.former)
+            if process != me
+        }
+        peers = {process: peer for process in asked if (peer := self._pool.peer(process.member)) is not None}
+        found = await asyncio.gather(*(self._probe.probe(peer, process.boot) for process, peer in peers.items()))
+        return frozenset(process for process, result in zip(peers, found, strict=True) if result.proves_death)
 
     async def _second_witness(self, member: str, boot: str) -> str | None:
         """What speaks for the death of ``boot`` of ``member``, or None if it lives."""

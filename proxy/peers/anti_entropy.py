@@ -5,6 +5,8 @@ difference proves. A wrong copy is dropped and copied again, also that of an own
 after any gap in the watch. The read also shows whether a former owner's write came through (``split_brain_audit``), so
 slots that were taken over come first. The cost: at most one slot a second, ten a second after a takeover, and at most
 :data:`BYTES_PER_SECOND` read from etcd, whatever the size of the pool.
+
+Slots that replicate between members are left out: etcd has a checkpoint of them, which may be older than the copies.
 """
 
 import asyncio
@@ -29,8 +31,22 @@ class NotHeld(Exception):
     """This member holds no complete copy of the slot."""
 
     def __init__(self, slot: int) -> None:
-        super().__init__(f"no complete copy of slot {slot} is held here")
+        super().__init__(self.why(slot))
         self.slot = slot
+
+    @staticmethod
+    def why(slot: int) -> str:
+        """What is said about the slot."""
+        return f"no complete copy of slot {slot} is held here"
+
+
+class Replicated(NotHeld):
+    """The slot replicates between members, so its copy is neither compared with etcd nor made from it."""
+
+    @staticmethod
+    def why(slot: int) -> str:
+        """What is said about the slot."""
+        return f"slot {slot} replicates between members, and its copies are not compared with etcd"
 
 
 class AntiEntropy:
@@ -59,14 +75,14 @@ class AntiEntropy:
                 except EtcdError as error:
                     logger.debug("slot %d could not be checked: %s", slot, error)
                 except NotHeld:
-                    logger.debug("slot %d was not checked: this member gave it away meanwhile", slot)
+                    logger.debug("slot %d was not checked: it is not held or not fed by the watch any more", slot)
             interval = self._interval if audit is None else min(AUDIT_INTERVAL, self._interval)
             await asyncio.sleep(max(interval, size / BYTES_PER_SECOND))
 
     async def check(self, slot: int) -> int:
         """Compare one slot with etcd and copy it again if it is wrong; returns the bytes read.
 
-        Raises :class:`NotHeld` and ``EtcdError``.
+        Raises :class:`NotHeld`, also of the kind :class:`Replicated`, and ``EtcdError``.
         """
         held, applied = await self.entries(slot)
         stored = await read_slot(self._etcd, self._pool.identity.keys, slot, codec=self._replica.codec)
@@ -83,6 +99,8 @@ class AntiEntropy:
     async def entries(self, slot: int) -> tuple[dict[str, DigestEntry], int]:
         """The slot as it is held here, and the revision up to which it is complete. Raises :class:`NotHeld`."""
         replica = self._replica
+        if replica.streamed(slot):
+            raise Replicated(slot)
         if not replica.is_synced(slot):
             raise NotHeld(slot)
         applied = self._copies.informer.revision
@@ -93,6 +111,8 @@ class AntiEntropy:
 
         Raises :class:`NotHeld` and ``EtcdError`` (then the copy is made as soon as etcd answers).
         """
+        if self._replica.streamed(slot):
+            raise Replicated(slot)
         if slot not in self._replica.held:
             raise NotHeld(slot)
         self._recorder.counters.resyncs += 1
@@ -102,13 +122,14 @@ class AntiEntropy:
     def _audit(self) -> int | None:
         """A slot that was taken over, is still held and has to be checked; None if there is none."""
         audit = self._recorder.audit
-        while (slot := audit.next_audit()) is not None and slot not in self._replica.held:
+        fed_by_watch = self._replica.held - self._replica.streamed_slots
+        while (slot := audit.next_audit()) is not None and slot not in fed_by_watch:
             audit.left(slot)
         return slot if slot is not None and self._replica.is_synced(slot) else None
 
     def _next(self) -> int | None:
         """The next slot in turn, in order of number."""
-        synced = self._replica.synced
+        synced = self._replica.synced - self._replica.streamed_slots
         if not synced:
             return None
         self._last = min((slot for slot in synced if slot > self._last), default=min(synced))

@@ -22,6 +22,7 @@ from understudy.proxy.peers.peer_protocol import (
     ETCD_CHECK_TIMEOUT,
     ETCD_PATH,
     PREPARE_PATH,
+    REPLICATION_PATH,
     SESSIONS_PATH,
     TAKE_PATH,
     NotTaken,
@@ -42,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 MAX_SLOTS_TOGETHER = 100
 """Slots in one handover: one transaction must hold them."""
-_MEMBERS_ONLY = (SESSIONS_PATH, COMMANDS_PATH, PREPARE_PATH, ACTIVATE_PATH)
+_MEMBERS_ONLY = (SESSIONS_PATH, COMMANDS_PATH, PREPARE_PATH, ACTIVATE_PATH, TAKE_PATH, REPLICATION_PATH)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -89,7 +90,7 @@ def peer_app(pool: PoolView, replica: Replica, answers: Answers, *, trust: Trust
 def certificate_wanted(kinds: Callable[[tuple[str, ...]], frozenset[str]]) -> Middleware:
     """Middleware for mTLS: 403 unless the certificate's names, of these ``kinds``, may ask this.
 
-    Sessions and handovers are for members; the rest is for members, control servers and operators.
+    Sessions, handovers and replication are for members; the rest is for members, control servers and operators.
     """
 
     @web.middleware

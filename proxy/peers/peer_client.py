@@ -63,6 +63,10 @@ class PeerClient:
         """Ask a peer once which process it is."""
         return await ask(self._http, peer.address, peer.member, self._tls, timeout)
 
+    def dial(self, peer: Peer) -> tuple[str, ssl.SSLContext | bool]:
+        """The address of a peer's API as a URL without a path, and what to trust there."""
+        return f"{self._scheme}://{peer.address}", self._ssl(peer)
+
     def _ssl(self, peer: Peer) -> ssl.SSLContext | bool:
         return self._tls.client(peer.member) if self._tls else True
 

@@ -99,7 +99,9 @@ def _certain(one: Try, boot: str | None) -> ProbeResult | None:
             return ProbeResult.UNTRUSTED
         case TryResult.OTHER_MEMBER:
             return ProbeResult.REPLACED
-        case TryResult.REFUSED | TryResult.UNREACHABLE:
+        case TryResult.REFUSED:
             return ProbeResult.GONE
+        case TryResult.UNREACHABLE:
+            return ProbeResult.UNREACHABLE
         case _:
             return None

@@ -26,6 +26,7 @@ ACTIVATE_PATH = "/peer/v1/handover/activate"
 ETCD_PATH = "/peer/v1/etcd"
 STATUS_PATH = "/peer/v1/status"
 TAKE_PATH = "/peer/v1/take"
+REPLICATION_PATH = "/v1/replication"
 ETCD_CHECK_TIMEOUT = 0.7
 """Seconds in which etcd must answer a read that a peer asks for; after that it counts as silent."""
 HOP_HEADER = "Understudy-Hop"
@@ -73,12 +74,18 @@ class ProbeResult(StrEnum):
 
     ALIVE = "alive"
     GONE = "connection refused"
+    UNREACHABLE = "its host cannot be reached"
     SILENT = "silent"
     STOPPED = "its process has stopped"
     REPLACED = "another process answers"
     CUT_OFF = CUT_OFF
     UNTRUSTED = "certificates are wrong"
     VOID = "this process stood still itself"
+
+    @property
+    def proves_death(self) -> bool:
+        """Whether it proves that the process is dead: its host refuses, or another process has its name."""
+        return self in (ProbeResult.GONE, ProbeResult.REPLACED)
 
     @property
     def condemns(self) -> bool:

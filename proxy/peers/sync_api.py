@@ -9,7 +9,7 @@ from aiohttp import web
 from understudy.proxy.http.problems import problem
 from understudy.proxy.http.requests import MAX_REVISION, Expose, Status, as_json, respond, revision_in, slots_in
 from understudy.proxy.member.local_copies import LocalCopies
-from understudy.proxy.peers.anti_entropy import AntiEntropy, NotHeld
+from understudy.proxy.peers.anti_entropy import AntiEntropy, NotHeld, Replicated
 from understudy.proxy.peers.peer_protocol import STATUS_PATH
 from understudy.statesync.etcd.client import EtcdError
 from understudy.statesync.parsing.strict_json import whole_number
@@ -70,15 +70,18 @@ class SyncApi:
         if not await self._copies.caught_up(revision, APPLY_TIMEOUT):
             return _behind(self._copies.informer.revision, revision)
         found: dict[str, object] = {}
+        replicated: list[int] = []
         for slot in slots:
             try:
                 entries, _ = await self._anti_entropy.entries(slot)
-            except NotHeld:
+            except NotHeld as error:
                 found[str(slot)] = None
+                if isinstance(error, Replicated):
+                    replicated.append(slot)
             else:
                 one = digest_of(entries, revision)
                 found[str(slot)] = {"count": one.count, "digest": f"{one.digest:032x}"}
-        return web.json_response({"member": self._me, "slots": found})
+        return web.json_response({"member": self._me, "slots": found, "replicated": replicated})
 
     async def _entries(self, request: web.Request) -> web.Response:
         revision = _number(request.query.get("revision", ""))
@@ -89,7 +92,7 @@ class SyncApi:
         try:
             held, applied = await self._anti_entropy.entries(int(request.match_info["slot"]))
         except NotHeld as error:
-            return respond(problem(409, "not-held", str(error)))
+            return _not_held(error)
         listed = [[key, entry.revision, f"{entry.digest:032x}"] for key, entry in held.items()]
         versions = [entry.version for entry in held.values()]
         return web.json_response({"member": self._me, "applied": applied, "entries": listed, "versions": versions})
@@ -99,10 +102,14 @@ class SyncApi:
         try:
             count = await self._anti_entropy.resync(slot)
         except NotHeld as error:
-            return respond(problem(409, "not-held", str(error)))
+            return _not_held(error)
         except EtcdError as error:
             return respond(problem(503, "not-ready", f"slot {slot} cannot be read: {error}", retry_after=1))
         return web.json_response({"slot": slot, "sessions": count})
+
+
+def _not_held(error: NotHeld) -> web.Response:
+    return respond(problem(409, "replicated" if isinstance(error, Replicated) else "not-held", str(error)))
 
 
 def _behind(applied: int, revision: int) -> web.Response:

@@ -191,8 +191,8 @@ def _reset(client: Client, _: Sequence[bytes], server: Server) -> object:
 def _name_fault(name: bytes) -> RedisError | None:
     if len(name) > _LONGEST_NAME or not all(33 <= byte <= 126 for byte in name):
         return RedisError("ERR Client names cannot contain spaces, newlines or special characters.")
-    if name.startswith(DURABILITY_NAME) and name.removeprefix(DURABILITY_NAME) not in (b"sync", b"async"):
-        return RedisError("ERR the durability in a client name is sync or async: understudy:durability=async")
+    if name.startswith(DURABILITY_NAME) and name.removeprefix(DURABILITY_NAME) not in (b"sync", b"async", b"replicas"):
+        return RedisError("ERR the durability in a client name is sync, async or replicas: understudy:durability=async")
     return None
 
 

@@ -1,7 +1,8 @@
 """``WAIT``: how many other members have what a connection has written.
 
-A write that was acknowledged is on the disks of most of etcd, whatever this says. The members that hold copies of its
-slot read it from etcd's watch, usually some milliseconds later; from then on they can take the slot over at once.
+In a replicated slot those are the others of its sync set: they have every acknowledged write. In other slots a write
+that was acknowledged is on the disks of most of etcd, whatever this says. The members that hold copies of its slot read
+it from etcd's watch, usually some milliseconds later; from then on they can take the slot over at once.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_protocol import PeerError
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.key_range import prefix_range
-from understudy.statesync.pool.ownership import standbys_of
+from understudy.statesync.pool.ownership import agreed_set, is_replicated, standbys_of
 from understudy.statesync.redis.command import NOT_AN_INTEGER
 from understudy.statesync.redis.reply import RedisError
 
@@ -40,8 +41,13 @@ class CopyCount:
         spec = self._pool.spec
         if spec is None or written is None:
             return len(self._pool.others())
+        slot = spec.slot_of_key(written)
+        view = self._pool.view()
+        owner, at = view.owner(slot), view.sync_sets.get(slot)
+        if owner is not None and is_replicated(owner, at):
+            return len(agreed_set(owner, at).members) - 1
         revision = (await self._etcd.range(prefix_range(self._pool.identity.keys.spec))).revision
-        holders = standbys_of(self._pool.view(), spec.slot_of_key(written))
+        holders = standbys_of(view, slot)
         until = time.monotonic() + (min(timeout / 1000, WAIT_MOST) or WAIT_MOST)
         while True:
             having = await asyncio.gather(*(self._has(member, revision) for member in holders))

@@ -1,11 +1,15 @@
 """The copies' end: takes the frames of actives into this process's copies, and answers them."""
 
 import logging
+import math
+import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from aiohttp import web
 
+from understudy.proxy.peers.peer_protocol import REPLICATION_PATH
 from understudy.proxy.replication import wire
 from understudy.proxy.replication.wire import ConnectionEnded
 from understudy.statesync.replication.messages import (
@@ -22,6 +26,7 @@ from understudy.statesync.replication.messages import (
 )
 from understudy.statesync.replication.slot_copy import Entry, SlotCopy
 from understudy.statesync.replication.sync_set import Process
+from understudy.statesync.sessions.request_log import RequestLog, decode_entry
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +35,7 @@ class CopyStore(Protocol):
     """Where a process keeps the sessions of its copies, as readers may see them."""
 
     def clear(self, slot: int) -> None:
-        """Forget a slot's sessions: a copy of all of it begins."""
+        """Forget a slot's sessions: a copy of all of it begins. From now on only the stream feeds the slot."""
 
     def keep(self, slot: int, sessions: Iterable[Stored]) -> None:
         """Keep sessions of a part of a copy, unless a newer version is here."""
@@ -38,68 +43,159 @@ class CopyStore(Protocol):
     def show(self, slot: int, writes: Iterable[Entry]) -> None:
         """Carry out writes that are acknowledged."""
 
+    def whole(self, slot: int) -> None:
+        """All parts of a copy are here."""
+
+    def unfollow(self, slot: int) -> None:
+        """Forget a slot's sessions; etcd's watch feeds the slot again."""
+
+
+@dataclass(eq=False, slots=True)
+class _Connection:
+    """A connection of an active, and when its last frame came (monotonic)."""
+
+    heard: float
+
 
 class CopyKeeper:
     """The copies of one process, by slot.
 
     ``refuses`` is asked before anything of an active is taken in: the epoch in which this process itself is active in
-    the slot, if the sender's is no later; else 0.
+    the slot, if the sender's is no later; else 0. Where the sender's is later, this process has lost the slot: the
+    callee must :meth:`give` what it has, before it returns. ``requests`` gets the outcomes of the requests whose writes
+    are acknowledged.
     """
 
     def __init__(
-        self, me: Process, pool: str, store: CopyStore, refuses: Callable[[int, int], int] = lambda _slot, _epoch: 0
+        self,
+        me: Process,
+        pool: str,
+        store: CopyStore,
+        requests: RequestLog,
+        refuses: Callable[[int, int], int] = lambda _slot, _epoch: 0,
     ) -> None:
         self._hello = Hello(pool, me.member, me.boot)
         self._store = store
+        self._requests = requests
         self._refuses = refuses
         self.copies: dict[int, SlotCopy] = {}
-        self._led_by: dict[int, object] = {}
+        self._known: dict[int, int] = {}
+        self._connections: dict[object, _Connection] = {}
+        self._led_by: dict[int, _Connection] = {}
 
-    def take(self, connection: object, messages: Sequence[Message]) -> list[FromCopy]:
-        """Take in a frame; the answers, of confirmations only the last of each slot.
+    def is_whole(self, slot: int) -> bool:
+        """Whether everything of the slot is here that its active has confirmed of this process."""
+        copy = self.copies.get(slot)
+        return copy is not None and copy.whole
+
+    def take_over(self, slot: int) -> SlotCopy | None:
+        """Give the copy away to this process as the active of the slot; None if there is none.
+
+        The store keeps the sessions. Tell the epoch of the new owner record by :meth:`heard_of` before.
+        """
+        self._led_by.pop(slot, None)
+        copy = self.copies.pop(slot, None)
+        if copy is not None:
+            self.heard_of(slot, copy.known)
+        return copy
+
+    def give(self, slot: int, copy: SlotCopy) -> None:
+        """Keep what this process had as the active of a slot, which it has lost. The store has its sessions."""
+        if slot in self.copies:
+            return  # the next active was here first, and has begun another copy
+        copy.heard_of(self._known.get(slot, 0))
+        self.copies[slot] = copy
+        self.heard_of(slot, copy.known)
+
+    def drop(self, slot: int) -> None:
+        """Forget a slot's copy and its sessions; the store goes back to etcd's watch.
+
+        An active whose epoch is not refused leads the slot again, and then there is another copy.
+        """
+        self.take_over(slot)
+        self._store.unfollow(slot)
+
+    def heard_of(self, slot: int, epoch: int) -> None:
+        """An owner record of ``epoch`` was seen: actives of earlier epochs are refused, with a copy here or without."""
+        if epoch > self._known.get(slot, 0):
+            self._known[slot] = epoch
+            if slot in self.copies:
+                self.copies[slot].heard_of(epoch)
+
+    def silence(self, slot: int, now: float) -> float:
+        """Seconds since the active of the slot was last heard of, on whatever slot; infinite if it never was."""
+        leader = self._led_by.get(slot)
+        return now - leader.heard if leader is not None else math.inf
+
+    def take(self, connection: object, messages: Sequence[Message], now: float) -> list[FromCopy]:
+        """Take in a frame at ``now`` (monotonic); the answers, of confirmations only the last of each slot.
 
         A slot follows the connection on which it was led last. What is left of an earlier one must not mix with it: the
         last part of a copy that was broken off would make the next one look whole.
         """
+        heard = self._connections.get(connection)
+        if heard is None:
+            heard = self._connections[connection] = _Connection(now)
+        heard.heard = now
         answers: list[FromCopy] = []
         confirmed: dict[int, Have] = {}
         for message in messages:
             if not isinstance(message, Lead | Writes | Part):
                 raise ConnectionEnded(f"an active does not say {type(message).__name__}")
-            answer = self._take(connection, message)
+            answer = self._take(heard, message)
             if isinstance(answer, Have):
                 confirmed[answer.slot] = answer
             elif answer is not None:
                 answers.append(answer)
         return [*answers, *confirmed.values()]
 
-    def _take(self, connection: object, message: Lead | Writes | Part) -> FromCopy | None:
+    def _take(self, connection: _Connection, message: Lead | Writes | Part) -> FromCopy | None:
         slot = message.slot
         known = self._refuses(slot, message.epoch)
         if known:
             return Refused(slot, message.epoch, known)
         copy = self.copies.get(slot)
         if copy is None:
-            copy = self.copies[slot] = SlotCopy(slot)
+            copy = SlotCopy(slot, known=self._known.get(slot, 0))
         if isinstance(message, Lead):
-            self._led_by[slot] = connection
-            return copy.lead(message)
+            return self._take_lead(connection, copy, message)
         if self._led_by.get(slot) is not connection:
             return Behind(slot, message.epoch)
         if isinstance(message, Writes):
             answer, visible = copy.writes(message)
             if visible:
                 self._store.show(slot, visible)
+                self._note_outcomes((entry.write.outcome for entry in visible), connection.heard)
             return answer
-        return self._take_part(copy, message)
+        return self._take_part(connection, copy, message)
 
-    def _take_part(self, copy: SlotCopy, part: Part) -> FromCopy | None:
+    def _take_lead(self, connection: _Connection, copy: SlotCopy, lead: Lead) -> FromCopy:
+        answer = copy.lead(lead)
+        if not isinstance(answer, Refused):
+            self.copies[copy.slot] = copy
+            self._led_by[copy.slot] = connection
+            self.heard_of(copy.slot, lead.epoch)
+        return answer
+
+    def _take_part(self, connection: _Connection, copy: SlotCopy, part: Part) -> FromCopy | None:
         if not copy.accepts(part.epoch):
             return copy.part(part)
         if part.first:
             self._store.clear(copy.slot)
+            self._note_outcomes((write.outcome for write in part.unsaved), connection.heard)
         self._store.keep(copy.slot, part.sessions)
-        return copy.part(part)
+        answer = copy.part(part)
+        if part.last:
+            self._store.whole(copy.slot)
+        return answer
+
+    def _note_outcomes(self, outcomes: Iterable[bytes], now: float) -> None:
+        for outcome in outcomes:
+            if outcome:
+                try:
+                    self._requests.note_entry(decode_entry(outcome), now)
+                except ValueError as error:
+                    logger.warning("an active sends an outcome of a request that cannot be read: %s", error)
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Answer an active's connection until it ends."""
@@ -110,14 +206,17 @@ class CopyKeeper:
             who = (await wire.greeting(socket, self._hello.pool)).member
             await wire.send(socket, [self._hello])
             while True:
-                answers = self.take(socket, await wire.receive(socket))
-                if answers:
+                messages = await wire.receive(socket)
+                answers = self.take(socket, messages, time.monotonic())
+                if answers or not messages:
                     await wire.send(socket, answers)
         except ConnectionEnded as ended:
             logger.info("the replication connection of %s has ended: %s", who, ended)
             await socket.close(message=str(ended).encode()[:120])
+        finally:
+            self._connections.pop(socket, None)
         return socket
 
     def add_to(self, app: web.Application) -> None:
         """Serve connections of actives at the peer API."""
-        app.router.add_get(wire.REPLICATION_PATH, self.serve)
+        app.router.add_get(REPLICATION_PATH, self.serve)

@@ -84,7 +84,7 @@ def write_of(call: Call) -> Write | Reply:
     if idempotency_key is not None and not 1 <= len(idempotency_key) <= 255:
         return problem(400, "bad-request", "Idempotency-Key takes 1 to 255 characters")
     if headers.get(DURABILITY_HEADER, "sync") not in DURABILITIES:
-        return problem(400, "bad-request", "Understudy-Durability takes sync or async")
+        return problem(400, "bad-request", "Understudy-Durability takes sync, async or replicas")
     request, began = (f"key:{idempotency_key}" if idempotency_key is not None else None), None
     if REQUEST_HEADER in headers:
         try:

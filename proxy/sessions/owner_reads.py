@@ -1,11 +1,15 @@
 """Reads of sessions at the owner of their slot: from memory, or from etcd for a linearizable one."""
 
+import math
+import time
+
 from understudy.proxy.http.problems import Reply, problem
 from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.ownership.owned_slots import OwnedSlot, OwnedSlots
 from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.ownership.read_deadline import ReadDeadline
+from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.proxy.sessions.async_writes import AsyncWrites
 from understudy.proxy.sessions.call import Call
 from understudy.proxy.sessions.owner_replies import ETCD_TIMEOUT, RESP_HEADERS, placed, unreadable
@@ -30,6 +34,7 @@ class OwnerReads:
         self,
         pool: PoolView,
         copies: LocalCopies,
+        keeper: CopyKeeper,
         etcd: EtcdClient,
         owned: OwnedSlots,
         deadline: ReadDeadline,
@@ -41,6 +46,7 @@ class OwnerReads:
         self._me = pool.identity.me
         self._keys = pool.identity.keys
         self._copies = copies
+        self._keeper = keeper
         self._replica = copies.replica
         self._etcd = etcd
         self._owned = owned
@@ -147,10 +153,18 @@ class OwnerReads:
     async def _read_etcd(self, key: str, owned: OwnedSlot) -> tuple[Session | None, ...]:
         """The session as etcd has it, in a tuple of one, while we own its slot; an empty tuple if we do not.
 
-        It is taken into memory as well: a later reader must not see an older session than an earlier one.
+        It is taken into memory as well: a later reader must not see an older session than an earlier one. In a
+        replicated slot memory has every acknowledged write, and etcd only proves that the slot is still ours.
         """
         keys = self._keys
         owner_key = keys.owner(owned.slot)
+        if self._replica.streamed(owned.slot):
+            result = await self._etcd.txn([ModRevision(owner_key, owned.fence)], [], [Get(owner_key)])
+            if result.succeeded:
+                return (self._replica.session(owned.slot, key),)
+            if result.answers[0]:
+                self._updates.refused_by(owned.slot, result.answers[0][0])
+            return ()
         result = await self._etcd.txn(
             [ModRevision(owner_key, owned.fence)], [Get(keys.session(owned.slot, key))], [Get(owner_key)]
         )
@@ -171,7 +185,9 @@ class OwnerReads:
         """This member's copy of the session with its age, also in slots of others; None if it holds no copy."""
         if not self._replica.is_synced(slot) or self._replica.unreadable(slot, call.key):
             return None
-        lag_ms = self._copies.informer.silent_for * 1000
+        lag_ms = self._silent_for(slot) * 1000
+        if math.isinf(lag_ms):
+            return None
         headers = {
             "Understudy-Slot": str(slot),
             "Understudy-Served-By": self._me,
@@ -182,6 +198,12 @@ class OwnerReads:
             reply = problem(404, "no-such-session", "this copy has no session of this key")
             return Reply(404, {**reply.headers, **headers}, reply.body)
         return Reply(200, {**headers, "ETag": session.etag, "Content-Type": session.content_type}, session.body)
+
+    def _silent_for(self, slot: int) -> float:
+        """Seconds since this copy was last known to be current, by its active in a replicated slot, else by etcd."""
+        if not self._replica.streamed(slot):
+            return self._copies.informer.silent_for
+        return 0.0 if slot in self._owned else self._keeper.silence(slot, time.monotonic())
 
     def _holds(self, owned: OwnedSlot) -> bool:
         """Whether the slot is still ours and in memory after a call has waited for something."""

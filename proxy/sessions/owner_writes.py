@@ -17,11 +17,13 @@ from understudy.proxy.health.loop_lag import LoopLag
 from understudy.proxy.http.problems import Reply, problem
 from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.member.pool_view import PoolView
+from understudy.proxy.ownership.active_slots import ActiveSlots, ActiveWrite, SlotLost
 from understudy.proxy.ownership.owned_slots import OwnedSlot, OwnedSlots
 from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.ownership.read_deadline import ReadDeadline
 from understudy.proxy.sessions.async_writes import AsyncWrites
 from understudy.proxy.sessions.call import Call, write_of
+from understudy.proxy.sessions.call_attempts import CallAttempts
 from understudy.proxy.sessions.overwrite_log import OverwriteLog
 from understudy.proxy.sessions.owner_replies import ETCD_TIMEOUT, RESP_HEADERS, placed, unreadable
 from understudy.proxy.sessions.session_locks import SessionLocks
@@ -74,6 +76,7 @@ class OwnerWrites:
         copies: LocalCopies,
         owned: OwnedSlots,
         committer: Committer,
+        active: ActiveSlots,
         deadline: ReadDeadline,
         clock: PoolClock,
         loop_lag: LoopLag,
@@ -88,18 +91,19 @@ class OwnerWrites:
         self._replica = copies.replica
         self._owned = owned
         self._committer = committer
+        self._active = active
         self._deadline = deadline
         self._clock = clock
         self._loop_lag = loop_lag
         self._updates = updates
         self._recorder = recorder
         self._locks = SessionLocks()
-        self._limits = WriteLimits(committer, self._locks, copies, owned, recorder.counters)
+        self._limits = WriteLimits(committer, self._locks, copies, owned, active, recorder.counters)
         self._async_writes = async_writes
         self._overwritten = overwritten
 
-    async def write(self, call: Call, owned: OwnedSlot, spec: PoolSpec, give_up: float) -> Reply | None:
-        """Answer a write by ``give_up`` (monotonic); the caller has entered the slot, and this leaves it."""
+    async def write(self, call: Call, owned: OwnedSlot, spec: PoolSpec, attempts: CallAttempts) -> Reply | None:
+        """Answer a write in time; the caller has entered the slot, and this leaves it."""
         write = write_of(call)
         if not isinstance(write, Reply):
             write = self._limits.overload(spec, new=False) or write
@@ -108,7 +112,7 @@ class OwnerWrites:
             return write
         try:
             if self._locks.locked(owned.slot, call.key):
-                async with asyncio.timeout(max(give_up - time.monotonic(), 0.0)):
+                async with asyncio.timeout(attempts.left):
                     await self._locks.acquire(owned.slot, call.key)
             else:
                 await self._locks.acquire(owned.slot, call.key)
@@ -135,9 +139,9 @@ class OwnerWrites:
         if isinstance(outcome, Stored) or (
             isinstance(outcome, WriteRefused) and outcome.lasting and write.request is not None
         ):
-            return await self._carry_out(call, write, outcome, owned, spec, release, give_up)
+            return await self._carry_out(call, write, outcome, owned, spec, release, attempts)
         try:
-            return await self._without_effect(call, outcome, owned, spec)
+            return await self._without_effect(call, outcome, owned, spec, attempts)
         finally:
             release()
 
@@ -165,8 +169,9 @@ class OwnerWrites:
             return outcome.reply
         self._locks.take(slot, key)
         owned.enter()
-        give_version(outcome.session, owned.next_version())
-        submission = self._submit_stored(key, outcome, owned, partial(self._release, owned, key))
+        give_version(outcome.session, self._active.next_version(owned))
+        release = partial(self._release, owned, key)
+        submission = self._submit_stored(key, outcome, owned, release, spec.durability)
         return Begun(submission, outcome, owned)
 
     def lags(self, spec: PoolSpec) -> bool:
@@ -195,7 +200,8 @@ class OwnerWrites:
 
     async def settle(self, begun: Begun) -> Reply | None:
         """The answer to a write that was begun and has failed, or takes too long; None to try it again."""
-        return await self._resolve(begun.submission, begun.outcome, begun.owned, time.monotonic())
+        now = time.monotonic()
+        return await self._resolve(begun.submission, begun.outcome, begun.owned, CallAttempts(now, now))
 
     def _expired(self, call: Call, write: Write, spec: PoolSpec) -> Reply | None:
         """The answer to a write that may be a copy of a request whose outcome is forgotten by now.
@@ -220,7 +226,7 @@ class OwnerWrites:
         owned: OwnedSlot,
         spec: PoolSpec,
         release: "partial[None]",
-        give_up: float,
+        attempts: CallAttempts,
     ) -> Reply | None:
         """Commit what was decided, and answer; whatever comes of it calls ``release``."""
         if isinstance(outcome, Stored) and self._renewed(call, outcome, owned):
@@ -232,22 +238,28 @@ class OwnerWrites:
             release()
             return overloaded
         if isinstance(outcome, Stored):
-            give_version(outcome.session, owned.next_version())
+            give_version(outcome.session, self._active.next_version(owned))
         entry = _entry_of(call, write, outcome)
+        wants = call.headers.get(DURABILITY_HEADER, spec.durability)
         if isinstance(outcome, WriteRefused):
-            submission = self._committer.submit(owned.slot, owned.fence, "", None, entry)
+            submission = self._submit_outcome(owned, entry, wants)
             submission.done.add_done_callback(lambda _: release())
-            return await self._resolve(submission, outcome, owned, give_up)
-        submission = self._submit_stored(call.key, outcome, owned, release, entry)
-        if call.headers.get(DURABILITY_HEADER, spec.durability) == "async":
+            return await self._resolve(submission, outcome, owned, attempts)
+        submission = self._submit_stored(call.key, outcome, owned, release, wants, entry)
+        if wants == "async":
             self._async_writes.follow(owned.slot, call.key, submission)
             if outcome.reply:
                 return Reply(200, RESP_HEADERS, outcome.reply)
             return placed(Reply(outcome.status, {"Understudy-Durability": "async"}), owned, self._me)
-        return await self._resolve(submission, outcome, owned, give_up)
+        return await self._resolve(submission, outcome, owned, attempts)
 
     async def _without_effect(
-        self, call: Call, outcome: Repeated | NoEffect | WriteRefused, owned: OwnedSlot, spec: PoolSpec
+        self,
+        call: Call,
+        outcome: Repeated | NoEffect | WriteRefused,
+        owned: OwnedSlot,
+        spec: PoolSpec,
+        attempts: CallAttempts,
     ) -> Reply | None:
         """A refusal or a repeated answer is made from memory, like a read, so it needs the same proof of ownership.
 
@@ -266,7 +278,12 @@ class OwnerWrites:
             return None
         if isinstance(outcome, WriteRefused) and outcome.problem == OVERWRITE:
             self._overwritten.note(call.key, refused=True)
-        return placed(_unchanged(outcome), owned, self._me)
+        version = outcome.version if isinstance(outcome, Repeated) else 0
+        wants = call.headers.get(DURABILITY_HEADER, spec.durability)
+        if wants == "sync" and not await self._active.until_saved(owned.slot, version, attempts.left):
+            detail = "the write took effect, and etcd does not have it yet; repeat the request with its Idempotency-Key"
+            return problem(503, "outcome-unknown", detail, retry_after=RETRY_AFTER)
+        return placed(_unchanged(outcome, self._active.durability_of(owned.slot, version)), owned, self._me)
 
     def _holds(self, owned: OwnedSlot) -> bool:
         """Whether the slot is still ours and in memory after a call has waited for something."""
@@ -293,9 +310,15 @@ class OwnerWrites:
         return outcome
 
     def _submit_stored(
-        self, key: str, outcome: Stored, owned: OwnedSlot, release: "partial[None]", entry: LogEntry | None = None
+        self,
+        key: str,
+        outcome: Stored,
+        owned: OwnedSlot,
+        release: "partial[None]",
+        wants: str,
+        entry: LogEntry | None = None,
     ) -> Submission:
-        submission = self._submit(key, outcome.session, owned, release, entry)
+        submission = self._submit(key, outcome.session, owned, release, wants, entry)
         if outcome.overwrites:
 
             def note(done: "asyncio.Future[int]") -> None:
@@ -311,11 +334,16 @@ class OwnerWrites:
         session: Session | None,
         owned: OwnedSlot,
         release: "partial[None]",
+        wants: str,
         entry: LogEntry | None = None,
     ) -> Submission:
+        if owned.slot in self._active:
+            write = self._active.submit(owned, key, session, entry, wants)
+            write.done.add_done_callback(lambda _: release())
+            return write
         name = self._keys.session(owned.slot, key)
         value = self._replica.encoded(owned.slot, key, session) if session is not None else None
-        submission = self._committer.submit(owned.slot, owned.fence, name, value, entry)
+        submission = self._committer.submit(owned.slot, owned.fence, name, value, _entries(entry))
 
         def settled(done: "asyncio.Future[int]") -> None:
             self._replica.forget_write(owned.slot, key)
@@ -326,11 +354,17 @@ class OwnerWrites:
         submission.done.add_done_callback(settled)
         return submission
 
+    def _submit_outcome(self, owned: OwnedSlot, entry: LogEntry | None, wants: str) -> Submission:
+        """Keep the outcome of a request that changes no session."""
+        if owned.slot in self._active:
+            return self._active.submit(owned, "", None, entry, wants)
+        return self._committer.submit(owned.slot, owned.fence, "", None, _entries(entry))
+
     async def _resolve(
-        self, submission: Submission, outcome: Stored | WriteRefused, owned: OwnedSlot, give_up: float
+        self, submission: Submission, outcome: Stored | WriteRefused, owned: OwnedSlot, attempts: CallAttempts
     ) -> Reply | None:
         try:
-            await self._committer.outcome(submission, max(give_up - time.monotonic(), 0.0))
+            await self._committer.outcome(submission, attempts.left)
         except NotOwner as error:
             self._recorder.audit.refused(error.found, lost=False)
             if error.found is not None:
@@ -338,15 +372,22 @@ class OwnerWrites:
             return None
         except NotCommitted as error:
             return problem(503, "not-committed", error.detail, retry_after=RETRY_AFTER)
+        except SlotLost as error:
+            if error.identified:
+                attempts.doubts.append(error.detail)
+                return None  # the next active knows what became of the request
+            detail = f"{error.detail}; read the session, or repeat the request with its Idempotency-Key"
+            return problem(503, "outcome-unknown", detail, retry_after=RETRY_AFTER)
         except CommitUnknown as error:
             detail = f"{error.detail}; read the session, or repeat the request with its Idempotency-Key"
             return problem(503, "outcome-unknown", detail, retry_after=RETRY_AFTER)
         if isinstance(outcome, WriteRefused):
-            return placed(_unchanged(outcome), owned, self._me)
+            return placed(_unchanged(outcome, "sync"), owned, self._me)
         if outcome.reply:
             version = str(version_after(outcome.session))
             return Reply(200, {**RESP_HEADERS, VALUE_HEADER: version}, outcome.reply)
-        headers = {"ETag": outcome.session.etag, "Understudy-Durability": "sync"}
+        got = submission.got if isinstance(submission, ActiveWrite) else "sync"
+        headers = {"ETag": outcome.session.etag, "Understudy-Durability": got}
         return placed(Reply(outcome.status, headers), owned, self._me)
 
     async def remove_dead(self, key: str, owned: OwnedSlot) -> bool:
@@ -356,7 +397,7 @@ class OwnerWrites:
             owned.leave()
             return False
         await self._locks.acquire(owned.slot, key)
-        submission = self._submit(key, None, owned, partial(self._release, owned, key))
+        submission = self._submit(key, None, owned, partial(self._release, owned, key), "replicas")
         await asyncio.wait((submission.done,))
         return submission.done.exception() is None
 
@@ -375,6 +416,10 @@ def _overwriting(outcome: Stored, spec: PoolSpec) -> Outcome:
     return replace(outcome, overwrites=True)
 
 
+def _entries(entry: LogEntry | None) -> tuple[LogEntry, ...]:
+    return (entry,) if entry is not None else ()
+
+
 def _entry_of(call: Call, write: Write, outcome: Stored | WriteRefused) -> LogEntry | None:
     """What the request log keeps of a write; None if nothing tells the write from others."""
     if write.request is None:
@@ -386,7 +431,7 @@ def _entry_of(call: Call, write: Write, outcome: Stored | WriteRefused) -> LogEn
     return LogEntry(request, write.fingerprint, outcome.status, "", reply, outcome.session.version)
 
 
-def _unchanged(outcome: Repeated | NoEffect | WriteRefused) -> Reply:
+def _unchanged(outcome: Repeated | NoEffect | WriteRefused, durability: str) -> Reply:
     if isinstance(outcome, WriteRefused):
         if outcome.status == 204:
             return Reply(204)  # the application itself refuses the request
@@ -395,5 +440,5 @@ def _unchanged(outcome: Repeated | NoEffect | WriteRefused) -> Reply:
         return Reply(200, RESP_HEADERS, outcome.reply)
     if isinstance(outcome, NoEffect):
         raise TypeError("commands without an answer")
-    headers = {"ETag": etag_of(outcome.version), "Understudy-Durability": "sync", "Understudy-Repeated": "true"}
+    headers = {"ETag": etag_of(outcome.version), "Understudy-Durability": durability, "Understudy-Repeated": "true"}
     return Reply(outcome.status, headers)

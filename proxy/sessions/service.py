@@ -128,7 +128,7 @@ class SessionService:
         One that waits for no commit is answered at once.
         """
         spec = self._pool.spec
-        if spec is None or spec.durability != "sync" or call.headers or _key_fault(call) is not None:
+        if spec is None or spec.durability == "async" or call.headers or _key_fault(call) is not None:
             return None
         owned = self._owned.get(spec.slot_of_key(call.key))
         return self._writes.write_now(call, owned, spec) if owned is not None else None
@@ -208,7 +208,7 @@ class SessionService:
         if call.reads:
             reply = await self._reads.read(call, owned)
         else:
-            reply = await self._writes.write(call, owned, spec, attempts.give_up)
+            reply = await self._writes.write(call, owned, spec, attempts)
         if reply is not None and reply.status < 500:
             self._recorder.answered(slot, attempts.came, call.headers.get("traceparent", ""))
         return reply

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from understudy.proxy.events.counters import Counters
 from understudy.proxy.http.problems import Reply, problem
 from understudy.proxy.member.local_copies import LocalCopies
+from understudy.proxy.ownership.active_slots import ActiveSlots
 from understudy.proxy.ownership.owned_slots import OwnedSlots
 from understudy.proxy.sessions.session_locks import SessionLocks
 from understudy.statesync.pool.spec import PoolSpec
@@ -21,12 +22,19 @@ class WriteLimits:
     """Checks a write against the queue of commits and the limits of the pool."""
 
     def __init__(
-        self, committer: Committer, locks: SessionLocks, copies: LocalCopies, owned: OwnedSlots, counters: Counters
+        self,
+        committer: Committer,
+        locks: SessionLocks,
+        copies: LocalCopies,
+        owned: OwnedSlots,
+        active: ActiveSlots,
+        counters: Counters,
     ) -> None:
         self._committer = committer
         self._locks = locks
         self._copies = copies
         self._owned = owned
+        self._active = active
         self._counters = counters
 
     def lags(self, spec: PoolSpec) -> bool:
@@ -45,6 +53,9 @@ class WriteLimits:
         return problem(503, "overloaded", why, retry_after=RETRY_AFTER)
 
     def _why(self, spec: PoolSpec, *, new: bool) -> str:
+        unsaved = self._active.unsaved_bytes
+        if unsaved > spec.limits.unsaved_bytes:
+            return f"{unsaved} bytes of sessions wait for etcd, more than this pool's limits.unsaved_bytes"
         now = self._committer.pressure(time.monotonic())
         waiting = replace(now, writes=now.writes + self._locks.waiting) if self._locks.waiting else now
         return waiting.refusal(new=new, bound=spec.limits.queued_writes)

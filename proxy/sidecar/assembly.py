@@ -17,6 +17,7 @@ from understudy.proxy.member.identity import MemberIdentity
 from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.member.signal import Signal
+from understudy.proxy.ownership.active_slots import ActiveSlots
 from understudy.proxy.ownership.claims import Claimer
 from understudy.proxy.ownership.drain import Drain
 from understudy.proxy.ownership.drain_reason import DrainState
@@ -26,6 +27,8 @@ from understudy.proxy.ownership.handover_pacing import HandoverPacing
 from understudy.proxy.ownership.owned_slots import OwnedSlots
 from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.ownership.read_deadline import ReadDeadline
+from understudy.proxy.ownership.replication_start import ReplicationStart
+from understudy.proxy.ownership.set_changes import SetChanges
 from understudy.proxy.ownership.slot_reconciler import SlotReconciler
 from understudy.proxy.ownership.step_down import StepDown
 from understudy.proxy.ownership.takeovers import Takeovers
@@ -34,6 +37,8 @@ from understudy.proxy.peers.clock_watch import ClockWatch
 from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_probe import PeerProbe
 from understudy.proxy.peers.predecessor_monitor import PredecessorMonitor
+from understudy.proxy.replication.copy_connections import CopyConnections
+from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.proxy.sessions.async_writes import AsyncWrites
 from understudy.proxy.sessions.creation import SessionKeys
 from understudy.proxy.sessions.overwrite_log import OverwriteLog
@@ -57,12 +62,13 @@ from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.heartbeat.pulse import Pulses
 from understudy.statesync.pool.app_health import AppHealth
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.ownership import FailoverLog
+from understudy.statesync.pool.ownership import FailoverLog, agreed_set
 from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.pool.pools import PoolWatch
 from understudy.statesync.pool.records import Member, MemberState
 from understudy.statesync.pool.spec import CheckSpec
 from understudy.statesync.pool.state import Changed
+from understudy.statesync.replication.sync_set import Process
 from understudy.statesync.sessions.commit import Committer
 from understudy.statesync.sessions.replica import Replica
 from understudy.statesync.sessions.request_log import RequestLog
@@ -110,6 +116,18 @@ class _Base:
     beat_now: Signal
 
 
+@dataclass(frozen=True, slots=True)
+class _Replication:
+    """Replication between members: the actives' side, the copies' side, and the changes of sync sets."""
+
+    committer: Committer
+    keeper: CopyKeeper
+    connections: CopyConnections
+    active: ActiveSlots
+    changes: SetChanges
+    start: ReplicationStart
+
+
 def assemble(
     settings: SidecarSettings, etcd: EtcdClient, client: PeerClient, telemetry: Telemetry, codec: SessionCrypto
 ) -> Assembled:
@@ -123,10 +141,11 @@ def assemble(
     recorder = _recorder(base, check)
     monitor = PredecessorMonitor(pool, Pulses(), base.beat_now)
     probe = PeerProbe(client, pool, base.loop_lag, monitor)
-    handover, takeovers, reconciler = _ownership(base, probe, recorder, faults)
+    replication = _replication(base, metrics)
+    handover, takeovers, reconciler = _ownership(base, replication, probe, recorder, faults)
     async_writes, overwritten = AsyncWrites(recorder), OverwriteLog()
-    committer, writes, router, service = _sessions(
-        base, probe, recorder, reads, async_writes, overwritten, takeovers, metrics
+    writes, router, service = _sessions(
+        base, replication, probe, recorder, reads, async_writes, overwritten, takeovers, metrics
     )
     pool_watch = PoolWatch(etcd, settings.pool, partial(_no_pool, base))
     status = MemberStatus(partial(_facts, base, faults, spec_checks, pool_watch))
@@ -148,7 +167,9 @@ def assemble(
         takeovers=takeovers,
         reconciler=reconciler,
         drain=_drain(base),
-        committer=committer,
+        committer=replication.committer,
+        keeper=replication.keeper,
+        active=replication.active,
         writes=writes,
         async_writes=async_writes,
         overwritten=overwritten,
@@ -159,13 +180,20 @@ def assemble(
         registration=_registration(base, status, name),
     )
     _meter(metrics, sidecar, telemetry)
-    return Assembled(sidecar, probe, metrics, base.changed, partial(_services, base, sidecar, spec_checks, pool_watch))
+    services = partial(_services, base, replication, sidecar, spec_checks, pool_watch)
+    return Assembled(sidecar, probe, metrics, base.changed, services)
 
 
-def _services(base: _Base, sidecar: Sidecar, spec_checks: SpecChecks, pool_watch: PoolWatch) -> dict[str, Service]:
+def _services(
+    base: _Base, replication: _Replication, sidecar: Sidecar, spec_checks: SpecChecks, pool_watch: PoolWatch
+) -> dict[str, Service]:
     pool, copies, owned, etcd, clock = base.pool, base.copies, base.owned, base.etcd, base.clock
     return {
         "group commit": sidecar.committer.run(),
+        "replicated slots": replication.active.run(),
+        "replication": replication.connections.run(),
+        "sync sets": replication.changes.run(),
+        "start of replication": replication.start.run(),
         "ownership": sidecar.reconciler.run(),
         "read deadline": sidecar.reads.run(),
         "contact with etcd": _step_down(base, sidecar).run(),
@@ -263,13 +291,42 @@ def _recorder(base: _Base, check: AppHealthCheck) -> Recorder:
     )
 
 
+def _replication(base: _Base, metrics: SidecarMetrics) -> _Replication:
+    pool, copies, etcd, owned, me = base.pool, base.copies, base.etcd, base.owned, base.pool.identity
+    committer = Committer(etcd, me.keys, me.me, me.boot, copies.requests, metrics.committed)
+
+    def refuses(slot: int, epoch: int) -> int:
+        """The epoch of this process in a slot, unless a later one has begun elsewhere: then it loses the slot."""
+        mine = active.epoch(slot)
+        if not 0 < mine < epoch:
+            return mine
+        owned.lose(slot)
+        return 0
+
+    def refused(slot: int, known: int) -> None:
+        refuses(slot, known)
+
+    keeper = CopyKeeper(Process(me.me, me.boot), me.keys.pool, copies.replica, copies.requests, refuses)
+    connections = CopyConnections(pool, base.client, copies.replica)
+    active = ActiveSlots(pool, copies.replica, copies.requests, committer, keeper, connections, base.updates)
+    changes = SetChanges(pool, etcd, owned, active, connections, base.updates, base.loop_lag)
+    owned.on_lose = active.lost
+    base.updates.on_epoch = keeper.heard_of
+    active.on_blocked = changes.wake
+    connections.on_progress = active.progress
+    connections.on_refused = refused
+    start = ReplicationStart(pool, etcd, owned, active, base.updates)
+    return _Replication(committer, keeper, connections, active, changes, start)
+
+
 def _ownership(
-    base: _Base, probe: PeerProbe, recorder: Recorder, faults: Faults
+    base: _Base, replication: _Replication, probe: PeerProbe, recorder: Recorder, faults: Faults
 ) -> tuple[Handover, Takeovers, SlotReconciler]:
     pool, copies, etcd, owned = base.pool, base.copies, base.etcd, base.owned
     failovers, claiming = FailoverLog(pool.identity.keys, pool.identity.me), asyncio.Lock()
-    claimer = Claimer(pool, copies, etcd, owned, failovers, recorder)
-    handover = Handover(pool, copies, etcd, base.client, owned, failovers, recorder)
+    active, keeper = replication.active, replication.keeper
+    claimer = Claimer(pool, copies, etcd, owned, active, keeper, failovers, recorder)
+    handover = Handover(pool, copies, etcd, base.client, owned, active, replication.changes, failovers, recorder)
     takeovers = Takeovers(
         pool, copies, etcd, probe, claimer, claiming, base.contact, base.drain, base.updates, recorder
     )
@@ -277,6 +334,8 @@ def _ownership(
         pool,
         copies,
         owned,
+        active,
+        keeper,
         base.updates,
         base.drain,
         base.contact,
@@ -293,6 +352,7 @@ def _ownership(
 
 def _sessions(
     base: _Base,
+    replication: _Replication,
     probe: PeerProbe,
     recorder: Recorder,
     deadline: ReadDeadline,
@@ -300,25 +360,52 @@ def _sessions(
     overwritten: OverwriteLog,
     takeovers: Takeovers,
     metrics: SidecarMetrics,
-) -> tuple[Committer, OwnerWrites, OwnerRouter, SessionService]:
+) -> tuple[OwnerWrites, OwnerRouter, SessionService]:
     pool, copies, etcd, owned, updates = base.pool, base.copies, base.etcd, base.owned, base.updates
-    me, clock, loop_lag = pool.identity, base.clock, base.loop_lag
-    committer = Committer(etcd, me.keys, me.me, me.boot, copies.requests, metrics.committed)
-    reads = OwnerReads(pool, copies, etcd, owned, deadline, clock, updates, async_writes)
+    clock, loop_lag = base.clock, base.loop_lag
+    reads = OwnerReads(pool, copies, replication.keeper, etcd, owned, deadline, clock, updates, async_writes)
     writes = OwnerWrites(
-        pool, copies, owned, committer, deadline, clock, loop_lag, updates, recorder, async_writes, overwritten
+        pool,
+        copies,
+        owned,
+        replication.committer,
+        replication.active,
+        deadline,
+        clock,
+        loop_lag,
+        updates,
+        recorder,
+        async_writes,
+        overwritten,
     )
     router, keys = OwnerRouter(pool, base.client, probe, takeovers), SessionKeys(pool, owned, etcd)
     service = SessionService(
         pool, owned, updates, reads, writes, router, keys, clock, loop_lag, recorder, metrics.answered
     )
-    return committer, writes, router, service
+    return writes, router, service
 
 
 def _drain(base: _Base) -> Drain:
     others = partial(lasting_others, base.pool)
     seconds = base.settings.drain_seconds
-    return Drain(base.drain, base.owned, base.updates, on_change=base.changed, others=others, seconds=seconds)
+    return Drain(
+        base.drain,
+        base.owned,
+        base.updates,
+        on_change=base.changed,
+        others=others,
+        needed=partial(_counted_on, base.pool),
+        seconds=seconds,
+    )
+
+
+def _counted_on(pool: PoolView) -> int:
+    """How many slots of other members have this process in their sync set."""
+    view, me = pool.view(), Process(pool.identity.me, pool.identity.boot)
+    return sum(
+        not view.mine(slot) and (owner := view.owner(slot)) is not None and me in agreed_set(owner, at).members
+        for slot, at in view.sync_sets.items()
+    )
 
 
 def _registration(base: _Base, status: MemberStatus, name: NameHolder) -> Registration:

@@ -87,6 +87,7 @@ class PartsCollector(Collector):
         """The member as it is now."""
         yield from self._counters()
         yield from self._gauges()
+        yield from self._replication()
         handovers = CounterMetricFamily(
             f"{_PREFIX}handovers",
             "Slots handed over (given, received), and handovers that this member as the owner had to give up (failed).",
@@ -145,6 +146,33 @@ class PartsCollector(Collector):
             ),
         ):
             yield CounterMetricFamily(_PREFIX + name, text, value=max(value, 0))
+
+    def _replication(self) -> Iterable[Metric]:
+        """What :func:`replication_view` tells; the losses only once the pool's records are read."""
+        sidecar = self._sidecar
+        active = sidecar.active.slots
+        for name, text, value in (
+            (
+                "replicated_slots",
+                "Slots that this member owns and that are replicated between members.",
+                len(active),
+            ),
+            (
+                "slots_with_one_copy",
+                "Slots of these whose sync set is this member alone: their writes go through etcd.",
+                sum(len(one.stream.agreed.members) < 2 for one in active),
+            ),
+            (
+                "unsaved_bytes",
+                "Bodies of sessions in these slots that etcd does not have yet.",
+                sum(one.saves.bytes for one in active),
+            ),
+        ):
+            yield GaugeMetricFamily(_PREFIX + name, text, value=float(value))
+        if sidecar.copies.informer.synced.is_set():
+            losses = sum(at.record.losses for at in sidecar.pool.state.sync_sets.values())
+            text = "How often any slot of the pool was claimed although acknowledged writes may have been missing."
+            yield GaugeMetricFamily(f"{_PREFIX}sync_set_losses", text, value=float(losses))
 
     def _gauges(self) -> Iterable[Metric]:
         sidecar, owned, clock = self._sidecar, self._sidecar.owned, self._sidecar.clock

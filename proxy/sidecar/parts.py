@@ -8,6 +8,7 @@ from understudy.proxy.health.check_registry import CheckRegistry
 from understudy.proxy.health.loop_lag import LoopLag
 from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.member.pool_view import PoolView
+from understudy.proxy.ownership.active_slots import ActiveSlots
 from understudy.proxy.ownership.drain import Drain
 from understudy.proxy.ownership.handover import Handover
 from understudy.proxy.ownership.owned_slots import OwnedSlots
@@ -17,6 +18,7 @@ from understudy.proxy.ownership.takeovers import Takeovers
 from understudy.proxy.peers.anti_entropy import AntiEntropy
 from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.predecessor_monitor import PredecessorMonitor
+from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.proxy.sessions.async_writes import AsyncWrites
 from understudy.proxy.sessions.overwrite_log import OverwriteLog
 from understudy.proxy.sessions.owner_writes import OwnerWrites
@@ -50,6 +52,8 @@ class Sidecar:
     reconciler: SlotReconciler
     drain: Drain
     committer: Committer
+    keeper: CopyKeeper
+    active: ActiveSlots
     writes: OwnerWrites
     async_writes: AsyncWrites
     overwritten: OverwriteLog

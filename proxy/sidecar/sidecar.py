@@ -211,6 +211,7 @@ def _peer_side(
     )
     app = peer_app(sidecar.pool, sidecar.copies.replica, answers, trust=trust if guard.peers is not None else None)
     add_forwarded_calls(app, sidecar.service)
+    sidecar.keeper.add_to(app)
     SyncApi(sidecar.pool.identity.me, sidecar.copies, status, sidecar.anti_entropy, exposed).add_to(app)
     return app
 

@@ -35,6 +35,7 @@ def status_view(sidecar: Sidecar) -> tuple[dict[str, object], bool]:
         "overwrites": sidecar.overwritten.view(),
         "forwarded_calls": sidecar.router.forwarded,
         "sync": sync_view(sidecar),
+        "replication": replication_view(sidecar),
         "pulses": {member: runs for (member, _), runs in sorted(sidecar.monitor.seen.items())},
         "clock": clock_view(sidecar.clock),
         "trouble": sidecar.reconciler.trouble or informer.trouble,
@@ -57,4 +58,19 @@ def sync_view(sidecar: Sidecar) -> dict[str, object]:
         "gaps": max(informer.resets - 1, 0),
         "checked_slots": counters.checked,
         "resyncs": counters.resyncs,
+    }
+
+
+def replication_view(sidecar: Sidecar) -> dict[str, object]:
+    """The replicated slots in which this process is active, and what etcd does not have of them yet.
+
+    ``one_copy``: slots whose sync set is this process alone, so that their writes go through etcd.
+    """
+    active = sidecar.active.slots
+    return {
+        "active": len(active),
+        "one_copy": sum(len(one.stream.agreed.members) < 2 for one in active),
+        "copies": sum(copy.whole for copy in sidecar.keeper.copies.values()),
+        "unsaved_sessions": sum(len(one.saves) for one in active),
+        "unsaved_bytes": sum(one.saves.bytes for one in active),
     }

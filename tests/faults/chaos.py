@@ -1,8 +1,9 @@
 """The long run: ``python -m tests.faults.chaos --minutes 30 --seed 7`` (``make chaos MINUTES=30``).
 
-Plays rounds with ``takeover: fast`` and ``lease``, with one and three etcd members, and with cables and network
-namespaces, in turn; every third pool is a whole one behind a hedging Envoy (``front_rounds``). Prints a line per round
-and a summary, ends with 1 if a promise was broken, and then keeps that round's history and all logs.
+Plays rounds with ``takeover: fast`` and ``lease``, with one and three etcd members, with ``durability: sync`` and
+``replicas``, and with cables and network namespaces, in turn; every third pool is a whole one behind a hedging Envoy
+(``front_rounds``). Prints a line per round and a summary, ends with 1 if a promise was broken, and then keeps that
+round's history and all logs.
 """
 
 import argparse
@@ -16,7 +17,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from tests.faults.clients import CLASSES
 from tests.faults.namespaces import namespaces
+from tests.faults.nemesis import FAULTS, REPLICA_FAULTS
 from tests.faults.pool import fault_pool
 from tests.faults.rounds import Result, play
 from tests.harness.clock import LIBRARY
@@ -79,6 +82,8 @@ async def run(options: argparse.Namespace) -> int:
             continue
         takeover = options.takeover or ("fast", "lease")[turn % 2]
         etcds = options.etcds or (1, 3)[(turn // 2) % 2]
+        durability = options.durability or ("replicas", "sync", "replicas")[turn % 3]
+        replicates = durability == "replicas"
         networks = options.networks
         if networks is None:
             networks = (turn % 4 in (1, 2)) is (turn // 4 % 2 == 0) and not unable()
@@ -94,18 +99,25 @@ async def run(options: argparse.Namespace) -> int:
                     home=options.dir,
                     ground=ground,
                     clocks=LIBRARY.exists(),
+                    more=f"durability: {durability}",
                 )
             )
             if not number:
                 _say(f"seed {options.seed}; {pool.describe()}; logs in {options.dir}")
             for _ in range(ROUNDS_PER_POOL):
                 seed = f"{options.seed}/{number}"
-                result = await play(pool, seed, seconds=options.round)
+                result = await play(
+                    pool,
+                    seed,
+                    seconds=options.round,
+                    faults=REPLICA_FAULTS if replicates else FAULTS,
+                    durabilities=CLASSES if replicates else ("",),
+                )
                 number += 1
                 tally.add(result)
                 faults = ", ".join(f"{name} {count}" for name, count in result.faults.items())
                 _say(
-                    f"round {seed} ({takeover}, {etcds} x etcd, {'networks' if networks else 'cables'}): "
+                    f"round {seed} ({takeover}, {durability}, {etcds} x etcd, {'networks' if networks else 'cables'}): "
                     f"{len(result.history.ops)} operations, "
                     f"{len(result.violations)} violations; {faults}"
                 )
@@ -150,6 +162,9 @@ def main() -> int:
     parser.add_argument("--seed", default="", help="default: a fresh one, which is printed")
     parser.add_argument("--round", type=float, default=25.0, help="seconds of faults in one round")
     parser.add_argument("--takeover", choices=["fast", "lease"], default="", help="default: both in turn")
+    parser.add_argument(
+        "--durability", choices=["sync", "replicas"], default="", help="of the pool; default: both in turn"
+    )
     parser.add_argument("--etcds", type=int, default=0, help="members of the etcd cluster; default: 1 and 3 in turn")
     parser.add_argument(
         "--networks",

@@ -3,7 +3,7 @@
 The promises: each session is linearizable; no acknowledged write is lost and none applied twice (both follow, since
 values are unique and the last reads go through every member); epochs never go back for writes; one member answers per
 slot and epoch; every owner record has the next epoch and, when the active changes, a cause that is told; answers are
-among those documented in ``docs/api.md``.
+among those documented in ``docs/api.md``. The classes of durability have promises of their own (``durability.py``).
 
 Reads from the owner's memory count as linearizable too, unless the pool's takeover is ``fast`` and they overlap a
 fault: ``docs/ownership.md`` lets a replaced owner answer them for 1.5 s.
@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from tests.faults import durability
 from tests.faults.history import Attempt, FaultWindow, History, Kind, Op, Outcome
 from tests.faults.linearizability import explain
 from tests.faults.models import model_of
@@ -20,8 +21,11 @@ from tests.faults.models import model_of
 AFTERMATH = 3.0
 """Seconds after a fault's end during which a replaced owner may still answer from memory: 1.5 and some to spare."""
 
-DOCUMENTED = frozenset({0, 200, 201, 204, 404, 412, 503})
-"""What the clients' calls may be answered with; 421, 422 and 500 among others would be faults."""
+DOCUMENTED = frozenset({0, 200, 201, 204, 404, 409, 412, 503})
+"""What the clients' calls may be answered with; 421, 422 and 500 among others would be faults.
+
+409 is for a request that is too old. A member whose clock jumps while etcd is away takes new ones for old.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +43,17 @@ class Violation:
 def check(history: History, *, takeover: str) -> list[Violation]:
     """All violations in a history of a pool with ``takeover`` ``fast`` or ``lease``."""
     found: list[Violation] = []
+    losses = durability.losses_of(history)
     for session, ops in history.sessions().items():
         counted = [op for op in ops if takeover == "lease" or not _exempt(op, history.faults)]
-        found.extend(check_session(session, counted))
+        lost = durability.losses_among(ops, losses)
+        kept = durability.before_losses(counted, lost) if lost else counted
+        found.extend(check_session(session, durability.softened(kept, history.faults)))
+        found.extend(Violation(*one) for one in durability.check_versions(counted, lost))
+        if lost:
+            found.extend(Violation(*one) for one in durability.check_after_losses(session, counted, lost))
+    found.extend(Violation(*one) for one in durability.check_classes(history.ops))
+    found.extend(Violation(*one) for one in durability.check_losses(history))
     found.extend(check_answers(history.ops))
     found.extend(check_writers(history.ops))
     found.extend(check_epochs(history.ops))
@@ -114,11 +126,13 @@ def check_writers(ops: Iterable[Op]) -> list[Violation]:
 def check_epochs(ops: Iterable[Op]) -> list[Violation]:
     """A write (or linearizable read) that begins after one of epoch e ended is never answered in an earlier epoch.
 
-    Answers to repeats and refusals, and reads from memory, are given without asking etcd, so they do not count.
+    Answers to repeats, refusals and ``async`` writes, and reads from memory, are given without asking anybody, so they
+    do not count.
     """
     fenced: dict[int, list[tuple[Op, Attempt]]] = defaultdict(list)
     for op, attempt in _placed(ops):
-        if op.outcome is Outcome.OK and attempt is op.answer and not attempt.repeated and op.linearizable:
+        answered = op.outcome is Outcome.OK and attempt is op.answer and not attempt.repeated
+        if answered and op.linearizable and attempt.durability != "async":
             fenced[attempt.slot].append((op, attempt))
     found = []
     for slot, answers in fenced.items():

@@ -10,8 +10,8 @@ import itertools
 import json
 import random
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import aiohttp
 
@@ -30,6 +30,8 @@ LAST_ATTEMPTS, LAST_PATIENCE = 20, 40.0
 NO_EFFECT = frozenset({"not-committed", "no-owner", "not-ready", "overloaded"})
 """The 503 problems that promise that nothing was done."""
 MERGE = "application/merge-patch+json"
+CLASSES = ("replicas", "replicas", "sync", "async")
+"""What writes ask for by chance in a pool that replicates between members."""
 
 
 class Gate:
@@ -76,6 +78,7 @@ class _Wish:
     etag: str = ""
     linearizable: bool = True
     keyed: bool = True
+    durability: str = ""
 
     @property
     def method(self) -> str:
@@ -93,30 +96,46 @@ class _Wish:
             headers = {"Understudy-Consistency": "linearizable"} if self.linearizable else {}
         elif self.keyed:
             headers["Idempotency-Key"] = idempotency_key
+        if self.durability:
+            headers["Understudy-Durability"] = self.durability
         if self.etag:
             headers["If-Match"] = self.etag
         return headers
 
 
 class Clients:
-    """A crowd of clients on a set of sessions; everything they do goes into ``history``."""
+    """A crowd of clients on a set of sessions; everything they do goes into ``history``.
 
-    def __init__(self, pool: FaultPool, history: History, seed: str, *, registers: int, fields: int) -> None:
+    Each write asks for one of ``durabilities`` by chance; '' is the pool's own.
+    """
+
+    def __init__(
+        self,
+        pool: FaultPool,
+        history: History,
+        seed: str,
+        *,
+        registers: int,
+        fields: int,
+        durabilities: Sequence[str] = ("",),
+    ) -> None:
         self._pool = pool
         self._history = history
         self._random = random.Random(seed)
         self._numbers = itertools.count()
+        self._durabilities = durabilities
         mark = f"{self._random.randrange(16**6):06x}"
         self.sessions = [SessionState(f"r{n}-{mark}", fields=False) for n in range(registers)]
         self.sessions += [SessionState(f"f{n}-{mark}", fields=True) for n in range(fields)]
         self.stopping = False
 
     async def prepare(self) -> None:
-        """Make the sessions of fields; they are there from the beginning on."""
+        """Make the sessions of fields; they are there from the beginning on, whoever dies."""
+        headers = {"Content-Type": "application/json", "Understudy-Durability": "sync"}
         for session in self.sessions:
             if session.fields:
                 url = f"http://{self._pool.members[self._pool.names[0]].api}/v1/sessions/{session.key}"
-                async with self._pool.http.put(url, data="{}", headers={"Content-Type": "application/json"}) as answer:
+                async with self._pool.http.put(url, data="{}", headers=headers) as answer:
                     assert answer.status in (200, 201), await answer.text()
 
     async def run(self, clients: int, pause: float) -> None:
@@ -143,6 +162,17 @@ class Clients:
         )
         return [op.line() for op in ops if op.outcome is not Outcome.OK]
 
+    async def unsaved(self) -> list[str]:
+        """The keys of sessions of which etcd has another content than the pool."""
+        url = f"http://{self._pool.members[self._pool.names[0]].api}/v1/sessions"
+        keys = []
+        for session in self.sessions:
+            async with self._pool.http.get(f"{url}/{session.key}") as answer:
+                served = await answer.read() if answer.status == 200 else None
+            if served != await self._pool.stored_body(session.key):
+                keys.append(session.key)
+        return keys
+
     async def _one(self, number: int, pause: float) -> None:
         while not self.stopping:
             session = self._random.choice(self.sessions)
@@ -150,6 +180,8 @@ class Clients:
             ticket = session.gate.enter(time.monotonic()) if wish.kind is not Kind.READ else None
             if ticket is None and wish.kind is not Kind.READ:
                 wish = _Wish(Kind.READ, linearizable=self._random.random() < 0.5)
+            if wish.kind is not Kind.READ:
+                wish = replace(wish, durability=self._random.choice(self._durabilities))
             op = await self._carry_out(session, wish, number)
             if ticket is not None:
                 unanswered = [
@@ -242,6 +274,7 @@ class Clients:
                     place.get("Understudy-Served-By", ""),
                     place.get("ETag", ""),
                     place.get("Understudy-Repeated") == "true",
+                    place.get("Understudy-Durability", ""),
                 ), body
 
         return await _ended(exchange, member, begin, patience)
@@ -308,4 +341,5 @@ def _judged(
         last.status == 201,
         wish.linearizable,
         attempts,
+        wish.durability,
     )

@@ -52,6 +52,7 @@ class Attempt:
     served_by: str = ""
     etag: str = ""
     repeated: bool = False
+    durability: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,8 @@ class Op:
 
     ``sent``: the value written or the field added or removed; ``expected``: what a ``cas`` replaces; ``seen``: what a
     read found (None: no such session), for a session of fields their names, sorted; ``created``: whether a ``put``
-    was told that the session is new. ``linearizable`` is False for a read from the owner's memory.
+    was told that the session is new. ``linearizable`` is False for a read from the owner's memory. ``asked`` is the
+    class of durability that a write asked for, '' for the pool's.
     """
 
     session: str
@@ -75,12 +77,28 @@ class Op:
     created: bool = False
     linearizable: bool = True
     attempts: tuple[Attempt, ...] = ()
+    asked: str = ""
 
     @property
     def answer(self) -> Attempt | None:
         """The attempt that was answered with the operation's outcome."""
         settled = self.outcome in (Outcome.OK, Outcome.REFUSED)
         return self.attempts[-1] if settled and self.attempts else None
+
+    @property
+    def durability(self) -> str:
+        """The class that the answer to an acknowledged write told; '' for everything else."""
+        return self.attempts[-1].durability if self.outcome is Outcome.OK and self.attempts else ""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch in which it was answered; 0 if it was not."""
+        return self.answer.epoch if self.answer else 0
+
+    @property
+    def slot(self) -> int:
+        """The slot of its session, as an attempt was told; -1 if none was."""
+        return max((attempt.slot for attempt in self.attempts), default=-1)
 
     @property
     def writes(self) -> bool:
@@ -97,6 +115,7 @@ class Op:
             f"{a.member} {a.status or '-'}{' repeated' if a.repeated else ''}"
             + (f" by {a.served_by}@{a.epoch}" if a.served_by else "")
             + (f" etag {a.etag}" if a.etag else "")
+            + (f" {a.durability}" if a.durability else "")
             + (f" [{a.note}]" if a.note else "")
             for a in self.attempts
         )
@@ -128,6 +147,29 @@ class OwnerChange:
     at: float
 
 
+@dataclass(frozen=True, slots=True)
+class SyncChange:
+    """A version of a slot's sync set as etcd had it. A process is a member and its boot."""
+
+    slot: int
+    epoch: int
+    members: tuple[tuple[str, str], ...]
+    former: tuple[tuple[str, str], ...]
+    memory: bool
+    losses: int
+    revision: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSeen:
+    """A process of a member, by its ``boot``, was first seen in etcd; without a boot: the one before has ended."""
+
+    member: str
+    boot: str
+    at: float
+
+
 @dataclass
 class History:
     """All that was recorded in one round."""
@@ -135,6 +177,8 @@ class History:
     ops: list[Op] = field(default_factory=list)
     faults: list[FaultWindow] = field(default_factory=list)
     owners: list[OwnerChange] = field(default_factory=list)
+    syncs: list[SyncChange] = field(default_factory=list)
+    processes: list[ProcessSeen] = field(default_factory=list)
 
     def sessions(self) -> dict[str, list[Op]]:
         """The operations by session."""
@@ -146,7 +190,14 @@ class History:
     def dump(self, path: Path) -> None:
         """Write everything as JSON lines."""
         with path.open("w", encoding="utf-8") as file:
-            for kind, records in (("fault", self.faults), ("owner", self.owners), ("op", self.ops)):
+            kinds = {
+                "fault": self.faults,
+                "owner": self.owners,
+                "sync": self.syncs,
+                "process": self.processes,
+                "op": self.ops,
+            }
+            for kind, records in kinds.items():
                 for record in records:
                     file.write(json.dumps({"record": kind, **dataclasses.asdict(record)}) + "\n")
 
@@ -161,6 +212,11 @@ class History:
                     history.faults.append(FaultWindow(**{**raw, "members": tuple(raw["members"])}))
                 case "owner":
                     history.owners.append(OwnerChange(**raw))
+                case "sync":
+                    processes = {key: tuple(map(tuple, raw[key])) for key in ("members", "former")}
+                    history.syncs.append(SyncChange(**{**raw, **processes}))
+                case "process":
+                    history.processes.append(ProcessSeen(**raw))
                 case "op":
                     raw["attempts"] = tuple(Attempt(**attempt) for attempt in raw["attempts"])
                     seen = raw["seen"]

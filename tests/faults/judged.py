@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import aiohttp
 
@@ -16,10 +16,13 @@ from tests.harness.waiting import until
 
 
 @contextlib.asynccontextmanager
-async def judged_clients(pool: FaultPool) -> AsyncIterator[History]:
-    """Clients at work during the block; at its end every session is read and written, and the checker finds nothing."""
+async def judged_clients(pool: FaultPool, durabilities: Sequence[str] = ("",)) -> AsyncIterator[History]:
+    """Clients at work during the block; at its end every session is read and written, and the checker finds nothing.
+
+    Each write asks for one of ``durabilities`` by chance.
+    """
     history = History()
-    crowd = Clients(pool, history, "one fault", registers=20, fields=6)
+    crowd = Clients(pool, history, "one fault", registers=20, fields=6, durabilities=durabilities)
     await crowd.prepare()
     begin = time.monotonic()
     working = asyncio.create_task(crowd.run(6, 0.05))
@@ -36,7 +39,8 @@ async def judged_clients(pool: FaultPool) -> AsyncIterator[History]:
         unread = await crowd.read_all(name)
         assert not unread, "\n".join(unread)
     history.faults.append(FaultWindow("what the story does", tuple(pool.names), begin, time.monotonic()))
-    history.owners = list(pool.owner_changes)
+    history.owners, history.syncs = list(pool.owner_changes), list(pool.sync_changes)
+    history.processes = list(pool.processes)
     violations = await asyncio.to_thread(check, history, takeover=pool.spec.takeover)
     if violations:
         history.dump(pool.home / "history.jsonl")

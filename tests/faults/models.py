@@ -68,6 +68,10 @@ class Register:
         """See :class:`Model`. An open delete is always kept: its effect has no name of its own."""
         observed = {op.seen for op in ops if op.kind is Kind.READ}
         observed |= {op.expected for op in ops if op.kind is Kind.CAS and op.outcome is Outcome.OK}
+        open_cas = [op for op in ops if op.kind is Kind.CAS and op.outcome is Outcome.UNKNOWN]
+        for op in reversed(open_cas):  # one that took effect has seen the value that it replaced
+            if op.sent in observed:
+                observed.add(op.expected)
         return [
             op
             for op in ops

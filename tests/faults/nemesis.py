@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from tests.faults.history import FaultWindow, History
 from tests.faults.pool import FaultPool, FaultProgram
 from tests.harness.cable import Cable, Way
+from understudy.statesync.etcd.client import EtcdError
 from understudy.statesync.testing.crash_points import VARIABLE, CrashPoint
 
 
@@ -127,6 +128,8 @@ async def _harmed(cables: list[tuple[Cable, str]], how: str) -> AsyncIterator[No
                 cable.reset(source)
             case "slow":
                 cable.delay = 0.1
+            case "very slow":
+                cable.delay = 0.4
             case _:
                 cable.cut(Way[how.upper()], source)
     try:
@@ -150,7 +153,7 @@ def etcd_cut(how: str) -> Callable[[Harm], AbstractAsyncContextManager[tuple[str
 
 
 def peer_cut(how: str) -> Callable[[Harm], AbstractAsyncContextManager[tuple[str, ...]]]:
-    """What one member sends to another's peer port is cut (both ways, requests, answers) or reset."""
+    """What one member sends to another's peer port is cut (both ways, requests, answers), reset, or very slow."""
 
     @contextlib.asynccontextmanager
     async def inject(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
@@ -276,6 +279,98 @@ async def shifted_clock(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
         member.clock.shift(0)
 
 
+async def _of_one_set(harm: Harm) -> list[FaultProgram]:
+    """The members in the sync set of some slot, its active first; some member if there are no sync sets."""
+    sets = sorted((await harm.pool.valid_sync_sets()).items())
+    if not sets:
+        return [harm.member()]
+    slot, record = harm.draw.choice(sets)
+    owner = await harm.pool.owner(slot)
+    names = sorted(record.names & set(harm.pool.names), key=lambda name: (owner is None or name != owner.active, name))
+    return [harm.pool.members[name] for name in names]
+
+
+async def _set_or_any(harm: Harm) -> list[FaultProgram]:
+    """The same; some member if etcd does not answer, since another fault keeps it from that."""
+    try:
+        async with asyncio.timeout(1.0):
+            return await _of_one_set(harm)
+    except (TimeoutError, EtcdError):
+        return [harm.member()]
+
+
+def killed_set(most: int) -> Callable[[Harm], AbstractAsyncContextManager[tuple[str, ...]]]:
+    """``kill -9`` of the active of a slot and of others in its sync set at once, so many of them at the most."""
+
+    @contextlib.asynccontextmanager
+    async def inject(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
+        doomed = (await _set_or_any(harm))[:most]
+        for member in doomed:
+            member.signal(signal.SIGKILL)
+        for member in doomed:
+            member.kill()
+        try:
+            yield tuple(member.name for member in doomed)
+        finally:
+            for member in doomed:
+                if not member.runs:
+                    member.start()
+
+    return inject
+
+
+@contextlib.asynccontextmanager
+async def killed_learner(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
+    """A sidecar is killed and started, and killed once more while the sync sets take it in again."""
+    member = harm.member()
+    member.kill()
+    member.start()
+    await asyncio.sleep(harm.draw.uniform(0.5, 3.0))
+    member.kill()
+    try:
+        yield (member.name,)
+    finally:
+        if not member.runs:
+            member.start()
+
+
+@contextlib.asynccontextmanager
+async def stuttering_member(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
+    """A sidecar that runs a quarter of the time: stopped and let go several times a second."""
+    member = harm.member()
+
+    async def stutter() -> None:
+        try:
+            while True:
+                member.signal(signal.SIGSTOP)
+                await asyncio.sleep(0.15)
+                member.signal(signal.SIGCONT)
+                await asyncio.sleep(0.05)
+        finally:
+            member.signal(signal.SIGCONT)
+
+    stuttering = asyncio.create_task(stutter())
+    try:
+        yield (member.name,)
+    finally:
+        stuttering.cancel()
+        await asyncio.gather(stuttering, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def stopped_etcd(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
+    """All of etcd ends (SIGTERM) and is started again with its data."""
+    for etcd in harm.pool.etcds:
+        etcd.stop()
+    try:
+        yield ()
+    finally:
+        for etcd in harm.pool.etcds:
+            etcd.spawn()
+        for etcd in harm.pool.etcds:
+            await etcd.ready()
+
+
 def network_cut(*, both: bool, reset: bool = False) -> Callable[[Harm], AbstractAsyncContextManager[tuple[str, ...]]]:
     """What one party sends to another, or both send, is dropped or answered with a reset. Any two parties."""
 
@@ -330,6 +425,18 @@ FAULTS = (
     Fault("one-way network resets", 0.2, 4.0, 3, network_cut(both=False, reset=True), needs="network"),
     Fault("party isolated in the network", 0.5, 9.0, 4, isolated_party, needs="network"),
 )
+
+REPLICA_FAULTS = (
+    *FAULTS,
+    Fault("a peer's requests lost", 0.3, 4.0, 4, peer_cut("requests"), needs="cables"),
+    Fault("a very slow peer", 1.0, 4.0, 2, peer_cut("very slow"), needs="cables"),
+    Fault("a sidecar that stutters", 1.0, 4.0, 4, stuttering_member),
+    Fault("kill -9 of a sidecar that joins", 0.1, 3.0, 4, killed_learner),
+    Fault("kill -9 of an active and its standby", 0.1, 3.0, 4, killed_set(2)),
+    Fault("kill -9 of a whole sync set", 0.1, 3.0, 1, killed_set(8)),
+    Fault("a long stop of etcd", 20.0, 60.0, 2, stopped_etcd),
+)
+"""Those for pools that replicate between members: the usual ones, and what hits copies and the connections to them."""
 
 
 class Nemesis:

@@ -22,7 +22,7 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
-from tests.faults.history import OwnerChange
+from tests.faults.history import OwnerChange, ProcessSeen, SyncChange
 from tests.harness.cable import Cable, cable_to
 from tests.harness.clock import WallClock
 from tests.harness.etcd import EtcdServer
@@ -31,7 +31,7 @@ from tests.harness.netns import Network
 from tests.harness.places import ROOT
 from tests.harness.processes import bound_to
 from tests.harness.programs import Program
-from tests.harness.records import PoolRecords
+from tests.harness.records import PoolRecords, SeenSyncSet
 from tests.harness.sidecars import sidecar_command
 from tests.harness.sockets import has_socket, inode_of_connection
 from tests.harness.waiting import free_port, until
@@ -39,7 +39,7 @@ from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.inspect.query import read_pool
 from understudy.statesync.etcd.client import EtcdClient, Kv
 from understudy.statesync.etcd.key_range import KeyRange, prefix_range
-from understudy.statesync.pool.records import Lost, Owner, Table
+from understudy.statesync.pool.records import Lost, Member, Owner, Table
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_reader import parse_spec
@@ -90,13 +90,14 @@ class FaultProgram(Program):
     """A process of the pool, with what faults need.
 
     ``to_etcd`` are its cables to each etcd. A sidecar also has the address of its session ``api``, the cable of its
-    peers, and its wall clock if that can be set.
+    peers, its wall clock if that can be set, and its ``redis`` port if it has one.
     """
 
     to_etcd: list[Cable] = field(default_factory=list)
     api: str = ""
     from_peers: Cable | None = None
     clock: WallClock | None = None
+    redis: str = ""
 
     def __post_init__(self) -> None:
         self.environment = {"OTEL_SDK_DISABLED": "true", "PYTHONPATH": str(ROOT), **self.environment}
@@ -121,6 +122,8 @@ class FaultPool(PoolRecords):
         self.before = ""
         """What each sidecar's program does before anything else."""
         self.owner_changes: list[OwnerChange] = []
+        self.sync_changes: list[SyncChange] = []
+        self.processes: list[ProcessSeen] = []
         self.silences: dict[tuple[str, Lost], int] = {}
         """For each time that a table called a member lost by silence: the revision of the first such table."""
 
@@ -214,27 +217,44 @@ class FaultPool(PoolRecords):
         return not not_converged(state, []) and {at.record.active for at in state.owners.values()} == set(self.names)
 
     async def follow_owners(self) -> None:
-        """Record every version of every owner record, and who is called lost by silence, until cancelled."""
+        """Record every version of every owner record and sync set, processes, and who is called lost by silence."""
         async with EtcdClient([etcd.endpoint for etcd in self.etcds]) as client:
-            ranges = [prefix_range(self.keys.owners), KeyRange(self.keys.table, f"{self.keys.table}\0")]
+            prefixes = (self.keys.owners, self.keys.members, self.keys.sync_sets)
+            ranges = [*map(prefix_range, prefixes), KeyRange(self.keys.table, f"{self.keys.table}\0")]
             async for batch in client.watch(ranges, 1):
                 for event in batch.events:
-                    if event.kv.key == self.keys.table:
-                        self._note_silences(event.kv)
-                        continue
-                    record = Owner.decode(event.kv.value)
-                    self.owner_changes.append(
-                        OwnerChange(
-                            int(event.kv.key[-5:]),
-                            record.active,
-                            record.boot,
-                            record.epoch,
-                            record.phase,
-                            record.cause,
-                            event.kv.mod_revision,
-                            time.monotonic(),
-                        )
-                    )
+                    if event.kv.value:
+                        self._note(event.kv)
+
+    def _note(self, kv: Kv) -> None:
+        if kv.key == self.keys.table:
+            self._note_silences(kv)
+        elif kv.key.startswith(self.keys.members):
+            member = Member.decode(kv.value)
+            if member.boot not in {seen.boot for seen in self.processes if seen.member == member.member}:
+                self.processes.append(ProcessSeen(member.member, member.boot, time.monotonic()))
+        elif kv.key.startswith(self.keys.sync_sets):
+            seen = SeenSyncSet.read(kv.value)
+            members, former = tuple(sorted(seen.members)), tuple(sorted(seen.former))
+            place = (kv.mod_revision, time.monotonic())
+            self.sync_changes.append(
+                SyncChange(int(kv.key[-5:]), seen.epoch, members, former, seen.memory, seen.losses, *place)
+            )
+        else:
+            record = Owner.decode(kv.value)
+            what = (record.active, record.boot, record.epoch, record.phase, record.cause)
+            self.owner_changes.append(OwnerChange(int(kv.key[-5:]), *what, kv.mod_revision, time.monotonic()))
+
+    async def follow_ends(self) -> None:
+        """Record when processes of members end, until cancelled."""
+        running: dict[str, int] = {}
+        while True:
+            for member in self.members.values():
+                pid = member.pid if member.runs else 0
+                if running.get(member.name) not in (None, 0, pid):
+                    self.processes.append(ProcessSeen(member.name, "", time.monotonic()))
+                running[member.name] = pid
+            await asyncio.sleep(0.02)
 
     def _note_silences(self, kv: Kv) -> None:
         for entry in Table.decode(kv.value).lost.items():
@@ -353,11 +373,13 @@ async def fault_pool(
     clocks: bool = False,
     traces: bool = False,
     before: str = "",
+    more: str = "",
 ) -> AsyncIterator[FaultPool]:
     """A pool of its own that has settled; gone at the end of the block. ``home`` keeps the logs.
 
     With ``traces`` the processes trace what they do. With ``clocks`` the members' wall clocks can be set, which needs
-    :data:`~tests.harness.clock.LIBRARY`. ``before`` is what each sidecar's program does first.
+    :data:`~tests.harness.clock.LIBRARY`. ``before`` is what each sidecar's program does first, ``more`` are further
+    lines of the spec.
     Without control servers the test writes the slot table; at first all slots have the members in the order of names.
     """
     async with contextlib.AsyncExitStack() as stack:
@@ -365,7 +387,7 @@ async def fault_pool(
             home = Path(tempfile.mkdtemp(prefix="understudy-faults-"))
             stack.callback(shutil.rmtree, home, ignore_errors=True)
         name = f"faults-{random.SystemRandom().randrange(16**8):08x}"
-        spec = parse_spec(f"pool: {name}\nslots: {slots}\ntakeover: {takeover}", where="test")
+        spec = parse_spec(f"pool: {name}\nslots: {slots}\ntakeover: {takeover}\n{more}", where="test")
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         http = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
         http._retry_connection = False  # aiohttp's own silent repeats would be attempts that nobody recorded
@@ -391,10 +413,11 @@ async def fault_pool(
             program.start()
         served = pool.at_rest if pool.controls else pool.settled
         await until(served, 90, f"the pool is served (logs: {home})", every=0.2)
-        following = asyncio.create_task(pool.follow_owners())
+        following = [asyncio.create_task(pool.follow_owners()), asyncio.create_task(pool.follow_ends())]
         try:
             await until(pool.followed, 40, "the owner records are followed")
             yield pool
         finally:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+            for task in following:
+                task.cancel()
+            await asyncio.gather(*following, return_exceptions=True)

@@ -37,20 +37,29 @@ async def play(
     registers: int = 40,
     fields: int = 12,
     faults: tuple[Fault, ...] = FAULTS,
+    durabilities: tuple[str, ...] = ("",),
 ) -> Result:
-    """Play one round on ``pool``; the order of faults and the clients' choices follow from ``seed``."""
+    """Play one round on ``pool``; the order of faults and the clients' choices follow from ``seed``.
+
+    Each write asks for one of ``durabilities``. Where that may be ``replicas``, every slot must have two copies again
+    at the end, and etcd everything.
+    """
     history = History()
-    crowd = Clients(pool, history, f"{seed}/clients", registers=registers, fields=fields)
+    crowd = Clients(pool, history, f"{seed}/clients", registers=registers, fields=fields, durabilities=durabilities)
     nemesis = Nemesis(pool, history, f"{seed}/nemesis", faults)
     await crowd.prepare()
     owners_before = len(pool.owner_changes)
+    replicates = "replicas" in durabilities
     working = asyncio.create_task(crowd.run(clients, pause))
     await nemesis.run(seconds)
     await asyncio.sleep(1.0)
     crowd.stopping = True
     await working
     stuck = await _peace(pool, crowd)
-    history.owners = list(pool.owner_changes)
+    if replicates and not stuck:
+        stuck = await _all_safe(pool, crowd)
+    history.owners, history.syncs = list(pool.owner_changes), list(pool.sync_changes)
+    history.processes = list(pool.processes)
     # Aside, since the cables between the members run on this loop: standing still would look like silence to them.
     violations = await asyncio.to_thread(check, history, takeover=pool.spec.takeover) + stuck
     outcomes = Counter(f"{op.kind} {op.outcome}" for op in history.ops)
@@ -76,6 +85,26 @@ async def _peace(pool: FaultPool, crowd: Clients) -> list[Violation]:
     for name in pool.names:
         await crowd.read_all(name)
     return found
+
+
+async def _all_safe(pool: FaultPool, crowd: Clients) -> list[Violation]:
+    """Wait until every slot has two copies again, and etcd every session."""
+    copies = min(2, len(pool.names))
+    try:
+        await until(lambda: pool.protected(copies), PEACE, f"every slot has {copies} copies")
+    except AssertionError as error:
+        sets = await pool.sync_sets()
+        lines = [f"slot {slot}: {record}" for slot, record in sorted(sets.items())]
+        return [Violation("not protected again without help", pool.name, (str(error), *lines, *await _views(pool)))]
+
+    async def saved() -> bool:
+        return not await crowd.unsaved()
+
+    try:
+        await until(saved, PEACE, "etcd has every session")
+    except AssertionError as error:
+        return [Violation("sessions that are not in etcd", pool.name, (str(error), *await crowd.unsaved()))]
+    return []
 
 
 async def _views(pool: FaultPool) -> list[str]:

@@ -114,6 +114,12 @@ MUST_PASS = {
         cas("v1", "v3", 4, 5, outcome="refused", status=412),
         put("v4", 6, 7),
     ],
+    "an open compare-and-set of what an open write has written": [
+        first(),
+        cas("v1", "v2", 2, 3, outcome="unknown"),
+        cas("v2", "v3", 4, 5, outcome="unknown"),
+        read("v3", 6, 7),
+    ],
     "an open delete behind a refusal": [
         first(),
         op("delete", 2, 3, outcome="unknown"),

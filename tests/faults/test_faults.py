@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.faults.nemesis import FAULTS, Fault, Harm, killed_etcd, paused_member
+from tests.faults.clients import CLASSES
+from tests.faults.nemesis import FAULTS, REPLICA_FAULTS, Fault, Harm, killed_etcd, paused_member
 from tests.faults.pool import DEBIAN_ETCD, fault_pool
 from tests.faults.rounds import Result, play
 from tests.harness.lateness import lateness
@@ -30,9 +31,9 @@ def seed(request: pytest.FixtureRequest) -> str:
     return drawn
 
 
-def faults_for_this_etcd() -> tuple[Fault, ...]:
-    """All faults; without a safe etcd those that do not kill it."""
-    return tuple(fault for fault in FAULTS if DEBIAN_ETCD.exists() or fault.name not in ETCD_KILLS)
+def faults_for_this_etcd(faults: tuple[Fault, ...] = FAULTS) -> tuple[Fault, ...]:
+    """All of these; without a safe etcd those that do not kill it."""
+    return tuple(fault for fault in faults if DEBIAN_ETCD.exists() or fault.name not in ETCD_KILLS)
 
 
 def verdict(result: Result, tmp_path) -> str:
@@ -48,6 +49,17 @@ async def test_every_promise_holds_under_random_faults(takeover, seed, tmp_path)
         result = await play(pool, seed, seconds=SECONDS, faults=faults_for_this_etcd())
     assert verdict(result, tmp_path) == ""
     assert result.outcomes["put ok"] > 50
+    assert result.faults
+
+
+@pytest.mark.parametrize("takeover", ["fast", "lease"])
+async def test_every_class_of_durability_keeps_its_promise_under_random_faults(takeover, seed, tmp_path):
+    faults = faults_for_this_etcd(REPLICA_FAULTS)
+    async with fault_pool(takeover=takeover, home=tmp_path, more="durability: replicas") as pool:
+        result = await play(pool, seed, seconds=SECONDS, faults=faults, durabilities=CLASSES)
+    assert verdict(result, tmp_path) == ""
+    answered = {op.durability for op in result.history.ops}
+    assert {"async", "replicas", "sync"} <= answered
     assert result.faults
 
 

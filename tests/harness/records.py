@@ -1,5 +1,6 @@
 """The records of a pool in etcd, as tests read and write them."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,29 @@ class SeenTable:
 
     revision: int
     table: Table
+
+
+@dataclass(frozen=True)
+class SeenSyncSet:
+    """The record of a slot's sync set, read by its layout in etcd. A process is a member and its boot."""
+
+    epoch: int
+    members: frozenset[tuple[str, str]]
+    memory: bool
+    former: frozenset[tuple[str, str]]
+    losses: int
+
+    @classmethod
+    def read(cls, value: bytes) -> "SeenSyncSet":
+        """Read a record as it is stored."""
+        raw = json.loads(value)
+        members, former = (frozenset((name, boot) for name, boot in raw.get(key, ())) for key in ("members", "former"))
+        return cls(raw["epoch"], members, raw.get("memory", False), former, raw.get("losses", 0))
+
+    @property
+    def names(self) -> set[str]:
+        """The members without their boots."""
+        return {name for name, _ in self.members}
 
 
 class PoolRecords:
@@ -56,6 +80,33 @@ class PoolRecords:
         """All owner records."""
         page = await self.client.range(prefix_range(self.keys.owners))
         return {int(kv.key[-5:]): Owner.decode(kv.value) for kv in page.kvs}
+
+    async def sync_sets(self) -> dict[int, SeenSyncSet]:
+        """The records of all sync sets, also of those that belong to an earlier epoch of their slot."""
+        page = await self.client.range(prefix_range(self.keys.sync_sets))
+        return {int(kv.key[-5:]): SeenSyncSet.read(kv.value) for kv in page.kvs}
+
+    async def valid_sync_sets(self) -> dict[int, SeenSyncSet]:
+        """Those that belong to the epoch of their slot's owner record."""
+        epochs = {slot: owner.epoch for slot, owner in (await self.owners()).items()}
+        return {slot: one for slot, one in (await self.sync_sets()).items() if one.epoch == epochs.get(slot)}
+
+    async def protected(self, copies: int) -> bool:
+        """Whether every slot has so many processes in its sync set."""
+        sets = await self.valid_sync_sets()
+        return len(sets) == self.spec.slots and all(len(one.members) >= copies for one in sets.values())
+
+    async def losses(self) -> dict[int, int]:
+        """How many losses the sync set of each slot counts."""
+        return {slot: one.losses for slot, one in (await self.sync_sets()).items()}
+
+    async def stored_body(self, key: str) -> bytes | None:
+        """What etcd has of a session, past its header line; None if it has nothing, or that the session was deleted."""
+        kv = await self.client.get(self.keys.session(self.spec.slot_of_key(key), key))
+        if kv is None:
+            return None
+        head, _, body = kv.value.partition(b"\n")
+        return None if json.loads(head).get("deleted") else body
 
     async def owns_nothing(self, name: str) -> bool:
         """Whether a member is active for no slot."""

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, cast
 
 import pytest
+from aiohttp import web
 
 from tests.harness.records import PoolRecords
 from tests.harness.waiting import until
@@ -18,6 +19,7 @@ from understudy.proxy.member.identity import MemberIdentity
 from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.member.pool_view import Peer, PoolView
 from understudy.proxy.ownership import handover
+from understudy.proxy.ownership.active_slots import ActiveSlots
 from understudy.proxy.ownership.claims import Claimer
 from understudy.proxy.ownership.drain_reason import DrainState
 from understudy.proxy.ownership.etcd_contact import EtcdContact
@@ -26,12 +28,15 @@ from understudy.proxy.ownership.handover_pacing import HandoverPacing
 from understudy.proxy.ownership.owned_slots import OwnedSlots
 from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.ownership.read_deadline import ReadDeadline
+from understudy.proxy.ownership.set_changes import SetChanges
 from understudy.proxy.ownership.slot_reconciler import SlotReconciler
 from understudy.proxy.ownership.takeovers import Takeovers
 from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_probe import PeerProbe
 from understudy.proxy.peers.peer_protocol import SESSIONS_PATH, NotTaken, PeerDeclined, PeerRefused, ProbeResult
 from understudy.proxy.peers.predecessor_monitor import PredecessorMonitor
+from understudy.proxy.replication.copy_connections import CopyConnections
+from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.proxy.sessions.async_writes import AsyncWrites
 from understudy.proxy.sessions.call import Call
 from understudy.proxy.sessions.creation import SessionKeys
@@ -45,10 +50,11 @@ from understudy.statesync.etcd.informer import Informer
 from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.heartbeat.pulse import Pulses
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.ownership import FailoverLog
+from understudy.statesync.pool.ownership import FailoverLog, agreed_set
 from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.pool.records import Lost, Member, MemberState, Owner
 from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.replication.sync_set import Process, SyncSet
 from understudy.statesync.sessions.commit import Committer
 from understudy.statesync.sessions.replica import Replica
 from understudy.statesync.sessions.request_log import RequestLog
@@ -76,7 +82,10 @@ def recorder_of(me: str, pool: str = "cart") -> Recorder:
 
 
 class Network:
-    """The calls between members, made directly. Who is in ``dead`` refuses every connection."""
+    """The calls between members, made directly; only copies go over connections.
+
+    Who is in ``dead`` refuses every connection.
+    """
 
     def __init__(self) -> None:
         self.members: dict[str, InProcessMember] = {}
@@ -86,6 +95,9 @@ class Network:
         if peer.member in self.dead:
             raise PeerRefused(peer.member, "connection refused")
         return self.members[peer.member]
+
+    def dial(self, peer: Peer) -> tuple[str, bool]:
+        return f"http://127.0.0.1:{0 if peer.member in self.dead else self.members[peer.member].port}", True
 
     async def prepare(self, peer: Peer, slots: Sequence[int]) -> None:
         replica = self._reach(peer).copies.replica
@@ -127,8 +139,32 @@ class InProcessMember:
         self.reads = ReadDeadline(self.keys, etcd, contact, self.updates.apply, lambda: None)
         client, probe = cast("PeerClient", network), cast("PeerProbe", network)
         failovers, claiming = FailoverLog(self.keys, me), asyncio.Lock()
-        self.claimer = Claimer(self.pool, self.copies, etcd, self.owned, failovers, self.recorder)
-        self.handover = Handover(self.pool, self.copies, etcd, client, self.owned, failovers, self.recorder)
+        self.committer = Committer(etcd, self.keys, me, boot, requests)
+        self.keeper = CopyKeeper(Process(me, boot), pool, replica, requests, self._refuses)
+        self.connections = CopyConnections(self.pool, client, replica)
+        self.active = ActiveSlots(
+            self.pool, replica, requests, self.committer, self.keeper, self.connections, self.updates
+        )
+        self.changes = SetChanges(self.pool, etcd, self.owned, self.active, self.connections, self.updates, LoopLag())
+        self.owned.on_lose = self.active.lost
+        self.active.on_blocked = self.changes.wake
+        self.connections.on_progress = self.active.progress
+        self.connections.on_refused = self._refuses
+        self.port = 0
+        self.claimer = Claimer(
+            self.pool, self.copies, etcd, self.owned, self.active, self.keeper, failovers, self.recorder
+        )
+        self.handover = Handover(
+            self.pool,
+            self.copies,
+            etcd,
+            client,
+            self.owned,
+            self.active,
+            self.changes,
+            failovers,
+            self.recorder,
+        )
         self.takeovers = Takeovers(
             self.pool,
             self.copies,
@@ -146,6 +182,8 @@ class InProcessMember:
             self.pool,
             self.copies,
             self.owned,
+            self.active,
+            self.keeper,
             self.updates,
             self.drain,
             contact,
@@ -157,14 +195,16 @@ class InProcessMember:
             lambda: self.fault,
             HandoverPacing(0.0),
         )
-        self.committer = Committer(etcd, self.keys, me, boot, requests)
         async_writes = AsyncWrites(self.recorder)
-        reads = OwnerReads(self.pool, self.copies, etcd, self.owned, self.reads, clock, self.updates, async_writes)
+        reads = OwnerReads(
+            self.pool, self.copies, self.keeper, etcd, self.owned, self.reads, clock, self.updates, async_writes
+        )
         writes = OwnerWrites(
             self.pool,
             self.copies,
             self.owned,
             self.committer,
+            self.active,
             self.reads,
             clock,
             LoopLag(),
@@ -188,6 +228,30 @@ class InProcessMember:
             self.recorder,
             lambda _call, reply: self.answered.append(reply.status),
         )
+
+    def _refuses(self, slot: int, epoch: int) -> int:
+        """As in ``assembly``: a later epoch ends this member's own."""
+        mine = self.active.epoch(slot)
+        if not 0 < mine < epoch:
+            return mine
+        self.owned.lose(slot)
+        return 0
+
+    async def serve_copies(self, stack: AsyncExitStack) -> None:
+        """Take in the streams of other members."""
+        app = web.Application()
+        self.keeper.add_to(app)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        self.port = runner.addresses[0][1]
+
+    def sync_set(self, slot: int) -> SyncSet:
+        """The sync set of a slot as this member sees it."""
+        state = self.pool.state
+        return agreed_set(state.owners[slot].record, state.sync_sets.get(slot))
 
     async def call(self, method: str, key: str, body: str = "", **headers: str) -> Reply:
         """A session call of this member's application."""
@@ -214,6 +278,10 @@ class InProcessPool(PoolRecords):
             member = self.network.members[name] = InProcessMember(self.client, self.spec.pool, name, self.network)
             for part in (member.copies.informer.run(), member.reads.run(), member.committer.run()):
                 await self.run(part)
+            if self.spec.replicates:
+                await member.serve_copies(self._stack)
+                for part in (member.connections.run(), member.active.run(), member.changes.run()):
+                    await self.run(part)
         for name in members:
             await self[name].copies.informer.synced.wait()
             await until(partial(self._sees, self[name], members), what=f"{name} sees the others")
@@ -268,14 +336,11 @@ def owners(member: InProcessMember) -> dict[int, str]:
 
 
 @asynccontextmanager
-async def in_process_pool(
-    client: EtcdClient, name: str, *members: str, takeover: str = "fast"
-) -> AsyncIterator[InProcessPool]:
+async def in_process_pool(client: EtcdClient, name: str, *members: str, **spec: Any) -> AsyncIterator[InProcessPool]:
     """A pool whose members run in this very process; a handover does not fail because this machine is slow."""
     async with AsyncExitStack() as stack:
         stack.enter_context(pytest.MonkeyPatch.context()).setattr(handover, "CONFIRM_TIMEOUT", 30.0)
-        spec = PoolSpec(pool=name, slots=SLOTS, takeover=cast("Any", takeover))
-        pool = InProcessPool(client, spec, stack)
+        pool = InProcessPool(client, PoolSpec(pool=name, slots=SLOTS, **spec), stack)
         await pool.join(*members)
         yield pool
 

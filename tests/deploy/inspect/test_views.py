@@ -3,17 +3,21 @@
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
 from understudy.deploy.common.layout import ControlAddresses, FrontAddresses, Layout, MemberAddresses
 from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.inspect.hashed_text import HashedText
 from understudy.deploy.inspect.member_views import member_views, order_of
+from understudy.deploy.inspect.tables import status_table
 from understudy.deploy.inspect.traces import condense
 from understudy.deploy.inspect.views import explain_view, failovers_view, ranges, status_view
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.records import FailoverRecord, Member, MemberState, Owner, Phase, Table
+from understudy.statesync.pool.records import FailoverRecord, Member, MemberState, Owner, Phase, SyncRecord, Table
 from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_reader import parse_spec
 from understudy.statesync.pool.state import At, PoolState
+from understudy.statesync.replication.sync_set import Process
 from understudy.telemetry.otlp.spans import StoredSpan
 from understudy.telemetry.tracing.names import SERVICE_INSTANCE_ID
 from understudy.xds.control.admin import failovers_view as told_by_control_servers
@@ -75,6 +79,70 @@ def test_status_names_a_member_whose_clock_is_wrong(pool):
     wrong = replace(pool.members["b"].record, clock="its clock is about 2 h ahead of the pool's, which counts here")
     pool.members["b"] = At(wrong, 9)
     assert f"b: {wrong.clock}" in status_view(pool, revision=9)["warnings"]
+
+
+def replicate(pool, *, memory=True, losses=0):
+    """Give every slot a sync set of both members."""
+    both = (Process("a", "a1"), Process("b", "b1"))
+    pool.sync_sets = {slot: At(SyncRecord(1, both, memory=memory, losses=losses), 5) for slot in pool.owners}
+
+
+def set_durability(pool, durability):
+    pool.spec = At(parse_spec(f"pool: cart\nslots: 4\ncopies: 2\ndurability: {durability}", where="test"), 1)
+
+
+def printed(view):
+    console = Console(width=200, no_color=True)
+    with console.capture() as captured:
+        console.print(status_table(view))
+    return captured.get()
+
+
+def test_status_says_how_many_slots_of_a_replicated_pool_have_one_copy(pool):
+    set_durability(pool, "replicas")
+    replicate(pool)
+    view = status_view(pool, revision=9)
+    assert view["replication"] == {"wanted": True, "slots": 4, "one_copy": 0, "memory": 4, "losses": 0}
+    assert "replication: all 4 slots have two copies or more\n" in printed(view)
+
+    pool.sync_sets[0] = At(SyncRecord(1, (Process("a", "a1"),)), 6)
+    own(pool, 1, epoch=2)  # its sync record is void now
+    del pool.sync_sets[2]
+    view = status_view(pool, revision=9)
+    assert view["replication"] == {"wanted": True, "slots": 4, "one_copy": 3, "memory": 1, "losses": 0}
+    assert "replication: 3 of 4 slots have fewer than two copies, so their writes go through etcd\n" in printed(view)
+
+
+def test_status_counts_the_losses_of_a_replicated_pool(pool):
+    set_durability(pool, "replicas")
+    replicate(pool, losses=2)
+    view = status_view(pool, revision=9)
+    assert view["replication"]["losses"] == 8
+    assert "; slots that were restored from etcd after all their copies were lost: 8\n" in printed(view)
+
+
+def test_status_of_a_plain_pool_says_nothing_about_replication(pool):
+    view = status_view(pool, revision=9)
+    assert view["replication"] is None
+    assert "replication" not in printed(view)
+    replicate(pool, memory=False)
+    assert status_view(pool, revision=9)["replication"] is None
+
+
+def test_status_shows_that_a_pool_which_no_longer_replicates_has_writes_in_memory(pool):
+    set_durability(pool, "sync")
+    replicate(pool)
+    view = status_view(pool, revision=9)
+    assert view["replication"]["memory"] == 4
+    assert "; the newest writes of 4 slots may be in memory alone\n" in printed(view)
+
+
+def test_status_says_nothing_about_replication_while_etcd_does_not_answer(pool):
+    set_durability(pool, "replicas")
+    known = {"source": "control-1", "age_seconds": 3.0, "etcd": "no answer", "unasked": []}
+    view = status_view(pool, revision=9, last_known=known)
+    assert view["replication"] is None
+    assert "replication" not in printed(view)
 
 
 def test_a_wanted_active_is_not_counted_before_it_is_one(pool):

@@ -263,7 +263,7 @@ async def test_front_envoys_are_given_time_to_learn_of_the_end() -> None:
     owned, updates = OwnedSlots(), cast("Any", SimpleNamespace(wake=lambda: None))
     owned.reopen(owned.gain(1, Owner("a", "a1", 1), 7))
     state = DrainState(view_of("a"))
-    drain = Drain(state, owned, updates, on_change=lambda: None, others=lambda: ["b"], seconds=60.0)
+    drain = Drain(state, owned, updates, on_change=lambda: None, others=lambda: ["b"], needed=lambda: 0, seconds=60.0)
     handing_over = drain.begin()
     await asyncio.sleep(0)
     assert drain.outstanding(time.monotonic()) == "1 slots are still to be handed over"

@@ -75,6 +75,18 @@ async def test_a_slot_that_is_given_up_is_remembered_with_the_record_under_which
         await caller
 
 
+def test_what_was_lost_is_told_once_and_while_it_still_counts_as_ours():
+    owned, told = OwnedSlots(), []
+    owned.on_lose = lambda slot: told.append((slot, slot in owned))
+    for slot in (1, 2, 3):
+        owned.gain(slot, MINE, 7)
+    owned.lose(1)
+    owned.lose(1)
+    owned.give_up([2, 9])
+    owned.gain(3, replace(MINE, epoch=2), 8)
+    assert told == [(1, True), (2, True), (3, True)]
+
+
 async def test_a_slot_is_being_prepared_until_its_gate_is_opened():
     holdings = holding(1)
     claimed = holdings.gain(2, MINE, 8)

@@ -10,6 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 import pytest_asyncio
+from yarl import URL
 
 from tests.harness.certificates import Authority
 from tests.harness.commands import commands, ready
@@ -21,7 +22,7 @@ from tests.proxy.members import probe_of
 from understudy.proxy.member.pool_view import Peer
 from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_probe import PeerProbe
-from understudy.proxy.peers.peer_protocol import ProbeResult
+from understudy.proxy.peers.peer_protocol import REPLICATION_PATH, ProbeResult
 from understudy.statesync.tls.peer_tls import Identity, PeerTls, trust_fault
 from understudy.xds.membership.heartbeat_server import ask_peer
 from understudy.xds.membership.member_health import ProbeOutcome
@@ -99,6 +100,9 @@ async def test_the_peer_port_speaks_to_the_pools_certificates_alone(
     assert [await ask(who, "/sessions/k") for who in (member, control, operator, envoy)] == [200, 403, 403, 403]
     assert await ask(control, "/handover/activate", "POST") == 403
     assert await ask(control, "/handover/prepare", "POST") == 403
+    assert await ask(operator, "/take", "POST") == 403
+    replication = URL(base).with_path(REPLICATION_PATH)
+    assert [await replicates(who, replication) for who in (member, control, operator, envoy)] == [101, 403, 403, 403]
 
     stranger = Authority(tmp_path / "other", pool.keys.pool).member("x")
     misled = Identity(stranger.cert, stranger.key, authority.ca, authority.trust)
@@ -111,6 +115,15 @@ async def test_the_peer_port_speaks_to_the_pools_certificates_alone(
     with pytest.raises(aiohttp.ClientError):
         async with aiohttp.ClientSession() as http:
             await http.get(f"http://{pool.members['a'].peer}/peer/v1/probe")
+
+
+async def replicates(identity: Identity, url: URL) -> int:
+    """The status of the answer to an active that wants to send copies; 101: the connection is open."""
+    try:
+        async with aiohttp.ClientSession() as http, http.ws_connect(url, ssl=PeerTls(identity).client("a")):
+            return 101
+    except aiohttp.WSServerHandshakeError as refused:
+        return refused.status
 
 
 def without_certificate() -> ssl.SSLContext:

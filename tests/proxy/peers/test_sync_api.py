@@ -17,6 +17,7 @@ from understudy.proxy.sidecar.parts import Sidecar
 from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.sessions.digests import Difference, Fault, Findings
+from understudy.telemetry.tracing.ids import TraceIds
 
 A_FIRST = (("a", "b"),)
 
@@ -193,6 +194,35 @@ async def test_a_slot_that_is_not_held_cannot_be_copied_anew(pool: SidecarPool) 
     assert (await peer(pool, "b", "POST", "/peer/v1/slots/3/resync"))[0] == 409
     assert (await peer(pool, "b", "GET", "/peer/v1/slots/3/entries?revision=1"))[0] == 409
     assert (await digests(pool, "b", [3])) == {"3": None}
+
+
+async def test_slots_that_replicate_between_members_are_not_compared_with_etcd(pool: SidecarPool) -> None:
+    async with sidecars_here(pool, "a", scrub_interval=0.001) as sidecars:
+        await pool.settle(("a",))
+        await pool.call("a", "PUT", "/k", "x")
+        sidecar, slot = sidecars["a"], slot_of("k", 16)
+        replica = sidecar.copies.replica
+        replica.adopt(slot)
+        spoil(sidecar, slot, "k", "content")
+        sidecar.recorder.audit.claimed(TraceIds(1, 1), {slot: 1}, 1)
+        checked = sidecar.recorder.counters.checked
+        await until(lambda: sidecar.recorder.counters.checked >= checked + 32, what="the other slots are checked twice")
+
+        assert sidecar.recorder.counters.resyncs == 0
+        assert replica.session(slot, "k").body == b"spoiled"
+        revision = await pool.client.put(pool.keys.probe("test"), b"")
+        asked = {"slots": [slot, (slot + 1) % 16], "revision": revision}
+        _, answer = await until(partial(ok, pool, "/peer/v1/slots/digest", asked), what="a tells its digests")
+        assert answer["replicated"] == [slot]
+        assert [digest is None for digest in answer["slots"].values()] == [True, False]
+        for method, path in (("POST", "resync"), ("GET", f"entries?revision={revision}")):
+            status, problem = await peer(pool, "a", method, f"/peer/v1/slots/{slot}/{path}")
+            assert (status, problem["type"].rpartition("/")[2]) == (409, "replicated")
+
+
+async def ok(pool: SidecarPool, path: str, body: object) -> tuple[int, Any] | None:
+    answer = await peer(pool, "a", "POST", path, body)
+    return answer if answer[0] == 200 else None
 
 
 async def test_metrics_tell_calls_commits_and_roles(pool: SidecarPool) -> None:

@@ -15,14 +15,21 @@ from aiohttp import web
 from understudy.proxy.replication.copy_connection import CopyConnection
 from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.proxy.replication.wire import FRAME_MOST
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.replication.history import begun
 from understudy.statesync.replication.messages import Lead, LoggedWrite, Message, Part, Stored
 from understudy.statesync.replication.slot_copy import Entry
 from understudy.statesync.replication.slot_stream import SlotStream
 from understudy.statesync.replication.sync_set import Process, SyncSet
+from understudy.statesync.sessions.request_log import RequestLog
 
 A, B = Process("a", "1"), Process("b", "1")
 POOL = "shop"
+
+
+def request_log() -> RequestLog:
+    """The request log of b, empty."""
+    return RequestLog(PoolKeys(POOL), B.member, B.boot)
 
 
 class Sessions:
@@ -30,6 +37,7 @@ class Sessions:
 
     def __init__(self) -> None:
         self.slots: dict[int, dict[str, Stored]] = {}
+        self.all_there: set[int] = set()
 
     def keys(self, slot: int) -> list[str]:
         return list(self.slots.get(slot, ()))
@@ -39,6 +47,14 @@ class Sessions:
 
     def clear(self, slot: int) -> None:
         self.slots[slot] = {}
+        self.all_there.discard(slot)
+
+    def whole(self, slot: int) -> None:
+        self.all_there.add(slot)
+
+    def unfollow(self, slot: int) -> None:
+        self.slots.pop(slot, None)
+        self.all_there.discard(slot)
 
     def keep(self, slot: int, sessions: Iterable[Stored]) -> None:
         for stored in sessions:
@@ -78,14 +94,17 @@ class CountingKeeper(CopyKeeper):
         self.served += 1
         return await super().serve(request)
 
-    def take(self, connection: object, messages: list[Message]) -> list[Message]:
+    def take(self, connection: object, messages: list[Message], now: float) -> list[Message]:
         self.led += sum(isinstance(message, Lead) for message in messages)
         self.parts += sum(isinstance(message, Part) for message in messages)
-        return super().take(connection, messages)
+        return super().take(connection, messages, now)
 
 
 class Active:
-    """A process that is active in some slots, alone or with others in the sync set, and saves at once."""
+    """A process that is active in some slots, alone or with others in the sync set.
+
+    It saves at once, unless ``hold_back``.
+    """
 
     def __init__(self, slots: Iterable[int] = (1,), members: Iterable[Process] = (A,), *, memory: bool = False) -> None:
         agreed = SyncSet(frozenset(members), memory)
@@ -94,19 +113,21 @@ class Active:
         self.refused: list[tuple[int, int]] = []
         self.connections: list[CopyConnection] = []
         self.changed = asyncio.Event()
+        self.hold_back = False
 
     def write(self, slot: int, key: str, value: bytes | None) -> int:
         """Write; returns the version."""
         stream = self.streams[slot]
         version = stream.append(LoggedWrite(key, value))
-        stream.saved = stream.held
+        if not self.hold_back:
+            stream.saved = stream.held
         self._advance([slot])
         return version
 
     def _advance(self, slots: Iterable[int]) -> None:
         for slot in slots:
             stream = self.streams[slot]
-            if not stream.agreed.memory:
+            if not stream.agreed.memory and not self.hold_back:
                 stream.saved = stream.held
             self.sessions.show(slot, stream.advance())
             for connection in self.connections:
@@ -147,7 +168,7 @@ class Active:
 async def keeper_here(me: Process = B, pool: str = POOL, port: int = 0, keeper: CopyKeeper | None = None):
     """A copy in this process, with its port: (keeper, its sessions, port)."""
     sessions = Sessions()
-    keeper = keeper or CountingKeeper(me, pool, sessions)
+    keeper = keeper or CountingKeeper(me, pool, sessions, request_log())
     app = web.Application(client_max_size=FRAME_MOST)
     keeper.add_to(app)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -162,7 +183,7 @@ async def keeper_here(me: Process = B, pool: str = POOL, port: int = 0, keeper: 
 
 async def _serve(port: int, boot: str) -> None:
     sessions = Sessions()
-    keeper = CountingKeeper(Process("b", boot), POOL, sessions)
+    keeper = CountingKeeper(Process("b", boot), POOL, sessions, request_log())
     app = web.Application()
     keeper.add_to(app)
 

@@ -1,20 +1,23 @@
 """The connection between an active and a copy: real sockets, cut and slow ones, and a copy that is a real process."""
 
 import asyncio
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from tests.harness.programs import Program
 from tests.harness.waiting import free_port, until
-from tests.proxy.replication.members import POOL, A, Active, B, Sessions, keeper_here
+from tests.proxy.replication.members import POOL, A, Active, B, Sessions, keeper_here, request_log
+from understudy.proxy.peers.peer_protocol import REPLICATION_PATH
 from understudy.proxy.replication.copy_keeper import CopyKeeper
-from understudy.proxy.replication.wire import REPLICATION_PATH
 from understudy.statesync.replication import slot_stream
 from understudy.statesync.replication.history import version_of
 from understudy.statesync.replication.messages import (
@@ -27,6 +30,7 @@ from understudy.statesync.replication.messages import (
     LoggedWrite,
     Part,
     Stored,
+    Unsaved,
     Writes,
     decode_frame,
     encode_frame,
@@ -34,6 +38,7 @@ from understudy.statesync.replication.messages import (
 from understudy.statesync.replication.slot_copy import SlotCopy
 from understudy.statesync.replication.slot_stream import WRITES_MOST
 from understudy.statesync.replication.sync_set import Process, SyncSet
+from understudy.statesync.sessions.request_log import LogEntry, Settled, encode_entry
 
 
 async def until_equal(active: Active, sessions: Sessions) -> None:
@@ -223,15 +228,15 @@ async def test_a_frame_has_something_of_each_slot_before_more_of_one() -> None:
 
 
 async def test_a_copy_confirms_only_the_last_of_each_slot_in_a_frame() -> None:
-    keeper = CopyKeeper(B, POOL, Sessions())
+    keeper = CopyKeeper(B, POOL, Sessions(), request_log())
     base, write = version_of(1, 0), LoggedWrite("key", b"x")
     for slot in (1, 2):
         keeper.copies[slot] = SlotCopy(slot, history=(base,), whole=True)
-    keeper.take("connection", [Lead(slot, 1, (base,)) for slot in (1, 2)])
+    keeper.take("connection", [Lead(slot, 1, (base,)) for slot in (1, 2)], 0.0)
     messages = [
         Writes(slot, 1, base + number, base + number + 1, (write,), base) for number in range(3) for slot in (1, 2)
     ]
-    assert keeper.take("connection", messages) == [Have(1, 1, base + 3), Have(2, 1, base + 3)]
+    assert keeper.take("connection", messages, 0.0) == [Have(1, 1, base + 3), Have(2, 1, base + 3)]
 
 
 async def test_an_active_hears_that_its_epoch_is_over() -> None:
@@ -284,9 +289,12 @@ async def test_a_killed_copy_is_waited_for_until_it_is_taken_out_of_the_set() ->
     port = free_port()
     program = await copy_process(port)
     try:
-        active = Active(members=[A, B], memory=True)
+        active = Active()
         async with active.connected(port):
-            await active.until_visible(1, active.write(1, "key", b"first"))
+            active.write(1, "key", b"first")
+            await until(lambda: equal(active, port), what="the copy equals its active")
+            active.streams[1].decided(SyncSet(frozenset({A, B}), memory=True))
+            await active.until_visible(1, active.write(1, "key", b"first in both"))
             program.kill()
             version = active.write(1, "key", b"second")
             program = await copy_process(port, boot="2")  # it has forgotten everything, and does not count
@@ -298,3 +306,98 @@ async def test_a_killed_copy_is_waited_for_until_it_is_taken_out_of_the_set() ->
             assert stream.visible == version
     finally:
         program.kill()
+
+
+async def test_a_connection_with_nothing_to_send_shows_that_both_sides_live() -> None:
+    active = Active(memory=True, members=[A, B])
+    async with keeper_here() as (keeper, _, port), active.connected(port) as connection:
+        keeper.copies[1] = copy_of_nothing(active, 1)
+        assert connection.heard_at == -math.inf
+        await active.until_visible(1, active.write(1, "key", b"x"))
+        for _ in range(3):
+            heard, now = connection.heard_at, time.monotonic()
+            await until(lambda: connection.heard_at > heard, what="the copy answers an empty frame")  # noqa: B023
+            await until(lambda: keeper.silence(1, now) < 0, what="the copy hears of its active")  # noqa: B023
+
+
+async def test_a_copy_hears_what_is_saved_though_nothing_is_written() -> None:
+    active = Active(memory=True, members=[A, B])
+    async with keeper_here() as (keeper, _, port), active.connected(port):
+        keeper.copies[1] = copy_of_nothing(active, 1)
+        active.hold_back = True
+        version = active.write(1, "key", b"x")
+        await active.until_visible(1, version)
+        await until(lambda: keeper.copies[1].unsaved, what="the copy shows the write")
+        assert keeper.copies[1].saved < version
+        active.streams[1].saved = version
+        await until(lambda: keeper.copies[1].saved == version, what="the copy hears what is saved")
+        assert keeper.copies[1].unsaved == []
+
+
+async def test_a_busy_connection_tells_what_is_saved_in_slots_where_nothing_is_written() -> None:
+    active = Active((1, 2), memory=True, members=[A, B])
+    async with keeper_here() as (keeper, _, port), active.connected(port):
+        keeper.copies.update({slot: copy_of_nothing(active, slot) for slot in (1, 2)})
+        active.hold_back = True
+        version = active.write(1, "key", b"x")
+        await active.until_visible(1, version)
+        active.streams[1].saved = version
+
+        async def write_on() -> None:
+            while True:
+                active.write(2, "key", b"x")
+                await asyncio.sleep(0)
+
+        writing = asyncio.create_task(write_on())
+        try:
+            await until(lambda: keeper.copies[1].saved == version, what="the copy hears what is saved")
+        finally:
+            writing.cancel()
+
+
+async def test_a_copy_that_must_have_every_write_is_made_anew_only_when_it_is_out_of_the_set() -> None:
+    active = Active(memory=True, members=[A, B])
+    async with keeper_here() as (keeper, sessions, port), active.connected(port) as connection:
+        stream = active.streams[1]
+        version = active.write(1, "key", b"x")
+        await until(lambda: stream.stuck == {B}, what="the copy says that it has nothing")
+        assert keeper.parts == 0
+        stream.decided(SyncSet(frozenset({A})))
+        active._advance([1])
+        assert stream.visible == version
+        connection.send(1)
+        await until_equal(active, sessions)
+        await until(lambda: keeper.is_whole(1), what="the copy is whole")
+
+
+async def test_a_connection_tells_why_there_is_none() -> None:
+    active, port = Active(), free_port()
+    async with active.connected(port) as connection:
+        await until(lambda: connection.refused, what="nobody listens")
+        assert not connection.unsupported
+        runner = web.AppRunner(web.Application())
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        await until(lambda: connection.unsupported, what="an older release answers")
+        assert (connection.refused, connection.connected) == (False, False)
+        await runner.cleanup()
+        async with keeper_here(port=port):
+            await until(lambda: connection.connected, what="the release that knows replication answers")
+            assert (connection.refused, connection.unsupported) == (False, False)
+
+
+async def test_a_copy_of_a_slot_tells_what_etcd_lacks() -> None:
+    active = Active()
+    active.write(1, "key", b"x")
+    stream = active.streams[1]
+    outcome = LogEntry("request", "f", 200, version=stream.last)
+    stream.saved, stream.revision = stream.last - 1, 99
+    stream.unsaved = [Unsaved(stream.last, "key", encode_entry(outcome))]
+    active.hold_back = True
+    async with keeper_here() as (keeper, sessions, port), active.connected(port):
+        await until_equal(active, sessions)
+        await until(lambda: keeper.is_whole(1), what="the copy is whole")
+        copy = keeper.copies[1]
+        assert (copy.revision, copy.unsaved, copy.joined) == (99, stream.unsaved, stream.visible)
+        assert keeper._requests.find("request", "f") == Settled("f", 200, stream.last)
+        assert sessions.all_there == {1}

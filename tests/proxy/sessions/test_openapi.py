@@ -30,7 +30,7 @@ MERGE = {**TOKEN, "Content-Type": "application/merge-patch+json"}
 JSON = {**TOKEN, "Content-Type": "application/json"}
 DESCRIBED = {"etag", "location", "retry-after", "www-authenticate", "accept-encoding"}
 """The answer's headers, besides our own, that must be described."""
-ELSEWHERE = {"overwrite", "not-owner", "not-a-peer", "not-held", "not-found", "method-not-allowed"}
+ELSEWHERE = {"overwrite", "not-owner", "not-a-peer", "not-held", "replicated", "not-found", "method-not-allowed"}
 """Problems of the Redis port and of the peer API, and of paths and methods that are not described."""
 
 

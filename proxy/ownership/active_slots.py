@@ -1,0 +1,465 @@
+"""The replicated slots in which this process is active: from a write to its acknowledgement, and on to etcd.
+
+A write is numbered, goes to the copies, and counts when all of the sync set have it. Then readers see it, and its
+client is answered; of class ``sync`` when etcd has it too. Sessions are saved in etcd with their newest version, after
+``replication.checkpoint_ms`` at the latest, and at once where nothing may be acknowledged from memory.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Protocol
+
+from understudy.proxy.member.pool_view import PoolView
+from understudy.proxy.ownership.owned_slots import OwnedSlot
+from understudy.proxy.ownership.pool_updates import PoolUpdates
+from understudy.proxy.replication.copy_keeper import CopyKeeper
+from understudy.statesync.process.ticks import until_tick
+from understudy.statesync.replication import sync_set
+from understudy.statesync.replication.history import epoch_of, version_of
+from understudy.statesync.replication.messages import LoggedWrite, Unsaved
+from understudy.statesync.replication.saves import Save, Saves
+from understudy.statesync.replication.slot_copy import Entry, SlotCopy
+from understudy.statesync.replication.slot_stream import SlotStream
+from understudy.statesync.replication.sync_set import Process, SyncSet
+from understudy.statesync.sessions.commit import CommitError, Committer, NotOwner, Submission
+from understudy.statesync.sessions.replica import Replica
+from understudy.statesync.sessions.request_log import LogEntry, RequestLog, decode_entry, encode_entry
+from understudy.statesync.sessions.session import Session
+
+logger = logging.getLogger(__name__)
+
+TICK = 0.05
+"""Seconds after which copies are told what became visible, if no write has told them before."""
+SAVE_AGAIN_AFTER = 0.5
+"""Seconds before a save that etcd refused is tried again."""
+
+
+class SlotLost(CommitError):
+    """The slot was lost while the write was under way; the next active may have it.
+
+    ``identified``: the next active knows the request then, so that it can be sent there again.
+    """
+
+    applied = None
+
+    def __init__(self, slot: int, *, identified: bool) -> None:
+        super().__init__(slot, "the slot was lost while the write was under way")
+        self.identified = identified
+
+
+class ActiveWrite(Submission):
+    """A write under way in a replicated slot. ``got`` is the class of durability that its answer may name.
+
+    ``wants`` is the class that was asked for. ``shown``: all of the sync set have it, and readers see it. ``saved``:
+    etcd has it.
+    """
+
+    version: int = 0
+    session: Session | None = None
+    wants: str = "sync"
+    got: str = ""
+    shown: bool = False
+    saved: bool = False
+
+
+class Streams(Protocol):
+    """The connections to copies, as far as actives use them."""
+
+    def begin(self, stream: SlotStream) -> None:
+        """Send the stream to the processes that are to have copies."""
+
+    def send(self, slot: int) -> None:
+        """There is something new in a slot's stream."""
+
+    def end(self, slot: int) -> None:
+        """This process is not active in the slot any more."""
+
+
+class ActiveSlot:
+    """One replicated slot of this process.
+
+    ``since`` is when its stream began (monotonic). ``inherited`` is the last version that this process had as a copy;
+    ``handed`` the last one that was handed on to be saved. ``unsaved`` are the writes that readers see and etcd may
+    not have. ``checked`` is what :class:`SetChanges` saw when the set was as it should be.
+    ``removing``: a change of the set is under way that saves, and nothing else may be saved meanwhile. ``clearing``:
+    the change that takes ``memory`` back is wanted, and is sent when all is saved.
+    """
+
+    def __init__(self, owned: OwnedSlot, stream: SlotStream) -> None:
+        self.owned = owned
+        self.stream = stream
+        self.since = time.monotonic()
+        self.inherited = stream.last
+        self.handed = stream.visible
+        self.saves = Saves(entry.write.key for entry in stream.unseen)
+        self.removing = False
+        self.clearing = False
+        self.waiting: dict[int, ActiveWrite] = {}
+        self.by_name: dict[str | int, ActiveWrite] = {}
+        self.unsaved: list[Unsaved] = []
+        stream.unsaved = self.unsaved
+        self.due_since = 0.0
+        self.untold = False
+        self.moved = asyncio.Event()
+        self.checked: object = None
+
+    @property
+    def from_memory(self) -> bool:
+        """Whether a write may be acknowledged before etcd has it."""
+        return sync_set.acknowledges_from_memory(self.stream.agreed, self.stream.change)
+
+    def oldest(self) -> tuple[int, float] | None:
+        """The first version that not all of the set have, and since when it waits; None if there is none."""
+        write = next((one for one in self.waiting.values() if one.version > self.handed), None)
+        if write is not None:
+            return write.version, write.at
+        return (self.inherited, self.since) if self.inherited > self.stream.held else None
+
+    def as_copy(self) -> SlotCopy:
+        """What this process has of the slot once it is not active any more."""
+        return self.stream.as_copy()
+
+
+class ActiveSlots:
+    """All replicated slots in which this process is active."""
+
+    def __init__(
+        self,
+        pool: PoolView,
+        replica: Replica,
+        requests: RequestLog,
+        committer: Committer,
+        keeper: CopyKeeper,
+        streams: Streams,
+        updates: PoolUpdates,
+    ) -> None:
+        identity = pool.identity
+        self._pool = pool
+        self._keys = identity.keys
+        self._me = Process(identity.me, identity.boot)
+        self._replica = replica
+        self._requests = requests
+        self._committer = committer
+        self._keeper = keeper
+        self._streams = streams
+        self._updates = updates
+        self._slots: dict[int, ActiveSlot] = {}
+        self._some = asyncio.Event()
+        self.unsaved_bytes = 0
+        """The size of what etcd does not have yet, as of the last :data:`TICK`."""
+        self.on_blocked: Callable[[], None] = lambda: None
+        """Called when something waits that a change of a sync set may help."""
+
+    def __contains__(self, slot: int) -> bool:
+        return slot in self._slots
+
+    def get(self, slot: int) -> ActiveSlot | None:
+        """The slot, if it is replicated and this process is active in it."""
+        return self._slots.get(slot)
+
+    async def some(self) -> None:
+        """Wait until there is a slot: in pools without replication nothing has to be looked after."""
+        if not self._slots:
+            self._some.clear()
+            await self._some.wait()
+
+    @property
+    def slots(self) -> list[ActiveSlot]:
+        """All of them."""
+        return list(self._slots.values())
+
+    def epoch(self, slot: int) -> int:
+        """The epoch in which this process is active in a slot; 0 if it is not."""
+        active = self._slots.get(slot)
+        return active.stream.epoch if active is not None else 0
+
+    def durability_of(self, slot: int, version: int) -> str:
+        """Which class of durability an acknowledged version of a session has by now."""
+        active = self._slots.get(slot)
+        return "replicas" if active is not None and version > active.stream.saved else "sync"
+
+    async def until_saved(self, slot: int, version: int, timeout: float) -> bool:
+        """Wait until etcd has a version that was acknowledged, and all before it; whether it has it in time.
+
+        In a slot that is not replicated it has.
+        """
+        active = self._slots.get(slot)
+        if active is None:
+            return True
+        give_up = time.monotonic() + timeout
+        while self._slots.get(slot) is active and version > active.stream.saved:
+            left = give_up - time.monotonic()
+            if left <= 0:
+                return False
+            self.save_now(slot)
+            active.moved.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await active.moved.wait()
+        return self._slots.get(slot) is active
+
+    # -- begin and end --
+
+    def begin(self, owned: OwnedSlot, agreed: SyncSet, copy: SlotCopy | None) -> None:
+        """Begin the epoch of the owner record that makes the slot ours.
+
+        ``copy`` is what this process has of it as a copy; None: etcd has everything, and the replica has it from there.
+        """
+        slot, epoch = owned.slot, owned.owner.epoch
+        if copy is None:
+            self._replica.adopt(slot)
+            start = owned.version if epoch_of(owned.version) == epoch else version_of(epoch, 0)
+            stream = SlotStream(slot, epoch, self._me, agreed, history=(start,), saved=start)
+        else:
+            inherited = copy.become_active()
+            stream = SlotStream(
+                slot,
+                epoch,
+                self._me,
+                agreed,
+                history=copy.history,
+                inherited=inherited,
+                saved=copy.saved,
+                revision=owned.fence,
+            )
+        active = ActiveSlot(owned, stream)
+        for one in copy.unsaved if copy is not None else ():
+            kept = self._replica.stored(slot, one.key) if one.key else None
+            active.saves.add(one.version, LoggedWrite(one.key, kept.value if kept else None, one.outcome))
+            active.unsaved.append(one)
+        active.due_since = time.monotonic()
+        self._slots[slot] = active
+        self._some.set()
+        self._streams.begin(stream)
+        self.advance(slot)
+
+    def begin_from_memory(self, owned: OwnedSlot, agreed: SyncSet) -> bool:
+        """Begin with the copy that this process has; False, with nothing done, if it has none that is whole."""
+        if not self._keeper.is_whole(owned.slot):
+            return False
+        self._keeper.heard_of(owned.slot, owned.owner.epoch)
+        self.begin(owned, agreed, self._keeper.take_over(owned.slot))
+        return True
+
+    def begin_anew(self, owned: OwnedSlot, agreed: SyncSet) -> None:
+        """The slot stays with this process under a new owner record, of a later epoch."""
+        self.lost(owned.slot)
+        self.begin_from_memory(owned, agreed)
+
+    async def settled(self, slot: int) -> bool:
+        """Wait until all of the set have what this process has inherited, or etcd has it; False if the slot is lost."""
+        active = self._slots.get(slot)
+        while active is not None and self._slots.get(slot) is active:
+            if active.stream.visible >= active.inherited:
+                return True
+            active.moved.clear()
+            self.on_blocked()
+            await active.moved.wait()
+        return False
+
+    def lost(self, slot: int) -> None:
+        """This process is not active in the slot any more: what it has of it becomes a copy."""
+        active = self._slots.pop(slot, None)
+        if active is None:
+            return
+        self._streams.end(slot)
+        active.owned.version = max(active.owned.version, active.stream.last)
+        self._keeper.give(slot, active.as_copy())
+        active.moved.set()
+        for write in active.waiting.values():
+            _fail(write, SlotLost(slot, identified=bool(write.entries)))
+
+    # -- writes --
+
+    def next_version(self, owned: OwnedSlot) -> int:
+        """The version of the next write in a slot that this process owns, replicated or not."""
+        active = self._slots.get(owned.slot)
+        return active.stream.next if active is not None else owned.next_version()
+
+    def submit(
+        self, owned: OwnedSlot, key: str, session: Session | None, entry: LogEntry | None, wants: str
+    ) -> ActiveWrite:
+        """Begin a write; the caller has the lock of the session, and has given it :meth:`next_version`.
+
+        ``session`` None removes it. Without a ``key`` only ``entry`` is kept. ``wants`` is a class of durability.
+        """
+        active = self._slots[owned.slot]
+        stream = active.stream
+        version = stream.next
+        value = None
+        if session is not None:
+            value = self._replica.codec.encode(self._keys.session(owned.slot, key), session)
+        logged = LoggedWrite(key, value, encode_entry(entry) if entry is not None else b"")
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        write = ActiveWrite(
+            owned.slot,
+            owned.fence,
+            key,
+            value,
+            done,
+            time.monotonic(),
+            (entry,) if entry is not None else (),
+            firm=True,
+            version=version,
+            session=session,
+            wants=wants,
+        )
+        active.waiting[version] = active.by_name[key or version] = write
+        stream.append(logged)
+        self._streams.send(owned.slot)
+        self.advance(owned.slot)
+        return write
+
+    def progress(self, slots: Iterable[int]) -> None:
+        """A copy has confirmed something in these slots."""
+        for slot in slots:
+            self.advance(slot)
+
+    def advance(self, slot: int) -> None:
+        """Carry on what a confirmation, a commit or a change of the set has made possible."""
+        active = self._slots.get(slot)
+        if active is None:
+            return
+        stream = active.stream
+        held = stream.held
+        urgent = not active.from_memory
+        if held > active.handed:
+            if not active.saves.due:
+                active.due_since = time.monotonic()
+            for entry in stream.between(active.handed, held):
+                active.saves.add(entry.version, entry.write)
+                waiting = active.waiting.get(entry.version)
+                urgent = urgent or waiting is None or waiting.wants != "replicas"
+            active.handed = held
+            if held >= active.inherited:
+                active.saves.release()
+        stream.kept_back = active.saves.kept_back
+        if urgent and active.saves.due:
+            self._save(active)
+        self._show(active)
+        active.moved.set()
+
+    def _show(self, active: ActiveSlot) -> None:
+        stream = active.stream
+        from_memory = active.from_memory
+        for entry in stream.advance():
+            active.untold = True
+            write = active.waiting.get(entry.version)
+            self._see(stream.slot, entry, write)
+            if entry.version > stream.saved:
+                active.unsaved.append(Unsaved(entry.version, entry.write.key, entry.write.outcome))
+            if write is not None:
+                write.shown = True
+                self._answer(active, write, from_memory=from_memory)
+
+    def _see(self, slot: int, entry: Entry, write: ActiveWrite | None) -> None:
+        """Readers see a write from now on, and its request is known."""
+        if write is None:
+            self._replica.show(slot, [entry])
+        elif entry.write.key:
+            self._replica.put(slot, entry.write.key, write.session)
+        if entry.write.outcome:
+            self._requests.note_entry(decode_entry(entry.write.outcome), time.monotonic())
+
+    @staticmethod
+    def _answer(active: ActiveSlot, write: ActiveWrite, *, from_memory: bool) -> None:
+        """Answer a write whose class has been reached."""
+        if not write.shown or not (write.saved or (write.wants != "sync" and from_memory)):
+            return
+        del active.waiting[write.version]
+        if active.by_name.get(write.key or write.version) is write:
+            del active.by_name[write.key or write.version]
+        write.got = "sync" if write.saved else "replicas"
+        if not write.done.done():
+            write.done.set_result(write.version)
+            _wake(write)
+
+    # -- saving --
+
+    def _save(self, active: ActiveSlot) -> None:
+        """Have everything that is due committed."""
+        stream, owned = active.stream, active.owned
+        if active.removing:
+            return
+        for save in active.saves.take():
+            name = self._keys.session(stream.slot, save.key) if save.key else ""
+            entries = tuple(decode_entry(outcome) for outcome in save.outcomes)
+            submission = self._committer.submit(stream.slot, owned.fence, name, save.value, entries, firm=True)
+            stream.sent_to_etcd = max(stream.sent_to_etcd, save.last)
+            submission.done.add_done_callback(partial(self._saved, active, save))
+
+    def _saved(self, active: ActiveSlot, save: Save, done: "asyncio.Future[int]") -> None:
+        if self._slots.get(active.stream.slot) is not active:
+            return
+        error = None if done.cancelled() else done.exception()
+        if done.cancelled() or error is not None:
+            active.saves.failed(save)
+            active.due_since = time.monotonic()
+            if isinstance(error, NotOwner) and error.found is not None:
+                self._updates.refused_by(active.stream.slot, error.found)
+            logger.info("a save in slot %d was not carried out: %s", active.stream.slot, error or "cancelled")
+            return
+        active.saves.done(save)
+        active.stream.revision = max(active.stream.revision, done.result())
+        self._note_saved(active)
+        write = active.by_name.get(save.name)
+        if write is not None and save.first <= write.version <= save.last:
+            write.saved = True
+            self._answer(active, write, from_memory=active.from_memory)
+        self.advance(active.stream.slot)
+
+    @staticmethod
+    def _note_saved(active: ActiveSlot) -> None:
+        active.stream.saved = active.saves.saved(active.handed)
+        kept = 0
+        while kept < len(active.unsaved) and active.unsaved[kept].version <= active.stream.saved:
+            kept += 1
+        del active.unsaved[:kept]
+
+    def all_saved(self, slot: int, version: int) -> None:
+        """A change of the set has saved everything up to ``version``, and what was kept back."""
+        active = self._slots.get(slot)
+        if active is None:
+            return
+        active.saves.settle(version)
+        active.saves.release()
+        active.handed = max(active.handed, version)
+        self._note_saved(active)
+
+    def save_now(self, slot: int) -> None:
+        """Save what is due, because a change of the set waits for it."""
+        active = self._slots.get(slot)
+        if active is not None and active.saves.due:
+            self._save(active)
+
+    async def run(self) -> None:
+        """Save what has waited for long enough, and tell copies what is visible, until cancelled."""
+        while True:
+            await self.some()
+            await asyncio.sleep(until_tick(TICK))
+            now, spec = time.monotonic(), self._pool.spec
+            patience = spec.replication.checkpoint_ms / 1000 if spec is not None else 1.0
+            self.unsaved_bytes = sum(active.saves.bytes for active in self._slots.values())
+            for active in self.slots:
+                wait = patience if active.from_memory else SAVE_AGAIN_AFTER
+                if active.saves.due and now - active.due_since >= wait:
+                    self._save(active)
+                if active.untold:
+                    active.untold = False
+                    self._streams.send(active.stream.slot)
+
+
+def _fail(write: ActiveWrite, error: CommitError) -> None:
+    if not write.done.done():
+        write.done.set_exception(error)
+        write.done.exception()  # marks it as retrieved: its caller may have gone
+        _wake(write)
+
+
+def _wake(write: ActiveWrite) -> None:
+    if write.waiter is not None and not write.waiter.done():
+        write.waiter.set_result(None)

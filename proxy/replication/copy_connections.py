@@ -1,0 +1,151 @@
+"""The connections of this process to all processes that have, or are to have, copies of its slots."""
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Iterable
+
+import aiohttp
+
+from understudy.proxy.member.pool_view import Peer, PoolView
+from understudy.proxy.peers.peer_client import PeerClient
+from understudy.proxy.replication.copy_connection import CopyConnection, SessionSource
+from understudy.statesync.process.ticks import until_tick
+from understudy.statesync.replication.slot_stream import SlotStream
+from understudy.statesync.replication.sync_set import Process
+
+logger = logging.getLogger(__name__)
+
+POLL_INTERVAL = 0.1
+
+
+class _Connected:
+    """A connection, the streams that go over it, and the task that keeps it."""
+
+    def __init__(self, connection: CopyConnection, streams: dict[int, SlotStream], task: asyncio.Task[None]) -> None:
+        self.connection = connection
+        self.streams = streams
+        self.task = task
+
+
+class CopyConnections:
+    """Keeps a connection to every process that the table, or a sync set, gives a copy of a slot of ours.
+
+    ``on_progress`` and ``on_refused`` are those of :class:`CopyConnection`; the caller sets them before :meth:`run`.
+    """
+
+    def __init__(self, pool: PoolView, client: PeerClient, source: SessionSource) -> None:
+        self._pool = pool
+        self._me = Process(pool.identity.me, pool.identity.boot)
+        self._client = client
+        self._source = source
+        self._streams: dict[int, SlotStream] = {}
+        self._connected: dict[Process, _Connected] = {}
+        self._http: aiohttp.ClientSession | None = None
+        self._some = asyncio.Event()
+        self.on_progress: Callable[[Iterable[int]], None] = lambda _slots: None
+        self.on_refused: Callable[[int, int], None] = lambda _slot, _known: None
+
+    def begin(self, stream: SlotStream) -> None:
+        """Send a stream to the processes that are to have copies."""
+        self._streams[stream.slot] = stream
+        self._some.set()
+        self._place(stream, self._targets(stream))
+
+    def send(self, slot: int) -> None:
+        """There is something new in a slot's stream."""
+        for one in self._connected.values():
+            if slot in one.streams:
+                one.connection.send(slot)
+
+    def end(self, slot: int) -> None:
+        """This process is not active in the slot any more."""
+        self._streams.pop(slot, None)
+        for one in self._connected.values():
+            one.streams.pop(slot, None)
+
+    def refused(self, process: Process) -> bool:
+        """Whether a live host has refused the last connection to the process."""
+        one = self._connected.get(process)
+        return one is not None and one.connection.refused
+
+    def heard_at(self, process: Process) -> float:
+        """When the last frame of the process came (monotonic); before all time if none ever did."""
+        one = self._connected.get(process)
+        return one.connection.heard_at if one is not None else -math.inf
+
+    def state(self, silent_before: float) -> object:
+        """Which processes are connected, have refused or are silent; compared to see whether something changed."""
+        return {
+            to: (one.connection.connected, one.connection.refused, one.connection.heard_at < silent_before)
+            for to, one in self._connected.items()
+        }
+
+    async def run(self) -> None:
+        """Keep the connections that are needed until cancelled."""
+        no_limit = aiohttp.ClientTimeout(total=None)
+        async with aiohttp.ClientSession(timeout=no_limit, connector=aiohttp.TCPConnector(limit=0)) as http:
+            self._http = http
+            try:
+                while True:
+                    self._follow_table()
+                    if not self._streams:
+                        self._some.clear()
+                        await self._some.wait()
+                    await asyncio.sleep(until_tick(POLL_INTERVAL))
+            finally:
+                tasks = [one.task for one in self._connected.values()]
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                self._connected.clear()
+                self._http = None
+
+    def _follow_table(self) -> None:
+        """Bring the connections in line with the table, the members and the sets."""
+        for stream in self._streams.values():
+            self._place(stream, self._targets(stream))
+        for process, one in list(self._connected.items()):
+            if not one.streams:
+                one.task.cancel()
+                del self._connected[process]
+
+    def _targets(self, stream: SlotStream) -> frozenset[Process]:
+        """Who is to have the stream: the processes of the table's order, and those in the set or about to be."""
+        state = self._pool.state
+        table = state.table.record if state.table is not None else None
+        order = table.orders[stream.slot] if table is not None and stream.slot < table.slots else ()
+        placed = {Process(name, state.members[name].record.boot) for name in order if name in state.members}
+        sets = stream.agreed.members | (stream.change.members if stream.change is not None else frozenset())
+        return frozenset(placed | sets) - {self._me}
+
+    def _place(self, stream: SlotStream, targets: frozenset[Process]) -> None:
+        for process, one in self._connected.items():
+            if process not in targets and one.streams.get(stream.slot) is stream:
+                del one.streams[stream.slot]
+                stream.gone(process)
+        for process in targets:
+            to = self._connected.get(process) or self._connect(process)
+            if to is not None and to.streams.get(stream.slot) is not stream:
+                to.streams[stream.slot] = stream
+                to.connection.send(stream.slot)
+
+    def _connect(self, process: Process) -> _Connected | None:
+        peer = self._peer(process)
+        if peer is None or self._http is None:
+            return None
+        streams: dict[int, SlotStream] = {}
+        connection = CopyConnection(
+            self._me, process, self._pool.identity.keys.pool, streams, self._source, self.on_progress, self.on_refused
+        )
+        url, tls = self._client.dial(peer)
+        task = asyncio.create_task(connection.run(self._http, url, tls), name=f"replication to {process.member}")
+        self._connected[process] = _Connected(connection, streams, task)
+        return self._connected[process]
+
+    def _peer(self, process: Process) -> Peer | None:
+        """Where a process is; None if its member has another process by now, or was never seen."""
+        at = self._pool.state.members.get(process.member)
+        if at is not None and at.record.boot != process.boot:
+            return None
+        return self._pool.peer(process.member)

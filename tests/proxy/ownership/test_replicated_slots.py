@@ -1,0 +1,336 @@
+"""Slots that replicate between members: claimed from memory or from etcd, handed over, reclaimed, or left alone.
+
+The members are real, on a real etcd, with real connections between them; their reconcilers run only where a test says.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+
+import pytest
+import pytest_asyncio
+
+from tests.harness.waiting import until
+from tests.proxy.members import SLOTS, InProcessMember, InProcessPool, in_process_pool
+from understudy.proxy.member.pool_view import Peer
+from understudy.proxy.ownership import handover, slot_reconciler
+from understudy.proxy.ownership.handover import HandoverFailed
+from understudy.proxy.peers.peer_protocol import NotTaken, ProbeResult
+from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.pool.records import Lost, Member, MemberState, Phase, SyncRecord
+from understudy.statesync.pool.slots import slot_of
+from understudy.statesync.replication.sync_set import Process
+
+ALL = list(range(SLOTS))
+SLOT = slot_of("k", SLOTS)
+A, B, C = (Process(name, f"{name}1") for name in "abc")
+NEVER_SAVED = {"patience_ms": 60_000, "checkpoint_ms": 60_000}
+"""A write of class ``replicas`` stays in memory for the whole of a test."""
+
+
+@asynccontextmanager
+async def replicating(
+    client: EtcdClient, name: str, *members: str, **replication: object
+) -> AsyncIterator[InProcessPool]:
+    spec = {"durability": "replicas", "replication": NEVER_SAVED | replication}
+    async with in_process_pool(client, name, *members, **spec) as pool:
+        yield pool
+
+
+@pytest_asyncio.fixture
+async def pool(client: EtcdClient, pool_name: str) -> AsyncIterator[InProcessPool]:
+    async with replicating(client, pool_name, "a", "b", "c") as pool:
+        yield pool
+
+
+async def given(pool: InProcessPool, *order: str) -> InProcessMember:
+    """The first of ``order`` owns all slots, and all of them are in the sync sets."""
+    owner = await pool.give(*order)
+    await in_sets(pool, owner, {Process(name, f"{name}1") for name in order})
+    return owner
+
+
+async def in_sets(pool: InProcessPool, owner: InProcessMember, members: Collection[Process]) -> None:
+    """Wait until these are the sync sets, writes are acknowledged from memory, and everybody knows."""
+
+    def agreed() -> bool:
+        sets = [one.sync_set(slot) for one in pool.network.members.values() for slot in ALL]
+        return all(found.members == set(members) and found.memory for found in sets)
+
+    await until(agreed, 20, "the sync sets are whole")
+
+
+async def saved(pool: InProcessPool, key: str) -> bool:
+    return await pool.client.get(pool.keys.session(slot_of(key, SLOTS), key)) is not None
+
+
+async def written(member: InProcessMember, key: str, body: str) -> None:
+    reply = await member.call("PUT", key, body)
+    assert (reply.status, reply.headers["Understudy-Durability"]) == (201, "replicas")
+
+
+async def lost(pool: InProcessPool, name: str, *order: str) -> None:
+    """A member dies, and the table names it lost."""
+    await pool.kill(name)
+    await pool.assign(*order, lost={name: Lost(f"{name}1", "killed", "", 1.0)})
+
+
+# -- claims --
+
+
+async def test_the_first_claim_of_a_slot_makes_its_sync_set(pool: InProcessPool) -> None:
+    a = await pool.give("a")
+    assert a.pool.state.sync_sets[0].record == SyncRecord(1, (A,))
+    assert all(slot in a.active for slot in ALL)
+
+
+async def test_an_heir_serves_from_memory_what_etcd_never_had(pool: InProcessPool) -> None:
+    a, b = await given(pool, "a", "b", "c"), pool["b"]
+    await written(a, "k", "kept")
+    assert not await saved(pool, "k")
+
+    await lost(pool, "a", "b", "c")
+    await b.takeovers.of_lost("a", "a1", ALL)
+
+    assert sorted(b.owned.open_slots()) == ALL
+    assert (await b.call("GET", "k")).body == b"kept"
+    assert b.sync_set(SLOT).members == {B, C}
+    assert b.sync_set(SLOT).former == {A}
+    assert b.pool.state.sync_sets[SLOT].record.losses == 0
+
+
+async def test_who_is_not_in_the_set_leaves_the_slot_to_who_is_and_says_so_once(
+    pool: InProcessPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b, c = await given(pool, "a", "b"), pool["b"], pool["c"]
+    await written(a, "k", "kept")
+
+    await lost(pool, "a", "c", "b")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            await c.takeovers.of_lost("a", "a1", [SLOT])
+
+    assert len(c.owned) == 0
+    (said,) = (record.getMessage() for record in caplog.records if "cannot be claimed" in record.getMessage())
+    assert said.startswith(f"slot {SLOT} cannot be claimed: its newest writes may be in memory alone, at a, b,")
+    await b.takeovers.of_lost("a", "a1", ALL)
+    assert (await b.call("GET", "k")).body == b"kept"
+
+
+async def test_a_slot_whose_writes_are_all_saved_goes_to_anybody(client: EtcdClient, pool_name: str) -> None:
+    async with in_process_pool(client, pool_name, "a", "b", durability="replicas") as pool:
+        a, b = await pool.give("a"), pool["b"]
+        reply = await a.call("PUT", "k", "kept")
+        assert (reply.status, reply.headers["Understudy-Durability"]) == (201, "sync")
+
+        await lost(pool, "a", "b")
+        await b.takeovers.of_lost("a", "a1", ALL)
+
+        assert (await b.call("GET", "k")).body == b"kept"
+        record = b.pool.state.sync_sets[SLOT].record
+        assert (record.members, record.losses) == ((B,), 0)
+
+
+async def test_when_the_whole_set_is_dead_another_member_restores_what_etcd_has(
+    pool: InProcessPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, c = await given(pool, "a", "b"), pool["c"]
+    a.active.save_now(SLOT)
+    assert (await a.call("PUT", "k", "saved", Understudy_Durability="sync")).status == 201
+    assert (await a.call("PUT", "k", "not saved")).headers["Understudy-Durability"] == "replicas"
+
+    await pool.kill("b")
+    await lost(pool, "a", "c")
+    with caplog.at_level(logging.ERROR):
+        await c.takeovers.of_lost("a", "a1", ALL)
+
+    assert (await c.call("GET", "k")).body == b"saved"
+    record = c.pool.state.sync_sets[SLOT].record
+    assert (record.members, record.losses) == ((C,), 1)
+    assert any(f"slot {SLOT}:" in one.getMessage() for one in caplog.records)
+
+
+async def test_an_old_copy_counts_for_nothing_in_a_claim_from_etcd(pool: InProcessPool) -> None:
+    a, c = await given(pool, "a", "b", "c"), pool["c"]
+    await written(a, "k", "old")
+    await pool.assign("a", "b")
+    await in_sets(pool, a, {A, B})
+    assert (await a.call("PUT", "k", "new", Understudy_Durability="sync")).status == 200
+    assert c.keeper.is_whole(SLOT)
+
+    await pool.kill("b")
+    await lost(pool, "a", "c")
+    await c.takeovers.of_lost("a", "a1", ALL)
+
+    assert (await c.call("GET", "k")).body == b"new"
+
+
+async def test_silence_proves_no_death(pool: InProcessPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, c = await given(pool, "a", "b"), pool["c"]
+    await written(a, "k", "kept")
+
+    async def silent(peer: Peer, *_: object, **__: object) -> ProbeResult:
+        return ProbeResult.GONE if peer.member == "a" else ProbeResult.SILENT
+
+    monkeypatch.setattr(pool.network, "probe", silent)
+    await lost(pool, "a", "c")
+    await c.takeovers.of_lost("a", "a1", ALL)
+    assert len(c.owned) == 0
+
+
+async def test_an_operator_may_want_to_decide_about_a_total_loss(client: EtcdClient, pool_name: str) -> None:
+    async with replicating(client, pool_name, "a", "b", "c", on_total_loss="wait") as pool:
+        a, c = await given(pool, "a", "b"), pool["c"]
+        await written(a, "k", "kept")
+        await pool.kill("b")
+        await lost(pool, "a", "c")
+        await c.takeovers.of_lost("a", "a1", ALL)
+        assert len(c.owned) == 0
+
+
+async def test_a_set_of_which_one_has_restarted_and_the_others_are_dead_is_restored_too(pool: InProcessPool) -> None:
+    a, c = await given(pool, "a", "b"), pool["c"]
+    await written(a, "k", "kept")
+    await pool.kill("b")
+    await pool.kill("a")
+    await pool.write_record(Member("a", "a2", "127.0.0.1:1", "127.0.0.1:2", MemberState.UP))
+    await until(lambda: "a" in c.pool.state.members, what="a is registered again")
+    await pool.assign("c", "a")
+
+    await c.reconciler._claim_free()
+
+    assert sorted(c.owned.open_slots()) == ALL
+    assert c.pool.state.sync_sets[SLOT].record.losses == 1
+
+
+# -- handovers --
+
+
+async def test_a_handover_takes_along_what_etcd_never_had(pool: InProcessPool) -> None:
+    a, b = await given(pool, "a", "b", "c"), pool["b"]
+    await written(a, "k", "kept")
+    assert not await saved(pool, "k")
+
+    await a.handover.give(ALL, "b", cause="drain", trace=None)
+
+    await until(lambda: sorted(b.owned.open_slots()) == ALL, what="b serves")
+    assert (await b.call("GET", "k")).body == b"kept"
+    assert b.sync_set(SLOT).members == {A, B, C}
+    assert a.changes.frozen == set()
+    assert len(a.owned) == 0
+
+
+async def test_a_slot_is_not_handed_over_to_who_is_not_in_its_set(
+    pool: InProcessPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "COPY_TIMEOUT", 0.2)
+    a = await given(pool, "a", "b")
+    with pytest.raises(HandoverFailed, match="it has no whole copy of them yet"):
+        await a.handover.give(ALL, "c", cause="drain", trace=None)
+    assert sorted(a.owned.open_slots()) == ALL
+    assert (await pool.owner(0)).epoch == 1
+
+
+async def test_a_target_refuses_a_slot_whose_set_it_is_not_in(pool: InProcessPool) -> None:
+    a, c = await given(pool, "a", "b"), pool["c"]
+    owned = a.owned.get(0)
+    assert owned is not None
+    leaving = handover.start_handover(owned.owner, "c", cause="drain", traceparent="", now=1.0)
+    revision = await pool.client.put(pool.keys.owner(0), leaving.encode()) or 0
+    with pytest.raises(NotTaken, match="c is not in the sync set"):
+        await c.handover.take([0], revision)
+    assert (await pool.owner(0)).active == "a"
+
+
+async def test_an_owner_that_takes_slots_back_has_all_their_writes(
+    pool: InProcessPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await given(pool, "a", "b"), pool["b"]
+    await written(a, "k", "kept")
+
+    async def refusing(*_: object) -> None:
+        raise NotTaken("not today")
+
+    monkeypatch.setattr(b.handover, "take", refusing)
+    with pytest.raises(HandoverFailed, match="not today"):
+        await a.handover.give(ALL, "b", cause="drain", trace=None)
+
+    assert sorted(a.owned.open_slots()) == ALL
+    assert ((await pool.owner(0)).epoch, a.pool.state.sync_sets[0].record.epoch) == (2, 2)
+    assert (await a.call("GET", "k")).body == b"kept"
+    more = (await a.call("PUT", "k", "more")).headers
+    assert (more["Understudy-Durability"], more["ETag"]) == ("replicas", '"2.1"')
+    await until(lambda: b.keeper.is_whole(SLOT), what="b still has a copy")
+
+
+async def test_the_set_stays_as_it_is_during_a_handover(pool: InProcessPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = await given(pool, "a", "b")
+    seen, activate = [], pool.network.activate
+
+    async def looking(peer: Peer, slots: list[int], revision: int) -> object:
+        seen.append(set(a.changes.frozen))
+        return await activate(peer, slots, revision)
+
+    monkeypatch.setattr(pool.network, "activate", looking)
+    await a.handover.give([0, 1], "b", cause="drain", trace=None)
+    assert (seen, a.changes.frozen) == ([{0, 1}], set())
+
+
+# -- slots that come back, and copies that stay --
+
+
+async def test_slots_that_were_given_up_come_back_with_what_etcd_never_had(
+    pool: InProcessPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await given(pool, "a", "b")
+    await written(a, "k", "kept")
+
+    assert sorted(a.reconciler.give_up()) == ALL
+    assert a.active.slots == []
+    monkeypatch.setattr(slot_reconciler, "ORPHANED_AFTER", 0.1)
+    await pool.run(a.reconciler.run())
+
+    await until(lambda: sorted(a.owned.open_slots()) == ALL, 20, "a serves them again")
+    assert (await a.call("GET", "k")).body == b"kept"
+    assert ((await pool.owner(SLOT)).epoch, a.pool.state.sync_sets[SLOT].record.epoch) == (2, 2)
+    assert (await pool.owner(SLOT)).phase is Phase.STABLE
+
+
+async def test_a_member_that_a_peer_gives_slots_to_takes_them_from_its_memory(pool: InProcessPool) -> None:
+    a, b = await given(pool, "a", "b"), pool["b"]
+    await written(a, "k", "kept")
+    fences = a.reconciler.give_up()
+
+    taken = await b.takeovers.given("a", "a1", fences)
+
+    assert sorted(taken.owners) == ALL
+    assert (await b.call("GET", "k")).body == b"kept"
+
+
+async def test_a_copy_that_the_set_counts_on_stays_when_the_table_wants_none(pool: InProcessPool) -> None:
+    a, b = await given(pool, "a", "b"), pool["b"]
+    await written(a, "k", "kept")
+    a.changes.frozen.update(ALL)  # the active does not take b out of the set
+
+    await pool.assign("a")
+    await b.reconciler._hold()
+    assert b.keeper.is_whole(SLOT)
+
+    a.changes.frozen.clear()
+    await until(lambda: all(b.sync_set(slot).members == {A} for slot in ALL), 20, "b is not in the sets")
+    await b.reconciler._hold()
+    assert not b.keeper.is_whole(SLOT)
+    assert b.copies.replica.held == frozenset()
+
+
+async def test_a_slot_that_the_active_feeds_is_not_copied_from_etcd(
+    pool: InProcessPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await given(pool, "a", "b")
+    b = pool["b"]
+
+    async def never(*_: object) -> None:
+        raise AssertionError("a streamed slot is copied from etcd")
+
+    monkeypatch.setattr(b.copies.replica, "full_sync", never)
+    await b.reconciler._hold()

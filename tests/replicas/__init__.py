@@ -1,0 +1,1 @@
+"""What users of ``durability: replicas`` notice, tried on real processes."""
