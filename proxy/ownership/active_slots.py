@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 TICK = 0.05
 """Seconds after which copies are told what became visible, if no write has told them before."""
+WAITING_MOST = 100
+"""Writes of one slot that not all of its set have. An heir may have to save all of them in one transaction of etcd."""
 SAVE_AGAIN_AFTER = 0.5
 """Seconds before a save that etcd refused is tried again."""
 
@@ -279,6 +281,17 @@ class ActiveSlots:
         """The version of the next write in a slot that this process owns, replicated or not."""
         active = self._slots.get(owned.slot)
         return active.stream.next if active is not None else owned.next_version()
+
+    def has_room(self, slot: int) -> bool:
+        """Whether a slot takes one more write now."""
+        active = self._slots.get(slot)
+        return active is None or len(active.waiting) < WAITING_MOST
+
+    async def room(self, slot: int) -> None:
+        """Wait until the slot takes one more write, or is not replicated here any more."""
+        while (active := self._slots.get(slot)) is not None and len(active.waiting) >= WAITING_MOST:
+            active.moved.clear()
+            await active.moved.wait()
 
     def submit(
         self, owned: OwnedSlot, key: str, session: Session | None, entry: LogEntry | None, wants: str

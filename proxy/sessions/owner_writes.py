@@ -111,14 +111,15 @@ class OwnerWrites:
             owned.leave()
             return write
         try:
-            if self._locks.locked(owned.slot, call.key):
+            if self._locks.locked(owned.slot, call.key) or not self._active.has_room(owned.slot):
                 async with asyncio.timeout(attempts.left):
+                    await self._active.room(owned.slot)
                     await self._locks.acquire(owned.slot, call.key)
             else:
                 await self._locks.acquire(owned.slot, call.key)
         except TimeoutError:
             owned.leave()
-            detail = "an earlier write to this session is not resolved yet; this one was not carried out"
+            detail = "earlier writes to this session or its slot are not resolved yet; this one was not carried out"
             return problem(503, "not-committed", detail, retry_after=RETRY_AFTER)
         except asyncio.CancelledError:
             owned.leave()
@@ -156,6 +157,7 @@ class OwnerWrites:
         if (
             not owned.open.is_set()
             or self._locks.locked(slot, key)
+            or not self._active.has_room(slot)
             or not self._replica.is_synced(slot)
             or self._replica.unreadable(slot, key)
             or self._loop_lag.standstill()

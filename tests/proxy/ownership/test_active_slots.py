@@ -85,6 +85,20 @@ async def test_while_a_change_may_take_memory_back_nothing_is_answered_from_memo
     assert write.got == "replicas"
 
 
+async def test_no_more_writes_are_under_way_in_a_slot_than_an_heir_could_save_at_once(hand: Hand) -> None:
+    await hand.begin(TWO)
+    for number in range(active_slots.WAITING_MOST):
+        assert hand.active.has_room(SLOT)
+        hand.write(f"k{number}")
+    assert not hand.active.has_room(SLOT)
+    waiting = asyncio.create_task(hand.active.room(SLOT))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    hand.confirm()
+    await waiting
+    assert hand.active.has_room(SLOT)
+
+
 async def test_a_refusal_is_kept_by_the_copies_and_found_again(hand: Hand) -> None:
     await hand.begin(TWO)
     write = hand.write("", entry=later())
