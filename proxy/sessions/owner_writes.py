@@ -106,7 +106,7 @@ class OwnerWrites:
         """Answer a write in time; the caller has entered the slot, and this leaves it."""
         write = write_of(call)
         if not isinstance(write, Reply):
-            write = self._limits.overload(spec, new=False) or write
+            write = self._limits.overload(spec, new=False, from_memory=self._from_memory(call, owned, spec)) or write
         if isinstance(write, Reply):
             owned.leave()
             return write
@@ -161,7 +161,7 @@ class OwnerWrites:
             or not self._replica.is_synced(slot)
             or self._replica.unreadable(slot, key)
             or self._loop_lag.standstill()
-            or self.lags(spec)
+            or self._limits.lags(spec, from_memory=self._from_memory(call, owned, spec))
         ):
             return None
         outcome = self._decide(call, COMMANDS, owned, spec)
@@ -179,6 +179,11 @@ class OwnerWrites:
     def lags(self, spec: PoolSpec) -> bool:
         """Whether commits lag behind, so that a new session would be refused."""
         return self._limits.lags(spec)
+
+    def _from_memory(self, call: Call, owned: OwnedSlot, spec: PoolSpec) -> bool:
+        """Whether a write may be answered before etcd has it."""
+        active = self._active.get(owned.slot)
+        return active is not None and active.from_memory and _wanted(call, spec) != "sync"
 
     def _renewed(self, call: Call, outcome: Stored, owned: OwnedSlot) -> bool:
         """Whether a write only gives the session more time, so little that memory will do; then it is done.
@@ -234,7 +239,9 @@ class OwnerWrites:
         if isinstance(outcome, Stored) and self._renewed(call, outcome, owned):
             release()
             return Reply(200, RESP_HEADERS, outcome.reply)
-        overloaded = self._limits.overload(spec, new=True) if outcome.status == 201 else None
+        overloaded = None
+        if outcome.status == 201:
+            overloaded = self._limits.overload(spec, new=True, from_memory=self._from_memory(call, owned, spec))
         overloaded = overloaded or self._limits.too_many_requests(write, spec)
         if overloaded is not None:
             release()
@@ -242,7 +249,7 @@ class OwnerWrites:
         if isinstance(outcome, Stored):
             give_version(outcome.session, self._active.next_version(owned))
         entry = _entry_of(call, write, outcome)
-        wants = call.headers.get(DURABILITY_HEADER, spec.durability)
+        wants = _wanted(call, spec)
         if isinstance(outcome, WriteRefused):
             submission = self._submit_outcome(owned, entry, wants)
             submission.done.add_done_callback(lambda _: release())
@@ -281,8 +288,7 @@ class OwnerWrites:
         if isinstance(outcome, WriteRefused) and outcome.problem == OVERWRITE:
             self._overwritten.note(call.key, refused=True)
         version = outcome.version if isinstance(outcome, Repeated) else 0
-        wants = call.headers.get(DURABILITY_HEADER, spec.durability)
-        if wants == "sync" and not await self._active.until_saved(owned.slot, version, attempts.left):
+        if _wanted(call, spec) == "sync" and not await self._active.until_saved(owned.slot, version, attempts.left):
             detail = "the write took effect, and etcd does not have it yet; repeat the request with its Idempotency-Key"
             return problem(503, "outcome-unknown", detail, retry_after=RETRY_AFTER)
         return placed(_unchanged(outcome, self._active.durability_of(owned.slot, version)), owned, self._me)
@@ -406,6 +412,11 @@ class OwnerWrites:
     def _release(self, owned: OwnedSlot, key: str) -> None:
         self._locks.release(owned.slot, key)
         owned.leave()
+
+
+def _wanted(call: Call, spec: PoolSpec) -> str:
+    """The class of durability that a write asks for."""
+    return call.headers.get(DURABILITY_HEADER, spec.durability)
 
 
 def _overwriting(outcome: Stored, spec: PoolSpec) -> Outcome:

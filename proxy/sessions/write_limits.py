@@ -37,13 +37,16 @@ class WriteLimits:
         self._active = active
         self._counters = counters
 
-    def lags(self, spec: PoolSpec) -> bool:
+    def lags(self, spec: PoolSpec, *, from_memory: bool = False) -> bool:
         """Whether commits lag behind, so that a write that begins a session would be refused."""
-        return bool(self._why(spec, new=True))
+        return bool(self._why(spec, new=True, from_memory=from_memory))
 
-    def overload(self, spec: PoolSpec, *, new: bool) -> Reply | None:
-        """The answer to a write that is not taken in because commits lag behind (``backpressure``)."""
-        why = self._why(spec, new=new)
+    def overload(self, spec: PoolSpec, *, new: bool, from_memory: bool) -> Reply | None:
+        """The answer to a write that is not taken in because commits lag behind (``backpressure``).
+
+        ``from_memory``: the write is answered before it is committed, so late commits do not matter to it.
+        """
+        why = self._why(spec, new=new, from_memory=from_memory)
         if not why:
             return None
         if new:
@@ -52,10 +55,12 @@ class WriteLimits:
             self._counters.refused_writes += 1
         return problem(503, "overloaded", why, retry_after=RETRY_AFTER)
 
-    def _why(self, spec: PoolSpec, *, new: bool) -> str:
+    def _why(self, spec: PoolSpec, *, new: bool, from_memory: bool) -> str:
         unsaved = self._active.unsaved_bytes
         if unsaved > spec.limits.unsaved_bytes:
             return f"{unsaved} bytes of sessions wait for etcd, more than this pool's limits.unsaved_bytes"
+        if from_memory:
+            return ""
         now = self._committer.pressure(time.monotonic())
         waiting = replace(now, writes=now.writes + self._locks.waiting) if self._locks.waiting else now
         return waiting.refusal(new=new, bound=spec.limits.queued_writes)

@@ -106,6 +106,8 @@ async def test_replicas_writes_go_on_while_etcd_is_stopped_and_etcd_gets_them_af
         pool.etcds[0].stop()
         acknowledged = len(load.acks)
         await asyncio.sleep(ETCD_AWAY)
+        for member in pool.names:
+            assert await began_a_session(pool, member) == (201, "replicas")
         assert len(load.acks) - acknowledged > 100
         assert {ack.durability for ack in load.acks[acknowledged:]} == {"replicas"}
         pool.etcds[0].spawn()
@@ -119,6 +121,13 @@ async def test_replicas_writes_go_on_while_etcd_is_stopped_and_etcd_gets_them_af
         await assert_kept(pool, load)
         await assert_kept(pool, committed)
         await assert_saved(load)
+
+
+async def began_a_session(pool: FaultPool, member: str) -> tuple[int, str]:
+    """Make a session through a member; the status of the answer, and the class that it names."""
+    url = f"http://{pool.members[member].api}/v1/sessions/new-at-{member}"
+    async with pool.http.put(url, data="{}", headers={"Content-Type": "application/json"}) as answer:
+        return answer.status, answer.headers.get("Understudy-Durability", "")
 
 
 async def test_a_frozen_standby_is_left_out_and_comes_back(tmp_path):
