@@ -194,11 +194,11 @@ async def test_a_host_on_which_nobody_listens_has_refused(active: Fixture) -> No
     active.register(B, free_port())
     active.order("a", "b")
     active.run()
-    before = active.connections.state
+    before = active.connections.state(0.0)
     active.begin()
     assert not active.connections.refused(B)
     await until(lambda: active.connections.refused(B), 20, "the connection is refused")
-    assert active.connections.state != before
+    assert active.connections.state(0.0) != before
     assert not active.connections.refused(C)
 
 
