@@ -14,18 +14,18 @@ from functools import partial
 from typing import Protocol
 
 from understudy.proxy.member.pool_view import PoolView
+from understudy.proxy.ownership.active_slot import ActiveSlot, ActiveWrite, SlotLost
 from understudy.proxy.ownership.owned_slots import OwnedSlot
 from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.statesync.process.ticks import until_tick
-from understudy.statesync.replication import sync_set
 from understudy.statesync.replication.history import epoch_of, version_of
 from understudy.statesync.replication.messages import LoggedWrite, Unsaved
-from understudy.statesync.replication.saves import Save, Saves
+from understudy.statesync.replication.saves import Save
 from understudy.statesync.replication.slot_copy import Entry, SlotCopy
 from understudy.statesync.replication.slot_stream import SlotStream
 from understudy.statesync.replication.sync_set import Process, SyncSet
-from understudy.statesync.sessions.commit import CommitError, Committer, NotOwner, Submission
+from understudy.statesync.sessions.commit import Committer, NotOwner
 from understudy.statesync.sessions.replica import Replica
 from understudy.statesync.sessions.request_log import LogEntry, RequestLog, decode_entry, encode_entry
 from understudy.statesync.sessions.session import Session
@@ -40,34 +40,6 @@ SAVE_AGAIN_AFTER = 0.5
 """Seconds before a save that etcd refused is tried again."""
 
 
-class SlotLost(CommitError):
-    """The slot was lost while the write was under way; the next active may have it.
-
-    ``identified``: the next active knows the request then, so that it can be sent there again.
-    """
-
-    applied = None
-
-    def __init__(self, slot: int, *, identified: bool) -> None:
-        super().__init__(slot, "the slot was lost while the write was under way")
-        self.identified = identified
-
-
-class ActiveWrite(Submission):
-    """A write under way in a replicated slot. ``got`` is the class of durability that its answer may name.
-
-    ``wants`` is the class that was asked for. ``shown``: all of the sync set have it, and readers see it. ``saved``:
-    etcd has it.
-    """
-
-    version: int = 0
-    session: Session | None = None
-    wants: str = "sync"
-    got: str = ""
-    shown: bool = False
-    saved: bool = False
-
-
 class Streams(Protocol):
     """The connections to copies, as far as actives use them."""
 
@@ -79,51 +51,6 @@ class Streams(Protocol):
 
     def end(self, slot: int) -> None:
         """This process is not active in the slot any more."""
-
-
-class ActiveSlot:
-    """One replicated slot of this process.
-
-    ``since`` is when its stream began (monotonic). ``inherited`` is the last version that this process had as a copy;
-    ``handed`` the last one that was handed on to be saved. ``unsaved`` are the writes that readers see and etcd may
-    not have. ``checked`` is what :class:`SetChanges` saw when the set was as it should be.
-    ``removing``: a change of the set is under way that saves, and nothing else may be saved meanwhile. ``clearing``:
-    the change that takes ``memory`` back is wanted, and is sent when all is saved.
-    """
-
-    def __init__(self, owned: OwnedSlot, stream: SlotStream) -> None:
-        self.owned = owned
-        self.stream = stream
-        self.since = time.monotonic()
-        self.inherited = stream.last
-        self.handed = stream.visible
-        self.saves = Saves(entry.write.key for entry in stream.unseen)
-        self.removing = False
-        self.clearing = False
-        self.waiting: dict[int, ActiveWrite] = {}
-        self.by_name: dict[str | int, ActiveWrite] = {}
-        self.unsaved: list[Unsaved] = []
-        stream.unsaved = self.unsaved
-        self.due_since = 0.0
-        self.untold = False
-        self.moved = asyncio.Event()
-        self.checked: object = None
-
-    @property
-    def from_memory(self) -> bool:
-        """Whether a write may be acknowledged before etcd has it."""
-        return sync_set.acknowledges_from_memory(self.stream.agreed, self.stream.change)
-
-    def oldest(self) -> tuple[int, float] | None:
-        """The first version that not all of the set have, and since when it waits; None if there is none."""
-        write = next((one for one in self.waiting.values() if one.version > self.handed), None)
-        if write is not None:
-            return write.version, write.at
-        return (self.inherited, self.since) if self.inherited > self.stream.held else None
-
-    def as_copy(self) -> SlotCopy:
-        """What this process has of the slot once it is not active any more."""
-        return self.stream.as_copy()
 
 
 class ActiveSlots:
@@ -273,7 +200,7 @@ class ActiveSlots:
         self._keeper.give(slot, active.as_copy())
         active.moved.set()
         for write in active.waiting.values():
-            _fail(write, SlotLost(slot, identified=bool(write.entries)))
+            write.fail(SlotLost(slot, identified=bool(write.entries)))
 
     # -- writes --
 
@@ -387,9 +314,7 @@ class ActiveSlots:
         if active.by_name.get(write.key or write.version) is write:
             del active.by_name[write.key or write.version]
         write.got = "sync" if write.saved else "replicas"
-        if not write.done.done():
-            write.done.set_result(write.version)
-            _wake(write)
+        write.succeed(write.version)
 
     # -- saving --
 
@@ -464,15 +389,3 @@ class ActiveSlots:
                 if active.untold:
                     active.untold = False
                     self._streams.send(active.stream.slot)
-
-
-def _fail(write: ActiveWrite, error: CommitError) -> None:
-    if not write.done.done():
-        write.done.set_exception(error)
-        write.done.exception()  # marks it as retrieved: its caller may have gone
-        _wake(write)
-
-
-def _wake(write: ActiveWrite) -> None:
-    if write.waiter is not None and not write.waiter.done():
-        write.waiter.set_result(None)

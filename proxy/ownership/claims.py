@@ -307,15 +307,9 @@ class Claimer:
 
 def replaced_processes(view: View, slots: Iterable[int]) -> frozenset[Process]:
     """The processes of the slots' sync sets that surely are dead, since their members have other ones by now."""
-    named = {
-        process
-        for slot in slots
-        if (agreed := view.memory_of(slot)) is not None
-        for process in (*agreed.members, *agreed.former)
-    }
     return frozenset(
         process
-        for process in named
+        for process in view.holders_of_memory(slots)
         if (at := view.members.get(process.member)) is not None and at.record.boot != process.boot
     )
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from understudy.proxy.health.loop_lag import LoopLag
 from understudy.proxy.member.pool_view import PoolView
-from understudy.proxy.ownership.active_slots import ActiveSlot, ActiveSlots
+from understudy.proxy.ownership.active_slot import ActiveSlot
+from understudy.proxy.ownership.active_slots import ActiveSlots
 from understudy.proxy.ownership.owned_slots import OwnedSlots
 from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.replication.copy_connections import CopyConnections
@@ -273,9 +274,6 @@ class SetChanges:
         if removal is None or (removal.saves and (active.saves.due or active.saves.under_way)):
             self._active.save_now(stream.slot)  # the removal saves only what this cannot save
             return None
-        logger.info(
-            "slot %d: %s out of the sync set", stream.slot, ", ".join(sorted(one.member for one in lost)) or "nobody"
-        )
         return self._change(active, removal.sync, saves=self._inherited(active) if removal.saves else ())
 
     def _inherited(self, active: ActiveSlot) -> tuple[Put | Delete, ...]:
@@ -404,6 +402,8 @@ class SetChanges:
                 stream.decided(stream.agreed)
             else:
                 self._pool.state.note_sync_set(change.slot, change.record, revision)
+                for gone in stream.agreed.members - change.wanted.members:
+                    logger.info("slot %d: %s is out of the sync set", change.slot, gone.member)
                 stream.decided(change.wanted)
                 if change.saves:
                     self._active.all_saved(change.slot, stream.acknowledged)

@@ -183,7 +183,7 @@ class SlotReconciler:
         """Hold the sessions of the slots that the table assigns to us and of those that we own; drop the others."""
         wanted = self._pool.assigned() | frozenset(self._owned.slots)
         for slot in self._replica.held - wanted:
-            if self._replica.streamed(slot) and not self._counted_on(slot):
+            if self._replica.streamed(slot) and not self._pool.view().counts_on(slot):
                 self._keeper.drop(slot)
             self._replica.drop(slot)
         missing = wanted - self._replica.synced - self._replica.streamed_slots
@@ -203,12 +203,6 @@ class SlotReconciler:
             busy = owned.preparing or owned.slot in self._handing or self._claiming.locked()
             if not owned.open.is_set() and not busy:
                 self._owned.reopen(owned)
-
-    def _counted_on(self, slot: int) -> bool:
-        """Whether the slot's sync set has this process, so that its copy must stay."""
-        view = self._pool.view()
-        owner = view.owner(slot)
-        return owner is not None and view.process in agreed_set(owner, view.sync_sets.get(slot)).members
 
     # -- claims --
 

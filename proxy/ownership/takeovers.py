@@ -216,14 +216,8 @@ class Takeovers:
         probe a silent process.
         """
         view = self._pool.view()
-        me = view.process
-        asked = {
-            process
-            for slot in slots
-            if (agreed := view.memory_of(slot)) is not None and me not in agreed.members
-            for process in (*agreed.members, *agreed.former)
-            if process != me
-        }
+        barred = [slot for slot in slots if not view.counts_on(slot)]
+        asked = view.holders_of_memory(barred) - {view.process}
         peers = {process: peer for process in asked if (peer := self._pool.peer(process.member)) is not None}
         found = await asyncio.gather(*(self._probe.probe(peer, process.boot) for process, peer in peers.items()))
         return frozenset(process for process, result in zip(peers, found, strict=True) if result.proves_death)

@@ -17,7 +17,8 @@ from understudy.proxy.health.loop_lag import LoopLag
 from understudy.proxy.http.problems import Reply, problem
 from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.member.pool_view import PoolView
-from understudy.proxy.ownership.active_slots import ActiveSlots, ActiveWrite, SlotLost
+from understudy.proxy.ownership.active_slot import ActiveWrite, SlotLost
+from understudy.proxy.ownership.active_slots import ActiveSlots
 from understudy.proxy.ownership.owned_slots import OwnedSlot, OwnedSlots
 from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.ownership.read_deadline import ReadDeadline

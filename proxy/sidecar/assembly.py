@@ -62,7 +62,7 @@ from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.heartbeat.pulse import Pulses
 from understudy.statesync.pool.app_health import AppHealth
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.ownership import FailoverLog, agreed_set
+from understudy.statesync.pool.ownership import FailoverLog
 from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.pool.pools import PoolWatch
 from understudy.statesync.pool.records import Member, MemberState
@@ -401,11 +401,8 @@ def _drain(base: _Base) -> Drain:
 
 def _counted_on(pool: PoolView) -> int:
     """How many slots of other members have this process in their sync set."""
-    view, me = pool.view(), Process(pool.identity.me, pool.identity.boot)
-    return sum(
-        not view.mine(slot) and (owner := view.owner(slot)) is not None and me in agreed_set(owner, at).members
-        for slot, at in view.sync_sets.items()
-    )
+    view = pool.view()
+    return sum(view.counts_on(slot) and not view.mine(slot) for slot in view.sync_sets)
 
 
 def _registration(base: _Base, status: MemberStatus, name: NameHolder) -> Registration:

@@ -89,6 +89,16 @@ class View:
         agreed = at.record.sync_set() if owner is not None and at is not None and is_replicated(owner, at) else None
         return agreed if agreed is not None and agreed.memory else None
 
+    def holders_of_memory(self, slots: Iterable[int]) -> frozenset[Process]:
+        """The processes that alone may have the newest writes of one of these slots."""
+        sets = [agreed for slot in slots if (agreed := self.memory_of(slot)) is not None]
+        return frozenset(process for agreed in sets for process in (*agreed.members, *agreed.former))
+
+    def counts_on(self, slot: int) -> bool:
+        """Whether the slot's sync set has this very process, so that its copy must stay."""
+        owner = self.owner(slot)
+        return owner is not None and self.process in agreed_set(owner, self.sync_sets.get(slot)).members
+
     def mine(self, slot: int) -> bool:
         """Whether the owner record names this very process."""
         owner = self.owner(slot)

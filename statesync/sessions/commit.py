@@ -106,6 +106,23 @@ class Submission(msgspec.Struct, eq=False):
     sent: bool = False
     waiter: asyncio.Future[None] | None = None
 
+    def succeed(self, result: int) -> None:
+        """The write has been carried out."""
+        if not self.done.done():
+            self.done.set_result(result)
+            self._wake()
+
+    def fail(self, error: CommitError) -> None:
+        """The write was not carried out, or that is not known."""
+        if not self.done.done():
+            self.done.set_exception(error)
+            self.done.exception()  # marks it as retrieved: its caller may have gone
+            self._wake()
+
+    def _wake(self) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
 
 @dataclass(slots=True)
 class CommitStats:
@@ -231,7 +248,7 @@ class Committer:
             raise CommitUnknown(write.slot, f"etcd did not take the write within {timeout:g} s; it stays queued")
         self._queue.remove(write)
         error = NotCommitted(write.slot, f"etcd did not take the write within {timeout:g} s")
-        _fail(write, error)
+        write.fail(error)
         raise error
 
     def replaced(self, marker: Kv | None, lost: Mapping[int, Kv]) -> None:
@@ -246,7 +263,7 @@ class Committer:
         """
         for write in [write for write in self._queue if write.slot in lost]:
             self._queue.remove(write)
-            _fail(write, NotOwner(write.slot, lost[write.slot]))
+            write.fail(NotOwner(write.slot, lost[write.slot]))
         batch, runner = self._batch, self._runner
         if batch is None or runner is None or self._verdict:
             return
@@ -338,7 +355,7 @@ class Committer:
             return
         write = batch.pending[0]
         logger.warning("etcd refuses a write in slot %d: %s", write.slot, error)
-        _fail(write, NotCommitted(write.slot, f"etcd refuses it: {error.detail}"))
+        write.fail(NotCommitted(write.slot, f"etcd refuses it: {error.detail}"))
 
     def _succeed(self, batch: _Batch, revision: int, seconds: float) -> None:
         self.stats.writes += len(batch.pending)
@@ -357,7 +374,7 @@ class Committer:
                 lost[slot] = answer[0] if answer else None
         for write in batch.pending:
             if write.slot in lost:
-                _fail(write, NotOwner(write.slot, lost[write.slot]))
+                write.fail(NotOwner(write.slot, lost[write.slot]))
         self._put_back([write for write in batch.pending if write.slot not in lost])
 
     def _put_back(self, writes: list[Submission]) -> None:
@@ -406,18 +423,4 @@ def _owner_in(value: bytes) -> str:
 
 def _resolve(writes: list[Submission], revision: int) -> None:
     for write in writes:
-        if not write.done.done():
-            write.done.set_result(revision)
-            _wake(write)
-
-
-def _fail(write: Submission, error: CommitError) -> None:
-    if not write.done.done():
-        write.done.set_exception(error)
-        write.done.exception()  # marks it as retrieved: its caller may have gone
-        _wake(write)
-
-
-def _wake(write: Submission) -> None:
-    if write.waiter is not None and not write.waiter.done():
-        write.waiter.set_result(None)
+        write.succeed(revision)

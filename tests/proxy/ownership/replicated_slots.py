@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from tests.proxy.members import view_of
 from understudy.proxy.events.incarnation import Incarnation
 from understudy.proxy.member.pool_view import PoolView
-from understudy.proxy.ownership.active_slots import ActiveSlots, ActiveWrite
+from understudy.proxy.ownership.active_slot import ActiveWrite
+from understudy.proxy.ownership.active_slots import ActiveSlots
 from understudy.proxy.ownership.drain_reason import DrainState
 from understudy.proxy.ownership.owned_slots import OwnedSlot, OwnedSlots
 from understudy.proxy.ownership.pool_updates import PoolUpdates

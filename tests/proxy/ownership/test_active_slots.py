@@ -10,7 +10,7 @@ import pytest_asyncio
 from tests.harness.waiting import until
 from tests.proxy.ownership.replicated_slots import ALONE, SLOT, TWO, A, B, Hand, committing, copy_with, hand_of
 from understudy.proxy.ownership import active_slots
-from understudy.proxy.ownership.active_slots import SlotLost
+from understudy.proxy.ownership.active_slot import SlotLost
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.replication.history import version_of
