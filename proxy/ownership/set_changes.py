@@ -33,7 +33,7 @@ from understudy.statesync.etcd.client import (
     Put,
 )
 from understudy.statesync.etcd.txn_retry import retry_txn
-from understudy.statesync.pool.ownership import agreed_set, is_replicated
+from understudy.statesync.pool.ownership import agreed_set, is_valid
 from understudy.statesync.pool.records import Phase, SyncRecord
 from understudy.statesync.process.ticks import until_tick
 from understudy.statesync.replication import sync_set
@@ -204,9 +204,9 @@ class SetChanges:
         better = self._announced(active)
         if better != agreed:
             return self._change(active, better)
-        if agreed.memory and not self._replicates:
+        if agreed.memory and not self._memory:
             self._stop_using_memory(active)
-        if wanted | {me} == agreed.members and agreed.memory == (self._replicates and len(agreed.members) > 1):
+        if wanted | {me} == agreed.members and agreed.memory == (self._memory and len(agreed.members) > 1):
             active.checked = seen
         return None
 
@@ -219,19 +219,20 @@ class SetChanges:
         grown = sync_set.with_learner(stream.agreed, learner, stream.progress)
         if grown is None:
             return None
-        if self._replicates:
+        if self._memory:
             grown = sync_set.announced(grown) or grown
         return self._change(active, grown, learner=(self._keys.member(learner.member), at.revision))
 
     @property
-    def _replicates(self) -> bool:
+    def _memory(self) -> bool:
+        """Whether writes are to be acknowledged from memory."""
         spec = self._pool.spec
-        return spec is not None and spec.replicates
+        return spec is not None and spec.from_memory
 
     def _announced(self, active: ActiveSlot) -> SyncSet:
         """The set with ``memory`` as the pool's spec wants it, as far as that is possible now."""
         agreed = active.stream.agreed
-        if self._replicates:
+        if self._memory:
             return sync_set.announced(agreed) or agreed
         return sync_set.all_saved(agreed, active.stream.progress) or agreed
 
@@ -306,7 +307,7 @@ class SetChanges:
     ) -> _Change | None:
         slot, owned = active.stream.slot, active.owned
         at = self._pool.state.sync_sets.get(slot)
-        if at is None or not is_replicated(owned.owner, at):
+        if at is None or not is_valid(owned.owner, at):
             return None  # the watch has not brought the record of our own claim yet
         if agreed_set(owned.owner, at) != active.stream.agreed:
             return None

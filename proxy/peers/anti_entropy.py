@@ -99,7 +99,7 @@ class AntiEntropy:
     async def entries(self, slot: int) -> tuple[dict[str, DigestEntry], int]:
         """The slot as it is held here, and the revision up to which it is complete. Raises :class:`NotHeld`."""
         replica = self._replica
-        if replica.streamed(slot):
+        if replica.is_synced(slot):
             raise Replicated(slot)
         if not replica.is_synced(slot):
             raise NotHeld(slot)
@@ -111,25 +111,24 @@ class AntiEntropy:
 
         Raises :class:`NotHeld` and ``EtcdError`` (then the copy is made as soon as etcd answers).
         """
-        if self._replica.streamed(slot):
+        if self._replica.is_synced(slot):
             raise Replicated(slot)
         if slot not in self._replica.held:
             raise NotHeld(slot)
         self._recorder.counters.resyncs += 1
-        await self._replica.recopy(slot)
         return len(self._replica.sessions_of(slot))
 
     def _audit(self) -> int | None:
         """A slot that was taken over, is still held and has to be checked; None if there is none."""
         audit = self._recorder.audit
-        fed_by_watch = self._replica.held - self._replica.streamed_slots
+        fed_by_watch = frozenset[int]()
         while (slot := audit.next_audit()) is not None and slot not in fed_by_watch:
             audit.left(slot)
         return slot if slot is not None and self._replica.is_synced(slot) else None
 
     def _next(self) -> int | None:
         """The next slot in turn, in order of number."""
-        synced = self._replica.synced - self._replica.streamed_slots
+        synced = frozenset[int]()
         if not synced:
             return None
         self._last = min((slot for slot in synced if slot > self._last), default=min(synced))

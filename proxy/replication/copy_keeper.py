@@ -35,7 +35,7 @@ class CopyStore(Protocol):
     """Where a process keeps the sessions of its copies, as readers may see them."""
 
     def clear(self, slot: int) -> None:
-        """Forget a slot's sessions: a copy of all of it begins. From now on only the stream feeds the slot."""
+        """Forget a slot's sessions: a copy of all of it begins."""
 
     def keep(self, slot: int, sessions: Iterable[Stored]) -> None:
         """Keep sessions of a part of a copy, unless a newer version is here."""
@@ -46,8 +46,8 @@ class CopyStore(Protocol):
     def whole(self, slot: int) -> None:
         """All parts of a copy are here."""
 
-    def unfollow(self, slot: int) -> None:
-        """Forget a slot's sessions; etcd's watch feeds the slot again."""
+    def drop(self, slot: int) -> None:
+        """Forget a slot."""
 
 
 @dataclass(eq=False, slots=True)
@@ -108,12 +108,12 @@ class CopyKeeper:
         self.heard_of(slot, copy.known)
 
     def drop(self, slot: int) -> None:
-        """Forget a slot's copy and its sessions; the store goes back to etcd's watch.
+        """Forget a slot's copy and its sessions.
 
         An active whose epoch is not refused leads the slot again, and then there is another copy.
         """
         self.take_over(slot)
-        self._store.unfollow(slot)
+        self._store.drop(slot)
 
     def heard_of(self, slot: int, epoch: int) -> None:
         """An owner record of ``epoch`` was seen: actives of earlier epochs are refused, with a copy here or without."""

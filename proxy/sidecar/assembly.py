@@ -24,10 +24,10 @@ from understudy.proxy.ownership.drain_reason import DrainState
 from understudy.proxy.ownership.etcd_contact import EtcdContact
 from understudy.proxy.ownership.handover import Handover
 from understudy.proxy.ownership.handover_pacing import HandoverPacing
+from understudy.proxy.ownership.opening import SlotOpener
 from understudy.proxy.ownership.owned_slots import OwnedSlots
 from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.ownership.read_deadline import ReadDeadline
-from understudy.proxy.ownership.replication_start import ReplicationStart
 from understudy.proxy.ownership.set_changes import SetChanges
 from understudy.proxy.ownership.slot_reconciler import SlotReconciler
 from understudy.proxy.ownership.step_down import StepDown
@@ -58,7 +58,6 @@ from understudy.proxy.sidecar.registration import Registration
 from understudy.proxy.sidecar.settings import SidecarSettings
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.informer import Informer, InformerBatch
-from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.heartbeat.pulse import Pulses
 from understudy.statesync.pool.app_health import AppHealth
 from understudy.statesync.pool.keys import PoolKeys
@@ -125,7 +124,6 @@ class _Replication:
     connections: CopyConnections
     active: ActiveSlots
     changes: SetChanges
-    start: ReplicationStart
 
 
 def assemble(
@@ -143,7 +141,8 @@ def assemble(
     probe = PeerProbe(client, pool, base.loop_lag, monitor)
     replication = _replication(base, metrics)
     handover, takeovers, reconciler = _ownership(base, replication, probe, recorder, faults)
-    async_writes, overwritten = AsyncWrites(recorder), OverwriteLog()
+    replication.active.on_fenced = partial(recorder.audit.refused, lost=False)
+    async_writes, overwritten = AsyncWrites(), OverwriteLog()
     writes, router, service = _sessions(
         base, replication, probe, recorder, reads, async_writes, overwritten, takeovers, metrics
     )
@@ -193,7 +192,6 @@ def _services(
         "replicated slots": replication.active.run(),
         "replication": replication.connections.run(),
         "sync sets": replication.changes.run(),
-        "start of replication": replication.start.run(),
         "ownership": sidecar.reconciler.run(),
         "read deadline": sidecar.reads.run(),
         "contact with etcd": _step_down(base, sidecar).run(),
@@ -237,7 +235,7 @@ def _base(
     pool, owned, incarnation, changed = PoolView(identity), OwnedSlots(), Incarnation(), Signal()
     drain = DrainState(pool)
     replica, requests = Replica(etcd, keys, codec), RequestLog(keys, identity.me, identity.boot)
-    updates = PoolUpdates(pool, replica, requests, owned, drain, incarnation)
+    updates = PoolUpdates(pool, owned, drain, incarnation)
 
     def on_batch(batch: InformerBatch) -> None:
         kinds = updates.apply(batch)
@@ -246,8 +244,7 @@ def _base(
         if kinds:
             changed()
 
-    ranges = (*keys.without_sessions, prefix_range(keys.requests))
-    informer = Informer(etcd, ranges, on_batch, watched=(keys.everything,))
+    informer = Informer(etcd, keys.records, on_batch)
     return _Base(
         settings=settings,
         etcd=etcd,
@@ -315,8 +312,7 @@ def _replication(base: _Base, metrics: SidecarMetrics) -> _Replication:
     active.on_blocked = changes.wake
     connections.on_progress = active.progress
     connections.on_refused = refused
-    start = ReplicationStart(pool, etcd, owned, active, base.updates)
-    return _Replication(committer, keeper, connections, active, changes, start)
+    return _Replication(committer, keeper, connections, active, changes)
 
 
 def _ownership(
@@ -324,9 +320,10 @@ def _ownership(
 ) -> tuple[Handover, Takeovers, SlotReconciler]:
     pool, copies, etcd, owned = base.pool, base.copies, base.etcd, base.owned
     failovers, claiming = FailoverLog(pool.identity.keys, pool.identity.me), asyncio.Lock()
-    active, keeper = replication.active, replication.keeper
-    claimer = Claimer(pool, copies, etcd, owned, active, keeper, failovers, recorder)
-    handover = Handover(pool, copies, etcd, base.client, owned, active, replication.changes, failovers, recorder)
+    active, keeper, changes = replication.active, replication.keeper, replication.changes
+    opener = SlotOpener(pool, copies, etcd, owned, active, keeper)
+    claimer = Claimer(pool, copies, etcd, owned, keeper, opener, failovers, recorder)
+    handover = Handover(pool, copies, etcd, base.client, owned, active, opener, changes, failovers, recorder)
     takeovers = Takeovers(
         pool, copies, etcd, probe, claimer, claiming, base.contact, base.drain, base.updates, recorder
     )
@@ -336,6 +333,7 @@ def _ownership(
         owned,
         active,
         keeper,
+        opener,
         base.updates,
         base.drain,
         base.contact,
@@ -429,7 +427,6 @@ def _step_down(base: _Base, sidecar: Sidecar) -> StepDown:
         base.loop_lag,
         sidecar.reads,
         sidecar.reconciler,
-        sidecar.committer,
     )
 
 

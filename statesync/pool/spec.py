@@ -311,8 +311,8 @@ class PoolSpec(_Strict):
         return slot_rule({store for key in self.session_key for store in key.stores()})
 
     @property
-    def replicates(self) -> bool:
-        """Whether members replicate the pool's slots to each other."""
+    def from_memory(self) -> bool:
+        """Whether a write may be acknowledged when two members have it in memory, before etcd has it."""
         return self.durability == "replicas"
 
     def slot_of_key(self, key: str) -> int:

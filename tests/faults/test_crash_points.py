@@ -44,7 +44,7 @@ class Stage:
             case CrashPoint.HANDOVER_CLOSED | CrashPoint.HANDOVER_FENCED | CrashPoint.HANDOVER_CONFIRMED:
                 member, order = await self._armed(FIRST, f"{point}:3"), THE_OTHER_WAY
                 await self._as_usual()
-            case CrashPoint.TARGET_PREPARED | CrashPoint.TARGET_ASKED | CrashPoint.TARGET_ACTIVE:
+            case CrashPoint.TARGET_ASKED | CrashPoint.TARGET_ACTIVE:
                 member, order = await self._armed(SECOND, f"{point}:3"), THE_OTHER_WAY
                 await self._ready(SECOND)
             case CrashPoint.UNDO_DECIDED:
