@@ -244,9 +244,9 @@ class ActiveSlots:
         return write
 
     async def outcome(self, write: ActiveWrite, timeout: float) -> int:
-        """Wait up to ``timeout`` seconds for the version that is acknowledged. Raises :class:`SlotLost` or :class:`NotYet`.
+        """Wait up to ``timeout`` seconds for the version that is acknowledged; ``write.done`` still gets it later.
 
-        ``write.done`` still gets the outcome later.
+        Raises :class:`SlotLost` or :class:`NotYet`.
         """
         if not write.done.done():
             write.waiter = asyncio.get_running_loop().create_future()
