@@ -257,13 +257,12 @@ class OwnerWrites:
         if not self._holds(owned):
             release()
             return None
-        entry = _entry_of(call, write, outcome)
         if isinstance(outcome, WriteRefused):
-            submitted = self._active.submit(owned, "", None, entry, wants)
+            submitted = self._active.submit(owned, "", None, _entry_of(call, write, outcome), wants)
             submitted.done.add_done_callback(lambda _: release())
             return await self._resolve(submitted, outcome, owned, attempts)
         give_version(outcome.session, self._active.next_version(owned.slot))
-        submitted = self._submit_stored(call.key, outcome, owned, release, wants, entry)
+        submitted = self._submit_stored(call.key, outcome, owned, release, wants, _entry_of(call, write, outcome))
         if wants == "async":
             self._async_writes.follow(owned.slot, call.key, submitted.done)
             if outcome.reply:
