@@ -18,8 +18,6 @@ from understudy.deploy.inspect.member_views import View
 from understudy.deploy.inspect.members import MemberError, PeerApiClient, peer_apis
 from understudy.deploy.inspect.views import ranges
 from understudy.proxy.peers.peer_protocol import STATUS_PATH
-from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.state import PoolState
 
