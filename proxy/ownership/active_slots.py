@@ -236,6 +236,9 @@ class ActiveSlots:
         logged = LoggedWrite(key, value, encode_entry(entry) if entry is not None else b"")
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         now = time.monotonic()
+        spec = self._pool.spec
+        if wants == "replicas" and spec is not None and not spec.from_memory:
+            active.asked_at = now
         write = ActiveWrite(owned.slot, key, session, version, wants, entry is not None, done, now)
         active.waiting[version] = active.by_name[key or version] = write
         stream.append(logged)

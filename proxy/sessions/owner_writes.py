@@ -402,7 +402,7 @@ class OwnerWrites:
             owned.leave()
             return False
         await self._locks.acquire(owned.slot, key)
-        write = self._submit(key, None, owned, partial(self._release, owned, key), "replicas")
+        write = self._submit(key, None, owned, partial(self._release, owned, key), "sync")
         await asyncio.wait((write.done,))
         return write.done.exception() is None
 
