@@ -7,8 +7,9 @@ After a claim no older owner can write: its compare fails. So the writes that th
 revision, that of the replaced owner's commit marker, which the claim itself reads. The copies wait for that revision;
 if the watch does not bring it soon, the slots are read from etcd instead.
 
-In a replicated slot a process of the sync set has everything in memory: it waits for nothing but the other processes of
-the set, if it has writes that they may lack.
+In a replicated slot a process of the sync set has everything in memory, the outcomes of requests included: it waits for
+nothing but the other processes of the set, if it has writes that they may lack. All others read the request log from
+etcd.
 """
 
 import asyncio
@@ -249,9 +250,6 @@ class Claimer:
 
     async def _open_from_memory(self, owned: OwnedSlot, claimed: Claimed) -> None:
         """Serve a slot of which this process has a copy, once the rest of its sync set has all of it."""
-        copy = self._keeper.copies.get(owned.slot)
-        if copy is not None and not await self._copies.caught_up(copy.revision, WATCH_TIMEOUT):
-            await self._until_read(self._read_requests, "the request log")
         if self._owned.get(owned.slot) is not owned or claimed.sync is None:
             return
         if not self._active.begin_from_memory(owned, claimed.sync.sync_set()):
@@ -262,28 +260,31 @@ class Claimer:
 
     async def _catch_up(self, won: Sequence[OwnedSlot], claims: Mapping[int, Claimed], revision: int) -> None:
         """Make slots ready that are fenced for us: in memory up to ``revision`` at least; then open their gates."""
-        late = not await self._copies.caught_up(revision, WATCH_TIMEOUT)
-        if late:
-            logger.warning("the watch lags behind revision %d: reading %d slots from etcd", revision, len(won))
-            await self._until_read(self._read_requests, "the request log")
+        for owned in won:
+            if self._copies.replica.streamed(owned.slot):
+                self._keeper.drop(owned.slot)  # it may have what was never acknowledged, and lack what was
 
         async def make_ready(owned: OwnedSlot) -> None:
             slot = owned.slot
-            if self._copies.replica.streamed(slot):
-                self._keeper.drop(slot)  # it may have what was never acknowledged, and lack what was
             if late or not self._copies.replica.is_synced(slot):
                 async with self._copying:
                     await self._until_read(partial(self._copy, owned), f"slot {slot}")
+            await outcomes
             sync = claims[slot].sync
             if sync is not None and self._owned.get(slot) is owned:
                 self._active.begin(owned, sync.sync_set(), None)
             self._owned.reopen(owned)
 
         async with asyncio.TaskGroup() as group:
+            outcomes = group.create_task(self._until_read(self.read_requests, "the request log"))
+            late = not await self._copies.caught_up(revision, WATCH_TIMEOUT)
+            if late:
+                logger.warning("the watch lags behind revision %d: reading %d slots from etcd", revision, len(won))
             for owned in won:
                 group.create_task(make_ready(owned))
 
-    async def _read_requests(self) -> None:
+    async def read_requests(self) -> None:
+        """Know all outcomes of requests that etcd has. Raises ``EtcdError``."""
         await self._copies.read_requests(self._etcd, prefix_range(self._keys.requests))
 
     async def _copy(self, owned: OwnedSlot) -> None:

@@ -28,11 +28,13 @@ from understudy.proxy.ownership.set_changes import SetChanges
 from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_protocol import NotTaken, PeerError
 from understudy.statesync.etcd.client import EtcdClient, Put
+from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.etcd.txn_retry import retry_txn
 from understudy.statesync.pool.ownership import (
     FailoverLog,
     NotInSet,
     finish_handover,
+    is_replicated,
     records_compared,
     records_read,
     records_written,
@@ -341,6 +343,10 @@ class Handover:
                     self._pool.state.read_sync_set(slot, kv)
         for slot in slots:
             await self._copies.replica.full_sync(slot)
+        state = self._pool.state
+        owners = {slot: at.record for slot in slots if (at := state.owners.get(slot))}
+        if not all(is_replicated(owner, state.sync_sets.get(slot)) for slot, owner in owners.items()):
+            await self._copies.read_requests(self._etcd, prefix_range(self._keys.requests))
 
     async def _replace_records(
         self,

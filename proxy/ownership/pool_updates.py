@@ -1,4 +1,4 @@
-"""Takes in changes from etcd: pool records, sessions, outcomes of requests, owners of slots; wakes who waits for them.
+"""Takes in changes from etcd: pool records, sessions, owners of slots; wakes who waits for them.
 
 Receives the batches of the member's watch, and owner records that etcd showed when it refused something. Also notices
 when others took this process for dead, since its next takeover is then another one (``incarnation``).
@@ -17,7 +17,6 @@ from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.pool.ownership import is_handover
 from understudy.statesync.pool.state import Changed
 from understudy.statesync.sessions.replica import Replica
-from understudy.statesync.sessions.request_log import RequestLog
 from understudy.telemetry.tracing.ids import takeover_seed
 
 
@@ -28,14 +27,12 @@ class PoolUpdates:
         self,
         pool: PoolView,
         replica: Replica,
-        requests: RequestLog,
         owned: OwnedSlots,
         drain: DrainState,
         incarnation: Incarnation,
     ) -> None:
         self._pool = pool
         self._replica = replica
-        self._requests = requests
         self._owned = owned
         self._drain = drain
         self._incarnation = incarnation
@@ -51,7 +48,6 @@ class PoolUpdates:
             self._owned.close(self._owned.slots)
         changed = state.apply(batch)
         self._replica.apply(batch.events)
-        self._requests.apply(batch.events, time.monotonic())
         for slot, at in state.owners.items() if changed & Changed.OWNERS else ():
             self.on_epoch(slot, at.record.epoch)
         for slot in self._owned.slots if changed & Changed.OWNERS else ():

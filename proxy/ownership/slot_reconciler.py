@@ -305,6 +305,8 @@ class SlotReconciler:
         if replicated and alone and slot not in self._owned and not self._keeper.is_whole(slot):
             self._keeper.drop(slot)
         await self._replica.refresh(slot)
+        if not replicated or not self._keeper.is_whole(slot):
+            await self._claimer.read_requests()
         if self._pool.state.owners.get(slot) != at:
             return False
         owned = self._owned.gain(slot, at.record, at.revision)

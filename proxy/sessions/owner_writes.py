@@ -249,7 +249,7 @@ class OwnerWrites:
             return overloaded
         if isinstance(outcome, Stored):
             give_version(outcome.session, self._active.next_version(owned))
-        entry = _entry_of(call, write, outcome)
+        entry = _entry_of(call, write, outcome, owned.slot)
         wants = _wanted(call, spec)
         if isinstance(outcome, WriteRefused):
             submission = self._submit_outcome(owned, entry, wants)
@@ -304,7 +304,8 @@ class OwnerWrites:
         terms = WriteContext(owned.owner.epoch, self._clock.now_ms(), limit, spec.session_ttl, self._clock.expiry_ms())
         settled = None
         if write.request is not None:
-            settled = self._copies.requests.find(request_hash(call.key, write.request), write.fingerprint)
+            request = request_hash(call.key, write.request)
+            settled = self._copies.requests.find(owned.slot, request, write.fingerprint)
         if call.batch is not None:
             outcome = decide_commands(current, call.batch, write, terms, settled)
         else:
@@ -352,7 +353,7 @@ class OwnerWrites:
             return write
         name = self._keys.session(owned.slot, key)
         value = self._replica.encoded(owned.slot, key, session) if session is not None else None
-        submission = self._committer.submit(owned.slot, owned.fence, name, value, _entries(entry))
+        submission = self._commit(owned, name, value, entry)
 
         def settled(done: "asyncio.Future[int]") -> None:
             self._replica.forget_write(owned.slot, key)
@@ -367,7 +368,19 @@ class OwnerWrites:
         """Keep the outcome of a request that changes no session."""
         if owned.slot in self._active:
             return self._active.submit(owned, "", None, entry, wants)
-        return self._committer.submit(owned.slot, owned.fence, "", None, _entries(entry))
+        return self._commit(owned, "", None, entry)
+
+    def _commit(self, owned: OwnedSlot, name: str, value: bytes | None, entry: LogEntry | None) -> Submission:
+        """Write to etcd alone, in a slot that is not replicated; the outcome of its request counts when etcd has it."""
+        submission = self._committer.submit(owned.slot, owned.fence, name, value, (entry,) if entry is not None else ())
+        if entry is not None:
+
+            def note(done: "asyncio.Future[int]") -> None:
+                if not done.cancelled() and done.exception() is None:
+                    self._copies.requests.note(owned.slot, entry, time.monotonic())
+
+            submission.done.add_done_callback(note)
+        return submission
 
     async def _resolve(
         self, submission: Submission, outcome: Stored | WriteRefused, owned: OwnedSlot, attempts: CallAttempts
@@ -430,19 +443,15 @@ def _overwriting(outcome: Stored, spec: PoolSpec) -> Outcome:
     return replace(outcome, overwrites=True)
 
 
-def _entries(entry: LogEntry | None) -> tuple[LogEntry, ...]:
-    return (entry,) if entry is not None else ()
-
-
-def _entry_of(call: Call, write: Write, outcome: Stored | WriteRefused) -> LogEntry | None:
+def _entry_of(call: Call, write: Write, outcome: Stored | WriteRefused, slot: int) -> LogEntry | None:
     """What the request log keeps of a write; None if nothing tells the write from others."""
     if write.request is None:
         return None
     request = request_hash(call.key, write.request)
     if isinstance(outcome, WriteRefused):
-        return LogEntry(request, write.fingerprint, outcome.status, outcome.problem)
+        return LogEntry(request, write.fingerprint, outcome.status, outcome.problem, slot=slot)
     reply = reply_to_keep(outcome.reply)
-    return LogEntry(request, write.fingerprint, outcome.status, "", reply, outcome.session.version)
+    return LogEntry(request, write.fingerprint, outcome.status, "", reply, outcome.session.version, slot)
 
 
 def _unchanged(outcome: Repeated | NoEffect | WriteRefused, durability: str) -> Reply:

@@ -1,9 +1,8 @@
-"""Keeps the request log short: forgets outcomes that are too old, and deletes their records from etcd."""
+"""Keeps the request log short: forgets outcomes that are too old, and deletes this process's records from etcd."""
 
 import asyncio
 import logging
 import time
-from itertools import groupby
 
 from understudy.proxy.member.pool_view import PoolView
 from understudy.statesync.etcd.client import Delete, EtcdClient, EtcdError
@@ -41,15 +40,9 @@ class RequestSweep:
                 del self._undeleted[: len(some)]
 
     def _forget(self) -> list[KeyRange]:
-        """The ranges of records that may go: neighbours go together, since a process numbers its records."""
+        """The range of own records that may go: a process numbers its records, so they are neighbours."""
         spec = self._pool.spec
         if spec is None:
             return []
-        boots = {member: at.record.boot for member, at in self._pool.state.members.items()}
-        keep = Window.of(spec.timeouts.request_seconds).keep
-        due = sorted(self._requests.forget(time.monotonic(), keep, boots))
-        found = []
-        for _, records in groupby(due, key=lambda record: record.rpartition("/")[0]):
-            of_one_process = list(records)
-            found.append(KeyRange(of_one_process[0], of_one_process[-1] + "\0"))
-        return found
+        due = sorted(self._requests.forget(time.monotonic(), Window.of(spec.timeouts.request_seconds).keep))
+        return [KeyRange(due[0], due[-1] + "\0")] if due else []

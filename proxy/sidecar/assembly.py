@@ -37,6 +37,7 @@ from understudy.proxy.peers.clock_watch import ClockWatch
 from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_probe import PeerProbe
 from understudy.proxy.peers.predecessor_monitor import PredecessorMonitor
+from understudy.proxy.replication.copy_connection import SlotSource
 from understudy.proxy.replication.copy_connections import CopyConnections
 from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.proxy.sessions.async_writes import AsyncWrites
@@ -58,7 +59,6 @@ from understudy.proxy.sidecar.registration import Registration
 from understudy.proxy.sidecar.settings import SidecarSettings
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.informer import Informer, InformerBatch
-from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.heartbeat.pulse import Pulses
 from understudy.statesync.pool.app_health import AppHealth
 from understudy.statesync.pool.keys import PoolKeys
@@ -237,7 +237,7 @@ def _base(
     pool, owned, incarnation, changed = PoolView(identity), OwnedSlots(), Incarnation(), Signal()
     drain = DrainState(pool)
     replica, requests = Replica(etcd, keys, codec), RequestLog(keys, identity.me, identity.boot)
-    updates = PoolUpdates(pool, replica, requests, owned, drain, incarnation)
+    updates = PoolUpdates(pool, replica, owned, drain, incarnation)
 
     def on_batch(batch: InformerBatch) -> None:
         kinds = updates.apply(batch)
@@ -246,8 +246,7 @@ def _base(
         if kinds:
             changed()
 
-    ranges = (*keys.without_sessions, prefix_range(keys.requests))
-    informer = Informer(etcd, ranges, on_batch, watched=(keys.everything,))
+    informer = Informer(etcd, keys.without_sessions, on_batch, watched=(keys.everything,))
     return _Base(
         settings=settings,
         etcd=etcd,
@@ -307,7 +306,7 @@ def _replication(base: _Base, metrics: SidecarMetrics) -> _Replication:
         refuses(slot, known)
 
     keeper = CopyKeeper(Process(me.me, me.boot), me.keys.pool, copies.replica, copies.requests, refuses)
-    connections = CopyConnections(pool, base.client, copies.replica)
+    connections = CopyConnections(pool, base.client, SlotSource(copies.replica, copies.requests))
     active = ActiveSlots(pool, copies.replica, copies.requests, committer, keeper, connections, base.updates)
     changes = SetChanges(pool, etcd, owned, active, connections, base.updates, base.loop_lag)
     owned.on_lose = active.lost

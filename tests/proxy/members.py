@@ -35,6 +35,7 @@ from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_probe import PeerProbe
 from understudy.proxy.peers.peer_protocol import SESSIONS_PATH, NotTaken, PeerDeclined, PeerRefused, ProbeResult
 from understudy.proxy.peers.predecessor_monitor import PredecessorMonitor
+from understudy.proxy.replication.copy_connection import SlotSource
 from understudy.proxy.replication.copy_connections import CopyConnections
 from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.proxy.sessions.async_writes import AsyncWrites
@@ -47,7 +48,6 @@ from understudy.proxy.sessions.routing import OwnerRouter
 from understudy.proxy.sessions.service import SessionService
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.informer import Informer
-from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.heartbeat.pulse import Pulses
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.ownership import FailoverLog, agreed_set
@@ -131,9 +131,8 @@ class InProcessMember:
         self.keys, boot = self.pool.identity.keys, self.pool.identity.boot
         self.owned, self.drain, contact, clock = OwnedSlots(), DrainState(self.pool), EtcdContact(), PoolClock()
         replica, requests = Replica(etcd, self.keys), RequestLog(self.keys, me, boot)
-        self.updates = PoolUpdates(self.pool, replica, requests, self.owned, self.drain, Incarnation())
-        ranges = (*self.keys.without_sessions, prefix_range(self.keys.requests))
-        informer = Informer(etcd, ranges, self.updates.apply, watched=(self.keys.everything,))
+        self.updates = PoolUpdates(self.pool, replica, self.owned, self.drain, Incarnation())
+        informer = Informer(etcd, self.keys.without_sessions, self.updates.apply, watched=(self.keys.everything,))
         self.copies = LocalCopies(informer, replica, requests)
         self.recorder = recorder_of(me, pool)
         self.reads = ReadDeadline(self.keys, etcd, contact, self.updates.apply, lambda: None)
@@ -141,7 +140,7 @@ class InProcessMember:
         failovers, claiming = FailoverLog(self.keys, me), asyncio.Lock()
         self.committer = Committer(etcd, self.keys, me, boot, requests)
         self.keeper = CopyKeeper(Process(me, boot), pool, replica, requests, self._refuses)
-        self.connections = CopyConnections(self.pool, client, replica)
+        self.connections = CopyConnections(self.pool, client, SlotSource(replica, requests))
         self.active = ActiveSlots(
             self.pool, replica, requests, self.committer, self.keeper, self.connections, self.updates
         )

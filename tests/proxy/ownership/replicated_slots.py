@@ -59,7 +59,7 @@ class Hand:
         self.owned, self.streams = OwnedSlots(), Streams()
         self.committer = Committer(client, self.keys, A.member, A.boot, self.requests)
         self.keeper = CopyKeeper(A, pool.identity.keys.pool, self.replica, self.requests)
-        self.updates = PoolUpdates(pool, self.replica, self.requests, self.owned, DrainState(pool), Incarnation())
+        self.updates = PoolUpdates(pool, self.replica, self.owned, DrainState(pool), Incarnation())
         self.active = ActiveSlots(
             pool, self.replica, self.requests, self.committer, self.keeper, self.streams, self.updates
         )

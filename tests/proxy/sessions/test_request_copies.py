@@ -18,9 +18,11 @@ from understudy.proxy.sessions.request_sweep import RequestSweep
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.records import Member, MemberState, SyncRecord
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.state import At
-from understudy.statesync.sessions.request_log import LogEntry, RequestLog
+from understudy.statesync.replication.history import version_of
+from understudy.statesync.sessions.request_log import LogEntry, RequestLog, Window, decode_entries
 from understudy.statesync.sessions.session import ANSWERS_KEPT
 
 A_FIRST, B_FIRST = (("a", "b"),), (("b", "a"),)
@@ -115,7 +117,6 @@ async def test_a_new_owner_whose_watch_lags_behind_reads_the_log_from_etcd(
     await pool.start("a")
     async with sidecars_here(pool, "b") as here:
         await pool.settle(*A_FIRST)
-        monkeypatch.setattr(here["b"].copies.requests, "apply", lambda *_: None)
         monkeypatch.setattr(here["b"].copies.informer, "caught_up", lambda _: asyncio.Event().wait())
         assert (await pool.call("a", "DELETE", "/k", Idempotency_Key="d"))[0] == 404
         pool.kill("a")
@@ -123,6 +124,48 @@ async def test_a_new_owner_whose_watch_lags_behind_reads_the_log_from_etcd(
         assert (await pool.call("b", "PUT", "/k", "made since"))[0] == 201
 
         assert (await pool.call("b", "DELETE", "/k", Idempotency_Key="d"))[0] == 404
+
+
+async def test_a_member_that_came_later_knows_the_requests_of_before(etcd: EtcdServer, pool_name: str) -> None:
+    """It gets them with its copy of the slot: it claims the slot from memory, and reads nothing from etcd."""
+    spec = f"slots: 4\ndurability: replicas\nreplication: {{checkpoint_ms: 100}}\n{PATIENT}"
+    async with sidecar_pool(etcd, pool_name, spec) as pool:
+        await pool.start("a")
+        await pool.settle(("a",))
+        asked = {"Content_Type": MERGE, "Idempotency_Key": "gold"}
+        await pool.call("a", "PUT", "/k", "{}", Content_Type="application/json")
+        first = await pool.call("a", "PATCH", "/k", '{"gold":1}', **asked)
+        assert first[0] == 200
+        assert (await pool.call("a", "DELETE", "/none", Idempotency_Key="d"))[0] == 404
+        await until(lambda: is_saved(pool, first[1]["etag"]), what="etcd has the write, and so the active has saved it")
+        await pool.call("a", "PATCH", "/k", '{"gold":null}', Content_Type=MERGE, Idempotency_Key="other")
+
+        await pool.start("b")
+        await pool.write_table(A_FIRST)
+        await until(lambda: in_every_set(pool, "b"), 60, "b is in all sync sets")
+        await pool.client.delete(prefix_range(pool.keys.requests))  # nothing of it is needed
+        await move_to_b(pool, "takeover")
+
+        again = await pool.call("b", "PATCH", "/k", '{"gold":1}', **asked)
+        assert (again[0], again[1]["etag"], again[1].get("understudy-repeated")) == (200, first[1]["etag"], "true")
+        assert json.loads((await pool.call("b", "GET", "/k"))[2]) == {}
+        assert (await pool.call("b", "PUT", "/none", "made since"))[0] == 201
+        assert (await pool.call("b", "DELETE", "/none", Idempotency_Key="d"))[0] == 404
+
+
+async def is_saved(pool: SidecarPool, etag: str) -> bool:
+    """Whether etcd has an outcome of the write that made this version."""
+    epoch, _, index = etag.strip('"').partition(".")
+    page = await pool.client.range(prefix_range(pool.keys.requests))
+    versions = {entry.version for kv in page.kvs for entry in decode_entries(kv.value)}
+    return version_of(int(epoch), int(index)) in versions
+
+
+async def in_every_set(pool: SidecarPool, name: str) -> bool:
+    page = await pool.client.range(prefix_range(pool.keys.sync_sets))
+    return page.count == pool.spec.slots and all(
+        name in {process.member for process in SyncRecord.decode(kv.value).sync_set().members} for kv in page.kvs
+    )
 
 
 async def test_a_request_that_is_too_old_or_from_the_future_is_refused_and_does_nothing(pool: SidecarPool) -> None:
@@ -196,27 +239,46 @@ async def test_when_no_more_outcomes_can_be_kept_identified_writes_are_refused_a
         assert (await pool.call("a", "PUT", "/k", "x"))[0] == 200
 
 
+SPEC = PoolSpec(pool="cart")
+KEEP = Window.of(SPEC.timeouts.request_seconds).keep
+
+
+def sweep_of(client: EtcdClient, name: str, me: str = "a", *others: str) -> tuple[RequestSweep, RequestLog, PoolView]:
+    """The sweep of a member, with what it works on; ``others`` are registered beside it."""
+    keys = PoolKeys(name)
+    pool, log = PoolView(MemberIdentity(me, "boot", keys)), RequestLog(keys, me, "boot")
+    pool.state.spec = At(SPEC, 1)
+    for member in (me, *others):
+        pool.state.members[member] = At(Member(member, "boot", "", "", MemberState.UP), 1)
+    return RequestSweep(pool, log, client), log, pool
+
+
+async def processes(client: EtcdClient, keys: PoolKeys) -> list[str]:
+    """The processes that have records in etcd."""
+    page = await client.range(prefix_range(keys.requests))
+    return list(dict.fromkeys(kv.key.removeprefix(keys.requests).rpartition("/")[0] for kv in page.kvs))
+
+
 async def test_records_are_deleted_once_their_time_is_over(client: EtcdClient, pool_name: str) -> None:
-    keys = PoolKeys(pool_name)
-    log = RequestLog(keys, "a", "boot")
-    pool = PoolView(MemberIdentity("a", "boot", keys))
-    pool.state.spec = At(PoolSpec(pool="cart"), 1)
+    sweep, log, pool = sweep_of(client, pool_name)
+    records = prefix_range(pool.identity.keys.requests)
     old, fresh = time.monotonic() - 1000, time.monotonic()
     for number in range(300):
-        record = log.record_key(number) if number % 3 else f"{keys.requests}b/gone/{number:012d}"
         seen = old if number < 290 else fresh
-        log.note(record, [LogEntry(f"r{number}", "f", 200)], 1, seen)
-        await client.put(record, b"[]")
-    sweep = RequestSweep(pool, log, client)
+        log.note(0, LogEntry(f"r{number}", "f", 200), seen)
+        log.committed(log.record_key(number), seen)
+        await client.put(log.record_key(number), b"[]")
+    await client.put(f"{records.start}b/boot/{1:012d}", b"[]")
     sweep.interval = 0.01
     running = asyncio.create_task(sweep.run())
     try:
 
         async def only_the_fresh_are_left() -> bool:
-            return (await client.range(prefix_range(keys.requests))).count == 10
+            return (await client.range(records)).count == 11
 
         await until(only_the_fresh_are_left, what="old records are deleted")
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     assert len(log) == 10
+    assert await processes(client, pool.identity.keys) == ["a/boot", "b/boot"]
