@@ -282,3 +282,84 @@ async def test_records_are_deleted_once_their_time_is_over(client: EtcdClient, p
         await asyncio.gather(running, return_exceptions=True)
     assert len(log) == 10
     assert await processes(client, pool.identity.keys) == ["a/boot", "b/boot"]
+
+
+async def test_records_of_processes_that_are_gone_are_deleted_and_those_of_living_ones_stay(
+    client: EtcdClient, pool_name: str
+) -> None:
+    sweep, _, pool = sweep_of(client, pool_name, "a", "b")
+    keys, now = pool.identity.keys, 1000.0
+    odd = ["odd", "odd/", "/", "//1", "a//1", "a/boot"]
+    for name in ("a/boot", "a/before", "b/boot", "b/boo", "b/boots", "c/gone"):
+        for number in range(3):
+            await client.put(f"{keys.requests}{name}/{number:012d}", b"[]")
+    for name in odd:
+        await client.put(keys.requests + name, b"[]")
+
+    await sweep._delete_gone(now)
+    await client.put(f"{keys.requests}b/boots/{3:012d}", b"[]")  # this one still writes
+    await sweep._delete_gone(now + KEEP - 1)
+    assert {"a/before", "b/boo", "c/gone"} <= set(await processes(client, keys)), "it may still be needed"
+    await sweep._delete_gone(now + KEEP)
+    left = await client.range(prefix_range(keys.requests), keys_only=True)
+    names = [kv.key.removeprefix(keys.requests) for kv in left.kvs]
+    living = [f"{name}/{number:012d}" for name in ("a/boot", "b/boot") for number in range(3)]
+    writes = [f"b/boots/{number:012d}" for number in range(4)]
+    assert sorted(names) == sorted([*living, *writes, *odd])
+
+    await sweep._delete_gone(now + 2 * KEEP)
+    assert "b/boots" not in await processes(client, keys), "it has not written since"
+
+
+async def test_only_the_first_member_deletes_records_of_others(client: EtcdClient, pool_name: str) -> None:
+    sweep, _, pool = sweep_of(client, pool_name, "b", "a")
+    keys = pool.identity.keys
+    await client.put(f"{keys.requests}c/gone/{1:012d}", b"[]")
+    for now in (0.0, 2 * KEEP):
+        await sweep._delete_gone(now)
+    assert await processes(client, keys) == ["c/gone"]
+    del pool.state.members["a"]
+    await sweep._delete_gone(3 * KEEP)
+    assert await processes(client, keys) == ["c/gone"], "it may have ended just now"
+    await sweep._delete_gone(4 * KEEP)
+    assert await processes(client, keys) == []
+
+
+async def test_a_process_that_comes_back_into_view_keeps_its_records(client: EtcdClient, pool_name: str) -> None:
+    sweep, _, pool = sweep_of(client, pool_name)
+    keys = pool.identity.keys
+    await client.put(f"{keys.requests}b/boot/{1:012d}", b"[]")
+    await sweep._delete_gone(0.0)
+    pool.state.members["b"] = At(Member("b", "boot", "", "", MemberState.UP), 1)
+    await sweep._delete_gone(KEEP)
+    del pool.state.members["b"]
+    await sweep._delete_gone(KEEP + 1)
+    assert await processes(client, keys) == ["b/boot"]
+
+
+async def test_the_sweep_goes_on_after_etcd_was_away(
+    etcd_server: EtcdServer, pool_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with etcd_server.client(timeout=0.2) as client:
+        sweep, log, pool = sweep_of(client, pool_name)
+        keys = pool.identity.keys
+        await client.put(f"{keys.requests}b/gone/{1:012d}", b"[]")
+        await client.put(log.record_key(1), b"[]")
+        log.committed(log.record_key(1), time.monotonic() - 1000)
+        sweep.interval = sweep.gone_interval = 0.01
+        etcd_server.pause()
+        running = asyncio.create_task(sweep.run())
+        try:
+            for what in ("records of requests", "records of requests of processes that are gone"):
+                await until(lambda what=what: f"{what} cannot be deleted yet" in caplog.text, what="etcd is away")
+            etcd_server.resume()
+
+            async def own_records_are_gone() -> bool:
+                return await processes(client, keys) == ["b/gone"]
+
+            await until(own_records_are_gone, what="its own record is deleted")
+            await until(lambda: f"{keys.requests}b/gone/" in sweep._gone, what="the other process is seen to be gone")
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
