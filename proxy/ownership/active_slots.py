@@ -154,7 +154,6 @@ class ActiveSlots:
                 history=copy.history,
                 inherited=inherited,
                 saved=copy.saved,
-                revision=owned.fence,
             )
         active = ActiveSlot(owned, stream)
         for one in copy.unsaved if copy is not None else ():
@@ -307,7 +306,7 @@ class ActiveSlots:
         elif entry.write.key:
             self._replica.put(slot, entry.write.key, write.session)
         if entry.write.outcome:
-            self._requests.note_entry(decode_entry(entry.write.outcome), time.monotonic())
+            self._requests.note(slot, decode_entry(entry.write.outcome), time.monotonic())
 
     @staticmethod
     def _answer(active: ActiveSlot, write: ActiveWrite, *, from_memory: bool) -> None:
@@ -347,7 +346,6 @@ class ActiveSlots:
             logger.info("a save in slot %d was not carried out: %s", active.stream.slot, error or "cancelled")
             return
         active.saves.done(save)
-        active.stream.revision = max(active.stream.revision, done.result())
         self._note_saved(active)
         write = active.by_name.get(save.name)
         if write is not None and save.first <= write.version <= save.last:

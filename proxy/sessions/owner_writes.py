@@ -258,11 +258,12 @@ class OwnerWrites:
             release()
             return None
         if isinstance(outcome, WriteRefused):
-            submitted = self._active.submit(owned, "", None, _entry_of(call, write, outcome), wants)
+            submitted = self._active.submit(owned, "", None, _entry_of(call, write, outcome, owned.slot), wants)
             submitted.done.add_done_callback(lambda _: release())
             return await self._resolve(submitted, outcome, owned, attempts)
         give_version(outcome.session, self._active.next_version(owned.slot))
-        submitted = self._submit_stored(call.key, outcome, owned, release, wants, _entry_of(call, write, outcome))
+        entry = _entry_of(call, write, outcome, owned.slot)
+        submitted = self._submit_stored(call.key, outcome, owned, release, wants, entry)
         if wants == "async":
             self._async_writes.follow(owned.slot, call.key, submitted.done)
             if outcome.reply:
@@ -327,7 +328,8 @@ class OwnerWrites:
         terms = WriteContext(owned.owner.epoch, self._clock.now_ms(), limit, spec.session_ttl, self._clock.expiry_ms())
         settled = None
         if write.request is not None:
-            settled = self._copies.requests.find(request_hash(call.key, write.request), write.fingerprint)
+            request = request_hash(call.key, write.request)
+            settled = self._copies.requests.find(owned.slot, request, write.fingerprint)
         if call.batch is not None:
             outcome = decide_commands(current, call.batch, write, terms, settled)
         else:
@@ -426,15 +428,15 @@ def _overwriting(outcome: Stored, spec: PoolSpec) -> Outcome:
     return replace(outcome, overwrites=True)
 
 
-def _entry_of(call: Call, write: Write, outcome: Stored | WriteRefused) -> LogEntry | None:
+def _entry_of(call: Call, write: Write, outcome: Stored | WriteRefused, slot: int) -> LogEntry | None:
     """What the request log keeps of a write; None if nothing tells the write from others."""
     if write.request is None:
         return None
     request = request_hash(call.key, write.request)
     if isinstance(outcome, WriteRefused):
-        return LogEntry(request, write.fingerprint, outcome.status, outcome.problem)
+        return LogEntry(request, write.fingerprint, outcome.status, outcome.problem, slot=slot)
     reply = reply_to_keep(outcome.reply)
-    return LogEntry(request, write.fingerprint, outcome.status, "", reply, outcome.session.version)
+    return LogEntry(request, write.fingerprint, outcome.status, "", reply, outcome.session.version, slot)
 
 
 def _unchanged(outcome: Repeated | NoEffect | WriteRefused, durability: str) -> Reply:

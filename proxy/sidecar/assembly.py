@@ -37,6 +37,7 @@ from understudy.proxy.peers.clock_watch import ClockWatch
 from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_probe import PeerProbe
 from understudy.proxy.peers.predecessor_monitor import PredecessorMonitor
+from understudy.proxy.replication.copy_connection import SlotSource
 from understudy.proxy.replication.copy_connections import CopyConnections
 from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.proxy.sessions.async_writes import AsyncWrites
@@ -304,7 +305,7 @@ def _replication(base: _Base, metrics: SidecarMetrics) -> _Replication:
         refuses(slot, known)
 
     keeper = CopyKeeper(Process(me.me, me.boot), me.keys.pool, copies.replica, copies.requests, refuses)
-    connections = CopyConnections(pool, base.client, copies.replica)
+    connections = CopyConnections(pool, base.client, SlotSource(copies.replica, copies.requests))
     active = ActiveSlots(pool, copies.replica, copies.requests, committer, keeper, connections, base.updates)
     changes = SetChanges(pool, etcd, owned, active, connections, base.updates, base.loop_lag)
     owned.on_lose = active.lost

@@ -36,6 +36,7 @@ from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_probe import PeerProbe
 from understudy.proxy.peers.peer_protocol import SESSIONS_PATH, NotTaken, PeerDeclined, PeerRefused, ProbeResult
 from understudy.proxy.peers.predecessor_monitor import PredecessorMonitor
+from understudy.proxy.replication.copy_connection import SlotSource
 from understudy.proxy.replication.copy_connections import CopyConnections
 from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.proxy.sessions.async_writes import AsyncWrites
@@ -136,7 +137,7 @@ class InProcessMember:
         failovers, claiming = FailoverLog(self.keys, me), asyncio.Lock()
         self.committer = Committer(etcd, self.keys, me, boot, requests)
         self.keeper = CopyKeeper(Process(me, boot), pool, replica, requests, self._refuses)
-        self.connections = CopyConnections(self.pool, client, replica)
+        self.connections = CopyConnections(self.pool, client, SlotSource(replica, requests))
         self.active = ActiveSlots(
             self.pool, replica, requests, self.committer, self.keeper, self.connections, self.updates
         )
