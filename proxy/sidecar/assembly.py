@@ -190,7 +190,7 @@ def _services(
     pool, copies, owned, etcd, clock = base.pool, base.copies, base.owned, base.etcd, base.clock
     return {
         "group commit": sidecar.committer.run(),
-        "replicated slots": replication.active.run(),
+        "active slots": replication.active.run(),
         "replication": replication.connections.run(),
         "sync sets": replication.changes.run(),
         "ownership": sidecar.reconciler.run(),
