@@ -18,6 +18,7 @@ from understudy.proxy.peers.peer_protocol import REPLICATION_PATH
 from understudy.proxy.replication import wire
 from understudy.proxy.replication.wire import ConnectionEnded
 from understudy.statesync.replication.messages import (
+    Ask,
     At,
     Behind,
     FromActive,
@@ -27,6 +28,7 @@ from understudy.statesync.replication.messages import (
     Part,
     Refused,
     Stored,
+    Told,
     Writes,
 )
 from understudy.statesync.replication.slot_stream import BYTES_MOST, SlotStream
@@ -108,6 +110,9 @@ class CopyConnection:
         unsupported: whether the other side answered the last attempt, and does not know replication: an older release.
         heard_at: when the last frame of the other side came (monotonic). It answers within a tenth of a second even
             when there is nothing to send.
+        told_at: when the last question was sent (monotonic) that the other side has answered: then it knew no later
+            epoch of the slots whose streams it follows.
+        asking: whether to ask such questions, one at a time.
     """
 
     def __init__(
@@ -133,7 +138,10 @@ class CopyConnection:
         self._ticks = 0
         self._sent = self._idle = False
         self.connected = self.refused = self.unsupported = False
-        self.heard_at = -math.inf
+        self.heard_at = self.told_at = -math.inf
+        self.asking: Callable[[], bool] = lambda: False
+        self._questions = 0
+        self._question_sent: float | None = None
 
     def send(self, slot: int) -> None:
         """There is something new to send in a slot: a write, what is acknowledged, or a stream that has begun."""
@@ -204,13 +212,15 @@ class CopyConnection:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             self._ticks += 1
-            if not self._sent or self._ticks % SAVED_TICKS == 0:
+            asks = self._question_sent is None and self.asking()
+            if asks or not self._sent or self._ticks % SAVED_TICKS == 0:
                 self._idle = True
                 self._wake.set()
             self._sent = False
 
     def _ended(self) -> None:
         self.connected = False
+        self._question_sent = None
         self._unsent.clear()
         self._asked.clear()
         for stream in self._streams.values():
@@ -224,6 +234,10 @@ class CopyConnection:
                 idle, self._idle = self._idle, False
                 if idle:
                     self._due |= dict.fromkeys(slot for slot, one in self._streams.items() if one.tell_saved(self._to))
+                if self._question_sent is None and self.asking():
+                    self._questions += 1
+                    self._question_sent = time.monotonic()
+                    await wire.send(socket, [Ask(self._questions)])
                 while (frame := self._frame()) or idle:
                     idle, self._sent = False, True
                     await wire.send(socket, frame)
@@ -294,30 +308,39 @@ class CopyConnection:
     def _take(self, messages: list[Message]) -> None:
         progress: dict[int, None] = {}
         for message in messages:
-            if not isinstance(message, At | Have | Refused | Behind):
+            if isinstance(message, Told):
+                self._answered(message)
+            elif isinstance(message, At | Have | Refused | Behind):
+                stream = self._streams.get(message.slot)
+                if stream is not None and stream.epoch == message.epoch and self._take_in(stream, message):
+                    progress[message.slot] = None
+            else:
                 raise ConnectionEnded(f"a copy does not say {type(message).__name__}")
-            stream = self._streams.get(message.slot)
-            if stream is None or stream.epoch != message.epoch:
-                continue
-            if not isinstance(message, Have):
-                self._asked.pop(message.slot, None)
-            match message:
-                case Have():
-                    stream.has(self._to, message.version)
-                    progress[message.slot] = None
-                case At():
-                    self._unsent.pop(message.slot, None)
-                    stream.at(self._to, message)
-                    progress[message.slot] = None
-                    self.send(message.slot)
-                case Behind():
-                    stream.gone(self._to)
-                    self.send(message.slot)
-                case Refused():
-                    stream.gone(self._to)
-                    self._on_refused(message.slot, message.known)
         if progress:
             self._on_progress(progress)
+
+    def _take_in(self, stream: SlotStream, message: At | Have | Refused | Behind) -> bool:
+        """Take in what a copy says of a stream; whether it has confirmed something."""
+        if isinstance(message, Have):
+            stream.has(self._to, message.version)
+            return True
+        self._asked.pop(message.slot, None)
+        match message:
+            case At():
+                self._unsent.pop(message.slot, None)
+                stream.at(self._to, message)
+                self.send(message.slot)
+            case Behind():
+                stream.gone(self._to)
+                self.send(message.slot)
+            case Refused():
+                stream.gone(self._to)
+                self._on_refused(message.slot, message.known)
+        return isinstance(message, At)
+
+    def _answered(self, told: Told) -> None:
+        if told.number == self._questions and self._question_sent is not None:
+            self.told_at, self._question_sent = self._question_sent, None
 
 
 def _size(message: FromActive) -> int:

@@ -50,6 +50,8 @@ class CopyConnections:
         self._looked_at = -math.inf
         self.on_progress: Callable[[Iterable[int]], None] = lambda _slots: None
         self.on_refused: Callable[[int, int], None] = lambda _slot, _known: None
+        self.asking: Callable[[], bool] = lambda: False
+        """Whether the processes are to be asked for later epochs; see :class:`CopyConnection`."""
 
     def begin(self, stream: SlotStream) -> None:
         """Send a stream to the processes that are to have copies."""
@@ -78,6 +80,11 @@ class CopyConnections:
         """When the last frame of the process came (monotonic); before all time if none ever did."""
         one = self._connected.get(process)
         return one.connection.heard_at if one is not None else -math.inf
+
+    def told_at(self, process: Process) -> float:
+        """When the last question was sent that the process has answered; see :class:`CopyConnection`."""
+        one = self._connected.get(process)
+        return one.connection.told_at if one is not None else -math.inf
 
     def state(self, silent_before: float) -> object:
         """Which processes are connected, have refused or are silent; compared to see whether something changed."""
@@ -148,6 +155,7 @@ class CopyConnections:
         connection = CopyConnection(
             self._me, process, self._pool.identity.keys.pool, streams, self._source, self.on_progress, self.on_refused
         )
+        connection.asking = self.asking
         url, tls = self._client.dial(peer)
         task = asyncio.create_task(connection.run(self._http, url, tls), name=f"replication to {process.member}")
         self._connected[process] = _Connected(connection, streams, task)

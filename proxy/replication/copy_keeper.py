@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from aiohttp import web
@@ -13,6 +13,7 @@ from understudy.proxy.peers.peer_protocol import REPLICATION_PATH
 from understudy.proxy.replication import wire
 from understudy.proxy.replication.wire import ConnectionEnded
 from understudy.statesync.replication.messages import (
+    Ask,
     Behind,
     FromCopy,
     Have,
@@ -22,6 +23,7 @@ from understudy.statesync.replication.messages import (
     Part,
     Refused,
     Stored,
+    Told,
     Writes,
 )
 from understudy.statesync.replication.slot_copy import Entry, SlotCopy
@@ -52,9 +54,10 @@ class CopyStore(Protocol):
 
 @dataclass(eq=False, slots=True)
 class _Connection:
-    """A connection of an active, and when its last frame came (monotonic)."""
+    """A connection of an active: when its last frame came (monotonic), and the epochs in which it leads slots."""
 
     heard: float
+    leads: dict[int, int] = field(default_factory=dict)
 
 
 class CopyKeeper:
@@ -141,6 +144,9 @@ class CopyKeeper:
         answers: list[FromCopy] = []
         confirmed: dict[int, Have] = {}
         for message in messages:
+            if isinstance(message, Ask):
+                answers += [*self._refusals(heard), Told(message.number)]
+                continue
             if not isinstance(message, Lead | Writes | Part):
                 raise ConnectionEnded(f"an active does not say {type(message).__name__}")
             answer = self._take(heard, message)
@@ -149,6 +155,13 @@ class CopyKeeper:
             elif answer is not None:
                 answers.append(answer)
         return [*answers, *confirmed.values()]
+
+    def _refusals(self, connection: _Connection) -> list[FromCopy]:
+        """A refusal of each slot that a connection leads in an epoch which is over."""
+        over = {slot: epoch for slot, epoch in connection.leads.items() if epoch < self._known.get(slot, 0)}
+        for slot in over:
+            del connection.leads[slot]
+        return [Refused(slot, epoch, self._known[slot]) for slot, epoch in over.items()]
 
     def _take(self, connection: _Connection, message: Lead | Writes | Part) -> FromCopy | None:
         slot = message.slot
@@ -176,6 +189,7 @@ class CopyKeeper:
         if not isinstance(answer, Refused):
             self.copies[copy.slot] = copy
             self._led_by[copy.slot] = connection
+            connection.leads[copy.slot] = lead.epoch
             self.heard_of(copy.slot, lead.epoch)
         return answer
 

@@ -21,13 +21,14 @@ from understudy.proxy.ownership.active_slots import ActiveSlots
 from understudy.proxy.ownership.claims import Claimer
 from understudy.proxy.ownership.drain import Drain
 from understudy.proxy.ownership.drain_reason import DrainState
-from understudy.proxy.ownership.etcd_contact import EtcdContact
+from understudy.proxy.ownership.etcd_contact import LATE, EtcdContact
 from understudy.proxy.ownership.handover import Handover
 from understudy.proxy.ownership.handover_pacing import HandoverPacing
 from understudy.proxy.ownership.opening import SlotOpener
 from understudy.proxy.ownership.owned_slots import OwnedSlots
 from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.ownership.read_deadline import ReadDeadline
+from understudy.proxy.ownership.read_proof import ReadProof
 from understudy.proxy.ownership.set_changes import SetChanges
 from understudy.proxy.ownership.slot_reconciler import SlotReconciler
 from understudy.proxy.ownership.step_down import StepDown
@@ -311,6 +312,7 @@ def _replication(base: _Base, metrics: SidecarMetrics) -> _Replication:
     owned.on_lose = active.lost
     base.updates.on_epoch = keeper.heard_of
     active.on_blocked = changes.wake
+    connections.asking = lambda: base.contact.silent_for(time.monotonic()) > LATE
     connections.on_progress = active.progress
     connections.on_refused = refused
     return _Replication(committer, keeper, connections, active, changes)
@@ -362,14 +364,15 @@ def _sessions(
 ) -> tuple[OwnerWrites, OwnerRouter, SessionService]:
     pool, copies, etcd, owned, updates = base.pool, base.copies, base.etcd, base.owned, base.updates
     clock, loop_lag = base.clock, base.loop_lag
-    reads = OwnerReads(pool, copies, replication.keeper, etcd, owned, deadline, clock, updates, async_writes)
+    proof = ReadProof(deadline, replication.active, replication.connections)
+    reads = OwnerReads(pool, copies, replication.keeper, etcd, owned, proof, clock, updates, async_writes)
     writes = OwnerWrites(
         pool,
         copies,
         owned,
         replication.committer,
         replication.active,
-        deadline,
+        proof,
         clock,
         loop_lag,
         updates,

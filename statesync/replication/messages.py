@@ -102,6 +102,12 @@ class Part(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     outcomes: tuple[bytes, ...] = ()
 
 
+class Ask(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
+    """The active asks whether the other process knows later epochs of its slots; ``number`` rises."""
+
+    number: int
+
+
 class At(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
     """The copy has the active's history up to ``version``. If it is not ``whole``, it needs a copy of the slot."""
 
@@ -134,8 +140,17 @@ class Behind(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=14):
     epoch: int
 
 
-FromActive = Lead | Writes | Part
-FromCopy = At | Have | Refused | Behind
+class Told(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=15):
+    """The answer to an :class:`Ask`: of the slots that this connection leads, the sender knows no later epoch.
+
+    A :class:`Refused` for each slot of which it does goes before it.
+    """
+
+    number: int
+
+
+FromActive = Lead | Writes | Part | Ask
+FromCopy = At | Have | Refused | Behind | Told
 Message = Hello | FromActive | FromCopy
 
 _encoder = msgspec.msgpack.Encoder()

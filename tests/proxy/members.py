@@ -29,6 +29,7 @@ from understudy.proxy.ownership.opening import SlotOpener
 from understudy.proxy.ownership.owned_slots import OwnedSlots
 from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.ownership.read_deadline import ReadDeadline
+from understudy.proxy.ownership.read_proof import ReadProof
 from understudy.proxy.ownership.set_changes import SetChanges
 from understudy.proxy.ownership.slot_reconciler import SlotReconciler
 from understudy.proxy.ownership.takeovers import Takeovers
@@ -193,8 +194,9 @@ class InProcessMember:
             HandoverPacing(0.0),
         )
         async_writes = AsyncWrites()
+        proof = ReadProof(self.reads, self.active, self.connections)
         reads = OwnerReads(
-            self.pool, self.copies, self.keeper, etcd, self.owned, self.reads, clock, self.updates, async_writes
+            self.pool, self.copies, self.keeper, etcd, self.owned, proof, clock, self.updates, async_writes
         )
         writes = OwnerWrites(
             self.pool,
@@ -202,7 +204,7 @@ class InProcessMember:
             self.owned,
             self.committer,
             self.active,
-            self.reads,
+            proof,
             clock,
             LoopLag(),
             self.updates,
