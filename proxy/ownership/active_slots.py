@@ -255,9 +255,13 @@ class ActiveSlots:
         return write
 
     def progress(self, slots: Iterable[int]) -> None:
-        """A copy has confirmed something in these slots."""
+        """A copy has told something in these slots: what it has, or that it needs the slot anew."""
         for slot in slots:
             self.advance(slot)
+            active = self._slots.get(slot)
+            if active is not None and active.checked is not None and active.stream.stuck:
+                active.checked = None  # no write waits for it, perhaps, but it must leave the set
+                self.on_blocked()
 
     def advance(self, slot: int) -> None:
         """Carry on what a confirmation, a commit or a change of the set has made possible."""

@@ -1,10 +1,11 @@
 """The copies' end: takes the frames of actives into this process's copies, and answers them."""
 
+import asyncio
 import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from aiohttp import web
@@ -13,6 +14,7 @@ from understudy.proxy.peers.peer_protocol import REPLICATION_PATH
 from understudy.proxy.replication import wire
 from understudy.proxy.replication.wire import ConnectionEnded
 from understudy.statesync.replication.messages import (
+    At,
     Behind,
     FromCopy,
     Have,
@@ -57,6 +59,15 @@ class _Connection:
     heard: float
 
 
+@dataclass(eq=False, slots=True)
+class _Wish:
+    """A copy that is to be made anew: who was told so, and whether it was."""
+
+    told: _Connection | None = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    made: bool = False
+
+
 class CopyKeeper:
     """The copies of one process, by slot.
 
@@ -82,6 +93,7 @@ class CopyKeeper:
         self._known: dict[int, int] = {}
         self._connections: dict[object, _Connection] = {}
         self._led_by: dict[int, _Connection] = {}
+        self._wishes: dict[int, _Wish] = {}
 
     def is_whole(self, slot: int) -> bool:
         """Whether everything of the slot is here that its active has confirmed of this process."""
@@ -94,6 +106,7 @@ class CopyKeeper:
         The store keeps the sessions. Tell the epoch of the new owner record by :meth:`heard_of` before.
         """
         self._led_by.pop(slot, None)
+        self._end_wish(slot, made=False)
         copy = self.copies.pop(slot, None)
         if copy is not None:
             self.heard_of(slot, copy.known)
@@ -114,6 +127,23 @@ class CopyKeeper:
         """
         self.take_over(slot)
         self._store.unfollow(slot)
+
+    async def made_anew(self, slot: int) -> bool:
+        """Have the active send a slot again, and wait until all of it is here; False if this process has no copy.
+
+        Until the first part comes, the copy stays as it is: the active first takes this process out of the sync set.
+        """
+        if slot not in self.copies:
+            return False
+        wish = self._wishes.setdefault(slot, _Wish())
+        await wish.ended.wait()
+        return wish.made
+
+    def _end_wish(self, slot: int, *, made: bool) -> None:
+        wish = self._wishes.pop(slot, None)
+        if wish is not None:
+            wish.made = made
+            wish.ended.set()
 
     def heard_of(self, slot: int, epoch: int) -> None:
         """An owner record of ``epoch`` was seen: actives of earlier epochs are refused, with a copy here or without."""
@@ -147,7 +177,16 @@ class CopyKeeper:
                 confirmed[answer.slot] = answer
             elif answer is not None:
                 answers.append(answer)
-        return [*answers, *confirmed.values()]
+        return [*answers, *confirmed.values(), *self._told_wishes(heard)]
+
+    def _told_wishes(self, connection: _Connection) -> list[FromCopy]:
+        """What an active has not heard yet of copies that it is to send again."""
+        told: list[FromCopy] = []
+        for slot, wish in self._wishes.items():
+            if wish.told is not connection and self._led_by.get(slot) is connection:
+                wish.told = connection
+                told.append(At(slot, self.copies[slot].follows, 0, whole=False))
+        return told
 
     def _take(self, connection: _Connection, message: Lead | Writes | Part) -> FromCopy | None:
         slot = message.slot
@@ -175,6 +214,9 @@ class CopyKeeper:
             self.copies[copy.slot] = copy
             self._led_by[copy.slot] = connection
             self.heard_of(copy.slot, lead.epoch)
+            if isinstance(answer, At) and copy.slot in self._wishes:
+                self._wishes[copy.slot].told = connection
+                answer = At(copy.slot, lead.epoch, answer.version, whole=False)
         return answer
 
     def _take_part(self, connection: _Connection, copy: SlotCopy, part: Part) -> FromCopy | None:
@@ -187,6 +229,7 @@ class CopyKeeper:
         answer = copy.part(part)
         if part.last:
             self._store.whole(copy.slot)
+            self._end_wish(copy.slot, made=True)
         return answer
 
     def _note_outcomes(self, outcomes: Iterable[bytes], now: float) -> None:
