@@ -18,6 +18,7 @@ from understudy.proxy.ownership.active_slot import ActiveSlot, ActiveWrite, Slot
 from understudy.proxy.ownership.owned_slots import OwnedSlot
 from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.replication.copy_keeper import CopyKeeper
+from understudy.statesync.etcd.client import Kv
 from understudy.statesync.process.ticks import until_tick
 from understudy.statesync.replication.history import epoch_of, version_of
 from understudy.statesync.replication.messages import LoggedWrite, Unsaved
@@ -82,6 +83,8 @@ class ActiveSlots:
         """The size of what etcd does not have yet, as of the last :data:`TICK`."""
         self.on_blocked: Callable[[], None] = lambda: None
         """Called when something waits that a change of a sync set may help."""
+        self.on_fenced: Callable[[Kv | None], None] = lambda _found: None
+        """Called with the owner record that has refused a save of this process."""
 
     def __contains__(self, slot: int) -> bool:
         return slot in self._slots
@@ -335,9 +338,11 @@ class ActiveSlots:
             submission.done.add_done_callback(partial(self._saved, active, save))
 
     def _saved(self, active: ActiveSlot, save: Save, done: "asyncio.Future[int]") -> None:
+        error = None if done.cancelled() else done.exception()
+        if isinstance(error, NotOwner):
+            self.on_fenced(error.found)
         if self._slots.get(active.stream.slot) is not active:
             return
-        error = None if done.cancelled() else done.exception()
         if done.cancelled() or error is not None:
             active.saves.failed(save)
             active.due_since = time.monotonic()

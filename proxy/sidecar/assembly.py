@@ -19,6 +19,7 @@ from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.member.signal import Signal
 from understudy.proxy.ownership.active_slots import ActiveSlots
 from understudy.proxy.ownership.claims import Claimer
+from understudy.proxy.ownership.copy_repair import CopyRepair
 from understudy.proxy.ownership.drain import Drain
 from understudy.proxy.ownership.drain_reason import DrainState
 from understudy.proxy.ownership.etcd_contact import EtcdContact
@@ -142,6 +143,7 @@ def assemble(
     monitor = PredecessorMonitor(pool, Pulses(), base.beat_now)
     probe = PeerProbe(client, pool, base.loop_lag, monitor)
     replication = _replication(base, metrics)
+    replication.active.on_fenced = partial(recorder.audit.refused, lost=False)
     handover, takeovers, reconciler = _ownership(base, replication, probe, recorder, faults)
     async_writes, overwritten = AsyncWrites(recorder), OverwriteLog()
     writes, router, service = _sessions(
@@ -175,7 +177,9 @@ def assemble(
         overwritten=overwritten,
         router=router,
         service=service,
-        anti_entropy=AntiEntropy(pool, copies, etcd, recorder, interval=settings.scrub_interval),
+        anti_entropy=AntiEntropy(
+            pool, copies.replica, _copy_repair(base, replication), etcd, recorder, interval=settings.scrub_interval
+        ),
         name=name,
         registration=_registration(base, status, name),
     )
@@ -348,6 +352,11 @@ def _ownership(
         HandoverPacing.within(base.settings.drain_seconds),
     )
     return handover, takeovers, reconciler
+
+
+def _copy_repair(base: _Base, replication: _Replication) -> CopyRepair:
+    active, keeper, changes = replication.active, replication.keeper, replication.changes
+    return CopyRepair(base.pool, base.copies.replica, base.etcd, base.owned, active, keeper, changes, base.updates)
 
 
 def _sessions(
