@@ -30,7 +30,7 @@ async def read_pool(client: EtcdClient, pool: str) -> tuple[PoolState, int]:
     state = PoolState(PoolKeys(pool))
     revision = 0
     events: list[Event] = []
-    for part in state.keys.without_sessions:
+    for part in state.keys.records:
         async for page in client.pages(part, revision=revision):
             revision = page.revision
             events += [Event("put", kv) for kv in page.kvs]

@@ -219,15 +219,16 @@ def _last_known(view: View) -> list[RenderableType]:
     ]
 
 
-def _replication(view: View | None) -> Iterable[Text]:
-    """The line about copies of a pool that replicates between members."""
-    if not view:
+def _replication(view: View) -> Iterable[Text]:
+    """The line about the copies of slots."""
+    if not view["slots"]:
         return
     single, memory, losses = view["one_copy"], view["memory"], view["losses"]
     text = Text("replication: ")
     if single:
         text.append(
-            f"{single} of {view['slots']} slots have fewer than two copies, so their writes go through etcd",
+            f"{single} of {view['slots']} slots have fewer than two copies"
+            + (", so their writes go through etcd" if view["wanted"] else ", so a takeover reads them from etcd"),
             style="yellow",
         )
     else:

@@ -199,19 +199,16 @@ def _dead_owned(state: PoolState) -> list[int]:
     ]
 
 
-def _replication_view(state: PoolState) -> View | None:
-    """What the sync records say; None for a pool that does not replicate, once etcd has all that it has acknowledged.
+def _replication_view(state: PoolState) -> View:
+    """What the sync records say.
 
     ``wanted``: the spec says ``durability: replicas``. ``one_copy``: slots with fewer than two processes in their sync
     set. ``memory``: slots whose newest writes may be in memory alone.
     """
     sets = [agreed_set(at.record, state.sync_sets.get(slot)) for slot, at in state.owners.items()]
     memory = sum(one.memory for one in sets)
-    wanted = state.spec is not None and state.spec.record.replicates
-    if not memory and not wanted:
-        return None
     return {
-        "wanted": wanted,
+        "wanted": state.spec is not None and state.spec.record.from_memory,
         "slots": len(sets),
         "one_copy": sum(len(one.members) < 2 for one in sets),
         "memory": memory,

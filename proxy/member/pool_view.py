@@ -59,7 +59,6 @@ class PoolView:
             self.state.owners,
             self.state.members,
             self.state.sync_sets,
-            replicates=spec is not None and spec.replicates,
             restores=spec is None or spec.replication.on_total_loss == "restore",
         )
 

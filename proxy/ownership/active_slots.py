@@ -1,4 +1,4 @@
-"""The replicated slots in which this process is active: from a write to its acknowledgement, and on to etcd.
+"""The slots in which this process is active: from a write to its acknowledgement, and on to etcd.
 
 A write is numbered, goes to the copies, and counts when all of the sync set have it. Then readers see it, and its
 client is answered; of class ``sync`` when etcd has it too. Sessions are saved in etcd with their newest version, after
@@ -14,7 +14,7 @@ from functools import partial
 from typing import Protocol
 
 from understudy.proxy.member.pool_view import PoolView
-from understudy.proxy.ownership.active_slot import ActiveSlot, ActiveWrite, SlotLost
+from understudy.proxy.ownership.active_slot import ActiveSlot, ActiveWrite, NotYet
 from understudy.proxy.ownership.owned_slots import OwnedSlot
 from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.replication.copy_keeper import CopyKeeper
@@ -30,6 +30,7 @@ from understudy.statesync.sessions.commit import Committer, NotOwner
 from understudy.statesync.sessions.replica import Replica
 from understudy.statesync.sessions.request_log import LogEntry, RequestLog, decode_entry, encode_entry
 from understudy.statesync.sessions.session import Session
+from understudy.statesync.sessions.shared_timer import SharedTimer
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class Streams(Protocol):
 
 
 class ActiveSlots:
-    """All replicated slots in which this process is active."""
+    """All slots in which this process is active and has their sessions."""
 
     def __init__(
         self,
@@ -79,22 +80,23 @@ class ActiveSlots:
         self._updates = updates
         self._slots: dict[int, ActiveSlot] = {}
         self._some = asyncio.Event()
+        self._timer = SharedTimer()
         self.unsaved_bytes = 0
         """The size of what etcd does not have yet, as of the last :data:`TICK`."""
         self.on_blocked: Callable[[], None] = lambda: None
         """Called when something waits that a change of a sync set may help."""
         self.on_fenced: Callable[[Kv | None], None] = lambda _found: None
-        """Called with the owner record that has refused a save of this process."""
+        """Called when etcd refuses a save because of another owner record, with that, or None if there is none."""
 
     def __contains__(self, slot: int) -> bool:
         return slot in self._slots
 
     def get(self, slot: int) -> ActiveSlot | None:
-        """The slot, if it is replicated and this process is active in it."""
+        """The slot, if this process is active in it."""
         return self._slots.get(slot)
 
     async def some(self) -> None:
-        """Wait until there is a slot: in pools without replication nothing has to be looked after."""
+        """Wait until there is a slot."""
         if not self._slots:
             self._some.clear()
             await self._some.wait()
@@ -115,13 +117,10 @@ class ActiveSlots:
         return "replicas" if active is not None and version > active.stream.saved else "sync"
 
     async def until_saved(self, slot: int, version: int, timeout: float) -> bool:
-        """Wait until etcd has a version that was acknowledged, and all before it; whether it has it in time.
-
-        In a slot that is not replicated it has.
-        """
+        """Wait until etcd has a version that was acknowledged, and all before it; whether it has it in time."""
         active = self._slots.get(slot)
         if active is None:
-            return True
+            return False
         give_up = time.monotonic() + timeout
         while self._slots.get(slot) is active and version > active.stream.saved:
             left = give_up - time.monotonic()
@@ -143,7 +142,6 @@ class ActiveSlots:
         """
         slot, epoch = owned.slot, owned.owner.epoch
         if copy is None:
-            self._replica.adopt(slot)
             start = owned.version if epoch_of(owned.version) == epoch else version_of(epoch, 0)
             stream = SlotStream(slot, epoch, self._me, agreed, history=(start,), saved=start)
         else:
@@ -156,7 +154,6 @@ class ActiveSlots:
                 history=copy.history,
                 inherited=inherited,
                 saved=copy.saved,
-                revision=owned.fence,
             )
         active = ActiveSlot(owned, stream)
         for one in copy.unsaved if copy is not None else ():
@@ -203,22 +200,21 @@ class ActiveSlots:
         self._keeper.give(slot, active.as_copy())
         active.moved.set()
         for write in active.waiting.values():
-            write.fail(SlotLost(slot, identified=bool(write.entries)))
+            write.lost()
 
     # -- writes --
 
-    def next_version(self, owned: OwnedSlot) -> int:
-        """The version of the next write in a slot that this process owns, replicated or not."""
-        active = self._slots.get(owned.slot)
-        return active.stream.next if active is not None else owned.next_version()
+    def next_version(self, slot: int) -> int:
+        """The version of the next write in a slot in which this process is active."""
+        return self._slots[slot].stream.next
 
     def has_room(self, slot: int) -> bool:
-        """Whether a slot takes one more write now."""
+        """Whether a slot takes one more write now, as far as this process is active in it."""
         active = self._slots.get(slot)
         return active is None or len(active.waiting) < WAITING_MOST
 
     async def room(self, slot: int) -> None:
-        """Wait until the slot takes one more write, or is not replicated here any more."""
+        """Wait until the slot takes one more write, or this process is not active in it any more."""
         while (active := self._slots.get(slot)) is not None and len(active.waiting) >= WAITING_MOST:
             active.moved.clear()
             await active.moved.wait()
@@ -238,24 +234,28 @@ class ActiveSlots:
             value = self._replica.codec.encode(self._keys.session(owned.slot, key), session)
         logged = LoggedWrite(key, value, encode_entry(entry) if entry is not None else b"")
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        write = ActiveWrite(
-            owned.slot,
-            owned.fence,
-            key,
-            value,
-            done,
-            time.monotonic(),
-            (entry,) if entry is not None else (),
-            firm=True,
-            version=version,
-            session=session,
-            wants=wants,
-        )
+        now = time.monotonic()
+        spec = self._pool.spec
+        if wants == "replicas" and spec is not None and not spec.from_memory:
+            active.asked_at = now
+        write = ActiveWrite(owned.slot, key, session, version, wants, entry is not None, done, now)
         active.waiting[version] = active.by_name[key or version] = write
         stream.append(logged)
         self._streams.send(owned.slot)
         self.advance(owned.slot)
         return write
+
+    async def outcome(self, write: ActiveWrite, timeout: float) -> int:
+        """Wait up to ``timeout`` seconds for the version that is acknowledged; ``write.done`` still gets it later.
+
+        Raises :class:`SlotLost` or :class:`NotYet`.
+        """
+        if not write.done.done():
+            write.waiter = asyncio.get_running_loop().create_future()
+            await self._timer.wait(write.waiter, timeout)
+        if write.done.done():
+            return write.done.result()
+        raise NotYet(write.slot, f"the write was not acknowledged within {timeout:g} s")
 
     def progress(self, slots: Iterable[int]) -> None:
         """A copy has told something in these slots: what it has, or that it needs the slot anew."""
@@ -310,7 +310,7 @@ class ActiveSlots:
         elif entry.write.key:
             self._replica.put(slot, entry.write.key, write.session)
         if entry.write.outcome:
-            self._requests.note_entry(decode_entry(entry.write.outcome), time.monotonic())
+            self._requests.note(slot, decode_entry(entry.write.outcome), time.monotonic())
 
     @staticmethod
     def _answer(active: ActiveSlot, write: ActiveWrite, *, from_memory: bool) -> None:
@@ -320,8 +320,7 @@ class ActiveSlots:
         del active.waiting[write.version]
         if active.by_name.get(write.key or write.version) is write:
             del active.by_name[write.key or write.version]
-        write.got = "sync" if write.saved else "replicas"
-        write.succeed(write.version)
+        write.succeed("sync" if write.saved else "replicas")
 
     # -- saving --
 
@@ -333,7 +332,7 @@ class ActiveSlots:
         for save in active.saves.take():
             name = self._keys.session(stream.slot, save.key) if save.key else ""
             entries = tuple(decode_entry(outcome) for outcome in save.outcomes)
-            submission = self._committer.submit(stream.slot, owned.fence, name, save.value, entries, firm=True)
+            submission = self._committer.submit(stream.slot, owned.fence, name, save.value, entries)
             stream.sent_to_etcd = max(stream.sent_to_etcd, save.last)
             submission.done.add_done_callback(partial(self._saved, active, save))
 
@@ -351,7 +350,6 @@ class ActiveSlots:
             logger.info("a save in slot %d was not carried out: %s", active.stream.slot, error or "cancelled")
             return
         active.saves.done(save)
-        active.stream.revision = max(active.stream.revision, done.result())
         self._note_saved(active)
         write = active.by_name.get(save.name)
         if write is not None and save.first <= write.version <= save.last:

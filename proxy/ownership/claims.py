@@ -1,33 +1,28 @@
-"""Claiming slots: sending the transaction until its outcome is definite, and catching up before the first answer.
+"""Claiming slots: sending the transaction until its outcome is definite, and getting ready for the first answer.
 
 A claim waits once for all of its slots, however many transactions it takes. With ``takeover: lease`` a wait for each
 hundred slots would make one death in a large pool cost many seconds.
 
-After a claim no older owner can write: its compare fails. So the writes that the local copies lack end at a known
-revision, that of the replaced owner's commit marker, which the claim itself reads. The copies wait for that revision;
-if the watch does not bring it soon, the slots are read from etcd instead.
-
-In a replicated slot a process of the sync set has everything in memory: it waits for nothing but the other processes of
-the set, if it has writes that they may lack.
+A process of a slot's sync set has everything in memory: it waits for nothing but the other processes of the set, if it
+has writes that they may lack. Another process reads the slot from etcd. After the claim no older owner can write there,
+since its compare fails.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from understudy.proxy.events.cause import Cause
 from understudy.proxy.events.recorder import ClaimRecord, Recorder
 from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.member.pool_view import PoolView
-from understudy.proxy.ownership.active_slots import ActiveSlots
+from understudy.proxy.ownership.opening import Gained, SlotOpener
 from understudy.proxy.ownership.owned_slots import OwnedSlot, OwnedSlots
 from understudy.proxy.ownership.read_deadline import BOUND
 from understudy.proxy.replication.copy_keeper import CopyKeeper
-from understudy.statesync.etcd.client import EtcdClient, EtcdError, Kv, Put, TxnResult
-from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.etcd.client import EtcdClient, EtcdError, Put, TxnResult
 from understudy.statesync.etcd.txn_retry import retry_txn
 from understudy.statesync.pool.ownership import (
     CLAIM_MOST,
@@ -36,34 +31,22 @@ from understudy.statesync.pool.ownership import (
     View,
     claim,
     claim_transaction,
-    replaced_members,
     unclaimable,
 )
 from understudy.statesync.replication.sync_set import Process, Source
 from understudy.statesync.testing.crash_points import CrashPoint, crash_point
-from understudy.telemetry.timing.backoff import Backoff
 
 logger = logging.getLogger(__name__)
 
-WATCH_TIMEOUT = 0.25
 OUTCOME_TIMEOUT = 10.0
-COPIES_AT_ONCE = 8
-"""Slots that are read from etcd at once after a claim. Callers wait for these copies, but not for those of
-``slot_reconciler``, which has a lower limit."""
-FIRST_RETRY, LAST_RETRY = 0.02, 0.5
-"""Seconds before a failed read from etcd is repeated: the first time, and at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Won:
-    """What a claim has won and not yet opened: the claims of each transaction, with the revision that made them ours.
-
-    ``marker`` is the newest commit marker of a replaced owner, if there is one.
-    """
+    """What a claim has won and not yet opened: the claims of each transaction, and the revision that made them ours."""
 
     parts: tuple[tuple[Sequence[Claimed], int], ...]
     owned: tuple[OwnedSlot, ...]
-    marker: Kv | None
     cause: Cause
     record: ClaimRecord
 
@@ -85,8 +68,8 @@ class Claimer:
         copies: LocalCopies,
         etcd: EtcdClient,
         owned: OwnedSlots,
-        active: ActiveSlots,
         keeper: CopyKeeper,
+        opener: SlotOpener,
         failovers: FailoverLog,
         recorder: Recorder,
     ) -> None:
@@ -95,11 +78,10 @@ class Claimer:
         self._copies = copies
         self._etcd = etcd
         self._owned = owned
-        self._active = active
         self._keeper = keeper
+        self._opener = opener
         self._failovers = failovers
         self._recorder = recorder
-        self._copying = asyncio.Semaphore(COPIES_AT_ONCE)
         self._left_out: dict[int, int] = {}
 
     async def win(self, view: View, slots: Sequence[int], cause: Cause, dead: Collection[Process] | None = None) -> Won:
@@ -123,23 +105,20 @@ class Claimer:
         crash_point(CrashPoint.CLAIM_DECIDED)
         outcomes = await asyncio.gather(*(self._send(part, note) for part in parts), return_exceptions=True)
         errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-        answers = [(part, *found) for part, found in zip(parts, outcomes, strict=True) if isinstance(found, tuple)]
-        won = [answer for answer in answers if answer[1]]  # by their revisions
-        await self._correct_record(claims, [one for part, _, _ in won for one in part], cause)
+        won = [(part, found) for part, found in zip(parts, outcomes, strict=True) if isinstance(found, int) and found]
+        await self._correct_record(claims, [one for part, _ in won for one in part], cause)
         if errors and not won:
             raise errors[0]
         for error in errors:
             logger.warning("a part of a claim of %d slots: %s", len(claims), error)
         if won:
             crash_point(CrashPoint.CLAIM_WON)
-        owned = [one for part, revision, _ in won for c in part if (one := self._gain(c, revision)) is not None]
-        marker = _newest(marker for _, _, marker in won)
-        replaced = tuple((part, revision) for part, revision, _ in won)
+        owned = [one for part, revision in won for c in part if (one := self._gain(c, revision)) is not None]
         record.won()
-        return Won(replaced, tuple(owned), marker, cause, record)
+        return Won(tuple(won), tuple(owned), cause, record)
 
     async def open(self, won: Won, *, given: bool = False) -> list[int]:
-        """Catch up with what was won and serve it, all after one wait; returns the slots that are ours by then.
+        """Get the sessions of what was won and serve it, all after one wait; returns the slots that are ours by then.
 
         ``given``: its owner has given it up, so that there are no readers to wait for.
         """
@@ -149,15 +128,13 @@ class Claimer:
         won.record.opening(list(claims))
         if not given:
             await self._outwait_readers(won.claims)
-        written = won.marker.mod_revision if won.marker else 0
-        in_memory = [owned for owned in won.owned if claims[owned.slot].source is Source.MEMORY]
-        others = [owned for owned in won.owned if claims[owned.slot].source is not Source.MEMORY]
-        async with asyncio.TaskGroup() as group:
-            for owned in in_memory:
-                group.create_task(self._open_from_memory(owned, claims[owned.slot]))
-            if others:
-                revision = max([written, *(c.replaces for c in won.claims)])
-                group.create_task(self._catch_up(others, claims, revision))
+        await self._opener.open(
+            [
+                Gained(owned, claim.sync.sync_set(), copied=claim.source is Source.MEMORY)
+                for owned in won.owned
+                for claim in (claims[owned.slot],)
+            ]
+        )
         sessions = self._copies.replica.count([owned.slot for owned in won.owned])
         won.record.opened(won.parts, len(won.owned), sessions)
         logger.info("claimed %d slots at revision %d: %s", len(won.owned), won.parts[-1][1], won.cause.text)
@@ -170,15 +147,14 @@ class Claimer:
         ``BOUND`` seconds from now at the latest. A tenth more covers clocks that run at different rates.
         """
         spec = self._pool.spec
-        if spec is not None and spec.takeover == "lease" and replaced_members(claims):
+        if spec is not None and spec.takeover == "lease" and any(c.replaced_active for c in claims):
             await asyncio.sleep(BOUND * 1.1)
 
     def _gain(self, claimed: Claimed, revision: int) -> OwnedSlot | None:
         """The slot as ours, unless somebody has claimed it again by the time that we hear of our claim."""
         if not self._pool.state.note_owner(claimed.slot, claimed.owner, revision):
             return None
-        if claimed.sync is not None:
-            self._pool.state.note_sync_set(claimed.slot, claimed.sync, revision)
+        self._pool.state.note_sync_set(claimed.slot, claimed.sync, revision)
         if claimed.loss:
             logger.error(
                 "slot %d: all that had its newest 'replicas' writes are dead; etcd may lack some", claimed.slot
@@ -217,15 +193,11 @@ class Claimer:
         except EtcdError as error:
             logger.warning("the record of a takeover names %d slots too many: %s", len(lost), error)
 
-    async def _send(self, claims: Sequence[Claimed], extra: Sequence[Put]) -> tuple[int, Kv | None]:
-        """Send a transaction until its outcome is definite: its revision (0 if lost), and the newest marker."""
+    async def _send(self, claims: Sequence[Claimed], extra: Sequence[Put]) -> int:
+        """Send a transaction until its outcome is definite: its revision, 0 if it was lost."""
         compares, success, failure = claim_transaction(self._keys, claims, extra)
         result, _ = await retry_txn(self._etcd, compares, success, failure, patience=OUTCOME_TIMEOUT)
-        if result.succeeded:
-            marker_answers = result.answers[len(success) - len(replaced_members(claims)) :]
-            return result.revision, _newest(kv for found in marker_answers for kv in found)
-        revision = self._won_before(claims, result)
-        return (revision, await self._marker(claims)) if revision else (0, None)
+        return result.revision if result.succeeded else self._won_before(claims, result)
 
     def _won_before(self, claims: Sequence[Claimed], result: TxnResult) -> int:
         """The revision of an earlier try of the same claim whose answer was lost; 0 if another one won.
@@ -244,66 +216,6 @@ class Claimer:
                 self._pool.state.read_sync_set(c.slot, answer[0])
         return 0
 
-    async def _marker(self, claims: Sequence[Claimed]) -> Kv | None:
-        return _newest([await self._etcd.get(self._keys.commit(member)) for member in replaced_members(claims)])
-
-    async def _open_from_memory(self, owned: OwnedSlot, claimed: Claimed) -> None:
-        """Serve a slot of which this process has a copy, once the rest of its sync set has all of it."""
-        copy = self._keeper.copies.get(owned.slot)
-        if copy is not None and not await self._copies.caught_up(copy.revision, WATCH_TIMEOUT):
-            await self._until_read(self._read_requests, "the request log")
-        if self._owned.get(owned.slot) is not owned or claimed.sync is None:
-            return
-        if not self._active.begin_from_memory(owned, claimed.sync.sync_set()):
-            logger.error("slot %d: the copy that it was claimed with is gone", owned.slot)
-            return
-        if await self._active.settled(owned.slot):
-            self._owned.reopen(owned)
-
-    async def _catch_up(self, won: Sequence[OwnedSlot], claims: Mapping[int, Claimed], revision: int) -> None:
-        """Make slots ready that are fenced for us: in memory up to ``revision`` at least; then open their gates."""
-        late = not await self._copies.caught_up(revision, WATCH_TIMEOUT)
-        if late:
-            logger.warning("the watch lags behind revision %d: reading %d slots from etcd", revision, len(won))
-            await self._until_read(self._read_requests, "the request log")
-
-        async def make_ready(owned: OwnedSlot) -> None:
-            slot = owned.slot
-            if self._copies.replica.streamed(slot):
-                self._keeper.drop(slot)  # it may have what was never acknowledged, and lack what was
-            if late or not self._copies.replica.is_synced(slot):
-                async with self._copying:
-                    await self._until_read(partial(self._copy, owned), f"slot {slot}")
-            sync = claims[slot].sync
-            if sync is not None and self._owned.get(slot) is owned:
-                self._active.begin(owned, sync.sync_set(), None)
-            self._owned.reopen(owned)
-
-        async with asyncio.TaskGroup() as group:
-            for owned in won:
-                group.create_task(make_ready(owned))
-
-    async def _read_requests(self) -> None:
-        await self._copies.read_requests(self._etcd, prefix_range(self._keys.requests))
-
-    async def _copy(self, owned: OwnedSlot) -> None:
-        """Copy a slot, unless it was lost meanwhile."""
-        if self._owned.get(owned.slot) is owned:
-            await self._copies.replica.refresh(owned.slot)
-
-    @staticmethod
-    async def _until_read(read: Callable[[], Awaitable[None]], what: str) -> None:
-        """Read from etcd, again and again until it answers."""
-        backoff = Backoff(FIRST_RETRY, LAST_RETRY)
-        while True:
-            try:
-                await read()
-            except EtcdError as error:
-                logger.warning("%s cannot be read from etcd yet: %s", what, error)
-                await asyncio.sleep(backoff.next())
-            else:
-                return
-
 
 def replaced_processes(view: View, slots: Iterable[int]) -> frozenset[Process]:
     """The processes of the slots' sync sets that surely are dead, since their members have other ones by now."""
@@ -312,7 +224,3 @@ def replaced_processes(view: View, slots: Iterable[int]) -> frozenset[Process]:
         for process in view.holders_of_memory(slots)
         if (at := view.members.get(process.member)) is not None and at.record.boot != process.boot
     )
-
-
-def _newest(markers: Iterable[Kv | None]) -> Kv | None:
-    return max((kv for kv in markers if kv is not None), key=lambda kv: kv.mod_revision, default=None)

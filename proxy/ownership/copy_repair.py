@@ -15,6 +15,7 @@ import time
 from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.ownership.active_slot import ActiveSlot
 from understudy.proxy.ownership.active_slots import ActiveSlots
+from understudy.proxy.ownership.opening import Gained, SlotOpener
 from understudy.proxy.ownership.owned_slots import OwnedSlot, OwnedSlots, still_busy
 from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.ownership.set_changes import SetChanges
@@ -24,7 +25,7 @@ from understudy.statesync.etcd.client import EtcdClient, EtcdError, OutcomeUnkno
 from understudy.statesync.etcd.txn_retry import retry_txn
 from understudy.statesync.pool.ownership import (
     begin_anew,
-    is_replicated,
+    is_valid,
     records_compared,
     records_read,
     records_written,
@@ -34,7 +35,6 @@ from understudy.statesync.replication.history import History
 from understudy.statesync.replication.sync_set import Process, SyncSet
 from understudy.statesync.sessions.digests import CopyProgress
 from understudy.statesync.sessions.replica import Replica
-from understudy.telemetry.timing.backoff import Backoff
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ SAVE_TIMEOUT = 4.0
 COPY_TIMEOUT = 8.0
 """Seconds in which the active must have sent the slot again."""
 OUTCOME_TIMEOUT = 10.0
-FIRST_RETRY, LAST_RETRY = 0.02, 0.5
+RETRY_INTERVAL = 0.5
 
 
 class CopyRepair:
@@ -61,6 +61,7 @@ class CopyRepair:
         keeper: CopyKeeper,
         changes: SetChanges,
         updates: PoolUpdates,
+        opener: SlotOpener,
     ) -> None:
         self._pool = pool
         self._keys = pool.identity.keys
@@ -72,6 +73,7 @@ class CopyRepair:
         self._keeper = keeper
         self._changes = changes
         self._updates = updates
+        self._opener = opener
 
     # -- what there is --
 
@@ -134,7 +136,7 @@ class CopyRepair:
         finally:
             self._changes.frozen.discard(slot)
             self._owned.reopen(owned)
-        await self._read(again)
+        await self._opener.open([Gained(again, self._alone, copied=False)])
 
     async def _at_rest(self, owned: OwnedSlot, active: ActiveSlot) -> None:
         """Wait until etcd has everything, and no change of the set is under way. Raises :class:`RepairRefused`."""
@@ -151,10 +153,10 @@ class CopyRepair:
             raise RepairRefused(f"the sync set of slot {slot} is being changed: try again")
 
     async def _under_new_record(self, owned: OwnedSlot) -> OwnedSlot:
-        """Replace both records; the slot as it is ours then, its gate closed and its copy gone."""
+        """Replace both records; the slot as it is ours then, its gate closed."""
         slot, state = owned.slot, self._pool.state
         at = state.sync_sets.get(slot)
-        if at is None or not is_replicated(owned.owner, at):
+        if at is None or not is_valid(owned.owner, at):
             raise RepairRefused(f"the sync record of slot {slot} is not known here yet: try again")
         mine = begin_anew(owned.owner, now=time.time())
         sync = SyncRecord.of_set(mine.epoch, self._alone, at.record.losses)
@@ -166,8 +168,6 @@ class CopyRepair:
         self._keeper.heard_of(slot, mine.epoch)
         again = self._owned.gain(slot, mine, revision)
         again.preparing = True
-        self._keeper.take_over(slot)
-        self._replica.unfollow(slot)
         return again
 
     async def _replaced(self, owned: OwnedSlot, mine: Owner, sync: SyncRecord, replaces: int) -> int:
@@ -189,7 +189,7 @@ class CopyRepair:
             except EtcdError:
                 if not unknown:
                     raise
-                await asyncio.sleep(LAST_RETRY)  # this try had no effect, but an earlier one may have had it
+                await asyncio.sleep(RETRY_INTERVAL)  # this try had no effect, but an earlier one may have had it
                 continue
             if result.succeeded:
                 return result.revision
@@ -202,18 +202,3 @@ class CopyRepair:
                 self._updates.refused_by(slot, kv)
             return 0
         return 0
-
-    async def _read(self, owned: OwnedSlot) -> None:
-        """Read the sessions from etcd, until it answers, and serve them."""
-        slot, backoff = owned.slot, Backoff(FIRST_RETRY, LAST_RETRY)
-        while self._owned.get(slot) is owned:
-            try:
-                await self._replica.refresh(slot)
-            except EtcdError as error:
-                logger.warning("slot %d cannot be read from etcd yet: %s", slot, error)
-                await asyncio.sleep(backoff.next())
-                continue
-            if self._owned.get(slot) is owned:
-                self._active.begin(owned, self._alone, None)
-                self._owned.reopen(owned)
-            return

@@ -2,8 +2,8 @@
 
 Several slots go to one target together, which costs hardly more than one slot would. The steps:
 
-1. The target reads the slots' sessions into memory. Of a replicated slot it has them: the owner waits until the target
-   is in the sync set, and leaves the set as it is until the end.
+1. The owner waits until the target is in the slots' sync sets, and so has their sessions. It leaves the sets as they
+   are until the end.
 2. The owner closes the slots' gates for new calls, and waits until the calls under way end. A slot whose calls do not
    end soon leaves the others and goes after them, alone. Reads from memory go on.
 3. One transaction of the owner puts the owner records into phase ``handover``, which fences every late write.
@@ -23,6 +23,7 @@ from understudy.proxy.events.recorder import HandoverRecord, Recorder
 from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.member.pool_view import Peer, PoolView
 from understudy.proxy.ownership.active_slots import ActiveSlots
+from understudy.proxy.ownership.opening import Gained, SlotOpener
 from understudy.proxy.ownership.owned_slots import OwnedSlot, OwnedSlots, still_busy
 from understudy.proxy.ownership.set_changes import SetChanges
 from understudy.proxy.peers.peer_client import PeerClient
@@ -55,7 +56,7 @@ TOGETHER_TIMEOUT = 0.02
 """Seconds in which the calls of a slot must end, else it does not go together with the others."""
 DRAIN_TIMEOUT = 0.25
 COPY_TIMEOUT = 2.0
-"""Seconds in which the target of a handover must get its copies of replicated slots; else it is tried again."""
+"""Seconds in which the target of a handover must get its copies; else it is tried again."""
 CONFIRM_TIMEOUT = 1.0
 OUTCOME_TIMEOUT = 10.0
 
@@ -79,6 +80,7 @@ class Handover:
         client: PeerClient,
         owned: OwnedSlots,
         active: ActiveSlots,
+        opener: SlotOpener,
         changes: SetChanges,
         failovers: FailoverLog,
         recorder: Recorder,
@@ -91,6 +93,7 @@ class Handover:
         self._client = client
         self._owned = owned
         self._active = active
+        self._opener = opener
         self._changes = changes
         self._failovers = failovers
         self._recorder = recorder
@@ -114,24 +117,15 @@ class Handover:
             raise
 
     async def _prepared(self, slots: Sequence[int], to: str) -> Peer:
-        """Have the target get the sessions of ``slots`` into memory; returns where it is."""
+        """Wait until the target has copies of ``slots``; returns where it is."""
         peer = self._pool.peer(to)
         if peer is None:
             raise HandoverFailed(slots, to, "its address is unknown")
-        replicated = [slot for slot in slots if slot in self._active]
-        await self._until_in_set(replicated, to, COPY_TIMEOUT)
-        plain = [slot for slot in slots if slot not in replicated]
-        try:
-            if plain:
-                await self._client.prepare(peer, plain)
-        except PeerError as error:
-            raise HandoverFailed(slots, to, str(error)) from None
+        await self._until_in_set(slots, to, COPY_TIMEOUT)
         return peer
 
     async def _until_in_set(self, slots: Sequence[int], to: str, timeout: float) -> None:
-        """Wait until the target is in the sync sets of replicated slots. Raises :class:`HandoverFailed`."""
-        if not slots:
-            return
+        """Wait until the target is in the sync sets of ``slots``. Raises :class:`HandoverFailed`."""
         at = self._pool.state.members.get(to)
         found = await self._changes.until_in(slots, Process(to, at.record.boot), timeout) if at is not None else ()
         missing = [slot for slot in slots if slot not in found]
@@ -145,10 +139,10 @@ class Handover:
         record = self._recorder.handover()
         free = [owned.slot for owned in slots if not owned.preparing]  # not those that are being read again from etcd
         closed = self._owned.close(free, readable=True)
-        replicated = [owned.slot for owned in closed if owned.slot in self._active]
-        self._changes.frozen.update(replicated)
+        numbers = [owned.slot for owned in closed]
+        self._changes.frozen.update(numbers)
         try:
-            await self._until_in_set(replicated, peer.member, DRAIN_TIMEOUT)
+            await self._until_in_set(numbers, peer.member, DRAIN_TIMEOUT)
             busy = await still_busy(closed, patience)
             for owned in busy:
                 self._owned.reopen(owned)
@@ -159,7 +153,7 @@ class Handover:
                 raise HandoverFailed([busy[0].slot], peer.member, "calls under way did not end in time")
             return busy
         finally:
-            self._changes.frozen.difference_update(replicated)
+            self._changes.frozen.difference_update(numbers)
             for owned in closed:
                 self._owned.reopen(owned)
 
@@ -214,23 +208,20 @@ class Handover:
         crash_point(CrashPoint.UNDO_DECIDED)
         mine = undo_handover(owned.owner, now=time.time())
         sync = self._sync_beside(owned.slot, owned.owner, mine)
-        revision = await self._replace_records({owned.slot: owned.fence}, {owned.slot: mine}, sync)
+        revision = await self._replace_records({owned.slot: owned.fence}, {owned.slot: mine}, {owned.slot: sync})
         if revision and self._note(owned.slot, mine, sync, revision):
             owned.owner, owned.fence = mine, revision
-            if owned.slot in sync:
-                self._active.begin_anew(owned, sync[owned.slot].sync_set())
+            self._active.begin_anew(owned, sync.sync_set())
         else:
             self._owned.drop(owned)
 
-    def _sync_beside(self, slot: int, before: Owner, after: Owner) -> dict[int, SyncRecord]:
-        """The sync record to write beside an owner record, by its slot; empty if the slot is not replicated."""
-        record = sync_beside(before, self._pool.state.sync_sets.get(slot), after)
-        return {slot: record} if record is not None else {}
+    def _sync_beside(self, slot: int, before: Owner, after: Owner) -> SyncRecord:
+        """The sync record to write beside an owner record. Raises :class:`NotInSet`."""
+        return sync_beside(before, self._pool.state.sync_sets.get(slot), after)
 
-    def _note(self, slot: int, owner: Owner, sync_sets: Mapping[int, SyncRecord], revision: int) -> bool:
+    def _note(self, slot: int, owner: Owner, sync: SyncRecord, revision: int) -> bool:
         """Take in the records that a transaction has written; whether nobody has replaced them since."""
-        if slot in sync_sets:
-            self._pool.state.note_sync_set(slot, sync_sets[slot], revision)
+        self._pool.state.note_sync_set(slot, sync, revision)
         return self._pool.state.note_owner(slot, owner, revision)
 
     async def undo_stale(self, slot: int) -> None:
@@ -260,7 +251,7 @@ class Handover:
         """
         mine = take_up(at.record, now=time.time())
         sync = self._sync_beside(slot, at.record, mine)
-        revision = await self._replace_records({slot: at.revision}, {slot: mine}, sync)
+        revision = await self._replace_records({slot: at.revision}, {slot: mine}, {slot: sync})
         self._owned.given_up.pop(slot, None)
         if not revision or not self._note(slot, mine, sync, revision):
             return None
@@ -284,40 +275,28 @@ class Handover:
         if trace is not None:
             taken = {slot: owner.epoch for slot, owner in mine.items()}
             note = [self._failovers.add(trace.hex, first.active, taken, cause=first.cause, planned=True, now=now)]
-        sync_sets: dict[int, SyncRecord] = {}
         try:
-            for slot in slots:
-                sync_sets |= self._sync_beside(slot, leaving[slot], mine[slot])
+            sync_sets = {slot: self._sync_beside(slot, leaving[slot], mine[slot]) for slot in slots}
         except NotInSet as error:
             raise NotTaken(str(error)) from None
+        view = self._pool.view()
+        copied = {slot for slot in slots if view.counts_on(slot)}  # of a slot of release 0.1.0 etcd has everything
         crash_point(CrashPoint.TARGET_ASKED)
         with self._recorder.moving(slots, trace):
             won = await self._replace_records(dict.fromkeys(slots, revision), mine, sync_sets, note)
         if not won:
             raise NotTaken(f"slots {list(slots)}: their owner took one of them back")
         crash_point(CrashPoint.TARGET_ACTIVE)
-        for slot, owner in mine.items():
-            if self._note(slot, owner, sync_sets, won):
-                self._serve(self._owned.gain(slot, owner, won), sync_sets.get(slot))
-        record.received(slots, trace)
-        return {slot: At(owner, won) for slot, owner in mine.items()}
-
-    def _serve(self, owned: OwnedSlot, sync: SyncRecord | None) -> None:
-        """Open the gate of a slot that was given to us; of a replicated one when the whole set has what we have."""
-        if sync is None:
-            self._owned.reopen(owned)
-            return
-        owned.preparing = True
-        if not self._active.begin_from_memory(owned, sync.sync_set()):
-            logger.error("slot %d: the copy that it was handed over with is gone", owned.slot)
-            return
-        work = asyncio.create_task(self._open(owned))
+        gained = [
+            Gained(self._owned.gain(slot, owner, won), sync_sets[slot].sync_set(), copied=slot in copied)
+            for slot, owner in mine.items()
+            if self._note(slot, owner, sync_sets[slot], won)
+        ]
+        work = asyncio.create_task(self._opener.open(gained))
         self._opening.add(work)
         work.add_done_callback(self._opening.discard)
-
-    async def _open(self, owned: OwnedSlot) -> None:
-        if await self._active.settled(owned.slot):
-            self._owned.reopen(owned)
+        record.received(slots, trace)
+        return {slot: At(owner, won) for slot, owner in mine.items()}
 
     def _left_to_us(self, slots: Sequence[int], revision: int) -> dict[int, Owner]:
         """The records by which their owner leaves ``slots`` to us. Raises ``NotTaken``."""
@@ -330,18 +309,10 @@ class Handover:
         return leaving
 
     async def _see(self, slots: Sequence[int], revision: int) -> None:
-        """Have the handover records and every write before them in memory: by the watch, or else by reading etcd."""
+        """Know the records of the handover: by the watch, or else by reading etcd."""
         if not await self._copies.caught_up(revision, CONFIRM_TIMEOUT / 4):
             for slot in slots:
-                await self._copies.replica.refresh(slot)
-                kv = await self._etcd.get(self._keys.owner(slot))
-                if kv is not None:
-                    self._pool.state.read_owner(slot, kv)
-                kv = await self._etcd.get(self._keys.sync_set(slot))
-                if kv is not None:
-                    self._pool.state.read_sync_set(slot, kv)
-        for slot in slots:
-            await self._copies.replica.full_sync(slot)
+                await self.read_records(slot)
 
     async def _replace_records(
         self,

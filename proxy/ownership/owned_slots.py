@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 from understudy.proxy.member.identity import MemberIdentity
 from understudy.statesync.pool.records import Owner, Phase
-from understudy.statesync.replication.history import epoch_of, version_of
 
 
 class NotMine(Exception):
@@ -42,12 +41,6 @@ class OwnedSlot:
     readable: bool = False
     preparing: bool = False
     version: int = 0
-
-    def next_version(self) -> int:
-        """The version of the next write; nobody else gets it, whatever becomes of the write."""
-        last, epoch = self.version, self.owner.epoch
-        self.version = last + 1 if epoch_of(last) == epoch else version_of(epoch, 1)
-        return self.version
 
     def enter(self) -> None:
         """One call more; only while the gate is open."""

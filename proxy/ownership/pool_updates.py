@@ -1,4 +1,4 @@
-"""Takes in changes from etcd: pool records, sessions, outcomes of requests, owners of slots; wakes who waits for them.
+"""Takes in changes of the pool's records in etcd, and wakes who waits for them.
 
 Receives the batches of the member's watch, and owner records that etcd showed when it refused something. Also notices
 when others took this process for dead, since its next takeover is then another one (``incarnation``).
@@ -16,8 +16,6 @@ from understudy.statesync.etcd.client import Event, Kv
 from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.pool.ownership import is_handover
 from understudy.statesync.pool.state import Changed
-from understudy.statesync.sessions.replica import Replica
-from understudy.statesync.sessions.request_log import RequestLog
 from understudy.telemetry.tracing.ids import takeover_seed
 
 
@@ -27,15 +25,11 @@ class PoolUpdates:
     def __init__(
         self,
         pool: PoolView,
-        replica: Replica,
-        requests: RequestLog,
         owned: OwnedSlots,
         drain: DrainState,
         incarnation: Incarnation,
     ) -> None:
         self._pool = pool
-        self._replica = replica
-        self._requests = requests
         self._owned = owned
         self._drain = drain
         self._incarnation = incarnation
@@ -44,14 +38,9 @@ class PoolUpdates:
         """Called with each slot and the epoch of its owner record, when owner records have changed."""
 
     def apply(self, batch: InformerBatch) -> Changed:
-        """Take in a batch: pool records first, then sessions. Returns what kinds of record changed."""
+        """Take in a batch; returns what kinds of record changed."""
         state = self._pool.state
-        if batch.reset:
-            self._replica.drop_all()
-            self._owned.close(self._owned.slots)
         changed = state.apply(batch)
-        self._replica.apply(batch.events)
-        self._requests.apply(batch.events, time.monotonic())
         for slot, at in state.owners.items() if changed & Changed.OWNERS else ():
             self.on_epoch(slot, at.record.epoch)
         for slot in self._owned.slots if changed & Changed.OWNERS else ():

@@ -1,9 +1,9 @@
 """Keeps what this member owns and holds in line with the slot table and with who is alive.
 
 It carries out what ``understudy.statesync.pool.ownership`` decides, at every change of the pool and once per
-:data:`POLL_INTERVAL`. Claims, handovers and copies run in tasks of their own, so that none waits for another: one claim
-at a time, handovers to :data:`HANDOVERS_AT_ONCE` members, and copies of the slots that the table assigns to this
-member. Takeovers from dead members are in :mod:`understudy.proxy.ownership.takeovers`.
+:data:`POLL_INTERVAL`. Claims and handovers run in tasks of their own, so that none waits for another: one claim at a
+time, and handovers to :data:`HANDOVERS_AT_ONCE` members. Takeovers from dead members are in
+:mod:`understudy.proxy.ownership.takeovers`.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from understudy.proxy.ownership.drain_reason import OVERDUE_AFTER, DrainState, a
 from understudy.proxy.ownership.etcd_contact import LATE, EtcdContact
 from understudy.proxy.ownership.handover import SLOTS_TOGETHER, Handover, HandoverFailed
 from understudy.proxy.ownership.handover_pacing import HandoverPacing
+from understudy.proxy.ownership.opening import Gained, SlotOpener
 from understudy.proxy.ownership.owned_slots import OwnedSlots
 from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.ownership.read_deadline import BOUND
@@ -39,14 +40,13 @@ from understudy.statesync.pool.ownership import (
     Undo,
     View,
     agreed_set,
-    is_replicated,
     next_steps,
     sites_in,
     standbys_of,
 )
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.pool.state import At
-from understudy.statesync.replication.sync_set import Process, SyncSet
+from understudy.statesync.replication.sync_set import Process
 from understudy.telemetry.tracing import names
 from understudy.telemetry.tracing.ids import TraceIds, TraceparentError, trace_seed
 
@@ -55,15 +55,6 @@ logger = logging.getLogger(__name__)
 POLL_INTERVAL = 0.5
 HANDOVERS_AT_ONCE = 1
 """Members that slots are on their way to at once."""
-COPIES_AT_ONCE = 2
-"""Slots that are copied from etcd at once when the table assigns more to this member, while it serves nothing.
-
-A copy slows requests down: this member's, and through etcd and the CPU those of others. With 8 at once a full sync of
-100,000 sessions took 1.2 s instead of 1.9 s. But the 99th percentile of the owner's writes rose to 32 ms from 14 ms,
-and the gaps in a rolling restart to 62 to 71 ms from 39 to 49 ms (docs/benchmarks.md). Nobody waits for these copies;
-callers do wait for those of a takeover, see ``claims``. So a member that serves makes one copy at a time, and rests
-after each for as long as it took.
-"""
 HANDOVER_PAUSE = 1.0
 ORPHANED_AFTER = BOUND * 1.1
 """Also how long a replaced owner may answer reads from memory; see ``takeover: lease``."""
@@ -83,6 +74,7 @@ class SlotReconciler:
         owned: OwnedSlots,
         active: ActiveSlots,
         keeper: CopyKeeper,
+        opener: SlotOpener,
         updates: PoolUpdates,
         drain: DrainState,
         contact: EtcdContact,
@@ -96,10 +88,10 @@ class SlotReconciler:
     ) -> None:
         self._pool = pool
         self._copies = copies
-        self._replica = copies.replica
         self._owned = owned
         self._active = active
         self._keeper = keeper
+        self._opener = opener
         self._updates = updates
         self._drain = drain
         self._contact = contact
@@ -138,8 +130,9 @@ class SlotReconciler:
         """Start what has to be done now."""
         if not self._copies.informer.synced.is_set():
             return
-        self._start("hold", self._hold)
         view = self._pool.view()
+        self._drop_unwanted(view)
+        self._reopen()
         if self._drain.reason is None:
             self._draining_since = time.monotonic()
         receivers = list(self._standbys(view).values())
@@ -177,31 +170,20 @@ class SlotReconciler:
 
         self._tasks[name] = asyncio.create_task(carry_out(), name=name)
 
-    # -- holding --
-
-    async def _hold(self) -> None:
-        """Hold the sessions of the slots that the table assigns to us and of those that we own; drop the others."""
+    def _drop_unwanted(self, view: View) -> None:
+        """Forget copies of slots that neither the table nor a sync set wants here."""
         wanted = self._pool.assigned() | frozenset(self._owned.slots)
-        for slot in self._replica.held - wanted:
-            if self._replica.streamed(slot) and not self._pool.view().counts_on(slot):
+        for slot in self._copies.replica.held - wanted:
+            if view.leaves_out(slot):
                 self._keeper.drop(slot)
-            self._replica.drop(slot)
-        missing = wanted - self._replica.synced - self._replica.streamed_slots
-        serving = bool(len(self._owned))
-        gate = asyncio.Semaphore(1 if serving else COPIES_AT_ONCE)
 
-        async def copy(slot: int) -> None:
-            async with gate:
-                began = time.monotonic()
-                await self._replica.full_sync(slot)
-                if serving:
-                    await asyncio.sleep(time.monotonic() - began)
-
-        await asyncio.gather(*(copy(slot) for slot in missing))
-        closed = [owned for slot in self._owned.slots if (owned := self._owned.get(slot))]
-        for owned in closed:
-            busy = owned.preparing or owned.slot in self._handing or self._claiming.locked()
-            if not owned.open.is_set() and not busy:
+    def _reopen(self) -> None:
+        """Open gates that a handover which failed has left closed."""
+        if self._claiming.locked():
+            return
+        for slot in self._owned.slots:
+            owned = self._owned.get(slot)
+            if owned is not None and slot in self._active and slot not in self._busy:
                 self._owned.reopen(owned)
 
     # -- claims --
@@ -270,54 +252,40 @@ class SlotReconciler:
         return dict(fences)
 
     async def _reclaim(self, slots: Sequence[int]) -> None:
-        """Serve slots whose record names this process, after a fresh copy of their sessions."""
+        """Serve slots whose record names this process."""
         if self._contact.silent_for(time.monotonic()) > LATE:
             return
         async with self._claiming:
             view = self._pool.view()
+            gained = []
             for slot in slots:
                 at = view.owners.get(slot)
                 if at is None or not view.mine(slot) or slot in self._handing:
                     continue
                 if self._owned.given_up.get(slot) == at.revision:
                     at = await self._handover.take_up_again(slot, at)
-                    if at is None:
-                        continue
-                self._owned.close([slot])
-                if await self._serve_again(slot, at):
-                    logger.warning(
-                        "slot %d is ours at revision %d, though no answer said so: reclaimed", slot, at.revision
-                    )
-                    failovers = [found.record for found in self._pool.state.failovers.values()]
-                    self._recorder.reclaimed(slot, at, failovers)
+                if at is not None and (one := await self._regained(slot, at)) is not None:
+                    gained.append((at, one))
+            await self._opener.open([one for _, one in gained])
+        failovers = [found.record for found in self._pool.state.failovers.values()]
+        for at, one in gained:
+            slot = one.owned.slot
+            if self._owned.takes(slot):
+                logger.warning("slot %d is ours at revision %d, though no answer said so: reclaimed", slot, at.revision)
+                self._recorder.reclaimed(slot, at, failovers)
 
-    async def _serve_again(self, slot: int, at: At[Owner]) -> bool:
-        """Serve a slot that is ours by its record, once its sessions are here; False if it is not, or they are not.
+    async def _regained(self, slot: int, at: At[Owner]) -> Gained | None:
+        """The slot as ours by its record; None if it is not.
 
         Both records are read anew, together: what is known here may be an owner record without the sync record that was
-        written with it, and then the slot would look as if it were not replicated.
+        written with it. Without ``memory`` etcd has everything, and a copy that this process did not serve with may
+        lack some of it.
         """
-        if not await self._handover.read_records(slot):
-            return False
-        sync = self._pool.state.sync_sets.get(slot)
-        agreed, replicated = agreed_set(at.record, sync), is_replicated(at.record, sync)
-        alone = agreed == SyncSet(frozenset({self._pool.view().process}))
-        if replicated and alone and slot not in self._owned and not self._keeper.is_whole(slot):
-            self._keeper.drop(slot)
-        await self._replica.refresh(slot)
-        if self._pool.state.owners.get(slot) != at:
-            return False
-        owned = self._owned.gain(slot, at.record, at.revision)
-        if replicated and not self._active.begin_from_memory(owned, agreed):
-            if not alone:
-                logger.error("slot %d is ours, but its newest writes are in other members' memory", slot)
-                self._owned.lose(slot)
-                return False
-            self._active.begin(owned, agreed, None)
-        if replicated and not await self._active.settled(slot):
-            return False
-        self._owned.reopen(owned)
-        return True
+        if not await self._handover.read_records(slot) or self._pool.state.owners.get(slot) != at:
+            return None
+        agreed = agreed_set(at.record, self._pool.state.sync_sets.get(slot))
+        copied = agreed.memory or slot in self._active
+        return Gained(self._owned.gain(slot, at.record, at.revision), agreed, copied)
 
     # -- handovers --
 

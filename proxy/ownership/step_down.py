@@ -6,10 +6,8 @@ everybody no peer can say so, and nobody steps down. Nobody steps down right aft
 members have found etcd again and others have not.
 
 First the member gives its slots up: it answers nothing in them any more, reads included, and never will under the same
-owner records. Then it asks its peers to claim them. Their new owner records, and the commit marker that they found,
-decide what becomes of the member's own writes under way
-(:meth:`understudy.statesync.sessions.commit.Committer.replaced`), and where it sends its callers. A slot that nobody
-takes is owned again when etcd is back, under a new record.
+owner records. Then it asks its peers to claim them. Their new owner records tell where it sends its callers. A slot
+that nobody takes is owned again when etcd is back, under a new record.
 """
 
 import asyncio
@@ -26,11 +24,9 @@ from understudy.proxy.ownership.read_deadline import ReadDeadline
 from understudy.proxy.ownership.slot_reconciler import SlotReconciler
 from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_protocol import PeerError, Taken
-from understudy.statesync.etcd.client import Kv
 from understudy.statesync.heartbeat.adaptive_timeout import adaptive_timeout
 from understudy.statesync.pool.ownership import View, standbys_of
 from understudy.statesync.process.ticks import until_tick
-from understudy.statesync.sessions.commit import Committer
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +67,6 @@ class StepDown:
         loop_lag: LoopLag,
         reads: ReadDeadline,
         reconciler: SlotReconciler,
-        committer: Committer,
     ) -> None:
         self._pool = pool
         self._owned = owned
@@ -81,7 +76,6 @@ class StepDown:
         self._loop_lag = loop_lag
         self._reads = reads
         self._reconciler = reconciler
-        self._committer = committer
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -158,12 +152,8 @@ class StepDown:
         self._learn(taken)
 
     def _learn(self, taken: Taken) -> None:
-        """Take in who owns the slots now, and what that means for writes under way."""
-        keys = self._pool.identity.keys
-        lost: dict[int, Kv] = {}
+        """Take in who owns the slots now."""
         for slot, at in taken.owners.items():
             self._pool.state.note_owner(slot, at.record, at.revision)
             self._owned.given_up.pop(slot, None)
-            lost[slot] = Kv(keys.owner(slot), at.record.encode(), at.revision, 0, 0)
-        self._committer.replaced(taken.marker, lost)
         self._updates.taken_for_dead()

@@ -16,7 +16,7 @@ from understudy.proxy.events.cause import Cause
 from understudy.proxy.events.recorder import Recorder, SuspicionRecord
 from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.member.pool_view import PoolView
-from understudy.proxy.ownership.claims import WATCH_TIMEOUT, Claimer
+from understudy.proxy.ownership.claims import Claimer
 from understudy.proxy.ownership.drain_reason import DrainState
 from understudy.proxy.ownership.etcd_contact import EtcdContact
 from understudy.proxy.ownership.pool_updates import PoolUpdates
@@ -31,6 +31,8 @@ from understudy.statesync.replication.sync_set import Process
 logger = logging.getLogger(__name__)
 
 ALIVE_PAUSE = 0.5
+WATCH_TIMEOUT = 0.25
+"""Seconds in which the watch must bring the records of slots that are given to this member."""
 TAKEOVER_TIMEOUT = 10.0
 """Seconds for which a takeover that callers wait for is repeated when etcd cannot be asked."""
 RETRY_INTERVAL = 0.5
@@ -128,7 +130,7 @@ class Takeovers:
         await self._claimer.open(won, given=True)
         self._updates.wake()
         owners = {c.slot: At(c.owner, revision) for claims, revision in won.parts for c in claims}
-        return Taken(owners, won.marker)
+        return Taken(owners, await self._etcd.get(self._pool.identity.keys.commit(member)))
 
     async def for_caller(
         self, slot: int, owner: Owner, why: str, give_up: float, witness: ProbeResult | None = None

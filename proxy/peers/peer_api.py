@@ -3,7 +3,6 @@
 Forwarded session calls are added by :func:`understudy.proxy.sessions.session_api.add_forwarded_calls`.
 """
 
-import asyncio
 import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -35,8 +34,6 @@ from understudy.statesync.pool.pool_clock import wall_ms
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.pool.slots import MAX_SLOTS
 from understudy.statesync.pool.state import At
-from understudy.statesync.sessions.replica import Replica
-from understudy.statesync.testing.crash_points import CrashPoint, crash_point
 from understudy.statesync.tls.identity import MEMBER, Trust, names_in
 
 logger = logging.getLogger(__name__)
@@ -63,7 +60,7 @@ class Answers:
     take_given: Callable[[str, str, Mapping[int, int]], Awaitable[Taken]]
 
 
-def peer_app(pool: PoolView, replica: Replica, answers: Answers, *, trust: Trust | None = None) -> web.Application:
+def peer_app(pool: PoolView, answers: Answers, *, trust: Trust | None = None) -> web.Application:
     """The peers' side of the sidecar; with ``trust`` they must show certificates of the pool that it names."""
     checks = []
     if trust is not None:
@@ -83,7 +80,7 @@ def peer_app(pool: PoolView, replica: Replica, answers: Answers, *, trust: Trust
     app.router.add_get(PROBE_PATH, probe)
     app.router.add_get(ETCD_PATH, etcd)
     _add_take_route(app, answers)
-    _add_handover_routes(app, replica, answers)
+    _add_handover_routes(app, answers)
     return app
 
 
@@ -109,18 +106,15 @@ def certificate_wanted(kinds: Callable[[tuple[str, ...]], frozenset[str]]) -> Mi
     return check
 
 
-def _add_handover_routes(app: web.Application, replica: Replica, answers: Answers) -> None:
+def _add_handover_routes(app: web.Application, answers: Answers) -> None:
     """The target's side of a handover."""
 
     async def prepare(request: web.Request) -> web.Response:
+        """For owners of release 0.1.0, which ask before they hand a slot over; it is read from etcd afterwards."""
         try:
             slots = slots_in(as_json(await request.read()), MAX_SLOTS_TOGETHER)
-            await asyncio.gather(*(replica.full_sync(slot) for slot in slots))
         except (ValueError, KeyError, TypeError) as error:
             return respond(problem(400, "bad-request", f"slots to prepare: {error}"))
-        except EtcdError as error:
-            return respond(problem(503, "not-ready", f"a slot cannot be read: {error}", retry_after=1))
-        crash_point(CrashPoint.TARGET_PREPARED)
         return web.json_response({"slots": slots})
 
     async def activate(request: web.Request) -> web.Response:

@@ -95,7 +95,10 @@ class ProbeResult(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The slots that a peer has claimed of those given to it, and the giver's commit marker then, if there was one."""
+    """The slots that a peer has claimed of those given to it, and the giver's commit marker then, if there was one.
+
+    The marker is for givers of release 0.1.0: it tells them whether their last commit took effect.
+    """
 
     owners: Mapping[int, At[Owner]]
     marker: Kv | None

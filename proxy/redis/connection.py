@@ -212,7 +212,7 @@ class Connection(asyncio.Protocol):
         self._last[command.key] = pending
         self._pending.append(pending)
         self._port.limit(pending, write, self)
-        write.begun.submission.done.add_done_callback(partial(self._committed, pending, write))
+        write.begun.write.done.add_done_callback(partial(self._committed, pending, write))
         self._notice_later(pending)
 
     def _committed(self, pending: Pending, write: BegunWrite, done: "asyncio.Future[int]") -> None:

@@ -1,15 +1,17 @@
 """``SCAN`` and ``DBSIZE``: the keys of the whole pool, one slot at a time.
 
-The cursor is the number of the next slot, so it needs no memory here, and any member can go on with it. A slot that
-this member holds is read from memory, another one from etcd. As in Redis, a key that exists all the time is returned,
-and the number of keys in an answer is not what ``COUNT`` says.
+The cursor is the number of the next slot, so it needs no memory here, and any member can go on with it. A slot whose
+sync set has this member is read from memory, another one from etcd. As in Redis, a key that exists all the time is
+returned, and the number of keys in an answer is not what ``COUNT`` says.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Iterator, Sequence
 
 from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.member.pool_view import PoolView
+from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.pool_clock import PoolClock
@@ -23,14 +25,18 @@ from understudy.statesync.sessions.session_crypto import UnreadableSession
 KEYS_AT_ONCE = 10
 """Keys after which an answer ends, unless ``COUNT`` says otherwise; a slot is never divided."""
 CATCH_UP_TIMEOUT = 1.0
+"""Seconds in which the watch must bring the last changes of sync sets."""
 
 
 class KeyScan:
     """Finds keys; one per port."""
 
-    def __init__(self, pool: PoolView, copies: LocalCopies, etcd: EtcdClient, clock: PoolClock) -> None:
+    def __init__(
+        self, pool: PoolView, copies: LocalCopies, keeper: CopyKeeper, etcd: EtcdClient, clock: PoolClock
+    ) -> None:
         self._pool = pool
         self._copies = copies
+        self._keeper = keeper
         self._etcd = etcd
         self._clock = clock
 
@@ -66,15 +72,17 @@ class KeyScan:
         return total
 
     async def _current(self) -> bool:
-        """Whether the copies in memory have every write that has been acknowledged by now."""
-        page = await self._etcd.range(prefix_range(self._pool.identity.keys.spec))
-        return await self._copies.caught_up(page.revision, CATCH_UP_TIMEOUT)
+        """Whether the sync sets are known here as they are now: who is in one has every acknowledged write."""
+        known = self._copies.informer.revision
+        sets = prefix_range(self._pool.identity.keys.sync_sets)
+        changed = (await self._etcd.range(sets, min_mod_revision=known + 1)).kvs
+        return await self._copies.caught_up(max((kv.mod_revision for kv in changed), default=0), CATCH_UP_TIMEOUT)
 
     async def _keys(self, slot: int, *, current: bool) -> list[tuple[bytes, bytes]]:
         """The keys of a slot, and the type of each."""
-        replica, now = self._copies.replica, self._clock.expiry_ms()
-        if current and replica.is_synced(slot):
-            sessions: Iterator[tuple[str, Session]] = iter(replica.sessions_of(slot).items())
+        now = self._clock.expiry_ms()
+        if current and self._pool.view().counts_on(slot) and self._copies.replica.is_synced(slot):
+            sessions: Iterator[tuple[str, Session]] = iter(self._in_memory(slot).items())
         else:
             sessions = iter(await self._in_etcd(slot))
         return [
@@ -82,6 +90,20 @@ class KeyScan:
             for key, session in sessions
             if session.alive(now)
         ]
+
+    def _in_memory(self, slot: int) -> dict[str, Session]:
+        """The sessions of a slot, with the writes of which this copy does not know yet that they are acknowledged."""
+        replica, keys = self._copies.replica, self._pool.identity.keys
+        sessions = dict(replica.sessions_of(slot))
+        copy = self._keeper.copies.get(slot)
+        for version, write in copy.pending if copy is not None else ():
+            if not write.key:
+                continue
+            sessions.pop(write.key, None)
+            if write.value is not None:
+                with contextlib.suppress(UnreadableSession):
+                    sessions[write.key] = replica.codec.decode(keys.session(slot, write.key), write.value, version)
+        return sessions
 
     async def _in_etcd(self, slot: int) -> list[tuple[str, Session]]:
         prefix = self._pool.identity.keys.slot_sessions(slot)

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass
 from typing import Protocol
 
 import aiohttp
@@ -30,6 +31,8 @@ from understudy.statesync.replication.messages import (
 )
 from understudy.statesync.replication.slot_stream import BYTES_MOST, SlotStream
 from understudy.statesync.replication.sync_set import Process
+from understudy.statesync.sessions.replica import Replica
+from understudy.statesync.sessions.request_log import RequestLog
 from understudy.telemetry.timing.backoff import Backoff
 
 logger = logging.getLogger(__name__)
@@ -39,7 +42,7 @@ CONNECT_TIMEOUT = 2.0
 MESSAGES_MOST = 100
 """Messages in one frame."""
 PART_BYTES = 100_000
-"""Bytes of sessions in one part of a copy. New writes go between the parts, so a part delays them."""
+"""Bytes of sessions and outcomes in one part of a copy. New writes go between the parts, so a part delays them."""
 TICK_SECONDS = wire.IDLE_SECONDS / 2
 SAVED_TICKS = 20
 """After so many ticks copies are told what is saved even where other slots keep the connection busy."""
@@ -47,13 +50,44 @@ NOT_FOUND = 404
 
 
 class SessionSource(Protocol):
-    """The sessions of the slots in which this process is active, as readers see them."""
+    """What copies get of the slots in which this process is active: the sessions as readers see them, and outcomes."""
 
     def keys(self, slot: int) -> Iterable[str]:
         """The keys of all sessions of a slot."""
 
     def stored(self, slot: int, key: str) -> Stored | None:
         """A session with its version; None if it is gone."""
+
+    def outcomes(self, slot: int) -> Iterable[bytes]:
+        """The outcomes of a slot's requests whose writes readers see, as they go with their writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotSource:
+    """The source of a sidecar: its sessions and its request log."""
+
+    replica: Replica
+    requests: RequestLog
+
+    def keys(self, slot: int) -> Iterable[str]:
+        """The keys of all sessions of a slot."""
+        return self.replica.keys(slot)
+
+    def stored(self, slot: int, key: str) -> Stored | None:
+        """A session with its version; None if it is gone."""
+        return self.replica.stored(slot, key)
+
+    def outcomes(self, slot: int) -> Iterable[bytes]:
+        """The outcomes of a slot's requests."""
+        return self.requests.outcomes(slot)
+
+
+@dataclass(slots=True)
+class _Unsent:
+    """What is left to send of a copy of a slot."""
+
+    keys: deque[str]
+    outcomes: deque[bytes]
 
 
 class CopyConnection:
@@ -64,7 +98,7 @@ class CopyConnection:
         to: the process at the other end. If another boot answers, it is not sent anything.
         pool: the name of the pool.
         streams: the slots in which this process is active; the caller changes it, and tells by :meth:`send`.
-        source: the sessions as readers see them, for copies of whole slots.
+        source: what copies of whole slots get.
         on_progress: is told of slots in which the process has confirmed something.
         on_refused: is told that the other process knows a later epoch of a slot.
 
@@ -94,7 +128,7 @@ class CopyConnection:
         self._on_refused = on_refused
         self._due: dict[int, None] = {}
         self._asked: dict[int, int] = {}
-        self._keys: dict[int, deque[str]] = {}
+        self._unsent: dict[int, _Unsent] = {}
         self._wake = asyncio.Event()
         self._ticks = 0
         self._sent = self._idle = False
@@ -177,7 +211,7 @@ class CopyConnection:
 
     def _ended(self) -> None:
         self.connected = False
-        self._keys.clear()
+        self._unsent.clear()
         self._asked.clear()
         for stream in self._streams.values():
             stream.gone(self._to)
@@ -222,23 +256,40 @@ class CopyConnection:
             return stream.lead()
         message = stream.outgoing(self._to)
         if isinstance(message, Part):
-            self._keys[slot] = deque(self._source.keys(slot))
-        elif message is None and slot in self._keys:
-            message = self._part(stream, self._keys[slot])
+            self._unsent[slot] = _Unsent(deque(self._source.keys(slot)), deque(self._source.outcomes(slot)))
+        elif message is None and slot in self._unsent:
+            message = self._part(stream, self._unsent[slot])
         return message
 
-    def _part(self, stream: SlotStream, keys: deque[str]) -> Part:
-        """The next part of a copy: the sessions as they are now. What was removed since is in no part."""
+    def _part(self, stream: SlotStream, unsent: _Unsent) -> Part:
+        """The next part of a copy: outcomes, then the sessions as they are now. What was removed since is in no part.
+
+        Later outcomes than those of ``unsent`` go with their writes.
+        """
         sessions: list[Stored] = []
+        outcomes: list[bytes] = []
         size = 0
-        while keys and size < PART_BYTES:
-            stored = self._source.stored(stream.slot, keys.popleft())
+        while unsent.outcomes and size < PART_BYTES:
+            outcomes.append(unsent.outcomes.popleft())
+            size += len(outcomes[-1])
+        while unsent.keys and size < PART_BYTES:
+            stored = self._source.stored(stream.slot, unsent.keys.popleft())
             if stored is not None:
                 sessions.append(stored)
                 size += len(stored.value)
-        if not keys:
-            del self._keys[stream.slot]
-        return Part(stream.slot, stream.epoch, stream.visible, (), tuple(sessions), first=False, last=not keys)
+        last = not unsent.keys and not unsent.outcomes
+        if last:
+            del self._unsent[stream.slot]
+        return Part(
+            stream.slot,
+            stream.epoch,
+            stream.visible,
+            (),
+            tuple(sessions),
+            first=False,
+            last=last,
+            outcomes=tuple(outcomes),
+        )
 
     def _take(self, messages: list[Message]) -> None:
         progress: dict[int, None] = {}
@@ -255,7 +306,7 @@ class CopyConnection:
                     stream.has(self._to, message.version)
                     progress[message.slot] = None
                 case At():
-                    self._keys.pop(message.slot, None)
+                    self._unsent.pop(message.slot, None)
                     stream.at(self._to, message)
                     progress[message.slot] = None
                     self.send(message.slot)

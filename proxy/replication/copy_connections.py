@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Callable, Iterable
 
 import aiohttp
@@ -17,6 +18,8 @@ from understudy.statesync.replication.sync_set import Process
 logger = logging.getLogger(__name__)
 
 POLL_INTERVAL = 0.1
+LOOK_ANYWAY_AFTER = 1.0
+"""Seconds after which connections are compared with the sync sets too: a process that has left a set may need none."""
 
 
 class _Connected:
@@ -43,6 +46,8 @@ class CopyConnections:
         self._connected: dict[Process, _Connected] = {}
         self._http: aiohttp.ClientSession | None = None
         self._some = asyncio.Event()
+        self._seen: object = None
+        self._looked_at = -math.inf
         self.on_progress: Callable[[Iterable[int]], None] = lambda _slots: None
         self.on_refused: Callable[[int, int], None] = lambda _slot, _known: None
 
@@ -88,7 +93,7 @@ class CopyConnections:
             self._http = http
             try:
                 while True:
-                    self._follow_table()
+                    self._look()
                     if not self._streams:
                         self._some.clear()
                         await self._some.wait()
@@ -101,10 +106,15 @@ class CopyConnections:
                 self._connected.clear()
                 self._http = None
 
-    def _follow_table(self) -> None:
-        """Bring the connections in line with the table, the members and the sets."""
-        for stream in self._streams.values():
-            self._place(stream, self._targets(stream))
+    def _look(self) -> None:
+        """Bring the connections in line with the table, the members and the sets, if they may have changed."""
+        now, state = time.monotonic(), self._pool.state
+        table = state.table.revision if state.table is not None else 0
+        seen = (table, [(name, at.revision) for name, at in state.members.items()])
+        if seen != self._seen or now - self._looked_at > LOOK_ANYWAY_AFTER:
+            self._seen, self._looked_at = seen, now
+            for stream in self._streams.values():
+                self._place(stream, self._targets(stream))
         for process, one in list(self._connected.items()):
             if not one.streams:
                 one.task.cancel()

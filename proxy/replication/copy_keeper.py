@@ -37,7 +37,7 @@ class CopyStore(Protocol):
     """Where a process keeps the sessions of its copies, as readers may see them."""
 
     def clear(self, slot: int) -> None:
-        """Forget a slot's sessions: a copy of all of it begins. From now on only the stream feeds the slot."""
+        """Forget a slot's sessions: a copy of all of it begins."""
 
     def keep(self, slot: int, sessions: Iterable[Stored]) -> None:
         """Keep sessions of a part of a copy, unless a newer version is here."""
@@ -48,8 +48,8 @@ class CopyStore(Protocol):
     def whole(self, slot: int) -> None:
         """All parts of a copy are here."""
 
-    def unfollow(self, slot: int) -> None:
-        """Forget a slot's sessions; etcd's watch feeds the slot again."""
+    def drop(self, slot: int) -> None:
+        """Forget a slot."""
 
 
 @dataclass(eq=False, slots=True)
@@ -74,7 +74,7 @@ class CopyKeeper:
     ``refuses`` is asked before anything of an active is taken in: the epoch in which this process itself is active in
     the slot, if the sender's is no later; else 0. Where the sender's is later, this process has lost the slot: the
     callee must :meth:`give` what it has, before it returns. ``requests`` gets the outcomes of the requests whose writes
-    are acknowledged.
+    are acknowledged, those in copies of whole slots included.
     """
 
     def __init__(
@@ -121,12 +121,13 @@ class CopyKeeper:
         self.heard_of(slot, copy.known)
 
     def drop(self, slot: int) -> None:
-        """Forget a slot's copy and its sessions; the store goes back to etcd's watch.
+        """Forget a slot's copy, its sessions and the outcomes of its requests.
 
         An active whose epoch is not refused leads the slot again, and then there is another copy.
         """
         self.take_over(slot)
-        self._store.unfollow(slot)
+        self._store.drop(slot)
+        self._requests.drop(slot)
 
     async def made_anew(self, slot: int) -> bool:
         """Have the active send a slot again, and wait until all of it is here; False if this process has no copy.
@@ -204,7 +205,8 @@ class CopyKeeper:
             answer, visible = copy.writes(message)
             if visible:
                 self._store.show(slot, visible)
-                self._note_outcomes((entry.write.outcome for entry in visible), connection.heard)
+                for entry in visible:
+                    self._note_outcome(slot, entry.write.outcome, connection.heard)
             return answer
         return self._take_part(connection, copy, message)
 
@@ -224,21 +226,26 @@ class CopyKeeper:
             return copy.part(part)
         if part.first:
             self._store.clear(copy.slot)
-            self._note_outcomes((write.outcome for write in part.unsaved), connection.heard)
+            self._requests.drop(copy.slot)
         self._store.keep(copy.slot, part.sessions)
+        for outcome in part.outcomes:
+            self._note_outcome(None, outcome, connection.heard)
         answer = copy.part(part)
         if part.last:
             self._store.whole(copy.slot)
             self._end_wish(copy.slot, made=True)
         return answer
 
-    def _note_outcomes(self, outcomes: Iterable[bytes], now: float) -> None:
-        for outcome in outcomes:
-            if outcome:
-                try:
-                    self._requests.note_entry(decode_entry(outcome), now)
-                except ValueError as error:
-                    logger.warning("an active sends an outcome of a request that cannot be read: %s", error)
+    def _note_outcome(self, slot: int | None, outcome: bytes, now: float) -> None:
+        """Keep an outcome of a slot; None: the outcome itself names its slot, if that is known."""
+        if not outcome:
+            return
+        try:
+            entry = decode_entry(outcome)
+        except ValueError as error:
+            logger.warning("an active sends an outcome of a request that cannot be read: %s", error)
+        else:
+            self._requests.note(entry.slot if slot is None else slot, entry, now)
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Answer an active's connection until it ends."""

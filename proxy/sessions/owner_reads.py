@@ -1,4 +1,4 @@
-"""Reads of sessions at the owner of their slot: from memory, or from etcd for a linearizable one."""
+"""Reads of sessions at the owner of their slot: from memory, once it is sure that the slot is still its own."""
 
 import math
 import time
@@ -21,7 +21,6 @@ from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.sessions.command_batch import NEVER, CommandBatch, value_of
 from understudy.statesync.sessions.overwrites import ABSENT, VALUE_HEADER, version_of
 from understudy.statesync.sessions.session import Session, matches_none
-from understudy.statesync.sessions.session_crypto import UnreadableSession
 
 EXPIRES_IN = "Understudy-Expires-In"
 """The header of an answer with the seconds after which the session expires, unless it is renewed or written."""
@@ -80,19 +79,15 @@ class OwnerReads:
             return problem(503, "no-owner", detail, retry_after=RETRY_AFTER)
         if not self._holds(owned):
             return None
-        session = self._replica.session(owned.slot, call.key)
         if linearizable:
             try:
-                seen = await self._read_etcd(call.key, owned)
+                ours = await self._proven(owned)
             except EtcdError as error:
                 detail = f"etcd is needed to answer this read and cannot be reached: {error}"
                 return problem(503, "no-owner", detail, retry_after=RETRY_AFTER)
-            except UnreadableSession as error:
-                return placed(problem(503, "session-unreadable", str(error), retry_after=RETRY_AFTER), owned, self._me)
-            if not seen:
+            if not ours:
                 return None
-            session = seen[0]
-        return self._found(call, session, owned)
+        return self._found(call, self._replica.session(owned.slot, call.key), owned)
 
     def _found(self, call: Call, session: Session | None, owned: OwnedSlot) -> Reply:
         """The answer to a read that has found ``session``."""
@@ -150,36 +145,13 @@ class OwnerReads:
             return batch.answer(value, self._clock.now_ms())[0], version
         return None
 
-    async def _read_etcd(self, key: str, owned: OwnedSlot) -> tuple[Session | None, ...]:
-        """The session as etcd has it, in a tuple of one, while we own its slot; an empty tuple if we do not.
-
-        It is taken into memory as well: a later reader must not see an older session than an earlier one. In a
-        replicated slot memory has every acknowledged write, and etcd only proves that the slot is still ours.
-        """
-        keys = self._keys
-        owner_key = keys.owner(owned.slot)
-        if self._replica.streamed(owned.slot):
-            result = await self._etcd.txn([ModRevision(owner_key, owned.fence)], [], [Get(owner_key)])
-            if result.succeeded:
-                return (self._replica.session(owned.slot, key),)
-            if result.answers[0]:
-                self._updates.refused_by(owned.slot, result.answers[0][0])
-            return ()
-        result = await self._etcd.txn(
-            [ModRevision(owner_key, owned.fence)], [Get(keys.session(owned.slot, key))], [Get(owner_key)]
-        )
-        if not result.succeeded:
-            if result.answers[0]:
-                self._updates.refused_by(owned.slot, result.answers[0][0])
-            return ()
-        found = result.answers[0]
-        replica = self._replica
-        if not found:
-            replica.committed(owned.slot, key, None, result.revision)
-            return (None,)
-        session = replica.codec.decode(found[0].key, found[0].value, found[0].mod_revision)
-        replica.committed(owned.slot, key, session, session.revision)
-        return (session,)
+    async def _proven(self, owned: OwnedSlot) -> bool:
+        """Whether a linearizable read of etcd shows that the slot is ours. Memory has every acknowledged write then."""
+        owner = self._keys.owner(owned.slot)
+        result = await self._etcd.txn([ModRevision(owner, owned.fence)], [], [Get(owner)])
+        if not result.succeeded and result.answers[0]:
+            self._updates.refused_by(owned.slot, result.answers[0][0])
+        return result.succeeded and self._holds(owned)
 
     def stale(self, call: Call, slot: int) -> Reply | None:
         """This member's copy of the session with its age, also in slots of others; None if it holds no copy."""
@@ -200,9 +172,7 @@ class OwnerReads:
         return Reply(200, {**headers, "ETag": session.etag, "Content-Type": session.content_type}, session.body)
 
     def _silent_for(self, slot: int) -> float:
-        """Seconds since this copy was last known to be current, by its active in a replicated slot, else by etcd."""
-        if not self._replica.streamed(slot):
-            return self._copies.informer.silent_for
+        """Seconds since the slot's active was last heard of; 0 if that is this process."""
         return 0.0 if slot in self._owned else self._keeper.silence(slot, time.monotonic())
 
     def _holds(self, owned: OwnedSlot) -> bool:

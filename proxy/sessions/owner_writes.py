@@ -1,4 +1,4 @@
-"""Writes to sessions at the owner of their slot, by group commit.
+"""Writes to sessions at the owner of their slot.
 
 Writes to one session run one after the other. Each is decided on the committed state, and the next begins only when
 the outcome of the one before is known, even if its client has gone. So nothing is decided on a guess, and for a
@@ -17,7 +17,7 @@ from understudy.proxy.health.loop_lag import LoopLag
 from understudy.proxy.http.problems import Reply, problem
 from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.member.pool_view import PoolView
-from understudy.proxy.ownership.active_slot import ActiveWrite, SlotLost
+from understudy.proxy.ownership.active_slot import ActiveWrite, NotYet, SlotLost
 from understudy.proxy.ownership.active_slots import ActiveSlots
 from understudy.proxy.ownership.owned_slots import OwnedSlot, OwnedSlots
 from understudy.proxy.ownership.pool_updates import PoolUpdates
@@ -33,7 +33,7 @@ from understudy.statesync.http.headers import DURABILITY_HEADER
 from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.sessions.command_batch import NEVER, decide_commands, reply_to_keep
-from understudy.statesync.sessions.commit import Committer, CommitUnknown, NotCommitted, NotOwner, Submission
+from understudy.statesync.sessions.commit import Committer
 from understudy.statesync.sessions.overwrites import VALUE_HEADER, overwrites, version_after
 from understudy.statesync.sessions.request_log import LogEntry, Window, request_hash
 from understudy.statesync.sessions.session import (
@@ -61,9 +61,9 @@ COMMANDS = Write(Method.COMMANDS)
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A write that was decided and waits for its commit."""
+    """A write that was decided and waits for its acknowledgement."""
 
-    submission: Submission
+    write: ActiveWrite
     outcome: Stored
     owned: OwnedSlot
 
@@ -87,7 +87,6 @@ class OwnerWrites:
         overwritten: OverwriteLog,
     ) -> None:
         self._me = pool.identity.me
-        self._keys = pool.identity.keys
         self._copies = copies
         self._replica = copies.replica
         self._owned = owned
@@ -128,7 +127,7 @@ class OwnerWrites:
         release = partial(self._release, owned, call.key)
         if not self._holds(owned):
             release()
-            return None  # the slot was lost, or the watch had a gap, while this call waited
+            return None  # the slot was lost while this call waited
         unread = unreadable(self._replica, call, owned)
         if unread is not None:
             release()
@@ -148,11 +147,11 @@ class OwnerWrites:
             release()
 
     def write_now(self, call: Call, owned: OwnedSlot, spec: PoolSpec) -> Begun | bytes | None:
-        """Begin a write of commands that has to wait for nothing but its commit; None, with nothing done, for others.
+        """Begin a write of commands that waits for its acknowledgement alone; None, with nothing done, for others.
 
         One that waits for nothing at all is answered.
 
-        Most writes are like that. They need no task of their own: ``submission.done`` tells when to answer ``reply``.
+        Most writes are like that. They need no task of their own: ``write.done`` tells when to answer ``reply``.
         """
         slot, key = owned.slot, call.key
         if (
@@ -162,7 +161,11 @@ class OwnerWrites:
             or not self._replica.is_synced(slot)
             or self._replica.unreadable(slot, key)
             or self._loop_lag.standstill()
-            or self._limits.lags(spec, from_memory=self._from_memory(call, owned, spec))
+        ):
+            return None
+        from_memory = self._from_memory(call, owned, spec)
+        if self._limits.lags(spec, from_memory=from_memory) or (
+            not from_memory and self._committer.stalled(time.monotonic())
         ):
             return None
         outcome = self._decide(call, COMMANDS, owned, spec)
@@ -172,10 +175,9 @@ class OwnerWrites:
             return outcome.reply
         self._locks.take(slot, key)
         owned.enter()
-        give_version(outcome.session, self._active.next_version(owned))
+        give_version(outcome.session, self._active.next_version(slot))
         release = partial(self._release, owned, key)
-        submission = self._submit_stored(key, outcome, owned, release, spec.durability)
-        return Begun(submission, outcome, owned)
+        return Begun(self._submit_stored(key, outcome, owned, release, spec.durability), outcome, owned)
 
     def lags(self, spec: PoolSpec) -> bool:
         """Whether commits lag behind, so that a new session would be refused."""
@@ -209,7 +211,7 @@ class OwnerWrites:
     async def settle(self, begun: Begun) -> Reply | None:
         """The answer to a write that was begun and has failed, or takes too long; None to try it again."""
         now = time.monotonic()
-        return await self._resolve(begun.submission, begun.outcome, begun.owned, CallAttempts(now, now))
+        return await self._resolve(begun.write, begun.outcome, begun.owned, CallAttempts(now, now))
 
     def _expired(self, call: Call, write: Write, spec: PoolSpec) -> Reply | None:
         """The answer to a write that may be a copy of a request whose outcome is forgotten by now.
@@ -236,32 +238,54 @@ class OwnerWrites:
         release: "partial[None]",
         attempts: CallAttempts,
     ) -> Reply | None:
-        """Commit what was decided, and answer; whatever comes of it calls ``release``."""
+        """Carry out what was decided, and answer; whatever comes of it calls ``release``.
+
+        While etcd may be away, a write that needs it waits and has no effect, so that its answer can say so.
+        """
         if isinstance(outcome, Stored) and self._renewed(call, outcome, owned):
             release()
             return Reply(200, RESP_HEADERS, outcome.reply)
-        overloaded = None
-        if outcome.status == 201:
-            overloaded = self._limits.overload(spec, new=True, from_memory=self._from_memory(call, owned, spec))
-        overloaded = overloaded or self._limits.too_many_requests(write, spec)
-        if overloaded is not None:
-            release()
-            return overloaded
-        if isinstance(outcome, Stored):
-            give_version(outcome.session, self._active.next_version(owned))
-        entry = _entry_of(call, write, outcome)
+        from_memory = self._from_memory(call, owned, spec)
+        refused = self._limits.overload(spec, new=True, from_memory=from_memory) if outcome.status == 201 else None
+        refused = refused or self._limits.too_many_requests(write, spec)
         wants = _wanted(call, spec)
+        if refused is None and wants != "async" and not from_memory:
+            refused = await self._until_etcd_answers(owned, release, attempts)
+        if refused is not None:
+            release()
+            return refused
+        if not self._holds(owned):
+            release()
+            return None
         if isinstance(outcome, WriteRefused):
-            submission = self._submit_outcome(owned, entry, wants)
-            submission.done.add_done_callback(lambda _: release())
-            return await self._resolve(submission, outcome, owned, attempts)
-        submission = self._submit_stored(call.key, outcome, owned, release, wants, entry)
+            submitted = self._active.submit(owned, "", None, _entry_of(call, write, outcome, owned.slot), wants)
+            submitted.done.add_done_callback(lambda _: release())
+            return await self._resolve(submitted, outcome, owned, attempts)
+        give_version(outcome.session, self._active.next_version(owned.slot))
+        entry = _entry_of(call, write, outcome, owned.slot)
+        submitted = self._submit_stored(call.key, outcome, owned, release, wants, entry)
         if wants == "async":
-            self._async_writes.follow(owned.slot, call.key, submission)
+            self._async_writes.follow(owned.slot, call.key, submitted.done)
             if outcome.reply:
                 return Reply(200, RESP_HEADERS, outcome.reply)
             return placed(Reply(outcome.status, {"Understudy-Durability": "async"}), owned, self._me)
-        return await self._resolve(submission, outcome, owned, attempts)
+        return await self._resolve(submitted, outcome, owned, attempts)
+
+    async def _until_etcd_answers(
+        self, owned: OwnedSlot, release: "partial[None]", attempts: CallAttempts
+    ) -> Reply | None:
+        """The refusal of a write that etcd does not take in time; None when it does, or the slot is lost."""
+        if not self._committer.stalled(time.monotonic()):
+            return None
+        try:
+            flows = await self._committer.flowing(attempts.left)
+        except asyncio.CancelledError:
+            release()
+            raise
+        if flows or not self._holds(owned):
+            return None
+        detail = f"etcd did not take the write within {attempts.left:g} s; nothing was done"
+        return problem(503, "not-committed", detail, retry_after=RETRY_AFTER)
 
     async def _without_effect(
         self,
@@ -304,7 +328,8 @@ class OwnerWrites:
         terms = WriteContext(owned.owner.epoch, self._clock.now_ms(), limit, spec.session_ttl, self._clock.expiry_ms())
         settled = None
         if write.request is not None:
-            settled = self._copies.requests.find(request_hash(call.key, write.request), write.fingerprint)
+            request = request_hash(call.key, write.request)
+            settled = self._copies.requests.find(owned.slot, request, write.fingerprint)
         if call.batch is not None:
             outcome = decide_commands(current, call.batch, write, terms, settled)
         else:
@@ -326,16 +351,16 @@ class OwnerWrites:
         release: "partial[None]",
         wants: str,
         entry: LogEntry | None = None,
-    ) -> Submission:
-        submission = self._submit(key, outcome.session, owned, release, wants, entry)
+    ) -> ActiveWrite:
+        write = self._submit(key, outcome.session, owned, release, wants, entry)
         if outcome.overwrites:
 
             def note(done: "asyncio.Future[int]") -> None:
                 if not done.cancelled() and done.exception() is None:
                     self._overwritten.note(key, refused=False)
 
-            submission.done.add_done_callback(note)
-        return submission
+            write.done.add_done_callback(note)
+        return write
 
     def _submit(
         self,
@@ -345,49 +370,23 @@ class OwnerWrites:
         release: "partial[None]",
         wants: str,
         entry: LogEntry | None = None,
-    ) -> Submission:
-        if owned.slot in self._active:
-            write = self._active.submit(owned, key, session, entry, wants)
-            write.done.add_done_callback(lambda _: release())
-            return write
-        name = self._keys.session(owned.slot, key)
-        value = self._replica.encoded(owned.slot, key, session) if session is not None else None
-        submission = self._committer.submit(owned.slot, owned.fence, name, value, _entries(entry))
-
-        def settled(done: "asyncio.Future[int]") -> None:
-            self._replica.forget_write(owned.slot, key)
-            if not done.cancelled() and done.exception() is None:
-                self._replica.committed(owned.slot, key, session, done.result())
-            release()
-
-        submission.done.add_done_callback(settled)
-        return submission
-
-    def _submit_outcome(self, owned: OwnedSlot, entry: LogEntry | None, wants: str) -> Submission:
-        """Keep the outcome of a request that changes no session."""
-        if owned.slot in self._active:
-            return self._active.submit(owned, "", None, entry, wants)
-        return self._committer.submit(owned.slot, owned.fence, "", None, _entries(entry))
+    ) -> ActiveWrite:
+        write = self._active.submit(owned, key, session, entry, wants)
+        write.done.add_done_callback(lambda _: release())
+        return write
 
     async def _resolve(
-        self, submission: Submission, outcome: Stored | WriteRefused, owned: OwnedSlot, attempts: CallAttempts
+        self, write: ActiveWrite, outcome: Stored | WriteRefused, owned: OwnedSlot, attempts: CallAttempts
     ) -> Reply | None:
         try:
-            await self._committer.outcome(submission, attempts.left)
-        except NotOwner as error:
-            self._recorder.audit.refused(error.found, lost=False)
-            if error.found is not None:
-                self._updates.refused_by(owned.slot, error.found)
-            return None
-        except NotCommitted as error:
-            return problem(503, "not-committed", error.detail, retry_after=RETRY_AFTER)
+            await self._active.outcome(write, attempts.left)
         except SlotLost as error:
             if error.identified:
                 attempts.doubts.append(error.detail)
                 return None  # the next active knows what became of the request
             detail = f"{error.detail}; read the session, or repeat the request with its Idempotency-Key"
             return problem(503, "outcome-unknown", detail, retry_after=RETRY_AFTER)
-        except CommitUnknown as error:
+        except NotYet as error:
             detail = f"{error.detail}; read the session, or repeat the request with its Idempotency-Key"
             return problem(503, "outcome-unknown", detail, retry_after=RETRY_AFTER)
         if isinstance(outcome, WriteRefused):
@@ -395,8 +394,7 @@ class OwnerWrites:
         if outcome.reply:
             version = str(version_after(outcome.session))
             return Reply(200, {**RESP_HEADERS, VALUE_HEADER: version}, outcome.reply)
-        got = submission.got if isinstance(submission, ActiveWrite) else "sync"
-        headers = {"ETag": outcome.session.etag, "Understudy-Durability": got}
+        headers = {"ETag": outcome.session.etag, "Understudy-Durability": write.got}
         return placed(Reply(outcome.status, headers), owned, self._me)
 
     async def remove_dead(self, key: str, owned: OwnedSlot) -> bool:
@@ -406,9 +404,9 @@ class OwnerWrites:
             owned.leave()
             return False
         await self._locks.acquire(owned.slot, key)
-        submission = self._submit(key, None, owned, partial(self._release, owned, key), "replicas")
-        await asyncio.wait((submission.done,))
-        return submission.done.exception() is None
+        write = self._submit(key, None, owned, partial(self._release, owned, key), "sync")
+        await asyncio.wait((write.done,))
+        return write.done.exception() is None
 
     def _release(self, owned: OwnedSlot, key: str) -> None:
         self._locks.release(owned.slot, key)
@@ -430,19 +428,15 @@ def _overwriting(outcome: Stored, spec: PoolSpec) -> Outcome:
     return replace(outcome, overwrites=True)
 
 
-def _entries(entry: LogEntry | None) -> tuple[LogEntry, ...]:
-    return (entry,) if entry is not None else ()
-
-
-def _entry_of(call: Call, write: Write, outcome: Stored | WriteRefused) -> LogEntry | None:
+def _entry_of(call: Call, write: Write, outcome: Stored | WriteRefused, slot: int) -> LogEntry | None:
     """What the request log keeps of a write; None if nothing tells the write from others."""
     if write.request is None:
         return None
     request = request_hash(call.key, write.request)
     if isinstance(outcome, WriteRefused):
-        return LogEntry(request, write.fingerprint, outcome.status, outcome.problem)
+        return LogEntry(request, write.fingerprint, outcome.status, outcome.problem, slot=slot)
     reply = reply_to_keep(outcome.reply)
-    return LogEntry(request, write.fingerprint, outcome.status, "", reply, outcome.session.version)
+    return LogEntry(request, write.fingerprint, outcome.status, "", reply, outcome.session.version, slot)
 
 
 def _unchanged(outcome: Repeated | NoEffect | WriteRefused, durability: str) -> Reply:

@@ -25,10 +25,10 @@ from understudy.proxy.ownership.drain_reason import DrainState
 from understudy.proxy.ownership.etcd_contact import EtcdContact
 from understudy.proxy.ownership.handover import Handover
 from understudy.proxy.ownership.handover_pacing import HandoverPacing
+from understudy.proxy.ownership.opening import SlotOpener
 from understudy.proxy.ownership.owned_slots import OwnedSlots
 from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.ownership.read_deadline import ReadDeadline
-from understudy.proxy.ownership.replication_start import ReplicationStart
 from understudy.proxy.ownership.set_changes import SetChanges
 from understudy.proxy.ownership.slot_reconciler import SlotReconciler
 from understudy.proxy.ownership.step_down import StepDown
@@ -38,6 +38,7 @@ from understudy.proxy.peers.clock_watch import ClockWatch
 from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_probe import PeerProbe
 from understudy.proxy.peers.predecessor_monitor import PredecessorMonitor
+from understudy.proxy.replication.copy_connection import SlotSource
 from understudy.proxy.replication.copy_connections import CopyConnections
 from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.proxy.sessions.async_writes import AsyncWrites
@@ -59,7 +60,6 @@ from understudy.proxy.sidecar.registration import Registration
 from understudy.proxy.sidecar.settings import SidecarSettings
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.informer import Informer, InformerBatch
-from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.heartbeat.pulse import Pulses
 from understudy.statesync.pool.app_health import AppHealth
 from understudy.statesync.pool.keys import PoolKeys
@@ -126,7 +126,6 @@ class _Replication:
     connections: CopyConnections
     active: ActiveSlots
     changes: SetChanges
-    start: ReplicationStart
 
 
 def assemble(
@@ -143,9 +142,9 @@ def assemble(
     monitor = PredecessorMonitor(pool, Pulses(), base.beat_now)
     probe = PeerProbe(client, pool, base.loop_lag, monitor)
     replication = _replication(base, metrics)
-    replication.active.on_fenced = partial(recorder.audit.refused, lost=False)
     handover, takeovers, reconciler = _ownership(base, replication, probe, recorder, faults)
-    async_writes, overwritten = AsyncWrites(recorder), OverwriteLog()
+    replication.active.on_fenced = partial(recorder.audit.refused, lost=False)
+    async_writes, overwritten = AsyncWrites(), OverwriteLog()
     writes, router, service = _sessions(
         base, replication, probe, recorder, reads, async_writes, overwritten, takeovers, metrics
     )
@@ -197,7 +196,6 @@ def _services(
         "replicated slots": replication.active.run(),
         "replication": replication.connections.run(),
         "sync sets": replication.changes.run(),
-        "start of replication": replication.start.run(),
         "ownership": sidecar.reconciler.run(),
         "read deadline": sidecar.reads.run(),
         "contact with etcd": _step_down(base, sidecar).run(),
@@ -241,7 +239,7 @@ def _base(
     pool, owned, incarnation, changed = PoolView(identity), OwnedSlots(), Incarnation(), Signal()
     drain = DrainState(pool)
     replica, requests = Replica(etcd, keys, codec), RequestLog(keys, identity.me, identity.boot)
-    updates = PoolUpdates(pool, replica, requests, owned, drain, incarnation)
+    updates = PoolUpdates(pool, owned, drain, incarnation)
 
     def on_batch(batch: InformerBatch) -> None:
         kinds = updates.apply(batch)
@@ -250,8 +248,7 @@ def _base(
         if kinds:
             changed()
 
-    ranges = (*keys.without_sessions, prefix_range(keys.requests))
-    informer = Informer(etcd, ranges, on_batch, watched=(keys.everything,))
+    informer = Informer(etcd, keys.records, on_batch)
     return _Base(
         settings=settings,
         etcd=etcd,
@@ -311,7 +308,7 @@ def _replication(base: _Base, metrics: SidecarMetrics) -> _Replication:
         refuses(slot, known)
 
     keeper = CopyKeeper(Process(me.me, me.boot), me.keys.pool, copies.replica, copies.requests, refuses)
-    connections = CopyConnections(pool, base.client, copies.replica)
+    connections = CopyConnections(pool, base.client, SlotSource(copies.replica, copies.requests))
     active = ActiveSlots(pool, copies.replica, copies.requests, committer, keeper, connections, base.updates)
     changes = SetChanges(pool, etcd, owned, active, connections, base.updates, base.loop_lag)
     owned.on_lose = active.lost
@@ -319,8 +316,7 @@ def _replication(base: _Base, metrics: SidecarMetrics) -> _Replication:
     active.on_blocked = changes.wake
     connections.on_progress = active.progress
     connections.on_refused = refused
-    start = ReplicationStart(pool, etcd, owned, active, base.updates)
-    return _Replication(committer, keeper, connections, active, changes, start)
+    return _Replication(committer, keeper, connections, active, changes)
 
 
 def _ownership(
@@ -328,9 +324,10 @@ def _ownership(
 ) -> tuple[Handover, Takeovers, SlotReconciler]:
     pool, copies, etcd, owned = base.pool, base.copies, base.etcd, base.owned
     failovers, claiming = FailoverLog(pool.identity.keys, pool.identity.me), asyncio.Lock()
-    active, keeper = replication.active, replication.keeper
-    claimer = Claimer(pool, copies, etcd, owned, active, keeper, failovers, recorder)
-    handover = Handover(pool, copies, etcd, base.client, owned, active, replication.changes, failovers, recorder)
+    active, keeper, changes = replication.active, replication.keeper, replication.changes
+    opener = SlotOpener(pool, copies, etcd, owned, active, keeper)
+    claimer = Claimer(pool, copies, etcd, owned, keeper, opener, failovers, recorder)
+    handover = Handover(pool, copies, etcd, base.client, owned, active, opener, changes, failovers, recorder)
     takeovers = Takeovers(
         pool, copies, etcd, probe, claimer, claiming, base.contact, base.drain, base.updates, recorder
     )
@@ -340,6 +337,7 @@ def _ownership(
         owned,
         active,
         keeper,
+        opener,
         base.updates,
         base.drain,
         base.contact,
@@ -355,8 +353,10 @@ def _ownership(
 
 
 def _copy_repair(base: _Base, replication: _Replication) -> CopyRepair:
+    pool, copies, etcd, owned = base.pool, base.copies, base.etcd, base.owned
     active, keeper, changes = replication.active, replication.keeper, replication.changes
-    return CopyRepair(base.pool, base.copies.replica, base.etcd, base.owned, active, keeper, changes, base.updates)
+    opener = SlotOpener(pool, copies, etcd, owned, active, keeper)
+    return CopyRepair(pool, copies.replica, etcd, owned, active, keeper, changes, base.updates, opener)
 
 
 def _sessions(
@@ -438,7 +438,6 @@ def _step_down(base: _Base, sidecar: Sidecar) -> StepDown:
         base.loop_lag,
         sidecar.reads,
         sidecar.reconciler,
-        sidecar.committer,
     )
 
 

@@ -173,9 +173,9 @@ async def _open_redis(
 
     sidecar = assembled.sidecar
     replica = sidecar.copies.replica
-    scan = KeyScan(sidecar.pool, sidecar.copies, etcd, sidecar.clock)
+    scan = KeyScan(sidecar.pool, sidecar.copies, sidecar.keeper, etcd, sidecar.clock)
     port = RedisPort(
-        Executor(sidecar.service, scan, CopyCount(sidecar.pool, etcd, sidecar.client)),
+        Executor(sidecar.service, scan, CopyCount(sidecar.pool)),
         guard.tokens,
         sidecar.loop_lag,
         member=settings.member,
@@ -209,7 +209,7 @@ def _peer_side(
         take=sidecar.handover.take,
         take_given=sidecar.takeovers.given,
     )
-    app = peer_app(sidecar.pool, sidecar.copies.replica, answers, trust=trust if guard.peers is not None else None)
+    app = peer_app(sidecar.pool, answers, trust=trust if guard.peers is not None else None)
     add_forwarded_calls(app, sidecar.service)
     sidecar.keeper.add_to(app)
     SyncApi(sidecar.pool.identity.me, sidecar.copies, status, sidecar.anti_entropy, exposed).add_to(app)

@@ -39,10 +39,8 @@ class Informer:
 
     Args:
         client: the etcd client.
-        ranges: what to list at first, and after a gap.
+        ranges: what to list at first and after a gap, and to watch.
         on_batch: called on the event loop for every batch; must not raise or block.
-        watched: what to watch, if it is more than ``ranges`` (a sidecar watches the sessions too, and lists those of
-            its own slots by itself).
     """
 
     def __init__(
@@ -50,12 +48,9 @@ class Informer:
         client: EtcdClient,
         ranges: Sequence[KeyRange],
         on_batch: Callable[[InformerBatch], None],
-        *,
-        watched: Sequence[KeyRange] | None = None,
     ) -> None:
         self._client = client
         self._ranges = tuple(ranges)
-        self._watched = tuple(watched or ranges)
         self._on_batch = on_batch
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self.synced = asyncio.Event()
@@ -112,7 +107,7 @@ class Informer:
         self._heard(time.monotonic())
 
     async def _follow(self) -> None:
-        async for batch in self._client.watch(self._watched, self.revision + 1):
+        async for batch in self._client.watch(self._ranges, self.revision + 1):
             self._heard(time.monotonic())
             if batch.events:
                 last = max(event.kv.mod_revision for event in batch.events)

@@ -163,10 +163,17 @@ class PoolKeys:
         return prefix_range(self.prefix)
 
     @property
-    def without_sessions(self) -> tuple[KeyRange, KeyRange]:
-        """The pool's keys before and after its sessions and the records of requests."""
-        whole = self.everything
-        return KeyRange(whole.start, self.requests), KeyRange(prefix_range(self.sessions).end, whole.end)
+    def records(self) -> tuple[KeyRange, ...]:
+        """The ranges of the pool's records, which change seldom.
+
+        They leave out what changes with every commit: sessions, records of requests, and commit markers.
+        """
+        whole, commits = self.everything, prefix_range(self.commits)
+        return (
+            KeyRange(whole.start, commits.start),
+            KeyRange(commits.end, self.requests),
+            KeyRange(prefix_range(self.sessions).end, whole.end),
+        )
 
 
 def slot_in(key: str, prefix: str) -> int:

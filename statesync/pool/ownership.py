@@ -5,13 +5,10 @@ was last seen. So one of two claimants wins, a claimant always raises the epoch,
 decided under an older record fails its own compare. Leases, heartbeats and the slot table only say *when* to try. A
 wrong guess costs a handover, never a session.
 
-The answer to a claim also shows the last write of the replaced owner: the revision of its commit marker. All its writes
-in the slot are at or below the larger of that revision and that of the replaced owner record.
-
-A slot may have a sync record beside its owner record. It says which processes have the acknowledged writes in memory,
-by the rules of :mod:`understudy.statesync.replication.sync_set`. It is valid only in the epoch of the owner record.
-Each transaction that raises the epoch compares both records. So it never succeeds beside a change of the sync set that
-it does not know of.
+Each slot has a sync record beside its owner record. It says which processes have the acknowledged writes in memory, by
+the rules of :mod:`understudy.statesync.replication.sync_set`. It is valid only in the epoch of the owner record. Each
+transaction that raises the epoch compares both records. So it never succeeds beside a change of the sync set that it
+does not know of. Slots of release 0.1.0 have no sync record: there etcd has everything.
 """
 
 import re
@@ -59,8 +56,7 @@ def is_handover(cause: str) -> bool:
 class View:
     """What a member knows when it decides; ``table_revision`` is when the table was written (0: never).
 
-    ``replicates``: the spec wants the slots replicated between members. ``restores``: it lets a slot go on with what
-    etcd has, when all processes with its newest writes have died.
+    ``restores``: the spec lets a slot go on with what etcd has, when all processes with its newest writes have died.
     """
 
     me: str
@@ -70,7 +66,6 @@ class View:
     owners: Mapping[int, At[Owner]]
     members: Mapping[str, At[Member]]
     sync_sets: Mapping[int, At[SyncRecord]] = field(default_factory=dict)
-    replicates: bool = False
     restores: bool = True
 
     @property
@@ -86,7 +81,7 @@ class View:
     def memory_of(self, slot: int) -> SyncSet | None:
         """The slot's sync set if it says that writes may be in the memory of its processes alone; else None."""
         owner, at = self.owner(slot), self.sync_sets.get(slot)
-        agreed = at.record.sync_set() if owner is not None and at is not None and is_replicated(owner, at) else None
+        agreed = at.record.sync_set() if owner is not None and at is not None and is_valid(owner, at) else None
         return agreed if agreed is not None and agreed.memory else None
 
     def holders_of_memory(self, slots: Iterable[int]) -> frozenset[Process]:
@@ -98,6 +93,11 @@ class View:
         """Whether the slot's sync set has this very process, so that its copy must stay."""
         owner = self.owner(slot)
         return owner is not None and self.process in agreed_set(owner, self.sync_sets.get(slot)).members
+
+    def leaves_out(self, slot: int) -> bool:
+        """Whether the slot's sync set surely does not have this very process: both records are known, and fit."""
+        owner, at = self.owner(slot), self.sync_sets.get(slot)
+        return owner is not None and is_valid(owner, at) and not self.counts_on(slot)
 
     def mine(self, slot: int) -> bool:
         """Whether the owner record names this very process."""
@@ -130,14 +130,14 @@ def process_of(owner: Owner) -> Process:
     return Process(owner.active, owner.boot)
 
 
-def is_replicated(owner: Owner, at: At[SyncRecord] | None) -> bool:
-    """Whether a slot is replicated between members: it has a sync record of the epoch of its owner record."""
+def is_valid(owner: Owner, at: At[SyncRecord] | None) -> bool:
+    """Whether a sync record is there and holds: it is of the epoch of the owner record."""
     return at is not None and at.record.epoch == owner.epoch
 
 
 def agreed_set(owner: Owner, at: At[SyncRecord] | None) -> SyncSet:
     """The sync set that etcd has agreed to; without a valid record the active alone, and etcd has everything."""
-    if at is None or not is_replicated(owner, at):
+    if at is None or not is_valid(owner, at):
         return SyncSet(frozenset({process_of(owner)}))
     return at.record.sync_set()
 
@@ -254,16 +254,15 @@ def _order(view: View, slot: int) -> tuple[str, ...]:
 class Claimed:
     """One slot in a claim: the record to write, and the revision (0: none) of the one it replaces.
 
-    ``sync`` is the sync record to write; None for a slot that is not replicated. ``replaces_sync`` is the revision of
-    the sync record that stands, valid or not (0: none). ``source``: where the sessions come from. ``loss``:
-    acknowledged writes may be missing.
+    ``sync`` is the sync record to write. ``replaces_sync`` is the revision of the one that stands, valid or not (0:
+    none). ``source``: where the sessions come from. ``loss``: acknowledged writes may be missing.
     """
 
     slot: int
     owner: Owner
     replaces: int
     replaced_active: str
-    sync: SyncRecord | None = None
+    sync: SyncRecord
     replaces_sync: int = 0
     source: Source = Source.ETCD
     loss: bool = False
@@ -299,20 +298,17 @@ def claim(
             continue
         at, standing = view.owners.get(slot), view.sync_sets.get(slot)
         epoch = at.record.epoch + 1 if at else 1
-        sync = None
-        if decided is not None:
-            losses = (standing.record.losses if standing else 0) + decided.loss
-            sync = SyncRecord.of_set(epoch, decided.sync, losses)
+        losses = (standing.record.losses if standing else 0) + decided.loss
         claims.append(
             Claimed(
                 slot,
                 Owner(view.me, view.boot, epoch, cause=cause, traceparent=traceparent, since=now),
                 at.revision if at else 0,
                 at.record.active if at else "",
-                sync,
+                SyncRecord.of_set(epoch, decided.sync, losses),
                 standing.revision if standing else 0,
-                decided.source if decided else Source.ETCD,
-                decided.loss if decided else False,
+                decided.source,
+                decided.loss,
             )
         )
     return claims
@@ -326,18 +322,22 @@ def unclaimable(view: View, slot: int, *, whole: Callable[[int], bool], dead: Co
 
 def _claim_of_set(
     view: View, slot: int, whole: Callable[[int], bool], dead: Collection[Process]
-) -> sync_set.Claim | str | None:
-    """How the sync set of a slot lets this process claim it; None if it is to have none; a text: why it may not."""
+) -> sync_set.Claim | str:
+    """How the sync set of a slot lets this process claim it; a text: why it may not."""
     me, owner, at = view.process, view.owner(slot), view.sync_sets.get(slot)
-    if owner is None or at is None or not is_replicated(owner, at):
-        return sync_set.Claim(SyncSet(frozenset({me})), Source.ETCD) if view.replicates else None
+    if owner is None or at is None or not is_valid(owner, at):
+        return sync_set.Claim(SyncSet(frozenset({me})), Source.ETCD)
     agreed = at.record.sync_set()
     found = sync_set.claim(agreed, process_of(owner), me, dead)
     if found is None:
         having = ", ".join(sorted(process.member for process in (agreed.members | agreed.former) - {me}))
         return f"its newest writes may be in memory alone, at {having}, and not all of these are proven dead"
     if found.source is Source.MEMORY:
-        return found if whole(slot) else "this process belongs to the sync set, and its copy is not whole"
+        if whole(slot):
+            return found
+        if agreed.memory:
+            return "this process belongs to the sync set, and its copy is not whole"
+        return sync_set.Claim(SyncSet(frozenset({me})), Source.ETCD)
     if found.loss and not view.restores:
         return "all processes with its newest writes are gone, and the spec says on_total_loss: wait"
     return sync_set.Claim(SyncSet(frozenset({me})), Source.ETCD, found.loss)
@@ -348,17 +348,12 @@ def claim_transaction(
 ) -> tuple[list[Compare], list[Operation], list[Operation]]:
     """Compares, success and failure of a claim.
 
-    Every claim compares the sync record too, or that there is none: the claimer may not know yet that the slot is
-    replicated. The last answers of success are one ``Get`` per distinct replaced member (in :func:`replaced_members`
-    order): its commit marker. Failure answers as :func:`records_read` has it.
+    Failure answers as :func:`records_read` has it.
     """
     slots = [c.slot for c in claims]
     compares = records_compared(keys, {c.slot: c.replaces for c in claims}, {c.slot: c.replaces_sync for c in claims})
-    success = records_written(
-        keys, {c.slot: c.owner for c in claims}, {c.slot: c.sync for c in claims if c.sync is not None}
-    )
+    success = records_written(keys, {c.slot: c.owner for c in claims}, {c.slot: c.sync for c in claims})
     success.extend(extra)
-    success.extend(Get(keys.commit(member)) for member in replaced_members(claims))
     return compares, success, records_read(keys, slots)
 
 
@@ -381,11 +376,6 @@ def records_written(
 def records_read(keys: PoolKeys, slots: Sequence[int]) -> list[Operation]:
     """The reads of the owner records of ``slots``, and then of their sync records."""
     return [*(Get(keys.owner(slot)) for slot in slots), *(Get(keys.sync_set(slot)) for slot in slots)]
-
-
-def replaced_members(claims: Sequence[Claimed]) -> list[str]:
-    """The members that the claims replace, each once, in order of appearance."""
-    return list(dict.fromkeys(c.replaced_active for c in claims if c.replaced_active))
 
 
 class FailoverLog:
@@ -447,15 +437,16 @@ class NotInSet(ValueError):
     """A slot cannot go to a process that is not in its sync set."""
 
 
-def sync_beside(before: Owner, at: At[SyncRecord] | None, after: Owner) -> SyncRecord | None:
+def sync_beside(before: Owner, at: At[SyncRecord] | None, after: Owner) -> SyncRecord:
     """The sync record to write beside the owner record ``after``, which replaces ``before`` and is no claim.
 
-    None for a slot that is not replicated. Raises :class:`NotInSet` if ``after`` names another process that is not in
-    the sync set: it may lack writes that were acknowledged.
+    Raises :class:`NotInSet` if ``after`` names another process that is not in the sync set: it may lack writes that
+    were acknowledged.
     """
-    if at is None or not is_replicated(before, at):
-        return None
-    agreed, me, to = at.record.sync_set(), process_of(before), process_of(after)
+    me, to = process_of(before), process_of(after)
+    if at is None or not is_valid(before, at):  # a slot of release 0.1.0
+        return SyncRecord.of_set(after.epoch, SyncSet(frozenset({to})), at.record.losses if at is not None else 0)
+    agreed = at.record.sync_set()
     kept = agreed if to == me else sync_set.handed_over(agreed, me, to)
     if kept is None:
         raise NotInSet(f"{to.member} is not in the sync set")

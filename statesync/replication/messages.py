@@ -82,8 +82,11 @@ class Part(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
 
     The writes after ``at`` come between the parts and after them. A part may have later versions than ``at``.
 
-    The first one also tells what etcd has. It has everything up to ``saved``. Of the writes from there up to ``at``,
-    ``unsaved`` has the outcomes of requests; those of all earlier ones are in etcd's request log at ``revision``.
+    The first one also tells what etcd has: everything up to ``saved``. ``unsaved`` are the writes from there up to
+    ``at``, which the next active has to save.
+
+    ``outcomes`` are outcomes of the slot's requests up to ``at``, as in :class:`LoggedWrite`. All parts together have
+    all that the active still keeps.
     """
 
     slot: int
@@ -94,8 +97,9 @@ class Part(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     first: bool
     last: bool
     saved: int = 0
-    revision: int = 0
+    unused: int = 0  # a revision of etcd before; fields have no names on the wire, so the next ones keep their places
     unsaved: tuple[Unsaved, ...] = ()
+    outcomes: tuple[bytes, ...] = ()
 
 
 class At(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):

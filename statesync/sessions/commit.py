@@ -2,22 +2,20 @@
 
 Writes that arrive while a transaction is under way go into the next one together, at most :data:`BATCH_MOST` of them.
 Each transaction compares the ``mod_revision`` of the owner record of every slot that it writes to, so it succeeds only
-while this process owns all of them. It also compares and rewrites the member's *commit marker* (``commits/<member>``),
-for two purposes:
-
-* A transaction whose outcome is unknown is sent again unchanged until the outcome is known. If the first one was
-  applied, the marker has changed and holds this batch's id, which proves it. So a batch is applied once or not at all,
-  and no answer is a guess.
-* The marker's revision shows a member that takes slots over where this member's writes end (see ``ownership``).
+while this process owns all of them. It also compares and rewrites the member's *commit marker* (``commits/<member>``).
+A transaction whose outcome is unknown is sent again unchanged until the outcome is known. If the first one was applied,
+the marker has changed and holds this batch's id, which proves it. So a batch is applied once or not at all, and no
+answer is a guess.
 
 When the compare of an owner record fails, only the writes to that slot fail; the others go into the next batch.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -39,7 +37,6 @@ from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.sessions.backpressure import Backpressure
 from understudy.statesync.sessions.request_log import LogEntry, RequestLog, encode_entries
-from understudy.statesync.sessions.shared_timer import SharedTimer
 from understudy.statesync.testing.crash_points import CrashPoint, crash_point
 from understudy.telemetry.timing.backoff import Backoff
 
@@ -54,12 +51,12 @@ ENTRIES_MOST = 2000
 """Outcomes in one submission; with more, etcd might refuse the transaction."""
 RETRY_FIRST = 0.02
 RETRY_LONGEST = 0.5
+STALLED_AFTER = 0.3
+"""Seconds after which a commit that etcd has not answered counts as stalled. Usually it takes milliseconds."""
 
 
 class CommitError(Exception):
-    """A write that was not acknowledged; ``applied`` is False if it had no effect, None if that is unknown."""
-
-    applied: bool | None = False
+    """A write that was not committed."""
 
     def __init__(self, slot: int, detail: str) -> None:
         super().__init__(f"slot {slot}: {detail}")
@@ -79,20 +76,13 @@ class NotOwner(CommitError):
 
 
 class NotCommitted(CommitError):
-    """etcd could not be reached in time; the write had no effect."""
-
-
-class CommitUnknown(CommitError):
-    """The deadline passed before the outcome was known; the write may still take effect."""
-
-    applied = None
+    """etcd refuses the write."""
 
 
 class Submission(msgspec.Struct, eq=False):
-    """One write on its way since ``at`` (monotonic); ``sent`` while a transaction that holds it is under way.
+    """One write on its way since ``at`` (monotonic).
 
-    Without a ``key`` it changes no session: only ``entries`` are written, the outcomes of requests. One that is
-    ``firm`` is never withdrawn.
+    Without a ``key`` it changes no session: only ``entries`` are written, the outcomes of requests.
     """
 
     slot: int
@@ -102,26 +92,17 @@ class Submission(msgspec.Struct, eq=False):
     done: asyncio.Future[int]
     at: float
     entries: tuple[LogEntry, ...] = ()
-    firm: bool = False
-    sent: bool = False
-    waiter: asyncio.Future[None] | None = None
 
     def succeed(self, result: int) -> None:
         """The write has been carried out."""
         if not self.done.done():
             self.done.set_result(result)
-            self._wake()
 
     def fail(self, error: CommitError) -> None:
-        """The write was not carried out, or that is not known."""
+        """The write was not carried out."""
         if not self.done.done():
             self.done.set_exception(error)
             self.done.exception()  # marks it as retrieved: its caller may have gone
-            self._wake()
-
-    def _wake(self) -> None:
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
 
 
 @dataclass(slots=True)
@@ -163,31 +144,23 @@ class Committer:
         requests: RequestLog | None = None,
         on_commit: Callable[[int, float], None] = lambda _writes, _seconds: None,
     ) -> None:
-        """``requests`` notes the outcomes that were committed."""
+        """``requests`` gets the keys of the records with outcomes that were committed."""
         self._client = client
         self._keys = keys
         self._boot = boot
         self._requests = requests if requests is not None else RequestLog(keys, member, boot)
         self._marker_key = keys.commit(member)
         self._marker_revision = 0
-        self._revision = 0
         self._batches = 0
         self._backoff = Backoff(RETRY_FIRST, RETRY_LONGEST)
         self._one_by_one = 0
         self._queue: deque[Submission] = deque()
         self._sending: list[Submission] = []
-        self._batch: _Batch | None = None
-        self._runner: asyncio.Task[None] | None = None
-        self._verdict: list[TxnResult] = []
-        self._timer = SharedTimer()
+        self._stuck_since: float | None = None
+        self._moved = asyncio.Event()
         self._wake = asyncio.Event()
         self.stats = CommitStats()
         self._on_commit = on_commit
-
-    @property
-    def revision(self) -> int:
-        """The revision of the last committed batch; 0 before the first one. Its outcomes are in the request log."""
-        return self._revision
 
     @property
     def queued(self) -> int:
@@ -206,9 +179,7 @@ class Committer:
         key: str,
         value: bytes | None,
         entries: tuple[LogEntry, ...] = (),
-        *,
-        firm: bool = False,
-    ) -> "Submission":
+    ) -> Submission:
         """Queue a put of ``value`` at the full etcd key ``key`` (or its removal, for None).
 
         Args:
@@ -218,66 +189,27 @@ class Committer:
             value: encoded session, or None to remove a dead one.
             entries: the outcomes of requests, for the request log: one, or those of all the writes that this one saves.
                 They go into one transaction, so the caller bounds them (:data:`ENTRIES_MOST`).
-            firm: the write has taken effect already, in the memory of copies: :meth:`outcome` does not withdraw it.
 
         Returns:
             The submission; its ``done`` future gets the revision, or :class:`NotOwner`, or :class:`NotCommitted`.
         """
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        write = Submission(slot, fence, key, value, done, time.monotonic(), entries, firm)
+        write = Submission(slot, fence, key, value, done, time.monotonic(), entries)
         self._queue.append(write)
         self._wake.set()
         return write
 
-    async def outcome(self, write: "Submission", timeout: float) -> int:
-        """Wait up to ``timeout`` seconds for the write's revision.
+    async def flowing(self, timeout: float) -> bool:
+        """Wait up to ``timeout`` seconds until etcd takes commits without much delay; whether it does."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while self.stalled(time.monotonic()):
+                    await self._moved.wait()
+        return not self.stalled(time.monotonic())
 
-        Raises:
-            NotOwner: the owner record has changed; no effect.
-            NotCommitted: not taken in time and withdrawn; no effect.
-            CommitUnknown: sent, or firm, and no definite answer yet; ``write.done`` still gets one later.
-        """
-        if not write.done.done():
-            write.waiter = asyncio.get_running_loop().create_future()
-            await self._timer.wait(write.waiter, timeout)
-        if write.done.done():
-            return write.done.result()
-        if write.sent:
-            raise CommitUnknown(write.slot, f"etcd gave no definite answer within {timeout:g} s")
-        if write.firm:
-            raise CommitUnknown(write.slot, f"etcd did not take the write within {timeout:g} s; it stays queued")
-        self._queue.remove(write)
-        error = NotCommitted(write.slot, f"etcd did not take the write within {timeout:g} s")
-        write.fail(error)
-        raise error
-
-    def replaced(self, marker: Kv | None, lost: Mapping[int, Kv]) -> None:
-        """Other members have claimed slots of ours and report it, while etcd does not answer: end the writes under way.
-
-        Their claims have read our commit marker, and no write of ours to these slots can be applied after them. So the
-        batch under way was applied if the marker holds its id, and never will be if it writes to one of these slots.
-
-        Args:
-            marker: our commit marker as a claim found it, None if there was none.
-            lost: the new owner records, by slot.
-        """
-        for write in [write for write in self._queue if write.slot in lost]:
-            self._queue.remove(write)
-            write.fail(NotOwner(write.slot, lost[write.slot]))
-        batch, runner = self._batch, self._runner
-        if batch is None or runner is None or self._verdict:
-            return
-        fences = batch.fences()
-        applied = marker is not None and marker.value == batch.id
-        if not applied and not any(slot in lost and lost[slot].mod_revision > fence for slot, fence in fences.items()):
-            return
-        owners = tuple((lost.get(slot) or self._standing(slot, fence),) for slot, fence in fences.items())
-        self._verdict.append(TxnResult(False, 0, (*owners, (marker,) if marker else ())))
-        runner.cancel()  # only from its wait for etcd, and it goes on; a task of its own would cost turns of the loop
-
-    def _standing(self, slot: int, fence: int) -> Kv:
-        """An owner record of ours that, as far as is known, is still at revision ``fence``, without its content."""
-        return Kv(self._keys.owner(slot), b"", fence, 0, 0)
+    def stalled(self, now: float) -> bool:
+        """Whether no commit has succeeded for so long at ``now`` (monotonic) that etcd may be away."""
+        return self._stuck_since is not None and now - self._stuck_since > STALLED_AFTER
 
     async def run(self) -> None:
         """Commit what is queued until cancelled."""
@@ -288,6 +220,8 @@ class Committer:
             while self._queue:
                 await self._commit_next()
                 self._sending = []
+                self._moved.set()
+                self._moved = asyncio.Event()
 
     async def _read_marker(self) -> None:
         backoff = Backoff(RETRY_FIRST, RETRY_LONGEST)
@@ -316,7 +250,6 @@ class Committer:
                 break  # the slot was lost and won again in between: the two fences cannot share a transaction
             if write.key:
                 names.add(write.key)
-            write.sent = True
             batch.pending.append(self._queue.popleft())
         self._sending = batch.pending
         return batch
@@ -324,17 +257,20 @@ class Committer:
     async def _commit_next(self) -> None:
         batch = self._next_batch()
         began = time.monotonic()
+        if self._stuck_since is None:
+            self._stuck_since = began
         try:
             result = await self._send_until_known(batch)
         except Rejected as error:
+            self._stuck_since = None
             self._rejected(batch, error)
             return
         except Unavailable as error:
             logger.info("etcd did not take a batch of %d writes: %s", len(batch.pending), error)
-            self._put_back(batch.pending)
-            self._sending = []
             await self._client.pause(self._backoff.next())
+            self._put_back(batch.pending)
             return
+        self._stuck_since = None
         self._backoff.reset()
         marker = result.answers[-1][0] if not result.succeeded and result.answers[-1] else None
         if result.succeeded:
@@ -359,9 +295,8 @@ class Committer:
 
     def _succeed(self, batch: _Batch, revision: int, seconds: float) -> None:
         self.stats.writes += len(batch.pending)
-        self._revision = revision
-        if entries := batch.entries():
-            self._requests.note(self._requests.record_key(batch.number), entries, revision, time.monotonic())
+        if any(write.entries for write in batch.pending):
+            self._requests.committed(self._requests.record_key(batch.number), time.monotonic())
         self._on_commit(len(batch.pending), seconds)
         # In the loop's next turn, so that the following transaction is sent before a hundred callers continue.
         asyncio.get_running_loop().call_soon(_resolve, batch.pending, revision)
@@ -378,9 +313,7 @@ class Committer:
         self._put_back([write for write in batch.pending if write.slot not in lost])
 
     def _put_back(self, writes: list[Submission]) -> None:
-        for write in reversed(writes):
-            write.sent = False
-            self._queue.appendleft(write)
+        self._queue.extendleft(reversed(writes))
 
     async def _send_until_known(self, batch: _Batch) -> TxnResult:
         """The transaction's known outcome. Raises ``Unavailable`` only if no try can have been applied."""
@@ -398,16 +331,7 @@ class Committer:
         failure.append(Get(self._marker_key))
         self.stats.transactions += 1
         crash_point(CrashPoint.WRITE_DECIDED)
-        runner = asyncio.current_task()
-        self._batch, self._runner, self._verdict = batch, runner, []
-        try:
-            result, resent = await retry_txn(self._client, compares, success, failure)
-        except asyncio.CancelledError:
-            if not self._verdict or runner is None or runner.uncancel():
-                raise
-            return self._verdict[0]
-        finally:
-            self._batch = self._runner = None
+        result, resent = await retry_txn(self._client, compares, success, failure)
         crash_point(CrashPoint.WRITE_COMMITTED)
         self.stats.resent += resent
         return result

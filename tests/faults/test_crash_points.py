@@ -36,7 +36,9 @@ class Stage:
             case CrashPoint.WRITE_DECIDED | CrashPoint.WRITE_COMMITTED:
                 member = await self._armed(FIRST, f"{point}:5")
             case CrashPoint.SYNC_PAGE:
-                member = await self._armed(SECOND, f"{point}:3")
+                for program in self.pool.members.values():
+                    program.kill()  # nobody has a copy, so who claims reads etcd
+                member, order = await self._armed(SECOND, f"{point}:3"), THE_OTHER_WAY
             case CrashPoint.CLAIM_DECIDED | CrashPoint.CLAIM_WON:
                 member = await self._armed(SECOND, point)
                 await self._ready(SECOND)
@@ -44,7 +46,7 @@ class Stage:
             case CrashPoint.HANDOVER_CLOSED | CrashPoint.HANDOVER_FENCED | CrashPoint.HANDOVER_CONFIRMED:
                 member, order = await self._armed(FIRST, f"{point}:3"), THE_OTHER_WAY
                 await self._as_usual()
-            case CrashPoint.TARGET_PREPARED | CrashPoint.TARGET_ASKED | CrashPoint.TARGET_ACTIVE:
+            case CrashPoint.TARGET_ASKED | CrashPoint.TARGET_ACTIVE:
                 member, order = await self._armed(SECOND, f"{point}:3"), THE_OTHER_WAY
                 await self._ready(SECOND)
             case CrashPoint.UNDO_DECIDED:

@@ -25,6 +25,7 @@ from understudy.proxy.ownership.drain_reason import DrainState
 from understudy.proxy.ownership.etcd_contact import EtcdContact
 from understudy.proxy.ownership.handover import Handover
 from understudy.proxy.ownership.handover_pacing import HandoverPacing
+from understudy.proxy.ownership.opening import SlotOpener
 from understudy.proxy.ownership.owned_slots import OwnedSlots
 from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.ownership.read_deadline import ReadDeadline
@@ -35,6 +36,7 @@ from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_probe import PeerProbe
 from understudy.proxy.peers.peer_protocol import SESSIONS_PATH, NotTaken, PeerDeclined, PeerRefused, ProbeResult
 from understudy.proxy.peers.predecessor_monitor import PredecessorMonitor
+from understudy.proxy.replication.copy_connection import SlotSource
 from understudy.proxy.replication.copy_connections import CopyConnections
 from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.proxy.sessions.async_writes import AsyncWrites
@@ -47,7 +49,6 @@ from understudy.proxy.sessions.routing import OwnerRouter
 from understudy.proxy.sessions.service import SessionService
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.informer import Informer
-from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.heartbeat.pulse import Pulses
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.ownership import FailoverLog, agreed_set
@@ -99,10 +100,6 @@ class Network:
     def dial(self, peer: Peer) -> tuple[str, bool]:
         return f"http://127.0.0.1:{0 if peer.member in self.dead else self.members[peer.member].port}", True
 
-    async def prepare(self, peer: Peer, slots: Sequence[int]) -> None:
-        replica = self._reach(peer).copies.replica
-        await asyncio.gather(*(replica.full_sync(slot) for slot in slots))
-
     async def activate(self, peer: Peer, slots: Sequence[int], revision: int) -> tuple[dict[int, Owner], int]:
         try:
             taken = await self._reach(peer).handover.take(slots, revision)
@@ -131,9 +128,8 @@ class InProcessMember:
         self.keys, boot = self.pool.identity.keys, self.pool.identity.boot
         self.owned, self.drain, contact, clock = OwnedSlots(), DrainState(self.pool), EtcdContact(), PoolClock()
         replica, requests = Replica(etcd, self.keys), RequestLog(self.keys, me, boot)
-        self.updates = PoolUpdates(self.pool, replica, requests, self.owned, self.drain, Incarnation())
-        ranges = (*self.keys.without_sessions, prefix_range(self.keys.requests))
-        informer = Informer(etcd, ranges, self.updates.apply, watched=(self.keys.everything,))
+        self.updates = PoolUpdates(self.pool, self.owned, self.drain, Incarnation())
+        informer = Informer(etcd, self.keys.records, self.updates.apply)
         self.copies = LocalCopies(informer, replica, requests)
         self.recorder = recorder_of(me, pool)
         self.reads = ReadDeadline(self.keys, etcd, contact, self.updates.apply, lambda: None)
@@ -141,7 +137,7 @@ class InProcessMember:
         failovers, claiming = FailoverLog(self.keys, me), asyncio.Lock()
         self.committer = Committer(etcd, self.keys, me, boot, requests)
         self.keeper = CopyKeeper(Process(me, boot), pool, replica, requests, self._refuses)
-        self.connections = CopyConnections(self.pool, client, replica)
+        self.connections = CopyConnections(self.pool, client, SlotSource(replica, requests))
         self.active = ActiveSlots(
             self.pool, replica, requests, self.committer, self.keeper, self.connections, self.updates
         )
@@ -151,9 +147,8 @@ class InProcessMember:
         self.connections.on_progress = self.active.progress
         self.connections.on_refused = self._refuses
         self.port = 0
-        self.claimer = Claimer(
-            self.pool, self.copies, etcd, self.owned, self.active, self.keeper, failovers, self.recorder
-        )
+        opener = SlotOpener(self.pool, self.copies, etcd, self.owned, self.active, self.keeper)
+        self.claimer = Claimer(self.pool, self.copies, etcd, self.owned, self.keeper, opener, failovers, self.recorder)
         self.handover = Handover(
             self.pool,
             self.copies,
@@ -161,6 +156,7 @@ class InProcessMember:
             client,
             self.owned,
             self.active,
+            opener,
             self.changes,
             failovers,
             self.recorder,
@@ -184,6 +180,7 @@ class InProcessMember:
             self.owned,
             self.active,
             self.keeper,
+            opener,
             self.updates,
             self.drain,
             contact,
@@ -195,7 +192,7 @@ class InProcessMember:
             lambda: self.fault,
             HandoverPacing(0.0),
         )
-        async_writes = AsyncWrites(self.recorder)
+        async_writes = AsyncWrites()
         reads = OwnerReads(
             self.pool, self.copies, self.keeper, etcd, self.owned, self.reads, clock, self.updates, async_writes
         )
@@ -278,10 +275,9 @@ class InProcessPool(PoolRecords):
             member = self.network.members[name] = InProcessMember(self.client, self.spec.pool, name, self.network)
             for part in (member.copies.informer.run(), member.reads.run(), member.committer.run()):
                 await self.run(part)
-            if self.spec.replicates:
-                await member.serve_copies(self._stack)
-                for part in (member.connections.run(), member.active.run(), member.changes.run()):
-                    await self.run(part)
+            await member.serve_copies(self._stack)
+            for part in (member.connections.run(), member.active.run(), member.changes.run()):
+                await self.run(part)
         for name in members:
             await self[name].copies.informer.synced.wait()
             await until(partial(self._sees, self[name], members), what=f"{name} sees the others")
@@ -310,10 +306,14 @@ class InProcessPool(PoolRecords):
         """Have a member own every slot, by its own claim, and the members of ``order`` hold them."""
         await self.assign(me, *order)
         member = self[me]
-        await member.reconciler._hold()
         await member.reconciler._claim_free()
         assert sorted(member.owned.open_slots()) == list(range(SLOTS))
         await self._everybody(lambda one: all(owner == me for owner in owners(one).values()), "knows the owners")
+        having = {me, *order} - self.network.dead
+        await self._everybody(
+            lambda one: all({p.member for p in one.sync_set(slot).members} == having for slot in range(SLOTS)),
+            "knows who has copies",
+        )
         return member
 
     async def _everybody(self, condition: Any, what: str) -> None:

@@ -157,7 +157,7 @@ async def test_a_watcher_survives_that_anybody_may_compact(guarded: EtcdServer, 
         guarded.client(**known) as writer,
         guarded.client(**hostile) as stranger,
     ):
-        informer = Informer(client, keys.without_sessions, seen.append)
+        informer = Informer(client, keys.records, seen.append)
         watching = asyncio.create_task(informer.run())
         await asyncio.wait_for(informer.synced.wait(), 60)
         cable.reset()

@@ -76,7 +76,6 @@ async def test_status_sync_names_who_is_in_sync_and_who_is_not(pool: SidecarPool
     for row in view["members"]:
         assert (row["in_sync"], row["synced"], row["wanted"], row["behind_revisions"]) == (True, 16, 16, 0)
         assert (row["queued_writes"], row["sessions"], row["reason"]) == (0, 1, "")
-        assert row["last_full_sync"] > 1.7e9
 
     record = await pool.record("b")
     assert record is not None
@@ -118,7 +117,7 @@ async def test_status_sync_names_a_member_that_lacks_copies_or_is_behind(pool: S
         b.informer._hand_over = lambda _: None  # type: ignore[method-assign] # and nothing comes from the watch
         b.informer.revision -= 1
         for slot in (3, 4, 9):
-            b.replica._slots[slot].copied = 0
+            b.replica._slots[slot].synced = False
         await pool.call("a", "PUT", "/k", "x", Understudy_Durability="sync")
 
         code, view = await operator.ask("status", "--sync")
@@ -295,7 +294,7 @@ async def test_verify_names_missing_copies_and_members_that_cannot_be_asked(
         await pool.settle(*A_FIRST)
         await pool.call("a", "PUT", "/k", "x")
         await until(lambda: len(sidecars["b"].copies.replica.synced) == 16, what="the standby has its copies")
-        sidecars["b"].copies.replica._slots[5].copied = 0
+        sidecars["b"].copies.replica._slots[5].synced = False
         sidecars["b"].reconciler._start = lambda *_: None  # type: ignore[method-assign] # so that it is not copied anew
 
         code, view = await operator.ask("verify")

@@ -59,7 +59,7 @@ class Hand:
         self.owned, self.streams = OwnedSlots(), Streams()
         self.committer = Committer(client, self.keys, A.member, A.boot, self.requests)
         self.keeper = CopyKeeper(A, pool.identity.keys.pool, self.replica, self.requests)
-        self.updates = PoolUpdates(pool, self.replica, self.requests, self.owned, DrainState(pool), Incarnation())
+        self.updates = PoolUpdates(pool, self.owned, DrainState(pool), Incarnation())
         self.active = ActiveSlots(
             pool, self.replica, self.requests, self.committer, self.keeper, self.streams, self.updates
         )
@@ -92,7 +92,7 @@ class Hand:
         revision = await self.client.put(self.keys.sync_set(slot), record.encode())
         self.pool.state.note_sync_set(slot, record, revision)
         if copy is None:
-            await self.replica.full_sync(slot)
+            await self.replica.load(slot)
         self.active.begin(owned, agreed, copy)
         return owned
 
@@ -105,7 +105,7 @@ class Hand:
     ) -> ActiveWrite:
         owned = self.owned.get(SLOT)
         assert owned is not None
-        session = session_of(self.active.next_version(owned), body) if key else None
+        session = session_of(self.active.next_version(SLOT), body) if key else None
         return self.active.submit(owned, key, session, entry, wants)
 
     def confirm(self, version: int = 0) -> None:
@@ -136,7 +136,7 @@ def copy_with(
 ) -> SlotCopy:
     """A whole copy as of epoch 1: writes that readers saw, and later ones that are not known to be acknowledged."""
     replica = hand.replica
-    replica.follow(SLOT)
+    replica.clear(SLOT)
 
     def entry(number: int, key: str, body: str) -> Entry:
         version = version_of(1, number)

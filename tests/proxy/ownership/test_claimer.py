@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -10,6 +11,7 @@ import pytest_asyncio
 from tests.harness.waiting import stays, until
 from tests.proxy.members import SLOTS, InProcessPool, in_process_pool
 from understudy.proxy.events.cause import Cause
+from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.ownership import claims
 from understudy.proxy.ownership.read_deadline import BOUND
 from understudy.statesync.etcd.client import EtcdClient, OutcomeUnknown
@@ -96,6 +98,29 @@ async def test_a_watch_that_lags_behind_is_made_up_for_by_reading_etcd(
 
     assert (await b.call("GET", "k")).body == b"unseen"
     assert len(b.copies.requests) == 1
+
+
+async def test_a_slot_is_not_opened_before_the_requests_of_its_former_owner_are_known(
+    pool: InProcessPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await pool.give("a", "b"), pool["b"]
+    await b.reconciler._hold()
+    assert (await a.call("DELETE", "k", Idempotency_Key="once")).status == 404
+    read, go_on = LocalCopies.read_requests, asyncio.Event()
+
+    async def slow(*arguments: Any) -> None:
+        await go_on.wait()
+        await read(*arguments)
+
+    monkeypatch.setattr(LocalCopies, "read_requests", slow)
+    won = await b.claimer.win(b.pool.view(), ALL, taking_over(pool, "b", "a"))
+    opening = asyncio.create_task(b.claimer.open(won))
+    await stays(lambda: not opening.done() and not b.owned.open_slots(), 0.3, "no slot is opened before")
+    go_on.set()
+    assert await opening == ALL
+
+    assert (await b.call("PUT", "k", "made since")).status == 201
+    assert (await b.call("DELETE", "k", Idempotency_Key="once")).status == 404
 
 
 async def test_a_claim_whose_answer_was_lost_is_found_to_have_won(

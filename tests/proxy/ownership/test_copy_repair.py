@@ -1,7 +1,7 @@
 """A wrong copy is made anew: at a standby by its active, at the active from etcd under a new epoch."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from tests.proxy.members import InProcessMember, InProcessPool
 from tests.proxy.ownership.test_replicated_slots import SLOT, A, B, given, in_sets, replicating, saved, written
 from understudy.proxy.ownership import copy_repair
 from understudy.proxy.ownership.copy_repair import CopyRepair
+from understudy.proxy.ownership.opening import SlotOpener
 from understudy.proxy.peers.anti_entropy import NotHeld, RepairRefused
 from understudy.statesync.etcd.client import EtcdClient, OutcomeUnknown, Unavailable
 from understudy.statesync.replication.history import epoch_of, version_of
@@ -25,8 +26,9 @@ async def pool(client: EtcdClient, pool_name: str) -> AsyncIterator[InProcessPoo
 
 
 def repair_of(member: InProcessMember, etcd: EtcdClient) -> CopyRepair:
-    replica, owned, active = member.copies.replica, member.owned, member.active
-    return CopyRepair(member.pool, replica, etcd, owned, active, member.keeper, member.changes, member.updates)
+    copies, owned, active, keeper = member.copies, member.owned, member.active, member.keeper
+    opener = SlotOpener(member.pool, copies, etcd, owned, active, keeper)
+    return CopyRepair(member.pool, copies.replica, etcd, owned, active, keeper, member.changes, member.updates, opener)
 
 
 def spoil(member: InProcessMember, key: str = "k") -> None:
@@ -175,7 +177,7 @@ async def test_an_unknown_outcome_keeps_the_gate_closed_until_it_is_known(
     a = await given(pool, "a", "b")
     await written(a, "k", "kept")
     monkeypatch.setattr(copy_repair, "OUTCOME_TIMEOUT", 0.0)
-    monkeypatch.setattr(copy_repair, "LAST_RETRY", 0.0)
+    monkeypatch.setattr(copy_repair, "RETRY_INTERVAL", 0.0)
     calls: list[bool] = []
     real = pool.client.txn
 
@@ -204,15 +206,15 @@ async def test_the_slot_is_served_only_when_it_is_read_again(
 ) -> None:
     a = await given(pool, "a", "b")
     await written(a, "k", "kept")
-    refresh, seen = a.copies.replica.refresh, []
+    load, seen = a.copies.replica.load, []
 
-    async def away_at_first(slot: int) -> int:
+    async def away_at_first(slot: int, wanted: Callable[[], bool]) -> None:
         seen.append(a.owned.takes(slot))
         if len(seen) < 3:
             raise Unavailable("RANGE", "etcd", "away")
-        return await refresh(slot)
+        await load(slot, wanted)
 
-    monkeypatch.setattr(a.copies.replica, "refresh", away_at_first)
+    monkeypatch.setattr(a.copies.replica, "load", away_at_first)
     await repair_of(a, pool.client).make_anew(SLOT)
     assert seen == [False, False, False]
     assert (await a.call("GET", "k")).body == b"kept"

@@ -98,7 +98,7 @@ async def test_a_transaction_comes_as_one_batch_with_its_revision(client: EtcdCl
 
 async def test_several_ranges_share_one_watch_and_nothing_else_comes(client: EtcdClient, keys: PoolKeys) -> None:
     begin = await client.put(keys.spec, b"before")
-    async with watching(client, list(keys.without_sessions), begin + 1) as watcher:
+    async with watching(client, list(keys.records), begin + 1) as watcher:
         await client.put(keys.member("a"), b"a member")
         await client.put(keys.session(1, "x"), b"a session")
         await client.put(keys.table, b"a table")
