@@ -5,7 +5,8 @@ except an ``async`` write, which was answered before. The numbers of both are re
 change that refused them, after :data:`QUIET` seconds without another.
 
 After a takeover each slot is soon compared with etcd (``understudy.proxy.peers.anti_entropy``). A session that was
-written after the claim under an older epoch had a second writer. The result is recorded as ``audit`` in any case.
+saved after the claim, and that was written under an older epoch, had a second writer, unless the new active has
+inherited the write: then it may have saved it itself. The result is recorded as ``audit`` in any case.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 
 from understudy.statesync.etcd.client import Kv
 from understudy.statesync.pool.records import Owner
+from understudy.statesync.replication.history import History, epoch_of
 from understudy.statesync.sessions.digests import Reading
 from understudy.telemetry.tracing import names
 from understudy.telemetry.tracing.ids import TraceIds
@@ -50,13 +52,16 @@ class _Audit:
     late: int = 0
 
 
-def written_late(reading: Reading, epoch: int, revision: int) -> int:
-    """How many sessions were written after the owner record of ``revision`` under an epoch before ``epoch``.
+def written_late(reading: Reading, epoch: int, revision: int, history: History) -> int:
+    """How many sessions a former owner saved after the owner record of ``revision``, with which ``epoch`` began.
 
-    Each of them proves that the writes of two members were acknowledged in one slot: the fence did not hold.
+    ``history`` is what the owner of this epoch has had of the slot. It saves what it has inherited from earlier epochs,
+    so only writes that are not in it count. Each of them proves that the fence did not hold.
     """
+    inherited = max((end for end in history if epoch_of(end) < epoch), default=0)
     return sum(
-        entry.revision > revision and reading.epochs.get(key, epoch) < epoch for key, entry in reading.entries.items()
+        written.revision > revision and written.epoch < epoch and reading.entries[key].version > inherited
+        for key, written in reading.written.items()
     )
 
 
@@ -117,16 +122,19 @@ class SplitBrainAudit:
         """A slot that is to be audited; None if none is."""
         return min(self._audits, default=None)
 
-    def checked(self, reading: Reading, slot: int, owner: Owner, revision: int) -> None:
-        """A slot was read from etcd while ``owner``, written at ``revision``, was its newest known owner record."""
+    def checked(self, reading: Reading, slot: int, owner: Owner, revision: int, history: History) -> None:
+        """A slot was read from etcd while ``owner``, written at ``revision``, was its newest known owner record.
+
+        It names this process, which has had ``history`` of the slot.
+        """
         audit = self._audits.pop(slot, None)
+        if audit is not None and audit.epochs[slot] == owner.epoch:
+            revision = audit.revision  # the same epoch may have later records, of a handover that was begun
+        late = written_late(reading, owner.epoch, revision, history)
         if audit is not None:
-            late = written_late(reading, audit.epochs[slot], audit.revision)
             audit.checked += 1
             audit.late += late
             self._done(audit, slot)
-        else:
-            late = written_late(reading, owner.epoch, revision)
         if late:
             self.breaches += late
             logger.error(

@@ -258,9 +258,13 @@ class ActiveSlots:
         raise NotYet(write.slot, f"the write was not acknowledged within {timeout:g} s")
 
     def progress(self, slots: Iterable[int]) -> None:
-        """A copy has confirmed something in these slots."""
+        """A copy has told something in these slots: what it has, or that it needs the slot anew."""
         for slot in slots:
             self.advance(slot)
+            active = self._slots.get(slot)
+            if active is not None and active.checked is not None and active.stream.stuck:
+                active.checked = None  # no write waits for it, perhaps, but it must leave the set
+                self.on_blocked()
 
     def advance(self, slot: int) -> None:
         """Carry on what a confirmation, a commit or a change of the set has made possible."""
@@ -333,16 +337,16 @@ class ActiveSlots:
             submission.done.add_done_callback(partial(self._saved, active, save))
 
     def _saved(self, active: ActiveSlot, save: Save, done: "asyncio.Future[int]") -> None:
+        error = None if done.cancelled() else done.exception()
+        if isinstance(error, NotOwner):
+            self.on_fenced(error.found)
         if self._slots.get(active.stream.slot) is not active:
             return
-        error = None if done.cancelled() else done.exception()
         if done.cancelled() or error is not None:
             active.saves.failed(save)
             active.due_since = time.monotonic()
-            if isinstance(error, NotOwner):
-                self.on_fenced(error.found)
-                if error.found is not None:
-                    self._updates.refused_by(active.stream.slot, error.found)
+            if isinstance(error, NotOwner) and error.found is not None:
+                self._updates.refused_by(active.stream.slot, error.found)
             logger.info("a save in slot %d was not carried out: %s", active.stream.slot, error or "cancelled")
             return
         active.saves.done(save)

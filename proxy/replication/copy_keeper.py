@@ -1,5 +1,6 @@
 """The copies' end: takes the frames of actives into this process's copies, and answers them."""
 
+import asyncio
 import logging
 import math
 import time
@@ -14,6 +15,7 @@ from understudy.proxy.replication import wire
 from understudy.proxy.replication.wire import ConnectionEnded
 from understudy.statesync.replication.messages import (
     Ask,
+    At,
     Behind,
     FromCopy,
     Have,
@@ -60,6 +62,15 @@ class _Connection:
     leads: dict[int, int] = field(default_factory=dict)
 
 
+@dataclass(eq=False, slots=True)
+class _Wish:
+    """A copy that is to be made anew: who was told so, and whether it was."""
+
+    told: _Connection | None = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    made: bool = False
+
+
 class CopyKeeper:
     """The copies of one process, by slot.
 
@@ -85,6 +96,7 @@ class CopyKeeper:
         self._known: dict[int, int] = {}
         self._connections: dict[object, _Connection] = {}
         self._led_by: dict[int, _Connection] = {}
+        self._wishes: dict[int, _Wish] = {}
 
     def is_whole(self, slot: int) -> bool:
         """Whether everything of the slot is here that its active has confirmed of this process."""
@@ -97,6 +109,7 @@ class CopyKeeper:
         The store keeps the sessions. Tell the epoch of the new owner record by :meth:`heard_of` before.
         """
         self._led_by.pop(slot, None)
+        self._end_wish(slot, made=False)
         copy = self.copies.pop(slot, None)
         if copy is not None:
             self.heard_of(slot, copy.known)
@@ -118,6 +131,23 @@ class CopyKeeper:
         self.take_over(slot)
         self._store.drop(slot)
         self._requests.drop(slot)
+
+    async def made_anew(self, slot: int) -> bool:
+        """Have the active send a slot again, and wait until all of it is here; False if this process has no copy.
+
+        Until the first part comes, the copy stays as it is: the active first takes this process out of the sync set.
+        """
+        if slot not in self.copies:
+            return False
+        wish = self._wishes.setdefault(slot, _Wish())
+        await wish.ended.wait()
+        return wish.made
+
+    def _end_wish(self, slot: int, *, made: bool) -> None:
+        wish = self._wishes.pop(slot, None)
+        if wish is not None:
+            wish.made = made
+            wish.ended.set()
 
     def heard_of(self, slot: int, epoch: int) -> None:
         """An owner record of ``epoch`` was seen: actives of earlier epochs are refused, with a copy here or without."""
@@ -154,7 +184,16 @@ class CopyKeeper:
                 confirmed[answer.slot] = answer
             elif answer is not None:
                 answers.append(answer)
-        return [*answers, *confirmed.values()]
+        return [*answers, *confirmed.values(), *self._told_wishes(heard)]
+
+    def _told_wishes(self, connection: _Connection) -> list[FromCopy]:
+        """What an active has not heard yet of copies that it is to send again."""
+        told: list[FromCopy] = []
+        for slot, wish in self._wishes.items():
+            if wish.told is not connection and self._led_by.get(slot) is connection:
+                wish.told = connection
+                told.append(At(slot, self.copies[slot].follows, 0, whole=False))
+        return told
 
     def _refusals(self, connection: _Connection) -> list[FromCopy]:
         """A refusal of each slot that a connection leads in an epoch which is over."""
@@ -191,6 +230,9 @@ class CopyKeeper:
             self._led_by[copy.slot] = connection
             connection.leads[copy.slot] = lead.epoch
             self.heard_of(copy.slot, lead.epoch)
+            if isinstance(answer, At) and copy.slot in self._wishes:
+                self._wishes[copy.slot].told = connection
+                answer = At(copy.slot, lead.epoch, answer.version, whole=False)
         return answer
 
     def _take_part(self, connection: _Connection, copy: SlotCopy, part: Part) -> FromCopy | None:
@@ -205,6 +247,7 @@ class CopyKeeper:
         answer = copy.part(part)
         if part.last:
             self._store.whole(copy.slot)
+            self._end_wish(copy.slot, made=True)
         return answer
 
     def _note_outcome(self, slot: int | None, outcome: bytes, now: float) -> None:

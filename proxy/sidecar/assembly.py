@@ -19,6 +19,7 @@ from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.member.signal import Signal
 from understudy.proxy.ownership.active_slots import ActiveSlots
 from understudy.proxy.ownership.claims import Claimer
+from understudy.proxy.ownership.copy_repair import CopyRepair
 from understudy.proxy.ownership.drain import Drain
 from understudy.proxy.ownership.drain_reason import DrainState
 from understudy.proxy.ownership.etcd_contact import LATE, EtcdContact
@@ -176,7 +177,9 @@ def assemble(
         overwritten=overwritten,
         router=router,
         service=service,
-        anti_entropy=AntiEntropy(pool, copies, etcd, recorder, interval=settings.scrub_interval),
+        anti_entropy=AntiEntropy(
+            pool, copies.replica, _copy_repair(base, replication), etcd, recorder, interval=settings.scrub_interval
+        ),
         name=name,
         registration=_registration(base, status, name),
     )
@@ -349,6 +352,13 @@ def _ownership(
         HandoverPacing.within(base.settings.drain_seconds),
     )
     return handover, takeovers, reconciler
+
+
+def _copy_repair(base: _Base, replication: _Replication) -> CopyRepair:
+    pool, copies, etcd, owned = base.pool, base.copies, base.etcd, base.owned
+    active, keeper, changes = replication.active, replication.keeper, replication.changes
+    opener = SlotOpener(pool, copies, etcd, owned, active, keeper)
+    return CopyRepair(pool, copies.replica, etcd, owned, active, keeper, changes, base.updates, opener)
 
 
 def _sessions(

@@ -1,5 +1,6 @@
 """The copies of a process as their owner sees them: whole ones, taken over, given back, dropped, and their outcomes."""
 
+import asyncio
 import math
 
 import pytest
@@ -34,7 +35,6 @@ class Keeper(CopyKeeper):
     def __init__(self, **options) -> None:
         keys = PoolKeys(POOL)
         self.replica, self.requests = Replica(None, keys), request_log()
-        self.replica.hold(SLOT)
         super().__init__(B, POOL, self.replica, self.requests, **options)
 
 
@@ -239,3 +239,42 @@ def test_an_outcome_that_cannot_be_read_does_not_stop_the_stream(junk: bytes) ->
     )
     assert keeper.take("active", [message], 0.0) == [Have(SLOT, 1, version_of(1, 2))]
     assert body(keeper) == b"2"
+
+
+async def wished(keeper: Keeper) -> asyncio.Task[bool]:
+    """A copy is to be made anew."""
+    waiting = asyncio.create_task(keeper.made_anew(SLOT))
+    await asyncio.sleep(0)
+    return waiting
+
+
+async def test_a_copy_that_is_to_be_made_anew_is_asked_for_once_and_stays_until_then() -> None:
+    keeper = keeper_with_copy()
+    waiting = await wished(keeper)
+    assert keeper.take("active", [], 0.0) == [At(SLOT, 1, 0, whole=False)]
+    assert keeper.take("active", [], 0.0) == []  # a second one would break off what is on its way
+    assert (keeper.is_whole(SLOT), body(keeper)) == (True, b"1")
+
+    first = Part(SLOT, 1, BASE, (BASE,), (Stored("key", BASE, session(0)),), first=True, last=False)
+    keeper.take("active", [first], 0.0)
+    assert not waiting.done()
+    assert keeper.take("active", [Part(SLOT, 1, BASE, (), (), first=False, last=True)], 0.0) == [Have(SLOT, 1, BASE)]
+    assert (await waiting, body(keeper)) == (True, b"0")
+    assert keeper.take("active", [lead()], 0.0) == [At(SLOT, 1, BASE, whole=True)]
+
+
+async def test_a_copy_is_asked_for_again_on_every_new_connection_and_by_every_new_active() -> None:
+    keeper = keeper_with_copy()
+    await wished(keeper)
+    assert keeper.take("other", [], 0.0) == []
+    assert keeper.take("active", [], 0.0) == [At(SLOT, 1, 0, whole=False)]
+    later = lead(2, version_of(1, 1), version_of(2, 0))
+    assert keeper.take("next", [later], 0.0) == [At(SLOT, 2, version_of(1, 1), whole=False)]
+    assert keeper.take("next", [], 0.0) == []
+
+
+async def test_a_copy_that_is_taken_over_is_not_made_anew() -> None:
+    keeper = keeper_with_copy()
+    waiting = await wished(keeper)
+    keeper.take_over(SLOT)
+    assert (await waiting, await keeper.made_anew(SLOT)) == (False, False)
