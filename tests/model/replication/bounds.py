@@ -47,14 +47,16 @@ SMALL = {
     "a request is repeated at a copy that joined later": Bounds(
         memory=False, sync=1, saves=2, growths=1, repeats=1, answers=True, before="alone"
     ),
-    "a copy is dropped": Bounds(sync=1, growths=1, drops=1, answers=True),
+    "a copy is dropped": Bounds(memory=False, sync=1, saves=1, growths=1, drops=1, answers=True),
     "reads without etcd": Bounds(questions=1, deaths=1),
     "reads at the active": Bounds(members=3, sync=3, reads=True),
     "a former active claims": Bounds(claims=2, deaths=1, saves=1, shrinks=1),
     "transactions that arrive twice": Bounds(sync=1, memory=False, growths=1, shrinks=1, saves=1, resends=2),
     "an active with what etcd has and others may lack": Bounds(members=3, sync=3, writes=2, saves=1, before="saved"),
     "a removal that saves": Bounds(members=3, sync=3, writes=2, shrinks=1, saves=1, before="inherited"),
-    "a plain slot becomes replicated": Bounds(writes=2, growths=1, memory_changes=1, plain=True, before="void"),
+    "a slot of an earlier release becomes replicated": Bounds(
+        writes=2, growths=1, memory_changes=1, plain=True, before="void"
+    ),
     "a void record": Bounds(writes=2, saves=1, deaths=1, before="void"),
     "one record is seen before the other": Bounds(shrinks=1, saves=1, torn=True),
 }
@@ -76,7 +78,7 @@ LARGE = {
     "saves of three": Bounds(members=3, sync=3, saves=2),
     "a growth, and transactions that arrive twice": Bounds(members=3, growths=1, shrinks=1, resends=1),
     "three see one record before the other": Bounds(members=3, sync=3, saves=1, shrinks=1, torn=True, before="claimed"),
-    "a plain slot of three": Bounds(
+    "a slot of an earlier release, and three members": Bounds(
         members=3, writes=2, growths=1, memory_changes=1, saves=1, plain=True, before="void"
     ),
     "a removal that saves, and a claim": Bounds(members=3, sync=3, writes=2, shrinks=1, saves=2, before="inherited"),
@@ -165,7 +167,7 @@ MUTANTS = {
         TWICE,
     ),
     "inherited_is_settled_first": (Bounds(members=3, sync=3, repeats=1, answers=True), TWICE),
-    "copies_that_may_join_stay": (Bounds(sync=1, growths=1, drops=1, claims=0, answers=True), HAVE),
+    "copies_stay_while_they_count": (Bounds(sync=1, growths=1, drops=1, claims=0, answers=True), HAVE),
 }
 
 

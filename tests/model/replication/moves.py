@@ -125,7 +125,7 @@ def _living(world: World, rules: Rules, bounds: Bounds, number: int, member: Mem
         yield from owning(world, rules, bounds, number, member)
     yield from looking(world, rules, bounds, number, member)
     yield from promising(world, number, member)
-    if world.spent.drops < bounds.drops and _drops(member, rules, (number, member.boot)):
+    if world.spent.drops < bounds.drops and _drops(world, member, rules, (number, member.boot)):
         dropped = with_member(world, number, member._replace(log=(), follows=0, shown=0, blind=0))
         yield f"{name} drops its copy", partial(spend, dropped, "drops")
     visible = member.shown if rules.copies_show_what_is_acknowledged else len(member.log)
@@ -305,6 +305,8 @@ def _serving(world: World, rules: Rules, bounds: Bounds, number: int, member: Me
         yield from _changing(world, rules, bounds, number, member)
     if spent.repeats < bounds.repeats and takes_calls(member) and settled(world, member, me, rules):
         yield from _repeating(world, rules, number, member)
+    if spent.drops < bounds.drops:
+        yield from _ending(world, rules, number, member)
     yield from asking(world, rules, bounds, number, member)
 
 
@@ -468,11 +470,27 @@ def _begin(world: World, rules: Rules, number: int, member: Member) -> Iterator[
     yield told, partial(began, world, rules, number, member, owner.source)
 
 
-def _drops(member: Member, rules: Rules, me: Process) -> bool:
-    """Whether a member forgets its copy, since it is not in the set as far as it knows."""
+def _drops(world: World, member: Member, rules: Rules, me: Process) -> bool:
+    """Whether a member forgets its copy: it is not in the set as far as it knows, and its active does not count on it.
+
+    The active says that it ends the stream, and forgets then what the copy has confirmed.
+    """
     if member.serving or not member.follows or me in agreed(member.view, rules).members:
         return False
-    return not rules.copies_that_may_join_stay or member.follows < member.view.owner.epoch
+    counted = any(me in dict(other.heard) for other in world.members) or any(
+        isinstance(message, Confirmation) and message.sender == me for message in world.transit
+    )
+    return not rules.copies_stay_while_they_count or member.follows < member.view.owner.epoch or not counted
+
+
+def _ending(world: World, rules: Rules, number: int, member: Member) -> Iterator[Step]:
+    """An active ends the stream to a process that is not in the set, and forgets what it has confirmed."""
+    counted = needed(member, rules)
+    for other, _ in member.heard:
+        if other not in counted:
+            heard = tuple(entry for entry in member.heard if entry[0] != other)
+            told = f"{name_of(number)} ends the stream to {name_of(other[0])}"
+            yield told, partial(with_member, world, number, member._replace(heard=heard))
 
 
 # -- failing --

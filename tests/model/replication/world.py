@@ -339,7 +339,7 @@ class Rules(NamedTuple):
     copies_bring_outcomes: bool = True
     claims_from_etcd_read_outcomes: bool = True
     inherited_is_settled_first: bool = True
-    copies_that_may_join_stay: bool = True
+    copies_stay_while_they_count: bool = True
 
 
 def start(bounds: Bounds) -> World:
