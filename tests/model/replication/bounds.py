@@ -82,6 +82,15 @@ LARGE = {
         members=3, writes=2, growths=1, memory_changes=1, saves=1, plain=True, before="void"
     ),
     "a removal that saves, and a claim": Bounds(members=3, sync=3, writes=2, shrinks=1, saves=2, before="inherited"),
+    "a handover, a slot given away, and a lost answer": Bounds(
+        memory=False, saves=1, claims=0, handovers=1, gifts=1, lost_answers=1, answers=True, lease=True
+    ),
+    "a handover, a claim, and a shrink": Bounds(
+        memory=False, saves=1, shrinks=1, handovers=1, answers=True, lease=True
+    ),
+    "a copy is dropped, and processes restart": Bounds(
+        memory=False, sync=1, saves=1, growths=1, drops=1, deaths=1, restarts=1, answers=True
+    ),
     "two claims, looks and reads from memory": Bounds(
         memory=False, saves=1, claims=2, looks=1, answers=True, lease=True
     ),
@@ -144,6 +153,7 @@ MUTANTS = {
     ),
     "late_answers_yield": (Bounds(memory=False, saves=1, claims=2, looks=1, answers=True, lease=True), STALE),
     "reclaims_alone_read_etcd": (Bounds(sync=1, memory=False, saves=1, lost_answers=1, answers=True), BACK),
+    "reclaims_read_both_records": (Bounds(members=3, sync=3, lost_answers=1, torn=True, answers=True), LOST),
     "claims_outwait_readers": (Bounds(memory=False, saves=1, answers=True, lease=True), STALE),
     "reclaims_outwait_readers": (Bounds(memory=False, saves=1, lost_answers=1, answers=True, lease=True), STALE),
     "deadlines_count_from_sending": (Bounds(memory=False, saves=1, looks=1, answers=True, lease=True), STALE),

@@ -125,8 +125,8 @@ def _living(world: World, rules: Rules, bounds: Bounds, number: int, member: Mem
         yield from owning(world, rules, bounds, number, member)
     yield from looking(world, rules, bounds, number, member)
     yield from promising(world, number, member)
-    if world.spent.drops < bounds.drops and _drops(world, member, rules, (number, member.boot)):
-        dropped = with_member(world, number, member._replace(log=(), follows=0, shown=0, blind=0))
+    if world.spent.drops < bounds.drops and _drops(member, rules, (number, member.boot)):
+        dropped = with_member(world, number, member._replace(log=(), follows=0, shown=0, blind=0, released=False))
         yield f"{name} drops its copy", partial(spend, dropped, "drops")
     visible = member.shown if rules.copies_show_what_is_acknowledged else len(member.log)
     if bounds.stale_reads and not frozenset(member.log[:visible]) <= world.seen:
@@ -248,6 +248,7 @@ def _frame(world: World, rules: Rules, frame: Frame) -> World:
         log=log,
         follows=frame.epoch,
         known=max(member.known, frame.epoch),
+        released=False,
         shown=min(max(frame.shown, 0 if newer else member.shown), len(log)),
     )
     if not member.follows and not rules.copies_bring_outcomes:
@@ -306,7 +307,7 @@ def _serving(world: World, rules: Rules, bounds: Bounds, number: int, member: Me
     if spent.repeats < bounds.repeats and takes_calls(member) and settled(world, member, me, rules):
         yield from _repeating(world, rules, number, member)
     if spent.drops < bounds.drops:
-        yield from _ending(world, rules, number, member)
+        yield from _releasing(world, rules, number, member)
     yield from asking(world, rules, bounds, number, member)
 
 
@@ -470,27 +471,31 @@ def _begin(world: World, rules: Rules, number: int, member: Member) -> Iterator[
     yield told, partial(began, world, rules, number, member, owner.source)
 
 
-def _drops(world: World, member: Member, rules: Rules, me: Process) -> bool:
-    """Whether a member forgets its copy: it is not in the set as far as it knows, and its active does not count on it.
+def _drops(member: Member, rules: Rules, me: Process) -> bool:
+    """Whether a member forgets its copy: it is not in the set as far as it knows.
 
-    The active says that it ends the stream, and forgets then what the copy has confirmed.
+    It may be, by a change that it has not heard of, unless its active has released it, or it follows nobody any more.
     """
-    if member.serving or not member.follows or me in agreed(member.view, rules).members:
+    view = member.view
+    if member.serving or not member.follows or me in agreed(view, rules).members:
         return False
-    counted = any(me in dict(other.heard) for other in world.members) or any(
-        isinstance(message, Confirmation) and message.sender == me for message in world.transit
+    return not rules.copies_stay_while_they_count or (
+        view.valid and (member.released or member.follows < view.owner.epoch)
     )
-    return not rules.copies_stay_while_they_count or member.follows < member.view.owner.epoch or not counted
 
 
-def _ending(world: World, rules: Rules, number: int, member: Member) -> Iterator[Step]:
-    """An active ends the stream to a process that is not in the set, and forgets what it has confirmed."""
+def _releasing(world: World, rules: Rules, number: int, member: Member) -> Iterator[Step]:
+    """An active releases a process that is not in the set: it forgets what this one has confirmed, and tells it so."""
     counted = needed(member, rules)
     for other, _ in member.heard:
         if other not in counted:
             heard = tuple(entry for entry in member.heard if entry[0] != other)
-            told = f"{name_of(number)} ends the stream to {name_of(other[0])}"
-            yield told, partial(with_member, world, number, member._replace(heard=heard))
+            transit = frozenset(m for m in world.transit if not (isinstance(m, Confirmation) and m.sender == other))
+            after = with_member(world, number, member._replace(heard=heard))._replace(transit=transit)
+            copy = world.members[other[0]]
+            if runs(world, other) and copy.follows == member.serving:
+                after = with_member(after, other[0], copy._replace(released=True))
+            yield f"{name_of(number)} releases {name_of(other[0])}", partial(World._replace, after)
 
 
 # -- failing --

@@ -193,7 +193,7 @@ def _reclaiming(world: World, rules: Rules, bounds: Bounds, number: int, member:
         change = Change("take up", me, view.revisions, owner, sync, answered=True)
         yield f"{name} takes up what it gave away", partial(send, world, change)
         return
-    records = world.records
+    records = world.records if rules.reclaims_read_both_records else view
     owner = records.owner
     if owner.active != me or owner.epoch < member.follows or (owner.epoch == member.follows and not member.given):
         return

@@ -169,8 +169,8 @@ class Member(NamedTuple):
 
     ``reading``: it answers reads from memory. ``look`` is its read of the owner record that is under way: when it was
     sent, and what it found; ``looked`` is when the last one was sent that has come back. ``given`` is the revision of
-    the owner record under which it has given the slot up. ``blind``: so many of its writes have it without the outcome
-    of their requests.
+    the owner record under which it has given the slot up. ``blind``: it has so many writes without the outcomes of
+    their requests. ``released``: its active does not count on its copy.
     """
 
     alive: bool
@@ -194,6 +194,7 @@ class Member(NamedTuple):
     looked: int = 0
     given: int = 0
     blind: int = 0
+    released: bool = False
 
 
 class Spent(NamedTuple):
@@ -328,6 +329,7 @@ class Rules(NamedTuple):
     refused_undos_end_it: bool = True
     late_answers_yield: bool = True
     reclaims_alone_read_etcd: bool = True
+    reclaims_read_both_records: bool = True
     claims_outwait_readers: bool = True
     reclaims_outwait_readers: bool = True
     deadlines_count_from_sending: bool = True
