@@ -10,6 +10,7 @@ inherited the write: then it may have saved it itself. The result is recorded as
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -77,12 +78,17 @@ class SplitBrainAudit:
         self.breaches = 0
         """Sessions that were written by a member that no longer owned their slot."""
 
-    def refused(self, found: Kv | None, *, lost: bool) -> None:
-        """The owner record ``found`` refused a write of ours; ``lost``: the write had been answered before."""
-        try:
-            traceparent = Owner.decode(found.value).traceparent if found is not None else ""
-        except ValueError:
-            return
+    def refused(self, found: Kv | None) -> None:
+        """The owner record ``found`` refused a save of ours."""
+        with contextlib.suppress(ValueError):
+            self._note(Owner.decode(found.value) if found is not None else None, lost=False)
+
+    def lost(self, owner: Owner | None) -> None:
+        """An ``async`` write that was answered went with its slot, which has this owner by now: it may be lost."""
+        self._note(owner, lost=True)
+
+    def _note(self, owner: Owner | None, *, lost: bool) -> None:
+        traceparent = owner.traceparent if owner is not None else ""
         if not traceparent:
             return
         now = self._telemetry.now_ns()

@@ -144,8 +144,8 @@ def assemble(
     probe = PeerProbe(client, pool, base.loop_lag, monitor)
     replication = _replication(base, metrics)
     handover, takeovers, reconciler = _ownership(base, replication, probe, recorder, faults)
-    replication.active.on_fenced = partial(recorder.audit.refused, lost=False)
-    async_writes, overwritten = AsyncWrites(), OverwriteLog()
+    replication.active.on_fenced = recorder.audit.refused
+    async_writes, overwritten = AsyncWrites(lambda slot: recorder.audit.lost(pool.view().owner(slot))), OverwriteLog()
     writes, router, service = _sessions(
         base, replication, probe, recorder, reads, async_writes, overwritten, takeovers, metrics
     )

@@ -193,7 +193,7 @@ class InProcessMember:
             lambda: self.fault,
             HandoverPacing(0.0),
         )
-        async_writes = AsyncWrites()
+        async_writes = AsyncWrites(lambda slot: self.recorder.audit.lost(self.pool.view().owner(slot)))
         proof = ReadProof(self.reads, self.active, self.connections)
         reads = OwnerReads(
             self.pool, self.copies, self.keeper, etcd, self.owned, proof, clock, self.updates, async_writes
