@@ -153,7 +153,7 @@ MUTANTS = {
     ),
     "late_answers_yield": (Bounds(memory=False, saves=1, claims=2, looks=1, answers=True, lease=True), STALE),
     "reclaims_alone_read_etcd": (Bounds(sync=1, memory=False, saves=1, lost_answers=1, answers=True), BACK),
-    "reclaims_read_both_records": (Bounds(members=3, sync=3, lost_answers=1, torn=True, answers=True), LOST),
+    "reclaims_read_both_records": (Bounds(saves=1, lost_answers=1, torn=True, answers=True), LOST),
     "claims_outwait_readers": (Bounds(memory=False, saves=1, answers=True, lease=True), STALE),
     "reclaims_outwait_readers": (Bounds(memory=False, saves=1, lost_answers=1, answers=True, lease=True), STALE),
     "deadlines_count_from_sending": (Bounds(memory=False, saves=1, looks=1, answers=True, lease=True), STALE),
