@@ -279,6 +279,9 @@ class Handover:
             sync_sets = {slot: self._sync_beside(slot, leaving[slot], mine[slot]) for slot in slots}
         except NotInSet as error:
             raise NotTaken(str(error)) from None
+        lacking = [slot for slot, record in sync_sets.items() if self._opener.lacks(slot, record.sync_set())]
+        if lacking:
+            raise NotTaken(f"the copies of slots {lacking} are not whole")
         view = self._pool.view()
         copied = {slot for slot in slots if view.counts_on(slot)}  # of a slot of release 0.1.0 etcd has everything
         crash_point(CrashPoint.TARGET_ASKED)

@@ -72,6 +72,10 @@ class SlotOpener:
                 for one in absent:
                     group.create_task(self._read(one, log))
 
+    def lacks(self, slot: int, agreed: SyncSet) -> bool:
+        """Whether this process could not open a slot: its copy is not whole, and etcd may lack writes."""
+        return agreed.memory and not self._keeper.is_whole(slot)
+
     def _begin(self, gained: Gained) -> bool:
         """Begin with the copy; False if there is none that is whole."""
         return self._ours(gained.owned) and self._active.begin_from_memory(gained.owned, gained.agreed)

@@ -56,6 +56,8 @@ POLL_INTERVAL = 0.5
 HANDOVERS_AT_ONCE = 1
 """Members that slots are on their way to at once."""
 HANDOVER_PAUSE = 1.0
+KEPT_UNWANTED = 5.0
+"""Seconds for which a copy is kept that nobody wants: a change by which its active takes it in may be under way."""
 ORPHANED_AFTER = BOUND * 1.1
 """Also how long a replaced owner may answer reads from memory; see ``takeover: lease``."""
 
@@ -108,6 +110,7 @@ class SlotReconciler:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._draining_since = time.monotonic()
         self._orphaned: dict[int, tuple[int, float]] = {}
+        self._unwanted: dict[int, float] = {}
         self.trouble = ""
         """Why the last piece of work failed, '' if it did not."""
 
@@ -171,10 +174,12 @@ class SlotReconciler:
         self._tasks[name] = asyncio.create_task(carry_out(), name=name)
 
     def _drop_unwanted(self, view: View) -> None:
-        """Forget copies of slots that neither the table nor a sync set wants here."""
-        wanted = self._pool.assigned() | frozenset(self._owned.slots)
-        for slot in self._copies.replica.held - wanted:
-            if view.leaves_out(slot):
+        """Forget copies of slots that neither the table nor a sync set has wanted here for a while."""
+        now, wanted = time.monotonic(), self._pool.assigned() | frozenset(self._owned.slots)
+        unwanted = [slot for slot in self._copies.replica.held - wanted if view.leaves_out(slot)]
+        self._unwanted = {slot: self._unwanted.get(slot, now) for slot in unwanted}
+        for slot, since in self._unwanted.items():
+            if now - since >= KEPT_UNWANTED and self._keeper.released(slot):
                 self._keeper.drop(slot)
 
     def _reopen(self) -> None:

@@ -143,6 +143,16 @@ class CopyKeeper:
         await wish.ended.wait()
         return wish.made
 
+    def released(self, slot: int) -> bool:
+        """Whether the active of a slot counts no longer on the copy that is here; else it is told not to.
+
+        Before that the copy must not be dropped: the active may be taking this process into the sync set.
+        """
+        leader = self._led_by.get(slot)
+        if leader is None or leader not in self._connections.values():
+            return True
+        return self._wishes.setdefault(slot, _Wish()).told is leader
+
     def _end_wish(self, slot: int, *, made: bool) -> None:
         wish = self._wishes.pop(slot, None)
         if wish is not None:

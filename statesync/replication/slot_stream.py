@@ -163,6 +163,7 @@ class SlotStream:
             self.has(copy, answer.version)
         else:
             self._readers[copy] = _Reader(-1, -1)
+            self._confirmed.pop(copy, None)  # it may be about to forget what it has
 
     def follows(self, copy: Process) -> bool:
         """Whether a copy has told what it has, on the connection that there is."""
