@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import math
 import time
 
 import msgspec
@@ -80,7 +79,7 @@ class ActiveSlot:
     ``since`` is when its stream began (monotonic). ``inherited`` is the last version that this process had as a copy;
     ``handed`` the last one that was handed on to be saved. ``unsaved`` are the writes that readers see and etcd may
     not have. ``checked`` is what :class:`SetChanges` saw when the set was as it should be.
-    ``asked_at`` is when a write asked for class ``replicas``, which is not the pool's (monotonic).
+    ``asked_at`` is when a write asked for class ``replicas``, which is not the pool's (monotonic); None: never.
     ``removing``: a change of the set is under way that saves, and nothing else may be saved meanwhile. ``clearing``:
     the change that takes ``memory`` back is wanted, and is sent when all is saved.
     """
@@ -100,7 +99,7 @@ class ActiveSlot:
         stream.unsaved = self.unsaved
         self.due_since = 0.0
         self.untold = False
-        self.asked_at = -math.inf
+        self.asked_at: float | None = None
         self.moved = asyncio.Event()
         self.checked: object = None
 
@@ -111,10 +110,11 @@ class ActiveSlot:
 
     def oldest(self) -> tuple[int, float] | None:
         """The first version that not all of the set have, and since when it waits; None if there is none."""
-        write = next((one for one in self.waiting.values() if one.version > self.handed), None)
-        if write is not None:
-            return write.version, write.at
-        return (self.inherited, self.since) if self.inherited > self.stream.held else None
+        if self.waiting:
+            write = next((one for one in self.waiting.values() if one.version > self.handed), None)
+            if write is not None:
+                return write.version, write.at
+        return (self.inherited, self.since) if self.inherited > self.handed else None
 
     def as_copy(self) -> SlotCopy:
         """What this process has of the slot once it is not active any more."""

@@ -79,6 +79,7 @@ class ActiveSlots:
         self._streams = streams
         self._updates = updates
         self._slots: dict[int, ActiveSlot] = {}
+        self._unfinished: set[ActiveSlot] = set()
         self._some = asyncio.Event()
         self._timer = SharedTimer()
         self.unsaved_bytes = 0
@@ -271,6 +272,7 @@ class ActiveSlots:
         active = self._slots.get(slot)
         if active is None:
             return
+        self._unfinished.add(active)
         stream = active.stream
         held = stream.held
         urgent = not active.from_memory
@@ -388,11 +390,16 @@ class ActiveSlots:
             await asyncio.sleep(until_tick(TICK))
             now, spec = time.monotonic(), self._pool.spec
             patience = spec.replication.checkpoint_ms / 1000 if spec is not None else 1.0
-            self.unsaved_bytes = sum(active.saves.bytes for active in self._slots.values())
-            for active in self.slots:
+            self.unsaved_bytes = sum(active.saves.bytes for active in self._unfinished)
+            for active in list(self._unfinished):
+                if self._slots.get(active.stream.slot) is not active:
+                    self._unfinished.discard(active)
+                    continue
                 wait = patience if active.from_memory else SAVE_AGAIN_AFTER
                 if active.saves.due and now - active.due_since >= wait:
                     self._save(active)
                 if active.untold:
                     active.untold = False
                     self._streams.send(active.stream.slot)
+                if not active.saves:
+                    self._unfinished.discard(active)

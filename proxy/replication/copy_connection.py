@@ -46,7 +46,7 @@ MESSAGES_MOST = 100
 PART_BYTES = 100_000
 """Bytes of sessions and outcomes in one part of a copy. New writes go between the parts, so a part delays them."""
 TICK_SECONDS = wire.IDLE_SECONDS / 2
-SAVED_TICKS = 20
+SAVED_TICKS = 8
 """After so many ticks copies are told what is saved even where other slots keep the connection busy."""
 NOT_FOUND = 404
 
@@ -108,8 +108,8 @@ class CopyConnection:
         connected: whether there is a connection.
         refused: whether the last attempt to connect was refused: the host lives, and nobody listens there.
         unsupported: whether the other side answered the last attempt, and does not know replication: an older release.
-        heard_at: when the last frame of the other side came (monotonic). It answers within a tenth of a second even
-            when there is nothing to send.
+        heard_at: when the last frame of the other side came (monotonic). It answers within a quarter of a second
+            even when there is nothing to send.
         told_at: when the last question was sent (monotonic) that the other side has answered: then it knew no later
             epoch of the slots whose streams it follows.
         asking: whether to ask such questions, one at a time.

@@ -16,7 +16,7 @@ FRAME_MOST = 64 * 1024 * 1024
 """Bytes of a frame. It holds the largest session that a spec may allow."""
 PING_SECONDS = 2.0
 """A connection is pinged so often, and ends if half of this time brings no answer."""
-IDLE_SECONDS = 0.1
+IDLE_SECONDS = 0.25
 """The longest time in which an active sends nothing: an empty frame tells a copy how current it is, and is answered."""
 
 WebSocket = aiohttp.ClientWebSocketResponse | web.WebSocketResponse
