@@ -46,7 +46,7 @@ POLL_INTERVAL = 0.05
 TOGETHER_MOST = 40
 """Changes in one transaction: two compares and two reads each, and their operations stay below etcd's 128."""
 SILENT_AFTER = 1.0
-"""Seconds of silence after which a process leaves the sets in which no write waits for it. It speaks every quarter of a second."""
+"""Seconds of silence after which a process leaves the sets in which no write waits for it. It speaks every 0.25 s."""
 OUTCOME_TIMEOUT = 10.0
 RETRY_INTERVAL = 0.2
 MEMORY_FOR = 60.0
