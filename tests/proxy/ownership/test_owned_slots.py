@@ -86,6 +86,16 @@ def test_what_was_lost_is_told_once_and_while_it_still_counts_as_ours():
     assert told == [(1, True), (2, True), (3, True)]
 
 
+def test_a_slot_is_lost_to_an_active_of_a_later_epoch_only_even_while_it_is_prepared():
+    holdings, me = holding(1, 2), replace(MINE, epoch=5)
+    holdings.gain(3, me, 9).preparing = True
+    assert [holdings.refuses(3, epoch) for epoch in (4, 5)] == [5, 5]
+    assert holdings.refuses(7, 1) == 0
+    assert sorted(holdings.slots) == [1, 2, 3]
+    assert holdings.refuses(3, 6) == 0
+    assert sorted(holdings.slots) == [1, 2]
+
+
 async def test_a_slot_is_being_prepared_until_its_gate_is_opened():
     holdings = holding(1)
     claimed = holdings.gain(2, MINE, 8)
