@@ -178,8 +178,9 @@ def in_replica(value: bytes) -> None:
 
 def in_request_log(value: bytes) -> None:
     log = RequestLog(KEYS, "a", "b")
-    log.apply([Event("put", Kv(KEYS.requests + "a/b/1", value, 5, 5, 0))], 0.0)
-    log.forget(100.0, 1.0, {})
+    log.read([Kv(KEYS.requests + "a/b/1", value, 5, 5, 0)], 0.0)
+    log.outcomes(3)
+    log.forget(100.0, 1.0)
 
 
 def in_control_server(value: bytes) -> None:

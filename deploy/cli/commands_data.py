@@ -104,8 +104,6 @@ def verify(
 
     The pool may serve and write sessions meanwhile; writes do not show up as differences.
 
-    Slots that replicate between members are counted and not compared: their copies may be ahead of etcd.
-
     Exit code 1: a copy differs or is missing, or a member cannot be asked. With --repair: this is still so after the
     repair.
 
@@ -178,8 +176,6 @@ def _verify_table(view: dict[str, Any]) -> Any:  # noqa: ANN401 - something that
         else Text(f"DIFFERENT: {compared}; {len(view['different'])} copies differ", style="bold red")
     )
     parts: list[Any] = [headline]
-    if view["replicated"]:
-        parts.append(Text(f"not compared: {view['replicated']} slots that replicate between members"))
     if view["different"]:
         table = plain_table("slot", "member", "role", "differ", "session", "fault", "held version", "in etcd")
         for row in view["different"]:

@@ -98,7 +98,7 @@ def _show_sync(place: PoolLocation, tls: TlsOptions | None, output: str) -> None
         async with connect(place.etcd) as client:
             state, _ = await read_pool(client, place.pool)
             require_pool(state, place.etcd)
-            revision = await newest_revision(client, state)
+            revision = newest_revision(state)
         return await read_sync(state, revision, tls)
 
     view = asyncio.run(run())

@@ -1,19 +1,15 @@
 """``verify``: compares the copies in the memory of all members with etcd, slot by slot, and repairs them.
 
-Sessions may be written meanwhile. So the command writes a probe key, and every member computes digests of its copies at
-the revision of the probe. The command computes the digests of the sessions in etcd at the same revision. If a digest
-differs, it compares the slot session by session, several times (``understudy.statesync.sessions.digests`` says which
-differences are proof), and reports only differences that last. The probe key has a lease, so it disappears.
-
-A slot that replicates between members is not compared: its copies may be ahead of etcd, which has a checkpoint of it.
+Sessions may be written meanwhile. The command asks every member for digests of its copies, and computes the digests of
+what etcd has. They are the same for a slot that is at rest. If a digest differs, the command compares the slot session
+by session, several times (``understudy.statesync.sessions.digests`` says which differences are proof), and reports only
+differences that last. Nothing is written without ``--repair``.
 """
 
 import asyncio
-import contextlib
-import secrets
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from understudy.deploy.inspect.member_views import View, order_of, slots_of
 from understudy.deploy.inspect.members import MemberError, PeerApiClient
@@ -22,22 +18,29 @@ from understudy.proxy.peers.sync_api import DIGEST_PATH
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.state import PoolState
 from understudy.statesync.replication.history import as_text
+from understudy.statesync.replication.sync_set import Process
 from understudy.statesync.sessions.digests import (
+    NOTHING,
+    CopyProgress,
     Difference,
     DigestEntry,
     Findings,
     SlotDigest,
+    Snapshot,
     compare,
     digest_of,
+    read_set,
     read_slot,
 )
 from understudy.statesync.sessions.session_crypto import SessionCrypto
 
 SLOTS_AT_ONCE = 32
 READS_AT_ONCE = 4
-COMPARISONS = 4
-COMPARISON_INTERVAL = 0.4
-_PROBE_TTL = 10
+COMPARISONS = 6
+COMPARISON_INTERVAL = 0.7
+"""Seconds between two comparisons of a copy, which is told what is saved every second or two."""
+COMPARISONS_AFTER_REPAIR = 15
+"""Copies follow an active that has read its slot again, which takes a moment."""
 _ROLES = ("owner", "standby", "backup")
 
 
@@ -51,7 +54,7 @@ class SlotCopy:
 
 @dataclass(frozen=True, slots=True)
 class CopyFault:
-    """A fault of a copy: the sessions that differ, or in ``why`` the reason why it cannot be compared."""
+    """A fault of a copy: the sessions that differ, or in ``why`` the reason why it cannot be compared, or repaired."""
 
     copy: SlotCopy
     role: str
@@ -61,10 +64,7 @@ class CopyFault:
 
 @dataclass(slots=True)
 class VerifyReport:
-    """The result of ``verify``. ``unasked`` has the errors of members that did not answer.
-
-    ``replicated`` are the slots with copies that were not compared, because they replicate between members.
-    """
+    """The result of ``verify``. ``unasked`` has the errors of members that did not answer."""
 
     pool: str
     slots: int
@@ -74,11 +74,10 @@ class VerifyReport:
     repaired: list[SlotCopy] = field(default_factory=list)
     unasked: dict[str, str] = field(default_factory=dict)
     unreadable: dict[int, int] = field(default_factory=dict)
-    replicated: set[int] = field(default_factory=set)
 
     @property
     def fine(self) -> bool:
-        """Whether every copy that the table assigns, and that is compared, exists and is equal to etcd."""
+        """Whether every copy that the table assigns exists and is equal to etcd."""
         return not (self.faults or self.unasked or self.unreadable)
 
     def view(self, named: int) -> View:
@@ -89,7 +88,6 @@ class VerifyReport:
             "slots": self.slots,
             "copies": self.copies,
             "sessions": self.sessions,
-            "replicated": len(self.replicated),
             "different": [_fault_view(fault, named) for fault in self.faults],
             "repaired": [{"slot": copy.slot, "member": copy.member} for copy in self.repaired],
             "not_asked": self.unasked,
@@ -137,58 +135,44 @@ class Verifier:
         self._members = members
         self._codec = codec
         self._progress = progress
-        self._probe = state.keys.probe(f"verify-{secrets.token_hex(4)}")
-        self._lease = 0
         self.report = VerifyReport(state.keys.pool, slots_of(state))
 
     async def run(self, slots: Sequence[int], *, repair: bool) -> VerifyReport:
-        """Compare the copies of ``slots``. With ``repair``, rebuild those that differ.
+        """Compare the copies of ``slots``. With ``repair``, have those that differ made anew.
 
-        Raises ``EtcdError`` if etcd cannot be read, or refuses the probe key.
+        Raises ``EtcdError`` if etcd cannot be read.
         """
         self.report.slots = len(slots)
-        async with self._probing():
-            suspects: list[SlotCopy] = []
-            for start in range(0, len(slots), SLOTS_AT_ONCE):
-                part = slots[start : start + SLOTS_AT_ONCE]
-                suspects += await self._digests(part)
-                self._progress(len(part))
-            self.report.faults = await self._lasting(suspects)
-            if repair and self.report.faults:
-                await self._repair()
+        suspects: list[SlotCopy] = []
+        for start in range(0, len(slots), SLOTS_AT_ONCE):
+            part = slots[start : start + SLOTS_AT_ONCE]
+            suspects += await self._digests(part)
+            self._progress(len(part))
+        self.report.faults = await self._lasting(suspects)
+        if repair and self.report.faults:
+            await self._repair()
         return self.report
-
-    @contextlib.asynccontextmanager
-    async def _probing(self) -> AsyncIterator[None]:
-        async with self._client.lease(_PROBE_TTL) as lease:
-            self._lease = lease.id
-            yield
-
-    async def _new_revision(self) -> int:
-        """A new revision, which every sidecar of the pool will apply."""
-        return await self._client.put(self._probe, b"", lease=self._lease)
 
     # -- digests --
 
     async def _digests(self, slots: Sequence[int]) -> list[SlotCopy]:
         """The copies of ``slots`` whose digest differs from that of etcd."""
-        revision = await self._new_revision()
-        held = await self._members_digests(slots, revision)
+        held = await self._members_digests(slots)
         gate = asyncio.Semaphore(READS_AT_ONCE)
 
         async def digest_in_etcd(slot: int) -> SlotDigest:
             async with gate:
-                reading = await read_slot(self._client, self._state.keys, slot, revision=revision, codec=self._codec)
+                reading = await read_slot(self._client, self._state.keys, slot, codec=self._codec)
             if reading.unreadable:
                 self.report.unreadable[slot] = len(reading.unreadable)
-            return digest_of(reading.entries, revision)
+            return digest_of(reading.entries)
 
         truths = dict(zip(slots, await asyncio.gather(*(digest_in_etcd(slot) for slot in slots)), strict=True))
         self.report.sessions += sum(one.count for one in truths.values())
         self.report.copies += len(held)
         return [copy for copy, digest in held.items() if digest != truths[copy.slot]]
 
-    async def _members_digests(self, slots: Sequence[int], revision: int) -> dict[SlotCopy, SlotDigest | None]:
+    async def _members_digests(self, slots: Sequence[int]) -> dict[SlotCopy, SlotDigest | None]:
         """The digests of the members' copies; None: no copy. Members that do not answer go into the report."""
         wanted: dict[str, list[int]] = defaultdict(list)
         for slot in slots:
@@ -198,90 +182,109 @@ class Verifier:
                 else:
                     self.report.unasked[member] = "not registered: its sidecar does not run, or cannot reach etcd"
         asked = [member for member in wanted if member not in self.report.unasked]
-        answers = await asyncio.gather(*(self._ask_digests(member, wanted[member], revision) for member in asked))
+        answers = await asyncio.gather(*(self._ask_digests(member, wanted[member]) for member in asked))
         return {copy: digest for answer in answers for copy, digest in answer.items()}
 
-    async def _ask_digests(self, member: str, slots: list[int], revision: int) -> dict[SlotCopy, SlotDigest | None]:
+    async def _ask_digests(self, member: str, slots: list[int]) -> dict[SlotCopy, SlotDigest | None]:
         try:
-            answer = await self._members.post(member, DIGEST_PATH, {"slots": slots, "revision": revision})
-            found = answer["slots"]
-            left_out = frozenset(answer.get("replicated", ())).intersection(slots)
-            compared = [slot for slot in slots if slot not in left_out]
-            digests = {SlotCopy(slot, member): _digest_in(found[str(slot)]) for slot in compared}
+            found = (await self._members.post(member, DIGEST_PATH, {"slots": slots}))["slots"]
+            return {SlotCopy(slot, member): _digest_in(found[str(slot)]) for slot in slots}
         except MemberError as error:
             self.report.unasked[member] = error.detail
         except (KeyError, TypeError, ValueError) as error:
             self.report.unasked[member] = f"its answer cannot be read: {error!r}"
-        else:
-            self.report.replicated |= left_out
-            return digests
         return {}
 
     # -- session by session --
 
-    async def _lasting(self, suspects: Iterable[SlotCopy]) -> list[CopyFault]:
-        """Compare suspects several times. Those that differ in the same way at the end are faulty."""
+    async def _lasting(self, suspects: Iterable[SlotCopy], *, repaired: bool = False) -> list[CopyFault]:
+        """Compare suspects until each has a fault that is proved, or none, but not too often.
+
+        After a repair they are compared until they have none.
+        """
         before: dict[SlotCopy, Findings | str] = {}
         left = list(suspects)
-        lasting: list[CopyFault] = []
-        for number in range(COMPARISONS):
+        faults: dict[SlotCopy, CopyFault] = {}
+        for number in range(COMPARISONS_AFTER_REPAIR if repaired else COMPARISONS):
             if not left:
                 break
             if number:
                 await asyncio.sleep(COMPARISON_INTERVAL)
                 self._state, _ = await read_pool(self._client, self._state.keys.pool)
-            left = [copy for copy in left if copy.member in order_of(self._state, copy.slot)]
-            now = {copy: await self._compare(copy) for copy in left}
-            lasting = [self._fault(copy, now[copy], before.get(copy)) for copy in left]
-            left = [copy for copy, found in now.items() if isinstance(found, str) or found.all]
-            before = now
-        return [fault for fault in lasting if fault.why or fault.differences]
+            before = {copy: await self._compare(copy, before.get(copy)) for copy in left}
+            for copy, found in before.items():
+                faults[copy] = self._fault(copy, found)
+            left = [
+                copy
+                for copy, found in before.items()
+                if isinstance(found, str) or (found.any if repaired else found.open)
+            ]
+        placed = {copy for copy in faults if copy.member in order_of(self._state, copy.slot)}
+        return [fault for copy, fault in faults.items() if copy in placed and (fault.why or fault.differences)]
 
-    def _fault(self, copy: SlotCopy, now: Findings | str, before: Findings | str | None) -> CopyFault:
-        """The proved differences of ``now``, given those of the comparison before."""
-        role = _ROLES[min(order_of(self._state, copy.slot).index(copy.member), 2)]
+    def _fault(self, copy: SlotCopy, now: Findings | str) -> CopyFault:
+        order = order_of(self._state, copy.slot)
+        role = _ROLES[min(order.index(copy.member), 2)] if copy.member in order else ""
         if isinstance(now, str):
             return CopyFault(copy, role, why=now)
-        # If etcd lacked an entry in the comparison before, the member must have removed it by now.
-        still = before.open if isinstance(before, Findings) else ()
-        proved = set(now.proved) | (set(now.open) & set(still))
-        return CopyFault(copy, role, differences=tuple(sorted(proved)))
+        return CopyFault(copy, role, differences=now.proved)
 
-    async def _compare(self, copy: SlotCopy) -> Findings | str:
+    async def _compare(self, copy: SlotCopy, before: Findings | str | None) -> Findings | str:
         """Compare one copy session by session. Returns an error text if there is no copy."""
-        revision = await self._new_revision()
+        keys, slot = self._state.keys, copy.slot
+        at = self._state.members.get(copy.member)
+        known = await read_set(self._client, keys, slot)
         try:
-            answer = await self._members.get(copy.member, f"/peer/v1/slots/{copy.slot}/entries", revision=revision)
-            held = _entries_in(answer)
-            applied = int(answer["applied"])
+            answer = await self._members.get(copy.member, f"/peer/v1/slots/{slot}/entries")
+            entries, progress = _entries_in(answer), _progress_in(answer)
         except MemberError as error:
             return error.detail
         except (KeyError, TypeError, ValueError) as error:
             return f"its answer cannot be read: {error!r}"
-        return compare(held, applied, await read_slot(self._client, self._state.keys, copy.slot, codec=self._codec))
+        stood = await read_set(self._client, keys, slot)
+        in_set = at is not None and known.stood(stood, Process(copy.member, at.record.boot))
+        stored = await read_slot(self._client, keys, slot, codec=self._codec)
+        return compare(Snapshot(entries, progress, in_set), stored, before if isinstance(before, Findings) else NOTHING)
 
     # -- repair --
 
     async def _repair(self) -> None:
-        """Rebuild the faulty copies, and compare them again."""
+        """Have the faulty copies made anew, and compare them again.
+
+        The active of a slot comes first: the other copies of the slot are made from its copy, and follow it anyway.
+        """
         faulty = [fault.copy for fault in self.report.faults]
-        for copy in faulty:
-            # If a member refuses, the comparison below reports its copy again.
-            with contextlib.suppress(MemberError):
-                await self._members.post(copy.member, f"/peer/v1/slots/{copy.slot}/resync", {})
-        self.report.faults = await self._lasting(faulty)
-        still = {fault.copy for fault in self.report.faults}
+        owners = [fault.copy for fault in self.report.faults if fault.role == _ROLES[0]]
+        refused = await self._make_anew(owners)
+        begun = {copy.slot for copy in owners if copy not in refused}
+        refused |= await self._make_anew([copy for copy in faulty if copy not in owners and copy.slot not in begun])
+        left = [
+            replace(fault, why=f"not repaired: {refused[fault.copy]}")
+            for fault in self.report.faults
+            if fault.copy in refused
+        ]
+        left += await self._lasting((copy for copy in faulty if copy not in refused), repaired=True)
+        self.report.faults = left
+        still = {fault.copy for fault in left}
         self.report.repaired = [copy for copy in faulty if copy not in still]
+
+    async def _make_anew(self, copies: Sequence[SlotCopy]) -> dict[SlotCopy, str]:
+        """Have members make copies anew; returns why some have refused."""
+        refused: dict[SlotCopy, str] = {}
+        for copy in copies:
+            try:
+                await self._members.post(copy.member, f"/peer/v1/slots/{copy.slot}/resync", {})
+            except MemberError as error:
+                refused[copy] = error.detail
+        return refused
 
 
 def _entries_in(answer: View) -> dict[str, DigestEntry]:
-    """The entries of a member. One of a release without versions names none: there the version is the revision."""
-    entries = answer["entries"]
-    versions = answer.get("versions") or [written for _, written, _ in entries]
-    return {
-        key: DigestEntry(written, int(digest, 16), int(version))
-        for (key, written, digest), version in zip(entries, versions, strict=True)
-    }
+    return {key: DigestEntry(int(version), int(digest, 16)) for key, version, digest in answer["entries"]}
+
+
+def _progress_in(answer: View) -> CopyProgress:
+    return CopyProgress(int(answer["shown"]), int(answer["saved"]), int(answer["last"]))
 
 
 def _digest_in(answer: Mapping[str, object] | None) -> SlotDigest | None:

@@ -290,7 +290,7 @@ class Drill:
                 holds = [f"{hold['why']} (for {hold['seconds']:g} s)" for hold in status["brakes"]]
             except AdminError as error:
                 holds = [f"the leading control server does not answer: {error}"]
-        sync = await read_sync(state, await newest_revision(self._etcd, state), self._settings.tls)
+        sync = await read_sync(state, newest_revision(state), self._settings.tls)
         snapshot = PoolSnapshot(state, sync, holds, await self._etcd.status(), time.time())
         return "\n".join(refusals(snapshot, self._settings.kind))
 

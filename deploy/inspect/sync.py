@@ -1,7 +1,7 @@
 """``status --sync``: how current the copies of each member are. Read only.
 
-The command reads the pool's newest revision in etcd and sends it to every member. A member is in sync when it has
-applied that revision (it has one second for this) and holds every slot that the table assigns to it. For a member that
+The command sends the revision of the pool's newest record to every member. A member is in sync when it has applied that
+revision (it has one second for this) and has a whole copy of every slot that the table assigns to it. For a member that
 does not answer, the error is shown.
 """
 
@@ -18,19 +18,17 @@ from understudy.deploy.inspect.member_views import View
 from understudy.deploy.inspect.members import MemberError, PeerApiClient, peer_apis
 from understudy.deploy.inspect.views import ranges
 from understudy.proxy.peers.peer_protocol import STATUS_PATH
-from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.state import PoolState
 
 KEYS_SHOWN = 5
 
 
-async def newest_revision(client: EtcdClient, state: PoolState) -> int:
-    """The newest revision of the pool's records and commit markers; every session write updates a commit marker."""
-    records = [*state.owners.values(), *state.members.values(), *(at for at in (state.table, state.spec) if at)]
-    page = await client.range(prefix_range(state.keys.commits), keys_only=True)
-    return max([0, *(at.revision for at in records), *(kv.mod_revision for kv in page.kvs)])
+def newest_revision(state: PoolState) -> int:
+    """The newest revision of the pool's records."""
+    singles = [at.revision for at in (state.table, state.spec) if at]
+    many = [at.revision for kind in (state.owners, state.sync_sets, state.members) for at in kind.values()]
+    return max([0, *singles, *many])
 
 
 async def read_sync(state: PoolState, revision: int, tls: TlsOptions | None = None) -> View:

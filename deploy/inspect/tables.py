@@ -219,9 +219,9 @@ def _last_known(view: View) -> list[RenderableType]:
     ]
 
 
-def _replication(view: View) -> Iterable[Text]:
-    """The line about the copies of slots."""
-    if not view["slots"]:
+def _replication(view: View | None) -> Iterable[Text]:
+    """The line about the copies of slots; none in a last known state, which does not tell."""
+    if not view or not view["slots"]:
         return
     single, memory, losses = view["one_copy"], view["memory"], view["losses"]
     text = Text("replication: ")

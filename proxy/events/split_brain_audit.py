@@ -5,16 +5,19 @@ except an ``async`` write, which was answered before. The numbers of both are re
 change that refused them, after :data:`QUIET` seconds without another.
 
 After a takeover each slot is soon compared with etcd (``understudy.proxy.peers.anti_entropy``). A session that was
-written after the claim under an older epoch had a second writer. The result is recorded as ``audit`` in any case.
+saved after the claim, and that was written under an older epoch, had a second writer, unless the new active has
+inherited the write: then it may have saved it itself. The result is recorded as ``audit`` in any case.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from understudy.statesync.etcd.client import Kv
 from understudy.statesync.pool.records import Owner
+from understudy.statesync.replication.history import History, epoch_of
 from understudy.statesync.sessions.digests import Reading
 from understudy.telemetry.tracing import names
 from understudy.telemetry.tracing.ids import TraceIds
@@ -50,13 +53,16 @@ class _Audit:
     late: int = 0
 
 
-def written_late(reading: Reading, epoch: int, revision: int) -> int:
-    """How many sessions were written after the owner record of ``revision`` under an epoch before ``epoch``.
+def written_late(reading: Reading, epoch: int, revision: int, history: History) -> int:
+    """How many sessions a former owner saved after the owner record of ``revision``, with which ``epoch`` began.
 
-    Each of them proves that the writes of two members were acknowledged in one slot: the fence did not hold.
+    ``history`` is what the owner of this epoch has had of the slot. It saves what it has inherited from earlier epochs,
+    so only writes that are not in it count. Each of them proves that the fence did not hold.
     """
+    inherited = max((end for end in history if epoch_of(end) < epoch), default=0)
     return sum(
-        entry.revision > revision and reading.epochs.get(key, epoch) < epoch for key, entry in reading.entries.items()
+        written.revision > revision and written.epoch < epoch and reading.entries[key].version > inherited
+        for key, written in reading.written.items()
     )
 
 
@@ -72,12 +78,17 @@ class SplitBrainAudit:
         self.breaches = 0
         """Sessions that were written by a member that no longer owned their slot."""
 
-    def refused(self, found: Kv | None, *, lost: bool) -> None:
-        """The owner record ``found`` refused a write of ours; ``lost``: the write had been answered before."""
-        try:
-            traceparent = Owner.decode(found.value).traceparent if found is not None else ""
-        except ValueError:
-            return
+    def refused(self, found: Kv | None) -> None:
+        """The owner record ``found`` refused a save of ours."""
+        with contextlib.suppress(ValueError):
+            self._note(Owner.decode(found.value) if found is not None else None, lost=False)
+
+    def lost(self, owner: Owner | None) -> None:
+        """An ``async`` write that was answered went with its slot, which has this owner by now: it may be lost."""
+        self._note(owner, lost=True)
+
+    def _note(self, owner: Owner | None, *, lost: bool) -> None:
+        traceparent = owner.traceparent if owner is not None else ""
         if not traceparent:
             return
         now = self._telemetry.now_ns()
@@ -117,16 +128,19 @@ class SplitBrainAudit:
         """A slot that is to be audited; None if none is."""
         return min(self._audits, default=None)
 
-    def checked(self, reading: Reading, slot: int, owner: Owner, revision: int) -> None:
-        """A slot was read from etcd while ``owner``, written at ``revision``, was its newest known owner record."""
+    def checked(self, reading: Reading, slot: int, owner: Owner, revision: int, history: History) -> None:
+        """A slot was read from etcd while ``owner``, written at ``revision``, was its newest known owner record.
+
+        It names this process, which has had ``history`` of the slot.
+        """
         audit = self._audits.pop(slot, None)
+        if audit is not None and audit.epochs[slot] == owner.epoch:
+            revision = audit.revision  # the same epoch may have later records, of a handover that was begun
+        late = written_late(reading, owner.epoch, revision, history)
         if audit is not None:
-            late = written_late(reading, audit.epochs[slot], audit.revision)
             audit.checked += 1
             audit.late += late
             self._done(audit, slot)
-        else:
-            late = written_late(reading, owner.epoch, revision)
         if late:
             self.breaches += late
             logger.error(

@@ -16,7 +16,7 @@ REQUESTS_PAGE = 500
 
 @dataclass(frozen=True, slots=True)
 class LocalCopies:
-    """The sessions of the held slots, the outcomes of requests, and the watch that keeps both current."""
+    """The sessions of the held slots, the outcomes of their requests, and the watch."""
 
     informer: Informer
     replica: Replica
@@ -32,6 +32,6 @@ class LocalCopies:
         return True
 
     async def read_requests(self, etcd: EtcdClient, requests: KeyRange) -> None:
-        """Read the whole request log from etcd, because the watch lags behind. Raises ``EtcdError``."""
+        """Read the whole request log from etcd. Raises ``EtcdError``."""
         async for page in etcd.pages(requests, page=REQUESTS_PAGE):
             self.requests.read(page.kvs, time.monotonic())

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import math
 import time
 
 import msgspec
@@ -79,6 +80,7 @@ class ActiveSlot:
     ``since`` is when its stream began (monotonic). ``inherited`` is the last version that this process had as a copy;
     ``handed`` the last one that was handed on to be saved. ``unsaved`` are the writes that readers see and etcd may
     not have. ``checked`` is what :class:`SetChanges` saw when the set was as it should be.
+    ``asked_at`` is when a write asked for class ``replicas``, which is not the pool's (monotonic).
     ``removing``: a change of the set is under way that saves, and nothing else may be saved meanwhile. ``clearing``:
     the change that takes ``memory`` back is wanted, and is sent when all is saved.
     """
@@ -98,6 +100,7 @@ class ActiveSlot:
         stream.unsaved = self.unsaved
         self.due_since = 0.0
         self.untold = False
+        self.asked_at = -math.inf
         self.moved = asyncio.Event()
         self.checked: object = None
 

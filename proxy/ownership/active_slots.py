@@ -149,7 +149,6 @@ class ActiveSlots:
                 history=copy.history,
                 inherited=inherited,
                 saved=copy.saved,
-                revision=owned.fence,
             )
         active = ActiveSlot(owned, stream)
         for one in copy.unsaved if copy is not None else ():
@@ -231,6 +230,9 @@ class ActiveSlots:
         logged = LoggedWrite(key, value, encode_entry(entry) if entry is not None else b"")
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         now = time.monotonic()
+        spec = self._pool.spec
+        if wants == "replicas" and spec is not None and not spec.from_memory:
+            active.asked_at = now
         write = ActiveWrite(owned.slot, key, session, version, wants, entry is not None, done, now)
         active.waiting[version] = active.by_name[key or version] = write
         stream.append(logged)
@@ -251,9 +253,13 @@ class ActiveSlots:
         raise NotYet(write.slot, f"the write was not acknowledged within {timeout:g} s")
 
     def progress(self, slots: Iterable[int]) -> None:
-        """A copy has confirmed something in these slots."""
+        """A copy has told something in these slots: what it has, or that it needs the slot anew."""
         for slot in slots:
             self.advance(slot)
+            active = self._slots.get(slot)
+            if active is not None and active.checked is not None and active.stream.stuck:
+                active.checked = None  # no write waits for it, perhaps, but it must leave the set
+                self.on_blocked()
 
     def advance(self, slot: int) -> None:
         """Carry on what a confirmation, a commit or a change of the set has made possible."""
@@ -299,7 +305,7 @@ class ActiveSlots:
         elif entry.write.key:
             self._replica.put(slot, entry.write.key, write.session)
         if entry.write.outcome:
-            self._requests.note_entry(decode_entry(entry.write.outcome), time.monotonic())
+            self._requests.note(slot, decode_entry(entry.write.outcome), time.monotonic())
 
     @staticmethod
     def _answer(active: ActiveSlot, write: ActiveWrite, *, from_memory: bool) -> None:
@@ -326,20 +332,19 @@ class ActiveSlots:
             submission.done.add_done_callback(partial(self._saved, active, save))
 
     def _saved(self, active: ActiveSlot, save: Save, done: "asyncio.Future[int]") -> None:
+        error = None if done.cancelled() else done.exception()
+        if isinstance(error, NotOwner):
+            self.on_fenced(error.found)
         if self._slots.get(active.stream.slot) is not active:
             return
-        error = None if done.cancelled() else done.exception()
         if done.cancelled() or error is not None:
             active.saves.failed(save)
             active.due_since = time.monotonic()
-            if isinstance(error, NotOwner):
-                self.on_fenced(error.found)
-                if error.found is not None:
-                    self._updates.refused_by(active.stream.slot, error.found)
+            if isinstance(error, NotOwner) and error.found is not None:
+                self._updates.refused_by(active.stream.slot, error.found)
             logger.info("a save in slot %d was not carried out: %s", active.stream.slot, error or "cancelled")
             return
         active.saves.done(save)
-        active.stream.revision = max(active.stream.revision, done.result())
         self._note_saved(active)
         write = active.by_name.get(save.name)
         if write is not None and save.first <= write.version <= save.last:

@@ -91,7 +91,7 @@ class Claimer:
         retries with what is left. What was won must be given to :meth:`open`. Raises ``EtcdError`` when nothing was
         won and etcd gave no definite answer.
 
-        ``dead`` are processes that are proven dead; None if nobody has asked yet. A replicated slot that this process
+        ``dead`` are processes that are proven dead; None if nobody has asked yet. A slot that this process
         may not claim is left out.
         """
         record, now = self._recorder.claim(cause), time.time()

@@ -137,7 +137,8 @@ class Handover:
     ) -> list[OwnedSlot]:
         """Close the gates and hand over what is idle in time. Returns the others; alone, a slot fails instead."""
         record = self._recorder.handover()
-        closed = self._owned.close([owned.slot for owned in slots], readable=True)
+        free = [owned.slot for owned in slots if not owned.preparing]  # not those that are being read again from etcd
+        closed = self._owned.close(free, readable=True)
         numbers = [owned.slot for owned in closed]
         self._changes.frozen.update(numbers)
         try:

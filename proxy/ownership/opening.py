@@ -61,6 +61,8 @@ class SlotOpener:
             one.owned.preparing = True
         begun = {one.owned.slot for one in slots if one.copied and self._begin(one)}
         absent = [one for one in slots if one.owned.slot not in begun and self._may_read(one)]
+        for one in absent:
+            self._keeper.drop(one.owned.slot)  # it may have what was never acknowledged, and lack what was
         async with asyncio.TaskGroup() as group:
             for one in slots:
                 if one.owned.slot in begun:
@@ -97,7 +99,6 @@ class SlotOpener:
 
     async def _load(self, owned: OwnedSlot) -> None:
         if self._ours(owned):
-            self._keeper.drop(owned.slot)  # it may have what was never acknowledged, and lack what was
             await self._copies.replica.load(owned.slot, partial(self._ours, owned))
 
     def _ours(self, owned: OwnedSlot) -> bool:

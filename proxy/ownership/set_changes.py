@@ -49,6 +49,8 @@ SILENT_AFTER = 1.0
 """Seconds of silence after which a process leaves the sets in which no write waits for it. It speaks every 0.1 s."""
 OUTCOME_TIMEOUT = 10.0
 RETRY_INTERVAL = 0.2
+MEMORY_FOR = 60.0
+"""Seconds for which a slot of another class acknowledges from memory after a write that asked for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,8 @@ class SetChanges:
 
     def _fine(self, active: ActiveSlot, now: float, seen: object) -> bool:
         """Whether nothing has to be looked at: the set is as it should be, and no write waits for long."""
-        if active.checked != seen:
+        agreed = active.stream.agreed
+        if active.checked != seen or agreed.memory != (len(agreed.members) > 1 and self._memory(active)):
             return False
         oldest = active.oldest()
         return oldest is None or now - oldest[1] <= self._patience
@@ -204,9 +207,9 @@ class SetChanges:
         better = self._announced(active)
         if better != agreed:
             return self._change(active, better)
-        if agreed.memory and not self._memory:
+        if agreed.memory and not self._memory(active):
             self._stop_using_memory(active)
-        if wanted | {me} == agreed.members and agreed.memory == (self._memory and len(agreed.members) > 1):
+        if wanted | {me} == agreed.members and agreed.memory == (len(agreed.members) > 1 and self._memory(active)):
             active.checked = seen
         return None
 
@@ -219,20 +222,20 @@ class SetChanges:
         grown = sync_set.with_learner(stream.agreed, learner, stream.progress)
         if grown is None:
             return None
-        if self._memory:
+        if self._memory(active):
             grown = sync_set.announced(grown) or grown
         return self._change(active, grown, learner=(self._keys.member(learner.member), at.revision))
 
-    @property
-    def _memory(self) -> bool:
-        """Whether writes are to be acknowledged from memory."""
+    def _memory(self, active: ActiveSlot) -> bool:
+        """Whether writes of a slot are to be acknowledged from memory: by the pool's spec, or by single writes."""
         spec = self._pool.spec
-        return spec is not None and spec.from_memory
+        by_spec = spec is not None and spec.from_memory
+        return by_spec or time.monotonic() - active.asked_at < MEMORY_FOR
 
     def _announced(self, active: ActiveSlot) -> SyncSet:
         """The set with ``memory`` as the pool's spec wants it, as far as that is possible now."""
         agreed = active.stream.agreed
-        if self._memory:
+        if self._memory(active):
             return sync_set.announced(agreed) or agreed
         return sync_set.all_saved(agreed, active.stream.progress) or agreed
 

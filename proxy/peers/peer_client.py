@@ -15,7 +15,6 @@ from understudy.proxy.peers.peer_protocol import (
     ACTIVATE_PATH,
     ETCD_PATH,
     HOP_HEADER,
-    STATUS_PATH,
     TAKE_PATH,
     PeerBroken,
     PeerDeclined,
@@ -96,17 +95,6 @@ class PeerClient:
                 return Reply(answer.status, kept, content)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _as_peer_error(peer, error) from None
-
-    async def applied(self, peer: Peer, revision: int) -> int:
-        """The revision up to which a peer's copies are complete; it waits for ``revision``. Raises ``PeerError``."""
-        url = f"{self._scheme}://{peer.address}{STATUS_PATH}?revision={revision}"
-        try:
-            async with self._http.get(url, ssl=self._ssl(peer), timeout=aiohttp.ClientTimeout(total=2.0)) as answer:
-                return int((await answer.json())["applied_revision"])
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise _as_peer_error(peer, error) from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise PeerBroken(peer.member, f"its status cannot be read: {error!r}") from None
 
     async def activate(self, peer: Peer, slots: Sequence[int], revision: int) -> tuple[dict[int, Owner], int]:
         """Ask ``peer`` to become active for slots whose handover records were written at ``revision``.

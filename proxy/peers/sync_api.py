@@ -1,15 +1,16 @@
 """The operator's part of the peer API: status, digests of a member's copies, and making one copy again.
 
 ``understudy status --sync`` and ``understudy verify`` ask here, and Prometheus reads ``/metrics``. Only ``resync``
-changes anything: it replaces a copy by what etcd holds. Only ``entries`` shows session keys; nothing shows contents.
+changes anything: it replaces a copy by what the active has, and that of the active by what etcd has. Only ``entries``
+shows session keys; nothing shows contents.
 """
 
 from aiohttp import web
 
 from understudy.proxy.http.problems import problem
-from understudy.proxy.http.requests import MAX_REVISION, Expose, Status, as_json, respond, revision_in, slots_in
+from understudy.proxy.http.requests import MAX_REVISION, Expose, Status, as_json, respond, slots_in
 from understudy.proxy.member.local_copies import LocalCopies
-from understudy.proxy.peers.anti_entropy import AntiEntropy, NotHeld, Replicated
+from understudy.proxy.peers.anti_entropy import AntiEntropy, NotHeld, RepairRefused
 from understudy.proxy.peers.peer_protocol import STATUS_PATH
 from understudy.statesync.etcd.client import EtcdError
 from understudy.statesync.parsing.strict_json import whole_number
@@ -64,38 +65,28 @@ class SyncApi:
     async def _digest(self, request: web.Request) -> web.Response:
         try:
             asked = as_json(await request.read())
-            slots, revision = slots_in(asked, MAX_SLOTS_ASKED), revision_in(asked["revision"])
+            slots = slots_in(asked, MAX_SLOTS_ASKED)
         except (ValueError, KeyError, TypeError) as error:
-            return respond(problem(400, "bad-request", f"a digest needs slots and a revision: {error}"))
-        if not await self._copies.caught_up(revision, APPLY_TIMEOUT):
-            return _behind(self._copies.informer.revision, revision)
+            return respond(problem(400, "bad-request", f"a digest needs slots: {error}"))
+        if "revision" in asked:  # 0.1.0
+            return respond(problem(400, "bad-request", "this member is of a later release: use its verify"))
         found: dict[str, object] = {}
-        replicated: list[int] = []
         for slot in slots:
             try:
-                entries, _ = await self._anti_entropy.entries(slot)
-            except NotHeld as error:
+                one = digest_of((await self._anti_entropy.snapshot(slot)).entries)
+            except NotHeld:
                 found[str(slot)] = None
-                if isinstance(error, Replicated):
-                    replicated.append(slot)
             else:
-                one = digest_of(entries, revision)
                 found[str(slot)] = {"count": one.count, "digest": f"{one.digest:032x}"}
-        return web.json_response({"member": self._me, "slots": found, "replicated": replicated})
+        return web.json_response({"member": self._me, "slots": found})
 
     async def _entries(self, request: web.Request) -> web.Response:
-        revision = _number(request.query.get("revision", ""))
-        if revision is None:
-            return respond(problem(400, "bad-request", "entries need ?revision=NUMBER"))
-        if not await self._copies.caught_up(revision, APPLY_TIMEOUT):
-            return _behind(self._copies.informer.revision, revision)
         try:
-            held, applied = await self._anti_entropy.entries(int(request.match_info["slot"]))
+            copy = await self._anti_entropy.snapshot(int(request.match_info["slot"]))
         except NotHeld as error:
             return _not_held(error)
-        listed = [[key, entry.revision, f"{entry.digest:032x}"] for key, entry in held.items()]
-        versions = [entry.version for entry in held.values()]
-        return web.json_response({"member": self._me, "applied": applied, "entries": listed, "versions": versions})
+        listed = [[key, entry.version, f"{entry.digest:032x}"] for key, entry in copy.entries.items()]
+        return web.json_response({"member": self._me, **copy.progress._asdict(), "entries": listed})
 
     async def _resync(self, request: web.Request) -> web.Response:
         slot = int(request.match_info["slot"])
@@ -103,18 +94,15 @@ class SyncApi:
             count = await self._anti_entropy.resync(slot)
         except NotHeld as error:
             return _not_held(error)
+        except RepairRefused as error:
+            return respond(problem(503, "not-ready", str(error), retry_after=1))
         except EtcdError as error:
             return respond(problem(503, "not-ready", f"slot {slot} cannot be read: {error}", retry_after=1))
         return web.json_response({"slot": slot, "sessions": count})
 
 
 def _not_held(error: NotHeld) -> web.Response:
-    return respond(problem(409, "replicated" if isinstance(error, Replicated) else "not-held", str(error)))
-
-
-def _behind(applied: int, revision: int) -> web.Response:
-    detail = f"this member has applied revision {applied}, and not {revision} yet"
-    return respond(problem(503, "not-ready", detail, retry_after=1))
+    return respond(problem(409, "not-held", str(error)))
 
 
 def _number(text: str) -> int | None:

@@ -14,6 +14,7 @@ from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.pool.keys import slot_in
 from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.redis.command import NOT_AN_INTEGER, SYNTAX_ERROR
 from understudy.statesync.redis.glob import Glob
@@ -24,8 +25,6 @@ from understudy.statesync.sessions.session_crypto import UnreadableSession
 
 KEYS_AT_ONCE = 10
 """Keys after which an answer ends, unless ``COUNT`` says otherwise; a slot is never divided."""
-CATCH_UP_TIMEOUT = 1.0
-"""Seconds in which the watch must bring the last changes of sync sets."""
 
 
 class KeyScan:
@@ -51,10 +50,10 @@ class KeyScan:
         pattern, count, kind = options
         slot, found = int(args[0]), list[bytes]()
         slots = spec.slots if spec else 0
-        current = await self._current()
+        await self._read_sync_sets()
         while slot < slots:
             await asyncio.sleep(0)  # others want to be answered, however many keys a slot has
-            keys = await self._keys(slot, current=current)
+            keys = await self._keys(slot)
             found += [key for key, of in keys if kind in (b"", of) and pattern.fits(key)]
             slot += 1
             if len(found) >= count:
@@ -64,24 +63,23 @@ class KeyScan:
     async def count(self) -> int:
         """How many keys the pool has. Raises ``EtcdError``."""
         spec = self._pool.spec
-        current = await self._current()
+        await self._read_sync_sets()
         total = 0
         for slot in range(spec.slots if spec else 0):
             await asyncio.sleep(0)
-            total += len(await self._keys(slot, current=current))
+            total += len(await self._keys(slot))
         return total
 
-    async def _current(self) -> bool:
-        """Whether the sync sets are known here as they are now: who is in one has every acknowledged write."""
-        known = self._copies.informer.revision
-        sets = prefix_range(self._pool.identity.keys.sync_sets)
-        changed = (await self._etcd.range(sets, min_mod_revision=known + 1)).kvs
-        return await self._copies.caught_up(max((kv.mod_revision for kv in changed), default=0), CATCH_UP_TIMEOUT)
+    async def _read_sync_sets(self) -> None:
+        """Know the sync sets as they are now: who is in one has every acknowledged write. Raises ``EtcdError``."""
+        prefix, known = self._pool.identity.keys.sync_sets, self._copies.informer.revision
+        for kv in (await self._etcd.range(prefix_range(prefix), min_mod_revision=known + 1)).kvs:
+            self._pool.state.read_sync_set(slot_in(kv.key, prefix), kv)
 
-    async def _keys(self, slot: int, *, current: bool) -> list[tuple[bytes, bytes]]:
+    async def _keys(self, slot: int) -> list[tuple[bytes, bytes]]:
         """The keys of a slot, and the type of each."""
         now = self._clock.expiry_ms()
-        if current and self._pool.view().counts_on(slot) and self._copies.replica.is_synced(slot):
+        if self._pool.view().counts_on(slot) and self._copies.replica.is_synced(slot):
             sessions: Iterator[tuple[str, Session]] = iter(self._in_memory(slot).items())
         else:
             sessions = iter(await self._in_etcd(slot))

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass
 from typing import Protocol
 
 import aiohttp
@@ -17,6 +18,7 @@ from understudy.proxy.peers.peer_protocol import REPLICATION_PATH
 from understudy.proxy.replication import wire
 from understudy.proxy.replication.wire import ConnectionEnded
 from understudy.statesync.replication.messages import (
+    Ask,
     At,
     Behind,
     FromActive,
@@ -26,10 +28,13 @@ from understudy.statesync.replication.messages import (
     Part,
     Refused,
     Stored,
+    Told,
     Writes,
 )
 from understudy.statesync.replication.slot_stream import BYTES_MOST, SlotStream
 from understudy.statesync.replication.sync_set import Process
+from understudy.statesync.sessions.replica import Replica
+from understudy.statesync.sessions.request_log import RequestLog
 from understudy.telemetry.timing.backoff import Backoff
 
 logger = logging.getLogger(__name__)
@@ -39,7 +44,7 @@ CONNECT_TIMEOUT = 2.0
 MESSAGES_MOST = 100
 """Messages in one frame."""
 PART_BYTES = 100_000
-"""Bytes of sessions in one part of a copy. New writes go between the parts, so a part delays them."""
+"""Bytes of sessions and outcomes in one part of a copy. New writes go between the parts, so a part delays them."""
 TICK_SECONDS = wire.IDLE_SECONDS / 2
 SAVED_TICKS = 20
 """After so many ticks copies are told what is saved even where other slots keep the connection busy."""
@@ -47,13 +52,44 @@ NOT_FOUND = 404
 
 
 class SessionSource(Protocol):
-    """The sessions of the slots in which this process is active, as readers see them."""
+    """What copies get of the slots in which this process is active: the sessions as readers see them, and outcomes."""
 
     def keys(self, slot: int) -> Iterable[str]:
         """The keys of all sessions of a slot."""
 
     def stored(self, slot: int, key: str) -> Stored | None:
         """A session with its version; None if it is gone."""
+
+    def outcomes(self, slot: int) -> Iterable[bytes]:
+        """The outcomes of a slot's requests whose writes readers see, as they go with their writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotSource:
+    """The source of a sidecar: its sessions and its request log."""
+
+    replica: Replica
+    requests: RequestLog
+
+    def keys(self, slot: int) -> Iterable[str]:
+        """The keys of all sessions of a slot."""
+        return self.replica.keys(slot)
+
+    def stored(self, slot: int, key: str) -> Stored | None:
+        """A session with its version; None if it is gone."""
+        return self.replica.stored(slot, key)
+
+    def outcomes(self, slot: int) -> Iterable[bytes]:
+        """The outcomes of a slot's requests."""
+        return self.requests.outcomes(slot)
+
+
+@dataclass(slots=True)
+class _Unsent:
+    """What is left to send of a copy of a slot."""
+
+    keys: deque[str]
+    outcomes: deque[bytes]
 
 
 class CopyConnection:
@@ -64,7 +100,7 @@ class CopyConnection:
         to: the process at the other end. If another boot answers, it is not sent anything.
         pool: the name of the pool.
         streams: the slots in which this process is active; the caller changes it, and tells by :meth:`send`.
-        source: the sessions as readers see them, for copies of whole slots.
+        source: what copies of whole slots get.
         on_progress: is told of slots in which the process has confirmed something.
         on_refused: is told that the other process knows a later epoch of a slot.
 
@@ -74,6 +110,9 @@ class CopyConnection:
         unsupported: whether the other side answered the last attempt, and does not know replication: an older release.
         heard_at: when the last frame of the other side came (monotonic). It answers within a tenth of a second even
             when there is nothing to send.
+        told_at: when the last question was sent (monotonic) that the other side has answered: then it knew no later
+            epoch of the slots whose streams it follows.
+        asking: whether to ask such questions, one at a time.
     """
 
     def __init__(
@@ -94,12 +133,15 @@ class CopyConnection:
         self._on_refused = on_refused
         self._due: dict[int, None] = {}
         self._asked: dict[int, int] = {}
-        self._keys: dict[int, deque[str]] = {}
+        self._unsent: dict[int, _Unsent] = {}
         self._wake = asyncio.Event()
         self._ticks = 0
         self._sent = self._idle = False
         self.connected = self.refused = self.unsupported = False
-        self.heard_at = -math.inf
+        self.heard_at = self.told_at = -math.inf
+        self.asking: Callable[[], bool] = lambda: False
+        self._questions = 0
+        self._question_sent: float | None = None
 
     def send(self, slot: int) -> None:
         """There is something new to send in a slot: a write, what is acknowledged, or a stream that has begun."""
@@ -170,14 +212,16 @@ class CopyConnection:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             self._ticks += 1
-            if not self._sent or self._ticks % SAVED_TICKS == 0:
+            asks = self._question_sent is None and self.asking()
+            if asks or not self._sent or self._ticks % SAVED_TICKS == 0:
                 self._idle = True
                 self._wake.set()
             self._sent = False
 
     def _ended(self) -> None:
         self.connected = False
-        self._keys.clear()
+        self._question_sent = None
+        self._unsent.clear()
         self._asked.clear()
         for stream in self._streams.values():
             stream.gone(self._to)
@@ -190,6 +234,10 @@ class CopyConnection:
                 idle, self._idle = self._idle, False
                 if idle:
                     self._due |= dict.fromkeys(slot for slot, one in self._streams.items() if one.tell_saved(self._to))
+                if self._question_sent is None and self.asking():
+                    self._questions += 1
+                    self._question_sent = time.monotonic()
+                    await wire.send(socket, [Ask(self._questions)])
                 while (frame := self._frame()) or idle:
                     idle, self._sent = False, True
                     await wire.send(socket, frame)
@@ -222,51 +270,77 @@ class CopyConnection:
             return stream.lead()
         message = stream.outgoing(self._to)
         if isinstance(message, Part):
-            self._keys[slot] = deque(self._source.keys(slot))
-        elif message is None and slot in self._keys:
-            message = self._part(stream, self._keys[slot])
+            self._unsent[slot] = _Unsent(deque(self._source.keys(slot)), deque(self._source.outcomes(slot)))
+        elif message is None and slot in self._unsent:
+            message = self._part(stream, self._unsent[slot])
         return message
 
-    def _part(self, stream: SlotStream, keys: deque[str]) -> Part:
-        """The next part of a copy: the sessions as they are now. What was removed since is in no part."""
+    def _part(self, stream: SlotStream, unsent: _Unsent) -> Part:
+        """The next part of a copy: outcomes, then the sessions as they are now. What was removed since is in no part.
+
+        Later outcomes than those of ``unsent`` go with their writes.
+        """
         sessions: list[Stored] = []
+        outcomes: list[bytes] = []
         size = 0
-        while keys and size < PART_BYTES:
-            stored = self._source.stored(stream.slot, keys.popleft())
+        while unsent.outcomes and size < PART_BYTES:
+            outcomes.append(unsent.outcomes.popleft())
+            size += len(outcomes[-1])
+        while unsent.keys and size < PART_BYTES:
+            stored = self._source.stored(stream.slot, unsent.keys.popleft())
             if stored is not None:
                 sessions.append(stored)
                 size += len(stored.value)
-        if not keys:
-            del self._keys[stream.slot]
-        return Part(stream.slot, stream.epoch, stream.visible, (), tuple(sessions), first=False, last=not keys)
+        last = not unsent.keys and not unsent.outcomes
+        if last:
+            del self._unsent[stream.slot]
+        return Part(
+            stream.slot,
+            stream.epoch,
+            stream.visible,
+            (),
+            tuple(sessions),
+            first=False,
+            last=last,
+            outcomes=tuple(outcomes),
+        )
 
     def _take(self, messages: list[Message]) -> None:
         progress: dict[int, None] = {}
         for message in messages:
-            if not isinstance(message, At | Have | Refused | Behind):
+            if isinstance(message, Told):
+                self._answered(message)
+            elif isinstance(message, At | Have | Refused | Behind):
+                stream = self._streams.get(message.slot)
+                if stream is not None and stream.epoch == message.epoch and self._take_in(stream, message):
+                    progress[message.slot] = None
+            else:
                 raise ConnectionEnded(f"a copy does not say {type(message).__name__}")
-            stream = self._streams.get(message.slot)
-            if stream is None or stream.epoch != message.epoch:
-                continue
-            if not isinstance(message, Have):
-                self._asked.pop(message.slot, None)
-            match message:
-                case Have():
-                    stream.has(self._to, message.version)
-                    progress[message.slot] = None
-                case At():
-                    self._keys.pop(message.slot, None)
-                    stream.at(self._to, message)
-                    progress[message.slot] = None
-                    self.send(message.slot)
-                case Behind():
-                    stream.gone(self._to)
-                    self.send(message.slot)
-                case Refused():
-                    stream.gone(self._to)
-                    self._on_refused(message.slot, message.known)
         if progress:
             self._on_progress(progress)
+
+    def _take_in(self, stream: SlotStream, message: At | Have | Refused | Behind) -> bool:
+        """Take in what a copy says of a stream; whether it has confirmed something."""
+        if isinstance(message, Have):
+            stream.has(self._to, message.version)
+            return True
+        self._asked.pop(message.slot, None)
+        match message:
+            case At():
+                self._unsent.pop(message.slot, None)
+                stream.at(self._to, message)
+                self.send(message.slot)
+            case Behind():
+                stream.gone(self._to)
+                self.send(message.slot)
+            case Refused():
+                stream.gone(self._to)
+                self._on_refused(message.slot, message.known)
+        return isinstance(message, At)
+
+    def _answered(self, told: Told) -> None:
+        if told.number == self._questions and self._question_sent is not None:
+            self.told_at, self._question_sent = self._question_sent, None
 
 
 def _size(message: FromActive) -> int:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Callable, Iterable
 
 import aiohttp
@@ -17,6 +18,8 @@ from understudy.statesync.replication.sync_set import Process
 logger = logging.getLogger(__name__)
 
 POLL_INTERVAL = 0.1
+LOOK_ANYWAY_AFTER = 1.0
+"""Seconds after which connections are compared with the sync sets too: a process that has left a set may need none."""
 
 
 class _Connected:
@@ -43,8 +46,12 @@ class CopyConnections:
         self._connected: dict[Process, _Connected] = {}
         self._http: aiohttp.ClientSession | None = None
         self._some = asyncio.Event()
+        self._seen: object = None
+        self._looked_at = -math.inf
         self.on_progress: Callable[[Iterable[int]], None] = lambda _slots: None
         self.on_refused: Callable[[int, int], None] = lambda _slot, _known: None
+        self.asking: Callable[[], bool] = lambda: False
+        """Whether the processes are to be asked for later epochs; see :class:`CopyConnection`."""
 
     def begin(self, stream: SlotStream) -> None:
         """Send a stream to the processes that are to have copies."""
@@ -74,6 +81,11 @@ class CopyConnections:
         one = self._connected.get(process)
         return one.connection.heard_at if one is not None else -math.inf
 
+    def told_at(self, process: Process) -> float:
+        """When the last question was sent that the process has answered; see :class:`CopyConnection`."""
+        one = self._connected.get(process)
+        return one.connection.told_at if one is not None else -math.inf
+
     def state(self, silent_before: float) -> object:
         """Which processes are connected, have refused or are silent; compared to see whether something changed."""
         return {
@@ -88,7 +100,7 @@ class CopyConnections:
             self._http = http
             try:
                 while True:
-                    self._follow_table()
+                    self._look()
                     if not self._streams:
                         self._some.clear()
                         await self._some.wait()
@@ -101,10 +113,15 @@ class CopyConnections:
                 self._connected.clear()
                 self._http = None
 
-    def _follow_table(self) -> None:
-        """Bring the connections in line with the table, the members and the sets."""
-        for stream in self._streams.values():
-            self._place(stream, self._targets(stream))
+    def _look(self) -> None:
+        """Bring the connections in line with the table, the members and the sets, if they may have changed."""
+        now, state = time.monotonic(), self._pool.state
+        table = state.table.revision if state.table is not None else 0
+        seen = (table, [(name, at.revision) for name, at in state.members.items()])
+        if seen != self._seen or now - self._looked_at > LOOK_ANYWAY_AFTER:
+            self._seen, self._looked_at = seen, now
+            for stream in self._streams.values():
+                self._place(stream, self._targets(stream))
         for process, one in list(self._connected.items()):
             if not one.streams:
                 one.task.cancel()
@@ -138,6 +155,7 @@ class CopyConnections:
         connection = CopyConnection(
             self._me, process, self._pool.identity.keys.pool, streams, self._source, self.on_progress, self.on_refused
         )
+        connection.asking = self.asking
         url, tls = self._client.dial(peer)
         task = asyncio.create_task(connection.run(self._http, url, tls), name=f"replication to {process.member}")
         self._connected[process] = _Connected(connection, streams, task)

@@ -1,10 +1,11 @@
 """The copies' end: takes the frames of actives into this process's copies, and answers them."""
 
+import asyncio
 import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from aiohttp import web
@@ -13,6 +14,8 @@ from understudy.proxy.peers.peer_protocol import REPLICATION_PATH
 from understudy.proxy.replication import wire
 from understudy.proxy.replication.wire import ConnectionEnded
 from understudy.statesync.replication.messages import (
+    Ask,
+    At,
     Behind,
     FromCopy,
     Have,
@@ -22,6 +25,7 @@ from understudy.statesync.replication.messages import (
     Part,
     Refused,
     Stored,
+    Told,
     Writes,
 )
 from understudy.statesync.replication.slot_copy import Entry, SlotCopy
@@ -52,9 +56,19 @@ class CopyStore(Protocol):
 
 @dataclass(eq=False, slots=True)
 class _Connection:
-    """A connection of an active, and when its last frame came (monotonic)."""
+    """A connection of an active: when its last frame came (monotonic), and the epochs in which it leads slots."""
 
     heard: float
+    leads: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(eq=False, slots=True)
+class _Wish:
+    """A copy that is to be made anew: who was told so, and whether it was."""
+
+    told: _Connection | None = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    made: bool = False
 
 
 class CopyKeeper:
@@ -63,7 +77,7 @@ class CopyKeeper:
     ``refuses`` is asked before anything of an active is taken in: the epoch in which this process itself is active in
     the slot, if the sender's is no later; else 0. Where the sender's is later, this process has lost the slot: the
     callee must :meth:`give` what it has, before it returns. ``requests`` gets the outcomes of the requests whose writes
-    are acknowledged.
+    are acknowledged, those in copies of whole slots included.
     """
 
     def __init__(
@@ -82,6 +96,7 @@ class CopyKeeper:
         self._known: dict[int, int] = {}
         self._connections: dict[object, _Connection] = {}
         self._led_by: dict[int, _Connection] = {}
+        self._wishes: dict[int, _Wish] = {}
 
     def is_whole(self, slot: int) -> bool:
         """Whether everything of the slot is here that its active has confirmed of this process."""
@@ -94,6 +109,7 @@ class CopyKeeper:
         The store keeps the sessions. Tell the epoch of the new owner record by :meth:`heard_of` before.
         """
         self._led_by.pop(slot, None)
+        self._end_wish(slot, made=False)
         copy = self.copies.pop(slot, None)
         if copy is not None:
             self.heard_of(slot, copy.known)
@@ -108,12 +124,30 @@ class CopyKeeper:
         self.heard_of(slot, copy.known)
 
     def drop(self, slot: int) -> None:
-        """Forget a slot's copy and its sessions.
+        """Forget a slot's copy, its sessions and the outcomes of its requests.
 
         An active whose epoch is not refused leads the slot again, and then there is another copy.
         """
         self.take_over(slot)
         self._store.drop(slot)
+        self._requests.drop(slot)
+
+    async def made_anew(self, slot: int) -> bool:
+        """Have the active send a slot again, and wait until all of it is here; False if this process has no copy.
+
+        Until the first part comes, the copy stays as it is: the active first takes this process out of the sync set.
+        """
+        if slot not in self.copies:
+            return False
+        wish = self._wishes.setdefault(slot, _Wish())
+        await wish.ended.wait()
+        return wish.made
+
+    def _end_wish(self, slot: int, *, made: bool) -> None:
+        wish = self._wishes.pop(slot, None)
+        if wish is not None:
+            wish.made = made
+            wish.ended.set()
 
     def heard_of(self, slot: int, epoch: int) -> None:
         """An owner record of ``epoch`` was seen: actives of earlier epochs are refused, with a copy here or without."""
@@ -140,6 +174,9 @@ class CopyKeeper:
         answers: list[FromCopy] = []
         confirmed: dict[int, Have] = {}
         for message in messages:
+            if isinstance(message, Ask):
+                answers += [*self._refusals(heard), Told(message.number)]
+                continue
             if not isinstance(message, Lead | Writes | Part):
                 raise ConnectionEnded(f"an active does not say {type(message).__name__}")
             answer = self._take(heard, message)
@@ -147,7 +184,23 @@ class CopyKeeper:
                 confirmed[answer.slot] = answer
             elif answer is not None:
                 answers.append(answer)
-        return [*answers, *confirmed.values()]
+        return [*answers, *confirmed.values(), *self._told_wishes(heard)]
+
+    def _told_wishes(self, connection: _Connection) -> list[FromCopy]:
+        """What an active has not heard yet of copies that it is to send again."""
+        told: list[FromCopy] = []
+        for slot, wish in self._wishes.items():
+            if wish.told is not connection and self._led_by.get(slot) is connection:
+                wish.told = connection
+                told.append(At(slot, self.copies[slot].follows, 0, whole=False))
+        return told
+
+    def _refusals(self, connection: _Connection) -> list[FromCopy]:
+        """A refusal of each slot that a connection leads in an epoch which is over."""
+        over = {slot: epoch for slot, epoch in connection.leads.items() if epoch < self._known.get(slot, 0)}
+        for slot in over:
+            del connection.leads[slot]
+        return [Refused(slot, epoch, self._known[slot]) for slot, epoch in over.items()]
 
     def _take(self, connection: _Connection, message: Lead | Writes | Part) -> FromCopy | None:
         slot = message.slot
@@ -165,7 +218,8 @@ class CopyKeeper:
             answer, visible = copy.writes(message)
             if visible:
                 self._store.show(slot, visible)
-                self._note_outcomes((entry.write.outcome for entry in visible), connection.heard)
+                for entry in visible:
+                    self._note_outcome(slot, entry.write.outcome, connection.heard)
             return answer
         return self._take_part(connection, copy, message)
 
@@ -174,7 +228,11 @@ class CopyKeeper:
         if not isinstance(answer, Refused):
             self.copies[copy.slot] = copy
             self._led_by[copy.slot] = connection
+            connection.leads[copy.slot] = lead.epoch
             self.heard_of(copy.slot, lead.epoch)
+            if isinstance(answer, At) and copy.slot in self._wishes:
+                self._wishes[copy.slot].told = connection
+                answer = At(copy.slot, lead.epoch, answer.version, whole=False)
         return answer
 
     def _take_part(self, connection: _Connection, copy: SlotCopy, part: Part) -> FromCopy | None:
@@ -182,20 +240,26 @@ class CopyKeeper:
             return copy.part(part)
         if part.first:
             self._store.clear(copy.slot)
-            self._note_outcomes((write.outcome for write in part.unsaved), connection.heard)
+            self._requests.drop(copy.slot)
         self._store.keep(copy.slot, part.sessions)
+        for outcome in part.outcomes:
+            self._note_outcome(None, outcome, connection.heard)
         answer = copy.part(part)
         if part.last:
             self._store.whole(copy.slot)
+            self._end_wish(copy.slot, made=True)
         return answer
 
-    def _note_outcomes(self, outcomes: Iterable[bytes], now: float) -> None:
-        for outcome in outcomes:
-            if outcome:
-                try:
-                    self._requests.note_entry(decode_entry(outcome), now)
-                except ValueError as error:
-                    logger.warning("an active sends an outcome of a request that cannot be read: %s", error)
+    def _note_outcome(self, slot: int | None, outcome: bytes, now: float) -> None:
+        """Keep an outcome of a slot; None: the outcome itself names its slot, if that is known."""
+        if not outcome:
+            return
+        try:
+            entry = decode_entry(outcome)
+        except ValueError as error:
+            logger.warning("an active sends an outcome of a request that cannot be read: %s", error)
+        else:
+            self._requests.note(entry.slot if slot is None else slot, entry, now)
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Answer an active's connection until it ends."""

@@ -2,16 +2,19 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 ASYNC_TIMEOUT = 1.0
 logger = logging.getLogger(__name__)
 
 
 class AsyncWrites:
-    """The ``async`` writes that are not acknowledged yet; ``lost`` counts those that never were."""
+    """The ``async`` writes that are not acknowledged yet; ``lost`` counts those that may be lost."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_lost: Callable[[int], None]) -> None:
+        """``on_lost`` is called with the slot of each write that may be lost."""
         self.lost = 0
+        self._on_lost = on_lost
         self._waiting: dict[tuple[int, str], asyncio.Future[int]] = {}
 
     def waiting(self, slot: int, key: str) -> bool:
@@ -32,7 +35,8 @@ class AsyncWrites:
             self._waiting.pop((slot, key), None)
             if done.cancelled() or done.exception() is not None:
                 self.lost += 1
+                self._on_lost(slot)
                 error = None if done.cancelled() else done.exception()
-                logger.warning("an async write in slot %d was lost: %s", slot, error or "it was cancelled")
+                logger.warning("an async write in slot %d may be lost: %s", slot, error or "it was cancelled")
 
         write.add_done_callback(settled)

@@ -8,7 +8,7 @@ from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.ownership.owned_slots import OwnedSlot, OwnedSlots
 from understudy.proxy.ownership.pool_updates import PoolUpdates
-from understudy.proxy.ownership.read_deadline import ReadDeadline
+from understudy.proxy.ownership.read_proof import ReadProof
 from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.proxy.sessions.async_writes import AsyncWrites
 from understudy.proxy.sessions.call import Call
@@ -36,7 +36,7 @@ class OwnerReads:
         keeper: CopyKeeper,
         etcd: EtcdClient,
         owned: OwnedSlots,
-        deadline: ReadDeadline,
+        proof: ReadProof,
         clock: PoolClock,
         updates: PoolUpdates,
         async_writes: AsyncWrites,
@@ -49,7 +49,7 @@ class OwnerReads:
         self._replica = copies.replica
         self._etcd = etcd
         self._owned = owned
-        self._deadline = deadline
+        self._proof = proof
         self._clock = clock
         self._updates = updates
         self._async_writes = async_writes
@@ -60,7 +60,7 @@ class OwnerReads:
             not self._async_writes.waiting(slot, call.key)
             and self._replica.is_synced(slot)
             and call.headers.get(CONSISTENCY_HEADER) != "linearizable"
-            and self._deadline.holds()
+            and self._proof.holds(slot)
         )
 
     async def read(self, call: Call, owned: OwnedSlot) -> Reply | None:
@@ -73,7 +73,8 @@ class OwnerReads:
     async def _read(self, call: Call, owned: OwnedSlot) -> Reply | None:
         await self._async_writes.settled(owned.slot, call.key)
         linearizable = call.headers.get(CONSISTENCY_HEADER) == "linearizable"
-        sure = linearizable or self._deadline.holds() or await self._deadline.renewed(ETCD_TIMEOUT)
+        slot = owned.slot
+        sure = linearizable or self._proof.holds(slot) or await self._proof.renewed(slot, ETCD_TIMEOUT)
         if not sure and self._holds(owned):
             detail = "etcd is needed to answer this read and does not answer"
             return problem(503, "no-owner", detail, retry_after=RETRY_AFTER)
@@ -134,7 +135,7 @@ class OwnerReads:
             (owned.open.is_set() or owned.readable)
             and not self._async_writes.waiting(slot, key)
             and self._replica.is_synced(slot)
-            and self._deadline.holds()
+            and self._proof.holds(slot)
             and not self._replica.unreadable(slot, key)
         ):
             session = self._replica.session(slot, key)

@@ -21,7 +21,7 @@ from understudy.proxy.ownership.active_slot import ActiveWrite, NotYet, SlotLost
 from understudy.proxy.ownership.active_slots import ActiveSlots
 from understudy.proxy.ownership.owned_slots import OwnedSlot, OwnedSlots
 from understudy.proxy.ownership.pool_updates import PoolUpdates
-from understudy.proxy.ownership.read_deadline import ReadDeadline
+from understudy.proxy.ownership.read_proof import ReadProof
 from understudy.proxy.sessions.async_writes import AsyncWrites
 from understudy.proxy.sessions.call import Call, write_of
 from understudy.proxy.sessions.call_attempts import CallAttempts
@@ -78,7 +78,7 @@ class OwnerWrites:
         owned: OwnedSlots,
         committer: Committer,
         active: ActiveSlots,
-        deadline: ReadDeadline,
+        proof: ReadProof,
         clock: PoolClock,
         loop_lag: LoopLag,
         updates: PoolUpdates,
@@ -92,7 +92,7 @@ class OwnerWrites:
         self._owned = owned
         self._committer = committer
         self._active = active
-        self._deadline = deadline
+        self._proof = proof
         self._clock = clock
         self._loop_lag = loop_lag
         self._updates = updates
@@ -203,7 +203,7 @@ class OwnerWrites:
             return False
         gained = after.expires - self._replica.stored_expiry(slot, key)
         lifetime = after.expires - self._clock.now_ms()
-        if after.expires >= NEVER or not 0 <= gained < lifetime * RENEWAL_SHARE or not self._deadline.holds():
+        if after.expires >= NEVER or not 0 <= gained < lifetime * RENEWAL_SHARE or not self._proof.holds(slot):
             return False
         self._replica.touch(slot, key, after.expires)
         return True
@@ -257,12 +257,12 @@ class OwnerWrites:
         if not self._holds(owned):
             release()
             return None
-        entry = _entry_of(call, write, outcome)
         if isinstance(outcome, WriteRefused):
-            submitted = self._active.submit(owned, "", None, entry, wants)
+            submitted = self._active.submit(owned, "", None, _entry_of(call, write, outcome, owned.slot), wants)
             submitted.done.add_done_callback(lambda _: release())
             return await self._resolve(submitted, outcome, owned, attempts)
         give_version(outcome.session, self._active.next_version(owned.slot))
+        entry = _entry_of(call, write, outcome, owned.slot)
         submitted = self._submit_stored(call.key, outcome, owned, release, wants, entry)
         if wants == "async":
             self._async_writes.follow(owned.slot, call.key, submitted.done)
@@ -298,13 +298,13 @@ class OwnerWrites:
         """A refusal or a repeated answer is made from memory, like a read, so it needs the same proof of ownership.
 
         With ``takeover: lease`` the proof is the read deadline. With ``fast``, where the deadline allows old reads, it
-        is a read of etcd that is sent from now on. While the owner record is ours nobody else has written, so memory
+        is one that is asked for from now on. While the owner record is ours nobody else has written, so memory
         is complete.
         """
-        if spec.takeover == "lease" and self._deadline.holds():
+        if spec.takeover == "lease" and self._proof.holds(owned.slot):
             sure = True
         else:
-            sure = await self._deadline.confirmed(time.monotonic(), ETCD_TIMEOUT)
+            sure = await self._proof.confirmed(owned.slot, time.monotonic(), ETCD_TIMEOUT)
         if not sure and self._holds(owned):
             detail = "etcd is needed to answer this write and does not answer"
             return problem(503, "not-committed", detail, retry_after=RETRY_AFTER)
@@ -328,7 +328,8 @@ class OwnerWrites:
         terms = WriteContext(owned.owner.epoch, self._clock.now_ms(), limit, spec.session_ttl, self._clock.expiry_ms())
         settled = None
         if write.request is not None:
-            settled = self._copies.requests.find(request_hash(call.key, write.request), write.fingerprint)
+            request = request_hash(call.key, write.request)
+            settled = self._copies.requests.find(owned.slot, request, write.fingerprint)
         if call.batch is not None:
             outcome = decide_commands(current, call.batch, write, terms, settled)
         else:
@@ -403,7 +404,7 @@ class OwnerWrites:
             owned.leave()
             return False
         await self._locks.acquire(owned.slot, key)
-        write = self._submit(key, None, owned, partial(self._release, owned, key), "replicas")
+        write = self._submit(key, None, owned, partial(self._release, owned, key), "sync")
         await asyncio.wait((write.done,))
         return write.done.exception() is None
 
@@ -427,15 +428,15 @@ def _overwriting(outcome: Stored, spec: PoolSpec) -> Outcome:
     return replace(outcome, overwrites=True)
 
 
-def _entry_of(call: Call, write: Write, outcome: Stored | WriteRefused) -> LogEntry | None:
+def _entry_of(call: Call, write: Write, outcome: Stored | WriteRefused, slot: int) -> LogEntry | None:
     """What the request log keeps of a write; None if nothing tells the write from others."""
     if write.request is None:
         return None
     request = request_hash(call.key, write.request)
     if isinstance(outcome, WriteRefused):
-        return LogEntry(request, write.fingerprint, outcome.status, outcome.problem)
+        return LogEntry(request, write.fingerprint, outcome.status, outcome.problem, slot=slot)
     reply = reply_to_keep(outcome.reply)
-    return LogEntry(request, write.fingerprint, outcome.status, "", reply, outcome.session.version)
+    return LogEntry(request, write.fingerprint, outcome.status, "", reply, outcome.session.version, slot)
 
 
 def _unchanged(outcome: Repeated | NoEffect | WriteRefused, durability: str) -> Reply:

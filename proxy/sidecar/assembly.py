@@ -19,15 +19,17 @@ from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.member.signal import Signal
 from understudy.proxy.ownership.active_slots import ActiveSlots
 from understudy.proxy.ownership.claims import Claimer
+from understudy.proxy.ownership.copy_repair import CopyRepair
 from understudy.proxy.ownership.drain import Drain
 from understudy.proxy.ownership.drain_reason import DrainState
-from understudy.proxy.ownership.etcd_contact import EtcdContact
+from understudy.proxy.ownership.etcd_contact import LATE, EtcdContact
 from understudy.proxy.ownership.handover import Handover
 from understudy.proxy.ownership.handover_pacing import HandoverPacing
 from understudy.proxy.ownership.opening import SlotOpener
 from understudy.proxy.ownership.owned_slots import OwnedSlots
 from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.ownership.read_deadline import ReadDeadline
+from understudy.proxy.ownership.read_proof import ReadProof
 from understudy.proxy.ownership.set_changes import SetChanges
 from understudy.proxy.ownership.slot_reconciler import SlotReconciler
 from understudy.proxy.ownership.step_down import StepDown
@@ -37,6 +39,7 @@ from understudy.proxy.peers.clock_watch import ClockWatch
 from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_probe import PeerProbe
 from understudy.proxy.peers.predecessor_monitor import PredecessorMonitor
+from understudy.proxy.replication.copy_connection import SlotSource
 from understudy.proxy.replication.copy_connections import CopyConnections
 from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.proxy.sessions.async_writes import AsyncWrites
@@ -141,8 +144,8 @@ def assemble(
     probe = PeerProbe(client, pool, base.loop_lag, monitor)
     replication = _replication(base, metrics)
     handover, takeovers, reconciler = _ownership(base, replication, probe, recorder, faults)
-    replication.active.on_fenced = partial(recorder.audit.refused, lost=False)
-    async_writes, overwritten = AsyncWrites(), OverwriteLog()
+    replication.active.on_fenced = recorder.audit.refused
+    async_writes, overwritten = AsyncWrites(lambda slot: recorder.audit.lost(pool.view().owner(slot))), OverwriteLog()
     writes, router, service = _sessions(
         base, replication, probe, recorder, reads, async_writes, overwritten, takeovers, metrics
     )
@@ -174,7 +177,9 @@ def assemble(
         overwritten=overwritten,
         router=router,
         service=service,
-        anti_entropy=AntiEntropy(pool, copies, etcd, recorder, interval=settings.scrub_interval),
+        anti_entropy=AntiEntropy(
+            pool, copies.replica, _copy_repair(base, replication), etcd, recorder, interval=settings.scrub_interval
+        ),
         name=name,
         registration=_registration(base, status, name),
     )
@@ -189,7 +194,7 @@ def _services(
     pool, copies, owned, etcd, clock = base.pool, base.copies, base.owned, base.etcd, base.clock
     return {
         "group commit": sidecar.committer.run(),
-        "replicated slots": replication.active.run(),
+        "active slots": replication.active.run(),
         "replication": replication.connections.run(),
         "sync sets": replication.changes.run(),
         "ownership": sidecar.reconciler.run(),
@@ -296,12 +301,13 @@ def _replication(base: _Base, metrics: SidecarMetrics) -> _Replication:
         owned.refuses(slot, known)
 
     keeper = CopyKeeper(Process(me.me, me.boot), me.keys.pool, copies.replica, copies.requests, owned.refuses)
-    connections = CopyConnections(pool, base.client, copies.replica)
+    connections = CopyConnections(pool, base.client, SlotSource(copies.replica, copies.requests))
     active = ActiveSlots(pool, copies.replica, copies.requests, committer, keeper, connections, base.updates)
     changes = SetChanges(pool, etcd, owned, active, connections, base.updates, base.loop_lag)
     owned.on_lose = active.lost
     base.updates.on_epoch = keeper.heard_of
     active.on_blocked = changes.wake
+    connections.asking = lambda: base.contact.silent_for(time.monotonic()) > LATE
     connections.on_progress = active.progress
     connections.on_refused = refused
     return _Replication(committer, keeper, connections, active, changes)
@@ -340,6 +346,13 @@ def _ownership(
     return handover, takeovers, reconciler
 
 
+def _copy_repair(base: _Base, replication: _Replication) -> CopyRepair:
+    pool, copies, etcd, owned = base.pool, base.copies, base.etcd, base.owned
+    active, keeper, changes = replication.active, replication.keeper, replication.changes
+    opener = SlotOpener(pool, copies, etcd, owned, active, keeper)
+    return CopyRepair(pool, copies.replica, etcd, owned, active, keeper, changes, base.updates, opener)
+
+
 def _sessions(
     base: _Base,
     replication: _Replication,
@@ -353,14 +366,15 @@ def _sessions(
 ) -> tuple[OwnerWrites, OwnerRouter, SessionService]:
     pool, copies, etcd, owned, updates = base.pool, base.copies, base.etcd, base.owned, base.updates
     clock, loop_lag = base.clock, base.loop_lag
-    reads = OwnerReads(pool, copies, replication.keeper, etcd, owned, deadline, clock, updates, async_writes)
+    proof = ReadProof(deadline, replication.active, replication.connections)
+    reads = OwnerReads(pool, copies, replication.keeper, etcd, owned, proof, clock, updates, async_writes)
     writes = OwnerWrites(
         pool,
         copies,
         owned,
         replication.committer,
         replication.active,
-        deadline,
+        proof,
         clock,
         loop_lag,
         updates,

@@ -136,7 +136,11 @@ class PartsCollector(Collector):
             ("requests_expired", "Writes refused because their request began too long ago.", counters.expired),
             ("takeovers", "Claims of slots of another member's dead process.", counters.takeovers),
             ("slots_taken_over", "Slots gained by takeovers.", counters.taken_over),
-            ("full_syncs", "Full copies of a slot made from etcd.", copies.replica.copies),
+            (
+                "full_syncs",
+                "Slots that were read from etcd, because this member became active without a copy.",
+                copies.replica.copies,
+            ),
             ("resyncs", "Copies of a slot that were found wrong, or that an operator repaired.", counters.resyncs),
             ("slots_checked", "Slots compared with etcd in the background.", counters.checked),
             (
@@ -154,12 +158,12 @@ class PartsCollector(Collector):
         for name, text, value in (
             (
                 "replicated_slots",
-                "Slots that this member owns and that are replicated between members.",
+                "Slots in which this member is active, with all their sessions.",
                 len(active),
             ),
             (
                 "slots_with_one_copy",
-                "Slots of these whose sync set is this member alone: their writes go through etcd.",
+                "Slots of these whose sync set is this member alone: a takeover reads them from etcd.",
                 sum(len(one.stream.agreed.members) < 2 for one in active),
             ),
             (
@@ -199,10 +203,14 @@ class PartsCollector(Collector):
                 "How long the oldest write that is not resolved has been waiting; 0 when none is.",
                 sidecar.committer.pressure(time.monotonic()).delay,
             ),
-            ("applied_revision", "The etcd revision up to which the copies are complete.", informer.revision),
+            (
+                "applied_revision",
+                "The etcd revision up to which this member knows the pool's records.",
+                informer.revision,
+            ),
             (
                 "replica_lag_seconds",
-                "How long ago etcd last confirmed that the copies are current; up to a second when nothing happens.",
+                "How long ago etcd last confirmed that these records are current; up to a second when nothing happens.",
                 informer.silent_for,
             ),
             ("requests_kept", "Outcomes of requests that are kept for copies of them.", len(sidecar.copies.requests)),

@@ -44,7 +44,7 @@ def status_view(sidecar: Sidecar) -> tuple[dict[str, object], bool]:
 
 
 def sync_view(sidecar: Sidecar) -> dict[str, object]:
-    """How complete this member's copies are. ``lag_ms``: how long ago etcd last confirmed that they are current."""
+    """How complete this member's copies are. ``lag_ms``: how long ago etcd last sent something about the records."""
     replica, informer, counters = sidecar.copies.replica, sidecar.copies.informer, sidecar.recorder.counters
     wanted = sidecar.pool.assigned() | frozenset(sidecar.owned.slots)
     missing = sorted(wanted - replica.synced)
@@ -62,9 +62,9 @@ def sync_view(sidecar: Sidecar) -> dict[str, object]:
 
 
 def replication_view(sidecar: Sidecar) -> dict[str, object]:
-    """The replicated slots in which this process is active, and what etcd does not have of them yet.
+    """The slots in which this process is active, and what etcd does not have of them yet.
 
-    ``one_copy``: slots whose sync set is this process alone, so that their writes go through etcd.
+    ``one_copy``: slots whose sync set is this process alone.
     """
     active = sidecar.active.slots
     return {

@@ -1,8 +1,8 @@
 """The etcd keys of a pool.
 
-One prefix per pool, ``/understudy/v1/<pool>/``. A sidecar watches the whole prefix with a single watch, so it sees
-all changes of its pool in one order: etcd's revisions. A control server leaves the sessions out and watches the two
-ranges before and after them.
+One prefix per pool, ``/understudy/v1/<pool>/``. Members and control servers watch the ranges of its records
+(:attr:`PoolKeys.records`). Within a range changes come in the order of etcd's revisions, and those of one transaction
+together. So the records that a claim writes, owners and sync sets, are in one range.
 """
 
 from dataclasses import dataclass
@@ -68,8 +68,8 @@ class PoolKeys:
 
     @cached_property
     def sync_sets(self) -> str:
-        """Prefix of the sync records, which stand beside the owner records of replicated slots."""
-        return f"{self.prefix}sync-sets/"
+        """Prefix of the sync records, which stand beside the owner records."""
+        return f"{self.prefix}replicas/"
 
     @cached_property
     def commits(self) -> str:
@@ -166,7 +166,7 @@ class PoolKeys:
     def records(self) -> tuple[KeyRange, ...]:
         """The ranges of the pool's records, which change seldom.
 
-        They leave out what changes with every commit: sessions, records of requests, and commit markers.
+        They leave out what changes with every commit: commit markers, sessions, and records of requests.
         """
         whole, commits = self.everything, prefix_range(self.commits)
         return (

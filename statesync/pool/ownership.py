@@ -423,6 +423,11 @@ def take_up(owner: Owner, *, now: float) -> Owner:
     return replace(owner, epoch=owner.epoch + 1, phase=Phase.STABLE, to="", cause="etcd reached again", since=now)
 
 
+def begin_anew(owner: Owner, *, now: float) -> Owner:
+    """The record by which an owner reads a slot again from etcd; copies of the epoch before do not count any more."""
+    return replace(owner, epoch=owner.epoch + 1, phase=Phase.STABLE, to="", cause="read again from etcd", since=now)
+
+
 def undo_handover(owner: Owner, *, now: float) -> Owner:
     """The record by which the owner takes a handover back; with a new epoch, since others saw the old one end."""
     return replace(owner, epoch=owner.epoch + 1, phase=Phase.STABLE, to="", cause="handover undone", since=now)

@@ -64,9 +64,9 @@ class Limits(_Strict):
     """Limits of a pool.
 
     ``session_bytes`` is the largest session body in bytes; ``queued_writes`` is how many writes may wait at one member.
-    ``requests`` is how many outcomes of requests are kept, each for ``timeouts.request_seconds`` and 30 s more; one
-    takes about 250 bytes in every sidecar. ``unsaved_bytes``: the most that one member acknowledges from memory before
-    etcd has it, in bytes of session bodies.
+    ``requests`` is how many outcomes of requests one sidecar keeps, each for ``timeouts.request_seconds`` and 30 s
+    more; one takes about 290 bytes. ``unsaved_bytes``: the most that one member acknowledges from memory before etcd
+    has it, in bytes of session bodies.
     """
 
     session_bytes: Annotated[int, Field(ge=1, le=1_000_000)] = 65536

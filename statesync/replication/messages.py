@@ -87,8 +87,11 @@ class Part(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
 
     The writes after ``at`` come between the parts and after them. A part may have later versions than ``at``.
 
-    The first one also tells what etcd has. It has everything up to ``saved``. Of the writes from there up to ``at``,
-    ``unsaved`` has the outcomes of requests; those of all earlier ones are in etcd's request log at ``revision``.
+    The first one also tells what etcd has: everything up to ``saved``. ``unsaved`` are the writes from there up to
+    ``at``, which the next active has to save.
+
+    ``outcomes`` are outcomes of the slot's requests up to ``at``, as in :class:`LoggedWrite`. All parts together have
+    all that the active still keeps.
     """
 
     slot: int
@@ -99,8 +102,15 @@ class Part(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     first: bool
     last: bool
     saved: int = 0
-    revision: int = 0
+    unused: int = 0  # a revision of etcd before; fields have no names on the wire, so the next ones keep their places
     unsaved: tuple[Unsaved, ...] = ()
+    outcomes: tuple[bytes, ...] = ()
+
+
+class Ask(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
+    """The active asks whether the other process knows later epochs of its slots; ``number`` rises."""
+
+    number: int
 
 
 class At(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
@@ -135,8 +145,17 @@ class Behind(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=14):
     epoch: int
 
 
-FromActive = Lead | Writes | Part
-FromCopy = At | Have | Refused | Behind
+class Told(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=15):
+    """The answer to an :class:`Ask`: of the slots that this connection leads, the sender knows no later epoch.
+
+    A :class:`Refused` for each slot of which it does goes before it.
+    """
+
+    number: int
+
+
+FromActive = Lead | Writes | Part | Ask
+FromCopy = At | Have | Refused | Behind | Told
 Message = Hello | FromActive | FromCopy
 
 ESCAPE = "\U0010ffff"

@@ -42,8 +42,7 @@ class SlotCopy:
     has everything up to ``history``, and not only parts of a copy.
 
     etcd has everything up to ``saved``. ``unsaved`` are the later writes that readers may see, in order: who becomes
-    active with this copy has to save them. ``joined`` is the version as of which the copy was made. The outcomes of
-    requests up to there are in ``unsaved``, or in etcd's request log at ``revision``.
+    active with this copy has to save them.
     """
 
     def __init__(
@@ -57,7 +56,6 @@ class SlotCopy:
         whole: bool = False,
         saved: int = 0,
         unsaved: Iterable[Unsaved] = (),
-        revision: int = 0,
     ) -> None:
         self.slot = slot
         self.history = history
@@ -68,8 +66,6 @@ class SlotCopy:
         self.whole = whole
         self.saved = saved
         self.unsaved = list(unsaved)
-        self.joined = 0
-        self.revision = revision
 
     @property
     def have(self) -> int:
@@ -114,7 +110,10 @@ class SlotCopy:
         return (Have(self.slot, message.epoch, self.have) if self.whole else None), visible
 
     def part(self, message: Part) -> FromCopy | None:
-        """Take a part of a copy in. The caller stores its sessions, those of the first part into an empty slot."""
+        """Take a part of a copy in.
+
+        The caller stores its sessions and its outcomes of requests, those of the first part into an empty slot.
+        """
         refused = self._refusal(message.epoch)
         if refused is not None:
             return refused
@@ -122,7 +121,6 @@ class SlotCopy:
             self.history, self.shown, self.whole = message.history, message.at, False
             self.pending.clear()
             self.saved, self.unsaved = message.saved, list(message.unsaved)
-            self.joined, self.revision = message.at, message.revision
         if not message.last:
             return None
         self.whole = True

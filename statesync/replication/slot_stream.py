@@ -46,9 +46,8 @@ class SlotStream:
 
     ``kept_back`` is set by the caller (:class:`~understudy.statesync.replication.sync_set.Progress`).
 
-    Three more attributes are set by the caller, and copies are told them. ``saved`` is the last version up to which
-    etcd has everything. ``unsaved`` has the later writes that readers may see, in order; earlier ones in it do no harm.
-    ``revision`` is etcd's when the request log there had the outcomes of everything up to ``saved``.
+    Two more attributes are set by the caller, and copies are told them. ``saved`` is the last version up to which etcd
+    has everything. ``unsaved`` has the later writes that readers may see, in order; earlier ones in it do no harm.
     """
 
     def __init__(
@@ -62,7 +61,6 @@ class SlotStream:
         inherited: Iterable[Entry] = (),
         saved: int = 0,
         unsaved: Collection[Unsaved] = (),
-        revision: int = 0,
     ) -> None:
         """Begin an epoch.
 
@@ -75,7 +73,6 @@ class SlotStream:
             inherited: the end of the history: the writes that it does not know to be acknowledged.
             saved: the last version up to which etcd is known to have everything.
             unsaved: the writes after ``saved`` that readers may see.
-            revision: of the owner record with this epoch; what earlier actives have saved was in etcd by then.
         """
         self.slot = slot
         self.epoch = epoch
@@ -85,7 +82,6 @@ class SlotStream:
         self.history = history
         self.saved = self.sent_to_etcd = saved
         self.unsaved = unsaved
-        self.revision = revision
         self.kept_back = 0
         self.acknowledged = last_of(history)
         self._log = list(inherited)
@@ -189,8 +185,8 @@ class SlotStream:
     def outgoing(self, copy: Process) -> Writes | Part | None:
         """The next message to a copy; None if it has been sent everything, or is not being sent anything.
 
-        A part is the first of a copy of the slot, without sessions: the caller sends those in more parts, as they are
-        when they are sent, and marks the last one.
+        A part is the first of a copy of the slot, without sessions and outcomes: the caller sends those in more parts,
+        as they are when they are sent, and marks the last one.
 
         A process that is in the sync set, or may be in it, is never sent a part: the part would empty what the process
         may have to claim the slot with. It must be taken out of the set first.
@@ -231,7 +227,6 @@ class SlotStream:
             whole=True,
             saved=self.saved,
             unsaved=self._unsaved(),
-            revision=self.revision,
         )
 
     @property
@@ -251,7 +246,6 @@ class SlotStream:
             first=True,
             last=False,
             saved=self.saved,
-            revision=self.revision,
             unsaved=tuple(self._unsaved()),
         )
 

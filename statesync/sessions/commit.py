@@ -144,14 +144,13 @@ class Committer:
         requests: RequestLog | None = None,
         on_commit: Callable[[int, float], None] = lambda _writes, _seconds: None,
     ) -> None:
-        """``requests`` notes the outcomes that were committed."""
+        """``requests`` gets the keys of the records with outcomes that were committed."""
         self._client = client
         self._keys = keys
         self._boot = boot
         self._requests = requests if requests is not None else RequestLog(keys, member, boot)
         self._marker_key = keys.commit(member)
         self._marker_revision = 0
-        self._revision = 0
         self._batches = 0
         self._backoff = Backoff(RETRY_FIRST, RETRY_LONGEST)
         self._one_by_one = 0
@@ -162,11 +161,6 @@ class Committer:
         self._wake = asyncio.Event()
         self.stats = CommitStats()
         self._on_commit = on_commit
-
-    @property
-    def revision(self) -> int:
-        """The revision of the last committed batch; 0 before the first one. Its outcomes are in the request log."""
-        return self._revision
 
     @property
     def queued(self) -> int:
@@ -301,9 +295,8 @@ class Committer:
 
     def _succeed(self, batch: _Batch, revision: int, seconds: float) -> None:
         self.stats.writes += len(batch.pending)
-        self._revision = revision
-        if entries := batch.entries():
-            self._requests.note(self._requests.record_key(batch.number), entries, revision, time.monotonic())
+        if any(write.entries for write in batch.pending):
+            self._requests.committed(self._requests.record_key(batch.number), time.monotonic())
         self._on_commit(len(batch.pending), seconds)
         # In the loop's next turn, so that the following transaction is sent before a hundred callers continue.
         asyncio.get_running_loop().call_soon(_resolve, batch.pending, revision)

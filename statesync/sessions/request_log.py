@@ -7,24 +7,27 @@ each request one outcome, however late a copy arrives:
 * A write whose request began too long ago is refused (:meth:`Window.fault`). The request's age is known from the
   ``Understudy-Request`` header, which Envoy sets once for all copies of a request.
 * The outcome of every identified write, also of a refused one, is kept until no copy of it can pass that check any more
-  (:attr:`Window.keep`). It is written in the transaction of the write, so every later owner of the slot has it.
+  (:attr:`Window.keep`). It goes wherever the write goes, so every later owner of the slot has it.
 
-The log is stored in etcd as one small record per commit batch, under ``session-requests/<member>/<boot>/``. Every
-member reads all records by its watch. A record is deleted when its outcomes are not needed any more.
+Outcomes are a part of their slot's state. They go from member to member with their writes, and with a copy of the slot.
+In etcd they are in the transactions of their writes: one small record per commit batch, under
+``session-requests/<member>/<boot>/``. Who claims a slot without a copy of it in memory reads all records. A record is
+deleted when its outcomes are not needed any more.
 """
 
 import base64
 import functools
 import hashlib
+import itertools
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
 
-from understudy.statesync.etcd.client import Event, Kv
+from understudy.statesync.etcd.client import Kv
 from understudy.statesync.parsing.stored import brief, compact_json, read_json
 from understudy.statesync.pool.keys import PoolKeys
 
@@ -36,8 +39,10 @@ CLOCK_MARGIN = 10.0
 MEMBER_MARGIN = 10.0
 """Seconds by which the members' views of the pool's time may differ (``pool_clock.APART_MS``)."""
 ID_LENGTH_MOST = 255
-_WHOLE = (str, str, int, str, str, int)
+_WHOLE = (str, str, int, str, str, int, int)
 """The types of an outcome's fields as this release writes them; to ``match`` them takes six times as long."""
+NO_SLOT = -1
+"""The slot of an outcome that an earlier release wrote: any."""
 ANY_CONTENT = "*"
 """The fingerprint of a refusal that holds for all writes of a request, whatever their content."""
 
@@ -115,7 +120,7 @@ class LogEntry(NamedTuple):
 
     A refusal has a ``problem``, and holds for its content only: a request may write again with other content.
     ``reply`` is the answer to commands, if it is short. ``version`` is that of the session that the write has made, 0
-    for a refusal. Releases without versions wrote none.
+    for a refusal. ``slot`` is the session's slot. Earlier releases wrote no slot, and the first ones no version.
     """
 
     request: str
@@ -124,6 +129,7 @@ class LogEntry(NamedTuple):
     problem: str = ""
     reply: str = ""
     version: int = 0
+    slot: int = NO_SLOT
 
 
 @functools.lru_cache(maxsize=1)  # a write is looked up and, a moment later, noted
@@ -140,8 +146,10 @@ def encode_entries(entries: Sequence[LogEntry]) -> bytes:
 
 
 def _without_blanks(entry: LogEntry) -> tuple[str | int, ...]:
-    if entry.version:
+    if entry.slot != NO_SLOT:
         return entry
+    if entry.version:
+        return entry[:6]
     if entry.reply:
         return entry[:5]
     return entry[:4] if entry.problem else entry[:3]
@@ -161,6 +169,8 @@ def _entry(fields: object) -> LogEntry:
     match fields:
         case [str(request), str(fingerprint), int(status)]:
             return LogEntry(request, fingerprint, status)
+        case [str(request), str(fingerprint), int(status), str(problem), str(reply), int(version), int(slot), *_]:
+            return LogEntry(request, fingerprint, status, problem, reply, version, slot)
         case [str(request), str(fingerprint), int(status), str(problem), str(reply), int(version), *_]:
             return LogEntry(request, fingerprint, status, problem, reply, version)
         case [str(request), str(fingerprint), int(status), str(problem), str(reply), *_]:
@@ -180,106 +190,120 @@ def decode_entry(value: bytes) -> LogEntry:
     return _entry(read_json(value))
 
 
-class RequestLog:
-    """The outcomes of the whole pool, as this member knows them; one instance per process.
+class _Kept(msgspec.Struct, frozen=True, gc=False):
+    """An outcome as it is kept, ``seen`` here at that time (monotonic)."""
 
-    They come from the watch, from reads from etcd, from this member's own commits and from the streams of slots that
-    replicate between members, in any order. An outcome is dropped some time after it was *seen* here, by the monotonic
-    clock: wall clocks that jump do not matter.
+    seen: float
+    fingerprint: str
+    status: int
+    version: int
+    problem: str
+    reply: bytes
+
+
+class RequestLog:
+    """The outcomes that this process knows, by slot; one instance per process.
+
+    They come from this member's own writes, from streams and copies of slots that replicate between members, and from
+    reads from etcd, in any order. The first outcome of a request is the one that counts. An outcome is dropped some
+    time after it was *seen* here, by the monotonic clock: wall clocks that jump do not matter.
+
+    Of this process's own records in etcd only the keys are kept, to delete them later.
     """
 
     def __init__(self, keys: PoolKeys, member: str, boot: str) -> None:
-        self._prefix = keys.requests
         self._own = f"{keys.requests}{member}/{boot}/"
-        self._settled: dict[str, tuple[str, int, int, str, bytes]] = {}
-        self._records: dict[str, tuple[float, tuple[str, ...]]] = {}
+        self._slots: dict[int, dict[str, _Kept]] = {}
+        self._kept = 0
+        self._records: dict[str, float] = {}
 
     def __len__(self) -> int:
-        return len(self._settled)
+        """How many outcomes are kept."""
+        return self._kept
 
     def record_key(self, batch: int) -> str:
         """The etcd key of the record that belongs to this process's commit batch number ``batch``."""
         return f"{self._own}{batch:012d}"
 
-    def find(self, request: str, fingerprint: str) -> Settled | None:
-        """The outcome of a write: the request's effect on the session, or the refusal of such a write."""
-        kept = self._settled
-        found = kept.get(request) or kept.get(f"{request}/{fingerprint}") or kept.get(f"{request}/{ANY_CONTENT}")
-        return Settled(*found) if found else None
+    def committed(self, record: str, now: float) -> None:
+        """Note that etcd has a record of this process since ``now``, to delete it later."""
+        self._records[record] = now
 
-    def note(self, record: str, entries: Iterable[LogEntry], revision: int, now: float) -> None:
-        """Take in a record, committed at ``revision``; the first outcome of a request is the one that counts.
-
-        ``revision`` is the version of sessions whose outcome names none.
-        """
-        if record in self._records:
-            return
-        settled, keys = self._settled, []
-        for request, fingerprint, status, problem, reply, version in entries:
-            key = f"{request}/{fingerprint}" if problem else request
-            if key not in settled:
-                made = 0 if problem else version or revision
-                settled[key] = (fingerprint, status, made, problem, reply.encode())
-                keys.append(key)
-        self._records[record] = (now, tuple(keys))
-
-    def note_entry(self, entry: LogEntry, now: float) -> None:
-        """Take in the outcome of a write in a slot that replicates between members; it is in no record of etcd yet.
-
-        The first outcome of a request is the one that counts, here too.
-        """
-        request, fingerprint, status, problem, reply, version = entry
+    def note(self, slot: int, entry: LogEntry, now: float) -> None:
+        """Take in an outcome of a slot, seen at ``now``. ``slot`` is :data:`NO_SLOT` if nobody knows it."""
+        request, fingerprint, status, problem, reply, version, _ = entry
+        of_slot = self._slots.get(slot)
+        if of_slot is None:
+            of_slot = self._slots[slot] = {}
         key = f"{request}/{fingerprint}" if problem else request
-        if key not in self._settled:
-            self._settled[key] = (fingerprint, status, 0 if problem else version, problem, reply.encode())
-            self._records[key] = (now, (key,))
-
-    def apply(self, events: Iterable[Event], now: float) -> None:
-        """Take in the log's records of a watch batch; other changes are ignored.
-
-        This process's own records are ignored too, since the committer notes them. So are deletions: another member
-        has dropped the record, but this one may still need it.
-        """
-        for event in events:
-            key = event.kv.key
-            if event.kind == "put" and key.startswith(self._prefix) and not key.startswith(self._own):
-                self.read([event.kv], now)
+        if key not in of_slot:
+            made = 0 if problem else version
+            of_slot[key] = _Kept(now, fingerprint, status, made, problem, reply.encode(errors="surrogatepass"))
+            self._kept += 1
 
     def read(self, kvs: Iterable[Kv], now: float) -> None:
-        """Take in records as they were read from etcd."""
+        """Take in records as they were read from etcd; those that cannot be read are logged.
+
+        The revision of a record is the version of sessions whose outcome names none.
+        """
         for kv in kvs:
-            if kv.key in self._records:
-                continue
             try:
-                self.note(kv.key, decode_entries(kv.value), kv.mod_revision, now)
+                entries = decode_entries(kv.value)
             except ValueError as error:
                 logger.warning("unreadable record at %s: %s", brief(kv.key), brief(str(error)))
+                continue
+            for entry in entries:
+                self.note(entry.slot, entry if entry.version else entry._replace(version=kv.mod_revision), now)
 
-    def forget(self, now: float, keep: float, boots: Mapping[str, str]) -> list[str]:
+    def find(self, slot: int, request: str, fingerprint: str) -> Settled | None:
+        """The outcome of a write in a slot: the request's effect on the session, or the refusal of such a write."""
+        exact, any_content = f"{request}/{fingerprint}", f"{request}/{ANY_CONTENT}"
+        for place in (slot, NO_SLOT):
+            kept = self._slots.get(place)
+            found = kept and (kept.get(request) or kept.get(exact) or kept.get(any_content))
+            if found:
+                return Settled(found.fingerprint, found.status, found.version, found.problem, found.reply)
+        return None
+
+    def outcomes(self, slot: int) -> list[bytes]:
+        """All outcomes that a copy of a slot needs, as :func:`encode_entry` writes them.
+
+        Those without a slot are among them.
+        """
+        return [
+            encode_entry(_entry_of(place, key, kept))
+            for place in (slot, NO_SLOT)
+            for key, kept in self._slots.get(place, {}).items()
+        ]
+
+    def drop(self, slot: int) -> None:
+        """Forget the outcomes of a slot: the slot's state is read anew, with its outcomes."""
+        self._kept -= len(self._slots.pop(slot, ()))
+
+    def forget(self, now: float, keep: float) -> list[str]:
         """Drop what was seen more than ``keep`` seconds ago.
 
         Args:
             now: monotonic seconds.
             keep: seconds.
-            boots: the boot id of every living member.
 
         Returns:
-            The etcd keys of forgotten records that are this process's to delete: its own, and those of processes that
-            are gone.
+            The etcd keys of this process's records that are as old; the caller deletes them.
         """
-        due: list[str] = []
-        for record, (seen, keys) in self._records.items():
-            if now - seen < keep:
-                break  # records come in the order in which they were seen
-            due.append(record)
-            for key in keys:
-                self._settled.pop(key, None)
-        for record in due:
-            del self._records[record]
-        return [record for record in due if self._is_ours_to_delete(record, boots)]
+        for slot, of_slot in list(self._slots.items()):
+            due = [key for key, _ in itertools.takewhile(lambda one: now - one[1].seen >= keep, of_slot.items())]
+            for key in due:
+                del of_slot[key]
+            self._kept -= len(due)
+            if not of_slot:
+                del self._slots[slot]
+        records = [key for key, _ in itertools.takewhile(lambda one: now - one[1] >= keep, self._records.items())]
+        for key in records:
+            del self._records[key]
+        return records
 
-    def _is_ours_to_delete(self, record: str, boots: Mapping[str, str]) -> bool:
-        if not record.startswith(self._prefix):
-            return False  # it came by a stream
-        member, _, rest = record.removeprefix(self._prefix).partition("/")
-        return record.startswith(self._own) or boots.get(member) != rest.partition("/")[0]
+
+def _entry_of(slot: int, key: str, kept: _Kept) -> LogEntry:
+    """An outcome as it was noted; ``key`` begins with the hash of its request."""
+    request, reply = key.partition("/")[0], kept.reply.decode(errors="surrogatepass")
+    return LogEntry(request, kept.fingerprint, kept.status, kept.problem, reply, kept.version, slot)

@@ -33,7 +33,6 @@ class CrashPoint(StrEnum):
     """The owner has put its record into phase ``handover``; the target has not been told."""
     HANDOVER_CONFIRMED = "handover.confirmed"
     """The target has told the owner that it is active; nobody who waited at the gate knows."""
-    """The target has the slot's sessions; the owner has not heard so."""
     TARGET_ASKED = "handover.target-asked"
     """The target has everything and is about to make itself active."""
     TARGET_ACTIVE = "handover.target-active"

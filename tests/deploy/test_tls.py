@@ -81,7 +81,7 @@ class Secured:
 @contextlib.asynccontextmanager
 async def secured(home: Path, etcd: EtcdServer, client: EtcdClient, pool: str) -> AsyncIterator[Secured]:
     make_certificates(home / "certificates", pool, "issue front-2 clientAuth DNS:front-2\n")
-    await client.put(PoolKeys(pool).spec, PoolSpec(pool=pool, slots=8).encode())
+    await client.put(PoolKeys(pool).spec, PoolSpec(pool=pool, slots=8, durability="replicas").encode())
     async with commands(home) as running:
         world = Secured(
             running,

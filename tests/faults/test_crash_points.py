@@ -36,7 +36,9 @@ class Stage:
             case CrashPoint.WRITE_DECIDED | CrashPoint.WRITE_COMMITTED:
                 member = await self._armed(FIRST, f"{point}:5")
             case CrashPoint.SYNC_PAGE:
-                member = await self._armed(SECOND, f"{point}:3")
+                for program in self.pool.members.values():
+                    program.kill()  # nobody has a copy, so who claims reads etcd
+                member, order = await self._armed(SECOND, f"{point}:3"), THE_OTHER_WAY
             case CrashPoint.CLAIM_DECIDED | CrashPoint.CLAIM_WON:
                 member = await self._armed(SECOND, point)
                 await self._ready(SECOND)

@@ -1,9 +1,11 @@
 """Copies of one request as a model of its own: they arrive at any later time, at any owner, with other writes between.
 
-One slot with one session, two members, etcd as a list of commits. A commit may change the session, record the outcome
-of a request, or both. Every request has one verb and may be delivered several times, each time to whoever believes to
-own the slot. Time is abstract: a request is *young* (every owner carries it out), then *ageing* (owners' clocks differ:
-some carry it out, some refuse it), then *old* (every owner refuses it). Outcomes may be forgotten once it is old.
+One slot with one session, two members, and the slot's history: the writes that count, since all of the sync set have
+them, or etcd has. Such a write may change the session, record the outcome of a request, or both. A new owner has the
+whole history, in memory or from etcd; how it gets there is in ``tests/model/replication``. Every request has one verb
+and may be delivered several times, each time to whoever believes to own the slot. Time is abstract: a request is
+*young* (every owner carries it out), then *ageing* (owners' clocks differ: some carry it out, some refuse it), then
+*old* (every owner refuses it). Outcomes may be forgotten once it is old.
 
 What each write does is decided by ``understudy.statesync.sessions.session``. Checked in every state: no request has two
 effects, and none has an effect after or before its client was told that it was refused.
@@ -13,8 +15,7 @@ from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import NamedTuple
 
-from tests.model.explorer import Explored, search
-from tests.model.world import Violation
+from tests.model.explorer import Explored, Violation, search
 from understudy.statesync.sessions.request_log import Settled
 from understudy.statesync.sessions.session import (
     Method,
@@ -62,7 +63,7 @@ class Bounds(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """A commit: whether the session is there after it, and the request and outcome that it records ('' for none)."""
+    """A write that counts: whether the session is there after it, and the request and outcome that it records."""
 
     present: bool
     request: int = -1
@@ -71,7 +72,7 @@ class Commit(NamedTuple):
 
 
 class Txn(NamedTuple):
-    """A transaction on its way, fenced by its sender's epoch."""
+    """A write on its way into the history, fenced by its sender's epoch."""
 
     member: int
     epoch: int
@@ -79,7 +80,7 @@ class Txn(NamedTuple):
 
 
 class Member(NamedTuple):
-    """A member: how many commits it has seen, the epoch that it believes to own, what it waits for before it serves.
+    """A member: how much of the history it has, the epoch that it believes to own, what it must have before it serves.
 
     ``forgotten`` are requests whose outcomes it has dropped; ``memory`` are outcomes that stand in its memory alone.
     """
@@ -126,7 +127,7 @@ def start(bounds: Bounds) -> World:
 def steps(world: World, rules: Rules, bounds: Bounds) -> Iterator[Step]:
     """Every possible next step."""
     for txn in world.transit:
-        yield f"etcd gets {_words(txn, bounds)}", partial(_arrive, world, rules, txn)
+        yield f"the history gets {_words(txn, bounds)}", partial(_arrive, world, rules, txn)
     for answer in world.answers:
         yield f"{'ab'[answer[0].member]} hears of {_words(answer[0], bounds)}", partial(_answered, world, rules, answer)
     for request, age in enumerate(world.ages):
@@ -140,11 +141,12 @@ def steps(world: World, rules: Rules, bounds: Bounds) -> Iterator[Step]:
 def _own_steps(world: World, rules: Rules, bounds: Bounds, number: int, member: Member) -> Iterator[Step]:
     name = "ab"[number]
     if member.seen < len(world.commits):
-        yield f"{name}'s watch brings a commit", partial(_with, world, number, member._replace(seen=member.seen + 1))
+        yield f"{name} gets a write", partial(_with, world, number, member._replace(seen=member.seen + 1))
     if world.owner[0] != number and world.claims < bounds.claims:
         yield f"{name} claims the slot", partial(_claim, world, number, member)
-    if member.epoch and not member.serves and (member.seen >= member.needs):
-        yield f"{name} begins to serve", partial(_with, world, number, member._replace(serves=True))
+    if member.epoch and not member.serves:
+        whole = member._replace(serves=True, seen=max(member.seen, member.needs))
+        yield f"{name} has the history and begins to serve", partial(_with, world, number, whole)
     if world.restarts < bounds.restarts:
         yield f"{name} is killed and starts again", partial(_restart, world, number)
     for request, age in enumerate(world.ages):
@@ -247,7 +249,7 @@ def check(world: World) -> None:
             raise Violation(f"done is done: request {request} had no effect")
 
 
-# -- etcd, ownership, processes --
+# -- the history, ownership, processes --
 
 
 def _send(world: World, number: int, commit: Commit) -> World:

@@ -8,13 +8,13 @@ import contextlib
 import gc
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
-from tests.model.moves import moves
-from tests.model.world import Bounds, Rules, Violation, start
-
 W = TypeVar("W")
+
+
+class Violation(Exception):
+    """An invariant does not hold; the text says which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,6 @@ class Explored:
             return f"{self.states} states, {self.steps} steps, depth {self.depth}: every invariant holds"
         lines = [f"{number:3}. {step}" for number, step in enumerate(self.trace, 1)]
         return "\n".join([f"broken after {self.states} states: {self.broken}", *lines])
-
-
-def explore(rules: Rules, bounds: Bounds) -> Explored:
-    """All states reachable under ``rules`` within ``bounds``, up to the first violation."""
-    return search(start(bounds), partial(moves, rules=rules, bounds=bounds))
 
 
 def search(first: W, moves_of: Callable[[W], Iterable[tuple[str, Callable[[], W]]]]) -> Explored:

@@ -29,6 +29,7 @@ from understudy.proxy.ownership.opening import SlotOpener
 from understudy.proxy.ownership.owned_slots import OwnedSlots
 from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.ownership.read_deadline import ReadDeadline
+from understudy.proxy.ownership.read_proof import ReadProof
 from understudy.proxy.ownership.set_changes import SetChanges
 from understudy.proxy.ownership.slot_reconciler import SlotReconciler
 from understudy.proxy.ownership.takeovers import Takeovers
@@ -36,6 +37,7 @@ from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_probe import PeerProbe
 from understudy.proxy.peers.peer_protocol import SESSIONS_PATH, NotTaken, PeerDeclined, PeerRefused, ProbeResult
 from understudy.proxy.peers.predecessor_monitor import PredecessorMonitor
+from understudy.proxy.replication.copy_connection import SlotSource
 from understudy.proxy.replication.copy_connections import CopyConnections
 from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.proxy.sessions.async_writes import AsyncWrites
@@ -136,7 +138,7 @@ class InProcessMember:
         failovers, claiming = FailoverLog(self.keys, me), asyncio.Lock()
         self.committer = Committer(etcd, self.keys, me, boot, requests)
         self.keeper = CopyKeeper(Process(me, boot), pool, replica, requests, self.owned.refuses)
-        self.connections = CopyConnections(self.pool, client, replica)
+        self.connections = CopyConnections(self.pool, client, SlotSource(replica, requests))
         self.active = ActiveSlots(
             self.pool, replica, requests, self.committer, self.keeper, self.connections, self.updates
         )
@@ -191,9 +193,10 @@ class InProcessMember:
             lambda: self.fault,
             HandoverPacing(0.0),
         )
-        async_writes = AsyncWrites()
+        async_writes = AsyncWrites(lambda slot: self.recorder.audit.lost(self.pool.view().owner(slot)))
+        proof = ReadProof(self.reads, self.active, self.connections)
         reads = OwnerReads(
-            self.pool, self.copies, self.keeper, etcd, self.owned, self.reads, clock, self.updates, async_writes
+            self.pool, self.copies, self.keeper, etcd, self.owned, proof, clock, self.updates, async_writes
         )
         writes = OwnerWrites(
             self.pool,
@@ -201,7 +204,7 @@ class InProcessMember:
             self.owned,
             self.committer,
             self.active,
-            self.reads,
+            proof,
             clock,
             LoopLag(),
             self.updates,

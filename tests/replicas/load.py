@@ -102,11 +102,11 @@ class Load:
         """How many writes were begun and acknowledged since then, in this class."""
         return sum(durability in ("", ack.durability) and ack.begin >= since for ack in self.acks)
 
-    async def contents(self, member: str) -> dict[str, frozenset[int]]:
-        """The numbers in each session, as a member answers a linearizable read."""
+    async def contents(self, member: str, *, linearizable: bool = True) -> dict[str, frozenset[int]]:
+        """The numbers in each session, as a member answers a read."""
 
         async def read(key: str) -> frozenset[int] | None:
-            headers = {"Understudy-Consistency": "linearizable"}
+            headers = {"Understudy-Consistency": "linearizable"} if linearizable else {}
             async with self._pool.http.get(self._url(member, key), headers=headers) as answer:
                 if answer.status == 404:
                     return frozenset({-1})

@@ -65,6 +65,19 @@ async def test_a_write_may_ask_for_another_class_than_the_pools(tmp_path):
     assert load.failures == []
 
 
+async def test_single_writes_of_a_sync_pool_are_answered_from_memory_and_the_others_are_not(tmp_path):
+    async with replica_pool(tmp_path, more="durability: sync") as pool:
+        async with under_load(pool, via=("m1", "m3"), durabilities=("replicas", "")) as load:
+            await load.progress(durability="replicas")
+            assert {ack.durability for ack in load.acks if ack.asked == ""} == {"sync"}
+            kill_at_once(pool, ["m2"])
+            await served_by(pool, {"m1", "m3"})
+            await load.progress(durability="replicas")
+        await assert_kept(pool, load, "m1", "m3")
+        assert {ack.durability for ack in load.acks if ack.asked == ""} == {"sync"}
+        assert set((await pool.losses()).values()) == {0}
+
+
 async def test_nothing_is_lost_when_a_member_is_killed_and_its_heirs_serve(tmp_path):
     async with replica_pool(tmp_path) as pool:
         async with under_load(pool, via=("m1", "m3")) as load:
@@ -110,6 +123,9 @@ async def test_replicas_writes_go_on_while_etcd_is_stopped_and_etcd_gets_them_af
             assert await began_a_session(pool, member) == (201, "replicas")
         assert len(load.acks) - acknowledged > 100
         assert {ack.durability for ack in load.acks[acknowledged:]} == {"replicas"}
+        for member in pool.names:
+            acks = list(load.acks)
+            assert missing(acks, await load.contents(member, linearizable=False)) == [], f"reads by {member}"
         pool.etcds[0].spawn()
         await pool.etcds[0].ready()
         await committed.progress()

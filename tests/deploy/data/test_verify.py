@@ -14,22 +14,24 @@ from msgspec.structs import replace
 from tests.harness.commands import Commands, commands
 from tests.harness.etcd import EtcdServer
 from tests.harness.redis_client import redis_client
+from tests.harness.removal import remove
 from tests.harness.secrets import write_secret
-from tests.harness.sidecars import SidecarPool, sidecar_pool
+from tests.harness.sidecars import PATIENT, SidecarPool, sidecar_pool
 from tests.harness.sidecars_here import sidecars_here
 from tests.harness.waiting import until
 from understudy.deploy.data.backup_file import sessions_in
-from understudy.statesync.etcd.key_range import prefix_range
+from understudy.proxy.sidecar.parts import Sidecar
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.replication.history import as_text
 
 A_FIRST = (("a", "b"),)
+SPEC = f"slots: 16\n{PATIENT}\ndurability: replicas\nreplication: {{patience_ms: 1500, checkpoint_ms: 200}}"
 FOREVER = 2**53
 
 
 @pytest_asyncio.fixture
 async def pool(etcd: EtcdServer, pool_name: str) -> AsyncIterator[SidecarPool]:
-    async with sidecar_pool(etcd, pool_name) as pool:
+    async with sidecar_pool(etcd, pool_name, SPEC) as pool:
         yield pool
 
 
@@ -74,7 +76,6 @@ async def test_status_sync_names_who_is_in_sync_and_who_is_not(pool: SidecarPool
     for row in view["members"]:
         assert (row["in_sync"], row["synced"], row["wanted"], row["behind_revisions"]) == (True, 16, 16, 0)
         assert (row["queued_writes"], row["sessions"], row["reason"]) == (0, 1, "")
-        assert row["last_full_sync"] > 1.7e9
 
     record = await pool.record("b")
     assert record is not None
@@ -116,8 +117,8 @@ async def test_status_sync_names_a_member_that_lacks_copies_or_is_behind(pool: S
         b.informer._hand_over = lambda _: None  # type: ignore[method-assign] # and nothing comes from the watch
         b.informer.revision -= 1
         for slot in (3, 4, 9):
-            b.replica._slots[slot].copied = 0
-        await pool.call("a", "PUT", "/k", "x")
+            b.replica._slots[slot].synced = False
+        await pool.call("a", "PUT", "/k", "x", Understudy_Durability="sync")
 
         code, view = await operator.ask("status", "--sync")
 
@@ -128,36 +129,48 @@ async def test_status_sync_names_a_member_that_lacks_copies_or_is_behind(pool: S
         assert "revisions behind" in row["reason"]
 
 
+async def at_rest(*sidecars: Sidecar) -> None:
+    """Wait until these members have copies of all slots, and all that they have is shown and saved."""
+
+    def rests(sidecar: Sidecar) -> bool:
+        copies = sidecar.anti_entropy._copies
+        progress = [copies.progress(slot) for slot in range(16)]
+        return all(one is not None and one.shown == one.saved == one.last for one in progress)
+
+    for sidecar in sidecars:
+        await until(lambda one=sidecar: rests(one), what="all is shown and saved")
+
+
 async def test_verify_is_content_with_a_pool_under_load(pool: SidecarPool, operator: Operator) -> None:
-    await pool.start("a", "b", "c")
-    await pool.settle(("a", "b", "c"), ("b", "c", "a"))
-    await pool.await_copies("a", "b", "c")
-    done = asyncio.Event()
+    async with sidecars_here(pool, "a", "b", "c") as sidecars:
+        await pool.settle(("a", "b", "c"), ("b", "c", "a"))
+        await pool.await_copies("a", "b", "c")
+        done, written = asyncio.Event(), 0
 
-    async def load(worker: int) -> None:
-        n = 0
-        while not done.is_set():
-            n += 1
-            key = f"key-{worker}-{n % 3}"
-            await pool.call("abc"[worker % 3], "DELETE" if n % 5 == 0 else "PUT", f"/{key}", str(n))
-            if n % 7 == 0:  # what the sweep does to dead sessions, only oftener
-                await pool.client.delete(pool.keys.session(slot_of(key, 16), key))
+        async def load(worker: int) -> None:
+            nonlocal written
+            n = 0
+            while not done.is_set():
+                n += 1
+                key = f"key-{worker}-{n % 3}"
+                method, durability = ("PUT", "DELETE")[n % 5 == 0], ("replicas", "sync", "async")[n % 3]
+                status, _, _ = await pool.call(
+                    "abc"[worker % 3], method, f"/{key}", str(n), Understudy_Durability=durability
+                )
+                written += status in (200, 201, 204)
+                if n % 7 == 0:
+                    slot = slot_of(key, 16)
+                    await remove(sidecars[(await pool.owners())[slot].active], slot, key)
 
-    async def all_asked() -> tuple[int, dict[str, Any]] | None:
-        """What is found once every member keeps up with the load: one that is behind cannot be compared."""
-        code, view = await operator.ask("verify")
-        behind = view["not_asked"] or any("has applied revision" in row["reason"] for row in view["different"])
-        return None if behind else (code, view)
-
-    loads = [asyncio.create_task(load(worker)) for worker in range(6)]
-    for _ in range(3):
-        code, view = await until(all_asked, 60, "every member is asked")
-        assert (code, view["different"]) == (0, [])
-        assert (view["slots"], view["copies"]) == (16, 48)
-    done.set()
-    await asyncio.gather(*loads)
-    left = (await pool.client.range(prefix_range(pool.keys.probe("verify-")))).kvs  # members have probes of their own
-    assert left == ()
+        loads = [asyncio.create_task(load(worker)) for worker in range(6)]
+        for _ in range(3):
+            before = written
+            code, view = await operator.ask("verify")
+            assert (code, view["different"], view["not_asked"]) == (0, [], {})
+            assert (view["slots"], view["copies"]) == (16, 48)
+            assert written > before
+        done.set()
+        await asyncio.gather(*loads)
 
 
 async def test_verify_names_what_differs_and_repairs_it(pool: SidecarPool, operator: Operator) -> None:
@@ -166,10 +179,7 @@ async def test_verify_names_what_differs_and_repairs_it(pool: SidecarPool, opera
         for n in range(40):
             await pool.call("a", "PUT", f"/key-{n}", "x")
         stand_by, owner = sidecars["b"].copies.replica, sidecars["a"].copies.replica
-        await until(
-            lambda: (len(stand_by.synced), stand_by.count(stand_by.held)) == (16, 40),
-            what="the standby has all sessions, and makes no copy any more",
-        )
+        await at_rest(*sidecars.values())
         lost, altered = slot_of("key-1", 16), slot_of("key-2", 16)
         del stand_by._slots[lost].sessions["key-1"]
         kept = owner._slots[altered].sessions
@@ -205,23 +215,76 @@ async def test_verify_names_what_differs_and_repairs_it(pool: SidecarPool, opera
         assert (await operator.run("verify"))[0] == 0
 
 
-async def test_verify_counts_slots_that_replicate_between_members_and_compares_the_others(
+async def test_verify_finds_a_value_that_was_changed_in_etcd_and_repairs_all_copies(
     pool: SidecarPool, operator: Operator
 ) -> None:
     async with sidecars_here(pool, "a", "b") as sidecars:
         await pool.settle(*A_FIRST)
         await pool.call("a", "PUT", "/k", "x")
-        replicas = [sidecar.copies.replica for sidecar in sidecars.values()]
-        await until(lambda: all(len(one.synced) == 16 for one in replicas), what="all copies are made")
-        slot = slot_of("k", 16)
-        for replica in replicas:
-            replica.adopt(slot)
-        replicas[0].put(slot, "never-saved", replicas[0].session(slot, "k"))
+        await at_rest(*sidecars.values())
+        stored = pool.keys.session(slot_of("k", 16), "k")
+        kv = await pool.client.get(stored)
+        assert kv is not None
+        await pool.client.put(stored, kv.value.replace(b"\nx", b"\ny"))
+
+        code, view = await operator.ask("verify")
+        faults = [(row["member"], one["key"], one["fault"]) for row in view["different"] for one in row["sessions"]]
+        assert (code, faults) == (1, [("a", "k", "other content"), ("b", "k", "other content")])
 
         code, view = await operator.ask("verify", "--repair")
-        assert (code, view["same"], view["replicated"], view["copies"]) == (0, True, 1, 30)
-        code, shown = await operator.run("verify")
-        assert (code, "not compared: 1 slots that replicate between members" in shown) == (0, True)
+        assert (code, view["same"], len(view["repaired"])) == (0, True, 2)
+        for member in ("a", "b"):
+            assert (await pool.call(member, "GET", "/k", Understudy_Consistency="stale"))[2] == b"y"
+        assert (await pool.call("a", "PUT", "/k", "z"))[0] == 200
+
+
+async def test_verify_repairs_an_active_under_load_and_no_write_is_lost(pool: SidecarPool, operator: Operator) -> None:
+    async with sidecars_here(pool, "a", "b") as sidecars:
+        await pool.settle(*A_FIRST)
+        await pool.await_copies("a", "b")
+        key = next(key for key in map(str, range(1000)) if slot_of(key, 16) == slot_of("k", 16))
+        await pool.call("a", "PUT", "/k", "x", Understudy_Durability="sync")
+        done, acknowledged = asyncio.Event(), 0
+
+        async def load() -> None:
+            nonlocal acknowledged
+            while not done.is_set():
+                status, headers, _ = await pool.call("a", "PUT", f"/{key}", str(acknowledged + 1))
+                if status in (200, 201):
+                    acknowledged += 1
+                assert headers.get("understudy-durability", "sync") in ("sync", "replicas")
+
+        loading = asyncio.create_task(load())
+        await until(lambda: acknowledged > 10, what="the load is under way")
+        kept = sidecars["a"].copies.replica._slots[slot_of("k", 16)].sessions
+        kept["k"] = replace(kept["k"], body=b"spoiled")
+
+        async def repaired() -> bool:
+            code, view = await operator.ask("verify", "--repair")
+            return code == 0 and any(row["member"] == "a" for row in view["repaired"])
+
+        await until(repaired, 60, what="the active is repaired")
+        done.set()
+        await loading
+        assert (await pool.call("a", "GET", f"/{key}"))[2] == str(acknowledged).encode()
+        assert (await pool.call("a", "GET", "/k"))[2] == b"x"
+
+
+async def test_verify_says_why_a_copy_was_not_repaired(pool: SidecarPool, operator: Operator) -> None:
+    async with sidecars_here(pool, "a") as sidecars:
+        await pool.settle(("a",))
+        await pool.call("a", "PUT", "/k", "x")
+        await at_rest(*sidecars.values())
+        slot = slot_of("k", 16)
+        kept = sidecars["a"].copies.replica._slots[slot].sessions
+        kept["k"] = replace(kept["k"], body=b"spoiled")
+        sidecars["a"].owned.get(slot).preparing = True  # as while it is claimed
+
+        code, view = await operator.ask("verify", "--slot", str(slot), "--repair")
+
+        assert (code, view["repaired"], len(view["different"])) == (1, [], 1)
+        assert "not repaired: slot" in view["different"][0]["reason"]
+        assert "try again" in view["different"][0]["reason"]
 
 
 async def test_verify_names_missing_copies_and_members_that_cannot_be_asked(
@@ -231,7 +294,7 @@ async def test_verify_names_missing_copies_and_members_that_cannot_be_asked(
         await pool.settle(*A_FIRST)
         await pool.call("a", "PUT", "/k", "x")
         await until(lambda: len(sidecars["b"].copies.replica.synced) == 16, what="the standby has its copies")
-        sidecars["b"].copies.replica._slots[5].copied = 0
+        sidecars["b"].copies.replica._slots[5].synced = False
         sidecars["b"].reconciler._start = lambda *_: None  # type: ignore[method-assign] # so that it is not copied anew
 
         code, view = await operator.ask("verify")

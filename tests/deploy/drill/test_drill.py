@@ -198,7 +198,7 @@ class Running:
         shares = {name: sum(at.record.active == name for at in state.owners.values()) for name in state.members}
         if not_recovered(state, dict.fromkeys(shares, 85), {}) or len(shares) != 3:
             return False
-        sync = await read_sync(state, await newest_revision(self.etcd, state))
+        sync = await read_sync(state, newest_revision(state))
         return all(row["in_sync"] for row in sync["members"])
 
 

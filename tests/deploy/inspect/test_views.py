@@ -121,12 +121,12 @@ def test_status_counts_the_losses_of_a_replicated_pool(pool):
     assert "; slots that were restored from etcd after all their copies were lost: 8\n" in printed(view)
 
 
-def test_status_of_a_plain_pool_says_nothing_about_replication(pool):
+def test_status_tells_how_many_slots_of_a_sync_pool_have_one_copy(pool):
     view = status_view(pool, revision=9)
-    assert view["replication"] is None
-    assert "replication" not in printed(view)
+    assert view["replication"] == {"wanted": False, "slots": 4, "one_copy": 4, "memory": 0, "losses": 0}
+    assert "replication: 4 of 4 slots have fewer than two copies, so a takeover reads them from etcd\n" in printed(view)
     replicate(pool, memory=False)
-    assert status_view(pool, revision=9)["replication"] is None
+    assert "replication: all 4 slots have two copies or more\n" in printed(status_view(pool, revision=9))
 
 
 def test_status_shows_that_a_pool_which_no_longer_replicates_has_writes_in_memory(pool):

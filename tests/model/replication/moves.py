@@ -8,14 +8,33 @@ lags. A transaction whose compares fail for ever is forgotten.
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from tests.model.explorer import Violation
+from tests.model.replication.active import (
+    from_memory,
+    held,
+    needed,
+    progress,
+    readable,
+    savable,
+    settled,
+    stopped,
+    takes_calls,
+    visible,
+)
+from tests.model.replication.claims import began, claimed, claims, send, spend
+from tests.model.replication.ownership import answered, heard, owning, taken
+from tests.model.replication.ownership import told as told_to_take_over
+from tests.model.replication.reading import asking, looking, promised, promising
 from tests.model.replication.world import (
+    Activate,
+    Answer,
     Bounds,
     Change,
     Confirmation,
     Frame,
+    Given,
     Member,
     Message,
-    Owner,
     Process,
     Promise,
     Records,
@@ -24,38 +43,48 @@ from tests.model.replication.world import (
     Save,
     Saved,
     SyncRecord,
-    Violation,
     World,
     agreed,
     checked,
+    name_of,
     runs,
     with_member,
 )
-from tests.model.world import name_of
 from understudy.statesync.replication import sync_set
-from understudy.statesync.replication.sync_set import Progress, Source, SyncSet
+from understudy.statesync.replication.sync_set import Source, SyncSet
 
 Step = tuple[str, Callable[[], World]]
 
 
-def moves(world: World, rules: Rules, bounds: Bounds) -> Iterator[Step]:
+def moves(world: World, rules: Rules, bounds: Bounds, *, strict: bool) -> Iterator[Step]:
     """Every possible next step: what it is, and how to take it (which raises :class:`Violation` if it breaks one)."""
     for told, step in _moves(world, rules, bounds):
-        yield told, lambda step=step: checked(step())  # type: ignore[misc]
+        yield told, lambda step=step: checked(step(), strict=strict)  # type: ignore[misc]
 
 
 def _moves(world: World, rules: Rules, bounds: Bounds) -> Iterator[Step]:
     for message in world.transit:
         arrived = world._replace(transit=world.transit - {message})
         match message:
+            case Answer():
+                told = f"{name_of(message.to[0])} hears of its {message.change.kind}"
+                told = f"{told}: {'done' if message.done else 'refused'}"
+                yield told, partial(heard, arrived, rules, bounds, message)
+            case Activate():
+                yield from told_to_take_over(world, rules, message)
+            case Given():
+                yield from taken(world, rules, bounds, message)
             case Change():
                 told = f"etcd gets {name_of(message.sender[0])}'s {message.kind} (compares {message.compares})"
                 yield told, partial(_carry_out, arrived, message)
                 if world.spent.resends < bounds.resends:
-                    yield f"{told}, which arrives twice", partial(_carry_out, _spend(world, "resends"), message)
+                    yield f"{told}, which arrives twice", partial(_carry_out, spend(world, "resends"), message)
             case Save():
                 told = f"etcd gets {name_of(message.sender[0])}'s save of {message.log}"
-                yield told, partial(_save, arrived, message)
+                yield told, partial(_save, arrived, rules, message)
+                if world.spent.saves_again < bounds.saves_again:
+                    again = spend(world, "saves_again")
+                    yield f"{told}, which arrives twice", partial(_save, again, rules, message)
             case Saved():
                 told = f"{name_of(message.to[0])} hears that etcd has {message.length}"
                 yield told, partial(_heard_saved, arrived, message)
@@ -69,7 +98,7 @@ def _moves(world: World, rules: Rules, bounds: Bounds) -> Iterator[Step]:
                 yield f"{name_of(message.to[0])} is refused", partial(_refused, arrived, message)
             case Promise():
                 told = f"{name_of(message.to[0])} hears the promise of {name_of(message.sender[0])}"
-                yield told, partial(_heard_promise, arrived, message)
+                yield told, partial(promised, arrived, message)
     for question in range(1, len(world.askers) + 1):
         if question not in world.expired:
             expired = world._replace(expired=world.expired | {question})
@@ -90,16 +119,19 @@ def _living(world: World, rules: Rules, bounds: Bounds, number: int, member: Mem
         yield from _serving(world, rules, bounds, number, member)
     else:
         yield from _claiming(world, rules, bounds, number, member)
-        yield from _begin(world, rules, number, member)
-    yield from _promise(world, number, member)
+        if not bounds.answers:
+            yield from _begin(world, rules, number, member)
+    if bounds.answers:
+        yield from owning(world, rules, bounds, number, member)
+    yield from looking(world, rules, bounds, number, member)
+    yield from promising(world, number, member)
+    if world.spent.drops < bounds.drops and _drops(member, rules, (number, member.boot)):
+        dropped = with_member(world, number, member._replace(log=(), follows=0, shown=0, blind=0, released=False))
+        yield f"{name} drops its copy", partial(spend, dropped, "drops")
     visible = member.shown if rules.copies_show_what_is_acknowledged else len(member.log)
     if bounds.stale_reads and not frozenset(member.log[:visible]) <= world.seen:
         shown = world._replace(seen=world.seen | frozenset(member.log[:visible]))
         yield f"{name} shows a stale reader {member.log[:visible]}", partial(World._replace, shown)
-
-
-def _spend(world: World, kind: str) -> World:
-    return world._replace(spent=world.spent._replace(**{kind: getattr(world.spent, kind) + 1}))
 
 
 # -- etcd and the watch --
@@ -118,43 +150,52 @@ def _watching(world: World, bounds: Bounds, number: int, member: Member) -> Iter
 def _carry_out(world: World, change: Change) -> World:
     records = world.records
     if not _applies(records, change):
-        return world
+        return answered(world, change, done=False)
     if change.kind == "loss":
         world = _lost(world, change)
     (owner, sync), (first, second) = records, records.revisions
     if change.owner is not None:
+        if change.owner.epoch < owner.epoch + (change.kind != "leave"):
+            raise Violation(f"epochs rise: {change.owner.epoch} after {owner.epoch}")
         owner = change.owner._replace(revision=first + 1)
     if change.sync is not None:
         sync = change.sync._replace(revision=second + 1)
-    after = Records(owner, sync)
+    after = world._replace(records=Records(owner, sync), checkpoint=change.saves or world.checkpoint)
     transit = frozenset(message for message in world.transit if _may_matter(message, after))
-    return world._replace(records=after, transit=transit, checkpoint=change.saves or world.checkpoint)
+    return answered(after._replace(transit=transit), change, done=True)
 
 
 def _applies(records: Records, change: Change) -> bool:
+    if change.compares == (0, 0):
+        return True
     if change.both:
         return records.revisions == change.compares
     return records.owner.revision == change.compares[0]
 
 
-def _may_matter(message: Message, records: Records) -> bool:
+def _may_matter(message: Message, world: World) -> bool:
     """Whether a message can still have an effect: revisions only rise, so a compare that fails never holds again."""
     match message:
         case Change():
-            return _applies(records, message)
+            waits = message.answered and world.members[message.sender[0]].change == message
+            return waits or _applies(world.records, message)
         case Save():
-            return message.compares in (0, records.owner.revision)
+            return message.compares in (0, world.records.owner.revision)
     return True
 
 
-def _save(world: World, save: Save) -> World:
+def _save(world: World, rules: Rules, save: Save) -> World:
     if save.compares not in (0, world.records.owner.revision):
         return world
-    sender = world.members[save.sender[0]]
-    after = world._replace(checkpoint=save.log)
-    if not runs(world, save.sender) or sender.serving != save.epoch:
-        return after
-    return after._replace(transit=after.transit | {Saved(save.sender, save.epoch, len(save.log))})
+    number, marker = save.sender[0], world.markers[save.sender[0]]
+    if marker == save.marker or not rules.saves_compare_the_marker:
+        markers = (*world.markers[:number], save.marker + 1, *world.markers[number + 1 :])
+        world = world._replace(checkpoint=save.log, markers=markers)
+    elif marker != save.marker + 1:
+        return world
+    if not runs(world, save.sender) or world.members[number].serving != save.epoch:
+        return world
+    return world._replace(transit=world.transit | {Saved(save.sender, save.epoch, len(save.log))})
 
 
 def _heard_saved(world: World, word: Saved) -> World:
@@ -181,17 +222,13 @@ def _lost(world: World, change: Change) -> World:
 def _watch(world: World, number: int, member: Member, view: Records) -> World:
     change, epoch = member.change, view.owner.epoch
     seen = member._replace(view=view, known=max(member.known, epoch))
-    if change is not None and view.revisions != change.compares:
+    if change is not None and not change.answered and view.revisions != change.compares:
         seen = seen._replace(change=None)
         if epoch == member.serving:
             seen = seen._replace(saved=max(seen.saved, len(change.saves)))
     if seen.serving and epoch > seen.serving:
-        seen = _stopped(seen)
+        seen = stopped(seen)
     return with_member(world, number, seen)
-
-
-def _stopped(member: Member) -> Member:
-    return member._replace(serving=0, heard=(), asked=0, promises=frozenset(), saving=0, saved=0, began=0)
 
 
 # -- the stream --
@@ -206,13 +243,16 @@ def _frame(world: World, rules: Rules, frame: Frame) -> World:
         return world._replace(transit=world.transit | {Refusal(frame.sender, frame.epoch)})
     newer = frame.epoch > member.follows if rules.logs_follow_epochs else False
     log = frame.log if newer or len(frame.log) >= len(member.log) else member.log
-    following = _stopped(member) if member.serving else member
+    following = stopped(member) if member.serving else member
     following = following._replace(
         log=log,
         follows=frame.epoch,
         known=max(member.known, frame.epoch),
+        released=False,
         shown=min(max(frame.shown, 0 if newer else member.shown), len(log)),
     )
+    if not member.follows and not rules.copies_bring_outcomes:
+        following = following._replace(blind=world.members[frame.sender[0]].saved)
     word = Confirmation(frame.to, frame.sender, frame.epoch, len(frame.log))
     heard = dict(world.members[frame.sender[0]].heard).get(frame.to, -1)
     said = {m for m in world.transit if isinstance(m, Confirmation) and m[:3] == word[:3]}
@@ -234,7 +274,7 @@ def _refused(world: World, word: Refusal) -> World:
     member = world.members[word.to[0]]
     if not runs(world, word.to) or member.serving != word.epoch:
         return world
-    return with_member(world, word.to[0], _stopped(member))
+    return with_member(world, word.to[0], stopped(member))
 
 
 # -- serving --
@@ -242,10 +282,10 @@ def _refused(world: World, word: Refusal) -> World:
 
 def _serving(world: World, rules: Rules, bounds: Bounds, number: int, member: Member) -> Iterator[Step]:
     name, spent, me = name_of(number), world.spent, (number, member.boot)
-    if spent.writes < bounds.writes:
+    if spent.writes < bounds.writes and takes_calls(member):
         write = spent.writes + 1
         taken = with_member(world, number, member._replace(log=(*member.log, write)))
-        yield f"{name} takes w{write}", partial(_spend, taken, "writes")
+        yield f"{name} takes w{write}", partial(spend, taken, "writes")
     for other, peer in enumerate(world.members):
         if other == number or not peer.alive:
             continue
@@ -258,13 +298,42 @@ def _serving(world: World, rules: Rules, bounds: Bounds, number: int, member: Me
             )
         if spent.delayed < bounds.delayed and frame not in world.transit:
             delayed = world._replace(transit=world.transit | {frame})
-            yield f"a frame from {name} to {name_of(other)} is delayed", partial(_spend, delayed, "delayed")
+            yield f"a frame from {name} to {name_of(other)} is delayed", partial(spend, delayed, "delayed")
     yield from _acknowledging(world, rules, bounds, number, member)
     if spent.saves < bounds.saves:
         yield from _saving(world, rules, number, member)
-    if member.view.owner.epoch == member.serving and member.change is None:
+    if member.view.owner.epoch == member.serving and member.change is None and takes_calls(member):
         yield from _changing(world, rules, bounds, number, member)
-    yield from _reading(world, rules, bounds, number, member)
+    if spent.repeats < bounds.repeats and takes_calls(member) and settled(world, member, me, rules):
+        yield from _repeating(world, rules, number, member)
+    if spent.drops < bounds.drops:
+        yield from _releasing(world, rules, number, member)
+    yield from asking(world, rules, bounds, number, member)
+
+
+def _repeating(world: World, rules: Rules, number: int, member: Member) -> Iterator[Step]:
+    """A client repeats a request: the active answers it if it knows the outcome, else it carries it out.
+
+    It knows the outcomes of what readers may see. A repeat of a write that is under way waits for it.
+    """
+    name, me = name_of(number), (number, member.boot)
+    for write in range(1, world.spent.writes + 1):
+        if write in member.log[member.blind : visible(world, member, me, rules)]:
+            told = f"{name} answers that it knows w{write}"
+            if write not in world.acknowledged:
+                after = world._replace(acknowledged=world.acknowledged | {write})
+                yield told, partial(spend, after, "repeats")
+        elif write not in member.log[member.began :]:
+            log = (*member.log, write)
+            if len(set(log)) < len(log):
+                yield f"{name} takes w{write} again", partial(_applied_twice, log)
+                continue
+            again = with_member(world, number, member._replace(log=log))
+            yield f"{name} takes w{write} again", partial(spend, again, "repeats")
+
+
+def _applied_twice(log: tuple[int, ...]) -> World:
+    raise Violation(f"no write is applied twice: {log}")
 
 
 def _saving(world: World, rules: Rules, number: int, member: Member) -> Iterator[Step]:
@@ -274,91 +343,29 @@ def _saving(world: World, rules: Rules, number: int, member: Member) -> Iterator
     fenced = owner == world.records.owner or not rules.saves_compare_the_owner
     if member.saved == len(member.log) or busy or not fenced or owner.epoch != member.serving:
         return
-    upto = _savable(world, member, me, rules)
+    upto = savable(world, member, me, rules)
     if upto <= member.saved:
         return
     compares = owner.revision if rules.saves_compare_the_owner else 0
-    save = Save(me, compares, member.serving, member.log[:upto])
+    save = Save(me, compares, member.serving, member.log[:upto], world.markers[number])
     sent = with_member(world, number, member._replace(saving=upto))
     after = sent._replace(transit=sent.transit | {save})
-    yield f"{name_of(number)} sends a save of {save.log}", partial(_spend, after, "saves")
-
-
-def needed(member: Member, rules: Rules) -> frozenset[Process]:
-    """The processes that must have a write before it counts."""
-    return sync_set.needed(agreed(member.view, rules), _counted(member, rules))
-
-
-def _after(member: Member) -> SyncSet | None:
-    """The set of the change that is under way."""
-    change = member.change
-    return change.sync.sync if change is not None and change.sync is not None else None
-
-
-def _counted(member: Member, rules: Rules) -> SyncSet | None:
-    """The set of the change that is under way, if it counts."""
-    return _after(member) if rules.open_change_counts else None
-
-
-def _progress(world: World, member: Member, me: Process, rules: Rules) -> Progress:
-    told = [place for place, write in enumerate(member.log, 1) if write in world.acknowledged | world.seen]
-    acknowledged, sent = max([member.began, *told]), max(member.saving, member.saved)
-    progress = Progress(len(member.log), dict(member.heard), sent, member.saved, acknowledged)
-    has = sync_set.held(agreed(member.view, rules), _counted(member, rules), me, progress)
-    return progress._replace(kept_back=1) if has < member.began and rules.saves_keep_what_is_newer else progress
-
-
-def _held(world: World, member: Member, me: Process, rules: Rules) -> int:
-    """How much of the log all have that must have it."""
-    if not rules.all_of_the_set_confirm and needed(member, rules) != {me}:
-        return min(max((has for _, has in member.heard), default=0), len(member.log))
-    progress = _progress(world, member, me, rules)
-    return sync_set.held(agreed(member.view, rules), _counted(member, rules), me, progress)
-
-
-def _savable(world: World, member: Member, me: Process, rules: Rules) -> int:
-    """How much of the log may be saved."""
-    if not rules.saved_is_what_all_have:
-        return len(member.log)
-    progress = _progress(world, member, me, rules)
-    return sync_set.savable(agreed(member.view, rules), _counted(member, rules), me, progress)
+    yield f"{name_of(number)} sends a save of {save.log}", partial(spend, after, "saves")
 
 
 def _acknowledging(world: World, rules: Rules, bounds: Bounds, number: int, member: Member) -> Iterator[Step]:
     me, name = (number, member.boot), name_of(number)
-    has = _held(world, member, me, rules)
-    if member.view.owner.epoch == member.serving and _from_memory(member, rules):
+    has = held(world, member, me, rules)
+    if member.view.owner.epoch == member.serving and from_memory(member, rules):
         yield from _acknowledge(world, rules, number, member, has, "replicas", frozenset())
     yield from _acknowledge(world, rules, number, member, member.saved, "sync", frozenset(member.log[: member.saved]))
     if bounds.stale_reads and member.shown < has and frozenset(member.log[:has]) <= world.acknowledged:
         yield f"{name} may show {has}", partial(with_member, world, number, member._replace(shown=has))
     owner = world.records.owner
     owns = owner.active == me and owner.epoch == member.serving
-    if bounds.reads and owns and _readable(world, member, me, rules):
+    if bounds.reads and owns and readable(world, member, me, rules):
         shown = world._replace(seen=world.seen | frozenset(member.log))
         yield f"{name} answers a read with {member.log}", partial(World._replace, shown)
-
-
-def _readable(world: World, member: Member, me: Process, rules: Rules) -> bool:
-    """Whether a reader may see the whole log."""
-    if not rules.readers_see_what_all_have:
-        return True
-    now, change, progress = agreed(member.view, rules), _counted(member, rules), _progress(world, member, me, rules)
-    if not rules.readers_see_what_is_saved:
-        return sync_set.held(now, change, me, progress) == len(member.log)
-    return sync_set.visible(now, change, me, progress) == len(member.log)
-
-
-def _from_memory(member: Member, rules: Rules) -> bool:
-    """Whether a write may be acknowledged before etcd has it."""
-    now, change = agreed(member.view, rules), _after(member)
-    if not rules.open_forgetting_stops and change is not None:
-        change = change._replace(memory=True)
-    if not rules.memory_is_announced:
-        now = now._replace(memory=True)
-    return sync_set.acknowledges_from_memory(now, change) or (
-        not rules.two_have_it and now.memory and needed(member, rules) == {member.view.owner.active}
-    )
 
 
 def _acknowledge(
@@ -392,11 +399,13 @@ def _changing(world: World, rules: Rules, bounds: Bounds, number: int, member: M
     for kind, told, after in _changes(world, rules, number, member) if more else ():
         if after is not None and getattr(spent, f"{kind}s") < getattr(bounds, f"{kind}s"):
             change = _set_change(member, rules, kind, number, SyncRecord(0, epoch, after))
-            yield f"{name} {told}", partial(_send, world, change)
+            yield f"{name} {told}", partial(_propose, world, change)
     if spent.shrinks < bounds.shrinks:
         yield from _shrinking(world, rules, number, member)
-    if spent.handovers < bounds.handovers:
-        yield from _handing_over(world, rules, number, member)
+
+
+def _propose(world: World, change: Change) -> World:
+    return spend(send(world, change), f"{change.kind}s")
 
 
 def _set_change(
@@ -408,92 +417,43 @@ def _set_change(
 
 def _changes(world: World, rules: Rules, number: int, member: Member) -> Iterator[tuple[str, str, SyncSet | None]]:
     """Growths and changes of ``memory`` by the active: the kind, what it is, and the set (None: not now)."""
-    now, progress = agreed(member.view, rules), _progress(world, member, (number, member.boot), rules)
-    careless = progress._replace(saved=progress.acknowledged)
-    eager = progress
+    now, known = agreed(member.view, rules), progress(world, member, (number, member.boot), rules)
+    careless = known._replace(saved=known.acknowledged)
+    eager = known
     if not rules.learner_has_what_is_acknowledged:
         eager = eager._replace(acknowledged=0)
     if not rules.learner_has_what_is_saved:
         eager = eager._replace(sent=0)
-    for learner in sorted(set(progress.confirmed) - now.members):
+    for learner in sorted(set(known.confirmed) - now.members):
         yield "growth", f"adds {name_of(learner[0])} to the set", sync_set.with_learner(now, learner, eager)
-    forgetting = sync_set.all_saved(now, progress if rules.forgetting_saves_first else careless)
+    forgetting = sync_set.all_saved(now, known if rules.forgetting_saves_first else careless)
     yield "memory_change", "says that all is saved", forgetting
     yield "memory_change", "announces writes in memory", sync_set.announced(now)
 
 
 def _shrinking(world: World, rules: Rules, number: int, member: Member) -> Iterator[Step]:
     now, me = agreed(member.view, rules), (number, member.boot)
-    progress = _progress(world, member, me, rules)
+    known = progress(world, member, me, rules)
     for other in sorted(now.members - {me}):
-        removal = sync_set.without(now, {other}, me, progress)
+        removal = sync_set.without(now, {other}, me, known)
         if not rules.shrink_saves_first:
-            removal = sync_set.without(now, {other}, me, progress._replace(saved=progress.acknowledged))
+            removal = sync_set.without(now, {other}, me, known._replace(saved=known.acknowledged))
         if removal is not None and not (removal.saves and member.saving and rules.one_batch_at_a_time):
             record = SyncRecord(0, member.serving, removal.sync)
-            saves = member.log[: progress.acknowledged] if removal.saves else ()
+            saves = member.log[: known.acknowledged] if removal.saves else ()
             told = f"{name_of(number)} takes {name_of(other[0])} out of the set"
-            yield told, partial(_send, world, _set_change(member, rules, "shrink", number, record, saves))
-
-
-def _handing_over(world: World, rules: Rules, number: int, member: Member) -> Iterator[Step]:
-    me, view = (number, member.boot), member.view
-    now, epoch = agreed(view, rules), view.owner.epoch + 1
-    for other in sorted(now.members - {me}):
-        after = sync_set.handed_over(now, me, other)
-        assert after is not None
-        change = Change("handover", me, view.revisions, Owner(0, epoch, other), SyncRecord(0, epoch, after))
-        yield f"{name_of(number)} hands over to {name_of(other[0])}", partial(_send, world, change)
-
-
-def _send(world: World, change: Change) -> World:
-    number = change.sender[0]
-    sent = with_member(world, number, world.members[number]._replace(change=change))
-    sent = sent._replace(transit=sent.transit | {change})
-    return _spend(sent, "claims" if change.kind == "loss" else f"{change.kind}s")
+            yield told, partial(_propose, world, _set_change(member, rules, "shrink", number, record, saves))
 
 
 # -- taking the slot --
 
 
 def _claiming(world: World, rules: Rules, bounds: Bounds, number: int, member: Member) -> Iterator[Step]:
-    me, name, view = (number, member.boot), name_of(number), member.view
-    if world.spent.claims >= bounds.claims or member.change is not None or view.owner.active == me:
+    me = (number, member.boot)
+    if world.spent.claims >= bounds.claims or member.change is not None or member.view.owner.active == me:
         return
-    now, epoch = agreed(view, rules), view.owner.epoch + 1
-    if bounds.plain and not view.valid:
-        owner = Owner(0, epoch, me, Source.ETCD, plain=True)
-        claim = Change("claim", me, view.revisions, owner, None, both=rules.plain_claims_compare_both)
-        yield f"{name} claims epoch {epoch} as that of a plain slot", partial(_send, world, claim)
-    if not rules.only_the_set_claims or (not rules.boots_are_identities and _named(now, number)):
-        now = now._replace(members=now.members | {me})
-    found = sync_set.claim(now, view.owner.active, me, _dead(world, rules, view))
-    if found is None:
-        return
-    after, source = found.sync, found.source
-    if not rules.claim_keeps_the_others and source is Source.MEMORY:
-        after = after._replace(members=frozenset({me}))
-    if found.loss and not rules.former_actives_bring_what_they_have:
-        after, source = SyncSet(frozenset({me})), Source.ETCD
-    kind, both = "loss" if found.loss else "claim", rules.claims_compare_both
-    claim = Change(kind, me, view.revisions, Owner(0, epoch, me, source), SyncRecord(0, epoch, after), both=both)
-    told = f"{name} claims epoch {epoch} from {source}{' after a loss' if found.loss else ''}"
-    yield told, partial(_send, world, claim)
-
-
-def _named(now: SyncSet, number: int) -> bool:
-    return any(process[0] == number for process in now.members)
-
-
-def _dead(world: World, rules: Rules, view: Records) -> frozenset[Process]:
-    """Who is taken for dead: who is."""
-    now, active = agreed(view, rules), view.owner.active
-    dead = {process for process in now.members | now.former | {active} if not runs(world, process)}
-    if not rules.loss_proves_the_set_dead:
-        dead |= now.members | {active}
-    if not rules.loss_proves_former_actives_dead:
-        dead |= now.former
-    return frozenset(dead)
+    for told, claim in claims(world, rules, bounds, number, member):
+        yield f"{name_of(number)} {told}", partial(claimed, world, rules, claim)
 
 
 def _begin(world: World, rules: Rules, number: int, member: Member) -> Iterator[Step]:
@@ -507,80 +467,35 @@ def _begin(world: World, rules: Rules, number: int, member: Member) -> Iterator[
         question not in world.expired and runs(world, world.askers[question - 1]) for question in member.promised
     ):
         return
-    yield f"{name_of(number)} begins to serve in epoch {owner.epoch}", partial(_serve, world, rules, number, member)
+    told = f"{name_of(number)} begins to serve in epoch {owner.epoch}"
+    yield told, partial(began, world, rules, number, member, owner.source)
 
 
-def _serve(world: World, rules: Rules, number: int, member: Member) -> World:
-    owner, me = member.view.owner, (number, member.boot)
-    log = world.checkpoint if owner.source is Source.ETCD else member.log
-    if owner.source is Source.BOTH:
-        log = (*log, *(write for write in world.checkpoint if write not in log))
-    shown = 0 if owner.source is Source.ETCD else member.shown
-    others = agreed(member.view, rules).members - {me} if shown else ()
-    serving = member._replace(
-        log=log,
-        follows=owner.epoch,
-        known=owner.epoch,
-        serving=owner.epoch,
-        heard=tuple((other, shown) for other in sorted(others)),
-        saving=0,
-        saved=len(log) if owner.source is Source.ETCD else 0,
-        began=len(log),
-        shown=min(member.shown, len(log)),
+def _drops(member: Member, rules: Rules, me: Process) -> bool:
+    """Whether a member forgets its copy: it is not in the set as far as it knows.
+
+    It may be, by a change that it has not heard of, unless its active has released it, or it follows nobody any more.
+    """
+    view = member.view
+    if member.serving or not member.follows or me in agreed(view, rules).members:
+        return False
+    return not rules.copies_stay_while_they_count or (
+        view.valid and (member.released or member.follows < view.owner.epoch)
     )
-    return with_member(world, number, serving)
 
 
-# -- reads without etcd --
-
-
-def _reading(world: World, rules: Rules, bounds: Bounds, number: int, member: Member) -> Iterator[Step]:
-    name, me = name_of(number), (number, member.boot)
-    if member.asked == 0 and world.spent.questions < bounds.questions:
-        asking = member._replace(asked=len(world.askers) + 1, promises=frozenset())
-        asked = with_member(world, number, asking)._replace(askers=(*world.askers, me))
-        yield f"{name} asks how long it may read", partial(_spend, asked, "questions")
-    if not member.asked or member.asked in world.expired:
-        return
-    promised = needed(member, rules) - {me} <= member.promises
-    if not rules.every_member_promises:
-        promised = bool(member.promises)
-    after, epoch = _after(member), member.view.owner.epoch
-    memory = agreed(member.view, rules).memory and (after is None or after.memory)
-    if promised and (memory or not rules.promises_need_memory) and epoch == member.serving:
-        yield f"{name} answers a read", partial(_read, world, number, member)
-
-
-def _read(world: World, number: int, member: Member) -> World:
-    missing = world.acknowledged - frozenset(member.log)
-    if missing:
-        raise Violation(f"no stale read: {name_of(number)} does not know {sorted(missing)}")
-    return world
-
-
-def _promise(world: World, number: int, member: Member) -> Iterator[Step]:
-    for question, asker in enumerate(world.askers, 1):
-        asking = world.members[asker[0]]
-        if (
-            asker[0] == number
-            or question in member.promised
-            or not runs(world, asker)
-            or asking.asked != question
-            or asking.serving < member.known
-            or member.serving
-        ):
-            continue
-        promising = with_member(world, number, member._replace(promised=member.promised | {question}))
-        word = Promise((number, member.boot), asker, question)
-        told = f"{name_of(number)} promises {name_of(asker[0])} not to serve"
-        yield told, partial(World._replace, promising, transit=promising.transit | {word})
-
-
-def _heard_promise(world: World, word: Promise) -> World:
-    member = world.members[word.to[0]]
-    if not runs(world, word.to) or member.asked != word.question:
-        return world
-    return with_member(world, word.to[0], member._replace(promises=member.promises | {word.sender}))
+def _releasing(world: World, rules: Rules, number: int, member: Member) -> Iterator[Step]:
+    """An active releases a process that is not in the set: it forgets what this one has confirmed, and tells it so."""
+    counted = needed(member, rules)
+    for other, _ in member.heard:
+        if other not in counted:
+            heard = tuple(entry for entry in member.heard if entry[0] != other)
+            transit = frozenset(m for m in world.transit if not (isinstance(m, Confirmation) and m.sender == other))
+            after = with_member(world, number, member._replace(heard=heard))._replace(transit=transit)
+            copy = world.members[other[0]]
+            if runs(world, other) and copy.follows == member.serving:
+                after = with_member(after, other[0], copy._replace(released=True))
+            yield f"{name_of(number)} releases {name_of(other[0])}", partial(World._replace, after)
 
 
 # -- failing --
@@ -590,10 +505,10 @@ def _die(world: World, number: int, member: Member) -> World:
     process = (number, member.boot)
     left = frozenset(m for m in world.transit if isinstance(m, Change | Save) or m.to != process)
     gone = Member(False, member.boot, member.view, 0)
-    return _spend(with_member(world, number, gone)._replace(transit=left), "deaths")
+    return spend(with_member(world, number, gone)._replace(transit=left), "deaths")
 
 
 def _restart(world: World, number: int, member: Member) -> World:
     boot = member.boot + 1
-    fresh = Member(True, boot, world.records, world.records.owner.epoch)
-    return _spend(with_member(world, number, fresh), "restarts")
+    fresh = Member(True, boot, world.records, world.records.owner.epoch, looked=world.records.owner.revision)
+    return spend(with_member(world, number, fresh), "restarts")

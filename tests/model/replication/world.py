@@ -1,25 +1,27 @@
 """The state of a slot whose members replicate to each other: its two records, the checkpoint, members, messages.
 
-The model of the contract for replication between members (docs/ownership.md). A write is a number, and a log is a tuple
-of them. All writes change one session, so the checkpoint is the log as of one write, and a later save replaces it. All
-of it is named tuples, so that a state is its own key.
+The model of the ownership protocol (docs/ownership.md). A write is a number, which names its request too, and a log is
+a tuple of them. All writes change one session, so the checkpoint is the log as of one write, and a later save replaces
+it. All of it is named tuples, so that a state is its own key.
 """
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from tests.model.world import Violation, name_of
+from tests.model.explorer import Violation
 from understudy.statesync.replication.sync_set import Source, SyncSet
 
+NOBODY = -1
 Process = tuple[int, int]
 """A member and its boot. The protocol's functions only compare processes, so numbers do for names."""
 
 
 class Owner(NamedTuple):
-    """The owner record.
+    """The owner record. ``to`` is the member that it is on its way to, or nobody.
 
-    What its active alone knows stands here too: ``source`` is where it has the log from, and ``plain`` says that it has
-    claimed the slot without writing the sync record.
+    What its active alone knows stands here too: ``source`` is where it has the log from, ``plain`` says that it has
+    claimed the slot without writing the sync record, as earlier releases did, and ``quiet`` that nobody answers reads
+    under the record before.
     """
 
     revision: int
@@ -27,6 +29,8 @@ class Owner(NamedTuple):
     active: Process
     source: Source = Source.MEMORY
     plain: bool = False
+    to: int = NOBODY
+    quiet: bool = False
 
 
 class SyncRecord(NamedTuple):
@@ -57,8 +61,9 @@ class Records(NamedTuple):
 class Change(NamedTuple):
     """A transaction that replaces records. Those that are None stay.
 
-    It compares the revisions ``compares`` of both records, or of the owner record alone (``both`` is false). It saves
-    ``saves``.
+    It compares the revisions ``compares`` of both records, or of the owner record alone (``both`` is false), or nothing
+    (they are 0). It saves ``saves``. ``answered``: its sender acts on etcd's answer, and not on what it sees by its
+    watch.
     """
 
     kind: str
@@ -68,15 +73,43 @@ class Change(NamedTuple):
     sync: SyncRecord | None
     saves: tuple[int, ...] = ()
     both: bool = True
+    answered: bool = False
+
+
+class Answer(NamedTuple):
+    """etcd's answer to a change: whether it has taken effect, and the records right after."""
+
+    to: Process
+    change: Change
+    done: bool
+    records: Records
+
+
+class Activate(NamedTuple):
+    """A word to the member ``to``: the owner record of ``revision`` lets it finish the handover."""
+
+    to: int
+    revision: int
+
+
+class Given(NamedTuple):
+    """A word to the member ``to``: an owner without etcd answers nothing more under the record of ``revision``."""
+
+    to: int
+    revision: int
 
 
 class Save(NamedTuple):
-    """A transaction that saves the log in etcd. It compares the owner record's revision alone; 0: nothing."""
+    """A transaction that saves the log in etcd. It compares the owner record's revision alone; 0: nothing.
+
+    It compares its sender's commit marker too, which every save raises.
+    """
 
     sender: Process
     compares: int
     epoch: int
     log: tuple[int, ...]
+    marker: int = 0
 
 
 class Saved(NamedTuple):
@@ -121,7 +154,7 @@ class Promise(NamedTuple):
     question: int
 
 
-Message = Change | Save | Saved | Frame | Confirmation | Refusal | Promise
+Message = Change | Answer | Activate | Given | Save | Saved | Frame | Confirmation | Refusal | Promise
 """All that can be under way."""
 
 
@@ -133,6 +166,11 @@ class Member(NamedTuple):
     confirmed in this epoch, ``saving`` how much a save under way holds, ``saved`` how much it knows to be in the
     checkpoint, ``began`` how much it had when it began to serve, ``shown`` how much stale readers may see. ``asked`` is
     its last question, ``promises`` who has answered it, ``promised`` the questions it has answered.
+
+    ``reading``: it answers reads from memory. ``look`` is its read of the owner record that is under way: when it was
+    sent, and what it found; ``looked`` is when the last one was sent that has come back. ``given`` is the revision of
+    the owner record under which it has given the slot up. ``blind``: it has so many writes without the outcomes of
+    their requests. ``released``: its active does not count on its copy.
     """
 
     alive: bool
@@ -151,6 +189,12 @@ class Member(NamedTuple):
     asked: int = 0
     promises: frozenset[Process] = frozenset()
     promised: frozenset[int] = frozenset()
+    reading: bool = False
+    look: tuple[int, Owner] | None = None
+    looked: int = 0
+    given: int = 0
+    blind: int = 0
+    released: bool = False
 
 
 class Spent(NamedTuple):
@@ -168,6 +212,12 @@ class Spent(NamedTuple):
     saves: int = 0
     delayed: int = 0
     resends: int = 0
+    saves_again: int = 0
+    lost_answers: int = 0
+    gifts: int = 0
+    looks: int = 0
+    repeats: int = 0
+    drops: int = 0
 
 
 class World(NamedTuple):
@@ -175,7 +225,9 @@ class World(NamedTuple):
 
     ``acknowledged`` are the writes that clients were told of, ``synced`` those of class ``sync`` among them, ``seen``
     those that a reader was shown. ``holders`` tells which processes had a write when it was acknowledged.
-    ``expired`` are the questions that nobody may count on any more; ``askers`` has who asked which.
+    ``expired`` are the questions that nobody may count on any more; ``askers`` has who asked which. ``markers`` are
+    the members' commit markers. ``passed`` is the revision of which all looks sent before it have surely outlived their
+    read deadline.
     """
 
     records: Records
@@ -188,6 +240,8 @@ class World(NamedTuple):
     holders: frozenset[tuple[int, Process]] = frozenset()
     askers: tuple[Process, ...] = ()
     expired: frozenset[int] = frozenset()
+    markers: tuple[int, ...] = ()
+    passed: int = 0
     spent: Spent = Spent()
 
 
@@ -195,8 +249,10 @@ class Bounds(NamedTuple):
     """How much may happen in one history; ``sync`` members are in the sync set at first, ``memory`` as in the record.
 
     ``before`` is a key of :data:`BEGINNINGS`. ``torn``: a member may see a new owner record without the sync record of
-    the same transaction, or the other way round. ``plain``: members claim a plain slot without writing a sync record.
-    ``resends``: so many transactions arrive twice.
+    the same transaction, or the other way round. ``plain``: members of an earlier release, which claim a slot without a
+    sync record and write none. ``resends`` and ``saves_again``: so many transactions arrive twice. ``answers``: a
+    member acts on etcd's answers to its claims and handovers, of which ``lost_answers`` never come. ``lease``: reads
+    from memory end with a deadline, and a new active waits for that.
     """
 
     members: int = 2
@@ -214,10 +270,18 @@ class Bounds(NamedTuple):
     saves: int = 0
     delayed: int = 0
     resends: int = 0
+    saves_again: int = 0
+    lost_answers: int = 0
+    gifts: int = 0
+    looks: int = 0
+    repeats: int = 0
+    drops: int = 0
     stale_reads: bool = False
     reads: bool = False
     torn: bool = False
     plain: bool = False
+    answers: bool = False
+    lease: bool = False
     before: str = ""
 
 
@@ -256,15 +320,38 @@ class Rules(NamedTuple):
     promises_outlast_the_deadline: bool = True
     every_member_promises: bool = True
     promises_need_memory: bool = True
+    claims_compare_the_owner: bool = True
+    claims_raise_the_epoch: bool = True
+    claims_from_etcd_read_after: bool = True
+    saves_compare_the_marker: bool = True
+    targets_are_in_the_set: bool = True
+    receivers_of_old_slots_read_etcd: bool = True
+    refused_undos_end_it: bool = True
+    late_answers_yield: bool = True
+    reclaims_alone_read_etcd: bool = True
+    reclaims_read_both_records: bool = True
+    claims_outwait_readers: bool = True
+    reclaims_outwait_readers: bool = True
+    deadlines_count_from_sending: bool = True
+    refusals_keep_the_deadline: bool = True
+    reads_end_before_the_target_is_told: bool = True
+    giving_ends_reads: bool = True
+    given_is_taken_up_anew: bool = True
+    outcomes_go_with_writes: bool = True
+    copies_bring_outcomes: bool = True
+    claims_from_etcd_read_outcomes: bool = True
+    inherited_is_settled_first: bool = True
+    copies_stay_while_they_count: bool = True
 
 
 def start(bounds: Bounds) -> World:
     """The first member owns the slot and serves; everybody knows."""
     members = frozenset((number, 1) for number in range(bounds.sync))
     records = Records(Owner(1, 1, (0, 1)), SyncRecord(1, 1, SyncSet(members, bounds.memory)))
-    first = Member(True, 1, records, 1, follows=1, serving=1)
+    first = Member(True, 1, records, 1, follows=1, serving=1, reading=True)
     other = Member(True, 1, records, 1, follows=1)
-    world = World(records, (), (first, *(other,) * (bounds.members - 1)), frozenset())
+    members = (first, *(other,) * (bounds.members - 1))
+    world = World(records, (), members, frozenset(), markers=(0,) * bounds.members)
     return BEGINNINGS[bounds.before](world) if bounds.before else world
 
 
@@ -320,6 +407,11 @@ def _promised(world: World) -> World:
     return world._replace(members=members, askers=((0, 1),))
 
 
+def _alone(world: World) -> World:
+    first, *others = world.members
+    return world._replace(members=(first, *(other._replace(follows=0) for other in others)))
+
+
 def _void(world: World) -> World:
     records = world.records._replace(owner=Owner(2, 2, (0, 1), plain=True))
     first, *others = (member._replace(view=records, known=2) for member in world.members)
@@ -328,6 +420,7 @@ def _void(world: World) -> World:
 
 
 BEGINNINGS: Mapping[str, Callable[[World], World]] = {
+    "alone": _alone,
     "claimed": _claimed,
     "deposed": _deposed,
     "inherited": _inherited,
@@ -338,13 +431,19 @@ BEGINNINGS: Mapping[str, Callable[[World], World]] = {
 }
 """What has happened before the first step. Histories that begin later are shorter.
 
-``claimed``: the first member has died, the second has taken over, and nobody has heard of it. ``inherited``: the second
-serves then, with a write that others of the set may lack. ``deposed``: the second has taken over and serves, and the
-first lives and has not heard of it. ``ahead``: so it is, and others have two writes that the second lacks. ``saved``:
-etcd and everybody have two writes, but the copies have not heard that the second one is acknowledged. ``promised``: the
-second member has promised the first not to serve. ``void``: the first member has claimed the slot from etcd, where a
-write is, and has written no sync record; that of the epoch before still stands.
+``alone``: the other members have never had a copy. ``claimed``: the first member has died, the second has taken over,
+and nobody has heard of it. ``inherited``: the second serves then, with a write that others of the set may lack.
+``deposed``: the second has taken over and serves, and the first lives and has not heard of it. ``ahead``: so it is, and
+others have two writes that the second lacks. ``saved``: etcd and everybody have two writes, but the copies have not
+heard that the second one is acknowledged. ``promised``: the second member has promised the first not to serve.
+``void``: the first member has claimed the slot from etcd, where a write is, and has written no sync record; that of the
+epoch before still stands.
 """
+
+
+def name_of(number: int) -> str:
+    """The name of a member."""
+    return "abc"[number]
 
 
 def with_member(world: World, number: int, member: Member) -> World:
@@ -366,11 +465,21 @@ def agreed(view: Records, rules: Rules) -> SyncSet:
     return SyncSet(frozenset({view.owner.active}))
 
 
-def checked(world: World) -> World:
-    """The world, if its invariants hold; raises :class:`Violation`."""
+def checked(world: World, *, strict: bool) -> World:
+    """The world, if its invariants hold; raises :class:`Violation`.
+
+    Without ``strict`` a member of the sync set may lack what is acknowledged, until somebody serves without it.
+    """
     owner = world.records.owner
     active, boot = owner.active
     member = world.members[active]
+    for process in world.records.sync.sync.members if strict and world.records.valid else ():
+        if process != owner.active and runs(world, process):
+            lost = world.acknowledged.difference(world.members[process[0]].log)
+            if lost:
+                raise Violation(f"the set has what is acknowledged: {name_of(process[0])} lacks {sorted(lost)}")
+    if len(set(world.checkpoint)) < len(world.checkpoint):
+        raise Violation(f"no write is applied twice: etcd has {world.checkpoint}")
     gone = world.synced.difference(world.checkpoint)
     if gone:
         raise Violation(f"no sync write is lost: etcd has no longer {sorted(gone)}")

@@ -102,10 +102,10 @@ async def test_no_more_writes_are_under_way_in_a_slot_than_an_heir_could_save_at
 async def test_a_refusal_is_kept_by_the_copies_and_found_again(hand: Hand) -> None:
     await hand.begin(TWO)
     write = hand.write("", entry=later())
-    assert hand.requests.find("request", "fingerprint") is None
+    assert hand.requests.find(SLOT, "request", "fingerprint") is None
     hand.confirm()
     assert write.done.done()
-    assert hand.requests.find("request", "fingerprint") is not None
+    assert hand.requests.find(SLOT, "request", "fingerprint") is not None
 
 
 # -- a slot that is lost --

@@ -150,6 +150,26 @@ async def test_when_the_whole_set_is_dead_another_member_restores_what_etcd_has(
     assert any(f"slot {SLOT}:" in one.getMessage() for one in caplog.records)
 
 
+async def test_a_request_whose_write_was_lost_may_be_carried_out_again(pool: InProcessPool) -> None:
+    """c has a copy with the write, and is not in the set any more: it claims from etcd, which never had the write."""
+    a, c = await given(pool, "a", "b", "c"), pool["c"]
+    assert (await a.call("PUT", "k", "lost", Idempotency_Key="lost")).status == 201
+    assert (await a.call("DELETE", "none", Idempotency_Key="saved", Understudy_Durability="sync")).status == 404
+    await until(lambda: c.copies.replica.session(SLOT, "k") is not None, what="c has the write")
+    await pool.assign("a", "b")
+    await in_sets(pool, a, {A, B})
+
+    await pool.kill("b")
+    await lost(pool, "a", "c")
+    await c.takeovers.of_lost("a", "a1", ALL)
+
+    assert (await c.call("GET", "k")).status == 404
+    again = await c.call("PUT", "k", "lost", Idempotency_Key="lost")
+    assert (again.status, again.headers.get("Understudy-Repeated")) == (201, None)
+    assert (await c.call("PUT", "none", "made since")).status == 201
+    assert (await c.call("DELETE", "none", Idempotency_Key="saved")).status == 404
+
+
 async def test_an_old_copy_counts_for_nothing_in_a_claim_from_etcd(pool: InProcessPool) -> None:
     a, c = await given(pool, "a", "b", "c"), pool["c"]
     await written(a, "k", "old")

@@ -98,13 +98,17 @@ async def test_slots_whose_record_names_this_process_unknown_to_it_are_reclaimed
 ) -> None:
     a = await pool.give("a", "b")
     assert (await a.call("PUT", "k", "kept")).status == 201
+    assert (await a.call("DELETE", "none", Idempotency_Key="once")).status == 404
     for slot in ALL:
         a.owned.lose(slot)  # as after a claim whose answer never came
+        a.copies.requests.drop(slot)
     monkeypatch.setattr(slot_reconciler, "ORPHANED_AFTER", 0.1)
     assert ORPHANED_AFTER > 1.5
     await reconcile(pool, "a")
     await until(lambda: sorted(a.owned.open_slots()) == ALL, what="a serves them again")
     assert (await a.call("GET", "k")).body == b"kept"
+    assert (await a.call("PUT", "none", "made since")).status == 201
+    assert (await a.call("DELETE", "none", Idempotency_Key="once")).status == 404
     assert (await pool.owner(0)).epoch == 1
 
 

@@ -10,21 +10,22 @@ import pytest_asyncio
 from msgspec.structs import replace
 
 from tests.harness.etcd import EtcdServer
-from tests.harness.sidecars import SidecarPool, sidecar_pool
+from tests.harness.removal import remove
+from tests.harness.sidecars import PATIENT, SidecarPool, sidecar_pool
 from tests.harness.sidecars_here import sidecars_here
 from tests.harness.waiting import until
 from understudy.proxy.sidecar.parts import Sidecar
-from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.slots import slot_of
-from understudy.statesync.sessions.digests import Difference, Fault, Findings
-from understudy.telemetry.tracing.ids import TraceIds
+from understudy.statesync.replication.sync_set import Process
+from understudy.statesync.sessions.digests import read_set
 
 A_FIRST = (("a", "b"),)
+SPEC = f"slots: 16\n{PATIENT}\ndurability: replicas\nreplication: {{patience_ms: 1500, checkpoint_ms: 200}}"
 
 
 @pytest_asyncio.fixture
 async def pool(etcd: EtcdServer, pool_name: str) -> AsyncIterator[SidecarPool]:
-    async with sidecar_pool(etcd, pool_name) as pool:
+    async with sidecar_pool(etcd, pool_name, SPEC) as pool:
         yield pool
 
 
@@ -34,14 +35,9 @@ async def peer(pool: SidecarPool, member: str, method: str, path: str, body: obj
 
 
 async def digests(pool: SidecarPool, member: str, slots: list[int]) -> dict[str, Any]:
-    revision = await pool.client.put(pool.keys.probe("test"), b"")
-    asked = {"slots": slots, "revision": revision}
-
-    async def told() -> dict[str, Any] | None:
-        status, answer = await peer(pool, member, "POST", "/peer/v1/slots/digest", asked)
-        return answer["slots"] if status == 200 else None  # 503 while it has not applied the revision
-
-    found: dict[str, Any] = await until(told, what=f"{member} tells its digests")
+    status, answer = await peer(pool, member, "POST", "/peer/v1/slots/digest", {"slots": slots})
+    assert status == 200
+    found: dict[str, Any] = answer["slots"]
     return found
 
 
@@ -52,40 +48,57 @@ def spoil(sidecar: Sidecar, slot: int, key: str, how: str) -> None:
         case "missing":
             del sessions[key]
         case "older":
-            sessions[key] = replace(session, revision=session.revision - 1)
+            sessions[key] = replace(session, version=session.version - 1)
         case "newer":
-            sessions[key] = replace(session, revision=session.revision + 1_000_000)
+            sessions[key] = replace(session, version=session.version + 1)
         case "content":
             sessions[key] = replace(session, body=b"spoiled")
         case "extra":
             sessions["never-written"] = session
 
 
+async def all_copies(pool: SidecarPool, *members: str) -> None:
+    """Wait until these members are in the sync set of every slot, and etcd has everything."""
+    await until(partial(_protected, pool, set(members)), 60, f"{members} are in all sync sets")
+
+
+async def _protected(pool: SidecarPool, members: set[str]) -> bool:
+    for slot in range(16):
+        found = await read_set(pool.client, pool.keys, slot)
+        if {process.member for process in found.members} != members:
+            return False
+    return True
+
+
+def at_rest(sidecar: Sidecar, slot: int) -> bool:
+    """Whether all that is known here of a slot is shown, and saved."""
+    progress = sidecar.anti_entropy._copies.progress(slot)
+    return progress is not None and progress.shown == progress.saved == progress.last
+
+
 async def test_a_member_tells_how_far_its_copies_are(pool: SidecarPool) -> None:
     await pool.start("a", "b")
     await pool.settle(*A_FIRST)
     await pool.await_copies("a", "b")
-    await pool.call("a", "PUT", "/k", "x")
+    await pool.call("a", "PUT", "/k", "x", Understudy_Durability="sync")
     marker = await pool.client.get(pool.keys.commit("a"))
     assert marker is not None
 
     async def told() -> dict[str, Any] | None:
         _, status = await peer(pool, "b", "GET", f"/peer/v1/status?revision={marker.mod_revision}")
-        return status if status["applied_revision"] >= marker.mod_revision else None
+        return status if status["applied_revision"] >= marker.mod_revision and status["sessions"] else None
 
     status = await until(told, what="b has applied the write")
     assert (status["queued_writes"], status["async_lost"], status["sessions"]) == (0, 0, 1)
     sync = status["sync"]
     assert (sync["wanted"], sync["in_sync"], sync["missing"]) == (16, 16, [])
     assert (sync["gaps"], sync["resyncs"]) == (0, 0)
-    assert sync["full_syncs"] >= 16
-    assert sync["last_full_sync"] > 0
 
 
-async def test_owner_and_standby_have_the_same_digests_under_writes(pool: SidecarPool) -> None:
+async def test_owner_and_standby_have_the_same_digests_after_writes(pool: SidecarPool) -> None:
     await pool.start("a", "b")
     await pool.settle(*A_FIRST)
-    await pool.await_copies("a", "b")
+    await all_copies(pool, "a", "b")
 
     async def done(method: str, key: str, text: str) -> bool:
         return (await pool.call("a", method, f"/{key}", text))[0] in (200, 201, 204)  # 503: etcd is slow just now
@@ -98,20 +111,22 @@ async def test_owner_and_standby_have_the_same_digests_under_writes(pool: Sideca
     await asyncio.gather(*(write(worker) for worker in range(4)))
     every = list(range(16))
 
-    at_a, at_b = await digests(pool, "a", every), await digests(pool, "b", every)
+    async def same() -> dict[str, Any] | None:
+        at_a, at_b = await digests(pool, "a", every), await digests(pool, "b", every)
+        return at_a if at_a == at_b else None
 
-    assert at_a == at_b
-    assert sum(slot["count"] for slot in at_a.values()) == 20
+    told = await until(same, what="b shows the last writes")
+    assert sum(slot["count"] for slot in told.values()) == 20
 
 
-async def test_digests_are_refused_for_a_revision_that_was_not_applied_yet(pool: SidecarPool) -> None:
+async def test_digests_are_asked_for_slots_and_without_a_revision(pool: SidecarPool) -> None:
     await pool.start("a")
     await pool.settle(("a",))
 
-    status, problem = await peer(pool, "a", "POST", "/peer/v1/slots/digest", {"slots": [1], "revision": 2**40})
-    assert (status, problem["type"].rpartition("/")[2]) == (503, "not-ready")
-    for wrong in ({"slots": [], "revision": 1}, {"slots": [1]}, {"slots": ["x"], "revision": 1}):
+    for wrong in ({"slots": []}, {}, {"slots": ["x"]}):
         assert (await peer(pool, "a", "POST", "/peer/v1/slots/digest", wrong))[0] == 400
+    status, problem = await peer(pool, "a", "POST", "/peer/v1/slots/digest", {"slots": [1], "revision": 7})
+    assert (status, "later release" in problem["detail"]) == (400, True)
 
 
 @pytest.mark.parametrize("how", ["missing", "older", "newer", "content", "extra"])
@@ -119,32 +134,57 @@ async def test_digests_are_refused_for_a_revision_that_was_not_applied_yet(pool:
 async def test_a_member_finds_and_mends_a_wrong_copy_by_itself(pool: SidecarPool, how: str, member: str) -> None:
     async with sidecars_here(pool, "a", "b", scrub_interval=0.02) as sidecars:
         await pool.settle(*A_FIRST)
-        for key in ("k", "l", "m"):
-            await pool.call("a", "PUT", f"/{key}", key)
         slot, sidecar = slot_of("k", 16), sidecars[member]
-        await pool.await_copies("a", "b")
-        await until(lambda: sidecar.copies.replica.session(slot, "k"), what="the session is copied")
+        other = next(key for key in map(str, range(1000)) if slot_of(key, 16) == slot)
+        for key in ("k", other):  # in this order, so that a later version of k would have been saved
+            await pool.call("a", "PUT", f"/{key}", key)
+        await all_copies(pool, "a", "b")
+        await until(lambda: at_rest(sidecar, slot), what="b has been told that all is saved")
 
         spoil(sidecar, slot, "k", how)
         await until(lambda: sidecar.recorder.counters.resyncs, what="the wrong copy is found")
-        await until(lambda: sidecar.copies.replica.is_synced(slot), what="it is made anew")
 
+        async def mended() -> bool:
+            at_a, at_b = await digests(pool, "a", [slot]), await digests(pool, "b", [slot])
+            return at_a == at_b and at_a[str(slot)]["count"] == 2
+
+        await until(mended, what="it is made anew")
         assert (await pool.call(member, "GET", "/k", Understudy_Consistency="stale"))[2] == b"k"
-        assert set(sidecar.copies.replica.sessions_of(slot)) <= {"k", "l", "m"}
-        assert (await digests(pool, "a", [slot])) == (await digests(pool, "b", [slot]))
+        assert set(sidecar.copies.replica.sessions_of(slot)) == {"k", other}
+        await all_copies(pool, "a", "b")
         assert (await pool.call("a", "PUT", "/k", "again"))[0] == 200
 
 
-async def test_a_true_copy_is_left_alone_while_it_is_written(pool: SidecarPool) -> None:
+async def test_a_value_changed_in_etcd_is_taken_in_by_all_members(pool: SidecarPool) -> None:
+    async with sidecars_here(pool, "a", "b", scrub_interval=0.02):
+        await pool.settle(*A_FIRST)
+        await all_copies(pool, "a", "b")
+        await pool.call("a", "PUT", "/k", "x", Understudy_Durability="sync")
+        stored = pool.keys.session(slot_of("k", 16), "k")
+        value = await pool.client.get(stored)
+        assert value is not None
+        await pool.client.put(stored, value.value.replace(b"\nx", b"\ny"))
+
+        for member in ("a", "b"):
+
+            async def told(member: str = member) -> bool:
+                return (await pool.call(member, "GET", "/k", Understudy_Consistency="stale"))[2] == b"y"
+
+            await until(told, what=f"{member} has it")
+        assert (await pool.call("a", "PUT", "/k", "z"))[0] == 200
+
+
+async def test_true_copies_are_left_alone_while_they_are_written(pool: SidecarPool) -> None:
     async with sidecars_here(pool, "a", "b", scrub_interval=0.001) as sidecars:
         await pool.settle(*A_FIRST)
+        await all_copies(pool, "a", "b")
 
         async def write(worker: int) -> None:
-            for n in range(60):
+            for n in range(120):
                 key = f"k{worker}-{n % 5}"
-                await pool.call("a", "PUT", f"/{key}", str(n))
-                if n % 3 == 0:  # what the sweep does to dead sessions, only oftener
-                    await pool.client.delete(pool.keys.session(slot_of(key, 16), key))
+                await pool.call("a", "PUT", f"/{key}", str(n), Understudy_Durability=("sync", "replicas")[n % 2])
+                if n % 3 == 0:
+                    await remove(sidecars["a"], slot_of(key, 16), key)
 
         await asyncio.gather(*(write(worker) for worker in range(4)))
         checked = [sidecar.recorder.counters for sidecar in sidecars.values()]
@@ -153,38 +193,72 @@ async def test_a_true_copy_is_left_alone_while_it_is_written(pool: SidecarPool) 
         assert [tally.resyncs for tally in checked] == [0, 0]
 
 
-async def test_a_session_that_was_deleted_and_made_again_meanwhile_is_no_difference(pool: SidecarPool) -> None:
-    async with sidecars_here(pool, "a") as sidecars:
-        await pool.settle(("a",))
-        await pool.call("a", "PUT", "/k", "x")
-        scrub, slot = sidecars["a"].anti_entropy, slot_of("k", 16)
-        held, _ = await scrub.entries(slot)
-        now = held["k"].version
-
-        before = Findings(open=(Difference("k", Fault.EXTRA, now - 1, 0),))
-        still = Findings(open=(Difference("k", Fault.EXTRA, now, 0),))
-
-        assert await scrub._confirmed(slot, before) == []
-        assert await scrub._confirmed(slot, still) == [*still.open]
-        assert (await pool.client.range(prefix_range(pool.keys.probes))).count == 0
-
-
-async def test_writes_go_on_while_an_owner_makes_a_copy_anew(pool: SidecarPool) -> None:
-    async with sidecars_here(pool, "a", "b"):
+async def test_writes_go_on_and_none_is_lost_while_an_owner_reads_a_slot_again(pool: SidecarPool) -> None:
+    async with sidecars_here(pool, "a", "b") as sidecars:
         await pool.settle(*A_FIRST)
-        await pool.call("a", "PUT", "/k", "0")
-        slot, stop = slot_of("k", 16), asyncio.Event()
+        await all_copies(pool, "a", "b")
+        slot, stop, made = slot_of("k", 16), asyncio.Event(), 0
+        epoch = sidecars["a"].active.epoch(slot)
 
         async def resync() -> None:
-            while not stop.is_set():
-                assert (await peer(pool, "a", "POST", f"/peer/v1/slots/{slot}/resync"))[0] == 200
+            nonlocal made
+            while not stop.is_set() or not made:
+                status, answer = await peer(pool, "a", "POST", f"/peer/v1/slots/{slot}/resync")
+                assert status == 200 or "try again" in answer["detail"], answer
+                made += status == 200
 
         resyncing = asyncio.create_task(resync())
-        for n in range(1, 21):
-            assert (await pool.call("a", "PUT", "/k", str(n)))[0] == 200
+        for n in range(60):
+            durability = ("replicas", "sync", "async")[n % 3]
+            assert (await pool.call("a", "PUT", "/k", str(n), Understudy_Durability=durability))[0] in (200, 201)
             assert (await pool.call("a", "GET", "/k"))[2] == str(n).encode()
         stop.set()
         await resyncing
+        assert sidecars["a"].active.epoch(slot) == epoch + made
+        assert (await pool.call("a", "GET", "/k"))[2] == b"59"
+        await all_copies(pool, "a", "b")
+
+
+async def test_a_standby_is_never_in_the_sync_set_without_a_copy(pool: SidecarPool) -> None:
+    async with sidecars_here(pool, "a", "b") as sidecars:
+        await pool.settle(*A_FIRST)
+        await all_copies(pool, "a", "b")
+        await pool.call("a", "PUT", "/k", "x")
+        slot, b, stop, seen = slot_of("k", 16), sidecars["b"], asyncio.Event(), 0
+        me = Process("b", b.pool.identity.boot)
+        await until(lambda: b.copies.replica.session(slot, "k"), what="b shows the write")
+
+        async def look() -> None:
+            nonlocal seen
+            while not stop.is_set():
+                known = await read_set(pool.client, pool.keys, slot)
+                whole = b.keeper.is_whole(slot) and b.copies.replica.session(slot, "k") is not None
+                if known.stood(await read_set(pool.client, pool.keys, slot), me):
+                    seen += 1
+                    assert whole
+
+        looking = asyncio.create_task(look())
+        for _ in range(5):
+            before = b.copies.replica._slots[slot]
+            assert (await peer(pool, "b", "POST", f"/peer/v1/slots/{slot}/resync"))[0] == 200
+            assert b.copies.replica._slots[slot] is not before
+            await all_copies(pool, "a", "b")
+        stop.set()
+        await looking
+        assert seen
+
+
+async def test_a_slot_that_is_being_handed_over_is_not_read_again(pool: SidecarPool) -> None:
+    async with sidecars_here(pool, "a") as sidecars:
+        await pool.settle(("a",))
+        sidecars["a"].owned.close([3])
+
+        status, answer = await peer(pool, "a", "POST", "/peer/v1/slots/3/resync")
+
+        assert (status, answer["detail"]) == (
+            503,
+            "slot 3 is being claimed or handed over: try again when that has ended",
+        )
 
 
 async def test_a_slot_that_is_not_held_cannot_be_copied_anew(pool: SidecarPool) -> None:
@@ -192,44 +266,15 @@ async def test_a_slot_that_is_not_held_cannot_be_copied_anew(pool: SidecarPool) 
     await pool.settle(("a",))
 
     assert (await peer(pool, "b", "POST", "/peer/v1/slots/3/resync"))[0] == 409
-    assert (await peer(pool, "b", "GET", "/peer/v1/slots/3/entries?revision=1"))[0] == 409
+    assert (await peer(pool, "b", "GET", "/peer/v1/slots/3/entries"))[0] == 409
     assert (await digests(pool, "b", [3])) == {"3": None}
-
-
-async def test_slots_that_replicate_between_members_are_not_compared_with_etcd(pool: SidecarPool) -> None:
-    async with sidecars_here(pool, "a", scrub_interval=0.001) as sidecars:
-        await pool.settle(("a",))
-        await pool.call("a", "PUT", "/k", "x")
-        sidecar, slot = sidecars["a"], slot_of("k", 16)
-        replica = sidecar.copies.replica
-        replica.adopt(slot)
-        spoil(sidecar, slot, "k", "content")
-        sidecar.recorder.audit.claimed(TraceIds(1, 1), {slot: 1}, 1)
-        checked = sidecar.recorder.counters.checked
-        await until(lambda: sidecar.recorder.counters.checked >= checked + 32, what="the other slots are checked twice")
-
-        assert sidecar.recorder.counters.resyncs == 0
-        assert replica.session(slot, "k").body == b"spoiled"
-        revision = await pool.client.put(pool.keys.probe("test"), b"")
-        asked = {"slots": [slot, (slot + 1) % 16], "revision": revision}
-        _, answer = await until(partial(ok, pool, "/peer/v1/slots/digest", asked), what="a tells its digests")
-        assert answer["replicated"] == [slot]
-        assert [digest is None for digest in answer["slots"].values()] == [True, False]
-        for method, path in (("POST", "resync"), ("GET", f"entries?revision={revision}")):
-            status, problem = await peer(pool, "a", method, f"/peer/v1/slots/{slot}/{path}")
-            assert (status, problem["type"].rpartition("/")[2]) == (409, "replicated")
-
-
-async def ok(pool: SidecarPool, path: str, body: object) -> tuple[int, Any] | None:
-    answer = await peer(pool, "a", "POST", path, body)
-    return answer if answer[0] == 200 else None
 
 
 async def test_metrics_tell_calls_commits_and_roles(pool: SidecarPool) -> None:
     await pool.start("a", "b")
     await pool.settle(*A_FIRST)
     await pool.await_copies("a", "b")
-    await pool.call("a", "PUT", "/k", "x")
+    await pool.call("a", "PUT", "/k", "x", Understudy_Durability="sync")
     await pool.call("b", "GET", "/k")
     await pool.call("a", "GET", "/absent")
 

@@ -33,10 +33,11 @@ def request_log() -> RequestLog:
 
 
 class Sessions:
-    """The sessions of some slots as readers see them, of an active or of copies."""
+    """The sessions of some slots as readers see them, of an active or of copies; an active's outcomes of requests."""
 
     def __init__(self) -> None:
         self.slots: dict[int, dict[str, Stored]] = {}
+        self.settled: dict[int, list[bytes]] = {}
         self.all_there: set[int] = set()
 
     def keys(self, slot: int) -> list[str]:
@@ -44,6 +45,9 @@ class Sessions:
 
     def stored(self, slot: int, key: str) -> Stored | None:
         return self.slots.get(slot, {}).get(key)
+
+    def outcomes(self, slot: int) -> list[bytes]:
+        return list(self.settled.get(slot, ()))
 
     def clear(self, slot: int) -> None:
         self.slots[slot] = {}

@@ -15,8 +15,9 @@ from aiohttp import web
 
 from tests.harness.programs import Program
 from tests.harness.waiting import free_port, until
-from tests.proxy.replication.members import POOL, A, Active, B, Sessions, keeper_here, request_log
+from tests.proxy.replication.members import POOL, A, Active, B, CountingKeeper, Sessions, keeper_here, request_log
 from understudy.proxy.peers.peer_protocol import REPLICATION_PATH
+from understudy.proxy.replication.copy_connection import PART_BYTES
 from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.statesync.replication import slot_stream
 from understudy.statesync.replication.history import version_of
@@ -28,6 +29,7 @@ from understudy.statesync.replication.messages import (
     Hello,
     Lead,
     LoggedWrite,
+    Message,
     Part,
     Stored,
     Unsaved,
@@ -390,14 +392,48 @@ async def test_a_copy_of_a_slot_tells_what_etcd_lacks() -> None:
     active = Active()
     active.write(1, "key", b"x")
     stream = active.streams[1]
-    outcome = LogEntry("request", "f", 200, version=stream.last)
-    stream.saved, stream.revision = stream.last - 1, 99
-    stream.unsaved = [Unsaved(stream.last, "key", encode_entry(outcome))]
+    stream.saved = stream.last - 1
+    stream.unsaved = [Unsaved(stream.last, "key", b"outcome")]
     active.hold_back = True
     async with keeper_here() as (keeper, sessions, port), active.connected(port):
         await until_equal(active, sessions)
         await until(lambda: keeper.is_whole(1), what="the copy is whole")
         copy = keeper.copies[1]
-        assert (copy.revision, copy.unsaved, copy.joined) == (99, stream.unsaved, stream.visible)
-        assert keeper._requests.find("request", "f") == Settled("f", 200, stream.last)
+        assert (copy.saved, copy.unsaved, copy.have) == (stream.saved, stream.unsaved, stream.visible)
         assert sessions.all_there == {1}
+
+
+async def test_a_copy_of_a_slot_has_the_outcomes_of_all_its_requests_in_frames_of_bounded_size() -> None:
+    active = Active()
+    for number in range(20):
+        active.write(1, f"key{number}", b"x" * 1000)
+    entries = [LogEntry(f"r{number}", "f", 200, "", ":1", number + 1, slot=1) for number in range(10_000)]
+    active.sessions.settled[1] = [encode_entry(entry) for entry in entries]
+    sizes: list[int] = []
+
+    class Measuring(CountingKeeper):
+        def take(self, connection: object, messages: list[Message], now: float) -> list[Message]:
+            sizes.extend(len(encode_frame([message])) for message in messages if isinstance(message, Part))
+            return super().take(connection, messages, now)
+
+    log = request_log()
+    keeper = Measuring(B, POOL, Sessions(), log)
+    async with keeper_here(keeper=keeper) as (_, _, port), active.connected(port):
+        await until(lambda: keeper.is_whole(1), what="the copy is whole")
+        assert [log.find(1, entry.request, "f") for entry in entries] == [
+            Settled("f", 200, number + 1, "", b":1") for number in range(10_000)
+        ]
+        assert (len(sizes) > 3, max(sizes) < 1.5 * PART_BYTES) == (True, True), sizes
+
+
+async def test_a_slot_without_sessions_has_outcomes_too() -> None:
+    active = Active()
+    entries = [LogEntry(f"r{number}", "f", 404, "no-such-session", slot=1) for number in range(5_000)]
+    active.sessions.settled[1] = [encode_entry(entry) for entry in entries]
+    log = request_log()
+    keeper = CountingKeeper(B, POOL, Sessions(), log)
+    async with keeper_here(keeper=keeper) as (_, _, port), active.connected(port):
+        await until(lambda: keeper.is_whole(1), what="the copy is whole")
+        assert [log.find(1, entry.request, "f") for entry in entries] == [
+            Settled("f", 404, 0, "no-such-session")
+        ] * 5_000

@@ -1,5 +1,6 @@
 """The copies of a process as their owner sees them: whole ones, taken over, given back, dropped, and their outcomes."""
 
+import asyncio
 import math
 
 import pytest
@@ -17,7 +18,6 @@ from understudy.statesync.replication.messages import (
     Part,
     Refused,
     Stored,
-    Unsaved,
     Writes,
 )
 from understudy.statesync.replication.slot_copy import SlotCopy
@@ -42,9 +42,9 @@ def lead(epoch: int = 1, *history: int) -> Lead:
     return Lead(SLOT, epoch, history or (version_of(epoch, 0),))
 
 
-def whole_copy(*sessions: Stored, epoch: int = 1, unsaved: tuple[Unsaved, ...] = ()) -> Part:
+def whole_copy(*sessions: Stored, epoch: int = 1, outcomes: tuple[bytes, ...] = ()) -> Part:
     base = version_of(epoch, 0)
-    return Part(SLOT, epoch, base, (base,), sessions, first=True, last=True, unsaved=unsaved)
+    return Part(SLOT, epoch, base, (base,), sessions, first=True, last=True, outcomes=outcomes)
 
 
 def session(index: int, epoch: int = 1) -> bytes:
@@ -174,18 +174,57 @@ def test_silence_counts_from_the_last_frame_of_the_connection_that_leads() -> No
 def test_outcomes_are_known_when_readers_may_see_their_writes() -> None:
     keeper = keeper_with_copy()
     keeper.take("active", [write(2, LogEntry("r", "f", 200, version=version_of(1, 2)), shown=1)], 0.0)
-    assert keeper.requests.find("r", "f") is None
+    assert keeper.requests.find(SLOT, "r", "f") is None
     keeper.take("active", [Writes(SLOT, 1, version_of(1, 2), 0, (), version_of(1, 2))], 5.0)
-    assert keeper.requests.find("r", "f") == Settled("f", 200, version_of(1, 2))
-    assert keeper.requests.forget(34.0, 30.0, {}) == []
-    assert keeper.requests.find("r", "f") is not None, "it is kept from when it was seen"
+    assert keeper.requests.find(SLOT, "r", "f") == Settled("f", 200, version_of(1, 2))
+    keeper.requests.forget(34.0, 30.0)
+    assert keeper.requests.find(SLOT, "r", "f") is not None, "it is kept from when it was seen"
 
 
-def test_a_copy_brings_the_outcomes_that_etcd_lacks() -> None:
+def test_every_part_of_a_copy_brings_outcomes_for_its_slot_or_for_any() -> None:
     keeper = Keeper()
-    refusal = encode_entry(LogEntry("r", "f", 404, "no-such-session"))
-    keeper.take("active", [lead(), whole_copy(unsaved=(Unsaved(BASE, "", refusal), Unsaved(BASE, "key")))], 0.0)
-    assert keeper.requests.find("r", "f") == Settled("f", 404, 0, "no-such-session")
+    refusal = encode_entry(LogEntry("r1", "f", 404, "no-such-session", slot=SLOT))
+    effect = encode_entry(LogEntry("r2", "f", 200, version=5))
+    first = Part(SLOT, 1, BASE, (BASE,), (), first=True, last=False, outcomes=(refusal,))
+    last = Part(SLOT, 1, BASE, (), (), first=False, last=True, outcomes=(effect,))
+    keeper.take("active", [lead(), first, last], 0.0)
+    assert keeper.requests.find(SLOT, "r1", "f") == Settled("f", 404, 0, "no-such-session")
+    assert keeper.requests.find(SLOT + 1, "r1", "f") is None
+    assert keeper.requests.find(SLOT, "r2", "f") == keeper.requests.find(SLOT + 1, "r2", "f") == Settled("f", 200, 5)
+
+
+def test_a_copy_that_is_made_anew_knows_only_the_outcomes_of_the_new_active() -> None:
+    """The writes of the others were lost with everybody who had them: their requests may be carried out again."""
+    lost, kept = LogEntry("r1", "f", 200, version=version_of(1, 1)), LogEntry("r2", "f", 200, version=1, slot=SLOT)
+    keeper = keeper_with_copy()
+    keeper.take("active", [write(2, lost, shown=2)], 0.0)
+    assert keeper.requests.find(SLOT, "r1", "f") is not None
+    keeper.take("next", [lead(2), whole_copy(epoch=2, outcomes=(encode_entry(kept),))], 0.0)
+    assert keeper.requests.find(SLOT, "r1", "f") is None
+    assert keeper.requests.find(SLOT, "r2", "f") is not None
+
+
+def test_a_dropped_slot_has_no_outcomes_any_more() -> None:
+    """Who claims it reads them from etcd, and etcd may lack some writes that are lost with this copy."""
+    keeper = keeper_with_copy()
+    keeper.take("active", [write(2, LogEntry("r", "f", 200, version=version_of(1, 2)), shown=2)], 0.0)
+    keeper.drop(SLOT)
+    assert keeper.requests.find(SLOT, "r", "f") is None
+
+
+def test_an_active_without_slots_in_its_outcomes_is_understood() -> None:
+    keeper = keeper_with_copy()
+    keeper.take("active", [write(2, LogEntry("r", "f", 200, version=9), shown=2)], 0.0)
+    assert keeper.requests.find(SLOT, "r", "f") is not None
+    assert keeper.requests.find(SLOT + 1, "r", "f") is None
+
+
+@pytest.mark.parametrize("junk", [b"junk", b"[]", b"\xff"])
+def test_a_copy_is_whole_although_an_outcome_cannot_be_read(junk: bytes) -> None:
+    keeper = Keeper()
+    keeper.take("active", [lead(), whole_copy(outcomes=(junk, encode_entry(LogEntry("r", "f", 200, slot=SLOT))))], 0.0)
+    assert keeper.is_whole(SLOT)
+    assert len(keeper.requests) == 1
 
 
 @pytest.mark.parametrize("junk", [b"junk", b"[]", b"\xff"])
@@ -196,3 +235,42 @@ def test_an_outcome_that_cannot_be_read_does_not_stop_the_stream(junk: bytes) ->
     )
     assert keeper.take("active", [message], 0.0) == [Have(SLOT, 1, version_of(1, 2))]
     assert body(keeper) == b"2"
+
+
+async def wished(keeper: Keeper) -> asyncio.Task[bool]:
+    """A copy is to be made anew."""
+    waiting = asyncio.create_task(keeper.made_anew(SLOT))
+    await asyncio.sleep(0)
+    return waiting
+
+
+async def test_a_copy_that_is_to_be_made_anew_is_asked_for_once_and_stays_until_then() -> None:
+    keeper = keeper_with_copy()
+    waiting = await wished(keeper)
+    assert keeper.take("active", [], 0.0) == [At(SLOT, 1, 0, whole=False)]
+    assert keeper.take("active", [], 0.0) == []  # a second one would break off what is on its way
+    assert (keeper.is_whole(SLOT), body(keeper)) == (True, b"1")
+
+    first = Part(SLOT, 1, BASE, (BASE,), (Stored("key", BASE, session(0)),), first=True, last=False)
+    keeper.take("active", [first], 0.0)
+    assert not waiting.done()
+    assert keeper.take("active", [Part(SLOT, 1, BASE, (), (), first=False, last=True)], 0.0) == [Have(SLOT, 1, BASE)]
+    assert (await waiting, body(keeper)) == (True, b"0")
+    assert keeper.take("active", [lead()], 0.0) == [At(SLOT, 1, BASE, whole=True)]
+
+
+async def test_a_copy_is_asked_for_again_on_every_new_connection_and_by_every_new_active() -> None:
+    keeper = keeper_with_copy()
+    await wished(keeper)
+    assert keeper.take("other", [], 0.0) == []
+    assert keeper.take("active", [], 0.0) == [At(SLOT, 1, 0, whole=False)]
+    later = lead(2, version_of(1, 1), version_of(2, 0))
+    assert keeper.take("next", [later], 0.0) == [At(SLOT, 2, version_of(1, 1), whole=False)]
+    assert keeper.take("next", [], 0.0) == []
+
+
+async def test_a_copy_that_is_taken_over_is_not_made_anew() -> None:
+    keeper = keeper_with_copy()
+    waiting = await wished(keeper)
+    keeper.take_over(SLOT)
+    assert (await waiting, await keeper.made_anew(SLOT)) == (False, False)

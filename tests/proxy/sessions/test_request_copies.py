@@ -18,9 +18,11 @@ from understudy.proxy.sessions.request_sweep import RequestSweep
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.records import Member, MemberState, SyncRecord
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.state import At
-from understudy.statesync.sessions.request_log import LogEntry, RequestLog
+from understudy.statesync.replication.history import version_of
+from understudy.statesync.sessions.request_log import LogEntry, RequestLog, Window, decode_entries
 from understudy.statesync.sessions.session import ANSWERS_KEPT
 
 A_FIRST, B_FIRST = (("a", "b"),), (("b", "a"),)
@@ -115,7 +117,6 @@ async def test_a_new_owner_whose_watch_lags_behind_reads_the_log_from_etcd(
     await pool.start("a")
     async with sidecars_here(pool, "b") as here:
         await pool.settle(*A_FIRST)
-        monkeypatch.setattr(here["b"].copies.requests, "apply", lambda *_: None)
         monkeypatch.setattr(here["b"].copies.informer, "caught_up", lambda _: asyncio.Event().wait())
         assert (await pool.call("a", "DELETE", "/k", Idempotency_Key="d"))[0] == 404
         pool.kill("a")
@@ -123,6 +124,48 @@ async def test_a_new_owner_whose_watch_lags_behind_reads_the_log_from_etcd(
         assert (await pool.call("b", "PUT", "/k", "made since"))[0] == 201
 
         assert (await pool.call("b", "DELETE", "/k", Idempotency_Key="d"))[0] == 404
+
+
+async def test_a_member_that_came_later_knows_the_requests_of_before(etcd: EtcdServer, pool_name: str) -> None:
+    """It gets them with its copy of the slot: it claims the slot from memory, and reads nothing from etcd."""
+    spec = f"slots: 4\ndurability: replicas\nreplication: {{checkpoint_ms: 100}}\n{PATIENT}"
+    async with sidecar_pool(etcd, pool_name, spec) as pool:
+        await pool.start("a")
+        await pool.settle(("a",))
+        asked = {"Content_Type": MERGE, "Idempotency_Key": "gold"}
+        await pool.call("a", "PUT", "/k", "{}", Content_Type="application/json")
+        first = await pool.call("a", "PATCH", "/k", '{"gold":1}', **asked)
+        assert first[0] == 200
+        assert (await pool.call("a", "DELETE", "/none", Idempotency_Key="d"))[0] == 404
+        await until(lambda: is_saved(pool, first[1]["etag"]), what="etcd has the write, and so the active has saved it")
+        await pool.call("a", "PATCH", "/k", '{"gold":null}', Content_Type=MERGE, Idempotency_Key="other")
+
+        await pool.start("b")
+        await pool.write_table(A_FIRST)
+        await until(lambda: in_every_set(pool, "b"), 60, "b is in all sync sets")
+        await pool.client.delete(prefix_range(pool.keys.requests))  # nothing of it is needed
+        await move_to_b(pool, "takeover")
+
+        again = await pool.call("b", "PATCH", "/k", '{"gold":1}', **asked)
+        assert (again[0], again[1]["etag"], again[1].get("understudy-repeated")) == (200, first[1]["etag"], "true")
+        assert json.loads((await pool.call("b", "GET", "/k"))[2]) == {}
+        assert (await pool.call("b", "PUT", "/none", "made since"))[0] == 201
+        assert (await pool.call("b", "DELETE", "/none", Idempotency_Key="d"))[0] == 404
+
+
+async def is_saved(pool: SidecarPool, etag: str) -> bool:
+    """Whether etcd has an outcome of the write that made this version."""
+    epoch, _, index = etag.strip('"').partition(".")
+    page = await pool.client.range(prefix_range(pool.keys.requests))
+    versions = {entry.version for kv in page.kvs for entry in decode_entries(kv.value)}
+    return version_of(int(epoch), int(index)) in versions
+
+
+async def in_every_set(pool: SidecarPool, name: str) -> bool:
+    page = await pool.client.range(prefix_range(pool.keys.sync_sets))
+    return page.count == pool.spec.slots and all(
+        name in {process.member for process in SyncRecord.decode(kv.value).sync_set().members} for kv in page.kvs
+    )
 
 
 async def test_a_request_that_is_too_old_or_from_the_future_is_refused_and_does_nothing(pool: SidecarPool) -> None:
@@ -196,27 +239,127 @@ async def test_when_no_more_outcomes_can_be_kept_identified_writes_are_refused_a
         assert (await pool.call("a", "PUT", "/k", "x"))[0] == 200
 
 
+SPEC = PoolSpec(pool="cart")
+KEEP = Window.of(SPEC.timeouts.request_seconds).keep
+
+
+def sweep_of(client: EtcdClient, name: str, me: str = "a", *others: str) -> tuple[RequestSweep, RequestLog, PoolView]:
+    """The sweep of a member, with what it works on; ``others`` are registered beside it."""
+    keys = PoolKeys(name)
+    pool, log = PoolView(MemberIdentity(me, "boot", keys)), RequestLog(keys, me, "boot")
+    pool.state.spec = At(SPEC, 1)
+    for member in (me, *others):
+        pool.state.members[member] = At(Member(member, "boot", "", "", MemberState.UP), 1)
+    return RequestSweep(pool, log, client), log, pool
+
+
+async def processes(client: EtcdClient, keys: PoolKeys) -> list[str]:
+    """The processes that have records in etcd."""
+    page = await client.range(prefix_range(keys.requests))
+    return list(dict.fromkeys(kv.key.removeprefix(keys.requests).rpartition("/")[0] for kv in page.kvs))
+
+
 async def test_records_are_deleted_once_their_time_is_over(client: EtcdClient, pool_name: str) -> None:
-    keys = PoolKeys(pool_name)
-    log = RequestLog(keys, "a", "boot")
-    pool = PoolView(MemberIdentity("a", "boot", keys))
-    pool.state.spec = At(PoolSpec(pool="cart"), 1)
+    sweep, log, pool = sweep_of(client, pool_name)
+    records = prefix_range(pool.identity.keys.requests)
     old, fresh = time.monotonic() - 1000, time.monotonic()
     for number in range(300):
-        record = log.record_key(number) if number % 3 else f"{keys.requests}b/gone/{number:012d}"
         seen = old if number < 290 else fresh
-        log.note(record, [LogEntry(f"r{number}", "f", 200)], 1, seen)
-        await client.put(record, b"[]")
-    sweep = RequestSweep(pool, log, client)
+        log.note(0, LogEntry(f"r{number}", "f", 200), seen)
+        log.committed(log.record_key(number), seen)
+        await client.put(log.record_key(number), b"[]")
+    await client.put(f"{records.start}b/boot/{1:012d}", b"[]")
     sweep.interval = 0.01
     running = asyncio.create_task(sweep.run())
     try:
 
         async def only_the_fresh_are_left() -> bool:
-            return (await client.range(prefix_range(keys.requests))).count == 10
+            return (await client.range(records)).count == 11
 
         await until(only_the_fresh_are_left, what="old records are deleted")
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     assert len(log) == 10
+    assert await processes(client, pool.identity.keys) == ["a/boot", "b/boot"]
+
+
+async def test_records_of_processes_that_are_gone_are_deleted_and_those_of_living_ones_stay(
+    client: EtcdClient, pool_name: str
+) -> None:
+    sweep, _, pool = sweep_of(client, pool_name, "a", "b")
+    keys, now = pool.identity.keys, 1000.0
+    odd = ["odd", "odd/", "/", "//1", "a//1", "a/boot"]
+    for name in ("a/boot", "a/before", "b/boot", "b/boo", "b/boots", "c/gone"):
+        for number in range(3):
+            await client.put(f"{keys.requests}{name}/{number:012d}", b"[]")
+    for name in odd:
+        await client.put(keys.requests + name, b"[]")
+
+    await sweep._delete_gone(now)
+    await client.put(f"{keys.requests}b/boots/{3:012d}", b"[]")  # this one still writes
+    await sweep._delete_gone(now + KEEP - 1)
+    assert {"a/before", "b/boo", "c/gone"} <= set(await processes(client, keys)), "it may still be needed"
+    await sweep._delete_gone(now + KEEP)
+    left = await client.range(prefix_range(keys.requests), keys_only=True)
+    names = [kv.key.removeprefix(keys.requests) for kv in left.kvs]
+    living = [f"{name}/{number:012d}" for name in ("a/boot", "b/boot") for number in range(3)]
+    writes = [f"b/boots/{number:012d}" for number in range(4)]
+    assert sorted(names) == sorted([*living, *writes, *odd])
+
+    await sweep._delete_gone(now + 2 * KEEP)
+    assert "b/boots" not in await processes(client, keys), "it has not written since"
+
+
+async def test_only_the_first_member_deletes_records_of_others(client: EtcdClient, pool_name: str) -> None:
+    sweep, _, pool = sweep_of(client, pool_name, "b", "a")
+    keys = pool.identity.keys
+    await client.put(f"{keys.requests}c/gone/{1:012d}", b"[]")
+    for now in (0.0, 2 * KEEP):
+        await sweep._delete_gone(now)
+    assert await processes(client, keys) == ["c/gone"]
+    del pool.state.members["a"]
+    await sweep._delete_gone(3 * KEEP)
+    assert await processes(client, keys) == ["c/gone"], "it may have ended just now"
+    await sweep._delete_gone(4 * KEEP)
+    assert await processes(client, keys) == []
+
+
+async def test_a_process_that_comes_back_into_view_keeps_its_records(client: EtcdClient, pool_name: str) -> None:
+    sweep, _, pool = sweep_of(client, pool_name)
+    keys = pool.identity.keys
+    await client.put(f"{keys.requests}b/boot/{1:012d}", b"[]")
+    await sweep._delete_gone(0.0)
+    pool.state.members["b"] = At(Member("b", "boot", "", "", MemberState.UP), 1)
+    await sweep._delete_gone(KEEP)
+    del pool.state.members["b"]
+    await sweep._delete_gone(KEEP + 1)
+    assert await processes(client, keys) == ["b/boot"]
+
+
+async def test_the_sweep_goes_on_after_etcd_was_away(
+    etcd_server: EtcdServer, pool_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with etcd_server.client(timeout=0.2) as client:
+        sweep, log, pool = sweep_of(client, pool_name)
+        keys = pool.identity.keys
+        await client.put(f"{keys.requests}b/gone/{1:012d}", b"[]")
+        await client.put(log.record_key(1), b"[]")
+        log.committed(log.record_key(1), time.monotonic() - 1000)
+        sweep.interval = sweep.gone_interval = 0.01
+        etcd_server.pause()
+        running = asyncio.create_task(sweep.run())
+        try:
+            for what in ("records of requests", "records of requests of processes that are gone"):
+                await until(lambda what=what: f"{what} cannot be deleted yet" in caplog.text, what="etcd is away")
+            etcd_server.resume()
+
+            async def own_records_are_gone() -> bool:
+                return await processes(client, keys) == ["b/gone"]
+
+            await until(own_records_are_gone, what="its own record is deleted")
+            await until(lambda: f"{keys.requests}b/gone/" in sweep._gone, what="the other process is seen to be gone")
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)

@@ -64,7 +64,7 @@ class Change:
 class Member:
     """One process: either it is active (``stream``), or it has a copy. ``store`` is what readers see.
 
-    ``log`` has the outcomes of requests that streams have brought; those in etcd come in addition.
+    ``log`` has the outcomes of requests that it knows. ``parts`` is what copies of the slot still lack.
     """
 
     process: Process
@@ -75,7 +75,15 @@ class Member:
     log: set[int] = field(default_factory=set)
     alive: bool = True
     open: Change | None = None
-    parts: dict[Process, deque[str]] = field(default_factory=dict)
+    parts: dict[Process, "Unsent"] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Unsent:
+    """The sessions and the outcomes that a copy of the slot still lacks."""
+
+    keys: deque[str]
+    outcomes: deque[int]
 
 
 class SimulatedSlot:
@@ -90,7 +98,7 @@ class SimulatedSlot:
         self.links: dict[tuple[Process, Process], deque[bytes]] = {}
         self.changes: list[Change] = []
         self.saved: dict[str, Stored] = {}
-        self.outcomes: list[frozenset[int]] = []  # the request log in etcd; what is at place n has the revision n + 1
+        self.outcomes: list[frozenset[int]] = []  # the request log in etcd
         self.acknowledged: dict[str, list[int]] = {key: [] for key in KEYS}
         self.numbers = 0
         self.losses = 0
@@ -164,7 +172,7 @@ class SimulatedSlot:
             return False
         message: Message | None = stream.outgoing(to)
         if isinstance(message, Part):
-            active.parts[to] = deque(sorted(active.store))
+            active.parts[to] = Unsent(deque(sorted(active.store)), deque(sorted(active.log)))
         elif message is None and to in active.parts:
             message = self._part(active, to)
         if message is None:
@@ -173,12 +181,14 @@ class SimulatedSlot:
         return True
 
     def _part(self, active: Member, to: Process) -> Part:
-        stream, keys = active.stream, active.parts[to]
+        stream, unsent = active.stream, active.parts[to]
         assert stream is not None
-        sessions = tuple(active.store[keys.popleft()] for _ in range(min(1, len(keys))))
-        if not keys:
+        sessions = tuple(active.store[unsent.keys.popleft()] for _ in range(min(1, len(unsent.keys))))
+        outcomes = tuple(b"%d" % unsent.outcomes.popleft() for _ in range(min(2, len(unsent.outcomes))))
+        last = not unsent.keys and not unsent.outcomes
+        if last:
             del active.parts[to]
-        return Part(SLOT, stream.epoch, stream.visible, (), sessions, first=False, last=to not in active.parts)
+        return Part(SLOT, stream.epoch, stream.visible, (), sessions, first=False, last=last, outcomes=outcomes)
 
     def deliver(self, link: tuple[Process, Process]) -> bool:
         """Let the next frame of a connection arrive; whether there was one."""
@@ -210,7 +220,8 @@ class SimulatedSlot:
             if not isinstance(answer, Refused | Behind):
                 if message.first:
                     member.store.clear()
-                    member.log.update(int(write.outcome) for write in message.unsaved if write.outcome)
+                    member.log.clear()
+                member.log.update(map(int, message.outcomes))
                 for stored in message.sessions:
                     _keep(member, stored)
         if answer is not None:
@@ -259,13 +270,11 @@ class SimulatedSlot:
         stream = active.stream
         assert stream is not None
         stream.saved = max(stream.saved, upto)
-        stream.revision = len(self.outcomes)
         stream.unsaved = [write for write in stream.unsaved if write.version > stream.saved]
 
     def requests(self, member: Member) -> set[int]:
-        """The numbers of the writes whose outcomes a member knows, or will know before it becomes active."""
-        source = member.stream or member.copy
-        return member.log.union(*self.outcomes[: source.revision])
+        """The numbers of the writes whose outcomes a member knows."""
+        return member.log
 
     def shrink(self, active: Member, lost: Process) -> None:
         """Take a process out of the sync set."""
@@ -362,11 +371,11 @@ class SimulatedSlot:
                 inherited=copy.become_active(),
                 saved=copy.saved,
                 unsaved=copy.unsaved,
-                revision=len(self.outcomes),
             )
             return self._advance(member)
         member.store = dict(self.saved)
-        member.log = member.log.union(*self.outcomes)
+        known = member.log if source is Source.BOTH else set()
+        member.log = known.union(*self.outcomes)
         member.stream = SlotStream(
             SLOT,
             record.epoch,
@@ -374,7 +383,6 @@ class SimulatedSlot:
             record.sync,
             history=begun(record.epoch),
             saved=version_of(record.epoch, 0) if source is Source.ETCD else 0,
-            revision=len(self.outcomes),
         )
         if source is Source.BOTH:
             for entry in copy.become_active():

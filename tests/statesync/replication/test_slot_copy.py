@@ -155,8 +155,8 @@ def test_the_first_part_tells_what_is_not_saved_yet() -> None:
     copy = copy_at("1.9", shown="1.9")
     copy.writes(writes("1.9", "2.1", "of another history", shown="2.1"))
     told = (Unsaved(v("2.4"), "key", b"outcome"),)
-    told_first = {"saved": v("2.3"), "revision": 7, "unsaved": told}
+    told_first = {"saved": v("2.3"), "unsaved": told}
     first = Part(SLOT, 2, v("2.4"), history("2.4"), (), first=True, last=False, **told_first)
     copy.part(first)
     copy.part(Part(SLOT, 2, v("2.4"), (), (), first=False, last=True))
-    assert (copy.joined, copy.saved, copy.revision, copy.unsaved) == (v("2.4"), v("2.3"), 7, [*told])
+    assert (copy.have, copy.saved, copy.unsaved) == (v("2.4"), v("2.3"), [*told])
