@@ -56,7 +56,7 @@ async def layer(client: EtcdClient, seconds: float) -> int:
     fence = await client.put(KEYS.owner(0), Owner("bench", "1", 1).encode())
     committer = Committer(client, KEYS, "bench", "1")
     replica = Replica(client, KEYS)
-    replica.hold(0)
+    replica.clear(0)
     runner = asyncio.create_task(committer.run())
     end = time.perf_counter() + seconds
     done = 0
@@ -73,8 +73,8 @@ async def layer(client: EtcdClient, seconds: float) -> int:
             assert isinstance(outcome, Stored)
             give_version(outcome.session, version_of(1, next(numbers)))
             submission = committer.submit(0, fence, KEYS.session(0, key), outcome.session.encode())
-            revision = await committer.outcome(submission, 5)
-            replica.committed(0, key, outcome.session.at(revision), revision)
+            await submission.done
+            replica.put(0, key, outcome.session)
             done += 1
 
     begin = time.perf_counter()

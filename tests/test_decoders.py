@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from understudy.deploy.common.layout import Layout
 from understudy.deploy.data.backup_file import BackupError, check
 from understudy.deploy.inspect.traces import spans_of
-from understudy.statesync.etcd.client import Event, Kv
+from understudy.statesync.etcd.client import EtcdClient, Event, Kv
 from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.heartbeat.heartbeat import Beat, BeatAnswer
 from understudy.statesync.heartbeat.probe import answer_in
@@ -31,6 +31,7 @@ from understudy.statesync.pool.records import (
 from understudy.statesync.pool.spec import PoolSpec, SpecError
 from understudy.statesync.pool.spec_reader import decode_known_spec, decode_spec, parse_spec
 from understudy.statesync.pool.state import PoolState
+from understudy.statesync.replication.messages import Stored
 from understudy.statesync.sessions.replica import Replica
 from understudy.statesync.sessions.request_log import RequestLog, decode_entries
 from understudy.statesync.sessions.session import Session
@@ -170,8 +171,8 @@ def all_keys(of: str = "a") -> list[str]:
 def in_replica(value: bytes) -> None:
     for codec in (PLAIN, SEALED):
         replica = Replica(None, KEYS, codec)  # type: ignore[arg-type]
-        replica.hold(3)
-        replica.apply([Event("put", Kv(KEY, value, 5, 5, 0))])
+        replica.clear(3)
+        replica.keep(3, [Stored("key", 5, value)])
         assert (replica.session(3, "key") is None) == bool(replica.unreadable(3, "key"))
 
 
@@ -284,13 +285,12 @@ def test_depth_does_not_depend_on_who_reads() -> None:
 
 
 @pytest.mark.parametrize("key", ["\udcff", "00003", "00003/", "-0003/x", "x/y", "99999/x"])
-def test_a_replica_passes_over_keys_that_are_none(key: str) -> None:
-    replica = Replica(None, KEYS)  # type: ignore[arg-type]
-    replica.hold(3)
-    value = Session("text/plain", b"", 1, 1).encode()
-
-    replica.apply([Event("put", Kv(KEYS.sessions + key, value, 5, 5, 0)), Event("put", Kv(KEY, value, 5, 5, 0))])
-
+async def test_a_replica_passes_over_keys_that_are_none(client: EtcdClient, pool_name: str, key: str) -> None:
+    keys = PoolKeys(pool_name)
+    for name in (keys.sessions + key, keys.session(3, "key")):
+        await client.put(name, Session("text/plain", b"", 1, 1).encode())
+    replica = Replica(client, keys)
+    await replica.load(3)
     assert set(replica.sessions_of(3)) == {"key"}
 
 

@@ -107,11 +107,6 @@ class ActiveSlots:
         """All of them."""
         return list(self._slots.values())
 
-    def epoch(self, slot: int) -> int:
-        """The epoch in which this process is active in a slot; 0 if it is not."""
-        active = self._slots.get(slot)
-        return active.stream.epoch if active is not None else 0
-
     def durability_of(self, slot: int, version: int) -> str:
         """Which class of durability an acknowledged version of a session has by now."""
         active = self._slots.get(slot)

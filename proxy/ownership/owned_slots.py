@@ -144,6 +144,16 @@ class OwnedSlots:
         self.lose(slot)
         return True
 
+    def refuses(self, slot: int, epoch: int) -> int:
+        """The epoch in which a slot is ours, if that of another active is no later; else 0, and the slot is lost."""
+        owned = self._owned.get(slot)
+        if owned is None:
+            return 0
+        if owned.owner.epoch >= epoch:
+            return owned.owner.epoch
+        self.lose(slot)
+        return 0
+
     def close(self, slots: Iterable[int], *, readable: bool = False) -> list[OwnedSlot]:
         """Close the gates of ``slots`` for new calls; with ``readable``, reads from memory may still enter."""
         closed = [self._owned[slot] for slot in slots if slot in self._owned]

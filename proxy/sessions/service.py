@@ -229,9 +229,9 @@ class SessionService:
 def _key_fault(call: Call) -> Reply | None:
     """What is wrong with the key of a call. Over HTTP it stands in a path; commands have it as it is."""
     if call.batch is not None:
-        if len(call.batch.key) <= KEY_BYTES_MOST:
+        if 0 < len(call.batch.key) <= KEY_BYTES_MOST:
             return None
-        detail = f"the key has {len(call.batch.key)} bytes; keys have at most {KEY_BYTES_MOST}"
+        detail = f"the key has {len(call.batch.key)} bytes; keys have 1 to {KEY_BYTES_MOST}"
         return problem(400, "bad-key", detail)
     if valid_key(call.key):
         return None

@@ -297,18 +297,10 @@ def _replication(base: _Base, metrics: SidecarMetrics) -> _Replication:
     pool, copies, etcd, owned, me = base.pool, base.copies, base.etcd, base.owned, base.pool.identity
     committer = Committer(etcd, me.keys, me.me, me.boot, copies.requests, metrics.committed)
 
-    def refuses(slot: int, epoch: int) -> int:
-        """The epoch of this process in a slot, unless a later one has begun elsewhere: then it loses the slot."""
-        mine = active.epoch(slot)
-        if not 0 < mine < epoch:
-            return mine
-        owned.lose(slot)
-        return 0
-
     def refused(slot: int, known: int) -> None:
-        refuses(slot, known)
+        owned.refuses(slot, known)
 
-    keeper = CopyKeeper(Process(me.me, me.boot), me.keys.pool, copies.replica, copies.requests, refuses)
+    keeper = CopyKeeper(Process(me.me, me.boot), me.keys.pool, copies.replica, copies.requests, owned.refuses)
     connections = CopyConnections(pool, base.client, SlotSource(copies.replica, copies.requests))
     active = ActiveSlots(pool, copies.replica, copies.requests, committer, keeper, connections, base.updates)
     changes = SetChanges(pool, etcd, owned, active, connections, base.updates, base.loop_lag)

@@ -4,11 +4,16 @@ A frame is a MessagePack array of messages, so that one frame can have the write
 that begins with its number. A reader ignores fields that a newer release has added at the end of a message, and takes
 the defaults for those that an older one does not send. A message of an unknown number is an error, so a release that
 adds one must see from the greeting that the other side knows it.
+
+A session's key is text on the wire. A Redis key may have any bytes, and those that are not UTF-8 are surrogate escapes
+here, which no text on a wire may have. So :data:`ESCAPE` and a second character stand for each of them.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 PROTOCOL = 1
 """The version of the messages that this release speaks. Both sides use the smaller one of the two."""
@@ -153,18 +158,63 @@ FromActive = Lead | Writes | Part | Ask
 FromCopy = At | Have | Refused | Behind | Told
 Message = Hello | FromActive | FromCopy
 
+ESCAPE = "\U0010ffff"
+"""Begins a pair of characters in a key on the wire: with ``U+0080`` to ``U+00FF`` that byte, with itself itself."""
+_ESCAPE_BYTES = ESCAPE.encode()
+_ESCAPED = re.compile(f"{ESCAPE}(.)", re.DOTALL)
+_SPECIAL = re.compile(f"[\udc80-\udcff{ESCAPE}]")
+_SURROGATES = 0xDC00
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Message])
 
 
 def encode_frame(messages: Sequence[Message]) -> bytes:
     """The messages as one frame."""
-    return _encoder.encode(messages)
+    try:
+        frame = _encoder.encode(messages)
+    except UnicodeEncodeError:
+        return _encoder.encode([_with_keys(message, _escaped) for message in messages])
+    if _ESCAPE_BYTES in frame:
+        return _encoder.encode([_with_keys(message, _escaped) for message in messages])
+    return frame
 
 
 def decode_frame(frame: bytes) -> list[Message]:
     """The messages of a frame; raises ``ValueError`` on anything that is not one, and says where it is wrong."""
     try:
-        return _decoder.decode(frame)
+        messages = _decoder.decode(frame)
     except msgspec.MsgspecError as error:
         raise ValueError(f"not a frame of the replication protocol: {error}") from error
+    if _ESCAPE_BYTES in frame:
+        return [_with_keys(message, _unescaped) for message in messages]
+    return messages
+
+
+def _with_keys(message: Message, changed: Callable[[str], str]) -> Message:
+    """A message with each session key ``changed``."""
+    if isinstance(message, Writes):
+        return replace(message, writes=tuple(replace(one, key=changed(one.key)) for one in message.writes))
+    if isinstance(message, Part):
+        sessions = tuple(replace(one, key=changed(one.key)) for one in message.sessions)
+        unsaved = tuple(replace(one, key=changed(one.key)) for one in message.unsaved)
+        return replace(message, sessions=sessions, unsaved=unsaved)
+    return message
+
+
+def _escaped(key: str) -> str:
+    return _SPECIAL.sub(_escape_of, key)
+
+
+def _escape_of(found: re.Match[str]) -> str:
+    special = found[0]
+    return ESCAPE + (special if special == ESCAPE else chr(ord(special) - _SURROGATES))
+
+
+def _unescaped(key: str) -> str:
+    return _ESCAPED.sub(_character_of, key)
+
+
+def _character_of(found: re.Match[str]) -> str:
+    code = ord(found[1])
+    return chr(code + _SURROGATES) if 0x80 <= code <= 0xFF else found[1]

@@ -145,6 +145,8 @@ class Replica:
         prefix = self._keys.slot_sessions(slot)
         async for page in self._client.pages(prefix_range(prefix), page=PAGE):
             for kv in page.kvs:
+                if kv.key == prefix:
+                    continue  # no session: its key would be empty
                 # A release without versions wrote none into the value: the revision stands for it.
                 self._keep(kept, slot, Stored(kv.key.removeprefix(prefix), kv.mod_revision, kv.value))
             crash_point(CrashPoint.SYNC_PAGE)

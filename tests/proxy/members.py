@@ -137,7 +137,7 @@ class InProcessMember:
         client, probe = cast("PeerClient", network), cast("PeerProbe", network)
         failovers, claiming = FailoverLog(self.keys, me), asyncio.Lock()
         self.committer = Committer(etcd, self.keys, me, boot, requests)
-        self.keeper = CopyKeeper(Process(me, boot), pool, replica, requests, self._refuses)
+        self.keeper = CopyKeeper(Process(me, boot), pool, replica, requests, self.owned.refuses)
         self.connections = CopyConnections(self.pool, client, SlotSource(replica, requests))
         self.active = ActiveSlots(
             self.pool, replica, requests, self.committer, self.keeper, self.connections, self.updates
@@ -146,7 +146,7 @@ class InProcessMember:
         self.owned.on_lose = self.active.lost
         self.active.on_blocked = self.changes.wake
         self.connections.on_progress = self.active.progress
-        self.connections.on_refused = self._refuses
+        self.connections.on_refused = self.owned.refuses
         self.port = 0
         opener = SlotOpener(self.pool, self.copies, etcd, self.owned, self.active, self.keeper)
         self.claimer = Claimer(self.pool, self.copies, etcd, self.owned, self.keeper, opener, failovers, self.recorder)
@@ -227,14 +227,6 @@ class InProcessMember:
             self.recorder,
             lambda _call, reply: self.answered.append(reply.status),
         )
-
-    def _refuses(self, slot: int, epoch: int) -> int:
-        """As in ``assembly``: a later epoch ends this member's own."""
-        mine = self.active.epoch(slot)
-        if not 0 < mine < epoch:
-            return mine
-        self.owned.lose(slot)
-        return 0
 
     async def serve_copies(self, stack: AsyncExitStack) -> None:
         """Take in the streams of other members."""

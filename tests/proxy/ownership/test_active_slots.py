@@ -13,7 +13,7 @@ from understudy.proxy.ownership import active_slots
 from understudy.proxy.ownership.active_slot import SlotLost
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.records import Owner
-from understudy.statesync.replication.history import version_of
+from understudy.statesync.replication.history import as_text, version_of
 from understudy.statesync.replication.messages import At as CopyAt
 from understudy.statesync.replication.sync_set import SyncSet
 from understudy.statesync.sessions.commit import NotCommitted
@@ -165,6 +165,23 @@ async def test_the_fence_of_a_handover_that_begins_counts_for_later_saves(hand: 
     hand.confirm()
     await write.done
     assert await hand.stored("k") == "v"
+
+
+@pytest.mark.parametrize("from_memory", [True, False])
+async def test_no_number_is_given_twice_when_a_slot_is_ours_again_under_the_same_record(
+    hand: Hand, from_memory: bool
+) -> None:
+    committing(hand)
+    given = []
+    await hand.begin(ALONE)
+    for epoch, writes in ((1, 2), (1, 1), (2, 2), (5, 1)):
+        hand.owned.lose(SLOT)
+        copy = hand.keeper.take_over(SLOT) if from_memory else None
+        await hand.begin(ALONE, copy, epoch=epoch)
+        written = [hand.write(f"k{number}") for number in range(writes)]
+        given += [as_text(write.version) for write in written]
+        await asyncio.gather(*(write.done for write in written))
+    assert given == ["1.1", "1.2", "1.3", "2.1", "2.2", "5.1"]
 
 
 # -- heirs --

@@ -1,23 +1,20 @@
-"""The claimer: one winner for each slot, caught up before the first answer, and nothing won on a guess."""
+"""The claimer: one winner for each slot, all sessions there before the first answer, and nothing won on a guess."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from tests.harness.waiting import stays, until
+from tests.harness.waiting import until
 from tests.proxy.members import SLOTS, InProcessPool, in_process_pool
 from understudy.proxy.events.cause import Cause
-from understudy.proxy.member.local_copies import LocalCopies
-from understudy.proxy.ownership import claims
 from understudy.proxy.ownership.read_deadline import BOUND
 from understudy.statesync.etcd.client import EtcdClient, OutcomeUnknown
-from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.records import FailoverRecord
+from understudy.statesync.replication.sync_set import Process
 
 ALL = list(range(SLOTS))
 
@@ -59,68 +56,25 @@ async def test_of_two_claimants_with_the_same_view_one_wins_and_the_other_learns
     assert await a.claimer.open(won) == ALL
 
 
-async def test_what_the_dead_owner_wrote_last_is_there_before_the_first_answer(
-    pool: InProcessPool, monkeypatch: pytest.MonkeyPatch
+async def test_what_the_dead_owner_wrote_last_is_answered_by_who_had_a_copy_and_by_who_had_none(
+    client: EtcdClient, pool_name: str
 ) -> None:
-    a, b = await pool.give("a", "b"), pool["b"]
-    await b.reconciler._hold()
-    held_back: list[InformerBatch] = []
-    hand_over = b.copies.informer._hand_over
-    monkeypatch.setattr(b.copies.informer, "_hand_over", held_back.append)
-    monkeypatch.setattr(claims, "WATCH_TIMEOUT", 20.0)
-    assert (await a.call("PUT", "k", "last")).status == 201
+    async with in_process_pool(client, pool_name, "a", "b", "c") as pool:
+        a = await pool.give("a", "b")
+        assert (await a.call("PUT", "k", "last")).status == 201
+        b = pool["b"]
+        assert await b.claimer.open(await b.claimer.win(b.pool.view(), ALL, taking_over(pool, "b", "a"))) == ALL
+        assert (await b.call("GET", "k")).body == b"last"
+        assert (b.copies.replica.copies, (await pool.owner(0)).epoch) == (0, 2)
+        assert (b.recorder.counters.takeovers, b.recorder.counters.taken_over) == (1, SLOTS)
 
-    won = await b.claimer.win(b.pool.view(), ALL, taking_over(pool, "b", "a"))
-    assert won.marker is not None
-    opening = asyncio.create_task(b.claimer.open(won))
-    await until(lambda: any(b.keys.commit("a") in str(batch) for batch in held_back), what="the write is on its way")
-    await stays(lambda: not opening.done() and not b.owned.open_slots(), 0.3, "no slot is opened before")
-    for batch in held_back:
-        hand_over(batch)
-
-    assert await opening == ALL
-    assert (await b.call("GET", "k")).body == b"last"
-    assert (await pool.owner(0)).epoch == 2
-    assert (b.recorder.counters.takeovers, b.recorder.counters.taken_over) == (1, SLOTS)
-    assert b.recorder.audit.next_audit() == 0
-
-
-async def test_a_watch_that_lags_behind_is_made_up_for_by_reading_etcd(
-    pool: InProcessPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    a, b = await pool.give("a", "b"), pool["b"]
-    await b.reconciler._hold()
-    monkeypatch.setattr(b.copies.informer, "_hand_over", lambda _: None)
-    assert (await a.call("PUT", "k", "unseen", Idempotency_Key="once")).status == 201
-
-    won = await b.claimer.win(b.pool.view(), ALL, taking_over(pool, "b", "a"))
-    assert await b.claimer.open(won) == ALL
-
-    assert (await b.call("GET", "k")).body == b"unseen"
-    assert len(b.copies.requests) == 1
-
-
-async def test_a_slot_is_not_opened_before_the_requests_of_its_former_owner_are_known(
-    pool: InProcessPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    a, b = await pool.give("a", "b"), pool["b"]
-    await b.reconciler._hold()
-    assert (await a.call("DELETE", "k", Idempotency_Key="once")).status == 404
-    read, go_on = LocalCopies.read_requests, asyncio.Event()
-
-    async def slow(*arguments: Any) -> None:
-        await go_on.wait()
-        await read(*arguments)
-
-    monkeypatch.setattr(LocalCopies, "read_requests", slow)
-    won = await b.claimer.win(b.pool.view(), ALL, taking_over(pool, "b", "a"))
-    opening = asyncio.create_task(b.claimer.open(won))
-    await stays(lambda: not opening.done() and not b.owned.open_slots(), 0.3, "no slot is opened before")
-    go_on.set()
-    assert await opening == ALL
-
-    assert (await b.call("PUT", "k", "made since")).status == 201
-    assert (await b.call("DELETE", "k", Idempotency_Key="once")).status == 404
+        assert (await b.call("PUT", "k", "later")).status == 200
+        c = pool["c"]
+        await until(lambda: {at.record.active for at in c.pool.state.owners.values()} == {"b"}, what="c knows b")
+        await until(lambda: all(c.sync_set(slot).members == {Process("b", "b1")} for slot in ALL), 20, "b is alone")
+        assert await c.claimer.open(await c.claimer.win(c.pool.view(), ALL, taking_over(pool, "c", "b"))) == ALL
+        assert (await c.call("GET", "k")).body == b"later"
+        assert (c.copies.replica.copies, (await pool.owner(0)).epoch) == (SLOTS, 3)
 
 
 async def test_a_claim_whose_answer_was_lost_is_found_to_have_won(

@@ -37,7 +37,7 @@ async def test_the_target_owns_the_slots_with_the_next_epochs_and_all_sessions(p
     await give(a)
 
     assert len(a.owned) == 0
-    assert sorted(b.owned.open_slots()) == ALL
+    await until(lambda: sorted(b.owned.open_slots()) == ALL, what="b serves all slots")
     record = await pool.owner(0)
     assert (record.active, record.boot, record.epoch, record.phase) == ("b", "b1", 2, Phase.STABLE)
     assert (await b.call("GET", "k")).body == b"kept"
@@ -131,7 +131,7 @@ async def test_an_answer_that_comes_too_late_leaves_the_slots_with_the_target(
         await give(a)
 
     assert len(a.owned) == 0
-    assert sorted(b.owned.open_slots()) == ALL
+    await until(lambda: sorted(b.owned.open_slots()) == ALL, what="b serves all slots")
     assert (await pool.owner(0)).active == "b"
 
 
@@ -189,7 +189,7 @@ async def test_the_target_takes_only_what_is_left_to_it_at_that_very_revision(po
     assert len(b.owned) == 0
     taken = await b.handover.take([0], revision)
     assert taken[0].record.epoch == fenced.epoch + 1
-    assert b.owned.open_slots() == [0]
+    await until(lambda: b.owned.open_slots() == [0], what="b serves the slot")
 
 
 async def test_a_handover_that_nobody_carries_out_any_more_is_undone(pool: InProcessPool) -> None:

@@ -333,24 +333,11 @@ async def test_a_copy_that_the_set_counts_on_stays_when_the_table_wants_none(poo
     a.changes.frozen.update(ALL)  # the active does not take b out of the set
 
     await pool.assign("a")
-    await b.reconciler._hold()
+    b.reconciler._reconcile()
     assert b.keeper.is_whole(SLOT)
 
     a.changes.frozen.clear()
     await until(lambda: all(b.sync_set(slot).members == {A} for slot in ALL), 20, "b is not in the sets")
-    await b.reconciler._hold()
+    b.reconciler._reconcile()
     assert not b.keeper.is_whole(SLOT)
     assert b.copies.replica.held == frozenset()
-
-
-async def test_a_slot_that_the_active_feeds_is_not_copied_from_etcd(
-    pool: InProcessPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await given(pool, "a", "b")
-    b = pool["b"]
-
-    async def never(*_: object) -> None:
-        raise AssertionError("a streamed slot is copied from etcd")
-
-    monkeypatch.setattr(b.copies.replica, "full_sync", never)
-    await b.reconciler._hold()

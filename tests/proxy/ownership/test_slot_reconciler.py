@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -117,14 +116,6 @@ async def test_slots_that_this_process_does_not_serve_are_reclaimed_though_a_tab
     pool: InProcessPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = await pool.give("a", "b"), pool["b"]
-    prepare = pool.network.prepare
-
-    async def slow(*arguments: Any) -> None:
-        a.updates.wake()  # as clients' writes do all the time
-        await asyncio.sleep(0.05)
-        await prepare(*arguments)
-
-    monkeypatch.setattr(pool.network, "prepare", slow)
     monkeypatch.setattr(slot_reconciler, "ORPHANED_AFTER", 0.3)
     for slot in ALL:
         a.owned.lose(slot)

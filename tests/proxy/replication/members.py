@@ -56,7 +56,7 @@ class Sessions:
     def whole(self, slot: int) -> None:
         self.all_there.add(slot)
 
-    def unfollow(self, slot: int) -> None:
+    def drop(self, slot: int) -> None:
         self.slots.pop(slot, None)
         self.all_there.discard(slot)
 

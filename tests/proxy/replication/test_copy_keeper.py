@@ -74,11 +74,7 @@ def test_a_copy_is_whole_and_its_slot_synced_when_its_last_part_is_there() -> No
     assert not keeper.is_whole(SLOT)
     first = Part(SLOT, 1, BASE, (BASE,), (Stored("key", BASE, session(0)),), first=True, last=False)
     keeper.take("active", [lead(), first], 0.0)
-    assert (keeper.is_whole(SLOT), keeper.replica.is_synced(SLOT), keeper.replica.streamed(SLOT)) == (
-        False,
-        False,
-        True,
-    )
+    assert (keeper.is_whole(SLOT), keeper.replica.is_synced(SLOT), body(keeper)) == (False, False, b"0")
     last = Part(SLOT, 1, BASE, (), (), first=False, last=True)
     assert keeper.take("active", [last], 0.0) == [Have(SLOT, 1, BASE)]
     assert (keeper.is_whole(SLOT), keeper.replica.is_synced(SLOT)) == (True, True)
@@ -142,11 +138,11 @@ def test_a_slot_in_which_this_process_is_active_takes_nothing_of_others() -> Non
     assert (keeper.copies, body(keeper)) == ({}, b"1")
 
 
-def test_a_dropped_slot_goes_back_to_the_watch_and_old_actives_stay_refused() -> None:
+def test_a_dropped_slot_is_forgotten_and_old_actives_stay_refused() -> None:
     keeper = keeper_with_copy()
     keeper.heard_of(SLOT, 4)
     keeper.drop(SLOT)
-    assert (keeper.copies, keeper.replica.streamed(SLOT), keeper.replica.is_synced(SLOT)) == ({}, False, False)
+    assert (keeper.copies, keeper.replica.held) == ({}, frozenset())
     assert body(keeper) is None
     assert keeper.take("active", [lead(3)], 0.0) == [Refused(SLOT, 3, 4)]
     assert keeper.take("next", [lead(4)], 0.0) == [At(SLOT, 4, 0, whole=False)]

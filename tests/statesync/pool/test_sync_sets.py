@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from understudy.statesync.etcd.client import Compare, Delete, Event, Get, Kv, ModRevision, Operation, Put
+from understudy.statesync.etcd.client import Compare, Delete, Event, Kv, ModRevision, Operation, Put
 from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.ownership import (
@@ -27,12 +27,11 @@ from understudy.statesync.pool.ownership import (
     claim_transaction,
     finish_handover,
     heir_of,
-    is_replicated,
+    is_valid,
     next_steps,
     process_of,
     records_compared,
     records_written,
-    replaced_members,
     standbys_of,
     start_handover,
     sync_beside,
@@ -63,7 +62,6 @@ def view(
     sync: SyncRecord | None = None,
     owner: Owner | None = OWNER,
     *,
-    replicates: bool = True,
     restores: bool = True,
     order: tuple[str, ...] = ("b", "c"),
     registered: Sequence[Process] = (A, B, C),
@@ -73,7 +71,7 @@ def view(
     table = Table(1, (order,), {name: Lost(boot, "killed", "", 0.0) for name, boot in lost})
     owners = {0: At(owner, 5)} if owner else {}
     sync_sets = {0: At(sync, 6)} if sync else {}
-    return View(me.member, me.boot, table, 9, owners, members, sync_sets, replicates, restores)
+    return View(me.member, me.boot, table, 9, owners, members, sync_sets, restores)
 
 
 # -- records --
@@ -155,7 +153,7 @@ def test_a_sync_record_that_cannot_be_read_changes_nothing_and_is_named() -> Non
 )
 def test_a_sync_record_counts_only_in_the_epoch_of_the_owner_record(at: At[SyncRecord] | None, agreed: SyncSet) -> None:
     assert agreed_set(OWNER, at) == agreed
-    assert is_replicated(OWNER, at) == (agreed != SyncSet(frozenset({A})))
+    assert is_valid(OWNER, at) == (agreed != SyncSet(frozenset({A})))
 
 
 ALONE = (Source.ETCD, record(B, memory=False, epoch=5), False)
@@ -165,18 +163,17 @@ IN_MEMORY = record(A, B)
 @pytest.mark.parametrize(
     ("seen", "whole", "dead", "claimed"),
     [
-        (view(replicates=False), True, (), (Source.ETCD, None, False)),
-        (view(sync=record(A, B, epoch=3), replicates=False), True, (), (Source.ETCD, None, False)),
         (view(owner=None), False, (), (Source.ETCD, record(B, memory=False, epoch=1), False)),
-        (view(), False, (), ALONE),
-        (view(sync=record(A, C, epoch=3)), False, (), ALONE),
+        (view(), True, (), ALONE),
+        (view(sync=record(A, B, epoch=3)), True, (), ALONE),
         (view(sync=record(A, C, epoch=3, losses=2)), False, (), (Source.ETCD, replace(ALONE[1], losses=2), False)),
         (view(sync=IN_MEMORY), True, (), (Source.MEMORY, record(B, former=[A], epoch=5), False)),
-        (view(sync=IN_MEMORY, replicates=False), True, (), (Source.MEMORY, record(B, former=[A], epoch=5), False)),
         (view(sync=record(A, B, C)), True, (), (Source.MEMORY, record(B, C, former=[A], epoch=5), False)),
         (view(sync=record(A, B, memory=False)), True, (), (Source.MEMORY, record(B, memory=False, epoch=5), False)),
         (view(sync=IN_MEMORY), False, (), None),
-        (view(sync=record(A, C, memory=False)), False, (), ALONE),
+        (view(sync=record(A, B, memory=False, losses=1)), False, (), (Source.ETCD, replace(ALONE[1], losses=1), False)),
+        (view(sync=record(A, B, memory=False), restores=False), False, (), ALONE),
+        (view(sync=record(A, C, memory=False)), True, (), ALONE),
         (view(sync=record(A, C)), True, (), None),
         (view(sync=record(A, C)), True, (C,), None),
         (view(sync=record(A, C)), False, (A, C), (Source.ETCD, replace(ALONE[1], losses=1), True)),
@@ -187,17 +184,16 @@ IN_MEMORY = record(A, B)
         (view(Process("b", "2"), IN_MEMORY), True, (A,), None),
     ],
     ids=[
-        "a plain slot in a plain pool",
-        "a void record in a plain pool",
         "the first owner",
-        "a plain slot in a pool that replicates",
+        "a slot of release 0.1.0",
         "a void record",
         "losses stay counted under a void record",
         "one of the set",
-        "a slot that is still replicated in a plain pool",
         "the others stay in the set",
         "one of the set, and etcd has everything",
         "one of the set whose copy is not whole",
+        "one of the set whose copy is not whole, and etcd has everything",
+        "that is no loss, about which an operator would have to decide",
         "not in the set, and etcd has everything",
         "not in the set",
         "not in the set, and one of it may live",
@@ -246,7 +242,7 @@ def test_a_slot_that_may_not_be_claimed_leaves_the_others_alone() -> None:
         (view(sync=IN_MEMORY, order=("c", "b"), lost=(B,)), "c", ("c", "b")),
     ],
     ids=[
-        "plain",
+        "of release 0.1.0",
         "etcd has everything",
         "a void record",
         "who has the writes",
@@ -277,16 +273,53 @@ def test_the_new_record_beside_an_owner_record_has_its_epoch_and_keeps_the_set()
     arrived = finish_handover(leaving, "1", now=1.0)
     at = At(record(A, B, C, former=[D], losses=3), 6)
 
-    assert is_replicated(leaving, at)
     assert sync_beside(leaving, at, arrived) == record(A, B, C, former=[A, D], losses=3, epoch=5)
     for kept in (undo_handover(leaving, now=1.0), take_up(OWNER, now=1.0)):
         assert sync_beside(leaving, at, kept) == replace(at.record, epoch=5)
-    assert sync_beside(leaving, None, arrived) is None
-    assert sync_beside(leaving, At(record(A, B, epoch=3), 6), arrived) is None
     with pytest.raises(NotInSet, match="b is not in the sync set"):
         sync_beside(leaving, At(record(A, C), 6), arrived)
     with pytest.raises(NotInSet):
         sync_beside(leaving, at, finish_handover(leaving, "2", now=1.0))
+
+
+@pytest.mark.parametrize("at", [None, At(record(A, B, epoch=3, losses=2), 6)], ids=["none", "void"])
+def test_a_slot_of_release_010_gets_a_record_with_its_next_owner_record(at: At[SyncRecord] | None) -> None:
+    losses = at.record.losses if at else 0
+    leaving = start_handover(OWNER, "b", cause="drain", traceparent="", now=1.0)
+    arrived = finish_handover(leaving, "1", now=1.0)
+    alone = record(B, memory=False, losses=losses, epoch=5)
+    assert sync_beside(leaving, at, arrived) == alone
+    for kept in (undo_handover(leaving, now=1.0), take_up(OWNER, now=1.0)):
+        assert sync_beside(leaving, at, kept) == replace(alone, members=(A,))
+
+
+@pytest.mark.parametrize(
+    ("seen", "out"),
+    [
+        (view(owner=None), False),
+        (view(), False),
+        (view(sync=record(A, C, epoch=3)), False),
+        (view(sync=record(A, C)), True),
+        (view(sync=record(A, C, former=[B])), True),
+        (view(sync=record(A, B)), False),
+        (view(sync=record(A, B, memory=False)), False),
+        (view(Process("b", "2"), record(A, B)), True),
+        (view(A, record(A, B)), False),
+    ],
+    ids=[
+        "never owned",
+        "no sync record is known",
+        "a void record",
+        "others alone",
+        "a former active",
+        "one of the set",
+        "one of the set, and etcd has everything",
+        "a successor of one of the set",
+        "the active",
+    ],
+)
+def test_a_copy_may_go_only_if_the_set_surely_is_without_it(seen: View, out: bool) -> None:
+    assert seen.leaves_out(0) is out
 
 
 def test_a_claim_transaction_fits_into_etcds_limit() -> None:
@@ -301,20 +334,18 @@ def test_a_claim_transaction_fits_into_etcds_limit() -> None:
         whole=lambda _: True,
     )
     branches = claim_transaction(KEYS, claims, [Put("failover", b"")])
-    assert [len(branch) for branch in branches] == [2 * CLAIM_MOST, 2 * CLAIM_MOST + 2, 2 * CLAIM_MOST]
+    assert [len(branch) for branch in branches] == [2 * CLAIM_MOST, 2 * CLAIM_MOST + 1, 2 * CLAIM_MOST]
     assert max(map(len, branches)) <= 128
-    assert branches[1][-1] == Get(KEYS.commit("a"))
-    assert replaced_members(claims) == ["a"]
 
 
 # -- in any history --
 
 
-@pytest.mark.parametrize("before", [None, record(A, B), record(A, B, epoch=3)], ids=["plain", "replicated", "void"])
+@pytest.mark.parametrize("before", [None, record(A, B), record(A, B, epoch=3)], ids=["none", "valid", "void"])
 def test_a_claim_fails_beside_a_change_of_the_set_that_it_does_not_know_of(before: SyncRecord | None) -> None:
     store = Store()
     store.txn([], records_written(KEYS, {0: OWNER}, {0: before} if before else {}))
-    stale = replace(view(sync=before, replicates=False), owners={0: At(OWNER, 2)})
+    stale = replace(view(sync=before), owners={0: At(OWNER, 2)})
     stale = replace(stale, sync_sets={0: At(before, 2)} if before else {})
     (claimed,) = claim(stale, [0], cause="", traceparent="", now=1.0, whole=lambda _: True)
     compares, puts, _ = claim_transaction(KEYS, [claimed])
@@ -370,7 +401,7 @@ class Node:
     served: Served | None = None
 
 
-class Replicated:
+class OneSlot:
     """Three members, one slot, and writes that are acknowledged from memory."""
 
     def __init__(self, seed: int) -> None:
@@ -383,7 +414,7 @@ class Replicated:
         self.dead: set[Process] = set()
         self.late: list[Callable[[], None]] = []
 
-        self._begin(replicated=self._chance(), seen=self._chance())
+        self._begin(of_release_010=self._chance(), seen=self._chance())
 
     def _chance(self) -> bool:
         return self.random.random() < 0.5
@@ -392,7 +423,7 @@ class Replicated:
         """Let something happen."""
         happenings: list[Callable[[], None]] = [
             lambda: self.look(self.random.choice("abc")),
-            lambda: self.claim(self.random.choice("abc"), late=self._chance(), replicates=self._chance()),
+            lambda: self.claim(self.random.choice("abc"), late=self._chance()),
             lambda: self.end_handover(self.random.choice("abc"), late=self._chance(), again=self._chance()),
         ]
         if self.late:
@@ -403,16 +434,19 @@ class Replicated:
             happenings.append(self.die)
         self.random.choice(happenings)()
 
-    def _begin(self, *, replicated: bool, seen: bool) -> None:
-        """a owns the slot; if it is replicated, b has its writes too, and the others may not know so yet."""
+    def _begin(self, *, of_release_010: bool, seen: bool) -> None:
+        """a owns the slot; b has its writes too, and the others may not know so yet.
+
+        A slot of release 0.1.0 has no sync record, and every write of it is in etcd.
+        """
         owner, sync = Owner("a", "0", 1), SyncRecord(1, (Process("a", "0"), Process("b", "0")), memory=True)
         revision = self.store.txn([], records_written(KEYS, {0: owner}, {}))
         if not seen:
             self.look("b")
             self.look("c")
-        if replicated:
+        if not of_release_010:
             self.store.txn([], records_written(KEYS, {}, {0: sync}))
-        self._serve(self.nodes["a"], owner, sync if replicated else None, revision)
+        self._serve(self.nodes["a"], owner, None if of_release_010 else sync, revision)
         self.nodes["a"].served.sync_at = self._sync_at()
         self.look("a")
         if seen:
@@ -440,15 +474,15 @@ class Replicated:
             value, revision = values[KEYS.sync_set(0)]
             node.sync = At(SyncRecord.decode(value), revision)
 
-    def _view(self, node: Node, *, replicates: bool) -> View:
+    def _view(self, node: Node) -> View:
         owners = {0: node.owner} if node.owner else {}
         sync_sets = {0: node.sync} if node.sync else {}
-        return View(*node.process, Table(), 0, owners, {}, sync_sets, replicates)
+        return View(*node.process, Table(), 0, owners, {}, sync_sets)
 
-    def claim(self, name: str, *, late: bool, replicates: bool) -> None:
+    def claim(self, name: str, *, late: bool) -> None:
         node, dead = self.nodes[name], frozenset(self.dead)
-        seen = self._view(node, replicates=replicates)
-        for claimed in claim(seen, [0], cause="", traceparent="", now=0.0, whole=lambda _: True, dead=dead):
+        seen, whole = self._view(node), self._chance()
+        for claimed in claim(seen, [0], cause="", traceparent="", now=0.0, whole=lambda _: whole, dead=dead):
             if node.owner and process_of(node.owner.record) == node.process:
                 return
             node.known = max(node.known, claimed.owner.epoch)
@@ -594,16 +628,17 @@ class Replicated:
             beside = sync_beside(at.record, sync, after)
         except NotInSet:
             return
+        valid = is_valid(at.record, sync)
         node.known = max(node.known, after.epoch)
         compares = records_compared(KEYS, {0: at.revision}, {0: sync.revision if sync else 0})
-        puts = records_written(KEYS, {0: after}, {0: beside} if beside else {})
+        puts = records_written(KEYS, {0: after}, {0: beside})
 
         def arrive() -> None:
             revision = self.store.txn(compares, puts)
             if not revision or node.process != process_of(after):
                 return
-            if beside is None:
-                node.writes |= self.saved
+            if not valid:  # release 0.1.0 had everything in etcd
+                node.writes = set(self.saved)
             assert self.acknowledged <= node.writes
             self._serve(node, after, beside, revision)
 
@@ -621,6 +656,6 @@ class Replicated:
 @settings(max_examples=700)
 @given(st.integers(0, 2**32))
 def test_whoever_becomes_active_has_every_write_that_was_acknowledged_from_memory(seed: int) -> None:
-    slot = Replicated(seed)
+    slot = OneSlot(seed)
     for _ in range(30):
         slot.step()

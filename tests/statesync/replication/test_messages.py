@@ -39,6 +39,35 @@ def test_a_frame_has_any_messages_of_any_slots() -> None:
     assert decode_frame(encode_frame(EVERY_MESSAGE)) == EVERY_MESSAGE
 
 
+@given(st.lists(st.binary(max_size=6) | st.text("a\U0010ffff\x80\xff\0", max_size=4), max_size=4))
+def test_a_key_may_have_any_bytes(given_keys: list[bytes | str]) -> None:
+    keys = [key.decode("utf-8", "surrogateescape") if isinstance(key, bytes) else key for key in given_keys]
+    messages = [
+        Hello("pool", "m1", "boot"),
+        Writes(3, 7, 5, 6, tuple(LoggedWrite(key, b"v") for key in keys), LAST),
+        Part(
+            3,
+            7,
+            5,
+            (5,),
+            tuple(Stored(key, 5, b"v") for key in keys),
+            True,
+            True,
+            0,
+            0,
+            tuple(Unsaved(5, k) for k in keys),
+        ),
+    ]
+    assert decode_frame(encode_frame(messages)) == messages
+
+
+def test_a_key_that_is_text_is_itself_on_the_wire() -> None:
+    """Members of the release before read it."""
+    keys = ("k", "käse", "\uffff", "\0")
+    frame = encode_frame([Writes(3, 7, 5, 6, tuple(LoggedWrite(key, b"v") for key in keys), LAST)])
+    assert [write[0] for write in msgspec.msgpack.decode(frame)[0][5]] == list(keys)
+
+
 @pytest.mark.parametrize(
     ("frame", "told"),
     [

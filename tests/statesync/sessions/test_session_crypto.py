@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.harness.secrets import write_secret
-from understudy.statesync.etcd.client import EtcdClient, Event, Kv
+from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.replication.history import version_of
+from understudy.statesync.replication.messages import LoggedWrite, Stored
+from understudy.statesync.replication.slot_copy import Entry
 from understudy.statesync.sessions.replica import Replica
 from understudy.statesync.sessions.session import Answer, Session
 from understudy.statesync.sessions.session_crypto import (
@@ -143,22 +145,21 @@ async def test_a_pool_agrees_on_its_key(client: EtcdClient, pool_name: str) -> N
 async def test_a_copy_tells_what_it_cannot_open_from_what_is_absent(client: EtcdClient, pool_name: str) -> None:
     keys = PoolKeys(pool_name)
     sealed, at = SealedSessions((OLD,)), keys.session(3, "k")
-    revision = await client.put(at, sealed.encode(at, SESSION))
+    await client.put(at, sealed.encode(at, SESSION))
     replica = Replica(client, keys)
-    await replica.full_sync(3)
+    await replica.load(3)
     assert replica.session(3, "k") is None
     assert OLD.id in replica.unreadable(3, "k")
     assert OLD.id in replica.fault
     assert replica.unreadable(3, "absent") == ""
 
-    readable = Kv(at, SESSION.encode(), revision + 1, 1, 0)
-    replica.apply([Event("put", Kv(at, SESSION.encode(), revision - 1, 1, 0))])
-    assert replica.session(3, "k") is None
-    replica.apply([Event("put", readable)])
+    replica.keep(3, [Stored("k", VERSION, SESSION.encode())])
     assert replica.session(3, "k") is not None
     assert replica.unreadable(3, "k") == ""
-    replica.apply([Event("put", Kv(at, sealed.encode(at, SESSION), revision + 2, 1, 0))])
+    replica.keep(3, [Stored("k", VERSION + 1, sealed.encode(at, SESSION))])
     assert replica.session(3, "k") is None
     assert replica.unreadable(3, "k") != ""
-    replica.apply([Event("delete", Kv(at, b"", revision + 3, 0, 0))])
+    replica.keep(3, [Stored("k", VERSION, SESSION.encode())])
+    assert replica.session(3, "k") is None
+    replica.show(3, [Entry(VERSION + 2, LoggedWrite("k", None))])
     assert replica.unreadable(3, "k") == ""
