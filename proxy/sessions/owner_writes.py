@@ -277,14 +277,15 @@ class OwnerWrites:
         """The refusal of a write that etcd does not take in time; None when it does, or the slot is lost."""
         if not self._committer.stalled(time.monotonic()):
             return None
+        patience = attempts.left
         try:
-            flows = await self._committer.flowing(attempts.left)
+            flows = await self._committer.flowing(patience)
         except asyncio.CancelledError:
             release()
             raise
         if flows or not self._holds(owned):
             return None
-        detail = f"etcd did not take the write within {attempts.left:g} s; nothing was done"
+        detail = f"etcd has not taken a write for {patience:.1f} s, and this one was not sent; nothing was done"
         return problem(503, "not-committed", detail, retry_after=RETRY_AFTER)
 
     async def _without_effect(
