@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from unittest.mock import AsyncMock, MagicMock
+from unittest.mock import MagicMock
 
 import pytest
 from aiohttp import StreamReader, web
@@ -68,8 +68,7 @@ def without_tokens(drain: MagicMock) -> web.Application:
 
 def peer_side(_: Path, *, certificates: bool = True) -> web.Application:
     pool = PoolView(MemberIdentity("a", "a1", PoolKeys("cart")))
-    replica = MagicMock(full_sync=AsyncMock())
-    app = peer_app(pool, replica, MagicMock(), trust=Trust("cart") if certificates else None)
+    app = peer_app(pool, MagicMock(), trust=Trust("cart") if certificates else None)
     add_forwarded_calls(app, MagicMock())
     SyncApi("a", MagicMock(), lambda: ({}, True), MagicMock(), lambda _: (b"", "text/plain")).add_to(app)
     return app

@@ -50,7 +50,7 @@ class KeyScan:
         pattern, count, kind = options
         slot, found = int(args[0]), list[bytes]()
         slots = spec.slots if spec else 0
-        await self._read_sync_sets()
+        await self._read_records()
         while slot < slots:
             await asyncio.sleep(0)  # others want to be answered, however many keys a slot has
             keys = await self._keys(slot)
@@ -63,18 +63,24 @@ class KeyScan:
     async def count(self) -> int:
         """How many keys the pool has. Raises ``EtcdError``."""
         spec = self._pool.spec
-        await self._read_sync_sets()
+        await self._read_records()
         total = 0
         for slot in range(spec.slots if spec else 0):
             await asyncio.sleep(0)
             total += len(await self._keys(slot))
         return total
 
-    async def _read_sync_sets(self) -> None:
-        """Know the sync sets as they are now: who is in one has every acknowledged write. Raises ``EtcdError``."""
-        prefix, known = self._pool.identity.keys.sync_sets, self._copies.informer.revision
-        for kv in (await self._etcd.range(prefix_range(prefix), min_mod_revision=known + 1)).kvs:
-            self._pool.state.read_sync_set(slot_in(kv.key, prefix), kv)
+    async def _read_records(self) -> None:
+        """Know the sync sets as they are now: who is in one has every acknowledged write. Raises ``EtcdError``.
+
+        A sync record counts only beside the owner record of its epoch, so both are read.
+        """
+        keys, state = self._pool.identity.keys, self._pool.state
+        for prefix, read in ((keys.owners, state.read_owner), (keys.sync_sets, state.read_sync_set)):
+            known = self._copies.informer.revision_of(prefix)
+            for kv in (await self._etcd.range(prefix_range(prefix), min_mod_revision=known + 1)).kvs:
+                with contextlib.suppress(ValueError):  # a key that names no slot; the watch tells of it
+                    read(slot_in(kv.key, prefix), kv)
 
     async def _keys(self, slot: int) -> list[tuple[bytes, bytes]]:
         """The keys of a slot, and the type of each."""

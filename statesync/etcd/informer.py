@@ -55,6 +55,7 @@ class Informer:
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self.synced = asyncio.Event()
         self.revision = 0
+        self._by_range = [0] * len(self._ranges)
         self.heard_at = self.well_since = time.monotonic()
         self.resets = 0
         self.trouble = ""
@@ -79,6 +80,16 @@ class Informer:
                 pause = backoff.next()
                 logger.warning("etcd watch: %s; trying again in %.2f s", error, pause)
                 await self._client.pause(pause)
+
+    def revision_of(self, key: str) -> int:
+        """The revision up to which every change in the range of ``key`` has been handed to the receiver.
+
+        ``revision`` may be later: a change in another range may come first.
+        """
+        return self._by_range[self._range_of(key)]
+
+    def _range_of(self, key: str) -> int:
+        return next(number for number, one in enumerate(self._ranges) if one.start <= key < one.end)
 
     async def caught_up(self, revision: int) -> None:
         """Return once every watched change up to ``revision`` has been handed to the receiver.
@@ -122,6 +133,10 @@ class Informer:
     def _hand_over(self, batch: InformerBatch) -> None:
         self._on_batch(batch)
         self.revision = max(self.revision, batch.revision)
+        if batch.reset:
+            self._by_range = [batch.revision] * len(self._ranges)
+        elif batch.events:
+            self._by_range[self._range_of(batch.events[0].kv.key)] = batch.revision
         for revision, waiter in self._waiters:
             if revision <= self.revision and not waiter.done():
                 waiter.set_result(None)

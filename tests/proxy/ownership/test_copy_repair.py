@@ -197,7 +197,7 @@ async def test_an_unknown_outcome_keeps_the_gate_closed_until_it_is_known(
     await repair_of(a, pool.client).make_anew(SLOT)
 
     assert calls == [False, False, False]
-    assert ((await pool.owner(SLOT)).epoch, a.active.epoch(SLOT)) == (2, 2)
+    assert ((await pool.owner(SLOT)).epoch, a.active.get(SLOT).stream.epoch) == (2, 2)
     assert (await a.call("GET", "k")).body == b"kept"
 
 

@@ -14,8 +14,12 @@ from understudy.proxy.ownership.owned_slots import NotMine
 from understudy.proxy.peers.peer_protocol import NotTaken, PeerError
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.ownership import start_handover
-from understudy.statesync.pool.records import Lost, Phase
+from understudy.statesync.pool.records import Lost, Owner, Phase, SyncRecord
 from understudy.statesync.pool.slots import slot_of
+from understudy.statesync.replication.history import version_of
+from understudy.statesync.replication.slot_copy import SlotCopy
+from understudy.statesync.replication.sync_set import Process
+from understudy.statesync.sessions.session import Session
 
 ALL = list(range(SLOTS))
 
@@ -190,6 +194,27 @@ async def test_the_target_takes_only_what_is_left_to_it_at_that_very_revision(po
     taken = await b.handover.take([0], revision)
     assert taken[0].record.epoch == fenced.epoch + 1
     await until(lambda: b.owned.open_slots() == [0], what="b serves the slot")
+
+
+async def test_an_owner_of_release_010_hands_over_what_etcd_has(client: EtcdClient, pool_name: str) -> None:
+    """It writes no sync record, and asks before: its target needs no copy."""
+    async with in_process_pool(client, pool_name, "b") as pool:
+        b, slot = pool["b"], slot_of("k", SLOTS)
+        session = Session("text/plain", b"in etcd", 2**53, 1, version=version_of(1, 1))
+        await client.put(pool.keys.session(slot, "k"), session.encode())
+        leaving = start_handover(Owner("a", "a1", 1), "b", cause="drain", traceparent="", now=1.0)
+        revision = await client.put(pool.keys.owner(slot), leaving.encode())
+        b.keeper.give(slot, SlotCopy(slot, history=(version_of(1, 0),), whole=True))
+        b.copies.replica.clear(slot)
+
+        taken = await b.handover.take([slot], revision)
+
+        assert (taken[slot].record.active, taken[slot].record.epoch) == ("b", 2)
+        await until(lambda: b.owned.takes(slot), what="b serves the slot")
+        assert (await b.call("GET", "k")).body == b"in etcd"
+        record = await client.get(pool.keys.sync_set(slot))
+        assert record is not None
+        assert SyncRecord.decode(record.value) == SyncRecord(2, (Process("b", "b1"),))
 
 
 async def test_a_handover_that_nobody_carries_out_any_more_is_undone(pool: InProcessPool) -> None:

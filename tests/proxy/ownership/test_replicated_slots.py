@@ -17,9 +17,9 @@ from understudy.proxy.ownership import handover, slot_reconciler
 from understudy.proxy.ownership.handover import HandoverFailed
 from understudy.proxy.peers.peer_protocol import NotTaken, ProbeResult
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.pool.records import Lost, Member, MemberState, Phase, SyncRecord
+from understudy.statesync.pool.records import Lost, Member, MemberState, Owner, Phase, SyncRecord
 from understudy.statesync.pool.slots import slot_of
-from understudy.statesync.replication.sync_set import Process
+from understudy.statesync.replication.sync_set import Process, SyncSet
 
 ALL = list(range(SLOTS))
 SLOT = slot_of("k", SLOTS)
@@ -170,6 +170,21 @@ async def test_a_request_whose_write_was_lost_may_be_carried_out_again(pool: InP
     assert (await c.call("DELETE", "none", Idempotency_Key="saved")).status == 404
 
 
+async def test_one_of_the_set_whose_copy_is_not_whole_reads_what_etcd_has(client: EtcdClient, pool_name: str) -> None:
+    async with in_process_pool(client, pool_name, "a", "b") as pool:
+        a, b = await pool.give("a", "b"), pool["b"]
+        assert (await a.call("PUT", "k", "saved")).headers["Understudy-Durability"] == "sync"
+        await lost(pool, "a", "b")
+        b.keeper.drop(SLOT)
+
+        await b.takeovers.of_lost("a", "a1", ALL)
+
+        assert sorted(b.owned.open_slots()) == ALL
+        assert (await b.call("GET", "k")).body == b"saved"
+        assert b.copies.replica.copies == 1, "the other slots are served from memory"
+        assert b.pool.state.sync_sets[SLOT].record.losses == 0
+
+
 async def test_an_old_copy_counts_for_nothing_in_a_claim_from_etcd(pool: InProcessPool) -> None:
     a, c = await given(pool, "a", "b", "c"), pool["c"]
     await written(a, "k", "old")
@@ -314,6 +329,53 @@ async def test_slots_that_were_given_up_come_back_with_what_etcd_never_had(
     assert (await a.call("GET", "k")).body == b"kept"
     assert ((await pool.owner(SLOT)).epoch, a.pool.state.sync_sets[SLOT].record.epoch) == (2, 2)
     assert (await pool.owner(SLOT)).phase is Phase.STABLE
+
+
+async def test_a_slot_that_was_claimed_from_etcd_is_reclaimed_from_there_though_an_old_copy_is_whole(
+    client: EtcdClient, pool_name: str
+) -> None:
+    """The answer to the claim never came. The old copy lacks what was acknowledged without this process."""
+    async with in_process_pool(client, pool_name, "a", "b", "c") as pool:
+        a, c = await pool.give("a", "b", "c"), pool["c"]
+        assert (await a.call("PUT", "k", "old")).status == 201
+        await pool.assign("a", "b")
+        await until(lambda: all(c.sync_set(slot).members == {A, B} for slot in ALL), 20, "c is not in the sets")
+        stream = a.active.get(SLOT).stream
+        await until(lambda: not stream.follows(C), 20, "c is sent nothing more")
+        assert (await a.call("PUT", "k", "new")).status == 200
+        assert (c.keeper.is_whole(SLOT), c.copies.replica.session(SLOT, "k").body) == (True, b"old")
+
+        owner, record = Owner("c", "c1", 2), SyncRecord(2, (C,))
+        await pool.client.put(pool.keys.sync_set(SLOT), record.encode())
+        revision = await pool.client.put(pool.keys.owner(SLOT), owner.encode())
+        await until(lambda: c.pool.state.owners[SLOT].revision == revision, what="c hears that it is the owner")
+        await c.reconciler._reclaim([SLOT])
+
+        assert c.owned.open_slots() == [SLOT]
+        assert (await c.call("GET", "k")).body == b"new"
+        assert await pool.owner(SLOT) == owner
+
+
+async def test_a_slot_with_writes_in_memory_is_reclaimed_only_with_a_whole_copy(
+    pool: InProcessPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await given(pool, "a", "b"), pool["b"]
+    await written(a, "k", "kept")
+    owner, record = (
+        Owner("b", "b1", 2),
+        SyncRecord.of_set(2, SyncSet(frozenset({B}), memory=True, former=frozenset({A})), 0),
+    )
+    await pool.client.put(pool.keys.sync_set(SLOT), record.encode())
+    revision = await pool.client.put(pool.keys.owner(SLOT), owner.encode())
+    await until(lambda: b.pool.state.owners[SLOT].revision == revision, what="b hears that it is the owner")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(b.keeper, "is_whole", lambda _slot: False)
+        await b.reconciler._reclaim([SLOT])
+        assert SLOT not in b.owned
+    await b.reconciler._reclaim([SLOT])
+    assert (await b.call("GET", "k")).body == b"kept"
+    assert b.copies.replica.copies == 0
 
 
 async def test_a_member_that_a_peer_gives_slots_to_takes_them_from_its_memory(pool: InProcessPool) -> None:

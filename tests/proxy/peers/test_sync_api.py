@@ -198,7 +198,7 @@ async def test_writes_go_on_and_none_is_lost_while_an_owner_reads_a_slot_again(p
         await pool.settle(*A_FIRST)
         await all_copies(pool, "a", "b")
         slot, stop, made = slot_of("k", 16), asyncio.Event(), 0
-        epoch = sidecars["a"].active.epoch(slot)
+        epoch = sidecars["a"].active.get(slot).stream.epoch
 
         async def resync() -> None:
             nonlocal made
@@ -214,7 +214,7 @@ async def test_writes_go_on_and_none_is_lost_while_an_owner_reads_a_slot_again(p
             assert (await pool.call("a", "GET", "/k"))[2] == str(n).encode()
         stop.set()
         await resyncing
-        assert sidecars["a"].active.epoch(slot) == epoch + made
+        assert sidecars["a"].active.get(slot).stream.epoch == epoch + made
         assert (await pool.call("a", "GET", "/k"))[2] == b"59"
         await all_copies(pool, "a", "b")
 

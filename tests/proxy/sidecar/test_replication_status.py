@@ -76,7 +76,7 @@ async def test_a_sidecar_tells_of_its_copies_its_unsaved_writes_and_of_losses(po
     assert await metrics(pool, "a") == (SLOTS, SLOTS, 0, SLOTS)
 
 
-async def test_status_says_when_etcd_has_everything_after_a_pool_was_switched_back(pool: SidecarPool) -> None:
+async def test_status_says_when_etcd_has_everything_after_a_pool_was_switched_to_sync(pool: SidecarPool) -> None:
     async def replication() -> Any:
         state, revision = await read_pool(pool.client, pool.keys.pool)
         return status_view(state, revision=revision)["replication"]
@@ -84,8 +84,9 @@ async def test_status_says_when_etcd_has_everything_after_a_pool_was_switched_ba
     async def all_in_memory() -> bool:
         return bool((await replication())["memory"] == SLOTS)
 
-    async def silent() -> bool:
-        return await replication() is None
+    async def nothing_in_memory() -> bool:
+        found = await replication()
+        return (found["wanted"], found["memory"], found["slots"]) == (False, 0, SLOTS)
 
     await pool.start("a", "b")
     await pool.settle(*A_FIRST)
@@ -95,7 +96,7 @@ async def test_status_says_when_etcd_has_everything_after_a_pool_was_switched_ba
     slot = int(headers["understudy-slot"])
     assert await pool.client.get(pool.keys.session(slot, "k")) is None
 
-    plain = f"pool: {pool.keys.pool}\nslots: {SLOTS}\ncopies: 2\n{PATIENT}"
-    await pool.apply(parse_spec(plain, where="test"))
-    await until(silent, 60, "status says nothing about replication")
+    sync = f"pool: {pool.keys.pool}\nslots: {SLOTS}\ncopies: 2\n{PATIENT}"
+    await pool.apply(parse_spec(sync, where="test"))
+    await until(nothing_in_memory, 60, "no write is in memory alone")
     assert await pool.client.get(pool.keys.session(slot, "k")) is not None

@@ -4,6 +4,8 @@ The state machine lets hypothesis choose what happens to a :class:`SimulatedSlot
 acknowledged writes, in their order, and whatever readers of copies have seen. When all is well again, copies are equal.
 """
 
+import json
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -211,6 +213,10 @@ class Replication(RuleBasedStateMachine):
         for member in self.slot.members.values():
             if member.alive and (member.stream is not None or member.copy.whole):
                 had = {number for stored in member.store.values() for number in numbers_in(stored)}
+                if member.stream is not None:  # what it goes on with before its readers may see it
+                    had |= {
+                        number for entry in member.stream.unseen for number in json.loads(entry.write.value or b"[]")
+                    }
                 assert self.slot.requests(member) <= had, f"{member.process} would not carry a request out"
 
     def teardown(self) -> None:

@@ -1,0 +1,114 @@
+"""Writes while etcd does not answer: which of them have no effect, and which may have one."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from tests.harness.cable import Cable, cable_to
+from tests.harness.etcd import EtcdServer
+from tests.harness.waiting import stays, until
+from tests.proxy.members import SLOTS, InProcessMember, InProcessPool, in_process_pool
+from understudy.proxy.http.problems import Reply
+from understudy.proxy.sessions.call import Call
+from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.pool.slots import slot_of
+from understudy.statesync.pool.spec import Timeouts
+from understudy.statesync.redis.command import KeyCommand
+from understudy.statesync.redis.commands import parse
+from understudy.statesync.sessions.command_batch import CommandBatch
+
+
+@asynccontextmanager
+async def behind_a_cable(
+    etcd: EtcdServer, name: str, request_seconds: float = 1.0, **spec: Any
+) -> AsyncIterator[tuple[InProcessPool, Cable]]:
+    """A pool in which a owns all slots and b has copies; the way to etcd can be cut."""
+    async with cable_to(etcd.endpoint) as cable, EtcdClient([cable.address], timeout=0.5) as client:
+        timeouts = Timeouts(request_seconds=request_seconds)
+        async with in_process_pool(client, name, "a", "b", timeouts=timeouts, **spec) as pool:
+            await pool.give("a", "b")
+            yield pool, cable
+
+
+def problem_of(reply: Reply) -> tuple[int, str]:
+    return reply.status, reply.body.decode().partition('"type":')[2].partition(",")[0].rpartition("/")[2].strip('" ')
+
+
+def command(*words: bytes) -> Call:
+    parsed = parse(list(words))
+    assert isinstance(parsed, KeyCommand)
+    return Call.of_commands(CommandBatch((parsed,), 2), {})
+
+
+async def write_under_way(a: InProcessMember, cable: Cable) -> "asyncio.Task[Reply]":
+    """Cut the way to etcd under a write to ``k``; returns when commits are stalled."""
+    cable.cut()
+    begun = asyncio.create_task(a.call("PUT", "k", "begun"))
+    await until(lambda: a.committer.stalled(time.monotonic()), what="commits are stalled")
+    return begun
+
+
+async def test_a_write_to_an_etcd_that_does_not_answer_has_no_effect_and_one_begun_before_may_have(
+    etcd: EtcdServer, pool_name: str
+) -> None:
+    async with behind_a_cable(etcd, pool_name) as (pool, cable), etcd.client() as near:
+        a = pool["a"]
+        begun = await write_under_way(a, cable)
+        late = await a.call("PUT", "late", "v", Idempotency_Key="once")
+        assert problem_of(late) == (503, "not-committed")
+        assert b"nothing was done" in late.body
+        assert problem_of(await begun) == (503, "outcome-unknown")
+
+        cable.mend()
+        await until(lambda: near.get(pool.keys.session(slot_of("k", SLOTS), "k")), what="the first write is saved")
+        assert (await a.call("GET", "k")).body == b"begun"
+        assert (await a.call("GET", "late")).status == 404
+        assert await near.get(pool.keys.session(slot_of("late", SLOTS), "late")) is None
+        again = await a.call("PUT", "late", "v", Idempotency_Key="once")
+        assert (again.status, "Understudy-Repeated" in again.headers) == (201, False)
+
+
+async def test_commands_are_refused_in_the_same_way(etcd: EtcdServer, pool_name: str) -> None:
+    async with behind_a_cable(etcd, pool_name) as (pool, cable):
+        a = pool["a"]
+        begun = await write_under_way(a, cable)
+        call = command(b"SET", b"late", b"v")
+        assert call.batch is not None
+        assert a.service.write_now(call) is None, "it is not begun"
+        assert problem_of(await a.service.handle(call)) == (503, "not-committed")
+        cable.mend()
+        await begun
+        assert (await a.service.handle(command(b"GET", b"late"))).body == b"$-1\r\n"
+
+
+async def test_a_write_that_waits_for_etcd_is_carried_out_when_it_answers_again(
+    etcd: EtcdServer, pool_name: str
+) -> None:
+    async with behind_a_cable(etcd, pool_name, request_seconds=60.0) as (pool, cable):
+        a = pool["a"]
+        begun = await write_under_way(a, cable)
+        waiting = asyncio.create_task(a.call("PUT", "late", "v"))
+        await stays(lambda: not waiting.done(), 0.2, "it waits")
+        cable.mend()
+        assert [(await one).status for one in (begun, waiting)] == [201, 201]
+        assert (await a.call("GET", "late")).body == b"v"
+
+
+@pytest.mark.parametrize("wants", ["replicas", "async"])
+async def test_what_memory_may_answer_does_not_wait_for_etcd(etcd: EtcdServer, pool_name: str, wants: str) -> None:
+    spec = {"durability": "replicas", "replication": {"patience_ms": 60_000, "checkpoint_ms": 60_000}}
+    async with behind_a_cable(etcd, pool_name, **spec) as (pool, cable):
+        a = pool["a"]
+        await until(lambda: all(one.from_memory for one in a.active.slots), 20, "memory may answer")
+        begun = asyncio.create_task(a.call("PUT", "k", "begun", Understudy_Durability="sync"))
+        cable.cut()
+        await until(lambda: begun.done() or a.committer.stalled(time.monotonic()), what="commits are stalled")
+        reply = await a.call("PUT", "other", "kept", Understudy_Durability=wants)
+        assert (reply.status, reply.headers["Understudy-Durability"]) == (201, wants)
+        cable.mend()
+        await begun
+        assert (await a.call("GET", "other")).body == b"kept"
