@@ -148,6 +148,11 @@ class CopyConnection:
         self._due[slot] = None
         self._wake.set()
 
+    def forget(self, slot: int) -> None:
+        """A stream does not go over this connection any more. If it comes back, the copy is asked anew what it has."""
+        self._asked.pop(slot, None)
+        self._unsent.pop(slot, None)
+
     async def run(self, http: aiohttp.ClientSession, url: str, tls: ssl.SSLContext | bool = True) -> None:
         """Keep the connection until cancelled. ``url`` is that of the peer API, without a path."""
         backoff = Backoff(FIRST_RETRY, LAST_RETRY)

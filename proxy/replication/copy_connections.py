@@ -70,6 +70,7 @@ class CopyConnections:
         self._streams.pop(slot, None)
         for one in self._connected.values():
             one.streams.pop(slot, None)
+            one.connection.forget(slot)
 
     def refused(self, process: Process) -> bool:
         """Whether a live host has refused the last connection to the process."""
@@ -140,6 +141,7 @@ class CopyConnections:
         for process, one in self._connected.items():
             if process not in targets and one.streams.get(stream.slot) is stream:
                 del one.streams[stream.slot]
+                one.connection.forget(stream.slot)
                 stream.gone(process)
         for process in targets:
             to = self._connected.get(process) or self._connect(process)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import cast
 
+import pytest
 import pytest_asyncio
 
 from tests.harness.waiting import free_port, until
@@ -15,7 +16,7 @@ from understudy.proxy.replication.copy_connections import CopyConnections
 from understudy.statesync.pool.records import Member, MemberState, Table
 from understudy.statesync.pool.state import At
 from understudy.statesync.replication.history import begun
-from understudy.statesync.replication.messages import LoggedWrite
+from understudy.statesync.replication.messages import Lead, LoggedWrite, Message
 from understudy.statesync.replication.slot_stream import SlotStream
 from understudy.statesync.replication.sync_set import Process, SyncSet
 
@@ -238,3 +239,32 @@ async def test_nothing_is_connected_any_more_when_the_process_ends(active: Fixtu
     await active.end()
     await active.closed(B)
     assert not stream.follows(B)
+
+
+async def test_a_copy_that_answered_while_its_slot_was_away_is_asked_again(
+    active: Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await active.serve(B)
+    active.order("a", "b")
+    active.run()
+    other = active.begin(slot=0, members=(A, B))  # keeps the connection
+    await active.has(other, B, active.write(other))
+
+    keeper, led = active.copies[B], asyncio.Event()
+    take = keeper.take
+
+    def in_vain(connection: object, messages: list[Message], now: float) -> list[Message]:
+        answers = take(connection, messages, now)
+        if any(isinstance(message, Lead) and message.slot == 1 for message in messages):
+            led.set()
+            return [answer for answer in answers if answer.slot != 1]
+        return answers
+
+    monkeypatch.setattr(keeper, "take", in_vain)
+    stream = active.begin(slot=1)
+    await asyncio.wait_for(led.wait(), 20)
+    monkeypatch.setattr(keeper, "take", take)
+    active.order("a")
+    await until(lambda: 1 not in active.connections._connected[B].streams, 20, "b is sent nothing of the slot")
+    active.order("a", "b")
+    await active.has(stream, B, active.write(stream))
