@@ -62,6 +62,7 @@ async def test_what_the_dead_owner_wrote_last_is_answered_by_who_had_a_copy_and_
     async with in_process_pool(client, pool_name, "a", "b", "c") as pool:
         a = await pool.give("a", "b")
         assert (await a.call("PUT", "k", "last")).status == 201
+        pool.network.dead.add("a")
         b = pool["b"]
         assert await b.claimer.open(await b.claimer.win(b.pool.view(), ALL, taking_over(pool, "b", "a"))) == ALL
         assert (await b.call("GET", "k")).body == b"last"
