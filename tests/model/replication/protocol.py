@@ -35,11 +35,7 @@ def finished(at: Records, boot: int) -> Written | None:
         beside = ownership.sync_beside(before, _real_sync(at), after)
     except ownership.NotInSet:
         return None
-    owner = _modelled(after)
-    if beside is None:
-        alone = SyncSet(frozenset({owner.active}))
-        return owner._replace(source=Source.ETCD), SyncRecord(0, owner.epoch, alone)
-    return owner, _modelled_sync(beside)
+    return _beside(at, after, beside)
 
 
 @cache
@@ -55,10 +51,13 @@ def taken_up(at: Records) -> Written:
 
 
 def _kept(at: Records, after: records.Owner) -> Written:
-    beside = ownership.sync_beside(_real(at.owner), _real_sync(at), after)
+    return _beside(at, after, ownership.sync_beside(_real(at.owner), _real_sync(at), after))
+
+
+def _beside(at: Records, after: records.Owner, beside: records.SyncRecord) -> Written:
     owner = _modelled(after)
-    if beside is None:
-        return owner._replace(source=Source.ETCD), SyncRecord(0, owner.epoch, SyncSet(frozenset({owner.active})))
+    if not ownership.is_valid(_real(at.owner), _real_sync(at)):
+        owner = owner._replace(source=Source.ETCD)
     return owner, _modelled_sync(beside)
 
 
