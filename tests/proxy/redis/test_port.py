@@ -51,10 +51,15 @@ class Both(Peer):
         self.once_large = set(KEYS)
 
     def check(self, commands: Sequence[Argv]) -> None:
-        """Both give the same answers to these commands, which are sent at once."""
+        """Both give the same answers to these commands, which are sent at once.
+
+        Ours has no empty key (docs/redis.md): where a command names one, the two differ from then on.
+        """
         theirs = self.connection.ask([(b"FLUSHALL",), *commands])[1:]
         ours = self.port.ask([*((b"DEL", key) for key in KEYS), *commands])[len(KEYS) :]
         for argv, our, their in zip(commands, ours, theirs, strict=True):
+            if b"" in argv and our.startswith(b"-ERR bad-key: the key has 0 bytes"):
+                return
             assert self.same(argv, our, their), f"{argv}: {our!r} instead of {their!r}"
 
 
