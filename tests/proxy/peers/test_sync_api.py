@@ -81,14 +81,14 @@ async def test_a_member_tells_how_far_its_copies_are(pool: SidecarPool) -> None:
     await pool.settle(*A_FIRST)
     await pool.await_copies("a", "b")
     await pool.call("a", "PUT", "/k", "x", Understudy_Durability="sync")
-    marker = await pool.client.get(pool.keys.commit("a"))
-    assert marker is not None
+    owner = await pool.client.get(pool.keys.owner(0))
+    assert owner is not None
 
     async def told() -> dict[str, Any] | None:
-        _, status = await peer(pool, "b", "GET", f"/peer/v1/status?revision={marker.mod_revision}")
-        return status if status["applied_revision"] >= marker.mod_revision and status["sessions"] else None
+        _, status = await peer(pool, "b", "GET", f"/peer/v1/status?revision={owner.mod_revision}")
+        return status if status["applied_revision"] >= owner.mod_revision and status["sessions"] else None
 
-    status = await until(told, what="b has applied the write")
+    status = await until(told, what="b has the write")
     assert (status["queued_writes"], status["async_lost"], status["sessions"]) == (0, 0, 1)
     sync = status["sync"]
     assert (sync["wanted"], sync["in_sync"], sync["missing"]) == (16, 16, [])
