@@ -238,7 +238,8 @@ class ActiveSlots:
         active.waiting[version] = active.by_name[key or version] = write
         stream.append(logged)
         self._streams.send(owned.slot)
-        self.advance(owned.slot)
+        if len(stream.agreed.members) == 1:
+            self.advance(owned.slot)  # nobody else has to confirm it
         return write
 
     async def outcome(self, write: ActiveWrite, timeout: float) -> int:

@@ -63,6 +63,8 @@ class Saves:
     @property
     def kept_back(self) -> int:
         """The first version that is kept back; 0 if there is none."""
+        if not self._kept_back:
+            return 0
         return min((save.first for save in self._due.values() if save.name in self._kept_back), default=0)
 
     def saved(self, last: int) -> int:

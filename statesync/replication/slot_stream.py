@@ -108,8 +108,12 @@ class SlotStream:
 
     @property
     def held(self) -> int:
-        """The last version that all have that must have it, so that it may be saved in etcd."""
-        return sync_set.held(self.agreed, self.change, self.me, self.progress)
+        """The last version that all have that must have it, so that it may be saved in etcd: :func:`sync_set.held`."""
+        held, confirmed = self.last, self._confirmed
+        for other in self._needed:
+            if other != self.me:
+                held = min(held, confirmed.get(other, 0))
+        return held
 
     @property
     def visible(self) -> int:
@@ -139,7 +143,9 @@ class SlotStream:
 
         To be called after anything that can bring them forward: a confirmation, a commit, a change of the sync set.
         """
-        before, now = self._visible, sync_set.visible(self.agreed, self.change, self.me, self.progress)
+        before, now = self._visible, self.held
+        if not sync_set.acknowledges_from_memory(self.agreed, self.change):
+            now = min(now, self.saved)
         if now <= before:
             return []
         self._visible = now
@@ -265,8 +271,15 @@ class SlotStream:
         return (self._log[start].version if writes else 0), writes
 
     def _place_after(self, version: int) -> int:
-        """Where in the log the first write after ``version`` is."""
-        return bisect_right(self._log, version, key=_version)
+        """Where in the log the first write after ``version`` is.
+
+        The versions of an epoch have no gaps, so the place is mostly known from the first one.
+        """
+        log = self._log
+        place = version - log[0].version + 1 if log else 0
+        if 0 < place <= len(log) and log[place - 1].version == version:
+            return place
+        return bisect_right(log, version, key=_version)
 
     def _forget(self) -> None:
         """Drop what is longest acknowledged, when the log is twice as long as what is kept."""

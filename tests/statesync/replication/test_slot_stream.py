@@ -166,6 +166,13 @@ class Replication(RuleBasedStateMachine):
             assert has[key][: len(told)] == told, f"{key}: {told} was acknowledged, its owner has {has[key]}"
 
     @invariant()
+    def streams_follow_the_rules_of_sync_sets(self) -> None:
+        for member in self.slot.members.values():
+            stream = member.stream
+            if stream is not None:
+                assert stream.held == sync_set.held(stream.agreed, stream.change, stream.me, stream.progress)
+
+    @invariant()
     def the_owner_has_what_is_saved(self) -> None:
         if self.slot.owner() is None:
             return
