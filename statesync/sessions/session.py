@@ -73,13 +73,15 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 class Session(msgspec.Struct, frozen=True, gc=False):
     """One session. ``expires`` is the pool's time in ms; ``version`` is 0 until :func:`give_version` sets it.
 
-    ``since`` is the version of the write that wrote the value, if it was only renewed or written again since; else 0.
+    ``revision`` is its ``mod_revision``, 0 until committed; it only orders what arrives from etcd. ``since`` is the
+    version of the write that wrote the value, if it was only renewed or written again since; else 0.
     """
 
     content_type: str
     body: bytes
     expires: int
     epoch: int
+    revision: int = 0
     deleted: bool = False
     answers: tuple[Answer, ...] = ()
     since: int = 0
@@ -105,7 +107,7 @@ class Session(msgspec.Struct, frozen=True, gc=False):
         return self.version & INDEX_MOST if self.version > INDEX_MOST else 0
 
     def encode(self) -> bytes:
-        """The session as it is stored."""
+        """The session as it is stored in etcd, without its ``mod_revision``."""
         index = self.index
         if index and not self.deleted and not self.answers and not self.since:
             # Most writes; formatted by hand, in half the time.
@@ -124,11 +126,14 @@ class Session(msgspec.Struct, frozen=True, gc=False):
             header["answers"] = [[a.key, a.fingerprint, a.status, a.version] for a in self.answers]
         return compact_json(header) + b"\n" + self.body
 
+    def at(self, revision: int) -> "Session":
+        """The session as committed at ``revision``."""
+        kept = (self.deleted, self.answers, self.since, self.version or revision)
+        return Session(self.content_type, self.body, self.expires, self.epoch, revision, *kept)
+
     @classmethod
     def decode(cls, value: bytes, revision: int) -> "Session":
-        """Read what :meth:`encode` wrote; raises ``ValueError`` otherwise.
-
-        ``revision`` is the version of a session that was stored without one.
+        """Read what :meth:`encode` wrote, as of ``revision``; raises ``ValueError`` otherwise.
 
         Fields that a newer version added to header or answers are left out. If an older member could not read such a
         session, its users would lose it.
@@ -141,6 +146,7 @@ class Session(msgspec.Struct, frozen=True, gc=False):
             body=body,
             expires=typed("expires", int, header.get("expires")),
             epoch=epoch,
+            revision=revision,
             deleted=typed("deleted", bool, header.get("deleted", False)),
             answers=_answers_in(header.get("answers", ())),
             since=typed("since", int, header.get("since", 0)),

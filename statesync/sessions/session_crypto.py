@@ -244,6 +244,7 @@ def outline(value: bytes, revision: int) -> Session:
             body=value.partition(b"\n")[2][NONCE_BYTES:],
             expires=typed("expires", int, header.get("expires")),
             epoch=epoch,
+            revision=revision,
             deleted=typed("deleted", bool, header.get("deleted", False)),
             version=version_in(header, epoch, revision),
         )

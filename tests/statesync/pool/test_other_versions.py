@@ -84,7 +84,7 @@ def test_the_first_releases_spec_is_known_in_full() -> None:
 
 def test_a_session_is_read_whatever_its_header_and_answers_have_beside() -> None:
     answers = (Answer("key", "f", 201, 7),)
-    session = Session("text/plain", b"body\nof two lines", 99, 4, answers=answers, version=version_of(4, 17))
+    session = Session("text/plain", b"body\nof two lines", 99, 4, 12, answers=answers, version=version_of(4, 17))
     head, _, body = session.encode().partition(b"\n")
     told = {**json.loads(head), **MORE, "answers": [["key", "f", 201, 7, "more", {}]]}
 
@@ -102,7 +102,7 @@ SESSION_NOW = (
 
 def test_a_session_of_the_first_release_has_its_revision_as_version() -> None:
     answers = (Answer("key", "f", 201, 7),)
-    was = Session("text/plain", b"body\nof two lines", 99, 4, answers=answers, since=9, version=version_of(0, 12))
+    was = Session("text/plain", b"body\nof two lines", 99, 4, 12, answers=answers, since=9, version=version_of(0, 12))
 
     assert Session.decode(SESSION_OF_0_1_0, 12) == was
     assert was.encode() == SESSION_OF_0_1_0
@@ -113,7 +113,7 @@ def test_the_first_release_reads_what_is_written_of_a_session_now() -> None:
     """It takes these fields, of these types, and passes over all others; see the release's ``Session.decode``."""
     answers = (Answer("key", "f", 201, version_of(4, 8)),)
     version, since = version_of(4, 17), version_of(4, 1)
-    now = Session("text/plain", b"body\nof two lines", 99, 4, answers=answers, since=since, version=version)
+    now = Session("text/plain", b"body\nof two lines", 99, 4, 12, answers=answers, since=since, version=version)
 
     assert now.encode() == SESSION_NOW
     head, was = json.loads(SESSION_NOW.partition(b"\n")[0]), json.loads(SESSION_OF_0_1_0.partition(b"\n")[0])

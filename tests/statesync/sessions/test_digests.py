@@ -31,11 +31,13 @@ from understudy.statesync.sessions.digests import (
 )
 from understudy.statesync.sessions.session import Answer, Session
 
-SESSION = Session("text/plain", b"hello", 5000, epoch=3, answers=(Answer("k", "f", 201),), version=version_of(3, 5))
+SESSION = Session(
+    "text/plain", b"hello", 5000, epoch=3, revision=7, answers=(Answer("k", "f", 201),), version=version_of(3, 5)
+)
 A, B = Process("a", "a1"), Process("b", "b1")
 
 
-def test_every_part_of_a_session_counts() -> None:
+def test_every_part_of_a_session_counts_but_not_its_revision() -> None:
     changes = [
         {"body": b"hellO"},
         {"content_type": "text/html"},
@@ -48,6 +50,7 @@ def test_every_part_of_a_session_counts() -> None:
     ]
     others = {entry_of("a", replace(SESSION, **change)).digest for change in changes}  # type: ignore[arg-type]
     assert len(others | {entry_of("a", SESSION).digest, entry_of("b", SESSION).digest}) == len(changes) + 2
+    assert entry_of("a", replace(SESSION, revision=8)) == entry_of("a", SESSION)
 
 
 def test_a_session_as_it_was_written_and_as_it_is_read_back_has_the_same_entry() -> None:

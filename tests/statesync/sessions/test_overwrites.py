@@ -71,7 +71,7 @@ def test_a_renewal_or_the_same_value_keeps_the_version(current, line, since):
     assert isinstance(outcome, Stored)
     assert outcome.session.since == since
     give_version(outcome.session, history.version_of(2, 5))
-    committed = outcome.session
+    committed = outcome.session.at(12)
     assert committed.value_version == (since or history.version_of(2, 5))
     assert version_after(outcome.session) == (ABSENT if line.startswith("DEL") else committed.value_version)
     assert Session.decode(committed.encode(), 12) == committed

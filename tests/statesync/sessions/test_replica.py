@@ -111,7 +111,10 @@ def test_what_the_active_stores_is_what_a_copy_keeps() -> None:
     copy.keep(1, [active.stored(1, key) for key in active.keys(1)])
     copy.whole(1)
     assert {key: session.etag for key, session in copy.sessions_of(1).items()} == {"k": '"3.5"', "l": '"3.6"'}
-    assert copy.sessions_of(1) == active.sessions_of(1)
+    assert all(
+        replace(one, revision=0) == replace(active.session(1, key), revision=0)
+        for key, one in copy.sessions_of(1).items()
+    )
 
 
 def test_a_renewal_in_memory_holds_until_the_next_write() -> None:

@@ -29,8 +29,8 @@ from understudy.statesync.sessions.session import (
 
 NOW = 1_000_000
 TERMS = WriteContext(epoch=7, now_ms=NOW, session_bytes=100, default_ttl=60)
-HERE = Session("text/plain", b"here", NOW + 5000, epoch=7, version=version_of(7, 42))
-OF_EARLIER_RELEASE = Session("text/plain", b"here", NOW + 5000, epoch=3, version=1234)
+HERE = Session("text/plain", b"here", NOW + 5000, epoch=7, revision=99, version=version_of(7, 42))
+OF_EARLIER_RELEASE = Session("text/plain", b"here", NOW + 5000, epoch=3, revision=1234, version=1234)
 GONE = replace(HERE, deleted=True)
 EXPIRED = replace(HERE, expires=NOW)
 
@@ -135,13 +135,14 @@ def test_each_keyed_write_has_its_effect_once_while_its_answer_is_kept(writes: l
         body=st.binary(max_size=200),
         expires=st.integers(0, 2**53),
         epoch=st.integers(1, 2**53),
+        revision=st.just(9),
         deleted=st.booleans(),
         since=st.integers(0, 2**63 - 1),
     ),
     st.integers(0, INDEX_MOST),
 )
 def test_a_session_comes_back_from_etcd_as_it_was(session: Session, index: int) -> None:
-    session = replace(session, version=version_of(session.epoch, index) if index else 9)
+    session = replace(session, version=version_of(session.epoch, index) if index else session.revision)
     assert Session.decode(session.encode(), 9) == session
 
 
@@ -205,7 +206,7 @@ def test_a_plain_session_stands_in_etcd_as_any_other(content_type: str) -> None:
     plain = Session(content_type, b"body\n{}", 5000, 3, version=version_of(3, 8))
     header = plain.encode().partition(b"\n")[0]
     assert json.loads(header) == {"epoch": 3, "index": 8, "expires": 5000, "type": content_type}
-    assert Session.decode(plain.encode(), 9) == plain
+    assert Session.decode(plain.encode(), 9) == plain.at(9)
 
 
 @pytest.mark.parametrize("index", [0, -1, INDEX_MOST + 1, "1", 1.0, True])
@@ -241,7 +242,7 @@ def test_a_session_of_an_earlier_release_is_known_by_the_etag_that_it_had_there_
 
 
 def test_a_session_with_an_epoch_in_its_version_has_no_etag_in_hexadecimal() -> None:
-    for number in (HERE.version, 99, 42):
+    for number in (HERE.version, HERE.revision, 42):
         assert decide_write(HERE, replace(PUT, if_match=f'"{number:x}"'), TERMS).status == 412
 
 
@@ -264,7 +265,7 @@ def test_a_session_that_goes_to_another_etcd_has_the_version_of_its_record_there
     newer = stored.replace(b"{", b'{"newer":["more"],', 1)
     for value in (stored, newer):
         restored = Session.decode(without_version(value), 5)
-        assert restored == replace(HERE, answers=answers, version=5)
+        assert restored == replace(HERE, answers=answers, revision=5, version=5)
     assert b'"newer":["more"]' in without_version(newer)
     for left in (replace(HERE, version=0).encode(), b"no session", b'{"sealed":"0","index":3}\n', b"[1]", b""):
         assert without_version(left) == left

@@ -36,7 +36,7 @@ SESSION = Session("text/plain", b"the secret", 2**53, epoch=4, answers=(Answer("
 
 @given(st.binary(max_size=200), st.text(max_size=20), st.booleans())
 def test_what_was_sealed_is_opened_as_it_was(body: bytes, content_type: str, deleted: bool) -> None:
-    session = Session(content_type, body, 1234, epoch=2, deleted=deleted, version=version_of(2, 9))
+    session = Session(content_type, body, 1234, epoch=2, revision=7, deleted=deleted, version=version_of(2, 9))
     codec = SealedSessions((NEW,))
     assert codec.decode(AT, codec.encode(AT, session), 7) == session
 
@@ -48,7 +48,7 @@ def test_nothing_of_the_content_is_in_a_sealed_value_and_no_two_are_alike() -> N
     for part in (b"secret", b"text/plain", b"201", b'"a"'):
         assert part not in one
     shown = outline(one, 9)
-    assert (shown.epoch, shown.expires, shown.etag) == (4, 2**53, '"4.17"')
+    assert (shown.epoch, shown.expires, shown.revision, shown.etag) == (4, 2**53, 9, '"4.17"')
     assert NEW.id in shown.content_type
     assert b"secret" not in shown.body
 
