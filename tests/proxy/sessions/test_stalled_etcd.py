@@ -65,7 +65,11 @@ async def test_a_write_to_an_etcd_that_does_not_answer_has_no_effect_and_one_beg
 
         cable.mend()
         await until(lambda: near.get(pool.keys.session(slot_of("k", SLOTS), "k")), what="the first write is saved")
-        assert (await a.call("GET", "k")).body == b"begun"
+
+        async def seen() -> bool:
+            return (await a.call("GET", "k")).body == b"begun"
+
+        await until(seen, what="its owner has heard so")
         assert (await a.call("GET", "late")).status == 404
         assert await near.get(pool.keys.session(slot_of("late", SLOTS), "late")) is None
         again = await a.call("PUT", "late", "v", Idempotency_Key="once")
