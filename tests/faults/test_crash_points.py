@@ -94,6 +94,7 @@ class Stage:
             await self.pool.write_table([AS_USUAL])
             raise LookupError(f"not with {FIRST}: {elsewhere}; its status: {status}")
 
+        await self.pool.write_table([AS_USUAL])  # else the table before goes on moving slots
         await until(owning, PATIENCE, f"{FIRST} owns all slots", every=0.3)
 
 
