@@ -113,6 +113,7 @@ class CopyConnection:
         told_at: when the last question was sent (monotonic) that the other side has answered: then it knew no later
             epoch of the slots whose streams it follows.
         asking: whether to ask such questions, one at a time.
+        on_host_refuses: called when ``refused`` has become known, since writes may wait for the process.
     """
 
     def __init__(
@@ -140,6 +141,7 @@ class CopyConnection:
         self.connected = self.refused = self.unsupported = False
         self.heard_at = self.told_at = -math.inf
         self.asking: Callable[[], bool] = lambda: False
+        self.on_host_refuses: Callable[[], None] = lambda: None
         self._questions = 0
         self._question_sent: float | None = None
 
@@ -172,6 +174,8 @@ class CopyConnection:
 
     def _note_failure(self, error: Exception) -> None:
         self.refused = isinstance(error, OSError) and error.errno == errno.ECONNREFUSED
+        if self.refused:
+            self.on_host_refuses()
         self.unsupported = isinstance(error, aiohttp.WSServerHandshakeError) and error.status == NOT_FOUND
 
     @staticmethod

@@ -50,6 +50,7 @@ class CopyConnections:
         self._looked_at = -math.inf
         self.on_progress: Callable[[Iterable[int]], None] = lambda _slots: None
         self.on_refused: Callable[[int, int], None] = lambda _slot, _known: None
+        self.on_host_refuses: Callable[[], None] = lambda: None
         self.asking: Callable[[], bool] = lambda: False
         """Whether the processes are to be asked for later epochs; see :class:`CopyConnection`."""
 
@@ -157,7 +158,7 @@ class CopyConnections:
         connection = CopyConnection(
             self._me, process, self._pool.identity.keys.pool, streams, self._source, self.on_progress, self.on_refused
         )
-        connection.asking = self.asking
+        connection.asking, connection.on_host_refuses = self.asking, self.on_host_refuses
         url, tls = self._client.dial(peer)
         task = asyncio.create_task(connection.run(self._http, url, tls), name=f"replication to {process.member}")
         self._connected[process] = _Connected(connection, streams, task)

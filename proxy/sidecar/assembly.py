@@ -306,7 +306,7 @@ def _replication(base: _Base, metrics: SidecarMetrics) -> _Replication:
     changes = SetChanges(pool, etcd, owned, active, connections, base.updates, base.loop_lag)
     owned.on_lose = active.lost
     base.updates.on_epoch = keeper.heard_of
-    active.on_blocked = changes.wake
+    active.on_blocked = connections.on_host_refuses = changes.wake
     connections.asking = lambda: base.contact.silent_for(time.monotonic()) > LATE
     connections.on_progress = active.progress
     connections.on_refused = refused
