@@ -402,6 +402,7 @@ class SetChanges:
 
     def _end(self, changes: Sequence[_Change], applied: dict[int, int]) -> None:
         """The outcome of each change is known: the revisions of those that took effect."""
+        removed: dict[str, list[int]] = {}
         for change in changes:
             if not self._stands(change):
                 continue
@@ -413,10 +414,12 @@ class SetChanges:
             else:
                 self._pool.state.note_sync_set(change.slot, change.record, revision)
                 for gone in stream.agreed.members - change.wanted.members:
-                    logger.info("slot %d: %s is out of the sync set", change.slot, gone.member)
+                    removed.setdefault(gone.member, []).append(change.slot)
                 stream.decided(change.wanted)
                 if change.saves:
                     self._active.all_saved(change.slot, stream.acknowledged)
             self._active.advance(change.slot)
             self._connections.send(change.slot)
+        for member, slots in removed.items():
+            logger.info("%s is out of the sync sets of %d slots: %s", member, len(slots), ", ".join(map(str, slots)))
         self._decided.set()
