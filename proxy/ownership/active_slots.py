@@ -82,6 +82,8 @@ class ActiveSlots:
         self._unfinished: set[ActiveSlot] = set()
         self._some = asyncio.Event()
         self._timer = SharedTimer()
+        self.begun = 0
+        """How many slots have begun so far."""
         self.unsaved_bytes = 0
         """The size of what etcd does not have yet, as of the last :data:`TICK`."""
         self.on_blocked: Callable[[], None] = lambda: None
@@ -106,6 +108,11 @@ class ActiveSlots:
     def slots(self) -> list[ActiveSlot]:
         """All of them."""
         return list(self._slots.values())
+
+    @property
+    def unfinished(self) -> list[ActiveSlot]:
+        """Those with writes that not all of the sync set have, or etcd may not have; and some others."""
+        return list(self._unfinished)
 
     def durability_of(self, slot: int, version: int) -> str:
         """Which class of durability an acknowledged version of a session has by now."""
@@ -158,6 +165,7 @@ class ActiveSlots:
             active.unsaved.append(one)
         active.due_since = time.monotonic()
         self._slots[slot] = active
+        self.begun += 1
         self._some.set()
         self._streams.begin(stream)
         self.advance(slot)
@@ -236,6 +244,7 @@ class ActiveSlots:
             active.asked_at = now
         write = ActiveWrite(owned.slot, key, session, version, wants, entry is not None, done, now)
         active.waiting[version] = active.by_name[key or version] = write
+        self._unfinished.add(active)
         stream.append(logged)
         self._streams.send(owned.slot)
         if len(stream.agreed.members) == 1:
@@ -353,7 +362,10 @@ class ActiveSlots:
         if write is not None and save.first <= write.version <= save.last:
             write.saved = True
             self._answer(active, write, from_memory=active.from_memory)
-        self.advance(active.stream.slot)
+        if active.from_memory and not active.saves.kept_back:
+            active.moved.set()  # nothing else waits for it
+        else:
+            self.advance(active.stream.slot)
 
     @staticmethod
     def _note_saved(active: ActiveSlot) -> None:
@@ -397,5 +409,5 @@ class ActiveSlots:
                 if active.untold:
                     active.untold = False
                     self._streams.send(active.stream.slot)
-                if not active.saves:
+                if not active.saves and active.oldest() is None:
                     self._unfinished.discard(active)
