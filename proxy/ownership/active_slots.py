@@ -35,6 +35,8 @@ from understudy.statesync.sessions.shared_timer import SharedTimer
 logger = logging.getLogger(__name__)
 
 TICK = 0.05
+"""Seconds between two looks for what has waited for long enough to be saved."""
+TELL_AFTER = 0.005
 """Seconds after which copies are told what became visible, if no write has told them before."""
 WAITING_MOST = 100
 """Writes of one slot that not all of its set have. An heir may have to save all of them in one transaction of etcd."""
@@ -80,6 +82,8 @@ class ActiveSlots:
         self._updates = updates
         self._slots: dict[int, ActiveSlot] = {}
         self._unfinished: set[ActiveSlot] = set()
+        self._untold: set[ActiveSlot] = set()
+        self._some_untold = asyncio.Event()
         self._some = asyncio.Event()
         self._timer = SharedTimer()
         self.begun = 0
@@ -301,7 +305,7 @@ class ActiveSlots:
         stream = active.stream
         from_memory = active.from_memory
         for entry in stream.advance():
-            active.untold = True
+            self._untold.add(active)
             write = active.waiting.get(entry.version)
             self._see(stream.slot, entry, write)
             if entry.version > stream.saved:
@@ -309,6 +313,8 @@ class ActiveSlots:
             if write is not None:
                 write.shown = True
                 self._answer(active, write, from_memory=from_memory)
+        if self._untold:
+            self._some_untold.set()
 
     def _see(self, slot: int, entry: Entry, write: ActiveWrite | None) -> None:
         """Readers see a write from now on, and its request is known."""
@@ -392,7 +398,7 @@ class ActiveSlots:
             self._save(active)
 
     async def run(self) -> None:
-        """Save what has waited for long enough, and tell copies what is visible, until cancelled."""
+        """Save what has waited for long enough, until cancelled."""
         while True:
             await self.some()
             await asyncio.sleep(until_tick(TICK))
@@ -406,8 +412,16 @@ class ActiveSlots:
                 wait = patience if active.from_memory else SAVE_AGAIN_AFTER
                 if active.saves.due and now - active.due_since >= wait:
                     self._save(active)
-                if active.untold:
-                    active.untold = False
-                    self._streams.send(active.stream.slot)
                 if not active.saves and active.oldest() is None:
                     self._unfinished.discard(active)
+
+    async def tell(self) -> None:
+        """Tell copies what readers may see, until cancelled."""
+        while True:
+            await self._some_untold.wait()
+            await asyncio.sleep(TELL_AFTER)
+            untold, self._untold = self._untold, set()
+            self._some_untold.clear()
+            for active in untold:
+                if self._slots.get(active.stream.slot) is active:
+                    self._streams.send(active.stream.slot)
