@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.options import TlsOptions
-from understudy.deploy.drill.conditions import ClientView, DrillKind
+from understudy.deploy.drill.conditions import ClientView, DrillKind, durability_of
 from understudy.deploy.inspect.traces import read_trace
 from understudy.statesync.etcd.client import EtcdClient, ModRevision, Put
 from understudy.statesync.pool.records import FailoverRecord
@@ -25,6 +25,8 @@ TRACE_TIMEOUT = 3.0
 EXPORT_TIMEOUT = 10.0
 """Seconds to send the clients' view to control servers. Without it a review takes the drill for a real failover."""
 POLL_INTERVAL = 0.1
+_LOST = {"sync": names.DRILL_LOST, "replicas": names.DRILL_LOST_REPLICAS, "async": names.DRILL_LOST_ASYNC}
+"""Where lost writes are counted, by the class of the pool: clients do not see the class that each write got."""
 
 
 class DrillRecorder:
@@ -97,9 +99,10 @@ class DrillRecorder:
         if seen.worst_ms is not None:
             attributes[names.DRILL_GAP_MS] = round(seen.worst_ms, 3)
         if seen.lost_writes is not None:
-            spec = self._state.spec
-            lost_async = spec is not None and spec.record.durability == "async"
-            attributes[names.DRILL_LOST_ASYNC if lost_async else names.DRILL_LOST] = seen.lost_writes
+            durability, lost = durability_of(self._state), seen.lost_writes
+            attributes[_LOST[durability]] = lost
+            if durability == "replicas" and not lost:
+                attributes[names.DRILL_LOST] = 0  # some were answered as `sync` if a set was small, and none is lost
         if seen.needless_moves is not None:
             attributes[names.DRILL_NEEDLESS] = seen.needless_moves
         if missed:

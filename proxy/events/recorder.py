@@ -147,10 +147,20 @@ class ClaimRecord:
                 cause.trace, slots, self._began_ns, self._won_ns, by_request=cause.by_request
             )
 
-    def opened(self, parts: Sequence[tuple[Sequence[Claimed], int]], slots: int, sessions: int) -> None:
-        """All of it takes calls; ``parts`` are the claims of each transaction with the revision that they got."""
+    def opened(
+        self, parts: Sequence[tuple[Sequence[Claimed], int]], slots: int, sessions: int, checkpoint_ms: float
+    ) -> None:
+        """All of it takes calls.
+
+        Args:
+            parts: the claims of each transaction with the revision that they got.
+            slots: how many slots are ours.
+            sessions: how many sessions they have.
+            checkpoint_ms: after how long the pool's spec wants a write of class ``replicas`` to be in etcd.
+        """
         recorder, cause = self._recorder, self._cause
         claims = [one for part, _ in parts for one in part]
+        losses = sum(one.loss for one in claims)
         if self._claim is not None:
             attributes: Attributes = {
                 **recorder.place,
@@ -160,6 +170,8 @@ class ClaimRecord:
                 names.EPOCH: max(c.owner.epoch for c in claims),
                 names.ETCD_REVISION: max(revision for _, revision in parts),
                 names.CAUSE: cause.text,
+                names.LOSSES: losses,
+                **({names.LOSS_BOUND_MS: checkpoint_ms} if losses else {}),
                 **({names.STOP_OR_START: True} if cause.stop_or_start else {}),
             }
             recorder.claims.opened(self._claim, attributes)

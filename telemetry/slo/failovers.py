@@ -104,6 +104,9 @@ def _failover(spans: Sequence[StoredSpan]) -> Failover:
         gap_ms=_number(told.get(names.DRILL_GAP_MS)),
         lost_writes=_whole(told.get(names.DRILL_LOST)),
         lost_async=_lost_async(spans, told),
+        lost_replicas=_whole(told.get(names.DRILL_LOST_REPLICAS)),
+        losses=_losses(spans, _whole(told.get(names.SLOTS)) or 0),
+        loss_bound_ms=max((_number(span.attributes.get(names.LOSS_BOUND_MS)) or 0.0 for span in spans), default=0.0),
         fenced=sum(_whole(span.attributes.get(names.WRITES_FENCED)) or 0 for span in fenced),
         second_writes=sum(second) if second else None,
         audited=sum(_whole(span.attributes.get(names.SLOTS)) or 0 for span in audits),
@@ -172,6 +175,18 @@ def _lost_async(spans: Sequence[StoredSpan], told: Mapping[str, Any]) -> int | N
     if by_clients is not None:
         return max(by_clients, sum(by_owner))
     return sum(by_owner) if by_owner or lived else None
+
+
+def _losses(spans: Sequence[StoredSpan], slots: int) -> int | None:
+    """Slots that were claimed with a loss. None if the new actives of some of the ``slots`` have not told.
+
+    A loss that one of them told counts, whether the others have told or not.
+    """
+    claims = [span for span in spans if span.name == names.CLAIM]
+    told = [span for span in claims if _whole(span.attributes.get(names.LOSSES)) is not None]
+    losses = sum(_whole(span.attributes[names.LOSSES]) or 0 for span in told)
+    claimed = sum(_whole(span.attributes.get(names.SLOTS)) or 0 for span in told)
+    return losses if losses or (told and claimed >= slots) else None
 
 
 def _of_a_stop_or_start(spans: Sequence[StoredSpan]) -> bool:

@@ -25,6 +25,8 @@ from understudy.telemetry.tracing.names import (
     FROM,
     HELD_UP,
     LAST_REQUEST,
+    LOSS_BOUND_MS,
+    LOSSES,
     POOL,
     SLOTS,
     TO,
@@ -177,10 +179,24 @@ class Waterfall:
             total = sum(span.duration_ns for span in waited)
             parts = " + ".join(_ms(span.duration_ns) for span in waited)
             yield Text(f"* what the whole waited for: {parts} = {_ms(total)} ms", style="dim", overflow="fold")
+        yield from _losses(self.spans)
         callers = held_up(self.spans)
         if callers:
             waited_ms = f"{callers.ms:.1f} ms at the most (error at most {callers.error_ms:.1f} ms)"
             yield Text(f"calls held up by it: {callers.calls}, for {waited_ms}", style="dim", overflow="fold")
+
+
+def _losses(spans: Sequence[StoredSpan]) -> Iterable[Text]:
+    """What new actives told of slots whose whole sync set had died."""
+    slots = sum(count for span in spans if isinstance(count := span.attributes.get(LOSSES), int))
+    if slots:
+        bounds = [ms for span in spans if isinstance(ms := span.attributes.get(LOSS_BOUND_MS), int | float)]
+        age = f"the last {max(bounds) / 1000:g} s" if bounds else "the last moments"
+        yield Text(
+            f"{slots} slots had lost all copies and were restored from etcd: 'replicas' writes of {age} may be missing",
+            style="yellow",
+            overflow="fold",
+        )
 
 
 def bar(start: int, duration: int, length: int, width: int) -> tuple[int, int]:

@@ -91,6 +91,7 @@ DURATION_MS: Final = "understudy.duration_ms"
 HOST: Final = "understudy.host"
 DRILL_LOST: Final = "understudy.drill.lost_writes"
 DRILL_LOST_ASYNC: Final = "understudy.drill.lost_async_writes"
+DRILL_LOST_REPLICAS: Final = "understudy.drill.lost_replica_writes"
 WRITES_FENCED: Final = "understudy.writes.fenced"
 WRITES_LOST: Final = "understudy.writes.lost"
 WRITES_BREACHED: Final = "understudy.writes.breached"
@@ -98,6 +99,8 @@ DRILL_NEEDLESS: Final = "understudy.drill.needless_moves"
 RETURNED_ALIVE: Final = "understudy.returned"
 COULD_NOT_SERVE: Final = "understudy.could_not_serve"
 STOP_OR_START: Final = "understudy.stop_or_start"
+LOSSES: Final = "understudy.losses"
+LOSS_BOUND_MS: Final = "understudy.losses.bound_ms"
 
 ATTRIBUTES: Final = (
     POOL,
@@ -140,6 +143,7 @@ ATTRIBUTES: Final = (
     HOST,
     DRILL_LOST,
     DRILL_LOST_ASYNC,
+    DRILL_LOST_REPLICAS,
     WRITES_FENCED,
     WRITES_LOST,
     WRITES_BREACHED,
@@ -147,6 +151,8 @@ ATTRIBUTES: Final = (
     RETURNED_ALIVE,
     COULD_NOT_SERVE,
     STOP_OR_START,
+    LOSSES,
+    LOSS_BOUND_MS,
 )
 
 # What front Envoys count, as metrics (docs/telemetry.md), and how often they tell, in seconds.

@@ -18,7 +18,11 @@ from tests.replicas.pool import (
     switch,
 )
 from tests.replicas.verdict import missing, went_back, wrongly_lost
+from understudy.deploy.inspect.query import read_pool
+from understudy.deploy.inspect.review_inputs import read_evidence, reviews
+from understudy.telemetry.slo.model import Figure, State, Targets
 
+LATER = 1 << 62
 ETCD_AWAY = 20.0
 WITHOUT_ETCD = {"not-committed", "outcome-unknown", "overloaded", "no-owner", "not-ready"}
 """What docs/api.md allows as answers to ``sync`` writes while etcd is away."""
@@ -38,6 +42,14 @@ async def assert_saved(load: Load) -> None:
         return missing(load.acks, await load.stored()) == []
 
     await until(saved, 40, "etcd has every acknowledged write")
+
+
+async def lost_replicas(pool: FaultPool) -> Figure:
+    """The figure of lost ``replicas`` writes in a review of all that the control servers know."""
+    state, _ = await read_pool(pool.client, pool.name)
+    evidence = await read_evidence([at.record.http for at in state.controls.values()], 0, LATER)
+    found, _ = reviews(evidence, Targets(), pool=pool.name, slots=pool.spec.slots, start_ns=0, end_ns=LATER)
+    return next(figure for figure in found.figures if figure.key == "rpo_replica_writes")
 
 
 async def test_a_write_is_answered_as_replicas_when_two_members_have_it(tmp_path):
@@ -198,7 +210,7 @@ async def test_nobody_notices_that_five_members_become_two_at_once(tmp_path):  #
 
 
 async def test_only_the_youngest_replicas_writes_are_gone_after_all_members_are_killed_and_that_is_counted(tmp_path):
-    async with replica_pool(tmp_path) as pool:
+    async with replica_pool(tmp_path, traces=True) as pool:
         before = await pool.losses()
         async with under_load(pool, durabilities=("replicas", "replicas", "sync")) as load:
             await load.progress(300)
@@ -209,6 +221,14 @@ async def test_only_the_youngest_replicas_writes_are_gone_after_all_members_are_
         for member in pool.names:
             contents = await load.contents(member)
             assert wrongly_lost(load.acks, contents, died=died, checkpoint=CHECKPOINT, lossy=lossy) == [], member
+
+        async def reviewed() -> bool:
+            return (await lost_replicas(pool)).value == len(lossy)
+
+        await until(reviewed, 30, f"the review counts {len(lossy)} slots that lost all copies")
+        found = await lost_replicas(pool)
+        assert found.state is (State.MISSED if lossy else State.MET)
+        assert f"none was older than {CHECKPOINT:g} s" in found.basis or not lossy
         await in_all_sets(pool)
         async with under_load(pool) as again:
             await again.progress(durability="replicas")

@@ -124,6 +124,23 @@ def test_objectives_are_judged_by_what_clients_felt() -> None:
     assert missed(ClientView(requests=0, failed=0, took_ms=201.0), wanted) == ["rto p99: 201 ms (objective 200 ms)"]
 
 
+@pytest.mark.parametrize(
+    ("durability", "objectives", "found"),
+    [
+        ("sync", {}, ["rpo_sync_writes"]),
+        ("replicas", {}, ["rpo_replica_writes"]),
+        ("replicas", {"rpo_replica_writes": 2}, []),
+        ("async", {}, []),
+        ("async", {"rpo_async_writes": 1}, ["rpo_async_writes"]),
+        ("async", {"rpo_async_writes": 2}, []),
+    ],
+)
+def test_lost_writes_miss_the_objective_of_the_pools_class(durability, objectives, found) -> None:
+    seen = ClientView(requests=100, failed=0, lost_writes=2)
+    texts = missed(seen, Objectives.model_validate(objectives), durability)
+    assert [text.partition(":")[0] for text in texts] == found
+
+
 def test_every_figure_of_a_drill_is_shown_on_a_narrow_terminal() -> None:
     seen = ClientView(
         12345, 17, gap=(38.0, 281.0, 2003.0), wait=(134.0, 403.0, 4012.0), lost_writes=3, needless_moves=9

@@ -82,6 +82,14 @@ def test_the_requests_before_and_after_it_are_told_whole():
     assert read([root(5, attributes=met)])[2:4] == [f"request before  {last}", f"request after   {first}"]
 
 
+def test_a_loss_is_told_with_the_slots_of_all_who_claimed():
+    lost = {"understudy.losses": 3, "understudy.losses.bound_ms": 500.0}
+    lines = read([root(10), stored("claim", 0, 5, attributes=lost), stored("claim", 0, 5, "cart-3", attributes=lost)])
+    assert "6 slots had lost all copies and were restored from etcd" in " ".join(lines)
+    assert "of the last 0.5 s may be missing" in " ".join(lines)
+    assert "restored" not in " ".join(read([root(10), stored("claim", 0, 5, attributes={"understudy.losses": 0})]))
+
+
 def test_a_failed_phase_says_why():
     lines = read([root(10), stored("claim", 0, 5, error="lost to cart-3")])
     assert lines[-1].strip() == "failed: lost to cart-3"
