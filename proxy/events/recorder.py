@@ -148,7 +148,7 @@ class ClaimRecord:
             )
 
     def opened(
-        self, parts: Sequence[tuple[Sequence[Claimed], int]], slots: int, sessions: int, checkpoint_ms: float
+        self, parts: Sequence[tuple[Sequence[Claimed], int]], slots: int, sessions: int, loss_seconds: float
     ) -> None:
         """All of it takes calls.
 
@@ -156,7 +156,7 @@ class ClaimRecord:
             parts: the claims of each transaction with the revision that they got.
             slots: how many slots are ours.
             sessions: how many sessions they have.
-            checkpoint_ms: after how long the pool's spec wants a write of class ``replicas`` to be in etcd.
+            loss_seconds: how old the writes can be at the most that a claim with a loss lacks.
         """
         recorder, cause = self._recorder, self._cause
         claims = [one for part, _ in parts for one in part]
@@ -171,7 +171,7 @@ class ClaimRecord:
                 names.ETCD_REVISION: max(revision for _, revision in parts),
                 names.CAUSE: cause.text,
                 names.LOSSES: losses,
-                **({names.LOSS_BOUND_MS: checkpoint_ms} if losses else {}),
+                **({names.LOSS_SECONDS: loss_seconds} if losses else {}),
                 **({names.STOP_OR_START: True} if cause.stop_or_start else {}),
             }
             recorder.claims.opened(self._claim, attributes)

@@ -138,7 +138,7 @@ class Claimer:
         )
         sessions = self._copies.replica.count([owned.slot for owned in won.owned])
         replication = self._pool.spec.replication if self._pool.spec is not None else Replication()
-        won.record.opened(won.parts, len(won.owned), sessions, float(replication.checkpoint_ms))
+        won.record.opened(won.parts, len(won.owned), sessions, replication.checkpoint_ms / 1000)
         logger.info("claimed %d slots at revision %d: %s", len(won.owned), won.parts[-1][1], won.cause.text)
         return [owned.slot for owned in won.owned]
 

@@ -68,7 +68,7 @@ def lost_replicas(within: Sequence[Failover], targets: Targets) -> Figure:
     missing = len(crashes) - len(told)
     basis = f"{len(told)} of {len(crashes)} takeovers told" if told else ""
     if slots:
-        bound = max(one.loss_bound_ms for one in told) / 1000
+        bound = max(one.loss_seconds for one in told)
         basis = (
             f"{slots} slots were restored after all of their sync set had died: each counts as one, how many writes "
             f"were lost is not known; while etcd answered, none was older than {bound:g} s"

@@ -106,7 +106,7 @@ def _failover(spans: Sequence[StoredSpan]) -> Failover:
         lost_async=_lost_async(spans, told),
         lost_replicas=_whole(told.get(names.DRILL_LOST_REPLICAS)),
         losses=_losses(spans, _whole(told.get(names.SLOTS)) or 0),
-        loss_bound_ms=max((_number(span.attributes.get(names.LOSS_BOUND_MS)) or 0.0 for span in spans), default=0.0),
+        loss_seconds=max((_number(span.attributes.get(names.LOSS_SECONDS)) or 0.0 for span in spans), default=0.0),
         fenced=sum(_whole(span.attributes.get(names.WRITES_FENCED)) or 0 for span in fenced),
         second_writes=sum(second) if second else None,
         audited=sum(_whole(span.attributes.get(names.SLOTS)) or 0 for span in audits),

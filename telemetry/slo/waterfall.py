@@ -25,7 +25,7 @@ from understudy.telemetry.tracing.names import (
     FROM,
     HELD_UP,
     LAST_REQUEST,
-    LOSS_BOUND_MS,
+    LOSS_SECONDS,
     LOSSES,
     POOL,
     SLOTS,
@@ -190,8 +190,8 @@ def _losses(spans: Sequence[StoredSpan]) -> Iterable[Text]:
     """What new actives told of slots whose whole sync set had died."""
     slots = sum(count for span in spans if isinstance(count := span.attributes.get(LOSSES), int))
     if slots:
-        bounds = [ms for span in spans if isinstance(ms := span.attributes.get(LOSS_BOUND_MS), int | float)]
-        age = f"the last {max(bounds) / 1000:g} s" if bounds else "the last moments"
+        bounds = [bound for span in spans if isinstance(bound := span.attributes.get(LOSS_SECONDS), int | float)]
+        age = f"the last {max(bounds):g} s" if bounds else "the last moments"
         yield Text(
             f"{slots} slots had lost all copies and were restored from etcd: 'replicas' writes of {age} may be missing",
             style="yellow",

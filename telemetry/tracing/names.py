@@ -100,7 +100,7 @@ RETURNED_ALIVE: Final = "understudy.returned"
 COULD_NOT_SERVE: Final = "understudy.could_not_serve"
 STOP_OR_START: Final = "understudy.stop_or_start"
 LOSSES: Final = "understudy.losses"
-LOSS_BOUND_MS: Final = "understudy.losses.bound_ms"
+LOSS_SECONDS: Final = "understudy.loss_seconds"
 
 ATTRIBUTES: Final = (
     POOL,
@@ -152,7 +152,7 @@ ATTRIBUTES: Final = (
     COULD_NOT_SERVE,
     STOP_OR_START,
     LOSSES,
-    LOSS_BOUND_MS,
+    LOSS_SECONDS,
 )
 
 # What front Envoys count, as metrics (docs/telemetry.md), and how often they tell, in seconds.

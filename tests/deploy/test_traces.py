@@ -36,7 +36,7 @@ NOT_HERE = {
     names.WRITES_LOST: "the same",
     names.DRILL_LOST_ASYNC: "the clients of the drill only make sync writes",
     names.DRILL_LOST_REPLICAS: "the same",
-    names.LOSS_BOUND_MS: "no slot loses all its copies",
+    names.LOSS_SECONDS: "no slot loses all its copies",
 }
 DRILLS_MOST = 3
 SDK = {"telemetry.sdk.language", "telemetry.sdk.name", "telemetry.sdk.version"}

@@ -294,7 +294,7 @@ def test_a_slot_whose_whole_sync_set_died_counts_as_a_lost_write_at_least(wanted
 
 
 def test_a_loss_is_told_with_its_bound_and_without_a_number_of_writes():
-    lost = replace(CRASH, losses=16, loss_bound_ms=1_500.0)
+    lost = replace(CRASH, losses=16, loss_seconds=1.5)
     basis = figure(judged(lost), "rpo_replica_writes").basis
     assert "16 slots were restored" in basis
     assert "how many writes were lost is not known" in basis
@@ -308,7 +308,7 @@ def test_a_loss_is_told_with_its_bound_and_without_a_number_of_writes():
         ([(64, {"understudy.losses": 0})], 0, 0),
         ([(30, {"understudy.losses": 0})], None, 0),
         ([(30, {"understudy.losses": 0}), (34, {"understudy.losses": 0})], 0, 0),
-        ([(30, {"understudy.losses": 2, "understudy.losses.bound_ms": 1000.0})], 2, 1000),
+        ([(30, {"understudy.losses": 2, "understudy.loss_seconds": 1.0})], 2, 1),
         ([(64, {"understudy.losses": "two"})], None, 0),
     ],
     ids=["an earlier release", "no loss", "a part", "two parts", "a loss in a part", "nonsense"],
@@ -319,7 +319,7 @@ def test_losses_are_known_when_the_new_actives_of_all_slots_have_told(claims, lo
         more = {"understudy.slots": slots, **told}
         spans.append(stored("claim", 15, 30 + number, f"cart-{number}", attributes=more))
     (found,) = failovers_of(spans)
-    assert (found.losses, found.loss_bound_ms) == (losses, bound)
+    assert (found.losses, found.loss_seconds) == (losses, bound)
 
 
 def test_where_one_takeover_was_not_watched_the_rest_can_miss_an_objective_but_not_meet_it():

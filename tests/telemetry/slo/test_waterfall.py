@@ -83,7 +83,7 @@ def test_the_requests_before_and_after_it_are_told_whole():
 
 
 def test_a_loss_is_told_with_the_slots_of_all_who_claimed():
-    lost = {"understudy.losses": 3, "understudy.losses.bound_ms": 500.0}
+    lost = {"understudy.losses": 3, "understudy.loss_seconds": 0.5}
     lines = read([root(10), stored("claim", 0, 5, attributes=lost), stored("claim", 0, 5, "cart-3", attributes=lost)])
     assert "6 slots had lost all copies and were restored from etcd" in " ".join(lines)
     assert "of the last 0.5 s may be missing" in " ".join(lines)
