@@ -11,6 +11,7 @@ from understudy.proxy.events.cause import Cause
 from understudy.proxy.events.claim_progress import Claim, ClaimProgress
 from understudy.proxy.events.counters import Counters
 from understudy.proxy.events.handover_latency import HandoverLatency
+from understudy.proxy.events.rejoins import Rejoins
 from understudy.proxy.events.split_brain_audit import SplitBrainAudit
 from understudy.statesync.pool.ownership import Claimed
 from understudy.statesync.pool.records import FailoverRecord, Owner
@@ -30,6 +31,7 @@ class Recorder:
         slowest: the application's slowest answer since a monotonic time, in seconds.
         on_progress: called when control servers should hear of a claim at once.
         going_down: whether this process is about to end.
+        takeover_before: the trace of the takeover because of which a member gets copies, if there was one.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Recorder:
         slowest: Callable[[float], float],
         on_progress: Callable[[], None],
         going_down: Callable[[], bool],
+        takeover_before: Callable[[str], TraceIds | None],
     ) -> None:
         self.telemetry = telemetry
         self.member = member
@@ -49,6 +52,7 @@ class Recorder:
         self.claims = ClaimProgress(telemetry, pool, member, on_progress)
         self.latency = HandoverLatency(telemetry, pool, member, slowest)
         self.audit = SplitBrainAudit(telemetry, pool, member)
+        self.rejoins = Rejoins(telemetry, pool, takeover_before)
         self.going_down = going_down
 
     # -- takeovers --

@@ -45,7 +45,8 @@ def failovers_of(spans: Iterable[StoredSpan], pool: str = "") -> list[Failover]:
         _failover(sorted(group.values(), key=_order))
         for group in traces.values()
         # Members that all leave at once ask each other without success: nothing changed, and nobody waited.
-        if any(span.name != names.HELD_UP for span in group.values())
+        # A process that gets copies changes nothing either.
+        if any(span.name not in (names.HELD_UP, names.REJOIN) for span in group.values())
     ]
     return sorted((one for one in found if pool in ("", one.pool)), key=lambda one: (one.began_ns, one.trace))
 
@@ -153,7 +154,7 @@ def _propagation(spans: Sequence[StoredSpan], *, planned: bool) -> float | None:
 def _told(spans: Sequence[StoredSpan]) -> Mapping[str, Any]:
     """What the spans say about the whole change. The root has priority over the phases."""
     told: dict[str, Any] = {}
-    aside = (names.FENCED, names.AUDIT)  # these have their own counts
+    aside = (names.FENCED, names.AUDIT, names.REJOIN)  # these have their own counts
     for span in sorted((span for span in spans if span.name not in aside), key=lambda span: span.is_root):
         told.update(span.attributes)
     return told

@@ -19,6 +19,9 @@ from understudy.telemetry.tracing.names import (
     AFTERMATH,
     CALLS,
     CAUSE,
+    COPY_BYTES,
+    COPY_LONGEST_MS,
+    COPY_SESSIONS,
     CRITICAL,
     ERROR_MS,
     FIRST_REQUEST,
@@ -27,7 +30,9 @@ from understudy.telemetry.tracing.names import (
     LAST_REQUEST,
     LOSS_SECONDS,
     LOSSES,
+    MEMBER,
     POOL,
+    REJOIN,
     SLOTS,
     TO,
     UNMEASURED,
@@ -179,11 +184,30 @@ class Waterfall:
             total = sum(span.duration_ns for span in waited)
             parts = " + ".join(_ms(span.duration_ns) for span in waited)
             yield Text(f"* what the whole waited for: {parts} = {_ms(total)} ms", style="dim", overflow="fold")
+        yield from _rejoins(self.spans)
         yield from _losses(self.spans)
         callers = held_up(self.spans)
         if callers:
             waited_ms = f"{callers.ms:.1f} ms at the most (error at most {callers.error_ms:.1f} ms)"
             yield Text(f"calls held up by it: {callers.calls}, for {waited_ms}", style="dim", overflow="fold")
+
+
+def _rejoins(spans: Sequence[StoredSpan]) -> Iterable[Text]:
+    """What each process that rejoined was sent, by each active."""
+    for span in spans:
+        if span.name != REJOIN:
+            continue
+        told = span.attributes
+        slots, sessions, size, longest = (
+            told.get(name) for name in (SLOTS, COPY_SESSIONS, COPY_BYTES, COPY_LONGEST_MS)
+        )
+        whom = _printable(str(told.get(MEMBER, "")))
+        yield Text(
+            f"copies for {whom} from {_printable(span.instance)}: {slots} slots, {sessions} sessions, {size} bytes, "
+            f"longest slot {longest} ms",
+            style="dim",
+            overflow="fold",
+        )
 
 
 def _losses(spans: Sequence[StoredSpan]) -> Iterable[Text]:

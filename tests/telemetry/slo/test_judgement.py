@@ -301,6 +301,13 @@ def test_a_loss_is_told_with_its_bound_and_without_a_number_of_writes():
     assert "none was older than 1.5 s" in basis
 
 
+def test_who_gets_copies_afterwards_says_nothing_of_the_change():
+    rejoin = stored("rejoin", 500, 90, attributes={"understudy.slots": 3, "understudy.member": "cart-2"})
+    (found,) = failovers_of([root(100, attributes={"understudy.slots": 64}), rejoin])
+    assert (found.slots, found.total_ms, found.costs) == (64, 100, {BETWEEN: 100})
+    assert failovers_of([rejoin]) == [], "it is no change of active"
+
+
 @pytest.mark.parametrize(
     ("claims", "losses", "bound"),
     [
