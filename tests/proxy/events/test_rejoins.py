@@ -71,10 +71,28 @@ async def test_a_process_that_rejoins_is_one_span_from_its_first_slot_to_its_las
     active.joined(1, after_ms=50)
     active.begun(3)
     active.rejoins.sent(B, 2, 4, 400)
-    active.joined(3, after_ms=10)
     active.joined(2, after_ms=40)
-    told = {"slots": 3, "copy.sessions": 7, "copy.bytes": 700, "copy.longest_ms": 100.0}
+    active.joined(3, after_ms=10)
+    told = {"slots": 3, "copy.sessions": 7, "copy.bytes": 700, "copy.longest_ms": 90.0}
     assert await active.spans() == [("b", 100.0, told)]
+
+
+async def test_a_slot_that_begins_soon_after_the_last_one_belongs_to_the_same_span(active: Active) -> None:
+    active.begun(1)
+    active.joined(1, after_ms=5)
+    active.begun(2)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    active.joined(2, after_ms=5)
+    assert [(ms, told["slots"]) for _, ms, told in await active.spans()] == [(10.0, 2)]
+
+
+async def test_a_process_whose_connection_ends_has_rejoined_in_the_slots_that_it_has(active: Active) -> None:
+    active.begun(1, 2)
+    active.joined(1, after_ms=5)
+    active.rejoins.lost(B)
+    active.joined(2, after_ms=5)
+    assert [(ms, told["slots"]) for _, ms, told in await active.spans()] == [(5.0, 1)]
 
 
 async def test_each_process_has_a_span_of_its_own(active: Active) -> None:

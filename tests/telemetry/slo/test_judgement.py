@@ -294,7 +294,7 @@ def test_a_slot_whose_whole_sync_set_died_counts_as_a_lost_write_at_least(wanted
 
 
 def test_a_loss_is_told_with_its_bound_and_without_a_number_of_writes():
-    lost = replace(CRASH, losses=16, loss_seconds=1.5)
+    lost = replace(CRASH, losses=16, loss_seconds=1.5, stop_or_start=True)
     basis = figure(judged(lost), "rpo_replica_writes").basis
     assert "16 slots were restored" in basis
     assert "how many writes were lost is not known" in basis
@@ -306,6 +306,8 @@ def test_who_gets_copies_afterwards_says_nothing_of_the_change():
     (found,) = failovers_of([root(100, attributes={"understudy.slots": 64}), rejoin])
     assert (found.slots, found.total_ms, found.costs) == (64, 100, {BETWEEN: 100})
     assert failovers_of([rejoin]) == [], "it is no change of active"
+    (unended,) = failovers_of([stored("claim", 0, 5, attributes={"understudy.slots": 64}), rejoin])
+    assert unended.slots == 64
 
 
 @pytest.mark.parametrize(
