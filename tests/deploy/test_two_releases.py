@@ -2,6 +2,9 @@
 
 The released code is the commit before replication between members. It runs with the packages that are installed here.
 In a checkout without its history (a shallow clone, an archive) these tests are skipped.
+
+This module does not import ``LocalPool`` by its name: then the programs would come from the fork server, which has
+loaded this release.
 """
 
 import asyncio
@@ -24,7 +27,6 @@ from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.load.history_checker import check_history
 from understudy.deploy.load.http_load import Load
 from understudy.deploy.local import local_pool
-from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.deploy.local.processes import Program
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.ownership import is_valid
@@ -61,7 +63,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Releases:
     """A local pool whose programs are of one release or the other; its front Envoy is always of this one."""
 
-    def __init__(self, pool: LocalPool, etcd: EtcdClient, released: Path) -> None:
+    def __init__(self, pool: local_pool.LocalPool, etcd: EtcdClient, released: Path) -> None:
         self.pool, self.etcd, self.load = pool, etcd, Load(pool.layout.front_url, sessions=40, rate=25.0)
         self._released = released
         self._programs: dict[str, Program] = {}
@@ -135,7 +137,7 @@ class Releases:
 async def pool_of(home: Path, released: Path, monkeypatch: pytest.MonkeyPatch, *, old: bool) -> AsyncIterator[Releases]:
     """A pool of three members of one release under load."""
     made = local_pool.programs
-    pool = LocalPool(LocalSettings(home, SPEC, environment={}))
+    pool = local_pool.LocalPool(local_pool.LocalSettings(home, SPEC, environment={}))
     async with EtcdClient(pool.etcd_endpoints) as etcd:
         releases = Releases(pool, etcd, released)
         monkeypatch.setattr(local_pool, "programs", lambda *plan: releases.planned(made(*plan), old=old))
