@@ -25,8 +25,19 @@ TRACE_TIMEOUT = 3.0
 EXPORT_TIMEOUT = 10.0
 """Seconds to send the clients' view to control servers. Without it a review takes the drill for a real failover."""
 POLL_INTERVAL = 0.1
-_LOST = {"sync": names.DRILL_LOST, "replicas": names.DRILL_LOST_REPLICAS, "async": names.DRILL_LOST_ASYNC}
-"""Where lost writes are counted, by the class of the pool: clients do not see the class that each write got."""
+
+
+def lost_attributes(durability: str, lost: int) -> dict[str, int]:
+    """The attributes for the lost writes of clients, by the class of the pool.
+
+    Clients do not see which class each write got. In a pool of class ``replicas`` some are answered as ``sync``, while
+    a sync set is small. If nothing was lost, none of these was.
+    """
+    if durability == "async":
+        return {names.DRILL_LOST_ASYNC: lost}
+    if durability == "replicas":
+        return {names.DRILL_LOST_REPLICAS: lost, **({} if lost else {names.DRILL_LOST: 0})}
+    return {names.DRILL_LOST: lost}
 
 
 class DrillRecorder:
@@ -99,10 +110,7 @@ class DrillRecorder:
         if seen.worst_ms is not None:
             attributes[names.DRILL_GAP_MS] = round(seen.worst_ms, 3)
         if seen.lost_writes is not None:
-            durability, lost = durability_of(self._state), seen.lost_writes
-            attributes[_LOST[durability]] = lost
-            if durability == "replicas" and not lost:
-                attributes[names.DRILL_LOST] = 0  # some were answered as `sync` if a set was small, and none is lost
+            attributes |= lost_attributes(durability_of(self._state), seen.lost_writes)
         if seen.needless_moves is not None:
             attributes[names.DRILL_NEEDLESS] = seen.needless_moves
         if missed:
