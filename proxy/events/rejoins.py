@@ -103,6 +103,8 @@ class Rejoins:
         rejoin.ended = self._telemetry.now_ns()
         rejoin.longest = max(rejoin.longest, rejoin.ended - began)
         rejoin.slots += 1
+        # A takeover may become known only now. One that comes later is not why it was sent copies.
+        rejoin.trace = rejoin.trace or self._trace_of(process.member)
         self._settle(process, rejoin)
 
     def left(self, process: Process, slot: int) -> None:
@@ -125,8 +127,7 @@ class Rejoins:
 
     def _record(self, process: Process) -> None:
         rejoin = self._rejoining.pop(process)
-        trace = rejoin.trace or self._trace_of(process.member)
-        if not rejoin.slots or trace is None:
+        if not rejoin.slots or rejoin.trace is None:
             return
         attributes: Attributes = {
             names.POOL: self._pool,
@@ -136,4 +137,5 @@ class Rejoins:
             names.COPY_BYTES: rejoin.size,
             names.COPY_LONGEST_MS: round(rejoin.longest / 1e6, 3),
         }
-        self._telemetry.failover(trace.traceparent).phase(names.REJOIN, rejoin.began, rejoin.ended, attributes)
+        trace = self._telemetry.failover(rejoin.trace.traceparent)
+        trace.phase(names.REJOIN, rejoin.began, rejoin.ended, attributes)

@@ -143,6 +143,14 @@ async def test_a_takeover_that_is_known_only_at_the_end_counts(monkeypatch: pyte
     assert len(await active.spans()) == 1
 
 
+async def test_a_takeover_after_it_has_rejoined_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    active = Active(monkeypatch, None)
+    active.begun(1)
+    active.joined(1)
+    active.trace = OF_B
+    assert await active.spans() == []
+
+
 def taken(trace: TraceIds, source: str, ago: float = 5.0, *, planned: bool = False) -> FailoverRecord:
     return FailoverRecord(trace.hex, "a", source, "killed", planned, (1,), (2,), NOW - ago)
 
