@@ -25,6 +25,7 @@ LONG = {
     *("test_local_pool.py", "test_drill.py", "test_tcp_pool.py", "test_pool_faults.py", "test_observability.py"),
     *("test_slo_requests.py", "test_traces.py", "test_broken_streams.py", "test_rollout.py", "test_rendered_runs.py"),
     *("test_gateway.py", "test_sidecars.py", "test_security_encryption.py", "test_security_etcd.py"),
+    "test_two_releases.py",
 }
 """Files with tests that take many seconds, most of which they wait; so do those in ``tests/faults``."""
 WORKERS = 4

@@ -163,16 +163,25 @@ class ClientView:
         return measured[1] if measured else self.took_ms
 
 
-def missed(seen: ClientView, wanted: Objectives) -> list[str]:
-    """The missed objectives, as text."""
+def durability_of(state: PoolState) -> str:
+    """The class of the writes of a drill's clients: that of the pool."""
+    return state.spec.record.durability if state.spec is not None else "sync"
+
+
+def missed(seen: ClientView, wanted: Objectives, durability: str = "sync") -> list[str]:
+    """The missed objectives, as text; ``durability`` is the class of the writes that clients made."""
     found = []
     share = seen.failed / seen.requests if seen.requests else 0.0
     if share > wanted.failed_requests:
         found.append(f"failed_requests: {share:.3%} of {seen.requests} (objective {wanted.failed_requests:.3%})")
     if seen.worst_ms is not None and seen.worst_ms > wanted.rto.p99 * 1000:
         found.append(f"rto p99: {seen.worst_ms:.0f} ms (objective {wanted.rto.p99 * 1000:.0f} ms)")
-    if (seen.lost_writes or 0) > wanted.rpo_sync_writes:
-        found.append(f"rpo_sync_writes: {seen.lost_writes} lost (objective {wanted.rpo_sync_writes})")
+    rpo, allowed = {
+        "replicas": ("rpo_replica_writes", wanted.rpo_replica_writes),
+        "async": ("rpo_async_writes", wanted.rpo_async_writes),
+    }.get(durability, ("rpo_sync_writes", wanted.rpo_sync_writes))
+    if allowed is not None and (seen.lost_writes or 0) > allowed:
+        found.append(f"{rpo}: {seen.lost_writes} lost (objective {allowed})")
     if (seen.needless_moves or 0) > wanted.needless_moves:
         found.append(f"needless_moves: {seen.needless_moves} (objective {wanted.needless_moves})")
     return found

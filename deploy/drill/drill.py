@@ -17,6 +17,7 @@ from understudy.deploy.drill.conditions import (
     ClientView,
     DrillKind,
     PoolSnapshot,
+    durability_of,
     missed,
     not_recovered,
     refusals,
@@ -304,7 +305,7 @@ class Drill:
             caused = [recorder.change_of_leader(name, successor, at)]
         seen = replace(seen, took_ms=await recorder.slowest_ms(caused))
         wanted = state.spec.record.objectives if state.spec else Objectives()
-        faults = tuple(missed(seen, wanted))
+        faults = tuple(missed(seen, wanted, durability_of(state)))
         await recorder.mark(caused)
         await recorder.record(caused, seen, faults, at)
         return DrillResult(kind, name, at, took, seen, faults, tuple(dict.fromkeys(part.trace for part in caused)))

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.options import TlsOptions
-from understudy.deploy.drill.conditions import ClientView, DrillKind
+from understudy.deploy.drill.conditions import ClientView, DrillKind, durability_of
 from understudy.deploy.inspect.traces import read_trace
 from understudy.statesync.etcd.client import EtcdClient, ModRevision, Put
 from understudy.statesync.pool.records import FailoverRecord
@@ -25,6 +25,19 @@ TRACE_TIMEOUT = 3.0
 EXPORT_TIMEOUT = 10.0
 """Seconds to send the clients' view to control servers. Without it a review takes the drill for a real failover."""
 POLL_INTERVAL = 0.1
+
+
+def lost_attributes(durability: str, lost: int) -> dict[str, int]:
+    """The attributes for the lost writes of clients, by the class of the pool.
+
+    Clients do not see which class each write got. In a pool of class ``replicas`` some are answered as ``sync``, while
+    a sync set is small. If nothing was lost, none of these was.
+    """
+    if durability == "async":
+        return {names.DRILL_LOST_ASYNC: lost}
+    if durability == "replicas":
+        return {names.DRILL_LOST_REPLICAS: lost, **({} if lost else {names.DRILL_LOST: 0})}
+    return {names.DRILL_LOST: lost}
 
 
 class DrillRecorder:
@@ -97,9 +110,7 @@ class DrillRecorder:
         if seen.worst_ms is not None:
             attributes[names.DRILL_GAP_MS] = round(seen.worst_ms, 3)
         if seen.lost_writes is not None:
-            spec = self._state.spec
-            lost_async = spec is not None and spec.record.durability == "async"
-            attributes[names.DRILL_LOST_ASYNC if lost_async else names.DRILL_LOST] = seen.lost_writes
+            attributes |= lost_attributes(durability_of(self._state), seen.lost_writes)
         if seen.needless_moves is not None:
             attributes[names.DRILL_NEEDLESS] = seen.needless_moves
         if missed:

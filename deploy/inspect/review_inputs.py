@@ -48,6 +48,7 @@ def targets_of(objectives: Objectives) -> Targets:
         exposure=objectives.exposure,
         unmeasured=objectives.unmeasured,
         rpo_sync_writes=objectives.rpo_sync_writes,
+        rpo_replica_writes=objectives.rpo_replica_writes,
         rpo_async_writes=objectives.rpo_async_writes,
         needless_moves=objectives.needless_moves,
         false_failovers=objectives.false_failovers,

@@ -11,6 +11,7 @@ from understudy.proxy.events.cause import Cause
 from understudy.proxy.events.claim_progress import Claim, ClaimProgress
 from understudy.proxy.events.counters import Counters
 from understudy.proxy.events.handover_latency import HandoverLatency
+from understudy.proxy.events.rejoins import Rejoins
 from understudy.proxy.events.split_brain_audit import SplitBrainAudit
 from understudy.statesync.pool.ownership import Claimed
 from understudy.statesync.pool.records import FailoverRecord, Owner
@@ -30,6 +31,7 @@ class Recorder:
         slowest: the application's slowest answer since a monotonic time, in seconds.
         on_progress: called when control servers should hear of a claim at once.
         going_down: whether this process is about to end.
+        takeover_before: the trace of the takeover because of which a member gets copies, if there was one.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Recorder:
         slowest: Callable[[float], float],
         on_progress: Callable[[], None],
         going_down: Callable[[], bool],
+        takeover_before: Callable[[str], TraceIds | None],
     ) -> None:
         self.telemetry = telemetry
         self.member = member
@@ -49,6 +52,7 @@ class Recorder:
         self.claims = ClaimProgress(telemetry, pool, member, on_progress)
         self.latency = HandoverLatency(telemetry, pool, member, slowest)
         self.audit = SplitBrainAudit(telemetry, pool, member)
+        self.rejoins = Rejoins(telemetry, pool, takeover_before)
         self.going_down = going_down
 
     # -- takeovers --
@@ -147,10 +151,20 @@ class ClaimRecord:
                 cause.trace, slots, self._began_ns, self._won_ns, by_request=cause.by_request
             )
 
-    def opened(self, parts: Sequence[tuple[Sequence[Claimed], int]], slots: int, sessions: int) -> None:
-        """All of it takes calls; ``parts`` are the claims of each transaction with the revision that they got."""
+    def opened(
+        self, parts: Sequence[tuple[Sequence[Claimed], int]], slots: int, sessions: int, loss_seconds: float
+    ) -> None:
+        """All of it takes calls.
+
+        Args:
+            parts: the claims of each transaction with the revision that they got.
+            slots: how many slots are ours.
+            sessions: how many sessions they have.
+            loss_seconds: how old the writes can be at the most that a claim with a loss lacks.
+        """
         recorder, cause = self._recorder, self._cause
         claims = [one for part, _ in parts for one in part]
+        losses = sum(one.loss for one in claims)
         if self._claim is not None:
             attributes: Attributes = {
                 **recorder.place,
@@ -160,6 +174,8 @@ class ClaimRecord:
                 names.EPOCH: max(c.owner.epoch for c in claims),
                 names.ETCD_REVISION: max(revision for _, revision in parts),
                 names.CAUSE: cause.text,
+                names.LOSSES: losses,
+                **({names.LOSS_SECONDS: loss_seconds} if losses else {}),
                 **({names.STOP_OR_START: True} if cause.stop_or_start else {}),
             }
             recorder.claims.opened(self._claim, attributes)

@@ -33,6 +33,7 @@ from understudy.statesync.pool.ownership import (
     claim_transaction,
     unclaimable,
 )
+from understudy.statesync.pool.spec import Replication
 from understudy.statesync.replication.sync_set import Process, Source
 from understudy.statesync.testing.crash_points import CrashPoint, crash_point
 
@@ -136,7 +137,8 @@ class Claimer:
             ]
         )
         sessions = self._copies.replica.count([owned.slot for owned in won.owned])
-        won.record.opened(won.parts, len(won.owned), sessions)
+        replication = self._pool.spec.replication if self._pool.spec is not None else Replication()
+        won.record.opened(won.parts, len(won.owned), sessions, replication.checkpoint_ms / 1000)
         logger.info("claimed %d slots at revision %d: %s", len(won.owned), won.parts[-1][1], won.cause.text)
         return [owned.slot for owned in won.owned]
 

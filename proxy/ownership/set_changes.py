@@ -423,6 +423,8 @@ class SetChanges:
                 self._pool.state.note_sync_set(change.slot, change.record, revision)
                 for gone in stream.agreed.members - change.wanted.members:
                     removed.setdefault(gone.member, []).append(change.slot)
+                for joined in change.wanted.members - stream.agreed.members:
+                    self._connections.joined(change.slot, joined)
                 stream.decided(change.wanted)
                 if change.saves:
                     self._active.all_saved(change.slot, stream.acknowledged)

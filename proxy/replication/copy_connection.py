@@ -14,6 +14,7 @@ from typing import Protocol
 
 import aiohttp
 
+from understudy.proxy.events.rejoins import Rejoins
 from understudy.proxy.peers.peer_protocol import REPLICATION_PATH
 from understudy.proxy.replication import wire
 from understudy.proxy.replication.wire import ConnectionEnded
@@ -103,6 +104,7 @@ class CopyConnection:
         pool: the name of the pool.
         streams: the slots in which this process is active; the caller changes it, and tells by :meth:`send`.
         source: what copies of whole slots get.
+        rejoins: is told when the process begins to get slots whose sync sets it is not in, and what it is sent.
         on_progress: is told of slots in which the process has confirmed something.
         on_refused: is told that the other process knows a later epoch of a slot.
 
@@ -125,6 +127,7 @@ class CopyConnection:
         pool: str,
         streams: Mapping[int, SlotStream],
         source: SessionSource,
+        rejoins: Rejoins,
         on_progress: Callable[[Iterable[int]], None],
         on_refused: Callable[[int, int], None],
     ) -> None:
@@ -132,6 +135,7 @@ class CopyConnection:
         self._to = to
         self._streams = streams
         self._source = source
+        self._rejoins = rejoins
         self._on_progress = on_progress
         self._on_refused = on_refused
         self._due: dict[int, None] = {}
@@ -156,6 +160,7 @@ class CopyConnection:
         """A stream does not go over this connection any more. If it comes back, the copy is asked anew what it has."""
         self._asked.pop(slot, None)
         self._unsent.pop(slot, None)
+        self._rejoins.left(self._to, slot)
 
     async def run(self, http: aiohttp.ClientSession, url: str, tls: ssl.SSLContext | bool = True) -> None:
         """Keep the connection until cancelled. ``url`` is that of the peer API, without a path."""
@@ -237,6 +242,7 @@ class CopyConnection:
         self._question_sent = None
         self._unsent.clear()
         self._asked.clear()
+        self._rejoins.lost(self._to)
         for stream in self._streams.values():
             stream.gone(self._to)
 
@@ -305,6 +311,7 @@ class CopyConnection:
             if stored is not None:
                 sessions.append(stored)
                 size += len(stored.value)
+        self._rejoins.sent(self._to, stream.slot, len(sessions), size)
         last = not unsent.keys and not unsent.outcomes
         if last:
             del self._unsent[stream.slot]
@@ -342,6 +349,8 @@ class CopyConnection:
         match message:
             case At():
                 self._unsent.pop(message.slot, None)
+                if self._to not in stream.agreed.members:
+                    self._rejoins.begun(self._to, message.slot)
                 stream.at(self._to, message)
                 self.send(message.slot)
             case Behind():

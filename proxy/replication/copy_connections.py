@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 import aiohttp
 
+from understudy.proxy.events.rejoins import Rejoins
 from understudy.proxy.member.pool_view import Peer, PoolView
 from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.replication.copy_connection import CopyConnection, SessionSource
@@ -37,11 +38,12 @@ class CopyConnections:
     ``on_progress`` and ``on_refused`` are those of :class:`CopyConnection`; the caller sets them before :meth:`run`.
     """
 
-    def __init__(self, pool: PoolView, client: PeerClient, source: SessionSource) -> None:
+    def __init__(self, pool: PoolView, client: PeerClient, source: SessionSource, rejoins: Rejoins) -> None:
         self._pool = pool
         self._me = Process(pool.identity.me, pool.identity.boot)
         self._client = client
         self._source = source
+        self._rejoins = rejoins
         self._streams: dict[int, SlotStream] = {}
         self._connected: dict[Process, _Connected] = {}
         self._http: aiohttp.ClientSession | None = None
@@ -72,6 +74,10 @@ class CopyConnections:
         for one in self._connected.values():
             one.streams.pop(slot, None)
             one.connection.forget(slot)
+
+    def joined(self, slot: int, process: Process) -> None:
+        """The process is in the sync set of a slot of ours from now on."""
+        self._rejoins.joined(process, slot)
 
     def refused(self, process: Process) -> bool:
         """Whether a live host has refused the last connection to the process."""
@@ -156,7 +162,14 @@ class CopyConnections:
             return None
         streams: dict[int, SlotStream] = {}
         connection = CopyConnection(
-            self._me, process, self._pool.identity.keys.pool, streams, self._source, self.on_progress, self.on_refused
+            self._me,
+            process,
+            self._pool.identity.keys.pool,
+            streams,
+            self._source,
+            self._rejoins,
+            self.on_progress,
+            self.on_refused,
         )
         connection.asking, connection.on_host_refuses = self.asking, self.on_host_refuses
         url, tls = self._client.dial(peer)

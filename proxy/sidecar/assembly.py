@@ -9,6 +9,7 @@ from functools import partial
 
 from understudy.proxy.events.incarnation import Incarnation
 from understudy.proxy.events.recorder import Recorder
+from understudy.proxy.events.rejoins import takeover_before
 from understudy.proxy.health.app_health_check import AppHealthCheck
 from understudy.proxy.health.check_registry import CheckRegistry
 from understudy.proxy.health.loop_lag import LoopLag
@@ -142,7 +143,7 @@ def assemble(
     recorder = _recorder(base, check)
     monitor = PredecessorMonitor(pool, Pulses(), base.beat_now)
     probe = PeerProbe(client, pool, base.loop_lag, monitor)
-    replication = _replication(base, metrics)
+    replication = _replication(base, recorder, metrics)
     handover, takeovers, reconciler = _ownership(base, replication, probe, recorder, faults)
     replication.active.on_fenced = recorder.audit.refused
     async_writes, overwritten = AsyncWrites(lambda slot: recorder.audit.lost(pool.view().owner(slot))), OverwriteLog()
@@ -291,10 +292,11 @@ def _recorder(base: _Base, check: AppHealthCheck) -> Recorder:
         slowest=check.slowest_since,
         on_progress=base.beat_now,
         going_down=lambda: base.drain.going_down,
+        takeover_before=lambda member: takeover_before(base.pool.state, member, time.time()),
     )
 
 
-def _replication(base: _Base, metrics: SidecarMetrics) -> _Replication:
+def _replication(base: _Base, recorder: Recorder, metrics: SidecarMetrics) -> _Replication:
     pool, copies, etcd, owned, me = base.pool, base.copies, base.etcd, base.owned, base.pool.identity
     committer = Committer(etcd, me.keys, me.me, me.boot, copies.requests, metrics.committed)
 
@@ -302,7 +304,7 @@ def _replication(base: _Base, metrics: SidecarMetrics) -> _Replication:
         owned.refuses(slot, known)
 
     keeper = CopyKeeper(Process(me.me, me.boot), me.keys.pool, copies.replica, copies.requests, owned.refuses)
-    connections = CopyConnections(pool, base.client, SlotSource(copies.replica, copies.requests))
+    connections = CopyConnections(pool, base.client, SlotSource(copies.replica, copies.requests), recorder.rejoins)
     active = ActiveSlots(pool, copies.replica, copies.requests, committer, keeper, connections, base.updates)
     changes = SetChanges(pool, etcd, owned, active, connections, base.updates, base.loop_lag)
     owned.on_lose = active.lost

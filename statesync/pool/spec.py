@@ -116,10 +116,12 @@ class Protection(_Strict):
 class Objectives(_Strict):
     """What a failover may cost. Shares are between 0 and 1, counts are those of the review's window.
 
-    ``rpo_sync_writes`` are acknowledged sync writes that were lost; ``rpo_async_writes`` async ones, judged only if
-    given. ``failed_requests`` is the share of the requests during changes of active that failed, ``unavailability`` the
-    share of all requests that met a takeover (of slot time, where requests are not counted), ``exposure`` the share of
-    time with fewer than two current copies of some slot, ``unmeasured`` the share of changes without a measured end.
+    ``rpo_sync_writes`` are acknowledged sync writes that were lost. ``rpo_replica_writes`` are those of class
+    ``replicas``, where each slot that was restored after the death of its whole sync set counts as one at least.
+    ``rpo_async_writes`` are async ones, judged only if given. ``failed_requests`` is the share of the requests during
+    changes of active that failed, ``unavailability`` the share of all requests that met a takeover (of slot time, where
+    requests are not counted), ``exposure`` the share of time with fewer than two current copies of some slot,
+    ``unmeasured`` the share of changes without a measured end.
     """
 
     rto: Rto = Rto.model_construct()
@@ -127,6 +129,7 @@ class Objectives(_Strict):
     propagation: Propagation = Propagation.model_construct()
     re_protection: Protection = Protection.model_construct()
     rpo_sync_writes: Annotated[int, Field(ge=0)] = 0
+    rpo_replica_writes: Annotated[int, Field(ge=0)] = 0
     rpo_async_writes: Annotated[int, Field(ge=0)] | None = None
     failed_requests: Share = 0.001
     unavailability: Share = 0.0001

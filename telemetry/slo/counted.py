@@ -52,6 +52,42 @@ def lost_async(held: Sequence[Failover], targets: Targets) -> Figure:
     return Figure(key, title, state, found, wanted, "", total=len(told), advice=advice, basis=basis)
 
 
+def lost_replicas(within: Sequence[Failover], targets: Targets) -> Figure:
+    """Writes of class ``replicas`` that were lost.
+
+    A takeover by a process of the sync set loses none. If all of the set died, the new active says so, and nobody
+    knows how many writes were lost: each such slot counts as one at least. ``within`` also has the stops and starts of
+    the pool, since the end of all members at once is such a case.
+    """
+    crashes = [one for one in within if not one.planned and one.slots and (one.losses or not one.stop_or_start)]
+    told = [one for one in crashes if one.losses is not None]
+    counted = sum(one.lost_replicas or 0 for one in within)
+    slots = sum(one.losses or 0 for one in told)
+    found = sum(max(one.losses or 0, one.lost_replicas or 0) for one in within)
+    key, title, wanted = "rpo_replica_writes", "lost replicas writes", targets.rpo_replica_writes
+    missing = len(crashes) - len(told)
+    basis = f"{len(told)} of {len(crashes)} takeovers told" if told else ""
+    if slots:
+        bound = max(one.loss_seconds for one in told)
+        basis = (
+            f"{slots} slots were restored after all of their sync set had died: each counts as one, how many writes "
+            f"were lost is not known; while etcd answered, none was older than {bound:g} s"
+        )
+    if counted:
+        basis = f"{basis}; " * bool(basis) + f"clients of drills missed {counted}"
+    if found > wanted:
+        advice = "all copies of a slot died at once: have more copies, and spread them over nodes and sites"
+        if not slots:
+            advice = _STOP
+        return Figure(key, title, State.MISSED, found, wanted, "", total=len(told), advice=advice, basis=basis)
+    if missing:
+        advice = f"of {missing} takeovers no new owner has told whether its slots were restored without their copies"
+        state = State.NOT_SHOWN if told else State.NO_DATA
+        value = found if told or counted else None
+        return Figure(key, title, state, value, wanted, "", total=len(told), advice=advice, basis=basis)
+    return Figure(key, title, State.MET, found, wanted, "", total=len(told), basis=basis)
+
+
 def two_writers(crashes: Sequence[Failover], targets: Targets) -> Figure:
     """Sessions that a former owner wrote after its slot had a new owner, found by the audits of the new owners."""
     told = [one.second_writes for one in crashes if one.second_writes is not None]

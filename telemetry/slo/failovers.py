@@ -45,7 +45,8 @@ def failovers_of(spans: Iterable[StoredSpan], pool: str = "") -> list[Failover]:
         _failover(sorted(group.values(), key=_order))
         for group in traces.values()
         # Members that all leave at once ask each other without success: nothing changed, and nobody waited.
-        if any(span.name != names.HELD_UP for span in group.values())
+        # A process that gets copies changes nothing either.
+        if any(span.name not in (names.HELD_UP, names.REJOIN) for span in group.values())
     ]
     return sorted((one for one in found if pool in ("", one.pool)), key=lambda one: (one.began_ns, one.trace))
 
@@ -104,6 +105,9 @@ def _failover(spans: Sequence[StoredSpan]) -> Failover:
         gap_ms=_number(told.get(names.DRILL_GAP_MS)),
         lost_writes=_whole(told.get(names.DRILL_LOST)),
         lost_async=_lost_async(spans, told),
+        lost_replicas=_whole(told.get(names.DRILL_LOST_REPLICAS)),
+        losses=_losses(spans, _whole(told.get(names.SLOTS)) or 0),
+        loss_seconds=max((_number(span.attributes.get(names.LOSS_SECONDS)) or 0.0 for span in spans), default=0.0),
         fenced=sum(_whole(span.attributes.get(names.WRITES_FENCED)) or 0 for span in fenced),
         second_writes=sum(second) if second else None,
         audited=sum(_whole(span.attributes.get(names.SLOTS)) or 0 for span in audits),
@@ -150,7 +154,7 @@ def _propagation(spans: Sequence[StoredSpan], *, planned: bool) -> float | None:
 def _told(spans: Sequence[StoredSpan]) -> Mapping[str, Any]:
     """What the spans say about the whole change. The root has priority over the phases."""
     told: dict[str, Any] = {}
-    aside = (names.FENCED, names.AUDIT)  # these have their own counts
+    aside = (names.FENCED, names.AUDIT, names.REJOIN)  # these have their own counts
     for span in sorted((span for span in spans if span.name not in aside), key=lambda span: span.is_root):
         told.update(span.attributes)
     return told
@@ -172,6 +176,18 @@ def _lost_async(spans: Sequence[StoredSpan], told: Mapping[str, Any]) -> int | N
     if by_clients is not None:
         return max(by_clients, sum(by_owner))
     return sum(by_owner) if by_owner or lived else None
+
+
+def _losses(spans: Sequence[StoredSpan], slots: int) -> int | None:
+    """Slots that were claimed with a loss. None if the new actives of some of the ``slots`` have not told.
+
+    A loss that one of them told counts, whether the others have told or not.
+    """
+    claims = [span for span in spans if span.name == names.CLAIM]
+    told = [span for span in claims if _whole(span.attributes.get(names.LOSSES)) is not None]
+    losses = sum(_whole(span.attributes[names.LOSSES]) or 0 for span in told)
+    claimed = sum(_whole(span.attributes.get(names.SLOTS)) or 0 for span in told)
+    return losses if losses or (told and claimed >= slots) else None
 
 
 def _of_a_stop_or_start(spans: Sequence[StoredSpan]) -> bool:

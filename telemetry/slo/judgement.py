@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from understudy.telemetry.slo.counted import false, lost_async, lost_sync, needless, two_writers
+from understudy.telemetry.slo.counted import false, lost_async, lost_replicas, lost_sync, needless, two_writers
 from understudy.telemetry.slo.model import (
     DAY_NS,
     HOUR_NS,
@@ -57,6 +57,7 @@ def review(
     crashes = [one for one in held if is_crash(one)]
     figures: tuple[Figure, ...] = (
         lost_sync(held, targets),
+        lost_replicas(within, targets),
         lost_async(held, targets),
         two_writers(crashes, targets),
         _percentile("rto", "crash RTO", targets.rto, crashes, lambda one: _one(one.total_ms), end_ns),

@@ -70,8 +70,11 @@ class Failover:
     ``losers`` and ``winners`` are the members that lost and won slots.
 
     ``lost_async`` are async writes that were answered and then lost, as counted by clients or by an old active that
-    still ran. ``fenced`` are writes of the old active that were refused, and repeated elsewhere. ``second_writes`` are
-    sessions in the ``audited`` slots that a former owner wrote too late. ``exposed_ms`` is how long some slot had fewer
+    still ran. ``lost_replicas`` are writes of class ``replicas``, as counted by clients. ``losses`` are slots that were
+    claimed although acknowledged ``replicas`` writes may have been missing, as all new actives told; None if one has
+    not told. Such writes were not older than ``loss_seconds`` (0: no loss), if etcd could be reached. ``fenced`` are
+    writes of the old active that were refused, and repeated elsewhere. ``second_writes`` are sessions in the
+    ``audited`` slots that a former owner wrote too late. ``exposed_ms`` is how long some slot had fewer
     than two current copies; ``protected`` says whether that ended. ``returned`` says whether the member that was
     considered dead was heard again as the same process, and ``could_not_serve`` why the takeover was right
     nevertheless. ``stop_or_start``: the pool was stopped or started. That is assumed if there is no measured end, and
@@ -96,6 +99,9 @@ class Failover:
     gap_ms: float | None = None
     lost_writes: int | None = None
     lost_async: int | None = None
+    lost_replicas: int | None = None
+    losses: int | None = None
+    loss_seconds: float = 0.0
     fenced: int = 0
     second_writes: int | None = None
     audited: int = 0
@@ -132,6 +138,7 @@ class Targets:
     exposure: float = 0.01
     unmeasured: float = 0.05
     rpo_sync_writes: int = 0
+    rpo_replica_writes: int = 0
     rpo_async_writes: int | None = None
     needless_moves: int = 0
     false_failovers: int = 0
@@ -209,7 +216,8 @@ class Figure:
 class Review:
     """A whole review: its window, every figure, and the failovers, oldest first. Times in ns since 1970.
 
-    ``left_out`` is the number of changes that belong to stops and starts of the pool. They are in no figure.
+    ``left_out`` is the number of changes that belong to stops and starts of the pool. They are in no figure
+    but that of lost ``replicas`` writes.
     """
 
     pool: str

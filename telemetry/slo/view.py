@@ -157,7 +157,8 @@ def _table(review: Review, before: Review | None, width: int) -> Table:
 
 def left_out_told(review: Review) -> str:
     """What the review does not judge, in words."""
-    return f"{review.left_out} changes of active belong to stops and starts of the pool and are in no figure"
+    belong = f"{review.left_out} changes of active belong to stops and starts of the pool"
+    return f"{belong}: of those only lost replicas writes count"
 
 
 def _traffic(review: Review) -> RenderResult:

@@ -19,13 +19,20 @@ from understudy.telemetry.tracing.names import (
     AFTERMATH,
     CALLS,
     CAUSE,
+    COPY_BYTES,
+    COPY_LONGEST_MS,
+    COPY_SESSIONS,
     CRITICAL,
     ERROR_MS,
     FIRST_REQUEST,
     FROM,
     HELD_UP,
     LAST_REQUEST,
+    LOSS_SECONDS,
+    LOSSES,
+    MEMBER,
     POOL,
+    REJOIN,
     SLOTS,
     TO,
     UNMEASURED,
@@ -177,10 +184,43 @@ class Waterfall:
             total = sum(span.duration_ns for span in waited)
             parts = " + ".join(_ms(span.duration_ns) for span in waited)
             yield Text(f"* what the whole waited for: {parts} = {_ms(total)} ms", style="dim", overflow="fold")
+        yield from _rejoins(self.spans)
+        yield from _losses(self.spans)
         callers = held_up(self.spans)
         if callers:
             waited_ms = f"{callers.ms:.1f} ms at the most (error at most {callers.error_ms:.1f} ms)"
             yield Text(f"calls held up by it: {callers.calls}, for {waited_ms}", style="dim", overflow="fold")
+
+
+def _rejoins(spans: Sequence[StoredSpan]) -> Iterable[Text]:
+    """What each process that rejoined was sent, by each active."""
+    for span in spans:
+        if span.name != REJOIN:
+            continue
+        told = span.attributes
+        slots, sessions, size, longest = (
+            told.get(name) for name in (SLOTS, COPY_SESSIONS, COPY_BYTES, COPY_LONGEST_MS)
+        )
+        whom = _printable(str(told.get(MEMBER, "")))
+        yield Text(
+            f"copies for {whom} from {_printable(span.instance)}: {slots} slots, {sessions} sessions, {size} bytes, "
+            f"longest slot {longest} ms",
+            style="dim",
+            overflow="fold",
+        )
+
+
+def _losses(spans: Sequence[StoredSpan]) -> Iterable[Text]:
+    """What new actives told of slots whose whole sync set had died."""
+    slots = sum(count for span in spans if isinstance(count := span.attributes.get(LOSSES), int))
+    if slots:
+        bounds = [bound for span in spans if isinstance(bound := span.attributes.get(LOSS_SECONDS), int | float)]
+        age = f"the last {max(bounds):g} s" if bounds else "the last moments"
+        yield Text(
+            f"{slots} slots had lost all copies and were restored from etcd: 'replicas' writes of {age} may be missing",
+            style="yellow",
+            overflow="fold",
+        )
 
 
 def bar(start: int, duration: int, length: int, width: int) -> tuple[int, int]:

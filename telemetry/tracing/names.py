@@ -39,12 +39,13 @@ DRILL_SEEN: Final = "drill"
 
 # What is told of a failover after its end.
 RE_PROTECT: Final = "re_protect"
+REJOIN: Final = "rejoin"
 RETURNED: Final = "returned"
 FENCED: Final = "fenced"
 AUDIT: Final = "audit"
 
 ROOTS: Final = (FAILOVER, HANDOVER)
-AFTERMATH: Final = (RE_PROTECT, RETURNED, FENCED, AUDIT)
+AFTERMATH: Final = (RE_PROTECT, REJOIN, RETURNED, FENCED, AUDIT)
 PHASES: Final = (
     *(DETECT, DECIDE, MOVE, FENCE, FLUSH, CONFIRM, HELD_UP, CLAIM, CATCH_UP, PUSH, ACK, FIRST_OK, DRILL_SEEN),
     *AFTERMATH,
@@ -91,6 +92,7 @@ DURATION_MS: Final = "understudy.duration_ms"
 HOST: Final = "understudy.host"
 DRILL_LOST: Final = "understudy.drill.lost_writes"
 DRILL_LOST_ASYNC: Final = "understudy.drill.lost_async_writes"
+DRILL_LOST_REPLICAS: Final = "understudy.drill.lost_replica_writes"
 WRITES_FENCED: Final = "understudy.writes.fenced"
 WRITES_LOST: Final = "understudy.writes.lost"
 WRITES_BREACHED: Final = "understudy.writes.breached"
@@ -98,6 +100,11 @@ DRILL_NEEDLESS: Final = "understudy.drill.needless_moves"
 RETURNED_ALIVE: Final = "understudy.returned"
 COULD_NOT_SERVE: Final = "understudy.could_not_serve"
 STOP_OR_START: Final = "understudy.stop_or_start"
+COPY_SESSIONS: Final = "understudy.copy.sessions"
+COPY_BYTES: Final = "understudy.copy.bytes"
+COPY_LONGEST_MS: Final = "understudy.copy.longest_ms"
+LOSSES: Final = "understudy.losses"
+LOSS_SECONDS: Final = "understudy.loss_seconds"
 
 ATTRIBUTES: Final = (
     POOL,
@@ -140,6 +147,7 @@ ATTRIBUTES: Final = (
     HOST,
     DRILL_LOST,
     DRILL_LOST_ASYNC,
+    DRILL_LOST_REPLICAS,
     WRITES_FENCED,
     WRITES_LOST,
     WRITES_BREACHED,
@@ -147,6 +155,11 @@ ATTRIBUTES: Final = (
     RETURNED_ALIVE,
     COULD_NOT_SERVE,
     STOP_OR_START,
+    COPY_SESSIONS,
+    COPY_BYTES,
+    COPY_LONGEST_MS,
+    LOSSES,
+    LOSS_SECONDS,
 )
 
 # What front Envoys count, as metrics (docs/telemetry.md), and how often they tell, in seconds.

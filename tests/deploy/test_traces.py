@@ -35,6 +35,8 @@ NOT_HERE = {
     names.WRITES_FENCED: "clients here only read, so no write is late",
     names.WRITES_LOST: "the same",
     names.DRILL_LOST_ASYNC: "the clients of the drill only make sync writes",
+    names.DRILL_LOST_REPLICAS: "the same",
+    names.LOSS_SECONDS: "no slot loses all its copies",
 }
 DRILLS_MOST = 3
 SDK = {"telemetry.sdk.language", "telemetry.sdk.name", "telemetry.sdk.version"}

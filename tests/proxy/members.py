@@ -80,7 +80,15 @@ def probe_of(client: PeerClient, pool: PoolView | None = None) -> PeerProbe:
 def recorder_of(me: str, pool: str = "cart") -> Recorder:
     """A recorder whose spans go nowhere."""
     telemetry = start_telemetry(names.SERVICE_SIDECAR, me)
-    return Recorder(telemetry, pool, me, slowest=lambda _: 0.0, on_progress=lambda: None, going_down=lambda: False)
+    return Recorder(
+        telemetry,
+        pool,
+        me,
+        slowest=lambda _: 0.0,
+        on_progress=lambda: None,
+        going_down=lambda: False,
+        takeover_before=lambda _: None,
+    )
 
 
 class Network:
@@ -138,7 +146,7 @@ class InProcessMember:
         failovers, claiming = FailoverLog(self.keys, me), asyncio.Lock()
         self.committer = Committer(etcd, self.keys, me, boot, requests)
         self.keeper = CopyKeeper(Process(me, boot), pool, replica, requests, self.owned.refuses)
-        self.connections = CopyConnections(self.pool, client, SlotSource(replica, requests))
+        self.connections = CopyConnections(self.pool, client, SlotSource(replica, requests), self.recorder.rejoins)
         self.active = ActiveSlots(
             self.pool, replica, requests, self.committer, self.keeper, self.connections, self.updates
         )

@@ -46,12 +46,15 @@ class DirectGround(Ground):
 
 @contextlib.asynccontextmanager
 async def replica_pool(
-    home: Path, *, members: int = 3, slots: int = 16, more: str = REPLICAS
+    home: Path, *, members: int = 3, slots: int = 16, more: str = REPLICAS, traces: bool = False
 ) -> AsyncIterator[FaultPool]:
-    """A pool at rest; with ``durability: replicas`` every slot has all its copies in its sync set."""
+    """A pool at rest; with ``durability: replicas`` every slot has all its copies in its sync set.
+
+    ``traces``: its processes record traces.
+    """
     lines = f"copies: {COPIES}\n{PATIENT}\n{more}"
     async with fault_pool(
-        takeover="fast", members=members, slots=slots, home=home, ground=DirectGround(), more=lines
+        takeover="fast", members=members, slots=slots, home=home, ground=DirectGround(), more=lines, traces=traces
     ) as pool:
         if "replicas" in more:
             await in_all_sets(pool, min(members, COPIES))

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections.abc import Sequence
 
 from tests.faults.pool import FaultPool
 from tests.harness.redis_client import redis_client
@@ -18,7 +19,13 @@ from tests.replicas.pool import (
     switch,
 )
 from tests.replicas.verdict import missing, went_back, wrongly_lost
+from understudy.deploy.inspect.query import read_pool
+from understudy.deploy.inspect.review_inputs import Evidence, read_evidence, reviews
+from understudy.telemetry.otlp.spans import StoredSpan
+from understudy.telemetry.slo.model import Figure, State, Targets
+from understudy.telemetry.tracing import names
 
+LATER = 1 << 62
 ETCD_AWAY = 20.0
 WITHOUT_ETCD = {"not-committed", "outcome-unknown", "overloaded", "no-owner", "not-ready"}
 """What docs/api.md allows as answers to ``sync`` writes while etcd is away."""
@@ -38,6 +45,24 @@ async def assert_saved(load: Load) -> None:
         return missing(load.acks, await load.stored()) == []
 
     await until(saved, 40, "etcd has every acknowledged write")
+
+
+async def evidence_of(pool: FaultPool) -> Evidence:
+    """All that the control servers know."""
+    state, _ = await read_pool(pool.client, pool.name)
+    return await read_evidence([at.record.http for at in state.controls.values()], 0, LATER)
+
+
+async def spans_of(pool: FaultPool) -> Sequence[StoredSpan]:
+    """All spans that the control servers know."""
+    return (await evidence_of(pool)).spans
+
+
+async def lost_replicas(pool: FaultPool) -> Figure:
+    """The figure of lost ``replicas`` writes in a review of all that the control servers know."""
+    evidence = await evidence_of(pool)
+    found, _ = reviews(evidence, Targets(), pool=pool.name, slots=pool.spec.slots, start_ns=0, end_ns=LATER)
+    return next(figure for figure in found.figures if figure.key == "rpo_replica_writes")
 
 
 async def test_a_write_is_answered_as_replicas_when_two_members_have_it(tmp_path):
@@ -198,7 +223,7 @@ async def test_nobody_notices_that_five_members_become_two_at_once(tmp_path):  #
 
 
 async def test_only_the_youngest_replicas_writes_are_gone_after_all_members_are_killed_and_that_is_counted(tmp_path):
-    async with replica_pool(tmp_path) as pool:
+    async with replica_pool(tmp_path, traces=True) as pool:
         before = await pool.losses()
         async with under_load(pool, durabilities=("replicas", "replicas", "sync")) as load:
             await load.progress(300)
@@ -209,10 +234,42 @@ async def test_only_the_youngest_replicas_writes_are_gone_after_all_members_are_
         for member in pool.names:
             contents = await load.contents(member)
             assert wrongly_lost(load.acks, contents, died=died, checkpoint=CHECKPOINT, lossy=lossy) == [], member
+
+        async def reviewed() -> bool:
+            return (await lost_replicas(pool)).value == len(lossy)
+
+        await until(reviewed, 30, f"the review counts {len(lossy)} slots that lost all copies")
+        found = await lost_replicas(pool)
+        assert found.state is (State.MISSED if lossy else State.MET)
+        assert f"none was older than {CHECKPOINT:g} s" in found.basis or not lossy
         await in_all_sets(pool)
         async with under_load(pool) as again:
             await again.progress(durability="replicas")
         await assert_kept(pool, again)
+
+
+async def test_the_trace_of_a_takeover_tells_what_the_member_that_came_back_was_sent(tmp_path):
+    async with replica_pool(tmp_path, traces=True) as pool:
+        async with under_load(pool, sessions=20) as load:
+            await load.progress()
+        kill_at_once(pool, ["m1"])
+        await served_by(pool, {"m2", "m3"})
+        await started_again(pool, "m1")
+        await in_all_sets(pool)
+
+        async def rejoined() -> list[StoredSpan]:
+            found = [span for span in await spans_of(pool) if span.name == names.REJOIN]
+            return found if sum(span.attributes[names.SLOTS] for span in found) >= pool.spec.slots else []
+
+        spans = await until(rejoined, 30, "m1 has rejoined in all slots")
+        assert {span.trace_id for span in spans} == {
+            span.trace_id for span in await spans_of(pool) if span.name == names.FAILOVER
+        }
+        assert {(span.attributes[names.MEMBER], span.instance) for span in spans} == {("m1", "m2"), ("m1", "m3")}
+        assert sum(span.attributes[names.COPY_SESSIONS] for span in spans) >= len(load.keys)
+        assert sum(span.attributes[names.COPY_BYTES] for span in spans) > 0
+        for span in spans:
+            assert 0 < span.attributes[names.COPY_LONGEST_MS] <= span.duration_ns / 1e6 + 0.001
 
 
 async def test_nobody_notices_that_a_pool_is_switched_to_replicas_and_back(tmp_path):

@@ -62,6 +62,7 @@ def takeover(trace: int, length_ms: float = 40) -> list[dict[str, Any]]:
     return [
         span(trace, "failover", 0, length_ms, root=True, **about),
         span(trace, "detect", 0, 5, **about),
+        span(trace, "claim", 6, 4, slots=64, losses=0),
         span(trace, "push", 10, 5, **about),
         span(trace, "ack", 12, length_ms - 12, **about),
         span(trace, "re_protect", 0, 900, **about),

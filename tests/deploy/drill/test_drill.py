@@ -31,6 +31,7 @@ from understudy.deploy.drill.conditions import (
 )
 from understudy.deploy.drill.drill import DrillResult
 from understudy.deploy.drill.fault_injectors import run_template
+from understudy.deploy.drill.record import lost_attributes
 from understudy.deploy.drill.report import drill_table, view_of
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.inspect.sync import newest_revision, read_sync
@@ -122,6 +123,37 @@ def test_objectives_are_judged_by_what_clients_felt() -> None:
         "needless_moves",
     ]
     assert missed(ClientView(requests=0, failed=0, took_ms=201.0), wanted) == ["rto p99: 201 ms (objective 200 ms)"]
+
+
+@pytest.mark.parametrize(
+    ("durability", "objectives", "found"),
+    [
+        ("sync", {}, ["rpo_sync_writes"]),
+        ("replicas", {}, ["rpo_replica_writes"]),
+        ("replicas", {"rpo_replica_writes": 2}, []),
+        ("async", {}, []),
+        ("async", {"rpo_async_writes": 1}, ["rpo_async_writes"]),
+        ("async", {"rpo_async_writes": 2}, []),
+    ],
+)
+def test_lost_writes_miss_the_objective_of_the_pools_class(durability, objectives, found) -> None:
+    seen = ClientView(requests=100, failed=0, lost_writes=2)
+    texts = missed(seen, Objectives.model_validate(objectives), durability)
+    assert [text.partition(":")[0] for text in texts] == found
+
+
+@pytest.mark.parametrize(
+    ("durability", "lost", "attributes"),
+    [
+        ("sync", 2, {"lost_writes": 2}),
+        ("replicas", 2, {"lost_replica_writes": 2}),
+        ("replicas", 0, {"lost_replica_writes": 0, "lost_writes": 0}),
+        ("async", 0, {"lost_async_writes": 0}),
+    ],
+)
+def test_lost_writes_are_told_for_the_class_that_they_surely_had(durability, lost, attributes) -> None:
+    told = {f"understudy.drill.{name}": count for name, count in attributes.items()}
+    assert lost_attributes(durability, lost) == told
 
 
 def test_every_figure_of_a_drill_is_shown_on_a_narrow_terminal() -> None:

@@ -2,12 +2,11 @@
 
 import pytest
 
+from tests.proxy.members import recorder_of
 from understudy.proxy.events.recorder import Recorder
 from understudy.statesync.pool.records import FailoverRecord, Owner
 from understudy.statesync.pool.state import At
-from understudy.telemetry.tracing import names
 from understudy.telemetry.tracing.ids import takeover_seed
-from understudy.telemetry.tracing.setup import start_telemetry
 
 TRACE = takeover_seed("cart", "a", "a1")
 
@@ -29,8 +28,7 @@ FAILOVERS = [
 @pytest.fixture
 def recorder() -> Recorder:
     """The recorder of member b."""
-    telemetry = start_telemetry(names.SERVICE_SIDECAR, "b")
-    return Recorder(telemetry, "cart", "b", slowest=lambda _: 0.0, on_progress=lambda: None, going_down=lambda: False)
+    return recorder_of("b")
 
 
 def reclaim(recorder: Recorder, slot: int, epoch: int) -> None:

@@ -37,12 +37,16 @@ class Connections:
     def __init__(self) -> None:
         self.refusing: set[Process] = set()
         self.heard: dict[Process, float] = {}
+        self.learners: list[tuple[int, Process]] = []
 
     def refused(self, process: Process) -> bool:
         return process in self.refusing
 
     def send(self, _slot: int) -> None:
         pass
+
+    def joined(self, slot: int, process: Process) -> None:
+        self.learners.append((slot, process))
 
     def heard_at(self, process: Process) -> float:
         return self.heard.get(process, time.monotonic())

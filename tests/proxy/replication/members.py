@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 from aiohttp import web
 
+from understudy.proxy.events.rejoins import Rejoins
 from understudy.proxy.replication.copy_connection import CopyConnection
 from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.proxy.replication.wire import FRAME_MOST
@@ -22,6 +23,8 @@ from understudy.statesync.replication.slot_copy import Entry
 from understudy.statesync.replication.slot_stream import SlotStream
 from understudy.statesync.replication.sync_set import Process, SyncSet
 from understudy.statesync.sessions.request_log import RequestLog
+from understudy.telemetry.tracing import names
+from understudy.telemetry.tracing.setup import start_telemetry
 
 A, B = Process("a", "1"), Process("b", "1")
 POOL = "shop"
@@ -118,6 +121,7 @@ class Active:
         self.connections: list[CopyConnection] = []
         self.changed = asyncio.Event()
         self.hold_back = False
+        self.rejoins = Rejoins(start_telemetry(names.SERVICE_SIDECAR, A.member), POOL, lambda _: None)
 
     def write(self, slot: int, key: str, value: bytes | None) -> int:
         """Write; returns the version."""
@@ -154,6 +158,7 @@ class Active:
             pool,
             self.streams,
             self.sessions,
+            self.rejoins,
             self._advance,
             lambda slot, known: self.refused.append((slot, known)),
         )

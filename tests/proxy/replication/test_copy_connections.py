@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from tests.harness.waiting import free_port, until
-from tests.proxy.members import view_of
+from tests.proxy.members import recorder_of, view_of
 from tests.proxy.replication.members import CountingKeeper, Sessions, keeper_here
 from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.replication.copy_connections import CopyConnections
@@ -31,7 +31,7 @@ class Fixture:
     def __init__(self, stack: AsyncExitStack) -> None:
         self.pool = view_of("a", POOL)
         self.sessions = Sessions()
-        self.connections = CopyConnections(self.pool, PeerClient(), self.sessions)
+        self.connections = CopyConnections(self.pool, PeerClient(), self.sessions, recorder_of("a", POOL).rejoins)
         self.progress: list[int] = []
         self.connections.on_progress = self.progress.extend
         self.copies: dict[Process, CountingKeeper] = {}

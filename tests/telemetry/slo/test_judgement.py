@@ -186,13 +186,15 @@ def test_a_quiet_window_in_which_an_envoy_counted_cost_nothing():
     traffic = Traffic(requests=1_000, nodes=1, since_ns=EPOCH_NS, covered=1.0)
     found = review([], Targets(), pool="cart", start_ns=EPOCH_NS, end_ns=END, slots=256, traffic=traffic)
     met = {one.key for one in found.figures if one.state is State.MET}
-    assert met == {"unavailability", "false_failovers", "exposure"}
+    assert met == {"rpo_replica_writes", "unavailability", "false_failovers", "exposure"}
 
 
 @pytest.mark.parametrize(
     ("key", "change"),
     [
         ("rpo_sync_writes", {"lost_writes": 1}),
+        ("rpo_replica_writes", {"losses": 1}),
+        ("rpo_replica_writes", {"losses": 0, "lost_replicas": 1}),
         ("needless_moves", {"needless_moves": 2}),
         ("false_failovers", {"returned": True}),
         ("failed_requests", {"requests": 1_000, "failed": 2}),
@@ -256,6 +258,77 @@ def test_lost_async_writes_of_dead_members_are_never_taken_for_none(wanted, chan
     failovers = [replace(CRASH, **one) for one in changes]
     found = figure(judged(*failovers, targets=Targets(rpo_async_writes=wanted)), "rpo_async_writes")
     assert (found.state, found.value) == (state, value)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "changes", "state", "value"),
+    [
+        (0, [{}], State.NO_DATA, None),
+        (0, [{"losses": 0}], State.MET, 0),
+        (0, [{"losses": 0}, {}], State.NOT_SHOWN, 0),
+        (0, [{"losses": 3}, {}], State.MISSED, 3),
+        (3, [{"losses": 3}], State.MET, 3),
+        (3, [{"losses": 3, "lost_replicas": 4}], State.MISSED, 4),
+        (0, [{"lost_replicas": 1}], State.MISSED, 1),
+        (0, [{"losses": 2, "stop_or_start": True, "total_ms": None}], State.MISSED, 2),
+        (0, [{"losses": 0}, {"stop_or_start": True, "total_ms": None}], State.MET, 0),
+        (0, [{"losses": 0}, {"planned": True}], State.MET, 0),
+    ],
+    ids=[
+        "nobody told",
+        "no loss",
+        "one did not tell",
+        "a loss",
+        "as many losses as may be",
+        "clients missed more",
+        "clients alone",
+        "the whole pool died",
+        "the pool was stopped",
+        "a planned move",
+    ],
+)
+def test_a_slot_whose_whole_sync_set_died_counts_as_a_lost_write_at_least(wanted, changes, state, value):
+    failovers = [replace(CRASH, trace=f"{number:032x}", **one) for number, one in enumerate(changes, start=1)]
+    found = figure(judged(*failovers, targets=Targets(rpo_replica_writes=wanted)), "rpo_replica_writes")
+    assert (found.state, found.value) == (state, value)
+
+
+def test_a_loss_is_told_with_its_bound_and_without_a_number_of_writes():
+    lost = replace(CRASH, losses=16, loss_seconds=1.5, stop_or_start=True)
+    basis = figure(judged(lost), "rpo_replica_writes").basis
+    assert "16 slots were restored" in basis
+    assert "how many writes were lost is not known" in basis
+    assert "none was older than 1.5 s" in basis
+
+
+def test_who_gets_copies_afterwards_says_nothing_of_the_change():
+    rejoin = stored("rejoin", 500, 90, attributes={"understudy.slots": 3, "understudy.member": "cart-2"})
+    (found,) = failovers_of([root(100, attributes={"understudy.slots": 64}), rejoin])
+    assert (found.slots, found.total_ms, found.costs) == (64, 100, {BETWEEN: 100})
+    assert failovers_of([rejoin]) == [], "it is no change of active"
+    (unended,) = failovers_of([stored("claim", 0, 5, attributes={"understudy.slots": 64}), rejoin])
+    assert unended.slots == 64
+
+
+@pytest.mark.parametrize(
+    ("claims", "losses", "bound"),
+    [
+        ([(64, {})], None, 0),
+        ([(64, {"understudy.losses": 0})], 0, 0),
+        ([(30, {"understudy.losses": 0})], None, 0),
+        ([(30, {"understudy.losses": 0}), (34, {"understudy.losses": 0})], 0, 0),
+        ([(30, {"understudy.losses": 2, "understudy.loss_seconds": 1.0})], 2, 1),
+        ([(64, {"understudy.losses": "two"})], None, 0),
+    ],
+    ids=["an earlier release", "no loss", "a part", "two parts", "a loss in a part", "nonsense"],
+)
+def test_losses_are_known_when_the_new_actives_of_all_slots_have_told(claims, losses, bound):
+    spans = [root(100, attributes={"understudy.slots": 64, "understudy.from": "cart-2"})]
+    for number, (slots, told) in enumerate(claims):
+        more = {"understudy.slots": slots, **told}
+        spans.append(stored("claim", 15, 30 + number, f"cart-{number}", attributes=more))
+    (found,) = failovers_of(spans)
+    assert (found.losses, found.loss_seconds) == (losses, bound)
 
 
 def test_where_one_takeover_was_not_watched_the_rest_can_miss_an_objective_but_not_meet_it():

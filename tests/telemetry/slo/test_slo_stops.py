@@ -39,7 +39,7 @@ def test_claims_at_a_stop_or_a_start_are_told_and_in_no_figure() -> None:
     screen = Console(file=io.StringIO(), width=200)
     screen.print(Drawing(found))
     assert isinstance(screen.file, io.StringIO)
-    told = "1 changes of active belong to stops and starts of the pool and are in no figure"
+    told = "1 changes of active belong to stops and starts of the pool: of those only lost replicas writes count"
     assert told in screen.file.getvalue()
     assert told in page(found)
     assert as_json(found)["left_out"] == 1

@@ -82,6 +82,24 @@ def test_the_requests_before_and_after_it_are_told_whole():
     assert read([root(5, attributes=met)])[2:4] == [f"request before  {last}", f"request after   {first}"]
 
 
+def test_each_process_that_rejoined_is_told_after_the_phases_and_does_not_stretch_them():
+    sent = {"slots": 43, "member": "cart-2", "copy.sessions": 7, "copy.bytes": 900, "copy.longest_ms": 250.5}
+    attributes = {f"understudy.{name}": value for name, value in sent.items()}
+    lines = read([root(10), stored("claim", 0, 10), stored("rejoin", 4_000, 300, "cart-3", attributes=attributes)])
+    told = "copies for cart-2 from cart-3: 43 slots, 7 sessions, 900 bytes, longest slot 250.5 ms"
+    assert told in " ".join(line.strip() for line in lines)
+    claim = next(line for line in lines if " claim " in line)
+    assert claim.count("━") > 20, "the axis is that of the failover"
+
+
+def test_a_loss_is_told_with_the_slots_of_all_who_claimed():
+    lost = {"understudy.losses": 3, "understudy.loss_seconds": 0.5}
+    lines = read([root(10), stored("claim", 0, 5, attributes=lost), stored("claim", 0, 5, "cart-3", attributes=lost)])
+    assert "6 slots had lost all copies and were restored from etcd" in " ".join(lines)
+    assert "of the last 0.5 s may be missing" in " ".join(lines)
+    assert "restored" not in " ".join(read([root(10), stored("claim", 0, 5, attributes={"understudy.losses": 0})]))
+
+
 def test_a_failed_phase_says_why():
     lines = read([root(10), stored("claim", 0, 5, error="lost to cart-3")])
     assert lines[-1].strip() == "failed: lost to cart-3"
