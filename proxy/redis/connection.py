@@ -128,7 +128,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         requests, self._fault = self._reader.feed(bytes(self._input[:nbytes]))
         self._requests.extend(requests)
-        self._work()
+        self._work(later=self._port.answers_later())
 
     def pause_writing(self) -> None:
         """The client does not read its answers: carry out nothing more for it."""
@@ -150,8 +150,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _work(self) -> None:
-        """Carry out requests until there is none, or too much is under way."""
+    def _work(self, *, later: bool = False) -> None:
+        """Carry out requests until there is none, or too much is under way; ``later``: answers may be sent later."""
         requests = self._requests
         while requests and not self._choked and len(self._pending) < PENDING_MOST and not self.client.ends:
             self._take(requests.popleft())
@@ -160,7 +160,10 @@ class Connection(asyncio.BufferedProtocol):
         if not requests and self._fault is not None and not self.client.ends:
             self._say(RedisError(f"ERR {self._fault}"))
             self.client.ends = True
-        self._send()
+        if later and self._out and not self.client.ends:
+            self._go_on_soon()
+        else:
+            self._send()
         self._read_on_or_not()
 
     def _read_on_or_not(self) -> None:
@@ -381,6 +384,9 @@ class Connection(asyncio.BufferedProtocol):
         for waiter in waiters or ():
             if not waiter.done():
                 waiter.set_result(None)
+        self._go_on_soon()
+
+    def _go_on_soon(self) -> None:
         if not self._sending:
             self._sending = True
             self._port.go_on_soon(self)

@@ -22,6 +22,11 @@ logger = logging.getLogger(__name__)
 CONNECTIONS_MOST = 10_000
 INPUT_AT_ONCE = 256 * 1024
 """Bytes that are read from a connection in one turn of the event loop."""
+CROWD = 4
+"""So many connections in one turn of the event loop have their answers sent together, at its end. The first send wakes
+the clients, and the others cost less."""
+COUNTED_EVERY = 31
+"""While answers are sent at once, one input of so many has those after it in its turn counted."""
 STILL_MOST = 1.0
 """Seconds for which this process may have stood still before commands that waited meanwhile are not carried out: their
 clients may have given them up, and have sent others elsewhere."""
@@ -56,6 +61,8 @@ class RedisPort:
         self._connections: set[Connection] = set()
         self._empty = asyncio.Event()
         self._to_go_on: list[Connection] = []
+        self._crowded = False
+        self._inputs = 0
         self.input = memoryview(bytearray(INPUT_AT_ONCE))
         """Where the input of every connection arrives; each takes its own out at once."""
         self._timer: asyncio.TimerHandle | None = None
@@ -86,6 +93,11 @@ class RedisPort:
         """Whether input of a connection made at ``since`` (monotonic) may have waited too long to be carried out."""
         return self._loop_lag.input_waited(since, STILL_MOST, LATE_MOST, FRESH_AFTER)
 
+    def answers_later(self) -> bool:
+        """Whether the answers to an input are to be sent with those of other connections (:meth:`go_on_soon`)."""
+        self._inputs += 1
+        return self._crowded or bool(self._to_go_on) or self._inputs % COUNTED_EVERY == 0
+
     def go_on_soon(self, connection: Connection) -> None:
         """Have a connection go on after all that is about to be answered in this turn of the event loop."""
         if not self._to_go_on:
@@ -94,6 +106,7 @@ class RedisPort:
 
     def _go_on(self) -> None:
         connections, self._to_go_on = self._to_go_on, []
+        self._crowded = len(connections) >= CROWD
         for connection in connections:
             try:
                 connection.go_on()

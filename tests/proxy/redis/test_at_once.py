@@ -15,7 +15,7 @@ from understudy.proxy.redis import port as port_module
 from understudy.proxy.redis.connection import Connection
 from understudy.proxy.redis.copies import CopyCount
 from understudy.proxy.redis.executor import Executor
-from understudy.proxy.redis.port import RedisPort
+from understudy.proxy.redis.port import COUNTED_EVERY, CROWD, RedisPort
 from understudy.proxy.redis.scan import KeyScan
 from understudy.proxy.sessions.async_writes import AsyncWrites
 from understudy.proxy.sessions.owner_writes import OwnerWrites
@@ -271,6 +271,34 @@ async def test_the_answers_of_one_pipeline_leave_in_one_write(here: Served) -> N
     here.client.wire.writes.clear()
     here.client.send("GET k", "GET k", "PING")
     assert here.client.wire.writes == [b"$1\r\nv\r\n$1\r\nv\r\n+PONG\r\n"]
+
+
+async def test_where_many_clients_ask_in_one_turn_the_answers_are_sent_when_all_have_been_read(here: Served) -> None:
+    many = [Client(here.port) for _ in range(2 * CROWD)]
+    for _ in range(COUNTED_EVERY):
+        for one in many:
+            one.wire.writes.clear()
+            one.send("GET k", "PING")
+        await asyncio.sleep(0)
+    assert [one.wire.writes for one in many] == [[b"$1\r\nv\r\n+PONG\r\n"]] * (2 * CROWD)
+
+    for one in many:
+        one.wire.writes.clear()
+        one.send("GET k")
+    assert not any(one.wire.writes for one in many)
+    many[0].send("QUIT")
+    assert many[0].wire.writes == [b"$1\r\nv\r\n+OK\r\n", b"closed"]
+    await asyncio.sleep(0)
+    assert [one.wire.writes for one in many[1:]] == [[b"$1\r\nv\r\n"]] * (2 * CROWD - 1)
+
+
+async def test_who_asks_alone_is_answered_at_once(here: Served) -> None:
+    for _ in range(COUNTED_EVERY):
+        here.client.wire.writes.clear()
+        here.client.send("GET k")
+        await asyncio.sleep(0)
+    here.client.send("GET k")
+    assert here.client.wire.writes == [b"$1\r\nv\r\n"] * 2
 
 
 async def test_writes_that_are_acknowledged_together_are_answered_in_one_write_each_connection(here: Served) -> None:
