@@ -39,7 +39,8 @@ class ClaimProgress:
         self._pool = pool
         self._member = member
         self._claims: list[Claim] = []
-        self._awaited: dict[int, Claim] = {}
+        self.awaited: dict[int, Claim] = {}
+        """The slots in which the first good answer since a claim is still to come."""
         self._waiting: Counter[int] = Counter()
         self._on_change = on_change
         self._last: dict[int, str] = {}
@@ -58,7 +59,7 @@ class ClaimProgress:
         claim = Claim(told, trace, frozenset(slots), claimed_ns)
         self._claims = [*self._claims, claim][-MOST_CLAIMS:]
         for slot in slots:
-            self._awaited[slot] = claim
+            self.awaited[slot] = claim
         return claim
 
     def handed_over(self, trace: TraceIds, slot: int, began_ns: int) -> None:
@@ -92,10 +93,10 @@ class ClaimProgress:
         """A call in ``slot`` that came at ``came_ns`` was answered well; ``request`` is its traceparent, if any."""
         if 0 < len(request) <= _LONGEST:
             self._last[slot] = self.last_request = request
-        if slot not in self._awaited:
+        if slot not in self.awaited:
             return
-        claim, now = self._awaited[slot], self._telemetry.now_ns()
-        self._awaited = {other: one for other, one in self._awaited.items() if one is not claim}
+        claim, now = self.awaited[slot], self._telemetry.now_ns()
+        self.awaited = {other: one for other, one in self.awaited.items() if one is not claim}
         # Some slots of a claim may take calls before the last of them does.
         open_since = claim.told.opened or claim.told.claimed
         awaited = not claim.told.opened or came_ns <= open_since

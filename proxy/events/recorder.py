@@ -101,9 +101,14 @@ class Recorder:
         with self.claims.waiting(slot), self.latency.call(slot, came, request):
             yield
 
-    def answered(self, slot: int, came: float, request: str) -> None:
-        """A call that came at ``came`` (monotonic) was answered well here; ``request`` is its traceparent, if any."""
-        self.claims.answered(slot, self.telemetry.clock.at_ns(came), request)
+    def answered(self, slot: int, came: float | None, request: str) -> None:
+        """A call was answered well here that came at ``came`` (monotonic; None: just now).
+
+        ``request`` is its traceparent, if any.
+        """
+        if request or slot in self.claims.awaited:  # hardly ever
+            clock = self.telemetry.clock
+            self.claims.answered(slot, clock.now_ns() if came is None else clock.at_ns(came), request)
 
     def close(self) -> None:
         """This process ends: record what is left."""

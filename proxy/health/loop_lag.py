@@ -97,8 +97,9 @@ class LoopLag:
         """Seconds for which a call that is read now may have waited in its socket because this process stood still."""
         now = time.monotonic()
         late = now - self._ran_at - POLL_INTERVAL
-        stood = self._stood if now - self._woke_at < WAKING else 0.0
-        return max(late if late > STOOD_STILL else 0.0, stood)
+        if now - self._woke_at < WAKING:
+            return max(late if late > STOOD_STILL else 0.0, self._stood)
+        return late if late > STOOD_STILL else 0.0
 
     def input_waited(self, since: float, still_most: float, late_most: float, settled: float) -> bool:
         """Whether input of a connection made at ``since`` (monotonic) may have waited in its socket for too long.
@@ -112,7 +113,7 @@ class LoopLag:
             return True
         if late_most < self._stood and now - self._woke_at < WAKING and since < self._woke_at + settled:
             return True
-        return any(
+        return bool(self._stills) and any(  # hardly ever; the generator alone takes as long as all of the above
             still > still_most and now - woke < WAKING and since < woke + settled for woke, still in self._stills
         )
 

@@ -38,7 +38,8 @@ class PoolView:
     @property
     def spec(self) -> PoolSpec | None:
         """The spec in force; None before it was read."""
-        return self.state.spec.record if self.state.spec else None
+        at = self.state.spec
+        return at.record if at is not None else None
 
     @property
     def liveness(self) -> Liveness:

@@ -9,9 +9,10 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, cast
+
+import msgspec
 
 from understudy.proxy.redis.client import (
     BEFORE_AUTH,
@@ -21,8 +22,8 @@ from understudy.proxy.redis.client import (
     Transaction,
     wrong_arguments,
 )
-from understudy.proxy.redis.executor import BegunWrite
 from understudy.proxy.redis.requests import BadProtocol, Request, RequestReader
+from understudy.proxy.sessions.owner_writes import Begun
 from understudy.statesync.redis.command import KeyCommand, KeyCommands
 from understudy.statesync.redis.commands import is_read, parse
 from understudy.statesync.redis.reply import OK, Push, RedisError, Simple, encode
@@ -48,24 +49,31 @@ _QUEUED = Simple("QUEUED")
 Work = Coroutine[object, object, bytes]
 
 
-@dataclass(slots=True, eq=False)
-class Pending:
-    """A command under way; ``answer`` is empty until it is known."""
+class Pending(msgspec.Struct, eq=False):
+    """A command under way; ``answer`` is empty until it is known.
+
+    Either it has ``begun`` as a write that its owner was sent, or it is carried out by ``task``.
+    """
 
     keys: tuple[bytes, ...]
     command: KeyCommand | None = None
     answer: bytes = b""
+    begun: Begun | None = None
     task: "asyncio.Task[None] | None" = None
     done: bool = False
-    waiters: "list[asyncio.Future[None]]" = field(default_factory=list)
+    waiters: "list[asyncio.Future[None]] | None" = None
 
 
-class Connection(asyncio.Protocol):
-    """One connection; the port makes them."""
+class Connection(asyncio.BufferedProtocol):
+    """One connection; the port makes them.
+
+    Its input arrives in a buffer of the port. Without that, asyncio would allocate 256 KiB for each read.
+    """
 
     def __init__(self, port: "RedisPort") -> None:
         self._port = port
         self._executor = port.executor
+        self._input = port.input
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._requests: deque[Request] = deque()
@@ -108,15 +116,19 @@ class Connection(asyncio.Protocol):
                 self._executor.unheard(pending.command, pending.answer)
         self._transport = None
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, _: int) -> memoryview:
+        """Where the next input goes."""
+        return self._input
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Take requests in, and carry them out as far as possible."""
         if self._port.stale(self.client.since):
             logger.warning("a Redis client is disconnected: its commands have waited while this process stood still")
             self.abort()
             return
-        requests, self._fault = self._reader.feed(data)
+        requests, self._fault = self._reader.feed(bytes(self._input[:nbytes]))
         self._requests.extend(requests)
-        self._work()
+        self._work(later=self._port.answers_later())
 
     def pause_writing(self) -> None:
         """The client does not read its answers: carry out nothing more for it."""
@@ -138,8 +150,8 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _work(self) -> None:
-        """Carry out requests until there is none, or too much is under way."""
+    def _work(self, *, later: bool = False) -> None:
+        """Carry out requests until there is none, or too much is under way; ``later``: answers may be sent later."""
         requests = self._requests
         while requests and not self._choked and len(self._pending) < PENDING_MOST and not self.client.ends:
             self._take(requests.popleft())
@@ -148,12 +160,15 @@ class Connection(asyncio.Protocol):
         if not requests and self._fault is not None and not self.client.ends:
             self._say(RedisError(f"ERR {self._fault}"))
             self.client.ends = True
-        self._send()
+        if later and self._out and not self.client.ends:
+            self._go_on_soon()
+        else:
+            self._send()
         self._read_on_or_not()
 
     def _read_on_or_not(self) -> None:
         full = bool(self._requests)
-        if self._transport is None or full == self._paused or self._transport.is_closing():
+        if full == self._paused or self._transport is None or self._transport.is_closing():
             return
         self._paused = full
         if full:
@@ -167,13 +182,12 @@ class Connection(asyncio.Protocol):
         if not client.trusted and request[0].upper() not in BEFORE_AUTH:
             self._say(NO_AUTH)
             return
+        command = None
         if client.transaction is None:
             command = parse(request)
             if type(command) is KeyCommand:
                 self._one(command)
                 return
-        else:
-            command = None
         name = request[0].upper()
         special = self._special.get(name)
         if special is not None:
@@ -197,37 +211,46 @@ class Connection(asyncio.Protocol):
                     self._add(answer)
                     return
             else:
-                write = self._executor.write_now(command, self.client)
-                if type(write) is bytes:
-                    self._add(write)
+                pending = Pending((key,), command)
+                begun = self._executor.write_now(command, self.client, partial(self._ended, pending))
+                if type(begun) is bytes:
+                    self._add(begun)
                     return
-                if isinstance(write, BegunWrite):
-                    self._await_commit(write, command)
+                if type(begun) is Begun:
+                    self._await_end(pending, begun)
                     return
         self._begin((key,), command, self._executor.one(command, self.client))
 
-    def _await_commit(self, write: BegunWrite, command: KeyCommand) -> None:
-        """Answer a write when it is committed, or when it took too long."""
-        pending = Pending((command.key,), command)
-        self._last[command.key] = pending
+    def _await_end(self, pending: Pending, begun: Begun) -> None:
+        """Answer a write when it is acknowledged, or when it took too long."""
+        pending.begun = begun
+        self._last[pending.keys[0]] = pending
         self._pending.append(pending)
-        self._port.limit(pending, write, self)
-        write.begun.write.done.add_done_callback(partial(self._committed, pending, write))
+        self._port.limit()
         self._notice_later(pending)
 
-    def _committed(self, pending: Pending, write: BegunWrite, done: "asyncio.Future[int]") -> None:
+    def _ended(self, pending: Pending, begun: Begun, acknowledged: bool) -> None:
         if pending.task is not None or pending.done:
             return  # it took too long
-        if done.cancelled() or done.exception() is not None:
-            self.settle(pending, write)
+        if not acknowledged:
+            self._settle(pending, begun)
             return
-        pending.answer = self._executor.written(write, pending.keys[0], self.client)
+        pending.answer = self._executor.written(begun, pending.keys[0], self.client)
         self._done(pending)
 
-    def settle(self, pending: Pending, write: BegunWrite) -> None:
+    def settle_late(self, late: float) -> bool:
+        """Settle the writes that began at ``late`` (monotonic) or earlier; whether later ones are under way."""
+        for pending in self._pending:
+            if pending.begun is not None and not pending.done and pending.task is None:
+                if pending.begun.write.at > late:
+                    return True
+                self._settle(pending, pending.begun)
+        return False
+
+    def _settle(self, pending: Pending, begun: Begun) -> None:
         """Find out what to answer to a write that has failed or takes too long."""
         if pending.task is None and not pending.done:
-            work = self._executor.settle(write, self.client)
+            work = self._executor.settle(begun, self.client)
             pending.task = self._loop.create_task(self._carry_out(pending, set(), work))
 
     def _connection_command(self, name: bytes, request: Request) -> None:
@@ -332,7 +355,7 @@ class Connection(asyncio.Protocol):
         """Wait until an earlier command is done."""
         if not earlier.done:
             waiter = self._loop.create_future()
-            earlier.waiters.append(waiter)
+            earlier.waiters = [*(earlier.waiters or ()), waiter]
             await waiter
 
     async def _carry_out(self, pending: Pending, before: set[Pending], work: Work) -> None:
@@ -357,15 +380,19 @@ class Connection(asyncio.Protocol):
                 del self._last[key]
         if self._transport is None and pending.command is not None and pending.answer:
             self._executor.unheard(pending.command, pending.answer)
-        waiters, pending.waiters = pending.waiters, []
-        for waiter in waiters:
+        waiters, pending.waiters = pending.waiters, None
+        for waiter in waiters or ():
             if not waiter.done():
                 waiter.set_result(None)
+        self._go_on_soon()
+
+    def _go_on_soon(self) -> None:
         if not self._sending:
             self._sending = True
-            self._loop.call_soon(self._go_on)
+            self._port.go_on_soon(self)
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
+        """Send what is answered by now, and carry out what waits."""
         self._sending = False
         if self._requests or self._fault is not None:
             self._work()
@@ -391,7 +418,7 @@ class Connection(asyncio.Protocol):
         if transport is None:
             return
         if out:
-            transport.write(b"".join(out))
+            transport.write(b"".join(out) if len(out) > 1 else out[0])
             out.clear()
             self._out_bytes = 0
         if self.client.ends and not pending:

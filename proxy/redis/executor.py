@@ -9,15 +9,15 @@ import json
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from understudy.proxy.http.problems import PROBLEM_TYPE, Reply
 from understudy.proxy.redis.client import Client
 from understudy.proxy.redis.copies import CopyCount
 from understudy.proxy.redis.scan import KeyScan
 from understudy.proxy.sessions.call import Call, key_text
-from understudy.proxy.sessions.owner_writes import Begun
+from understudy.proxy.sessions.owner_writes import Begun, Then
 from understudy.proxy.sessions.service import CALL_TIMEOUT, SessionService
 from understudy.statesync.etcd.client import EtcdError
 from understudy.statesync.http.headers import DURABILITY_HEADER
@@ -42,15 +42,7 @@ _CODES = {"session-too-large": "OOM", "too-many-sessions": "OOM", "overwrite": "
 _MAY_HAVE_WRITTEN = (200, 503)
 """The replies after which the value may be another one, of a version that was not told."""
 _SET_NX = frozenset({b"SET", b"SETNX"})
-
-
-@dataclass(frozen=True, slots=True)
-class BegunWrite:
-    """A write that waits for its commit since ``came`` (monotonic)."""
-
-    call: Call
-    begun: Begun
-    came: float
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class Executor:
@@ -66,7 +58,7 @@ class Executor:
 
     def read_now(self, command: KeyCommand, client: Client) -> bytes | None:
         """The answer of a command that only reads, if this member's memory can give it at once; None if not."""
-        found = self._service.read_now(CommandBatch((command,), client.protocol))
+        found = self._service.read_now(command, client.protocol)
         if found is None:
             return None
         self.counts["memory"] += 1
@@ -83,33 +75,36 @@ class Executor:
             return encode(OK if command.name == b"SET" else 1, client.protocol)
         return await self._call(CommandBatch((command,), client.protocol), client)
 
-    def write_now(self, command: KeyCommand, client: Client) -> BegunWrite | bytes | None:
-        """Begin a write that this member can carry out at once, or answer it; None, with nothing done, for others."""
-        if client.durability or self._turn.locked() or (command.name in _SET_NX and self._unheard):
-            return None
-        call = Call.of_commands(CommandBatch((command,), client.protocol), {}, seen=_seen(client, command))
-        begun = self._service.write_now(call)
-        if isinstance(begun, bytes):
-            self.counts["memory"] += 1
-        if begun is None or isinstance(begun, bytes):
-            return begun
-        self.counts["commit"] += 1
-        client.written = call.key
-        return BegunWrite(call, begun, time.monotonic())
+    def write_now(self, command: KeyCommand, client: Client, then: Then) -> Begun | bytes | None:
+        """Begin a write that this member can carry out at once, or answer it; None, with nothing done, for others.
 
-    def written(self, write: BegunWrite, key: bytes, client: Client) -> bytes:
-        """The answer to a write that is committed."""
-        begun = write.begun
-        self._service.written(begun, write.came)
+        ``then`` is called when a write that was begun has ended.
+        """
+        if client.durability or self._turn.locked() or (self._unheard and command.name in _SET_NX):
+            return None
+        call = Call.of_commands(CommandBatch((command,), client.protocol), _NO_HEADERS, seen=_seen(client, command))
+        begun = self._service.write_now(call, then)
+        if begun is None:
+            return None
+        if type(begun) is bytes:
+            self.counts["memory"] += 1
+        else:
+            self.counts["commit"] += 1
+            client.written = call.key
+        return begun
+
+    def written(self, begun: Begun, key: bytes, client: Client) -> bytes:
+        """The answer to a write that is acknowledged."""
+        self._service.written(begun)
         if client.version_of(key) is not None:
             client.knows(key, version_after(begun.outcome.session))
         return begun.outcome.reply
 
-    async def settle(self, write: BegunWrite, client: Client) -> bytes:
+    async def settle(self, begun: Begun, client: Client) -> bytes:
         """The answer to a write that was begun and has failed, or takes too long."""
-        reply = await self._service.settle(write.call, write.begun)
-        if write.call.batch is not None:
-            _learn(client, write.call.batch, reply)
+        reply = await self._service.settle(begun)
+        if begun.call.batch is not None:
+            _learn(client, begun.call.batch, reply)
         return reply.body if _is_answer(reply) else encode(error_of(reply), client.protocol)
 
     async def transaction(self, commands: tuple[KeyCommand, ...], client: Client) -> bytes:
@@ -233,8 +228,8 @@ class Executor:
                 await asyncio.sleep(PAUSE)
 
 
-def _headers(client: Client) -> dict[str, str]:
-    return {DURABILITY_HEADER: client.durability} if client.durability else {}
+def _headers(client: Client) -> Mapping[str, str]:
+    return {DURABILITY_HEADER: client.durability} if client.durability else _NO_HEADERS
 
 
 def _seen(client: Client, *commands: KeyCommand) -> int | None:

@@ -6,14 +6,13 @@ import itertools
 import logging
 import socket
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from understudy.proxy.health.loop_lag import LoopLag
 from understudy.proxy.redis.client import Client
-from understudy.proxy.redis.connection import Connection, Pending
-from understudy.proxy.redis.executor import BegunWrite, Executor
+from understudy.proxy.redis.connection import Connection
+from understudy.proxy.redis.executor import Executor
 from understudy.proxy.redis.info import Server
 from understudy.proxy.sessions.admission import SessionTokens
 from understudy.proxy.sessions.service import CALL_TIMEOUT
@@ -21,6 +20,13 @@ from understudy.proxy.sessions.service import CALL_TIMEOUT
 logger = logging.getLogger(__name__)
 
 CONNECTIONS_MOST = 10_000
+INPUT_AT_ONCE = 256 * 1024
+"""Bytes that are read from a connection in one turn of the event loop."""
+CROWD = 4
+"""So many connections in one turn of the event loop have their answers sent together, at its end. The first send wakes
+the clients, and the others cost less."""
+COUNTED_EVERY = 31
+"""While answers are sent at once, one input of so many has those after it in its turn counted."""
 STILL_MOST = 1.0
 """Seconds for which this process may have stood still before commands that waited meanwhile are not carried out: their
 clients may have given them up, and have sent others elsewhere."""
@@ -54,7 +60,11 @@ class RedisPort:
         self._numbers = itertools.count(1)
         self._connections: set[Connection] = set()
         self._empty = asyncio.Event()
-        self._begun: deque[tuple[float, Pending, BegunWrite, Connection]] = deque()
+        self._to_go_on: list[Connection] = []
+        self._crowded = False
+        self._inputs = 0
+        self.input = memoryview(bytearray(INPUT_AT_ONCE))
+        """Where the input of every connection arrives; each takes its own out at once."""
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -83,18 +93,38 @@ class RedisPort:
         """Whether input of a connection made at ``since`` (monotonic) may have waited too long to be carried out."""
         return self._loop_lag.input_waited(since, STILL_MOST, LATE_MOST, FRESH_AFTER)
 
-    def limit(self, pending: Pending, write: BegunWrite, connection: Connection) -> None:
-        """Have a write settled if it is not committed within :data:`CALL_TIMEOUT` seconds."""
-        self._begun.append((write.came + CALL_TIMEOUT, pending, write, connection))
+    def answers_later(self) -> bool:
+        """Whether the answers to an input are to be sent with those of other connections (:meth:`go_on_soon`)."""
+        self._inputs += 1
+        return self._crowded or bool(self._to_go_on) or self._inputs % COUNTED_EVERY == 0
+
+    def go_on_soon(self, connection: Connection) -> None:
+        """Have a connection go on after all that is about to be answered in this turn of the event loop."""
+        if not self._to_go_on:
+            asyncio.get_running_loop().call_soon(self._go_on)
+        self._to_go_on.append(connection)
+
+    def _go_on(self) -> None:
+        connections, self._to_go_on = self._to_go_on, []
+        self._crowded = len(connections) >= CROWD
+        for connection in connections:
+            try:
+                connection.go_on()
+            except Exception:  # the others must go on
+                logger.exception("a Redis connection failed")
+                connection.abort()
+
+    def limit(self) -> None:
+        """A write was begun: have it settled if it is not acknowledged within :data:`CALL_TIMEOUT` seconds."""
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LATENESS, self._settle_late)
 
     def _settle_late(self) -> None:
-        now, begun = time.monotonic(), self._begun
-        while begun and (begun[0][0] <= now or begun[0][1].done):
-            _, pending, write, connection = begun.popleft()
-            connection.settle(pending, write)
-        self._timer = asyncio.get_running_loop().call_later(LATENESS, self._settle_late) if begun else None
+        self._timer = None
+        late = time.monotonic() - CALL_TIMEOUT
+        for connection in tuple(self._connections):
+            if connection.settle_late(late):
+                self.limit()
 
     async def listen(self, stack: AsyncExitStack, bound: socket.socket) -> None:
         """Serve a bound socket until the stack is closed."""

@@ -24,6 +24,8 @@ STRANGER_ARGUMENTS_MOST = 10
 _SPACE = b" \t\n\v\f\r\0"
 _COUNTED = 1000
 _DIGITS = [len(str(length)) for length in range(_COUNTED)]
+_FRAMED = [length + _DIGITS[length] + 5 for length in range(_COUNTED)]
+"""The bytes of an argument of each length in its shortest form."""
 _ESCAPES = {b"n"[0]: b"\n", b"r"[0]: b"\r", b"t"[0]: b"\t", b"b"[0]: b"\b", b"a"[0]: b"\a"}
 
 Request = list[bytes]
@@ -60,12 +62,13 @@ class RequestReader:
             while (request := gets()) is not False:
                 if type(request) is not list or not request:
                     return -1
-                size += 3 + len(str(len(request)))
+                count = len(request)
+                size += 3 + (_DIGITS[count] if count < _COUNTED else len(str(count)))
                 for part in request:
                     if type(part) is not bytes:
                         return -1
                     length = len(part)
-                    size += length + (_DIGITS[length] if length < _COUNTED else len(str(length))) + 5
+                    size += _FRAMED[length] if length < _COUNTED else length + len(str(length)) + 5
                 requests.append(request)
         except hiredis.HiredisError:
             return -1

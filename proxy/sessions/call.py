@@ -6,6 +6,7 @@ A call is an HTTP request or commands of the Redis port. docs/api.md lists the h
 
 import functools
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
@@ -18,6 +19,7 @@ from understudy.statesync.sessions.session import Method, Write
 
 TTL_MOST = 31_536_000
 """Seconds: a year."""
+_COMMANDS: Final = Method.COMMANDS
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):
@@ -41,7 +43,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
         cls, batch: CommandBatch, headers: Mapping[str, str], *, hop: bool = False, seen: int | None = None
     ) -> "Call":
         """The call of commands on one key."""
-        return cls(Method.COMMANDS, key_text(batch.key), headers, hop=hop, batch=batch, seen=seen)
+        return cls(_COMMANDS, key_text(batch.key), headers, b"", hop, batch, seen)
 
     @property
     def reads(self) -> bool:

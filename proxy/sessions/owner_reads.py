@@ -11,15 +11,16 @@ from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.ownership.read_proof import ReadProof
 from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.proxy.sessions.async_writes import AsyncWrites
-from understudy.proxy.sessions.call import Call
+from understudy.proxy.sessions.call import Call, key_text
 from understudy.proxy.sessions.owner_replies import ETCD_TIMEOUT, RESP_HEADERS, placed, unreadable
 from understudy.proxy.sessions.write_limits import RETRY_AFTER
 from understudy.statesync.etcd.client import EtcdClient, EtcdError, Get, ModRevision
 from understudy.statesync.http.headers import CONSISTENCY_HEADER
 from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.pool.spec import PoolSpec
-from understudy.statesync.sessions.command_batch import NEVER, CommandBatch, value_of
-from understudy.statesync.sessions.overwrites import ABSENT, VALUE_HEADER, version_of
+from understudy.statesync.redis.command import KeyCommand
+from understudy.statesync.sessions.command_batch import NEVER, CommandBatch, read_answer, value_of
+from understudy.statesync.sessions.overwrites import VALUE_HEADER, version_of
 from understudy.statesync.sessions.session import Session, matches_none
 
 EXPIRES_IN = "Understudy-Expires-In"
@@ -124,27 +125,24 @@ class OwnerReads:
         return self._found(call, self._replica.session(slot, call.key), owned)
 
     def read_now(
-        self, batch: CommandBatch, key: str, owned: OwnedSlot, spec: PoolSpec
+        self, command: KeyCommand, protocol: int, owned: OwnedSlot, spec: PoolSpec
     ) -> tuple[bytes, int | None] | None:
-        """The answer to commands that only read, if memory can give it at once, and the version of the value.
+        """The answer to a command that only reads, if memory can give it at once, and the version of the value.
 
         The version is None if the pool ignores lost updates.
         """
-        slot = owned.slot
+        slot, key = owned.slot, key_text(command.key)
+        session = self._replica.session_if_known(slot, key)
         if (
-            (owned.open.is_set() or owned.readable)
-            and not self._async_writes.waiting(slot, key)
-            and self._replica.is_synced(slot)
-            and self._proof.holds(slot)
-            and not self._replica.unreadable(slot, key)
+            session is False
+            or not (owned.open.is_set() or owned.readable)
+            or self._async_writes.waiting(slot, key)
+            or not self._proof.holds(slot)
         ):
-            session = self._replica.session(slot, key)
-            value = value_of(session, self._clock.expiry_ms())
-            version = None
-            if spec.concurrency != "ignore":
-                version = ABSENT if value is None or session is None else session.value_version
-            return batch.answer(value, self._clock.now_ms())[0], version
-        return None
+            return None
+        now_ms, ended_ms = self._clock.now_and_expiry_ms()
+        version = version_of(session, ended_ms) if spec.concurrency != "ignore" else None
+        return read_answer(command, protocol, session, now_ms, ended_ms), version
 
     async def _proven(self, owned: OwnedSlot) -> bool:
         """Whether a linearizable read of etcd shows that the slot is ours. Memory has every acknowledged write then."""

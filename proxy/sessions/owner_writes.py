@@ -7,9 +7,10 @@ handover the slot counts as busy until every write in it is resolved.
 
 import asyncio
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 
+import msgspec
 from msgspec.structs import replace
 
 from understudy.proxy.events.recorder import Recorder
@@ -59,13 +60,17 @@ COMMANDS = Write(Method.COMMANDS)
 """A write of commands without a stamp; what it does is in the call's batch."""
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(msgspec.Struct, frozen=True, eq=False):
     """A write that was decided and waits for its acknowledgement."""
 
+    call: Call
     write: ActiveWrite
     outcome: Stored
     owned: OwnedSlot
+
+
+Then = Callable[[Begun, bool], None]
+"""What is called once when a begun write has ended: with True if it is acknowledged."""
 
 
 class OwnerWrites:
@@ -136,7 +141,7 @@ class OwnerWrites:
         if expired is not None:
             release()
             return placed(expired, owned, self._me)
-        outcome = self._decide(call, write, owned, spec)
+        outcome = self._decide(call, write, self._replica.session(owned.slot, call.key), owned, spec)
         if isinstance(outcome, Stored) or (
             isinstance(outcome, WriteRefused) and outcome.lasting and write.request is not None
         ):
@@ -146,20 +151,21 @@ class OwnerWrites:
         finally:
             release()
 
-    def write_now(self, call: Call, owned: OwnedSlot, spec: PoolSpec) -> Begun | bytes | None:
+    def write_now(self, call: Call, owned: OwnedSlot, spec: PoolSpec, then: Then) -> Begun | bytes | None:
         """Begin a write of commands that waits for its acknowledgement alone; None, with nothing done, for others.
 
         One that waits for nothing at all is answered.
 
-        Most writes are like that. They need no task of their own: ``write.done`` tells when to answer ``reply``.
+        Most writes are like that. They need no task of their own: ``then`` is called when they have ended, and the
+        answer of one that is acknowledged is ``outcome.reply``.
         """
         slot, key = owned.slot, call.key
+        current = self._replica.session_if_known(slot, key)
         if (
-            not owned.open.is_set()
+            current is False
+            or not owned.open.is_set()
             or self._locks.locked(slot, key)
             or not self._active.has_room(slot)
-            or not self._replica.is_synced(slot)
-            or self._replica.unreadable(slot, key)
             or self._loop_lag.standstill()
         ):
             return None
@@ -168,16 +174,27 @@ class OwnerWrites:
             not from_memory and self._committer.stalled(time.monotonic())
         ):
             return None
-        outcome = self._decide(call, COMMANDS, owned, spec)
-        if not isinstance(outcome, Stored):
+        outcome = self._decide(call, COMMANDS, current, owned, spec)
+        if type(outcome) is not Stored:
             return None
         if self._renewed(call, outcome, owned):
             return outcome.reply
         self._locks.take(slot, key)
         owned.enter()
         give_version(outcome.session, self._active.next_version(slot))
-        release = partial(self._release, owned, key)
-        return Begun(self._submit_stored(key, outcome, owned, release, spec.durability), outcome, owned)
+        write = self._active.submit(owned, key, outcome.session, None, spec.durability)
+        begun = Begun(call, write, outcome, owned)
+        write.done.add_done_callback(partial(self._ended, begun, then))
+        return begun
+
+    def _ended(self, begun: Begun, then: Then, done: "asyncio.Future[int]") -> None:
+        """A begun write has ended: one callback for all that follows, since each is a turn of the event loop."""
+        key = begun.call.key
+        self._release(begun.owned, key)
+        acknowledged = not done.cancelled() and done.exception() is None
+        if acknowledged and begun.outcome.overwrites:
+            self._overwritten.note(key, refused=False)
+        then(begun, acknowledged)
 
     def lags(self, spec: PoolSpec) -> bool:
         """Whether commits lag behind, so that a new session would be refused."""
@@ -186,7 +203,7 @@ class OwnerWrites:
     def _from_memory(self, call: Call, owned: OwnedSlot, spec: PoolSpec) -> bool:
         """Whether a write may be answered before etcd has it."""
         active = self._active.get(owned.slot)
-        return active is not None and active.from_memory and _wanted(call, spec) != "sync"
+        return active is not None and _wanted(call, spec) != "sync" and active.from_memory
 
     def _renewed(self, call: Call, outcome: Stored, owned: OwnedSlot) -> bool:
         """Whether a write only gives the session more time, so little that memory will do; then it is done.
@@ -323,10 +340,9 @@ class OwnerWrites:
         """Whether the slot is still ours and in memory after a call has waited for something."""
         return self._owned.get(owned.slot) is owned and self._replica.is_synced(owned.slot)
 
-    def _decide(self, call: Call, write: Write, owned: OwnedSlot, spec: PoolSpec) -> Outcome:
-        current = self._replica.session(owned.slot, call.key)
-        limit = spec.limits.session_bytes
-        terms = WriteContext(owned.owner.epoch, self._clock.now_ms(), limit, spec.session_ttl, self._clock.expiry_ms())
+    def _decide(self, call: Call, write: Write, current: Session | None, owned: OwnedSlot, spec: PoolSpec) -> Outcome:
+        now_ms, ended_ms = self._clock.now_and_expiry_ms()
+        terms = WriteContext(owned.owner.epoch, now_ms, spec.limits.session_bytes, spec.session_ttl, ended_ms)
         settled = None
         if write.request is not None:
             request = request_hash(call.key, write.request)

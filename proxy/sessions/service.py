@@ -18,11 +18,11 @@ from understudy.proxy.http.problems import Reply, problem
 from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.ownership.owned_slots import NotMine, OwnedSlots
 from understudy.proxy.ownership.pool_updates import PoolUpdates
-from understudy.proxy.sessions.call import TTL_MOST, Call, key_text
+from understudy.proxy.sessions.call import TTL_MOST, Call
 from understudy.proxy.sessions.call_attempts import CallAttempts
 from understudy.proxy.sessions.creation import SessionKeys, fault_of
 from understudy.proxy.sessions.owner_reads import OwnerReads
-from understudy.proxy.sessions.owner_writes import Begun, OwnerWrites
+from understudy.proxy.sessions.owner_writes import Begun, OwnerWrites, Then
 from understudy.proxy.sessions.routing import OwnerRouter
 from understudy.statesync.etcd.client import EtcdError
 from understudy.statesync.http.headers import CALLER_HEADER, CONSISTENCY_HEADER, TOUCH_HEADER, TTL_HEADER
@@ -106,45 +106,44 @@ class SessionService:
             renewal = KeyCommand(b"EXPIRE", call.key.encode(), (b"%d" % ttl,))
             await self._handle(Call.of_commands(CommandBatch((renewal,)), {}))
 
-    def read_now(self, batch: CommandBatch) -> tuple[bytes, int | None] | None:
-        """The answer to commands that only read, if this member's memory has it, and the version of the value.
+    def read_now(self, command: KeyCommand, protocol: int) -> tuple[bytes, int | None] | None:
+        """The answer to a command that only reads, if this member's memory has it, and the version of the value.
 
         The version is None if the pool ignores lost updates.
         """
         spec = self._pool.spec
         if spec is None:
             return None
-        key = key_text(batch.key)
-        slot = spec.slot_of_key(key)
+        slot = spec.slot_of_bytes(command.key)
         owned = self._owned.get(slot)
-        answer = self._reads.read_now(batch, key, owned, spec) if owned is not None else None
+        answer = self._reads.read_now(command, protocol, owned, spec) if owned is not None else None
         if answer is not None:
-            self._recorder.answered(slot, time.monotonic(), "")
+            self._recorder.answered(slot, None, "")
         return answer
 
-    def write_now(self, call: Call) -> Begun | bytes | None:
+    def write_now(self, call: Call, then: Then) -> Begun | bytes | None:
         """Begin a write of commands that this member can carry out at once; None, with nothing done, for others.
 
-        One that waits for no commit is answered at once.
+        One that waits for no commit is answered at once. ``then`` is called when one that was begun has ended.
         """
-        spec = self._pool.spec
-        if spec is None or spec.durability == "async" or call.headers or _key_fault(call) is not None:
+        spec, batch = self._pool.spec, call.batch
+        if spec is None or batch is None or spec.durability == "async" or call.headers or not _fits(batch.key):
             return None
-        owned = self._owned.get(spec.slot_of_key(call.key))
-        return self._writes.write_now(call, owned, spec) if owned is not None else None
+        owned = self._owned.get(spec.slot_of_bytes(batch.key))
+        return self._writes.write_now(call, owned, spec, then) if owned is not None else None
 
     def takes_writes(self) -> bool:
         """Whether the pool's spec is known, and commits do not lag behind."""
         spec = self._pool.spec
         return spec is not None and not self._writes.lags(spec)
 
-    def written(self, begun: Begun, came: float) -> None:
-        """A write that was begun at ``came`` (monotonic) is committed."""
-        self._recorder.answered(begun.owned.slot, came, "")
+    def written(self, begun: Begun) -> None:
+        """A write that was begun is acknowledged."""
+        self._recorder.answered(begun.owned.slot, begun.write.at, "")
 
-    async def settle(self, call: Call, begun: Begun) -> Reply:
+    async def settle(self, begun: Begun) -> Reply:
         """The answer to a write that was begun and has failed, or takes longer than :data:`CALL_TIMEOUT`."""
-        return await self._writes.settle(begun) or await self.handle(call)
+        return await self._writes.settle(begun) or await self.handle(begun.call)
 
     def get_now(self, call: Call) -> Reply | None:
         """The answer to a ``GET``, if this member's memory can give it at once; None if not."""
@@ -226,10 +225,14 @@ class SessionService:
         return problem(503, "not-ready", "this member has not seen the pool's spec yet", retry_after=1)
 
 
+def _fits(key: bytes) -> bool:
+    return 0 < len(key) <= KEY_BYTES_MOST
+
+
 def _key_fault(call: Call) -> Reply | None:
     """What is wrong with the key of a call. Over HTTP it stands in a path; commands have it as it is."""
     if call.batch is not None:
-        if 0 < len(call.batch.key) <= KEY_BYTES_MOST:
+        if _fits(call.batch.key):
             return None
         detail = f"the key has {len(call.batch.key)} bytes; keys have 1 to {KEY_BYTES_MOST}"
         return problem(400, "bad-key", detail)

@@ -11,7 +11,7 @@ class SessionLocks:
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[tuple[int, str], deque[asyncio.Future[None]]] = {}
+        self._waiting: dict[tuple[int, str], deque[asyncio.Future[None]] | None] = {}
         self.waiting = 0
 
     def locked(self, slot: int, key: str) -> bool:
@@ -20,14 +20,16 @@ class SessionLocks:
 
     def take(self, slot: int, key: str) -> None:
         """Take a lock that nobody has; it must be released."""
-        self._waiting[slot, key] = deque()
+        self._waiting[slot, key] = None
 
     async def acquire(self, slot: int, key: str) -> None:
         """Wait for the lock; it must be released."""
-        queue = self._waiting.get((slot, key))
-        if queue is None:
-            self._waiting[slot, key] = deque()
+        if (slot, key) not in self._waiting:
+            self.take(slot, key)
             return
+        queue = self._waiting[slot, key]
+        if queue is None:
+            queue = self._waiting[slot, key] = deque()
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         queue.append(turn)
         self.waiting += 1
@@ -42,10 +44,10 @@ class SessionLocks:
 
     def release(self, slot: int, key: str) -> None:
         """Pass the lock on to the caller that has waited longest."""
-        queue = self._waiting[slot, key]
+        queue = self._waiting.pop((slot, key))
         while queue:
             turn = queue.popleft()
             if not turn.done():
+                self._waiting[slot, key] = queue
                 turn.set_result(None)
                 return
-        del self._waiting[slot, key]

@@ -10,6 +10,7 @@ times of wall clocks in ms since the Unix epoch.
 
 import time
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 
 import msgspec
 
@@ -26,10 +27,8 @@ ALONE_FROM = 60.0
 
 _BOOT_TIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
-
-def monotonic() -> float:
-    """Seconds of a clock that is never set; where possible it includes the time for which the machine was suspended."""
-    return time.monotonic() if _BOOT_TIME is None else time.clock_gettime(_BOOT_TIME)
+monotonic: Callable[[], float] = time.monotonic if _BOOT_TIME is None else partial(time.clock_gettime, _BOOT_TIME)
+"""Seconds of a clock that is never set; where possible it includes the time for which the machine was suspended."""
 
 
 def wall_ms() -> int:
@@ -133,7 +132,13 @@ class PoolClock:
 
     def expiry_ms(self) -> int:
         """What ends at this time or earlier has ended: the pool's time, or 0 while the clocks do not agree."""
-        return self.now_ms() if self.time.agreed else 0
+        return self.now_and_expiry_ms()[1]
+
+    def now_and_expiry_ms(self) -> tuple[int, int]:
+        """:meth:`now_ms` and :meth:`expiry_ms` at one moment."""
+        time = self.time
+        now = time.ahead + round(self._passed() * 1000)
+        return now, (now if time.agreed else 0)
 
     def passed(self) -> float:
         """The monotonic clock that :meth:`heard` takes its times from, in seconds."""

@@ -12,7 +12,7 @@ import base64
 from typing import Literal
 
 import msgspec
-import xxhash
+from xxhash import xxh64_intdigest
 
 MAX_SLOTS = 16384
 DEFAULT_SLOTS = 256
@@ -29,7 +29,12 @@ def slot_of(session_key: str, slots: int) -> int:
             UTF-8 are surrogate escapes.
         slots: how many slots the pool has; at least 1.
     """
-    return int(xxhash.xxh64_intdigest(session_key.encode("utf-8", "surrogateescape"), seed=0)) % slots
+    return slot_of_bytes(session_key.encode("utf-8", "surrogateescape"), slots)
+
+
+def slot_of_bytes(session_key: bytes, slots: int) -> int:
+    """The slot of a session key whose bytes are given, in ``range(slots)``."""
+    return xxh64_intdigest(session_key) % slots
 
 
 class StoreKeys(msgspec.Struct, frozen=True):

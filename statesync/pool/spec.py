@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from understudy.statesync.pool.session_key import SessionKey
-from understudy.statesync.pool.slots import DEFAULT_SLOTS, MAX_SLOTS, SlotRule, StoreKeys, slot_of, slot_rule
+from understudy.statesync.pool.slots import (
+    DEFAULT_SLOTS,
+    MAX_SLOTS,
+    SlotRule,
+    StoreKeys,
+    slot_of,
+    slot_of_bytes,
+    slot_rule,
+)
 from understudy.statesync.pool.spec_tcp import MAX_TCP_SLOTS, Tcp, with_tcp_defaults
 from understudy.telemetry.timing.duration import parse_duration
 
@@ -322,6 +330,12 @@ class PoolSpec(_Strict):
         """The slot of a stored session key, by the session API or by Redis's protocol."""
         rule = self.slot_rule
         return slot_of(key if rule is None else rule.hashed_text(key), self.slots)
+
+    def slot_of_bytes(self, key: bytes) -> int:
+        """The slot of a session key as Redis's clients write it: :meth:`slot_of_key` of the same key."""
+        if self.slot_rule is None:
+            return slot_of_bytes(key, self.slots)
+        return self.slot_of_key(key.decode("utf-8", "surrogateescape"))
 
     def encode(self) -> bytes:
         """The spec as it is stored in etcd: JSON with every default."""

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+import msgspec
+
 from understudy.statesync.redis.reply import RedisError, error, text_of
 from understudy.statesync.redis.value import Value
 
@@ -11,8 +13,7 @@ NOT_AN_INTEGER: Final = error("value is not an integer or out of range")
 SYNTAX_ERROR: Final = error("syntax error")
 
 
-@dataclass(frozen=True, slots=True)
-class KeyCommand:
+class KeyCommand(msgspec.Struct, frozen=True, gc=False):
     """A command on one key, checked for arity and syntax. ``name`` is in upper case."""
 
     name: bytes
@@ -20,8 +21,7 @@ class KeyCommand:
     args: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class KeyCommands:
+class KeyCommands(msgspec.Struct, frozen=True):
     """Commands on several keys, in their order, and how their replies become one."""
 
     parts: tuple[KeyCommand, ...]

@@ -12,6 +12,7 @@ from understudy.statesync.redis.command import (
     KeyCommand,
     KeyCommands,
     Rule,
+    no_check,
     wrong_number_of_arguments,
 )
 from understudy.statesync.redis.command_names import NOT_SUPPORTED, SUBCOMMANDS_NOT_SUPPORTED
@@ -66,10 +67,11 @@ def parse(argv: Sequence[bytes]) -> KeyCommand | KeyCommands | RedisError:
     """The command on one key or on several that ``argv`` is, or the error that Redis would give."""
     found = _ON_ONE_KEY.get(argv[0]) if argv else None
     if found is not None:  # most commands, in a third of the time
-        name, rule = found
-        if len(argv) == rule.arity or len(argv) >= -rule.arity > 0:
-            args = tuple(argv[2:])
-            return rule.check(args) or KeyCommand(name, argv[1], args)
+        name, arity, check = found
+        words = len(argv)
+        if words == arity or words >= -arity > 0:
+            args = tuple(argv[2:]) if words > 2 else ()
+            return (check and check(args)) or KeyCommand(name, argv[1], args)
     return _parse(argv)
 
 
@@ -96,7 +98,7 @@ def arities() -> dict[bytes, int]:
 
 def is_read(command: KeyCommand) -> bool:
     """Whether the command never changes anything."""
-    return _RULES[command.name].read
+    return command.name in _READS or _RULES[command.name].read
 
 
 def apply(command: KeyCommand, before: Value | None, now_ms: int) -> Effect:
@@ -182,9 +184,10 @@ _COMBINED: Final[dict[bytes, Callable[[Sequence[object]], object]]] = {
     b"TOUCH": _counted,
 }
 _ON_ONE_KEY: Final = {
-    spelled: (name, rule)
+    spelled: (name, rule.arity, None if rule.check is no_check else rule.check)
     for name, rule in _RULES.items()
     if b" " not in name and name not in scripts.RULES and name not in _COMBINED
     for spelled in (name, name.lower())
 }
-"""As the commands are usually spelled."""
+"""As the commands are usually spelled: their names, arities and checks."""
+_READS: Final = frozenset(name for name, rule in _RULES.items() if rule.read)

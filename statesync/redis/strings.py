@@ -15,8 +15,8 @@ from understudy.statesync.redis.command import (
     no_check,
     option,
 )
-from understudy.statesync.redis.expiry import deadline, with_expiry
-from understudy.statesync.redis.number import float_of, float_sum, float_text, integer_of, is_64_bit
+from understudy.statesync.redis.expiry import deadline, invalid_expire_time, with_expiry
+from understudy.statesync.redis.number import GREATEST, float_of, float_sum, float_text, integer_of, is_64_bit
 from understudy.statesync.redis.reply import OK, WRONG_TYPE, RedisError, error
 from understudy.statesync.redis.value import Kind, Value
 
@@ -32,6 +32,7 @@ _TIMES: Final = {b"EX": (True, False), b"PX": (False, False), b"EXAT": (True, Tr
 """Option -> (the number is in seconds, it is a Unix time)."""
 _USUAL_TIMES: Final = {b"EX": True, b"ex": True, b"PX": False, b"px": False}
 """An option that most SETs have alone -> its number is in seconds."""
+_STRING: Final = Kind.STRING
 _NO_FLAGS: Final[frozenset[bytes]] = frozenset()
 _KEEPS_OR_CLEARS: Final = frozenset({b"KEEPTTL", b"PERSIST"})
 _OF_SET: Final = frozenset({b"NX", b"XX", b"GET", b"KEEPTTL"})
@@ -85,22 +86,30 @@ def _expires(options: Options, now_ms: int, command: str) -> int | RedisError | 
 
 
 def _string(data: bytes, expires: int | None = None) -> Value:
-    return Value(Kind.STRING, data, expires)
+    return Value(_STRING, data, expires)
 
 
 def _stored(data: bytes, expires: int | None, now_ms: int) -> Value | None:
     """The string as a value; None if it has expired at once."""
-    return None if expires is not None and expires <= now_ms else Value(Kind.STRING, data, expires)
+    return None if expires is not None and expires <= now_ms else Value(_STRING, data, expires)
+
+
+@lru_cache(maxsize=1024)
+def _after(name: bytes, number: bytes) -> int | RedisError:
+    """The milliseconds that EX or PX mean with this number; remembered, since applications repeat theirs."""
+    return deadline(number, seconds=_USUAL_TIMES[name], absolute=False, now_ms=0, command="set")
 
 
 def _read_set(args: Args, now_ms: int) -> tuple[frozenset[bytes], int | None] | RedisError:
     """The flags of a SET with these arguments, and when its value expires (KEEPTTL aside)."""
     if len(args) == 1:
         return _NO_FLAGS, None
-    seconds = _USUAL_TIMES.get(args[1]) if len(args) == 3 else None
-    if seconds is not None:
-        expires = deadline(args[2], seconds=seconds, absolute=False, now_ms=now_ms, command="set")
-        return expires if isinstance(expires, RedisError) else (_NO_FLAGS, expires)
+    if len(args) == 3 and args[1] in _USUAL_TIMES and len(args[2]) <= _LONGEST_CACHED:
+        expires = _after(args[1], args[2])
+        if isinstance(expires, int):
+            expires += now_ms
+            return (_NO_FLAGS, expires) if expires <= GREATEST else invalid_expire_time("set")
+        return expires
     options = _options(args[1:], _OF_SET)
     if isinstance(options, RedisError):
         return options
@@ -128,7 +137,7 @@ def _set_with_flags(
 ) -> Effect:
     reply: object = OK
     if b"GET" in flags:
-        if before is not None and before.kind is not Kind.STRING:
+        if before is not None and before.kind is not _STRING:
             return Effect(WRONG_TYPE, before)
         reply = before and before.data
     if (b"NX" in flags and before is not None) or (b"XX" in flags and before is None):
@@ -159,22 +168,22 @@ def get(_: Args, before: Value | None, __: int) -> Effect:
     """GET."""
     if before is None:
         return Effect(None, None)
-    return Effect(before.data if before.kind is Kind.STRING else WRONG_TYPE, before)
+    return Effect(before.data if before.kind is _STRING else WRONG_TYPE, before)
 
 
 def _get_or_nothing(_: Args, before: Value | None, __: int) -> Effect:
     """A key of MGET: nothing if it holds no string."""
-    return Effect(before.data if before is not None and before.kind is Kind.STRING else None, before)
+    return Effect(before.data if before is not None and before.kind is _STRING else None, before)
 
 
 def _getdel(_: Args, before: Value | None, __: int) -> Effect:
-    if before is not None and before.kind is not Kind.STRING:
+    if before is not None and before.kind is not _STRING:
         return Effect(WRONG_TYPE, before)
     return Effect(before and before.data, None)
 
 
 def _getset(args: Args, before: Value | None, _: int) -> Effect:
-    if before is not None and before.kind is not Kind.STRING:
+    if before is not None and before.kind is not _STRING:
         return Effect(WRONG_TYPE, before)
     return Effect(before and before.data, _string(args[0]))
 
@@ -185,7 +194,7 @@ def _check_getex(args: Args) -> RedisError | None:
 
 
 def _getex(args: Args, before: Value | None, now_ms: int) -> Effect:
-    if before is None or before.kind is not Kind.STRING:
+    if before is None or before.kind is not _STRING:
         return Effect(before and WRONG_TYPE, before)
     options = _options(args, _OF_GETEX)
     expires = options if isinstance(options, RedisError) else _expires(options, now_ms, "getex")
@@ -200,7 +209,7 @@ def on_string(change: Apply) -> Apply:
     """The command ``change`` for keys that hold a string or nothing."""
 
     def guarded(args: Args, before: Value | None, now_ms: int) -> Effect:
-        if before is not None and before.kind is not Kind.STRING:
+        if before is not None and before.kind is not _STRING:
             return Effect(WRONG_TYPE, before)
         return change(args, before, now_ms)
 

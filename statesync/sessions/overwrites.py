@@ -16,14 +16,18 @@ SEEN_HEADER = "understudy-seen"
 VERSION_MOST = 2**63 - 1
 LEARNING = frozenset({b"GET", b"GETEX"})
 """The commands after which a client knows the whole value."""
+_TIMES = frozenset({b"EX", b"PX", b"ex", b"px"})
 _REPLACES = frozenset({b"SET", b"SETEX", b"PSETEX"})
 
 
 def replaces_value(command: KeyCommand) -> bool:
     """Whether a command replaces the whole value, whatever it is."""
-    return command.name in _REPLACES and (
-        command.name != b"SET" or not any(option(arg) in (b"NX", b"GET") for arg in command.args[1:])
-    )
+    if command.name not in _REPLACES:
+        return False
+    args = command.args
+    if command.name != b"SET" or len(args) == 1 or (len(args) == 3 and args[1] in _TIMES):  # most of them
+        return True
+    return not any(option(arg) in (b"NX", b"GET") for arg in args[1:])
 
 
 def version_of(session: Session | None, ended_ms: int) -> int:

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from msgspec.structs import replace
 
@@ -86,6 +86,19 @@ class Replica:
         kept = self._slots.get(slot)
         if kept is None:
             return None
+        session = kept.sessions.get(key)
+        if kept.touched and session is not None and key in kept.touched:
+            return _touched(kept, key, session)
+        return session
+
+    def session_if_known(self, slot: int, key: str) -> Session | Literal[False] | None:
+        """The session as :meth:`session` has it; False if this member cannot say.
+
+        It cannot while the slot is not synced, nor if the session cannot be opened here.
+        """
+        kept = self._slots.get(slot)
+        if kept is None or not kept.synced or key in kept.unreadable:
+            return False
         session = kept.sessions.get(key)
         if kept.touched and session is not None and key in kept.touched:
             return _touched(kept, key, session)

@@ -22,7 +22,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -260,8 +259,7 @@ class Repeated(msgspec.Struct, frozen=True, gc=False):
     reply: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class NoEffect:
+class NoEffect(msgspec.Struct, frozen=True, gc=False):
     """The commands of a write change nothing: answer ``reply``."""
 
     reply: bytes

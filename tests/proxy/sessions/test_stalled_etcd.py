@@ -82,7 +82,7 @@ async def test_commands_are_refused_in_the_same_way(etcd: EtcdServer, pool_name:
         begun = await write_under_way(a, cable)
         call = command(b"SET", b"late", b"v")
         assert call.batch is not None
-        assert a.service.write_now(call) is None, "it is not begun"
+        assert a.service.write_now(call, lambda *_: None) is None, "it is not begun"
         assert problem_of(await a.service.handle(call)) == (503, "not-committed")
         cable.mend()
         await begun

@@ -88,7 +88,8 @@ def test_a_jump_of_the_own_clock_changes_no_time_not_even_before_the_next_look()
     right = machine.wall
 
     machine.wall += 7200
-    assert machine.clock.expiry_ms() == round(right * 1000)
+    assert machine.clock.now_and_expiry_ms() == (round(right * 1000), round(right * 1000))
+    assert machine.clock.expiry_ms() == machine.clock.now_ms() == round(right * 1000)
     machine.pass_time(5)
     assert machine.now == right + 5
     assert machine.clock.time.deviates
@@ -121,6 +122,7 @@ def test_an_answer_that_took_too_long_says_nothing_and_of_any_other_half_its_way
 def test_nothing_ends_until_a_time_is_agreed_and_that_is_said_when_the_others_had_time_to_answer():
     machine = Machine()
     assert machine.clock.expiry_ms() == 0
+    assert machine.clock.now_and_expiry_ms() == (machine.clock.now_ms(), 0)
     machine.pass_time(1)
     assert machine.clock.fault == ""
     machine.pass_time(SAID_FROM)

@@ -144,3 +144,9 @@ def test_a_running_pool_keeps_the_slots_of_its_keys(running: list[str], wanted: 
     with pytest.raises(SpecError, match="fixed for the life of a pool") as caught:
         refuse_contradiction(spec(*running), spec(*wanted))
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("pool", [PoolSpec(pool="cart"), spec("{preset: express}"), spec("{preset: php}")])
+@pytest.mark.parametrize("key", [f"sess:{ID}", f"PHPREDIS_SESSION:{ID}", "plain", "{tag}rest", "ü", "\udcff\udc80"])
+def test_the_bytes_of_a_key_have_the_slot_of_its_text(pool: PoolSpec, key: str) -> None:
+    assert pool.slot_of_bytes(key.encode("utf-8", "surrogateescape")) == pool.slot_of_key(key)

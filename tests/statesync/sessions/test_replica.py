@@ -139,6 +139,18 @@ def test_a_session_that_a_copy_cannot_open_is_named_until_a_later_one_comes() ->
     assert bodies(replica, 1) == {"k": b"seven"}
 
 
+def test_a_session_is_known_where_all_of_its_slot_is_here_and_it_can_be_opened() -> None:
+    replica = replica_with_one()
+    replica.show(1, [Entry(version_of(EPOCH, 6), LoggedWrite("sealed", b"no session"))])
+    replica.touch(1, "k", 2**53 + 5)
+    assert replica.session_if_known(1, "k") == replica.session(1, "k")
+    assert replica.session_if_known(1, "absent") is None
+    assert replica.session_if_known(1, "sealed") is False
+    assert replica.session_if_known(2, "k") is False
+    replica.clear(1)
+    assert replica.session_if_known(1, "k") is False
+
+
 @pytest.mark.parametrize("call", ["keep", "show", "whole", "put"])
 def test_what_comes_for_a_slot_that_is_not_held_is_not_lost_in_silence(call: str) -> None:
     replica = Replica(None, KEYS)  # type: ignore[arg-type]
