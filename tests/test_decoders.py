@@ -137,6 +137,9 @@ FIELDS = (
         "memory",
         "former",
         "losses",
+        "loss_epoch",
+        "loss_seconds",
+        "restored",
     ),
 )
 fit_values = json_values | st.sampled_from(["UP", "stable", "cart", "a", 1, 0, [["a"]], [0], {"a": {}}, True, "tcp"])

@@ -161,6 +161,7 @@ class ClaimRecord:
                 names.ETCD_REVISION: max(revision for _, revision in parts),
                 names.CAUSE: cause.text,
                 **({names.STOP_OR_START: True} if cause.stop_or_start else {}),
+                **_lost_in(claims),
             }
             recorder.claims.opened(self._claim, attributes)
         if cause.source and cause.source != recorder.member:
@@ -169,6 +170,12 @@ class ClaimRecord:
             if cause.trace is not None:
                 for part, revision in parts:
                     recorder.audit.claimed(cause.trace, {c.slot: c.owner.epoch for c in part}, revision)
+
+
+def _lost_in(claims: Sequence[Claimed]) -> Attributes:
+    """The attributes of a claim by which writes may be lost; none for others."""
+    losses = [one.sync.loss_seconds for one in claims if one.loss]
+    return {names.LOSSES: len(losses), names.LOSS_SECONDS: max(losses)} if losses else {}
 
 
 class HandoverRecord:

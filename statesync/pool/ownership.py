@@ -277,6 +277,7 @@ def claim(
     now: float,
     whole: Callable[[int], bool] = lambda _slot: False,
     dead: Collection[Process] = (),
+    loss_seconds: Callable[[int], int] = lambda _slot: 0,
 ) -> list[Claimed]:
     """The records by which ``view.me`` claims ``slots``, each one epoch above the record that it replaces.
 
@@ -290,6 +291,7 @@ def claim(
         now: wall time in seconds.
         whole: whether this process has everything of a slot in memory, as a copy of it.
         dead: processes that are proven dead. Silence proves nothing.
+        loss_seconds: if a slot is claimed with a loss, how old the missing writes may be, in seconds.
     """
     claims = []
     for slot in slots:
@@ -298,14 +300,14 @@ def claim(
             continue
         at, standing = view.owners.get(slot), view.sync_sets.get(slot)
         epoch = at.record.epoch + 1 if at else 1
-        losses = (standing.record.losses if standing else 0) + decided.loss
+        sync = SyncRecord.of_set(epoch, decided.sync, standing.record if standing else None)
         claims.append(
             Claimed(
                 slot,
                 Owner(view.me, view.boot, epoch, cause=cause, traceparent=traceparent, since=now),
                 at.revision if at else 0,
                 at.record.active if at else "",
-                SyncRecord.of_set(epoch, decided.sync, losses),
+                sync.after_loss(loss_seconds(slot), now) if decided.loss else sync,
                 standing.revision if standing else 0,
                 decided.source,
                 decided.loss,
@@ -386,12 +388,31 @@ class FailoverLog:
         self._me = me
         self._records: dict[str, FailoverRecord] = {}
 
-    def add(self, trace: str, source: str, taken: Mapping[int, int], *, cause: str, planned: bool, now: float) -> Put:
-        """The put that notes slots (mapped to their new epochs) as taken, with all noted before in this failover."""
-        key = self._keys.failover(trace, self._me, source)
+    def add(
+        self,
+        trace: str,
+        source: str,
+        taken: Mapping[int, int],
+        *,
+        cause: str,
+        planned: bool,
+        now: float,
+        losses: Mapping[int, int] | None = None,
+    ) -> Put:
+        """The put that notes slots (mapped to their new epochs) as taken, with all noted before in this failover.
+
+        ``losses`` are those of the slots that are claimed with a loss, with the seconds of each.
+        """
+        key, losses = self._keys.failover(trace, self._me, source), losses or {}
         before = self._records.get(key) or FailoverRecord(trace, self._me, source, cause, planned, (), (), now)
         epochs = {**dict(zip(before.slots, before.epochs, strict=True)), **taken}
-        record = replace(before, slots=tuple(epochs), epochs=tuple(epochs.values()))
+        record = replace(
+            before,
+            slots=tuple(epochs),
+            epochs=tuple(epochs.values()),
+            restored=tuple(dict.fromkeys((*before.restored, *losses))),
+            loss_seconds=max(before.loss_seconds, *losses.values(), 0),
+        )
         self._records[key] = record
         return Put(key, record.encode())
 
@@ -404,7 +425,8 @@ class FailoverLog:
         kept = {slot: epoch for slot, epoch in zip(before.slots, before.epochs, strict=True) if slot not in slots}
         if not kept:
             return None
-        self._records[key] = replace(before, slots=tuple(kept), epochs=tuple(kept.values()))
+        restored = tuple(slot for slot in before.restored if slot in kept)
+        self._records[key] = replace(before, slots=tuple(kept), epochs=tuple(kept.values()), restored=restored)
         return Put(key, self._records[key].encode())
 
 
@@ -445,9 +467,9 @@ def sync_beside(before: Owner, at: At[SyncRecord] | None, after: Owner) -> SyncR
     """
     me, to = process_of(before), process_of(after)
     if at is None or not is_valid(before, at):  # a slot of release 0.1.0
-        return SyncRecord.of_set(after.epoch, SyncSet(frozenset({to})), at.record.losses if at is not None else 0)
+        return SyncRecord.of_set(after.epoch, SyncSet(frozenset({to})), at.record if at is not None else None)
     agreed = at.record.sync_set()
     kept = agreed if to == me else sync_set.handed_over(agreed, me, to)
     if kept is None:
         raise NotInSet(f"{to.member} is not in the sync set")
-    return SyncRecord.of_set(after.epoch, kept, at.record.losses)
+    return SyncRecord.of_set(after.epoch, kept, at.record)

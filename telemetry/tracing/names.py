@@ -98,6 +98,8 @@ DRILL_NEEDLESS: Final = "understudy.drill.needless_moves"
 RETURNED_ALIVE: Final = "understudy.returned"
 COULD_NOT_SERVE: Final = "understudy.could_not_serve"
 STOP_OR_START: Final = "understudy.stop_or_start"
+LOSSES: Final = "understudy.losses"
+LOSS_SECONDS: Final = "understudy.loss_seconds"
 
 ATTRIBUTES: Final = (
     POOL,
@@ -147,6 +149,8 @@ ATTRIBUTES: Final = (
     RETURNED_ALIVE,
     COULD_NOT_SERVE,
     STOP_OR_START,
+    LOSSES,
+    LOSS_SECONDS,
 )
 
 # What front Envoys count, as metrics (docs/telemetry.md), and how often they tell, in seconds.
