@@ -237,6 +237,19 @@ class Intent(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Revival(Record):
+    """An operator's word about a slot: the processes with its newest writes are gone, and it may go on without them.
+
+    It holds for the owner record of ``epoch`` alone, and for processes that are not registered. ``by`` is who said so,
+    and ``at`` when (wall time in seconds).
+    """
+
+    epoch: int
+    by: str = ""
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Lost(Record):
     """A member that the control servers found dead: its boot id, why, and the trace of its failover."""
 

@@ -46,7 +46,10 @@ def claims(
         yield f"claims epoch {epoch} as an earlier release", claim
     if not rules.only_the_set_claims or (not rules.boots_are_identities and _named(now, number)):
         now = now._replace(members=now.members | {me})
-    found = sync_set.claim(now, view.owner.active, me, _dead(world, rules, view))
+    dead = _dead(world, rules, view)
+    if world.word and (world.word == view.owner.epoch or not rules.words_are_about_one_epoch):
+        dead = (now.members | now.former | {view.owner.active}) - {me}
+    found = sync_set.claim(now, view.owner.active, me, dead)
     if found is None or (bounds.answers and found.source is Source.MEMORY and not member.follows):
         return
     after, source = found.sync, found.source

@@ -17,7 +17,7 @@ from understudy.proxy.ownership import handover, slot_reconciler
 from understudy.proxy.ownership.handover import HandoverFailed
 from understudy.proxy.peers.peer_protocol import NotTaken, ProbeResult
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.pool.records import Lost, Member, MemberState, Owner, Phase, SyncRecord
+from understudy.statesync.pool.records import Lost, Member, MemberState, Owner, Phase, Revival, SyncRecord
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.replication.sync_set import Process, SyncSet
 
@@ -281,6 +281,35 @@ async def test_an_operator_may_want_to_decide_about_a_total_loss(client: EtcdCli
         await lost(pool, "a", "c")
         await c.takeovers.of_lost("a", "a1", ALL)
         assert len(c.owned) == 0
+
+
+@pytest.mark.parametrize("on_total_loss", ["restore", "wait"])
+async def test_an_operators_word_revives_slots_of_a_silent_host(
+    client: EtcdClient, pool_name: str, on_total_loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with replicating(client, pool_name, "a", "b", "c", on_total_loss=on_total_loss) as pool:
+        a, c = await given(pool, "a", "b"), pool["c"]
+        await written(a, "k", "lost")
+
+        async def silent(peer: Peer, *_: object, **__: object) -> ProbeResult:
+            return ProbeResult.SILENT
+
+        monkeypatch.setattr(pool.network, "probe", silent)
+        await pool.kill("b")
+        await lost(pool, "a", "c")
+        await c.takeovers.of_lost("a", "a1", ALL)
+        assert len(c.owned) == 0
+
+        await client.put(pool.keys.revival(SLOT), Revival(1, "ops", 1.0).encode())
+        await until(lambda: SLOT in c.pool.state.revivals, what="c has the word")
+        await c.takeovers.of_lost("a", "a1", ALL)
+        assert c.owned.open_slots() == [SLOT]
+        assert c.pool.state.sync_sets[SLOT].record.losses == 1
+        assert (await c.call("GET", "k")).status == 404
+        assert (await pool.owner(SLOT)).cause.endswith("; revived by ops")
+
+        late = await a.call("PUT", "k", "late")  # it has only lost touch
+        assert (late.status, late.headers["Understudy-Served-By"]) == (201, "c")
 
 
 async def test_a_set_of_which_one_has_restarted_and_the_others_are_dead_is_restored_too(pool: InProcessPool) -> None:

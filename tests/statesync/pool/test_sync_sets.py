@@ -39,7 +39,7 @@ from understudy.statesync.pool.ownership import (
     unclaimable,
     undo_handover,
 )
-from understudy.statesync.pool.records import Loss, Lost, Member, MemberState, Owner, Phase, SyncRecord, Table
+from understudy.statesync.pool.records import Loss, Lost, Member, MemberState, Owner, Phase, Revival, SyncRecord, Table
 from understudy.statesync.pool.state import At, Changed, PoolState
 from understudy.statesync.replication import sync_set
 from understudy.statesync.replication.sync_set import Process, Progress, Source, SyncSet
@@ -235,6 +235,69 @@ def test_who_may_claim_a_slot_and_from_where(
         assert one.owner.epoch == (seen.owners[0].record.epoch + 1 if seen.owners else 1)
 
 
+WORD = Revival(4, "ops@host", 7.0)
+GONE = (B, C)
+"""Who is registered when an operator has to decide: neither the active nor anybody else of the set ``a``, ``d``."""
+
+
+@pytest.mark.parametrize(
+    ("me", "sync", "word", "registered", "restores", "losses"),
+    [
+        (B, record(A, D), WORD, GONE, True, 1),
+        (B, record(A, D), WORD, GONE, False, 1),
+        (B, record(A, former=[D]), WORD, GONE, True, 1),
+        (B, record(A, D), replace(WORD, epoch=3), GONE, True, None),
+        (B, record(A, D), replace(WORD, epoch=5), GONE, True, None),
+        (B, record(A, D), None, GONE, True, None),
+        (B, record(A, D), WORD, (B, C, D), True, None),
+        (B, record(A, D), WORD, (A, B, C), True, None),
+        (B, record(A, D), WORD, (B, C, Process("d", "2")), True, 1),
+        (B, record(A, C), WORD, GONE, True, None),
+        (B, record(A, former=[C]), WORD, GONE, True, None),
+        (C, record(A, former=[C]), WORD, GONE, True, 1),
+        (B, record(A, D, memory=False), WORD, GONE, False, 0),
+    ],
+    ids=[
+        "silent hosts",
+        "the spec wants an operator to decide",
+        "a former active is gone",
+        "a word about an earlier record",
+        "a word about a later record",
+        "no word",
+        "one of the set is registered",
+        "the active is registered",
+        "one of the set has restarted",
+        "one of the set lives",
+        "a former active lives",
+        "the former active itself",
+        "nothing is lost",
+    ],
+)
+def test_an_operators_word_lets_a_slot_go_on_without_processes_that_are_not_registered(
+    me: Process,
+    sync: SyncRecord,
+    word: Revival | None,
+    registered: Sequence[Process],
+    restores: bool,
+    losses: int | None,
+) -> None:
+    seen = view(me, sync, registered=registered, restores=restores)
+    seen = replace(seen, revivals={0: At(word, 8)} if word is not None else {})
+    found = claim(seen, [0], cause="a lost", traceparent="", now=1.0)
+    assert [one.sync.losses for one in found] == ([] if losses is None else [losses])
+    for one in found:
+        assert one.owner.cause == ("a lost; revived by ops@host" if losses else "a lost")
+
+
+def test_an_operators_word_is_read_and_forgotten_as_etcd_has_it() -> None:
+    state = PoolState(KEYS)
+    state.apply(put(KEYS.revival(3), WORD.encode(), 4))
+    assert state.revivals == {3: At(WORD, 4)}
+    assert (KEYS.revival(3), 4) in [(key, revision) for key, revision, _ in state.stored()]
+    state.apply(InformerBatch(5, (Event("delete", Kv(KEYS.revival(3), b"", 5, 0, 0)),)))
+    assert state.revivals == {}
+
+
 def test_a_slot_that_may_not_be_claimed_leaves_the_others_alone() -> None:
     base = view(sync=record(A, C))
     seen = replace(base, owners={0: At(OWNER, 5), 1: At(OWNER, 7)}, table=Table(1, (("b",), ("b",))))
@@ -257,6 +320,8 @@ def test_a_slot_that_may_not_be_claimed_leaves_the_others_alone() -> None:
         (view(sync=IN_MEMORY, order=("c", "b"), registered=(A, C)), "c", ("c", "b")),
         (view(sync=IN_MEMORY, order=("c", "b"), registered=(A, C, Process("b", "2"))), "c", ("c", "b")),
         (view(sync=IN_MEMORY, order=("c", "b"), lost=(B,)), "c", ("c", "b")),
+        (view(sync=record(A, D, former=[B]), order=("c", "b")), "b", ("b", "c")),
+        (view(sync=record(A, C, former=[B]), order=("b", "c")), "c", ("c", "b")),
     ],
     ids=[
         "of release 0.1.0",
@@ -269,6 +334,8 @@ def test_a_slot_that_may_not_be_claimed_leaves_the_others_alone() -> None:
         "nobody who has them lives",
         "who had them has restarted",
         "who has them is lost",
+        "a former active, when the whole set is gone",
+        "who has them, before a former active",
     ],
 )
 def test_who_is_to_claim_a_slot_whose_owner_is_gone(seen: View, heir: str, standbys: tuple[str, ...]) -> None:
