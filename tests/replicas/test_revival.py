@@ -11,7 +11,7 @@ from tests.harness.forkserver import forked
 from tests.harness.places import ROOT
 from tests.harness.waiting import until
 from tests.replicas.load import under_load
-from tests.replicas.pool import REPLICAS, kill_at_once, replica_pool
+from tests.replicas.pool import REPLICAS, in_all_sets, kill_at_once, replica_pool
 from tests.replicas.test_replicas import said_restored
 from tests.replicas.verdict import missing
 
@@ -100,6 +100,7 @@ async def test_slots_of_hosts_that_are_silent_are_revived_and_their_processes_fo
         for name in pool.names:
             async with pool.http.get(f"http://{pool.members[name].api}/v1/sessions/{key}") as answer:
                 assert (await answer.text(), "Understudy-Restored" in answer.headers) == ("new", False), name
-        async with under_load(pool) as load:
+        await in_all_sets(pool)
+        async with under_load(pool, via=("m4",)) as load:
             await load.progress(durability="replicas")
         assert missing(load.acks, await load.contents("m1")) == []
