@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from understudy.deploy.inspect.member_views import MemberReport, View, member_views, order_of, slots_of
 from understudy.deploy.inspect.query import unreadable_spec
-from understudy.proxy.sessions.restored import is_restored
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.parsing.stored import read_json
 from understudy.statesync.pool.ownership import agreed_set
 from understudy.statesync.pool.records import FailoverRecord, Phase
 from understudy.statesync.pool.state import PoolState
 from understudy.statesync.replication.history import as_text
+from understudy.statesync.sessions.restored import is_restored
 
 if TYPE_CHECKING:
     from understudy.deploy.inspect.hashed_text import HashedText

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 
 from understudy.proxy.member.pool_view import PoolView
 from understudy.statesync.pool.pool_clock import PoolClock
-from understudy.statesync.pool.records import Loss
-from understudy.statesync.replication.history import epoch_of
+from understudy.statesync.sessions.restored import is_restored
 from understudy.statesync.sessions.session import Session
 
 RESTORED = "Understudy-Restored"
@@ -32,14 +31,3 @@ class RestoredSessions:
         if loss is None or not is_restored(loss, session, self._clock.now_ms() / 1000, ttl):
             return _NOTHING
         return {RESTORED: str(loss.seconds)}
-
-
-def is_restored(loss: Loss, session: Session | None, now: float, ttl: int) -> bool:
-    """Whether a session is as it was when it was restored after ``loss``.
-
-    A session that is not there may have begun just before the loss. This counts for its usual lifetime of ``ttl``
-    seconds. ``now`` is wall time.
-    """
-    if session is None:
-        return now < loss.at + ttl
-    return epoch_of(session.value_version) < loss.epoch

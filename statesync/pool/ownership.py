@@ -15,6 +15,8 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from understudy.statesync.etcd.client import Compare, CreateRevision, Get, ModRevision, Operation, Put
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import FailoverRecord, Member, Owner, Phase, Revival, SyncRecord, Table
@@ -189,8 +191,7 @@ class HandOver:
     to: str
 
 
-@dataclass(frozen=True, slots=True)
-class Undo:
+class Undo(msgspec.Struct, frozen=True, gc=False):
     """Take back a handover that this process no longer carries out."""
 
     slot: int
