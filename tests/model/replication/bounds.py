@@ -138,7 +138,6 @@ MUTANTS = {
     "learner_has_what_is_saved": (Bounds(sync=1, memory=False, growths=1, saves=1), BACK),
     "loss_proves_the_set_dead": (Bounds(members=3), KEPT),
     "loss_proves_former_actives_dead": (Bounds(members=3, claims=2, deaths=1), KEPT),
-    "former_actives_bring_what_they_have": (Bounds(claims=2, deaths=1), KEPT),
     "copies_show_what_is_acknowledged": (Bounds(stale_reads=True), SHOWN),
     "promises_outlast_the_deadline": (Bounds(questions=1, saves=1), STALE),
     "every_member_promises": (Bounds(members=3, sync=3, before="promised"), STALE),

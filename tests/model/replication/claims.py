@@ -55,8 +55,6 @@ def claims(
     after, source = found.sync, found.source
     if not rules.claim_keeps_the_others and source is Source.MEMORY:
         after = after._replace(members=frozenset({me}))
-    if found.loss and not rules.former_actives_bring_what_they_have:
-        after, source = SyncSet(frozenset({me})), Source.ETCD
     kind, both = "loss" if found.loss else "claim", rules.claims_compare_both
     if not rules.claims_compare_the_owner:
         compares, both = (0, 0), False
@@ -94,8 +92,6 @@ def began(world: World, rules: Rules, number: int, member: Member, source: Sourc
     """The world in which a member serves under the owner record that it knows."""
     owner, me = member.view.owner, (number, member.boot)
     log = world.checkpoint if source is Source.ETCD else member.log
-    if source is Source.BOTH:
-        log = (*log, *(write for write in world.checkpoint if write not in log))
     shown = 0 if source is Source.ETCD else member.shown
     others = agreed(member.view, rules).members - {me} if shown else ()
     blind = member.blind

@@ -51,7 +51,7 @@ from tests.model.replication.world import (
     with_member,
 )
 from understudy.statesync.replication import sync_set
-from understudy.statesync.replication.sync_set import Source, SyncSet
+from understudy.statesync.replication.sync_set import SyncSet
 
 Step = tuple[str, Callable[[], World]]
 
@@ -209,13 +209,11 @@ def _heard_saved(world: World, word: Saved) -> World:
 
 
 def _lost(world: World, change: Change) -> World:
-    """A loss: what its claimer and etcd lack has died with everybody who had it, and nothing ``sync`` is missing.
+    """A loss: what etcd lacks has died with everybody else who had it, and nothing ``sync`` is missing.
 
     If an operator has said so, it is given up whoever has it.
     """
     left = frozenset(world.checkpoint)
-    if change.owner is not None and change.owner.source is Source.BOTH and runs(world, change.sender):
-        left |= frozenset(world.members[change.sender[0]].log)
     missing = world.acknowledged - left
     if missing & world.synced:
         raise Violation(f"no sync write is lost: {sorted(missing & world.synced)}")
@@ -223,7 +221,7 @@ def _lost(world: World, change: Change) -> World:
     if epoch == world.word:
         world = world._replace(forsaken=epoch)
     for write, holder in sorted(world.holders):
-        if epoch != world.word and write in missing and runs(world, holder):
+        if epoch != world.word and write in missing and holder != change.sender and runs(world, holder):
             raise Violation(f"nothing is given up while somebody has it: {name_of(holder[0])} has w{write}")
     return world._replace(acknowledged=world.acknowledged & left, seen=world.seen & left)
 

@@ -318,7 +318,6 @@ class Rules(NamedTuple):
     actives_begin_with_both_records: bool = True
     readers_see_what_all_have: bool = True
     readers_see_what_is_saved: bool = True
-    former_actives_bring_what_they_have: bool = True
     loss_proves_the_set_dead: bool = True
     loss_proves_former_actives_dead: bool = True
     copies_show_what_is_acknowledged: bool = True
