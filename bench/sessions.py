@@ -234,13 +234,15 @@ def _percentiles(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 async def fill(pool: SidecarPool, sessions: int) -> None:
-    """Write sessions straight to etcd, as their owner would have, and wait until ``a`` and ``b`` have them."""
+    """Write sessions straight to etcd, as their owner would have, and start ``a`` and ``b``, which read them there."""
     expires = time.time_ns() // 1_000_000 + 3_600_000
     value = Session("text/plain", BODY, expires, 1).encode()
     names = [f"full-{number}" for number in range(sessions)]
     puts = [Put(pool.keys.session(slot_of(name, SLOTS), name), value) for name in names]
     for begin in range(0, sessions, 100):
         await pool.client.txn((), puts[begin : begin + 100])
+    await pool.start("a", "b")
+    await pool.settle(["a", "b"])
     for member in ("a", "b"):
         await until(lambda member=member: _has(pool, member, sessions), 120, f"{member} has {sessions} sessions", 0.1)
 
@@ -301,10 +303,9 @@ async def many(counts: Sequence[int], rounds: int) -> dict[str, Any]:
     for sessions in counts:
         async with (
             running_etcd(arguments=ETCD) as etcd,
-            pool_of(etcd, "bench", "a", "b") as pool,
+            pool_of(etcd, "bench") as pool,
             child("bench.sessions_load") as load,
         ):
-            await pool.settle(["a", "b"])
             await fill(pool, sessions)
             times = await takeover(pool, load, rounds)
             await pool.settle(["a", "b"])

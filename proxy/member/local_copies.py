@@ -22,11 +22,11 @@ class LocalCopies:
     replica: Replica
     requests: RequestLog
 
-    async def caught_up(self, revision: int, timeout: float) -> bool:
-        """Wait up to ``timeout`` seconds until every change up to ``revision`` is here; whether it is."""
+    async def caught_up(self, revision: int, timeout: float, key: str = "") -> bool:
+        """Wait up to ``timeout`` seconds for :meth:`Informer.caught_up`; whether it has."""
         try:
             async with asyncio.timeout(timeout):
-                await self.informer.caught_up(revision)
+                await self.informer.caught_up(revision, key)
         except TimeoutError:
             return False
         return True

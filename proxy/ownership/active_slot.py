@@ -98,7 +98,6 @@ class ActiveSlot:
         self.unsaved: list[Unsaved] = []
         stream.unsaved = self.unsaved
         self.due_since = 0.0
-        self.untold = False
         self.asked_at: float | None = None
         self.moved = asyncio.Event()
         self.checked: object = None

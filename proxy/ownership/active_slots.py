@@ -35,6 +35,8 @@ from understudy.statesync.sessions.shared_timer import SharedTimer
 logger = logging.getLogger(__name__)
 
 TICK = 0.05
+"""Seconds between two looks for what has waited for long enough to be saved."""
+TELL_AFTER = 0.005
 """Seconds after which copies are told what became visible, if no write has told them before."""
 WAITING_MOST = 100
 """Writes of one slot that not all of its set have. An heir may have to save all of them in one transaction of etcd."""
@@ -80,8 +82,12 @@ class ActiveSlots:
         self._updates = updates
         self._slots: dict[int, ActiveSlot] = {}
         self._unfinished: set[ActiveSlot] = set()
+        self._untold: set[ActiveSlot] = set()
+        self._some_untold = asyncio.Event()
         self._some = asyncio.Event()
         self._timer = SharedTimer()
+        self.begun = 0
+        """How many slots have begun so far."""
         self.unsaved_bytes = 0
         """The size of what etcd does not have yet, as of the last :data:`TICK`."""
         self.on_blocked: Callable[[], None] = lambda: None
@@ -106,6 +112,11 @@ class ActiveSlots:
     def slots(self) -> list[ActiveSlot]:
         """All of them."""
         return list(self._slots.values())
+
+    @property
+    def unfinished(self) -> list[ActiveSlot]:
+        """Those with writes that not all of the sync set have, or etcd may not have; and some others."""
+        return list(self._unfinished)
 
     def durability_of(self, slot: int, version: int) -> str:
         """Which class of durability an acknowledged version of a session has by now."""
@@ -158,6 +169,7 @@ class ActiveSlots:
             active.unsaved.append(one)
         active.due_since = time.monotonic()
         self._slots[slot] = active
+        self.begun += 1
         self._some.set()
         self._streams.begin(stream)
         self.advance(slot)
@@ -236,6 +248,7 @@ class ActiveSlots:
             active.asked_at = now
         write = ActiveWrite(owned.slot, key, session, version, wants, entry is not None, done, now)
         active.waiting[version] = active.by_name[key or version] = write
+        self._unfinished.add(active)
         stream.append(logged)
         self._streams.send(owned.slot)
         if len(stream.agreed.members) == 1:
@@ -292,7 +305,7 @@ class ActiveSlots:
         stream = active.stream
         from_memory = active.from_memory
         for entry in stream.advance():
-            active.untold = True
+            self._untold.add(active)
             write = active.waiting.get(entry.version)
             self._see(stream.slot, entry, write)
             if entry.version > stream.saved:
@@ -300,6 +313,8 @@ class ActiveSlots:
             if write is not None:
                 write.shown = True
                 self._answer(active, write, from_memory=from_memory)
+        if self._untold:
+            self._some_untold.set()
 
     def _see(self, slot: int, entry: Entry, write: ActiveWrite | None) -> None:
         """Readers see a write from now on, and its request is known."""
@@ -353,7 +368,10 @@ class ActiveSlots:
         if write is not None and save.first <= write.version <= save.last:
             write.saved = True
             self._answer(active, write, from_memory=active.from_memory)
-        self.advance(active.stream.slot)
+        if active.from_memory and not active.saves.kept_back:
+            active.moved.set()  # nothing else waits for it
+        else:
+            self.advance(active.stream.slot)
 
     @staticmethod
     def _note_saved(active: ActiveSlot) -> None:
@@ -380,7 +398,7 @@ class ActiveSlots:
             self._save(active)
 
     async def run(self) -> None:
-        """Save what has waited for long enough, and tell copies what is visible, until cancelled."""
+        """Save what has waited for long enough, until cancelled."""
         while True:
             await self.some()
             await asyncio.sleep(until_tick(TICK))
@@ -394,8 +412,16 @@ class ActiveSlots:
                 wait = patience if active.from_memory else SAVE_AGAIN_AFTER
                 if active.saves.due and now - active.due_since >= wait:
                     self._save(active)
-                if active.untold:
-                    active.untold = False
-                    self._streams.send(active.stream.slot)
-                if not active.saves:
+                if not active.saves and active.oldest() is None:
                     self._unfinished.discard(active)
+
+    async def tell(self) -> None:
+        """Tell copies what readers may see, until cancelled."""
+        while True:
+            await self._some_untold.wait()
+            await asyncio.sleep(TELL_AFTER)
+            untold, self._untold = self._untold, set()
+            self._some_untold.clear()
+            for active in untold:
+                if self._slots.get(active.stream.slot) is active:
+                    self._streams.send(active.stream.slot)

@@ -313,7 +313,7 @@ class Handover:
 
     async def _see(self, slots: Sequence[int], revision: int) -> None:
         """Know the records of the handover: by the watch, or else by reading etcd."""
-        if not await self._copies.caught_up(revision, CONFIRM_TIMEOUT / 4):
+        if not await self._copies.caught_up(revision, CONFIRM_TIMEOUT / 4, self._keys.owners):
             for slot in slots:
                 await self.read_records(slot)
 

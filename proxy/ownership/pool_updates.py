@@ -56,7 +56,7 @@ class PoolUpdates:
             self._drain.intents_changed = time.monotonic()
         for member in state.members if changed & Changed.MEMBERS else ():
             self._pool.remember(member)
-        if changed:
+        if changed & ~Changed.SYNC_SETS:  # nobody waits for those, and a death changes them in every slot
             self.wake()
         return changed
 

@@ -8,8 +8,9 @@ together, because the death of one member is a change in every slot that it had 
 import asyncio
 import contextlib
 import logging
+import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from understudy.proxy.health.loop_lag import LoopLag
@@ -45,6 +46,8 @@ logger = logging.getLogger(__name__)
 POLL_INTERVAL = 0.05
 TOGETHER_MOST = 40
 """Changes in one transaction: two compares and two reads each, and their operations stay below etcd's 128."""
+LOOK_ANYWAY_AFTER = 1.0
+"""Seconds after which all slots are looked at, also those whose set is as it should be and that have no writes."""
 SILENT_AFTER = 1.0
 """Seconds of silence after which a process leaves the sets in which no write waits for it. It speaks every 0.25 s."""
 OUTCOME_TIMEOUT = 10.0
@@ -101,6 +104,8 @@ class SetChanges:
         self._tasks: set[asyncio.Task[None]] = set()
         self._alone: set[int] = set()
         self._last_seen: object = None
+        self._looked_at = -math.inf
+        self._unsettled: set[ActiveSlot] = set()
         self.frozen: set[int] = set()
         """Slots on their way to another active: their sets stay as they are."""
 
@@ -145,11 +150,14 @@ class SetChanges:
     # -- what to change --
 
     def _proposals(self) -> list[_Change]:
-        now = time.monotonic()
+        now, before = time.monotonic(), self._last_seen
         seen = self._seen(now)
-        found = (
-            self._proposal(active, now, seen) for active in self._active.slots if not self._fine(active, now, seen)
-        )
+        looked_at: Iterable[ActiveSlot] = {*self._unsettled, *self._active.unfinished}
+        if seen is not before or now - self._looked_at > LOOK_ANYWAY_AFTER:
+            self._looked_at, looked_at = now, self._active.slots
+        unsettled = [one for one in looked_at if self._stands(one) and not self._fine(one, now, seen)]
+        self._unsettled = set(unsettled)
+        found = [self._proposal(active, now, seen) for active in unsettled]
         return [change for change in found if change is not None]
 
     def _seen(self, now: float) -> object:
@@ -158,7 +166,7 @@ class SetChanges:
         table = state.table.revision if state.table is not None else 0
         spec = state.spec.revision if state.spec is not None else 0
         members = [(name, at.revision) for name, at in state.members.items()]
-        seen = (table, spec, members, self._connections.state(now - SILENT_AFTER))
+        seen = (table, spec, members, self._connections.state(now - SILENT_AFTER), self._active.begun)
         if seen != self._last_seen:
             self._last_seen = seen
         return self._last_seen
@@ -364,7 +372,7 @@ class SetChanges:
             failure.append(Get(owner))
             failure.append(Get(sync))
         unknown = False
-        while any(self._stands(change) for change in changes):
+        while any(self._stands(change.active) for change in changes):
             try:
                 result, _ = await retry_txn(self._etcd, compares, success, failure, patience=OUTCOME_TIMEOUT)
             except OutcomeUnknown as error:
@@ -384,8 +392,8 @@ class SetChanges:
                 self._sort_out(changes, result.answers)
             return
 
-    def _stands(self, change: _Change) -> bool:
-        return self._active.get(change.slot) is change.active
+    def _stands(self, active: ActiveSlot) -> bool:
+        return self._active.get(active.stream.slot) is active
 
     def _sort_out(self, changes: Sequence[_Change], answers: Sequence[Sequence[Kv]]) -> None:
         """A compare has failed: find which, and whether an earlier try was applied after all."""
@@ -402,8 +410,9 @@ class SetChanges:
 
     def _end(self, changes: Sequence[_Change], applied: dict[int, int]) -> None:
         """The outcome of each change is known: the revisions of those that took effect."""
+        removed: dict[str, list[int]] = {}
         for change in changes:
-            if not self._stands(change):
+            if not self._stands(change.active):
                 continue
             stream = change.active.stream
             change.active.removing = False
@@ -413,10 +422,12 @@ class SetChanges:
             else:
                 self._pool.state.note_sync_set(change.slot, change.record, revision)
                 for gone in stream.agreed.members - change.wanted.members:
-                    logger.info("slot %d: %s is out of the sync set", change.slot, gone.member)
+                    removed.setdefault(gone.member, []).append(change.slot)
                 stream.decided(change.wanted)
                 if change.saves:
                     self._active.all_saved(change.slot, stream.acknowledged)
             self._active.advance(change.slot)
             self._connections.send(change.slot)
+        for member, slots in removed.items():
+            logger.info("%s is out of the sync sets of %d slots: %s", member, len(slots), ", ".join(map(str, slots)))
         self._decided.set()

@@ -186,9 +186,10 @@ class SlotReconciler:
         """Open gates that a handover which failed has left closed."""
         if self._claiming.locked():
             return
+        busy = self._busy
         for slot in self._owned.slots:
             owned = self._owned.get(slot)
-            if owned is not None and slot in self._active and slot not in self._busy:
+            if owned is not None and slot in self._active and slot not in busy:
                 self._owned.reopen(owned)
 
     # -- claims --
@@ -247,7 +248,8 @@ class SlotReconciler:
 
     def give_up(self) -> dict[int, int]:
         """Give up every slot that is served here; returns those that nobody else owns yet, with their fences."""
-        self._owned.give_up(slot for slot in self._owned.slots if slot not in self._busy)
+        busy = self._busy
+        self._owned.give_up(slot for slot in self._owned.slots if slot not in busy)
         view = self._pool.view()
         fences = self._owned.given_up
         for slot in [
@@ -303,10 +305,10 @@ class SlotReconciler:
         """Which standby gets which slot when this member drains and no table has said so in :data:`OVERDUE_AFTER` s."""
         if self._drain.reason is None or time.monotonic() - self._draining_since < OVERDUE_AFTER:
             return {}
-        able, standbys = able_to_take(self._pool.state, time.time()), {}
+        able, busy, standbys = able_to_take(self._pool.state, time.time()), self._busy, {}
         for slot in self._owned.slots:
             standby = next((member for member in standbys_of(view, slot) if member in able), None)
-            if standby is not None and slot not in self._busy:
+            if standby is not None and slot not in busy:
                 standbys[slot] = standby
         return standbys
 

@@ -117,7 +117,8 @@ class Takeovers:
         return await asyncio.shield(work)
 
     async def _take_given(self, member: str, boot: str, fences: Mapping[int, int]) -> Taken:
-        await self._copies.caught_up(max(fences.values(), default=0), WATCH_TIMEOUT)
+        owners = self._pool.identity.keys.owners
+        await self._copies.caught_up(max(fences.values(), default=0), WATCH_TIMEOUT, owners)
         async with self._claiming:
             view = self._pool.view()
             left = [slot for slot, fence in fences.items() if _stands(view, slot, member, boot, fence)]
@@ -129,8 +130,8 @@ class Takeovers:
             won = await self._claimer.win(view, left, cause)
         await self._claimer.open(won, given=True)
         self._updates.wake()
-        owners = {c.slot: At(c.owner, revision) for claims, revision in won.parts for c in claims}
-        return Taken(owners, await self._etcd.get(self._pool.identity.keys.commit(member)))
+        taken = {c.slot: At(c.owner, revision) for claims, revision in won.parts for c in claims}
+        return Taken(taken, await self._etcd.get(self._pool.identity.keys.commit(member)))
 
     async def for_caller(
         self, slot: int, owner: Owner, why: str, give_up: float, witness: ProbeResult | None = None

@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 FIRST_RETRY, LAST_RETRY = 0.02, 1.0
 CONNECT_TIMEOUT = 2.0
+SETTLED_AFTER = 3.0
+"""Seconds that a connection has lasted: when it ends, it is dialled again at once, to hear whether the host refuses."""
 MESSAGES_MOST = 100
 """Messages in one frame."""
 PART_BYTES = 100_000
@@ -159,18 +161,21 @@ class CopyConnection:
         """Keep the connection until cancelled. ``url`` is that of the peer API, without a path."""
         backoff = Backoff(FIRST_RETRY, LAST_RETRY)
         while True:
+            pause, began = backoff.next(), time.monotonic()
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT) as limit, self._dial(http, url, tls) as socket:
                     await self._greet(socket)
                     limit.reschedule(None)
-                    backoff.reset()
                     await self._serve(socket)
             except (ConnectionEnded, aiohttp.ClientError, OSError, TimeoutError) as error:
                 self._note_failure(error)
                 logger.info("no replication connection to %s: %s", self._to.member, error or type(error).__name__)
             finally:
                 self._ended()
-            await asyncio.sleep(backoff.next())
+            if time.monotonic() - began < SETTLED_AFTER:
+                await asyncio.sleep(pause)
+            else:
+                backoff.reset()
 
     def _note_failure(self, error: Exception) -> None:
         self.refused = isinstance(error, OSError) and error.errno == errno.ECONNREFUSED

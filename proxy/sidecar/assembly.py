@@ -195,6 +195,7 @@ def _services(
     return {
         "group commit": sidecar.committer.run(),
         "active slots": replication.active.run(),
+        "what readers may see": replication.active.tell(),
         "replication": replication.connections.run(),
         "sync sets": replication.changes.run(),
         "ownership": sidecar.reconciler.run(),

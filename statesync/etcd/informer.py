@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -32,6 +33,12 @@ class InformerBatch(msgspec.Struct, frozen=True, gc=False):
     reset: bool = False
 
 
+class _Waiter(NamedTuple):
+    revision: int
+    key: str
+    done: asyncio.Future[None]
+
+
 class Informer:
     """Keeps a receiver up to date with etcd.
 
@@ -52,7 +59,7 @@ class Informer:
         self._client = client
         self._ranges = tuple(ranges)
         self._on_batch = on_batch
-        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._waiters: list[_Waiter] = []
         self.synced = asyncio.Event()
         self.revision = 0
         self._by_range = [0] * len(self._ranges)
@@ -84,26 +91,29 @@ class Informer:
     def revision_of(self, key: str) -> int:
         """The revision up to which every change in the range of ``key`` has been handed to the receiver.
 
-        ``revision`` may be later: a change in another range may come first.
+        ``revision`` may be later: a change in another range may come first. It is the answer without a key.
         """
+        if not key:
+            return self.revision
         return self._by_range[self._range_of(key)]
 
     def _range_of(self, key: str) -> int:
         return next(number for number, one in enumerate(self._ranges) if one.start <= key < one.end)
 
-    async def caught_up(self, revision: int) -> None:
-        """Return once every watched change up to ``revision`` has been handed to the receiver.
+    async def caught_up(self, revision: int, key: str = "") -> None:
+        """Return once every change up to ``revision`` in the range of ``key`` has been handed to the receiver.
 
-        ``revision`` must be that of a change within the watched ranges, else there is no event to prove it.
+        ``revision`` must be that of a change within this range, else there is no event to prove it. Without a key it
+        is enough that a change of that revision, or a later one, has come in any range.
         """
-        if self.revision >= revision:
+        if self.revision_of(key) >= revision:
             return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append((revision, waiter))
+        waiter = _Waiter(revision, key, asyncio.get_running_loop().create_future())
+        self._waiters.append(waiter)
         try:
-            await waiter
+            await waiter.done
         finally:
-            self._waiters = [entry for entry in self._waiters if entry[1] is not waiter]
+            self._waiters.remove(waiter)
 
     async def _list(self) -> None:
         kvs: list[Kv] = []
@@ -137,6 +147,6 @@ class Informer:
             self._by_range = [batch.revision] * len(self._ranges)
         elif batch.events:
             self._by_range[self._range_of(batch.events[0].kv.key)] = batch.revision
-        for revision, waiter in self._waiters:
-            if revision <= self.revision and not waiter.done():
-                waiter.set_result(None)
+        for waiter in self._waiters:
+            if waiter.revision <= self.revision_of(waiter.key) and not waiter.done.done():
+                waiter.done.set_result(None)

@@ -4,15 +4,13 @@ Frozen data, read from JSON and written as JSON. Unknown fields are ignored, so 
 older reader. Every ``decode`` returns a record whose fields have their types, or raises ``ValueError``.
 """
 
-import dataclasses
-import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, NamedTuple, Self
 
-from understudy.statesync.parsing.stored import is_text, made_of, read_json, read_object, typed
+from understudy.statesync.parsing.stored import compact_json, is_text, made_of, read_json, read_object, typed
 from understudy.statesync.pool.slots import MAX_SLOTS
 from understudy.statesync.replication.sync_set import Process, SyncSet
 
@@ -56,7 +54,7 @@ class Record:
 
     def encode(self) -> bytes:
         """The record as compact JSON."""
-        return json.dumps(dataclasses.asdict(self), separators=(",", ":")).encode()  # type: ignore[call-overload]
+        return compact_json(self)
 
     @classmethod
     def decode(cls, value: bytes) -> Self:
@@ -182,12 +180,12 @@ class SyncRecord(Record):
         if before is None or not before.losses:
             return made
         kept = ("losses", "loss_epoch", "loss_seconds", "loss_at")
-        return dataclasses.replace(made, **{name: getattr(before, name) for name in kept})
+        return replace(made, **{name: getattr(before, name) for name in kept})
 
     def after_loss(self, seconds: int, now: float) -> "SyncRecord":
         """The record of a claim by which writes younger than ``seconds`` may be lost; ``now`` is wall time."""
         counted = self.losses + 1
-        return dataclasses.replace(self, losses=counted, loss_epoch=self.epoch, loss_seconds=seconds, loss_at=now)
+        return replace(self, losses=counted, loss_epoch=self.epoch, loss_seconds=seconds, loss_at=now)
 
     @property
     def last_loss(self) -> Loss | None:
@@ -293,18 +291,17 @@ class Table:
         """Compact JSON: each distinct order once, and an index into them per slot."""
         distinct = list(dict.fromkeys(self.orders))
         index = {order: position for position, order in enumerate(distinct)}
-        return json.dumps(
+        return compact_json(
             {
                 "generation": self.generation,
                 "orders": distinct,
                 "slots": [index[order] for order in self.orders],
-                "lost": {member: dataclasses.asdict(lost) for member, lost in self.lost.items()},
+                "lost": self.lost,
                 "traceparent": self.traceparent,
                 "cause": self.cause,
                 "offline": self.offline,
-            },
-            separators=(",", ":"),
-        ).encode()
+            }
+        )
 
     @classmethod
     def decode(cls, value: bytes) -> "Table":

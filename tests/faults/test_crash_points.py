@@ -4,13 +4,13 @@ The pool has no control server: the test writes the slot table, so that each sto
 All slots belong to ``m1`` with ``m2`` as standby at the beginning of each.
 """
 
-import asyncio
 import logging
 import signal
 from dataclasses import dataclass
 
 import pytest
 
+from tests.faults.history import History
 from tests.faults.judged import judged_clients
 from tests.faults.pool import FaultPool, fault_pool
 from tests.harness.waiting import until
@@ -21,13 +21,16 @@ FIRST, SECOND, THIRD = "m1", "m2", "m3"
 AS_USUAL = (FIRST, SECOND, THIRD)
 THE_OTHER_WAY = (SECOND, FIRST, THIRD)
 PATIENCE = 90.0
+OPERATIONS_WITHOUT = 20
+"""Operations of clients after a member has ended, before it is started again."""
 
 
 @dataclass
 class Stage:
-    """A pool, and the test's way to lead it to a point."""
+    """A pool, what its clients did, and the test's way to lead it to a point."""
 
     pool: FaultPool
+    history: History
 
     async def played(self, point: CrashPoint) -> None:
         """Lead the pool to ``point`` once, and have a member end there; then all is as before."""
@@ -63,7 +66,8 @@ class Stage:
         process = self.pool.members[member].process
         assert process is not None
         assert process.returncode == -signal.SIGKILL
-        await asyncio.sleep(0.3)  # clients meet the pool without it
+        begun = len(self.history.ops) + OPERATIONS_WITHOUT
+        await until(lambda: len(self.history.ops) >= begun, PATIENCE, "clients meet the pool without it")
         for program in self.pool.members.values():
             if not program.runs:
                 program.start()
@@ -107,11 +111,13 @@ class Stage:
     ids=["writes, claims and copies", "handovers"],
 )
 async def test_a_sidecar_that_ends_at_any_named_point_breaks_no_promise(takeover, points, tmp_path):
-    async with fault_pool(takeover=takeover, controls=0, slots=3 * SLOTS_TOGETHER, home=tmp_path) as pool:
-        stage = Stage(pool)
-        async with judged_clients(pool) as history:
-            for point in points:
-                await stage.played(point)
+    async with (
+        fault_pool(takeover=takeover, controls=0, slots=3 * SLOTS_TOGETHER, home=tmp_path) as pool,
+        judged_clients(pool) as history,
+    ):
+        stage = Stage(pool, history)
+        for point in points:
+            await stage.played(point)
     assert sum(op.writes and op.outcome == "ok" for op in history.ops) > 50
 
 

@@ -273,7 +273,12 @@ class InProcessPool(PoolRecords):
             for part in (member.copies.informer.run(), member.reads.run(), member.committer.run()):
                 await self.run(part)
             await member.serve_copies(self._stack)
-            for part in (member.connections.run(), member.active.run(), member.changes.run()):
+            for part in (
+                member.connections.run(),
+                member.active.run(),
+                member.active.tell(),
+                member.changes.run(),
+            ):
                 await self.run(part)
         for name in members:
             await self[name].copies.informer.synced.wait()

@@ -149,11 +149,11 @@ class Controller:
         Called before an Envoy that comes from another replica gets other versions than it has. So a replica that is
         behind gives no Envoy an older configuration.
         """
-        newest = 0
         for key_range in self._ranges:
             page = await self._client.range(key_range, keys_only=True)
-            newest = max([newest, *(kv.mod_revision for kv in page.kvs)])
-        await self.informer.caught_up(newest)
+            newest = max(page.kvs, key=lambda kv: kv.mod_revision, default=None)
+            if newest is not None:
+                await self.informer.caught_up(newest.mod_revision, newest.key)
         await self.publisher.settled()
 
     def no_pool(self) -> bool:

@@ -256,11 +256,19 @@ async def test_nothing_is_saved_before_the_checkpoint(hand: Hand, monkeypatch: p
     await hand.begin(TWO)
     hand.write("k")
     hand.confirm()
-    sent = hand.streams.sent
     hand.run(hand.active.run)
-    await until(lambda: hand.streams.sent > sent, 20, "copies are told what is visible")
+    await until(lambda: hand.active.unsaved_bytes > 0, 20, "it has looked for what is to be saved")
     assert hand.committer.queued == 0
-    assert hand.active.unsaved_bytes > 0
+
+
+async def test_copies_are_told_what_readers_may_see(hand: Hand) -> None:
+    await hand.begin(TWO)
+    hand.run(hand.active.tell)
+    for _ in range(2):
+        hand.write("k")
+        sent = hand.streams.sent
+        hand.confirm()
+        await until(lambda sent=sent: hand.streams.sent > sent, 20, "copies are told what is visible")
 
 
 async def test_a_save_that_etcd_refuses_is_tried_again(hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,6 +156,7 @@ async def test_an_active_reads_nothing_again_that_etcd_lacks(
 async def test_an_active_whose_sync_set_changes_waits_for_that(pool: InProcessPool) -> None:
     a = await given(pool, "a", "b")
     stream = a.active.get(SLOT).stream
+    await until(lambda: stream.change is None, what="the change by which b joined is over")
     stream.change = stream.agreed
     await refused(pool, "being changed")
 

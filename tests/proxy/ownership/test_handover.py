@@ -64,7 +64,7 @@ async def test_a_call_that_waits_at_the_gate_goes_to_the_target(
     handover = asyncio.create_task(give(a))
     await closed.wait()
     waiting = asyncio.create_task(a.call("PUT", "k", "late"))
-    await asyncio.sleep(0.05)
+    await asyncio.wait({waiting}, timeout=0.05)
     assert not waiting.done()
     go_on.set()
     await handover

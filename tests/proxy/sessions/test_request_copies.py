@@ -117,7 +117,7 @@ async def test_a_new_owner_whose_watch_lags_behind_reads_the_log_from_etcd(
     await pool.start("a")
     async with sidecars_here(pool, "b") as here:
         await pool.settle(*A_FIRST)
-        monkeypatch.setattr(here["b"].copies.informer, "caught_up", lambda _: asyncio.Event().wait())
+        monkeypatch.setattr(here["b"].copies.informer, "caught_up", lambda *_: asyncio.Event().wait())
         assert (await pool.call("a", "DELETE", "/k", Idempotency_Key="d"))[0] == 404
         pool.kill("a")
 

@@ -67,3 +67,18 @@ async def test_a_pools_records_come_without_what_changes_with_every_write(client
         await write_all()
         await until(lambda: watched() >= set(records), what="all records have come")
     assert listed == watched() == set(records)
+
+
+async def test_a_range_is_not_caught_up_because_another_one_is(client: EtcdClient, pool_name: str) -> None:
+    keys = PoolKeys(pool_name)
+    informer = Informer(client, keys.records, lambda _: None)
+    async with running(informer):
+        await asyncio.wait_for(informer.synced.wait(), 40)
+        table = await client.put(keys.table, b"v")
+        await asyncio.wait_for(informer.caught_up(table, keys.table), 40)
+        waiting = asyncio.create_task(informer.caught_up(table, keys.owner(3)))
+        await asyncio.wait_for(informer.caught_up(table), 40)
+        assert not waiting.done()
+        owner = await client.put(keys.owner(3), b"v")
+        await asyncio.wait_for(waiting, 40)
+        assert informer.revision_of(keys.owner(3)) == owner
