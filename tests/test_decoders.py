@@ -25,6 +25,7 @@ from understudy.statesync.pool.records import (
     Lost,
     Member,
     Owner,
+    Revival,
     SyncRecord,
     Table,
 )
@@ -137,6 +138,9 @@ FIELDS = (
         "memory",
         "former",
         "losses",
+        "loss_epoch",
+        "loss_seconds",
+        "restored",
     ),
 )
 fit_values = json_values | st.sampled_from(["UP", "stable", "cart", "a", 1, 0, [["a"]], [0], {"a": {}}, True, "tcp"])
@@ -163,6 +167,7 @@ def all_keys(of: str = "a") -> list[str]:
         *single,
         KEYS.owner(3),
         KEYS.sync_set(3),
+        KEYS.revival(3),
         KEYS.requests + f"{of}/b/1",
         KEY,
     ]
@@ -202,7 +207,7 @@ DECODERS: dict[str, tuple[Callable[[bytes], Any], type[Exception] | tuple[()]]] 
     "object": (read_object, ValueError),
     **{
         kind.__name__: (kind.decode, ValueError)
-        for kind in (Member, Owner, SyncRecord, Intent, Lost, Table, ControlServer)
+        for kind in (Member, Owner, SyncRecord, Intent, Lost, Revival, Table, ControlServer)
     },
     **{kind.__name__: (kind.decode, ValueError) for kind in (FailoverRecord, Beat, BeatAnswer)},
     "spec": (decode_spec, SpecError),

@@ -125,6 +125,7 @@ async def _status(place: PoolLocation, control_http: tuple[str, ...], tls: TlsOp
     from understudy.deploy.inspect.missing_members import missing_warnings
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
     from understudy.deploy.inspect.views import status_view
+    from understudy.deploy.inspect.waiting import waiting_warning
     from understudy.statesync.etcd.client import Unavailable
 
     async with connect(place.etcd) as client:
@@ -146,7 +147,12 @@ async def _status(place: PoolLocation, control_http: tuple[str, ...], tls: TlsOp
         envoys=envoys,
         processes=read_processes(place.directory) if place.layout else (),
         fronts=fronts,
-        warnings=[*blocked_drains(state, time.time()), *missing_warnings(statuses), *front_warnings(fronts)],
+        warnings=[
+            *waiting_warning(state),
+            *blocked_drains(state, time.time()),
+            *missing_warnings(statuses),
+            *front_warnings(fronts),
+        ],
         heard=heard_by(statuses),
     )
 

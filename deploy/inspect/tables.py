@@ -131,6 +131,8 @@ def explain_table(view: View) -> RenderableType:
     table.add_row("owner", _owner_line(view))
     table.add_row("standby", order[1] if len(order) > 1 else "none")
     table.add_row("backups", ", ".join(order[2:]) or "none")
+    if restored := view["restored"]:
+        table.add_row("restored", Text(f"{utc_time(restored['at'])}, and not written since: {_missing(restored)}"))
     session = view["session"]
     if session is None or not session["alive"]:
         why = "not found" if session is None else ("deleted" if session["deleted"] else "expired")
@@ -182,7 +184,12 @@ def change_text(row: Mapping[str, Any]) -> str:
     """A takeover or handover as text: its kind, from and to which members, the number of slots, and the cause."""
     kind = row["kind"] + (f" (drill: {row['drill']})" if row["drill"] else "")
     successors = ", ".join(f"{member} ({count})" if count else member for member, count in row["to"].items())
-    return f"{kind} {', '.join(row['from']) or 'none'} > {successors}: {row['cause']}"
+    lost = (
+        f"; {row['restored']} slots restored with a loss of up to {row['loss_seconds']} s"
+        if row.get("restored")
+        else ""
+    )
+    return f"{kind} {', '.join(row['from']) or 'none'} > {successors}: {row['cause']}{lost}"
 
 
 def _headline(view: View) -> Text:
@@ -237,7 +244,13 @@ def _replication(view: View | None) -> Iterable[Text]:
         text.append(f"; the newest writes of {memory} slots may be in memory alone", style="yellow")
     if losses:
         text.append(f"; slots that were restored from etcd after all their copies were lost: {losses}", style="yellow")
+        if last := view["last_loss"]:
+            text.append(f", last {utc_time(last['at'])}: {_missing(last)}", style="yellow")
     yield text
+
+
+def _missing(loss: View) -> str:
+    return f"'replicas' writes of up to {loss['seconds']} s before it may be missing"
 
 
 def _owner_line(view: View) -> str:

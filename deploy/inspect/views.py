@@ -16,6 +16,7 @@ from understudy.statesync.pool.ownership import agreed_set
 from understudy.statesync.pool.records import FailoverRecord, Phase
 from understudy.statesync.pool.state import PoolState
 from understudy.statesync.replication.history import as_text
+from understudy.statesync.sessions.restored import is_restored
 
 if TYPE_CHECKING:
     from understudy.deploy.inspect.hashed_text import HashedText
@@ -145,7 +146,8 @@ def explain_view(
 ) -> View:
     """The output of ``explain``: what of ``key`` was hashed, its slot, owner and session.
 
-    ``slot`` is None if there is no session key in the text. ``body`` adds the content of the session.
+    ``slot`` is None if there is no session key in the text. ``body`` adds the content of the session. ``restored`` is
+    about a session that was restored after a loss and not written since: when, and how old what is missing may be.
     """
     return {
         "key": found.key if found else key,
@@ -153,7 +155,16 @@ def explain_view(
         "hashed": hashed.text,
         **(_NO_SLOT if slot is None else _slot_view(state, slot)),
         "session": _session_view(found, now_ms, body=body) if found else None,
+        "restored": None if slot is None else _restored_view(state, found, found.slot if found else slot, now_ms),
     }
+
+
+def _restored_view(state: PoolState, found: "FoundSession | None", slot: int, now_ms: int) -> View | None:
+    at, ttl = state.sync_sets.get(slot), state.spec.record.session_ttl if state.spec else 0
+    loss = at.record.last_loss if at else None
+    if loss is None or not is_restored(loss, found.session if found else None, now_ms / 1000, ttl):
+        return None
+    return {"at": loss.at, "seconds": loss.seconds}
 
 
 def sessions_view(pool: str, found: "Sequence[FoundSession]", records: int, now_ms: int) -> View:
@@ -203,16 +214,20 @@ def _replication_view(state: PoolState) -> View:
     """What the sync records say.
 
     ``wanted``: the spec says ``durability: replicas``. ``one_copy``: slots with fewer than two processes in their sync
-    set. ``memory``: slots whose newest writes may be in memory alone.
+    set. ``memory``: slots whose newest writes may be in memory alone. ``last_loss``: when a slot was last claimed with
+    a loss, and how old the missing writes may be.
     """
     sets = [agreed_set(at.record, state.sync_sets.get(slot)) for slot, at in state.owners.items()]
     memory = sum(one.memory for one in sets)
+    losses = [loss for at in state.sync_sets.values() if (loss := at.record.last_loss) is not None]
+    last = max(losses, key=lambda loss: loss.at, default=None)
     return {
         "wanted": state.spec is not None and state.spec.record.from_memory,
         "slots": len(sets),
         "one_copy": sum(len(one.members) < 2 for one in sets),
         "memory": memory,
         "losses": sum(at.record.losses for at in state.sync_sets.values()),
+        "last_loss": {"at": last.at, "seconds": last.seconds} if last else None,
     }
 
 
@@ -301,4 +316,6 @@ def _failover_view(trace: str, parts: Sequence[FailoverRecord]) -> View:
         "slots": sum(len(part.slots) for part in parts),
         "cause": first.cause,
         "drill": next((part.drill for part in parts if part.drill), ""),
+        "restored": sum(len(part.restored) for part in parts),
+        "loss_seconds": max((part.loss_seconds for part in parts if part.restored), default=0),
     }

@@ -156,20 +156,16 @@ class ClaimRecord:
                 cause.trace, slots, self._began_ns, self._won_ns, by_request=cause.by_request
             )
 
-    def opened(
-        self, parts: Sequence[tuple[Sequence[Claimed], int]], slots: int, sessions: int, loss_seconds: float
-    ) -> None:
+    def opened(self, parts: Sequence[tuple[Sequence[Claimed], int]], slots: int, sessions: int) -> None:
         """All of it takes calls.
 
         Args:
             parts: the claims of each transaction with the revision that they got.
             slots: how many slots are ours.
             sessions: how many sessions they have.
-            loss_seconds: how old the writes can be at the most that a claim with a loss lacks.
         """
         recorder, cause = self._recorder, self._cause
         claims = [one for part, _ in parts for one in part]
-        losses = sum(one.loss for one in claims)
         if self._claim is not None:
             attributes: Attributes = {
                 **recorder.place,
@@ -179,9 +175,8 @@ class ClaimRecord:
                 names.EPOCH: max(c.owner.epoch for c in claims),
                 names.ETCD_REVISION: max(revision for _, revision in parts),
                 names.CAUSE: cause.text,
-                names.LOSSES: losses,
-                **({names.LOSS_SECONDS: loss_seconds} if losses else {}),
                 **({names.STOP_OR_START: True} if cause.stop_or_start else {}),
+                **_lost_in(claims),
             }
             recorder.claims.opened(self._claim, attributes)
         if cause.source and cause.source != recorder.member:
@@ -190,6 +185,12 @@ class ClaimRecord:
             if cause.trace is not None:
                 for part, revision in parts:
                     recorder.audit.claimed(cause.trace, {c.slot: c.owner.epoch for c in part}, revision)
+
+
+def _lost_in(claims: Sequence[Claimed]) -> Attributes:
+    """How many claims may have lost writes, and how old these can be at the most."""
+    losses = [one.sync.loss_seconds for one in claims if one.loss]
+    return {names.LOSSES: len(losses), **({names.LOSS_SECONDS: max(losses)} if losses else {})}
 
 
 class HandoverRecord:

@@ -61,6 +61,7 @@ class PoolView:
             self.state.members,
             self.state.sync_sets,
             restores=spec is None or spec.replication.on_total_loss == "restore",
+            revivals=self.state.revivals,
         )
 
     def assigned(self) -> frozenset[int]:

@@ -10,14 +10,17 @@ since its compare fails.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from understudy.proxy.events.cause import Cause
 from understudy.proxy.events.recorder import ClaimRecord, Recorder
 from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.member.pool_view import PoolView
+from understudy.proxy.ownership.etcd_contact import EtcdContact
 from understudy.proxy.ownership.opening import Gained, SlotOpener
 from understudy.proxy.ownership.owned_slots import OwnedSlot, OwnedSlots
 from understudy.proxy.ownership.read_deadline import BOUND
@@ -33,13 +36,14 @@ from understudy.statesync.pool.ownership import (
     claim_transaction,
     unclaimable,
 )
-from understudy.statesync.pool.spec import Replication
 from understudy.statesync.replication.sync_set import Process, Source
 from understudy.statesync.testing.crash_points import CrashPoint, crash_point
 
 logger = logging.getLogger(__name__)
 
 OUTCOME_TIMEOUT = 10.0
+SILENCE_COUNTS_FOR = 60.0
+"""Seconds for which a silence of etcd counts after its end: an active that died since may not have saved all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,17 @@ class Won:
     def claims(self) -> list[Claimed]:
         """All claims that were won, in order."""
         return [one for claims, _ in self.parts for one in claims]
+
+
+@dataclass(frozen=True, slots=True)
+class _LeftOut:
+    """A slot that this process may not claim, under an owner record of a revision.
+
+    ``loss_seconds``: if it is claimed with a loss later, how old the missing writes may be.
+    """
+
+    revision: int
+    loss_seconds: int
 
 
 class Claimer:
@@ -73,6 +88,7 @@ class Claimer:
         opener: SlotOpener,
         failovers: FailoverLog,
         recorder: Recorder,
+        contact: EtcdContact,
     ) -> None:
         self._pool = pool
         self._keys = pool.identity.keys
@@ -83,7 +99,8 @@ class Claimer:
         self._opener = opener
         self._failovers = failovers
         self._recorder = recorder
-        self._left_out: dict[int, int] = {}
+        self._contact = contact
+        self._left_out: dict[int, _LeftOut] = {}
 
     async def win(self, view: View, slots: Sequence[int], cause: Cause, dead: Collection[Process] | None = None) -> Won:
         """Try to claim ``slots``: a transaction for each :data:`CLAIM_MOST` of them, all sent together.
@@ -98,7 +115,16 @@ class Claimer:
         record, now = self._recorder.claim(cause), time.time()
         traceparent = cause.trace.traceparent if cause.trace else ""
         whole, gone = self._keeper.is_whole, frozenset(dead or ()) | replaced_processes(view, slots)
-        claims = claim(view, slots, cause=cause.text, traceparent=traceparent, now=now, whole=whole, dead=gone)
+        claims = claim(
+            view,
+            slots,
+            cause=cause.text,
+            traceparent=traceparent,
+            now=now,
+            whole=whole,
+            dead=gone,
+            loss_seconds=partial(self._loss_seconds, view),
+        )
         if dead is not None:
             self._log_left_out(view, set(slots) - {c.slot for c in claims}, gone)
         parts = [claims[start : start + CLAIM_MOST] for start in range(0, len(claims), CLAIM_MOST)]
@@ -137,8 +163,7 @@ class Claimer:
             ]
         )
         sessions = self._copies.replica.count([owned.slot for owned in won.owned])
-        replication = self._pool.spec.replication if self._pool.spec is not None else Replication()
-        won.record.opened(won.parts, len(won.owned), sessions, replication.checkpoint_ms / 1000)
+        won.record.opened(won.parts, len(won.owned), sessions)
         logger.info("claimed %d slots at revision %d: %s", len(won.owned), won.parts[-1][1], won.cause.text)
         return [owned.slot for owned in won.owned]
 
@@ -159,7 +184,10 @@ class Claimer:
         self._pool.state.note_sync_set(claimed.slot, claimed.sync, revision)
         if claimed.loss:
             logger.error(
-                "slot %d: all that had its newest 'replicas' writes are dead; etcd may lack some", claimed.slot
+                "slot %d: all that had its newest 'replicas' writes are gone; it was restored from etcd, "
+                "which may lack those of the last %d s before that",
+                claimed.slot,
+                claimed.sync.loss_seconds,
             )
         self._keeper.heard_of(claimed.slot, claimed.owner.epoch)
         owned = self._owned.gain(claimed.slot, claimed.owner, revision)
@@ -171,16 +199,30 @@ class Claimer:
         for slot in slots:
             at = view.owners.get(slot)
             why = unclaimable(view, slot, whole=self._keeper.is_whole, dead=dead)
-            if why and at is not None and self._left_out.get(slot) != at.revision:
-                self._left_out[slot] = at.revision
+            known = self._left_out.get(slot)
+            if why and at is not None and (known is None or known.revision != at.revision):
+                self._left_out[slot] = _LeftOut(at.revision, self._loss_seconds(view, slot))
                 logger.warning("slot %d cannot be claimed: %s", slot, why)
+
+    def _loss_seconds(self, view: View, slot: int) -> int:
+        """How old the writes may be that a claim of a slot now would lose, as far as this process knows.
+
+        What was known when the slot could not be claimed at first counts: an operator may decide about it much later.
+        """
+        known, at, spec = self._left_out.get(slot), view.owners.get(slot), self._pool.spec
+        if known is not None and at is not None and known.revision == at.revision:
+            return known.loss_seconds
+        checkpoint = spec.replication.checkpoint_ms / 1000 if spec is not None else 1.0
+        return math.ceil(checkpoint + self._contact.longest_silence(time.monotonic(), SILENCE_COUNTS_FOR))
 
     def _failover_record(self, claims: Sequence[Claimed], cause: Cause, now: float) -> list[Put]:
         """The put of the failover record, with all ``claims``: each transaction writes it, whichever comes last."""
         if cause.trace is None:
             return []
         taken = {c.slot: c.owner.epoch for c in claims}
-        return [self._failovers.add(cause.trace.hex, cause.source, taken, cause=cause.text, planned=False, now=now)]
+        losses = {c.slot: c.sync.loss_seconds for c in claims if c.loss}
+        trace, source = cause.trace.hex, cause.source
+        return [self._failovers.add(trace, source, taken, cause=cause.text, planned=False, now=now, losses=losses)]
 
     async def _correct_record(self, claims: Sequence[Claimed], won: Sequence[Claimed], cause: Cause) -> None:
         """Take what was not won out of the failover record. It is for people, so a failure does no harm."""

@@ -159,7 +159,7 @@ class CopyRepair:
         if at is None or not is_valid(owned.owner, at):
             raise RepairRefused(f"the sync record of slot {slot} is not known here yet: try again")
         mine = begin_anew(owned.owner, now=time.time())
-        sync = SyncRecord.of_set(mine.epoch, self._alone, at.record.losses)
+        sync = SyncRecord.of_set(mine.epoch, self._alone, at.record)
         revision = await self._replaced(owned, mine, sync, at.revision)
         if revision:
             state.note_sync_set(slot, sync, revision)

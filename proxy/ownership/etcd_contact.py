@@ -18,6 +18,8 @@ another member may be as late as the pause was long.
 """
 LOOKS_KEPT = 8
 """Answered looks, those of three seconds, that show how long etcd usually takes to answer this member."""
+PAUSES_KEPT = 32
+"""Pauses of etcd that are remembered."""
 SLOW_MOST = 1.0
 """Seconds that one look counts for at most, so that etcd does not count as slow after an outage."""
 
@@ -29,6 +31,7 @@ class EtcdContact:
         self._unanswered_since: float | None = None
         self._steady_from: float | None = None
         self._took: deque[float] = deque(maxlen=LOOKS_KEPT)
+        self._pauses: deque[tuple[float, float]] = deque(maxlen=PAUSES_KEPT)
 
     def sent(self, now: float) -> None:
         """A look is sent. A look that fails is not answered, and silence begins when the first of them was sent."""
@@ -38,6 +41,8 @@ class EtcdContact:
     def answered(self, now: float) -> None:
         """The look under way is answered."""
         pause = self.silent_for(now)
+        if pause > LATE:
+            self._pauses.append((now, pause))
         self._took.append(min(pause, SLOW_MOST))
         if self._steady_from is None:
             self._steady_from = now + GRACE
@@ -48,6 +53,14 @@ class EtcdContact:
     def silent_for(self, now: float) -> float:
         """Seconds since the first of the looks was sent that were not answered; 0 if none waits."""
         return 0.0 if self._unanswered_since is None else now - self._unanswered_since
+
+    def longest_silence(self, now: float, within: float) -> float:
+        """The longest time for which etcd was silent, of those that ended in the last ``within`` seconds; in seconds.
+
+        What usually passes until an answer counts as silence too.
+        """
+        pauses = [pause for ended, pause in self._pauses if now - ended <= within]
+        return max(self.silent_for(now), self.slowest, *pauses)
 
     @property
     def slowest(self) -> float:

@@ -64,7 +64,7 @@ class _Change:
     wanted: SyncSet
     fence: int
     replaces: int
-    losses: int
+    before: SyncRecord
     learner: tuple[str, int] | None = None
     saves: tuple[Put | Delete, ...] = ()
 
@@ -74,7 +74,7 @@ class _Change:
 
     @property
     def record(self) -> SyncRecord:
-        return SyncRecord.of_set(self.active.stream.epoch, self.wanted, self.losses)
+        return SyncRecord.of_set(self.active.stream.epoch, self.wanted, self.before)
 
 
 class SetChanges:
@@ -328,7 +328,7 @@ class SetChanges:
             return None  # the watch has not brought the record of our own claim yet
         if agreed_set(owned.owner, at) != active.stream.agreed:
             return None
-        return _Change(active, wanted, owned.fence, at.revision, at.record.losses, learner, saves)
+        return _Change(active, wanted, owned.fence, at.revision, at.record, learner, saves)
 
     # -- changing --
 

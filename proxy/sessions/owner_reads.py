@@ -13,6 +13,7 @@ from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.proxy.sessions.async_writes import AsyncWrites
 from understudy.proxy.sessions.call import Call, key_text
 from understudy.proxy.sessions.owner_replies import ETCD_TIMEOUT, RESP_HEADERS, placed, unreadable
+from understudy.proxy.sessions.restored import RestoredSessions
 from understudy.proxy.sessions.write_limits import RETRY_AFTER
 from understudy.statesync.etcd.client import EtcdClient, EtcdError, Get, ModRevision
 from understudy.statesync.http.headers import CONSISTENCY_HEADER
@@ -54,6 +55,7 @@ class OwnerReads:
         self._clock = clock
         self._updates = updates
         self._async_writes = async_writes
+        self._restored = RestoredSessions(pool, clock)
 
     def at_hand(self, call: Call, slot: int) -> bool:
         """Whether :meth:`read` would answer a ``GET`` from memory now, without waiting for anything."""
@@ -96,11 +98,15 @@ class OwnerReads:
         if call.batch is not None:
             return unreadable(self._replica, call, owned) or self._read_commands(call.batch, session)
         if session is None or not session.alive(self._clock.expiry_ms()):
-            absent = unreadable(self._replica, call, owned)
-            absent = absent or problem(404, "no-such-session", "there is no session of this key")
-            return placed(absent, owned, self._me)
+            unread = unreadable(self._replica, call, owned)
+            if unread is not None:
+                return placed(unread, owned, self._me)
+            absent = problem(404, "no-such-session", "there is no session of this key")
+            headers = {**absent.headers, **self._restored.header(owned.slot, session)}
+            return placed(Reply(404, headers, absent.body), owned, self._me)
         if_none_match = call.headers.get("if-none-match")
         left = {EXPIRES_IN: str(self._seconds_left(session))} if session.expires < NEVER else {}
+        left.update(self._restored.header(owned.slot, session))
         if if_none_match is not None and matches_none(if_none_match, session):
             return placed(Reply(304, {"ETag": session.etag, **left}), owned, self._me)
         headers = {"ETag": session.etag, "Content-Type": session.content_type, **left}
@@ -165,6 +171,7 @@ class OwnerReads:
             "Understudy-Lag-Ms": f"{lag_ms:.0f}",
         }
         session = self._replica.session(slot, call.key)
+        headers.update(self._restored.header(slot, session))
         if session is None or not session.alive(self._clock.expiry_ms()):
             reply = problem(404, "no-such-session", "this copy has no session of this key")
             return Reply(404, {**reply.headers, **headers}, reply.body)

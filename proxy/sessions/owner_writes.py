@@ -28,6 +28,7 @@ from understudy.proxy.sessions.call import Call, write_of
 from understudy.proxy.sessions.call_attempts import CallAttempts
 from understudy.proxy.sessions.overwrite_log import OverwriteLog
 from understudy.proxy.sessions.owner_replies import ETCD_TIMEOUT, RESP_HEADERS, placed, unreadable
+from understudy.proxy.sessions.restored import RestoredSessions
 from understudy.proxy.sessions.session_locks import SessionLocks
 from understudy.proxy.sessions.write_limits import RETRY_AFTER, WriteLimits
 from understudy.statesync.http.headers import DURABILITY_HEADER
@@ -106,6 +107,7 @@ class OwnerWrites:
         self._limits = WriteLimits(committer, self._locks, copies, owned, active, recorder.counters)
         self._async_writes = async_writes
         self._overwritten = overwritten
+        self._restored = RestoredSessions(pool, clock)
 
     async def write(self, call: Call, owned: OwnedSlot, spec: PoolSpec, attempts: CallAttempts) -> Reply | None:
         """Answer a write in time; the caller has entered the slot, and this leaves it."""
@@ -228,7 +230,7 @@ class OwnerWrites:
     async def settle(self, begun: Begun) -> Reply | None:
         """The answer to a write that was begun and has failed, or takes too long; None to try it again."""
         now = time.monotonic()
-        return await self._resolve(begun.write, begun.outcome, begun.owned, CallAttempts(now, now))
+        return await self._resolve(begun.write, begun.write.key, begun.outcome, begun.owned, CallAttempts(now, now))
 
     def _expired(self, call: Call, write: Write, spec: PoolSpec) -> Reply | None:
         """The answer to a write that may be a copy of a request whose outcome is forgotten by now.
@@ -277,7 +279,7 @@ class OwnerWrites:
         if isinstance(outcome, WriteRefused):
             submitted = self._active.submit(owned, "", None, _entry_of(call, write, outcome, owned.slot), wants)
             submitted.done.add_done_callback(lambda _: release())
-            return await self._resolve(submitted, outcome, owned, attempts)
+            return await self._resolve(submitted, call.key, outcome, owned, attempts)
         give_version(outcome.session, self._active.next_version(owned.slot))
         entry = _entry_of(call, write, outcome, owned.slot)
         submitted = self._submit_stored(call.key, outcome, owned, release, wants, entry)
@@ -286,7 +288,7 @@ class OwnerWrites:
             if outcome.reply:
                 return Reply(200, RESP_HEADERS, outcome.reply)
             return placed(Reply(outcome.status, {"Understudy-Durability": "async"}), owned, self._me)
-        return await self._resolve(submitted, outcome, owned, attempts)
+        return await self._resolve(submitted, call.key, outcome, owned, attempts)
 
     async def _until_etcd_answers(
         self, owned: OwnedSlot, release: "partial[None]", attempts: CallAttempts
@@ -334,7 +336,13 @@ class OwnerWrites:
         if _wanted(call, spec) == "sync" and not await self._active.until_saved(owned.slot, version, attempts.left):
             detail = "the write took effect, and etcd does not have it yet; repeat the request with its Idempotency-Key"
             return problem(503, "outcome-unknown", detail, retry_after=RETRY_AFTER)
-        return placed(_unchanged(outcome, self._active.durability_of(owned.slot, version)), owned, self._me)
+        reply = _unchanged(outcome, self._active.durability_of(owned.slot, version))
+        return self._without_write(reply, call.key, owned)
+
+    def _without_write(self, reply: Reply, key: str, owned: OwnedSlot) -> Reply:
+        """The answer to a write that was refused or is a repeat: the session may be as it was restored."""
+        restored = self._restored.header(owned.slot, self._replica.session(owned.slot, key))
+        return placed(Reply(reply.status, {**reply.headers, **restored}, reply.body), owned, self._me)
 
     def _holds(self, owned: OwnedSlot) -> bool:
         """Whether the slot is still ours and in memory after a call has waited for something."""
@@ -393,7 +401,7 @@ class OwnerWrites:
         return write
 
     async def _resolve(
-        self, write: ActiveWrite, outcome: Stored | WriteRefused, owned: OwnedSlot, attempts: CallAttempts
+        self, write: ActiveWrite, key: str, outcome: Stored | WriteRefused, owned: OwnedSlot, attempts: CallAttempts
     ) -> Reply | None:
         try:
             await self._active.outcome(write, attempts.left)
@@ -407,7 +415,7 @@ class OwnerWrites:
             detail = f"{error.detail}; read the session, or repeat the request with its Idempotency-Key"
             return problem(503, "outcome-unknown", detail, retry_after=RETRY_AFTER)
         if isinstance(outcome, WriteRefused):
-            return placed(_unchanged(outcome, "sync"), owned, self._me)
+            return self._without_write(_unchanged(outcome, "sync"), key, owned)
         if outcome.reply:
             version = str(version_after(outcome.session))
             return Reply(200, {**RESP_HEADERS, VALUE_HEADER: version}, outcome.reply)

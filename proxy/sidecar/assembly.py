@@ -323,7 +323,7 @@ def _ownership(
     failovers, claiming = FailoverLog(pool.identity.keys, pool.identity.me), asyncio.Lock()
     active, keeper, changes = replication.active, replication.keeper, replication.changes
     opener = SlotOpener(pool, copies, etcd, owned, active, keeper)
-    claimer = Claimer(pool, copies, etcd, owned, keeper, opener, failovers, recorder)
+    claimer = Claimer(pool, copies, etcd, owned, keeper, opener, failovers, recorder, base.contact)
     handover = Handover(pool, copies, etcd, base.client, owned, active, opener, changes, failovers, recorder)
     takeovers = Takeovers(
         pool, copies, etcd, probe, claimer, claiming, base.contact, base.drain, base.updates, recorder

@@ -72,6 +72,11 @@ class PoolKeys:
         return f"{self.prefix}replicas/"
 
     @cached_property
+    def revivals(self) -> str:
+        """Prefix of the operator's words about slots whose newest writes are lost."""
+        return f"{self.prefix}revivals/"
+
+    @cached_property
     def commits(self) -> str:
         """Prefix of the members' commit markers."""
         return f"{self.prefix}commits/"
@@ -132,6 +137,10 @@ class PoolKeys:
     def sync_set(self, slot: int) -> str:
         """Sync record of a slot; never on a lease."""
         return f"{self.sync_sets}{slot:05d}"
+
+    def revival(self, slot: int) -> str:
+        """The operator's word about a slot whose newest writes are lost."""
+        return f"{self.revivals}{slot:05d}"
 
     def commit(self, member: str) -> str:
         """Commit marker of a member: its last committed batch, in whichever slots."""

@@ -15,9 +15,11 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from understudy.statesync.etcd.client import Compare, CreateRevision, Get, ModRevision, Operation, Put
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.records import FailoverRecord, Member, Owner, Phase, SyncRecord, Table
+from understudy.statesync.pool.records import FailoverRecord, Member, Owner, Phase, Revival, SyncRecord, Table
 from understudy.statesync.pool.state import At
 from understudy.statesync.replication import sync_set
 from understudy.statesync.replication.sync_set import Process, Source, SyncSet
@@ -67,6 +69,7 @@ class View:
     members: Mapping[str, At[Member]]
     sync_sets: Mapping[int, At[SyncRecord]] = field(default_factory=dict)
     restores: bool = True
+    revivals: Mapping[int, At[Revival]] = field(default_factory=dict)
 
     @property
     def process(self) -> Process:
@@ -77,6 +80,23 @@ class View:
         """The slot's owner record, or None before the first claim."""
         at = self.owners.get(slot)
         return at.record if at else None
+
+    def revival(self, slot: int) -> Revival | None:
+        """The operator's word that a slot may go on without its newest writes, if it is about the owner record."""
+        owner, at = self.owner(slot), self.revivals.get(slot)
+        return at.record if owner is not None and at is not None and at.record.epoch == owner.epoch else None
+
+    def given_up(self, slot: int) -> frozenset[Process]:
+        """The processes that an operator has given up for a slot: none that is registered."""
+        owner, agreed = self.owner(slot), self.memory_of(slot)
+        if owner is None or agreed is None or self.revival(slot) is None:
+            return frozenset()
+        return frozenset(one for one in holders(owner, agreed) if not self.registered(one))
+
+    def registered(self, process: Process) -> bool:
+        """Whether a member's record names this very process."""
+        at = self.members.get(process.member)
+        return at is not None and at.record.boot == process.boot
 
     def memory_of(self, slot: int) -> SyncSet | None:
         """The slot's sync set if it says that writes may be in the memory of its processes alone; else None."""
@@ -130,6 +150,11 @@ def process_of(owner: Owner) -> Process:
     return Process(owner.active, owner.boot)
 
 
+def holders(owner: Owner, agreed: SyncSet) -> frozenset[Process]:
+    """The processes that may have acknowledged writes of a slot in memory."""
+    return agreed.members | agreed.former | {process_of(owner)}
+
+
 def is_valid(owner: Owner, at: At[SyncRecord] | None) -> bool:
     """Whether a sync record is there and holds: it is of the epoch of the owner record."""
     return at is not None and at.record.epoch == owner.epoch
@@ -166,8 +191,7 @@ class HandOver:
     to: str
 
 
-@dataclass(frozen=True, slots=True)
-class Undo:
+class Undo(msgspec.Struct, frozen=True, gc=False):
     """Take back a handover that this process no longer carries out."""
 
     slot: int
@@ -232,18 +256,22 @@ def standbys_of(view: View, slot: int) -> tuple[str, ...]:
 
 
 def _holders_of_memory(view: View, slot: int) -> list[str]:
-    """The living members, in the table's order, that have writes of a slot which may be in memory alone."""
+    """The living members, in the table's order, that have writes of a slot which may be in memory alone.
+
+    Former actives only if no process of the sync set lives: then one of them may claim.
+    """
     agreed, owner = view.memory_of(slot), view.owner(slot)
     if agreed is None or owner is None:
         return []
-    living = {
-        process.member
-        for process in agreed.members - {process_of(owner)}
-        if (at := view.members.get(process.member)) is not None
-        and at.record.boot == process.boot
-        and not view.named_lost(*process)
-    }
-    return [member for member in dict.fromkeys((*_order(view, slot), *sorted(living))) if member in living]
+    for group in (agreed.members, agreed.former):
+        living = {
+            process.member
+            for process in group - {process_of(owner)}
+            if view.registered(process) and not view.named_lost(*process)
+        }
+        if living:
+            return [member for member in dict.fromkeys((*_order(view, slot), *sorted(living))) if member in living]
+    return []
 
 
 def _order(view: View, slot: int) -> tuple[str, ...]:
@@ -277,6 +305,7 @@ def claim(
     now: float,
     whole: Callable[[int], bool] = lambda _slot: False,
     dead: Collection[Process] = (),
+    loss_seconds: Callable[[int], int] = lambda _slot: 0,
 ) -> list[Claimed]:
     """The records by which ``view.me`` claims ``slots``, each one epoch above the record that it replaces.
 
@@ -289,7 +318,8 @@ def claim(
         traceparent: of the failover's trace.
         now: wall time in seconds.
         whole: whether this process has everything of a slot in memory, as a copy of it.
-        dead: processes that are proven dead. Silence proves nothing.
+        dead: processes that are proven dead. Silence proves nothing; an operator's word counts as proof.
+        loss_seconds: if a slot is claimed with a loss, how old the missing writes may be, in seconds.
     """
     claims = []
     for slot in slots:
@@ -298,14 +328,16 @@ def claim(
             continue
         at, standing = view.owners.get(slot), view.sync_sets.get(slot)
         epoch = at.record.epoch + 1 if at else 1
-        losses = (standing.record.losses if standing else 0) + decided.loss
+        sync = SyncRecord.of_set(epoch, decided.sync, standing.record if standing else None)
+        word = view.revival(slot) if decided.loss else None
+        why = f"{cause}; revived by {word.by}" if word is not None else cause
         claims.append(
             Claimed(
                 slot,
-                Owner(view.me, view.boot, epoch, cause=cause, traceparent=traceparent, since=now),
+                Owner(view.me, view.boot, epoch, cause=why, traceparent=traceparent, since=now),
                 at.revision if at else 0,
                 at.record.active if at else "",
-                SyncRecord.of_set(epoch, decided.sync, losses),
+                sync.after_loss(loss_seconds(slot), now) if decided.loss else sync,
                 standing.revision if standing else 0,
                 decided.source,
                 decided.loss,
@@ -328,7 +360,7 @@ def _claim_of_set(
     if owner is None or at is None or not is_valid(owner, at):
         return sync_set.Claim(SyncSet(frozenset({me})), Source.ETCD)
     agreed = at.record.sync_set()
-    found = sync_set.claim(agreed, process_of(owner), me, dead)
+    found = sync_set.claim(agreed, process_of(owner), me, view.given_up(slot).union(dead))
     if found is None:
         having = ", ".join(sorted(process.member for process in (agreed.members | agreed.former) - {me}))
         return f"its newest writes may be in memory alone, at {having}, and not all of these are proven dead"
@@ -338,8 +370,11 @@ def _claim_of_set(
         if agreed.memory:
             return "this process belongs to the sync set, and its copy is not whole"
         return sync_set.Claim(SyncSet(frozenset({me})), Source.ETCD)
-    if found.loss and not view.restores:
-        return "all processes with its newest writes are gone, and the spec says on_total_loss: wait"
+    if found.loss and not view.restores and view.revival(slot) is None:
+        return (
+            "all processes with its newest writes are gone, and the spec says on_total_loss: wait; "
+            f"'understudy slots revive {slot}' lets it go on with what etcd has"
+        )
     return sync_set.Claim(SyncSet(frozenset({me})), Source.ETCD, found.loss)
 
 
@@ -386,12 +421,31 @@ class FailoverLog:
         self._me = me
         self._records: dict[str, FailoverRecord] = {}
 
-    def add(self, trace: str, source: str, taken: Mapping[int, int], *, cause: str, planned: bool, now: float) -> Put:
-        """The put that notes slots (mapped to their new epochs) as taken, with all noted before in this failover."""
-        key = self._keys.failover(trace, self._me, source)
+    def add(
+        self,
+        trace: str,
+        source: str,
+        taken: Mapping[int, int],
+        *,
+        cause: str,
+        planned: bool,
+        now: float,
+        losses: Mapping[int, int] | None = None,
+    ) -> Put:
+        """The put that notes slots (mapped to their new epochs) as taken, with all noted before in this failover.
+
+        ``losses`` are those of the slots that are claimed with a loss, with the seconds of each.
+        """
+        key, losses = self._keys.failover(trace, self._me, source), losses or {}
         before = self._records.get(key) or FailoverRecord(trace, self._me, source, cause, planned, (), (), now)
         epochs = {**dict(zip(before.slots, before.epochs, strict=True)), **taken}
-        record = replace(before, slots=tuple(epochs), epochs=tuple(epochs.values()))
+        record = replace(
+            before,
+            slots=tuple(epochs),
+            epochs=tuple(epochs.values()),
+            restored=tuple(dict.fromkeys((*before.restored, *losses))),
+            loss_seconds=max(before.loss_seconds, *losses.values(), 0),
+        )
         self._records[key] = record
         return Put(key, record.encode())
 
@@ -404,7 +458,8 @@ class FailoverLog:
         kept = {slot: epoch for slot, epoch in zip(before.slots, before.epochs, strict=True) if slot not in slots}
         if not kept:
             return None
-        self._records[key] = replace(before, slots=tuple(kept), epochs=tuple(kept.values()))
+        restored = tuple(slot for slot in before.restored if slot in kept)
+        self._records[key] = replace(before, slots=tuple(kept), epochs=tuple(kept.values()), restored=restored)
         return Put(key, self._records[key].encode())
 
 
@@ -445,9 +500,9 @@ def sync_beside(before: Owner, at: At[SyncRecord] | None, after: Owner) -> SyncR
     """
     me, to = process_of(before), process_of(after)
     if at is None or not is_valid(before, at):  # a slot of release 0.1.0
-        return SyncRecord.of_set(after.epoch, SyncSet(frozenset({to})), at.record.losses if at is not None else 0)
+        return SyncRecord.of_set(after.epoch, SyncSet(frozenset({to})), at.record if at is not None else None)
     agreed = at.record.sync_set()
     kept = agreed if to == me else sync_set.handed_over(agreed, me, to)
     if kept is None:
         raise NotInSet(f"{to.member} is not in the sync set")
-    return SyncRecord.of_set(after.epoch, kept, at.record.losses)
+    return SyncRecord.of_set(after.epoch, kept, at.record)

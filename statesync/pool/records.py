@@ -6,9 +6,9 @@ older reader. Every ``decode`` returns a record whose fields have their types, o
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from understudy.statesync.parsing.stored import compact_json, is_text, made_of, read_json, read_object, typed
 from understudy.statesync.pool.slots import MAX_SLOTS
@@ -136,12 +136,25 @@ class Owner(Record):
         object.__setattr__(self, "phase", Phase(self.phase))
 
 
+class Loss(NamedTuple):
+    """The claim of a slot although acknowledged writes of class ``replicas`` may have been missing.
+
+    ``epoch`` is that of the claim. At the moment of the loss, what is missing was younger than ``seconds``, as far as
+    the claimer knew. ``at`` is the wall time of the claim in seconds.
+    """
+
+    epoch: int
+    seconds: int
+    at: float
+
+
 @dataclass(frozen=True, slots=True)
 class SyncRecord(Record):
     """The sync set of one slot, beside its owner record: which processes must have a write in memory.
 
     It is valid only while ``epoch`` is that of the owner record. See :class:`SyncSet` for ``members``, ``memory`` and
     ``former``. ``losses`` counts how often the slot was claimed although acknowledged writes may have been missing.
+    The fields ``loss_...`` are those of the last :class:`Loss`. Later records of the slot have them too.
     """
 
     epoch: int
@@ -149,15 +162,35 @@ class SyncRecord(Record):
     memory: bool = False
     former: tuple[Process, ...] = ()
     losses: int = 0
+    loss_epoch: int = 0
+    loss_seconds: int = 0
+    loss_at: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "members", _processes("members", self.members))
         object.__setattr__(self, "former", _processes("former", self.former))
 
     @classmethod
-    def of_set(cls, epoch: int, sync: SyncSet, losses: int) -> "SyncRecord":
-        """The record of a sync set in an epoch; equal sets make equal records."""
-        return cls(epoch, tuple(sorted(sync.members)), sync.memory, tuple(sorted(sync.former)), losses)
+    def of_set(cls, epoch: int, sync: SyncSet, before: "SyncRecord | None" = None) -> "SyncRecord":
+        """The record of a sync set in an epoch; equal sets make equal records.
+
+        ``before`` is the record of the slot that it replaces: its losses stay counted.
+        """
+        made = cls(epoch, tuple(sorted(sync.members)), sync.memory, tuple(sorted(sync.former)))
+        if before is None or not before.losses:
+            return made
+        kept = ("losses", "loss_epoch", "loss_seconds", "loss_at")
+        return replace(made, **{name: getattr(before, name) for name in kept})
+
+    def after_loss(self, seconds: int, now: float) -> "SyncRecord":
+        """The record of a claim by which writes younger than ``seconds`` may be lost; ``now`` is wall time."""
+        counted = self.losses + 1
+        return replace(self, losses=counted, loss_epoch=self.epoch, loss_seconds=seconds, loss_at=now)
+
+    @property
+    def last_loss(self) -> Loss | None:
+        """The last loss; None if there was none, or only one of a release that did not note it."""
+        return Loss(self.loss_epoch, self.loss_seconds, self.loss_at) if self.loss_epoch else None
 
     def sync_set(self) -> SyncSet:
         """The sync set, which counts only in the epoch of the record."""
@@ -169,7 +202,7 @@ class SyncRecord(Record):
             return "members: a sync set is never empty"
         if self.former and not self.memory:
             return "former: without memory there are no former actives"
-        return "" if self.losses >= 0 else "losses: less than none"
+        return "" if min(self.losses, self.loss_epoch, self.loss_seconds) >= 0 else "losses: less than none"
 
 
 def _processes(name: str, listed: Iterable[object]) -> tuple[Process, ...]:
@@ -199,6 +232,19 @@ class Intent(Record):
     def holds(self, now: float) -> bool:
         """Whether it applies at ``now`` (wall time in seconds)."""
         return not self.until or now < self.until
+
+
+@dataclass(frozen=True, slots=True)
+class Revival(Record):
+    """An operator's word about a slot: the processes with its newest writes are gone, and it may go on without them.
+
+    It holds for the owner record of ``epoch`` alone, and for processes that are not registered. ``by`` is who said so,
+    and ``at`` when (wall time in seconds).
+    """
+
+    epoch: int
+    by: str = ""
+    at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +353,8 @@ class FailoverRecord(Record):
     """What one member took over in one change of active; several records with one ``trace`` make one failover.
 
     ``slots`` and ``epochs`` run in parallel. ``started`` is wall time in seconds; durations are in the trace.
-    ``drill`` is the kind of drill that caused it on purpose, empty for the real thing.
+    ``drill`` is the kind of drill that caused it on purpose, empty for the real thing. ``restored`` are the slots that
+    were claimed with a loss, of what was younger than ``loss_seconds`` (:class:`Loss`).
     """
 
     trace: str
@@ -320,6 +367,8 @@ class FailoverRecord(Record):
     started: float
     revision: int = 0
     drill: str = ""
+    restored: tuple[int, ...] = ()
+    loss_seconds: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "slots", tuple(self.slots))

@@ -26,6 +26,7 @@ from understudy.statesync.pool.records import (
     Member,
     Owner,
     Record,
+    Revival,
     SyncRecord,
     Table,
 )
@@ -70,6 +71,7 @@ class PoolState(msgspec.Struct):
     members: dict[str, At[Member]] = msgspec.field(default_factory=dict)
     owners: dict[int, At[Owner]] = msgspec.field(default_factory=dict)
     sync_sets: dict[int, At[SyncRecord]] = msgspec.field(default_factory=dict)
+    revivals: dict[int, At[Revival]] = msgspec.field(default_factory=dict)
     controls: dict[str, At[ControlServer]] = msgspec.field(default_factory=dict)
     failovers: dict[str, At[FailoverRecord]] = msgspec.field(default_factory=dict)
     intents: dict[str, At[Intent]] = msgspec.field(default_factory=dict)
@@ -105,6 +107,7 @@ class PoolState(msgspec.Struct):
             found += [(prefix + name, at.revision, at.record.encode) for name, at in records.items()]
         found += [(keys.owner(slot), at.revision, at.record.encode) for slot, at in self.owners.items()]
         found += [(keys.sync_set(slot), at.revision, at.record.encode) for slot, at in self.sync_sets.items()]
+        found += [(keys.revival(slot), at.revision, at.record.encode) for slot, at in self.revivals.items()]
         return found
 
     def note_owner(self, slot: int, owner: Owner, revision: int) -> bool:
@@ -161,7 +164,7 @@ class PoolState(msgspec.Struct):
     def _forget_all(self) -> None:
         self.spec = self.table = self.leader = None
         named = (self.members, self.controls, self.failovers, self.intents, self.sites)
-        for records in (*named, self.owners, self.sync_sets, self.faults, self.unreadable):
+        for records in (*named, self.owners, self.sync_sets, self.revivals, self.faults, self.unreadable):
             records.clear()
 
     def _apply_event(self, event: Event) -> Changed:
@@ -201,6 +204,9 @@ class PoolState(msgspec.Struct):
         if key.startswith(keys.sync_sets):
             _keep(self.sync_sets, _just_slot_in(key, keys.sync_sets), SyncRecord, event)
             return Changed.SYNC_SETS
+        if key.startswith(keys.revivals):
+            _keep(self.revivals, _just_slot_in(key, keys.revivals), Revival, event)
+            return Changed.INTENTS
         return self._decode_named(key, event)
 
     def _decode_spec(self, kv: Kv) -> At[PoolSpec]:

@@ -62,11 +62,10 @@ class Removal(NamedTuple):
 
 
 class Source(StrEnum):
-    """Where a new active has the sessions from: its own memory, etcd, or the newer version of each from either."""
+    """Where a new active has the sessions from: its own memory, or etcd."""
 
     MEMORY = "memory"
     ETCD = "etcd"
-    BOTH = "both"
 
 
 class Claim(NamedTuple):
@@ -178,8 +177,8 @@ def claim(agreed: SyncSet, active: Process, me: Process, dead: Collection[Proces
 
     A process of the set has everything that was acknowledged, so it claims from memory and keeps the others in the set:
     a second death at once loses nothing. Without ``memory`` anybody else may claim from etcd. With it, others may claim
-    when the set is gone, and so is every former active: one that lives has more than etcd has. A former active itself
-    may claim then, with what it has.
+    when the set is gone, and so is every other former active: one that lives may have more than etcd has. A former
+    active itself may claim then, from etcd as well: what only its copy has is lost.
     """
     if me in agreed.members:
         members = agreed.members - {active} | {me}
@@ -190,8 +189,6 @@ def claim(agreed: SyncSet, active: Process, me: Process, dead: Collection[Proces
     gone = (agreed.members | agreed.former | {active}) - {me}
     if not gone.issubset(dead):
         return None
-    if me in agreed.former:
-        return Claim(SyncSet(alone, memory=True), Source.BOTH, loss=True)
     return Claim(SyncSet(alone), Source.ETCD, loss=True)
 
 

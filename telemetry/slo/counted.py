@@ -71,7 +71,7 @@ def lost_replicas(within: Sequence[Failover], targets: Targets) -> Figure:
         bound = max(one.loss_seconds for one in told)
         basis = (
             f"{slots} slots were restored after all of their sync set had died: each counts as one, how many writes "
-            f"were lost is not known; while etcd answered, none was older than {bound:g} s"
+            f"were lost is not known; none was older than {bound:g} s"
         )
     if counted:
         basis = f"{basis}; " * bool(basis) + f"clients of drills missed {counted}"

@@ -72,7 +72,7 @@ class Failover:
     ``lost_async`` are async writes that were answered and then lost, as counted by clients or by an old active that
     still ran. ``lost_replicas`` are writes of class ``replicas``, as counted by clients. ``losses`` are slots that were
     claimed although acknowledged ``replicas`` writes may have been missing, as all new actives told; None if one has
-    not told. Such writes were not older than ``loss_seconds`` (0: no loss), if etcd could be reached. ``fenced`` are
+    not told. Such writes were not older than ``loss_seconds`` (0: no loss). ``fenced`` are
     writes of the old active that were refused, and repeated elsewhere. ``second_writes`` are sessions in the
     ``audited`` slots that a former owner wrote too late. ``exposed_ms`` is how long some slot had fewer
     than two current copies; ``protected`` says whether that ended. ``returned`` says whether the member that was

@@ -19,6 +19,7 @@ from understudy.telemetry.tracing.names import (
     AFTERMATH,
     CALLS,
     CAUSE,
+    CLAIM,
     COPY_BYTES,
     COPY_LONGEST_MS,
     COPY_SESSIONS,
@@ -212,9 +213,10 @@ def _rejoins(spans: Sequence[StoredSpan]) -> Iterable[Text]:
 
 def _losses(spans: Sequence[StoredSpan]) -> Iterable[Text]:
     """What new actives told of slots whose whole sync set had died."""
-    slots = sum(count for span in spans if isinstance(count := span.attributes.get(LOSSES), int))
+    claims = [span for span in spans if span.name == CLAIM]
+    slots = sum(count for span in claims if isinstance(count := span.attributes.get(LOSSES), int))
     if slots:
-        bounds = [bound for span in spans if isinstance(bound := span.attributes.get(LOSS_SECONDS), int | float)]
+        bounds = [bound for span in claims if isinstance(bound := span.attributes.get(LOSS_SECONDS), int | float)]
         age = f"the last {max(bounds):g} s" if bounds else "the last moments"
         yield Text(
             f"{slots} slots had lost all copies and were restored from etcd: 'replicas' writes of {age} may be missing",

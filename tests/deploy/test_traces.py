@@ -31,6 +31,8 @@ NOT_HERE = {
     names.LINK: "on links, which the store does not keep",
     names.HELD_REQUEST: "only if a call meets a slot on its way",
     names.STOP_OR_START: "only if a member takes slots over while it stops or starts",
+    names.LOSSES: "no sync set dies as a whole",
+    names.LOSS_SECONDS: "the same",
     names.WITNESS: "only if a request comes before the table",
     names.WRITES_FENCED: "clients here only read, so no write is late",
     names.WRITES_LOST: "the same",

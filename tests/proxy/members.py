@@ -136,6 +136,7 @@ class InProcessMember:
         self.pool = view_of(me, pool)
         self.keys, boot = self.pool.identity.keys, self.pool.identity.boot
         self.owned, self.drain, contact, clock = OwnedSlots(), DrainState(self.pool), EtcdContact(), PoolClock()
+        self.contact = contact
         replica, requests = Replica(etcd, self.keys), RequestLog(self.keys, me, boot)
         self.updates = PoolUpdates(self.pool, self.owned, self.drain, Incarnation())
         informer = Informer(etcd, self.keys.records, self.updates.apply)
@@ -157,7 +158,9 @@ class InProcessMember:
         self.connections.on_refused = self.owned.refuses
         self.port = 0
         opener = SlotOpener(self.pool, self.copies, etcd, self.owned, self.active, self.keeper)
-        self.claimer = Claimer(self.pool, self.copies, etcd, self.owned, self.keeper, opener, failovers, self.recorder)
+        self.claimer = Claimer(
+            self.pool, self.copies, etcd, self.owned, self.keeper, opener, failovers, self.recorder, contact
+        )
         self.handover = Handover(
             self.pool,
             self.copies,

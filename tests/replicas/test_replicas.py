@@ -243,9 +243,30 @@ async def test_only_the_youngest_replicas_writes_are_gone_after_all_members_are_
         assert found.state is (State.MISSED if lossy else State.MET)
         assert f"none was older than {CHECKPOINT:g} s" in found.basis or not lossy
         await in_all_sets(pool)
+        restored = {key for key in load.keys if pool.spec.slot_of_key(key) in lossy}
+        assert restored
+        for member in pool.names:
+            for consistency in ("", "stale"):
+                said = await said_restored(pool, member, load.keys, consistency)
+                assert set(said) == restored
+                assert min(said.values()) > CHECKPOINT
         async with under_load(pool) as again:
             await again.progress(durability="replicas")
         await assert_kept(pool, again)
+        assert await said_restored(pool, "m1", again.keys) == {}
+
+
+async def said_restored(pool: FaultPool, member: str, keys: Sequence[str], consistency: str = "") -> dict[str, int]:
+    """The sessions of which a member's answers say that they were restored, and how much may be missing, in seconds."""
+    headers = {"Understudy-Consistency": consistency} if consistency else {}
+    found = {}
+    for key in keys:
+        url = f"http://{pool.members[member].api}/v1/sessions/{key}"
+        async with pool.http.get(url, headers=headers) as answer:
+            assert answer.status == 200
+            if "Understudy-Restored" in answer.headers:
+                found[key] = int(answer.headers["Understudy-Restored"])
+    return found
 
 
 async def test_the_trace_of_a_takeover_tells_what_the_member_that_came_back_was_sent(tmp_path):

@@ -28,10 +28,13 @@ from understudy.statesync.pool.records import (
     Member,
     MemberState,
     Owner,
+    Revival,
+    SyncRecord,
     Table,
 )
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.replication.sync_set import Process
 from understudy.statesync.sessions.session import Session
 
 ROOT = Path(__file__).parents[3]
@@ -98,7 +101,7 @@ def test_every_command_explains_itself_with_examples(understudy):
 
 def test_every_command_within_a_command_explains_itself_with_examples(understudy):
     groups = {name: commands for name in COMMANDS if (commands := within(understudy(name, "--help").output))}
-    assert groups.keys() == {"checks", "pools", "render", "site"}
+    assert groups.keys() == {"checks", "pools", "render", "site", "slots"}
     for group, commands in groups.items():
         for name in commands:
             assert f"understudy {group} {name}" in understudy(group, name, "--help").output.split("Examples:")[1]
@@ -361,6 +364,46 @@ async def test_a_site_goes_offline_and_online_by_an_intent_that_tells_its_end(un
     assert await client.get(keys.site_intent("east")) is None
     again = understudy("site", "online", "east", *place)
     assert (again.exit_code, "site east is not offline" in again.stderr) == (1, True)
+
+
+async def test_slots_whose_newest_writes_are_gone_are_listed_and_revived_when_the_user_agrees(
+    understudy, etcd, client, small_pool
+):
+    keys, place = PoolKeys(small_pool), ("--etcd", etcd.endpoint, "--pool", small_pool)
+    owner = Owner.decode((await client.get(keys.owner(0))).value)
+    assert (understudy("slots", "waiting", *place).exit_code, owner.active) == (0, "cart-1")
+    refused = understudy("slots", "revive", "0", "--yes", *place)
+    assert (refused.exit_code, "slot 0: cart-1 serves it" in refused.stderr) == (1, True)
+    await client.delete(keys.member("cart-1"))
+    refused = understudy("slots", "revive", "0", "--yes", *place)
+    assert (refused.exit_code, "slot 0: etcd has all its acknowledged writes" in refused.stderr) == (1, True)
+    none = understudy("slots", "revive", "--all-waiting", *place)
+    assert (none.exit_code, f"no slot of pool {small_pool} waits" in none.stderr) == (1, True)
+
+    record = SyncRecord(owner.epoch, (Process("cart-1", owner.boot), Process("cart-9", "gone")), memory=True)
+    await client.put(keys.sync_set(0), record.encode())
+    listed = understudy("slots", "waiting", *place, "-o", "json")
+    assert (listed.exit_code, [row["slot"] for row in json.loads(listed.output)["waiting"]]) == (1, [0])
+    assert "cart-1, cart-9" in understudy("slots", "waiting", *place).output
+    assert "'understudy slots waiting' says why" in understudy("status", *place).output.replace("\n", " ")
+
+    unserved = understudy("slots", "revive", "0", "--yes", *place)
+    assert (unserved.exit_code, "has no member that can serve slots" in unserved.stderr) == (1, True)
+    member = Member("cart-3", "c1", "127.0.0.1:1", "127.0.0.1:2", MemberState.UP)
+    await client.put(keys.member("cart-3"), member.encode())
+    for arguments in ((), ("0", "--all-waiting"), ("x",), ("4",)):
+        assert understudy("slots", "revive", *arguments, *place).exit_code == 2
+    asked = understudy("slots", "revive", "0-0", *place)
+    assert (asked.exit_code, "give --yes" in asked.stderr) == (2, True)
+    assert "were in the memory of cart-1 and cart-9" in asked.stderr
+    assert await client.get(keys.revival(0)) is None
+
+    now = understudy("slots", "revive", "0", "--yes", "--wait", "0", *place, "-o", "json")
+    assert (now.exit_code, json.loads(now.output)["waiting"]) == (0, [0])
+    word = Revival.decode((await client.get(keys.revival(0))).value)
+    assert (word.epoch, "@" in word.by) == (owner.epoch, True)
+    slow = understudy("slots", "revive", "--all-waiting", "--yes", "--wait", "0.1", *place)
+    assert (slow.exit_code, "slots 0 are not served after 0.1 s" in slow.stderr) == (1, True)
 
 
 async def test_without_sites_none_can_be_taken_offline(understudy, etcd, small_pool):

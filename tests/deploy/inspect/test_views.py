@@ -9,7 +9,8 @@ from understudy.deploy.common.layout import ControlAddresses, FrontAddresses, La
 from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.inspect.hashed_text import HashedText
 from understudy.deploy.inspect.member_views import member_views, order_of
-from understudy.deploy.inspect.tables import status_table
+from understudy.deploy.inspect.sessions import FoundSession
+from understudy.deploy.inspect.tables import change_text, explain_table, status_table
 from understudy.deploy.inspect.traces import condense
 from understudy.deploy.inspect.views import explain_view, failovers_view, ranges, status_view
 from understudy.statesync.pool.keys import PoolKeys
@@ -17,7 +18,9 @@ from understudy.statesync.pool.records import FailoverRecord, Member, MemberStat
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_reader import parse_spec
 from understudy.statesync.pool.state import At, PoolState
+from understudy.statesync.replication.history import version_of
 from understudy.statesync.replication.sync_set import Process
+from understudy.statesync.sessions.session import Session
 from understudy.telemetry.otlp.spans import StoredSpan
 from understudy.telemetry.tracing.names import SERVICE_INSTANCE_ID
 from understudy.xds.control.admin import failovers_view as told_by_control_servers
@@ -81,6 +84,9 @@ def test_status_names_a_member_whose_clock_is_wrong(pool):
     assert f"b: {wrong.clock}" in status_view(pool, revision=9)["warnings"]
 
 
+NO_LOSS = {"losses": 0, "last_loss": None}
+
+
 def replicate(pool, *, memory=True, losses=0):
     """Give every slot a sync set of both members."""
     both = (Process("a", "a1"), Process("b", "b1"))
@@ -92,9 +98,13 @@ def set_durability(pool, durability):
 
 
 def printed(view):
-    console = Console(width=200, no_color=True)
+    return drawn(status_table(view))
+
+
+def drawn(table):
+    console = Console(width=250, no_color=True)
     with console.capture() as captured:
-        console.print(status_table(view))
+        console.print(table)
     return captured.get()
 
 
@@ -102,14 +112,14 @@ def test_status_says_how_many_slots_of_a_replicated_pool_have_one_copy(pool):
     set_durability(pool, "replicas")
     replicate(pool)
     view = status_view(pool, revision=9)
-    assert view["replication"] == {"wanted": True, "slots": 4, "one_copy": 0, "memory": 4, "losses": 0}
+    assert view["replication"] == {"wanted": True, "slots": 4, "one_copy": 0, "memory": 4} | NO_LOSS
     assert "replication: all 4 slots have two copies or more\n" in printed(view)
 
     pool.sync_sets[0] = At(SyncRecord(1, (Process("a", "a1"),)), 6)
     own(pool, 1, epoch=2)  # its sync record is void now
     del pool.sync_sets[2]
     view = status_view(pool, revision=9)
-    assert view["replication"] == {"wanted": True, "slots": 4, "one_copy": 3, "memory": 1, "losses": 0}
+    assert view["replication"] == {"wanted": True, "slots": 4, "one_copy": 3, "memory": 1} | NO_LOSS
     assert "replication: 3 of 4 slots have fewer than two copies, so their writes go through etcd\n" in printed(view)
 
 
@@ -121,9 +131,47 @@ def test_status_counts_the_losses_of_a_replicated_pool(pool):
     assert "; slots that were restored from etcd after all their copies were lost: 8\n" in printed(view)
 
 
+def lose(pool, slot, *, seconds, at):
+    """The sync record of a slot says that it was claimed with a loss."""
+    record = pool.sync_sets[slot].record
+    pool.sync_sets[slot] = At(record.after_loss(seconds, at), 9)
+
+
+def test_status_says_when_the_last_loss_was_and_what_may_be_missing(pool):
+    set_durability(pool, "replicas")
+    replicate(pool)
+    lose(pool, 1, seconds=9, at=1000.0)
+    lose(pool, 2, seconds=2, at=1_000_000.0)
+    view = status_view(pool, revision=9)
+    assert (view["replication"]["losses"], view["replication"]["last_loss"]) == (2, {"at": 1_000_000.0, "seconds": 2})
+    shown = "lost: 2, last 1970-01-12 13:46:40Z: 'replicas' writes of up to 2 s before it may be missing\n"
+    assert shown in printed(view)
+
+
+@pytest.mark.parametrize(("epoch", "restored"), [(1, {"at": 100.0, "seconds": 2}), (2, None)])
+def test_explain_says_that_a_session_was_restored_until_it_is_written(pool, epoch, restored):
+    replicate(pool)
+    pool.sync_sets[2] = At(replace(pool.sync_sets[2].record, epoch=2).after_loss(2, 100.0), 9)
+    session = Session("text/plain", b"v", 10**12, epoch, version=version_of(epoch, 1))
+    found = FoundSession("key", 2, session)
+    view = explain_view(pool, found, "key", HashedText("a key", "key", ("key",)), 2, 200_000)
+    assert view["restored"] == restored
+    assert ("restored 1970-01-01 00:01:40Z, and not written since" in " ".join(drawn(explain_table(view)).split())) == (
+        restored is not None
+    )
+
+
+def test_explain_says_that_a_session_may_have_been_lost_while_it_could_still_live(pool):
+    replicate(pool)
+    lose(pool, 2, seconds=2, at=100.0)
+    hashed = HashedText("a key", "key", ("key",))
+    assert explain_view(pool, None, "key", hashed, 2, 3_699_000)["restored"] == {"at": 100.0, "seconds": 2}
+    assert explain_view(pool, None, "key", hashed, 2, 3_701_000)["restored"] is None
+
+
 def test_status_tells_how_many_slots_of_a_sync_pool_have_one_copy(pool):
     view = status_view(pool, revision=9)
-    assert view["replication"] == {"wanted": False, "slots": 4, "one_copy": 4, "memory": 0, "losses": 0}
+    assert view["replication"] == {"wanted": False, "slots": 4, "one_copy": 4, "memory": 0} | NO_LOSS
     assert "replication: 4 of 4 slots have fewer than two copies, so a takeover reads them from etcd\n" in printed(view)
     replicate(pool, memory=False)
     assert "replication: all 4 slots have two copies or more\n" in printed(status_view(pool, revision=9))
@@ -210,3 +258,12 @@ def test_failovers_are_in_the_order_of_etcd_whatever_the_clocks_of_their_writers
     changed("second", "b", started=50.0, revision=13)
     assert [row["trace"] for row in failovers_view(pool)["failovers"]] == ["second", "third", "first"]
     assert [row["trace"] for row in told_by_control_servers(pool)] == ["second", "third", "first"]
+
+
+def test_failovers_say_which_of_them_had_a_loss_and_of_what(pool):
+    for name, restored, seconds in (("a", (1,), 3), ("b", (2, 3), 2)):
+        part = FailoverRecord("t", name, "c", "c lost", False, (1, 2, 3), (2, 2, 2), 1.0, 0, "", restored, seconds)
+        pool.failovers[f"t/{name}/c"] = At(part, 9)
+    (row,) = failovers_view(pool)["failovers"]
+    assert (row["restored"], row["loss_seconds"]) == (3, 3)
+    assert change_text(row) == "takeover c > a (3), b (3): c lost; 3 slots restored with a loss of up to 3 s"

@@ -50,6 +50,7 @@ SMALL = {
     "a copy is dropped": Bounds(memory=False, sync=1, saves=1, growths=1, drops=1, answers=True),
     "reads without etcd": Bounds(questions=1, deaths=1),
     "reads at the active": Bounds(members=3, sync=3, reads=True),
+    "an operator's word": Bounds(members=3, words=1),
     "a former active claims": Bounds(claims=2, deaths=1, saves=1, shrinks=1),
     "transactions that arrive twice": Bounds(sync=1, memory=False, growths=1, shrinks=1, saves=1, resends=2),
     "an active with what etcd has and others may lack": Bounds(members=3, sync=3, writes=2, saves=1, before="saved"),
@@ -74,6 +75,7 @@ LARGE = {
     "reads of three": Bounds(members=3, sync=3, questions=1),
     "reads, and etcd alone has the writes": Bounds(members=3, memory=False, questions=1, saves=1),
     "two writes of a deposed active": Bounds(members=3, sync=3, writes=2, before="deposed"),
+    "an operator's word, and a save": Bounds(members=3, saves=1, words=1),
     "a stale reader": Bounds(members=3, sync=3, stale_reads=True),
     "saves of three": Bounds(members=3, sync=3, saves=2),
     "a growth, and transactions that arrive twice": Bounds(members=3, growths=1, shrinks=1, resends=1),
@@ -136,7 +138,6 @@ MUTANTS = {
     "learner_has_what_is_saved": (Bounds(sync=1, memory=False, growths=1, saves=1), BACK),
     "loss_proves_the_set_dead": (Bounds(members=3), KEPT),
     "loss_proves_former_actives_dead": (Bounds(members=3, claims=2, deaths=1), KEPT),
-    "former_actives_bring_what_they_have": (Bounds(claims=2, deaths=1), KEPT),
     "copies_show_what_is_acknowledged": (Bounds(stale_reads=True), SHOWN),
     "promises_outlast_the_deadline": (Bounds(questions=1, saves=1), STALE),
     "every_member_promises": (Bounds(members=3, sync=3, before="promised"), STALE),
@@ -177,6 +178,7 @@ MUTANTS = {
         TWICE,
     ),
     "inherited_is_settled_first": (Bounds(members=3, sync=3, repeats=1, answers=True), TWICE),
+    "words_are_about_one_epoch": (Bounds(members=3, claims=2, words=1), KEPT),
     "copies_stay_while_they_count": (Bounds(sync=1, growths=1, drops=1, claims=0, answers=True), HAVE),
 }
 

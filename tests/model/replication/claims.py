@@ -46,14 +46,15 @@ def claims(
         yield f"claims epoch {epoch} as an earlier release", claim
     if not rules.only_the_set_claims or (not rules.boots_are_identities and _named(now, number)):
         now = now._replace(members=now.members | {me})
-    found = sync_set.claim(now, view.owner.active, me, _dead(world, rules, view))
+    dead = _dead(world, rules, view)
+    if world.word and (world.word == view.owner.epoch or not rules.words_are_about_one_epoch):
+        dead = (now.members | now.former | {view.owner.active}) - {me}
+    found = sync_set.claim(now, view.owner.active, me, dead)
     if found is None or (bounds.answers and found.source is Source.MEMORY and not member.follows):
         return
     after, source = found.sync, found.source
     if not rules.claim_keeps_the_others and source is Source.MEMORY:
         after = after._replace(members=frozenset({me}))
-    if found.loss and not rules.former_actives_bring_what_they_have:
-        after, source = SyncSet(frozenset({me})), Source.ETCD
     kind, both = "loss" if found.loss else "claim", rules.claims_compare_both
     if not rules.claims_compare_the_owner:
         compares, both = (0, 0), False
@@ -91,8 +92,6 @@ def began(world: World, rules: Rules, number: int, member: Member, source: Sourc
     """The world in which a member serves under the owner record that it knows."""
     owner, me = member.view.owner, (number, member.boot)
     log = world.checkpoint if source is Source.ETCD else member.log
-    if source is Source.BOTH:
-        log = (*log, *(write for write in world.checkpoint if write not in log))
     shown = 0 if source is Source.ETCD else member.shown
     others = agreed(member.view, rules).members - {me} if shown else ()
     blind = member.blind

@@ -51,7 +51,7 @@ from tests.model.replication.world import (
     with_member,
 )
 from understudy.statesync.replication import sync_set
-from understudy.statesync.replication.sync_set import Source, SyncSet
+from understudy.statesync.replication.sync_set import SyncSet
 
 Step = tuple[str, Callable[[], World]]
 
@@ -99,6 +99,9 @@ def _moves(world: World, rules: Rules, bounds: Bounds) -> Iterator[Step]:
             case Promise():
                 told = f"{name_of(message.to[0])} hears the promise of {name_of(message.sender[0])}"
                 yield told, partial(promised, arrived, message)
+    if world.spent.words < bounds.words:
+        said = world._replace(word=world.records.owner.epoch)
+        yield f"an operator gives up what was in memory in epoch {said.word}", partial(spend, said, "words")
     for question in range(1, len(world.askers) + 1):
         if question not in world.expired:
             expired = world._replace(expired=world.expired | {question})
@@ -206,15 +209,19 @@ def _heard_saved(world: World, word: Saved) -> World:
 
 
 def _lost(world: World, change: Change) -> World:
-    """A loss: what its claimer and etcd lack has died with everybody who had it, and nothing ``sync`` is missing."""
+    """A loss: what etcd lacks has died with everybody else who had it, and nothing ``sync`` is missing.
+
+    If an operator has said so, it is given up whoever has it.
+    """
     left = frozenset(world.checkpoint)
-    if change.owner is not None and change.owner.source is Source.BOTH and runs(world, change.sender):
-        left |= frozenset(world.members[change.sender[0]].log)
     missing = world.acknowledged - left
     if missing & world.synced:
         raise Violation(f"no sync write is lost: {sorted(missing & world.synced)}")
+    epoch = world.records.owner.epoch
+    if epoch == world.word:
+        world = world._replace(forsaken=epoch)
     for write, holder in sorted(world.holders):
-        if write in missing and runs(world, holder):
+        if epoch != world.word and write in missing and holder != change.sender and runs(world, holder):
             raise Violation(f"nothing is given up while somebody has it: {name_of(holder[0])} has w{write}")
     return world._replace(acknowledged=world.acknowledged & left, seen=world.seen & left)
 
@@ -356,7 +363,8 @@ def _saving(world: World, rules: Rules, number: int, member: Member) -> Iterator
 def _acknowledging(world: World, rules: Rules, bounds: Bounds, number: int, member: Member) -> Iterator[Step]:
     me, name = (number, member.boot), name_of(number)
     has = held(world, member, me, rules)
-    if member.view.owner.epoch == member.serving and from_memory(member, rules):
+    forsaken = member.serving <= world.forsaken  # what it answers from memory is given up as well
+    if member.view.owner.epoch == member.serving and from_memory(member, rules) and not forsaken:
         yield from _acknowledge(world, rules, number, member, has, "replicas", frozenset())
     yield from _acknowledge(world, rules, number, member, member.saved, "sync", frozenset(member.log[: member.saved]))
     if bounds.stale_reads and member.shown < has and frozenset(member.log[:has]) <= world.acknowledged:

@@ -74,7 +74,7 @@ def _modelled(owner: records.Owner) -> Owner:
 
 def _real_sync(at: Records) -> At[records.SyncRecord]:
     real = SyncSet(_named(at.sync.sync.members), at.sync.sync.memory, _named(at.sync.sync.former))
-    return At(records.SyncRecord.of_set(at.sync.epoch, real, 0), at.sync.revision)
+    return At(records.SyncRecord.of_set(at.sync.epoch, real), at.sync.revision)
 
 
 def _named(processes: frozenset[Process]) -> frozenset[sync_set.Process]:

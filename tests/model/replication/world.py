@@ -218,6 +218,7 @@ class Spent(NamedTuple):
     looks: int = 0
     repeats: int = 0
     drops: int = 0
+    words: int = 0
 
 
 class World(NamedTuple):
@@ -227,7 +228,8 @@ class World(NamedTuple):
     those that a reader was shown. ``holders`` tells which processes had a write when it was acknowledged.
     ``expired`` are the questions that nobody may count on any more; ``askers`` has who asked which. ``markers`` are
     the members' commit markers. ``passed`` is the revision of which all looks sent before it have surely outlived their
-    read deadline.
+    read deadline. ``word`` is the epoch about which an operator has said that everybody who has its writes is gone;
+    ``forsaken`` is the last epoch that was replaced on such a word, true or not.
     """
 
     records: Records
@@ -242,6 +244,8 @@ class World(NamedTuple):
     expired: frozenset[int] = frozenset()
     markers: tuple[int, ...] = ()
     passed: int = 0
+    word: int = 0
+    forsaken: int = 0
     spent: Spent = Spent()
 
 
@@ -276,6 +280,7 @@ class Bounds(NamedTuple):
     looks: int = 0
     repeats: int = 0
     drops: int = 0
+    words: int = 0
     stale_reads: bool = False
     reads: bool = False
     torn: bool = False
@@ -313,7 +318,6 @@ class Rules(NamedTuple):
     actives_begin_with_both_records: bool = True
     readers_see_what_all_have: bool = True
     readers_see_what_is_saved: bool = True
-    former_actives_bring_what_they_have: bool = True
     loss_proves_the_set_dead: bool = True
     loss_proves_former_actives_dead: bool = True
     copies_show_what_is_acknowledged: bool = True
@@ -342,6 +346,7 @@ class Rules(NamedTuple):
     claims_from_etcd_read_outcomes: bool = True
     inherited_is_settled_first: bool = True
     copies_stay_while_they_count: bool = True
+    words_are_about_one_epoch: bool = True
 
 
 def start(bounds: Bounds) -> World:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from tests.proxy.members import view_of
 from understudy.proxy.events.incarnation import Incarnation
@@ -88,7 +89,7 @@ class Hand:
     ) -> OwnedSlot:
         """Own a slot by both records, and begin its stream."""
         owned = await self.own(epoch, slot)
-        record = SyncRecord.of_set(epoch, agreed, losses)
+        record = replace(SyncRecord.of_set(epoch, agreed), losses=losses)
         revision = await self.client.put(self.keys.sync_set(slot), record.encode())
         self.pool.state.note_sync_set(slot, record, revision)
         if copy is None:

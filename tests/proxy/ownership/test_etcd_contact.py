@@ -54,6 +54,16 @@ def test_silence_is_counted_from_the_first_look_that_was_not_answered() -> None:
     assert contact.silent_for(12.1) == 0.0
 
 
+def test_a_silence_that_is_over_counts_for_a_while() -> None:
+    contact = looked(EtcdContact(), 0.0, 100.0)
+    contact.sent(101.0)
+    assert contact.longest_silence(105.0, 60.0) == 4.0
+    contact.answered(121.0)
+    looked(contact, 122.0, 200.0)
+    assert contact.longest_silence(180.0, 60.0) == 20.0
+    assert contact.longest_silence(190.0, 60.0) == pytest.approx(0.01)
+
+
 def test_how_long_etcd_usually_takes_is_known_from_the_last_looks() -> None:
     contact = EtcdContact()
     assert contact.slowest == 0.0

@@ -17,13 +17,15 @@ from understudy.proxy.ownership import handover, slot_reconciler
 from understudy.proxy.ownership.handover import HandoverFailed
 from understudy.proxy.peers.peer_protocol import NotTaken, ProbeResult
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.pool.records import Lost, Member, MemberState, Owner, Phase, SyncRecord
+from understudy.statesync.pool.records import Lost, Member, MemberState, Owner, Phase, Revival, SyncRecord
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.replication.sync_set import Process, SyncSet
 
 ALL = list(range(SLOTS))
 SLOT = slot_of("k", SLOTS)
 A, B, C = (Process(name, f"{name}1") for name in "abc")
+RESTORED = "Understudy-Restored"
+SAME_SLOT = [key for number in range(99) if slot_of(key := f"s{number}", SLOTS) == SLOT][:3]
 NEVER_SAVED = {"patience_ms": 60_000, "checkpoint_ms": 60_000}
 """A write of class ``replicas`` stays in memory for the whole of a test."""
 
@@ -151,6 +153,64 @@ async def test_when_the_whole_set_is_dead_another_member_restores_what_etcd_has(
     assert any(f"slot {SLOT}:" in one.getMessage() for one in caplog.records)
 
 
+async def test_answers_about_a_session_that_was_restored_say_so_until_it_is_written(
+    client: EtcdClient, pool_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with replicating(client, pool_name, "a", "b", "c", "d") as pool:
+        a, c, d = await given(pool, "a", "b"), pool["c"], pool["d"]
+        for key in ("k", *SAME_SLOT, "gone"):
+            assert (await a.call("PUT", key, "saved", Understudy_Durability="sync")).status == 201
+        assert (await a.call("DELETE", "gone", Understudy_Durability="sync")).status == 204
+        assert (await a.call("PUT", "k", "not saved")).headers["Understudy-Durability"] == "replicas"
+        assert RESTORED not in (await a.call("GET", "k")).headers
+        c.contact.longest_silence = lambda _now, _within: 9.5  # type: ignore[method-assign]
+
+        await pool.kill("b")
+        await lost(pool, "a", "c")
+        with caplog.at_level(logging.ERROR):
+            await c.takeovers.of_lost("a", "a1", ALL)
+
+        assert any(f"slot {SLOT}:" in (said := one.getMessage()) and "last 70 s" in said for one in caplog.records)
+        for member in (c, d):
+            found = await member.call("GET", "k")
+            assert (found.body, found.headers[RESTORED]) == (b"saved", "70")
+        for asked in (
+            c.call("GET", "k", If_None_Match=found.headers["ETag"]),
+            c.call("GET", "gone"),
+            c.call("GET", "none"),
+            c.call("PUT", "k", "x", If_Match='"1.999"'),
+            c.call("PUT", "k", "x", If_None_Match="*", Idempotency_Key="refused"),
+        ):
+            assert (await asked).headers[RESTORED] == "70"
+
+        assert RESTORED not in (await c.call("PUT", "k", "written")).headers
+        assert RESTORED not in (await c.call("GET", "k")).headers
+        assert (await c.call("GET", SAME_SLOT[1])).headers[RESTORED] == "70"
+        assert RESTORED not in (await c.call("DELETE", SAME_SLOT[1])).headers
+        assert RESTORED not in (await c.call("GET", SAME_SLOT[1])).headers
+
+        await pool.assign("c", "d")
+        await in_sets(pool, c, {C, Process("d", "d1")})
+        assert d.pool.state.sync_sets[SLOT].record.loss_seconds == 70
+        copy = await d.call("GET", SAME_SLOT[2], Understudy_Consistency="stale")
+        assert ("Understudy-Lag-Ms" in copy.headers, copy.headers[RESTORED]) == (True, "70")
+        none = await d.call("GET", "none", Understudy_Consistency="stale")
+        assert (none.status, none.headers[RESTORED]) == (404, "70")
+        assert RESTORED not in (await d.call("GET", "k", Understudy_Consistency="stale")).headers
+
+
+async def test_a_renewal_does_not_make_a_restored_session_new(pool: InProcessPool) -> None:
+    a, c = await given(pool, "a", "b"), pool["c"]
+    assert (await a.call("PUT", "k", "saved", Understudy_Durability="sync")).status == 201
+    await pool.kill("b")
+    await lost(pool, "a", "c")
+    await c.takeovers.of_lost("a", "a1", ALL)
+
+    await c.call("GET", "k", Understudy_Touch="true", Understudy_TTL="90000")
+    assert (await c.call("GET", "k")).headers["ETag"] == '"2.1"'
+    assert RESTORED in (await c.call("GET", "k")).headers
+
+
 async def test_a_request_whose_write_was_lost_may_be_carried_out_again(pool: InProcessPool) -> None:
     """c has a copy with the write, and is not in the set any more: it claims from etcd, which never had the write."""
     a, c = await given(pool, "a", "b", "c"), pool["c"]
@@ -224,6 +284,35 @@ async def test_an_operator_may_want_to_decide_about_a_total_loss(client: EtcdCli
         await lost(pool, "a", "c")
         await c.takeovers.of_lost("a", "a1", ALL)
         assert len(c.owned) == 0
+
+
+@pytest.mark.parametrize("on_total_loss", ["restore", "wait"])
+async def test_an_operators_word_revives_slots_of_a_silent_host(
+    client: EtcdClient, pool_name: str, on_total_loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with replicating(client, pool_name, "a", "b", "c", on_total_loss=on_total_loss) as pool:
+        a, c = await given(pool, "a", "b"), pool["c"]
+        await written(a, "k", "lost")
+
+        async def silent(peer: Peer, *_: object, **__: object) -> ProbeResult:
+            return ProbeResult.SILENT
+
+        monkeypatch.setattr(pool.network, "probe", silent)
+        await pool.kill("b")
+        await lost(pool, "a", "c")
+        await c.takeovers.of_lost("a", "a1", ALL)
+        assert len(c.owned) == 0
+
+        await client.put(pool.keys.revival(SLOT), Revival(1, "ops", 1.0).encode())
+        await until(lambda: SLOT in c.pool.state.revivals, what="c has the word")
+        await c.takeovers.of_lost("a", "a1", ALL)
+        assert c.owned.open_slots() == [SLOT]
+        assert c.pool.state.sync_sets[SLOT].record.losses == 1
+        assert (await c.call("GET", "k")).status == 404
+        assert (await pool.owner(SLOT)).cause.endswith("; revived by ops")
+
+        late = await a.call("PUT", "k", "late")  # it has only lost touch
+        assert (late.status, late.headers["Understudy-Served-By"]) == (201, "c")
 
 
 async def test_a_set_of_which_one_has_restarted_and_the_others_are_dead_is_restored_too(pool: InProcessPool) -> None:
@@ -367,7 +456,7 @@ async def test_a_slot_with_writes_in_memory_is_reclaimed_only_with_a_whole_copy(
     await written(a, "k", "kept")
     owner, record = (
         Owner("b", "b1", 2),
-        SyncRecord.of_set(2, SyncSet(frozenset({B}), memory=True, former=frozenset({A})), 0),
+        SyncRecord.of_set(2, SyncSet(frozenset({B}), memory=True, former=frozenset({A}))),
     )
     await pool.client.put(pool.keys.sync_set(SLOT), record.encode())
     revision = await pool.client.put(pool.keys.owner(SLOT), owner.encode())

@@ -267,3 +267,14 @@ def test_a_failover_record_forgets_slots_that_were_not_taken_after_all() -> None
     assert log.without("t", "a", {1, 3}) is None
     again = FailoverRecord.decode(log.add("t", "a", {7: 2}, cause="a lost", planned=False, now=2.0).value)
     assert again.slots == (7,)
+
+
+def test_a_failover_record_names_the_slots_that_were_claimed_with_a_loss() -> None:
+    log = FailoverLog(KEYS, "b")
+    log.add("t", "a", {1: 4, 2: 5}, cause="a lost", planned=False, now=1.0, losses={1: 3, 2: 2})
+    more = FailoverRecord.decode(log.add("t", "a", {3: 6}, cause="a lost", planned=False, now=1.0).value)
+    assert (more.slots, more.restored, more.loss_seconds) == ((1, 2, 3), (1, 2), 3)
+    put = log.without("t", "a", {2})
+    assert put is not None
+    left = FailoverRecord.decode(put.value)
+    assert (left.slots, left.restored) == ((1, 3), (1,))

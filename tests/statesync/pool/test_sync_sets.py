@@ -39,7 +39,7 @@ from understudy.statesync.pool.ownership import (
     unclaimable,
     undo_handover,
 )
-from understudy.statesync.pool.records import Lost, Member, MemberState, Owner, Phase, SyncRecord, Table
+from understudy.statesync.pool.records import Loss, Lost, Member, MemberState, Owner, Phase, Revival, SyncRecord, Table
 from understudy.statesync.pool.state import At, Changed, PoolState
 from understudy.statesync.replication import sync_set
 from understudy.statesync.replication.sync_set import Process, Progress, Source, SyncSet
@@ -54,7 +54,8 @@ def sync_set_of(*members: Process, memory: bool = True, former: Sequence[Process
 
 
 def record(*members: Process, memory: bool = True, former: Sequence[Process] = (), losses: int = 0, epoch: int = 4):
-    return SyncRecord.of_set(epoch, sync_set_of(*members, memory=memory, former=former), losses)
+    made = SyncRecord.of_set(epoch, sync_set_of(*members, memory=memory, former=former))
+    return replace(made, losses=losses)
 
 
 def view(
@@ -81,9 +82,17 @@ def test_a_sync_record_is_read_as_it_was_written() -> None:
     written = record(B, A, former=[C], losses=2)
     assert SyncRecord.decode(written.encode()) == written
     assert written.encode() == (
-        b'{"epoch":4,"members":[["a","1"],["b","1"]],"memory":true,"former":[["c","1"]],"losses":2}'
+        b'{"epoch":4,"members":[["a","1"],["b","1"]],"memory":true,"former":[["c","1"]],"losses":2,'
+        b'"loss_epoch":0,"loss_seconds":0,"loss_at":0.0}'
     )
     assert written.sync_set() == sync_set_of(A, B, former=[C])
+
+
+def test_a_record_of_an_earlier_build_counts_losses_and_knows_no_bound() -> None:
+    earlier = SyncRecord.decode(b'{"epoch":4,"members":[["a","1"]],"memory":false,"former":[],"losses":2}')
+    assert (earlier.losses, earlier.last_loss) == (2, None)
+    again = SyncRecord.of_set(5, sync_set_of(B), earlier).after_loss(3, 8.0)
+    assert (again.losses, again.last_loss) == (3, Loss(5, 3, 8.0))
 
 
 @pytest.mark.parametrize(
@@ -98,6 +107,8 @@ def test_a_sync_record_is_read_as_it_was_written() -> None:
         b'{"epoch":4,"members":[["a","1"],["a","1"]]}',
         b'{"epoch":4,"members":[["a","1"]],"former":[["b","1"]]}',
         b'{"epoch":4,"members":[["a","1"]],"losses":-1}',
+        b'{"epoch":4,"members":[["a","1"]],"losses":1,"loss_epoch":-1}',
+        b'{"epoch":4,"members":[["a","1"]],"losses":1,"loss_seconds":0.5}',
         b'{"epoch":"4","members":[["a","1"]]}',
     ],
 )
@@ -158,6 +169,8 @@ def test_a_sync_record_counts_only_in_the_epoch_of_the_owner_record(at: At[SyncR
 
 ALONE = (Source.ETCD, record(B, memory=False, epoch=5), False)
 IN_MEMORY = record(A, B)
+LOSSY = record(A, C).after_loss(3, 1.0)
+LOSSY_ALONE = replace(ALONE[1], losses=1, loss_epoch=4, loss_seconds=3, loss_at=1.0)
 
 
 @pytest.mark.parametrize(
@@ -176,11 +189,12 @@ IN_MEMORY = record(A, B)
         (view(sync=record(A, C, memory=False)), True, (), ALONE),
         (view(sync=record(A, C)), True, (), None),
         (view(sync=record(A, C)), True, (C,), None),
-        (view(sync=record(A, C)), False, (A, C), (Source.ETCD, replace(ALONE[1], losses=1), True)),
-        (view(sync=record(A, C, losses=1)), False, (A, C), (Source.ETCD, replace(ALONE[1], losses=2), True)),
+        (view(sync=record(A, C)), False, (A, C), (Source.ETCD, ALONE[1].after_loss(3, 1.0), True)),
+        (view(sync=LOSSY), False, (A, C), (Source.ETCD, replace(LOSSY_ALONE, losses=2, loss_epoch=5), True)),
+        (view(sync=replace(LOSSY, memory=False)), False, (), (Source.ETCD, LOSSY_ALONE, False)),
         (view(sync=record(A, C), restores=False), False, (A, C), None),
         (view(sync=record(A, C, former=[D])), False, (A, C), None),
-        (view(sync=record(A, former=[B])), False, (A,), (Source.ETCD, replace(ALONE[1], losses=1), True)),
+        (view(sync=record(A, former=[B])), False, (A,), (Source.ETCD, ALONE[1].after_loss(3, 1.0), True)),
         (view(Process("b", "2"), IN_MEMORY), True, (A,), None),
     ],
     ids=[
@@ -199,6 +213,7 @@ IN_MEMORY = record(A, B)
         "not in the set, and one of it may live",
         "not in the set, and all of it are dead",
         "another loss",
+        "a loss stays known after a claim without one",
         "all dead, and an operator has to decide",
         "all dead but a former active",
         "a former active, when all others are dead",
@@ -208,7 +223,9 @@ IN_MEMORY = record(A, B)
 def test_who_may_claim_a_slot_and_from_where(
     seen: View, whole: bool, dead: Sequence[Process], claimed: tuple[Source, SyncRecord | None, bool] | None
 ) -> None:
-    found = claim(seen, [0], cause="x", traceparent="", now=1.0, whole=lambda _: whole, dead=dead)
+    found = claim(
+        seen, [0], cause="x", traceparent="", now=1.0, whole=lambda _: whole, dead=dead, loss_seconds=lambda _: 3
+    )
     why = unclaimable(seen, 0, whole=lambda _: whole, dead=dead)
     assert [(one.source, one.sync, one.loss) for one in found] == ([claimed] if claimed else [])
     assert bool(why) == (claimed is None)
@@ -216,6 +233,69 @@ def test_who_may_claim_a_slot_and_from_where(
         standing = seen.sync_sets.get(0)
         assert one.replaces_sync == (standing.revision if standing else 0)
         assert one.owner.epoch == (seen.owners[0].record.epoch + 1 if seen.owners else 1)
+
+
+WORD = Revival(4, "ops@host", 7.0)
+GONE = (B, C)
+"""Who is registered when an operator has to decide: neither the active nor anybody else of the set ``a``, ``d``."""
+
+
+@pytest.mark.parametrize(
+    ("me", "sync", "word", "registered", "restores", "losses"),
+    [
+        (B, record(A, D), WORD, GONE, True, 1),
+        (B, record(A, D), WORD, GONE, False, 1),
+        (B, record(A, former=[D]), WORD, GONE, True, 1),
+        (B, record(A, D), replace(WORD, epoch=3), GONE, True, None),
+        (B, record(A, D), replace(WORD, epoch=5), GONE, True, None),
+        (B, record(A, D), None, GONE, True, None),
+        (B, record(A, D), WORD, (B, C, D), True, None),
+        (B, record(A, D), WORD, (A, B, C), True, None),
+        (B, record(A, D), WORD, (B, C, Process("d", "2")), True, 1),
+        (B, record(A, C), WORD, GONE, True, None),
+        (B, record(A, former=[C]), WORD, GONE, True, None),
+        (C, record(A, former=[C]), WORD, GONE, True, 1),
+        (B, record(A, D, memory=False), WORD, GONE, False, 0),
+    ],
+    ids=[
+        "silent hosts",
+        "the spec wants an operator to decide",
+        "a former active is gone",
+        "a word about an earlier record",
+        "a word about a later record",
+        "no word",
+        "one of the set is registered",
+        "the active is registered",
+        "one of the set has restarted",
+        "one of the set lives",
+        "a former active lives",
+        "the former active itself",
+        "nothing is lost",
+    ],
+)
+def test_an_operators_word_lets_a_slot_go_on_without_processes_that_are_not_registered(
+    me: Process,
+    sync: SyncRecord,
+    word: Revival | None,
+    registered: Sequence[Process],
+    restores: bool,
+    losses: int | None,
+) -> None:
+    seen = view(me, sync, registered=registered, restores=restores)
+    seen = replace(seen, revivals={0: At(word, 8)} if word is not None else {})
+    found = claim(seen, [0], cause="a lost", traceparent="", now=1.0)
+    assert [one.sync.losses for one in found] == ([] if losses is None else [losses])
+    for one in found:
+        assert one.owner.cause == ("a lost; revived by ops@host" if losses else "a lost")
+
+
+def test_an_operators_word_is_read_and_forgotten_as_etcd_has_it() -> None:
+    state = PoolState(KEYS)
+    state.apply(put(KEYS.revival(3), WORD.encode(), 4))
+    assert state.revivals == {3: At(WORD, 4)}
+    assert (KEYS.revival(3), 4) in [(key, revision) for key, revision, _ in state.stored()]
+    state.apply(InformerBatch(5, (Event("delete", Kv(KEYS.revival(3), b"", 5, 0, 0)),)))
+    assert state.revivals == {}
 
 
 def test_a_slot_that_may_not_be_claimed_leaves_the_others_alone() -> None:
@@ -240,6 +320,8 @@ def test_a_slot_that_may_not_be_claimed_leaves_the_others_alone() -> None:
         (view(sync=IN_MEMORY, order=("c", "b"), registered=(A, C)), "c", ("c", "b")),
         (view(sync=IN_MEMORY, order=("c", "b"), registered=(A, C, Process("b", "2"))), "c", ("c", "b")),
         (view(sync=IN_MEMORY, order=("c", "b"), lost=(B,)), "c", ("c", "b")),
+        (view(sync=record(A, D, former=[B]), order=("c", "b")), "b", ("b", "c")),
+        (view(sync=record(A, C, former=[B]), order=("b", "c")), "c", ("c", "b")),
     ],
     ids=[
         "of release 0.1.0",
@@ -252,6 +334,8 @@ def test_a_slot_that_may_not_be_claimed_leaves_the_others_alone() -> None:
         "nobody who has them lives",
         "who had them has restarted",
         "who has them is lost",
+        "a former active, when the whole set is gone",
+        "who has them, before a former active",
     ],
 )
 def test_who_is_to_claim_a_slot_whose_owner_is_gone(seen: View, heir: str, standbys: tuple[str, ...]) -> None:
@@ -271,9 +355,11 @@ def test_who_has_the_writes_takes_over_though_the_table_names_another() -> None:
 def test_the_new_record_beside_an_owner_record_has_its_epoch_and_keeps_the_set() -> None:
     leaving = start_handover(OWNER, "b", cause="drain", traceparent="", now=1.0)
     arrived = finish_handover(leaving, "1", now=1.0)
-    at = At(record(A, B, C, former=[D], losses=3), 6)
+    at = At(record(A, B, C, former=[D], losses=3, epoch=4).after_loss(2, 8.0), 6)
 
-    assert sync_beside(leaving, at, arrived) == record(A, B, C, former=[A, D], losses=3, epoch=5)
+    after = sync_beside(leaving, at, arrived)
+    assert after == replace(at.record, epoch=5, former=(A, D))
+    assert after.last_loss == Loss(4, 2, 8.0)
     for kept in (undo_handover(leaving, now=1.0), take_up(OWNER, now=1.0)):
         assert sync_beside(leaving, at, kept) == replace(at.record, epoch=5)
     with pytest.raises(NotInSet, match="b is not in the sync set"):
@@ -564,7 +650,7 @@ class OneSlot:
             if other.process in change.members - served.agreed.members:
                 self._follow(other, node, served)
         served.change = change
-        made = SyncRecord.of_set(served.owner.epoch, change, 0)
+        made = SyncRecord.of_set(served.owner.epoch, change)
         compares = records_compared(KEYS, {0: served.fence}, {0: served.sync_at})
 
         def arrive() -> None:

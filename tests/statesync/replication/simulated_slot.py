@@ -320,20 +320,18 @@ class SimulatedSlot:
         change.outcome = self.record.revision == change.compares
         if change.outcome:
             if change.loss:
-                self._lose(change)
+                self._lose()
             self.record = Record(self.record.revision + 1, change.epoch, change.active, change.sync)
             for stored in change.saves:
                 self._put(stored)
             if change.outcomes:
                 self.outcomes.append(change.outcomes)
 
-    def _lose(self, change: Change) -> None:
-        """A loss: what neither etcd nor the claimer has is gone, and had died with everybody who had it."""
+    def _lose(self) -> None:
+        """A loss: what etcd does not have is gone. Everybody else who had it has died."""
         self.losses += 1
-        claimer = self.member(change.sender)
-        mine = claimer.store if claimer is not None and change.source is Source.BOTH else {}
         for key in KEYS:
-            left = max(numbers_in(self.saved.get(key)), numbers_in(mine.get(key)), key=len)
+            left = numbers_in(self.saved.get(key))
             self.acknowledged[key] = [number for number in self.acknowledged[key] if number in left]
 
     def look(self, member: Member) -> None:
@@ -360,7 +358,7 @@ class SimulatedSlot:
     # -- beginnings and ends --
 
     def _serve(self, member: Member, source: Source) -> None:
-        copy, record, mine = member.copy, member.view, dict(member.store)
+        copy, record = member.copy, member.view
         if source is Source.MEMORY:
             member.stream = SlotStream(
                 SLOT,
@@ -374,22 +372,15 @@ class SimulatedSlot:
             )
             return self._advance(member)
         member.store = dict(self.saved)
-        known = member.log if source is Source.BOTH else set()
-        member.log = known.union(*self.outcomes)
+        member.log = set().union(*self.outcomes)
         member.stream = SlotStream(
             SLOT,
             record.epoch,
             member.process,
             record.sync,
             history=begun(record.epoch),
-            saved=version_of(record.epoch, 0) if source is Source.ETCD else 0,
+            saved=version_of(record.epoch, 0),
         )
-        if source is Source.BOTH:
-            for entry in copy.become_active():
-                mine[entry.write.key] = Stored(entry.write.key, entry.version, entry.write.value or b"")
-            for key, stored in sorted(mine.items()):
-                if key not in self.saved or self.saved[key].version < stored.version:
-                    member.stream.append(LoggedWrite(key, stored.value))
         return None
 
     def _step_down(self, member: Member) -> None:

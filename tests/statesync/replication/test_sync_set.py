@@ -161,11 +161,11 @@ def test_a_slot_is_handed_over_within_the_set() -> None:
         # The set is gone.
         (of(A, B, memory=True), C, (A, B), Claim(of(C), Source.ETCD, loss=True)),
         (of(A, B, memory=True), B2, (A, B), Claim(of(B2), Source.ETCD, loss=True)),
-        # A former active lives, which has more than etcd has: only it may claim, and it brings what it has.
+        # A former active lives, which may have more than etcd has: only it may claim, from etcd as well.
         (of(A, B, memory=True, former=(D,)), C, (A, B), None),
-        (of(A, B, memory=True, former=(D,)), D, (A, B), Claim(of(D, memory=True), Source.BOTH, loss=True)),
+        (of(A, B, memory=True, former=(D,)), D, (A, B), Claim(of(D), Source.ETCD, loss=True)),
         (of(A, B, memory=True, former=(C, D)), D, (A, B), None),
-        (of(A, B, memory=True, former=(C, D)), D, (A, B, C), Claim(of(D, memory=True), Source.BOTH, loss=True)),
+        (of(A, B, memory=True, former=(C, D)), D, (A, B, C), Claim(of(D), Source.ETCD, loss=True)),
     ],
 )
 def test_who_may_claim_a_slot_of_a_lost_active(

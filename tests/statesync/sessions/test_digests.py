@@ -309,10 +309,10 @@ async def test_a_process_belongs_to_a_set_only_while_both_records_stand(client: 
     assert (await read_set(client, keys, 3)).members == frozenset()
     await client.put(keys.owner(3), Owner("a", "a1", 5).encode())
     assert (await read_set(client, keys, 3)).members == {A}
-    await client.put(keys.sync_set(3), SyncRecord.of_set(5, SyncSet(frozenset({A, B})), 0).encode())
+    await client.put(keys.sync_set(3), SyncRecord.of_set(5, SyncSet(frozenset({A, B}))).encode())
     two = await read_set(client, keys, 3)
     assert [two.stood(two, one) for one in (A, B, Process("b", "b2"))] == [True, True, False]
-    await client.put(keys.sync_set(3), SyncRecord.of_set(5, SyncSet(frozenset({A, B})), 0).encode())
+    await client.put(keys.sync_set(3), SyncRecord.of_set(5, SyncSet(frozenset({A, B}))).encode())
     again = await read_set(client, keys, 3)
     assert (again.members, two.stood(again, A)) == (two.members, False)
     await client.put(keys.owner(3), Owner("b", "b1", 6).encode())
