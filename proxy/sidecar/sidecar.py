@@ -10,6 +10,7 @@ import gc
 import logging
 import signal
 import time
+from asyncio import selector_events
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -47,6 +48,10 @@ from understudy.telemetry.tracing.setup import start_telemetry
 
 logger = logging.getLogger(__name__)
 
+READ_MOST = 64 * 1024
+"""Bytes that are read from a connection at once. For each read asyncio takes a buffer of the size that it may have, and
+for its 256 KiB the C library maps memory anew each time: 16 us instead of 3."""
+
 
 @dataclass(frozen=True, slots=True)
 class Running:
@@ -69,6 +74,7 @@ async def run_sidecar(settings: SidecarSettings) -> int:
         arm_from_environment()
         async with _running(settings, stop) as running:
             _freeze_objects()
+            read_less_at_once()
             logger.info("sidecar of %s: session API on %s", settings.member, settings.session_api)
             displaced = running.sidecar.registration.displaced
             await first_of(stop, running.services.failed, displaced)
@@ -89,6 +95,11 @@ def _freeze_objects() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def read_less_at_once() -> None:
+    """Have asyncio read at most :data:`READ_MOST` bytes at once in this process; for one that is nothing else."""
+    vars(selector_events)["_SelectorTransport"].max_size = READ_MOST  # asyncio has no setting for it
 
 
 @contextlib.asynccontextmanager

@@ -52,6 +52,12 @@ async def given(pool: InProcessPool, *order: str) -> InProcessMember:
     return owner
 
 
+async def b_killed_with(pool: InProcessPool, a: InProcessMember) -> None:
+    """Kill b, and have a take nobody out of its sets any more: it is about to be lost, too."""
+    a.changes.frozen.update(ALL)
+    await pool.kill("b")
+
+
 async def in_sets(pool: InProcessPool, owner: InProcessMember, members: Collection[Process]) -> None:
     """Wait until these are the sync sets, writes are acknowledged from memory, and everybody knows."""
 
@@ -141,8 +147,7 @@ async def test_when_the_whole_set_is_dead_another_member_restores_what_etcd_has(
     assert (await a.call("PUT", "k", "saved", Understudy_Durability="sync")).status == 201
     assert (await a.call("PUT", "k", "not saved")).headers["Understudy-Durability"] == "replicas"
 
-    a.changes.frozen.update(ALL)  # it dies with b, so it takes nobody out of its sets before
-    await pool.kill("b")
+    await b_killed_with(pool, a)
     await lost(pool, "a", "c")
     with caplog.at_level(logging.ERROR):
         await c.takeovers.of_lost("a", "a1", ALL)
@@ -165,7 +170,7 @@ async def test_answers_about_a_session_that_was_restored_say_so_until_it_is_writ
         assert RESTORED not in (await a.call("GET", "k")).headers
         c.contact.longest_silence = lambda _now, _within: 9.5  # type: ignore[method-assign]
 
-        await pool.kill("b")
+        await b_killed_with(pool, a)
         await lost(pool, "a", "c")
         with caplog.at_level(logging.ERROR):
             await c.takeovers.of_lost("a", "a1", ALL)
@@ -202,7 +207,7 @@ async def test_answers_about_a_session_that_was_restored_say_so_until_it_is_writ
 async def test_a_renewal_does_not_make_a_restored_session_new(pool: InProcessPool) -> None:
     a, c = await given(pool, "a", "b"), pool["c"]
     assert (await a.call("PUT", "k", "saved", Understudy_Durability="sync")).status == 201
-    await pool.kill("b")
+    await b_killed_with(pool, a)
     await lost(pool, "a", "c")
     await c.takeovers.of_lost("a", "a1", ALL)
 
@@ -220,8 +225,7 @@ async def test_a_request_whose_write_was_lost_may_be_carried_out_again(pool: InP
     await pool.assign("a", "b")
     await in_sets(pool, a, {A, B})
 
-    a.changes.frozen.update(ALL)  # it dies with b, so it takes nobody out of its sets before
-    await pool.kill("b")
+    await b_killed_with(pool, a)
     await lost(pool, "a", "c")
     await c.takeovers.of_lost("a", "a1", ALL)
 
@@ -255,7 +259,7 @@ async def test_an_old_copy_counts_for_nothing_in_a_claim_from_etcd(pool: InProce
     assert (await a.call("PUT", "k", "new", Understudy_Durability="sync")).status == 200
     assert c.keeper.is_whole(SLOT)
 
-    await pool.kill("b")
+    await b_killed_with(pool, a)
     await lost(pool, "a", "c")
     await c.takeovers.of_lost("a", "a1", ALL)
 
@@ -279,8 +283,7 @@ async def test_an_operator_may_want_to_decide_about_a_total_loss(client: EtcdCli
     async with replicating(client, pool_name, "a", "b", "c", on_total_loss="wait") as pool:
         a, c = await given(pool, "a", "b"), pool["c"]
         await written(a, "k", "kept")
-        a.changes.frozen.update(ALL)  # it dies with b, so it takes nobody out of its sets before
-        await pool.kill("b")
+        await b_killed_with(pool, a)
         await lost(pool, "a", "c")
         await c.takeovers.of_lost("a", "a1", ALL)
         assert len(c.owned) == 0
@@ -298,7 +301,7 @@ async def test_an_operators_word_revives_slots_of_a_silent_host(
             return ProbeResult.SILENT
 
         monkeypatch.setattr(pool.network, "probe", silent)
-        await pool.kill("b")
+        await b_killed_with(pool, a)
         await lost(pool, "a", "c")
         await c.takeovers.of_lost("a", "a1", ALL)
         assert len(c.owned) == 0
@@ -318,8 +321,7 @@ async def test_an_operators_word_revives_slots_of_a_silent_host(
 async def test_a_set_of_which_one_has_restarted_and_the_others_are_dead_is_restored_too(pool: InProcessPool) -> None:
     a, c = await given(pool, "a", "b"), pool["c"]
     await written(a, "k", "kept")
-    a.changes.frozen.update(ALL)  # it dies with b, so it takes nobody out of its sets before
-    await pool.kill("b")
+    await b_killed_with(pool, a)
     await pool.kill("a")
     await pool.write_record(Member("a", "a2", "127.0.0.1:1", "127.0.0.1:2", MemberState.UP))
     await until(lambda: "a" in c.pool.state.members, what="a is registered again")
