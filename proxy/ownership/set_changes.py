@@ -106,6 +106,7 @@ class SetChanges:
         self._last_seen: object = None
         self._looked_at = -math.inf
         self._unsettled: set[ActiveSlot] = set()
+        self._wanted_of: dict[tuple[str, ...], frozenset[Process]] = {}
         self.frozen: set[int] = set()
         """Slots on their way to another active: their sets stay as they are."""
 
@@ -155,6 +156,7 @@ class SetChanges:
         looked_at: Iterable[ActiveSlot] = {*self._unsettled, *self._active.unfinished}
         if seen is not before or now - self._looked_at > LOOK_ANYWAY_AFTER:
             self._looked_at, looked_at = now, self._active.slots
+        self._wanted_of.clear()
         unsettled = [one for one in looked_at if self._stands(one) and not self._fine(one, now, seen)]
         self._unsettled = set(unsettled)
         found = [self._proposal(active, now, seen) for active in unsettled]
@@ -261,13 +263,16 @@ class SetChanges:
 
     def _wanted(self, slot: int) -> frozenset[Process]:
         """The processes that are to have a copy of a slot, beside this one."""
-        view = self._pool.view()
-        order = view.table.orders[slot] if slot < view.table.slots else ()
-        return frozenset(
-            Process(name, at.record.boot)
-            for name in order
-            if name != self._me.member and (at := view.members.get(name)) is not None
-        )
+        table, members = self._pool.state.table, self._pool.state.members
+        order = table.record.orders[slot] if table is not None and slot < table.record.slots else ()
+        wanted = self._wanted_of.get(order)
+        if wanted is None:
+            wanted = self._wanted_of[order] = frozenset(
+                Process(name, members[name].record.boot)
+                for name in order
+                if name != self._me.member and name in members
+            )
+        return wanted
 
     def _is_lost(self, active: ActiveSlot, process: Process, now: float) -> bool:
         """Whether a process of the set is gone or silent, or keeps a write waiting for too long."""
