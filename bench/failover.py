@@ -24,6 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bench.cpu import spent
 from bench.failover_load import WINDOW, Effect, Event, Load, effect_of, latency
 from bench.failover_systems import TITLES, System, Understudy, freeze, make, thaw
 from understudy.deploy.load.history_checker import percentile
@@ -152,9 +153,13 @@ async def measure(name: str, scenario: str, options: argparse.Namespace) -> dict
                 await asyncio.sleep(2 * options.sessions / options.rate)
                 since = time.monotonic()
                 if scenario == "steady":
+                    before = spent(system.processes)
                     await asyncio.sleep(STEADY_FOR)
+                    used = spent(system.processes) - before
+                    thousands = STEADY_FOR * options.rate / 1000
                     figures: dict[str, Any] = {"latency_ms": latency(load.history, since)}
                     figures["failed"] = sum(not op.ok for op in load.history)
+                    figures["cpu_ms_per_1000"] = {kind: round(ms / thousands) for kind, ms in sorted(used.items())}
                 else:
                     begun = time.monotonic()
                     figures = summary(await _events(cell, options))
@@ -222,12 +227,15 @@ def table(results: dict[str, Any]) -> str:
     steady = {name: cells.get(f"steady/{name}") for name in TITLES}
     if any(steady.values()):
         title = f"p99 of each session's slowest request in {WINDOW:g} s, ms"
-        lines += [f"| no event | p50 ms | p99 ms | {title} | failed |", "|---|---|---|---|---|"]
+        lines += [f"| no event | p50 ms | p99 ms | {title} | failed | CPU ms per 1,000 requests |"]
+        lines += ["|---|---|---|---|---|---|"]
         for name, one in steady.items():
             if one:
                 taken = one["latency_ms"]
                 slowest = taken.get("slowest_p99", "-")
-                lines.append(f"| {TITLES[name]} | {taken['p50']} | {taken['p99']} | {slowest} | {one['failed']} |")
+                cpu = sum(one.get("cpu_ms_per_1000", {}).values()) or "-"
+                shown = " | ".join(str(value) for value in (taken["p50"], taken["p99"], slowest, one["failed"], cpu))
+                lines.append(f"| {TITLES[name]} | {shown} |")
     for scenario, title in SCENARIOS.items():
         found = {name: cells.get(f"{scenario}/{name}") for name in TITLES}
         if scenario == "steady" or not any(found.values()):

@@ -1,4 +1,4 @@
-"""The five systems of bench/failover.py: how they are started, struck and mended. All on loopback.
+"""The six systems of bench/failover.py: how they are started, struck and mended. All on loopback.
 
 The peers share one class: four applications, perhaps Redis with a replica, and one proxy. Understudy is its own local
 pool. ``whole`` tells when a system is as before an event, by its own word: the proxy's health view, or the slot table.
@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import aiohttp
 
@@ -33,7 +33,8 @@ TITLES = {
     "maglev-redis": "(b) Envoy Maglev + Redis",
     "cookie-redis": "(c) Envoy stateful_session + Redis",
     "haproxy-redis": "(d) HAProxy stick table + Redis",
-    "understudy": "(e) Understudy",
+    "understudy": "(e) Understudy, `sync`",
+    "understudy-replicas": "(f) Understudy, `replicas`",
 }
 DRAIN_LOOK = 0.1
 DRAIN_PATIENCE = 10.0
@@ -45,6 +46,7 @@ class System(Protocol):
     own_key: bool
     members: tuple[str, ...]
     url: str
+    processes: Processes
 
     async def __aenter__(self) -> Self: ...
     async def __aexit__(self, *_: object) -> None: ...
@@ -228,20 +230,21 @@ class Peer:
 
 
 class Understudy:
-    """(e): the local pool; ``etcds`` 3 where etcd's leader is to be lost."""
+    """(e) and (f): the local pool; ``etcds`` 3 where etcd's leader is to be lost."""
 
     own_key = False
 
-    def __init__(self, directory: Path, etcds: int = 1) -> None:
+    def __init__(self, directory: Path, durability: Literal["sync", "replicas"] = "sync", etcds: int = 1) -> None:
         settings = LocalSettings(
             directory=directory,
-            spec=PoolSpec(pool="cart"),
+            spec=PoolSpec(pool="cart", durability=durability),
             members=MEMBERS,
             etcds=etcds,
             log_level="warning",
             environment={**os.environ, "UNDERSTUDY_ETCD_BINARY": "/usr/bin/etcd"},
         )
         self.pool = LocalPool(settings)
+        self.processes = self.pool.processes
         self.members = tuple(place.name for place in self.pool.layout.members)
         self.url = self.pool.layout.front_url
         self._etcd: EtcdClient | None = None
@@ -320,6 +323,7 @@ class Understudy:
 
 
 def make(name: str, directory: Path, scenario: str) -> Any:
-    if name == "understudy":
-        return Understudy(directory, etcds=3 if scenario == "etcd-leader" else 1)
+    if name.startswith("understudy"):
+        etcds = 3 if scenario == "etcd-leader" else 1
+        return Understudy(directory, "replicas" if name.endswith("replicas") else "sync", etcds)
     return Peer(name, directory)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.cpu import cpu_ms
 from bench.sessions import ETCD, keys_for, machine, median, pool_of, report
 from tests.harness.etcd import running_etcd
 from tests.harness.sidecars import SidecarPool
@@ -23,12 +24,6 @@ KEYS = 50
 """Sessions of each member."""
 COPIES = 3
 BODY = b"x" * 256
-
-
-def cpu_ms(pid: int) -> float:
-    """The CPU time of all threads of a process, in ms."""
-    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e6
 
 
 def spent(pool: SidecarPool) -> float:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from bench.cpu import cpu_ms
 from bench.sessions import ETCD, ONE, child, machine, median, pool_of, redis_pair, report
 from bench.xds import Child
 from tests.harness.etcd import EtcdServer, running_etcd
@@ -31,7 +32,6 @@ KEYS = 12_800
 """A multiple of what all connections of each shape send at a time, so that every key is written."""
 SHAPES = ((1, 1), (16, 1), (50, 1), (1, 16), (50, 16))
 """Connections, and commands that each has under way."""
-TICK = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -147,14 +147,6 @@ def _answers(url: str) -> bool:
 
 
 # -- the rounds --
-
-
-def cpu_ms(pid: int) -> float:
-    """The CPU time that a process has taken, in ms; 0 if it is not known."""
-    with contextlib.suppress(OSError):
-        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(words[11]) + int(words[12])) * 1000 / TICK
-    return 0.0
 
 
 async def one(load: Child, system: System, command: str, shape: tuple[int, int], seconds: float) -> dict[str, Any]:

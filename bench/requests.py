@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +27,8 @@ from typing import Any, Self
 
 import aiohttp
 
+from bench.cpu import spent
 from bench.failover_systems import Peer
-from bench.redis import cpu_ms
 from bench.sessions import machine, median, report
 from understudy.deploy.load.history_checker import percentile
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
@@ -98,30 +97,6 @@ class System:
     name: str
     url: str
     processes: Processes
-
-
-def kind_of(process: str) -> str:
-    """What a process is, by its name."""
-    for kind in ("sidecar", "envoy", "etcd", "control", "replica", "redis"):
-        if kind in process:
-            return kind
-    return "envoy" if process.startswith("front") else "app"
-
-
-def spent(processes: Processes) -> Counter[str]:
-    """CPU milliseconds of all processes and their children so far, by what they are."""
-    sums: Counter[str] = Counter()
-    for process in processes.all:
-        sums[kind_of(process.program.name)] += sum(map(cpu_ms, family(process.pid)))  # type: ignore[assignment]
-    return sums
-
-
-def family(pid: int) -> Iterator[int]:
-    """A process and all its descendants."""
-    yield pid
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in children.read_text().split():
-            yield from family(int(child))
 
 
 class Clients:
