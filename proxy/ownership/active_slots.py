@@ -253,6 +253,8 @@ class ActiveSlots:
         self._streams.send(owned.slot)
         if len(stream.agreed.members) == 1:
             self.advance(owned.slot)  # nobody else has to confirm it
+        elif not stream.reaches_all:
+            self.on_blocked()
         return write
 
     async def outcome(self, write: ActiveWrite, timeout: float) -> int:

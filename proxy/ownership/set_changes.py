@@ -2,7 +2,8 @@
 
 A change is a transaction that compares the owner record and the sync record. It is sent until its outcome is known;
 meanwhile a write needs both sets (:mod:`understudy.statesync.replication.sync_set`). The changes of many slots go
-together, because the death of one member is a change in every slot that it had a copy of.
+together, because the death of one member is a change in every slot that it had a copy of. Those that something waits
+for are made at once, the others are spread over a second or so.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import contextlib
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +22,7 @@ from understudy.proxy.ownership.active_slots import ActiveSlots
 from understudy.proxy.ownership.owned_slots import OwnedSlots
 from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.replication.copy_connections import CopyConnections
+from understudy.proxy.replication.copy_pacing import CopyPacing
 from understudy.statesync.etcd.client import (
     Compare,
     CreateRevision,
@@ -106,6 +109,8 @@ class SetChanges:
         self._last_seen: object = None
         self._looked_at = -math.inf
         self._unsettled: set[ActiveSlot] = set()
+        self._pacing = CopyPacing()
+        self._awaited: Counter[int] = Counter()
         self._wanted_of: dict[tuple[str, ...], frozenset[Process]] = {}
         self.frozen: set[int] = set()
         """Slots on their way to another active: their sets stay as they are."""
@@ -117,17 +122,19 @@ class SetChanges:
     async def until_in(self, slots: Collection[int], process: Process, timeout: float) -> frozenset[int]:
         """Wait until a process is in the sets of ``slots``, at most ``timeout`` seconds; those in whose set it is."""
         give_up = time.monotonic() + timeout
-        while True:
-            found = frozenset(slot for slot in slots if self._has(slot, process))
-            left = give_up - time.monotonic()
-            if len(found) == len(slots) or left <= 0:
-                return found
-            self._decided.clear()
-            try:
-                async with asyncio.timeout(min(left, POLL_INTERVAL)):
-                    await self._decided.wait()
-            except TimeoutError:
-                continue
+        self._awaited.update(slots)
+        try:
+            while True:
+                found = frozenset(slot for slot in slots if self._has(slot, process))
+                left = give_up - time.monotonic()
+                if len(found) == len(slots) or left <= 0:
+                    return found
+                self._decided.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, POLL_INTERVAL)):
+                        await self._decided.wait()
+        finally:
+            self._awaited.subtract(slots)
 
     def _has(self, slot: int, process: Process) -> bool:
         active = self._active.get(slot)
@@ -159,8 +166,30 @@ class SetChanges:
         self._wanted_of.clear()
         unsettled = [one for one in looked_at if self._stands(one) and not self._fine(one, now, seen)]
         self._unsettled = set(unsettled)
-        found = [self._proposal(active, now, seen) for active in unsettled]
-        return [change for change in found if change is not None]
+        urgent = [one for one in unsettled if self._is_urgent(one)]
+        found = [self._proposal(active, now, seen) for active in urgent]
+        return [change for change in found if change is not None] + self._unhurried(unsettled, urgent, now, seen)
+
+    def _is_urgent(self, active: ActiveSlot) -> bool:
+        """Whether something waits for a change of the set, or there is only one copy."""
+        alone = len(active.stream.agreed.members) == 1
+        return alone or active.clearing or active.oldest() is not None or self._awaited[active.stream.slot] > 0
+
+    def _unhurried(
+        self, unsettled: Sequence[ActiveSlot], urgent: Collection[ActiveSlot], now: float, seen: object
+    ) -> list[_Change]:
+        """As many changes as may be made now that nothing waits for."""
+        rest = set(unsettled).difference(urgent)
+        allowed = self._pacing.allowed(now, len(rest))
+        changes: list[_Change] = []
+        for active in rest:
+            if len(changes) == allowed:
+                break
+            change = self._proposal(active, now, seen)
+            if change is not None:
+                changes.append(change)
+        self._pacing.took(len(changes))
+        return changes
 
     def _seen(self, now: float) -> object:
         """What decides who should be in the sets, beside what copies confirm; another object if it has changed."""

@@ -9,8 +9,7 @@ callers may wait.
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from understudy.proxy.events.cause import Cause
 from understudy.proxy.events.recorder import Recorder, SuspicionRecord
@@ -23,7 +22,7 @@ from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.peers.peer_probe import PeerProbe
 from understudy.proxy.peers.peer_protocol import NotTaken, ProbeResult, Taken
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
-from understudy.statesync.pool.ownership import View, standbys_of
+from understudy.statesync.pool.ownership import View, process_of, standbys_of
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.pool.state import At
 from understudy.statesync.replication.sync_set import Process
@@ -83,13 +82,13 @@ class Takeovers:
         self._recorder = recorder
         self._probed_alive: dict[str, float] = {}
         self._contradictions = Contradictions()
-        self._for_callers: dict[tuple[str, str], asyncio.Task[bool]] = {}
+        self._witnessed: dict[Process, asyncio.Task[bool]] = {}
         self._given: set[asyncio.Task[Taken]] = set()
 
     @property
     def tasks(self) -> list[asyncio.Task[bool] | asyncio.Task[Taken]]:
-        """What is under way for callers, and for members that give slots away."""
-        return [*self._for_callers.values(), *self._given]
+        """What is under way for callers, after refused connections, and for members that give slots away."""
+        return [*self._witnessed.values(), *self._given]
 
     async def of_lost(self, member: str, boot: str, slots: Sequence[int]) -> None:
         """There is a first witness against ``member``: claim its slots if our own probe agrees."""
@@ -143,54 +142,59 @@ class Takeovers:
         is dead, so that the caller should look again. Returns False also at ``give_up`` (monotonic), while the work
         goes on.
         """
-        key = (owner.active, owner.boot)
-        if key not in self._for_callers:
-            suspicion = self._recorder.suspicion()
-            self._for_callers[key] = asyncio.create_task(self._witnessed_takeover(slot, owner, why, suspicion, witness))
-            self._for_callers[key].add_done_callback(partial(self._forget, key))
-        takeover = self._for_callers[key]
+        process = process_of(owner)
+        takeover = self._witnessed.get(process) or self._begin(process, {slot}, why, witness)
         await asyncio.wait((takeover,), timeout=max(give_up - time.monotonic(), 0.0))
         return takeover.done() and takeover.result()
 
-    def _forget(self, key: tuple[str, str], _: asyncio.Task[bool]) -> None:
-        self._for_callers.pop(key, None)
+    def of_refused(self, process: Process) -> None:
+        """The host of a process refuses connections to it: claim what this member inherits from it.
+
+        As :meth:`for_caller` does, so that the first callers find the slots claimed. It needs a probe of our own too.
+        """
+        if process not in self._witnessed and self._inherited(process):
+            self._begin(process, frozenset(), "no replication connection", None)
+
+    def _begin(
+        self, process: Process, asked: Collection[int], why: str, seen: ProbeResult | None
+    ) -> asyncio.Task[bool]:
+        suspicion = self._recorder.suspicion()
+        work = asyncio.create_task(self._witnessed_takeover(process, asked, why, suspicion, seen))
+        self._witnessed[process] = work
+        work.add_done_callback(lambda _: self._witnessed.pop(process, None))
+        return work
 
     async def _witnessed_takeover(
-        self, slot: int, owner: Owner, why: str, suspicion: SuspicionRecord, seen: ProbeResult | None
+        self, process: Process, asked: Collection[int], why: str, suspicion: SuspicionRecord, seen: ProbeResult | None
     ) -> bool:
+        member, boot = process
         give_up = time.monotonic() + TAKEOVER_TIMEOUT
-        witness = str(seen) if seen and seen.condemns else await self._second_witness(owner.active, owner.boot)
+        witness = str(seen) if seen and seen.condemns else await self._second_witness(member, boot)
         if witness is None:
             return False
-        trace = self._pool.takeover_of(owner.active, owner.boot)
-        suspicion.confirmed(owner.active, f"{owner.active} lost: {why}; {witness}", trace)
+        suspicion.confirmed(member, f"{member} lost: {why}; {witness}", self._pool.takeover_of(member, boot))
         while witness:
-            cause = f"{owner.active} lost: {why}; {witness}"
+            slots = [*asked, *(slot for slot in self._inherited(process) if slot not in asked)]
             try:
-                await self._take_over(owner.active, owner.boot, cause, self._inherited(slot, owner), by_request=True)
+                await self._take_over(member, boot, f"{member} lost: {why}; {witness}", slots, by_request=True)
             except EtcdError as error:
-                logger.warning("takeover of slot %d: %s", slot, error)
+                logger.warning("takeover from %s: %s", member, error)
                 if time.monotonic() > give_up:
                     return True
                 await self._etcd.pause(RETRY_INTERVAL)
                 # The owner may be back by now; and a member that cannot ask etcd must not condemn another for that.
-                witness = await self._second_witness(owner.active, owner.boot)
+                witness = await self._second_witness(member, boot)
                 if witness == ProbeResult.CUT_OFF:
                     return False
             else:
                 return True
         return False
 
-    def _inherited(self, slot: int, owner: Owner) -> list[int]:
-        """The slots of ``owner`` whose first standby this member is, and ``slot``, for which a caller was sent here."""
-        view, slots = self._pool.view(), [slot]
-        for other in range(view.table.slots):
-            held = view.owner(other)
-            if other == slot or held is None or (held.active, held.boot) != (owner.active, owner.boot):
-                continue
-            if standbys_of(view, other)[:1] == (self._pool.identity.me,):
-                slots.append(other)
-        return slots
+    def _inherited(self, process: Process) -> list[int]:
+        """The slots of a process whose first standby this member is."""
+        view, me = self._pool.view(), self._pool.identity.me
+        owned = [slot for slot, at in view.owners.items() if process_of(at.record) == process]
+        return [slot for slot in owned if slot < view.table.slots and standbys_of(view, slot)[:1] == (me,)]
 
     async def _take_over(
         self, member: str, boot: str, cause: str, slots: Sequence[int], *, by_request: bool = False

@@ -117,7 +117,8 @@ class CopyConnection:
         told_at: when the last question was sent (monotonic) that the other side has answered: then it knew no later
             epoch of the slots whose streams it follows.
         asking: whether to ask such questions, one at a time.
-        on_host_refuses: called when ``refused`` has become known, since writes may wait for the process.
+        on_host_refuses: called with the process when ``refused`` has become known: it is dead, and writes may wait
+            for it.
     """
 
     def __init__(
@@ -147,7 +148,7 @@ class CopyConnection:
         self.connected = self.refused = self.unsupported = False
         self.heard_at = self.told_at = -math.inf
         self.asking: Callable[[], bool] = lambda: False
-        self.on_host_refuses: Callable[[], None] = lambda: None
+        self.on_host_refuses: Callable[[Process], None] = lambda _process: None
         self._questions = 0
         self._question_sent: float | None = None
 
@@ -185,7 +186,7 @@ class CopyConnection:
     def _note_failure(self, error: Exception) -> None:
         self.refused = isinstance(error, OSError) and error.errno == errno.ECONNREFUSED
         if self.refused:
-            self.on_host_refuses()
+            self.on_host_refuses(self._to)
         self.unsupported = isinstance(error, aiohttp.WSServerHandshakeError) and error.status == NOT_FOUND
 
     @staticmethod

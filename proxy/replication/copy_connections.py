@@ -12,13 +12,14 @@ from understudy.proxy.events.rejoins import Rejoins
 from understudy.proxy.member.pool_view import Peer, PoolView
 from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.replication.copy_connection import CopyConnection, SessionSource
+from understudy.proxy.replication.copy_pacing import CopyPacing
 from understudy.statesync.process.ticks import until_tick
 from understudy.statesync.replication.slot_stream import SlotStream
 from understudy.statesync.replication.sync_set import Process
 
 logger = logging.getLogger(__name__)
 
-POLL_INTERVAL = 0.1
+POLL_INTERVAL = 0.05
 LOOK_ANYWAY_AFTER = 1.0
 """Seconds after which connections are compared with the sync sets too: a process that has left a set may need none."""
 
@@ -35,6 +36,9 @@ class _Connected:
 class CopyConnections:
     """Keeps a connection to every process that the table, or a sync set, gives a copy of a slot of ours.
 
+    New copies of slots that have another one are begun a few at a time:
+    :mod:`~understudy.proxy.replication.copy_pacing`.
+
     ``on_progress`` and ``on_refused`` are those of :class:`CopyConnection`; the caller sets them before :meth:`run`.
     """
 
@@ -46,13 +50,15 @@ class CopyConnections:
         self._rejoins = rejoins
         self._streams: dict[int, SlotStream] = {}
         self._connected: dict[Process, _Connected] = {}
+        self._to_begin: dict[tuple[int, Process], SlotStream] = {}
+        self._pacing = CopyPacing()
         self._http: aiohttp.ClientSession | None = None
         self._some = asyncio.Event()
         self._seen: object = None
         self._looked_at = -math.inf
         self.on_progress: Callable[[Iterable[int]], None] = lambda _slots: None
         self.on_refused: Callable[[int, int], None] = lambda _slot, _known: None
-        self.on_host_refuses: Callable[[], None] = lambda: None
+        self.on_host_refuses: Callable[[Process], None] = lambda _process: None
         self.asking: Callable[[], bool] = lambda: False
         """Whether the processes are to be asked for later epochs; see :class:`CopyConnection`."""
 
@@ -60,7 +66,7 @@ class CopyConnections:
         """Send a stream to the processes that are to have copies."""
         self._streams[stream.slot] = stream
         self._some.set()
-        self._place(stream, self._targets(stream))
+        self._place(stream)
 
     def send(self, slot: int) -> None:
         """There is something new in a slot's stream."""
@@ -128,8 +134,10 @@ class CopyConnections:
         seen = (table, [(name, at.revision) for name, at in state.members.items()])
         if seen != self._seen or now - self._looked_at > LOOK_ANYWAY_AFTER:
             self._seen, self._looked_at = seen, now
+            self._to_begin.clear()
             for stream in self._streams.values():
-                self._place(stream, self._targets(stream))
+                self._place(stream)
+        self._begin_copies(now)
         for process, one in list(self._connected.items()):
             if not one.streams:
                 one.task.cancel()
@@ -141,20 +149,39 @@ class CopyConnections:
         table = state.table.record if state.table is not None else None
         order = table.orders[stream.slot] if table is not None and stream.slot < table.slots else ()
         placed = {Process(name, state.members[name].record.boot) for name in order if name in state.members}
-        sets = stream.agreed.members | (stream.change.members if stream.change is not None else frozenset())
-        return frozenset(placed | sets) - {self._me}
+        return frozenset(placed | _set_of(stream)) - {self._me}
 
-    def _place(self, stream: SlotStream, targets: frozenset[Process]) -> None:
+    def _place(self, stream: SlotStream) -> None:
+        targets, in_set = self._targets(stream), _set_of(stream)
         for process, one in self._connected.items():
             if process not in targets and one.streams.get(stream.slot) is stream:
                 del one.streams[stream.slot]
                 one.connection.forget(stream.slot)
                 stream.gone(process)
         for process in targets:
-            to = self._connected.get(process) or self._connect(process)
-            if to is not None and to.streams.get(stream.slot) is not stream:
-                to.streams[stream.slot] = stream
-                to.connection.send(stream.slot)
+            if process in in_set or len(in_set) == 1:
+                self._send_to(process, stream)
+            elif not self._is_sent_to(process, stream):
+                self._to_begin[stream.slot, process] = stream
+
+    def _begin_copies(self, now: float) -> None:
+        """Begin as many new copies as may be begun now."""
+        allowed = self._pacing.allowed(now, len(self._to_begin))
+        for slot, process in list(self._to_begin)[:allowed]:
+            stream = self._to_begin.pop((slot, process))
+            if self._streams.get(slot) is stream and process in self._targets(stream):
+                self._send_to(process, stream)
+                self._pacing.took(1)
+
+    def _is_sent_to(self, process: Process, stream: SlotStream) -> bool:
+        to = self._connected.get(process)
+        return to is not None and to.streams.get(stream.slot) is stream
+
+    def _send_to(self, process: Process, stream: SlotStream) -> None:
+        to = self._connected.get(process) or self._connect(process)
+        if to is not None and to.streams.get(stream.slot) is not stream:
+            to.streams[stream.slot] = stream
+            to.connection.send(stream.slot)
 
     def _connect(self, process: Process) -> _Connected | None:
         peer = self._peer(process)
@@ -183,3 +210,8 @@ class CopyConnections:
         if at is not None and at.record.boot != process.boot:
             return None
         return self._pool.peer(process.member)
+
+
+def _set_of(stream: SlotStream) -> frozenset[Process]:
+    """The processes that are in the sync set, or may be."""
+    return stream.agreed.members | (stream.change.members if stream.change is not None else frozenset())

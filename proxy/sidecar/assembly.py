@@ -309,7 +309,7 @@ def _replication(base: _Base, recorder: Recorder, metrics: SidecarMetrics) -> _R
     changes = SetChanges(pool, etcd, owned, active, connections, base.updates, base.loop_lag)
     owned.on_lose = active.lost
     base.updates.on_epoch = keeper.heard_of
-    active.on_blocked = connections.on_host_refuses = changes.wake
+    active.on_blocked = changes.wake
     connections.asking = lambda: base.contact.silent_for(time.monotonic()) > LATE
     connections.on_progress = active.progress
     connections.on_refused = refused
@@ -328,6 +328,12 @@ def _ownership(
     takeovers = Takeovers(
         pool, copies, etcd, probe, claimer, claiming, base.contact, base.drain, base.updates, recorder
     )
+
+    def host_refuses(process: Process) -> None:
+        takeovers.of_refused(process)
+        changes.wake()
+
+    replication.connections.on_host_refuses = host_refuses
     reconciler = SlotReconciler(
         pool,
         copies,

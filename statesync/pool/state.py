@@ -10,7 +10,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable
 from enum import Flag, auto
-from functools import partial
+from functools import lru_cache, partial
 from typing import Generic, TypeVar
 
 import msgspec
@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Record)
+REMEMBERED_BYTES = 1000
+"""The longest value whose record is remembered: those of owners and sync sets are shorter."""
 
 
 class Changed(Flag):
@@ -242,6 +244,15 @@ def _just_slot_in(key: str, prefix: str) -> int:
     return slot_in(key, prefix)
 
 
+@lru_cache(maxsize=1024)
+def _decoded(kind: type[R], value: bytes) -> R:
+    """A record of a value in etcd. Raises ``ValueError``.
+
+    Records are frozen. A failover writes few different values, each for many slots, so most of them are read once.
+    """
+    return kind.decode(value)
+
+
 def _note(records: dict[K, At[R]], name: K, record: R, revision: int) -> bool:
     """Take in a record unless a newer one is known; whether it is the newest."""
     known = records.get(name)
@@ -259,7 +270,9 @@ def _keep(records: dict[K, At[R]], name: K, kind: type[R], event: Event) -> None
     if event.kind == "delete":
         records.pop(name, None)
     else:
-        record = kind.decode(event.kv.value)
+        value = event.kv.value
+        remembered = len(value) <= REMEMBERED_BYTES
+        record = _decoded(kind, value) if remembered else kind.decode(value)  # type: ignore[arg-type] # it is hashable
         named = (
             record.member if isinstance(record, Member) else record.name if isinstance(record, ControlServer) else name
         )

@@ -175,6 +175,11 @@ class SlotStream:
         """Whether a copy has told what it has, on the connection that there is."""
         return copy in self._readers
 
+    @property
+    def reaches_all(self) -> bool:
+        """Whether there is a connection to every process of the sync set that follows the stream."""
+        return all(copy in self._readers for copy in self.agreed.members if copy != self.me)
+
     def has(self, copy: Process, version: int) -> None:
         """A copy has confirmed everything up to ``version``."""
         self._confirmed[copy] = max(self._confirmed.get(copy, 0), version)

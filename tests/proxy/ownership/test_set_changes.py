@@ -15,6 +15,7 @@ from tests.proxy.members import view_of
 from tests.proxy.ownership.replicated_slots import ALONE, SLOT, TWO, A, B, Hand, committing, copy_with
 from understudy.proxy.ownership import set_changes
 from understudy.proxy.ownership.set_changes import SetChanges
+from understudy.proxy.replication.copy_pacing import CopyPacing
 from understudy.statesync.etcd.client import EtcdClient, OutcomeUnknown, Unavailable
 from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 from understudy.statesync.pool.records import Member, MemberState, Owner, SyncRecord, Table
@@ -524,3 +525,60 @@ async def test_a_spec_that_changes_its_mind_leaves_writes_in_memory(hand: Changi
     hand.ask_for("replicas")
     await hand.step()
     assert write.got == "replicas"
+
+
+# -- how many at a time --
+
+
+@pytest.fixture
+def nothing_unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make no change that nothing waits for."""
+    monkeypatch.setattr(CopyPacing, "allowed", lambda *_: 0)
+
+
+@pytest.mark.usefixtures("nothing_unhurried")
+async def test_a_dead_process_leaves_at_once_where_a_write_waits_and_later_elsewhere(hand: Changing) -> None:
+    committing(hand)
+    await hand.begin(TWO)
+    await hand.begin(TWO, slot=SLOT + 1)
+    hand.connections.refusing.add(B)
+    hand.write("k")
+    await hand.step()
+    assert await hand.members() == {A}
+    assert await hand.members(SLOT + 1) == {A, B}
+
+
+@pytest.mark.usefixtures("nothing_unhurried")
+async def test_a_write_in_a_slot_with_a_lost_copy_wakes_the_changes(hand: Changing) -> None:
+    await hand.begin(TWO)
+    hand.caught_up(B)
+    hand.changes._wake.clear()
+    hand.write("k")
+    assert not hand.changes._wake.is_set()
+    hand.stream.gone(B)
+    hand.write("l")
+    assert hand.changes._wake.is_set()
+
+
+@pytest.mark.usefixtures("nothing_unhurried")
+async def test_the_second_copy_joins_at_once_and_the_third_later(hand: Changing) -> None:
+    await hand.register(C)
+    hand.order("a", "b", "c")
+    await hand.begin(ALONE)
+    hand.caught_up(B, C)
+    await hand.step()
+    assert len(await hand.members()) == 2
+    await hand.step()
+    assert len(await hand.members()) == 2
+
+
+@pytest.mark.usefixtures("nothing_unhurried")
+async def test_a_copy_that_a_handover_waits_for_joins_at_once(hand: Changing) -> None:
+    await hand.register(C)
+    hand.order("a", "b", "c")
+    await hand.begin(TWO)
+    hand.caught_up(B, C)
+    waiting = asyncio.create_task(hand.changes.until_in([SLOT], C, 20))
+    await asyncio.sleep(0)
+    await hand.step()
+    assert await waiting == {SLOT}

@@ -142,6 +142,18 @@ async def test_a_standby_claims_all_slots_of_a_lost_member_without_any_request(p
     assert {owner.epoch for owner in (await pool.owners()).values()} == {2}
 
 
+async def test_a_killed_owners_slots_are_taken_over_before_anybody_asks_for_them(pool: SidecarPool) -> None:
+    orders = (("a", "b"), ("b", "a"))
+    await pool.start("a", "b")
+    await pool.settle(*orders)
+    await until(partial(pool.protected, 2), 40, "each has a copy of the other's slot")
+
+    pool.kill("a")
+
+    await pool.await_owners((("b", "a"), ("b", "a")))
+    assert (await pool.owners())[0].cause == "a lost: no replication connection; connection refused"
+
+
 async def test_one_witness_is_not_enough(pool: SidecarPool) -> None:
     await pool.start("a", "b")
     await pool.settle(*A_FIRST)

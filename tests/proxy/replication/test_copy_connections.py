@@ -13,6 +13,7 @@ from tests.proxy.members import recorder_of, view_of
 from tests.proxy.replication.members import CountingKeeper, Sessions, keeper_here
 from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.replication.copy_connections import CopyConnections
+from understudy.proxy.replication.copy_pacing import CopyPacing
 from understudy.statesync.pool.records import Member, MemberState, Table
 from understudy.statesync.pool.state import At
 from understudy.statesync.replication.history import begun
@@ -269,3 +270,23 @@ async def test_a_copy_that_answered_while_its_slot_was_away_is_asked_again(
     await until(lambda: 1 not in active.connections._connected[B].streams, 20, "b is sent nothing of the slot")
     active.order("a", "b")
     await active.has(stream, B, active.write(stream))
+
+
+async def test_new_copies_of_slots_that_have_another_one_begin_a_few_at_a_time(
+    active: Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = [0]
+    monkeypatch.setattr(CopyPacing, "allowed", lambda *_: room[0])
+    await active.serve(B, C)
+    active.order("a", "b")
+    active.run()
+    alone, two = active.begin(0), active.begin(1)
+    version = active.write(two)
+    await active.has(two, B, version)
+    two.decided(SyncSet(frozenset({A, B})))
+    active.order("a", "b", "c")
+    await active.has(alone, C, active.write(alone))  # the table of this order is in force by now
+    assert not two.follows(C)
+
+    room[0] = 1
+    await active.has(two, C, version)
