@@ -114,5 +114,5 @@ def test_the_table_says_why_a_row_is_missing_instead_of_leaving_it_to_the_reader
     gap = {"p50": 4.0, "p99": 47.0, "max": 126.0}
     one = {"events": 20, "failed_repeatable": 0, "failed_other": 1, "gap_ms": gap, "lost": 0, "moved_needlessly": 0}
     shown = table({"cells": {"app/understudy": one}})
-    assert "| (e) Understudy | 20 | 0 | 1 | 4 | 47 | 126 | - | 0 | 0 |" in shown
+    assert "| (e) Understudy, `sync` | 20 | 0 | 1 | 4 | 47 | 126 | - | 0 | 0 |" in shown
     assert "(a) to (d): the application is all of their member: see kill -9 of a member." in shown

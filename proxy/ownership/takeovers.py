@@ -9,7 +9,7 @@ callers may wait.
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from understudy.proxy.events.cause import Cause
 from understudy.proxy.events.recorder import Recorder, SuspicionRecord
@@ -83,6 +83,7 @@ class Takeovers:
         self._probed_alive: dict[str, float] = {}
         self._contradictions = Contradictions()
         self._witnessed: dict[Process, asyncio.Task[bool]] = {}
+        self._asked: dict[Process, set[int]] = {}
         self._given: set[asyncio.Task[Taken]] = set()
 
     @property
@@ -143,7 +144,8 @@ class Takeovers:
         goes on.
         """
         process = process_of(owner)
-        takeover = self._witnessed.get(process) or self._begin(process, {slot}, why, witness)
+        takeover = self._witnessed.get(process) or self._begin(process, why, witness)
+        self._asked[process].add(slot)
         await asyncio.wait((takeover,), timeout=max(give_up - time.monotonic(), 0.0))
         return takeover.done() and takeover.result()
 
@@ -152,29 +154,32 @@ class Takeovers:
 
         As :meth:`for_caller` does, so that the first callers find the slots claimed. It needs a probe of our own too.
         """
-        if process not in self._witnessed and self._inherited(process):
-            self._begin(process, frozenset(), "no replication connection", None)
+        if process not in self._witnessed:
+            self._begin(process, "no replication connection", None)
 
-    def _begin(
-        self, process: Process, asked: Collection[int], why: str, seen: ProbeResult | None
-    ) -> asyncio.Task[bool]:
-        suspicion = self._recorder.suspicion()
-        work = asyncio.create_task(self._witnessed_takeover(process, asked, why, suspicion, seen))
+    def _begin(self, process: Process, why: str, seen: ProbeResult | None) -> asyncio.Task[bool]:
+        suspicion, self._asked[process] = self._recorder.suspicion(), set()
+        work = asyncio.create_task(self._witnessed_takeover(process, why, suspicion, seen))
         self._witnessed[process] = work
-        work.add_done_callback(lambda _: self._witnessed.pop(process, None))
+        work.add_done_callback(lambda _: self._forget(process))
         return work
 
+    def _forget(self, process: Process) -> None:
+        del self._witnessed[process], self._asked[process]
+
     async def _witnessed_takeover(
-        self, process: Process, asked: Collection[int], why: str, suspicion: SuspicionRecord, seen: ProbeResult | None
+        self, process: Process, why: str, suspicion: SuspicionRecord, seen: ProbeResult | None
     ) -> bool:
         member, boot = process
         give_up = time.monotonic() + TAKEOVER_TIMEOUT
         witness = str(seen) if seen and seen.condemns else await self._second_witness(member, boot)
         if witness is None:
             return False
+        slots = self._inherited(process)
+        if not slots:
+            return False
         suspicion.confirmed(member, f"{member} lost: {why}; {witness}", self._pool.takeover_of(member, boot))
         while witness:
-            slots = [*asked, *(slot for slot in self._inherited(process) if slot not in asked)]
             try:
                 await self._take_over(member, boot, f"{member} lost: {why}; {witness}", slots, by_request=True)
             except EtcdError as error:
@@ -184,6 +189,7 @@ class Takeovers:
                 await self._etcd.pause(RETRY_INTERVAL)
                 # The owner may be back by now; and a member that cannot ask etcd must not condemn another for that.
                 witness = await self._second_witness(member, boot)
+                slots = self._inherited(process)
                 if witness == ProbeResult.CUT_OFF:
                     return False
             else:
@@ -191,10 +197,11 @@ class Takeovers:
         return False
 
     def _inherited(self, process: Process) -> list[int]:
-        """The slots of a process whose first standby this member is."""
-        view, me = self._pool.view(), self._pool.identity.me
-        owned = [slot for slot, at in view.owners.items() if process_of(at.record) == process]
-        return [slot for slot in owned if slot < view.table.slots and standbys_of(view, slot)[:1] == (me,)]
+        """The slots of a process whose first standby this member is, and those for which callers were sent here."""
+        view, me, asked = self._pool.view(), self._pool.identity.me, self._asked[process]
+        owned = [slot for slot, at in view.owners.items() if process_of(at.record) == process and slot not in asked]
+        first = [slot for slot in owned if slot < view.table.slots and standbys_of(view, slot)[:1] == (me,)]
+        return [*asked, *first]
 
     async def _take_over(
         self, member: str, boot: str, cause: str, slots: Sequence[int], *, by_request: bool = False
