@@ -57,9 +57,9 @@ class Recorder:
 
     # -- takeovers --
 
-    def suspicion(self) -> "SuspicionRecord":
-        """A caller was sent here because an owner does not answer it."""
-        return SuspicionRecord(self)
+    def suspicion(self, witness: str) -> "SuspicionRecord":
+        """There is a first witness against an owner: a ``request`` that it did not answer, or ``replication``."""
+        return SuspicionRecord(self, witness)
 
     def claim(self, cause: Cause) -> "ClaimRecord":
         """A claim begins."""
@@ -116,10 +116,11 @@ class Recorder:
 
 
 class SuspicionRecord:
-    """The time between a caller's complaint and the second witness."""
+    """The time between the first witness and the second; ``witness`` is the first one, for the trace."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, witness: str) -> None:
         self._recorder = recorder
+        self._witness = witness
         self._began_ns = recorder.telemetry.now_ns()
 
     def confirmed(self, source: str, cause: str, trace: TraceIds) -> None:
@@ -129,7 +130,7 @@ class SuspicionRecord:
             **self._recorder.place,
             names.FROM: source,
             names.CAUSE: cause,
-            names.WITNESS: "request",
+            names.WITNESS: self._witness,
         }
         phases = telemetry.failover(trace.traceparent)
         phases.phase(names.DETECT, self._began_ns, telemetry.now_ns(), attributes)

@@ -144,7 +144,7 @@ class Takeovers:
         goes on.
         """
         process = process_of(owner)
-        takeover = self._witnessed.get(process) or self._begin(process, why, witness)
+        takeover = self._witnessed.get(process) or self._begin(process, "request", why, witness)
         self._asked[process].add(slot)
         await asyncio.wait((takeover,), timeout=max(give_up - time.monotonic(), 0.0))
         return takeover.done() and takeover.result()
@@ -155,10 +155,10 @@ class Takeovers:
         As :meth:`for_caller` does, so that the first callers find the slots claimed. It needs a probe of our own too.
         """
         if process not in self._witnessed:
-            self._begin(process, "no replication connection", None)
+            self._begin(process, "replication", "no replication connection")
 
-    def _begin(self, process: Process, why: str, seen: ProbeResult | None) -> asyncio.Task[bool]:
-        suspicion, self._asked[process] = self._recorder.suspicion(), set()
+    def _begin(self, process: Process, first: str, why: str, seen: ProbeResult | None = None) -> asyncio.Task[bool]:
+        suspicion, self._asked[process] = self._recorder.suspicion(first), set()
         work = asyncio.create_task(self._witnessed_takeover(process, why, suspicion, seen))
         self._witnessed[process] = work
         work.add_done_callback(lambda _: self._forget(process))
