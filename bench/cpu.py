@@ -19,10 +19,10 @@ def cpu_ms(pid: int) -> float:
 
 def kind_of(process: str) -> str:
     """What a process is, by its name."""
-    for kind in ("sidecar", "envoy", "etcd", "control", "replica", "redis"):
+    for kind in ("sidecar", "envoy", "haproxy", "etcd", "control", "replica", "redis"):
         if kind in process:
             return kind
-    return "envoy" if process.startswith(("front", "proxy")) else "app"
+    return "envoy" if process.startswith("front") else "app"
 
 
 def spent(processes: Processes) -> Counter[str]:
