@@ -19,7 +19,7 @@ from understudy.statesync.replication.sync_set import Process
 
 logger = logging.getLogger(__name__)
 
-POLL_INTERVAL = 0.05
+POLL_INTERVAL = 0.1
 LOOK_ANYWAY_AFTER = 1.0
 """Seconds after which connections are compared with the sync sets too: a process that has left a set may need none."""
 
