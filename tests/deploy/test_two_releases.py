@@ -146,7 +146,7 @@ async def pool_of(home: Path, released: Path, monkeypatch: pytest.MonkeyPatch, *
             await releases.load.open_sessions()
             releases.load.start()
             try:
-                await asyncio.sleep(2)
+                await until(lambda: len(releases.load.history) > 40, 60, "clients make requests")
                 yield releases
             finally:
                 await releases.load.close()

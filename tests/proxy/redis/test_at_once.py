@@ -103,7 +103,7 @@ class Served:
             next((how for how in ("memory", "commit") if after[how] > before[how]), ""), WAITS
         )
         assert (way is WAITS) == any(under_way)
-        await asyncio.sleep(0.01)  # a task that has not begun cannot be cancelled without a warning
+        await asyncio.sleep(0)  # a task that has not begun cannot be cancelled without a warning
         for task in under_way:
             if task is not None:
                 task.cancel()
