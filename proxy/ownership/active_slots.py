@@ -102,6 +102,10 @@ class ActiveSlots:
         """The slot, if this process is active in it."""
         return self._slots.get(slot)
 
+    def stands(self, active: ActiveSlot) -> bool:
+        """Whether this process is still active in the slot, since the same claim."""
+        return self._slots.get(active.stream.slot) is active
+
     async def some(self) -> None:
         """Wait until there is a slot."""
         if not self._slots:

@@ -59,7 +59,7 @@ async def test_until_others_have_joined_again_a_write_waits_for_etcd(
 ) -> None:
     a = await given(pool, "a", "b")
     await written(a, "k", "kept")
-    monkeypatch.setattr(a.changes, "_growth", lambda *_: None)
+    monkeypatch.setattr(a.changes.decisions, "_growth", lambda *_: None)
 
     await repair_of(a, pool.client).make_anew(SLOT)
 
@@ -74,14 +74,14 @@ async def test_a_standby_keeps_its_copy_until_the_active_sends_another(
     await written(a, "k", "kept")
     await until(lambda: b.copies.replica.session(SLOT, "k"), what="b shows it")
     spoil(b)
-    removal = a.changes._removal
+    removal = a.changes.decisions._removal
     asked, go_on = asyncio.Event(), asyncio.Event()
 
     def held_up(*args: Any) -> Any:
         asked.set()
         return removal(*args) if go_on.is_set() else None
 
-    monkeypatch.setattr(a.changes, "_removal", held_up)
+    monkeypatch.setattr(a.changes.decisions, "_removal", held_up)
     repairing = asyncio.create_task(repair_of(b, pool.client).make_anew(SLOT))
     async with asyncio.timeout(20):
         await asked.wait()
@@ -99,7 +99,7 @@ async def test_a_standby_that_the_active_does_not_reach_has_its_copy_still(
 ) -> None:
     a, b = await given(pool, "a", "b"), pool["b"]
     monkeypatch.setattr(copy_repair, "COPY_TIMEOUT", 0.1)
-    monkeypatch.setattr(a.changes, "_removal", lambda *_: None)
+    monkeypatch.setattr(a.changes.decisions, "_removal", lambda *_: None)
     with pytest.raises(RepairRefused, match="has not sent it again within"):
         await repair_of(b, pool.client).make_anew(SLOT)
     assert b.keeper.is_whole(SLOT)

@@ -94,7 +94,7 @@ class Changing(Hand):
 
     async def step(self) -> None:
         """Look at all slots once, and wait until what is begun has ended."""
-        self.changes._begin(self.changes._proposals())
+        self.changes._begin(self.changes.decisions.proposals())
         await asyncio.gather(*self.changes._tasks)
 
     def caught_up(self, *processes: Process, slot: int = SLOT) -> None:
