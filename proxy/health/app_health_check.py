@@ -1,7 +1,8 @@
 """Whether the application beside this sidecar answers.
 
 Asks it every :data:`POLL_INTERVAL` seconds, one question at a time, in one of the ways of
-:mod:`understudy.statesync.pool.app_health`. A refused connection counts at once, since nobody listens there. A bad
+:mod:`understudy.statesync.pool.app_health`; and at once when the application ends the connection of an HTTP check, as
+it does when it is killed. A refused connection counts at once, since nobody listens there. A bad
 answer counts after :data:`FAILURES` in a row. Silence counts after the time that the pool's spec allows, and later
 while the application or this process is slow: a busy application is not dead. In a TCP pool it opens a connection
 instead, and asks what the spec says (:mod:`understudy.proxy.health.tcp_health`).
@@ -13,16 +14,15 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
-import aiohttp
-
 from understudy.proxy.health.grpc_health import GrpcHealth
+from understudy.proxy.health.http_health import HttpHealth
 from understudy.proxy.health.tcp_health import ask
 from understudy.statesync.heartbeat.adaptive_timeout import LOAD_WINDOW, adaptive_timeout
 from understudy.statesync.pool.addresses import split_address
 from understudy.statesync.pool.app_health import AppHealth, HealthKind
 from understudy.statesync.pool.spec import Liveness
 from understudy.statesync.pool.spec_tcp import Tcp
-from understudy.statesync.process.ticks import until_tick
+from understudy.statesync.process.ticks import Alarm
 
 POLL_INTERVAL = 0.1
 FAILURES = 3
@@ -62,6 +62,7 @@ class AppHealthCheck:
         self._rules = rules
         self._stall = stall
         self._failures = FAILURES
+        self._ask_now = Alarm()
         self._delays: deque[tuple[float, float]] = deque()
         self.reason = "the application has not answered yet"
         self.listening = True
@@ -90,7 +91,7 @@ class AppHealthCheck:
     async def run(self) -> None:
         """Ask until cancelled."""
         async with AsyncExitStack() as stack:
-            asking = await self._way(stack)
+            asking = self._way(stack)
             while True:
                 if not self._known():
                     await asyncio.sleep(POLL_INTERVAL)
@@ -103,14 +104,15 @@ class AppHealthCheck:
                 if not fault:
                     self._delays.append((now, now - began))
                 self._note(fault, certain)
-                await asyncio.sleep(until_tick(POLL_INTERVAL))
+                await self._ask_now.wait(POLL_INTERVAL)
 
-    async def _way(self, stack: AsyncExitStack) -> Asking:
+    def _way(self, stack: AsyncExitStack) -> Asking:
         """How this application is asked unless its pool is a TCP pool; connections are closed with ``stack``."""
         match self._health.kind:
             case HealthKind.HTTP:
-                http = await stack.enter_async_context(aiohttp.ClientSession())
-                return lambda patience: self._by_http(http, patience)
+                http = HttpHealth(self._app, self._health.what, self._ask_now.set)
+                stack.callback(http.close)
+                return http.ask
             case HealthKind.GRPC:
                 question = GrpcHealth(self._app, self._health.what)
                 stack.push_async_callback(question.close)
@@ -133,15 +135,6 @@ class AppHealthCheck:
             return f"the application does not answer at {self._place}: {error}", False
         self.listening = True
         return (f"the application at {self._place} {said}" if said else ""), not said
-
-    async def _by_http(self, http: aiohttp.ClientSession, patience: float) -> str:
-        try:
-            async with http.get(self._place, timeout=aiohttp.ClientTimeout(total=patience)) as answer:
-                return "" if answer.status < 400 else f"answers {answer.status}"
-        except aiohttp.ClientConnectorError as error:
-            raise ConnectionRefusedError(str(error)) from None
-        except aiohttp.ClientError as error:
-            raise OSError(str(error)) from None
 
     async def _by_connection(self, tcp: Tcp | None, patience: float) -> str:
         async with asyncio.timeout(patience):

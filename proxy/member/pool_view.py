@@ -8,7 +8,7 @@ from understudy.proxy.member.identity import MemberIdentity
 from understudy.statesync.pool.ownership import View
 from understudy.statesync.pool.records import Member, Table
 from understudy.statesync.pool.spec import Liveness, PoolSpec
-from understudy.statesync.pool.state import PoolState
+from understudy.statesync.pool.state import At, PoolState
 from understudy.telemetry.tracing.ids import TraceIds, TraceparentError, takeover_seed
 
 _BOOTS_KEPT = 8
@@ -34,6 +34,7 @@ class PoolView:
         self.addresses: dict[str, str] = {}
         self.known: dict[str, Member] = {}
         self._boots: dict[str, deque[str]] = {}
+        self._assigned: tuple[At[Table] | None, frozenset[int]] = (None, frozenset())
 
     @property
     def spec(self) -> PoolSpec | None:
@@ -66,7 +67,10 @@ class PoolView:
 
     def assigned(self) -> frozenset[int]:
         """The slots that the table wants this member to hold, as active, standby or backup."""
-        return self.view().table.slots_held_by(self.identity.me)
+        at = self.state.table
+        if at is not self._assigned[0]:
+            self._assigned = (at, at.record.slots_held_by(self.identity.me) if at is not None else frozenset())
+        return self._assigned[1]
 
     def others(self) -> dict[str, Member]:
         """The records of the other members."""

@@ -19,7 +19,7 @@ from understudy.proxy.ownership.owned_slots import OwnedSlot
 from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.statesync.etcd.client import Kv
-from understudy.statesync.process.ticks import until_tick
+from understudy.statesync.process.ticks import tick
 from understudy.statesync.replication.history import epoch_of, version_of
 from understudy.statesync.replication.messages import LoggedWrite, Unsaved
 from understudy.statesync.replication.saves import Save
@@ -407,7 +407,7 @@ class ActiveSlots:
         """Save what has waited for long enough, until cancelled."""
         while True:
             await self.some()
-            await asyncio.sleep(until_tick(TICK))
+            await tick(TICK)
             now, spec = time.monotonic(), self._pool.spec
             patience = spec.replication.checkpoint_ms / 1000 if spec is not None else 1.0
             self.unsaved_bytes = sum(active.saves.bytes for active in self._unfinished)

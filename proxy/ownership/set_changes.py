@@ -31,7 +31,7 @@ from understudy.statesync.etcd.client import (
     Put,
 )
 from understudy.statesync.etcd.txn_retry import retry_txn
-from understudy.statesync.process.ticks import until_tick
+from understudy.statesync.process.ticks import Alarm
 from understudy.statesync.replication.sync_set import Process
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class SetChanges:
         self._active = active
         self._connections = connections
         self._updates = updates
-        self._wake = asyncio.Event()
+        self._wake = Alarm()
         self._decided = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._alone: set[int] = set()
@@ -103,10 +103,7 @@ class SetChanges:
         try:
             while True:
                 await self._active.some()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(until_tick(POLL_INTERVAL)):
-                        await self._wake.wait()
-                self._wake.clear()
+                await self._wake.wait(POLL_INTERVAL)
                 self._begin(self.decisions.proposals())
         finally:
             for task in self._tasks:

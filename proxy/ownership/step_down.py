@@ -26,7 +26,7 @@ from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_protocol import PeerError, Taken
 from understudy.statesync.heartbeat.adaptive_timeout import adaptive_timeout
 from understudy.statesync.pool.ownership import View, standbys_of
-from understudy.statesync.process.ticks import until_tick
+from understudy.statesync.process.ticks import tick
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class StepDown:
     async def run(self) -> None:
         """Watch until cancelled."""
         while True:
-            await asyncio.sleep(until_tick(POLL_INTERVAL))
+            await tick(POLL_INTERVAL)
             if not self._suspicious() or not self._has_something():
                 continue
             reaching = await self._who_reaches_etcd()

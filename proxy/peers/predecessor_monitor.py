@@ -6,7 +6,6 @@ here, or missed heartbeats. A pulse does not prove that a member is well, but pr
 servers are told of both.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from collections.abc import Callable
 from understudy.proxy.member.pool_view import PoolView
 from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
 from understudy.statesync.heartbeat.pulse import Identity, Pulses, is_running
-from understudy.statesync.process.ticks import until_tick
+from understudy.statesync.process.ticks import tick
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ class PredecessorMonitor:
                     self._pulses.watch(self._watched)
                     choose_at = now + SELECT_INTERVAL
                 self._look()
-                await asyncio.sleep(until_tick(POLL_INTERVAL))
+                await tick(POLL_INTERVAL)
 
     def _look(self) -> None:
         before = {who for who, runs in self.seen.items() if not runs}

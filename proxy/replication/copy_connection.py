@@ -18,6 +18,7 @@ from understudy.proxy.events.rejoins import Rejoins
 from understudy.proxy.peers.peer_protocol import REPLICATION_PATH
 from understudy.proxy.replication import wire
 from understudy.proxy.replication.wire import ConnectionEnded
+from understudy.statesync.process.ticks import tick
 from understudy.statesync.replication.messages import (
     Ask,
     At,
@@ -230,7 +231,7 @@ class CopyConnection:
     async def _tick(self) -> None:
         """Wake the writer when nothing was sent for a tick, or when copies may lack what is saved."""
         while True:
-            await asyncio.sleep(TICK_SECONDS)
+            await tick(TICK_SECONDS)
             self._ticks += 1
             asks = self._question_sent is None and self.asking()
             if asks or not self._sent or self._ticks % SAVED_TICKS == 0:

@@ -13,7 +13,7 @@ from understudy.proxy.member.pool_view import Peer, PoolView
 from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.replication.copy_connection import CopyConnection, SessionSource
 from understudy.proxy.replication.copy_pacing import CopyPacing
-from understudy.statesync.process.ticks import until_tick
+from understudy.statesync.process.ticks import tick
 from understudy.statesync.replication.slot_stream import SlotStream
 from understudy.statesync.replication.sync_set import Process
 
@@ -118,7 +118,7 @@ class CopyConnections:
                     if not self._streams:
                         self._some.clear()
                         await self._some.wait()
-                    await asyncio.sleep(until_tick(POLL_INTERVAL))
+                    await tick(POLL_INTERVAL)
             finally:
                 tasks = [one.task for one in self._connected.values()]
                 for task in tasks:

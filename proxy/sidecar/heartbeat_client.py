@@ -6,7 +6,6 @@ connection with it.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection
@@ -25,7 +24,7 @@ from understudy.statesync.heartbeat.heartbeat import (
     Beat,
     BeatAnswer,
 )
-from understudy.statesync.process.ticks import until_tick
+from understudy.statesync.process.ticks import Alarm, tick
 from understudy.statesync.tls.pem_files import PemFiles
 from understudy.statesync.tls.secret_files import fault_of
 
@@ -90,7 +89,7 @@ class HeartbeatClient:
         self._tls = tls
         self._credentials: grpc.ChannelCredentials | None = None
         self._fault = ""
-        self._due: dict[str, asyncio.Event] = {}
+        self._due: dict[str, Alarm] = {}
         self._streams: dict[str, asyncio.Task[None]] = {}
         beat_now.listen(self._beat_at_once)
 
@@ -107,7 +106,7 @@ class HeartbeatClient:
                     self._streams[address] = asyncio.create_task(self._keep(address), name=f"beat/{address}")
                 for address in self._streams.keys() - wanted:
                     self._streams.pop(address).cancel()
-                await asyncio.sleep(until_tick(BEAT_INTERVAL))
+                await tick(BEAT_INTERVAL)
         finally:
             for task in self._streams.values():
                 task.cancel()
@@ -115,7 +114,7 @@ class HeartbeatClient:
 
     async def _keep(self, address: str) -> None:
         """Open one stream after the other until this task is cancelled."""
-        due = self._due.setdefault(address, asyncio.Event())
+        due = self._due.setdefault(address, Alarm())
         try:
             while True:
                 try:
@@ -135,7 +134,7 @@ class HeartbeatClient:
         finally:
             self._due.pop(address, None)
 
-    async def _hold(self, address: str, due: asyncio.Event) -> None:
+    async def _hold(self, address: str, due: Alarm) -> None:
         """Connect and beat until the stream ends, which raises."""
         async with self._channel(address) as channel:
             open_stream = channel.stream_stream(METHOD, request_serializer=None, response_deserializer=None)
@@ -176,15 +175,12 @@ class HeartbeatClient:
             hearing.at = time.monotonic()
             self._on_answer(address, BeatAnswer.decode(raw))
 
-    async def _send(self, stream: "Stream[bytes, bytes]", due: asyncio.Event, hearing: Hearing) -> None:
+    async def _send(self, stream: "Stream[bytes, bytes]", due: Alarm, hearing: Hearing) -> None:
         turn = time.monotonic()
         while True:
-            due.clear()
             async with asyncio.timeout(STREAM_SILENCE):
                 await stream.write(self._beat().encode())
-            with contextlib.suppress(TimeoutError):  # the next beat is due
-                async with asyncio.timeout(BEAT_INTERVAL):
-                    await due.wait()
+            await due.wait(BEAT_INTERVAL)
             now = time.monotonic()
             if now - turn >= STOOD_STILL:
                 hearing.at = max(hearing.at, now)

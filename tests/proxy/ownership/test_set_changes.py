@@ -21,6 +21,7 @@ from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 from understudy.statesync.pool.records import Member, MemberState, Owner, SyncRecord, Table
 from understudy.statesync.pool.spec import PoolSpec, Replication
 from understudy.statesync.pool.state import At
+from understudy.statesync.process.ticks import Alarm
 from understudy.statesync.replication.history import version_of
 from understudy.statesync.replication.messages import At as CopyAt
 from understudy.statesync.replication.sync_set import Process, SyncSet
@@ -552,7 +553,7 @@ async def test_a_dead_process_leaves_at_once_where_a_write_waits_and_later_elsew
 async def test_a_write_in_a_slot_with_a_lost_copy_wakes_the_changes(hand: Changing) -> None:
     await hand.begin(TWO)
     hand.caught_up(B)
-    hand.changes._wake.clear()
+    hand.changes._wake = Alarm()
     hand.write("k")
     assert not hand.changes._wake.is_set()
     hand.stream.gone(B)
