@@ -161,10 +161,11 @@ class OwnerWrites:
         Most writes are like that. They need no task of their own: ``then`` is called when they have ended, and the
         answer of one that is acknowledged is ``outcome.reply``.
         """
-        slot, key = owned.slot, call.key
+        slot, key, wants = owned.slot, call.key, spec.durability_of(call.key)
         current = self._replica.session_if_known(slot, key)
         if (
             current is False
+            or wants == "async"
             or not owned.open.is_set()
             or self._locks.locked(slot, key)
             or not self._active.has_room(slot)
@@ -184,7 +185,7 @@ class OwnerWrites:
         self._locks.take(slot, key)
         owned.enter()
         give_version(outcome.session, self._active.next_version(slot))
-        write = self._active.submit(owned, key, outcome.session, None, spec.durability)
+        write = self._active.submit(owned, key, outcome.session, None, wants)
         begun = Begun(call, write, outcome, owned)
         write.done.add_done_callback(partial(self._ended, begun, then))
         return begun
@@ -440,7 +441,7 @@ class OwnerWrites:
 
 def _wanted(call: Call, spec: PoolSpec) -> str:
     """The class of durability that a write asks for."""
-    return call.headers.get(DURABILITY_HEADER, spec.durability)
+    return call.headers.get(DURABILITY_HEADER) or spec.durability_of(call.key)
 
 
 def _overwriting(outcome: Stored, spec: PoolSpec) -> Outcome:

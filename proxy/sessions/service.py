@@ -127,7 +127,7 @@ class SessionService:
         One that waits for no commit is answered at once. ``then`` is called when one that was begun has ended.
         """
         spec, batch = self._pool.spec, call.batch
-        if spec is None or batch is None or spec.durability == "async" or call.headers or not _fits(batch.key):
+        if spec is None or batch is None or call.headers or not _fits(batch.key):
             return None
         owned = self._owned.get(spec.slot_of_bytes(batch.key))
         return self._writes.write_now(call, owned, spec, then) if owned is not None else None

@@ -84,6 +84,10 @@ class Limits(_Strict):
     unsaved_bytes: Annotated[int, Field(ge=1_000_000, le=100_000_000_000)] = 64 * 1024 * 1024
 
 
+Durability = Literal["sync", "async", "replicas"]
+"""A class of durability: what an acknowledged write survives (docs/durability.md)."""
+
+
 class Replication(_Strict):
     """Replication between members, for pools with ``durability: replicas``.
 
@@ -240,6 +244,13 @@ class CheckSpec(_Strict):
         return self
 
 
+class DurabilityRule(_Strict):
+    """The class of durability of writes to sessions whose keys begin with ``prefix``."""
+
+    prefix: Annotated[str, Field(min_length=1, max_length=200)]
+    durability: Durability
+
+
 class PoolSpec(_Strict):
     """One pool. ``slots`` and :attr:`slot_rule` are fixed for its life; all other keys may be changed at any time."""
 
@@ -253,7 +264,8 @@ class PoolSpec(_Strict):
     )
     recovery: Literal["keep_current"] = "keep_current"
     takeover: Literal["fast", "lease"] = "fast"
-    durability: Literal["sync", "async", "replicas"] = "sync"
+    durability: Durability = "sync"
+    durability_rules: Annotated[tuple[DurabilityRule, ...], Field(max_length=50)] = ()
     replication: Replication = Replication.model_construct()
     concurrency: Literal["ignore", "count", "refuse"] = "count"
     members: dict[Name, MemberSpec] = Field(default_factory=dict)
@@ -308,6 +320,13 @@ class PoolSpec(_Strict):
         return self
 
     @model_validator(mode="after")
+    def _distinct_durability_rules(self) -> "PoolSpec":
+        prefixes = [rule.prefix for rule in self.durability_rules]
+        if len(set(prefixes)) < len(prefixes):
+            raise ValueError("durability_rules: every rule needs a prefix of its own")
+        return self
+
+    @model_validator(mode="after")
     def _distinct_checks(self) -> "PoolSpec":
         names = [check.name for check in self.checks]
         if len(set(names)) < len(names):
@@ -326,6 +345,13 @@ class PoolSpec(_Strict):
         """Whether a write may be acknowledged when two members have it in memory, before etcd has it."""
         return self.durability == "replicas"
 
+    def durability_of(self, key: str) -> str:
+        """The class of a write to this session that asks for none itself: that of the longest prefix that fits."""
+        if not self.durability_rules:
+            return self.durability
+        fitting = [rule for rule in self.durability_rules if key.startswith(rule.prefix)]
+        return max(fitting, key=lambda rule: len(rule.prefix)).durability if fitting else self.durability
+
     def slot_of_key(self, key: str) -> int:
         """The slot of a stored session key, by the session API or by Redis's protocol."""
         rule = self.slot_rule
@@ -338,8 +364,14 @@ class PoolSpec(_Strict):
         return self.slot_of_key(key.decode("utf-8", "surrogateescape"))
 
     def encode(self) -> bytes:
-        """The spec as it is stored in etcd: JSON with every default."""
-        return json.dumps(self.model_dump(mode="json", exclude_none=True), separators=(",", ":")).encode()
+        """The spec as it is stored in etcd: JSON with every default.
+
+        Earlier releases refuse a spec with rules of durability, so it has that key only if there are any.
+        """
+        unused = None if self.durability_rules else {"durability_rules"}
+        return json.dumps(
+            self.model_dump(mode="json", exclude_none=True, exclude=unused), separators=(",", ":")
+        ).encode()
 
 
 def refuse_contradiction(running: PoolSpec, wanted: PoolSpec) -> None:

@@ -10,13 +10,15 @@ import itertools
 import json
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import aiohttp
 
 from tests.faults.history import Attempt, History, Kind, Op, Outcome
 from tests.faults.pool import FaultPool
+from tests.harness.waiting import until
 
 LINGER = 16.0
 """Seconds for which an exchange without an answer may still be carried out: twice the 5 s of a sidecar's patience (its
@@ -135,8 +137,13 @@ class Clients:
         for session in self.sessions:
             if session.fields:
                 url = f"http://{self._pool.members[self._pool.names[0]].api}/v1/sessions/{session.key}"
-                async with self._pool.http.put(url, data="{}", headers=headers) as answer:
-                    assert answer.status in (200, 201), await answer.text()
+                await until(partial(self._made, url, headers), 60, f"session {session.key} is made")
+
+    async def _made(self, url: str, headers: Mapping[str, str]) -> bool:
+        """Whether an empty session was written; nobody else writes yet, so on a busy machine it is tried again."""
+        async with self._pool.http.put(url, data="{}", headers=headers) as answer:
+            assert answer.status in (200, 201, 503), await answer.text()
+            return answer.status != 503
 
     async def run(self, clients: int, pause: float) -> None:
         """Work with so many clients, each resting ``pause`` seconds on average, until ``stopping``."""

@@ -14,9 +14,10 @@ from tests.harness.waiting import stays, until
 from tests.proxy.members import SLOTS, InProcessMember, InProcessPool, in_process_pool
 from understudy.proxy.http.problems import Reply
 from understudy.proxy.sessions.call import Call
+from understudy.proxy.sessions.owner_writes import Begun
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.slots import slot_of
-from understudy.statesync.pool.spec import Timeouts
+from understudy.statesync.pool.spec import DurabilityRule, Timeouts
 from understudy.statesync.redis.command import KeyCommand
 from understudy.statesync.redis.commands import parse
 from understudy.statesync.sessions.command_batch import CommandBatch
@@ -116,3 +117,51 @@ async def test_what_memory_may_answer_does_not_wait_for_etcd(etcd: EtcdServer, p
         cable.mend()
         await begun
         assert (await a.call("GET", "other")).body == b"kept"
+
+
+RULES = (
+    DurabilityRule(prefix="cache:", durability="async"),
+    DurabilityRule(prefix="fast:", durability="replicas"),
+    DurabilityRule(prefix="order:", durability="sync"),
+)
+
+
+@pytest.mark.parametrize("durability", ["sync", "replicas", "async"])
+async def test_the_rule_for_a_key_decides_unless_the_write_asks_for_another_class(
+    etcd: EtcdServer, pool_name: str, durability: str
+) -> None:
+    replication = {"patience_ms": 60_000, "checkpoint_ms": 60_000}
+    spec = {"durability": durability, "durability_rules": RULES, "replication": replication}
+    async with behind_a_cable(etcd, pool_name, request_seconds=60.0, **spec) as (pool, cable):
+        a = pool["a"]
+        ready = [key_in(slot, "fast:") for slot in range(SLOTS)]
+        for key in (*ready, "order:0", "order:1", "order:2", "cache:0"):
+            assert (await a.call("PUT", key, "v")).status == 201
+        await until(lambda: all(one.from_memory for one in a.active.slots), 20, "memory may answer")
+        begun = asyncio.create_task(a.call("PUT", "order:0", "begun"))
+        cable.cut()
+        await until(lambda: begun.done() or a.committer.stalled(time.monotonic()), what="commits are stalled")
+        slow = [
+            asyncio.create_task(a.call("PUT", "order:1", "more")),
+            asyncio.create_task(a.service.handle(command(b"SET", b"order:2", b"more"))),
+            asyncio.create_task(a.call("PUT", "cache:0", "more", Understudy_Durability="sync")),
+        ]
+        for key, got in (("cache:1", "async"), (ready[0], "replicas")):
+            reply = await a.call("PUT", key, "kept")
+            assert (reply.status // 100, reply.headers["Understudy-Durability"]) == (2, got)
+            assert (await a.service.handle(command(b"SET", key.encode(), b"more"))).body == b"+OK\r\n"
+        again = command(b"SET", ready[1].encode(), b"more")
+        at_once = await until(
+            lambda: a.service.write_now(again, lambda *_: None), what="a busy process does it at once"
+        )
+        assert isinstance(at_once, Begun)
+        await until(at_once.write.done.done, what="it is acknowledged")
+        assert a.service.write_now(command(b"SET", b"cache:1", b"more"), lambda *_: None) is None
+        await stays(lambda: not any(one.done() for one in slow), 0.2, "the others wait for etcd")
+        cable.mend()
+        assert {(await one).status for one in (begun, *slow)} == {200}
+        assert (await a.service.handle(command(b"GET", b"cache:1"))).body == b"$4\r\nmore\r\n"
+
+
+def key_in(slot: int, prefix: str) -> str:
+    return next(key for number in range(10_000) if slot_of(key := f"{prefix}{number}k", SLOTS) == slot)

@@ -61,6 +61,15 @@ def test_times_have_units_and_shares_may_be_percent(objectives: str, p99: float,
             "checks: [{name: a, command: [x]}, {name: a, command: [y]}]",
             "spec: checks: every check needs a name of its own",
         ),
+        (
+            "durability_rules: [{prefix: '', durability: sync}]",
+            "durability_rules.0.prefix: String should have at least 1",
+        ),
+        ("durability_rules: [{prefix: a, durability: fast}]", "durability_rules.0.durability: Input should be 'sync'"),
+        (
+            "durability_rules: [{prefix: a, durability: sync}, {prefix: a, durability: async}]",
+            "spec: durability_rules: every rule needs a prefix of its own",
+        ),
     ],
 )
 def test_a_wrong_key_or_value_is_named(text: str, words: str) -> None:
@@ -153,3 +162,18 @@ def test_a_header_that_front_envoys_remove_is_refused_in_new_specs_alone(header:
 
 def test_other_headers_and_cookies_are_taken() -> None:
     assert parsed("session_key: [{header: X-Understudy}, {cookie: a_b}]")
+
+
+@pytest.mark.parametrize(
+    ("key", "durability"),
+    [("cache:1", "async"), ("cache:", "async"), ("cache:cart:7", "replicas"), ("cache", "sync"), ("x-cache:1", "sync")],
+)
+def test_the_longest_prefix_that_fits_says_how_durable_a_write_is(key: str, durability: str) -> None:
+    rules = "[{prefix: 'cache:', durability: async}, {prefix: 'cache:cart:', durability: replicas}]"
+    spec = parsed(f"durability_rules: {rules}")
+    assert spec.durability_of(key) == durability
+    assert decode_spec(spec.encode()) == spec
+
+
+def test_members_of_earlier_releases_read_a_spec_without_rules() -> None:
+    assert "durability_rules" not in json.loads(parsed("durability: async").encode())
