@@ -134,6 +134,7 @@ class InProcessMember:
 
     def __init__(self, etcd: EtcdClient, pool: str, me: str, network: Network) -> None:
         self.pool = view_of(me, pool)
+        self.loop_lag = LoopLag()
         self.keys, boot = self.pool.identity.keys, self.pool.identity.boot
         self.owned, self.drain, contact, clock = OwnedSlots(), DrainState(self.pool), EtcdContact(), PoolClock()
         self.contact = contact
@@ -151,7 +152,9 @@ class InProcessMember:
         self.active = ActiveSlots(
             self.pool, replica, requests, self.committer, self.keeper, self.connections, self.updates
         )
-        self.changes = SetChanges(self.pool, etcd, self.owned, self.active, self.connections, self.updates, LoopLag())
+        self.changes = SetChanges(
+            self.pool, etcd, self.owned, self.active, self.connections, self.updates, self.loop_lag
+        )
         self.owned.on_lose = self.active.lost
         self.active.on_blocked = self.changes.wake
         self.connections.on_progress = self.active.progress
@@ -217,7 +220,7 @@ class InProcessMember:
             self.active,
             proof,
             clock,
-            LoopLag(),
+            self.loop_lag,
             self.updates,
             self.recorder,
             async_writes,
@@ -234,7 +237,7 @@ class InProcessMember:
             self.router,
             SessionKeys(self.pool, self.owned, etcd),
             clock,
-            LoopLag(),
+            self.loop_lag,
             self.recorder,
             lambda _call, reply: self.answered.append(reply.status),
         )
@@ -278,8 +281,8 @@ class InProcessPool(PoolRecords):
         for name in members:
             await self.write_record(Member(name, f"{name}1", "127.0.0.1:1", "127.0.0.1:2", MemberState.UP))
             member = self.network.members[name] = InProcessMember(self.client, self.spec.pool, name, self.network)
-            for part in (member.copies.informer.run(), member.reads.run(), member.committer.run()):
-                await self.run(part)
+            for service in (member.loop_lag, member.copies.informer, member.reads, member.committer):
+                await self.run(service.run())
             await member.serve_copies(self._stack)
             for part in (
                 member.connections.run(),
