@@ -22,7 +22,7 @@ from understudy.proxy.peers.peer_protocol import (
     ProbeResult,
 )
 from understudy.proxy.sessions.call import Call
-from understudy.proxy.sessions.call_attempts import CallAttempts
+from understudy.proxy.sessions.call_attempts import DOUBT_HEADER, NOT_OWNER, CallAttempts
 from understudy.statesync.pool.ownership import standbys_of
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.sessions.overwrites import SEEN_HEADER
@@ -87,7 +87,7 @@ class OwnerRouter:
         ):
             return None
         active = owner.active if owner else None
-        return problem(421, "not-owner", f"slot {slot} belongs to {active or 'nobody yet'}", owner=active)
+        return problem(NOT_OWNER, "not-owner", f"slot {slot} belongs to {active or 'nobody yet'}", owner=active)
 
     async def _failover_to_standby(
         self,
@@ -131,7 +131,11 @@ class OwnerRouter:
             if not call.reads:
                 attempts.doubts.append(str(error))
             raise
-        return reply if reply.status != 421 else None
+        if reply.status != NOT_OWNER:
+            return reply
+        if DOUBT_HEADER in reply.headers and not call.reads:
+            attempts.doubts.append(f"{member}: {reply.headers[DOUBT_HEADER]}")
+        return None
 
     async def _send(self, peer: Peer, call: Call, attempts: CallAttempts) -> Reply:
         """Forward a call, and probe a peer that takes long: a silent one is given up, a busy one is waited for."""

@@ -3,7 +3,7 @@
 import pytest
 
 from understudy.proxy.http.problems import Reply, problem
-from understudy.proxy.sessions.call_attempts import CallAttempts
+from understudy.proxy.sessions.call_attempts import DOUBT_HEADER, CallAttempts
 
 EXPIRED = problem(409, "request-expired", "the request began 30.0 s ago")
 
@@ -20,6 +20,7 @@ EXPIRED = problem(409, "request-expired", "the request began 30.0 s ago")
         pytest.param(["m1: silent"], Reply(204, {}), 204, id="an effect is had once"),
         pytest.param(["m1: silent"], problem(400, "bad-request", "malformed"), 400, id="malformed is so everywhere"),
         pytest.param(["m1: silent"], problem(503, "not-committed", "no etcd"), 503, id="not committed"),
+        pytest.param(["m1: silent"], problem(421, "not-owner", "it is m2"), 421, id="the peer asks the owner"),
     ],
 )
 def test_what_is_told_holds_for_all_copies(doubts: list[str], reply: Reply, told: int) -> None:
@@ -31,3 +32,10 @@ def test_what_is_in_doubt_never_passes_for_not_done() -> None:
 
     assert b"outcome-unknown" in attempts.final_reply(problem(503, "not-committed", "no etcd")).body
     assert b"m1: silent" in attempts.final_reply(problem(503, "no-owner", "nobody")).body
+
+
+def test_a_peer_is_told_of_the_doubt_of_an_owner_that_lost_the_slot() -> None:
+    moved = problem(421, "not-owner", "slot 7 belongs to m2")
+    told = CallAttempts(0.0, 0.0, doubts=["slot 7\r\nwas lost\u2026"]).final_reply(moved)
+    assert told.headers[DOUBT_HEADER] == "slot 7 was lost?"
+    assert DOUBT_HEADER not in CallAttempts(0.0, 0.0).final_reply(moved).headers

@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from tests.harness.waiting import until
 from tests.proxy.members import SLOTS, InProcessPool, headers_of, in_process_pool
-from understudy.proxy.http.problems import Reply
+from understudy.proxy.http.problems import Reply, problem
 from understudy.proxy.member.pool_view import Peer
 from understudy.proxy.peers.peer_protocol import PeerBroken
 from understudy.proxy.sessions import service
@@ -111,6 +111,37 @@ async def test_a_write_that_was_sent_and_not_answered_is_unknown_and_not_refused
     monkeypatch.setattr(service, "CALL_TIMEOUT", 0.3)
     assert kind_of(await pool["b"].call("PUT", "k", "x")) == (503, "outcome-unknown")
     assert kind_of(await pool["b"].call("GET", "k")) == (503, "no-owner")
+
+
+@pytest.mark.parametrize("takes", [True, False])
+async def test_an_owner_that_loses_its_slot_under_a_forwarded_write_tells_its_doubt(
+    pool: InProcessPool, monkeypatch: pytest.MonkeyPatch, *, takes: bool
+) -> None:
+    a, b, c = await pool.give("a", "b", "c"), pool["b"], pool["c"]
+    monkeypatch.setattr(a.active, "_answer", lambda *_, **__: None)  # it acknowledges nothing any more
+    forward, replies = pool.network.forward, []
+
+    async def noting(peer: Peer, *args: object, **call: object) -> Reply:
+        if peer.member == "b" and not takes:
+            return problem(421, "not-owner", "b does not know of its claim yet")
+        replies.append(await forward(peer, *args, **call))  # type: ignore[arg-type]
+        return replies[-1]
+
+    monkeypatch.setattr(pool.network, "forward", noting)
+    monkeypatch.setattr(service, "CALL_TIMEOUT", 20.0 if takes else 2.0)
+    write = asyncio.create_task(c.call("PUT", "k", "x"))
+    slot = a.active.get(slot_of("k", SLOTS))
+    await until(lambda: slot.waiting and slot.stream.held == slot.stream.last, what="the copies have the write")
+    pool.network.dead.add("a")
+    assert (await b.call("GET", "other")).status == 404  # b takes over
+    reply = await write
+
+    assert (replies[0].status, "Understudy-Doubt" in replies[0].headers) == (421, True)
+    if takes:
+        assert (reply.status, reply.headers["Understudy-Served-By"]) == (201, "b")
+    else:
+        assert kind_of(reply) == (503, "outcome-unknown")
+    assert (await b.call("GET", "k")).body == b"x"
 
 
 async def test_a_forwarded_call_goes_no_second_hop(pool: InProcessPool) -> None:
