@@ -13,6 +13,7 @@ from understudy.proxy.ownership.owned_slots import OwnedSlot, OwnedSlots
 from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
 from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.replication.sync_set import SyncSet
 from understudy.telemetry.timing.backoff import Backoff
 
@@ -46,7 +47,9 @@ class SlotOpener:
         owned: OwnedSlots,
         active: ActiveSlots,
         keeper: CopyKeeper,
+        clock: PoolClock,
     ) -> None:
+        self._clock = clock
         self._requests = prefix_range(pool.identity.keys.requests)
         self._copies = copies
         self._etcd = etcd
@@ -56,9 +59,13 @@ class SlotOpener:
         self._reading = asyncio.Semaphore(READS_AT_ONCE)
 
     async def open(self, slots: Sequence[Gained]) -> None:
-        """Open the gates of ``slots``, of each as soon as it can be served; those that are lost meanwhile stay shut."""
+        """Open the gates of ``slots``, of each as soon as it can be served; those that are lost meanwhile stay shut.
+
+        A process that has just started compares its clock with another one first: it would stamp sessions with it.
+        """
         for one in slots:
             one.owned.preparing = True
+        await self._clock.compared()
         begun = {one.owned.slot for one in slots if one.copied and self._begin(one)}
         absent = [one for one in slots if one.owned.slot not in begun and self._may_read(one)]
         for one in absent:

@@ -15,6 +15,8 @@ from understudy.statesync.pool.pool_clock import PoolClock
 logger = logging.getLogger(__name__)
 
 POLL_INTERVAL = 1.0
+FIRST_POLL_INTERVAL = 0.1
+"""The same until the first other clock is heard, since slots are not opened before."""
 ASK_INTERVAL = 10.0
 """Seconds after which the others are asked again; while no time is agreed, they are asked every second."""
 MAX_ASKED = 8
@@ -44,7 +46,7 @@ class ClockWatch:
             clock.look(alone=alone)
             if clock.fault != before:
                 logger.warning("%s", clock.fault or "the clocks of the pool agree again")
-            await asyncio.sleep(POLL_INTERVAL)
+            await asyncio.sleep(POLL_INTERVAL if clock.is_compared else FIRST_POLL_INTERVAL)
 
     async def _ask_others(self) -> None:
         others = list(self._pool.others())

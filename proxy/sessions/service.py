@@ -182,6 +182,7 @@ class SessionService:
         while True:
             seen = self._updates.changed
             if slot not in self._owned:
+                await self._clock.compared()  # a stamp by a wrong clock is refused
                 call = self._with_stamp(call, attempts)
             reply = await self._attempt(call, slot, spec, attempts)
             if reply is not None:

@@ -322,7 +322,7 @@ def _ownership(
     pool, copies, etcd, owned = base.pool, base.copies, base.etcd, base.owned
     failovers, claiming = FailoverLog(pool.identity.keys, pool.identity.me), asyncio.Lock()
     active, keeper, changes = replication.active, replication.keeper, replication.changes
-    opener = SlotOpener(pool, copies, etcd, owned, active, keeper)
+    opener = SlotOpener(pool, copies, etcd, owned, active, keeper, base.clock)
     claimer = Claimer(pool, copies, etcd, owned, keeper, opener, failovers, recorder, base.contact)
     handover = Handover(pool, copies, etcd, base.client, owned, active, opener, changes, failovers, recorder)
     takeovers = Takeovers(
@@ -358,7 +358,7 @@ def _ownership(
 def _copy_repair(base: _Base, replication: _Replication) -> CopyRepair:
     pool, copies, etcd, owned = base.pool, base.copies, base.etcd, base.owned
     active, keeper, changes = replication.active, replication.keeper, replication.changes
-    opener = SlotOpener(pool, copies, etcd, owned, active, keeper)
+    opener = SlotOpener(pool, copies, etcd, owned, active, keeper, base.clock)
     return CopyRepair(pool, copies.replica, etcd, owned, active, keeper, changes, base.updates, opener)
 
 

@@ -8,6 +8,8 @@ clock, which neither operators nor NTP set. So a wall clock that jumps changes o
 times of wall clocks in ms since the Unix epoch.
 """
 
+import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
@@ -24,6 +26,9 @@ SAID_FROM = 10.0
 """Seconds after the start before which a missing agreement is not reported: the others may not have answered."""
 ALONE_FROM = 60.0
 """Seconds after which a member that is alone in its pool uses its own clock."""
+
+COMPARED_WITHIN = 5.0
+"""Seconds after the start for which a member waits for another clock before it serves sessions by its own alone."""
 
 _BOOT_TIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
@@ -123,6 +128,7 @@ class PoolClock:
         self._passed = passed
         self._begun = passed()
         self._heard: dict[str, Heard] = {}
+        self._compared = asyncio.Event()
         self.time = judge(self._own(), (), None, alone=False)
         self.fault = ""
 
@@ -140,6 +146,23 @@ class PoolClock:
         now = time.ahead + round(self._passed() * 1000)
         return now, (now if time.agreed else 0)
 
+    @property
+    def is_compared(self) -> bool:
+        """Whether its time is fit for stamps: another clock was heard, or nobody else is there, or none answers.
+
+        A process that starts with a clock that is hours behind would stamp sessions that have ended when it hears the
+        others.
+        """
+        return self._compared.is_set() or self._passed() - self._begun >= COMPARED_WITHIN
+
+    async def compared(self) -> None:
+        """Wait until :attr:`is_compared`."""
+        if self.is_compared:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._begun + COMPARED_WITHIN - self._passed()):
+                await self._compared.wait()
+
     def passed(self) -> float:
         """The monotonic clock that :meth:`heard` takes its times from, in seconds."""
         return self._passed()
@@ -148,12 +171,16 @@ class PoolClock:
         """The wall clock of ``who`` was at ``wall`` ms at some moment between ``asked`` and ``answered``."""
         if answered - asked <= LATEST_ANSWER:
             self._heard[who] = Heard(wall - round((asked + answered) * 500), answered)
+            if not self._compared.is_set():
+                self.look(alone=False)
 
     def look(self, *, alone: bool) -> PoolTime:
         """Judge anew, from the own wall clock as it is now; ``alone``: nobody else is registered in the pool."""
         now = self._passed()
         self._heard = {who: one for who, one in self._heard.items() if now - one.at < KEPT}
         others = [one.ahead for one in self._heard.values()]
+        if alone or others:
+            self._compared.set()
         long_alone = alone and now - self._begun >= ALONE_FROM
         self.time = judge(self._own(), others, self.time, alone=long_alone)
         self.fault = fault_of(self.time, self.fault) if self.time.agreed or now - self._begun >= SAID_FROM else ""

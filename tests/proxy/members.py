@@ -136,7 +136,8 @@ class InProcessMember:
         self.pool = view_of(me, pool)
         self.loop_lag = LoopLag()
         self.keys, boot = self.pool.identity.keys, self.pool.identity.boot
-        self.owned, self.drain, contact, clock = OwnedSlots(), DrainState(self.pool), EtcdContact(), PoolClock()
+        self.owned, self.drain, contact = OwnedSlots(), DrainState(self.pool), EtcdContact()
+        self.clock = clock = PoolClock()
         self.contact = contact
         replica, requests = Replica(etcd, self.keys), RequestLog(self.keys, me, boot)
         self.updates = PoolUpdates(self.pool, self.owned, self.drain, Incarnation())
@@ -160,7 +161,8 @@ class InProcessMember:
         self.connections.on_progress = self.active.progress
         self.connections.on_refused = self.owned.refuses
         self.port = 0
-        opener = SlotOpener(self.pool, self.copies, etcd, self.owned, self.active, self.keeper)
+        self.clock.look(alone=True)
+        opener = SlotOpener(self.pool, self.copies, etcd, self.owned, self.active, self.keeper, self.clock)
         self.claimer = Claimer(
             self.pool, self.copies, etcd, self.owned, self.keeper, opener, failovers, self.recorder, contact
         )

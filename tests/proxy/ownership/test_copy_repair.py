@@ -27,7 +27,7 @@ async def pool(client: EtcdClient, pool_name: str) -> AsyncIterator[InProcessPoo
 
 def repair_of(member: InProcessMember, etcd: EtcdClient) -> CopyRepair:
     copies, owned, active, keeper = member.copies, member.owned, member.active, member.keeper
-    opener = SlotOpener(member.pool, copies, etcd, owned, active, keeper)
+    opener = SlotOpener(member.pool, copies, etcd, owned, active, keeper, member.clock)
     return CopyRepair(member.pool, copies.replica, etcd, owned, active, keeper, member.changes, member.updates, opener)
 
 

@@ -14,6 +14,8 @@ from tests.proxy.members import SLOTS, InProcessMember, InProcessPool, in_proces
 from understudy.proxy.ownership import opening
 from understudy.proxy.ownership.opening import Gained, SlotOpener
 from understudy.statesync.etcd.client import EtcdClient, Unavailable
+from understudy.statesync.pool import pool_clock
+from understudy.statesync.pool.pool_clock import wall_ms
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.replication.history import version_of
@@ -213,3 +215,32 @@ async def test_a_whole_copy_that_may_lack_writes_is_replaced_by_what_etcd_has(po
     await opener_of(b).open([await gained(pool, copied=False)])
 
     assert {key: one.body for key, one in b.copies.replica.sessions_of(SLOT).items()} == {"k": b"kept"}
+
+
+async def test_a_process_whose_clock_is_hours_behind_opens_nothing_before_it_has_heard_another_clock(
+    pool: InProcessPool,
+) -> None:
+    b = await left_by_a(pool, "b")
+    b.clock.__init__(lambda: wall_ms() - 3 * 3_600_000)  # it has just started
+    forwarded = asyncio.create_task(b.call("PUT", "other", "new"))
+    takeover = asyncio.create_task(b.takeovers.of_lost("a", "a1", range(SLOTS)))
+    await until(lambda: len(b.owned) == SLOTS, what="b has claimed the slots")
+    write = asyncio.create_task(b.call("PUT", "k", "new"))
+    await stays(lambda: not write.done() and not forwarded.done(), 0.2, "the writes wait")
+
+    for who in ("control-1", "c"):
+        b.clock.heard(who, wall_ms(), b.clock.passed(), b.clock.passed())
+    assert ((await write).status, (await forwarded).status) == (200, 201)
+    await takeover
+    assert b.clock.look(alone=False).agreed
+    assert (await b.call("GET", "k")).body == b"new"  # it would have ended at once
+
+
+async def test_a_process_that_hears_no_clock_serves_by_its_own_in_the_end(
+    pool: InProcessPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = await left_by_a(pool, "b")
+    monkeypatch.setattr(pool_clock, "COMPARED_WITHIN", 0.2)
+    b.clock.__init__()
+    assert (await b.call("PUT", "k", "new")).status == 200
+    assert not b.clock.time.agreed
