@@ -10,6 +10,7 @@ import aiohttp
 
 from bench.drills import PROMPT_HEDGES, Clients, Comparison, Drills
 from tests.harness.commands import ROOT
+from tests.harness.forkserver import forked
 from tests.harness.waiting import until
 from understudy.deploy.inspect.traces import read_trace
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
@@ -69,7 +70,12 @@ async def exposed(addresses: list[str]) -> set[str]:
 async def drilled(directory: Path) -> None:
     """A drill as users make it, so that the traces get its marks."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "understudy.deploy.cli", "drill", "kill", "--load", "40", "--for", "1s", "-o", "json"),
+        *forked(
+            [
+                *(sys.executable, "-m", "understudy.deploy.cli", "drill", "kill", "--load", "40", "--for", "1s"),
+                *("-o", "json"),
+            ]
+        ),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
