@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.harness.forkserver import forked
-from tests.harness.local_pools import settled
+from tests.harness.local_pools import killed_at_the_end, settled
 from tests.harness.waiting import free_port, until
 from understudy.deploy.inspect.converged import actives
 from understudy.deploy.inspect.query import read_pool
@@ -185,7 +185,7 @@ async def under_load(
         listen=f"127.0.0.1:{free_port()}",
         controls=controls,
     )
-    async with LocalPool(settings) as pool, EtcdClient(pool.etcd_endpoints) as etcd:
+    async with LocalPool(settings) as pool, EtcdClient(pool.etcd_endpoints) as etcd, killed_at_the_end(pool):
         load = Load(pool.layout.front_url, sessions=60, rate=45.0)
         try:
             scene = Scene(pool, load, etcd)

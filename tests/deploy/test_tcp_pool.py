@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.harness.forkserver import forked
-from tests.harness.local_pools import settled
+from tests.harness.local_pools import killed_at_the_end, settled
 from tests.harness.waiting import until
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 _SHIPPED = load_spec(ROOT / "deploy/examples/tcp.yaml")
 SPEC = _SHIPPED.model_copy(
     update={
+        "slots": 64,
         "objectives": Objectives.model_validate({"rto": {"p99": "30s"}, "failed_requests": "1%"}),
         # A sidecar that stands still for a moment is to be no fault: all others' connections live.
         "liveness": Liveness(missed_beats=30),
@@ -143,6 +144,7 @@ async def under_load(directory: Path, rest: float = REST) -> AsyncIterator[Scene
     async with (
         LocalPool(LocalSettings(directory=directory, spec=SPEC)) as pool,
         EtcdClient(pool.etcd_endpoints) as etcd,
+        killed_at_the_end(pool),
     ):
         clients = [Client(f"127.0.9.{number}", pool.layout.front.listen, rest) for number in range(1, CLIENTS + 1)]
         scene = Scene(pool, etcd, clients)

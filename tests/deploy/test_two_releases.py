@@ -19,7 +19,7 @@ import pytest
 
 from tests.harness import forkserver
 from tests.harness.commands import ROOT
-from tests.harness.local_pools import settled
+from tests.harness.local_pools import killed_at_the_end, settled
 from tests.harness.sidecars import PATIENT
 from tests.harness.waiting import until
 from understudy.deploy.inspect.query import read_pool
@@ -156,7 +156,7 @@ async def released_pool(home: Path, released: Path, monkeypatch: pytest.MonkeyPa
         releases = Releases(pool, etcd, released)
         monkeypatch.setattr(local_pool, "programs", lambda *plan: releases.planned(made(*plan)))
         monkeypatch.setattr("understudy.deploy.local.processes.tethered", started)
-        async with pool:
+        async with pool, killed_at_the_end(pool):
             await settled(pool.layout, etcd)
             yield releases
 

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from tests.harness.commands import ROOT
 from tests.harness.forkserver import forked
+from tests.harness.local_pools import killed_at_the_end
 from tests.harness.waiting import until
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.layout import PROCESSES_FILE, read_layout, read_processes
@@ -250,7 +251,7 @@ async def running(directory: Path, *, rto: str = "60s", liveness: Liveness = PAT
     checks = HealthChecks(timeout_ms=2000)
     spec = PoolSpec(pool="cart", objectives=objectives, liveness=liveness, health_checks=checks)
     settings = LocalSettings(directory=directory, spec=spec, members=3, controls=2)
-    async with LocalPool(settings) as pool, EtcdClient(pool.etcd_endpoints) as etcd:
+    async with LocalPool(settings) as pool, EtcdClient(pool.etcd_endpoints) as etcd, killed_at_the_end(pool):
         scene = Running(directory, etcd)
         await scene.ready()
         yield scene
