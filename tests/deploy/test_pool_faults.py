@@ -20,7 +20,7 @@ from tests.harness.waiting import free_port, until
 from understudy.deploy.inspect.converged import actives
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.inspect.traces import read_trace
-from understudy.deploy.load.history_checker import Content, check_history
+from understudy.deploy.load.history_checker import Content, Op, check_history
 from understudy.deploy.load.http_load import Load
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.proxy.ownership.handover import SLOTS_TOGETHER
@@ -76,12 +76,16 @@ class Scene:
         assert may_be_noticed or not failed, f"{name}: {failed}"
         self.noticed += len(failed)
 
+    def during(self, op: Op) -> str:
+        """The fault in which a request was made."""
+        return max((fault for fault in self.faults if fault[0] <= op.started), default=(0.0, "before any fault"))[1]
+
     def judge(self, final: Mapping[str, Content | None]) -> None:
         """Every acknowledged write is there once, no read was stale, and no request failed that may not."""
         result = check_history(self.load.history, final)
         writes = [op for op in self.load.history if op.kind == "write" and op.succeeded]
         lost = [op for op in writes if op.wrote not in (final.get(op.session) or ())]
-        told = [f"{max(at for at in self.faults if at[0] <= op.started)[1]}: {op}" for op in lost]
+        told = [f"{self.during(op)}: {op}" for op in lost]
         losses = (result.lost_writes, result.duplicated_writes, result.stale_reads, result.unexplained_items)
         assert losses == (0,) * 4, (self.faults, told)
         assert result.failed_requests == self.noticed, (self.faults, result.failures)
@@ -291,8 +295,8 @@ async def test_service_goes_on_while_the_control_server_is_dead_and_resumes_afte
             await scene.progress()
             scene.pool.processes.kill(*scene.pool.member_processes("cart-1"))
             await scene.progress(90)
-            await scene.pool.processes.start_again("control-1")
             await scene.served_without("cart-1")
+            await scene.pool.processes.start_again("control-1")
             table = (await scene.state()).table
             assert table is not None
             await scene.pool.processes.start_again(*scene.pool.member_processes("cart-1"))
