@@ -150,6 +150,7 @@ class Releases:
 @asynccontextmanager
 async def released_pool(home: Path, released: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Releases]:
     """A pool of three members of the released engine."""
+    forkserver.start()
     made = local_pool.programs
     pool = local_pool.LocalPool(local_pool.LocalSettings(home, SPEC, environment={}))
     async with EtcdClient(pool.etcd_endpoints) as etcd:
