@@ -27,7 +27,9 @@ LONG = {
     *("test_gateway.py", "test_sidecars.py", "test_security_encryption.py", "test_security_etcd.py"),
     "test_two_releases.py",
 }
-"""Files with tests that take many seconds, most of which they wait; so do those in ``tests/faults``."""
+"""Files with tests that take many seconds, most of which they wait."""
+LONG_FOLDERS = {"faults", "replicas", "frameworks"}
+"""Folders of such tests."""
 WORKERS = 4
 """Workers at the least: a test with real servers waits for more than half of its time."""
 
@@ -88,7 +90,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _is_long(item: pytest.Item) -> bool:
-    return item.path.parent.name == "faults" or item.path.name in LONG
+    return item.path.parent.name in LONG_FOLDERS or item.path.name in LONG
 
 
 def _mixed(long: list[pytest.Item], short: list[pytest.Item]) -> list[pytest.Item]:

@@ -9,7 +9,7 @@ import aiohttp
 import grpc
 
 from tests.deploy.counting_grpc import SERVICE
-from tests.harness.local_pools import settled
+from tests.harness.local_pools import killed_at_the_end, settled
 from tests.harness.waiting import until
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.statesync.etcd.client import EtcdClient
@@ -34,7 +34,12 @@ async def killed(pool: LocalPool, member: str) -> None:
 async def test_a_broken_websocket_finds_its_state_at_the_standby(tmp_path: Path) -> None:
     app = f"{sys.executable} -m tests.deploy.counting_app"
     settings = LocalSettings(directory=tmp_path, spec=PoolSpec(pool="count"), app=app, app_timeout=60)
-    async with LocalPool(settings) as pool, EtcdClient(pool.etcd_endpoints) as etcd, aiohttp.ClientSession() as http:
+    async with (
+        LocalPool(settings) as pool,
+        EtcdClient(pool.etcd_endpoints) as etcd,
+        aiohttp.ClientSession() as http,
+        killed_at_the_end(pool),
+    ):
         await settled(pool.layout, etcd)
         url, who = f"{pool.layout.front_url}/count", {"x-session-id": "abc"}
         async with http.ws_connect(url, headers=who) as socket:
@@ -58,7 +63,7 @@ async def test_a_broken_grpc_stream_finds_its_state_at_the_standby(tmp_path: Pat
     app = f"{sys.executable} -m tests.deploy.counting_grpc"
     spec = PoolSpec(pool="count", protocol="http2")
     settings = LocalSettings(directory=tmp_path, spec=spec, app=app, app_health="grpc", app_timeout=60)
-    async with LocalPool(settings) as pool, EtcdClient(pool.etcd_endpoints) as etcd:
+    async with LocalPool(settings) as pool, EtcdClient(pool.etcd_endpoints) as etcd, killed_at_the_end(pool):
         await settled(pool.layout, etcd)
         async with grpc.aio.insecure_channel(pool.layout.front_url.removeprefix("http://")) as channel:
             who = (("x-session-id", "abc"),)

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.harness.commands import ROOT, commands
-from tests.harness.local_pools import settled
+from tests.harness.local_pools import killed_at_the_end, settled
 from tests.harness.waiting import free_port, until
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.kubernetes.webhook.server import WebhookMetrics
@@ -83,7 +83,7 @@ async def scraping(directory: Path, targets: list[str]) -> AsyncIterator[Asked]:
 async def test_prometheus_has_all_that_rules_and_dashboard_ask_for(tmp_path: Path) -> None:
     settings = LocalSettings(directory=tmp_path / "pool", spec=PoolSpec(pool="watched"), members=2)
     (tmp_path / "pool").mkdir()
-    async with LocalPool(settings) as pool, EtcdClient(pool.etcd_endpoints) as etcd:
+    async with LocalPool(settings) as pool, EtcdClient(pool.etcd_endpoints) as etcd, killed_at_the_end(pool):
         layout = pool.layout
         names = [place.name for place in layout.members]
 

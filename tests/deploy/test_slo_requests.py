@@ -12,7 +12,7 @@ import pytest
 
 from tests.harness.commands import ROOT
 from tests.harness.forkserver import forked
-from tests.harness.local_pools import settled
+from tests.harness.local_pools import killed_at_the_end, settled
 from tests.harness.recorded import answering
 from tests.harness.waiting import free_port, until
 from understudy.deploy.common.errors import DeployError
@@ -105,7 +105,12 @@ async def slow_pages_are_made_once_and_quick_answers_have_hedges_wait_for_less(p
 async def test_the_review_counts_the_requests_that_clients_saw_fail(tmp_path: Path) -> None:
     app = f"{sys.executable} -m tests.deploy.slow_app"
     settings = LocalSettings(directory=tmp_path, spec=SPEC, app=app, app_timeout=60)
-    async with LocalPool(settings) as pool, EtcdClient(pool.etcd_endpoints) as etcd, aiohttp.ClientSession() as http:
+    async with (
+        LocalPool(settings) as pool,
+        EtcdClient(pool.etcd_endpoints) as etcd,
+        aiohttp.ClientSession() as http,
+        killed_at_the_end(pool),
+    ):
 
         async def counting() -> bool:
             return bool((await review(tmp_path))["traffic"]["requests"])

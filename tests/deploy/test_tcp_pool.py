@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.harness.forkserver import forked
-from tests.harness.local_pools import settled
+from tests.harness.local_pools import killed_at_the_end, settled
 from tests.harness.waiting import until
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
@@ -26,14 +26,17 @@ ROOT = Path(__file__).parents[2]
 _SHIPPED = load_spec(ROOT / "deploy/examples/tcp.yaml")
 SPEC = _SHIPPED.model_copy(
     update={
+        "slots": 64,
         "objectives": Objectives.model_validate({"rto": {"p99": "30s"}, "failed_requests": "1%"}),
         # A sidecar that stands still for a moment is to be no fault: all others' connections live.
         "liveness": Liveness(missed_beats=30),
     }
 )
 CLIENTS = 40
-REST = 0.2
+REST = 0.4
 """Seconds between two notes of a client."""
+CALM = 1.2
+"""The same where others' clients are judged: these ones only have their connections, and some notes to lose."""
 
 
 @dataclass
@@ -62,6 +65,7 @@ class Client:
 
     source: str
     front: str
+    rest: float = REST
     acknowledged: list[str] = field(default_factory=list)
     members: list[str] = field(default_factory=list)
 
@@ -78,7 +82,7 @@ class Client:
             name = f"{len(self.acknowledged)}"
             if (await service.say(f"ADD {name} of {self.source}")).startswith("OK "):
                 self.acknowledged.append(name)
-            await asyncio.sleep(REST)
+            await asyncio.sleep(self.rest)
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[Conversation]:
@@ -121,7 +125,7 @@ class Scene:
         wanted = [owners[slot_of(client.source, SPEC.slots)].record.active for client in self.clients]
         return [await client.served_by() for client in self.clients] == wanted
 
-    async def progress(self, notes: int = 5) -> None:
+    async def progress(self, notes: int = 3) -> None:
         """Wait until every client has got so many more notes acknowledged."""
         goals = [len(client.acknowledged) + notes for client in self.clients]
         await until(
@@ -136,12 +140,13 @@ class Scene:
 
 
 @asynccontextmanager
-async def under_load(directory: Path) -> AsyncIterator[Scene]:
+async def under_load(directory: Path, rest: float = REST) -> AsyncIterator[Scene]:
     async with (
         LocalPool(LocalSettings(directory=directory, spec=SPEC)) as pool,
         EtcdClient(pool.etcd_endpoints) as etcd,
+        killed_at_the_end(pool),
     ):
-        clients = [Client(f"127.0.9.{number}", pool.layout.front.listen) for number in range(1, CLIENTS + 1)]
+        clients = [Client(f"127.0.9.{number}", pool.layout.front.listen, rest) for number in range(1, CLIENTS + 1)]
         scene = Scene(pool, etcd, clients)
         await scene.settled()
         await until(scene.routed, 40, "connections go to the owners of their slots")
@@ -185,7 +190,7 @@ async def test_a_killed_members_clients_find_their_notes_at_the_standby_and_nobo
         assert {client.members[-1] for client in touched} == {victim}
         others = {client: len(client.members) for client in scene.clients if client not in touched}
         scene.pool.processes.kill(*scene.pool.member_processes(victim))
-        await scene.progress(20)
+        await scene.progress(10)
 
         assert [client.members[-1] for client in touched] == standbys
         assert {client: len(client.members) for client in others} == others, "their connections live"
@@ -216,7 +221,7 @@ async def test_a_drained_members_clients_go_on_elsewhere_and_its_return_breaks_n
 
 
 async def test_drills_bring_clients_of_their_own_and_judge_what_those_saw(tmp_path: Path) -> None:
-    async with under_load(tmp_path) as scene:
+    async with under_load(tmp_path, CALM) as scene:
         front = scene.pool.layout.front.listen
         place = ("--etcd", ",".join(scene.pool.etcd_endpoints), "--pool", SPEC.pool, "--command", "true {name}")
         for given, why in (

@@ -10,6 +10,8 @@ import aiohttp
 
 from bench.drills import PROMPT_HEDGES, Clients, Comparison, Drills
 from tests.harness.commands import ROOT
+from tests.harness.forkserver import forked
+from tests.harness.local_pools import killed_at_the_end
 from tests.harness.waiting import until
 from understudy.deploy.inspect.traces import read_trace
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
@@ -69,7 +71,12 @@ async def exposed(addresses: list[str]) -> set[str]:
 async def drilled(directory: Path) -> None:
     """A drill as users make it, so that the traces get its marks."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "understudy.deploy.cli", "drill", "kill", "--load", "40", "--for", "1s", "-o", "json"),
+        *forked(
+            [
+                *(sys.executable, "-m", "understudy.deploy.cli", "drill", "kill", "--load", "40", "--for", "1s"),
+                *("-o", "json"),
+            ]
+        ),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -82,7 +89,11 @@ async def drilled(directory: Path) -> None:
 async def test_traces_agree_with_clients_link_to_their_requests_and_emit_what_is_documented(tmp_path: Path) -> None:
     objectives = Objectives.model_validate({"rto": {"p99": "30s"}, "failed_requests": "5%"})
     spec = PoolSpec(pool="cart", objectives=objectives, retries=PROMPT_HEDGES)
-    async with LocalPool(LocalSettings(tmp_path, spec)) as pool, EtcdClient(pool.etcd_endpoints) as etcd:
+    async with (
+        LocalPool(LocalSettings(tmp_path, spec)) as pool,
+        EtcdClient(pool.etcd_endpoints) as etcd,
+        killed_at_the_end(pool),
+    ):
         clients = Clients(pool.layout.front_url, sessions=48, rate=80.0)
         drills = Drills(pool, etcd, clients)
         await drills.settled()

@@ -3,8 +3,7 @@
 The released code is the commit before replication between members. It runs with the packages that are installed here.
 In a checkout without its history (a shallow clone, an archive) these tests are skipped.
 
-This module does not import ``LocalPool`` by its name: then the programs would come from the fork server, which has
-loaded this release.
+The fork server has loaded this release: programs of the other one are started in the usual way.
 """
 
 import io
@@ -18,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness import forkserver
 from tests.harness.commands import ROOT
-from tests.harness.local_pools import settled
+from tests.harness.local_pools import killed_at_the_end, settled
 from tests.harness.sidecars import PATIENT
 from tests.harness.waiting import until
 from understudy.deploy.inspect.query import read_pool
@@ -27,6 +27,7 @@ from understudy.deploy.load.history_checker import check_history
 from understudy.deploy.load.http_load import Load
 from understudy.deploy.local import local_pool
 from understudy.deploy.local.processes import Program
+from understudy.proxy.front.pdeathsig import tethered
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.ownership import is_valid
 from understudy.statesync.pool.spec_reader import parse_spec
@@ -59,18 +60,23 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+def started(program: Path, *arguments: str) -> list[str]:
+    """How a program of a pool is started."""
+    return tethered(program, *arguments) if RUN in arguments else forkserver.forked_program(program, *arguments)
+
+
 class Releases:
     """A local pool whose programs are of one release or the other; its front Envoy is always of this one."""
 
     def __init__(self, pool: local_pool.LocalPool, etcd: EtcdClient, released: Path) -> None:
-        self.pool, self.etcd, self.load = pool, etcd, Load(pool.layout.front_url, sessions=40, rate=25.0)
+        self.pool, self.etcd = pool, etcd
         self._released = released
         self._programs: dict[str, Program] = {}
 
-    def planned(self, programs: Sequence[Program], *, old: bool) -> list[Program]:
-        """The programs of a pool, as those of a release."""
+    def planned(self, programs: Sequence[Program]) -> list[Program]:
+        """The programs of a pool, as those of the released engine."""
         self._programs = {program.name: replace(program, grace=STOP_SECONDS) for program in programs}
-        return [self._of(name, old=old and name.startswith(("control", "cart"))) for name in self._programs]
+        return [self._of(name, old=name.startswith(("control", "cart"))) for name in self._programs]
 
     def _of(self, name: str, *, old: bool) -> Program:
         program = self._programs[name]
@@ -123,58 +129,70 @@ class Releases:
         valid = [at for slot, at in state.sync_sets.items() if is_valid(state.owners[slot].record, at)]
         return Counter(len(at.record.members) for at in valid)
 
-    async def assert_nothing_noticed(self) -> None:
-        """No request has failed, and every session has each acknowledged write once."""
-        await self.load.stop()
-        result = check_history(self.load.history, await self.load.final_contents(), pacing=self.load.pacing)
+    @asynccontextmanager
+    async def under_load(self) -> AsyncIterator[None]:
+        """Clients make requests meanwhile. None has failed, and each session has each acknowledged write once."""
+        load = Load(self.pool.layout.front_url, sessions=40, rate=25.0)
+        try:
+            await load.open_sessions()
+            load.start()
+            await until(lambda: len(load.history) > 40, 60, "clients make requests")
+            yield
+            await load.stop()
+            result = check_history(load.history, await load.final_contents(), pacing=load.pacing)
+        finally:
+            await load.close()
         assert (result.lost_writes, result.duplicated_writes, result.stale_reads, result.unexplained_items) == (0,) * 4
         assert result.failures == ()
         assert result.acknowledged_writes > 100
 
 
 @asynccontextmanager
-async def pool_of(home: Path, released: Path, monkeypatch: pytest.MonkeyPatch, *, old: bool) -> AsyncIterator[Releases]:
-    """A pool of three members of one release under load."""
+async def released_pool(home: Path, released: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Releases]:
+    """A pool of three members of the released engine."""
+    forkserver.start()
     made = local_pool.programs
     pool = local_pool.LocalPool(local_pool.LocalSettings(home, SPEC, environment={}))
     async with EtcdClient(pool.etcd_endpoints) as etcd:
         releases = Releases(pool, etcd, released)
-        monkeypatch.setattr(local_pool, "programs", lambda *plan: releases.planned(made(*plan), old=old))
-        async with pool:
+        monkeypatch.setattr(local_pool, "programs", lambda *plan: releases.planned(made(*plan)))
+        monkeypatch.setattr("understudy.deploy.local.processes.tethered", started)
+        async with pool, killed_at_the_end(pool):
             await settled(pool.layout, etcd)
-            await releases.load.open_sessions()
-            releases.load.start()
-            try:
-                await until(lambda: len(releases.load.history) > 40, 60, "clients make requests")
-                yield releases
-            finally:
-                await releases.load.close()
+            yield releases
 
 
-async def test_a_pool_is_upgraded_member_by_member_and_no_client_notices(tmp_path, released, monkeypatch) -> None:
-    async with pool_of(tmp_path, released, monkeypatch, old=True) as pool:
+async def test_a_pool_is_upgraded_and_rolled_back_member_by_member_and_no_client_notices(
+    tmp_path: Path, released: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with released_pool(tmp_path, released, monkeypatch) as pool:
         assert await pool.sets() == {}
-        await pool.replace_control(old=False)
-        await pool.replace_member("cart-1", old=False)
-        await settled(pool.pool.layout, pool.etcd)
-        await pool.kill("cart-1")
-        await pool.replace_member("cart-2", old=False)
-        await pool.replace_member("cart-3", old=False)
-        await settled(pool.pool.layout, pool.etcd)
-
-        async def protected() -> bool:
-            return await pool.sets() == {3: SLOTS}
-
-        await until(protected, 60, "every slot has three copies")
-        await pool.kill("cart-1")
-        await pool.assert_nothing_noticed()
+        async with pool.under_load():
+            await upgrade(pool)
+        async with pool.under_load():
+            await roll_back(pool)
 
 
-async def test_a_pool_is_rolled_back_member_by_member_and_no_client_notices(tmp_path, released, monkeypatch) -> None:
-    async with pool_of(tmp_path, released, monkeypatch, old=False) as pool:
-        for member in ("cart-3", "cart-2", "cart-1"):
-            await pool.replace_member(member, old=True)
-        await pool.replace_control(old=True)
-        await settled(pool.pool.layout, pool.etcd)
-        assert await pool.sets() == {}
-        await pool.assert_nothing_noticed()
+async def upgrade(pool: Releases) -> None:
+    await pool.replace_control(old=False)
+    await pool.replace_member("cart-1", old=False)
+    await settled(pool.pool.layout, pool.etcd)
+    await pool.kill("cart-1")
+    await pool.replace_member("cart-2", old=False)
+    await pool.replace_member("cart-3", old=False)
+    await settled(pool.pool.layout, pool.etcd)
+
+    async def protected() -> bool:
+        return await pool.sets() == {3: SLOTS}
+
+    await until(protected, 60, "every slot has three copies")
+    await pool.kill("cart-1")
+    await settled(pool.pool.layout, pool.etcd)
+
+
+async def roll_back(pool: Releases) -> None:
+    for member in ("cart-3", "cart-2", "cart-1"):
+        await pool.replace_member(member, old=True)
+    await pool.replace_control(old=True)
+    await settled(pool.pool.layout, pool.etcd)
+    assert await pool.sets() == {}

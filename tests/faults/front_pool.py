@@ -22,7 +22,7 @@ import aiohttp
 
 from tests.faults.history import FaultWindow, History
 from tests.harness import forkserver
-from tests.harness.local_pools import settled
+from tests.harness.local_pools import killed_at_the_end, settled
 from tests.harness.waiting import until
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.local import processes as deploy_processes
@@ -201,11 +201,13 @@ async def front_pool(directory: Path, *, takeover: str, stamps: bool) -> AsyncIt
     os.environ.update(environment)
     settings = LocalSettings(directory=directory, spec=spec, app=APP, environment=environment)
     connector = aiohttp.TCPConnector(limit=0)
+    forkserver.start()
     deploy_processes.tethered = forkserver.forked_program  # for good: this process has no other purpose
     async with (
         aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as http,
         LocalPool(settings) as local,
         EtcdClient(local.layout.etcd) as etcd,
+        killed_at_the_end(local),
     ):
         http._retry_connection = False
         pool = FrontPool(local, http, etcd)

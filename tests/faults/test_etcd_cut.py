@@ -34,8 +34,8 @@ async def test_a_member_that_alone_is_cut_off_from_etcd_gives_its_slots_away_and
 ):
     async with fault_pool(takeover=takeover, home=tmp_path) as pool:
         await until(pool.at_rest, 60, "every member has its share")
+        await asyncio.sleep(GRACE)
         async with judged_clients(pool):
-            await asyncio.sleep(GRACE)
             settled = len(pool.owner_changes)
             for cable in pool.members["m1"].to_etcd:
                 CUTS[cut](cable)
@@ -71,8 +71,8 @@ async def away(pool: FaultPool, how: str) -> AsyncIterator[None]:
 async def test_no_slot_changes_its_owner_when_etcd_was_away_and_some_find_it_before_others(etcds, how, tmp_path):
     async with fault_pool(takeover="fast", etcds=etcds, home=tmp_path) as pool:
         await until(pool.at_rest, 60, "every member has its share")
+        await asyncio.sleep(GRACE)
         async with judged_clients(pool):
-            await asyncio.sleep(GRACE)
             before = {slot: owner.active for slot, owner in (await pool.owners()).items()}
             settled = len(pool.owner_changes)
 

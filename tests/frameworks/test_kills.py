@@ -9,7 +9,7 @@ import pytest
 
 from tests.frameworks.applications import DJANGO, EXPRESS, FLASK
 from tests.frameworks.shoppers import Shopper
-from tests.harness.local_pools import settled
+from tests.harness.local_pools import killed_at_the_end, settled
 from tests.harness.waiting import until
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.statesync.etcd.client import EtcdClient
@@ -38,6 +38,7 @@ async def test_every_acknowledged_item_survives_a_kill_under_load(name: str, tmp
         LocalPool(settings) as pool,
         EtcdClient(pool.etcd_endpoints) as etcd,
         aiohttp.ClientSession(timeout=timeout) as http,
+        killed_at_the_end(pool),
     ):
         await settled(pool.layout, etcd)
         shoppers = [Shopper(http, pool.layout.front_url, example.cookie, f"user{number}") for number in range(SHOPPERS)]
@@ -57,4 +58,3 @@ async def test_every_acknowledged_item_survives_a_kill_under_load(name: str, tmp
         for shopper in shoppers:
             await shopper.check()
         assert len({shopper.cookie for shopper in shoppers}) == SHOPPERS
-        pool.processes.kill(*(process.name for process in pool.running()))  # quicker than handing everything over

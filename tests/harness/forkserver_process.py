@@ -4,6 +4,7 @@ What it returns from :func:`serve` in a child is what that child is to be, so th
 stack and ends like a process that was started by itself.
 """
 
+import atexit
 import contextlib
 import ctypes
 import gc
@@ -14,9 +15,10 @@ import runpy
 import signal
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 _PACKAGES = ("deploy", "proxy", "statesync", "telemetry", "xds")
 _LOADED = (
@@ -121,6 +123,18 @@ def become(request: dict[str, Any], files: list[int]) -> None:
         exec(compile(program, "<string>", "exec"), main.__dict__)
 
 
+def end(code: int) -> NoReturn:
+    """End this process as Python would, but leave its memory alone: to take apart all modules copies each page of them.
+
+    That is 50 ms of CPU for each process, and nothing that another process could see.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]  # it waits for the other threads
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code & 0xFF)
+
+
 def _enter(namespace: str) -> None:
     descriptor = os.open(namespace, os.O_RDONLY)
     if _libc.setns(descriptor, _CLONE_NEWNET):
@@ -163,8 +177,16 @@ def main() -> None:
         job = None
         with contextlib.suppress(ConnectionError):
             job = serve(link, int(sys.argv[2]))
-    if job is not None:
+    if job is None:
+        return
+    code = 0
+    try:
         become(*job)
+    except SystemExit as asked:
+        if not isinstance(asked.code, int | None):
+            raise  # Python prints it
+        code = asked.code or 0
+    end(code)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.harness.forkserver import forked
 from tests.harness.processes import bound_to
 from tests.harness.waiting import until
@@ -19,6 +21,13 @@ print("complaint", file=sys.stderr)
 sys.exit(3)
 """
 SLEEPS = "import time; time.sleep(600)"
+ENDS = """
+import atexit, sys, threading, time
+atexit.register(print, "at its exit")
+threading.Thread(target=lambda: (time.sleep(0.1), print("by another thread"))).start()
+print("by the main thread")
+{end}
+"""
 STARTS_ONE_AND_WAITS = f"""
 import subprocess, sys, time
 from tests.harness.forkserver import forked, start
@@ -50,6 +59,26 @@ def test_it_can_be_signalled_and_leads_a_session_if_that_is_asked() -> None:
     assert process.poll() is None
     os.killpg(process.pid, signal.SIGTERM)
     assert process.wait(60) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "complaint"),
+    [
+        ("", 0, ""),
+        ("sys.exit()", 0, ""),
+        ("sys.exit(-1)", 255, ""),
+        ("sys.exit('a reason')", 1, "a reason\n"),
+        ("raise KeyError('x')", 1, "KeyError: 'x'\n"),
+    ],
+)
+def test_it_ends_like_any_other(end: str, code: int, complaint: str) -> None:
+    program = [sys.executable, "-c", ENDS.format(end=end)]
+    for command in (forked(program), bound_to(os.getpid(), program)):
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert done.returncode == code
+        assert done.stdout == "by the main thread\nby another thread\nat its exit\n"
+        assert done.stderr.endswith(complaint)
+        assert bool(done.stderr) is bool(complaint)
 
 
 def test_a_module_is_run_as_the_main_one() -> None:

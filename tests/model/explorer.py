@@ -38,10 +38,18 @@ class Explored:
         return "\n".join([f"broken after {self.states} states: {self.broken}", *lines])
 
 
-def search(first: W, moves_of: Callable[[W], Iterable[tuple[str, Callable[[], W]]]]) -> Explored:
-    """All states reachable from ``first``, up to the first violation; ``moves_of`` gives the steps out of a state."""
+def search(
+    first: W,
+    moves_of: Callable[[W], Iterable[tuple[str, Callable[[], W]]]],
+    check: Callable[[W], object] = lambda _: None,
+) -> Explored:
+    """All states reachable from ``first``, up to the first violation.
+
+    ``moves_of`` gives the steps out of a state. A step raises :class:`Violation` if it breaks an invariant itself;
+    ``check`` does if a state does. It is called once for each state, however many steps lead there.
+    """
     with _collector_off():
-        return _search(first, moves_of)
+        return _search(first, moves_of, check)
 
 
 @contextlib.contextmanager
@@ -56,7 +64,9 @@ def _collector_off() -> Iterator[None]:
             gc.enable()
 
 
-def _search(first: W, moves_of: Callable[[W], Iterable[tuple[str, Callable[[], W]]]]) -> Explored:
+def _search(
+    first: W, moves_of: Callable[[W], Iterable[tuple[str, Callable[[], W]]]], check: Callable[[W], object]
+) -> Explored:
     seen = {hash(first)}
     origins: list[tuple[int, str]] = [(-1, "")]
     frontier: list[tuple[int, W]] = [(0, first)]
@@ -68,13 +78,15 @@ def _search(first: W, moves_of: Callable[[W], Iterable[tuple[str, Callable[[], W
                 steps += 1
                 try:
                     after = step()
+                    mark = hash(after)
+                    if mark in seen:
+                        continue
+                    check(after)
                 except Violation as violation:
                     return Explored(len(seen), steps, depth + 1, str(violation), _trace(origins, number, told))
-                mark = hash(after)
-                if mark not in seen:
-                    seen.add(mark)
-                    origins.append((number, told))
-                    reached.append((len(origins) - 1, after))
+                seen.add(mark)
+                origins.append((number, told))
+                reached.append((len(origins) - 1, after))
         frontier = reached
         depth += bool(reached)
     return Explored(len(seen), steps, depth, kinds=frozenset(told for _, told in origins))

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from tests.harness.commands import ROOT
 from tests.harness.forkserver import forked
+from tests.harness.local_pools import killed_at_the_end
 from tests.harness.waiting import until
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.layout import PROCESSES_FILE, read_layout, read_processes
@@ -250,7 +251,7 @@ async def running(directory: Path, *, rto: str = "60s", liveness: Liveness = PAT
     checks = HealthChecks(timeout_ms=2000)
     spec = PoolSpec(pool="cart", objectives=objectives, liveness=liveness, health_checks=checks)
     settings = LocalSettings(directory=directory, spec=spec, members=3, controls=2)
-    async with LocalPool(settings) as pool, EtcdClient(pool.etcd_endpoints) as etcd:
+    async with LocalPool(settings) as pool, EtcdClient(pool.etcd_endpoints) as etcd, killed_at_the_end(pool):
         scene = Running(directory, etcd)
         await scene.ready()
         yield scene
@@ -264,91 +265,103 @@ def stopped_of(scene: Running, member: str) -> list[int]:
     return list(filter(stopped, scene.pids(member)))
 
 
-async def test_a_member_is_killed_in_a_drill_and_the_failover_is_marked(tmp_path: Path) -> None:
+async def test_a_pool_is_drilled_and_every_drill_leaves_it_as_it_was(tmp_path: Path) -> None:
     async with running(tmp_path) as scene:
-        before = await scene.state()
-        boot = before.members["cart-2"].record.boot
-        code, view, said = await scene.drill("kill", "--member", "cart-2", "--load", "60", "--for", "1s")
-        assert (code, view["ok"]) == (0, True), said
-        (row,) = view["drills"]
-        assert (row["name"], row["failed_requests"], row["lost_writes"], row["moved_needlessly"]) == ("cart-2", 0, 0, 0)
-        assert row["sessions_touched"] > 0
-        assert row["client_gap_ms"]["max"] < 30_000
+        for part in (
+            a_member_is_killed_and_the_failover_is_marked,
+            a_drill_of_a_pool_that_is_not_at_rest_changes_nothing,
+            a_control_server_is_killed,
+            ctrl_c_thaws_a_frozen_member_and_undoes_a_drain,
+        ):
+            await part(scene)
+            await scene.ready()
 
+
+async def a_member_is_killed_and_the_failover_is_marked(scene: Running) -> None:
+    before = await scene.state()
+    boot = before.members["cart-2"].record.boot
+    code, view, said = await scene.drill("kill", "--member", "cart-2", "--load", "60", "--for", "1s")
+    assert (code, view["ok"]) == (0, True), said
+    (row,) = view["drills"]
+    assert (row["name"], row["failed_requests"], row["lost_writes"], row["moved_needlessly"]) == ("cart-2", 0, 0, 0)
+    assert row["sessions_touched"] > 0
+    assert row["client_gap_ms"]["max"] < 30_000
+
+    state = await scene.state()
+    assert state.members["cart-2"].record.boot != boot
+    records = [at.record for trace, at in state.failovers.items() if trace not in before.failovers]
+    takeovers = [record for record in records if record.source == "cart-2" and not record.planned]
+    assert takeovers
+    assert {record.drill for record in takeovers} == {"kill"}
+    controls = [at.record.http for at in state.controls.values()]
+    spans = await read_trace(controls, row["traces"][0])
+    (seen,) = [span for span in spans if span.name == "drill"]
+    root = root_of(spans)
+    assert (seen.attributes[DRILL], seen.attributes[DRILL_GAP_MS]) == (
+        "kill",
+        pytest.approx(row["client_gap_ms"]["p99"], abs=0.06),
+    )
+    assert root is not None
+    assert seen.parent_id == root.span_id
+
+    async def told() -> dict | None:
+        code, review = await scene.review("--html", str(scene.directory / "review.html"))
+        figures = {figure["key"]: figure for figure in review["figures"]}
+        ended = all(figures[key]["state"] != "no data" for key in ("rto", "re_protection", "exposure"))
+        counted = figures["failed_requests"]["state"] != "not yet shown"  # Envoys count every 5 s
+        return {**figures, "code": code} if ended and counted else None
+
+    figures = await until(told, 60, "the review knows the takeover and its end", every=1)
+    states = {key: figure["state"] for key, figure in figures.items() if key != "code"}
+    assert (figures["code"], states["rto"], figures["rto"]["total"]) == (3, "not yet shown", 1), states
+    assert [figures[key]["state"] for key in ("rpo_sync_writes", "failed_requests", "unmeasured")] == ["met"] * 3
+    assert "Not yet shown" in (scene.directory / "review.html").read_text()
+
+
+async def a_drill_of_a_pool_that_is_not_at_rest_changes_nothing(scene: Running) -> None:
+    state = await scene.state()
+    await scene.etcd.put(state.keys.intent("cart-1"), Intent("cart-1", 0.0, time.time()).encode())
+    code, view, said = await scene.drill("kill")
+    assert (code, view) == (1, {})
+    assert "nothing was changed" in said
+    assert "cart-1 is drained" in said
+    assert (await scene.state()).members["cart-2"].record.boot == state.members["cart-2"].record.boot
+    await scene.etcd.delete(state.keys.intent("cart-1"))
+
+
+async def a_control_server_is_killed(scene: Running) -> None:
+    led = (await scene.state()).leader
+    code, view, said = await scene.drill("control", "--for", "1s")
+    assert (code, view["drills"][0]["requests"]) == (0, 0), said
+    state = await scene.state()
+    assert led is not None
+    assert state.leader is not None
+    assert state.leader.revision > led.revision, "the drill ends when somebody leads anew"
+    (mark,) = [at.record for at in state.failovers.values() if at.record.drill == "control"]
+    spans = await read_trace([at.record.http for at in state.controls.values()], mark.trace)
+    root = root_of(spans)
+    assert root is not None
+    assert (root.attributes[DRILL], "drill" in phases(spans)) == ("control", True)
+
+
+async def ctrl_c_thaws_a_frozen_member_and_undoes_a_drain(scene: Running) -> None:
+    freezing = await scene.start("freeze", "--member", "cart-1", "--for", "10m")
+    await until(lambda: len(stopped_of(scene, "cart-1")) == 2, 60, "both processes of cart-1 are frozen")
+    freezing.send_signal(signal.SIGINT)
+    assert await asyncio.wait_for(freezing.wait(), 60) == 130
+    assert stopped_of(scene, "cart-1") == []
+    await scene.ready()
+
+    draining = await scene.start("drain", "--member", "cart-3", "--for", "10m")
+
+    async def drained() -> bool:
         state = await scene.state()
-        assert state.members["cart-2"].record.boot != boot
-        records = [at.record for trace, at in state.failovers.items() if trace not in before.failovers]
-        takeovers = [record for record in records if record.source == "cart-2" and not record.planned]
-        assert takeovers
-        assert {record.drill for record in takeovers} == {"kill"}
-        controls = [at.record.http for at in state.controls.values()]
-        spans = await read_trace(controls, row["traces"][0])
-        (seen,) = [span for span in spans if span.name == "drill"]
-        root = root_of(spans)
-        assert (seen.attributes[DRILL], seen.attributes[DRILL_GAP_MS]) == (
-            "kill",
-            pytest.approx(row["client_gap_ms"]["p99"], abs=0.06),
-        )
-        assert root is not None
-        assert seen.parent_id == root.span_id
+        return "cart-3" in state.intents and all(at.record.active != "cart-3" for at in state.owners.values())
 
-        async def told() -> dict | None:
-            code, review = await scene.review("--html", str(tmp_path / "review.html"))
-            figures = {figure["key"]: figure for figure in review["figures"]}
-            ended = all(figures[key]["state"] != "no data" for key in ("rto", "re_protection", "exposure"))
-            counted = figures["failed_requests"]["state"] != "not yet shown"  # Envoys count every 5 s
-            return {**figures, "code": code} if ended and counted else None
-
-        figures = await until(told, 60, "the review knows the takeover and its end", every=1)
-        states = {key: figure["state"] for key, figure in figures.items() if key != "code"}
-        assert (figures["code"], states["rto"], figures["rto"]["total"]) == (3, "not yet shown", 1), states
-        assert [figures[key]["state"] for key in ("rpo_sync_writes", "failed_requests", "unmeasured")] == ["met"] * 3
-        assert "Not yet shown" in (tmp_path / "review.html").read_text()
-
-        layout = read_layout(tmp_path)
-        assert layout is not None
-        await scene.etcd.put(state.keys.intent("cart-1"), Intent("cart-1", 0.0, time.time()).encode())
-        code, view, said = await scene.drill("kill")
-        assert (code, view) == (1, {})
-        assert "nothing was changed" in said
-        assert "cart-1 is drained" in said
-        assert (await scene.state()).members["cart-2"].record.boot == state.members["cart-2"].record.boot
-
-
-async def test_a_control_server_is_killed_and_ctrl_c_thaws_a_frozen_member_and_undoes_a_drain(tmp_path: Path) -> None:
-    async with running(tmp_path) as scene:
-        led = (await scene.state()).leader
-        code, view, said = await scene.drill("control", "--for", "1s")
-        assert (code, view["drills"][0]["requests"]) == (0, 0), said
-        state = await scene.state()
-        assert led is not None
-        assert state.leader is not None
-        assert state.leader.revision > led.revision, "the drill ends when somebody leads anew"
-        (mark,) = [at.record for at in state.failovers.values() if at.record.drill == "control"]
-        spans = await read_trace([at.record.http for at in state.controls.values()], mark.trace)
-        root = root_of(spans)
-        assert root is not None
-        assert (root.attributes[DRILL], "drill" in phases(spans)) == ("control", True)
-
-        await scene.ready()
-        freezing = await scene.start("freeze", "--member", "cart-1", "--for", "10m")
-        await until(lambda: len(stopped_of(scene, "cart-1")) == 2, 60, "both processes of cart-1 are frozen")
-        freezing.send_signal(signal.SIGINT)
-        assert await asyncio.wait_for(freezing.wait(), 60) == 130
-        assert stopped_of(scene, "cart-1") == []
-        await scene.ready()
-
-        draining = await scene.start("drain", "--member", "cart-3", "--for", "10m")
-
-        async def drained() -> bool:
-            state = await scene.state()
-            return "cart-3" in state.intents and all(at.record.active != "cart-3" for at in state.owners.values())
-
-        await until(drained, 60, "cart-3 owns nothing")
-        draining.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(draining.wait(), 60) == 130
-        assert "cart-3" not in (await scene.state()).intents
-        await scene.ready()
+    await until(drained, 60, "cart-3 owns nothing")
+    draining.send_signal(signal.SIGTERM)
+    assert await asyncio.wait_for(draining.wait(), 60) == 130
+    assert "cart-3" not in (await scene.state()).intents
 
 
 SIGNAL = """

@@ -116,7 +116,9 @@ async def running(terminal, up):
     return layout
 
 
-async def test_a_pool_runs_is_read_from_its_directory_and_keeps_sessions_over_a_restart(terminal, http):
+async def test_a_pool_is_read_from_its_directory_keeps_sessions_over_a_restart_and_starts_again_what_is_killed(
+    terminal, http
+):
     listen = f"127.0.0.1:{free_port()}"
     up = terminal.start("up", "--members", "2", "--listen", listen, "--otlp-http")
     layout = await running(terminal, up)
@@ -145,10 +147,10 @@ async def test_a_pool_runs_is_read_from_its_directory_and_keeps_sessions_over_a_
     async with http.get(f"http://{listen}/cart", headers={"X-Session-Id": key}) as shown:
         assert (await shown.json())["items"] == {"tea": 1}
 
+    await what_is_killed_by_hand_comes_back_and_status_says_why(terminal, again)
 
-async def test_what_is_killed_by_hand_comes_back_and_status_says_why(terminal):
-    up = terminal.start("up", "--members", "2", "--listen", f"127.0.0.1:{free_port()}")
-    await running(terminal, up)
+
+async def what_is_killed_by_hand_comes_back_and_status_says_why(terminal, up):
     state = terminal.directory / ".understudy"
     before = {process["name"]: process["pid"] for process in read_processes(state)}
     for name in ("control-1", "front-1", "cart-1/app", "cart-2/sidecar", "etcd"):

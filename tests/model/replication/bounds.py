@@ -4,7 +4,7 @@ from functools import partial
 
 from tests.model.explorer import Explored, search
 from tests.model.replication.moves import moves
-from tests.model.replication.world import Bounds, Rules, start
+from tests.model.replication.world import Bounds, Rules, check, start
 
 SYNCED = "no sync write is lost"
 LOST, SHOWN = "no acknowledged write is lost", "nothing that was shown vanishes"
@@ -190,4 +190,4 @@ def explored(rules: Rules, bounds: Bounds) -> Explored:
     a dropped copy does.
     """
     strict = rules == Rules() or bounds.drops > 0
-    return search(start(bounds), partial(moves, rules=rules, bounds=bounds, strict=strict))
+    return search(start(bounds), partial(moves, rules=rules, bounds=bounds), partial(check, strict=strict))

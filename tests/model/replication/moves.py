@@ -45,7 +45,6 @@ from tests.model.replication.world import (
     SyncRecord,
     World,
     agreed,
-    checked,
     name_of,
     runs,
     with_member,
@@ -56,13 +55,8 @@ from understudy.statesync.replication.sync_set import SyncSet
 Step = tuple[str, Callable[[], World]]
 
 
-def moves(world: World, rules: Rules, bounds: Bounds, *, strict: bool) -> Iterator[Step]:
+def moves(world: World, rules: Rules, bounds: Bounds) -> Iterator[Step]:
     """Every possible next step: what it is, and how to take it (which raises :class:`Violation` if it breaks one)."""
-    for told, step in _moves(world, rules, bounds):
-        yield told, lambda step=step: checked(step(), strict=strict)  # type: ignore[misc]
-
-
-def _moves(world: World, rules: Rules, bounds: Bounds) -> Iterator[Step]:
     for message in world.transit:
         arrived = world._replace(transit=world.transit - {message})
         match message:

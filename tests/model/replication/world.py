@@ -470,8 +470,8 @@ def agreed(view: Records, rules: Rules) -> SyncSet:
     return SyncSet(frozenset({view.owner.active}))
 
 
-def checked(world: World, *, strict: bool) -> World:
-    """The world, if its invariants hold; raises :class:`Violation`.
+def check(world: World, *, strict: bool) -> None:
+    """Raise :class:`Violation` if an invariant does not hold.
 
     Without ``strict`` a member of the sync set may lack what is acknowledged, until somebody serves without it.
     """
@@ -498,4 +498,3 @@ def checked(world: World, *, strict: bool) -> World:
         gone = world.seen.difference(member.log)
         if gone:
             raise Violation(f"nothing that was shown vanishes: {name_of(active)} serves without {sorted(gone)}")
-    return world

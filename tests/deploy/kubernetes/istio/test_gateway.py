@@ -12,6 +12,7 @@ import aiohttp
 
 from tests.deploy.kubernetes.istio.meshlike import GATEWAY, Istiod, envoy_filters, running_proxy
 from tests.harness.envoy import Envoy
+from tests.harness.local_pools import killed_at_the_end
 from tests.harness.waiting import free_port, until
 from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.inspect.envoys import read_envoys
@@ -103,7 +104,12 @@ class Scene:
 @asynccontextmanager
 async def gateway(directory: Path, spec: PoolSpec = SPEC) -> AsyncIterator[Scene]:
     settings = LocalSettings(directory=directory / "pool", spec=spec, members=3)
-    async with LocalPool(settings) as pool, EtcdClient(pool.etcd_endpoints) as etcd, aiohttp.ClientSession() as http:
+    async with (
+        LocalPool(settings) as pool,
+        EtcdClient(pool.etcd_endpoints) as etcd,
+        aiohttp.ClientSession() as http,
+        killed_at_the_end(pool),
+    ):
         plan = MeshPlan(spec, "gateway", (1, 29), listener_port=free_port(), xds_tls="none")
         pods = [place.app for place in pool.layout.members]
         istiod = Istiod(GATEWAY, plan.mesh, plan.proxy_port, pods, envoy_filters(plan, PREPARE))
