@@ -7,7 +7,6 @@ This module does not import ``LocalPool`` by its name: then the programs would c
 loaded this release.
 """
 
-import asyncio
 import io
 import subprocess
 import tarfile

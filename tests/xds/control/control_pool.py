@@ -117,7 +117,7 @@ class Control(Program):
     def __init__(self, pool: "ControlPool", name: str) -> None:
         self.grpc, self.http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
         self.settings: dict[str, Any] = {
-            "pool": POOL,
+            "pools": [POOL],
             "name": name,
             "etcd": pool.etcd.endpoints,
             "grpc": self.grpc,
