@@ -260,7 +260,7 @@ async def _store(path: str | Path) -> AsyncIterator[SpanStore]:
 async def _etcd(settings: ControlSettings, stop: asyncio.Event) -> AsyncIterator[EtcdClient]:
     """A client of an etcd that answered once. It may go away after that."""
     try:
-        client = settings.etcd.client()
+        client = settings.etcd.client(share_watches=not settings.only)
     except TooOpen as error:
         raise StartError(fault_of(error)) from None
     except (ValueError, OSError) as error:
