@@ -17,8 +17,10 @@ from tests.harness.waiting import free_port, stays, until
 from tests.xds.control.control_pool import SPEC, Control, ControlPool
 from tests.xds.control.test_replicas import ALL_TYPES, serve_application
 from tests.xds.server.client import ADS, Stream
+from understudy.deploy.data.pools import delete_pool, require_content
 from understudy.proxy.front.envoy import EnvoyProcess, EnvoySettings
 from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.heartbeat.heartbeat import METHOD, Beat
 from understudy.statesync.pool.records import ControlServer, MemberState
 from understudy.xds.server import types, wire
@@ -233,7 +235,9 @@ async def test_what_is_wrong_with_one_pool_touches_no_stream_of_another(tmp_path
                 assert not await _rejects(control, B)
             await pools.apply("late")
             await until(lambda: _serves(control, "late"), 40, "a pool that was applied later is served")
-            await pools.client.delete(pools[C].keys.everything)
+            content = await require_content(pools.client, C, EtcdSettings(), force=False)
+            assert content.leaving == ("control-1",)
+            await delete_pool(pools.client, C)
             await until(lambda: _serves(control, C, serves=False), 40, "a removed pool is not served any more")
             code, text = await refusal(control, C)
             assert (code, f"{A}, {B}, late" in text) == (grpc.StatusCode.FAILED_PRECONDITION, True)
