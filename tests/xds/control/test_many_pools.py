@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
+from tests.harness.certificates import Authority
 from tests.harness.commands import ask
 from tests.harness.etcd import EtcdServer, running_etcd
 from tests.harness.waiting import free_port, stays, until
@@ -23,6 +24,11 @@ from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.heartbeat.heartbeat import METHOD, Beat
 from understudy.statesync.pool.records import ControlServer, MemberState
+from understudy.statesync.tls.peer_tls import Identity
+from understudy.statesync.tls.pem_files import PemFiles
+from understudy.xds.control.controller import Controller
+from understudy.xds.control.server import serve_until
+from understudy.xds.control.settings import ControlSettings
 from understudy.xds.server import types, wire
 
 A, B, C = "cart", "desk", "mail"
@@ -348,3 +354,100 @@ async def test_metrics_are_those_of_one_pool_or_of_the_process(tmp_path: Path):
         targets = await control.ask("/v1/targets")
         assert [one["labels"].get("__param_pool") for one in targets] == [None, A, B]
         assert Counter(one["targets"][0] for one in targets) == {control.http: 3}
+
+
+class Broken(Exception):
+    """What a part of one pool ends with."""
+
+
+async def test_a_part_of_one_pool_that_fails_is_started_again_and_the_others_go_on(tmp_path, monkeypatch, caplog):
+    failing = asyncio.Event()
+    whole = Controller.services
+
+    async def fails() -> None:
+        await failing.wait()
+        failing.clear()
+        raise Broken("as the test wants it")
+
+    def services(self: Controller) -> dict[str, Any]:
+        more = {"broken part": fails()} if self.heartbeat._pool == A else {}
+        return {**whole(self), **more}
+
+    monkeypatch.setattr(Controller, "services", services)
+    async with running_pools(tmp_path, A, B) as pools:
+        control, stop = Control(pools[A], "control-1"), asyncio.Event()
+        etcd = EtcdSettings(pools.etcd.endpoints)
+        settings = ControlSettings((), "control-1", etcd, grpc=control.grpc, http=control.http)
+        serving = asyncio.create_task(serve_until(settings, stop))
+        try:
+            await all_ready(control, A, B)
+            kept = await _terms(pools, {B})
+            async with stream(control, A) as bad, stream(control, B, "front-2") as good:
+                for one in (bad, good):
+                    await one.ask(types.CLUSTER)
+                    await one.acknowledge(await one.receive())
+                failing.set()
+                assert (await bad.status())[0] is grpc.StatusCode.OK
+                code, text = await refusal(control, A)
+                assert (code, "service broken part failed (Broken" in text) == (grpc.StatusCode.UNAVAILABLE, True)
+                problem = await control.ask(f"/v1/status?pool={A}")
+                assert problem["status"] == 503
+                await all_ready(control, A, B)
+                assert await _terms(pools, {B}) == kept
+                assert await _connected(control, B, "front-2")
+            failures = {row["pool"]: row["failures"] for row in (await control.ask("/v1/pools"))["pools"]}
+            assert failures == {A: 1, B: 0}
+            assert f"service broken part failed (Broken: as the test wants it); pool {A} cannot go on" in caplog.text
+            await until(lambda: _leads(control, 2), 40, "it leads the pool again")
+        finally:
+            stop.set()
+            await asyncio.wait_for(serving, 40)
+
+
+async def test_a_certificate_of_one_pool_opens_no_stream_of_another(tmp_path: Path):
+    authority = Authority(tmp_path / "authority", A)
+    server = authority.control("control-1")
+    async with running_pools(tmp_path, A, B) as pools:
+        control, stop = Control(pools[A], "control-1"), asyncio.Event()
+        etcd, files = EtcdSettings(pools.etcd.endpoints), PemFiles(server.cert, server.key, server.ca)
+        settings = ControlSettings((), "control-1", etcd, grpc=control.grpc, http=control.http, tls=files)
+        serving = asyncio.create_task(serve_until(settings, stop))
+        try:
+            await all_ready(control, A, B)
+            member = authority.member("x")
+            plain = authority.issue("plain", "DNS:x")
+            front = authority.issue("front", f"URI:{authority.trust.prefix}node/front-1")
+            for identity, pool, accepted in ((member, A, True), (member, B, False), (plain, B, False)):
+                async with _secured(control, identity) as channel:
+                    call = channel.stream_stream(METHOD)()
+                    await call.write(Beat(pool, "x", "boot", MemberState.UP, 1, answers=True).encode())
+                    answer = await _answer(call)
+                    assert (pool, isinstance(answer, bytes)) == (pool, accepted)
+                    if not accepted:
+                        assert await call.code() is grpc.StatusCode.PERMISSION_DENIED
+            for pool, accepted in ((A, True), (B, False)):
+                async with _secured(control, front) as channel:
+                    method = f"{ADS}/DeltaAggregatedResources"
+                    one = Stream(channel, method, delta=True, node="front-1", cluster=pool)
+                    await one.ask(types.CLUSTER)
+                    if accepted:
+                        await one.receive()
+                    else:
+                        assert (await one.status())[0] is grpc.StatusCode.PERMISSION_DENIED
+        finally:
+            stop.set()
+            await asyncio.wait_for(serving, 40)
+
+
+def _secured(control: Control, identity: Identity) -> grpc.aio.Channel:
+    parts = (identity.ca, identity.key, identity.cert)
+    return grpc.aio.secure_channel(control.grpc, grpc.ssl_channel_credentials(*(part.read_bytes() for part in parts)))
+
+
+async def _answer(call: Any) -> Any:
+    """The first answer to a beat; None if the stream was refused."""
+    try:
+        async with asyncio.timeout(30):
+            return await call.read()
+    except grpc.aio.AioRpcError:
+        return None
