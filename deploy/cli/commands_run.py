@@ -56,7 +56,11 @@ def own_checks(_: click.Context, parameter: click.Parameter, value: str) -> "tup
 )
 @click.option("--name", required=True, help="Name of this control server, unique in each of its pools.")
 @click.option(
-    "--pool", "pools", envvar="UNDERSTUDY_POOL", multiple=True, help="Name of the pool; repeatable, for several pools."
+    "--pool",
+    "pools",
+    envvar="UNDERSTUDY_POOL",
+    multiple=True,
+    help="Name of a pool; repeatable. Required without --all-pools.",
 )
 @click.option("--all-pools", is_flag=True, help="Serve every pool in etcd, also those that are applied later.")
 @shown_option("--grpc", default="127.0.0.1:18000", callback=address, help="Address for xDS, heartbeats and OTLP.")
