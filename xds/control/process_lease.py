@@ -67,6 +67,9 @@ class ProcessLease:
             self._granted.set()
             try:
                 await first_of(lease.lost, self._leave)
+                if not self._ending:
+                    # The next lease takes its keys over, if etcd still has them: a leader keeps its term.
+                    lease.abandon()
             finally:
                 self._granted.clear()
                 self._lease = None
